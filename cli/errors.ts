@@ -1,0 +1,29 @@
+/**
+ * What goes wrong in a way that the operator can mend: one sentence and an exit status. Everything
+ * else that is thrown is a defect and is shown with its stack.
+ *
+ * @module
+ */
+
+/** Exit statuses of `tegula`, as `docs/operating.md` lists them. */
+export const Exit = {
+  ok: 0,
+  failure: 1,
+  usage: 2,
+  privilege: 3,
+  interface: 4,
+  port: 5,
+  xdp: 6,
+  system: 7,
+} as const;
+
+/** One clear sentence for the operator, and the exit status that goes with it. */
+export class UserError extends Error {
+  override readonly name = "UserError";
+  readonly status: number;
+
+  constructor(message: string, status: number) {
+    super(message);
+    this.status = status;
+  }
+}

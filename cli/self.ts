@@ -1,0 +1,24 @@
+/**
+ * How this program starts itself again: for the demo's appliance and client, and for what `tegula`
+ * has to do in another network namespace.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+
+/** Deno's flags that the program needs; `scripts/run`, the launcher and `selfCommand` agree on them. */
+export const DENO_FLAGS = [
+  "run",
+  "--no-prompt",
+  "--unstable-worker-options",
+  "--allow-all",
+] as const;
+
+/** The beginning of a command line that runs this same program; arguments follow. */
+export function selfCommand(): string[] {
+  const packed = Deno.env.get("TEGULA_EXECUTABLE");
+  if (packed !== undefined) return [packed];
+  if (Deno.build.standalone) return [Deno.execPath()];
+  return [Deno.execPath(), ...DENO_FLAGS, fileURLToPath(new URL("../main.ts", import.meta.url))];
+}

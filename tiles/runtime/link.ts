@@ -1,0 +1,169 @@
+/**
+ * Links: how net and app tiles hand datagrams to each other. Single producer, single consumer, fixed
+ * depth, descriptors of eight words. Two regions make a pair of links, one written by each side:
+ *
+ *     written by net:  cursor of net→app │ how far net has read app→net │ descriptors net→app
+ *     written by app:  cursor of app→net │ how far app has read net→app │ descriptors app→net │ payloads
+ *
+ * so each region has one writer, and a cursor is believed only as far as it can be true. Received
+ * payloads stay in the net tile's UMEM; answers stand in the payload ring at the end of the app's
+ * region. Cursors run freely through 32 bits and are published once per burst.
+ *
+ * @module
+ */
+
+import { slice, u32, u8, type View } from "../../ffi/view.ts";
+
+/** Words of a descriptor. */
+export const DESCRIPTOR_WORDS = 8;
+
+/**
+ * Word offsets in a descriptor. Addresses are host order (198.18.0.1 is 0xc6120001).
+ * `offset` counts bytes from the start of the memory that the payload is in: the UMEM for net→app,
+ * the payload ring for app→net. In app→net the source is the address that the answer is sent from
+ * (0: choose as the kernel would). `interface` is the one a request came in on, 0 in answers.
+ * `timeLow/High` are CLOCK_REALTIME nanoseconds when the burst was taken from the ring.
+ */
+export const Descriptor = {
+  offset: 0,
+  length: 1,
+  source: 2,
+  destination: 3,
+  /** source port << 16 | destination port */
+  ports: 4,
+  interface: 5,
+  timeLow: 6,
+  timeHigh: 7,
+} as const;
+
+const PRODUCED = 0;
+const CONSUMED = 16;
+const DESCRIPTORS_AT = 128;
+
+/** Size of a link pair. `depth` is a power of two; `payloadBytes` a multiple of 64. */
+export interface LinkShape {
+  readonly depth: number;
+  readonly payloadBytes: number;
+}
+
+/** Bytes of the region that the net side writes. */
+export function netLinkBytes(shape: LinkShape): number {
+  return DESCRIPTORS_AT + shape.depth * DESCRIPTOR_WORDS * 4;
+}
+
+/** Bytes of the region that the app side writes. */
+export function appLinkBytes(shape: LinkShape): number {
+  return netLinkBytes(shape) + shape.payloadBytes;
+}
+
+/** The payload ring at the end of the app's region. */
+export function payloadRing(app: View, shape: LinkShape): Uint8Array<SharedArrayBuffer> {
+  return u8(slice(app, netLinkBytes(shape), shape.payloadBytes));
+}
+
+/** The sending end of a link. */
+export class LinkProducer {
+  /** The descriptors and cursors as words; write descriptor fields at `slot()`. */
+  readonly words: Uint32Array;
+  readonly depth: number;
+  readonly #peer: Uint32Array;
+  #head: number;
+  #published: number;
+  #passed: number;
+
+  /** `own` is written by this side, `peer` by the other. A restarted side carries on where it was. */
+  constructor(own: View, peer: View, shape: LinkShape) {
+    this.words = u32(own);
+    this.#peer = u32(peer);
+    this.depth = shape.depth;
+    this.#head = this.#published = this.words[PRODUCED];
+    this.#passed = (this.#head - this.depth) >>> 0;
+    this.refresh();
+  }
+
+  /** How many descriptors the consumer has passed since the link was made, modulo 2³². */
+  get passed(): number {
+    return this.#passed;
+  }
+
+  /** How many were pushed, published or not, modulo 2³². */
+  get pushed(): number {
+    return this.#head;
+  }
+
+  /**
+   * Looks where the consumer is and returns how many descriptors are free. The peer's cursor is
+   * believed only between what it last was and what has been published.
+   */
+  refresh(): number {
+    const seen = Atomics.load(this.#peer, CONSUMED);
+    if (((this.#published - seen) >>> 0) <= ((this.#published - this.#passed) >>> 0)) {
+      this.#passed = seen;
+    }
+    return this.depth - ((this.#head - this.#passed) >>> 0);
+  }
+
+  /** Free descriptors as of the last `refresh()`. */
+  get free(): number {
+    return this.depth - ((this.#head - this.#passed) >>> 0);
+  }
+
+  /** Word index of the next descriptor to be written. Only while `free` is not 0. */
+  slot(): number {
+    return (DESCRIPTORS_AT >>> 2) + (this.#head & (this.depth - 1)) * DESCRIPTOR_WORDS;
+  }
+
+  /** Takes the descriptor just written into the burst. */
+  push(): void {
+    this.#head = (this.#head + 1) >>> 0;
+  }
+
+  /** Publishes the burst by one store. Returns false when there was nothing new. */
+  publish(): boolean {
+    if (this.#published === this.#head) return false;
+    this.#published = this.#head;
+    Atomics.store(this.words, PRODUCED, this.#head);
+    return true;
+  }
+}
+
+/** The receiving end of a link. */
+export class LinkConsumer {
+  /** The other side's descriptors as words; read-only. Check what you read before you use it. */
+  readonly words: Uint32Array;
+  readonly depth: number;
+  readonly #own: Uint32Array;
+  #tail: number;
+
+  /**
+   * Joins at `own` (written by this side) and `peer` (by the other). With `skip` everything that is
+   * published but not yet read is passed over: what a restarted app does, so that its frames go back.
+   */
+  constructor(own: View, peer: View, shape: LinkShape, { skip = false } = {}) {
+    this.#own = u32(own);
+    this.words = u32(peer);
+    this.depth = shape.depth;
+    this.#tail = skip ? Atomics.load(this.words, PRODUCED) : this.#own[CONSUMED];
+    Atomics.store(this.#own, CONSUMED, this.#tail);
+  }
+
+  /**
+   * How many descriptors wait, at most `depth`. A cursor that claims more than that cannot be true
+   * and counts as nothing new.
+   */
+  available(): number {
+    const waiting = (Atomics.load(this.words, PRODUCED) - this.#tail) >>> 0;
+    return waiting <= this.depth ? waiting : 0;
+  }
+
+  /** Word index of the `i`-th waiting descriptor, `i` below `available()`. */
+  slot(i: number): number {
+    return (DESCRIPTORS_AT >>> 2) + ((this.#tail + i) & (this.depth - 1)) * DESCRIPTOR_WORDS;
+  }
+
+  /** Passes `count` descriptors by one store: their payloads may be reused by the producer. */
+  release(count: number): void {
+    this.#tail = (this.#tail + count) >>> 0;
+    Atomics.store(this.#own, CONSUMED, this.#tail);
+  }
+}

@@ -1,0 +1,86 @@
+/**
+ * The solicit link: a net tile's only way to ask for something. A message is two words, interface
+ * index and IPv4 address (host order), nothing else, because it is the one path from untrusted traffic into the
+ * netlink tile. The ring is written by the net tile alone and lossy on purpose: the producer never
+ * waits and never looks at the consumer; a consumer that was lapped skips what was overwritten. A
+ * message torn by being overwritten while it is read is thrown away by the second look at the cursor.
+ *
+ * @module
+ */
+
+import { u32, type View } from "../../ffi/view.ts";
+
+/** Messages that fit; a power of two. */
+export const SOLICIT_DEPTH = 1024;
+/** Bytes of the region. */
+export const SOLICIT_LINK_BYTES = 4096 * 3;
+
+const PRODUCED = 0;
+const MESSAGES_AT = 16;
+
+/** The net tile's end. */
+export class SolicitProducer {
+  readonly #words: Uint32Array;
+  #head: number;
+
+  constructor(own: View) {
+    this.#words = u32(own);
+    this.#head = this.#words[PRODUCED];
+  }
+
+  /** Asks for the neighbour `address` (host order) on `ifindex`; goes out with the next publish. */
+  push(ifindex: number, address: number): void {
+    const at = MESSAGES_AT + (this.#head & (SOLICIT_DEPTH - 1)) * 2;
+    this.#words[at] = ifindex;
+    this.#words[at + 1] = address;
+    this.#head = (this.#head + 1) >>> 0;
+  }
+
+  /** Publishes what was pushed by one store; false when there was nothing. */
+  publish(): boolean {
+    if (this.#words[PRODUCED] === this.#head) return false;
+    Atomics.store(this.#words, PRODUCED, this.#head);
+    return true;
+  }
+}
+
+/** The netlink tile's end, one per net tile. */
+export class SolicitConsumer {
+  readonly #words: Uint32Array;
+  #tail: number;
+  /** Messages that were overwritten before they were read. */
+  lapped = 0;
+
+  /** Begins with what is asked from now on. */
+  constructor(peer: View) {
+    this.#words = u32(peer);
+    this.#tail = Atomics.load(this.#words, PRODUCED);
+  }
+
+  /** Takes at most `most` messages as pairs into `out` and returns how many. */
+  take(out: Uint32Array, most: number): number {
+    let head = Atomics.load(this.#words, PRODUCED);
+    if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH) this.#skipTo(head);
+    const waiting = (head - this.#tail) >>> 0;
+    const count = Math.min(most, waiting, out.length >>> 1);
+    for (let i = 0; i < count; i++) {
+      const at = MESSAGES_AT + ((this.#tail + i) & (SOLICIT_DEPTH - 1)) * 2;
+      out[i * 2] = this.#words[at];
+      out[i * 2 + 1] = this.#words[at + 1];
+    }
+    // The producer may overwrite slot `head` before it publishes head + 1: one slot is never safe.
+    head = Atomics.load(this.#words, PRODUCED);
+    const behind = (head - this.#tail) >>> 0;
+    if (behind >= SOLICIT_DEPTH) {
+      this.#skipTo(head);
+      return 0;
+    }
+    this.#tail = (this.#tail + count) >>> 0;
+    return count;
+  }
+
+  #skipTo(head: number): void {
+    this.lapped += (head - this.#tail) >>> 0;
+    this.#tail = head;
+  }
+}

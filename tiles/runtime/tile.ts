@@ -1,0 +1,82 @@
+/**
+ * What a tile is to the runtime: the few calls that its loop makes, and what the tile is given. The
+ * loop itself, spinning, sleeping, heartbeat and stop, is `loop.ts`; how a worker becomes a tile is
+ * `worker.ts`.
+ *
+ * @module
+ */
+
+import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import type { TileLibrary } from "../../ffi/tile.ts";
+import type { Udp } from "../../ffi/udp.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
+import type { View } from "../../ffi/view.ts";
+import type { TileRegion } from "./tile_region.ts";
+
+/** The kinds of tile that run in a worker of their own. */
+export type TileKind = "netlink" | "net" | "app";
+
+/** The native libraries a tile has opened; which ones depends on its kind. */
+export interface Libraries {
+  readonly tile: TileLibrary;
+  readonly netlink?: NetlinkLibrary;
+  readonly xsk?: Xsk;
+  readonly udp?: Udp;
+}
+
+/** What a tile's `create` is given. */
+export interface TileContext<Setup> {
+  readonly setup: Setup;
+  readonly region: TileRegion;
+  readonly libraries: Libraries;
+  /** A line for the log, in the tile's name. Never on the data path. */
+  log(line: string): void;
+}
+
+/** One tile, as its loop sees it. */
+export interface Tile {
+  /** Does one burst of work and returns how much it was; 0 when there was none. */
+  turn(): number;
+  /** Whether anything waits in a link or ring: asked once more after "about to block" was said. */
+  pending(): boolean;
+  /** Blocks until there is something, or `timeoutMs` passed (-1: no limit); empties its eventfd. */
+  wait(timeoutMs: number): void;
+  /** About every 100 ms: what is not per burst. `nowMillis` is monotonic. */
+  housekeeping?(nowMillis: number): void;
+  /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
+  nextDue?(nowMillis: number): number;
+  /** While stopping: whether nothing is left to do. */
+  drained?(): boolean;
+  /** Lets go of descriptors that are its own. */
+  close?(): void;
+  /** The descriptors that `confine()` has to allow. */
+  readonly descriptors: readonly number[];
+}
+
+/** The export of a tile's module. */
+export interface TileModule<Setup> {
+  create(context: TileContext<Setup>): Tile | Promise<Tile>;
+}
+
+/** What main sends to a new worker. Everything in it is plain data. */
+export interface BootMessage {
+  readonly kind: TileKind;
+  readonly name: string;
+  /** Paths of the libraries to open. */
+  readonly libraries: { readonly [name: string]: string };
+  /** URL of the tile's module; for an app tile that of `tiles/app/tile.ts`. */
+  readonly module: string;
+  /** The tile's own region, writable. */
+  readonly region: View;
+  /** The control region, read-only. */
+  readonly control: View;
+  readonly eventfd: number;
+  readonly confine: { readonly keepNetAdmin: boolean } | null;
+  readonly setup: unknown;
+}
+
+/** What a tile reports to main. Not on the data path. */
+export type TileReport =
+  | { readonly type: "running"; readonly confined: string }
+  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "stopped" };

@@ -1,0 +1,135 @@
+/**
+ * The tile region: what a tile tells the others about itself. One page, written by that tile alone.
+ *
+ *     word 0  heartbeat, counts housekeeping turns         (read by main's watchdog)
+ *     word 1  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
+ *     word 2  burst counter: quiescent states passed       (read by netbase's writer, see netbase/)
+ *     word 3  life: booting, running, stopped              (read by main)
+ *     byte 1024…  counters, doubles, in the order of `counters.ts`
+ *
+ * @module
+ */
+
+import { f64, slice, u32, type View } from "../../ffi/view.ts";
+
+/** Bytes of a tile region: one page. */
+export const TILE_REGION_BYTES = 4096;
+/** Counters that fit. */
+export const TILE_COUNTERS = 384;
+
+const HEARTBEAT = 0;
+const SLEEP = 1;
+const BURST = 2;
+const LIFE = 3;
+const COUNTERS_AT = 1024;
+
+/** Where a tile stands in its life. */
+export const Life = { booting: 0, running: 1, stopped: 2 } as const;
+
+/** A tile's own, writable side of its region. */
+export class TileRegion {
+  /** Counters, indexed as `counters.ts` declares them for this kind of tile. */
+  readonly counters: Float64Array;
+  readonly #words: Uint32Array;
+  #burst: number;
+  #sleep: number;
+
+  /** Joins the region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. */
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
+    this.#burst = this.#words[BURST];
+    this.#sleep = (this.#words[SLEEP] + 1) & ~1;
+    Atomics.store(this.#words, SLEEP, this.#sleep);
+  }
+
+  /** Says that the tile is alive. Once per housekeeping turn. */
+  beat(): void {
+    this.#words[HEARTBEAT] = this.#words[HEARTBEAT] + 1;
+  }
+
+  /**
+   * Announces a quiescent state: no index into netbase that was read before this call is used after
+   * it. Once per turn of the loop. A sequentially consistent store, so that the reads of the turn
+   * before cannot be moved past it by compiler or processor.
+   */
+  quiescent(): void {
+    this.#burst = (this.#burst + 1) >>> 0;
+    Atomics.store(this.#words, BURST, this.#burst);
+  }
+
+  /**
+   * Says "about to block". After this the tile must look at every link once more before it blocks:
+   * store-then-load here and store-then-load in `Waker.published` are both sequentially consistent,
+   * so at least one side sees the other and no wake-up is lost.
+   */
+  fallAsleep(): void {
+    this.#sleep = (this.#sleep + 1) >>> 0;
+    Atomics.store(this.#words, SLEEP, this.#sleep);
+  }
+
+  /** Says "awake again", before anything of netbase is read. */
+  awake(): void {
+    this.#sleep = (this.#sleep + 1) >>> 0;
+    Atomics.store(this.#words, SLEEP, this.#sleep);
+  }
+
+  /** Publishes where the tile stands in its life, one of {@linkcode Life}. */
+  set life(life: number) {
+    Atomics.store(this.#words, LIFE, life);
+  }
+}
+
+/** What the others see of a tile. */
+export class TileReader {
+  readonly counters: Float64Array;
+  readonly #words: Uint32Array;
+
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
+  }
+
+  get heartbeat(): number {
+    return Atomics.load(this.#words, HEARTBEAT);
+  }
+
+  /** The burst counter: it has moved once the tile has let go of all it read from netbase before. */
+  get burst(): number {
+    return Atomics.load(this.#words, BURST);
+  }
+
+  /** Odd while the tile blocks; a new value each time it falls asleep. */
+  get sleepSequence(): number {
+    return Atomics.load(this.#words, SLEEP);
+  }
+
+  get asleep(): boolean {
+    return (this.sleepSequence & 1) === 1;
+  }
+
+  get life(): number {
+    return Atomics.load(this.#words, LIFE);
+  }
+}
+
+/** Wakes one tile, at most once per sleep, after something was published for it. */
+export class Waker {
+  readonly #tile: TileReader;
+  readonly #wake: () => void;
+  #woken = 0;
+
+  /** `wake` makes the tile's blocking call return, as by a write to its eventfd. */
+  constructor(tile: TileReader, wake: () => void) {
+    this.#tile = tile;
+    this.#wake = wake;
+  }
+
+  /** To be called after a burst was published (by a sequentially consistent store). */
+  published(): void {
+    const sleep = this.#tile.sleepSequence;
+    if ((sleep & 1) === 0 || sleep === this.#woken) return;
+    this.#woken = sleep;
+    this.#wake();
+  }
+}
