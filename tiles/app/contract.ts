@@ -62,6 +62,8 @@ export interface Answers {
   readonly bytes: Uint8Array;
   /** Room for `size` bytes in a row: its offset in `bytes`, or -1 when there is none now. */
   reserve(size: number): number;
+  /** Copies the payload of datagram `i` to `offset` in `bytes`. */
+  copy(i: number, offset: number): void;
   /** Sends `size` bytes at `offset` back to the sender of datagram `i`, from where it was sent to. */
   reply(i: number, offset: number, size: number): void;
   /** Sends `size` bytes at `offset` to `destination`. */

@@ -43,6 +43,8 @@ export interface Tile {
   wait(timeoutMs: number): void;
   /** About every 100 ms: what is not per burst. `nowMillis` is monotonic. */
   housekeeping?(nowMillis: number): void;
+  /** At every look at the clock, at the latest after 256 busy turns: what `nextDue` spoke of. */
+  clock?(nowMillis: number): void;
   /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
   nextDue?(nowMillis: number): number;
   /** While stopping: whether nothing is left to do. */

@@ -1,0 +1,80 @@
+/**
+ * The command line: which command, and what becomes of its errors.
+ *
+ * @module
+ */
+
+import { Exit, UserError } from "./errors.ts";
+import { VERSION } from "./version.ts";
+
+/** A command: its arguments in, its exit status out. Modules are loaded when they are asked for. */
+interface Command {
+  readonly summary: string;
+  /** Left out of the help: the program's own use. */
+  readonly hidden?: boolean;
+  load(): Promise<(args: string[]) => Promise<number>>;
+}
+
+const COMMANDS: Record<string, Command> = {
+  run: {
+    summary: "answer UDP on interfaces of this host",
+    load: async () => (await import("./run.ts")).run,
+  },
+  demo: {
+    summary: "watch it work between network namespaces of its own",
+    load: async () => (await import("./demo.ts")).demo,
+  },
+  show: {
+    summary: "print the interfaces, routes or neighbours that it would use",
+    load: async () => (await import("./show.ts")).show,
+  },
+  route: {
+    summary: "print where a packet to an address would go",
+    load: async () => (await import("./route.ts")).route,
+  },
+  client: {
+    summary: "the demo's client",
+    hidden: true,
+    load: async () => (await import("./client.ts")).client,
+  },
+};
+
+function help(): string {
+  const shown = Object.entries(COMMANDS).filter(([, command]) => !command.hidden);
+  return [
+    "tegula: answers UDP through AF_XDP with the network configuration that the kernel has",
+    "",
+    "usage: tegula COMMAND [OPTIONS]",
+    "",
+    ...shown.map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`),
+    "",
+    "  tegula COMMAND --help tells a command's options; tegula --version the version.",
+  ].join("\n");
+}
+
+/** Runs the command that `args` name and returns the exit status. */
+export async function main(args: string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    console.log(help());
+    return name === undefined ? Exit.usage : Exit.ok;
+  }
+  if (name === "--version" || name === "-V") {
+    console.log(`tegula ${VERSION}`);
+    return Exit.ok;
+  }
+  try {
+    if (!Object.hasOwn(COMMANDS, name)) throw unknownCommand(name);
+    const command = await COMMANDS[name].load();
+    return await command(rest);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    console.error(`tegula: ${error.message}`);
+    return error.status;
+  }
+}
+
+function unknownCommand(name: string): UserError {
+  const allowed = Object.keys(COMMANDS).filter((key) => !COMMANDS[key].hidden).join(", ");
+  return new UserError(`unknown command '${name}'; the commands are ${allowed}`, Exit.usage);
+}

@@ -1,0 +1,225 @@
+/**
+ * One net tile as an app sees it: the burst that came from it, and the memory that answers to it are
+ * written in. Everything the net tile wrote is checked before an app sees it, everything the app
+ * passes is checked again by the net tile.
+ *
+ * @module
+ */
+
+import { u32, u8 } from "../../ffi/view.ts";
+import { APP } from "../runtime/counters.ts";
+import { Descriptor, LinkConsumer, LinkProducer, payloadRing } from "../runtime/link.ts";
+import { TileReader, Waker } from "../runtime/tile_region.ts";
+import type { Answers, Datagrams, Destination } from "./contract.ts";
+import type { NetJoin } from "./tile.ts";
+
+/** The longest burst given to an app at once. */
+const BURST = 64;
+
+/** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
+const LARGEST_PAYLOAD = 65_507;
+
+/**
+ * The burst at hand; its fields are read from the net tile's descriptors, in place. Offset and size
+ * are bounded each time they are read, so that they stay inside the UMEM even if the net tile were to
+ * change them behind our back: the UMEM ends with a buffer of 64 KiB, so no frame begins later.
+ */
+class Requests implements Datagrams {
+  count = 0;
+  readonly bytes: Uint8Array;
+  readonly words: Uint32Array;
+  readonly #link: LinkConsumer;
+
+  constructor(join: NetJoin, link: LinkConsumer) {
+    this.bytes = u8(join.umem);
+    this.words = u32(join.umem);
+    this.#link = link;
+  }
+
+  #field(i: number, field: number): number {
+    return this.#link.words[this.#link.slot(i) + field];
+  }
+  offset(i: number): number {
+    const offset = this.#field(i, Descriptor.offset);
+    return offset <= this.bytes.length - 65_536 ? offset : 0;
+  }
+  size(i: number): number {
+    const size = this.#field(i, Descriptor.length);
+    return size <= LARGEST_PAYLOAD ? size : 0;
+  }
+  sourceAddress(i: number): number {
+    return this.#field(i, Descriptor.source);
+  }
+  sourcePort(i: number): number {
+    return this.#field(i, Descriptor.ports) >>> 16;
+  }
+  destinationAddress(i: number): number {
+    return this.#field(i, Descriptor.destination);
+  }
+  destinationPort(i: number): number {
+    return this.#field(i, Descriptor.ports) & 0xffff;
+  }
+}
+
+/**
+ * The answers' memory: the payload ring of the app's region. Payloads lie in a row, each at a
+ * multiple of eight; one that would cross the end begins at the start again. What the net tile's
+ * cursor has passed is free again; positions run freely through 32 bits.
+ */
+class Replies implements Answers {
+  readonly bytes: Uint8Array;
+  readonly #words: Uint32Array;
+  readonly #link: LinkProducer;
+  readonly #requests: Requests;
+  readonly #counters: Float64Array;
+  readonly #ends: Uint32Array;
+  readonly #mask: number;
+  #head = 0;
+
+  constructor(
+    join: NetJoin,
+    { link, requests, counters }: {
+      link: LinkProducer;
+      requests: Requests;
+      counters: Float64Array;
+    },
+  ) {
+    this.bytes = payloadRing(join.own, join.shape);
+    this.#words = new Uint32Array(
+      this.bytes.buffer,
+      this.bytes.byteOffset,
+      this.bytes.byteLength >>> 2,
+    );
+    this.#link = link;
+    this.#requests = requests;
+    this.#counters = counters;
+    this.#ends = new Uint32Array(join.shape.depth);
+    this.#mask = join.shape.payloadBytes - 1;
+  }
+
+  /** Looks how far the net tile has read. Once per burst. */
+  refresh(): void {
+    this.#link.refresh();
+  }
+
+  reserve(size: number): number {
+    const capacity = this.#mask + 1;
+    const outstanding = this.#link.depth - this.#link.free;
+    // With nothing on its way the ring begins at its start again, which keeps it in the cache.
+    if (outstanding === 0) this.#head = 0;
+    let at = this.#head;
+    if ((at & this.#mask) + size > capacity) at = (at + capacity - (at & this.#mask)) >>> 0;
+    const end = (at + ((size + 7) & ~7)) >>> 0;
+    const tail = outstanding === 0
+      ? at
+      : this.#ends[(this.#link.pushed - outstanding - 1) & (this.#link.depth - 1)];
+    if (this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
+      this.#counters[APP.index.answer_no_room]++;
+      return -1;
+    }
+    this.#head = at;
+    return at & this.#mask;
+  }
+
+  copy(i: number, offset: number): void {
+    const from = this.#requests.offset(i);
+    const size = this.#requests.size(i);
+    let done = 0;
+    if (((from | offset) & 3) === 0) {
+      const source = this.#requests.words;
+      const target = this.#words;
+      const words = size >>> 2;
+      const a = from >>> 2;
+      const b = offset >>> 2;
+      for (let w = 0; w < words; w++) target[b + w] = source[a + w];
+      done = words << 2;
+    }
+    for (; done < size; done++) this.bytes[offset + done] = this.#requests.bytes[from + done];
+  }
+
+  reply(i: number, offset: number, size: number): void {
+    const { words } = this.#link;
+    const slot = this.#link.slot();
+    const ports = (this.#requests.destinationPort(i) << 16) | this.#requests.sourcePort(i);
+    words[slot + Descriptor.source] = this.#requests.destinationAddress(i);
+    words[slot + Descriptor.destination] = this.#requests.sourceAddress(i);
+    words[slot + Descriptor.ports] = ports;
+    this.#push(slot, offset, size);
+  }
+
+  send(destination: Destination, offset: number, size: number): void {
+    const { words } = this.#link;
+    const slot = this.#link.slot();
+    words[slot + Descriptor.source] = destination.sourceAddress ?? 0;
+    words[slot + Descriptor.destination] = destination.address;
+    words[slot + Descriptor.ports] = (destination.sourcePort << 16) | destination.port;
+    this.#push(slot, offset, size);
+  }
+
+  #push(slot: number, offset: number, size: number): void {
+    if (this.#link.free === 0) {
+      this.#counters[APP.index.answer_no_room]++;
+      return;
+    }
+    const { words } = this.#link;
+    words[slot + Descriptor.offset] = offset;
+    words[slot + Descriptor.length] = size;
+    words[slot + Descriptor.interface] = 0;
+    this.#head = (this.#head + ((size + 7) & ~7)) >>> 0;
+    this.#ends[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
+    this.#link.push();
+    this.#counters[APP.index.answers]++;
+  }
+}
+
+/** Both links of one net tile. */
+export class NetSide {
+  readonly requests: Datagrams;
+  readonly answers: Answers & { refresh(): void };
+  readonly #requests: Requests;
+  readonly #consumer: LinkConsumer;
+  readonly #producer: LinkProducer;
+  readonly #waker: Waker;
+  readonly #counters: Float64Array;
+
+  constructor(
+    join: NetJoin,
+    { counters, wake }: { counters: Float64Array; wake: () => void },
+  ) {
+    this.#counters = counters;
+    this.#consumer = new LinkConsumer(join.own, join.peer, join.shape, { skip: true });
+    this.#producer = new LinkProducer(join.own, join.peer, join.shape);
+    this.#requests = new Requests(join, this.#consumer);
+    this.requests = this.#requests;
+    this.answers = new Replies(join, {
+      link: this.#producer,
+      requests: this.#requests,
+      counters,
+    });
+    this.#waker = new Waker(new TileReader(join.tile), wake);
+  }
+
+  /** Whether datagrams wait. */
+  get waiting(): boolean {
+    return this.#consumer.available() > 0;
+  }
+
+  /** Takes the next burst into `requests` and returns its size. */
+  take(): number {
+    const count = Math.min(this.#consumer.available(), BURST);
+    this.#requests.count = count;
+    if (count > 0) this.#producer.refresh();
+    return count;
+  }
+
+  /** Publishes the answers, passes the burst, and wakes the net tile if it sleeps. */
+  finish(): void {
+    this.#counters[APP.index.requests] += this.#requests.count;
+    // Frames are given back in the same breath: the net tile learns of both by one wake-up.
+    const published = this.#producer.publish();
+    const passed = this.#requests.count;
+    if (passed > 0) this.#consumer.release(passed);
+    this.#requests.count = 0;
+    if (published) this.#waker.published();
+  }
+}

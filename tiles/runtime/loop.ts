@@ -1,0 +1,82 @@
+/**
+ * The loop that every tile runs: a burst of work, a quiescent state, now and then housekeeping; after
+ * some idle turns the tile says that it is about to sleep, looks at everything once more, and blocks.
+ *
+ * The order matters: `fallAsleep` is a sequentially consistent store before `pending` looks at the
+ * producers' cursors, and producers publish before they look at the sleep word, so whatever is
+ * published is either seen here or wakes us. Nothing ever waits for a time-out.
+ *
+ * @module
+ */
+
+import type { ControlReader } from "./control.ts";
+import type { Tile } from "./tile.ts";
+import { Life, type TileRegion } from "./tile_region.ts";
+
+/**
+ * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so this is a
+ * few microseconds: enough to catch the next burst of a busy peer, too short to starve another tile
+ * where tiles outnumber cores (always spinning cost a factor of eight on two cores).
+ */
+const SPIN_TURNS = 200;
+/** Busy turns between two looks at the clock. */
+const CLOCK_TURNS = 256;
+const HOUSEKEEPING_MILLIS = 100;
+/** The longest a tile blocks: how late its heartbeat may be while nothing happens. */
+const LONGEST_SLEEP_MILLIS = 1000;
+/** How long a stopping tile may take to hand over what it holds. */
+const DRAIN_MILLIS = 300;
+
+/** What the loop turns with. */
+export interface LoopParts {
+  readonly tile: Tile;
+  readonly region: TileRegion;
+  readonly control: ControlReader;
+  /** Index of the counter for wake-ups among `region.counters`. */
+  readonly wakeups: number;
+}
+
+/** Runs `tile` until main asks to stop and it has drained, or its time to drain is over. */
+export function runLoop({ tile, region, control, wakeups }: LoopParts): void {
+  let idle = 0;
+  let turns = 0;
+  let nextHousekeeping = 0;
+  let stopBy = Infinity;
+  region.life = Life.running;
+  for (;;) {
+    const work = tile.turn();
+    region.quiescent();
+    idle = work === 0 ? idle + 1 : 0;
+    if (++turns < CLOCK_TURNS && idle < SPIN_TURNS) continue;
+
+    turns = 0;
+    const now = performance.now();
+    tile.clock?.(now);
+    if (now >= nextHousekeeping) {
+      nextHousekeeping = now + HOUSEKEEPING_MILLIS;
+      region.beat();
+      tile.housekeeping?.(now);
+    }
+    if (control.stopping) {
+      if (stopBy === Infinity) stopBy = now + DRAIN_MILLIS;
+      if (now >= stopBy || (idle > 0 && (tile.drained?.() ?? true))) break;
+    }
+    if (idle < SPIN_TURNS) continue;
+
+    region.fallAsleep();
+    if (!tile.pending()) {
+      tile.wait(sleepMillis(tile, now, control.stopping));
+      region.counters[wakeups]++;
+    }
+    region.awake();
+    idle = 0;
+  }
+  tile.close?.();
+  region.life = Life.stopped;
+}
+
+function sleepMillis(tile: Tile, now: number, stopping: boolean): number {
+  if (stopping) return 1;
+  const due = tile.nextDue?.(now) ?? -1;
+  return due < 0 ? LONGEST_SLEEP_MILLIS : Math.min(due, LONGEST_SLEEP_MILLIS);
+}

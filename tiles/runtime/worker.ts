@@ -1,0 +1,82 @@
+/**
+ * How a worker becomes a tile, in the order that leaves the least open at each moment: open the
+ * native libraries, give up ffi, import the tile's module (which can therefore open nothing native),
+ * give up read, confine the thread, run the loop. This file is the entry of every worker.
+ *
+ * @module
+ */
+
+import { openNetlink } from "../../ffi/netlink.ts";
+import { openTile } from "../../ffi/tile.ts";
+import { openUdp } from "../../ffi/udp.ts";
+import { openXsk } from "../../ffi/xsk.ts";
+import { ControlReader } from "./control.ts";
+import { APP, NET, NETLINK } from "./counters.ts";
+import { runLoop } from "./loop.ts";
+import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
+import { TileRegion } from "./tile_region.ts";
+
+const WAKEUPS = {
+  netlink: NETLINK.index.wakeups,
+  net: NET.index.wakeups,
+  app: APP.index.wakeups,
+} as const;
+
+const scope = globalThis as unknown as {
+  onmessage: ((event: MessageEvent<BootMessage>) => void) | null;
+  postMessage(report: TileReport): void;
+  close(): void;
+};
+
+scope.onmessage = (event) => {
+  scope.onmessage = null;
+  // A failure ends as this worker's uncaught error, which main sees in `onerror`.
+  start(event.data).catch((error) => {
+    queueMicrotask(() => {
+      throw error;
+    });
+  });
+};
+
+async function start(boot: BootMessage): Promise<void> {
+  const libraries = openLibraries(boot);
+  Deno.permissions.revokeSync({ name: "ffi" });
+  const region = new TileRegion(boot.region);
+  const module = await import(boot.module) as TileModule<unknown>;
+  const tile = await module.create({
+    setup: boot.setup,
+    region,
+    libraries,
+    log: (line) => scope.postMessage({ type: "log", line }),
+  });
+  Deno.permissions.revokeSync({ name: "read" });
+  scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
+  runLoop({
+    tile,
+    region,
+    control: new ControlReader(boot.control),
+    wakeups: WAKEUPS[boot.kind],
+  });
+  scope.postMessage({ type: "stopped" });
+  scope.close();
+}
+
+function openLibraries({ libraries }: BootMessage): Libraries {
+  return {
+    tile: openTile(libraries.tile),
+    ...(libraries.netlink && { netlink: openNetlink(libraries.netlink) }),
+    ...(libraries.xsk && { xsk: openXsk(libraries.xsk) }),
+    ...(libraries.udp && { udp: openUdp(libraries.udp) }),
+  };
+}
+
+/** Confines this thread and says in a word what holds from now on. */
+function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]): string {
+  if (boot.confine === null) return "not confined";
+  const { landlock } = libraries.tile.confine({
+    role: boot.kind,
+    fds: Int32Array.from(own),
+    keepNetAdmin: boot.confine.keepNetAdmin,
+  });
+  return landlock ? "seccomp, landlock" : "seccomp";
+}
