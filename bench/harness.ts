@@ -1,0 +1,125 @@
+/**
+ * What the benchmarks are made with: contestants that take turns in one process or one set-up, so
+ * that a drift of the machine meets them all, medians over the rounds, and one shape of result.
+ *
+ * @module
+ */
+
+/** Units of a result. Times are per operation, rates per second, sizes in MiB. */
+export type Unit = "ns/op" | "kpps" | "events/s" | "MiB";
+
+/** The result of one case, as `--json` prints it, one object a line. */
+export interface Result {
+  readonly bench: string;
+  readonly case: string;
+  readonly unit: Unit;
+  /** Median of Tegula's runs. */
+  readonly tegula: number;
+  /** Medians of what it stands beside, by name. */
+  readonly peers: Record<string, number>;
+  /** How many times each contestant ran. */
+  readonly runs: number;
+  /** (largest − smallest) / median of Tegula's runs. */
+  readonly spread: number;
+}
+
+/** Where a benchmark hands its results, one call a case. */
+export type Report = (result: Result) => void;
+
+/** One measurement of one contestant, in the case's unit. */
+export type Contestant = () => number | Promise<number>;
+
+/** One case: what is measured, and beside what. */
+export interface Case {
+  readonly bench: string;
+  readonly case: string;
+  readonly unit: Unit;
+  readonly tegula: Contestant;
+  readonly peers?: Readonly<Record<string, Contestant>>;
+  /** Rounds that count; 5 unless told. */
+  readonly runs?: number;
+  /** Rounds before them that do not; 1 unless told. */
+  readonly warmup?: number;
+}
+
+/** Figures of one contestant over the rounds, in the order they were taken. */
+export type Samples = ReadonlyMap<string, readonly number[]>;
+
+/** Name that Tegula's own samples stand under in {@linkcode Samples}. */
+export const TEGULA = "tegula";
+
+/**
+ * Lets the contestants take turns: each once a round, every second round in reverse order, so that
+ * what one leaves behind (caches, a raised clock) does not always favour the same neighbour.
+ */
+export async function interleave(
+  contestants: Readonly<Record<string, Contestant>>,
+  { runs = 5, warmup = 1 }: { readonly runs?: number; readonly warmup?: number } = {},
+): Promise<Samples> {
+  const order = Object.entries(contestants);
+  const samples = new Map<string, number[]>(order.map(([name]) => [name, []]));
+  for (let round = -warmup; round < runs; round++) {
+    for (const [name, measure] of order) {
+      const figure = await measure();
+      if (round >= 0) samples.get(name)!.push(figure);
+    }
+    order.reverse();
+  }
+  return samples;
+}
+
+/** Makes a result of interleaved samples, those of {@linkcode TEGULA} among them. */
+export function resultOf(
+  what: Pick<Result, "bench" | "case" | "unit">,
+  samples: Samples,
+): Result {
+  const own = samples.get(TEGULA) ?? [];
+  const peers = [...samples].filter(([name]) => name !== TEGULA);
+  return {
+    bench: what.bench,
+    case: what.case,
+    unit: what.unit,
+    tegula: round(median(own)),
+    peers: Object.fromEntries(peers.map(([name, figures]) => [name, round(median(figures))])),
+    runs: own.length,
+    spread: round(spread(own), 2),
+  };
+}
+
+/** Measures one case from beginning to end. */
+export async function measure(what: Case): Promise<Result> {
+  const { tegula, peers, runs, warmup } = what;
+  return resultOf(what, await interleave({ [TEGULA]: tegula, ...peers }, { runs, warmup }));
+}
+
+/**
+ * A contestant that times `operations` operations done by one call of `body` and answers in ns/op.
+ * `body` returns a number that depends on its work, so that the work cannot be optimised away.
+ */
+export function timed(operations: number, body: () => number): Contestant {
+  return () => {
+    const begin = performance.now();
+    const witness = body();
+    const elapsedMs = performance.now() - begin;
+    if (Number.isNaN(witness)) throw new Error("the benchmark's work came to nothing");
+    return elapsedMs * 1e6 / operations;
+  };
+}
+
+/** Middle value; of an even number the mean of the two. NaN when there are none. */
+export function median(figures: readonly number[]): number {
+  const sorted = [...figures].sort((a, b) => a - b);
+  const middle = sorted.length >>> 1;
+  if (sorted.length === 0) return NaN;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** (largest − smallest) / median. */
+export function spread(figures: readonly number[]): number {
+  return (Math.max(...figures) - Math.min(...figures)) / median(figures);
+}
+
+/** Rounds to a given number of decimals: figures are measurements, not constants. */
+function round(figure: number, decimals = 1): number {
+  return Number(figure.toFixed(decimals));
+}

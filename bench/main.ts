@@ -1,0 +1,69 @@
+/**
+ * `deno task bench [netbase|path|echo]… [--json]`: runs the benchmarks named, or all of them. With
+ * `--json` one object a line and nothing else on stdout; without it a table, and a line on the
+ * machine, since a figure without its machine says little.
+ *
+ * @module
+ */
+
+import { cpus } from "node:os";
+import { parseArgs } from "node:util";
+import type { Report, Result } from "./harness.ts";
+
+const USAGE = `usage: deno task bench [netbase] [path] [echo] [--json]
+
+  netbase   nanoseconds per lookup in the tables that net tiles read
+  path      nanoseconds per packet through parse, resolve and headers, frames in memory
+  echo      packets per second and round trips over a veth pair, beside C, Node and Deno (as root)
+  --json    one object a line`;
+
+/** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
+const BENCHES: Readonly<Record<string, () => Promise<{ run(report: Report): Promise<void> }>>> = {
+  netbase: () => import("./netbase.ts"),
+  path: () => import("./path.ts"),
+  echo: () => import("./echo.ts"),
+};
+
+/** One line on where the figures come from. */
+function machine(): string {
+  const processors = cpus();
+  return `${processors.length} × ${processors[0]?.model.trim() ?? "unknown processor"}, ` +
+    `Linux ${Deno.osRelease()}, Deno ${Deno.version.deno}, V8 ${Deno.version.v8}`;
+}
+
+function printHuman(result: Result): void {
+  const figures = [["tegula", result.tegula] as const, ...Object.entries(result.peers)];
+  console.log(`${result.bench}  ${result.case}  (${result.unit}, median of ${result.runs})`);
+  for (const [name, figure] of figures) {
+    const ratio = name === "tegula"
+      ? `spread ${(result.spread * 100).toFixed(0)} %`
+      : `tegula is ${(result.tegula / figure).toFixed(2)} ×`;
+    console.log(`  ${name.padEnd(16)} ${figure.toFixed(1).padStart(10)}   ${ratio}`);
+  }
+}
+
+function printJson(result: Result): void {
+  console.log(JSON.stringify(result));
+}
+
+async function main(args: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+  });
+  const unknown = positionals.filter((name) => !(name in BENCHES));
+  if (values.help || unknown.length > 0) {
+    if (unknown.length > 0) console.error(`no benchmark is called ${unknown.join(", ")}`);
+    console.error(USAGE);
+    return values.help ? 0 : 2;
+  }
+  if (!values.json) console.log(machine());
+  for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
+    const bench = await BENCHES[name]();
+    await bench.run(values.json ? printJson : printHuman);
+  }
+  return 0;
+}
+
+Deno.exit(await main(Deno.args));

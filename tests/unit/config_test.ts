@@ -1,0 +1,134 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import fc from "fast-check";
+import { checkConfig, loadConfig, parseListen, type RunConfig } from "../../cli/config.ts";
+import { Exit, UserError } from "../../cli/errors.ts";
+
+/** Asserts that `body` fails with one sentence that matches, and with the usage status. */
+async function assertRefused(body: () => unknown, sentence: RegExp): Promise<void> {
+  await assert.rejects(async () => await body(), (error) => {
+    assert.ok(error instanceof UserError, String(error));
+    assert.match(error.message, sentence);
+    assert.equal(error.message.includes("\n"), false, "more than one line");
+    assert.equal(error.status, Exit.usage);
+    return true;
+  });
+}
+
+/** Loads `toml` as a file in a folder of its own. */
+async function load(toml: string): Promise<{ config: RunConfig; folder: string }> {
+  const folder = await Deno.makeTempDir({ prefix: "tegula-config-" });
+  try {
+    const path = join(folder, "tegula.toml");
+    await Deno.writeTextFile(path, toml);
+    return { config: await loadConfig(path), folder };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("parseListen() reads a port and an app", () => {
+  assert.deepEqual(parseListen("7=echo"), { port: 7, app: "echo", instances: 1 });
+  assert.deepEqual(parseListen("65535=./a=b.ts"), { port: 65535, app: "./a=b.ts", instances: 1 });
+});
+
+Deno.test("parseListen() reads how many instances share a port", () => {
+  assert.deepEqual(parseListen("5353=./dns.ts*4"), { port: 5353, app: "./dns.ts", instances: 4 });
+});
+
+Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", () => {
+  const app = fc.stringMatching(/^[a-z./_-]{1,20}$/);
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 65535 }),
+      app,
+      fc.integer({ min: 1, max: 64 }),
+      (port, app, instances) =>
+        assert.deepEqual(parseListen(`${port}=${app}*${instances}`), { port, app, instances }),
+    ),
+  );
+});
+
+Deno.test("parseListen() says what is wrong and what is allowed", async () => {
+  await assertRefused(() => parseListen("echo"), /"echo" is not PORT=APP: for example 7=echo/);
+  await assertRefused(() => parseListen("0=echo"), /from 1 to 65535, not "0"/);
+  await assertRefused(() => parseListen("65536=echo"), /from 1 to 65535, not "65536"/);
+  await assertRefused(() => parseListen("7.5=echo"), /from 1 to 65535, not "7.5"/);
+  await assertRefused(() => parseListen("7="), /the app is missing/);
+  await assertRefused(() => parseListen("7=echo*0"), /instances, from 1 to 64/);
+  await assertRefused(() => parseListen("7=echo*many"), /instances, from 1 to 64/);
+});
+
+Deno.test("loadConfig() reads every key", async () => {
+  const { config } = await load(`
+    interfaces = ["eth0", "eth1"]
+    listen = ["7=echo", "37=time*2"]
+    provider = "xdp"
+    net_tiles = 2
+  `);
+  assert.deepEqual(config, {
+    interfaces: ["eth0", "eth1"],
+    listen: [{ port: 7, app: "echo", instances: 1 }, { port: 37, app: "time", instances: 2 }],
+    provider: "xdp",
+    netTiles: 2,
+  });
+});
+
+Deno.test("loadConfig() leaves to the defaults what an empty file does not say", async () => {
+  const { config } = await load("");
+  assert.deepEqual(config, { interfaces: [], listen: [], provider: "auto" });
+});
+
+Deno.test("loadConfig() seeks an app's module from the file's own folder", async () => {
+  const { config, folder } = await load(`listen = ["7=./app.ts", "8=/opt/app.ts", "9=discard"]`);
+  assert.deepEqual(config.listen.map((one) => one.app), [
+    join(folder, "app.ts"),
+    "/opt/app.ts",
+    "discard",
+  ]);
+});
+
+Deno.test("loadConfig() names the place of what is wrong", async () => {
+  await assertRefused(() => load(`interface = "eth0"`), /unknown key interface; known are interf/);
+  await assertRefused(() => load(`interfaces = "eth0"`), /interfaces: must be a list such as/);
+  await assertRefused(() => load(`interfaces = ["a b"]`), /interfaces\[0\]: must be the name/);
+  await assertRefused(() => load(`interfaces = ["${"x".repeat(16)}"]`), /at most 15 characters/);
+  await assertRefused(() => load(`listen = ["7=echo", "x=y"]`), /listen\[1\]: "x=y" is not PORT/);
+  await assertRefused(() => load(`listen = [7]`), /listen\[0\]: must be a text such as "7=echo"/);
+  await assertRefused(
+    () => load(`provider = "dpdk"`),
+    /provider: must be one of auto, xdp, socket/,
+  );
+  await assertRefused(() => load(`net_tiles = 0`), /net_tiles: must be at least 1/);
+  await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
+});
+
+Deno.test("loadConfig() gives line and column where the file is not TOML", async () => {
+  await assertRefused(() => load(`\nlisten = [`), /tegula\.toml:2:\d+: /);
+});
+
+Deno.test("loadConfig() says that a file cannot be read", async () => {
+  await assertRefused(
+    () => loadConfig("/nowhere/tegula.toml"),
+    /cannot read the configuration .*no/i,
+  );
+});
+
+Deno.test("checkConfig() wants an interface and a port, each once", async () => {
+  const good: RunConfig = {
+    interfaces: ["eth0"],
+    listen: [parseListen("7=echo")],
+    provider: "auto",
+  };
+  checkConfig(good);
+  await assertRefused(() => checkConfig({ ...good, interfaces: [] }), /no interface/);
+  await assertRefused(() => checkConfig({ ...good, listen: [] }), /no port to answer on/);
+  await assertRefused(
+    () => checkConfig({ ...good, interfaces: ["eth0", "eth0"] }),
+    /interface eth0 is given twice/,
+  );
+  await assertRefused(
+    () => checkConfig({ ...good, listen: [parseListen("7=echo"), parseListen("7=time")] }),
+    /port 7 is given twice/,
+  );
+});
