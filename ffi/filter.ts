@@ -1,0 +1,98 @@
+/**
+ * The XDP program's filter as TypeScript writes it: which frames are ours. It is a memory-mapped BPF
+ * array of one element (`struct filter` in `xdp_filter.bpf.c`, whose layout is repeated here); the
+ * program reads it for every frame, so every change is one store and takes effect with it.
+ *
+ * @module
+ */
+
+import type { View } from "./view.ts";
+
+const MAC = 0;
+const SEED = 8;
+const VLANS = 12;
+const PORTS = VLANS + 512;
+const ADDRESSES = PORTS + 8192;
+const ADDRESS_SLOTS = 4096;
+const PROBES = 16;
+
+/** Bytes of the map to be given to `Regions.mapShared`: the struct, filled up to whole pages. */
+export const FILTER_BYTES = 28672;
+
+/** Writes the filter; one writer at a time. A second one that joins finds what the first wrote. */
+export class Filter {
+  readonly #bytes: DataView;
+  readonly #vlans: Uint32Array;
+  readonly #ports: Uint32Array;
+  readonly #addresses: Uint32Array;
+  /** Chosen at load, so that nobody can prepare addresses that fall into one place. */
+  readonly #seed: number;
+
+  constructor(view: View) {
+    const { buffer, byteOffset } = view;
+    this.#bytes = new DataView(buffer, byteOffset, FILTER_BYTES);
+    this.#vlans = new Uint32Array(buffer, byteOffset + VLANS, 128);
+    this.#ports = new Uint32Array(buffer, byteOffset + PORTS, 2048);
+    this.#addresses = new Uint32Array(buffer, byteOffset + ADDRESSES, ADDRESS_SLOTS);
+    this.#seed = this.#bytes.getUint32(SEED, true);
+  }
+
+  /** Frames are ours only when sent to this MAC address (6 bytes). */
+  setMac(mac: ArrayLike<number>): void {
+    // Two stores: in between a frame can only fail to match, and the kernel takes it.
+    this.#bytes.setUint32(MAC, mac[0] | mac[1] << 8 | mac[2] << 16 | mac[3] << 24, true);
+    this.#bytes.setUint16(MAC + 4, mac[4] | mac[5] << 8, true);
+  }
+
+  /** UDP destination port `port` is ours, or no longer. */
+  setPort(port: number, on: boolean): void {
+    setBit(this.#ports, port, on);
+  }
+
+  /** Frames tagged with VLAN `id` are looked into, or no longer. */
+  setVlan(id: number, on: boolean): void {
+    setBit(this.#vlans, id & 0xfff, on);
+  }
+
+  /**
+   * IPv4 address `address` (host order, not 0) is ours. False when there is no room for it: its
+   * datagrams go to the kernel then, and come in by the kernel's socket.
+   */
+  add(address: number): boolean {
+    if (this.#find(address) >= 0) return true;
+    const free = this.#probe(address, 0);
+    if (free < 0) return false;
+    this.#addresses[free] = address;
+    return true;
+  }
+
+  /** IPv4 address `address` is no longer ours. */
+  remove(address: number): void {
+    const at = this.#find(address);
+    if (at >= 0) this.#addresses[at] = 0;
+  }
+
+  /** The addresses in it, in no order: for a writer that takes over from another. */
+  addresses(): number[] {
+    return Array.from(this.#addresses).filter((address) => address !== 0);
+  }
+
+  #find(address: number): number {
+    return this.#probe(address, address >>> 0);
+  }
+
+  /** The first of the slots that `address` may stand in that holds `wanted`, or -1. */
+  #probe(address: number, wanted: number): number {
+    const first = (Math.imul(address, 0x9e3779b1) ^ this.#seed) >>> 20;
+    for (let i = 0; i < PROBES; i++) {
+      const slot = (first + i) & (ADDRESS_SLOTS - 1);
+      if (this.#addresses[slot] === wanted) return slot;
+    }
+    return -1;
+  }
+}
+
+function setBit(words: Uint32Array, bit: number, on: boolean): void {
+  if (on) words[bit >>> 5] |= 1 << (bit & 31);
+  else words[bit >>> 5] &= ~(1 << (bit & 31));
+}

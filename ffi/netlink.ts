@@ -1,0 +1,88 @@
+/**
+ * rtnetlink sockets: open, join groups, receive in batches, send. No message is looked into here; the
+ * codec is TypeScript. Runs as an ordinary user.
+ *
+ * @module
+ */
+
+import { checked } from "./errno.ts";
+
+/** In `lengths`: the message did not fit its slot. */
+export const TRUNCATED = 0xffffffff;
+
+/** How a socket is opened. */
+export interface NetlinkOptions {
+  /** Multicast groups (RTNLGRP_*) to join before anything is received. */
+  readonly groups: readonly number[];
+  /** Bytes of receive buffer wanted: SO_RCVBUFFORCE, else SO_RCVBUF up to the system's limit. */
+  readonly receiveBuffer: number;
+  /** NETLINK_GET_STRICT_CHK, so that dumps honour their filters; older kernels ignore it. */
+  readonly strict: boolean;
+}
+
+/** The netlink tile's native calls. */
+export interface NetlinkLibrary {
+  /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
+  open(options: NetlinkOptions): number;
+  /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. */
+  portId(fd: number): number;
+  /**
+   * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
+   * `lengths[i]` is its size in bytes, `TRUNCATED` when it did not fit, 0 when it did not come from
+   * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
+   */
+  receive(fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number;
+  /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -errno. */
+  send(fd: number, buffer: Uint8Array, length: number): number;
+  /**
+   * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
+   * Returns how many have revents, 0 on time-out or a signal, -errno.
+   */
+  wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
+  /** The socket that `probe` sends from; open it before the tile confines itself. */
+  openProbe(): number;
+  /**
+   * Sends an empty UDP datagram to the discard port of `address` (host order), out of interface
+   * `ifindex` as if it were on-link there: the kernel resolves the neighbour, no capability needed.
+   * 0, or -errno. `fd` is from `openProbe`.
+   */
+  probe(fd: number, ifindex: number, address: number): number;
+  /** Closes a descriptor of this library. */
+  close(fd: number): void;
+}
+
+/** Opens the library at `path`. */
+export function openNetlink(path: string): NetlinkLibrary {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_netlink_open: { parameters: ["buffer", "i32", "i32", "i32"], result: "i32" },
+    tegula_netlink_port_id: { parameters: ["i32"], result: "u32" },
+    tegula_netlink_receive: {
+      parameters: ["i32", "buffer", "buffer", "i32", "u32"],
+      result: "i32",
+    },
+    tegula_netlink_send: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    tegula_netlink_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
+    tegula_netlink_open_probe: { parameters: [], result: "i32" },
+    tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
+    tegula_netlink_close: { parameters: ["i32"], result: "i32" },
+  });
+  return {
+    open({ groups, receiveBuffer, strict }) {
+      const list = Int32Array.from(groups);
+      return checked(
+        symbols.tegula_netlink_open(list, list.length, receiveBuffer, strict ? 1 : 0),
+        "open a netlink socket",
+      );
+    },
+    portId: symbols.tegula_netlink_port_id,
+    receive: (fd, buffer, lengths, slotBytes) =>
+      symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
+    send: symbols.tegula_netlink_send,
+    wait: symbols.tegula_netlink_wait,
+    openProbe: () => checked(symbols.tegula_netlink_open_probe(), "open a probe socket"),
+    probe: symbols.tegula_netlink_probe,
+    close(fd) {
+      symbols.tegula_netlink_close(fd);
+    },
+  };
+}

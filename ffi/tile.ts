@@ -1,0 +1,60 @@
+/**
+ * The one library that every tile has: to wake another tile, to wait for being woken, and to give
+ * away everything else (`confine`). The policy of each role is written out in `tile.c`.
+ *
+ * @module
+ */
+
+import { checked } from "./errno.ts";
+
+/** What kind of tile confines itself; decides which system calls remain. */
+export type Role = "netlink" | "net" | "app";
+
+const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2 };
+
+/** What a tile may keep. */
+export interface Confinement {
+  readonly role: Role;
+  /** The sockets that the tile sends and receives on; no other descriptor will do. */
+  readonly fds: Int32Array;
+  /** Keep CAP_NET_ADMIN (the netlink tile, for NTF_USE); every other capability goes. */
+  readonly keepNetAdmin?: boolean;
+}
+
+/** What every tile may do. */
+export interface TileLibrary {
+  /** Makes the tile that waits on `eventfd` return from its wait. */
+  wake(eventfd: number): void;
+  /**
+   * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: only look), and reads
+   * it empty. Returns 1 when it was written, 0 on time-out or a signal, -errno.
+   */
+  wait(eventfd: number, timeoutMs: number): number;
+  /**
+   * Gives up, for this thread and for good: capabilities, new privileges, files (landlock, where the
+   * kernel has it) and every system call that the role does not need. Refused calls fail with EPERM.
+   * All modules must be loaded and all eventfds exist by then. Throws SystemError when it failed:
+   * the tile must not go on then.
+   */
+  confine(keep: Confinement): { readonly landlock: boolean };
+}
+
+/** Opens the library at `path`. */
+export function openTile(path: string): TileLibrary {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_tile_wake: { parameters: ["i32"], result: "void" },
+    tegula_tile_wait: { parameters: ["i32", "i32"], result: "i32" },
+    tegula_tile_confine: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
+  });
+  return {
+    wake: symbols.tegula_tile_wake,
+    wait: symbols.tegula_tile_wait,
+    confine({ role, fds, keepNetAdmin = false }) {
+      const done = checked(
+        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keepNetAdmin ? 1 : 0),
+        `confine the ${role} tile`,
+      );
+      return { landlock: done === 1 };
+    },
+  };
+}

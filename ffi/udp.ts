@@ -1,0 +1,78 @@
+/**
+ * The kernel sockets that stand behind the served ports: one per port, read and written in bursts by
+ * a net tile. Two bindings on one library: main opens sockets, a net tile can only use them.
+ *
+ * @module
+ */
+
+/** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */
+export const UDP_DESCRIPTOR_WORDS = 8;
+
+/** In the length word: the datagram was longer than its buffer. */
+export const UDP_TRUNCATED = 0x80000000;
+
+/** Bytes a receive buffer must have. */
+export const UDP_BUFFER_BYTES = 65536;
+
+/** Datagrams in a burst, at most. */
+export const UDP_BURST = 64;
+
+/** Main's side. */
+export interface UdpSetup {
+  /**
+   * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody.
+   * Returns the descriptor, or -errno (-EADDRINUSE: another program has the port).
+   */
+  open(port: number): number;
+  /** Closes it. */
+  close(fd: number): void;
+}
+
+/** The net tile's side. Addresses and ports in host order. */
+export interface Udp {
+  /**
+   * Takes up to `count` (at most `UDP_BURST`) datagrams, the i-th into `memory` at byte
+   * `buffers[i]`, `UDP_BUFFER_BYTES` long. `out` gets the time (CLOCK_REALTIME ns, low, high), then
+   * per datagram 8 words: offset, length (| UDP_TRUNCATED), source, destination, source port << 16 |
+   * destination port, ifindex, 0, 0. Returns how many; 0 when none waits; -errno.
+   */
+  receive(
+    fd: number,
+    memory: Uint8Array,
+    buffers: Uint32Array,
+    count: number,
+    out: Uint32Array,
+  ): number;
+  /**
+   * Sends `count` datagrams of `descriptors`, the same 8 words each: from source (0: as the kernel
+   * chooses) out of interface (0: as the kernel routes). Returns how many from the start the kernel
+   * took, 0 when it takes none now, or -errno when it refused the first: skip that one and go on.
+   */
+  send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
+}
+
+/** Opens the library at `path` for main. */
+export function openUdpSetup(path: string): UdpSetup {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_udp_open: { parameters: ["i32"], result: "i32" },
+    tegula_udp_close: { parameters: ["i32"], result: "i32" },
+  });
+  return {
+    open: symbols.tegula_udp_open,
+    close(fd) {
+      symbols.tegula_udp_close(fd);
+    },
+  };
+}
+
+/** Opens the library at `path` for a net tile. */
+export function openUdp(path: string): Udp {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_udp_receive: {
+      parameters: ["i32", "buffer", "buffer", "i32", "buffer"],
+      result: "i32",
+    },
+    tegula_udp_send: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+  });
+  return { receive: symbols.tegula_udp_receive, send: symbols.tegula_udp_send };
+}
