@@ -1,0 +1,127 @@
+/**
+ * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
+ * Unit tests run in one `deno test`, and so do the examples in docs; each file of `tests/netns` runs
+ * in network, mount and process namespaces of its own, so that what it leaves behind dies with it.
+ *
+ * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
+ * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
+ * that fails without a test having failed (a build, a crash) counts as one failure.
+ *
+ * @module
+ */
+
+import { createInterface } from "node:readline";
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { readOutcome, readSkips } from "./test_outcome.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+/** No step takes longer than this. */
+const STEP_TIMEOUT_MS = 10 * 60_000;
+const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
+/** The product's folders: what has examples in its docs. */
+const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
+
+/**
+ * Runs its arguments with no network but a loopback, no process but its own, and `ip netns` names of
+ * its own. The shell stays as process 1 to reap what others leave; it dies with `unshare`.
+ */
+const IN_NAMESPACES = [
+  ...["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
+  ...["sh", "-c"],
+  'mkdir -p /run/netns && mount -t tmpfs none /run/netns && ip link set lo up && "$@"; exit $?',
+  "sh",
+];
+
+/** What came of everything so far; `remarks` are said again at the end, before the last line. */
+const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
+
+/** Runs a command in the project's folder, shows its output as it comes, and returns it as lines. */
+async function show(command: string[]): Promise<{ lines: string[]; success: boolean }> {
+  const child = spawn(command[0], command.slice(1), {
+    cwd: ROOT,
+    env: { ...Deno.env.toObject(), NO_COLOR: "1" },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const timer = setTimeout(() => {
+    console.log(`stopped: it took longer than ${STEP_TIMEOUT_MS / 60_000} minutes`);
+    child.kill("SIGKILL");
+  }, STEP_TIMEOUT_MS);
+  const ended = new Promise<boolean>((resolve) => {
+    child.once("error", () => resolve(false));
+    child.once("close", (status) => resolve(status === 0));
+  });
+  const lines: string[] = [];
+  for await (const line of createInterface({ input: child.stdout })) {
+    lines.push(line);
+    console.log(line);
+  }
+  const success = await ended;
+  clearTimeout(timer);
+  return { lines, success };
+}
+
+function fail(count: number, remark: string): void {
+  total.failed += count;
+  total.remarks.push(`failed: ${remark}`);
+}
+
+/** A step that is right or wrong as a whole. Returns whether it was right. */
+async function step(name: string, command: string[]): Promise<boolean> {
+  console.log(`\n== ${name}`);
+  const { success } = await show(command);
+  if (!success) fail(1, name);
+  return success;
+}
+
+/** One run of `deno test`, `command` being all of its command line. */
+async function tests(name: string, command: string[], skips: Map<string, string>): Promise<void> {
+  console.log(`\n== ${name}`);
+  const { lines, success } = await show(command);
+  const outcome = readOutcome(lines, success);
+  total.passed += outcome.passed;
+  if (outcome.failed > 0) fail(outcome.failed, name);
+  for (const test of outcome.skipped) {
+    const reason = skips.get(test);
+    if (reason === undefined) {
+      fail(1, `${name}: "${test}" was skipped, and does not stand in tests/skips.txt`);
+    } else {
+      total.skipped++;
+      total.remarks.push(`skipped: ${test}: ${reason}`);
+    }
+  }
+}
+
+/** Test files of a folder whose path has one of the words in it; all when there are no words. */
+function testFiles(folder: string, words: string[]): string[] {
+  const names = [...Deno.readDirSync(ROOT + folder)].map((entry) => `${folder}/${entry.name}`);
+  return names
+    .filter((path) => path.endsWith("_test.ts"))
+    .filter((path) => words.length === 0 || words.some((word) => path.includes(word)))
+    .sort();
+}
+
+async function main(words: string[]): Promise<number> {
+  const skips = readSkips(Deno.readTextFileSync(ROOT + "tests/skips.txt"));
+  const deno = Deno.execPath();
+  await step("dependencies", [deno, "install", "--frozen", "--quiet"]);
+  const built = await step("build", [deno, "task", "--quiet", "build"]);
+  if (words.length === 0) {
+    await step("check", [deno, "task", "--quiet", "check"]);
+    await tests("examples", [...DENO_TEST, "--doc", "--permit-no-files", ...DOCUMENTED], skips);
+  }
+  const unit = testFiles("tests/unit", words);
+  if (unit.length > 0) await tests("unit", [...DENO_TEST, ...unit], skips);
+  const netns = testFiles("tests/netns", words);
+  if (netns.length > 0 && Deno.uid() !== 0) {
+    fail(netns.length, "tests/netns needs root for its network namespaces: sudo scripts/test");
+  } else if (netns.length > 0 && built) {
+    for (const file of netns) await tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips);
+  }
+  console.log(["", ...total.remarks].join("\n"));
+  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
+  console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);
+  return total.failed === 0 ? 0 : 1;
+}
+
+Deno.exit(await main(Deno.args));
