@@ -60,7 +60,10 @@ export interface Destination {
 export interface Answers {
   /** The memory to write payloads into, at offsets that `reserve` gave. */
   readonly bytes: Uint8Array;
-  /** Room for `size` bytes in a row: its offset in `bytes`, or -1 when there is none now. */
+  /**
+   * Room for `size` bytes in a row: its offset in `bytes`, or -1 when there is none now. It is the
+   * app's until it is sent by `reply` or `send`; reserving again before that takes it back.
+   */
   reserve(size: number): number;
   /** Copies the payload of datagram `i` to `offset` in `bytes`. */
   copy(i: number, offset: number): void;

@@ -72,7 +72,8 @@ class Replies implements Answers {
   readonly #link: LinkProducer;
   readonly #requests: Requests;
   readonly #counters: Float64Array;
-  readonly #ends: Uint32Array;
+  /** Where the payload of each descriptor begins: the oldest on its way is where free room ends. */
+  readonly #starts: Uint32Array;
   readonly #mask: number;
   #head = 0;
 
@@ -93,7 +94,7 @@ class Replies implements Answers {
     this.#link = link;
     this.#requests = requests;
     this.#counters = counters;
-    this.#ends = new Uint32Array(join.shape.depth);
+    this.#starts = new Uint32Array(join.shape.depth);
     this.#mask = join.shape.payloadBytes - 1;
   }
 
@@ -112,7 +113,7 @@ class Replies implements Answers {
     const end = (at + ((size + 7) & ~7)) >>> 0;
     const tail = outstanding === 0
       ? at
-      : this.#ends[(this.#link.pushed - outstanding - 1) & (this.#link.depth - 1)];
+      : this.#starts[(this.#link.pushed - outstanding) & (this.#link.depth - 1)];
     if (this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
       this.#counters[APP.index.answer_no_room]++;
       return -1;
@@ -165,8 +166,8 @@ class Replies implements Answers {
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
     words[slot + Descriptor.interface] = 0;
+    this.#starts[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
     this.#head = (this.#head + ((size + 7) & ~7)) >>> 0;
-    this.#ends[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
     this.#link.push();
     this.#counters[APP.index.answers]++;
   }

@@ -66,6 +66,8 @@ export class LinkProducer {
   /** The descriptors and cursors as words; write descriptor fields at `slot()`. */
   readonly words: Uint32Array;
   readonly depth: number;
+  /** How often the consumer's cursor was found where it cannot be. */
+  corrupt = 0;
   readonly #peer: Uint32Array;
   #head: number;
   #published: number;
@@ -99,6 +101,8 @@ export class LinkProducer {
     const seen = Atomics.load(this.#peer, CONSUMED);
     if (((this.#published - seen) >>> 0) <= ((this.#published - this.#passed) >>> 0)) {
       this.#passed = seen;
+    } else {
+      this.corrupt++;
     }
     return this.depth - ((this.#head - this.#passed) >>> 0);
   }
@@ -132,6 +136,8 @@ export class LinkConsumer {
   /** The other side's descriptors as words; read-only. Check what you read before you use it. */
   readonly words: Uint32Array;
   readonly depth: number;
+  /** How often the producer's cursor was found where it cannot be. */
+  corrupt = 0;
   readonly #own: Uint32Array;
   #tail: number;
 
@@ -153,7 +159,9 @@ export class LinkConsumer {
    */
   available(): number {
     const waiting = (Atomics.load(this.words, PRODUCED) - this.#tail) >>> 0;
-    return waiting <= this.depth ? waiting : 0;
+    if (waiting <= this.depth) return waiting;
+    this.corrupt++;
+    return 0;
   }
 
   /** Word index of the `i`-th waiting descriptor, `i` below `available()`. */

@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView, u8 } from "../../ffi/view.ts";
+import { NetSide } from "../../tiles/app/net_side.ts";
+import {
+  appLinkBytes,
+  Descriptor,
+  LinkConsumer,
+  LinkProducer,
+  type LinkShape,
+  netLinkBytes,
+  payloadRing,
+} from "../../tiles/runtime/link.ts";
+import { TILE_REGION_BYTES } from "../../tiles/runtime/tile_region.ts";
+
+const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
+const UMEM_BYTES = 4096 + 65_536;
+
+/** An app's side with this test as its net tile. */
+function room() {
+  const net = heapView(netLinkBytes(SHAPE));
+  const app = heapView(appLinkBytes(SHAPE));
+  const umem = heapView(UMEM_BYTES);
+  const side = new NetSide({
+    own: app,
+    peer: net,
+    umem,
+    shape: SHAPE,
+    tile: heapView(TILE_REGION_BYTES),
+    eventfd: -1,
+  }, { counters: new Float64Array(8), wake: () => {} });
+  return {
+    umem,
+    side,
+    ring: payloadRing(app, SHAPE),
+    requests: new LinkProducer(net, app, SHAPE),
+    answers: new LinkConsumer(net, app, SHAPE),
+  };
+}
+
+function ask(link: LinkProducer, fields: Partial<Record<keyof typeof Descriptor, number>>): void {
+  const slot = link.slot();
+  for (const [name, value] of Object.entries(fields)) {
+    link.words[slot + Descriptor[name as keyof typeof Descriptor]] = value;
+  }
+  link.push();
+  link.publish();
+}
+
+Deno.test("an answer goes back to where the request came from, with the payload it was given", () => {
+  const { umem, side, ring, requests, answers } = room();
+  u8(umem).set([1, 2, 3, 4, 5], 320);
+  ask(requests, {
+    offset: 320,
+    length: 5,
+    source: 0xc6120002,
+    destination: 0xc6120001,
+    ports: (40000 << 16) | 7,
+  });
+  assert.equal(side.take(), 1);
+  assert.equal(side.requests.sourceAddress(0), 0xc6120002);
+  assert.equal(side.requests.sourcePort(0), 40000);
+  assert.equal(side.requests.destinationPort(0), 7);
+  const at = side.answers.reserve(5);
+  side.answers.copy(0, at);
+  side.answers.reply(0, at, 5);
+  side.finish();
+  assert.equal(answers.available(), 1);
+  const slot = answers.slot(0);
+  assert.equal(answers.words[slot + Descriptor.source], 0xc6120001);
+  assert.equal(answers.words[slot + Descriptor.destination], 0xc6120002);
+  assert.equal(answers.words[slot + Descriptor.ports], ((7 << 16) | 40000) >>> 0);
+  const offset = answers.words[slot + Descriptor.offset];
+  assert.deepEqual([...ring.subarray(offset, offset + 5)], [1, 2, 3, 4, 5]);
+});
+
+Deno.test("payloads on their way are never overwritten, whatever sizes come and go", () => {
+  const steps = fc.array(
+    fc.record({ size: fc.integer({ min: 0, max: 300 }), read: fc.integer({ min: 0, max: 3 }) }),
+    { maxLength: 200 },
+  );
+  fc.assert(fc.property(steps, (all) => {
+    const { side, ring, requests, answers } = room();
+    ask(requests, { offset: 0, length: 0 });
+    side.take();
+    const expected: { offset: number; size: number; mark: number }[] = [];
+    let mark = 0;
+    for (const { size, read } of all) {
+      side.answers.refresh();
+      const at = side.answers.reserve(size);
+      if (at >= 0) {
+        mark = (mark + 1) & 0xff;
+        side.answers.bytes.fill(mark, at, at + size);
+        side.answers.reply(0, at, size);
+        side.finish();
+        expected.push({ offset: at, size, mark });
+      }
+      for (const each of expected) {
+        assert.ok(each.offset + each.size <= SHAPE.payloadBytes);
+        assert.ok(
+          ring.subarray(each.offset, each.offset + each.size).every((b) => b === each.mark),
+        );
+      }
+      const done = Math.min(read, answers.available());
+      answers.release(done);
+      expected.splice(0, done);
+    }
+  }));
+});
+
+Deno.test("an answer that finds no room is refused and counted, and room comes back", () => {
+  const { side, requests, answers } = room();
+  ask(requests, { offset: 0, length: 0 });
+  side.take();
+  for (let i = 0; i < SHAPE.depth; i++) side.answers.reply(0, side.answers.reserve(8), 8);
+  assert.equal(side.answers.reserve(8), -1);
+  side.finish();
+  answers.release(answers.available());
+  side.answers.refresh();
+  assert.notEqual(side.answers.reserve(8), -1);
+});
+
+Deno.test("offsets and sizes that leave the UMEM are bounded whatever the net tile wrote", () => {
+  const { side, requests } = room();
+  ask(requests, { offset: UMEM_BYTES - 1, length: 0xffffffff });
+  side.take();
+  assert.ok(side.requests.offset(0) + side.requests.size(0) <= UMEM_BYTES);
+});

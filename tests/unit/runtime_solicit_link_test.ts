@@ -1,0 +1,45 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView } from "../../ffi/view.ts";
+import {
+  SOLICIT_DEPTH,
+  SOLICIT_LINK_BYTES,
+  SolicitConsumer,
+  SolicitProducer,
+} from "../../tiles/runtime/solicit_link.ts";
+
+Deno.test("solicits arrive in order, and one that laps the reader costs only the lapped", () => {
+  const bursts = fc.array(
+    fc.record({ push: fc.integer({ min: 0, max: 700 }), take: fc.integer({ min: 0, max: 300 }) }),
+    { maxLength: 40 },
+  );
+  fc.assert(fc.property(bursts, (steps) => {
+    const view = heapView(SOLICIT_LINK_BYTES);
+    const producer = new SolicitProducer(view);
+    const consumer = new SolicitConsumer(view);
+    const out = new Uint32Array(600);
+    let pushed = 0;
+    let next = 0;
+    for (const { push, take } of steps) {
+      for (let i = 0; i < push; i++) producer.push(7, pushed++);
+      assert.equal(producer.publish(), push > 0);
+      const lappedBefore = consumer.lapped;
+      const count = consumer.take(out, take);
+      next += consumer.lapped - lappedBefore;
+      for (let i = 0; i < count; i++) {
+        assert.equal(out[i * 2], 7);
+        assert.equal(out[i * 2 + 1], next++);
+      }
+      assert.ok(pushed - next < SOLICIT_DEPTH, "what is left was not overwritten");
+    }
+  }));
+});
+
+Deno.test("a new reader begins with what is asked from now on", () => {
+  const view = heapView(SOLICIT_LINK_BYTES);
+  const producer = new SolicitProducer(view);
+  producer.push(1, 1);
+  producer.publish();
+  const consumer = new SolicitConsumer(view);
+  assert.equal(consumer.take(new Uint32Array(8), 4), 0);
+});

@@ -1,0 +1,149 @@
+/**
+ * An interface's part in AF_XDP, as main sets it up: the XDP program with its maps, and one socket
+ * for each queue. The program is attached before the sockets are in its map, and passes everything
+ * to the kernel until they are.
+ *
+ * @module
+ */
+
+import { checked, describeErrno } from "../../ffi/errno.ts";
+import type { View } from "../../ffi/view.ts";
+import type { XskSetup } from "../../ffi/xsk.ts";
+import { RING_ENTRIES } from "./plan.ts";
+
+/** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
+export type Binding = "zero-copy" | "copy";
+
+/** A queue's AF_XDP socket: its slot in the native library, and which net tile has it. */
+export interface QueueSocket {
+  readonly slot: number;
+  readonly queue: number;
+  readonly netTile: number;
+}
+
+/** What became of `open`. */
+export interface Opened {
+  /** How the program is attached. */
+  readonly attach: "native" | "generic";
+  /** Why it is not native; empty where it is. */
+  readonly reason: string;
+  readonly sockets: readonly QueueSocket[];
+}
+
+/** Another program sits on the interface. */
+export class OccupiedError extends Error {
+  readonly program: { readonly id: number; readonly name: string };
+
+  constructor(program: { id: number; name: string }) {
+    super(`XDP program ${program.name} (id ${program.id}) is attached`);
+    this.program = program;
+  }
+}
+
+/** One interface of ours. */
+export class Attachment {
+  readonly name: string;
+  readonly ifindex: number;
+  readonly program: number;
+  /** The program's filter map, to be written by the netlink tile. */
+  readonly filter: View;
+  readonly #setup: XskSetup;
+  #sockets: QueueSocket[] = [];
+  #attached = false;
+
+  /** Loads the program for `queues` queues; nothing is attached yet. */
+  constructor(
+    setup: XskSetup,
+    { name, ifindex, queues, map }: {
+      name: string;
+      ifindex: number;
+      queues: number;
+      map: (fd: number) => View;
+    },
+  ) {
+    this.#setup = setup;
+    this.name = name;
+    this.ifindex = ifindex;
+    const occupant = setup.attached(ifindex);
+    if (occupant !== null) throw new OccupiedError(occupant);
+    this.program = checked(setup.load(ifindex, queues), `load the XDP program for ${name}`);
+    this.filter = map(setup.filterFd(this.program));
+  }
+
+  /**
+   * Attaches, natively if that works, and opens a socket for each share on the UMEM of the net tile
+   * that has the queue. Throws OccupiedError when another program came first, and Error with the
+   * reasons when nothing works; nothing is left attached or open then.
+   */
+  open(
+    shares: readonly { queue: number; netTile: number; umem: number }[],
+    binding: Binding,
+  ): Opened {
+    const native = this.#try("native", { shares, binding });
+    if (native === null) return { attach: "native", reason: "", sockets: this.#sockets };
+    // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
+    if (binding === "zero-copy") throw new Error(native);
+    const generic = this.#try("generic", { shares, binding });
+    if (generic === null) return { attach: "generic", reason: native, sockets: this.#sockets };
+    throw new Error(`native ${native}, generic ${generic}`);
+  }
+
+  /** One way; returns why it does not work, null when it does. */
+  #try(
+    attach: "native" | "generic",
+    { shares, binding }: {
+      shares: readonly { queue: number; netTile: number; umem: number }[];
+      binding: Binding;
+    },
+  ): string | null {
+    const attached = this.#setup.attach(this.program, attach);
+    if (attached < 0) {
+      const occupant = this.#setup.attached(this.ifindex);
+      if (occupant !== null) throw new OccupiedError(occupant);
+      return describeErrno(attached);
+    }
+    this.#attached = true;
+    for (const { queue, netTile, umem } of shares) {
+      const slot = this.#setup.open(umem, {
+        ifname: this.name,
+        ifindex: this.ifindex,
+        queue,
+        mode: binding,
+        rx: RING_ENTRIES,
+        tx: RING_ENTRIES,
+      });
+      if (slot < 0 || (binding === "zero-copy" && !this.#setup.isZeroCopy(slot))) {
+        if (slot >= 0) this.#setup.close(slot);
+        this.close();
+        return slot < 0
+          ? `queue ${queue}: ${describeErrno(slot)}`
+          : "the driver copies all the same";
+      }
+      this.#sockets.push({ slot, queue, netTile });
+    }
+    return null;
+  }
+
+  /** Puts the sockets into the program's map: from now on frames for us come through them. */
+  serve(): void {
+    for (const { slot } of this.#sockets) this.#setup.register(this.program, slot);
+  }
+
+  /** Takes the program off the interface: the kernel has all frames again at once. */
+  detach(): void {
+    if (this.#attached) this.#setup.detach(this.program);
+    this.#attached = false;
+  }
+
+  /** Detaches and closes the sockets; no net tile may use them any more. */
+  close(): void {
+    this.detach();
+    for (const { slot } of this.#sockets) this.#setup.close(slot);
+    this.#sockets = [];
+  }
+
+  /** The sockets that are open. */
+  get sockets(): readonly QueueSocket[] {
+    return this.#sockets;
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * Who gets what: how many net tiles there are, which of them owns which queue of which interface,
+ * how deep links and rings are, and how many frames a net tile's UMEM therefore needs. Pure
+ * arithmetic over what the host has, so that it can be read and tested apart.
+ *
+ * @module
+ */
+
+import type { LinkShape } from "./link.ts";
+
+/** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
+export const FRAME_BYTES = 2048;
+/**
+ * Headroom in each frame, so that the UDP payload of an untagged frame stands at a multiple of 64
+ * (256 bytes of the kernel's own + 22 + 14 Ethernet + 20 IPv4 + 8 UDP) and can be read in words.
+ */
+export const HEADROOM_BYTES = 22;
+/** XDP_PACKET_HEADROOM (linux/bpf.h): what the kernel keeps before the frame. */
+const KERNEL_HEADROOM_BYTES = 256;
+/** The largest MTU whose frames, with Ethernet header and two VLAN tags, fit a UMEM frame. */
+export const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
+/** Buffers of 64 KiB behind the frames, for what arrives through the kernel's sockets. */
+export const LARGE_BUFFERS = 64;
+/** Bytes of such a buffer: a whole IPv4 packet. */
+export const LARGE_BUFFER_BYTES = 65_536;
+/** Entries of an AF_XDP fill, receive, transmit and completion ring. */
+export const RING_ENTRIES = 1024;
+/** Datagrams that may wait for a neighbour, per net tile. */
+export const HOLD_ENTRIES = 256;
+/** Each link between a net and an app tile. The ring of payloads holds sixteen of the largest. */
+export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
+/** Frames a UMEM has at least. */
+const LEAST_FRAMES = 4096;
+
+/** A queue of an attached interface and the net tile that owns it. */
+export interface QueueShare {
+  /** Which of the interfaces given. */
+  readonly interface: number;
+  readonly queue: number;
+  readonly netTile: number;
+}
+
+/** What `planTiles` has to know. */
+export interface HostShape {
+  /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
+  readonly queues: readonly number[];
+  readonly cores: number;
+  readonly apps: number;
+  /** The number of net tiles asked for. */
+  readonly netTiles?: number;
+}
+
+/** The outcome of `planTiles`. */
+export interface TilePlan {
+  readonly netTiles: number;
+  readonly shares: readonly QueueShare[];
+  /** Frames of each net tile's UMEM. */
+  readonly frames: readonly number[];
+}
+
+/**
+ * Lays out net tiles: as many as asked for, else min(queues, cores − 1) and at least one; tile t of T
+ * owns queues t, t + T, … of every interface. A UMEM holds the sum of all fill and transmit rings,
+ * app links and the hold queue, so that no app that stops can starve another or a ring.
+ */
+export function planTiles({ queues, cores, apps, netTiles: asked }: HostShape): TilePlan {
+  const most = Math.max(1, ...queues);
+  const netTiles = asked ?? Math.max(1, Math.min(most, cores - 1));
+  const shares = queues.flatMap((count, index) =>
+    Array.from({ length: count }, (_, queue) => ({
+      interface: index,
+      queue,
+      netTile: queue % netTiles,
+    }))
+  );
+  const frames = Array.from({ length: netTiles }, (_, netTile) => {
+    const sockets = shares.filter((share) => share.netTile === netTile).length;
+    const needed = sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + HOLD_ENTRIES;
+    return Math.max(LEAST_FRAMES, 2 ** Math.ceil(Math.log2(needed)));
+  });
+  return { netTiles, shares, frames };
+}
