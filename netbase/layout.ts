@@ -1,0 +1,204 @@
+/**
+ * The layout of netbase: what stands where in the region, and how much fits. Nothing else knows
+ * offsets. All words are in the machine's byte order; addresses are IPv4 in host order. The region
+ * is a sparse memfd: what is never touched costs nothing, so capacities are generous.
+ *
+ *     header        one page: magic, generation, sync state, and the words that publish tables
+ *     FIB           2²⁴ cells of 16 bits, then groups of 256 cells for what is longer than /24
+ *     next hops     records of 8 words, named by cells
+ *     paths         per ECMP group its slot table and members, 16-bit words
+ *     interfaces    record table (see record_table.ts) and the runs of their addresses
+ *     neighbours    record table
+ *
+ * @module
+ */
+
+const PAGE = 4096;
+
+/** First word of a netbase that a writer has set up, and the version of this layout. */
+export const NETBASE_MAGIC = 0x54_47_4c_42;
+export const LAYOUT_VERSION = 1;
+
+/** Word offsets in the header. Each stands in a cache line of its own where readers look often. */
+export const Header = {
+  magic: 0,
+  version: 1,
+  /** Moves when something changed that a packet can see. */
+  generation: 16,
+  /** What FIB cell 0 stands for: count of changes << 15 | next hop id. */
+  defaultRoute: 32,
+  /** The words that publish the record tables. */
+  interfaceTable: 48,
+  neighborTable: 64,
+  /** One of {@linkcode Sync}, and when it was entered, milliseconds since the epoch in two words. */
+  syncState: 80,
+  syncTimeLow: 81,
+  syncTimeHigh: 82,
+  /** For a successor of the writer alone: records handed out at least once. */
+  interfaceRecordsUsed: 96,
+  neighborRecordsUsed: 97,
+} as const;
+
+/** Sync states. `stale`: the last good state is served while a resync runs. */
+export const Sync = { empty: 0, syncing: 1, synced: 2, stale: 3 } as const;
+
+/** FIB: cells, and groups for prefixes longer than /24. A cell with bit 15 set names a group. */
+export const FIB_CELLS = 1 << 24;
+export const FIB_GROUPS = 1 << 15;
+export const FIB_GROUP_CELLS = 256;
+export const FIB_GROUP_BIT = 0x8000;
+
+/** Next hops: ids 1 to 0x7fff. Id 0 is "no route", 1 stands for all that did not fit. */
+export const NEXT_HOPS = 1 << 15;
+export const NEXT_HOP_OVERFLOW = 1;
+export const NEXT_HOP_WORDS = 8;
+
+/** Words of a next hop record. */
+export const NextHop = {
+  /** RTN_* or KIND_* | scope << 8 | {@linkcode NextHopFlag} << 16 */
+  kind: 0,
+  /** host order; 0: on-link */
+  gateway: 1,
+  ifindex: 2,
+  /** RTA_PREFSRC, host order; 0: choose */
+  source: 3,
+  /** RTAX_MTU; 0: the interface's */
+  mtu: 4,
+  /** groups: where in the paths its slots begin, in units of PATH_UNIT words */
+  paths: 5,
+  /** groups: log2 of the number of slots << 16 | number of members */
+  shape: 6,
+} as const;
+
+/** Flags of a next hop. */
+export const NextHopFlag = {
+  /** The gateway is on-link though no address says so (RTNH_F_ONLINK). */
+  onlink: 1,
+  /** The prefix is shorter than /4: multicast that falls under it does not go by the gateway. */
+  short: 2,
+  /** The group is a next-hop object, whose member the source address has no say in. */
+  object: 4,
+} as const;
+
+/** ECMP paths: 16-bit words, handed out in units. */
+export const PATH_UNIT = 32;
+export const PATH_UNITS = 1 << 16;
+/** Members of one group, and slots of the largest. */
+export const GROUP_MEMBERS = 256;
+export const GROUP_SLOTS_LOG2 = 13;
+
+/** Shape of a record table: records, words of one, and the largest table of slots as a log2. */
+export interface RecordTableShape {
+  readonly records: number;
+  readonly recordWords: number;
+  readonly slotsLog2: number;
+  /** Header word that publishes the table, and the one that keeps how many records were used. */
+  readonly publishedAt: number;
+  readonly usedAt: number;
+  /** Byte offsets in the region. */
+  readonly slotsAt: number;
+  readonly recordsAt: number;
+}
+
+/** Interfaces: 4,096 of them, with 65,536 addresses in all. */
+export const INTERFACES = 1 << 12;
+export const INTERFACE_WORDS = 32;
+export const ADDRESS_WORDS = 4;
+export const ADDRESSES = 1 << 16;
+
+/** Words of an interface record. The first two are its key. */
+export const Interface = {
+  ifindex: 0,
+  /** always 0, second half of the key */
+  unused: 1,
+  /** IFF_* as in `ifi_flags` */
+  flags: 2,
+  /** index into INTERFACE_KINDS */
+  kind: 3,
+  mtu: 4,
+  /** bytes 0–3 of the MAC address as they lie in memory */
+  macHead: 5,
+  /** bytes 4–5 likewise, in the low half */
+  macTail: 6,
+  /** IFLA_LINK: the device below; 0: none */
+  link: 7,
+  /** IFLA_MASTER; 0: none */
+  master: 8,
+  /** VLAN protocol (0x8100 or 0x88a8) << 16 | VLAN id; 0: not a VLAN device */
+  vlan: 9,
+  /** index of the first of its addresses */
+  addresses: 10,
+  addressCount: 11,
+  /** 16 bytes, zero-terminated */
+  name: 12,
+  /** IFLA_OPERSTATE */
+  operstate: 16,
+} as const;
+
+/** Words of an interface's address. */
+export const Address = {
+  /** IFA_LOCAL */
+  local: 0,
+  /** IFA_ADDRESS: the peer's on a point-to-point link, else the same */
+  address: 1,
+  /** IFA_BROADCAST; 0: none */
+  broadcast: 2,
+  /** prefix length | scope << 8 | secondary << 16 */
+  meta: 3,
+} as const;
+
+/** Neighbours: 131,072 of them; as many records again may wait for readers to let go. */
+export const NEIGHBORS = 1 << 17;
+export const NEIGHBOR_WORDS = 8;
+
+/** Words of a neighbour record. The first two are its key. */
+export const Neighbor = {
+  ifindex: 0,
+  address: 1,
+  macHead: 2,
+  macTail: 3,
+  /** NUD_* | refresh wanted << 8 | NTF_* << 16: the one word of a record that may change */
+  state: 4,
+} as const;
+
+let end = PAGE;
+
+/** Takes `byteLength` bytes, a whole number of pages, from the region. */
+function section(byteLength: number): number {
+  const at = end;
+  end += Math.ceil(byteLength / PAGE) * PAGE;
+  return at;
+}
+
+/** Byte offsets of the sections. */
+export const FIB_AT = section((FIB_CELLS + FIB_GROUPS * FIB_GROUP_CELLS) * 2);
+export const NEXT_HOPS_AT = section(NEXT_HOPS * NEXT_HOP_WORDS * 4);
+export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
+export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);
+
+/** A table of 2ᵏ slots has two places, so that it can be built anew: all sizes together, 2ᵏ⁺². */
+const INTERFACE_SLOTS_LOG2 = 13;
+const NEIGHBOR_SLOTS_LOG2 = 18;
+
+export const INTERFACE_TABLE: RecordTableShape = {
+  records: INTERFACES * 2,
+  recordWords: INTERFACE_WORDS,
+  slotsLog2: INTERFACE_SLOTS_LOG2,
+  publishedAt: Header.interfaceTable,
+  usedAt: Header.interfaceRecordsUsed,
+  slotsAt: section(4 << (INTERFACE_SLOTS_LOG2 + 2)),
+  recordsAt: section(INTERFACES * 2 * INTERFACE_WORDS * 4),
+};
+
+export const NEIGHBOR_TABLE: RecordTableShape = {
+  records: NEIGHBORS * 2,
+  recordWords: NEIGHBOR_WORDS,
+  slotsLog2: NEIGHBOR_SLOTS_LOG2,
+  publishedAt: Header.neighborTable,
+  usedAt: Header.neighborRecordsUsed,
+  slotsAt: section(4 << (NEIGHBOR_SLOTS_LOG2 + 2)),
+  recordsAt: section(NEIGHBORS * 2 * NEIGHBOR_WORDS * 4),
+};
+
+/** Bytes of the whole region. */
+export const NETBASE_BYTES = end;

@@ -1,0 +1,128 @@
+/**
+ * Routes as rtnetlink tells them, in the kernel's own numbers. The codec fills a {@linkcode Route},
+ * the RIB keeps it, `show` prints it.
+ *
+ * @module
+ */
+
+/** Routing tables that Tegula mirrors (rtnetlink(7), `enum rt_class_t`). */
+export const RT_TABLE_MAIN = 254;
+export const RT_TABLE_LOCAL = 255;
+
+/** Route types (`rtm_type`, linux/rtnetlink.h). `RTN_UNSPEC` stands for "no route". */
+export const RTN_UNSPEC = 0;
+export const RTN_UNICAST = 1;
+export const RTN_LOCAL = 2;
+export const RTN_BROADCAST = 3;
+export const RTN_ANYCAST = 4;
+export const RTN_MULTICAST = 5;
+export const RTN_BLACKHOLE = 6;
+export const RTN_UNREACHABLE = 7;
+export const RTN_PROHIBIT = 8;
+export const RTN_THROW = 9;
+
+/** Next hop kinds beyond the kernel's route types: several members, one of which a flow takes. */
+export const KIND_GROUP = 32;
+/** A route that the kernel can follow and Tegula cannot (IPv6 next hop, encapsulation, …). */
+export const KIND_UNSUPPORTED = 33;
+/** A route that did not fit netbase's capacities (`layout.ts`); never sent wrong, but dropped. */
+export const KIND_OVERFLOW = 34;
+
+/** Route scopes (`rtm_scope`). */
+export const RT_SCOPE_UNIVERSE = 0;
+export const RT_SCOPE_SITE = 200;
+export const RT_SCOPE_LINK = 253;
+export const RT_SCOPE_HOST = 254;
+export const RT_SCOPE_NOWHERE = 255;
+
+/** Next hop flags (`rtm_flags`, `rtnh_flags`). */
+export const RTNH_F_DEAD = 1;
+export const RTNH_F_PERVASIVE = 2;
+export const RTNH_F_ONLINK = 4;
+export const RTNH_F_OFFLOAD = 8;
+export const RTNH_F_LINKDOWN = 16;
+export const RTNH_F_UNRESOLVED = 32;
+export const RTNH_F_TRAP = 64;
+
+/**
+ * Flags that the kernel changes on its own while a route stands, mostly without saying so: they are
+ * not part of a route's identity.
+ */
+export const RTNH_DYNAMIC_FLAGS = RTNH_F_DEAD | RTNH_F_OFFLOAD | RTNH_F_LINKDOWN |
+  RTNH_F_UNRESOLVED | RTNH_F_TRAP;
+
+/** `nlmsg_flags` of RTM_NEWROUTE events, which say where among its equals a route was put. */
+export const NLM_F_REPLACE = 0x100;
+export const NLM_F_EXCL = 0x200;
+export const NLM_F_CREATE = 0x400;
+export const NLM_F_APPEND = 0x800;
+
+/** One hop of a multipath route. Gateway in host order, 0: on-link. `weight` is `rtnh_hops` + 1. */
+export interface Hop {
+  gateway: number;
+  ifindex: number;
+  weight: number;
+  /** RTNH_F_* of this hop. */
+  flags: number;
+}
+
+/** What a route says beyond its key. Two routes with equal attributes share them in the RIB. */
+export interface RouteAttributes {
+  /** RTN_* */
+  type: number;
+  /** RT_SCOPE_* */
+  scope: number;
+  /** RTPROT_* */
+  protocol: number;
+  /** RTNH_F_* and RTM_F_* as in `rtm_flags` */
+  flags: number;
+  /** RTA_PREFSRC, host order; 0: none */
+  source: number;
+  /** RTA_GATEWAY, host order; 0: on-link. Not used with `hops`. */
+  gateway: number;
+  /** RTA_OIF; 0: none. Not used with `hops`. */
+  ifindex: number;
+  /** RTAX_MTU; 0: none */
+  mtu: number;
+  /** RTA_NH_ID; 0: none */
+  nextHopId: number;
+  /** RTA_MULTIPATH, in the kernel's order; null: a single next hop */
+  hops: readonly Hop[] | null;
+  /** There is something about the next hop that Tegula cannot follow. */
+  unsupported: boolean;
+}
+
+/** A route: its key and its attributes. Mutable, so that a decoder can reuse one. */
+export interface Route extends RouteAttributes {
+  /** RTA_TABLE, 32 bits */
+  table: number;
+  /** Host order, bits beyond the prefix zero. */
+  destination: number;
+  /** 0 to 32 */
+  prefixLength: number;
+  tos: number;
+  /** RTA_PRIORITY, the metric */
+  priority: number;
+}
+
+/** A route of table `main` with nothing in it, to be filled. */
+export function emptyRoute(): Route {
+  return {
+    table: RT_TABLE_MAIN,
+    destination: 0,
+    prefixLength: 0,
+    tos: 0,
+    priority: 0,
+    type: RTN_UNICAST,
+    scope: RT_SCOPE_UNIVERSE,
+    protocol: 0,
+    flags: 0,
+    source: 0,
+    gateway: 0,
+    ifindex: 0,
+    mtu: 0,
+    nextHopId: 0,
+    hops: null,
+    unsupported: false,
+  };
+}
