@@ -1,0 +1,203 @@
+/**
+ * `tegula demo`: the appliance at work between network namespaces of its own, scene by scene.
+ *
+ * @module
+ */
+
+import { type Outcome, type Scene, SCENES, usesXdp } from "./demo_scenes.ts";
+import { ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, Stage } from "./demo_stage.ts";
+import { Exit } from "./errors.ts";
+import { enterLaboratory, insideLaboratory, lifeline } from "./lab.ts";
+import { oneOf, parseOptions, wholeNumber } from "./options.ts";
+import { selfCommand } from "./self.ts";
+import { VERSION } from "./version.ts";
+
+const HELP = `tegula demo: watch Tegula answer while the network changes under it
+
+usage: tegula demo [OPTIONS]
+
+  --seconds N        traffic in all scenes together, 7 to 3600 (default 14)
+  --json             print one JSON object instead of lines for people
+  --hold             leave everything standing at the end, until Ctrl-C
+  --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
+
+It needs root, and touches nothing outside the namespaces that it makes.
+Exit status 0 when every scene ended as it must, else 1.`;
+
+const OPTIONS = {
+  seconds: { type: "string", default: "14" },
+  json: { type: "boolean", default: false },
+  hold: { type: "boolean", default: false },
+  provider: { type: "string" },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+/** Runs the command and returns its exit status. */
+export async function demo(args: string[]): Promise<number> {
+  const { values } = parseOptions(args, { command: "demo", options: OPTIONS });
+  if (values.help) {
+    console.log(HELP);
+    return Exit.ok;
+  }
+  const seconds = wholeNumber(values.seconds, { option: "seconds", least: 7, most: 3600 });
+  const provider = values.provider === undefined ? undefined : oneOf(values.provider, {
+    option: "provider",
+    allowed: ["auto", "xdp", "socket"],
+  });
+  if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
+  return await play({ seconds, provider, json: values.json, hold: values.hold });
+}
+
+/** What the command line asked for. */
+interface DemoOptions {
+  readonly seconds: number;
+  readonly provider: string | undefined;
+  readonly json: boolean;
+  readonly hold: boolean;
+}
+
+/** The object that `--json` prints. */
+interface Summary {
+  readonly ok: boolean;
+  /** The mode of the appliance's interfaces, as it says itself. */
+  readonly mode: string;
+  readonly sent: number;
+  readonly answered: number;
+  readonly mismatched: number;
+  readonly rttMicros: { readonly p50: number; readonly p99: number };
+  /** A scene each; `recoveredMillis` is null where answers did not come back. */
+  readonly changes: readonly {
+    readonly name: string;
+    readonly lost: number;
+    readonly recoveredMillis: number | null;
+  }[];
+}
+
+/** Plays, and says "interrupted" about whatever an interruption broke. */
+async function play(options: DemoOptions): Promise<number> {
+  const signal = lifeline();
+  try {
+    return await playAll(options, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+}
+
+/** Builds the stage, plays every scene on it, and takes it down whatever happens. */
+async function playAll(
+  { seconds, provider, json, hold }: DemoOptions,
+  signal: AbortSignal,
+): Promise<number> {
+  const say = json ? () => {} : (line: string) => console.log(line);
+  let holding = false;
+  await using stage = await Stage.build({
+    provider,
+    sceneMillis: seconds * 1000 / SCENES.length,
+    signal,
+    onLine: (line) => holding && say(line),
+  });
+  say(opening(stage));
+  const outcomes: Outcome[] = [];
+  for (const scene of SCENES) {
+    const outcome = await scene.play(stage);
+    outcomes.push(outcome);
+    say(sceneLine(scene, outcome));
+    for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
+  }
+  const summary = summarize(stage, outcomes, provider);
+  if (json) console.log(JSON.stringify(summary));
+  else say(closing(summary));
+  if (hold) {
+    holding = true;
+    console.error(holdHelp());
+    await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+  }
+  return summary.ok ? Exit.ok : Exit.failure;
+}
+
+/** Adds the scenes up. */
+function summarize(
+  stage: Stage,
+  outcomes: readonly Outcome[],
+  provider: string | undefined,
+): Summary {
+  const total = (of: (outcome: Outcome) => number) =>
+    outcomes.reduce((sum, outcome) => sum + of(outcome), 0);
+  const rtts = Float64Array.from(outcomes.flatMap((outcome) => outcome.rttMicros)).sort();
+  const quantile = (q: number) => rtts[Math.min(rtts.length - 1, Math.floor(q * rtts.length))] ?? 0;
+  const fast = provider === "socket" || usesXdp(stage);
+  if (!fast) console.error(`    the mode is '${stage.mode}', which is not an AF_XDP one`);
+  return {
+    ok: fast && outcomes.every((outcome) => outcome.failures.length === 0),
+    mode: stage.mode,
+    sent: total((outcome) => outcome.sent),
+    answered: total((outcome) => outcome.answered),
+    mismatched: total((outcome) => outcome.mismatched),
+    rttMicros: { p50: quantile(0.5), p99: quantile(0.99) },
+    changes: outcomes.map((outcome, i) => ({
+      name: SCENES[i].name,
+      lost: outcome.sent - outcome.answered,
+      recoveredMillis: Number.isFinite(outcome.recoveredMillis) ? outcome.recoveredMillis : null,
+    })),
+  };
+}
+
+/** Columns of the table, left of what changed. */
+const NAME_WIDTH = Math.max(...SCENES.map(({ name }) => name.length));
+
+function opening(stage: Stage): string {
+  const columns = `${"scene".padEnd(NAME_WIDTH)}   sent   lost   back after   what changed`;
+  return [
+    `Tegula ${VERSION} serves echo on ${HOST_ADDRESS} port ${ECHO_PORT} (${stage.mode});` +
+    " clients keep asking while the network changes.",
+    "",
+    `    ${columns}`,
+  ].join("\n");
+}
+
+function sceneLine(scene: Scene, outcome: Outcome): string {
+  const lost = outcome.sent - outcome.answered;
+  const back = lost === 0 ? "–" : `${outcome.recoveredMillis} ms`;
+  return [
+    outcome.failures.length === 0 ? "  ✓" : "  ✗",
+    scene.name.padEnd(NAME_WIDTH),
+    `${outcome.sent}`.padStart(6),
+    `${lost}`.padStart(6),
+    `${back}  `.padStart(14),
+    scene.change,
+  ].join(" ");
+}
+
+function closing(summary: Summary): string {
+  const { sent, answered, mismatched, rttMicros: { p50, p99 } } = summary;
+  const verdict = summary.ok
+    ? "Every scene ended as it must."
+    : "A scene did not end as it must; its reasons stand below its line.";
+  return [
+    "",
+    `${answered} of ${sent} datagrams answered, ${mismatched} answers wrong; ` +
+    `round trip ${p50} µs (median), ${p99} µs (99 %).`,
+    verdict,
+  ].join("\n");
+}
+
+/** What to type elsewhere to look at what stands. */
+function holdHelp(): string {
+  // /proc is the host's, where this process has another number than in its own namespace.
+  const enter = `nsenter --target ${Deno.readLinkSync("/proc/self")} --mount`;
+  const self = selfCommand().join(" ");
+  return [
+    "",
+    "All of it still stands. In another terminal, as root:",
+    "",
+    `  ${enter} ip netns exec client bash -c \\`,
+    `    'exec 3<>/dev/udp/${HOST_ADDRESS}/${ECHO_PORT}; echo hello >&3; head -n 1 <&3'`,
+    `  ${enter} ip netns exec host ${self} show routes`,
+    `  ${enter} ip -n host route add blackhole ${FAR_ADDRESS}`,
+    `  ${enter} ip netns exec host ${self} route get ${FAR_ADDRESS}`,
+    `  ${enter} sh -c 'kill -USR1 $(ip netns pids host)'   # counters, shown here`,
+    "",
+    "Ctrl-C here takes it down.",
+  ].join("\n");
+}

@@ -1,0 +1,276 @@
+/**
+ * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
+ * kernel. It stands wholly inside a mount, network and process namespace of its own
+ * (`enterLaboratory`), with a private `/run/netns`: when the first process in there ends, however it
+ * ends, the kernel takes every namespace, interface, XDP program and process with it.
+ *
+ * @module
+ */
+
+import { Exit, UserError } from "./errors.ts";
+import { Lines } from "./lines.ts";
+
+/** The programs that the laboratory is built with, and the Debian package that has each. */
+const TOOLS = { ip: "iproute2", unshare: "util-linux", setpriv: "util-linux", mount: "mount" };
+
+/** Set in the environment of the process that runs inside. */
+const INSIDE = "TEGULA_LABORATORY";
+
+/**
+ * Makes `/run/netns` a private, empty place: `ip netns` keeps its names there. Where the directory
+ * does not exist yet, all of `/run` is covered instead, because making it would leave it behind.
+ */
+const PRIVATE_NETNS = "if [ -d /run/netns ]; then mount -t tmpfs none /run/netns; " +
+  "else mount -t tmpfs none /run && mkdir /run/netns; fi";
+
+/** How long the inside may take to end in order before it is killed. */
+const GRACE_MILLIS = 5000;
+
+/** What a laboratory needs and this machine lacks, as one sentence; null when nothing. */
+export function missingForLaboratory(): string | null {
+  if (Deno.uid() !== 0) return "network namespaces can only be made by root: use sudo";
+  for (const [tool, debian] of Object.entries(TOOLS)) {
+    if (!onPath(tool)) return `the program ${tool} is missing: apt-get install ${debian}`;
+  }
+  return null;
+}
+
+function onPath(tool: string): boolean {
+  for (const folder of (Deno.env.get("PATH") ?? "").split(":")) {
+    try {
+      if (folder !== "" && Deno.statSync(`${folder}/${tool}`).isFile) return true;
+    } catch {
+      // Not in this one.
+    }
+  }
+  return false;
+}
+
+/** Whether this process is the one that `enterLaboratory` started. */
+export function insideLaboratory(): boolean {
+  return Deno.env.get(INSIDE) !== undefined;
+}
+
+/** The command line that runs `command` in namespaces that die with it. */
+export function laboratoryCommand(command: readonly string[]): string[] {
+  return [
+    ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
+    ...["sh", "-c", `${PRIVATE_NETNS} && exec "$@"`, "sh"],
+    ...command,
+  ];
+}
+
+/**
+ * Runs `command` inside and returns its exit status. Our end of its standard input is the lifeline:
+ * it closes on a signal, or when this process dies, and the inside then takes itself down; what has
+ * not ended by then is killed. Throws UserError when the machine lacks something.
+ */
+export async function enterLaboratory(command: readonly string[]): Promise<number> {
+  const missing = missingForLaboratory();
+  if (missing !== null) {
+    throw new UserError(missing, Deno.uid() === 0 ? Exit.system : Exit.privilege);
+  }
+  const [program, ...args] = laboratoryCommand(command);
+  const child = new Deno.Command(program, { args, stdin: "piped", env: { [INSIDE]: "1" } }).spawn();
+  let killer: ReturnType<typeof setTimeout> | undefined;
+  function cut(): void {
+    if (killer !== undefined) return;
+    child.stdin.close().catch(() => {});
+    killer = setTimeout(() => child.kill("SIGKILL"), GRACE_MILLIS);
+  }
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, cut);
+  }
+  const status = await child.status;
+  clearTimeout(killer);
+  return status.code;
+}
+
+/** Aborts when the lifeline of `enterLaboratory` is cut, or by Ctrl-C. Only inside. */
+export function lifeline(): AbortSignal {
+  const controller = new AbortController();
+  function abort(): void {
+    controller.abort(new UserError("interrupted", 130));
+  }
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, abort);
+  }
+  async function watch(): Promise<void> {
+    const buffer = new Uint8Array(1);
+    while (await Deno.stdin.read(buffer) !== null);
+    abort();
+  }
+  watch().catch(abort);
+  return controller.signal;
+}
+
+/** How a process is started in a namespace. */
+export interface SpawnOptions {
+  readonly stdin?: "piped" | "null";
+  readonly env?: Record<string, string>;
+  /** Called with each line of its standard error. */
+  readonly onLine?: (line: string) => void;
+}
+
+/** A running process with its output collected line by line. */
+export class LabProcess {
+  readonly stdout: Lines;
+  readonly stderr: Lines;
+  readonly #child: Deno.ChildProcess;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array> | null;
+
+  constructor(child: Deno.ChildProcess, options: SpawnOptions = {}) {
+    this.#child = child;
+    this.stdout = new Lines(child.stdout);
+    this.stderr = new Lines(child.stderr, options.onLine);
+    this.#input = options.stdin === "piped" ? child.stdin.getWriter() : null;
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** Settles when the process has ended and all it wrote has been read. */
+  async ended(): Promise<Deno.CommandStatus> {
+    const status = await this.#child.status;
+    await Promise.all([this.stdout.closed, this.stderr.closed]);
+    return status;
+  }
+
+  /** Sends a signal; does nothing when the process is gone. */
+  kill(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch {
+      // It ended before us.
+    }
+  }
+
+  /** Writes one line to its standard input. */
+  async write(line: string): Promise<void> {
+    await this.#input?.write(new TextEncoder().encode(`${line}\n`));
+  }
+
+  /** Closes its standard input. */
+  async closeInput(): Promise<void> {
+    await this.#input?.close().catch(() => {});
+  }
+}
+
+/** One network namespace. */
+export class Namespace {
+  /** The name that `ip netns` knows. */
+  readonly name: string;
+  readonly #processes: Set<LabProcess>;
+
+  constructor(name: string, processes: Set<LabProcess>) {
+    this.name = name;
+    this.#processes = processes;
+  }
+
+  /** `ip` in this namespace, arguments separated by single spaces; returns what it printed. */
+  ip(args: string): Promise<string> {
+    return execute(["ip", "-n", this.name, ...args.split(" ")]);
+  }
+
+  /** Many `ip` commands in one process. */
+  batch(lines: readonly string[]): Promise<string> {
+    return execute(["ip", "-n", this.name, "-batch", "-"], lines.join("\n"));
+  }
+
+  /** Runs a program here to its end and returns what it printed. */
+  run(command: readonly string[]): Promise<string> {
+    return execute(["ip", "netns", "exec", this.name, ...command]);
+  }
+
+  /** Sets kernel parameters, named as in `/proc/sys/net/ipv4`. */
+  async sysctl(settings: Readonly<Record<string, number | string>>): Promise<void> {
+    const script = Object.entries(settings)
+      .map(([name, value]) => `echo "${value}" > /proc/sys/net/ipv4/${name}`);
+    await this.run(["sh", "-ec", script.join("\n")]);
+  }
+
+  /** Starts a program here; the laboratory kills it at the end. */
+  spawn(command: readonly string[], options: SpawnOptions = {}): LabProcess {
+    const argv = ["--pdeathsig", "KILL", "ip", "netns", "exec", this.name, ...command];
+    const child = new Deno.Command("setpriv", {
+      args: argv,
+      stdin: options.stdin ?? "null",
+      stdout: "piped",
+      stderr: "piped",
+      env: options.env,
+    }).spawn();
+    const process = new LabProcess(child, options);
+    this.#processes.add(process);
+    process.ended().finally(() => this.#processes.delete(process));
+    return process;
+  }
+}
+
+/** One end of a veth pair. */
+export interface LinkEnd {
+  readonly namespace: Namespace;
+  readonly name: string;
+  /** Addresses with prefix lengths. */
+  readonly addresses?: readonly string[];
+}
+
+/** The laboratory itself: makes namespaces and joins them. Use with `await using`. */
+export class Lab implements AsyncDisposable {
+  readonly #namespaces: Namespace[] = [];
+  readonly #processes = new Set<LabProcess>();
+
+  /** Makes a namespace with its loopback device up. */
+  async namespace(name: string): Promise<Namespace> {
+    await execute(["ip", "netns", "add", name]);
+    const namespace = new Namespace(name, this.#processes);
+    this.#namespaces.push(namespace);
+    await namespace.ip("link set lo up");
+    return namespace;
+  }
+
+  /** Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. */
+  async join(one: LinkEnd, other: LinkEnd, { queues = 1 } = {}): Promise<void> {
+    const many = `numrxqueues ${queues} numtxqueues ${queues}`;
+    await one.namespace.ip(
+      `link add ${one.name} ${many} type veth peer name ${other.name} ${many} ` +
+        `netns ${other.namespace.name}`,
+    );
+    for (const { namespace, name, addresses = [] } of [one, other]) {
+      await namespace.batch([
+        ...addresses.map((address) => `address add ${address} dev ${name}`),
+        `link set ${name} up`,
+      ]);
+    }
+  }
+
+  /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const left = [...this.#processes];
+    for (const process of left) process.kill("SIGKILL");
+    await Promise.all(left.map((process) => process.ended()));
+    for (const { name } of this.#namespaces.splice(0)) {
+      await execute(["ip", "netns", "delete", name]);
+    }
+  }
+}
+
+/** Runs a program to its end; returns its output, or throws with what it said. */
+async function execute(command: readonly string[], input?: string): Promise<string> {
+  const [program, ...args] = command;
+  const child = new Deno.Command(program, {
+    args,
+    stdin: input === undefined ? "null" : "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  if (input !== undefined) {
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(`${input}\n`)).catch(() => {});
+    await writer.close().catch(() => {});
+  }
+  const { success, stdout, stderr } = await child.output();
+  if (success) return new TextDecoder().decode(stdout);
+  const said = new TextDecoder().decode(stderr).trim();
+  throw new UserError(`the command "${command.join(" ")}" failed: ${said}`, Exit.failure);
+}
