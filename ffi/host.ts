@@ -8,6 +8,7 @@
 import { checked } from "./errno.ts";
 
 /** Capability numbers of capability.h. */
+export const CAP_NET_BIND_SERVICE = 10;
 export const CAP_NET_ADMIN = 12;
 export const CAP_NET_RAW = 13;
 export const CAP_IPC_LOCK = 14;
@@ -28,10 +29,14 @@ export interface Host {
   capabilities(): number;
   /** Lifts the limit on locked memory, which UMEMs count against. 0, or -errno (EPERM). */
   raiseMemlock(): number;
+  /** Index of the interface `ifname`, 0 when there is none. */
+  ifindex(ifname: string): number;
   /** Receive queues of `ifname` (ETHTOOL_GCHANNELS: rx + combined); 0 when the driver does not say. */
   channels(ifname: string): number;
   /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
   driver(ifname: string): string;
+  /** Becomes another program, path and arguments in `argv`; returns only with -errno. */
+  exec(argv: readonly string[]): number;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -53,8 +58,10 @@ export function openHost(path: string): Host {
     tegula_host_close: { parameters: ["i32"], result: "i32" },
     tegula_host_capabilities: { parameters: ["buffer"], result: "i32" },
     tegula_host_raise_memlock: { parameters: [], result: "i32" },
+    tegula_host_ifindex: { parameters: ["buffer"], result: "u32" },
     tegula_host_channels: { parameters: ["buffer"], result: "i32" },
     tegula_host_driver: { parameters: ["buffer", "buffer"], result: "i32" },
+    tegula_host_exec: { parameters: ["buffer", "u32"], result: "i32" },
     tegula_host_notify: { parameters: ["buffer"], result: "i32" },
   });
   return {
@@ -68,6 +75,7 @@ export function openHost(path: string): Host {
       return words[0] + words[1] * 2 ** 32;
     },
     raiseMemlock: symbols.tegula_host_raise_memlock,
+    ifindex: (ifname) => symbols.tegula_host_ifindex(cString(ifname)),
     channels(ifname) {
       if (ifname.length >= IFNAMSIZ) return 0;
       return Math.max(0, symbols.tegula_host_channels(cString(ifname)));
@@ -78,6 +86,7 @@ export function openHost(path: string): Host {
       const length = symbols.tegula_host_driver(cString(ifname), out);
       return new TextDecoder().decode(out.subarray(0, Math.max(0, length)));
     },
+    exec: (argv) => symbols.tegula_host_exec(cString(argv.join("\0")), argv.length),
     notify(message) {
       symbols.tegula_host_notify(cString(message));
     },

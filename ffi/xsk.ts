@@ -42,6 +42,7 @@ export interface UmemOptions {
 /** Which queue a socket binds to, and how. */
 export interface SocketOptions {
   readonly ifname: string;
+  /** What `ifname` must still name: it is libxdp that wants a name. */
   readonly ifindex: number;
   readonly queue: number;
   /** All sockets of a UMEM have the mode of its first. */
@@ -75,14 +76,17 @@ export interface XskSetup {
   /**
    * Opens a socket on a queue, with rings of its own on a shared UMEM. Waits up to a second while
    * the queue's former socket is being released. Socket slot, or -errno: EBUSY (a socket is there),
-   * EOPNOTSUPP or EINVAL (the driver or the queue cannot), ENOBUFS (locked memory).
+   * EOPNOTSUPP or EINVAL (the driver or the queue cannot), ENODEV (the interface was renamed or went).
    */
   open(umem: number, options: SocketOptions): number;
   /** Puts the socket into the program's map: from now on frames of its queue come to it. */
   register(program: number, slot: number): number;
   /** Whether the kernel says that the socket is in zero-copy mode. */
   isZeroCopy(slot: number): boolean;
-  /** Closes a socket. No net tile may use it any more. */
+  /**
+   * Closes a socket, which no net tile may use any more. The queue of a UMEM's first socket stays
+   * taken until the last of its sockets is closed.
+   */
   close(slot: number): void;
 }
 
@@ -132,7 +136,7 @@ export function openXskSetup(path: string): XskSetup {
     },
     tegula_xsk_delete_umem: { parameters: ["i32"], result: "i32" },
     tegula_xsk_open: {
-      parameters: ["i32", "buffer", "i32", "i32", "i32", "u32", "u32"],
+      parameters: ["i32", "buffer", "u32", "i32", "i32", "u32", "u32"],
       result: "i32",
     },
     tegula_xsk_register: { parameters: ["i32", "i32"], result: "i32" },

@@ -1,0 +1,87 @@
+/*
+ * Memory regions (region.ts). JavaScript owns address space, the inside of a SharedArrayBuffer; the
+ * kernel lets MAP_FIXED put pages of a memfd there. Three steps make the one-writer rule hold:
+ *
+ *   1. map the memfd read-write over the owner's buffer;
+ *   2. seal it: F_SEAL_FUTURE_WRITE refuses every later writable mapping and every write(2), and
+ *      clears VM_MAYWRITE on mappings made from then on; GROW and SHRINK keep a tile from making
+ *      others fault; SEAL keeps it so;
+ *   3. map it read-only over the readers' buffer. mprotect(PROT_WRITE) on that is EACCES.
+ *
+ * The owner's mapping is older than the seal and stays writable. The descriptor is closed: nothing is
+ * left that could be mapped again. The mappings live until the process ends.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "native.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+/* The system's page size in bytes. */
+EXPORT int tegula_region_page(void)
+{
+	return (int)sysconf(_SC_PAGESIZE);
+}
+
+/*
+ * Maps `bytes` of `fd` over the first page boundary in `room`, which has one page more than that, and
+ * stores how far into `room` it is.
+ */
+static int map_over(void *room, uint32_t bytes, int protection, int fd, uint32_t *offset)
+{
+	uintptr_t page = (uintptr_t)tegula_region_page();
+	uintptr_t start = ((uintptr_t)room + page - 1) & ~(page - 1);
+	void *at = mmap((void *)start, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+
+	if (at == MAP_FAILED)
+		return -errno;
+	*offset = (uint32_t)(start - (uintptr_t)room);
+	return 0;
+}
+
+/* Steps 1 to 3 above. */
+static int map_both(int fd, uint32_t bytes, void *writer, void *reader, uint32_t offsets[2])
+{
+	const int seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
+	int error;
+
+	if (ftruncate(fd, bytes) < 0)
+		return -errno;
+	error = map_over(writer, bytes, PROT_READ | PROT_WRITE, fd, &offsets[0]);
+	if (error)
+		return error;
+	if (fcntl(fd, F_ADD_SEALS, seals) < 0)
+		return -errno;
+	return map_over(reader, bytes, PROT_READ, fd, &offsets[1]);
+}
+
+/*
+ * Makes a zeroed region named `name` of `bytes` bytes. `writer` and `reader` each have room for whole
+ * pages of that and one page more; `offsets` receives where in each the region begins. The caller
+ * keeps both for ever, also when this fails. 0, or -errno.
+ */
+EXPORT int tegula_region_create(const char *name, uint32_t bytes, void *writer, void *reader,
+				uint32_t offsets[2])
+{
+	int error, fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 there is no MFD_NOEXEC_SEAL */
+		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	error = map_both(fd, bytes, writer, reader, offsets);
+	close(fd);
+	return error;
+}
+
+/* Maps `bytes` bytes of `fd` read-write into `room`; otherwise as above. 0, or -errno. */
+EXPORT int tegula_region_map(int fd, uint32_t bytes, void *room, uint32_t *offset)
+{
+	return map_over(room, bytes, PROT_READ | PROT_WRITE, fd, offset);
+}

@@ -1,0 +1,303 @@
+/*
+ * What every tile may do (tile.ts): wake another, wait, and confine itself.
+ *
+ * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,
+ * landlock and seccomp take effect for the calling thread alone, so that main keeps what it needs.
+ * It is one layer of several, and says nothing about memory, which all tiles share.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "native.h"
+
+#if defined(__x86_64__)
+#define ARCHITECTURE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define ARCHITECTURE AUDIT_ARCH_AARCH64
+#else
+#error "no system call policy for this architecture"
+#endif
+
+#define EVENTFDS 256
+
+enum role { NETLINK, NET, APP };
+
+/* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
+EXPORT void tegula_tile_wake(int eventfd)
+{
+	const uint64_t one = 1;
+	ssize_t written = write(eventfd, &one, sizeof(one));
+
+	(void)written;
+}
+
+/*
+ * Waits until `eventfd` is written, at most `timeout_ms` (-1: for ever), and reads it empty. 1 when it
+ * was written, 0 on time-out or a signal, or -errno.
+ */
+EXPORT int tegula_tile_wait(int eventfd, int timeout_ms)
+{
+	struct pollfd entry = { .fd = eventfd, .events = POLLIN };
+	int ready = poll(&entry, 1, timeout_ms);
+	uint64_t count;
+
+	if (ready <= 0)
+		return ready < 0 && errno != EINTR ? -errno : 0;
+	return read(eventfd, &count, sizeof(count)) == sizeof(count) ? 1 : 0;
+}
+
+/*
+ * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
+ * so each rule is its own short piece: compare, return.
+ */
+#define INSTRUCTIONS 4000
+struct policy {
+	struct sock_filter code[INSTRUCTIONS];
+	unsigned length;
+};
+
+static void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no, uint32_t k)
+{
+	if (p->length < INSTRUCTIONS)
+		p->code[p->length] = (struct sock_filter){ code, yes, no, k };
+	p->length++;
+}
+
+static void load(struct policy *p, size_t offset)
+{
+	emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offset);
+}
+
+static void decide(struct policy *p, uint32_t action)
+{
+	emit(p, BPF_RET | BPF_K, 0, 0, action);
+}
+
+static const uint32_t REFUSE = SECCOMP_RET_ERRNO | EPERM;
+
+/* The call is allowed whatever its arguments. */
+static void allow(struct policy *p, uint32_t call)
+{
+	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call);
+	decide(p, SECCOMP_RET_ALLOW);
+}
+
+/*
+ * The call is allowed when argument `index` is one of `values`, else refused. Only its lower 32 bits
+ * are looked at, as the kernel does with descriptors and commands.
+ */
+static void allow_only(struct policy *p, uint32_t call, int index, const int32_t *values, int count)
+{
+	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, call);
+	emit(p, BPF_JMP | BPF_JA, 0, 0, (uint32_t)(2 * count + 2));
+	load(p, offsetof(struct seccomp_data, args) + (size_t)index * sizeof(uint64_t));
+	for (int i = 0; i < count; i++)
+		allow(p, (uint32_t)values[i]);
+	decide(p, REFUSE);
+}
+
+/* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
+static void allow_anonymous_mmap(struct policy *p)
+{
+	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 4, SYS_mmap);
+	load(p, offsetof(struct seccomp_data, args) + 3 * sizeof(uint64_t));
+	emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 1, MAP_ANONYMOUS);
+	decide(p, SECCOMP_RET_ALLOW);
+	decide(p, REFUSE);
+}
+
+/* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
+static const uint32_t COMMON[] = {
+	SYS_futex, /* locks, Atomics.wait, V8's own threads at work for us */
+	SYS_epoll_pwait, /* the worker's event loop, and the wait for postMessage */
+#ifdef SYS_epoll_wait
+	SYS_epoll_wait,
+	SYS_poll,
+#endif
+	SYS_ppoll, /* waiting, ours */
+	SYS_restart_syscall, /* a wait goes on after SIGSTOP and SIGCONT */
+	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
+	SYS_clock_gettime, SYS_clock_nanosleep, SYS_sched_yield, /* timers, back-off in locks */
+	SYS_getpid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
+	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; a thread's end */
+	SYS_sched_getparam, SYS_sched_getscheduler, SYS_sched_getaffinity, /* thread start and panic */
+	SYS_getcwd, /* the text of an uncaught error */
+	SYS_exit, SYS_exit_group,
+};
+
+/* fcntl asks about descriptors but changes none: flags are shared with the other tiles. */
+static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL };
+
+/* What each role does on its own sockets, besides. */
+static const uint32_t NET_CALLS[] = {
+	SYS_sendto, SYS_recvfrom, /* AF_XDP kicks */
+	SYS_recvmmsg, SYS_sendmmsg, /* kernel sockets */
+	SYS_getsockopt, /* XDP_STATISTICS */
+};
+static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static void allow_on(struct policy *p, const uint32_t *calls, size_t n, const int32_t *fds, int count)
+{
+	for (size_t i = 0; i < n; i++)
+		allow_only(p, calls[i], 0, fds, count);
+}
+
+/*
+ * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
+ * refused; x32's carry a bit in their number that no rule here has.
+ */
+static void make_policy(struct policy *p, enum role role, const int32_t *fds, int count,
+			const int32_t *eventfds, int eventfd_count)
+{
+	p->length = 0;
+	load(p, offsetof(struct seccomp_data, arch));
+	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, ARCHITECTURE);
+	decide(p, REFUSE);
+	load(p, offsetof(struct seccomp_data, nr));
+	if (role == NET)
+		allow_on(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
+	else if (role == NETLINK)
+		allow_on(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
+	for (size_t i = 0; i < COUNT(COMMON); i++)
+		allow(p, COMMON[i]);
+	allow_only(p, SYS_write, 0, eventfds, eventfd_count);
+	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
+	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
+	allow_anonymous_mmap(p);
+	decide(p, REFUSE);
+}
+
+/*
+ * Lists the eventfds of the process: those of the tiles, and those by which Deno's event loops wake
+ * each other. Nothing else may be read or written: not stdout, no file, no pipe. Returns how many, or
+ * -errno.
+ */
+static int list_eventfds(int32_t *fds, int most)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	struct dirent *entry;
+	int count = 0;
+
+	if (!directory)
+		return -errno;
+	while ((entry = readdir(directory)) && count < most) {
+		char target[32] = { 0 };
+
+		if (readlinkat(dirfd(directory), entry->d_name, target, sizeof(target) - 1) > 0 &&
+		    strcmp(target, "anon_inode:[eventfd]") == 0)
+			fds[count++] = atoi(entry->d_name);
+	}
+	closedir(directory);
+	return count;
+}
+
+/* Leaves of all capabilities at most CAP_NET_ADMIN, and none to be had again. 0, or -errno. */
+static int drop_capabilities(int keep_net_admin)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+	uint32_t keep = keep_net_admin ? 1u << CAP_NET_ADMIN : 0;
+
+	/* The bounding set takes CAP_SETPCAP; without it nothing can be gained by an exec either. */
+	for (int capability = 0; capability <= CAP_LAST_CAP; capability++)
+		prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	data[0].permitted &= keep;
+	data[0].effective = data[0].permitted;
+	data[0].inheritable = 0;
+	data[1] = (struct __user_cap_data_struct){ 0 };
+	return result(syscall(SYS_capset, &header, data));
+}
+
+/*
+ * Takes away every file, by a landlock ruleset that handles all accesses and allows none. 1 when the
+ * kernel did, 0 when it has no landlock, or -errno.
+ */
+static int forbid_files(void)
+{
+	struct landlock_ruleset_attr rules = { .handled_access_fs = (1ULL << 13) - 1 };
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	int error, fd;
+
+	if (abi < 0)
+		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
+	if (abi >= 2)
+		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_REFER;
+	if (abi >= 3)
+		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
+	if (abi >= 4)
+		rules.handled_access_net = LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP;
+	if (abi >= 5)
+		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_IOCTL_DEV;
+	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0);
+	if (fd < 0)
+		return -errno;
+	error = result(syscall(SYS_landlock_restrict_self, fd, 0));
+	close(fd);
+	return error < 0 ? error : 1;
+}
+
+/*
+ * Blocks signals on this thread, but for those that its own faults raise. The handlers of Deno write
+ * to a pipe, which is refused here: main has to take SIGTERM and the like.
+ */
+static void leave_signals_to_main(void)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS };
+	sigset_t set;
+
+	sigfillset(&set);
+	for (size_t i = 0; i < COUNT(own); i++)
+		sigdelset(&set, own[i]);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
+
+
+/*
+ * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
+ * sockets that it sends and receives on. Returns 1 when landlock is among what was done, 0 when the
+ * kernel has none, or -errno, when some may have been done and the tile must not go on.
+ */
+EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep_net_admin)
+{
+	static _Thread_local struct policy policy;
+	struct sock_fprog program = { .filter = policy.code };
+	int32_t eventfds[EVENTFDS];
+	int error, landlock, found = list_eventfds(eventfds, EVENTFDS);
+
+	if (found < 0)
+		return found;
+	make_policy(&policy, (enum role)role, fds, count, eventfds, found);
+	if (policy.length > INSTRUCTIONS)
+		return -E2BIG;
+	program.len = (unsigned short)policy.length;
+	leave_signals_to_main();
+	error = drop_capabilities(keep_net_admin);
+	if (!error)
+		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	landlock = error ? error : forbid_files();
+	if (landlock < 0)
+		return landlock;
+	error = result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+	return error ? error : landlock;
+}

@@ -1,0 +1,144 @@
+/*
+ * The XDP program: takes the frames that are Tegula's, and leaves everything else to the kernel.
+ *
+ * Ours is an IPv4 UDP datagram without options, not a fragment, to our MAC address and to one of our
+ * (address, port) pairs, in no VLAN or in VLANs of ours. Whatever is unusual is passed: the kernel
+ * then does what it would do anyway, and our datagrams come back by the kernel socket. So this has to
+ * be right only in what it takes. What it takes is checked again in the net tile.
+ *
+ * Without a socket on the queue nothing is taken, so a dead Tegula costs the host nothing.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define ADDRESS_SLOTS 4096 /* a power of two; the hash yields as many bits */
+#define PROBES 16
+#define VLAN_TAGS 2
+#define FRAGMENT 0x3fff /* more fragments, or an offset */
+
+/*
+ * What is ours; written by filter.ts, whose offsets these are. Bitmaps are by VLAN id and by port.
+ * `addresses` is open-addressed, in host order, 0 for empty; all PROBES slots from the hash are always
+ * looked at, so that adding and removing an address are one store.
+ */
+struct filter {
+	__u8 mac[6];
+	__u16 unused;
+	__u32 seed;
+	__u32 vlans[4096 / 32];
+	__u32 ports[65536 / 32];
+	__u32 addresses[ADDRESS_SLOTS];
+};
+
+struct vlan_tag {
+	__be16 id;
+	__be16 type;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct filter);
+} filter SEC(".maps");
+
+/* Frames handed to each queue's socket; the loader sets how many queues. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} redirected SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+static __always_inline int has_bit(const __u32 *words, __u32 bit)
+{
+	return words[bit >> 5] >> (bit & 31) & 1;
+}
+
+static __always_inline int is_our_mac(const struct filter *ours, const __u8 *mac)
+{
+	int differs = 0;
+
+	for (int i = 0; i < ETH_ALEN; i++)
+		differs |= mac[i] ^ ours->mac[i];
+	return !differs;
+}
+
+static __always_inline int is_our_address(const struct filter *ours, __u32 address)
+{
+	__u32 first = (address * 0x9e3779b1u ^ ours->seed) >> 20;
+
+	for (__u32 i = 0; i < PROBES; i++)
+		if (ours->addresses[(first + i) & (ADDRESS_SLOTS - 1)] == address)
+			return address != 0;
+	return 0;
+}
+
+/* Steps over VLAN tags of ours; the header after them, or NULL. Stores that header's EtherType. */
+static __always_inline void *skip_tags(const struct filter *ours, struct ethhdr *eth, void *end,
+				       __be16 *type)
+{
+	struct vlan_tag *tag = (void *)(eth + 1);
+
+	*type = eth->h_proto;
+	for (int i = 0; i < VLAN_TAGS; i++, tag++) {
+		if (*type != bpf_htons(ETH_P_8021Q) && *type != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 1) > end || !has_bit(ours->vlans, bpf_ntohs(tag->id) & 0xfff))
+			return 0;
+		*type = tag->type;
+	}
+	return tag;
+}
+
+static __always_inline int is_ours(const struct filter *ours, struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip;
+	struct udphdr *udp;
+	__be16 type;
+
+	if ((void *)(eth + 1) > end || !is_our_mac(ours, eth->h_dest))
+		return 0;
+	ip = skip_tags(ours, eth, end, &type);
+	if (!ip || type != bpf_htons(ETH_P_IP) || (void *)(ip + 1) > end)
+		return 0;
+	udp = (void *)(ip + 1);
+	if (ip->version != 4 || ip->ihl != 5 || ip->protocol != IPPROTO_UDP ||
+	    (ip->frag_off & bpf_htons(FRAGMENT)) || (void *)(udp + 1) > end)
+		return 0;
+	return has_bit(ours->ports, bpf_ntohs(udp->dest)) &&
+	       is_our_address(ours, bpf_ntohl(ip->daddr));
+}
+
+SEC("xdp")
+int tegula(struct xdp_md *ctx)
+{
+	__u32 zero = 0, queue = ctx->rx_queue_index;
+	struct filter *ours = bpf_map_lookup_elem(&filter, &zero);
+	__u64 *count;
+
+	if (!ours || !is_ours(ours, ctx) || !bpf_map_lookup_elem(&sockets, &queue))
+		return XDP_PASS;
+	count = bpf_map_lookup_elem(&redirected, &queue);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return bpf_redirect_map(&sockets, queue, XDP_PASS);
+}
+
+char program_license[] SEC("license") = "GPL";
