@@ -5,14 +5,15 @@
  * @module
  */
 
-import { describeErrno, EADDRINUSE } from "../ffi/errno.ts";
+import { describeErrno, EADDRINUSE, ENOBUFS, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import * as native from "../ffi/host.ts";
-import type { UdpSetup } from "../ffi/udp.ts";
+import { IFF_UP } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
-import type { MainLibraries } from "../tiles/runtime/appliance.ts";
+import type { MainLibraries } from "./libraries.ts";
 import { Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
 import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
+import type { PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 import { portHolder } from "./port_holder.ts";
@@ -22,6 +23,8 @@ type Log = (line: string) => void;
 
 /** Drivers whose frames may carry a partial UDP checksum (KERNEL.md row 35). */
 const PARTIAL_CHECKSUM_DRIVERS = ["veth", "virtio_net", ""];
+/** The name of our XDP program, as the kernel keeps it. */
+const OUR_PROGRAM = "tegula_filter";
 /** How often a start that waits looks again. */
 const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */
@@ -82,8 +85,8 @@ export function partialChecksums(host: Host, name: string): boolean {
  */
 export function takePorts(
   config: RunConfig,
-  { udpSetup, log }: { udpSetup: UdpSetup; log: Log },
-): { port: number; fd: number }[] {
+  { libraries: { udpSetup }, log }: { libraries: MainLibraries; log: Log },
+): PortSocket[] {
   return config.listen.flatMap(({ port }) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) return [{ port, fd }];
@@ -107,38 +110,66 @@ export function takePorts(
   });
 }
 
-/** Loads the XDP program once for each interface. */
+/**
+ * Loads the XDP program once for each interface. Where this kernel cannot, `auto` goes on without
+ * AF_XDP and says why.
+ */
 export function loadPrograms(
-  names: readonly string[],
-  { host, xskSetup, regions }: MainLibraries,
+  { interfaces, provider }: RunConfig,
+  { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
   host.raiseMemlock();
-  return names.map((name) => {
-    try {
-      return new Attachment(xskSetup, {
+  try {
+    return interfaces.map((name) =>
+      new Attachment(xskSetup, {
         name,
         ifindex: host.ifindex(name),
         queues: queues(host, name),
         map: (fd) => regions.mapShared(fd, FILTER_BYTES),
-      });
-    } catch (error) {
-      throw explainXdp(name, error);
-    }
-  });
+      })
+    );
+  } catch (error) {
+    fallBack(error, { interfaces, provider, log });
+    return [];
+  }
 }
 
-/** Turns what failed on the way to AF_XDP into a sentence with its next step. */
-export function explainXdp(name: string, error: unknown): unknown {
-  if (error instanceof OccupiedError) {
-    const { id, name: program } = error.program;
-    const also = program === "tegula_filter" ? "; is tegula running on it already?" : "";
-    return new UserError(
-      `cannot attach XDP to ${name}: another program is attached (${program}, id ${id})${also} ` +
-        `Detach it ('ip link set ${name} xdp off' for one that ip attached) or use --provider socket`,
-      Exit.xdp,
+/**
+ * What to do when AF_XDP cannot be had: returns, having said why, where `provider` allows the
+ * kernel's sockets instead; throws the sentence for the operator otherwise. What the operator can
+ * mend (another program there, too little locked memory) ends the start in any case.
+ */
+export function fallBack(
+  error: unknown,
+  { interfaces, provider, log }: Pick<RunConfig, "interfaces" | "provider"> & { log: Log },
+): void {
+  if (!(error instanceof Error)) throw error;
+  if (error instanceof OccupiedError) throw occupied(error);
+  const names = interfaces.join(", ");
+  if (error instanceof SystemError && error.errno === ENOBUFS) {
+    throw new UserError(
+      `too little memory may be locked for ${names} (${error.message}); raise it with ` +
+        "'ulimit -l unlimited' or LimitMEMLOCK=infinity in the unit",
+      Exit.system,
     );
   }
-  return error;
+  if (provider === "xdp") {
+    const status = error instanceof SystemError ? Exit.system : Exit.xdp;
+    throw new UserError(
+      `AF_XDP does not work on ${names}: ${error.message}; use --provider socket`,
+      status,
+    );
+  }
+  for (const name of interfaces) log(`${name}: kernel sockets (${error.message})`);
+}
+
+function occupied({ interface: name, program }: OccupiedError): UserError {
+  const also = program.name === OUR_PROGRAM ? ", perhaps by a tegula that runs already" : "";
+  return new UserError(
+    `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
+      `${also}; detach it ('ip link set ${name} xdp off') or use --provider socket`,
+    Exit.xdp,
+  );
 }
 
 /** Waits until each interface exists in the mirror, is up, and has an IPv4 address; says so once. */
@@ -160,23 +191,24 @@ export async function waitForInterfaces(
 
 function whatIsLacking(netbase: NetbaseReader, name: string): string | null {
   netbase.refresh();
-  const found = netbase.interfaces.list().find((each) => each.name === name);
-  if (found === undefined) return `${name}: waiting for it to be there`;
-  if (!found.up) return `${name}: waiting, it is down ('ip link set ${name} up')`;
-  if (found.addresses.length === 0) {
+  const { interfaces } = netbase;
+  const record = interfaces.records().find((each) => interfaces.name(each) === name);
+  if (record === undefined) return `${name}: waiting for it to be there`;
+  if ((interfaces.flags(record) & IFF_UP) === 0) {
+    return `${name}: waiting, it is down ('ip link set ${name} up')`;
+  }
+  if (interfaces.addressCount(record) === 0) {
     return `${name}: waiting, it has no IPv4 address ('ip address add ADDRESS/LENGTH dev ${name}')`;
   }
   return null;
 }
 
-/** Says which interfaces' largest frames do not fit a UMEM frame. */
-export function checkMtus(
-  netbase: NetbaseReader,
-  { names, strict }: { names: readonly string[]; strict: boolean },
-): void {
-  if (!strict) return;
-  for (const { name, mtu } of netbase.interfaces.list()) {
-    if (!names.includes(name) || mtu <= LARGEST_MTU) continue;
+/** Refuses interfaces whose largest frames do not fit a UMEM frame. */
+export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[]): void {
+  for (const record of interfaces.records()) {
+    const [name, mtu] = [interfaces.name(record), interfaces.mtu(record)];
+    // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
+    if (!names.includes(name) || mtu <= LARGEST_MTU || interfaces.isLoopback(record)) continue;
     throw new UserError(
       `the MTU of ${name} is ${mtu}, its frames do not fit; AF_XDP takes up to ${LARGEST_MTU} here: ` +
         `'ip link set ${name} mtu ${LARGEST_MTU}' or use --provider socket`,

@@ -4,15 +4,12 @@
  * @module
  */
 
-import { openHost } from "../ffi/host.ts";
-import { libraryPath } from "../ffi/paths.ts";
-import { openRegions } from "../ffi/region.ts";
-import { openTile } from "../ffi/tile.ts";
-import { openUdpSetup } from "../ffi/udp.ts";
-import { openXsk, openXskSetup } from "../ffi/xsk.ts";
-import type { MainLibraries } from "../tiles/runtime/appliance.ts";
+import { fileURLToPath } from "node:url";
+import { isOwnModule, planApps } from "./apps.ts";
 import { checkConfig, loadConfig, parseListen, PROVIDERS, type RunConfig } from "./config.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit } from "./errors.ts";
+import { openLibraries } from "./libraries.ts";
+import { becomeNarrow, isNarrow, settle } from "./narrow.ts";
 import { oneOf, parseOptions, wholeNumber } from "./options.ts";
 import { serve } from "./serve.ts";
 
@@ -62,24 +59,12 @@ export async function run(args: string[]): Promise<number> {
     ...(netTiles !== undefined && { netTiles }),
   };
   checkConfig(config);
-  return await serve(config, openLibraries());
-}
-
-function openLibraries(): MainLibraries {
-  try {
-    return {
-      regions: openRegions(libraryPath("region")),
-      host: openHost(libraryPath("host")),
-      xskSetup: openXskSetup(libraryPath("xsk")),
-      xsk: openXsk(libraryPath("xsk")),
-      udpSetup: openUdpSetup(libraryPath("udp")),
-      tile: openTile(libraryPath("tile")),
-    };
-  } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
-    throw new UserError(
-      `a native part cannot be loaded: ${said}; build it with 'deno task build'`,
-      Exit.system,
-    );
+  const apps = planApps(config.listen);
+  const libraries = openLibraries();
+  const files = values.config === undefined ? [] : [Deno.realPathSync(values.config)];
+  if (!isNarrow()) {
+    const appModules = apps.filter(isOwnModule).map(({ module }) => fileURLToPath(module));
+    becomeNarrow(libraries.host, { args: ["run", ...args], appModules, files });
   }
+  return await serve(config, { apps, libraries, settle: () => settle(files) });
 }

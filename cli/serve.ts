@@ -6,26 +6,31 @@
  * @module
  */
 
-import { fileURLToPath, pathToFileURL } from "node:url";
-import { Appliance, type AppPlan, type MainLibraries } from "../tiles/runtime/appliance.ts";
-import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { fileURLToPath } from "node:url";
+import { Appliance } from "../tiles/runtime/appliance.ts";
+import type { Attachment } from "../tiles/runtime/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
-import type { Listen, RunConfig } from "./config.ts";
-import { Exit, UserError } from "./errors.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import type { RunConfig } from "./config.ts";
+import { Exit } from "./errors.ts";
+import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { watchRings } from "./watch.ts";
 
-/** Apps that ship; each is `tiles/app/NAME.ts`. */
-const SHIPPED = ["discard", "echo", "time"];
-
-/** Boots, serves, stops. Returns the exit status. */
-export async function serve(config: RunConfig, libraries: MainLibraries): Promise<number> {
-  const apps = planApps(config.listen);
+/** Boots, serves, stops. `settle` is called once everything runs. Returns the exit status. */
+export async function serve(
+  config: RunConfig,
+  { apps, libraries, settle }: {
+    apps: readonly AppPlan[];
+    libraries: MainLibraries;
+    settle: () => void;
+  },
+): Promise<number> {
   preflight.checkPrivileges(libraries.host, config);
   preflight.checkInterfaces(libraries.host, config.interfaces);
-  const sockets = preflight.takePorts(config, { udpSetup: libraries.udpSetup, log });
+  const sockets = preflight.takePorts(config, { libraries, log });
   const xdp = config.provider !== "socket";
-  const attachments = xdp ? preflight.loadPrograms(config.interfaces, libraries) : [];
+  const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
   const partial = attachments.map(({ name }) => preflight.partialChecksums(libraries.host, name));
   const plan = planTiles({
     queues: attachments.map(({ name }) => preflight.queues(libraries.host, name)),
@@ -36,14 +41,13 @@ export async function serve(config: RunConfig, libraries: MainLibraries): Promis
 
   const ending = Promise.withResolvers<number>();
   const appliance = new Appliance({
-    libraries,
+    ...libraries,
     attachments,
     plan,
     apps,
     sockets,
-    confine: true,
     keepNetAdmin: preflight.hasNetAdmin(libraries.host),
-    modules: fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, ""),
+    root: fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, ""),
     log,
     fatal: (tile, message) => {
       log(`${tile} ended: ${message}`);
@@ -56,6 +60,7 @@ export async function serve(config: RunConfig, libraries: MainLibraries): Promis
   try {
     const booted = boot(appliance, { config, libraries, attachments, partial });
     await Promise.race([booted, ending.promise]);
+    settle();
     return await ending.promise;
   } finally {
     await appliance.stop();
@@ -74,13 +79,10 @@ async function boot(
 ): Promise<void> {
   await appliance.startMirror();
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
-  preflight.checkMtus(appliance.netbase, {
-    names: config.interfaces,
-    strict: config.provider !== "socket",
-  });
+  if (config.provider !== "socket") preflight.checkMtus(appliance.netbase, config.interfaces);
   if (config.provider === "socket") {
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
-  } else {
+  } else if (attachments.length > 0) {
     attach(appliance, { config, attachments });
   }
   await appliance.startTiles(partial);
@@ -103,39 +105,7 @@ function attach(
       log(`${attachments[i].name}: ${mode} (${reason})`);
     });
   } catch (error) {
-    const names = config.interfaces.join(", ");
-    if (!(error instanceof Error) || error instanceof OccupiedError) {
-      throw preflight.explainXdp(names, error);
-    }
-    if (config.provider === "xdp") {
-      throw new UserError(
-        `AF_XDP does not work on ${names}: ${error.message}; use --provider socket`,
-        Exit.xdp,
-      );
-    }
-    for (const name of config.interfaces) log(`${name}: kernel sockets (${error.message})`);
-  }
-}
-
-/** Groups the ports by the app that answers on them. */
-function planApps(listen: readonly Listen[]): AppPlan[] {
-  const ports = new Map<string, number[]>();
-  for (const { app, port } of listen) ports.set(app, [...ports.get(app) ?? [], port]);
-  return [...ports].map(([app, its]) => ({ name: app, module: appModule(app), ports: its }));
-}
-
-function appModule(app: string): string {
-  if (SHIPPED.includes(app)) return new URL(`../tiles/app/${app}.ts`, import.meta.url).href;
-  if (!app.includes("/")) {
-    throw new UserError(
-      `there is no app '${app}'; the apps are ${SHIPPED.join(", ")}, or a path such as ./my_app.ts`,
-      Exit.usage,
-    );
-  }
-  try {
-    return pathToFileURL(Deno.realPathSync(app)).href;
-  } catch {
-    throw new UserError(`cannot read the app module ${app}; check the path`, Exit.usage);
+    preflight.fallBack(error, { ...config, log });
   }
 }
 

@@ -30,12 +30,14 @@ export interface Opened {
   readonly sockets: readonly QueueSocket[];
 }
 
-/** Another program sits on the interface. */
+/** Another program sits on an interface. */
 export class OccupiedError extends Error {
+  readonly interface: string;
   readonly program: { readonly id: number; readonly name: string };
 
-  constructor(program: { id: number; name: string }) {
-    super(`XDP program ${program.name} (id ${program.id}) is attached`);
+  constructor(name: string, program: { readonly id: number; readonly name: string }) {
+    super(`XDP program ${program.name} (id ${program.id}) is attached to ${name}`);
+    this.interface = name;
     this.program = program;
   }
 }
@@ -65,7 +67,7 @@ export class Attachment {
     this.name = name;
     this.ifindex = ifindex;
     const occupant = setup.attached(ifindex);
-    if (occupant !== null) throw new OccupiedError(occupant);
+    if (occupant !== null) throw new OccupiedError(this.name, occupant);
     this.program = checked(setup.load(ifindex, queues), `load the XDP program for ${name}`);
     this.filter = map(setup.filterFd(this.program));
   }
@@ -99,7 +101,7 @@ export class Attachment {
     const attached = this.#setup.attach(this.program, attach);
     if (attached < 0) {
       const occupant = this.#setup.attached(this.ifindex);
-      if (occupant !== null) throw new OccupiedError(occupant);
+      if (occupant !== null) throw new OccupiedError(this.name, occupant);
       return describeErrno(attached);
     }
     this.#attached = true;

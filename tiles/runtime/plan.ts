@@ -32,6 +32,11 @@ export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
 /** Frames a UMEM has at least. */
 const LEAST_FRAMES = 4096;
 
+/** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
+export function umemBytes(frames: number): number {
+  return frames * FRAME_BYTES + LARGE_BUFFERS * LARGE_BUFFER_BYTES;
+}
+
 /** A queue of an attached interface and the net tile that owns it. */
 export interface QueueShare {
   /** Which of the interfaces given. */

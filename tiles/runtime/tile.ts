@@ -72,8 +72,7 @@ export interface BootMessage {
   readonly region: View;
   /** The control region, read-only. */
   readonly control: View;
-  readonly eventfd: number;
-  readonly confine: { readonly keepNetAdmin: boolean } | null;
+  readonly confine: { readonly keepNetAdmin: boolean };
   readonly setup: unknown;
 }
 

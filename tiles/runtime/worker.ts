@@ -72,7 +72,6 @@ function openLibraries({ libraries }: BootMessage): Libraries {
 
 /** Confines this thread and says in a word what holds from now on. */
 function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]): string {
-  if (boot.confine === null) return "not confined";
   const { landlock } = libraries.tile.confine({
     role: boot.kind,
     fds: Int32Array.from(own),

@@ -1,0 +1,101 @@
+/**
+ * What main may do, by Deno's permissions. Those that were granted for everything can only be given
+ * up for everything, so `tegula run` becomes itself once more (execve, same process) with lists that
+ * name just what it needs; after boot it gives up what only booting needed, and is left with what a
+ * restart of a tile takes: the tiles' modules and their libraries.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { describeErrno } from "../ffi/errno.ts";
+import type { Host } from "../ffi/host.ts";
+import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { Exit, UserError } from "./errors.ts";
+
+/** Set in the environment of the process that has been narrowed. */
+const MARK = "TEGULA_NARROWED";
+/** Folders that tiles' modules are in. */
+const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
+/** Libraries that a tile which can be restarted opens. */
+const TILE_LIBRARIES: readonly LibraryName[] = ["tile", "netlink"];
+/** Libraries that only booting, or main itself, opens. */
+const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
+/** What booting reads besides: who holds a port, and how many cores there are. */
+const BOOT_READS = ["/proc", "/sys/devices/system/cpu"];
+
+/** The folder that the program is in. */
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** The permissions of a narrowed main; `boot` are those given up after boot. */
+export interface Permissions {
+  readonly read: readonly string[];
+  readonly ffi: readonly string[];
+}
+
+/** What main keeps for as long as it runs. `appModules` are paths of the users' own apps. */
+export function kept(appModules: readonly string[]): Permissions {
+  return {
+    read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...appModules],
+    ffi: TILE_LIBRARIES.map((name) => libraryPath(name)),
+  };
+}
+
+/** What main has besides until it has booted. `files` are those that the command line names. */
+export function bootOnly(files: readonly string[]): Permissions {
+  return {
+    read: [`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...BOOT_READS, ...files],
+    ffi: BOOT_LIBRARIES.map((name) => libraryPath(name)),
+  };
+}
+
+/** Deno's flags for a main that has both. */
+export function flags(appModules: readonly string[], files: readonly string[]): string[] {
+  const [always, once] = [kept(appModules), bootOnly(files)];
+  return [
+    `--allow-read=${[...always.read, ...once.read].join(",")}`,
+    `--allow-ffi=${[...always.ffi, ...once.ffi].join(",")}`,
+    `--allow-env=${MARK},TEGULA_EXECUTABLE,NOTIFY_SOCKET`,
+  ];
+}
+
+/** Whether this process is narrowed, or cannot be (deno compile bakes its permissions in). */
+export function isNarrow(): boolean {
+  return Deno.build.standalone || Deno.env.get(MARK) !== undefined;
+}
+
+/**
+ * Starts the program anew in this process, with `args` and the narrow permissions. Does not return;
+ * throws UserError when the system refuses.
+ */
+export function becomeNarrow(
+  host: Host,
+  { args, appModules, files }: {
+    args: readonly string[];
+    appModules: readonly string[];
+    files: readonly string[];
+  },
+): never {
+  Deno.env.set(MARK, "1");
+  const failed = host.exec([
+    Deno.execPath(),
+    "run",
+    "--no-prompt",
+    "--cached-only",
+    "--unstable-worker-options",
+    ...flags(appModules, files),
+    `${ROOT}main.ts`,
+    ...args,
+  ]);
+  throw new UserError(`cannot start ${Deno.execPath()}: ${describeErrno(failed)}`, Exit.failure);
+}
+
+/** Gives up what only booting needed. After this main can restart tiles and do nothing else. */
+export function settle(files: readonly string[]): void {
+  const once = bootOnly(files);
+  for (const path of once.read) Deno.permissions.revokeSync({ name: "read", path });
+  for (const path of once.ffi) Deno.permissions.revokeSync({ name: "ffi", path });
+  for (const name of ["env", "net", "run", "sys", "write", "import"] as const) {
+    Deno.permissions.revokeSync({ name });
+  }
+}

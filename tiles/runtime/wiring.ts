@@ -1,0 +1,174 @@
+/**
+ * The appliance's rooms and the doors between them: makes every region, and says for each tile which
+ * of them it writes, which it reads and whom it wakes. Every region goes to one writer.
+ *
+ * @module
+ */
+
+import type { Host } from "../../ffi/host.ts";
+import type { Region, Regions } from "../../ffi/region.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import type { AppSetup } from "../app/tile.ts";
+import type { NetSetup } from "../net/tile.ts";
+import type { NetlinkSetup } from "../netlink/tile.ts";
+import type { Attachment } from "./attachment.ts";
+import { CONTROL_BYTES } from "./control.ts";
+import { appLinkBytes, netLinkBytes } from "./link.ts";
+import * as plan from "./plan.ts";
+import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
+import type { TileKind } from "./tile.ts";
+import { TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+
+/** An app and the ports that it answers on. */
+export interface AppPlan {
+  readonly name: string;
+  /** URL of its module. */
+  readonly module: string;
+  readonly ports: readonly number[];
+}
+
+/** A kernel socket that holds a served port. */
+export interface PortSocket {
+  readonly port: number;
+  readonly fd: number;
+}
+
+/** What the wiring follows from. */
+export interface WiringOptions {
+  readonly regions: Regions;
+  readonly host: Host;
+  readonly plan: plan.TilePlan;
+  readonly apps: readonly AppPlan[];
+  /** Interfaces with their program loaded; none for the kernel's sockets alone. */
+  readonly attachments: readonly Attachment[];
+  /** One for each served port that nobody else holds. */
+  readonly sockets: readonly PortSocket[];
+}
+
+/** What there is of a tile before and after its worker. */
+export interface TileSeat {
+  readonly kind: TileKind;
+  readonly name: string;
+  readonly region: Region;
+  readonly reader: TileReader;
+  readonly eventfd: number;
+}
+
+/** The two regions of a pair of links, by who writes them. */
+interface LinkRegions {
+  readonly net: Region;
+  readonly app: Region;
+}
+
+/** Every region of an appliance, and who gets what of it. */
+export class Wiring {
+  readonly netbase: Region;
+  readonly control: Region;
+  readonly netlink: TileSeat;
+  readonly nets: readonly TileSeat[];
+  readonly apps: readonly TileSeat[];
+  /** One per net tile. */
+  readonly umems: readonly Region[];
+  readonly #options: WiringOptions;
+  readonly #solicits: readonly Region[];
+  /** By app, then by net tile. */
+  readonly #links: readonly (readonly LinkRegions[])[];
+
+  constructor(options: WiringOptions) {
+    this.#options = options;
+    const { regions, plan: { frames }, apps } = options;
+    this.netbase = regions.create("netbase", NETBASE_BYTES);
+    this.control = regions.create("control", CONTROL_BYTES);
+    this.netlink = this.#seat("netlink", "netlink");
+    this.nets = frames.map((_, n) => this.#seat("net", `net${n}`));
+    this.apps = apps.map(({ name }) => this.#seat("app", name));
+    this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
+    this.#solicits = this.nets.map(({ name }) =>
+      regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
+    );
+    this.#links = apps.map(({ name: app }) =>
+      this.nets.map(({ name: net }) => ({
+        net: regions.create(`link ${net} to ${app}`, netLinkBytes(plan.LINK_SHAPE)),
+        app: regions.create(`link ${app} to ${net}`, appLinkBytes(plan.LINK_SHAPE)),
+      }))
+    );
+  }
+
+  #seat(kind: TileKind, name: string): TileSeat {
+    const { regions, host } = this.#options;
+    const region = regions.create(`tile ${name}`, TILE_REGION_BYTES);
+    return { kind, name, region, reader: new TileReader(region.reader), eventfd: host.eventfd() };
+  }
+
+  /** Every port that an app answers on. */
+  get #served(): number[] {
+    return this.#options.apps.flatMap(({ ports }) => ports);
+  }
+
+  netlinkSetup(): NetlinkSetup {
+    return {
+      netbase: this.netbase.writer,
+      readers: this.nets.map(({ region }) => region.reader),
+      solicits: this.#solicits.map(({ reader }) => reader),
+      filters: this.#options.attachments.map(({ ifindex, filter }) => ({ ifindex, view: filter })),
+      ports: this.#served,
+      eventfd: this.netlink.eventfd,
+    };
+  }
+
+  /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
+  netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
+    const { attachments, apps, sockets, plan: { frames } } = this.#options;
+    return {
+      netbase: this.netbase.reader,
+      umem: this.umems[n].writer,
+      frameBytes: plan.FRAME_BYTES,
+      frames: frames[n],
+      largeBuffers: plan.LARGE_BUFFERS,
+      headroom: plan.HEADROOM_BYTES,
+      sockets: attachments.flatMap(({ ifindex, sockets: open }, i) =>
+        open.filter(({ netTile }) => netTile === n).map(({ slot, queue }) => ({
+          slot,
+          ifindex,
+          queue,
+          fill: plan.RING_ENTRIES,
+          tx: plan.RING_ENTRIES,
+          partialChecksums: partialChecksums[i],
+        }))
+      ),
+      udp: sockets.map(({ fd, port }, i) => ({ fd, port, receive: i % this.nets.length === n })),
+      apps: this.apps.map((seat, a) => ({
+        name: seat.name,
+        ports: [...apps[a].ports],
+        net: this.#links[a][n].net.writer,
+        app: this.#links[a][n].app.reader,
+        shape: plan.LINK_SHAPE,
+        tile: seat.region.reader,
+        eventfd: seat.eventfd,
+      })),
+      solicit: this.#solicits[n].writer,
+      netlinkTile: this.netlink.region.reader,
+      netlinkEventfd: this.netlink.eventfd,
+      eventfd: this.nets[n].eventfd,
+    };
+  }
+
+  appSetup(a: number): AppSetup {
+    const { name, module, ports } = this.#options.apps[a];
+    return {
+      name,
+      module,
+      ports,
+      served: this.#served,
+      eventfd: this.apps[a].eventfd,
+      nets: this.nets.map((net, n) => ({
+        own: this.#links[a][n].app.writer,
+        peer: this.#links[a][n].net.reader,
+        umem: this.umems[n].reader,
+        shape: plan.LINK_SHAPE,
+        tile: net.region.reader,
+        eventfd: net.eventfd,
+      })),
+    };
+  }
+}
