@@ -1,0 +1,159 @@
+/**
+ * Decoding of RTM_NEWNEIGH and RTM_DELNEIGH, and of the tables that neighbours are kept in
+ * (RTM_NEWNEIGHTBL). Neighbours change often: they are read into one object that is used again.
+ *
+ * @module
+ */
+
+import type { NeighborEntry } from "../../netbase/neighbors.ts";
+import * as nl from "./constants.ts";
+import {
+  attributeAddress,
+  attributeLength,
+  attributeString,
+  attributeType,
+  attributeU32,
+  attributeU64,
+  type MessageBytes,
+  type MessageCursor,
+  needPayload,
+  padded,
+} from "./message.ts";
+
+const NDMSG_BYTES = 12;
+const NDTMSG_BYTES = 4;
+const ETH_ALEN = 6;
+/** Kernel clock ticks of `struct nda_cacheinfo` in a second (USER_HZ). */
+const TICKS_PER_SECOND = 100;
+
+/** A neighbour as a message tells it. Reused from one message to the next. */
+export class NeighborMessage implements NeighborEntry {
+  ifindex = 0;
+  /** NUD_* */
+  state = 0;
+  /** NTF_* */
+  flags = 0;
+  /** RTN_* of the address: unicast, or broadcast and multicast for what the kernel made itself. */
+  type = 0;
+  /** IPv4 address, host order. */
+  address = 0;
+  /** Whether there is a MAC address of six bytes. */
+  hasMac = false;
+  /** Bytes 0 to 3 of the MAC as they lie in memory, and bytes 4 and 5. */
+  macHead = 0;
+  macTail = 0;
+  /** Milliseconds since it was last known to be reachable; -1: not told. */
+  confirmedMillis = -1;
+}
+
+/**
+ * Reads a neighbour message's body into `out`. False: not an IPv4 neighbour, or without an address,
+ * or a proxy entry (NTF_PROXY), all of which come in the same group. Throws `MalformedMessage`.
+ */
+export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): boolean {
+  const { bytes, bodyAt, end } = message;
+  let at = message.attributesAt(NDMSG_BYTES);
+  const { u8, u16, u32 } = bytes;
+  out.flags = u8[bodyAt + 10];
+  if (u8[bodyAt] !== nl.AF_INET || (out.flags & nl.NTF_PROXY) !== 0) return false;
+  out.ifindex = u32[(bodyAt >>> 2) + 1];
+  out.state = u16[(bodyAt >>> 1) + 4];
+  out.type = u8[bodyAt + 11];
+  out.address = out.macHead = out.macTail = 0;
+  out.hasMac = false;
+  out.confirmedMillis = -1;
+  for (let length = 0; at < end; at += padded(length)) {
+    length = attributeLength(bytes, at, end);
+    switch (attributeType(bytes, at)) {
+      case nl.NDA_DST:
+        out.address = attributeAddress(bytes, at, length);
+        break;
+      case nl.NDA_LLADDR:
+        if (length !== nl.NLA_HDRLEN + ETH_ALEN) break;
+        out.hasMac = true;
+        out.macHead = u32[(at >>> 2) + 1];
+        out.macTail = u16[(at >>> 1) + 4];
+        break;
+      case nl.NDA_CACHEINFO:
+        out.confirmedMillis = attributeU32(bytes, at, length) * (1000 / TICKS_PER_SECOND);
+    }
+  }
+  return out.address !== 0;
+}
+
+/** A neighbour table, or the parameters of one interface in it, as a message tells it. */
+export class NeighborTableMessage {
+  name = "";
+  /** 0 for the table itself and its defaults; else the interface that the parameters are of. */
+  ifindex = 0;
+  /** Numbers of entries at which the kernel begins to collect, collects harder, refuses; 0: not told. */
+  thresh1 = 0;
+  thresh2 = 0;
+  thresh3 = 0;
+  /** Entries of all namespaces; -1: not told. */
+  entries = -1;
+  /** How long a confirmed neighbour stays REACHABLE, and STALE ones in use stay in DELAY. */
+  reachableMillis = 0;
+  delayProbeMillis = 0;
+}
+
+/** Reads a neighbour table message's body into `out`. False: not IPv4's. Throws `MalformedMessage`. */
+export function decodeNeighborTable(message: MessageCursor, out: NeighborTableMessage): boolean {
+  const { bytes, bodyAt, end } = message;
+  let at = message.attributesAt(NDTMSG_BYTES);
+  if (bytes.u8[bodyAt] !== nl.AF_INET) return false;
+  out.name = "";
+  out.entries = -1;
+  out.ifindex =
+    out.thresh1 =
+    out.thresh2 =
+    out.thresh3 =
+      0;
+  out.reachableMillis = out.delayProbeMillis = 0;
+  for (let length = 0; at < end; at += padded(length)) {
+    length = attributeLength(bytes, at, end);
+    switch (attributeType(bytes, at)) {
+      case nl.NDTA_NAME:
+        out.name = attributeString(bytes, at, length);
+        break;
+      case nl.NDTA_THRESH1:
+        out.thresh1 = attributeU32(bytes, at, length);
+        break;
+      case nl.NDTA_THRESH2:
+        out.thresh2 = attributeU32(bytes, at, length);
+        break;
+      case nl.NDTA_THRESH3:
+        out.thresh3 = attributeU32(bytes, at, length);
+        break;
+      case nl.NDTA_CONFIG:
+        // struct ndt_config: two 16-bit sizes, then how many entries there are.
+        needPayload(length, 8);
+        out.entries = bytes.u32[(at >>> 2) + 2];
+        break;
+      case nl.NDTA_PARMS:
+        decodeParameters(bytes, { at, length }, out);
+    }
+  }
+  return true;
+}
+
+function decodeParameters(
+  bytes: MessageBytes,
+  outer: { readonly at: number; readonly length: number },
+  out: NeighborTableMessage,
+): void {
+  const end = outer.at + outer.length;
+  for (let at = outer.at + nl.NLA_HDRLEN, length = 0; at < end; at += padded(length)) {
+    length = attributeLength(bytes, at, end);
+    switch (attributeType(bytes, at)) {
+      case nl.NDTPA_IFINDEX:
+        out.ifindex = attributeU32(bytes, at, length);
+        break;
+      case nl.NDTPA_REACHABLE_TIME:
+        out.reachableMillis = attributeU64(bytes, at, length);
+        break;
+      case nl.NDTPA_DELAY_PROBE_TIME:
+        out.delayProbeMillis = attributeU64(bytes, at, length);
+    }
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * The requests that Tegula sends to rtnetlink: dumps of what it mirrors, the question for one route,
+ * and the asking for a neighbour. Everything that can change something in the kernel is in this file.
+ *
+ * @module
+ */
+
+import * as nl from "./constants.ts";
+import type { MessageWriter } from "./message.ts";
+
+const IFINFOMSG_BYTES = 16;
+const IFADDRMSG_BYTES = 8;
+const RTMSG_BYTES = 12;
+const NDMSG_BYTES = 12;
+const NDTMSG_BYTES = 4;
+const NHMSG_BYTES = 8;
+const FIB_RULE_HDR_BYTES = 12;
+
+/**
+ * What can be dumped: the request's type and the size of its family header. With
+ * NETLINK_GET_STRICT_CHK the header has to be the right one, and zero but for what is asked.
+ */
+export const DUMPS = {
+  links: { type: nl.RTM_GETLINK, headerBytes: IFINFOMSG_BYTES, family: nl.AF_UNSPEC },
+  addresses: { type: nl.RTM_GETADDR, headerBytes: IFADDRMSG_BYTES, family: nl.AF_INET },
+  nextHops: { type: nl.RTM_GETNEXTHOP, headerBytes: NHMSG_BYTES, family: nl.AF_UNSPEC },
+  routes: { type: nl.RTM_GETROUTE, headerBytes: RTMSG_BYTES, family: nl.AF_INET },
+  neighbors: { type: nl.RTM_GETNEIGH, headerBytes: NDMSG_BYTES, family: nl.AF_INET },
+  rules: { type: nl.RTM_GETRULE, headerBytes: FIB_RULE_HDR_BYTES, family: nl.AF_INET },
+  neighborTables: { type: nl.RTM_GETNEIGHTBL, headerBytes: NDTMSG_BYTES, family: nl.AF_INET },
+} as const;
+
+/** One of {@linkcode DUMPS}. */
+export type DumpKind = keyof typeof DUMPS;
+
+/** Writes the request for a dump of `kind`; returns its length. */
+export function writeDump(writer: MessageWriter, kind: DumpKind, sequence: number): number {
+  const { type, headerBytes, family } = DUMPS[kind];
+  writer.begin({ type, flags: nl.NLM_F_REQUEST | nl.NLM_F_DUMP, sequence });
+  writer.u8(family);
+  for (let i = 1; i < headerBytes; i++) writer.u8(0);
+  return writer.finish();
+}
+
+/** What to ask about with `writeGetRoute`. Addresses in host order. */
+export interface RouteQuestion {
+  readonly address: number;
+  /** Source address; 0: none. */
+  readonly source?: number;
+  /** Ask for the route that matches, with all its hops, not for what would be done by it. */
+  readonly fibMatch?: boolean;
+}
+
+/** Writes RTM_GETROUTE for one address; returns its length. */
+export function writeGetRoute(
+  writer: MessageWriter,
+  { address, source = 0, fibMatch = false }: RouteQuestion,
+  sequence: number,
+): number {
+  writer.begin({ type: nl.RTM_GETROUTE, flags: nl.NLM_F_REQUEST, sequence });
+  writer.u8(nl.AF_INET).u8(32).u8(source === 0 ? 0 : 32).u8(0); // family, lengths, tos
+  writer.u8(0).u8(0).u8(0).u8(0); // table, protocol, scope, type
+  writer.u32(fibMatch ? nl.RTM_F_FIB_MATCH : 0);
+  writer.address(nl.RTA_DST, address);
+  if (source !== 0) writer.address(nl.RTA_SRC, source);
+  return writer.finish();
+}
+
+/** A neighbour by what identifies it. The address in host order. */
+export interface NeighborName {
+  readonly ifindex: number;
+  readonly address: number;
+}
+
+/**
+ * Writes RTM_NEWNEIGH with NTF_USE, which makes the kernel resolve or confirm a neighbour as if it
+ * had a packet for it (`ip neigh add dev IF ADDR use`); returns its length. The kernel answers only
+ * when it refuses. Needs CAP_NET_ADMIN.
+ */
+export function writeUseNeighbor(
+  writer: MessageWriter,
+  { ifindex, address }: NeighborName,
+  sequence: number,
+): number {
+  writer.begin({
+    type: nl.RTM_NEWNEIGH,
+    flags: nl.NLM_F_REQUEST | nl.NLM_F_CREATE,
+    sequence,
+  });
+  writeNeighborHeader(writer, { ifindex, flags: nl.NTF_USE });
+  writer.address(nl.NDA_DST, address);
+  return writer.finish();
+}
+
+/**
+ * Writes RTM_DELNEIGH; returns its length. For entries that exist only because Tegula asked and
+ * nobody answered: the kernel's table, which all namespaces share, gets the room back at once.
+ */
+export function writeDeleteNeighbor(
+  writer: MessageWriter,
+  { ifindex, address }: NeighborName,
+  sequence: number,
+): number {
+  writer.begin({ type: nl.RTM_DELNEIGH, flags: nl.NLM_F_REQUEST, sequence });
+  writeNeighborHeader(writer, { ifindex, flags: 0 });
+  writer.address(nl.NDA_DST, address);
+  return writer.finish();
+}
+
+function writeNeighborHeader(
+  writer: MessageWriter,
+  { ifindex, flags }: { ifindex: number; flags: number },
+): void {
+  writer.u8(nl.AF_INET).u8(0).u16(0).u32(ifindex).u16(0).u8(flags).u8(0);
+}
