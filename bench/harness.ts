@@ -52,12 +52,12 @@ export const TEGULA = "tegula";
  * Lets the contestants take turns: each once a round, every second round in reverse order, so that
  * what one leaves behind (caches, a raised clock) does not always favour the same neighbour.
  */
-export async function interleave(
-  contestants: Readonly<Record<string, Contestant>>,
+export async function interleave<T>(
+  contestants: Readonly<Record<string, () => T | Promise<T>>>,
   { runs = 5, warmup = 1 }: { readonly runs?: number; readonly warmup?: number } = {},
-): Promise<Samples> {
+): Promise<Map<string, T[]>> {
   const order = Object.entries(contestants);
-  const samples = new Map<string, number[]>(order.map(([name]) => [name, []]));
+  const samples = new Map<string, T[]>(order.map(([name]) => [name, []]));
   for (let round = -warmup; round < runs; round++) {
     for (const [name, measure] of order) {
       const figure = await measure();

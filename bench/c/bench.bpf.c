@@ -1,0 +1,56 @@
+/*
+ * XDP programs of the benchmarks. `take` hands a UDP datagram from or to one port to the AF_XDP socket of its
+ * queue and passes everything else on. `sink` drops it: what a load generator sends into it in a second is
+ * the generator's own ceiling.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* UDP port that is meant, network byte order; set before the program is loaded. */
+const volatile __u16 port_be = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+struct headers {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+} __attribute__((packed));
+
+/* The frame's headers when it is plain IPv4 UDP from or to the port, else NULL. */
+static __always_inline struct headers *ours(struct xdp_md *context)
+{
+	struct headers *frame = (void *)(long)context->data;
+
+	if ((void *)(frame + 1) > (void *)(long)context->data_end ||
+	    frame->eth.h_proto != bpf_htons(ETH_P_IP) || frame->ip.ihl != 5 ||
+	    frame->ip.protocol != IPPROTO_UDP)
+		return NULL;
+	return frame->udp.source == port_be || frame->udp.dest == port_be ? frame : NULL;
+}
+
+SEC("xdp")
+int take(struct xdp_md *context)
+{
+	if (!ours(context))
+		return XDP_PASS;
+	return bpf_redirect_map(&sockets, context->rx_queue_index, XDP_PASS);
+}
+
+SEC("xdp")
+int sink(struct xdp_md *context)
+{
+	return ours(context) ? XDP_DROP : XDP_PASS;
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,28 @@
+/*
+ * Attaches the XDP program `sink` until told to stop: where requests go that nobody answers, to measure
+ * how many the load generator can make.
+ *
+ *     sink OBJECT IFNAME PORT
+ */
+#include "common.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define LONGEST_SECONDS 600
+
+int main(int argc, char **argv)
+{
+	if (argc != 4) {
+		fprintf(stderr, "usage: sink OBJECT IFNAME PORT\n");
+		return 2;
+	}
+	stop_after(LONGEST_SECONDS);
+	attach_program(argv[1], "sink", argv[2], (uint16_t)atoi(argv[3]), NULL);
+	printf("ready\n");
+	fflush(stdout);
+	while (!stopping)
+		pause();
+	return 0;
+}

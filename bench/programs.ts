@@ -1,0 +1,44 @@
+/**
+ * The benchmarks' own C programs: builds them, warnings as errors, as the product's are.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+
+const SOURCES = fileURLToPath(new URL("c/", import.meta.url));
+const BUILD = fileURLToPath(new URL("../build/bench/", import.meta.url));
+const WARNINGS = ["-Wall", "-Wextra", "-Werror"];
+const PROGRAMS = ["echo_af_xdp", "echo_mmsg", "generator", "sink"] as const;
+
+/** Paths of what was built. */
+export type Programs = Readonly<Record<typeof PROGRAMS[number] | "object", string>>;
+
+/** Builds the C programs and the object file with their XDP programs. */
+export async function buildPrograms(): Promise<Programs> {
+  await Deno.mkdir(BUILD, { recursive: true });
+  const headers = `/usr/include/${(await run("gcc", ["-print-multiarch"])).trim()}`;
+  const object = `${BUILD}bench.bpf.o`;
+  const paths = Object.fromEntries(PROGRAMS.map((name) => [name, BUILD + name]));
+  await Promise.all([
+    run("clang", [
+      ...["-target", "bpf", "-O2", "-g", ...WARNINGS, `-I${headers}`],
+      ...["-c", `${SOURCES}bench.bpf.c`, "-o", object],
+    ]),
+    ...PROGRAMS.map((name) =>
+      run("gcc", [
+        ...["-std=gnu11", "-O2", "-g", ...WARNINGS, `${SOURCES}${name}.c`, `${SOURCES}common.c`],
+        ...["-lxdp", "-lbpf", "-o", BUILD + name],
+      ])
+    ),
+  ]);
+  return { ...paths, object } as Programs;
+}
+
+/** Runs a program to its end and returns what it printed; throws Error with what it complained. */
+async function run(program: string, args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
+  const decoder = new TextDecoder();
+  if (success) return decoder.decode(stdout);
+  throw new Error(`${program} ${args.join(" ")}\n${decoder.decode(stderr)}`);
+}
