@@ -41,6 +41,7 @@ export interface Exchanged {
 /** A command on standard input. */
 export type ClientCommand =
   | ({ readonly do: "start" } & TrafficOptions)
+  | { readonly do: "progress" }
   | { readonly do: "stop"; readonly lingerMillis: number }
   | ({ readonly do: "flood" } & FloodOptions)
   | ({ readonly do: "exchange" } & ExchangeOptions);
@@ -68,9 +69,10 @@ class Commands {
       case "start":
         this.#traffic = await Traffic.start(command);
         return {};
+      case "progress":
+        return this.#running().progress();
       case "stop": {
-        if (this.#traffic === null) throw new Error("there is no traffic to stop");
-        const traffic = this.#traffic;
+        const traffic = this.#running();
         this.#traffic = null;
         return await traffic.stop(command);
       }
@@ -79,6 +81,11 @@ class Commands {
       case "exchange":
         return await exchange(command);
     }
+  }
+
+  #running(): Traffic {
+    if (this.#traffic === null) throw new Error("there is no traffic");
+    return this.#traffic;
   }
 }
 

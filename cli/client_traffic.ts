@@ -40,10 +40,14 @@ export interface Gap {
   readonly untilMillis: number | null;
 }
 
-/** What came of it. */
-export interface TrafficResult {
+/** How many datagrams went out and came back. */
+export interface Progress {
   readonly sent: number;
   readonly answered: number;
+}
+
+/** What came of it. */
+export interface TrafficResult extends Progress {
   /** Answers that differ from what was sent, came from elsewhere, or came twice. */
   readonly mismatched: number;
   readonly rttMicros: readonly number[];
@@ -94,6 +98,11 @@ export class Traffic {
   static async start(options: TrafficOptions): Promise<Traffic> {
     const sockets = await Promise.all(options.flows.map(({ source }) => bind(source)));
     return new Traffic(options, sockets);
+  }
+
+  /** How far it is. */
+  progress(): Progress {
+    return { sent: this.#sentAt.length, answered: this.#answered };
   }
 
   /** Stops sending, waits for late answers at most `lingerMillis`, and says what came of it. */

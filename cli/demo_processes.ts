@@ -6,7 +6,7 @@
  */
 
 import type { ClientCommand, Exchanged, ExchangeOptions } from "./client.ts";
-import type { FloodOptions, TrafficOptions, TrafficResult } from "./client_traffic.ts";
+import type { FloodOptions, Progress, TrafficOptions, TrafficResult } from "./client_traffic.ts";
 import { Exit, UserError } from "./errors.ts";
 import type { LabProcess, Namespace, SpawnOptions } from "./lab.ts";
 import { selfCommand } from "./self.ts";
@@ -108,6 +108,11 @@ export class Client {
   /** Begins to send. */
   async start(traffic: TrafficOptions): Promise<void> {
     await this.#ask({ do: "start", ...traffic });
+  }
+
+  /** How far the traffic is. */
+  progress(): Promise<Progress> {
+    return this.#ask({ do: "progress" });
   }
 
   /** Stops sending and says what came of it. */

@@ -1,0 +1,230 @@
+/**
+ * Bad situations of the real program: each ends with its exit status and one sentence, or waits and
+ * says so, and leaves nothing behind.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import { selfCommand } from "../../cli/self.ts";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  askUntilAnswered,
+  CLIENT,
+  eventually,
+  HOST,
+  labTest,
+  type Namespace,
+  pair,
+  peer,
+  xdpProgram,
+} from "./lab.ts";
+
+const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
+
+/** How a start went that must fail: its status, and the only line that it wrote. */
+async function refused(
+  host: Namespace,
+  command: readonly string[],
+): Promise<{ code: number; said: string }> {
+  const process = host.spawn(command);
+  const { code } = await process.ended();
+  const lines = process.stderr.all;
+  assert.equal(lines.length, 1, `one sentence, not:\n${lines.join("\n")}`);
+  assert.match(lines[0], /^tegula: /);
+  assert.equal(await xdpProgram(host).catch(() => undefined), undefined, "XDP was left attached");
+  return { code, said: lines[0] };
+}
+
+function run(...args: string[]): string[] {
+  return [...selfCommand(), "run", ...args];
+}
+
+/** Wrong command lines, and what the sentence must mention of each. */
+const USAGE: readonly [args: string[], mentions: RegExp][] = [
+  [["--interface", "eth0"], /--listen/],
+  [["--listen", "7=echo"], /--interface/],
+  [[...ECHO, "--speed", "9"], /--speed.*--provider/s],
+  [[...ECHO, "--provider", "magic"], /magic.*auto.*xdp.*socket/],
+  [["--interface", "eth0", "--listen", "70000=echo"], /70000.*65,?535/],
+  [["--interface", "eth0", "--listen", "seven"], /seven/],
+  [["--interface", "eth0", "--listen", "7=nosuch"], /nosuch.*echo/],
+  [[...ECHO, "--listen", "7=time"], /7/],
+  [[...ECHO, "--net-tiles", "0"], /net-tiles.*0/],
+  [[...ECHO, "leftover"], /leftover/],
+];
+
+labTest("a wrong command line says what it was and what is allowed, status 2", async (lab, t) => {
+  const { host } = await pair(lab);
+  for (const [args, mentions] of USAGE) {
+    await t.step(args.join(" "), async () => {
+      const { code, said } = await refused(host, run(...args));
+      assert.equal(code, 2);
+      assert.match(said, mentions);
+    });
+  }
+});
+
+labTest("a missing capability is named, status 3", async (lab) => {
+  const { host } = await pair(lab);
+  for (const name of ["net_admin", "net_raw", "net_bind_service"]) {
+    const without = ["setpriv", "--bounding-set", `-${name}`, "--inh-caps", `-${name}`];
+    const { code, said } = await refused(host, [...without, ...run(...ECHO)]);
+    assert.equal(code, 3, said);
+    assert.match(said, new RegExp(`CAP_${name.toUpperCase()}`));
+  }
+});
+
+labTest("no such interface is named, status 4", async (lab) => {
+  const { host } = await pair(lab);
+  const { code, said } = await refused(host, run("--interface", "eth9", "--listen", "7=echo"));
+  assert.equal(code, 4);
+  assert.match(said, /eth9/);
+});
+
+labTest("an MTU that does not fit is named with the largest that does, status 4", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  for (const namespace of [host, client]) await namespace.ip("link set eth0 mtu 9000");
+  const { code, said } = await refused(host, run(...ECHO));
+  assert.equal(code, 4);
+  assert.match(said, /9000.*\d{4}/);
+  await Appliance.start(host, [...ECHO, "--provider", "socket"]);
+  assert.equal((await ask(asker)).text, "hello");
+});
+
+labTest("a port of another program is named, and AF_XDP serves it alone", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const holder = await peer(host, "udp", HOST, "7", "theirs");
+  const { code, said } = await refused(host, run(...ECHO, "--provider", "socket"));
+  assert.equal(code, 5);
+  assert.match(said, new RegExp(`port 7 .*deno.*${holder.pid}`));
+  const appliance = await Appliance.start(host, ECHO);
+  assert.match(await appliance.process.stderr.find("port 7 "), /deno.*only AF_XDP/);
+  assert.equal((await ask(asker)).text, "hello");
+});
+
+labTest("another XDP program is named with its id and left in peace, status 6", async (lab) => {
+  const { host } = await pair(lab);
+  const folder = Deno.makeTempDirSync();
+  try {
+    const object = `${folder}/other.o`;
+    Deno.writeTextFileSync(`${folder}/other.c`, OTHER_PROGRAM);
+    await host.run(["clang", "-target", "bpf", "-O2", "-c", `${folder}/other.c`, "-o", object]);
+    await host.ip(`link set dev eth0 xdp obj ${object} sec xdp`);
+    const { id } = (await xdpProgram(host))!;
+    const process = Appliance.launch(host, ECHO).process;
+    assert.equal((await process.ended()).code, 6);
+    assert.equal(process.stderr.all.length, 1, process.stderr.all.join("\n"));
+    assert.match(process.stderr.all[0], new RegExp(`eth0.*other_program.*id ${id}\\b`));
+    assert.equal((await xdpProgram(host))?.id, id);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
+/** The smallest XDP program, with a name to be told by. */
+const OTHER_PROGRAM = `
+__attribute__((section("xdp"), used)) int other_program(void *context) { return 2; }
+char license[] __attribute__((section("license"), used)) = "GPL";
+`;
+
+labTest("a second start on an interface is refused and the first not disturbed", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await Appliance.start(host, ECHO);
+  await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
+  await answeredAtLeast(asker, 50);
+  const program = await xdpProgram(host);
+  const second = Appliance.launch(host, ["--interface", "eth0", "--listen", "9=discard"]).process;
+  assert.equal((await second.ended()).code, 6);
+  assert.equal(second.stderr.all.length, 1, second.stderr.all.join("\n"));
+  assert.match(second.stderr.all[0], /eth0.*tegula.*id \d+/);
+  const { sent, answered, mismatched } = await asker.stop();
+  assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+  assert.equal((await xdpProgram(host))?.id, program?.id);
+});
+
+labTest("an interface that is down, or has no address, is waited for", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  await host.ip("link set eth0 down");
+  await host.ip("address flush dev eth0");
+  const appliance = Appliance.launch(host, ECHO);
+  const { stderr } = appliance.process;
+  assert.match(await stderr.find("eth0: waiting"), /down/);
+  await host.ip("link set eth0 up");
+  assert.match(await stderr.find("eth0: waiting", { from: 1 }), /no IPv4 address/);
+  await host.ip(`address add ${HOST}/24 dev eth0`);
+  await appliance.ready();
+  await client.ip("neigh flush dev eth0");
+  assert.equal((await askUntilAnswered(asker)).text, "hello");
+});
+
+labTest("a start that waits can be stopped", async (lab) => {
+  const { host } = await pair(lab);
+  await host.ip("link set eth0 down");
+  const appliance = Appliance.launch(host, ECHO);
+  await appliance.process.stderr.find("eth0: waiting");
+  const { code, millis } = await appliance.stop();
+  assert.equal(code, 0);
+  assert.ok(millis < 1000, `it took ${millis} ms`);
+});
+
+labTest(
+  "SIGKILL in the middle of traffic gives it to the kernel; a new start works",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    await peer(host, "udp", HOST, "7", "kernel");
+    const appliance = await Appliance.start(host, ECHO);
+    await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
+    await answeredAtLeast(asker, 50);
+    await appliance.stop("SIGKILL");
+    // The kernel's answers are not the echo's, so they count as mismatched.
+    const { text } = await ask(asker, { timeoutMs: 200 });
+    assert.equal(text, "kernel");
+    const { mismatched } = await asker.stop({ lingerMillis: 0 });
+    assert.ok(mismatched > 0, "the kernel got nothing of the traffic");
+    assert.equal(await xdpProgram(host), undefined);
+    const again = await Appliance.start(host, ECHO);
+    assert.equal((await ask(asker)).text, "hello");
+    assert.equal((await again.stop()).code, 0);
+  },
+);
+
+labTest("an interface that vanishes takes nothing else along", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const other = await lab.namespace("other");
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
+    { namespace: other, name: "eth0", addresses: ["192.0.2.2/24"] },
+  );
+  const appliance = await Appliance.start(host, [...ECHO, "--interface", "eth1"]);
+  await host.ip("link del eth1");
+  await eventually("eth1 to be gone", async () => {
+    const links = JSON.parse(await host.ip("-j link show")) as { ifname: string }[];
+    return links.some(({ ifname }) => ifname === "eth1") ? undefined : true;
+  });
+  assert.equal((await ask(asker)).text, "hello");
+  assert.equal((await appliance.stop()).code, 0);
+});
+
+labTest("a native part that is missing is named with how to get it, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  const folder = Deno.makeTempDirSync();
+  try {
+    for (const { name } of Deno.readDirSync(root)) {
+      if (name !== "build" && !name.startsWith(".")) {
+        await host.run(["cp", "-r", `${root}${name}`, folder]);
+      }
+    }
+    const [deno, ...args] = selfCommand();
+    const command = [deno, ...args.with(-1, `${folder}/main.ts`), "run", ...ECHO];
+    const { code, said } = await refused(host, command);
+    assert.equal(code, 7);
+    assert.match(said, /build/);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

@@ -1,0 +1,139 @@
+/**
+ * `tegula demo` as its user sees it, and that nothing of it stays, however it ends.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { Lines } from "../../cli/lines.ts";
+import { selfCommand } from "../../cli/self.ts";
+import { eventually } from "./lab.ts";
+
+/** Starts the demo; its output is read as it comes. */
+function start(...args: string[]) {
+  const [program, ...prefix] = selfCommand();
+  const child = new Deno.Command(program, {
+    args: [...prefix, "demo", ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  return { child, stdout: new Lines(child.stdout), stderr: new Lines(child.stderr) };
+}
+
+async function play(...args: string[]) {
+  const { child, stdout, stderr } = start(...args);
+  const { code } = await child.status;
+  await Promise.all([stdout.closed, stderr.closed]);
+  return { code, lines: stdout.all, said: stderr.all.join("\n") };
+}
+
+/** Processes and namespaces that there are, as far as the demo could have made them. */
+function inventory(): string[] {
+  const found = new Set<string>();
+  for (const { name: pid } of Deno.readDirSync("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    try {
+      found.add(Deno.readTextFileSync(`/proc/${pid}/cmdline`).replaceAll("\0", " "));
+      found.add(Deno.readLinkSync(`/proc/${pid}/ns/net`));
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  for (const folder of ["/run", "/run/netns", "/tmp"]) {
+    for (const { name } of Deno.readDirSync(folder)) found.add(`${folder}/${name}`);
+  }
+  return [...found].sort();
+}
+
+/** Runs `body` and waits until nothing is there that was not there before. */
+async function leavesNothing(body: () => Promise<void>): Promise<void> {
+  const before = new Set(inventory());
+  await body();
+  let extra: string[] = [];
+  await eventually("everything to be gone", () => {
+    extra = inventory().filter((each) => !before.has(each));
+    return Promise.resolve(extra.length === 0 ? true : undefined);
+  }).catch((error) => {
+    throw new Error(`left behind:\n${extra.join("\n")}`, { cause: error });
+  });
+}
+
+const NAMES = [
+  "nothing known",
+  "neighbour changes MAC",
+  "default route moves",
+  "specific route",
+  "interface down and up",
+  "blackhole route",
+  "spoofed flood",
+];
+
+for (const [mode, args] of [[/^xdp /, []], [/socket/, ["--provider", "socket"]]] as const) {
+  Deno.test(`demo --json ${args.join(" ")} prints one object, ok, and leaves nothing`, async () => {
+    await leavesNothing(async () => {
+      const { code, lines, said } = await play("--json", "--seconds", "7", ...args);
+      assert.equal(lines.length, 1, lines.join("\n"));
+      const result = JSON.parse(lines[0]);
+      assert.equal(result.ok, true, said);
+      assert.equal(code, 0);
+      assert.match(result.mode, mode);
+      assert.ok(result.sent > 2000, `${result.sent} sent`);
+      assert.ok(result.answered > 0 && result.answered <= result.sent);
+      assert.equal(result.mismatched, 0);
+      assert.ok(result.rttMicros.p50 > 0 && result.rttMicros.p99 >= result.rttMicros.p50);
+      assert.deepEqual(result.changes.map(({ name }: { name: string }) => name), NAMES);
+      const lost = result.changes.reduce(
+        (sum: number, each: { lost: number }) => sum + each.lost,
+        0,
+      );
+      assert.equal(lost, result.sent - result.answered);
+    });
+  });
+}
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
+  Deno.test(`demo ended by ${signal} in the middle leaves nothing`, async () => {
+    await leavesNothing(async () => {
+      const { child, stdout, stderr } = start();
+      await stdout.find("  ✓", { timeoutMs: 60_000 });
+      child.kill(signal);
+      const { code } = await child.status;
+      await Promise.all([stdout.closed, stderr.closed]);
+      assert.notEqual(code, 0);
+    });
+  });
+}
+
+Deno.test("demo --hold stands until it is told to stop, and says how to look at it", async () => {
+  await leavesNothing(async () => {
+    const { child, stdout, stderr } = start("--hold", "--seconds", "7");
+    const line = await stderr.find("  nsenter", { timeoutMs: 60_000 });
+    const command = line.trim().match(/^nsenter --target \d+ --mount/)![0].split(" ");
+    const [program, ...args] = [...command, "ip", "netns", "list"];
+    const { success, stdout: list } = await new Deno.Command(program, { args }).output();
+    assert.ok(success);
+    assert.match(new TextDecoder().decode(list), /host/);
+    child.kill("SIGINT");
+    assert.equal((await child.status).code, 0);
+    await Promise.all([stdout.closed, stderr.closed]);
+  });
+});
+
+Deno.test("demo without root says so in one sentence, status 3", async () => {
+  const [program, ...prefix] = selfCommand();
+  const { code, stderr } = await new Deno.Command("setpriv", {
+    args: ["--reuid", "65534", "--clear-groups", program, ...prefix, "demo"],
+  }).output();
+  const said = new TextDecoder().decode(stderr).trim();
+  assert.equal(code, 3, said);
+  assert.match(said, /^tegula: .*root/);
+});
+
+Deno.test("demo refuses wrong options with status 2", async () => {
+  for (const args of [["--seconds", "0"], ["--provider", "magic"], ["--what"], ["leftover"]]) {
+    const { code, said } = await play(...args);
+    assert.equal(code, 2, said);
+    assert.match(said, /^tegula: [^\n]+$/);
+  }
+});

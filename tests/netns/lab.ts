@@ -1,0 +1,155 @@
+/**
+ * What the black-box tests of the real program share: a pair of namespaces, a client that asks, and
+ * small peers. The tests run in namespaces of their own (`scripts/test.ts` puts each file there).
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { setTimeout as delay } from "node:timers/promises";
+import { Client } from "../../cli/demo_processes.ts";
+import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
+
+export { Appliance, growth } from "../../cli/demo_processes.ts";
+export { Client, Lab, type Namespace };
+
+/** The appliance's address in a pair. */
+export const HOST = "198.18.0.1";
+/** The client's. */
+export const CLIENT = "198.18.0.2";
+
+/** How long something may take that normally takes milliseconds. */
+const PATIENCE_MILLIS = 5000;
+
+/** A test with a laboratory of its own, which is gone afterwards. */
+export function labTest(name: string, body: (lab: Lab, t: Deno.TestContext) => Promise<void>) {
+  Deno.test(name, async (t) => {
+    refuseOutsideNamespaces();
+    await using lab = new Lab();
+    await body(lab, t);
+  });
+}
+
+/** Without a private /run/netns a killed test would leave its namespaces on the machine. */
+function refuseOutsideNamespaces(): void {
+  const mounts = Deno.readTextFileSync("/proc/self/mountinfo");
+  if (/ \/ \/run\/netns .* - tmpfs /.test(mounts)) return;
+  throw new Error("these tests run in namespaces of their own: deno task test netns");
+}
+
+/** The usual two namespaces: `host` eth0 198.18.0.1/24, `client` eth0 198.18.0.2/24. */
+export interface Pair {
+  readonly host: Namespace;
+  readonly client: Namespace;
+  readonly asker: Client;
+}
+
+/** Builds the usual two namespaces, with a client that can be told what to ask. */
+export async function pair(lab: Lab, { queues = 1 } = {}): Promise<Pair> {
+  const [host, client] = [await lab.namespace("host"), await lab.namespace("client")];
+  await lab.join(
+    { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
+    { namespace: client, name: "eth0", addresses: [`${CLIENT}/24`] },
+    { queues },
+  );
+  return { host, client, asker: new Client(client) };
+}
+
+/** A question: one datagram. */
+export interface Question {
+  readonly payload?: string | Uint8Array<ArrayBuffer>;
+  readonly source?: string;
+  readonly sourcePort?: number;
+  readonly target?: string;
+  readonly port?: number;
+  /** How long an answer is waited for; short where none is expected. */
+  readonly timeoutMs?: number;
+}
+
+/** What came back; `from` is `address:port`. */
+export interface Answer {
+  readonly bytes: Uint8Array | null;
+  readonly text: string | null;
+  readonly from: string | null;
+}
+
+/** Asks once. By default the client asks the host's echo service. */
+export async function ask(asker: Client, question: Question = {}): Promise<Answer> {
+  const { payload = "hello", source = CLIENT, sourcePort = 0, target = HOST } = question;
+  const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
+  const { answer, from } = await asker.exchange({
+    source,
+    sourcePort,
+    target,
+    port: question.port ?? 7,
+    payload: bytes.toHex(),
+    timeoutMs: question.timeoutMs ?? PATIENCE_MILLIS,
+  });
+  if (answer === null) return { bytes: null, text: null, from };
+  const back = Uint8Array.fromHex(answer);
+  return { bytes: back, text: new TextDecoder().decode(back), from };
+}
+
+/** How long the absence of an answer is watched. */
+export const SILENCE_MILLIS = 300;
+
+/** Asks until there is an answer, for changes that take their time. Throws when there is none. */
+export function askUntilAnswered(asker: Client, question: Question = {}): Promise<Answer> {
+  return eventually("an answer", async () => {
+    const answer = await ask(asker, { ...question, timeoutMs: 100 });
+    return answer.bytes === null ? undefined : answer;
+  });
+}
+
+/** Looks again and again until `look` gives something; throws after `timeoutMs`. */
+export async function eventually<T>(
+  what: string,
+  look: () => Promise<T | undefined>,
+  { timeoutMs = PATIENCE_MILLIS } = {},
+): Promise<T> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const found = await look();
+    if (found !== undefined) return found;
+    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms for ${what}`);
+  }
+}
+
+/** Waits until running traffic has had `count` answers. */
+export async function answeredAtLeast(asker: Client, count: number): Promise<void> {
+  await eventually(`${count} answers`, async () => {
+    await delay(10);
+    return (await asker.progress()).answered >= count ? true : undefined;
+  });
+}
+
+/** The XDP program on an interface as `ip link` shows it; undefined when there is none. */
+export async function xdpProgram(
+  namespace: Namespace,
+  name = "eth0",
+): Promise<{ id: number; name?: string } | undefined> {
+  const [link] = JSON.parse(await namespace.ip(`-d -j link show dev ${name}`));
+  return link.xdp?.prog;
+}
+
+/** Random bytes, so that an answer cannot be right by accident. */
+export function noise(size: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(size);
+  for (let at = 0; at < size; at += 65_536) {
+    crypto.getRandomValues(bytes.subarray(at, Math.min(size, at + 65_536)));
+  }
+  return bytes;
+}
+
+/** Starts `peer.ts` in a namespace and waits until it serves. */
+export async function peer(namespace: Namespace, ...args: string[]): Promise<LabProcess> {
+  const process = namespace.spawn(peerCommand(args));
+  await process.stdout.find("serving");
+  return process;
+}
+
+/** The command line of `peer.ts`. */
+export function peerCommand(args: readonly string[]): string[] {
+  const program = fileURLToPath(new URL("./peer.ts", import.meta.url));
+  return [Deno.execPath(), "run", "--allow-net", "--no-check", program, ...args];
+}
