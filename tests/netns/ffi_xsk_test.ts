@@ -1,0 +1,369 @@
+/**
+ * AF_XDP on the real kernel: the XDP program's choice frame by frame, sockets in both attach modes
+ * on a UMEM inside a region, several interfaces and queues on one UMEM, and what is left of a process
+ * that was killed.
+ */
+
+import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
+import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../ffi/errno.ts";
+import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openRegions } from "../../ffi/region.ts";
+import { u8, type View } from "../../ffi/view.ts";
+import { openXsk, openXskSetup, XSK_STATISTICS, XskStatistic } from "../../ffi/xsk.ts";
+import {
+  carries,
+  child,
+  command,
+  type End,
+  frame,
+  type FrameOptions,
+  PacketSocket,
+  Wire,
+} from "./ffi_wire.ts";
+
+const FRAME_BYTES = 2048;
+const FRAMES = 1024;
+const RING = 256;
+const ADDRESS = 0xc6120001;
+
+const regions = openRegions(libraryPath("region"));
+const setup = openXskSetup(libraryPath("xsk"));
+const xsk = openXsk(libraryPath("xsk"));
+/** One region serves all tests: the memory of a UMEM may be registered again. */
+const memory: View = regions.create("umem", FRAMES * FRAME_BYTES).writer;
+
+function createUmem(): number {
+  return setup.createUmem(memory, {
+    frameBytes: FRAME_BYTES,
+    headroom: 0,
+    fill: RING,
+    completion: RING,
+  });
+}
+
+/** Loads the program for an interface and makes 198.18.0.1:7 ours there. */
+function loadFor(end: End, queues = 1): { program: number; filter: Filter } {
+  const program = setup.load(end.ifindex, queues);
+  ok(program >= 0, `load: ${program}`);
+  const filter = new Filter(regions.mapShared(setup.filterFd(program), FILTER_BYTES));
+  filter.setMac(end.mac);
+  filter.setPort(7, true);
+  ok(filter.add(ADDRESS));
+  return { program, filter };
+}
+
+function open(umem: number, end: End, queue = 0, mode: "copy" | "zero-copy" = "copy"): number {
+  const { name: ifname, ifindex } = end;
+  return setup.open(umem, { ifname, ifindex, queue, mode, rx: RING, tx: RING });
+}
+
+/** Gives a socket frames `first` to `first + count`. */
+function fill(slot: number, first: number, count: number): void {
+  const frames = Uint32Array.from({ length: count }, (_, i) => (first + i) * FRAME_BYTES);
+  equal(xsk.fill(slot, frames, count), count);
+}
+
+/** Waits until any of the sockets has something, and says whether one has. */
+function readable(slots: readonly number[], timeoutMs = 2000): boolean {
+  const pollSet = Int32Array.from(slots.flatMap((slot) => [xsk.fd(slot), 1]));
+  return xsk.wait(pollSet, slots.length, timeoutMs) > 0;
+}
+
+function statistic(slot: number, which: number): number {
+  const values = new Float64Array(XSK_STATISTICS);
+  equal(xsk.statistics(slot, values), 0);
+  return values[which];
+}
+
+/** What a socket received: (offset, length) pairs. */
+function receive(slot: number): { offset: number; length: number }[] {
+  const words = new Uint32Array(2 + 2 * RING);
+  const count = xsk.receive(slot, words, RING);
+  return Array.from(
+    { length: count },
+    (_, i) => ({ offset: words[2 + 2 * i], length: words[3 + 2 * i] }),
+  );
+}
+
+function bytes({ offset, length }: { offset: number; length: number }): Uint8Array {
+  return u8(memory).subarray(offset, offset + length);
+}
+
+for (const mode of ["native", "generic"] as const) {
+  Deno.test(`a datagram comes in and goes out by AF_XDP, program attached ${mode}`, () => {
+    using wire = new Wire("basic");
+    using far = wire.farSocket();
+    const { program } = loadFor(wire.near);
+    const umem = createUmem();
+    const slot = open(umem, wire.near);
+    ok(slot >= 0);
+    equal(setup.isZeroCopy(slot), false);
+    equal(setup.attach(program, mode), 0);
+    equal(setup.register(program, slot), 0);
+    fill(slot, 0, RING);
+
+    const before = BigInt(Date.now()) * 1_000_000n;
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "in" }));
+    ok(readable([slot]), "nothing came");
+    const words = new Uint32Array(4);
+    equal(xsk.receive(slot, words, 1), 1);
+    const time = BigInt(words[0]) | BigInt(words[1]) << 32n;
+    ok(time >= before && time - before < 5_000_000_000n, "the time is not now");
+    const got = { offset: words[2], length: words[3] };
+    ok(carries("in")(bytes(got)));
+    equal(statistic(slot, XskStatistic.redirected), 1);
+
+    bytes(got).set(new TextEncoder().encode("ou"), got.length - 2);
+    equal(xsk.transmit(slot, words.subarray(2), 1), 1);
+    ok(far.receive(carries("ou")), "the answer did not arrive");
+    const sent = new Uint32Array(1);
+    equal(xsk.complete(slot, sent, 1), 1);
+    equal(sent[0], got.offset);
+
+    setup.close(slot);
+    equal(setup.deleteUmem(umem), 0);
+    setup.unload(program);
+    equal(setup.attached(wire.near.ifindex), null);
+  });
+}
+
+Deno.test("a burst larger than one kick sends is sent whole", () => {
+  using wire = new Wire("burst");
+  using far = wire.farSocket();
+  const umem = createUmem();
+  const slot = open(umem, wire.near);
+  const pairs = new Uint32Array(2 * RING);
+  for (let i = 0; i < RING; i++) {
+    const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9, payload: `burst ${i}.` });
+    u8(memory).set(one, i * FRAME_BYTES);
+    pairs.set([i * FRAME_BYTES, one.length], 2 * i);
+  }
+  equal(xsk.transmit(slot, pairs, RING), RING);
+  for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  setup.close(slot);
+  setup.deleteUmem(umem);
+});
+
+Deno.test("a full transmit ring takes what fits and goes on when it is kicked", () => {
+  using wire = new Wire("full");
+  const umem = createUmem();
+  const slot = open(umem, wire.near);
+  const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9 });
+  u8(memory).set(one, 0);
+  const pairs = new Uint32Array(2 * 3 * RING).fill(0);
+  for (let i = 0; i < 3 * RING; i++) pairs.set([0, one.length], 2 * i);
+  // Nothing is taken off the completion ring: after that many the kernel stops sending.
+  equal(xsk.transmit(slot, pairs, 3 * RING), RING);
+  equal(xsk.transmit(slot, pairs, RING), RING);
+  equal(xsk.transmit(slot, pairs, RING), 0);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  xsk.kick(slot);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  setup.close(slot);
+  setup.deleteUmem(umem);
+});
+
+Deno.test("the program takes our datagrams and leaves everything else to the kernel", async (t) => {
+  using wire = new Wire("choice");
+  using far = wire.farSocket();
+  using kernel = new PacketSocket(wire.near.ifindex);
+  const { program, filter } = loadFor(wire.near);
+  filter.setVlan(5, true);
+  filter.setVlan(6, true);
+  const umem = createUmem();
+  const slot = open(umem, wire.near);
+  equal(setup.attach(program, "native"), 0);
+  equal(setup.register(program, slot), 0);
+  fill(slot, 0, RING);
+  let serial = 0;
+
+  /** Sends one frame and tells who got it; a second frame, of the other kind, shows it is settled. */
+  function whoGets(what: Partial<FrameOptions>): "tegula" | "kernel" {
+    const payload = `frame ${serial++}.`;
+    const plain = { to: wire.near.mac, destination: ADDRESS, port: 7, payload };
+    far.send(frame({ ...plain, ...what }));
+    if (kernel.receive(carries(payload), 50)) {
+      equal(receive(slot).length, 0);
+      return "kernel";
+    }
+    const [got] = receive(slot);
+    ok(got, `${payload} came nowhere`);
+    ok(carries(payload)(bytes(got)));
+    return "tegula";
+  }
+
+  const ours: Record<string, Partial<FrameOptions>> = {
+    "to our port": {},
+    "in our VLAN": { tags: [[0x8100, 5]] },
+    "in our VLAN, with a priority": { tags: [[0x8100, 0xe005]] },
+    "in two VLANs of ours": { tags: [[0x88a8, 5], [0x8100, 6]] },
+    "with the don't-fragment bit": { fragment: 0x4000 },
+  };
+  const others: Record<string, Partial<FrameOptions>> = {
+    "to another port": { port: 8 },
+    "to another address": { destination: ADDRESS + 1 },
+    "to another MAC": { to: Uint8Array.of(2, 0, 0, 0, 0, 1) },
+    "to the broadcast MAC": { to: new Uint8Array(6).fill(255) },
+    "in another VLAN": { tags: [[0x8100, 7]] },
+    "in another VLAN within ours": { tags: [[0x88a8, 5], [0x8100, 7]] },
+    "in three VLANs": { tags: [[0x88a8, 5], [0x88a8, 5], [0x8100, 6]] },
+    "a first fragment": { fragment: 0x2000 },
+    "a last fragment": { fragment: 0x0010 },
+    "with options": { headerWords: 6 },
+    "with a short header": { headerWords: 4 },
+    "not UDP": { protocol: 6 },
+    "not IPv4": { etherType: 0x86dd },
+  };
+  for (const [name, what] of Object.entries(ours)) {
+    await t.step(`ours: ${name}`, () => equal(whoGets(what), "tegula"));
+  }
+  for (const [name, what] of Object.entries(others)) {
+    await t.step(`the kernel's: ${name}`, () => equal(whoGets(what), "kernel"));
+  }
+  await t.step("a change of the filter takes effect at once", () => {
+    filter.remove(ADDRESS);
+    equal(whoGets({}), "kernel");
+    filter.add(ADDRESS);
+    equal(whoGets({}), "tegula");
+    filter.setPort(7, false);
+    equal(whoGets({}), "kernel");
+    filter.setPort(7, true);
+    filter.setMac(wire.far.mac);
+    equal(whoGets({}), "kernel");
+    filter.setMac(wire.near.mac);
+    equal(whoGets({}), "tegula");
+  });
+  await t.step("without a socket everything is the kernel's", () => {
+    const redirected = statistic(slot, XskStatistic.redirected);
+    setup.close(slot);
+    const payload = `frame ${serial++}.`;
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+    ok(kernel.receive(carries(payload)), "the kernel did not get it");
+    notEqual(redirected, 0);
+  });
+  setup.deleteUmem(umem);
+  setup.unload(program);
+});
+
+Deno.test("one UMEM serves several interfaces and queues", () => {
+  using one = new Wire("one");
+  using two = new Wire("two", { queues: 2 });
+  const ends = [{ wire: one, queue: 0 }, { wire: two, queue: 0 }, { wire: two, queue: 1 }];
+  const programs = [loadFor(one.near).program, loadFor(two.near, 2).program];
+  const umem = createUmem();
+  const slots = ends.map(({ wire, queue }) => open(umem, wire.near, queue));
+  equal(new Set(slots).size, 3);
+  ok(slots.every((slot) => slot >= 0));
+  slots.forEach((slot, i) => {
+    equal(setup.register(programs[i === 0 ? 0 : 1], slot), 0);
+    fill(slot, i * 300, 200);
+  });
+  equal(setup.attach(programs[0], "native"), 0);
+  equal(setup.attach(programs[1], "native"), 0);
+
+  for (const wire of [one, two]) {
+    using far = wire.farSocket();
+    const its = slots.filter((_, i) => ends[i].wire === wire);
+    // The far end spreads flows over its queues by their hash.
+    for (let sourcePort = 1024; sourcePort < 1024 + 64; sourcePort++) {
+      const to = { to: wire.near.mac, destination: ADDRESS, port: 7 };
+      far.send(frame({ ...to, sourcePort, payload: wire.near.name }));
+    }
+    for (const slot of its) {
+      ok(readable([slot]), `nothing came to socket ${slot}`);
+      const got = receive(slot);
+      ok(got.every((one) => carries(wire.near.name)(bytes(one))));
+      const first = slots.indexOf(slot) * 300 * FRAME_BYTES;
+      ok(got.every(({ offset }) => offset >= first && offset < first + 200 * FRAME_BYTES));
+      equal(xsk.transmit(slot, Uint32Array.of(got[0].offset, got[0].length), 1), 1);
+      ok(far.receive(carries(wire.near.name)));
+      equal(statistic(slot, XskStatistic.redirected), got.length);
+    }
+  }
+  for (const slot of slots) setup.close(slot);
+  equal(setup.deleteUmem(umem), 0);
+  for (const program of programs) setup.unload(program);
+});
+
+Deno.test("open() says why it failed, and the UMEM is good for another try", () => {
+  using wire = new Wire("fails");
+  const umem = createUmem();
+  equal(open(umem, wire.near, 0, "zero-copy"), -EOPNOTSUPP);
+  equal(open(umem, wire.near, 7), -EINVAL);
+  equal(open(umem, { ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
+  const slot = open(umem, wire.near);
+  ok(slot >= 0);
+  equal(open(umem, wire.near, 0, "zero-copy"), -EINVAL);
+  equal(setup.deleteUmem(umem), -EBUSY);
+  setup.close(slot);
+  equal(setup.deleteUmem(umem), 0);
+});
+
+Deno.test("open() waits for a queue that was just let go, and gives up on one in use", () => {
+  using wire = new Wire("busy");
+  const umem = createUmem();
+  for (let i = 0; i < 5; i++) {
+    const slot = open(umem, wire.near);
+    ok(slot >= 0, `try ${i}: ${slot}`);
+    setup.close(slot);
+  }
+  const holder = open(umem, wire.near);
+  const other = createUmem();
+  const started = performance.now();
+  equal(open(other, wire.near), -EBUSY);
+  ok(performance.now() - started < 5000);
+  setup.close(holder);
+  const late = open(other, wire.near);
+  ok(late >= 0, `after the holder went: ${late}`);
+  setup.close(late);
+  setup.deleteUmem(umem);
+  setup.deleteUmem(other);
+});
+
+Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
+  using wire = new Wire("other");
+  const folder = Deno.makeTempDirSync();
+  Deno.writeTextFileSync(
+    `${folder}/other.c`,
+    '__attribute__((section("xdp"))) int another(void *ctx) { return 2; }\n',
+  );
+  command(`clang -target bpf -O2 -c ${folder}/other.c -o ${folder}/other.o`);
+  command(`ip link set ${wire.near.name} xdpdrv obj ${folder}/other.o sec xdp`);
+  Deno.removeSync(folder, { recursive: true });
+  const { program } = loadFor(wire.near);
+  equal(setup.attach(program, "native"), -EBUSY);
+  equal(setup.attach(program, "generic"), -EBUSY);
+  const [link] = JSON.parse(command(`ip -j -d link show ${wire.near.name}`));
+  deepEqual(setup.attached(wire.near.ifindex), { id: link.xdp.prog.id, name: "another" });
+
+  command(`ip link set ${wire.near.name} xdpdrv off`);
+  equal(setup.attach(program, "native"), 0);
+  const own = setup.attached(wire.near.ifindex);
+  deepEqual(own, { id: setup.programId(program), name: "tegula" });
+  setup.unload(program);
+});
+
+Deno.test("a process that is killed leaves nothing, and its successor starts at once", async () => {
+  using wire = new Wire("killed");
+  using far = wire.farSocket();
+  using kernel = new PacketSocket(wire.near.ifindex);
+  const args = [wire.near.name, String(wire.near.ifindex), wire.near.mac.toHex()];
+  const ask = (payload: string) =>
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+
+  for (const round of ["first", "second"]) {
+    const { process, line } = await child("./ffi_xsk_child.ts", ...args);
+    equal(line, "serving");
+    ask(`${round}, alive`);
+    equal(kernel.receive(carries(`${round}, alive`), 100), null);
+    process.kill("SIGKILL");
+    await process.status;
+    ask(`${round}, killed`);
+    ok(kernel.receive(carries(`${round}, killed`)), "the kernel did not get the traffic");
+  }
+  const { program } = loadFor(wire.near);
+  equal(setup.attach(program, "native"), 0);
+  setup.unload(program);
+});
