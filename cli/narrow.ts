@@ -11,14 +11,13 @@ import { fileURLToPath } from "node:url";
 import { describeErrno } from "../ffi/errno.ts";
 import type { Host } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { LIBRARIES, TILE_FOLDERS } from "../tiles/runtime/permissions.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** Set in the environment of the process that has been narrowed. */
 const MARK = "TEGULA_NARROWED";
-/** Folders that tiles' modules are in. */
-const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
-/** Libraries that a tile which can be restarted opens. */
-const TILE_LIBRARIES: readonly LibraryName[] = ["tile", "netlink"];
+/** Tiles that can be restarted in place (`appliance.ts`). */
+const RESTARTABLE = ["netlink", "app"] as const;
 /** Libraries that only booting, or main itself, opens. */
 const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
 /** What booting reads besides: who holds a port, and how many cores there are. */
@@ -37,7 +36,9 @@ export interface Permissions {
 export function kept(appModules: readonly string[]): Permissions {
   return {
     read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...appModules],
-    ffi: TILE_LIBRARIES.map((name) => libraryPath(name)),
+    ffi: [...new Set(RESTARTABLE.flatMap((kind) => LIBRARIES[kind]))].map((name) =>
+      libraryPath(name)
+    ),
   };
 }
 

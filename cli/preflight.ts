@@ -24,7 +24,7 @@ type Log = (line: string) => void;
 /** Drivers whose frames may carry a partial UDP checksum (KERNEL.md row 35). */
 const PARTIAL_CHECKSUM_DRIVERS = ["veth", "virtio_net", ""];
 /** The name of our XDP program, as the kernel keeps it. */
-const OUR_PROGRAM = "tegula_filter";
+const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
 const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */

@@ -141,8 +141,20 @@ static const uint32_t COMMON[] = {
 	SYS_exit, SYS_exit_group,
 };
 
-/* fcntl asks about descriptors but changes none: flags are shared with the other tiles. */
-static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL };
+/*
+ * fcntl asks about descriptors but changes none: flags are shared with the other tiles. Locks are
+ * allowed because Deno's code cache is an SQLite file, looked at when a part of Deno is first used,
+ * also to report an error: SQLite takes a refused lock for a busy one and tries again for minutes,
+ * where a refused read makes it give up at once.
+ */
+static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL, F_SETLK };
+
+/*
+ * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
+ * it happen again: without rt_sigaction a store into another's region would fault for ever instead
+ * of ending the process.
+ */
+static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS };
 
 /* What each role does on its own sockets, besides. */
 static const uint32_t NET_CALLS[] = {
@@ -180,6 +192,7 @@ static void make_policy(struct policy *p, enum role role, const int32_t *fds, in
 		allow(p, COMMON[i]);
 	allow_only(p, SYS_write, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
+	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
 	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
 	allow_anonymous_mmap(p);
 	decide(p, REFUSE);

@@ -18,6 +18,7 @@ import type { AppSetup } from "../app/tile.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { ControlWriter } from "./control.ts";
 import { APP, NET, NETLINK, readCounters } from "./counters.ts";
+import { LIBRARIES, permissions } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
@@ -45,20 +46,12 @@ export interface Attached {
 }
 
 const COUNTERS = { netlink: NETLINK, net: NET, app: APP } as const;
-/** Which libraries a tile opens. */
-const LIBRARIES = {
-  netlink: ["tile", "netlink"],
-  net: ["tile", "xsk", "udp"],
-  app: ["tile"],
-} as const;
 /** Where a tile's module is, under the program's folder. */
 const MODULES = {
   netlink: "tiles/netlink/tile.ts",
   net: "tiles/net/tile.ts",
   app: "tiles/app/tile.ts",
 } as const;
-/** What a worker may read until its modules are loaded. */
-const READABLE = ["ffi", "netbase", "tiles"];
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
@@ -155,22 +148,20 @@ export class Appliance {
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
     const { kind, name } = seat;
     const { keepNetAdmin, root, log } = this.#options;
-    const libraries = Object.fromEntries(LIBRARIES[kind].map((each) => [each, libraryPath(each)]));
-    const read = READABLE.map((folder) => `${root}/${folder}`);
     const worker = new TileWorker({
       kind,
       name,
-      libraries,
+      libraries: Object.fromEntries(LIBRARIES[kind].map((each) => [each, libraryPath(each)])),
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
       confine: { keepNetAdmin: keepNetAdmin && kind === "netlink" },
       setup,
     }, {
-      permissions: {
-        ffi: Object.values(libraries),
-        read: kind === "app" ? [...read, appPath(setup)] : read,
-      },
+      permissions: permissions(kind, {
+        root,
+        ...(kind === "app" && { appModule: fileURLToPath((setup as AppSetup).module) }),
+      }),
       events: {
         log: (line) => log(`${name}: ${line}`),
         failed: (message) => {
@@ -248,9 +239,4 @@ export class Appliance {
     clearTimeout(timer);
     for (const attachment of attachments) attachment.close();
   }
-}
-
-/** The file of an app's module. */
-function appPath(setup: unknown): string {
-  return fileURLToPath((setup as AppSetup).module);
 }

@@ -4,13 +4,8 @@
  * @module
  */
 
+import type { TilePermissions } from "./permissions.ts";
 import type { BootMessage, TileReport } from "./tile.ts";
-
-/** What a tile's worker may do before it gives it up (DESIGN.md §2). Paths. */
-export interface TilePermissions {
-  readonly ffi: string[];
-  readonly read: string[];
-}
 
 /** What main wants to hear of. */
 export interface TileEvents {
