@@ -1,0 +1,136 @@
+/**
+ * One app as the net tile sees it: the link that datagrams go out on, the link that its answers come
+ * in on, and the frames that it is reading. A frame comes back when the app's cursor has passed its
+ * descriptor; how many are out is bounded by the link's depth, so an app that stops keeps those and
+ * no more.
+ *
+ * @module
+ */
+
+import { slice, u8, type View } from "../../ffi/view.ts";
+import {
+  appLinkBytes,
+  Descriptor,
+  LinkConsumer,
+  LinkProducer,
+  type LinkShape,
+  netLinkBytes,
+} from "../runtime/link.ts";
+import { TileReader, Waker } from "../runtime/tile_region.ts";
+import type { Umem } from "./umem.ts";
+
+/** An app, as main tells a net tile of it. */
+export interface AppSetup {
+  readonly name: string;
+  /** Ports it answers on. Several apps with the same port share it by flow. */
+  readonly ports: readonly number[];
+  /** The region that this net tile writes for it. */
+  readonly net: View;
+  /** The region that the app writes. */
+  readonly app: View;
+  readonly shape: LinkShape;
+  /** The app's tile region, for its sleep word. */
+  readonly tile: View;
+  readonly eventfd: number;
+}
+
+/** The net tile's ends of both links of one app. */
+export class AppLink {
+  readonly name: string;
+  readonly ports: readonly number[];
+  /** Answers: descriptors and payloads are the app's and can change at any time. */
+  readonly answers: LinkConsumer;
+  readonly payloads: DataView;
+  readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
+  /** Large buffers that the app is reading. */
+  largeOut = 0;
+  readonly #requests: LinkProducer;
+  readonly #umem: Umem;
+  readonly #waker: Waker;
+  /** For each descriptor of the link the offset of its payload: the link's own copy, which is out. */
+  readonly #out: Int32Array;
+  #reclaimed: number;
+
+  constructor(setup: AppSetup, { umem, wake }: { umem: Umem; wake: (eventfd: number) => void }) {
+    const { net, app, shape } = setup;
+    if (app.byteLength < appLinkBytes(shape)) {
+      throw new RangeError(`the link region of app ${setup.name} is too small`);
+    }
+    this.name = setup.name;
+    this.ports = setup.ports;
+    this.answers = new LinkConsumer(net, app, shape);
+    this.#requests = new LinkProducer(net, app, shape);
+    const ring = slice(app, netLinkBytes(shape), shape.payloadBytes);
+    this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
+    this.payloadBytes = u8(ring);
+    this.#umem = umem;
+    this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
+    this.#out = new Int32Array(shape.depth);
+    this.#reclaimed = this.#requests.pushed;
+  }
+
+  /** Descriptors that the app has not passed yet. */
+  get outstanding(): number {
+    return (this.#requests.pushed - this.#reclaimed) >>> 0;
+  }
+
+  /** Cursors of the app, in either direction, that could not be true. */
+  get corrupt(): number {
+    return this.answers.corrupt + this.#requests.corrupt;
+  }
+
+  /** Takes back what the app's cursor has passed, and returns how many frames and buffers. */
+  reclaim(): number {
+    const requests = this.#requests;
+    if (this.#reclaimed === requests.pushed) return 0;
+    requests.refresh();
+    const count = (requests.passed - this.#reclaimed) >>> 0;
+    // A link that starts anew has its cursor one depth behind: nothing is out then.
+    if (count > requests.depth) return 0;
+    const mask = requests.depth - 1;
+    for (let i = 0; i < count; i++) {
+      const offset = this.#out[(this.#reclaimed + i) & mask];
+      if (this.#umem.isLarge(offset)) this.largeOut--;
+      this.#umem.give(offset);
+    }
+    this.#reclaimed = (this.#reclaimed + count) >>> 0;
+    return count;
+  }
+
+  /**
+   * Hands over a datagram whose payload is `length` bytes at `offset` of the UMEM. False when the
+   * link is full; the frame is then still the caller's. Addresses, ports and times may come as signed
+   * words. The app sees it after `publish`.
+   */
+  push(
+    offset: number,
+    length: number,
+    source: number,
+    destination: number,
+    ports: number,
+    ifindex: number,
+    timeLow: number,
+    timeHigh: number,
+  ): boolean {
+    const requests = this.#requests;
+    if (requests.free === 0) return false;
+    const words = requests.words;
+    const at = requests.slot();
+    words[at + Descriptor.offset] = offset;
+    words[at + Descriptor.length] = length;
+    words[at + Descriptor.source] = source;
+    words[at + Descriptor.destination] = destination;
+    words[at + Descriptor.ports] = ports;
+    words[at + Descriptor.interface] = ifindex;
+    words[at + Descriptor.timeLow] = timeLow;
+    words[at + Descriptor.timeHigh] = timeHigh;
+    this.#out[requests.pushed & (requests.depth - 1)] = offset;
+    requests.push();
+    return true;
+  }
+
+  /** Publishes the burst and wakes the app if it sleeps. */
+  publish(): void {
+    if (this.#requests.publish()) this.#waker.published();
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * Which app answers on a port, and which ports an app may send from. Fixed when the tile starts.
+ *
+ * A served port is a *service*, a small number; 0 stands for none. Several apps may share one, which
+ * then takes the datagrams of a flow always to the same of them.
+ *
+ * @module
+ */
+
+import { flowHash } from "./flow.ts";
+
+/** A kernel socket behind a served port, as main tells a net tile of it. */
+export interface UdpSocketSetup {
+  readonly fd: number;
+  readonly port: number;
+  /** Whether this tile receives on it; every tile may send on all. */
+  readonly receive: boolean;
+}
+
+/** The ports of all apps. */
+export class Dispatch {
+  /** Service of each port. */
+  readonly #services = new Uint16Array(65_536);
+  /** Where each service's apps begin in `#members`, and how many they are. */
+  readonly #first: Int32Array;
+  readonly #count: Int32Array;
+  readonly #members: Int32Array;
+  readonly #fds: Int32Array;
+  readonly #served: Uint8Array;
+  readonly #width: number;
+
+  constructor(
+    apps: readonly { readonly ports: readonly number[] }[],
+    sockets: readonly UdpSocketSetup[],
+  ) {
+    const ports = [...new Set(apps.flatMap((app) => app.ports))];
+    this.#width = ports.length + 1;
+    this.#first = new Int32Array(this.#width);
+    this.#count = new Int32Array(this.#width);
+    this.#fds = new Int32Array(this.#width).fill(-1);
+    this.#served = new Uint8Array(this.#width * apps.length);
+    const members: number[] = [];
+    ports.forEach((port, i) => {
+      const service = i + 1;
+      this.#services[port] = service;
+      this.#fds[service] = sockets.find((socket) => socket.port === port)?.fd ?? -1;
+      this.#first[service] = members.length;
+      apps.forEach((app, index) => {
+        if (!app.ports.includes(port)) return;
+        members.push(index);
+        this.#served[index * this.#width + service] = 1;
+      });
+      this.#count[service] = members.length - this.#first[service];
+    });
+    this.#members = Int32Array.from(members);
+  }
+
+  /** Index of the app for a datagram from `source` with `ports`, -1 when the port is not served. */
+  app(source: number, ports: number): number {
+    const service = this.#services[ports & 0xffff];
+    if (service === 0) return -1;
+    const count = this.#count[service];
+    const pick = count === 1 ? 0 : (flowHash(source, 0, ports) >>> 1) % count;
+    return this.#members[this.#first[service] + pick];
+  }
+
+  /** Whether app `index` serves `port`, and so may send from it. */
+  serves(index: number, port: number): boolean {
+    return this.#served[index * this.#width + this.#services[port]] === 1;
+  }
+
+  /** The kernel socket of a served port, -1 when another program has it. */
+  fd(port: number): number {
+    return this.#fds[this.#services[port]];
+  }
+}

@@ -1,0 +1,98 @@
+/**
+ * What a frame looks like: where the fields of Ethernet, 802.1Q, IPv4 and UDP headers stand, and the
+ * arithmetic of their checksums. Used on the way in (`checks.ts`) and on the way out (`headers.ts`).
+ *
+ * Sums are taken in the machine's own byte order (little-endian): a one's complement sum of 16-bit
+ * words does not care, as long as the result is stored as it was summed (RFC 1071 §1.2 B).
+ *
+ * @module
+ */
+
+/** Bytes of an Ethernet header without tags. */
+export const ETHERNET_BYTES = 14;
+/** Bytes of an 802.1Q or 802.1ad tag. */
+export const TAG_BYTES = 4;
+/** Tags that we read and write at most: 802.1ad with 802.1Q inside. */
+export const MOST_TAGS = 2;
+/** Bytes of an IPv4 header without options, the only kind there is here. */
+export const IPV4_BYTES = 20;
+/** Bytes of a UDP header. */
+export const UDP_BYTES = 8;
+/** Bytes of IPv4 and UDP headers. */
+export const PACKET_HEADER_BYTES = IPV4_BYTES + UDP_BYTES;
+/** Largest UDP payload over IPv4: 65,535 bytes less both headers. */
+export const LARGEST_PAYLOAD = 65_507;
+
+/** EtherTypes (linux/if_ether.h). */
+export const ETH_P_IP = 0x0800;
+export const ETH_P_8021Q = 0x8100;
+export const ETH_P_8021AD = 0x88a8;
+
+/** Byte offset of the EtherType in an Ethernet header. */
+export const ETHERTYPE_AT = 12;
+
+/** Byte offsets in an IPv4 header (RFC 791 §3.1). */
+export const IP_TOTAL_LENGTH = 2;
+export const IP_PROTOCOL = 9;
+export const IP_CHECKSUM = 10;
+export const IP_SOURCE = 12;
+export const IP_DESTINATION = 16;
+
+/** Byte offsets from the start of the IPv4 header of what UDP adds (RFC 768). */
+export const UDP_PORTS = 20;
+export const UDP_LENGTH = 24;
+export const UDP_CHECKSUM = 26;
+export const PAYLOAD = 28;
+
+export const IPPROTO_UDP = 17;
+
+/** Folds a sum of 16-bit words, at most 2³¹, to 16 bits (RFC 1071). */
+export function fold(sum: number): number {
+  sum = (sum & 0xffff) + (sum >>> 16);
+  return (sum & 0xffff) + (sum >>> 16);
+}
+
+/** The two bytes of a 16-bit word changed over. */
+export function swap16(word: number): number {
+  return ((word & 0xff) << 8) | (word >>> 8);
+}
+
+/** Sum of the two 16-bit halves of a word. */
+export function halves(word: number): number {
+  return (word & 0xffff) + (word >>> 16);
+}
+
+/**
+ * One's complement sum, not folded, of `length` bytes at `at`, an odd last byte padded with zero. At
+ * most 65,535 bytes, so that the sum stays below 2³¹. Reads up to three bytes past the end, which
+ * must be inside `view`; they do not count.
+ */
+export function sumBytes(view: DataView, at: number, length: number): number {
+  const end = at + (length & ~3);
+  let low = 0;
+  let high = 0;
+  for (; at < end; at += 4) {
+    const word = view.getUint32(at, true) | 0;
+    low += word & 0xffff;
+    high += word >>> 16;
+  }
+  const rest = length & 3;
+  if (rest !== 0) {
+    const word = view.getUint32(at, true) & ((1 << (rest << 3)) - 1);
+    low += word & 0xffff;
+    high += word >>> 16;
+  }
+  return low + high;
+}
+
+/** First word of the IPv4 headers that we send: version 4, five words, no service class; length to be filled in. */
+export const VERSION_WORD = 0x45;
+/** Second word: identification 0 and "don't fragment" (an atomic datagram, RFC 6864 §4.1). */
+export const FRAGMENT_WORD = 0x0040_0000;
+/** Third word: time to live 64, protocol UDP; checksum to be filled in. */
+export const PROTOCOL_WORD = 64 | (IPPROTO_UDP << 8);
+
+/** The part of their checksum that is the same in all of them. */
+export const IP_CONSTANT_SUM = VERSION_WORD + halves(FRAGMENT_WORD) + PROTOCOL_WORD;
+/** Likewise of the UDP pseudo header (RFC 768): the protocol, in the order that words are summed. */
+export const UDP_CONSTANT_SUM = swap16(IPPROTO_UDP);

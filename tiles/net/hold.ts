@@ -1,0 +1,257 @@
+/**
+ * The hold queue: datagrams whose neighbour is being resolved. They wait in frames of their own, in
+ * order, for a bounded time, and go out when the neighbour resolves, so that the first answer to a
+ * new peer is not lost.
+ *
+ * The queue is bounded per neighbour and in all. When it is full a newcomer displaces a neighbour of
+ * its own rank or a lower one, picked at random, or else is refused. Ranks keep a flood of made-up
+ * sources, each of which looks like a new peer, from crowding out those that are likely to resolve:
+ * a gateway is named by a route, not by a packet, and whoever was asked for before, or is in the
+ * kernel's table, is more than a number out of a flood.
+ *
+ * Here is only who waits for whom; frames are made and sent by `transmit.ts`.
+ *
+ * @module
+ */
+
+/** How likely a neighbour is to be real, lowest first. */
+export const Rank = { stranger: 0, acquainted: 1, gateway: 2 } as const;
+
+/** Fields of a datagram that waits, beside its frame. */
+export interface Held {
+  /** Its frame, payload in place (`headers.ts`). */
+  frame: number;
+  /** Host order, as signed words; source 0: to be chosen. */
+  destination: number;
+  source: number;
+  /** source port << 16 | destination port, as a signed word. */
+  ports: number;
+  /** Bytes of payload, and their sum. */
+  length: number;
+  sum: number;
+  /** When it is let go, monotonic milliseconds. */
+  deadline: number;
+}
+
+/** Bounds of a hold queue. */
+export interface HoldLimits {
+  /** Datagrams in all; also the most neighbours. */
+  readonly total: number;
+  /** Datagrams of one neighbour; a gateway, which stands for many peers, may have half of all. */
+  readonly perNeighbor: number;
+  /** Datagrams of one neighbour while the queue is more than half full. */
+  readonly perNeighborCrowded: number;
+}
+
+const NONE = -1;
+const RANKS = 3;
+/** Words of a datagram in the pool. */
+const HELD_WORDS = 6;
+
+/** Who waits for whom. Neighbours and datagrams are small numbers into fixed arrays. */
+export class HoldQueue {
+  readonly #limits: HoldLimits;
+  readonly #drop: (frame: number) => void;
+
+  // Datagrams: fields, when they are let go, and the next in the same queue or on the free list.
+  readonly #held: Int32Array;
+  readonly #deadline: Float64Array;
+  readonly #next: Int32Array;
+  #freeHeld = 0;
+  #count = 0;
+
+  // Neighbours: key, queue, rank, hash chain, and where they stand in their rank's list.
+  readonly #ifindex: Int32Array;
+  readonly #address: Int32Array;
+  readonly #first: Int32Array;
+  readonly #last: Int32Array;
+  readonly #waiting: Int32Array;
+  readonly #rank: Int32Array;
+  readonly #chain: Int32Array;
+  readonly #place: Int32Array;
+  readonly #buckets: Int32Array;
+  readonly #ranked: readonly Int32Array[];
+  readonly #rankedCount = new Int32Array(RANKS);
+  #freeNeighbor = 0;
+
+  /** `drop` is called with the frame of each datagram that is displaced. */
+  constructor(limits: HoldLimits, drop: (frame: number) => void) {
+    const { total } = limits;
+    this.#limits = limits;
+    this.#drop = drop;
+    this.#held = new Int32Array(total * HELD_WORDS);
+    this.#deadline = new Float64Array(total);
+    this.#next = freeList(total);
+    this.#ifindex = new Int32Array(total);
+    this.#address = new Int32Array(total);
+    this.#first = new Int32Array(total);
+    this.#last = new Int32Array(total);
+    this.#waiting = new Int32Array(total);
+    this.#rank = new Int32Array(total);
+    this.#chain = freeList(total);
+    this.#place = new Int32Array(total);
+    this.#buckets = new Int32Array(2 ** Math.ceil(Math.log2(total))).fill(NONE);
+    this.#ranked = Array.from({ length: RANKS }, () => new Int32Array(total));
+  }
+
+  /** Datagrams that wait. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** The neighbour that datagrams for (ifindex, address) wait for, -1 when none do. */
+  find(ifindex: number, address: number): number {
+    let neighbor = this.#buckets[this.#bucket(ifindex, address)];
+    while (
+      neighbor !== NONE &&
+      (this.#address[neighbor] !== address || this.#ifindex[neighbor] !== ifindex)
+    ) neighbor = this.#chain[neighbor];
+    return neighbor;
+  }
+
+  /**
+   * Puts `held` at the end of the queue for (ifindex, address). False when there is no room for it;
+   * its frame is then still the caller's.
+   */
+  add(ifindex: number, address: number, rank: number, held: Readonly<Held>): boolean {
+    let neighbor = this.find(ifindex, address);
+    if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {
+      return false;
+    }
+    if (this.#freeHeld === NONE && !this.#displace(rank, neighbor)) return false;
+    if (neighbor === NONE) neighbor = this.#open(ifindex, address, rank);
+
+    const at = this.#freeHeld;
+    this.#freeHeld = this.#next[at];
+    const field = at * HELD_WORDS;
+    this.#held[field] = held.frame;
+    this.#held[field + 1] = held.destination;
+    this.#held[field + 2] = held.source;
+    this.#held[field + 3] = held.ports;
+    this.#held[field + 4] = held.length;
+    this.#held[field + 5] = held.sum;
+    this.#deadline[at] = held.deadline;
+    this.#next[at] = NONE;
+    if (this.#waiting[neighbor] === 0) this.#first[neighbor] = at;
+    else this.#next[this.#last[neighbor]] = at;
+    this.#last[neighbor] = at;
+    this.#waiting[neighbor]++;
+    this.#count++;
+    return true;
+  }
+
+  /** Reads the first datagram of `neighbor` into `out`, which stays in the queue. */
+  peek(neighbor: number, out: Held): void {
+    const at = this.#first[neighbor];
+    const field = at * HELD_WORDS;
+    out.frame = this.#held[field];
+    out.destination = this.#held[field + 1];
+    out.source = this.#held[field + 2];
+    out.ports = this.#held[field + 3];
+    out.length = this.#held[field + 4];
+    out.sum = this.#held[field + 5];
+    out.deadline = this.#deadline[at];
+  }
+
+  /**
+   * Takes the first datagram of `neighbor` out of the queue; its frame is the caller's. Returns how
+   * many still wait there. With the last one the neighbour's number is void.
+   */
+  shift(neighbor: number): number {
+    const at = this.#first[neighbor];
+    this.#first[neighbor] = this.#next[at];
+    this.#next[at] = this.#freeHeld;
+    this.#freeHeld = at;
+    this.#count--;
+    const left = --this.#waiting[neighbor];
+    if (left === 0) this.#close(neighbor);
+    return left;
+  }
+
+  /**
+   * Writes all neighbours that are waited for into `out`, ifindex and address of each, the highest
+   * rank first, and returns how many. Room for `2 * total` words.
+   */
+  keys(out: Int32Array): number {
+    let count = 0;
+    for (let rank = RANKS - 1; rank >= 0; rank--) {
+      const ranked = this.#ranked[rank];
+      for (let i = 0; i < this.#rankedCount[rank]; i++) {
+        out[2 * count] = this.#ifindex[ranked[i]];
+        out[2 * count + 1] = this.#address[ranked[i]];
+        count++;
+      }
+    }
+    return count;
+  }
+
+  /** When the first datagram of `neighbor` is let go. */
+  deadline(neighbor: number): number {
+    return this.#deadline[this.#first[neighbor]];
+  }
+
+  #most(rank: number): number {
+    const { total, perNeighbor, perNeighborCrowded } = this.#limits;
+    if (rank === Rank.gateway) return total >>> 1;
+    return this.#count * 2 > total ? perNeighborCrowded : perNeighbor;
+  }
+
+  /** Makes room by dropping all of a neighbour of at most `rank`, but not of `spared`. */
+  #displace(rank: number, spared: number): boolean {
+    for (let lowest = 0; lowest <= rank; lowest++) {
+      const count = this.#rankedCount[lowest];
+      if (count === 0) continue;
+      const victim = this.#ranked[lowest][Math.floor(Math.random() * count)];
+      if (victim === spared) return false;
+      for (let left = this.#waiting[victim]; left > 0; left--) {
+        const frame = this.#held[this.#first[victim] * HELD_WORDS];
+        this.shift(victim);
+        this.#drop(frame);
+      }
+      return true;
+    }
+    return false;
+  }
+
+  #open(ifindex: number, address: number, rank: number): number {
+    const neighbor = this.#freeNeighbor;
+    this.#freeNeighbor = this.#chain[neighbor];
+    const bucket = this.#bucket(ifindex, address);
+    this.#ifindex[neighbor] = ifindex;
+    this.#address[neighbor] = address;
+    this.#rank[neighbor] = rank;
+    this.#waiting[neighbor] = 0;
+    this.#chain[neighbor] = this.#buckets[bucket];
+    this.#buckets[bucket] = neighbor;
+    this.#place[neighbor] = this.#rankedCount[rank]++;
+    this.#ranked[rank][this.#place[neighbor]] = neighbor;
+    return neighbor;
+  }
+
+  #close(neighbor: number): void {
+    const bucket = this.#bucket(this.#ifindex[neighbor], this.#address[neighbor]);
+    if (this.#buckets[bucket] === neighbor) this.#buckets[bucket] = this.#chain[neighbor];
+    else {
+      let before = this.#buckets[bucket];
+      while (this.#chain[before] !== neighbor) before = this.#chain[before];
+      this.#chain[before] = this.#chain[neighbor];
+    }
+    this.#chain[neighbor] = this.#freeNeighbor;
+    this.#freeNeighbor = neighbor;
+
+    const rank = this.#rank[neighbor];
+    const moved = this.#ranked[rank][--this.#rankedCount[rank]];
+    this.#ranked[rank][this.#place[neighbor]] = moved;
+    this.#place[moved] = this.#place[neighbor];
+  }
+
+  #bucket(ifindex: number, address: number): number {
+    const mixed = Math.imul(address ^ Math.imul(ifindex, 0x85ebca6b), 0x9e3779b1);
+    return (mixed ^ (mixed >>> 15)) & (this.#buckets.length - 1);
+  }
+}
+
+/** Links of a list that holds 0 to `length` − 1, beginning with 0. */
+function freeList(length: number): Int32Array {
+  return Int32Array.from({ length }, (_, i) => i + 1 < length ? i + 1 : NONE);
+}

@@ -1,0 +1,77 @@
+/**
+ * The way out through the kernel's sockets: for what routes to `local`, leaves by an interface without
+ * an AF_XDP socket here, or is too long for one packet. Datagrams are gathered while they come from
+ * the same memory for the same socket, and sent by one call, straight from that memory.
+ *
+ * @module
+ */
+
+import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS } from "../../ffi/udp.ts";
+import { NET } from "../runtime/counters.ts";
+import { Descriptor } from "../runtime/link.ts";
+
+/** Sends through kernel sockets. Every datagram given to it is counted as sent or as dropped. */
+export class SocketSender {
+  readonly #udp: Udp;
+  readonly #counters: Float64Array;
+  readonly #batch = new Uint32Array(UDP_BURST * UDP_DESCRIPTOR_WORDS);
+  #fd = -1;
+  #memory: Uint8Array = new Uint8Array();
+  #count = 0;
+
+  constructor(udp: Udp, counters: Float64Array) {
+    this.#udp = udp;
+    this.#counters = counters;
+  }
+
+  /**
+   * Sends `length` bytes at `offset` of `memory` by the socket `fd`, with the next flush at the
+   * latest; until then the memory must stay. `source` 0 lets the kernel choose.
+   */
+  send(
+    fd: number,
+    memory: Uint8Array,
+    offset: number,
+    length: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): void {
+    if (fd !== this.#fd || memory !== this.#memory || this.#count === UDP_BURST) this.flush();
+    this.#fd = fd;
+    this.#memory = memory;
+    const at = this.#count++ * UDP_DESCRIPTOR_WORDS;
+    this.#batch[at + Descriptor.offset] = offset;
+    this.#batch[at + Descriptor.length] = length;
+    this.#batch[at + Descriptor.source] = source;
+    this.#batch[at + Descriptor.destination] = destination;
+    this.#batch[at + Descriptor.ports] = ports;
+    this.#batch[at + Descriptor.interface] = 0;
+  }
+
+  /** Sends what was gathered. What the kernel refuses, or has no room for now, is dropped. */
+  flush(): void {
+    let left = this.#count;
+    this.#count = 0;
+    let sent = 0;
+    let refused = 0;
+    while (left > 0) {
+      const taken = this.#udp.send(this.#fd, this.#memory, this.#batch, left);
+      if (taken === 0) break;
+      // An error is about the first datagram alone: the others get their chance.
+      const passed = taken > 0 ? taken : 1;
+      if (taken > 0) sent += taken;
+      else refused++;
+      left -= passed;
+      if (left > 0) {
+        this.#batch.copyWithin(
+          0,
+          passed * UDP_DESCRIPTOR_WORDS,
+          (passed + left) * UDP_DESCRIPTOR_WORDS,
+        );
+      }
+    }
+    this.#counters[NET.index.tx_socket] += sent;
+    this.#counters[NET.index.tx_drop_socket] += refused + left;
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * The net tile: frames in, frames out. It owns some queues of the attached interfaces and the kernel
+ * sockets behind the served ports; one turn of it is one packet's way through this folder:
+ *
+ *     xdp_port / socket_receiver → checks → dispatch → app_link → (the app) →
+ *     transmit → resolve, header_cache → headers → wire → xdp_port, or socket_sender,
+ *     with holding beside it for those whose neighbour is unknown.
+ *
+ * @module
+ */
+
+import type { View } from "../../ffi/view.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NET } from "../runtime/counters.ts";
+import { SolicitProducer } from "../runtime/solicit_link.ts";
+import type { Tile, TileContext } from "../runtime/tile.ts";
+import { TileReader, Waker } from "../runtime/tile_region.ts";
+import { AppLink, type AppSetup } from "./app_link.ts";
+import { Checks } from "./checks.ts";
+import { Devices } from "./devices.ts";
+import { Dispatch, type UdpSocketSetup } from "./dispatch.ts";
+import { HeaderCache } from "./header_cache.ts";
+import { HOLD_LIMITS, Holding } from "./holding.ts";
+import { PollSet } from "./poll_set.ts";
+import { Receiver } from "./receive.ts";
+import { Resolver } from "./resolve.ts";
+import { SocketReceiver } from "./socket_receiver.ts";
+import { SocketSender } from "./socket_sender.ts";
+import { Solicits } from "./solicits.ts";
+import { Transmitter } from "./transmit.ts";
+import { Umem } from "./umem.ts";
+import { Wire } from "./wire.ts";
+import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
+
+/** Destinations that finished headers are kept for: 1 MiB, and room for ten thousand peers. */
+const CACHE_ENTRIES = 1 << 14;
+/** Turns between two looks at which kernel sockets have something, while there is other work. */
+const LOOK_TURNS = 16;
+
+/** What a net tile is made with. */
+export interface NetSetup {
+  /** Netbase, to be read. */
+  readonly netbase: View;
+  /** The UMEM: frames, then large buffers of 64 KiB. */
+  readonly umem: View;
+  readonly frameBytes: number;
+  readonly frames: number;
+  readonly largeBuffers: number;
+  /** Bytes free before each received frame, besides the kernel's own. */
+  readonly headroom: number;
+  readonly sockets: readonly XdpSocketSetup[];
+  readonly udp: readonly UdpSocketSetup[];
+  readonly apps: readonly AppSetup[];
+  /** The solicit link, written here. */
+  readonly solicit: View;
+  /** The netlink tile's region, for its sleep word. */
+  readonly netlinkTile: View;
+  readonly netlinkEventfd: number;
+  readonly eventfd: number;
+}
+
+/** Makes a net tile. Throws RangeError when what it is given does not fit together. */
+export function create(context: TileContext<NetSetup>): Tile {
+  return new NetTile(context);
+}
+
+/** Frames that a net tile needs, so that none of its rings, links and queues can starve another. */
+export function framesNeeded(setup: Pick<NetSetup, "sockets" | "apps">): number {
+  const rings = setup.sockets.reduce((sum, { fill, tx }) => sum + fill + tx, 0);
+  const links = setup.apps.reduce((sum, { shape }) => sum + shape.depth, 0);
+  return rings + links + HOLD_LIMITS.total;
+}
+
+class NetTile implements Tile {
+  readonly descriptors: readonly number[];
+  readonly #reader: NetbaseReader;
+  readonly #cache: HeaderCache;
+  readonly #ports: readonly XdpPort[];
+  readonly #apps: readonly AppLink[];
+  readonly #receiver: Receiver;
+  readonly #sockets: SocketReceiver;
+  readonly #transmitter: Transmitter;
+  readonly #holding: Holding;
+  readonly #solicits: Solicits;
+  readonly #netlink: Waker;
+  readonly #pollSet: PollSet;
+  readonly #counters: Float64Array;
+  #generation = -1;
+  #turns = 0;
+
+  constructor({ setup, region, libraries }: TileContext<NetSetup>) {
+    const { tile, xsk, udp } = libraries;
+    if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
+    if (setup.frames < framesNeeded(setup)) {
+      throw new RangeError(`${setup.frames} frames do not do, it takes ${framesNeeded(setup)}`);
+    }
+    if (setup.sockets.length > MOST_PORTS) {
+      throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
+    }
+    const { counters } = region;
+    const umem = new Umem(setup.umem, setup);
+    const reader = new NetbaseReader(setup.netbase);
+    const dispatch = new Dispatch(setup.apps, setup.udp);
+    const cache = new HeaderCache(CACHE_ENTRIES);
+    const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
+    this.#counters = counters;
+    this.#reader = reader;
+    this.#cache = cache;
+    this.#ports = setup.sockets.map((socket) => new XdpPort(socket, { xsk, umem }));
+    this.#apps = setup.apps.map((app) => new AppLink(app, { umem, wake: tile.wake }));
+    const apps = this.#apps;
+
+    const checks = new Checks(umem.view, { reader, devices });
+    this.#receiver = new Receiver({ umem, checks, dispatch, apps, counters });
+    this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
+
+    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);
+    const wire = new Wire(umem, cache, this.#ports);
+    const sender = new SocketSender(udp, counters);
+    const { frameBytes } = setup;
+    const solicits = this.#solicits;
+    const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
+    const out = { umem, cache, resolver, wire, sender, dispatch, counters };
+    this.#holding = new Holding({ ...out, solicits });
+    this.#transmitter = new Transmitter({ ...out, holding: this.#holding });
+
+    this.#netlink = new Waker(
+      new TileReader(setup.netlinkTile),
+      () => tile.wake(setup.netlinkEventfd),
+    );
+    this.#pollSet = new PollSet({ xsk, tile }, {
+      eventfd: setup.eventfd,
+      ports: setup.sockets.map(({ slot }) => xsk.fd(slot)),
+      sockets: setup.udp.filter(({ receive }) => receive).map(({ fd }) => fd),
+    });
+    this.descriptors = [
+      setup.eventfd,
+      ...setup.sockets.map(({ slot }) => xsk.fd(slot)),
+      ...setup.udp.map(({ fd }) => fd),
+    ];
+    for (const port of this.#ports) port.refill();
+  }
+
+  turn(): number {
+    this.#refresh();
+    const ports = this.#ports;
+    const apps = this.#apps;
+    let work = 0;
+    for (let i = 0; i < apps.length; i++) apps[i].reclaim();
+    for (let i = 0; i < ports.length; i++) {
+      ports[i].complete();
+      work += this.#receiver.burst(ports[i]);
+      ports[i].refill();
+    }
+    work += this.#receiveSockets();
+    for (let i = 0; i < apps.length; i++) apps[i].publish();
+
+    for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i], i);
+    let sent = 0;
+    for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
+    this.#counters[NET.index.tx_frames] += sent;
+    if (this.#solicits.publish()) this.#netlink.published();
+    return work + sent;
+  }
+
+  pending(): boolean {
+    return this.#apps.some((app) => app.answers.available() > 0) ||
+      this.#ports.some((port) => port.unfinished());
+  }
+
+  wait(timeoutMs: number): void {
+    this.#pollSet.wait(timeoutMs);
+  }
+
+  clock(nowMillis: number): void {
+    this.#solicits.clock(nowMillis);
+    this.#holding.clock(nowMillis);
+  }
+
+  nextDue(nowMillis: number): number {
+    return this.#holding.nextDue(nowMillis);
+  }
+
+  housekeeping(): void {
+    this.#transmitter.tick();
+    this.#counters[NET.index.link_corrupt] = this.#apps.reduce((sum, app) => sum + app.corrupt, 0);
+  }
+
+  drained(): boolean {
+    return !this.pending();
+  }
+
+  close(): void {
+    this.#holding.clear();
+  }
+
+  /** Sees what changed in netbase; what was waiting for it goes first. */
+  #refresh(): void {
+    this.#reader.refresh();
+    if (this.#generation === this.#reader.generation) return;
+    this.#generation = this.#reader.generation;
+    this.#cache.clear();
+    this.#holding.releaseAll();
+  }
+
+  /** Receives from kernel sockets that have something, and now and then looks which have. */
+  #receiveSockets(): number {
+    const { sockets, ready } = this.#pollSet;
+    if (sockets.length === 0) return 0;
+    if (++this.#turns >= LOOK_TURNS) {
+      this.#turns = 0;
+      this.#pollSet.look();
+    }
+    let work = 0;
+    for (let i = 0; i < sockets.length; i++) {
+      if (ready[i] === 0) continue;
+      const count = this.#sockets.burst(sockets[i]);
+      if (count === 0) ready[i] = 0;
+      work += count;
+    }
+    return work;
+  }
+}

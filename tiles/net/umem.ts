@@ -1,0 +1,94 @@
+/**
+ * The UMEM: the memory that all frames of a net tile stand in, and who of them is free.
+ *
+ *     │ frame 0 │ frame 1 │ … │ large buffer 0 (64 KiB) │ large buffer 1 │ … │
+ *
+ * Frames travel between the rings of AF_XDP sockets, app links and the hold queue; each is in exactly
+ * one of these places or free. Large buffers are for what comes through the kernel's sockets, where
+ * a datagram may be as long as IPv4 lets it. The free ones of both lie on stacks, so that what was
+ * used last, and is still in the cache, is used next.
+ *
+ * @module
+ */
+
+import { u8, type View } from "../../ffi/view.ts";
+import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
+
+/** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
+export interface UmemShape {
+  readonly frameBytes: number;
+  readonly frames: number;
+  readonly largeBuffers: number;
+}
+
+/** A UMEM and its free frames and buffers, all named by their byte offset in it. */
+export class Umem {
+  readonly frameBytes: number;
+  /** Bytes of all frames together: where the large buffers begin. */
+  readonly framesEnd: number;
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  readonly words: Int32Array;
+  readonly view: DataView;
+  readonly #frameMask: number;
+  readonly #frames: Int32Array;
+  readonly #large: Int32Array;
+  #freeFrames = 0;
+  #freeLarge = 0;
+
+  /** Everything is free at first. Throws RangeError when `region` is not as large as `shape` says. */
+  constructor(region: View, shape: UmemShape) {
+    const { frameBytes, frames, largeBuffers } = shape;
+    this.frameBytes = frameBytes;
+    this.framesEnd = frames * frameBytes;
+    const needed = this.framesEnd + largeBuffers * UDP_BUFFER_BYTES;
+    if (region.byteLength < needed || needed > 0x7fffffff) {
+      throw new RangeError(
+        `a UMEM of ${frames} frames and ${largeBuffers} buffers takes ${needed} bytes, ` +
+          `not ${region.byteLength}`,
+      );
+    }
+    this.bytes = u8(region);
+    this.words = new Int32Array(region.buffer, region.byteOffset, region.byteLength >>> 2);
+    this.view = new DataView(region.buffer, region.byteOffset, region.byteLength);
+    this.#frameMask = ~(frameBytes - 1);
+    this.#frames = new Int32Array(frames);
+    this.#large = new Int32Array(largeBuffers);
+    for (let i = frames - 1; i >= 0; i--) this.give(i * frameBytes);
+    for (let i = largeBuffers - 1; i >= 0; i--) this.give(this.framesEnd + i * UDP_BUFFER_BYTES);
+  }
+
+  /** Free frames. */
+  get freeFrames(): number {
+    return this.#freeFrames;
+  }
+
+  /** Free large buffers. */
+  get freeLarge(): number {
+    return this.#freeLarge;
+  }
+
+  /** Takes a free frame; -1 when there is none. */
+  takeFrame(): number {
+    return this.#freeFrames === 0 ? -1 : this.#frames[--this.#freeFrames];
+  }
+
+  /** Takes a free large buffer; -1 when there is none. */
+  takeLarge(): number {
+    return this.#freeLarge === 0 ? -1 : this.#large[--this.#freeLarge];
+  }
+
+  /** Whether `offset` lies in a large buffer, not in a frame. */
+  isLarge(offset: number): boolean {
+    return offset >= this.framesEnd;
+  }
+
+  /** Frees the frame or large buffer that `offset` lies in. Whoever calls this owns it until now. */
+  give(offset: number): void {
+    if (offset < this.framesEnd) {
+      this.#frames[this.#freeFrames++] = offset & this.#frameMask;
+    } else {
+      const into = (offset - this.framesEnd) % UDP_BUFFER_BYTES;
+      this.#large[this.#freeLarge++] = offset - into;
+    }
+  }
+}

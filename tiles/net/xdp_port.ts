@@ -1,0 +1,143 @@
+/**
+ * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring topped up, gives out what
+ * it received, gathers what is to be transmitted, and takes finished frames back. How many frames it
+ * may have out is bounded: `fill` on the way in, `tx` on the way out.
+ *
+ * @module
+ */
+
+import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
+import type { Umem } from "./umem.ts";
+
+/** Most frames taken from a receive ring, or put on a transmit ring, by one call. */
+export const XDP_BURST = 64;
+/** Most ports of a net tile: what a cache entry can name. */
+export const MOST_PORTS = 127;
+
+/** A socket, as main tells a net tile of it. */
+export interface XdpSocketSetup {
+  /** Its number in the library. */
+  readonly slot: number;
+  readonly ifindex: number;
+  readonly queue: number;
+  /** Entries of its fill ring. */
+  readonly fill: number;
+  /** Entries of its transmit ring. */
+  readonly tx: number;
+  /** Whether a bare pseudo-header sum is a right UDP checksum here (veth, virtio, loopback). */
+  readonly partialChecksums: boolean;
+}
+
+/** A queue of an attached interface, as the net tile works with it. */
+export class XdpPort {
+  readonly ifindex: number;
+  readonly partialChecksums: boolean;
+  /** What `receive` filled: time low, time high, then offset and length of each frame. */
+  readonly received = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * XDP_BURST);
+  readonly #xsk: Xsk;
+  readonly #umem: Umem;
+  readonly #slot: number;
+  readonly #fill: number;
+  readonly #tx: number;
+  /** (offset, length) pairs to be transmitted, oldest first. */
+  readonly #batch: Uint32Array;
+  readonly #frames = new Uint32Array(XDP_BURST);
+  #queued = 0;
+  #filled = 0;
+  #transmitting = 0;
+
+  constructor(setup: XdpSocketSetup, { xsk, umem }: { xsk: Xsk; umem: Umem }) {
+    this.ifindex = setup.ifindex;
+    this.partialChecksums = setup.partialChecksums;
+    this.#xsk = xsk;
+    this.#umem = umem;
+    this.#slot = setup.slot;
+    this.#fill = setup.fill;
+    this.#tx = setup.tx;
+    this.#batch = new Uint32Array(2 * setup.tx);
+  }
+
+  /** Frames that the kernel has for receiving, filled or not. */
+  get filled(): number {
+    return this.#filled;
+  }
+
+  /** Frames queued here and not yet with the kernel. */
+  get queued(): number {
+    return this.#queued;
+  }
+
+  /** Frames on their way out that the kernel has. */
+  get transmitting(): number {
+    return this.#transmitting;
+  }
+
+  /** How many more frames can be queued. */
+  get room(): number {
+    return this.#tx - this.#queued - this.#transmitting;
+  }
+
+  /** Takes a burst into `received` and returns how many frames; they are the caller's now. */
+  receive(): number {
+    const count = this.#xsk.receive(this.#slot, this.received, XDP_BURST);
+    if (count <= 0) return 0;
+    this.#filled -= count;
+    return count;
+  }
+
+  /** Gives the kernel free frames until it has as many as its fill ring takes. */
+  refill(): void {
+    while (this.#filled < this.#fill) {
+      const most = Math.min(this.#fill - this.#filled, XDP_BURST, this.#umem.freeFrames);
+      if (most === 0) return;
+      for (let i = 0; i < most; i++) this.#frames[i] = this.#umem.takeFrame();
+      const taken = Math.max(0, this.#xsk.fill(this.#slot, this.#frames, most));
+      this.#filled += taken;
+      for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);
+      if (taken < most) return;
+    }
+  }
+
+  /** Queues `length` bytes at `offset` of the UMEM. Only while there is `room`. */
+  queue(offset: number, length: number): void {
+    this.#batch[2 * this.#queued] = offset;
+    this.#batch[2 * this.#queued + 1] = length;
+    this.#queued++;
+  }
+
+  /**
+   * Hands what is queued to the kernel, as much as it takes, and returns how much. The rest stays
+   * queued, in order, for the next turn.
+   */
+  flush(): number {
+    if (this.#queued === 0) return 0;
+    const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
+    this.#transmitting += taken;
+    this.#queued -= taken;
+    if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
+    return taken;
+  }
+
+  /** Takes transmitted frames back into the UMEM and returns how many. */
+  complete(): number {
+    let all = 0;
+    while (this.#transmitting > 0) {
+      const count = this.#xsk.complete(this.#slot, this.#frames, XDP_BURST);
+      if (count <= 0) break;
+      for (let i = 0; i < count; i++) this.#umem.give(this.#frames[i]);
+      this.#transmitting -= count;
+      all += count;
+      if (count < XDP_BURST) break;
+    }
+    return all;
+  }
+
+  /**
+   * Before the tile blocks: whether frames still wait here for room. Makes the kernel go on with what
+   * is on its rings.
+   */
+  unfinished(): boolean {
+    if (this.#transmitting > 0) this.#xsk.kick(this.#slot);
+    return this.#queued > 0;
+  }
+}
