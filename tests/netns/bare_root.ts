@@ -1,0 +1,88 @@
+/**
+ * A root directory that holds a few programs, the shared objects they need, and nothing else: a
+ * Debian machine without Deno, node_modules and compiler, to see whether a packed program needs more.
+ *
+ * @module
+ */
+
+import { basename, dirname } from "node:path";
+
+/** What a program printed, and how it ended. */
+export interface Ended {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a program to its end. `env` is all of its environment. */
+export function run(
+  [program, ...args]: readonly string[],
+  { env, uid }: { env?: Record<string, string>; uid?: number } = {},
+): Ended {
+  const { code, stdout, stderr } = new Deno.Command(program, {
+    args,
+    uid,
+    ...(env !== undefined && { env, clearEnv: true }),
+  }).outputSync();
+  const decoder = new TextDecoder();
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** Runs a program to its end; throws with what it said when it fails. */
+export function mustRun(command: readonly string[]): string {
+  const { code, stdout, stderr } = run(command);
+  if (code === 0) return stdout;
+  throw new Error(`${command.join(" ")}: ${stderr}`);
+}
+
+/** The root; gone with everything in it at the end of `using`. */
+export class BareRoot implements Disposable {
+  readonly path: string;
+  readonly #mounts: string[] = [];
+
+  /** Makes the root with `programs` (names on PATH or paths) and mounts /proc, /sys and /dev. */
+  constructor(programs: readonly string[]) {
+    this.path = Deno.makeTempDirSync({ prefix: "tegula-root-" });
+    for (const folder of ["tmp", "run", "root", "var/cache", "etc"]) {
+      Deno.mkdirSync(`${this.path}/${folder}`, { recursive: true });
+    }
+    for (const folder of ["proc", "sys", "dev"]) this.#bind(`/${folder}`);
+    for (const program of programs) this.#add(program);
+  }
+
+  /** Runs a program of the root, with PATH as its whole environment unless more is given. */
+  run(command: readonly string[], env: Record<string, string> = {}): Ended {
+    return run(["/usr/sbin/chroot", this.path, ...command], {
+      env: { PATH: "/usr/bin", ...env },
+    });
+  }
+
+  /** Copies a file of this machine into the root. */
+  copy(from: string, to: string): void {
+    Deno.mkdirSync(dirname(this.path + to), { recursive: true });
+    Deno.copyFileSync(from, this.path + to);
+  }
+
+  #add(program: string): void {
+    const path = mustRun(["sh", "-c", `command -v "$1"`, "sh", program]).trim();
+    this.copy(path, `/usr/bin/${basename(path)}`);
+    for (const object of sharedObjects(path)) this.copy(object, object);
+  }
+
+  #bind(folder: string): void {
+    Deno.mkdirSync(this.path + folder);
+    mustRun(["mount", "--rbind", folder, this.path + folder]);
+    this.#mounts.push(this.path + folder);
+  }
+
+  [Symbol.dispose](): void {
+    for (const mount of this.#mounts) mustRun(["umount", "--recursive", "--lazy", mount]);
+    Deno.removeSync(this.path, { recursive: true });
+  }
+}
+
+/** The shared objects that a program is linked with, its loader among them. */
+function sharedObjects(path: string): string[] {
+  const { stdout } = run(["ldd", path]);
+  return [...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, object]) => object);
+}

@@ -1,0 +1,161 @@
+/** `dist/tegula`, the one-file executable, and what `scripts/install` makes of it. */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { BareRoot, mustRun, run } from "./bare_root.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const EXECUTABLE = `${ROOT}dist/tegula`;
+const CACHE = "/var/cache/tegula";
+/** What the demo runs besides Tegula, all of it in Debian's base but for iproute2. */
+const TOOLS = ["sh", "ip", "mount", "unshare", "setpriv", "mkdir"];
+/** Deno's own shared objects: libc and libgcc_s. */
+const RUNTIME = Deno.execPath();
+const NOBODY = 65534;
+
+mustRun([Deno.execPath(), "run", "--allow-all", `${ROOT}scripts/compile.ts`]);
+
+/** A root with the executable at /tegula and nothing of Deno's but what its libraries need. */
+function bareRoot(): BareRoot {
+  const root = new BareRoot([...TOOLS, RUNTIME]);
+  Deno.removeSync(`${root.path}/usr/bin/deno`);
+  root.copy(EXECUTABLE, "/tegula");
+  return root;
+}
+
+/** Names in the root's cache folder. */
+function versions(root: BareRoot): string[] {
+  return [...Deno.readDirSync(root.path + CACHE)].map(({ name }) => name).sort();
+}
+
+Deno.test("dist/tegula runs with no Deno, no node_modules and no environment", () => {
+  using root = bareRoot();
+  const { code, stdout, stderr } = root.run(["/tegula", "--version"]);
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+  assert.match(stdout, /^tegula \d/);
+});
+
+Deno.test("dist/tegula finds its npm modules: a wrong configuration is explained", () => {
+  using root = bareRoot();
+  Deno.writeTextFileSync(`${root.path}/etc/tegula.toml`, `provider = "dpdk"`);
+  const { code, stderr } = root.run(["/tegula", "run", "--config", "/etc/tegula.toml"]);
+  assert.match(stderr, /provider: must be one of auto, xdp, socket/);
+  assert.equal(code, 2);
+});
+
+Deno.test("dist/tegula unpacks once, where only its user can write", () => {
+  using root = bareRoot();
+  root.run(["/tegula", "--version"]);
+  const [version, ...others] = versions(root);
+  assert.deepEqual(others, []);
+  const made = Deno.statSync(`${root.path}${CACHE}/${version}/deno`);
+  assert.equal(Deno.statSync(`${root.path}${CACHE}/${version}`).mode! & 0o777, 0o700);
+  root.run(["/tegula", "--version"]);
+  assert.deepEqual(versions(root), [version]);
+  assert.equal(Deno.statSync(`${root.path}${CACHE}/${version}/deno`).ino, made.ino);
+});
+
+Deno.test("dist/tegula refuses a cache folder that others can write", () => {
+  const folder = Deno.makeTempDirSync();
+  Deno.chmodSync(folder, 0o777);
+  const { code, stderr } = run([EXECUTABLE, "--version"], { env: { TEGULA_CACHE: folder } });
+  assert.match(stderr, new RegExp(`cannot unpack into ${folder}: .*writable by you alone`));
+  assert.equal(code, 7);
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("dist/tegula uses the folder of an ordinary user, and /tmp when there is none", () => {
+  const home = Deno.makeTempDirSync();
+  Deno.chownSync(home, NOBODY, NOBODY);
+  run([EXECUTABLE, "--version"], { env: { HOME: home }, uid: NOBODY });
+  assert.equal([...Deno.readDirSync(`${home}/.cache/tegula`)].length, 1);
+  run([EXECUTABLE, "--version"], { env: {}, uid: NOBODY });
+  assert.equal([...Deno.readDirSync(`/tmp/tegula-${NOBODY}`)].length, 1);
+  Deno.removeSync(home, { recursive: true });
+  Deno.removeSync(`/tmp/tegula-${NOBODY}`, { recursive: true });
+});
+
+Deno.test("a new version takes away an old one, unless it is in use", async () => {
+  using root = bareRoot();
+  const [idle, used] = ["a".repeat(64), "b".repeat(64)].map((name) =>
+    `${root.path}${CACHE}/${name}`
+  );
+  const other = `${root.path}${CACHE}/notes`;
+  for (const folder of [idle, used, other]) Deno.mkdirSync(folder, { recursive: true });
+  Deno.chmodSync(root.path + CACHE, 0o700);
+  const holder = new Deno.Command("flock", {
+    args: ["--shared", used, "sh", "-c", "echo held; read -r line"],
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  await holder.stdout.getReader().read();
+  root.run(["/tegula", "--version"]);
+  await holder.stdin.close();
+  await holder.status;
+  const left = versions(root);
+  assert.deepEqual([left.length, left.includes("b".repeat(64)), left.includes("notes")], [
+    3,
+    true,
+    true,
+  ]);
+});
+
+Deno.test("two first starts at once both work and leave one folder", async () => {
+  using root = bareRoot();
+  const starts = [1, 2, 3].map(() =>
+    new Deno.Command("/usr/sbin/chroot", { args: [root.path, "/tegula", "--version"], clearEnv: true })
+      .output()
+  );
+  for (const { code } of await Promise.all(starts)) assert.equal(code, 0);
+  assert.equal(versions(root).length, 1);
+});
+
+Deno.test("dist/tegula whose end is cut off says so", () => {
+  const cut = Deno.makeTempFileSync();
+  Deno.copyFileSync(EXECUTABLE, cut);
+  Deno.truncateSync(cut, Deno.statSync(cut).size - 1);
+  const { code, stderr } = run([cut, "--version"]);
+  Deno.removeSync(cut);
+  assert.match(stderr, /is not whole/);
+  assert.equal(code, 7);
+});
+
+Deno.test("dist/tegula plays the demo from another folder", () => {
+  using root = bareRoot();
+  const { code, stdout, stderr } = root.run(["/tegula", "demo", "--json", "--seconds", "10"]);
+  assert.equal(code, 0, stderr);
+  const result = JSON.parse(stdout);
+  assert.equal(result.ok, true);
+  assert.match(result.mode, /^xdp /);
+});
+
+Deno.test("scripts/install puts everything in place, and takes it away again", () => {
+  const target = Deno.makeTempDirSync();
+  const install = (...args: string[]) =>
+    mustRun([`${ROOT}scripts/install`, "--root", target, "--no-build", ...args]);
+  install();
+  const unit = `${target}/etc/systemd/system/tegula.service`;
+  const config = `${target}/etc/tegula/tegula.toml`;
+  const program = `${target}/usr/local/bin/tegula`;
+  assert.equal(Deno.statSync(program).mode! & 0o777, 0o755);
+  // systemd's own units, so that those which ours names are found.
+  Deno.mkdirSync(`${target}/usr/lib/systemd`, { recursive: true });
+  mustRun(["mount", "--bind", "/usr/lib/systemd", `${target}/usr/lib/systemd`]);
+  const verified = run(["systemd-analyze", "verify", `--root=${target}`, "tegula.service"]);
+  mustRun(["umount", `${target}/usr/lib/systemd`]);
+  assert.deepEqual(verified, { code: 0, stdout: "", stderr: "" });
+
+  install("--uninstall");
+  for (const path of [program, unit, config]) assert.throws(() => Deno.statSync(path));
+
+  install();
+  Deno.writeTextFileSync(config, `interfaces = ["eth0"]\n`);
+  install();
+  assert.equal(
+    Deno.readTextFileSync(config),
+    `interfaces = ["eth0"]\n`,
+    "kept when installed anew",
+  );
+  assert.match(install("--uninstall"), new RegExp(`left: ${config}`));
+  assert.ok(Deno.statSync(config).isFile);
+  Deno.removeSync(target, { recursive: true });
+});
