@@ -1,0 +1,159 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView, u32 } from "../../ffi/view.ts";
+import { AppLink } from "../../tiles/net/app_link.ts";
+import { Umem } from "../../tiles/net/umem.ts";
+import {
+  appLinkBytes,
+  LinkConsumer,
+  LinkProducer,
+  type LinkShape,
+  netLinkBytes,
+} from "../../tiles/runtime/link.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
+
+const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
+const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
+
+/** Both sides of an app's links. */
+function room() {
+  const net = heapView(netLinkBytes(SHAPE));
+  const app = heapView(appLinkBytes(SHAPE));
+  const tile = heapView(TILE_REGION_BYTES);
+  const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
+  const woken: number[] = [];
+  const link = new AppLink(
+    { name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
+    { umem, wake: (eventfd) => woken.push(eventfd) },
+  );
+  return { net, app, tile, umem, link, woken };
+}
+
+function push(link: AppLink, offset: number): boolean {
+  return link.push(offset, 10, 1, 2, 3, 4, 5, 6);
+}
+
+Deno.test("a UMEM that is smaller than its shape is refused", () => {
+  assert.throws(() => new Umem(heapView(16 * 2048), UMEM), RangeError);
+});
+
+Deno.test("a frame is given back from any offset in it, and a large buffer too", () => {
+  const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
+  const frames = Array.from({ length: 16 }, () => umem.takeFrame());
+  assert.deepEqual(frames.toSorted((a, b) => a - b), frames.map((_, i) => i * 2048));
+  assert.equal(umem.takeFrame(), -1);
+  umem.give(5 * 2048 + 320);
+  assert.equal(umem.takeFrame(), 5 * 2048);
+  const buffers = Array.from({ length: 4 }, () => umem.takeLarge());
+  assert.equal(umem.takeLarge(), -1);
+  umem.give(buffers[2] + 17);
+  assert.equal(umem.takeLarge(), buffers[2]);
+  assert.equal(umem.freeFrames, 0);
+});
+
+Deno.test("frames come back when the app has passed them, and not before", () => {
+  const { net, app, umem, link } = room();
+  const reader = new LinkConsumer(app, net, SHAPE);
+  const frames = [umem.takeFrame(), umem.takeFrame(), umem.takeFrame()];
+  for (const frame of frames) assert.ok(push(link, frame + 320));
+  assert.equal(link.reclaim(), 0, "nothing is published");
+  link.publish();
+  assert.equal(link.reclaim(), 0, "nothing is passed");
+  reader.release(2);
+  assert.equal(link.reclaim(), 2);
+  assert.equal(umem.freeFrames, 15);
+  reader.release(1);
+  assert.equal(link.reclaim(), 1);
+  assert.equal(umem.freeFrames, 16);
+  assert.equal(link.outstanding, 0);
+});
+
+Deno.test("a full link refuses, and an app that stops keeps no more than its depth", () => {
+  const { umem, link } = room();
+  let given = 0;
+  while (push(link, umem.takeFrame())) given++;
+  assert.equal(given, SHAPE.depth);
+});
+
+Deno.test("a restarted app passes what its predecessor left, so that its frames come back", () => {
+  const { net, app, umem, link } = room();
+  new LinkConsumer(app, net, SHAPE);
+  for (let i = 0; i < 5; i++) push(link, umem.takeFrame());
+  link.publish();
+  new LinkConsumer(app, net, SHAPE, { skip: true });
+  assert.equal(link.reclaim(), 5);
+  assert.equal(umem.freeFrames, 16);
+});
+
+Deno.test("an app that sleeps is woken once for what was published", () => {
+  const { tile, umem, link, woken } = room();
+  push(link, umem.takeFrame());
+  link.publish();
+  assert.deepEqual(woken, [], "it was awake");
+  new TileRegion(tile).fallAsleep();
+  link.publish();
+  assert.deepEqual(woken, [], "nothing new");
+  push(link, umem.takeFrame());
+  link.publish();
+  push(link, umem.takeFrame());
+  link.publish();
+  assert.deepEqual(woken, [9]);
+});
+
+Deno.test("whatever an app writes into its cursors, no frame comes back twice or too early", () => {
+  const step = fc.oneof(
+    fc.record({ push: fc.integer({ min: 1, max: 6 }) }),
+    fc.record({ passed: fc.oneof(fc.nat(20), fc.nat(0xffffffff)) }),
+    fc.record({ claimed: fc.oneof(fc.nat(20), fc.nat(0xffffffff)) }),
+  );
+  fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+    const { app, umem, link } = room();
+    const words = u32(app);
+    const out = new Set<number>();
+    for (const step of steps) {
+      if ("push" in step) {
+        for (let i = 0; i < step.push; i++) {
+          const frame = umem.takeFrame();
+          if (frame < 0) break;
+          assert.ok(!out.has(frame), "the frame was out already");
+          if (push(link, frame)) out.add(frame);
+          else umem.give(frame);
+        }
+        link.publish();
+      } else if ("passed" in step) words[16] = step.passed;
+      else words[0] = step.claimed;
+      assert.ok(link.answers.available() <= SHAPE.depth);
+      const before = link.outstanding;
+      const back = link.reclaim();
+      assert.equal(link.outstanding, before - back);
+      assert.equal(umem.freeFrames, 16 - link.outstanding, "free or out, nothing else");
+      // Which ones came back: those that are free now.
+      const free = Array.from({ length: umem.freeFrames }, () => umem.takeFrame());
+      for (const frame of free) out.delete(frame);
+      assert.equal(out.size, link.outstanding);
+      for (const frame of free) umem.give(frame);
+    }
+    assert.ok(link.corrupt >= 0);
+  }));
+});
+
+Deno.test("cursors that cannot be true are counted", () => {
+  const { app, umem, link } = room();
+  const words = u32(app);
+  words[0] = 1000;
+  assert.equal(link.answers.available(), 0);
+  assert.equal(link.corrupt, 1);
+  push(link, umem.takeFrame());
+  link.publish();
+  words[16] = 77;
+  assert.equal(link.reclaim(), 0);
+  assert.equal(link.corrupt, 2);
+});
+
+Deno.test("an honest app's answers are seen", () => {
+  const { net, app, link } = room();
+  const producer = new LinkProducer(app, net, SHAPE);
+  producer.push();
+  producer.publish();
+  assert.equal(link.answers.available(), 1);
+});

@@ -1,0 +1,207 @@
+/**
+ * The kernel's side of a net tile in memory: AF_XDP rings and UDP sockets, with the bookkeeping that
+ * shows a frame lost or given away twice. The real ones are tested in tests/netns.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
+import { u8, type View } from "../../ffi/view.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
+
+/** XDP_PACKET_HEADROOM. */
+const KERNEL_HEADROOM = 256;
+
+/** One socket's rings. */
+class Rings {
+  readonly fill: number[] = [];
+  readonly rx: [offset: number, length: number][] = [];
+  readonly completion: number[] = [];
+  readonly sent: Uint8Array[] = [];
+  /** Frames that the transmit ring takes before it is full; they complete when asked for. */
+  room = Infinity;
+}
+
+/** AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice. */
+export class FakeXsk implements Xsk {
+  readonly #umem: Uint8Array;
+  readonly #frameBytes: number;
+  readonly #headroom: number;
+  readonly #rings = new Map<number, Rings>();
+  /** Frames that the kernel has. */
+  readonly owned = new Set<number>();
+
+  constructor(
+    umem: View,
+    { frameBytes, headroom = 22 }: { frameBytes: number; headroom?: number },
+  ) {
+    this.#umem = u8(umem);
+    this.#frameBytes = frameBytes;
+    this.#headroom = headroom;
+  }
+
+  rings(slot: number): Rings {
+    let rings = this.#rings.get(slot);
+    if (rings === undefined) this.#rings.set(slot, rings = new Rings());
+    return rings;
+  }
+
+  /** A frame comes in from the wire. False when there is none to put it in. */
+  deliver(slot: number, bytes: Uint8Array): boolean {
+    const { fill, rx } = this.rings(slot);
+    const frame = fill.shift();
+    if (frame === undefined) return false;
+    const offset = frame + KERNEL_HEADROOM + this.#headroom;
+    assert.ok(bytes.length <= frame + this.#frameBytes - offset);
+    this.#umem.set(bytes, offset);
+    rx.push([offset, bytes.length]);
+    return true;
+  }
+
+  /** Frames sent since it was last asked. */
+  sent(slot: number): Uint8Array[] {
+    return this.rings(slot).sent.splice(0);
+  }
+
+  #take(offset: number): void {
+    const frame = offset - offset % this.#frameBytes;
+    assert.ok(!this.owned.has(frame), `frame ${frame} is the kernel's already`);
+    this.owned.add(frame);
+  }
+
+  #give(offset: number): void {
+    assert.ok(this.owned.delete(offset - offset % this.#frameBytes));
+  }
+
+  fd(slot: number): number {
+    return 100 + slot;
+  }
+
+  receive(slot: number, descriptors: Uint32Array, most: number): number {
+    const frames = this.rings(slot).rx.splice(0, most);
+    if (frames.length > 0) descriptors.set([0x1234, 0x5678]);
+    frames.forEach(([offset, length], i) => {
+      this.#give(offset);
+      descriptors.set([offset, length], 2 + 2 * i);
+    });
+    return frames.length;
+  }
+
+  fill(slot: number, frames: Uint32Array, count: number): number {
+    for (const frame of frames.subarray(0, count)) {
+      assert.equal(frame % this.#frameBytes, 0);
+      this.#take(frame);
+      this.rings(slot).fill.push(frame);
+    }
+    return count;
+  }
+
+  transmit(slot: number, descriptors: Uint32Array, count: number): number {
+    const rings = this.rings(slot);
+    const taken = Math.min(count, rings.room);
+    rings.room -= taken;
+    for (let i = 0; i < taken; i++) {
+      const [offset, length] = descriptors.subarray(2 * i, 2 * i + 2);
+      assert.ok(offset % this.#frameBytes + length <= this.#frameBytes);
+      this.#take(offset);
+      rings.sent.push(this.#umem.slice(offset, offset + length));
+      rings.completion.push(offset);
+    }
+    return taken;
+  }
+
+  complete(slot: number, frames: Uint32Array, most: number): number {
+    const rings = this.rings(slot);
+    const done = rings.completion.splice(0, most);
+    rings.room += done.length;
+    for (const offset of done) this.#give(offset);
+    frames.set(done);
+    return done.length;
+  }
+
+  kick(): void {}
+  needsFillWakeup(): boolean {
+    return false;
+  }
+  statistics(): number {
+    return 0;
+  }
+
+  /** Nothing blocks here: descriptors listed in `readable` are ready, others not. */
+  readonly readable = new Set<number>();
+
+  wait(pollSet: Int32Array, count: number): number {
+    let ready = 0;
+    for (let i = 0; i < count; i++) {
+      const events = pollSet[2 * i + 1] & 0xffff;
+      const revents = this.readable.has(pollSet[2 * i]) ? events : 0;
+      pollSet[2 * i + 1] = events | (revents << 16);
+      if (revents !== 0) ready++;
+    }
+    return ready;
+  }
+}
+
+/** A datagram in or out of a kernel socket. Addresses in host order. */
+export interface Datagram {
+  readonly source: number;
+  readonly destination: number;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+  readonly payload: Uint8Array;
+}
+
+/** UDP sockets in memory. */
+export class FakeUdp implements Udp {
+  readonly #incoming = new Map<number, Datagram[]>();
+  readonly sent: (Datagram & { fd: number })[] = [];
+  /** Destinations that the kernel refuses. */
+  readonly refused = new Set<number>();
+  /** Datagrams that the kernel takes before it says "not now". */
+  room = Infinity;
+
+  /** A datagram for the socket `fd` arrives. */
+  arrive(fd: number, datagram: Datagram): void {
+    const queue = this.#incoming.get(fd) ?? [];
+    queue.push(datagram);
+    this.#incoming.set(fd, queue);
+  }
+
+  receive(
+    fd: number,
+    memory: Uint8Array,
+    buffers: Uint32Array,
+    count: number,
+    out: Uint32Array,
+  ): number {
+    const datagrams = (this.#incoming.get(fd) ?? []).splice(0, count);
+    out.set([0x1234, 0x5678]);
+    datagrams.forEach((datagram, i) => {
+      const fits = Math.min(datagram.payload.length, UDP_BUFFER_BYTES);
+      memory.set(datagram.payload.subarray(0, fits), buffers[i]);
+      const { source, destination, sourcePort, destinationPort } = datagram;
+      const ports = sourcePort * 0x10000 + destinationPort;
+      out.set([buffers[i], fits, source, destination, ports, 1, 0, 0], 2 + 8 * i);
+    });
+    return datagrams.length;
+  }
+
+  send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {
+    for (let i = 0; i < count; i++) {
+      const [offset, length, source, destination, ports] = descriptors.subarray(8 * i);
+      if (this.refused.has(destination)) return i > 0 ? i : -13;
+      if (this.room === 0) return i;
+      this.room--;
+      this.sent.push({
+        fd,
+        source,
+        destination,
+        sourcePort: ports >>> 16,
+        destinationPort: ports & 0xffff,
+        payload: memory.slice(offset, offset + length),
+      });
+    }
+    return count;
+  }
+}

@@ -1,0 +1,118 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { type Held, type HoldLimits, HoldQueue, Rank } from "../../tiles/net/hold.ts";
+
+const LIMITS: HoldLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };
+
+function held(frame: number, deadline = 0): Held {
+  return { frame, destination: 1, source: 2, ports: 3, length: 4, sum: 5, deadline };
+}
+
+/** Takes everything that waits for a neighbour. */
+function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
+  const frames: number[] = [];
+  const out = held(0);
+  for (;;) {
+    const neighbor = queue.find(ifindex, address);
+    if (neighbor < 0) return frames;
+    queue.peek(neighbor, out);
+    frames.push(out.frame);
+    queue.shift(neighbor);
+  }
+}
+
+Deno.test("datagrams leave in the order they came, each with all it came with", () => {
+  const queue = new HoldQueue(LIMITS, () => assert.fail("nothing is displaced"));
+  for (const frame of [7, 5, 9]) {
+    const one = { frame, destination: -1, source: -2, ports: -3, length: 4, sum: 5, deadline: 6 };
+    assert.ok(queue.add(3, -77, Rank.stranger, one));
+    const out = held(0);
+    if (frame === 7) {
+      queue.peek(queue.find(3, -77), out);
+      assert.deepEqual(out, one);
+    }
+  }
+  assert.equal(queue.find(4, -77), -1, "another interface is another neighbour");
+  assert.deepEqual(drain(queue, 3, -77), [7, 5, 9]);
+  assert.equal(queue.count, 0);
+});
+
+Deno.test("a neighbour holds its share and no more, less when the queue is crowded", () => {
+  const queue = new HoldQueue(LIMITS, () => assert.fail("nothing is displaced"));
+  for (let i = 0; i < 4; i++) assert.ok(queue.add(1, 1, Rank.stranger, held(i)));
+  assert.equal(queue.add(1, 1, Rank.stranger, held(99)), false);
+  for (let i = 0; i < 4; i++) assert.ok(queue.add(1, 2, Rank.stranger, held(10 + i)));
+  assert.ok(queue.add(1, 3, Rank.stranger, held(20)));
+  assert.ok(queue.add(1, 3, Rank.stranger, held(21)));
+  assert.equal(queue.add(1, 3, Rank.stranger, held(22)), false, "crowded: two each");
+});
+
+Deno.test("a flood of strangers displaces strangers alone", () => {
+  const displaced: number[] = [];
+  const queue = new HoldQueue(LIMITS, (frame) => displaced.push(frame));
+  assert.ok(queue.add(1, 1, Rank.gateway, held(1)));
+  assert.ok(queue.add(1, 2, Rank.acquainted, held(2)));
+  for (let i = 0; i < 10_000; i++) {
+    assert.ok(queue.add(1, 1000 + i, Rank.stranger, held(1000 + i)));
+    assert.ok(queue.count <= LIMITS.total);
+  }
+  assert.equal(displaced.length, 10_002 - LIMITS.total);
+  assert.ok(displaced.every((frame) => frame >= 1000));
+  assert.ok(queue.add(1, 3, Rank.acquainted, held(3)), "who is acquainted displaces a stranger");
+  assert.deepEqual(drain(queue, 1, 1), [1]);
+  assert.deepEqual(drain(queue, 1, 2), [2]);
+  assert.deepEqual(drain(queue, 1, 3), [3]);
+});
+
+Deno.test("a flood of the acquainted leaves gateways alone", () => {
+  const queue = new HoldQueue(LIMITS, (frame) => assert.notEqual(frame, 1));
+  assert.ok(queue.add(1, 1, Rank.gateway, held(1)));
+  for (let i = 0; i < 1000; i++) queue.add(1, 1000 + i, Rank.acquainted, held(1000 + i));
+  assert.ok(queue.add(1, 2, Rank.gateway, held(2)));
+  assert.deepEqual(drain(queue, 1, 1), [1]);
+  assert.deepEqual(drain(queue, 1, 2), [2]);
+});
+
+Deno.test("every datagram is in the queue, taken out, or displaced: once", () => {
+  const step = fc.oneof(
+    { weight: 3, arbitrary: fc.record({ add: fc.nat(30), rank: fc.nat(2) }) },
+    { weight: 1, arbitrary: fc.record({ take: fc.nat(30) }) },
+  );
+  fc.assert(fc.property(fc.array(step, { maxLength: 300 }), (steps) => {
+    const inside = new Map<number, number[]>();
+    const gone = new Set<number>();
+    const queue = new HoldQueue(LIMITS, (frame) => {
+      const address = [...inside].find(([, frames]) => frames[0] === frame)?.[0];
+      assert.notEqual(address, undefined, "the oldest of a neighbour goes first");
+      inside.get(address!)!.shift();
+      assert.ok(!gone.has(frame));
+      gone.add(frame);
+    });
+    steps.forEach((step, frame) => {
+      if ("add" in step) {
+        const taken = queue.add(1, step.add, step.rank, held(frame, frame));
+        const frames = inside.get(step.add) ?? [];
+        if (taken) inside.set(step.add, [...frames, frame]);
+      } else {
+        const neighbor = queue.find(1, step.take);
+        const frames = inside.get(step.take) ?? [];
+        assert.equal(neighbor >= 0, frames.length > 0);
+        if (neighbor >= 0) {
+          assert.equal(queue.deadline(neighbor), frames[0]);
+          assert.equal(queue.shift(neighbor), frames.length - 1);
+          gone.add(frames.shift()!);
+        }
+      }
+      const waiting = [...inside.values()].flat().length;
+      assert.equal(queue.count, waiting);
+      assert.ok(waiting <= LIMITS.total);
+    });
+    const keys = new Int32Array(2 * LIMITS.total);
+    const count = queue.keys(keys);
+    const addresses = Array.from({ length: count }, (_, i) => keys[2 * i + 1]);
+    const expected = [...inside].filter(([, frames]) => frames.length > 0).map(([key]) => key);
+    assert.deepEqual(addresses.toSorted(), expected.toSorted());
+    for (const [address, frames] of inside) assert.deepEqual(drain(queue, 1, address), frames);
+    assert.equal(queue.count, 0);
+  }));
+});

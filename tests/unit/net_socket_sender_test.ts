@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { SocketSender } from "../../tiles/net/socket_sender.ts";
+import { NET } from "../../tiles/runtime/counters.ts";
+import { FakeUdp } from "./net_fakes.ts";
+
+Deno.test("every datagram is sent or counted as dropped, in order, whatever the kernel refuses", () => {
+  const datagram = fc.record({ fd: fc.integer({ min: 3, max: 4 }), to: fc.nat(20) });
+  const refusals = fc.uniqueArray(fc.nat(20));
+  fc.assert(fc.property(
+    fc.array(datagram, { maxLength: 200 }),
+    refusals,
+    fc.oneof(fc.constant(Infinity), fc.nat(200)),
+    (datagrams, refused, room) => {
+      const udp = new FakeUdp();
+      for (const destination of refused) udp.refused.add(destination);
+      udp.room = room;
+      const counters = new Float64Array(Object.keys(NET.help).length);
+      const sender = new SocketSender(udp, counters);
+      const memory = Uint8Array.from({ length: 256 }, (_, i) => i);
+      datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, i, 3, 1, to, (7 << 16) | 4000));
+      sender.flush();
+      const sent = counters[NET.index.tx_socket];
+      assert.equal(udp.sent.length, sent);
+      assert.equal(sent + counters[NET.index.tx_drop_socket], datagrams.length);
+      const order = udp.sent.map(({ payload }) => payload[0]);
+      assert.deepEqual(order, order.toSorted((a, b) => a - b));
+      for (const { fd, destination, payload, sourcePort, destinationPort } of udp.sent) {
+        assert.deepEqual({ fd, to: destination }, { ...datagrams[payload[0]] });
+        assert.deepEqual([sourcePort, destinationPort], [7, 4000]);
+      }
+      if (room === Infinity) {
+        const allowed = datagrams.filter(({ to }) => !refused.includes(to)).length;
+        assert.equal(sent, allowed);
+      }
+    },
+  ));
+});
