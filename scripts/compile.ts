@@ -80,6 +80,8 @@ function stageModules(imports: Record<string, string>): void {
   Deno.mkdirSync(folder, { recursive: true });
   const config = JSON.stringify({ imports, nodeModulesDir: "auto" });
   Deno.writeTextFileSync(`${folder}deno.json`, config);
+  // With the lock file nothing has to be asked of the registry again.
+  Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}deno.lock`);
   run(Deno.execPath(), ["install", "--quiet", "--config", `${folder}deno.json`]);
   for (const name of MODULES) {
     const module = Deno.realPathSync(`${folder}node_modules/${name}`) + "/";

@@ -17,11 +17,10 @@ export interface Ended {
 /** Runs a program to its end. `env` is all of its environment. */
 export function run(
   [program, ...args]: readonly string[],
-  { env, uid }: { env?: Record<string, string>; uid?: number } = {},
+  { env }: { env?: Record<string, string> } = {},
 ): Ended {
   const { code, stdout, stderr } = new Deno.Command(program, {
     args,
-    uid,
     ...(env !== undefined && { env, clearEnv: true }),
   }).outputSync();
   const decoder = new TextDecoder();
@@ -38,21 +37,26 @@ export function mustRun(command: readonly string[]): string {
 /** The root; gone with everything in it at the end of `using`. */
 export class BareRoot implements Disposable {
   readonly path: string;
-  readonly #mounts: string[] = [];
 
   /** Makes the root with `programs` (names on PATH or paths) and mounts /proc, /sys and /dev. */
   constructor(programs: readonly string[]) {
     this.path = Deno.makeTempDirSync({ prefix: "tegula-root-" });
+    // A mount of its own, as a root is: `unshare --mount` refuses anything else.
+    mustRun(["mount", "-t", "tmpfs", "-o", "mode=755", "none", this.path]);
     for (const folder of ["tmp", "run", "root", "var/cache", "etc"]) {
       Deno.mkdirSync(`${this.path}/${folder}`, { recursive: true });
     }
+    Deno.chmodSync(`${this.path}/tmp`, 0o1777);
     for (const folder of ["proc", "sys", "dev"]) this.#bind(`/${folder}`);
     for (const program of programs) this.#add(program);
   }
 
   /** Runs a program of the root, with PATH as its whole environment unless more is given. */
-  run(command: readonly string[], env: Record<string, string> = {}): Ended {
-    return run(["/usr/sbin/chroot", this.path, ...command], {
+  run(
+    command: readonly string[],
+    { env, uid = 0 }: { env?: Record<string, string>; uid?: number } = {},
+  ): Ended {
+    return run(["/usr/sbin/chroot", `--userspec=${uid}:${uid}`, this.path, ...command], {
       env: { PATH: "/usr/bin", ...env },
     });
   }
@@ -63,26 +67,26 @@ export class BareRoot implements Disposable {
     Deno.copyFileSync(from, this.path + to);
   }
 
+  /** Copies the shared objects that a program is linked with, its loader among them. */
+  copySharedObjects(program: string): void {
+    for (const [, object] of mustRun(["ldd", program]).matchAll(/(\/\S+) \(0x/g)) {
+      this.copy(object, object);
+    }
+  }
+
   #add(program: string): void {
     const path = mustRun(["sh", "-c", `command -v "$1"`, "sh", program]).trim();
     this.copy(path, `/usr/bin/${basename(path)}`);
-    for (const object of sharedObjects(path)) this.copy(object, object);
+    this.copySharedObjects(path);
   }
 
   #bind(folder: string): void {
     Deno.mkdirSync(this.path + folder);
     mustRun(["mount", "--rbind", folder, this.path + folder]);
-    this.#mounts.push(this.path + folder);
   }
 
   [Symbol.dispose](): void {
-    for (const mount of this.#mounts) mustRun(["umount", "--recursive", "--lazy", mount]);
-    Deno.removeSync(this.path, { recursive: true });
+    mustRun(["umount", "--recursive", this.path]);
+    Deno.removeSync(this.path);
   }
-}
-
-/** The shared objects that a program is linked with, its loader among them. */
-function sharedObjects(path: string): string[] {
-  const { stdout } = run(["ldd", path]);
-  return [...stdout.matchAll(/(\/\S+) \(0x/g)].map(([, object]) => object);
 }

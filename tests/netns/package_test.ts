@@ -8,16 +8,14 @@ const EXECUTABLE = `${ROOT}dist/tegula`;
 const CACHE = "/var/cache/tegula";
 /** What the demo runs besides Tegula, all of it in Debian's base but for iproute2. */
 const TOOLS = ["sh", "ip", "mount", "unshare", "setpriv", "mkdir"];
-/** Deno's own shared objects: libc and libgcc_s. */
-const RUNTIME = Deno.execPath();
 const NOBODY = 65534;
 
 mustRun([Deno.execPath(), "run", "--allow-all", `${ROOT}scripts/compile.ts`]);
 
-/** A root with the executable at /tegula and nothing of Deno's but what its libraries need. */
+/** A root with the executable at /tegula, the demo's tools, and of Deno what it needs of libc. */
 function bareRoot(): BareRoot {
-  const root = new BareRoot([...TOOLS, RUNTIME]);
-  Deno.removeSync(`${root.path}/usr/bin/deno`);
+  const root = new BareRoot(TOOLS);
+  root.copySharedObjects(Deno.execPath());
   root.copy(EXECUTABLE, "/tegula");
   return root;
 }
@@ -64,14 +62,20 @@ Deno.test("dist/tegula refuses a cache folder that others can write", () => {
 });
 
 Deno.test("dist/tegula uses the folder of an ordinary user, and /tmp when there is none", () => {
-  const home = Deno.makeTempDirSync();
-  Deno.chownSync(home, NOBODY, NOBODY);
-  run([EXECUTABLE, "--version"], { env: { HOME: home }, uid: NOBODY });
-  assert.equal([...Deno.readDirSync(`${home}/.cache/tegula`)].length, 1);
-  run([EXECUTABLE, "--version"], { env: {}, uid: NOBODY });
-  assert.equal([...Deno.readDirSync(`/tmp/tegula-${NOBODY}`)].length, 1);
-  Deno.removeSync(home, { recursive: true });
-  Deno.removeSync(`/tmp/tegula-${NOBODY}`, { recursive: true });
+  using root = bareRoot();
+  const home = "/root/home";
+  Deno.mkdirSync(root.path + home);
+  Deno.chownSync(root.path + home, NOBODY, NOBODY);
+  const folders: { env: Record<string, string>; folder: string }[] = [
+    { env: { HOME: home }, folder: `${home}/.cache/tegula` },
+    { env: { HOME: home, XDG_CACHE_HOME: `${home}/xdg` }, folder: `${home}/xdg/tegula` },
+    { env: {}, folder: `/tmp/tegula-${NOBODY}` },
+  ];
+  for (const { env, folder } of folders) {
+    const { code, stderr } = root.run(["/tegula", "--version"], { env, uid: NOBODY });
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+    assert.equal([...Deno.readDirSync(root.path + folder)].length, 1, folder);
+  }
 });
 
 Deno.test("a new version takes away an old one, unless it is in use", async () => {
@@ -102,7 +106,10 @@ Deno.test("a new version takes away an old one, unless it is in use", async () =
 Deno.test("two first starts at once both work and leave one folder", async () => {
   using root = bareRoot();
   const starts = [1, 2, 3].map(() =>
-    new Deno.Command("/usr/sbin/chroot", { args: [root.path, "/tegula", "--version"], clearEnv: true })
+    new Deno.Command("/usr/sbin/chroot", {
+      args: [root.path, "/tegula", "--version"],
+      clearEnv: true,
+    })
       .output()
   );
   for (const { code } of await Promise.all(starts)) assert.equal(code, 0);
