@@ -89,7 +89,7 @@ export const IFA_LOCAL = 2;
 export const IFA_LABEL = 3;
 export const IFA_BROADCAST = 4;
 export const IFA_FLAGS = 8;
-export { IFA_F_SECONDARY } from "../../netbase/interfaces.ts";
+export const IFA_F_SECONDARY = 0x01;
 
 /** Attributes of routes (linux/rtnetlink.h), and the one metric that is used. */
 export const RTA_DST = 1;

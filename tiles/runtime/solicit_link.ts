@@ -57,6 +57,11 @@ export class SolicitConsumer {
     this.#tail = Atomics.load(this.#words, PRODUCED);
   }
 
+  /** Whether anything has been asked that was not taken yet. */
+  get waiting(): boolean {
+    return Atomics.load(this.#words, PRODUCED) !== this.#tail;
+  }
+
   /** Takes at most `most` messages as pairs into `out` and returns how many. */
   take(out: Uint32Array, most: number): number {
     let head = Atomics.load(this.#words, PRODUCED);

@@ -1,0 +1,97 @@
+/**
+ * How the kernel is made to resolve a neighbour: by RTM_NEWNEIGH with NTF_USE, or, without
+ * CAP_NET_ADMIN, by an empty datagram to the neighbour's discard port, sent out of that interface.
+ *
+ * @module
+ */
+
+import { EPERM } from "../../ffi/errno.ts";
+import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import * as nl from "./constants.ts";
+import { type MessageCursor, MessageWriter } from "./message.ts";
+import { writeDeleteNeighbor, writeUseNeighbor } from "./requests.ts";
+import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
+
+/** Asks, on a socket of its own: the kernel answers there only what it refuses. */
+export class Asker implements MessageHandler {
+  /** Requests that the kernel refused after it had taken them. */
+  refused = 0;
+  readonly #library: NetlinkLibrary;
+  readonly #socket: NetlinkSocket;
+  readonly #probeFd: number;
+  readonly #writer = new MessageWriter();
+  readonly #log: (line: string) => void;
+  #privileged = true;
+  /** Sequence of the last request to use a neighbour: what is refused below it is not one of those. */
+  #sequence = 0;
+
+  /** Opens its sockets. Throws SystemError. */
+  constructor(library: NetlinkLibrary, log: (line: string) => void) {
+    this.#library = library;
+    this.#log = log;
+    this.#socket = new NetlinkSocket(library, {
+      groups: [],
+      receiveBuffer: 1 << 18,
+      strict: false,
+      burst: 16,
+    });
+    this.#probeFd = library.openProbe();
+  }
+
+  /** Descriptors that are sent on, and the one to be polled for reading first. */
+  get descriptors(): readonly number[] {
+    return [this.#socket.fd, this.#probeFd];
+  }
+
+  /** Whether the kernel lets us say NTF_USE, as far as is known. */
+  get privileged(): boolean {
+    return this.#privileged;
+  }
+
+  /** Asks for one neighbour (address in host order). False: the kernel took no request. */
+  ask(ifindex: number, address: number): boolean {
+    if (this.#privileged) {
+      this.#sequence = (this.#sequence + 1) >>> 0;
+      const length = writeUseNeighbor(this.#writer, { ifindex, address }, this.#sequence);
+      const sent = this.#socket.send(this.#writer.bytes, length) === 0;
+      // The kernel has answered by now if it does not let us, and then there is another way.
+      if (sent) this.turn();
+      if (this.#privileged) return sent;
+    }
+    return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
+  }
+
+  /** Takes an entry that failed to resolve out of the kernel's table. Nothing, without privilege. */
+  release(ifindex: number, address: number): void {
+    if (!this.#privileged) return;
+    // Sequence 0 marks it: that it is gone already is no failure.
+    const length = writeDeleteNeighbor(this.#writer, { ifindex, address }, 0);
+    this.#socket.send(this.#writer.bytes, length);
+  }
+
+  /** Reads what was refused. How much there was. */
+  turn(): number {
+    return this.#socket.receive(this) === Received.empty ? 0 : this.#socket.datagrams;
+  }
+
+  message(message: MessageCursor): void {
+    if (message.type !== nl.NLMSG_ERROR || message.sequence === 0) return;
+    message.attributesAt(4);
+    const error = -(message.bytes.u32[message.bodyAt >>> 2] | 0);
+    if (error === EPERM && this.#privileged) {
+      this.#privileged = false;
+      this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
+    } else {
+      this.refused++;
+    }
+  }
+
+  malformed(_reason: string): void {
+    this.refused++;
+  }
+
+  close(): void {
+    this.#socket.close();
+    this.#library.close(this.#probeFd);
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * Keeps the XDP programs' filters as the interface table is: a frame is Tegula's only when it is sent
+ * to the interface's MAC address and to an address of this host. As the kernel does, an interface
+ * answers for every address of the host, whichever interface that is on; loopback's excepted.
+ *
+ * @module
+ */
+
+import { Filter } from "../../ffi/filter.ts";
+import type { View } from "../../ffi/view.ts";
+import { IFF_UP } from "../../netbase/interfaces.ts";
+import type { InterfaceWriter } from "../../netbase/interface_writer.ts";
+import { formatAddress } from "./addresses.ts";
+
+/** An attached interface's filter. */
+export interface FilterPlace {
+  readonly ifindex: number;
+  /** The program's map, writable. */
+  readonly view: View;
+}
+
+/** 127.0.0.0/8 */
+const LOOPBACK_NET = 127;
+
+/** What one filter holds. */
+interface Held {
+  readonly ifindex: number;
+  readonly filter: Filter;
+  mac: string;
+  addresses: Set<number>;
+  vlans: Set<number>;
+}
+
+/** Writes the filters. */
+export class Filters {
+  readonly #interfaces: InterfaceWriter;
+  readonly #held: readonly Held[];
+  readonly #log: (line: string) => void;
+  #dirty = true;
+
+  constructor(
+    places: readonly FilterPlace[],
+    { interfaces, ports, log }: {
+      interfaces: InterfaceWriter;
+      ports: readonly number[];
+      log(line: string): void;
+    },
+  ) {
+    this.#interfaces = interfaces;
+    this.#log = log;
+    this.#held = places.map(({ ifindex, view }) => {
+      const filter = new Filter(view);
+      // What a predecessor wrote stays until it is known to be wrong.
+      const addresses = new Set(filter.addresses());
+      for (const port of ports) filter.setPort(port, true);
+      return { ifindex, filter, mac: "", addresses, vlans: new Set() };
+    });
+  }
+
+  /** Interfaces or addresses have changed. */
+  changed(): void {
+    this.#dirty = true;
+  }
+
+  /** Brings the filters up to date. True: something had changed. */
+  turn(): boolean {
+    if (!this.#dirty) return false;
+    this.#dirty = false;
+    if (this.#held.length === 0) return true;
+    const addresses = this.#localAddresses();
+    for (const held of this.#held) this.#update(held, addresses);
+    return true;
+  }
+
+  #localAddresses(): Set<number> {
+    const all = this.#interfaces.indices().flatMap((ifindex) =>
+      this.#interfaces.get(ifindex)?.addresses.map(({ local }) => local) ?? []
+    );
+    return new Set(all.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
+  }
+
+  #update(held: Held, addresses: ReadonlySet<number>): void {
+    const link = this.#interfaces.get(held.ifindex);
+    if (link === null) return;
+    const mac = [0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255)
+      .concat(link.macTail & 255, link.macTail >>> 8 & 255);
+    if (mac.join() !== held.mac) held.filter.setMac(mac);
+    held.mac = mac.join();
+    const vlans = this.#vlansOn(held.ifindex);
+    difference(vlans, held.vlans).forEach((id) => held.filter.setVlan(id, true));
+    difference(held.vlans, vlans).forEach((id) => held.filter.setVlan(id, false));
+    held.vlans = vlans;
+    this.#updateAddresses(held, addresses);
+  }
+
+  /** Ids of the VLAN devices on an interface that are up. */
+  #vlansOn(ifindex: number): Set<number> {
+    const links = this.#interfaces.indices().map((index) => this.#interfaces.get(index));
+    return new Set(
+      links.filter((link) =>
+        link?.link === ifindex && link.vlanProtocol !== 0 && (link.flags & IFF_UP) !== 0
+      ).map((link) => link?.vlanId ?? 0),
+    );
+  }
+
+  #updateAddresses(held: Held, addresses: ReadonlySet<number>): void {
+    difference(held.addresses, addresses).forEach((address) => {
+      held.filter.remove(address);
+      held.addresses.delete(address);
+    });
+    difference(addresses, held.addresses).forEach((address) => {
+      if (held.filter.add(address)) held.addresses.add(address);
+      else this.#log(`${formatAddress(address)} does not fit the XDP filter; served by the kernel`);
+    });
+  }
+}
+
+function difference(a: ReadonlySet<number>, b: ReadonlySet<number>): number[] {
+  return [...a].filter((each) => !b.has(each));
+}

@@ -1,0 +1,143 @@
+/**
+ * Interfaces and their IPv4 addresses. Of all parts this one knows first when the kernel is about to
+ * withdraw routes without telling, and says so to those who keep them.
+ *
+ * @module
+ */
+
+import {
+  IFF_LOWER_UP,
+  IFF_RUNNING,
+  IFF_UP,
+  type InterfaceAddress,
+  type InterfaceLink,
+} from "../../netbase/interfaces.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import * as nl from "./constants.ts";
+import { AddressMessage, decodeAddress, decodeLink, LinkMessage } from "./decode_link.ts";
+import type { MessageCursor } from "./message.ts";
+import type { NextHopsPart } from "./next_hops_part.ts";
+import { type MirrorPart, Part } from "./part.ts";
+import type { RoutesPart } from "./routes_part.ts";
+
+/** Who is told of what happens to interfaces. */
+export interface InterfaceListeners {
+  readonly routes: RoutesPart;
+  readonly nextHops: NextHopsPart;
+  /** Something about interfaces or addresses has changed, whatever it is. */
+  changed(): void;
+}
+
+/** Keeps the interface table. */
+export class InterfacesPart implements MirrorPart {
+  readonly dumps = ["links", "addresses"] as const;
+  readonly types = [nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_NEWADDR, nl.RTM_DELADDR];
+  readonly #netbase: NetbaseWriter;
+  readonly #listeners: InterfaceListeners;
+  readonly #link = new LinkMessage();
+  readonly #address = new AddressMessage();
+
+  constructor(netbase: NetbaseWriter, listeners: InterfaceListeners) {
+    this.#netbase = netbase;
+    this.#listeners = listeners;
+  }
+
+  event(message: MessageCursor, replayed: boolean): number {
+    const stale = this.#apply(message, replayed);
+    this.#listeners.changed();
+    return replayed ? 0 : stale;
+  }
+
+  beginSync(): void {
+    this.#netbase.interfaces.beginSync();
+  }
+
+  dumped(message: MessageCursor): void {
+    this.#apply(message, true);
+  }
+
+  endSync(): void {
+    this.#netbase.interfaces.endSync();
+    this.#listeners.changed();
+  }
+
+  #apply(message: MessageCursor, silently: boolean): number {
+    if (message.type === nl.RTM_NEWADDR || message.type === nl.RTM_DELADDR) {
+      return this.#applyAddress(message, silently);
+    }
+    const link = this.#link;
+    decodeLink(message, link);
+    // A bridge tells of its ports in the same group, RTM_DELLINK when one leaves it.
+    if (link.family !== nl.AF_UNSPEC) return 0;
+    return message.type === nl.RTM_NEWLINK
+      ? this.#linkTold(link, silently)
+      : this.#linkGone(link.ifindex, silently);
+  }
+
+  #linkTold(link: LinkMessage, silently: boolean): number {
+    const { interfaces } = this.#netbase;
+    const before = silently ? null : interfaces.get(link.ifindex);
+    interfaces.set(link);
+    return before === null ? 0 : this.#linkChanged(before, link);
+  }
+
+  #linkChanged(before: InterfaceLink, now: InterfaceLink): number {
+    const { routes, nextHops } = this.#listeners;
+    const { ifindex } = now;
+    const wentDown = hasLost(IFF_UP, before.flags, now.flags);
+    if (wentDown) routes.deviceDown(ifindex, { force: false });
+    if (wentDown || hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags)) {
+      nextHops.deviceLost(ifindex);
+    }
+    const state = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
+    if (((before.flags ^ now.flags) & state) !== 0) return Part.nextHops | Part.routes;
+    // Joining or leaving a VRF moves its routes to another table; an MTU below 68 ends IPv4.
+    return before.master !== now.master || before.mtu !== now.mtu ? Part.routes : 0;
+  }
+
+  #linkGone(ifindex: number, silently: boolean): number {
+    this.#netbase.interfaces.remove(ifindex);
+    this.#netbase.neighbors.removeInterface(ifindex);
+    if (silently) return 0;
+    this.#listeners.routes.deviceGone(ifindex);
+    this.#listeners.nextHops.deviceLost(ifindex);
+    return Part.nextHops | Part.routes;
+  }
+
+  #applyAddress(message: MessageCursor, silently: boolean): number {
+    const { interfaces } = this.#netbase;
+    const address = this.#address;
+    if (!decodeAddress(message, address)) return 0;
+    if (message.type === nl.RTM_DELADDR) {
+      const gone = interfaces.removeAddress(address.ifindex, address);
+      return gone && !silently ? this.#addressGone(address) : 0;
+    }
+    const known = silently || this.#has(address);
+    if (interfaces.setAddress(address.ifindex, address)) return known ? 0 : Part.routes;
+    return Part.interfaces;
+  }
+
+  /** Whether this is only news about an address's lifetime. */
+  #has(address: AddressMessage): boolean {
+    const known = this.#netbase.interfaces.get(address.ifindex)?.addresses ?? [];
+    const same: (keyof InterfaceAddress)[] = ["local", "address", "prefixLength", "secondary"];
+    return known.some((other) => same.every((key) => other[key] === address[key]));
+  }
+
+  #addressGone({ ifindex, local }: AddressMessage): number {
+    const { interfaces } = this.#netbase;
+    const left = interfaces.get(ifindex)?.addresses.length ?? 0;
+    // With the last address IPv4 ends on this interface, and every route out of it.
+    if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });
+    const elsewhere = interfaces.indices().some((index) =>
+      interfaces.get(index)?.addresses.some((other) => other.local === local)
+    );
+    if (!elsewhere) this.#listeners.routes.sourceGone(local);
+    return Part.routes;
+  }
+}
+
+/** Whether one of `flags` was set and none of them is any more. */
+function hasLost(flags: number, before: number, now: number): boolean {
+  return (before & flags) !== 0 && (now & flags) === 0;
+}

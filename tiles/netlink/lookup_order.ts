@@ -1,0 +1,68 @@
+/**
+ * Which of the two ways the kernel asks its tables. As long as nobody has touched a policy rule in a
+ * namespace, `local` and `main` are one trie, in which the longest prefix wins; from then on, for
+ * good, `local` is asked first as a whole. Nothing tells which it is but the answer to a question
+ * whose outcome depends on it, so that question is put once there is an address to put it about.
+ *
+ * @module
+ */
+
+import type { Rib } from "../../netbase/rib.ts";
+import { emptyRoute, RT_TABLE_LOCAL } from "../../netbase/route.ts";
+import { decodeRoute } from "./decode_route.ts";
+import type { Dumper } from "./dump.ts";
+
+/** Finds out the lookup order. */
+export class LookupOrderQuestion {
+  readonly #rib: Rib;
+  readonly #dumper: Dumper;
+  readonly #answer = emptyRoute();
+  #known = false;
+  #changed = true;
+  #asking = false;
+  /** The address that was asked about last; one that gave no answer is not asked about again. */
+  #asked = -1;
+
+  constructor(rib: Rib, dumper: Dumper) {
+    this.#rib = rib;
+    this.#dumper = dumper;
+    rib.lookupOrder = "merged";
+  }
+
+  /** Whether lookups are known to go as the kernel's do. */
+  get settled(): boolean {
+    return this.#known || !this.#changed && !this.#asking;
+  }
+
+  /** Routes have changed: there may be something to ask now. */
+  routesChanged(): void {
+    this.#changed = true;
+  }
+
+  /** Asks, or takes the answer. `touched`: a rule was touched, so it is known. Returns work done. */
+  turn(touched: boolean): number {
+    if (touched) this.#known = true;
+    if (this.#asking) return this.#takeAnswer();
+    if (this.#known || !this.#changed || this.#dumper.busy) return 0;
+    this.#changed = false;
+    const address = this.#rib.ambiguousAddress();
+    if (address < 0 || address === this.#asked) return 0;
+    this.#asked = address;
+    this.#answer.table = 0;
+    this.#asking = this.#dumper.ask(
+      { address, fibMatch: true },
+      (message) => decodeRoute(message, this.#answer),
+    );
+    return 1;
+  }
+
+  #takeAnswer(): number {
+    const end = this.#dumper.turn();
+    if (end === null) return this.#dumper.datagrams;
+    this.#asking = false;
+    if (end !== "done" || this.#known) return 1;
+    this.#known = true;
+    if (this.#answer.table === RT_TABLE_LOCAL) this.#rib.lookupOrder = "separate";
+    return 1;
+  }
+}

@@ -1,0 +1,261 @@
+/**
+ * The mirror: keeps a netbase equal to the kernel's network state. It joins the kernel's groups, then
+ * reads everything, then follows events; whenever it may have missed something it reads that anew.
+ *
+ * This is all of the netlink tile that `show`, `route get`, tests and benchmarks need: it runs in any
+ * thread, as any user.
+ *
+ * @module
+ */
+
+import { EINVAL, SystemError } from "../../ffi/errno.ts";
+import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import { Sync } from "../../netbase/layout.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import * as nl from "./constants.ts";
+import { Dumper } from "./dump.ts";
+import { InterfacesPart } from "./interfaces_part.ts";
+import { LookupOrderQuestion } from "./lookup_order.ts";
+import type { MessageCursor } from "./message.ts";
+import { type NeighborListener, NeighborsPart } from "./neighbors_part.ts";
+import { NextHopsPart } from "./next_hops_part.ts";
+import { ALL_PARTS, type MirrorPart, Notices, Part } from "./part.ts";
+import { RoutesPart } from "./routes_part.ts";
+import { RulesPart } from "./rules_part.ts";
+import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
+import { Synchroniser } from "./synchroniser.ts";
+
+/**
+ * Receive buffer of the monitor socket. An event takes about 830 bytes of it, so this holds some
+ * 150,000 (the kernel doubles it) where SO_RCVBUFFORCE is allowed; it is used only when needed.
+ */
+const RECEIVE_BUFFER = 64 << 20;
+/** Datagrams taken with one call. */
+const BURST = 64;
+/** Bursts after which changes are shown though more events wait. */
+const MOST_BURSTS_UNSHOWN = 32;
+const GROUPS = [
+  nl.RTNLGRP_LINK,
+  nl.RTNLGRP_NEIGH,
+  nl.RTNLGRP_IPV4_IFADDR,
+  nl.RTNLGRP_IPV4_ROUTE,
+  nl.RTNLGRP_IPV4_RULE,
+];
+
+/** What a mirror is made with. */
+export interface MirrorOptions {
+  readonly library: NetlinkLibrary;
+  readonly writer: NetbaseWriter;
+  /** Interfaces whose neighbours are kept, all when left out; see `followNeighborsOf`. */
+  readonly neighborsOf?: ReadonlySet<number>;
+  readonly neighbors?: NeighborListener;
+  /** Interfaces or addresses have changed. */
+  interfacesChanged?(): void;
+  /** A line for the log. */
+  log?(line: string): void;
+}
+
+/** Follows the kernel. */
+export class Mirror implements MessageHandler {
+  readonly writer: NetbaseWriter;
+  readonly routes: RoutesPart;
+  readonly rules: RulesPart;
+  readonly dumper: Dumper;
+  /** Events applied, messages refused by the codec, and overruns of the receive buffer. */
+  events = 0;
+  malformedMessages = 0;
+  overruns = 0;
+  readonly notices: Notices;
+  readonly #library: NetlinkLibrary;
+  readonly #monitor: NetlinkSocket;
+  readonly #synchroniser: Synchroniser;
+  readonly #neighbors: NeighborsPart;
+  readonly #question: LookupOrderQuestion;
+  /** The part and its bit that each message type is about. */
+  readonly #partOf = new Map<number, readonly [number, MirrorPart]>();
+  #unshown = false;
+  #burstsUnshown = 0;
+  #now = 0;
+  #state = -1;
+
+  /** Opens the sockets and begins nothing. Throws SystemError. */
+  constructor(options: MirrorOptions) {
+    const { library, writer } = options;
+    const log = (line: string) => options.log?.(line);
+    this.writer = writer;
+    this.#library = library;
+    this.notices = new Notices(log);
+    const { notices } = this;
+    this.#monitor = openMonitor(library);
+    this.dumper = new Dumper(library);
+    const nextHops = new NextHopsPart(writer.rib);
+    this.routes = new RoutesPart(writer.rib, { nextHops, notices });
+    this.rules = new RulesPart(writer.rib, notices);
+    this.#neighbors = new NeighborsPart(writer, {
+      interfaces: options.neighborsOf ?? null,
+      notices,
+      listener: options.neighbors ?? null,
+    });
+    const interfaces = new InterfacesPart(writer, {
+      routes: this.routes,
+      nextHops,
+      changed: () => options.interfacesChanged?.(),
+    });
+    const parts = [
+      [Part.interfaces, interfaces],
+      [Part.rules, this.rules],
+      [Part.nextHops, nextHops],
+      [Part.routes, this.routes],
+      [Part.neighbors, this.#neighbors],
+    ] as const;
+    for (const entry of parts) {
+      for (const type of entry[1].types) this.#partOf.set(type, entry);
+    }
+    this.#synchroniser = new Synchroniser(this.dumper, { parts, log });
+    this.#question = new LookupOrderQuestion(writer.rib, this.dumper);
+    this.#synchroniser.lost(0);
+  }
+
+  /** Whether everything has been read at least once. */
+  get complete(): boolean {
+    return this.#synchroniser.complete && this.#question.settled;
+  }
+
+  /** Whether nothing is known to be stale or under way. */
+  get settled(): boolean {
+    return this.complete && this.#synchroniser.settled && !this.#unshown;
+  }
+
+  /** Descriptors to be polled for reading; the first one becomes ready when there is an event. */
+  get descriptors(): readonly number[] {
+    return [this.#monitor.fd, this.dumper.fd];
+  }
+
+  /** Dumps begun, interrupted ones, and parts read anew. */
+  get syncCounts(): Synchroniser["counts"] {
+    return this.#synchroniser.counts;
+  }
+
+  /** Follows the neighbours of these interfaces from now on. */
+  followNeighborsOf(interfaces: ReadonlySet<number>): void {
+    this.#neighbors.interfaces = interfaces;
+    this.#synchroniser.want(Part.neighbors, performance.now());
+  }
+
+  /** Reads all of `parts` (bits of `Part`) anew. */
+  resync(parts = ALL_PARTS): void {
+    this.#synchroniser.want(parts, performance.now());
+  }
+
+  /** One burst of events, one of a dump; shows what changed. How much there was to do. */
+  turn(now = performance.now()): number {
+    this.#now = now;
+    let work = this.#readEvents();
+    work += this.#synchroniser.turn(now);
+    if (!this.#synchroniser.running) work += this.#question.turn(this.rules.touched);
+    this.#show(work);
+    return work;
+  }
+
+  /** Milliseconds until `turn` has something to do besides events; -1: nothing. */
+  nextDue(now: number): number {
+    return this.dumper.busy || this.#unshown ? 0 : this.#synchroniser.nextDue(now);
+  }
+
+  /**
+   * Turns, blocking, until `complete`; the first full copy. Throws Error when that took longer than
+   * `timeoutMs`.
+   */
+  sync(timeoutMs = 60_000): void {
+    this.#turnUntil(() => this.complete, timeoutMs);
+  }
+
+  /** Turns, blocking, until everything that the kernel has said is in netbase and nothing is stale. */
+  settle(timeoutMs = 60_000): void {
+    this.turn();
+    this.#turnUntil(() => this.settled, timeoutMs);
+  }
+
+  #turnUntil(done: () => boolean, timeoutMs: number): void {
+    const pollSet = Int32Array.from(this.descriptors.flatMap((fd) => [fd, POLLIN]));
+    const end = performance.now() + timeoutMs;
+    while (!done()) {
+      if (this.turn() > 0) continue;
+      const now = performance.now();
+      if (now > end) throw new Error(`the kernel's state was not read within ${timeoutMs} ms`);
+      const due = this.nextDue(now);
+      this.#library.wait(pollSet, pollSet.length / 2, due < 0 ? 100 : Math.min(due, 100));
+    }
+  }
+
+  #readEvents(): number {
+    const outcome = this.#monitor.receive(this);
+    if (outcome === Received.overrun) {
+      this.overruns++;
+      this.#synchroniser.lost(this.#now);
+      return 1;
+    }
+    // While more is waiting, what is shown would be a state that the kernel has left already.
+    this.#burstsUnshown = outcome === Received.full ? this.#burstsUnshown + 1 : 0;
+    return this.#monitor.datagrams;
+  }
+
+  /** One event. */
+  message(message: MessageCursor): void {
+    const entry = this.#partOf.get(message.type);
+    if (entry === undefined) return;
+    const [bit, part] = entry;
+    this.events++;
+    this.#unshown = true;
+    const stale = part.event(message, false);
+    this.#synchroniser.applied(bit, message);
+    if (stale !== 0) this.#synchroniser.want(stale, this.#now);
+  }
+
+  /** An event that could not be read: whatever it said, it is looked up. */
+  malformed(reason: string): void {
+    this.malformedMessages++;
+    this.notices.once(`an event could not be read: ${reason}`);
+    this.#synchroniser.want(ALL_PARTS, this.#now);
+  }
+
+  #show(work: number): void {
+    if (work > 0 && this.#synchroniser.running) this.#unshown = true;
+    const wait = this.#burstsUnshown > 0 && this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
+    if (this.#unshown && !wait) {
+      this.writer.commit();
+      this.#unshown = false;
+      this.#burstsUnshown = 0;
+      if (this.routes.orderMayMatter) this.#question.routesChanged();
+      this.routes.orderMayMatter = false;
+    }
+    this.#tellState();
+  }
+
+  #tellState(): void {
+    const { settled, complete } = this.#synchroniser;
+    const state = !complete ? Sync.syncing : settled ? Sync.synced : Sync.stale;
+    if (state === this.#state) return;
+    this.#state = state;
+    this.writer.setSync(state, Date.now());
+  }
+
+  close(): void {
+    this.#monitor.close();
+    this.dumper.close();
+  }
+}
+
+/** POLLIN (poll.h). */
+const POLLIN = 1;
+
+function openMonitor(library: NetlinkLibrary): NetlinkSocket {
+  const options = { receiveBuffer: RECEIVE_BUFFER, strict: false, burst: BURST };
+  try {
+    return new NetlinkSocket(library, { ...options, groups: [...GROUPS, nl.RTNLGRP_NEXTHOP] });
+  } catch (error) {
+    // Before Linux 5.3 there are no next-hop objects, and no such group.
+    if (!(error instanceof SystemError) || error.errno !== EINVAL) throw error;
+    return new NetlinkSocket(library, { ...options, groups: GROUPS });
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * Neighbours of the interfaces that packets leave by. Everyone's come in the same group, those of
+ * bridges, proxies and IPv6 too; the codec and the filter here leave ours.
+ *
+ * @module
+ */
+
+import { NUD_VALID } from "../../netbase/neighbors.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import * as nl from "./constants.ts";
+import { decodeNeighbor, NeighborMessage } from "./decode_neighbor.ts";
+import type { MessageCursor } from "./message.ts";
+import type { MirrorPart, Notices } from "./part.ts";
+
+/** Who wants to know how neighbours fare. The message is good only during the call. */
+export interface NeighborListener {
+  /** What the kernel says of it now, whether told by an event or found by a dump. */
+  neighborTold(neighbor: NeighborMessage): void;
+  /** It has left the kernel's table. */
+  neighborGone(ifindex: number, address: number): void;
+}
+
+/** Keeps the neighbour table. */
+export class NeighborsPart implements MirrorPart {
+  readonly dumps = ["neighbors"] as const;
+  readonly types = [nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH];
+  /** Interfaces whose neighbours are kept; null: all. */
+  interfaces: ReadonlySet<number> | null;
+  readonly #netbase: NetbaseWriter;
+  readonly #notices: Notices;
+  readonly #listener: NeighborListener | null;
+  readonly #neighbor = new NeighborMessage();
+
+  constructor(
+    netbase: NetbaseWriter,
+    { interfaces, notices, listener }: {
+      interfaces: ReadonlySet<number> | null;
+      notices: Notices;
+      listener: NeighborListener | null;
+    },
+  ) {
+    this.#netbase = netbase;
+    this.interfaces = interfaces;
+    this.#notices = notices;
+    this.#listener = listener;
+  }
+
+  event(message: MessageCursor, _replayed: boolean): number {
+    const neighbor = this.#neighbor;
+    if (!decodeNeighbor(message, neighbor)) return 0;
+    if (this.interfaces?.has(neighbor.ifindex) === false) return 0;
+    if (message.type === nl.RTM_DELNEIGH) {
+      this.#netbase.neighbors.remove(neighbor.ifindex, neighbor.address);
+      this.#listener?.neighborGone(neighbor.ifindex, neighbor.address);
+    } else {
+      this.#told(neighbor);
+    }
+    return 0;
+  }
+
+  beginSync(): void {
+    this.#netbase.neighbors.beginSync();
+  }
+
+  dumped(message: MessageCursor): void {
+    this.event(message, true);
+  }
+
+  endSync(): void {
+    this.#netbase.neighbors.endSync();
+  }
+
+  #told(neighbor: NeighborMessage): void {
+    // A usable state without a MAC is no use: the kernel's own for broadcasts, a tunnel's peers.
+    if ((neighbor.state & NUD_VALID) !== 0 && !neighbor.hasMac) return;
+    if (!this.#netbase.neighbors.set(neighbor)) {
+      this.#notices.once("more neighbours than netbase holds; what does not fit is not resolved");
+    }
+    this.#listener?.neighborTold(neighbor);
+  }
+}

@@ -1,0 +1,192 @@
+/**
+ * Routes of the tables `local` and `main`, and what the kernel does to them without telling: a link
+ * that goes down, an address or an object that goes, take routes along with no RTM_DELROUTE. The
+ * same is done here at once, so that nothing is sent into nowhere, and then all routes are read anew.
+ *
+ * @module
+ */
+
+import type { Rib } from "../../netbase/rib.ts";
+import {
+  emptyRoute,
+  type Hop,
+  type RouteAttributes,
+  RT_SCOPE_HOST,
+  RT_TABLE_LOCAL,
+  RT_TABLE_MAIN,
+  RTN_THROW,
+  RTNH_F_DEAD,
+} from "../../netbase/route.ts";
+import { formatPrefix } from "./addresses.ts";
+import * as nl from "./constants.ts";
+import { decodeRoute } from "./decode_route.ts";
+import type { MessageCursor } from "./message.ts";
+import { NeighborMap } from "./neighbor_map.ts";
+import type { NextHopsPart } from "./next_hops_part.ts";
+import { type MirrorPart, type Notices, Part } from "./part.ts";
+
+/** Gateways kept; whoever has more routers than that may have to wait for one a little. */
+const MOST_GATEWAYS = 4096;
+/** Prefixes of `local` to compare routes with; with as many as that any route may be inside one. */
+const MOST_WIDE_LOCALS = 16;
+
+/** Keeps the RIB. */
+export class RoutesPart implements MirrorPart {
+  readonly dumps = ["routes"] as const;
+  readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
+  /**
+   * Gateways of routes since the last full read: who they are decides whose address is asked for
+   * first, and that they may be asked for even where no prefix says that they are on-link.
+   */
+  readonly gateways = new NeighborMap<true>();
+  readonly #rib: Rib;
+  readonly #nextHops: NextHopsPart;
+  readonly #notices: Notices;
+  readonly #route = emptyRoute();
+  #lastGateway = 0;
+  #lastIfindex = 0;
+  /** Prefixes of `local` that hold more than one address: usually 127.0.0.0/8 alone. */
+  readonly #wideLocals: { readonly destination: number; readonly mask: number }[] = [];
+  /**
+   * Whether, since this was last set to false, a route was told for which it may matter in which
+   * order the kernel asks its tables.
+   */
+  orderMayMatter = false;
+
+  constructor(rib: Rib, { nextHops, notices }: { nextHops: NextHopsPart; notices: Notices }) {
+    this.#rib = rib;
+    this.#nextHops = nextHops;
+    this.#notices = notices;
+  }
+
+  event(message: MessageCursor, replayed: boolean): number {
+    if (!this.#decode(message)) return 0;
+    if (message.type === nl.RTM_NEWROUTE) {
+      this.#rib.add(this.#route, message.flags);
+      return 0;
+    }
+    // Removing what is not there means that something was missed, or withdrawn here already.
+    return this.#rib.remove(this.#route) || replayed ? 0 : Part.routes;
+  }
+
+  beginSync(): void {
+    this.gateways.clear();
+    this.#lastIfindex = 0;
+    this.#rib.beginSync();
+  }
+
+  dumped(message: MessageCursor): void {
+    if (this.#decode(message)) this.#rib.addFromDump(this.#route);
+  }
+
+  endSync(): void {
+    this.#rib.endSync();
+  }
+
+  /** Reads a message into `#route`; false: it is none of ours. */
+  #decode(message: MessageCursor): boolean {
+    const route = this.#route;
+    if (!decodeRoute(message, route)) return false;
+    // An entry of the route cache says nothing about the tables.
+    if ((route.flags & nl.RTM_F_CLONED) !== 0) return false;
+    if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
+      this.#notices.unsupportedThing(
+        `routes in table ${route.table}; lookups go to local, then main`,
+      );
+      return false;
+    }
+    if (route.nextHopId !== 0) this.#nextHops.follow(route);
+    if (route.unsupported || route.tos !== 0) this.#tellUnsupported();
+    this.#noteGateways();
+    if (!this.orderMayMatter) this.orderMayMatter = this.#isOrderSensitive();
+    return true;
+  }
+
+  /** A route of `main` inside a prefix of `local`, or a route of `local` that can have such inside. */
+  #isOrderSensitive(): boolean {
+    const { table, type, destination, prefixLength } = this.#route;
+    if (table === RT_TABLE_LOCAL) {
+      if (prefixLength === 32) return type === RTN_THROW;
+      const mask = prefixLength === 0 ? 0 : -1 << (32 - prefixLength);
+      const isKnown = this.#wideLocals.some((wide) =>
+        wide.destination === destination && wide.mask === mask
+      );
+      if (!isKnown && this.#wideLocals.length < MOST_WIDE_LOCALS) {
+        this.#wideLocals.push({ destination, mask });
+      }
+      return true;
+    }
+    if (this.#wideLocals.length === MOST_WIDE_LOCALS) return true;
+    for (const wide of this.#wideLocals) {
+      if ((destination & wide.mask) >>> 0 === wide.destination) return true;
+    }
+    return false;
+  }
+
+  #tellUnsupported(): void {
+    const { tos, destination, prefixLength } = this.#route;
+    const prefix = formatPrefix(destination, prefixLength);
+    this.#notices.unsupportedThing(
+      tos !== 0
+        ? `routes for one type of service only, such as ${prefix} tos ${tos}; they are never taken`
+        : `next hops by IPv6 or by a tunnel, such as that of ${prefix}; it counts as unreachable`,
+    );
+  }
+
+  #noteGateways(): void {
+    const { hops, ifindex, gateway } = this.#route;
+    if (hops !== null) hops.forEach((hop) => this.#noteGateway(hop.ifindex, hop.gateway));
+    else this.#noteGateway(ifindex, gateway);
+  }
+
+  #noteGateway(ifindex: number, gateway: number): void {
+    // A full table has a handful of gateways: most often it is the same one again.
+    if (gateway === this.#lastGateway && ifindex === this.#lastIfindex) return;
+    this.#lastGateway = gateway;
+    this.#lastIfindex = ifindex;
+    if (gateway !== 0 && this.gateways.size < MOST_GATEWAYS) {
+      this.gateways.set(ifindex, gateway, true);
+    }
+  }
+
+  /**
+   * An interface went down (`fib_sync_down_dev`): routes out of it go, a multipath route when its last
+   * hop is dead. What is of host scope, which is the addresses themselves, stays unless `force`.
+   */
+  deviceDown(ifindex: number, { force }: { force: boolean }): void {
+    this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));
+  }
+
+  /** An interface is gone: a multipath route with only one hop there goes as a whole. */
+  deviceGone(ifindex: number): void {
+    this.#rib.rewrite((attributes) =>
+      attributes.hops?.some((hop) => hop.ifindex === ifindex)
+        ? null
+        : withoutDevice(attributes, { ifindex, force: true })
+    );
+  }
+
+  /** An address is no longer ours: routes that prefer it as a source go (`fib_sync_down_addr`). */
+  sourceGone(address: number): void {
+    this.#rib.rewrite((attributes) => attributes.source === address ? null : attributes);
+  }
+}
+
+function withoutDevice(
+  attributes: Readonly<RouteAttributes>,
+  { ifindex, force }: { ifindex: number; force: boolean },
+): RouteAttributes | null {
+  // What follows an object goes with the object.
+  if (attributes.nextHopId !== 0) return attributes;
+  if (attributes.hops === null) {
+    const stays = attributes.ifindex !== ifindex || attributes.scope === RT_SCOPE_HOST && !force;
+    return stays ? attributes : null;
+  }
+  if (!attributes.hops.some((hop) => hop.ifindex === ifindex)) return attributes;
+  const hops = attributes.hops.map((hop) => hop.ifindex === ifindex ? dead(hop) : hop);
+  return hops.every(({ flags }) => (flags & RTNH_F_DEAD) !== 0) ? null : { ...attributes, hops };
+}
+
+function dead(hop: Hop): Hop {
+  return { ...hop, flags: hop.flags | RTNH_F_DEAD };
+}

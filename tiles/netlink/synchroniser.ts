@@ -1,0 +1,203 @@
+/**
+ * Reads parts of the mirror anew when they may be stale: by mark and sweep, while what is there goes
+ * on being served and events go on being applied.
+ *
+ * A dump and the events beside it come in no common order, so the events that a part got while it
+ * was dumped are applied a second time at its end; what they say then is at least as new as the dump.
+ * A dump that the kernel changed under is dropped and begun anew after a while (NLM_F_DUMP_INTR).
+ * Causes that come together are dealt with together, and a large part rests between two reads in
+ * proportion to what a read takes, so that reading never takes more than a fifth of the time.
+ *
+ * @module
+ */
+
+import { errnoName } from "../../ffi/errno.ts";
+import type { DumpEnd, Dumper } from "./dump.ts";
+import { EventLog } from "./event_log.ts";
+import type { MessageCursor } from "./message.ts";
+import { ALL_PARTS, type MirrorPart } from "./part.ts";
+
+/** How long a cause waits for others that may come with it. */
+const COALESCE_MILLIS = 1;
+/** Rest after a read, as a multiple of its duration, and at most. */
+const REST = 4;
+const MOST_REST_MILLIS = 10_000;
+/** Back-off after an attempt that failed: doubled from the first to the most, ± a quarter. */
+const FIRST_RETRY_MILLIS = 10;
+const MOST_RETRY_MILLIS = 1_000;
+/** Attempts in a row that fail before it is worth a line in the log. */
+const ATTEMPTS_TO_TELL = 8;
+
+/** What is counted, in the mirror's counters. */
+export interface SyncCounts {
+  dumps: number;
+  interrupted: number;
+  resyncs: number;
+}
+
+/** One part's place in the plan. */
+interface Plan {
+  readonly bit: number;
+  readonly part: MirrorPart;
+  /** Monotonic milliseconds before which it is not read. */
+  due: number;
+  /** When its last read ended, and how long that took. */
+  ended: number;
+  took: number;
+  /** Attempts that failed in a row. */
+  failed: number;
+}
+
+/** Reads parts anew. */
+export class Synchroniser {
+  readonly counts: SyncCounts = { dumps: 0, interrupted: 0, resyncs: 0 };
+  readonly #dumper: Dumper;
+  readonly #plans: readonly Plan[];
+  readonly #events = new EventLog();
+  readonly #log: (line: string) => void;
+  readonly #take = (message: MessageCursor) => this.#running?.part.dumped(message);
+  #wanted = 0;
+  #done = 0;
+  #running: Plan | null = null;
+  #startedAt = 0;
+  #dumpIndex = 0;
+
+  /** `parts` by their bit. */
+  constructor(
+    dumper: Dumper,
+    { parts, log }: { parts: readonly (readonly [number, MirrorPart])[]; log(line: string): void },
+  ) {
+    this.#dumper = dumper;
+    this.#plans = parts.map(([bit, part]) => ({
+      bit,
+      part,
+      due: 0,
+      ended: -Infinity,
+      took: 0,
+      failed: 0,
+    }));
+    this.#log = log;
+  }
+
+  /** Whether every part has been read whole at least once. */
+  get complete(): boolean {
+    return this.#done === ALL_PARTS;
+  }
+
+  /** Whether nothing is known to be stale. */
+  get settled(): boolean {
+    return this.#wanted === 0 && this.#running === null;
+  }
+
+  /** Whether a dump is under way. */
+  get running(): boolean {
+    return this.#running !== null;
+  }
+
+  /** Parts, as bits, may be stale: they are read anew, soon. */
+  want(parts: number, now: number): void {
+    const news = parts & ~this.#wanted;
+    if (news === 0) return;
+    for (const plan of this.#plans) {
+      if ((news & plan.bit) === 0) continue;
+      const rest = Math.min(plan.took * REST, MOST_REST_MILLIS);
+      plan.due = Math.max(now + COALESCE_MILLIS, plan.ended + rest);
+    }
+    this.#wanted |= news;
+  }
+
+  /** Events were lost: everything is read anew, without delay. */
+  lost(now: number): void {
+    if (this.#running !== null) this.#dumper.abandon();
+    this.#running = null;
+    this.#wanted = ALL_PARTS;
+    for (const plan of this.#plans) plan.due = now;
+  }
+
+  /** An event for the part `bit` has been applied. */
+  applied(bit: number, message: MessageCursor): void {
+    if (this.#running?.bit === bit) this.#events.add(message);
+  }
+
+  /** Milliseconds until something is to be done here, -1: nothing. */
+  nextDue(now: number): number {
+    if (this.#running !== null) return 0;
+    let next = Infinity;
+    for (const plan of this.#plans) {
+      if ((this.#wanted & plan.bit) !== 0) next = Math.min(next, plan.due);
+    }
+    return next === Infinity ? -1 : Math.max(0, Math.ceil(next - now));
+  }
+
+  /**
+   * Goes on with the dump under way, or begins what is due. How much was done. When a part's read has
+   * ended, everything of it is in netbase's writer and waits to be committed.
+   */
+  turn(now: number): number {
+    if (this.#running !== null) return this.#advance(this.#running, now);
+    if (this.#wanted === 0) return 0;
+    if (this.#dumper.abandoned) this.#dumper.turn();
+    if (this.#dumper.busy) return 1;
+    const plan = this.#plans.find(({ bit, due }) => (this.#wanted & bit) !== 0 && due <= now);
+    return plan === undefined ? 0 : this.#begin(plan, now);
+  }
+
+  #begin(plan: Plan, now: number): number {
+    this.#running = plan;
+    this.#wanted &= ~plan.bit;
+    this.#startedAt = now;
+    this.#dumpIndex = 0;
+    this.#events.clear();
+    plan.part.beginSync();
+    this.#nextDump(plan, now);
+    return 1;
+  }
+
+  #nextDump(plan: Plan, now: number): void {
+    this.counts.dumps++;
+    const kind = plan.part.dumps[this.#dumpIndex];
+    if (!this.#dumper.dump(kind, this.#take)) this.#failed(plan, "damaged", now);
+  }
+
+  #advance(plan: Plan, now: number): number {
+    const end = this.#dumper.turn();
+    if (end === null) return this.#dumper.datagrams;
+    // What the kernel is not built to have is empty: next-hop objects before 5.3, policy rules.
+    const absent = end === "refused" && plan.part.optional;
+    if (end !== "done" && !absent) this.#failed(plan, end, now);
+    else if (++this.#dumpIndex < plan.part.dumps.length) this.#nextDump(plan, now);
+    else this.#finish(plan, now);
+    return 1;
+  }
+
+  #finish(plan: Plan, now: number): void {
+    this.#running = null;
+    if (this.#events.overflowed) {
+      this.#failed(plan, "damaged", now);
+      return;
+    }
+    this.#events.forEach((message) => plan.part.event(message, true));
+    this.#events.clear();
+    plan.part.endSync();
+    plan.failed = 0;
+    plan.took = performance.now() - this.#startedAt;
+    plan.ended = this.#startedAt + plan.took;
+    this.#done |= plan.bit;
+    this.counts.resyncs++;
+  }
+
+  #failed(plan: Plan, end: DumpEnd, now: number): void {
+    this.#running = null;
+    if (end === "interrupted") this.counts.interrupted++;
+    const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** plan.failed, MOST_RETRY_MILLIS);
+    plan.due = now + delay * (0.75 + Math.random() / 2);
+    plan.failed++;
+    this.#wanted |= plan.bit;
+    if (plan.failed !== ATTEMPTS_TO_TELL) return;
+    const why = end === "refused" ? `refused with ${errnoName(this.#dumper.errno)}` : end;
+    const what = plan.part.dumps.join(" and ");
+    this.#log(
+      `reading the kernel's ${what} was ${why} ${plan.failed} times in a row; still trying`,
+    );
+  }
+}

@@ -1,0 +1,235 @@
+/**
+ * The netlink tile: mirrors the kernel's network state into netbase, keeps the XDP filters to it, and
+ * asks the kernel for the neighbours that net tiles need. It moves no packet.
+ *
+ * @module
+ */
+
+import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import type { View } from "../../ffi/view.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NETLINK } from "../runtime/counters.ts";
+import type { Tile, TileContext } from "../runtime/tile.ts";
+import { TileReader } from "../runtime/tile_region.ts";
+import { Asker } from "./asker.ts";
+import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
+import { type FilterPlace, Filters } from "./filters.ts";
+import { Freshness } from "./freshness.ts";
+import { Intake } from "./intake.ts";
+import { Mirror } from "./mirror.ts";
+import { NeighborTables } from "./neighbor_tables.ts";
+import type { NeighborListener } from "./neighbors_part.ts";
+import { Solicitor, Standing } from "./solicitor.ts";
+import { neighborStanding } from "./standing.ts";
+
+/** What the netlink tile is made with. */
+export interface NetlinkSetup {
+  /** Netbase, writable. */
+  readonly netbase: View;
+  /** Regions of the tiles that read it, all net tiles. */
+  readonly readers: readonly View[];
+  /** Their solicit links. */
+  readonly solicits: readonly View[];
+  /** The XDP programs' filters, by interface. */
+  readonly filters: readonly FilterPlace[];
+  /** The ports that are served. */
+  readonly ports: readonly number[];
+  readonly eventfd: number;
+  /** Keep the neighbours of every interface, not only of those that packets leave by. */
+  readonly mirrorAllNeighbors?: boolean;
+}
+
+/** POLLIN (poll.h). */
+const POLLIN = 1;
+/** The longest that a net tile may be in one burst before this tile gives up joining. */
+const JOIN_MILLIS = 1_000;
+
+/** Makes the tile; returns when netbase holds a first full copy of the kernel's state. */
+export function create(context: TileContext<NetlinkSetup>): Tile {
+  const tile = new NetlinkTile(context);
+  tile.start();
+  return tile;
+}
+
+class NetlinkTile implements Tile, NeighborListener {
+  readonly descriptors: readonly number[];
+  readonly #context: TileContext<NetlinkSetup>;
+  readonly #library: NetlinkLibrary;
+  readonly #counters: Float64Array;
+  readonly #writer: NetbaseWriter;
+  readonly #reader: NetbaseReader;
+  readonly #mirror: Mirror;
+  readonly #filters: Filters;
+  readonly #freshness: Freshness;
+  readonly #asker: Asker;
+  readonly #solicitor: Solicitor;
+  readonly #tables: NeighborTables;
+  readonly #intakes: readonly Intake[];
+  readonly #pollSet: Int32Array<ArrayBuffer>;
+  /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
+  #followed: ReadonlySet<number>;
+  #now = performance.now();
+
+  constructor(context: TileContext<NetlinkSetup>) {
+    const { setup, region, libraries, log } = context;
+    if (libraries.netlink === undefined) throw new TypeError("the netlink library is not open");
+    this.#context = context;
+    this.#library = libraries.netlink;
+    this.#counters = region.counters;
+    this.#followed = new Set(setup.filters.map(({ ifindex }) => ifindex));
+    this.#writer = joinNetbase(setup, this.#library);
+    this.#reader = new NetbaseReader(setup.netbase);
+    this.#freshness = new Freshness(this.#writer.neighbors, this.#now);
+    this.#filters = new Filters(setup.filters, {
+      interfaces: this.#writer.interfaces,
+      ports: setup.ports,
+      log,
+    });
+    this.#mirror = new Mirror({
+      library: this.#library,
+      writer: this.#writer,
+      neighborsOf: setup.mirrorAllNeighbors ? undefined : this.#followed,
+      neighbors: this,
+      interfacesChanged: () => this.#filters.changed(),
+      log,
+    });
+    this.#asker = new Asker(this.#library, log);
+    this.#solicitor = new Solicitor({
+      ask: (ifindex, address) => this.#asker.ask(ifindex, address),
+      release: (ifindex, address) => this.#asker.release(ifindex, address),
+      standing: (ifindex, address) => this.#standing(ifindex, address),
+      counters: this.#counters,
+      random: Math.random,
+    });
+    this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
+    this.#intakes = setup.solicits.map((view) => new Intake(view));
+    const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
+    this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
+    this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
+  }
+
+  /** Makes the first full copy; blocks. */
+  start(): void {
+    this.#mirror.sync();
+    if (this.#filters.turn()) this.#followInterfaces();
+    this.#mirror.settle();
+    this.#gauge();
+  }
+
+  turn(): number {
+    const now = this.#now = performance.now();
+    let work = this.#mirror.turn(now);
+    if (this.#filters.turn()) this.#followInterfaces();
+    work += this.#tables.turn(now, { asking: this.#solicitor.outstanding > 0 });
+    this.#reader.refresh();
+    for (const intake of this.#intakes) {
+      work += intake.turn(now, (ifindex, address) => this.#solicitor.offer(ifindex, address, now));
+    }
+    return work + this.#solicitor.turn(now);
+  }
+
+  pending(): boolean {
+    return this.#intakes.some((intake) => intake.pending);
+  }
+
+  wait(timeoutMs: number): void {
+    const count = this.#pollSet.length / 2;
+    if (this.#library.wait(this.#pollSet, count, timeoutMs) <= 0) return;
+    const { libraries, setup } = this.#context;
+    libraries.tile.wait(setup.eventfd, 0);
+    this.#asker.turn();
+  }
+
+  clock(nowMillis: number): void {
+    if (this.#freshness.turn(nowMillis) > 0) this.#writer.commit();
+  }
+
+  nextDue(nowMillis: number): number {
+    const dues = [
+      this.#mirror.nextDue(nowMillis),
+      this.#freshness.nextDue(nowMillis),
+      this.#solicitor.nextDue(),
+      ...this.#intakes.map((intake) => intake.nextDue()),
+    ].filter((due) => due >= 0);
+    return dues.length === 0 ? -1 : Math.min(...dues);
+  }
+
+  housekeeping(nowMillis: number): void {
+    this.#solicitor.expire(nowMillis);
+    this.#gauge();
+  }
+
+  close(): void {
+    this.#mirror.close();
+    this.#asker.close();
+  }
+
+  neighborTold(neighbor: NeighborMessage): void {
+    this.#freshness.told(neighbor, this.#now);
+    this.#solicitor.neighborTold(neighbor, this.#now);
+  }
+
+  neighborGone(ifindex: number, address: number): void {
+    this.#freshness.gone(ifindex, address);
+    this.#solicitor.neighborGone({ ifindex, address }, this.#now);
+  }
+
+  #standing(ifindex: number, address: number): number {
+    if (!this.#followed.has(ifindex)) return Standing.offLink;
+    return neighborStanding(this.#reader, this.#mirror.routes.gateways, { ifindex, address });
+  }
+
+  #tableTold(table: NeighborTableMessage): void {
+    this.#freshness.setTimes(table);
+    const { thresh3: capacity, entries } = table;
+    if (capacity > 0 && entries >= 0) this.#solicitor.setTable({ entries, capacity });
+  }
+
+  /** Interfaces have changed: perhaps a VLAN device came or went. */
+  #followInterfaces(): void {
+    const { interfaces } = this.#writer;
+    const followed = new Set(this.#context.setup.filters.map(({ ifindex }) => ifindex));
+    for (const ifindex of interfaces.indices()) {
+      const link = interfaces.get(ifindex);
+      if (link?.vlanProtocol && followed.has(link.link)) followed.add(ifindex);
+    }
+    const same = followed.size === this.#followed.size &&
+      [...followed].every((ifindex) => this.#followed.has(ifindex));
+    if (same) return;
+    this.#followed = followed;
+    if (!this.#context.setup.mirrorAllNeighbors) this.#mirror.followNeighborsOf(followed);
+  }
+
+  /** Puts into the counters what is counted or held elsewhere. */
+  #gauge(): void {
+    const { syncCounts, notices, events, overruns, malformedMessages } = this.#mirror;
+    const { rib, interfaces, neighbors } = this.#writer;
+    const { index } = NETLINK;
+    const counters = this.#counters;
+    counters[index.events] = events;
+    counters[index.overruns] = overruns;
+    counters[index.malformed] = malformedMessages;
+    counters[index.unsupported] = notices.unsupported;
+    counters[index.dumps] = syncCounts.dumps;
+    counters[index.dump_interrupted] = syncCounts.interrupted;
+    counters[index.resyncs] = syncCounts.resyncs;
+    counters[index.interfaces] = interfaces.size;
+    counters[index.routes] = rib.size;
+    counters[index.neighbors] = neighbors.size;
+    counters[index.fib_overflow] = rib.overflow;
+    counters[index.neighbor_overflow] = neighbors.full;
+    counters[index.solicits_lapped] = this.#intakes.reduce((sum, { lapped }) => sum + lapped, 0);
+  }
+}
+
+/** Becomes netbase's writer; after a predecessor, once every net tile has let go of what it had. */
+function joinNetbase(setup: NetlinkSetup, library: NetlinkLibrary): NetbaseWriter {
+  const writer = new NetbaseWriter(setup.netbase, {
+    readers: setup.readers.map((view) => new TileReader(view)),
+    seed: crypto.getRandomValues(new Uint32Array(1))[0],
+  });
+  for (let waited = 0; !writer.settled && waited < JOIN_MILLIS; waited++) {
+    library.wait(new Int32Array(0), 0, 1);
+  }
+  return writer;
+}
