@@ -1,10 +1,40 @@
-/** Signatures first; the implementation follows. @module */
+/**
+ * The route decision: what becomes of a packet to an address, as the kernel would decide. Net tiles
+ * (for each header they build) and `tegula route get` ask the same function. It follows
+ * `ip_route_output_key_hash_rcu` and `__mkroute_output` in net/ipv4/route.c, and `inet_select_addr` in
+ * devinet.c for the source.
+ *
+ * @module
+ */
 
+import type { InterfaceReader } from "./interfaces.ts";
+import { NextHopFlag } from "./layout.ts";
 import type { NetbaseReader } from "./netbase.ts";
+import {
+  KIND_GROUP,
+  KIND_OVERFLOW,
+  KIND_UNSUPPORTED,
+  RT_SCOPE_HOST,
+  RT_SCOPE_LINK,
+  RTN_BLACKHOLE,
+  RTN_BROADCAST,
+  RTN_LOCAL,
+  RTN_MULTICAST,
+  RTN_THROW,
+  RTN_UNSPEC,
+} from "./route.ts";
+
+/** The loopback device has this index in every namespace (LOOPBACK_IFINDEX). */
+const LOOPBACK_IFINDEX = 1;
+const INADDR_LOOPBACK = 0x7f000001;
+const INADDR_BROADCAST = 0xffffffff;
 
 /** The outcome of a route decision. Made once, filled by {@linkcode decide}. */
 export interface Decision {
-  /** RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Never a group: a member. */
+  /**
+   * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Never a group: its member.
+   * RTN_BLACKHOLE also stands for what the kernel refuses likewise, with EINVAL.
+   */
   kind: number;
   /** Next hop id (of the member, for a group); 0: none. */
   nextHop: number;
@@ -16,23 +46,217 @@ export interface Decision {
   ifindex: number;
   /** Source address to use, host order; 0: none could be chosen. */
   source: number;
-  /** The route's MTU, else the interface's. */
+  /** The route's MTU, else the interface's; 0: neither is known. */
   mtu: number;
   /** Record of the interface, or -1. Good until the reader's next quiescent state. */
   interfaceRecord: number;
 }
 
 /** A decision with nothing in it. */
-export declare function emptyDecision(): Decision;
+export function emptyDecision(): Decision {
+  return {
+    kind: RTN_UNSPEC,
+    nextHop: 0,
+    group: 0,
+    gateway: 0,
+    ifindex: 0,
+    source: 0,
+    mtu: 0,
+    interfaceRecord: -1,
+  };
+}
 
 /**
- * Decides what becomes of a packet to `destination` from `source` (0: choose one), as the kernel
- * does in `ip_route_output_key_hash`. `flowHash`: 32 well-mixed bits. Returns `out.kind`.
+ * Decides what becomes of a packet to `destination` from `source` (0: choose one), both in host order.
+ * `flowHash`: 32 well-mixed bits, which pick the member of a group. Returns `out.kind`; where that is
+ * a refusal, only `kind` and `nextHop` of `out` say something.
  */
-export declare function decide(
+export function decide(
   reader: NetbaseReader,
   destination: number,
   source: number,
   flowHash: number,
   out: Decision,
-): number;
+): number {
+  clear(out);
+  const to = destination >>> 0;
+  const from = source >>> 0;
+  const everyone = isMulticast(to) || to === INADDR_BROADCAST;
+  if (from !== 0) {
+    // What is sent from an address must have it; what goes to everyone leaves by where that is.
+    const own = reader.fib.lookup(from);
+    if (own === 0 || reader.nextHops.kind(own) !== RTN_LOCAL) return RTN_UNSPEC;
+    out.source = from;
+    if (everyone) out.ifindex = reader.nextHops.ifindex(own);
+  }
+  if (to === 0) return decideSelf(reader, out);
+  if (from === 0 || !everyone) {
+    if (!follow(reader, to, flowHash, out)) return out.kind;
+  }
+  return finish(reader, to, out);
+}
+
+function clear(out: Decision): void {
+  out.kind = RTN_UNSPEC;
+  out.nextHop = 0;
+  out.group = 0;
+  out.gateway = 0;
+  out.ifindex = 0;
+  out.source = 0;
+  out.mtu = 0;
+  out.interfaceRecord = -1;
+}
+
+/** To 0.0.0.0 means to oneself. */
+function decideSelf(reader: NetbaseReader, out: Decision): number {
+  if (out.source === 0) out.source = INADDR_LOOPBACK;
+  out.kind = RTN_LOCAL;
+  out.ifindex = LOOPBACK_IFINDEX;
+  return finish(reader, out.source, out);
+}
+
+/** Takes the route, and the member where there are several. False: the route refuses. */
+function follow(reader: NetbaseReader, to: number, flowHash: number, out: Decision): boolean {
+  const hops = reader.nextHops;
+  let id = reader.fib.lookup(to);
+  if (id !== 0 && hops.kind(id) === KIND_GROUP) {
+    out.group = id;
+    id = chooseMember(reader, id, flowHash, out.source);
+  }
+  out.nextHop = id;
+  out.kind = id === 0 ? RTN_UNSPEC : hops.kind(id);
+  if (refuses(out.kind)) return false;
+  out.gateway = hops.gateway(id);
+  out.mtu = hops.mtu(id);
+  if (out.source === 0) out.source = hops.source(id);
+  if (out.kind === RTN_LOCAL) {
+    out.ifindex = LOOPBACK_IFINDEX;
+    if (out.source === 0) out.source = to;
+    return true;
+  }
+  out.ifindex = hops.ifindex(id);
+  if (out.source === 0) out.source = ownSource(reader, id);
+  return true;
+}
+
+/** What the address itself makes of it, whatever the route says. */
+function finish(reader: NetbaseReader, to: number, out: Decision): number {
+  const record = reader.interfaces.find(out.ifindex);
+  out.interfaceRecord = record;
+  const onLoopback = record >= 0 && reader.interfaces.isLoopback(record);
+  if (out.source >>> 24 === 127 && !onLoopback) return refuse(out);
+  if (to === INADDR_BROADCAST) {
+    out.kind = RTN_BROADCAST;
+    out.gateway = 0;
+    out.mtu = 0;
+  } else if (isMulticast(to)) {
+    out.kind = RTN_MULTICAST;
+    // A default route takes multicast to its link, but not to its gateway.
+    if (out.nextHop === 0 || (reader.nextHops.flags(out.nextHop) & NextHopFlag.short) !== 0) {
+      out.gateway = 0;
+      out.mtu = 0;
+    }
+  } else if (to >>> 24 === 0) {
+    return refuse(out);
+  }
+  if (out.mtu === 0 && record >= 0) out.mtu = reader.interfaces.mtu(record);
+  return out.kind;
+}
+
+/** The kernel says EINVAL, as for a blackhole. */
+function refuse(out: Decision): number {
+  out.kind = RTN_BLACKHOLE;
+  return RTN_BLACKHOLE;
+}
+
+function refuses(kind: number): boolean {
+  return kind === RTN_UNSPEC || (kind >= RTN_BLACKHOLE && kind <= RTN_THROW) ||
+    kind === KIND_UNSUPPORTED || kind === KIND_OVERFLOW;
+}
+
+function isMulticast(address: number): boolean {
+  return address >>> 28 === 0xe;
+}
+
+/**
+ * The member of a group that a flow takes. Where the source is given, members that would choose it
+ * themselves come first, so that each uplink carries its own addresses (`fib_select_multipath` from
+ * Linux 6.16 on; next-hop objects have no such preference).
+ */
+function chooseMember(
+  reader: NetbaseReader,
+  group: number,
+  flowHash: number,
+  source: number,
+): number {
+  const hops = reader.nextHops;
+  const chosen = hops.member(group, flowHash);
+  if (source === 0 || (hops.flags(group) & NextHopFlag.object) !== 0) return chosen;
+  if (ownSource(reader, chosen) === source) return chosen;
+  const count = hops.memberCount(group);
+  const first = (flowHash >>> 0) % count;
+  for (let i = 0; i < count; i++) {
+    const member = hops.memberId(group, (first + i) % count);
+    if (ownSource(reader, member) === source) return member;
+  }
+  return chosen;
+}
+
+/** The source that a next hop without a preferred one chooses (`inet_select_addr`); 0: none. */
+function ownSource(reader: NetbaseReader, id: number): number {
+  const interfaces = reader.interfaces;
+  const scope = reader.nextHops.scope(id);
+  const record = interfaces.find(reader.nextHops.ifindex(id));
+  const found = record < 0
+    ? 0
+    : selectAddress(interfaces, record, reader.nextHops.gateway(id), scope);
+  return found !== 0 ? found : anyAddress(interfaces, scope);
+}
+
+/**
+ * Of an interface's primary addresses of a scope wide enough, the one whose prefix `gateway` is in,
+ * else the first; 0: none.
+ */
+function selectAddress(
+  interfaces: InterfaceReader,
+  record: number,
+  gateway: number,
+  scope: number,
+): number {
+  let first = 0;
+  const count = interfaces.addressCount(record);
+  for (let i = 0; i < count; i++) {
+    if (interfaces.isSecondary(record, i)) continue;
+    if (Math.min(interfaces.scope(record, i), RT_SCOPE_HOST) > scope) continue;
+    const local = interfaces.local(record, i);
+    if (gateway === 0 || isInPrefix(interfaces, record, i, gateway)) return local;
+    if (first === 0) first = local;
+  }
+  return first;
+}
+
+function isInPrefix(
+  interfaces: InterfaceReader,
+  record: number,
+  i: number,
+  address: number,
+): boolean {
+  const length = interfaces.prefixLength(record, i);
+  return length === 0 || ((address ^ interfaces.address(record, i)) >>> (32 - length)) === 0;
+}
+
+/**
+ * For an interface without a fitting address: the first of any interface, by index, which is nearly
+ * the kernel's order (that of registration). Rare, and allocates.
+ */
+function anyAddress(interfaces: InterfaceReader, scope: number): number {
+  for (const record of interfaces.records()) {
+    const count = interfaces.addressCount(record);
+    for (let i = 0; i < count; i++) {
+      const own = interfaces.scope(record, i);
+      if (interfaces.isSecondary(record, i) || own === RT_SCOPE_LINK || own > scope) continue;
+      return interfaces.local(record, i);
+    }
+  }
+  return 0;
+}

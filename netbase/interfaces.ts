@@ -1,26 +1,25 @@
-/** Signatures first; the implementation follows. @module */
+/**
+ * The interface table: what a packet or a person may need to know of an interface, and its IPv4
+ * addresses in the kernel's own order, since the choice of a source address depends on it. Here is the
+ * readers' side; `interface_writer.ts` has the other. Concurrency is `record_table.ts`'s; a record names a run of addresses, which is as immutable as the record, so
+ * that a changed address means a new run and a new record.
+ *
+ * @module
+ */
 
-/** Kinds of interface: the kernel's IFLA_INFO_KIND where there is one. The index is stored. */
-export const INTERFACE_KINDS = [
-  "other",
-  "ethernet",
-  "loopback",
-  "vlan",
-  "veth",
-  "bond",
-  "bridge",
-  "macvlan",
-  "ipvlan",
-  "tun",
-  "dummy",
-  "gre",
-  "vxlan",
-  "vrf",
-  "team",
-  "wireguard",
-] as const;
+import { slice, u32, type View } from "../ffi/view.ts";
+import { INTERFACE_KINDS, type InterfaceKind, unpackName } from "./interface_kinds.ts";
+import {
+  Address,
+  ADDRESS_WORDS,
+  ADDRESSES,
+  ADDRESSES_AT,
+  Interface,
+  INTERFACE_TABLE,
+} from "./layout.ts";
+import { RecordTableReader } from "./record_table.ts";
 
-export type InterfaceKind = (typeof INTERFACE_KINDS)[number];
+export { INTERFACE_KINDS, type InterfaceKind } from "./interface_kinds.ts";
 
 /** Interface flags (`ifi_flags`, linux/if.h). */
 export const IFF_UP = 0x1;
@@ -51,9 +50,6 @@ export interface InterfaceLink {
   vlanProtocol: number;
 }
 
-/** IFA_F_SECONDARY */
-export const IFA_F_SECONDARY = 1;
-
 /** An interface's IPv4 address as RTM_NEWADDR tells it, all in host order. */
 export interface InterfaceAddress {
   /** IFA_LOCAL */
@@ -64,64 +60,128 @@ export interface InterfaceAddress {
   /** IFA_BROADCAST; 0: none */
   broadcast: number;
   scope: number;
+  /** IFA_F_SECONDARY */
   secondary: boolean;
-}
-
-/** The writer's side. All changes show with the next store, and to `generation` with `commit()`. */
-export declare class InterfaceWriter {
-  /** Adds or changes an interface. False: no room, counted in `full`. */
-  set(link: InterfaceLink): boolean;
-  /** Removes an interface with its addresses. */
-  remove(ifindex: number): boolean;
-  /**
-   * Adds or changes an address, put where the kernel puts it among the interface's (narrow scopes
-   * first, secondaries last). False: no such interface, or no room.
-   */
-  setAddress(ifindex: number, address: InterfaceAddress): boolean;
-  /** Removes an address; identified by local address, prefix length and peer. */
-  removeAddress(ifindex: number, address: InterfaceAddress): boolean;
-  /** A dump of links, then one of addresses, follow; what is not in them goes with `endSync`. */
-  beginSync(): void;
-  endSync(): void;
-  /** Of interface `ifindex`, null when there is none. Allocates. */
-  get(ifindex: number): (InterfaceLink & { addresses: InterfaceAddress[] }) | null;
-  /** All interface indices, ascending. */
-  indices(): number[];
-  /** Whether `address` is one of ours, on any interface. */
-  readonly size: number;
-  readonly full: number;
 }
 
 /**
  * The readers' side. A *record* is a number that names what `find` found; it is good until the
  * reader's next quiescent state.
  */
-export declare class InterfaceReader {
+export class InterfaceReader {
+  readonly #table: RecordTableReader;
+  readonly #words: Uint32Array;
+  readonly #addressWords: Uint32Array;
+
+  constructor(view: View) {
+    this.#table = new RecordTableReader(view, INTERFACE_TABLE);
+    this.#words = this.#table.words;
+    this.#addressWords = u32(slice(view, ADDRESSES_AT, ADDRESSES * ADDRESS_WORDS * 4));
+  }
+
   /** Record of `ifindex`, or -1. */
-  find(ifindex: number): number;
-  ifindex(record: number): number;
-  flags(record: number): number;
-  /** Administratively up and with carrier (IFF_UP and IFF_LOWER_UP). */
-  isUp(record: number): boolean;
-  isLoopback(record: number): boolean;
-  kind(record: number): InterfaceKind;
-  mtu(record: number): number;
-  operstate(record: number): number;
-  macHead(record: number): number;
-  macTail(record: number): number;
-  link(record: number): number;
-  master(record: number): number;
+  find(ifindex: number): number {
+    return this.#table.find(ifindex, 0);
+  }
+
+  ifindex(record: number): number {
+    return this.#words[record + Interface.ifindex];
+  }
+
+  /** IFF_* */
+  flags(record: number): number {
+    return this.#words[record + Interface.flags];
+  }
+
+  /** Administratively up and with carrier. */
+  isUp(record: number): boolean {
+    const both = IFF_UP | IFF_LOWER_UP;
+    return (this.#words[record + Interface.flags] & both) === both;
+  }
+
+  isLoopback(record: number): boolean {
+    return (this.#words[record + Interface.flags] & IFF_LOOPBACK) !== 0;
+  }
+
+  kind(record: number): InterfaceKind {
+    return INTERFACE_KINDS[this.#words[record + Interface.kind]] ?? "other";
+  }
+
+  mtu(record: number): number {
+    return this.#words[record + Interface.mtu];
+  }
+
+  operstate(record: number): number {
+    return this.#words[record + Interface.operstate];
+  }
+
+  /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
+  macHead(record: number): number {
+    return this.#words[record + Interface.macHead];
+  }
+
+  /** MAC bytes 4–5 likewise. */
+  macTail(record: number): number {
+    return this.#words[record + Interface.macTail];
+  }
+
+  link(record: number): number {
+    return this.#words[record + Interface.link];
+  }
+
+  master(record: number): number {
+    return this.#words[record + Interface.master];
+  }
+
   /** VLAN protocol << 16 | id; 0: not a VLAN device */
-  vlan(record: number): number;
-  name(record: number): string;
-  addressCount(record: number): number;
-  /** Of its `i`-th address, in the kernel's order, host order. */
-  local(record: number, i: number): number;
-  address(record: number, i: number): number;
-  broadcast(record: number, i: number): number;
-  prefixLength(record: number, i: number): number;
-  scope(record: number, i: number): number;
-  isSecondary(record: number, i: number): boolean;
+  vlan(record: number): number {
+    return this.#words[record + Interface.vlan];
+  }
+
+  /** Allocates. */
+  name(record: number): string {
+    return unpackName(this.#words, record + Interface.name);
+  }
+
+  addressCount(record: number): number {
+    return this.#words[record + Interface.addressCount];
+  }
+
+  /** IFA_LOCAL of the `i`-th address, in the kernel's order, host order. */
+  local(record: number, i: number): number {
+    return this.#addressWords[this.#addressAt(record, i) + Address.local];
+  }
+
+  /** IFA_ADDRESS of the `i`-th. */
+  address(record: number, i: number): number {
+    return this.#addressWords[this.#addressAt(record, i) + Address.address];
+  }
+
+  /** IFA_BROADCAST of the `i`-th; 0: none. */
+  broadcast(record: number, i: number): number {
+    return this.#addressWords[this.#addressAt(record, i) + Address.broadcast];
+  }
+
+  prefixLength(record: number, i: number): number {
+    return this.#addressWords[this.#addressAt(record, i) + Address.meta] & 0xff;
+  }
+
+  scope(record: number, i: number): number {
+    return (this.#addressWords[this.#addressAt(record, i) + Address.meta] >>> 8) & 0xff;
+  }
+
+  isSecondary(record: number, i: number): boolean {
+    return this.#addressWords[this.#addressAt(record, i) + Address.meta] >>> 16 === 1;
+  }
+
   /** Records of all interfaces by ascending index. Allocates. */
-  records(): number[];
+  records(): number[] {
+    const records: number[] = [];
+    this.#table.forEach((record) => records.push(record));
+    return records.sort((a, b) => this.ifindex(a) - this.ifindex(b));
+  }
+
+  #addressAt(record: number, i: number): number {
+    return (this.#words[record + Interface.addresses] + i) * ADDRESS_WORDS;
+  }
 }

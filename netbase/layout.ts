@@ -34,9 +34,8 @@ export const Header = {
   syncState: 80,
   syncTimeLow: 81,
   syncTimeHigh: 82,
-  /** For a successor of the writer alone: records handed out at least once. */
-  interfaceRecordsUsed: 96,
-  neighborRecordsUsed: 97,
+  /** The writer's own, for `fence()`. */
+  fence: 96,
 } as const;
 
 /** Sync states. `stale`: the last good state is served while a resync runs. */
@@ -92,9 +91,8 @@ export interface RecordTableShape {
   readonly records: number;
   readonly recordWords: number;
   readonly slotsLog2: number;
-  /** Header word that publishes the table, and the one that keeps how many records were used. */
+  /** Header word that publishes the table. */
   readonly publishedAt: number;
-  readonly usedAt: number;
   /** Byte offsets in the region. */
   readonly slotsAt: number;
   readonly recordsAt: number;
@@ -185,7 +183,6 @@ export const INTERFACE_TABLE: RecordTableShape = {
   recordWords: INTERFACE_WORDS,
   slotsLog2: INTERFACE_SLOTS_LOG2,
   publishedAt: Header.interfaceTable,
-  usedAt: Header.interfaceRecordsUsed,
   slotsAt: section(4 << (INTERFACE_SLOTS_LOG2 + 2)),
   recordsAt: section(INTERFACES * 2 * INTERFACE_WORDS * 4),
 };
@@ -195,7 +192,6 @@ export const NEIGHBOR_TABLE: RecordTableShape = {
   recordWords: NEIGHBOR_WORDS,
   slotsLog2: NEIGHBOR_SLOTS_LOG2,
   publishedAt: Header.neighborTable,
-  usedAt: Header.neighborRecordsUsed,
   slotsAt: section(4 << (NEIGHBOR_SLOTS_LOG2 + 2)),
   recordsAt: section(NEIGHBORS * 2 * NEIGHBOR_WORDS * 4),
 };

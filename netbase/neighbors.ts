@@ -1,4 +1,22 @@
-/** Signatures first; the implementation follows. @module */
+/**
+ * The neighbour table: (interface, address) to MAC address and state, for net tiles to look up once
+ * per packet while the netlink tile changes it a hundred thousand times a second. `record_table.ts`
+ * argues why a reader never gets another's MAC and never misses a neighbour that is there; this file
+ * says what a record holds.
+ *
+ * A record's key and MAC never change: a new MAC is a new record, published in the same slot. Its
+ * state word may change in place, since it is one aligned word and a fact of its own: every value it
+ * takes is a true state of that very neighbour with that very MAC. So the kernel's ageing, by far the
+ * most frequent event, costs one store and no record.
+ *
+ * @module
+ */
+
+import type { View } from "../ffi/view.ts";
+import { Neighbor, NEIGHBOR_TABLE } from "./layout.ts";
+import type { Limbo } from "./rcu.ts";
+import { RecordTableReader } from "./record_table.ts";
+import { RecordTableWriter } from "./record_table_writer.ts";
 
 /** Neighbour states, a bitmask (`ndm_state`, linux/neighbour.h). */
 export const NUD_INCOMPLETE = 0x01;
@@ -12,6 +30,11 @@ export const NUD_PERMANENT = 0x80;
 /** States in which a neighbour's MAC may be used (the kernel's NUD_VALID). */
 export const NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE |
   NUD_DELAY;
+
+/** Bit of the state word: the netlink tile wants a solicit when this neighbour is used. */
+const REFRESH_WANTED = 0x100;
+const STATE_MASK = 0xff;
+const FLAGS_SHIFT = 16;
 
 /** A neighbour as RTM_NEWNEIGH tells it. Mutable, so that a decoder can reuse one. */
 export interface NeighborEntry {
@@ -28,44 +51,200 @@ export interface NeighborEntry {
 }
 
 /** The writer's side. */
-export declare class NeighborWriter {
+export class NeighborWriter {
+  readonly #table: RecordTableWriter;
+  readonly #words: Uint32Array;
+  readonly #changed: () => void;
+  #full = 0;
+
+  /** `changed` is called for every change that a packet can see. */
+  constructor(
+    view: View,
+    options: { limbo: Limbo; slots: number; seed: number; changed: () => void },
+  ) {
+    this.#table = new RecordTableWriter(view, NEIGHBOR_TABLE, options);
+    this.#words = this.#table.words;
+    this.#changed = options.changed;
+  }
+
+  /** How many there are. */
+  get size(): number {
+    return this.#table.size;
+  }
+
+  /** How many did not fit, ever. */
+  get full(): number {
+    return this.#full;
+  }
+
   /**
    * Adds or changes a neighbour; takes away "refresh wanted". False: it does not fit and is not in
    * the table (not even as it was), counted in `full`; resync when there may be room again.
    */
-  set(entry: NeighborEntry): boolean;
-  remove(ifindex: number, address: number): boolean;
+  set(entry: Readonly<NeighborEntry>): boolean {
+    const record = this.#table.find(entry.ifindex, entry.address);
+    const state = (entry.state & STATE_MASK) | (entry.flags << FLAGS_SHIFT);
+    if (record >= 0 && this.#hasMac(record, entry)) {
+      const before = this.#words[record + Neighbor.state];
+      if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
+      if (isUsable(before) !== isUsable(state)) this.#changed();
+      this.#table.mark(record);
+      return true;
+    }
+    if (this.#put(entry, state)) return true;
+    this.#full++;
+    // The MAC it had is known to be wrong: better unresolved than sent to another.
+    this.remove(entry.ifindex, entry.address);
+    return false;
+  }
+
+  /** Takes a neighbour out. False: it is not there. */
+  remove(ifindex: number, address: number): boolean {
+    if (!this.#table.remove(ifindex, address)) return false;
+    this.#changed();
+    return true;
+  }
+
   /** Removes all neighbours of an interface and returns how many. */
-  removeInterface(ifindex: number): number;
-  /** Asks the next net tile that uses this neighbour for a solicit. False: no such neighbour. */
-  wantRefresh(ifindex: number, address: number): boolean;
+  removeInterface(ifindex: number): number {
+    const before = this.size;
+    this.#table.forEach((record) => {
+      if (this.#words[record] === ifindex) this.remove(ifindex, this.#words[record + 1]);
+    });
+    return before - this.size;
+  }
+
+  /**
+   * Asks the next net tile that uses this neighbour for a solicit. False: no such neighbour. Moves
+   * `generation`, as a tile that uses a header it has built must see it too.
+   */
+  wantRefresh(ifindex: number, address: number): boolean {
+    const record = this.#table.find(ifindex, address);
+    if (record < 0) return false;
+    const at = record + Neighbor.state;
+    Atomics.store(this.#words, at, this.#words[at] | REFRESH_WANTED);
+    this.#changed();
+    return true;
+  }
+
   /** Its NUD_* state, 0 when it is not there. */
-  state(ifindex: number, address: number): number;
-  /** A dump follows; what is not in it goes with `endSync`. */
-  beginSync(): void;
-  endSync(): void;
+  state(ifindex: number, address: number): number {
+    const record = this.#table.find(ifindex, address);
+    return record < 0 ? 0 : this.#words[record + Neighbor.state] & STATE_MASK;
+  }
+
+  /** Begins a mark and sweep: a dump follows. */
+  beginSync(): void {
+    this.#table.beginSync();
+  }
+
+  /** Takes away the neighbours that were not named since `beginSync`, and returns how many. */
+  endSync(): number {
+    const removed = this.#table.endSync();
+    this.#changed();
+    return removed;
+  }
+
   /** Calls `visit` for each, in no order, with one object that is reused. */
-  forEach(visit: (entry: NeighborEntry) => void): void;
-  /** How many there are. */
-  readonly size: number;
-  /** How many did not fit, ever. */
-  readonly full: number;
+  forEach(visit: (entry: NeighborEntry) => void): void {
+    const entry = emptyNeighbor();
+    this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
+  }
+
+  #hasMac(record: number, entry: NeighborEntry): boolean {
+    return this.#words[record + Neighbor.macHead] === entry.macHead >>> 0 &&
+      this.#words[record + Neighbor.macTail] === entry.macTail >>> 0;
+  }
+
+  #put(entry: NeighborEntry, state: number): boolean {
+    const record = this.#table.allocate();
+    if (record < 0) return false;
+    this.#words[record + Neighbor.ifindex] = entry.ifindex;
+    this.#words[record + Neighbor.address] = entry.address;
+    this.#words[record + Neighbor.macHead] = entry.macHead;
+    this.#words[record + Neighbor.macTail] = entry.macTail;
+    this.#words[record + Neighbor.state] = state;
+    if (!this.#table.put(record)) return false;
+    this.#changed();
+    return true;
+  }
 }
 
 /** The readers' side. A *record* is good until the reader's next quiescent state. */
-export declare class NeighborReader {
+export class NeighborReader {
+  readonly #table: RecordTableReader;
+  readonly #words: Uint32Array;
+
+  constructor(view: View) {
+    this.#table = new RecordTableReader(view, NEIGHBOR_TABLE);
+    this.#words = this.#table.words;
+  }
+
   /** Record of a neighbour whose MAC may be used, or -1. */
-  lookup(ifindex: number, address: number): number;
+  lookup(ifindex: number, address: number): number {
+    const record = this.#table.find(ifindex, address);
+    if (record < 0) return -1;
+    return (this.#words[record + Neighbor.state] & NUD_VALID) !== 0 ? record : -1;
+  }
+
   /** Record of a neighbour in whatever state, or -1. */
-  find(ifindex: number, address: number): number;
+  find(ifindex: number, address: number): number {
+    return this.#table.find(ifindex, address);
+  }
+
+  /** Interface that the neighbour is on. */
+  ifindex(record: number): number {
+    return this.#words[record + Neighbor.ifindex];
+  }
+
+  /** Its address, host order. */
+  address(record: number): number {
+    return this.#words[record + Neighbor.address];
+  }
+
   /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
-  macHead(record: number): number;
+  macHead(record: number): number {
+    return this.#words[record + Neighbor.macHead];
+  }
+
   /** MAC bytes 4–5 likewise. */
-  macTail(record: number): number;
+  macTail(record: number): number {
+    return this.#words[record + Neighbor.macTail];
+  }
+
   /** NUD_* */
-  state(record: number): number;
+  state(record: number): number {
+    return this.#words[record + Neighbor.state] & STATE_MASK;
+  }
+
   /** Whether the netlink tile wants a solicit when this neighbour is used. */
-  refreshWanted(record: number): boolean;
+  refreshWanted(record: number): boolean {
+    return (this.#words[record + Neighbor.state] & REFRESH_WANTED) !== 0;
+  }
+
   /** Calls `visit` for each, in no order, with one object that is reused. */
-  forEach(visit: (entry: NeighborEntry) => void): void;
+  forEach(visit: (entry: NeighborEntry) => void): void {
+    const entry = emptyNeighbor();
+    this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
+  }
+}
+
+/** A neighbour with nothing in it, to be filled. */
+export function emptyNeighbor(): NeighborEntry {
+  return { ifindex: 0, address: 0, state: 0, flags: 0, macHead: 0, macTail: 0 };
+}
+
+function isUsable(stateWord: number): boolean {
+  return (stateWord & NUD_VALID) !== 0;
+}
+
+function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
+  const state = words[record + Neighbor.state];
+  into.ifindex = words[record + Neighbor.ifindex];
+  into.address = words[record + Neighbor.address];
+  into.macHead = words[record + Neighbor.macHead];
+  into.macTail = words[record + Neighbor.macTail];
+  into.state = state & STATE_MASK;
+  into.flags = state >>> FLAGS_SHIFT;
+  return into;
 }

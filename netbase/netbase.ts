@@ -2,58 +2,197 @@
  * Netbase: the mirror of the kernel's IPv4 network state in shared memory. The netlink tile holds the
  * one writer, all others read. No I/O here.
  *
+ *     kernel events → NetbaseWriter ─ interfaces, neighbours: record tables, published at once
+ *                                   └ rib → painter → FIB cells and next hops, with commit()
+ *     packets       → NetbaseReader ─ fib → nextHops → interfaces, neighbors   (see decision.ts)
+ *
+ * Why readers are right without locks is argued in `rcu.ts` for all, and for tables in
+ * `record_table.ts`, for routes in `fib.ts`.
+ *
  * @module
  */
 
-import type { View } from "../ffi/view.ts";
-import type { FibReader } from "./fib.ts";
-import type { InterfaceReader, InterfaceWriter } from "./interfaces.ts";
-import type { NeighborReader, NeighborWriter } from "./neighbors.ts";
-import type { NextHopReader } from "./next_hops.ts";
-import type { Reader } from "./rcu.ts";
-import type { Rib } from "./rib.ts";
+import { u32, type View } from "../ffi/view.ts";
+import { FibReader } from "./fib.ts";
+import { FibWriter } from "./fib_writer.ts";
+import { InterfaceWriter } from "./interface_writer.ts";
+import { InterfaceReader } from "./interfaces.ts";
+import { Header, LAYOUT_VERSION, NETBASE_BYTES, NETBASE_MAGIC } from "./layout.ts";
+import { NeighborReader, NeighborWriter } from "./neighbors.ts";
+import { NextHopWriter } from "./next_hop_writer.ts";
+import { NextHopReader } from "./next_hops.ts";
+import { fence, Limbo, type Reader } from "./rcu.ts";
+import { Rib } from "./rib.ts";
 
 /** What a writer is given. */
 export interface WriterOptions {
-  /** Everyone who reads the region; a record is reused when each has moved on. */
+  /** Everyone who reads the region; what is let go of is reused when each has moved on. */
   readonly readers: readonly Reader[];
-  /** Neighbours to make room for at start; grows when needed. */
+  /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */
   readonly neighborSlots?: number;
   /** Seed of the hash tables, random. */
   readonly seed: number;
 }
 
+/** Unless the options say otherwise: room for the kernel's usual gc_thresh3. */
+const NEIGHBOR_SLOTS = 4096;
+
 /**
  * The one writer. On a region that a predecessor has left it builds anew while readers go on with
- * what is there, and publishes each part when that part's first `endSync()` comes.
+ * what is there, and publishes each part when that part's first `endSync()` comes; it must not begin
+ * before it is `settled`.
  */
-export declare class NetbaseWriter {
-  constructor(view: View, options: WriterOptions);
-  readonly interfaces: InterfaceWriter;
-  readonly rib: Rib;
-  readonly neighbors: NeighborWriter;
-  readonly generation: number;
+export class NetbaseWriter {
+  readonly #header: Uint32Array;
+  readonly #limbo: Limbo;
+  readonly #fib: FibWriter;
+  readonly #rib: Rib;
+  readonly #interfaces: InterfaceWriter;
+  readonly #neighbors: NeighborWriter;
+  /** Readers that may still hold what a predecessor let go of, and where they were at the start. */
+  #unsettled: { readonly reader: Reader; readonly burst: number }[] = [];
+  /** Whether interfaces or neighbours changed since the last commit. */
+  #changed = false;
+  /** The FIB's count of stores at the last commit. */
+  #stores = 0;
+
+  /** Sets up a fresh region, or joins the one that a predecessor left. RangeError: not a netbase. */
+  constructor(view: View, options: WriterOptions) {
+    checkRegion(view);
+    this.#header = u32(view);
+    const joined = this.#header[Header.magic] === NETBASE_MAGIC;
+    if (joined) {
+      this.#unsettled = options.readers.map((reader) => ({ reader, burst: reader.burst }));
+    }
+    const limbo = new Limbo(options.readers);
+    const nextHops = new NextHopWriter(view, limbo, joined);
+    const barrier = () => fence(this.#header, Header.fence);
+    const changed = () => void (this.#changed = true);
+    const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
+    this.#limbo = limbo;
+    this.#fib = new FibWriter(view, limbo, joined);
+    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier }, joined);
+    this.#interfaces = new InterfaceWriter(view, { limbo, seed, changed });
+    this.#neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed });
+    this.#header[Header.version] = LAYOUT_VERSION;
+    Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
+  }
+
+  /**
+   * Whether every reader has moved on since this writer joined. Until then the parts cannot be had
+   * (Error): a reader in the middle of a burst may hold what a predecessor had just let go of. True at
+   * once on a fresh region; a matter of microseconds while the readers run.
+   */
+  get settled(): boolean {
+    this.#unsettled = this.#unsettled.filter(({ reader, burst }) => {
+      return !reader.asleep && reader.burst === burst;
+    });
+    return this.#unsettled.length === 0;
+  }
+
+  get interfaces(): InterfaceWriter {
+    this.#mustBeSettled();
+    return this.#interfaces;
+  }
+
+  get rib(): Rib {
+    this.#mustBeSettled();
+    return this.#rib;
+  }
+
+  get neighbors(): NeighborWriter {
+    this.#mustBeSettled();
+    return this.#neighbors;
+  }
+
+  get generation(): number {
+    return this.#header[Header.generation];
+  }
+
   /**
    * Ends a batch: paints the routes that changed, moves `generation` when a packet can see a
    * difference, and reuses what all readers have let go of. True when generation moved.
    */
-  commit(): boolean;
+  commit(): boolean {
+    this.#mustBeSettled();
+    this.#rib.commit();
+    const changed = this.#changed || this.#fib.stores !== this.#stores;
+    this.#changed = false;
+    this.#stores = this.#fib.stores;
+    if (changed) Atomics.store(this.#header, Header.generation, this.generation + 1);
+    fence(this.#header, Header.fence);
+    this.#limbo.reclaim();
+    return changed;
+  }
+
   /** Publishes one of `Sync` (layout.ts) and when it was entered. */
-  setSync(state: number, nowMillis: number): void;
+  setSync(state: number, nowMillis: number): void {
+    this.#header[Header.syncTimeLow] = nowMillis % 2 ** 32;
+    this.#header[Header.syncTimeHigh] = Math.floor(nowMillis / 2 ** 32);
+    Atomics.store(this.#header, Header.syncState, state);
+  }
+
+  #mustBeSettled(): void {
+    if (this.#unsettled.length > 0 && !this.settled) {
+      throw new Error("netbase's new writer must wait until readers have let go of the old one's");
+    }
+  }
 }
 
 /** A reader's side, one per tile. */
-export declare class NetbaseReader {
-  constructor(view: View);
-  /** To be called once per burst, after the tile's quiescent state and before any lookup. */
-  refresh(): void;
-  /** As of `refresh()`. */
-  readonly generation: number;
+export class NetbaseReader {
   readonly fib: FibReader;
   readonly nextHops: NextHopReader;
   readonly interfaces: InterfaceReader;
   readonly neighbors: NeighborReader;
-  /** One of `Sync`, and since when, milliseconds since the epoch. */
-  readonly syncState: number;
-  readonly syncTimeMillis: number;
+  readonly #header: Uint32Array;
+  #generation = 0;
+
+  /** Joins at `view`, which may be set up later: until then nothing is found. RangeError: too small. */
+  constructor(view: View) {
+    checkRegion(view);
+    this.#header = u32(view);
+    this.fib = new FibReader(view);
+    this.nextHops = new NextHopReader(view);
+    this.interfaces = new InterfaceReader(view);
+    this.neighbors = new NeighborReader(view);
+    this.refresh();
+  }
+
+  /**
+   * To be called once per burst, after the tile's quiescent state and before any lookup. The
+   * sequentially consistent load keeps the burst's plain loads behind the tile's announcement
+   * (`rcu.ts`).
+   */
+  refresh(): void {
+    this.#generation = Atomics.load(this.#header, Header.generation);
+  }
+
+  /**
+   * As of `refresh()`. What was derived from netbase is good for as long as this stays the same (and
+   * records, ids and the like only until the next quiescent state).
+   */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** One of `Sync` (layout.ts). */
+  get syncState(): number {
+    return Atomics.load(this.#header, Header.syncState);
+  }
+
+  /** Since when, milliseconds since the epoch. */
+  get syncTimeMillis(): number {
+    return this.#header[Header.syncTimeHigh] * 2 ** 32 + this.#header[Header.syncTimeLow];
+  }
+}
+
+function checkRegion(view: View): void {
+  if (view.byteLength < NETBASE_BYTES) {
+    throw new RangeError(`a netbase takes ${NETBASE_BYTES} bytes, not ${view.byteLength}`);
+  }
+  const [magic, version] = [u32(view)[Header.magic], u32(view)[Header.version]];
+  if (magic !== 0 && (magic !== NETBASE_MAGIC || version !== LAYOUT_VERSION)) {
+    throw new RangeError("the region holds no netbase of this version");
+  }
 }

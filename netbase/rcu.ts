@@ -1,4 +1,29 @@
-/** Signatures first; the implementation follows. @module */
+/**
+ * When may what readers no longer find be used again? Netbase's one answer, for next hops, groups,
+ * slots, records and whole tables: read-copy-update by quiescent states, as the kernel and DPDK's
+ * rte_rcu_qsbr do it.
+ *
+ * The rule for the writer: write a record while nobody can see it, publish it by one store, never
+ * change it afterwards. To change, publish another in its place and `retire` the old one. The rule
+ * for a reader: between two of its quiescent states (one per burst) it may use what it has found;
+ * after one it holds nothing.
+ *
+ * Why that is right. A retired item was made unreachable by a store that came before `seal()` reads
+ * the readers' burst counters. A reader that has it found it in a burst that had begun by then, and
+ * that burst ends with the next move of its counter. So once the counter differs from the value seen
+ * at `seal()`, or the reader says that it sleeps, it holds the item no more, and bursts begun later
+ * cannot find it: `NetbaseReader.refresh()` opens each with a sequentially consistent load after the
+ * tile's sequentially consistent store of counter or sleep word, and on x86-64 as on arm64 (`stlr`
+ * before `ldar`) no later load passes that pair.
+ *
+ * Inside a burst readers use plain loads. A slot or cell names a record, so the load of the record
+ * depends on the load of the slot for its address, and no processor that JavaScript runs on reorders
+ * those; the writer publishes by a release store (`Atomics.store`), or by plain stores after
+ * `fence()`. V8 neither removes nor merges loads from array buffers and leaves them on their side of
+ * an `Atomics` operation. Nobody waits, and nobody retries, for anybody.
+ *
+ * @module
+ */
 
 /** What netbase's writer must know of each reader; a `TileReader` fits. */
 export interface Reader {
@@ -6,4 +31,92 @@ export interface Reader {
   readonly burst: number;
   /** The reader blocks and holds nothing. */
   readonly asleep: boolean;
+}
+
+/** Whoever hands out the items that are retired. */
+export interface Pool {
+  /** `item` is in no reader's hands any more. */
+  reclaim(item: number): void;
+}
+
+/** What was retired between two `seal()`s. */
+interface Batch {
+  readonly pools: Pool[];
+  readonly items: number[];
+  readonly bursts: Uint32Array;
+  /** 1: this reader has moved on. */
+  readonly passed: Uint8Array;
+}
+
+/** Items that were unpublished and wait until every reader has moved on. */
+export class Limbo {
+  readonly #readers: readonly Reader[];
+  readonly #sealed: Batch[] = [];
+  #pools: Pool[] = [];
+  #items: number[] = [];
+
+  constructor(readers: readonly Reader[]) {
+    this.#readers = readers;
+  }
+
+  /** How many items wait. */
+  get size(): number {
+    return this.#sealed.reduce((sum, batch) => sum + batch.items.length, this.#items.length);
+  }
+
+  /** Takes `item`, which no reader can find from now on, until none has it any more. */
+  retire(pool: Pool, item: number): void {
+    this.#pools.push(pool);
+    this.#items.push(item);
+  }
+
+  /**
+   * Notes where the readers are, then gives back what all have moved past. The stores that made
+   * the items unreachable must have been made, and be ordered before this by an `Atomics.store`.
+   */
+  reclaim(): void {
+    if (this.#items.length > 0) this.#seal();
+    let done = 0;
+    while (done < this.#sealed.length && this.#hasPassed(this.#sealed[done])) done++;
+    for (const batch of this.#sealed.splice(0, done)) {
+      for (let i = 0; i < batch.items.length; i++) batch.pools[i].reclaim(batch.items[i]);
+    }
+  }
+
+  /** Closes the open batch. While readers stand still it joins the last one: one batch, not many. */
+  #seal(): void {
+    const bursts = Uint32Array.from(this.#readers, (reader) => reader.burst);
+    const last = this.#sealed.at(-1);
+    if (last !== undefined && last.bursts.every((burst, i) => burst === bursts[i])) {
+      for (const pool of this.#pools) last.pools.push(pool);
+      for (const item of this.#items) last.items.push(item);
+      last.passed.fill(0);
+    } else {
+      const passed = new Uint8Array(bursts.length);
+      this.#sealed.push({ pools: this.#pools, items: this.#items, bursts, passed });
+    }
+    this.#pools = [];
+    this.#items = [];
+  }
+
+  #hasPassed(batch: Batch): boolean {
+    let all = true;
+    for (let i = 0; i < this.#readers.length; i++) {
+      if (batch.passed[i] === 1) continue;
+      const reader = this.#readers[i];
+      if (reader.asleep || reader.burst !== batch.bursts[i]) batch.passed[i] = 1;
+      else all = false;
+    }
+    return all;
+  }
+}
+
+/**
+ * Orders all stores made before it ahead of all made after it, for plain stores that publish what was
+ * just written. `word` of `words` is any word of shared memory that only this writer stores to.
+ * A sequentially consistent store followed by such a load is a full barrier on x86-64 and arm64.
+ */
+export function fence(words: Uint32Array, word: number): void {
+  Atomics.store(words, word, words[word]);
+  Atomics.load(words, word);
 }

@@ -1,44 +1,383 @@
-/** Signatures first; the implementation follows. @module */
-
-import type { Route, RouteAttributes } from "./route.ts";
-
 /**
- * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`
- * and `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw`
- * ends the search (measured on 6.18; fib_trie.c, `fib_trie_unmerge`). Once a rule has been touched
- * they are apart for good: `local` is asked first as a whole, and its `throw` falls through to `main`.
+ * The RIB: every route of `local` and `main` exactly as the kernel has it, with all candidates of a
+ * prefix in the kernel's order. Events go in one by one; `Painter` brings what they come to into the
+ * FIB when the batch is committed. Only in the netlink tile's heap: a million routes are some 60 MiB of
+ * typed arrays.
+ *
+ * @module
  */
-export type LookupOrder = "merged" | "separate";
 
-/** Every route of `local` and `main` exactly as the kernel has it. */
-export declare class Rib {
+import { AttributeTable, isEqual, isSameRoute } from "./attributes.ts";
+import { CandidatePool } from "./candidates.ts";
+import { firstUsable, type LookupOrder, Painter, type PainterParts } from "./painter.ts";
+import {
+  NLM_F_APPEND,
+  NLM_F_EXCL,
+  NLM_F_REPLACE,
+  type Route,
+  type RouteAttributes,
+  RT_TABLE_LOCAL,
+  RT_TABLE_MAIN,
+  RTN_THROW,
+} from "./route.ts";
+import { maskAddress, Node, NODE_WORDS, ROOT, Trie } from "./trie.ts";
+
+export type { LookupOrder } from "./painter.ts";
+
+/** Routes by prefix, table and the kernel's order. */
+export class Rib {
+  readonly #trie = new Trie();
+  readonly #candidates = new CandidatePool();
+  readonly #attributes: AttributeTable;
+  readonly #painter: Painter;
+  #sync = 1;
   /**
-   * An RTM_NEWROUTE event. `nlmsgFlags` (NLM_F_*) says where among its equals it goes. Other tables
-   * are not accepted (RangeError). Shows with `commit()`.
+   * What `#seek` found in a list: the last candidate before those of equal key, the first and the last
+   * of equal key, and the one among them that is the same route; 0: none.
    */
-  add(route: Readonly<Route>, nlmsgFlags: number): void;
-  /** A route of a dump, after `beginSync()`; routes of one prefix come in the kernel's order. */
-  addFromDump(route: Readonly<Route>): void;
+  #before = 0;
+  #first = 0;
+  #last = 0;
+  #match = 0;
+  /** Where `#find` found it. */
+  #foundNode = 0;
+  #foundTable = RT_TABLE_MAIN;
+
+  /** With `joined` nothing is painted before the first `endSync`. */
+  constructor(parts: Pick<PainterParts, "nextHops" | "fib" | "fence">, joined: boolean) {
+    this.#attributes = new AttributeTable(parts.nextHops);
+    const own = {
+      trie: this.#trie,
+      candidates: this.#candidates,
+      attributes: this.#attributes,
+    };
+    this.#painter = new Painter({ ...own, ...parts }, joined);
+  }
+
+  /** Routes held. */
+  get size(): number {
+    return this.#candidates.count;
+  }
+
+  /** Prefixes and /24s that do not fit netbase just now; they are dropped, never sent wrong. */
+  get overflow(): number {
+    return this.#painter.overflow;
+  }
+
+  /** How the kernel asks its tables, see {@linkcode LookupOrder}. Shows with `commit()`. */
+  get lookupOrder(): LookupOrder {
+    return this.#painter.order;
+  }
+
+  set lookupOrder(order: LookupOrder) {
+    this.#painter.order = order;
+  }
+
+  /**
+   * An RTM_NEWROUTE event. `nlmsgFlags` (NLM_F_*) says where among its equals it goes, as
+   * `fib_table_insert` tells them: replace takes the first's place, append goes last, else first;
+   * NLM_F_EXCL means that the kernel has no equal. RangeError for tables other than `local` and `main`.
+   * Shows with `commit()`.
+   */
+  add(route: Readonly<Route>, nlmsgFlags: number): void {
+    const node = this.#nodeOf(route);
+    const list = node * NODE_WORDS + listWord(route.table);
+    const attributes = this.#attributes.intern(route);
+    this.#seek(list, route);
+    const place = this.#match !== 0 ? this.#match : this.#first;
+    if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.#painter.touch(node);
+    const replaces = (nlmsgFlags & (NLM_F_REPLACE | NLM_F_EXCL)) !== 0;
+    if (place !== 0 && (replaces || place === this.#match)) {
+      if (this.#swap(place, attributes)) this.#painter.touch(node);
+    } else {
+      const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && this.#last !== 0;
+      this.#insert(list, append ? this.#last : this.#before, route, attributes);
+      this.#painter.touch(node);
+    }
+  }
+
+  /**
+   * A route of a dump, after `beginSync()`; routes of one prefix come in the kernel's order. Events that
+   * arrived meanwhile are to be applied after the dump.
+   */
+  addFromDump(route: Readonly<Route>): void {
+    const node = this.#nodeOf(route);
+    const list = node * NODE_WORDS + listWord(route.table);
+    const attributes = this.#attributes.intern(route);
+    this.#seek(list, route);
+    const before = this.#lastNamed();
+    if (this.#match === 0) {
+      this.#insert(list, before, route, attributes);
+      this.#painter.touch(node);
+    } else if (this.#swap(this.#match, attributes) || this.#moveAfter(list, before)) {
+      this.#painter.touch(node);
+    }
+  }
+
   /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
-  remove(route: Readonly<Route>): boolean;
+  remove(route: Readonly<Route>): boolean {
+    const node = this.#trie.find(route.destination, route.prefixLength);
+    if (node === 0) return false;
+    const list = node * NODE_WORDS + listWord(route.table);
+    this.#seek(list, route);
+    if (this.#match === 0) return false;
+    this.#drop(list, this.#match);
+    this.#painter.touch(node);
+    return true;
+  }
+
   /** Begins a mark and sweep; begins it anew when the last was given up. */
-  beginSync(): void;
+  beginSync(): void {
+    this.#sync = (this.#sync + 1) & 0xffff;
+  }
+
   /** Takes away what no `add` or `addFromDump` has named since `beginSync()`; how many. */
-  endSync(): number;
+  endSync(): number {
+    const before = this.size;
+    this.#forEachList((node, list) => {
+      let candidate = this.#trie.words[list];
+      while (candidate !== 0) {
+        const next = this.#candidates.next(candidate);
+        if (this.#candidates.sync(candidate) !== this.#sync) {
+          this.#drop(list, candidate);
+          this.#painter.touch(node);
+        }
+        candidate = next;
+      }
+    });
+    this.#painter.start();
+    return before - this.size;
+  }
+
   /**
    * Calls `change` once per distinct set of attributes; what it returns takes its place on every
-   * route that has it; null removes those routes. How many routes changed.
+   * route that has it; null removes those routes. Returns how many routes changed. Goes through the
+   * whole RIB when any set changes.
    */
-  rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number;
-  lookupOrder: LookupOrder;
-  /** An address for which the two lookup orders differ, or -1: what to ask the kernel about. */
-  ambiguousAddress(): number;
+  rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number {
+    const changes = new Map<number, number>();
+    for (const set of this.#attributes.all()) {
+      const wanted = change(set);
+      if (wanted === null) changes.set(set.id, 0);
+      else if (!isEqual(wanted, set, 0)) changes.set(set.id, this.#attributes.intern(wanted));
+    }
+    const count = changes.size === 0 ? 0 : this.#rewriteRoutes(changes);
+    for (const id of changes.values()) if (id !== 0) this.#attributes.release(id);
+    return count;
+  }
+
+  /**
+   * An address for which the two lookup orders differ, or -1: what to ask the kernel about, once no
+   * rule is there that would say. Goes through the whole RIB.
+   */
+  ambiguousAddress(): number {
+    const { words } = this.#trie;
+    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
+      if (words[node * NODE_WORDS + Node.local] === 0) continue;
+      for (let below = node; this.#isBelow(below, node); below = this.#trie.next(below)) {
+        const first = words[below * NODE_WORDS + Node.prefix];
+        const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
+        if (this.#find(first, "merged") !== this.#find(first, "separate")) return first;
+        if (this.#find(last, "merged") !== this.#find(last, "separate")) return last;
+      }
+    }
+    return -1;
+  }
+
   /** All routes, by prefix, in the kernel's order within one. Allocates. */
-  routes(): IterableIterator<Route>;
+  *routes(): IterableIterator<Route> {
+    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
+      for (const table of [RT_TABLE_LOCAL, RT_TABLE_MAIN]) {
+        let candidate = this.#trie.words[node * NODE_WORDS + listWord(table)];
+        for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
+          yield this.#routeOf(node, table, candidate);
+        }
+      }
+    }
+  }
+
   /** The route that an address takes, null for none. Allocates. */
-  bestFor(address: number): Route | null;
-  /** Routes held. */
-  readonly size: number;
-  /** Prefixes that do not fit netbase just now. */
-  readonly overflow: number;
+  bestFor(address: number): Route | null {
+    const candidate = this.#find(address >>> 0, this.lookupOrder);
+    return candidate === 0 ? null : this.#routeOf(this.#foundNode, this.#foundTable, candidate);
+  }
+
+  /** Paints what changed. For `NetbaseWriter.commit()`. */
+  commit(): void {
+    this.#painter.commit();
+  }
+
+  /** The node of a route's prefix, made when it is not there. */
+  #nodeOf(route: Readonly<Route>): number {
+    if (route.table !== RT_TABLE_LOCAL && route.table !== RT_TABLE_MAIN) {
+      throw new RangeError(`routing table ${route.table} is not mirrored`);
+    }
+    return this.#trie.insert(route.destination, route.prefixLength);
+  }
+
+  /** Finds a route's place in a list, see `#before` and its fellows. */
+  #seek(list: number, route: Readonly<Route>): void {
+    this.#before =
+      this.#first =
+      this.#last =
+      this.#match =
+        0;
+    let candidate = this.#trie.words[list];
+    for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
+      const order = this.#candidates.compare(candidate, route);
+      if (order > 0) return;
+      if (order < 0) {
+        this.#before = candidate;
+        continue;
+      }
+      if (this.#first === 0) this.#first = candidate;
+      this.#last = candidate;
+      const set = this.#attributes.get(this.#candidates.attributes(candidate));
+      if (this.#match === 0 && isSameRoute(set, route)) this.#match = candidate;
+    }
+  }
+
+  /** The last candidate of equal key that the running sync has named, else the one before them all. */
+  #lastNamed(): number {
+    let named = this.#before;
+    let candidate = this.#first;
+    while (candidate !== 0) {
+      if (this.#candidates.sync(candidate) === this.#sync) named = candidate;
+      candidate = candidate === this.#last ? 0 : this.#candidates.next(candidate);
+    }
+    return named;
+  }
+
+  /** Moves the match to behind `before` where it stands in front of it; whether it did. */
+  #moveAfter(list: number, before: number): boolean {
+    let candidate = this.#match;
+    while (candidate !== 0 && candidate !== before) candidate = this.#candidates.next(candidate);
+    if (candidate === 0 || before === this.#match) return false;
+    const words = this.#trie.words;
+    words[list] = this.#candidates.unlink(words[list], this.#match);
+    words[list] = this.#candidates.insertAfter(words[list], before, this.#match);
+    return true;
+  }
+
+  #insert(list: number, before: number, route: Readonly<Route>, attributes: number): void {
+    const candidate = this.#candidates.allocate(route, attributes, this.#sync);
+    const words = this.#trie.words;
+    words[list] = this.#candidates.insertAfter(words[list], before, candidate);
+  }
+
+  /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
+  #swap(candidate: number, attributes: number): boolean {
+    const old = this.#candidates.attributes(candidate);
+    this.#candidates.setSync(candidate, this.#sync);
+    this.#candidates.setAttributes(candidate, attributes);
+    this.#attributes.release(old);
+    return old !== attributes;
+  }
+
+  #drop(list: number, candidate: number): void {
+    const words = this.#trie.words;
+    words[list] = this.#candidates.unlink(words[list], candidate);
+    this.#attributes.release(this.#candidates.attributes(candidate));
+    this.#candidates.release(candidate);
+  }
+
+  /** Drops all of equal key but `kept`; whether there were any. */
+  #dropEquals(list: number, kept: number): boolean {
+    const before = this.size;
+    const { last } = { last: this.#last };
+    let candidate = this.#first;
+    while (candidate !== 0) {
+      const next = candidate === last ? 0 : this.#candidates.next(candidate);
+      if (candidate !== kept) this.#drop(list, candidate);
+      candidate = next;
+    }
+    this.#last = kept;
+    return this.size !== before;
+  }
+
+  /** Calls `visit` with each node and list (an index into the trie's words) that has candidates. */
+  #forEachList(visit: (node: number, list: number) => void): void {
+    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
+      for (const list of [node * NODE_WORDS + Node.local, node * NODE_WORDS + Node.main]) {
+        if (this.#trie.words[list] !== 0) visit(node, list);
+      }
+    }
+  }
+
+  /** Gives routes other attributes (0: removes them), by what they have. */
+  #rewriteRoutes(changes: ReadonlyMap<number, number>): number {
+    let count = 0;
+    this.#forEachList((node, list) => {
+      let candidate = this.#trie.words[list];
+      while (candidate !== 0) {
+        const next = this.#candidates.next(candidate);
+        const wanted = changes.get(this.#candidates.attributes(candidate));
+        if (wanted !== undefined) {
+          if (wanted === 0) this.#drop(list, candidate);
+          else this.#rewriteOne(candidate, wanted);
+          this.#painter.touch(node);
+          count++;
+        }
+        candidate = next;
+      }
+    });
+    return count;
+  }
+
+  #rewriteOne(candidate: number, attributes: number): void {
+    const old = this.#candidates.attributes(candidate);
+    this.#attributes.retain(attributes);
+    this.#candidates.setAttributes(candidate, attributes);
+    this.#attributes.release(old);
+  }
+
+  /** The candidate that `address` takes, 0 for none; where it is, in `#foundNode` and `#foundTable`. */
+  #find(address: number, order: LookupOrder): number {
+    let [local, main, localNode, mainNode] = [0, 0, 0, 0];
+    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
+      if (!this.#trie.covers(node, address)) break;
+      const ownLocal = this.#firstOf(node, Node.local);
+      const ownMain = this.#firstOf(node, Node.main);
+      if (ownLocal !== 0) [local, localNode] = [ownLocal, node];
+      else if (ownMain !== 0 && order === "merged") local = 0;
+      if (ownMain !== 0) [main, mainNode] = [ownMain, node];
+    }
+    if (order === "separate" && local !== 0 && this.#isThrow(local)) local = 0;
+    this.#foundNode = local !== 0 ? localNode : mainNode;
+    this.#foundTable = local !== 0 ? RT_TABLE_LOCAL : RT_TABLE_MAIN;
+    return local !== 0 ? local : main;
+  }
+
+  #firstOf(node: number, list: number): number {
+    const head = this.#trie.words[node * NODE_WORDS + list];
+    return firstUsable(this.#candidates, this.#attributes, head);
+  }
+
+  #isThrow(candidate: number): boolean {
+    return this.#attributes.get(this.#candidates.attributes(candidate)).type === RTN_THROW;
+  }
+
+  #isBelow(node: number, ancestor: number): boolean {
+    if (node === 0) return false;
+    return this.#trie.covers(ancestor, this.#trie.words[node * NODE_WORDS + Node.prefix]);
+  }
+
+  #routeOf(node: number, table: number, candidate: number): Route {
+    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _nextHops, ...set } =
+      this
+        .#attributes.get(this.#candidates.attributes(candidate));
+    return {
+      table,
+      destination: this.#trie.words[node * NODE_WORDS + Node.prefix],
+      prefixLength: this.#trie.words[node * NODE_WORDS + Node.length],
+      tos: this.#candidates.tos(candidate),
+      priority: this.#candidates.priority(candidate),
+      ...set,
+    };
+  }
+}
+
+/** Word of a node that has a table's list. */
+function listWord(table: number): number {
+  return table === RT_TABLE_LOCAL ? Node.local : Node.main;
 }

@@ -1,0 +1,138 @@
+/**
+ * A hash table in shared memory from a key of two words to a record: one writer, any number of
+ * readers, no locks. Interfaces and neighbours are kept in such tables.
+ *
+ * A table is 2ᵏ slots of one word, probed linearly. A slot is empty, a tombstone, or names a record
+ * (its number, and 11 bits of the key's hash so that most probes need not look at the record). A
+ * record begins with its key, is written before any slot names it, and does not change afterwards
+ * (but for words that its owner says are each a fact of their own, like a neighbour's state).
+ *
+ * **A reader never pairs a key with another's record.** It compares the whole key in the record that
+ * it returns, the record does not change, and it is reused only after the reader has passed a
+ * quiescent state (`rcu.ts`).
+ *
+ * **A reader never misses a key that is there throughout its lookup.** Within one table a key never
+ * moves to another slot: replacing its record is a store to the same slot. The slots before it on its
+ * probe path were taken when it was put there; since then they may have become tombstones or been
+ * taken again, which probing passes over, but not empty: a slot becomes empty only when the one after
+ * it is, and then no key further on depends on it. And a key cannot be in two slots, as the one writer
+ * looks along the whole path before it takes a slot. A reader looks at the publishing word in every
+ * lookup, so it searches either a table that was current during the lookup or, when the table was
+ * changed meanwhile, the old one as it stood complete at that change.
+ *
+ * **Growing and cleaning** build a new table in another place and publish it by one store to a header
+ * word, which says all about the table: log2 of its slots, which of that size's two places, and the
+ * seed of its hash. The old place is used again when all readers have moved on. Slots of deleted keys
+ * are taken again or emptied on the spot where that is safe, so cleaning is seldom needed.
+ *
+ * **Nothing is evicted, nothing loops**: a probe path has at most `MOST_PROBES` slots, for readers
+ * and for the writer, and what finds no room is refused and counted.
+ *
+ * Here is the readers' side and what both must agree on; `record_table_writer.ts` has the other.
+ *
+ * @module
+ */
+
+import { slice, u32, type View } from "../ffi/view.ts";
+import type { RecordTableShape } from "./layout.ts";
+
+/** Slots that a key may be in, from its hash on. */
+export const MOST_PROBES = 128;
+
+/** A slot: 0, `TOMBSTONE`, or tag << 20 | record number + 1. A tag has 11 bits, the tombstone's 12. */
+export const EMPTY = 0;
+export const TOMBSTONE = 0xfff00000;
+export const NUMBER_BITS = 20;
+export const NUMBER_MASK = (1 << NUMBER_BITS) - 1;
+
+/** The publishing word: seed << 6 | log2 of slots << 1 | place. 0: no table. */
+export const SEED_BITS = 26;
+
+/** Mixes a key (murmur3's finaliser over both words and the seed). */
+export function hashKey(a: number, b: number, seed: number): number {
+  let h = Math.imul(b ^ seed, 0x85ebca6b);
+  h = (h ^ (h >>> 15)) + Math.imul(a, 0x9e3779b1);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return h ^ (h >>> 16);
+}
+
+/** Index of the first slot of a table: each size has two places, all sizes side by side. */
+export function placeBase(log2: number, place: number): number {
+  return (2 << log2) + (place << log2);
+}
+
+/** The readers' side. */
+export class RecordTableReader {
+  /** All records; `find` returns an index into this. */
+  readonly words: Uint32Array;
+  readonly #slots: Uint32Array;
+  readonly #header: Uint32Array;
+  readonly #publishedAt: number;
+  readonly #recordWords: number;
+  /** What the publishing word was when the next three were taken from it. */
+  #published = 0;
+  #base = 0;
+  #mask = 0;
+  #seed = 0;
+
+  constructor(view: View, shape: RecordTableShape) {
+    this.#header = u32(view);
+    this.#slots = slotsOf(view, shape);
+    this.words = recordsOf(view, shape);
+    this.#publishedAt = shape.publishedAt;
+    this.#recordWords = shape.recordWords;
+  }
+
+  /** Index in `words` of the record of key (`a`, `b`), or -1. */
+  find(a: number, b: number): number {
+    const published = this.#header[this.#publishedAt];
+    if (published !== this.#published) this.#join(published);
+    const hash = hashKey(a, b, this.#seed);
+    const tag = hash >>> 21;
+    for (let i = 0; i < MOST_PROBES; i++) {
+      const slot = this.#slots[this.#base + ((hash + i) & this.#mask)];
+      if (slot === EMPTY) return -1;
+      if (slot >>> NUMBER_BITS !== tag) continue;
+      const record = ((slot & NUMBER_MASK) - 1) * this.#recordWords;
+      // As signed words, so that V8 compares registers: an address may be handed over either way.
+      if ((this.words[record] | 0) === (a | 0) && (this.words[record + 1] | 0) === (b | 0)) {
+        return record;
+      }
+    }
+    return -1;
+  }
+
+  /** Calls `visit` with the index of each record, in no order. */
+  forEach(visit: (record: number) => void): void {
+    this.#join(this.#header[this.#publishedAt]);
+    for (let i = 0; i <= this.#mask; i++) {
+      const slot = this.#slots[this.#base + i];
+      if (slot === EMPTY || slot === TOMBSTONE) continue;
+      visit(((slot & NUMBER_MASK) - 1) * this.#recordWords);
+    }
+  }
+
+  /** Turns to another table. Before one is published the word is 0 and names a slot that is empty. */
+  #join(published: number): void {
+    const log2 = (published >>> 1) & 0x1f;
+    this.#published = published;
+    this.#base = published === 0 ? 0 : placeBase(log2, published & 1);
+    this.#mask = published === 0 ? 0 : (1 << log2) - 1;
+    this.#seed = published >>> 6;
+  }
+}
+
+/** Whether a slot names a record. */
+export function isTaken(word: number): boolean {
+  return word !== EMPTY && word !== TOMBSTONE;
+}
+
+/** All places of a table's slots. */
+export function slotsOf(view: View, shape: RecordTableShape): Uint32Array {
+  return u32(slice(view, shape.slotsAt, 4 << (shape.slotsLog2 + 2)));
+}
+
+/** All records of a table. */
+export function recordsOf(view: View, shape: RecordTableShape): Uint32Array {
+  return u32(slice(view, shape.recordsAt, shape.records * shape.recordWords * 4));
+}
