@@ -68,7 +68,7 @@ export class Appliance {
   /** Its counters now. */
   async counters(): Promise<Counters> {
     const from = this.process.stderr.all.length;
-    this.process.kill("SIGUSR1");
+    this.process.kill("SIGUSR2");
     const line = await this.process.stderr.find("counters: ", { from });
     const sums = new Map<string, number>();
     addUp(JSON.parse(line.slice("counters: ".length)), sums);

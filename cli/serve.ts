@@ -86,7 +86,7 @@ async function boot(
     attach(appliance, { config, attachments });
   }
   await appliance.startTiles(partial);
-  Deno.addSignalListener("SIGUSR1", () => {
+  Deno.addSignalListener("SIGUSR2", () => {
     console.error(`counters: ${JSON.stringify(appliance.counters())}`);
   });
   watchRings(appliance, { xsk: libraries.xsk, log });
