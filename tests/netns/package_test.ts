@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { BareRoot, mustRun, run } from "./bare_root.ts";
+import { ask, labTest, pair } from "./lab.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EXECUTABLE = `${ROOT}dist/tegula`;
@@ -165,4 +166,27 @@ Deno.test("scripts/install puts everything in place, and takes it away again", (
   assert.match(install("--uninstall"), new RegExp(`left: ${config}`));
   assert.ok(Deno.statSync(config).isFile);
   Deno.removeSync(target, { recursive: true });
+});
+
+labTest("the unit's capabilities are enough for an ordinary user", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const unit = Deno.readTextFileSync(`${ROOT}scripts/package/tegula.service`);
+  const granted = /^AmbientCapabilities=(.*)$/m.exec(unit)![1].toLowerCase().split(" ");
+  // IPC_LOCK stands for the unit's LimitMEMLOCK, which root in a container may not raise.
+  const plus = [...granted, "cap_ipc_lock"].map((name) => `,+${name.slice(4)}`).join("");
+  const cache = Deno.makeTempDirSync();
+  Deno.chownSync(cache, NOBODY, NOBODY);
+  Deno.copyFileSync(EXECUTABLE, `${cache}/tegula`);
+  const service = host.spawn([
+    ...["setpriv", "--no-new-privs", "--clear-groups"],
+    ...[`--reuid=${NOBODY}`, `--regid=${NOBODY}`],
+    ...[`--inh-caps=-all${plus}`, `--ambient-caps=-all${plus}`, `--bounding-set=-all${plus}`],
+    ...[`${cache}/tegula`, "run", "--interface", "eth0", "--listen", "7=echo"],
+    ...["--provider", "xdp"],
+  ], { env: { CACHE_DIRECTORY: cache } });
+  await service.stderr.find("ready:");
+  assert.equal((await ask(asker)).text, "hello");
+  service.kill("SIGTERM");
+  assert.equal((await service.ended()).code, 0);
+  Deno.removeSync(cache, { recursive: true });
 });
