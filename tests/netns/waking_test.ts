@@ -1,0 +1,53 @@
+/**
+ * With every tile asleep, what an app sends of its own accord goes out at once, and so does a solicit:
+ * nobody waits for a time-out, of which the shortest is a second (`tiles/runtime/loop.ts`).
+ */
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { Appliance, eventually, labTest, pair } from "./lab.ts";
+
+/** Far from a time-out's average of 500 ms, and far from what a busy machine needs. */
+const AT_ONCE_MILLIS = 150;
+const DATAGRAMS = 9;
+
+function fixture(name: string): string {
+  return fileURLToPath(new URL(`../fixtures/waking/${name}`, import.meta.url));
+}
+
+for (const provider of ["xdp", "socket"]) {
+  labTest(
+    `an unsolicited datagram goes out at once though all tiles sleep (${provider})`,
+    async (lab) => {
+      const { host, client } = await pair(lab);
+      const receiver = client.spawn([
+        Deno.execPath(),
+        "run",
+        "--allow-net",
+        fixture("receiver.ts"),
+      ]);
+      await receiver.stdout.find("serving");
+      const listen = `9000=${fixture("ticker.ts")}`;
+      const appliance = await Appliance.start(
+        host,
+        ["--interface", "eth0", "--listen", listen, "--provider", provider],
+      );
+      const took = await eventually(`${DATAGRAMS} datagrams`, async () => {
+        await receiver.stdout.find("took", { from: receiver.stdout.all.length });
+        const lines = receiver.stdout.all.filter((line) => line.startsWith("took "));
+        return lines.length < DATAGRAMS ? undefined : lines.map((line) => Number(line.slice(5)));
+      });
+      const [first, ...others] = took;
+      assert.ok(
+        first < 3 * AT_ONCE_MILLIS,
+        `the first, whose neighbour was unknown, took ${first} ms`,
+      );
+      others.sort((a, b) => a - b);
+      const median = others[others.length >> 1];
+      assert.ok(median < AT_ONCE_MILLIS, `the median is ${median} ms of ${took.join(" ")}`);
+      const counters = await appliance.counters();
+      assert.ok((counters.get("wakeups") ?? 0) > 0, "the tiles did sleep");
+      assert.equal((await appliance.stop()).code, 0);
+    },
+  );
+}
