@@ -1,0 +1,218 @@
+/**
+ * Interfaces, routes and neighbours as `ip -j` prints them: the same names of fields and of values, in
+ * the same order, left out where `ip` leaves them out.
+ *
+ * @module
+ */
+
+import { IFF_LOOPBACK, IFF_RUNNING, IFF_UP } from "../netbase/interfaces.ts";
+import {
+  NUD_DELAY,
+  NUD_FAILED,
+  NUD_INCOMPLETE,
+  NUD_NOARP,
+  NUD_PERMANENT,
+  NUD_PROBE,
+  NUD_REACHABLE,
+  NUD_STALE,
+} from "../netbase/neighbors.ts";
+import * as route from "../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+/** One object of `ip -j`'s arrays. */
+export type Entry = Record<string, unknown>;
+
+/** IFF_* in the order in which iproute2 names them (print_link_flags). */
+const LINK_FLAGS: readonly (readonly [number, string])[] = [
+  [0x8, "LOOPBACK"],
+  [0x2, "BROADCAST"],
+  [0x10, "POINTOPOINT"],
+  [0x1000, "MULTICAST"],
+  [0x80, "NOARP"],
+  [0x200, "ALLMULTI"],
+  [0x100, "PROMISC"],
+  [0x400, "MASTER"],
+  [0x800, "SLAVE"],
+  [0x1, "UP"],
+  [0x10000, "LOWER_UP"],
+  [0x20000, "DORMANT"],
+];
+const OPERSTATES = ["UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP"];
+const SCOPES: { readonly [scope: number]: string } = {
+  [route.RT_SCOPE_UNIVERSE]: "global",
+  [route.RT_SCOPE_SITE]: "site",
+  [route.RT_SCOPE_LINK]: "link",
+  [route.RT_SCOPE_HOST]: "host",
+  [route.RT_SCOPE_NOWHERE]: "nowhere",
+};
+/** Names of RTN_* (iproute2's rtnl_rtntype_n2a), and of what Tegula has besides. */
+const TYPES: { readonly [type: number]: string } = {
+  [route.RTN_UNSPEC]: "none",
+  [route.RTN_UNICAST]: "unicast",
+  [route.RTN_LOCAL]: "local",
+  [route.RTN_BROADCAST]: "broadcast",
+  [route.RTN_ANYCAST]: "anycast",
+  [route.RTN_MULTICAST]: "multicast",
+  [route.RTN_BLACKHOLE]: "blackhole",
+  [route.RTN_UNREACHABLE]: "unreachable",
+  [route.RTN_PROHIBIT]: "prohibit",
+  [route.RTN_THROW]: "throw",
+  [route.KIND_UNSUPPORTED]: "unsupported",
+  [route.KIND_OVERFLOW]: "overflow",
+};
+/** Protocol of routes that an administrator added by hand, which `ip` does not name. */
+const RTPROT_BOOT = 3;
+/** RTPROT_* (/usr/share/iproute2/rt_protos). */
+const PROTOCOLS: { readonly [protocol: number]: string } = {
+  ...{ 1: "redirect", 2: "kernel", 4: "static", 8: "gated", 9: "ra", 10: "mrt" },
+  ...{ 11: "zebra", 12: "bird", 13: "babel", 14: "dnrouted", 15: "xorp", 16: "ntk", 17: "dhcp" },
+  ...{ 18: "keepalived", 42: "babel", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip" },
+  192: "eigrp",
+};
+const HOP_FLAGS: readonly (readonly [number, string])[] = [
+  [route.RTNH_F_DEAD, "dead"],
+  [route.RTNH_F_ONLINK, "onlink"],
+  [route.RTNH_F_PERVASIVE, "pervasive"],
+  [route.RTNH_F_OFFLOAD, "offload"],
+  [route.RTNH_F_TRAP, "trap"],
+  [route.RTNH_F_LINKDOWN, "linkdown"],
+  [route.RTNH_F_UNRESOLVED, "unresolved"],
+];
+const NEIGHBOR_STATES: readonly (readonly [number, string])[] = [
+  [NUD_INCOMPLETE, "INCOMPLETE"],
+  [NUD_REACHABLE, "REACHABLE"],
+  [NUD_STALE, "STALE"],
+  [NUD_DELAY, "DELAY"],
+  [NUD_PROBE, "PROBE"],
+  [NUD_FAILED, "FAILED"],
+  [NUD_NOARP, "NOARP"],
+  [NUD_PERMANENT, "PERMANENT"],
+];
+/** NTF_* that iproute2 shows, each as a field without a value. */
+const NEIGHBOR_FLAGS: readonly (readonly [number, string])[] = [
+  [0x80, "router"],
+  [0x10, "extern_learn"],
+  [0x20, "offload"],
+];
+
+/** Name of a route type or of what becomes of a packet. */
+export function typeName(type: number): string {
+  return TYPES[type] ?? String(type);
+}
+
+/** As `ip -j address`, IPv4 only. */
+export function interfaceEntries({ writer }: Snapshot): Entry[] {
+  const { interfaces } = writer;
+  const nameOf = (ifindex: number) => interfaces.get(ifindex)?.name ?? `if${ifindex}`;
+  return interfaces.indices().flatMap((ifindex) => {
+    const link = interfaces.get(ifindex);
+    if (link === null) return [];
+    const { flags, addresses } = link;
+    const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
+    const isEthernet = link.macHead !== 0 || link.macTail !== 0;
+    const isLoopback = (flags & IFF_LOOPBACK) !== 0;
+    return [{
+      ifindex,
+      ...(link.link !== 0 && { link: nameOf(link.link) }),
+      ifname: link.name,
+      flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
+      mtu: link.mtu,
+      ...(link.master !== 0 && { master: nameOf(link.master) }),
+      operstate: OPERSTATES[link.operstate] ?? "UNKNOWN",
+      link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
+      ...((isEthernet || isLoopback) && { address: formatMac(link) }),
+      ...(link.vlanProtocol !== 0 && {
+        linkinfo: {
+          info_kind: "vlan",
+          info_data: {
+            protocol: link.vlanProtocol === 0x88a8 ? "802.1ad" : "802.1Q",
+            id: link.vlanId,
+          },
+        },
+      }),
+      addr_info: addresses.map((address) => ({
+        family: "inet",
+        local: formatAddress(address.local),
+        ...(address.address !== address.local && { address: formatAddress(address.address) }),
+        prefixlen: address.prefixLength,
+        ...(address.broadcast !== 0 && { broadcast: formatAddress(address.broadcast) }),
+        scope: scopeName(address.scope),
+        ...(address.secondary && { secondary: true }),
+      })),
+    }];
+  });
+}
+
+/** As `ip -j route show table all`, of the tables local and main. */
+export function* routeEntries({ writer }: Snapshot): Generator<Entry> {
+  const nameOf = interfaceNames(writer);
+  for (const each of writer.rib.routes()) {
+    const { type, hops, protocol } = each;
+    yield {
+      ...(type !== route.RTN_UNICAST && { type: typeName(type) }),
+      dst: formatPrefix(each.destination, each.prefixLength),
+      ...(each.tos !== 0 && { tos: `0x${each.tos.toString(16).padStart(2, "0")}` }),
+      ...(each.nextHopId !== 0 && { nhid: each.nextHopId }),
+      ...(hops === null && each.gateway !== 0 && { gateway: formatAddress(each.gateway) }),
+      ...(hops === null && each.ifindex !== 0 && { dev: nameOf(each.ifindex) }),
+      ...(each.table !== route.RT_TABLE_MAIN && { table: "local" }),
+      ...(protocol !== RTPROT_BOOT && { protocol: PROTOCOLS[protocol] ?? String(protocol) }),
+      ...(each.scope !== route.RT_SCOPE_UNIVERSE && { scope: scopeName(each.scope) }),
+      ...(each.source !== 0 && { prefsrc: formatAddress(each.source) }),
+      ...(each.priority !== 0 && { metric: each.priority }),
+      flags: namesOf(HOP_FLAGS, each.flags & 0xff),
+      ...(each.mtu !== 0 && { metrics: [{ mtu: each.mtu }] }),
+      ...(hops !== null && {
+        nexthops: hops.map((hop) => ({
+          ...(hop.gateway !== 0 && { gateway: formatAddress(hop.gateway) }),
+          dev: nameOf(hop.ifindex),
+          weight: hop.weight,
+          flags: namesOf(HOP_FLAGS, hop.flags),
+        })),
+      }),
+      ...(each.unsupported && { unsupported: true }),
+    };
+  }
+}
+
+/** As `ip -j neighbour`. */
+export function neighborEntries({ writer }: Snapshot): Entry[] {
+  const nameOf = interfaceNames(writer);
+  const entries: { ifindex: number; address: number; entry: Entry }[] = [];
+  writer.neighbors.forEach(({ ifindex, address, state, flags, macHead, macTail }) => {
+    const hasMac = macHead !== 0 || macTail !== 0;
+    const marks = namesOf(NEIGHBOR_FLAGS, flags).map((name) => [name, null]);
+    const entry = {
+      dst: formatAddress(address),
+      dev: nameOf(ifindex),
+      ...(hasMac && { lladdr: formatMac({ macHead, macTail }) }),
+      ...Object.fromEntries(marks),
+      state: namesOf(NEIGHBOR_STATES, state),
+    };
+    entries.push({ ifindex, address, entry });
+  });
+  entries.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
+  return entries.map(({ entry }) => entry);
+}
+
+/** Names of interfaces by index, each looked up once. */
+export function interfaceNames({ interfaces }: Snapshot["writer"]): (ifindex: number) => string {
+  const names = new Map(
+    interfaces.indices().map((ifindex) => [ifindex, interfaces.get(ifindex)?.name]),
+  );
+  return (ifindex) => names.get(ifindex) ?? `if${ifindex}`;
+}
+
+function scopeName(scope: number): string {
+  return SCOPES[scope] ?? String(scope);
+}
+
+function namesOf(names: readonly (readonly [number, string])[], flags: number): string[] {
+  return names.filter(([flag]) => (flags & flag) !== 0).map(([, name]) => name);
+}
+
+function formatMac({ macHead, macTail }: { macHead: number; macTail: number }): string {
+  return [macHead, macHead >>> 8, macHead >>> 16, macHead >>> 24, macTail, macTail >>> 8]
+    .map((byte) => (byte & 255).toString(16).padStart(2, "0")).join(":");
+}

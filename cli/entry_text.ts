@@ -1,0 +1,87 @@
+/**
+ * The text that `ip` prints for what `entries.ts` gives in its JSON: made from that, so that both say
+ * the same.
+ *
+ * @module
+ */
+
+import type { Entry } from "./entries.ts";
+
+/** Fields whose text is a keyword and the value. */
+type Keyword = readonly [field: string, keyword: string];
+
+const ROUTE_HEAD: readonly Keyword[] = [["tos", "tos"], ["nhid", "nhid"], ["gateway", "via"], [
+  "dev",
+  "dev",
+]];
+const ROUTE_TAIL: readonly Keyword[] = [
+  ["table", "table"],
+  ["protocol", "proto"],
+  ["scope", "scope"],
+  ["prefsrc", "src"],
+  ["metric", "metric"],
+];
+
+/** As `ip address` prints an interface. */
+export function interfaceText(entry: Entry): string {
+  const { ifindex, ifname, link, flags, mtu, master, operstate } = entry;
+  const name = link === undefined ? ifname : `${ifname}@${link}`;
+  const state = `mtu ${mtu}${master === undefined ? "" : ` master ${master}`} state ${operstate}`;
+  return [
+    `${ifindex}: ${name}: <${(flags as string[]).join(",")}> ${state}`,
+    `    link/${entry.link_type}${entry.address === undefined ? "" : ` ${entry.address}`}`,
+    ...vlanLines(entry),
+    ...(entry.addr_info as Entry[]).map((address) => `    ${addressText(address)}`),
+  ].join("\n");
+}
+
+function vlanLines({ linkinfo }: Entry): string[] {
+  if (linkinfo === undefined) return [];
+  const { protocol, id } = (linkinfo as Entry).info_data as Entry;
+  return [`    vlan protocol ${protocol} id ${id}`];
+}
+
+function addressText({ local, address, prefixlen, broadcast, scope, secondary }: Entry): string {
+  const peer = address === undefined ? "" : ` peer ${address}`;
+  const brd = broadcast === undefined ? "" : ` brd ${broadcast}`;
+  return `inet ${local}${peer}/${prefixlen}${brd} scope ${scope}${secondary ? " secondary" : ""}`;
+}
+
+/** As `ip route` prints a route. */
+export function routeText(entry: Entry): string {
+  const metrics = (entry.metrics as { mtu: number }[] | undefined) ?? [];
+  const words = [
+    ...entry.type === undefined ? [] : [entry.type],
+    entry.dst,
+    ...keywords(entry, ROUTE_HEAD),
+    ...keywords(entry, ROUTE_TAIL),
+    ...entry.flags as string[],
+    ...metrics.map(({ mtu }) => `mtu ${mtu}`),
+    ...entry.unsupported === true ? ["unsupported"] : [],
+  ];
+  const hops = (entry.nexthops as Entry[] | undefined) ?? [];
+  return [words.join(" "), ...hops.map((hop) => `\tnexthop ${hopText(hop)}`)].join("\n");
+}
+
+/** A hop of a multipath route, behind the word `nexthop`. */
+export function hopText(hop: Entry): string {
+  const flags = (hop.flags as string[] | undefined) ?? [];
+  return [...keywords(hop, [["gateway", "via"], ["dev", "dev"], ["weight", "weight"]]), ...flags]
+    .join(" ");
+}
+
+/** As `ip neighbour` prints a neighbour. */
+export function neighborText(entry: Entry): string {
+  return [
+    entry.dst,
+    ...keywords(entry, [["dev", "dev"], ["lladdr", "lladdr"]]),
+    ...Object.keys(entry).filter((field) => entry[field] === null),
+    ...entry.state as string[],
+  ].join(" ");
+}
+
+/** The keywords and values of those fields that there are, as one string each. */
+export function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
+  return fields.filter(([field]) => entry[field] !== undefined)
+    .map(([field, keyword]) => `${keyword} ${entry[field]}`);
+}

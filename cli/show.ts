@@ -1,0 +1,86 @@
+/**
+ * `tegula show`: prints the interfaces, routes or neighbours as Tegula has mirrored them, in the
+ * manner of `ip address`, `ip route` and `ip neighbour`; with `-j` in iproute2's JSON.
+ *
+ * @module
+ */
+
+import { Exit, UserError } from "./errors.ts";
+import { parseOptions } from "./options.ts";
+import { type Entry, interfaceEntries, neighborEntries, routeEntries } from "./entries.ts";
+import { takeSnapshot } from "./snapshot.ts";
+import { interfaceText, neighborText, routeText } from "./entry_text.ts";
+
+const HELP = `usage: tegula show interfaces|routes|neighbors [-j]
+
+Mirrors the kernel's network state as 'tegula run' does, prints it and ends. Needs no privileges.
+
+  interfaces   with their IPv4 addresses, as 'ip address' prints them
+  routes       of the tables local and main, as 'ip route show table all' prints them
+  neighbors    with a MAC address or without, as 'ip neighbour' prints them
+
+  -j, --json   JSON, with iproute2's names of fields
+  --help       this`;
+
+const OPTIONS = {
+  json: { type: "boolean", short: "j" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+/** What can be shown. */
+const OBJECTS = {
+  interfaces: { entries: interfaceEntries, text: interfaceText },
+  routes: { entries: routeEntries, text: routeText },
+  neighbors: { entries: neighborEntries, text: neighborText },
+} as const;
+
+/** Lines written with one call. */
+const CHUNK = 4096;
+
+/** Prints what `args` name; returns the exit status. */
+export function show(args: string[]): Promise<number> {
+  const { values, positionals } = parseOptions(args, {
+    command: "show",
+    options: OPTIONS,
+    positionals: 1,
+  });
+  if (values.help) {
+    console.log(HELP);
+    return Promise.resolve(Exit.ok);
+  }
+  const object = OBJECTS[objectNamed(positionals[0])];
+  const entries = object.entries(takeSnapshot());
+  if (values.json) writeJson(entries);
+  else writeLines(entries, object.text);
+  return Promise.resolve(Exit.ok);
+}
+
+function objectNamed(name: string | undefined): keyof typeof OBJECTS {
+  const allowed = Object.keys(OBJECTS) as (keyof typeof OBJECTS)[];
+  const found = allowed.find((each) => each === name);
+  if (found !== undefined) return found;
+  const what = name === undefined ? "show what?" : `cannot show '${name}':`;
+  throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
+}
+
+function writeLines(entries: Iterable<Entry>, text: (entry: Entry) => string): void {
+  let lines: string[] = [];
+  for (const entry of entries) {
+    if (lines.push(text(entry)) < CHUNK) continue;
+    console.log(lines.join("\n"));
+    lines = [];
+  }
+  if (lines.length > 0) console.log(lines.join("\n"));
+}
+
+/** One array, an entry a line, written as it comes: a full table is a million entries. */
+function writeJson(entries: Iterable<Entry>): void {
+  let first = true;
+  const text = (entry: Entry) => {
+    const line = `${first ? "[" : ","}${JSON.stringify(entry)}`;
+    first = false;
+    return line;
+  };
+  writeLines(entries, text);
+  console.log(first ? "[]" : "]");
+}

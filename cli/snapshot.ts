@@ -1,0 +1,57 @@
+/**
+ * A mirror of this moment, for the commands that look at the kernel's network state the way Tegula
+ * does: heap memory, the netlink library, no privileges.
+ *
+ * @module
+ */
+
+import { SystemError } from "../ffi/errno.ts";
+import { type NetlinkLibrary, openNetlink } from "../ffi/netlink.ts";
+import { libraryPath } from "../ffi/paths.ts";
+import { heapView } from "../ffi/view.ts";
+import { NETBASE_BYTES } from "../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
+import { Mirror } from "../tiles/netlink/mirror.ts";
+import { Exit, UserError } from "./errors.ts";
+
+/** The kernel's state as mirrored. */
+export interface Snapshot {
+  readonly writer: NetbaseWriter;
+  readonly reader: NetbaseReader;
+}
+
+/**
+ * Mirrors the kernel's state of the namespace that this process is in. What is not supported is said
+ * on standard error. Throws UserError.
+ */
+export function takeSnapshot(): Snapshot {
+  const library = openLibrary();
+  const view = heapView(NETBASE_BYTES);
+  const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
+  try {
+    const mirror = new Mirror({
+      library,
+      writer,
+      log: (line) => console.error(`tegula: ${line}`),
+    });
+    mirror.sync();
+    mirror.close();
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    throw new UserError(`${error.message}; the kernel's network state cannot be read`, Exit.system);
+  }
+  return { writer, reader: new NetbaseReader(view) };
+}
+
+function openLibrary(): NetlinkLibrary {
+  const path = libraryPath("netlink");
+  try {
+    return openNetlink(path);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new UserError(
+      `cannot load ${path}: ${why}; build it with 'deno task build'`,
+      Exit.system,
+    );
+  }
+}
