@@ -1,0 +1,29 @@
+/**
+ * The surface of the built native libraries: a worker that may load one must find nothing in it
+ * besides what the bindings name.
+ */
+
+import { deepEqual, equal } from "node:assert/strict";
+import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
+
+const NAMES: LibraryName[] = ["host", "netlink", "region", "tile", "udp", "xsk"];
+
+function run(program: string, ...args: string[]): string {
+  const { stdout } = new Deno.Command(program, { args }).outputSync();
+  return new TextDecoder().decode(stdout);
+}
+
+for (const name of NAMES) {
+  Deno.test(`libtegula_${name}.so exports exactly what ffi/${name}.ts names`, async () => {
+    const binding = await Deno.readTextFile(new URL(`../../ffi/${name}.ts`, import.meta.url));
+    const named = new Set(binding.match(new RegExp(`\\btegula_${name}_[a-z_]+(?=:)`, "g")));
+    const exported = run("nm", "-D", "--defined-only", libraryPath(name)).trim().split("\n")
+      .map((line) => line.split(" ").at(-1));
+    deepEqual(exported.sort(), [...named].sort());
+  });
+
+  Deno.test(`libtegula_${name}.so needs libc and nothing else`, () => {
+    const needed = run("readelf", "-d", libraryPath(name)).match(/(?<=NEEDED.*\[)[^\]]+/g);
+    equal(needed?.filter((library) => !/^(libc|ld-linux)/.test(library)).join(), "");
+  });
+}

@@ -1,0 +1,210 @@
+/**
+ * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then either
+ * tries what it must not do (`attempts`), or works hard for a while (`busy`) and ends by an error that
+ * nobody catches.
+ *
+ * @module
+ */
+
+/// <reference lib="deno.worker" />
+
+import { errnoName } from "../../ffi/errno.ts";
+import { openNetlink } from "../../ffi/netlink.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openTile, type Role } from "../../ffi/tile.ts";
+import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
+
+/** What the child sends to begin with. */
+export interface Task {
+  readonly role: Role;
+  readonly work: "attempts" | "busy";
+  readonly keepNetAdmin: boolean;
+  /** An eventfd of the child's main thread. */
+  readonly eventfd: number;
+  readonly milliseconds: number;
+}
+
+const PROT_READ = 1;
+const MAP_SHARED = 1;
+const F_SETFL = 4;
+const SOL_SOCKET = 1;
+const SO_ERROR = 4;
+const O_RDWR = 2;
+
+const libc = Deno.dlopen("libc.so.6", {
+  syscall: {
+    parameters: ["i64", "i64", "buffer", "i64", "i64", "buffer", "i64"],
+    result: "i64",
+  },
+  mmap: { parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"], result: "isize" },
+  open: { parameters: ["buffer", "i32"], result: "i32" },
+  gettid: { parameters: [], result: "i32" },
+  __errno_location: { parameters: [], result: "pointer" },
+}).symbols;
+
+const tile = openTile(libraryPath("tile"));
+const udp = openUdp(libraryPath("udp"));
+const udpSetup = openUdpSetup(libraryPath("udp"));
+const netlink = openNetlink(libraryPath("netlink"));
+
+/** x86-64 numbers of system calls that no tile may make whatever the arguments. */
+const FORBIDDEN: Record<string, number> = {
+  open: 2,
+  openat: 257,
+  openat2: 437,
+  stat: 4,
+  readlink: 89,
+  unlink: 87,
+  chdir: 80,
+  ioctl: 16,
+  dup: 32,
+  close: 3,
+  pipe2: 293,
+  socket: 41,
+  connect: 42,
+  bind: 49,
+  listen: 50,
+  accept4: 288,
+  setsockopt: 54,
+  clone: 56,
+  fork: 57,
+  execve: 59,
+  execveat: 322,
+  kill: 62,
+  tkill: 200,
+  tgkill: 234,
+  ptrace: 101,
+  process_vm_readv: 310,
+  process_vm_writev: 311,
+  pidfd_open: 434,
+  capset: 126,
+  prctl: 157,
+  seccomp: 317,
+  setuid: 105,
+  prlimit64: 302,
+  mount: 165,
+  unshare: 272,
+  setns: 308,
+  bpf: 321,
+  io_uring_setup: 425,
+  memfd_create: 319,
+  perf_event_open: 298,
+  eventfd2: 290,
+  epoll_ctl: 233,
+  "open (x32)": 0x40000002,
+};
+
+/** Runs one call and says how it ended: "ok" or the error's name. */
+function outcome(call: () => number | bigint): string {
+  const location = new Deno.UnsafePointerView(libc.__errno_location()!);
+  return Number(call()) >= 0 ? "ok" : errnoName(location.getInt32());
+}
+
+/** A system call with a descriptor or number first, memory second and fifth. */
+function syscall(number: number, first = 0, size = 0, flags = 0): bigint {
+  const memory = new Uint8Array(4096);
+  return libc.syscall(
+    BigInt(number),
+    BigInt(first),
+    memory,
+    BigInt(size),
+    BigInt(flags),
+    memory,
+    16n,
+  );
+}
+
+/** What is there before the tile confines itself: sockets of its own and of others, and a file. */
+function prepare() {
+  return {
+    own: udpSetup.open(17_001),
+    other: udpSetup.open(17_002),
+    ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
+    probe: netlink.openProbe(),
+    file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
+  };
+}
+
+/** Each thing tried, by name, with how it ended. */
+function attempts(
+  { own, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  eventfd: number,
+): Record<string, string> {
+  const results: Record<string, string> = {};
+  const attempt = (name: string, call: () => number | bigint) => results[name] = outcome(call);
+  for (const [name, number] of Object.entries(FORBIDDEN)) attempt(name, () => syscall(number));
+  attempt("fcntl F_SETFL", () => syscall(72, own, F_SETFL));
+  attempt("mmap of a file", () => libc.mmap(null, 4096n, PROT_READ, MAP_SHARED, file, 0n));
+  attempt("write to stdout", () => syscall(1, 1, 1));
+  attempt("write to a file", () => syscall(1, file, 1));
+  attempt("read from a file", () => syscall(0, file, 1));
+  attempt("write to its socket", () => syscall(1, own, 1));
+  for (const [whose, fd] of [["own", own], ["other's", other]] as const) {
+    attempt(`sendto on ${whose}`, () => syscall(44, fd, 1));
+    attempt(`recvfrom on ${whose}`, () => syscall(45, fd, 1));
+    attempt(`sendmmsg on ${whose}`, () => syscall(307, fd, 0));
+    attempt(`recvmmsg on ${whose}`, () => syscall(299, fd, 0));
+    attempt(`getsockopt on ${whose}`, () => syscall(55, fd, SOL_SOCKET, SO_ERROR));
+    attempt(`sendmsg on ${whose}`, () => syscall(46, fd));
+    attempt(`recvmsg on ${whose}`, () => syscall(47, fd));
+  }
+  const memory = new Uint8Array(1 << 16);
+  const datagram = Uint32Array.of(0, 4, 0x7f000001, 0x7f000001, 17_001 << 16 | 17_001, 0, 0, 0);
+  const received = new Uint32Array(2 + 8);
+  results["udp.send"] = String(udp.send(own, memory, datagram, 1));
+  results["udp.receive"] = String(udp.receive(own, memory, Uint32Array.of(0), 1, received));
+  // RTM_GETLINK of an interface that does not exist: the answer is an error message.
+  const request = Uint32Array.of(32, 18 | 1 << 16, 1, 0, 0, 0x7fffffff, 0, 0);
+  results["netlink.send"] = String(netlink.send(ownNetlink, new Uint8Array(request.buffer), 32));
+  results["netlink.receive"] = String(
+    netlink.receive(ownNetlink, memory, new Uint32Array(1), 65536),
+  );
+  results["netlink.probe"] = String(netlink.probe(probe, 1, 0x7f000001));
+  tile.wake(eventfd);
+  return results;
+}
+
+/** Everything that keeps a Deno worker busy: garbage, messages, timers, locks, compiled code. */
+function busy(eventfd: number, milliseconds: number): void {
+  const end = performance.now() + milliseconds;
+  const kept: unknown[] = [];
+  let turns = 0;
+  function turn(): void {
+    turns++;
+    self.postMessage({ type: "ping" });
+    for (let i = 0; i < 100_000; i++) kept[i % 5000] = { at: [i, turns], text: `x${i}` };
+    structuredClone(kept.slice(0, 100));
+    new Uint8Array(1 << 21).fill(turns);
+    new SharedArrayBuffer(1 << 20);
+    crypto.getRandomValues(new Uint8Array(64));
+    new Date().toString();
+    JSON.parse(JSON.stringify(kept.slice(0, 100)));
+    new Function("x", `return x * ${turns} + Math.sin(x)`)(turns);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    tile.wake(eventfd);
+    if (tile.wait(eventfd, 1000) !== 1) throw new Error("the eventfd was not written");
+    if (tile.wait(eventfd, 1) !== 0) throw new Error("the eventfd was not emptied");
+    if (performance.now() < end) setTimeout(turn, 0);
+    else setTimeout(fail, 0);
+  }
+  function fail(): void {
+    self.postMessage({ type: "done", turns });
+    throw new Error("an error nobody catches");
+  }
+  turn();
+}
+
+self.onmessage = ({ data }: MessageEvent<Task>) => {
+  const { role, work, keepNetAdmin, eventfd, milliseconds } = data;
+  const descriptors = prepare();
+  const { own, ownNetlink, probe } = descriptors;
+  const fds = role === "netlink" ? [ownNetlink, probe] : [];
+  const { landlock } = tile.confine({
+    role,
+    fds: Int32Array.from([own, ...fds]),
+    keepNetAdmin,
+  });
+  self.postMessage({ type: "confined", landlock, tid: libc.gettid() });
+  if (work === "busy") return busy(eventfd, milliseconds);
+  self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
+};
