@@ -48,7 +48,7 @@ const USAGE: readonly [args: string[], mentions: RegExp][] = [
   [["--interface", "eth0"], /--listen/],
   [["--listen", "7=echo"], /--interface/],
   [[...ECHO, "--speed", "9"], /--speed.*--provider/s],
-  [[...ECHO, "--provider", "magic"], /magic.*auto.*xdp.*socket/],
+  [[...ECHO, "--provider", "magic"], /auto.*xdp.*socket.*magic/],
   [["--interface", "eth0", "--listen", "70000=echo"], /70000.*65,?535/],
   [["--interface", "eth0", "--listen", "seven"], /seven/],
   [["--interface", "eth0", "--listen", "7=nosuch"], /nosuch.*echo/],
@@ -128,7 +128,7 @@ labTest("another XDP program is named with its id and left in peace, status 6", 
 /** The smallest XDP program, with a name to be told by. */
 const OTHER_PROGRAM = `
 __attribute__((section("xdp"), used)) int other_program(void *context) { return 2; }
-char license[] __attribute__((section("license"), used)) = "GPL";
+char _license[] __attribute__((section("license"), used)) = "GPL";
 `;
 
 labTest("a second start on an interface is refused and the first not disturbed", async (lab) => {

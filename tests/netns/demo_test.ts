@@ -9,6 +9,9 @@ import { Lines } from "../../cli/lines.ts";
 import { selfCommand } from "../../cli/self.ts";
 import { eventually } from "./lab.ts";
 
+/** Where the demo's temporary files would be, so that nobody else's are taken for its. */
+const TEMPORARY = Deno.makeTempDirSync();
+
 /** Starts the demo; its output is read as it comes. */
 function start(...args: string[]) {
   const [program, ...prefix] = selfCommand();
@@ -17,6 +20,7 @@ function start(...args: string[]) {
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
+    env: { TMPDIR: TEMPORARY },
   }).spawn();
   return { child, stdout: new Lines(child.stdout), stderr: new Lines(child.stderr) };
 }
@@ -40,7 +44,7 @@ function inventory(): string[] {
       // It ended while we looked.
     }
   }
-  for (const folder of ["/run", "/run/netns", "/tmp"]) {
+  for (const folder of ["/run", "/run/netns", TEMPORARY]) {
     for (const { name } of Deno.readDirSync(folder)) found.add(`${folder}/${name}`);
   }
   return [...found].sort();
@@ -125,9 +129,10 @@ Deno.test("demo without root says so in one sentence, status 3", async () => {
   const { code, stderr } = await new Deno.Command("setpriv", {
     args: ["--reuid", "65534", "--clear-groups", program, ...prefix, "demo"],
   }).output();
-  const said = new TextDecoder().decode(stderr).trim();
-  assert.equal(code, 3, said);
-  assert.match(said, /^tegula: .*root/);
+  // Deno may say first that it fills this user's cache.
+  const said = new TextDecoder().decode(stderr).trim().split("\n");
+  assert.equal(code, 3, said.join("\n"));
+  assert.match(said.at(-1)!, /^tegula: .*root/);
 });
 
 Deno.test("demo refuses wrong options with status 2", async () => {

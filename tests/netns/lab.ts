@@ -7,10 +7,11 @@
 
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
-import { Client } from "../../cli/demo_processes.ts";
+import { strict as assert } from "node:assert";
+import { Appliance, Client, type Counters, growth } from "../../cli/demo_processes.ts";
 import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
 
-export { Appliance, growth } from "../../cli/demo_processes.ts";
+export { Appliance, growth };
 export { Client, Lab, type Namespace };
 
 /** The appliance's address in a pair. */
@@ -113,6 +114,25 @@ export async function eventually<T>(
     if (found !== undefined) return found;
     if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms for ${what}`);
   }
+}
+
+/**
+ * Waits until a counter has grown by `by` since `before`, and asserts that it is not more. An answer
+ * can be here before the tile that sent it has counted it.
+ */
+export async function assertGrowth(
+  appliance: Appliance,
+  before: Counters,
+  expected: Readonly<Record<string, number>>,
+): Promise<void> {
+  let grown: Record<string, number> = {};
+  await eventually("the counters", async () => {
+    const now = await appliance.counters();
+    const names = Object.keys(expected);
+    grown = Object.fromEntries(names.map((name) => [name, growth(before, now, name)]));
+    return names.every((name) => grown[name] >= expected[name]) ? true : undefined;
+  }, { timeoutMs: 1000 }).catch(() => {});
+  assert.deepEqual(grown, expected);
 }
 
 /** Waits until running traffic has had `count` answers. */

@@ -20,21 +20,32 @@ if (role === "udp") {
 } else if (role === "tcp") {
   const listener = Deno.listen({ hostname, port: Number(port) });
   console.log("serving");
-  for await (const connection of listener) {
-    connection.readable.pipeTo(connection.writable).catch(() => {});
-  }
+  for await (const connection of listener) sendBack(connection).catch(() => {});
 } else if (role === "tcp-ask") {
   const sent = new Uint8Array(Number(what)).map((_, i) => i * 7);
   const connection = await Deno.connect({ hostname, port: Number(port) });
-  const writer = connection.writable.getWriter();
-  const written = writer.write(sent).then(() => writer.close());
+  const written = writeAll(connection, sent).then(() => connection.closeWrite());
   let at = 0;
-  for await (const chunk of connection.readable) {
-    for (const byte of chunk) if (byte !== sent[at++]) throw new Error(`byte ${at} differs`);
+  const buffer = new Uint8Array(65_536);
+  for (let n = await connection.read(buffer); n !== null; n = await connection.read(buffer)) {
+    for (let i = 0; i < n; i++) if (buffer[i] !== sent[at++]) throw new Error(`byte ${at} differs`);
   }
   await written;
   if (at !== sent.length) throw new Error(`${at} of ${sent.length} bytes came back`);
+  connection.close();
   console.log("all bytes came back");
 } else {
   throw new Error(`unknown role ${role}`);
+}
+
+async function sendBack(connection: Deno.Conn): Promise<void> {
+  const buffer = new Uint8Array(65_536);
+  for (let n = await connection.read(buffer); n !== null; n = await connection.read(buffer)) {
+    await writeAll(connection, buffer.subarray(0, n));
+  }
+  connection.close();
+}
+
+async function writeAll(connection: Deno.Conn, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await connection.write(bytes.subarray(at));
 }
