@@ -19,11 +19,11 @@ import { LookupOrderQuestion } from "./lookup_order.ts";
 import type { MessageCursor } from "./message.ts";
 import { type NeighborListener, NeighborsPart } from "./neighbors_part.ts";
 import { NextHopsPart } from "./next_hops_part.ts";
-import { ALL_PARTS, type MirrorPart, Notices, Part } from "./part.ts";
+import { ALL_PARTS, Notices, Part } from "./part.ts";
 import { RoutesPart } from "./routes_part.ts";
 import { RulesPart } from "./rules_part.ts";
 import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
-import { Synchroniser } from "./synchroniser.ts";
+import { type PartEntry, Synchroniser } from "./synchroniser.ts";
 
 /**
  * Receive buffer of the monitor socket. An event takes about 830 bytes of it, so this holds some
@@ -51,6 +51,8 @@ export interface MirrorOptions {
   readonly neighbors?: NeighborListener;
   /** Interfaces or addresses have changed. */
   interfacesChanged?(): void;
+  /** Bytes of receive buffer asked for, unless the usual. */
+  readonly receiveBuffer?: number;
   /** A line for the log. */
   log?(line: string): void;
 }
@@ -72,7 +74,7 @@ export class Mirror implements MessageHandler {
   readonly #neighbors: NeighborsPart;
   readonly #question: LookupOrderQuestion;
   /** The part and its bit that each message type is about. */
-  readonly #partOf = new Map<number, readonly [number, MirrorPart]>();
+  readonly #partOf = new Map<number, PartEntry>();
   #unshown = false;
   #burstsUnshown = 0;
   #now = 0;
@@ -86,7 +88,7 @@ export class Mirror implements MessageHandler {
     this.#library = library;
     this.notices = new Notices(log);
     const { notices } = this;
-    this.#monitor = openMonitor(library);
+    this.#monitor = openMonitor(library, options.receiveBuffer ?? RECEIVE_BUFFER);
     this.dumper = new Dumper(library);
     const nextHops = new NextHopsPart(writer.rib);
     this.routes = new RoutesPart(writer.rib, { nextHops, notices });
@@ -150,11 +152,12 @@ export class Mirror implements MessageHandler {
   /** One burst of events, one of a dump; shows what changed. How much there was to do. */
   turn(now = performance.now()): number {
     this.#now = now;
-    let work = this.#readEvents();
-    work += this.#synchroniser.turn(now);
-    if (!this.#synchroniser.running) work += this.#question.turn(this.rules.touched);
-    this.#show(work);
-    return work;
+    const events = this.#readEvents();
+    const read = this.#synchroniser.turn(now);
+    const asked = this.#synchroniser.running ? 0 : this.#question.turn(this.rules.touched);
+    if (read + asked > 0) this.#unshown = true;
+    this.#show();
+    return events + read + asked;
   }
 
   /** Milliseconds until `turn` has something to do besides events; -1: nothing. */
@@ -204,12 +207,9 @@ export class Mirror implements MessageHandler {
   message(message: MessageCursor): void {
     const entry = this.#partOf.get(message.type);
     if (entry === undefined) return;
-    const [bit, part] = entry;
     this.events++;
     this.#unshown = true;
-    const stale = part.event(message, false);
-    this.#synchroniser.applied(bit, message);
-    if (stale !== 0) this.#synchroniser.want(stale, this.#now);
+    this.#synchroniser.event(entry, message, this.#now);
   }
 
   /** An event that could not be read: whatever it said, it is looked up. */
@@ -219,8 +219,7 @@ export class Mirror implements MessageHandler {
     this.#synchroniser.want(ALL_PARTS, this.#now);
   }
 
-  #show(work: number): void {
-    if (work > 0 && this.#synchroniser.running) this.#unshown = true;
+  #show(): void {
     const wait = this.#burstsUnshown > 0 && this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
     if (this.#unshown && !wait) {
       this.writer.commit();
@@ -249,8 +248,8 @@ export class Mirror implements MessageHandler {
 /** POLLIN (poll.h). */
 const POLLIN = 1;
 
-function openMonitor(library: NetlinkLibrary): NetlinkSocket {
-  const options = { receiveBuffer: RECEIVE_BUFFER, strict: false, burst: BURST };
+function openMonitor(library: NetlinkLibrary, receiveBuffer: number): NetlinkSocket {
+  const options = { receiveBuffer, strict: false, burst: BURST };
   try {
     return new NetlinkSocket(library, { ...options, groups: [...GROUPS, nl.RTNLGRP_NEXTHOP] });
   } catch (error) {

@@ -7,6 +7,7 @@
 
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
 import * as nl from "./constants.ts";
 import { decodeNeighbor, NeighborMessage } from "./decode_neighbor.ts";
 import type { MessageCursor } from "./message.ts";
@@ -49,6 +50,9 @@ export class NeighborsPart implements MirrorPart {
     const neighbor = this.#neighbor;
     if (!decodeNeighbor(message, neighbor)) return 0;
     if (this.interfaces?.has(neighbor.ifindex) === false) return 0;
+    // The kernel's own entries for what goes to everyone: their MACs follow from the address, and
+    // no event tells of them.
+    if (neighbor.type === RTN_MULTICAST || neighbor.type === RTN_BROADCAST) return 0;
     if (message.type === nl.RTM_DELNEIGH) {
       this.#netbase.neighbors.remove(neighbor.ifindex, neighbor.address);
       this.#listener?.neighborGone(neighbor.ifindex, neighbor.address);

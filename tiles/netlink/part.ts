@@ -22,9 +22,11 @@ export interface MirrorPart {
   readonly types: readonly number[];
   /** Some kernels are built without it: a refusal to dump it means that there is none. */
   readonly optional?: boolean;
+  /** Its events say where among others their subject goes, so they must not come before a dump. */
+  readonly ordered?: boolean;
   /**
    * Applies an event and returns the set of parts that may be stale in consequence. `replayed`: it
-   * has been applied before and may be older than what is there, so it tells nothing new.
+   * comes behind a dump that may have been made after it.
    */
   event(message: MessageCursor, replayed: boolean): number;
   /** Begins a mark and sweep, or begins it anew. */

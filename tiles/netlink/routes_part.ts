@@ -34,6 +34,7 @@ const MOST_WIDE_LOCALS = 16;
 export class RoutesPart implements MirrorPart {
   readonly dumps = ["routes"] as const;
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
+  readonly ordered = true;
   /**
    * Gateways of routes since the last full read: who they are decides whose address is asked for
    * first, and that they may be asked for even where no prefix says that they are on-link.
@@ -63,7 +64,9 @@ export class RoutesPart implements MirrorPart {
     if (!this.#decode(message)) return 0;
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(this.#route, message.flags);
-      return 0;
+      // Behind a dump that may have it already, what was put beside others may end in another place.
+      const beside = (message.flags & (nl.NLM_F_EXCL | nl.NLM_F_REPLACE)) === 0;
+      return replayed && beside ? Part.routes : 0;
     }
     // Removing what is not there means that something was missed, or withdrawn here already.
     return this.#rib.remove(this.#route) || replayed ? 0 : Part.routes;

@@ -1,12 +1,15 @@
 /**
  * Reads parts of the mirror anew when they may be stale: by mark and sweep, while what is there goes
- * on being served and events go on being applied.
+ * on being served.
  *
- * A dump and the events beside it come in no common order, so the events that a part got while it
- * was dumped are applied a second time at its end; what they say then is at least as new as the dump.
- * A dump that the kernel changed under is dropped and begun anew after a while (NLM_F_DUMP_INTR).
- * Causes that come together are dealt with together, and a large part rests between two reads in
- * proportion to what a read takes, so that reading never takes more than a fifth of the time.
+ * A dump and the events beside it come in no common order, so the events that a part gets while it is
+ * dumped are kept, and applied at the dump's end; what they say then is at least as new as the dump.
+ * Parts in which an event says all there is to know of its subject are given them at once too, so
+ * that nothing waits; for routes, whose events say where among others they go, that would mix up the
+ * order. A dump that the kernel changed under is dropped and begun anew after a while
+ * (NLM_F_DUMP_INTR). Causes that come together are dealt with together, and a large part rests between
+ * two reads in proportion to what a read takes, so that reading never takes more than a fifth of the
+ * time.
  *
  * @module
  */
@@ -34,6 +37,9 @@ export interface SyncCounts {
   interrupted: number;
   resyncs: number;
 }
+
+/** A part and its bit. */
+export type PartEntry = readonly [number, MirrorPart];
 
 /** One part's place in the plan. */
 interface Plan {
@@ -65,7 +71,7 @@ export class Synchroniser {
   /** `parts` by their bit. */
   constructor(
     dumper: Dumper,
-    { parts, log }: { parts: readonly (readonly [number, MirrorPart])[]; log(line: string): void },
+    { parts, log }: { parts: readonly PartEntry[]; log(line: string): void },
   ) {
     this.#dumper = dumper;
     this.#plans = parts.map(([bit, part]) => ({
@@ -108,15 +114,21 @@ export class Synchroniser {
 
   /** Events were lost: everything is read anew, without delay. */
   lost(now: number): void {
-    if (this.#running !== null) this.#dumper.abandon();
+    if (this.#running !== null) {
+      this.#dumper.abandon();
+      this.#applyKept(this.#running.part, false);
+    }
     this.#running = null;
     this.#wanted = ALL_PARTS;
     for (const plan of this.#plans) plan.due = now;
   }
 
-  /** An event for the part `bit` has been applied. */
-  applied(bit: number, message: MessageCursor): void {
-    if (this.#running?.bit === bit) this.#events.add(message);
+  /** Applies an event to the part that it is about, now or when its dump has ended. */
+  event([bit, part]: PartEntry, message: MessageCursor, now: number): void {
+    const dumping = this.#running?.bit === bit;
+    if (dumping) this.#events.add(message);
+    const stale = dumping && part.ordered ? 0 : part.event(message, false);
+    if (stale !== 0) this.want(stale, now);
   }
 
   /** Milliseconds until something is to be done here, -1: nothing. */
@@ -171,13 +183,12 @@ export class Synchroniser {
   }
 
   #finish(plan: Plan, now: number): void {
-    this.#running = null;
     if (this.#events.overflowed) {
       this.#failed(plan, "damaged", now);
       return;
     }
-    this.#events.forEach((message) => plan.part.event(message, true));
-    this.#events.clear();
+    this.#running = null;
+    this.#applyKept(plan.part, true);
     plan.part.endSync();
     plan.failed = 0;
     plan.took = performance.now() - this.#startedAt;
@@ -186,8 +197,19 @@ export class Synchroniser {
     this.counts.resyncs++;
   }
 
+  /** `replayed`: behind a whole dump. Without one, parts that were given events at once have them. */
+  #applyKept(part: MirrorPart, replayed: boolean): void {
+    let stale = 0;
+    if (replayed || part.ordered) {
+      this.#events.forEach((message) => stale |= part.event(message, replayed));
+    }
+    this.#events.clear();
+    this.want(stale, performance.now());
+  }
+
   #failed(plan: Plan, end: DumpEnd, now: number): void {
     this.#running = null;
+    this.#applyKept(plan.part, false);
     if (end === "interrupted") this.counts.interrupted++;
     const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** plan.failed, MOST_RETRY_MILLIS);
     plan.due = now + delay * (0.75 + Math.random() / 2);

@@ -1,0 +1,278 @@
+/**
+ * What the tests of the mirror share: a mirror of the namespace that the test runs in, the kernel to
+ * be asked the same questions, and `ip`. `scripts/test.ts` puts each file in a namespace of its own.
+ */
+
+import assert from "node:assert/strict";
+import { EACCES, EINVAL } from "../../ffi/errno.ts";
+import { openNetlink } from "../../ffi/netlink.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { heapView } from "../../ffi/view.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import {
+  emptyRoute,
+  KIND_UNSUPPORTED,
+  type Route,
+  RTN_BLACKHOLE,
+  RTN_LOCAL,
+  RTN_PROHIBIT,
+  RTN_THROW,
+  RTN_UNREACHABLE,
+  RTN_UNSPEC,
+} from "../../netbase/route.ts";
+import { formatAddress, parseAddress } from "../../tiles/netlink/addresses.ts";
+import { decodeRoute } from "../../tiles/netlink/decode_route.ts";
+import { Dumper } from "../../tiles/netlink/dump.ts";
+import { Mirror, type MirrorOptions } from "../../tiles/netlink/mirror.ts";
+import type { RouteQuestion } from "../../tiles/netlink/requests.ts";
+
+export const library = openNetlink(libraryPath("netlink"));
+
+/** ENETUNREACH and EHOSTUNREACH (errno.h). */
+const ENETUNREACH = 101;
+const EHOSTUNREACH = 113;
+
+/** Runs `ip` with the words of `command`. Throws when it fails. */
+export function ip(command: string): string {
+  const { success, output } = tryIp(command);
+  if (!success) throw new Error(`ip ${command}: ${output}`);
+  return output;
+}
+
+/** Runs `ip` with the words of `command`; for what may be refused. */
+export function tryIp(command: string): { success: boolean; output: string } {
+  const { success, stdout, stderr } = new Deno.Command("ip", {
+    args: command.split(" "),
+    stdout: "piped",
+    stderr: "piped",
+  }).outputSync();
+  return { success, output: new TextDecoder().decode(success ? stdout : stderr).trim() };
+}
+
+/** Runs many commands with one `ip`. Throws when one of them fails. */
+export function ipBatch(commands: Iterable<string>): void {
+  const file = Deno.makeTempFileSync();
+  try {
+    Deno.writeTextFileSync(file, [...commands].join("\n"));
+    ip(`-batch ${file}`);
+  } finally {
+    Deno.removeSync(file);
+  }
+}
+
+/** Takes away every link but lo, every route that is ours to take, and next-hop objects. */
+export function cleanSlate(): void {
+  const links = JSON.parse(ip("-j link show")) as { ifname: string }[];
+  for (const { ifname } of links) if (ifname !== "lo") tryIp(`link del ${ifname}`);
+  for (const table of ["main", "default", "local proto boot"]) tryIp(`route flush table ${table}`);
+  tryIp("nexthop flush");
+}
+
+/** Two veth pairs, v0-v1 and v2-v3, up and addressed: what most tests begin with. */
+export function twoPairs(): void {
+  cleanSlate();
+  ipBatch([
+    "link add v0 type veth peer name v1",
+    "link add v2 type veth peer name v3",
+    ...["v0", "v1", "v2", "v3"].map((name) => `link set ${name} up`),
+    "addr add 198.18.0.2/24 dev v0",
+    "addr add 198.18.1.2/24 dev v2",
+  ]);
+}
+
+/** Index of an interface. */
+export function indexOf(name: string): number {
+  return (JSON.parse(ip(`-j link show dev ${name}`)) as { ifindex: number }[])[0].ifindex;
+}
+
+/** The address in dotted decimals, as a number in host order. */
+export function addr(text: string): number {
+  const address = parseAddress(text);
+  assert.ok(address >= 0, text);
+  return address;
+}
+
+/** A mirror of this namespace and what stands behind it. */
+export class Mirrored implements Disposable {
+  readonly mirror: Mirror;
+  readonly writer: NetbaseWriter;
+  readonly reader: NetbaseReader;
+  readonly log: string[] = [];
+  readonly #decision = emptyDecision();
+
+  constructor(options: Partial<MirrorOptions> = {}) {
+    const view = heapView(NETBASE_BYTES);
+    this.writer = new NetbaseWriter(view, { readers: [], seed: 1 });
+    this.reader = new NetbaseReader(view);
+    this.mirror = new Mirror({
+      library,
+      writer: this.writer,
+      log: (line) => this.log.push(line),
+      ...options,
+    });
+  }
+
+  /** The first full copy. */
+  sync(): this {
+    this.mirror.sync();
+    return this;
+  }
+
+  /** Takes in what the kernel has said so far. */
+  settle(): void {
+    this.mirror.settle(20_000);
+  }
+
+  decide(address: number, source = 0, flowHash = 0): Decision {
+    this.reader.refresh();
+    decide(this.reader, address, source, flowHash, this.#decision);
+    return this.#decision;
+  }
+
+  /** Everything mirrored, as plain values. */
+  content(): { routes: Route[]; interfaces: unknown[]; neighbors: unknown[] } {
+    const { rib, interfaces, neighbors } = this.writer;
+    const all: Record<string, number>[] = [];
+    neighbors.forEach((neighbor) => all.push({ ...neighbor }));
+    all.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
+    return {
+      routes: [...rib.routes()],
+      interfaces: interfaces.indices().map((ifindex) => interfaces.get(ifindex)),
+      neighbors: all,
+    };
+  }
+
+  [Symbol.dispose](): void {
+    this.mirror.close();
+  }
+}
+
+/** Asserts that `mirrored` holds just what a mirror made now does. */
+export function assertCurrent(mirrored: Mirrored, message?: string): void {
+  using fresh = new Mirrored().sync();
+  const [actual, expected] = [mirrored.content(), fresh.content()];
+  assert.deepEqual(actual.routes.map(routeKey), expected.routes.map(routeKey), message);
+  assert.deepEqual(actual.interfaces, expected.interfaces, message);
+  // Ages apart: a state may pass from one to the next between two looks.
+  assert.deepEqual(actual.neighbors, expected.neighbors, message);
+}
+
+function routeKey(route: Route): string {
+  return JSON.stringify({ ...route, destination: formatAddress(route.destination) });
+}
+
+/** What becomes of a packet, as the kernel or Tegula says it. */
+export interface Answer {
+  readonly kind: number;
+  readonly gateway: number;
+  readonly ifindex: number;
+  readonly source: number;
+  readonly mtu: number;
+}
+
+/** The kernel, asked by RTM_GETROUTE. */
+export class Oracle implements Disposable {
+  readonly #dumper = new Dumper(library);
+  readonly #route = emptyRoute();
+  readonly #mtus: (ifindex: number) => number;
+
+  constructor(mirrored: Mirrored) {
+    this.#mtus = (ifindex) => mirrored.writer.interfaces.get(ifindex)?.mtu ?? 0;
+  }
+
+  /** What the kernel would do now. Refusals have a kind and nothing else. */
+  ask(question: RouteQuestion): Answer {
+    const route = this.route(question);
+    if (typeof route === "number") {
+      return { kind: route, gateway: 0, ifindex: 0, source: 0, mtu: 0 };
+    }
+    const { type, gateway, ifindex, source, mtu } = route;
+    return { kind: type, gateway, ifindex, source, mtu: mtu !== 0 ? mtu : this.#mtus(ifindex) };
+  }
+
+  /** The kernel's answer itself, or the kind that its refusal stands for. */
+  route(question: RouteQuestion): Route | number {
+    assert.ok(this.#dumper.ask(question, (message) => decodeRoute(message, this.#route)));
+    const end = this.#dumper.turn();
+    if (end === "done") return { ...this.#route };
+    assert.equal(end, "refused");
+    return kindOfErrno(this.#dumper.errno);
+  }
+
+  [Symbol.dispose](): void {
+    this.#dumper.close();
+  }
+}
+
+/** The kernel has one error for no route and for `throw`. */
+function kindOfErrno(errno: number): number {
+  switch (errno) {
+    case EINVAL:
+      return RTN_BLACKHOLE;
+    case EHOSTUNREACH:
+      return RTN_UNREACHABLE;
+    case EACCES:
+      return RTN_PROHIBIT;
+    case ENETUNREACH:
+      return RTN_UNSPEC;
+    default:
+      throw new Error(`the kernel refused with error ${errno}`);
+  }
+}
+
+/** Asserts that the mirror decides for `address` as the kernel does. */
+export function assertDecides(
+  mirrored: Mirrored,
+  oracle: Oracle,
+  { address, source = 0 }: { address: number; source?: number },
+): void {
+  const kernel = oracle.ask({ address, source });
+  const decision = mirrored.decide(address, source);
+  // A way by IPv6 is no way for Tegula, and no kind of the kernel's.
+  if (decision.kind === KIND_UNSUPPORTED) return;
+  const kind = decision.kind === RTN_THROW ? RTN_UNSPEC : decision.kind;
+  const context = `${formatAddress(address)} from ${formatAddress(source)}: kernel ${
+    JSON.stringify(kernel)
+  }, Tegula ${JSON.stringify(decision)}`;
+  assert.equal(kind, kernel.kind, context);
+  if (kernel.ifindex === 0) return;
+  if (decision.group !== 0) {
+    assertMember(mirrored, decision.group, kernel, context);
+    return;
+  }
+  const { gateway, ifindex, mtu } = decision;
+  assert.deepEqual(
+    { kind, gateway, ifindex, source: decision.source, mtu },
+    // Where a source is given the kernel does not say it again.
+    { ...kernel, source: source !== 0 ? source : kernel.source },
+    context,
+  );
+  if (kind === RTN_LOCAL) assert.equal(ifindex, 1, context);
+}
+
+/** The kernel took a member by its own hash: it has to be one of ours. */
+function assertMember(mirrored: Mirrored, group: number, kernel: Answer, context: string): void {
+  const { nextHops } = mirrored.reader;
+  const members = Array.from({ length: nextHops.memberCount(group) }, (_, i) => {
+    const id = nextHops.memberId(group, i);
+    return { gateway: nextHops.gateway(id), ifindex: nextHops.ifindex(id) };
+  });
+  assert.ok(
+    members.some(({ gateway, ifindex }) =>
+      gateway === kernel.gateway && ifindex === kernel.ifindex
+    ),
+    `${context}, members ${JSON.stringify(members)}`,
+  );
+}
+
+/** Turns the mirror until `condition` holds, at most `timeoutMs`. */
+export function turnUntil(mirrored: Mirrored, condition: () => boolean, timeoutMs = 5_000): void {
+  const end = performance.now() + timeoutMs;
+  const pollSet = Int32Array.from(mirrored.mirror.descriptors.flatMap((fd) => [fd, 1]));
+  while (!condition()) {
+    assert.ok(performance.now() < end, "it did not come about in time");
+    if (mirrored.mirror.turn() === 0) library.wait(pollSet, pollSet.length / 2, 10);
+  }
+}
