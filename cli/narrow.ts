@@ -20,9 +20,6 @@ const MARK = "TEGULA_NARROWED";
 const RESTARTABLE = ["netlink", "app"] as const;
 /** Libraries that only booting, or main itself, opens. */
 const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
-/** What booting reads besides: who holds a port, and how many cores there are. */
-const BOOT_READS = ["/proc", "/sys/devices/system/cpu"];
-
 /** The folder that the program is in. */
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -45,7 +42,7 @@ export function kept(appModules: readonly string[]): Permissions {
 /** What main has besides until it has booted. `files` are those that the command line names. */
 export function bootOnly(files: readonly string[]): Permissions {
   return {
-    read: [`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...BOOT_READS, ...files],
+    read: [`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...files],
     ffi: BOOT_LIBRARIES.map((name) => libraryPath(name)),
   };
 }
@@ -60,9 +57,9 @@ export function flags(appModules: readonly string[], files: readonly string[]): 
   ];
 }
 
-/** Whether this process is narrowed, or cannot be (deno compile bakes its permissions in). */
+/** Whether this process is the one that has been narrowed. */
 export function isNarrow(): boolean {
-  return Deno.build.standalone || Deno.env.get(MARK) !== undefined;
+  return Deno.env.get(MARK) !== undefined;
 }
 
 /**

@@ -80,34 +80,43 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Binds a kernel socket to each port. One that another program has is named; then AF_XDP alone
- * serves it, and without AF_XDP that is the end.
+ * Names whoever has a port that is to be served. AF_XDP alone serves such a port; without AF_XDP that
+ * is the end. It has to be asked before main is narrowed, since Deno lets only those with every
+ * permission look into /proc.
  */
-export function takePorts(
-  config: RunConfig,
+export function checkPorts(
+  { listen, provider }: RunConfig,
   { libraries: { udpSetup }, log }: { libraries: MainLibraries; log: Log },
-): PortSocket[] {
-  return config.listen.flatMap(({ port }) => {
+): void {
+  for (const { port } of listen) {
     const fd = udpSetup.open(port);
-    if (fd >= 0) return [{ port, fd }];
+    if (fd >= 0) {
+      udpSetup.close(fd);
+      continue;
+    }
     if (fd !== -EADDRINUSE) {
       throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
     }
     const holder = portHolder(port);
-    const who = holder === null
-      ? "another program"
-      : `${holder.name || "a program"} (pid ${holder.pid})`;
-    if (config.provider === "socket") {
+    const who = holder === null ? "another program" : `${holder.name} (pid ${holder.pid})`;
+    if (provider === "socket") {
       throw new UserError(
         `UDP port ${port} is held by ${who}; stop it or take another port`,
         Exit.port,
       );
     }
     log(
-      `port ${port} is held by ${who}: only AF_XDP serves it here, what the kernel receives is theirs`,
+      `port ${port} is held by ${who}: only AF_XDP serves it, what else the kernel receives is theirs`,
     );
-    return [];
-  });
+  }
+}
+
+/** Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. */
+export function takePorts(
+  { listen }: RunConfig,
+  { libraries: { udpSetup } }: { libraries: MainLibraries },
+): PortSocket[] {
+  return listen.map(({ port }) => ({ port, fd: udpSetup.open(port) })).filter(({ fd }) => fd >= 0);
 }
 
 /**

@@ -11,7 +11,8 @@ import { Exit } from "./errors.ts";
 import { openLibraries } from "./libraries.ts";
 import { becomeNarrow, isNarrow, settle } from "./narrow.ts";
 import { oneOf, parseOptions, wholeNumber } from "./options.ts";
-import { serve } from "./serve.ts";
+import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
+import { log, serve } from "./serve.ts";
 
 const HELP = `usage: tegula run --interface IF [--interface IF…] --listen PORT=APP… [OPTIONS]
 
@@ -63,8 +64,14 @@ export async function run(args: string[]): Promise<number> {
   const libraries = openLibraries();
   const files = values.config === undefined ? [] : [Deno.realPathSync(values.config)];
   if (!isNarrow()) {
+    checkPrivileges(libraries.host, config);
+    checkInterfaces(libraries.host, config.interfaces);
+    checkPorts(config, { libraries, log });
     const appModules = apps.filter(isOwnModule).map(({ module }) => fileURLToPath(module));
-    becomeNarrow(libraries.host, { args: ["run", ...args], appModules, files });
+    // What deno compile packs has its permissions baked in and cannot be started with fewer.
+    if (!Deno.build.standalone) {
+      becomeNarrow(libraries.host, { args: ["run", ...args], appModules, files });
+    }
   }
   return await serve(config, { apps, libraries, settle: () => settle(files) });
 }

@@ -26,9 +26,7 @@ export async function serve(
     settle: () => void;
   },
 ): Promise<number> {
-  preflight.checkPrivileges(libraries.host, config);
-  preflight.checkInterfaces(libraries.host, config.interfaces);
-  const sockets = preflight.takePorts(config, { libraries, log });
+  const sockets = preflight.takePorts(config, { libraries });
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
   const partial = attachments.map(({ name }) => preflight.partialChecksums(libraries.host, name));
@@ -110,6 +108,6 @@ function attach(
 }
 
 /** One line for whoever watches: stderr, so that stdout stays free. */
-function log(line: string): void {
+export function log(line: string): void {
   console.error(line);
 }
