@@ -54,7 +54,8 @@ export class Appliance {
     } catch (error) {
       if (!stderr.ended) throw error;
       const { code } = await this.process.ended();
-      const said = stderr.all.at(-1)?.replace(/^tegula: /, "") ?? "it said nothing";
+      const sentence = stderr.all.find((line) => line.startsWith("tegula: "))?.slice(8);
+      const said = sentence ?? (stderr.all.join("\n") || "it said nothing");
       throw new UserError(`the appliance did not start: ${said}`, code || Exit.failure);
     }
   }
