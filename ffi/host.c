@@ -1,8 +1,7 @@
 /*
- * What main asks of the host (host.ts): eventfds, capabilities, limits, drivers, systemd.
+ * What main asks of the host (host.ts): eventfds, limits, drivers, systemd.
  */
 #define _GNU_SOURCE
-#include <linux/capability.h>
 #include <linux/ethtool.h>
 #include <linux/sockios.h>
 #include <net/if.h>
@@ -13,7 +12,6 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -31,19 +29,6 @@ EXPORT int tegula_host_eventfd(void)
 EXPORT int tegula_host_close(int fd)
 {
 	return result(close(fd));
-}
-
-/* Stores this thread's effective capabilities, bits 0-31 and 32-63. 0, or -errno. */
-EXPORT int tegula_host_capabilities(uint32_t words[2])
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { 0 };
-
-	if (syscall(SYS_capget, &header, data) < 0)
-		return -errno;
-	words[0] = data[0].effective;
-	words[1] = data[1].effective;
-	return 0;
 }
 
 /* Lifts RLIMIT_MEMLOCK for the process. 0, or -errno (EPERM without CAP_SYS_RESOURCE). */

@@ -56,7 +56,6 @@ export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_eventfd: { parameters: [], result: "i32" },
     tegula_host_close: { parameters: ["i32"], result: "i32" },
-    tegula_host_capabilities: { parameters: ["buffer"], result: "i32" },
     tegula_host_raise_memlock: { parameters: [], result: "i32" },
     tegula_host_ifindex: { parameters: ["buffer"], result: "u32" },
     tegula_host_channels: { parameters: ["buffer"], result: "i32" },
@@ -70,9 +69,8 @@ export function openHost(path: string): Host {
       symbols.tegula_host_close(fd);
     },
     capabilities() {
-      const words = new Uint32Array(2);
-      checked(symbols.tegula_host_capabilities(words), "read capabilities");
-      return words[0] + words[1] * 2 ** 32;
+      const status = Deno.readTextFileSync("/proc/thread-self/status");
+      return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
     raiseMemlock: symbols.tegula_host_raise_memlock,
     ifindex: (ifname) => symbols.tegula_host_ifindex(cString(ifname)),

@@ -34,7 +34,7 @@
 #error "no system call policy for this architecture"
 #endif
 
-#define EVENTFDS 256
+#define EVENTFDS 512
 
 enum role { NETLINK, NET, APP };
 
@@ -200,8 +200,8 @@ static void make_policy(struct policy *p, enum role role, const int32_t *fds, in
 
 /*
  * Lists the eventfds of the process: those of the tiles, and those by which Deno's event loops wake
- * each other. Nothing else may be read or written: not stdout, no file, no pipe. Returns how many, or
- * -errno.
+ * each other. Nothing else may be read or written: not stdout, no file, no pipe. Returns how many, at
+ * most `most`, or -errno.
  */
 static int list_eventfds(int32_t *fds, int most)
 {
@@ -271,12 +271,12 @@ static int forbid_files(void)
 }
 
 /*
- * Blocks signals on this thread, but for those that its own faults raise. The handlers of Deno write
- * to a pipe, which is refused here: main has to take SIGTERM and the like.
+ * Blocks signals on this thread, but for those of its own faults and of V8's profiler. The handlers
+ * of Deno write to a pipe, which is refused here: main has to take SIGTERM and the like.
  */
 static void leave_signals_to_main(void)
 {
-	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS };
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF };
 	sigset_t set;
 
 	sigfillset(&set);
@@ -293,7 +293,7 @@ static void leave_signals_to_main(void)
  */
 EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep_net_admin)
 {
-	static _Thread_local struct policy policy;
+	struct policy policy;
 	struct sock_fprog program = { .filter = policy.code };
 	int32_t eventfds[EVENTFDS];
 	int error, landlock, found = list_eventfds(eventfds, EVENTFDS);
@@ -301,7 +301,7 @@ EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep
 	if (found < 0)
 		return found;
 	make_policy(&policy, (enum role)role, fds, count, eventfds, found);
-	if (policy.length > INSTRUCTIONS)
+	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
 	program.len = (unsigned short)policy.length;
 	leave_signals_to_main();

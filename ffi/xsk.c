@@ -47,15 +47,10 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
-/* The driver has run out of frames and waits to be told that there are more. */
-EXPORT int tegula_xsk_needs_fill_wakeup(int slot)
-{
-	return xsk_ring_prod__needs_wakeup(&sockets[slot].fill);
-}
-
+/* Tells a driver that has run out of frames, and waits, that there are more. */
 static void wake_receiver(int slot)
 {
-	if (tegula_xsk_needs_fill_wakeup(slot))
+	if (xsk_ring_prod__needs_wakeup(&sockets[slot].fill))
 		recvfrom(sockets[slot].fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 }
 

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { EBUSY } from "./errno.ts";
 import type { View } from "./view.ts";
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
@@ -59,12 +60,13 @@ export interface XskSetup {
   load(ifindex: number, queues: number): number;
   /** Descriptor of the program's `filter` map, to be mapped and written by `Filter`. */
   filterFd(program: number): number;
-  /** Attaches by bpf_link, gone when this process is. -EBUSY: another program is there. */
+  /**
+   * Attaches by bpf_link, which goes when this process does. -EBUSY: another program is there, for
+   * longer than the link of a predecessor that was killed takes to go.
+   */
   attach(program: number, mode: "native" | "generic"): number;
   /** The XDP program attached to `ifindex` by whomever; its name is "" when it may not be read. */
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
-  /** The id of a loaded program, to tell ours from others. */
-  programId(program: number): number;
   /** Takes the program off its interface; it stays loaded. */
   detach(program: number): void;
   /** Detaches, and lets go of program and maps. Its sockets must be closed. */
@@ -107,8 +109,6 @@ export interface Xsk {
   complete(slot: number, frames: Uint32Array, most: number): number;
   /** Makes the kernel look at both rings: when frames wait on the transmit ring or fill starved. */
   kick(slot: number): void;
-  /** Whether the driver waits to be told of frames in the fill ring. */
-  needsFillWakeup(slot: number): boolean;
   /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays 0. 0, or -errno. */
   statistics(slot: number, out: Float64Array): number;
   /**
@@ -120,6 +120,24 @@ export interface Xsk {
 
 const NAME_BYTES = 16;
 
+/**
+ * What was let go a moment ago, the link of a process that was killed or the queue of a closed
+ * socket, is released by the kernel a little later. So "in use" has to last before it is believed.
+ */
+const PAUSE_MILLIS = 10;
+const ATTACH_TRIES = 30;
+const BIND_TRIES = 100;
+
+function insist(tries: number, attempt: () => number): number {
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  let result = attempt();
+  for (let i = 1; i < tries && result === -EBUSY; i++) {
+    Atomics.wait(never, 0, 0, PAUSE_MILLIS);
+    result = attempt();
+  }
+  return result;
+}
+
 /** Opens the library at `path` for main. */
 export function openXskSetup(path: string): XskSetup {
   const { symbols } = Deno.dlopen(path, {
@@ -127,7 +145,6 @@ export function openXskSetup(path: string): XskSetup {
     tegula_xsk_filter_fd: { parameters: ["i32"], result: "i32" },
     tegula_xsk_attach: { parameters: ["i32", "i32"], result: "i32" },
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
-    tegula_xsk_program_id: { parameters: ["i32"], result: "u32" },
     tegula_xsk_detach: { parameters: ["i32"], result: "i32" },
     tegula_xsk_unload: { parameters: ["i32"], result: "i32" },
     tegula_xsk_create_umem: {
@@ -146,14 +163,14 @@ export function openXskSetup(path: string): XskSetup {
   return {
     load: symbols.tegula_xsk_load,
     filterFd: symbols.tegula_xsk_filter_fd,
-    attach: (program, mode) => symbols.tegula_xsk_attach(program, mode === "native" ? 1 : 0),
+    attach: (program, mode) =>
+      insist(ATTACH_TRIES, () => symbols.tegula_xsk_attach(program, mode === "native" ? 1 : 0)),
     attached(ifindex) {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);
       if (id === 0) return null;
       return { id, name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))) };
     },
-    programId: symbols.tegula_xsk_program_id,
     detach(program) {
       symbols.tegula_xsk_detach(program);
     },
@@ -175,7 +192,10 @@ export function openXskSetup(path: string): XskSetup {
     open(umem, { ifname, ifindex, queue, mode, rx, tx }) {
       const name = new TextEncoder().encode(ifname + "\0");
       const zeroCopy = mode === "zero-copy" ? 1 : 0;
-      return symbols.tegula_xsk_open(umem, name, ifindex, queue, zeroCopy, rx, tx);
+      return insist(
+        BIND_TRIES,
+        () => symbols.tegula_xsk_open(umem, name, ifindex, queue, zeroCopy, rx, tx),
+      );
     },
     register: symbols.tegula_xsk_register,
     isZeroCopy: (slot) => symbols.tegula_xsk_is_zero_copy(slot) === 1,
@@ -194,7 +214,6 @@ export function openXsk(path: string): Xsk {
     tegula_xsk_transmit: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_complete: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_kick: { parameters: ["i32"], result: "void" },
-    tegula_xsk_needs_fill_wakeup: { parameters: ["i32"], result: "i32" },
     tegula_xsk_statistics: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_xsk_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   });
@@ -205,7 +224,6 @@ export function openXsk(path: string): Xsk {
     transmit: symbols.tegula_xsk_transmit,
     complete: symbols.tegula_xsk_complete,
     kick: symbols.tegula_xsk_kick,
-    needsFillWakeup: (slot) => symbols.tegula_xsk_needs_fill_wakeup(slot) === 1,
     statistics: symbols.tegula_xsk_statistics,
     wait: symbols.tegula_xsk_wait,
   };

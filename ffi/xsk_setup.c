@@ -15,7 +15,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 #include <xdp/libxdp.h>
 
@@ -24,9 +23,6 @@
 #define PROGRAMS 64
 #define UMEMS 64
 #define SEED_AT 8 /* struct filter in xdp_filter.bpf.c */
-#define PAUSE_NS (10 * 1000 * 1000)
-#define ATTACH_TRIES 30
-#define BIND_TRIES 100
 
 /* The program, as clang made it. */
 __asm__(".section .rodata\n"
@@ -54,13 +50,6 @@ static struct umem {
 	struct xsk_ring_cons completion;
 	int users, zero_copy;
 } umems[UMEMS];
-
-static void pause_briefly(void)
-{
-	const struct timespec pause = { 0, PAUSE_NS };
-
-	nanosleep(&pause, NULL);
-}
 
 /* Gives the filter's hash a seed of its own. 0, or -errno. */
 static int seed_filter(int filter)
@@ -128,45 +117,17 @@ EXPORT int tegula_xsk_filter_fd(int program)
 	return programs[program].filter;
 }
 
-/*
- * Attaches a loaded program to its interface. A predecessor that was killed may need a moment until
- * its link is gone, so -EBUSY (another program is there) is final only after a while. 0, or -errno.
- */
+/* Attaches a loaded program to its interface. 0, or -errno: EBUSY when another program is there. */
 EXPORT int tegula_xsk_attach(int program, int native)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, options,
 		    .flags = native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE);
 	struct program *p = &programs[program];
 
-	for (int i = 0; i < ATTACH_TRIES; i++) {
-		p->link = bpf_link_create(p->fd, p->ifindex, BPF_XDP, &options);
-		if (p->link >= 0)
-			return 0;
-		if (errno != EBUSY && errno != EEXIST)
-			return -errno;
-		pause_briefly();
-	}
-	return -EBUSY;
-}
-
-/* Id and name of the program behind `fd`; 0 when that cannot be read. */
-static uint32_t program_info(int fd, char name[16])
-{
-	struct bpf_prog_info info = { 0 };
-	uint32_t length = sizeof(info);
-
-	if (bpf_prog_get_info_by_fd(fd, &info, &length) < 0)
-		return 0;
-	memcpy(name, info.name, sizeof(info.name));
-	return info.id;
-}
-
-/* The id of a loaded program. */
-EXPORT uint32_t tegula_xsk_program_id(int program)
-{
-	char name[16];
-
-	return program_info(programs[program].fd, name);
+	p->link = bpf_link_create(p->fd, p->ifindex, BPF_XDP, &options);
+	if (p->link < 0)
+		return errno == EEXIST ? -EBUSY : -errno;
+	return 0;
 }
 
 /*
@@ -176,18 +137,19 @@ EXPORT uint32_t tegula_xsk_program_id(int program)
 EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[16])
 {
 	LIBBPF_OPTS(bpf_xdp_query_opts, query);
-	uint32_t id;
+	struct bpf_prog_info info = { 0 };
+	uint32_t id, length = sizeof(info);
 	int fd;
 
-	name[0] = 0;
 	if (bpf_xdp_query(ifindex, 0, &query) < 0)
 		return 0;
 	id = query.prog_id ? query.prog_id : query.drv_prog_id ? query.drv_prog_id : query.skb_prog_id;
 	fd = id ? bpf_prog_get_fd_by_id(id) : -1;
 	if (fd >= 0) {
-		program_info(fd, name);
+		bpf_prog_get_info_by_fd(fd, &info, &length);
 		close(fd);
 	}
+	memcpy(name, info.name, sizeof(info.name));
 	return id;
 }
 
@@ -280,25 +242,10 @@ static void size_send_buffer(int fd, uint32_t tx)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
-/* Binds `s`; the kernel lets go of a closed socket's queue a little later, so EBUSY has to last. */
-static int bind_socket(struct umem *u, struct socket *s, const char *ifname,
-		       const struct xsk_socket_config *config)
-{
-	int error = -EBUSY;
-
-	for (int i = 0; i < BIND_TRIES && error == -EBUSY; i++) {
-		if (i > 0)
-			pause_briefly();
-		error = xsk_socket__create_shared(&s->xsk, ifname, s->queue, u->umem, &s->rx, &s->tx,
-						  &s->fill, &s->completion, config);
-	}
-	return error;
-}
-
 /*
  * Opens a socket on `queue` of `ifname`, with fill and completion rings of its own on the UMEM. Later
  * sockets of a UMEM are bound as the first was; asking for another mode is -EINVAL. Socket slot, or
- * -errno: ENODEV when `ifname` is not `ifindex`, EBUSY when the queue was taken for a whole second.
+ * -errno: ENODEV when `ifname` is not `ifindex`, EBUSY when the queue has a socket.
  */
 EXPORT int tegula_xsk_open(int umem, const char *ifname, uint32_t ifindex, int queue, int zero_copy,
 			   uint32_t rx, uint32_t tx)
@@ -320,7 +267,8 @@ EXPORT int tegula_xsk_open(int umem, const char *ifname, uint32_t ifindex, int q
 		return -EINVAL;
 	s = &sockets[slot];
 	*s = (struct socket){ .umem = umem, .queue = (uint32_t)queue };
-	error = bind_socket(u, s, ifname, &config);
+	error = xsk_socket__create_shared(&s->xsk, ifname, s->queue, u->umem, &s->rx, &s->tx, &s->fill,
+					  &s->completion, &config);
 	if (error) {
 		s->xsk = NULL;
 		if (u->users == 0)

@@ -11,29 +11,8 @@
 
 FILE *__wrap_stderr;
 
-void __libelf_seterrno(int value)
-{
-	(void)value;
-}
-
-int elf_errno(void)
-{
-	return 0;
-}
-
-const char *elf_errmsg(int error)
-{
-	(void)error;
-	return "libelf failed";
-}
-
-void eu_search_tree_init(void *tree)
-{
-	(void)tree;
-}
-
-void eu_search_tree_fini(void *tree, void (*release)(void *))
-{
-	(void)tree;
-	(void)release;
-}
+void __libelf_seterrno(int value) { (void)value; }
+int elf_errno(void) { return 0; }
+const char *elf_errmsg(int error) { (void)error; return "libelf failed"; }
+void eu_search_tree_init(void *tree) { (void)tree; }
+void eu_search_tree_fini(void *tree, void (*release)(void *)) { (void)tree, (void)release; }
