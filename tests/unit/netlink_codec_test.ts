@@ -292,7 +292,7 @@ Deno.test("requests for a route and for a neighbour carry their addresses in net
   const asked = emptyRoute();
   assert.ok(decodeRoute(written(route), asked));
   assert.equal(asked.destination, 0xc6120001);
-  assert.equal(asked.flags, nl.RTM_F_FIB_MATCH);
+  assert.equal(asked.flags, nl.RTM_F_FIB_MATCH | nl.RTM_F_LOOKUP_TABLE);
   const use = new MessageWriter();
   writeUseNeighbor(use, { ifindex: 70_000, address: 0xc6120001 }, 2);
   const neighbor = new NeighborMessage();

@@ -106,8 +106,12 @@ export const RTA_ENCAP = 22;
 export const RTA_NH_ID = 30;
 export const RTAX_MTU = 2;
 
-/** Flags of `rtm_flags`: an entry of the route cache; ask for the route, not for its outcome. */
+/**
+ * Flags of `rtm_flags`: an entry of the route cache; say which table it came from; ask for the route,
+ * not for its outcome.
+ */
 export const RTM_F_CLONED = 0x200;
+export const RTM_F_LOOKUP_TABLE = 0x1000;
 export const RTM_F_FIB_MATCH = 0x2000;
 
 /** Attributes of neighbours (linux/neighbour.h). */

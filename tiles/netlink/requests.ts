@@ -60,7 +60,8 @@ export function writeGetRoute(
   writer.begin({ type: nl.RTM_GETROUTE, flags: nl.NLM_F_REQUEST, sequence });
   writer.u8(nl.AF_INET).u8(32).u8(source === 0 ? 0 : 32).u8(0); // family, lengths, tos
   writer.u8(0).u8(0).u8(0).u8(0); // table, protocol, scope, type
-  writer.u32(fibMatch ? nl.RTM_F_FIB_MATCH : 0);
+  // Without RTM_F_LOOKUP_TABLE the answer says `main` whichever table it came from.
+  writer.u32(nl.RTM_F_LOOKUP_TABLE | (fibMatch ? nl.RTM_F_FIB_MATCH : 0));
   writer.address(nl.RTA_DST, address);
   if (source !== 0) writer.address(nl.RTA_SRC, source);
   return writer.finish();
