@@ -1,7 +1,8 @@
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
- * Unit tests run in one `deno test`, and so do the examples in docs; each file of `tests/netns` runs
- * in network, mount and process namespaces of its own, so that what it leaves behind dies with it.
+ * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
+ * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` runs
+ * in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
  *
  * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
  * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
@@ -110,8 +111,9 @@ async function main(words: string[]): Promise<number> {
     await step("check", [deno, "task", "--quiet", "check"]);
     await tests("examples", [...DENO_TEST, "--doc", "--permit-no-files", ...DOCUMENTED], skips);
   }
-  const unit = testFiles("tests/unit", words);
-  if (unit.length > 0) await tests("unit", [...DENO_TEST, ...unit], skips);
+  for (const file of testFiles("tests/unit", words)) {
+    await tests(file, [...DENO_TEST, file], skips);
+  }
   const netns = testFiles("tests/netns", words);
   if (netns.length > 0 && Deno.uid() !== 0) {
     fail(netns.length, "tests/netns needs root for its network namespaces: sudo scripts/test");
