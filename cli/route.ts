@@ -5,11 +5,9 @@
  * @module
  */
 
-import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
-import type { NetbaseReader } from "../netbase/netbase.ts";
-import { RTN_UNSPEC } from "../netbase/route.ts";
-import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
-import { type Entry, interfaceNames, typeName } from "./entries.ts";
+import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { DecisionEntries } from "../tiles/status/decision_entry.ts";
+import type { Entry } from "../tiles/status/entries.ts";
 import { hopText, keywords } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions } from "./options.ts";
@@ -52,8 +50,8 @@ export function route(args: string[]): Promise<number> {
     destination: addressOf(destination, "the address to route to"),
     source: values.source === undefined ? 0 : addressOf(values.source, "--source"),
   };
-  const { writer, reader } = takeSnapshot();
-  const entry = routeEntry(reader, question, interfaceNames(writer));
+  const { reader } = takeSnapshot();
+  const entry = new DecisionEntries(reader).entry(question.destination, question.source);
   console.log(values.json ? JSON.stringify(entry) : decisionText(entry));
   return Promise.resolve(Exit.ok);
 }
@@ -63,50 +61,6 @@ function addressOf(text: string | undefined, what: string): number {
   if (address >= 0) return address;
   const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
   throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
-}
-
-/** The decision for an address (host order) as `ip -j route get` would name its parts. */
-function routeEntry(
-  reader: NetbaseReader,
-  { destination, source }: { destination: number; source: number },
-  nameOf: (ifindex: number) => string,
-): Entry {
-  const decision = emptyDecision();
-  const kind = decide(reader, destination, source, 0, decision);
-  const dst = formatAddress(destination);
-  const type = typeName(kind);
-  if (kind === RTN_UNSPEC) return { dst, type };
-  return {
-    dst,
-    type,
-    ...(decision.group === 0 ? wayOf(decision, nameOf) : {}),
-    ...(decision.source !== 0 && { prefsrc: formatAddress(decision.source) }),
-    ...(decision.mtu !== 0 && { mtu: decision.mtu }),
-    ...(decision.group !== 0 && { nexthops: membersOf(reader, decision.group, nameOf) }),
-  };
-}
-
-function wayOf({ gateway, ifindex }: Decision, nameOf: (ifindex: number) => string): Entry {
-  return {
-    ...(gateway !== 0 && { gateway: formatAddress(gateway) }),
-    ...(ifindex !== 0 && { dev: nameOf(ifindex) }),
-  };
-}
-
-function membersOf(
-  { nextHops }: NetbaseReader,
-  group: number,
-  nameOf: (ifindex: number) => string,
-): Entry[] {
-  return Array.from({ length: nextHops.memberCount(group) }, (_, i) => {
-    const id = nextHops.memberId(group, i);
-    const gateway = nextHops.gateway(id);
-    return {
-      ...(gateway !== 0 && { gateway: formatAddress(gateway) }),
-      dev: nameOf(nextHops.ifindex(id)),
-      weight: nextHops.memberWeight(group, i),
-    };
-  });
 }
 
 function decisionText(entry: Entry): string {

@@ -7,8 +7,14 @@
 
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions } from "./options.ts";
-import { type Entry, interfaceEntries, neighborEntries, routeEntries } from "./entries.ts";
-import { takeSnapshot } from "./snapshot.ts";
+import {
+  type Entry,
+  interfaceEntries,
+  interfaceNames,
+  neighborEntries,
+  routeEntry,
+} from "../tiles/status/entries.ts";
+import { type Snapshot, takeSnapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 
 const HELP = `usage: tegula show interfaces|routes|neighbors [-j]
@@ -29,9 +35,15 @@ const OPTIONS = {
 
 /** What can be shown. */
 const OBJECTS = {
-  interfaces: { entries: interfaceEntries, text: interfaceText },
+  interfaces: {
+    entries: ({ reader }: Snapshot): Iterable<Entry> => interfaceEntries(reader),
+    text: interfaceText,
+  },
   routes: { entries: routeEntries, text: routeText },
-  neighbors: { entries: neighborEntries, text: neighborText },
+  neighbors: {
+    entries: ({ reader }: Snapshot): Iterable<Entry> => neighborEntries(reader),
+    text: neighborText,
+  },
 } as const;
 
 /** Lines written with one call. */
@@ -53,6 +65,11 @@ export function show(args: string[]): Promise<number> {
   if (values.json) writeJson(entries);
   else writeLines(entries, object.text);
   return Promise.resolve(Exit.ok);
+}
+
+function* routeEntries({ writer, reader }: Snapshot): Generator<Entry> {
+  const nameOf = interfaceNames(reader.interfaces);
+  for (const route of writer.rib.routes()) yield routeEntry(route, nameOf);
 }
 
 function objectNamed(name: string | undefined): keyof typeof OBJECTS {

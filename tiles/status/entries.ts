@@ -5,7 +5,8 @@
  * @module
  */
 
-import { IFF_LOOPBACK, IFF_RUNNING, IFF_UP } from "../netbase/interfaces.ts";
+import { IFF_RUNNING, IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
 import {
   NUD_DELAY,
   NUD_FAILED,
@@ -15,10 +16,10 @@ import {
   NUD_PROBE,
   NUD_REACHABLE,
   NUD_STALE,
-} from "../netbase/neighbors.ts";
-import * as route from "../netbase/route.ts";
-import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
-import type { Snapshot } from "./snapshot.ts";
+} from "../../netbase/neighbors.ts";
+import * as route from "../../netbase/route.ts";
+import type { Route } from "../../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../netlink/addresses.ts";
 
 /** One object of `ip -j`'s arrays. */
 export type Entry = Record<string, unknown>;
@@ -102,85 +103,90 @@ export function typeName(type: number): string {
 }
 
 /** As `ip -j address`, IPv4 only. */
-export function interfaceEntries({ writer }: Snapshot): Entry[] {
-  const { interfaces } = writer;
-  const nameOf = (ifindex: number) => interfaces.get(ifindex)?.name ?? `if${ifindex}`;
-  return interfaces.indices().flatMap((ifindex) => {
-    const link = interfaces.get(ifindex);
-    if (link === null) return [];
-    const { flags, addresses } = link;
+export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
+  const nameOf = interfaceNames(interfaces);
+  return interfaces.records().map((record) => {
+    const [flags, link, master] = [
+      interfaces.flags(record),
+      interfaces.link(record),
+      interfaces.master(record),
+    ];
     const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
-    const isEthernet = link.macHead !== 0 || link.macTail !== 0;
-    const isLoopback = (flags & IFF_LOOPBACK) !== 0;
-    return [{
-      ifindex,
-      ...(link.link !== 0 && { link: nameOf(link.link) }),
-      ifname: link.name,
+    const mac = { macHead: interfaces.macHead(record), macTail: interfaces.macTail(record) };
+    const isEthernet = mac.macHead !== 0 || mac.macTail !== 0;
+    const isLoopback = interfaces.isLoopback(record);
+    return {
+      ifindex: interfaces.ifindex(record),
+      ...(link !== 0 && { link: nameOf(link) }),
+      ifname: interfaces.name(record),
       flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
-      mtu: link.mtu,
-      ...(link.master !== 0 && { master: nameOf(link.master) }),
-      operstate: OPERSTATES[link.operstate] ?? "UNKNOWN",
+      mtu: interfaces.mtu(record),
+      ...(master !== 0 && { master: nameOf(master) }),
+      operstate: OPERSTATES[interfaces.operstate(record)] ?? "UNKNOWN",
       link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
-      ...((isEthernet || isLoopback) && { address: formatMac(link) }),
-      ...(link.vlanProtocol !== 0 && {
-        linkinfo: {
-          info_kind: "vlan",
-          info_data: {
-            protocol: link.vlanProtocol === 0x88a8 ? "802.1ad" : "802.1Q",
-            id: link.vlanId,
-          },
-        },
-      }),
-      addr_info: addresses.map((address) => ({
-        family: "inet",
-        local: formatAddress(address.local),
-        ...(address.address !== address.local && { address: formatAddress(address.address) }),
-        prefixlen: address.prefixLength,
-        ...(address.broadcast !== 0 && { broadcast: formatAddress(address.broadcast) }),
-        scope: scopeName(address.scope),
-        ...(address.secondary && { secondary: true }),
-      })),
-    }];
+      ...((isEthernet || isLoopback) && { address: formatMac(mac) }),
+      ...vlanInfo(interfaces.vlan(record)),
+      addr_info: addressEntries(interfaces, record),
+    };
   });
 }
 
-/** As `ip -j route show table all`, of the tables local and main. */
-export function* routeEntries({ writer }: Snapshot): Generator<Entry> {
-  const nameOf = interfaceNames(writer);
-  for (const each of writer.rib.routes()) {
-    const { type, hops, protocol } = each;
-    yield {
-      ...(type !== route.RTN_UNICAST && { type: typeName(type) }),
-      dst: formatPrefix(each.destination, each.prefixLength),
-      ...(each.tos !== 0 && { tos: `0x${each.tos.toString(16).padStart(2, "0")}` }),
-      ...(each.nextHopId !== 0 && { nhid: each.nextHopId }),
-      ...(hops === null && each.gateway !== 0 && { gateway: formatAddress(each.gateway) }),
-      ...(hops === null && each.ifindex !== 0 && { dev: nameOf(each.ifindex) }),
-      ...(each.table !== route.RT_TABLE_MAIN && { table: "local" }),
-      ...(protocol !== RTPROT_BOOT && { protocol: PROTOCOLS[protocol] ?? String(protocol) }),
-      ...(each.scope !== route.RT_SCOPE_UNIVERSE && { scope: scopeName(each.scope) }),
-      ...(each.source !== 0 && { prefsrc: formatAddress(each.source) }),
-      ...(each.priority !== 0 && { metric: each.priority }),
-      flags: namesOf(HOP_FLAGS, each.flags & 0xff),
-      ...(each.mtu !== 0 && { metrics: [{ mtu: each.mtu }] }),
-      ...(hops !== null && {
-        nexthops: hops.map((hop) => ({
-          ...(hop.gateway !== 0 && { gateway: formatAddress(hop.gateway) }),
-          dev: nameOf(hop.ifindex),
-          weight: hop.weight,
-          flags: namesOf(HOP_FLAGS, hop.flags),
-        })),
-      }),
-      ...(each.unsupported && { unsupported: true }),
+function vlanInfo(vlan: number): Entry {
+  if (vlan === 0) return {};
+  const protocol = vlan >>> 16 === 0x88a8 ? "802.1ad" : "802.1Q";
+  return { linkinfo: { info_kind: "vlan", info_data: { protocol, id: vlan & 0xffff } } };
+}
+
+function addressEntries(interfaces: InterfaceReader, record: number): Entry[] {
+  return Array.from({ length: interfaces.addressCount(record) }, (_, i) => {
+    const [local, address] = [interfaces.local(record, i), interfaces.address(record, i)];
+    const broadcast = interfaces.broadcast(record, i);
+    return {
+      family: "inet",
+      local: formatAddress(local),
+      ...(address !== local && { address: formatAddress(address) }),
+      prefixlen: interfaces.prefixLength(record, i),
+      ...(broadcast !== 0 && { broadcast: formatAddress(broadcast) }),
+      scope: scopeName(interfaces.scope(record, i)),
+      ...(interfaces.isSecondary(record, i) && { secondary: true }),
     };
-  }
+  });
+}
+
+/** A route of the tables local and main as `ip -j route show table all` has it. */
+export function routeEntry(each: Route, nameOf: (ifindex: number) => string): Entry {
+  const { type, hops, protocol } = each;
+  return {
+    ...(type !== route.RTN_UNICAST && { type: typeName(type) }),
+    dst: formatPrefix(each.destination, each.prefixLength),
+    ...(each.tos !== 0 && { tos: `0x${each.tos.toString(16).padStart(2, "0")}` }),
+    ...(each.nextHopId !== 0 && { nhid: each.nextHopId }),
+    ...(hops === null && each.gateway !== 0 && { gateway: formatAddress(each.gateway) }),
+    ...(hops === null && each.ifindex !== 0 && { dev: nameOf(each.ifindex) }),
+    ...(each.table !== route.RT_TABLE_MAIN && { table: "local" }),
+    ...(protocol !== RTPROT_BOOT && { protocol: PROTOCOLS[protocol] ?? String(protocol) }),
+    ...(each.scope !== route.RT_SCOPE_UNIVERSE && { scope: scopeName(each.scope) }),
+    ...(each.source !== 0 && { prefsrc: formatAddress(each.source) }),
+    ...(each.priority !== 0 && { metric: each.priority }),
+    flags: namesOf(HOP_FLAGS, each.flags & 0xff),
+    ...(each.mtu !== 0 && { metrics: [{ mtu: each.mtu }] }),
+    ...(hops !== null && {
+      nexthops: hops.map((hop) => ({
+        ...(hop.gateway !== 0 && { gateway: formatAddress(hop.gateway) }),
+        dev: nameOf(hop.ifindex),
+        weight: hop.weight,
+        flags: namesOf(HOP_FLAGS, hop.flags),
+      })),
+    }),
+    ...(each.unsupported && { unsupported: true }),
+  };
 }
 
 /** As `ip -j neighbour`. */
-export function neighborEntries({ writer }: Snapshot): Entry[] {
-  const nameOf = interfaceNames(writer);
+export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry[] {
+  const nameOf = interfaceNames(interfaces);
   const entries: { ifindex: number; address: number; entry: Entry }[] = [];
-  writer.neighbors.forEach(({ ifindex, address, state, flags, macHead, macTail }) => {
+  neighbors.forEach(({ ifindex, address, state, flags, macHead, macTail }) => {
     const hasMac = macHead !== 0 || macTail !== 0;
     const marks = namesOf(NEIGHBOR_FLAGS, flags).map((name) => [name, null]);
     const entry = {
@@ -197,9 +203,9 @@ export function neighborEntries({ writer }: Snapshot): Entry[] {
 }
 
 /** Names of interfaces by index, each looked up once. */
-export function interfaceNames({ interfaces }: Snapshot["writer"]): (ifindex: number) => string {
+export function interfaceNames(interfaces: InterfaceReader): (ifindex: number) => string {
   const names = new Map(
-    interfaces.indices().map((ifindex) => [ifindex, interfaces.get(ifindex)?.name]),
+    interfaces.records().map((record) => [interfaces.ifindex(record), interfaces.name(record)]),
   );
   return (ifindex) => names.get(ifindex) ?? `if${ifindex}`;
 }
