@@ -18,7 +18,7 @@ import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** No step takes longer than this. */
-const STEP_TIMEOUT_MS = 10 * 60_000;
+const STEP_TIMEOUT_MS = 5 * 60_000;
 const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
 /** The product's folders: what has examples in its docs. */
 const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
