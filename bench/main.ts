@@ -59,11 +59,17 @@ async function main(args: string[]): Promise<number> {
     return values.help ? 0 : 2;
   }
   if (!values.json) console.log(machine());
+  let status = 0;
   for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
-    const bench = await BENCHES[name]();
-    await bench.run(values.json ? printJson : printHuman);
+    try {
+      const bench = await BENCHES[name]();
+      await bench.run(values.json ? printJson : printHuman);
+    } catch (error) {
+      console.error(`${name}: ${error instanceof Error ? error.message : error}`);
+      status = 1;
+    }
   }
-  return 0;
+  return status;
 }
 
 Deno.exit(await main(Deno.args));

@@ -45,6 +45,11 @@ function* walk(folder: string, below = ""): Generator<string> {
   }
 }
 
+/** Whether a path in build/ is one of the native libraries. */
+function isLibrary(path: string): boolean {
+  return /^libtegula_\w+\.so$/.test(path);
+}
+
 /** Whether the base binary of `deno compile` is named, or lies where Deno would have put it. */
 function hasDenort(): boolean {
   if (Deno.env.get("DENORT_BIN") !== undefined) return true;
@@ -60,8 +65,9 @@ function hasDenort(): boolean {
 
 /** Deno's own compile. Modules of workers and apps are found by path at run time: all are included. */
 function compile(): void {
-  const included = [...PROGRAM, "build"].flatMap((path) => ["--include", path]);
-  const flags = DENO_FLAGS.filter((flag) => flag !== "run");
+  const libraries = [...walk(`${ROOT}build/`)].filter(isLibrary).map((path) => `build/${path}`);
+  const included = [...PROGRAM, ...libraries].flatMap((path) => ["--include", path]);
+  const flags = [...DENO_FLAGS.filter((flag) => flag !== "run"), "--no-check"];
   run(Deno.execPath(), ["compile", ...flags, ...included, "--output", OUTPUT, "main.ts"]);
 }
 
@@ -104,7 +110,7 @@ function layStage(): string[] {
     copy(`${ROOT}${folder}/`, `${STAGE}${folder}/`, (path) => path.endsWith(".ts"));
   }
   Deno.copyFileSync(`${ROOT}main.ts`, `${STAGE}main.ts`);
-  copy(`${ROOT}build/`, `${STAGE}build/`, (path) => /^libtegula_\w+\.so$/.test(path));
+  copy(`${ROOT}build/`, `${STAGE}build/`, isLibrary);
   const imports = Object.fromEntries(MODULES.map((name) => [name, project.imports[name]]));
   stageModules(imports);
   const { version, unstable } = project;
