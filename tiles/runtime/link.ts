@@ -36,11 +36,25 @@ export const Descriptor = {
   timeHigh: 7,
 } as const;
 
+/** Word where the first descriptor stands, and log2 of a descriptor's words. */
+const FIRST_DESCRIPTOR = 32;
+const DESCRIPTOR_SHIFT = 3;
+/** Descriptors of the deepest link. */
+const MOST_DESCRIPTORS = 1 << 16;
+
+/**
+ * Word index of a descriptor. The mask changes nothing, but tells V8 that no index can overflow, which
+ * saves a check at every access; for the same reason cursors are kept as signed words.
+ */
+function descriptorAt(place: number): number {
+  return FIRST_DESCRIPTOR + ((place & (MOST_DESCRIPTORS - 1)) << DESCRIPTOR_SHIFT);
+}
+
 const PRODUCED = 0;
 const CONSUMED = 16;
-const DESCRIPTORS_AT = 128;
+const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 
-/** Size of a link pair. `depth` is a power of two; `payloadBytes` a multiple of 64. */
+/** Size of a link pair. `depth` is a power of two up to 65,536; `payloadBytes` a multiple of 64. */
 export interface LinkShape {
   readonly depth: number;
   readonly payloadBytes: number;
@@ -54,6 +68,12 @@ export function netLinkBytes(shape: LinkShape): number {
 /** Bytes of the region that the app side writes. */
 export function appLinkBytes(shape: LinkShape): number {
   return netLinkBytes(shape) + shape.payloadBytes;
+}
+
+/** Where the descriptors of a link stand in either region: word of the first, and of their end. */
+export function linkWords({ depth }: LinkShape): { base: number; end: number } {
+  const base = DESCRIPTORS_AT >>> 2;
+  return { base, end: base + depth * DESCRIPTOR_WORDS };
 }
 
 /** The payload ring at the end of the app's region. */
@@ -78,17 +98,17 @@ export class LinkProducer {
     this.words = u32(own);
     this.#peer = u32(peer);
     this.depth = shape.depth;
-    this.#head = this.#published = this.words[PRODUCED];
-    this.#passed = (this.#head - this.depth) >>> 0;
+    this.#head = this.#published = this.words[PRODUCED] | 0;
+    this.#passed = (this.#head - this.depth) | 0;
     this.refresh();
   }
 
-  /** How many descriptors the consumer has passed since the link was made, modulo 2³². */
+  /** How many descriptors the consumer has passed since the link was made, a signed word. */
   get passed(): number {
     return this.#passed;
   }
 
-  /** How many were pushed, published or not, modulo 2³². */
+  /** How many were pushed, published or not, a signed word. */
   get pushed(): number {
     return this.#head;
   }
@@ -100,7 +120,7 @@ export class LinkProducer {
   refresh(): number {
     const seen = Atomics.load(this.#peer, CONSUMED);
     if (((this.#published - seen) >>> 0) <= ((this.#published - this.#passed) >>> 0)) {
-      this.#passed = seen;
+      this.#passed = seen | 0;
     } else {
       this.corrupt++;
     }
@@ -114,12 +134,12 @@ export class LinkProducer {
 
   /** Word index of the next descriptor to be written. Only while `free` is not 0. */
   slot(): number {
-    return (DESCRIPTORS_AT >>> 2) + (this.#head & (this.depth - 1)) * DESCRIPTOR_WORDS;
+    return descriptorAt(this.#head & (this.depth - 1));
   }
 
   /** Takes the descriptor just written into the burst. */
   push(): void {
-    this.#head = (this.#head + 1) >>> 0;
+    this.#head = (this.#head + 1) | 0;
   }
 
   /** Publishes the burst by one store. Returns false when there was nothing new. */
@@ -149,7 +169,7 @@ export class LinkConsumer {
     this.#own = u32(own);
     this.words = u32(peer);
     this.depth = shape.depth;
-    this.#tail = skip ? Atomics.load(this.words, PRODUCED) : this.#own[CONSUMED];
+    this.#tail = (skip ? Atomics.load(this.words, PRODUCED) : this.#own[CONSUMED]) | 0;
     Atomics.store(this.#own, CONSUMED, this.#tail);
   }
 
@@ -166,12 +186,12 @@ export class LinkConsumer {
 
   /** Word index of the `i`-th waiting descriptor, `i` below `available()`. */
   slot(i: number): number {
-    return (DESCRIPTORS_AT >>> 2) + ((this.#tail + i) & (this.depth - 1)) * DESCRIPTOR_WORDS;
+    return descriptorAt((this.#tail + i) & (this.depth - 1));
   }
 
   /** Passes `count` descriptors by one store: their payloads may be reused by the producer. */
   release(count: number): void {
-    this.#tail = (this.#tail + count) >>> 0;
+    this.#tail = (this.#tail + count) | 0;
     Atomics.store(this.#own, CONSUMED, this.#tail);
   }
 }
