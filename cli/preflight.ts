@@ -30,11 +30,6 @@ const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */
 const FIRST_UNPRIVILEGED_PORT = 1024;
 
-/** Whether this process may ask the kernel for neighbours by NTF_USE. */
-export function hasNetAdmin(host: Host): boolean {
-  return native.hasCapability(host.capabilities(), native.CAP_NET_ADMIN);
-}
-
 /** Refuses to start without the capabilities that `config` needs, naming them. */
 export function checkPrivileges(host: Host, config: RunConfig): void {
   const has = host.capabilities();

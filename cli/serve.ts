@@ -44,7 +44,6 @@ export async function serve(
     plan,
     apps,
     sockets,
-    keepNetAdmin: preflight.hasNetAdmin(libraries.host),
     root: fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, ""),
     log,
     fatal: (tile, message) => {

@@ -28,8 +28,6 @@ export interface ApplianceOptions extends WiringOptions {
   readonly xskSetup: XskSetup;
   /** Main's own way to wake tiles. */
   readonly tile: TileLibrary;
-  /** Whether the netlink tile may keep CAP_NET_ADMIN, to ask for neighbours by NTF_USE. */
-  readonly keepNetAdmin: boolean;
   /** The folder of the program; its tiles' modules are what workers may read. */
   readonly root: string;
   log(line: string): void;
@@ -147,7 +145,7 @@ export class Appliance {
 
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
     const { kind, name } = seat;
-    const { keepNetAdmin, root, log } = this.#options;
+    const { root, log } = this.#options;
     const worker = new TileWorker({
       kind,
       name,
@@ -155,7 +153,6 @@ export class Appliance {
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
-      confine: { keepNetAdmin: keepNetAdmin && kind === "netlink" },
       setup,
     }, {
       permissions: permissions(kind, {

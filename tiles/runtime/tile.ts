@@ -72,7 +72,6 @@ export interface BootMessage {
   readonly region: View;
   /** The control region, read-only. */
   readonly control: View;
-  readonly confine: { readonly keepNetAdmin: boolean };
   readonly setup: unknown;
 }
 

@@ -75,7 +75,7 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
   const { landlock } = libraries.tile.confine({
     role: boot.kind,
     fds: Int32Array.from(own),
-    keepNetAdmin: boot.confine.keepNetAdmin,
+    keepNetAdmin: boot.kind === "netlink",
   });
   return landlock ? "seccomp, landlock" : "seccomp";
 }
