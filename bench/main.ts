@@ -8,6 +8,7 @@
 
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
+import { build } from "../scripts/build.ts";
 import type { Report, Result } from "./harness.ts";
 
 const USAGE = `usage: deno task bench [netbase] [path] [echo] [--json]
@@ -59,6 +60,7 @@ async function main(args: string[]): Promise<number> {
     return values.help ? 0 : 2;
   }
   if (!values.json) console.log(machine());
+  build();
   let status = 0;
   for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
     try {
