@@ -26,6 +26,11 @@ export const PREFIXES = [
   ...["203.0.114.0/24", "203.0.114.16/28", "203.0.114.17/32", "192.0.2.0/24", "192.0.2.128/25"],
   ...["127.0.0.8/29", "198.18.2.0/23", "198.18.1.7/32"],
 ];
+/**
+ * Those without a gateway in them. A gateway that is an address of our own means "on-link" to the
+ * kernel, which decides so when the route is made and tells nobody.
+ */
+const REMOTE_PREFIXES = PREFIXES.filter((prefix) => /^(203|192|127)/.test(prefix));
 const METRICS = ["", "", "", "metric 50", "metric 100"];
 const REFUSALS = ["blackhole", "unreachable", "prohibit", "throw"];
 
@@ -75,10 +80,10 @@ class Generator {
 
   #route(): string {
     const verb = this.#one(["add", "add", "append", "prepend", "replace", "change", "del", "del"]);
-    const prefix = this.#one(PREFIXES);
     const metric = this.#one(METRICS);
     const words = verb === "del" && this.#random() < 0.6 ? "" : this.#way();
-    const type = /^(local|multicast|blackhole|unreachable|prohibit|throw)\b/.exec(words)?.[0] ?? "";
+    const type = /^(local|blackhole|unreachable|prohibit|throw)\b/.exec(words)?.[0] ?? "";
+    const prefix = this.#one(type === "local" ? REMOTE_PREFIXES : PREFIXES);
     return `route ${verb} ${type} ${prefix} ${words.slice(type.length)} ${metric}`
       .replaceAll(/ +/g, " ").trim();
   }

@@ -78,7 +78,9 @@ export class InterfacesPart implements MirrorPart {
     const { interfaces } = this.#netbase;
     const before = silently ? null : interfaces.get(link.ifindex);
     interfaces.set(link);
-    return before === null ? 0 : this.#linkChanged(before, link);
+    if (silently) return 0;
+    // The first end of a new veth pair is told before it has the other, and not again.
+    return before === null ? Part.interfaces : this.#linkChanged(before, link);
   }
 
   #linkChanged(before: InterfaceLink, now: InterfaceLink): number {
