@@ -75,6 +75,8 @@ export function becomeNarrow(
   },
 ): never {
   Deno.env.set(MARK, "1");
+  // An appliance talks to nobody of its own accord.
+  Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
   const failed = host.exec([
     Deno.execPath(),
     "run",
