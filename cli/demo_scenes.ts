@@ -88,15 +88,15 @@ export const SCENES: readonly Scene[] = [
   },
 ];
 
-/** The host does not know the client, and the client's own ARP does not give it away. */
+/**
+ * The host does not know the client, and the client's own ARP does not give it away. Not the address
+ * that is the host's gateway, which may be asked for before there is traffic.
+ */
 async function nothingKnown(stage: Stage): Promise<Outcome> {
-  const [link] = JSON.parse(await stage.host.ip("-j link show dev eth0"));
-  await stage.client.ip(
-    `neigh replace ${HOST_ADDRESS} lladdr ${link.address} dev eth0 nud permanent`,
-  );
-  const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[0]} dev eth0`);
+  await pinHost(stage);
+  const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
   const before = await stage.appliance.counters();
-  const observed = await stage.observe([NEAR_ADDRESSES[0]], []);
+  const observed = await stage.observe([NEAR_ADDRESSES[1]], []);
   const after = await stage.appliance.counters();
   await unpinHost(stage);
   return judge(observed, {}, [

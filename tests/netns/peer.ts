@@ -2,6 +2,7 @@
  * An ordinary program with ordinary sockets, to see that the kernel still serves those:
  *
  *     peer.ts udp ADDRESS PORT WORD    answers each datagram with WORD
+ *     peer.ts sink ADDRESS PORT        tells how late each datagram is that carries a time
  *     peer.ts tcp ADDRESS PORT         sends back what each connection sends
  *     peer.ts tcp-ask ADDRESS PORT N   sends N bytes over a connection, checks that they come back
  *
@@ -16,6 +17,13 @@ if (role === "udp") {
   const family = hostname.includes(":") ? "udp6" : "udp4";
   const socket = createSocket(family);
   socket.on("message", (_payload, from) => socket.send(what, from.port, from.address));
+  socket.bind(Number(port), hostname, () => console.log("serving"));
+} else if (role === "sink") {
+  const socket = createSocket("udp4");
+  socket.on("message", (payload) => {
+    const now = performance.timeOrigin + performance.now();
+    console.log(`late ${(now - Number(payload.toString())).toFixed(3)}`);
+  });
   socket.bind(Number(port), hostname, () => console.log("serving"));
 } else if (role === "tcp") {
   const listener = Deno.listen({ hostname, port: Number(port) });

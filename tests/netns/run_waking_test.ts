@@ -1,0 +1,99 @@
+/**
+ * With every tile asleep nothing waits for a time-out: a datagram that an app sends unasked goes out
+ * at once, and so does the solicit for a neighbour that it needs; and asleep costs no processor time.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import { setTimeout as delay } from "node:timers/promises";
+import { Appliance, ask, HOST, labTest, type Namespace, pair, peer } from "./lab.ts";
+
+const PORT = 4000;
+const SINK_PORT = 5000;
+/** Datagrams that are looked at; the first few find code that was never run before. */
+const TAKEN = 10;
+/** Far below the 100 ms after which a sleeping tile looks around anyway, far above a busy host. */
+const AT_ONCE_MILLIS = 15;
+
+/** Starts an appliance whose app calls as `request` says, and returns each datagram's delay. */
+async function delays(
+  { host, client, asker }: Awaited<ReturnType<typeof pair>>,
+  request: string,
+): Promise<{ appliance: Appliance; delays: number[] }> {
+  const app = fileURLToPath(new URL("./apps/caller.ts", import.meta.url));
+  const appliance = await Appliance.start(host, [
+    "--interface",
+    "eth0",
+    "--listen",
+    `${PORT}=${app}`,
+  ]);
+  const sink = await peer(client, "sink", "0.0.0.0", `${SINK_PORT}`);
+  await ask(asker, { port: PORT, payload: request, timeoutMs: 1 });
+  const found: number[] = [];
+  for (let from = 1; found.length < TAKEN; from++) {
+    found.push(Number((await sink.stdout.find("late ", { from })).slice("late ".length)));
+  }
+  return { appliance, delays: found.sort((a, b) => a - b) };
+}
+
+labTest("an app's unsolicited datagram goes out at once", async (lab) => {
+  const { delays: found } = await delays(await pair(lab), `198.18.0.2 ${SINK_PORT}`);
+  assert.ok(found[TAKEN / 2] < AT_ONCE_MILLIS, `milliseconds: ${found.join(", ")}`);
+});
+
+labTest("a solicit goes out at once", async (lab) => {
+  const parts = await pair(lab);
+  const addresses = Array.from({ length: 2 * TAKEN }, (_, i) => `198.18.0.${50 + i}`);
+  await parts.client.batch(addresses.map((address) => `address add ${address}/24 dev eth0`));
+  const request = `${addresses[0]} ${SINK_PORT} ${addresses.length}`;
+  const { appliance, delays: found } = await delays(parts, request);
+  assert.ok(found[TAKEN / 2] < AT_ONCE_MILLIS, `milliseconds: ${found.join(", ")}`);
+  const counters = await appliance.counters();
+  assert.ok(counters.get("solicits_sent")! >= TAKEN, "nothing was asked for");
+});
+
+labTest("the first request of an unknown client is answered at once", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
+  // The client keeps the host's MAC, so that its own ARP does not tell the host who it is.
+  const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
+  await client.ip(`neigh replace ${HOST} lladdr ${address} dev eth0 nud permanent`);
+  for (let i = 0; i < 3; i++) {
+    await host.ip("neigh flush dev eth0");
+    const begin = performance.now();
+    assert.equal((await ask(asker)).text, "hello");
+    const took = performance.now() - begin;
+    assert.ok(took < 100, `the answer took ${took} ms`);
+  }
+});
+
+/** Processor time that a process has used, milliseconds, by /proc/PID/stat (proc(5)). */
+function processorMillis(pid: number): number {
+  const fields = Deno.readTextFileSync(`/proc/${pid}/stat`).replace(/^.*\) /, "").split(" ");
+  // utime and stime are fields 14 and 15 of the whole line, in hundredths of a second.
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
+/** How much processor time the appliance used in a quiet second, after `quietMillis`. */
+async function idleMillis(host: Namespace): Promise<number> {
+  const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
+  await delay(1000);
+  const before = processorMillis(appliance.process.pid);
+  await delay(2000);
+  return (processorMillis(appliance.process.pid) - before) / 2;
+}
+
+labTest(
+  "an idle appliance uses next to no processor time, and answers at once all the same",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    const used = await idleMillis(host);
+    assert.ok(used <= 20, `${used} ms of processor time in a quiet second`);
+    const begin = performance.now();
+    assert.equal((await ask(asker, { target: HOST })).text, "hello");
+    const took = performance.now() - begin;
+    assert.ok(took < 100, `the answer took ${took} ms`);
+  },
+);
