@@ -117,6 +117,9 @@ async function layTrack(lab: Lab, programs: Programs): Promise<Track> {
     { namespace: echo, name: "e0", addresses: [`${ADDRESS}/24`] },
   );
   await echo.ip("route add 198.19.0.0/16 via 198.18.0.1");
+  // Resolving the gateway is not what is measured.
+  const [{ address: gateway }] = JSON.parse(await generator.ip("-j link show dev g0"));
+  await echo.ip(`neighbor replace 198.18.0.1 lladdr ${gateway} dev e0 nud permanent`);
   const [{ address: mac }] = JSON.parse(await echo.ip("-j link show dev e0"));
   return { generator, echo, mac, programs };
 }

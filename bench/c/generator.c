@@ -151,7 +151,7 @@ static bool udp_checksum_right(const struct headers *headers)
 	       headers->udp.check == checksum_fold(checksum_add(pseudo, &headers->ip.saddr, 8));
 }
 
-/* Whether `answer` is the right answer to what its flow sent last. */
+/* Whether `answer` is the right answer to a request of its flow, whichever. */
 static bool answers(const struct generator *generator, const struct request *answer, unsigned flow)
 {
 	const struct request *request = frame_of(generator, flow);
@@ -162,7 +162,8 @@ static bool answers(const struct generator *generator, const struct request *ans
 	       a->udp.len == r->udp.len && a->ip.tot_len == r->ip.tot_len &&
 	       !memcmp(a->eth.h_source, r->eth.h_dest, ETH_ALEN) &&
 	       !memcmp(a->eth.h_dest, r->eth.h_source, ETH_ALEN) &&
-	       !memcmp(&answer->payload, &request->payload, PAYLOAD_BYTES) &&
+	       !memcmp(answer->payload.filling, request->payload.filling,
+		       sizeof(answer->payload.filling)) &&
 	       checksum_fold(checksum_add(0, &a->ip, sizeof(a->ip))) == 0xffff &&
 	       udp_checksum_right(a);
 }
@@ -188,7 +189,8 @@ static unsigned take_answers(struct generator *generator)
 			descriptor->addr & ~(uint64_t)(FRAME_BYTES - 1);
 		if (descriptor->len < FRAME_LENGTH || !answers(generator, answer, index)) {
 			generator->mismatched++;
-		} else if (flow->in_flight) {
+		} else if (flow->in_flight && flow->sequence == answer->payload.sequence) {
+			/* Another sequence is a late answer, to a request that was given up. */
 			flow->in_flight = false;
 			generator->in_flight--;
 			generator->answered++;
