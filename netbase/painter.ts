@@ -95,7 +95,7 @@ export class Painter {
   }
 
   set order(order: LookupOrder) {
-    if (order !== this.#order) this.#repaint = true;
+    if (order !== this.#order && this.#fib.stores > 0) this.#repaint = true;
     this.#order = order;
   }
 

@@ -184,14 +184,28 @@ export class Rib {
     return -1;
   }
 
-  /** All routes, by prefix, in the kernel's order within one. Allocates. */
-  *routes(): IterableIterator<Route> {
-    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
-      for (const table of [RT_TABLE_LOCAL, RT_TABLE_MAIN]) {
-        let candidate = this.#trie.words[node * NODE_WORDS + listWord(table)];
-        for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
-          yield this.#routeOf(node, table, candidate);
-        }
+  /**
+   * All routes, by prefix, in the kernel's order within one; or those from a prefix on. Not to be gone
+   * on with after a change. Allocates.
+   */
+  *routes(from = { prefix: 0, length: 0 }): IterableIterator<Route> {
+    let node = this.#trie.seek(from.prefix, from.length);
+    for (; node !== 0; node = this.#trie.next(node)) yield* this.#routesAt(node);
+  }
+
+  /** The routes whose prefix an address is in, shorter ones first. Allocates. */
+  *routesCovering(address: number): IterableIterator<Route> {
+    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
+      if (!this.#trie.covers(node, address)) return;
+      yield* this.#routesAt(node);
+    }
+  }
+
+  *#routesAt(node: number): IterableIterator<Route> {
+    for (const table of [RT_TABLE_LOCAL, RT_TABLE_MAIN]) {
+      let candidate = this.#trie.words[node * NODE_WORDS + listWord(table)];
+      for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
+        yield this.#routeOf(node, table, candidate);
       }
     }
   }

@@ -116,6 +116,32 @@ export class Trie {
     const at = node * NODE_WORDS;
     if (words[at + Node.child0] !== 0) return words[at + Node.child0];
     if (words[at + Node.child1] !== 0) return words[at + Node.child1];
+    return this.#nextBeside(node);
+  }
+
+  /** The first node, in the order of `next`, that is not before a prefix; 0: none. */
+  seek(prefix: number, length: number): number {
+    let node = ROOT;
+    while (this.words[node * NODE_WORDS + Node.length] < length) {
+      const child = this.step(node, prefix);
+      const side = bitAt(prefix, this.words[node * NODE_WORDS + Node.length]);
+      if (child === 0) {
+        const other = side === 0 ? this.words[node * NODE_WORDS + Node.child1] : 0;
+        return other !== 0 ? other : this.#nextBeside(node);
+      }
+      const at = child * NODE_WORDS;
+      if (this.words[at + Node.length] > length || !this.covers(child, prefix)) {
+        // The child lies aside: it comes before the prefix with all that is below it, or none does.
+        return this.words[at + Node.prefix] < prefix ? this.#nextBeside(child) : child;
+      }
+      node = child;
+    }
+    return node;
+  }
+
+  /** The first node after `node` that is not below it; 0: none. */
+  #nextBeside(node: number): number {
+    const words = this.words;
     let current = node;
     while (current !== ROOT) {
       const parent = words[current * NODE_WORDS + Node.parent] * NODE_WORDS;

@@ -1,0 +1,214 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import { RT_TABLE_LOCAL, RTN_LOCAL, RTN_THROW } from "../../netbase/route.ts";
+import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
+import {
+  answerOf,
+  anyHistory,
+  type Command,
+  expectedOf,
+  makeRoom,
+  PROBES,
+  type StandingReader,
+} from "./netbase_room.ts";
+
+/** Lets kernel and writer live through one command. */
+function live(kernel: Kernel, writer: NetbaseWriter, standing: StandingReader, one: Command): void {
+  const { rib } = writer;
+  switch (one.do) {
+    case "delete": {
+      const route = kernel.routes[one.pick % Math.max(1, kernel.routes.length)];
+      if (route === undefined) return;
+      kernel.delete(route);
+      assert.ok(rib.remove(route));
+      assert.equal(rib.remove(route), false, "a route is deleted once");
+      return;
+    }
+    case "silently": {
+      // The kernel changes without a word, as on a link's going down; a resync finds out.
+      const moved = kernel.routes[one.pick % Math.max(1, kernel.routes.length)];
+      kernel.put(one.route, one.verb);
+      if (moved !== undefined && kernel.delete(moved)) kernel.put(moved, one.verb);
+      resync(kernel, writer);
+      return;
+    }
+    case "resync":
+      assert.equal(resync(kernel, writer), 0, "the mirror had nothing that the kernel has not");
+      return;
+    case "commit":
+      writer.commit();
+      return;
+    case "quiesce":
+      standing.burst++;
+      return;
+    default: {
+      const flags = kernel.put(one.route, one.do);
+      if (flags >= 0) rib.add(one.route, flags);
+    }
+  }
+}
+
+function resync(kernel: Kernel, writer: NetbaseWriter): number {
+  writer.rib.beginSync();
+  for (const route of kernel.dump()) writer.rib.addFromDump(route);
+  return writer.rib.endSync();
+}
+
+for (const order of ["merged", "separate"] as const) {
+  Deno.test(`lookup() answers as the kernel after any history, tables ${order}`, () => {
+    fc.assert(
+      fc.property(anyHistory, (history) => {
+        const { writer, reader, standing } = makeRoom();
+        const kernel = new Kernel();
+        writer.rib.lookupOrder = order;
+        for (const command of history) {
+          live(kernel, writer, standing, command);
+          if (command.do !== "commit") continue;
+          for (const address of PROBES) {
+            const expected = expectedOf(kernel.lookup(address, order));
+            assert.equal(answerOf(reader, address), expected, `for ${address.toString(16)}`);
+          }
+        }
+        writer.commit();
+        for (const address of PROBES) {
+          const route = kernel.lookup(address, order);
+          assert.equal(answerOf(reader, address), expectedOf(route), address.toString(16));
+          assert.equal(expectedOf(writer.rib.bestFor(address)), expectedOf(route));
+        }
+        assert.deepEqual([...writer.rib.routes()].length, kernel.routes.length);
+      }),
+      { numRuns: 500 },
+    );
+  });
+}
+
+Deno.test("changing the lookup order repaints everything", () => {
+  fc.assert(
+    fc.property(anyHistory, (history) => {
+      const { writer, reader, standing } = makeRoom();
+      const kernel = new Kernel();
+      for (const command of history) live(kernel, writer, standing, command);
+      for (const order of ["separate", "merged", "separate"] as const) {
+        writer.rib.lookupOrder = order;
+        writer.commit();
+        standing.burst++;
+        for (const address of PROBES) {
+          assert.equal(answerOf(reader, address), expectedOf(kernel.lookup(address, order)));
+        }
+      }
+    }),
+    { numRuns: 15 },
+  );
+});
+
+Deno.test("ambiguousAddress() finds an address for which the orders differ, if there is one", () => {
+  fc.assert(
+    fc.property(anyHistory, (history) => {
+      const { writer, standing } = makeRoom();
+      const kernel = new Kernel();
+      for (const command of history) live(kernel, writer, standing, command);
+      const found = writer.rib.ambiguousAddress();
+      const differ = (address: number) =>
+        kernel.lookup(address, "merged") !== kernel.lookup(address, "separate");
+      if (found >= 0) assert.ok(differ(found));
+      else assert.ok(!PROBES.some(differ), "none was found, but there is one");
+    }),
+  );
+});
+
+Deno.test("nothing is left in the tables when all routes are gone", () => {
+  fc.assert(
+    fc.property(anyHistory, (history) => {
+      const { writer, reader, standing } = makeRoom();
+      const kernel = new Kernel();
+      for (const command of history) live(kernel, writer, standing, command);
+      writer.commit();
+      writer.rib.beginSync();
+      writer.rib.endSync();
+      writer.commit();
+      assert.equal(writer.rib.size, 0);
+      for (const address of PROBES) assert.equal(reader.fib.lookup(address), 0);
+    }),
+    { numRuns: 50 },
+  );
+});
+
+Deno.test("a /8 in local hides a /32 in main only where the tables are apart", () => {
+  const { writer, reader } = makeRoom();
+  const eight = routeTo("203.0.0.0/8", { table: RT_TABLE_LOCAL, type: RTN_LOCAL, ifindex: 1 });
+  const host = routeTo("203.0.113.7/32", { gateway: ip("198.18.0.1"), ifindex: 2 });
+  writer.rib.add(eight, 0);
+  writer.rib.add(host, 0);
+  writer.commit();
+  assert.equal(answerOf(reader, ip("203.0.113.7")), expectedOf(host));
+  assert.equal(writer.rib.ambiguousAddress(), ip("203.0.113.7"));
+  writer.rib.lookupOrder = "separate";
+  writer.commit();
+  assert.equal(answerOf(reader, ip("203.0.113.7")), expectedOf(eight));
+});
+
+Deno.test("a throw in local leads on to main only where the tables are apart", () => {
+  const { writer, reader } = makeRoom();
+  const main = routeTo("192.0.2.0/24", { gateway: ip("198.18.0.9"), ifindex: 2 });
+  writer.rib.add(routeTo("192.0.2.0/24", { table: RT_TABLE_LOCAL, type: RTN_THROW }), 0);
+  writer.rib.add(main, 0);
+  writer.commit();
+  assert.equal(answerOf(reader, ip("192.0.2.200")), `refuse ${RTN_THROW}`);
+  writer.rib.lookupOrder = "separate";
+  writer.commit();
+  assert.equal(answerOf(reader, ip("192.0.2.200")), expectedOf(main));
+});
+
+Deno.test("moving the default route of many is one store", () => {
+  const { writer, reader } = makeRoom();
+  for (let i = 0; i < 1000; i++) {
+    writer.rib.add(routeTo(`10.${i >> 8}.${i & 255}.0/24`, { ifindex: 3 }), 0);
+  }
+  const first = routeTo("0.0.0.0/0", { gateway: 1, ifindex: 2 });
+  writer.rib.add(first, 0);
+  writer.commit();
+  const generation = writer.generation;
+  const second = { ...first, gateway: 2 };
+  writer.rib.remove(first);
+  writer.rib.add(second, 0);
+  assert.ok(writer.commit());
+  assert.equal(writer.generation, generation + 1);
+  assert.equal(answerOf(reader, ip("8.8.8.8")), expectedOf(second));
+});
+
+Deno.test("a route that goes and comes back within a batch moves nothing", () => {
+  const { writer } = makeRoom();
+  const route = routeTo("10.0.0.0/8", { ifindex: 3 });
+  writer.rib.add(route, 0);
+  writer.commit();
+  writer.rib.remove(route);
+  writer.rib.add(route, 0);
+  assert.equal(writer.commit(), false);
+});
+
+Deno.test("rewrite() changes what routes say, or removes them, by what they say", () => {
+  const { writer, reader } = makeRoom();
+  writer.rib.add(routeTo("10.0.0.0/8", { ifindex: 3, gateway: 1 }), 0);
+  writer.rib.add(routeTo("10.1.0.0/16", { ifindex: 3, gateway: 2 }), 0);
+  writer.rib.add(routeTo("10.2.0.0/16", { ifindex: 4, gateway: 2 }), 0);
+  const changed = writer.rib.rewrite((set) => {
+    if (set.ifindex === 4) return null;
+    return set.gateway === 2 ? { ...set, gateway: 5 } : set;
+  });
+  writer.commit();
+  assert.equal(changed, 2);
+  assert.equal(
+    answerOf(reader, ip("10.1.0.1")),
+    expectedOf(routeTo("10.1.0.0/16", { ifindex: 3, gateway: 5 })),
+  );
+  assert.equal(
+    answerOf(reader, ip("10.2.0.1")),
+    expectedOf(routeTo("10.0.0.0/8", { ifindex: 3, gateway: 1 })),
+  );
+});
+
+Deno.test("other tables are not taken for main or local", () => {
+  const { writer } = makeRoom();
+  assert.throws(() => writer.rib.add(routeTo("10.0.0.0/8", { table: 1000 }), 0), RangeError);
+});

@@ -1,0 +1,171 @@
+/**
+ * What tests of netbase share: a netbase in memory, readers that can be made to stand still, random
+ * routes, and a way to say what a reader answers for an address in words that can be compared.
+ *
+ * @module
+ */
+
+import fc from "fast-check";
+import { heapView, type View } from "../../ffi/view.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import {
+  type Hop,
+  KIND_GROUP,
+  type Route,
+  RT_TABLE_LOCAL,
+  RT_TABLE_MAIN,
+  RTN_BLACKHOLE,
+  RTN_BROADCAST,
+  RTN_LOCAL,
+  RTN_THROW,
+  RTN_UNICAST,
+  RTN_UNREACHABLE,
+  RTNH_F_DEAD,
+  RTNH_F_LINKDOWN,
+} from "../../netbase/route.ts";
+import { routeTo, type Verb } from "./netbase_kernel.ts";
+
+/** A reader of netbase whose quiescent states the test decides on. */
+export class StandingReader {
+  burst = 0;
+  asleep = false;
+}
+
+/** A fresh netbase with its writer, one reader, and who the writer thinks is reading. */
+export function makeRoom(neighborSlots = 64): {
+  view: View;
+  writer: NetbaseWriter;
+  reader: NetbaseReader;
+  standing: StandingReader;
+} {
+  const view = heapView(NETBASE_BYTES);
+  const standing = new StandingReader();
+  const writer = new NetbaseWriter(view, { readers: [standing], neighborSlots, seed: 0x5eed });
+  return { view, writer, reader: new NetbaseReader(view), standing };
+}
+
+/** What a reader is told for `address`, gateway by gateway. */
+export function answerOf(reader: NetbaseReader, address: number): string {
+  return describe(reader, reader.fib.lookup(address));
+}
+
+/** A next hop in words. */
+export function describe(reader: NetbaseReader, id: number): string {
+  if (id === 0) return "none";
+  const { nextHops } = reader;
+  const kind = nextHops.kind(id);
+  if (kind >= RTN_BLACKHOLE && kind <= RTN_THROW) return `refuse ${kind}`;
+  if (kind !== KIND_GROUP) return one(nextHops, id);
+  const members = Array.from({ length: nextHops.memberCount(id) }, (_, i) => {
+    return `${one(nextHops, nextHops.memberId(id, i))}*${nextHops.memberWeight(id, i)}`;
+  });
+  return members.join(" + ");
+}
+
+function one(nextHops: NetbaseReader["nextHops"], id: number): string {
+  const way = `${nextHops.gateway(id)}%${nextHops.ifindex(id)}`;
+  return `${nextHops.kind(id)} ${way} from ${nextHops.source(id)} mtu ${nextHops.mtu(id)}`;
+}
+
+/** What a reader should be told of a route, in the same words. */
+export function expectedOf(route: Route | null): string {
+  if (route === null) return "none";
+  if (route.type >= RTN_BLACKHOLE && route.type <= RTN_THROW) return `refuse ${route.type}`;
+  const words = (hop: { gateway: number; ifindex: number }) =>
+    `${route.type} ${hop.gateway}%${hop.ifindex} from ${route.source} mtu ${route.mtu}`;
+  if (route.hops === null) return words(route);
+  const alive = route.hops.filter((hop) => (hop.flags & RTNH_F_DEAD) === 0);
+  if (alive.length === 1) return words(alive[0]);
+  return alive.map((hop) => `${words(hop)}*${hop.weight}`).join(" + ");
+}
+
+/** One command in a random history. */
+export type Command =
+  | { readonly do: Verb; readonly route: Route }
+  | { readonly do: "delete"; readonly pick: number }
+  | { readonly do: "silently"; readonly verb: Verb; readonly route: Route; readonly pick: number }
+  | { readonly do: "resync" | "commit" | "quiesce" };
+
+const PREFIXES = [
+  ...Array.from({ length: 33 }, (_, length) => nested(length)),
+  ...["0.0.0.0/8", "128.0.0.0/1", "198.18.0.0/15", "198.19.0.0/16", "198.18.1.0/24"],
+  ...["198.18.0.0/28", "198.18.0.16/28", "198.18.0.129/32", "198.18.2.0/23", "255.255.255.255/32"],
+];
+
+/** Prefixes of every length over 198.18.0.77. */
+function nested(length: number): string {
+  const address = 0xc612004d;
+  const masked = length === 0 ? 0 : (address & (-1 << (32 - length))) >>> 0;
+  return `${[24, 16, 8, 0].map((shift) => (masked >>> shift) & 0xff).join(".")}/${length}`;
+}
+
+/** Addresses at and beside the edges of all those prefixes. */
+export const PROBES: number[] = [
+  ...new Set(
+    PREFIXES.flatMap((prefix) => {
+      const { destination, prefixLength } = routeTo(prefix);
+      const end = destination + 2 ** (32 - prefixLength);
+      return [destination - 1, destination, destination + 1, end - 1, end];
+    }).filter((address) => address >= 0 && address < 2 ** 32),
+  ),
+];
+
+const hop: fc.Arbitrary<Hop> = fc.record({
+  gateway: fc.constantFrom(0, 1, 2, 3),
+  ifindex: fc.constantFrom(2, 3),
+  weight: fc.integer({ min: 1, max: 4 }),
+  flags: fc.constantFrom(0, 0, 0, RTNH_F_DEAD, RTNH_F_LINKDOWN),
+});
+
+/** Few of them, so that routes often meet. */
+const MEETING = ["0.0.0.0/0", "198.18.0.0/15", "198.18.0.0/24", "198.18.0.77/32"];
+
+/** A random route to one of few prefixes, with few values for everything, so that they meet. */
+export const anyRoute: fc.Arbitrary<Route> = fc.record({
+  to: fc.oneof(fc.constantFrom(...PREFIXES), fc.constantFrom(...MEETING)),
+  table: fc.constantFrom(RT_TABLE_MAIN, RT_TABLE_MAIN, RT_TABLE_LOCAL),
+  tos: fc.constantFrom(0, 0, 0, 0, 16),
+  priority: fc.constantFrom(0, 0, 100),
+  type: fc.constantFrom(
+    ...[RTN_UNICAST, RTN_UNICAST, RTN_UNICAST, RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST],
+    ...[RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_THROW],
+  ),
+  flags: fc.constantFrom(0, 0, 0, RTNH_F_DEAD, RTNH_F_LINKDOWN),
+  source: fc.constantFrom(0, 0, 9),
+  mtu: fc.constantFrom(0, 0, 1400),
+  way: hop,
+  hops: fc.option(fc.array(hop, { minLength: 2, maxLength: 4 }), { freq: 4 }),
+}).map(({ to, way, hops, ...rest }) => {
+  const several = rest.type === RTN_UNICAST ? hops : null;
+  const single = several === null ? { gateway: way.gateway, ifindex: way.ifindex } : {};
+  return routeTo(to, { ...rest, ...single, hops: several });
+});
+
+/** A random history. */
+export const anyHistory: fc.Arbitrary<Command[]> = fc.array(
+  fc.oneof(
+    {
+      weight: 8,
+      arbitrary: fc.record({
+        do: fc.constantFrom<Verb>("add", "add", "append", "prepend", "replace"),
+        route: anyRoute,
+      }),
+    },
+    { weight: 4, arbitrary: fc.record({ do: fc.constant("delete" as const), pick: fc.nat() }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        do: fc.constant("silently" as const),
+        verb: fc.constantFrom<Verb>("append", "prepend", "replace"),
+        route: anyRoute,
+        pick: fc.nat(),
+      }),
+    },
+    {
+      weight: 3,
+      arbitrary: fc.record({ do: fc.constantFrom("resync", "commit", "commit", "quiesce") }),
+    },
+  ),
+  { maxLength: 80 },
+) as fc.Arbitrary<Command[]>;

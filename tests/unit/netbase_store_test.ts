@@ -1,0 +1,206 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView, type View } from "../../ffi/view.ts";
+import type { InterfaceLink } from "../../netbase/interfaces.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NLM_F_APPEND, RT_TABLE_MAIN } from "../../netbase/route.ts";
+import { loadHooked } from "./netbase_hooked.ts";
+import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
+import { answerOf, anyRoute, describe, PROBES, StandingReader } from "./netbase_room.ts";
+
+const { Writer, hook } = await loadHooked();
+
+/** Thrown in the middle of a batch, as if the writer died there. */
+class Death extends Error {}
+
+function quiet(): void {}
+
+/** Everything that a reader can be told of some addresses, neighbours and an interface. */
+function answers(view: View): string[] {
+  const reader = new NetbaseReader(view);
+  const routes = PROBES.map((address) => answerOf(reader, address));
+  const neighbors = HOSTS.map((host) => {
+    const record = reader.neighbors.lookup(2, host);
+    return record < 0 ? "none" : `mac ${reader.neighbors.macHead(record)}`;
+  });
+  const record = reader.interfaces.find(2);
+  const { interfaces } = reader;
+  const locals = record < 0 ? "none" : Array.from(
+    { length: interfaces.addressCount(record) },
+    (_, i) => interfaces.local(record, i),
+  );
+  return [...routes, ...neighbors, `${record < 0 ? "" : interfaces.mtu(record)} has ${locals}`];
+}
+
+const HOSTS = Array.from({ length: 60 }, (_, i) => ip("198.18.0.0") + i);
+
+const LINK: InterfaceLink = {
+  ...{ ifindex: 2, name: "eth0", kind: "ethernet", flags: 0x11043, mtu: 1500, operstate: 6 },
+  ...{ macHead: 1, macTail: 2, link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
+};
+
+function neighbor(writer: NetbaseWriter, address: number, macHead: number): void {
+  writer.neighbors.set({
+    ifindex: 2,
+    address,
+    state: NUD_REACHABLE,
+    flags: 0,
+    macHead,
+    macTail: 0,
+  });
+}
+
+function address(writer: NetbaseWriter, local: number): void {
+  const one = { local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false };
+  writer.interfaces.setAddress(2, one);
+}
+
+/** A state to begin with. */
+function begin(writer: NetbaseWriter): void {
+  writer.interfaces.set(LINK);
+  address(writer, ip("198.18.0.1"));
+  for (const host of HOSTS.slice(0, 20)) neighbor(writer, host, 7);
+  const two = [1, 2].map((gateway) => ({ gateway, ifindex: 2, weight: gateway, flags: 0 }));
+  writer.rib.add(routeTo("0.0.0.0/0", { gateway: 1, ifindex: 2 }), 0);
+  writer.rib.add(routeTo("198.18.0.0/15", { hops: two }), 0);
+  writer.rib.add(routeTo("198.18.0.0/24", { ifindex: 2 }), 0);
+  writer.rib.add(routeTo("198.18.0.77/32", { gateway: 3, ifindex: 2 }), 0);
+  writer.rib.add(routeTo("198.18.2.0/23", { gateway: 4, ifindex: 2 }), 0);
+  writer.commit();
+}
+
+/** A batch that does something of everything, tables that grow and groups of cells included. */
+function batch(writer: NetbaseWriter): void {
+  writer.interfaces.set({ ...LINK, mtu: 1400 });
+  address(writer, ip("198.18.0.9"));
+  for (const host of HOSTS.slice(0, 10)) writer.neighbors.remove(2, host);
+  for (const host of HOSTS.slice(10)) neighbor(writer, host, 8);
+  writer.rib.remove(routeTo("0.0.0.0/0", { gateway: 1, ifindex: 2 }));
+  writer.rib.remove(routeTo("198.18.0.77/32", { gateway: 3, ifindex: 2 }));
+  writer.rib.add(routeTo("198.16.0.0/14", { gateway: 5, ifindex: 2 }), 0);
+  writer.rib.add(routeTo("198.18.0.16/28", { gateway: 6, ifindex: 2 }), NLM_F_APPEND);
+  writer.rib.add(routeTo("198.18.3.128/25", { gateway: 8, ifindex: 2 }), 0);
+  writer.rib.add(routeTo("198.18.2.0/23", { gateway: 7, ifindex: 2 }), 0);
+  writer.commit();
+}
+
+Deno.test("a writer that dies at any store of a batch leaves every answer old or new", () => {
+  // An interface is published with each thing that changes about it.
+  const between = `1400 has ${ip("198.18.0.1")}`;
+  const reference = heapView(NETBASE_BYTES);
+  const alive = new NetbaseWriter(reference, { readers: [], neighborSlots: 64, seed: 1 });
+  begin(alive);
+  const old = answers(reference);
+  batch(alive);
+  const wanted = answers(reference);
+  let stores = Infinity;
+  for (let deadly = 0; deadly < stores; deadly++) {
+    const view = heapView(NETBASE_BYTES);
+    const writer = new Writer(view, {
+      readers: [new StandingReader()],
+      neighborSlots: 64,
+      seed: 1,
+    });
+    begin(writer);
+    let count = 0;
+    hook.onStore = () => {
+      if (count++ === deadly) throw new Death();
+    };
+    try {
+      batch(writer);
+      stores = count;
+    } catch (error) {
+      if (!(error instanceof Death)) throw error;
+    } finally {
+      hook.onStore = quiet;
+    }
+    answers(view).forEach((answer, i) => {
+      const right = answer === old[i] || answer === wanted[i] || answer === between;
+      assert.ok(right, `store ${deadly}: ${answer}, before ${old[i]}, after ${wanted[i]}`);
+    });
+    if (deadly % 64 === 0) succeed(view, wanted);
+  }
+});
+
+/** A successor builds anew on what the dead one left; readers are right all along, and then up to date. */
+function succeed(view: View, wanted: string[]): void {
+  const standing = new StandingReader();
+  const successor = new NetbaseWriter(view, { readers: [standing], neighborSlots: 64, seed: 2 });
+  assert.equal(successor.settled, false);
+  assert.throws(() => successor.rib, /must wait/);
+  standing.burst++;
+  assert.ok(successor.settled);
+  const before = answers(view);
+  successor.interfaces.beginSync();
+  successor.neighbors.beginSync();
+  successor.rib.beginSync();
+  for (const host of HOSTS.toReversed()) neighbor(successor, host, 9);
+  for (const host of HOSTS) successor.neighbors.remove(2, host);
+  begin(successor);
+  batch(successor);
+  assert.deepEqual(answers(view), before, "nothing shows before the successor's first sync");
+  successor.interfaces.endSync();
+  successor.neighbors.endSync();
+  successor.rib.endSync();
+  successor.commit();
+  assert.deepEqual(answers(view), wanted);
+}
+
+Deno.test("at every store of a batch each address has its route of before or after", () => {
+  // Wide prefixes take a hundred thousand stores and more; a default route takes one, in `main`.
+  const narrow = anyRoute.filter(({ prefixLength, table }) => {
+    return prefixLength > 13 || (prefixLength === 0 && table === RT_TABLE_MAIN);
+  });
+  const routes = fc.array(narrow, { minLength: 1, maxLength: 12 });
+  fc.assert(
+    fc.property(routes, routes, fc.boolean(), (before, after, apart) => {
+      const view = heapView(NETBASE_BYTES);
+      const reader = new NetbaseReader(view);
+      const writer = new Writer(view, { readers: [], seed: 3 });
+      const order = apart ? "separate" : "merged";
+      writer.rib.lookupOrder = order;
+      resync(writer, before);
+      const probes = PROBES.filter((_, i) => i % 3 === 0);
+      const old = probes.map((address) => answerOf(reader, address));
+      const future = heapView(NETBASE_BYTES);
+      const other = new NetbaseWriter(future, { readers: [], seed: 3 });
+      other.rib.lookupOrder = order;
+      resync(other, after);
+      const later = new NetbaseReader(future);
+      const wanted = probes.map((address) => answerOf(later, address));
+      const last = probes.map((address) => reader.fib.lookup(address));
+      let count = 0;
+      hook.onStore = () => {
+        // A prime, so that the looks are spread over what thousands of stores paint.
+        if (count++ > 500 && count % 17 !== 0) return;
+        probes.forEach((address, i) => {
+          const id = reader.fib.lookup(address);
+          if (id === last[i]) return;
+          last[i] = id;
+          const answer = describe(reader, id);
+          const right = answer === old[i] || answer === wanted[i];
+          assert.ok(right, `${address.toString(16)}: ${answer}, not ${old[i]} or ${wanted[i]}`);
+        });
+      };
+      try {
+        resync(writer, after);
+      } finally {
+        hook.onStore = quiet;
+      }
+      assert.deepEqual(probes.map((address) => answerOf(reader, address)), wanted);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+/** Makes the RIB hold just what a kernel holds that was given these routes. */
+function resync(writer: NetbaseWriter, routes: Parameters<Kernel["put"]>[0][]): void {
+  const kernel = new Kernel();
+  for (const route of routes) kernel.put(route, "append");
+  writer.rib.beginSync();
+  for (const route of kernel.dump()) writer.rib.addFromDump(route);
+  writer.rib.endSync();
+  writer.commit();
+}
