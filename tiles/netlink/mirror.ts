@@ -75,8 +75,11 @@ export class Mirror implements MessageHandler {
   readonly #question: LookupOrderQuestion;
   /** The part and its bit that each message type is about. */
   readonly #partOf = new Map<number, PartEntry>();
+  /** Events or a dump have changed something that is not committed yet. */
   #unshown = false;
   #burstsUnshown = 0;
+  /** The last burst was a full one. */
+  #moreWaits = false;
   #now = 0;
   #state = -1;
 
@@ -123,9 +126,9 @@ export class Mirror implements MessageHandler {
     return this.#synchroniser.complete && this.#question.settled;
   }
 
-  /** Whether nothing is known to be stale or under way. */
+  /** Whether nothing is known to be stale, under way or waiting. */
   get settled(): boolean {
-    return this.complete && this.#synchroniser.settled && !this.#unshown;
+    return this.complete && this.#synchroniser.settled && !this.#unshown && !this.#moreWaits;
   }
 
   /** Descriptors to be polled for reading; the first one becomes ready when there is an event. */
@@ -195,11 +198,11 @@ export class Mirror implements MessageHandler {
     const outcome = this.#monitor.receive(this);
     if (outcome === Received.overrun) {
       this.overruns++;
+      this.#moreWaits = true;
       this.#synchroniser.lost(this.#now);
       return 1;
     }
-    // While more is waiting, what is shown would be a state that the kernel has left already.
-    this.#burstsUnshown = outcome === Received.full ? this.#burstsUnshown + 1 : 0;
+    this.#moreWaits = outcome === Received.full;
     return this.#monitor.datagrams;
   }
 
@@ -220,7 +223,8 @@ export class Mirror implements MessageHandler {
   }
 
   #show(): void {
-    const wait = this.#burstsUnshown > 0 && this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
+    // While more waits, what would be shown is a state that the kernel has left already.
+    const wait = this.#moreWaits && ++this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
     if (this.#unshown && !wait) {
       this.writer.commit();
       this.#unshown = false;
