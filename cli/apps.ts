@@ -16,7 +16,12 @@ const SHIPPED = ["discard", "echo", "time"];
 export function planApps(listen: readonly Listen[]): AppPlan[] {
   const ports = new Map<string, number[]>();
   for (const { app, port } of listen) ports.set(app, [...ports.get(app) ?? [], port]);
-  return [...ports].map(([app, its]) => ({ name: app, module: appModule(app), ports: its }));
+  return [...ports].map(([app, its]) => ({
+    name: app,
+    module: appModule(app),
+    ports: its,
+    options: {},
+  }));
 }
 
 /** Whether `app` is a module of the user's own. */

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,6 +30,12 @@ EXPORT int tegula_host_eventfd(void)
 EXPORT int tegula_host_close(int fd)
 {
 	return result(close(fd));
+}
+
+/* Whether thread `id` of this process runs: 0, or -errno (ESRCH when it has ended). */
+EXPORT int tegula_host_thread(int id)
+{
+	return result(syscall(SYS_tgkill, getpid(), id, 0));
 }
 
 /* Lifts RLIMIT_MEMLOCK for the process. 0, or -errno (EPERM without CAP_SYS_RESOURCE). */

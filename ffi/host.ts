@@ -27,6 +27,8 @@ export interface Host {
   close(fd: number): void;
   /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
   capabilities(): number;
+  /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
+  isRunning(thread: number): boolean;
   /** Lifts the limit on locked memory, which UMEMs count against. 0, or -errno (EPERM). */
   raiseMemlock(): number;
   /** Index of the interface `ifname`, 0 when there is none. */
@@ -56,6 +58,7 @@ export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_eventfd: { parameters: [], result: "i32" },
     tegula_host_close: { parameters: ["i32"], result: "i32" },
+    tegula_host_thread: { parameters: ["i32"], result: "i32" },
     tegula_host_raise_memlock: { parameters: [], result: "i32" },
     tegula_host_ifindex: { parameters: ["buffer"], result: "u32" },
     tegula_host_channels: { parameters: ["buffer"], result: "i32" },
@@ -72,6 +75,7 @@ export function openHost(path: string): Host {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
+    isRunning: (thread) => symbols.tegula_host_thread(thread) === 0,
     raiseMemlock: symbols.tegula_host_raise_memlock,
     ifindex: (ifname) => symbols.tegula_host_ifindex(cString(ifname)),
     channels(ifname) {

@@ -36,6 +36,9 @@
 
 #define EVENTFDS 512
 
+/* What may be kept besides; as KEEP in tile.ts. */
+enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
+
 enum role { NETLINK, NET, APP };
 
 /* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
@@ -60,6 +63,12 @@ EXPORT int tegula_tile_wait(int eventfd, int timeout_ms)
 	if (ready <= 0)
 		return ready < 0 && errno != EINTR ? -errno : 0;
 	return read(eventfd, &count, sizeof(count)) == sizeof(count) ? 1 : 0;
+}
+
+/* The calling thread's number. */
+EXPORT int tegula_tile_thread(void)
+{
+	return (int)syscall(SYS_gettid);
 }
 
 /*
@@ -164,6 +173,19 @@ static const uint32_t NET_CALLS[] = {
 };
 static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
 
+/*
+ * What an app needs that was granted files. Which ones is left to Deno's permissions: the descriptors
+ * are not known beforehand, and of those that are open it can reach none from JavaScript.
+ */
+static const uint32_t FILE_CALLS[] = {
+	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
+	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
+	SYS_mkdirat, SYS_unlinkat, SYS_renameat2,
+#ifdef SYS_open
+	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
+#endif
+};
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static void allow_on(struct policy *p, const uint32_t *calls, size_t n, const int32_t *fds, int count)
@@ -176,7 +198,7 @@ static void allow_on(struct policy *p, const uint32_t *calls, size_t n, const in
  * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
  * refused; x32's carry a bit in their number that no rule here has.
  */
-static void make_policy(struct policy *p, enum role role, const int32_t *fds, int count,
+static void make_policy(struct policy *p, enum role role, int keep, const int32_t *fds, int count,
 			const int32_t *eventfds, int eventfd_count)
 {
 	p->length = 0;
@@ -190,6 +212,10 @@ static void make_policy(struct policy *p, enum role role, const int32_t *fds, in
 		allow_on(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
 	for (size_t i = 0; i < COUNT(COMMON); i++)
 		allow(p, COMMON[i]);
+	if (keep & KEEP_CLOCK)
+		allow(p, SYS_adjtimex); /* to read: setting takes a capability */
+	for (size_t i = 0; keep & KEEP_FILES && i < COUNT(FILE_CALLS); i++)
+		allow(p, FILE_CALLS[i]);
 	allow_only(p, SYS_write, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
@@ -288,10 +314,10 @@ static void leave_signals_to_main(void)
 
 /*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
- * sockets that it sends and receives on. Returns 1 when landlock is among what was done, 0 when the
- * kernel has none, or -errno, when some may have been done and the tile must not go on.
+ * sockets that it sends and receives on, `keep` is of KEEP_*. Returns 1 when landlock is among what
+ * was done, 0 when not, or -errno, when some may have been done and the tile must not go on.
  */
-EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep_net_admin)
+EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep)
 {
 	struct policy policy;
 	struct sock_fprog program = { .filter = policy.code };
@@ -300,15 +326,15 @@ EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep
 
 	if (found < 0)
 		return found;
-	make_policy(&policy, (enum role)role, fds, count, eventfds, found);
+	make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
 	program.len = (unsigned short)policy.length;
 	leave_signals_to_main();
-	error = drop_capabilities(keep_net_admin);
+	error = drop_capabilities(keep & KEEP_NET_ADMIN);
 	if (!error)
 		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	landlock = error ? error : forbid_files();
+	landlock = error || keep & KEEP_FILES ? error : forbid_files();
 	if (landlock < 0)
 		return landlock;
 	error = result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));

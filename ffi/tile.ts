@@ -19,6 +19,10 @@ export interface Confinement {
   readonly fds: Int32Array;
   /** Keep CAP_NET_ADMIN (the netlink tile, for NTF_USE); every other capability goes. */
   readonly keepNetAdmin?: boolean;
+  /** Keep adjtimex(2), which without a capability only reads (an app that was granted the clock). */
+  readonly keepClock?: boolean;
+  /** Keep calls on files, which Deno's permissions still bound, and no landlock (an app with files). */
+  readonly keepFiles?: boolean;
 }
 
 /** What every tile may do. */
@@ -30,6 +34,8 @@ export interface TileLibrary {
    * it empty. Returns 1 when it was written, 0 on time-out or a signal, -errno.
    */
   wait(eventfd: number, timeoutMs: number): number;
+  /** The number of the calling thread, by which main can see whether it still runs. */
+  thread(): number;
   /**
    * Gives up, for this thread and for good: capabilities, new privileges, files (landlock, where the
    * kernel has it) and every system call that the role does not need. Refused calls fail with EPERM.
@@ -44,14 +50,17 @@ export function openTile(path: string): TileLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
     tegula_tile_wait: { parameters: ["i32", "i32"], result: "i32" },
+    tegula_tile_thread: { parameters: [], result: "i32" },
     tegula_tile_confine: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
   });
   return {
     wake: symbols.tegula_tile_wake,
     wait: symbols.tegula_tile_wait,
-    confine({ role, fds, keepNetAdmin = false }) {
+    thread: symbols.tegula_tile_thread,
+    confine({ role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
+      const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
       const done = checked(
-        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keepNetAdmin ? 1 : 0),
+        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep),
         `confine the ${role} tile`,
       );
       return { landlock: done === 1 };

@@ -49,6 +49,7 @@ function targets(includes: string): Target[] {
     library("region"),
     library("tile"),
     library("host"),
+    library("clock"),
     library("netlink"),
     library("udp"),
     {

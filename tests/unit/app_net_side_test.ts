@@ -21,17 +21,19 @@ function room() {
   const net = heapView(netLinkBytes(SHAPE));
   const app = heapView(appLinkBytes(SHAPE));
   const umem = heapView(UMEM_BYTES);
-  const side = new NetSide({
-    own: app,
-    peer: net,
-    umem,
-    shape: SHAPE,
-    tile: heapView(TILE_REGION_BYTES),
-    eventfd: -1,
-  }, { counters: new Float64Array(8), wake: () => {} });
+  const join = () =>
+    new NetSide({
+      own: app,
+      peer: net,
+      umem,
+      shape: SHAPE,
+      tile: heapView(TILE_REGION_BYTES),
+      eventfd: -1,
+    }, { counters: new Float64Array(8), wake: () => {} });
   return {
     umem,
-    side,
+    join,
+    side: join(),
     ring: payloadRing(app, SHAPE),
     requests: new LinkProducer(net, app, SHAPE),
     answers: new LinkConsumer(net, app, SHAPE),
@@ -58,12 +60,13 @@ Deno.test("an answer goes back to where the request came from, with the payload 
     ports: (40000 << 16) | 7,
   });
   assert.equal(side.take(), 1);
-  assert.equal(side.requests.sourceAddress(0), 0xc6120002);
-  assert.equal(side.requests.sourcePort(0), 40000);
-  assert.equal(side.requests.destinationPort(0), 7);
+  assert.ok(side.requests.next());
+  assert.equal(side.requests.sourceAddress, 0xc6120002);
+  assert.equal(side.requests.sourcePort, 40000);
+  assert.equal(side.requests.destinationPort, 7);
   const at = side.answers.reserve(5);
-  side.answers.copy(0, at);
-  side.answers.reply(0, at, 5);
+  side.answers.copy(at);
+  side.answers.reply(at, 5);
   side.finish();
   assert.equal(answers.available(), 1);
   const slot = answers.slot(0);
@@ -83,6 +86,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
     const { side, ring, requests, answers } = room();
     ask(requests, { offset: 0, length: 0 });
     side.take();
+    side.requests.next();
     const expected: { offset: number; size: number; mark: number }[] = [];
     let mark = 0;
     for (const { size, read } of all) {
@@ -91,7 +95,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
       if (at >= 0) {
         mark = (mark + 1) & 0xff;
         side.answers.bytes.fill(mark, at, at + size);
-        side.answers.reply(0, at, size);
+        side.answers.reply(at, size);
         side.finish();
         expected.push({ offset: at, size, mark });
       }
@@ -112,7 +116,8 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   const { side, requests, answers } = room();
   ask(requests, { offset: 0, length: 0 });
   side.take();
-  for (let i = 0; i < SHAPE.depth; i++) side.answers.reply(0, side.answers.reserve(8), 8);
+  side.requests.next();
+  for (let i = 0; i < SHAPE.depth; i++) side.answers.reply(side.answers.reserve(8), 8);
   assert.equal(side.answers.reserve(8), -1);
   side.finish();
   answers.release(answers.available());
@@ -124,5 +129,45 @@ Deno.test("offsets and sizes that leave the UMEM are bounded whatever the net ti
   const { side, requests } = room();
   ask(requests, { offset: UMEM_BYTES - 1, length: 0xffffffff });
   side.take();
-  assert.ok(side.requests.offset(0) + side.requests.size(0) <= UMEM_BYTES);
+  assert.ok(side.requests.next());
+  assert.ok(side.requests.offset + side.requests.size <= UMEM_BYTES);
+});
+
+Deno.test("a burst goes on round the end of the ring, one datagram after the other", () => {
+  const { side, requests } = room();
+  const seen: number[] = [];
+  for (let burst = 0; burst < 5; burst++) {
+    requests.refresh();
+    for (let i = 0; i < 5; i++) ask(requests, { source: 5 * burst + i });
+    side.take();
+    while (side.requests.next()) seen.push(side.requests.sourceAddress);
+    side.finish();
+  }
+  assert.deepEqual(seen, Array.from({ length: 25 }, (_, i) => i));
+});
+
+Deno.test("the receive time is that of the descriptor, in nanoseconds", () => {
+  const { side, requests } = room();
+  const time = 1_764_000_000_123_456_789n;
+  ask(requests, { timeLow: Number(time & 0xffffffffn), timeHigh: Number(time >> 32n) });
+  side.take();
+  side.requests.next();
+  assert.ok(Math.abs(side.requests.receivedAt - Number(time)) <= 256);
+});
+
+Deno.test("a restarted app writes over no answer of its predecessor that is not read yet", () => {
+  const { side, join, requests, answers, ring } = room();
+  ask(requests, {});
+  side.take();
+  side.requests.next();
+  const at = side.answers.reserve(8);
+  side.answers.bytes.fill(1, at, at + 8);
+  side.answers.reply(at, 8);
+  side.finish();
+  const successor = join();
+  assert.equal(successor.answers.reserve(8), -1);
+  assert.deepEqual([...ring.subarray(at, at + 8)], new Array(8).fill(1));
+  answers.release(1);
+  successor.answers.refresh();
+  assert.notEqual(successor.answers.reserve(8), -1);
 });

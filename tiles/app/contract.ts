@@ -1,8 +1,17 @@
 /**
- * What an app is. An app module's default export is a function that is given its context and returns
- * an {@linkcode App}. The tile calls `receive` with a burst of datagrams; the app writes answers into
- * memory that it reserves from `out`. Everything is synchronous, nothing is copied that need not be,
- * and nothing is allocated per datagram unless the app does so itself.
+ * What an app is: a module with a service in it. The short way is one function from a request to its
+ * answer:
+ *
+ * ```ts
+ * export function answer({ payload, address }: Request) {
+ *   return `${address} sent ${payload.length} bytes\n`;
+ * }
+ * ```
+ *
+ * The fast way is a default export that is given its context and returns an {@linkcode App}, which
+ * takes datagrams in bursts where they lie and writes answers where they are sent from. Everything is
+ * synchronous, nothing is copied that need not be, and nothing is allocated per datagram unless the
+ * app does so itself.
  *
  * @example
  * ```ts
@@ -12,11 +21,11 @@
  * export default function create(_context: AppContext): App {
  *   return {
  *     receive(requests, out) {
- *       for (let i = 0; i < requests.count; i++) {
+ *       while (requests.next()) {
  *         const at = out.reserve(1);
- *         if (at < 0) return;
- *         out.bytes[at] = requests.size(i);
- *         out.reply(i, at, 1);
+ *         if (at < 0) continue;
+ *         out.bytes[at] = requests.size;
+ *         out.reply(at, 1);
  *       }
  *     },
  *   };
@@ -26,24 +35,32 @@
  * @module
  */
 
-/** A burst of received datagrams. Valid only during the call of `receive` that it is given to. */
+/**
+ * A burst of received datagrams, gone through one by one: `next` goes on, all else is about the one
+ * at hand. Valid only during the call of `receive` that it is given to.
+ */
 export interface Datagrams {
-  /** How many there are. */
-  readonly count: number;
+  /** Goes on to the next datagram; false when there is none. */
+  next(): boolean;
   /** The memory that all payloads stand in, read-only: a store into it ends the process. */
   readonly bytes: Uint8Array;
-  /** Where payload `i` begins in `bytes`. */
-  offset(i: number): number;
-  /** Bytes of payload `i`, 0 to 65,507. */
-  size(i: number): number;
-  /** IPv4 address that datagram `i` came from, host order. */
-  sourceAddress(i: number): number;
-  /** UDP port that datagram `i` came from. */
-  sourcePort(i: number): number;
-  /** Our IPv4 address that datagram `i` was sent to, host order. */
-  destinationAddress(i: number): number;
-  /** Our UDP port that datagram `i` was sent to. */
-  destinationPort(i: number): number;
+  /** Where the payload begins in `bytes`. */
+  readonly offset: number;
+  /** Bytes of the payload, 0 to 65,507. */
+  readonly size: number;
+  /** IPv4 address that the datagram came from, host order. */
+  readonly sourceAddress: number;
+  /** UDP port that it came from. */
+  readonly sourcePort: number;
+  /** Our IPv4 address that it was sent to, host order. */
+  readonly destinationAddress: number;
+  /** Our UDP port that it was sent to. */
+  readonly destinationPort: number;
+  /**
+   * When its burst was taken from the ring: nanoseconds since 1970 UTC (CLOCK_REALTIME), to the 256
+   * that a number of that size can tell apart.
+   */
+  readonly receivedAt: number;
 }
 
 /** Where an unsolicited datagram goes. Addresses in host order. */
@@ -65,33 +82,92 @@ export interface Answers {
    * app's until it is sent by `reply` or `send`; reserving again before that takes it back.
    */
   reserve(size: number): number;
-  /** Copies the payload of datagram `i` to `offset` in `bytes`. */
-  copy(i: number, offset: number): void;
-  /** Sends `size` bytes at `offset` back to the sender of datagram `i`, from where it was sent to. */
-  reply(i: number, offset: number, size: number): void;
-  /** Sends `size` bytes at `offset` to `destination`. */
+  /** Copies the payload of the datagram at hand to `offset` in `bytes`. */
+  copy(offset: number): void;
+  /** Sends `size` bytes at `offset` back to the datagram's sender, from where it was sent to. */
+  reply(offset: number, size: number): void;
+  /**
+   * Sends `size` bytes at `offset` to an address that a datagram came from before, or that the
+   * configuration lets the app send to (`send_to`). Others are dropped and counted.
+   */
   send(destination: Destination, offset: number, size: number): void;
 }
 
-/** A service. Handlers are synchronous and return soon. */
+/**
+ * A service. Handlers are synchronous and return soon. What one throws costs the datagram at hand, or
+ * the tick; it is counted, and logged the first time.
+ */
 export interface App {
   /** Deals with a burst of datagrams. */
   receive(requests: Datagrams, out: Answers): void;
   /** Called about every `tickMillis`, for what is sent without being asked. */
   tick?(out: Answers): void;
-  /** Milliseconds between two calls of `tick`. */
+  /** Milliseconds between two calls of `tick`; 1000 when left out. */
   readonly tickMillis?: number;
 }
 
-/** What an app may know of where it runs. */
+/** A request as the short way has it. */
+export interface Request {
+  /** The payload: a copy, the app's to keep. */
+  readonly payload: Uint8Array<ArrayBuffer>;
+  /** IPv4 address that it came from, as in `198.18.0.2`. */
+  readonly address: string;
+  /** UDP port that it came from. */
+  readonly port: number;
+  /** Our port that it was sent to. */
+  readonly destinationPort: number;
+  /** When it was received: milliseconds since 1970 UTC, with a fraction. */
+  readonly receivedAt: number;
+}
+
+/** The short way: what to answer, as bytes or as text; nothing: no answer. */
+export interface PlainApp {
+  answer(request: Request): Uint8Array | string | null | undefined | void;
+}
+
+/** A number that an app shows under a name of its own, in the metrics. */
+export interface Metric {
+  value: number;
+}
+
+/** The host's clock, for an app that was granted it (`clock = true`). */
+export interface Clock {
+  /** Nanoseconds since 1970 UTC now, as in {@linkcode Datagrams.receivedAt}. */
+  now(): number;
+  /**
+   * What the kernel says of its clock (adjtimex(2)): whether something keeps it synchronised, what it
+   * may be off by at most (microseconds), and how many seconds the coming leap adds or removes.
+   */
+  status(): {
+    readonly synchronised: boolean;
+    readonly maxErrorMicros: number;
+    readonly leap: number;
+  };
+}
+
+/** What an app may know of where it runs, and be given. */
 export interface AppContext {
+  /** The app's name, as in the configuration. */
+  readonly name: string;
   /** The ports that this app answers on. */
   readonly ports: readonly number[];
+  /** What the configuration says under `[apps.NAME.options]`. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** Only for apps that were granted it. */
+  readonly clock?: Clock;
   /** Whether `port` is served by any app here: an answer to it could come back for ever. */
   serves(port: number): boolean;
+  /**
+   * The number shown as `name`: a counter, which only grows, or a gauge. The same name gives the same
+   * number. Null when there are more than the 4,096 that an app may have, or `name` is too long.
+   */
+  metric(name: string, kind: "counter" | "gauge"): Metric | null;
   /** Writes a line to the log, in the app's name. */
   log(message: string): void;
 }
 
-/** The default export of an app module. */
-export type AppFactory = (context: AppContext) => App | Promise<App>;
+/**
+ * The default export of an app module. May be awaited once: the app starts with what it was granted,
+ * and when it has been made, its thread is confined.
+ */
+export type AppFactory = (context: AppContext) => App | PlainApp | Promise<App | PlainApp>;

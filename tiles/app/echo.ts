@@ -6,13 +6,13 @@ import type { App, AppContext } from "./contract.ts";
 export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
-      for (let i = 0; i < requests.count; i++) {
-        if (context.serves(requests.sourcePort(i))) continue;
-        const size = requests.size(i);
+      while (requests.next()) {
+        if (context.serves(requests.sourcePort)) continue;
+        const { size } = requests;
         const at = out.reserve(size);
         if (at < 0) continue;
-        out.copy(i, at);
-        out.reply(i, at, size);
+        out.copy(at);
+        out.reply(at, size);
       }
     },
   };

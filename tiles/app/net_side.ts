@@ -6,60 +6,15 @@
  * @module
  */
 
-import { u32, u8 } from "../../ffi/view.ts";
 import { APP } from "../runtime/counters.ts";
-import { Descriptor, LinkConsumer, LinkProducer, payloadRing } from "../runtime/link.ts";
+import { Descriptor, LinkConsumer, LinkProducer, linkWords, payloadRing } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
-import type { Answers, Datagrams, Destination } from "./contract.ts";
+import type { Answers, Destination } from "./contract.ts";
+import { Requests } from "./requests.ts";
 import type { NetJoin } from "./tile.ts";
 
 /** The longest burst given to an app at once. */
 const BURST = 64;
-
-/** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
-const LARGEST_PAYLOAD = 65_507;
-
-/**
- * The burst at hand; its fields are read from the net tile's descriptors, in place. Offset and size
- * are bounded each time they are read, so that they stay inside the UMEM even if the net tile were to
- * change them behind our back: the UMEM ends with a buffer of 64 KiB, so no frame begins later.
- */
-class Requests implements Datagrams {
-  count = 0;
-  readonly bytes: Uint8Array;
-  readonly words: Uint32Array;
-  readonly #link: LinkConsumer;
-
-  constructor(join: NetJoin, link: LinkConsumer) {
-    this.bytes = u8(join.umem);
-    this.words = u32(join.umem);
-    this.#link = link;
-  }
-
-  #field(i: number, field: number): number {
-    return this.#link.words[this.#link.slot(i) + field];
-  }
-  offset(i: number): number {
-    const offset = this.#field(i, Descriptor.offset);
-    return offset <= this.bytes.length - 65_536 ? offset : 0;
-  }
-  size(i: number): number {
-    const size = this.#field(i, Descriptor.length);
-    return size <= LARGEST_PAYLOAD ? size : 0;
-  }
-  sourceAddress(i: number): number {
-    return this.#field(i, Descriptor.source);
-  }
-  sourcePort(i: number): number {
-    return this.#field(i, Descriptor.ports) >>> 16;
-  }
-  destinationAddress(i: number): number {
-    return this.#field(i, Descriptor.destination);
-  }
-  destinationPort(i: number): number {
-    return this.#field(i, Descriptor.ports) & 0xffff;
-  }
-}
 
 /**
  * The answers' memory: the payload ring of the app's region. Payloads lie in a row, each at a
@@ -75,6 +30,8 @@ class Replies implements Answers {
   /** Where the payload of each descriptor begins: the oldest on its way is where free room ends. */
   readonly #starts: Uint32Array;
   readonly #mask: number;
+  /** Where the link stood when this side joined: what is older was sent by who ran here before. */
+  readonly #joined: number;
   #head = 0;
 
   constructor(
@@ -96,6 +53,7 @@ class Replies implements Answers {
     this.#counters = counters;
     this.#starts = new Uint32Array(join.shape.depth);
     this.#mask = join.shape.payloadBytes - 1;
+    this.#joined = link.pushed;
   }
 
   /** Looks how far the net tile has read. Once per burst. */
@@ -114,7 +72,9 @@ class Replies implements Answers {
     const tail = outstanding === 0
       ? at
       : this.#starts[(this.#link.pushed - outstanding) & (this.#link.depth - 1)];
-    if (this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
+    // Where the payloads of a predecessor stand is not known: they have to be read first.
+    const foreign = outstanding > ((this.#link.pushed - this.#joined) >>> 0);
+    if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
       this.#counters[APP.index.answer_no_room]++;
       return -1;
     }
@@ -122,9 +82,9 @@ class Replies implements Answers {
     return at & this.#mask;
   }
 
-  copy(i: number, offset: number): void {
-    const from = this.#requests.offset(i);
-    const size = this.#requests.size(i);
+  copy(offset: number): void {
+    const from = this.#requests.offset;
+    const size = this.#requests.size;
     let done = 0;
     if (((from | offset) & 3) === 0) {
       const source = this.#requests.words;
@@ -138,13 +98,13 @@ class Replies implements Answers {
     for (; done < size; done++) this.bytes[offset + done] = this.#requests.bytes[from + done];
   }
 
-  reply(i: number, offset: number, size: number): void {
+  reply(offset: number, size: number): void {
     const { words } = this.#link;
     const slot = this.#link.slot();
-    const ports = (this.#requests.destinationPort(i) << 16) | this.#requests.sourcePort(i);
-    words[slot + Descriptor.source] = this.#requests.destinationAddress(i);
-    words[slot + Descriptor.destination] = this.#requests.sourceAddress(i);
-    words[slot + Descriptor.ports] = ports;
+    const { ports } = this.#requests;
+    words[slot + Descriptor.source] = this.#requests.destinationAddress;
+    words[slot + Descriptor.destination] = this.#requests.sourceAddress;
+    words[slot + Descriptor.ports] = (ports << 16) | (ports >>> 16);
     this.#push(slot, offset, size);
   }
 
@@ -175,13 +135,14 @@ class Replies implements Answers {
 
 /** Both links of one net tile. */
 export class NetSide {
-  readonly requests: Datagrams;
+  readonly requests: Requests;
   readonly answers: Answers & { refresh(): void };
-  readonly #requests: Requests;
   readonly #consumer: LinkConsumer;
   readonly #producer: LinkProducer;
   readonly #waker: Waker;
   readonly #counters: Float64Array;
+  /** Datagrams of the burst at hand. */
+  #taken = 0;
 
   constructor(
     join: NetJoin,
@@ -190,11 +151,13 @@ export class NetSide {
     this.#counters = counters;
     this.#consumer = new LinkConsumer(join.own, join.peer, join.shape, { skip: true });
     this.#producer = new LinkProducer(join.own, join.peer, join.shape);
-    this.#requests = new Requests(join, this.#consumer);
-    this.requests = this.#requests;
+    this.requests = new Requests(join.umem, {
+      descriptors: this.#consumer.words,
+      ...linkWords(join.shape),
+    });
     this.answers = new Replies(join, {
       link: this.#producer,
-      requests: this.#requests,
+      requests: this.requests,
       counters,
     });
     this.#waker = new Waker(new TileReader(join.tile), wake);
@@ -208,19 +171,19 @@ export class NetSide {
   /** Takes the next burst into `requests` and returns its size. */
   take(): number {
     const count = Math.min(this.#consumer.available(), BURST);
-    this.#requests.count = count;
+    this.#taken = count;
+    this.requests.begin(this.#consumer.slot(0), count);
     if (count > 0) this.#producer.refresh();
     return count;
   }
 
   /** Publishes the answers, passes the burst, and wakes the net tile if it sleeps. */
   finish(): void {
-    this.#counters[APP.index.requests] += this.#requests.count;
+    this.#counters[APP.index.requests] += this.#taken;
     // Frames are given back in the same breath: the net tile learns of both by one wake-up.
     const published = this.#producer.publish();
-    const passed = this.#requests.count;
-    if (passed > 0) this.#consumer.release(passed);
-    this.#requests.count = 0;
+    if (this.#taken > 0) this.#consumer.release(this.#taken);
+    this.#taken = 0;
     if (published) this.#waker.published();
   }
 }

@@ -14,15 +14,15 @@ export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
       const seconds = Math.floor(Date.now() / 1000) + UNIX_EPOCH;
-      for (let i = 0; i < requests.count; i++) {
-        if (context.serves(requests.sourcePort(i))) continue;
+      while (requests.next()) {
+        if (context.serves(requests.sourcePort)) continue;
         const at = out.reserve(4);
         if (at < 0) continue;
         out.bytes[at] = seconds / 0x1000000;
         out.bytes[at + 1] = seconds >>> 16;
         out.bytes[at + 2] = seconds >>> 8;
         out.bytes[at + 3] = seconds;
-        out.reply(i, at, 4);
+        out.reply(at, 4);
       }
     },
   };

@@ -6,6 +6,7 @@
  * @module
  */
 
+import type { Clock } from "../../ffi/clock.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import type { Udp } from "../../ffi/udp.ts";
@@ -22,6 +23,8 @@ export interface Libraries {
   readonly netlink?: NetlinkLibrary;
   readonly xsk?: Xsk;
   readonly udp?: Udp;
+  /** For an app that was granted it. */
+  readonly clock?: Clock;
 }
 
 /** What a tile's `create` is given. */

@@ -8,6 +8,7 @@
 import type { Host } from "../../ffi/host.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { METRICS_BYTES } from "../app/metrics.ts";
 import type { AppSetup } from "../app/tile.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
@@ -25,6 +26,8 @@ export interface AppPlan {
   /** URL of its module. */
   readonly module: string;
   readonly ports: readonly number[];
+  /** What the configuration says to it. */
+  readonly options: Readonly<Record<string, unknown>>;
 }
 
 /** A kernel socket that holds a served port. */
@@ -69,6 +72,8 @@ export class Wiring {
   readonly apps: readonly TileSeat[];
   /** One per net tile. */
   readonly umems: readonly Region[];
+  /** The numbers of each app's own (`../app/metrics.ts`), by app. */
+  readonly metrics: readonly Region[];
   readonly #options: WiringOptions;
   readonly #solicits: readonly Region[];
   /** By app, then by net tile. */
@@ -83,6 +88,7 @@ export class Wiring {
     this.nets = frames.map((_, n) => this.#seat("net", `net${n}`));
     this.apps = apps.map(({ name }) => this.#seat("app", name));
     this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
+    this.metrics = apps.map(({ name }) => regions.create(`metrics ${name}`, METRICS_BYTES));
     this.#solicits = this.nets.map(({ name }) =>
       regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
     );
@@ -154,11 +160,13 @@ export class Wiring {
   }
 
   appSetup(a: number): AppSetup {
-    const { name, module, ports } = this.#options.apps[a];
+    const { name, module, ports, options } = this.#options.apps[a];
     return {
       name,
       module,
       ports,
+      options,
+      metrics: this.metrics[a].writer,
       served: this.#served,
       eventfd: this.apps[a].eventfd,
       nets: this.nets.map((net, n) => ({

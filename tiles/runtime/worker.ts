@@ -6,6 +6,7 @@
  * @module
  */
 
+import { openClock } from "../../ffi/clock.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
@@ -66,6 +67,7 @@ function openLibraries({ libraries }: BootMessage): Libraries {
     tile: openTile(libraries.tile),
     ...(libraries.netlink && { netlink: openNetlink(libraries.netlink) }),
     ...(libraries.xsk && { xsk: openXsk(libraries.xsk) }),
+    ...(libraries.clock && { clock: openClock(libraries.clock) }),
     ...(libraries.udp && { udp: openUdp(libraries.udp) }),
   };
 }

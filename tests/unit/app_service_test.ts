@@ -1,0 +1,147 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { App, AppContext, Request } from "../../tiles/app/contract.ts";
+import { heapView } from "../../ffi/view.ts";
+import { AppHarness } from "../../tiles/app/harness.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Echoes, but throws at payloads that begin with `!`. */
+const touchy = {
+  default: (): App => ({
+    receive(requests, out) {
+      while (requests.next()) {
+        if (requests.bytes[requests.offset] === 0x21) throw new Error("touched");
+        const at = out.reserve(requests.size);
+        out.copy(at);
+        out.reply(at, requests.size);
+      }
+    },
+  }),
+};
+
+Deno.test("a throw costs the datagram that it was thrown at, and no other", async () => {
+  const payloads = fc.array(fc.constantFrom("!", "a", "b", "c"), { maxLength: 64 });
+  await fc.assert(fc.asyncProperty(payloads, async (payloads) => {
+    const harness = await AppHarness.start(touchy);
+    const answers = harness.ask(...payloads.map((payload) => ({ payload })));
+    assert.deepEqual(
+      answers.map(({ payload }) => text(payload)),
+      payloads.filter((payload) => payload !== "!"),
+    );
+    const thrown = payloads.length - answers.length;
+    assert.equal(harness.counters.errors, thrown);
+    assert.equal(harness.counters.requests, payloads.length);
+    assert.equal(harness.logged.length, thrown === 0 ? 0 : 1, "logged once per kind");
+  }));
+});
+
+Deno.test("an app that throws before it looks at a datagram is not asked for ever", async () => {
+  const harness = await AppHarness.start({
+    default: (): App => ({
+      receive() {
+        throw new Error("always");
+      },
+    }),
+  });
+  assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }, { payload: "c" }), []);
+  assert.equal(harness.counters.errors, 3);
+});
+
+Deno.test("errors of different kinds are each logged once, whatever words they use", async () => {
+  const harness = await AppHarness.start({
+    answer({ payload }: Request) {
+      if (payload[0] === 0x61) throw new RangeError(`a ${Math.random()}`);
+      throw new TypeError(`b ${Math.random()}`);
+    },
+  });
+  for (let i = 0; i < 5; i++) harness.ask({ payload: "a" }, { payload: "b" });
+  assert.equal(harness.counters.errors, 10);
+  assert.equal(harness.logged.length, 2);
+});
+
+Deno.test("the short way is one function from a request to its answer", async () => {
+  const harness = await AppHarness.start({
+    answer: ({ payload, address, port, destinationPort, receivedAt }: Request) =>
+      `${text(payload)} ${address}:${port} ${destinationPort} ${receivedAt}`,
+  }, { ports: [9] });
+  const [answer] = harness.ask({ payload: "hi", sourcePort: 1234, receivedAt: 2_500_000 });
+  assert.equal(text(answer.payload), "hi 198.18.0.2:1234 9 2.5");
+  assert.deepEqual(
+    [answer.address, answer.port, answer.sourceAddress, answer.sourcePort],
+    [0xc6120002, 1234, 0xc6120001, 9],
+  );
+});
+
+Deno.test("the short way may answer with bytes or with nothing, and never a served port", async () => {
+  const harness = await AppHarness.start({
+    default: async (_context: AppContext) => {
+      await Promise.resolve();
+      return {
+        answer: ({ payload }: Request) => payload.length === 0 ? undefined : payload.reverse(),
+      };
+    },
+  }, { ports: [7], served: [7, 53] });
+  const answers = harness.ask(
+    { payload: "" },
+    { payload: "abc" },
+    { payload: "abc", sourcePort: 53 },
+  );
+  assert.deepEqual(answers.map(({ payload }) => text(payload)), ["cba"]);
+});
+
+Deno.test("a module without an app is refused with what it lacks", async () => {
+  await assert.rejects(AppHarness.start({}), /exports neither a function as its default nor/);
+  await assert.rejects(AppHarness.start({ default: 5 }), /exports neither/);
+  await assert.rejects(
+    AppHarness.start({ default: () => ({}) }),
+    /neither receive\(\) nor answer\(\)/,
+  );
+  await assert.rejects(AppHarness.start({ default: () => undefined }), /neither receive\(\) nor/);
+});
+
+Deno.test("a tick is called when it is due, and what it throws is counted", async () => {
+  let ticks = 0;
+  const harness = await AppHarness.start({
+    default: (): App => ({
+      tickMillis: 1e9,
+      receive() {},
+      tick(out) {
+        if (++ticks === 2) throw new Error("second");
+        const at = out.reserve(1);
+        out.send({ address: 0xc6120009, port: 9, sourcePort: 7 }, at, 1);
+      },
+    }),
+  });
+  assert.equal(harness.tick()[0].address, 0xc6120009);
+  assert.deepEqual(harness.tick(), []);
+  assert.equal(harness.counters.errors, 1);
+});
+
+Deno.test("metrics are read as they were written, and a successor carries on with them", () => {
+  const names = fc.uniqueArray(fc.string({ unit: "grapheme", minLength: 1, maxLength: 20 }), {
+    maxLength: 50,
+  });
+  fc.assert(fc.property(names, (names) => {
+    const view = heapView(METRICS_BYTES);
+    const first = new MetricsWriter(view);
+    names.forEach((name, i) => first.metric(name, i % 2 ? "gauge" : "counter")!.value = i);
+    const second = new MetricsWriter(view);
+    for (const name of names) second.metric(name, "counter")!.value++;
+    assert.deepEqual(
+      new MetricsReader(view).read(),
+      names.map((name, i) => ({ name, kind: i % 2 ? "gauge" : "counter", value: i + 1 })),
+    );
+  }));
+});
+
+Deno.test("a metric whose name is too long, or one too many, is not to be had", () => {
+  const writer = new MetricsWriter(heapView(METRICS_BYTES));
+  assert.equal(writer.metric("x".repeat(113), "gauge"), null);
+  for (let i = 0; i < 4096; i++) assert.ok(writer.metric(`${i}`, "gauge"));
+  assert.equal(writer.metric("one more", "gauge"), null);
+  assert.ok(writer.metric("17", "gauge"));
+});

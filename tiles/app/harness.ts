@@ -1,0 +1,178 @@
+/**
+ * An app on its own, without root or network: the real app side of a link with memory instead of a
+ * net tile at the other end. Datagrams go in, answers come out. Meant for an app's tests.
+ *
+ * @example
+ * ```ts
+ * import { AppHarness } from "./harness.ts";
+ * import * as echo from "./echo.ts";
+ *
+ * const harness = await AppHarness.start(echo, { ports: [7] });
+ * const [answer] = harness.ask({ payload: "hello", port: 7 });
+ * if (new TextDecoder().decode(answer.payload) !== "hello") throw new Error("no echo");
+ * ```
+ *
+ * @module
+ */
+
+import type { Clock } from "../../ffi/clock.ts";
+import { heapView, u8 } from "../../ffi/view.ts";
+import { APP, readCounters } from "../runtime/counters.ts";
+import {
+  appLinkBytes,
+  Descriptor,
+  LinkConsumer,
+  LinkProducer,
+  netLinkBytes,
+  payloadRing,
+} from "../runtime/link.ts";
+import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
+import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
+import { NetSide } from "./net_side.ts";
+import { makeService, type Service } from "./service.ts";
+
+const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
+/** How far apart the payloads of a burst stand in the memory that is for a UMEM here. */
+const SLOT_BYTES = 65_536;
+
+/** What the harness stands in for. All have a default. */
+export interface HarnessOptions {
+  readonly ports?: readonly number[];
+  /** Every port that is served; the app's own when left out. */
+  readonly served?: readonly number[];
+  readonly options?: Readonly<Record<string, unknown>>;
+  readonly clock?: Clock;
+}
+
+/** A datagram to give to the app. */
+export interface Asked {
+  readonly payload: Uint8Array | string;
+  /** IPv4 address that it comes from, host order; 198.18.0.2 when left out. */
+  readonly sourceAddress?: number;
+  readonly sourcePort?: number;
+  /** Our port; the app's first when left out. */
+  readonly port?: number;
+  /** Nanoseconds since 1970 UTC. */
+  readonly receivedAt?: number;
+}
+
+/** A datagram from the app. Addresses in host order. */
+export interface Answered {
+  readonly payload: Uint8Array<ArrayBuffer>;
+  readonly address: number;
+  readonly port: number;
+  readonly sourceAddress: number;
+  readonly sourcePort: number;
+}
+
+/** A running app. */
+export class AppHarness {
+  /** What the app logged. */
+  readonly logged: string[] = [];
+  readonly #options: HarnessOptions;
+  readonly #metrics = heapView(METRICS_BYTES);
+  readonly #umem = heapView((SHAPE.depth + 1) * SLOT_BYTES);
+  readonly #counters = new Float64Array(Object.keys(APP.help).length);
+  readonly #side: NetSide;
+  readonly #requests: LinkProducer;
+  readonly #answers: LinkConsumer;
+  readonly #ring: Uint8Array;
+  #service!: Service;
+
+  private constructor(options: HarnessOptions) {
+    this.#options = options;
+    const [net, own] = [heapView(netLinkBytes(SHAPE)), heapView(appLinkBytes(SHAPE))];
+    const tile = heapView(TILE_REGION_BYTES);
+    this.#side = new NetSide(
+      { own, peer: net, umem: this.#umem, shape: SHAPE, tile, eventfd: -1 },
+      { counters: this.#counters, wake() {} },
+    );
+    this.#requests = new LinkProducer(net, own, SHAPE);
+    this.#answers = new LinkConsumer(net, own, SHAPE);
+    this.#ring = payloadRing(own, SHAPE);
+  }
+
+  /** Starts the app of `module`, as the tile would. Throws Error with what is wrong with it. */
+  static async start(
+    module: { default?: unknown; answer?: unknown },
+    options: HarnessOptions = {},
+  ): Promise<AppHarness> {
+    const harness = new AppHarness(options);
+    harness.#service = await makeService(module, {
+      name: "app",
+      module: "",
+      ports: options.ports ?? [7],
+      served: options.served ?? options.ports ?? [7],
+      options: options.options ?? {},
+      metrics: harness.#metrics,
+    }, {
+      counters: harness.#counters,
+      log: (line) => harness.logged.push(line),
+      ...(options.clock && { clock: options.clock }),
+    });
+    return harness;
+  }
+
+  /** Gives the app one burst, at most 64 datagrams, and returns what it sent. */
+  ask(...burst: readonly Asked[]): Answered[] {
+    burst.forEach((asked, i) => this.#push(asked, i * SLOT_BYTES));
+    this.#requests.publish();
+    while (this.#side.take() > 0) {
+      this.#service.receive(this.#side.requests, this.#side.answers);
+      this.#side.finish();
+    }
+    this.#requests.refresh();
+    return this.#sent();
+  }
+
+  /** Lets the app's next tick be due, and returns what it sent. */
+  tick(): Answered[] {
+    this.#side.answers.refresh();
+    this.#service.clock(Infinity, this.#side.answers);
+    this.#side.finish();
+    return this.#sent();
+  }
+
+  /** Counters of the tile, and the app's own metrics, by name. */
+  get counters(): Record<string, number> {
+    const own = new MetricsReader(this.#metrics).read().map(({ name, value }) => [name, value]);
+    return { ...readCounters(APP.help, this.#counters), ...Object.fromEntries(own) };
+  }
+
+  #push(asked: Asked, offset: number): void {
+    const { payload, sourceAddress = 0xc6120002, sourcePort = 40_000, receivedAt = 0 } = asked;
+    const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
+    const port = asked.port ?? this.#options.ports?.[0] ?? 7;
+    u8(this.#umem).set(bytes, offset);
+    const { words } = this.#requests;
+    const slot = this.#requests.slot();
+    words[slot + Descriptor.offset] = offset;
+    words[slot + Descriptor.length] = bytes.length;
+    words[slot + Descriptor.source] = sourceAddress;
+    words[slot + Descriptor.destination] = 0xc6120001;
+    words[slot + Descriptor.ports] = (sourcePort << 16) | port;
+    words[slot + Descriptor.timeLow] = receivedAt % 2 ** 32;
+    words[slot + Descriptor.timeHigh] = receivedAt / 2 ** 32;
+    this.#requests.push();
+  }
+
+  #sent(): Answered[] {
+    const count = this.#answers.available();
+    const { words } = this.#answers;
+    const sent = Array.from({ length: count }, (_, i) => {
+      const slot = this.#answers.slot(i);
+      const offset = words[slot + Descriptor.offset];
+      return {
+        payload: new Uint8Array(
+          this.#ring.subarray(offset, offset + words[slot + Descriptor.length]),
+        ),
+        address: words[slot + Descriptor.destination],
+        port: words[slot + Descriptor.ports] & 0xffff,
+        sourceAddress: words[slot + Descriptor.source],
+        sourcePort: words[slot + Descriptor.ports] >>> 16,
+      };
+    });
+    this.#answers.release(count);
+    return sent;
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * The burst at hand, as an app goes through it: descriptors of a link (`../runtime/link.ts`) and the
+ * memory that their payloads are in.
+ *
+ * @module
+ */
+
+import type { View } from "../../ffi/view.ts";
+import { u32, u8 } from "../../ffi/view.ts";
+import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
+import type { Datagrams } from "./contract.ts";
+
+/** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
+const LARGEST_PAYLOAD = 65_507;
+
+/**
+ * Fields are read from the descriptors in place. Offset and size are bounded each time they are read,
+ * so that they stay inside the UMEM even if the net tile were to change them behind our back: the
+ * UMEM ends with a buffer of 64 KiB, so no frame begins later.
+ */
+export class Requests implements Datagrams {
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  readonly words: Uint32Array<SharedArrayBuffer>;
+  readonly #descriptors: Uint32Array;
+  /** Word indices: first descriptor of the ring, its end, the one at hand. */
+  readonly #base: number;
+  readonly #end: number;
+  #at = 0;
+  #left = 0;
+
+  /** Descriptors stand round and round from word `base` of `descriptors` up to `end`. */
+  constructor(
+    umem: View,
+    { descriptors, base, end }: { descriptors: Uint32Array; base: number; end: number },
+  ) {
+    this.bytes = u8(umem);
+    this.words = u32(umem);
+    this.#descriptors = descriptors;
+    this.#base = base;
+    this.#end = end;
+  }
+
+  /** Begins a burst of `count` with the descriptor at word `first`. */
+  begin(first: number, count: number): void {
+    this.#at = first - DESCRIPTOR_WORDS;
+    this.#left = count;
+  }
+
+  /** Datagrams that `next` has not gone to yet. */
+  get left(): number {
+    return this.#left;
+  }
+
+  next(): boolean {
+    if (this.#left === 0) return false;
+    this.#left--;
+    this.#at += DESCRIPTOR_WORDS;
+    if (this.#at === this.#end) this.#at = this.#base;
+    return true;
+  }
+  get offset(): number {
+    const offset = this.#descriptors[this.#at + Descriptor.offset];
+    return offset <= this.bytes.length - 65_536 ? offset : 0;
+  }
+  get size(): number {
+    const size = this.#descriptors[this.#at + Descriptor.length];
+    return size <= LARGEST_PAYLOAD ? size : 0;
+  }
+  get sourceAddress(): number {
+    return this.#descriptors[this.#at + Descriptor.source];
+  }
+  get sourcePort(): number {
+    return this.#descriptors[this.#at + Descriptor.ports] >>> 16;
+  }
+  get destinationAddress(): number {
+    return this.#descriptors[this.#at + Descriptor.destination];
+  }
+  get destinationPort(): number {
+    return this.#descriptors[this.#at + Descriptor.ports] & 0xffff;
+  }
+  get receivedAt(): number {
+    const low = this.#descriptors[this.#at + Descriptor.timeLow];
+    return this.#descriptors[this.#at + Descriptor.timeHigh] * 2 ** 32 + low;
+  }
+  /** Both ports: source << 16 | destination. */
+  get ports(): number {
+    return this.#descriptors[this.#at + Descriptor.ports];
+  }
+}

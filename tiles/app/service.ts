@@ -1,0 +1,147 @@
+/**
+ * An app as it is run, in a tile of its own or inside a net tile: made from its module, called with
+ * bursts and ticks, and kept from doing harm by what it throws.
+ *
+ * @module
+ */
+
+import type { Clock as HostClock } from "../../ffi/clock.ts";
+import type { View } from "../../ffi/view.ts";
+import { APP } from "../runtime/counters.ts";
+import type { Answers, App, AppContext, AppFactory, PlainApp } from "./contract.ts";
+import { MetricsWriter } from "./metrics.ts";
+import { fromPlain } from "./plain.ts";
+import type { Requests } from "./requests.ts";
+
+/** Kinds of error that are logged; what comes after that is only counted. */
+const MOST_KINDS = 64;
+
+/** What main says of an app. Plain data. */
+export interface ServiceSetup {
+  readonly name: string;
+  /** URL of its module. */
+  readonly module: string;
+  readonly ports: readonly number[];
+  /** Every port served here, by whichever app. */
+  readonly served: readonly number[];
+  readonly options: Readonly<Record<string, unknown>>;
+  /** The region for its own numbers. */
+  readonly metrics: View;
+}
+
+/** What a service reports to. */
+export interface ServiceParts {
+  /** Of the tile region that stands for the app, in the order of `APP`. */
+  readonly counters: Float64Array;
+  /** Where it was granted. */
+  readonly clock?: HostClock;
+  log(line: string): void;
+}
+
+/** Imports the app's module and makes the app. Throws Error with what is wrong with it. */
+export async function loadService(setup: ServiceSetup, parts: ServiceParts): Promise<Service> {
+  return await makeService(await import(setup.module), setup, parts);
+}
+
+/** Makes the app of a module that is loaded. */
+export async function makeService(
+  module: { default?: unknown; answer?: unknown },
+  setup: ServiceSetup,
+  parts: ServiceParts,
+): Promise<Service> {
+  const served = new Set(setup.served);
+  const metrics = new MetricsWriter(setup.metrics);
+  const context: AppContext = {
+    name: setup.name,
+    ports: setup.ports,
+    options: setup.options,
+    ...(parts.clock && { clock: parts.clock }),
+    serves: (port) => served.has(port),
+    metric: (name, kind) => metrics.metric(name, kind),
+    log: parts.log,
+  };
+  const made = typeof module.default === "function"
+    ? await (module.default as AppFactory)(context)
+    : module;
+  if (isApp(made)) return new Service(made, parts);
+  if (isPlain(made)) return new Service(fromPlain(made, context), parts);
+  throw new TypeError(
+    typeof module.default === "function"
+      ? "what its default export makes has neither receive() nor answer()"
+      : "its module exports neither a function as its default nor one called answer",
+  );
+}
+
+function isApp(made: object): made is App {
+  return typeof (made as App | undefined)?.receive === "function";
+}
+
+function isPlain(made: object): made is PlainApp {
+  return typeof (made as PlainApp | undefined)?.answer === "function";
+}
+
+/** A running app. */
+export class Service {
+  readonly #app: App;
+  readonly #parts: ServiceParts;
+  readonly #tickMillis: number;
+  readonly #seen = new Set<string>();
+  #nextTick: number;
+
+  constructor(app: App, parts: ServiceParts) {
+    this.#app = app;
+    this.#parts = parts;
+    this.#tickMillis = app.tick === undefined ? -1 : Math.max(1, app.tickMillis ?? 1000);
+    this.#nextTick = performance.now() + this.#tickMillis;
+  }
+
+  /** Gives it a burst. A datagram that it throws at is lost, those after it are not. */
+  receive(requests: Requests, out: Answers): void {
+    for (;;) {
+      const before = requests.left;
+      try {
+        this.#app.receive(requests, out);
+        return;
+      } catch (error) {
+        this.#failed(error);
+      }
+      if (requests.left === before) requests.next();
+      if (requests.left === 0) return;
+    }
+  }
+
+  /** Milliseconds to its next tick; -1 when it has none. */
+  nextDue(nowMillis: number): number {
+    return this.#tickMillis < 0 ? -1 : Math.max(0, Math.ceil(this.#nextTick - nowMillis));
+  }
+
+  /** Calls its tick when that is due, and says whether it was. */
+  clock(nowMillis: number, out: Answers): boolean {
+    if (this.#tickMillis < 0 || nowMillis < this.#nextTick) return false;
+    this.#nextTick = Math.max(this.#nextTick + this.#tickMillis, nowMillis);
+    try {
+      this.#app.tick?.(out);
+    } catch (error) {
+      this.#failed(error);
+    }
+    return true;
+  }
+
+  /** Counts an error of the app, and logs it the first time that it comes from this place. */
+  #failed(error: unknown): void {
+    this.#parts.counters[APP.index.errors]++;
+    if (this.#seen.size >= MOST_KINDS) return;
+    const text = error instanceof Error ? error.stack ?? error.message : String(error);
+    const kind = kindOf(error, text);
+    if (this.#seen.has(kind)) return;
+    this.#seen.add(kind);
+    this.#parts.log(`the app threw, which cost a datagram; said once: ${text}`);
+  }
+}
+
+/** What makes an error the same as another: its class and where it was thrown, not its words. */
+function kindOf(error: unknown, text: string): string {
+  if (!(error instanceof Error)) return typeof error;
+  const place = text.split("\n").find((line) => line.startsWith("    at "));
+  return `${error.name} ${place ?? error.message}`;
+}
