@@ -33,6 +33,8 @@ export interface TrafficOptions {
 
 /** Datagrams in a row that were not answered. Times in milliseconds since the epoch. */
 export interface Gap {
+  /** Number of the first of them; datagrams are counted from 0. */
+  readonly first: number;
   readonly lost: number;
   /** When the first of them was sent. */
   readonly fromMillis: number;
@@ -59,6 +61,8 @@ const HEADER_BYTES = 8;
 const LARGEST_BYTES = 1400;
 /** The most that is sent at once to catch up after a pause of this process. */
 const LARGEST_BURST = 32;
+/** Room for the answers to a second or more of traffic, should this process not get to run. */
+const RECEIVE_BYTES = 1 << 20;
 /** How often the pace is looked at. */
 const TICK_MILLIS = 1;
 
@@ -188,7 +192,7 @@ export class Traffic {
       if (!answered && first < 0) first = i;
       if (!answered || first < 0) continue;
       const untilMillis = i < this.#sentAt.length ? this.#sentAt[i] : null;
-      gaps.push({ lost: i - first, fromMillis: this.#sentAt[first], untilMillis });
+      gaps.push({ first, lost: i - first, fromMillis: this.#sentAt[first], untilMillis });
       first = -1;
     }
     return gaps;
@@ -223,7 +227,7 @@ export async function flood({ first, sources, target, port }: FloodOptions): Pro
 
 /** A UDP socket bound to a local address; `port` 0 for any. */
 export function bind(address: string, port = 0): Promise<Socket> {
-  const socket = createSocket("udp4");
+  const socket = createSocket({ type: "udp4", recvBufferSize: RECEIVE_BYTES });
   return new Promise((resolve, reject) => {
     socket.once("error", reject);
     socket.bind({ address, port, exclusive: true }, () => {
