@@ -53,7 +53,7 @@ const tries: Record<string, () => void> = {
   },
   "reader in a worker": () => {
     const body = "onmessage = ({ data: { buffer, byteOffset } }) => " +
-      "{ new Uint8Array(buffer, byteOffset)[0] = 1; }";
+      "{ new Uint8Array(buffer, byteOffset)[0] = 1; close(); }";
     const worker = new Worker(`data:text/javascript,${encodeURIComponent(body)}`, {
       type: "module",
     });
