@@ -16,7 +16,8 @@ const HELP = `tegula demo: watch Tegula answer while the network changes under i
 
 usage: tegula demo [OPTIONS]
 
-  --seconds N        traffic in all scenes together, 7 to 3600 (default 14)
+  --seconds N        how long traffic flows in all scenes together, 1 to 3600 (default 14); no
+                     scene is shorter than half a second
   --json             print one JSON object instead of lines for people
   --hold             leave everything standing at the end, until Ctrl-C
   --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
@@ -32,6 +33,9 @@ const OPTIONS = {
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
+/** Long enough for what changes in a scene to be over within it. */
+const SHORTEST_SCENE_MILLIS = 500;
+
 /** Runs the command and returns its exit status. */
 export async function demo(args: string[]): Promise<number> {
   const { values } = parseOptions(args, { command: "demo", options: OPTIONS });
@@ -39,7 +43,7 @@ export async function demo(args: string[]): Promise<number> {
     console.log(HELP);
     return Exit.ok;
   }
-  const seconds = wholeNumber(values.seconds, { option: "seconds", least: 7, most: 3600 });
+  const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   const provider = values.provider === undefined ? undefined : oneOf(values.provider, {
     option: "provider",
     allowed: ["auto", "xdp", "socket"],
@@ -93,7 +97,7 @@ async function playAll(
   let holding = false;
   await using stage = await Stage.build({
     provider,
-    sceneMillis: seconds * 1000 / SCENES.length,
+    sceneMillis: Math.max(SHORTEST_SCENE_MILLIS, seconds * 1000 / SCENES.length),
     signal,
     onLine: (line) => holding && say(line),
   });
