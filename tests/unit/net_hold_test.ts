@@ -1,22 +1,25 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { type Held, type HoldLimits, HoldQueue, Rank } from "../../tiles/net/hold.ts";
+import { type HoldLimits, HoldQueue, Rank } from "../../tiles/net/hold.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
 
 const LIMITS: HoldLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };
 
-function held(frame: number, deadline = 0): Held {
-  return { frame, destination: 1, source: 2, ports: 3, length: 4, sum: 5, deadline };
+function held(frame: number, deadline = 0): { row: Int32Array; deadline: number } {
+  const row = new Int32Array(ROW_WORDS);
+  row[Row.frame] = frame;
+  return { row, deadline };
 }
 
 /** Takes everything that waits for a neighbour. */
 function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
   const frames: number[] = [];
-  const out = held(0);
+  const out = new Int32Array(ROW_WORDS);
   for (;;) {
     const neighbor = queue.find(ifindex, address);
     if (neighbor < 0) return frames;
     queue.peek(neighbor, out);
-    frames.push(out.frame);
+    frames.push(out[Row.frame]);
     queue.shift(neighbor);
   }
 }
@@ -24,13 +27,13 @@ function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
 Deno.test("datagrams leave in the order they came, each with all it came with", () => {
   const queue = new HoldQueue(LIMITS, () => assert.fail("nothing is displaced"));
   for (const frame of [7, 5, 9]) {
-    const one = { frame, destination: -1, source: -2, ports: -3, length: 4, sum: 5, deadline: 6 };
-    assert.ok(queue.add(3, -77, Rank.stranger, one));
-    const out = held(0);
-    if (frame === 7) {
-      queue.peek(queue.find(3, -77), out);
-      assert.deepEqual(out, one);
-    }
+    const row = Int32Array.of(1, 2, -3, -4, -5, 6, frame, 8);
+    assert.ok(queue.add(3, -77, Rank.stranger, { row, deadline: 9 }));
+    if (frame !== 7) continue;
+    const out = new Int32Array(ROW_WORDS);
+    queue.peek(queue.find(3, -77), out);
+    assert.deepEqual(out, row);
+    assert.equal(queue.deadline(queue.find(3, -77)), 9);
   }
   assert.equal(queue.find(4, -77), -1, "another interface is another neighbour");
   assert.deepEqual(drain(queue, 3, -77), [7, 5, 9]);

@@ -2,7 +2,18 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { SocketSender } from "../../tiles/net/socket_sender.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
 import { FakeUdp } from "./net_fakes.ts";
+
+/** A datagram of three bytes to `destination`. */
+function row(destination: number): Int32Array {
+  const row = new Int32Array(ROW_WORDS);
+  row[Row.length] = 3;
+  row[Row.source] = 1;
+  row[Row.destination] = destination;
+  row[Row.ports] = (7 << 16) | 4000;
+  return row;
+}
 
 Deno.test("every datagram is sent or counted as dropped, in order, whatever the kernel refuses", () => {
   const datagram = fc.record({ fd: fc.integer({ min: 3, max: 4 }), to: fc.nat(20) });
@@ -18,7 +29,7 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
       const counters = new Float64Array(Object.keys(NET.help).length);
       const sender = new SocketSender(udp, counters);
       const memory = Uint8Array.from({ length: 256 }, (_, i) => i);
-      datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, i, 3, 1, to, (7 << 16) | 4000));
+      datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, i, row(to)));
       sender.flush();
       const sent = counters[NET.index.tx_socket];
       assert.equal(udp.sent.length, sent);

@@ -8,9 +8,9 @@
  */
 
 import { slice, u8, type View } from "../../ffi/view.ts";
+import * as link from "../runtime/link.ts";
 import {
   appLinkBytes,
-  Descriptor,
   LinkConsumer,
   LinkProducer,
   type LinkShape,
@@ -18,6 +18,9 @@ import {
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Umem } from "./umem.ts";
+
+// Own constants, see frame.ts.
+const { Descriptor } = link;
 
 /** An app, as main tells a net tile of it. */
 export interface AppSetup {

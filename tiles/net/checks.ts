@@ -2,14 +2,25 @@
  * What a received frame must be to reach an app: the checks in the order of the headers, each failure
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
+ * A burst goes through in passes of one kind of work each, loops small enough that V8 lifts out of
+ * them what does not change, and that call nothing. While one frame is awaited from memory the next
+ * ones are then asked for already.
+ *
  * @module
  */
 
+import * as xsk from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } from "../../netbase/route.ts";
+import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import type { Devices } from "./devices.ts";
-import {
+import * as frame from "./frame.ts";
+import { XDP_BURST } from "./xdp_port.ts";
+
+// Own constants, see frame.ts.
+const { RECEIVE_HEADER_WORDS } = xsk;
+const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
+const {
   ETH_P_8021AD,
   ETH_P_8021Q,
   ETH_P_IP,
@@ -23,106 +34,196 @@ import {
   IPV4_BYTES,
   MOST_TAGS,
   PACKET_HEADER_BYTES,
-  sumBytes,
+  sumWords,
   swap16,
   TAG_BYTES,
   UDP_BYTES,
   UDP_CONSTANT_SUM,
-  UDP_LENGTH,
-  UDP_PORTS,
-} from "./frame.ts";
-
+} = frame;
 const DROP = NET.index;
 
+/** EtherType of IPv4 as it reads little-endian. */
+const ETH_P_IP_LE = swap16(ETH_P_IP);
+/** A frame begins at this in a word, so that the IPv4 header after an Ethernet header is aligned. */
+const IP_ALIGNMENT = 2;
 /** More fragments, and the fragment offset: bits of the second header word, read little-endian. */
 const FRAGMENT_BITS = 0xff3f0000 | 0;
+/** Bytes of the shortest frame. */
+const SHORTEST = ETHERNET_BYTES + PACKET_HEADER_BYTES;
+/** The protocol field of the third header word, and UDP there. */
+const PROTOCOL_BITS = 0xff00;
+const PROTOCOL_UDP = IPPROTO_UDP << 8;
+const IPV4_WORDS = IPV4_BYTES >>> 2;
+/** Bytes of both addresses, which end the IPv4 header. */
+const ADDRESSES_BYTES = IPV4_BYTES - IP_SOURCE;
+/** Word offsets in the IPv4 header, and of the word with UDP's length and checksum. */
+const SOURCE_WORD = IP_SOURCE >>> 2;
+const DESTINATION_WORD = IP_DESTINATION >>> 2;
+const UDP_LENGTH_WORD = 6;
+
+/** The memory that frames are in, and who knows which addresses are ours. */
+export interface ChecksParts {
+  readonly view: DataView;
+  readonly words: Int32Array;
+  readonly reader: NetbaseReader;
+  readonly devices: Devices;
+}
 
 /** The checks over the frames of one UMEM. */
 export class Checks {
-  /** After a good frame: the interface that it came in on, a VLAN device when it was tagged. */
-  ifindex = 0;
+  /** Of each frame where its IPv4 header begins, or the number of the counter to move, negated. */
+  readonly verdicts = new Int32Array(XDP_BURST);
+  /** Of each good frame the interface that it came in on: a VLAN device when it was tagged. */
+  readonly interfaces = new Int32Array(XDP_BURST);
   readonly #view: DataView;
+  readonly #words: Int32Array;
+  readonly #units: Uint16Array;
   readonly #reader: NetbaseReader;
   readonly #devices: Devices;
 
-  constructor(view: DataView, { reader, devices }: { reader: NetbaseReader; devices: Devices }) {
+  constructor({ view, words, reader, devices }: ChecksParts) {
     this.#view = view;
+    this.#words = words;
+    this.#units = new Uint16Array(words.buffer, words.byteOffset, words.length * 2);
     this.#reader = reader;
     this.#devices = devices;
   }
 
   /**
-   * Checks the frame of `length` bytes at `at` that came in on `ifindex`. Returns where its IPv4
-   * header begins, or the number of the counter to move, negated. `partialChecksums`: the bare sum of
-   * the pseudo header is a right UDP checksum too, since the sender left it to hardware that there
-   * is not.
+   * Checks `count` frames that came in on `ifindex`, as `Xsk.receive` lists them, into `verdicts` and
+   * `interfaces`. A frame that does not begin where the UMEM's headroom lets frames begin is moved, and
+   * `frames` says where to. `partialChecksums`: the bare sum of the pseudo header is a right UDP
+   * checksum too, since the sender left it to hardware that there is not.
    */
-  check(at: number, length: number, ifindex: number, partialChecksums: boolean): number {
-    const view = this.#view;
-    this.ifindex = ifindex;
-    if (length < ETHERNET_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_short;
-    let ip = at + ETHERNET_BYTES;
-    if (view.getUint16(at + ETHERTYPE_AT) !== ETH_P_IP) {
-      ip = this.#untag(at, length);
-      if (ip < 0) return ip;
+  check(frames: Uint32Array, count: number, ifindex: number, partialChecksums: boolean): void {
+    this.#findHeaders(frames, count, ifindex);
+    this.#checkHeaders(frames, count);
+    this.#checkAddresses(count);
+    this.#checkDatagrams(count, partialChecksums);
+  }
+
+  /** Finds the IPv4 headers of ordinary frames, and leaves the others to `#findUnusual`. */
+  #findHeaders(frames: Uint32Array, count: number, ifindex: number): void {
+    const { verdicts, interfaces } = this;
+    const units = this.#units;
+    let unusual = 0;
+    for (let i = 0; i < count; i++) {
+      const at = frames[2 * i + RECEIVE_HEADER_WORDS];
+      const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+      const isOrdinary = units[(at + ETHERTYPE_AT) >>> 1] === ETH_P_IP_LE && length >= SHORTEST &&
+        (at & 3) === IP_ALIGNMENT;
+      interfaces[i] = ifindex;
+      verdicts[i] = isOrdinary ? at + ETHERNET_BYTES : 0;
+      if (!isOrdinary) unusual++;
     }
-    const room = at + length - ip;
+    if (unusual > 0) this.#findUnusual(frames, count);
+  }
 
-    const first = view.getInt32(ip, true);
-    if ((first & 0xf0) !== 0x40) return -DROP.rx_drop_ip_version;
-    if ((first & 0x0f) !== IPV4_BYTES >>> 2) return -DROP.rx_drop_ip_header_length;
-    const second = view.getInt32(ip + 4, true);
-    const third = view.getInt32(ip + 8, true);
-    const source = view.getInt32(ip + IP_SOURCE, true);
-    const destination = view.getInt32(ip + IP_DESTINATION, true);
-    const addresses = halves(source) + halves(destination);
-    if (fold(halves(first) + halves(second) + halves(third) + addresses) !== 0xffff) {
-      return -DROP.rx_drop_ip_checksum;
+  #findUnusual(frames: Uint32Array, count: number): void {
+    for (let i = 0; i < count; i++) {
+      if (this.verdicts[i] !== 0) continue;
+      const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+      if (length < SHORTEST) this.verdicts[i] = -DROP.rx_drop_short;
+      else this.verdicts[i] = this.#untag(this.#align(frames, i), length, i);
     }
-    const total = swap16(first >>> 16);
-    if (total < IPV4_BYTES || total > room) return -DROP.rx_drop_ip_total_length;
-    if ((second & FRAGMENT_BITS) !== 0) return -DROP.rx_drop_fragment;
-    if (((third >>> 8) & 0xff) !== IPPROTO_UDP) return -DROP.rx_drop_protocol;
-
-    const kind = this.#kind(view.getInt32(ip + IP_DESTINATION));
-    if (kind !== RTN_LOCAL) return -DROP.rx_drop_destination;
-    if (!this.#isPeer(view.getInt32(ip + IP_SOURCE))) return -DROP.rx_drop_source;
-
-    const udp = view.getInt32(ip + UDP_LENGTH, true);
-    const udpLength = swap16(udp & 0xffff);
-    if (udpLength < UDP_BYTES || udpLength > total - IPV4_BYTES) return -DROP.rx_drop_udp_length;
-    const checksum = udp >>> 16;
-    if (checksum === 0) return ip; // the sender made none (RFC 768)
-    const pseudo = addresses + UDP_CONSTANT_SUM + (udp & 0xffff);
-    if (partialChecksums && fold(pseudo) === checksum) return ip;
-    if (fold(pseudo + sumBytes(view, ip + UDP_PORTS, udpLength)) === 0xffff) return ip;
-    return -DROP.rx_drop_udp_checksum;
   }
 
-  /** Whether `source` (host order, signed) can be a peer's address on the wire (RFC 1122 §3.2.1.3). */
-  #isPeer(source: number): boolean {
-    const net = source >>> 24;
-    // Above 223: multicast, reserved and 255.255.255.255.
-    if (net > 223 || net === 127 || net === 0) return false;
-    const kind = this.#kind(source);
-    return kind !== RTN_BROADCAST && kind !== RTN_MULTICAST && kind !== RTN_LOCAL;
+  /** Moves the i-th frame, if need be, to where its headers are aligned, and returns where that is. */
+  #align(frames: Uint32Array, i: number): number {
+    const at = frames[2 * i + RECEIVE_HEADER_WORDS];
+    if ((at & 3) === IP_ALIGNMENT) return at;
+    // Downwards, into the room that the kernel keeps before every frame.
+    const to = (at & ~3) - IP_ALIGNMENT;
+    const bytes = new Uint8Array(this.#view.buffer, this.#view.byteOffset);
+    bytes.copyWithin(to, at, at + frames[2 * i + RECEIVE_HEADER_WORDS + 1]);
+    frames[2 * i + RECEIVE_HEADER_WORDS] = to;
+    return to;
   }
 
-  /** What the routing table makes of `address`: RTN_*, 0 when there is no route. */
-  #kind(address: number): number {
-    return this.#reader.nextHops.kind(this.#reader.fib.lookup(address));
+  #checkHeaders(frames: Uint32Array, count: number): void {
+    const { verdicts } = this;
+    const words = this.#words;
+    for (let i = 0; i < count; i++) {
+      const ip = verdicts[i];
+      if (ip < 0) continue;
+      const end = frames[2 * i + RECEIVE_HEADER_WORDS] + frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+      const w = ip >>> 2;
+      const first = words[w];
+      const second = words[w + 1];
+      const third = words[w + 2];
+      const source = words[w + SOURCE_WORD];
+      const destination = words[w + DESTINATION_WORD];
+      const sum = halves(first) + halves(second) + halves(third) + halves(source) +
+        halves(destination);
+      const total = swap16(first >>> 16);
+      if ((first & 0xf0) !== 0x40) verdicts[i] = -DROP.rx_drop_ip_version;
+      else if ((first & 0x0f) !== IPV4_WORDS) verdicts[i] = -DROP.rx_drop_ip_header_length;
+      else if (fold(sum) !== 0xffff) verdicts[i] = -DROP.rx_drop_ip_checksum;
+      else if (total < IPV4_BYTES || total > end - ip) verdicts[i] = -DROP.rx_drop_ip_total_length;
+      else if ((second & FRAGMENT_BITS) !== 0) verdicts[i] = -DROP.rx_drop_fragment;
+      else if ((third & PROTOCOL_BITS) !== PROTOCOL_UDP) verdicts[i] = -DROP.rx_drop_protocol;
+    }
   }
 
-  /** Goes past the VLAN tags of the frame, and sets `ifindex`, or returns a negated counter. */
-  #untag(at: number, length: number): number {
+  #checkAddresses(count: number): void {
+    const { verdicts } = this;
+    const view = this.#view;
+    const { fib, nextHops } = this.#reader;
+    for (let i = 0; i < count; i++) {
+      const ip = verdicts[i];
+      if (ip < 0) continue;
+      const source = view.getInt32(ip + IP_SOURCE);
+      const net = source >>> 24;
+      const to = nextHops.kind(fib.lookup(view.getInt32(ip + IP_DESTINATION)));
+      const from = nextHops.kind(fib.lookup(source));
+      if (to !== RTN_LOCAL) verdicts[i] = -DROP.rx_drop_destination;
+      // Above 223: multicast, reserved and 255.255.255.255 (RFC 1122 §3.2.1.3).
+      else if (
+        net > 223 || net === 127 || net === 0 ||
+        from === RTN_BROADCAST || from === RTN_MULTICAST || from === RTN_LOCAL
+      ) verdicts[i] = -DROP.rx_drop_source;
+    }
+  }
+
+  #checkDatagrams(count: number, partialChecksums: boolean): void {
+    const { verdicts } = this;
+    const words = this.#words;
+    for (let i = 0; i < count; i++) {
+      const ip = verdicts[i];
+      if (ip < 0) continue;
+      const w = ip >>> 2;
+      const udp = words[w + UDP_LENGTH_WORD];
+      const length = swap16(udp & 0xffff);
+      const checksum = udp >>> 16;
+      if (length < UDP_BYTES || length > swap16(words[w] >>> 16) - IPV4_BYTES) {
+        verdicts[i] = -DROP.rx_drop_udp_length;
+        continue;
+      }
+      if (checksum === 0) continue; // the sender made none (RFC 768)
+      const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
+      if (partialChecksums) {
+        const pseudo = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);
+        if (fold(pseudo + lengths) === checksum) continue;
+      }
+      // The addresses of the pseudo header stand right before the datagram.
+      const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
+      if (fold(sum + lengths) !== 0xffff) verdicts[i] = -DROP.rx_drop_udp_checksum;
+    }
+  }
+
+  /** Goes past the VLAN tags of the i-th frame, if any, and sets its interface, or returns a verdict. */
+  #untag(at: number, length: number, i: number): number {
     const view = this.#view;
     let ip = at + ETHERNET_BYTES;
+    if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     for (let tags = 0; tags < MOST_TAGS; tags++) {
       const protocol = view.getUint16(ip - 2);
       if (protocol !== ETH_P_8021Q && protocol !== ETH_P_8021AD) return -DROP.rx_drop_ethertype;
       if (at + length < ip + TAG_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_short;
-      this.ifindex = this.#devices.tagged(this.ifindex, protocol, view.getUint16(ip) & 0xfff);
-      if (this.ifindex < 0) return -DROP.rx_drop_vlan;
+      const id = view.getUint16(ip) & 0xfff;
+      const device = this.#devices.tagged(this.interfaces[i], protocol, id);
+      if (device < 0) return -DROP.rx_drop_vlan;
+      this.interfaces[i] = device;
       ip += TAG_BYTES;
       if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     }

@@ -5,6 +5,10 @@
  * Sums are taken in the machine's own byte order (little-endian): a one's complement sum of 16-bit
  * words does not care, as long as the result is stored as it was summed (RFC 1071 §1.2 B).
  *
+ * Modules on the data path take these names over into constants of their own (`const { fold } =
+ * frame`): V8 folds a module's own constants into the code, and inlines its own functions, but loads
+ * and checks an imported binding at every use.
+ *
  * @module
  */
 
@@ -63,22 +67,21 @@ export function halves(word: number): number {
 }
 
 /**
- * One's complement sum, not folded, of `length` bytes at `at`, an odd last byte padded with zero. At
- * most 65,535 bytes, so that the sum stays below 2³¹. Reads up to three bytes past the end, which
- * must be inside `view`; they do not count.
+ * One's complement sum, not folded, of `length` bytes from word `at` of `words` on, an odd last byte
+ * padded with zero. At most 65,535 bytes, so that the sum stays below 2³².
  */
-export function sumBytes(view: DataView, at: number, length: number): number {
-  const end = at + (length & ~3);
+export function sumWords(words: Int32Array, at: number, length: number): number {
+  const end = at + (length >>> 2);
   let low = 0;
   let high = 0;
-  for (; at < end; at += 4) {
-    const word = view.getUint32(at, true) | 0;
+  for (; at < end; at++) {
+    const word = words[at];
     low += word & 0xffff;
     high += word >>> 16;
   }
   const rest = length & 3;
   if (rest !== 0) {
-    const word = view.getUint32(at, true) & ((1 << (rest << 3)) - 1);
+    const word = words[at] & ((1 << (rest << 3)) - 1);
     low += word & 0xffff;
     high += word >>> 16;
   }
@@ -96,3 +99,8 @@ export const PROTOCOL_WORD = 64 | (IPPROTO_UDP << 8);
 export const IP_CONSTANT_SUM = VERSION_WORD + halves(FRAGMENT_WORD) + PROTOCOL_WORD;
 /** Likewise of the UDP pseudo header (RFC 768): the protocol, in the order that words are summed. */
 export const UDP_CONSTANT_SUM = swap16(IPPROTO_UDP);
+
+/** Where the IPv4 header begins in an outgoing frame (`headers.ts`). */
+export const IP_AT = 24;
+/** Where the payload begins in an outgoing frame. */
+export const PAYLOAD_AT = IP_AT + PACKET_HEADER_BYTES;

@@ -10,38 +10,17 @@
  * @module
  */
 
-import { fold, halves, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } from "./frame.ts";
+import * as layout from "./entry.ts";
+import * as frame from "./frame.ts";
 
-/** Words of an entry: one cache line. */
-const ENTRY_WORDS = 16;
-const ENTRY_SHIFT = 4;
+// Own constants, see frame.ts.
+const { Entry, ENTRY_WORDS, MOST_WORDS } = layout;
+const { fold, halves, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } = frame;
+
 /** Places that an entry can be in. */
 const PROBES = 4;
-
-/** Word offsets in an entry. */
-export const Entry = {
-  /** Key: destination, host order. */
-  destination: 0,
-  /** Key: the source that was asked for, host order; 0: any. */
-  source: 1,
-  /** Key: the next hop when that depends on the flow, else 0. */
-  member: 2,
-  epoch: 3,
-  /** What becomes of the datagram: see `resolve.ts`. */
-  outcome: 4,
-  /** Sums, folded: of the IPv4 header << 16 | of the pseudo header, both without their lengths. */
-  sums: 5,
-  /** Six words: what stands before the IPv4 header, ending there. */
-  link: 6,
-  sourceBe: 12,
-  destinationBe: 13,
-  /** Record of the neighbour, and when it was last looked at for its wish to be refreshed. */
-  neighbor: 14,
-  refreshed: 15,
-} as const;
-
-/** Bytes that an entry holds for the Ethernet header, which ends at their end. */
-export const LINK_BYTES = 24;
+/** Where a large ArrayBuffer's memory must be entered so that entries are cache lines (glibc, V8). */
+const ALIGNMENT_BYTES = 48;
 
 /** The private cache of one net tile. */
 export class HeaderCache {
@@ -55,8 +34,10 @@ export class HeaderCache {
 
   /** Holds `entries` entries, a power of two. */
   constructor(entries: number) {
-    this.words = new Int32Array(entries * ENTRY_WORDS);
-    this.view = new DataView(this.words.buffer);
+    const words = entries * ENTRY_WORDS;
+    const buffer = new ArrayBuffer(4 * words + ALIGNMENT_BYTES);
+    this.words = new Int32Array(buffer, ALIGNMENT_BYTES, words);
+    this.view = new DataView(buffer, ALIGNMENT_BYTES);
     this.#mask = entries - 1;
   }
 
@@ -70,18 +51,28 @@ export class HeaderCache {
 
   /** Word index of the entry for this key, -1 when there is none. Addresses as signed words. */
   find(destination: number, source: number, member: number): number {
+    // Unrolled, so that the loops this is called in can be made lean by V8, which it does to innermost
+    // loops alone. The mask bounds the index in V8's eyes too.
+    const first = this.#hash(destination, source, member);
+    let e = this.#at(first);
+    if (this.#is(e, destination, source, member)) return e;
+    e = this.#at(first + 1);
+    if (this.#is(e, destination, source, member)) return e;
+    e = this.#at(first + 2);
+    if (this.#is(e, destination, source, member)) return e;
+    e = this.#at(first + 3);
+    return this.#is(e, destination, source, member) ? e : -1;
+  }
+
+  #is(e: number, destination: number, source: number, member: number): boolean {
     const { words } = this;
-    let place = this.#hash(destination, source, member);
-    for (let probe = 0; probe < PROBES; probe++) {
-      const e = (place & this.#mask) << ENTRY_SHIFT;
-      if (words[e + Entry.epoch] !== this.#epoch) return -1;
-      if (
-        words[e + Entry.destination] === destination && words[e + Entry.source] === source &&
-        words[e + Entry.member] === member
-      ) return e;
-      place++;
-    }
-    return -1;
+    return words[e + Entry.destination] === destination && words[e + Entry.source] === source &&
+      words[e + Entry.epoch] === this.#epoch && words[e + Entry.member] === member;
+  }
+
+  /** Word index of the entry at a place. */
+  #at(place: number): number {
+    return ((place & this.#mask) * ENTRY_WORDS) & MOST_WORDS;
   }
 
   /**
@@ -91,9 +82,9 @@ export class HeaderCache {
   insert(destination: number, source: number, member: number): number {
     const { words } = this;
     const place = this.#hash(destination, source, member);
-    let e = ((place + (this.#victim++ & (PROBES - 1))) & this.#mask) << ENTRY_SHIFT;
+    let e = this.#at(place + (this.#victim++ & (PROBES - 1)));
     for (let probe = 0; probe < PROBES; probe++) {
-      const free = ((place + probe) & this.#mask) << ENTRY_SHIFT;
+      const free = this.#at(place + probe);
       if (words[free + Entry.epoch] === this.#epoch) continue;
       e = free;
       break;

@@ -12,7 +12,14 @@
  * @module
  */
 
-import {
+import * as layout from "./entry.ts";
+import * as frame from "./frame.ts";
+import * as burst from "./rows.ts";
+
+// Own constants, see frame.ts.
+const { Entry, MOST_WORDS } = layout;
+const { BURST, Row, ROW_SHIFT } = burst;
+const {
   fold,
   FRAGMENT_WORD,
   halves,
@@ -21,89 +28,92 @@ import {
   swap16,
   UDP_BYTES,
   VERSION_WORD,
-} from "./frame.ts";
-import { Entry } from "./header_cache.ts";
-
-/** Where the IPv4 header begins in an outgoing frame. */
-export const IP_AT = 24;
-/** Where the payload begins in an outgoing frame. */
-export const PAYLOAD_AT = IP_AT + PACKET_HEADER_BYTES;
+  PAYLOAD_AT,
+} = frame;
 
 /**
- * Copies `length` bytes from `at` of `source` to the payload of the frame at `frame` of `words`, and
- * returns their one's complement sum, not folded. What is summed is what was copied, even if the
- * source changes meanwhile.
+ * Copies the payload of each row that has a frame from `source` into it, and stores the one's
+ * complement sum, not folded. What is summed is what was copied, even if the source changes meanwhile.
  */
-export function copyPayload(
+export function copyPayloads(
   source: DataView,
-  at: number,
-  words: Int32Array,
-  frame: number,
-  length: number,
-): number {
-  const end = at + (length & ~3);
-  let to = (frame + PAYLOAD_AT) >>> 2;
-  let low = 0;
-  let high = 0;
-  for (; at < end; at += 4) {
-    const word = source.getInt32(at, true);
-    words[to++] = word;
-    low += word & 0xffff;
-    high += word >>> 16;
-  }
-  if ((length & 3) !== 0) {
-    let word = 0;
-    let shift = 0;
-    if ((length & 2) !== 0) {
-      word = source.getUint16(at, true);
-      at += 2;
-      shift = 16;
+  frames: Int32Array,
+  rows: Int32Array,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) {
+    const row = (i & (BURST - 1)) << ROW_SHIFT;
+    if (rows[row + Row.entry] < 0) continue;
+    const length = rows[row + Row.length];
+    let at = rows[row + Row.offset];
+    let to = (rows[row + Row.frame] + PAYLOAD_AT) >>> 2;
+    let low = 0;
+    let high = 0;
+    for (const end = to + (length >>> 2); to < end; to++) {
+      const word = source.getInt32(at, true);
+      frames[to] = word;
+      low += word & 0xffff;
+      high += word >>> 16;
+      at += 4;
     }
-    if ((length & 1) !== 0) word |= source.getUint8(at) << shift;
-    words[to] = word;
-    low += word & 0xffff;
-    high += word >>> 16;
+    if ((length & 3) !== 0) {
+      const word = lastBytes(source, at, length & 3);
+      frames[to] = word;
+      low += word & 0xffff;
+      high += word >>> 16;
+    }
+    rows[row + Row.sum] = low + high;
   }
-  return low + high;
+}
+
+/** One to three bytes at `at` as a word, padded with zeros. */
+function lastBytes(source: DataView, at: number, count: number): number {
+  if (count === 1) return source.getUint8(at);
+  const word = source.getUint16(at, true);
+  return count === 2 ? word : word | (source.getUint8(at + 2) << 16);
 }
 
 /**
- * Writes the headers of the frame at `frame` (a multiple of four) of `words`, whose payload of
- * `length` bytes with the sum `payloadSum` is in place, from the entry at `e` of `entries`. `ports`
- * is source port << 16 | destination port.
+ * Writes the headers of the frame of each row that has one, payload in place, from its entry of the
+ * header cache. Frames begin at multiples of four.
  */
 export function writeHeaders(
-  words: Int32Array,
-  frame: number,
+  frames: Int32Array,
   entries: Int32Array,
-  e: number,
-  ports: number,
-  length: number,
-  payloadSum: number,
+  rows: Int32Array,
+  count: number,
 ): void {
-  const w = frame >>> 2;
-  words[w] = entries[e + Entry.link];
-  words[w + 1] = entries[e + Entry.link + 1];
-  words[w + 2] = entries[e + Entry.link + 2];
-  words[w + 3] = entries[e + Entry.link + 3];
-  words[w + 4] = entries[e + Entry.link + 4];
-  words[w + 5] = entries[e + Entry.link + 5];
+  for (let i = 0; i < count; i++) {
+    const row = (i & (BURST - 1)) << ROW_SHIFT;
+    const entry = rows[row + Row.entry];
+    if (entry < 0) continue;
+    const e = entry & MOST_WORDS;
+    const w = rows[row + Row.frame] >>> 2;
+    const ports = rows[row + Row.ports];
+    const length = rows[row + Row.length] & 0xffff;
+    frames[w] = entries[e + Entry.link];
+    frames[w + 1] = entries[e + Entry.link + 1];
+    frames[w + 2] = entries[e + Entry.link + 2];
+    frames[w + 3] = entries[e + Entry.link + 3];
+    frames[w + 4] = entries[e + Entry.link + 4];
+    frames[w + 5] = entries[e + Entry.link + 5];
 
-  const total = swap16(length + PACKET_HEADER_BYTES);
-  const sums = entries[e + Entry.sums];
-  const ipSum = fold((sums >>> 16) + total);
-  words[w + 6] = VERSION_WORD | (total << 16);
-  words[w + 7] = FRAGMENT_WORD;
-  words[w + 8] = PROTOCOL_WORD | (~ipSum << 16);
-  words[w + 9] = entries[e + Entry.sourceBe];
-  words[w + 10] = entries[e + Entry.destinationBe];
+    const total = swap16(length + PACKET_HEADER_BYTES);
+    const sums = entries[e + Entry.sums];
+    frames[w + 6] = VERSION_WORD | (total << 16);
+    frames[w + 7] = FRAGMENT_WORD;
+    frames[w + 8] = PROTOCOL_WORD | (~fold((sums >>> 16) + total) << 16);
+    frames[w + 9] = entries[e + Entry.sourceBe];
+    frames[w + 10] = entries[e + Entry.destinationBe];
 
-  // Bytes changed over within each port, then the ports with each other: network order.
-  const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
-  const udpLength = swap16(length + UDP_BYTES);
-  // The length counts twice, in the pseudo header and in the UDP header itself.
-  const udpSum = ~fold((sums & 0xffff) + 2 * udpLength + halves(swapped) + payloadSum) & 0xffff;
-  words[w + 11] = (swapped << 16) | (swapped >>> 16);
-  // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
-  words[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
+    // Bytes changed over within each port, then the ports with each other: network order.
+    const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
+    const udpLength = swap16(length + UDP_BYTES);
+    // The length counts twice, in the pseudo header and in the UDP header itself.
+    const sum = (sums & 0xffff) + 2 * udpLength + halves(swapped) + rows[row + Row.sum];
+    const udpSum = ~fold(sum) & 0xffff;
+    frames[w + 11] = (swapped << 16) | (swapped >>> 16);
+    // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
+    frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
+  }
 }

@@ -9,29 +9,15 @@
  * a gateway is named by a route, not by a packet, and whoever was asked for before, or is in the
  * kernel's table, is more than a number out of a flood.
  *
- * Here is only who waits for whom; frames are made and sent by `transmit.ts`.
+ * Here is only who waits for whom; frames are made in `detour.ts` and sent from `holding.ts`.
  *
  * @module
  */
 
+import { Row, ROW_WORDS } from "./rows.ts";
+
 /** How likely a neighbour is to be real, lowest first. */
 export const Rank = { stranger: 0, acquainted: 1, gateway: 2 } as const;
-
-/** Fields of a datagram that waits, beside its frame. */
-export interface Held {
-  /** Its frame, payload in place (`headers.ts`). */
-  frame: number;
-  /** Host order, as signed words; source 0: to be chosen. */
-  destination: number;
-  source: number;
-  /** source port << 16 | destination port, as a signed word. */
-  ports: number;
-  /** Bytes of payload, and their sum. */
-  length: number;
-  sum: number;
-  /** When it is let go, monotonic milliseconds. */
-  deadline: number;
-}
 
 /** Bounds of a hold queue. */
 export interface HoldLimits {
@@ -45,15 +31,13 @@ export interface HoldLimits {
 
 const NONE = -1;
 const RANKS = 3;
-/** Words of a datagram in the pool. */
-const HELD_WORDS = 6;
 
 /** Who waits for whom. Neighbours and datagrams are small numbers into fixed arrays. */
 export class HoldQueue {
   readonly #limits: HoldLimits;
   readonly #drop: (frame: number) => void;
 
-  // Datagrams: fields, when they are let go, and the next in the same queue or on the free list.
+  // Datagrams: rows, when they are let go, and the next in the same queue or on the free list.
   readonly #held: Int32Array;
   readonly #deadline: Float64Array;
   readonly #next: Int32Array;
@@ -79,7 +63,7 @@ export class HoldQueue {
     const { total } = limits;
     this.#limits = limits;
     this.#drop = drop;
-    this.#held = new Int32Array(total * HELD_WORDS);
+    this.#held = new Int32Array(total * ROW_WORDS);
     this.#deadline = new Float64Array(total);
     this.#next = freeList(total);
     this.#ifindex = new Int32Array(total);
@@ -110,10 +94,16 @@ export class HoldQueue {
   }
 
   /**
-   * Puts `held` at the end of the queue for (ifindex, address). False when there is no room for it;
-   * its frame is then still the caller's.
+   * Puts the datagram of `row` at the end of the queue for (ifindex, address), until `deadline`
+   * (monotonic milliseconds). False when there is no room for it; its frame is then still the
+   * caller's.
    */
-  add(ifindex: number, address: number, rank: number, held: Readonly<Held>): boolean {
+  add(
+    ifindex: number,
+    address: number,
+    rank: number,
+    { row, deadline }: { row: Int32Array; deadline: number },
+  ): boolean {
     let neighbor = this.find(ifindex, address);
     if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {
       return false;
@@ -123,14 +113,8 @@ export class HoldQueue {
 
     const at = this.#freeHeld;
     this.#freeHeld = this.#next[at];
-    const field = at * HELD_WORDS;
-    this.#held[field] = held.frame;
-    this.#held[field + 1] = held.destination;
-    this.#held[field + 2] = held.source;
-    this.#held[field + 3] = held.ports;
-    this.#held[field + 4] = held.length;
-    this.#held[field + 5] = held.sum;
-    this.#deadline[at] = held.deadline;
+    for (let word = 0; word < ROW_WORDS; word++) this.#held[at * ROW_WORDS + word] = row[word];
+    this.#deadline[at] = deadline;
     this.#next[at] = NONE;
     if (this.#waiting[neighbor] === 0) this.#first[neighbor] = at;
     else this.#next[this.#last[neighbor]] = at;
@@ -140,17 +124,10 @@ export class HoldQueue {
     return true;
   }
 
-  /** Reads the first datagram of `neighbor` into `out`, which stays in the queue. */
-  peek(neighbor: number, out: Held): void {
-    const at = this.#first[neighbor];
-    const field = at * HELD_WORDS;
-    out.frame = this.#held[field];
-    out.destination = this.#held[field + 1];
-    out.source = this.#held[field + 2];
-    out.ports = this.#held[field + 3];
-    out.length = this.#held[field + 4];
-    out.sum = this.#held[field + 5];
-    out.deadline = this.#deadline[at];
+  /** Reads the first datagram of `neighbor` into `row`; it stays in the queue. */
+  peek(neighbor: number, row: Int32Array): void {
+    const at = this.#first[neighbor] * ROW_WORDS;
+    for (let word = 0; word < ROW_WORDS; word++) row[word] = this.#held[at + word];
   }
 
   /**
@@ -204,7 +181,7 @@ export class HoldQueue {
       const victim = this.#ranked[lowest][Math.floor(Math.random() * count)];
       if (victim === spared) return false;
       for (let left = this.#waiting[victim]; left > 0; left--) {
-        const frame = this.#held[this.#first[victim] * HELD_WORDS];
+        const frame = this.#held[this.#first[victim] * ROW_WORDS + Row.frame];
         this.shift(victim);
         this.#drop(frame);
       }

@@ -8,10 +8,12 @@
 
 import { NET } from "../runtime/counters.ts";
 import type { Dispatch } from "./dispatch.ts";
-import { Entry, type HeaderCache } from "./header_cache.ts";
-import { PAYLOAD_AT } from "./headers.ts";
-import { type Held, HoldQueue } from "./hold.ts";
-import { dropCounter, Outcome, type Resolver, UNRESOLVED } from "./resolve.ts";
+import { dropCounter, Entry, Outcome, UNRESOLVED } from "./entry.ts";
+import { PAYLOAD_AT } from "./frame.ts";
+import type { HeaderCache } from "./header_cache.ts";
+import { HoldQueue } from "./hold.ts";
+import type { Resolver } from "./resolve.ts";
+import { REFUSED, Row, ROW_WORDS } from "./rows.ts";
 import type { SocketSender } from "./socket_sender.ts";
 import type { Solicits } from "./solicits.ts";
 import type { Umem } from "./umem.ts";
@@ -38,15 +40,7 @@ export interface HoldingParts {
 export class Holding {
   readonly #parts: HoldingParts;
   readonly #queue: HoldQueue;
-  readonly #held: Held = {
-    frame: 0,
-    destination: 0,
-    source: 0,
-    ports: 0,
-    length: 0,
-    sum: 0,
-    deadline: 0,
-  };
+  readonly #row = new Int32Array(ROW_WORDS);
   readonly #keys = new Int32Array(2 * HOLD_LIMITS.total);
   #now = 0;
 
@@ -64,36 +58,24 @@ export class Holding {
   }
 
   /**
-   * Holds the datagram whose payload is in place in `frame`, for the neighbour that the resolver just
-   * missed, and asks for that. Returns 0, or the number of the counter to move; the frame is then
-   * still the caller's.
+   * Holds the datagram of `row`, whose payload is in place in its frame, for the neighbour that the
+   * resolver just missed, and asks for that. Returns 0, or the number of the counter to move; the
+   * frame is this queue's to free in any case.
    */
-  hold(
-    frame: number,
-    destination: number,
-    source: number,
-    ports: number,
-    length: number,
-    sum: number,
-  ): number {
-    const held = this.#held;
-    held.frame = frame;
-    held.destination = destination;
-    held.source = source;
-    held.ports = ports;
-    held.length = length;
-    held.sum = sum;
-    held.deadline = this.#now + HOLD_MILLIS;
-    const refused = this.#wait(held);
-    if (refused === 0) this.#parts.counters[NET.index.held]++;
-    return refused;
+  hold(row: Int32Array): number {
+    if (this.#wait(row, this.#now + HOLD_MILLIS)) {
+      this.#parts.counters[NET.index.held]++;
+      return 0;
+    }
+    this.#parts.umem.give(row[Row.frame]);
+    return NET.index.tx_drop_hold_full;
   }
 
   /** Lets go what waits for (ifindex, address), if it can go now. True when something waited. */
   release(ifindex: number, address: number): boolean {
     if (this.#queue.count === 0) return false;
     const { resolver } = this.#parts;
-    const held = this.#held;
+    const row = this.#row;
     let any = false;
     // Each turn takes one datagram out of this queue. Others may join or displace neighbours
     // meanwhile, so the queue is found anew.
@@ -101,14 +83,15 @@ export class Holding {
       const neighbor = this.#queue.find(ifindex, address);
       if (neighbor < 0) return any;
       any = true;
-      this.#queue.peek(neighbor, held);
-      const e = resolver.resolve(held.destination, held.source, held.ports);
+      this.#queue.peek(neighbor, row);
+      const e = resolver.resolve(row[Row.destination], row[Row.source], row[Row.ports]);
       if (
         e === UNRESOLVED && resolver.ifindex === ifindex && resolver.neighbor === address
       ) return any;
+      const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
-      const refused = e === UNRESOLVED ? this.#wait(held) : this.#send(held, e);
-      if (refused !== 0) this.#drop(held.frame, refused);
+      if (e !== UNRESOLVED) this.#send(e);
+      else if (!this.#wait(row, deadline)) this.#drop(row[Row.frame], NET.index.tx_drop_hold_full);
     }
   }
 
@@ -148,36 +131,48 @@ export class Holding {
       const neighbor = this.#queue.find(this.#keys[2 * i], this.#keys[2 * i + 1]);
       let left = 1;
       while (left > 0 && this.#queue.deadline(neighbor) <= nowMillis) {
-        this.#queue.peek(neighbor, this.#held);
+        this.#queue.peek(neighbor, this.#row);
         left = this.#queue.shift(neighbor);
-        this.#drop(this.#held.frame, NET.index.tx_drop_neighbor_expired);
+        this.#drop(this.#row[Row.frame], NET.index.tx_drop_neighbor_expired);
       }
     }
   }
 
-  /** Puts `held` in the queue of the neighbour that the resolver just missed, and asks for that. */
-  #wait(held: Readonly<Held>): number {
+  /** Puts `row` in the queue of the neighbour that the resolver just missed, and asks for that. */
+  #wait(row: Int32Array, deadline: number): boolean {
     const { resolver, solicits } = this.#parts;
     const { ifindex, neighbor, rank } = resolver;
     solicits.ask(ifindex, neighbor);
-    return this.#queue.add(ifindex, neighbor, rank, held) ? 0 : NET.index.tx_drop_hold_full;
+    return this.#queue.add(ifindex, neighbor, rank, { row, deadline });
   }
 
-  /** Sends `held` as the entry at `e` says. Returns 0, or the number of the counter to move. */
-  #send(held: Readonly<Held>, e: number): number {
-    const { cache, wire, sender, dispatch, umem } = this.#parts;
-    const { frame, destination, source, ports, length, sum } = held;
+  /** Sends the row at hand as the entry at `e` says, or drops it. */
+  #send(e: number): void {
+    const { cache, wire, counters } = this.#parts;
+    const row = this.#row;
     const outcome = cache.words[e + Entry.outcome];
-    if (outcome >= 0 && length <= (outcome & 0xffff)) {
-      return wire.put(frame, e, ports, length, sum);
+    if (outcome >= 0 && row[Row.length] <= (outcome & 0xffff)) {
+      row[Row.entry] = e;
+      if (wire.put(row, 1) > 0) counters[REFUSED - row[Row.entry]]++;
+    } else if (outcome >= 0 || outcome === Outcome.kernel) {
+      this.#handOver(outcome >= 0 ? NET.index.tx_drop_mtu : NET.index.tx_drop_no_socket);
+    } else {
+      this.#drop(row[Row.frame], dropCounter(outcome));
     }
-    if (outcome < 0 && outcome !== Outcome.kernel) return dropCounter(outcome);
-    const fd = dispatch.fd(ports >>> 16);
-    if (fd < 0) return outcome < 0 ? NET.index.tx_drop_no_socket : NET.index.tx_drop_mtu;
-    sender.send(fd, umem.bytes, frame + PAYLOAD_AT, length, source, destination, ports);
+  }
+
+  /** Has the kernel send the row at hand, or drops it by `counter` where the port has no socket. */
+  #handOver(counter: number): void {
+    const { dispatch, sender, umem } = this.#parts;
+    const row = this.#row;
+    const fd = dispatch.fd(row[Row.ports] >>> 16);
+    if (fd < 0) {
+      this.#drop(row[Row.frame], counter);
+      return;
+    }
+    sender.send(fd, umem.bytes, row[Row.frame] + PAYLOAD_AT, row);
     sender.flush();
-    umem.give(frame);
-    return 0;
+    umem.give(row[Row.frame]);
   }
 
   #drop(frame: number, counter: number): void {

@@ -6,14 +6,19 @@
  * @module
  */
 
-import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
+import * as xsk from "../../ffi/xsk.ts";
 import { NET } from "../runtime/counters.ts";
 import type { AppLink } from "./app_link.ts";
 import type { Checks } from "./checks.ts";
 import type { Dispatch } from "./dispatch.ts";
-import { IP_DESTINATION, IP_SOURCE, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } from "./frame.ts";
+import * as frame from "./frame.ts";
 import type { Umem } from "./umem.ts";
 import type { XdpPort } from "./xdp_port.ts";
+
+// Own constants, see frame.ts.
+const { RECEIVE_HEADER_WORDS } = xsk;
+const { IP_DESTINATION, IP_SOURCE, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } = frame;
+const COUNT = NET.index;
 
 /** What frames are received with. */
 export interface ReceiverParts {
@@ -47,42 +52,40 @@ export class Receiver {
     const count = port.receive();
     if (count === 0) return 0;
     const { received, ifindex, partialChecksums } = port;
-    const timeLow = received[0] | 0;
-    const timeHigh = received[1] | 0;
+    const { verdicts } = this.#checks;
+    this.#checks.check(received, count, ifindex, partialChecksums);
     let delivered = 0;
     for (let i = 0; i < count; i++) {
-      const at = received[RECEIVE_HEADER_WORDS + 2 * i];
-      const length = received[RECEIVE_HEADER_WORDS + 2 * i + 1];
-      const ip = this.#checks.check(at, length, ifindex, partialChecksums);
-      const refused = ip < 0 ? -ip : this.#deliver(ip, timeLow, timeHigh);
+      const refused = verdicts[i] < 0 ? -verdicts[i] : this.#deliver(i, received);
       if (refused === 0) delivered++;
       else {
         this.#counters[refused]++;
-        this.#umem.give(at);
+        this.#umem.give(received[RECEIVE_HEADER_WORDS + 2 * i]);
       }
     }
-    this.#counters[NET.index.rx_frames] += count;
-    this.#counters[NET.index.rx_delivered] += delivered;
+    this.#counters[COUNT.rx_frames] += count;
+    this.#counters[COUNT.rx_delivered] += delivered;
     return count;
   }
 
-  /** Hands the checked packet at `ip` to its app. Returns 0, or the number of the counter to move. */
-  #deliver(ip: number, timeLow: number, timeHigh: number): number {
+  /** Hands the i-th packet to its app. Returns 0, or the number of the counter to move. */
+  #deliver(i: number, received: Uint32Array): number {
     const view = this.#view;
+    const ip = this.#checks.verdicts[i];
     const source = view.getInt32(ip + IP_SOURCE);
     const ports = view.getInt32(ip + UDP_PORTS);
     const app = this.#dispatch.app(source, ports);
-    if (app < 0) return NET.index.rx_drop_port;
+    if (app < 0) return COUNT.rx_drop_port;
     const taken = this.#apps[app].push(
       ip + PAYLOAD,
       view.getUint16(ip + UDP_LENGTH) - UDP_BYTES,
       source,
       view.getInt32(ip + IP_DESTINATION),
       ports,
-      this.#checks.ifindex,
-      timeLow,
-      timeHigh,
+      this.#checks.interfaces[i],
+      received[0] | 0,
+      received[1] | 0,
     );
-    return taken ? 0 : NET.index.app_link_full;
+    return taken ? 0 : COUNT.app_link_full;
   }
 }

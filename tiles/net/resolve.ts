@@ -11,37 +11,12 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import type { Devices, Egress } from "./devices.ts";
+import { dropOutcome, Entry, LINK_BYTES, NO_NEIGHBOR, Outcome, UNRESOLVED } from "./entry.ts";
 import { flowHash } from "./flow.ts";
-import { ETH_P_IP, ETHERNET_BYTES, PACKET_HEADER_BYTES, TAG_BYTES } from "./frame.ts";
-import { Entry, type HeaderCache, LINK_BYTES } from "./header_cache.ts";
-import { PAYLOAD_AT } from "./headers.ts";
+import { ETH_P_IP, ETHERNET_BYTES, PACKET_HEADER_BYTES, PAYLOAD_AT, TAG_BYTES } from "./frame.ts";
+import type { HeaderCache } from "./header_cache.ts";
 import { Rank } from "./hold.ts";
 import type { Solicits } from "./solicits.ts";
-
-/**
- * Outcomes of an entry. One that is not negative says "by an AF_XDP socket": port number << 24 |
- * where in the frame the Ethernet header begins << 16 | largest payload.
- */
-export const Outcome = {
-  /** The next hop depends on the flow: ask again with its member. */
-  group: -1,
-  /** By the kernel's socket of the source port. */
-  kernel: -2,
-} as const;
-
-/** Outcomes below this are drops: `DROPS_BELOW` − number of the counter. */
-const DROPS_BELOW = -16;
-
-/** Returned instead of an entry when the neighbour is not known: see the resolver's fields. */
-export const UNRESOLVED = -1;
-
-/** In an entry instead of a neighbour's record: there is none to keep fresh. */
-export const NO_NEIGHBOR = -2;
-
-/** The counter that an outcome says to move. Only for outcomes that are drops. */
-export function dropCounter(outcome: number): number {
-  return DROPS_BELOW - outcome;
-}
 
 /** What becomes of a datagram by its route's kind, where it goes nowhere. */
 const DROPS = new Map<number, number>([
@@ -152,18 +127,18 @@ export class Resolver {
     const { kind, ifindex, interfaceRecord } = this.#decision;
     const { fib, nextHops, interfaces } = this.#reader;
     if (source !== 0 && nextHops.kind(fib.lookup(source)) !== route.RTN_LOCAL) {
-      return drop(NET.index.tx_drop_no_source);
+      return dropOutcome(NET.index.tx_drop_no_source);
     }
     if (kind === route.RTN_LOCAL) return Outcome.kernel;
     if (
       kind !== route.RTN_UNICAST && kind !== route.RTN_BROADCAST && kind !== route.RTN_MULTICAST
-    ) return drop(DROPS.get(kind) ?? NET.index.tx_drop_unsupported);
+    ) return dropOutcome(DROPS.get(kind) ?? NET.index.tx_drop_unsupported);
     if (interfaceRecord < 0 || !interfaces.isUp(interfaceRecord)) {
-      return drop(NET.index.tx_drop_link_down);
+      return dropOutcome(NET.index.tx_drop_link_down);
     }
     const egress = this.#devices.egress(ifindex);
     if (egress === null) return Outcome.kernel;
-    if (this.#decision.source === 0) return drop(NET.index.tx_drop_no_source);
+    if (this.#decision.source === 0) return dropOutcome(NET.index.tx_drop_no_source);
     return egress;
   }
 
@@ -223,9 +198,4 @@ export class Resolver {
     view.setUint16(at, ETH_P_IP);
     return begin;
   }
-}
-
-/** The outcome that is a drop and moves `counter`. */
-function drop(counter: number): number {
-  return DROPS_BELOW - counter;
 }

@@ -9,6 +9,7 @@
 import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS } from "../../ffi/udp.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
+import { Row } from "./rows.ts";
 
 /** Sends through kernel sockets. Every datagram given to it is counted as sent or as dropped. */
 export class SocketSender {
@@ -25,27 +26,19 @@ export class SocketSender {
   }
 
   /**
-   * Sends `length` bytes at `offset` of `memory` by the socket `fd`, with the next flush at the
-   * latest; until then the memory must stay. `source` 0 lets the kernel choose.
+   * Sends the datagram of `row`, whose payload is at byte `offset` of `memory`, by the socket `fd`,
+   * with the next flush at the latest; until then the memory must stay.
    */
-  send(
-    fd: number,
-    memory: Uint8Array,
-    offset: number,
-    length: number,
-    source: number,
-    destination: number,
-    ports: number,
-  ): void {
+  send(fd: number, memory: Uint8Array, offset: number, row: Int32Array): void {
     if (fd !== this.#fd || memory !== this.#memory || this.#count === UDP_BURST) this.flush();
     this.#fd = fd;
     this.#memory = memory;
     const at = this.#count++ * UDP_DESCRIPTOR_WORDS;
     this.#batch[at + Descriptor.offset] = offset;
-    this.#batch[at + Descriptor.length] = length;
-    this.#batch[at + Descriptor.source] = source;
-    this.#batch[at + Descriptor.destination] = destination;
-    this.#batch[at + Descriptor.ports] = ports;
+    this.#batch[at + Descriptor.length] = row[Row.length];
+    this.#batch[at + Descriptor.source] = row[Row.source];
+    this.#batch[at + Descriptor.destination] = row[Row.destination];
+    this.#batch[at + Descriptor.ports] = row[Row.ports];
     this.#batch[at + Descriptor.interface] = 0;
   }
 

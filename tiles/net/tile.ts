@@ -17,6 +17,7 @@ import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import { AppLink, type AppSetup } from "./app_link.ts";
 import { Checks } from "./checks.ts";
+import { Detour } from "./detour.ts";
 import { Devices } from "./devices.ts";
 import { Dispatch, type UdpSocketSetup } from "./dispatch.ts";
 import { HeaderCache } from "./header_cache.ts";
@@ -80,6 +81,7 @@ class NetTile implements Tile {
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
   readonly #transmitter: Transmitter;
+  readonly #detour: Detour;
   readonly #holding: Holding;
   readonly #solicits: Solicits;
   readonly #netlink: Waker;
@@ -110,7 +112,7 @@ class NetTile implements Tile {
     this.#apps = setup.apps.map((app) => new AppLink(app, { umem, wake: tile.wake }));
     const apps = this.#apps;
 
-    const checks = new Checks(umem.view, { reader, devices });
+    const checks = new Checks({ view: umem.view, words: umem.words, reader, devices });
     this.#receiver = new Receiver({ umem, checks, dispatch, apps, counters });
     this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
 
@@ -122,7 +124,8 @@ class NetTile implements Tile {
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
     const out = { umem, cache, resolver, wire, sender, dispatch, counters };
     this.#holding = new Holding({ ...out, solicits });
-    this.#transmitter = new Transmitter({ ...out, holding: this.#holding });
+    this.#detour = new Detour({ ...out, holding: this.#holding });
+    this.#transmitter = new Transmitter({ ...out, detour: this.#detour });
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
@@ -182,7 +185,7 @@ class NetTile implements Tile {
   }
 
   housekeeping(): void {
-    this.#transmitter.tick();
+    this.#detour.moveOn();
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce((sum, app) => sum + app.corrupt, 0);
   }
 

@@ -1,0 +1,375 @@
+/**
+ * A net tile in a host made of memory: netbase written by hand, rings and sockets faked, an app whose
+ * ends of the links are at hand.
+ *
+ *     lo    1  127.0.0.1/8
+ *     eth0  2  198.18.0.1/24    attached, two queues (slots 0 and 1); default via 198.18.0.254
+ *     eth1  3  198.19.0.1/24    attached (slot 2)
+ *     vlan  4  203.0.113.1/24   VLAN 100 on eth0
+ *     tun0  5  192.0.2.1/24     not attached
+ *
+ * @module
+ */
+
+import { heapView, u8 } from "../../ffi/view.ts";
+import { IFF_BROADCAST, IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
+import * as route from "../../netbase/route.ts";
+import { create, type NetSetup } from "../../tiles/net/tile.ts";
+import { NET } from "../../tiles/runtime/counters.ts";
+import {
+  appLinkBytes,
+  Descriptor,
+  DESCRIPTOR_WORDS,
+  LinkConsumer,
+  LinkProducer,
+  netLinkBytes,
+  payloadRing,
+} from "../../tiles/runtime/link.ts";
+import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../tiles/runtime/solicit_link.ts";
+import type { Tile } from "../../tiles/runtime/tile.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
+import { FakeUdp, FakeXsk } from "./net_fakes.ts";
+import { buildFrame, parseFrame, type UdpFrame } from "./net_frames.ts";
+
+/** An IPv4 address as a number, host order. */
+export function ip(text: string): number {
+  return text.split(".").reduce((value, part) => value * 256 + Number(part), 0);
+}
+
+/** Interface indices. */
+export const LO = 1;
+export const ETH0 = 2;
+export const ETH1 = 3;
+export const VLAN = 4;
+export const TUN = 5;
+
+/** MACs of our interfaces and of a peer. */
+export const MAC: Record<number, number[]> = {
+  [LO]: [0, 0, 0, 0, 0, 0],
+  [ETH0]: [0x02, 0, 0, 0, 0, 0x10],
+  [ETH1]: [0x02, 0, 0, 0, 0, 0x11],
+  [VLAN]: [0x02, 0, 0, 0, 0, 0x12],
+  [TUN]: [0, 0, 0, 0, 0, 0],
+};
+export const PEER_MAC = [0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee];
+
+/** Slots of the fake AF_XDP library. */
+export const SLOT = { eth0: 0, eth0Second: 1, eth1: 2 } as const;
+
+export const FRAME_BYTES = 2048;
+export const FRAMES = 1024;
+const LARGE_BUFFERS = 8;
+const SHAPE = { depth: 64, payloadBytes: 1 << 17 };
+const RING = 32;
+
+/** A datagram as an app got it. */
+export interface Received {
+  readonly source: number;
+  readonly destination: number;
+  readonly ports: number;
+  readonly ifindex: number;
+  readonly payload: Uint8Array;
+}
+
+/** An answer as an app gives it; what is left out is that of `REQUEST`, changed over. */
+export interface Answer {
+  readonly source?: number;
+  readonly destination?: number;
+  readonly sourcePort?: number;
+  readonly destinationPort?: number;
+  readonly payload?: Uint8Array;
+}
+
+/** A request from a peer on eth0 to port 7. */
+export const REQUEST: UdpFrame = {
+  destinationMac: MAC[ETH0],
+  sourceMac: PEER_MAC,
+  tags: [],
+  source: ip("198.18.0.2"),
+  destination: ip("198.18.0.1"),
+  sourcePort: 40_000,
+  destinationPort: 7,
+  payload: new TextEncoder().encode("hello, tile"),
+};
+
+/** The app's ends of its links. */
+export class FakeApp {
+  readonly setup: NetSetup["apps"][number];
+  readonly producer: LinkProducer;
+  readonly consumer: LinkConsumer;
+  /** The region that the app writes, for what a hostile one would do. */
+  readonly region = heapView(appLinkBytes(SHAPE));
+  readonly #umem: Uint8Array;
+  readonly #ring: Uint8Array;
+  #at = 0;
+
+  constructor(ports: readonly number[], umem: Uint8Array) {
+    const net = heapView(netLinkBytes(SHAPE));
+    const app = this.region;
+    const tile = heapView(TILE_REGION_BYTES);
+    this.setup = { name: `app-${ports[0]}`, ports, net, app, shape: SHAPE, tile, eventfd: 0 };
+    this.producer = new LinkProducer(app, net, SHAPE);
+    this.consumer = new LinkConsumer(app, net, SHAPE);
+    this.#ring = payloadRing(app, SHAPE);
+    this.#umem = umem;
+  }
+
+  /** Takes all that waits and lets go of it. */
+  take(): Received[] {
+    const count = this.consumer.available();
+    const { words } = this.consumer;
+    const received = Array.from({ length: count }, (_, i) => {
+      const at = this.consumer.slot(i);
+      const offset = words[at + Descriptor.offset];
+      return {
+        source: words[at + Descriptor.source],
+        destination: words[at + Descriptor.destination],
+        ports: words[at + Descriptor.ports],
+        ifindex: words[at + Descriptor.interface],
+        payload: this.#umem.slice(offset, offset + words[at + Descriptor.length]),
+      };
+    });
+    this.consumer.release(count);
+    return received;
+  }
+
+  /** Answers, as published at once. */
+  answer(answer: Answer): void {
+    const payload = answer.payload ?? REQUEST.payload;
+    if (this.#at + payload.length > this.#ring.length) this.#at = 0;
+    this.#ring.set(payload, this.#at);
+    this.raw([
+      this.#at,
+      payload.length,
+      answer.source ?? REQUEST.destination,
+      answer.destination ?? REQUEST.source,
+      (answer.sourcePort ?? 7) * 0x10000 + (answer.destinationPort ?? REQUEST.sourcePort),
+    ]);
+    this.#at += payload.length;
+  }
+
+  /** Publishes a descriptor of these words. */
+  raw(words: readonly number[]): void {
+    this.producer.refresh();
+    const slot = this.producer.slot();
+    for (let i = 0; i < DESCRIPTOR_WORDS; i++) this.producer.words[slot + i] = words[i] ?? 0;
+    this.producer.push();
+    this.producer.publish();
+  }
+}
+
+/** The host, the tile, and everything around it. */
+export class Room {
+  readonly netbase = heapView(NETBASE_BYTES);
+  readonly writer: NetbaseWriter;
+  readonly xsk: FakeXsk;
+  readonly udp = new FakeUdp();
+  readonly apps: FakeApp[];
+  readonly solicits: SolicitConsumer;
+  readonly tile: Tile;
+  readonly counters: Float64Array;
+  readonly setup: NetSetup;
+  now = 1000;
+  #counted: Float64Array;
+
+  constructor(
+    { ports = [[7], [9, 53]], partialChecksums = false, kernelSockets = true, headroom = 22 }: {
+      ports?: readonly (readonly number[])[];
+      partialChecksums?: boolean;
+      kernelSockets?: boolean;
+      headroom?: number;
+    } = {},
+  ) {
+    const region = new TileRegion(heapView(TILE_REGION_BYTES));
+    const umem = heapView(FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536);
+    this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
+    fillNetbase(this.writer);
+    this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });
+    this.apps = ports.map((ports) => new FakeApp(ports, u8(umem)));
+    const solicit = heapView(SOLICIT_LINK_BYTES);
+    this.solicits = new SolicitConsumer(solicit);
+    const socket = { fill: RING, tx: RING, partialChecksums };
+    this.setup = {
+      netbase: this.netbase,
+      umem,
+      frameBytes: FRAME_BYTES,
+      frames: FRAMES,
+      largeBuffers: LARGE_BUFFERS,
+      headroom,
+      sockets: [
+        { ...socket, slot: SLOT.eth0, ifindex: ETH0, queue: 0 },
+        { ...socket, slot: SLOT.eth0Second, ifindex: ETH0, queue: 1 },
+        { ...socket, slot: SLOT.eth1, ifindex: ETH1, queue: 0 },
+      ],
+      udp: kernelSockets
+        ? ports.flat().map((port) => ({ fd: 1000 + port, port, receive: true }))
+        : [],
+      apps: this.apps.map(({ setup }) => setup),
+      solicit,
+      netlinkTile: heapView(TILE_REGION_BYTES),
+      netlinkEventfd: 0,
+      eventfd: 50,
+    };
+    this.counters = region.counters;
+    this.#counted = this.counters.slice();
+    this.tile = create({
+      setup: this.setup,
+      region,
+      libraries: {
+        tile: { wake() {}, wait: () => 0, thread: () => 0, confine: () => ({ landlock: false }) },
+        xsk: this.xsk,
+        udp: this.udp,
+      },
+      log() {},
+      ask() {},
+    }) as Tile;
+    this.tile.clock!(this.now);
+  }
+
+  /** Turns the tile until it has nothing more to do. */
+  turn(): void {
+    for (let turns = 0; this.tile.turn() > 0; turns++) {
+      if (turns > 1000) throw new Error("the tile does not come to rest");
+    }
+  }
+
+  /** Time passes. */
+  pass(millis: number): void {
+    this.now += millis;
+    this.tile.clock!(this.now);
+    this.tile.housekeeping!(this.now);
+  }
+
+  /** A frame comes in on a queue; all that follows from it happens. */
+  receive(frame: UdpFrame | Uint8Array, slot: number = SLOT.eth0): void {
+    this.xsk.deliver(slot, frame instanceof Uint8Array ? frame : buildFrame(frame));
+    this.turn();
+  }
+
+  /** App 0 answers; all that follows from it happens. */
+  answer(answer: Answer): void {
+    this.apps[0].answer(answer);
+    this.turn();
+  }
+
+  /** Frames sent on any queue of an interface since it was last asked, parsed. */
+  sent(ifindex: number): UdpFrame[] {
+    const slots = ifindex === ETH0 ? [SLOT.eth0, SLOT.eth0Second] : [SLOT.eth1];
+    return slots.flatMap((slot) => this.xsk.sent(slot)).map(parseFrame);
+  }
+
+  /** Neighbours asked for since it was last asked: interface, address. */
+  solicited(): [number, number][] {
+    const out = new Uint32Array(2048);
+    const count = this.solicits.take(out, 1024);
+    return Array.from({ length: count }, (_, i) => [out[2 * i], out[2 * i + 1]]);
+  }
+
+  /** A neighbour is known, or known anew. */
+  neighbor(address: number, { ifindex = ETH0, mac = PEER_MAC, state = NUD_REACHABLE } = {}): void {
+    const { macHead, macTail } = macWords(mac);
+    this.writer.neighbors.set({ ifindex, address, state, flags: 0, macHead, macTail });
+    this.writer.commit();
+  }
+
+  /** Adds a route of table main. */
+  route(fields: Partial<route.Route>): void {
+    this.writer.rib.add({ ...route.emptyRoute(), ...fields }, route.NLM_F_CREATE);
+    this.writer.commit();
+  }
+
+  /** Counters that moved since it was last asked, by name. */
+  moved(): Record<string, number> {
+    const names = Object.keys(NET.help);
+    const before = this.#counted;
+    this.#counted = this.counters.slice();
+    return Object.fromEntries(
+      names.map((name, i) => [name, this.counters[i] - before[i]] as const)
+        .filter(([, by]) => by !== 0),
+    );
+  }
+
+  /** Sent and dropped, of what was accepted, must be all of it; `waiting` are still held. */
+  balance(): { accepted: number; accounted: number } {
+    const all = Object.entries(NET.index).map(([name, i]) => [name, this.counters[i]] as const);
+    const accounted = all.filter(([name]) =>
+      name.startsWith("tx_drop_") || name === "tx_frames" || name === "tx_socket"
+    ).reduce((sum, [, count]) => sum + count, 0);
+    return { accepted: this.counters[NET.index.tx_accepted], accounted };
+  }
+}
+
+/** A MAC as netbase keeps it. */
+export function macWords(mac: readonly number[]): { macHead: number; macTail: number } {
+  const view = new DataView(Uint8Array.from(mac).buffer);
+  return { macHead: view.getUint32(0, true), macTail: view.getUint16(4, true) };
+}
+
+/** Puts the interfaces of the picture above into netbase, with the routes the kernel makes of them. */
+function fillNetbase(writer: NetbaseWriter): void {
+  const up = IFF_UP | IFF_LOWER_UP;
+  const link = (ifindex: number, name: string, more = {}) =>
+    writer.interfaces.set({
+      ifindex,
+      name,
+      kind: "ethernet",
+      flags: up | IFF_BROADCAST,
+      mtu: 1500,
+      operstate: 6,
+      ...macWords(MAC[ifindex]),
+      link: 0,
+      master: 0,
+      vlanId: 0,
+      vlanProtocol: 0,
+      ...more,
+    });
+  link(LO, "lo", { kind: "loopback", flags: up | IFF_LOOPBACK, mtu: 65536 });
+  link(ETH0, "eth0");
+  link(ETH1, "eth1");
+  link(VLAN, "eth0.100", { kind: "vlan", link: ETH0, vlanId: 100, vlanProtocol: 0x8100 });
+  link(TUN, "tun0", { kind: "tun" });
+
+  address(writer, LO, "127.0.0.1", 8);
+  address(writer, ETH0, "198.18.0.1", 24);
+  address(writer, ETH1, "198.19.0.1", 24);
+  address(writer, VLAN, "203.0.113.1", 24);
+  address(writer, TUN, "192.0.2.1", 24);
+  add(writer, { gateway: ip("198.18.0.254"), ifindex: ETH0, destination: 0, prefixLength: 0 });
+  writer.commit();
+}
+
+function address(writer: NetbaseWriter, ifindex: number, text: string, prefixLength: number): void {
+  const local = ip(text);
+  const size = 2 ** (32 - prefixLength);
+  const net = local - local % size;
+  const broadcast = net + size - 1;
+  const scope = ifindex === LO ? route.RT_SCOPE_HOST : route.RT_SCOPE_UNIVERSE;
+  writer.interfaces.setAddress(ifindex, {
+    local,
+    address: local,
+    prefixLength,
+    broadcast,
+    scope,
+    secondary: false,
+  });
+  const own = { table: route.RT_TABLE_LOCAL, ifindex, source: local };
+  const host = { ...own, type: route.RTN_LOCAL, scope: route.RT_SCOPE_HOST };
+  const link = { ifindex, source: local, scope: route.RT_SCOPE_LINK };
+  add(writer, { ...host, destination: local, prefixLength: 32 });
+  add(writer, {
+    ...own,
+    scope: route.RT_SCOPE_LINK,
+    type: route.RTN_BROADCAST,
+    destination: broadcast,
+    prefixLength: 32,
+  });
+  if (ifindex === LO) add(writer, { ...host, destination: net, prefixLength });
+  else add(writer, { ...link, destination: net, prefixLength });
+}
+
+function add(writer: NetbaseWriter, fields: Partial<route.Route>): void {
+  writer.rib.add({ ...route.emptyRoute(), ...fields }, route.NLM_F_CREATE | route.NLM_F_EXCL);
+}
