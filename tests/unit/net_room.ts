@@ -281,14 +281,20 @@ export class Room {
     this.writer.commit();
   }
 
-  /** Counters that moved since it was last asked, by name. */
+  /** Frames in no ring, link or queue. */
+  freeFrames(): number {
+    this.tile.housekeeping!(this.now);
+    return this.counters[NET.index.frames_free];
+  }
+
+  /** Counters that moved since it was last asked, by name; gauges left out. */
   moved(): Record<string, number> {
     const names = Object.keys(NET.help);
     const before = this.#counted;
     this.#counted = this.counters.slice();
     return Object.fromEntries(
       names.map((name, i) => [name, this.counters[i] - before[i]] as const)
-        .filter(([, by]) => by !== 0),
+        .filter(([name, by]) => by !== 0 && name !== "frames_free"),
     );
   }
 

@@ -74,6 +74,7 @@ export function framesNeeded(setup: Pick<NetSetup, "sockets" | "apps">): number 
 
 class NetTile implements Tile {
   readonly descriptors: readonly number[];
+  readonly #umem: Umem;
   readonly #reader: NetbaseReader;
   readonly #cache: HeaderCache;
   readonly #ports: readonly XdpPort[];
@@ -105,6 +106,7 @@ class NetTile implements Tile {
     const dispatch = new Dispatch(setup.apps, setup.udp);
     const cache = new HeaderCache(CACHE_ENTRIES);
     const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
+    this.#umem = umem;
     this.#counters = counters;
     this.#reader = reader;
     this.#cache = cache;
@@ -186,6 +188,7 @@ class NetTile implements Tile {
 
   housekeeping(): void {
     this.#detour.moveOn();
+    this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce((sum, app) => sum + app.corrupt, 0);
   }
 

@@ -61,6 +61,7 @@ export const NET = table({
   solicits: "Neighbours asked for over the solicit link.",
   held: "Datagrams that waited for a neighbour.",
   link_corrupt: "Cursors or descriptors of an app that could not be true.",
+  frames_free: "Frames of the UMEM that are in no ring, link or queue, as of a moment ago.",
   wakeups: "Times the tile woke from blocking.",
 });
 
@@ -96,6 +97,24 @@ export const APP = table({
   errors: "Calls of the app that threw.",
   wakeups: "Times the tile woke from blocking.",
 });
+
+/** Counters of the status tile. */
+export const STATUS = table({
+  requests: "Requests on the control socket.",
+  errors: "Requests that were answered with an error.",
+  scrapes: "Times that the metrics were read.",
+});
+
+/** The tables, by kind of tile. */
+export const COUNTERS = { netlink: NETLINK, net: NET, app: APP, status: STATUS } as const;
+
+/** Those that go down too: how much there is of something. */
+export const GAUGES: ReadonlySet<string> = new Set([
+  "interfaces",
+  "routes",
+  "neighbors",
+  "fib_overflow",
+]);
 
 /** Counter values by name, as of now. */
 export function readCounters(

@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import * as route from "../../netbase/route.ts";
+import { HOLD_LIMITS, HOLD_MILLIS } from "../../tiles/net/holding.ts";
+import { ETH0, ETH1, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
+
+const PEER = REQUEST.source;
+const GATEWAY = ip("198.18.0.254");
+
+/** A payload that says which datagram it is. */
+function numbered(i: number): Uint8Array {
+  return Uint8Array.of(i >>> 8, i & 0xff);
+}
+
+/** The numbers of the datagrams that left by an interface. */
+function numbers(room: Room, ifindex = ETH0): number[] {
+  return room.sent(ifindex).map(({ payload }) => payload[0] * 256 + payload[1]);
+}
+
+Deno.test("the first answers to a new peer wait for its address and then leave in order", () => {
+  const room = new Room();
+  for (let i = 0; i < 5; i++) room.answer({ payload: numbered(i) });
+  assert.deepEqual(numbers(room), []);
+  assert.deepEqual(room.solicited(), [[ETH0, PEER]]);
+  assert.deepEqual(room.moved(), { tx_accepted: 5, held: 5, solicits: 1 });
+  room.neighbor(PEER);
+  room.apps[0].answer({ payload: numbered(5) });
+  room.turn();
+  assert.deepEqual(numbers(room), [0, 1, 2, 3, 4, 5]);
+  assert.deepEqual(room.moved(), { tx_accepted: 1, tx_frames: 6 });
+});
+
+Deno.test("what waits leaves before what is newer, even if the neighbour appears in between", () => {
+  const room = new Room();
+  room.answer({ payload: numbered(0) });
+  // Netbase has the neighbour already, but the generation has not moved yet.
+  const { macHead, macTail } = { macHead: 0xccbbaa02, macTail: 0xeedd };
+  room.writer.neighbors.set({
+    ifindex: ETH0,
+    address: PEER,
+    state: 2,
+    flags: 0,
+    macHead,
+    macTail,
+  });
+  room.answer({ payload: numbered(1) });
+  assert.deepEqual(numbers(room), [0, 1]);
+});
+
+Deno.test("what waits too long is dropped, counted, and its frame is free again", () => {
+  const room = new Room();
+  room.answer({});
+  room.pass(HOLD_MILLIS - 1);
+  assert.deepEqual(room.moved(), { tx_accepted: 1, held: 1, solicits: 1 });
+  assert.equal(room.tile.nextDue!(room.now), 1);
+  room.pass(1);
+  assert.deepEqual(room.moved(), { tx_drop_neighbor_expired: 1 });
+  assert.equal(room.tile.nextDue!(room.now), -1);
+  room.neighbor(PEER);
+  room.turn();
+  assert.deepEqual(numbers(room), []);
+});
+
+Deno.test("one neighbour holds a few datagrams, a gateway many, and all together are bounded", () => {
+  const room = new Room();
+  for (let i = 0; i < 40; i++) room.answer({});
+  assert.deepEqual(room.moved(), {
+    tx_accepted: 40,
+    held: HOLD_LIMITS.perNeighbor,
+    tx_drop_hold_full: 40 - HOLD_LIMITS.perNeighbor,
+    solicits: 1,
+  });
+  for (let i = 0; i < 400; i++) room.answer({ destination: ip("8.8.8.8") + i });
+  const { held } = room.moved();
+  assert.equal(held, HOLD_LIMITS.total / 2);
+});
+
+Deno.test("a flood of strangers does not cost a gateway's or a returning peer's datagrams", () => {
+  const room = new Room();
+  const returning = ip("198.18.0.200");
+  room.answer({ destination: returning });
+  room.pass(HOLD_MILLIS);
+  // Within the time that it is remembered for: it was asked for again just now.
+  room.answer({ destination: returning, payload: numbered(1) });
+  room.answer({ destination: ip("8.8.8.8"), payload: numbered(2) });
+  room.route({ destination: ip("10.0.0.0"), prefixLength: 8, ifindex: ETH0, scope: 253 });
+  for (let i = 0; i < 3000; i++) room.answer({ destination: ip("10.0.0.0") + i * 77 });
+  room.neighbor(returning);
+  room.neighbor(GATEWAY);
+  room.turn();
+  assert.deepEqual(numbers(room).toSorted(), [1, 2]);
+  const { accepted, accounted } = room.balance();
+  assert.equal(accepted - accounted, HOLD_LIMITS.total - 2, "the rest of the queue is strangers");
+});
+
+Deno.test("what waits for a gateway leaves by another way when the route moves", () => {
+  const room = new Room();
+  room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
+  room.answer({ destination: ip("8.8.8.8"), source: 0, payload: numbered(3) });
+  room.route({
+    destination: ip("8.8.8.8"),
+    prefixLength: 32,
+    gateway: ip("198.19.0.2"),
+    ifindex: ETH1,
+  });
+  room.turn();
+  const [frame] = room.sent(ETH1);
+  assert.equal(frame.source, ip("198.19.0.1"), "with the source of the new way");
+  assert.deepEqual(frame.destinationMac, PEER_MAC);
+});
+
+Deno.test("what waits is dropped by the route's reason when that turns into a blackhole", () => {
+  const room = new Room();
+  room.answer({ destination: ip("8.8.8.8") });
+  room.moved();
+  room.route({ type: route.RTN_BLACKHOLE, destination: ip("8.8.8.8"), prefixLength: 32 });
+  room.turn();
+  assert.deepEqual(room.moved(), { tx_drop_blackhole: 1 });
+});
+
+Deno.test("what waits goes by the kernel when the route moves to an interface that is not ours", () => {
+  const room = new Room();
+  const destination = ip("8.8.8.8");
+  room.answer({ destination, payload: numbered(4) });
+  room.route({ destination, prefixLength: 32, gateway: ip("192.0.2.9"), ifindex: 5 });
+  room.turn();
+  assert.deepEqual(room.udp.sent.map(({ payload, fd }) => [fd, ...payload]), [[1007, 0, 4]]);
+});
+
+Deno.test("what waits goes on waiting, for the new gateway, when that is unknown too", () => {
+  const room = new Room();
+  const destination = ip("8.8.8.8");
+  room.answer({ destination, payload: numbered(1) });
+  room.pass(1000);
+  room.route({ destination, prefixLength: 32, gateway: ip("198.19.0.9"), ifindex: ETH1 });
+  room.turn();
+  assert.deepEqual(room.solicited(), [[ETH0, GATEWAY], [ETH1, ip("198.19.0.9")]]);
+  assert.equal(room.tile.nextDue!(room.now), HOLD_MILLIS - 1000, "its time goes on from the start");
+  room.neighbor(ip("198.19.0.9"), { ifindex: ETH1 });
+  room.turn();
+  assert.deepEqual(numbers(room, ETH1), [1]);
+});
+
+Deno.test("when the tile closes, what waits is counted", () => {
+  const room = new Room();
+  room.answer({});
+  room.tile.close!();
+  const { accepted, accounted } = room.balance();
+  assert.equal(accounted, accepted);
+});
+
+Deno.test("answers, neighbours, routes and time in any order: sent + dropped + held = accepted", () => {
+  const peers = Array.from({ length: 6 }, (_, i) => ip("198.18.0.2") + i);
+  const far = ip("8.8.8.8");
+  const step = fc.oneof(
+    { weight: 6, arbitrary: fc.record({ to: fc.constantFrom(...peers, far, ip("127.0.0.1")) }) },
+    { weight: 2, arbitrary: fc.record({ resolves: fc.constantFrom(...peers, GATEWAY) }) },
+    { weight: 1, arbitrary: fc.record({ vanishes: fc.constantFrom(...peers, GATEWAY) }) },
+    { weight: 1, arbitrary: fc.record({ blackhole: fc.boolean() }) },
+    { weight: 1, arbitrary: fc.record({ passes: fc.nat(4000) }) },
+  );
+  const blackhole = {
+    ...route.emptyRoute(),
+    type: route.RTN_BLACKHOLE,
+    destination: far,
+    prefixLength: 32,
+  };
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const room = new Room();
+      const order = new Map<number, number[]>();
+      steps.forEach((step, i) => {
+        if ("to" in step) room.answer({ destination: step.to, payload: numbered(i) });
+        else if ("resolves" in step) room.neighbor(step.resolves);
+        else if ("vanishes" in step) {
+          room.writer.neighbors.remove(ETH0, step.vanishes);
+          room.writer.commit();
+        } else if ("passes" in step) room.pass(step.passes);
+        else if (step.blackhole) room.route(blackhole);
+        else {
+          room.writer.rib.remove(blackhole);
+          room.writer.commit();
+        }
+        room.turn();
+        for (const { destination, payload } of room.sent(ETH0)) {
+          const list = order.get(destination) ?? [];
+          list.push(payload[0] * 256 + payload[1]);
+          order.set(destination, list);
+        }
+      });
+      for (const list of order.values()) {
+        assert.deepEqual(list, list.toSorted((a, b) => a - b), "in order for each destination");
+      }
+      room.pass(10_000);
+      const { accepted, accounted } = room.balance();
+      assert.equal(accounted, accepted);
+    }),
+    { numRuns: 60 },
+  );
+});

@@ -1,0 +1,193 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { create, framesNeeded } from "../../tiles/net/tile.ts";
+import { buildFrame } from "./net_frames.ts";
+import { ETH0, FRAMES, ip, REQUEST, Room, SLOT } from "./net_room.ts";
+
+const FD = 1007;
+
+Deno.test("a UMEM too small for all rings, links and the hold queue is refused", () => {
+  const { setup } = new Room();
+  const needed = framesNeeded(setup);
+  assert.throws(() =>
+    create({
+      setup: { ...setup, frames: needed - 1 },
+      region: null as never,
+      libraries: { tile: null as never, xsk: null as never, udp: null as never },
+      log() {},
+      ask() {},
+    }), RangeError);
+});
+
+Deno.test("fill rings are full from the start, and topped up while apps keep frames", () => {
+  const room = new Room();
+  const filled = () => Object.values(SLOT).map((slot) => room.xsk.rings(slot).fill.length);
+  assert.deepEqual(filled(), [32, 32, 32]);
+  for (let i = 0; i < 64; i++) room.receive(REQUEST);
+  assert.deepEqual(filled(), [32, 32, 32]);
+});
+
+Deno.test("a datagram from a kernel socket reaches its app and its answer goes back", () => {
+  const room = new Room();
+  const datagram = {
+    source: ip("127.0.0.1"),
+    destination: ip("127.0.0.1"),
+    sourcePort: 5000,
+    destinationPort: 7,
+    payload: new TextEncoder().encode("by loopback"),
+  };
+  room.udp.arrive(FD, datagram);
+  room.xsk.readable.add(FD);
+  room.tile.wait(0);
+  room.turn();
+  const [received] = room.apps[0].take();
+  assert.deepEqual(received, {
+    source: datagram.source,
+    destination: datagram.destination,
+    ports: 5000 * 0x10000 + 7,
+    ifindex: 1,
+    payload: datagram.payload,
+  });
+  room.answer({
+    source: received.destination,
+    destination: received.source,
+    destinationPort: 5000,
+    payload: received.payload,
+  });
+  assert.deepEqual(room.udp.sent.map(({ payload }) => payload), [datagram.payload]);
+  assert.deepEqual(room.moved(), { rx_socket: 1, rx_delivered: 1, tx_accepted: 1, tx_socket: 1 });
+});
+
+Deno.test("kernel sockets are looked at while the tile is busy with frames", () => {
+  const room = new Room();
+  room.udp.arrive(FD, { ...REQUEST, payload: Uint8Array.of(1) });
+  room.xsk.readable.add(FD);
+  for (let i = 0; i < 40; i++) {
+    room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, destinationPort: 9 }));
+    room.tile.turn();
+  }
+  assert.equal(room.apps[0].take().length, 1);
+});
+
+Deno.test("datagrams of every size come through, the largest in buffers of their own", () => {
+  const room = new Room();
+  room.xsk.readable.add(FD);
+  for (const size of [0, 1, 2047, 2048, 2049, 9000, 65_507]) {
+    const payload = new Uint8Array(size).map((_, i) => i * 3 + size);
+    room.udp.arrive(FD, { ...REQUEST, payload });
+    room.tile.wait(0);
+    room.turn();
+    const [received] = room.apps[0].take();
+    assert.deepEqual(received.payload, payload, `${size} bytes`);
+    room.turn();
+  }
+});
+
+Deno.test("an app that keeps large datagrams loses more of them, and no other app does", () => {
+  const room = new Room();
+  const large = { ...REQUEST, payload: new Uint8Array(5000) };
+  room.xsk.readable.add(FD).add(1009);
+  for (let i = 0; i < 20; i++) room.udp.arrive(FD, large);
+  room.tile.wait(0);
+  room.turn();
+  const { rx_delivered, rx_drop_no_buffer } = room.moved();
+  assert.equal(rx_delivered + rx_drop_no_buffer, 20);
+  assert.ok(rx_delivered >= 1 && rx_drop_no_buffer >= 1);
+  room.udp.arrive(1009, { ...large, destinationPort: 9 });
+  room.tile.wait(0);
+  room.turn();
+  assert.equal(room.apps[1].take().length, 1);
+  assert.equal(room.apps[0].take().length, rx_delivered);
+  room.turn();
+  room.udp.arrive(FD, large);
+  room.tile.wait(0);
+  room.turn();
+  assert.equal(room.apps[0].take().length, 1, "what it gave back can be used again");
+});
+
+Deno.test("broadcasts and odd sources from a kernel socket reach nobody", () => {
+  const room = new Room();
+  room.xsk.readable.add(FD);
+  room.udp.arrive(FD, { ...REQUEST, destination: ip("198.18.0.255") });
+  room.udp.arrive(FD, { ...REQUEST, destination: ip("255.255.255.255") });
+  room.udp.arrive(FD, { ...REQUEST, source: ip("198.18.0.255") });
+  room.udp.arrive(FD, { ...REQUEST, source: 0 });
+  room.tile.wait(0);
+  room.turn();
+  assert.deepEqual(room.moved(), { rx_socket: 4, rx_drop_destination: 2, rx_drop_source: 2 });
+});
+
+Deno.test("before it sleeps the tile sees an answer that waits, and frames that wait for room", () => {
+  const room = new Room();
+  assert.equal(room.tile.pending(), false);
+  room.apps[0].answer({});
+  assert.equal(room.tile.pending(), true);
+  room.neighbor(REQUEST.source);
+  for (const slot of Object.values(SLOT)) room.xsk.rings(slot).room = 0;
+  room.tile.turn();
+  assert.equal(room.tile.pending(), true, "a frame is queued");
+  assert.equal(room.tile.drained!(), false);
+  for (const slot of Object.values(SLOT)) room.xsk.rings(slot).room = Infinity;
+  room.turn();
+  assert.equal(room.tile.pending(), false);
+  assert.equal(room.tile.drained!(), true);
+});
+
+Deno.test("no frame is lost or used twice, whatever comes, goes, waits and stays", () => {
+  const step = fc.oneof(
+    { weight: 5, arbitrary: fc.record({ receive: fc.constantFrom(7, 9, 53, 80) }) },
+    { weight: 3, arbitrary: fc.record({ junk: fc.uint8Array({ maxLength: 100 }) }) },
+    { weight: 4, arbitrary: fc.record({ answer: fc.nat(20) }) },
+    { weight: 2, arbitrary: fc.record({ take: fc.nat(1) }) },
+    { weight: 1, arbitrary: fc.record({ resolve: fc.nat(20) }) },
+    { weight: 1, arbitrary: fc.record({ room: fc.nat(40) }) },
+    { weight: 1, arbitrary: fc.record({ pass: fc.nat(4000) }) },
+    { weight: 1, arbitrary: fc.record({ socket: fc.nat(3000) }) },
+  );
+  const peer = (i: number) => ip("198.18.0.2") + i;
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 150 }), (steps) => {
+      const room = new Room();
+      room.xsk.readable.add(FD);
+      for (const step of steps) {
+        if ("receive" in step) {
+          room.receive({ ...REQUEST, destinationPort: step.receive });
+        } else if ("junk" in step) room.receive(step.junk);
+        else if ("answer" in step) room.answer({ destination: peer(step.answer) });
+        else if ("take" in step) room.apps[step.take].take();
+        else if ("resolve" in step) room.neighbor(peer(step.resolve));
+        else if ("room" in step) room.xsk.rings(SLOT.eth0).room = step.room;
+        else if ("pass" in step) room.pass(step.pass);
+        else {
+          room.udp.arrive(FD, { ...REQUEST, payload: new Uint8Array(step.socket) });
+          room.tile.wait(0);
+        }
+        // The fake rings fail when a frame is given to the kernel that it has already.
+        room.tile.turn();
+      }
+      // Everything let go: what is not in the fill rings is free.
+      for (const slot of Object.values(SLOT)) room.xsk.rings(slot).room = Infinity;
+      for (const app of room.apps) app.take();
+      room.turn();
+      room.pass(10_000);
+      room.turn();
+      for (const app of room.apps) app.take();
+      room.turn();
+      room.turn();
+      assert.equal(room.xsk.owned.size, 96, "three full fill rings");
+      assert.equal(room.freeFrames(), FRAMES - 96);
+      const { accepted, accounted } = room.balance();
+      assert.equal(accounted, accepted);
+    }),
+    { numRuns: 60 },
+  );
+});
+
+Deno.test("with everything known an answer leaves in the same turn as it was published", () => {
+  const room = new Room();
+  room.neighbor(REQUEST.source);
+  room.tile.turn();
+  room.apps[0].answer({});
+  room.tile.turn();
+  assert.equal(room.sent(ETH0).length, 1);
+});
