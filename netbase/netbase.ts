@@ -109,6 +109,11 @@ export class NetbaseWriter {
     return this.#header[Header.generation];
   }
 
+  /** How many things let go of still wait for a reader to move on. */
+  get waiting(): number {
+    return this.#limbo.size;
+  }
+
   /**
    * Ends a batch: paints the routes that changed, moves `generation` when a packet can see a
    * difference, and reuses what all readers have let go of. True when generation moved.

@@ -1,19 +1,23 @@
 /**
- * The writer of netbase, with every single store into shared memory at the test's hands: a copy of
- * netbase/ whose typed arrays and `Atomics` report each store before it is made. The test may look
- * with an ordinary reader then, or throw, as if the writer had died there.
+ * Netbase with every single load and store of shared memory at the test's hands: a copy of netbase/
+ * whose typed arrays and `Atomics` report each before it is made. At a store of the writer the test may
+ * look with an ordinary reader, or throw, as if the writer had died there; at a load of the reader it
+ * may let an ordinary writer do something.
  *
  * @module
  */
 
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 
-/** Called before each store into shared memory. */
-export type OnStore = () => void;
+/** What is called before each load of shared memory, and before each store into it. */
+export interface Hook {
+  onLoad: () => void;
+  onStore: () => void;
+}
 
 /** Stands in for ffi/view.ts in the copy. */
 const HOOKED_VIEW = `
-export const hook = { onStore: () => {} };
+export const hook = { onLoad: () => {}, onStore: () => {} };
 const targets = new WeakMap();
 function hooked(array) {
   const fill = (value, from = 0, to = array.length) => {
@@ -26,6 +30,7 @@ function hooked(array) {
     get(target, key) {
       if (key === "fill") return fill;
       if (key === "set") return set;
+      if (/^[0-9]/.test(key)) hook.onLoad();
       const value = target[key];
       return typeof value === "function" ? value.bind(target) : value;
     },
@@ -36,7 +41,10 @@ function hooked(array) {
 }
 const RealAtomics = globalThis.Atomics;
 export const Atomics = {
-  load: (array, i) => RealAtomics.load(targets.get(array) ?? array, i),
+  load: (array, i) => {
+    hook.onLoad();
+    return RealAtomics.load(targets.get(array) ?? array, i);
+  },
   store: (array, i, value) => {
     hook.onStore();
     return RealAtomics.store(targets.get(array) ?? array, i, value);
@@ -53,10 +61,11 @@ export function u32(view) {
 }
 `;
 
-/** The copy's writer class, and where to say what is to happen at each store. */
+/** The copy's classes, and where to say what is to happen at each load and store. */
 export interface Hooked {
   readonly Writer: typeof NetbaseWriter;
-  readonly hook: { onStore: OnStore };
+  readonly Reader: typeof NetbaseReader;
+  readonly hook: Hook;
 }
 
 /** Makes the copy in a folder of its own and loads it. */
@@ -74,5 +83,5 @@ export async function loadHooked(): Promise<Hooked> {
   const netbase = await import(`file://${root}/netbase/netbase.ts`);
   const view = await import(`file://${root}/ffi/view.ts`);
   await Deno.remove(root, { recursive: true });
-  return { Writer: netbase.NetbaseWriter, hook: view.hook };
+  return { Writer: netbase.NetbaseWriter, Reader: netbase.NetbaseReader, hook: view.hook };
 }

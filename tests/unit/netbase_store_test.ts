@@ -5,12 +5,12 @@ import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
-import { NLM_F_APPEND, RT_TABLE_MAIN } from "../../netbase/route.ts";
+import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../netbase/route.ts";
 import { loadHooked } from "./netbase_hooked.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
 import { answerOf, anyRoute, describe, PROBES, StandingReader } from "./netbase_room.ts";
 
-const { Writer, hook } = await loadHooked();
+const { Writer, Reader, hook } = await loadHooked();
 
 /** Thrown in the middle of a batch, as if the writer died there. */
 class Death extends Error {}
@@ -196,7 +196,7 @@ Deno.test("at every store of a batch each address has its route of before or aft
 });
 
 /** Makes the RIB hold just what a kernel holds that was given these routes. */
-function resync(writer: NetbaseWriter, routes: Parameters<Kernel["put"]>[0][]): void {
+function resync(writer: NetbaseWriter, routes: Route[]): void {
   const kernel = new Kernel();
   for (const route of routes) kernel.put(route, "append");
   writer.rib.beginSync();
@@ -204,3 +204,44 @@ function resync(writer: NetbaseWriter, routes: Parameters<Kernel["put"]>[0][]): 
   writer.rib.endSync();
   writer.commit();
 }
+
+/** Routes for one address, of which each takes it alone. */
+const ALONE: Route[][] = [
+  [routeTo("0.0.0.0/0", { gateway: 1, ifindex: 2 })],
+  [routeTo("0.0.0.0/0", { gateway: 2, ifindex: 2 })],
+  [routeTo("198.18.0.0/20", { gateway: 3, ifindex: 2 })],
+  [routeTo("198.18.0.64/26", { gateway: 4, ifindex: 2 })],
+];
+
+Deno.test("whatever the writer does between two loads of a lookup, the answer was right during it", () => {
+  const address = ip("198.18.0.77");
+  const orders = fc.array(fc.nat(ALONE.length - 1), { minLength: 2, maxLength: 5 });
+  fc.assert(
+    fc.property(orders, fc.array(fc.nat(12), { minLength: 4, maxLength: 4 }), (states, moments) => {
+      const view = heapView(NETBASE_BYTES);
+      const writer = new NetbaseWriter(view, { readers: [new StandingReader()], seed: 4 });
+      const reader = new Reader(view);
+      resync(writer, ALONE[states[0]]);
+      const right = [answerOf(reader, address)];
+      let [load, done] = [0, 1];
+      hook.onLoad = () => {
+        // Each further state comes at a load of its own, or several at one.
+        while (done < states.length && moments[done - 1] <= load) {
+          resync(writer, ALONE[states[done++]]);
+          right.push(answerOf(new NetbaseReader(view), address));
+        }
+        load++;
+      };
+      let id = 0;
+      try {
+        id = reader.fib.lookup(address);
+      } finally {
+        hook.onLoad = quiet;
+      }
+      const answer = describe(reader, id);
+      assert.ok(right.includes(answer), `${answer} is none of ${right}`);
+    }),
+    // The default and a route take turns so that the reader finds neither, look after look.
+    { numRuns: 2000, examples: [[[0, 2, 0, 2, 0], [1, 2, 3, 4]]] },
+  );
+});
