@@ -23,8 +23,8 @@ const STAGE = `${ROOT}build/stage/`;
 const OUTPUT = `${ROOT}dist/tegula`;
 /** What the program is made of, apart from main.ts, deno.json, npm modules and native libraries. */
 const PROGRAM = ["cli", "ffi", "netbase", "tiles"];
-/** npm modules that the program imports; the others are for tests. */
-const MODULES = ["smol-toml", "zod"] as const;
+/** Imports of deno.json that only tests use. */
+const FOR_TESTS = ["fast-check"];
 
 /** As `struct trailer` of the launcher. */
 const TRAILER = { bytes: 88, offset: 0, length: 8, hash: 16, magic: 80 };
@@ -89,15 +89,23 @@ function stageModules(imports: Record<string, string>): void {
   // With the lock file nothing has to be asked of the registry again.
   Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}deno.lock`);
   run(Deno.execPath(), ["install", "--quiet", "--config", `${folder}deno.json`]);
-  for (const name of MODULES) {
-    const module = Deno.realPathSync(`${folder}node_modules/${name}`) + "/";
-    const { dependencies = {} } = JSON.parse(Deno.readTextFileSync(`${module}package.json`));
-    if (Object.keys(dependencies).length > 0) throw new Error(`${name} has dependencies`);
-    copy(
-      module,
-      `${STAGE}node_modules/${name}/`,
-      (path) => /\.js$|^LICENSE|(^|\/)package\.json$/.test(path) && !path.startsWith("src/"),
-    );
+  for (const name of Object.keys(imports)) {
+    stageModule(Deno.realPathSync(`${folder}node_modules/${name}`), name);
+  }
+}
+
+/** Lays one npm module and those that it depends on into the stage, all beside one another. */
+function stageModule(from: string, name: string): void {
+  const { dependencies = {} } = JSON.parse(Deno.readTextFileSync(`${from}/package.json`));
+  copy(
+    `${from}/`,
+    `${STAGE}node_modules/${name}/`,
+    (path) => /\.[cm]?js$|^LICENSE|(^|\/)package\.json$/.test(path) && !path.startsWith("src/"),
+  );
+  // Deno links what a module depends on beside it.
+  const beside = from.slice(0, -name.length);
+  for (const other of Object.keys(dependencies)) {
+    stageModule(Deno.realPathSync(beside + other), other);
   }
 }
 
@@ -111,7 +119,9 @@ function layStage(): string[] {
   }
   Deno.copyFileSync(`${ROOT}main.ts`, `${STAGE}main.ts`);
   copy(`${ROOT}build/`, `${STAGE}build/`, isLibrary);
-  const imports = Object.fromEntries(MODULES.map((name) => [name, project.imports[name]]));
+  const imports = Object.fromEntries(
+    Object.entries(project.imports).filter(([name]) => !FOR_TESTS.includes(name)),
+  );
   stageModules(imports);
   const { version, unstable } = project;
   const config = { version, unstable, imports, nodeModulesDir: "manual", lock: false };
