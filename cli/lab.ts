@@ -1,7 +1,7 @@
 /**
  * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
  * kernel. It stands wholly inside a mount, network and process namespace of its own
- * (`enterLaboratory`), with a private `/run/netns`: when the first process in there ends, however it
+ * (`enterLaboratory`), with a private `/run`: when the first process in there ends, however it
  * ends, the kernel takes every namespace, interface, XDP program and process with it.
  *
  * @module
@@ -17,11 +17,10 @@ const TOOLS = { ip: "iproute2", unshare: "util-linux", setpriv: "util-linux", mo
 const INSIDE = "TEGULA_LABORATORY";
 
 /**
- * Makes `/run/netns` a private, empty place: `ip netns` keeps its names there. Where the directory
- * does not exist yet, all of `/run` is covered instead, because making it would leave it behind.
+ * Covers `/run` with a private, empty one: `ip netns` keeps its names there, and the appliance its
+ * control socket. Not `/run/netns` alone: where it does not exist, making it would leave it behind.
  */
-const PRIVATE_NETNS = "if [ -d /run/netns ]; then mount -t tmpfs none /run/netns; " +
-  "else mount -t tmpfs none /run && mkdir /run/netns; fi";
+const PRIVATE_RUN = "mount -t tmpfs none /run && mkdir /run/netns";
 
 /** How long the inside may take to end in order before it is killed. */
 const GRACE_MILLIS = 5000;
@@ -55,7 +54,7 @@ export function insideLaboratory(): boolean {
 export function laboratoryCommand(command: readonly string[]): string[] {
   return [
     ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
-    ...["sh", "-c", `${PRIVATE_NETNS} && exec "$@"`, "sh"],
+    ...["sh", "-c", `${PRIVATE_RUN} && exec "$@"`, "sh"],
     ...command,
   ];
 }

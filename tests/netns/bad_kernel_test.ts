@@ -8,7 +8,7 @@
 import { strict as assert } from "node:assert";
 import { endianness } from "node:os";
 import { selfCommand } from "../../cli/self.ts";
-import { Appliance, ask, labTest, type Namespace, pair, xdpProgram } from "./lab.ts";
+import { Appliance, ask, labTest, type Namespace, pair, refusal, xdpProgram } from "./lab.ts";
 
 const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
 
@@ -64,11 +64,9 @@ async function without(filter: Uint8Array, then: (prefix: string[]) => Promise<v
 }
 
 async function refused(host: Namespace, command: readonly string[]) {
-  const process = host.spawn(command);
-  const { code } = await process.ended();
-  assert.equal(process.stderr.all.length, 1, process.stderr.all.join("\n"));
+  const outcome = await refusal(host.spawn(command));
   assert.equal(await xdpProgram(host), undefined);
-  return { code, said: process.stderr.all[0] };
+  return outcome;
 }
 
 labTest("a kernel without AF_XDP is named, and auto takes the kernel's sockets", async (lab) => {

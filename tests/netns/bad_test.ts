@@ -20,23 +20,20 @@ import {
   type Namespace,
   pair,
   peer,
+  refusal,
   xdpProgram,
 } from "./lab.ts";
 
 const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
 
-/** How a start went that must fail: its status, and the only line that it wrote. */
+/** How a start went that must fail: its status, and the one sentence that it ends with. */
 async function refused(
   host: Namespace,
   command: readonly string[],
 ): Promise<{ code: number; said: string }> {
-  const process = host.spawn(command);
-  const { code } = await process.ended();
-  const lines = process.stderr.all;
-  assert.equal(lines.length, 1, `one sentence, not:\n${lines.join("\n")}`);
-  assert.match(lines[0], /^tegula: /);
+  const outcome = await refusal(host.spawn(command));
   assert.equal(await xdpProgram(host).catch(() => undefined), undefined, "XDP was left attached");
-  return { code, said: lines[0] };
+  return outcome;
 }
 
 function run(...args: string[]): string[] {
@@ -115,10 +112,9 @@ labTest("another XDP program is named with its id and left in peace, status 6", 
     await host.run(["clang", "-target", "bpf", "-O2", "-c", `${folder}/other.c`, "-o", object]);
     await host.ip(`link set dev eth0 xdp obj ${object} sec xdp`);
     const { id } = (await xdpProgram(host))!;
-    const process = Appliance.launch(host, ECHO).process;
-    assert.equal((await process.ended()).code, 6);
-    assert.equal(process.stderr.all.length, 1, process.stderr.all.join("\n"));
-    assert.match(process.stderr.all[0], new RegExp(`eth0.*other_program.*id ${id}\\b`));
+    const { code, said } = await refusal(Appliance.launch(host, ECHO).process);
+    assert.equal(code, 6);
+    assert.match(said, new RegExp(`eth0.*other_program.*id ${id}\\b`));
     assert.equal((await xdpProgram(host))?.id, id);
   } finally {
     Deno.removeSync(folder, { recursive: true });
@@ -137,10 +133,10 @@ labTest("a second start on an interface is refused and the first not disturbed",
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
   await answeredAtLeast(asker, 50);
   const program = await xdpProgram(host);
-  const second = Appliance.launch(host, ["--interface", "eth0", "--listen", "9=discard"]).process;
-  assert.equal((await second.ended()).code, 6);
-  assert.equal(second.stderr.all.length, 1, second.stderr.all.join("\n"));
-  assert.match(second.stderr.all[0], /eth0.*tegula.*id \d+/);
+  const second = Appliance.launch(host, ["--interface", "eth0", "--listen", "9=discard"]);
+  const { code, said } = await refusal(second.process);
+  assert.equal(code, 6);
+  assert.match(said, /eth0.*tegula.*id \d+/);
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
   assert.equal((await xdpProgram(host))?.id, program?.id);
@@ -153,8 +149,9 @@ labTest("an interface that is down, or has no address, is waited for", async (la
   const appliance = Appliance.launch(host, ECHO);
   const { stderr } = appliance.process;
   assert.match(await stderr.find("eth0: waiting"), /down/);
+  const from = stderr.all.length;
   await host.ip("link set eth0 up");
-  assert.match(await stderr.find("eth0: waiting", { from: 1 }), /no IPv4 address/);
+  assert.match(await stderr.find("eth0: waiting", { from }), /no IPv4 address/);
   await host.ip(`address add ${HOST}/24 dev eth0`);
   await appliance.ready();
   await client.ip("neigh flush dev eth0");

@@ -143,6 +143,19 @@ export async function answeredAtLeast(asker: Client, count: number): Promise<voi
   });
 }
 
+/** Waits for a start that must fail: its status, and the one sentence that it ends with. */
+export async function refusal(process: LabProcess): Promise<{ code: number; said: string }> {
+  const { code } = await process.ended();
+  const lines = process.stderr.all;
+  const sentences = lines.filter((line) => line.startsWith("tegula: "));
+  assert.deepEqual(
+    sentences,
+    lines.slice(-1),
+    `one sentence at the end, not:\n${lines.join("\n")}`,
+  );
+  return { code, said: sentences[0] };
+}
+
 /** The XDP program on an interface as `ip link` shows it; undefined when there is none. */
 export async function xdpProgram(
   namespace: Namespace,
