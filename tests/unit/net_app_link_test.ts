@@ -85,6 +85,23 @@ Deno.test("a restarted app passes what its predecessor left, so that its frames 
   assert.equal(umem.freeFrames, 16);
 });
 
+Deno.test("on a link that others have used, nothing is taken back that was never given out", () => {
+  const net = heapView(netLinkBytes(SHAPE));
+  const app = heapView(appLinkBytes(SHAPE));
+  u32(net)[0] = 5;
+  const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
+  const link = new AppLink(
+    { name: "echo", ports: [7], net, app, shape: SHAPE, tile: heapView(4096), eventfd: 9 },
+    { umem, wake() {} },
+  );
+  push(link, umem.takeFrame());
+  link.publish();
+  assert.equal(link.reclaim(), 0);
+  new LinkConsumer(app, net, SHAPE).release(6);
+  assert.equal(link.reclaim(), 1);
+  assert.equal(umem.freeFrames, 16);
+});
+
 Deno.test("an app that sleeps is woken once for what was published", () => {
   const { tile, umem, link, woken } = room();
   push(link, umem.takeFrame());

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import * as route from "../../netbase/route.ts";
 import { HOLD_LIMITS, HOLD_MILLIS } from "../../tiles/net/holding.ts";
-import { ETH0, ETH1, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
+import { ETH0, ETH1, FRAMES, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
 
 const PEER = REQUEST.source;
 const GATEWAY = ip("198.18.0.254");
@@ -73,6 +73,8 @@ Deno.test("one neighbour holds a few datagrams, a gateway many, and all together
   for (let i = 0; i < 400; i++) room.answer({ destination: ip("8.8.8.8") + i });
   const { held } = room.moved();
   assert.equal(held, HOLD_LIMITS.total / 2);
+  room.pass(HOLD_MILLIS);
+  assert.equal(room.freeFrames(), FRAMES - room.xsk.owned.size, "all their frames are free again");
 });
 
 Deno.test("a flood of strangers does not cost a gateway's or a returning peer's datagrams", () => {

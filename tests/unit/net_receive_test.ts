@@ -159,6 +159,15 @@ Deno.test("a VLAN device that goes down, or away, takes no more frames", () => {
   };
   room.receive(frame);
   assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
+  const vlan = room.writer.interfaces.get(VLAN)!;
+  room.writer.interfaces.set({ ...vlan, flags: 0 });
+  room.writer.commit();
+  room.receive(frame);
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_vlan: 1 });
+  room.writer.interfaces.set(vlan);
+  room.writer.commit();
+  room.receive(frame);
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
   room.writer.interfaces.remove(VLAN);
   room.writer.commit();
   room.receive(frame);

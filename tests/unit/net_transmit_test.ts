@@ -296,6 +296,33 @@ Deno.test("whatever words an app writes, each descriptor ends in one counter and
   );
 });
 
+Deno.test("a payload that leaves the app's ring, by either end, is refused", () => {
+  const room = quietRoom();
+  const ring = room.apps[0].setup.shape.payloadBytes;
+  const rest = [REQUEST.destination, PEER, 7 * 0x10000 + 5000];
+  for (const [offset, length] of [[ring - 4, 5], [ring, 1], [0xfffffffc, 8], [0, 65_508]]) {
+    room.apps[0].raw([offset, length, ...rest]);
+  }
+  room.turn();
+  assert.deepEqual(room.moved(), { tx_accepted: 4, tx_drop_descriptor: 4 });
+  room.apps[0].raw([ring - 4, 4, ...rest]);
+  room.apps[0].raw([ring, 0, ...rest]);
+  room.turn();
+  assert.deepEqual(room.moved(), { tx_accepted: 2, tx_frames: 2 });
+});
+
+Deno.test("what a ring takes only in part goes on in order when there is room", () => {
+  const room = quietRoom();
+  const rings = [SLOT.eth0, SLOT.eth0Second].map((slot) => room.xsk.rings(slot));
+  for (const ring of rings) ring.room = 5;
+  for (let i = 0; i < 20; i++) room.apps[0].answer({ payload: Uint8Array.of(i) });
+  room.tile.turn();
+  for (const ring of rings) ring.room = Infinity;
+  room.turn();
+  const sent = room.sent(ETH0).map(({ payload }) => payload[0]);
+  assert.deepEqual(sent, Array.from({ length: 20 }, (_, i) => i));
+});
+
 Deno.test("an app cannot send from another app's port, nor to port 0", () => {
   const room = quietRoom();
   room.answer({ sourcePort: 9 });
