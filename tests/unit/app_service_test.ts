@@ -130,7 +130,7 @@ Deno.test("metrics are read as they were written, and a successor carries on wit
     const first = new MetricsWriter(view);
     names.forEach((name, i) => first.metric(name, i % 2 ? "gauge" : "counter")!.value = i);
     const second = new MetricsWriter(view);
-    for (const name of names) second.metric(name, "counter")!.value++;
+    names.forEach((name, i) => second.metric(name, i % 2 ? "gauge" : "counter")!.value++);
     assert.deepEqual(
       new MetricsReader(view).read(),
       names.map((name, i) => ({ name, kind: i % 2 ? "gauge" : "counter", value: i + 1 })),

@@ -56,12 +56,12 @@ export class MetricsWriter {
     this.#words = u32(view);
     this.#bytes = u8(view);
     this.#values = f64(view);
-    for (const { name } of new MetricsReader(view).read()) this.#open(name);
+    for (const { name, kind } of new MetricsReader(view).read()) this.#open(name, kind);
   }
 
-  /** The number with this name; null when it is too long or there are too many. */
+  /** The number with this name and of this kind; null when it is too long or there are too many. */
   metric(name: string, kind: MetricKind): Metric | null {
-    const known = this.#cells.get(name);
+    const known = this.#cells.get(`${kind} ${name}`);
     if (known !== undefined) return known;
     const bytes = new TextEncoder().encode(name);
     const count = this.#cells.size;
@@ -70,15 +70,15 @@ export class MetricsWriter {
     this.#values[at >>> 3] = 0;
     this.#words[(at + HEAD_AT) >>> 2] = (KINDS.indexOf(kind) << 16) | bytes.length;
     this.#bytes.set(bytes, at + NAME_AT);
-    const cell = this.#open(name);
+    const cell = this.#open(name, kind);
     Atomics.store(this.#words, 0, count + 1);
     return cell;
   }
 
-  #open(name: string): Cell {
+  #open(name: string, kind: MetricKind): Cell {
     const at = RECORDS_AT + this.#cells.size * RECORD_BYTES;
     const cell = new Cell(this.#values, at >>> 3);
-    this.#cells.set(name, cell);
+    this.#cells.set(`${kind} ${name}`, cell);
     return cell;
   }
 }

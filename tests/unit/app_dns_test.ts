@@ -1,0 +1,236 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { fileURLToPath } from "node:url";
+import packet from "dns-packet";
+import fc from "fast-check";
+import * as dns from "../../tiles/app/dns.ts";
+import { Zone } from "../../tiles/app/dns/zone.ts";
+import { parseZoneFile } from "../../tiles/app/dns/zone_file.ts";
+import { AppHarness } from "../../tiles/app/harness.ts";
+
+const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.url));
+const RD = packet.RECURSION_DESIRED;
+
+async function server(): Promise<AppHarness> {
+  return await AppHarness.start(dns, { ports: [53], options: { zone: ZONE } });
+}
+
+interface Asked {
+  readonly flags?: number;
+  /** Bytes that EDNS says; without, no EDNS. */
+  readonly edns?: number;
+}
+
+/** Asks as a resolver does, and reads the answer with the same library in the other direction. */
+function ask(harness: AppHarness, name: string, type: string, { flags = RD, edns }: Asked = {}) {
+  const additionals = edns === undefined ? [] : [{ type: "OPT", name: ".", udpPayloadSize: edns }];
+  const questions = [{ name, type }];
+  const query = packet.encode({ type: "query", id: 0x1234, flags, questions, additionals });
+  const [answered] = harness.ask({ payload: query });
+  const reply = packet.decode(Buffer.from(answered.payload));
+  assert.equal(reply.id, 0x1234);
+  assert.ok(reply.flag_qr && !reply.flag_ra);
+  assert.equal(reply.flag_rd, flags === RD);
+  assert.equal(reply.questions[0].name, name);
+  return { ...reply, bytes: answered.payload.length };
+}
+
+// deno-lint-ignore no-explicit-any -- dns-packet comes without types
+function short(records: any[]): string[] {
+  return records.filter(({ type }) => type !== "OPT").map(({ name, type, ttl, data }) =>
+    `${name} ${ttl} ${type} ${typeof data === "string" ? data : JSON.stringify(data)}`
+  );
+}
+
+Deno.test("every type is answered with what the zone file says", async () => {
+  const harness = await server();
+  const data = (name: string, type: string) => {
+    const { answers, flag_aa, rcode } = ask(harness, name, type);
+    assert.ok(flag_aa && rcode === "NOERROR");
+    return answers.map((answer: { data: unknown }) => answer.data);
+  };
+  assert.deepEqual(data("web.example.org", "A"), ["198.18.0.80", "198.18.0.81"]);
+  assert.deepEqual(data("mail.example.org", "AAAA"), ["2001:db8::25"]);
+  assert.deepEqual(data("example.org", "NS"), ["ns1.example.org", "ns2.example.net"]);
+  assert.deepEqual(data("example.org", "MX")[0], { preference: 10, exchange: "mail.example.org" });
+  assert.deepEqual(data("example.org", "SOA"), [{
+    mname: "ns1.example.org",
+    rname: "host\\.master.example.org",
+    serial: 2026010101,
+    refresh: 86_400,
+    retry: 7200,
+    expire: 2_419_200,
+    minimum: 300,
+  }]);
+  assert.deepEqual(data("_sip._udp.example.org", "SRV"), [
+    { priority: 10, weight: 60, port: 5060, target: "sip.example.org" },
+  ]);
+  assert.deepEqual(data("80.0.18.198.in-addr.arpa.example.org", "PTR"), ["web.example.org"]);
+  const [caa] = data("example.org", "CAA");
+  assert.deepEqual([caa.flags, caa.tag, caa.value], [0, "issue", "ca.example.net"]);
+  assert.deepEqual(
+    data("example.org", "TXT")[0].map((text: Buffer) => text.toString()),
+    ["v=spf1 -all", "semi;colon", "plain", '"quoted"', "café"],
+  );
+});
+
+Deno.test("TTLs are those of the entry, else of $TTL; hosts that are named come with addresses", async () => {
+  const harness = await server();
+  const { answers, additionals } = ask(harness, "example.org", "MX");
+  assert.deepEqual(short(answers), [
+    'example.org 3600 MX {"preference":10,"exchange":"mail.example.org"}',
+    'example.org 3600 MX {"preference":20,"exchange":"mail.example.net"}',
+  ]);
+  assert.deepEqual(short(additionals), [
+    "mail.example.org 300 A 198.18.0.25",
+    "mail.example.org 300 AAAA 2001:db8::25",
+  ]);
+});
+
+Deno.test("what is not there is NXDOMAIN or NODATA, with the SOA's minimum for its time", async () => {
+  const harness = await server();
+  for (
+    const [name, type, rcode] of [
+      ["nothing.example.org", "A", "NXDOMAIN"],
+      ["web.example.org", "AAAA", "NOERROR"],
+      ["empty.between.example.org", "A", "NOERROR"],
+      ["nothing.between.example.org", "A", "NXDOMAIN"],
+    ]
+  ) {
+    const reply = ask(harness, name, type);
+    assert.equal(reply.rcode, rcode, name);
+    assert.ok(reply.flag_aa);
+    assert.deepEqual(reply.answers, []);
+    assert.match(short(reply.authorities)[0], /^example\.org 300 SOA /);
+  }
+});
+
+Deno.test("aliases are followed inside the zone, and no further", async () => {
+  const harness = await server();
+  const chain = ask(harness, "chain.example.org", "A");
+  assert.deepEqual(short(chain.answers), [
+    "chain.example.org 3600 CNAME www.example.org",
+    "www.example.org 3600 CNAME web.example.org",
+    "web.example.org 3600 A 198.18.0.80",
+    "web.example.org 3600 A 198.18.0.81",
+  ]);
+  assert.equal(ask(harness, "chain.example.org", "CNAME").answers.length, 1);
+  assert.equal(ask(harness, "alias.example.org", "A").answers.length, 1);
+  assert.equal(ask(harness, "broken.example.org", "A").rcode, "NXDOMAIN");
+  assert.equal(ask(harness, "loop.example.org", "A").answers.length, 8);
+});
+
+Deno.test("a wildcard stands for what is not there, and for nothing that is", async () => {
+  const harness = await server();
+  const { answers } = ask(harness, "x.y.wild.example.org", "A");
+  assert.deepEqual(short(answers), ["x.y.wild.example.org 3600 A 198.18.0.99"]);
+  assert.equal(ask(harness, "x.wild.example.org", "AAAA").rcode, "NOERROR");
+  assert.equal(ask(harness, "here.wild.example.org", "TXT").answers.length, 0);
+  assert.equal(ask(harness, "x.here.wild.example.org", "A").rcode, "NXDOMAIN");
+});
+
+Deno.test("below a delegation we refer to who knows, with the addresses that we have", async () => {
+  const harness = await server();
+  for (const name of ["sub.example.org", "a.b.sub.example.org", "ns.sub.example.org"]) {
+    const reply = ask(harness, name, "A");
+    assert.ok(!reply.flag_aa);
+    assert.deepEqual(reply.answers, []);
+    assert.deepEqual(short(reply.authorities), [
+      "sub.example.org 3600 NS ns.sub.example.org",
+      "sub.example.org 3600 NS ns.elsewhere.example",
+    ]);
+    assert.deepEqual(short(reply.additionals), ["ns.sub.example.org 3600 A 198.18.0.53"]);
+  }
+});
+
+Deno.test("EDNS is answered with EDNS, another version with BADVERS, none with none", async () => {
+  const harness = await server();
+  assert.equal(ask(harness, "web.example.org", "A").additionals.length, 0);
+  const { additionals } = ask(harness, "web.example.org", "A", { edns: 4096 });
+  assert.deepEqual([additionals[0].type, additionals[0].udpPayloadSize], ["OPT", 1232]);
+  const opt = { type: "OPT", name: ".", udpPayloadSize: 1232, ednsVersion: 1 };
+  const questions = [{ name: "web.example.org", type: "A" }];
+  const [answered] = harness.ask({
+    payload: packet.encode({ type: "query", questions, additionals: [opt] }),
+  });
+  const reply = packet.decode(Buffer.from(answered.payload));
+  assert.equal(reply.additionals[0].extendedRcode, 1);
+  assert.equal(reply.answers.length, 0);
+});
+
+Deno.test("an answer that does not fit is truncated to its question", async () => {
+  const harness = await server();
+  const small = ask(harness, "big.example.org", "TXT");
+  assert.ok(small.flag_tc && small.answers.length === 0 && small.bytes < 512);
+  const edns = ask(harness, "big.example.org", "TXT", { edns: 600 });
+  assert.ok(edns.flag_tc && edns.additionals[0].type === "OPT");
+  const large = ask(harness, "big.example.org", "TXT", { edns: 1232 });
+  assert.ok(!large.flag_tc && large.answers.length === 5);
+});
+
+Deno.test("other names are refused, other operations not implemented, nonsense is said to be so", async () => {
+  const harness = await server();
+  assert.equal(ask(harness, "example.com", "A").rcode, "REFUSED");
+  assert.equal(ask(harness, "notexample.org", "A").rcode, "REFUSED");
+  const status = ask(harness, "example.org", "A", { flags: 2 << 11 });
+  assert.deepEqual([status.rcode, status.opcode], ["NOTIMP", "STATUS"]);
+  const header = Uint8Array.of(0, 9, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0);
+  const [answered] = harness.ask({ payload: header });
+  assert.deepEqual([...answered.payload], [0, 9, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+  assert.deepEqual(harness.ask({ payload: answered.payload }), [], "never to an answer");
+});
+
+Deno.test("the second question of the same bytes is answered as the first, in its own letters", async () => {
+  const harness = await server();
+  const first = ask(harness, "www.example.org", "A");
+  const second = ask(harness, "wWw.ExAmPlE.oRg", "A", { flags: 0 });
+  assert.deepEqual(second.answers, first.answers);
+  assert.equal(harness.counters["dns.queries"], 2);
+  assert.equal(harness.counters["dns.answers_built"], 1);
+});
+
+Deno.test("whatever bytes come, the answer has their number and their question, or there is none", async () => {
+  const harness = await server();
+  const query = packet.encode({
+    type: "query",
+    questions: [{ name: "www.example.org", type: "A" }],
+    additionals: [{ type: "OPT", name: ".", udpPayloadSize: 1232 }],
+  });
+  const mutation = fc.tuple(fc.nat(query.length - 1), fc.nat(255));
+  const queries = fc.tuple(fc.array(mutation, { maxLength: 6 }), fc.nat(query.length))
+    .map(([mutations, length]) => {
+      const bytes = new Uint8Array(query);
+      for (const [at, octet] of mutations) bytes[at] = octet;
+      return bytes.slice(0, length);
+    });
+  fc.assert(
+    fc.property(queries, (bytes) => {
+      for (const { payload } of harness.ask({ payload: bytes })) {
+        assert.deepEqual(payload.slice(0, 2), bytes.slice(0, 2));
+        assert.ok((payload[2] & 0x80) !== 0 && payload.length <= 1232);
+        packet.decode(Buffer.from(payload));
+      }
+      assert.equal(harness.counters.errors, 0, harness.logged.join("\n"));
+    }),
+    { numRuns: 2000 },
+  );
+});
+
+Deno.test("a zone file that is wrong is refused with its line", () => {
+  const soa = "$ORIGIN a.\n@ 60 SOA ns x 1 1 1 1 1\n";
+  const refused = (text: string, sentence: RegExp) =>
+    assert.throws(() => new Zone(parseZoneFile(text)), sentence);
+  refused("www A 198.18.0.1", /^SyntaxError: line 1: 'www' is relative/);
+  refused(`${soa}www A 198.18.0.256`, /line 3: '198.18.0.256' is no IPv4 address/);
+  refused(`${soa}www A`, /line 3: IPv4 address is missing/);
+  refused(`${soa}www A 198.18.0.1 more`, /line 3: 'more' is too much/);
+  refused(`${soa}\n\nwww ( MX \n 10`, /a parenthesis is not closed/);
+  refused(`${soa}www TXT "open`, /line 3: " has no end/);
+  refused(`${soa}www HINFO x y`, /type 'HINFO' is not known; known are A,/);
+  refused(`${soa}www CH A 198.18.0.1`, /class CH is not served/);
+  refused(`${soa}$INCLUDE other`, /\$INCLUDE other is not understood/);
+  refused(`${soa}www.b. A 198.18.0.1`, /www.b is not in zone a/);
+  refused(`${soa}www CNAME x\nwww A 198.18.0.1`, /www.a is an alias/);
+  refused("$ORIGIN a.\nwww 60 A 198.18.0.1", /one SOA record, not 0/);
+  refused(`${soa}a\\.b A 198.18.0.1`, /is no name that can be served/);
+});

@@ -1,0 +1,236 @@
+/**
+ * A StatsD sink: lines of `name:value|type`, several to a datagram, with `|@rate` after it for what was
+ * sampled; tags, and what else may follow, are passed over. Counters (`c`), gauges (`g`; with a sign:
+ * by how much) and timers (`ms`, `h`) are shown in the metrics: of a timer its count and sum, and of
+ * each interval median, 99th percentile and largest. Option: `interval`, seconds, 10 when left out.
+ *
+ * Nothing is made of a line whose name was seen before, so that they are taken at line rate.
+ *
+ * @module
+ */
+
+import type { App, AppContext, Metric } from "./contract.ts";
+
+const [COLON, BAR, AT, NEWLINE, PLUS, MINUS, DOT] = [0x3a, 0x7c, 0x40, 0x0a, 0x2b, 0x2d, 0x2e];
+const [C, G, M, H] = [0x63, 0x67, 0x6d, 0x68];
+/** Room for names: twice as many as an app may have metrics. */
+const SLOTS = 8192;
+
+/** Makes the sink. */
+export default function create(context: AppContext): App {
+  const { interval = 10 } = context.options;
+  if (typeof interval !== "number" || !(interval > 0)) {
+    throw new TypeError("its option interval is to be a number of seconds");
+  }
+  const lines = context.metric("statsd.lines", "counter")!;
+  const refused = context.metric("statsd.lines_refused", "counter")!;
+  const names = new Names(context);
+  const line = new Line();
+
+  return {
+    tickMillis: interval * 1000,
+    receive(requests) {
+      while (requests.next()) {
+        const { bytes } = requests;
+        const end = requests.offset + requests.size;
+        for (let at = requests.offset; at < end; at = line.end + 1) {
+          if (!line.read(bytes, at, end)) continue;
+          lines.value++;
+          const series = line.isGood ? names.find(bytes, line) : null;
+          if (series === null) refused.value++;
+          else series.take(line);
+        }
+      }
+    },
+    tick() {
+      for (const timer of names.timers) timer.flush();
+    },
+  };
+}
+
+/** A line, read where it stands. Good until the next call of `read`. */
+class Line {
+  /** Where the line begins, where its name ends, and where the line does. */
+  at = 0;
+  nameEnd = 0;
+  end = 0;
+  type = 0;
+  value = 0;
+  /** Whether the value has a sign. */
+  signed = false;
+  /** Of how many, one was sent. */
+  weight = 1;
+  isGood = false;
+  #cursor = 0;
+
+  /** Reads the line at `at` of what ends at `end`. False when it is empty. */
+  read(bytes: Uint8Array, at: number, end: number): boolean {
+    this.at = this.nameEnd = this.end = at;
+    while (this.end < end && bytes[this.end] !== NEWLINE) this.end++;
+    this.isGood = false;
+    while (this.nameEnd < this.end && bytes[this.nameEnd] !== COLON) this.nameEnd++;
+    this.#cursor = this.nameEnd + 1;
+    this.signed = bytes[this.#cursor] === PLUS || bytes[this.#cursor] === MINUS;
+    this.value = this.#number(bytes);
+    const bar = this.#cursor;
+    this.type = bar + 1 < this.end && bytes[bar] === BAR ? bytes[bar + 1] : 0;
+    this.#cursor += this.type === M ? 5 : 4;
+    const sampled = this.#cursor < this.end && bytes[this.#cursor - 2] === BAR &&
+      bytes[this.#cursor - 1] === AT;
+    this.weight = sampled ? 1 / this.#number(bytes) : 1;
+    const right = this.weight >= 1 && this.weight < Infinity && !Number.isNaN(this.value);
+    this.isGood = right && this.nameEnd > at;
+    return this.end > at;
+  }
+
+  /** Reads a decimal number at the cursor, which it moves past it; NaN when there is none. */
+  #number(bytes: Uint8Array): number {
+    const negative = bytes[this.#cursor] === MINUS;
+    if (negative || bytes[this.#cursor] === PLUS) this.#cursor++;
+    let [value, digits, scale] = [0, 0, 0];
+    for (; this.#cursor < this.end; this.#cursor++) {
+      const digit = bytes[this.#cursor] - 0x30;
+      if (bytes[this.#cursor] === DOT && scale === 0) scale = 1;
+      else if (digit >= 0 && digit <= 9) {
+        value = value * 10 + digit;
+        scale *= 10;
+        digits++;
+      } else break;
+    }
+    if (digits === 0) return NaN;
+    return (negative ? -value : value) / (scale || 1);
+  }
+}
+
+/** What is kept under a name. */
+interface Series {
+  take(line: Line): void;
+}
+
+class Counter implements Series {
+  readonly #metric: Metric;
+
+  constructor(metric: Metric) {
+    this.#metric = metric;
+  }
+  take({ value, weight }: Line): void {
+    this.#metric.value += value * weight;
+  }
+}
+
+class Gauge implements Series {
+  readonly #metric: Metric;
+
+  constructor(metric: Metric) {
+    this.#metric = metric;
+  }
+  take({ value, signed }: Line): void {
+    this.#metric.value = signed ? this.#metric.value + value : value;
+  }
+}
+
+/** Buckets of a timer's histogram: eight to an octave, from 2⁻¹⁰ on, which is right to 5 %. */
+const [BUCKETS, PER_OCTAVE, FIRST_OCTAVE] = [320, 8, -10];
+
+class Timer implements Series {
+  readonly #count: Metric;
+  readonly #sum: Metric;
+  readonly #median: Metric;
+  readonly #p99: Metric;
+  readonly #upper: Metric;
+  readonly #buckets = new Float64Array(BUCKETS);
+  #largest = 0;
+
+  constructor([count, sum, median, p99, upper]: readonly Metric[]) {
+    this.#count = count;
+    this.#sum = sum;
+    this.#median = median;
+    this.#p99 = p99;
+    this.#upper = upper;
+  }
+  take({ value, weight }: Line): void {
+    this.#count.value += weight;
+    this.#sum.value += value * weight;
+    this.#largest = Math.max(this.#largest, value);
+    const bucket = Math.floor((Math.log2(value) - FIRST_OCTAVE) * PER_OCTAVE);
+    this.#buckets[Math.min(Math.max(bucket, 0), BUCKETS - 1)] += weight;
+  }
+  /** Shows what the interval was like, and begins another. */
+  flush(): void {
+    const all = this.#buckets.reduce((sum, count) => sum + count, 0);
+    this.#median.value = this.#quantile(all * 0.5);
+    this.#p99.value = this.#quantile(all * 0.99);
+    this.#upper.value = this.#largest;
+    this.#buckets.fill(0);
+    this.#largest = 0;
+  }
+  /** The middle of the bucket that has the value with `rank` values up to it. */
+  #quantile(rank: number): number {
+    let [passed, bucket] = [0, 0];
+    while (bucket < BUCKETS - 1 && (passed += this.#buckets[bucket]) < rank) bucket++;
+    return rank === 0 ? 0 : 2 ** (FIRST_OCTAVE + (bucket + 0.5) / PER_OCTAVE);
+  }
+}
+
+/** Every series by its name and type: an open-addressed table that looks names up by their bytes. */
+class Names {
+  readonly timers: Timer[] = [];
+  readonly #context: AppContext;
+  readonly #hashes = new Int32Array(SLOTS);
+  readonly #names: (Uint8Array | undefined)[] = new Array(SLOTS);
+  readonly #series: (Series | null)[] = new Array(SLOTS).fill(null);
+  #count = 0;
+
+  constructor(context: AppContext) {
+    this.#context = context;
+  }
+
+  /** The series that a line is about; null when its type is unknown, or there is no more room. */
+  find(bytes: Uint8Array, { at, nameEnd, type }: Line): Series | null {
+    let hash = type;
+    for (let i = at; i < nameEnd; i++) hash = Math.imul(hash ^ bytes[i], 0x01000193);
+    hash ^= hash >>> 15;
+    for (let slot = hash & (SLOTS - 1);; slot = (slot + 1) & (SLOTS - 1)) {
+      const name = this.#names[slot];
+      if (name === undefined) return this.#make(slot, hash, bytes.slice(at, nameEnd), type);
+      if (this.#hashes[slot] === hash && isAt(name, bytes, at, nameEnd)) return this.#series[slot];
+    }
+  }
+
+  #make(slot: number, hash: number, name: Uint8Array, type: number): Series | null {
+    const series = this.#count < SLOTS / 2
+      ? this.#open(new TextDecoder().decode(name), type)
+      : null;
+    if (series === null) return null;
+    this.#hashes[slot] = hash;
+    this.#names[slot] = name;
+    this.#series[slot] = series;
+    this.#count++;
+    return series;
+  }
+
+  #open(name: string, type: number): Series | null {
+    const metric = (suffix: string, kind: "counter" | "gauge") =>
+      this.#context.metric(name + suffix, kind);
+    if (type === C || type === G) {
+      const own = metric("", type === C ? "counter" : "gauge");
+      return own && (type === C ? new Counter(own) : new Gauge(own));
+    }
+    if (type !== M && type !== H) return null;
+    const own = [
+      ...[".count", ".sum"].map((suffix) => metric(suffix, "counter")),
+      ...[".median", ".p99", ".upper"].map((suffix) => metric(suffix, "gauge")),
+    ].filter((each) => each !== null);
+    if (own.length < 5) return null;
+    const timer = new Timer(own);
+    this.timers.push(timer);
+    return timer;
+  }
+}
+
+/** Whether `name` is what stands from `at` to `end`. */
+function isAt(name: Uint8Array, bytes: Uint8Array, at: number, end: number): boolean {
+  if (name.length !== end - at) return false;
+  for (let i = 0; i < name.length; i++) if (name[i] !== bytes[at + i]) return false;
+  return true;
+}
