@@ -1,29 +1,41 @@
 /**
- * The netlink tile's end of one net tile's solicit link, with a limit on how much of it is looked at:
- * what comes faster is a flood of ever new addresses, of which the ring keeps the latest.
+ * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at, which
+ * costs little for what is not on-link or known already; of the rest only so much comes through that
+ * an address which is asked for twice still means something.
  *
  * @module
  */
 
 import type { View } from "../../ffi/view.ts";
-import { SolicitConsumer } from "../runtime/solicit_link.ts";
+import { NETLINK } from "../runtime/counters.ts";
+import { SOLICIT_DEPTH, SolicitConsumer } from "../runtime/solicit_link.ts";
+import { Solicitor, type SolicitorParts } from "./solicitor.ts";
+import { Standing } from "./standing.ts";
 
-/** Requests looked at in a second on the long run, and in one go. */
+/** Requests for unknown neighbours let through in a second on the long run, and in one go. */
 const RATE = 65_536;
 const BURST = 8_192;
-/** Requests taken with one turn; with less credit than this the link is left alone. */
-const TURN = 256;
 
-/** Takes requests. */
+/** What an intake works with. */
+export interface IntakeParts extends SolicitorParts {
+  /** One of {@linkcode Standing}. */
+  standing(ifindex: number, address: number): number;
+}
+
+/** Takes requests of one net tile and has them dealt with. */
 export class Intake {
+  readonly solicitor: Solicitor;
+  readonly #parts: IntakeParts;
   readonly #consumer: SolicitConsumer;
-  readonly #pairs = new Uint32Array(TURN * 2);
+  readonly #pairs = new Uint32Array(SOLICIT_DEPTH * 2);
   #credit = BURST;
   #refilledAt = 0;
 
-  /** `view`: the link, read-only. */
-  constructor(view: View) {
-    this.#consumer = new SolicitConsumer(view);
+  /** `link`: the net tile's solicit link, read-only. */
+  constructor(link: View, parts: IntakeParts) {
+    this.#consumer = new SolicitConsumer(link);
+    this.#parts = parts;
+    this.solicitor = new Solicitor(parts);
   }
 
   /** Requests that were overwritten before they were looked at. */
@@ -31,25 +43,46 @@ export class Intake {
     return this.#consumer.lapped;
   }
 
-  /** Whether there is something that may be taken now. */
+  /** Whether there is something to be taken. */
   get pending(): boolean {
-    return this.#credit >= TURN && this.#consumer.waiting;
+    return this.#consumer.waiting;
   }
 
-  /** Calls `each` with what may be taken now. How many there were. */
-  turn(now: number, each: (ifindex: number, address: number) => void): number {
+  /** Takes what there is and asks for as much as may be asked for now. How much there was to do. */
+  turn(now: number): number {
+    const pairs = this.#pairs;
+    const count = this.pending ? this.#consumer.take(pairs, SOLICIT_DEPTH) : 0;
+    if (count > 0) this.#refill(now);
+    this.#parts.counters[NETLINK.index.solicits_received] += count;
+    for (let i = 0; i < count; i++) this.#offer(pairs[i * 2], pairs[i * 2 + 1], now);
+    return count + this.solicitor.turn(now);
+  }
+
+  #refill(now: number): void {
     this.#credit = Math.min(BURST, this.#credit + (now - this.#refilledAt) * RATE / 1000);
     this.#refilledAt = now;
-    if (!this.pending) return 0;
-    const count = this.#consumer.take(this.#pairs, TURN);
-    this.#credit -= count;
-    for (let i = 0; i < count; i++) each(this.#pairs[i * 2], this.#pairs[i * 2 + 1]);
-    return count;
   }
 
-  /** Milliseconds until what waits may be taken; -1: nothing waits for time. */
-  nextDue(): number {
-    if (this.#credit >= TURN || !this.#consumer.waiting) return -1;
-    return Math.ceil((TURN - this.#credit) * 1000 / RATE);
+  #offer(ifindex: number, address: number, now: number): void {
+    const { counters } = this.#parts;
+    const standing = this.#parts.standing(ifindex, address);
+    switch (standing) {
+      case Standing.offLink:
+        counters[NETLINK.index.solicits_off_link]++;
+        return;
+      case Standing.known:
+        counters[NETLINK.index.solicits_duplicate]++;
+        return;
+      case Standing.refresh:
+        this.solicitor.refresh(ifindex, address, now);
+        return;
+    }
+    const isGateway = standing === Standing.gateway;
+    if (this.#credit < 1 && !isGateway) {
+      counters[NETLINK.index.solicits_limited]++;
+      return;
+    }
+    this.#credit--;
+    this.solicitor.want({ ifindex, address, isGateway }, now);
   }
 }

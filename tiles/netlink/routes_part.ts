@@ -16,6 +16,7 @@ import {
   RT_TABLE_MAIN,
   RTN_THROW,
   RTNH_F_DEAD,
+  RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
 import { formatPrefix } from "./addresses.ts";
 import * as nl from "./constants.ts";
@@ -36,10 +37,10 @@ export class RoutesPart implements MirrorPart {
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
   readonly ordered = true;
   /**
-   * Gateways of routes since the last full read: who they are decides whose address is asked for
-   * first, and that they may be asked for even where no prefix says that they are on-link.
+   * Gateways of routes since the last full read, whose addresses are asked for first; true for those
+   * that are on-link by the route's word (RTNH_F_ONLINK), whatever prefixes say.
    */
-  readonly gateways = new NeighborMap<true>();
+  readonly gateways = new NeighborMap<boolean>();
   readonly #rib: Rib;
   readonly #nextHops: NextHopsPart;
   readonly #notices: Notices;
@@ -137,19 +138,21 @@ export class RoutesPart implements MirrorPart {
   }
 
   #noteGateways(): void {
-    const { hops, ifindex, gateway } = this.#route;
-    if (hops !== null) hops.forEach((hop) => this.#noteGateway(hop.ifindex, hop.gateway));
-    else this.#noteGateway(ifindex, gateway);
+    const { hops } = this.#route;
+    if (hops !== null) hops.forEach((hop) => this.#noteGateway(hop));
+    else this.#noteGateway(this.#route);
   }
 
-  #noteGateway(ifindex: number, gateway: number): void {
+  #noteGateway(
+    { ifindex, gateway, flags }: { ifindex: number; gateway: number; flags: number },
+  ): void {
     // A full table has a handful of gateways: most often it is the same one again.
     if (gateway === this.#lastGateway && ifindex === this.#lastIfindex) return;
     this.#lastGateway = gateway;
     this.#lastIfindex = ifindex;
-    if (gateway !== 0 && this.gateways.size < MOST_GATEWAYS) {
-      this.gateways.set(ifindex, gateway, true);
-    }
+    if (gateway === 0 || this.gateways.size >= MOST_GATEWAYS) return;
+    const onlink = (flags & RTNH_F_ONLINK) !== 0 || this.gateways.get(ifindex, gateway) === true;
+    this.gateways.set(ifindex, gateway, onlink);
   }
 
   /**

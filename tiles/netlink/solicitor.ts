@@ -1,14 +1,15 @@
 /**
- * Asks the kernel for neighbours that net tiles need. This is the one path from untrusted traffic into
- * the netlink tile, and it may come at line rate with addresses that nobody has, so everything here is
- * of fixed size, and what a flood can make the kernel do is bounded:
+ * Asks the kernel for the neighbours that one net tile needs. This is the one path from untrusted
+ * traffic into the netlink tile, and it may come at line rate with addresses that nobody has, so
+ * everything here is of bounded size, and what a flood can make the kernel do is bounded:
  *
  * - only addresses that are on-link there are asked for, each once at a time;
  * - what is waiting for an answer (entries of the kernel's table, which all namespaces share) is
  *   limited to a quarter of that table, and to little when the table is half full already;
  * - who is a router goes first, then who is asked for twice, then whoever is asked for: a flood asks
  *   for each of its addresses once, a client comes again;
- * - an address that does not answer rests, longer each time; its entry is given back to the kernel.
+ * - an address that does not answer rests, longer each time; its entry is given back to the kernel;
+ * - every net tile has a share of its own of all that, so that one under attack costs no other.
  *
  * Known neighbours whose confirmation runs out cost the kernel no new entry and do not wait for any
  * of that.
@@ -21,36 +22,24 @@ import { NETLINK } from "../runtime/counters.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 import { Recent } from "./recent.ts";
 
-/** What netbase says about an address that is asked for. */
-export const Standing = {
-  /** Not on-link there, or not an address that has a MAC. */
-  offLink: 0,
-  /** On-link and not known. */
-  unknown: 1,
-  /** On-link, not known, and the gateway of a route. */
-  gateway: 2,
-  /** Known, and to be confirmed soon. */
-  refresh: 3,
-  /** Known. */
-  known: 4,
-} as const;
-
-/** What the solicitor needs. Addresses in host order. */
+/** What the solicitor works with. Addresses in host order. */
 export interface SolicitorParts {
   /** Has the kernel resolve or confirm a neighbour. False: it would not. */
   ask(ifindex: number, address: number): boolean;
   /** Takes an entry that failed out of the kernel's table. */
   release(ifindex: number, address: number): void;
-  /** One of {@linkcode Standing}. */
-  standing(ifindex: number, address: number): number;
   /** As `counters.ts` has them for the netlink tile. */
   readonly counters: Float64Array;
   /** From 0 to below 1. */
   random(): number;
+  /** How many solicitors share what the kernel's table allows: the net tiles. */
+  readonly sharers: number;
 }
 
 /** An address that two requests name within this time is asked for before one that one names. */
 const WINDOW_MILLIS = 1_000;
+/** A known neighbour is asked for confirmation once in this time at most. */
+const REFRESH_MILLIS = 100;
 /** What waited longer than this for its turn is not asked for any more: the packet is gone. */
 const PATIENCE_MILLIS = 1_000;
 /** An answer that has not come by then does not come (the kernel gives up after about 3 s). */
@@ -60,11 +49,13 @@ const FIRST_REST_MILLIS = 1_000;
 const MOST_REST_MILLIS = 60_000;
 /** How long after its rest an address that never answered is remembered. */
 const REMEMBER_MILLIS = 10_000;
-/** Addresses asked for or resting. */
-const MOST_PENDING = 4096;
 /** Requests a second on the long run, and in one go; one that is answered does not count. */
 const RATE = 400;
 const BURST = 256;
+/** Addresses asked for or resting: more than RATE lets come together in the longest rest. */
+const MOST_PENDING = 32_768;
+/** Addresses that are remembered as asked for once, by all sharers together, as a log2. */
+const RECENT_LOG2 = 16;
 /** The kernel's default gc_thresh3, and what may wait for an answer whatever its table is like. */
 const DEFAULT_CAPACITY = 1024;
 const LEAST_OUTSTANDING = 16;
@@ -99,14 +90,15 @@ export class Solicitor {
   #tokens = BURST;
   #refilledAt = 0;
   #outstanding = 0;
-  #mostOutstanding = DEFAULT_CAPACITY / 4;
+  #mostOutstanding = 0;
 
   constructor(parts: SolicitorParts) {
     this.#parts = parts;
     this.#recent = new Recent({
-      windowMillis: WINDOW_MILLIS,
+      sizeLog2: Math.max(10, RECENT_LOG2 - Math.ceil(Math.log2(parts.sharers))),
       seed: Math.floor(parts.random() * 2 ** 32),
     });
+    this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });
   }
 
   /** Requests that the kernel has not answered yet. */
@@ -114,37 +106,31 @@ export class Solicitor {
     return this.#outstanding;
   }
 
-  /** What was read of the kernel's table: its entries, and how many it takes (gc_thresh3). */
-  setTable({ entries, capacity }: { entries: number; capacity: number }): void {
-    // Entries that we made are among them.
-    const others = Math.max(0, entries - this.#outstanding);
-    const room = Math.min(capacity / 4, capacity / 2 - others);
+  /** The kernel's table: how many it takes (gc_thresh3), and its entries that are not our doing. */
+  setTable({ others, capacity }: { others: number; capacity: number }): void {
+    const room = Math.min(capacity / 4, capacity / 2 - others) / this.#parts.sharers;
     this.#mostOutstanding = Math.max(LEAST_OUTSTANDING, Math.floor(room));
   }
 
-  /** One request of a net tile. */
-  offer(ifindex: number, address: number, now: number): void {
-    const { counters } = this.#parts;
-    counters[NETLINK.index.solicits_received]++;
+  /** A known neighbour is in use, and its confirmation runs out. */
+  refresh(ifindex: number, address: number, now: number): void {
+    if (!this.#recent.note(ifindex, address, now, REFRESH_MILLIS)) this.#ask(ifindex, address);
+    else this.#parts.counters[NETLINK.index.solicits_duplicate]++;
+  }
+
+  /** A neighbour that is not known is needed; `isGateway`: routes lead by it. */
+  want(
+    { ifindex, address, isGateway }: { ifindex: number; address: number; isGateway: boolean },
+    now: number,
+  ): void {
     const pending = this.#pending.get(ifindex, address);
     if (pending !== undefined && !this.#mayBeAskedAgain(pending, { ifindex, address }, now)) {
-      counters[NETLINK.index.solicits_duplicate]++;
+      this.#parts.counters[NETLINK.index.solicits_duplicate]++;
       return;
     }
-    const standing = this.#parts.standing(ifindex, address);
-    if (standing === Standing.offLink) {
-      counters[NETLINK.index.solicits_off_link]++;
-      return;
-    }
-    const before = this.#recent.note(ifindex, address, now);
-    if (standing === Standing.known || standing === Standing.refresh && before) {
-      counters[NETLINK.index.solicits_duplicate]++;
-    } else if (standing === Standing.refresh) {
-      this.#ask(ifindex, address);
-    } else {
-      const urgency = standing === Standing.gateway ? GATEWAY : before ? TWICE : ONCE;
-      this.#enqueue({ ifindex, address, class: urgency, failures: pending?.failures ?? 0 }, now);
-    }
+    const before = this.#recent.note(ifindex, address, now, WINDOW_MILLIS);
+    const urgency = isGateway ? GATEWAY : before ? TWICE : ONCE;
+    this.#enqueue({ ifindex, address, class: urgency, failures: pending?.failures ?? 0 }, now);
   }
 
   /** Whether a request for what is pending already is news; moves one that waited up if it does. */
@@ -187,8 +173,13 @@ export class Solicitor {
     return asked;
   }
 
+  /** Tokens that come in a millisecond. */
+  get #rate(): number {
+    return RATE / 1000 / this.#parts.sharers;
+  }
+
   #refill(now: number): void {
-    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * RATE / 1000);
+    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
     this.#refilledAt = now;
   }
 
@@ -289,7 +280,7 @@ export class Solicitor {
   /** Milliseconds until something that waits may be asked for; -1: nothing waits for time alone. */
   nextDue(): number {
     const waiting = this.#queues.some((queue) => queue.length > 0);
-    return waiting && this.#tokens < 1 ? Math.ceil((1 - this.#tokens) * 1000 / RATE) : -1;
+    return waiting && this.#tokens < 1 ? Math.ceil((1 - this.#tokens) / this.#rate) : -1;
   }
 }
 

@@ -15,12 +15,11 @@ import { Asker } from "./asker.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
 import { Freshness } from "./freshness.ts";
-import { Intake } from "./intake.ts";
+import { Intake, type IntakeParts } from "./intake.ts";
 import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
 import type { NeighborListener } from "./neighbors_part.ts";
-import { Solicitor, Standing } from "./solicitor.ts";
-import { neighborStanding } from "./standing.ts";
+import { neighborStanding, Standing } from "./standing.ts";
 
 /** What the netlink tile is made with. */
 export interface NetlinkSetup {
@@ -62,7 +61,6 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #filters: Filters;
   readonly #freshness: Freshness;
   readonly #asker: Asker;
-  readonly #solicitor: Solicitor;
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
@@ -94,15 +92,16 @@ class NetlinkTile implements Tile, NeighborListener {
       log,
     });
     this.#asker = new Asker(this.#library, log);
-    this.#solicitor = new Solicitor({
+    this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
+    const intake: IntakeParts = {
       ask: (ifindex, address) => this.#asker.ask(ifindex, address),
       release: (ifindex, address) => this.#asker.release(ifindex, address),
       standing: (ifindex, address) => this.#standing(ifindex, address),
       counters: this.#counters,
       random: Math.random,
-    });
-    this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
-    this.#intakes = setup.solicits.map((view) => new Intake(view));
+      sharers: setup.solicits.length,
+    };
+    this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
     const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
     this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
@@ -120,12 +119,10 @@ class NetlinkTile implements Tile, NeighborListener {
     const now = this.#now = performance.now();
     let work = this.#mirror.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
-    work += this.#tables.turn(now, { asking: this.#solicitor.outstanding > 0 });
+    work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
     this.#reader.refresh();
-    for (const intake of this.#intakes) {
-      work += intake.turn(now, (ifindex, address) => this.#solicitor.offer(ifindex, address, now));
-    }
-    return work + this.#solicitor.turn(now);
+    for (const intake of this.#intakes) work += intake.turn(now);
+    return work;
   }
 
   pending(): boolean {
@@ -148,14 +145,13 @@ class NetlinkTile implements Tile, NeighborListener {
     const dues = [
       this.#mirror.nextDue(nowMillis),
       this.#freshness.nextDue(nowMillis),
-      this.#solicitor.nextDue(),
-      ...this.#intakes.map((intake) => intake.nextDue()),
+      ...this.#intakes.map(({ solicitor }) => solicitor.nextDue()),
     ].filter((due) => due >= 0);
     return dues.length === 0 ? -1 : Math.min(...dues);
   }
 
   housekeeping(nowMillis: number): void {
-    this.#solicitor.expire(nowMillis);
+    for (const { solicitor } of this.#intakes) solicitor.expire(nowMillis);
     this.#gauge();
   }
 
@@ -166,23 +162,32 @@ class NetlinkTile implements Tile, NeighborListener {
 
   neighborTold(neighbor: NeighborMessage): void {
     this.#freshness.told(neighbor, this.#now);
-    this.#solicitor.neighborTold(neighbor, this.#now);
+    for (const { solicitor } of this.#intakes) solicitor.neighborTold(neighbor, this.#now);
   }
 
   neighborGone(ifindex: number, address: number): void {
     this.#freshness.gone(ifindex, address);
-    this.#solicitor.neighborGone({ ifindex, address }, this.#now);
+    for (const { solicitor } of this.#intakes) {
+      solicitor.neighborGone({ ifindex, address }, this.#now);
+    }
   }
 
   #standing(ifindex: number, address: number): number {
     if (!this.#followed.has(ifindex)) return Standing.offLink;
-    return neighborStanding(this.#reader, this.#mirror.routes.gateways, { ifindex, address });
+    return neighborStanding(this.#reader, this.#mirror.routes.gateways, ifindex, address);
+  }
+
+  /** Neighbours that the kernel has been asked for and that have not answered yet. */
+  get #outstanding(): number {
+    return this.#intakes.reduce((sum, { solicitor }) => sum + solicitor.outstanding, 0);
   }
 
   #tableTold(table: NeighborTableMessage): void {
     this.#freshness.setTimes(table);
     const { thresh3: capacity, entries } = table;
-    if (capacity > 0 && entries >= 0) this.#solicitor.setTable({ entries, capacity });
+    if (capacity === 0 || entries < 0) return;
+    const others = Math.max(0, entries - this.#outstanding);
+    for (const { solicitor } of this.#intakes) solicitor.setTable({ others, capacity });
   }
 
   /** Interfaces have changed: perhaps a VLAN device came or went. */

@@ -65,7 +65,7 @@ export class SolicitConsumer {
   /** Takes at most `most` messages as pairs into `out` and returns how many. */
   take(out: Uint32Array, most: number): number {
     let head = Atomics.load(this.#words, PRODUCED);
-    if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH) this.#skipTo(head);
+    if (((head - this.#tail) >>> 0) >= SOLICIT_DEPTH) this.#skip(head);
     const waiting = (head - this.#tail) >>> 0;
     const count = Math.min(most, waiting, out.length >>> 1);
     for (let i = 0; i < count; i++) {
@@ -77,15 +77,17 @@ export class SolicitConsumer {
     head = Atomics.load(this.#words, PRODUCED);
     const behind = (head - this.#tail) >>> 0;
     if (behind >= SOLICIT_DEPTH) {
-      this.#skipTo(head);
+      this.#skip(head);
       return 0;
     }
     this.#tail = (this.#tail + count) >>> 0;
     return count;
   }
 
-  #skipTo(head: number): void {
-    this.lapped += (head - this.#tail) >>> 0;
-    this.#tail = head;
+  /** Passes what was overwritten, and the older half of what was not: it soon will be. */
+  #skip(head: number): void {
+    const tail = (head - SOLICIT_DEPTH / 2) >>> 0;
+    this.lapped += (tail - this.#tail) >>> 0;
+    this.#tail = tail;
   }
 }
