@@ -170,7 +170,7 @@ class NetTile implements Tile {
 
   pending(): boolean {
     return this.#apps.some((app) => app.answers.available() > 0) ||
-      this.#ports.some((port) => port.unfinished());
+      this.#ports.some((port) => port.unfinished()) || this.#overtaken();
   }
 
   wait(timeoutMs: number): void {
@@ -198,6 +198,13 @@ class NetTile implements Tile {
 
   close(): void {
     this.#holding.clear();
+  }
+
+  /** Whether netbase has moved on for datagrams that wait; the netlink tile wakes us on that. */
+  #overtaken(): boolean {
+    if (this.#holding.count === 0) return false;
+    this.#reader.refresh();
+    return this.#reader.generation !== this.#generation;
   }
 
   /** Sees what changed in netbase; what was waiting for it goes first. */
