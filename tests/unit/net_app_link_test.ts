@@ -30,7 +30,7 @@ function room() {
 }
 
 function push(link: AppLink, offset: number): boolean {
-  return link.push(offset, 10, 1, 2, 3, 4, 5, 6);
+  return link.pushOne(offset, 10, 1, 2, 3, 4, 5, 6);
 }
 
 Deno.test("a UMEM that is smaller than its shape is refused", () => {

@@ -8,6 +8,7 @@
  */
 
 import { slice, u8, type View } from "../../ffi/view.ts";
+import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import {
   appLinkBytes,
@@ -17,10 +18,14 @@ import {
   netLinkBytes,
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
+import type { Arrivals } from "./arrivals.ts";
+import * as frame from "./frame.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
 const { Descriptor } = link;
+const { IP_DESTINATION, IP_SOURCE, MOST_BYTES, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } = frame;
+const LINK_FULL = NET.index.app_link_full;
 
 /** An app, as main tells a net tile of it. */
 export interface AppSetup {
@@ -101,11 +106,47 @@ export class AppLink {
   }
 
   /**
+   * Hands over the `from`-th and all following datagrams of `arrivals`, of `count`, that are for the
+   * same app in a row. Returns the first that it did not take; where that is because the link is full
+   * it is marked as such. The app sees them after `publish`.
+   */
+  push(arrivals: Arrivals, from: number, count: number): number {
+    const { frames, verdicts, interfaces, apps } = arrivals;
+    const requests = this.#requests;
+    const { words } = requests;
+    const out = this.#out;
+    const view = this.#umem.view;
+    const app = apps[from];
+    const timeLow = frames[0];
+    const timeHigh = frames[1];
+    let i = from;
+    for (; i < count && apps[i] === app; i++) {
+      if (requests.free === 0) {
+        apps[i] = -LINK_FULL;
+        break;
+      }
+      const ip = verdicts[i] & MOST_BYTES;
+      const at = requests.slot();
+      words[at + Descriptor.offset] = ip + PAYLOAD;
+      words[at + Descriptor.length] = view.getUint16(ip + UDP_LENGTH) - UDP_BYTES;
+      words[at + Descriptor.source] = view.getInt32(ip + IP_SOURCE);
+      words[at + Descriptor.destination] = view.getInt32(ip + IP_DESTINATION);
+      words[at + Descriptor.ports] = view.getInt32(ip + UDP_PORTS);
+      words[at + Descriptor.interface] = interfaces[i];
+      words[at + Descriptor.timeLow] = timeLow;
+      words[at + Descriptor.timeHigh] = timeHigh;
+      out[requests.pushed & (requests.depth - 1)] = ip + PAYLOAD;
+      requests.push();
+    }
+    return i;
+  }
+
+  /**
    * Hands over a datagram whose payload is `length` bytes at `offset` of the UMEM. False when the
    * link is full; the frame is then still the caller's. Addresses, ports and times may come as signed
    * words. The app sees it after `publish`.
    */
-  push(
+  pushOne(
     offset: number,
     length: number,
     source: number,

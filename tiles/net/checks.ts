@@ -13,9 +13,9 @@ import * as xsk from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
+import type { Arrivals } from "./arrivals.ts";
 import type { Devices } from "./devices.ts";
 import * as frame from "./frame.ts";
-import { XDP_BURST } from "./xdp_port.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
@@ -32,6 +32,7 @@ const {
   IP_SOURCE,
   IPPROTO_UDP,
   IPV4_BYTES,
+  MOST_BYTES,
   MOST_TAGS,
   PACKET_HEADER_BYTES,
   sumWords,
@@ -67,21 +68,24 @@ export interface ChecksParts {
   readonly words: Int32Array;
   readonly reader: NetbaseReader;
   readonly devices: Devices;
+  /** Where the burst at hand is, and what is found out of it. */
+  readonly arrivals: Arrivals;
 }
 
 /** The checks over the frames of one UMEM. */
 export class Checks {
-  /** Of each frame where its IPv4 header begins, or the number of the counter to move, negated. */
-  readonly verdicts = new Int32Array(XDP_BURST);
-  /** Of each good frame the interface that it came in on: a VLAN device when it was tagged. */
-  readonly interfaces = new Int32Array(XDP_BURST);
+  readonly #arrivals: Arrivals;
   readonly #view: DataView;
   readonly #words: Int32Array;
   readonly #units: Uint16Array;
   readonly #reader: NetbaseReader;
   readonly #devices: Devices;
+  /** An address that was found to be ours in this generation of netbase; 0: none. */
+  #own = 0;
+  #generation = -1;
 
-  constructor({ view, words, reader, devices }: ChecksParts) {
+  constructor({ view, words, reader, devices, arrivals }: ChecksParts) {
+    this.#arrivals = arrivals;
     this.#view = view;
     this.#words = words;
     this.#units = new Uint16Array(words.buffer, words.byteOffset, words.length * 2);
@@ -90,21 +94,24 @@ export class Checks {
   }
 
   /**
-   * Checks `count` frames that came in on `ifindex`, as `Xsk.receive` lists them, into `verdicts` and
-   * `interfaces`. A frame that does not begin where the UMEM's headroom lets frames begin is moved, and
-   * `frames` says where to. `partialChecksums`: the bare sum of the pseudo header is a right UDP
-   * checksum too, since the sender left it to hardware that there is not.
+   * Checks the burst at hand. A frame that does not begin where the UMEM's headroom lets frames begin
+   * is moved, and `frames` says where to. `partialChecksums`: the bare sum of the pseudo header is a
+   * right UDP checksum too, since the sender left it to hardware that there is not.
    */
-  check(frames: Uint32Array, count: number, ifindex: number, partialChecksums: boolean): void {
-    this.#findHeaders(frames, count, ifindex);
-    this.#checkHeaders(frames, count);
+  check(count: number, ifindex: number, partialChecksums: boolean): void {
+    if (this.#generation !== this.#reader.generation) {
+      this.#generation = this.#reader.generation;
+      this.#own = 0;
+    }
+    this.#findHeaders(count, ifindex);
+    this.#checkHeaders(count);
     this.#checkAddresses(count);
     this.#checkDatagrams(count, partialChecksums);
   }
 
   /** Finds the IPv4 headers of ordinary frames, and leaves the others to `#findUnusual`. */
-  #findHeaders(frames: Uint32Array, count: number, ifindex: number): void {
-    const { verdicts, interfaces } = this;
+  #findHeaders(count: number, ifindex: number): void {
+    const { frames, verdicts, interfaces } = this.#arrivals;
     const units = this.#units;
     let unusual = 0;
     for (let i = 0; i < count; i++) {
@@ -116,20 +123,22 @@ export class Checks {
       verdicts[i] = isOrdinary ? at + ETHERNET_BYTES : 0;
       if (!isOrdinary) unusual++;
     }
-    if (unusual > 0) this.#findUnusual(frames, count);
+    if (unusual > 0) this.#findUnusual(count);
   }
 
-  #findUnusual(frames: Uint32Array, count: number): void {
+  #findUnusual(count: number): void {
+    const { frames, verdicts } = this.#arrivals;
     for (let i = 0; i < count; i++) {
-      if (this.verdicts[i] !== 0) continue;
+      if (verdicts[i] !== 0) continue;
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      if (length < SHORTEST) this.verdicts[i] = -DROP.rx_drop_short;
-      else this.verdicts[i] = this.#untag(this.#align(frames, i), length, i);
+      if (length < SHORTEST) verdicts[i] = -DROP.rx_drop_short;
+      else verdicts[i] = this.#untag(this.#align(i), length, i);
     }
   }
 
   /** Moves the i-th frame, if need be, to where its headers are aligned, and returns where that is. */
-  #align(frames: Uint32Array, i: number): number {
+  #align(i: number): number {
+    const { frames } = this.#arrivals;
     const at = frames[2 * i + RECEIVE_HEADER_WORDS];
     if ((at & 3) === IP_ALIGNMENT) return at;
     // Downwards, into the room that the kernel keeps before every frame.
@@ -140,8 +149,8 @@ export class Checks {
     return to;
   }
 
-  #checkHeaders(frames: Uint32Array, count: number): void {
-    const { verdicts } = this;
+  #checkHeaders(count: number): void {
+    const { frames, verdicts } = this.#arrivals;
     const words = this.#words;
     for (let i = 0; i < count; i++) {
       const ip = verdicts[i];
@@ -166,27 +175,35 @@ export class Checks {
   }
 
   #checkAddresses(count: number): void {
-    const { verdicts } = this;
+    const { verdicts } = this.#arrivals;
     const view = this.#view;
     const { fib, nextHops } = this.#reader;
+    let own = this.#own;
     for (let i = 0; i < count; i++) {
       const ip = verdicts[i];
       if (ip < 0) continue;
-      const source = view.getInt32(ip + IP_SOURCE);
+      const source = view.getInt32((ip & MOST_BYTES) + IP_SOURCE);
+      const destination = view.getInt32((ip & MOST_BYTES) + IP_DESTINATION);
+      if (destination !== own) {
+        if (nextHops.kind(fib.lookup(destination)) !== RTN_LOCAL) {
+          verdicts[i] = -DROP.rx_drop_destination;
+          continue;
+        }
+        own = destination;
+      }
       const net = source >>> 24;
-      const to = nextHops.kind(fib.lookup(view.getInt32(ip + IP_DESTINATION)));
       const from = nextHops.kind(fib.lookup(source));
-      if (to !== RTN_LOCAL) verdicts[i] = -DROP.rx_drop_destination;
       // Above 223: multicast, reserved and 255.255.255.255 (RFC 1122 §3.2.1.3).
-      else if (
+      if (
         net > 223 || net === 127 || net === 0 ||
         from === RTN_BROADCAST || from === RTN_MULTICAST || from === RTN_LOCAL
       ) verdicts[i] = -DROP.rx_drop_source;
     }
+    this.#own = own;
   }
 
   #checkDatagrams(count: number, partialChecksums: boolean): void {
-    const { verdicts } = this;
+    const { verdicts } = this.#arrivals;
     const words = this.#words;
     for (let i = 0; i < count; i++) {
       const ip = verdicts[i];
@@ -214,6 +231,7 @@ export class Checks {
   /** Goes past the VLAN tags of the i-th frame, if any, and sets its interface, or returns a verdict. */
   #untag(at: number, length: number, i: number): number {
     const view = this.#view;
+    const { interfaces } = this.#arrivals;
     let ip = at + ETHERNET_BYTES;
     if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     for (let tags = 0; tags < MOST_TAGS; tags++) {
@@ -221,9 +239,9 @@ export class Checks {
       if (protocol !== ETH_P_8021Q && protocol !== ETH_P_8021AD) return -DROP.rx_drop_ethertype;
       if (at + length < ip + TAG_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_short;
       const id = view.getUint16(ip) & 0xfff;
-      const device = this.#devices.tagged(this.interfaces[i], protocol, id);
+      const device = this.#devices.tagged(interfaces[i], protocol, id);
       if (device < 0) return -DROP.rx_drop_vlan;
-      this.interfaces[i] = device;
+      interfaces[i] = device;
       ip += TAG_BYTES;
       if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     }

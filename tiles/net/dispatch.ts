@@ -7,10 +7,12 @@
  * @module
  */
 
+import { NET } from "../runtime/counters.ts";
 import * as flow from "./flow.ts";
 
 // An own constant, see frame.ts.
 const { flowHash } = flow;
+const NOT_SERVED = NET.index.rx_drop_port;
 
 /** A kernel socket behind a served port, as main tells a net tile of it. */
 export interface UdpSocketSetup {
@@ -58,10 +60,13 @@ export class Dispatch {
     this.#members = Int32Array.from(members);
   }
 
-  /** Index of the app for a datagram from `source` with `ports`, -1 when the port is not served. */
+  /**
+   * Index of the app for a datagram from `source` with `ports`; the negated number of the counter to
+   * move when the port is not served.
+   */
   app(source: number, ports: number): number {
     const service = this.#services[ports & 0xffff];
-    if (service === 0) return -1;
+    if (service === 0) return -NOT_SERVED;
     const count = this.#count[service];
     const pick = count === 1 ? 0 : (flowHash(source, 0, ports) >>> 1) % count;
     return this.#members[this.#first[service] + pick];

@@ -100,6 +100,12 @@ export const IP_CONSTANT_SUM = VERSION_WORD + halves(FRAGMENT_WORD) + PROTOCOL_W
 /** Likewise of the UDP pseudo header (RFC 768): the protocol, in the order that words are summed. */
 export const UDP_CONSTANT_SUM = swap16(IPPROTO_UDP);
 
+/**
+ * Byte offsets of the largest UMEM, all ones. Masking with it changes no offset, but tells V8 that none
+ * overflows, which saves a check at every access.
+ */
+export const MOST_BYTES = 0x3fffffff;
+
 /** Where the IPv4 header begins in an outgoing frame (`headers.ts`). */
 export const IP_AT = 24;
 /** Where the payload begins in an outgoing frame. */

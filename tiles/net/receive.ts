@@ -9,6 +9,7 @@
 import * as xsk from "../../ffi/xsk.ts";
 import { NET } from "../runtime/counters.ts";
 import type { AppLink } from "./app_link.ts";
+import type { Arrivals } from "./arrivals.ts";
 import type { Checks } from "./checks.ts";
 import type { Dispatch } from "./dispatch.ts";
 import * as frame from "./frame.ts";
@@ -17,12 +18,13 @@ import type { XdpPort } from "./xdp_port.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
-const { IP_DESTINATION, IP_SOURCE, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } = frame;
+const { IP_SOURCE, MOST_BYTES, UDP_PORTS } = frame;
 const COUNT = NET.index;
 
 /** What frames are received with. */
 export interface ReceiverParts {
   readonly umem: Umem;
+  readonly arrivals: Arrivals;
   readonly checks: Checks;
   readonly dispatch: Dispatch;
   readonly apps: readonly AppLink[];
@@ -32,15 +34,15 @@ export interface ReceiverParts {
 /** Receives from AF_XDP sockets. */
 export class Receiver {
   readonly #umem: Umem;
-  readonly #view: DataView;
+  readonly #arrivals: Arrivals;
   readonly #checks: Checks;
   readonly #dispatch: Dispatch;
   readonly #apps: readonly AppLink[];
   readonly #counters: Float64Array;
 
-  constructor({ umem, checks, dispatch, apps, counters }: ReceiverParts) {
+  constructor({ umem, arrivals, checks, dispatch, apps, counters }: ReceiverParts) {
     this.#umem = umem;
-    this.#view = umem.view;
+    this.#arrivals = arrivals;
     this.#checks = checks;
     this.#dispatch = dispatch;
     this.#apps = apps;
@@ -49,43 +51,38 @@ export class Receiver {
 
   /** Takes one burst from `port` and returns how many frames. Links are published by the caller. */
   burst(port: XdpPort): number {
-    const count = port.receive();
+    const arrivals = this.#arrivals;
+    const count = port.receive(arrivals.frames);
     if (count === 0) return 0;
-    const { received, ifindex, partialChecksums } = port;
-    const { verdicts } = this.#checks;
-    this.#checks.check(received, count, ifindex, partialChecksums);
-    let delivered = 0;
-    for (let i = 0; i < count; i++) {
-      const refused = verdicts[i] < 0 ? -verdicts[i] : this.#deliver(i, received);
-      if (refused === 0) delivered++;
-      else {
-        this.#counters[refused]++;
-        this.#umem.give(received[RECEIVE_HEADER_WORDS + 2 * i]);
+    this.#checks.check(count, port.ifindex, port.partialChecksums);
+    this.#chooseApps(count);
+    let dropped = 0;
+    for (let i = 0; i < count;) {
+      const app = arrivals.apps[i];
+      if (app >= 0) {
+        i = this.#apps[app].push(arrivals, i, count);
+        continue;
       }
+      dropped++;
+      this.#counters[-app]++;
+      this.#umem.give(arrivals.frames[RECEIVE_HEADER_WORDS + 2 * i]);
+      i++;
     }
     this.#counters[COUNT.rx_frames] += count;
-    this.#counters[COUNT.rx_delivered] += delivered;
+    this.#counters[COUNT.rx_delivered] += count - dropped;
     return count;
   }
 
-  /** Hands the i-th packet to its app. Returns 0, or the number of the counter to move. */
-  #deliver(i: number, received: Uint32Array): number {
-    const view = this.#view;
-    const ip = this.#checks.verdicts[i];
-    const source = view.getInt32(ip + IP_SOURCE);
-    const ports = view.getInt32(ip + UDP_PORTS);
-    const app = this.#dispatch.app(source, ports);
-    if (app < 0) return COUNT.rx_drop_port;
-    const taken = this.#apps[app].push(
-      ip + PAYLOAD,
-      view.getUint16(ip + UDP_LENGTH) - UDP_BYTES,
-      source,
-      view.getInt32(ip + IP_DESTINATION),
-      ports,
-      this.#checks.interfaces[i],
-      received[0] | 0,
-      received[1] | 0,
-    );
-    return taken ? 0 : COUNT.app_link_full;
+  #chooseApps(count: number): void {
+    const { verdicts, apps } = this.#arrivals;
+    const view = this.#umem.view;
+    const dispatch = this.#dispatch;
+    for (let i = 0; i < count; i++) {
+      const ip = verdicts[i];
+      apps[i] = ip < 0 ? ip : dispatch.app(
+        view.getInt32((ip & MOST_BYTES) + IP_SOURCE),
+        view.getInt32((ip & MOST_BYTES) + UDP_PORTS),
+      );
+    }
   }
 }

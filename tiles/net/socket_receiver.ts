@@ -75,13 +75,13 @@ export class SocketReceiver {
     if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_source;
     const ports = words[at + Descriptor.ports] | 0;
     const index = dispatch.app(source, ports);
-    if (index < 0) return NET.index.rx_drop_port;
+    if (index < 0) return -index;
     const app = apps[index];
     const offset = this.#place(i, length, app);
     if (offset < 0) return NET.index.rx_drop_no_buffer;
     const ifindex = words[at + Descriptor.interface];
     if (
-      app.push(offset, length, source, destination, ports, ifindex, words[0] | 0, words[1] | 0)
+      app.pushOne(offset, length, source, destination, ports, ifindex, words[0] | 0, words[1] | 0)
     ) return 0;
     this.#giveBack(offset, app);
     return NET.index.app_link_full;

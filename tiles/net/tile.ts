@@ -16,6 +16,7 @@ import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import { AppLink, type AppSetup } from "./app_link.ts";
+import { Arrivals } from "./arrivals.ts";
 import { Checks } from "./checks.ts";
 import { Detour } from "./detour.ts";
 import { Devices } from "./devices.ts";
@@ -114,8 +115,10 @@ class NetTile implements Tile {
     this.#apps = setup.apps.map((app) => new AppLink(app, { umem, wake: tile.wake }));
     const apps = this.#apps;
 
-    const checks = new Checks({ view: umem.view, words: umem.words, reader, devices });
-    this.#receiver = new Receiver({ umem, checks, dispatch, apps, counters });
+    const arrivals = new Arrivals();
+    const { view, words } = umem;
+    const checks = new Checks({ view, words, reader, devices, arrivals });
+    this.#receiver = new Receiver({ umem, arrivals, checks, dispatch, apps, counters });
     this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
 
     this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);

@@ -13,6 +13,7 @@
 
 import { u8, type View } from "../../ffi/view.ts";
 import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
+import { MOST_BYTES } from "./frame.ts";
 
 /** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
 export interface UmemShape {
@@ -41,7 +42,7 @@ export class Umem {
     this.frameBytes = frameBytes;
     this.framesEnd = frames * frameBytes;
     const needed = this.framesEnd + largeBuffers * UDP_BUFFER_BYTES;
-    if (region.byteLength < needed || needed > 0x7fffffff) {
+    if (region.byteLength < needed || needed > MOST_BYTES + 1) {
       throw new RangeError(
         `a UMEM of ${frames} frames and ${largeBuffers} buffers takes ${needed} bytes, ` +
           `not ${region.byteLength}`,

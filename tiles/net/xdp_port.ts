@@ -6,11 +6,10 @@
  * @module
  */
 
-import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
+import { XDP_BURST } from "./arrivals.ts";
 import type { Umem } from "./umem.ts";
 
-/** Most frames taken from a receive ring, or put on a transmit ring, by one call. */
-export const XDP_BURST = 64;
 /** Most ports of a net tile: what a cache entry can name. */
 export const MOST_PORTS = 127;
 
@@ -32,8 +31,6 @@ export interface XdpSocketSetup {
 export class XdpPort {
   readonly ifindex: number;
   readonly partialChecksums: boolean;
-  /** What `receive` filled: time low, time high, then offset and length of each frame. */
-  readonly received = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * XDP_BURST);
   readonly #xsk: Xsk;
   readonly #umem: Umem;
   readonly #slot: number;
@@ -77,9 +74,9 @@ export class XdpPort {
     return this.#tx - this.#queued - this.#transmitting;
   }
 
-  /** Takes a burst into `received` and returns how many frames; they are the caller's now. */
-  receive(): number {
-    const count = this.#xsk.receive(this.#slot, this.received, XDP_BURST);
+  /** Takes a burst into `frames` and returns how many; they are the caller's now. */
+  receive(frames: Uint32Array): number {
+    const count = this.#xsk.receive(this.#slot, frames, XDP_BURST);
     if (count <= 0) return 0;
     this.#filled -= count;
     return count;
