@@ -9,6 +9,7 @@
 import { dirname, resolve } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
+import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
@@ -34,6 +35,10 @@ export interface RunConfig {
   readonly provider: Provider;
   /** Number of net tiles; left out, it follows queues and cores. */
   readonly netTiles?: number;
+  /** Path of the control socket, or "none"; left out, it is in /run/tegula. */
+  readonly control?: string;
+  /** `address:port` of the metrics; left out, there are none. */
+  readonly metrics?: string;
 }
 
 /** Most instances that share a port. */
@@ -75,6 +80,19 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
   return /^[0-9]{1,5}$/.test(text) && Number(text) >= least && Number(text) <= most;
 }
 
+/** Checks the place of the metrics, `ADDRESS:PORT`. Throws UserError. */
+export function parseMetrics(text: string): string {
+  if (isPlace(text)) return text;
+  throw new UserError(`--metrics takes ADDRESS:PORT, not '${text}'; ${PLACE_EXAMPLE}`, Exit.usage);
+}
+
+const PLACE_EXAMPLE = "for example 127.0.0.1:9464";
+
+function isPlace(text: string): boolean {
+  const [address, port, ...more] = text.split(":");
+  return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
+}
+
 const listenSchema = z.string({ error: 'must be a text such as "7=echo"' }).transform(
   (text, context) => {
     const listen = readListen(text);
@@ -98,6 +116,9 @@ const fileSchema = z.strictObject({
     .min(1, { error: "must be at least 1" })
     .max(MAX_NET_TILES, { error: `must be at most ${MAX_NET_TILES}` })
     .optional(),
+  control: z.string({ error: 'must be the path of a socket, or "none"' }).optional(),
+  metrics: z.string().refine(isPlace, { error: `must be "ADDRESS:PORT", ${PLACE_EXAMPLE}` })
+    .optional(),
 });
 
 /** The keys that a configuration file may have. */
@@ -113,11 +134,14 @@ export async function loadConfig(path: string): Promise<RunConfig> {
   const parsed = fileSchema.safeParse(parseFile(path, await readFile(path)));
   if (!parsed.success) throw new UserError(`${path}: ${explain(parsed.error)}`, Exit.usage);
   const { interfaces = [], listen = [], provider = "auto", net_tiles } = parsed.data;
+  const { control, metrics } = parsed.data;
   return {
     interfaces,
     listen: listen.map((one) => ({ ...one, app: locate(one.app, dirname(path)) })),
     provider,
     ...(net_tiles !== undefined && { netTiles: net_tiles }),
+    ...(control !== undefined && { control }),
+    ...(metrics !== undefined && { metrics }),
   };
 }
 

@@ -1,6 +1,7 @@
 /**
  * `tegula route get`: what Tegula would do with a packet to an address, decided by the very function
- * that net tiles use, over a mirror made for the purpose; printed in the manner of `ip route get`.
+ * that net tiles use, over a mirror made for the purpose or in the appliance that runs; printed in the
+ * manner of `ip route get`.
  *
  * @module
  */
@@ -8,30 +9,41 @@
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { DecisionEntries } from "../tiles/status/decision_entry.ts";
 import type { Entry } from "../tiles/status/entries.ts";
+import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { hopText, keywords } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
+import { linesOf } from "./lines.ts";
 import { parseOptions } from "./options.ts";
 import { takeSnapshot } from "./snapshot.ts";
 
-const HELP = `usage: tegula route get ADDRESS [--source ADDRESS] [-j]
+const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
 
 Prints where Tegula would send a datagram to ADDRESS, with the routes that the kernel has now. Needs no
 privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole,
 unreachable, prohibit, throw), none without a route, or unsupported for a next hop that Tegula cannot
 take, such as an IPv6 gateway.
 
+  -                  take addresses from standard input, one a line, and print a line of JSON for each
   --source ADDRESS   the address that the datagram comes from; without it the one that would be chosen
   -j, --json         JSON, with iproute2's names of fields
+${LIVE_HELP}
   --help             this`;
 
 const OPTIONS = {
   source: { type: "string" },
   json: { type: "boolean", short: "j" },
+  ...LIVE_OPTIONS,
   help: { type: "boolean", short: "h" },
 } as const;
 
+/** Addresses whose answers are made and written together. */
+const BATCH = 4096;
+
+/** Answers for addresses, in order; what is no address gets an object with an error. */
+type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
+
 /** Runs `tegula route get`; returns the exit status. */
-export function route(args: string[]): Promise<number> {
+export async function route(args: string[]): Promise<number> {
   const { values, positionals } = parseOptions(args, {
     command: "route",
     options: OPTIONS,
@@ -39,28 +51,63 @@ export function route(args: string[]): Promise<number> {
   });
   if (values.help) {
     console.log(HELP);
-    return Promise.resolve(Exit.ok);
+    return Exit.ok;
   }
   const [verb, destination] = positionals;
   if (verb !== "get") {
     const what = verb === undefined ? "route what?" : `cannot route '${verb}':`;
     throw new UserError(`${what} get ADDRESS`, Exit.usage);
   }
-  const question = {
-    destination: addressOf(destination, "the address to route to"),
-    source: values.source === undefined ? 0 : addressOf(values.source, "--source"),
-  };
-  const { reader } = takeSnapshot();
-  const entry = new DecisionEntries(reader).entry(question.destination, question.source);
+  if (destination !== "-") checkAddress(destination, "the address to route to");
+  if (values.source !== undefined) checkAddress(values.source, "--source");
+  const live = values.live || values.control !== undefined;
+  const answerer = live
+    ? askRunning(await Control.connect(values.control), values.source)
+    : askMirror(values.source);
+  if (destination === "-") return await answerLines(answerer);
+  const [entry] = await answerer([destination]);
   console.log(values.json ? JSON.stringify(entry) : decisionText(entry));
-  return Promise.resolve(Exit.ok);
+  return Exit.ok;
 }
 
-function addressOf(text: string | undefined, what: string): number {
-  const address = parseAddress(text ?? "");
-  if (address >= 0) return address;
+function checkAddress(text: string | undefined, what: string): void {
+  if (text !== undefined && parseAddress(text) >= 0) return;
   const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
   throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
+}
+
+function askMirror(source: string | undefined): Answerer {
+  const decisions = new DecisionEntries(takeSnapshot().reader);
+  const from = source === undefined ? 0 : parseAddress(source);
+  return (destinations) =>
+    destinations.map((text) => {
+      const to = parseAddress(text);
+      return to < 0
+        ? { error: `no IPv4 address: ${JSON.stringify(text)}` }
+        : decisions.entry(to, from);
+    });
+}
+
+function askRunning(control: Control, source: string | undefined): Answerer {
+  return (destinations) =>
+    control.each(destinations.map((destination) => ({ do: "route", destination, source })));
+}
+
+/** Answers what comes on standard input. */
+async function answerLines(answerer: Answerer): Promise<number> {
+  let failed = false;
+  let batch: string[] = [];
+  async function answer(): Promise<void> {
+    const entries = await answerer(batch);
+    failed ||= entries.some((entry) => "error" in entry);
+    if (entries.length > 0) console.log(entries.map((entry) => JSON.stringify(entry)).join("\n"));
+    batch = [];
+  }
+  for await (const line of linesOf(Deno.stdin.readable)) {
+    if (batch.push(line.trim()) === BATCH) await answer();
+  }
+  await answer();
+  return failed ? Exit.failure : Exit.ok;
 }
 
 function decisionText(entry: Entry): string {

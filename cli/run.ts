@@ -6,10 +6,18 @@
 
 import { fileURLToPath } from "node:url";
 import { isOwnModule, planApps } from "./apps.ts";
-import { checkConfig, loadConfig, parseListen, PROVIDERS, type RunConfig } from "./config.ts";
+import {
+  checkConfig,
+  loadConfig,
+  parseListen,
+  parseMetrics,
+  PROVIDERS,
+  type RunConfig,
+} from "./config.ts";
+import { NO_CONTROL, placeControl } from "./control_place.ts";
 import { Exit } from "./errors.ts";
 import { openLibraries } from "./libraries.ts";
-import { becomeNarrow, isNarrow, settle } from "./narrow.ts";
+import { becomeNarrow, isNarrow, type Needs, settle } from "./narrow.ts";
 import { oneOf, parseOptions, wholeNumber } from "./options.ts";
 import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
 import { log, serve } from "./serve.ts";
@@ -25,7 +33,12 @@ that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's coun
   --provider WHICH    auto (default): zero-copy, native copy, generic, else the kernel's sockets;
                       xdp: AF_XDP or nothing; socket: the kernel's sockets alone
   --net-tiles N       how many net tiles; by default the queues, at most the cores less one
-  --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles)
+  --control PATH      where it can be asked while it runs ('tegula show --live'), or none; by default
+                      /run/tegula/IF.sock of the first interface
+  --metrics ADDRESS:PORT
+                      where its counters are read in Prometheus's format; by default nowhere
+  --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles, control,
+                      metrics)
   --help              this
 
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,
@@ -36,6 +49,8 @@ const OPTIONS = {
   listen: { type: "string", multiple: true },
   provider: { type: "string" },
   "net-tiles": { type: "string" },
+  control: { type: "string" },
+  metrics: { type: "string" },
   config: { type: "string" },
   help: { type: "boolean", short: "h" },
 } as const;
@@ -51,6 +66,7 @@ export async function run(args: string[]): Promise<number> {
   const netTiles = values["net-tiles"] === undefined
     ? file?.netTiles
     : wholeNumber(values["net-tiles"], { option: "net-tiles", least: 1, most: 64 });
+  const metrics = values.metrics === undefined ? file?.metrics : parseMetrics(values.metrics);
   const config: RunConfig = {
     interfaces: [...file?.interfaces ?? [], ...values.interface ?? []],
     listen: [...file?.listen ?? [], ...(values.listen ?? []).map(parseListen)],
@@ -58,20 +74,27 @@ export async function run(args: string[]): Promise<number> {
       ? file?.provider ?? "auto"
       : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
     ...(netTiles !== undefined && { netTiles }),
+    ...(metrics !== undefined && { metrics }),
   };
   checkConfig(config);
   const apps = planApps(config.listen);
   const libraries = openLibraries();
-  const files = values.config === undefined ? [] : [Deno.realPathSync(values.config)];
+  const control = await placeControl(values.control ?? file?.control, config.interfaces);
+  const needs: Needs = {
+    appModules: apps.filter(isOwnModule).map(({ module }) => fileURLToPath(module)),
+    files: values.config === undefined ? [] : [Deno.realPathSync(values.config)],
+    places: { control, metrics: metrics ?? null },
+  };
   if (!isNarrow()) {
     checkPrivileges(libraries.host, config);
     checkInterfaces(libraries.host, config.interfaces);
     checkPorts(config, { libraries, log });
-    const appModules = apps.filter(isOwnModule).map(({ module }) => fileURLToPath(module));
     // What deno compile packs has its permissions baked in and cannot be started with fewer.
     if (!Deno.build.standalone) {
-      becomeNarrow(libraries.host, { args: ["run", ...args], appModules, files });
+      const settled = ["--control", control ?? NO_CONTROL];
+      becomeNarrow(libraries.host, ["run", ...args, ...settled], needs);
     }
   }
-  return await serve(config, { apps, libraries, settle: () => settle(files) });
+  const { places } = needs;
+  return await serve(config, { apps, libraries, places, settle: () => settle(needs) });
 }

@@ -9,10 +9,11 @@
 import { fileURLToPath } from "node:url";
 import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
+import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
-import { Exit } from "./errors.ts";
+import { Exit, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { watchRings } from "./watch.ts";
@@ -20,8 +21,9 @@ import { watchRings } from "./watch.ts";
 /** Boots, serves, stops. `settle` is called once everything runs. Returns the exit status. */
 export async function serve(
   config: RunConfig,
-  { apps, libraries, settle }: {
+  { apps, places, libraries, settle }: {
     apps: readonly AppPlan[];
+    places: StatusPlaces;
     libraries: MainLibraries;
     settle: () => void;
   },
@@ -44,6 +46,7 @@ export async function serve(
     plan,
     apps,
     sockets,
+    places,
     root: fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, ""),
     log,
     fatal: (tile, message) => {
@@ -55,7 +58,7 @@ export async function serve(
   Deno.addSignalListener("SIGTERM", stop);
   Deno.addSignalListener("SIGINT", stop);
   try {
-    const booted = boot(appliance, { config, libraries, attachments, partial });
+    const booted = boot(appliance, { config, places, libraries, attachments, partial });
     await Promise.race([booted, ending.promise]);
     settle();
     return await ending.promise;
@@ -67,14 +70,16 @@ export async function serve(
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(
   appliance: Appliance,
-  { config, libraries, attachments, partial }: {
+  { config, places, libraries, attachments, partial }: {
     config: RunConfig;
+    places: StatusPlaces;
     libraries: MainLibraries;
     attachments: readonly Attachment[];
     partial: readonly boolean[];
   },
 ): Promise<void> {
   await appliance.startMirror();
+  await startStatus(appliance);
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
   if (config.provider !== "socket") preflight.checkMtus(appliance.netbase, config.interfaces);
   if (config.provider === "socket") {
@@ -88,8 +93,18 @@ async function boot(
   });
   watchRings(appliance, { xsk: libraries.xsk, log });
   const ports = config.listen.map(({ port, app }) => `${port}=${app}`).join(" ");
-  log(`ready: ${config.interfaces.join(" ")} answering ${ports}`);
+  const asked = places.control === null ? "" : `; asked at ${places.control}`;
+  log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);
   libraries.host.notify("READY=1");
+}
+
+async function startStatus(appliance: Appliance): Promise<void> {
+  try {
+    await appliance.startStatus();
+  } catch (error) {
+    const said = error instanceof Error ? error.message : String(error);
+    throw new UserError(`${said}; see --control and --metrics`, Exit.port);
+  }
 }
 
 /** Attaches and says for each interface in which mode and why; falls back where that is allowed. */

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions } from "./options.ts";
 import {
@@ -17,19 +18,22 @@ import {
 import { type Snapshot, takeSnapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 
-const HELP = `usage: tegula show interfaces|routes|neighbors [-j]
+const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
 
 Mirrors the kernel's network state as 'tegula run' does, prints it and ends. Needs no privileges.
 
-  interfaces   with their IPv4 addresses, as 'ip address' prints them
-  routes       of the tables local and main, as 'ip route show table all' prints them
-  neighbors    with a MAC address or without, as 'ip neighbour' prints them
+  interfaces         with their IPv4 addresses, as 'ip address' prints them
+  routes             of the tables local and main, as 'ip route show table all' prints them
+  neighbors          with a MAC address or without, as 'ip neighbour' prints them; a running tegula
+                     keeps those of the interfaces that it sends by
 
-  -j, --json   JSON, with iproute2's names of fields
-  --help       this`;
+  -j, --json         JSON, with iproute2's names of fields
+${LIVE_HELP}
+  --help             this`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
+  ...LIVE_OPTIONS,
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -50,7 +54,7 @@ const OBJECTS = {
 const CHUNK = 4096;
 
 /** Prints what `args` name; returns the exit status. */
-export function show(args: string[]): Promise<number> {
+export async function show(args: string[]): Promise<number> {
   const { values, positionals } = parseOptions(args, {
     command: "show",
     options: OPTIONS,
@@ -58,13 +62,16 @@ export function show(args: string[]): Promise<number> {
   });
   if (values.help) {
     console.log(HELP);
-    return Promise.resolve(Exit.ok);
+    return Exit.ok;
   }
-  const object = OBJECTS[objectNamed(positionals[0])];
-  const entries = object.entries(takeSnapshot());
-  if (values.json) writeJson(entries);
-  else writeLines(entries, object.text);
-  return Promise.resolve(Exit.ok);
+  const what = objectNamed(positionals[0]);
+  const live = values.live || values.control !== undefined;
+  const entries = live
+    ? (await Control.connect(values.control)).list({ do: "show", what })
+    : OBJECTS[what].entries(takeSnapshot());
+  if (values.json) await writeJson(entries);
+  else await writeLines(entries, OBJECTS[what].text);
+  return Exit.ok;
 }
 
 function* routeEntries({ writer, reader }: Snapshot): Generator<Entry> {
@@ -80,9 +87,11 @@ function objectNamed(name: string | undefined): keyof typeof OBJECTS {
   throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
 
-function writeLines(entries: Iterable<Entry>, text: (entry: Entry) => string): void {
+type Entries = Iterable<Entry> | AsyncIterable<Entry>;
+
+async function writeLines(entries: Entries, text: (entry: Entry) => string): Promise<void> {
   let lines: string[] = [];
-  for (const entry of entries) {
+  for await (const entry of entries) {
     if (lines.push(text(entry)) < CHUNK) continue;
     console.log(lines.join("\n"));
     lines = [];
@@ -91,13 +100,13 @@ function writeLines(entries: Iterable<Entry>, text: (entry: Entry) => string): v
 }
 
 /** One array, an entry a line, written as it comes: a full table is a million entries. */
-function writeJson(entries: Iterable<Entry>): void {
+async function writeJson(entries: Entries): Promise<void> {
   let first = true;
   const text = (entry: Entry) => {
     const line = `${first ? "[" : ","}${JSON.stringify(entry)}`;
     first = false;
     return line;
   };
-  writeLines(entries, text);
+  await writeLines(entries, text);
   console.log(first ? "[]" : "]");
 }

@@ -13,6 +13,7 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -39,7 +40,7 @@
 /* What may be kept besides; as KEEP in tile.ts. */
 enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
 
-enum role { NETLINK, NET, APP };
+enum role { NETLINK, NET, APP, STATUS };
 
 /* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
 EXPORT void tegula_tile_wake(int eventfd)
@@ -174,6 +175,20 @@ static const uint32_t NET_CALLS[] = {
 static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
 
 /*
+ * The status tile waits in Deno's event loop on sockets that it was listening on before; who connects
+ * gets a descriptor that nobody knows beforehand. So these are not bound to descriptors, but what they
+ * can do to another tile's is little: a connection is served without addresses (sendto has none, and
+ * a UDP socket of ours sends nothing without), and netlink changes nothing without a capability.
+ */
+static const uint32_t STATUS_CALLS[] = {
+	SYS_epoll_ctl, SYS_accept4, SYS_recvfrom, /* the listening sockets and who connects */
+	SYS_getsockname, SYS_getpeername, /* Deno asks for both of each connection */
+	SYS_shutdown, SYS_close,
+};
+static const int32_t NO_ADDRESS[] = { 0 };
+static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
+
+/*
  * What an app needs that was granted files. Which ones is left to Deno's permissions: the descriptors
  * are not known beforehand, and of those that are open it can reach none from JavaScript.
  */
@@ -206,10 +221,16 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, ARCHITECTURE);
 	decide(p, REFUSE);
 	load(p, offsetof(struct seccomp_data, nr));
-	if (role == NET)
+	if (role == NET) {
 		allow_on(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
-	else if (role == NETLINK)
+	} else if (role == NETLINK) {
 		allow_on(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
+	} else if (role == STATUS) {
+		for (size_t i = 0; i < COUNT(STATUS_CALLS); i++)
+			allow(p, STATUS_CALLS[i]);
+		allow_only(p, SYS_sendto, 5, NO_ADDRESS, COUNT(NO_ADDRESS));
+		allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
+	}
 	for (size_t i = 0; i < COUNT(COMMON); i++)
 		allow(p, COMMON[i]);
 	if (keep & KEEP_CLOCK)

@@ -8,9 +8,9 @@
 import { checked } from "./errno.ts";
 
 /** What kind of tile confines itself; decides which system calls remain. */
-export type Role = "netlink" | "net" | "app";
+export type Role = "netlink" | "net" | "app" | "status";
 
-const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2 };
+const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2, status: 3 };
 
 /** What a tile may keep. */
 export interface Confinement {

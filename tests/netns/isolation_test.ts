@@ -6,9 +6,10 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
-import { flags, kept } from "../../cli/narrow.ts";
+import { flags, kept, type Needs } from "../../cli/narrow.ts";
 import type { TileKind } from "../../tiles/runtime/tile.ts";
 
+const NOWHERE = { control: null, metrics: null };
 const HOST = fileURLToPath(new URL("../fixtures/isolation/host.ts", import.meta.url));
 
 /** Attempts, and what refuses each: Deno's permissions first, the thread's seccomp filter behind. */
@@ -34,7 +35,7 @@ async function probe(kind: TileKind, { store }: { store: boolean }) {
   return { code, signal, lines: text(stdout).split("\n"), stderr: text(stderr) };
 }
 
-for (const kind of ["netlink", "net", "app"] as const) {
+for (const kind of ["netlink", "net", "app", "status"] as const) {
   Deno.test(`a ${kind} tile is refused whatever is not its job`, async () => {
     const { lines, stderr } = await probe(kind, { store: false });
     assert.ok(lines.some((line) => line.startsWith("confined: seccomp")), stderr);
@@ -53,23 +54,34 @@ for (const kind of ["netlink", "net", "app"] as const) {
   });
 }
 
-Deno.test("main, once it has booted, may load and restart tiles and nothing else", async () => {
+for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127.0.0.1:9464" }]) {
+  const seen = places === NOWHERE ? "" : ", the one that listens too,";
+  Deno.test(`main, once it has booted, may load and restart tiles${seen} and nothing else`, async () => {
+    const needs = { appModules: [], files: ["/etc/hostname"], places };
+    const { states, stderr } = await settledStates(needs);
+    const { read, ffi, write, net } = kept(needs);
+    assert.deepEqual(
+      Object.keys(states).filter((name) => states[name] === "granted").sort(),
+      Object.entries({ read, ffi, write, net })
+        .flatMap(([name, values]) => values.map((value) => `${name} ${value}`)).sort(),
+      stderr,
+    );
+  });
+}
+
+async function settledStates(needs: Needs) {
   const settled = fileURLToPath(new URL("../fixtures/isolation/settled.ts", import.meta.url));
   const child = new Deno.Command(Deno.execPath(), {
     args: [
       "run",
       "--no-prompt",
       "--unstable-worker-options",
-      ...flags([], ["/etc/hostname"]),
+      ...flags(needs),
       settled,
+      JSON.stringify(needs),
     ],
   });
   const { stdout, stderr } = await child.output();
   const states = JSON.parse(new TextDecoder().decode(stdout) || "{}") as Record<string, string>;
-  assert.deepEqual(
-    Object.keys(states).filter((name) => states[name] === "granted").sort(),
-    [...kept([]).read.map((path) => `read ${path}`), ...kept([]).ffi.map((path) => `ffi ${path}`)]
-      .sort(),
-    new TextDecoder().decode(stderr),
-  );
-});
+  return { states, stderr: new TextDecoder().decode(stderr) };
+}

@@ -10,7 +10,7 @@ import { openTile, type Role } from "../../ffi/tile.ts";
 import type { Result } from "./ffi_tile_child.ts";
 import type { Task } from "./ffi_tile_worker.ts";
 
-const ROLES: Role[] = ["app", "net", "netlink"];
+const ROLES: Role[] = ["app", "net", "netlink", "status"];
 const CAP_NET_ADMIN = 1 << 12;
 const SIGTERM_BLOCKED = 1n << 14n;
 const SIGSEGV_BLOCKED = 1n << 10n;
@@ -45,6 +45,7 @@ function ended(results: Record<string, string>, how: (outcome: string) => boolea
 /** What each role may do besides waiting and waking, of all that the worker tries. */
 const ALLOWED: Record<Role, string[]> = {
   app: [],
+  status: ["accept4", "close", "epoll_ctl", "recvfrom on other's", "recvfrom on own"],
   net: [
     "sendto on own",
     "recvfrom on own",

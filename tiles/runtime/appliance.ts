@@ -16,8 +16,8 @@ import type { XskSetup } from "../../ffi/xsk.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import type { AppSetup } from "../app/tile.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
-import { ControlWriter } from "./control.ts";
-import { APP, NET, NETLINK, readCounters } from "./counters.ts";
+import { type ControlRequest, ControlWriter } from "./control.ts";
+import { COUNTERS, NET, readCounters } from "./counters.ts";
 import { LIBRARIES, permissions } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { TileWorker } from "./supervisor.ts";
@@ -43,12 +43,12 @@ export interface Attached {
   readonly reason: string;
 }
 
-const COUNTERS = { netlink: NETLINK, net: NET, app: APP } as const;
 /** Where a tile's module is, under the program's folder. */
 const MODULES = {
   netlink: "tiles/netlink/tile.ts",
   net: "tiles/net/tile.ts",
   app: "tiles/app/tile.ts",
+  status: "tiles/status/tile.ts",
 } as const;
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
@@ -69,6 +69,8 @@ export class Appliance {
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
   #booted = false;
+  /** The status tile has made its socket. */
+  #listening = false;
   #stopping = false;
 
   /** Makes every region; starts nothing. */
@@ -83,6 +85,14 @@ export class Appliance {
   async startMirror(): Promise<void> {
     await this.#start(this.#wiring.netlink, this.#wiring.netlinkSetup());
     this.netbase.refresh();
+  }
+
+  /** Starts the status tile, if there is to be one. Throws Error when it cannot listen. */
+  async startStatus(): Promise<void> {
+    const { status } = this.#wiring;
+    if (status === null) return;
+    await this.#start(status, this.#wiring.statusSetup());
+    this.#listening = true;
   }
 
   /**
@@ -157,10 +167,12 @@ export class Appliance {
     }, {
       permissions: permissions(kind, {
         root,
+        ...(kind === "status" && { places: this.#options.places }),
         ...(kind === "app" && { appModule: fileURLToPath((setup as AppSetup).module) }),
       }),
       events: {
         log: (line) => log(`${name}: ${line}`),
+        ask: (request) => this.#ask(request),
         failed: (message) => {
           if (this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
         },
@@ -190,11 +202,16 @@ export class Appliance {
     }, pause);
   }
 
+  /** Puts a request of the status tile to the netlink tile. */
+  #ask(request: ControlRequest): void {
+    this.#control.ask(request);
+    this.#options.tile.wake(this.#wiring.netlink.eventfd);
+  }
+
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    const { netlink, nets, apps } = this.#wiring;
     return Object.fromEntries(
-      [netlink, ...nets, ...apps].map(({ kind, name, reader }) => [
+      this.#wiring.seats.map(({ kind, name, reader }) => [
         name,
         readCounters(COUNTERS[kind].help, reader.counters),
       ]),
@@ -225,15 +242,31 @@ export class Appliance {
     if (this.#stopping) return;
     this.#stopping = true;
     const { attachments, tile } = this.#options;
-    const { netlink, nets, apps } = this.#wiring;
     for (const attachment of attachments) attachment.detach();
     this.#control.stop();
-    for (const { eventfd } of [netlink, ...nets, ...apps]) tile.wake(eventfd);
+    for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
+    this.#endStatus();
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, STOP_MILLIS);
     const ended = [...this.#workers.values()].map((worker) => worker.ended);
     await Promise.race([Promise.all(ended), late.promise]);
     clearTimeout(timer);
     for (const attachment of attachments) attachment.close();
+  }
+
+  /** The status tile has nothing to hand over: it just ends, and its socket with it. */
+  #endStatus(): void {
+    this.#workers.get("status")?.terminate();
+    this.#workers.delete("status");
+    const { control } = this.#options.places;
+    if (control !== null && this.#listening) removeFile(control);
+  }
+}
+
+function removeFile(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }

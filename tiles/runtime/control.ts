@@ -1,5 +1,6 @@
 /**
- * The control region: what main tells all tiles. Written by main, read by everyone.
+ * The control region: what main tells all tiles, and what it asks the netlink tile on behalf of the
+ * status tile. Written by main, read by everyone.
  *
  * @module
  */
@@ -10,8 +11,34 @@ import { u32, type View } from "../../ffi/view.ts";
 export const CONTROL_BYTES = 4096;
 
 const STOP = 0;
+/** The request's number, which moves once its other words are written. */
+const REQUEST = 1;
+const KIND = 2;
+const ARGUMENTS_AT = 3;
+/** Words that a request has for its arguments. */
+const ARGUMENTS = 4;
 
-/** Main's side. Main wakes every tile after it changed something here. */
+/** What the netlink tile can be asked for. Answers come in the snapshot region (`snapshot.ts`). */
+export const Ask = {
+  /** A part of all routes; arguments: prefix, its length, how many of its routes to leave out. */
+  routes: 1,
+  /** The routes whose prefix an address is in; argument: the address. */
+  covering: 2,
+  /** To compare the mirror with the kernel. */
+  audit: 3,
+} as const;
+
+/** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
+export interface ControlRequest {
+  /** Not 0, and another one than before. */
+  readonly number: number;
+  /** One of {@linkcode Ask}. */
+  readonly kind: number;
+  /** Unsigned words, at most four. */
+  readonly arguments: readonly number[];
+}
+
+/** Main's side. Main wakes whom it concerns after it changed something here. */
 export class ControlWriter {
   readonly #words: Uint32Array;
 
@@ -22,6 +49,13 @@ export class ControlWriter {
   /** Asks every tile to finish what it has and end. */
   stop(): void {
     Atomics.store(this.#words, STOP, 1);
+  }
+
+  /** Puts a request in place of the last one, which must have been answered or given up. */
+  ask(request: ControlRequest): void {
+    this.#words[KIND] = request.kind;
+    for (let i = 0; i < ARGUMENTS; i++) this.#words[ARGUMENTS_AT + i] = request.arguments[i] ?? 0;
+    Atomics.store(this.#words, REQUEST, request.number);
   }
 }
 
@@ -35,5 +69,19 @@ export class ControlReader {
 
   get stopping(): boolean {
     return Atomics.load(this.#words, STOP) === 1;
+  }
+
+  /** Number of the last request; 0: there was none. */
+  get requestNumber(): number {
+    return Atomics.load(this.#words, REQUEST);
+  }
+
+  /** The last request. */
+  get request(): ControlRequest {
+    return {
+      number: this.requestNumber,
+      kind: this.#words[KIND],
+      arguments: [...this.#words.subarray(ARGUMENTS_AT, ARGUMENTS_AT + ARGUMENTS)],
+    };
   }
 }

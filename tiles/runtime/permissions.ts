@@ -12,6 +12,17 @@ import type { TileKind } from "./tile.ts";
 export interface TilePermissions {
   readonly ffi: string[];
   readonly read: string[];
+  readonly write: string[];
+  /** As `--allow-net` takes them: `address:port`, and `unix:path`. */
+  readonly net: string[];
+}
+
+/** Where the status tile is found; null: not at all. */
+export interface StatusPlaces {
+  /** Path of the control socket. */
+  readonly control: string | null;
+  /** `address:port` of the metrics. */
+  readonly metrics: string | null;
 }
 
 /** Which libraries a tile opens. */
@@ -19,21 +30,42 @@ export const LIBRARIES: { readonly [kind in TileKind]: readonly LibraryName[] } 
   netlink: ["tile", "netlink"],
   net: ["tile", "xsk", "udp"],
   app: ["tile"],
+  status: ["tile"],
 };
 
 /** Folders of the program that tiles' modules are in. */
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
 
+/** What listening at `places` takes. */
+export function placePermissions(
+  { control, metrics }: StatusPlaces,
+): Pick<TilePermissions, "read" | "write" | "net"> {
+  const paths = control === null ? [] : [control];
+  return {
+    read: paths,
+    write: paths,
+    net: [...paths.map((path) => `unix:${path}`), ...metrics === null ? [] : [metrics]],
+  };
+}
+
 /** The permissions of a worker. `appModule` is the file of an app tile's app. */
 export function permissions(
   kind: TileKind,
-  { root, appModule }: { root: string; appModule?: string },
+  { root, appModule, places = { control: null, metrics: null } }: {
+    root: string;
+    appModule?: string;
+    places?: StatusPlaces;
+  },
 ): TilePermissions {
+  const { read, write, net } = placePermissions(places);
   return {
     ffi: LIBRARIES[kind].map((name) => libraryPath(name)),
     read: [
       ...TILE_FOLDERS.map((folder) => `${root}/${folder}`),
       ...(appModule === undefined ? [] : [appModule]),
+      ...read,
     ],
+    write,
+    net,
   };
 }

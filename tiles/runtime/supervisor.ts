@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { ControlRequest } from "./control.ts";
 import type { TilePermissions } from "./permissions.ts";
 import type { BootMessage, TileReport } from "./tile.ts";
 
@@ -12,6 +13,8 @@ export interface TileEvents {
   log(line: string): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
+  /** A request to be put into the control region. */
+  ask?(request: ControlRequest): void;
 }
 
 const WORKER = new URL("./worker.ts", import.meta.url).href;
@@ -40,10 +43,11 @@ export class TileWorker {
     this.#worker = new Worker(WORKER, {
       type: "module",
       name: boot.name,
-      deno: { permissions: { ffi: permissions.ffi, read: permissions.read } },
+      deno: { permissions: { ...permissions } },
     });
     this.#worker.onmessage = ({ data }: MessageEvent<TileReport>) => {
       if (data.type === "log") events.log(data.line);
+      else if (data.type === "ask") events.ask?.(data.request);
       else if (data.type === "running") running.resolve(data.confined);
       else ended.resolve();
     };

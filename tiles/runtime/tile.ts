@@ -12,10 +12,11 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import type { Udp } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
+import type { ControlRequest } from "./control.ts";
 import type { TileRegion } from "./tile_region.ts";
 
 /** The kinds of tile that run in a worker of their own. */
-export type TileKind = "netlink" | "net" | "app";
+export type TileKind = "netlink" | "net" | "app" | "status";
 
 /** The native libraries a tile has opened; which ones depends on its kind. */
 export interface Libraries {
@@ -34,6 +35,8 @@ export interface TileContext<Setup> {
   readonly libraries: Libraries;
   /** A line for the log, in the tile's name. Never on the data path. */
   log(line: string): void;
+  /** Has main put a request into the control region: the status tile's. */
+  ask(request: ControlRequest): void;
 }
 
 /** One tile, as its loop sees it. */
@@ -58,9 +61,15 @@ export interface Tile {
   readonly descriptors: readonly number[];
 }
 
+/** A tile that has no bursts: it serves who connects, in Deno's event loop, until it is ended. */
+export interface ServingTile {
+  serve(): Promise<void>;
+  readonly descriptors: readonly number[];
+}
+
 /** The export of a tile's module. */
 export interface TileModule<Setup> {
-  create(context: TileContext<Setup>): Tile | Promise<Tile>;
+  create(context: TileContext<Setup>): Tile | ServingTile | Promise<Tile | ServingTile>;
 }
 
 /** What main sends to a new worker. Everything in it is plain data. */
@@ -82,4 +91,5 @@ export interface BootMessage {
 export type TileReport =
   | { readonly type: "running"; readonly confined: string }
   | { readonly type: "log"; readonly line: string }
+  | { readonly type: "ask"; readonly request: ControlRequest }
   | { readonly type: "stopped" };

@@ -12,10 +12,13 @@ import { METRICS_BYTES } from "../app/metrics.ts";
 import type { AppSetup } from "../app/tile.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
+import type { StatusSetup } from "../status/tile.ts";
 import type { Attachment } from "./attachment.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
+import type { StatusPlaces } from "./permissions.ts";
 import * as plan from "./plan.ts";
+import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
 import { TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
@@ -46,6 +49,8 @@ export interface WiringOptions {
   readonly attachments: readonly Attachment[];
   /** One for each served port that nobody else holds. */
   readonly sockets: readonly PortSocket[];
+  /** Where the status tile listens; without a place there is none. */
+  readonly places: StatusPlaces;
 }
 
 /** What there is of a tile before and after its worker. */
@@ -67,9 +72,11 @@ interface LinkRegions {
 export class Wiring {
   readonly netbase: Region;
   readonly control: Region;
+  readonly snapshot: Region;
   readonly netlink: TileSeat;
   readonly nets: readonly TileSeat[];
   readonly apps: readonly TileSeat[];
+  readonly status: TileSeat | null;
   /** One per net tile. */
   readonly umems: readonly Region[];
   /** The numbers of each app's own (`../app/metrics.ts`), by app. */
@@ -84,9 +91,12 @@ export class Wiring {
     const { regions, plan: { frames }, apps } = options;
     this.netbase = regions.create("netbase", NETBASE_BYTES);
     this.control = regions.create("control", CONTROL_BYTES);
+    this.snapshot = regions.create("snapshot", SNAPSHOT_BYTES);
     this.netlink = this.#seat("netlink", "netlink");
     this.nets = frames.map((_, n) => this.#seat("net", `net${n}`));
     this.apps = apps.map(({ name }) => this.#seat("app", name));
+    const { control, metrics } = options.places;
+    this.status = control === null && metrics === null ? null : this.#seat("status", "status");
     this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
     this.metrics = apps.map(({ name }) => regions.create(`metrics ${name}`, METRICS_BYTES));
     this.#solicits = this.nets.map(({ name }) =>
@@ -111,14 +121,36 @@ export class Wiring {
     return this.#options.apps.flatMap(({ ports }) => ports);
   }
 
+  /** Every tile there is, in the order in which they are started. */
+  get seats(): TileSeat[] {
+    const status = this.status === null ? [] : [this.status];
+    return [this.netlink, ...status, ...this.nets, ...this.apps];
+  }
+
   netlinkSetup(): NetlinkSetup {
+    const status = this.status === null ? [] : [this.status];
     return {
       netbase: this.netbase.writer,
-      readers: this.nets.map(({ region }) => region.reader),
+      readers: [...this.nets, ...status].map(({ region }) => region.reader),
       solicits: this.#solicits.map(({ reader }) => reader),
       filters: this.#options.attachments.map(({ ifindex, filter }) => ({ ifindex, view: filter })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
+      control: this.control.reader,
+      snapshot: this.snapshot.writer,
+    };
+  }
+
+  statusSetup(): StatusSetup {
+    const { places, apps, attachments } = this.#options;
+    return {
+      places,
+      netbase: this.netbase.reader,
+      control: this.control.reader,
+      snapshot: this.snapshot.reader,
+      tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
+      interfaces: attachments.map(({ name }) => name),
+      listen: apps.flatMap(({ name: app, ports }) => ports.map((port) => ({ port, app }))),
     };
   }
 

@@ -12,16 +12,13 @@ import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
 import { ControlReader } from "./control.ts";
-import { APP, NET, NETLINK } from "./counters.ts";
+import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
 import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
 import { TileRegion } from "./tile_region.ts";
 
-const WAKEUPS = {
-  netlink: NETLINK.index.wakeups,
-  net: NET.index.wakeups,
-  app: APP.index.wakeups,
-} as const;
+/** Permissions by which the status tile has begun to listen. */
+const LISTENED_BY = ["write", "net"] as const;
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<BootMessage>) => void) | null;
@@ -49,15 +46,23 @@ async function start(boot: BootMessage): Promise<void> {
     region,
     libraries,
     log: (line) => scope.postMessage({ type: "log", line }),
+    ask: (request) => scope.postMessage({ type: "ask", request }),
   });
   Deno.permissions.revokeSync({ name: "read" });
+  if (boot.kind === "status") {
+    for (const name of LISTENED_BY) Deno.permissions.revokeSync({ name });
+  }
   scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
-  runLoop({
-    tile,
-    region,
-    control: new ControlReader(boot.control),
-    wakeups: WAKEUPS[boot.kind],
-  });
+  if ("serve" in tile) {
+    await tile.serve();
+  } else if (boot.kind !== "status") {
+    runLoop({
+      tile,
+      region,
+      control: new ControlReader(boot.control),
+      wakeups: COUNTERS[boot.kind].index.wakeups,
+    });
+  }
   scope.postMessage({ type: "stopped" });
   scope.close();
 }

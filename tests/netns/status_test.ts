@@ -1,0 +1,251 @@
+/**
+ * The status tile of a running appliance, from outside: what it answers over its control socket and as
+ * metrics, and how it begins and ends.
+ */
+
+import assert from "node:assert/strict";
+import { setTimeout as delay } from "node:timers/promises";
+import { selfCommand } from "../../cli/self.ts";
+import { answeredAtLeast, Appliance, ask, CLIENT, eventually, HOST, labTest, pair } from "./lab.ts";
+import type { Namespace } from "./lab.ts";
+
+const RUN = ["--interface", "eth0", "--listen", "7=echo"];
+
+/** A path for a control socket that is nobody else's. */
+function socketPath(): string {
+  return `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/control.sock`;
+}
+
+/** Runs `tegula ARGS…` in a namespace and returns what it printed. */
+function tegula(namespace: Namespace, ...args: string[]): Promise<string> {
+  return namespace.run([...selfCommand(), ...args]);
+}
+
+/** Says lines to a control socket and returns the lines that come back. */
+async function converse(path: string, lines: readonly string[]): Promise<string[]> {
+  using connection = await Deno.connect({ transport: "unix", path });
+  await connection.write(new TextEncoder().encode(lines.map((line) => `${line}\n`).join("")));
+  await connection.closeWrite();
+  return (await new Response(connection.readable).text()).trimEnd().split("\n");
+}
+
+labTest(
+  "a running appliance answers as show and route get do that look for themselves",
+  async (lab) => {
+    const { host, client, asker } = await pair(lab);
+    const [{ address }] = JSON.parse(await client.ip("-j link show dev eth0"));
+    await host.batch([
+      `neighbour add ${CLIENT} lladdr ${address} dev eth0`,
+      "route add default via 198.18.0.2 metric 20",
+      "route add default via 198.18.0.3 metric 10",
+      "route add 192.0.2.0/24 nexthop via 198.18.0.2 weight 2 nexthop via 198.18.0.3",
+      "route add blackhole 203.0.113.0/24",
+      "neighbour add 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0",
+    ]);
+    const control = socketPath();
+    await Appliance.start(host, [...RUN, "--control", control]);
+    assert.equal((await ask(asker)).text, "hello");
+    for (const what of ["interfaces", "routes", "neighbors"]) {
+      for (const format of [["-j"], []]) {
+        const own = await tegula(host, "show", what, ...format);
+        assert.ok(own.length > 100, `${what}: ${own}`);
+        assert.equal(await tegula(host, "show", what, ...format, "--control", control), own);
+      }
+    }
+    for (
+      const address of ["8.8.8.8", "192.0.2.7", "203.0.113.1", HOST, CLIENT, "255.255.255.255"]
+    ) {
+      const own = await tegula(host, "route", "get", address, "-j");
+      assert.equal(await tegula(host, "route", "get", address, "-j", "--control", control), own);
+    }
+  },
+);
+
+labTest("route get - answers each address with a line, in order, live too", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  await Appliance.start(host, [...RUN, "--control", control]);
+  await host.batch(
+    Array.from({ length: 64 }, (_, i) => `route add 192.0.${i}.0/24 via 198.18.0.2`),
+  );
+  const file = await Deno.makeTempFile();
+  const addresses = Array.from({ length: 200_000 }, (_, i) => `192.0.${i % 100}.${i % 251}`);
+  await Deno.writeTextFile(file, [...addresses, "nonsense"].join("\n"));
+  const outputs = await Promise.all([[], ["--control", control]].map(async (live) => {
+    const command = [...selfCommand(), "route", "get", "-", ...live].join(" ");
+    const script = `${command} < ${file}; test $? = 1`;
+    return await host.run(["sh", "-c", script]);
+  }));
+  assert.equal(outputs[0], outputs[1]);
+  const entries = outputs[0].trimEnd().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(entries.slice(0, -1).map(({ dst }) => dst), addresses);
+  assert.deepEqual(entries.at(-1), { error: 'no IPv4 address: "nonsense"' });
+  assert.equal(entries[1].gateway, "198.18.0.2");
+  assert.equal(entries[99].type, "none");
+  await Deno.remove(file);
+});
+
+labTest(
+  "what cannot be answered is answered with an error, and the conversation goes on",
+  async (lab) => {
+    const { host } = await pair(lab);
+    const control = socketPath();
+    await Appliance.start(host, [...RUN, "--control", control]);
+    const bad = [
+      "",
+      "null",
+      "[",
+      '{"do":"constructor"}',
+      '{"do":"show","what":"everything"}',
+      '{"do":"route","destination":8}',
+    ];
+    const answers = await converse(control, [...bad, '{"do":"status"}']);
+    assert.equal(answers.length, bad.length + 1);
+    for (const answer of answers.slice(0, -1)) assert.ok("error" in JSON.parse(answer), answer);
+    const status = JSON.parse(answers.at(-1)!);
+    assert.equal(status.sync, "synced");
+    assert.deepEqual(status.interfaces, ["eth0"]);
+    assert.deepEqual(status.listen, [{ port: 7, app: "echo" }]);
+    const [{ status: { errors, requests } }] = (await converse(control, ['{"do":"counters"}']))
+      .map((line) => JSON.parse(line));
+    assert.deepEqual({ errors, requests }, { errors: bad.length, requests: bad.length + 2 });
+  },
+);
+
+labTest(
+  "the control socket is for user and group, in /run/tegula, and goes with the appliance",
+  async (lab) => {
+    const { host, client } = await pair(lab);
+    await lab.join({ namespace: host, name: "tegutest0", addresses: ["192.0.2.1/24"] }, {
+      namespace: client,
+      name: "other",
+    });
+    const path = "/run/tegula/tegutest0.sock";
+    const appliance = await Appliance.start(host, [
+      "--interface",
+      "tegutest0",
+      "--listen",
+      "9=discard",
+    ]);
+    assert.equal(Deno.statSync(path).mode! & 0o777, 0o660);
+    assert.equal(JSON.parse((await converse(path, ['{"do":"status"}']))[0]).sync, "synced");
+    await appliance.stop();
+    assert.throws(() => Deno.statSync(path), Deno.errors.NotFound);
+  },
+);
+
+labTest(
+  "the socket of a dead appliance is replaced, that of a live one is not taken",
+  async (lab) => {
+    const { host, client } = await pair(lab);
+    const control = socketPath();
+    const first = await Appliance.start(host, [...RUN, "--control", control]);
+    const rival = ["--interface", "eth0", "--listen", "9=discard", "--provider", "socket"];
+    const refused = Appliance.launch(client, [...rival, "--control", control]);
+    assert.equal((await refused.process.ended()).code, 2);
+    assert.match(refused.process.stderr.all.join("\n"), /another tegula is asked at/);
+    assert.equal((await converse(control, ['{"do":"status"}'])).length, 1);
+    await first.stop("SIGKILL");
+    assert.ok(Deno.lstatSync(control).isSocket);
+    await Appliance.start(client, [...rival, "--control", control]);
+    assert.equal(
+      JSON.parse((await converse(control, ['{"do":"status"}']))[0]).listen[0].app,
+      "discard",
+    );
+  },
+);
+
+labTest("what is no socket is not replaced by one", async (lab) => {
+  const { host } = await pair(lab);
+  const path = await Deno.makeTempFile();
+  const appliance = Appliance.launch(host, [...RUN, "--provider", "socket", "--control", path]);
+  assert.equal((await appliance.process.ended()).code, 5);
+  assert.match(appliance.process.stderr.all.at(-1)!, /--control/);
+  assert.ok(Deno.lstatSync(path).isFile);
+  await Deno.remove(path);
+});
+
+/** Head and body of what HTTP gives at `path` of the metrics' address. */
+async function get(namespace: Namespace, path: string): Promise<string[]> {
+  const program = `const connection = await Deno.connect({ hostname: "${HOST}", port: 9464 });
+    const request = "GET ${path} HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n";
+    await connection.write(new TextEncoder().encode(request));
+    await connection.readable.pipeTo(Deno.stdout.writable);`;
+  return (await namespace.run([Deno.execPath(), "eval", program])).split("\r\n\r\n");
+}
+
+labTest("the metrics tell every tile's counters in Prometheus's format", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await Appliance.start(host, [...RUN, "--control", "none", "--metrics", "198.18.0.1:9464"]);
+  for (let i = 0; i < 3; i++) await ask(asker);
+  const [head, fetched] = await get(host, "/metrics");
+  assert.match(head, /^HTTP\/1.1 200 .*content-type: text\/plain; version=0.0.4/is);
+  const families = new Map<string, string>();
+  const samples = new Map<string, number>();
+  for (const line of fetched.trimEnd().split("\n")) {
+    const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge))$/.exec(line);
+    if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
+    if (comment !== null) continue;
+    const sample = /^((tegula_\w+)(?:\{tile="[^"]+"\})?) ([0-9.e+]+)$/.exec(line);
+    assert.ok(sample !== null && families.has(sample[2]), line);
+    assert.equal(sample[2].endsWith("_total"), families.get(sample[2]) === "counter", line);
+    samples.set(sample[1], Number(sample[3]));
+  }
+  assert.equal(samples.get("tegula_sync_state"), 2);
+  assert.equal(samples.get('tegula_tile_running{tile="status"}'), 1);
+  assert.equal(samples.get('tegula_net_rx_frames_total{tile="net0"}'), 3);
+  assert.equal(samples.get('tegula_app_requests_total{tile="echo"}'), 3);
+  assert.equal(samples.get('tegula_netlink_interfaces{tile="netlink"}'), 2);
+  assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
+});
+
+labTest("a place that cannot be listened at ends the start with its reason", async (lab) => {
+  const { host } = await pair(lab);
+  const appliance = Appliance.launch(host, [...RUN, "--metrics", "192.0.2.1:9464"]);
+  assert.equal((await appliance.process.ended()).code, 5);
+  assert.match(appliance.process.stderr.all.at(-1)!, /Cannot assign requested address/);
+});
+
+labTest("a status tile that fails is started again alone, traffic going on", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const control = socketPath();
+  const appliance = await Appliance.start(host, [...RUN, "--control", control]);
+  await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
+  await answeredAtLeast(asker, 200);
+  // Without a descriptor to be had it cannot accept who connects, and fails by that.
+  const limit = (files: string) =>
+    host.run(["prlimit", "--pid", `${appliance.process.pid}`, files]);
+  await limit("--nofile=16:");
+  (await Deno.connect({ transport: "unix", path: control })).close();
+  await appliance.process.stderr.find("status: ended");
+  await limit("--nofile=1024:");
+  const [status] = await eventually("an answer", async () => {
+    await delay(20);
+    return await converse(control, ['{"do":"status"}']).catch(() => undefined);
+  });
+  assert.equal(JSON.parse(status).sync, "synced");
+  const { sent, answered } = await asker.stop();
+  assert.equal(answered, sent);
+});
+
+labTest(
+  "routes by the hundred thousand are shown live, and no packet is lost meanwhile",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    const control = socketPath();
+    await Appliance.start(host, [...RUN, "--control", control]);
+    const routes = Array.from({ length: 100_000 }, (_, i) => {
+      return `route add 10.${i >> 16}.${(i >> 8) & 255}.${i & 255}/32 via 198.18.0.2`;
+    });
+    await host.batch(routes);
+    await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
+    await answeredAtLeast(asker, 100);
+    const lines = (await tegula(host, "show", "routes", "--control", control)).trimEnd().split(
+      "\n",
+    );
+    assert.ok(lines.length > routes.length, `${lines.length} lines`);
+    assert.equal(new Set(lines).size, lines.length, "none comes twice");
+    const { sent, answered } = await asker.stop();
+    assert.equal(answered, sent);
+  },
+);

@@ -1,0 +1,77 @@
+/**
+ * All routes in parts, as the status tile gets them from the netlink tile: whatever lies where one part
+ * ends and the next begins, none is left out and none comes twice.
+ */
+
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView } from "../../ffi/view.ts";
+import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
+import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
+import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
+import { Snapshots } from "../../tiles/netlink/snapshots.ts";
+import type { RoutesPart } from "../../tiles/status/answers.ts";
+import { Question } from "../../tiles/status/question.ts";
+import { anyRoute, makeRoom } from "./netbase_room.ts";
+
+type Place = { readonly prefix: number; readonly length: number };
+
+function place(route: Route): Place {
+  return { prefix: route.destination, length: route.prefixLength };
+}
+
+function isBefore(a: Place, b: Place): boolean {
+  return a.prefix < b.prefix || a.prefix === b.prefix && a.length < b.length;
+}
+
+Deno.test("routes() from a prefix on are all routes but those before it", () => {
+  const anyPlace = anyRoute.map(place);
+  fc.assert(fc.property(fc.array(anyRoute, { maxLength: 40 }), anyPlace, (routes, from) => {
+    const { writer: { rib } } = makeRoom();
+    for (const route of routes) rib.add(route, NLM_F_APPEND);
+    const all = [...rib.routes()];
+    assert.deepEqual([...rib.routes(from)], all.filter((route) => !isBefore(place(route), from)));
+  }));
+});
+
+Deno.test("routesCovering() gives the routes whose prefix the address is in, shorter ones first", () => {
+  fc.assert(fc.property(fc.array(anyRoute, { maxLength: 40 }), anyRoute, (routes, other) => {
+    const { writer: { rib } } = makeRoom();
+    for (const route of routes) rib.add(route, NLM_F_APPEND);
+    const address = other.destination;
+    const expected = [...rib.routes()].filter(({ destination, prefixLength }) =>
+      prefixLength === 0 || (destination ^ address) >>> (32 - prefixLength) === 0
+    );
+    assert.deepEqual([...rib.routesCovering(address)], expected);
+  }));
+});
+
+Deno.test("routes come in parts, a prefix with more routes than a part holds among them", async () => {
+  const { writer: { rib } } = makeRoom();
+  const [route] = fc.sample(anyRoute, { numRuns: 1, seed: 7 });
+  for (let i = 0; i < 5000; i++) {
+    rib.add({ ...route, destination: (0x0a000000 + i * 256) >>> 0, prefixLength: 24 }, 0);
+    rib.add({ ...route, destination: 0x0a010000, prefixLength: 16, priority: i }, 0);
+  }
+  const [control, snapshot] = [heapView(CONTROL_BYTES), heapView(SNAPSHOT_BYTES)];
+  const snapshots = new Snapshots({ control, snapshot, rib });
+  const main = new ControlWriter(control);
+  const question = new Question({ control, snapshot }, (request) => {
+    main.ask(request);
+    assert.equal(snapshots.turn(), 1);
+  });
+  const told: Route[] = [];
+  let parts = 0;
+  for (let next: readonly number[] | null = [0, 0, 0]; next !== null; parts++) {
+    const part: RoutesPart = await question.ask(Ask.routes, ...next);
+    told.push(...part.routes);
+    next = part.next;
+  }
+  assert.ok(parts > 5, `${parts} parts`);
+  assert.deepEqual(told, [...rib.routes()]);
+});
+
+Deno.test("an answer that does not come is an error after a time", async () => {
+  const reader = new SnapshotReader(heapView(SNAPSHOT_BYTES));
+  await assert.rejects(reader.answer(1, 20), /does not answer/);
+});

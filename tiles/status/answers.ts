@@ -1,0 +1,180 @@
+/**
+ * What can be asked over the control socket, and the answers. docs/control.md is the same for users.
+ *
+ * @module
+ */
+
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { Route } from "../../netbase/route.ts";
+import { parseAddress } from "../netlink/addresses.ts";
+import { Ask } from "../runtime/control.ts";
+import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
+import { DecisionEntries } from "./decision_entry.ts";
+import {
+  type Entry,
+  interfaceEntries,
+  interfaceNames,
+  neighborEntries,
+  routeEntry,
+} from "./entries.ts";
+import type { Question } from "./question.ts";
+import type { WatchedTile } from "./tile.ts";
+
+/** What answers are made from. */
+export interface AnswerParts {
+  readonly netbase: NetbaseReader;
+  /** Makes netbase hold still for as long as `look` runs. */
+  read<T>(look: () => T): T;
+  readonly tiles: readonly WatchedTile[];
+  /** The status tile's own. */
+  readonly counters: Float64Array;
+  readonly question: Question;
+  readonly interfaces: readonly string[];
+  readonly listen: readonly { readonly port: number; readonly app: string }[];
+}
+
+/** A part of all routes, as the netlink tile gives them; `next` asks for the following one. */
+export interface RoutesPart {
+  readonly routes: readonly Route[];
+  readonly next: readonly number[] | null;
+}
+
+/** One answer: lines that are there, or that are still to come. */
+type Answer = string | AsyncIterable<string>;
+type Request = Readonly<Record<string, unknown>>;
+
+/** Names of `Sync` (netbase/layout.ts). */
+const SYNC_STATES = ["empty", "syncing", "synced", "stale"];
+
+/** Answers requests. */
+export class Answers {
+  readonly #parts: AnswerParts;
+  readonly #decisions: DecisionEntries;
+  readonly #verbs: Readonly<Record<string, (request: Request) => Answer>> = {
+    status: () => this.#status(),
+    counters: () => line(this.#counters()),
+    show: (request) => this.#show(request),
+    route: (request) => this.#route(request),
+    audit: () => this.#audit(),
+  };
+
+  constructor(parts: AnswerParts) {
+    this.#parts = parts;
+    this.#decisions = parts.read(() => new DecisionEntries(parts.netbase));
+  }
+
+  /** The answer to one line, with line ends. What is wrong with it is an answer too. */
+  answer(text: string): Answer {
+    const { counters } = this.#parts;
+    counters[STATUS.index.requests]++;
+    try {
+      const request = parse(text);
+      const { do: verb } = request;
+      if (typeof verb === "string" && Object.hasOwn(this.#verbs, verb)) {
+        const answer = this.#verbs[verb](request);
+        return typeof answer === "string" ? answer : this.#guarded(answer);
+      }
+      throw new RequestError(`"do" takes ${Object.keys(this.#verbs).join(", ")}`);
+    } catch (error) {
+      return this.#failed(error);
+    }
+  }
+
+  async *#guarded(answer: AsyncIterable<string>): AsyncGenerator<string> {
+    try {
+      yield* answer;
+    } catch (error) {
+      yield this.#failed(error);
+    }
+  }
+
+  #failed(error: unknown): string {
+    this.#parts.counters[STATUS.index.errors]++;
+    return line({ error: error instanceof Error ? error.message : String(error) });
+  }
+
+  #status(): string {
+    const { netbase, tiles, interfaces, listen } = this.#parts;
+    return line({
+      sync: SYNC_STATES[netbase.syncState],
+      since: new Date(netbase.syncTimeMillis).toISOString(),
+      interfaces,
+      listen,
+      tiles: tiles.map(({ kind, name }) => ({ kind, name })),
+    });
+  }
+
+  #counters(): Entry {
+    return Object.fromEntries(
+      this.#parts.tiles.map(({ kind, name, reader }) => [
+        name,
+        readCounters(COUNTERS[kind].help, reader.counters),
+      ]),
+    );
+  }
+
+  #show({ what }: Request): Answer {
+    const { netbase, read } = this.#parts;
+    switch (what) {
+      case "interfaces":
+        return list(read(() => interfaceEntries(netbase)));
+      case "neighbors":
+        return list(read(() => neighborEntries(netbase)));
+      case "routes":
+        return this.#routes();
+    }
+    throw new RequestError('"what" takes interfaces, routes, neighbors');
+  }
+
+  /** A full table is a million routes, so the netlink tile gives them part by part. */
+  async *#routes(): AsyncGenerator<string> {
+    const { netbase, read, question } = this.#parts;
+    let count = 0;
+    for (let next: readonly number[] | null = [0, 0, 0]; next !== null;) {
+      const part: RoutesPart = await question.ask(Ask.routes, ...next);
+      const nameOf = read(() => interfaceNames(netbase.interfaces));
+      yield part.routes.map((route) => line(routeEntry(route, nameOf))).join("");
+      count += part.routes.length;
+      next = part.next;
+    }
+    yield line({ end: count });
+  }
+
+  #route({ destination, source }: Request): string {
+    const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
+    return line(this.#parts.read(() => this.#decisions.entry(to, from)));
+  }
+
+  async *#audit(): AsyncGenerator<string> {
+    yield line(await this.#parts.question.ask<Entry>(Ask.audit));
+  }
+}
+
+/** A request that cannot be answered: what is allowed. */
+class RequestError extends Error {}
+
+function parse(text: string): Request {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    value = null;
+  }
+  if (typeof value === "object" && value !== null) return value as Request;
+  throw new RequestError("a request is a JSON object on one line");
+}
+
+function address(value: unknown): number {
+  const parsed = typeof value === "string" ? parseAddress(value) : -1;
+  if (parsed >= 0) return parsed;
+  throw new RequestError(`no IPv4 address: ${JSON.stringify(value)}`);
+}
+
+function line(value: Entry): string {
+  return `${JSON.stringify(value)}\n`;
+}
+
+/** Entries a line each, and how many there were. */
+function list(entries: readonly Entry[]): string {
+  return entries.map(line).join("") + line({ end: entries.length });
+}

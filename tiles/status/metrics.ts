@@ -1,0 +1,92 @@
+/**
+ * Every counter of every tile in Prometheus's text format, over HTTP.
+ * https://prometheus.io/docs/instrumenting/exposition_formats/
+ *
+ * @module
+ */
+
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
+import { Life } from "../runtime/tile_region.ts";
+import type { TileKind } from "../runtime/tile.ts";
+import type { WatchedTile } from "./tile.ts";
+
+/** What there is to tell. */
+export interface MetricsParts {
+  readonly netbase: NetbaseReader;
+  readonly tiles: readonly WatchedTile[];
+  /** The status tile's own. */
+  readonly counters: Float64Array;
+}
+
+/** Serves `/metrics` at `place`, `address:port`. Throws Deno's errors when that cannot be had. */
+export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServer {
+  const [hostname, port] = place.split(":");
+  return Deno.serve({ hostname, port: Number(port), onListen() {} }, ({ url, method }) => {
+    if (new URL(url).pathname !== "/metrics") {
+      return new Response("see /metrics\n", { status: 404 });
+    }
+    if (method !== "GET" && method !== "HEAD") return new Response(null, { status: 405 });
+    parts.counters[STATUS.index.scrapes]++;
+    return new Response(metricsText(parts), {
+      headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+    });
+  });
+}
+
+/** The metrics as of now. */
+export function metricsText({ netbase, tiles }: MetricsParts): string {
+  const kinds = Object.keys(COUNTERS) as TileKind[];
+  return [
+    ...gauge(
+      "sync_state",
+      "Whether netbase is as the kernel is: 0 empty, 1 syncing, 2 synced, 3 stale.",
+      [
+        ["", netbase.syncState],
+      ],
+    ),
+    ...gauge(
+      "tile_running",
+      "Whether a tile runs.",
+      tiles.map(({ name, reader }) => [labels(name), reader.life === Life.running ? 1 : 0]),
+    ),
+    ...kinds.flatMap((kind) => tableLines(kind, tiles.filter((tile) => tile.kind === kind))),
+    "",
+  ].join("\n");
+}
+
+function tableLines(kind: TileKind, tiles: readonly WatchedTile[]): string[] {
+  const { help } = COUNTERS[kind];
+  return Object.entries(help).flatMap(([counter, sentence], i) => {
+    const isGauge = GAUGES.has(counter);
+    const name = `${kind}_${counter}${isGauge ? "" : "_total"}`;
+    return family(
+      { name, type: isGauge ? "gauge" : "counter", help: sentence },
+      tiles.map(
+        ({ name: tile, reader }) => [labels(tile), reader.counters[i]],
+      ),
+    );
+  });
+}
+
+type Sample = readonly [labels: string, value: number];
+
+function gauge(name: string, help: string, samples: readonly Sample[]): string[] {
+  return family({ name, type: "gauge", help }, samples);
+}
+
+function family(
+  { name, type, help }: { name: string; type: string; help: string },
+  samples: readonly Sample[],
+): string[] {
+  return [
+    `# HELP tegula_${name} ${help}`,
+    `# TYPE tegula_${name} ${type}`,
+    ...samples.map(([label, value]) => `tegula_${name}${label} ${value}`),
+  ];
+}
+
+/** The label that tells tiles apart; an app's name may be a path. */
+function labels(tile: string): string {
+  return `{tile="${tile.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n")}"}`;
+}

@@ -1,0 +1,78 @@
+/**
+ * The status tile: answers operators, over the control socket and as metrics, from what the other
+ * tiles show of themselves. It reads netbase and every tile's region, writes none but its own, and is
+ * never on the way of a packet.
+ *
+ * Unlike the other tiles it waits in Deno's event loop. To netbase's writer it is a reader that sleeps
+ * but for the moments in which it looks (`read`), so nothing waits for it.
+ *
+ * @module
+ */
+
+import type { View } from "../../ffi/view.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import type { StatusPlaces } from "../runtime/permissions.ts";
+import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
+import { Life, TileReader } from "../runtime/tile_region.ts";
+import { Answers } from "./answers.ts";
+import { listenControl, serveControl } from "./control_socket.ts";
+import { serveMetrics } from "./metrics.ts";
+import { Question } from "./question.ts";
+
+/** What the status tile is made with. */
+export interface StatusSetup {
+  readonly places: StatusPlaces;
+  /** Read-only, like all views here. */
+  readonly netbase: View;
+  readonly control: View;
+  readonly snapshot: View;
+  readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
+  /** Interfaces that frames are taken from. */
+  readonly interfaces: readonly string[];
+  readonly listen: readonly { readonly port: number; readonly app: string }[];
+}
+
+/** A tile as it is seen from here. */
+export interface WatchedTile {
+  readonly kind: TileKind;
+  readonly name: string;
+  readonly reader: TileReader;
+}
+
+const BEAT_MILLIS = 1000;
+
+/** Begins to listen. Throws Deno's errors when an address cannot be had. */
+export function create({ setup, region, ask }: TileContext<StatusSetup>): ServingTile {
+  const { places, interfaces, listen } = setup;
+  const netbase = new NetbaseReader(setup.netbase);
+  const tiles = setup.tiles.map(({ kind, name, region }) => ({
+    kind,
+    name,
+    reader: new TileReader(region),
+  }));
+  function read<T>(look: () => T): T {
+    region.awake();
+    netbase.refresh();
+    try {
+      return look();
+    } finally {
+      region.fallAsleep();
+    }
+  }
+  region.fallAsleep();
+  const { counters } = region;
+  const question = new Question(setup, ask);
+  const answers = new Answers({ netbase, read, tiles, counters, question, interfaces, listen });
+  const listener = places.control === null ? null : listenControl(places.control);
+  const server = places.metrics === null
+    ? null
+    : serveMetrics(places.metrics, { netbase, tiles, counters });
+  return {
+    descriptors: [],
+    async serve() {
+      region.life = Life.running;
+      setInterval(() => region.beat(), BEAT_MILLIS);
+      await Promise.all([listener && serveControl(listener, answers), server?.finished]);
+    },
+  };
+}
