@@ -64,7 +64,7 @@ const LEAST_OUTSTANDING = 16;
 const CLASSES = [
   { share: 1, queue: 64 }, // gateways
   { share: 0.75, queue: 64 }, // asked for twice
-  { share: 0.5, queue: 256 }, // asked for once
+  { share: 0.25, queue: 256 }, // asked for once
 ] as const;
 const GATEWAY = 0;
 const TWICE = 1;

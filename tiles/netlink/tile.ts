@@ -19,7 +19,6 @@ import { Intake, type IntakeParts } from "./intake.ts";
 import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
 import type { NeighborListener } from "./neighbors_part.ts";
-import { Snapshots } from "./snapshots.ts";
 import { neighborStanding, Standing } from "./standing.ts";
 
 /** What the netlink tile is made with. */
@@ -35,9 +34,6 @@ export interface NetlinkSetup {
   /** The ports that are served. */
   readonly ports: readonly number[];
   readonly eventfd: number;
-  /** The control region, for what the status tile asks, and where the answers go. */
-  readonly control: View;
-  readonly snapshot: View;
   /** Keep the neighbours of every interface, not only of those that packets leave by. */
   readonly mirrorAllNeighbors?: boolean;
 }
@@ -67,7 +63,6 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #asker: Asker;
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
-  readonly #snapshots: Snapshots;
   readonly #pollSet: Int32Array<ArrayBuffer>;
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
@@ -107,7 +102,6 @@ class NetlinkTile implements Tile, NeighborListener {
       sharers: setup.solicits.length,
     };
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
-    this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib });
     const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
     this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
@@ -115,6 +109,8 @@ class NetlinkTile implements Tile, NeighborListener {
 
   /** Makes the first full copy; blocks. */
   start(): void {
+    // How long confirmations hold is known before there is anything to be kept confirmed.
+    this.#tables.read(this.#now);
     this.#mirror.sync();
     if (this.#filters.turn()) this.#followInterfaces();
     this.#mirror.settle();
@@ -128,11 +124,11 @@ class NetlinkTile implements Tile, NeighborListener {
     work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
-    return work + this.#snapshots.turn();
+    return work;
   }
 
   pending(): boolean {
-    return this.#snapshots.pending || this.#intakes.some((intake) => intake.pending);
+    return this.#intakes.some((intake) => intake.pending);
   }
 
   wait(timeoutMs: number): void {

@@ -1,0 +1,21 @@
+/**
+ * Run without CAP_NET_ADMIN by `mirror_tile_test.ts`: has the kernel resolve a neighbour and waits
+ * until it is known. Arguments: interface and address.
+ */
+
+import { NUD_VALID } from "../../netbase/neighbors.ts";
+import { Asker } from "../../tiles/netlink/asker.ts";
+import { addr, indexOf, library, Mirrored, turnUntil } from "./mirror_kit.ts";
+
+const [name, address] = [Deno.args[0], addr(Deno.args[1])];
+const ifindex = indexOf(name);
+using mirrored = new Mirrored().sync();
+const asker = new Asker(library, console.log);
+if (!asker.ask(ifindex, address)) throw new Error("not asked");
+turnUntil(
+  mirrored,
+  () => (mirrored.writer.neighbors.state(ifindex, address) & NUD_VALID) !== 0,
+  2_000,
+);
+console.log(`resolved, privileged: ${asker.privileged}`);
+asker.close();

@@ -1,0 +1,330 @@
+/**
+ * The netlink tile on the real kernel: it resolves what net tiles ask for, withstands floods of made-up
+ * addresses, keeps neighbours in use confirmed, and keeps the XDP filter to the interface table
+ * (KERNEL.md rows 20, 22 and 23).
+ */
+
+import assert from "node:assert/strict";
+import { FILTER_BYTES } from "../../ffi/filter.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openTile } from "../../ffi/tile.ts";
+import { heapView, u32, u8, type View } from "../../ffi/view.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NUD_STALE } from "../../netbase/neighbors.ts";
+import { create, type NetlinkSetup } from "../../tiles/netlink/tile.ts";
+import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
+import { NETLINK } from "../../tiles/runtime/counters.ts";
+import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../tiles/runtime/solicit_link.ts";
+import type { Tile } from "../../tiles/runtime/tile.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
+import { addr, cleanSlate, indexOf, ip, ipBatch, library, tryIp } from "./mirror_kit.ts";
+
+const tileLibrary = openTile(libraryPath("tile"));
+
+/** A netlink tile whose loop is the test's, with `links` solicit links. */
+class Bench implements Disposable {
+  readonly reader: NetbaseReader;
+  readonly solicits: readonly SolicitProducer[];
+  readonly filter = heapView(FILTER_BYTES);
+  readonly log: string[] = [];
+  readonly ifindex = indexOf("v0");
+  readonly tile: Tile;
+  readonly #region = new TileRegion(heapView(TILE_REGION_BYTES));
+
+  constructor({ links = 1, netbase = heapView(NETBASE_BYTES) } = {}) {
+    const snapshot = heapView(SNAPSHOT_BYTES);
+    const views = Array.from({ length: links }, () => heapView(SOLICIT_LINK_BYTES));
+    this.solicits = views.map((view) => new SolicitProducer(view));
+    this.tile = this.#create({
+      netbase,
+      readers: [],
+      solicits: views,
+      filters: [{ ifindex: this.ifindex, view: this.filter }],
+      ports: [7],
+      eventfd: -1,
+      wakes: [],
+      control: heapView(CONTROL_BYTES),
+      snapshot: { writer: snapshot, reader: snapshot },
+    });
+    this.reader = new NetbaseReader(netbase);
+  }
+
+  #create(setup: NetlinkSetup): Tile {
+    return create({
+      setup,
+      region: this.#region,
+      libraries: { tile: tileLibrary, netlink: library },
+      log: (line) => this.log.push(line),
+      ask: () => {},
+    });
+  }
+
+  counter(name: keyof typeof NETLINK.index): number {
+    this.tile.housekeeping?.(performance.now());
+    return this.#region.counters[NETLINK.index[name]];
+  }
+
+  /** One turn as the loop makes it. */
+  turn(): number {
+    const work = this.tile.turn();
+    const now = performance.now();
+    this.tile.clock?.(now);
+    this.tile.housekeeping?.(now);
+    return work;
+  }
+
+  /** Turns until `condition` holds. */
+  until(condition: () => boolean, { timeoutMs = 5_000, idle = () => {} } = {}): void {
+    const end = performance.now() + timeoutMs;
+    while (!condition()) {
+      assert.ok(performance.now() < end, `not within ${timeoutMs} ms; log: ${this.log}`);
+      idle();
+      if (this.turn() === 0) this.tile.wait(1);
+    }
+  }
+
+  /** Turns for a while. */
+  during(millis: number, each: () => void): void {
+    const end = performance.now() + millis;
+    this.until(() => performance.now() >= end, { timeoutMs: millis + 5_000, idle: each });
+  }
+
+  ask(address: number, link = 0): void {
+    this.solicits[link].push(this.ifindex, address);
+    this.solicits[link].publish();
+  }
+
+  isKnown(address: number): boolean {
+    return this.reader.neighbors.lookup(this.ifindex, address) >= 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.tile.close?.();
+  }
+}
+
+/** v0 here, and a namespace `peer` on its other end that has `addresses`. */
+function withPeer(addresses: readonly string[], prefixLength = 16): void {
+  cleanSlate();
+  tryIp("netns del peer");
+  ip("netns add peer");
+  ip("link add v0 type veth peer name v1 netns peer");
+  ipBatch(["link set v0 up", `addr add 198.18.0.2/${prefixLength} dev v0`]);
+  ip("-n peer link set v1 up");
+  for (const address of addresses) ip(`-n peer addr add ${address}/${prefixLength} dev v1`);
+}
+
+/** Entries of the kernel's neighbour table on v0, but for those it makes itself for groups. */
+function kernelEntries(): number {
+  const entries = JSON.parse(ip("-j neigh show dev v0 nud all")) as { state: string[] }[];
+  return entries.filter(({ state }) => !state.includes("NOARP")).length;
+}
+
+Deno.test("who is asked for is resolved at once, once, and known from then on", () => {
+  withPeer(["198.18.0.9"]);
+  using bench = new Bench();
+  const peer = addr("198.18.0.9");
+  for (let i = 0; i < 10; i++) bench.ask(peer);
+  bench.until(() => bench.isKnown(peer), { timeoutMs: 1_000 });
+  bench.ask(peer);
+  bench.turn();
+  assert.equal(bench.counter("solicits_sent"), 1);
+  assert.equal(bench.counter("solicits_received"), 11);
+  assert.equal(bench.counter("solicits_duplicate"), 10);
+});
+
+Deno.test("the kernel is not asked for what is not on-link, not followed, or nobody's", () => {
+  withPeer(["198.18.0.9"], 24);
+  ipBatch(["route add default via 198.18.0.9", "route add blackhole 198.18.0.128/25"]);
+  using bench = new Bench();
+  for (const text of ["8.8.8.8", "198.18.0.2", "198.18.0.255", "198.18.0.200", "224.0.0.1"]) {
+    bench.ask(addr(text));
+  }
+  bench.solicits[0].push(1, addr("198.18.0.10"));
+  bench.solicits[0].push(4_000_000, addr("198.18.0.10"));
+  bench.solicits[0].publish();
+  bench.until(() => bench.counter("solicits_received") === 7);
+  assert.equal(bench.counter("solicits_off_link"), 7);
+  assert.equal(bench.counter("solicits_sent"), 0);
+});
+
+Deno.test("a gateway with onlink is asked for though no prefix has it", () => {
+  withPeer(["198.18.0.9"], 24);
+  ip("-n peer addr add 192.0.2.9/32 dev v1");
+  ip("-n peer route add 198.18.0.2 dev v1");
+  ip("route add default via 192.0.2.9 dev v0 onlink");
+  using bench = new Bench();
+  bench.ask(addr("192.0.2.9"));
+  bench.until(() => bench.isKnown(addr("192.0.2.9")), { timeoutMs: 1_000 });
+});
+
+Deno.test("who does not answer is left alone for longer each time, and costs no entry", () => {
+  withPeer([]);
+  using bench = new Bench();
+  const nobody = addr("198.18.7.7");
+  bench.ask(nobody);
+  bench.during(3_600, () => bench.ask(nobody));
+  assert.equal(bench.counter("solicits_sent"), 1);
+  assert.equal(kernelEntries(), 0);
+  bench.during(2_000, () => bench.ask(nobody));
+  assert.equal(bench.counter("solicits_sent"), 2);
+});
+
+/** Puts `count` requests for random addresses of 198.18.0.0/16 on the first link. */
+class Flood {
+  readonly #bench: Bench;
+  #state = 1;
+
+  constructor(bench: Bench) {
+    this.#bench = bench;
+  }
+
+  push(count: number): void {
+    const [link] = this.#bench.solicits;
+    for (let i = 0; i < count; i++) {
+      this.#state = Math.imul(this.#state, 1664525) + 1013904223 | 0;
+      link.push(this.#bench.ifindex, addr("198.18.0.0") + (this.#state >>> 16));
+    }
+    link.publish();
+  }
+}
+
+Deno.test("a flood of made-up addresses costs neither the kernel's table nor anyone else", () => {
+  withPeer(["198.18.0.9", "198.18.0.10"]);
+  using bench = new Bench({ links: 2 });
+  const flood = new Flood(bench);
+  const [known, other] = ["198.18.0.9", "198.18.0.10"].map(addr);
+  bench.ask(known);
+  bench.until(() => bench.isKnown(known), { timeoutMs: 1_000 });
+  let most = 0;
+  let next = 0;
+  bench.during(3_000, () => {
+    flood.push(1024);
+    if (performance.now() < next) return;
+    next = performance.now() + 100;
+    most = Math.max(most, kernelEntries());
+  });
+  // Asked for once, by a net tile that is not under attack.
+  bench.ask(other, 1);
+  bench.until(() => bench.isKnown(other), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  // A change in the kernel is seen as soon as ever.
+  ip("route add 203.0.113.0/24 via 198.18.0.9");
+  const start = performance.now();
+  bench.until(() => bench.reader.fib.lookup(addr("203.0.113.1")) !== 0, {
+    idle: () => flood.push(1024),
+  });
+  assert.ok(performance.now() - start < 50, `${performance.now() - start} ms`);
+  assert.ok(bench.isKnown(known));
+  assert.ok(most > 16 && most <= 512, `${most} entries of 1024`);
+  assert.ok(bench.counter("solicits_received") > 100_000);
+  assert.ok(bench.counter("solicits_sent") < 2_000);
+});
+
+Deno.test("who is asked for twice is asked before those of a flood, each asked for once", () => {
+  withPeer(["198.18.0.9"]);
+  using bench = new Bench();
+  const flood = new Flood(bench);
+  const peer = addr("198.18.0.9");
+  let next = 0;
+  const idle = () => {
+    if (performance.now() < next) return;
+    next = performance.now() + 10;
+    flood.push(10);
+  };
+  // By then everything that may wait for an answer does.
+  bench.during(1_500, idle);
+  const sent = bench.counter("solicits_sent");
+  bench.ask(peer);
+  bench.during(200, idle);
+  bench.ask(peer);
+  bench.until(() => bench.isKnown(peer), { timeoutMs: 1_000, idle });
+  assert.ok(bench.counter("solicits_limited") > sent, "the flood was held back");
+});
+
+Deno.test("a neighbour in use stays confirmed, one that is not used is not asked", () => {
+  withPeer(["198.18.0.9", "198.18.0.10"]);
+  for (
+    const [name, value] of [["base_reachable_time_ms", "3000"], ["delay_first_probe_time", "1"]]
+  ) {
+    Deno.writeTextFileSync(`/proc/sys/net/ipv4/neigh/v0/${name}`, value);
+  }
+  using bench = new Bench();
+  const [used, unused] = ["198.18.0.9", "198.18.0.10"].map(addr);
+  for (const peer of [used, unused]) bench.ask(peer);
+  bench.until(() => bench.isKnown(used) && bench.isKnown(unused), { timeoutMs: 1_000 });
+  let refreshed = 0;
+  let wanted = false;
+  let stale = 0;
+  const idle = () => {
+    bench.reader.refresh();
+    const record = bench.reader.neighbors.lookup(bench.ifindex, used);
+    assert.ok(record >= 0, "a neighbour in use was lost");
+    if (bench.reader.neighbors.state(record) === NUD_STALE) stale++;
+    // The mark goes when the kernel tells of the neighbour anew: it has been asked and has answered.
+    const before = wanted;
+    wanted = bench.reader.neighbors.refreshWanted(record);
+    if (before && !wanted) refreshed++;
+    // What a net tile does when it sends to it.
+    if (wanted) bench.ask(used);
+  };
+  bench.until(() => refreshed >= 2, { timeoutMs: 20_000, idle });
+  assert.equal(stale, 0);
+  const other = bench.reader.neighbors.find(bench.ifindex, unused);
+  assert.equal(bench.reader.neighbors.state(other), NUD_STALE);
+});
+
+Deno.test("the filter has the interface's MAC and every address of the host but loopback's", () => {
+  withPeer([]);
+  using bench = new Bench();
+  const addresses = () => filterAddresses(bench.filter);
+  assert.deepEqual(addresses(), ["198.18.0.2"]);
+  assert.ok((u32(bench.filter)[(12 + 512) / 4] & 1 << 7) !== 0, "port 7");
+  ip("addr add 198.18.0.3/24 dev v0");
+  ip("addr add 192.0.2.1/32 dev lo");
+  ip("link set v0 address 02:00:00:00:00:42");
+  bench.until(() => addresses().length === 3);
+  assert.deepEqual(addresses(), ["192.0.2.1", "198.18.0.2", "198.18.0.3"]);
+  bench.until(() => u8(bench.filter)[5] === 0x42);
+  ip("addr del 192.0.2.1/32 dev lo");
+  ip("addr del 198.18.0.3/24 dev v0");
+  bench.until(() => addresses().length === 1);
+});
+
+Deno.test("a tile that takes over goes on with the region and the filter of its predecessor", () => {
+  withPeer(["198.18.0.9"]);
+  const netbase = heapView(NETBASE_BYTES);
+  const peer = addr("198.18.0.9");
+  {
+    using first = new Bench({ netbase });
+    first.ask(peer);
+    first.until(() => first.isKnown(peer), { timeoutMs: 1_000 });
+  }
+  ip("addr add 198.18.0.3/24 dev v0");
+  using second = new Bench({ netbase });
+  assert.ok(second.isKnown(peer));
+  assert.deepEqual(filterAddresses(second.filter), ["198.18.0.2", "198.18.0.3"]);
+});
+
+Deno.test("without CAP_NET_ADMIN neighbours are resolved by a datagram to their discard port", () => {
+  withPeer(["198.18.0.9"]);
+  const script = new URL("./mirror_asker_child.ts", import.meta.url).pathname;
+  const { code, stdout, stderr } = new Deno.Command("setpriv", {
+    args: [
+      ...["--bounding-set=-net_admin", "--inh-caps=-net_admin", Deno.execPath(), "run"],
+      ...["--allow-all", "--no-check", script, "v0", "198.18.0.9"],
+    ],
+  }).outputSync();
+  const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  assert.equal(code, 0, said);
+  assert.match(said, /no CAP_NET_ADMIN/);
+  assert.match(said, /resolved/);
+});
+
+/** The addresses in a filter's map, in order: open addressing behind MAC, seed, VLANs and ports. */
+function filterAddresses(view: View): string[] {
+  return Array.from(u32(view).subarray((12 + 512 + 8192) / 4, (12 + 512 + 8192) / 4 + 4096))
+    .filter((address) => address !== 0).sort((a, b) => a - b)
+    .map((address) => [24, 16, 8, 0].map((shift) => address >>> shift & 255).join("."));
+}
