@@ -19,6 +19,7 @@ import { Intake, type IntakeParts } from "./intake.ts";
 import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
 import type { NeighborListener } from "./neighbors_part.ts";
+import { Snapshots } from "./snapshots.ts";
 import { neighborStanding, Standing } from "./standing.ts";
 
 /** What the netlink tile is made with. */
@@ -34,6 +35,9 @@ export interface NetlinkSetup {
   /** The ports that are served. */
   readonly ports: readonly number[];
   readonly eventfd: number;
+  /** The control region, for what the status tile asks, and where the answers go. */
+  readonly control: View;
+  readonly snapshot: View;
   /** Keep the neighbours of every interface, not only of those that packets leave by. */
   readonly mirrorAllNeighbors?: boolean;
 }
@@ -63,6 +67,7 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #asker: Asker;
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
+  readonly #snapshots: Snapshots;
   readonly #pollSet: Int32Array<ArrayBuffer>;
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
@@ -102,6 +107,7 @@ class NetlinkTile implements Tile, NeighborListener {
       sharers: setup.solicits.length,
     };
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
+    this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib });
     const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
     this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
@@ -124,11 +130,11 @@ class NetlinkTile implements Tile, NeighborListener {
     work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
-    return work;
+    return work + this.#snapshots.turn();
   }
 
   pending(): boolean {
-    return this.#intakes.some((intake) => intake.pending);
+    return this.#snapshots.pending || this.#intakes.some((intake) => intake.pending);
   }
 
   wait(timeoutMs: number): void {
