@@ -34,7 +34,6 @@ class Bench implements Disposable {
   readonly #region = new TileRegion(heapView(TILE_REGION_BYTES));
 
   constructor({ links = 1, netbase = heapView(NETBASE_BYTES) } = {}) {
-    const snapshot = heapView(SNAPSHOT_BYTES);
     const views = Array.from({ length: links }, () => heapView(SOLICIT_LINK_BYTES));
     this.solicits = views.map((view) => new SolicitProducer(view));
     this.tile = this.#create({
@@ -46,7 +45,7 @@ class Bench implements Disposable {
       eventfd: -1,
       wakes: [],
       control: heapView(CONTROL_BYTES),
-      snapshot: { writer: snapshot, reader: snapshot },
+      snapshot: heapView(SNAPSHOT_BYTES),
     });
     this.reader = new NetbaseReader(netbase);
   }
