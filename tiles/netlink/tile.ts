@@ -10,7 +10,7 @@ import type { View } from "../../ffi/view.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TileReader } from "../runtime/tile_region.ts";
+import { TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
@@ -35,6 +35,8 @@ export interface NetlinkSetup {
   /** The ports that are served. */
   readonly ports: readonly number[];
   readonly eventfd: number;
+  /** Net tiles that may sleep with datagrams that wait for what is published here. */
+  readonly wakes: readonly { readonly tile: View; readonly eventfd: number }[];
   /** The control region, for what the status tile asks, and where the answers go. */
   readonly control: View;
   readonly snapshot: View;
@@ -68,10 +70,13 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
   readonly #snapshots: Snapshots;
+  readonly #wakers: readonly Waker[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
   #now = performance.now();
+  /** The generation that sleeping net tiles were last woken for. */
+  #announced = -1;
 
   constructor(context: TileContext<NetlinkSetup>) {
     const { setup, region, libraries, log } = context;
@@ -108,6 +113,9 @@ class NetlinkTile implements Tile, NeighborListener {
     };
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
     this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib });
+    this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
+      new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
+    );
     const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
     this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
@@ -127,6 +135,7 @@ class NetlinkTile implements Tile, NeighborListener {
     const now = this.#now = performance.now();
     let work = this.#mirror.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
+    this.#announce();
     work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
@@ -178,6 +187,13 @@ class NetlinkTile implements Tile, NeighborListener {
     for (const { solicitor } of this.#intakes) {
       solicitor.neighborGone({ ifindex, address }, this.#now);
     }
+  }
+
+  /** Wakes who may wait for what was published; publishing was a store before this load. */
+  #announce(): void {
+    if (this.#announced === this.#writer.generation) return;
+    this.#announced = this.#writer.generation;
+    for (const waker of this.#wakers) waker.published();
   }
 
   #standing(ifindex: number, address: number): number {

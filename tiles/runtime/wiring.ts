@@ -136,6 +136,7 @@ export class Wiring {
       filters: this.#options.attachments.map(({ ifindex, filter }) => ({ ifindex, view: filter })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
+      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
       control: this.control.reader,
       snapshot: this.snapshot.writer,
     };
