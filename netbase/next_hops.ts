@@ -6,15 +6,11 @@
  */
 
 import { slice, u16, u32, type View } from "../ffi/view.ts";
-import {
-  NEXT_HOP_WORDS,
-  NEXT_HOPS,
-  NEXT_HOPS_AT,
-  NextHop,
-  PATH_UNIT,
-  PATH_UNITS,
-  PATHS_AT,
-} from "./layout.ts";
+import * as layout from "./layout.ts";
+
+// Constants of its own module V8 folds into the code; imported ones it loads and checks at each use.
+const { NEXT_HOP_WORDS, NEXT_HOPS, NEXT_HOPS_AT, NextHop, PATH_UNIT, PATH_UNITS, PATHS_AT } =
+  layout;
 
 /**
  * Records by the id that `FibReader.lookup` gives; an id is good until the reader's next quiescent

@@ -7,11 +7,16 @@
  */
 
 import { APP } from "../runtime/counters.ts";
-import { Descriptor, LinkConsumer, LinkProducer, linkWords, payloadRing } from "../runtime/link.ts";
+import * as link from "../runtime/link.ts";
+import { LinkConsumer, LinkProducer, linkWords, payloadRing } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Answers, Destination } from "./contract.ts";
 import { Requests } from "./requests.ts";
 import type { NetJoin } from "./tile.ts";
+
+// Own constants, as in requests.ts.
+const { Descriptor } = link;
+const COUNT = APP.index;
 
 /** The longest burst given to an app at once. */
 const BURST = 64;
@@ -75,7 +80,7 @@ class Replies implements Answers {
     // Where the payloads of a predecessor stand is not known: they have to be read first.
     const foreign = outstanding > ((this.#link.pushed - this.#joined) >>> 0);
     if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
-      this.#counters[APP.index.answer_no_room]++;
+      this.#counters[COUNT.answer_no_room]++;
       return -1;
     }
     this.#head = at;
@@ -119,7 +124,7 @@ class Replies implements Answers {
 
   #push(slot: number, offset: number, size: number): void {
     if (this.#link.free === 0) {
-      this.#counters[APP.index.answer_no_room]++;
+      this.#counters[COUNT.answer_no_room]++;
       return;
     }
     const { words } = this.#link;
@@ -129,7 +134,7 @@ class Replies implements Answers {
     this.#starts[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
     this.#head = (this.#head + ((size + 7) & ~7)) >>> 0;
     this.#link.push();
-    this.#counters[APP.index.answers]++;
+    this.#counters[COUNT.answers]++;
   }
 }
 
@@ -179,7 +184,7 @@ export class NetSide {
 
   /** Publishes the answers, passes the burst, and wakes the net tile if it sleeps. */
   finish(): void {
-    this.#counters[APP.index.requests] += this.#taken;
+    this.#counters[COUNT.requests] += this.#taken;
     // Frames are given back in the same breath: the net tile learns of both by one wake-up.
     const published = this.#producer.publish();
     if (this.#taken > 0) this.#consumer.release(this.#taken);

@@ -7,8 +7,11 @@
 
 import type { View } from "../../ffi/view.ts";
 import { u32, u8 } from "../../ffi/view.ts";
-import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
+import * as link from "../runtime/link.ts";
 import type { Datagrams } from "./contract.ts";
+
+// Constants of its own module V8 folds into the code; imported ones it loads and checks at each use.
+const { Descriptor, DESCRIPTOR_WORDS } = link;
 
 /** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
 const LARGEST_PAYLOAD = 65_507;
