@@ -37,6 +37,19 @@ Deno.test("a neighbour is asked for once in a while, not with every packet", () 
   assert.equal(counters[NET.index.solicits], 3);
 });
 
+Deno.test("a neighbour that was found and lost again is asked for at once", () => {
+  const { solicits, asked } = room();
+  solicits.clock(1000);
+  solicits.ask(3, 0xc6120001 | 0);
+  solicits.forget(3, 0xc6120002 | 0);
+  solicits.ask(3, 0xc6120001 | 0);
+  assert.equal(asked().length, 1, "another neighbour was found");
+  solicits.forget(3, 0xc6120001 | 0);
+  solicits.ask(3, 0xc6120001 | 0);
+  assert.equal(asked().length, 1);
+  assert.equal(solicits.askedBefore(3, 0xc6120001 | 0), true);
+});
+
 Deno.test("whoever was asked for before is remembered for a while, then forgotten", () => {
   const { solicits } = room();
   solicits.clock(10_000);

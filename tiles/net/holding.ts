@@ -74,7 +74,7 @@ export class Holding {
   /** Lets go what waits for (ifindex, address), if it can go now. True when something waited. */
   release(ifindex: number, address: number): boolean {
     if (this.#queue.count === 0) return false;
-    const { resolver } = this.#parts;
+    const { resolver, solicits } = this.#parts;
     const row = this.#row;
     let any = false;
     // Each turn takes one datagram out of this queue. Others may join or displace neighbours
@@ -88,6 +88,7 @@ export class Holding {
       if (
         e === UNRESOLVED && resolver.ifindex === ifindex && resolver.neighbor === address
       ) return any;
+      solicits.forget(ifindex, address);
       const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
       if (e !== UNRESOLVED) this.#send(e);

@@ -72,6 +72,13 @@ export class Solicits {
     this.#counters[NET.index.solicits]++;
   }
 
+  /** (ifindex, address) is known now; should it be lost again at once, it may be asked for again. */
+  forget(ifindex: number, address: number): void {
+    const at = hash(ifindex, address) >>> 22;
+    if (this.#address[at] !== address || this.#ifindex[at] !== ifindex) return;
+    this.#asked[at] = -Infinity;
+  }
+
   /** Publishes what was asked for; false when there was nothing. */
   publish(): boolean {
     return this.#link.publish();
