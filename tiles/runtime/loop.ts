@@ -64,11 +64,14 @@ export function runLoop({ tile, region, control, wakeups }: LoopParts): void {
     if (idle < SPIN_TURNS) continue;
 
     region.fallAsleep();
-    if (!tile.pending()) {
+    const sleeps = !tile.pending();
+    if (sleeps) {
       tile.wait(sleepMillis(tile, now, control.stopping));
       region.counters[wakeups]++;
     }
     region.awake();
+    // It may have slept long, and the next burst goes by the tile's clock.
+    if (sleeps) tile.clock?.(performance.now());
     idle = 0;
   }
   tile.close?.();
