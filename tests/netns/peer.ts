@@ -22,7 +22,7 @@ if (role === "udp") {
   const socket = createSocket("udp4");
   socket.on("message", (payload) => {
     const now = performance.timeOrigin + performance.now();
-    console.log(`late ${(now - Number(payload.toString())).toFixed(3)}`);
+    console.log(`late ${(now - payload.readDoubleBE()).toFixed(3)}`);
   });
   socket.bind(Number(port), hostname, () => console.log("serving"));
 } else if (role === "tcp") {
