@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import * as route from "../../netbase/route.ts";
-import { HOLD_LIMITS, HOLD_MILLIS } from "../../tiles/net/holding.ts";
+import { HOLD_LIMITS, HOLD_MILLIS, REMIND_MILLIS } from "../../tiles/net/holding.ts";
 import { ETH0, ETH1, FRAMES, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
 
 const PEER = REQUEST.source;
@@ -51,7 +51,7 @@ Deno.test("what waits too long is dropped, counted, and its frame is free again"
   const room = new Room();
   room.answer({});
   room.pass(HOLD_MILLIS - 1);
-  assert.deepEqual(room.moved(), { tx_accepted: 1, held: 1, solicits: 1 });
+  assert.deepEqual(room.moved(), { tx_accepted: 1, held: 1, solicits: 2 });
   assert.equal(room.tile.nextDue!(room.now), 1);
   room.pass(1);
   assert.deepEqual(room.moved(), { tx_drop_neighbor_expired: 1 });
@@ -129,15 +129,36 @@ Deno.test("what waits goes by the kernel when the route moves to an interface th
   assert.deepEqual(room.udp.sent.map(({ payload, fd }) => [fd, ...payload]), [[1007, 0, 4]]);
 });
 
+Deno.test("who is waited for is asked for again after a while, in case nobody heard", () => {
+  const room = new Room();
+  room.answer({});
+  assert.deepEqual(room.solicited(), [[ETH0, PEER]]);
+  assert.equal(room.tile.nextDue!(room.now), REMIND_MILLIS);
+  room.pass(REMIND_MILLIS);
+  assert.deepEqual(room.solicited(), [[ETH0, PEER]]);
+});
+
+Deno.test("a neighbour that was found and lost again is asked for at once", () => {
+  const room = new Room();
+  room.answer({});
+  room.neighbor(PEER);
+  room.turn();
+  room.writer.neighbors.remove(ETH0, PEER);
+  room.writer.commit();
+  room.answer({});
+  assert.deepEqual(room.solicited(), [[ETH0, PEER], [ETH0, PEER]]);
+});
+
 Deno.test("what waits goes on waiting, for the new gateway, when that is unknown too", () => {
   const room = new Room();
   const destination = ip("8.8.8.8");
   room.answer({ destination, payload: numbered(1) });
-  room.pass(1000);
+  room.pass(500);
   room.route({ destination, prefixLength: 32, gateway: ip("198.19.0.9"), ifindex: ETH1 });
   room.turn();
   assert.deepEqual(room.solicited(), [[ETH0, GATEWAY], [ETH1, ip("198.19.0.9")]]);
-  assert.equal(room.tile.nextDue!(room.now), HOLD_MILLIS - 1000, "its time goes on from the start");
+  room.pass(HOLD_MILLIS - 501);
+  assert.equal(room.tile.nextDue!(room.now), 1, "its time goes on from the start");
   room.neighbor(ip("198.19.0.9"), { ifindex: ETH1 });
   room.turn();
   assert.deepEqual(numbers(room, ETH1), [1]);

@@ -23,6 +23,8 @@ import type { Wire } from "./wire.ts";
 export const HOLD_LIMITS = { total: 256, perNeighbor: 16, perNeighborCrowded: 2 } as const;
 /** How long one waits: as long as the kernel probes before it gives a neighbour up. */
 export const HOLD_MILLIS = 3000;
+/** After how long all that are waited for are asked for again: a solicit may have been lost. */
+export const REMIND_MILLIS = 1000;
 
 /** What datagrams are held with. */
 export interface HoldingParts {
@@ -43,6 +45,7 @@ export class Holding {
   readonly #row = new Int32Array(ROW_WORDS);
   readonly #keys = new Int32Array(2 * HOLD_LIMITS.total);
   #now = 0;
+  #remindAt = 0;
 
   constructor(parts: HoldingParts) {
     this.#parts = parts;
@@ -63,6 +66,7 @@ export class Holding {
    * frame is this queue's to free in any case.
    */
   hold(row: Int32Array): number {
+    if (this.#queue.count === 0) this.#remindAt = this.#now + REMIND_MILLIS;
     if (this.#wait(row, this.#now + HOLD_MILLIS)) {
       this.#parts.counters[NET.index.held]++;
       return 0;
@@ -89,6 +93,7 @@ export class Holding {
         e === UNRESOLVED && resolver.ifindex === ifindex && resolver.neighbor === address
       ) return any;
       solicits.forget(ifindex, address);
+      solicits.forget(ifindex, address);
       const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
       if (e !== UNRESOLVED) this.#send(e);
@@ -106,7 +111,9 @@ export class Holding {
   /** Tells the time, monotonic milliseconds, and drops what waited too long. */
   clock(nowMillis: number): void {
     this.#now = nowMillis;
-    if (this.#queue.count > 0) this.#expire(nowMillis);
+    if (this.#queue.count === 0) return;
+    this.#expire(nowMillis);
+    if (nowMillis >= this.#remindAt) this.#remind(nowMillis);
   }
 
   /** Drops everything: the tile stops. */
@@ -114,16 +121,25 @@ export class Holding {
     this.#expire(Infinity);
   }
 
-  /** Milliseconds from `nowMillis` until something is dropped; -1: nothing waits. */
+  /** Milliseconds from `nowMillis` until something is to be dropped or asked; -1: nothing waits. */
   nextDue(nowMillis: number): number {
     if (this.#queue.count === 0) return -1;
-    let due = HOLD_MILLIS;
+    let due = this.#remindAt - nowMillis;
     const count = this.#queue.keys(this.#keys);
     for (let i = 0; i < count; i++) {
       const neighbor = this.#queue.find(this.#keys[2 * i], this.#keys[2 * i + 1]);
       due = Math.min(due, this.#queue.deadline(neighbor) - nowMillis);
     }
     return Math.max(0, Math.ceil(due));
+  }
+
+  /** Asks once more for everybody who is waited for. */
+  #remind(nowMillis: number): void {
+    this.#remindAt = nowMillis + REMIND_MILLIS;
+    const count = this.#queue.keys(this.#keys);
+    for (let i = 0; i < count; i++) {
+      this.#parts.solicits.ask(this.#keys[2 * i], this.#keys[2 * i + 1]);
+    }
   }
 
   #expire(nowMillis: number): void {

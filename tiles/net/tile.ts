@@ -167,7 +167,7 @@ class NetTile implements Tile {
     let sent = 0;
     for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
     this.#counters[NET.index.tx_frames] += sent;
-    if (this.#solicits.publish()) this.#netlink.published();
+    this.#askNetlink();
     return work + sent;
   }
 
@@ -183,6 +183,8 @@ class NetTile implements Tile {
   clock(nowMillis: number): void {
     this.#solicits.clock(nowMillis);
     this.#holding.clock(nowMillis);
+    // The tile may be about to sleep: what was asked for now does not wait for the next turn.
+    this.#askNetlink();
   }
 
   nextDue(nowMillis: number): number {
@@ -217,6 +219,10 @@ class NetTile implements Tile {
     this.#generation = this.#reader.generation;
     this.#cache.clear();
     this.#holding.releaseAll();
+  }
+
+  #askNetlink(): void {
+    if (this.#solicits.publish()) this.#netlink.published();
   }
 
   /** Receives from kernel sockets that have something, and now and then looks which have. */
