@@ -24,35 +24,29 @@ const PAYLOAD_BYTES = 18;
 /** Bytes of each request's frame. */
 export const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
 
-/** XDP_PACKET_HEADROOM: what the kernel keeps before a frame. */
+/** XDP_PACKET_HEADROOM: what the kernel keeps before a frame; and the UMEM's own. */
 const KERNEL_HEADROOM = 256;
+const HEADROOM = HEADROOM_BYTES;
 const NET = 0xc6120000;
 const NET_LENGTH = 15;
 const OUR_ADDRESS = 0xc6120001;
 const FIRST_PEER = 0xc6130000;
 
-/** A first-in, first-out queue of frames. */
-class Ring {
-  readonly #frames = new Uint32Array(16_384);
-  #head = 0;
-  #tail = 0;
+/** Entries of a ring of `MemoryXsk`: more than there are frames. */
+const RING = 1 << 14;
 
-  get count(): number {
-    return this.#head - this.#tail;
-  }
-  push(frame: number): void {
-    this.#frames[this.#head++ & 16_383] = frame;
-  }
-  shift(): number {
-    return this.#frames[this.#tail++ & 16_383];
-  }
-}
-
-/** AF_XDP rings as arrays: every frame of the fill ring "receives" what it holds, in order. */
+/**
+ * AF_XDP rings as arrays: every frame of the fill ring "receives" what it holds, in order. What is
+ * done here stands for the kernel's work and is not to be measured, so it is as little as can be.
+ */
 export class MemoryXsk implements Xsk {
-  readonly #filled = new Ring();
-  readonly #sent = new Ring();
+  readonly #filled = new Uint32Array(RING);
+  readonly #sent = new Uint32Array(RING);
   readonly #length: number;
+  #fillHead = 0;
+  #fillTail = 0;
+  #sentHead = 0;
+  #sentTail = 0;
   transmitted = 0;
 
   /** All frames are `length` bytes long. */
@@ -61,25 +55,42 @@ export class MemoryXsk implements Xsk {
   }
 
   receive(_slot: number, descriptors: Uint32Array, most: number): number {
-    const count = Math.min(most, this.#filled.count);
+    const filled = this.#filled;
+    const length = this.#length;
+    const tail = this.#fillTail;
+    const waiting = this.#fillHead - tail;
+    const count = waiting < most ? waiting : most;
     for (let i = 0; i < count; i++) {
-      descriptors[2 + 2 * i] = this.#filled.shift() + KERNEL_HEADROOM + HEADROOM_BYTES;
-      descriptors[3 + 2 * i] = this.#length;
+      descriptors[2 + 2 * i] = filled[(tail + i) & (RING - 1)];
+      descriptors[3 + 2 * i] = length;
     }
+    this.#fillTail = (tail + count) | 0;
     return count;
   }
   fill(_slot: number, frames: Uint32Array, count: number): number {
-    for (let i = 0; i < count; i++) this.#filled.push(frames[i]);
+    const filled = this.#filled;
+    const head = this.#fillHead;
+    for (let i = 0; i < count; i++) {
+      filled[(head + i) & (RING - 1)] = frames[i] + KERNEL_HEADROOM + HEADROOM;
+    }
+    this.#fillHead = (head + count) | 0;
     return count;
   }
   transmit(_slot: number, descriptors: Uint32Array, count: number): number {
-    for (let i = 0; i < count; i++) this.#sent.push(descriptors[2 * i]);
+    const sent = this.#sent;
+    const head = this.#sentHead;
+    for (let i = 0; i < count; i++) sent[(head + i) & (RING - 1)] = descriptors[2 * i];
+    this.#sentHead = (head + count) | 0;
     this.transmitted += count;
     return count;
   }
   complete(_slot: number, frames: Uint32Array, most: number): number {
-    const count = Math.min(most, this.#sent.count);
-    for (let i = 0; i < count; i++) frames[i] = this.#sent.shift();
+    const sent = this.#sent;
+    const tail = this.#sentTail;
+    const waiting = this.#sentHead - tail;
+    const count = waiting < most ? waiting : most;
+    for (let i = 0; i < count; i++) frames[i] = sent[(tail + i) & (RING - 1)];
+    this.#sentTail = (tail + count) | 0;
     return count;
   }
   fd(): number {
