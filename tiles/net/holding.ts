@@ -93,7 +93,6 @@ export class Holding {
         e === UNRESOLVED && resolver.ifindex === ifindex && resolver.neighbor === address
       ) return any;
       solicits.forget(ifindex, address);
-      solicits.forget(ifindex, address);
       const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
       if (e !== UNRESOLVED) this.#send(e);

@@ -55,12 +55,6 @@ export class Solicits {
     return (((this.#window[bit >>> 5] | this.#before[bit >>> 5]) >>> (bit & 31)) & 1) === 1;
   }
 
-  /** Forgets that it was asked just now: it was found, and if it is lost again it must be asked. */
-  forget(ifindex: number, address: number): void {
-    const at = hash(ifindex, address) >>> 22;
-    if (this.#address[at] === address && this.#ifindex[at] === ifindex) this.#asked[at] = -Infinity;
-  }
-
   /** Asks for the neighbour `address` (host order) on `ifindex`, unless that was done just now. */
   ask(ifindex: number, address: number): void {
     const mixed = hash(ifindex, address);
