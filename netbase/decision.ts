@@ -156,8 +156,6 @@ function finish(reader: NetbaseReader, to: number, out: Decision): number {
       out.gateway = 0;
       out.mtu = 0;
     }
-  } else if (to >>> 24 === 0) {
-    return refuse(out);
   }
   if (out.mtu === 0 && record >= 0) out.mtu = reader.interfaces.mtu(record);
   return out.kind;
