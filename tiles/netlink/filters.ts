@@ -29,6 +29,8 @@ interface Held {
   mac: string;
   addresses: Set<number>;
   vlans: Set<number>;
+  /** It was said that there is no room for all addresses. */
+  toldFull: boolean;
 }
 
 /** Writes the filters. */
@@ -53,7 +55,7 @@ export class Filters {
       // What a predecessor wrote stays until it is known to be wrong.
       const addresses = new Set(filter.addresses());
       for (const port of ports) filter.setPort(port, true);
-      return { ifindex, filter, mac: "", addresses, vlans: new Set() };
+      return { ifindex, filter, mac: "", addresses, vlans: new Set(), toldFull: false };
     });
   }
 
@@ -108,10 +110,19 @@ export class Filters {
       held.filter.remove(address);
       held.addresses.delete(address);
     });
-    difference(addresses, held.addresses).forEach((address) => {
-      if (held.filter.add(address)) held.addresses.add(address);
-      else this.#log(`${formatAddress(address)} does not fit the XDP filter; served by the kernel`);
+    const left = difference(addresses, held.addresses).filter((address) => {
+      const fits = held.filter.add(address);
+      if (fits) held.addresses.add(address);
+      return !fits;
     });
+    if (left.length === 0 || held.toldFull) return;
+    held.toldFull = true;
+    this.#log(
+      `${left.length} addresses, ${
+        formatAddress(left[0])
+      } among them, do not fit the XDP filter: ` +
+        "what is sent to them comes in by the kernel's sockets",
+    );
   }
 }
 

@@ -17,13 +17,17 @@ import * as nl from "./constants.ts";
 import { AddressMessage, decodeAddress, decodeLink, LinkMessage } from "./decode_link.ts";
 import type { MessageCursor } from "./message.ts";
 import type { NextHopsPart } from "./next_hops_part.ts";
-import { type MirrorPart, Part } from "./part.ts";
+import { type MirrorPart, type Notices, Part } from "./part.ts";
 import type { RoutesPart } from "./routes_part.ts";
+
+/** Commits to wait for room: about a millisecond. */
+const MOST_COMMITS = 1000;
 
 /** Who is told of what happens to interfaces. */
 export interface InterfaceListeners {
   readonly routes: RoutesPart;
   readonly nextHops: NextHopsPart;
+  readonly notices: Notices;
   /** Something about interfaces or addresses has changed, whatever it is. */
   changed(): void;
 }
@@ -45,7 +49,7 @@ export class InterfacesPart implements MirrorPart {
   event(message: MessageCursor, replayed: boolean): number {
     const stale = this.#apply(message, replayed);
     this.#listeners.changed();
-    return replayed ? 0 : stale;
+    return stale;
   }
 
   beginSync(): void {
@@ -115,8 +119,25 @@ export class InterfacesPart implements MirrorPart {
       return gone && !silently ? this.#addressGone(address) : 0;
     }
     const known = silently || this.#has(address);
-    if (interfaces.setAddress(address.ifindex, address)) return known ? 0 : Part.routes;
-    return Part.interfaces;
+    if (interfaces.setAddress(address.ifindex, address) || this.#makeRoomFor(address)) {
+      return known ? 0 : Part.routes;
+    }
+    return silently ? 0 : Part.interfaces;
+  }
+
+  /**
+   * Each change takes a new copy of all of an interface's addresses; the old one comes free when net
+   * tiles have passed a commit, which takes them microseconds. False: no such interface, or no room.
+   */
+  #makeRoomFor(address: AddressMessage): boolean {
+    const { interfaces } = this.#netbase;
+    if (interfaces.get(address.ifindex) === null) return false;
+    for (let tries = 0; tries < MOST_COMMITS; tries++) {
+      this.#netbase.commit();
+      if (interfaces.setAddress(address.ifindex, address)) return true;
+    }
+    this.#listeners.notices.once("there are more addresses than netbase holds");
+    return false;
   }
 
   /** Whether this is only news about an address's lifetime. */

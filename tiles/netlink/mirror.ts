@@ -104,6 +104,7 @@ export class Mirror implements MessageHandler {
     const interfaces = new InterfacesPart(writer, {
       routes: this.routes,
       nextHops,
+      notices,
       changed: () => options.interfacesChanged?.(),
     });
     const parts = [

@@ -8,9 +8,10 @@
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import type { Reader } from "../../netbase/rcu.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TileReader, Waker } from "../runtime/tile_region.ts";
+import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
@@ -254,11 +255,24 @@ class NetlinkTile implements Tile, NeighborListener {
 /** Becomes netbase's writer; after a predecessor, once every net tile has let go of what it had. */
 function joinNetbase(setup: NetlinkSetup, library: NetlinkLibrary): NetbaseWriter {
   const writer = new NetbaseWriter(setup.netbase, {
-    readers: setup.readers.map((view) => new TileReader(view)),
+    readers: setup.readers.map(readerOf),
     seed: crypto.getRandomValues(new Uint32Array(1))[0],
   });
   for (let waited = 0; !writer.settled && waited < JOIN_MILLIS; waited++) {
     library.wait(new Int32Array(0), 0, 1);
   }
   return writer;
+}
+
+/** A net tile as a reader of netbase: one that has not begun, or has ended, holds nothing. */
+function readerOf(view: View): Reader {
+  const tile = new TileReader(view);
+  return {
+    get burst() {
+      return tile.burst;
+    },
+    get asleep() {
+      return tile.asleep || tile.life !== Life.running;
+    },
+  };
 }
