@@ -1,0 +1,108 @@
+/** When neighbours are marked "refresh wanted", in made-up time. */
+
+import assert from "node:assert/strict";
+import { heapView } from "../../ffi/view.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NeighborTableMessage } from "../../tiles/netlink/decode_neighbor.ts";
+import { Freshness } from "../../tiles/netlink/freshness.ts";
+
+const IFINDEX = 3;
+
+/** A neighbour table with a watch over it. */
+class World {
+  readonly #writer = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: 1 });
+  readonly freshness = new Freshness(this.#writer.neighbors, 0);
+  readonly #view: NetbaseReader;
+
+  constructor() {
+    const view = heapView(NETBASE_BYTES);
+    this.#writer = new NetbaseWriter(view, { readers: [], seed: 1 });
+    this.#view = new NetbaseReader(view);
+    this.freshness = new Freshness(this.#writer.neighbors, 0);
+  }
+
+  told(address: number, state: number, { now = 0, confirmedMillis = 0 } = {}): void {
+    const entry = { ifindex: IFINDEX, address, state, flags: 0, macHead: 1, macTail: 1 };
+    this.#writer.neighbors.set(entry);
+    this.freshness.told({ ...entry, confirmedMillis }, now);
+  }
+
+  isMarked(address: number): boolean {
+    return this.#view.neighbors.refreshWanted(this.#view.neighbors.find(IFINDEX, address));
+  }
+
+  /** The first moment, to a tenth of a second, at which `address` is marked. */
+  markedAt(address: number, { from = 0, until = 100_000 } = {}): number {
+    for (let now = from; now <= until; now += 100) {
+      this.freshness.turn(now);
+      if (this.isMarked(address)) return now;
+    }
+    return -1;
+  }
+
+  setTimes(ifindex: number, reachableMillis: number, delayProbeMillis: number): void {
+    const table = new NeighborTableMessage();
+    Object.assign(table, { ifindex, reachableMillis, delayProbeMillis });
+    this.freshness.setTimes(table);
+  }
+}
+
+Deno.test("a reachable neighbour is marked within the last moments of its confirmation", () => {
+  const world = new World();
+  world.told(5, NUD_REACHABLE);
+  const at = world.markedAt(5);
+  assert.ok(at > 25_000 && at < 30_000, `${at}`);
+});
+
+Deno.test("the kernel's own times count, those of the interface before the defaults", () => {
+  const world = new World();
+  world.setTimes(0, 20_000, 5_000);
+  world.told(5, NUD_REACHABLE);
+  assert.equal(world.markedAt(5), 17_000);
+  world.setTimes(IFINDEX, 10_000, 1_000);
+  world.told(6, NUD_REACHABLE, { now: 17_000 });
+  assert.equal(world.markedAt(6, { from: 17_000 }), 17_000 + 9_400);
+});
+
+Deno.test("what a dump finds confirmed some time ago is marked so much sooner", () => {
+  const world = new World();
+  world.told(5, NUD_REACHABLE, { confirmedMillis: 20_000 });
+  assert.equal(world.markedAt(5), 7_000);
+});
+
+Deno.test("a neighbour confirmed anew is marked after that confirmation, not the first", () => {
+  const world = new World();
+  world.told(5, NUD_REACHABLE);
+  world.freshness.turn(20_000);
+  world.told(5, NUD_REACHABLE, { now: 20_000 });
+  assert.equal(world.markedAt(5, { from: 20_000 }), 47_000);
+});
+
+Deno.test("a stale neighbour is marked at once; one that is asked, permanent or gone never", () => {
+  const world = new World();
+  world.told(5, NUD_STALE);
+  assert.ok(world.isMarked(5));
+  world.told(6, NUD_REACHABLE);
+  world.told(6, NUD_DELAY, { now: 1_000 });
+  world.told(7, NUD_PERMANENT);
+  world.told(8, NUD_REACHABLE);
+  world.freshness.gone(IFINDEX, 8);
+  assert.deepEqual([6, 7, 8].map((address) => world.markedAt(address)), [-1, -1, -1]);
+});
+
+Deno.test("nextDue() says when the next one is to be marked", () => {
+  const world = new World();
+  assert.equal(world.freshness.nextDue(0), -1);
+  world.told(5, NUD_REACHABLE);
+  assert.equal(world.freshness.nextDue(0), 27_000);
+  assert.equal(world.freshness.turn(27_000), 1);
+  assert.equal(world.freshness.nextDue(27_000), -1);
+});
+
+Deno.test("after a long pause everything whose time has come is marked", () => {
+  const world = new World();
+  for (let i = 1; i <= 100; i++) world.told(i, NUD_REACHABLE, { confirmedMillis: i * 100 });
+  assert.equal(world.freshness.turn(1_000_000), 100);
+});
