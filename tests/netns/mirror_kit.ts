@@ -31,6 +31,8 @@ import type { RouteQuestion } from "../../tiles/netlink/requests.ts";
 
 export const library = openNetlink(libraryPath("netlink"));
 
+/** How long the mirror may take to be the kernel's equal. */
+const CONVERGES_MILLIS = 2_000;
 /** Index of the loopback device in every namespace. */
 const LOOPBACK = 1;
 /** ENETUNREACH and EHOSTUNREACH (errno.h). */
@@ -154,13 +156,29 @@ export class Mirrored implements Disposable {
   }
 }
 
-/** Asserts that `mirrored` holds just what a mirror made now does. */
+/**
+ * Asserts that `mirrored` holds just what a mirror made now does. Some of what the kernel does comes
+ * after the command that causes it, such as a carrier's loss: so it may take a moment.
+ */
 export function assertCurrent(mirrored: Mirrored, message?: string): void {
+  const end = performance.now() + CONVERGES_MILLIS;
+  for (;;) {
+    try {
+      compareContent(mirrored, message);
+      return;
+    } catch (error) {
+      if (performance.now() > end) throw error;
+      library.wait(new Int32Array(0), 0, 20);
+      mirrored.settle();
+    }
+  }
+}
+
+function compareContent(mirrored: Mirrored, message?: string): void {
   using fresh = new Mirrored().sync();
   const [actual, expected] = [mirrored.content(), fresh.content()];
   assert.deepEqual(actual.routes.map(routeKey), expected.routes.map(routeKey), message);
   assert.deepEqual(actual.interfaces, expected.interfaces, message);
-  // Ages apart: a state may pass from one to the next between two looks.
   assert.deepEqual(actual.neighbors, expected.neighbors, message);
 }
 
