@@ -1,7 +1,8 @@
 /**
- * Random `ip` commands about a small world, so that they meet: few prefixes that lie in each other, few
- * gateways, few links. The commands of a seed are always the same and do not depend on what became of
- * those before, so that any part of them can be run again; some will be refused, which is fine.
+ * Random `ip` commands about a small world, so that they meet: few prefixes that lie in each other,
+ * few gateways, few links. The commands of a seed are always the same and do not depend on what
+ * became of those before, so that any part of them can be run again; some will be refused, which is
+ * fine.
  */
 
 /** A small fast generator (mulberry32), from 0 to below 1. */

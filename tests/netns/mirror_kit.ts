@@ -1,6 +1,7 @@
 /**
- * What the tests of the mirror share: a mirror of the namespace that the test runs in, the kernel to
- * be asked the same questions, and `ip`. `scripts/test.ts` puts each file in a namespace of its own.
+ * What the tests of the mirror share: a mirror of the namespace that the test runs in, the kernel
+ * to be asked the same questions, and `ip`. `scripts/test.ts` puts each file in a namespace of its
+ * own.
  */
 
 import assert from "node:assert/strict";
@@ -67,7 +68,9 @@ export function ipBatch(commands: Iterable<string>): void {
   }
 }
 
-/** Takes away every link but lo, and every address, route and next-hop object that is ours to take. */
+/**
+ * Takes away every link but lo, and every address, route and next-hop object that is ours to take.
+ */
 export function cleanSlate(): void {
   const links = JSON.parse(ip("-j link show")) as { ifname: string }[];
   for (const { ifname } of links) if (ifname !== "lo") tryIp(`link del ${ifname}`);
@@ -157,8 +160,8 @@ export class Mirrored implements Disposable {
 }
 
 /**
- * Asserts that `mirrored` holds just what a mirror made now does. Some of what the kernel does comes
- * after the command that causes it, such as a carrier's loss: so it may take a moment.
+ * Asserts that `mirrored` holds just what a mirror made now does. Some of what the kernel does
+ * comes after the command that causes it, such as a carrier's loss: so it may take a moment.
  */
 export function assertCurrent(mirrored: Mirrored, message?: string): void {
   const end = performance.now() + CONVERGES_MILLIS;

@@ -1,6 +1,6 @@
 /**
- * Events that are lost, dumps that are interrupted, replies that are stale: whatever goes wrong on the
- * way, the mirror ends up equal to the kernel, and counts it (KERNEL.md rows 3 to 6).
+ * Events that are lost, dumps that are interrupted, replies that are stale: whatever goes wrong on
+ * the way, the mirror ends up equal to the kernel, and counts it (KERNEL.md rows 3 to 6).
  */
 
 import assert from "node:assert/strict";

@@ -1,8 +1,8 @@
 /**
- * The mirror against the kernel itself: after each of a sequence of random `ip` commands, for addresses
- * around the edges of all prefixes, Tegula decides as RTM_GETROUTE answers. A sequence that fails is
- * cut down to a short one before it is shown. `TEGULA_ORACLE_STEPS` and `TEGULA_ORACLE_SEED` make it
- * longer and other.
+ * The mirror against the kernel itself: after each of a sequence of random `ip` commands, for
+ * addresses around the edges of all prefixes, Tegula decides as RTM_GETROUTE answers. A sequence
+ * that fails is cut down to a short one before it is shown. `TEGULA_ORACLE_STEPS` and
+ * `TEGULA_ORACLE_SEED` make it longer and other.
  */
 
 import assert from "node:assert/strict";

@@ -1,4 +1,7 @@
-/** Routes of every kind, as the kernel has them and as it decides by them (KERNEL.md rows 1, 10 to 16). */
+/**
+ * Routes of every kind, as the kernel has them and as it decides by them (KERNEL.md rows 1, 10 to
+ * 16).
+ */
 
 import assert from "node:assert/strict";
 import {

@@ -1,6 +1,6 @@
 /**
- * Policy rules (KERNEL.md row 17), and the order in which the kernel asks its tables, which depends on
- * whether a rule was ever touched. The first test has to come first: there is no way back.
+ * Policy rules (KERNEL.md row 17), and the order in which the kernel asks its tables, which depends
+ * on whether a rule was ever touched. The first test has to come first: there is no way back.
  */
 
 import assert from "node:assert/strict";

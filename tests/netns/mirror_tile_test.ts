@@ -1,7 +1,7 @@
 /**
- * The netlink tile on the real kernel: it resolves what net tiles ask for, withstands floods of made-up
- * addresses, keeps neighbours in use confirmed, and keeps the XDP filter to the interface table
- * (KERNEL.md rows 20, 22 and 23).
+ * The netlink tile on the real kernel: it resolves what net tiles ask for, withstands floods of
+ * made-up addresses, keeps neighbours in use confirmed, and keeps the XDP filter to the interface
+ * table (KERNEL.md rows 20, 22 and 23).
  */
 
 import assert from "node:assert/strict";
@@ -261,7 +261,8 @@ Deno.test("a neighbour in use stays confirmed, one that is not used is not asked
     const record = bench.reader.neighbors.lookup(bench.ifindex, used);
     assert.ok(record >= 0, "a neighbour in use was lost");
     if (bench.reader.neighbors.state(record) === NUD_STALE) stale++;
-    // The mark goes when the kernel tells of the neighbour anew: it has been asked and has answered.
+    // The mark goes when the kernel tells of the neighbour anew: it has been asked and has
+    // answered.
     const before = wanted;
     wanted = bench.reader.neighbors.refreshWanted(record);
     if (before && !wanted) refreshed++;

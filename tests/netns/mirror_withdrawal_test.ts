@@ -1,7 +1,7 @@
 /**
- * What the kernel takes away without a word: routes on a link that goes down or an address that goes,
- * routes of next-hop objects (KERNEL.md rows 7 to 9). The mirror takes them away with the event that
- * caused it, before it has read anything anew, and is equal to the kernel after that.
+ * What the kernel takes away without a word: routes on a link that goes down or an address that
+ * goes, routes of next-hop objects (KERNEL.md rows 7 to 9). The mirror takes them away with the
+ * event that caused it, before it has read anything anew, and is equal to the kernel after that.
  */
 
 import assert from "node:assert/strict";

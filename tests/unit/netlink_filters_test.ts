@@ -1,6 +1,6 @@
 /**
- * The XDP filters as the interface table changes. VLAN devices are made up here, as the kernels that
- * tests run on need not have any.
+ * The XDP filters as the interface table changes. VLAN devices are made up here, as the kernels
+ * that tests run on need not have any.
  */
 
 import assert from "node:assert/strict";

@@ -22,7 +22,9 @@ export class Asker implements MessageHandler {
   readonly #writer = new MessageWriter();
   readonly #log: (line: string) => void;
   #privileged = true;
-  /** Sequence of the last request to use a neighbour: what is refused below it is not one of those. */
+  /**
+   * Sequence of the last request to use a neighbour: what is refused below it is not one of those.
+   */
   #sequence = 0;
 
   /** Opens its sockets. Throws SystemError. */
@@ -61,7 +63,9 @@ export class Asker implements MessageHandler {
     return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
   }
 
-  /** Takes an entry that failed to resolve out of the kernel's table. Nothing, without privilege. */
+  /**
+   * Takes an entry that failed to resolve out of the kernel's table. Nothing, without privilege.
+   */
   release(ifindex: number, address: number): void {
     if (!this.#privileged) return;
     // Sequence 0 marks it: that it is gone already is no failure.

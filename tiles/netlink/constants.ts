@@ -1,9 +1,9 @@
 /**
  * Names and numbers of rtnetlink as the kernel's headers have them, those that Tegula reads or
  * writes. Grouped as the headers are, one object per enumeration, the kernel's prefix kept, so that
- * a name can be searched for in both. What is kept in netbase has its names there: types, scopes and
- * flags of routes in `netbase/route.ts`, states of neighbours in `netbase/neighbors.ts`, flags of
- * interfaces in `netbase/interfaces.ts`.
+ * a name can be searched for in both. What is kept in netbase has its names there: types, scopes
+ * and flags of routes in `netbase/route.ts`, states of neighbours in `netbase/neighbors.ts`, flags
+ * of interfaces in `netbase/interfaces.ts`.
  *
  * @module
  */
@@ -107,8 +107,8 @@ export const RTA_NH_ID = 30;
 export const RTAX_MTU = 2;
 
 /**
- * Flags of `rtm_flags`: an entry of the route cache; say which table it came from; ask for the route,
- * not for its outcome.
+ * Flags of `rtm_flags`: an entry of the route cache; say which table it came from; ask for the
+ * route, not for its outcome.
  */
 export const RTM_F_CLONED = 0x200;
 export const RTM_F_LOOKUP_TABLE = 0x1000;

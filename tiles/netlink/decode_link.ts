@@ -39,7 +39,9 @@ const KIND_OF_HARDWARE: { readonly [hardware: number]: InterfaceKind } = {
 
 /** An interface as a message tells it. Reused from one message to the next. */
 export class LinkMessage implements InterfaceLink {
-  /** AF_UNSPEC; AF_BRIDGE when a bridge tells of its port, which is not about the interface itself. */
+  /**
+   * AF_UNSPEC; AF_BRIDGE when a bridge tells of its port, which is not about the interface itself.
+   */
   family = 0;
   ifindex = 0;
   name = "";
@@ -49,7 +51,9 @@ export class LinkMessage implements InterfaceLink {
   mtu = 0;
   /** IF_OPER_* of RFC 2863. */
   operstate = 0;
-  /** Bytes 0 to 3 of its MAC address as they lie in memory, and bytes 4 and 5; 0: none of six bytes. */
+  /**
+   * Bytes 0 to 3 of its MAC address as they lie in memory, and bytes 4 and 5; 0: none of six bytes.
+   */
   macHead = 0;
   macTail = 0;
   /** Index of the interface below, 0: none, or one in another namespace. */

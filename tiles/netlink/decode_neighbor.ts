@@ -86,7 +86,10 @@ export class NeighborTableMessage {
   name = "";
   /** 0 for the table itself and its defaults; else the interface that the parameters are of. */
   ifindex = 0;
-  /** Numbers of entries at which the kernel begins to collect, collects harder, refuses; 0: not told. */
+  /**
+   * Numbers of entries at which the kernel begins to collect, collects harder, refuses; 0: not
+   * told.
+   */
   thresh1 = 0;
   thresh2 = 0;
   thresh3 = 0;
@@ -97,7 +100,9 @@ export class NeighborTableMessage {
   delayProbeMillis = 0;
 }
 
-/** Reads a neighbour table message's body into `out`. False: not IPv4's. Throws `MalformedMessage`. */
+/**
+ * Reads a neighbour table message's body into `out`. False: not IPv4's. Throws `MalformedMessage`.
+ */
 export function decodeNeighborTable(message: MessageCursor, out: NeighborTableMessage): boolean {
   const { bytes, bodyAt, end } = message;
   let at = message.attributesAt(NDTMSG_BYTES);

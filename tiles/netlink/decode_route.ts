@@ -25,9 +25,9 @@ const RTNEXTHOP_BYTES = 8;
 
 /**
  * Reads a route message's body into `out`, which is used again and again. False: not IPv4. Throws
- * `MalformedMessage`. `out.unsupported` says that a way out is of a kind that Tegula cannot take: an
- * IPv6 gateway, an encapsulation. A multipath route with one such hop is unsupported as a whole, or
- * flows would be spread otherwise than the kernel spreads them.
+ * `MalformedMessage`. `out.unsupported` says that a way out is of a kind that Tegula cannot take:
+ * an IPv6 gateway, an encapsulation. A multipath route with one such hop is unsupported as a whole,
+ * or flows would be spread otherwise than the kernel spreads them.
  */
 export function decodeRoute(message: MessageCursor, out: Route): boolean {
   const { bytes, bodyAt, end } = message;

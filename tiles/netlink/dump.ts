@@ -1,6 +1,7 @@
 /**
- * Dumps, one at a time, on a socket of their own, so that no event can come between. A dump's replies
- * are known by sequence and port; what an abandoned dump has left is read away before the next begins.
+ * Dumps, one at a time, on a socket of their own, so that no event can come between. A dump's
+ * replies are known by sequence and port; what an abandoned dump has left is read away before the
+ * next begins.
  *
  * @module
  */
@@ -14,7 +15,9 @@ import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
 
 /** Datagrams of a dump taken with one turn: some two thousand routes. */
 const BURST = 4;
-/** A dump takes what the kernel has ready, so its socket needs no more than a few datagrams' room. */
+/**
+ * A dump takes what the kernel has ready, so its socket needs no more than a few datagrams' room.
+ */
 const RECEIVE_BUFFER = 1 << 20;
 
 /** How a request ended. */
@@ -95,15 +98,17 @@ export class Dumper implements MessageHandler {
     return true;
   }
 
-  /** Gives up what is under way. It stays `busy` until turns have read its remaining replies away. */
+  /**
+   * Gives up what is under way. It stays `busy` until turns have read its remaining replies away.
+   */
   abandon(): void {
     this.#take = null;
   }
 
   /**
-   * Takes one burst of replies; null while there are more to come, or they were given up. The kernel
-   * writes a reply when it is asked and the next one whenever one is read, so where nothing waits
-   * before the end has come, nothing will.
+   * Takes one burst of replies; null while there are more to come, or they were given up. The
+   * kernel writes a reply when it is asked and the next one whenever one is read, so where nothing
+   * waits before the end has come, nothing will.
    */
   turn(): DumpEnd | null {
     const outcome = this.#socket.receive(this);

@@ -1,7 +1,8 @@
 /**
- * Keeps the XDP programs' filters as the interface table is: a frame is Tegula's only when it is sent
- * to the interface's MAC address and to an address of this host. As the kernel does, an interface
- * answers for every address of the host, whichever interface that is on; loopback's excepted.
+ * Keeps the XDP programs' filters as the interface table is: a frame is Tegula's only when it is
+ * sent to the interface's MAC address and to an address of this host. As the kernel does, an
+ * interface answers for every address of the host, whichever interface that is on; loopback's
+ * excepted.
  *
  * @module
  */

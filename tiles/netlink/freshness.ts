@@ -1,6 +1,6 @@
 /**
- * Keeps neighbours in use confirmed. The kernel ages an entry by its own use of it, and does not see
- * ours: a neighbour that is answered all day would become STALE and in the end be collected. So
+ * Keeps neighbours in use confirmed. The kernel ages an entry by its own use of it, and does not
+ * see ours: a neighbour that is answered all day would become STALE and in the end be collected. So
  * shortly before its confirmation runs out, and again when it has, a neighbour is marked "refresh
  * wanted" in netbase. The next net tile that sends to it asks for it by an ordinary solicit, the
  * kernel takes that for use, and asks the neighbour itself. Who is not sent to is not asked.

@@ -1,7 +1,7 @@
 /**
  * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at, which
- * costs little for what is not on-link or known already; of the rest only so much comes through that
- * an address which is asked for twice still means something.
+ * costs little for what is not on-link or known already; of the rest only so much comes through
+ * that an address which is asked for twice still means something.
  *
  * @module
  */

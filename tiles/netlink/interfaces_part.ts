@@ -1,6 +1,6 @@
 /**
- * Interfaces and their IPv4 addresses. Of all parts this one knows first when the kernel is about to
- * withdraw routes without telling, and says so to those who keep them.
+ * Interfaces and their IPv4 addresses. Of all parts this one knows first when the kernel is about
+ * to withdraw routes without telling, and says so to those who keep them.
  *
  * @module
  */
@@ -126,8 +126,9 @@ export class InterfacesPart implements MirrorPart {
   }
 
   /**
-   * Each change takes a new copy of all of an interface's addresses; the old one comes free when net
-   * tiles have passed a commit, which takes them microseconds. False: no such interface, or no room.
+   * Each change takes a new copy of all of an interface's addresses; the old one comes free when
+   * net tiles have passed a commit, which takes them microseconds. False: no such interface, or no
+   * room.
    */
   #makeRoomFor(address: AddressMessage): boolean {
     const { interfaces } = this.#netbase;

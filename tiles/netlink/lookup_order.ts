@@ -1,6 +1,6 @@
 /**
- * Which of the two ways the kernel asks its tables. As long as nobody has touched a policy rule in a
- * namespace, `local` and `main` are one trie, in which the longest prefix wins; from then on, for
+ * Which of the two ways the kernel asks its tables. As long as nobody has touched a policy rule in
+ * a namespace, `local` and `main` are one trie, in which the longest prefix wins; from then on, for
  * good, `local` is asked first as a whole. Nothing tells which it is but the answer to a question
  * whose outcome depends on it, so that question is put once there is an address to put it about.
  *
@@ -39,7 +39,9 @@ export class LookupOrderQuestion {
     this.#changed = true;
   }
 
-  /** Asks, or takes the answer. `touched`: a rule was touched, so it is known. Returns work done. */
+  /**
+   * Asks, or takes the answer. `touched`: a rule was touched, so it is known. Returns work done.
+   */
   turn(touched: boolean): number {
     if (touched) this.#known = true;
     if (this.#asking) return this.#takeAnswer();

@@ -2,9 +2,9 @@
  * The frame of every netlink message: its header and its attributes, read with every length checked
  * and written in order. Decoders of what is inside stand beside this file, one per kind.
  *
- * Netlink speaks the host's byte order and aligns messages and attributes to four bytes, so a buffer
- * is read through three typed arrays made once; nothing is allocated per message. IPv4 addresses
- * inside are big-endian and are turned into host order (198.18.0.1 is 0xc6120001).
+ * Netlink speaks the host's byte order and aligns messages and attributes to four bytes, so a
+ * buffer is read through three typed arrays made once; nothing is allocated per message. IPv4
+ * addresses inside are big-endian and are turned into host order (198.18.0.1 is 0xc6120001).
  *
  * @module
  */
@@ -88,7 +88,9 @@ export class MessageCursor {
     return true;
   }
 
-  /** Where attributes begin behind a family header of `headerBytes`. Throws when that is not there. */
+  /**
+   * Where attributes begin behind a family header of `headerBytes`. Throws when that is not there.
+   */
   attributesAt(headerBytes: number): number {
     const at = this.bodyAt + headerBytes;
     if (at > this.end) {
@@ -150,7 +152,9 @@ export function attributeU64({ u32 }: MessageBytes, at: number, length: number):
 
 const text = new TextDecoder();
 
-/** The text in the attribute at `at`, up to its first zero byte. Allocates: not for hot messages. */
+/**
+ * The text in the attribute at `at`, up to its first zero byte. Allocates: not for hot messages.
+ */
 export function attributeString({ u8 }: MessageBytes, at: number, length: number): string {
   const bytes = u8.subarray(at + NLA_HDRLEN, at + length);
   const zero = bytes.indexOf(0);

@@ -1,9 +1,10 @@
 /**
- * The mirror: keeps a netbase equal to the kernel's network state. It joins the kernel's groups, then
- * reads everything, then follows events; whenever it may have missed something it reads that anew.
+ * The mirror: keeps a netbase equal to the kernel's network state. It joins the kernel's groups,
+ * then reads everything, then follows events; whenever it may have missed something it reads that
+ * anew.
  *
- * This is all of the netlink tile that `show`, `route get`, tests and benchmarks need: it runs in any
- * thread, as any user.
+ * This is all of the netlink tile that `show`, `route get`, tests and benchmarks need: it runs in
+ * any thread, as any user.
  *
  * @module
  */
@@ -177,7 +178,9 @@ export class Mirror implements MessageHandler {
     this.#turnUntil(() => this.complete, timeoutMs);
   }
 
-  /** Turns, blocking, until everything that the kernel has said is in netbase and nothing is stale. */
+  /**
+   * Turns, blocking, until everything that the kernel has said is in netbase and nothing is stale.
+   */
   settle(timeoutMs = 60_000): void {
     this.turn();
     this.#turnUntil(() => this.settled, timeoutMs);

@@ -5,8 +5,8 @@
  */
 
 /**
- * Two maps deep: interface indices have up to 31 bits and addresses 32, which together are more than
- * a number holds exactly.
+ * Two maps deep: interface indices have up to 31 bits and addresses 32, which together are more
+ * than a number holds exactly.
  */
 export class NeighborMap<Value> {
   readonly #interfaces = new Map<number, Map<number, Value>>();

@@ -1,7 +1,7 @@
 /**
  * Next-hop objects (`ip nexthop`) and groups of them. A route that names one follows it: what the
- * object says takes the place of the route's own gateway, interface and hops, when the route is told
- * and whenever the object changes. Withdrawing an object withdraws every route that names it.
+ * object says takes the place of the route's own gateway, interface and hops, when the route is
+ * told and whenever the object changes. Withdrawing an object withdraws every route that names it.
  *
  * @module
  */
@@ -84,8 +84,8 @@ export class NextHopsPart implements MirrorPart {
   }
 
   /**
-   * An interface went down, lost its carrier or is gone: the kernel drops its objects, and the routes
-   * with them, without telling (`nexthop_flush_dev`).
+   * An interface went down, lost its carrier or is gone: the kernel drops its objects, and the
+   * routes with them, without telling (`nexthop_flush_dev`).
    */
   deviceLost(ifindex: number): void {
     const lost = [...this.#objects.values()].filter((object) =>
@@ -108,7 +108,9 @@ export class NextHopsPart implements MirrorPart {
     });
   }
 
-  /** Lets a route that names an object follow it. One that names an unknown object stays as told. */
+  /**
+   * Lets a route that names an object follow it. One that names an unknown object stays as told.
+   */
   follow(route: Route | RouteAttributes): void {
     const object = this.#objects.get(route.nextHopId);
     if (object === undefined) return;

@@ -1,6 +1,7 @@
 /**
- * The parts that the mirror consists of, as its synchroniser sees them: each takes the events of some
- * message types, and can be read anew by mark and sweep while what it has goes on being served.
+ * The parts that the mirror consists of, as its synchroniser sees them: each takes the events of
+ * some message types, and can be read anew by mark and sweep while what it has goes on being
+ * served.
  *
  * @module
  */

@@ -27,8 +27,8 @@ export class Recent {
   }
 
   /**
-   * Whether a neighbour was noted within the last `windowMillis`; when it was not, it is noted now. So
-   * what is asked for without end is news once per window.
+   * Whether a neighbour was noted within the last `windowMillis`; when it was not, it is noted now.
+   * So what is asked for without end is news once per window.
    */
   note(ifindex: number, address: number, nowMillis: number, windowMillis: number): boolean {
     const words = this.#words;

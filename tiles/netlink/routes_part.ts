@@ -1,7 +1,8 @@
 /**
  * Routes of the tables `local` and `main`, and what the kernel does to them without telling: a link
  * that goes down, an address or an object that goes, take routes along with no RTM_DELROUTE. The
- * same is done here at once, so that nothing is sent into nowhere, and then all routes are read anew.
+ * same is done here at once, so that nothing is sent into nowhere, and then all routes are read
+ * anew.
  *
  * @module
  */
@@ -37,8 +38,8 @@ export class RoutesPart implements MirrorPart {
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
   readonly ordered = true;
   /**
-   * Gateways of routes since the last full read, whose addresses are asked for first; true for those
-   * that are on-link by the route's word (RTNH_F_ONLINK), whatever prefixes say.
+   * Gateways of routes since the last full read, whose addresses are asked for first; true for
+   * those that are on-link by the route's word (RTNH_F_ONLINK), whatever prefixes say.
    */
   readonly gateways = new NeighborMap<boolean>();
   readonly #rib: Rib;
@@ -65,7 +66,8 @@ export class RoutesPart implements MirrorPart {
     if (!this.#decode(message)) return 0;
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(this.#route, message.flags);
-      // Behind a dump that may have it already, what was put beside others may end in another place.
+      // Behind a dump that may have it already, what was put beside others may end in another
+      // place.
       const beside = (message.flags & (nl.NLM_F_EXCL | nl.NLM_F_REPLACE)) === 0;
       return replayed && beside ? Part.routes : 0;
     }
@@ -106,7 +108,9 @@ export class RoutesPart implements MirrorPart {
     return true;
   }
 
-  /** A route of `main` inside a prefix of `local`, or a route of `local` that can have such inside. */
+  /**
+   * A route of `main` inside a prefix of `local`, or a route of `local` that can have such inside.
+   */
   #isOrderSensitive(): boolean {
     const { table, type, destination, prefixLength } = this.#route;
     if (table === RT_TABLE_LOCAL) {
@@ -156,8 +160,9 @@ export class RoutesPart implements MirrorPart {
   }
 
   /**
-   * An interface went down (`fib_sync_down_dev`): routes out of it go, a multipath route when its last
-   * hop is dead. What is of host scope, which is the addresses themselves, stays unless `force`.
+   * An interface went down (`fib_sync_down_dev`): routes out of it go, a multipath route when its
+   * last hop is dead. What is of host scope, which is the addresses themselves, stays unless
+   * `force`.
    */
   deviceDown(ifindex: number, { force }: { force: boolean }): void {
     this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));

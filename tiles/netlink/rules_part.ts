@@ -1,7 +1,7 @@
 /**
  * Policy rules (`ip rule`). Tegula looks up as the three rules do that every namespace begins with:
- * `local`, then `main`. Any other rule is named once. They also tell whether the kernel has begun to
- * keep the two tables apart.
+ * `local`, then `main`. Any other rule is named once. They also tell whether the kernel has begun
+ * to keep the two tables apart.
  *
  * @module
  */
@@ -26,7 +26,9 @@ export class RulesPart implements MirrorPart {
   readonly optional = true;
   /** Rules beyond the default ones, and default ones that are missing. */
   custom = 0;
-  /** Whether the kernel's lookup order is known from here: once a rule was touched it is settled. */
+  /**
+   * Whether the kernel's lookup order is known from here: once a rule was touched it is settled.
+   */
   touched = false;
   readonly #rib: Rib;
   readonly #notices: Notices;

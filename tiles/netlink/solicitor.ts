@@ -6,8 +6,8 @@
  * - only addresses that are on-link there are asked for, each once at a time;
  * - what is waiting for an answer (entries of the kernel's table, which all namespaces share) is
  *   limited to a quarter of that table, and to little when the table is half full already;
- * - who is a router goes first, then who is asked for twice, then whoever is asked for: a flood asks
- *   for each of its addresses once, a client comes again;
+ * - who is a router goes first, then who is asked for twice, then whoever is asked for: a flood
+ *   asks for each of its addresses once, a client comes again;
  * - an address that does not answer rests, longer each time; its entry is given back to the kernel;
  * - every net tile has a share of its own of all that, so that one under attack costs no other.
  *

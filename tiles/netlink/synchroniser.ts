@@ -1,15 +1,15 @@
 /**
- * Reads parts of the mirror anew when they may be stale: by mark and sweep, while what is there goes
- * on being served.
+ * Reads parts of the mirror anew when they may be stale: by mark and sweep, while what is there
+ * goes on being served.
  *
- * A dump and the events beside it come in no common order, so the events that a part gets while it is
- * dumped are kept, and applied at the dump's end; what they say then is at least as new as the dump.
- * Parts in which an event says all there is to know of its subject are given them at once too, so
- * that nothing waits; for routes, whose events say where among others they go, that would mix up the
- * order. A dump that the kernel changed under is dropped and begun anew after a while
- * (NLM_F_DUMP_INTR). Causes that come together are dealt with together, and a large part rests between
- * two reads in proportion to what a read takes, so that reading never takes more than a fifth of the
- * time.
+ * A dump and the events beside it come in no common order, so the events that a part gets while it
+ * is dumped are kept, and applied at the dump's end; what they say then is at least as new as the
+ * dump. Parts in which an event says all there is to know of its subject are given them at once
+ * too, so that nothing waits; for routes, whose events say where among others they go, that would
+ * mix up the order. A dump that the kernel changed under is dropped and begun anew after a while
+ * (NLM_F_DUMP_INTR). Causes that come together are dealt with together, and a large part rests
+ * between two reads in proportion to what a read takes, so that reading never takes more than a
+ * fifth of the time.
  *
  * @module
  */
@@ -142,8 +142,8 @@ export class Synchroniser {
   }
 
   /**
-   * Goes on with the dump under way, or begins what is due. How much was done. When a part's read has
-   * ended, everything of it is in netbase's writer and waits to be committed.
+   * Goes on with the dump under way, or begins what is due. How much was done. When a part's read
+   * has ended, everything of it is in netbase's writer and waits to be committed.
    */
   turn(now: number): number {
     if (this.#running !== null) return this.#advance(this.#running, now);
@@ -197,7 +197,9 @@ export class Synchroniser {
     this.counts.resyncs++;
   }
 
-  /** `replayed`: behind a whole dump. Without one, parts that were given events at once have them. */
+  /**
+   * `replayed`: behind a whole dump. Without one, parts that were given events at once have them.
+   */
   #applyKept(part: MirrorPart, replayed: boolean): void {
     let stale = 0;
     if (replayed || part.ordered) {
