@@ -1,7 +1,7 @@
 /**
  * An ordinary program with ordinary sockets, to see that the kernel still serves those:
  *
- *     peer.ts udp ADDRESS PORT WORD    answers each datagram with WORD
+ *     peer.ts udp ADDRESS PORT [WORD]  answers each datagram with WORD, or with what it says
  *     peer.ts sink ADDRESS PORT        tells how late each datagram is that carries a time
  *     peer.ts tcp ADDRESS PORT         sends back what each connection sends
  *     peer.ts tcp-ask ADDRESS PORT N   sends N bytes over a connection, checks that they come back
@@ -16,7 +16,7 @@ const [role, hostname, port, what] = Deno.args;
 if (role === "udp") {
   const family = hostname.includes(":") ? "udp6" : "udp4";
   const socket = createSocket(family);
-  socket.on("message", (_payload, from) => socket.send(what, from.port, from.address));
+  socket.on("message", (payload, from) => socket.send(what ?? payload, from.port, from.address));
   socket.bind(Number(port), hostname, () => console.log("serving"));
 } else if (role === "sink") {
   const socket = createSocket("udp4");
