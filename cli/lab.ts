@@ -219,6 +219,11 @@ export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespace[] = [];
   readonly #processes = new Set<LabProcess>();
 
+  /** What runs in the namespaces now. */
+  get processes(): readonly LabProcess[] {
+    return [...this.#processes];
+  }
+
   /** Makes a namespace with its loopback device up. */
   async namespace(name: string): Promise<Namespace> {
     await execute(["ip", "netns", "add", name]);
@@ -245,7 +250,7 @@ export class Lab implements AsyncDisposable {
 
   /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const left = [...this.#processes];
+    const left = this.processes;
     for (const process of left) process.kill("SIGKILL");
     await Promise.all(left.map((process) => process.ended()));
     for (const { name } of this.#namespaces.splice(0)) {

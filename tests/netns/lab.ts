@@ -27,8 +27,24 @@ export function labTest(name: string, body: (lab: Lab, t: Deno.TestContext) => P
   Deno.test(name, async (t) => {
     refuseOutsideNamespaces();
     await using lab = new Lab();
-    await body(lab, t);
+    try {
+      await body(lab, t);
+    } catch (error) {
+      await showAppliances(lab);
+      throw error;
+    }
   });
+}
+
+/** What the appliances of a failed test have to say: their log, and the counters that are not 0. */
+async function showAppliances(lab: Lab): Promise<void> {
+  for (const process of lab.processes) {
+    if (!process.stderr.all.some((line) => line.startsWith("ready:"))) continue;
+    const from = process.stderr.all.length;
+    process.kill("SIGUSR2");
+    await process.stderr.find("counters: ", { from, timeoutMs: 1000 }).catch(() => {});
+    console.log(process.stderr.all.join("\n").replaceAll(/"\w+":0,?/g, ""));
+  }
 }
 
 /** Without a private /run/netns a killed test would leave its namespaces on the machine. */
