@@ -21,8 +21,21 @@ import { portHolder } from "./port_holder.ts";
 type Host = native.Host;
 type Log = (line: string) => void;
 
-/** Drivers whose frames may carry a partial UDP checksum (KERNEL.md row 35). */
-const PARTIAL_CHECKSUM_DRIVERS = ["veth", "virtio_net", ""];
+/**
+ * Drivers whose frames may have come from this host or a guest of it, and then carry a partial UDP
+ * checksum; loopback has no driver. Bridge, macvlan and the like hand on what came in below.
+ */
+const PARTIAL_CHECKSUM_DRIVERS = [
+  "",
+  "veth",
+  "virtio_net",
+  "tun",
+  "bridge",
+  "macvlan",
+  "bonding",
+  "team",
+  "openvswitch",
+];
 /** The name of our XDP program, as the kernel keeps it. */
 const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
@@ -123,8 +136,13 @@ export function loadPrograms(
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
   host.raiseMemlock();
+  const bare = interfaces.filter((name) => !host.hasEthernetHeaders(name));
+  if (bare.length > 0) {
+    const why = new Error("its packets have no Ethernet header");
+    fallBack(why, { interfaces: bare, provider, log });
+  }
   try {
-    return interfaces.map((name) =>
+    return interfaces.filter((name) => !bare.includes(name)).map((name) =>
       new Attachment(xskSetup, {
         name,
         ifindex: host.ifindex(name),

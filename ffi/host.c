@@ -52,18 +52,34 @@ EXPORT uint32_t tegula_host_ifindex(const char *ifname)
 	return if_nametoindex(ifname);
 }
 
-/* One ETHTOOL_* request about `ifname` (shorter than IFNAMSIZ). 0, or -errno. */
-static int ask_driver(const char *ifname, void *request)
+/* One SIOC* request about `ifname` (shorter than IFNAMSIZ), see netdevice(7). 0, or -errno. */
+static int ask(const char *ifname, unsigned long request, struct ifreq *ifr)
 {
-	struct ifreq ifr = { .ifr_data = request };
 	int error, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	strncpy(ifr.ifr_name, ifname, IFNAMSIZ - 1);
-	error = result(ioctl(fd, SIOCETHTOOL, &ifr));
+	strncpy(ifr->ifr_name, ifname, IFNAMSIZ - 1);
+	error = result(ioctl(fd, request, ifr));
 	close(fd);
 	return error;
+}
+
+/* One ETHTOOL_* request. 0, or -errno. */
+static int ask_driver(const char *ifname, void *request)
+{
+	struct ifreq ifr = { .ifr_data = request };
+
+	return ask(ifname, SIOCETHTOOL, &ifr);
+}
+
+/* The kind of link that `ifname` is, ARPHRD_* of <linux/if_arp.h>, or -errno. */
+EXPORT int tegula_host_hardware(const char *ifname)
+{
+	struct ifreq ifr = { 0 };
+	int error = ask(ifname, SIOCGIFHWADDR, &ifr);
+
+	return error ? error : ifr.ifr_hwaddr.sa_family;
 }
 
 /* How many receive queues `ifname` has, or -errno when its driver does not say. */

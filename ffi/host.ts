@@ -16,6 +16,10 @@ export const CAP_SYS_ADMIN = 21;
 export const CAP_SYS_RESOURCE = 24;
 export const CAP_BPF = 39;
 
+/** Kinds of link of linux/if_arp.h. */
+const ARPHRD_ETHER = 1;
+const ARPHRD_LOOPBACK = 772;
+
 const IFNAMSIZ = 16;
 const DRIVER_BYTES = 32;
 
@@ -37,6 +41,8 @@ export interface Host {
   channels(ifname: string): number;
   /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
   driver(ifname: string): string;
+  /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
+  hasEthernetHeaders(ifname: string): boolean;
   /** Becomes another program, path and arguments in `argv`; returns only with -errno. */
   exec(argv: readonly string[]): number;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
@@ -63,6 +69,7 @@ export function openHost(path: string): Host {
     tegula_host_ifindex: { parameters: ["buffer"], result: "u32" },
     tegula_host_channels: { parameters: ["buffer"], result: "i32" },
     tegula_host_driver: { parameters: ["buffer", "buffer"], result: "i32" },
+    tegula_host_hardware: { parameters: ["buffer"], result: "i32" },
     tegula_host_exec: { parameters: ["buffer", "u32"], result: "i32" },
     tegula_host_notify: { parameters: ["buffer"], result: "i32" },
   });
@@ -87,6 +94,11 @@ export function openHost(path: string): Host {
       if (ifname.length >= IFNAMSIZ) return "";
       const length = symbols.tegula_host_driver(cString(ifname), out);
       return new TextDecoder().decode(out.subarray(0, Math.max(0, length)));
+    },
+    hasEthernetHeaders(ifname) {
+      if (ifname.length >= IFNAMSIZ) return false;
+      const hardware = symbols.tegula_host_hardware(cString(ifname));
+      return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
     exec: (argv) => symbols.tegula_host_exec(cString(argv.join("\0")), argv.length),
     notify(message) {

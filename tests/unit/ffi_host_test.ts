@@ -74,6 +74,12 @@ Deno.test("driver() and channels() say nothing where the driver says nothing", (
   equal(host.driver("a name far too long for an interface"), "");
 });
 
+Deno.test("hasEthernetHeaders() is true of loopback, and of nothing that is not there", () => {
+  equal(host.hasEthernetHeaders("lo"), true);
+  equal(host.hasEthernetHeaders("no-such-if"), false);
+  equal(host.hasEthernetHeaders("a name far too long for an interface"), false);
+});
+
 Deno.test("notify() tells systemd, by a path and by an abstract name", () => {
   const folder = Deno.makeTempDirSync();
   const path = listen(`${folder}/notify`);

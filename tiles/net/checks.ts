@@ -82,6 +82,9 @@ export class Checks {
   readonly #devices: Devices;
   /** An address that was found to be ours in this generation of netbase; 0: none. */
   #own = 0;
+  /** Whether the burst at hand came in by loopback, where our own addresses are right sources. */
+  #isLoopback = false;
+  #ifindex = -1;
   #generation = -1;
 
   constructor({ view, words, reader, devices, arrivals }: ChecksParts) {
@@ -99,9 +102,13 @@ export class Checks {
    * right UDP checksum too, since the sender left it to hardware that there is not.
    */
   check(count: number, ifindex: number, partialChecksums: boolean): void {
-    if (this.#generation !== this.#reader.generation) {
-      this.#generation = this.#reader.generation;
+    const { generation, interfaces } = this.#reader;
+    if (this.#generation !== generation || this.#ifindex !== ifindex) {
+      this.#generation = generation;
+      this.#ifindex = ifindex;
       this.#own = 0;
+      const record = interfaces.find(ifindex);
+      this.#isLoopback = record >= 0 && interfaces.isLoopback(record);
     }
     this.#findHeaders(count, ifindex);
     this.#checkHeaders(count);
@@ -178,6 +185,7 @@ export class Checks {
     const { verdicts } = this.#arrivals;
     const view = this.#view;
     const { fib, nextHops } = this.#reader;
+    const isLoopback = this.#isLoopback;
     let own = this.#own;
     for (let i = 0; i < count; i++) {
       const ip = verdicts[i];
@@ -195,8 +203,8 @@ export class Checks {
       const from = nextHops.kind(fib.lookup(source));
       // Above 223: multicast, reserved and 255.255.255.255 (RFC 1122 §3.2.1.3).
       if (
-        net > 223 || net === 127 || net === 0 ||
-        from === RTN_BROADCAST || from === RTN_MULTICAST || from === RTN_LOCAL
+        net > 223 || net === 0 || from === RTN_BROADCAST || from === RTN_MULTICAST ||
+        (!isLoopback && (net === 127 || from === RTN_LOCAL))
       ) verdicts[i] = -DROP.rx_drop_source;
     }
     this.#own = own;

@@ -1,0 +1,225 @@
+/**
+ * Kinds of interface that an operator may name, and ways through several of them at once: each works,
+ * or is left to the kernel with the reason said. After each of them what apps sent is what was sent or
+ * dropped.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  CLIENT,
+  Client,
+  HOST,
+  type Lab,
+  labTest,
+  type Namespace,
+  pair,
+  refusal,
+} from "./lab.ts";
+import { assertBalanced } from "./wire_balance.ts";
+
+const ECHO = ["--listen", "7=echo"];
+
+/** Whether this kernel has a kind of interface at all; `ip` says so whatever else is wrong. */
+function kernelHas(kind: string): boolean {
+  const args = ["link", "add", "link", "lo", "name", "probe", "type", kind];
+  const { stderr } = new Deno.Command("ip", { args }).outputSync();
+  return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
+}
+
+/** A test that needs `kind`; where the kernel lacks it `tests/skips.txt` must say so. */
+function kindTest(kind: string, name: string, body: (lab: Lab) => Promise<void>): void {
+  if (kernelHas(kind)) labTest(name, body);
+  else Deno.test.ignore(name, () => {});
+}
+
+/** Three answers, as from the appliance that has the address. */
+async function assertAnswers(asker: Client, { source = CLIENT, target = HOST } = {}) {
+  for (let i = 0; i < 3; i++) {
+    const { text, from } = await ask(asker, { source, target });
+    assert.deepEqual({ text, from }, { text: "hello", from: `${target}:7` });
+  }
+}
+
+/** Moves the host's address from eth0 to another interface, which it brings up. */
+async function moveAddress(host: Namespace, name: string): Promise<void> {
+  await host.batch([
+    "address flush dev eth0",
+    `address add ${HOST}/24 dev ${name}`,
+    `link set ${name} up`,
+  ]);
+}
+
+labTest("a macvlan works, in generic mode", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await host.ip("link add link eth0 name mac0 type macvlan mode bridge");
+  await moveAddress(host, "mac0");
+  const appliance = await Appliance.start(host, ["--interface", "mac0", ...ECHO]);
+  assert.equal(await appliance.mode("mac0"), "xdp generic copy");
+  await assertAnswers(asker);
+  const counters = await assertBalanced(appliance);
+  assert.equal(counters.get("tx_frames"), 3);
+});
+
+labTest("a bridge works, for who is on any of its ports", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const other = await lab.namespace("other");
+  await lab.join(
+    { namespace: host, name: "eth1" },
+    { namespace: other, name: "eth0", addresses: ["198.18.0.3/24"] },
+  );
+  await host.batch([
+    "link add br0 type bridge",
+    "link set eth0 master br0",
+    "link set eth1 master br0",
+  ]);
+  await moveAddress(host, "br0");
+  const appliance = await Appliance.start(host, ["--interface", "br0", ...ECHO]);
+  await assertAnswers(asker);
+  await assertAnswers(new Client(other), { source: "198.18.0.3" });
+  const counters = await assertBalanced(appliance);
+  assert.equal(counters.get("tx_frames"), 6);
+});
+
+labTest("a bridge's port waits for an address of its own, and says so", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await host.ip("link add br0 type bridge");
+  await host.ip("link set eth0 master br0");
+  await moveAddress(host, "br0");
+  const appliance = Appliance.launch(host, ["--interface", "eth0", ...ECHO]);
+  await appliance.process.stderr.find("eth0: waiting, it has no IPv4 address");
+  await host.ip("address add 198.18.0.7/32 dev eth0");
+  await appliance.ready();
+  // Frames come in by the port, whose MAC address the bridge has; answers leave by the bridge.
+  await assertAnswers(asker);
+  const counters = await assertBalanced(appliance);
+  assert.deepEqual([counters.get("rx_frames"), counters.get("tx_socket")], [3, 3]);
+});
+
+labTest("a tun device is left to the kernel's sockets, which are answered", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await host.batch([
+    "tuntap add tun0 mode tun",
+    "address add 192.0.2.1/24 dev tun0",
+    "link set tun0 up",
+  ]);
+  const interfaces = ["--interface", "tun0", "--interface", "eth0"];
+  const strict = Appliance.launch(host, [...interfaces, ...ECHO, "--provider", "xdp"]);
+  const { code, said } = await refusal(strict.process);
+  assert.equal(code, 6);
+  assert.match(said, /tun0.*no Ethernet header.*--provider socket/);
+  const appliance = await Appliance.start(host, [...interfaces, ...ECHO]);
+  assert.equal(await appliance.mode("tun0"), "kernel sockets");
+  assert.match(await appliance.mode("eth0"), /^xdp/);
+  const farEnd = fileURLToPath(new URL("./device_tun.py", import.meta.url));
+  const answer = await host.run(
+    ["/usr/bin/python3", farEnd, ..."tun0 192.0.2.2 192.0.2.1 7 through".split(" ")],
+  );
+  assert.equal(answer, "through\n");
+  await assertAnswers(asker);
+  const counters = await assertBalanced(appliance);
+  assert.equal(counters.get("tx_frames"), 3);
+});
+
+labTest("loopback works, its own addresses and the host's, from both", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const appliance = await Appliance.start(host, ["--interface", "lo", ...ECHO]);
+  assert.equal(await appliance.mode("lo"), "xdp generic copy");
+  const local = new Client(host);
+  for (const source of ["127.0.0.1", HOST]) await assertAnswers(local, { source });
+  await assertAnswers(local, { source: "127.0.0.1", target: "127.0.0.1" });
+  await assertAnswers(asker);
+  const counters = await assertBalanced(appliance);
+  assert.deepEqual([counters.get("rx_frames"), counters.get("tx_socket")], [6, 12]);
+});
+
+for (const [queues, netTiles] of [[1, 2], [2, 4], [4, 3]]) {
+  labTest(`${queues} queues and ${netTiles} net tiles answer every flow`, async (lab) => {
+    const { host, asker } = await pair(lab, { queues });
+    const appliance = await Appliance.start(host, [
+      ...["--interface", "eth0", ...ECHO, "--net-tiles", `${netTiles}`],
+    ]);
+    const flows = Array.from({ length: 64 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
+    await asker.start({ flows, rate: 1000 });
+    await answeredAtLeast(asker, 300);
+    const { sent, answered, mismatched } = await asker.stop();
+    assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+    const counters = await assertBalanced(appliance);
+    assert.equal(counters.get("rx_frames"), sent);
+  });
+}
+
+labTest("several interfaces at once are all answered by AF_XDP", async (lab) => {
+  const host = await lab.namespace("host");
+  const numbers = [0, 1, 2];
+  const askers: Client[] = [];
+  for (const n of numbers) {
+    const client = await lab.namespace(`client${n}`);
+    await lab.join(
+      { namespace: host, name: `eth${n}`, addresses: [`198.18.${n}.1/24`] },
+      { namespace: client, name: "eth0", addresses: [`198.18.${n}.2/24`] },
+      { queues: n + 1 },
+    );
+    askers.push(new Client(client));
+  }
+  const appliance = await Appliance.start(host, [
+    ...numbers.flatMap((n) => ["--interface", `eth${n}`]),
+    ...[...ECHO, "--net-tiles", "2"],
+  ]);
+  for (const n of numbers) {
+    await assertAnswers(askers[n], { source: `198.18.${n}.2`, target: `198.18.${n}.1` });
+  }
+  const counters = await assertBalanced(appliance);
+  assert.equal(counters.get("rx_frames"), 9);
+});
+
+labTest(
+  "an answer finds its way out of another interface, with a socket there or without",
+  async (lab) => {
+    // Net tile 1 has the second queue of eth0 and nothing of eth1.
+    const { host, client, asker } = await pair(lab, { queues: 2 });
+    await lab.join(
+      { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
+      { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
+    );
+    for (const namespace of [host, client]) {
+      await namespace.sysctl(
+        Object.fromEntries(["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0])),
+      );
+    }
+    await client.ip("address add 203.0.113.2/32 dev lo");
+    await host.ip("route add 203.0.113.2/32 via 192.0.2.2");
+    const appliance = await Appliance.start(host, [
+      ...["--interface", "eth0", "--interface", "eth1", ...ECHO, "--net-tiles", "2"],
+    ]);
+    const flow = { source: "203.0.113.2", target: HOST, port: 7 };
+    await asker.start({ flows: Array.from({ length: 32 }, () => flow), rate: 500 });
+    await answeredAtLeast(asker, 200);
+    const { sent, answered, mismatched } = await asker.stop();
+    assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+    const counters = await assertBalanced(appliance);
+    for (const name of ["tx_frames", "tx_socket"]) {
+      assert.ok(counters.get(name)! > 0, `${name}: ${JSON.stringify([...counters])}`);
+    }
+  },
+);
+
+kindTest("vlan", "a VLAN device is answered through the interface below it", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  for (const [namespace, address] of [[host, "192.0.2.1"], [client, "192.0.2.2"]] as const) {
+    await namespace.batch([
+      "link add link eth0 name eth0.5 type vlan id 5",
+      `address add ${address}/24 dev eth0.5`,
+      "link set eth0.5 up",
+    ]);
+  }
+  const appliance = await Appliance.start(host, ["--interface", "eth0", ...ECHO]);
+  await assertAnswers(asker, { source: "192.0.2.2", target: "192.0.2.1" });
+  const counters = await assertBalanced(appliance);
+  assert.deepEqual([counters.get("rx_frames"), counters.get("tx_frames")], [3, 3]);
+});
