@@ -14,6 +14,7 @@ import { heapView, u8 } from "../ffi/view.ts";
 import echo from "../tiles/app/echo.ts";
 import type { App, AppContext } from "../tiles/app/contract.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
+import { HEARD_BYTES } from "../tiles/net/heard.ts";
 import { create } from "../tiles/net/tile.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { appLinkBytes, netLinkBytes } from "../tiles/runtime/link.ts";
@@ -83,7 +84,18 @@ class Path {
         ],
         udp: [],
         apps: [
-          { name: "echo", ports: [PORT], net, app: own, shape: LINK_SHAPE, tile, eventfd: -1 },
+          {
+            name: "echo",
+            ports: [PORT],
+            net,
+            app: own,
+            shape: LINK_SHAPE,
+            tile,
+            eventfd: -1,
+            heard: heapView(HEARD_BYTES),
+            heardElsewhere: [],
+            sendTo: [],
+          },
         ],
         solicit: heapView(SOLICIT_LINK_BYTES),
         netlinkTile: heapView(TILE_REGION_BYTES),
@@ -131,7 +143,8 @@ class Path {
 
 /** Measures the path and reports its cases. */
 export async function run(report: Report): Promise<void> {
-  const app = await echo({ serves: (port: number) => port === PORT } as AppContext);
+  const context: Pick<AppContext, "serves"> = { serves: (port) => port === PORT };
+  const app = await echo(context as AppContext);
   const path = new Path(app);
   report(
     await measure({

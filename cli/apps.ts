@@ -1,39 +1,73 @@
 /**
- * Which module an app's name means, and which ports it gets.
+ * Which module an app's name means, which tiles it runs in, and which ports each gets.
  *
  * @module
  */
 
 import { pathToFileURL } from "node:url";
+import { type Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import type { Listen } from "./config.ts";
+import { type AppConfig, NO_APP_CONFIG } from "./app_config.ts";
+import type { Listen, RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
-/** Apps that ship; each is `tiles/app/NAME.ts`. */
-const SHIPPED = ["discard", "echo", "time"];
+/** Apps that ship, each `tiles/app/NAME.ts`, and what they are granted without being told. */
+const SHIPPED: Readonly<Record<string, Partial<Grants>>> = {
+  discard: {},
+  dns: {},
+  echo: {},
+  ntp: { clock: true },
+  statsd: {},
+  time: {},
+};
 
-/** Groups the ports by the app that answers on them. Throws UserError for an app that is not there. */
-export function planApps(listen: readonly Listen[]): AppPlan[] {
-  const ports = new Map<string, number[]>();
-  for (const { app, port } of listen) ports.set(app, [...ports.get(app) ?? [], port]);
-  return [...ports].map(([app, its]) => ({
-    name: app,
-    module: appModule(app),
-    ports: its,
-    options: {},
-  }));
+/**
+ * Says which app tiles there are. An app that is named for several ports is one app; where it has
+ * instances, the n-th serves those ports that have as many. Throws UserError for an app that is not
+ * there, and for what its configuration says in vain.
+ */
+export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): AppPlan[] {
+  const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
+  if (unused !== undefined) {
+    throw new UserError(`[apps.${unused}] is configured, but no port is given to it`, Exit.usage);
+  }
+  const groups = new Map<string, Listen[]>();
+  for (const one of listen) {
+    const key = `${one.inline} ${one.app}`;
+    groups.set(key, [...groups.get(key) ?? [], one]);
+  }
+  return [...groups.values()].flatMap((group) => {
+    const [{ app, inline }] = group;
+    const plan = planApp(app, apps[app] ?? NO_APP_CONFIG, inline);
+    const instances = Math.max(...group.map((one) => one.instances));
+    return Array.from({ length: instances }, (_, i) => ({
+      ...plan,
+      name: instances === 1 ? app : `${app}.${i + 1}`,
+      ports: group.filter((one) => one.instances > i).map(({ port }) => port),
+    }));
+  });
 }
 
-/** Whether `app` is a module of the user's own. */
-export function isOwnModule({ name }: AppPlan): boolean {
-  return name.includes("/");
+function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan, "name" | "ports"> {
+  const { options, sendTo, module = app } = config;
+  const grants = { ...config.grants, ...SHIPPED[module] };
+  if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
+    throw new UserError(
+      `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,
+      Exit.usage,
+    );
+  }
+  return { module: appModule(module), options, sendTo, grants, inline };
 }
 
 function appModule(app: string): string {
-  if (SHIPPED.includes(app)) return new URL(`../tiles/app/${app}.ts`, import.meta.url).href;
+  if (Object.hasOwn(SHIPPED, app)) {
+    return new URL(`../tiles/app/${app}.ts`, import.meta.url).href;
+  }
   if (!app.includes("/")) {
     throw new UserError(
-      `there is no app '${app}'; the apps are ${SHIPPED.join(", ")}, or a path such as ./my_app.ts`,
+      `there is no app '${app}'; the apps are ${Object.keys(SHIPPED).join(", ")}, or a path such ` +
+        "as ./my_app.ts",
       Exit.usage,
     );
   }

@@ -6,10 +6,11 @@
  * @module
  */
 
-import { dirname, resolve } from "node:path";
+import { dirname } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { type AppConfig, appSchema, locate, toAppConfig } from "./app_config.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
@@ -26,12 +27,16 @@ export interface Listen {
   readonly app: string;
   /** Tiles that share the port, 1 to {@linkcode MAX_INSTANCES}. */
   readonly instances: number;
+  /** Whether the app runs inside the net tiles, and not in tiles of its own. */
+  readonly inline: boolean;
 }
 
 /** What `tegula run` is told. */
 export interface RunConfig {
   readonly interfaces: string[];
   readonly listen: Listen[];
+  /** What is said of apps, by their names. */
+  readonly apps: Readonly<Record<string, AppConfig>>;
   readonly provider: Provider;
   /** Number of net tiles; left out, it follows queues and cores. */
   readonly netTiles?: number;
@@ -50,7 +55,8 @@ export const MAX_NET_TILES = 64;
 const LONGEST_INTERFACE_NAME = 15;
 
 /**
- * Reads `PORT=APP` or `PORT=APP*INSTANCES`, for example `7=echo` or `5353=./my_service.ts*4`.
+ * Reads `PORT=APP`, `PORT=APP*INSTANCES` or `PORT=APP@inline`, for example `7=echo` or
+ * `5353=./my_service.ts*4`.
  * Throws a {@linkcode UserError} that says what is wrong and what is allowed.
  */
 export function parseListen(text: string): Listen {
@@ -62,9 +68,9 @@ export function parseListen(text: string): Listen {
 /** The listen that `text` says, or what is wrong with it. */
 function readListen(text: string): Listen | string {
   const wrong = (what: string) => `${JSON.stringify(text)} is not PORT=APP: ${what}`;
-  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*))?$/s.exec(text);
+  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text);
   if (parts === null) return wrong("for example 7=echo");
-  const [, port, app, instances = "1"] = parts;
+  const [, port, app, instances = "1", placement] = parts;
   if (!isNumberWithin(port, 1, 65535)) {
     return wrong(`the port must be a number from 1 to 65535, not ${JSON.stringify(port)}`);
   }
@@ -72,7 +78,15 @@ function readListen(text: string): Listen | string {
   if (!isNumberWithin(instances, 1, MAX_INSTANCES)) {
     return wrong(`after * stands how many instances, from 1 to ${MAX_INSTANCES}`);
   }
-  return { port: Number(port), app, instances: Number(instances) };
+  if (placement !== undefined && placement !== "inline") {
+    return wrong(`after @ stands inline, or nothing, not ${JSON.stringify(placement)}`);
+  }
+  return {
+    port: Number(port),
+    app,
+    instances: Number(instances),
+    inline: placement !== undefined,
+  };
 }
 
 /** Whether `text` is a plain decimal number from `least` to `most`. */
@@ -110,6 +124,7 @@ const interfaceSchema = z.string({ error: "must be the name of an interface" })
 
 const fileSchema = z.strictObject({
   interfaces: z.array(interfaceSchema, { error: 'must be a list such as ["eth0"]' }).optional(),
+  apps: z.record(z.string(), appSchema, { error: "must be tables such as [apps.dns]" }).optional(),
   listen: z.array(listenSchema, { error: 'must be a list such as ["7=echo"]' }).optional(),
   provider: z.enum(PROVIDERS, { error: `must be one of ${PROVIDERS.join(", ")}` }).optional(),
   net_tiles: z.int({ error: "must be a whole number" })
@@ -133,11 +148,17 @@ const KEYS = Object.keys(fileSchema.shape);
 export async function loadConfig(path: string): Promise<RunConfig> {
   const parsed = fileSchema.safeParse(parseFile(path, await readFile(path)));
   if (!parsed.success) throw new UserError(`${path}: ${explain(parsed.error)}`, Exit.usage);
-  const { interfaces = [], listen = [], provider = "auto", net_tiles } = parsed.data;
+  const { interfaces = [], listen = [], apps = {}, provider = "auto", net_tiles } = parsed.data;
   const { control, metrics } = parsed.data;
   return {
     interfaces,
     listen: listen.map((one) => ({ ...one, app: locate(one.app, dirname(path)) })),
+    apps: Object.fromEntries(
+      Object.entries(apps).map(([name, app]) => [
+        locate(name, dirname(path)),
+        toAppConfig(app, dirname(path)),
+      ]),
+    ),
     provider,
     ...(net_tiles !== undefined && { netTiles: net_tiles }),
     ...(control !== undefined && { control }),
@@ -191,13 +212,10 @@ function parseFile(path: string, text: string): unknown {
 function explain(error: z.ZodError): string {
   const [issue] = error.issues;
   if (issue.code === "unrecognized_keys") {
-    return `unknown key ${issue.keys.join(", ")}; known are ${KEYS.join(", ")}`;
+    const known = issue.path[0] === "apps" ? Object.keys(appSchema.shape) : KEYS;
+    const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
+    return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
   }
   const place = issue.path.map((step, i) => i === 0 ? String(step) : `[${String(step)}]`).join("");
   return `${place}: ${issue.message}`;
-}
-
-/** Where the app's module is: a relative path counts from the file that names it. */
-function locate(app: string, folder: string): string {
-  return /^\.\.?\//.test(app) ? resolve(folder, app) : app;
 }

@@ -11,20 +11,17 @@ import { fileURLToPath } from "node:url";
 import { describeErrno } from "../ffi/errno.ts";
 import type { Host } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
-import {
-  LIBRARIES,
-  placePermissions,
-  type StatusPlaces,
-  TILE_FOLDERS,
-} from "../tiles/runtime/permissions.ts";
+import { type Grants, libraries, TILE_FOLDERS } from "../tiles/runtime/permissions.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** Set in the environment of the process that has been narrowed. */
 const MARK = "TEGULA_NARROWED";
 /** Tiles that can be restarted in place (`appliance.ts`). */
 const RESTARTABLE = ["netlink", "app", "status"] as const;
-/** Libraries that only booting, or main itself, opens. */
-const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
+/** Libraries that only booting, or main itself, opens; the clock is for apps inside net tiles. */
+const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk", "clock"];
+/** What the program itself reads of the environment. */
+const BOOT_ENVIRONMENT = [MARK, "TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
 /** The folder that the program is in. */
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -33,37 +30,40 @@ export interface Permissions {
   readonly read: readonly string[];
   readonly ffi: readonly string[];
   readonly write: readonly string[];
+  readonly env: readonly string[];
   readonly net: readonly string[];
 }
 
 /** What a run needs besides the program itself. */
 export interface Needs {
-  /** Paths of the users' own apps. */
-  readonly appModules: readonly string[];
-  /** Files that the command line names. */
+  /** What tiles are granted that can be restarted: the users' own apps, where the status tile listens. */
+  readonly grants: Grants;
+  /** Files that the command line names, and that apps inside net tiles read as they start. */
   readonly files: readonly string[];
-  /** Where the status tile listens. */
-  readonly places: StatusPlaces;
 }
 
 /** What main keeps for as long as it runs. */
-export function kept({ appModules, places }: Needs): Permissions {
-  const { read, write, net } = placePermissions(places);
+export function kept({ grants }: Needs): Permissions {
+  const { read, write, env, net } = grants;
+  const names = new Set(RESTARTABLE.flatMap((kind) => libraries(kind, grants)));
   return {
-    read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...appModules, ...read],
-    ffi: [...new Set(RESTARTABLE.flatMap((kind) => LIBRARIES[kind]))].map((name) =>
-      libraryPath(name)
-    ),
+    read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...read],
+    ffi: [...names].map((name) => libraryPath(name)),
     write,
+    env,
     net,
   };
 }
 
 /** What main has besides until it has booted. */
-export function bootOnly({ files }: Needs): Pick<Permissions, "read" | "ffi"> {
+export function bootOnly(needs: Needs): Pick<Permissions, "read" | "ffi" | "env"> {
+  const { read, ffi, env } = kept(needs);
+  const others = (all: readonly string[], known: readonly string[]) =>
+    all.filter((each) => !known.includes(each));
   return {
-    read: [`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...files],
-    ffi: BOOT_LIBRARIES.map((name) => libraryPath(name)),
+    read: others([`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...needs.files], read),
+    ffi: others(BOOT_LIBRARIES.map((name) => libraryPath(name)), ffi),
+    env: others(BOOT_ENVIRONMENT, env),
   };
 }
 
@@ -73,7 +73,7 @@ export function flags(needs: Needs): string[] {
   return [
     `--allow-read=${[...always.read, ...once.read].join(",")}`,
     `--allow-ffi=${[...always.ffi, ...once.ffi].join(",")}`,
-    `--allow-env=${MARK},TEGULA_EXECUTABLE,NOTIFY_SOCKET`,
+    `--allow-env=${[...always.env, ...once.env].join(",")}`,
     ...always.write.map((path) => `--allow-write=${path}`),
     ...always.net.length === 0 ? [] : [`--allow-net=${always.net.join(",")}`],
   ];
@@ -114,10 +114,12 @@ export function settle(needs: Needs): void {
   const [always, once] = [kept(needs), bootOnly(needs)];
   for (const path of once.read) Deno.permissions.revokeSync({ name: "read", path });
   for (const path of once.ffi) Deno.permissions.revokeSync({ name: "ffi", path });
-  for (const name of ["env", "run", "sys", "import"] as const) {
+  for (const variable of once.env) Deno.permissions.revokeSync({ name: "env", variable });
+  for (const name of ["run", "sys", "import"] as const) {
     Deno.permissions.revokeSync({ name });
   }
   // What is kept of these was never granted but by name.
   if (always.write.length === 0) Deno.permissions.revokeSync({ name: "write" });
   if (always.net.length === 0) Deno.permissions.revokeSync({ name: "net" });
+  if (always.env.length === 0) Deno.permissions.revokeSync({ name: "env" });
 }

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { fileURLToPath } from "node:url";
-import { isOwnModule, planApps } from "./apps.ts";
+import { placeGrants, together } from "../tiles/runtime/permissions.ts";
+import { startGrants } from "../tiles/runtime/wiring.ts";
+import { planApps } from "./apps.ts";
 import {
   checkConfig,
   loadConfig,
@@ -28,8 +29,9 @@ Answers UDP on the interfaces, by AF_XDP where that works, with the addresses, r
 that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's counters.
 
   --interface IF      an interface to take frames from; may be given again
-  --listen PORT=APP   a UDP port and the app that answers on it: echo, discard, time, or the path
-                      of a module; may be given again
+  --listen PORT=APP   a UDP port and the app that answers on it: discard, dns, echo, ntp, statsd,
+                      time, or the path of a module; may be given again. PORT=APP*N: N instances
+                      share it by flow; PORT=APP@inline: inside the net tiles (docs/apps.md)
   --provider WHICH    auto (default): zero-copy, native copy, generic, else the kernel's sockets;
                       xdp: AF_XDP or nothing; socket: the kernel's sockets alone
   --net-tiles N       how many net tiles; by default the queues, at most the cores less one
@@ -38,7 +40,7 @@ that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's coun
   --metrics ADDRESS:PORT
                       where its counters are read in Prometheus's format; by default nowhere
   --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles, control,
-                      metrics)
+                      metrics), and what apps are told and granted, in [apps.NAME]
   --help              this
 
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,
@@ -75,15 +77,19 @@ export async function run(args: string[]): Promise<number> {
       : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
     ...(netTiles !== undefined && { netTiles }),
     ...(metrics !== undefined && { metrics }),
+    apps: file?.apps ?? {},
   };
   checkConfig(config);
-  const apps = planApps(config.listen);
+  const apps = planApps(config);
   const libraries = openLibraries();
   const control = await placeControl(values.control ?? file?.control, config.interfaces);
+  const places = { control, metrics: metrics ?? null };
   const needs: Needs = {
-    appModules: apps.filter(isOwnModule).map(({ module }) => fileURLToPath(module)),
-    files: values.config === undefined ? [] : [Deno.realPathSync(values.config)],
-    places: { control, metrics: metrics ?? null },
+    grants: together([startGrants(apps.filter(({ inline }) => !inline)), placeGrants(places)]),
+    files: [
+      ...values.config === undefined ? [] : [Deno.realPathSync(values.config)],
+      ...startGrants(apps.filter(({ inline }) => inline)).read,
+    ],
   };
   if (!isNarrow()) {
     checkPrivileges(libraries.host, config);
@@ -95,6 +101,5 @@ export async function run(args: string[]): Promise<number> {
       becomeNarrow(libraries.host, ["run", ...args, ...settled], needs);
     }
   }
-  const { places } = needs;
   return await serve(config, { apps, libraries, places, settle: () => settle(needs) });
 }

@@ -44,6 +44,11 @@ export function u32(view: View): Uint32Array<SharedArrayBuffer> {
   return new Uint32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
 }
 
+/** The view as signed 32-bit words in the machine's byte order. */
+export function i32(view: View): Int32Array<SharedArrayBuffer> {
+  return new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
+}
+
 /** The view as doubles, which is how counters are kept (exact up to 2⁵³, one plain store each). */
 export function f64(view: View): Float64Array<SharedArrayBuffer> {
   return new Float64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
 import { flags, kept, type Needs } from "../../cli/narrow.ts";
+import { NO_GRANTS, placeGrants } from "../../tiles/runtime/permissions.ts";
 import type { TileKind } from "../../tiles/runtime/tile.ts";
 
 const NOWHERE = { control: null, metrics: null };
@@ -57,7 +58,7 @@ for (const kind of ["netlink", "net", "app", "status"] as const) {
 for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127.0.0.1:9464" }]) {
   const seen = places === NOWHERE ? "" : ", the one that listens too,";
   Deno.test(`main, once it has booted, may load and restart tiles${seen} and nothing else`, async () => {
-    const needs = { appModules: [], files: ["/etc/hostname"], places };
+    const needs = { grants: placeGrants(places), files: ["/etc/hostname"] };
     const { states, stderr } = await settledStates(needs);
     const { read, ffi, write, net } = kept(needs);
     assert.deepEqual(
@@ -68,6 +69,20 @@ for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127
     );
   });
 }
+
+Deno.test("main keeps what an app was granted by name, to start it again with it", async () => {
+  const given = { read: ["/etc/hosts"], env: ["LANG"], net: ["192.0.2.1:9"], clock: true };
+  const needs = { grants: { ...NO_GRANTS, ...given }, files: [] };
+  const { states, stderr } = await settledStates(needs);
+  const granted = Object.keys(states).filter((name) => states[name] === "granted");
+  for (const each of ["read /etc/hosts", "env LANG", "net 192.0.2.1:9"]) {
+    assert.ok(granted.includes(each), `${each}: ${stderr}`);
+  }
+  assert.ok(granted.some((name) => /^ffi .*clock/.test(name)));
+  for (const each of ["read /etc/passwd", "env HOME", "env NOTIFY_SOCKET", "net", "read", "env"]) {
+    assert.ok(!granted.includes(each), each);
+  }
+});
 
 async function settledStates(needs: Needs) {
   const settled = fileURLToPath(new URL("../fixtures/isolation/settled.ts", import.meta.url));

@@ -15,6 +15,16 @@ function fixture(name: string): string {
   return fileURLToPath(new URL(`../fixtures/waking/${name}`, import.meta.url));
 }
 
+/** Lets the app send to a client that it has not heard from. */
+async function config(module: string): Promise<string[]> {
+  const path = await Deno.makeTempFile({ prefix: "tegula-", suffix: ".toml" });
+  await Deno.writeTextFile(
+    path,
+    `interfaces = ["eth0"]\n[apps.ticker]\nmodule = "${module}"\nsend_to = ["198.18.0.2"]\n`,
+  );
+  return ["--config", path];
+}
+
 for (const provider of ["xdp", "socket"]) {
   labTest(
     `an unsolicited datagram goes out at once though all tiles sleep (${provider})`,
@@ -27,10 +37,10 @@ for (const provider of ["xdp", "socket"]) {
         fixture("receiver.ts"),
       ]);
       await receiver.stdout.find("serving");
-      const listen = `9000=${fixture("ticker.ts")}`;
+      const listen = "9000=ticker";
       const appliance = await Appliance.start(
         host,
-        ["--interface", "eth0", "--listen", listen, "--provider", provider],
+        [...await config(fixture("ticker.ts")), "--listen", listen, "--provider", provider],
       );
       const took = await eventually(`${DATAGRAMS} datagrams`, async () => {
         await receiver.stdout.find("took", { from: receiver.stdout.all.length });

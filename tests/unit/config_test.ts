@@ -28,12 +28,22 @@ async function load(toml: string): Promise<{ config: RunConfig; folder: string }
 }
 
 Deno.test("parseListen() reads a port and an app", () => {
-  assert.deepEqual(parseListen("7=echo"), { port: 7, app: "echo", instances: 1 });
-  assert.deepEqual(parseListen("65535=./a=b.ts"), { port: 65535, app: "./a=b.ts", instances: 1 });
+  assert.deepEqual(parseListen("7=echo"), { port: 7, app: "echo", instances: 1, inline: false });
+  assert.deepEqual(parseListen("65535=./a=b.ts"), {
+    port: 65535,
+    app: "./a=b.ts",
+    instances: 1,
+    inline: false,
+  });
 });
 
 Deno.test("parseListen() reads how many instances share a port", () => {
-  assert.deepEqual(parseListen("5353=./dns.ts*4"), { port: 5353, app: "./dns.ts", instances: 4 });
+  assert.deepEqual(parseListen("5353=./dns.ts*4"), {
+    port: 5353,
+    app: "./dns.ts",
+    instances: 4,
+    inline: false,
+  });
 });
 
 Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", () => {
@@ -44,9 +54,23 @@ Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", 
       app,
       fc.integer({ min: 1, max: 64 }),
       (port, app, instances) =>
-        assert.deepEqual(parseListen(`${port}=${app}*${instances}`), { port, app, instances }),
+        assert.deepEqual(parseListen(`${port}=${app}*${instances}`), {
+          port,
+          app,
+          instances,
+          inline: false,
+        }),
     ),
   );
+});
+
+Deno.test("parseListen() reads where the app runs", async () => {
+  assert.equal(parseListen("7=echo@inline").inline, true);
+  assert.deepEqual(
+    [parseListen("7=./a@b/c.ts").app, parseListen("7=./a@b/c.ts").inline],
+    ["./a@b/c.ts", false],
+  );
+  await assertRefused(() => parseListen("7=echo@outside"), /after @ stands inline, or nothing/);
 });
 
 Deno.test("parseListen() says what is wrong and what is allowed", async () => {
@@ -68,7 +92,8 @@ Deno.test("loadConfig() reads every key", async () => {
   `);
   assert.deepEqual(config, {
     interfaces: ["eth0", "eth1"],
-    listen: [{ port: 7, app: "echo", instances: 1 }, { port: 37, app: "time", instances: 2 }],
+    listen: [parseListen("7=echo"), parseListen("37=time*2")],
+    apps: {},
     provider: "xdp",
     netTiles: 2,
   });
@@ -76,7 +101,7 @@ Deno.test("loadConfig() reads every key", async () => {
 
 Deno.test("loadConfig() leaves to the defaults what an empty file does not say", async () => {
   const { config } = await load("");
-  assert.deepEqual(config, { interfaces: [], listen: [], provider: "auto" });
+  assert.deepEqual(config, { interfaces: [], listen: [], apps: {}, provider: "auto" });
 });
 
 Deno.test("loadConfig() seeks an app's module from the file's own folder", async () => {
@@ -118,6 +143,7 @@ Deno.test("checkConfig() wants an interface and a port, each once", async () => 
   const good: RunConfig = {
     interfaces: ["eth0"],
     listen: [parseListen("7=echo")],
+    apps: {},
     provider: "auto",
   };
   checkConfig(good);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { heapView, u32 } from "../../ffi/view.ts";
 import { AppLink } from "../../tiles/net/app_link.ts";
+import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import {
   appLinkBytes,
@@ -12,6 +13,7 @@ import {
 } from "../../tiles/runtime/link.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 
+const PEERS = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
 const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
 
@@ -23,7 +25,7 @@ function room() {
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
   const link = new AppLink(
-    { name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
+    { ...PEERS, name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
     { umem, wake: (eventfd) => woken.push(eventfd) },
   );
   return { net, app, tile, umem, link, woken };
@@ -91,7 +93,16 @@ Deno.test("on a link that others have used, nothing is taken back that was never
   u32(net)[0] = 5;
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const link = new AppLink(
-    { name: "echo", ports: [7], net, app, shape: SHAPE, tile: heapView(4096), eventfd: 9 },
+    {
+      ...PEERS,
+      name: "echo",
+      ports: [7],
+      net,
+      app,
+      shape: SHAPE,
+      tile: heapView(4096),
+      eventfd: 9,
+    },
     { umem, wake() {} },
   );
   push(link, umem.takeFrame());

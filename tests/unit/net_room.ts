@@ -17,6 +17,8 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
+import type { Prefix } from "../../tiles/net/app_link.ts";
+import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import {
@@ -95,6 +97,9 @@ export const REQUEST: UdpFrame = {
   payload: new TextEncoder().encode("hello, tile"),
 };
 
+/** For an app that may send to anyone. */
+const ANYWHERE: readonly Prefix[] = [{ address: 0, mask: 0 }];
+
 /** The app's ends of its links. */
 export class FakeApp {
   readonly setup: NetSetup["apps"][number];
@@ -106,11 +111,16 @@ export class FakeApp {
   readonly #ring: Uint8Array;
   #at = 0;
 
-  constructor(ports: readonly number[], umem: Uint8Array) {
+  /** What another net tile heard for it. */
+  readonly heardElsewhere = heapView(HEARD_BYTES);
+
+  constructor(ports: readonly number[], umem: Uint8Array, sendTo: readonly Prefix[]) {
     const net = heapView(netLinkBytes(SHAPE));
     const app = this.region;
     const tile = heapView(TILE_REGION_BYTES);
-    this.setup = { name: `app-${ports[0]}`, ports, net, app, shape: SHAPE, tile, eventfd: 0 };
+    const link = { ports, net, app, shape: SHAPE, tile, eventfd: 0 };
+    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [this.heardElsewhere], sendTo };
+    this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
     this.producer = new LinkProducer(app, net, SHAPE);
     this.consumer = new LinkConsumer(app, net, SHAPE);
     this.#ring = payloadRing(app, SHAPE);
@@ -176,8 +186,15 @@ export class Room {
   #counted: Float64Array;
 
   constructor(
-    { ports = [[7], [9, 53]], partialChecksums = false, kernelSockets = true, headroom = 22 }: {
+    {
+      ports = [[7], [9, 53]],
+      sendTo = ANYWHERE,
+      partialChecksums = false,
+      kernelSockets = true,
+      headroom = 22,
+    }: {
       ports?: readonly (readonly number[])[];
+      sendTo?: readonly Prefix[];
       partialChecksums?: boolean;
       kernelSockets?: boolean;
       headroom?: number;
@@ -188,7 +205,7 @@ export class Room {
     this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
     fillNetbase(this.writer);
     this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });
-    this.apps = ports.map((ports) => new FakeApp(ports, u8(umem)));
+    this.apps = ports.map((ports) => new FakeApp(ports, u8(umem), sendTo));
     const solicit = heapView(SOLICIT_LINK_BYTES);
     this.solicits = new SolicitConsumer(solicit);
     const socket = { fill: RING, tx: RING, partialChecksums };

@@ -20,6 +20,7 @@ import {
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Arrivals } from "./arrivals.ts";
 import * as frame from "./frame.ts";
+import { Heard } from "./heard.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
@@ -27,8 +28,24 @@ const { Descriptor } = link;
 const { IP_DESTINATION, IP_SOURCE, MOST_BYTES, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } = frame;
 const LINK_FULL = NET.index.app_link_full;
 
+/** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
+export interface Prefix {
+  readonly address: number;
+  readonly mask: number;
+}
+
+/** To whom an app may send unasked. */
+export interface PeerSetup {
+  /** The table of addresses that this net tile heard from for it. */
+  readonly heard: View;
+  /** Those of the other net tiles. */
+  readonly heardElsewhere: readonly View[];
+  /** Addresses that it may send to in any case. */
+  readonly sendTo: readonly Prefix[];
+}
+
 /** An app, as main tells a net tile of it. */
-export interface AppSetup {
+export interface AppSetup extends PeerSetup {
   readonly name: string;
   /** Ports it answers on. Several apps with the same port share it by flow. */
   readonly ports: readonly number[];
@@ -42,6 +59,31 @@ export interface AppSetup {
   readonly eventfd: number;
 }
 
+/** Whom an app may send to: who has sent to it, and whom it is configured to. */
+export class Peers {
+  readonly heard: Heard;
+  readonly #elsewhere: readonly Heard[];
+  readonly #sendTo: readonly Prefix[];
+
+  constructor({ heard, heardElsewhere, sendTo }: PeerSetup) {
+    this.heard = new Heard(heard);
+    this.#elsewhere = heardElsewhere.map((view) => new Heard(view));
+    this.#sendTo = sendTo;
+  }
+
+  /** Hears from the sources of the packets whose IPv4 headers begin at `headers[from…to]` of `view`. */
+  hear(view: DataView, headers: Int32Array, from: number, to: number): void {
+    const { heard } = this;
+    for (let i = from; i < to; i++) heard.add(view.getInt32((headers[i] & MOST_BYTES) + IP_SOURCE));
+  }
+
+  /** Whether it may send to `address`, host order, a signed word. */
+  has(address: number): boolean {
+    return this.heard.has(address) || this.#elsewhere.some((heard) => heard.has(address)) ||
+      this.#sendTo.some((prefix) => (address & prefix.mask) === prefix.address);
+  }
+}
+
 /** The net tile's ends of both links of one app. */
 export class AppLink {
   readonly name: string;
@@ -50,6 +92,7 @@ export class AppLink {
   readonly answers: LinkConsumer;
   readonly payloads: DataView;
   readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
+  readonly peers: Peers;
   /** Large buffers that the app is reading. */
   largeOut = 0;
   readonly #requests: LinkProducer;
@@ -71,6 +114,7 @@ export class AppLink {
     const ring = slice(app, netLinkBytes(shape), shape.payloadBytes);
     this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
     this.payloadBytes = u8(ring);
+    this.peers = new Peers(setup);
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
     this.#out = new Int32Array(shape.depth);
@@ -138,6 +182,7 @@ export class AppLink {
       out[requests.pushed & (requests.depth - 1)] = ip + PAYLOAD;
       requests.push();
     }
+    this.peers.hear(view, verdicts, from, i);
     return i;
   }
 
@@ -169,6 +214,7 @@ export class AppLink {
     words[at + Descriptor.timeLow] = timeLow;
     words[at + Descriptor.timeHigh] = timeHigh;
     this.#out[requests.pushed & (requests.depth - 1)] = offset;
+    this.peers.heard.add(source);
     requests.push();
     return true;
   }

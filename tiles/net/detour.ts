@@ -6,9 +6,9 @@
  */
 
 import { NET } from "../runtime/counters.ts";
-import type { AppLink } from "./app_link.ts";
+import type { Peers } from "./app_link.ts";
 import type { Dispatch } from "./dispatch.ts";
-import { dropCounter, Entry, Outcome, UNRESOLVED } from "./entry.ts";
+import { appBit, dropCounter, Entry, Outcome, TICK_BITS, UNRESOLVED } from "./entry.ts";
 import type { HeaderCache } from "./header_cache.ts";
 import { copyPayloads } from "./headers.ts";
 import type { Holding } from "./holding.ts";
@@ -29,9 +29,19 @@ export interface DetourParts {
   readonly dispatch: Dispatch;
 }
 
+/** Where a datagram comes from: an app and the memory that it writes. */
+export interface Origin {
+  readonly payloads: DataView;
+  readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
+  readonly peers: Peers;
+}
+
 /** Deals with datagrams one by one. */
 export class Detour {
-  /** Moves now and then: entries that saw another one come here, to look after their neighbour. */
+  /**
+   * Moves now and then: entries that saw another one come here, so that their neighbour is looked
+   * after, and that it is asked anew whether the app may send there.
+   */
   tick = 1;
   readonly #parts: DetourParts;
   readonly #row = new Int32Array(ROW_WORDS);
@@ -46,13 +56,14 @@ export class Detour {
   }
 
   /**
-   * Deals with the datagram of `app` in the row at word `at` of `rows`. Returns 0, or the number of
-   * the counter to move. If a kernel socket is to send it, the app's memory must stay until the next
+   * Deals with the datagram of app number `index` in the row at word `at` of `rows`. Returns 0, or the
+   * number of the counter to move. If a kernel socket is to send it, the app's memory must stay until the next
    * flush of the sender.
    */
-  take(app: AppLink, rows: Int32Array, at: number): number {
+  take(app: Origin, index: number, rows: Int32Array, at: number): number {
     const row = this.#row;
     for (let word = 0; word < ROW_WORDS; word++) row[word] = rows[at + word];
+    if (!app.peers.has(row[Row.destination])) return NET.index.tx_drop_unasked;
     const { resolver, holding, cache } = this.#parts;
     let e = this.#resolve();
     // A neighbour just found may have been waited for: what came before goes before.
@@ -64,7 +75,7 @@ export class Detour {
     }
     const outcome = cache.words[e + Entry.outcome];
     if (outcome >= 0) {
-      return length <= (outcome & 0xffff) ? this.#send(app, e) : this.#handOver(app);
+      return length <= (outcome & 0xffff) ? this.#send(app, index, e) : this.#handOver(app);
     }
     if (outcome !== Outcome.kernel) return dropCounter(outcome);
     return this.#handOver(app) === 0 ? 0 : NET.index.tx_drop_no_socket;
@@ -76,25 +87,27 @@ export class Detour {
   }
 
   /** Sends by the entry at `e`. */
-  #send(app: AppLink, e: number): number {
-    const { cache, resolver, wire } = this.#parts;
-    if (cache.words[e + Entry.refreshed] !== this.tick) {
-      cache.words[e + Entry.refreshed] = this.tick;
-      resolver.refresh(cache.words[e + Entry.neighbor]);
+  #send(app: Origin, index: number, e: number): number {
+    const { cache: { words }, resolver, wire } = this.#parts;
+    const now = this.tick & TICK_BITS;
+    if ((words[e + Entry.checked] & TICK_BITS) !== now) {
+      words[e + Entry.checked] = now;
+      resolver.refresh(words[e + Entry.neighbor]);
     }
+    words[e + Entry.checked] |= appBit(index);
     this.#row[Row.entry] = e;
     if (!this.#fillFrame(app)) return NET.index.tx_drop_no_frame;
     return wire.put(this.#row, 1) === 0 ? 0 : REFUSED - this.#row[Row.entry];
   }
 
   /** Holds the datagram for the neighbour that the resolver just missed. */
-  #hold(app: AppLink): number {
+  #hold(app: Origin): number {
     if (!this.#fillFrame(app)) return NET.index.tx_drop_no_frame;
     return this.#parts.holding.hold(this.#row);
   }
 
   /** Copies the payload into a frame. False when there is none. */
-  #fillFrame(app: AppLink): boolean {
+  #fillFrame(app: Origin): boolean {
     const { umem } = this.#parts;
     const frame = umem.takeFrame();
     if (frame < 0) return false;
@@ -109,7 +122,7 @@ export class Detour {
    * Hands the datagram to the kernel's socket of its source port, which fragments what is too long
    * for a packet. Where there is none, what is too long goes nowhere.
    */
-  #handOver(app: AppLink): number {
+  #handOver(app: Origin): number {
     const row = this.#row;
     const { dispatch, sender } = this.#parts;
     const ports = row[Row.ports];

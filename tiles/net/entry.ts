@@ -29,10 +29,22 @@ export const Entry = {
   link: 6,
   sourceBe: 12,
   destinationBe: 13,
-  /** Record of the neighbour, and when it was last looked at for its wish to be refreshed. */
+  /** Record of the neighbour. */
   neighbor: 14,
-  refreshed: 15,
+  /** When that was last looked at for its wish to be refreshed, and which apps may send here. */
+  checked: 15,
 } as const;
+
+/** In the word `checked`: the low bits of the tick at which it was, and a bit for each app. */
+export const TICK_BITS = 0xff;
+
+/**
+ * The bit of app number `index` in the word `checked`. Apps from the 23rd on have one together: what
+ * one of them may send to, the others may for the length of a tick.
+ */
+export function appBit(index: number): number {
+  return 0x100 << Math.min(index, 22);
+}
 
 /** Bytes that an entry holds for the Ethernet header, which ends at their end. */
 export const LINK_BYTES = 24;

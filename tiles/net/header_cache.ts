@@ -93,6 +93,7 @@ export class HeaderCache {
     words[e + Entry.source] = source;
     words[e + Entry.member] = member;
     words[e + Entry.epoch] = this.#epoch;
+    words[e + Entry.checked] = 0;
     return e;
   }
 

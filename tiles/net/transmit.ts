@@ -25,7 +25,7 @@ import type { Umem } from "./umem.ts";
 import type { Wire } from "./wire.ts";
 
 // Own constants, see frame.ts.
-const { Entry } = layout;
+const { appBit, Entry, TICK_BITS } = layout;
 const { BURST, makeRows, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
 const { copyPayloads } = headers;
 const { Descriptor } = link;
@@ -79,7 +79,7 @@ export class Transmitter {
     this.#classify(app.payloadBytes.length, index, count);
     this.#takeFrames(count);
     copyPayloads(app.payloads, this.#frames, this.#rows, count);
-    if (this.#wire.put(this.#rows, count) > 0) this.#others(app, count);
+    if (this.#wire.put(this.#rows, count) > 0) this.#others(app, index, count);
     this.#counters[COUNT.tx_accepted] += count;
     // Kernel sockets send from the app's memory, so before it is told that this is free.
     this.#sender.flush();
@@ -109,7 +109,9 @@ export class Transmitter {
     const entries = this.#entries;
     const cache = this.#cache;
     const dispatch = this.#dispatch;
-    const { tick } = this.#detour;
+    const bit = appBit(index);
+    const bits = TICK_BITS | bit;
+    const checked = (this.#detour.tick & TICK_BITS) | bit;
     for (let i = 0; i < count; i++) {
       const row = (i & (BURST - 1)) << ROW_SHIFT;
       const offset = rows[row + Row.offset];
@@ -126,7 +128,8 @@ export class Transmitter {
           const outcome = entries[e + Entry.outcome];
           // One that is negative has no largest payload: only those of the wire pass here.
           if (
-            outcome >= 0 && length <= (outcome & 0xffff) && entries[e + Entry.refreshed] === tick
+            outcome >= 0 && length <= (outcome & 0xffff) &&
+            (entries[e + Entry.checked] & bits) === checked
           ) entry = e;
         }
       }
@@ -148,13 +151,13 @@ export class Transmitter {
   }
 
   /** Deals with those that were not sent at once, one by one. */
-  #others(app: AppLink, count: number): void {
+  #others(app: AppLink, index: number, count: number): void {
     const rows = this.#rows;
     for (let i = 0; i < count; i++) {
       const row = i << ROW_SHIFT;
       const entry = rows[row + Row.entry];
       if (entry >= 0) continue;
-      const refused = entry === SLOW ? this.#detour.take(app, rows, row) : REFUSED - entry;
+      const refused = entry === SLOW ? this.#detour.take(app, index, rows, row) : REFUSED - entry;
       if (refused !== 0) this.#counters[refused]++;
     }
   }

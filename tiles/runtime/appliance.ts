@@ -8,17 +8,15 @@
  * @module
  */
 
-import { fileURLToPath } from "node:url";
 import { checked } from "../../ffi/errno.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import type { XskSetup } from "../../ffi/xsk.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import type { AppSetup } from "../app/tile.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { type ControlRequest, ControlWriter } from "./control.ts";
 import { COUNTERS, NET, readCounters } from "./counters.ts";
-import { LIBRARIES, permissions } from "./permissions.ts";
+import { libraries, permissions } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
@@ -154,22 +152,22 @@ export class Appliance {
   }
 
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
-    const { kind, name } = seat;
+    const { kind, name, grants } = seat;
     const { root, log } = this.#options;
+    if (grants.keep) log(`${name}: keeps what it was granted, and is confined that much less`);
     const worker = new TileWorker({
       kind,
       name,
-      libraries: Object.fromEntries(LIBRARIES[kind].map((each) => [each, libraryPath(each)])),
+      libraries: Object.fromEntries(
+        libraries(kind, grants).map((each) => [each, libraryPath(each)]),
+      ),
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
+      keep: { clock: grants.clock, keep: grants.keep },
       setup,
     }, {
-      permissions: permissions(kind, {
-        root,
-        ...(kind === "status" && { places: this.#options.places }),
-        ...(kind === "app" && { appModule: fileURLToPath((setup as AppSetup).module) }),
-      }),
+      permissions: permissions(kind, { root, grants }),
       events: {
         log: (line) => log(`${name}: ${line}`),
         ask: (request) => this.#ask(request),

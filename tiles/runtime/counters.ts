@@ -40,6 +40,8 @@ export const NET = table({
   tx_socket: "Datagrams sent through the kernel's sockets.",
   tx_drop_descriptor: "Descriptors from an app that name memory outside its ring.",
   tx_drop_port: "Datagrams from a port that the app does not serve, or to port 0.",
+  tx_drop_unasked:
+    "Datagrams to an address that the app has not heard from and is not configured to send to.",
   tx_drop_no_route: "Datagrams with no route to their destination.",
   tx_drop_blackhole: "Datagrams whose route is a blackhole.",
   tx_drop_unreachable: "Datagrams whose route is unreachable.",

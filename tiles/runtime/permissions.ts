@@ -8,13 +8,48 @@
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import type { TileKind } from "./tile.ts";
 
-/** What a worker may do at its start. Paths. */
+/** What a worker may do at its start, as Deno takes it: paths, names, `address:port`, `unix:path`. */
 export interface TilePermissions {
   readonly ffi: string[];
   readonly read: string[];
   readonly write: string[];
-  /** As `--allow-net` takes them: `address:port`, and `unix:path`. */
+  readonly env: string[];
   readonly net: string[];
+}
+
+/** What is granted by name, besides what every tile of a kind has. */
+export interface Grants {
+  readonly read: readonly string[];
+  readonly write: readonly string[];
+  readonly env: readonly string[];
+  readonly net: readonly string[];
+  /** The host's clock (`ffi/clock.ts`). */
+  readonly clock: boolean;
+  /** Whether the tile keeps all this once it runs; its thread can then still work on files. */
+  readonly keep: boolean;
+}
+
+/** Nothing. */
+export const NO_GRANTS: Grants = {
+  read: [],
+  write: [],
+  env: [],
+  net: [],
+  clock: false,
+  keep: false,
+};
+
+/** All that any of `all` grants. */
+export function together(all: readonly Grants[]): Grants {
+  const list = (of: (grants: Grants) => readonly string[]) => [...new Set(all.flatMap(of))];
+  return {
+    read: list(({ read }) => read),
+    write: list(({ write }) => write),
+    env: list(({ env }) => env),
+    net: list(({ net }) => net),
+    clock: all.some(({ clock }) => clock),
+    keep: all.some(({ keep }) => keep),
+  };
 }
 
 /** Where the status tile is found; null: not at all. */
@@ -37,35 +72,27 @@ export const LIBRARIES: { readonly [kind in TileKind]: readonly LibraryName[] } 
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
 
 /** What listening at `places` takes. */
-export function placePermissions(
-  { control, metrics }: StatusPlaces,
-): Pick<TilePermissions, "read" | "write" | "net"> {
+export function placeGrants({ control, metrics }: StatusPlaces): Grants {
   const paths = control === null ? [] : [control];
-  return {
-    read: paths,
-    write: paths,
-    net: [...paths.map((path) => `unix:${path}`), ...metrics === null ? [] : [metrics]],
-  };
+  const net = [...paths.map((path) => `unix:${path}`), ...metrics === null ? [] : [metrics]];
+  return { ...NO_GRANTS, read: paths, write: paths, net };
 }
 
-/** The permissions of a worker. `appModule` is the file of an app tile's app. */
+/** The libraries of a tile of a kind. */
+export function libraries(kind: TileKind, { clock }: Grants): readonly LibraryName[] {
+  return clock ? [...LIBRARIES[kind], "clock"] : LIBRARIES[kind];
+}
+
+/** The permissions of a worker of the program in the folder `root`. */
 export function permissions(
   kind: TileKind,
-  { root, appModule, places = { control: null, metrics: null } }: {
-    root: string;
-    appModule?: string;
-    places?: StatusPlaces;
-  },
+  { root, grants }: { root: string; grants: Grants },
 ): TilePermissions {
-  const { read, write, net } = placePermissions(places);
   return {
-    ffi: LIBRARIES[kind].map((name) => libraryPath(name)),
-    read: [
-      ...TILE_FOLDERS.map((folder) => `${root}/${folder}`),
-      ...(appModule === undefined ? [] : [appModule]),
-      ...read,
-    ],
-    write,
-    net,
+    ffi: libraries(kind, grants).map((name) => libraryPath(name)),
+    read: [...TILE_FOLDERS.map((folder) => `${root}/${folder}`), ...grants.read],
+    write: [...grants.write],
+    env: [...grants.env],
+    net: [...grants.net],
   };
 }

@@ -13,6 +13,7 @@ import type { Udp } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
 import type { ControlRequest } from "./control.ts";
+import type { Grants } from "./permissions.ts";
 import type { TileRegion } from "./tile_region.ts";
 
 /** The kinds of tile that run in a worker of their own. */
@@ -84,6 +85,8 @@ export interface BootMessage {
   readonly region: View;
   /** The control region, read-only. */
   readonly control: View;
+  /** What it keeps once it runs. */
+  readonly keep: Pick<Grants, "clock" | "keep">;
   readonly setup: unknown;
 }
 

@@ -5,18 +5,21 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
 import type { Host } from "../../ffi/host.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { AppSetup } from "../app/tile.ts";
+import type { PeerSetup, Prefix } from "../net/app_link.ts";
+import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
 import type { Attachment } from "./attachment.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
-import type { StatusPlaces } from "./permissions.ts";
+import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
@@ -31,6 +34,11 @@ export interface AppPlan {
   readonly ports: readonly number[];
   /** What the configuration says to it. */
   readonly options: Readonly<Record<string, unknown>>;
+  /** Addresses that it may send to besides those that it heard from. */
+  readonly sendTo: readonly Prefix[];
+  readonly grants: Grants;
+  /** Whether it runs inside each net tile, instead of a tile of its own. */
+  readonly inline: boolean;
 }
 
 /** A kernel socket that holds a served port. */
@@ -57,6 +65,8 @@ export interface WiringOptions {
 export interface TileSeat {
   readonly kind: TileKind;
   readonly name: string;
+  /** What its worker is granted besides what all of its kind have. */
+  readonly grants: Grants;
   readonly region: Region;
   readonly reader: TileReader;
   readonly eventfd: number;
@@ -66,6 +76,12 @@ export interface TileSeat {
 interface LinkRegions {
   readonly net: Region;
   readonly app: Region;
+}
+
+/** What starting `apps` takes: their modules, and what each is granted. */
+export function startGrants(apps: readonly AppPlan[]): Grants {
+  const modules = apps.map(({ module }) => fileURLToPath(module));
+  return together([{ ...NO_GRANTS, read: modules }, ...apps.map(({ grants }) => grants)]);
 }
 
 /** Every region of an appliance, and who gets what of it. */
@@ -83,6 +99,8 @@ export class Wiring {
   readonly metrics: readonly Region[];
   readonly #options: WiringOptions;
   readonly #solicits: readonly Region[];
+  /** Addresses heard from, by app, then by net tile. */
+  readonly #heard: readonly (readonly Region[])[];
   /** By app, then by net tile. */
   readonly #links: readonly (readonly LinkRegions[])[];
 
@@ -94,13 +112,18 @@ export class Wiring {
     this.snapshot = regions.create("snapshot", SNAPSHOT_BYTES);
     this.netlink = this.#seat("netlink", "netlink");
     this.nets = frames.map((_, n) => this.#seat("net", `net${n}`));
-    this.apps = apps.map(({ name }) => this.#seat("app", name));
+    this.apps = apps.map((app) => this.#seat("app", app.name, startGrants([app])));
     const { control, metrics } = options.places;
-    this.status = control === null && metrics === null ? null : this.#seat("status", "status");
+    this.status = control === null && metrics === null
+      ? null
+      : this.#seat("status", "status", placeGrants(options.places));
     this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
     this.metrics = apps.map(({ name }) => regions.create(`metrics ${name}`, METRICS_BYTES));
     this.#solicits = this.nets.map(({ name }) =>
       regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
+    );
+    this.#heard = apps.map(({ name: app }) =>
+      this.nets.map(({ name: net }) => regions.create(`heard ${app} ${net}`, HEARD_BYTES))
     );
     this.#links = apps.map(({ name: app }) =>
       this.nets.map(({ name: net }) => ({
@@ -110,10 +133,17 @@ export class Wiring {
     );
   }
 
-  #seat(kind: TileKind, name: string): TileSeat {
+  #seat(kind: TileKind, name: string, grants = NO_GRANTS): TileSeat {
     const { regions, host } = this.#options;
     const region = regions.create(`tile ${name}`, TILE_REGION_BYTES);
-    return { kind, name, region, reader: new TileReader(region.reader), eventfd: host.eventfd() };
+    return {
+      kind,
+      name,
+      grants,
+      region,
+      reader: new TileReader(region.reader),
+      eventfd: host.eventfd(),
+    };
   }
 
   /** Every port that an app answers on. */
@@ -184,11 +214,21 @@ export class Wiring {
         shape: plan.LINK_SHAPE,
         tile: seat.region.reader,
         eventfd: seat.eventfd,
+        ...this.#peerSetup(a, n),
       })),
       solicit: this.#solicits[n].writer,
       netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
+    };
+  }
+
+  /** To whom app `a` may send by net tile `n`. */
+  #peerSetup(a: number, n: number): PeerSetup {
+    return {
+      heard: this.#heard[a][n].writer,
+      heardElsewhere: this.#heard[a].filter((_, i) => i !== n).map(({ reader }) => reader),
+      sendTo: this.#options.apps[a].sendTo,
     };
   }
 

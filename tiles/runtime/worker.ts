@@ -17,8 +17,8 @@ import { runLoop } from "./loop.ts";
 import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
 import { TileRegion } from "./tile_region.ts";
 
-/** Permissions by which the status tile has begun to listen. */
-const LISTENED_BY = ["write", "net"] as const;
+/** Permissions that are for the start alone: to load modules, to listen, to read what an app needs. */
+const GIVEN_UP = ["read", "write", "env", "net"] as const;
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<BootMessage>) => void) | null;
@@ -48,9 +48,8 @@ async function start(boot: BootMessage): Promise<void> {
     log: (line) => scope.postMessage({ type: "log", line }),
     ask: (request) => scope.postMessage({ type: "ask", request }),
   });
-  Deno.permissions.revokeSync({ name: "read" });
-  if (boot.kind === "status") {
-    for (const name of LISTENED_BY) Deno.permissions.revokeSync({ name });
+  if (!boot.keep.keep) {
+    for (const name of GIVEN_UP) Deno.permissions.revokeSync({ name });
   }
   scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
   if ("serve" in tile) {
@@ -83,6 +82,8 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
     role: boot.kind,
     fds: Int32Array.from(own),
     keepNetAdmin: boot.kind === "netlink",
+    keepClock: boot.keep.clock,
+    keepFiles: boot.keep.keep,
   });
   return landlock ? "seccomp, landlock" : "seccomp";
 }

@@ -1,0 +1,81 @@
+/**
+ * `[apps.NAME]` of the configuration file: what an app is told, and what it is granted by name. An app
+ * that is not there has nothing.
+ *
+ * @module
+ */
+
+import { resolve } from "node:path";
+import { z } from "zod";
+import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { type Grants, NO_GRANTS } from "../tiles/runtime/permissions.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+
+/** What the configuration says of an app. */
+export interface AppConfig extends Pick<AppPlan, "options" | "sendTo"> {
+  /** Path of its module; left out, the name says which. */
+  readonly module?: string;
+  readonly grants: Grants;
+}
+
+/** What an app has of which the configuration says nothing. */
+export const NO_APP_CONFIG: AppConfig = { options: {}, sendTo: [], grants: NO_GRANTS };
+
+const names = (example: string) =>
+  z.array(z.string(), { error: `must be a list such as ["${example}"]` }).default([]);
+
+/** The keys of `[apps.NAME]`. */
+export const appSchema = z.strictObject({
+  module: z.string({ error: "must be the path of a module" }).optional(),
+  options: z.record(z.string(), z.unknown(), { error: "must be a table" }).default({}),
+  send_to: z.array(
+    z.string().transform((text, context) => {
+      const prefix = parsePrefix(text);
+      if (prefix !== null) return prefix;
+      const message = `'${text}' is no IPv4 address or prefix, such as 198.51.100.0/24`;
+      context.addIssue({ code: "custom", message });
+      return z.NEVER;
+    }),
+    { error: 'must be a list such as ["198.51.100.0/24"]' },
+  ).default([]),
+  read: names("./zones"),
+  write: names("/var/lib/tegula/my_app"),
+  env: names("NAME"),
+  net: names("192.0.2.1:443"),
+  clock: z.boolean({ error: "must be true or false" }).default(false),
+  keep: z.boolean({ error: "must be true or false" }).default(false),
+});
+
+/** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
+export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string): AppConfig {
+  const { module, options, send_to: sendTo, read, write, env, net, clock, keep } = parsed;
+  const paths = (all: string[]) => all.map((path) => resolve(folder, path));
+  return {
+    ...(module !== undefined && { module: resolve(folder, module) }),
+    options: locateAll(options, folder) as AppConfig["options"],
+    sendTo,
+    grants: { read: paths(read), write: paths(write), env, net, clock, keep },
+  };
+}
+
+/** A path that begins with ./ or ../ counts from the file that it stands in. */
+export function locate(text: string, folder: string): string {
+  return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
+}
+
+/** The same for every text in a value, however deep. */
+function locateAll(value: unknown, folder: string): unknown {
+  if (typeof value === "string") return locate(value, folder);
+  if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
+  if (typeof value !== "object" || value === null || value instanceof Date) return value;
+  const all = Object.entries(value);
+  return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
+}
+
+function parsePrefix(text: string): { address: number; mask: number } | null {
+  const [address, length = "32", ...more] = text.split("/");
+  const right = /^\d{1,2}$/.test(length) && Number(length) <= 32 && more.length === 0;
+  if (!right || parseAddress(address) < 0) return null;
+  const mask = (2 ** 32 - 2 ** (32 - Number(length))) | 0;
+  return { address: parseAddress(address) & mask, mask };
+}

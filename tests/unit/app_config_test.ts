@@ -1,0 +1,109 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { planApps } from "../../cli/apps.ts";
+import { loadConfig, parseListen } from "../../cli/config.ts";
+import { UserError } from "../../cli/errors.ts";
+import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
+
+/** Loads `toml` from a folder of its own, in which there is an app `mine.ts`. */
+async function load(toml: string) {
+  const folder = await Deno.makeTempDir({ prefix: "tegula-apps-" });
+  try {
+    await Deno.writeTextFile(join(folder, "mine.ts"), "export function answer() {}");
+    await Deno.writeTextFile(join(folder, "tegula.toml"), toml);
+    const config = await loadConfig(join(folder, "tegula.toml"));
+    return { apps: planApps(config), folder };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+function plan(...listen: string[]) {
+  return planApps({ listen: listen.map(parseListen), apps: {} });
+}
+
+Deno.test("an app named for several ports is one app", () => {
+  const apps = plan("7=echo", "9=discard", "1007=echo");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo", [7, 1007]],
+    ["discard", [9]],
+  ]);
+});
+
+Deno.test("the n-th instance serves the ports that have as many", () => {
+  const apps = plan("53=echo*3", "54=echo*2", "55=echo");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo.1", [53, 54, 55]],
+    ["echo.2", [53, 54]],
+    ["echo.3", [53]],
+  ]);
+});
+
+Deno.test("an app inside the net tiles is another one than the same in a tile of its own", () => {
+  assert.deepEqual(
+    plan("7=echo", "8=echo@inline").map(({ ports, inline }) => [ports, inline]),
+    [[[7], false], [[8], true]],
+  );
+});
+
+Deno.test("an app has no options and no grants but those of the configuration", async () => {
+  const { apps: [plain] } = await load(`listen = ["7=./mine.ts"]`);
+  assert.deepEqual([plain.options, plain.sendTo, plain.grants], [{}, [], NO_GRANTS]);
+  const { apps: [mine], folder } = await load(`
+    listen = ["7=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    send_to = ["198.18.0.2", "198.51.100.7/24"]
+    read = ["./zones", "/etc/zones"]
+    env = ["NAME"]
+    net = ["192.0.2.1:443"]
+    clock = true
+    [apps.mine.options]
+    zone = "./zones/a"
+    deep = { list = ["../b", "c"], number = 5 }
+  `);
+  assert.equal(mine.name, "mine");
+  assert.match(mine.module, /^file:.*\/mine\.ts$/);
+  assert.deepEqual(mine.grants, {
+    ...NO_GRANTS,
+    read: [join(folder, "zones"), "/etc/zones"],
+    env: ["NAME"],
+    net: ["192.0.2.1:443"],
+    clock: true,
+  });
+  assert.deepEqual(mine.options, {
+    zone: join(folder, "zones/a"),
+    deep: { list: [join(folder, "../b"), "c"], number: 5 },
+  });
+  assert.deepEqual(mine.sendTo, [
+    { address: 0xc6120002 | 0, mask: -1 },
+    { address: 0xc6336400 | 0, mask: 0xffffff00 | 0 },
+  ]);
+});
+
+Deno.test("of the apps that ship ntp has the clock, and none has more", () => {
+  for (const name of ["discard", "dns", "echo", "ntp", "statsd", "time"]) {
+    const [{ grants }] = plan(`7=${name}`);
+    assert.deepEqual(grants, { ...NO_GRANTS, clock: name === "ntp" });
+  }
+});
+
+Deno.test("what is wrong in an app's configuration is said with its place", async () => {
+  const refused = (toml: string, sentence: RegExp) =>
+    assert.rejects(load(toml), (error) => {
+      assert.ok(error instanceof UserError, String(error));
+      assert.match(error.message, sentence);
+      return true;
+    });
+  const listen = `listen = ["7=echo"]\n`;
+  await refused(`${listen}[apps.echo]\nrun = []`, /apps.echo: unknown key run; known are module,/);
+  await refused(`${listen}[apps.echo]\nread = "x"`, /apps\[echo\]\[read\]: must be a list such as/);
+  await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is no IPv4 address or prefix/);
+  await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
+  await refused(`listen = ["7=nothing"]`, /there is no app 'nothing'; the apps are discard, dns,/);
+  await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
+  await refused(
+    `listen = ["7=echo@inline"]\n[apps.echo]\nenv = ["X"]`,
+    /echo@inline shares the net tile's worker, and can be granted nothing but read and clock/,
+  );
+});

@@ -1,0 +1,58 @@
+import assert from "node:assert/strict";
+import { Heard } from "../../tiles/net/heard.ts";
+import { ETH0, ip, REQUEST, Room } from "./net_room.ts";
+
+const PEER = REQUEST.source;
+const STRANGER = ip("198.18.0.77");
+
+function room(sendTo: { address: number; mask: number }[] = []): Room {
+  const room = new Room({ sendTo });
+  room.neighbor(PEER);
+  room.neighbor(STRANGER);
+  room.turn();
+  room.moved();
+  return room;
+}
+
+Deno.test("an app that sends to whom it has not heard from sends nothing, and that is counted", () => {
+  const host = room();
+  host.answer({ destination: STRANGER });
+  assert.deepEqual(host.sent(ETH0), []);
+  assert.deepEqual(host.moved(), { tx_accepted: 1, tx_drop_unasked: 1 });
+});
+
+Deno.test("an app answers, and may send later and on other ports, to whom it heard from", () => {
+  const host = room();
+  host.receive(REQUEST);
+  host.answer({});
+  host.pass(10_000);
+  host.answer({ destinationPort: 9 });
+  assert.equal(host.sent(ETH0).length, 2);
+  host.answer({ destination: STRANGER });
+  assert.equal(host.sent(ETH0).length, 0);
+});
+
+Deno.test("what another net tile heard counts", () => {
+  const host = room();
+  new Heard(host.apps[0].heardElsewhere).add(PEER | 0);
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 1);
+});
+
+Deno.test("what another app heard does not count, though the way there is known", () => {
+  const host = room();
+  host.receive(REQUEST);
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 1);
+  host.apps[1].answer({ sourcePort: 9 });
+  host.turn();
+  assert.equal(host.sent(ETH0).length, 0);
+});
+
+Deno.test("an app may send to addresses that it is configured to, and to no others", () => {
+  const host = room([{ address: ip("198.18.0.64") | 0, mask: 0xffffffc0 | 0 }]);
+  host.answer({ destination: STRANGER });
+  assert.equal(host.sent(ETH0).length, 1);
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 0);
+});

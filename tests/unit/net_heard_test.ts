@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { heapView } from "../../ffi/view.ts";
+import { Heard, HEARD_BYTES } from "../../tiles/net/heard.ts";
+
+Deno.test("an address is known when it was put in, and no other is", () => {
+  const address = fc.oneof(fc.integer(), fc.integer({ min: 1, max: 50 })).filter((a) => a !== 0);
+  fc.assert(
+    fc.property(fc.array(address), fc.array(address), (put, others) => {
+      const view = heapView(HEARD_BYTES);
+      const heard = new Heard(view);
+      for (const each of put) heard.add(each);
+      const reader = new Heard(view);
+      const known = new Set(put);
+      for (const each of [...put, ...others, 0]) assert.equal(reader.has(each), known.has(each));
+    }),
+    { numRuns: 50 },
+  );
+});
+
+Deno.test("of a flood of strangers the last 32,768 are known, and the oldest are forgotten", () => {
+  const heard = new Heard(heapView(HEARD_BYTES));
+  const count = 200_000;
+  for (let i = 1; i <= count; i++) {
+    heard.add(Math.imul(i, 0x01000193));
+    assert.ok(heard.has(Math.imul(i, 0x01000193)));
+  }
+  for (let i = count - 32_767; i <= count; i++) assert.ok(heard.has(Math.imul(i, 0x01000193)));
+  let known = 0;
+  for (let i = 1; i <= count; i++) if (heard.has(Math.imul(i, 0x01000193))) known++;
+  assert.ok(known <= 65_536, `${known}`);
+});
