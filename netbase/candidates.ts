@@ -34,6 +34,9 @@ export class CandidatePool {
   /** Freed candidates, chained. */
   #free = 0;
   #count = 0;
+  #sync = 1;
+  /** Candidates that the running sync has named. */
+  #named = 0;
 
   /** Candidates in use. */
   get count(): number {
@@ -60,14 +63,28 @@ export class CandidatePool {
     return this.words[candidate * CANDIDATE_WORDS + Candidate.tosSync] >>> 16;
   }
 
-  /** The sync in which it was last named, 16 bits. */
-  sync(candidate: number): number {
-    return this.words[candidate * CANDIDATE_WORDS + Candidate.tosSync] & 0xffff;
+  /** Begins a mark and sweep: from now on only what is allocated or marked counts as named. */
+  beginSync(): void {
+    this.#sync = (this.#sync + 1) & 0xffff;
+    this.#named = 0;
   }
 
-  setSync(candidate: number, sync: number): void {
+  /** Whether the running sync has named every candidate: there is nothing to sweep. */
+  get allNamed(): boolean {
+    return this.#named === this.#count;
+  }
+
+  /** Whether the running sync has named it. */
+  isNamed(candidate: number): boolean {
+    return (this.words[candidate * CANDIDATE_WORDS + Candidate.tosSync] & 0xffff) === this.#sync;
+  }
+
+  /** Notes that the running sync has named it. */
+  mark(candidate: number): void {
+    if (this.isNamed(candidate)) return;
     const at = candidate * CANDIDATE_WORDS + Candidate.tosSync;
-    this.words[at] = (this.words[at] & 0xffff0000) | sync;
+    this.words[at] = (this.words[at] & 0xffff0000) | this.#sync;
+    this.#named++;
   }
 
   /** Where `candidate` stands to `key` in a list: below 0 before, 0 equal, above 0 after. */
@@ -76,8 +93,8 @@ export class CandidatePool {
     return tos !== key.tos ? key.tos - tos : this.priority(candidate) - key.priority;
   }
 
-  /** A candidate that is in no list yet. */
-  allocate(key: CandidateKey, attributes: number, sync: number): number {
+  /** A candidate that is in no list yet, named. */
+  allocate(key: CandidateKey, attributes: number): number {
     let candidate = this.#free;
     if (candidate !== 0) {
       this.#free = this.next(candidate);
@@ -88,8 +105,9 @@ export class CandidatePool {
     const at = candidate * CANDIDATE_WORDS;
     this.words[at + Candidate.attributes] = attributes;
     this.words[at + Candidate.priority] = key.priority;
-    this.words[at + Candidate.tosSync] = (key.tos << 16) | sync;
+    this.words[at + Candidate.tosSync] = (key.tos << 16) | this.#sync;
     this.#count++;
+    this.#named++;
     return candidate;
   }
 
@@ -114,6 +132,7 @@ export class CandidatePool {
 
   /** Frees a candidate that is in no list any more. */
   release(candidate: number): void {
+    if (this.isNamed(candidate)) this.#named--;
     this.words[candidate * CANDIDATE_WORDS + Candidate.next] = this.#free;
     this.#free = candidate;
     this.#count--;

@@ -30,7 +30,8 @@ export class Rib {
   readonly #candidates = new CandidatePool();
   readonly #attributes: AttributeTable;
   readonly #painter: Painter;
-  #sync = 1;
+  /** The lists of `local` that are not empty, as indices into the trie's words: a handful. */
+  readonly #locals = new Set<number>();
   /**
    * What `#seek` found in a list: the last candidate before those of equal key, the first and the last
    * of equal key, and the one among them that is the same route; 0: none.
@@ -128,23 +129,13 @@ export class Rib {
 
   /** Begins a mark and sweep; begins it anew when the last was given up. */
   beginSync(): void {
-    this.#sync = (this.#sync + 1) & 0xffff;
+    this.#candidates.beginSync();
   }
 
   /** Takes away what no `add` or `addFromDump` has named since `beginSync()`; how many. */
   endSync(): number {
     const before = this.size;
-    this.#forEachList((node, list) => {
-      let candidate = this.#trie.words[list];
-      while (candidate !== 0) {
-        const next = this.#candidates.next(candidate);
-        if (this.#candidates.sync(candidate) !== this.#sync) {
-          this.#drop(list, candidate);
-          this.#painter.touch(node);
-        }
-        candidate = next;
-      }
-    });
+    if (!this.#candidates.allNamed) this.#forEachList((node, list) => this.#sweep(node, list));
     this.#painter.start();
     return before - this.size;
   }
@@ -168,12 +159,12 @@ export class Rib {
 
   /**
    * An address for which the two lookup orders differ, or -1: what to ask the kernel about, once no
-   * rule is there that would say. Goes through the whole RIB.
+   * rule is there that would say. Goes through what lies under prefixes of `local`.
    */
   ambiguousAddress(): number {
     const { words } = this.#trie;
-    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
-      if (words[node * NODE_WORDS + Node.local] === 0) continue;
+    for (const list of this.#locals) {
+      const node = (list - Node.local) / NODE_WORDS;
       for (let below = node; this.#isBelow(below, node); below = this.#trie.next(below)) {
         const first = words[below * NODE_WORDS + Node.prefix];
         const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
@@ -256,7 +247,7 @@ export class Rib {
     let named = this.#before;
     let candidate = this.#first;
     while (candidate !== 0) {
-      if (this.#candidates.sync(candidate) === this.#sync) named = candidate;
+      if (this.#candidates.isNamed(candidate)) named = candidate;
       candidate = candidate === this.#last ? 0 : this.#candidates.next(candidate);
     }
     return named;
@@ -274,15 +265,16 @@ export class Rib {
   }
 
   #insert(list: number, before: number, route: Readonly<Route>, attributes: number): void {
-    const candidate = this.#candidates.allocate(route, attributes, this.#sync);
+    const candidate = this.#candidates.allocate(route, attributes);
     const words = this.#trie.words;
     words[list] = this.#candidates.insertAfter(words[list], before, candidate);
+    if (route.table === RT_TABLE_LOCAL) this.#locals.add(list);
   }
 
   /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
   #swap(candidate: number, attributes: number): boolean {
     const old = this.#candidates.attributes(candidate);
-    this.#candidates.setSync(candidate, this.#sync);
+    this.#candidates.mark(candidate);
     this.#candidates.setAttributes(candidate, attributes);
     this.#attributes.release(old);
     return old !== attributes;
@@ -291,6 +283,7 @@ export class Rib {
   #drop(list: number, candidate: number): void {
     const words = this.#trie.words;
     words[list] = this.#candidates.unlink(words[list], candidate);
+    if (words[list] === 0) this.#locals.delete(list);
     this.#attributes.release(this.#candidates.attributes(candidate));
     this.#candidates.release(candidate);
   }
@@ -307,6 +300,16 @@ export class Rib {
     }
     this.#last = kept;
     return this.size !== before;
+  }
+
+  /** Drops a list's candidates that the sync has not named. */
+  #sweep(node: number, list: number): void {
+    for (let candidate = this.#trie.words[list], next = 0; candidate !== 0; candidate = next) {
+      next = this.#candidates.next(candidate);
+      if (this.#candidates.isNamed(candidate)) continue;
+      this.#drop(list, candidate);
+      this.#painter.touch(node);
+    }
   }
 
   /** Calls `visit` with each node and list (an index into the trie's words) that has candidates. */

@@ -185,12 +185,12 @@ export class Trie {
     let node = this.#free;
     if (node !== 0) {
       this.#free = this.words[node * NODE_WORDS + Node.parent];
+      this.words.fill(0, node * NODE_WORDS, (node + 1) * NODE_WORDS);
     } else {
       node = this.#next++;
       if (node * NODE_WORDS >= this.words.length) this.#grow();
     }
     const at = node * NODE_WORDS;
-    this.words.fill(0, at, at + NODE_WORDS);
     this.words[at + Node.prefix] = prefix;
     this.words[at + Node.length] = length;
     this.#count++;
