@@ -93,9 +93,12 @@ function addUp(tree: Record<string, unknown>, sums: Map<string, number>): void {
   }
 }
 
-/** By how much a counter has grown; 0 when there is no such counter. */
-export function growth(before: Counters, after: Counters, name: string): number {
-  return (after.get(name) ?? 0) - (before.get(name) ?? 0);
+/** By how much counters have grown; those that have not are left out. */
+export function grown(before: Counters, after: Counters): Counters {
+  const growth = [...after].map(([name, value]) =>
+    [name, value - (before.get(name) ?? 0)] as const
+  );
+  return new Map(growth.filter(([, by]) => by !== 0));
 }
 
 /** A running `tegula client`. One command at a time. */

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { growth } from "./demo_processes.ts";
 import {
   FAR_ADDRESS,
   HOST_ADDRESS,
@@ -95,15 +94,13 @@ export const SCENES: readonly Scene[] = [
 async function nothingKnown(stage: Stage): Promise<Outcome> {
   await pinHost(stage);
   const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
-  const before = await stage.appliance.counters();
   const observed = await stage.observe([NEAR_ADDRESSES[1]], []);
-  const after = await stage.appliance.counters();
   await unpinHost(stage);
   // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
   return judge(observed, { recoveredMillis: 500 }, [
     [observed.gaps[0]?.first !== 0, "the first datagram was lost"],
     [known === "", `the host knew its neighbour before: ${known.trim()}`],
-    [!usesXdp(stage) || growth(before, after, "solicits") > 0, "no neighbour was asked for"],
+    [!usesXdp(stage) || observed.counted.has("solicits"), "no neighbour was asked for"],
   ]);
 }
 
@@ -158,16 +155,17 @@ async function interfaceDown(stage: Stage): Promise<Outcome> {
 
 /** What a blackhole swallows is counted as that, one by one. */
 async function blackhole(stage: Stage): Promise<Outcome> {
-  const before = await stage.appliance.counters();
   const observed = await stage.observe([FAR_ADDRESS], [
     { at: 0.3, act: () => stage.host.ip(`route add blackhole ${FAR_ADDRESS}/32`) },
     { at: 0.5, act: () => stage.host.ip(`route del blackhole ${FAR_ADDRESS}/32`) },
   ]);
-  const counted = growth(before, await stage.appliance.counters(), "tx_drop_blackhole");
   const lost = observed.sent - observed.answered;
+  // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
+  const counters = usesXdp(stage) ? ["tx_drop_blackhole"] : ["tx_drop_blackhole", "tx_drop_socket"];
+  const counted = counters.reduce((sum, name) => sum + (observed.counted.get(name) ?? 0), 0);
   return judge(observed, { recoveredMillis: 500 }, [
     [lost > 0, "the blackhole stood and nothing was lost"],
-    [counted === lost, `${lost} answers were lost, ${counted} counted as tx_drop_blackhole`],
+    [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
   ]);
 }
 
@@ -226,7 +224,7 @@ function judge(
   if (sent === 0 || answered === 0) failures.push(`${sent} sent, ${answered} answered`);
   if (mismatched > 0) failures.push(`${mismatched} answers differ from what was sent`);
   if (bound.recoveredMillis === undefined) {
-    if (lost > 0) failures.push(`${lost} lost, where nothing may be`);
+    if (lost > 0) failures.push(`${lost} lost, where nothing may be; ${drops(observed)}`);
   } else if (recoveredMillis > bound.recoveredMillis) {
     failures.push(`recovered after ${recoveredMillis} ms, allowed are ${bound.recoveredMillis}`);
   }
@@ -237,6 +235,12 @@ function judge(
     failures.push("something was lost before anything had changed");
   }
   return { ...observed, recoveredMillis, failures };
+}
+
+/** What the appliance counted as dropped. */
+function drops({ counted }: Observation): string {
+  const found = [...counted].filter(([name]) => name.includes("_drop_") || name.endsWith("_full"));
+  return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
 }
 
 /** Milliseconds from the last step to the end of the last gap; infinite when it did not end. */

@@ -15,7 +15,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { Flow, TrafficResult } from "./client_traffic.ts";
-import { Appliance, Client } from "./demo_processes.ts";
+import { Appliance, Client, type Counters, grown } from "./demo_processes.ts";
 import { Lab, type Namespace } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */
@@ -58,6 +58,8 @@ export interface Step {
 export interface Observation extends TrafficResult {
   /** When each step began and ended, milliseconds since the epoch. */
   readonly steps: readonly { readonly beganMillis: number; readonly endedMillis: number }[];
+  /** By how much the appliance's counters grew; those that did not are left out. */
+  readonly counted: Counters;
 }
 
 /** The namespaces with the appliance and the clients running. */
@@ -109,6 +111,7 @@ export class Stage implements AsyncDisposable {
     const flows = sources.map((source): Flow => (
       { source, target: HOST_ADDRESS, port: ECHO_PORT }
     ));
+    const before = await this.appliance.counters();
     const begin = performance.now();
     const until = (fraction: number) =>
       this.#wait(begin + fraction * this.#options.sceneMillis - performance.now());
@@ -122,7 +125,7 @@ export class Stage implements AsyncDisposable {
     }
     await until(1);
     const result = await this.#traffic.stop({ lingerMillis: LINGER_MILLIS });
-    return { ...result, steps: times };
+    return { ...result, steps: times, counted: grown(before, await this.appliance.counters()) };
   }
 
   /** One datagram from each of `sources` spoofed addresses; returns how many went out. */

@@ -8,10 +8,10 @@
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
 import { strict as assert } from "node:assert";
-import { Appliance, Client, type Counters, growth } from "../../cli/demo_processes.ts";
+import { Appliance, Client, type Counters } from "../../cli/demo_processes.ts";
 import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
 
-export { Appliance, growth };
+export { Appliance };
 export { Client, Lab, type Namespace };
 
 /** The appliance's address in a pair. */
@@ -149,6 +149,11 @@ export async function assertGrowth(
     return names.every((name) => grown[name] >= expected[name]) ? true : undefined;
   }, { timeoutMs: 1000 }).catch(() => {});
   assert.deepEqual(grown, expected);
+}
+
+/** By how much a counter has grown; 0 when there is no such counter. */
+export function growth(before: Counters, after: Counters, name: string): number {
+  return (after.get(name) ?? 0) - (before.get(name) ?? 0);
 }
 
 /** Waits until running traffic has had `count` answers. */
