@@ -11,6 +11,7 @@ import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
+import { StartError } from "../tiles/runtime/supervisor.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
@@ -87,7 +88,7 @@ async function boot(
   } else if (attachments.length > 0) {
     attach(appliance, { config, attachments });
   }
-  await appliance.startTiles(partial);
+  await startTiles(appliance, partial);
   Deno.addSignalListener("SIGUSR2", () => {
     console.error(`counters: ${JSON.stringify(appliance.counters())}`);
   });
@@ -104,6 +105,16 @@ async function startStatus(appliance: Appliance): Promise<void> {
   } catch (error) {
     const said = error instanceof Error ? error.message : String(error);
     throw new UserError(`${said}; see --control and --metrics`, Exit.port);
+  }
+}
+
+/** An app that does not start is the operator's to mend. */
+async function startTiles(appliance: Appliance, partial: readonly boolean[]): Promise<void> {
+  try {
+    await appliance.startTiles(partial);
+  } catch (error) {
+    if (!(error instanceof StartError) || error.kind !== "app") throw error;
+    throw new UserError(`the app ${error.message}; see docs/apps.md`, Exit.usage);
   }
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { formatAddress } from "../netlink/addresses.ts";
 import type { App, AppContext, Datagrams, PlainApp, Request } from "./contract.ts";
 
 const ENCODER = new TextEncoder();
@@ -27,11 +28,10 @@ export function fromPlain({ answer }: PlainApp, context: AppContext): App {
 }
 
 function toRequest(requests: Datagrams): Request {
-  const { bytes, offset, size, sourceAddress } = requests;
-  const octets = [24, 16, 8, 0].map((shift) => (sourceAddress >>> shift) & 0xff);
+  const { bytes, offset, size } = requests;
   return {
     payload: new Uint8Array(bytes.subarray(offset, offset + size)),
-    address: octets.join("."),
+    address: formatAddress(requests.sourceAddress),
     port: requests.sourcePort,
     destinationPort: requests.destinationPort,
     receivedAt: requests.receivedAt / 1e6,

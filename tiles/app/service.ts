@@ -40,7 +40,10 @@ export interface ServiceParts {
 
 /** Imports the app's module and makes the app. Throws Error with what is wrong with it. */
 export async function loadService(setup: ServiceSetup, parts: ServiceParts): Promise<Service> {
-  return await makeService(await import(setup.module), setup, parts);
+  const module = await import(setup.module).catch((error) => {
+    throw new Error(`its module cannot be loaded: ${error.message}`, { cause: error });
+  });
+  return await makeService(module, setup, parts);
 }
 
 /** Makes the app of a module that is loaded. */

@@ -18,7 +18,7 @@ import { type ControlRequest, ControlWriter } from "./control.ts";
 import { COUNTERS, NET, readCounters } from "./counters.ts";
 import { libraries, permissions } from "./permissions.ts";
 import * as plan from "./plan.ts";
-import { TileWorker } from "./supervisor.ts";
+import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 
 /** What an appliance is made from. */
@@ -70,6 +70,7 @@ export class Appliance {
   /** The status tile has made its socket. */
   #listening = false;
   #stopping = false;
+  #watch?: ReturnType<typeof setInterval>;
 
   /** Makes every region; starts nothing. */
   constructor(options: ApplianceOptions) {
@@ -174,10 +175,20 @@ export class Appliance {
         failed: (message) => {
           if (this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
         },
+        stuck: () => this.#options.fatal(name, "it hangs and cannot be ended"),
       },
     });
     this.#workers.set(name, worker);
+    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
     await worker.running;
+  }
+
+  /** Looks after every tile. */
+  #look(): void {
+    if (this.#stopping) return;
+    for (const { name, reader } of this.#wiring.seats) {
+      this.#workers.get(name)?.look(reader, this.#options.host.isRunning);
+    }
   }
 
   /**
@@ -239,6 +250,7 @@ export class Appliance {
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    clearInterval(this.#watch);
     const { attachments, tile } = this.#options;
     for (const attachment of attachments) attachment.detach();
     this.#control.stop();

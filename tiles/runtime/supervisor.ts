@@ -6,18 +6,30 @@
 
 import type { ControlRequest } from "./control.ts";
 import type { TilePermissions } from "./permissions.ts";
-import type { BootMessage, TileReport } from "./tile.ts";
+import type { BootMessage, TileKind, TileReport } from "./tile.ts";
+import { Life, type TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
 export interface TileEvents {
   log(line: string): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
+  /** It hangs, and cannot be ended, or nothing can stand in for it. */
+  stuck(): void;
   /** A request to be put into the control region. */
   ask?(request: ControlRequest): void;
 }
 
 const WORKER = new URL("./worker.ts", import.meta.url).href;
+
+/** How often a tile is looked after. */
+export const LOOK_MILLIS = 500;
+/** Looks without a heartbeat from a tile that is awake, until it is said to hang. */
+const HUNG_LOOKS = 10;
+/** Looks until an app must have started. */
+const START_LOOKS = 60;
+/** Looks until the thread of a tile that was ended must be gone. */
+const GONE_LOOKS = 6;
 
 /** One running tile. */
 export class TileWorker {
@@ -26,17 +38,28 @@ export class TileWorker {
   readonly running: Promise<string>;
   /** Resolves when the tile ended, by itself or by an error. */
   readonly ended: Promise<void>;
+  readonly #boot: BootMessage;
+  readonly #events: TileEvents;
   readonly #worker: Worker;
+  readonly #running = Promise.withResolvers<string>();
+  readonly #ended = Promise.withResolvers<void>();
+  #over = false;
+  #runs = false;
+  #thread = 0;
+  #beat = -1;
+  /** Looks in a row at which there was something wrong. */
+  #looks = 0;
+  #hung = false;
 
   constructor(
     boot: BootMessage,
     { permissions, events }: { permissions: TilePermissions; events: TileEvents },
   ) {
     this.name = boot.name;
-    const running = Promise.withResolvers<string>();
-    const ended = Promise.withResolvers<void>();
-    this.running = running.promise;
-    this.ended = ended.promise;
+    this.#boot = boot;
+    this.#events = events;
+    this.running = this.#running.promise;
+    this.ended = this.#ended.promise;
     // Nobody may be waiting for it any more when a start fails late.
     this.running.catch(() => {});
 
@@ -45,24 +68,75 @@ export class TileWorker {
       name: boot.name,
       deno: { permissions: { ...permissions } },
     });
-    this.#worker.onmessage = ({ data }: MessageEvent<TileReport>) => {
-      if (data.type === "log") events.log(data.line);
-      else if (data.type === "ask") events.ask?.(data.request);
-      else if (data.type === "running") running.resolve(data.confined);
-      else ended.resolve();
-    };
+    this.#worker.onmessage = ({ data }: MessageEvent<TileReport>) => this.#hear(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const message = event.message.split("\n")[0];
-      running.reject(new Error(`${boot.name}: ${message}`));
-      ended.resolve();
-      events.failed(message);
+      this.#fail(
+        event.message.split("\n")[0].replace(/^Uncaught (\(in promise\) )?(Error: )?/, ""),
+      );
     };
     this.#worker.postMessage(boot);
+  }
+
+  #hear(report: TileReport): void {
+    if (report.type === "log") this.#events.log(report.line);
+    else if (report.type === "ask") this.#events.ask?.(report.request);
+    else if (report.type === "started") this.#thread = report.thread;
+    else if (report.type === "running") {
+      this.#runs = true;
+      this.#running.resolve(report.confined);
+    } else {
+      this.#over = true;
+      this.#ended.resolve();
+    }
+  }
+
+  #fail(message: string): void {
+    this.#over = true;
+    this.#running.reject(new StartError(this.#boot.kind, this.name, message));
+    this.#ended.resolve();
+    this.#events.failed(message);
+  }
+
+  /**
+   * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
+   * that is awake and has no heartbeat hangs, and so does an app whose start takes too long: it is
+   * ended, and has failed when its thread is gone; nobody else has its regions before. One that
+   * cannot be ended is `stuck`, and so is a net tile, which holds rings.
+   */
+  look(tile: TileReader, isRunning: (thread: number) => boolean): void {
+    if (this.#over || this.#thread === 0) return;
+    if (!isRunning(this.#thread)) return this.#fail(this.#hung ? "it hung" : "it left");
+    const { heartbeat } = tile;
+    const lives = this.#runs
+      ? tile.life !== Life.running || tile.asleep || heartbeat !== this.#beat
+      : this.#boot.kind !== "app";
+    this.#beat = heartbeat;
+    this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;
+    if (this.#looks < (this.#hung ? GONE_LOOKS : this.#runs ? HUNG_LOOKS : START_LOOKS)) return;
+    if (this.#hung || this.#boot.kind === "net") {
+      this.#over = true;
+      this.#events.stuck();
+      return;
+    }
+    this.#events.log("it hangs and is ended");
+    this.#hung = true;
+    this.#looks = 0;
+    this.#worker.terminate();
   }
 
   /** Ends the worker. One that blocks in a native call goes on until that returns. */
   terminate(): void {
     this.#worker.terminate();
+  }
+}
+
+/** A tile did not start. */
+export class StartError extends Error {
+  readonly kind: TileKind;
+
+  constructor(kind: TileKind, name: string, message: string) {
+    super(`${name}: ${message}`);
+    this.kind = kind;
   }
 }

@@ -92,6 +92,7 @@ export interface BootMessage {
 
 /** What a tile reports to main. Not on the data path. */
 export type TileReport =
+  | { readonly type: "started"; readonly thread: number }
   | { readonly type: "running"; readonly confined: string }
   | { readonly type: "log"; readonly line: string }
   | { readonly type: "ask"; readonly request: ControlRequest }

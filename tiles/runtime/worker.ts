@@ -15,7 +15,7 @@ import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
 import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
-import { TileRegion } from "./tile_region.ts";
+import { Life, TileRegion } from "./tile_region.ts";
 
 /** Permissions that are for the start alone: to load modules, to listen, to read what an app needs. */
 const GIVEN_UP = ["read", "write", "env", "net"] as const;
@@ -38,8 +38,10 @@ scope.onmessage = (event) => {
 
 async function start(boot: BootMessage): Promise<void> {
   const libraries = openLibraries(boot);
+  scope.postMessage({ type: "started", thread: libraries.tile.thread() });
   Deno.permissions.revokeSync({ name: "ffi" });
   const region = new TileRegion(boot.region);
+  region.life = Life.booting;
   const module = await import(boot.module) as TileModule<unknown>;
   const tile = await module.create({
     setup: boot.setup,

@@ -1,0 +1,156 @@
+/**
+ * What an app does to others when it throws, leaves or hangs, which is nothing; and what it may do
+ * itself, which is what it was granted.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import { UserError } from "../../cli/errors.ts";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  askUntilAnswered,
+  CLIENT,
+  Client,
+  growth,
+  HOST,
+  type Lab,
+  labTest,
+  pair,
+  SILENCE_MILLIS,
+} from "./lab.ts";
+
+const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
+const PORT = 4000;
+
+/** Writes a configuration with `echo` on port 7 and moody on port 4000. */
+async function configured(moody = ""): Promise<string[]> {
+  const path = await Deno.makeTempFile({ prefix: "tegula-", suffix: ".toml" });
+  const listen = `listen = ["7=echo", "${PORT}=moody"]`;
+  const app = `[apps.moody]\nmodule = "${MOODY}"\n${moody}`;
+  await Deno.writeTextFile(path, `interfaces = ["eth0"]\n${listen}\n${app}`);
+  return ["--config", path];
+}
+
+/** An appliance with echo and moody, and traffic to echo that runs until `settle`. */
+async function busy(lab: Lab) {
+  const { host, client, asker } = await pair(lab);
+  const appliance = await Appliance.start(host, await configured());
+  const other = new Client(client);
+  await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
+  await answeredAtLeast(asker, 50);
+  async function settle(): Promise<void> {
+    const { sent, answered, mismatched } = await asker.stop();
+    assert.ok(sent > 50);
+    assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+  }
+  return { appliance, other, settle };
+}
+
+labTest("an app that throws loses that datagram, and says so once", async (lab) => {
+  const { appliance, other, settle } = await busy(lab);
+  const told = { port: PORT, payload: "throw", timeoutMs: SILENCE_MILLIS };
+  for (let i = 0; i < 3; i++) assert.equal((await ask(other, told)).bytes, null);
+  assert.equal((await ask(other, { port: PORT, payload: "fine" })).text, "fine");
+  assert.equal((await appliance.counters()).get("errors"), 3);
+  const said = appliance.process.stderr.all.filter((line) => line.includes("as I was told"));
+  assert.equal(said.length, 1, said.join("\n"));
+  await settle();
+});
+
+labTest("an app that leaves is started again alone, with longer and longer pauses", async (lab) => {
+  const { appliance, other, settle } = await busy(lab);
+  for (let i = 0; i < 3; i++) {
+    await ask(other, { port: PORT, payload: "exit", timeoutMs: SILENCE_MILLIS });
+    await appliance.process.stderr.find(
+      `moody: ended (it left); starting it again in ${50 << i} ms`,
+    );
+    const back = await askUntilAnswered(other, { port: PORT, payload: "fine" });
+    assert.equal(back.text, "fine");
+  }
+  await settle();
+  assert.equal((await appliance.stop()).code, 0);
+});
+
+labTest("an app that hangs costs another no packet, and then the process ends", async (lab) => {
+  const { appliance, other, settle } = await busy(lab);
+  const before = await appliance.counters();
+  await ask(other, { port: PORT, payload: "hang", timeoutMs: 1 });
+  // More than its link holds: what is in there is all that it can keep.
+  const sources = { source: CLIENT, target: HOST, port: PORT };
+  await other.start({ flows: [sources], rate: 2000 });
+  for (;;) {
+    const { sent } = await other.progress();
+    if (sent > 1500) break;
+  }
+  await other.stop({ lingerMillis: 0 });
+  const after = await appliance.counters();
+  assert.ok(growth(before, after, "app_link_full") > 0, "its link was full");
+  await settle();
+  await appliance.process.stderr.find("moody: it hangs and is ended", { timeoutMs: 20_000 });
+  const { code } = await appliance.process.ended();
+  assert.equal(code, 1, "a worker that spins cannot be ended; another Deno might start it again");
+});
+
+labTest(
+  "an app reads what it was granted while it starts, and after that only with keep",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    const granted = `read = ["/etc/hostname"]`;
+    const options = `[apps.moody.options]\nearly = "/etc/hostname"\nfile = "/etc/hostname"`;
+    const hostname = await Deno.readTextFile("/etc/hostname");
+    async function seen(moody: string): Promise<(string | null)[]> {
+      const appliance = await Appliance.start(host, await configured(moody));
+      const all = [];
+      for (const payload of ["early", "read"]) {
+        all.push((await ask(asker, { port: PORT, payload })).text);
+      }
+      await appliance.stop();
+      return all;
+    }
+    assert.deepEqual(await seen(`${granted}\n${options}`), [hostname, "NotCapable"]);
+    assert.deepEqual(await seen(`${granted}\nkeep = true\n${options}`), [hostname, hostname]);
+  },
+);
+
+labTest("an app that cannot start ends the start with one sentence", async (lab) => {
+  const { host } = await pair(lab);
+  async function refused(args: string[], sentence: RegExp): Promise<void> {
+    await assert.rejects(Appliance.start(host, args), (error) => {
+      assert.ok(error instanceof UserError);
+      assert.equal(error.status, 2);
+      assert.match(error.message, sentence);
+      return true;
+    });
+  }
+  const early = await configured(`[apps.moody.options]\nearly = "/etc/hostname"`);
+  await refused(early, /the app moody: NotCapable: Requires read access to "\/etc\/hostname"/);
+  const folder = await Deno.makeTempDir({ prefix: "tegula-" });
+  await Deno.writeTextFile(`${folder}/none.ts`, "export const nothing = 1;");
+  await Deno.writeTextFile(`${folder}/syntax.ts`, "export function answer( {");
+  await Deno.writeTextFile(`${folder}/leaves.ts`, "Deno.exit(5);");
+  const listen = (name: string) => ["--interface", "eth0", "--listen", `7=${folder}/${name}.ts`];
+  await refused(listen("none"), /none\.ts: TypeError: its module exports neither a function/);
+  await refused(listen("syntax"), /syntax\.ts: its module cannot be loaded: SyntaxError: /);
+  await refused(listen("leaves"), /leaves\.ts: it left/);
+});
+
+labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);
+  const flows = Array.from({ length: 60 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
+  await asker.start({ flows, rate: 1000 });
+  await answeredAtLeast(asker, 300);
+  const { sent, answered, mismatched } = await asker.stop();
+  assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+  const from = appliance.process.stderr.all.length;
+  appliance.process.kill("SIGUSR2");
+  const line = await appliance.process.stderr.find("counters: ", { from });
+  const tiles = JSON.parse(line.slice("counters: ".length));
+  const shares = [1, 2, 3].map((i) => tiles[`echo.${i}`].requests as number);
+  assert.equal(shares.reduce((sum, share) => sum + share), sent);
+  for (const share of shares) assert.ok(share > sent / 10, shares.join(", "));
+});
