@@ -1,0 +1,182 @@
+/**
+ * Load, and routes, neighbours, addresses and links changing all the time: no datagram uncounted, none
+ * answered wrong, what nothing happens to loses nothing, and memory stays as it is.
+ *
+ * TEGULA_SOAK_SECONDS says how long; a short while by default.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { setTimeout as delay } from "node:timers/promises";
+import {
+  answeredAtLeast,
+  Appliance,
+  askUntilAnswered,
+  CLIENT,
+  Client,
+  eventually,
+  HOST,
+  labTest,
+  type Namespace,
+  pair,
+} from "./lab.ts";
+import { assertBalanced } from "./wire_balance.ts";
+
+const SECONDS = Number(Deno.env.get("TEGULA_SOAK_SECONDS") ?? 15);
+/** Datagrams a second of each of the two kinds of traffic. */
+const RATE = 1000;
+/** Sources that nobody on the link answers for, each time round. */
+const SPOOFED = 50;
+const PAUSE_MILLIS = 20;
+/** Looks at the memory; the first quarter warms up. */
+const MEMORY_LOOKS = 40;
+/** How much a garbage collector may be behind, pages that lookups of new addresses touch included. */
+const MEMORY_SLACK_BYTES = 32 << 20;
+const PAGE_BYTES = 4096;
+
+/** The far network, whose answers take whichever way there is just now. */
+const FAR = "203.0.113.0/24";
+const FAR_SOURCES = ["203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5"];
+
+/** What happens on the host, one entry after the other, over and over. */
+const CHANGES: readonly (readonly string[])[] = [
+  [`route replace ${FAR} via 192.0.2.2`],
+  [`route replace ${FAR} via ${CLIENT}`],
+  [`route replace ${FAR} nexthop via ${CLIENT} weight 3 nexthop via 192.0.2.2 weight 1`],
+  [`route replace blackhole ${FAR}`, `route replace 203.0.113.3/32 via 192.0.2.2`],
+  [`route replace unreachable ${FAR}`, "route del 203.0.113.3/32"],
+  [`route replace prohibit ${FAR}`],
+  [`route del ${FAR}`],
+  [`route add ${FAR} via ${CLIENT} mtu 1400`],
+  routes("add"),
+  ["address add 198.18.0.77/24 dev eth0", `route replace ${FAR} via ${CLIENT} src 198.18.0.77`],
+  ["address del 198.18.0.77/24 dev eth0", `route replace ${FAR} via ${CLIENT}`],
+  routes("del"),
+  ["neigh flush dev eth1"],
+  [
+    "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:99 dev eth1",
+    `route replace ${FAR} via 192.0.2.2`,
+  ],
+  ["neigh del 192.0.2.2 dev eth1"],
+  ["link set eth1 down"],
+  ["link set eth1 up", `route replace ${FAR} via 192.0.2.2`],
+];
+
+/** Two hundred routes to other places at once. */
+function routes(verb: "add" | "del"): string[] {
+  return Array.from({ length: 200 }, (_, i) => `route ${verb} 198.19.${i}.0/24 via ${CLIENT}`);
+}
+
+/** Resident memory of a process, /proc/PID/statm (proc(5)). */
+function residentBytes(pid: number): number {
+  return Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]) * PAGE_BYTES;
+}
+
+/** Goes through the changes until `until`, in milliseconds of `performance.now`; returns how often. */
+async function changeAllTheTime(host: Namespace, flooder: Client, until: number): Promise<number> {
+  let rounds = 0;
+  for (; performance.now() < until; rounds++) {
+    for (const change of CHANGES) {
+      await host.batch(change);
+      await delay(PAUSE_MILLIS);
+    }
+    await flooder.flood({ first: "198.18.0.100", sources: SPOOFED, target: HOST, port: 7 });
+  }
+  return rounds;
+}
+
+/** Looks at a process's memory now and then until `until`. */
+async function watchMemory(pid: number, until: number): Promise<number[]> {
+  const seen: number[] = [];
+  while (performance.now() < until) {
+    seen.push(residentBytes(pid));
+    await delay(SECONDS * 1000 / MEMORY_LOOKS);
+  }
+  return seen;
+}
+
+/** How many frames of the UMEMs are free, once it is `least`. */
+function freeFrames(appliance: Appliance, least: number): Promise<number> {
+  return eventually(`${least} free frames`, async () => {
+    const free = (await appliance.counters()).get("frames_free")!;
+    return free >= least ? free : undefined;
+  });
+}
+
+/**
+ * Datagrams that have arrived in a namespace and found their socket's buffer full, because the
+ * program did not get to run: nobody's loss but its own (Udp RcvbufErrors of /proc/net/snmp).
+ */
+async function unread(namespace: Namespace): Promise<number> {
+  const lines = await namespace.run(["grep", "^Udp:", "/proc/net/snmp"]);
+  const [names, values] = lines.split("\n").map((line) => line.split(" "));
+  return Number(values[names.indexOf("RcvbufErrors")]);
+}
+
+/** The middle one. */
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >>> 1];
+}
+
+labTest("under constant change nothing goes uncounted, wrong or missing", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
+    { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
+  );
+  for (const namespace of [host, client]) {
+    await namespace.sysctl(
+      Object.fromEntries(["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0])),
+    );
+  }
+  await client.batch([
+    ...FAR_SOURCES.map((address) => `address add ${address}/32 dev lo`),
+    // Bound to by the flood, and with nobody to answer ARP for them.
+    "route add local 198.18.0.100/30 dev lo",
+    "route add local 198.18.0.104/29 dev lo",
+    "route add local 198.18.0.112/28 dev lo",
+    "route add local 198.18.0.128/27 dev lo",
+  ]);
+  await client.sysctl({ "conf/eth0/arp_ignore": 1 });
+  await host.ip(`route add ${FAR} via ${CLIENT}`);
+  const appliance = await Appliance.start(host, [
+    ...["--interface", "eth0", "--interface", "eth1", "--listen", "7=echo"],
+  ]);
+  const frames = await freeFrames(appliance, 1);
+  const [moving, flooder] = [new Client(client), new Client(client)];
+  await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: RATE });
+  await moving.start({
+    flows: FAR_SOURCES.map((source) => ({ source, target: HOST, port: 7 })),
+    rate: RATE,
+  });
+  await answeredAtLeast(asker, RATE / 2);
+  const until = performance.now() + SECONDS * 1000;
+  const [rounds, memory] = await Promise.all([
+    changeAllTheTime(host, flooder, until),
+    watchMemory(appliance.process.pid, until),
+  ]);
+  const steady = await asker.stop();
+  const moved = await moving.stop();
+  const counters = await assertBalanced(appliance);
+  assert.equal(steady.mismatched, 0);
+  const lost = steady.sent - steady.answered - await unread(client);
+  assert.ok(lost <= 0, `lost ${lost} of what nothing happened to: ${JSON.stringify(steady.gaps)}`);
+  assert.equal(moved.mismatched, 0);
+  assert.ok(moved.answered > 0);
+  for (const name of ["tx_drop_blackhole", "tx_drop_unreachable", "tx_drop_prohibit", "held"]) {
+    assert.ok(counters.get(name)! > 0, `nothing moved ${name}`);
+  }
+  assert.equal(counters.get("link_corrupt"), 0);
+  assert.equal(counters.get("malformed"), 0);
+  const quarter = memory.length >>> 2;
+  const grown = median(memory.slice(-quarter)) - median(memory.slice(quarter, 2 * quarter));
+  assert.ok(grown < MEMORY_SLACK_BYTES, `memory has grown by ${grown} bytes: ${memory}`);
+  console.log(
+    `${rounds} rounds of changes; ${steady.sent} steady datagrams; of ${moved.sent} others ` +
+      `${moved.answered} answered; memory ${memory.at(-1)! >> 20} MiB, grown by ${grown >> 10} KiB`,
+  );
+  // Everything goes again, and every frame of the UMEMs is back in its place.
+  for (const source of FAR_SOURCES) await askUntilAnswered(asker, { source });
+  assert.equal(await freeFrames(appliance, frames), frames);
+});
