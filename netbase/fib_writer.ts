@@ -6,17 +6,23 @@
  * @module
  */
 
-import { u32, type View } from "../ffi/view.ts";
-import { DEFAULT_ID_BITS, fibCells } from "./fib.ts";
+import type { View } from "../ffi/view.ts";
+import { fibWords } from "./fib.ts";
 import { IdPool } from "./id_pool.ts";
-import { FIB_CELLS, FIB_GROUP_BIT, FIB_GROUP_CELLS, FIB_GROUPS, Header } from "./layout.ts";
-import { NEXT_HOP_OVERFLOW } from "./layout.ts";
+import {
+  FIB_CELLS,
+  FIB_DEFAULT,
+  FIB_GROUP_BIT,
+  FIB_GROUP_CELLS,
+  FIB_GROUPS,
+  NEXT_HOP_OVERFLOW,
+} from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 
 /** The one writer's side. */
 export class FibWriter {
-  readonly #cells: Uint16Array;
-  readonly #header: Uint32Array;
+  /** Cells, groups and default, as `fib.ts` has them. */
+  readonly #words: Uint16Array;
   readonly #limbo: Limbo;
   readonly #groups = new IdPool(0, FIB_GROUPS);
   #reclaimed = 0;
@@ -29,12 +35,11 @@ export class FibWriter {
 
   /** Joins at `view`; with `joined` the groups that a predecessor's cells name are in use. */
   constructor(view: View, limbo: Limbo, joined: boolean) {
-    this.#cells = fibCells(view);
-    this.#header = u32(view);
+    this.#words = fibWords(view);
     this.#limbo = limbo;
     if (!joined) return;
     for (let i = 0; i < FIB_CELLS; i++) {
-      const cell = this.#cells[i];
+      const cell = this.#words[i];
       if ((cell & FIB_GROUP_BIT) !== 0) this.#groups.reserve(cell & ~FIB_GROUP_BIT);
     }
   }
@@ -51,14 +56,12 @@ export class FibWriter {
 
   /** Next hop id of the default route, 0: none. */
   get defaultRoute(): number {
-    return this.#header[Header.defaultRoute] & ((1 << DEFAULT_ID_BITS) - 1);
+    return this.#words[FIB_DEFAULT];
   }
 
-  /** Moves the default route by one store, which counts the change. */
+  /** Moves the default route by one store. */
   set defaultRoute(id: number) {
-    const word = this.#header[Header.defaultRoute];
-    const changes = (word >>> DEFAULT_ID_BITS) + 1;
-    Atomics.store(this.#header, Header.defaultRoute, (changes << DEFAULT_ID_BITS) | id);
+    Atomics.store(this.#words, FIB_DEFAULT, id);
     this.#stores++;
   }
 
@@ -66,9 +69,9 @@ export class FibWriter {
   fill(from: number, to: number, id: number): void {
     if (id === 0 && this.keepCovered) return;
     for (let i = from; i < to; i++) {
-      const old = this.#cells[i];
+      const old = this.#words[i];
       if (old === id) continue;
-      this.#cells[i] = id;
+      this.#words[i] = id;
       this.#stores++;
       if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);
     }
@@ -83,7 +86,7 @@ export class FibWriter {
       this.fill(cell, cell + 1, ids[0]);
       return true;
     }
-    const old = this.#cells[cell];
+    const old = this.#words[cell];
     if ((old & FIB_GROUP_BIT) !== 0) {
       this.#repaintGroup(old & ~FIB_GROUP_BIT, ids);
       return true;
@@ -95,9 +98,9 @@ export class FibWriter {
     }
     const base = FIB_CELLS + group * FIB_GROUP_CELLS;
     for (let i = 0; i < FIB_GROUP_CELLS; i++) {
-      this.#cells[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
+      this.#words[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
     }
-    Atomics.store(this.#cells, cell, FIB_GROUP_BIT | group);
+    Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);
     this.#stores++;
     return true;
   }
@@ -111,8 +114,8 @@ export class FibWriter {
   #repaintGroup(group: number, ids: Uint16Array): void {
     const base = FIB_CELLS + group * FIB_GROUP_CELLS;
     for (let i = 0; i < FIB_GROUP_CELLS; i++) {
-      if (this.#cells[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
-      this.#cells[base + i] = ids[i];
+      if (this.#words[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
+      this.#words[base + i] = ids[i];
       this.#stores++;
     }
   }

@@ -4,7 +4,7 @@
  * is a sparse memfd: what is never touched costs nothing, so capacities are generous.
  *
  *     header        one page: magic, generation, sync state, and the words that publish tables
- *     FIB           2²⁴ cells of 16 bits, then groups of 256 cells for what is longer than /24
+ *     FIB           2²⁴ cells of 16 bits, groups of 256 cells for what is longer than /24, the default
  *     next hops     records of 8 words, named by cells
  *     paths         per ECMP group its slot table and members, 16-bit words
  *     interfaces    record table (see record_table.ts) and the runs of their addresses
@@ -25,8 +25,6 @@ export const Header = {
   version: 1,
   /** Moves when something changed that a packet can see. */
   generation: 16,
-  /** What FIB cell 0 stands for: count of changes << 15 | next hop id. */
-  defaultRoute: 32,
   /** The words that publish the record tables. */
   interfaceTable: 48,
   neighborTable: 64,
@@ -46,6 +44,10 @@ export const FIB_CELLS = 1 << 24;
 export const FIB_GROUPS = 1 << 15;
 export const FIB_GROUP_CELLS = 256;
 export const FIB_GROUP_BIT = 0x8000;
+/** Behind the groups: the next hop id that cell 0 stands for. */
+export const FIB_DEFAULT = FIB_CELLS + FIB_GROUPS * FIB_GROUP_CELLS;
+/** 16-bit words of the FIB in all. */
+export const FIB_WORDS = FIB_DEFAULT + 32;
 
 /** Next hops: ids 1 to 0x7fff. Id 0 is "no route", 1 stands for all that did not fit. */
 export const NEXT_HOPS = 1 << 15;
@@ -169,7 +171,7 @@ function section(byteLength: number): number {
 }
 
 /** Byte offsets of the sections. */
-export const FIB_AT = section((FIB_CELLS + FIB_GROUPS * FIB_GROUP_CELLS) * 2);
+export const FIB_AT = section(FIB_WORDS * 2);
 export const NEXT_HOPS_AT = section(NEXT_HOPS * NEXT_HOP_WORDS * 4);
 export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
 export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);

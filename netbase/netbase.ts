@@ -21,7 +21,7 @@ import { Header, LAYOUT_VERSION, NETBASE_BYTES, NETBASE_MAGIC } from "./layout.t
 import { NeighborReader, NeighborWriter } from "./neighbors.ts";
 import { NextHopWriter } from "./next_hop_writer.ts";
 import { NextHopReader } from "./next_hops.ts";
-import { fence, Limbo, type Reader } from "./rcu.ts";
+import { fence, Grace, Limbo, type Reader } from "./rcu.ts";
 import { Rib } from "./rib.ts";
 
 /** What a writer is given. */
@@ -49,8 +49,9 @@ export class NetbaseWriter {
   readonly #rib: Rib;
   readonly #interfaces: InterfaceWriter;
   readonly #neighbors: NeighborWriter;
-  /** Readers that may still hold what a predecessor let go of, and where they were at the start. */
-  #unsettled: { readonly reader: Reader; readonly burst: number }[] = [];
+  /** Since this writer joined: until then readers may hold what a predecessor let go of. */
+  readonly #sinceJoin: Grace;
+  #settled = false;
   /** Whether interfaces or neighbours changed since the last commit. */
   #changed = false;
   /** The FIB's count of stores at the last commit. */
@@ -61,9 +62,7 @@ export class NetbaseWriter {
     checkRegion(view);
     this.#header = u32(view);
     const joined = this.#header[Header.magic] === NETBASE_MAGIC;
-    if (joined) {
-      this.#unsettled = options.readers.map((reader) => ({ reader, burst: reader.burst }));
-    }
+    this.#sinceJoin = new Grace(joined ? options.readers : []);
     const limbo = new Limbo(options.readers);
     const nextHops = new NextHopWriter(view, limbo, joined);
     const barrier = () => fence(this.#header, Header.fence);
@@ -71,7 +70,8 @@ export class NetbaseWriter {
     const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
     this.#limbo = limbo;
     this.#fib = new FibWriter(view, limbo, joined);
-    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier }, joined);
+    const { readers } = options;
+    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers }, joined);
     this.#interfaces = new InterfaceWriter(view, { limbo, seed, changed });
     this.#neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed });
     this.#header[Header.version] = LAYOUT_VERSION;
@@ -84,10 +84,8 @@ export class NetbaseWriter {
    * once on a fresh region; a matter of microseconds while the readers run.
    */
   get settled(): boolean {
-    this.#unsettled = this.#unsettled.filter(({ reader, burst }) => {
-      return !reader.asleep && reader.burst === burst;
-    });
-    return this.#unsettled.length === 0;
+    this.#settled ||= this.#sinceJoin.over;
+    return this.#settled;
   }
 
   get interfaces(): InterfaceWriter {
@@ -115,6 +113,14 @@ export class NetbaseWriter {
   }
 
   /**
+   * Whether the last `commit()` had to leave something for a reader that was not through its burst (a
+   * default route that moves together with others): commit again soon, there need be no new changes.
+   */
+  get pending(): boolean {
+    return this.#rib.pending;
+  }
+
+  /**
    * Ends a batch: paints the routes that changed, moves `generation` when a packet can see a
    * difference, and reuses what all readers have let go of. True when generation moved.
    */
@@ -138,7 +144,7 @@ export class NetbaseWriter {
   }
 
   #mustBeSettled(): void {
-    if (this.#unsettled.length > 0 && !this.settled) {
+    if (!this.#settled && !this.settled) {
       throw new Error("netbase's new writer must wait until readers have let go of the old one's");
     }
   }

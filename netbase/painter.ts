@@ -6,9 +6,10 @@
  * prefixes are settled and their next hops written; then cells are stored; then what no cell names any
  * more is let go of. A route that is deleted and added again within a batch is never seen to be gone.
  *
- * A prefix is painted by going down its part of the trie, filling the gaps between more specific ones
- * and passing over those that the change cannot show through. The default route is not painted: cells
- * say 0, and one word says what that means.
+ * The default route is not painted: cells say 0, and one word says what that means. When that word
+ * moves, first the cells are painted that will need it no more, then it is moved, then those that are to
+ * say 0 from then on; with a grace period after each, so that no reader takes an old cell for a new
+ * default or the reverse (`fib.ts`).
  *
  * @module
  */
@@ -16,31 +17,22 @@
 import type { AttributeTable } from "./attributes.ts";
 import type { CandidatePool } from "./candidates.ts";
 import type { FibWriter } from "./fib_writer.ts";
-import { FIB_CELLS, FIB_GROUP_CELLS, NEXT_HOP_OVERFLOW } from "./layout.ts";
+import { NEXT_HOP_OVERFLOW } from "./layout.ts";
 import type { NextHopWriter } from "./next_hop_writer.ts";
-import { RTN_THROW } from "./route.ts";
+import {
+  CHANGED_LOCAL,
+  CHANGED_MAIN,
+  LOCAL_MASK,
+  type LookupOrder,
+  MAIN_MASK,
+  PrefixPainter,
+  TOUCHED,
+} from "./prefix_painter.ts";
+import { Grace, type Reader } from "./rcu.ts";
 import { Node, NODE_WORDS, ROOT, type Trie } from "./trie.ts";
 
-/**
- * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`
- * and `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw`
- * ends the search (measured on 6.18; `fib_trie_unmerge` in fib_trie.c). Once a rule has been touched
- * they are apart for good: `local` is asked first as a whole, and its `throw` falls through to `main`.
- */
-export type LookupOrder = "merged" | "separate";
-
-/**
- * What a prefix goes by: next hop id of `local` << 16 | of `main`, 0 for none. In a node's `best` word
- * bit 15 says that the node has been touched since the last commit; ids have 15 bits.
- */
-const LOCAL_MASK = 0x7fff0000;
-const MAIN_MASK = 0x7fff;
-const TOUCHED = 0x8000;
-
-/** Which tables a change concerns; ALL: paint everything, whatever lies above. */
-const LOCAL = 1;
-const MAIN = 2;
-const ALL = 4;
+/** Looks at the readers before a commit leaves the rest to the next one; some tens of microseconds. */
+const MOST_LOOKS = 1000;
 
 /** Prefixes that did not fit and are tried again in one commit, at most. */
 const MOST_RETRIES = 4096;
@@ -52,29 +44,42 @@ export interface PainterParts {
   readonly attributes: AttributeTable;
   readonly nextHops: NextHopWriter;
   readonly fib: FibWriter;
-  /** Orders the next hops just written before the cells about to be stored. */
+  /** Orders all stores made before ahead of all made after. */
   readonly fence: () => void;
+  readonly readers: readonly Reader[];
 }
+
+/** How far the painting of a batch has come. */
+type Stage = "idle" | "covering" | "uncovering";
 
 /** Keeps the FIB as the RIB says. */
 export class Painter {
   readonly #parts: PainterParts;
   readonly #trie: Trie;
   readonly #fib: FibWriter;
-  #order: LookupOrder = "merged";
-  /** Nodes touched since the last commit. */
+  readonly #prefixes: PrefixPainter;
+  /** What the order is to be from the next batch on. */
+  #wantedOrder: LookupOrder = "merged";
+  /** Nodes touched since the batch that is being painted. */
   #touched: number[] = [];
+  #stage: Stage = "idle";
+  /** The nodes of the batch that is being painted, and which tables changed for each. */
+  #nodes: number[] = [];
+  #changed: number[] = [];
+  /** Since cells were painted last, and since the default was moved last. */
+  #sincePaint: Grace;
+  #sinceMove: Grace;
+  /** What the default is to be. */
+  #fallback = 0;
+  /** Everything is to be painted, and: room has come free. */
   #repaint = false;
+  #roomier = false;
   /** False while a successor fills its RIB and readers go by what its predecessor painted. */
   #painting: boolean;
-  /** Separate tables, and `local` has a default route: it hides that of `main`. */
-  #localDefault = false;
   /** The root's `best` at the last commit. */
   #default = 0;
-  readonly #block = new Uint16Array(FIB_GROUP_CELLS);
-  /** Nodes without a next hop id, and /24s without a group, for want of room. */
+  /** Nodes that found no next hop id for want of room. */
   readonly #homeless = new Set<number>();
-  readonly #crowded = new Set<number>();
   #reclaimed = 0;
 
   /** With `joined`, nothing is painted before `start`. */
@@ -82,21 +87,28 @@ export class Painter {
     this.#parts = parts;
     this.#trie = parts.trie;
     this.#fib = parts.fib;
+    this.#prefixes = new PrefixPainter(parts.trie, parts.fib, parts.nextHops);
     this.#painting = !joined;
+    this.#sincePaint = this.#sinceMove = new Grace([]);
+  }
+
+  /** Whether something touched is not painted yet, for a reader that is not through its burst. */
+  get pending(): boolean {
+    return this.#painting && (this.#stage !== "idle" || this.#touched.length > 0);
   }
 
   /** Prefixes and /24s that do not fit just now. */
   get overflow(): number {
-    return this.#homeless.size + this.#crowded.size;
+    return this.#homeless.size + this.#prefixes.crowded.size;
   }
 
+  /** The lookup order; shows with `commit`. */
   get order(): LookupOrder {
-    return this.#order;
+    return this.#wantedOrder;
   }
 
   set order(order: LookupOrder) {
-    if (order !== this.#order && this.#fib.stores > 0) this.#repaint = true;
-    this.#order = order;
+    this.#wantedOrder = order;
   }
 
   /** Begins to paint, with everything, on what a predecessor left. */
@@ -113,32 +125,63 @@ export class Painter {
     this.#touched.push(node);
   }
 
-  /** Paints all that was touched. */
+  /** Paints all that was touched, or goes on with what an earlier call had to leave: see `pending`. */
   commit(): void {
-    if (!this.#painting) return;
-    const roomier = this.#touchHomeless();
-    if (this.#touched.length > 0 || this.#repaint) this.#paint();
-    if (roomier) this.#repaintCrowded();
-    this.#parts.attributes.sweep();
-    this.#parts.nextHops.disinherit();
+    if (!this.#painting || (this.#stage !== "idle" && !this.#goOn())) return;
+    if (this.#begin()) this.#goOn();
   }
 
-  #paint(): void {
-    const touched = this.#touched;
+  /** Takes up a batch and paints what must be before the default moves. False: there is none. */
+  #begin(): boolean {
+    this.#roomier = this.#touchHomeless();
+    if (this.#wantedOrder !== this.#prefixes.order && this.#fib.stores > 0) this.#repaint = true;
+    this.#prefixes.order = this.#wantedOrder;
+    if (this.#touched.length === 0 && !this.#repaint && !this.#roomier) return false;
+    this.#nodes = this.#touched;
     this.#touched = [];
-    const changed = touched.map((node) => this.#settle(node));
-    const fallback = this.#settleDefault();
+    this.#changed = this.#nodes.map((node) => this.#settle(node));
+    this.#fallback = this.#settleDefault();
     this.#parts.fence();
-    if (fallback !== this.#fib.defaultRoute) {
-      // First cover what the default will no longer, and only then uncover what it will from now on.
+    this.#stage = "uncovering";
+    if (this.#fallback !== this.#fib.defaultRoute) {
+      this.#stage = "covering";
       this.#fib.keepCovered = true;
-      this.#paintChanged(touched, changed);
+      this.#paint();
       this.#fib.keepCovered = false;
-      this.#fib.defaultRoute = fallback;
     }
-    this.#paintChanged(touched, changed);
+    return true;
+  }
+
+  /** Goes on with a batch as far as the readers let it. False: they do not let it to the end. */
+  #goOn(): boolean {
+    if (this.#stage === "covering") {
+      if (!isOver(this.#sincePaint)) return false;
+      this.#fib.defaultRoute = this.#fallback;
+      this.#sinceMove = new Grace(this.#parts.readers);
+      this.#stage = "uncovering";
+    }
+    const cells = this.#repaint || this.#roomier || this.#nodes.some((node) => node !== ROOT);
+    if (cells && !isOver(this.#sinceMove)) return false;
+    this.#paint();
+    this.#stage = "idle";
     this.#repaint = false;
-    for (const node of touched) this.#prune(node);
+    for (const node of this.#nodes) this.#prune(node);
+    // What was touched since may have lost a next hop that is still painted.
+    if (this.#touched.length === 0) this.#parts.attributes.sweep();
+    this.#parts.nextHops.disinherit();
+    return true;
+  }
+
+  /** Paints the batch's cells. */
+  #paint(): void {
+    const stores = this.#fib.stores;
+    if (this.#repaint) this.#prefixes.paintAll();
+    else this.#prefixes.paintNodes(this.#nodes, this.#changed);
+    const retries = this.#roomier ? take(this.#prefixes.crowded, MOST_RETRIES) : [];
+    for (const cell of retries) this.#prefixes.paintCell(cell);
+    if (this.#fib.stores === stores) return;
+    this.#parts.fence();
+    this.#sincePaint = new Grace(this.#parts.readers);
   }
 
   /** Touches some of what did not fit, when room has come free since; whether it has. */
@@ -148,10 +191,6 @@ export class Painter {
     this.#reclaimed = reclaimed;
     for (const node of take(this.#homeless, MOST_RETRIES)) this.touch(node);
     return true;
-  }
-
-  #repaintCrowded(): void {
-    for (const cell of take(this.#crowded, MOST_RETRIES)) this.#paintCell(cell);
   }
 
   /** Writes what `node` goes by now, and returns for which tables that is something new. */
@@ -165,7 +204,8 @@ export class Painter {
     if (local === NEXT_HOP_OVERFLOW || main === NEXT_HOP_OVERFLOW) this.#homeless.add(node);
     else this.#homeless.delete(node);
     const differ = before ^ best;
-    return ((differ & LOCAL_MASK) !== 0 ? LOCAL : 0) | ((differ & MAIN_MASK) !== 0 ? MAIN : 0);
+    return ((differ & LOCAL_MASK) !== 0 ? CHANGED_LOCAL : 0) |
+      ((differ & MAIN_MASK) !== 0 ? CHANGED_MAIN : 0);
   }
 
   /** Next hop id of the first usable candidate of a node's list; 0: none. */
@@ -183,139 +223,14 @@ export class Painter {
     const best = this.#trie.words[ROOT * NODE_WORDS + Node.best];
     const local = best >>> 16;
     const main = best & MAIN_MASK;
-    const wins = local !== 0 && (this.#order === "merged" || !this.#isThrow(local));
-    const hides = wins && this.#order === "separate";
+    const apart = this.#prefixes.order === "separate";
+    const wins = local !== 0 && !(apart && this.#prefixes.isThrow(local));
+    const hides = wins && apart;
     // Where it hides `main`, cells that say 0 may have to say something else, and the reverse.
-    if (best !== this.#default && (hides || this.#localDefault)) this.#repaint = true;
+    if (best !== this.#default && (hides || this.#prefixes.localDefault)) this.#repaint = true;
     this.#default = best;
-    this.#localDefault = hides;
+    this.#prefixes.localDefault = hides;
     return wins ? local : main;
-  }
-
-  #paintChanged(nodes: readonly number[], changed: readonly number[]): void {
-    if (this.#repaint) {
-      this.#paintNode(ROOT, 0, ALL);
-      return;
-    }
-    let lastCell = -1;
-    for (let i = 0; i < nodes.length; i++) {
-      if (changed[i] === 0 || nodes[i] === ROOT) continue;
-      const at = nodes[i] * NODE_WORDS;
-      const cell = this.#trie.words[at + Node.prefix] >>> 8;
-      if (this.#trie.words[at + Node.length] < 24) {
-        const pair = this.#below(this.#inherited(nodes[i]), this.#trie.words[at + Node.best]);
-        this.#paintNode(nodes[i], pair, changed[i]);
-      } else if (cell !== lastCell) {
-        this.#paintCell(cell);
-        lastCell = cell;
-      }
-    }
-  }
-
-  /** What the prefixes above `node` say, the default aside. */
-  #inherited(node: number): number {
-    const words = this.#trie.words;
-    const prefix = words[node * NODE_WORDS + Node.prefix];
-    let pair = 0;
-    let current = this.#trie.step(ROOT, prefix);
-    while (current !== node) {
-      pair = this.#below(pair, words[current * NODE_WORDS + Node.best]);
-      current = this.#trie.step(current, prefix);
-    }
-    return pair;
-  }
-
-  /** Paints a prefix shorter than /24 that goes by `pair`, as far as a change of `tables` shows. */
-  #paintNode(node: number, pair: number, tables: number): void {
-    const words = this.#trie.words;
-    const at = node * NODE_WORDS;
-    const id = this.#effective(pair);
-    let cell = words[at + Node.prefix] >>> 8;
-    const end = cell + (FIB_CELLS >>> words[at + Node.length]);
-    for (let side = 0; side < 2; side++) {
-      const child = words[at + Node.child0 + side];
-      if (child === 0) continue;
-      this.#fib.fill(cell, words[child * NODE_WORDS + Node.prefix] >>> 8, id);
-      cell = this.#paintChild(child, pair, tables);
-    }
-    this.#fib.fill(cell, end, id);
-  }
-
-  /** Paints `child` of a prefix that goes by `pair`, and returns the cell after it. */
-  #paintChild(child: number, pair: number, tables: number): number {
-    const at = child * NODE_WORDS;
-    const best = this.#trie.words[at + Node.best];
-    const length = this.#trie.words[at + Node.length];
-    const cell = this.#trie.words[at + Node.prefix] >>> 8;
-    const shows = tables & ~this.#hides(best);
-    if (length > 24 || (length === 24 && shows !== 0)) this.#paintBlock(cell, pair, child);
-    else if (shows !== 0) this.#paintNode(child, this.#below(pair, best), shows);
-    return length >= 24 ? cell + 1 : cell + (FIB_CELLS >>> length);
-  }
-
-  /** Paints one /24, whatever is in it. */
-  #paintCell(cell: number): void {
-    const words = this.#trie.words;
-    const address = (cell << 8) >>> 0;
-    let pair = 0;
-    let node = this.#trie.step(ROOT, address);
-    while (node !== 0 && words[node * NODE_WORDS + Node.length] < 24) {
-      if (!this.#trie.covers(node, address)) node = 0;
-      else {
-        pair = this.#below(pair, words[node * NODE_WORDS + Node.best]);
-        node = this.#trie.step(node, address);
-      }
-    }
-    const inside = node !== 0 && words[node * NODE_WORDS + Node.prefix] >>> 8 === cell;
-    this.#paintBlock(cell, pair, inside ? node : 0);
-  }
-
-  /** Paints one /24 of which all goes by `pair` but what `node` (/24 or longer; 0: none) covers. */
-  #paintBlock(cell: number, pair: number, node: number): void {
-    this.#block.fill(this.#effective(pair));
-    if (node !== 0) this.#overlay(node, pair);
-    if (this.#fib.paintBlock(cell, this.#block)) this.#crowded.delete(cell);
-    else this.#crowded.add(cell);
-  }
-
-  #overlay(node: number, inherited: number): void {
-    const words = this.#trie.words;
-    const at = node * NODE_WORDS;
-    const pair = this.#below(inherited, words[at + Node.best]);
-    const first = words[at + Node.prefix] & 0xff;
-    this.#block.fill(this.#effective(pair), first, first + 2 ** (32 - words[at + Node.length]));
-    const [child0, child1] = [words[at + Node.child0], words[at + Node.child1]];
-    if (child0 !== 0) this.#overlay(child0, pair);
-    if (child1 !== 0) this.#overlay(child1, pair);
-  }
-
-  /** What a prefix goes by that has `best` of its own and lies below one that goes by `pair`. */
-  #below(pair: number, best: number): number {
-    if (this.#order === "merged") return (best & ~TOUCHED) !== 0 ? best & ~TOUCHED : pair;
-    const local = best & LOCAL_MASK;
-    const main = best & MAIN_MASK;
-    return (local !== 0 ? local : pair & LOCAL_MASK) | (main !== 0 ? main : pair & MAIN_MASK);
-  }
-
-  /** The tables that a prefix with `best` of its own hides from what lies above it. */
-  #hides(best: number): number {
-    const own = ((best & LOCAL_MASK) !== 0 ? LOCAL : 0) | ((best & MAIN_MASK) !== 0 ? MAIN : 0);
-    return this.#order === "merged" && own !== 0 ? LOCAL | MAIN : own;
-  }
-
-  /** The next hop id that a cell says for `pair`. */
-  #effective(pair: number): number {
-    const local = pair >>> 16;
-    const main = pair & MAIN_MASK;
-    if (local !== 0 && (this.#order === "merged" || !this.#isThrow(local))) return local;
-    if (!this.#localDefault) return main;
-    // The default of `local` hides `main`, unless a `throw` of `local` leads past it.
-    if (local === 0) return 0;
-    return main !== 0 ? main : this.#trie.words[ROOT * NODE_WORDS + Node.best] & MAIN_MASK;
-  }
-
-  #isThrow(id: number): boolean {
-    return this.#parts.nextHops.kind(id) === RTN_THROW;
   }
 
   #prune(node: number): void {
@@ -326,6 +241,12 @@ export class Painter {
       this.#trie.prune(node);
     }
   }
+}
+
+/** Whether a grace period is over, having looked for a little while. */
+function isOver(grace: Grace): boolean {
+  for (let look = 0; look < MOST_LOOKS; look++) if (grace.over) return true;
+  return false;
 }
 
 /** Takes at most `most` out of a set. */

@@ -33,19 +33,53 @@ export interface Reader {
   readonly asleep: boolean;
 }
 
+/**
+ * A grace period: over when every reader has moved on from where it was at the beginning. What had been
+ * stored before, and ordered before by an `Atomics.store`, is then all that any of them sees.
+ */
+export class Grace {
+  readonly #readers: readonly Reader[];
+  readonly #bursts: Uint32Array;
+  /** 1: this reader has moved on. */
+  readonly #passed: Uint8Array;
+
+  /** Begins now. */
+  constructor(readers: readonly Reader[]) {
+    this.#readers = readers;
+    this.#bursts = Uint32Array.from(readers, (reader) => reader.burst);
+    this.#passed = new Uint8Array(readers.length);
+  }
+
+  get over(): boolean {
+    let over = true;
+    for (let i = 0; i < this.#readers.length; i++) {
+      if (this.#passed[i] === 1) continue;
+      const reader = this.#readers[i];
+      if (reader.asleep || reader.burst !== this.#bursts[i]) this.#passed[i] = 1;
+      else over = false;
+    }
+    return over;
+  }
+
+  /** Begins again if no reader's counter has moved, which takes no new one; whether it did. */
+  restart(): boolean {
+    if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;
+    this.#passed.fill(0);
+    return true;
+  }
+}
+
 /** Whoever hands out the items that are retired. */
 export interface Pool {
   /** `item` is in no reader's hands any more. */
   reclaim(item: number): void;
 }
 
-/** What was retired between two `seal()`s. */
+/** What was retired between two seals. */
 interface Batch {
   readonly pools: Pool[];
   readonly items: number[];
-  readonly bursts: Uint32Array;
-  /** 1: this reader has moved on. */
-  readonly passed: Uint8Array;
+  readonly grace: Grace;
 }
 
 /** Items that were unpublished and wait until every reader has moved on. */
@@ -71,13 +105,13 @@ export class Limbo {
   }
 
   /**
-   * Notes where the readers are, then gives back what all have moved past. The stores that made
-   * the items unreachable must have been made, and be ordered before this by an `Atomics.store`.
+   * Begins a grace period for what was retired, and gives back all whose grace period is over. The
+   * stores that made the items unreachable must be ordered before this by an `Atomics.store`.
    */
   reclaim(): void {
     if (this.#items.length > 0) this.#seal();
     let done = 0;
-    while (done < this.#sealed.length && this.#hasPassed(this.#sealed[done])) done++;
+    while (done < this.#sealed.length && this.#sealed[done].grace.over) done++;
     for (const batch of this.#sealed.splice(0, done)) {
       for (let i = 0; i < batch.items.length; i++) batch.pools[i].reclaim(batch.items[i]);
     }
@@ -85,29 +119,16 @@ export class Limbo {
 
   /** Closes the open batch. While readers stand still it joins the last one: one batch, not many. */
   #seal(): void {
-    const bursts = Uint32Array.from(this.#readers, (reader) => reader.burst);
     const last = this.#sealed.at(-1);
-    if (last !== undefined && last.bursts.every((burst, i) => burst === bursts[i])) {
+    if (last !== undefined && last.grace.restart()) {
       for (const pool of this.#pools) last.pools.push(pool);
       for (const item of this.#items) last.items.push(item);
-      last.passed.fill(0);
     } else {
-      const passed = new Uint8Array(bursts.length);
-      this.#sealed.push({ pools: this.#pools, items: this.#items, bursts, passed });
+      const grace = new Grace(this.#readers);
+      this.#sealed.push({ pools: this.#pools, items: this.#items, grace });
     }
     this.#pools = [];
     this.#items = [];
-  }
-
-  #hasPassed(batch: Batch): boolean {
-    let all = true;
-    for (let i = 0; i < this.#readers.length; i++) {
-      if (batch.passed[i] === 1) continue;
-      const reader = this.#readers[i];
-      if (reader.asleep || reader.burst !== batch.bursts[i]) batch.passed[i] = 1;
-      else all = false;
-    }
-    return all;
   }
 }
 

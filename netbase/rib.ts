@@ -9,7 +9,8 @@
 
 import { AttributeTable, isEqual, isSameRoute } from "./attributes.ts";
 import { CandidatePool } from "./candidates.ts";
-import { firstUsable, type LookupOrder, Painter, type PainterParts } from "./painter.ts";
+import { firstUsable, Painter, type PainterParts } from "./painter.ts";
+import type { LookupOrder } from "./prefix_painter.ts";
 import {
   NLM_F_APPEND,
   NLM_F_EXCL,
@@ -22,7 +23,7 @@ import {
 } from "./route.ts";
 import { maskAddress, Node, NODE_WORDS, ROOT, Trie } from "./trie.ts";
 
-export type { LookupOrder } from "./painter.ts";
+export type { LookupOrder } from "./prefix_painter.ts";
 
 /** Routes by prefix, table and the kernel's order. */
 export class Rib {
@@ -45,7 +46,10 @@ export class Rib {
   #foundTable = RT_TABLE_MAIN;
 
   /** With `joined` nothing is painted before the first `endSync`. */
-  constructor(parts: Pick<PainterParts, "nextHops" | "fib" | "fence">, joined: boolean) {
+  constructor(
+    parts: Pick<PainterParts, "nextHops" | "fib" | "fence" | "readers">,
+    joined: boolean,
+  ) {
     this.#attributes = new AttributeTable(parts.nextHops);
     const own = {
       trie: this.#trie,
@@ -63,6 +67,11 @@ export class Rib {
   /** Prefixes and /24s that do not fit netbase just now; they are dropped, never sent wrong. */
   get overflow(): number {
     return this.#painter.overflow;
+  }
+
+  /** Whether `commit()` had to leave something for a reader that is not through its burst. */
+  get pending(): boolean {
+    return this.#painter.pending;
   }
 
   /** How the kernel asks its tables, see {@linkcode LookupOrder}. Shows with `commit()`. */

@@ -92,8 +92,8 @@ export class Trie {
     return maskAddress(address, this.words[at + Node.length]) === this.words[at + Node.prefix];
   }
 
-  /** Takes out `node`, and its parent likewise, when it has no candidates and parts
-   * nothing. Harmless on one that is out already. */
+  /** Takes out `node`, and its parent likewise, when it has no candidates, is not painted
+   * and parts nothing. Harmless on one that is out already. */
   prune(node: number): void {
     let current = node;
     while (current !== ROOT && current !== 0) {
@@ -101,6 +101,8 @@ export class Trie {
       if (this.words[at + Node.length] === FREED) return;
       const [child0, child1] = [this.words[at + Node.child0], this.words[at + Node.child1]];
       if (this.words[at + Node.local] !== 0 || this.words[at + Node.main] !== 0) return;
+      // Painted, or touched and soon to be.
+      if (this.words[at + Node.best] !== 0) return;
       if (child0 !== 0 && child1 !== 0) return;
       const child = child0 !== 0 ? child0 : child1;
       const parent = this.words[at + Node.parent];

@@ -55,7 +55,8 @@ export function describe(reader: NetbaseReader, id: number): string {
   if (id === 0) return "none";
   const { nextHops } = reader;
   const kind = nextHops.kind(id);
-  if (kind >= RTN_BLACKHOLE && kind <= RTN_THROW) return `refuse ${kind}`;
+  if (kind === RTN_THROW) return "none";
+  if (kind >= RTN_BLACKHOLE && kind < RTN_THROW) return `refuse ${kind}`;
   if (kind !== KIND_GROUP) return one(nextHops, id);
   const members = Array.from({ length: nextHops.memberCount(id) }, (_, i) => {
     return `${one(nextHops, nextHops.memberId(id, i))}*${nextHops.memberWeight(id, i)}`;
@@ -70,8 +71,8 @@ function one(nextHops: NetbaseReader["nextHops"], id: number): string {
 
 /** What a reader should be told of a route, in the same words. */
 export function expectedOf(route: Route | null): string {
-  if (route === null) return "none";
-  if (route.type >= RTN_BLACKHOLE && route.type <= RTN_THROW) return `refuse ${route.type}`;
+  if (route === null || route.type === RTN_THROW) return "none";
+  if (route.type >= RTN_BLACKHOLE && route.type < RTN_THROW) return `refuse ${route.type}`;
   const words = (hop: { gateway: number; ifindex: number }) =>
     `${route.type} ${hop.gateway}%${hop.ifindex} from ${route.source} mtu ${route.mtu}`;
   if (route.hops === null) return words(route);
@@ -85,7 +86,7 @@ export type Command =
   | { readonly do: Verb; readonly route: Route }
   | { readonly do: "delete"; readonly pick: number }
   | { readonly do: "silently"; readonly verb: Verb; readonly route: Route; readonly pick: number }
-  | { readonly do: "resync" | "commit" | "quiesce" };
+  | { readonly do: "resync" | "commit" | "look" | "quiesce" };
 
 const PREFIXES = [
   ...Array.from({ length: 33 }, (_, length) => nested(length)),
@@ -163,8 +164,10 @@ export const anyHistory: fc.Arbitrary<Command[]> = fc.array(
       }),
     },
     {
-      weight: 3,
-      arbitrary: fc.record({ do: fc.constantFrom("resync", "commit", "commit", "quiesce") }),
+      weight: 5,
+      arbitrary: fc.record({
+        do: fc.constantFrom("resync", "commit", "commit", "look", "quiesce"),
+      }),
     },
   ),
   { maxLength: 80 },
