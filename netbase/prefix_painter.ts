@@ -31,6 +31,7 @@ export const TOUCHED = 0x8000;
 /** Which tables a change concerns. */
 export const CHANGED_LOCAL = 1;
 export const CHANGED_MAIN = 2;
+const EVERYTHING = CHANGED_LOCAL | CHANGED_MAIN;
 /** Paint everything, whatever lies above. */
 const ALL = 4;
 
@@ -66,11 +67,16 @@ export class PrefixPainter {
       if (changed[i] === 0 || node === ROOT) continue;
       const at = node * NODE_WORDS;
       const cell = words[at + Node.prefix] >>> 8;
-      if (words[at + Node.length] < 24) {
-        const pair = this.#below(this.#inherited(node), words[at + Node.best]);
+      const best = words[at + Node.best];
+      const length = words[at + Node.length];
+      // Most prefixes hide all that lies above: no need to go down to them and look at it.
+      const hides = this.#hides(best) === EVERYTHING;
+      if (length < 24) {
+        const pair = this.#below(hides ? 0 : this.#inherited(node), best);
         this.#paintNode(node, pair, changed[i]);
       } else if (cell !== lastCell) {
-        this.paintCell(cell);
+        if (length === 24 && hides) this.#paintBlock(cell, 0, node);
+        else this.paintCell(cell);
         lastCell = cell;
       }
     }
@@ -136,10 +142,25 @@ export class PrefixPainter {
 
   /** Paints one /24 of which all goes by `pair` but what `node` (/24 or longer; 0: none) covers. */
   #paintBlock(cell: number, pair: number, node: number): void {
+    if (this.#isUniform(node)) {
+      const best = node === 0 ? 0 : this.#trie.words[node * NODE_WORDS + Node.best];
+      this.#fib.fill(cell, cell + 1, this.#effective(this.#below(pair, best)));
+      this.crowded.delete(cell);
+      return;
+    }
     this.#block.fill(this.#effective(pair));
     if (node !== 0) this.#overlay(node, pair);
     if (this.#fib.paintBlock(cell, this.#block)) this.crowded.delete(cell);
     else this.crowded.add(cell);
+  }
+
+  /** Whether all of a /24 goes by the same: the topmost prefix in it is that /24, with nothing below. */
+  #isUniform(topmost: number): boolean {
+    const words = this.#trie.words;
+    const at = topmost * NODE_WORDS;
+    if (topmost === 0) return true;
+    return words[at + Node.length] === 24 &&
+      (words[at + Node.child0] | words[at + Node.child1]) === 0;
   }
 
   #overlay(node: number, inherited: number): void {
@@ -165,7 +186,7 @@ export class PrefixPainter {
   #hides(best: number): number {
     const own = ((best & LOCAL_MASK) !== 0 ? CHANGED_LOCAL : 0) |
       ((best & MAIN_MASK) !== 0 ? CHANGED_MAIN : 0);
-    return this.order === "merged" && own !== 0 ? CHANGED_LOCAL | CHANGED_MAIN : own;
+    return this.order === "merged" && own !== 0 ? EVERYTHING : own;
   }
 
   /** The next hop id that a cell says for `pair`. */

@@ -174,8 +174,9 @@ export class Rib {
     const { words } = this.#trie;
     for (const list of this.#locals) {
       const node = (list - Node.local) / NODE_WORDS;
-      for (let below = node; this.#isBelow(below, node); below = this.#trie.next(below)) {
+      for (let below = node; below !== 0; below = this.#trie.next(below)) {
         const first = words[below * NODE_WORDS + Node.prefix];
+        if (!this.#trie.covers(node, first)) break;
         const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
         if (this.#find(first, "merged") !== this.#find(first, "separate")) return first;
         if (this.#find(last, "merged") !== this.#find(last, "separate")) return last;
@@ -231,11 +232,8 @@ export class Rib {
 
   /** Finds a route's place in a list, see `#before` and its fellows. */
   #seek(list: number, route: Readonly<Route>): void {
-    this.#before =
-      this.#first =
-      this.#last =
-      this.#match =
-        0;
+    this.#before = this.#first = 0;
+    this.#last = this.#match = 0;
     let candidate = this.#trie.words[list];
     for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
       const order = this.#candidates.compare(candidate, route);
@@ -368,7 +366,8 @@ export class Rib {
       else if (ownMain !== 0 && order === "merged") local = 0;
       if (ownMain !== 0) [main, mainNode] = [ownMain, node];
     }
-    if (order === "separate" && local !== 0 && this.#isThrow(local)) local = 0;
+    const set = local === 0 ? null : this.#attributes.get(this.#candidates.attributes(local));
+    if (order === "separate" && set?.type === RTN_THROW) local = 0;
     this.#foundNode = local !== 0 ? localNode : mainNode;
     this.#foundTable = local !== 0 ? RT_TABLE_LOCAL : RT_TABLE_MAIN;
     return local !== 0 ? local : main;
@@ -379,19 +378,9 @@ export class Rib {
     return firstUsable(this.#candidates, this.#attributes, head);
   }
 
-  #isThrow(candidate: number): boolean {
-    return this.#attributes.get(this.#candidates.attributes(candidate)).type === RTN_THROW;
-  }
-
-  #isBelow(node: number, ancestor: number): boolean {
-    if (node === 0) return false;
-    return this.#trie.covers(ancestor, this.#trie.words[node * NODE_WORDS + Node.prefix]);
-  }
-
   #routeOf(node: number, table: number, candidate: number): Route {
-    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _nextHops, ...set } =
-      this
-        .#attributes.get(this.#candidates.attributes(candidate));
+    const shared = this.#attributes.get(this.#candidates.attributes(candidate));
+    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _ids, ...set } = shared;
     return {
       table,
       destination: this.#trie.words[node * NODE_WORDS + Node.prefix],
