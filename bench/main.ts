@@ -1,5 +1,5 @@
 /**
- * `deno task bench [netbase|path|echo]… [--json]`: runs the benchmarks named, or all of them. With
+ * `deno task bench [netbase|path|echo|mirror]… [--json]`: runs the benchmarks named, or all of them. With
  * `--json` one object a line and nothing else on stdout; without it a table, and a line on the
  * machine, since a figure without its machine says little.
  *
@@ -11,11 +11,12 @@ import { parseArgs } from "node:util";
 import { build } from "../scripts/build.ts";
 import type { Report, Result } from "./harness.ts";
 
-const USAGE = `usage: deno task bench [netbase] [path] [echo] [--json]
+const USAGE = `usage: deno task bench [netbase] [path] [echo] [mirror] [--json]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
   echo      packets per second and round trips over a veth pair, beside C, Node and Deno (as root)
+  mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
   --json    one object a line`;
 
 /** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
@@ -23,6 +24,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run(report: Report): Prom
   netbase: () => import("./netbase.ts"),
   path: () => import("./path.ts"),
   echo: () => import("./echo.ts"),
+  mirror: () => import("./mirror.ts"),
 };
 
 /** One line on where the figures come from. */

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 const SOURCES = fileURLToPath(new URL("c/", import.meta.url));
 const BUILD = fileURLToPath(new URL("../build/bench/", import.meta.url));
 const WARNINGS = ["-Wall", "-Wextra", "-Werror"];
-const PROGRAMS = ["echo_af_xdp", "echo_mmsg", "generator", "sink"] as const;
+const PROGRAMS = ["count_netlink", "echo_af_xdp", "echo_mmsg", "generator", "sink"] as const;
 
 /** Paths of what was built. */
 export type Programs = Readonly<Record<typeof PROGRAMS[number] | "object", string>>;

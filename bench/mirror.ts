@@ -1,0 +1,103 @@
+/**
+ * `mirror`: how fast the netlink tile's mirror takes in what the kernel tells, and what the appliance
+ * weighs, on the real kernel in a namespace of its own. Peers: C that reads the same and only counts,
+ * `ip route show`, Deno with idle workers.
+ *
+ * `sync N` is nanoseconds per route of a first full copy by a process that has just started; the change
+ * latency is from before a route is given to the kernel until a reader of netbase finds it.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { laboratoryCommand, missingForLaboratory } from "../cli/lab.ts";
+import { linesOf } from "../cli/lines.ts";
+import { measure, type Report } from "./harness.ts";
+import { measureChanges } from "./mirror_change.ts";
+import { measureLive, measureParked } from "./mirror_events.ts";
+import { type Batch, fullTable, ip, layLinks, neighborBatch, routeBatch } from "./mirror_kernel.ts";
+import { measureMemory } from "./mirror_memory.ts";
+import { buildPrograms } from "./programs.ts";
+
+/** Events that fit the receive buffers while nobody reads. */
+const EVENTS = 100_000;
+/** Routes of a full internet table. */
+const FULL = 1_000_000;
+/** Routes that an appliance has elsewhere. */
+const FEW = 10;
+
+/** Runs the benchmark in namespaces of its own. */
+export async function run(report: Report): Promise<void> {
+  const missing = missingForLaboratory();
+  if (missing !== null) throw new Error(missing);
+  const [program, ...args] = laboratoryCommand([
+    ...[Deno.execPath(), "run", "--allow-all", "--unstable-worker-options"],
+    fileURLToPath(import.meta.url),
+  ]);
+  const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped" }).spawn();
+  for await (const line of linesOf(child.stdout)) report(JSON.parse(line));
+  if (!(await child.status).success) throw new Error("the mirror benchmark failed");
+}
+
+/** The benchmark itself, inside the laboratory. */
+async function inside(report: Report): Promise<void> {
+  const { count_netlink: counter } = await buildPrograms();
+  // The laboratory's own processes, to be weighed.
+  await output(["mount", "-t", "proc", "none", "/proc"]);
+  layLinks();
+  await measureParked(report, {
+    name: "neighbor events",
+    batches: [neighborBatch(EVENTS, 1), neighborBatch(EVENTS, 2)],
+    counter,
+  });
+  ip("link del v0");
+  const ifindex = layLinks();
+  const table = fullTable(FULL);
+  routeBatch(table, { verb: "add", count: FEW, shift: 0 }).run();
+  await measureMemory(report, FEW);
+
+  const batches: [Batch, Batch] = [
+    routeBatch(table, { verb: "replace", count: EVENTS, shift: 1 }),
+    routeBatch(table, { verb: "replace", count: EVENTS, shift: 2 }),
+  ];
+  await measureParked(report, { name: "route events", batches, counter });
+  await measureLive(report, { name: "route events live", batches, counter });
+
+  routeBatch(table, { verb: "replace", count: FULL, shift: 0 }).run();
+  await measureSync(report, counter);
+  await measureParked(report, { name: `route events ${FULL}`, batches, counter });
+  await measureChanges(report, { ifindex, batches });
+  await measureMemory(report, FULL);
+}
+
+async function measureSync(report: Report, counter: string): Promise<void> {
+  const child = fileURLToPath(new URL("mirror_child.ts", import.meta.url));
+  const perRoute = (millis: number) => millis * 1e6 / FULL;
+  report(
+    await measure({
+      ...{ bench: "mirror", case: `sync ${FULL}`, unit: "ns/op" },
+      tegula: async () =>
+        perRoute(Number(await output([Deno.execPath(), "run", "--allow-all", child, "sync"]))),
+      peers: {
+        c_count: async () => perRoute(JSON.parse(await output([counter, "dump"])).millis),
+        ip_route_show: async () => {
+          const begin = performance.now();
+          await output(["sh", "-c", "ip route show > /dev/null"]);
+          return perRoute(performance.now() - begin);
+        },
+      },
+    }),
+  );
+}
+
+/** What a program prints. */
+async function output([program, ...args]: string[]): Promise<string> {
+  const { success, stdout } = await new Deno.Command(program, { args, stderr: "inherit" }).output();
+  if (!success) throw new Error(`${program} ${args.join(" ")} failed`);
+  return new TextDecoder().decode(stdout);
+}
+
+if (import.meta.main) {
+  await inside((result) => console.log(JSON.stringify(result)));
+  Deno.exit(0);
+}

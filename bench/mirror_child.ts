@@ -1,0 +1,36 @@
+/**
+ * What the mirror's benchmarks measure in a process of its own, so that nothing is compiled, cached or
+ * allocated before:
+ *
+ *     mirror_child.ts sync       a mirror's first full copy; prints the milliseconds it took
+ *     mirror_child.ts idle       four workers that do nothing; prints a line and waits
+ *
+ * @module
+ */
+
+import { openMirror } from "./mirror_events.ts";
+
+const IDLE_WORKERS = 4;
+
+function sync(): void {
+  const mirror = openMirror();
+  const begin = performance.now();
+  mirror.sync();
+  console.log(performance.now() - begin);
+  Deno.exit(0);
+}
+
+async function idle(): Promise<void> {
+  const worker = `data:text/javascript,${
+    encodeURIComponent("onmessage = () => {}; postMessage(0);")
+  }`;
+  for (let i = 0; i < IDLE_WORKERS; i++) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    new Worker(worker, { type: "module" }).onmessage = () => resolve();
+    await promise;
+  }
+  console.log("ready");
+}
+
+if (Deno.args[0] === "sync") sync();
+else await idle();

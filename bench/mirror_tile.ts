@@ -1,0 +1,62 @@
+/**
+ * A worker that runs the netlink tile itself, in the runtime's loop, for `mirror_change.ts`.
+ *
+ * @module
+ */
+
+import { openNetlink } from "../ffi/netlink.ts";
+import { libraryPath } from "../ffi/paths.ts";
+import { openTile } from "../ffi/tile.ts";
+import { heapView, type View } from "../ffi/view.ts";
+import { create } from "../tiles/netlink/tile.ts";
+import { CONTROL_BYTES, ControlReader } from "../tiles/runtime/control.ts";
+import { NETLINK } from "../tiles/runtime/counters.ts";
+import { runLoop } from "../tiles/runtime/loop.ts";
+import { SNAPSHOT_BYTES } from "../tiles/runtime/snapshot.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+
+/** What the worker is sent. It answers with any message once it runs, and never stops. */
+export interface TileStart {
+  readonly netbase: View;
+  readonly eventfd: number;
+}
+
+/** What of the worker's own scope is used here. */
+interface Scope {
+  onmessage: ((event: MessageEvent<TileStart>) => void) | null;
+  postMessage(message: string): void;
+}
+
+const scope = globalThis as unknown as Scope;
+
+scope.onmessage = ({ data: { netbase, eventfd } }) => {
+  const region = new TileRegion(heapView(TILE_REGION_BYTES));
+  const control = heapView(CONTROL_BYTES);
+  const tile = create({
+    setup: {
+      netbase,
+      readers: [],
+      solicits: [],
+      filters: [],
+      ports: [],
+      eventfd,
+      wakes: [],
+      control,
+      snapshot: heapView(SNAPSHOT_BYTES),
+    },
+    region,
+    libraries: {
+      tile: openTile(libraryPath("tile")),
+      netlink: openNetlink(libraryPath("netlink")),
+    },
+    log: () => {},
+    ask: () => {},
+  });
+  scope.postMessage("running");
+  runLoop({
+    tile,
+    region,
+    control: new ControlReader(control),
+    wakeups: NETLINK.index.wakeups,
+  });
+};
