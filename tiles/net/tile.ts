@@ -9,12 +9,13 @@
  * @module
  */
 
+import { loadService, type Service } from "../app/service.ts";
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NET } from "../runtime/counters.ts";
 import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TileReader, Waker } from "../runtime/tile_region.ts";
+import { TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
 import { AppLink, type AppSetup } from "./app_link.ts";
 import { Arrivals } from "./arrivals.ts";
 import { Checks } from "./checks.ts";
@@ -23,6 +24,7 @@ import { Devices } from "./devices.ts";
 import { Dispatch, type UdpSocketSetup } from "./dispatch.ts";
 import { HeaderCache } from "./header_cache.ts";
 import { HOLD_LIMITS, Holding } from "./holding.ts";
+import { InlineApp, type InlineSetup } from "./inline_app.ts";
 import { PollSet } from "./poll_set.ts";
 import { Receiver } from "./receive.ts";
 import { Resolver } from "./resolve.ts";
@@ -53,6 +55,8 @@ export interface NetSetup {
   readonly sockets: readonly XdpSocketSetup[];
   readonly udp: readonly UdpSocketSetup[];
   readonly apps: readonly AppSetup[];
+  /** Apps that run in here. */
+  readonly inline?: readonly InlineSetup[];
   /** The solicit link, written here. */
   readonly solicit: View;
   /** The netlink tile's region, for its sleep word. */
@@ -62,8 +66,31 @@ export interface NetSetup {
 }
 
 /** Makes a net tile. Throws RangeError when what it is given does not fit together. */
-export function create(context: TileContext<NetSetup>): Tile {
-  return new NetTile(context);
+export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
+  const { inline = [] } = context.setup;
+  return inline.length === 0 ? new NetTile(context, []) : createWithApps(context, inline);
+}
+
+/** Makes the apps that run inside first. Throws Error with what is wrong with one. */
+async function createWithApps(
+  context: TileContext<NetSetup>,
+  setups: readonly InlineSetup[],
+): Promise<Tile> {
+  const { libraries: { clock }, log } = context;
+  const made = setups.map(async (setup) => {
+    const { counters } = new TileRegion(setup.region);
+    const say = (line: string) => log(`${setup.name}: ${line}`);
+    const service = await loadService(setup, { counters, ...(clock && { clock }), log: say });
+    return { setup, service, counters };
+  });
+  return new NetTile(context, await Promise.all(made));
+}
+
+/** An app that is made and not in its place yet. */
+interface MadeApp {
+  readonly setup: InlineSetup;
+  readonly service: Service;
+  readonly counters: Float64Array;
 }
 
 /** Frames that a net tile needs, so that none of its rings, links and queues can starve another. */
@@ -80,6 +107,7 @@ class NetTile implements Tile {
   readonly #cache: HeaderCache;
   readonly #ports: readonly XdpPort[];
   readonly #apps: readonly AppLink[];
+  readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
   readonly #transmitter: Transmitter;
@@ -92,7 +120,7 @@ class NetTile implements Tile {
   #generation = -1;
   #turns = 0;
 
-  constructor({ setup, region, libraries }: TileContext<NetSetup>) {
+  constructor({ setup, region, libraries }: TileContext<NetSetup>, made: readonly MadeApp[]) {
     const { tile, xsk, udp } = libraries;
     if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
     if (setup.frames < framesNeeded(setup)) {
@@ -104,7 +132,7 @@ class NetTile implements Tile {
     const { counters } = region;
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
-    const dispatch = new Dispatch(setup.apps, setup.udp);
+    const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
     const cache = new HeaderCache(CACHE_ENTRIES);
     const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
     this.#umem = umem;
@@ -112,14 +140,6 @@ class NetTile implements Tile {
     this.#reader = reader;
     this.#cache = cache;
     this.#ports = setup.sockets.map((socket) => new XdpPort(socket, { xsk, umem }));
-    this.#apps = setup.apps.map((app) => new AppLink(app, { umem, wake: tile.wake }));
-    const apps = this.#apps;
-
-    const arrivals = new Arrivals();
-    const { view, words } = umem;
-    const checks = new Checks({ view, words, reader, devices, arrivals });
-    this.#receiver = new Receiver({ umem, arrivals, checks, dispatch, apps, counters });
-    this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
 
     this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);
     const wire = new Wire(umem, cache, this.#ports);
@@ -131,6 +151,21 @@ class NetTile implements Tile {
     this.#holding = new Holding({ ...out, solicits });
     this.#detour = new Detour({ ...out, holding: this.#holding });
     this.#transmitter = new Transmitter({ ...out, detour: this.#detour });
+
+    const transmitter = this.#transmitter;
+    this.#inline = made.map(({ setup: app, ...parts }, i) =>
+      new InlineApp(app, { ...parts, index: setup.apps.length + i, umem, transmitter })
+    );
+    this.#apps = [
+      ...setup.apps.map((app) => new AppLink(app, { umem, wake: tile.wake })),
+      ...this.#inline.map(({ link }) => link),
+    ];
+    const apps = this.#apps;
+    const arrivals = new Arrivals();
+    const { view, words } = umem;
+    const checks = new Checks({ view, words, reader, devices, arrivals });
+    this.#receiver = new Receiver({ umem, arrivals, checks, dispatch, apps, counters });
+    this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
@@ -162,6 +197,7 @@ class NetTile implements Tile {
     }
     work += this.#receiveSockets();
     for (let i = 0; i < apps.length; i++) apps[i].publish();
+    for (let i = 0; i < this.#inline.length; i++) this.#inline[i].run();
 
     for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i], i);
     let sent = 0;
@@ -183,12 +219,18 @@ class NetTile implements Tile {
   clock(nowMillis: number): void {
     this.#solicits.clock(nowMillis);
     this.#holding.clock(nowMillis);
+    for (const app of this.#inline) app.clock(nowMillis);
     // The tile may be about to sleep: what was asked for now does not wait for the next turn.
     this.#askNetlink();
   }
 
   nextDue(nowMillis: number): number {
-    return this.#holding.nextDue(nowMillis);
+    let due = this.#holding.nextDue(nowMillis);
+    for (const app of this.#inline) {
+      const its = app.nextDue(nowMillis);
+      if (its >= 0 && (due < 0 || its < due)) due = its;
+    }
+    return due;
   }
 
   housekeeping(): void {

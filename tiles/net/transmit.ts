@@ -13,7 +13,7 @@
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import type { AppLink } from "./app_link.ts";
-import type { Detour } from "./detour.ts";
+import type { Detour, Origin } from "./detour.ts";
 import type { Dispatch } from "./dispatch.ts";
 import * as layout from "./entry.ts";
 import { LARGEST_PAYLOAD as LARGEST } from "./frame.ts";
@@ -54,7 +54,8 @@ export class Transmitter {
   readonly #sender: SocketSender;
   readonly #dispatch: Dispatch;
   readonly #counters: Float64Array;
-  readonly #rows = makeRows();
+  /** Of the burst at hand. Who calls `sendFrames` fills them. */
+  readonly rows = makeRows();
 
   constructor(parts: TransmitterParts) {
     this.#umem = parts.umem;
@@ -78,8 +79,8 @@ export class Transmitter {
     this.#read(app, count);
     this.#classify(app.payloadBytes.length, index, count);
     this.#takeFrames(count);
-    copyPayloads(app.payloads, this.#frames, this.#rows, count);
-    if (this.#wire.put(this.#rows, count) > 0) this.#others(app, index, count);
+    copyPayloads(app.payloads, this.#frames, this.rows, count);
+    if (this.#wire.put(this.rows, count) > 0) this.#others(app, index, count);
     this.#counters[COUNT.tx_accepted] += count;
     // Kernel sockets send from the app's memory, so before it is told that this is free.
     this.#sender.flush();
@@ -87,11 +88,38 @@ export class Transmitter {
     return count;
   }
 
+  /**
+   * Sends `count` datagrams of app number `index` that stand in `rows`, each in a frame of its own, or
+   * a large buffer, which is given away by that.
+   */
+  sendFrames(app: Origin, index: number, count: number): void {
+    const { rows } = this;
+    this.#classify(app.payloadBytes.length, index, count);
+    for (let i = 0; i < count; i++) {
+      const row = (i & (BURST - 1)) << ROW_SHIFT;
+      if (this.#umem.isLarge(rows[row + Row.frame]) && rows[row + Row.entry] >= 0) {
+        rows[row + Row.entry] = SLOW;
+      }
+    }
+    copyPayloads(app.payloads, this.#frames, rows, count);
+    if (this.#wire.put(rows, count) > 0) this.#others(app, index, count);
+    this.#counters[COUNT.tx_accepted] += count;
+    this.#sender.flush();
+    for (let i = 0; i < count; i++) {
+      const row = i << ROW_SHIFT;
+      const entry = rows[row + Row.entry];
+      // What found the ring full is free already.
+      if (entry < 0 && entry !== REFUSED - COUNT.tx_drop_ring_full) {
+        this.#umem.give(rows[row + Row.frame]);
+      }
+    }
+  }
+
   /** Reads the descriptors, each word once. */
   #read(app: AppLink, count: number): void {
     const { answers } = app;
     const { words } = answers;
-    const rows = this.#rows;
+    const { rows } = this;
     for (let i = 0; i < count; i++) {
       const at = answers.slot(i);
       const row = (i & (BURST - 1)) << ROW_SHIFT;
@@ -105,7 +133,7 @@ export class Transmitter {
 
   /** Checks the descriptors, and finds the entries of those that can be sent at once. */
   #classify(payloadBytes: number, index: number, count: number): void {
-    const rows = this.#rows;
+    const { rows } = this;
     const entries = this.#entries;
     const cache = this.#cache;
     const dispatch = this.#dispatch;
@@ -139,7 +167,7 @@ export class Transmitter {
 
   /** Gives a frame to each that has an entry. */
   #takeFrames(count: number): void {
-    const rows = this.#rows;
+    const { rows } = this;
     const umem = this.#umem;
     for (let i = 0; i < count; i++) {
       const row = (i & (BURST - 1)) << ROW_SHIFT;
@@ -151,8 +179,8 @@ export class Transmitter {
   }
 
   /** Deals with those that were not sent at once, one by one. */
-  #others(app: AppLink, index: number, count: number): void {
-    const rows = this.#rows;
+  #others(app: Origin, index: number, count: number): void {
+    const { rows } = this;
     for (let i = 0; i < count; i++) {
       const row = i << ROW_SHIFT;
       const entry = rows[row + Row.entry];

@@ -147,7 +147,7 @@ export class Appliance {
     await Promise.all(
       wiring.nets.map((seat, n) => this.#start(seat, wiring.netSetup(n, partialChecksums))),
     );
-    await Promise.all(wiring.apps.map((seat, a) => this.#start(seat, wiring.appSetup(a))));
+    await Promise.all(wiring.apps.map(({ seat }, a) => this.#start(seat, wiring.appSetup(a))));
     for (const attachment of this.#options.attachments) attachment.serve();
     this.#booted = true;
   }

@@ -7,9 +7,11 @@
 
 import { fileURLToPath } from "node:url";
 import type { Host } from "../../ffi/host.ts";
+import type { View } from "../../ffi/view.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
+import type { ServiceSetup } from "../app/service.ts";
 import type { AppSetup } from "../app/tile.ts";
 import type { PeerSetup, Prefix } from "../net/app_link.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
@@ -72,6 +74,16 @@ export interface TileSeat {
   readonly eventfd: number;
 }
 
+/** Where an app runs: in a tile of its own, or inside a net tile. */
+interface AppPlace {
+  readonly app: AppPlan;
+  /** Its number among all apps. */
+  readonly index: number;
+  readonly seat: TileSeat;
+  /** The numbers of its own (`../app/metrics.ts`). */
+  readonly metrics: Region;
+}
+
 /** The two regions of a pair of links, by who writes them. */
 interface LinkRegions {
   readonly net: Region;
@@ -91,12 +103,13 @@ export class Wiring {
   readonly snapshot: Region;
   readonly netlink: TileSeat;
   readonly nets: readonly TileSeat[];
-  readonly apps: readonly TileSeat[];
+  /** Apps in tiles of their own. */
+  readonly apps: readonly AppPlace[];
+  /** Apps inside net tiles, by net tile. */
+  readonly inline: readonly (readonly AppPlace[])[];
   readonly status: TileSeat | null;
   /** One per net tile. */
   readonly umems: readonly Region[];
-  /** The numbers of each app's own (`../app/metrics.ts`), by app. */
-  readonly metrics: readonly Region[];
   readonly #options: WiringOptions;
   readonly #solicits: readonly Region[];
   /** Addresses heard from, by app, then by net tile. */
@@ -111,21 +124,22 @@ export class Wiring {
     this.control = regions.create("control", CONTROL_BYTES);
     this.snapshot = regions.create("snapshot", SNAPSHOT_BYTES);
     this.netlink = this.#seat("netlink", "netlink");
-    this.nets = frames.map((_, n) => this.#seat("net", `net${n}`));
-    this.apps = apps.map((app) => this.#seat("app", app.name, startGrants([app])));
+    const inside = startGrants(apps.filter(({ inline }) => inline));
+    this.nets = frames.map((_, n) => this.#seat("net", `net${n}`, inside));
+    this.apps = this.#places();
+    this.inline = this.nets.map(({ name }) => this.#places(name));
     const { control, metrics } = options.places;
     this.status = control === null && metrics === null
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
     this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
-    this.metrics = apps.map(({ name }) => regions.create(`metrics ${name}`, METRICS_BYTES));
     this.#solicits = this.nets.map(({ name }) =>
       regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
     );
     this.#heard = apps.map(({ name: app }) =>
       this.nets.map(({ name: net }) => regions.create(`heard ${app} ${net}`, HEARD_BYTES))
     );
-    this.#links = apps.map(({ name: app }) =>
+    this.#links = this.apps.map(({ seat: { name: app } }) =>
       this.nets.map(({ name: net }) => ({
         net: regions.create(`link ${net} to ${app}`, netLinkBytes(plan.LINK_SHAPE)),
         app: regions.create(`link ${app} to ${net}`, appLinkBytes(plan.LINK_SHAPE)),
@@ -146,15 +160,36 @@ export class Wiring {
     };
   }
 
+  /** The apps in tiles of their own, or, with the name of a net tile, those inside that. */
+  #places(inside = ""): AppPlace[] {
+    const { apps, regions } = this.#options;
+    return apps.flatMap((app, index) => {
+      if (app.inline !== (inside !== "")) return [];
+      const seat = this.#seat(
+        "app",
+        app.inline ? `${app.name}@${inside}` : app.name,
+        startGrants([app]),
+      );
+      return [{ app, index, seat, metrics: regions.create(`metrics ${seat.name}`, METRICS_BYTES) }];
+    });
+  }
+
   /** Every port that an app answers on. */
   get #served(): number[] {
-    return this.#options.apps.flatMap(({ ports }) => ports);
+    return [...new Set(this.#options.apps.flatMap(({ ports }) => ports))];
+  }
+
+  /** The apps' own numbers, by the names of their tiles. */
+  get metrics(): { name: string; view: View }[] {
+    return [...this.apps, ...this.inline.flat()]
+      .map(({ seat: { name }, metrics }) => ({ name, view: metrics.reader }));
   }
 
   /** Every tile there is, in the order in which they are started. */
   get seats(): TileSeat[] {
     const status = this.status === null ? [] : [this.status];
-    return [this.netlink, ...status, ...this.nets, ...this.apps];
+    const apps = [...this.apps, ...this.inline.flat()].map(({ seat }) => seat);
+    return [this.netlink, ...status, ...this.nets, ...apps];
   }
 
   netlinkSetup(): NetlinkSetup {
@@ -187,7 +222,7 @@ export class Wiring {
 
   /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
   netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
-    const { attachments, apps, sockets, plan: { frames } } = this.#options;
+    const { attachments, sockets, plan: { frames } } = this.#options;
     return {
       netbase: this.netbase.reader,
       umem: this.umems[n].writer,
@@ -206,15 +241,20 @@ export class Wiring {
         }))
       ),
       udp: sockets.map(({ fd, port }, i) => ({ fd, port, receive: i % this.nets.length === n })),
-      apps: this.apps.map((seat, a) => ({
+      apps: this.apps.map(({ app, index, seat }, a) => ({
         name: seat.name,
-        ports: [...apps[a].ports],
+        ports: app.ports,
         net: this.#links[a][n].net.writer,
         app: this.#links[a][n].app.reader,
         shape: plan.LINK_SHAPE,
         tile: seat.region.reader,
         eventfd: seat.eventfd,
-        ...this.#peerSetup(a, n),
+        ...this.#peerSetup(index, n),
+      })),
+      inline: this.inline[n].map((place) => ({
+        ...this.#serviceSetup(place),
+        ...this.#peerSetup(place.index, n),
+        region: place.seat.region.writer,
       })),
       solicit: this.#solicits[n].writer,
       netlinkTile: this.netlink.region.reader,
@@ -223,25 +263,25 @@ export class Wiring {
     };
   }
 
-  /** To whom app `a` may send by net tile `n`. */
-  #peerSetup(a: number, n: number): PeerSetup {
+  /** To whom app number `index` may send by net tile `n`. */
+  #peerSetup(index: number, n: number): PeerSetup {
+    const heard = this.#heard[index];
     return {
-      heard: this.#heard[a][n].writer,
-      heardElsewhere: this.#heard[a].filter((_, i) => i !== n).map(({ reader }) => reader),
-      sendTo: this.#options.apps[a].sendTo,
+      heard: heard[n].writer,
+      heardElsewhere: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
+      sendTo: this.#options.apps[index].sendTo,
     };
   }
 
+  #serviceSetup({ app, metrics }: AppPlace): ServiceSetup {
+    const { name, module, ports, options } = app;
+    return { name, module, ports, options, metrics: metrics.writer, served: this.#served };
+  }
+
   appSetup(a: number): AppSetup {
-    const { name, module, ports, options } = this.#options.apps[a];
     return {
-      name,
-      module,
-      ports,
-      options,
-      metrics: this.metrics[a].writer,
-      served: this.#served,
-      eventfd: this.apps[a].eventfd,
+      ...this.#serviceSetup(this.apps[a]),
+      eventfd: this.apps[a].seat.eventfd,
       nets: this.nets.map((net, n) => ({
         own: this.#links[a][n].app.writer,
         peer: this.#links[a][n].net.reader,

@@ -1,0 +1,89 @@
+/**
+ * Apps inside the net tiles answer as those in tiles of their own do, and are counted as they are.
+ */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  CLIENT,
+  HOST,
+  labTest,
+  noise,
+  pair,
+  SILENCE_MILLIS,
+} from "./lab.ts";
+
+const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
+const INLINE = ["--interface", "eth0", "--listen", "7=echo@inline"];
+
+/** Counters by tile. */
+async function tiles(appliance: Appliance): Promise<Record<string, Record<string, number>>> {
+  const from = appliance.process.stderr.all.length;
+  appliance.process.kill("SIGUSR2");
+  const line = await appliance.process.stderr.find("counters: ", { from });
+  return JSON.parse(line.slice("counters: ".length));
+}
+
+for (const provider of ["xdp", "socket"]) {
+  labTest(
+    `an app inside the net tile answers every size, byte by byte (${provider})`,
+    async (lab) => {
+      const { host, asker } = await pair(lab);
+      const appliance = await Appliance.start(host, [...INLINE, "--provider", provider]);
+      const sizes = [0, 1, 2, 3, 18, 63, 64, 1000, 1471, 1472, 1473, 2000, 9000, 65_507];
+      for (const size of sizes) {
+        const payload = noise(size);
+        assert.deepEqual((await ask(asker, { payload })).bytes, payload, `${size} bytes`);
+      }
+      const { net0, "echo@net0": echo } = await tiles(appliance);
+      assert.deepEqual([echo.requests, echo.answers], [sizes.length, sizes.length]);
+      assert.equal(net0.tx_accepted, sizes.length);
+      assert.equal(net0.tx_frames + net0.tx_socket, sizes.length);
+      assert.equal((await appliance.stop()).code, 0);
+    },
+  );
+}
+
+labTest("each of several net tiles has an app of its own, beside apps in tiles", async (lab) => {
+  const { host, asker } = await pair(lab, { queues: 4 });
+  const listen = ["--listen", "9=discard", "--listen", "8=echo", "--net-tiles", "2"];
+  const appliance = await Appliance.start(host, [...INLINE, ...listen]);
+  const flows = Array.from({ length: 64 }, (_, i) => ({
+    source: CLIENT,
+    target: HOST,
+    port: 7 + i % 2,
+  }));
+  await asker.start({ flows, rate: 1000 });
+  await answeredAtLeast(asker, 500);
+  const { sent, answered, mismatched } = await asker.stop();
+  assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+  const { "echo@net0": one, "echo@net1": other, echo } = await tiles(appliance);
+  assert.ok(one.requests > 0 && other.requests > 0 && echo.requests > 0);
+  assert.equal(one.requests + other.requests + echo.requests, sent);
+});
+
+labTest("what an app inside the net tile throws costs a datagram and not the tile", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
+  const appliance = await Appliance.start(host, args);
+  const told = { payload: "throw", timeoutMs: SILENCE_MILLIS };
+  for (let i = 0; i < 3; i++) assert.equal((await ask(asker, told)).bytes, null);
+  assert.equal((await ask(asker, { payload: "fine" })).text, "fine");
+  assert.equal((await ask(asker, { payload: "read" })).text, "NotCapable");
+  const said = appliance.process.stderr.all.filter((line) => line.includes("as I was told"));
+  assert.equal(said.length, 1, said.join("\n"));
+  assert.equal((await appliance.counters()).get("errors"), 3);
+});
+
+labTest("an app that hangs inside a net tile ends the process", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
+  const appliance = await Appliance.start(host, args);
+  await ask(asker, { payload: "hang", timeoutMs: 1 });
+  const { code } = await appliance.process.ended();
+  assert.equal(code, 1);
+  assert.ok(appliance.process.stderr.all.some((line) => /net0 ended: it hangs/.test(line)));
+});
