@@ -24,7 +24,7 @@ const OUTPUT = `${ROOT}dist/tegula`;
 /** What the program is made of, apart from main.ts, deno.json, npm modules and native libraries. */
 const PROGRAM = ["cli", "ffi", "netbase", "tiles"];
 /** Imports of deno.json that only tests use. */
-const FOR_TESTS = ["fast-check"];
+const FOR_TESTS = ["fast-check", "statsd-client"];
 
 /** As `struct trailer` of the launcher. */
 const TRAILER = { bytes: 88, offset: 0, length: 8, hash: 16, magic: 80 };

@@ -215,6 +215,7 @@ export class Wiring {
       control: this.control.reader,
       snapshot: this.snapshot.reader,
       tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
+      metrics: this.metrics,
       interfaces: attachments.map(({ name }) => name),
       listen: apps.flatMap(({ name: app, ports }) => ports.map((port) => ({ port, app }))),
     };

@@ -6,6 +6,7 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
@@ -15,6 +16,8 @@ import type { WatchedTile } from "./tile.ts";
 export interface MetricsParts {
   readonly netbase: NetbaseReader;
   readonly tiles: readonly WatchedTile[];
+  /** The numbers of apps' own, by tile. */
+  readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
   /** The status tile's own. */
   readonly counters: Float64Array;
 }
@@ -35,7 +38,7 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
 }
 
 /** The metrics as of now. */
-export function metricsText({ netbase, tiles }: MetricsParts): string {
+export function metricsText({ netbase, tiles, own }: MetricsParts): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
     ...gauge(
@@ -51,6 +54,7 @@ export function metricsText({ netbase, tiles }: MetricsParts): string {
       tiles.map(({ name, reader }) => [labels(name), reader.life === Life.running ? 1 : 0]),
     ),
     ...kinds.flatMap((kind) => tableLines(kind, tiles.filter((tile) => tile.kind === kind))),
+    ...ownLines(own),
     "",
   ].join("\n");
 }
@@ -67,6 +71,26 @@ function tableLines(kind: TileKind, tiles: readonly WatchedTile[]): string[] {
       ),
     );
   });
+}
+
+/** What apps show under names of their own. */
+function ownLines(own: MetricsParts["own"]): string[] {
+  const all = own.flatMap(({ name: tile, reader }) =>
+    reader.read().map(({ name, kind, value }) => ({ label: labels(tile, name), kind, value }))
+  );
+  const samples = (kind: MetricKind) =>
+    all.filter((each) => each.kind === kind).map(({ label, value }): Sample => [label, value]);
+  return [
+    ...family(
+      {
+        name: "app_own_total",
+        type: "counter",
+        help: "What an app counts under a name of its own.",
+      },
+      samples("counter"),
+    ),
+    ...gauge("app_own", "What an app measures under a name of its own.", samples("gauge")),
+  ];
 }
 
 type Sample = readonly [labels: string, value: number];
@@ -86,7 +110,8 @@ function family(
   ];
 }
 
-/** The label that tells tiles apart; an app's name may be a path. */
-function labels(tile: string): string {
-  return `{tile="${tile.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n")}"}`;
+/** The label that tells tiles apart, and the name that an app has given; both may have any letters. */
+function labels(tile: string, name?: string): string {
+  const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
+  return `{tile="${quote(tile)}"${name === undefined ? "" : `,name="${quote(name)}"`}}`;
 }

@@ -17,6 +17,7 @@ import { Life, TileReader } from "../runtime/tile_region.ts";
 import { Answers } from "./answers.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
 import { serveMetrics } from "./metrics.ts";
+import { MetricsReader } from "../app/metrics.ts";
 import { Question } from "./question.ts";
 
 /** What the status tile is made with. */
@@ -27,6 +28,8 @@ export interface StatusSetup {
   readonly control: View;
   readonly snapshot: View;
   readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
+  /** The numbers of apps' own (`../app/metrics.ts`), by tile. */
+  readonly metrics: readonly { readonly name: string; readonly view: View }[];
   /** Interfaces that frames are taken from. */
   readonly interfaces: readonly string[];
   readonly listen: readonly { readonly port: number; readonly app: string }[];
@@ -64,9 +67,12 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
   const question = new Question(setup, ask);
   const answers = new Answers({ netbase, read, tiles, counters, question, interfaces, listen });
   const listener = places.control === null ? null : listenControl(places.control);
-  const server = places.metrics === null
-    ? null
-    : serveMetrics(places.metrics, { netbase, tiles, counters });
+  const server = places.metrics === null ? null : serveMetrics(places.metrics, {
+    netbase,
+    tiles,
+    counters,
+    own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
+  });
   return {
     descriptors: [],
     async serve() {
