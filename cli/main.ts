@@ -32,6 +32,10 @@ const COMMANDS: Record<string, Command> = {
     summary: "print where a packet to an address would go",
     load: async () => (await import("./route.ts")).route,
   },
+  audit: {
+    summary: "have a running one compare its mirror with the kernel",
+    load: async () => (await import("./audit.ts")).audit,
+  },
   client: {
     summary: "the demo's client",
     hidden: true,

@@ -20,6 +20,7 @@ import type { Limbo } from "./rcu.ts";
 import { RecordTableReader } from "./record_table.ts";
 import { RecordTableWriter } from "./record_table_writer.ts";
 import { RunPool } from "./run_pool.ts";
+import type { Change, Watch } from "./watcher.ts";
 
 /** Slots of the table at start. */
 const SLOTS = 64;
@@ -44,16 +45,21 @@ export class InterfaceWriter {
   readonly #limbo: Limbo;
   readonly #entries = new Map<number, Entry>();
   readonly #changed: () => void;
+  readonly #watch: Watch;
   /** Runs that a predecessor's records name. */
   readonly #inherited: number[] = [];
   #sync = 0;
   #full = 0;
 
   /** `changed` is called for every change that a packet can see. */
-  constructor(view: View, options: { limbo: Limbo; seed: number; changed: () => void }) {
+  constructor(
+    view: View,
+    options: { limbo: Limbo; seed: number; changed: () => void; watch: Watch },
+  ) {
     this.#addressWords = u32(slice(view, ADDRESSES_AT, ADDRESSES * ADDRESS_WORDS * 4));
     this.#limbo = options.limbo;
     this.#changed = options.changed;
+    this.#watch = options.watch;
     this.#inherit(view);
     this.#table = new RecordTableWriter(view, INTERFACE_TABLE, {
       limbo: options.limbo,
@@ -88,7 +94,10 @@ export class InterfaceWriter {
 
   /** Removes an interface with its addresses. */
   remove(ifindex: number): boolean {
-    if (!this.#entries.delete(ifindex)) return false;
+    const entry = this.#entries.get(ifindex);
+    if (entry === undefined) return false;
+    this.#entries.delete(ifindex);
+    this.#tell("removed", entry);
     const record = this.#table.find(ifindex, 0);
     if (record >= 0) {
       this.#table.remove(ifindex, 0);
@@ -190,7 +199,12 @@ export class InterfaceWriter {
     }
     if (old >= 0) this.#retireRun(old);
     this.#changed();
+    this.#tell(old >= 0 ? "changed" : "added", entry);
     return true;
+  }
+
+  #tell(change: Change, { link, addresses }: Entry): void {
+    this.#watch.watcher?.interface(change, { ...link, addresses });
   }
 
   #writeAddress(index: number, address: InterfaceAddress): void {

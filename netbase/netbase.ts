@@ -23,6 +23,7 @@ import { NextHopWriter } from "./next_hop_writer.ts";
 import { NextHopReader } from "./next_hops.ts";
 import { fence, Grace, Limbo, type Reader } from "./rcu.ts";
 import { Rib } from "./rib.ts";
+import type { Watch, Watcher } from "./watcher.ts";
 
 /** What a writer is given. */
 export interface WriterOptions {
@@ -49,6 +50,7 @@ export class NetbaseWriter {
   readonly #rib: Rib;
   readonly #interfaces: InterfaceWriter;
   readonly #neighbors: NeighborWriter;
+  readonly #watch: Watch = { watcher: null };
   /** Since this writer joined: until then readers may hold what a predecessor let go of. */
   readonly #sinceJoin: Grace;
   #settled = false;
@@ -71,9 +73,10 @@ export class NetbaseWriter {
     this.#limbo = limbo;
     this.#fib = new FibWriter(view, limbo, joined);
     const { readers } = options;
-    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers }, joined);
-    this.#interfaces = new InterfaceWriter(view, { limbo, seed, changed });
-    this.#neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed });
+    const watch = this.#watch;
+    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers, watch }, joined);
+    this.#interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
+    this.#neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
     this.#header[Header.version] = LAYOUT_VERSION;
     Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
   }
@@ -110,6 +113,11 @@ export class NetbaseWriter {
   /** How many things let go of still wait for a reader to move on. */
   get waiting(): number {
     return this.#limbo.size;
+  }
+
+  /** Lets `watcher` hear of every change from now on, instead of who did; null: nobody. */
+  watch(watcher: Watcher | null): void {
+    this.#watch.watcher = watcher;
   }
 
   /**

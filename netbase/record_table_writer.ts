@@ -157,12 +157,16 @@ export class RecordTableWriter {
     this.#sync = (this.#sync + 1) & 0xffff;
   }
 
-  /** Removes every record that was neither `put` nor `mark`ed since `beginSync`, and returns how many. */
-  endSync(): number {
+  /**
+   * Removes every record that was neither `put` nor `mark`ed since `beginSync`, and returns how many.
+   * Calls `leaving` with each before.
+   */
+  endSync(leaving?: (record: number) => void): number {
     const before = this.#size;
     this.forEach((record) => {
       const number = record / this.#shape.recordWords;
       if (this.#marks[number] === this.#sync) return;
+      leaving?.(record);
       this.remove(this.words[record], this.words[record + 1]);
     });
     const removed = before - this.#size;

@@ -9,8 +9,9 @@
 
 import { AttributeTable, isEqual, isSameRoute } from "./attributes.ts";
 import { CandidatePool } from "./candidates.ts";
-import { firstUsable, Painter, type PainterParts } from "./painter.ts";
+import { Painter, type PainterParts } from "./painter.ts";
 import type { LookupOrder } from "./prefix_painter.ts";
+import { listWord, type Prefix, RibView } from "./rib_view.ts";
 import {
   NLM_F_APPEND,
   NLM_F_EXCL,
@@ -19,9 +20,9 @@ import {
   type RouteAttributes,
   RT_TABLE_LOCAL,
   RT_TABLE_MAIN,
-  RTN_THROW,
 } from "./route.ts";
-import { maskAddress, Node, NODE_WORDS, ROOT, Trie } from "./trie.ts";
+import { Node, NODE_WORDS, ROOT, Trie } from "./trie.ts";
+import type { Change, Watch } from "./watcher.ts";
 
 export type { LookupOrder } from "./prefix_painter.ts";
 
@@ -41,22 +42,23 @@ export class Rib {
   #first = 0;
   #last = 0;
   #match = 0;
-  /** Where `#find` found it. */
-  #foundNode = 0;
-  #foundTable = RT_TABLE_MAIN;
+  readonly #view: RibView;
+  readonly #watch: Watch;
 
   /** With `joined` nothing is painted before the first `endSync`. */
   constructor(
-    parts: Pick<PainterParts, "nextHops" | "fib" | "fence" | "readers">,
+    parts: Pick<PainterParts, "nextHops" | "fib" | "fence" | "readers"> & { watch: Watch },
     joined: boolean,
   ) {
     this.#attributes = new AttributeTable(parts.nextHops);
+    this.#watch = parts.watch;
     const own = {
       trie: this.#trie,
       candidates: this.#candidates,
       attributes: this.#attributes,
     };
     this.#painter = new Painter({ ...own, ...parts }, joined);
+    this.#view = new RibView(own);
   }
 
   /** Routes held. */
@@ -98,7 +100,7 @@ export class Rib {
     if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.#painter.touch(node);
     const replaces = (nlmsgFlags & (NLM_F_REPLACE | NLM_F_EXCL)) !== 0;
     if (place !== 0 && (replaces || place === this.#match)) {
-      if (this.#swap(place, attributes)) this.#painter.touch(node);
+      if (this.#swap(list, place, attributes)) this.#painter.touch(node);
     } else {
       const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && this.#last !== 0;
       this.#insert(list, append ? this.#last : this.#before, route, attributes);
@@ -119,9 +121,29 @@ export class Rib {
     if (this.#match === 0) {
       this.#insert(list, before, route, attributes);
       this.#painter.touch(node);
-    } else if (this.#swap(this.#match, attributes) || this.#moveAfter(list, before)) {
+    } else if (this.#swap(list, this.#match, attributes) || this.#moveAfter(list, before)) {
       this.#painter.touch(node);
     }
+  }
+
+  /**
+   * Whether a route of a dump, after `beginSync()`, is here and in its place, which it then is confirmed
+   * to be. Changes nothing that anyone sees.
+   */
+  confirm(route: Readonly<Route>): boolean {
+    const node = this.#trie.find(route.destination, route.prefixLength);
+    if (node === 0) return false;
+    this.#seek(node * NODE_WORDS + listWord(route.table), route);
+    if (this.#match === 0) return false;
+    const inPlace = !this.#isAhead(this.#lastNamed());
+    this.#candidates.mark(this.#match);
+    return inPlace &&
+      isEqual(this.#attributes.get(this.#candidates.attributes(this.#match)), route, 0);
+  }
+
+  /** What no `add`, `addFromDump` or `confirm` has named since `beginSync()`. Allocates. */
+  unconfirmed(): IterableIterator<Route> {
+    return this.#view.unnamed();
   }
 
   /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
@@ -171,50 +193,25 @@ export class Rib {
    * rule is there that would say. Goes through what lies under prefixes of `local`.
    */
   ambiguousAddress(): number {
-    const { words } = this.#trie;
-    for (const list of this.#locals) {
-      const node = (list - Node.local) / NODE_WORDS;
-      for (let below = node; below !== 0; below = this.#trie.next(below)) {
-        const first = words[below * NODE_WORDS + Node.prefix];
-        if (!this.#trie.covers(node, first)) break;
-        const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
-        if (this.#find(first, "merged") !== this.#find(first, "separate")) return first;
-        if (this.#find(last, "merged") !== this.#find(last, "separate")) return last;
-      }
-    }
-    return -1;
+    return this.#view.ambiguousAddress(this.#locals);
   }
 
   /**
    * All routes, by prefix, in the kernel's order within one; or those from a prefix on. Not to be gone
    * on with after a change. Allocates.
    */
-  *routes(from = { prefix: 0, length: 0 }): IterableIterator<Route> {
-    let node = this.#trie.seek(from.prefix, from.length);
-    for (; node !== 0; node = this.#trie.next(node)) yield* this.#routesAt(node);
+  routes(from: Prefix = { prefix: 0, length: 0 }): IterableIterator<Route> {
+    return this.#view.routes(from);
   }
 
   /** The routes whose prefix an address is in, shorter ones first. Allocates. */
-  *routesCovering(address: number): IterableIterator<Route> {
-    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
-      if (!this.#trie.covers(node, address)) return;
-      yield* this.#routesAt(node);
-    }
-  }
-
-  *#routesAt(node: number): IterableIterator<Route> {
-    for (const table of [RT_TABLE_LOCAL, RT_TABLE_MAIN]) {
-      let candidate = this.#trie.words[node * NODE_WORDS + listWord(table)];
-      for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
-        yield this.#routeOf(node, table, candidate);
-      }
-    }
+  routesCovering(address: number): IterableIterator<Route> {
+    return this.#view.routesCovering(address);
   }
 
   /** The route that an address takes, null for none. Allocates. */
   bestFor(address: number): Route | null {
-    const candidate = this.#find(address >>> 0, this.lookupOrder);
-    return candidate === 0 ? null : this.#routeOf(this.#foundNode, this.#foundTable, candidate);
+    return this.#view.bestFor(address, this.lookupOrder);
   }
 
   /** Paints what changed. For `NetbaseWriter.commit()`. */
@@ -262,13 +259,19 @@ export class Rib {
 
   /** Moves the match to behind `before` where it stands in front of it; whether it did. */
   #moveAfter(list: number, before: number): boolean {
-    let candidate = this.#match;
-    while (candidate !== 0 && candidate !== before) candidate = this.#candidates.next(candidate);
-    if (candidate === 0 || before === this.#match) return false;
+    if (!this.#isAhead(before)) return false;
     const words = this.#trie.words;
     words[list] = this.#candidates.unlink(words[list], this.#match);
     words[list] = this.#candidates.insertAfter(words[list], before, this.#match);
+    this.#tell("changed", list, this.#match);
     return true;
+  }
+
+  /** Whether the match stands in front of `before`. */
+  #isAhead(before: number): boolean {
+    let candidate = this.#match;
+    while (candidate !== 0 && candidate !== before) candidate = this.#candidates.next(candidate);
+    return candidate !== 0 && before !== this.#match;
   }
 
   #insert(list: number, before: number, route: Readonly<Route>, attributes: number): void {
@@ -276,18 +279,22 @@ export class Rib {
     const words = this.#trie.words;
     words[list] = this.#candidates.insertAfter(words[list], before, candidate);
     if (route.table === RT_TABLE_LOCAL) this.#locals.add(list);
+    this.#tell("added", list, candidate);
   }
 
   /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
-  #swap(candidate: number, attributes: number): boolean {
+  #swap(list: number, candidate: number, attributes: number): boolean {
     const old = this.#candidates.attributes(candidate);
     this.#candidates.mark(candidate);
     this.#candidates.setAttributes(candidate, attributes);
     this.#attributes.release(old);
-    return old !== attributes;
+    if (old === attributes) return false;
+    this.#tell("changed", list, candidate);
+    return true;
   }
 
   #drop(list: number, candidate: number): void {
+    this.#tell("removed", list, candidate);
     const words = this.#trie.words;
     words[list] = this.#candidates.unlink(words[list], candidate);
     if (words[list] === 0) this.#locals.delete(list);
@@ -338,7 +345,7 @@ export class Rib {
         const wanted = changes.get(this.#candidates.attributes(candidate));
         if (wanted !== undefined) {
           if (wanted === 0) this.#drop(list, candidate);
-          else this.#rewriteOne(candidate, wanted);
+          else this.#rewriteOne(list, candidate, wanted);
           this.#painter.touch(node);
           count++;
         }
@@ -348,51 +355,16 @@ export class Rib {
     return count;
   }
 
-  #rewriteOne(candidate: number, attributes: number): void {
+  #rewriteOne(list: number, candidate: number, attributes: number): void {
     const old = this.#candidates.attributes(candidate);
     this.#attributes.retain(attributes);
     this.#candidates.setAttributes(candidate, attributes);
     this.#attributes.release(old);
+    this.#tell("changed", list, candidate);
   }
 
-  /** The candidate that `address` takes, 0 for none; where it is, in `#foundNode` and `#foundTable`. */
-  #find(address: number, order: LookupOrder): number {
-    let [local, main, localNode, mainNode] = [0, 0, 0, 0];
-    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
-      if (!this.#trie.covers(node, address)) break;
-      const ownLocal = this.#firstOf(node, Node.local);
-      const ownMain = this.#firstOf(node, Node.main);
-      if (ownLocal !== 0) [local, localNode] = [ownLocal, node];
-      else if (ownMain !== 0 && order === "merged") local = 0;
-      if (ownMain !== 0) [main, mainNode] = [ownMain, node];
-    }
-    const set = local === 0 ? null : this.#attributes.get(this.#candidates.attributes(local));
-    if (order === "separate" && set?.type === RTN_THROW) local = 0;
-    this.#foundNode = local !== 0 ? localNode : mainNode;
-    this.#foundTable = local !== 0 ? RT_TABLE_LOCAL : RT_TABLE_MAIN;
-    return local !== 0 ? local : main;
+  #tell(change: Change, list: number, candidate: number): void {
+    const { watcher } = this.#watch;
+    if (watcher !== null) watcher.route(change, this.#view.route(list, candidate));
   }
-
-  #firstOf(node: number, list: number): number {
-    const head = this.#trie.words[node * NODE_WORDS + list];
-    return firstUsable(this.#candidates, this.#attributes, head);
-  }
-
-  #routeOf(node: number, table: number, candidate: number): Route {
-    const shared = this.#attributes.get(this.#candidates.attributes(candidate));
-    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _ids, ...set } = shared;
-    return {
-      table,
-      destination: this.#trie.words[node * NODE_WORDS + Node.prefix],
-      prefixLength: this.#trie.words[node * NODE_WORDS + Node.length],
-      tos: this.#candidates.tos(candidate),
-      priority: this.#candidates.priority(candidate),
-      ...set,
-    };
-  }
-}
-
-/** Word of a node that has a table's list. */
-function listWord(table: number): number {
-  return table === RT_TABLE_LOCAL ? Node.local : Node.main;
 }

@@ -9,6 +9,7 @@ import { heapView } from "../../ffi/view.ts";
 import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
 import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
+import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
 import { Snapshots } from "../../tiles/netlink/snapshots.ts";
 import type { RoutesPart } from "../../tiles/status/answers.ts";
 import { Question } from "../../tiles/status/question.ts";
@@ -54,7 +55,8 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
     rib.add({ ...route, destination: 0x0a010000, prefixLength: 16, priority: i }, 0);
   }
   const [control, snapshot] = [heapView(CONTROL_BYTES), heapView(SNAPSHOT_BYTES)];
-  const snapshots = new Snapshots({ control, snapshot, rib });
+  const audit = new Audit({} as AuditedMirror, { counters: new Float64Array(), now: 0, log() {} });
+  const snapshots = new Snapshots({ control, snapshot, rib, audit });
   const main = new ControlWriter(control);
   const question = new Question({ control, snapshot }, (request) => {
     main.ask(request);

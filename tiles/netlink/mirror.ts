@@ -13,6 +13,7 @@ import { EINVAL, SystemError } from "../../ffi/errno.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import { type Audited, AuditedInterfaces, AuditedNeighbors, AuditedRoutes } from "./audited.ts";
 import * as nl from "./constants.ts";
 import { Dumper } from "./dump.ts";
 import { InterfacesPart } from "./interfaces_part.ts";
@@ -64,6 +65,8 @@ export class Mirror implements MessageHandler {
   readonly routes: RoutesPart;
   readonly rules: RulesPart;
   readonly dumper: Dumper;
+  /** What an audit compares. */
+  readonly audited: readonly Audited[];
   /** Events applied, messages refused by the codec, and overruns of the receive buffer. */
   events = 0;
   malformedMessages = 0;
@@ -83,6 +86,7 @@ export class Mirror implements MessageHandler {
   #moreWaits = false;
   #now = 0;
   #state = -1;
+  #eventWatcher: ((message: MessageCursor) => void) | null = null;
 
   /** Opens the sockets and begins nothing. Throws SystemError. */
   constructor(options: MirrorOptions) {
@@ -102,6 +106,11 @@ export class Mirror implements MessageHandler {
       notices,
       listener: options.neighbors ?? null,
     });
+    this.audited = [
+      new AuditedInterfaces(writer),
+      new AuditedRoutes(writer, this.routes),
+      new AuditedNeighbors(writer, this.#neighbors),
+    ];
     const interfaces = new InterfacesPart(writer, {
       routes: this.routes,
       nextHops,
@@ -147,6 +156,16 @@ export class Mirror implements MessageHandler {
   followNeighborsOf(interfaces: ReadonlySet<number>): void {
     this.#neighbors.interfaces = interfaces;
     this.#synchroniser.want(Part.neighbors, performance.now());
+  }
+
+  /** Whether everything has been read, and nothing is being read anew or about to be. */
+  get current(): boolean {
+    return this.#synchroniser.complete && this.#synchroniser.settled;
+  }
+
+  /** Calls `watcher` after each event that was applied; null: nobody. */
+  watchEvents(watcher: ((message: MessageCursor) => void) | null): void {
+    this.#eventWatcher = watcher;
   }
 
   /** Reads all of `parts` (bits of `Part`) anew. */
@@ -217,6 +236,7 @@ export class Mirror implements MessageHandler {
     this.events++;
     this.#unshown = true;
     this.#synchroniser.event(entry, message, this.#now);
+    this.#eventWatcher?.(message);
   }
 
   /** An event that could not be read: whatever it said, it is looked up. */

@@ -47,12 +47,8 @@ export class NeighborsPart implements MirrorPart {
   }
 
   event(message: MessageCursor, _replayed: boolean): number {
-    const neighbor = this.#neighbor;
-    if (!decodeNeighbor(message, neighbor)) return 0;
-    if (this.interfaces?.has(neighbor.ifindex) === false) return 0;
-    // The kernel's own entries for what goes to everyone: their MACs follow from the address, and
-    // no event tells of them.
-    if (neighbor.type === RTN_MULTICAST || neighbor.type === RTN_BROADCAST) return 0;
+    const neighbor = this.read(message);
+    if (neighbor === null) return 0;
     if (message.type === nl.RTM_DELNEIGH) {
       this.#netbase.neighbors.remove(neighbor.ifindex, neighbor.address);
       this.#listener?.neighborGone(neighbor.ifindex, neighbor.address);
@@ -60,6 +56,17 @@ export class NeighborsPart implements MirrorPart {
       this.#told(neighbor);
     }
     return 0;
+  }
+
+  /** The neighbour that a message is about; null: none of ours. Good until the next. */
+  read(message: MessageCursor): NeighborMessage | null {
+    const neighbor = this.#neighbor;
+    if (!decodeNeighbor(message, neighbor)) return null;
+    if (this.interfaces?.has(neighbor.ifindex) === false) return null;
+    // The kernel's own entries for what goes to everyone: their MACs follow from the address, and
+    // no event tells of them.
+    const everyone = neighbor.type === RTN_MULTICAST || neighbor.type === RTN_BROADCAST;
+    return everyone ? null : neighbor;
   }
 
   beginSync(): void {

@@ -11,6 +11,7 @@ import type { Rib } from "../../netbase/rib.ts";
 import {
   emptyRoute,
   type Hop,
+  type Route,
   type RouteAttributes,
   RT_SCOPE_HOST,
   RT_TABLE_LOCAL,
@@ -63,16 +64,17 @@ export class RoutesPart implements MirrorPart {
   }
 
   event(message: MessageCursor, replayed: boolean): number {
-    if (!this.#decode(message)) return 0;
+    const route = this.read(message);
+    if (route === null) return 0;
     if (message.type === nl.RTM_NEWROUTE) {
-      this.#rib.add(this.#route, message.flags);
+      this.#rib.add(route, message.flags);
       // Behind a dump that may have it already, what was put beside others may end in another
       // place.
       const beside = (message.flags & (nl.NLM_F_EXCL | nl.NLM_F_REPLACE)) === 0;
       return replayed && beside ? Part.routes : 0;
     }
     // Removing what is not there means that something was missed, or withdrawn here already.
-    return this.#rib.remove(this.#route) || replayed ? 0 : Part.routes;
+    return this.#rib.remove(route) || replayed ? 0 : Part.routes;
   }
 
   beginSync(): void {
@@ -82,30 +84,31 @@ export class RoutesPart implements MirrorPart {
   }
 
   dumped(message: MessageCursor): void {
-    if (this.#decode(message)) this.#rib.addFromDump(this.#route);
+    const route = this.read(message);
+    if (route !== null) this.#rib.addFromDump(route);
   }
 
   endSync(): void {
     this.#rib.endSync();
   }
 
-  /** Reads a message into `#route`; false: it is none of ours. */
-  #decode(message: MessageCursor): boolean {
+  /** The route that a message is about, as it is to be kept; null: none of ours. Good until the next. */
+  read(message: MessageCursor): Readonly<Route> | null {
     const route = this.#route;
-    if (!decodeRoute(message, route)) return false;
+    if (!decodeRoute(message, route)) return null;
     // An entry of the route cache says nothing about the tables.
-    if ((route.flags & nl.RTM_F_CLONED) !== 0) return false;
+    if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
     if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
       this.#notices.unsupportedThing(
         `routes in table ${route.table}; lookups go to local, then main`,
       );
-      return false;
+      return null;
     }
     if (route.nextHopId !== 0) this.#nextHops.follow(route);
     if (route.unsupported || route.tos !== 0) this.#tellUnsupported();
     this.#noteGateways();
     if (!this.orderMayMatter) this.orderMayMatter = this.#isOrderSensitive();
-    return true;
+    return route;
   }
 
   /**

@@ -9,6 +9,7 @@
 import type { View } from "../../ffi/view.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import type { Route } from "../../netbase/route.ts";
+import type { Audit } from "./audit.ts";
 import { Ask, ControlReader } from "../runtime/control.ts";
 import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
 
@@ -24,6 +25,7 @@ export interface SnapshotParts {
   /** The snapshot region, writable. */
   readonly snapshot: View;
   readonly rib: Rib;
+  readonly audit: Audit;
 }
 
 /** The netlink tile's end. */
@@ -31,13 +33,15 @@ export class Snapshots {
   readonly #control: ControlReader;
   readonly #writer: SnapshotWriter;
   readonly #rib: Rib;
+  readonly #audit: Audit;
   #answered: number;
 
   /** Begins with what is asked from now on. */
-  constructor({ control, snapshot, rib }: SnapshotParts) {
+  constructor({ control, snapshot, rib, audit }: SnapshotParts) {
     this.#control = new ControlReader(control);
     this.#writer = new SnapshotWriter(snapshot);
     this.#rib = rib;
+    this.#audit = audit;
     this.#answered = this.#control.requestNumber;
   }
 
@@ -51,18 +55,11 @@ export class Snapshots {
     if (!this.pending) return 0;
     const { number, kind, arguments: words } = this.#control.request;
     this.#answered = number;
-    this.#writer.answer(number, this.#answer(kind, words));
+    const answer = (text: string) => this.#writer.answer(number, text);
+    if (kind === Ask.routes) answer(this.#part(words));
+    else if (kind === Ask.covering) answer(this.#covering(words[0]));
+    else if (kind === Ask.audit) this.#audit.request((report) => answer(JSON.stringify(report)));
     return 1;
-  }
-
-  #answer(kind: number, words: readonly number[]): string {
-    switch (kind) {
-      case Ask.routes:
-        return this.#part(words);
-      case Ask.covering:
-        return this.#covering(words[0]);
-    }
-    return "null";
   }
 
   /** Routes from a prefix on, without the first `skipped` of it, and where the next part begins. */

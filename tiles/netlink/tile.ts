@@ -13,6 +13,7 @@ import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
+import { Audit } from "./audit.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
 import { Freshness } from "./freshness.ts";
@@ -70,6 +71,7 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #asker: Asker;
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
+  readonly #audit: Audit;
   readonly #snapshots: Snapshots;
   readonly #wakers: readonly Waker[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
@@ -113,7 +115,9 @@ class NetlinkTile implements Tile, NeighborListener {
       sharers: setup.solicits.length,
     };
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
-    this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib });
+    const { counters } = region;
+    this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
+    this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib, audit: this.#audit });
     this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
       new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
     );
@@ -140,7 +144,7 @@ class NetlinkTile implements Tile, NeighborListener {
     work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
-    return work + this.#snapshots.turn();
+    return work + this.#snapshots.turn() + this.#audit.turn(now);
   }
 
   pending(): boolean {
@@ -163,6 +167,7 @@ class NetlinkTile implements Tile, NeighborListener {
     const dues = [
       this.#mirror.nextDue(nowMillis),
       this.#freshness.nextDue(nowMillis),
+      this.#audit.nextDue(nowMillis),
       ...this.#intakes.map(({ solicitor }) => solicitor.nextDue()),
     ].filter((due) => due >= 0);
     return dues.length === 0 ? -1 : Math.min(...dues);

@@ -1,0 +1,48 @@
+/**
+ * `tegula audit`: has the appliance that runs compare its mirror with the kernel.
+ *
+ * @module
+ */
+
+import type { AuditReport } from "../tiles/netlink/audit.ts";
+import { Control } from "./control.ts";
+import { Exit } from "./errors.ts";
+import { parseOptions } from "./options.ts";
+
+const HELP = `usage: tegula audit [-j] [--control PATH]
+
+Has the running tegula read the kernel's interfaces, routes and neighbours anew and compare them with
+what it has mirrored. A difference counts when two readings show it and no event named it meanwhile; it is
+logged and put right. It does this by itself every five minutes.
+
+  -j, --json         JSON
+  --control PATH     the control socket; without it the only one in /run/tegula
+  --help             this
+
+Exit status: 0 nothing differed, 1 something did.`;
+
+const OPTIONS = {
+  json: { type: "boolean", short: "j" },
+  control: { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+/** Runs `tegula audit`; returns the exit status. */
+export async function audit(args: string[]): Promise<number> {
+  const { values } = parseOptions(args, { command: "audit", options: OPTIONS });
+  if (values.help) {
+    console.log(HELP);
+    return Exit.ok;
+  }
+  const control = await Control.connect(values.control);
+  const report = await control.one({ do: "audit" }) as unknown as AuditReport;
+  if (values.json) console.log(JSON.stringify(report));
+  else printTables(report);
+  return report.divergent === 0 ? Exit.ok : Exit.failure;
+}
+
+function printTables({ tables }: AuditReport): void {
+  for (const [table, { entries, divergent }] of Object.entries(tables)) {
+    console.log(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
+  }
+}

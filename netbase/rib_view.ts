@@ -1,0 +1,149 @@
+/**
+ * The RIB as it is asked: which routes there are, and which one the kernel would take. The RIB itself
+ * (`rib.ts`) changes what stands here.
+ *
+ * @module
+ */
+
+import type { AttributeTable } from "./attributes.ts";
+import type { CandidatePool } from "./candidates.ts";
+import { firstUsable } from "./painter.ts";
+import type { LookupOrder } from "./prefix_painter.ts";
+import { type Route, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTN_THROW } from "./route.ts";
+import { maskAddress, Node, NODE_WORDS, ROOT, type Trie } from "./trie.ts";
+
+/** A prefix, host order. */
+export interface Prefix {
+  readonly prefix: number;
+  readonly length: number;
+}
+
+/** What a RIB consists of. */
+export interface RibParts {
+  readonly trie: Trie;
+  readonly candidates: CandidatePool;
+  readonly attributes: AttributeTable;
+}
+
+/** Word of a node that has a table's list. */
+export function listWord(table: number): number {
+  return table === RT_TABLE_LOCAL ? Node.local : Node.main;
+}
+
+/**
+ * Looks and changes nothing. A node's lists, of `local` and of `main`, are neighbouring words.
+ * Everything here allocates but `ambiguousAddress`.
+ */
+export class RibView {
+  readonly #trie: Trie;
+  readonly #candidates: CandidatePool;
+  readonly #attributes: AttributeTable;
+  /** Where `#find` found it. */
+  #foundList = 0;
+
+  constructor({ trie, candidates, attributes }: RibParts) {
+    this.#trie = trie;
+    this.#candidates = candidates;
+    this.#attributes = attributes;
+  }
+
+  /** All routes by prefix, in the kernel's order within one, from a prefix on. */
+  *routes({ prefix, length }: Prefix): IterableIterator<Route> {
+    let node = this.#trie.seek(prefix, length);
+    for (; node !== 0; node = this.#trie.next(node)) yield* this.#routesAt(node);
+  }
+
+  /** The routes whose prefix an address is in, shorter ones first. */
+  *routesCovering(address: number): IterableIterator<Route> {
+    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
+      if (!this.#trie.covers(node, address)) return;
+      yield* this.#routesAt(node);
+    }
+  }
+
+  /** The routes that the running sync has not named. */
+  *unnamed(): IterableIterator<Route> {
+    if (this.#candidates.allNamed) return;
+    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
+      for (
+        let list = node * NODE_WORDS + Node.local;
+        list <= node * NODE_WORDS + Node.main;
+        list++
+      ) {
+        let candidate = this.#trie.words[list];
+        for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
+          if (!this.#candidates.isNamed(candidate)) yield this.route(list, candidate);
+        }
+      }
+    }
+  }
+
+  *#routesAt(node: number): IterableIterator<Route> {
+    for (let list = node * NODE_WORDS + Node.local; list <= node * NODE_WORDS + Node.main; list++) {
+      let candidate = this.#trie.words[list];
+      for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
+        yield this.route(list, candidate);
+      }
+    }
+  }
+
+  /** The route that an address takes, null for none. */
+  bestFor(address: number, order: LookupOrder): Route | null {
+    const candidate = this.#find(address >>> 0, order);
+    return candidate === 0 ? null : this.route(this.#foundList, candidate);
+  }
+
+  /** See `Rib.ambiguousAddress`; `locals` are the lists of `local` that are not empty. */
+  ambiguousAddress(locals: Iterable<number>): number {
+    const { words } = this.#trie;
+    for (const list of locals) {
+      const node = (list - Node.local) / NODE_WORDS;
+      for (let below = node; below !== 0; below = this.#trie.next(below)) {
+        const first = words[below * NODE_WORDS + Node.prefix];
+        if (!this.#trie.covers(node, first)) break;
+        const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
+        if (this.#find(first, "merged") !== this.#find(first, "separate")) return first;
+        if (this.#find(last, "merged") !== this.#find(last, "separate")) return last;
+      }
+    }
+    return -1;
+  }
+
+  /** The candidate that `address` takes, 0 for none; in which list it is, in `#foundList`. */
+  #find(address: number, order: LookupOrder): number {
+    let [local, main, localList, mainList] = [0, 0, 0, 0];
+    for (let node = ROOT; node !== 0; node = this.#trie.step(node, address)) {
+      if (!this.#trie.covers(node, address)) break;
+      const at = node * NODE_WORDS;
+      const ownLocal = this.#firstOf(at + Node.local);
+      const ownMain = this.#firstOf(at + Node.main);
+      if (ownLocal !== 0) [local, localList] = [ownLocal, at + Node.local];
+      else if (ownMain !== 0 && order === "merged") local = 0;
+      if (ownMain !== 0) [main, mainList] = [ownMain, at + Node.main];
+    }
+    const set = local === 0 ? null : this.#attributes.get(this.#candidates.attributes(local));
+    if (order === "separate" && set?.type === RTN_THROW) local = 0;
+    this.#foundList = local !== 0 ? localList : mainList;
+    return local !== 0 ? local : main;
+  }
+
+  #firstOf(list: number): number {
+    return firstUsable(this.#candidates, this.#attributes, this.#trie.words[list]);
+  }
+
+  /** The route that a candidate in a list (an index into the trie's words) is. */
+  route(list: number, candidate: number): Route {
+    const word = list % NODE_WORDS;
+    const node = list - word;
+    const shared = this.#attributes.get(this.#candidates.attributes(candidate));
+    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _ids, ...set } = shared;
+    return {
+      table: word === Node.local ? RT_TABLE_LOCAL : RT_TABLE_MAIN,
+      destination: this.#trie.words[node + Node.prefix],
+      prefixLength: this.#trie.words[node + Node.length],
+      tos: this.#candidates.tos(candidate),
+      priority: this.#candidates.priority(candidate),
+      ...set,
+    };
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * Who wants to hear of every change of the mirror as it is made: the audit (`tiles/netlink/audit.ts`)
+ * and `tegula monitor`. While nobody does it costs nothing.
+ *
+ * @module
+ */
+
+import type { InterfaceAddress, InterfaceLink } from "./interfaces.ts";
+import type { NeighborEntry } from "./neighbors.ts";
+import type { Route } from "./route.ts";
+
+/** What was done to a thing; "aged": a neighbour's state alone has changed. */
+export type Change = "added" | "changed" | "removed" | "aged";
+
+/** An interface with its addresses. */
+export type WatchedInterface = Readonly<InterfaceLink> & {
+  readonly addresses: readonly InterfaceAddress[];
+};
+
+/** Is told of changes before they are committed. What it is given is as it is now, or was last. */
+export interface Watcher {
+  interface(change: Change, link: WatchedInterface): void;
+  route(change: Change, route: Route): void;
+  /** `neighbor` is good only during the call. */
+  neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void;
+}
+
+/** The one who watches; null: nobody. The writers of a netbase share it. */
+export interface Watch {
+  watcher: Watcher | null;
+}

@@ -1,0 +1,231 @@
+/**
+ * The audit: is the mirror what the kernel has? Fresh dumps are compared with it, twice. A difference
+ * counts when both show it and no event has named it meanwhile: what an event was still to tell is no
+ * fault. So the number should be 0; where it is not, it is logged, and the mirror reads everything
+ * anew.
+ *
+ * It wants a mirror that is reading nothing for itself. When that begins to, or something happens of which
+ * the kernel does not tell all consequences, the audit begins anew.
+ *
+ * @module
+ */
+
+import { NETLINK } from "../runtime/counters.ts";
+import type { Audited, AuditTable } from "./audited.ts";
+import * as nl from "./constants.ts";
+import type { Dumper } from "./dump.ts";
+import type { MessageCursor } from "./message.ts";
+
+/** From the end of one audit to the next that nobody asked for. */
+const PERIOD_MILLIS = 300_000;
+/** How long an audit that was disturbed waits before it begins anew. */
+const PAUSE_MILLIS = 20;
+/** Some events come late: a link's carrier is told up to a second after it changed. */
+const LATE_MILLIS = 1_500;
+/** Things that events may name, and that may differ, in one audit; with more it begins anew. */
+const MOST_NAMES = 65_536;
+/** Differences that are named in the log, of one audit. */
+const MOST_LOGGED = 8;
+
+const COUNTERS: { readonly [table in AuditTable]: number } = {
+  interfaces: NETLINK.index.audit_interfaces,
+  routes: NETLINK.index.audit_routes,
+  neighbors: NETLINK.index.audit_neighbors,
+};
+/** Events that tell all there is to know of their subject, and the table that this is in. */
+const TABLE_OF: ReadonlyMap<number, AuditTable> = new Map([
+  [nl.RTM_NEWROUTE, "routes"],
+  [nl.RTM_DELROUTE, "routes"],
+  [nl.RTM_NEWNEIGH, "neighbors"],
+  [nl.RTM_DELNEIGH, "neighbors"],
+]);
+
+/** What an audit found. */
+export interface AuditReport {
+  readonly tables: Readonly<Record<AuditTable, { entries: number; divergent: number }>>;
+  /** Of all tables. */
+  readonly divergent: number;
+  readonly millis: number;
+}
+
+/** What the audit has to see of the mirror. */
+export interface AuditedMirror {
+  /** Everything has been read, and nothing is being read anew or about to be. */
+  readonly current: boolean;
+  readonly dumper: Dumper;
+  readonly audited: readonly Audited[];
+  /** Reads everything anew. */
+  resync(): void;
+  /** Calls `watcher` after each event that was applied; null: nobody. */
+  watchEvents(watcher: ((message: MessageCursor) => void) | null): void;
+}
+
+/** Audits now and then, and when asked to. */
+export class Audit {
+  readonly #mirror: AuditedMirror;
+  readonly #counters: Float64Array;
+  readonly #log: (line: string) => void;
+  #phase: "idle" | "reading" | "waiting" = "idle";
+  /** When the next phase begins by itself; monotonic milliseconds. */
+  #due: number;
+  #began = 0;
+  /** Which table is being read, and by which of its dumps. */
+  #table = 0;
+  #dump = 0;
+  #dumping = false;
+  /** What differed in this pass, with its table, and in the first one; null: this is the first. */
+  #differing = new Map<string, AuditTable>();
+  #before: ReadonlyMap<string, AuditTable> | null = null;
+  /** What events have named since the audit began. */
+  readonly #named = new Set<string>();
+  #disturbed = false;
+  /** Who asked for an audit that has yet to begin, and for the one that runs. */
+  #asked: ((report: AuditReport) => void)[] = [];
+  #answering: ((report: AuditReport) => void)[] = [];
+
+  /** `counters` as `counters.ts` has them for the netlink tile. */
+  constructor(
+    mirror: AuditedMirror,
+    { counters, now, log }: { counters: Float64Array; now: number; log(line: string): void },
+  ) {
+    this.#mirror = mirror;
+    this.#counters = counters;
+    this.#log = log;
+    this.#due = now + PERIOD_MILLIS;
+  }
+
+  /** Asks for an audit that has yet to begin; `done` is told what it found. */
+  request(done: (report: AuditReport) => void): void {
+    this.#asked.push(done);
+    if (this.#phase === "idle") this.#due = 0;
+  }
+
+  /** Milliseconds until it has something to do. */
+  nextDue(now: number): number {
+    return this.#phase === "reading" ? 0 : Math.max(0, Math.ceil(this.#due - now));
+  }
+
+  /** Goes on. How much was done. */
+  turn(now: number): number {
+    if (this.#phase !== "reading" && now < this.#due) return 0;
+    if (this.#phase === "idle") return this.#begin(now);
+    if (this.#disturbed || !this.#mirror.current) return this.#beginAnew(now);
+    return this.#phase === "waiting" ? this.#end(now) : this.#read(now);
+  }
+
+  #begin(now: number): number {
+    if (!this.#mirror.current || this.#mirror.dumper.busy) return this.#beginAnew(now);
+    this.#answering.push(...this.#asked.splice(0));
+    this.#began = now;
+    this.#named.clear();
+    this.#disturbed = false;
+    this.#before = null;
+    this.#mirror.watchEvents((message) => this.#event(message));
+    return this.#beginPass();
+  }
+
+  #beginPass(): number {
+    this.#phase = "reading";
+    this.#differing = new Map();
+    this.#table = this.#dump = 0;
+    return 1;
+  }
+
+  /** Gives up what is under way, and begins anew after a moment. */
+  #beginAnew(now: number): number {
+    if (this.#dumping) this.#mirror.dumper.abandon();
+    this.#dumping = false;
+    this.#mirror.watchEvents(null);
+    this.#phase = "idle";
+    this.#due = now + PAUSE_MILLIS;
+    return 0;
+  }
+
+  #read(now: number): number {
+    const { dumper, audited } = this.#mirror;
+    const table = audited[this.#table];
+    const differs = (what: string) => this.#differs(what, table.table);
+    if (this.#dumping) {
+      const end = dumper.turn();
+      if (end === null) return dumper.datagrams;
+      this.#dumping = false;
+      this.#disturbed = end !== "done";
+      this.#dump++;
+    } else if (this.#dump < table.dumps.length) {
+      if (dumper.busy) return 0;
+      if (this.#dump === 0) table.begin();
+      this.#dumping = dumper.dump(
+        table.dumps[this.#dump],
+        (message) => table.read(message, differs),
+      );
+      this.#disturbed = !this.#dumping;
+    } else {
+      table.end(differs);
+      this.#dump = 0;
+      if (++this.#table === audited.length) return this.#endPass(now);
+    }
+    return 1;
+  }
+
+  #endPass(now: number): number {
+    this.#forgetNamed();
+    if (this.#differing.size === 0) return this.#end(now);
+    if (this.#before === null) {
+      this.#before = this.#differing;
+      return this.#beginPass();
+    }
+    this.#phase = "waiting";
+    this.#due = now + LATE_MILLIS;
+    return 1;
+  }
+
+  /** What differs counts unless an event has named it, or the first read did not show it. */
+  #forgetNamed(): void {
+    for (const what of this.#differing.keys()) {
+      if (this.#named.has(what) || this.#before?.has(what) === false) this.#differing.delete(what);
+    }
+  }
+
+  #end(now: number): number {
+    this.#forgetNamed();
+    this.#mirror.watchEvents(null);
+    this.#phase = "idle";
+    this.#due = this.#asked.length > 0 ? 0 : now + PERIOD_MILLIS;
+    this.#counters[NETLINK.index.audits]++;
+    if (this.#differing.size > 0) this.#repair();
+    const divergent = [...this.#differing.values()];
+    const tables = Object.fromEntries(this.#mirror.audited.map(({ table, entries }) => [
+      table,
+      { entries, divergent: divergent.filter((its) => its === table).length },
+    ])) as AuditReport["tables"];
+    const report = { tables, divergent: divergent.length, millis: Math.round(now - this.#began) };
+    for (const done of this.#answering.splice(0)) done(report);
+    return 1;
+  }
+
+  #repair(): void {
+    this.#mirror.resync();
+    const names = [...this.#differing.keys()];
+    for (const table of this.#differing.values()) this.#counters[COUNTERS[table]]++;
+    for (const what of names.slice(0, MOST_LOGGED)) {
+      this.#log(`audit: ${what} was not as the kernel has it; reading everything anew`);
+    }
+    if (names.length > MOST_LOGGED) {
+      this.#log(`audit: nor were ${names.length - MOST_LOGGED} others`);
+    }
+  }
+
+  /** An event was applied, whether it changed anything or not. */
+  #event(message: MessageCursor): void {
+    const table = TABLE_OF.get(message.type);
+    const audited = this.#mirror.audited.find((each) => each.table === table);
+    const what = audited?.subject?.(message);
+    if (what) this.#named.add(what);
+    if (table === undefined || this.#named.size > MOST_NAMES) this.#disturbed = true;
+  }
+
+  #differs(what: string, table: AuditTable): void {
+    this.#differing.set(what, table);
+    if (this.#differing.size > MOST_NAMES) this.#disturbed = true;
+  }
+}
