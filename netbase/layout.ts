@@ -88,7 +88,7 @@ export const PATH_UNITS = 1 << 16;
 export const GROUP_MEMBERS = 256;
 export const GROUP_SLOTS_LOG2 = 13;
 
-/** Shape of a record table: records, words of one, and the largest table of slots as a log2. */
+/** Shape of a record table: records, words of one (a power of two), and log2 of the most slots. */
 export interface RecordTableShape {
   readonly records: number;
   readonly recordWords: number;

@@ -13,11 +13,13 @@
  */
 
 import type { View } from "../ffi/view.ts";
-import { Neighbor, NEIGHBOR_TABLE } from "./layout.ts";
+import * as layout from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 import { RecordTableReader } from "./record_table.ts";
 import { RecordTableWriter } from "./record_table_writer.ts";
-import type { Change, Watch } from "./watcher.ts";
+
+// Constants of its own module V8 folds into the code; imported and exported ones it loads at each use.
+const { Neighbor, NEIGHBOR_TABLE } = layout;
 
 /** Neighbour states, a bitmask (`ndm_state`, linux/neighbour.h). */
 export const NUD_INCOMPLETE = 0x01;
@@ -32,6 +34,7 @@ export const NUD_PERMANENT = 0x80;
 export const NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE |
   NUD_DELAY;
 
+const USABLE = NUD_VALID;
 /** Bit of the state word: the netlink tile wants a solicit when this neighbour is used. */
 const REFRESH_WANTED = 0x100;
 const STATE_MASK = 0xff;
@@ -56,18 +59,16 @@ export class NeighborWriter {
   readonly #table: RecordTableWriter;
   readonly #words: Uint32Array;
   readonly #changed: () => void;
-  readonly #watch: Watch;
   #full = 0;
 
   /** `changed` is called for every change that a packet can see. */
   constructor(
     view: View,
-    options: { limbo: Limbo; slots: number; seed: number; changed: () => void; watch: Watch },
+    options: { limbo: Limbo; slots: number; seed: number; changed: () => void },
   ) {
     this.#table = new RecordTableWriter(view, NEIGHBOR_TABLE, options);
     this.#words = this.#table.words;
     this.#changed = options.changed;
-    this.#watch = options.watch;
   }
 
   /** How many there are. */
@@ -90,16 +91,11 @@ export class NeighborWriter {
     if (record >= 0 && this.#hasMac(record, entry)) {
       const before = this.#words[record + Neighbor.state];
       if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
+      if (isUsable(before) !== isUsable(state)) this.#changed();
       this.#table.mark(record);
-      const isSame = isUsable(before) === isUsable(state);
-      if (!isSame) this.#changed();
-      if ((before & ~REFRESH_WANTED) !== state) this.#tell(isSame ? "aged" : "changed", entry);
       return true;
     }
-    if (this.#put(entry, state)) {
-      this.#tell(record >= 0 ? "changed" : "added", entry);
-      return true;
-    }
+    if (this.#put(entry, state)) return true;
     this.#full++;
     // The MAC it had is known to be wrong: better unresolved than sent to another.
     this.remove(entry.ifindex, entry.address);
@@ -108,7 +104,6 @@ export class NeighborWriter {
 
   /** Takes a neighbour out. False: it is not there. */
   remove(ifindex: number, address: number): boolean {
-    if (this.#watch.watcher !== null) this.#tellRemoved(this.#table.find(ifindex, address));
     if (!this.#table.remove(ifindex, address)) return false;
     this.#changed();
     return true;
@@ -149,7 +144,7 @@ export class NeighborWriter {
 
   /** Takes away the neighbours that were not named since `beginSync`, and returns how many. */
   endSync(): number {
-    const removed = this.#table.endSync((record) => this.#tellRemoved(record));
+    const removed = this.#table.endSync();
     this.#changed();
     return removed;
   }
@@ -158,15 +153,6 @@ export class NeighborWriter {
   forEach(visit: (entry: NeighborEntry) => void): void {
     const entry = emptyNeighbor();
     this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
-  }
-
-  #tell(change: Change, entry: Readonly<NeighborEntry>): void {
-    this.#watch.watcher?.neighbor(change, entry);
-  }
-
-  #tellRemoved(record: number): void {
-    if (record < 0 || this.#watch.watcher === null) return;
-    this.#tell("removed", readEntry(this.#words, record, emptyNeighbor()));
   }
 
   #hasMac(record: number, entry: NeighborEntry): boolean {
@@ -202,7 +188,7 @@ export class NeighborReader {
   lookup(ifindex: number, address: number): number {
     const record = this.#table.find(ifindex, address);
     if (record < 0) return -1;
-    return (this.#words[record + Neighbor.state] & NUD_VALID) !== 0 ? record : -1;
+    return (this.#words[record + Neighbor.state] & USABLE) !== 0 ? record : -1;
   }
 
   /** Record of a neighbour in whatever state, or -1. */

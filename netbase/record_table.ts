@@ -45,8 +45,13 @@ export const TOMBSTONE = 0xfff00000;
 export const NUMBER_BITS = 20;
 export const NUMBER_MASK = (1 << NUMBER_BITS) - 1;
 
-/** The publishing word: seed << 6 | log2 of slots << 1 | place. 0: no table. */
-export const SEED_BITS = 26;
+/** The publishing word: seed << 6 | log2 of slots << 1 | place. 0: no table. Bit 31 is 0: a small integer. */
+export const SEED_BITS = 25;
+
+// Constants that are not exported V8 folds into the code; exported ones it loads at each use.
+const PROBES = MOST_PROBES;
+const TAG_SHIFT = NUMBER_BITS;
+const NUMBERS = NUMBER_MASK;
 
 /** Mixes a key (murmur3's finaliser over both words and the seed). */
 export function hashKey(a: number, b: number, seed: number): number {
@@ -68,7 +73,7 @@ export class RecordTableReader {
   readonly #slots: Uint32Array;
   readonly #header: Uint32Array;
   readonly #publishedAt: number;
-  readonly #recordWords: number;
+  readonly #recordShift: number;
   /** What the publishing word was when the next three were taken from it. */
   #published = 0;
   #base = 0;
@@ -80,22 +85,25 @@ export class RecordTableReader {
     this.#slots = slotsOf(view, shape);
     this.words = recordsOf(view, shape);
     this.#publishedAt = shape.publishedAt;
-    this.#recordWords = shape.recordWords;
+    this.#recordShift = Math.log2(shape.recordWords);
   }
 
   /** Index in `words` of the record of key (`a`, `b`), or -1. */
   find(a: number, b: number): number {
     const published = this.#header[this.#publishedAt];
     if (published !== this.#published) this.#join(published);
+    const slots = this.#slots;
+    const words = this.words;
+    const base = this.#base;
+    const mask = this.#mask;
     const hash = hashKey(a, b, this.#seed);
-    const tag = hash >>> 21;
-    for (let i = 0; i < MOST_PROBES; i++) {
-      const slot = this.#slots[this.#base + ((hash + i) & this.#mask)];
-      if (slot === EMPTY) return -1;
-      if (slot >>> NUMBER_BITS !== tag) continue;
-      const record = ((slot & NUMBER_MASK) - 1) * this.#recordWords;
+    for (let i = 0; i < PROBES; i++) {
+      const slot = slots[(base + ((hash + i) & mask)) | 0];
+      if (slot === 0) return -1;
+      if (slot >>> TAG_SHIFT !== hash >>> 21) continue;
+      const record = ((slot & NUMBERS) - 1) << this.#recordShift;
       // As signed words, so that V8 compares registers: an address may be handed over either way.
-      if ((this.words[record] | 0) === (a | 0) && (this.words[record + 1] | 0) === (b | 0)) {
+      if ((words[record] | 0) === (a | 0) && (words[(record + 1) | 0] | 0) === (b | 0)) {
         return record;
       }
     }
@@ -107,8 +115,7 @@ export class RecordTableReader {
     this.#join(this.#header[this.#publishedAt]);
     for (let i = 0; i <= this.#mask; i++) {
       const slot = this.#slots[this.#base + i];
-      if (slot === EMPTY || slot === TOMBSTONE) continue;
-      visit(((slot & NUMBER_MASK) - 1) * this.#recordWords);
+      if (isTaken(slot)) visit(((slot & NUMBERS) - 1) << this.#recordShift);
     }
   }
 
