@@ -17,6 +17,7 @@ import * as layout from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 import { RecordTableReader } from "./record_table.ts";
 import { RecordTableWriter } from "./record_table_writer.ts";
+import type { Change, Watch } from "./watcher.ts";
 
 // Constants of its own module V8 folds into the code; imported and exported ones it loads at each use.
 const { Neighbor, NEIGHBOR_TABLE } = layout;
@@ -59,16 +60,18 @@ export class NeighborWriter {
   readonly #table: RecordTableWriter;
   readonly #words: Uint32Array;
   readonly #changed: () => void;
+  readonly #watch: Watch;
   #full = 0;
 
   /** `changed` is called for every change that a packet can see. */
   constructor(
     view: View,
-    options: { limbo: Limbo; slots: number; seed: number; changed: () => void },
+    options: { limbo: Limbo; slots: number; seed: number; changed: () => void; watch: Watch },
   ) {
     this.#table = new RecordTableWriter(view, NEIGHBOR_TABLE, options);
     this.#words = this.#table.words;
     this.#changed = options.changed;
+    this.#watch = options.watch;
   }
 
   /** How many there are. */
@@ -91,11 +94,16 @@ export class NeighborWriter {
     if (record >= 0 && this.#hasMac(record, entry)) {
       const before = this.#words[record + Neighbor.state];
       if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
-      if (isUsable(before) !== isUsable(state)) this.#changed();
       this.#table.mark(record);
+      const isSame = isUsable(before) === isUsable(state);
+      if (!isSame) this.#changed();
+      if ((before & ~REFRESH_WANTED) !== state) this.#tell(isSame ? "aged" : "changed", entry);
       return true;
     }
-    if (this.#put(entry, state)) return true;
+    if (this.#put(entry, state)) {
+      this.#tell(record >= 0 ? "changed" : "added", entry);
+      return true;
+    }
     this.#full++;
     // The MAC it had is known to be wrong: better unresolved than sent to another.
     this.remove(entry.ifindex, entry.address);
@@ -104,6 +112,7 @@ export class NeighborWriter {
 
   /** Takes a neighbour out. False: it is not there. */
   remove(ifindex: number, address: number): boolean {
+    if (this.#watch.watcher !== null) this.#tellRemoved(this.#table.find(ifindex, address));
     if (!this.#table.remove(ifindex, address)) return false;
     this.#changed();
     return true;
@@ -144,7 +153,7 @@ export class NeighborWriter {
 
   /** Takes away the neighbours that were not named since `beginSync`, and returns how many. */
   endSync(): number {
-    const removed = this.#table.endSync();
+    const removed = this.#table.endSync((record) => this.#tellRemoved(record));
     this.#changed();
     return removed;
   }
@@ -153,6 +162,15 @@ export class NeighborWriter {
   forEach(visit: (entry: NeighborEntry) => void): void {
     const entry = emptyNeighbor();
     this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
+  }
+
+  #tell(change: Change, entry: Readonly<NeighborEntry>): void {
+    this.#watch.watcher?.neighbor(change, entry);
+  }
+
+  #tellRemoved(record: number): void {
+    if (record < 0 || this.#watch.watcher === null) return;
+    this.#tell("removed", readEntry(this.#words, record, emptyNeighbor()));
   }
 
   #hasMac(record: number, entry: NeighborEntry): boolean {
