@@ -16,6 +16,8 @@ import type { App, AppContext } from "../tiles/app/contract.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
 import { HEARD_BYTES } from "../tiles/net/heard.ts";
 import { create } from "../tiles/net/tile.ts";
+import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
+import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { appLinkBytes, netLinkBytes } from "../tiles/runtime/link.ts";
 import { FRAME_BYTES, HEADROOM_BYTES, LINK_SHAPE } from "../tiles/runtime/plan.ts";
@@ -97,6 +99,8 @@ class Path {
             sendTo: [],
           },
         ],
+        capture: heapView(CAPTURE_BYTES),
+        control: heapView(CONTROL_BYTES),
         solicit: heapView(SOLICIT_LINK_BYTES),
         netlinkTile: heapView(TILE_REGION_BYTES),
         netlinkEventfd: -1,

@@ -36,6 +36,10 @@ const COMMANDS: Record<string, Command> = {
     summary: "have a running one compare its mirror with the kernel",
     load: async () => (await import("./audit.ts")).audit,
   },
+  capture: {
+    summary: "show the frames that a running one receives, sends and drops",
+    load: async () => (await import("./capture.ts")).capture,
+  },
   client: {
     summary: "the demo's client",
     hidden: true,

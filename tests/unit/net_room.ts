@@ -20,6 +20,8 @@ import * as route from "../../netbase/route.ts";
 import type { Prefix } from "../../tiles/net/app_link.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
+import { CAPTURE_BYTES } from "../../tiles/runtime/capture_ring.ts";
+import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import {
   appLinkBytes,
@@ -226,6 +228,8 @@ export class Room {
         : [],
       apps: this.apps.map(({ setup }) => setup),
       solicit,
+      capture: heapView(CAPTURE_BYTES),
+      control: heapView(CONTROL_BYTES),
       netlinkTile: heapView(TILE_REGION_BYTES),
       netlinkEventfd: 0,
       eventfd: 50,

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { heapView } from "../../ffi/view.ts";
+import { Capture } from "../../tiles/net/capture.ts";
 import { SocketSender } from "../../tiles/net/socket_sender.ts";
+import { CAPTURE_BYTES, CaptureWriter } from "../../tiles/runtime/capture_ring.ts";
+import { CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
 import { FakeUdp } from "./net_fakes.ts";
@@ -24,10 +28,14 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
     fc.oneof(fc.constant(Infinity), fc.nat(200)),
     (datagrams, refused, room) => {
       const udp = new FakeUdp();
+      const capture = new Capture(
+        new ControlReader(heapView(CONTROL_BYTES)),
+        new CaptureWriter(heapView(CAPTURE_BYTES)),
+      );
       for (const destination of refused) udp.refused.add(destination);
       udp.room = room;
       const counters = new Float64Array(Object.keys(NET.help).length);
-      const sender = new SocketSender(udp, counters);
+      const sender = new SocketSender(udp, { capture, counters });
       const memory = Uint8Array.from({ length: 256 }, (_, i) => i);
       datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, i, row(to)));
       sender.flush();

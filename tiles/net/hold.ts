@@ -35,7 +35,8 @@ const RANKS = 3;
 /** Who waits for whom. Neighbours and datagrams are small numbers into fixed arrays. */
 export class HoldQueue {
   readonly #limits: HoldLimits;
-  readonly #drop: (frame: number) => void;
+  readonly #drop: (frame: number, row: Int32Array) => void;
+  readonly #displaced = new Int32Array(ROW_WORDS);
 
   // Datagrams: rows, when they are let go, and the next in the same queue or on the free list.
   readonly #held: Int32Array;
@@ -58,8 +59,8 @@ export class HoldQueue {
   readonly #rankedCount = new Int32Array(RANKS);
   #freeNeighbor = 0;
 
-  /** `drop` is called with the frame of each datagram that is displaced. */
-  constructor(limits: HoldLimits, drop: (frame: number) => void) {
+  /** `drop` is called with the frame and the row of each datagram that is displaced. */
+  constructor(limits: HoldLimits, drop: (frame: number, row: Int32Array) => void) {
     const { total } = limits;
     this.#limits = limits;
     this.#drop = drop;
@@ -181,9 +182,9 @@ export class HoldQueue {
       const victim = this.#ranked[lowest][Math.floor(Math.random() * count)];
       if (victim === spared) return false;
       for (let left = this.#waiting[victim]; left > 0; left--) {
-        const frame = this.#held[this.#first[victim] * ROW_WORDS + Row.frame];
+        this.peek(victim, this.#displaced);
         this.shift(victim);
-        this.#drop(frame);
+        this.#drop(this.#displaced[Row.frame], this.#displaced);
       }
       return true;
     }

@@ -6,7 +6,9 @@
  * @module
  */
 
+import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
+import type { Capture } from "./capture.ts";
 import type { Dispatch } from "./dispatch.ts";
 import { dropCounter, Entry, Outcome, UNRESOLVED } from "./entry.ts";
 import { PAYLOAD_AT } from "./frame.ts";
@@ -35,6 +37,7 @@ export interface HoldingParts {
   readonly wire: Wire;
   readonly sender: SocketSender;
   readonly dispatch: Dispatch;
+  readonly capture: Capture;
   readonly counters: Float64Array;
 }
 
@@ -51,7 +54,7 @@ export class Holding {
     this.#parts = parts;
     this.#queue = new HoldQueue(
       HOLD_LIMITS,
-      (frame) => this.#drop(frame, NET.index.tx_drop_hold_full),
+      (_frame, row) => this.#drop(row, NET.index.tx_drop_hold_full),
     );
   }
 
@@ -71,6 +74,7 @@ export class Holding {
       this.#parts.counters[NET.index.held]++;
       return 0;
     }
+    // Counted, and shown, by the caller.
     this.#parts.umem.give(row[Row.frame]);
     return NET.index.tx_drop_hold_full;
   }
@@ -96,7 +100,7 @@ export class Holding {
       const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
       if (e !== UNRESOLVED) this.#send(e);
-      else if (!this.#wait(row, deadline)) this.#drop(row[Row.frame], NET.index.tx_drop_hold_full);
+      else if (!this.#wait(row, deadline)) this.#drop(row, NET.index.tx_drop_hold_full);
     }
   }
 
@@ -149,7 +153,7 @@ export class Holding {
       while (left > 0 && this.#queue.deadline(neighbor) <= nowMillis) {
         this.#queue.peek(neighbor, this.#row);
         left = this.#queue.shift(neighbor);
-        this.#drop(this.#row[Row.frame], NET.index.tx_drop_neighbor_expired);
+        this.#drop(this.#row, NET.index.tx_drop_neighbor_expired);
       }
     }
   }
@@ -164,16 +168,16 @@ export class Holding {
 
   /** Sends the row at hand as the entry at `e` says, or drops it. */
   #send(e: number): void {
-    const { cache, wire, counters } = this.#parts;
+    const { cache, wire } = this.#parts;
     const row = this.#row;
     const outcome = cache.words[e + Entry.outcome];
     if (outcome >= 0 && row[Row.length] <= (outcome & 0xffff)) {
       row[Row.entry] = e;
-      if (wire.put(row, 1) > 0) counters[REFUSED - row[Row.entry]]++;
+      if (wire.put(row, 1) > 0) this.#count(row, REFUSED - row[Row.entry]);
     } else if (outcome >= 0 || outcome === Outcome.kernel) {
       this.#handOver(outcome >= 0 ? NET.index.tx_drop_mtu : NET.index.tx_drop_no_socket);
     } else {
-      this.#drop(row[Row.frame], dropCounter(outcome));
+      this.#drop(row, dropCounter(outcome));
     }
   }
 
@@ -183,7 +187,7 @@ export class Holding {
     const row = this.#row;
     const fd = dispatch.fd(row[Row.ports] >>> 16);
     if (fd < 0) {
-      this.#drop(row[Row.frame], counter);
+      this.#drop(row, counter);
       return;
     }
     sender.send(fd, umem.bytes, row[Row.frame] + PAYLOAD_AT, row);
@@ -191,8 +195,17 @@ export class Holding {
     umem.give(row[Row.frame]);
   }
 
-  #drop(frame: number, counter: number): void {
-    this.#parts.counters[counter]++;
-    this.#parts.umem.give(frame);
+  #drop(row: Int32Array, counter: number): void {
+    this.#count(row, counter);
+    this.#parts.umem.give(row[Row.frame]);
+  }
+
+  /** Counts a datagram that is dropped; its payload is still in its frame. */
+  #count(row: Int32Array, counter: number): void {
+    const { counters, capture, umem } = this.#parts;
+    counters[counter]++;
+    if (!capture.wanted) return;
+    const payload = row[Row.frame] + PAYLOAD_AT;
+    capture.datagram(CaptureFlag.out, counter, row, 0, umem.bytes, payload);
   }
 }

@@ -10,6 +10,7 @@ import * as xsk from "../../ffi/xsk.ts";
 import { NET } from "../runtime/counters.ts";
 import type { AppLink } from "./app_link.ts";
 import type { Arrivals } from "./arrivals.ts";
+import type { Capture } from "./capture.ts";
 import type { Checks } from "./checks.ts";
 import type { Dispatch } from "./dispatch.ts";
 import * as frame from "./frame.ts";
@@ -28,6 +29,7 @@ export interface ReceiverParts {
   readonly checks: Checks;
   readonly dispatch: Dispatch;
   readonly apps: readonly AppLink[];
+  readonly capture: Capture;
   readonly counters: Float64Array;
 }
 
@@ -38,14 +40,16 @@ export class Receiver {
   readonly #checks: Checks;
   readonly #dispatch: Dispatch;
   readonly #apps: readonly AppLink[];
+  readonly #capture: Capture;
   readonly #counters: Float64Array;
 
-  constructor({ umem, arrivals, checks, dispatch, apps, counters }: ReceiverParts) {
+  constructor({ umem, arrivals, checks, dispatch, apps, capture, counters }: ReceiverParts) {
     this.#umem = umem;
     this.#arrivals = arrivals;
     this.#checks = checks;
     this.#dispatch = dispatch;
     this.#apps = apps;
+    this.#capture = capture;
     this.#counters = counters;
   }
 
@@ -70,6 +74,8 @@ export class Receiver {
     }
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
+    // Frames that were given back are whole as long as the fill ring has none of them.
+    if (this.#capture.wanted) this.#capture.received(arrivals, count, this.#umem.bytes);
     return count;
   }
 

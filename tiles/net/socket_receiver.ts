@@ -15,6 +15,7 @@ import { RTN_BROADCAST } from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
 import type { AppLink } from "./app_link.ts";
+import type { Capture } from "./capture.ts";
 import type { Dispatch } from "./dispatch.ts";
 import type { Umem } from "./umem.ts";
 
@@ -25,6 +26,7 @@ export interface SocketReceiverParts {
   readonly reader: NetbaseReader;
   readonly dispatch: Dispatch;
   readonly apps: readonly AppLink[];
+  readonly capture: Capture;
   readonly counters: Float64Array;
 }
 
@@ -48,14 +50,17 @@ export class SocketReceiver {
 
   /** Takes one burst from `fd` and returns how many datagrams. Links are published by the caller. */
   burst(fd: number): number {
-    const { udp, umem, counters } = this.#parts;
+    const { udp, umem, capture, counters } = this.#parts;
     const received = this.#received;
     const count = udp.receive(fd, umem.bytes, this.#buffers, this.#buffers.length, received);
     if (count <= 0) return 0;
     counters[NET.index.rx_socket] += count;
     for (let i = 0; i < count; i++) {
-      const refused = this.#deliver(i, RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS);
+      const at = RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS;
+      const refused = this.#deliver(i, at);
       counters[refused === 0 ? NET.index.rx_delivered : refused]++;
+      if (!capture.wanted) continue;
+      capture.datagram(0, refused, received, at, umem.bytes, received[at + Descriptor.offset]);
     }
     return count;
   }

@@ -9,19 +9,22 @@
 import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS } from "../../ffi/udp.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
+import type { Capture } from "./capture.ts";
 import { Row } from "./rows.ts";
 
 /** Sends through kernel sockets. Every datagram given to it is counted as sent or as dropped. */
 export class SocketSender {
   readonly #udp: Udp;
+  readonly #capture: Capture;
   readonly #counters: Float64Array;
   readonly #batch = new Uint32Array(UDP_BURST * UDP_DESCRIPTOR_WORDS);
   #fd = -1;
   #memory: Uint8Array = new Uint8Array();
   #count = 0;
 
-  constructor(udp: Udp, counters: Float64Array) {
+  constructor(udp: Udp, { capture, counters }: { capture: Capture; counters: Float64Array }) {
     this.#udp = udp;
+    this.#capture = capture;
     this.#counters = counters;
   }
 
@@ -55,6 +58,7 @@ export class SocketSender {
       const passed = taken > 0 ? taken : 1;
       if (taken > 0) sent += taken;
       else refused++;
+      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket, passed);
       left -= passed;
       if (left > 0) {
         this.#batch.copyWithin(
@@ -64,7 +68,13 @@ export class SocketSender {
         );
       }
     }
+    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket, left);
     this.#counters[NET.index.tx_socket] += sent;
     this.#counters[NET.index.tx_drop_socket] += refused + left;
+  }
+
+  /** Shows what became of the first `count` of the batch. */
+  #show(reason: number, count: number): void {
+    this.#capture.handedOver(reason, this.#batch, count, this.#memory);
   }
 }

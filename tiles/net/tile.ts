@@ -12,12 +12,15 @@
 import { loadService, type Service } from "../app/service.ts";
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
+import { CaptureWriter } from "../runtime/capture_ring.ts";
+import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
 import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
 import { AppLink, type AppSetup } from "./app_link.ts";
 import { Arrivals } from "./arrivals.ts";
+import { Capture } from "./capture.ts";
 import { Checks } from "./checks.ts";
 import { Detour } from "./detour.ts";
 import { Devices } from "./devices.ts";
@@ -59,6 +62,10 @@ export interface NetSetup {
   readonly inline?: readonly InlineSetup[];
   /** The solicit link, written here. */
   readonly solicit: View;
+  /** The capture ring, written here. */
+  readonly capture: View;
+  /** The control region, which says whether a capture is on. */
+  readonly control: View;
   /** The netlink tile's region, for its sleep word. */
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
@@ -114,6 +121,7 @@ class NetTile implements Tile {
   readonly #detour: Detour;
   readonly #holding: Holding;
   readonly #solicits: Solicits;
+  readonly #capture: Capture;
   readonly #netlink: Waker;
   readonly #pollSet: PollSet;
   readonly #counters: Float64Array;
@@ -140,14 +148,18 @@ class NetTile implements Tile {
     this.#reader = reader;
     this.#cache = cache;
     this.#ports = setup.sockets.map((socket) => new XdpPort(socket, { xsk, umem }));
-
+    const capture = new Capture(
+      new ControlReader(setup.control),
+      new CaptureWriter(setup.capture),
+    );
+    this.#capture = capture;
     this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);
-    const wire = new Wire(umem, cache, this.#ports);
-    const sender = new SocketSender(udp, counters);
+    const wire = new Wire({ umem, cache, ports: this.#ports, capture });
+    const sender = new SocketSender(udp, { capture, counters });
     const { frameBytes } = setup;
     const solicits = this.#solicits;
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
-    const out = { umem, cache, resolver, wire, sender, dispatch, counters };
+    const out = { umem, cache, resolver, wire, sender, dispatch, capture, counters };
     this.#holding = new Holding({ ...out, solicits });
     this.#detour = new Detour({ ...out, holding: this.#holding });
     this.#transmitter = new Transmitter({ ...out, detour: this.#detour });
@@ -164,8 +176,9 @@ class NetTile implements Tile {
     const arrivals = new Arrivals();
     const { view, words } = umem;
     const checks = new Checks({ view, words, reader, devices, arrivals });
-    this.#receiver = new Receiver({ umem, arrivals, checks, dispatch, apps, counters });
-    this.#sockets = new SocketReceiver({ udp, umem, reader, dispatch, apps, counters });
+    const into = { umem, dispatch, apps, capture, counters };
+    this.#receiver = new Receiver({ ...into, arrivals, checks });
+    this.#sockets = new SocketReceiver({ ...into, udp, reader });
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
@@ -186,6 +199,7 @@ class NetTile implements Tile {
 
   turn(): number {
     this.#refresh();
+    this.#capture.look();
     const ports = this.#ports;
     const apps = this.#apps;
     let work = 0;

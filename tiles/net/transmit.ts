@@ -10,9 +10,11 @@
  * @module
  */
 
+import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import type { AppLink } from "./app_link.ts";
+import type { Capture } from "./capture.ts";
 import type { Detour, Origin } from "./detour.ts";
 import type { Dispatch } from "./dispatch.ts";
 import * as layout from "./entry.ts";
@@ -40,6 +42,7 @@ export interface TransmitterParts {
   readonly wire: Wire;
   readonly sender: SocketSender;
   readonly dispatch: Dispatch;
+  readonly capture: Capture;
   readonly counters: Float64Array;
 }
 
@@ -53,6 +56,7 @@ export class Transmitter {
   readonly #wire: Wire;
   readonly #sender: SocketSender;
   readonly #dispatch: Dispatch;
+  readonly #capture: Capture;
   readonly #counters: Float64Array;
   /** Of the burst at hand. Who calls `sendFrames` fills them. */
   readonly rows = makeRows();
@@ -66,6 +70,7 @@ export class Transmitter {
     this.#wire = parts.wire;
     this.#sender = parts.sender;
     this.#dispatch = parts.dispatch;
+    this.#capture = parts.capture;
     this.#counters = parts.counters;
   }
 
@@ -186,7 +191,11 @@ export class Transmitter {
       const entry = rows[row + Row.entry];
       if (entry >= 0) continue;
       const refused = entry === SLOW ? this.#detour.take(app, index, rows, row) : REFUSED - entry;
-      if (refused !== 0) this.#counters[refused]++;
+      if (refused === 0) continue;
+      this.#counters[refused]++;
+      if (!this.#capture.wanted) continue;
+      const offset = rows[row + Row.offset];
+      this.#capture.datagram(CaptureFlag.out, refused, rows, row, app.payloadBytes, offset);
     }
   }
 }

@@ -6,6 +6,7 @@
  */
 
 import { NET } from "../runtime/counters.ts";
+import type { Capture } from "./capture.ts";
 import * as layout from "./entry.ts";
 import * as frames from "./frame.ts";
 import type { HeaderCache } from "./header_cache.ts";
@@ -20,16 +21,26 @@ const { BURST, REFUSED, Row, ROW_SHIFT } = burst;
 const { IP_AT, PACKET_HEADER_BYTES } = frames;
 const { writeHeaders } = headers;
 
+/** What frames are finished and queued with. */
+export interface WireParts {
+  readonly umem: Umem;
+  readonly cache: HeaderCache;
+  readonly ports: readonly XdpPort[];
+  readonly capture: Capture;
+}
+
 /** Puts frames on transmit rings. */
 export class Wire {
   readonly #umem: Umem;
   readonly #entries: Int32Array;
   readonly #ports: readonly XdpPort[];
+  readonly #capture: Capture;
 
-  constructor(umem: Umem, cache: HeaderCache, ports: readonly XdpPort[]) {
+  constructor({ umem, cache, ports, capture }: WireParts) {
     this.#umem = umem;
     this.#entries = cache.words;
     this.#ports = ports;
+    this.#capture = capture;
   }
 
   /**
@@ -60,6 +71,22 @@ export class Wire {
         port.queue(frame + begin, rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin);
       }
     }
+    if (this.#capture.wanted) this.#show(rows, count);
     return others;
+  }
+
+  /** Shows the frames that were queued. */
+  #show(rows: Int32Array, count: number): void {
+    const entries = this.#entries;
+    for (let i = 0; i < count; i++) {
+      const row = i << ROW_SHIFT;
+      const e = rows[row + Row.entry];
+      if (e < 0) continue;
+      const outcome = entries[e + Entry.outcome];
+      const begin = (outcome >>> 16) & 0xff;
+      const size = rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin;
+      const { ifindex } = this.#ports[outcome >>> 24];
+      this.#capture.sent(this.#umem.bytes, rows[row + Row.frame] + begin, size, ifindex);
+    }
   }
 }

@@ -14,7 +14,7 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import type { XskSetup } from "../../ffi/xsk.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
-import { type ControlRequest, ControlWriter } from "./control.ts";
+import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import { COUNTERS, NET, readCounters } from "./counters.ts";
 import { libraries, permissions } from "./permissions.ts";
 import * as plan from "./plan.ts";
@@ -213,6 +213,10 @@ export class Appliance {
 
   /** Puts a request of the status tile to the netlink tile. */
   #ask(request: ControlRequest): void {
+    if (request.kind === Ask.capture) {
+      this.#control.captureMode = request.arguments[0];
+      return;
+    }
     this.#control.ask(request);
     this.#options.tile.wake(this.#wiring.netlink.eventfd);
   }

@@ -17,6 +17,10 @@ const KIND = 2;
 const ARGUMENTS_AT = 3;
 /** Words that a request has for its arguments. */
 const ARGUMENTS = 4;
+const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
+
+/** What net tiles put into their capture rings (`capture_ring.ts`). */
+export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
 
 /** What the netlink tile can be asked for. Answers come in the snapshot region (`snapshot.ts`). */
 export const Ask = {
@@ -26,6 +30,8 @@ export const Ask = {
   covering: 2,
   /** To compare the mirror with the kernel. */
   audit: 3,
+  /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
+  capture: 4,
 } as const;
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
@@ -51,6 +57,11 @@ export class ControlWriter {
     Atomics.store(this.#words, STOP, 1);
   }
 
+  /** Says what net tiles are to show, one of {@linkcode CaptureMode}. */
+  set captureMode(mode: number) {
+    Atomics.store(this.#words, CAPTURE, mode);
+  }
+
   /** Puts a request in place of the last one, which must have been answered or given up. */
   ask(request: ControlRequest): void {
     this.#words[KIND] = request.kind;
@@ -69,6 +80,11 @@ export class ControlReader {
 
   get stopping(): boolean {
     return Atomics.load(this.#words, STOP) === 1;
+  }
+
+  /** One of {@linkcode CaptureMode}: a plain load, for it is asked for every turn. */
+  get captureMode(): number {
+    return this.#words[CAPTURE];
   }
 
   /** Number of the last request; 0: there was none. */

@@ -19,6 +19,7 @@ import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
 import type { Attachment } from "./attachment.ts";
+import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
@@ -112,6 +113,7 @@ export class Wiring {
   readonly umems: readonly Region[];
   readonly #options: WiringOptions;
   readonly #solicits: readonly Region[];
+  readonly #captures: readonly Region[];
   /** Addresses heard from, by app, then by net tile. */
   readonly #heard: readonly (readonly Region[])[];
   /** By app, then by net tile. */
@@ -139,6 +141,7 @@ export class Wiring {
     this.#heard = apps.map(({ name: app }) =>
       this.nets.map(({ name: net }) => regions.create(`heard ${app} ${net}`, HEARD_BYTES))
     );
+    this.#captures = this.nets.map(({ name }) => regions.create(`capture ${name}`, CAPTURE_BYTES));
     this.#links = this.apps.map(({ seat: { name: app } }) =>
       this.nets.map(({ name: net }) => ({
         net: regions.create(`link ${net} to ${app}`, netLinkBytes(plan.LINK_SHAPE)),
@@ -214,6 +217,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
+      captures: this.#captures.map(({ reader }) => reader),
       tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
       metrics: this.metrics,
       interfaces: attachments.map(({ name }) => name),
@@ -258,6 +262,8 @@ export class Wiring {
         region: place.seat.region.writer,
       })),
       solicit: this.#solicits[n].writer,
+      capture: this.#captures[n].writer,
+      control: this.control.reader,
       netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,

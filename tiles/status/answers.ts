@@ -9,6 +9,7 @@ import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
 import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
+import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
 import {
   type Entry,
@@ -29,6 +30,7 @@ export interface AnswerParts {
   /** The status tile's own. */
   readonly counters: Float64Array;
   readonly question: Question;
+  readonly capturing: Capturing;
   readonly interfaces: readonly string[];
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
@@ -56,6 +58,7 @@ export class Answers {
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
     audit: () => this.#audit(),
+    capture: (request) => this.#capture(request),
   };
 
   constructor(parts: AnswerParts) {
@@ -145,6 +148,16 @@ export class Answers {
     return line(this.#parts.read(() => this.#decisions.entry(to, from)));
   }
 
+  #capture({ drops, app }: Request): Answer {
+    const { capturing } = this.#parts;
+    if (app !== undefined && (typeof app !== "string" || !capturing.apps.includes(app))) {
+      throw new RequestError(`"app" takes ${capturing.apps.join(", ")}`);
+    }
+    return lines(
+      capturing.stream({ dropsOnly: drops === true, ...(app !== undefined && { app }) }),
+    );
+  }
+
   async *#audit(): AsyncGenerator<string> {
     yield line(await this.#parts.question.ask<Entry>(Ask.audit));
   }
@@ -172,6 +185,10 @@ function address(value: unknown): number {
 
 function line(value: Entry): string {
   return `${JSON.stringify(value)}\n`;
+}
+
+async function* lines(parts: AsyncIterable<readonly Entry[]>): AsyncGenerator<string> {
+  for await (const entries of parts) yield entries.map(line).join("");
 }
 
 /** Entries a line each, and how many there were. */

@@ -14,8 +14,11 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import type { StatusPlaces } from "../runtime/permissions.ts";
 import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
+import { Ask } from "../runtime/control.ts";
 import { Answers } from "./answers.ts";
+import { Capturing } from "./capturing.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
+import { interfaceNames } from "./entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
 import { Question } from "./question.ts";
@@ -27,6 +30,8 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
+  /** The capture ring of each net tile. */
+  readonly captures: readonly View[];
   readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
   /** The numbers of apps' own (`../app/metrics.ts`), by tile. */
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
@@ -65,7 +70,14 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
   region.fallAsleep();
   const { counters } = region;
   const question = new Question(setup, ask);
-  const answers = new Answers({ netbase, read, tiles, counters, question, interfaces, listen });
+  const capturing = new Capturing({
+    rings: setup.captures,
+    setMode: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
+    interfaceNames: () => read(() => interfaceNames(netbase.interfaces)),
+    listen,
+  });
+  const own = { counters, question, capturing };
+  const answers = new Answers({ netbase, read, tiles, interfaces, listen, ...own });
   const listener = places.control === null ? null : listenControl(places.control);
   const server = places.metrics === null ? null : serveMetrics(places.metrics, {
     netbase,

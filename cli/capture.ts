@@ -1,0 +1,140 @@
+/**
+ * `tegula capture`: shows the frames that a running appliance receives and sends, or only those that
+ * it drops, each with its reason; as lines, or as a file for Wireshark.
+ *
+ * @module
+ */
+
+import { COUNTERS } from "../tiles/runtime/counters.ts";
+import type { Entry } from "../tiles/status/entries.ts";
+import { CaptureFile } from "./capture_file.ts";
+import { Control, LIVE_OPTIONS } from "./control.ts";
+import { Exit, UserError } from "./errors.ts";
+import { parseOptions, wholeNumber } from "./options.ts";
+import { VERSION } from "./version.ts";
+
+const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
+
+Shows what the net tiles of a running tegula receive and send, until Ctrl-C. What they cannot show
+in time is left out and counted; no datagram waits for it.
+
+  --drops            only what is dropped, with the reason
+  --app NAME         only datagrams from and to the ports of an app
+  --count N          end after N
+  -w, --write FILE   pcapng, for Wireshark and tshark, '-' for standard output: a drop's reason is its
+                     comment; what goes by the kernel's sockets is shown as bare IPv4 packets
+  --control PATH     by this control socket; without it the only one in /run/tegula
+  --help             this`;
+
+const OPTIONS = {
+  drops: { type: "boolean" },
+  app: { type: "string" },
+  count: { type: "string" },
+  write: { type: "string", short: "w" },
+  control: LIVE_OPTIONS.control,
+  help: { type: "boolean", short: "h" },
+} as const;
+
+/** A frame as the control socket gives it (`../tiles/status/capturing.ts`). */
+interface Frame {
+  readonly time: string;
+  readonly interface: string | null;
+  readonly direction: "in" | "out";
+  readonly dropped: string | null;
+  readonly link: "ethernet" | "ipv4";
+  readonly source?: string;
+  readonly sourcePort?: number;
+  readonly destination?: string;
+  readonly destinationPort?: number;
+  readonly size: number;
+  readonly frame: string;
+}
+
+/** Captures until it has enough or is told to stop; returns the exit status. */
+export async function capture(args: string[]): Promise<number> {
+  const { values } = parseOptions(args, { command: "capture", options: OPTIONS });
+  if (values.help) {
+    console.log(HELP);
+    return Exit.ok;
+  }
+  const most = values.count === undefined
+    ? Infinity
+    : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
+  const control = await Control.connect(values.control);
+  const show = values.write === undefined ? print : fileWriter(values.write);
+  const entries = control.list({
+    do: "capture",
+    drops: values.drops ?? false,
+    ...(values.app !== undefined && { app: values.app }),
+  });
+  let [shown, lost] = [0, 0];
+  for await (const entry of untilInterrupted(entries)) {
+    if ("lost" in entry) lost = Number(entry.lost);
+    if ("capturing" in entry) console.error("capturing, Ctrl-C ends it");
+    if (!("frame" in entry)) continue;
+    show(entry as unknown as Frame);
+    if (++shown === most) break;
+  }
+  console.error(`${shown} captured, ${lost} lost`);
+  return Exit.ok;
+}
+
+/** The entries until SIGINT or SIGTERM, which are no failure here. */
+async function* untilInterrupted(entries: AsyncGenerator<Entry>): AsyncGenerator<Entry> {
+  const interrupted = Promise.withResolvers<null>();
+  const stop = () => interrupted.resolve(null);
+  Deno.addSignalListener("SIGINT", stop);
+  Deno.addSignalListener("SIGTERM", stop);
+  for (;;) {
+    const next = await Promise.race([entries.next(), interrupted.promise]);
+    if (next === null || next.done) return;
+    yield next.value;
+  }
+}
+
+/** One line on standard output. */
+function print(frame: Frame): void {
+  const time = new Date(Number(frame.time) * 1000).toISOString().slice(11, 19);
+  const fraction = frame.time.slice(frame.time.indexOf("."));
+  const ends = frame.source === undefined
+    ? "no UDP over IPv4"
+    : `${frame.source}:${frame.sourcePort} > ${frame.destination}:${frame.destinationPort}`;
+  const where = frame.interface ?? "kernel";
+  const reason = frame.dropped === null ? "" : ` dropped: ${reasonText(frame.dropped)}`;
+  console.log(
+    `${time}${fraction} ${where} ${frame.direction.padEnd(3)} ${ends} ${frame.size} bytes${reason}`,
+  );
+}
+
+/** The counter's name, and what it counts. */
+function reasonText(counter: string): string {
+  const help: Record<string, string> = COUNTERS.net.help;
+  return `${counter} (${help[counter] ?? "?"})`;
+}
+
+/** Writes frames to a pcapng file. Throws UserError when it cannot be made. */
+function fileWriter(path: string): (frame: Frame) => void {
+  const file = path === "-" ? Deno.stdout : create(path);
+  const pcapng = new CaptureFile((bytes) => {
+    for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
+  }, `tegula ${VERSION}`);
+  return (frame) =>
+    pcapng.packet({
+      micros: BigInt(frame.time.replace(".", "")),
+      interface: frame.interface ?? "",
+      link: frame.link,
+      direction: frame.direction,
+      comment: frame.dropped === null ? "" : `dropped: ${reasonText(frame.dropped)}`,
+      bytes: Uint8Array.fromHex(frame.frame),
+      size: frame.size,
+    });
+}
+
+function create(path: string): Deno.FsFile {
+  try {
+    return Deno.openSync(path, { write: true, create: true, truncate: true });
+  } catch (error) {
+    const said = error instanceof Error ? error.message : String(error);
+    throw new UserError(`cannot write ${path}: ${said}`, Exit.failure);
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * `tegula capture` at a running appliance, read by tshark: what is received, sent and dropped, with
+ * the reason, and nothing of it in the way of a datagram.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { selfCommand } from "../../cli/self.ts";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  askUntilAnswered,
+  CLIENT,
+  Client,
+  eventually,
+  HOST,
+  type Lab,
+  labTest,
+  type Namespace,
+  type Pair,
+  pair,
+  SILENCE_MILLIS,
+} from "./lab.ts";
+import { assertBalanced } from "./wire_balance.ts";
+
+/** Directions as tshark gives them. */
+const [IN, OUT] = ["0x00000001", "0x00000002"];
+
+/** An appliance with two apps, and a folder for its control socket and what is captured. */
+interface Scene extends Pair {
+  readonly appliance: Appliance;
+  readonly folder: string;
+  /** The option that names its control socket. */
+  readonly control: readonly string[];
+  /** Starts `tegula capture ARGS…` and waits until it captures. */
+  capture(...args: string[]): Promise<ReturnType<Namespace["spawn"]>>;
+}
+
+async function scene(lab: Lab): Promise<Scene> {
+  const parts = await pair(lab);
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-test-" });
+  const control = ["--control", `${folder}/control.sock`];
+  const appliance = await Appliance.start(parts.host, [
+    ...["--interface", "eth0", "--listen", "7=echo", "--listen", "37=time", ...control],
+  ]);
+  await askUntilAnswered(parts.asker);
+  return {
+    ...parts,
+    appliance,
+    folder,
+    control,
+    async capture(...args) {
+      const process = parts.host.spawn([...selfCommand(), "capture", ...args, ...control]);
+      await process.stderr.find("capturing");
+      return process;
+    },
+  };
+}
+
+/** What tshark makes of a file: the fields of each packet. */
+async function dissect(
+  namespace: Namespace,
+  file: string,
+  fields: readonly string[],
+): Promise<string[][]> {
+  const wanted = fields.flatMap((field) => ["-e", field]);
+  const checks = ["-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"];
+  const options = ["-n", ...checks, "-T", "fields", "-E", "separator=|"];
+  const said = await namespace.run(["tshark", "-r", file, ...options, ...wanted]);
+  return said.trimEnd().split("\n").map((line) => line.split("|"));
+}
+
+labTest(
+  "what is received and sent is captured, and tshark finds nothing wrong in it",
+  async (lab) => {
+    const { host, asker, folder, capture } = await scene(lab);
+    const file = `${folder}/all.pcapng`;
+    const process = await capture("--count", "8", "-w", file);
+    // By AF_XDP, and by loopback and the kernel's socket.
+    for (let i = 0; i < 2; i++) assert.equal((await ask(asker)).text, "hello");
+    const local = new Client(host);
+    for (let i = 0; i < 2; i++) {
+      assert.equal((await ask(local, { source: "127.0.0.1", target: "127.0.0.1" })).text, "hello");
+    }
+    assert.equal((await process.ended()).code, 0);
+    const packets = await dissect(host, file, [
+      ...[
+        "frame.interface_name",
+        "ip.src",
+        "ip.dst",
+        "udp.payload",
+        "frame.packet_flags_direction",
+      ],
+      ...["ip.checksum.status", "udp.checksum.status", "_ws.malformed"],
+    ]);
+    const hello = new TextEncoder().encode("hello").toHex();
+    // Checksums: 0 is bad, 1 good, or left to hardware as a veth's may be, 3 not there.
+    const byWire = [
+      ["eth0", CLIENT, HOST, hello, IN, "1", "1", ""],
+      ["eth0", HOST, CLIENT, hello, OUT, "1", "1", ""],
+    ];
+    const byKernel = [
+      ["lo", "127.0.0.1", "127.0.0.1", hello, IN, "1", "3", ""],
+      ["unknown", "127.0.0.1", "127.0.0.1", hello, OUT, "1", "3", ""],
+    ];
+    assert.deepEqual(packets, [...byWire, ...byWire, ...byKernel, ...byKernel]);
+  },
+);
+
+labTest("drops alone are captured with their reason, and of one app only its own", async (lab) => {
+  const { host, asker, folder, control, capture } = await scene(lab);
+  const [drops, ofTime] = [`${folder}/drops.pcapng`, `${folder}/time.pcapng`];
+  const both = await Promise.all([
+    capture("--drops", "-w", drops),
+    capture("--app", "time", "-w", ofTime),
+  ]);
+  await host.ip(`route add blackhole ${CLIENT}/32`);
+  await eventually("the route to be mirrored", async () => {
+    const way = await host.run([...selfCommand(), "route", "get", CLIENT, ...control]);
+    return way.startsWith("blackhole") ? true : undefined;
+  });
+  const silent = { timeoutMs: SILENCE_MILLIS };
+  for (const port of [7, 37]) assert.equal((await ask(asker, { port, ...silent })).bytes, null);
+  await host.ip(`route del ${CLIENT}/32`);
+  assert.equal((await ask(asker, { port: 7 })).text, "hello");
+  for (const process of both) {
+    process.kill("SIGINT");
+    assert.equal((await process.ended()).code, 0);
+  }
+  const fields = ["udp.srcport", "udp.dstport", "frame.comment"];
+  const dropped = await dissect(host, drops, fields);
+  assert.deepEqual(dropped.map(([port]) => port), ["7", "37"]);
+  for (const [, , comment] of dropped) {
+    assert.equal(comment, "dropped: tx_drop_blackhole (Datagrams whose route is a blackhole.)");
+  }
+  const own = await dissect(host, ofTime, fields);
+  assert.deepEqual(own.map(([from, to, comment]) => [from === "37" || to === "37", comment]), [
+    [true, ""],
+    [true, dropped[1][2]],
+  ]);
+});
+
+labTest("without a file each frame is a line; a wrong app is refused", async (lab) => {
+  const { host, asker, control, capture } = await scene(lab);
+  const process = await capture("--count", "2");
+  await ask(asker, { sourcePort: 4000 });
+  await process.ended();
+  const [request, answer] = process.stdout.all;
+  assert.match(request, /^[\d:.]+ eth0 in {2}198\.18\.0\.2:4000 > 198\.18\.0\.1:7 47 bytes$/);
+  assert.match(answer, /^[\d:.]+ eth0 out 198\.18\.0\.1:7 > 198\.18\.0\.2:4000 47 bytes$/);
+  const refused = host.spawn([
+    ...[...selfCommand(), "capture", "--app", "dns", ...control],
+  ]);
+  assert.equal((await refused.ended()).code, 1);
+  assert.match(refused.stderr.all.join(), /echo, time/);
+});
+
+labTest(
+  "a capture under load loses frames of its own, never a datagram, and leaves nothing on",
+  async (lab) => {
+    const { client, asker, appliance, capture } = await scene(lab);
+    const process = await capture();
+    const flows = Array.from({ length: 16 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
+    const traffic = new Client(client);
+    await traffic.start({ flows, rate: 1000 });
+    await answeredAtLeast(traffic, 500);
+    // Whoever captures dies, and the appliance finds out.
+    process.kill("SIGKILL");
+    await answeredAtLeast(traffic, 2000);
+    const { sent, answered, mismatched } = await traffic.stop();
+    assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+    await assertBalanced(appliance);
+    assert.equal((await ask(asker)).text, "hello");
+  },
+);

@@ -1,0 +1,192 @@
+/**
+ * Captures: hands on what net tiles put into their capture rings to whoever asks for it over the
+ * control socket. While nobody does, net tiles are told to put nothing there.
+ *
+ * @module
+ */
+
+import { setTimeout as delay } from "node:timers/promises";
+import type { View } from "../../ffi/view.ts";
+import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/frame.ts";
+import { formatAddress } from "../netlink/addresses.ts";
+import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ring.ts";
+import { CaptureMode } from "../runtime/control.ts";
+import { NET } from "../runtime/counters.ts";
+import type { Entry } from "./entries.ts";
+
+/** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */
+const POLL_MILLIS = 10;
+/** How often something is said, if only how many were lost: so that one who has left is noticed. */
+const BEAT_MILLIS = 1000;
+/** Records handed on at once. */
+const MOST = 256;
+
+const REASONS = Object.keys(NET.help);
+
+/** What captures are made from. */
+export interface CapturingParts {
+  /** One ring per net tile. */
+  readonly rings: readonly View[];
+  /** Has net tiles show what `CaptureMode` says. */
+  setMode(mode: number): void;
+  /** Names of interfaces as of now. */
+  interfaceNames(): (ifindex: number) => string;
+  readonly listen: readonly { readonly port: number; readonly app: string }[];
+}
+
+/** What somebody wants to see. */
+export interface CaptureRequest {
+  readonly dropsOnly: boolean;
+  /** Datagrams from and to the ports of this app alone. */
+  readonly app?: string;
+}
+
+/** All captures that are on. */
+export class Capturing {
+  readonly #parts: CapturingParts;
+  readonly #open = new Set<CaptureRequest>();
+
+  /** None is on, whatever a predecessor left. */
+  constructor(parts: CapturingParts) {
+    this.#parts = parts;
+    this.#settle();
+  }
+
+  /** Names of apps that a capture can be of. */
+  get apps(): string[] {
+    return [...new Set(this.#parts.listen.map(({ app }) => baseName(app)))];
+  }
+
+  /** What passes from now on, in parts, for as long as it is asked for. */
+  async *stream(request: CaptureRequest): AsyncGenerator<readonly Entry[]> {
+    const { rings } = this.#parts;
+    const readers = rings.map((ring) => new CaptureReader(ring));
+    const ports = this.#portsOf(request.app);
+    this.#open.add(request);
+    try {
+      this.#settle();
+      yield [{ capturing: true }];
+      for (let said = performance.now();;) {
+        const entries = this.#take(readers, request, ports);
+        const isTime = performance.now() - said > BEAT_MILLIS;
+        if (entries.length === 0 && !isTime) {
+          await delay(POLL_MILLIS);
+          continue;
+        }
+        if (isTime) {
+          said = performance.now();
+          entries.push({ lost: readers.reduce((sum, { lost }) => sum + lost, 0) });
+        }
+        yield entries;
+      }
+    } finally {
+      this.#open.delete(request);
+      this.#settle();
+    }
+  }
+
+  #take(
+    readers: readonly CaptureReader[],
+    { dropsOnly }: CaptureRequest,
+    ports: ReadonlySet<number> | null,
+  ): Entry[] {
+    const taken: Captured[] = [];
+    for (const reader of readers) {
+      for (let i = 0; i < MOST; i++) {
+        const record = reader.next();
+        if (record === null) break;
+        if (!dropsOnly || record.reason !== 0) taken.push(record);
+      }
+    }
+    if (taken.length === 0) return [];
+    // Each ring is in order, but not one with another.
+    taken.sort((a, b) => a.seconds - b.seconds || a.micros - b.micros);
+    const nameOf = this.#parts.interfaceNames();
+    return taken.map((record) => ({ record, udp: parseUdp(record) }))
+      .filter(({ record, udp }) => ports === null || concerns(ports, record, udp))
+      .map(({ record, udp }) => entryOf(record, udp, nameOf));
+  }
+
+  #portsOf(app: string | undefined): ReadonlySet<number> | null {
+    if (app === undefined) return null;
+    const own = this.#parts.listen.filter((each) => each.app === app || baseName(each.app) === app);
+    return new Set(own.map(({ port }) => port));
+  }
+
+  #settle(): void {
+    const wanted = [...this.#open];
+    const mode = wanted.length === 0
+      ? CaptureMode.off
+      : wanted.every(({ dropsOnly }) => dropsOnly)
+      ? CaptureMode.drops
+      : CaptureMode.all;
+    this.#parts.setMode(mode);
+  }
+}
+
+/** The name of an app whose instances have a number each. */
+function baseName(app: string): string {
+  return app.replace(/\.\d+$/, "");
+}
+
+/** Addresses and ports of a UDP datagram. */
+interface UdpAddresses {
+  readonly source: string;
+  readonly sourcePort: number;
+  readonly destination: string;
+  readonly destinationPort: number;
+}
+
+/** What a captured frame says of itself; null when it is no IPv4 UDP datagram, or cut off. */
+export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">): UdpAddresses | null {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const ip = (flags & CaptureFlag.bare) !== 0 ? 0 : packetAt(view);
+  if (ip < 0 || view.byteLength < ip + 24) return null;
+  const udp = ip + (view.getUint8(ip) & 0x0f) * 4;
+  if (view.getUint8(ip) >>> 4 !== 4 || view.getUint8(ip + 9) !== IPPROTO_UDP) return null;
+  if (udp < ip + 20 || view.byteLength < udp + 4) return null;
+  return {
+    source: formatAddress(view.getUint32(ip + 12)),
+    sourcePort: view.getUint16(udp),
+    destination: formatAddress(view.getUint32(ip + 16)),
+    destinationPort: view.getUint16(udp + 2),
+  };
+}
+
+/** Where the IPv4 header begins behind an Ethernet header and its tags; -1: nowhere. */
+function packetAt(view: DataView): number {
+  for (let at = ETHERNET_BYTES; at <= view.byteLength; at += 4) {
+    const type = view.getUint16(at - 2);
+    if (type === ETH_P_IP) return at;
+    if (type !== ETH_P_8021Q && type !== ETH_P_8021AD) return -1;
+  }
+  return -1;
+}
+
+/** Whether a datagram goes to, or comes from, one of our ports. */
+function concerns(
+  ports: ReadonlySet<number>,
+  { flags }: Captured,
+  udp: UdpAddresses | null,
+): boolean {
+  if (udp === null) return false;
+  const isOut = (flags & CaptureFlag.out) !== 0;
+  return ports.has(isOut ? udp.sourcePort : udp.destinationPort);
+}
+
+function entryOf(
+  { flags, reason, ifindex, size, seconds, micros, bytes }: Captured,
+  udp: UdpAddresses | null,
+  nameOf: (ifindex: number) => string,
+): Entry {
+  return {
+    time: `${seconds}.${String(micros).padStart(6, "0")}`,
+    interface: ifindex === 0 ? null : nameOf(ifindex),
+    direction: (flags & CaptureFlag.out) !== 0 ? "out" : "in",
+    dropped: reason === 0 ? null : REASONS[reason] ?? String(reason),
+    link: (flags & CaptureFlag.bare) !== 0 ? "ipv4" : "ethernet",
+    ...udp,
+    size,
+    frame: bytes.toHex(),
+  };
+}
