@@ -79,7 +79,8 @@ export interface Answers {
   readonly bytes: Uint8Array;
   /**
    * Room for `size` bytes in a row: its offset in `bytes`, a multiple of four, or -1 when there is
-   * none now. It is the app's until it is sent by `reply` or `send`; reserving again before that takes it back.
+   * none now. It is the app's until it is sent by `reply` or `send`, once; reserving again before that
+   * takes it back.
    */
   reserve(size: number): number;
   /** Copies the payload of the datagram at hand to `offset` in `bytes`. */
@@ -159,7 +160,8 @@ export interface AppContext {
   serves(port: number): boolean;
   /**
    * The number shown as `name`: a counter, which only grows, or a gauge. The same name and kind give
-   * the same number. Null when there are more than the 4,096 that an app may have, or `name` is too long.
+   * the same number. Null when there are more than the 4,096 that an app may have, or when `name` has
+   * more than 112 bytes.
    */
   metric(name: string, kind: "counter" | "gauge"): Metric | null;
   /** Writes a line to the log, in the app's name. */
