@@ -1,6 +1,7 @@
 /**
  * Load, and routes, neighbours, addresses and links changing all the time: no datagram uncounted, none
- * answered wrong, what nothing happens to loses nothing, and memory stays as it is.
+ * answered wrong, what nothing happens to loses nothing, the mirror is the kernel's equal afterwards,
+ * and memory stays as it is.
  *
  * TEGULA_SOAK_SECONDS says how long; a short while by default.
  *
@@ -9,6 +10,7 @@
 
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
+import { selfCommand } from "../../cli/self.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -140,8 +142,9 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   ]);
   await client.sysctl({ "conf/eth0/arp_ignore": 1 });
   await host.ip(`route add ${FAR} via ${CLIENT}`);
+  const control = ["--control", `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/socket`];
   const appliance = await Appliance.start(host, [
-    ...["--interface", "eth0", "--interface", "eth1", "--listen", "7=echo"],
+    ...["--interface", "eth0", "--interface", "eth1", "--listen", "7=echo", ...control],
   ]);
   const frames = await freeFrames(appliance, 1);
   const [moving, flooder] = [new Client(client), new Client(client)];
@@ -169,6 +172,8 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   }
   assert.equal(counters.get("link_corrupt"), 0);
   assert.equal(counters.get("malformed"), 0);
+  const audit = JSON.parse(await host.run([...selfCommand(), "audit", "--json", ...control]));
+  assert.equal(audit.divergent, 0, JSON.stringify(audit));
   const quarter = memory.length >>> 2;
   const grown = median(memory.slice(-quarter)) - median(memory.slice(quarter, 2 * quarter));
   assert.ok(grown < MEMORY_SLACK_BYTES, `memory has grown by ${grown} bytes: ${memory}`);
