@@ -190,6 +190,9 @@ Deno.test("a covered address is never without route while ip replaces 100,000", 
   }
   await batch;
   mirror.settle();
+  // And once more, when every step of it is shown.
+  mirror.resync();
+  mirror.settle();
   const rounds = watched.rounds;
   await eventually("a look at the end", async () => {
     await nextTask();
