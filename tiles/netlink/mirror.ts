@@ -251,7 +251,8 @@ export class Mirror implements MessageHandler {
     const wait = this.#moreWaits && ++this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
     if (this.#unshown && !wait) {
       this.writer.commit();
-      this.#unshown = false;
+      // A default route that moves together with others may wait for a net tile's burst to end.
+      this.#unshown = this.writer.pending;
       this.#burstsUnshown = 0;
       if (this.routes.orderMayMatter) this.#question.routesChanged();
       this.routes.orderMayMatter = false;
