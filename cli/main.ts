@@ -32,6 +32,10 @@ const COMMANDS: Record<string, Command> = {
     summary: "print where a packet to an address would go",
     load: async () => (await import("./route.ts")).route,
   },
+  monitor: {
+    summary: "print changes of the kernel's network state as they are mirrored",
+    load: async () => (await import("./monitor.ts")).monitor,
+  },
   audit: {
     summary: "have a running one compare its mirror with the kernel",
     load: async () => (await import("./audit.ts")).audit,

@@ -20,27 +20,36 @@ export interface Snapshot {
   readonly reader: NetbaseReader;
 }
 
+/** A mirror that goes on following the kernel. */
+export interface LiveMirror extends Snapshot {
+  readonly library: NetlinkLibrary;
+  readonly mirror: Mirror;
+}
+
 /**
  * Mirrors the kernel's state of the namespace that this process is in. What is not supported is said
  * on standard error. Throws UserError.
  */
 export function takeSnapshot(): Snapshot {
+  const live = openMirror();
+  live.mirror.close();
+  return live;
+}
+
+/** The same, still open. */
+export function openMirror(): LiveMirror {
   const library = openLibrary();
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
+  const log = (line: string) => console.error(`tegula: ${line}`);
   try {
-    const mirror = new Mirror({
-      library,
-      writer,
-      log: (line) => console.error(`tegula: ${line}`),
-    });
+    const mirror = new Mirror({ library, writer, log });
     mirror.sync();
-    mirror.close();
+    return { library, mirror, writer, reader: new NetbaseReader(view) };
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
     throw new UserError(`${error.message}; the kernel's network state cannot be read`, Exit.system);
   }
-  return { writer, reader: new NetbaseReader(view) };
 }
 
 function openLibrary(): NetlinkLibrary {

@@ -8,6 +8,7 @@
 import { IFF_RUNNING, IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import {
+  type NeighborEntry,
   NUD_DELAY,
   NUD_FAILED,
   NUD_INCOMPLETE,
@@ -185,21 +186,29 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
 /** As `ip -j neighbour`. */
 export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
-  const entries: { ifindex: number; address: number; entry: Entry }[] = [];
-  neighbors.forEach(({ ifindex, address, state, flags, macHead, macTail }) => {
-    const hasMac = macHead !== 0 || macTail !== 0;
-    const marks = namesOf(NEIGHBOR_FLAGS, flags).map((name) => [name, null]);
-    const entry = {
-      dst: formatAddress(address),
-      dev: nameOf(ifindex),
-      ...(hasMac && { lladdr: formatMac({ macHead, macTail }) }),
-      ...Object.fromEntries(marks),
-      state: namesOf(NEIGHBOR_STATES, state),
-    };
-    entries.push({ ifindex, address, entry });
+  const all: { ifindex: number; address: number; entry: Entry }[] = [];
+  neighbors.forEach((neighbor) => {
+    const { ifindex, address } = neighbor;
+    all.push({ ifindex, address, entry: neighborEntry(neighbor, nameOf) });
   });
-  entries.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
-  return entries.map(({ entry }) => entry);
+  all.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
+  return all.map(({ entry }) => entry);
+}
+
+/** One of those. */
+export function neighborEntry(
+  neighbor: Readonly<NeighborEntry>,
+  nameOf: (ifindex: number) => string,
+): Entry {
+  const hasMac = neighbor.macHead !== 0 || neighbor.macTail !== 0;
+  const marks = namesOf(NEIGHBOR_FLAGS, neighbor.flags).map((name) => [name, null]);
+  return {
+    dst: formatAddress(neighbor.address),
+    dev: nameOf(neighbor.ifindex),
+    ...(hasMac && { lladdr: formatMac(neighbor) }),
+    ...Object.fromEntries(marks),
+    state: namesOf(NEIGHBOR_STATES, neighbor.state),
+  };
 }
 
 /** Names of interfaces by index, each looked up once. */
