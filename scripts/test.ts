@@ -30,7 +30,8 @@ const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
 const IN_NAMESPACES = [
   ...["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
   ...["sh", "-c"],
-  'mkdir -p /run/netns && mount -t tmpfs none /run/netns && ip link set lo up && "$@"; exit $?',
+  "mount -t tmpfs none /run && mkdir /run/netns && mount -t tmpfs none /run/netns && " +
+  'ip link set lo up && "$@"; exit $?',
   "sh",
 ];
 
