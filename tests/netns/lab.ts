@@ -22,9 +22,17 @@ export const CLIENT = "198.18.0.2";
 /** How long something may take that normally takes milliseconds. */
 const PATIENCE_MILLIS = 5000;
 
-/** A test with a laboratory of its own, which is gone afterwards. */
-export function labTest(name: string, body: (lab: Lab, t: Deno.TestContext) => Promise<void>) {
-  Deno.test(name, async (t) => {
+/**
+ * A test with a laboratory of its own, which is gone afterwards. Where the kernel has no devices of
+ * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`.
+ */
+export function labTest(
+  name: string,
+  body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
+  { needs }: { needs?: string } = {},
+): void {
+  const ignore = needs !== undefined && !hasDeviceKind(needs);
+  Deno.test({ name, ignore }, async (t) => {
     refuseOutsideNamespaces();
     await using lab = new Lab();
     try {
@@ -34,6 +42,14 @@ export function labTest(name: string, body: (lab: Lab, t: Deno.TestContext) => P
       throw error;
     }
   });
+}
+
+/** Whether the kernel knows a kind of device, as `ip link add … type KIND` says. */
+function hasDeviceKind(kind: string): boolean {
+  const args = ["link", "add", "link", "lo", "name", "kind0", "type", kind];
+  const { success, stderr } = new Deno.Command("ip", { args }).outputSync();
+  if (success) new Deno.Command("ip", { args: ["link", "delete", "kind0"] }).outputSync();
+  return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
 }
 
 /** What the appliances of a failed test have to say: their log, and the counters that are not 0. */
