@@ -194,7 +194,12 @@ class NetTile implements Tile {
       ...setup.sockets.map(({ slot }) => xsk.fd(slot)),
       ...setup.udp.map(({ fd }) => fd),
     ];
-    for (const port of this.#ports) port.refill();
+    this.#ports.forEach((port, i) => {
+      port.refill();
+      const { queue, fill } = setup.sockets[i];
+      if (port.filled === fill) return;
+      throw new RangeError(`queue ${queue}: the fill ring took ${port.filled} of ${fill} frames`);
+    });
   }
 
   turn(): number {
