@@ -32,6 +32,10 @@ const COMMANDS: Record<string, Command> = {
     summary: "print where a packet to an address would go",
     load: async () => (await import("./route.ts")).route,
   },
+  check: {
+    summary: "look for what would hurt on this host, and how to mend it",
+    load: async () => (await import("./check.ts")).check,
+  },
   monitor: {
     summary: "print changes of the kernel's network state as they are mirrored",
     load: async () => (await import("./monitor.ts")).monitor,

@@ -36,12 +36,13 @@ export function takeSnapshot(): Snapshot {
   return live;
 }
 
-/** The same, still open. */
-export function openMirror(): LiveMirror {
+/** The same, still open; what it has to say goes to `log`. */
+export function openMirror(
+  log = (line: string) => console.error(`tegula: ${line}`),
+): LiveMirror {
   const library = openLibrary();
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
-  const log = (line: string) => console.error(`tegula: ${line}`);
   try {
     const mirror = new Mirror({ library, writer, log });
     mirror.sync();
