@@ -1,0 +1,181 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import {
+  IFF_LOWER_UP,
+  IFF_UP,
+  INTERFACE_KINDS,
+  type InterfaceAddress,
+  type InterfaceLink,
+} from "../../netbase/interfaces.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { makeRoom } from "./netbase_room.ts";
+
+type Seen = InterfaceLink & { addresses: InterfaceAddress[] };
+
+/** All that a reader sees of an interface. */
+function seen(reader: NetbaseReader, ifindex: number): Seen | null {
+  const { interfaces } = reader;
+  const record = interfaces.find(ifindex);
+  if (record < 0) return null;
+  const vlan = interfaces.vlan(record);
+  return {
+    ifindex: interfaces.ifindex(record),
+    name: interfaces.name(record),
+    kind: interfaces.kind(record),
+    flags: interfaces.flags(record),
+    mtu: interfaces.mtu(record),
+    operstate: interfaces.operstate(record),
+    macHead: interfaces.macHead(record),
+    macTail: interfaces.macTail(record),
+    link: interfaces.link(record),
+    master: interfaces.master(record),
+    vlanId: vlan & 0xffff,
+    vlanProtocol: vlan >>> 16,
+    addresses: Array.from({ length: interfaces.addressCount(record) }, (_, i) => ({
+      local: interfaces.local(record, i),
+      address: interfaces.address(record, i),
+      prefixLength: interfaces.prefixLength(record, i),
+      broadcast: interfaces.broadcast(record, i),
+      scope: interfaces.scope(record, i),
+      secondary: interfaces.isSecondary(record, i),
+    })),
+  };
+}
+
+/** An interface's addresses as `inet_insert_ifa` keeps them. */
+function insert(list: InterfaceAddress[], one: InterfaceAddress): void {
+  if (one.secondary) {
+    list.push(one);
+    return;
+  }
+  const lastAsNarrow = list.findLastIndex((other) => !other.secondary && one.scope <= other.scope);
+  list.splice(lastAsNarrow + 1, 0, one);
+}
+
+const anyLink: fc.Arbitrary<InterfaceLink> = fc.record({
+  ifindex: fc.constantFrom(1, 2, 3, 7, 70_001),
+  name: fc.constantFrom("lo", "eth0", "a-very-long-nam", "ü"),
+  kind: fc.constantFrom(...INTERFACE_KINDS),
+  flags: fc.constantFrom(IFF_UP, IFF_UP | IFF_LOWER_UP, 0),
+  mtu: fc.constantFrom(1500, 9000),
+  operstate: fc.constantFrom(2, 6),
+  macHead: fc.integer({ min: 0, max: 0xffffffff }),
+  macTail: fc.integer({ min: 0, max: 0xffff }),
+  link: fc.constantFrom(0, 1),
+  master: fc.constantFrom(0, 1),
+  vlanId: fc.constantFrom(0, 4094),
+  vlanProtocol: fc.constantFrom(0, 0x8100, 0x88a8),
+});
+
+const anyAddress: fc.Arbitrary<InterfaceAddress> = fc.record({
+  local: fc.integer({ min: 0xc6120000, max: 0xc6120008 }),
+  address: fc.constantFrom(0xc6120001, 0xcb007101),
+  prefixLength: fc.constantFrom(24, 32),
+  broadcast: fc.constantFrom(0, 0xc61200ff),
+  scope: fc.constantFrom(0, 200, 253, 254),
+  secondary: fc.boolean(),
+});
+
+const act = fc.oneof(
+  fc.record({ do: fc.constant("link" as const), link: anyLink }),
+  fc.record({ do: fc.constant("unlink" as const), link: anyLink }),
+  fc.record({ do: fc.constant("address" as const), link: anyLink, address: anyAddress }),
+  fc.record({ do: fc.constant("address" as const), link: anyLink, address: anyAddress }),
+  fc.record({ do: fc.constant("unaddress" as const), link: anyLink, address: anyAddress }),
+  fc.record({ do: fc.constantFrom("resync" as const, "commit" as const) }),
+);
+
+function isSame(a: InterfaceAddress, b: InterfaceAddress): boolean {
+  return a.local === b.local && a.address === b.address && a.prefixLength === b.prefixLength;
+}
+
+Deno.test("the table is what the kernel said, addresses in the kernel's order, after any history", () => {
+  fc.assert(
+    fc.property(fc.array(act, { maxLength: 80 }), (acts) => {
+      const { writer, reader, standing } = makeRoom();
+      const model = new Map<number, Seen>();
+      for (const one of acts) {
+        const { interfaces } = writer;
+        if (one.do === "link") {
+          const addresses = model.get(one.link.ifindex)?.addresses ?? [];
+          assert.ok(interfaces.set(one.link));
+          model.set(one.link.ifindex, { ...one.link, addresses });
+        } else if (one.do === "unlink") {
+          const { ifindex } = one.link;
+          assert.equal(interfaces.remove(ifindex), model.delete(ifindex));
+        } else if (one.do === "address") {
+          const known = model.get(one.link.ifindex);
+          const { ifindex } = one.link;
+          const told = known?.addresses.find((other) => isSame(other, one.address));
+          assert.equal(interfaces.setAddress(ifindex, one.address), known !== undefined);
+          if (known === undefined) continue;
+          if (told !== undefined && JSON.stringify(told) === JSON.stringify(one.address)) continue;
+          known.addresses = known.addresses.filter((other) => other !== told);
+          insert(known.addresses, { ...one.address });
+        } else if (one.do === "unaddress") {
+          const known = model.get(one.link.ifindex);
+          const left = known?.addresses.filter((other) => !isSame(other, one.address)) ?? [];
+          const had = known !== undefined && left.length < known.addresses.length;
+          assert.equal(interfaces.removeAddress(one.link.ifindex, one.address), had);
+          if (known !== undefined) known.addresses = left;
+        } else if (one.do === "resync") {
+          // The kernel has lost one interface and all second addresses without a word.
+          model.delete([...model.keys()][0]);
+          for (const entry of model.values()) entry.addresses.splice(1, 1);
+          interfaces.beginSync();
+          for (const { addresses: _, ...link } of model.values()) interfaces.set(link);
+          for (const { ifindex, addresses } of model.values()) {
+            for (const address of addresses) interfaces.setAddress(ifindex, address);
+          }
+          interfaces.endSync();
+        } else {
+          writer.commit();
+          standing.burst++;
+        }
+      }
+      for (const ifindex of [1, 2, 3, 7, 70_001]) {
+        const expected = model.get(ifindex) ?? null;
+        const plain = JSON.parse(JSON.stringify(expected)) as Seen | null;
+        assert.deepEqual(JSON.parse(JSON.stringify(seen(reader, ifindex))), plain);
+        assert.deepEqual(JSON.parse(JSON.stringify(writer.interfaces.get(ifindex))), plain);
+      }
+      const { interfaces } = reader;
+      const indices = [...model.keys()].sort((a, b) => a - b);
+      assert.deepEqual(interfaces.records().map((record) => interfaces.ifindex(record)), indices);
+      assert.deepEqual(writer.interfaces.indices(), indices);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+Deno.test("a resync brings addresses into the order of the dump", () => {
+  const { writer, reader } = makeRoom();
+  const link = fc.sample(anyLink, { numRuns: 1, seed: 1 })[0];
+  const address = (last: number): InterfaceAddress => {
+    const local = 0xc6120000 + last;
+    return { local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false };
+  };
+  writer.interfaces.set(link);
+  for (const last of [1, 2, 3]) writer.interfaces.setAddress(link.ifindex, address(last));
+  writer.interfaces.beginSync();
+  writer.interfaces.set(link);
+  for (const last of [3, 1, 2]) writer.interfaces.setAddress(link.ifindex, address(last));
+  writer.interfaces.endSync();
+  const order = seen(reader, link.ifindex)!.addresses.map(({ local }) => local & 0xff);
+  assert.deepEqual(order, [3, 1, 2]);
+});
+
+Deno.test("an interface changes for ever without using up records or runs", () => {
+  const { writer, reader, standing } = makeRoom();
+  const link = { ...fc.sample(anyLink, { numRuns: 1, seed: 1 })[0], ifindex: 2 };
+  for (let i = 0; i < 70_000; i++) {
+    assert.ok(writer.interfaces.set({ ...link, mtu: 1000 + i }));
+    const local = 0xc6120000 + (i & 7);
+    const one = { local, address: local, prefixLength: 24, broadcast: 0, scope: 0 };
+    assert.ok(writer.interfaces.setAddress(2, { ...one, secondary: i % 16 > 7 }));
+    standing.burst++;
+    writer.commit();
+  }
+  assert.equal(writer.interfaces.full, 0);
+  assert.equal(reader.interfaces.mtu(reader.interfaces.find(2)), 70_999);
+});

@@ -1,0 +1,100 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { IdPool } from "../../netbase/id_pool.ts";
+import { Grace, Limbo } from "../../netbase/rcu.ts";
+import { RunPool } from "../../netbase/run_pool.ts";
+import { StandingReader } from "./netbase_room.ts";
+
+Deno.test("runs never overlap, and all of the space comes back", () => {
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: -20, max: 12 }), { maxLength: 200 }), (acts) => {
+      const pool = new RunPool(64);
+      const taken: { start: number; length: number }[] = [];
+      for (const act of acts) {
+        if (act <= 0) {
+          const [one] = taken.splice(-act % Math.max(1, taken.length), 1);
+          if (one !== undefined) pool.reclaim(one.start);
+          continue;
+        }
+        const start = pool.allocate(act);
+        if (start < 0) continue;
+        assert.ok(start + act <= 64);
+        const beside = taken.every((one) => {
+          return start >= one.start + one.length || one.start >= start + act;
+        });
+        assert.ok(beside, "overlaps");
+        taken.push({ start, length: act });
+      }
+      for (const one of taken) pool.reclaim(one.start);
+      assert.equal(pool.allocate(64), 0);
+    }),
+  );
+});
+
+Deno.test("a reserved run is not handed out", () => {
+  const pool = new RunPool(10);
+  assert.ok(pool.reserve(3, 2));
+  assert.equal(pool.reserve(4, 2), false);
+  assert.equal(pool.allocate(4), 5);
+  assert.equal(pool.allocate(3), 0);
+  assert.equal(pool.allocate(2), -1);
+});
+
+Deno.test("a number is handed out once until it comes back", () => {
+  const pool = new IdPool(2, 6);
+  pool.reserve(3);
+  assert.deepEqual([1, 2, 3, 4].map(() => pool.allocate()), [2, 4, 5, -1]);
+  pool.reclaim(4);
+  pool.reclaim(4);
+  assert.deepEqual([pool.allocate(), pool.allocate()], [4, -1]);
+});
+
+Deno.test("nothing retired comes back before every reader has moved on or slept", () => {
+  const acts = fc.array(fc.constantFrom("retire", "reclaim", "0", "1", "0 sleeps", "1 sleeps"));
+  fc.assert(
+    fc.property(acts, (history) => {
+      const readers = [new StandingReader(), new StandingReader()];
+      const limbo = new Limbo(readers);
+      /** What each reader may hold: it read in a burst that has not ended. */
+      const held = [new Set<number>(), new Set<number>()];
+      let next = 0;
+      const pool = {
+        reclaim(item: number) {
+          assert.ok(!held[0].has(item) && !held[1].has(item), `${item} is held`);
+        },
+      };
+      for (const act of history) {
+        if (act === "retire") {
+          for (const set of held) set.add(next);
+          limbo.retire(pool, next++);
+        } else if (act === "reclaim") {
+          limbo.reclaim();
+        } else {
+          const reader = Number(act[0]);
+          held[reader].clear();
+          readers[reader].burst++;
+          if (!act.endsWith("sleeps")) continue;
+          readers[reader].asleep = true;
+          limbo.reclaim();
+          readers[reader].asleep = false;
+        }
+      }
+      for (const reader of readers) reader.burst++;
+      for (const set of held) set.clear();
+      limbo.reclaim();
+      for (const reader of readers) reader.burst++;
+      limbo.reclaim();
+      assert.equal(limbo.size, 0);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("a grace period without readers is over at once", () => {
+  assert.ok(new Grace([]).over);
+  const reader = new StandingReader();
+  const grace = new Grace([reader]);
+  assert.equal(grace.over, false);
+  reader.burst = -1 >>> 0;
+  assert.ok(grace.over);
+});
