@@ -200,7 +200,7 @@ function holdHelp(): string {
     `  ${enter} ip netns exec host ${self} show routes`,
     `  ${enter} ip -n host route add blackhole ${FAR_ADDRESS}`,
     `  ${enter} ip netns exec host ${self} route get ${FAR_ADDRESS}`,
-    `  ${enter} sh -c 'kill -USR1 $(ip netns pids host)'   # counters, shown here`,
+    `  ${enter} sh -c 'kill -USR2 $(ip netns pids host)'   # counters, shown here`,
     "",
     "Ctrl-C here takes it down.",
   ].join("\n");
