@@ -170,6 +170,7 @@ Deno.test("an address of narrow scope is not used beyond it; another interface's
     for (const ifindex of [2, 3]) link(writer, ifindex);
     addAddress(writer, 3, "198.19.0.2/24");
     addAddress(writer, 2, "198.18.0.2/24", { scope: RT_SCOPE_LINK });
+    addAddress(writer, 2, "198.18.0.3/24", { secondary: true });
     writer.rib.add(route("10.1.0.0/16", { gateway: ip("198.18.0.1"), ifindex: 2 }), 0x600);
     writer.rib.add(route("10.2.0.0/16", { scope: RT_SCOPE_LINK, ifindex: 2 }), 0x600);
   });

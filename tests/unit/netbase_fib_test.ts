@@ -208,6 +208,26 @@ Deno.test("a route that goes and comes back within a batch moves nothing", () =>
   assert.equal(writer.commit(), false);
 });
 
+Deno.test("a next hop that is wanted again while it waits for readers stays", () => {
+  const { writer, reader, standing } = makeRoom();
+  const route = routeTo("10.0.0.0/8", { ifindex: 3, gateway: 77 });
+  for (let round = 0; round < 3; round++) {
+    writer.rib.add(route, 0);
+    writer.commit();
+    writer.rib.remove(route);
+    writer.commit();
+  }
+  writer.rib.add(route, 0);
+  writer.commit();
+  standing.burst++;
+  writer.commit();
+  for (let i = 0; i < 100; i++) {
+    writer.rib.add(routeTo(`11.${i}.0.0/16`, { ifindex: 4, gateway: i }), 0);
+  }
+  writer.commit();
+  assert.equal(answerOf(reader, ip("10.1.1.1")), expectedOf(route));
+});
+
 Deno.test("rewrite() changes what routes say, or removes them, by what they say", () => {
   const { writer, reader } = makeRoom();
   writer.rib.add(routeTo("10.0.0.0/8", { ifindex: 3, gateway: 1 }), 0);

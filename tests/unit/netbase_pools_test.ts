@@ -72,11 +72,13 @@ Deno.test("nothing retired comes back before every reader has moved on or slept"
         } else {
           const reader = Number(act[0]);
           held[reader].clear();
-          readers[reader].burst++;
-          if (!act.endsWith("sleeps")) continue;
-          readers[reader].asleep = true;
-          limbo.reclaim();
-          readers[reader].asleep = false;
+          if (act.endsWith("sleeps")) {
+            readers[reader].asleep = true;
+            limbo.reclaim();
+            readers[reader].asleep = false;
+          } else {
+            readers[reader].burst++;
+          }
         }
       }
       for (const reader of readers) reader.burst++;
