@@ -46,7 +46,7 @@ export function check(args: string[]): Promise<number> {
 function findAll(names: readonly string[]): Finding[] {
   const host = openHost(libraryPath("host"));
   const notices: string[] = [];
-  const { reader, mirror } = openMirror((line) => notices.push(line));
+  const { reader, mirror } = openMirror({ log: (line) => notices.push(line) });
   mirror.close();
   const { interfaces } = reader;
   const records = interfaces.records();

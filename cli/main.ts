@@ -32,6 +32,10 @@ const COMMANDS: Record<string, Command> = {
     summary: "print where a packet to an address would go",
     load: async () => (await import("./route.ts")).route,
   },
+  explain: {
+    summary: "tell in words what becomes of a packet to an address, and why",
+    load: async () => (await import("./explain.ts")).explain,
+  },
   check: {
     summary: "look for what would hurt on this host, and how to mend it",
     load: async () => (await import("./check.ts")).check,

@@ -11,7 +11,7 @@ import { libraryPath } from "../ffi/paths.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
-import { Mirror } from "../tiles/netlink/mirror.ts";
+import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** The kernel's state as mirrored. */
@@ -38,13 +38,16 @@ export function takeSnapshot(): Snapshot {
 
 /** The same, still open; what it has to say goes to `log`. */
 export function openMirror(
-  log = (line: string) => console.error(`tegula: ${line}`),
+  { log = (line) => console.error(`tegula: ${line}`), ...options }: Pick<
+    MirrorOptions,
+    "log" | "neighbors"
+  > = {},
 ): LiveMirror {
   const library = openLibrary();
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
   try {
-    const mirror = new Mirror({ library, writer, log });
+    const mirror = new Mirror({ library, writer, log, ...options });
     mirror.sync();
     return { library, mirror, writer, reader: new NetbaseReader(view) };
   } catch (error) {

@@ -1,0 +1,197 @@
+/**
+ * Why a datagram goes where it goes: the route among its candidates, the hop of a group, the neighbour, the
+ * headers, or the drop. Decided by the very functions that net tiles use, over a mirror.
+ *
+ * @module
+ */
+
+import { heapView } from "../ffi/view.ts";
+import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
+import { NUD_VALID } from "../netbase/neighbors.ts";
+import * as route from "../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
+import { Devices } from "../tiles/net/devices.ts";
+import {
+  dropCounter,
+  Entry as Cached,
+  LINK_BYTES,
+  Outcome,
+  UNRESOLVED,
+} from "../tiles/net/entry.ts";
+import { flowHash } from "../tiles/net/flow.ts";
+import { HeaderCache } from "../tiles/net/header_cache.ts";
+import { Resolver } from "../tiles/net/resolve.ts";
+import { Solicits } from "../tiles/net/solicits.ts";
+import { NET } from "../tiles/runtime/counters.ts";
+import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
+import { DecisionEntries } from "../tiles/status/decision_entry.ts";
+import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/status/entries.ts";
+import { neighborText, routeText } from "./entry_text.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+/** The datagram asked about; addresses in host order, 0 for a source that is to be chosen. */
+export interface Flow {
+  readonly destination: number;
+  readonly source: number;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+}
+
+/** What is to be explained, and what is known besides the mirror. */
+export interface Facts extends Snapshot {
+  /** Milliseconds since a neighbour was last known to be reachable; -1: not told. */
+  confirmedMillis(ifindex: number, address: number): number;
+}
+
+/** Each step of the decision as a sentence, and the outcome in the form of `route get -j`. */
+export interface Explanation {
+  readonly outcome: Entry;
+  readonly steps: readonly { readonly about: string; readonly says: string }[];
+}
+
+type Step = Explanation["steps"][number];
+
+/** Explains what becomes of a datagram. */
+export function explain(facts: Facts, flow: Flow): Explanation {
+  const { reader } = facts;
+  const decision = emptyDecision();
+  const ports = (flow.sourcePort << 16) | flow.destinationPort;
+  const hash = flowHash(flow.destination | 0, flow.source | 0, ports) >>> 0;
+  const kind = decide(reader, flow.destination, flow.source, hash, decision);
+  const outcome = new DecisionEntries(reader).entry(flow.destination, flow.source);
+  const steps = [
+    ...routeSteps(facts, flow.destination),
+    ...hopSteps(facts, decision, hash),
+    ...kind === route.RTN_UNICAST ? neighborSteps(facts, decision, flow.destination) : [],
+    headerStep(facts, decision, { ...flow, ports }),
+  ];
+  return { outcome, steps };
+}
+
+function routeSteps({ writer: { rib }, reader }: Facts, destination: number): Step[] {
+  const nameOf = interfaceNames(reader.interfaces);
+  const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
+  const best = rib.bestFor(destination);
+  if (best === null) return [{ about: "route", says: "none covers it" }];
+  const others = [...rib.routesCovering(destination)]
+    .filter((each) => text(each) !== text(best))
+    .sort((a, b) => b.prefixLength - a.prefixLength);
+  return [
+    { about: "route", says: text(best) },
+    ...others.map((each) => ({
+      about: "not taken",
+      says: `${text(each)}: ${whyNot(each, best, rib.lookupOrder)}`,
+    })),
+  ];
+}
+
+function whyNot(each: route.Route, best: route.Route, order: string): string {
+  if (order === "separate" && each.table !== best.table) {
+    return each.table === route.RT_TABLE_MAIN
+      ? "table local is asked first"
+      : "it throws, and table main is asked";
+  }
+  if (each.prefixLength < best.prefixLength) {
+    return `${formatPrefix(best.destination, best.prefixLength)} is longer`;
+  }
+  if ((each.flags & route.RTNH_F_DEAD) !== 0) return "its link is down";
+  if (each.tos !== best.tos) return "it is for another type of service";
+  if (each.priority > best.priority) {
+    return `metric ${best.priority} is lower than ${each.priority}`;
+  }
+  return "it stands behind the one that is taken";
+}
+
+function hopSteps({ reader }: Facts, { group, gateway, ifindex, nextHop }: Decision, hash: number) {
+  if (group === 0) return [];
+  const { nextHops, interfaces } = reader;
+  const count = nextHops.memberCount(group);
+  const at = Array.from({ length: count }, (_, i) => nextHops.memberId(group, i)).indexOf(nextHop);
+  const way = `${gateway === 0 ? "on-link" : `via ${formatAddress(gateway)}`} dev ${
+    interfaceNames(interfaces)(ifindex)
+  }`;
+  const weight = at < 0 ? "" : ` weight ${nextHops.memberWeight(group, at)}`;
+  const flow = hash.toString(16).padStart(8, "0");
+  return [{
+    about: "hop",
+    says: `${way}${weight}, ${at + 1} of ${count}, by the flow's hash ${flow}`,
+  }];
+}
+
+function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination: number): Step[] {
+  const { reader: { interfaces, neighbors } } = facts;
+  const nameOf = interfaceNames(interfaces);
+  const address = gateway === 0 ? destination : gateway;
+  const record = neighbors.find(ifindex, address);
+  const about = "neighbour";
+  if (record < 0) {
+    const says =
+      `${formatAddress(address)} dev ${nameOf(ifindex)} is not known: it is asked for, and ` +
+      "the datagram waits";
+    return [{ about, says }];
+  }
+  const [state, macHead] = [neighbors.state(record), neighbors.macHead(record)];
+  const entry = { ifindex, address, state, flags: 0, macHead, macTail: neighbors.macTail(record) };
+  const age = facts.confirmedMillis(ifindex, address);
+  const when = age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`;
+  const usable = (state & NUD_VALID) !== 0 ? "" : ", which cannot be used";
+  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${when}${usable}` }];
+}
+
+/** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
+function headerStep(
+  { reader }: Facts,
+  decision: Decision,
+  { destination, source, ports }: Flow & { ports: number },
+): Step {
+  const { interfaces } = reader;
+  const attached = interfaces.records().filter((record) => interfaces.vlan(record) === 0)
+    .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
+    .map((record) => interfaces.ifindex(record));
+  const cache = new HeaderCache(16);
+  const resolver = new Resolver({
+    reader,
+    cache,
+    devices: new Devices(reader, attached),
+    solicits: new Solicits(
+      new SolicitProducer(heapView(SOLICIT_LINK_BYTES)),
+      new Float64Array(Object.keys(NET.help).length),
+    ),
+    frameBytes: FRAME_BYTES,
+  });
+  const at = resolver.resolve(destination | 0, source | 0, ports);
+  const about = "headers";
+  if (at === UNRESOLVED) return { about, says: "built when the neighbour is known" };
+  const result = cache.words[at + Cached.outcome];
+  if (result === Outcome.kernel) {
+    return { about, says: "by the kernel's socket of the source port" };
+  }
+  if (result < 0) return dropStep(dropCounter(result), decision, { destination, reader });
+  const begin = (result >>> 16) & 0xff;
+  const link = Array.from({ length: LINK_BYTES - begin }, (_, i) => {
+    return cache.view.getUint8(((at + Cached.link) << 2) + begin + i).toString(16).padStart(2, "0");
+  });
+  const [to, from, rest] = [link.slice(0, 6), link.slice(6, 12), link.slice(12)];
+  const ip = `IPv4 ${formatAddress(decision.source)} > ${formatAddress(destination)}`;
+  const udp = `UDP ${ports >>> 16} > ${ports & 0xffff}`;
+  const says = `${from.join(":")} > ${to.join(":")} ${rest.join("")}, ${ip}, ${udp}, ` +
+    `at most ${result & 0xffff} bytes`;
+  return { about, says };
+}
+
+function dropStep(
+  counter: number,
+  decision: Decision,
+  { destination, reader }: { destination: number; reader: Facts["reader"] },
+): Step {
+  const [name, help] = Object.entries(NET.help)[counter];
+  const dst = formatAddress(destination);
+  const dev = interfaceNames(reader.interfaces)(decision.ifindex);
+  const cause = name === "tx_drop_link_down"
+    ? `ip link show dev ${dev}`
+    : name === "tx_drop_no_source"
+    ? "ip address show"
+    : `ip route show table all to match ${dst}`;
+  return { about: "dropped", says: `${name}: ${help} See '${cause}'.` };
+}

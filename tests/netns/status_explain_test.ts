@@ -1,0 +1,56 @@
+/** `tegula explain` on the real kernel: each kind of decision in words. */
+
+import assert from "node:assert/strict";
+import { selfCommand } from "../../cli/self.ts";
+import { labTest, pair } from "./lab.ts";
+
+labTest("explain tells route, hop, neighbour, headers, and why not otherwise", async (lab) => {
+  const { host } = await pair(lab);
+  const [{ address: own }] = JSON.parse(await host.ip("-j link show dev eth0"));
+  await host.batch([
+    "route add default via 198.18.0.9 metric 50",
+    "route add default via 198.18.0.8 metric 100",
+    "neighbour add 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud reachable",
+    "route add blackhole 203.0.113.0/24",
+    "route add 192.0.2.0/24 nexthop via 198.18.0.9 weight 2 nexthop via 198.18.0.8",
+  ]);
+  async function explain(...args: string[]) {
+    const said = await host.run([...selfCommand(), "explain", ...args, "-j"]);
+    const { outcome, steps } = JSON.parse(said) as {
+      outcome: { type: string };
+      steps: { about: string; says: string }[];
+    };
+    const about = (what: string) =>
+      steps.filter((step) => step.about === what).map(({ says }) => says).join("\n");
+    return { type: outcome.type, about };
+  }
+
+  const away = await explain("8.8.8.8", "--sport", "53", "--dport", "4242");
+  assert.equal(away.type, "unicast");
+  assert.equal(away.about("route"), "default via 198.18.0.9 dev eth0 metric 50");
+  assert.match(away.about("not taken"), /via 198\.18\.0\.8 .*: metric 50 is lower than 100/);
+  assert.match(
+    away.about("neighbour"),
+    /lladdr 02:00:00:00:00:09 REACHABLE, confirmed \d+\.\d s ago/,
+  );
+  const headers = `${own} > 02:00:00:00:00:09 0800, IPv4 198.18.0.1 > 8.8.8.8, UDP 53 > 4242`;
+  assert.ok(away.about("headers").startsWith(headers), away.about("headers"));
+
+  const hole = await explain("203.0.113.7");
+  assert.equal(hole.type, "blackhole");
+  assert.match(hole.about("not taken"), /203\.0\.113\.0\/24 is longer/);
+  assert.match(hole.about("dropped"), /^tx_drop_blackhole: .* 'ip route show table all to match/);
+
+  const seen = new Set<string>();
+  for (let port = 1; seen.size < 2; port++) {
+    assert.ok(port < 40, "flows take both hops");
+    const { about } = await explain("192.0.2.1", "--dport", `${port}`);
+    seen.add(
+      /^via (\S+) dev eth0 weight [12], [12] of 2, by the flow's hash/.exec(about("hop"))![1],
+    );
+  }
+  assert.match((await explain("198.18.0.77")).about("neighbour"), /is not known: it is asked for/);
+  assert.match((await explain("198.18.0.1")).about("headers"), /by the kernel's socket/);
+  await host.ip("link set eth0 down");
+  assert.equal((await explain("8.8.8.8")).about("route"), "none covers it");
+});
