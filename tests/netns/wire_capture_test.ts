@@ -38,12 +38,12 @@ interface Scene extends Pair {
   capture(...args: string[]): Promise<ReturnType<Namespace["spawn"]>>;
 }
 
-async function scene(lab: Lab): Promise<Scene> {
+async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
   const parts = await pair(lab);
   const folder = Deno.makeTempDirSync({ prefix: "tegula-test-" });
   const control = ["--control", `${folder}/control.sock`];
   const appliance = await Appliance.start(parts.host, [
-    ...["--interface", "eth0", "--listen", "7=echo", "--listen", "37=time", ...control],
+    ...["--interface", "eth0", "--listen", `7=${echo}`, "--listen", "37=time", ...control],
   ]);
   await askUntilAnswered(parts.asker);
   return {
@@ -72,42 +72,48 @@ async function dissect(
   return said.trimEnd().split("\n").map((line) => line.split("|"));
 }
 
-labTest(
-  "what is received and sent is captured, and tshark finds nothing wrong in it",
-  async (lab) => {
-    const { host, asker, folder, capture } = await scene(lab);
-    const file = `${folder}/all.pcapng`;
-    const process = await capture("--count", "8", "-w", file);
-    // By AF_XDP, and by loopback and the kernel's socket.
-    for (let i = 0; i < 2; i++) assert.equal((await ask(asker)).text, "hello");
-    const local = new Client(host);
-    for (let i = 0; i < 2; i++) {
-      assert.equal((await ask(local, { source: "127.0.0.1", target: "127.0.0.1" })).text, "hello");
-    }
-    assert.equal((await process.ended()).code, 0);
-    const packets = await dissect(host, file, [
-      ...[
-        "frame.interface_name",
-        "ip.src",
-        "ip.dst",
-        "udp.payload",
-        "frame.packet_flags_direction",
-      ],
-      ...["ip.checksum.status", "udp.checksum.status", "_ws.malformed"],
-    ]);
-    const hello = new TextEncoder().encode("hello").toHex();
-    // Checksums: 0 is bad, 1 good, or left to hardware as a veth's may be, 3 not there.
-    const byWire = [
-      ["eth0", CLIENT, HOST, hello, IN, "1", "1", ""],
-      ["eth0", HOST, CLIENT, hello, OUT, "1", "1", ""],
-    ];
-    const byKernel = [
-      ["lo", "127.0.0.1", "127.0.0.1", hello, IN, "1", "3", ""],
-      ["unknown", "127.0.0.1", "127.0.0.1", hello, OUT, "1", "3", ""],
-    ];
-    assert.deepEqual(packets, [...byWire, ...byWire, ...byKernel, ...byKernel]);
-  },
-);
+for (const echo of ["echo", "echo@inline"]) {
+  labTest(
+    `tshark finds all that ${echo} received and sent, and nothing wrong in it`,
+    async (lab) => {
+      const { host, asker, folder, capture } = await scene(lab, echo);
+      const file = `${folder}/all.pcapng`;
+      const process = await capture("--count", "8", "-w", file);
+      // By AF_XDP, and by loopback and the kernel's socket.
+      for (let i = 0; i < 2; i++) assert.equal((await ask(asker)).text, "hello");
+      const local = new Client(host);
+      for (let i = 0; i < 2; i++) {
+        assert.equal(
+          (await ask(local, { source: "127.0.0.1", target: "127.0.0.1" })).text,
+          "hello",
+        );
+      }
+      await process.stderr.find("8 captured");
+      assert.equal((await process.ended()).code, 0);
+      const packets = await dissect(host, file, [
+        ...[
+          "frame.interface_name",
+          "ip.src",
+          "ip.dst",
+          "udp.payload",
+          "frame.packet_flags_direction",
+        ],
+        ...["ip.checksum.status", "udp.checksum.status", "_ws.malformed"],
+      ]);
+      const hello = new TextEncoder().encode("hello").toHex();
+      // Checksums: 0 is bad, 1 good, or left to hardware as a veth's may be, 3 not there.
+      const byWire = [
+        ["eth0", CLIENT, HOST, hello, IN, "1", "1", ""],
+        ["eth0", HOST, CLIENT, hello, OUT, "1", "1", ""],
+      ];
+      const byKernel = [
+        ["lo", "127.0.0.1", "127.0.0.1", hello, IN, "1", "3", ""],
+        ["unknown", "127.0.0.1", "127.0.0.1", hello, OUT, "1", "3", ""],
+      ];
+      assert.deepEqual(packets, [...byWire, ...byWire, ...byKernel, ...byKernel]);
+    },
+  );
+}
 
 labTest("drops alone are captured with their reason, and of one app only its own", async (lab) => {
   const { host, asker, folder, control, capture } = await scene(lab);
@@ -146,7 +152,7 @@ labTest("without a file each frame is a line; a wrong app is refused", async (la
   const { host, asker, control, capture } = await scene(lab);
   const process = await capture("--count", "2");
   await ask(asker, { sourcePort: 4000 });
-  await process.ended();
+  await process.stderr.find("2 captured");
   const [request, answer] = process.stdout.all;
   assert.match(request, /^[\d:.]+ eth0 in {2}198\.18\.0\.2:4000 > 198\.18\.0\.1:7 47 bytes$/);
   assert.match(answer, /^[\d:.]+ eth0 out 198\.18\.0\.1:7 > 198\.18\.0\.2:4000 47 bytes$/);

@@ -172,6 +172,7 @@ Deno.test("net tiles are told to show what somebody wants, and nothing when nobo
   const capturing = new Capturing({
     rings: [heapView(CAPTURE_BYTES)],
     setMode: (mode) => modes.push(mode),
+    mode: () => modes.at(-1)!,
     interfaceNames: () => String,
     listen: [{ port: 7, app: "echo.1" }, { port: 7, app: "echo.2" }],
   });

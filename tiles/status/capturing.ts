@@ -18,6 +18,8 @@ import type { Entry } from "./entries.ts";
 const POLL_MILLIS = 10;
 /** How often something is said, if only how many were lost: so that one who has left is noticed. */
 const BEAT_MILLIS = 1000;
+/** How long main may take to tell net tiles. */
+const TOLD_MILLIS = 5000;
 /** Records handed on at once. */
 const MOST = 256;
 
@@ -29,6 +31,8 @@ export interface CapturingParts {
   readonly rings: readonly View[];
   /** Has net tiles show what `CaptureMode` says. */
   setMode(mode: number): void;
+  /** What they were told last. */
+  mode(): number;
   /** Names of interfaces as of now. */
   interfaceNames(): (ifindex: number) => string;
   readonly listen: readonly { readonly port: number; readonly app: string }[];
@@ -65,6 +69,7 @@ export class Capturing {
     this.#open.add(request);
     try {
       this.#settle();
+      await this.#told();
       yield [{ capturing: true }];
       for (let said = performance.now();;) {
         const entries = this.#take(readers, request, ports);
@@ -114,13 +119,22 @@ export class Capturing {
   }
 
   #settle(): void {
+    this.#parts.setMode(this.#wantedMode());
+  }
+
+  /** Settles when net tiles know what is wanted: from then on nothing passes unseen. */
+  async #told(): Promise<void> {
+    const deadline = performance.now() + TOLD_MILLIS;
+    while (this.#parts.mode() !== this.#wantedMode()) {
+      if (performance.now() > deadline) throw new Error("the capture could not be begun");
+      await delay(1);
+    }
+  }
+
+  #wantedMode(): number {
     const wanted = [...this.#open];
-    const mode = wanted.length === 0
-      ? CaptureMode.off
-      : wanted.every(({ dropsOnly }) => dropsOnly)
-      ? CaptureMode.drops
-      : CaptureMode.all;
-    this.#parts.setMode(mode);
+    if (wanted.length === 0) return CaptureMode.off;
+    return wanted.every(({ dropsOnly }) => dropsOnly) ? CaptureMode.drops : CaptureMode.all;
   }
 }
 

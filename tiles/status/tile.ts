@@ -14,7 +14,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import type { StatusPlaces } from "../runtime/permissions.ts";
 import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
-import { Ask } from "../runtime/control.ts";
+import { Ask, ControlReader } from "../runtime/control.ts";
 import { Answers } from "./answers.ts";
 import { Capturing } from "./capturing.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
@@ -70,9 +70,11 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
   region.fallAsleep();
   const { counters } = region;
   const question = new Question(setup, ask);
+  const control = new ControlReader(setup.control);
   const capturing = new Capturing({
     rings: setup.captures,
     setMode: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
+    mode: () => control.captureMode,
     interfaceNames: () => read(() => interfaceNames(netbase.interfaces)),
     listen,
   });
