@@ -9,13 +9,15 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
-import { Appliance, ask, HOST, labTest, type Namespace, pair, peer } from "./lab.ts";
+import { Appliance, ask, type Client, HOST, labTest, type Namespace, pair, peer } from "./lab.ts";
 
 const PORT = 4000;
 /** Datagrams that are looked at; the first few find code that was never run before. */
 const TAKEN = 10;
 /** Far below any time-out, the shortest of which is a second, and far above what it takes. */
 const AT_ONCE_MILLIS = 150;
+/** The same for a question and its answer, with what the client\'s process and its ARP take. */
+const ANSWER_MILLIS = 200;
 
 labTest("a solicit goes out at once", async (lab) => {
   const { host, client, asker } = await pair(lab);
@@ -46,14 +48,23 @@ labTest("the first request of an unknown client is answered at once", async (lab
   const { host, client, asker } = await pair(lab);
   await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
   await pinHost(host, client);
-  for (let i = 0; i < 3; i++) {
+  const took = await medianMillis(async () => {
     await host.ip("neigh flush dev eth0");
+  }, asker);
+  assert.ok(took < ANSWER_MILLIS, `the answers took ${took} ms`);
+});
+
+/** The median time until an answer, of five asked each after `before`. */
+async function medianMillis(before: () => Promise<void>, asker: Client): Promise<number> {
+  const took: number[] = [];
+  while (took.length < 5) {
+    await before();
     const begin = performance.now();
     assert.equal((await ask(asker)).text, "hello");
-    const took = performance.now() - begin;
-    assert.ok(took < 100, `the answer took ${took} ms`);
+    took.push(performance.now() - begin);
   }
-});
+  return took.sort((a, b) => a - b)[2];
+}
 
 /** Processor time that a process has used, milliseconds, by /proc/PID/stat (proc(5)). */
 function processorMillis(pid: number): number {
@@ -62,7 +73,7 @@ function processorMillis(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
-/** How much processor time the appliance used in a quiet second, after `quietMillis`. */
+/** How much processor time a fresh appliance uses in a quiet second. */
 async function idleMillis(host: Namespace): Promise<number> {
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
   await delay(1000);
@@ -77,9 +88,7 @@ labTest(
     const { host, asker } = await pair(lab);
     const used = await idleMillis(host);
     assert.ok(used <= 20, `${used} ms of processor time in a quiet second`);
-    const begin = performance.now();
-    assert.equal((await ask(asker, { target: HOST })).text, "hello");
-    const took = performance.now() - begin;
-    assert.ok(took < 100, `the answer took ${took} ms`);
+    const took = await medianMillis(() => delay(300), asker);
+    assert.ok(took < ANSWER_MILLIS, `the answers took ${took} ms`);
   },
 );
