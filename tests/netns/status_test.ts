@@ -272,8 +272,10 @@ async function assertAllAnswered(
 ): Promise<void> {
   const { sent } = await asker.stop();
   const after = await appliance.counters();
-  assert.equal(growth(before, after, "rx_frames"), sent);
-  assert.equal(growth(before, after, "tx_frames"), sent);
+  // What was asked until there was an answer may still have been on its way at `before`.
+  const received = growth(before, after, "rx_frames");
+  assert.ok(received >= sent, `${received} of ${sent} received`);
+  assert.equal(growth(before, after, "tx_frames"), received);
 }
 
 labTest("audit has the running one compare itself with the kernel", async (lab) => {
