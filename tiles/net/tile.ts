@@ -17,7 +17,7 @@ import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
 import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
+import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
 import { AppLink, type AppSetup } from "./app_link.ts";
 import { Arrivals } from "./arrivals.ts";
 import { Capture } from "./capture.ts";
@@ -85,9 +85,11 @@ async function createWithApps(
 ): Promise<Tile> {
   const { libraries: { clock }, log } = context;
   const made = setups.map(async (setup) => {
-    const { counters } = new TileRegion(setup.region);
+    const region = new TileRegion(setup.region);
+    const { counters } = region;
     const say = (line: string) => log(`${setup.name}: ${line}`);
     const service = await loadService(setup, { counters, ...(clock && { clock }), log: say });
+    region.life = Life.running;
     return { setup, service, counters };
   });
   return new NetTile(context, await Promise.all(made));

@@ -24,10 +24,10 @@ const WORKER = new URL("./worker.ts", import.meta.url).href;
 
 /** How often a tile is looked after. */
 export const LOOK_MILLIS = 500;
-/** Looks without a heartbeat from a tile that is awake, until it is said to hang. */
+/** Looks without a heartbeat from an app or net tile that is awake, until it is said to hang. */
 const HUNG_LOOKS = 10;
-/** Looks until an app must have started. */
-const START_LOOKS = 60;
+/** The same of others, which may have a million routes to go through, and until an app has started. */
+const LONG_LOOKS = 60;
 /** Looks until the thread of a tile that was ended must be gone. */
 const GONE_LOOKS = 6;
 
@@ -108,13 +108,15 @@ export class TileWorker {
     if (this.#over || this.#thread === 0) return;
     if (!isRunning(this.#thread)) return this.#fail(this.#hung ? "it hung" : "it left");
     const { heartbeat } = tile;
+    const { kind } = this.#boot;
     const lives = this.#runs
       ? tile.life !== Life.running || tile.asleep || heartbeat !== this.#beat
-      : this.#boot.kind !== "app";
+      : kind !== "app";
     this.#beat = heartbeat;
     this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;
-    if (this.#looks < (this.#hung ? GONE_LOOKS : this.#runs ? HUNG_LOOKS : START_LOOKS)) return;
-    if (this.#hung || this.#boot.kind === "net") {
+    const quick = this.#runs && (kind === "app" || kind === "net");
+    if (this.#looks < (this.#hung ? GONE_LOOKS : quick ? HUNG_LOOKS : LONG_LOOKS)) return;
+    if (this.#hung || kind === "net") {
       this.#over = true;
       this.#events.stuck();
       return;
