@@ -57,7 +57,6 @@ export class Snapshots {
     this.#answered = number;
     const answer = (text: string) => this.#writer.answer(number, text);
     if (kind === Ask.routes) answer(this.#part(words));
-    else if (kind === Ask.covering) answer(this.#covering(words[0]));
     else if (kind === Ask.audit) this.#audit.request((report) => answer(JSON.stringify(report)));
     return 1;
   }
@@ -78,12 +77,6 @@ export class Snapshots {
       place.count++;
     }
     return `{"routes":${routes},"next":null}`;
-  }
-
-  #covering(address: number): string {
-    const routes = new RouteTexts();
-    for (const route of this.#rib.routesCovering(address)) if (!routes.add(route)) break;
-    return `{"routes":${routes}}`;
   }
 }
 

@@ -26,12 +26,10 @@ export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
 export const Ask = {
   /** A part of all routes; arguments: prefix, its length, how many of its routes to leave out. */
   routes: 1,
-  /** The routes whose prefix an address is in; argument: the address. */
-  covering: 2,
   /** To compare the mirror with the kernel. */
-  audit: 3,
+  audit: 2,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
-  capture: 4,
+  capture: 3,
 } as const;
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
