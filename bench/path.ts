@@ -122,7 +122,8 @@ class Path {
   run(packets: number): number {
     const before = this.xsk.transmitted;
     const enough = before + packets;
-    while (this.xsk.transmitted < enough) {
+    for (let turns = 0; this.xsk.transmitted < enough; turns++) {
+      if (turns > packets) throw new Error(`answers do not leave: ${this.#dropped()}`);
       this.#tile.turn();
       if (this.#side.take() === 0) throw new Error(`no request came through: ${this.#dropped()}`);
       this.#app.receive(this.#side.requests, this.#side.answers);
