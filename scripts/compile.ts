@@ -81,15 +81,16 @@ function copy(from: string, to: string, wanted: (path: string) => boolean): void
 }
 
 /** Lays the program's npm modules into the stage, without types and sources. */
-function stageModules(imports: Record<string, string>): void {
+function stageModules(names: readonly string[]): void {
   const folder = `${ROOT}build/modules/`;
   Deno.mkdirSync(folder, { recursive: true });
-  const config = JSON.stringify({ imports, nodeModulesDir: "auto" });
+  // All imports, those for tests too: only then does the lock file fit, and nothing has to be asked of
+  // the registry again.
+  const config = JSON.stringify({ imports: project.imports, nodeModulesDir: "auto" });
   Deno.writeTextFileSync(`${folder}deno.json`, config);
-  // With the lock file nothing has to be asked of the registry again.
   Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}deno.lock`);
-  run(Deno.execPath(), ["install", "--quiet", "--config", `${folder}deno.json`]);
-  for (const name of Object.keys(imports)) {
+  run(Deno.execPath(), ["install", "--quiet", "--frozen", "--config", `${folder}deno.json`]);
+  for (const name of names) {
     stageModule(Deno.realPathSync(`${folder}node_modules/${name}`), name);
   }
 }
@@ -122,7 +123,7 @@ function layStage(): string[] {
   const imports = Object.fromEntries(
     Object.entries(project.imports).filter(([name]) => !FOR_TESTS.includes(name)),
   );
-  stageModules(imports);
+  stageModules(Object.keys(imports));
   const { version, unstable } = project;
   const config = { version, unstable, imports, nodeModulesDir: "manual", lock: false };
   Deno.writeTextFileSync(`${STAGE}deno.json`, JSON.stringify(config, null, 2));
