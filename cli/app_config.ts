@@ -21,8 +21,10 @@ export interface AppConfig extends Pick<AppPlan, "options" | "sendTo"> {
 /** What an app has of which the configuration says nothing. */
 export const NO_APP_CONFIG: AppConfig = { options: {}, sendTo: [], grants: NO_GRANTS };
 
-const names = (example: string) =>
-  z.array(z.string(), { error: `must be a list such as ["${example}"]` }).default([]);
+/** A list of texts such as `example`. */
+function names(example: string) {
+  return z.array(z.string(), { error: `must be a list such as ["${example}"]` }).default([]);
+}
 
 /** The keys of `[apps.NAME]`. */
 export const appSchema = z.strictObject({
