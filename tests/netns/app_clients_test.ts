@@ -7,17 +7,11 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
+import { configured, temporaryFile } from "./config_file.ts";
 import { Appliance, eventually, HOST, labTest, type Namespace, pair } from "./lab.ts";
 
 function fixture(name: string): string {
   return fileURLToPath(new URL(`../fixtures/app/${name}`, import.meta.url));
-}
-
-/** Writes a configuration file and returns the arguments that name it. */
-async function configured(text: string): Promise<string[]> {
-  const path = await Deno.makeTempFile({ prefix: "tegula-", suffix: ".toml" });
-  await Deno.writeTextFile(path, `interfaces = ["eth0"]\n${text}`);
-  return ["--config", path];
 }
 
 const DNS = `listen = ["53=dns"]
@@ -35,7 +29,7 @@ labTest(
   "dig is answered: records, NXDOMAIN, NODATA, delegation, wildcard, truncation",
   async (lab) => {
     const { host, client } = await pair(lab);
-    const appliance = await Appliance.start(host, await configured(DNS));
+    const appliance = await Appliance.start(host, configured(DNS));
     const cases: [question: string, ...answers: RegExp[]][] = [
       [
         "web.example.org A",
@@ -82,10 +76,8 @@ labTest(
 
 labTest("dnsperf gets an answer to each of thousands of questions", async (lab) => {
   const { host, client } = await pair(lab);
-  await Appliance.start(host, await configured(DNS.replace("53=dns", "53=dns*2")));
-  const questions = await Deno.makeTempFile({ prefix: "tegula-" });
-  await Deno.writeTextFile(
-    questions,
+  await Appliance.start(host, configured(DNS.replace("53=dns", "53=dns*2")));
+  const questions = temporaryFile(
     ["web.example.org A", "chain.example.org A", "no.example.org A", "example.org MX"].join("\n"),
   );
   const command = `dnsperf -s ${HOST} -d ${questions} -n 1000 -c 20 -q 50`;
@@ -97,7 +89,7 @@ labTest("dnsperf gets an answer to each of thousands of questions", async (lab) 
 labTest("chronyd and ntpdate read the clock of a host that is synchronised", async (lab) => {
   const { host, client } = await pair(lab);
   const app = `[apps.ntp]\nmodule = "${fixture("synchronised_ntp.ts")}"\nclock = true`;
-  await Appliance.start(host, await configured(`listen = ["123=ntp"]\n${app}`));
+  await Appliance.start(host, configured(`listen = ["123=ntp"]\n${app}`));
   const ntpdate = await client.run(["ntpdate", "-q", HOST]);
   assert.match(ntpdate, / [+-]0\.0\d+ \+\/- 0\.\d+ /, "it is the clock of this very machine");
   assert.match(ntpdate, /s3 no-leap/);
@@ -134,7 +126,7 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
   const place = "127.0.0.1:9464";
   const text =
     `metrics = "${place}"\nlisten = ["8125=statsd"]\n[apps.statsd.options]\ninterval = 3`;
-  await Appliance.start(host, await configured(text));
+  await Appliance.start(host, configured(text));
   const program = fileURLToPath(new URL("../fixtures/app/statsd_client.ts", import.meta.url));
   await client.run([Deno.execPath(), "run", "--allow-all", "--no-check", program, HOST]);
   const shown = await eventually("the numbers", async () => {

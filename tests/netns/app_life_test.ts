@@ -8,6 +8,7 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { UserError } from "../../cli/errors.ts";
+import { configured, temporaryFile } from "./config_file.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -26,19 +27,16 @@ import {
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const PORT = 4000;
 
-/** Writes a configuration with `echo` on port 7 and moody on port 4000. */
-async function configured(moody = ""): Promise<string[]> {
-  const path = await Deno.makeTempFile({ prefix: "tegula-", suffix: ".toml" });
+/** Arguments for an appliance with `echo` on port 7 and moody on port 4000. */
+function withMoody(more = ""): string[] {
   const listen = `listen = ["7=echo", "${PORT}=moody"]`;
-  const app = `[apps.moody]\nmodule = "${MOODY}"\n${moody}`;
-  await Deno.writeTextFile(path, `interfaces = ["eth0"]\n${listen}\n${app}`);
-  return ["--config", path];
+  return configured(`${listen}\n[apps.moody]\nmodule = "${MOODY}"\n${more}`);
 }
 
 /** An appliance with echo and moody, and traffic to echo that runs until `settle`. */
 async function busy(lab: Lab) {
   const { host, client, asker } = await pair(lab);
-  const appliance = await Appliance.start(host, await configured());
+  const appliance = await Appliance.start(host, withMoody());
   const other = new Client(client);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
   await answeredAtLeast(asker, 50);
@@ -103,7 +101,7 @@ labTest(
     const options = `[apps.moody.options]\nearly = "/etc/hostname"\nfile = "/etc/hostname"`;
     const hostname = await Deno.readTextFile("/etc/hostname");
     async function seen(moody: string): Promise<(string | null)[]> {
-      const appliance = await Appliance.start(host, await configured(moody));
+      const appliance = await Appliance.start(host, withMoody(moody));
       const all = [];
       for (const payload of ["early", "read"]) {
         all.push((await ask(asker, { port: PORT, payload })).text);
@@ -126,16 +124,21 @@ labTest("an app that cannot start ends the start with one sentence", async (lab)
       return true;
     });
   }
-  const early = await configured(`[apps.moody.options]\nearly = "/etc/hostname"`);
+  const early = withMoody(`[apps.moody.options]\nearly = "/etc/hostname"`);
   await refused(early, /the app moody: NotCapable: Requires read access to "\/etc\/hostname"/);
-  const folder = await Deno.makeTempDir({ prefix: "tegula-" });
-  await Deno.writeTextFile(`${folder}/none.ts`, "export const nothing = 1;");
-  await Deno.writeTextFile(`${folder}/syntax.ts`, "export function answer( {");
-  await Deno.writeTextFile(`${folder}/leaves.ts`, "Deno.exit(5);");
-  const listen = (name: string) => ["--interface", "eth0", "--listen", `7=${folder}/${name}.ts`];
-  await refused(listen("none"), /none\.ts: TypeError: its module exports neither a function/);
-  await refused(listen("syntax"), /syntax\.ts: its module cannot be loaded: SyntaxError: /);
-  await refused(listen("leaves"), /leaves\.ts: it left/);
+  const app = (text: string) => [
+    ...["--interface", "eth0"],
+    ...["--listen", `7=${temporaryFile(text, ".ts")}`],
+  ];
+  await refused(
+    app("export const nothing = 1;"),
+    /\d\.ts: TypeError: its module exports neither a function/,
+  );
+  await refused(
+    app("export function answer( {"),
+    /\d\.ts: its module cannot be loaded: SyntaxError: /,
+  );
+  await refused(app("Deno.exit(5);"), /\d\.ts: it left/);
 });
 
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {

@@ -5,6 +5,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { configured } from "./config_file.ts";
 import { Appliance, eventually, labTest, pair } from "./lab.ts";
 
 /** Far from a time-out's average of 500 ms, and far from what a busy machine needs. */
@@ -16,14 +17,9 @@ function fixture(name: string): string {
 }
 
 /** Lets the app send to a client that it has not heard from. */
-async function config(module: string): Promise<string[]> {
-  const path = await Deno.makeTempFile({ prefix: "tegula-", suffix: ".toml" });
-  await Deno.writeTextFile(
-    path,
-    `interfaces = ["eth0"]\n[apps.ticker]\nmodule = "${module}"\nsend_to = ["198.18.0.2"]\n`,
-  );
-  return ["--config", path];
-}
+const TICKER = `[apps.ticker]
+module = "${fixture("ticker.ts")}"
+send_to = ["198.18.0.2"]`;
 
 for (const provider of ["xdp", "socket"]) {
   labTest(
@@ -40,7 +36,7 @@ for (const provider of ["xdp", "socket"]) {
       const listen = "9000=ticker";
       const appliance = await Appliance.start(
         host,
-        [...await config(fixture("ticker.ts")), "--listen", listen, "--provider", provider],
+        [...configured(TICKER), "--listen", listen, "--provider", provider],
       );
       const took = await eventually(`${DATAGRAMS} datagrams`, async () => {
         await receiver.stdout.find("took", { from: receiver.stdout.all.length });

@@ -1,0 +1,22 @@
+/**
+ * Configuration files for tests, gone when the test file has ended.
+ *
+ * @module
+ */
+
+const FOLDER = Deno.makeTempDirSync({ prefix: "tegula-config-files-" });
+let count = 0;
+
+globalThis.addEventListener("unload", () => Deno.removeSync(FOLDER, { recursive: true }));
+
+/** Writes a file with this content and returns its path. */
+export function temporaryFile(content: string, suffix = ""): string {
+  const path = `${FOLDER}/${count++}${suffix}`;
+  Deno.writeTextFileSync(path, content);
+  return path;
+}
+
+/** Writes a configuration for the interface eth0 and returns the arguments that name it. */
+export function configured(text: string): string[] {
+  return ["--config", temporaryFile(`interfaces = ["eth0"]\n${text}`, ".toml")];
+}
