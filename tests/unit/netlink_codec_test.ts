@@ -362,7 +362,7 @@ function damage(bytes: Uint8Array, { at, length }: { at: number; length: number 
 }
 
 Deno.test("mutated messages end in a value or in MalformedMessage, and nothing outside is read", () => {
-  const steps = Number(Deno.env.get("TEGULA_FUZZ_STEPS") ?? 100_000);
+  const steps = Number(Deno.env.get("TEGULA_FUZZ_STEPS") ?? 1_000_000);
   const random = new Random(0x5eed);
   const messages = recorded().map(({ bytes }) => bytes);
   const memory = new Uint8Array(8192);
