@@ -38,11 +38,23 @@ const IN_NAMESPACES = [
 /** What came of everything so far; `remarks` are said again at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
 
-/** Runs a command in the project's folder, shows its output as it comes, and returns it as lines. */
+/**
+ * Runs a command in the project's folder, shows its output as it comes, and returns it as lines. What
+ * it puts where temporary files go is gone afterwards.
+ */
 async function show(command: string[]): Promise<{ lines: string[]; success: boolean }> {
+  const temporary = Deno.makeTempDirSync({ prefix: "tegula-test-" });
+  try {
+    return await showIn(temporary, command);
+  } finally {
+    Deno.removeSync(temporary, { recursive: true });
+  }
+}
+
+async function showIn(temporary: string, command: string[]) {
   const child = spawn(command[0], command.slice(1), {
     cwd: ROOT,
-    env: { ...Deno.env.toObject(), NO_COLOR: "1" },
+    env: { ...Deno.env.toObject(), NO_COLOR: "1", TMPDIR: temporary },
     stdio: ["ignore", "pipe", "inherit"],
   });
   const timer = setTimeout(() => {

@@ -18,7 +18,7 @@ import {
   tryIp,
 } from "./mirror_kit.ts";
 
-const STEPS = Number(Deno.env.get("TEGULA_ORACLE_STEPS") ?? 300);
+const STEPS = Number(Deno.env.get("TEGULA_ORACLE_STEPS") ?? 1500);
 const SEED = Number(Deno.env.get("TEGULA_ORACLE_SEED") ?? 1);
 /** Steps of one sequence; then the world is built anew. */
 const SEQUENCE = 100;
