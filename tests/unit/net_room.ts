@@ -1,7 +1,5 @@
 /**
- * A net tile in a host made of memory: netbase written by hand, rings and sockets faked, an app whose
- * ends of the links are at hand.
- *
+ * A net tile in a host made of memory: netbase by hand, rings faked, an app whose ends are at hand.
  *     lo    1  127.0.0.1/8
  *     eth0  2  198.18.0.1/24    attached, two queues (slots 0 and 1); default via 198.18.0.254
  *     eth1  3  198.19.0.1/24    attached (slot 2)
