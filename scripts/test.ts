@@ -44,6 +44,8 @@ const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
  */
 async function show(command: string[]): Promise<{ lines: string[]; success: boolean }> {
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-test-" });
+  // As /tmp is: some tests are another user for a while.
+  Deno.chmodSync(temporary, 0o1777);
   try {
     return await showIn(temporary, command);
   } finally {
