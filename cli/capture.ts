@@ -6,7 +6,7 @@
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
-import type { Entry } from "../tiles/status/entries.ts";
+import type { Entry } from "../tiles/netlink/entries.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";

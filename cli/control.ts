@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Entry } from "../tiles/status/entries.ts";
+import type { Entry } from "../tiles/netlink/entries.ts";
 import { findControl } from "./control_place.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";

@@ -26,7 +26,7 @@ import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
 import { DecisionEntries } from "../tiles/status/decision_entry.ts";
-import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/status/entries.ts";
+import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/netlink/entries.ts";
 import { neighborText, routeText } from "./entry_text.ts";
 import type { Snapshot } from "./snapshot.ts";
 

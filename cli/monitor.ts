@@ -15,7 +15,7 @@ import {
   interfaceNames,
   neighborEntry,
   routeEntry,
-} from "../tiles/status/entries.ts";
+} from "../tiles/netlink/entries.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions } from "./options.ts";

@@ -14,7 +14,7 @@ import {
   interfaceNames,
   neighborEntries,
   routeEntry,
-} from "../tiles/status/entries.ts";
+} from "../tiles/netlink/entries.ts";
 import { type Snapshot, takeSnapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 

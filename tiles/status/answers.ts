@@ -17,7 +17,7 @@ import {
   interfaceNames,
   neighborEntries,
   routeEntry,
-} from "./entries.ts";
+} from "../netlink/entries.ts";
 import type { Question } from "./question.ts";
 import type { WatchedTile } from "./tile.ts";
 

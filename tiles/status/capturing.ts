@@ -12,7 +12,7 @@ import { formatAddress } from "../netlink/addresses.ts";
 import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ring.ts";
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import type { Entry } from "./entries.ts";
+import type { Entry } from "../netlink/entries.ts";
 
 /** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */
 const POLL_MILLIS = 10;

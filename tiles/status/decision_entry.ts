@@ -9,7 +9,7 @@ import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts"
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_UNSPEC } from "../../netbase/route.ts";
 import { formatAddress } from "../netlink/addresses.ts";
-import { type Entry, interfaceNames, typeName } from "./entries.ts";
+import { type Entry, interfaceNames, typeName } from "../netlink/entries.ts";
 
 /** Decides and tells. Keeps what it needs to know of interfaces for one generation of netbase. */
 export class DecisionEntries {

@@ -18,7 +18,7 @@ import { Ask, ControlReader } from "../runtime/control.ts";
 import { Answers } from "./answers.ts";
 import { Capturing } from "./capturing.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
-import { interfaceNames } from "./entries.ts";
+import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
 import { Question } from "./question.ts";

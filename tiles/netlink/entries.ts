@@ -20,7 +20,7 @@ import {
 } from "../../netbase/neighbors.ts";
 import * as route from "../../netbase/route.ts";
 import type { Route } from "../../netbase/route.ts";
-import { formatAddress, formatPrefix } from "../netlink/addresses.ts";
+import { formatAddress, formatPrefix } from "./addresses.ts";
 
 /** One object of `ip -j`'s arrays. */
 export type Entry = Record<string, unknown>;
