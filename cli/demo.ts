@@ -4,10 +4,10 @@
  * @module
  */
 
-import { type Outcome, type Scene, SCENES, usesXdp } from "./demo_scenes.ts";
+import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
 import { ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
-import { enterLaboratory, insideLaboratory, lifeline } from "./lab.ts";
+import { enterLaboratory, insideLaboratory, Lab, lifeline } from "./lab.ts";
 import { oneOf, parseOptions, wholeNumber } from "./options.ts";
 import { selfCommand } from "./self.ts";
 import { VERSION } from "./version.ts";
@@ -29,7 +29,7 @@ const OPTIONS = {
   seconds: { type: "string", default: "14" },
   json: { type: "boolean", default: false },
   hold: { type: "boolean", default: false },
-  provider: { type: "string" },
+  provider: { type: "string", default: "auto" },
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -44,58 +44,34 @@ export async function demo(args: string[]): Promise<number> {
     return Exit.ok;
   }
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
-  const provider = values.provider === undefined ? undefined : oneOf(values.provider, {
-    option: "provider",
-    allowed: ["auto", "xdp", "socket"],
-  });
+  const allowed = ["auto", "xdp", "socket"] as const;
+  const provider = oneOf(values.provider, { option: "provider", allowed });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  return await play({ seconds, provider, json: values.json, hold: values.hold });
-}
-
-/** What the command line asked for. */
-interface DemoOptions {
-  readonly seconds: number;
-  readonly provider: string | undefined;
-  readonly json: boolean;
-  readonly hold: boolean;
-}
-
-/** The object that `--json` prints. */
-interface Summary {
-  readonly ok: boolean;
-  /** The mode of the appliance's interfaces, as it says itself. */
-  readonly mode: string;
-  readonly sent: number;
-  readonly answered: number;
-  readonly mismatched: number;
-  readonly rttMicros: { readonly p50: number; readonly p99: number };
-  /** A scene each; `recoveredMillis` is null where answers did not come back. */
-  readonly changes: readonly {
-    readonly name: string;
-    readonly lost: number;
-    readonly recoveredMillis: number | null;
-  }[];
-}
-
-/** Plays, and says "interrupted" about whatever an interruption broke. */
-async function play(options: DemoOptions): Promise<number> {
   const signal = lifeline();
   try {
-    return await playAll(options, signal);
+    return await play({ seconds, provider, json: values.json, hold: values.hold, signal });
   } catch (error) {
+    // "interrupted" about whatever an interruption broke.
     signal.throwIfAborted();
     throw error;
   }
 }
 
-/** Builds the stage, plays every scene on it, and takes it down whatever happens. */
-async function playAll(
-  { seconds, provider, json, hold }: DemoOptions,
-  signal: AbortSignal,
-): Promise<number> {
+/** What the command line asked for, and the end of it. */
+interface DemoOptions {
+  readonly seconds: number;
+  readonly provider: string;
+  readonly json: boolean;
+  readonly hold: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
+async function play({ seconds, provider, json, hold, signal }: DemoOptions): Promise<number> {
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
-  await using stage = await Stage.build({
+  await using lab = new Lab();
+  const stage = await Stage.build(lab, {
     provider,
     sceneMillis: Math.max(SHORTEST_SCENE_MILLIS, seconds * 1000 / SCENES.length),
     signal,
@@ -110,8 +86,8 @@ async function playAll(
     for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
   }
   const summary = summarize(stage, outcomes, provider);
+  say(closing(summary));
   if (json) console.log(JSON.stringify(summary));
-  else say(closing(summary));
   if (hold) {
     holding = true;
     console.error(holdHelp());
@@ -120,29 +96,27 @@ async function playAll(
   return summary.ok ? Exit.ok : Exit.failure;
 }
 
-/** Adds the scenes up. */
-function summarize(
-  stage: Stage,
-  outcomes: readonly Outcome[],
-  provider: string | undefined,
-): Summary {
-  const total = (of: (outcome: Outcome) => number) =>
-    outcomes.reduce((sum, outcome) => sum + of(outcome), 0);
+/** Adds the scenes up: the object that `--json` prints. */
+function summarize(stage: Stage, outcomes: readonly Outcome[], provider: string) {
+  const total = (name: "sent" | "answered" | "mismatched") =>
+    outcomes.reduce((sum, outcome) => sum + outcome[name], 0);
   const rtts = Float64Array.from(outcomes.flatMap((outcome) => outcome.rttMicros)).sort();
   const quantile = (q: number) => rtts[Math.min(rtts.length - 1, Math.floor(q * rtts.length))] ?? 0;
-  const fast = provider === "socket" || usesXdp(stage);
+  const fast = provider === "socket" || stage.usesXdp;
   if (!fast) console.error(`    the mode is '${stage.mode}', which is not an AF_XDP one`);
   return {
     ok: fast && outcomes.every((outcome) => outcome.failures.length === 0),
+    /** The mode of the appliance's interfaces, as it says itself. */
     mode: stage.mode,
-    sent: total((outcome) => outcome.sent),
-    answered: total((outcome) => outcome.answered),
-    mismatched: total((outcome) => outcome.mismatched),
+    sent: total("sent"),
+    answered: total("answered"),
+    mismatched: total("mismatched"),
     rttMicros: { p50: quantile(0.5), p99: quantile(0.99) },
-    changes: outcomes.map((outcome, i) => ({
+    changes: outcomes.map(({ sent, answered, recoveredMillis }, i) => ({
       name: SCENES[i].name,
-      lost: outcome.sent - outcome.answered,
-      recoveredMillis: Number.isFinite(outcome.recoveredMillis) ? outcome.recoveredMillis : null,
+      lost: sent - answered,
+      /** Null (JSON has no infinity) where answers did not come back. */
+      recoveredMillis,
     })),
   };
 }
@@ -173,7 +147,7 @@ function sceneLine(scene: Scene, outcome: Outcome): string {
   ].join(" ");
 }
 
-function closing(summary: Summary): string {
+function closing(summary: ReturnType<typeof summarize>): string {
   const { sent, answered, mismatched, rttMicros: { p50, p99 } } = summary;
   const verdict = summary.ok
     ? "Every scene ended as it must."

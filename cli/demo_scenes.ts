@@ -31,12 +31,6 @@ export interface Scene {
   play(stage: Stage): Promise<Outcome>;
 }
 
-/** What a scene's clients may notice. */
-interface Bound {
-  /** Milliseconds from the last step to the last loss's end; absent: nothing may be lost. */
-  readonly recoveredMillis?: number;
-}
-
 /** How much earlier than the first step a datagram may be sent that falls victim to it. */
 const IN_FLIGHT_MILLIS = 100;
 /** Distinct source addresses of the flood. */
@@ -51,136 +45,116 @@ const VIA_ROUTER = `via ${ROUTER_ADDRESS} dev eth1`;
 /** All scenes, in the order in which they are played. */
 export const SCENES: readonly Scene[] = [
   {
+    // The client's own ARP does not give it away. Not the address that is the host's gateway, which
+    // may be asked for before there is traffic.
     name: "nothing known",
     change: "the first datagram makes Tegula ask for its neighbour",
-    play: nothingKnown,
+    async play(stage) {
+      await pinHost(stage);
+      const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
+      const observed = await stage.observe([NEAR_ADDRESSES[1]], []);
+      await unpinHost(stage);
+      // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
+      return judge(observed, 500, [
+        [observed.gaps[0]?.first !== 0, "the first datagram was lost"],
+        [known === "", `the host knew its neighbour before: ${known.trim()}`],
+        [!stage.usesXdp || observed.counted.has("solicits"), "no neighbour was asked for"],
+      ]);
+    },
   },
   {
+    // The client's interface takes another MAC and says so by gratuitous ARP.
     name: "neighbour changes MAC",
     change: `client: ip link set eth0 address ${NEW_MAC}`,
-    play: neighborMoves,
+    async play(stage) {
+      const [near] = NEAR_ADDRESSES;
+      const observed = await stage.observe([near], [
+        { at: 0.4, act: () => stage.client.ip(`link set eth0 address ${NEW_MAC}`) },
+      ]);
+      const [neighbor] = JSON.parse(await stage.host.ip(`-j neigh show ${near} dev eth0`));
+      return judge(observed, 1000, [
+        [neighbor?.lladdr === NEW_MAC, "the host's kernel did not learn the new MAC"],
+      ]);
+    },
   },
   {
     name: "default route moves",
     change: `host: ip route replace default ${VIA_ROUTER}, and back`,
-    play: defaultMoves,
+    async play(stage) {
+      const observed = await stage.observe([FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route replace default ${VIA_ROUTER}`) },
+        { at: 0.7, act: () => stage.host.ip(`route replace ${VIA_CLIENT}`) },
+      ]);
+      return judge(observed, 0, [tookRouter(observed)]);
+    },
   },
   {
     name: "specific route",
     change: `host: ip route add ${FAR_ADDRESS} ${VIA_ROUTER}, then del`,
-    play: specificRoute,
+    async play(stage) {
+      const observed = await stage.observe([FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route add ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
+        { at: 0.7, act: () => stage.host.ip(`route del ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
+      ]);
+      return judge(observed, 0, [tookRouter(observed)]);
+    },
   },
   {
+    // When the interface goes down the kernel withdraws its routes and forgets its neighbours; the
+    // default route does not come back by itself. The client keeps the host's MAC, so that its own
+    // ARP neither holds requests back nor tells the host who it is.
     name: "interface down and up",
     change: "host: ip link set eth0 down, then up",
-    play: interfaceDown,
+    async play(stage) {
+      await pinHost(stage);
+      const observed = await stage.observe([NEAR_ADDRESSES[0]], [
+        { at: 0.3, act: () => stage.host.ip("link set eth0 down") },
+        { at: 0.5, act: () => stage.host.ip("link set eth0 up") },
+      ]);
+      await stage.host.ip(`route replace ${VIA_CLIENT}`);
+      await unpinHost(stage);
+      return judge(observed, 2000, [
+        [observed.answered < observed.sent, "the interface was down and nothing was lost"],
+      ]);
+    },
   },
   {
+    // What a blackhole swallows is counted as that, one by one.
     name: "blackhole route",
     change: `host: ip route add blackhole ${FAR_ADDRESS}, then del`,
-    play: blackhole,
+    async play(stage) {
+      const observed = await stage.observe([FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route add blackhole ${FAR_ADDRESS}/32`) },
+        { at: 0.5, act: () => stage.host.ip(`route del blackhole ${FAR_ADDRESS}/32`) },
+      ]);
+      const lost = observed.sent - observed.answered;
+      const count = (name: string) => observed.counted.get(name) ?? 0;
+      // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
+      const counted = count("tx_drop_blackhole") + (stage.usesXdp ? 0 : count("tx_drop_socket"));
+      return judge(observed, 500, [
+        [lost > 0, "the blackhole stood and nothing was lost"],
+        [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
+      ]);
+    },
   },
   {
+    // Clients that are known notice nothing of a burst from neighbours that do not exist.
     name: "spoofed flood",
     change: `${SPOOFED_SOURCES} datagrams from as many spoofed neighbours`,
-    play: spoofedFlood,
+    async play(stage) {
+      const observed = await stage.observe(NEAR_ADDRESSES, [
+        { at: 0.3, act: () => stage.flood(SPOOFED_SOURCES) },
+      ]);
+      const held = (await stage.host.ip("neigh show dev eth0")).trim().split("\n").length;
+      return judge(observed, 0, [
+        [
+          !stage.usesXdp || held <= KERNEL_NEIGHBORS,
+          `the kernel's neighbour table grew to ${held}`,
+        ],
+      ]);
+    },
   },
 ];
-
-/**
- * The host does not know the client, and the client's own ARP does not give it away. Not the address
- * that is the host's gateway, which may be asked for before there is traffic.
- */
-async function nothingKnown(stage: Stage): Promise<Outcome> {
-  await pinHost(stage);
-  const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
-  const observed = await stage.observe([NEAR_ADDRESSES[1]], []);
-  await unpinHost(stage);
-  // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
-  return judge(observed, { recoveredMillis: 500 }, [
-    [observed.gaps[0]?.first !== 0, "the first datagram was lost"],
-    [known === "", `the host knew its neighbour before: ${known.trim()}`],
-    [!usesXdp(stage) || observed.counted.has("solicits"), "no neighbour was asked for"],
-  ]);
-}
-
-/** The client's interface takes another MAC and says so by gratuitous ARP. */
-async function neighborMoves(stage: Stage): Promise<Outcome> {
-  const observed = await stage.observe([NEAR_ADDRESSES[0]], [
-    { at: 0.4, act: () => stage.client.ip(`link set eth0 address ${NEW_MAC}`) },
-  ]);
-  const [neighbor] = JSON.parse(await stage.host.ip(`-j neigh show ${NEAR_ADDRESSES[0]} dev eth0`));
-  return judge(observed, { recoveredMillis: 1000 }, [
-    [neighbor?.lladdr === NEW_MAC, "the host's kernel did not learn the new MAC"],
-  ]);
-}
-
-/** The default route moves to the router, on another interface, and back. */
-async function defaultMoves(stage: Stage): Promise<Outcome> {
-  const before = await stage.throughRouter();
-  const observed = await stage.observe([FAR_ADDRESS], [
-    { at: 0.3, act: () => stage.host.ip(`route replace default ${VIA_ROUTER}`) },
-    { at: 0.7, act: () => stage.host.ip(`route replace ${VIA_CLIENT}`) },
-  ]);
-  return judge(observed, {}, [await tookRouter(stage, before, observed)]);
-}
-
-/** A more specific route leads by the router for a while. */
-async function specificRoute(stage: Stage): Promise<Outcome> {
-  const before = await stage.throughRouter();
-  const observed = await stage.observe([FAR_ADDRESS], [
-    { at: 0.3, act: () => stage.host.ip(`route add ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
-    { at: 0.7, act: () => stage.host.ip(`route del ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
-  ]);
-  return judge(observed, {}, [await tookRouter(stage, before, observed)]);
-}
-
-/**
- * When the interface goes down the kernel withdraws its routes and forgets its neighbours; the
- * default route does not come back by itself. The client keeps the host's MAC, so that its own ARP
- * neither holds requests back nor tells the host who it is.
- */
-async function interfaceDown(stage: Stage): Promise<Outcome> {
-  await pinHost(stage);
-  const observed = await stage.observe([NEAR_ADDRESSES[0]], [
-    { at: 0.3, act: () => stage.host.ip("link set eth0 down") },
-    { at: 0.5, act: () => stage.host.ip("link set eth0 up") },
-  ]);
-  await stage.host.ip(`route replace ${VIA_CLIENT}`);
-  await unpinHost(stage);
-  return judge(observed, { recoveredMillis: 2000 }, [
-    [observed.answered < observed.sent, "the interface was down and nothing was lost"],
-  ]);
-}
-
-/** What a blackhole swallows is counted as that, one by one. */
-async function blackhole(stage: Stage): Promise<Outcome> {
-  const observed = await stage.observe([FAR_ADDRESS], [
-    { at: 0.3, act: () => stage.host.ip(`route add blackhole ${FAR_ADDRESS}/32`) },
-    { at: 0.5, act: () => stage.host.ip(`route del blackhole ${FAR_ADDRESS}/32`) },
-  ]);
-  const lost = observed.sent - observed.answered;
-  // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
-  const counters = usesXdp(stage) ? ["tx_drop_blackhole"] : ["tx_drop_blackhole", "tx_drop_socket"];
-  const counted = counters.reduce((sum, name) => sum + (observed.counted.get(name) ?? 0), 0);
-  return judge(observed, { recoveredMillis: 500 }, [
-    [lost > 0, "the blackhole stood and nothing was lost"],
-    [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
-  ]);
-}
-
-/** Clients that are known notice nothing of a burst from neighbours that do not exist. */
-async function spoofedFlood(stage: Stage): Promise<Outcome> {
-  let flooded = 0;
-  const observed = await stage.observe(NEAR_ADDRESSES, [
-    { at: 0.3, act: async () => flooded = await stage.flood(SPOOFED_SOURCES) },
-  ]);
-  const held = (await stage.host.ip("neigh show dev eth0")).trim().split("\n").length;
-  return judge(observed, {}, [
-    [flooded === SPOOFED_SOURCES, `only ${flooded} spoofed datagrams went out`],
-    [!usesXdp(stage) || held <= KERNEL_NEIGHBORS, `the kernel's neighbour table grew to ${held}`],
-  ]);
-}
 
 /** Gives the client the host's MAC for good, so that it does not use ARP. */
 async function pinHost({ host, client }: Stage): Promise<void> {
@@ -193,47 +167,41 @@ async function unpinHost({ client }: Stage): Promise<void> {
   await client.ip(`neigh del ${HOST_ADDRESS} dev eth0`);
 }
 
+type Condition = readonly [holds: boolean, failure: string];
+
 /** Whether answers took the way by the router while they had to. */
-async function tookRouter(
-  stage: Stage,
-  before: number,
-  { answered }: Observation,
-): Promise<[boolean, string]> {
-  const took = await stage.throughRouter() - before;
-  return [
-    took > answered / 5,
-    `only ${took} of ${answered} answers went by the router`,
-  ];
+function tookRouter({ answered, byRouter }: Observation): Condition {
+  return [byRouter > answered / 5, `only ${byRouter} of ${answered} answers went by the router`];
 }
 
-/** Whether the appliance runs on AF_XDP. */
-export function usesXdp(stage: Stage): boolean {
-  return stage.mode.startsWith("xdp");
-}
-
-/** Holds what was observed against the bound, and against the scene's own conditions. */
+/**
+ * Holds what was observed against the scene's own conditions, and against its bound: milliseconds from
+ * the last step to the last loss's end, 0 where nothing may be lost.
+ */
 function judge(
   observed: Observation,
-  bound: Bound,
-  conditions: readonly (readonly [holds: boolean, failure: string])[],
+  allowedMillis: number,
+  conditions: readonly Condition[],
 ): Outcome {
   const { sent, answered, mismatched, gaps, steps } = observed;
   const lost = sent - answered;
   const recoveredMillis = recovery(observed);
-  const failures = conditions.filter(([holds]) => !holds).map(([, failure]) => failure);
-  if (sent === 0 || answered === 0) failures.push(`${sent} sent, ${answered} answered`);
-  if (mismatched > 0) failures.push(`${mismatched} answers differ from what was sent`);
-  if (bound.recoveredMillis === undefined) {
-    if (lost > 0) failures.push(`${lost} lost, where nothing may be; ${drops(observed)}`);
-  } else if (recoveredMillis > bound.recoveredMillis) {
-    failures.push(`recovered after ${recoveredMillis} ms, allowed are ${bound.recoveredMillis}`);
-  }
-  const first = steps[0];
-  if (
-    first !== undefined && gaps.some((gap) => gap.fromMillis < first.beganMillis - IN_FLIGHT_MILLIS)
-  ) {
-    failures.push("something was lost before anything had changed");
-  }
+  const tooEarly = (steps[0] ?? -Infinity) - IN_FLIGHT_MILLIS;
+  const all: Condition[] = [
+    ...conditions,
+    [answered > 0, `${sent} sent, ${answered} answered`],
+    [mismatched === 0, `${mismatched} answers differ from what was sent`],
+    [allowedMillis > 0 || lost === 0, `${lost} lost, where nothing may be; ${drops(observed)}`],
+    [
+      allowedMillis === 0 || recoveredMillis <= allowedMillis,
+      `recovered after ${recoveredMillis} ms, allowed are ${allowedMillis}`,
+    ],
+    [
+      gaps.every(({ fromMillis }) => fromMillis >= tooEarly),
+      "something was lost before anything had changed",
+    ],
+  ];
+  const failures = all.filter(([holds]) => !holds).map(([, failure]) => failure);
   return { ...observed, recoveredMillis, failures };
 }
 
@@ -247,7 +215,6 @@ function drops({ counted }: Observation): string {
 function recovery({ gaps, steps }: Observation): number {
   const last = gaps.at(-1);
   if (last === undefined) return 0;
-  if (last.untilMillis === null) return Infinity;
-  const changed = steps.at(-1)?.beganMillis ?? gaps[0].fromMillis;
-  return Math.max(0, Math.round(last.untilMillis - changed));
+  const changed = steps.at(-1) ?? gaps[0].fromMillis;
+  return Math.max(0, Math.round((last.untilMillis ?? Infinity) - changed));
 }

@@ -1,5 +1,5 @@
 /**
- * Where the demo plays. Three namespaces:
+ * Where the demo plays. Three namespaces, of which the client's is this process's own:
  *
  *     host                                   client
  *       eth0 198.18.0.1/16  ───────────────  eth0 198.18.0.2/16, .3, .4
@@ -14,9 +14,9 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import type { Flow, TrafficResult } from "./client_traffic.ts";
-import { Appliance, Client, type Counters, grown } from "./demo_processes.ts";
-import { Lab, type Namespace } from "./lab.ts";
+import { Appliance, type Counters } from "./demo_appliance.ts";
+import { flood, nowMillis, Traffic, type TrafficResult } from "./demo_traffic.ts";
+import type { Lab, Namespace } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */
 const RATE = 500;
@@ -34,12 +34,12 @@ export const FAR_ADDRESS = "203.0.113.2";
 /** The router's address towards the host. */
 export const ROUTER_ADDRESS = "192.0.2.2";
 /** Source addresses of the flood: in the connected subnet, and nobody there answers for them. */
-export const SPOOFED = { first: "198.18.64.0", prefix: "198.18.64.0/18" } as const;
+const SPOOFED = { first: "198.18.64.0", prefix: "198.18.64.0/18" };
 
 /** What the demo was asked for. */
 export interface StageOptions {
-  /** Given to `tegula run`, when set. */
-  readonly provider?: string;
+  /** As for `tegula run`. */
+  readonly provider: string;
   /** How long one scene's traffic lasts. */
   readonly sceneMillis: number;
   /** Ends every wait when the demo is to end. */
@@ -56,111 +56,101 @@ export interface Step {
 
 /** Traffic while steps were taken. */
 export interface Observation extends TrafficResult {
-  /** When each step began and ended, milliseconds since the epoch. */
-  readonly steps: readonly { readonly beganMillis: number; readonly endedMillis: number }[];
+  /** When each step began, milliseconds since the epoch. */
+  readonly steps: readonly number[];
   /** By how much the appliance's counters grew; those that did not are left out. */
   readonly counted: Counters;
+  /** Packets that the router took from the host. */
+  readonly byRouter: number;
 }
 
-/** The namespaces with the appliance and the clients running. */
-export class Stage implements AsyncDisposable {
+/** The namespaces with the appliance running. */
+export class Stage {
   readonly host: Namespace;
   readonly client: Namespace;
-  readonly router: Namespace;
-  readonly appliance: Appliance;
   /** In which mode the appliance serves, as it says itself: `xdp native copy`. */
   readonly mode: string;
-  readonly #lab: Lab;
+  readonly #router: Namespace;
+  readonly #appliance: Appliance;
   readonly #options: StageOptions;
-  readonly #traffic: Client;
-  readonly #flooder: Client;
 
   private constructor(
-    lab: Lab,
-    options: StageOptions,
-    parts: { host: Namespace; client: Namespace; router: Namespace; appliance: Appliance },
-    mode: string,
+    { host, client, router }: Record<"host" | "client" | "router", Namespace>,
+    { appliance, mode, options }: { appliance: Appliance; mode: string; options: StageOptions },
   ) {
-    this.#lab = lab;
-    this.#options = options;
-    ({ host: this.host, client: this.client, router: this.router } = parts);
-    this.appliance = parts.appliance;
+    this.host = host;
+    this.client = client;
     this.mode = mode;
-    this.#traffic = new Client(this.client);
-    this.#flooder = new Client(this.client);
+    this.#router = router;
+    this.#appliance = appliance;
+    this.#options = options;
   }
 
-  /** Builds everything and waits until the appliance is ready. */
-  static async build(options: StageOptions): Promise<Stage> {
-    const lab = new Lab();
-    try {
-      const spaces = await network(lab);
-      const provider = options.provider === undefined ? [] : ["--provider", options.provider];
-      const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
-      const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
-      options.signal.throwIfAborted();
-      return new Stage(lab, options, { ...spaces, appliance }, await appliance.mode("eth0"));
-    } catch (error) {
-      await lab[Symbol.asyncDispose]();
-      throw error;
-    }
+  /** Builds everything in `lab` and waits until the appliance is ready. */
+  static async build(lab: Lab, options: StageOptions): Promise<Stage> {
+    const spaces = await network(lab);
+    const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
+    const provider = ["--provider", options.provider];
+    const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
+    options.signal.throwIfAborted();
+    return new Stage(spaces, { appliance, mode: await appliance.mode("eth0"), options });
+  }
+
+  /** Whether the appliance runs on AF_XDP. */
+  get usesXdp(): boolean {
+    return this.mode.startsWith("xdp");
   }
 
   /** Sends from `sources` for the duration of a scene, takes `steps` meanwhile, and collects. */
   async observe(sources: readonly string[], steps: readonly Step[]): Promise<Observation> {
-    const flows = sources.map((source): Flow => (
-      { source, target: HOST_ADDRESS, port: ECHO_PORT }
-    ));
-    const before = await this.appliance.counters();
+    const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
+    const before = await this.#appliance.counters();
+    const routed = await this.#throughRouter();
     const begin = performance.now();
-    const until = (fraction: number) =>
-      this.#wait(begin + fraction * this.#options.sceneMillis - performance.now());
-    await this.#traffic.start({ flows, rate: RATE });
-    const times = [];
+    const traffic = await Traffic.start({ flows, rate: RATE });
+    const began = [];
     for (const step of steps) {
-      await until(step.at);
-      const beganMillis = performance.timeOrigin + performance.now();
+      await this.#until(begin, step.at);
+      began.push(nowMillis());
       await step.act();
-      times.push({ beganMillis, endedMillis: performance.timeOrigin + performance.now() });
     }
-    await until(1);
-    const result = await this.#traffic.stop({ lingerMillis: LINGER_MILLIS });
-    return { ...result, steps: times, counted: grown(before, await this.appliance.counters()) };
+    await this.#until(begin, 1);
+    const result = await traffic.stop({ lingerMillis: LINGER_MILLIS });
+    const counted = grown(before, await this.#appliance.counters());
+    return { ...result, steps: began, counted, byRouter: await this.#throughRouter() - routed };
   }
 
-  /** One datagram from each of `sources` spoofed addresses; returns how many went out. */
-  flood(sources: number): Promise<number> {
-    const { first } = SPOOFED;
-    return this.#flooder.flood({ first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
+  /** One datagram from each of `sources` spoofed addresses. */
+  flood(sources: number): Promise<void> {
+    return flood({ first: SPOOFED.first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
   }
 
-  /** Packets that the router has taken from the host. */
-  async throughRouter(): Promise<number> {
-    const [link] = JSON.parse(await this.router.ip("-s -j link show dev eth0"));
+  async #throughRouter(): Promise<number> {
+    const [link] = JSON.parse(await this.#router.ip("-s -j link show dev eth0"));
     return link.stats64.rx.packets;
   }
 
-  /** Lets `millis` pass. Throws when the demo is to end. */
-  async #wait(millis: number): Promise<void> {
-    const { signal } = this.#options;
-    await delay(Math.max(0, millis), undefined, { signal }).catch(() => {});
+  /** Lets time pass to a point of the scene that began at `begin`. Throws when the demo is to end. */
+  async #until(begin: number, fraction: number): Promise<void> {
+    const { signal, sceneMillis } = this.#options;
+    const left = begin + fraction * sceneMillis - performance.now();
+    await delay(Math.max(0, left), undefined, { signal }).catch(() => {});
     signal.throwIfAborted();
   }
+}
 
-  /** Ends the appliance in order, then everything else. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    const tooLong = setTimeout(() => this.appliance.process.kill("SIGKILL"), 3000);
-    await this.appliance.stop();
-    clearTimeout(tooLong);
-    await this.#lab[Symbol.asyncDispose]();
-  }
+function grown(before: Counters, after: Counters): Counters {
+  const growth = [...after].map(([name, value]) =>
+    [name, value - (before.get(name) ?? 0)] as const
+  );
+  return new Map(growth.filter(([, by]) => by !== 0));
 }
 
 /** Makes the namespaces and joins them. */
 async function network(lab: Lab) {
-  const [host, client, router] = await Promise.all(
-    ["host", "client", "router"].map((name) => lab.namespace(name)),
-  );
+  const host = await lab.namespace("host");
+  const router = await lab.namespace("router");
+  const client = await lab.here("client");
   const near = NEAR_ADDRESSES.map((address) => `${address}/16`);
   await lab.join(
     { namespace: host, name: "eth0", addresses: [`${HOST_ADDRESS}/16`] },

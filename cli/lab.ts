@@ -29,20 +29,12 @@ const GRACE_MILLIS = 5000;
 export function missingForLaboratory(): string | null {
   if (Deno.uid() !== 0) return "network namespaces can only be made by root: use sudo";
   for (const [tool, debian] of Object.entries(TOOLS)) {
-    if (!onPath(tool)) return `the program ${tool} is missing: apt-get install ${debian}`;
-  }
-  return null;
-}
-
-function onPath(tool: string): boolean {
-  for (const folder of (Deno.env.get("PATH") ?? "").split(":")) {
-    try {
-      if (folder !== "" && Deno.statSync(`${folder}/${tool}`).isFile) return true;
-    } catch {
-      // Not in this one.
+    const look = new Deno.Command("sh", { args: ["-c", `command -v ${tool}`] });
+    if (!look.outputSync().success) {
+      return `the program ${tool} is missing: apt-get install ${debian}`;
     }
   }
-  return false;
+  return null;
 }
 
 /** Whether this process is the one that `enterLaboratory` started. */
@@ -149,11 +141,6 @@ export class LabProcess {
   async write(line: string): Promise<void> {
     await this.#input?.write(new TextEncoder().encode(`${line}\n`));
   }
-
-  /** Closes its standard input. */
-  async closeInput(): Promise<void> {
-    await this.#input?.close().catch(() => {});
-  }
 }
 
 /** One network namespace. */
@@ -174,7 +161,7 @@ export class Namespace {
 
   /** Many `ip` commands in one process. */
   batch(lines: readonly string[]): Promise<string> {
-    return execute(["ip", "-n", this.name, "-batch", "-"], lines.join("\n"));
+    return execute(["ip", "-n", this.name, "-batch", "-"], `${lines.join("\n")}\n`);
   }
 
   /** Runs a program here to its end and returns what it printed. */
@@ -225,8 +212,18 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Makes a namespace with its loopback device up. */
-  async namespace(name: string): Promise<Namespace> {
-    await execute(["ip", "netns", "add", name]);
+  namespace(name: string): Promise<Namespace> {
+    return this.#name(name, "add");
+  }
+
+  /** Gives the namespace that this process is in a name too. */
+  here(name: string): Promise<Namespace> {
+    // Where /proc is of another process namespace, we have another number there.
+    return this.#name(name, "attach", Deno.readLinkSync("/proc/self"));
+  }
+
+  async #name(name: string, verb: string, ...process: string[]): Promise<Namespace> {
+    await execute(["ip", "netns", verb, name, ...process]);
     const namespace = new Namespace(name, this.#processes);
     this.#namespaces.push(namespace);
     await namespace.ip("link set lo up");
@@ -260,20 +257,14 @@ export class Lab implements AsyncDisposable {
 }
 
 /** Runs a program to its end; returns its output, or throws with what it said. */
-async function execute(command: readonly string[], input?: string): Promise<string> {
+async function execute(command: readonly string[], input = ""): Promise<string> {
   const [program, ...args] = command;
-  const child = new Deno.Command(program, {
-    args,
-    stdin: input === undefined ? "null" : "piped",
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  if (input !== undefined) {
-    const writer = child.stdin.getWriter();
-    await writer.write(new TextEncoder().encode(`${input}\n`)).catch(() => {});
-    await writer.close().catch(() => {});
-  }
+  const pipes = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  const child = new Deno.Command(program, { args, ...pipes }).spawn();
+  // One that does not read to the end is no failure of ours.
+  const written = new Blob([input]).stream().pipeTo(child.stdin).catch(() => {});
   const { success, stdout, stderr } = await child.output();
+  await written;
   if (success) return new TextDecoder().decode(stdout);
   const said = new TextDecoder().decode(stderr).trim();
   throw new UserError(`the command "${command.join(" ")}" failed: ${said}`, Exit.failure);

@@ -10,8 +10,6 @@ import { VERSION } from "./version.ts";
 /** A command: its arguments in, its exit status out. Modules are loaded when they are asked for. */
 interface Command {
   readonly summary: string;
-  /** Left out of the help: the program's own use. */
-  readonly hidden?: boolean;
   load(): Promise<(args: string[]) => Promise<number>>;
 }
 
@@ -52,21 +50,15 @@ const COMMANDS: Record<string, Command> = {
     summary: "show the frames that a running one receives, sends and drops",
     load: async () => (await import("./capture.ts")).capture,
   },
-  client: {
-    summary: "the demo's client",
-    hidden: true,
-    load: async () => (await import("./client.ts")).client,
-  },
 };
 
 function help(): string {
-  const shown = Object.entries(COMMANDS).filter(([, command]) => !command.hidden);
   return [
     "tegula: answers UDP through AF_XDP with the network configuration that the kernel has",
     "",
     "usage: tegula COMMAND [OPTIONS]",
     "",
-    ...shown.map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`),
+    ...Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`),
     "",
     "  tegula COMMAND --help tells a command's options; tegula --version the version.",
   ].join("\n");
@@ -95,6 +87,6 @@ export async function main(args: string[]): Promise<number> {
 }
 
 function unknownCommand(name: string): UserError {
-  const allowed = Object.keys(COMMANDS).filter((key) => !COMMANDS[key].hidden).join(", ");
+  const allowed = Object.keys(COMMANDS).join(", ");
   return new UserError(`unknown command '${name}'; the commands are ${allowed}`, Exit.usage);
 }

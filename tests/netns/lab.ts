@@ -8,8 +8,9 @@
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
 import { strict as assert } from "node:assert";
-import { Appliance, Client, type Counters } from "../../cli/demo_processes.ts";
+import { Appliance, type Counters } from "../../cli/demo_appliance.ts";
 import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
+import { Client } from "./client.ts";
 
 export { Appliance };
 export { Client, Lab, type Namespace };

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
-import type { Counters } from "../../cli/demo_processes.ts";
+import type { Counters } from "../../cli/demo_appliance.ts";
 import {
   answeredAtLeast,
   Appliance,

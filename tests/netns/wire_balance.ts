@@ -6,7 +6,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import type { Appliance, Counters } from "../../cli/demo_processes.ts";
+import type { Appliance, Counters } from "../../cli/demo_appliance.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { eventually } from "./lab.ts";
 

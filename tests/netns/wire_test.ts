@@ -12,7 +12,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import type { Counters } from "../../cli/demo_processes.ts";
+import type { Counters } from "../../cli/demo_appliance.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import {
   Appliance,

@@ -6,20 +6,15 @@
  * @module
  */
 
-import { createSocket, type Socket } from "node:dgram";
+import { Buffer } from "node:buffer";
+import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
+import { once } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
+import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
 
-/** One end of a datagram's way. */
-export interface Address {
-  /** IPv4, dotted. */
-  readonly address: string;
-  readonly port: number;
-}
-
-/** One flow: a socket bound to `source`, sending to `target`. */
+/** One flow: a socket bound to the local address `source`, sending to `target`; IPv4, dotted. */
 export interface Flow {
-  /** IPv4 address of this host to send from. */
   readonly source: string;
-  /** IPv4 address to send to. */
   readonly target: string;
   readonly port: number;
 }
@@ -78,8 +73,8 @@ export class Traffic {
   readonly #mark = crypto.getRandomValues(new Uint32Array(1))[0];
   readonly #noise = crypto.getRandomValues(new Uint8Array(LARGEST_BYTES * 2));
   // Two buffers, because an answer may be checked while a datagram is being sent.
-  readonly #outgoing = new Uint8Array(LARGEST_BYTES);
-  readonly #expected = new Uint8Array(LARGEST_BYTES);
+  readonly #outgoing = Buffer.alloc(LARGEST_BYTES);
+  readonly #expected = Buffer.alloc(LARGEST_BYTES);
   /** Send times by sequence number. */
   readonly #sentAt: number[] = [];
   /** Round trip times by sequence number, 0 where there was no answer. */
@@ -114,11 +109,12 @@ export class Traffic {
     this.#stopping = true;
     await this.#sender;
     const deadline = performance.now() + lingerMillis;
-    while (this.#answered < this.#sentAt.length && performance.now() < deadline) await tick();
+    while (this.#answered < this.#sentAt.length && performance.now() < deadline) {
+      await delay(TICK_MILLIS);
+    }
     for (const socket of this.#sockets) socket.close();
     return {
-      sent: this.#sentAt.length,
-      answered: this.#answered,
+      ...this.progress(),
       mismatched: this.#mismatched,
       rttMicros: this.#rttMillis.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
       gaps: this.#gaps(),
@@ -126,62 +122,55 @@ export class Traffic {
   }
 
   async #send(): Promise<void> {
-    const { rate, flows } = this.#options;
     let begin = performance.now();
     let paced = 0;
     while (!this.#stopping) {
-      let due = Math.floor((performance.now() - begin) * rate / 1000) - paced;
+      let due = Math.floor((performance.now() - begin) * this.#options.rate / 1000) - paced;
       if (due > LARGEST_BURST) {
         begin = performance.now();
         paced = 0;
         due = LARGEST_BURST;
       }
       paced += due;
-      for (; due > 0; due--) await this.#sendNext(flows);
-      await tick();
+      for (; due > 0; due--) await this.#sendNext();
+      await delay(TICK_MILLIS);
     }
   }
 
-  async #sendNext(flows: readonly Flow[]): Promise<void> {
+  async #sendNext(): Promise<void> {
     const sequence = this.#sentAt.length;
-    const turn = sequence % flows.length;
+    const turn = sequence % this.#sockets.length;
     const payload = this.#write(sequence, this.#outgoing);
     this.#sentAt.push(nowMillis());
     this.#rttMillis.push(0);
-    const { target, port } = flows[turn];
     // What the kernel refuses to send (no route just now) is lost like what the wire loses.
-    await send(this.#sockets[turn], payload, { address: target, port }).catch(() => {});
+    await send(this.#sockets[turn], payload, this.#options.flows[turn]).catch(() => {});
   }
 
   /** The payload with this number, written into `buffer`. */
-  #write(sequence: number, buffer: Uint8Array<ArrayBuffer>): Uint8Array {
+  #write(sequence: number, buffer: Buffer): Buffer {
     const size = HEADER_BYTES + (sequence * 37) % (LARGEST_BYTES - HEADER_BYTES + 1);
     const from = sequence % LARGEST_BYTES;
     buffer.set(this.#noise.subarray(from, from + size));
-    const header = new DataView(buffer.buffer);
-    header.setUint32(0, this.#mark);
-    header.setUint32(4, sequence);
+    buffer.writeUInt32BE(this.#mark, 0);
+    buffer.writeUInt32BE(sequence, 4);
     return buffer.subarray(0, size);
   }
 
-  #receive(payload: Uint8Array, from: Address, flow: Flow): void {
-    if (!this.#take(payload, nowMillis())) this.#mismatched++;
-    else if (from.address !== flow.target || from.port !== flow.port) this.#mismatched++;
-  }
-
-  /** Checks an answer off; false when it is none, is not as it was sent, or came before. */
-  #take(payload: Uint8Array, now: number): boolean {
-    if (payload.length < HEADER_BYTES) return false;
-    const header = new DataView(payload.buffer, payload.byteOffset, HEADER_BYTES);
-    const sequence = header.getUint32(4);
-    if (header.getUint32(0) !== this.#mark || sequence >= this.#sentAt.length) return false;
-    const expected = this.#write(sequence, this.#expected);
-    if (expected.length !== payload.length) return false;
-    for (let i = 0; i < expected.length; i++) if (expected[i] !== payload[i]) return false;
-    if (this.#rttMillis[sequence] !== 0) return false;
+  /** Checks an answer off, unless it is none, is not as it was sent, or came before. */
+  #receive(payload: Buffer, from: RemoteInfo, flow: Flow): void {
+    const now = nowMillis();
+    const sequence = payload.length < HEADER_BYTES ? Infinity : payload.readUInt32BE(4);
+    if (
+      sequence >= this.#sentAt.length || this.#rttMillis[sequence] !== 0 ||
+      !this.#write(sequence, this.#expected).equals(payload)
+    ) {
+      this.#mismatched++;
+      return;
+    }
     this.#rttMillis[sequence] = Math.max(now - this.#sentAt[sequence], 0.001);
     this.#answered++;
-    return true;
+    if (from.address !== flow.target || from.port !== flow.port) this.#mismatched++;
   }
 
   #gaps(): Gap[] {
@@ -191,7 +180,7 @@ export class Traffic {
       const answered = i === this.#sentAt.length || this.#rttMillis[i] > 0;
       if (!answered && first < 0) first = i;
       if (!answered || first < 0) continue;
-      const untilMillis = i < this.#sentAt.length ? this.#sentAt[i] : null;
+      const untilMillis = this.#sentAt[i] ?? null;
       gaps.push({ first, lost: i - first, fromMillis: this.#sentAt[first], untilMillis });
       first = -1;
     }
@@ -209,43 +198,32 @@ export interface FloodOptions {
   readonly port: number;
 }
 
-/** Sends one datagram from each address, as fast as sockets can be made; returns how many went out. */
-export async function flood({ first, sources, target, port }: FloodOptions): Promise<number> {
-  const base = first.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
-  const payload = new TextEncoder().encode("spoofed");
-  let sent = 0;
+/** Sends one datagram from each address, as fast as sockets can be made. */
+export async function flood({ first, sources, ...to }: FloodOptions): Promise<void> {
+  const base = parseAddress(first);
   for (let i = 0; i < sources; i++) {
-    const address = base + i;
-    const hostname = [24, 16, 8, 0].map((shift) => (address >>> shift) & 255).join(".");
-    const socket = await bind(hostname);
-    await send(socket, payload, { address: target, port });
+    const socket = await bind(formatAddress(base + i));
+    await send(socket, Buffer.from("spoofed"), to);
     socket.close();
-    sent++;
   }
-  return sent;
 }
 
 /** A UDP socket bound to a local address; `port` 0 for any. */
-export function bind(address: string, port = 0): Promise<Socket> {
+export async function bind(address: string, port = 0): Promise<Socket> {
   const socket = createSocket({ type: "udp4", recvBufferSize: RECEIVE_BYTES });
-  return new Promise((resolve, reject) => {
-    socket.once("error", reject);
-    socket.bind({ address, port, exclusive: true }, () => {
-      socket.off("error", reject);
-      socket.on("error", () => {});
-      resolve(socket);
-    });
-  });
+  socket.bind({ address, port, exclusive: true });
+  await once(socket, "listening");
+  socket.on("error", () => {});
+  return socket;
 }
 
 /** Sends one datagram; settles when the kernel has it. */
-export function send(socket: Socket, payload: Uint8Array, to: Address): Promise<void> {
+export function send(
+  socket: Socket,
+  payload: Uint8Array,
+  { target, port }: Omit<Flow, "source">,
+): Promise<void> {
   return new Promise((resolve, reject) => {
-    socket.send(payload, to.port, to.address, (error) => error ? reject(error) : resolve());
+    socket.send(payload, port, target, (error) => error ? reject(error) : resolve());
   });
-}
-
-/** Lets answers in, and time pass. */
-function tick(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, TICK_MILLIS));
 }
