@@ -11,7 +11,7 @@ import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions, wholeNumber } from "./options.ts";
-import { VERSION } from "./version.ts";
+import { VERSION } from "./self.ts";
 
 const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
 

@@ -9,8 +9,7 @@ import { ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
 import { enterLaboratory, insideLaboratory, Lab, lifeline } from "./lab.ts";
 import { oneOf, parseOptions, wholeNumber } from "./options.ts";
-import { selfCommand } from "./self.ts";
-import { VERSION } from "./version.ts";
+import { selfCommand, VERSION } from "./self.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
 

@@ -5,51 +5,46 @@
  */
 
 import { Exit, UserError } from "./errors.ts";
-import { VERSION } from "./version.ts";
+import { VERSION } from "./self.ts";
 
-/** A command: its arguments in, its exit status out. Modules are loaded when they are asked for. */
-interface Command {
-  readonly summary: string;
-  load(): Promise<(args: string[]) => Promise<number>>;
-}
+/** A command: its arguments in, its exit status out. */
+type Command = (args: string[]) => Promise<number>;
 
-const COMMANDS: Record<string, Command> = {
-  run: {
-    summary: "answer UDP on interfaces of this host",
-    load: async () => (await import("./run.ts")).run,
-  },
-  demo: {
-    summary: "watch it work between network namespaces of its own",
-    load: async () => (await import("./demo.ts")).demo,
-  },
-  show: {
-    summary: "print the interfaces, routes or neighbours that it would use",
-    load: async () => (await import("./show.ts")).show,
-  },
-  route: {
-    summary: "print where a packet to an address would go",
-    load: async () => (await import("./route.ts")).route,
-  },
-  explain: {
-    summary: "tell in words what becomes of a packet to an address, and why",
-    load: async () => (await import("./explain.ts")).explain,
-  },
-  check: {
-    summary: "look for what would hurt on this host, and how to mend it",
-    load: async () => (await import("./check.ts")).check,
-  },
-  monitor: {
-    summary: "print changes of the kernel's network state as they are mirrored",
-    load: async () => (await import("./monitor.ts")).monitor,
-  },
-  audit: {
-    summary: "have a running one compare its mirror with the kernel",
-    load: async () => (await import("./audit.ts")).audit,
-  },
-  capture: {
-    summary: "show the frames that a running one receives, sends and drops",
-    load: async () => (await import("./capture.ts")).capture,
-  },
+/** Each with its line of help. Modules are loaded when they are asked for. */
+const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
+  run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).run],
+  demo: [
+    "watch it work between network namespaces of its own",
+    async () => (await import("./demo.ts")).demo,
+  ],
+  show: [
+    "print the interfaces, routes or neighbours that it would use",
+    async () => (await import("./show.ts")).show,
+  ],
+  route: [
+    "print where a packet to an address would go",
+    async () => (await import("./route.ts")).route,
+  ],
+  explain: [
+    "tell in words what becomes of a packet to an address, and why",
+    async () => (await import("./explain.ts")).explain,
+  ],
+  check: [
+    "look for what would hurt on this host, and how to mend it",
+    async () => (await import("./check.ts")).check,
+  ],
+  monitor: [
+    "print changes of the kernel's network state as they are mirrored",
+    async () => (await import("./monitor.ts")).monitor,
+  ],
+  audit: [
+    "have a running one compare its mirror with the kernel",
+    async () => (await import("./audit.ts")).audit,
+  ],
+  capture: [
+    "show the frames that a running one receives, sends and drops",
+    async () => (await import("./capture.ts")).capture,
+  ],
 };
 
 function help(): string {
@@ -58,7 +53,7 @@ function help(): string {
     "",
     "usage: tegula COMMAND [OPTIONS]",
     "",
-    ...Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`),
+    ...Object.entries(COMMANDS).map(([name, [summary]]) => `  ${name.padEnd(8)} ${summary}`),
     "",
     "  tegula COMMAND --help tells a command's options; tegula --version the version.",
   ].join("\n");
@@ -76,17 +71,16 @@ export async function main(args: string[]): Promise<number> {
     return Exit.ok;
   }
   try {
-    if (!Object.hasOwn(COMMANDS, name)) throw unknownCommand(name);
-    const command = await COMMANDS[name].load();
+    if (!Object.hasOwn(COMMANDS, name)) {
+      const known = Object.keys(COMMANDS).join(", ");
+      throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
+    }
+    const [, load] = COMMANDS[name];
+    const command = await load();
     return await command(rest);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     console.error(`tegula: ${error.message}`);
     return error.status;
   }
-}
-
-function unknownCommand(name: string): UserError {
-  const allowed = Object.keys(COMMANDS).join(", ");
-  return new UserError(`unknown command '${name}'; the commands are ${allowed}`, Exit.usage);
 }

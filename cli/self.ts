@@ -1,11 +1,15 @@
 /**
- * How this program starts itself again: for the demo's appliance and client, and for what `tegula`
- * has to do in another network namespace.
+ * This program: its version, and how it starts itself again, for the demo and for its appliance in
+ * another network namespace.
  *
  * @module
  */
 
 import { fileURLToPath } from "node:url";
+import project from "../deno.json" with { type: "json" };
+
+/** As in deno.json, which is where a release changes it. */
+export const VERSION: string = project.version;
 
 /** Deno's flags that the program needs; `scripts/run`, the launcher and `selfCommand` agree on them. */
 export const DENO_FLAGS = [
