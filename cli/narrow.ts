@@ -11,7 +11,12 @@ import { fileURLToPath } from "node:url";
 import { describeErrno } from "../ffi/errno.ts";
 import type { Host } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
-import { type Grants, libraries, TILE_FOLDERS } from "../tiles/runtime/permissions.ts";
+import {
+  type Grants,
+  libraries,
+  type Permissions,
+  TILE_FOLDERS,
+} from "../tiles/runtime/permissions.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** Set in the environment of the process that has been narrowed. */
@@ -24,15 +29,6 @@ const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk", 
 const BOOT_ENVIRONMENT = [MARK, "TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
 /** The folder that the program is in. */
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-
-/** The permissions of a narrowed main; `boot` are those given up after boot. */
-export interface Permissions {
-  readonly read: readonly string[];
-  readonly ffi: readonly string[];
-  readonly write: readonly string[];
-  readonly env: readonly string[];
-  readonly net: readonly string[];
-}
 
 /** What a run needs besides the program itself. */
 export interface Needs {

@@ -6,17 +6,37 @@
  * @module
  */
 
+import type { View } from "../../ffi/view.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { LinkConsumer, LinkProducer, linkWords, payloadRing } from "../runtime/link.ts";
+import {
+  LinkConsumer,
+  LinkProducer,
+  type LinkShape,
+  linkWords,
+  payloadRing,
+} from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Answers, Destination } from "./contract.ts";
 import { Requests } from "./requests.ts";
-import type { NetJoin } from "./tile.ts";
 
 // Own constants, as in requests.ts.
 const { Descriptor } = link;
 const COUNT = APP.index;
+
+/** One net tile, as an app tile is joined to it. */
+export interface NetJoin {
+  /** The region this app writes. */
+  readonly own: View;
+  /** The region that net tile writes for this app. */
+  readonly peer: View;
+  /** That net tile's UMEM, read-only. */
+  readonly umem: View;
+  readonly shape: LinkShape;
+  /** That net tile's region, for its sleep word. */
+  readonly tile: View;
+  readonly eventfd: number;
+}
 
 /** The longest burst given to an app at once. */
 const BURST = 64;

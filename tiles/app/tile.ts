@@ -5,25 +5,9 @@
  * @module
  */
 
-import type { View } from "../../ffi/view.ts";
-import type { LinkShape } from "../runtime/link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
-import { NetSide } from "./net_side.ts";
+import { type NetJoin, NetSide } from "./net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "./service.ts";
-
-/** One net tile, as an app tile is joined to it. */
-export interface NetJoin {
-  /** The region this app writes. */
-  readonly own: View;
-  /** The region that net tile writes for this app. */
-  readonly peer: View;
-  /** That net tile's UMEM, read-only. */
-  readonly umem: View;
-  readonly shape: LinkShape;
-  /** That net tile's region, for its sleep word. */
-  readonly tile: View;
-  readonly eventfd: number;
-}
 
 /** What an app tile is made with. */
 export interface AppSetup extends ServiceSetup {

@@ -8,21 +8,17 @@
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import type { TileKind } from "./tile.ts";
 
-/** What a worker may do at its start, as Deno takes it: paths, names, `address:port`, `unix:path`. */
-export interface TilePermissions {
-  readonly ffi: string[];
-  readonly read: string[];
-  readonly write: string[];
-  readonly env: string[];
-  readonly net: string[];
-}
-
-/** What is granted by name, besides what every tile of a kind has. */
-export interface Grants {
+/** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
+export interface Permissions {
+  readonly ffi: readonly string[];
   readonly read: readonly string[];
   readonly write: readonly string[];
   readonly env: readonly string[];
   readonly net: readonly string[];
+}
+
+/** What is granted by name, besides what every tile of a kind has. */
+export interface Grants extends Omit<Permissions, "ffi"> {
   /** The host's clock (`ffi/clock.ts`). */
   readonly clock: boolean;
   /** Whether the tile keeps all this once it runs; its thread can then still work on files. */
@@ -41,12 +37,11 @@ export const NO_GRANTS: Grants = {
 
 /** All that any of `all` grants. */
 export function together(all: readonly Grants[]): Grants {
-  const list = (of: (grants: Grants) => readonly string[]) => [...new Set(all.flatMap(of))];
+  const list = (name: "read" | "write" | "env" | "net") => [
+    ...new Set(all.flatMap((grants) => grants[name])),
+  ];
   return {
-    read: list(({ read }) => read),
-    write: list(({ write }) => write),
-    env: list(({ env }) => env),
-    net: list(({ net }) => net),
+    ...{ read: list("read"), write: list("write"), env: list("env"), net: list("net") },
     clock: all.some(({ clock }) => clock),
     keep: all.some(({ keep }) => keep),
   };
@@ -83,16 +78,13 @@ export function libraries(kind: TileKind, { clock }: Grants): readonly LibraryNa
   return clock ? [...LIBRARIES[kind], "clock"] : LIBRARIES[kind];
 }
 
-/** The permissions of a worker of the program in the folder `root`. */
+/** What a worker of the program in the folder `root` may do at its start. */
 export function permissions(
   kind: TileKind,
   { root, grants }: { root: string; grants: Grants },
-): TilePermissions {
-  return {
-    ffi: libraries(kind, grants).map((name) => libraryPath(name)),
-    read: [...TILE_FOLDERS.map((folder) => `${root}/${folder}`), ...grants.read],
-    write: [...grants.write],
-    env: [...grants.env],
-    net: [...grants.net],
-  };
+): Permissions {
+  const { read, write, env, net } = grants;
+  const folders = TILE_FOLDERS.map((folder) => `${root}/${folder}`);
+  const ffi = libraries(kind, grants).map((name) => libraryPath(name));
+  return { ffi, read: [...folders, ...read], write, env, net };
 }

@@ -5,7 +5,7 @@
  */
 
 import type { ControlRequest } from "./control.ts";
-import type { TilePermissions } from "./permissions.ts";
+import type { Permissions } from "./permissions.ts";
 import type { BootMessage, TileKind, TileReport } from "./tile.ts";
 import { Life, type TileReader } from "./tile_region.ts";
 
@@ -53,7 +53,7 @@ export class TileWorker {
 
   constructor(
     boot: BootMessage,
-    { permissions, events }: { permissions: TilePermissions; events: TileEvents },
+    { permissions, events }: { permissions: Permissions; events: TileEvents },
   ) {
     this.name = boot.name;
     this.#boot = boot;
@@ -66,7 +66,7 @@ export class TileWorker {
     this.#worker = new Worker(WORKER, {
       type: "module",
       name: boot.name,
-      deno: { permissions: { ...permissions } },
+      deno: { permissions: permissions as Deno.PermissionOptionsObject },
     });
     this.#worker.onmessage = ({ data }: MessageEvent<TileReport>) => this.#hear(data);
     this.#worker.onerror = (event) => {

@@ -13,7 +13,6 @@ import type { Udp } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
 import type { ControlRequest } from "./control.ts";
-import type { Grants } from "./permissions.ts";
 import type { TileRegion } from "./tile_region.ts";
 
 /** The kinds of tile that run in a worker of their own. */
@@ -86,7 +85,7 @@ export interface BootMessage {
   /** The control region, read-only. */
   readonly control: View;
   /** What it keeps once it runs. */
-  readonly keep: Pick<Grants, "clock" | "keep">;
+  readonly keep: { readonly clock: boolean; readonly keep: boolean };
   readonly setup: unknown;
 }
 
