@@ -13,8 +13,6 @@ import type { App, AppContext, Metric } from "./contract.ts";
 
 const [COLON, BAR, AT, NEWLINE, PLUS, MINUS, DOT] = [0x3a, 0x7c, 0x40, 0x0a, 0x2b, 0x2d, 0x2e];
 const [C, G, M, H] = [0x63, 0x67, 0x6d, 0x68];
-/** Room for names: twice as many as an app may have metrics. */
-const SLOTS = 8192;
 
 /** Makes the sink. */
 export default function create(context: AppContext): App {
@@ -38,7 +36,7 @@ export default function create(context: AppContext): App {
           lines.value++;
           const series = line.isGood ? names.find(bytes, line) : null;
           if (series === null) refused.value++;
-          else series.take(line);
+          else series(line);
         }
       }
     },
@@ -102,68 +100,42 @@ class Line {
   }
 }
 
-/** What is kept under a name. */
-interface Series {
-  take(line: Line): void;
-}
-
-class Counter implements Series {
-  readonly #metric: Metric;
-
-  constructor(metric: Metric) {
-    this.#metric = metric;
-  }
-  take({ value, weight }: Line): void {
-    this.#metric.value += value * weight;
-  }
-}
-
-class Gauge implements Series {
-  readonly #metric: Metric;
-
-  constructor(metric: Metric) {
-    this.#metric = metric;
-  }
-  take({ value, signed }: Line): void {
-    this.#metric.value = signed ? this.#metric.value + value : value;
-  }
-}
+/** What a line does to what is kept under its name. */
+type Series = (line: Line) => void;
 
 /** Buckets of a timer's histogram: eight to an octave, from 2⁻¹⁰ on, which is right to 5 %. */
 const [BUCKETS, PER_OCTAVE, FIRST_OCTAVE] = [320, 8, -10];
 
-class Timer implements Series {
-  readonly #count: Metric;
-  readonly #sum: Metric;
-  readonly #median: Metric;
-  readonly #p99: Metric;
-  readonly #upper: Metric;
+/** Its count, sum, median, 99th percentile and largest, as they are shown. */
+class Timer {
+  readonly #shown: readonly Metric[];
   readonly #buckets = new Float64Array(BUCKETS);
   #largest = 0;
 
-  constructor([count, sum, median, p99, upper]: readonly Metric[]) {
-    this.#count = count;
-    this.#sum = sum;
-    this.#median = median;
-    this.#p99 = p99;
-    this.#upper = upper;
+  constructor(shown: readonly Metric[]) {
+    this.#shown = shown;
   }
+
   take({ value, weight }: Line): void {
-    this.#count.value += weight;
-    this.#sum.value += value * weight;
+    const [count, sum] = this.#shown;
+    count.value += weight;
+    sum.value += value * weight;
     this.#largest = Math.max(this.#largest, value);
     const bucket = Math.floor((Math.log2(value) - FIRST_OCTAVE) * PER_OCTAVE);
     this.#buckets[Math.min(Math.max(bucket, 0), BUCKETS - 1)] += weight;
   }
+
   /** Shows what the interval was like, and begins another. */
   flush(): void {
+    const [, , median, p99, upper] = this.#shown;
     const all = this.#buckets.reduce((sum, count) => sum + count, 0);
-    this.#median.value = this.#quantile(all * 0.5);
-    this.#p99.value = this.#quantile(all * 0.99);
-    this.#upper.value = this.#largest;
+    median.value = this.#quantile(all * 0.5);
+    p99.value = this.#quantile(all * 0.99);
+    upper.value = this.#largest;
     this.#buckets.fill(0);
     this.#largest = 0;
   }
+
   /** The middle of the bucket that has the value with `rank` values up to it. */
   #quantile(rank: number): number {
     let [passed, bucket] = [0, 0];
@@ -172,14 +144,12 @@ class Timer implements Series {
   }
 }
 
-/** Every series by its name and type: an open-addressed table that looks names up by their bytes. */
+/** Every series, found by the bytes of its name and its type. */
 class Names {
   readonly timers: Timer[] = [];
   readonly #context: AppContext;
-  readonly #hashes = new Int32Array(SLOTS);
-  readonly #names: (Uint8Array | undefined)[] = new Array(SLOTS);
-  readonly #series: (Series | null)[] = new Array(SLOTS).fill(null);
-  #count = 0;
+  /** By a hash of name and type; those few that share one are told apart by their names. */
+  readonly #series = new Map<number, { name: Uint8Array; type: number; series: Series }[]>();
 
   constructor(context: AppContext) {
     this.#context = context;
@@ -189,42 +159,36 @@ class Names {
   find(bytes: Uint8Array, { at, nameEnd, type }: Line): Series | null {
     let hash = type;
     for (let i = at; i < nameEnd; i++) hash = Math.imul(hash ^ bytes[i], 0x01000193);
-    hash ^= hash >>> 15;
-    for (let slot = hash & (SLOTS - 1);; slot = (slot + 1) & (SLOTS - 1)) {
-      const name = this.#names[slot];
-      if (name === undefined) return this.#make(slot, hash, bytes.slice(at, nameEnd), type);
-      if (this.#hashes[slot] === hash && isAt(name, bytes, at, nameEnd)) return this.#series[slot];
+    const known = this.#series.get(hash) ?? [];
+    for (const each of known) {
+      if (each.type === type && isAt(each.name, bytes, at, nameEnd)) return each.series;
     }
-  }
-
-  #make(slot: number, hash: number, name: Uint8Array, type: number): Series | null {
-    const series = this.#count < SLOTS / 2
-      ? this.#open(new TextDecoder().decode(name), type)
-      : null;
-    if (series === null) return null;
-    this.#hashes[slot] = hash;
-    this.#names[slot] = name;
-    this.#series[slot] = series;
-    this.#count++;
+    const name = bytes.slice(at, nameEnd);
+    const series = this.#make(new TextDecoder().decode(name), type);
+    if (series !== null) this.#series.set(hash, [...known, { name, type, series }]);
     return series;
   }
 
-  #open(name: string, type: number): Series | null {
+  #make(name: string, type: number): Series | null {
     const metric = (suffix: string, kind: "counter" | "gauge") =>
       this.#context.metric(name + suffix, kind);
-    if (type === C || type === G) {
-      const own = metric("", type === C ? "counter" : "gauge");
-      return own && (type === C ? new Counter(own) : new Gauge(own));
+    if (type === C) {
+      const counter = metric("", "counter");
+      return counter && (({ value, weight }) => counter.value += value * weight);
+    }
+    if (type === G) {
+      const gauge = metric("", "gauge");
+      return gauge && (({ value, signed }) => gauge.value = value + (signed ? gauge.value : 0));
     }
     if (type !== M && type !== H) return null;
-    const own = [
+    const shown = [
       ...[".count", ".sum"].map((suffix) => metric(suffix, "counter")),
       ...[".median", ".p99", ".upper"].map((suffix) => metric(suffix, "gauge")),
     ].filter((each) => each !== null);
-    if (own.length < 5) return null;
-    const timer = new Timer(own);
+    if (shown.length < 5) return null;
+    const timer = new Timer(shown);
     this.timers.push(timer);
-    return timer;
+    return (line) => timer.take(line);
   }
 }
 
