@@ -10,6 +10,8 @@ import {
   addr,
   assertCurrent,
   assertDecides,
+  command,
+  IGNORE_LINKDOWN,
   ip,
   ipBatch,
   Mirrored,
@@ -99,6 +101,28 @@ const STORIES: Record<string, readonly string[]> = {
   "all objects are flushed": ["nexthop flush"],
   "the least MTU is set": ["link set v0 mtu 68", "link set v0 mtu 1500"],
   "loopback goes down and up": ["link set lo down", "link set lo up"],
+  "a carrier goes where its routes are ignored then, and comes back": [
+    `sysctl conf/v0/${IGNORE_LINKDOWN} 1`,
+    "link set v1 down",
+    "link set v1 up",
+  ],
+  "a carrier goes, and only then its routes are ignored, then no more": [
+    "link set v3 down",
+    `sysctl conf/v2/${IGNORE_LINKDOWN} 1`,
+    `sysctl conf/v2/${IGNORE_LINKDOWN} 0`,
+  ],
+  "both carriers go where all such routes are ignored": [
+    `sysctl conf/all/${IGNORE_LINKDOWN} 1`,
+    "link set v1 down",
+    "link set v3 down",
+    "link set v1 up",
+    `sysctl conf/all/${IGNORE_LINKDOWN} 0`,
+  ],
+  "ignoring is the default that interfaces have not departed from": [
+    `sysctl conf/default/${IGNORE_LINKDOWN} 1`,
+    "link set v1 down",
+    `sysctl conf/default/${IGNORE_LINKDOWN} 0`,
+  ],
 };
 
 for (const [story, commands] of Object.entries(STORIES)) {
@@ -108,13 +132,33 @@ for (const [story, commands] of Object.entries(STORIES)) {
     using oracle = new Oracle(mirrored);
     mirrored.settle();
     assertAllDecide(mirrored, oracle, "before");
-    for (const command of commands) {
-      ip(command);
+    for (const each of commands) {
+      command(each);
       mirrored.settle();
-      assertAllDecide(mirrored, oracle, command);
+      assertAllDecide(mirrored, oracle, each);
     }
   });
 }
+
+Deno.test("a carrier's loss takes routes and hops along with its event where they are ignored then", () => {
+  routes();
+  ipBatch(["route add 203.0.113.0/24 via 198.18.1.9 metric 100"]);
+  command(`sysctl conf/v0/${IGNORE_LINKDOWN} 1`);
+  using mirrored = new Mirrored().sync();
+  mirrored.settle();
+  const { resyncs } = mirrored.mirror.syncCounts;
+  ip("link set v1 down");
+  // The other end hears of it by the kernel's workqueue.
+  while (!ip("link show dev v0").includes("state LOWERLAYERDOWN"));
+  takeEvents(mirrored);
+  assert.equal(mirrored.mirror.syncCounts.resyncs, resyncs);
+  assert.equal(mirrored.decide(REMOTE).gateway, addr("198.18.1.9"));
+  for (let flow = 0; flow < 64; flow++) {
+    const { gateway } = mirrored.decide(SHARED, 0, Math.imul(flow, 0x9e3779b1));
+    assert.equal(gateway, addr("198.18.1.9"));
+  }
+  assert.equal(mirrored.decide(addr("198.18.0.2")).kind, RTN_LOCAL);
+});
 
 Deno.test("links that go up and down without a pause leave mirror and kernel equal", () => {
   routes();

@@ -11,6 +11,7 @@ import {
   AddressMessage,
   decodeAddress,
   decodeLink,
+  decodeSettings,
   LinkMessage,
 } from "../../tiles/netlink/decode_link.ts";
 import {
@@ -57,6 +58,9 @@ function decodeOne(cursor: MessageCursor): unknown {
       const message = new AddressMessage();
       return decodeAddress(cursor, message) ? { ...message } : null;
     }
+    case nl.RTM_NEWNETCONF:
+    case nl.RTM_DELNETCONF:
+      return decodeSettings(cursor);
     case nl.RTM_NEWROUTE:
     case nl.RTM_DELROUTE: {
       const message = emptyRoute();

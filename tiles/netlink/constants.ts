@@ -52,6 +52,9 @@ export const RTM_DELRULE = 33;
 export const RTM_GETRULE = 34;
 export const RTM_NEWNEIGHTBL = 64;
 export const RTM_GETNEIGHTBL = 66;
+export const RTM_NEWNETCONF = 80;
+export const RTM_DELNETCONF = 81;
+export const RTM_GETNETCONF = 82;
 export const RTM_NEWNEXTHOP = 104;
 export const RTM_DELNEXTHOP = 105;
 export const RTM_GETNEXTHOP = 106;
@@ -62,6 +65,7 @@ export const RTNLGRP_NEIGH = 3;
 export const RTNLGRP_IPV4_IFADDR = 5;
 export const RTNLGRP_IPV4_ROUTE = 7;
 export const RTNLGRP_IPV4_RULE = 8;
+export const RTNLGRP_IPV4_NETCONF = 24;
 export const RTNLGRP_NEXTHOP = 32;
 
 /** Attributes of links (linux/if_link.h), of their IFLA_LINKINFO and of a VLAN's IFLA_INFO_DATA. */
@@ -90,6 +94,12 @@ export const IFA_LABEL = 3;
 export const IFA_BROADCAST = 4;
 export const IFA_FLAGS = 8;
 export const IFA_F_SECONDARY = 0x01;
+
+/** Attributes of interfaces' settings, and the indices that stand for none of them (linux/netconf.h). */
+export const NETCONFA_IFINDEX = 1;
+export const NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN = 6;
+export const NETCONFA_IFINDEX_ALL = -1;
+export const NETCONFA_IFINDEX_DEFAULT = -2;
 
 /** Attributes of routes (linux/rtnetlink.h), and the one metric that is used. */
 export const RTA_DST = 1;

@@ -28,6 +28,8 @@ import {
 
 const IFINFOMSG_BYTES = 16;
 const IFADDRMSG_BYTES = 8;
+/** Padded. */
+const NETCONFMSG_BYTES = 4;
 const ETH_ALEN = 6;
 const ETH_P_8021Q = 0x8100;
 
@@ -199,4 +201,23 @@ export function decodeAddress(message: MessageCursor, out: AddressMessage): bool
   out.secondary = (flags & nl.IFA_F_SECONDARY) !== 0;
   if (out.local === 0) out.local = out.address;
   return true;
+}
+
+/** What an interface's settings say of routes; null: nothing of that. Throws `MalformedMessage`. */
+export function decodeSettings(
+  message: MessageCursor,
+): { ifindex: number; ignoreLinkdown: boolean | null } {
+  const { bytes, end } = message;
+  let ignoreLinkdown = null;
+  let ifindex = 0;
+  let at = message.attributesAt(NETCONFMSG_BYTES);
+  for (let length = 0; at < end; at += padded(length)) {
+    length = attributeLength(bytes, at, end);
+    const type = attributeType(bytes, at);
+    if (type === nl.NETCONFA_IFINDEX) ifindex = attributeU32(bytes, at, length) | 0;
+    else if (type === nl.NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN) {
+      ignoreLinkdown = attributeU32(bytes, at, length) !== 0;
+    }
+  }
+  return { ifindex, ignoreLinkdown };
 }

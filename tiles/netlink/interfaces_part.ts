@@ -14,7 +14,13 @@ import {
 } from "../../netbase/interfaces.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as nl from "./constants.ts";
-import { AddressMessage, decodeAddress, decodeLink, LinkMessage } from "./decode_link.ts";
+import {
+  AddressMessage,
+  decodeAddress,
+  decodeLink,
+  decodeSettings,
+  LinkMessage,
+} from "./decode_link.ts";
 import type { MessageCursor } from "./message.ts";
 import type { NextHopsPart } from "./next_hops_part.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";
@@ -34,12 +40,17 @@ export interface InterfaceListeners {
 
 /** Keeps the interface table. */
 export class InterfacesPart implements MirrorPart {
-  readonly dumps = ["links", "addresses"] as const;
-  readonly types = [nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_NEWADDR, nl.RTM_DELADDR];
+  readonly dumps = ["links", "addresses", "settings"] as const;
+  readonly types = [
+    ...[nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_NEWADDR, nl.RTM_DELADDR],
+    ...[nl.RTM_NEWNETCONF, nl.RTM_DELNETCONF],
+  ];
   readonly #netbase: NetbaseWriter;
   readonly #listeners: InterfaceListeners;
   readonly #link = new LinkMessage();
   readonly #address = new AddressMessage();
+  /** Interfaces, and NETCONFA_IFINDEX_ALL or _DEFAULT, for which `ignore_routes_with_linkdown` is set. */
+  readonly #ignoringLinkdown = new Set<number>();
 
   constructor(netbase: NetbaseWriter, listeners: InterfaceListeners) {
     this.#netbase = netbase;
@@ -69,6 +80,7 @@ export class InterfacesPart implements MirrorPart {
     if (message.type === nl.RTM_NEWADDR || message.type === nl.RTM_DELADDR) {
       return this.#applyAddress(message, silently);
     }
+    if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
     const link = this.#link;
     decodeLink(message, link);
     // A bridge tells of its ports in the same group, RTM_DELLINK when one leaves it.
@@ -95,10 +107,29 @@ export class InterfacesPart implements MirrorPart {
     if (wentDown || hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags)) {
       nextHops.deviceLost(ifindex);
     }
+    if (this.#losesRoutes(before, now)) routes.carrierLost(ifindex);
     const state = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
     if (((before.flags ^ now.flags) & state) !== 0) return Part.nextHops | Part.routes;
     // Joining or leaving a VRF moves its routes to another table; an MTU below 68 ends IPv4.
     return before.master !== now.master || before.mtu !== now.mtu ? Part.routes : 0;
+  }
+
+  #losesRoutes(before: InterfaceLink, now: InterfaceLink): boolean {
+    const ignoring = this.#ignoringLinkdown;
+    return hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags) &&
+      (ignoring.has(now.ifindex) || ignoring.has(nl.NETCONFA_IFINDEX_ALL));
+  }
+
+  /** Which hops count may have changed; a dump of the routes tells, in the hops' flags. */
+  #applySettings(message: MessageCursor): number {
+    const { ifindex, ignoreLinkdown } = decodeSettings(message);
+    const ignoring = this.#ignoringLinkdown;
+    const wanted = message.type === nl.RTM_NEWNETCONF && ignoreLinkdown;
+    if (wanted === null || wanted === ignoring.has(ifindex)) return 0;
+    if (wanted) ignoring.add(ifindex);
+    else ignoring.delete(ifindex);
+    // A new default goes to whichever interface has nothing of its own, and nothing tells which.
+    return ifindex === nl.NETCONFA_IFINDEX_DEFAULT ? Part.interfaces | Part.routes : Part.routes;
   }
 
   #linkGone(ifindex: number, silently: boolean): number {

@@ -42,6 +42,7 @@ const GROUPS = [
   nl.RTNLGRP_IPV4_IFADDR,
   nl.RTNLGRP_IPV4_ROUTE,
   nl.RTNLGRP_IPV4_RULE,
+  nl.RTNLGRP_IPV4_NETCONF,
 ];
 
 /** What a mirror is made with. */
@@ -139,7 +140,12 @@ export class Mirror implements MessageHandler {
 
   /** Whether nothing is known to be stale, under way or waiting. */
   get settled(): boolean {
-    return this.complete && this.#synchroniser.settled && !this.#unshown && !this.#moreWaits;
+    return this.complete && this.#synchroniser.settled && this.shown && !this.#moreWaits;
+  }
+
+  /** Whether netbase shows all that was applied. */
+  get shown(): boolean {
+    return !this.#unshown;
   }
 
   /** Descriptors to be polled for reading; the first one becomes ready when there is an event. */

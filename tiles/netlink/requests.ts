@@ -14,6 +14,8 @@ const IFADDRMSG_BYTES = 8;
 const RTMSG_BYTES = 12;
 const NDMSG_BYTES = 12;
 const NDTMSG_BYTES = 4;
+/** Padded, as strict checking wants it. */
+const NETCONFMSG_BYTES = 4;
 const NHMSG_BYTES = 8;
 const FIB_RULE_HDR_BYTES = 12;
 
@@ -28,6 +30,7 @@ export const DUMPS = {
   routes: { type: nl.RTM_GETROUTE, headerBytes: RTMSG_BYTES, family: nl.AF_INET },
   neighbors: { type: nl.RTM_GETNEIGH, headerBytes: NDMSG_BYTES, family: nl.AF_INET },
   rules: { type: nl.RTM_GETRULE, headerBytes: FIB_RULE_HDR_BYTES, family: nl.AF_INET },
+  settings: { type: nl.RTM_GETNETCONF, headerBytes: NETCONFMSG_BYTES, family: nl.AF_INET },
   neighborTables: { type: nl.RTM_GETNEIGHTBL, headerBytes: NDTMSG_BYTES, family: nl.AF_INET },
 } as const;
 

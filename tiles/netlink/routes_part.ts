@@ -18,6 +18,7 @@ import {
   RT_TABLE_MAIN,
   RTN_THROW,
   RTNH_F_DEAD,
+  RTNH_F_LINKDOWN,
   RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
 import { formatPrefix } from "./addresses.ts";
@@ -171,6 +172,14 @@ export class RoutesPart implements MirrorPart {
     this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));
   }
 
+  /**
+   * An interface lost its carrier, and routes by it are not to count then: another route or hop takes
+   * over at once. Its own addresses stay (`fib_sync_down_dev`, `fib_nexthop_info`).
+   */
+  carrierLost(ifindex: number): void {
+    this.#rib.rewrite((attributes) => withoutCarrier(attributes, ifindex));
+  }
+
   /** An interface is gone: a multipath route with only one hop there goes as a whole. */
   deviceGone(ifindex: number): void {
     this.#rib.rewrite((attributes) =>
@@ -199,6 +208,15 @@ function withoutDevice(
   if (!attributes.hops.some((hop) => hop.ifindex === ifindex)) return attributes;
   const hops = attributes.hops.map((hop) => hop.ifindex === ifindex ? dead(hop) : hop);
   return hops.every(({ flags }) => (flags & RTNH_F_DEAD) !== 0) ? null : { ...attributes, hops };
+}
+
+function withoutCarrier(attributes: Readonly<RouteAttributes>, ifindex: number): RouteAttributes {
+  if (attributes.nextHopId !== 0 || attributes.scope === RT_SCOPE_HOST) return attributes;
+  const after = <Way extends { ifindex: number; flags: number }>(way: Way): Way =>
+    way.ifindex === ifindex ? { ...way, flags: way.flags | RTNH_F_LINKDOWN | RTNH_F_DEAD } : way;
+  return attributes.hops === null
+    ? after(attributes)
+    : { ...attributes, hops: attributes.hops.map(after) };
 }
 
 function dead(hop: Hop): Hop {
