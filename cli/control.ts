@@ -8,7 +8,7 @@
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { findControl } from "./control_place.ts";
 import { Exit, UserError } from "./errors.ts";
-import { linesOf } from "./lines.ts";
+import { lineBatches } from "./lines.ts";
 
 /** The options by which a command asks a running appliance. */
 export const LIVE_OPTIONS = {
@@ -24,12 +24,14 @@ export const LIVE_HELP =
 /** A conversation. Answers come in the order of the requests. */
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  readonly #lines: AsyncGenerator<string>;
+  readonly #batches: AsyncGenerator<string[]>;
   readonly #path: string;
+  /** What has come and was not taken yet. */
+  #lines: string[] = [];
 
   private constructor(connection: Deno.UnixConn, path: string) {
     this.#writer = connection.writable.getWriter();
-    this.#lines = linesOf(connection.readable);
+    this.#batches = lineBatches(connection.readable);
     this.#path = path;
   }
 
@@ -46,17 +48,26 @@ export class Control {
 
   /** The one object that answers a request. Throws UserError when that is an error. */
   async one(request: Entry): Promise<Entry> {
-    await this.#send([request]);
-    return throwing(await this.#next());
+    const [entry] = await this.each([request]);
+    return throwing(entry);
   }
 
   /** The objects of an answer that is a list. Throws UserError when it is an error. */
   async *list(request: Entry): AsyncGenerator<Entry> {
+    for await (const lines of this.lists(request)) yield* lines.map((line) => JSON.parse(line));
+  }
+
+  /** The same as lines of JSON, those together that came together. */
+  async *lists(request: Entry): AsyncGenerator<string[]> {
     await this.#send([request]);
     for (;;) {
-      const entry = throwing(await this.#next());
-      if ("end" in entry) return;
-      yield entry;
+      const lines = await this.#next();
+      const end = lines.findIndex((line) => /^\{"(?:end|error)":/.test(line));
+      yield end < 0 ? lines : lines.slice(0, end);
+      if (end < 0) continue;
+      this.#lines = lines.slice(end + 1);
+      throwing(JSON.parse(lines[end]));
+      return;
     }
   }
 
@@ -65,7 +76,11 @@ export class Control {
     // Read while it is written: neither side holds all of it.
     const sent = this.#send(requests);
     const answers: Entry[] = [];
-    while (answers.length < requests.length) answers.push(await this.#next());
+    while (answers.length < requests.length) {
+      const lines = await this.#next();
+      this.#lines = lines.splice(requests.length - answers.length);
+      for (const line of lines) answers.push(JSON.parse(line));
+    }
     await sent;
     return answers;
   }
@@ -75,9 +90,11 @@ export class Control {
     return this.#writer.write(new TextEncoder().encode(text));
   }
 
-  async #next(): Promise<Entry> {
-    const { value, done } = await this.#lines.next();
-    if (!done) return JSON.parse(value);
+  /** Lines that came together. */
+  async #next(): Promise<string[]> {
+    if (this.#lines.length > 0) return this.#lines.splice(0);
+    const { value, done } = await this.#batches.next();
+    if (!done) return value;
     throw new UserError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
   }
 }

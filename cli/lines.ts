@@ -7,14 +7,19 @@
 
 /** The lines of a stream, without their ends, as they come. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  for await (const lines of lineBatches(stream)) yield* lines;
+}
+
+/** The same, those together that came together: a wait for each of a million lines takes its time. */
+export async function* lineBatches(stream: ReadableStream<Uint8Array>): AsyncGenerator<string[]> {
   const decoder = new TextDecoder();
   let rest = "";
   for await (const chunk of stream) {
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
-    yield* lines;
+    if (lines.length > 0) yield lines;
   }
-  if (rest !== "") yield rest;
+  if (rest !== "") yield [rest];
 }
 
 /** Lines of a stream. Reading begins at once and goes on to the end. */

@@ -1,27 +1,19 @@
 /**
- * `tegula monitor`: prints what changes in a mirror of the kernel's network state as it is taken in, in
- * the manner of `ip monitor`; also what the kernel withdraws without a word.
+ * `tegula monitor`: prints what changes in the mirror of the kernel's network state as it reaches
+ * netbase, in the manner of `ip monitor`; also what the kernel withdraws without a word.
  *
  * @module
  */
 
-import { Sync } from "../netbase/layout.ts";
-import type { NeighborEntry } from "../netbase/neighbors.ts";
-import type { Route } from "../netbase/route.ts";
-import type { Change, WatchedInterface, Watcher } from "../netbase/watcher.ts";
-import {
-  type Entry,
-  interfaceEntries,
-  interfaceNames,
-  neighborEntry,
-  routeEntry,
-} from "../tiles/netlink/entries.ts";
+import { Changes, type Topic, TOPICS } from "../tiles/netlink/changes.ts";
+import type { Entry } from "../tiles/netlink/entries.ts";
+import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { parseOptions } from "./options.ts";
-import { type LiveMirror, openMirror } from "./snapshot.ts";
+import { openMirror } from "./snapshot.ts";
 
-const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync]
+const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync] [--live]
 
 Mirrors the kernel's network state as 'tegula run' does and prints each change once it is mirrored: when, and how
 long it took from the moment that the kernel woke us. Without a word for what to watch, all of it. Needs
@@ -32,28 +24,23 @@ no privileges; ends with Ctrl-C.
   neighbors    and their states
   sync         whether the mirror is current, and what was read anew
 
-  -j, --json   one JSON object a line
-  --help       this`;
+  -j, --json         one JSON object a line
+${LIVE_HELP}
+  --help             this
+
+A running tegula does not wait for who is slow to read: lines that are lost are counted and told.`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
+  ...LIVE_OPTIONS,
   help: { type: "boolean", short: "h" },
 } as const;
-
-const TOPICS = ["interfaces", "routes", "neighbors", "sync"] as const;
-type Topic = typeof TOPICS[number];
 
 const TEXTS: { readonly [topic in Topic]: (entry: Entry) => string } = {
   interfaces: interfaceText,
   routes: routeText,
   neighbors: neighborText,
   sync: ({ state, resyncs, overruns }) => `${state} resyncs ${resyncs} overruns ${overruns}`,
-};
-const SYNC_STATES: { readonly [state: number]: string } = {
-  [Sync.empty]: "empty",
-  [Sync.syncing]: "syncing",
-  [Sync.synced]: "synced",
-  [Sync.stale]: "stale",
 };
 
 /** POLLIN (poll.h). */
@@ -62,7 +49,7 @@ const POLLIN = 1;
 const LONGEST_WAIT_MILLIS = 1000;
 
 /** Prints until it is ended. */
-export function monitor(args: string[]): Promise<number> {
+export async function monitor(args: string[]): Promise<number> {
   const { values, positionals } = parseOptions(args, {
     command: "monitor",
     options: OPTIONS,
@@ -70,99 +57,77 @@ export function monitor(args: string[]): Promise<number> {
   });
   if (values.help) {
     console.log(HELP);
-    return Promise.resolve(Exit.ok);
+    return Exit.ok;
   }
-  const topic = topicNamed(positionals[0]);
-  return new Monitor(openMirror(), { topic, json: values.json === true }).run();
+  const topics = topicsNamed(positionals[0]);
+  const print = printer(values.json === true);
+  if (!values.live && values.control === undefined) followMirror(topics, print);
+  const control = await Control.connect(values.control);
+  await followRunning(control, topics.length === 1 ? topics[0] : undefined, print);
+  return Exit.ok;
 }
 
-function topicNamed(name: string | undefined): Topic | null {
-  if (name === undefined) return null;
-  const found = TOPICS.find((topic) => topic === name);
-  if (found !== undefined) return found;
+function topicsNamed(name: string | undefined): readonly Topic[] {
+  if (name === undefined) return TOPICS;
+  const found = TOPICS.filter((topic) => topic === name);
+  if (found.length > 0) return found;
   throw new UserError(`cannot monitor '${name}': ${TOPICS.join(", ")}`, Exit.usage);
 }
 
-/** A change that waits to be mirrored. */
-interface Event {
-  readonly topic: Topic;
-  readonly change: Change;
-  readonly entry: Entry;
+type Printer = (lines: readonly string[]) => void;
+
+function printer(json: boolean): Printer {
+  return (lines) => {
+    if (lines.length > 0) console.log((json ? lines : lines.map(textOf)).join("\n"));
+  };
 }
 
-class Monitor implements Watcher {
-  readonly #live: LiveMirror;
-  readonly #topic: Topic | null;
-  readonly #json: boolean;
-  #events: Event[] = [];
-  #nameOf: (ifindex: number) => string;
-  #state: number;
+function textOf(line: string): string {
+  const { topic, change, time, latencyMicros, ...entry } = JSON.parse(line);
+  const deleted = change === "removed" ? "Deleted " : "";
+  const text = TEXTS[topic as Topic](entry);
+  return `[${time} +${latencyMicros}us] [${topic.toUpperCase()}] ${deleted}${text}`;
+}
 
-  constructor(live: LiveMirror, { topic, json }: { topic: Topic | null; json: boolean }) {
-    this.#live = live;
-    this.#topic = topic;
-    this.#json = json;
-    this.#nameOf = interfaceNames(live.reader.interfaces);
-    this.#state = live.reader.syncState;
-    live.writer.watch(this);
+/** Has a mirror of its own. Blocks in the wait for events, so only a signal ends it. */
+function followMirror(topics: readonly Topic[], print: Printer): never {
+  const { library, mirror, reader } = openMirror();
+  const changes = new Changes(mirror, reader);
+  changes.topics = topics.reduce((set, topic) => set | (1 << TOPICS.indexOf(topic)), 0);
+  const pollSet = Int32Array.from(mirror.descriptors.flatMap((fd) => [fd, POLLIN]));
+  for (;;) {
+    const now = performance.now();
+    const work = mirror.turn(now);
+    changes.turn(now);
+    const { lines, lost } = changes.take(() => true);
+    print(lines);
+    if (lost > 0) tellLost(lost);
+    if (work > 0) continue;
+    const due = mirror.nextDue(now);
+    const wait = due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS);
+    library.wait(pollSet, pollSet.length / 2, wait);
   }
+}
 
-  /** Blocks in the wait for events, so only a signal ends it. */
-  run(): never {
-    const { library, mirror } = this.#live;
-    const pollSet = Int32Array.from(mirror.descriptors.flatMap((fd) => [fd, POLLIN]));
-    for (let woken = performance.now();;) {
-      for (let work = 1; work > 0;) {
-        work = mirror.turn();
-        this.#noteState();
-      }
-      this.#print(woken);
-      const due = mirror.nextDue(performance.now());
-      const wait = due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS);
-      library.wait(pollSet, pollSet.length / 2, wait);
-      woken = performance.now();
+/** Prints what the appliance tells, until it ends. Throws UserError. */
+async function followRunning(
+  control: Control,
+  what: Topic | undefined,
+  print: Printer,
+): Promise<void> {
+  let told = 0;
+  for await (const lines of control.lists({ do: "monitor", what })) {
+    print(lines.filter((line) => line.startsWith('{"topic"')));
+    for (const line of lines) {
+      if (line.startsWith('{"monitoring"')) console.error("monitoring, Ctrl-C ends it");
+      if (!line.startsWith('{"lost"')) continue;
+      const { lost } = JSON.parse(line);
+      if (lost > told) tellLost(lost - told);
+      told = lost;
     }
   }
+}
 
-  interface(change: Change, { ifindex }: WatchedInterface): void {
-    const { reader } = this.#live;
-    // What is removed is there until this call returns; what is new is there already.
-    const entry = interfaceEntries(reader).find((each) => each.ifindex === ifindex) ?? { ifindex };
-    this.#note("interfaces", change, entry);
-    this.#nameOf = interfaceNames(reader.interfaces);
-  }
-
-  route(change: Change, route: Route): void {
-    this.#note("routes", change, routeEntry(route, this.#nameOf));
-  }
-
-  neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void {
-    this.#note("neighbors", change, neighborEntry(neighbor, this.#nameOf));
-  }
-
-  #note(topic: Topic, change: Change, entry: Entry): void {
-    if (this.#topic === null || this.#topic === topic) this.#events.push({ topic, change, entry });
-  }
-
-  #noteState(): void {
-    const { mirror, reader } = this.#live;
-    if (this.#state === reader.syncState) return;
-    this.#state = reader.syncState;
-    const { resyncs } = mirror.syncCounts;
-    const entry = { state: SYNC_STATES[this.#state], resyncs, overruns: mirror.overruns };
-    this.#note("sync", "changed", entry);
-  }
-
-  #print(woken: number): void {
-    const time = new Date().toISOString();
-    const latencyMicros = Math.round((performance.now() - woken) * 1000);
-    for (const { topic, change, entry } of this.#events.splice(0)) {
-      console.log(
-        this.#json
-          ? JSON.stringify({ time, latencyMicros, topic, change, ...entry })
-          : `[${time} +${latencyMicros}us] [${topic.toUpperCase()}] ` +
-            `${change === "removed" ? "Deleted " : ""}${TEXTS[topic](entry)}`,
-      );
-    }
-  }
+function tellLost(count: number): void {
+  console.error(`${count} changes are lost: they came faster than they were taken`);
 }

@@ -50,8 +50,8 @@ const OBJECTS = {
   },
 } as const;
 
-/** Lines written with one call. */
-const CHUNK = 4096;
+/** Entries written with one call. */
+const BATCH = 4096;
 
 /** Prints what `args` name; returns the exit status. */
 export async function show(args: string[]): Promise<number> {
@@ -65,12 +65,15 @@ export async function show(args: string[]): Promise<number> {
     return Exit.ok;
   }
   const what = objectNamed(positionals[0]);
-  const live = values.live || values.control !== undefined;
-  const entries = live
-    ? (await Control.connect(values.control)).list({ do: "show", what })
-    : OBJECTS[what].entries(takeSnapshot());
-  if (values.json) await writeJson(entries);
-  else await writeLines(entries, OBJECTS[what].text);
+  const { entries, text } = OBJECTS[what];
+  const json = values.json === true;
+  if (values.live || values.control !== undefined) {
+    const control = await Control.connect(values.control);
+    const asText = (line: string) => text(JSON.parse(line));
+    await write(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
+  } else {
+    await write(batches(entries(takeSnapshot())), json, json ? JSON.stringify : text);
+  }
   return Exit.ok;
 }
 
@@ -87,26 +90,31 @@ function objectNamed(name: string | undefined): keyof typeof OBJECTS {
   throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
 
-type Entries = Iterable<Entry> | AsyncIterable<Entry>;
-
-async function writeLines(entries: Entries, text: (entry: Entry) => string): Promise<void> {
-  let lines: string[] = [];
-  for await (const entry of entries) {
-    if (lines.push(text(entry)) < CHUNK) continue;
-    console.log(lines.join("\n"));
-    lines = [];
+function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
+  let batch: Entry[] = [];
+  for (const entry of entries) {
+    if (batch.push(entry) < BATCH) continue;
+    yield batch;
+    batch = [];
   }
-  if (lines.length > 0) console.log(lines.join("\n"));
+  yield batch;
 }
 
-/** One array, an entry a line, written as it comes: a full table is a million entries. */
-async function writeJson(entries: Entries): Promise<void> {
+/**
+ * Writes entries as they come, a batch with one call: a full table is a million of them. In JSON it is one
+ * array, an entry a line.
+ */
+async function write<Item>(
+  batches: Iterable<Item[]> | AsyncIterable<Item[]>,
+  json: boolean,
+  text: (item: Item) => string,
+): Promise<void> {
   let first = true;
-  const text = (entry: Entry) => {
-    const line = `${first ? "[" : ","}${JSON.stringify(entry)}`;
+  for await (const batch of batches) {
+    if (batch.length === 0) continue;
+    const lines = batch.map((item) => text(item));
+    console.log(json ? `${first ? "[" : ","}${lines.join("\n,")}` : lines.join("\n"));
     first = false;
-    return line;
-  };
-  await writeLines(entries, text);
-  console.log(first ? "[]" : "]");
+  }
+  if (json) console.log(first ? "[]" : "]");
 }

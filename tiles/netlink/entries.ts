@@ -106,30 +106,37 @@ export function typeName(type: number): string {
 /** As `ip -j address`, IPv4 only. */
 export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
-  return interfaces.records().map((record) => {
-    const [flags, link, master] = [
-      interfaces.flags(record),
-      interfaces.link(record),
-      interfaces.master(record),
-    ];
-    const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
-    const mac = { macHead: interfaces.macHead(record), macTail: interfaces.macTail(record) };
-    const isEthernet = mac.macHead !== 0 || mac.macTail !== 0;
-    const isLoopback = interfaces.isLoopback(record);
-    return {
-      ifindex: interfaces.ifindex(record),
-      ...(link !== 0 && { link: nameOf(link) }),
-      ifname: interfaces.name(record),
-      flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
-      mtu: interfaces.mtu(record),
-      ...(master !== 0 && { master: nameOf(master) }),
-      operstate: OPERSTATES[interfaces.operstate(record)] ?? "UNKNOWN",
-      link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
-      ...((isEthernet || isLoopback) && { address: formatMac(mac) }),
-      ...vlanInfo(interfaces.vlan(record)),
-      addr_info: addressEntries(interfaces, record),
-    };
-  });
+  return interfaces.records().map((record) => interfaceEntry(interfaces, record, nameOf));
+}
+
+/** One of those. */
+export function interfaceEntry(
+  interfaces: InterfaceReader,
+  record: number,
+  nameOf: (ifindex: number) => string,
+): Entry {
+  const [flags, link, master] = [
+    interfaces.flags(record),
+    interfaces.link(record),
+    interfaces.master(record),
+  ];
+  const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
+  const mac = { macHead: interfaces.macHead(record), macTail: interfaces.macTail(record) };
+  const isEthernet = mac.macHead !== 0 || mac.macTail !== 0;
+  const isLoopback = interfaces.isLoopback(record);
+  return {
+    ifindex: interfaces.ifindex(record),
+    ...(link !== 0 && { link: nameOf(link) }),
+    ifname: interfaces.name(record),
+    flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
+    mtu: interfaces.mtu(record),
+    ...(master !== 0 && { master: nameOf(master) }),
+    operstate: OPERSTATES[interfaces.operstate(record)] ?? "UNKNOWN",
+    link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
+    ...((isEthernet || isLoopback) && { address: formatMac(mac) }),
+    ...vlanInfo(interfaces.vlan(record)),
+    addr_info: addressEntries(interfaces, record),
+  };
 }
 
 function vlanInfo(vlan: number): Entry {
@@ -154,33 +161,36 @@ function addressEntries(interfaces: InterfaceReader, record: number): Entry[] {
   });
 }
 
-/** A route of the tables local and main as `ip -j route show table all` has it. */
+/**
+ * A route of the tables local and main as `ip -j route show table all` has it. Field by field rather than by
+ * spreading: a full table is a million of them.
+ */
 export function routeEntry(each: Route, nameOf: (ifindex: number) => string): Entry {
   const { type, hops, protocol } = each;
-  return {
-    ...(type !== route.RTN_UNICAST && { type: typeName(type) }),
-    dst: formatPrefix(each.destination, each.prefixLength),
-    ...(each.tos !== 0 && { tos: `0x${each.tos.toString(16).padStart(2, "0")}` }),
-    ...(each.nextHopId !== 0 && { nhid: each.nextHopId }),
-    ...(hops === null && each.gateway !== 0 && { gateway: formatAddress(each.gateway) }),
-    ...(hops === null && each.ifindex !== 0 && { dev: nameOf(each.ifindex) }),
-    ...(each.table !== route.RT_TABLE_MAIN && { table: "local" }),
-    ...(protocol !== RTPROT_BOOT && { protocol: PROTOCOLS[protocol] ?? String(protocol) }),
-    ...(each.scope !== route.RT_SCOPE_UNIVERSE && { scope: scopeName(each.scope) }),
-    ...(each.source !== 0 && { prefsrc: formatAddress(each.source) }),
-    ...(each.priority !== 0 && { metric: each.priority }),
-    flags: namesOf(HOP_FLAGS, each.flags & 0xff),
-    ...(each.mtu !== 0 && { metrics: [{ mtu: each.mtu }] }),
-    ...(hops !== null && {
-      nexthops: hops.map((hop) => ({
-        ...(hop.gateway !== 0 && { gateway: formatAddress(hop.gateway) }),
-        dev: nameOf(hop.ifindex),
-        weight: hop.weight,
-        flags: namesOf(HOP_FLAGS, hop.flags),
-      })),
-    }),
-    ...(each.unsupported && { unsupported: true }),
-  };
+  const entry: Entry = {};
+  if (type !== route.RTN_UNICAST) entry.type = typeName(type);
+  entry.dst = formatPrefix(each.destination, each.prefixLength);
+  if (each.tos !== 0) entry.tos = `0x${each.tos.toString(16).padStart(2, "0")}`;
+  if (each.nextHopId !== 0) entry.nhid = each.nextHopId;
+  if (hops === null && each.gateway !== 0) entry.gateway = formatAddress(each.gateway);
+  if (hops === null && each.ifindex !== 0) entry.dev = nameOf(each.ifindex);
+  if (each.table !== route.RT_TABLE_MAIN) entry.table = "local";
+  if (protocol !== RTPROT_BOOT) entry.protocol = PROTOCOLS[protocol] ?? String(protocol);
+  if (each.scope !== route.RT_SCOPE_UNIVERSE) entry.scope = scopeName(each.scope);
+  if (each.source !== 0) entry.prefsrc = formatAddress(each.source);
+  if (each.priority !== 0) entry.metric = each.priority;
+  entry.flags = namesOf(HOP_FLAGS, each.flags & 0xff);
+  if (each.mtu !== 0) entry.metrics = [{ mtu: each.mtu }];
+  if (hops !== null) {
+    entry.nexthops = hops.map((hop) => ({
+      ...(hop.gateway !== 0 && { gateway: formatAddress(hop.gateway) }),
+      dev: nameOf(hop.ifindex),
+      weight: hop.weight,
+      flags: namesOf(HOP_FLAGS, hop.flags),
+    }));
+  }
+  if (each.unsupported) entry.unsupported = true;
+  return entry;
 }
 
 /** As `ip -j neighbour`. */
@@ -224,6 +234,7 @@ function scopeName(scope: number): string {
 }
 
 function namesOf(names: readonly (readonly [number, string])[], flags: number): string[] {
+  if (flags === 0) return [];
   return names.filter(([flag]) => (flags & flag) !== 0).map(([, name]) => name);
 }
 

@@ -1,22 +1,25 @@
 /**
  * Answers what the status tile asks for that only this tile's heap has: routes with all their
- * candidates, an audit. Requests come through the control region, one at a time; answers go into the
- * snapshot region. A full table is given part by part, so that no event waits for it.
+ * candidates, what has changed, an audit. Requests come through the control region, one at a time; answers go
+ * into the snapshot region: a line of JSON about the answer, and the lines that it consists of. A full
+ * table is given part by part, so that no event waits for it.
  *
  * @module
  */
 
 import type { View } from "../../ffi/view.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { Rib } from "../../netbase/rib.ts";
-import type { Route } from "../../netbase/route.ts";
 import type { Audit } from "./audit.ts";
+import type { Changes } from "./changes.ts";
+import { interfaceNames, routeEntry } from "./entries.ts";
 import { Ask, ControlReader } from "../runtime/control.ts";
 import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
 
-/** Routes in one part: a few milliseconds' work. */
-const PART_ROUTES = 1024;
-/** Room for what an answer has besides its routes. */
-const SPARE_BYTES = 128;
+/** Lines in one answer: a few milliseconds' work. */
+const PART_LINES = 2048;
+/** Characters of them, of which one takes three bytes at most, with something to spare for the head. */
+const PART_CHARACTERS = Math.floor(MOST_ANSWER_BYTES / 3) - 128;
 
 /** What is asked about. */
 export interface SnapshotParts {
@@ -25,23 +28,23 @@ export interface SnapshotParts {
   /** The snapshot region, writable. */
   readonly snapshot: View;
   readonly rib: Rib;
+  readonly reader: NetbaseReader;
+  readonly changes: Changes;
   readonly audit: Audit;
 }
 
 /** The netlink tile's end. */
 export class Snapshots {
+  readonly #parts: SnapshotParts;
   readonly #control: ControlReader;
   readonly #writer: SnapshotWriter;
-  readonly #rib: Rib;
-  readonly #audit: Audit;
   #answered: number;
 
   /** Begins with what is asked from now on. */
-  constructor({ control, snapshot, rib, audit }: SnapshotParts) {
-    this.#control = new ControlReader(control);
-    this.#writer = new SnapshotWriter(snapshot);
-    this.#rib = rib;
-    this.#audit = audit;
+  constructor(parts: SnapshotParts) {
+    this.#parts = parts;
+    this.#control = new ControlReader(parts.control);
+    this.#writer = new SnapshotWriter(parts.snapshot);
     this.#answered = this.#control.requestNumber;
   }
 
@@ -55,46 +58,55 @@ export class Snapshots {
     if (!this.pending) return 0;
     const { number, kind, arguments: words } = this.#control.request;
     this.#answered = number;
-    const answer = (text: string) => this.#writer.answer(number, text);
-    if (kind === Ask.routes) answer(this.#part(words));
-    else if (kind === Ask.audit) this.#audit.request((report) => answer(JSON.stringify(report)));
+    const answer = (head: object, lines = "") =>
+      this.#writer.answer(number, `${JSON.stringify(head)}\n${lines}`);
+    const room = new Room();
+    if (kind === Ask.routes) {
+      answer({ next: this.#routes(room, words), count: room.count }, room.lines);
+    } else if (kind === Ask.changes) answer(this.#changes(room, words[0]), room.lines);
+    else if (kind === Ask.audit) this.#parts.audit.request(answer);
     return 1;
   }
 
-  /** Routes from a prefix on, without the first `skipped` of it, and where the next part begins. */
-  #part([prefix, length, skipped]: readonly number[]): string {
-    const routes = new RouteTexts();
+  /** Routes from a prefix on, without the first `skipped` of it. Where the next part begins. */
+  #routes(room: Room, [prefix, length, skipped]: readonly number[]): number[] | null {
+    const nameOf = interfaceNames(this.#parts.reader.interfaces);
     let place = { prefix, length, count: 0 };
-    for (const route of this.#rib.routes({ prefix, length })) {
+    for (const route of this.#parts.rib.routes({ prefix, length })) {
       const { destination, prefixLength } = route;
       if (destination !== place.prefix || prefixLength !== place.length) {
         place = { prefix: destination, length: prefixLength, count: 0 };
       }
       const wasTold = destination === prefix && prefixLength === length && place.count < skipped;
-      if (!wasTold && !routes.add(route)) {
-        return `{"routes":${routes},"next":[${place.prefix},${place.length},${place.count}]}`;
+      if (!wasTold && !room.add(JSON.stringify(routeEntry(route, nameOf)))) {
+        return [place.prefix, place.length, place.count];
       }
       place.count++;
     }
-    return `{"routes":${routes},"next":null}`;
+    return null;
+  }
+
+  /** Changes since the last time; `began`: it was not known what happened until now. */
+  #changes(room: Room, topics: number): { began: boolean; lost: number; more: boolean } {
+    const { changes } = this.#parts;
+    const began = changes.topics === 0;
+    if (changes.topics !== topics) changes.topics = topics;
+    const { lost, more } = changes.take((line) => room.add(line));
+    return { began, lost, more };
   }
 }
 
-/** Routes in JSON, as many as a part may have. */
-class RouteTexts {
-  readonly #texts: string[] = [];
-  #room = MOST_ANSWER_BYTES - SPARE_BYTES;
+/** The lines of an answer, as many as there is room for. */
+class Room {
+  lines = "";
+  count = 0;
 
-  /** False: it does not fit. */
-  add(route: Route): boolean {
-    const text = JSON.stringify(route);
-    if (this.#texts.length === PART_ROUTES || text.length >= this.#room) return false;
-    this.#room -= text.length + 1;
-    this.#texts.push(text);
+  /** False: it does not fit behind those that there are. */
+  add(line: string): boolean {
+    const isFull = this.count === PART_LINES || this.lines.length + line.length > PART_CHARACTERS;
+    if (isFull && this.count > 0) return false;
+    this.lines += `${line}\n`;
+    this.count++;
     return true;
-  }
-
-  toString(): string {
-    return `[${this.#texts.join(",")}]`;
   }
 }

@@ -14,6 +14,7 @@ import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import { Audit } from "./audit.ts";
+import { Changes } from "./changes.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
 import { Freshness } from "./freshness.ts";
@@ -72,6 +73,7 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
   readonly #audit: Audit;
+  readonly #changes: Changes;
   readonly #snapshots: Snapshots;
   readonly #wakers: readonly Waker[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
@@ -108,7 +110,9 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
     const intake: IntakeParts = {
       ask: (ifindex, address) => this.#asker.ask(ifindex, address),
-      release: (ifindex, address) => this.#asker.release(ifindex, address),
+      // That a gateway is dead is to be known: routes have another way then (`netbase/decision.ts`).
+      release: (ifindex, address) =>
+        this.#mirror.routes.gateways.has(ifindex, address) || this.#asker.release(ifindex, address),
       standing: (ifindex, address) => this.#standing(ifindex, address),
       counters: this.#counters,
       random: Math.random,
@@ -117,7 +121,14 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
     const { counters } = region;
     this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
-    this.#snapshots = new Snapshots({ ...setup, rib: this.#writer.rib, audit: this.#audit });
+    this.#changes = new Changes(this.#mirror, this.#reader);
+    this.#snapshots = new Snapshots({
+      ...setup,
+      rib: this.#writer.rib,
+      reader: this.#reader,
+      changes: this.#changes,
+      audit: this.#audit,
+    });
     this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
       new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
     );
@@ -139,6 +150,7 @@ class NetlinkTile implements Tile, NeighborListener {
   turn(): number {
     const now = this.#now = performance.now();
     let work = this.#mirror.turn(now);
+    this.#changes.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
     work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
@@ -168,7 +180,7 @@ class NetlinkTile implements Tile, NeighborListener {
       this.#mirror.nextDue(nowMillis),
       this.#freshness.nextDue(nowMillis),
       this.#audit.nextDue(nowMillis),
-      ...this.#intakes.map(({ solicitor }) => solicitor.nextDue()),
+      ...this.#intakes.map(({ solicitor }) => solicitor.nextDue(nowMillis)),
     ].filter((due) => due >= 0);
     return dues.length === 0 ? -1 : Math.min(...dues);
   }

@@ -28,6 +28,8 @@ export const Ask = {
   routes: 1,
   /** To compare the mirror with the kernel. */
   audit: 2,
+  /** What has changed since it was last asked for; argument: bits of what to watch, 0 for nothing. */
+  changes: 4,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
   capture: 3,
 } as const;

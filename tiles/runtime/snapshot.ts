@@ -1,6 +1,6 @@
 /**
  * The snapshot region: what the netlink tile answers when it was asked for something that only its
- * heap has. One answer at a time, a JSON text. Written by the netlink tile, read by the status tile.
+ * heap has. One answer at a time, lines of JSON. Written by the netlink tile, read by the status tile.
  *
  *     word 0  number of the request that the answer is to
  *     word 1  bytes of the text

@@ -5,20 +5,15 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
 import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
-import {
-  type Entry,
-  interfaceEntries,
-  interfaceNames,
-  neighborEntries,
-  routeEntry,
-} from "../netlink/entries.ts";
-import type { Question } from "./question.ts";
+import { SYNC_STATES, TOPICS } from "../netlink/changes.ts";
+import { type Entry, interfaceEntries, neighborEntries } from "../netlink/entries.ts";
+import type { Question, Told } from "./question.ts";
+import type { Monitoring } from "./monitoring.ts";
 import type { WatchedTile } from "./tile.ts";
 
 /** What answers are made from. */
@@ -31,22 +26,20 @@ export interface AnswerParts {
   readonly counters: Float64Array;
   readonly question: Question;
   readonly capturing: Capturing;
+  readonly monitoring: Monitoring;
   readonly interfaces: readonly string[];
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
 /** A part of all routes, as the netlink tile gives them; `next` asks for the following one. */
-export interface RoutesPart {
-  readonly routes: readonly Route[];
+interface RoutesPart {
   readonly next: readonly number[] | null;
+  readonly count: number;
 }
 
 /** One answer: lines that are there, or that are still to come. */
 type Answer = string | AsyncIterable<string>;
 type Request = Readonly<Record<string, unknown>>;
-
-/** Names of `Sync` (netbase/layout.ts). */
-const SYNC_STATES = ["empty", "syncing", "synced", "stale"];
 
 /** Answers requests. */
 export class Answers {
@@ -58,6 +51,7 @@ export class Answers {
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
     audit: () => this.#audit(),
+    monitor: (request) => this.#monitor(request),
     capture: (request) => this.#capture(request),
   };
 
@@ -131,14 +125,15 @@ export class Answers {
 
   /** A full table is a million routes, so the netlink tile gives them part by part. */
   async *#routes(): AsyncGenerator<string> {
-    const { netbase, read, question } = this.#parts;
+    const { question } = this.#parts;
+    const part = (from: readonly number[]) => question.ask<RoutesPart>(Ask.routes, ...from);
     let count = 0;
-    for (let next: readonly number[] | null = [0, 0, 0]; next !== null;) {
-      const part: RoutesPart = await question.ask(Ask.routes, ...next);
-      const nameOf = read(() => interfaceNames(netbase.interfaces));
-      yield part.routes.map((route) => line(routeEntry(route, nameOf))).join("");
-      count += part.routes.length;
-      next = part.next;
+    for (let asked: Promise<Told<RoutesPart>> | null = part([0, 0, 0]); asked !== null;) {
+      const { head, lines }: Told<RoutesPart> = await asked;
+      // It makes the next part while this one is taken.
+      asked = head.next === null ? null : part(head.next);
+      yield lines;
+      count += head.count;
     }
     yield line({ end: count });
   }
@@ -158,8 +153,14 @@ export class Answers {
     );
   }
 
+  #monitor({ what }: Request): Answer {
+    const topics = what === undefined ? TOPICS : TOPICS.filter((topic) => topic === what);
+    if (topics.length === 0) throw new RequestError(`"what" takes ${TOPICS.join(", ")}`);
+    return this.#parts.monitoring.stream(topics);
+  }
+
   async *#audit(): AsyncGenerator<string> {
-    yield line(await this.#parts.question.ask<Entry>(Ask.audit));
+    yield line((await this.#parts.question.ask<Entry>(Ask.audit)).head);
   }
 }
 

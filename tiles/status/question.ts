@@ -12,6 +12,12 @@ import { SnapshotReader } from "../runtime/snapshot.ts";
 /** How long an answer may take; an audit of a full table takes seconds. */
 const ANSWER_MILLIS = 120_000;
 
+/** What the netlink tile says: about its answer, and the lines of it, each with its end. */
+export interface Told<Head> {
+  readonly head: Head;
+  readonly lines: string;
+}
+
 /** Asks the netlink tile. */
 export class Question {
   readonly #ask: (request: ControlRequest) => void;
@@ -31,15 +37,17 @@ export class Question {
   }
 
   /** The answer to a request of `kind` (`Ask`), when those before it have theirs. Throws Error. */
-  ask<Answer>(kind: number, ...words: readonly number[]): Promise<Answer> {
-    const answer = this.#last.then(() => this.#one<Answer>(kind, words));
+  ask<Head>(kind: number, ...words: readonly number[]): Promise<Told<Head>> {
+    const answer = this.#last.then(() => this.#one<Head>(kind, words));
     this.#last = answer.catch(() => {});
     return answer;
   }
 
-  async #one<Answer>(kind: number, words: readonly number[]): Promise<Answer> {
+  async #one<Head>(kind: number, words: readonly number[]): Promise<Told<Head>> {
     this.#number = this.#number === 0xffffffff ? 1 : this.#number + 1;
     this.#ask({ number: this.#number, kind, arguments: words });
-    return JSON.parse(await this.#snapshot.answer(this.#number, ANSWER_MILLIS));
+    const text = await this.#snapshot.answer(this.#number, ANSWER_MILLIS);
+    const end = text.indexOf("\n");
+    return { head: JSON.parse(text.slice(0, end)), lines: text.slice(end + 1) };
   }
 }
