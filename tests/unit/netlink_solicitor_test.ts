@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { NUD_FAILED, NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { Recent } from "../../tiles/netlink/recent.ts";
+import { Asks } from "../../tiles/netlink/asks.ts";
+import { Rests } from "../../tiles/netlink/rests.ts";
 import { Solicitor } from "../../tiles/netlink/solicitor.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
@@ -23,7 +24,8 @@ class World {
   now = 0;
   mostWaiting = 0;
 
-  constructor({ answers = [] as readonly number[], sharers = 1 } = {}) {
+  /** `privileged`: whether the kernel lets entries be taken back. */
+  constructor({ answers = [] as readonly number[], sharers = 1, privileged = true } = {}) {
     this.#answers = new Set(answers);
     this.solicitor = new Solicitor({
       ask: (_ifindex, address) => {
@@ -33,7 +35,11 @@ class World {
         this.mostWaiting = Math.max(this.mostWaiting, this.#waiting.size);
         return true;
       },
-      release: (_ifindex, address) => this.released.push(address),
+      release: (_ifindex, address) => {
+        if (privileged) this.#waiting.delete(address);
+        if (privileged) this.released.push(address);
+        return privileged;
+      },
       counters: this.counters,
       random: () => 0.5,
       sharers,
@@ -48,6 +54,7 @@ class World {
   pass(millis: number, { each = () => {}, step = 10 } = {}): void {
     for (const end = this.now + millis; this.now < end;) {
       this.now += step;
+      this.solicitor.clock(this.now);
       each();
       for (const [address, since] of this.#waiting) {
         const answered = this.#answers.has(address);
@@ -90,7 +97,7 @@ Deno.test("who was wanted a moment ago and is wanted again counts as wanted twic
     for (let i = 0; i < 10; i++) world.want(1_000 + world.now * 10 + i);
   };
   world.pass(2_000, { each: flood });
-  // The queue of those wanted once is full: the first request is lost, the second is not.
+  // The queue is full of such as are wanted once: the first request is lost, the second is not.
   world.want(7);
   assert.ok(!world.addresses().includes(7));
   world.pass(300, { each: flood });
@@ -165,13 +172,94 @@ Deno.test("a known neighbour in use is asked for whatever waits, but not without
   assert.equal(world.asked.length, before + 1);
 });
 
-Deno.test("recently noted is what was noted within the window, the oldest forgotten first", () => {
-  const recent = new Recent({ sizeLog2: 10, seed: 7 });
-  assert.equal(recent.note(1, 5, 0, 1_000), false);
-  assert.equal(recent.note(1, 5, 900, 1_000), true);
-  assert.equal(recent.note(2, 5, 900, 1_000), false);
-  assert.equal(recent.note(1, 5, 1_200, 1_000), false);
-  for (let i = 0; i < 100_000; i++) recent.note(1, 1_000 + i, 2_000, 1_000);
-  assert.equal(recent.note(1, 100_999, 2_000, 1_000), true);
-  assert.equal(recent.note(1, 5, 2_000, 1_000), false);
+Deno.test("where others wait for its place, who does not answer is given up soon", () => {
+  const world = new World();
+  const flood = () => {
+    for (let i = 0; i < 20; i++) world.want(1_000 + world.now * 10 + i);
+  };
+  world.pass(5_000, { each: flood });
+  // A quarter of 256 places, each kept for 200 ms.
+  assert.ok(world.asked.length > 1_000, `${world.asked.length} asked for`);
+  assert.ok(world.mostWaiting <= 64);
+  assert.equal(world.asked.length - world.released.length, world.solicitor.outstanding);
+});
+
+Deno.test("what cannot be taken back has the kernel's own time to answer", () => {
+  const world = new World({ privileged: false });
+  world.pass(6_000, { each: () => world.want(1_000 + world.now) });
+  assert.ok(world.mostWaiting <= 64, `${world.mostWaiting}`);
+});
+
+/** Random addresses of a /8, `perMilli` a millisecond. */
+function slashEight(world: World, perMilli: number): () => void {
+  let state = 7;
+  return () => {
+    for (let i = 0; i < perMilli * 10; i++) {
+      state ^= state << 13;
+      state ^= state >>> 17;
+      state ^= state << 5;
+      world.want(0x0a000000 + (state >>> 8));
+    }
+  };
+}
+
+Deno.test("in a flood over a whole /8, who is wanted twice is asked for within a second", () => {
+  const world = new World();
+  const each = slashEight(world, 50);
+  world.pass(2_000, { each });
+  world.want(0x0a010203);
+  world.pass(300, { each });
+  world.want(0x0a010203);
+  world.pass(1_000, { each });
+  assert.ok(world.addresses().includes(0x0a010203));
+});
+
+Deno.test("in a flood that names all of a /8 again and again, who keeps being wanted is asked for", () => {
+  const world = new World();
+  const flood = slashEight(world, 5_000);
+  world.pass(500, { each: flood });
+  const begin = world.now;
+  world.pass(1_000, {
+    each: () => {
+      flood();
+      if (world.now % 100 === 0) world.want(0x0a010203);
+    },
+  });
+  const asked = world.asked.find(({ address }) => address === 0x0a010203);
+  assert.ok(asked !== undefined && asked.at > begin);
+});
+
+Deno.test("asks are counted over this window and the one before, never too few", () => {
+  const asks = new Asks({ sizeLog2: 12, seed: 7 });
+  asks.clock(1_000);
+  assert.equal(asks.count(1, 5), 1);
+  assert.equal(asks.count(1, 5), 2);
+  assert.equal(asks.count(2, 5), 1);
+  asks.clock(1_600);
+  assert.equal(asks.count(1, 5), 3);
+  asks.clock(2_200);
+  assert.equal(asks.count(1, 5), 2);
+  asks.clock(10_000);
+  assert.equal(asks.count(1, 5), 1);
+  for (let i = 0; i < 100; i++) asks.count(1, 5);
+  assert.equal(asks.count(1, 5), 15);
+  for (let i = 0; i < 100_000; i++) asks.count(1, 1_000 + i);
+  assert.ok(asks.count(1, 6) > 1, "others share its cells");
+});
+
+Deno.test("who rests is left alone until then; whose rest ends first makes room", () => {
+  const rests = new Rests({ sizeLog2: 10, seed: 7 });
+  assert.equal(rests.resting(1, 5, 0), false);
+  rests.rest(1, 5, { until: 900, failures: 3 });
+  assert.equal(rests.resting(1, 5, 899), true);
+  assert.equal(rests.resting(2, 5, 899), false);
+  assert.equal(rests.resting(1, 5, 900), false);
+  assert.equal(rests.failures(1, 5, 5_000), 3);
+  assert.equal(rests.failures(1, 5, 20_000), 0);
+  rests.forget(1, 5);
+  assert.equal(rests.failures(1, 5, 900), 0);
+  rests.rest(1, 5, { until: 900, failures: 3 });
+  for (let i = 0; i < 100_000; i++) rests.rest(1, 1_000 + i, { until: 2_000, failures: 1 });
+  assert.equal(rests.resting(1, 100_999, 1_000), true);
+  assert.equal(rests.resting(1, 5, 0), false);
 });

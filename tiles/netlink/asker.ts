@@ -63,14 +63,12 @@ export class Asker implements MessageHandler {
     return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
   }
 
-  /**
-   * Takes an entry that failed to resolve out of the kernel's table. Nothing, without privilege.
-   */
-  release(ifindex: number, address: number): void {
-    if (!this.#privileged) return;
+  /** Takes an entry that does not resolve out of the kernel's table. False: without privilege. */
+  release(ifindex: number, address: number): boolean {
+    if (!this.#privileged) return false;
     // Sequence 0 marks it: that it is gone already is no failure.
     const length = writeDeleteNeighbor(this.#writer, { ifindex, address }, 0);
-    this.#socket.send(this.#writer.bytes, length);
+    return this.#socket.send(this.#writer.bytes, length) === 0;
   }
 
   /** Reads what was refused. How much there was. */

@@ -1,20 +1,18 @@
 /**
- * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at, which
- * costs little for what is not on-link or known already; of the rest only so much comes through
- * that an address which is asked for twice still means something.
+ * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at: it costs
+ * little to tell what is not on-link or known already, and little to count the rest.
  *
  * @module
  */
 
 import type { View } from "../../ffi/view.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import { SOLICIT_DEPTH, SolicitConsumer } from "../runtime/solicit_link.ts";
+import { SolicitConsumer } from "../runtime/solicit_link.ts";
 import { Solicitor, type SolicitorParts } from "./solicitor.ts";
 import { Standing } from "./standing.ts";
 
-/** Requests for unknown neighbours let through in a second on the long run, and in one go. */
-const RATE = 65_536;
-const BURST = 8_192;
+/** Requests taken with one turn: less than a millisecond's work, so that events need not wait. */
+const MOST_TAKEN = 4_096;
 
 /** What an intake works with. */
 export interface IntakeParts extends SolicitorParts {
@@ -27,9 +25,7 @@ export class Intake {
   readonly solicitor: Solicitor;
   readonly #parts: IntakeParts;
   readonly #consumer: SolicitConsumer;
-  readonly #pairs = new Uint32Array(SOLICIT_DEPTH * 2);
-  #credit = BURST;
-  #refilledAt = 0;
+  readonly #pairs = new Uint32Array(MOST_TAKEN * 2);
 
   /** `link`: the net tile's solicit link, read-only. */
   constructor(link: View, parts: IntakeParts) {
@@ -51,16 +47,11 @@ export class Intake {
   /** Takes what there is and asks for as much as may be asked for now. How much there was to do. */
   turn(now: number): number {
     const pairs = this.#pairs;
-    const count = this.pending ? this.#consumer.take(pairs, SOLICIT_DEPTH) : 0;
-    if (count > 0) this.#refill(now);
+    const count = this.pending ? this.#consumer.take(pairs, MOST_TAKEN) : 0;
+    this.solicitor.clock(now);
     this.#parts.counters[NETLINK.index.solicits_received] += count;
     for (let i = 0; i < count; i++) this.#offer(pairs[i * 2], pairs[i * 2 + 1], now);
     return count + this.solicitor.turn(now);
-  }
-
-  #refill(now: number): void {
-    this.#credit = Math.min(BURST, this.#credit + (now - this.#refilledAt) * RATE / 1000);
-    this.#refilledAt = now;
   }
 
   #offer(ifindex: number, address: number, now: number): void {
@@ -77,12 +68,6 @@ export class Intake {
         this.solicitor.refresh(ifindex, address, now);
         return;
     }
-    const isGateway = standing === Standing.gateway;
-    if (this.#credit < 1 && !isGateway) {
-      counters[NETLINK.index.solicits_limited]++;
-      return;
-    }
-    this.#credit--;
-    this.solicitor.want({ ifindex, address, isGateway }, now);
+    this.solicitor.want({ ifindex, address, isGateway: standing === Standing.gateway }, now);
   }
 }

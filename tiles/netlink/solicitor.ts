@@ -1,15 +1,20 @@
 /**
  * Asks the kernel for the neighbours that one net tile needs. This is the one path from untrusted
  * traffic into the netlink tile, and it may come at line rate with addresses that nobody has, so
- * everything here is of bounded size, and what a flood can make the kernel do is bounded:
+ * everything here is of fixed size, and what a flood can make the kernel do is bounded:
  *
  * - only addresses that are on-link there are asked for, each once at a time;
  * - what is waiting for an answer (entries of the kernel's table, which all namespaces share) is
  *   limited to a quarter of that table, and to little when the table is half full already;
- * - who is a router goes first, then who is asked for twice, then whoever is asked for: a flood
- *   asks for each of its addresses once, a client comes again;
- * - an address that does not answer rests, longer each time; its entry is given back to the kernel;
+ * - of those that wait to be asked for, routers go first, then whoever is wanted most often: a flood
+ *   names each of its addresses as often as chance has it, a client comes again;
+ * - an address that does not answer rests, longer each time, and its entry is given back to the
+ *   kernel; where others wait for its place it has a moment to answer, not the kernel's 3 s;
  * - every net tile has a share of its own of all that, so that one under attack costs no other.
+ *
+ * What that cannot do: a flood so dense that it names most of a prefix's addresses twice in a second
+ * itself makes as many of them look like clients, and those are more than any kernel can be asked for
+ * in that time. Then a client is asked for when it is wanted more often than the flood's addresses.
  *
  * Known neighbours whose confirmation runs out cost the kernel no new entry and do not wait for any
  * of that.
@@ -19,15 +24,16 @@
 
 import { NUD_FAILED, NUD_VALID } from "../../netbase/neighbors.ts";
 import { NETLINK } from "../runtime/counters.ts";
+import { Asks } from "./asks.ts";
 import { NeighborMap } from "./neighbor_map.ts";
-import { Recent } from "./recent.ts";
+import { Rests } from "./rests.ts";
 
 /** What the solicitor works with. Addresses in host order. */
 export interface SolicitorParts {
   /** Has the kernel resolve or confirm a neighbour. False: it would not. */
   ask(ifindex: number, address: number): boolean;
-  /** Takes an entry that failed out of the kernel's table. */
-  release(ifindex: number, address: number): void;
+  /** Takes an entry without answer out of the kernel's table. False: that is not allowed to us. */
+  release(ifindex: number, address: number): boolean;
   /** As `counters.ts` has them for the netlink tile. */
   readonly counters: Float64Array;
   /** From 0 to below 1. */
@@ -36,74 +42,79 @@ export interface SolicitorParts {
   readonly sharers: number;
 }
 
-/** An address that two requests name within this time is asked for before one that one names. */
-const WINDOW_MILLIS = 1_000;
 /** A known neighbour is asked for confirmation once in this time at most. */
 const REFRESH_MILLIS = 100;
 /** What waited longer than this for its turn is not asked for any more: the packet is gone. */
 const PATIENCE_MILLIS = 1_000;
 /** An answer that has not come by then does not come (the kernel gives up after about 3 s). */
 const ANSWER_MILLIS = 5_000;
+/** Nor is it waited for longer than this where others wait for its place. */
+const HURRIED_MILLIS = 200;
 /** Rest after the first time without an answer, doubled each time, ± a quarter. */
 const FIRST_REST_MILLIS = 1_000;
 const MOST_REST_MILLIS = 60_000;
-/** How long after its rest an address that never answered is remembered. */
-const REMEMBER_MILLIS = 10_000;
-/** Requests a second on the long run, and in one go; one that is answered does not count. */
-const RATE = 400;
+/**
+ * Requests a second on the long run, and in one go; one that is answered does not count. It is what a
+ * kernel with a table of the usual size, full of addresses that nobody has, sends by itself.
+ */
+const RATE = 1_000;
 const BURST = 256;
-/** Addresses asked for or resting: more than RATE lets come together in the longest rest. */
-const MOST_PENDING = 32_768;
-/** Addresses that are remembered as asked for once, by all sharers together, as a log2. */
-const RECENT_LOG2 = 16;
+/** Addresses that wait to be asked for. */
+const MOST_QUEUED = 256;
+/** Addresses that rest, and cells that asks are counted in, by all sharers together, as log2. */
+const RESTS_LOG2 = 16;
+const ASKS_LOG2 = 20;
 /** The kernel's default gc_thresh3, and what may wait for an answer whatever its table is like. */
 const DEFAULT_CAPACITY = 1024;
 const LEAST_OUTSTANDING = 16;
 
-/** Classes of unknown neighbours, the most urgent first. */
-const CLASSES = [
-  { share: 1, queue: 64 }, // gateways
-  { share: 0.75, queue: 64 }, // asked for twice
-  { share: 0.25, queue: 256 }, // asked for once
-] as const;
-const GATEWAY = 0;
-const TWICE = 1;
-const ONCE = 2;
+/** Rank of routers; that of others is how often they were wanted lately. */
+const GATEWAY = Infinity;
+/** From this rank on, and below, the part of what may wait for an answer that one may fill up. */
+const TWICE = 2;
+const TWICE_SHARE = 0.75;
+const ONCE_SHARE = 0.25;
 
 /** An unknown neighbour on its way. */
 interface Pending {
-  state: "queued" | "asked" | "resting";
-  /** Index into CLASSES while queued. */
-  class: number;
-  /** When it came into this state; for one that rests, when it may be asked for again. */
+  readonly ifindex: number;
+  readonly address: number;
+  asked: boolean;
+  /** Who is asked for first. */
+  rank: number;
+  /** When it was wanted, or asked for. */
   since: number;
-  /** Times that it did not answer. */
-  failures: number;
 }
 
 /** See the head of this file. */
 export class Solicitor {
   readonly #parts: SolicitorParts;
-  readonly #recent: Recent;
+  readonly #asks: Asks;
+  readonly #rests: Rests;
+  /** All that are queued or asked for. */
   readonly #pending = new NeighborMap<Pending>();
-  readonly #queues = CLASSES.map(({ queue }) => new PairQueue(queue));
+  readonly #queue: Pending[] = [];
+  /** No rank in the queue is below this; good while the queue is full. */
+  #lowest = 0;
+  /** In the order in which they were asked for. */
+  readonly #asked = new Set<Pending>();
+  #hurriedMillis = HURRIED_MILLIS;
   #tokens = BURST;
   #refilledAt = 0;
-  #outstanding = 0;
   #mostOutstanding = 0;
 
   constructor(parts: SolicitorParts) {
     this.#parts = parts;
-    this.#recent = new Recent({
-      sizeLog2: Math.max(10, RECENT_LOG2 - Math.ceil(Math.log2(parts.sharers))),
-      seed: Math.floor(parts.random() * 2 ** 32),
-    });
+    const less = Math.ceil(Math.log2(parts.sharers));
+    const seed = Math.floor(parts.random() * 2 ** 32);
+    this.#asks = new Asks({ sizeLog2: Math.max(10, ASKS_LOG2 - less), seed });
+    this.#rests = new Rests({ sizeLog2: Math.max(10, RESTS_LOG2 - less), seed });
     this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });
   }
 
   /** Requests that the kernel has not answered yet. */
   get outstanding(): number {
-    return this.#outstanding;
+    return this.#asked.size;
   }
 
   /** The kernel's table: how many it takes (gc_thresh3), and its entries that are not our doing. */
@@ -112,10 +123,21 @@ export class Solicitor {
     this.#mostOutstanding = Math.max(LEAST_OUTSTANDING, Math.floor(room));
   }
 
+  /** Tells the time, before anything is wanted. */
+  clock(now: number): void {
+    this.#asks.clock(now);
+    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
+    this.#refilledAt = now;
+  }
+
   /** A known neighbour is in use, and its confirmation runs out. */
   refresh(ifindex: number, address: number, now: number): void {
-    if (!this.#recent.note(ifindex, address, now, REFRESH_MILLIS)) this.#ask(ifindex, address);
-    else this.#parts.counters[NETLINK.index.solicits_duplicate]++;
+    if (this.#rests.resting(ifindex, address, now)) {
+      this.#parts.counters[NETLINK.index.solicits_duplicate]++;
+      return;
+    }
+    this.#rests.rest(ifindex, address, { until: now + REFRESH_MILLIS, failures: 0 });
+    this.#ask(ifindex, address);
   }
 
   /** A neighbour that is not known is needed; `isGateway`: routes lead by it. */
@@ -123,54 +145,106 @@ export class Solicitor {
     { ifindex, address, isGateway }: { ifindex: number; address: number; isGateway: boolean },
     now: number,
   ): void {
-    const pending = this.#pending.get(ifindex, address);
-    if (pending !== undefined && !this.#mayBeAskedAgain(pending, { ifindex, address }, now)) {
-      this.#parts.counters[NETLINK.index.solicits_duplicate]++;
+    const asks = this.#asks.count(ifindex, address);
+    const rank = isGateway ? GATEWAY : asks;
+    const { counters } = this.#parts;
+    // Of a flood most ends here.
+    if (this.#queue.length === MOST_QUEUED && rank <= this.#lowest) {
+      counters[NETLINK.index.solicits_limited]++;
       return;
     }
-    const before = this.#recent.note(ifindex, address, now, WINDOW_MILLIS);
-    const urgency = isGateway ? GATEWAY : before ? TWICE : ONCE;
-    this.#enqueue({ ifindex, address, class: urgency, failures: pending?.failures ?? 0 }, now);
-  }
-
-  /** Whether a request for what is pending already is news; moves one that waited up if it does. */
-  #mayBeAskedAgain(
-    pending: Pending,
-    { ifindex, address }: { ifindex: number; address: number },
-    now: number,
-  ): boolean {
-    if (pending.state === "resting") return now >= pending.since;
-    if (pending.state === "queued" && pending.class === ONCE) {
-      // What stands in the other queue is passed over there, since its class has changed.
-      if (this.#queues[TWICE].push(ifindex, address)) pending.class = TWICE;
+    const pending = this.#pending.get(ifindex, address);
+    if (pending !== undefined) {
+      pending.rank = Math.max(pending.rank, rank);
+      counters[NETLINK.index.solicits_duplicate]++;
+    } else if (this.#rests.resting(ifindex, address, now)) {
+      counters[NETLINK.index.solicits_duplicate]++;
+    } else {
+      this.#enqueue({ ifindex, address, asked: false, rank, since: now });
     }
-    return false;
   }
 
-  #enqueue(
-    { ifindex, address, class: urgency, failures }: {
-      ifindex: number;
-      address: number;
-      class: number;
-      failures: number;
-    },
-    now: number,
-  ): void {
-    if (this.#pending.size >= MOST_PENDING || !this.#queues[urgency].push(ifindex, address)) {
+  #enqueue(pending: Pending): void {
+    const queue = this.#queue;
+    if (queue.length === MOST_QUEUED && !this.#displace(pending.rank)) {
       this.#parts.counters[NETLINK.index.solicits_limited]++;
       return;
     }
-    this.#pending.set(ifindex, address, { state: "queued", class: urgency, since: now, failures });
+    queue.push(pending);
+    this.#pending.set(pending.ifindex, pending.address, pending);
+    if (queue.length === MOST_QUEUED) this.#lowest = queue[this.#indexOfLowest()].rank;
+  }
+
+  /** Takes the last of the lowest rank out of the queue for one of `rank`; false: that is no more. */
+  #displace(rank: number): boolean {
+    const index = this.#indexOfLowest();
+    this.#lowest = this.#queue[index].rank;
+    if (rank <= this.#lowest) return false;
+    this.#drop(index);
+    return true;
+  }
+
+  #indexOfLowest(): number {
+    const queue = this.#queue;
+    let lowest = 0;
+    for (let i = 1; i < queue.length; i++) if (queue[i].rank <= queue[lowest].rank) lowest = i;
+    return lowest;
+  }
+
+  /** What is queued at `index` is not asked for. */
+  #drop(index: number): void {
+    const [{ ifindex, address }] = this.#queue.splice(index, 1);
+    this.#pending.delete(ifindex, address);
+    this.#parts.counters[NETLINK.index.solicits_limited]++;
   }
 
   /** Asks for as many as may be asked for now; how many. */
   turn(now: number): number {
-    this.#refill(now);
     let asked = 0;
-    for (let urgency = 0; urgency < CLASSES.length; urgency++) {
-      asked += this.#serve(urgency, now);
+    while (this.#queue.length > 0 && this.#tokens >= 1) {
+      const index = this.#next(now);
+      if (index < 0 || !this.#hasRoom(this.#queue[index].rank, now)) break;
+      const [pending] = this.#queue.splice(index, 1);
+      asked += this.#askUnknown(pending, now);
     }
     return asked;
+  }
+
+  /** Where in the queue the first of the highest rank is, -1: nowhere; drops who waited too long. */
+  #next(now: number): number {
+    const queue = this.#queue;
+    let next = -1;
+    for (let i = queue.length - 1; i >= 0; i--) {
+      if (now - queue[i].since > PATIENCE_MILLIS) {
+        this.#drop(i);
+        if (next >= 0) next--;
+      } else if (next < 0 || queue[i].rank >= queue[next].rank) {
+        next = i;
+      }
+    }
+    return next;
+  }
+
+  /** Whether one more may wait for an answer, at the cost of who has not answered for a while. */
+  #hasRoom(rank: number, now: number): boolean {
+    const most = this.#most(rank);
+    while (this.#asked.size >= most) {
+      const [oldest] = this.#asked;
+      if (now - oldest.since < this.#hurriedMillis) return false;
+      if (!this.#parts.release(oldest.ifindex, oldest.address)) {
+        // Who may not take entries back leaves that to the kernel, and waits as long.
+        this.#hurriedMillis = ANSWER_MILLIS;
+        return false;
+      }
+      this.#rest(oldest, now);
+    }
+    return true;
+  }
+
+  /** How many may wait for an answer before one of `rank` has to. */
+  #most(rank: number): number {
+    const share = rank === GATEWAY ? 1 : rank >= TWICE ? TWICE_SHARE : ONCE_SHARE;
+    return this.#mostOutstanding * share;
   }
 
   /** Tokens that come in a millisecond. */
@@ -178,47 +252,15 @@ export class Solicitor {
     return RATE / 1000 / this.#parts.sharers;
   }
 
-  #refill(now: number): void {
-    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
-    this.#refilledAt = now;
-  }
-
-  #serve(urgency: number, now: number): number {
-    const queue = this.#queues[urgency];
-    const most = this.#mostOutstanding * CLASSES[urgency].share;
-    let asked = 0;
-    while (queue.length > 0) {
-      const { ifindex, address } = queue;
-      const pending = this.#pending.get(ifindex, address);
-      if (pending?.state !== "queued" || pending.class !== urgency) {
-        queue.shift();
-      } else if (now - pending.since > PATIENCE_MILLIS) {
-        queue.shift();
-        this.#pending.delete(ifindex, address);
-        this.#parts.counters[NETLINK.index.solicits_limited]++;
-      } else if (this.#tokens < 1 || this.#outstanding >= most) {
-        break;
-      } else {
-        queue.shift();
-        asked += this.#askUnknown(pending, { ifindex, address }, now);
-      }
-    }
-    return asked;
-  }
-
-  #askUnknown(
-    pending: Pending,
-    { ifindex, address }: { ifindex: number; address: number },
-    now: number,
-  ): number {
-    if (!this.#ask(ifindex, address)) {
+  #askUnknown(pending: Pending, now: number): number {
+    if (!this.#ask(pending.ifindex, pending.address)) {
       this.#rest(pending, now);
       return 0;
     }
-    pending.state = "asked";
+    pending.asked = true;
     pending.since = now;
+    this.#asked.add(pending);
     this.#tokens--;
-    this.#outstanding++;
     return 1;
   }
 
@@ -229,11 +271,15 @@ export class Solicitor {
     return asked;
   }
 
+  /** Nobody answers. */
   #rest(pending: Pending, now: number): void {
-    const rest = Math.min(FIRST_REST_MILLIS * 2 ** pending.failures, MOST_REST_MILLIS);
-    pending.state = "resting";
-    pending.since = now + rest * (0.75 + this.#parts.random() / 2);
-    pending.failures++;
+    const { ifindex, address } = pending;
+    const failures = this.#rests.failures(ifindex, address, now);
+    const rest = Math.min(FIRST_REST_MILLIS * 2 ** failures, MOST_REST_MILLIS);
+    const until = now + rest * (0.75 + this.#parts.random() / 2);
+    this.#rests.rest(ifindex, address, { until, failures: failures + 1 });
+    this.#asked.delete(pending);
+    this.#pending.delete(ifindex, address);
   }
 
   /** The kernel tells of a neighbour; `state` is its NUD_* state. */
@@ -242,15 +288,13 @@ export class Solicitor {
     now: number,
   ): void {
     const pending = this.#pending.get(ifindex, address);
-    if (pending === undefined) return;
     if ((state & NUD_VALID) !== 0) {
-      if (pending.state === "asked") {
-        this.#outstanding--;
-        this.#tokens = Math.min(BURST, this.#tokens + 1);
-      }
+      this.#rests.forget(ifindex, address);
+      if (pending === undefined) return;
       this.#pending.delete(ifindex, address);
-    } else if (state === NUD_FAILED && pending.state === "asked") {
-      this.#outstanding--;
+      if (this.#asked.delete(pending)) this.#tokens = Math.min(BURST, this.#tokens + 1);
+      else this.#queue.splice(this.#queue.indexOf(pending), 1);
+    } else if (state === NUD_FAILED && pending?.asked === true) {
       this.#rest(pending, now);
       this.#parts.release(ifindex, address);
     }
@@ -259,63 +303,22 @@ export class Solicitor {
   /** A neighbour has left the kernel's table. */
   neighborGone({ ifindex, address }: { ifindex: number; address: number }, now: number): void {
     const pending = this.#pending.get(ifindex, address);
-    if (pending?.state !== "asked") return;
-    this.#outstanding--;
-    this.#rest(pending, now);
+    if (pending?.asked === true) this.#rest(pending, now);
   }
 
-  /** Now and then: forgets what never answered. */
+  /** Now and then: gives up on who does not answer though nobody waits for its place. */
   expire(now: number): void {
-    this.#pending.forEach((pending, ifindex, address) => {
-      if (pending.state === "asked" && now - pending.since > ANSWER_MILLIS) {
-        this.#outstanding--;
-        this.#rest(pending, now);
-      }
-      const rested = pending.state === "resting" && now - pending.since > REMEMBER_MILLIS;
-      const stale = pending.state === "queued" && now - pending.since > 2 * PATIENCE_MILLIS;
-      if (rested || stale) this.#pending.delete(ifindex, address);
-    });
+    for (const pending of this.#asked) {
+      if (now - pending.since <= ANSWER_MILLIS) break;
+      this.#rest(pending, now);
+    }
   }
 
   /** Milliseconds until something that waits may be asked for; -1: nothing waits for time alone. */
-  nextDue(): number {
-    const waiting = this.#queues.some((queue) => queue.length > 0);
-    return waiting && this.#tokens < 1 ? Math.ceil((1 - this.#tokens) / this.#rate) : -1;
-  }
-}
-
-/** A queue of neighbours of fixed size; its head is in `ifindex` and `address`. */
-class PairQueue {
-  readonly #words: Uint32Array;
-  readonly #capacity: number;
-  #first = 0;
-  length = 0;
-
-  constructor(capacity: number) {
-    this.#capacity = capacity;
-    this.#words = new Uint32Array(capacity * 2);
-  }
-
-  get ifindex(): number {
-    return this.#words[this.#first * 2];
-  }
-
-  get address(): number {
-    return this.#words[this.#first * 2 + 1];
-  }
-
-  /** False: it is full. */
-  push(ifindex: number, address: number): boolean {
-    if (this.length === this.#capacity) return false;
-    const at = (this.#first + this.length) % this.#capacity * 2;
-    this.#words[at] = ifindex;
-    this.#words[at + 1] = address;
-    this.length++;
-    return true;
-  }
-
-  shift(): void {
-    this.#first = (this.#first + 1) % this.#capacity;
-    this.length--;
+  nextDue(now: number): number {
+    if (this.#queue.length === 0) return -1;
+    if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
+    const [oldest] = this.#asked;
+    return oldest === undefined ? 1 : Math.max(1, oldest.since + this.#hurriedMillis - now);
   }
 }

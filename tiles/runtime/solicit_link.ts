@@ -10,13 +10,13 @@
 
 import { u32, type View } from "../../ffi/view.ts";
 
-/** Messages that fit; a power of two. */
-export const SOLICIT_DEPTH = 1024;
-/** Bytes of the region. */
-export const SOLICIT_LINK_BYTES = 4096 * 3;
+/** Messages that fit, a power of two: what a flood of line rate puts in within a millisecond. */
+export const SOLICIT_DEPTH = 16_384;
 
 const PRODUCED = 0;
 const MESSAGES_AT = 16;
+/** Bytes of the region, in pages. */
+export const SOLICIT_LINK_BYTES = Math.ceil((MESSAGES_AT + SOLICIT_DEPTH * 2) * 4 / 4096) * 4096;
 
 /** The net tile's end. */
 export class SolicitProducer {

@@ -1,0 +1,83 @@
+/**
+ * Who is not to be asked for before a certain time: neighbours that did not answer, and those that
+ * were asked to confirm themselves just now. A table of fixed size, in which whose rest ends first
+ * makes room; being forgotten costs no more than one request too early.
+ *
+ * @module
+ */
+
+/** Entries that a neighbour may be in. */
+const WAYS = 4;
+/** How long after its rest it is remembered how often one did not answer. */
+const REMEMBER_MILLIS = 10_000;
+const MOST_FAILURES = 255;
+
+/** Neighbours and when each may be asked for again. Addresses in host order. */
+export class Rests {
+  /** Interface and address of each entry. */
+  readonly #names: Uint32Array;
+  /** When its rest ends, monotonic milliseconds; 0: an entry that was never used. */
+  readonly #until: Float64Array;
+  readonly #failures: Uint8Array;
+  readonly #setMask: number;
+  readonly #seed: number;
+
+  /** Room for 2 to the `sizeLog2`. `seed` keeps others from crowding one place. */
+  constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
+    this.#names = new Uint32Array(2 << sizeLog2);
+    this.#until = new Float64Array(1 << sizeLog2);
+    this.#failures = new Uint8Array(1 << sizeLog2);
+    this.#setMask = (1 << sizeLog2) / WAYS - 1;
+    this.#seed = seed;
+  }
+
+  /** Whether it is to be left alone now. */
+  resting(ifindex: number, address: number, now: number): boolean {
+    const at = this.#find(ifindex, address);
+    return at >= 0 && this.#until[at] > now;
+  }
+
+  /** How often in a row it did not answer, as far as is remembered. */
+  failures(ifindex: number, address: number, now: number): number {
+    const at = this.#find(ifindex, address);
+    return at >= 0 && now - this.#until[at] <= REMEMBER_MILLIS ? this.#failures[at] : 0;
+  }
+
+  /** It rests until then, having failed so often. */
+  rest(ifindex: number, address: number, { until, failures }: { until: number; failures: number }) {
+    let at = this.#find(ifindex, address);
+    if (at < 0) at = this.#soonest(ifindex, address);
+    this.#names[at * 2] = ifindex;
+    this.#names[at * 2 + 1] = address;
+    this.#until[at] = until;
+    this.#failures[at] = Math.min(failures, MOST_FAILURES);
+  }
+
+  /** It has answered. */
+  forget(ifindex: number, address: number): void {
+    const at = this.#find(ifindex, address);
+    if (at >= 0) this.#until[at] = this.#failures[at] = 0;
+  }
+
+  #find(ifindex: number, address: number): number {
+    const first = this.#set(ifindex, address);
+    for (let at = first; at < first + WAYS; at++) {
+      if (this.#names[at * 2] === ifindex && this.#names[at * 2 + 1] === address) return at;
+    }
+    return -1;
+  }
+
+  #soonest(ifindex: number, address: number): number {
+    let soonest = this.#set(ifindex, address);
+    for (let way = 1, at = soonest + 1; way < WAYS; way++, at++) {
+      if (this.#until[at] < this.#until[soonest]) soonest = at;
+    }
+    return soonest;
+  }
+
+  #set(ifindex: number, address: number): number {
+    let hash = Math.imul(address ^ this.#seed, 0x9e3779b1) ^ Math.imul(ifindex, 0x85ebca6b);
+    hash = Math.imul(hash ^ hash >>> 15, 0xc2b2ae35);
+    return ((hash ^ hash >>> 16) & this.#setMask) * WAYS;
+  }
+}
