@@ -16,6 +16,7 @@ import {
   RTN_BLACKHOLE,
   RTN_LOCAL,
   RTN_THROW,
+  RTN_UNICAST,
   RTNH_DYNAMIC_FLAGS,
   RTNH_F_DEAD,
   RTNH_F_ONLINK,
@@ -42,6 +43,9 @@ export class AttributeTable {
   /** Sets that lost their last candidate, and may still be painted. */
   readonly #dying = new Set<AttributeSet>();
   #last: AttributeSet | undefined;
+  /** The group of default routes that is wanted, and those before it, which may still be painted. */
+  #defaults = 0;
+  readonly #formerDefaults: number[] = [];
 
   constructor(nextHops: NextHopWriter) {
     this.#nextHops = nextHops;
@@ -98,6 +102,7 @@ export class AttributeTable {
       if (this.#last === set) this.#last = undefined;
     }
     this.#dying.clear();
+    for (const id of this.#formerDefaults.splice(0)) this.#nextHops.release(id);
   }
 
   /**
@@ -113,6 +118,35 @@ export class AttributeTable {
     // What did not fit is asked for again when there may be room.
     if (nextHop !== NEXT_HOP_OVERFLOW) set.nextHops[short] = nextHop;
     return nextHop;
+  }
+
+  /**
+   * The next hop id to paint for default routes of equal metric, given as the numbers of their sets in
+   * the kernel's order: of the only one, or of a group of them in that order; 0 for none,
+   * NEXT_HOP_OVERFLOW when it does not fit.
+   */
+  defaultNextHop(ids: readonly number[], earlier: number): number {
+    if (this.#defaults !== 0) this.#formerDefaults.push(this.#defaults);
+    this.#defaults = 0;
+    if (ids.length < 2) return ids.length === 0 ? 0 : this.nextHop(ids[0], 0, earlier);
+    const flags = NextHopFlag.short;
+    const members = ids.map((id) => this.get(id)).map((set) => {
+      // Of a multipath route in another's place the kernel takes the first hop alone.
+      return { fields: fieldsOf(set, flags, set.hops?.[0] ?? set), weight: 1 };
+    });
+    const whole = { ...refusal(KIND_GROUP), flags: flags | NextHopFlag.ordered };
+    const id = this.#nextHops.acquireGroup(whole, members, 0);
+    if (id !== NEXT_HOP_OVERFLOW) this.#defaults = id;
+    return id;
+  }
+
+  /**
+   * Whether the kernel may take a default route with set `id` in place of another of equal metric whose
+   * gateway is dead, and the reverse (`fib_select_default`).
+   */
+  standsIn(id: number): boolean {
+    const { type, gateway, hops, unsupported, usable } = this.get(id);
+    return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
   }
 
   #hold(set: AttributeSet): number {
@@ -227,6 +261,7 @@ function fieldsOf(
   flags: number,
   way: { gateway: number; ifindex: number; flags: number },
 ): NextHopFields {
+  if (set.unsupported) return refusal(KIND_UNSUPPORTED);
   if (way.ifindex === 0 && set.type !== RTN_LOCAL) return refusal(KIND_UNSUPPORTED);
   return {
     kind: set.type,

@@ -9,6 +9,7 @@
 
 import type { InterfaceReader } from "./interfaces.ts";
 import { NextHopFlag } from "./layout.ts";
+import { NUD_VALID } from "./neighbors.ts";
 import type { NetbaseReader } from "./netbase.ts";
 import {
   KIND_GROUP,
@@ -120,8 +121,11 @@ function follow(reader: NetbaseReader, to: number, flowHash: number, out: Decisi
   const hops = reader.nextHops;
   let id = reader.fib.lookup(to);
   if (id !== 0 && hops.kind(id) === KIND_GROUP) {
-    out.group = id;
-    id = chooseMember(reader, id, flowHash, out.source);
+    if ((hops.flags(id) & NextHopFlag.ordered) !== 0) id = chooseDefault(reader, id, flowHash);
+    else {
+      out.group = id;
+      id = chooseMember(reader, id, flowHash, out.source);
+    }
   }
   out.nextHop = id;
   out.kind = id === 0 ? RTN_UNSPEC : hops.kind(id);
@@ -179,7 +183,8 @@ function isMulticast(address: number): boolean {
 /**
  * The member of a group that a flow takes. Where the source is given, members that would choose it
  * themselves come first, so that each uplink carries its own addresses (`fib_select_multipath` from
- * Linux 6.16 on; next-hop objects have no such preference).
+ * Linux 6.16 on). Next-hop objects have no such preference, but pass over members whose gateway is
+ * dead (`nexthop_select_path_hthr`).
  */
 function chooseMember(
   reader: NetbaseReader,
@@ -189,15 +194,43 @@ function chooseMember(
 ): number {
   const hops = reader.nextHops;
   const chosen = hops.member(group, flowHash);
-  if (source === 0 || (hops.flags(group) & NextHopFlag.object) !== 0) return chosen;
-  if (ownSource(reader, chosen) === source) return chosen;
+  if (suits(reader, group, chosen, source)) return chosen;
   const count = hops.memberCount(group);
   const first = (flowHash >>> 0) % count;
   for (let i = 0; i < count; i++) {
     const member = hops.memberId(group, (first + i) % count);
-    if (ownSource(reader, member) === source) return member;
+    if (suits(reader, group, member, source)) return member;
   }
   return chosen;
+}
+
+/** Whether a member may be taken before others. */
+function suits(reader: NetbaseReader, group: number, member: number, source: number): boolean {
+  const isObject = (reader.nextHops.flags(group) & NextHopFlag.object) !== 0;
+  if (isObject) return !isDead(reader, member);
+  return source === 0 || ownSource(reader, member) === source;
+}
+
+/**
+ * Of default routes of equal metric the first whose gateway is not known to be dead, as
+ * `fib_select_default` does. Where the kernel tries another gateway each time, all of them dead, flows
+ * are spread over them, so that one that comes back is found out.
+ */
+function chooseDefault(reader: NetbaseReader, group: number, flowHash: number): number {
+  const hops = reader.nextHops;
+  const count = hops.memberCount(group);
+  for (let i = 0; i < count; i++) {
+    const member = hops.memberId(group, i);
+    if (!isDead(reader, member)) return member;
+  }
+  return hops.memberId(group, (flowHash >>> 0) % count);
+}
+
+/** Whether the neighbour that a next hop goes by is known not to answer (`ipv4_good_nh`). */
+function isDead({ nextHops, neighbors }: NetbaseReader, id: number): boolean {
+  const gateway = nextHops.gateway(id);
+  const record = gateway === 0 ? -1 : neighbors.find(nextHops.ifindex(id), gateway);
+  return record >= 0 && (neighbors.state(record) & NUD_VALID) === 0;
 }
 
 /** The source that a next hop without a preferred one chooses (`inet_select_addr`); 0: none. */

@@ -79,6 +79,8 @@ export const NextHopFlag = {
   short: 2,
   /** The group is a next-hop object, whose member the source address has no say in. */
   object: 4,
+  /** The group is of default routes of equal metric: the first whose gateway is not dead is taken. */
+  ordered: 8,
 } as const;
 
 /** ECMP paths: 16-bit words, handed out in units. */

@@ -213,6 +213,9 @@ export class Painter {
     const { candidates, attributes } = this.#parts;
     const at = node * NODE_WORDS;
     const best = firstUsable(candidates, attributes, this.#trie.words[at + list]);
+    if (node === ROOT && list === Node.main) {
+      return attributes.defaultNextHop(equalDefaults(candidates, attributes, best), earlier);
+    }
     if (best === 0) return 0;
     const length = this.#trie.words[at + Node.length];
     return attributes.nextHop(candidates.attributes(best), length, earlier);
@@ -274,4 +277,26 @@ export function firstUsable(
     candidate = candidates.next(candidate);
   }
   return 0;
+}
+
+/**
+ * The attributes of the default route `best` (0: none) and of those that the kernel may take in its
+ * place for the state of their gateways: of equal metric and scope, and by a gateway like itself.
+ */
+function equalDefaults(
+  candidates: CandidatePool,
+  attributes: AttributeTable,
+  best: number,
+): number[] {
+  if (best === 0) return [];
+  const ids = [candidates.attributes(best)];
+  const { hops, scope } = attributes.get(ids[0]);
+  if (hops !== null || !attributes.standsIn(ids[0])) return ids;
+  let candidate = candidates.next(best);
+  for (; candidate !== 0; candidate = candidates.next(candidate)) {
+    if (candidates.priority(candidate) !== candidates.priority(best)) break;
+    const id = candidates.attributes(candidate);
+    if (attributes.standsIn(id) && attributes.get(id).scope === scope) ids.push(id);
+  }
+  return ids;
 }

@@ -9,6 +9,7 @@ import { FILTER_BYTES } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView, u32, u8, type View } from "../../ffi/view.ts";
+import { decide, emptyDecision } from "../../netbase/decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NUD_STALE } from "../../netbase/neighbors.ts";
@@ -159,6 +160,25 @@ Deno.test("a gateway with onlink is asked for though no prefix has it", () => {
   bench.until(() => bench.isKnown(addr("192.0.2.9")), { timeoutMs: 1_000 });
 });
 
+Deno.test("a gateway that does not answer stays known as dead, and another default route is taken", () => {
+  withPeer([]);
+  for (const gateway of ["198.18.0.8", "198.18.0.9"]) ip(`route append default via ${gateway}`);
+  using bench = new Bench();
+  const [decision, first] = [emptyDecision(), addr("198.18.0.8")];
+  const gateway = () => {
+    bench.reader.refresh();
+    decide(bench.reader, addr("203.0.113.1"), 0, 0, decision);
+    return decision.gateway;
+  };
+  bench.until(() => gateway() === first);
+  bench.ask(first);
+  bench.until(() => gateway() === addr("198.18.0.9"));
+  bench.during(300, () => {});
+  assert.equal(gateway(), addr("198.18.0.9"));
+  ip("neigh replace 198.18.0.8 dev v0 lladdr 02:00:00:00:00:08 nud reachable");
+  bench.until(() => gateway() === first);
+});
+
 Deno.test("who does not answer is left alone for longer each time, and costs no entry", () => {
   withPeer([]);
   using bench = new Bench();
@@ -209,6 +229,12 @@ Deno.test("a flood of made-up addresses costs neither the kernel's table nor any
   // Asked for once, by a net tile that is not under attack.
   bench.ask(other, 1);
   bench.until(() => bench.isKnown(other), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  // A gateway, by the one that is; and a client that asks for us, which nobody asks for.
+  bench.ask(gateway);
+  bench.until(() => bench.isKnown(gateway), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  ip("-n peer neigh del 198.18.0.2 dev v1");
+  ip("-n peer neigh add 198.18.0.2 dev v1 use");
+  bench.until(() => bench.isKnown(client), { timeoutMs: 1_000, idle: () => flood.push(1024) });
   // A change in the kernel is seen as soon as ever.
   ip("route add 203.0.113.0/24 via 198.18.0.9");
   const start = performance.now();
@@ -229,12 +255,6 @@ Deno.test("who is asked for twice is asked before those of a flood, each asked f
   const peer = addr("198.18.0.9");
   let next = 0;
   const idle = () => {
-  // A gateway, by the one that is; and a client that asks for us, which nobody asks for.
-  bench.ask(gateway);
-  bench.until(() => bench.isKnown(gateway), { timeoutMs: 1_000, idle: () => flood.push(1024) });
-  ip("-n peer neigh del 198.18.0.2 dev v1");
-  ip("-n peer neigh add 198.18.0.2 dev v1 use");
-  bench.until(() => bench.isKnown(client), { timeoutMs: 1_000, idle: () => flood.push(1024) });
     if (performance.now() < next) return;
     next = performance.now() + 10;
     flood.push(20);

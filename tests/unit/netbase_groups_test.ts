@@ -6,6 +6,7 @@ import {
   type Hop,
   KIND_GROUP,
   KIND_OVERFLOW,
+  NLM_F_APPEND,
   NLM_F_REPLACE,
   RTNH_F_DEAD,
   RTNH_F_LINKDOWN,
@@ -130,6 +131,23 @@ Deno.test("groups and next hops are used again for ever", () => {
     if (i % 1000 !== 0) continue;
     assert.deepEqual(new Set(gateways(reader)), new Set([i + 1, i + 2]));
   }
+});
+
+Deno.test("default routes of equal metric come and go for ever", () => {
+  const { writer, reader, standing } = makeRoom();
+  standing.asleep = true;
+  const route = (gateway: number) => routeTo("0.0.0.0/0", { gateway, ifindex: 2 });
+  writer.rib.add(route(1), 0);
+  for (let i = 2; i < 40_000; i++) {
+    writer.rib.add(route(i), NLM_F_APPEND);
+    writer.commit();
+    if (i % 1000 === 0) assert.equal(answerOf(reader, ADDRESS), `1 1%2 from 0 mtu 0`);
+    writer.rib.remove(route(i));
+  }
+  writer.rib.remove(route(1));
+  for (let i = 0; i < 4; i++) writer.commit();
+  assert.equal(answerOf(reader, ADDRESS), "none");
+  assert.equal(writer.waiting, 0);
 });
 
 Deno.test("routes beyond the last next hop are dropped under their own name, until there is room", () => {

@@ -7,7 +7,7 @@
 
 import fc from "fast-check";
 import { heapView, type View } from "../../ffi/view.ts";
-import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   type Hop,
@@ -58,6 +58,10 @@ export function describe(reader: NetbaseReader, id: number): string {
   if (kind === RTN_THROW) return "none";
   if (kind >= RTN_BLACKHOLE && kind < RTN_THROW) return `refuse ${kind}`;
   if (kind !== KIND_GROUP) return one(nextHops, id);
+  // Nobody has any neighbours here, so that the first of several default routes is it.
+  if ((nextHops.flags(id) & NextHopFlag.ordered) !== 0) {
+    return one(nextHops, nextHops.memberId(id, 0));
+  }
   const members = Array.from({ length: nextHops.memberCount(id) }, (_, i) => {
     return `${one(nextHops, nextHops.memberId(id, i))}*${nextHops.memberWeight(id, i)}`;
   });
