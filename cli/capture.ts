@@ -10,7 +10,7 @@ import type { Entry } from "../tiles/netlink/entries.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
-import { parseOptions, wholeNumber } from "./options.ts";
+import { command, type Given, wholeNumber } from "./options.ts";
 import { VERSION } from "./self.ts";
 
 const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
@@ -32,8 +32,10 @@ const OPTIONS = {
   count: { type: "string" },
   write: { type: "string", short: "w" },
   control: LIVE_OPTIONS.control,
-  help: { type: "boolean", short: "h" },
 } as const;
+
+/** Captures until it has enough or is told to stop; returns the exit status. */
+export const capture = command({ name: "capture", help: HELP, options: OPTIONS }, run);
 
 /** A frame as the control socket gives it (`../tiles/status/capturing.ts`). */
 interface Frame {
@@ -50,13 +52,7 @@ interface Frame {
   readonly frame: string;
 }
 
-/** Captures until it has enough or is told to stop; returns the exit status. */
-export async function capture(args: string[]): Promise<number> {
-  const { values } = parseOptions(args, { command: "capture", options: OPTIONS });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const most = values.count === undefined
     ? Infinity
     : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });

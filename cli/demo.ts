@@ -8,7 +8,7 @@ import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
 import { ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
 import { enterLaboratory, insideLaboratory, Lab, lifeline } from "./lab.ts";
-import { oneOf, parseOptions, wholeNumber } from "./options.ts";
+import { command, type Given, oneOf, wholeNumber } from "./options.ts";
 import { selfCommand, VERSION } from "./self.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
@@ -29,19 +29,16 @@ const OPTIONS = {
   json: { type: "boolean", default: false },
   hold: { type: "boolean", default: false },
   provider: { type: "string", default: "auto" },
-  help: { type: "boolean", short: "h", default: false },
 } as const;
+
+/** Runs the command and returns its exit status. */
+export const demo = command({ name: "demo", help: HELP, options: OPTIONS }, start);
 
 /** Long enough for what changes in a scene to be over within it. */
 const SHORTEST_SCENE_MILLIS = 500;
 
-/** Runs the command and returns its exit status. */
-export async function demo(args: string[]): Promise<number> {
-  const { values } = parseOptions(args, { command: "demo", options: OPTIONS });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+/** Plays it in namespaces that die with it. */
+async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   const allowed = ["auto", "xdp", "socket"] as const;
   const provider = oneOf(values.provider, { option: "provider", allowed });

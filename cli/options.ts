@@ -10,6 +10,31 @@ import { Exit, UserError } from "./errors.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 
+/** What a command was given, by the options that it has. */
+export type Given<T extends Options> = ReturnType<typeof parseOptions<T>>;
+
+/**
+ * A command, from arguments to exit status: reads its options and gives them to `run`. With --help,
+ * which every command has, it prints `help` instead.
+ */
+export function command<T extends Options>(
+  { name, help, options, positionals }: {
+    readonly name: string;
+    readonly help: string;
+    readonly options: T;
+    readonly positionals?: number;
+  },
+  run: (given: Given<T>, args: string[]) => number | Promise<number>,
+): (args: string[]) => Promise<number> {
+  return async (args) => {
+    const all = { ...options, help: { type: "boolean", short: "h" } } as const;
+    const given = parseOptions(args, { command: name, options: all, positionals });
+    if (!("help" in given.values)) return await run(given as Given<T>, args);
+    console.log(help);
+    return Exit.ok;
+  };
+}
+
 /**
  * Parses `args` by `options`. Throws UserError (status 2) for an option that is unknown or lacks its
  * value, and for positional arguments that are not among the first `positionals`.
