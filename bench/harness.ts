@@ -6,7 +6,7 @@
  */
 
 /** Units of a result. Times are per operation, rates per second, sizes in MiB. */
-export type Unit = "ns/op" | "kpps" | "events/s" | "MiB";
+export type Unit = "ns/op" | "kpps" | "events/s" | "MiB" | "% of a core" | "GCs/min";
 
 /** The result of one case, as `--json` prints it, one object a line. */
 export interface Result {
@@ -17,6 +17,12 @@ export interface Result {
   readonly tegula: number;
   /** Medians of what it stands beside, by name. */
   readonly peers: Record<string, number>;
+  /** By name, the median of Tegula's figure ÷ the peer's, of figures taken in the same round. */
+  readonly ratio: Record<string, number>;
+  /** Where that median is with 95 % certainty or more ({@linkcode interval}): from … */
+  readonly ratioLow: Record<string, number>;
+  /** … to. */
+  readonly ratioHigh: Record<string, number>;
   /** How many times each contestant ran. */
   readonly runs: number;
   /** (largest − smallest) / median of Tegula's runs. */
@@ -25,6 +31,23 @@ export interface Result {
 
 /** Where a benchmark hands its results, one call a case. */
 export type Report = (result: Result) => void;
+
+/** What of a benchmark is wanted; what is left out: all of it. */
+export interface Selection {
+  /** Regular expression that names of cases are to match. */
+  readonly only?: string;
+  /** Names of the peers that run. */
+  readonly peers?: readonly string[];
+  /** Rounds that count. */
+  readonly runs?: number;
+  /** Seconds of the loads that are long. */
+  readonly seconds?: number;
+}
+
+/** Whether a case of this name is wanted. */
+export function isWanted(name: string, { only }: Selection): boolean {
+  return only === undefined || new RegExp(only).test(name);
+}
 
 /** One measurement of one contestant, in the case's unit. */
 export type Contestant = () => number | Promise<number>;
@@ -75,12 +98,19 @@ export function resultOf(
 ): Result {
   const own = samples.get(TEGULA) ?? [];
   const peers = [...samples].filter(([name]) => name !== TEGULA);
+  const ratios = peers.map(([name, figures]) =>
+    [name, own.map((figure, i) => figure / figures[i])] as const
+  ).filter(([, all]) => all.every(Number.isFinite));
+  const intervals = ratios.map(([name, all]) => [name, ...interval(all)] as const);
   return {
     bench: what.bench,
     case: what.case,
     unit: what.unit,
     tegula: round(median(own)),
     peers: Object.fromEntries(peers.map(([name, figures]) => [name, round(median(figures))])),
+    ratio: Object.fromEntries(ratios.map(([name, all]) => [name, round(median(all), 3)])),
+    ratioLow: Object.fromEntries(intervals.map(([name, low]) => [name, round(low, 3)])),
+    ratioHigh: Object.fromEntries(intervals.map(([name, , high]) => [name, round(high, 3)])),
     runs: own.length,
     spread: round(spread(own), 2),
   };
@@ -112,6 +142,24 @@ export function median(figures: readonly number[]): number {
   const middle = sorted.length >>> 1;
   if (sorted.length === 0) return NaN;
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/**
+ * Between which two of `figures` the median lies of what they are drawn from, with 95 % certainty or
+ * more: as many figures off each end as the binomial distribution allows (the sign test's interval).
+ * Less than six figures are too few for that, and smallest and largest hold it with less certainty.
+ */
+export function interval(figures: readonly number[]): [low: number, high: number] {
+  const sorted = [...figures].sort((a, b) => a - b);
+  const last = sorted.length - 1;
+  let cut = 0;
+  // The chance that at most `cut` figures are on one side of the median, and the next of its terms.
+  let [chance, term] = [0.5 ** sorted.length, 0.5 ** sorted.length];
+  for (;; cut++) {
+    term *= (sorted.length - cut) / (cut + 1);
+    chance += term;
+    if (chance * 2 > 0.05) return [sorted[cut], sorted[last - cut]];
+  }
 }
 
 /** (largest − smallest) / median. */

@@ -1,7 +1,7 @@
 /**
- * `deno task bench [netbase|path|echo|mirror]… [--json]`: runs the benchmarks named, or all of them. With
- * `--json` one object a line and nothing else on stdout; without it a table, and a line on the
- * machine, since a figure without its machine says little.
+ * `deno task bench [NAME]… [--json]`: runs the benchmarks named, or all of them. With `--json` one
+ * object a line and nothing else on stdout; without it a table, and a line on the machine, since a
+ * figure without its machine says little.
  *
  * @module
  */
@@ -9,18 +9,27 @@
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { build } from "../scripts/build.ts";
-import type { Report, Result } from "./harness.ts";
+import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
-const USAGE = `usage: deno task bench [netbase] [path] [echo] [mirror] [--json]
+const USAGE = `usage: deno task bench [netbase] [path] [echo] [mirror] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
-  echo      packets per second and round trips over a veth pair, beside C, Node and Deno (as root)
+  echo      packets per second and round trips over a veth pair, beside C, Node, Deno and Bun; the
+            same with many peers, ports and routes; the appliance when idle (as root)
   mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
-  --json    one object a line`;
+  --json    one object a line
+  --only REGEX     only cases whose name matches; echo then skips what they do not need
+  --peers A,B      echo: only beside these
+  --runs N         echo: rounds that count
+  --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\``;
+
+interface Bench {
+  run(report: Report, selection: Selection): Promise<void>;
+}
 
 /** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
-const BENCHES: Readonly<Record<string, () => Promise<{ run(report: Report): Promise<void> }>>> = {
+const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   netbase: () => import("./netbase.ts"),
   path: () => import("./path.ts"),
   echo: () => import("./echo.ts"),
@@ -40,9 +49,16 @@ function printHuman(result: Result): void {
   for (const [name, figure] of figures) {
     const ratio = name === "tegula"
       ? `spread ${(result.spread * 100).toFixed(0)} %`
-      : `tegula is ${(result.tegula / figure).toFixed(2)} ×`;
+      : ratioOf(result, name);
     console.log(`  ${name.padEnd(16)} ${figure.toFixed(1).padStart(10)}   ${ratio}`);
   }
+}
+
+/** How Tegula stands to a peer: the median of ratios, and the interval that it is in. */
+function ratioOf({ ratio, ratioLow, ratioHigh }: Result, name: string): string {
+  if (!(name in ratio)) return "";
+  const [middle, low, high] = [ratio, ratioLow, ratioHigh].map((all) => all[name].toFixed(2));
+  return `tegula is ${middle} × (${low} to ${high})`;
 }
 
 function printJson(result: Result): void {
@@ -53,8 +69,23 @@ async function main(args: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+    options: {
+      json: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+      only: { type: "string" },
+      peers: { type: "string" },
+      runs: { type: "string" },
+      seconds: { type: "string" },
+    },
   });
+  const selection: Selection = {
+    ...(values.only !== undefined && { only: values.only }),
+    ...(values.peers !== undefined && { peers: values.peers.split(",") }),
+    ...(values.runs !== undefined && { runs: Number(values.runs) }),
+    ...(values.seconds !== undefined && { seconds: Number(values.seconds) }),
+  };
+  const print = values.json ? printJson : printHuman;
+  const report: Report = (result) => isWanted(result.case, selection) && print(result);
   const unknown = positionals.filter((name) => !(name in BENCHES));
   if (values.help || unknown.length > 0) {
     if (unknown.length > 0) console.error(`no benchmark is called ${unknown.join(", ")}`);
@@ -67,7 +98,7 @@ async function main(args: string[]): Promise<number> {
   for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
     try {
       const bench = await BENCHES[name]();
-      await bench.run(values.json ? printJson : printHuman);
+      await bench.run(report, selection);
     } catch (error) {
       console.error(`${name}: ${error instanceof Error ? error.message : error}`);
       status = 1;

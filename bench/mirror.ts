@@ -10,9 +10,8 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { laboratoryCommand, missingForLaboratory } from "../cli/lab.ts";
-import { linesOf } from "../cli/lines.ts";
-import { measure, type Report } from "./harness.ts";
+import { measure, type Report, type Selection } from "./harness.ts";
+import { inLaboratory, runInLaboratory } from "./laboratory.ts";
 import { measureChanges } from "./mirror_change.ts";
 import { measureLive, measureParked } from "./mirror_events.ts";
 import { type Batch, fullTable, ip, layLinks, neighborBatch, routeBatch } from "./mirror_kernel.ts";
@@ -27,23 +26,13 @@ const FULL = 1_000_000;
 const FEW = 10;
 
 /** Runs the benchmark in namespaces of its own. */
-export async function run(report: Report): Promise<void> {
-  const missing = missingForLaboratory();
-  if (missing !== null) throw new Error(missing);
-  const [program, ...args] = laboratoryCommand([
-    ...[Deno.execPath(), "run", "--allow-all", "--unstable-worker-options"],
-    fileURLToPath(import.meta.url),
-  ]);
-  const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped" }).spawn();
-  for await (const line of linesOf(child.stdout)) report(JSON.parse(line));
-  if (!(await child.status).success) throw new Error("the mirror benchmark failed");
+export function run(report: Report, selection: Selection): Promise<void> {
+  return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
 /** The benchmark itself, inside the laboratory. */
 async function inside(report: Report): Promise<void> {
   const { count_netlink: counter } = await buildPrograms();
-  // The laboratory's own processes, to be weighed.
-  await output(["mount", "-t", "proc", "none", "/proc"]);
   layLinks();
   await measureParked(report, {
     name: "neighbor events",
@@ -97,7 +86,4 @@ async function output([program, ...args]: string[]): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-if (import.meta.main) {
-  await inside((result) => console.log(JSON.stringify(result)));
-  Deno.exit(0);
-}
+if (import.meta.main) await inLaboratory(inside);

@@ -84,7 +84,7 @@ function tell(report: Report, name: string, runs: readonly number[][]): void {
       case: `${name} p${percent}`,
       unit: "ns/op",
       tegula: Math.round(middle),
-      peers: {},
+      ...{ peers: {}, ratio: {}, ratioLow: {}, ratioHigh: {} },
       runs: figures.length,
       spread: Number(((Math.max(...figures) - Math.min(...figures)) / middle).toFixed(2)),
     });

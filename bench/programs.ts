@@ -11,6 +11,9 @@ const BUILD = fileURLToPath(new URL("../build/bench/", import.meta.url));
 const WARNINGS = ["-Wall", "-Wextra", "-Werror"];
 const PROGRAMS = ["count_netlink", "echo_af_xdp", "echo_mmsg", "generator", "sink"] as const;
 
+/** What they share. */
+const SHARED = ["common.c", "queries.c"].map((name) => SOURCES + name);
+
 /** Paths of what was built. */
 export type Programs = Readonly<Record<typeof PROGRAMS[number] | "object", string>>;
 
@@ -27,7 +30,7 @@ export async function buildPrograms(): Promise<Programs> {
     ]),
     ...PROGRAMS.map((name) =>
       run("gcc", [
-        ...["-std=gnu11", "-O2", "-g", ...WARNINGS, `${SOURCES}${name}.c`, `${SOURCES}common.c`],
+        ...["-std=gnu11", "-O2", "-g", ...WARNINGS, `${SOURCES}${name}.c`, ...SHARED],
         ...["-lxdp", "-lbpf", "-o", BUILD + name],
       ])
     ),

@@ -1,5 +1,5 @@
 /*
- * XDP programs of the benchmarks. `take` hands a UDP datagram from or to one port to the AF_XDP socket of its
+ * XDP programs of the benchmarks. `take` hands a UDP datagram from or to certain ports to the AF_XDP socket of its
  * queue and passes everything else on. `sink` drops it: what a load generator sends into it in a second is
  * the generator's own ceiling.
  */
@@ -8,11 +8,14 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/udp.h>
+#include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* UDP port that is meant, network byte order; set before the program is loaded. */
-const volatile __u16 port_be = 0;
+/* UDP ports that are meant, host byte order; set before the program is loaded. */
+const volatile struct {
+	__u16 first, count;
+} ports = { 0, 0 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -27,7 +30,12 @@ struct headers {
 	struct udphdr udp;
 } __attribute__((packed));
 
-/* The frame's headers when it is plain IPv4 UDP from or to the port, else NULL. */
+static __always_inline bool is_meant(__u16 port_be)
+{
+	return (__u16)(bpf_ntohs(port_be) - ports.first) < ports.count;
+}
+
+/* The frame's headers when it is plain IPv4 UDP from or to one of the ports, else NULL. */
 static __always_inline struct headers *ours(struct xdp_md *context)
 {
 	struct headers *frame = (void *)(long)context->data;
@@ -36,7 +44,7 @@ static __always_inline struct headers *ours(struct xdp_md *context)
 	    frame->eth.h_proto != bpf_htons(ETH_P_IP) || frame->ip.ihl != 5 ||
 	    frame->ip.protocol != IPPROTO_UDP)
 		return NULL;
-	return frame->udp.source == port_be || frame->udp.dest == port_be ? frame : NULL;
+	return is_meant(frame->udp.source) || is_meant(frame->udp.dest) ? frame : NULL;
 }
 
 SEC("xdp")

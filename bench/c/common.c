@@ -119,14 +119,13 @@ void port_kick(struct port *port)
 	}
 }
 
-void attach_program(const char *path, const char *name, const char *ifname, uint16_t udp_port,
+void attach_program(const char *path, const char *name, const char *ifname, struct udp_ports ports,
 		    const struct port *port)
 {
 	struct bpf_object *object = bpf_object__open_file(path, NULL);
 	struct bpf_program *program;
 	struct bpf_map *constants;
 	unsigned ifindex = if_nametoindex(ifname);
-	uint16_t port_be = htobe16(udp_port);
 	int error;
 
 	if (!object)
@@ -135,7 +134,7 @@ void attach_program(const char *path, const char *name, const char *ifname, uint
 	constants = bpf_object__find_map_by_name(object, ".rodata");
 	if (!program || !constants || !ifindex)
 		die(-ENOENT, "no program %s or no interface %s", name, ifname);
-	error = bpf_map__set_initial_value(constants, &port_be, sizeof(port_be));
+	error = bpf_map__set_initial_value(constants, &ports, sizeof(ports));
 	if (!error)
 		error = bpf_object__load(object);
 	if (error)

@@ -58,12 +58,17 @@ void port_fill(struct port *port, unsigned first, unsigned count);
 /* Makes the kernel send what stands in the transmit ring. It takes a part at each call. */
 void port_kick(struct port *port);
 
+/* UDP ports in a row, host byte order: what `ports` is in bench.bpf.c. */
+struct udp_ports {
+	uint16_t first, count;
+};
+
 /*
- * Loads the XDP program `name` of the object file, which takes UDP `udp_port`, attaches it to
+ * Loads the XDP program `name` of the object file, which takes UDP `ports`, attaches it to
  * `ifname` in native mode until this process ends, and puts `port`'s socket (may be NULL) into its
  * XSKMAP.
  */
-void attach_program(const char *object, const char *name, const char *ifname, uint16_t udp_port,
+void attach_program(const char *object, const char *name, const char *ifname, struct udp_ports ports,
 		    const struct port *port);
 
 /* One's complement sum of `bytes` bytes (RFC 1071), to be folded; `sum` is what it starts from. */

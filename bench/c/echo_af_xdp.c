@@ -111,7 +111,7 @@ int main(int argc, char **argv)
 	stop_after(LONGEST_SECONDS);
 	port_open(&port, argv[2], FRAMES);
 	port_fill(&port, 0, FRAMES);
-	attach_program(argv[1], "take", argv[2], udp_port, &port);
+	attach_program(argv[1], "take", argv[2], (struct udp_ports){ udp_port, 1 }, &port);
 	printf("ready\n");
 	fflush(stdout);
 	while (!stopping) {

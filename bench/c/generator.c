@@ -4,12 +4,16 @@
  * many requests a second are answered, 0 how many can be sent when no answer is waited for. Every
  * answer is compared with its request; what does not come back is counted as lost. Bounded in time.
  *
- *     generator OBJECT IFNAME DESTINATION-MAC DESTINATION PORT WINDOW MILLISECONDS
+ *     generator [-p PEERS] [-P PORTS] [-q QUERIES] OBJECT IFNAME DESTINATION-MAC DESTINATION PORT
+ *               WINDOW MILLISECONDS
  *
- * Requests come from 4,096 addresses, 198.19.0.0 to 198.19.15.255, each with a source port of its
- * own; their answers have to be routed to IFNAME. Prints one JSON object; times in nanoseconds.
+ * Requests come from PEERS addresses, 4096 unless told, 198.19.0.0 and those that follow, each with a
+ * source port of its own; their answers have to be routed to IFNAME. They go to PORTS ports in turn, 1
+ * unless told, from PORT on. With QUERIES, DNS queries of that file (queries.h) are sent in turn.
+ * Prints one JSON object; times in nanoseconds.
  */
 #include "common.h"
+#include "queries.h"
 
 #include <arpa/inet.h>
 #include <endian.h>
@@ -21,39 +25,39 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define FLOWS 4096u
 #define FIRST_SOURCE 0xc6130000u /* 198.19.0.0 */
 #define FIRST_SOURCE_PORT 20000u
-/* 18 bytes make the smallest Ethernet frame: 60 bytes, 64 with its check sequence. */
-#define PAYLOAD_BYTES 18u
-#define FRAME_LENGTH (sizeof(struct headers) + PAYLOAD_BYTES)
-#define FIRST_RX_FRAME FLOWS
-#define WARM_UP_NS 200000000u
+#define MOST_PEERS 16384u
+#define MOST_PORTS 1024u
+/* Requests in flight are told apart by the low bits of their sequence. */
+#define SLOTS 4096u
+/* More than the kernel has at a time: RING_SLOTS to be sent, as many sent and not reported yet. */
+#define TX_FRAMES (2 * RING_SLOTS)
+#define WARM_UP_NS 500000000u
 /* When nothing has come for so long, what is in flight is given up. */
 #define SILENCE_NS 20000000u
 #define LONGEST_MS 60000u
 #define MOST_SAMPLES 4000000u
 
-struct payload {
-	uint32_t sequence;
-	uint8_t filling[PAYLOAD_BYTES - 4];
-} __attribute__((packed));
-
 struct request {
 	struct headers headers;
-	struct payload payload;
+	uint8_t payload[QUERY_BYTES]; /* begins with the low 16 bits of the sequence */
 } __attribute__((packed));
 
-/* What is known of a flow's latest request. A flow has at most one request in flight. */
-struct flow {
+/* The latest request of a slot. */
+struct slot {
 	uint32_t sequence;
 	bool in_flight;
 };
 
 struct generator {
 	struct port port;
-	struct flow flows[FLOWS];
-	uint32_t next; /* sequence of the next request; its low bits name its flow */
+	struct queries queries;
+	unsigned peers, ports;
+	struct headers head; /* what all requests have in common */
+	uint16_t first_port;
+	struct slot slots[SLOTS];
+	uint32_t next; /* sequence of the next request */
 	unsigned window, in_flight;
 	uint64_t sent, answered, lost, mismatched;
 	uint64_t last_ns; /* when the latest request went or answer came */
@@ -61,49 +65,60 @@ struct generator {
 	unsigned sample_count;
 };
 
-static struct request *frame_of(const struct generator *generator, unsigned flow)
+static void make_head(struct generator *generator, const uint8_t *own_mac,
+		      const struct ether_addr *mac, uint32_t destination_be)
 {
-	return (struct request *)(generator->port.memory + (size_t)flow * FRAME_BYTES);
+	struct headers *head = &generator->head;
+
+	memcpy(head->eth.h_dest, mac, ETH_ALEN);
+	memcpy(head->eth.h_source, own_mac, ETH_ALEN);
+	head->eth.h_proto = htobe16(ETH_P_IP);
+	head->ip.version = 4;
+	head->ip.ihl = 5;
+	head->ip.ttl = 64;
+	head->ip.protocol = 17;
+	head->ip.daddr = destination_be;
 }
 
-/* Sets the sums of a request whose other fields stand. */
-static void seal(struct request *request)
+static const struct query *query_of(const struct generator *generator, uint32_t sequence)
 {
-	struct headers *headers = &request->headers;
-
-	headers->udp.check = 0;
-	headers->udp.check = (uint16_t)~udp_sum(headers);
-	if (!headers->udp.check)
-		headers->udp.check = 0xffff;
+	return &generator->queries.all[sequence % generator->queries.count];
 }
 
-/* Writes every flow's request; later only sequence and checksum change. */
-static void make_requests(struct generator *generator, const uint8_t *own_mac,
-			  const struct ether_addr *mac, uint32_t destination_be, uint16_t port)
+/* The headers of the request with this sequence, but for the sums. */
+static struct headers headers_of(const struct generator *generator, uint32_t sequence)
 {
-	for (unsigned flow = 0; flow < FLOWS; flow++) {
-		struct request *request = frame_of(generator, flow);
-		struct headers *headers = &request->headers;
+	struct headers headers = generator->head;
+	const unsigned peer = sequence % generator->peers;
+	const unsigned bytes = sizeof(headers.udp) + query_of(generator, sequence)->bytes;
 
-		memset(request, 0, sizeof(*request));
-		memcpy(headers->eth.h_dest, mac, ETH_ALEN);
-		memcpy(headers->eth.h_source, own_mac, ETH_ALEN);
-		headers->eth.h_proto = htobe16(ETH_P_IP);
-		headers->ip.version = 4;
-		headers->ip.ihl = 5;
-		headers->ip.ttl = 64;
-		headers->ip.protocol = 17;
-		headers->ip.tot_len = htobe16(FRAME_LENGTH - ETH_HLEN);
-		headers->ip.saddr = htobe32(FIRST_SOURCE + flow);
-		headers->ip.daddr = destination_be;
-		headers->ip.check = (uint16_t)~checksum_fold(
-			checksum_add(0, &headers->ip, sizeof(headers->ip)));
-		headers->udp.source = htobe16((uint16_t)(FIRST_SOURCE_PORT + flow));
-		headers->udp.dest = htobe16(port);
-		headers->udp.len = htobe16(sizeof(headers->udp) + PAYLOAD_BYTES);
-		for (unsigned i = 0; i < sizeof(request->payload.filling); i++)
-			request->payload.filling[i] = (uint8_t)(flow * 7 + i);
-	}
+	headers.ip.saddr = htobe32(FIRST_SOURCE + peer);
+	headers.ip.tot_len = htobe16((uint16_t)(sizeof(headers.ip) + bytes));
+	headers.udp.source = htobe16((uint16_t)(FIRST_SOURCE_PORT + peer));
+	headers.udp.dest = htobe16((uint16_t)(generator->first_port + sequence % generator->ports));
+	headers.udp.len = htobe16((uint16_t)bytes);
+	return headers;
+}
+
+/* Writes the request with this sequence and returns its bytes. */
+static unsigned make_request(const struct generator *generator, uint32_t sequence,
+			     struct request *request)
+{
+	const struct query *query = query_of(generator, sequence);
+	const uint16_t id = (uint16_t)sequence;
+	struct headers headers = headers_of(generator, sequence);
+	uint32_t sum = query->sum + id + headers.udp.len + htobe16(headers.ip.protocol);
+
+	headers.ip.check = (uint16_t)~checksum_fold(
+		checksum_add(0, &headers.ip, sizeof(headers.ip)));
+	sum = checksum_add(checksum_add(sum, &headers.ip.saddr, 8), &headers.udp, 6);
+	headers.udp.check = (uint16_t)~checksum_fold(sum);
+	if (!headers.udp.check)
+		headers.udp.check = 0xffff;
+	request->headers = headers;
+	memcpy(request->payload, query->payload, query->bytes);
+	memcpy(request->payload, &id, sizeof(id));
+	return (unsigned)sizeof(headers) + query->bytes;
 }
 
 /* Sends as many requests as window and ring allow, at most a batch. */
@@ -111,29 +126,30 @@ static void send_requests(struct generator *generator)
 {
 	struct port *port = &generator->port;
 	unsigned room = generator->window ? generator->window - generator->in_flight : BATCH;
-	uint32_t slot, done;
+	uint32_t first, done;
 	unsigned count;
 
 	count = xsk_ring_cons__peek(&port->completion, RING_SLOTS, &done);
 	xsk_ring_cons__release(&port->completion, count);
 	if (room > BATCH)
 		room = BATCH;
-	if (!room || xsk_ring_prod__reserve(&port->tx, room, &slot) != room)
+	if (!room || xsk_ring_prod__reserve(&port->tx, room, &first) != room)
 		return;
 	for (unsigned i = 0; i < room; i++, generator->next++) {
-		unsigned index = generator->next % FLOWS;
-		struct flow *flow = &generator->flows[index];
-		struct request *request = frame_of(generator, index);
-		struct xdp_desc *descriptor = xsk_ring_prod__tx_desc(&port->tx, slot + i);
+		struct slot *slot = &generator->slots[generator->next % SLOTS];
+		uint64_t frame = (uint64_t)(generator->next % TX_FRAMES) * FRAME_BYTES;
+		struct xdp_desc *descriptor = xsk_ring_prod__tx_desc(&port->tx, first + i);
 
-		if (flow->in_flight) {
+		if (slot->in_flight) {
 			generator->lost++;
 			generator->in_flight--;
 		}
-		*flow = (struct flow){ generator->next, true };
-		request->payload.sequence = generator->next;
-		seal(request);
-		*descriptor = (struct xdp_desc){ (uint64_t)index * FRAME_BYTES, FRAME_LENGTH, 0 };
+		*slot = (struct slot){ generator->next, true };
+		*descriptor = (struct xdp_desc){
+			frame,
+			make_request(generator, generator->next, (void *)(port->memory + frame)),
+			0,
+		};
 	}
 	generator->last_ns = now_ns();
 	generator->in_flight += room;
@@ -147,25 +163,50 @@ static bool udp_checksum_right(const struct headers *headers)
 {
 	uint32_t pseudo = (uint32_t)htobe16(headers->ip.protocol) + headers->udp.len;
 
-	return udp_sum(headers) == 0xffff ||
-	       headers->udp.check == checksum_fold(checksum_add(pseudo, &headers->ip.saddr, 8));
+	return headers->udp.check == checksum_fold(checksum_add(pseudo, &headers->ip.saddr, 8)) ||
+	       udp_sum(headers) == 0xffff;
 }
 
-/* Whether `answer` is the right answer to a request of its flow, whichever. */
-static bool answers(const struct generator *generator, const struct request *answer, unsigned flow)
+/* Whether a frame of `bytes` bytes is the right answer to the request with this sequence. */
+static bool answers(const struct generator *generator, const struct request *answer,
+		    unsigned bytes, uint32_t sequence)
 {
-	const struct request *request = frame_of(generator, flow);
-	const struct headers *a = &answer->headers, *r = &request->headers;
+	const struct headers r = headers_of(generator, sequence), *a = &answer->headers;
+	const unsigned total = be16toh(a->ip.tot_len), udp = be16toh(a->udp.len);
 
-	return a->ip.saddr == r->ip.daddr && a->ip.daddr == r->ip.saddr &&
-	       a->udp.source == r->udp.dest && a->udp.dest == r->udp.source &&
-	       a->udp.len == r->udp.len && a->ip.tot_len == r->ip.tot_len &&
-	       !memcmp(a->eth.h_source, r->eth.h_dest, ETH_ALEN) &&
-	       !memcmp(a->eth.h_dest, r->eth.h_source, ETH_ALEN) &&
-	       !memcmp(answer->payload.filling, request->payload.filling,
-		       sizeof(answer->payload.filling)) &&
+	return bytes >= sizeof(*a) && a->ip.saddr == r.ip.daddr && a->ip.daddr == r.ip.saddr &&
+	       a->udp.source == r.udp.dest && a->udp.dest == r.udp.source &&
+	       !memcmp(a->eth.h_source, r.eth.h_dest, ETH_ALEN) &&
+	       !memcmp(a->eth.h_dest, r.eth.h_source, ETH_ALEN) &&
+	       udp >= sizeof(a->udp) && udp + sizeof(a->ip) == total && total + ETH_HLEN <= bytes &&
 	       checksum_fold(checksum_add(0, &a->ip, sizeof(a->ip))) == 0xffff &&
-	       udp_checksum_right(a);
+	       udp_checksum_right(a) &&
+	       query_answered(&generator->queries, query_of(generator, sequence), answer->payload,
+			      udp - (unsigned)sizeof(a->udp));
+}
+
+/* Takes one frame. Returns whether it is the answer to what is in flight. */
+static bool take_answer(struct generator *generator, const struct request *answer, unsigned bytes)
+{
+	uint32_t sequence = generator->next - 1;
+	struct slot *slot;
+	uint16_t id;
+
+	memcpy(&id, answer->payload, sizeof(id));
+	/* The latest request that has these low bits. */
+	sequence -= (uint16_t)(sequence - id);
+	slot = &generator->slots[sequence % SLOTS];
+	if (!answers(generator, answer, bytes, sequence)) {
+		generator->mismatched++;
+		return false;
+	}
+	/* Else a late answer, to a request that was given up. */
+	if (!slot->in_flight || slot->sequence != sequence)
+		return false;
+	slot->in_flight = false;
+	generator->in_flight--;
+	generator->answered++;
+	return true;
 }
 
 /* Takes a batch of answers. Returns how many frames came. */
@@ -182,22 +223,13 @@ static unsigned take_answers(struct generator *generator)
 	for (unsigned i = 0; i < count; i++) {
 		const struct xdp_desc *descriptor = xsk_ring_cons__rx_desc(&port->rx, in + i);
 		const struct request *answer = (void *)(port->memory + descriptor->addr);
-		unsigned index = answer->payload.sequence % FLOWS;
-		struct flow *flow = &generator->flows[index];
 
+		if (take_answer(generator, answer, descriptor->len) && generator->window == 1 &&
+		    generator->sample_count < MOST_SAMPLES)
+			generator->samples[generator->sample_count++] =
+				(uint32_t)(generator->last_ns - sent_ns);
 		*xsk_ring_prod__fill_addr(&port->fill, back + i) =
 			descriptor->addr & ~(uint64_t)(FRAME_BYTES - 1);
-		if (descriptor->len < FRAME_LENGTH || !answers(generator, answer, index)) {
-			generator->mismatched++;
-		} else if (flow->in_flight && flow->sequence == answer->payload.sequence) {
-			/* Another sequence is a late answer, to a request that was given up. */
-			flow->in_flight = false;
-			generator->in_flight--;
-			generator->answered++;
-			if (generator->window == 1 && generator->sample_count < MOST_SAMPLES)
-				generator->samples[generator->sample_count++] =
-					(uint32_t)(generator->last_ns - sent_ns);
-		}
 	}
 	xsk_ring_prod__submit(&port->fill, count);
 	xsk_ring_cons__release(&port->rx, count);
@@ -209,8 +241,8 @@ static void give_up(struct generator *generator)
 {
 	if (now_ns() - generator->last_ns < SILENCE_NS)
 		return;
-	for (unsigned i = 0; i < FLOWS; i++)
-		generator->flows[i].in_flight = false;
+	for (unsigned i = 0; i < SLOTS; i++)
+		generator->slots[i].in_flight = false;
 	generator->lost += generator->in_flight;
 	generator->in_flight = 0;
 }
@@ -260,6 +292,28 @@ static void mac_of(const char *ifname, uint8_t *mac)
 	close(fd);
 }
 
+/* Reads the options into `generator`. False: they are not understood, or out of bounds. */
+static bool read_options(struct generator *generator, int argc, char **argv)
+{
+	const char *queries = NULL;
+
+	generator->peers = 4096;
+	generator->ports = 1;
+	for (int option; (option = getopt(argc, argv, "p:P:q:")) != -1;) {
+		if (option == 'p')
+			generator->peers = (unsigned)atoi(optarg);
+		else if (option == 'P')
+			generator->ports = (unsigned)atoi(optarg);
+		else if (option == 'q')
+			queries = optarg;
+		else
+			return false;
+	}
+	queries_open(&generator->queries, queries);
+	return argc - optind == 7 && generator->peers - 1 < MOST_PEERS &&
+	       generator->ports - 1 < MOST_PORTS;
+}
+
 int main(int argc, char **argv)
 {
 	static struct generator generator;
@@ -268,15 +322,17 @@ int main(int argc, char **argv)
 	unsigned milliseconds;
 	uint64_t begin_ns;
 
-	if (argc != 8) {
-		fprintf(stderr, "usage: generator OBJECT IFNAME DESTINATION-MAC DESTINATION PORT "
-				"WINDOW MILLISECONDS\n");
+	if (!read_options(&generator, argc, argv)) {
+		fprintf(stderr, "usage: generator [-p PEERS] [-P PORTS] [-q QUERIES] OBJECT IFNAME "
+				"DESTINATION-MAC DESTINATION PORT WINDOW MILLISECONDS\n");
 		return 2;
 	}
-	mac = ether_aton(argv[3]);
-	generator.window = (unsigned)atoi(argv[6]);
-	milliseconds = (unsigned)atoi(argv[7]);
-	if (!mac || generator.window > FLOWS || milliseconds > LONGEST_MS) {
+	argv += optind;
+	mac = ether_aton(argv[2]);
+	generator.first_port = (uint16_t)atoi(argv[4]);
+	generator.window = (unsigned)atoi(argv[5]);
+	milliseconds = (unsigned)atoi(argv[6]);
+	if (!mac || generator.window > SLOTS || milliseconds > LONGEST_MS) {
 		fprintf(stderr, "generator: bad MAC, window or time\n");
 		return 2;
 	}
@@ -284,11 +340,13 @@ int main(int argc, char **argv)
 	if (!generator.samples)
 		die(0, "cannot get memory");
 	stop_after(2 * LONGEST_MS / 1000);
-	port_open(&generator.port, argv[2], FIRST_RX_FRAME + RING_SLOTS);
-	port_fill(&generator.port, FIRST_RX_FRAME, RING_SLOTS);
-	attach_program(argv[1], "take", argv[2], (uint16_t)atoi(argv[5]), &generator.port);
-	mac_of(argv[2], own_mac);
-	make_requests(&generator, own_mac, mac, inet_addr(argv[4]), (uint16_t)atoi(argv[5]));
+	port_open(&generator.port, argv[1], TX_FRAMES + RING_SLOTS);
+	port_fill(&generator.port, TX_FRAMES, RING_SLOTS);
+	attach_program(argv[0], "take", argv[1],
+		       (struct udp_ports){ generator.first_port, (uint16_t)generator.ports },
+		       &generator.port);
+	mac_of(argv[1], own_mac);
+	make_head(&generator, own_mac, mac, inet_addr(argv[3]));
 
 	run_until(&generator, now_ns() + WARM_UP_NS);
 	generator.sent = generator.answered = generator.lost = generator.mismatched = 0;

@@ -19,7 +19,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	stop_after(LONGEST_SECONDS);
-	attach_program(argv[1], "sink", argv[2], (uint16_t)atoi(argv[3]), NULL);
+	attach_program(argv[1], "sink", argv[2],
+		       (struct udp_ports){ (uint16_t)atoi(argv[3]), 1 }, NULL);
 	printf("ready\n");
 	fflush(stdout);
 	while (!stopping)

@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { interleave, measure, median, resultOf, spread, TEGULA } from "../../bench/harness.ts";
+import {
+  interleave,
+  interval,
+  measure,
+  median,
+  resultOf,
+  spread,
+  TEGULA,
+} from "../../bench/harness.ts";
 
 Deno.test("interleave() lets contestants take turns, every second round in reverse", async () => {
   const order: string[] = [];
@@ -27,9 +35,22 @@ Deno.test("resultOf() sets Tegula's median beside its peers'", () => {
     unit: "kpps",
     tegula: 11,
     peers: { peer: 21 },
+    ratio: { peer: 0.5 },
+    ratioLow: { peer: 0.5 },
+    ratioHigh: { peer: 0.571 },
     runs: 3,
     spread: 0.18,
   });
+});
+
+Deno.test("interval() leaves out as many figures at each end as 95 % certainty allows", () => {
+  const upTo = (count: number) => Array.from({ length: count }, (_, i) => count - i);
+  // As tables of the sign test have it.
+  assert.deepEqual(interval(upTo(8)), [1, 8]);
+  assert.deepEqual(interval(upTo(9)), [2, 8]);
+  assert.deepEqual(interval(upTo(12)), [3, 10]);
+  assert.deepEqual(interval(upTo(25)), [8, 18]);
+  assert.deepEqual(interval([7]), [7, 7]);
 });
 
 Deno.test("measure() runs a case with its warm-up not counted", async () => {

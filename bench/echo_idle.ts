@@ -1,0 +1,72 @@
+/**
+ * The appliance with its usual four tiles (netlink, net, app, status), looked at as a process:
+ *
+ * `idle cpu`: what of a core it uses when nothing comes. `echo gc scavenge` and `echo gc mark-compact`:
+ * collections of garbage a minute under load, beside those of the same time without (`idle`): what is
+ * allocated for each packet would show as a difference.
+ *
+ * @module
+ */
+
+import { setTimeout as delay } from "node:timers/promises";
+import type { LabProcess } from "../cli/lab.ts";
+import { PORT, tegula } from "./echo_peers.ts";
+import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
+import { processorSeconds } from "./processes.ts";
+import type { Track } from "./track.ts";
+
+const SECONDS = 10;
+/** What a start leaves to be done. */
+const SETTLE_MILLIS = 2000;
+const WINDOW = 512;
+
+interface Wanted {
+  readonly report: Report;
+  readonly selection: Selection;
+}
+
+/** Measures `idle cpu`. */
+export async function measureIdle(track: Track, { report, selection }: Wanted): Promise<void> {
+  const what = { bench: "echo", case: "idle cpu", unit: "% of a core" } as const;
+  if (!isWanted(what.case, selection)) return;
+  const seconds = selection.seconds ?? SECONDS;
+  const percent = await track.during(tegula(), async ({ pid }) => {
+    await delay(SETTLE_MILLIS);
+    const before = processorSeconds(pid);
+    await delay(seconds * 1000);
+    return (processorSeconds(pid) - before) / seconds * 100;
+  });
+  report(resultOf(what, new Map([[TEGULA, [percent]]])));
+}
+
+/** Measures `echo gc …`. */
+export async function measureGarbage(track: Track, { report, selection }: Wanted): Promise<void> {
+  const kinds = { "echo gc scavenge": /: Scavenge /, "echo gc mark-compact": /: Mark-Compact / };
+  const wanted = Object.entries(kinds).filter(([name]) => isWanted(name, selection));
+  if (wanted.length === 0) return;
+  const seconds = selection.seconds ?? SECONDS;
+  const asked = { port: PORT, window: WINDOW };
+  // V8 says it on standard output, which the C library would keep until there is more.
+  const start = ["stdbuf", "--output=L", ...tegula()];
+  const [idle, loaded] = await track.during(start, async ({ stdout }: LabProcess) => {
+    const during = async (body: () => Promise<unknown>) => {
+      const from = stdout.all.length;
+      await body();
+      return stdout.all.slice(from);
+    };
+    await track.load({ ...asked, millis: SETTLE_MILLIS });
+    if (stdout.all.length === 0) {
+      throw new Error("V8 says nothing of its garbage, not even at start");
+    }
+    return [
+      await during(() => delay(seconds * 1000)),
+      await during(() => track.load({ ...asked, millis: seconds * 1000 })),
+    ];
+  }, { DENO_V8_FLAGS: "--trace-gc" });
+  for (const [name, pattern] of wanted) {
+    const count = (lines: string[]) => [lines.filter((line) => pattern.test(line)).length];
+    const perMinute = (lines: string[]) => count(lines).map((each) => each * 60 / seconds);
+    const samples = new Map([[TEGULA, perMinute(loaded)], ["idle", perMinute(idle)]]);
+    report(resultOf({ bench: "echo", case: name, unit: "GCs/min" }, samples));
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * What echoes: Tegula's in either placement, and the programs that it stands beside, as command lines.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { selfCommand } from "../cli/self.ts";
+import { TEGULA } from "./harness.ts";
+import type { Programs } from "./programs.ts";
+import { INTERFACE } from "./track.ts";
+
+/** The port that is echoed on, and the first when there are more. */
+export const PORT = 7;
+/** Tegula with the app inside the net tile's loop; {@linkcode TEGULA} has it in a tile of its own. */
+export const INLINE = "tegula inline";
+/** The package that Bun is taken from. */
+const BUN = "bun@1.4.5";
+const BUN_FOLDER = fileURLToPath(new URL("../build/bench/bun/", import.meta.url));
+const BUN_CPU = Deno.build.arch === "aarch64" ? "aarch64" : "x64";
+const BUN_PROGRAM = `${BUN_FOLDER}node_modules/@oven/bun-linux-${BUN_CPU}/bin/bun`;
+/** How long it may take to get it: about 100 MB. */
+const BUN_MILLIS = 120_000;
+
+/** Tegula, echoing on `ports` ports. */
+export function tegula({ ports = 1, app = "echo" } = {}): string[] {
+  const listen = Array.from({ length: ports }, (_, i) => ["--listen", `${PORT + i}=${app}`]);
+  const where = ["--interface", INTERFACE, "--provider", "xdp"];
+  return [...selfCommand(), "run", ...where, ...listen.flat()];
+}
+
+/**
+ * All echoes by name, each of Tegula's between the two in C that it is compared with: what runs right
+ * after one another meets the machine in the same mood.
+ */
+export async function echoes(programs: Programs): Promise<Record<string, readonly string[]>> {
+  const afXdp = [programs.echo_af_xdp, programs.object, INTERFACE, String(PORT)];
+  const peer = (name: string) => fileURLToPath(new URL(`peers/${name}`, import.meta.url));
+  return {
+    c_af_xdp_poll: [...afXdp, "poll"],
+    [TEGULA]: tegula(),
+    c_af_xdp: [...afXdp, "spin"],
+    [INLINE]: tegula({ app: "echo@inline" }),
+    c_mmsg: [programs.echo_mmsg, String(PORT)],
+    ...(await runs("node") && { node: ["node", peer("echo_node.mjs"), String(PORT)] }),
+    deno: [
+      ...[Deno.execPath(), "run", "--allow-net", "--unstable-net", peer("echo_deno.ts")],
+      String(PORT),
+    ],
+    ...(await runs(BUN_PROGRAM) && { bun: [BUN_PROGRAM, peer("echo_bun.mjs"), String(PORT)] }),
+  };
+}
+
+/** Whether `program` is there and starts; says so when not. */
+async function runs(program: string): Promise<boolean> {
+  try {
+    const command = new Deno.Command(program, { args: ["--version"], stdout: "null" });
+    if ((await command.output()).success) return true;
+  } catch {
+    // It is not there.
+  }
+  console.error(`${program} cannot be run: left out`);
+  return false;
+}
+
+/** Gets Bun by npm into build/, where it is not yet. Only outside the laboratory, which has no network. */
+export async function fetchBun(): Promise<void> {
+  if (await exists(BUN_PROGRAM)) return;
+  const quiet = ["--no-save", "--no-package-lock", "--no-audit", "--no-fund"];
+  await new Deno.Command("npm", {
+    args: ["install", "--prefix", BUN_FOLDER, "--ignore-scripts", ...quiet, BUN],
+    stdout: "null",
+    stderr: "null",
+    signal: AbortSignal.timeout(BUN_MILLIS),
+  }).output().catch(() => {});
+}
+
+function exists(path: string): Promise<boolean> {
+  return Deno.stat(path).then(() => true, () => false);
+}

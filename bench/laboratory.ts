@@ -1,0 +1,39 @@
+/**
+ * Benchmarks that play on the real kernel: each is started again in namespaces of its own
+ * (`../cli/lab.ts`), which the kernel takes away with all that is in them however it ends.
+ *
+ * @module
+ */
+
+import { laboratoryCommand, missingForLaboratory } from "../cli/lab.ts";
+import { linesOf } from "../cli/lines.ts";
+import type { Report, Selection } from "./harness.ts";
+
+/** Shows the laboratory's own processes, to be weighed and timed. */
+const OWN_PROC = 'mount -t proc none /proc && exec "$@"';
+
+/** Runs the module at `path` in there, which does its work in {@linkcode inLaboratory}. */
+export async function runInLaboratory(
+  path: string,
+  report: Report,
+  selection: Selection = {},
+): Promise<void> {
+  const missing = missingForLaboratory();
+  if (missing !== null) throw new Error(missing);
+  const [program, ...args] = laboratoryCommand([
+    ...["sh", "-c", OWN_PROC, "sh", Deno.execPath()],
+    ...["run", "--allow-all", "--unstable-worker-options", path, JSON.stringify(selection)],
+  ]);
+  const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped" }).spawn();
+  for await (const line of linesOf(child.stdout)) report(JSON.parse(line));
+  if (!(await child.status).success) throw new Error("it failed");
+}
+
+/** The inside of {@linkcode runInLaboratory}: `body`, its results printed for the outside. */
+export async function inLaboratory(
+  body: (report: Report, selection: Selection) => Promise<void>,
+): Promise<void> {
+  const selection = JSON.parse(Deno.args[0]);
+  await body((result) => console.log(JSON.stringify(result)), selection);
+  Deno.exit(0);
+}
