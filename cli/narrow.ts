@@ -13,7 +13,7 @@ import type { Host } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
 import {
   type Grants,
-  libraries,
+  LIBRARIES,
   type Permissions,
   TILE_FOLDERS,
 } from "../tiles/runtime/permissions.ts";
@@ -23,8 +23,8 @@ import { Exit, UserError } from "./errors.ts";
 const MARK = "TEGULA_NARROWED";
 /** Tiles that can be restarted in place (`appliance.ts`). */
 const RESTARTABLE = ["netlink", "app", "status"] as const;
-/** Libraries that only booting, or main itself, opens; the clock is for apps inside net tiles. */
-const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk", "clock"];
+/** Libraries that only booting, or main itself, opens. */
+const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
 /** What the program itself reads of the environment. */
 const BOOT_ENVIRONMENT = [MARK, "TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
 /** The folder that the program is in. */
@@ -41,7 +41,7 @@ export interface Needs {
 /** What main keeps for as long as it runs. */
 export function kept({ grants }: Needs): Permissions {
   const { read, write, env, net } = grants;
-  const names = new Set(RESTARTABLE.flatMap((kind) => libraries(kind, grants)));
+  const names = new Set(RESTARTABLE.flatMap((kind) => LIBRARIES[kind]));
   return {
     read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...read],
     ffi: [...names].map((name) => libraryPath(name)),

@@ -6,7 +6,6 @@
  */
 
 import { describeErrno, EADDRINUSE, ENOBUFS, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
 import * as native from "../ffi/host.ts";
 import { IFF_UP } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
@@ -135,7 +134,6 @@ export function loadPrograms(
   { interfaces, provider }: RunConfig,
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
-  host.raiseMemlock();
   const bare = interfaces.filter((name) => !host.hasEthernetHeaders(name));
   if (bare.length > 0) {
     const why = new Error("its packets have no Ethernet header");
@@ -147,7 +145,7 @@ export function loadPrograms(
         name,
         ifindex: host.ifindex(name),
         queues: queues(host, name),
-        map: (fd) => regions.mapShared(fd, FILTER_BYTES),
+        map: regions.mapShared,
       })
     );
   } catch (error) {

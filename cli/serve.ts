@@ -17,7 +17,7 @@ import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
-import { watchRings } from "./watch.ts";
+import { RingWatch } from "./watch.ts";
 
 /** Boots, serves, stops. `settle` is called once everything runs. Returns the exit status. */
 export async function serve(
@@ -92,7 +92,7 @@ async function boot(
   Deno.addSignalListener("SIGUSR2", () => {
     console.error(`counters: ${JSON.stringify(appliance.counters())}`);
   });
-  watchRings(appliance, { xsk: libraries.xsk, log });
+  new RingWatch(attachments, { xsk: libraries.xsk, log }).start();
   const ports = config.listen.map(({ port, app }) => `${port}=${app}`).join(" ");
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);

@@ -8,6 +8,10 @@ import { checked } from "./errno.ts";
 
 /** What adjtimex(2) returns: a leap second is to be added or removed, or nobody keeps the clock. */
 const [TIME_INS, TIME_DEL, TIME_ERROR] = [1, 2, 5];
+/** 64-bit words of struct timex, of which the fourth is the maximum error in microseconds. */
+const TIMEX_WORDS = 26;
+const MAX_ERROR = 3;
+const CLOCK_REALTIME = 0;
 
 /** The clock, as `tiles/app/contract.ts` gives it to an app. */
 export interface Clock {
@@ -21,23 +25,27 @@ export interface Clock {
   };
 }
 
-/** Opens the library at `path`. */
+/** Opens the library at `path`, any that is linked to libc: its functions do. */
 export function openClock(path: string): Clock {
   const { symbols } = Deno.dlopen(path, {
-    tegula_clock_now: { parameters: ["buffer"], result: "i32" },
-    tegula_clock_status: { parameters: ["buffer"], result: "i32" },
+    clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+    adjtimex: { parameters: ["buffer"], result: "i32" },
   });
-  const words = new Uint32Array(2);
+  /** struct timespec: seconds, low word and high word, then nanoseconds. */
+  const time = new Uint32Array(4);
+  const timex = new BigInt64Array(TIMEX_WORDS);
   return {
     now() {
-      symbols.tegula_clock_now(words);
-      return words[1] * 2 ** 32 + words[0];
+      symbols.clock_gettime(CLOCK_REALTIME, time);
+      return (time[1] * 2 ** 32 + time[0]) * 1e9 + time[2];
     },
     status() {
-      const state = checked(symbols.tegula_clock_status(words), "read the kernel's clock state");
+      timex.fill(0n); // no modes: reads, and sets nothing
+      // libc's -1 is EPERM, the one way in which reading can fail.
+      const state = checked(symbols.adjtimex(timex), "read the kernel's clock state");
       return {
         synchronised: state !== TIME_ERROR,
-        maxErrorMicros: words[0],
+        maxErrorMicros: Number(timex[MAX_ERROR]),
         leap: state === TIME_INS ? 1 : state === TIME_DEL ? -1 : 0,
       };
     },

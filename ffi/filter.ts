@@ -19,13 +19,20 @@ const PROBES = 16;
 /** Bytes of the map to be given to `Regions.mapShared`: the struct, filled up to whole pages. */
 export const FILTER_BYTES = 28672;
 
+/** Gives a new filter's hash a seed of its own, before anyone reads or writes it. */
+export function seedFilter({ buffer, byteOffset }: View): void {
+  // Not into shared memory directly, which this takes for a mistake.
+  const [seed] = crypto.getRandomValues(new Uint32Array(1));
+  new DataView(buffer, byteOffset).setUint32(SEED, seed, true);
+}
+
 /** Writes the filter; one writer at a time. A second one that joins finds what the first wrote. */
 export class Filter {
   readonly #bytes: DataView;
   readonly #vlans: Uint32Array;
   readonly #ports: Uint32Array;
   readonly #addresses: Uint32Array;
-  /** Chosen at load, so that nobody can prepare addresses that fall into one place. */
+  /** Chosen by `seedFilter`, so that nobody can prepare addresses that fall into one place. */
   readonly #seed: number;
 
   constructor(view: View) {

@@ -20,21 +20,31 @@ export const CAP_BPF = 39;
 const ARPHRD_ETHER = 1;
 const ARPHRD_LOOPBACK = 772;
 
+/** Requests of linux/sockios.h and linux/ethtool.h, and bytes of the latter's answers. */
+const SIOCGIFHWADDR = 0x8927;
+const SIOCETHTOOL = 0x8946;
+const ETHTOOL_GDRVINFO = 0x3;
+const ETHTOOL_GCHANNELS = 0x3c;
+const DRVINFO_BYTES = 196;
+const CHANNELS_BYTES = 36;
+/** struct ifreq: the name, then what is asked for. */
+const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
-const DRIVER_BYTES = 32;
+
+/** For `notify`: numbers of sys/socket.h, and how long a path sun_path takes. */
+const AF_UNIX = 1;
+const SOCK_DGRAM_CLOEXEC = 0o2000002;
+const MSG_NOSIGNAL = 0x4000;
+const LONGEST_PATH = 107;
 
 /** Main's own calls. Interfaces are those of the calling thread's network namespace. */
 export interface Host {
   /** A new eventfd, non-blocking, closed on exec. Throws SystemError. */
   eventfd(): number;
-  /** Closes a descriptor. */
-  close(fd: number): void;
   /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
   capabilities(): number;
   /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
   isRunning(thread: number): boolean;
-  /** Lifts the limit on locked memory, which UMEMs count against. 0, or -errno (EPERM). */
-  raiseMemlock(): number;
   /** Index of the interface `ifname`, 0 when there is none. */
   ifindex(ifname: string): number;
   /** Receive queues of `ifname` (ETHTOOL_GCHANNELS: rx + combined); 0 when the driver does not say. */
@@ -63,46 +73,64 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_eventfd: { parameters: [], result: "i32" },
-    tegula_host_close: { parameters: ["i32"], result: "i32" },
-    tegula_host_thread: { parameters: ["i32"], result: "i32" },
-    tegula_host_raise_memlock: { parameters: [], result: "i32" },
-    tegula_host_ifindex: { parameters: ["buffer"], result: "u32" },
-    tegula_host_channels: { parameters: ["buffer"], result: "i32" },
-    tegula_host_driver: { parameters: ["buffer", "buffer"], result: "i32" },
-    tegula_host_hardware: { parameters: ["buffer"], result: "i32" },
+    tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
     tegula_host_exec: { parameters: ["buffer", "u32"], result: "i32" },
-    tegula_host_notify: { parameters: ["buffer"], result: "i32" },
+    // libc's, which the library is linked to.
+    tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    if_nametoindex: { parameters: ["buffer"], result: "u32" },
+    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+    close: { parameters: ["i32"], result: "i32" },
   });
+
+  /** The answer to `request` about `ifname`, in `data` or a struct ifreq; null when refused. */
+  function ask(ifname: string, request: number, data: DataView | null = null): DataView | null {
+    const about = new Uint8Array(IFREQ_BYTES);
+    const name = cString(ifname);
+    if (name.length > IFNAMSIZ) return null;
+    about.set(name);
+    if (symbols.tegula_host_ask(request, about, data) < 0) return null;
+    return data ?? new DataView(about.buffer);
+  }
+
+  /** The answer of the driver of `ifname` to an ETHTOOL_* request. */
+  function askDriver(ifname: string, command: number, bytes: number): DataView | null {
+    const data = new DataView(new ArrayBuffer(bytes));
+    data.setUint32(0, command, true);
+    return ask(ifname, SIOCETHTOOL, data);
+  }
+
   return {
     eventfd: () => checked(symbols.tegula_host_eventfd(), "make an eventfd"),
-    close(fd) {
-      symbols.tegula_host_close(fd);
-    },
     capabilities() {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
-    isRunning: (thread) => symbols.tegula_host_thread(thread) === 0,
-    raiseMemlock: symbols.tegula_host_raise_memlock,
-    ifindex: (ifname) => symbols.tegula_host_ifindex(cString(ifname)),
+    isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
+    ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
     channels(ifname) {
-      if (ifname.length >= IFNAMSIZ) return 0;
-      return Math.max(0, symbols.tegula_host_channels(cString(ifname)));
+      const channels = askDriver(ifname, ETHTOOL_GCHANNELS, CHANNELS_BYTES);
+      return channels === null ? 0 : channels.getUint32(20, true) + channels.getUint32(32, true);
     },
     driver(ifname) {
-      const out = new Uint8Array(DRIVER_BYTES);
-      if (ifname.length >= IFNAMSIZ) return "";
-      const length = symbols.tegula_host_driver(cString(ifname), out);
-      return new TextDecoder().decode(out.subarray(0, Math.max(0, length)));
+      const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);
+      if (info === null) return "";
+      return new TextDecoder().decode(new Uint8Array(info.buffer, 4, 32)).replace(/\0.*/s, "");
     },
     hasEthernetHeaders(ifname) {
-      if (ifname.length >= IFNAMSIZ) return false;
-      const hardware = symbols.tegula_host_hardware(cString(ifname));
+      const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
     exec: (argv) => symbols.tegula_host_exec(cString(argv.join("\0")), argv.length),
     notify(message) {
-      symbols.tegula_host_notify(cString(message));
+      // A leading '@' stands for the zero byte of an abstract name.
+      const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));
+      if (path.length === 0 || path.length > LONGEST_PATH) return;
+      const address = Uint8Array.of(AF_UNIX, 0, ...path);
+      const text = new TextEncoder().encode(message);
+      const fd = symbols.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
+      symbols.sendto(fd, text, BigInt(text.length), MSG_NOSIGNAL, address, address.length);
+      symbols.close(fd);
     },
   };
 }

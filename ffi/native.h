@@ -2,13 +2,15 @@
  * What all native libraries share. Each is a few functions that a TypeScript binding of the same
  * name calls: they take descriptors, sizes and memory, look into no packet and no message, and return
  * a count, 0, or -errno. Everything not marked EXPORT is hidden, so that a worker which may load one
- * library finds nothing in it besides what its binding names.
+ * library finds nothing of ours in it besides what its binding names.
  */
 #ifndef TEGULA_NATIVE_H
 #define TEGULA_NATIVE_H
 
 #include <errno.h>
 #include <stdint.h>
+#include <sys/socket.h>
+#include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -16,6 +18,25 @@
 static inline int result(long value)
 {
 	return value < 0 ? -errno : (int)value;
+}
+
+/* Stores CLOCK_REALTIME in nanoseconds: low word, high word. */
+static inline void stamp(uint32_t out[2])
+{
+	struct timespec now;
+	uint64_t time;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	out[0] = (uint32_t)time;
+	out[1] = (uint32_t)(time >> 32);
+}
+
+/* A socket buffer as large as may be had: over the system's limit with CAP_NET_ADMIN, else up to it. */
+static inline void size_buffer(int fd, int force, int option, int bytes)
+{
+	if (setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)) < 0)
+		setsockopt(fd, SOL_SOCKET, option, &bytes, sizeof(bytes));
 }
 
 #endif

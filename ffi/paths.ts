@@ -7,7 +7,7 @@
 import { fileURLToPath } from "node:url";
 
 /** The native libraries, each `build/libtegula_NAME.so`, made by `deno task build`. */
-export type LibraryName = "clock" | "host" | "netlink" | "region" | "tile" | "udp" | "xsk";
+export type LibraryName = "host" | "netlink" | "region" | "tile" | "udp" | "xsk";
 
 /** The absolute path of a library: what `Deno.dlopen` and a worker's `ffi` permission are given. */
 export function libraryPath(name: LibraryName): string {

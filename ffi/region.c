@@ -23,59 +23,42 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-/* The system's page size in bytes. */
-EXPORT int tegula_region_page(void)
-{
-	return (int)sysconf(_SC_PAGESIZE);
-}
-
 /*
- * Maps `bytes` of `fd` over the first page boundary in `room`, which has one page more than that, and
- * stores how far into `room` it is.
+ * Maps `bytes` of `fd` over the first page boundary in `room`, which reaches at least a page further
+ * than that, and stores how far into `room` it is. 0, or -errno.
  */
 static int map_over(void *room, uint32_t bytes, int protection, int fd, uint32_t *offset)
 {
-	uintptr_t page = (uintptr_t)tegula_region_page();
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
 	uintptr_t start = ((uintptr_t)room + page - 1) & ~(page - 1);
-	void *at = mmap((void *)start, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
 
-	if (at == MAP_FAILED)
-		return -errno;
 	*offset = (uint32_t)(start - (uintptr_t)room);
-	return 0;
-}
-
-/* Steps 1 to 3 above. */
-static int map_both(int fd, uint32_t bytes, void *writer, void *reader, uint32_t offsets[2])
-{
-	const int seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
-	int error;
-
-	if (ftruncate(fd, bytes) < 0)
-		return -errno;
-	error = map_over(writer, bytes, PROT_READ | PROT_WRITE, fd, &offsets[0]);
-	if (error)
-		return error;
-	if (fcntl(fd, F_ADD_SEALS, seals) < 0)
-		return -errno;
-	return map_over(reader, bytes, PROT_READ, fd, &offsets[1]);
+	return mmap((void *)start, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ?
+		       -errno : 0;
 }
 
 /*
- * Makes a zeroed region named `name` of `bytes` bytes. `writer` and `reader` each have room for whole
- * pages of that and one page more; `offsets` receives where in each the region begins. The caller
- * keeps both for ever, also when this fails. 0, or -errno.
+ * Makes a zeroed region named `name` of `bytes` bytes, by the steps above. `writer` and `reader` each
+ * have room for whole pages of that and one page more; `offsets` receives where in each the region
+ * begins. The caller keeps both for ever, also when this fails. 0, or -errno.
  */
 EXPORT int tegula_region_create(const char *name, uint32_t bytes, void *writer, void *reader,
 				uint32_t offsets[2])
 {
+	const int seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
 	int error, fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
 	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 there is no MFD_NOEXEC_SEAL */
 		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -errno;
-	error = map_both(fd, bytes, writer, reader, offsets);
+	error = result(ftruncate(fd, bytes));
+	if (!error)
+		error = map_over(writer, bytes, PROT_READ | PROT_WRITE, fd, &offsets[0]);
+	if (!error)
+		error = result(fcntl(fd, F_ADD_SEALS, seals));
+	if (!error)
+		error = map_over(reader, bytes, PROT_READ, fd, &offsets[1]);
 	close(fd);
 	return error;
 }

@@ -40,10 +40,13 @@ export interface Regions {
  */
 const mapped: SharedArrayBuffer[] = [];
 
+/** The largest page that a kernel for these machines has; most have pages of 4 KiB. */
+const LARGEST_PAGE_BYTES = 65_536;
+
 /** Room for `byteLength` bytes of whole pages, wherever in a page the buffer begins. */
-function room(byteLength: number, pageBytes: number): Uint8Array<SharedArrayBuffer> {
-  const pages = Math.ceil(byteLength / pageBytes) + 1;
-  const bytes = new Uint8Array(new SharedArrayBuffer(pages * pageBytes));
+function room(byteLength: number): Uint8Array<SharedArrayBuffer> {
+  const pages = Math.ceil(byteLength / LARGEST_PAGE_BYTES) + 1;
+  const bytes = new Uint8Array(new SharedArrayBuffer(pages * LARGEST_PAGE_BYTES));
   mapped.push(bytes.buffer);
   return bytes;
 }
@@ -51,21 +54,19 @@ function room(byteLength: number, pageBytes: number): Uint8Array<SharedArrayBuff
 /** Opens the library at `path`. */
 export function openRegions(path: string): Regions {
   const { symbols } = Deno.dlopen(path, {
-    tegula_region_page: { parameters: [], result: "i32" },
     tegula_region_create: {
       parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
       result: "i32",
     },
     tegula_region_map: { parameters: ["i32", "u32", "buffer", "buffer"], result: "i32" },
   });
-  const pageBytes = symbols.tegula_region_page();
   const offsets = new Uint32Array(2);
 
   return {
     create(name, byteLength) {
       const label = new TextEncoder().encode(`tegula ${name}\0`);
-      const writer = room(byteLength, pageBytes);
-      const reader = room(byteLength, pageBytes);
+      const writer = room(byteLength);
+      const reader = room(byteLength);
       checked(
         symbols.tegula_region_create(label, byteLength, writer, reader, offsets),
         `make the ${byteLength} byte region ${name}`,
@@ -78,7 +79,7 @@ export function openRegions(path: string): Regions {
       };
     },
     mapShared(fd, byteLength) {
-      const bytes = room(byteLength, pageBytes);
+      const bytes = room(byteLength);
       checked(
         symbols.tegula_region_map(fd, byteLength, bytes, offsets),
         `map ${byteLength} bytes of descriptor ${fd}`,

@@ -66,21 +66,22 @@ EXPORT int tegula_tile_wait(int eventfd, int timeout_ms)
 	return read(eventfd, &count, sizeof(count)) == sizeof(count) ? 1 : 0;
 }
 
-/* The calling thread's number. */
-EXPORT int tegula_tile_thread(void)
-{
-	return (int)syscall(SYS_gettid);
-}
-
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
- * so each rule is its own short piece: compare, return.
+ * so each rule is its own short piece: compare, return. Of arguments only the lower 32 bits are looked
+ * at, as the kernel does with descriptors and commands.
  */
 #define INSTRUCTIONS 4000
 struct policy {
 	struct sock_filter code[INSTRUCTIONS];
 	unsigned length;
 };
+
+static const uint32_t REFUSE = SECCOMP_RET_ERRNO | EPERM;
+
+#define LOAD(p, field) emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, field))
+#define IF_EQUAL(p, yes, no, value) emit(p, BPF_JMP | BPF_JEQ | BPF_K, yes, no, value)
+#define RETURN(p, action) emit(p, BPF_RET | BPF_K, 0, 0, action)
 
 static void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no, uint32_t k)
 {
@@ -89,47 +90,33 @@ static void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no, uint3
 	p->length++;
 }
 
-static void load(struct policy *p, size_t offset)
+/* The calls are allowed whatever their arguments. */
+static void allow(struct policy *p, const uint32_t *calls, size_t count)
 {
-	emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, (uint32_t)offset);
+	for (size_t i = 0; i < count; i++) {
+		IF_EQUAL(p, 0, 1, calls[i]);
+		RETURN(p, SECCOMP_RET_ALLOW);
+	}
 }
 
-static void decide(struct policy *p, uint32_t action)
-{
-	emit(p, BPF_RET | BPF_K, 0, 0, action);
-}
-
-static const uint32_t REFUSE = SECCOMP_RET_ERRNO | EPERM;
-
-/* The call is allowed whatever its arguments. */
-static void allow(struct policy *p, uint32_t call)
-{
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call);
-	decide(p, SECCOMP_RET_ALLOW);
-}
-
-/*
- * The call is allowed when argument `index` is one of `values`, else refused. Only its lower 32 bits
- * are looked at, as the kernel does with descriptors and commands.
- */
+/* The call is allowed when its argument `index` is one of `values`, else refused. */
 static void allow_only(struct policy *p, uint32_t call, int index, const int32_t *values, int count)
 {
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, call);
+	IF_EQUAL(p, 1, 0, call);
 	emit(p, BPF_JMP | BPF_JA, 0, 0, (uint32_t)(2 * count + 2));
-	load(p, offsetof(struct seccomp_data, args) + (size_t)index * sizeof(uint64_t));
-	for (int i = 0; i < count; i++)
-		allow(p, (uint32_t)values[i]);
-	decide(p, REFUSE);
+	LOAD(p, args[index]);
+	allow(p, (const uint32_t *)values, (size_t)count);
+	RETURN(p, REFUSE);
 }
 
 /* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
 static void allow_anonymous_mmap(struct policy *p)
 {
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 4, SYS_mmap);
-	load(p, offsetof(struct seccomp_data, args) + 3 * sizeof(uint64_t));
+	IF_EQUAL(p, 0, 4, SYS_mmap);
+	LOAD(p, args[3]);
 	emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 1, MAP_ANONYMOUS);
-	decide(p, SECCOMP_RET_ALLOW);
-	decide(p, REFUSE);
+	RETURN(p, SECCOMP_RET_ALLOW);
+	RETURN(p, REFUSE);
 }
 
 /* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
@@ -201,13 +188,10 @@ static const uint32_t FILE_CALLS[] = {
 #endif
 };
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+/* Setting the clock takes a capability; libc reads it by the one call or the other. */
+static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
-static void allow_on(struct policy *p, const uint32_t *calls, size_t n, const int32_t *fds, int count)
-{
-	for (size_t i = 0; i < n; i++)
-		allow_only(p, calls[i], 0, fds, count);
-}
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /*
  * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
@@ -217,32 +201,30 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 			const int32_t *eventfds, int eventfd_count)
 {
 	p->length = 0;
-	load(p, offsetof(struct seccomp_data, arch));
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, ARCHITECTURE);
-	decide(p, REFUSE);
-	load(p, offsetof(struct seccomp_data, nr));
-	if (role == NET) {
-		allow_on(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
-	} else if (role == NETLINK) {
-		allow_on(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
-	} else if (role == STATUS) {
-		for (size_t i = 0; i < COUNT(STATUS_CALLS); i++)
-			allow(p, STATUS_CALLS[i]);
+	LOAD(p, arch);
+	IF_EQUAL(p, 1, 0, ARCHITECTURE);
+	RETURN(p, REFUSE);
+	LOAD(p, nr);
+	for (size_t i = 0; role == NET && i < COUNT(NET_CALLS); i++)
+		allow_only(p, NET_CALLS[i], 0, fds, count);
+	for (size_t i = 0; role == NETLINK && i < COUNT(NETLINK_CALLS); i++)
+		allow_only(p, NETLINK_CALLS[i], 0, fds, count);
+	if (role == STATUS) {
+		allow(p, STATUS_CALLS, COUNT(STATUS_CALLS));
 		allow_only(p, SYS_sendto, 5, NO_ADDRESS, COUNT(NO_ADDRESS));
 		allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
 	}
-	for (size_t i = 0; i < COUNT(COMMON); i++)
-		allow(p, COMMON[i]);
+	allow(p, COMMON, COUNT(COMMON));
 	if (keep & KEEP_CLOCK)
-		allow(p, SYS_adjtimex); /* to read: setting takes a capability */
-	for (size_t i = 0; keep & KEEP_FILES && i < COUNT(FILE_CALLS); i++)
-		allow(p, FILE_CALLS[i]);
+		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
+	if (keep & KEEP_FILES)
+		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
 	allow_only(p, SYS_write, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
 	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
 	allow_anonymous_mmap(p);
-	decide(p, REFUSE);
+	RETURN(p, REFUSE);
 }
 
 /*
@@ -295,20 +277,17 @@ static int drop_capabilities(int keep_net_admin)
  */
 static int forbid_files(void)
 {
-	struct landlock_ruleset_attr rules = { .handled_access_fs = (1ULL << 13) - 1 };
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	/* How many accesses each version of landlock knows; the fourth added those of TCP. */
+	static const uint8_t accesses[] = { 13, 14, 15, 15, 16 };
+	struct landlock_ruleset_attr rules = { 0 };
+	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	int error, fd;
 
-	if (abi < 0)
+	if (version < 1)
 		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
-	if (abi >= 2)
-		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_REFER;
-	if (abi >= 3)
-		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
-	if (abi >= 4)
+	rules.handled_access_fs = (1ULL << accesses[version > 5 ? 4 : version - 1]) - 1;
+	if (version >= 4)
 		rules.handled_access_net = LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP;
-	if (abi >= 5)
-		rules.handled_access_fs |= LANDLOCK_ACCESS_FS_IOCTL_DEV;
 	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0);
 	if (fd < 0)
 		return -errno;
@@ -331,7 +310,6 @@ static void leave_signals_to_main(void)
 		sigdelset(&set, own[i]);
 	pthread_sigmask(SIG_SETMASK, &set, NULL);
 }
-
 
 /*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`

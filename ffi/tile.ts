@@ -50,13 +50,13 @@ export function openTile(path: string): TileLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
     tegula_tile_wait: { parameters: ["i32", "i32"], result: "i32" },
-    tegula_tile_thread: { parameters: [], result: "i32" },
+    gettid: { parameters: [], result: "i32" }, // libc's
     tegula_tile_confine: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
   });
   return {
     wake: symbols.tegula_tile_wake,
     wait: symbols.tegula_tile_wait,
-    thread: symbols.tegula_tile_thread,
+    thread: symbols.gettid,
     confine({ role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
       const done = checked(

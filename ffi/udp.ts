@@ -44,9 +44,10 @@ export interface Udp {
     out: Uint32Array,
   ): number;
   /**
-   * Sends `count` datagrams of `descriptors`, the same 8 words each: from source (0: as the kernel
-   * chooses) out of interface (0: as the kernel routes). Returns how many from the start the kernel
-   * took, 0 when it takes none now, or -errno when it refused the first: skip that one and go on.
+   * Sends up to `count` (at most `UDP_BURST`) datagrams of `descriptors`, the same 8 words each: from
+   * source (0: as the kernel chooses) out of interface (0: as the kernel routes). Returns how many
+   * from the start the kernel took, 0 when it takes none now, or -errno when it refused the first:
+   * skip that one and go on.
    */
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
 }
@@ -55,12 +56,12 @@ export interface Udp {
 export function openUdpSetup(path: string): UdpSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_open: { parameters: ["i32"], result: "i32" },
-    tegula_udp_close: { parameters: ["i32"], result: "i32" },
+    close: { parameters: ["i32"], result: "i32" }, // libc's
   });
   return {
     open: symbols.tegula_udp_open,
     close(fd) {
-      symbols.tegula_udp_close(fd);
+      symbols.close(fd);
     },
   };
 }

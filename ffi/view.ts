@@ -49,6 +49,11 @@ export function i32(view: View): Int32Array<SharedArrayBuffer> {
   return new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
 }
 
+/** The view as unsigned 64-bit words in the machine's byte order. */
+export function u64(view: View): BigUint64Array<SharedArrayBuffer> {
+  return new BigUint64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);
+}
+
 /** The view as doubles, which is how counters are kept (exact up to 2⁵³, one plain store each). */
 export function f64(view: View): Float64Array<SharedArrayBuffer> {
   return new Float64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);

@@ -1,19 +1,199 @@
 /*
- * AF_XDP as a net tile sees it (xsk.ts): descriptors off and on the four rings of a socket, and the
- * system calls that move the kernel along. Offsets in the UMEM are 32 bits here, 64 in the rings.
+ * AF_XDP (xsk.ts). Main loads the XDP program, attaches it by bpf_link and opens sockets; net tiles
+ * move descriptors on the four rings of a socket and make the kernel go on. libxdp does UMEMs, rings
+ * and sockets; it never loads or attaches a program here, because what it attaches stays when the
+ * process dies and a bpf_link does not.
  *
- * All functions take the slot of an open socket; only main hands these out, so they are not checked.
+ * Sockets are slots in a table that all threads share: main fills an entry before a tile hears of its
+ * slot and lets go of it after the tile has ended; in between its rings belong to that tile alone.
+ * Only main hands slots out, so they are not checked.
  */
+#define _GNU_SOURCE
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <linux/if_link.h>
+#include <linux/if_xdp.h>
+#include <net/if.h>
 #include <poll.h>
-#include <sys/socket.h>
-#include <time.h>
+#include <string.h>
+#include <unistd.h>
+#include <xdp/libxdp.h>
+#include <xdp/xsk.h>
 
-#include "xsk.h"
+#include "native.h"
 
+#ifndef SOL_XDP
+#define SOL_XDP 283
+#endif
+#define SOCKETS 256
 /* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
 #define KICKS 16
+/* In copy mode a frame on its way out counts against the send buffer with at most this much. */
+#define SENT_FRAME 4096
 
-struct socket sockets[SOCKETS];
+/* The program, as clang made it. */
+__asm__(".section .rodata\n"
+	".balign 8\n"
+	".globl filter_object, filter_object_end\n"
+	".hidden filter_object, filter_object_end\n"
+	"filter_object: .incbin \"" FILTER_OBJECT "\"\n"
+	"filter_object_end:\n"
+	".previous\n");
+extern const char filter_object[], filter_object_end[];
+
+static struct socket {
+	struct xsk_socket *xsk; /* NULL: the slot is free */
+	struct xsk_umem *umem;	/* shared by all sockets on `area` */
+	const void *area;
+	struct xsk_ring_prod fill, tx;
+	struct xsk_ring_cons rx, completion;
+	uint64_t received;
+	int fd;
+} sockets[SOCKETS];
+
+/*
+ * Loads the XDP program for `queues` queues, with maps of its own. Stores the descriptors, which the
+ * caller closes, of the program and of its maps filter, sockets and redirected. 0, or -errno.
+ */
+EXPORT int tegula_xsk_load(uint32_t queues, int32_t out[4])
+{
+	struct bpf_map *maps[3];
+	struct bpf_object *object;
+	int error;
+
+	libbpf_set_print(NULL);
+	libxdp_set_print(NULL);
+	object = bpf_object__open_mem(filter_object, (size_t)(filter_object_end - filter_object), NULL);
+	if (!object)
+		return -errno;
+	maps[0] = bpf_object__find_map_by_name(object, "filter");
+	maps[1] = bpf_object__find_map_by_name(object, "sockets");
+	maps[2] = bpf_object__find_map_by_name(object, "redirected");
+	bpf_map__set_max_entries(maps[1], queues);
+	bpf_map__set_max_entries(maps[2], queues);
+	error = bpf_object__load(object);
+	if (!error) {
+		out[0] = bpf_program__fd(bpf_object__next_program(object, NULL));
+		for (int i = 0; i < 3; i++)
+			out[i + 1] = bpf_map__fd(maps[i]);
+		/* They outlive the object. */
+		for (int i = 0; i < 4 && !error; i++)
+			error = (out[i] = fcntl(out[i], F_DUPFD_CLOEXEC, 0)) < 0 ? -errno : 0;
+	}
+	bpf_object__close(object);
+	return error;
+}
+
+/*
+ * Attaches `program` to `ifindex`. The descriptor of the link, by whose closing it is detached, or
+ * -errno: EBUSY or EEXIST when another program is there.
+ */
+EXPORT int tegula_xsk_attach(int program, int ifindex, int native)
+{
+	LIBBPF_OPTS(bpf_link_create_opts, options,
+		    .flags = native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE);
+
+	return bpf_link_create(program, ifindex, BPF_XDP, &options);
+}
+
+/*
+ * Which XDP program is attached to `ifindex`, in whatever mode and by whomever: its id, 0 when there
+ * is none, and its name, "" when that may not be read.
+ */
+EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
+{
+	struct bpf_prog_info info = { 0 };
+	uint32_t id, length = sizeof(info);
+	int fd;
+
+	if (bpf_xdp_query_id(ifindex, 0, &id) < 0 || id == 0)
+		return 0;
+	fd = bpf_prog_get_fd_by_id(id);
+	if (fd >= 0) {
+		bpf_prog_get_info_by_fd(fd, &info, &length);
+		close(fd);
+	}
+	memcpy(name, info.name, sizeof(info.name));
+	return id;
+}
+
+/* Binds `s` to a queue, on the UMEM that it has or else one of its own. 0, or -errno. */
+static int bind_socket(struct socket *s, void *area, uint32_t bytes, const char *ifname, int queue,
+		       const struct xsk_umem_config *umem, const struct xsk_socket_config *config)
+{
+	int error = 0;
+
+	if (!s->umem)
+		error = xsk_umem__create(&s->umem, area, bytes, &s->fill, &s->completion, umem);
+	if (error)
+		return error;
+	error = xsk_socket__create_shared(&s->xsk, ifname, (uint32_t)queue, s->umem, &s->rx, &s->tx,
+					  &s->fill, &s->completion, config);
+	if (error) {
+		s->xsk = NULL;
+		xsk_umem__delete(s->umem); /* refuses while others use it */
+	}
+	return error;
+}
+
+/*
+ * Opens a socket on `queue` of `ifname`, with four rings of `ring` entries. Its UMEM is the `bytes`
+ * bytes from `area`, page-aligned, in frames of `frame` bytes with `headroom`; sockets on the same
+ * memory share one, and are bound as the first was. The memory must stay as long as the sockets do.
+ * Socket slot, or -errno: ENODEV when `ifname` is not `ifindex`, EBUSY when the queue has a socket,
+ * ENOBUFS when that much may not be locked.
+ */
+EXPORT int tegula_xsk_open(void *area, uint32_t bytes, uint32_t frame, uint32_t headroom,
+			   const char *ifname, uint32_t ifindex, int queue, int zero_copy, uint32_t ring)
+{
+	/* Zero-copy asked for is zero-copy or an error: the kernel falls back only for who asks neither. */
+	const struct xsk_socket_config config = {
+		.rx_size = ring, .tx_size = ring,
+		.libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
+		.bind_flags = (uint16_t)((zero_copy ? XDP_ZEROCOPY : XDP_COPY) | XDP_USE_NEED_WAKEUP),
+	};
+	const struct xsk_umem_config umem = {
+		.fill_size = ring, .comp_size = ring, .frame_size = frame, .frame_headroom = headroom,
+	};
+	struct xsk_umem *shared = NULL;
+	int error, slot = -1;
+	struct socket *s;
+
+	for (int i = SOCKETS - 1; i >= 0; i--) {
+		if (!sockets[i].xsk)
+			slot = i;
+		else if (sockets[i].area == area)
+			shared = sockets[i].umem;
+	}
+	if (slot < 0 || if_nametoindex(ifname) != ifindex)
+		return slot < 0 ? -EMFILE : -ENODEV;
+	s = &sockets[slot];
+	*s = (struct socket){ .umem = shared, .area = area };
+	error = bind_socket(s, area, bytes, ifname, queue, &umem, &config);
+	if (error)
+		return error;
+	s->fd = xsk_socket__fd(s->xsk);
+	size_buffer(s->fd, SO_SNDBUFFORCE, SO_SNDBUF, (int)ring * SENT_FRAME);
+	return slot;
+}
+
+/* From now on the program of the map `map` hands frames of the socket's queue to it. 0, or -errno. */
+EXPORT int tegula_xsk_register(int map, int slot)
+{
+	return xsk_socket__update_xskmap(sockets[slot].xsk, map);
+}
+
+/*
+ * Closes a socket and frees its slot. The queue is free then, but for that of a UMEM's first socket,
+ * which is when the last has been closed.
+ */
+EXPORT void tegula_xsk_close(int slot)
+{
+	xsk_socket__delete(sockets[slot].xsk);
+	xsk_umem__delete(sockets[slot].umem); /* refuses while others use it */
+	sockets[slot].xsk = NULL;
+}
 
 EXPORT int tegula_xsk_fd(int slot)
 {
@@ -21,37 +201,34 @@ EXPORT int tegula_xsk_fd(int slot)
 }
 
 /*
- * Takes up to `most` frames off the receive ring. `out` has room for two words, the CLOCK_REALTIME in
- * nanoseconds, low and high, and `most` pairs (offset, length). Returns how many.
+ * Takes up to `most` frames off the receive ring. `out` has room for two words, the time, and `most`
+ * pairs (offset, length). Returns how many. Offsets in the UMEM are 32 bits here, 64 in the rings.
  */
 EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 {
-	struct xsk_ring_cons *rx = &sockets[slot].rx;
-	struct timespec now;
-	uint32_t at, count = xsk_ring_cons__peek(rx, most, &at);
-	uint64_t time;
+	struct socket *s = &sockets[slot];
+	uint32_t at, count = xsk_ring_cons__peek(&s->rx, most, &at);
 
 	if (count == 0)
 		return 0;
-	clock_gettime(CLOCK_REALTIME, &now);
-	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	*out++ = (uint32_t)time;
-	*out++ = (uint32_t)(time >> 32);
+	stamp(out);
+	out += 2;
 	for (uint32_t i = 0; i < count; i++) {
-		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(rx, at + i);
+		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(&s->rx, at + i);
 
 		*out++ = (uint32_t)frame->addr;
 		*out++ = frame->len;
 	}
-	xsk_ring_cons__release(rx, count);
+	xsk_ring_cons__release(&s->rx, count);
+	__atomic_store_n(&s->received, s->received + count, __ATOMIC_RELAXED); /* main reads it */
 	return (int)count;
 }
 
 /* Tells a driver that has run out of frames, and waits, that there are more. */
-static void wake_receiver(int slot)
+static void wake_receiver(struct socket *s)
 {
-	if (xsk_ring_prod__needs_wakeup(&sockets[slot].fill))
-		recvfrom(sockets[slot].fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
+	if (xsk_ring_prod__needs_wakeup(&s->fill))
+		recvfrom(s->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 }
 
 /* Frames on the transmit ring that the kernel has not taken. */
@@ -61,17 +238,14 @@ static uint32_t waiting(struct xsk_ring_prod *tx)
 }
 
 /* Has the kernel send what waits, as long as each call gets it further. */
-static void wake_sender(int slot)
+static void wake_sender(struct socket *s)
 {
-	struct xsk_ring_prod *tx = &sockets[slot].tx;
-	uint32_t before = waiting(tx);
+	uint32_t after, before = waiting(&s->tx);
 
-	for (int i = 0; i < KICKS && before > 0 && xsk_ring_prod__needs_wakeup(tx); i++) {
-		uint32_t after;
-
-		if (sendto(sockets[slot].fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0)
+	for (int i = 0; i < KICKS && before > 0 && xsk_ring_prod__needs_wakeup(&s->tx); i++) {
+		if (sendto(s->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0)
 			return;
-		after = waiting(tx);
+		after = waiting(&s->tx);
 		if (errno != EAGAIN || after == before)
 			return;
 		before = after;
@@ -90,7 +264,7 @@ EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		*xsk_ring_prod__fill_addr(fill, at + i) = frames[i];
 	xsk_ring_prod__submit(fill, count);
-	wake_receiver(slot);
+	wake_receiver(&sockets[slot]);
 	return (int)count;
 }
 
@@ -106,7 +280,7 @@ EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 			(struct xdp_desc){ .addr = pairs[2 * i], .len = pairs[2 * i + 1] };
 	if (count > 0)
 		xsk_ring_prod__submit(tx, count);
-	wake_sender(slot);
+	wake_sender(&sockets[slot]);
 	return (int)count;
 }
 
@@ -126,27 +300,20 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most)
 /* Makes the kernel look at the transmit and the fill ring, where it has to be told. */
 EXPORT void tegula_xsk_kick(int slot)
 {
-	wake_sender(slot);
-	wake_receiver(slot);
+	wake_sender(&sockets[slot]);
+	wake_receiver(&sockets[slot]);
 }
 
-/* Stores the six totals of XDP_STATISTICS and the program's count of this queue. 0, or -errno. */
-EXPORT int tegula_xsk_statistics(int slot, double out[7])
+/*
+ * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
+ * are, and then how many frames were received. 0, or -errno.
+ */
+EXPORT int tegula_xsk_statistics(int slot, uint64_t out[7])
 {
-	struct xdp_statistics totals = { 0 };
-	socklen_t length = sizeof(totals);
+	socklen_t length = sizeof(struct xdp_statistics);
 
-	/* Before Linux 5.9 the kernel fills in the first three alone. */
-	if (getsockopt(sockets[slot].fd, SOL_XDP, XDP_STATISTICS, &totals, &length) < 0)
-		return -errno;
-	out[0] = (double)totals.rx_dropped;
-	out[1] = (double)totals.rx_invalid_descs;
-	out[2] = (double)totals.tx_invalid_descs;
-	out[3] = (double)totals.rx_ring_full;
-	out[4] = (double)totals.rx_fill_ring_empty_descs;
-	out[5] = (double)totals.tx_ring_empty_descs;
-	out[6] = sockets[slot].redirected ? (double)*sockets[slot].redirected : 0;
-	return 0;
+	out[6] = __atomic_load_n(&sockets[slot].received, __ATOMIC_RELAXED);
+	return result(getsockopt(sockets[slot].fd, SOL_XDP, XDP_STATISTICS, out, &length));
 }
 
 /* poll(2); a signal counts as time-out. How many are ready, or -errno. */

@@ -1,14 +1,14 @@
 /**
  * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: main
  * loads, attaches and opens (`XskSetup`); a net tile moves descriptors (`Xsk`) and cannot name the
- * rest. Programs, UMEMs and sockets are small slot numbers into tables of the library, which all
- * threads of the process share.
+ * rest. Sockets are small slot numbers into a table of the library, which all threads of the process
+ * share; programs, maps and links are descriptors.
  *
  * @module
  */
 
-import { EBUSY } from "./errno.ts";
-import type { View } from "./view.ts";
+import { checked, EBUSY, EEXIST } from "./errno.ts";
+import { u8, type View } from "./view.ts";
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
 export const RECEIVE_HEADER_WORDS = 2;
@@ -21,73 +21,68 @@ export const XskStatistic = {
   rxRingFull: 3,
   rxFillRingEmpty: 4,
   txRingEmpty: 5,
-  /** Frames that the XDP program handed to this queue's socket. */
-  redirected: 6,
+  /** Frames that were taken off the receive ring. */
+  received: 6,
 } as const;
 
 /** How many values `Xsk.statistics` writes. */
 export const XSK_STATISTICS = 7;
 
-/** How a UMEM is cut. Sizes of rings are powers of two. */
-export interface UmemOptions {
+/** A loaded XDP program with maps of its own; all are descriptors. */
+export interface XdpProgram {
+  readonly program: number;
+  /** What is ours; to be mapped, and written by `Filter`. */
+  readonly filter: number;
+  /** The socket of each queue. */
+  readonly sockets: number;
+  /** 64 bits per queue: frames handed to its socket. To be mapped. */
+  readonly redirected: number;
+}
+
+/** How memory is cut into frames, which queue a socket binds to, and how. */
+export interface SocketOptions {
   /** Bytes of a frame: 2048 or 4096. */
   readonly frameBytes: number;
   /** Bytes that the kernel leaves free before each received frame, besides its own 256. */
   readonly headroom: number;
-  /** Fill ring entries of every socket on this UMEM. */
-  readonly fill: number;
-  /** Completion ring entries of every socket on this UMEM. */
-  readonly completion: number;
-}
-
-/** Which queue a socket binds to, and how. */
-export interface SocketOptions {
+  /** Entries of each of the four rings, a power of two. */
+  readonly ring: number;
   readonly ifname: string;
   /** What `ifname` must still name: it is libxdp that wants a name. */
   readonly ifindex: number;
   readonly queue: number;
-  /** All sockets of a UMEM have the mode of its first. */
+  /** All sockets on the same memory have the mode of the first. */
   readonly mode: "zero-copy" | "copy";
-  /** Receive ring entries, a power of two. */
-  readonly rx: number;
-  /** Transmit ring entries, a power of two. */
-  readonly tx: number;
 }
 
-/** Main's side. Where nothing else is said a function returns 0 or a slot, or -errno. */
+/** Main's side. Where nothing else is said a function returns 0, a slot or a descriptor, or -errno. */
 export interface XskSetup {
-  /** Loads the XDP program with maps of its own, for `queues` queues of `ifindex`. Program slot. */
-  load(ifindex: number, queues: number): number;
-  /** Descriptor of the program's `filter` map, to be mapped and written by `Filter`. */
-  filterFd(program: number): number;
+  /** Loads the XDP program with maps for `queues` queues. Throws SystemError. */
+  load(queues: number): XdpProgram;
+  /** Lets go of program and maps; where it is attached it stays until it is detached. */
+  unload(program: XdpProgram): void;
   /**
-   * Attaches by bpf_link, which goes when this process does. -EBUSY: another program is there, for
-   * longer than the link of a predecessor that was killed takes to go.
+   * Attaches by a bpf_link, which goes when this process does, and returns it. -EBUSY: another
+   * program is there, for longer than the link of a predecessor that was killed takes to go.
    */
-  attach(program: number, mode: "native" | "generic"): number;
+  attach(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
+  /** Takes the program off the interface that `link` has it on; it stays loaded. */
+  detach(link: number): void;
   /** The XDP program attached to `ifindex` by whomever; its name is "" when it may not be read. */
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
-  /** Takes the program off its interface; it stays loaded. */
-  detach(program: number): void;
-  /** Detaches, and lets go of program and maps. Its sockets must be closed. */
-  unload(program: number): void;
-  /** Registers `view` (page-aligned, as the inside of a region is) as a UMEM. UMEM slot. */
-  createUmem(view: View, options: UmemOptions): number;
-  /** Lets go of a UMEM; -EBUSY while a socket uses it. */
-  deleteUmem(umem: number): number;
   /**
-   * Opens a socket on a queue, with rings of its own on a shared UMEM. Waits up to a second while
-   * the queue's former socket is being released. Socket slot, or -errno: EBUSY (a socket is there),
-   * EOPNOTSUPP or EINVAL (the driver or the queue cannot), ENODEV (the interface was renamed or went).
+   * Opens a socket on a queue, with rings of its own and `memory` (page-aligned, as the inside of a
+   * region is) as its UMEM, which all sockets on the same memory share. Waits up to a second while the
+   * queue's former socket is being released. Socket slot, or -errno: EBUSY (a socket is there),
+   * EOPNOTSUPP or EINVAL (the driver or the queue cannot), ENODEV (the interface was renamed or went),
+   * ENOBUFS (that much memory may not be locked).
    */
-  open(umem: number, options: SocketOptions): number;
+  open(memory: View, options: SocketOptions): number;
   /** Puts the socket into the program's map: from now on frames of its queue come to it. */
-  register(program: number, slot: number): number;
-  /** Whether the kernel says that the socket is in zero-copy mode. */
-  isZeroCopy(slot: number): boolean;
+  register(program: XdpProgram, slot: number): number;
   /**
-   * Closes a socket, which no net tile may use any more. The queue of a UMEM's first socket stays
-   * taken until the last of its sockets is closed.
+   * Closes a socket, which no net tile may use any more. The queue of the first socket on its memory
+   * stays taken until the last is closed.
    */
   close(slot: number): void;
 }
@@ -109,8 +104,8 @@ export interface Xsk {
   complete(slot: number, frames: Uint32Array, most: number): number;
   /** Makes the kernel look at both rings: when frames wait on the transmit ring or fill starved. */
   kick(slot: number): void;
-  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays 0. 0, or -errno. */
-  statistics(slot: number, out: Float64Array): number;
+  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+  statistics(slot: number, out: BigUint64Array): number;
   /**
    * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
    * Returns how many have revents, 0 on time-out or a signal, -errno.
@@ -141,67 +136,54 @@ function insist(tries: number, attempt: () => number): number {
 /** Opens the library at `path` for main. */
 export function openXskSetup(path: string): XskSetup {
   const { symbols } = Deno.dlopen(path, {
-    tegula_xsk_load: { parameters: ["i32", "i32"], result: "i32" },
-    tegula_xsk_filter_fd: { parameters: ["i32"], result: "i32" },
-    tegula_xsk_attach: { parameters: ["i32", "i32"], result: "i32" },
+    tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
+    tegula_xsk_attach: { parameters: ["i32", "i32", "i32"], result: "i32" },
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
-    tegula_xsk_detach: { parameters: ["i32"], result: "i32" },
-    tegula_xsk_unload: { parameters: ["i32"], result: "i32" },
-    tegula_xsk_create_umem: {
-      parameters: ["buffer", "u32", "u32", "u32", "u32", "u32"],
-      result: "i32",
-    },
-    tegula_xsk_delete_umem: { parameters: ["i32"], result: "i32" },
     tegula_xsk_open: {
-      parameters: ["i32", "buffer", "u32", "i32", "i32", "u32", "u32"],
+      parameters: ["buffer", "u32", "u32", "u32", "buffer", "u32", "i32", "i32", "u32"],
       result: "i32",
     },
     tegula_xsk_register: { parameters: ["i32", "i32"], result: "i32" },
-    tegula_xsk_is_zero_copy: { parameters: ["i32"], result: "i32" },
-    tegula_xsk_close: { parameters: ["i32"], result: "i32" },
+    tegula_xsk_close: { parameters: ["i32"], result: "void" },
+    close: { parameters: ["i32"], result: "i32" }, // libc's
   });
   return {
-    load: symbols.tegula_xsk_load,
-    filterFd: symbols.tegula_xsk_filter_fd,
-    attach: (program, mode) =>
-      insist(ATTACH_TRIES, () => symbols.tegula_xsk_attach(program, mode === "native" ? 1 : 0)),
+    load(queues) {
+      const fds = new Int32Array(4);
+      checked(symbols.tegula_xsk_load(queues, fds), "load the XDP program");
+      const [program, filter, sockets, redirected] = fds;
+      return { program, filter, sockets, redirected };
+    },
+    unload(program) {
+      for (const fd of Object.values(program)) symbols.close(fd);
+    },
+    attach: ({ program }, ifindex, mode) =>
+      insist(ATTACH_TRIES, () => {
+        const link = symbols.tegula_xsk_attach(program, ifindex, mode === "native" ? 1 : 0);
+        return link === -EEXIST ? -EBUSY : link;
+      }),
+    detach(link) {
+      symbols.close(link);
+    },
     attached(ifindex) {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);
       if (id === 0) return null;
       return { id, name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))) };
     },
-    detach(program) {
-      symbols.tegula_xsk_detach(program);
-    },
-    unload(program) {
-      symbols.tegula_xsk_unload(program);
-    },
-    createUmem(view, { frameBytes, headroom, fill, completion }) {
-      const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-      return symbols.tegula_xsk_create_umem(
-        bytes,
-        view.byteLength,
-        frameBytes,
-        headroom,
-        fill,
-        completion,
-      );
-    },
-    deleteUmem: symbols.tegula_xsk_delete_umem,
-    open(umem, { ifname, ifindex, queue, mode, rx, tx }) {
+    open(memory, { frameBytes, headroom, ring, ifname, ifindex, queue, mode }) {
+      const bytes = u8(memory);
+      const { length } = bytes;
       const name = new TextEncoder().encode(ifname + "\0");
       const zeroCopy = mode === "zero-copy" ? 1 : 0;
+      const { tegula_xsk_open: open } = symbols;
       return insist(
         BIND_TRIES,
-        () => symbols.tegula_xsk_open(umem, name, ifindex, queue, zeroCopy, rx, tx),
+        () => open(bytes, length, frameBytes, headroom, name, ifindex, queue, zeroCopy, ring),
       );
     },
-    register: symbols.tegula_xsk_register,
-    isZeroCopy: (slot) => symbols.tegula_xsk_is_zero_copy(slot) === 1,
-    close(slot) {
-      symbols.tegula_xsk_close(slot);
-    },
+    register: ({ sockets }, slot) => symbols.tegula_xsk_register(sockets, slot),
+    close: symbols.tegula_xsk_close,
   };
 }
 

@@ -49,7 +49,6 @@ function targets(includes: string): Target[] {
     library("region"),
     library("tile"),
     library("host"),
-    library("clock"),
     library("netlink"),
     library("udp"),
     {
@@ -62,8 +61,8 @@ function targets(includes: string): Target[] {
       ],
     },
     library("xsk", {
-      sources: ["xsk.c", "xsk_setup.c", "xsk_static.c"],
-      more: [`${SOURCES}xsk.h`, FILTER],
+      sources: ["xsk.c", "xsk_static.c"],
+      more: [FILTER],
       // deno-fmt-ignore
       flags: [
         `-DFILTER_OBJECT="${FILTER}"`,

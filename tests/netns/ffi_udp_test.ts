@@ -124,7 +124,9 @@ Deno.test("a burst is received by one call, in order, each datagram in its buffe
     memory[i] = i;
     words.push(...descriptor({ offset: i, length: 1, to: 7002 }));
   }
-  equal(send(sockets.one, words), 150);
+  equal(send(sockets.one, words), UDP_BURST);
+  equal(send(sockets.one, words.slice(UDP_BURST * UDP_DESCRIPTOR_WORDS)), UDP_BURST);
+  equal(send(sockets.one, words.slice(2 * UDP_BURST * UDP_DESCRIPTOR_WORDS)), 22);
   const counts = [receive(sockets.two), receive(sockets.two), receive(sockets.two)];
   deepEqual(counts.map((burst) => burst.length), [64, 64, 22]);
   counts[0].forEach(({ offset }, i) => equal(offset, buffers[i]));

@@ -9,8 +9,14 @@ import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../ffi/errno.ts";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
-import { u8, type View } from "../../ffi/view.ts";
-import { openXsk, openXskSetup, XSK_STATISTICS, XskStatistic } from "../../ffi/xsk.ts";
+import { u64, u8, type View } from "../../ffi/view.ts";
+import {
+  openXsk,
+  openXskSetup,
+  type XdpProgram,
+  XSK_STATISTICS,
+  XskStatistic,
+} from "../../ffi/xsk.ts";
 import {
   carries,
   child,
@@ -33,29 +39,39 @@ const xsk = openXsk(libraryPath("xsk"));
 /** One region serves all tests: the memory of a UMEM may be registered again. */
 const memory: View = regions.create("umem", FRAMES * FRAME_BYTES).writer;
 
-function createUmem(): number {
-  return setup.createUmem(memory, {
-    frameBytes: FRAME_BYTES,
-    headroom: 0,
-    fill: RING,
-    completion: RING,
-  });
-}
-
 /** Loads the program for an interface and makes 198.18.0.1:7 ours there. */
-function loadFor(end: End, queues = 1): { program: number; filter: Filter } {
-  const program = setup.load(end.ifindex, queues);
-  ok(program >= 0, `load: ${program}`);
-  const filter = new Filter(regions.mapShared(setup.filterFd(program), FILTER_BYTES));
+function loadFor(end: End, queues = 1) {
+  const program = setup.load(queues);
+  const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
   filter.setMac(end.mac);
   filter.setPort(7, true);
   ok(filter.add(ADDRESS));
-  return { program, filter };
+  const counts = u64(regions.mapShared(program.redirected, 8 * queues));
+  return { program, filter, redirected: (queue: number) => Number(counts[queue]) };
 }
 
-function open(umem: number, end: End, queue = 0, mode: "copy" | "zero-copy" = "copy"): number {
+function open(end: End, { queue = 0, mode = "copy", in: umem = memory }: {
+  queue?: number;
+  mode?: "copy" | "zero-copy";
+  in?: View;
+} = {}): number {
   const { name: ifname, ifindex } = end;
-  return setup.open(umem, { ifname, ifindex, queue, mode, rx: RING, tx: RING });
+  return setup.open(umem, {
+    frameBytes: FRAME_BYTES,
+    headroom: 0,
+    ring: RING,
+    ifname,
+    ifindex,
+    queue,
+    mode,
+  });
+}
+
+/** Attaches and returns the link. */
+function attach(program: XdpProgram, { ifindex }: End, mode: "native" | "generic" = "native") {
+  const link = setup.attach(program, ifindex, mode);
+  ok(link >= 0, `attach: ${link}`);
+  return link;
 }
 
 /** Gives a socket frames `first` to `first + count`. */
@@ -71,9 +87,9 @@ function readable(slots: readonly number[], timeoutMs = 2000): boolean {
 }
 
 function statistic(slot: number, which: number): number {
-  const values = new Float64Array(XSK_STATISTICS);
+  const values = new BigUint64Array(XSK_STATISTICS);
   equal(xsk.statistics(slot, values), 0);
-  return values[which];
+  return Number(values[which]);
 }
 
 /** What a socket received: (offset, length) pairs. */
@@ -94,12 +110,10 @@ for (const mode of ["native", "generic"] as const) {
   Deno.test(`a datagram comes in and goes out by AF_XDP, program attached ${mode}`, () => {
     using wire = new Wire("basic");
     using far = wire.farSocket();
-    const { program } = loadFor(wire.near);
-    const umem = createUmem();
-    const slot = open(umem, wire.near);
+    const { program, redirected } = loadFor(wire.near);
+    const slot = open(wire.near);
     ok(slot >= 0);
-    equal(setup.isZeroCopy(slot), false);
-    equal(setup.attach(program, mode), 0);
+    const link = attach(program, wire.near, mode);
     equal(setup.register(program, slot), 0);
     fill(slot, 0, RING);
 
@@ -112,7 +126,8 @@ for (const mode of ["native", "generic"] as const) {
     ok(time >= before && time - before < 5_000_000_000n, "the time is not now");
     const got = { offset: words[2], length: words[3] };
     ok(carries("in")(bytes(got)));
-    equal(statistic(slot, XskStatistic.redirected), 1);
+    equal(redirected(0), 1);
+    equal(statistic(slot, XskStatistic.received), 1);
 
     bytes(got).set(new TextEncoder().encode("ou"), got.length - 2);
     equal(xsk.transmit(slot, words.subarray(2), 1), 1);
@@ -122,8 +137,9 @@ for (const mode of ["native", "generic"] as const) {
     equal(sent[0], got.offset);
 
     setup.close(slot);
-    equal(setup.deleteUmem(umem), 0);
     setup.unload(program);
+    equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+    setup.detach(link);
     equal(setup.attached(wire.near.ifindex), null);
   });
 }
@@ -131,8 +147,7 @@ for (const mode of ["native", "generic"] as const) {
 Deno.test("a burst larger than one kick sends is sent whole", () => {
   using wire = new Wire("burst");
   using far = wire.farSocket();
-  const umem = createUmem();
-  const slot = open(umem, wire.near);
+  const slot = open(wire.near);
   const pairs = new Uint32Array(2 * RING);
   for (let i = 0; i < RING; i++) {
     const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9, payload: `burst ${i}.` });
@@ -143,13 +158,11 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
   equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
   setup.close(slot);
-  setup.deleteUmem(umem);
 });
 
 Deno.test("a full transmit ring takes what fits and goes on when it is kicked", () => {
   using wire = new Wire("full");
-  const umem = createUmem();
-  const slot = open(umem, wire.near);
+  const slot = open(wire.near);
   const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9 });
   u8(memory).set(one, 0);
   const pairs = new Uint32Array(2 * 3 * RING).fill(0);
@@ -162,19 +175,17 @@ Deno.test("a full transmit ring takes what fits and goes on when it is kicked", 
   xsk.kick(slot);
   equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
   setup.close(slot);
-  setup.deleteUmem(umem);
 });
 
 Deno.test("the program takes our datagrams and leaves everything else to the kernel", async (t) => {
   using wire = new Wire("choice");
   using far = wire.farSocket();
   using kernel = new PacketSocket(wire.near.ifindex);
-  const { program, filter } = loadFor(wire.near);
+  const { program, filter, redirected } = loadFor(wire.near);
   filter.setVlan(5, true);
   filter.setVlan(6, true);
-  const umem = createUmem();
-  const slot = open(umem, wire.near);
-  equal(setup.attach(program, "native"), 0);
+  const slot = open(wire.near);
+  const link = attach(program, wire.near);
   equal(setup.register(program, slot), 0);
   fill(slot, 0, RING);
   let serial = 0;
@@ -236,14 +247,13 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
     equal(whoGets({}), "tegula");
   });
   await t.step("without a socket everything is the kernel's", () => {
-    const redirected = statistic(slot, XskStatistic.redirected);
+    notEqual(redirected(0), 0);
     setup.close(slot);
     const payload = `frame ${serial++}.`;
     far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
     ok(kernel.receive(carries(payload)), "the kernel did not get it");
-    notEqual(redirected, 0);
   });
-  setup.deleteUmem(umem);
+  setup.detach(link);
   setup.unload(program);
 });
 
@@ -251,17 +261,15 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
   using one = new Wire("one");
   using two = new Wire("two", { queues: 2 });
   const ends = [{ wire: one, queue: 0 }, { wire: two, queue: 0 }, { wire: two, queue: 1 }];
-  const programs = [loadFor(one.near).program, loadFor(two.near, 2).program];
-  const umem = createUmem();
-  const slots = ends.map(({ wire, queue }) => open(umem, wire.near, queue));
+  const loaded = [loadFor(one.near), loadFor(two.near, 2)];
+  const slots = ends.map(({ wire, queue }) => open(wire.near, { queue }));
   equal(new Set(slots).size, 3);
   ok(slots.every((slot) => slot >= 0));
   slots.forEach((slot, i) => {
-    equal(setup.register(programs[i === 0 ? 0 : 1], slot), 0);
+    equal(setup.register(loaded[i === 0 ? 0 : 1].program, slot), 0);
     fill(slot, i * 300, 200);
   });
-  equal(setup.attach(programs[0], "native"), 0);
-  equal(setup.attach(programs[1], "native"), 0);
+  const links = [attach(loaded[0].program, one.near), attach(loaded[1].program, two.near)];
 
   for (const wire of [one, two]) {
     using far = wire.farSocket();
@@ -279,47 +287,42 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
       ok(got.every(({ offset }) => offset >= first && offset < first + 200 * FRAME_BYTES));
       equal(xsk.transmit(slot, Uint32Array.of(got[0].offset, got[0].length), 1), 1);
       ok(far.receive(carries(wire.near.name)));
-      equal(statistic(slot, XskStatistic.redirected), got.length);
+      const { queue } = ends[slots.indexOf(slot)];
+      equal(loaded[wire === one ? 0 : 1].redirected(queue), got.length);
+      equal(statistic(slot, XskStatistic.received), got.length);
     }
   }
   for (const slot of slots) setup.close(slot);
-  equal(setup.deleteUmem(umem), 0);
-  for (const program of programs) setup.unload(program);
+  for (const link of links) setup.detach(link);
+  for (const { program } of loaded) setup.unload(program);
 });
 
-Deno.test("open() says why it failed, and the UMEM is good for another try", () => {
+Deno.test("open() says why it failed, and the memory is good for another try", () => {
   using wire = new Wire("fails");
-  const umem = createUmem();
-  equal(open(umem, wire.near, 0, "zero-copy"), -EOPNOTSUPP);
-  equal(open(umem, wire.near, 7), -EINVAL);
-  equal(open(umem, { ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
-  const slot = open(umem, wire.near);
+  equal(open(wire.near, { mode: "zero-copy" }), -EOPNOTSUPP);
+  equal(open(wire.near, { queue: 7 }), -EINVAL);
+  equal(open({ ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
+  const slot = open(wire.near);
   ok(slot >= 0);
-  equal(open(umem, wire.near, 0, "zero-copy"), -EINVAL);
-  equal(setup.deleteUmem(umem), -EBUSY);
   setup.close(slot);
-  equal(setup.deleteUmem(umem), 0);
 });
 
 Deno.test("open() waits for a queue that was just let go, and gives up on one in use", () => {
   using wire = new Wire("busy");
-  const umem = createUmem();
   for (let i = 0; i < 5; i++) {
-    const slot = open(umem, wire.near);
+    const slot = open(wire.near);
     ok(slot >= 0, `try ${i}: ${slot}`);
     setup.close(slot);
   }
-  const holder = open(umem, wire.near);
-  const other = createUmem();
+  const holder = open(wire.near);
+  const other = regions.create("another umem", FRAMES * FRAME_BYTES).writer;
   const started = performance.now();
-  equal(open(other, wire.near), -EBUSY);
+  equal(open(wire.near, { in: other }), -EBUSY);
   ok(performance.now() - started < 5000);
   setup.close(holder);
-  const late = open(other, wire.near);
+  const late = open(wire.near, { in: other });
   ok(late >= 0, `after the holder went: ${late}`);
   setup.close(late);
-  setup.deleteUmem(umem);
-  setup.deleteUmem(other);
 });
 
 Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
@@ -333,14 +336,15 @@ Deno.test("another program on the interface is not disturbed, and told by id and
   command(`ip link set ${wire.near.name} xdpdrv obj ${folder}/other.o sec xdp`);
   Deno.removeSync(folder, { recursive: true });
   const { program } = loadFor(wire.near);
-  equal(setup.attach(program, "native"), -EBUSY);
-  equal(setup.attach(program, "generic"), -EBUSY);
-  const [link] = JSON.parse(command(`ip -j -d link show ${wire.near.name}`));
-  deepEqual(setup.attached(wire.near.ifindex), { id: link.xdp.prog.id, name: "another" });
+  equal(setup.attach(program, wire.near.ifindex, "native"), -EBUSY);
+  equal(setup.attach(program, wire.near.ifindex, "generic"), -EBUSY);
+  const [shown] = JSON.parse(command(`ip -j -d link show ${wire.near.name}`));
+  deepEqual(setup.attached(wire.near.ifindex), { id: shown.xdp.prog.id, name: "another" });
 
   command(`ip link set ${wire.near.name} xdpdrv off`);
-  equal(setup.attach(program, "native"), 0);
+  const link = attach(program, wire.near);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  setup.detach(link);
   setup.unload(program);
 });
 
@@ -363,6 +367,6 @@ Deno.test("a process that is killed leaves nothing, and its successor starts at 
     ok(kernel.receive(carries(`${round}, killed`)), "the kernel did not get the traffic");
   }
   const { program } = loadFor(wire.near);
-  equal(setup.attach(program, "native"), 0);
+  setup.detach(attach(program, wire.near));
   setup.unload(program);
 });

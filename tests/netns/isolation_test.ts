@@ -71,14 +71,13 @@ for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127
 }
 
 Deno.test("main keeps what an app was granted by name, to start it again with it", async () => {
-  const given = { read: ["/etc/hosts"], env: ["LANG"], net: ["192.0.2.1:9"], clock: true };
+  const given = { read: ["/etc/hosts"], env: ["LANG"], net: ["192.0.2.1:9"] };
   const needs = { grants: { ...NO_GRANTS, ...given }, files: [] };
   const { states, stderr } = await settledStates(needs);
   const granted = Object.keys(states).filter((name) => states[name] === "granted");
   for (const each of ["read /etc/hosts", "env LANG", "net 192.0.2.1:9"]) {
     assert.ok(granted.includes(each), `${each}: ${stderr}`);
   }
-  assert.ok(granted.some((name) => /^ffi .*clock/.test(name)));
   for (const each of ["read /etc/passwd", "env HOME", "env NOTIFY_SOCKET", "net", "read", "env"]) {
     assert.ok(!granted.includes(each), each);
   }

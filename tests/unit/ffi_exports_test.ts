@@ -6,7 +6,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 
-const NAMES: LibraryName[] = ["clock", "host", "netlink", "region", "tile", "udp", "xsk"];
+const NAMES: LibraryName[] = ["host", "netlink", "region", "tile", "udp", "xsk"];
 
 function run(program: string, ...args: string[]): string {
   const { stdout } = new Deno.Command(program, { args }).outputSync();

@@ -8,22 +8,18 @@
  * @module
  */
 
-import { checked } from "../../ffi/errno.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import type { XskSetup } from "../../ffi/xsk.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
-import { COUNTERS, NET, readCounters } from "./counters.ts";
-import { libraries, permissions } from "./permissions.ts";
-import * as plan from "./plan.ts";
+import { COUNTERS, readCounters } from "./counters.ts";
+import { LIBRARIES, permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 
 /** What an appliance is made from. */
 export interface ApplianceOptions extends WiringOptions {
-  readonly xskSetup: XskSetup;
   /** Main's own way to wake tiles. */
   readonly tile: TileLibrary;
   /** The folder of the program; its tiles' modules are what workers may read. */
@@ -116,27 +112,19 @@ export class Appliance {
 
   /** Opens all interfaces in one mode, or none. */
   #open(binding: Binding): Opened[] {
-    const { attachments, xskSetup, plan: { shares } } = this.#options;
-    const umems = this.#wiring.umems.map((region) =>
-      checked(
-        xskSetup.createUmem(region.writer, {
-          frameBytes: plan.FRAME_BYTES,
-          headroom: plan.HEADROOM_BYTES,
-          fill: plan.RING_ENTRIES,
-          completion: plan.RING_ENTRIES,
-        }),
-        "register a UMEM with the kernel",
-      )
-    );
+    const { attachments, plan: { shares } } = this.#options;
     try {
       return attachments.map((attachment, i) => {
         const its = shares.filter((share) => share.interface === i)
-          .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }));
+          .map(({ queue, netTile }) => ({
+            queue,
+            netTile,
+            umem: this.#wiring.umems[netTile].writer,
+          }));
         return attachment.open(its, binding);
       });
     } catch (error) {
       for (const attachment of attachments) attachment.close();
-      for (const umem of umems) xskSetup.deleteUmem(umem);
       throw error;
     }
   }
@@ -159,9 +147,7 @@ export class Appliance {
     const worker = new TileWorker({
       kind,
       name,
-      libraries: Object.fromEntries(
-        libraries(kind, grants).map((each) => [each, libraryPath(each)]),
-      ),
+      libraries: Object.fromEntries(LIBRARIES[kind].map((each) => [each, libraryPath(each)])),
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
@@ -229,25 +215,6 @@ export class Appliance {
         readCounters(COUNTERS[kind].help, reader.counters),
       ]),
     );
-  }
-
-  /** Every queue that has an AF_XDP socket. */
-  queues(): { interface: string; slot: number; netTile: number }[] {
-    return this.#options.attachments.flatMap(({ name, sockets }) =>
-      sockets.map(({ slot, netTile }) => ({ interface: name, slot, netTile }))
-    );
-  }
-
-  /** Frames that net tile `n` has taken from its rings. */
-  received(n: number): number {
-    return this.#wiring.nets[n].reader.counters[NET.index.rx_frames];
-  }
-
-  /** Takes the XDP program off `name`: its traffic is the kernel's, whose sockets are served too. */
-  giveBack(name: string): void {
-    for (const attachment of this.#options.attachments) {
-      if (attachment.name === name) attachment.detach();
-    }
   }
 
   /** Gives the traffic back to the kernel, lets the tiles drain, ends them. */

@@ -6,10 +6,11 @@
  * @module
  */
 
-import { checked, describeErrno } from "../../ffi/errno.ts";
-import type { View } from "../../ffi/view.ts";
-import type { XskSetup } from "../../ffi/xsk.ts";
-import { RING_ENTRIES } from "./plan.ts";
+import { describeErrno, EAFNOSUPPORT, ENOBUFS, SystemError } from "../../ffi/errno.ts";
+import { FILTER_BYTES, seedFilter } from "../../ffi/filter.ts";
+import { u64, type View } from "../../ffi/view.ts";
+import type { XdpProgram, XskSetup } from "../../ffi/xsk.ts";
+import * as plan from "./plan.ts";
 
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
 export type Binding = "zero-copy" | "copy";
@@ -19,6 +20,13 @@ export interface QueueSocket {
   readonly slot: number;
   readonly queue: number;
   readonly netTile: number;
+}
+
+/** A queue, the net tile that has it, and that tile's UMEM. */
+export interface Share {
+  readonly queue: number;
+  readonly netTile: number;
+  readonly umem: View;
 }
 
 /** What became of `open`. */
@@ -46,12 +54,14 @@ export class OccupiedError extends Error {
 export class Attachment {
   readonly name: string;
   readonly ifindex: number;
-  readonly program: number;
   /** The program's filter map, to be written by the netlink tile. */
   readonly filter: View;
   readonly #setup: XskSetup;
+  readonly #program: XdpProgram;
+  /** Frames handed to the socket of each queue, counted by the program. */
+  readonly #redirected: BigUint64Array;
   #sockets: QueueSocket[] = [];
-  #attached = false;
+  #link = -1;
 
   /** Loads the program for `queues` queues; nothing is attached yet. */
   constructor(
@@ -60,7 +70,7 @@ export class Attachment {
       name: string;
       ifindex: number;
       queues: number;
-      map: (fd: number) => View;
+      map: (fd: number, byteLength: number) => View;
     },
   ) {
     this.#setup = setup;
@@ -68,8 +78,10 @@ export class Attachment {
     this.ifindex = ifindex;
     const occupant = setup.attached(ifindex);
     if (occupant !== null) throw new OccupiedError(this.name, occupant);
-    this.program = checked(setup.load(ifindex, queues), `load the XDP program for ${name}`);
-    this.filter = map(setup.filterFd(this.program));
+    this.#program = setup.load(queues);
+    this.filter = map(this.#program.filter, FILTER_BYTES);
+    seedFilter(this.filter);
+    this.#redirected = u64(map(this.#program.redirected, 8 * queues));
   }
 
   /**
@@ -77,49 +89,42 @@ export class Attachment {
    * that has the queue. Throws OccupiedError when another program came first, and Error with the
    * reasons when nothing works; nothing is left attached or open then.
    */
-  open(
-    shares: readonly { queue: number; netTile: number; umem: number }[],
-    binding: Binding,
-  ): Opened {
-    const native = this.#try("native", { shares, binding });
+  open(shares: readonly Share[], binding: Binding): Opened {
+    const native = this.#try("native", shares, binding);
     if (native === null) return { attach: "native", reason: "", sockets: this.#sockets };
     // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
     if (binding === "zero-copy") throw new Error(native);
-    const generic = this.#try("generic", { shares, binding });
+    const generic = this.#try("generic", shares, binding);
     if (generic === null) return { attach: "generic", reason: native, sockets: this.#sockets };
     throw new Error(`native ${native}, generic ${generic}`);
   }
 
   /** One way; returns why it does not work, null when it does. */
-  #try(
-    attach: "native" | "generic",
-    { shares, binding }: {
-      shares: readonly { queue: number; netTile: number; umem: number }[];
-      binding: Binding;
-    },
-  ): string | null {
-    const attached = this.#setup.attach(this.program, attach);
-    if (attached < 0) {
+  #try(attach: "native" | "generic", shares: readonly Share[], binding: Binding): string | null {
+    const link = this.#setup.attach(this.#program, this.ifindex, attach);
+    if (link < 0) {
       const occupant = this.#setup.attached(this.ifindex);
       if (occupant !== null) throw new OccupiedError(this.name, occupant);
-      return describeErrno(attached);
+      return describeErrno(link);
     }
-    this.#attached = true;
+    this.#link = link;
     for (const { queue, netTile, umem } of shares) {
       const slot = this.#setup.open(umem, {
+        frameBytes: plan.FRAME_BYTES,
+        headroom: plan.HEADROOM_BYTES,
+        ring: plan.RING_ENTRIES,
         ifname: this.name,
         ifindex: this.ifindex,
         queue,
         mode: binding,
-        rx: RING_ENTRIES,
-        tx: RING_ENTRIES,
       });
-      if (slot < 0 || (binding === "zero-copy" && !this.#setup.isZeroCopy(slot))) {
-        if (slot >= 0) this.#setup.close(slot);
+      if (slot < 0) {
         this.close();
-        return slot < 0
-          ? `queue ${queue}: ${describeErrno(slot)}`
-          : "the driver copies all the same";
+        // Another mode would not help.
+        if (slot === -ENOBUFS || slot === -EAFNOSUPPORT) {
+          throw new SystemError("open an AF_XDP socket", slot);
+        }
+        return `queue ${queue}: ${describeErrno(slot)}`;
       }
       this.#sockets.push({ slot, queue, netTile });
     }
@@ -128,13 +133,18 @@ export class Attachment {
 
   /** Puts the sockets into the program's map: from now on frames for us come through them. */
   serve(): void {
-    for (const { slot } of this.#sockets) this.#setup.register(this.program, slot);
+    for (const { slot } of this.#sockets) this.#setup.register(this.#program, slot);
+  }
+
+  /** Frames that the program has handed to the socket of `queue`. */
+  redirected(queue: number): number {
+    return Number(this.#redirected[queue]);
   }
 
   /** Takes the program off the interface: the kernel has all frames again at once. */
   detach(): void {
-    if (this.#attached) this.#setup.detach(this.program);
-    this.#attached = false;
+    if (this.#link >= 0) this.#setup.detach(this.#link);
+    this.#link = -1;
   }
 
   /** Detaches and closes the sockets; no net tile may use them any more. */

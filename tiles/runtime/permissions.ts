@@ -73,11 +73,6 @@ export function placeGrants({ control, metrics }: StatusPlaces): Grants {
   return { ...NO_GRANTS, read: paths, write: paths, net };
 }
 
-/** The libraries of a tile of a kind. */
-export function libraries(kind: TileKind, { clock }: Grants): readonly LibraryName[] {
-  return clock ? [...LIBRARIES[kind], "clock"] : LIBRARIES[kind];
-}
-
 /** What a worker of the program in the folder `root` may do at its start. */
 export function permissions(
   kind: TileKind,
@@ -85,6 +80,6 @@ export function permissions(
 ): Permissions {
   const { read, write, env, net } = grants;
   const folders = TILE_FOLDERS.map((folder) => `${root}/${folder}`);
-  const ffi = libraries(kind, grants).map((name) => libraryPath(name));
+  const ffi = LIBRARIES[kind].map((name) => libraryPath(name));
   return { ffi, read: [...folders, ...read], write, env, net };
 }

@@ -68,12 +68,12 @@ async function start(boot: BootMessage): Promise<void> {
   scope.close();
 }
 
-function openLibraries({ libraries }: BootMessage): Libraries {
+function openLibraries({ libraries, keep }: BootMessage): Libraries {
   return {
     tile: openTile(libraries.tile),
     ...(libraries.netlink && { netlink: openNetlink(libraries.netlink) }),
     ...(libraries.xsk && { xsk: openXsk(libraries.xsk) }),
-    ...(libraries.clock && { clock: openClock(libraries.clock) }),
+    ...(keep.clock && { clock: openClock(libraries.tile) }),
     ...(libraries.udp && { udp: openUdp(libraries.udp) }),
   };
 }

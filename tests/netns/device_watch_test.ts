@@ -1,0 +1,94 @@
+/**
+ * The watch over the rings (`cli/watch.ts`) on the real kernel. A device that takes frames and delivers
+ * none is made of two: the program of one hands its frames to a socket of the other, where the kernel
+ * drops them without a word, as a driver does whose zero-copy does not work.
+ */
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { RingWatch } from "../../cli/watch.ts";
+import { Filter } from "../../ffi/filter.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openRegions } from "../../ffi/region.ts";
+import { openXsk, openXskSetup, type XskSetup } from "../../ffi/xsk.ts";
+import { Attachment } from "../../tiles/runtime/attachment.ts";
+import { FRAME_BYTES, RING_ENTRIES } from "../../tiles/runtime/plan.ts";
+import { carries, frame, PacketSocket, Wire } from "./ffi_wire.ts";
+
+const ADDRESS = 0xc6120001;
+/** More looks than it takes to give an interface back. */
+const LOOKS = 5;
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
+
+const regions = openRegions(libraryPath("region"));
+const setup = openXskSetup(libraryPath("xsk"));
+const xsk = openXsk(libraryPath("xsk"));
+const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
+
+/** An interface that is attached, with a socket on its only queue; its frames go to socket `to`. */
+function attach({ near: { name, ifindex, mac } }: Wire, { to }: { to?: number } = {}): Attachment {
+  const register: XskSetup["register"] = (program, slot) => setup.register(program, to ?? slot);
+  const parts = { name, ifindex, queues: 1, map: regions.mapShared };
+  const attachment = new Attachment({ ...setup, register }, parts);
+  const filter = new Filter(attachment.filter);
+  filter.setMac(mac);
+  filter.setPort(7, true);
+  filter.add(ADDRESS);
+  attachment.open([{ queue: 0, netTile: 0, umem }], "copy");
+  attachment.serve();
+  return attachment;
+}
+
+/** Sends a frame that is ours before each look; returns what the watch said. */
+function watch(wire: Wire, attachment: Attachment, { receives }: { receives: boolean }): string[] {
+  const said: string[] = [];
+  const rings = new RingWatch([attachment], { xsk, log: (line) => said.push(line) });
+  const [{ slot }] = attachment.sockets;
+  using far = wire.farSocket();
+  for (let i = 0; i < LOOKS && said.length === 0; i++) {
+    far.send(ours(wire, `look ${i}`));
+    while (attachment.redirected(0) <= i) Atomics.wait(NEVER, 0, 0, 1);
+    if (receives) equal(xsk.receive(slot, new Uint32Array(4), 1), 1);
+    rings.look();
+  }
+  return said;
+}
+
+function ours({ near: { mac } }: Wire, payload: string): Uint8Array<ArrayBuffer> {
+  return frame({ to: mac, destination: ADDRESS, port: 7, payload });
+}
+
+Deno.test("an interface whose frames do not arrive is given back to the kernel", () => {
+  using liar = new Wire("liar");
+  using other = new Wire("other");
+  const good = attach(other);
+  const bad = attach(liar, { to: good.sockets[0].slot });
+  deepEqual(watch(liar, bad, { receives: false }), [
+    "liar: frames are redirected but do not arrive; the kernel has them again",
+  ]);
+  equal(setup.attached(liar.near.ifindex), null);
+  equal(setup.attached(other.near.ifindex)?.name, "tegula");
+  using kernel = new PacketSocket(liar.near.ifindex);
+  using far = liar.farSocket();
+  far.send(ours(liar, "for the kernel"));
+  ok(kernel.receive(carries("for the kernel")), "the kernel did not get it");
+  bad.close();
+  good.close();
+});
+
+Deno.test("an interface whose frames arrive is left alone", () => {
+  using wire = new Wire("honest");
+  const attachment = attach(wire);
+  const frames = Uint32Array.from({ length: 64 }, (_, i) => i * FRAME_BYTES);
+  equal(xsk.fill(attachment.sockets[0].slot, frames, frames.length), frames.length);
+  deepEqual(watch(wire, attachment, { receives: true }), []);
+  equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  attachment.close();
+});
+
+Deno.test("an interface that says what it dropped, here for want of frames, is left alone", () => {
+  using wire = new Wire("starved");
+  const attachment = attach(wire);
+  deepEqual(watch(wire, attachment, { receives: false }), []);
+  equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  attachment.close();
+});
