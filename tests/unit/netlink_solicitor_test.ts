@@ -177,7 +177,9 @@ Deno.test("where others wait for its place, who does not answer is given up soon
   const flood = () => {
     for (let i = 0; i < 20; i++) world.want(1_000 + world.now * 10 + i);
   };
-  world.pass(5_000, { each: flood });
+  world.pass(5_000, { each: flood, step: 9.7 });
+  const due = world.solicitor.nextDue(world.now);
+  assert.ok(Number.isInteger(due) && due > 0 && due <= 200, `${due} ms`);
   // A quarter of 256 places, each kept for 200 ms.
   assert.ok(world.asked.length > 1_000, `${world.asked.length} asked for`);
   assert.ok(world.mostWaiting <= 64);

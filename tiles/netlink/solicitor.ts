@@ -314,11 +314,12 @@ export class Solicitor {
     }
   }
 
-  /** Milliseconds until something that waits may be asked for; -1: nothing waits for time alone. */
+  /** Whole milliseconds until something that waits may be asked for; -1: nothing waits for time alone. */
   nextDue(now: number): number {
     if (this.#queue.length === 0) return -1;
     if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
     const [oldest] = this.#asked;
-    return oldest === undefined ? 1 : Math.max(1, oldest.since + this.#hurriedMillis - now);
+    const hurried = oldest === undefined ? 0 : oldest.since + this.#hurriedMillis - now;
+    return Math.max(1, Math.ceil(hurried));
   }
 }
