@@ -8,9 +8,7 @@
 import { strict as assert } from "node:assert";
 import { endianness } from "node:os";
 import { selfCommand } from "../../cli/self.ts";
-import { Appliance, ask, labTest, type Namespace, pair, refusal, xdpProgram } from "./lab.ts";
-
-const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
+import { Appliance, ask, ECHO, labTest, type Namespace, pair, refusal, xdpProgram } from "./lab.ts";
 
 /** asm/unistd.h and sys/socket.h of the machine that runs this. */
 const SYS_SOCKET = Deno.build.arch === "x86_64" ? 41 : 198;

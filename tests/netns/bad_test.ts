@@ -14,6 +14,7 @@ import {
   ask,
   askUntilAnswered,
   CLIENT,
+  ECHO,
   eventually,
   HOST,
   labTest,
@@ -23,8 +24,6 @@ import {
   refusal,
   xdpProgram,
 } from "./lab.ts";
-
-const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
 
 /** How a start went that must fail: its status, and the one sentence that it ends with. */
 async function refused(

@@ -15,28 +15,15 @@ import {
   CLIENT,
   Client,
   HOST,
-  type Lab,
   labTest,
   type Namespace,
   pair,
   refusal,
+  secondLink,
 } from "./lab.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 const ECHO = ["--listen", "7=echo"];
-
-/** Whether this kernel has a kind of interface at all; `ip` says so whatever else is wrong. */
-function kernelHas(kind: string): boolean {
-  const args = ["link", "add", "link", "lo", "name", "probe", "type", kind];
-  const { stderr } = new Deno.Command("ip", { args }).outputSync();
-  return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
-}
-
-/** A test that needs `kind`; where the kernel lacks it `tests/skips.txt` must say so. */
-function kindTest(kind: string, name: string, body: (lab: Lab) => Promise<void>): void {
-  if (kernelHas(kind)) labTest(name, body);
-  else Deno.test.ignore(name, () => {});
-}
 
 /** Three answers, as from the appliance that has the address. */
 async function assertAnswers(asker: Client, { source = CLIENT, target = HOST } = {}) {
@@ -182,16 +169,9 @@ labTest(
   "an answer finds its way out of another interface, with a socket there or without",
   async (lab) => {
     // Net tile 1 has the second queue of eth0 and nothing of eth1.
-    const { host, client, asker } = await pair(lab, { queues: 2 });
-    await lab.join(
-      { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
-      { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
-    );
-    for (const namespace of [host, client]) {
-      await namespace.sysctl(
-        Object.fromEntries(["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0])),
-      );
-    }
+    const parts = await pair(lab, { queues: 2 });
+    const { host, client, asker } = parts;
+    await secondLink(lab, parts);
     await client.ip("address add 203.0.113.2/32 dev lo");
     await host.ip("route add 203.0.113.2/32 via 192.0.2.2");
     const appliance = await Appliance.start(host, [
@@ -209,7 +189,7 @@ labTest(
   },
 );
 
-kindTest("vlan", "a VLAN device is answered through the interface below it", async (lab) => {
+labTest("a VLAN device is answered through the interface below it", async (lab) => {
   const { host, client, asker } = await pair(lab);
   for (const [namespace, address] of [[host, "192.0.2.1"], [client, "192.0.2.2"]] as const) {
     await namespace.batch([
@@ -222,4 +202,4 @@ kindTest("vlan", "a VLAN device is answered through the interface below it", asy
   await assertAnswers(asker, { source: "192.0.2.2", target: "192.0.2.1" });
   const counters = await assertBalanced(appliance);
   assert.deepEqual([counters.get("rx_frames"), counters.get("tx_frames")], [3, 3]);
-});
+}, { needs: "vlan" });

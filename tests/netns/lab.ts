@@ -20,6 +20,9 @@ export const HOST = "198.18.0.1";
 /** The client's. */
 export const CLIENT = "198.18.0.2";
 
+/** Arguments of `tegula run` for the echo service on the host's eth0. */
+export const ECHO: readonly string[] = ["--interface", "eth0", "--listen", "7=echo"];
+
 /** How long something may take that normally takes milliseconds. */
 const PATIENCE_MILLIS = 5000;
 
@@ -87,6 +90,21 @@ export async function pair(lab: Lab, { queues = 1 } = {}): Promise<Pair> {
     { queues },
   );
   return { host, client, asker: new Client(client) };
+}
+
+/** Joins them by eth1 too, 192.0.2.1/24 and .2, by which answers may come another way than requests. */
+export async function secondLink(lab: Lab, { host, client }: Pair): Promise<void> {
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
+    { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
+  );
+  const settings = ["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0]);
+  for (const namespace of [host, client]) await namespace.sysctl(Object.fromEntries(settings));
+}
+
+/** A path for a control socket that is nobody else's. */
+export function socketPath(): string {
+  return `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/control.sock`;
 }
 
 /** A question: one datagram. */

@@ -13,6 +13,7 @@ import {
   assertGrowth,
   CLIENT,
   Client,
+  ECHO,
   HOST,
   type Lab,
   labTest,
@@ -21,10 +22,9 @@ import {
   pair,
   peer,
   peerCommand,
+  secondLink,
   SILENCE_MILLIS,
 } from "./lab.ts";
-
-const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
 
 /** The interface held by AF_XDP, for otherwise nothing here would show anything. */
 async function holding(lab: Lab): Promise<
@@ -151,18 +151,9 @@ labTest(
 labTest(
   "an answer leaves by the route, whichever interface the request came in on",
   async (lab) => {
-    const { host, client, asker } = await pair(lab);
-    await lab.join(
-      { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
-      { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
-    );
-    for (const namespace of [host, client]) {
-      await namespace.sysctl({
-        "conf/all/rp_filter": 0,
-        "conf/eth0/rp_filter": 0,
-        "conf/eth1/rp_filter": 0,
-      });
-    }
+    const parts = await pair(lab);
+    const { host, client, asker } = parts;
+    await secondLink(lab, parts);
     await client.ip("address add 203.0.113.2/32 dev lo");
     await host.ip("route add 203.0.113.2/32 via 192.0.2.2");
     const source = "203.0.113.2";

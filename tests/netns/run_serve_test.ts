@@ -12,6 +12,7 @@ import {
   askUntilAnswered,
   assertGrowth,
   CLIENT,
+  ECHO,
   eventually,
   HOST,
   labTest,
@@ -21,7 +22,6 @@ import {
   xdpProgram,
 } from "./lab.ts";
 
-const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
 /** Payload sizes around the edges of headers, words and the MTU. */
 const SIZES = [0, 1, 2, 3, 17, 18, 19, 63, 64, 255, 1000, 1471, 1472];
 

@@ -9,7 +9,17 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
-import { Appliance, ask, type Client, HOST, labTest, type Namespace, pair, peer } from "./lab.ts";
+import {
+  Appliance,
+  ask,
+  type Client,
+  ECHO,
+  HOST,
+  labTest,
+  type Namespace,
+  pair,
+  peer,
+} from "./lab.ts";
 
 const PORT = 4000;
 /** Datagrams that are looked at; the first few find code that was never run before. */
@@ -46,7 +56,7 @@ async function pinHost(host: Namespace, client: Namespace): Promise<void> {
 
 labTest("the first request of an unknown client is answered at once", async (lab) => {
   const { host, client, asker } = await pair(lab);
-  await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
+  await Appliance.start(host, ECHO);
   await pinHost(host, client);
   const took = await medianMillis(async () => {
     await host.ip("neigh flush dev eth0");
@@ -75,7 +85,7 @@ function processorMillis(pid: number): number {
 
 /** How much processor time a fresh appliance uses in a quiet second. */
 async function idleMillis(host: Namespace): Promise<number> {
-  const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo"]);
+  const appliance = await Appliance.start(host, ECHO);
   await delay(1000);
   const before = processorMillis(appliance.process.pid);
   await delay(2000);

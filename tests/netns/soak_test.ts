@@ -22,6 +22,8 @@ import {
   labTest,
   type Namespace,
   pair,
+  secondLink,
+  socketPath,
 } from "./lab.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
@@ -122,16 +124,9 @@ function median(values: readonly number[]): number {
 }
 
 labTest("under constant change nothing goes uncounted, wrong or missing", async (lab) => {
-  const { host, client, asker } = await pair(lab);
-  await lab.join(
-    { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
-    { namespace: client, name: "eth1", addresses: ["192.0.2.2/24"] },
-  );
-  for (const namespace of [host, client]) {
-    await namespace.sysctl(
-      Object.fromEntries(["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0])),
-    );
-  }
+  const parts = await pair(lab);
+  const { host, client, asker } = parts;
+  await secondLink(lab, parts);
   await client.batch([
     ...FAR_SOURCES.map((address) => `address add ${address}/32 dev lo`),
     // Bound to by the flood, and with nobody to answer ARP for them.
@@ -142,7 +137,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   ]);
   await client.sysctl({ "conf/eth0/arp_ignore": 1 });
   await host.ip(`route add ${FAR} via ${CLIENT}`);
-  const control = ["--control", `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/socket`];
+  const control = ["--control", socketPath()];
   const appliance = await Appliance.start(host, [
     ...["--interface", "eth0", "--interface", "eth1", "--listen", "7=echo", ...control],
   ]);

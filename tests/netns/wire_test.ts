@@ -17,6 +17,7 @@ import { NET } from "../../tiles/runtime/counters.ts";
 import {
   Appliance,
   CLIENT,
+  ECHO,
   eventually,
   growth,
   HOST,
@@ -145,7 +146,8 @@ async function wired(lab: Lab): Promise<{ appliance: Appliance; frames: Frames }
   await host.ip(`neigh replace ${CLIENT} lladdr 02:00:00:00:00:02 dev eth0 nud permanent`);
   const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
   const appliance = await Appliance.start(host, [
-    ...["--interface", "eth0", "--listen", "7=echo", "--provider", "xdp"],
+    ...ECHO,
+    ...["--provider", "xdp"],
   ]);
   return { appliance, frames: await Frames.start(client, address) };
 }
