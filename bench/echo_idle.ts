@@ -62,7 +62,7 @@ export async function measureGarbage(track: Track, { report, selection }: Wanted
       await during(() => delay(seconds * 1000)),
       await during(() => track.load({ ...asked, millis: seconds * 1000 })),
     ];
-  }, { DENO_V8_FLAGS: "--trace-gc" });
+  }, { env: { DENO_V8_FLAGS: "--trace-gc" } });
   for (const [name, pattern] of wanted) {
     const count = (lines: string[]) => [lines.filter((line) => pattern.test(line)).length];
     const perMinute = (lines: string[]) => count(lines).map((each) => each * 60 / seconds);

@@ -7,13 +7,12 @@
 import { fileURLToPath } from "node:url";
 import { selfCommand } from "../cli/self.ts";
 import { TEGULA } from "./harness.ts";
+import { INLINE } from "./placements.ts";
 import type { Programs } from "./programs.ts";
 import { INTERFACE } from "./track.ts";
 
 /** The port that is echoed on, and the first when there are more. */
 export const PORT = 7;
-/** Tegula with the app inside the net tile's loop; {@linkcode TEGULA} has it in a tile of its own. */
-export const INLINE = "tegula inline";
 /** The package that Bun is taken from. */
 const BUN = "bun@1.4.5";
 const BUN_FOLDER = fileURLToPath(new URL("../build/bench/bun/", import.meta.url));

@@ -6,7 +6,15 @@
  */
 
 /** Units of a result. Times are per operation, rates per second, sizes in MiB. */
-export type Unit = "ns/op" | "kpps" | "events/s" | "MiB" | "% of a core" | "GCs/min";
+export type Unit =
+  | "ns/op"
+  | "kpps"
+  | "kqps"
+  | "events/s"
+  | "MiB"
+  | "% of a core"
+  | "GCs/min"
+  | "entries";
 
 /** The result of one case, as `--json` prints it, one object a line. */
 export interface Result {

@@ -11,17 +11,19 @@ import { parseArgs } from "node:util";
 import { build } from "../scripts/build.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
-const USAGE = `usage: deno task bench [netbase] [path] [echo] [mirror] [OPTIONS]
+const USAGE = `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
   echo      packets per second and round trips over a veth pair, beside C, Node, Deno and Bun; the
             same with many peers, ports and routes; the appliance when idle (as root)
+  dns       queries per second over a veth pair, and their cost, beside a name server in C (as root)
   mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
+  solicit   what a flood of made-up addresses costs the netlink tile and who it serves (as root)
   --json    one object a line
-  --only REGEX     only cases whose name matches; echo then skips what they do not need
-  --peers A,B      echo: only beside these
-  --runs N         echo: rounds that count
+  --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
+  --peers A,B      echo and dns: only beside these
+  --runs N         echo and dns: rounds that count
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\``;
 
 interface Bench {
@@ -33,7 +35,9 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   netbase: () => import("./netbase.ts"),
   path: () => import("./path.ts"),
   echo: () => import("./echo.ts"),
+  dns: () => import("./dns.ts"),
   mirror: () => import("./mirror.ts"),
+  solicit: () => import("./solicit.ts"),
 };
 
 /** One line on where the figures come from. */

@@ -24,6 +24,8 @@ const START_MILLIS = 60_000;
 
 /** What the generator prints. Round trips, in nanoseconds, are there when one was in flight. */
 export interface Load {
+  /** Answers that came while everything warmed up. */
+  readonly warm_up: number;
   readonly sent: number;
   readonly answered: number;
   readonly mismatched: number;
@@ -87,12 +89,15 @@ export class Track {
   async during<T>(
     start: readonly string[],
     body: (service: LabProcess) => Promise<T>,
-    env: Record<string, string> = {},
+    { env = {}, isReady = ready }: {
+      env?: Record<string, string>;
+      isReady?: (service: LabProcess, start: readonly string[]) => Promise<void>;
+    } = {},
   ): Promise<T> {
     const command = ["taskset", "--cpu-list", SERVICE_CPU, ...start];
     const service = this.service.spawn(command, { env });
     try {
-      await ready(service, start);
+      await isReady(service, start);
       return await body(service);
     } finally {
       service.kill("SIGTERM");

@@ -60,6 +60,7 @@ struct generator {
 	uint32_t next; /* sequence of the next request */
 	unsigned window, in_flight;
 	uint64_t sent, answered, lost, mismatched;
+	uint64_t warm_up; /* answers before those that count */
 	uint64_t last_ns; /* when the latest request went or answer came */
 	uint32_t *samples;
 	unsigned sample_count;
@@ -271,9 +272,11 @@ static void report(struct generator *generator, uint64_t elapsed_ns)
 	const uint32_t *samples = generator->samples;
 
 	qsort(generator->samples, count, sizeof(*samples), compare);
-	printf("{\"sent\":%llu,\"answered\":%llu,\"lost\":%llu,\"mismatched\":%llu,\"kpps\":%.1f",
-	       (unsigned long long)generator->sent, (unsigned long long)generator->answered,
-	       (unsigned long long)generator->lost, (unsigned long long)generator->mismatched,
+	printf("{\"warm_up\":%llu,\"sent\":%llu,\"answered\":%llu,\"lost\":%llu,\"mismatched\":%llu,"
+	       "\"kpps\":%.1f",
+	       (unsigned long long)generator->warm_up, (unsigned long long)generator->sent,
+	       (unsigned long long)generator->answered, (unsigned long long)generator->lost,
+	       (unsigned long long)generator->mismatched,
 	       (double)counted * 1e6 / (double)elapsed_ns);
 	if (count)
 		printf(",\"p50\":%u,\"p99\":%u", samples[count / 2], samples[(size_t)count * 99 / 100]);
@@ -349,6 +352,7 @@ int main(int argc, char **argv)
 	make_head(&generator, own_mac, mac, inet_addr(argv[3]));
 
 	run_until(&generator, now_ns() + WARM_UP_NS);
+	generator.warm_up = generator.answered;
 	generator.sent = generator.answered = generator.lost = generator.mismatched = 0;
 	generator.sample_count = 0;
 	begin_ns = now_ns();

@@ -1,0 +1,130 @@
+/**
+ * `dns`: the dns app over a veth pair (`track.ts`) beside a name server in C, NSD or else Knot, with the
+ * same zone. `dns` is how many queries a second are answered with 512 in flight, `dns cpu` the time
+ * that the server's process, all its threads and children, has run for each, in user mode and in the
+ * kernel; `dns inline` is the app inside the net tile.
+ *
+ * Before any timing dig has got the same answers from all of them, and dnsperf one to each question.
+ *
+ * @module
+ */
+
+import { strict as assert } from "node:assert";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Lab } from "../cli/lab.ts";
+import { nameServers } from "./dns_servers.ts";
+import { ORIGIN, queryFile, type Question, questions, zoneFile } from "./dns_zone.ts";
+import { interleave, isWanted, type Report, resultOf, type Selection } from "./harness.ts";
+import { inLaboratory, runInLaboratory } from "./laboratory.ts";
+import { entrants, placementCases, samplesOf } from "./placements.ts";
+import { processorSeconds } from "./processes.ts";
+import { buildPrograms } from "./programs.ts";
+import { ADDRESS, Track } from "./track.ts";
+
+const PORT = 53;
+const WINDOW = 512;
+const LOAD_MILLIS = 1500;
+const RUNS = 9;
+const GENERATOR = "generator";
+const START_TRIES = 100;
+/** Where the questions are: as text for dnsperf, as queries for the generator. */
+const [TEXT, QUERIES] = ["/run/questions.txt", "/run/queries"];
+/** What dig asks of everyone: a host, an alias of all, one that is not there, what a host has not. */
+const CHECKED = [
+  ...["host7 A", "host7 AAAA", "host7 MX", "host7 TXT", "nohost7 A", "x.any A", "host7 SRV"],
+];
+
+/** What one turn gives: thousand queries a second, and nanoseconds of processor for each. */
+interface Turn {
+  readonly kqps: number;
+  readonly cpu?: number;
+}
+
+const CASES = placementCases<keyof Turn>("dns", [
+  { ending: "", unit: "kqps", field: "kqps" },
+  { ending: " cpu", unit: "ns/op", field: "cpu" },
+]);
+
+/** Runs the benchmark in namespaces of its own. */
+export function run(report: Report, selection: Selection): Promise<void> {
+  return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
+}
+
+/** What a server says to the questions of {@linkcode CHECKED}, and to all that are asked. */
+async function answersOf(track: Track): Promise<string[]> {
+  const options = "+tries=1 +timeout=3 +noall +comments +answer +authority +noedns";
+  const said: string[] = [];
+  for (const question of CHECKED) {
+    const [name, type] = question.split(" ");
+    const command = `dig @${ADDRESS} ${options} ${name}.${ORIGIN} ${type}`;
+    const text = await track.ask(command.split(" "));
+    // Without the number of the query, and how many hosts are added that need not be.
+    said.push(text.replace(/, id: \d+/, "").replace(/, ADDITIONAL: \d+/, ""));
+  }
+  const counted = await track.ask(["dnsperf", "-s", ADDRESS, "-d", TEXT, "-n", "1", "-q", "50"]);
+  assert.match(counted, /Queries completed: .*\(100\.00%\)/, counted);
+  said.push(counted.match(/Response codes: .*/)![0]);
+  return said;
+}
+
+/** Waits until a server answers. */
+async function isReady(track: Track): Promise<void> {
+  const command = `dig @${ADDRESS} +tries=1 +timeout=1 +short ${ORIGIN} SOA`.split(" ");
+  for (let i = 0; i < START_TRIES; i++) {
+    if (/^ns1\./.test(await track.ask(command).catch(() => ""))) return;
+    await delay(100);
+  }
+  throw new Error("a name server did not start");
+}
+
+/** Loads a name server. */
+async function turn(track: Track, start: readonly string[]): Promise<Turn> {
+  return await track.during(start, async ({ pid }) => {
+    const before = processorSeconds(pid);
+    const asked = { port: PORT, window: WINDOW, millis: LOAD_MILLIS, queries: QUERIES };
+    const { kpps, answered, warm_up } = await track.load(asked);
+    const seconds = processorSeconds(pid) - before;
+    return { kqps: kpps, cpu: seconds * 1e9 / (answered + warm_up) };
+  }, { isReady: () => isReady(track) });
+}
+
+async function writeQuestions(all: readonly Question[]): Promise<void> {
+  await Deno.writeTextFile(TEXT, all.map(({ name, type }) => `${name} ${type}\n`).join(""));
+  await Deno.writeFile(QUERIES, queryFile(all));
+}
+
+/** The benchmark itself, inside the laboratory. */
+async function inside(report: Report, selection: Selection): Promise<void> {
+  await using lab = new Lab();
+  const track = await Track.lay(lab, await buildPrograms());
+  await writeQuestions(questions());
+  const servers = Object.entries(await nameServers(zoneFile()));
+  const said: string[][] = [];
+  for (const [, start] of servers) {
+    said.push(
+      await track.during(start, () => answersOf(track), { isReady: () => isReady(track) }),
+    );
+  }
+  for (const each of said) assert.deepEqual(each, said[0]);
+  const ceiling = async () => {
+    const { kpps } = await track.ceiling({ port: PORT, millis: LOAD_MILLIS, queries: QUERIES });
+    return { kqps: kpps };
+  };
+  const contestants = Object.fromEntries([
+    ...servers.map(([name, start]) => [name, () => turn(track, start)] as const),
+    [GENERATOR, ceiling] as const,
+  ]);
+  const runs = selection.runs ?? RUNS;
+  const turns = await interleave<Turn>(entrants(contestants, CASES, selection), {
+    runs,
+    warmup: 0,
+  });
+  for (const each of CASES) {
+    const { name, unit } = each;
+    if (!isWanted(name, selection)) continue;
+    report(resultOf({ bench: "dns", case: name, unit }, samplesOf(turns, each)));
+  }
+}
+
+if (import.meta.main) await inLaboratory(inside);

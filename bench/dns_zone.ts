@@ -1,0 +1,72 @@
+/**
+ * What the name servers serve and are asked: a zone of many hosts, and questions about them as a
+ * resolver asks, with EDNS. Always the same.
+ *
+ * @module
+ */
+
+import packet from "dns-packet";
+import { Random } from "./routes.ts";
+
+/** Name of the zone. */
+export const ORIGIN = "example.org";
+
+const HOSTS = 10_000;
+const QUESTIONS = 16_384;
+/** What is asked of a host, and of a hundred questions how many. The rest is about no host there is. */
+const SHARES = [["A", 60], ["AAAA", 20], ["MX", 5], ["TXT", 5]] as const;
+/** Bytes that a resolver says it takes. */
+const PAYLOAD_BYTES = 1232;
+
+/** A question. */
+export interface Question {
+  readonly name: string;
+  readonly type: string;
+}
+
+/** The zone file. */
+export function zoneFile(): string {
+  const lines = [
+    `$ORIGIN ${ORIGIN}.`,
+    "$TTL 3600",
+    "@ IN SOA ns1 hostmaster 2026010101 86400 7200 2419200 300",
+    "@ IN NS ns1",
+    "ns1 IN A 198.18.0.2",
+    "*.any IN A 198.18.0.99",
+  ];
+  for (let i = 0; i < HOSTS; i++) {
+    const [high, low] = [i >>> 8, i & 0xff];
+    lines.push(
+      `host${i} IN A 198.19.${high}.${low}`,
+      `host${i} IN AAAA 2001:db8::${i.toString(16)}`,
+      `host${i} IN MX 10 host${(i + 1) % HOSTS}`,
+      `host${i} IN TXT "v=spf1 -all"`,
+    );
+  }
+  return lines.join("\n") + "\n";
+}
+
+/** What is asked, in this order, over and over. */
+export function questions(): Question[] {
+  const random = new Random(1);
+  return Array.from({ length: QUESTIONS }, () => {
+    const name = `host${random.below(HOSTS)}.${ORIGIN}`;
+    let share = random.below(100);
+    for (const [type, of] of SHARES) {
+      if (share < of) return { name, type };
+      share -= of;
+    }
+    return { name: share < 5 ? `no${name}` : `${name.split(".")[0]}.any.${ORIGIN}`, type: "A" };
+  });
+}
+
+/** The questions as the load generator has them: queries, each with its length before it. */
+export function queryFile(all: readonly Question[]): Uint8Array {
+  const opt = { type: "OPT", name: ".", udpPayloadSize: PAYLOAD_BYTES };
+  const queries = all.map((question) =>
+    packet.streamEncode({ type: "query", id: 0, questions: [question], additionals: [opt] })
+  );
+  const file = new Uint8Array(queries.reduce((sum, { length }) => sum + length, 0));
+  queries.reduce((at, query) => (file.set(query, at), at + query.length), 0);
+  return file;
+}
