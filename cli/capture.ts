@@ -7,6 +7,7 @@
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
+import type { CapturedFrame } from "../tiles/status/capturing.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
@@ -37,21 +38,6 @@ const OPTIONS = {
 /** Captures until it has enough or is told to stop; returns the exit status. */
 export const capture = command({ name: "capture", help: HELP, options: OPTIONS }, run);
 
-/** A frame as the control socket gives it (`../tiles/status/capturing.ts`). */
-interface Frame {
-  readonly time: string;
-  readonly interface: string | null;
-  readonly direction: "in" | "out";
-  readonly dropped: string | null;
-  readonly link: "ethernet" | "ipv4";
-  readonly source?: string;
-  readonly sourcePort?: number;
-  readonly destination?: string;
-  readonly destinationPort?: number;
-  readonly size: number;
-  readonly frame: string;
-}
-
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const most = values.count === undefined
     ? Infinity
@@ -68,7 +54,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     if ("lost" in entry) lost = Number(entry.lost);
     if ("capturing" in entry) console.error("capturing, Ctrl-C ends it");
     if (!("frame" in entry)) continue;
-    show(entry as unknown as Frame);
+    show(entry as unknown as CapturedFrame);
     if (++shown === most) break;
   }
   console.error(`${shown} captured, ${lost} lost`);
@@ -89,7 +75,7 @@ async function* untilInterrupted(entries: AsyncGenerator<Entry>): AsyncGenerator
 }
 
 /** One line on standard output. */
-function print(frame: Frame): void {
+function print(frame: CapturedFrame): void {
   const time = new Date(Number(frame.time) * 1000).toISOString().slice(11, 19);
   const fraction = frame.time.slice(frame.time.indexOf("."));
   const ends = frame.source === undefined
@@ -109,7 +95,7 @@ function reasonText(counter: string): string {
 }
 
 /** Writes frames to a pcapng file. Throws UserError when it cannot be made. */
-function fileWriter(path: string): (frame: Frame) => void {
+function fileWriter(path: string): (frame: CapturedFrame) => void {
   const file = path === "-" ? Deno.stdout : create(path);
   const pcapng = new CaptureFile((bytes) => {
     for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));

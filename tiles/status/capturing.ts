@@ -188,17 +188,20 @@ function concerns(
   return ports.has(isOut ? udp.sourcePort : udp.destinationPort);
 }
 
+/** A frame as it is handed on. */
+export type CapturedFrame = ReturnType<typeof entryOf>;
+
 function entryOf(
   { flags, reason, ifindex, size, seconds, micros, bytes }: Captured,
   udp: UdpAddresses | null,
   nameOf: (ifindex: number) => string,
-): Entry {
+) {
   return {
     time: `${seconds}.${String(micros).padStart(6, "0")}`,
     interface: ifindex === 0 ? null : nameOf(ifindex),
-    direction: (flags & CaptureFlag.out) !== 0 ? "out" : "in",
+    direction: (flags & CaptureFlag.out) !== 0 ? "out" as const : "in" as const,
     dropped: reason === 0 ? null : REASONS[reason] ?? String(reason),
-    link: (flags & CaptureFlag.bare) !== 0 ? "ipv4" : "ethernet",
+    link: (flags & CaptureFlag.bare) !== 0 ? "ipv4" as const : "ethernet" as const,
     ...udp,
     size,
     frame: bytes.toHex(),
