@@ -7,7 +7,7 @@
 import type { AuditReport } from "../tiles/netlink/audit.ts";
 import { Control } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { parseOptions } from "./options.ts";
+import { command, type Given } from "./options.ts";
 
 const HELP = `usage: tegula audit [-j] [--control PATH]
 
@@ -24,16 +24,15 @@ Exit status: 0 nothing differed, 1 something did.`;
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
   control: { type: "string" },
-  help: { type: "boolean", short: "h" },
 } as const;
 
 /** Runs `tegula audit`; returns the exit status. */
-export async function audit(args: string[]): Promise<number> {
-  const { values } = parseOptions(args, { command: "audit", options: OPTIONS });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+export const audit = command(
+  { name: "audit", help: HELP, options: OPTIONS },
+  run,
+);
+
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const control = await Control.connect(values.control);
   const report = await control.one({ do: "audit" }) as unknown as AuditReport;
   if (values.json) console.log(JSON.stringify(report));

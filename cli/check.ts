@@ -7,65 +7,81 @@
 
 import { openHost } from "../ffi/host.ts";
 import { libraryPath } from "../ffi/paths.ts";
-import { checkHost, checkInterface, checkRoutes, type Finding } from "./check_findings.ts";
-import { Exit, UserError } from "./errors.ts";
-import { parseOptions } from "./options.ts";
+import { openXskSetup } from "../ffi/xsk.ts";
+import { checkFilters } from "./check_filters.ts";
+import {
+  checkHost,
+  checkInterface,
+  checkQueues,
+  checkRoutes,
+  type Finding,
+} from "./check_findings.ts";
+import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
+import { Exit } from "./errors.ts";
+import { command, type Given } from "./options.ts";
+import { checkInterfaces } from "./preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP = `usage: tegula check [--interface IF…] [-j]
+const HELP =
+  `usage: tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--config FILE] [-j]
 
 Looks at this host as 'tegula run' would find it: privileges, limits, policy rules and routes that Tegula
-does not follow, and each interface that is named, or every Ethernet interface that is up. Changes nothing.
+does not follow, rules of the packet filter that do not see what AF_XDP takes, and each interface that is
+named, or every Ethernet interface that is up: its state, queues, driver and who has XDP there. Changes nothing.
 
-  --interface IF   an interface that Tegula is to run on; may be given again
-  -j, --json       JSON
-  --help           this
+  --interface IF     an interface that Tegula is to run on; may be given again
+  --listen PORT=APP  as 'tegula run' has it: only rules that may be for these ports are named
+  --net-tiles N      as 'tegula run' has it
+  --config FILE      read the same from a file
+  -j, --json         JSON
+  --help             this
 
 Exit status: 0 all is well, 1 something is not; then each such line has the command that mends it.`;
 
+const { interface: name, listen, "net-tiles": netTiles, config } = CONFIG_OPTIONS;
 const OPTIONS = {
-  interface: { type: "string", multiple: true },
+  interface: name,
+  listen,
+  "net-tiles": netTiles,
+  config,
   json: { type: "boolean", short: "j" },
-  help: { type: "boolean", short: "h" },
 } as const;
 
 /** Prints what it finds; returns the exit status. */
-export function check(args: string[]): Promise<number> {
-  const { values } = parseOptions(args, { command: "check", options: OPTIONS });
-  if (values.help) {
-    console.log(HELP);
-    return Promise.resolve(Exit.ok);
-  }
-  const findings = findAll(values.interface ?? []);
+export const check = command(
+  { name: "check", help: HELP, options: OPTIONS },
+  run,
+);
+
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  const findings = findAll(await readConfig(values));
   if (values.json) console.log(JSON.stringify(findings));
   else for (const finding of findings) console.log(text(finding));
   const isWell = findings.every(({ verdict }) => verdict === "ok");
-  return Promise.resolve(isWell ? Exit.ok : Exit.failure);
+  return isWell ? Exit.ok : Exit.failure;
 }
 
-function findAll(names: readonly string[]): Finding[] {
+function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] {
   const host = openHost(libraryPath("host"));
+  const xsk = openXskSetup(libraryPath("xsk"));
   const notices: string[] = [];
   const { reader, mirror } = openMirror({ log: (line) => notices.push(line) });
   mirror.close();
   const { interfaces } = reader;
   const records = interfaces.records();
-  for (const name of names) {
-    if (records.some((record) => interfaces.name(record) === name)) continue;
-    throw new UserError(
-      `there is no interface '${name}'; 'ip link' lists those that there are`,
-      Exit.interface,
-    );
-  }
+  checkInterfaces(host, names);
   const wanted = records.filter((record) =>
     names.length > 0
       ? names.includes(interfaces.name(record))
       : interfaces.isUp(record) && interfaces.macHead(record) !== 0
   );
+  const wantedNames = wanted.map((record) => interfaces.name(record));
   return [
     ...checkHost(host, reader),
     ...checkRoutes(notices),
-    ...wanted.flatMap((record) => checkInterface(host, interfaces, record)),
+    ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port) }),
+    ...wanted.flatMap((record) => checkInterface({ host, xsk }, interfaces, record)),
+    ...checkQueues(host, { names: wantedNames, netTiles }),
   ];
 }
 

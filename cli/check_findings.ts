@@ -5,9 +5,11 @@
  */
 
 import * as native from "../ffi/host.ts";
+import type { XskSetup } from "../ffi/xsk.ts";
 import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
-import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
+import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
+import { OUR_PROGRAM, queues } from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {
@@ -105,7 +107,7 @@ export function checkRoutes(notices: readonly string[]): Finding[] {
 
 /** One interface. */
 export function checkInterface(
-  host: native.Host,
+  { host, xsk }: { host: native.Host; xsk: Pick<XskSetup, "attached"> },
   interfaces: InterfaceReader,
   record: number,
 ): Finding[] {
@@ -133,6 +135,7 @@ export function checkInterface(
       fix: `ip link set ${name} mtu ${LARGEST_MTU}`,
     });
   }
+  findings.push(...attachedProgram(xsk, { name, ifindex: interfaces.ifindex(record) }));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
@@ -156,6 +159,50 @@ export function checkInterface(
     });
   }
   return findings.length > 0 ? findings : [ok(name, `driver ${driver}, MTU ${mtu}`)];
+}
+
+/** An XDP program that is there already: one of another kind keeps ours out. */
+function attachedProgram(
+  xsk: Pick<XskSetup, "attached">,
+  { name, ifindex }: { name: string; ifindex: number },
+): Finding[] {
+  const program = xsk.attached(ifindex);
+  if (program === null) return [];
+  const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
+  if (program.name === OUR_PROGRAM) return [ok(name, `${which}: a tegula that runs`)];
+  return [{
+    verdict: "fail",
+    subject: name,
+    says: `${which}, is attached already`,
+    fix: `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
+  }];
+}
+
+/** Whether queues and net tiles go together. */
+export function checkQueues(
+  host: native.Host,
+  { names, netTiles: asked }: { names: readonly string[]; netTiles: number | undefined },
+): Finding[] {
+  const counts = names.map((name) => queues(host, name));
+  const { netTiles } = planTiles({
+    queues: counts,
+    cores: navigator.hardwareConcurrency,
+    apps: 0,
+    ...(asked !== undefined && { netTiles: asked }),
+  });
+  return names.map((name, i): Finding => {
+    const count = counts[i];
+    if (count >= netTiles) return ok(name, `queues: ${count}, net tiles: ${netTiles}`);
+    const have = count === 1 ? "has a queue" : "have queues";
+    return {
+      verdict: "warn",
+      subject: name,
+      says: `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
+        "kernel's sockets",
+      fix:
+        `tegula run --net-tiles ${count}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
+    };
+  });
 }
 
 function ok(subject: string, says: string): Finding {

@@ -12,6 +12,7 @@ import { z } from "zod";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { type AppConfig, appSchema, locate, toAppConfig } from "./app_config.ts";
 import { Exit, UserError } from "./errors.ts";
+import { type Given, oneOf, wholeNumber } from "./options.ts";
 
 /** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
 export const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -95,7 +96,7 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
 }
 
 /** Checks the place of the metrics, `ADDRESS:PORT`. Throws UserError. */
-export function parseMetrics(text: string): string {
+function parseMetrics(text: string): string {
   if (isPlace(text)) return text;
   throw new UserError(`--metrics takes ADDRESS:PORT, not '${text}'; ${PLACE_EXAMPLE}`, Exit.usage);
 }
@@ -163,6 +164,41 @@ export async function loadConfig(path: string): Promise<RunConfig> {
     ...(net_tiles !== undefined && { netTiles: net_tiles }),
     ...(control !== undefined && { control }),
     ...(metrics !== undefined && { metrics }),
+  };
+}
+
+/** The options that say, or add to, what stands in the file; --config names that. */
+export const CONFIG_OPTIONS = {
+  interface: { type: "string", multiple: true },
+  listen: { type: "string", multiple: true },
+  provider: { type: "string" },
+  "net-tiles": { type: "string" },
+  control: { type: "string" },
+  metrics: { type: "string" },
+  config: { type: "string" },
+} as const;
+
+/** The file and the options together; what both say, the options say. Throws UserError. */
+export async function readConfig(
+  values: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
+): Promise<RunConfig> {
+  const file = values.config === undefined ? null : await loadConfig(values.config);
+  const netTiles = values["net-tiles"] === undefined ? file?.netTiles : wholeNumber(
+    values["net-tiles"],
+    { option: "net-tiles", least: 1, most: MAX_NET_TILES },
+  );
+  const metrics = values.metrics === undefined ? file?.metrics : parseMetrics(values.metrics);
+  const control = values.control ?? file?.control;
+  return {
+    interfaces: [...file?.interfaces ?? [], ...values.interface ?? []],
+    listen: [...file?.listen ?? [], ...(values.listen ?? []).map(parseListen)],
+    provider: values.provider === undefined
+      ? file?.provider ?? "auto"
+      : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
+    ...(netTiles !== undefined && { netTiles }),
+    ...(metrics !== undefined && { metrics }),
+    ...(control !== undefined && { control }),
+    apps: file?.apps ?? {},
   };
 }
 

@@ -10,7 +10,7 @@ import type { Entry } from "../tiles/netlink/entries.ts";
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
-import { parseOptions } from "./options.ts";
+import { command, type Given } from "./options.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync] [--live]
@@ -33,7 +33,6 @@ A running tegula does not wait for who is slow to read: lines that are lost are 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
   ...LIVE_OPTIONS,
-  help: { type: "boolean", short: "h" },
 } as const;
 
 const TEXTS: { readonly [topic in Topic]: (entry: Entry) => string } = {
@@ -49,16 +48,12 @@ const POLLIN = 1;
 const LONGEST_WAIT_MILLIS = 1000;
 
 /** Prints until it is ended. */
-export async function monitor(args: string[]): Promise<number> {
-  const { values, positionals } = parseOptions(args, {
-    command: "monitor",
-    options: OPTIONS,
-    positionals: 1,
-  });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+export const monitor = command(
+  { name: "monitor", help: HELP, options: OPTIONS, positionals: 1 },
+  run,
+);
+
+async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const topics = topicsNamed(positionals[0]);
   const print = printer(values.json === true);
   if (!values.live && values.control === undefined) followMirror(topics, print);

@@ -36,7 +36,7 @@ const PARTIAL_CHECKSUM_DRIVERS = [
   "openvswitch",
 ];
 /** The name of our XDP program, as the kernel keeps it. */
-const OUR_PROGRAM = "tegula";
+export const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
 const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */

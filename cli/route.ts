@@ -13,7 +13,7 @@ import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { hopText, keywords } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { parseOptions } from "./options.ts";
+import { command, type Given } from "./options.ts";
 import { takeSnapshot } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
@@ -33,7 +33,6 @@ const OPTIONS = {
   source: { type: "string" },
   json: { type: "boolean", short: "j" },
   ...LIVE_OPTIONS,
-  help: { type: "boolean", short: "h" },
 } as const;
 
 /** Addresses whose answers are made and written together. */
@@ -43,16 +42,12 @@ const BATCH = 4096;
 type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
 
 /** Runs `tegula route get`; returns the exit status. */
-export async function route(args: string[]): Promise<number> {
-  const { values, positionals } = parseOptions(args, {
-    command: "route",
-    options: OPTIONS,
-    positionals: 2,
-  });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+export const route = command(
+  { name: "route", help: HELP, options: OPTIONS, positionals: 2 },
+  run,
+);
+
+async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const [verb, destination] = positionals;
   if (verb !== "get") {
     const what = verb === undefined ? "route what?" : `cannot route '${verb}':`;

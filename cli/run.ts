@@ -7,19 +7,11 @@
 import { placeGrants, together } from "../tiles/runtime/permissions.ts";
 import { startGrants } from "../tiles/runtime/wiring.ts";
 import { planApps } from "./apps.ts";
-import {
-  checkConfig,
-  loadConfig,
-  parseListen,
-  parseMetrics,
-  PROVIDERS,
-  type RunConfig,
-} from "./config.ts";
+import { checkConfig, CONFIG_OPTIONS, readConfig } from "./config.ts";
 import { NO_CONTROL, placeControl } from "./control_place.ts";
-import { Exit } from "./errors.ts";
 import { openLibraries } from "./libraries.ts";
 import { becomeNarrow, isNarrow, type Needs, settle } from "./narrow.ts";
-import { oneOf, parseOptions, wholeNumber } from "./options.ts";
+import { command, type Given } from "./options.ts";
 import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
 import { log, serve } from "./serve.ts";
 
@@ -46,44 +38,19 @@ that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's coun
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,
 6 XDP or AF_XDP, 7 the system lacks something, 1 anything else.`;
 
-const OPTIONS = {
-  interface: { type: "string", multiple: true },
-  listen: { type: "string", multiple: true },
-  provider: { type: "string" },
-  "net-tiles": { type: "string" },
-  control: { type: "string" },
-  metrics: { type: "string" },
-  config: { type: "string" },
-  help: { type: "boolean", short: "h" },
-} as const;
-
 /** Runs until stopped; returns the exit status. */
-export async function run(args: string[]): Promise<number> {
-  const { values } = parseOptions(args, { command: "run", options: OPTIONS });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
-  const file = values.config === undefined ? null : await loadConfig(values.config);
-  const netTiles = values["net-tiles"] === undefined
-    ? file?.netTiles
-    : wholeNumber(values["net-tiles"], { option: "net-tiles", least: 1, most: 64 });
-  const metrics = values.metrics === undefined ? file?.metrics : parseMetrics(values.metrics);
-  const config: RunConfig = {
-    interfaces: [...file?.interfaces ?? [], ...values.interface ?? []],
-    listen: [...file?.listen ?? [], ...(values.listen ?? []).map(parseListen)],
-    provider: values.provider === undefined
-      ? file?.provider ?? "auto"
-      : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
-    ...(netTiles !== undefined && { netTiles }),
-    ...(metrics !== undefined && { metrics }),
-    apps: file?.apps ?? {},
-  };
+export const run = command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
+
+async function start(
+  { values }: Given<typeof CONFIG_OPTIONS>,
+  args: string[],
+): Promise<number> {
+  const config = await readConfig(values);
   checkConfig(config);
   const apps = planApps(config);
   const libraries = openLibraries();
-  const control = await placeControl(values.control ?? file?.control, config.interfaces);
-  const places = { control, metrics: metrics ?? null };
+  const control = await placeControl(config.control, config.interfaces);
+  const places = { control, metrics: config.metrics ?? null };
   const needs: Needs = {
     grants: together([startGrants(apps.filter(({ inline }) => !inline)), placeGrants(places)]),
     files: [

@@ -7,7 +7,7 @@
 
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
-import { parseOptions } from "./options.ts";
+import { command, type Given } from "./options.ts";
 import {
   type Entry,
   interfaceEntries,
@@ -34,7 +34,6 @@ ${LIVE_HELP}
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
   ...LIVE_OPTIONS,
-  help: { type: "boolean", short: "h" },
 } as const;
 
 /** What can be shown. */
@@ -54,16 +53,12 @@ const OBJECTS = {
 const BATCH = 4096;
 
 /** Prints what `args` name; returns the exit status. */
-export async function show(args: string[]): Promise<number> {
-  const { values, positionals } = parseOptions(args, {
-    command: "show",
-    options: OPTIONS,
-    positionals: 1,
-  });
-  if (values.help) {
-    console.log(HELP);
-    return Exit.ok;
-  }
+export const show = command(
+  { name: "show", help: HELP, options: OPTIONS, positionals: 1 },
+  run,
+);
+
+async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const what = objectNamed(positionals[0]);
   const { entries, text } = OBJECTS[what];
   const json = values.json === true;

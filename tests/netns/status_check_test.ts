@@ -6,17 +6,86 @@ import { selfCommand } from "../../cli/self.ts";
 import { labTest, type Namespace, pair } from "./lab.ts";
 
 /** Exit status and findings of `tegula check -j`. */
-async function check(host: Namespace): Promise<{ status: number; findings: Finding[] }> {
-  const command = [...selfCommand(), "check", "-j", "--interface", "eth0"].join(" ");
+async function check(
+  host: Namespace,
+  args: readonly string[] = [],
+): Promise<{ status: number; findings: Finding[] }> {
+  const command = [...selfCommand(), "check", "-j", "--interface", "eth0", ...args].join(" ");
   const said = await host.run(["sh", "-c", `${command}; echo $?`]);
   const [findings, status] = said.trimEnd().split("\n");
   return { status: Number(status), findings: JSON.parse(findings) };
 }
 
+/** The smallest XDP program, as clang compiles it. */
+function otherProgram(): string {
+  const object = Deno.makeTempFileSync({ suffix: ".o" });
+  const source = `__attribute__((section("xdp"))) int other(void *frame) { return 2; }
+    char text[] __attribute__((section("license"))) = "GPL";`;
+  Deno.writeTextFileSync(`${object}.c`, source);
+  const args = ["-target", "bpf", "-O2", "-c", `${object}.c`, "-o", object];
+  assert.ok(new Deno.Command("clang", { args }).outputSync().success);
+  return object;
+}
+
+const OTHER_PROGRAM = otherProgram();
+
+/** Rules of which those that a datagram to port 7 or 53 of eth0, or its answer, would meet say yes. */
+const RULES = `
+table inet guard {
+  set ours { type inet_service; elements = { 53, 5353 } }
+  chain input {
+    type filter hook input priority 0; policy drop;
+    iif lo drop comment "another interface"
+    iifname "eth*" udp dport { 5-9, 80 } drop comment "yes, a range and a wildcard"
+    iifname { "eth0", "eth1" } counter comment "yes, counted"
+    udp dport @ours limit rate 10/second accept comment "yes, a set"
+    udp dport { 8, 54 } drop comment "other ports"
+    meta l4proto tcp reject comment "another protocol"
+    tcp dport 7 drop comment "another protocol, by its port"
+    ip protocol udp jump further
+    udp dport vmap { 7 : drop, 8 : accept } comment "yes, a map"
+    udp dport 7 accept comment "fine"
+    ct state established counter accept comment "for all, and lets pass"
+  }
+  chain further {
+    ip saddr 192.0.2.0/24 drop comment "yes, behind a jump"
+  }
+  chain unreached {
+    udp dport 7 drop comment "nothing leads here"
+  }
+  chain transit {
+    type filter hook forward priority 0;
+    udp dport 7 drop comment "passing through"
+  }
+}
+table ip translate {
+  chain after {
+    type nat hook postrouting priority 100;
+    oifname != "eth1" masquerade comment "yes, out"
+  }
+}
+table netdev early {
+  chain eth0 {
+    type filter hook ingress device "eth0" priority 0;
+    ip saddr 192.0.2.9 drop comment "yes, at the door"
+  }
+  chain lo {
+    type filter hook ingress device "lo" priority 0;
+    udp dport 7 drop comment "another door"
+  }
+}
+table ip6 six {
+  chain input {
+    type filter hook input priority 0;
+    udp dport 7 drop comment "IPv6"
+  }
+}
+`;
+
 /** What hurts, how it shows, and whether the command that is given mends it. */
 const TROUBLES: Record<
   string,
-  { commands: string[]; subject: string; says: RegExp; mends: boolean }
+  { commands: string[]; args?: string[]; subject: string; says: RegExp; mends: boolean }
 > = {
   "a policy rule": {
     commands: ["ip rule add priority 100 from 192.0.2.0/24 table 77"],
@@ -54,9 +123,41 @@ const TROUBLES: Record<
     says: /no IPv4 address/,
     mends: false,
   },
+  "a rule of nftables for our port": {
+    commands: [
+      "nft add table inet guard",
+      "nft 'add chain inet guard before { type filter hook prerouting priority raw; }'",
+      "nft add rule inet guard before udp dport 7 drop",
+    ],
+    args: ["--listen", "7=echo"],
+    subject: "packet filter",
+    says: /^rule inet guard before handle \d+ \(drop\) does not see what AF_XDP takes/,
+    mends: true,
+  },
+  "another XDP program": {
+    commands: [
+      `ip link set eth0 xdp obj ${OTHER_PROGRAM} sec xdp`,
+    ],
+    subject: "eth0",
+    says: /^XDP program other, id \d+, is attached already$/,
+    mends: true,
+  },
+  "another XDP program in generic mode": {
+    commands: [`ip link set eth0 xdpgeneric obj ${OTHER_PROGRAM} sec xdp`],
+    subject: "eth0",
+    says: /^XDP program other, id \d+, is attached already$/,
+    mends: true,
+  },
+  "fewer queues than net tiles": {
+    commands: [],
+    args: ["--net-tiles", "3"],
+    subject: "eth0",
+    says: /^1 of 3 net tiles has a queue here: the others send by it through the kernel's sockets$/,
+    mends: false,
+  },
 };
 
-for (const [trouble, { commands, subject, says, mends }] of Object.entries(TROUBLES)) {
+for (const [trouble, { commands, args, subject, says, mends }] of Object.entries(TROUBLES)) {
   labTest(
     `check finds ${trouble}${mends ? ", and the command that it gives mends it" : ""}`,
     async (lab) => {
@@ -69,7 +170,7 @@ for (const [trouble, { commands, subject, says, mends }] of Object.entries(TROUB
       const before = await check(host);
       assert.equal(before.status, 0, JSON.stringify(before.findings));
       for (const command of commands) await host.run(["sh", "-c", command]);
-      const { status, findings } = await check(host);
+      const { status, findings } = await check(host, args);
       assert.equal(status, 1);
       const bad = findings.filter(({ verdict }) => verdict !== "ok");
       assert.equal(bad.length, 1, JSON.stringify(bad));
@@ -78,7 +179,26 @@ for (const [trouble, { commands, subject, says, mends }] of Object.entries(TROUB
       assert.ok(bad[0].fix !== undefined);
       if (!mends) return;
       await host.run(["sh", "-c", bad[0].fix]);
-      assert.equal((await check(host)).status, 0);
+      assert.equal((await check(host, args)).status, 0);
     },
   );
 }
+
+labTest("check names each rule that would be missed, and no other", async (lab) => {
+  const { host } = await pair(lab);
+  await host.sysctl({ "conf/all/rp_filter": 0, "conf/eth0/rp_filter": 0 });
+  const file = await Deno.makeTempFile();
+  await Deno.writeTextFile(file, RULES);
+  await host.run(["nft", "-f", file]);
+  const { status, findings } = await check(host, ["--listen", "7=echo", "--listen", "53=dns"]);
+  assert.equal(status, 1);
+  const said = findings.filter(({ subject }) => subject === "packet filter");
+  const named = (verdict: string) =>
+    said.filter((each) => each.verdict === verdict)
+      .map(({ says }) => /"([^"]+)"/.exec(says)?.[1] ?? /^chain \S+ \S+ \S+/.exec(says)![0]);
+  const warned = named("warn");
+  assert.deepEqual(warned.filter((name) => !name.startsWith("yes")), ["chain inet guard input"]);
+  assert.equal(warned.length, 1 + RULES.match(/"yes/g)!.length, warned.join("\n"));
+  assert.deepEqual(named("ok"), ["fine"]);
+  assert.ok(said.every(({ verdict, fix }) => (verdict === "ok") === (fix === undefined)));
+});
