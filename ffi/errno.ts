@@ -54,7 +54,9 @@ export const EINVAL = 22;
 export const EOPNOTSUPP = 95;
 export const EAFNOSUPPORT = 97;
 export const EADDRINUSE = 98;
+export const ENETUNREACH = 101;
 export const ENOBUFS = 105;
+export const EHOSTUNREACH = 113;
 
 /** The name of error `n`, which may have either sign: `errnoName(-16)` is `"EBUSY"`. */
 export function errnoName(n: number): string {

@@ -189,8 +189,8 @@ export class Rib {
   }
 
   /**
-   * An address for which the two lookup orders differ, or -1: what to ask the kernel about, once no
-   * rule is there that would say. Goes through what lies under prefixes of `local`.
+   * An address for which the two lookup orders differ in what comes of it, or -1: what to ask the kernel
+   * about, once no rule is there that would say. Goes through what lies under prefixes of `local`.
    */
   ambiguousAddress(): number {
     return this.#view.ambiguousAddress(this.#locals);
@@ -210,8 +210,8 @@ export class Rib {
   }
 
   /** The route that an address takes, null for none. Allocates. */
-  bestFor(address: number): Route | null {
-    return this.#view.bestFor(address, this.lookupOrder);
+  bestFor(address: number, order = this.lookupOrder): Route | null {
+    return this.#view.bestFor(address, order);
   }
 
   /** Paints what changed. For `NetbaseWriter.commit()`. */

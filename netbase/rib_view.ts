@@ -9,7 +9,7 @@ import type { AttributeTable } from "./attributes.ts";
 import type { CandidatePool } from "./candidates.ts";
 import { firstUsable } from "./painter.ts";
 import type { LookupOrder } from "./prefix_painter.ts";
-import { type Route, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTN_THROW } from "./route.ts";
+import { type Route, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTN_BLACKHOLE, RTN_THROW } from "./route.ts";
 import { maskAddress, Node, NODE_WORDS, ROOT, type Trie } from "./trie.ts";
 
 /** A prefix, host order. */
@@ -102,11 +102,26 @@ export class RibView {
         const first = words[below * NODE_WORDS + Node.prefix];
         if (!this.#trie.covers(node, first)) break;
         const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
-        if (this.#find(first, "merged") !== this.#find(first, "separate")) return first;
-        if (this.#find(last, "merged") !== this.#find(last, "separate")) return last;
+        if (this.#isAmbiguous(first)) return first;
+        if (this.#isAmbiguous(last)) return last;
       }
     }
     return -1;
+  }
+
+  /** Two refusals of one kind differ in nothing that the kernel says. */
+  #isAmbiguous(address: number): boolean {
+    const [merged, separate] = [this.#find(address, "merged"), this.#find(address, "separate")];
+    if (merged === separate) return false;
+    const refusal = this.#refusal(merged);
+    return refusal === 0 || refusal !== this.#refusal(separate);
+  }
+
+  /** RTN_* by which a candidate refuses, that of no route being `throw`; 0: it leads somewhere. */
+  #refusal(candidate: number): number {
+    if (candidate === 0) return RTN_THROW;
+    const { type } = this.#attributes.get(this.#candidates.attributes(candidate));
+    return type >= RTN_BLACKHOLE && type <= RTN_THROW ? type : 0;
   }
 
   /** The candidate that `address` takes, 0 for none; in which list it is, in `#foundList`. */

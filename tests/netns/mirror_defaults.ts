@@ -1,8 +1,10 @@
 /**
- * Where the kernel has several default routes of equal metric it goes by how their gateways fare, and
- * alternates between two whose gateways it has not heard of lately (`fib_select_default`,
- * `fib_detect_death`): it remembers which one it took last, and nothing tells. Here is which ones it
- * may take.
+ * Where the kernel goes by what it remembers and tells nobody: which of its ways it may take then.
+ *
+ * It shares flows out to the hops of a route when a link changes, not when
+ * `ignore_routes_with_linkdown` does, so that a hop without carrier may go on being taken. And of
+ * several default routes of equal metric it takes one by how their gateways fare, but alternates
+ * between two that it has not heard of lately (`fib_select_default`, `fib_detect_death`).
  */
 
 import { NextHopFlag } from "../../netbase/layout.ts";
@@ -19,14 +21,15 @@ interface Way {
 /** Whether the kernel may go to `address` by `way`, which is another's than Tegula's. */
 export function mayBeTaken(mirrored: Mirrored, address: number, way: Way): boolean {
   const { fib, nextHops, neighbors } = mirrored.reader;
+  const best = mirrored.writer.rib.bestFor(address);
+  if (best?.hops?.some((hop) => isLinkdown(hop) && isSame(hop, way)) === true) return true;
   const id = fib.lookup(address);
   const isOrdered = id !== 0 && nextHops.kind(id) === KIND_GROUP &&
     (nextHops.flags(id) & NextHopFlag.ordered) !== 0;
-  const isThis = (other: Way) => other.gateway === way.gateway && other.ifindex === way.ifindex;
+  const isThis = (other: Way) => isSame(other, way);
   // The kernel's choice does not care whether a link without carrier is to be ignored.
   const down = [...mirrored.writer.rib.routesCovering(0)].filter((route) =>
-    route.table === RT_TABLE_MAIN && route.prefixLength === 0 &&
-    (route.flags & RTNH_F_LINKDOWN) !== 0
+    route.table === RT_TABLE_MAIN && route.prefixLength === 0 && isLinkdown(route)
   );
   if (down.some(isThis)) return isOrdered;
   if (!isOrdered) return false;
@@ -39,4 +42,12 @@ export function mayBeTaken(mirrored: Mirrored, address: number, way: Way): boole
   const living = members.filter(({ state }) => (state & NUD_VALID) !== 0);
   if (living.length === 0 || down.length > 0) return members.some(isThis);
   return living.slice(0, living[0].state === NUD_REACHABLE ? 1 : 2).some(isThis);
+}
+
+function isSame(a: Way, b: Way): boolean {
+  return a.gateway === b.gateway && a.ifindex === b.ifindex;
+}
+
+function isLinkdown({ flags }: { flags: number }): boolean {
+  return (flags & RTNH_F_LINKDOWN) !== 0;
 }

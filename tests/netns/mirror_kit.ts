@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import { EACCES, EINVAL } from "../../ffi/errno.ts";
+import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
@@ -39,9 +39,6 @@ const CONVERGES_MILLIS = 2_000;
 export const IGNORE_LINKDOWN = "ignore_routes_with_linkdown";
 /** Index of the loopback device in every namespace. */
 const LOOPBACK = 1;
-/** ENETUNREACH and EHOSTUNREACH (errno.h). */
-const ENETUNREACH = 101;
-const EHOSTUNREACH = 113;
 
 /** Runs `ip` with the words of `command`. Throws when it fails. */
 export function ip(command: string): string {
@@ -60,8 +57,16 @@ export function tryIp(command: string): { success: boolean; output: string } {
   return { success, output: new TextDecoder().decode(success ? stdout : stderr).trim() };
 }
 
-/** Carries out one of a sequence: `sysctl NAME VALUE`, NAME below net.ipv4, or the words of an `ip`. */
+/**
+ * Carries out one of a sequence: `sysctl NAME VALUE`, NAME below net.ipv4, the words of an `ip`, or
+ * several with && between.
+ */
 export function tryCommand(command: string): { success: boolean; output: string } {
+  const [before, ...rest] = command.split(" && ");
+  if (rest.length > 0) {
+    const outcome = tryCommand(before);
+    return outcome.success ? tryCommand(rest.join(" && ")) : outcome;
+  }
   const [first, name, value] = command.split(" ");
   if (first !== "sysctl") return tryIp(command);
   try {
@@ -288,13 +293,13 @@ export function assertDecides(
   }, Tegula ${JSON.stringify(decision)}`;
   assert.equal(kind, kernel.kind, context);
   if (kernel.ifindex === 0) return;
+  const { ifindex, mtu } = decision;
+  const isSame = ifindex === kernel.ifindex && decision.gateway === kernel.gateway;
+  if (!isSame && mayBeTaken(mirrored, address, kernel)) return;
   if (decision.group !== 0) {
     assertMember(mirrored, decision.group, kernel, context);
     return;
   }
-  const { ifindex, mtu } = decision;
-  const isSame = ifindex === kernel.ifindex && decision.gateway === kernel.gateway;
-  if (!isSame && mayBeTaken(mirrored, address, kernel)) return;
   // A gateway that is an address of our own is none, and then the way is by loopback.
   const gateway = ifindex === LOOPBACK ? kernel.gateway : decision.gateway;
   assert.deepEqual(

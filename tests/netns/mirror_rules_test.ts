@@ -65,3 +65,26 @@ Deno.test("an order that begins to matter later is asked for then", () => {
   assertDecides(mirrored, oracle, { address: INSIDE });
   assert.equal(mirrored.writer.rib.lookupOrder, "separate");
 });
+
+/** What lies in `local`, and in `main` inside of that: orders that show in a refusal alone. */
+const REFUSALS = [
+  ["blackhole 203.0.0.0/16", "prohibit 203.0.113.0/24"],
+  ["prohibit 203.0.0.0/16", "203.0.113.0/24 via 198.18.0.9"],
+  ["throw 203.0.113.0/24", "203.0.112.0/20 via 198.18.0.9"],
+  ["unreachable 203.0.113.0/24", "throw 203.0.113.128/25"],
+] as const;
+
+for (const [local, main] of REFUSALS) {
+  Deno.test(`the order is found by what is refused: ${local} in local, ${main} in main`, () => {
+    twoPairs();
+    ip(`route add ${local} table local`);
+    ip(`route add ${main}`);
+    using mirrored = new Mirrored().sync();
+    using oracle = new Oracle(mirrored);
+    for (const address of ["203.0.113.1", "203.0.113.129", "203.0.112.1"]) {
+      assertDecides(mirrored, oracle, { address: addr(address) });
+    }
+    assert.equal(mirrored.writer.rib.lookupOrder, "separate");
+    ip(`route del ${local} table local`);
+  });
+}

@@ -7,8 +7,17 @@
  * @module
  */
 
+import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import type { Rib } from "../../netbase/rib.ts";
-import { emptyRoute, RT_TABLE_LOCAL } from "../../netbase/route.ts";
+import {
+  emptyRoute,
+  type Route,
+  RTN_BLACKHOLE,
+  RTN_PROHIBIT,
+  RTN_THROW,
+  RTN_UNREACHABLE,
+  RTN_UNSPEC,
+} from "../../netbase/route.ts";
 import { decodeRoute } from "./decode_route.ts";
 import type { Dumper } from "./dump.ts";
 
@@ -62,9 +71,34 @@ export class LookupOrderQuestion {
     const end = this.#dumper.turn();
     if (end === null) return this.#dumper.datagrams;
     this.#asking = false;
-    if (end !== "done" || this.#known) return 1;
-    this.#known = true;
-    if (this.#answer.table === RT_TABLE_LOCAL) this.#rib.lookupOrder = "separate";
+    const isAnswer = end === "done" || end === "refused";
+    if (!isAnswer || this.#known) return 1;
+    const answer = end === "done" ? this.#answer.table : -this.#dumper.errno;
+    const orders = ["merged", "separate"] as const;
+    const fitting = orders.filter((order) =>
+      answerOf(this.#rib.bestFor(this.#asked, order)) === answer
+    );
+    // Where neither does, something has changed meanwhile.
+    this.#known = fitting.length === 1;
+    if (this.#known) this.#rib.lookupOrder = fitting[0];
+    else this.#asked = -1;
     return 1;
+  }
+}
+
+/** What the kernel answers by a route: the table that it is of, or its refusal as an errno below 0. */
+function answerOf(route: Route | null): number {
+  switch (route?.type ?? RTN_UNSPEC) {
+    case RTN_BLACKHOLE:
+      return -EINVAL;
+    case RTN_UNREACHABLE:
+      return -EHOSTUNREACH;
+    case RTN_PROHIBIT:
+      return -EACCES;
+    case RTN_THROW:
+    case RTN_UNSPEC:
+      return -ENETUNREACH;
+    default:
+      return route!.table;
   }
 }
