@@ -6,8 +6,9 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
-import { NUD_VALID } from "../netbase/neighbors.ts";
+import { decide, type Decision, emptyDecision, isInPrefix } from "../netbase/decision.ts";
+import { NextHopFlag } from "../netbase/layout.ts";
+import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import * as route from "../netbase/route.ts";
 import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
 import { Devices } from "../tiles/net/devices.ts";
@@ -61,29 +62,57 @@ export function explain(facts: Facts, flow: Flow): Explanation {
   const kind = decide(reader, flow.destination, flow.source, hash, decision);
   const outcome = new DecisionEntries(reader).entry(flow.destination, flow.source);
   const steps = [
-    ...routeSteps(facts, flow.destination),
+    ...routeSteps(facts, flow.destination, decision),
     ...hopSteps(facts, decision, hash),
+    ...sourceSteps(facts, flow, decision),
     ...kind === route.RTN_UNICAST ? neighborSteps(facts, decision, flow.destination) : [],
     headerStep(facts, decision, { ...flow, ports }),
   ];
   return { outcome, steps };
 }
 
-function routeSteps({ writer: { rib }, reader }: Facts, destination: number): Step[] {
+function routeSteps({ writer: { rib }, reader }: Facts, destination: number, by: Decision): Step[] {
   const nameOf = interfaceNames(reader.interfaces);
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
-  const best = rib.bestFor(destination);
-  if (best === null) return [{ about: "route", says: "none covers it" }];
-  const others = [...rib.routesCovering(destination)]
+  const covering = [...rib.routesCovering(destination)];
+  const first = rib.bestFor(destination);
+  if (first === null) return [{ about: "route", says: "none covers it" }];
+  // One of several default routes of equal metric may stand in for the first.
+  const best = by.group !== 0 || by.nextHop === 0 || leadsBy(first, reader, by) ? first : (
+    covering.find((each) => isEqual(each, first) && leadsBy(each, reader, by)) ?? first
+  );
+  const others = covering
     .filter((each) => text(each) !== text(best))
     .sort((a, b) => b.prefixLength - a.prefixLength);
   return [
     { about: "route", says: text(best) },
     ...others.map((each) => ({
       about: "not taken",
-      says: `${text(each)}: ${whyNot(each, best, rib.lookupOrder)}`,
+      says: `${text(each)}: ${
+        best !== first && isEqual(each, first) && isSilent(reader, each)
+          ? "its gateway does not answer"
+          : whyNot(each, best, rib.lookupOrder)
+      }`,
     })),
   ];
+}
+
+/** Whether two routes compete by nothing but their order. */
+function isEqual(a: route.Route, b: route.Route): boolean {
+  return a.table === b.table && a.prefixLength === b.prefixLength && a.tos === b.tos &&
+    a.priority === b.priority;
+}
+
+/** Whether a route, or the first of its hops, leads where the decision does. */
+function leadsBy(each: route.Route, { nextHops }: Facts["reader"], { nextHop }: Decision): boolean {
+  const { gateway, ifindex } = each.hops?.[0] ?? each;
+  return gateway === nextHops.gateway(nextHop) && ifindex === nextHops.ifindex(nextHop);
+}
+
+function isSilent({ neighbors }: Facts["reader"], each: route.Route): boolean {
+  const { gateway, ifindex } = each.hops?.[0] ?? each;
+  const record = neighbors.find(ifindex, gateway);
+  return record >= 0 && (neighbors.state(record) & NUD_VALID) === 0;
 }
 
 function whyNot(each: route.Route, best: route.Route, order: string): string {
@@ -103,20 +132,61 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   return "it stands behind the one that is taken";
 }
 
-function hopSteps({ reader }: Facts, { group, gateway, ifindex, nextHop }: Decision, hash: number) {
+function hopSteps({ reader }: Facts, { group, nextHop }: Decision, hash: number): Step[] {
   if (group === 0) return [];
   const { nextHops, interfaces } = reader;
+  const nameOf = interfaceNames(interfaces);
   const count = nextHops.memberCount(group);
   const at = Array.from({ length: count }, (_, i) => nextHops.memberId(group, i)).indexOf(nextHop);
-  const way = `${gateway === 0 ? "on-link" : `via ${formatAddress(gateway)}`} dev ${
-    interfaceNames(interfaces)(ifindex)
-  }`;
-  const weight = at < 0 ? "" : ` weight ${nextHops.memberWeight(group, at)}`;
-  const flow = hash.toString(16).padStart(8, "0");
-  return [{
-    about: "hop",
-    says: `${way}${weight}, ${at + 1} of ${count}, by the flow's hash ${flow}`,
-  }];
+  const way = (id: number) => {
+    const gateway = nextHops.gateway(id);
+    const to = gateway === 0 ? "on-link" : `via ${formatAddress(gateway)}`;
+    return `${to} dev ${nameOf(nextHops.ifindex(id))}`;
+  };
+  const drawn = nextHops.member(group, hash);
+  const isObject = (nextHops.flags(group) & NextHopFlag.object) !== 0;
+  const instead = isObject ? "does not answer" : "has not the source's address";
+  const why = `by the flow's hash ${hash.toString(16).padStart(8, "0")}` +
+    (drawn === nextHop ? "" : ` and because ${way(drawn)} ${instead}`);
+  const says = `${way(nextHop)} weight ${nextHops.memberWeight(group, at)}, ${
+    at + 1
+  } of ${count}, ${why}`;
+  return [{ about: "hop", says }];
+}
+
+/** Which source the datagram has, and why. */
+function sourceSteps(facts: Facts, { source, destination }: Flow, decision: Decision): Step[] {
+  const says = source === 0
+    ? whySource(facts.reader, decision, destination)
+    : decision.source === 0
+    ? "is no address of this host"
+    : "as asked for";
+  const address = formatAddress(source === 0 ? decision.source : source);
+  return says === "" ? [] : [{ about: "source", says: `${address}: ${says}` }];
+}
+
+function whySource(reader: Facts["reader"], decision: Decision, destination: number): string {
+  const { interfaces, nextHops } = reader;
+  const { source, nextHop, ifindex, gateway, interfaceRecord: out } = decision;
+  if (source === 0) return out < 0 ? "" : "no address has a scope that is wide enough";
+  if (nextHop !== 0 && nextHops.source(nextHop) === source) return "the route prefers it (src)";
+  if (source === destination) return "what is sent to oneself comes from there";
+  const nameOf = interfaceNames(interfaces);
+  const placeOn = (record: number) =>
+    Array.from({ length: interfaces.addressCount(record) }, (_, i) => interfaces.local(record, i))
+      .indexOf(source);
+  const at = out < 0 ? -1 : placeOn(out);
+  if (at >= 0) {
+    const near = gateway !== 0 && isInPrefix(interfaces, out, at, gateway);
+    return `${near ? "in the gateway's prefix" : "the first"} of ${
+      nameOf(ifindex)
+    }'s primary addresses`;
+  }
+  const elsewhere = interfaces.records().find((record) => placeOn(record) >= 0);
+  if (elsewhere === undefined) return "";
+  return `of ${nameOf(interfaces.ifindex(elsewhere))}, as ${
+    nameOf(ifindex)
+  } has none of a scope that is wide enough`;
 }
 
 function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination: number): Step[] {
@@ -135,8 +205,12 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
   const entry = { ifindex, address, state, flags: 0, macHead, macTail: neighbors.macTail(record) };
   const age = facts.confirmedMillis(ifindex, address);
   const when = age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`;
-  const usable = (state & NUD_VALID) !== 0 ? "" : ", which cannot be used";
-  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${when}${usable}` }];
+  const then = (state & NUD_VALID) !== 0
+    ? ""
+    : state === NUD_INCOMPLETE
+    ? ": the kernel asks for it and has no answer yet; the datagram waits"
+    : ": it did not answer; it is asked for again, and the datagram waits";
+  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${when}${then}` }];
 }
 
 /** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
@@ -168,7 +242,7 @@ function headerStep(
     return { about, says: "by the kernel's socket of the source port" };
   }
   if (result < 0) return dropStep(dropCounter(result), decision, { destination, reader });
-  const begin = (result >>> 16) & 0xff;
+  const begin = (result >>> 16) & 0x1f;
   const link = Array.from({ length: LINK_BYTES - begin }, (_, i) => {
     return cache.view.getUint8(((at + Cached.link) << 2) + begin + i).toString(16).padStart(2, "0");
   });

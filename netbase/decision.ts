@@ -266,7 +266,8 @@ function selectAddress(
   return first;
 }
 
-function isInPrefix(
+/** Whether `address` is in the prefix of a record's `i`-th address. */
+export function isInPrefix(
   interfaces: InterfaceReader,
   record: number,
   i: number,

@@ -36,6 +36,19 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
   const headers = `${own} > 02:00:00:00:00:09 0800, IPv4 198.18.0.1 > 8.8.8.8, UDP 53 > 4242`;
   assert.ok(away.about("headers").startsWith(headers), away.about("headers"));
 
+  assert.equal(
+    away.about("source"),
+    "198.18.0.1: in the gateway's prefix of eth0's primary addresses",
+  );
+  const given = await explain("8.8.8.8", "--source", "198.18.0.1");
+  assert.equal(given.about("source"), "198.18.0.1: as asked for");
+  const foreign = await explain("8.8.8.8", "--source", "198.18.7.7");
+  assert.equal(foreign.about("source"), "198.18.7.7: is no address of this host");
+  const onLink = await explain("198.18.0.77");
+  assert.equal(onLink.about("source"), "198.18.0.1: the route prefers it (src)");
+  const itself = await explain("198.18.0.1");
+  assert.match(itself.about("source"), /^198\.18\.0\.1: the route prefers it/);
+
   const hole = await explain("203.0.113.7");
   assert.equal(hole.type, "blackhole");
   assert.match(hole.about("not taken"), /203\.0\.113\.0\/24 is longer/);
@@ -51,6 +64,27 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
   }
   assert.match((await explain("198.18.0.77")).about("neighbour"), /is not known: it is asked for/);
   assert.match((await explain("198.18.0.1")).about("headers"), /by the kernel's socket/);
+  await host.batch([
+    "route append default via 198.18.0.7 metric 50",
+    "neighbour replace 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud stale",
+    "neighbour replace 198.18.0.9 dev eth0 nud failed",
+    "nexthop add id 1 via 198.18.0.9 dev eth0",
+    "nexthop add id 2 via 198.18.0.8 dev eth0",
+    "nexthop add id 3 group 1/2",
+    "route replace 192.0.2.0/24 nhid 3",
+  ]);
+  const other = await explain("8.8.8.8");
+  assert.equal(other.about("route"), "default via 198.18.0.7 dev eth0 metric 50");
+  assert.match(other.about("not taken"), /via 198\.18\.0\.9 .*: its gateway does not answer/);
+  assert.match(
+    (await explain("198.18.0.9")).about("neighbour"),
+    /FAILED.*: it did not answer; it is asked for again/,
+  );
+  const passedOver = /^via 198.18.0.8 .*because via 198.18.0.9 dev eth0 does not answer$/;
+  for (let port = 1, said = ""; !passedOver.test(said); port++) {
+    assert.ok(port < 40, said);
+    said = (await explain("192.0.2.1", "--dport", `${port}`)).about("hop");
+  }
   await host.ip("link set eth0 down");
   assert.equal((await explain("8.8.8.8")).about("route"), "none covers it");
 });
