@@ -10,8 +10,9 @@
 
 import packet from "dns-packet";
 import type { App, AppContext } from "./contract.ts";
+import { compress } from "./dns/compress.ts";
 import { Prepared } from "./dns/prepared.ts";
-import { Question } from "./dns/question.ts";
+import { LEAST_PAYLOAD, Question } from "./dns/question.ts";
 import { Zone } from "./dns/zone.ts";
 import { parseZoneFile } from "./dns/zone_file.ts";
 
@@ -98,13 +99,18 @@ function answer(question: Question, zones: readonly Zone[]): Uint8Array {
     .reduce<Zone | null>((a, b) => a && a.origin.length > b.origin.length ? a : b, null);
   if (zone === null) return failed(REFUSED);
   const { rcode, authoritative, answers, authorities, additionals } = zone.ask(name, question.type);
-  return encode(question, {
-    flags: (authoritative ? packet.AUTHORITATIVE_ANSWER : 0) |
-      (rcode === "NXDOMAIN" ? NXDOMAIN : 0),
-    answers,
-    authorities,
-    additionals: [...additionals, ...edns ? [opt] : []],
-  });
+  const whole = (additionals: readonly object[]) =>
+    encode(question, {
+      flags: (authoritative ? packet.AUTHORITATIVE_ANSWER : 0) |
+        (rcode === "NXDOMAIN" ? NXDOMAIN : 0),
+      answers,
+      authorities,
+      additionals: [...additionals, ...edns ? [opt] : []],
+    });
+  const full = whole(additionals);
+  // What is added unasked goes before anything is truncated, except the way to a delegation: RFC 2181 §9.
+  const fits = full.length <= (edns ? PAYLOAD_BYTES : LEAST_PAYLOAD);
+  return fits || !authoritative ? full : whole([]);
 }
 
 /** The answer's bytes, with the question's own in it. */
@@ -116,5 +122,5 @@ function encode({ bytes, offset, end }: Question, parts: object): Uint8Array {
   whole.set(records.subarray(header), end);
   whole[2] |= bytes[offset + 2] & OPCODE;
   whole[5] = end > header ? 1 : 0;
-  return whole;
+  return compress(whole, end);
 }

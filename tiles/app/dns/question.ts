@@ -13,7 +13,7 @@ const OPT = 41;
 /** Bits of the header's third byte. */
 const [RESPONSE, OPCODE, RECURSION_DESIRED] = [0x80, 0x78, 0x01];
 /** Payload that anyone takes who does not say so by EDNS (RFC 1035 §4.2.1). */
-const LEAST_PAYLOAD = 512;
+export const LEAST_PAYLOAD = 512;
 
 /** Lower case of every octet. Lengths of labels are below the letters, and stay what they are. */
 export const LOWER = Uint8Array.from(

@@ -1,0 +1,105 @@
+/**
+ * Name compression (RFC 1035 §4.1.4): a name, or the end of one, that stands earlier in the message is
+ * a pointer there. Names that an answer repeats are the question's most of the time, and then the
+ * pointer goes into the question.
+ *
+ * @module
+ */
+
+import { LOWER } from "./question.ts";
+
+/** Bytes between a record's name and its data: type, class, TTL and length of the data. */
+const FIXED_BYTES = 10;
+const HEADER_BYTES = 12;
+const POINTER = 0xc000;
+
+/**
+ * Where names stand in the data of a type: what comes before them, and how many. Only the types of RFC
+ * 1035: who does not know a later type, such as SRV, could not read a pointer in it (RFC 3597 §4).
+ */
+const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> = {
+  2: [0, 1], // NS
+  5: [0, 1], // CNAME
+  6: [0, 2], // SOA
+  12: [0, 1], // PTR
+  15: [2, 1], // MX
+};
+
+/** The same message with its names compressed. It has no pointers yet; its question ends at `end`. */
+export function compress(message: Uint8Array, end: number): Uint8Array {
+  return new Compressor(message).run(end);
+}
+
+class Compressor {
+  readonly #from: Uint8Array;
+  readonly #to: Uint8Array;
+  /** What has been read and written. */
+  #at = 0;
+  #size = 0;
+  /** Where names stand, and all ends of them, in what was written. */
+  readonly #places = new Map<string, number>();
+
+  constructor(message: Uint8Array) {
+    this.#from = message;
+    this.#to = new Uint8Array(message.length);
+  }
+
+  run(end: number): Uint8Array {
+    this.#copy(HEADER_BYTES);
+    if (end > HEADER_BYTES) this.#name();
+    this.#copy(end - this.#at);
+    while (this.#at < this.#from.length) this.#record();
+    return this.#to.subarray(0, this.#size);
+  }
+
+  #record(): void {
+    this.#name();
+    const [type, length] = [this.#word(this.#at), this.#word(this.#at + FIXED_BYTES - 2)];
+    this.#copy(FIXED_BYTES);
+    const [end, begin] = [this.#at + length, this.#size];
+    const [before, count] = NAMES[type] ?? [length, 0];
+    this.#copy(before);
+    for (let i = 0; i < count; i++) this.#name();
+    this.#copy(end - this.#at);
+    this.#put(begin - 2, this.#size - begin);
+  }
+
+  /** Writes a name, its end as a pointer when that was written before. */
+  #name(): void {
+    for (let length = this.#from[this.#at]; length !== 0; length = this.#from[this.#at]) {
+      const rest = this.#rest();
+      const place = this.#places.get(rest);
+      if (place !== undefined) {
+        this.#put(this.#size, POINTER | place);
+        this.#size += 2;
+        this.#at += rest.length;
+        return;
+      }
+      if (this.#size < POINTER >>> 2) this.#places.set(rest, this.#size);
+      this.#copy(length + 1);
+    }
+    this.#copy(1);
+  }
+
+  /** The name from here to its end, its case aside: the octets as letters. */
+  #rest(): string {
+    let end = this.#at;
+    while (this.#from[end] !== 0) end += this.#from[end] + 1;
+    const octets = this.#from.subarray(this.#at, end + 1);
+    return String.fromCharCode(...octets.map((octet) => LOWER[octet]));
+  }
+
+  #copy(bytes: number): void {
+    this.#to.set(this.#from.subarray(this.#at, this.#at + bytes), this.#size);
+    this.#at += bytes;
+    this.#size += bytes;
+  }
+
+  #word(at: number): number {
+    return this.#from[at] << 8 | this.#from[at + 1];
+  }
+  #put(at: number, word: number): void {
+    this.#to[at] = word >>> 8;
+    this.#to[at + 1] = word & 0xff;
+  }
+}
