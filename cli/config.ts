@@ -39,6 +39,8 @@ export interface RunConfig {
   /** What is said of apps, by their names. */
   readonly apps: Readonly<Record<string, AppConfig>>;
   readonly provider: Provider;
+  /** Whether net tiles poll the drivers of their AF_XDP sockets, in place of interrupts. */
+  readonly busyPoll: boolean;
   /** Number of net tiles; left out, it follows queues and cores. */
   readonly netTiles?: number;
   /** Path of the control socket, or "none"; left out, it is in /run/tegula. */
@@ -132,6 +134,7 @@ const fileSchema = z.strictObject({
     .min(1, { error: "must be at least 1" })
     .max(MAX_NET_TILES, { error: `must be at most ${MAX_NET_TILES}` })
     .optional(),
+  busy_poll: z.boolean({ error: "must be true or false" }).optional(),
   control: z.string({ error: 'must be the path of a socket, or "none"' }).optional(),
   metrics: z.string().refine(isPlace, { error: `must be "ADDRESS:PORT", ${PLACE_EXAMPLE}` })
     .optional(),
@@ -142,15 +145,15 @@ const KEYS = Object.keys(fileSchema.shape);
 
 /**
  * Reads the configuration file at `path`. What it leaves out is empty (`interfaces`, `listen`) or
- * the default (`provider` "auto"), so that the command line can add to it. An app named by a path
- * that begins with `./` or `../` is sought from the file's own folder.
+ * the default (`provider` "auto", no busy polling), so that the command line can add to it. An app
+ * named by a path that begins with `./` or `../` is sought from the file's own folder.
  * Throws a {@linkcode UserError} when the file cannot be read or is wrong.
  */
 export async function loadConfig(path: string): Promise<RunConfig> {
   const parsed = fileSchema.safeParse(parseFile(path, await readFile(path)));
   if (!parsed.success) throw new UserError(`${path}: ${explain(parsed.error)}`, Exit.usage);
   const { interfaces = [], listen = [], apps = {}, provider = "auto", net_tiles } = parsed.data;
-  const { control, metrics } = parsed.data;
+  const { busy_poll: busyPoll = false, control, metrics } = parsed.data;
   return {
     interfaces,
     listen: listen.map((one) => ({ ...one, app: locate(one.app, dirname(path)) })),
@@ -161,6 +164,7 @@ export async function loadConfig(path: string): Promise<RunConfig> {
       ]),
     ),
     provider,
+    busyPoll,
     ...(net_tiles !== undefined && { netTiles: net_tiles }),
     ...(control !== undefined && { control }),
     ...(metrics !== undefined && { metrics }),
@@ -173,6 +177,7 @@ export const CONFIG_OPTIONS = {
   listen: { type: "string", multiple: true },
   provider: { type: "string" },
   "net-tiles": { type: "string" },
+  "busy-poll": { type: "boolean" },
   control: { type: "string" },
   metrics: { type: "string" },
   config: { type: "string" },
@@ -195,6 +200,7 @@ export async function readConfig(
     provider: values.provider === undefined
       ? file?.provider ?? "auto"
       : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
+    busyPoll: values["busy-poll"] ?? file?.busyPoll ?? false,
     ...(netTiles !== undefined && { netTiles }),
     ...(metrics !== undefined && { metrics }),
     ...(control !== undefined && { control }),

@@ -13,6 +13,7 @@ import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { StartError } from "../tiles/runtime/supervisor.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
@@ -87,6 +88,7 @@ async function boot(
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
   } else if (attachments.length > 0) {
     attach(appliance, { config, attachments });
+    if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
   await startTiles(appliance, partial);
   Deno.addSignalListener("SIGUSR2", () => {

@@ -49,7 +49,7 @@ static struct socket {
 	struct xsk_ring_prod fill, tx;
 	struct xsk_ring_cons rx, completion;
 	uint64_t received;
-	int fd;
+	int fd, busy;
 } sockets[SOCKETS];
 
 /*
@@ -185,6 +185,22 @@ EXPORT int tegula_xsk_register(int map, int slot)
 }
 
 /*
+ * Busy polling: from now on it is the net tile's own calls that have the driver look at its rings, for
+ * up to `micros` and `budget` frames a time, and while they keep on it may leave interrupts off. 0, or
+ * -errno: ENOPROTOOPT before Linux 5.11, EPERM without CAP_NET_ADMIN.
+ */
+EXPORT int tegula_xsk_poll_busily(int slot, int micros, int budget)
+{
+	struct socket *s = &sockets[slot];
+	const int one = 1;
+
+	s->busy = !setsockopt(s->fd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &one, sizeof(one)) &&
+		  !setsockopt(s->fd, SOL_SOCKET, SO_BUSY_POLL, &micros, sizeof(micros)) &&
+		  !setsockopt(s->fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof(budget));
+	return s->busy ? 0 : -errno;
+}
+
+/*
  * Closes a socket and frees its slot. The queue is free then, but for that of a UMEM's first socket,
  * which is when the last has been closed.
  */
@@ -209,6 +225,10 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	struct socket *s = &sockets[slot];
 	uint32_t at, count = xsk_ring_cons__peek(&s->rx, most, &at);
 
+	if (count == 0 && s->busy) {
+		recvfrom(s->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
+		count = xsk_ring_cons__peek(&s->rx, most, &at);
+	}
 	if (count == 0)
 		return 0;
 	stamp(out);
@@ -242,7 +262,9 @@ static void wake_sender(struct socket *s)
 {
 	uint32_t after, before = waiting(&s->tx);
 
-	for (int i = 0; i < KICKS && before > 0 && xsk_ring_prod__needs_wakeup(&s->tx); i++) {
+	for (int i = 0; i < KICKS && before > 0; i++) {
+		if (!s->busy && !xsk_ring_prod__needs_wakeup(&s->tx))
+			return;
 		if (sendto(s->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0)
 			return;
 		after = waiting(&s->tx);

@@ -81,6 +81,11 @@ export interface XskSetup {
   /** Puts the socket into the program's map: from now on frames of its queue come to it. */
   register(program: XdpProgram, slot: number): number;
   /**
+   * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
+   * what belongs to it). -ENOPROTOOPT: the kernel is older than 5.11.
+   */
+  pollBusily(slot: number): number;
+  /**
    * Closes a socket, which no net tile may use any more. The queue of the first socket on its memory
    * stays taken until the last is closed.
    */
@@ -115,6 +120,10 @@ export interface Xsk {
 
 const NAME_BYTES = 16;
 
+/** How long one busy poll may last and how many frames it may bring, as the kernel's examples have it. */
+const BUSY_POLL_MICROS = 20;
+const BUSY_POLL_FRAMES = 64;
+
 /**
  * What was let go a moment ago, the link of a process that was killed or the queue of a closed
  * socket, is released by the kernel a little later. So "in use" has to last before it is believed.
@@ -144,6 +153,7 @@ export function openXskSetup(path: string): XskSetup {
       result: "i32",
     },
     tegula_xsk_register: { parameters: ["i32", "i32"], result: "i32" },
+    tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
     tegula_xsk_close: { parameters: ["i32"], result: "void" },
     close: { parameters: ["i32"], result: "i32" }, // libc's
   });
@@ -183,6 +193,7 @@ export function openXskSetup(path: string): XskSetup {
       );
     },
     register: ({ sockets }, slot) => symbols.tegula_xsk_register(sockets, slot),
+    pollBusily: (slot) => symbols.tegula_xsk_poll_busily(slot, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
     close: symbols.tegula_xsk_close,
   };
 }

@@ -10,9 +10,10 @@ let count = 0;
 globalThis.addEventListener("unload", () => Deno.removeSync(FOLDER, { recursive: true }));
 
 /** Writes a file with this content and returns its path. */
-export function temporaryFile(content: string, suffix = ""): string {
+export function temporaryFile(content: string | Uint8Array, suffix = ""): string {
   const path = `${FOLDER}/${count++}${suffix}`;
-  Deno.writeTextFileSync(path, content);
+  if (typeof content === "string") Deno.writeTextFileSync(path, content);
+  else Deno.writeFileSync(path, content);
   return path;
 }
 

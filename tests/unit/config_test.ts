@@ -89,19 +89,27 @@ Deno.test("loadConfig() reads every key", async () => {
     listen = ["7=echo", "37=time*2"]
     provider = "xdp"
     net_tiles = 2
+    busy_poll = true
   `);
   assert.deepEqual(config, {
     interfaces: ["eth0", "eth1"],
     listen: [parseListen("7=echo"), parseListen("37=time*2")],
     apps: {},
     provider: "xdp",
+    busyPoll: true,
     netTiles: 2,
   });
 });
 
 Deno.test("loadConfig() leaves to the defaults what an empty file does not say", async () => {
   const { config } = await load("");
-  assert.deepEqual(config, { interfaces: [], listen: [], apps: {}, provider: "auto" });
+  assert.deepEqual(config, {
+    interfaces: [],
+    listen: [],
+    apps: {},
+    provider: "auto",
+    busyPoll: false,
+  });
 });
 
 Deno.test("loadConfig() seeks an app's module from the file's own folder", async () => {
@@ -125,6 +133,7 @@ Deno.test("loadConfig() names the place of what is wrong", async () => {
     /provider: must be one of auto, xdp, socket/,
   );
   await assertRefused(() => load(`net_tiles = 0`), /net_tiles: must be at least 1/);
+  await assertRefused(() => load(`busy_poll = 20`), /busy_poll: must be true or false/);
   await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
 });
 
@@ -145,6 +154,7 @@ Deno.test("checkConfig() wants an interface and a port, each once", async () => 
     listen: [parseListen("7=echo")],
     apps: {},
     provider: "auto",
+    busyPoll: false,
   };
   checkConfig(good);
   await assertRefused(() => checkConfig({ ...good, interfaces: [] }), /no interface/);
