@@ -12,36 +12,30 @@ export interface Holder {
 
 /** The process whose UDP socket is bound to `port`, in this network namespace; null when unseen. */
 export function portHolder(port: number): Holder | null {
-  const inode = socketInode(port);
-  return inode === null ? null : processWithSocket(inode);
-}
-
-/** Inode of the socket bound to `port`, from /proc/net/udp (proc_net(5)). */
-function socketInode(port: number): string | null {
   const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
-  for (const table of ["/proc/self/net/udp", "/proc/self/net/udp6"]) {
-    for (const line of readOrEmpty(table).split("\n").slice(1)) {
-      const fields = line.trim().split(/\s+/);
-      if (fields[1]?.endsWith(suffix)) return fields[9];
-    }
+  // proc_net(5): the local address and port stand second, the socket's inode tenth.
+  const inode = ["udp", "udp6"].flatMap((table) =>
+    readOrEmpty(`/proc/self/net/${table}`).split("\n")
+  )
+    .map((row) => row.trim().split(/\s+/)).find(([, local]) => local?.endsWith(suffix))?.[9];
+  if (inode === undefined) return null;
+  for (const { name: pid } of Deno.readDirSync("/proc")) {
+    if (!/^\d+$/.test(pid) || !holds(pid, `socket:[${inode}]`)) continue;
+    return { pid: Number(pid), name: readOrEmpty(`/proc/${pid}/comm`).trim() };
   }
   return null;
 }
 
-function processWithSocket(inode: string): Holder | null {
-  for (const { name: pid } of Deno.readDirSync("/proc")) {
-    if (!/^\d+$/.test(pid)) continue;
-    try {
-      for (const { name: fd } of Deno.readDirSync(`/proc/${pid}/fd`)) {
-        if (Deno.readLinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`) {
-          return { pid: Number(pid), name: readOrEmpty(`/proc/${pid}/comm`).trim() };
-        }
-      }
-    } catch {
-      // Gone meanwhile, or another user's: it cannot be named then.
-    }
+/** Whether a process has a descriptor of `target`; one that is gone, or another user's, is not seen. */
+function holds(pid: string, target: string): boolean {
+  const folder = `/proc/${pid}/fd`;
+  try {
+    return [...Deno.readDirSync(folder)].some(({ name }) =>
+      Deno.readLinkSync(`${folder}/${name}`) === target
+    );
+  } catch {
+    return false;
   }
-  return null;
 }
 
 function readOrEmpty(path: string): string {
