@@ -16,6 +16,7 @@ import {
   checkRoutes,
   type Finding,
 } from "./check_findings.ts";
+import { checkMultipath } from "./check_multipath.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { Exit } from "./errors.ts";
 import { command, type Given } from "./options.ts";
@@ -65,7 +66,7 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
   const host = openHost(libraryPath("host"));
   const xsk = openXskSetup(libraryPath("xsk"));
   const notices: string[] = [];
-  const { reader, mirror } = openMirror({ log: (line) => notices.push(line) });
+  const { reader, writer, mirror } = openMirror({ log: (line) => notices.push(line) });
   mirror.close();
   const { interfaces } = reader;
   const records = interfaces.records();
@@ -79,6 +80,7 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
   return [
     ...checkHost(host, reader),
     ...checkRoutes(notices),
+    ...checkMultipath(writer.rib.routes()),
     ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port) }),
     ...wanted.flatMap((record) => checkInterface({ host, xsk }, interfaces, record)),
     ...checkQueues(host, { names: wantedNames, netTiles }),
