@@ -88,3 +88,15 @@ for (const [local, main] of REFUSALS) {
     ip(`route del ${local} table local`);
   });
 }
+
+Deno.test("a throw in local is asked about when main has a way on", () => {
+  twoPairs();
+  using mirrored = new Mirrored().sync();
+  using oracle = new Oracle(mirrored);
+  ip("route add throw 203.0.0.0/16 table local");
+  mirrored.settle();
+  ip("route add unreachable default");
+  mirrored.settle();
+  assertDecides(mirrored, oracle, { address: addr("203.0.113.1") });
+  ip("route del throw 203.0.0.0/16 table local");
+});

@@ -52,6 +52,8 @@ export class RoutesPart implements MirrorPart {
   #lastIfindex = 0;
   /** Prefixes of `local` that hold more than one address: usually 127.0.0.0/8 alone. */
   readonly #wideLocals: { readonly destination: number; readonly mask: number }[] = [];
+  /** Whether `local` has had a `throw`, which may lead on to any route of `main` around it. */
+  #throws = false;
   /**
    * Whether, since this was last set to false, a route was told for which it may matter in which
    * order the kernel asks its tables.
@@ -118,6 +120,7 @@ export class RoutesPart implements MirrorPart {
   #isOrderSensitive(): boolean {
     const { table, type, destination, prefixLength } = this.#route;
     if (table === RT_TABLE_LOCAL) {
+      if (type === RTN_THROW) this.#throws = true;
       if (prefixLength === 32) return type === RTN_THROW;
       const mask = prefixLength === 0 ? 0 : -1 << (32 - prefixLength);
       const isKnown = this.#wideLocals.some((wide) =>
@@ -128,7 +131,7 @@ export class RoutesPart implements MirrorPart {
       }
       return true;
     }
-    if (this.#wideLocals.length === MOST_WIDE_LOCALS) return true;
+    if (this.#throws || this.#wideLocals.length === MOST_WIDE_LOCALS) return true;
     for (const wide of this.#wideLocals) {
       if ((destination & wide.mask) >>> 0 === wide.destination) return true;
     }
