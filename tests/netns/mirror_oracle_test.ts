@@ -1,5 +1,5 @@
 /**
- * The mirror against the kernel itself: after each of a sequence of random `ip` commands, for
+ * The mirror against the kernel itself: after each of a sequence of random commands of `ip`, for
  * addresses around the edges of all prefixes, Tegula decides as RTM_GETROUTE answers. A sequence
  * that fails is cut down to a short one before it is shown. `TEGULA_ORACLE_STEPS` and
  * `TEGULA_ORACLE_SEED` make it longer and other.
@@ -15,7 +15,7 @@ import {
   ip,
   Mirrored,
   Oracle,
-  tryIp,
+  tryCommand,
 } from "./mirror_kit.ts";
 
 const STEPS = Number(Deno.env.get("TEGULA_ORACLE_STEPS") ?? 1500);
@@ -41,7 +41,7 @@ function run(sequence: readonly string[], { audit }: { audit: number }): Failure
   using mirrored = new Mirrored().sync();
   using oracle = new Oracle(mirrored);
   for (const [step, command] of sequence.entries()) {
-    tryIp(command);
+    tryCommand(command);
     try {
       mirrored.settle();
       compare(mirrored, oracle, step);
@@ -112,7 +112,7 @@ function test(name: string, seed: number): void {
       const shortest = shrink(sequence.slice(0, failure.step + 1));
       const again = run(shortest, { audit: 1 });
       throw new Error(
-        `seed ${seed + done}: ip ${shortest.join("\nip ")}\n${(again ?? failure).error.message}`,
+        `seed ${seed + done}:\n${shortest.join("\n")}\n${(again ?? failure).error.message}`,
       );
     }
   });
