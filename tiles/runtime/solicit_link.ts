@@ -10,8 +10,11 @@
 
 import { u32, type View } from "../../ffi/view.ts";
 
-/** Messages that fit, a power of two: what a flood of line rate puts in within a millisecond. */
-export const SOLICIT_DEPTH = 16_384;
+/**
+ * Messages that fit, a power of two: what a flood of ten million a second puts in while the netlink
+ * tile waits some milliseconds for a processor.
+ */
+export const SOLICIT_DEPTH = 65_536;
 
 const PRODUCED = 0;
 const MESSAGES_AT = 16;
