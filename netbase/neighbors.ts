@@ -48,7 +48,7 @@ export interface NeighborEntry {
   address: number;
   /** NUD_* */
   state: number;
-  /** NTF_* */
+  /** NTF_*, and NTF_EXT_* from the eighth bit on. */
   flags: number;
   /** MAC: bytes 0–3 as one little-endian word, and bytes 4–5 likewise. */
   macHead: number;
@@ -237,6 +237,11 @@ export class NeighborReader {
   /** NUD_* */
   state(record: number): number {
     return this.#words[record + Neighbor.state] & STATE_MASK;
+  }
+
+  /** NTF_*, and NTF_EXT_* from the eighth bit on. */
+  flags(record: number): number {
+    return this.#words[record + Neighbor.state] >>> FLAGS_SHIFT;
   }
 
   /** Whether the netlink tile wants a solicit when this neighbour is used. */

@@ -301,6 +301,27 @@ Deno.test("a neighbour in use stays confirmed, one that is not used is not asked
   assert.equal(bench.reader.neighbors.state(other), NUD_STALE);
 });
 
+Deno.test("an entry that somebody keeps is left to them, in whatever state", () => {
+  withPeer(["198.18.0.9"]);
+  const kept = { "198.18.0.20": "extern_learn", "198.18.0.21": "managed" };
+  const show = () =>
+    ip("neigh show dev v0 nud all").split("\n").filter((line) => /\.2\d /.test(line));
+  for (const [address, mark] of Object.entries(kept)) {
+    ip(`neigh add ${address} lladdr 02:00:00:00:00:20 dev v0 nud stale ${mark}`);
+  }
+  using bench = new Bench();
+  for (const address of Object.keys(kept)) bench.ask(addr(address));
+  ip("neigh replace 198.18.0.21 dev v0 nud failed managed");
+  bench.until(() => !bench.isKnown(addr("198.18.0.21")));
+  bench.ask(addr("198.18.0.21"));
+  bench.until(() => bench.counter("solicits_received") === 3);
+  assert.equal(bench.counter("solicits_sent"), 0);
+  assert.deepEqual(show().map((line) => /extern_learn|managed/.exec(line)?.[0]).toSorted(), [
+    "extern_learn",
+    "managed",
+  ]);
+});
+
 Deno.test("the filter has the interface's MAC and every address of the host but loopback's", () => {
   withPeer([]);
   using bench = new Bench();

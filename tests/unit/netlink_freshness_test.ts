@@ -5,6 +5,7 @@ import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NTF_EXT_LEARNED } from "../../tiles/netlink/constants.ts";
 import { NeighborTableMessage } from "../../tiles/netlink/decode_neighbor.ts";
 import { Freshness } from "../../tiles/netlink/freshness.ts";
 
@@ -23,8 +24,8 @@ class World {
     this.freshness = new Freshness(this.#writer.neighbors, 0);
   }
 
-  told(address: number, state: number, { now = 0, confirmedMillis = 0 } = {}): void {
-    const entry = { ifindex: IFINDEX, address, state, flags: 0, macHead: 1, macTail: 1 };
+  told(address: number, state: number, { now = 0, confirmedMillis = 0, flags = 0 } = {}): void {
+    const entry = { ifindex: IFINDEX, address, state, flags, macHead: 1, macTail: 1 };
     this.#writer.neighbors.set(entry);
     this.freshness.told({ ...entry, confirmedMillis }, now);
   }
@@ -80,16 +81,17 @@ Deno.test("a neighbour confirmed anew is marked after that confirmation, not the
   assert.equal(world.markedAt(5, { from: 20_000 }), 47_000);
 });
 
-Deno.test("a stale neighbour is marked at once; one that is asked, permanent or gone never", () => {
+Deno.test("a stale neighbour is marked at once; one that is asked, permanent, kept or gone never", () => {
   const world = new World();
   world.told(5, NUD_STALE);
   assert.ok(world.isMarked(5));
   world.told(6, NUD_REACHABLE);
   world.told(6, NUD_DELAY, { now: 1_000 });
   world.told(7, NUD_PERMANENT);
+  world.told(9, NUD_STALE, { flags: NTF_EXT_LEARNED });
   world.told(8, NUD_REACHABLE);
   world.freshness.gone(IFINDEX, 8);
-  assert.deepEqual([6, 7, 8].map((address) => world.markedAt(address)), [-1, -1, -1]);
+  assert.deepEqual([6, 7, 8, 9].map((address) => world.markedAt(address)), [-1, -1, -1, -1]);
 });
 
 Deno.test("nextDue() says when the next one is to be marked", () => {

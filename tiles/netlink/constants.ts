@@ -128,11 +128,15 @@ export const RTM_F_FIB_MATCH = 0x2000;
 export const NDA_DST = 1;
 export const NDA_LLADDR = 2;
 export const NDA_CACHEINFO = 3;
+export const NDA_FLAGS_EXT = 15;
 
-/** Flags of `ndm_flags` (linux/neighbour.h). */
+/** Flags of `ndm_flags` (linux/neighbour.h), and above those eight, as in the kernel, NTF_EXT_*. */
 export const NTF_USE = 0x01;
 export const NTF_PROXY = 0x08;
 export const NTF_EXT_LEARNED = 0x10;
+export const NTF_MANAGED = 0x100;
+/** Entries that somebody keeps: a control plane, or the kernel because it was told to. */
+export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 
 /** Attributes of neighbour tables and their NDTA_PARMS (linux/neighbour.h). */
 export const NDTA_NAME = 1;

@@ -31,7 +31,7 @@ export class NeighborMessage implements NeighborEntry {
   ifindex = 0;
   /** NUD_* */
   state = 0;
-  /** NTF_* */
+  /** NTF_*, and NTF_EXT_* from the eighth bit on. */
   flags = 0;
   /** RTN_* of the address: unicast, or broadcast and multicast for what the kernel made itself. */
   type = 0;
@@ -76,6 +76,9 @@ export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): bo
         break;
       case nl.NDA_CACHEINFO:
         out.confirmedMillis = attributeU32(bytes, at, length) * (1000 / TICKS_PER_SECOND);
+        break;
+      case nl.NDA_FLAGS_EXT:
+        out.flags |= (attributeU32(bytes, at, length) & 0xff) << 8;
     }
   }
   return out.address !== 0;

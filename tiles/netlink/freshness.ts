@@ -9,6 +9,7 @@
  */
 
 import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import * as nl from "./constants.ts";
 import type { NeighborTableMessage } from "./decode_neighbor.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 
@@ -59,15 +60,19 @@ export class Freshness {
 
   /** The kernel tells of a neighbour. */
   told(
-    { ifindex, address, state, confirmedMillis }: {
+    { ifindex, address, state, flags, confirmedMillis }: {
       ifindex: number;
       address: number;
       state: number;
+      flags: number;
       confirmedMillis: number;
     },
     now: number,
   ): void {
-    if (state === NUD_REACHABLE) {
+    // Whoever keeps an entry asks for it too, and to be asked by us takes that mark off it.
+    if ((flags & nl.NTF_KEPT) !== 0) {
+      this.#deadlines.delete(ifindex, address);
+    } else if (state === NUD_REACHABLE) {
       const { reachableMillis, delayProbeMillis } = this.#times.get(ifindex) ?? this.#default;
       const lead = Math.min(delayProbeMillis * LEAD, reachableMillis / 2);
       const left = reachableMillis - Math.max(0, confirmedMillis) - lead;

@@ -7,8 +7,10 @@
  */
 
 import { IFF_NOARP } from "../../netbase/interfaces.ts";
+import { NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
+import { NTF_KEPT } from "./constants.ts";
 import type { NeighborMap } from "./neighbor_map.ts";
 
 /** Where an address stands. */
@@ -21,7 +23,7 @@ export const Standing = {
   gateway: 2,
   /** Known, and to be confirmed soon. */
   refresh: 3,
-  /** Known. */
+  /** Known, or kept by somebody who asks for it. */
   known: 4,
 } as const;
 
@@ -42,8 +44,12 @@ export function neighborStanding(
     return Standing.offLink;
   }
   const { neighbors, interfaces } = reader;
-  const known = neighbors.lookup(ifindex, address);
-  if (known >= 0) return neighbors.refreshWanted(known) ? Standing.refresh : Standing.known;
+  const record = neighbors.find(ifindex, address);
+  if (record >= 0) {
+    const usable = (neighbors.state(record) & NUD_VALID) !== 0;
+    if (usable) return neighbors.refreshWanted(record) ? Standing.refresh : Standing.known;
+    if ((neighbors.flags(record) & NTF_KEPT) !== 0) return Standing.known;
+  }
   const device = interfaces.find(ifindex);
   if (device < 0 || !interfaces.isUp(device)) return Standing.offLink;
   if ((interfaces.flags(device) & IFF_NOARP) !== 0) return Standing.offLink;
