@@ -41,7 +41,8 @@ export interface ChangeSetup {
 /** Measures the latency of changes, quiet and at full rate. */
 export async function measureChanges(report: Report, setup: ChangeSetup): Promise<void> {
   const region = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
-  const worker = await startTile(region.writer);
+  const eventfd = openHost(libraryPath("host")).eventfd();
+  const worker = await startTile({ netbase: region.writer, eventfd });
   const changes = new Changes(setup.ifindex, new NetbaseReader(region.reader));
   changes.once();
 
@@ -63,12 +64,11 @@ export async function measureChanges(report: Report, setup: ChangeSetup): Promis
 }
 
 /** The netlink tile in a worker, once it has made its first copy. */
-async function startTile(netbase: TileStart["netbase"]): Promise<Worker> {
+export async function startTile(start: TileStart): Promise<Worker> {
   const worker = new Worker(new URL("mirror_tile.ts", import.meta.url), { type: "module" });
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   worker.onmessage = () => resolve();
   worker.onerror = (event) => reject(new Error(event.message));
-  const start: TileStart = { netbase, eventfd: openHost(libraryPath("host")).eventfd() };
   worker.postMessage(start);
   await promise;
   return worker;
@@ -91,7 +91,8 @@ function tell(report: Report, name: string, runs: readonly number[][]): void {
   }
 }
 
-function percentile(figures: readonly number[], percent: number): number {
+/** The figure that so many percent of them are below. */
+export function percentile(figures: readonly number[], percent: number): number {
   const sorted = figures.toSorted((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * percent / 100))];
 }

@@ -66,7 +66,8 @@ async function steady(pid: number): Promise<number> {
   throw new Error(`the memory of process ${pid} did not come to rest`);
 }
 
-function pss(pid: number): number {
+/** The proportional set size of a process, in MiB. */
+export function pss(pid: number): number {
   const kibibytes = /^Pss: +(\d+) kB$/m.exec(Deno.readTextFileSync(`/proc/${pid}/smaps_rollup`));
   return Number(kibibytes![1]) / 1024;
 }

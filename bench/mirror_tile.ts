@@ -1,5 +1,6 @@
 /**
- * A worker that runs the netlink tile itself, in the runtime's loop, for `mirror_change.ts`.
+ * A worker that runs the netlink tile itself, in the runtime's loop, for `mirror_change.ts` and
+ * `solicit.ts`.
  *
  * @module
  */
@@ -8,6 +9,7 @@ import { openNetlink } from "../ffi/netlink.ts";
 import { libraryPath } from "../ffi/paths.ts";
 import { openTile } from "../ffi/tile.ts";
 import { heapView, type View } from "../ffi/view.ts";
+import type { FilterPlace } from "../tiles/netlink/filters.ts";
 import { create } from "../tiles/netlink/tile.ts";
 import { CONTROL_BYTES, ControlReader } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
@@ -19,6 +21,11 @@ import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
 export interface TileStart {
   readonly netbase: View;
   readonly eventfd: number;
+  /** The tile's own region, where somebody looks at it. */
+  readonly region?: View;
+  /** Of net tiles, and the interfaces that they have. */
+  readonly solicits?: readonly View[];
+  readonly filters?: readonly FilterPlace[];
 }
 
 /** What of the worker's own scope is used here. */
@@ -29,15 +36,16 @@ interface Scope {
 
 const scope = globalThis as unknown as Scope;
 
-scope.onmessage = ({ data: { netbase, eventfd } }) => {
-  const region = new TileRegion(heapView(TILE_REGION_BYTES));
+scope.onmessage = ({ data }) => {
+  const { netbase, eventfd, solicits = [], filters = [] } = data;
+  const region = new TileRegion(data.region ?? heapView(TILE_REGION_BYTES));
   const control = heapView(CONTROL_BYTES);
   const tile = create({
     setup: {
       netbase,
       readers: [],
-      solicits: [],
-      filters: [],
+      solicits,
+      filters,
       ports: [],
       eventfd,
       wakes: [],
