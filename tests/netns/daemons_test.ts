@@ -31,9 +31,8 @@ const STATIC_ROUTES = 50_000;
 const REPLACED_ROUTES = 100_000;
 /** Those from here on lie in 21.0.0.0/8. */
 const COVERED_FROM = 65_536;
-/** Datagrams a second, for each of Tegula and the kernel, and moves there and back. */
+/** Datagrams a second, for each of Tegula and the kernel. */
 const RATE = 500;
-const MOVES = 3;
 /** As what the kernel knows BIRD's routes (linux/rtnetlink.h). */
 const RTPROT_BIRD = 12;
 /** The first of the prefixes, /24s one after the other: 20.0.0.0/24. */
@@ -227,36 +226,64 @@ function nextTask(): Promise<void> {
 /** The client's own address, which it is known by over either router. */
 const CLIENT = "203.0.113.1";
 
-/** BIRD of a router that announces the client's network to the host. */
-function router({ self, host, as }: { self: string; host: string; as: number }): string {
+/** How routers tell a host of the client's network: BIRD's configuration of each, the first preferred. */
+interface Protocol {
+  /** Moves there and back; OSPF takes five seconds for each (MinLSInterval). */
+  readonly moves: number;
+  router(i: number): string;
+  readonly host: string;
+}
+
+const PROTOCOLS: Readonly<Record<string, Protocol>> = {
+  BGP: {
+    moves: 3,
+    router: (i) => `
+      protocol bgp to_host {
+        local 198.18.${i}.2 as ${65001 + i};
+        neighbor 198.18.${i}.1 as 65000;
+        connect delay time 1;
+        ipv4 { import none; export all; next hop self; };
+      }`,
+    host: [0, 1].map((i) => `
+      protocol bgp r${i} {
+        local 198.18.${i}.1 as 65000;
+        neighbor 198.18.${i}.2 as ${65001 + i};
+        connect delay time 1; connect retry time 1; error wait time 1, 2;
+        ipv4 { import filter { bgp_local_pref = ${200 - i}; accept; }; export none; };
+      }`).join(""),
+  },
+  OSPF: {
+    moves: 1,
+    router: () => ospf(["host"], "export all"),
+    host: ospf(["eth0", "eth1"], "export none"),
+  },
+};
+
+/** OSPF on some interfaces, the first preferred. */
+function ospf(interfaces: readonly string[], exporting: string): string {
+  const each = interfaces.map((name, i) =>
+    `interface "${name}" { type ptp; hello 1; dead 4; cost ${10 + i}; };`
+  );
+  return `protocol ospf v2 { ipv4 { import all; ${exporting}; }; area 0 { ${each.join(" ")} }; }`;
+}
+
+/** BIRD of router `i`, which announces the client's network to the host. */
+function router({ router: protocol }: Protocol, i: number): string {
   return `
-    router id ${self};
+    router id 198.18.${i}.2;
     protocol device {}
     protocol static announced { ipv4; route 203.0.113.0/24 blackhole; }
-    protocol bgp to_host {
-      local ${self} as ${as};
-      neighbor ${host} as 65000;
-      connect delay time 1;
-      ipv4 { import none; export all; next hop self; };
-    }`;
+    ${protocol(i)}`;
 }
 
 /** BIRD of the host: what two routers announce goes into the kernel, the first one's rather. */
-const HOST_BIRD = `
-  router id ${HOST};
-  protocol device {}
-  protocol kernel { ipv4 { export all; }; }
-  template bgp router { connect delay time 1; connect retry time 1; error wait time 1, 2; }
-  protocol bgp r1 from router {
-    local ${HOST} as 65000;
-    neighbor 198.18.0.2 as 65001;
-    ipv4 { import filter { bgp_local_pref = 200; accept; }; export none; };
-  }
-  protocol bgp r2 from router {
-    local 198.18.1.1 as 65000;
-    neighbor 198.18.1.2 as 65002;
-    ipv4 { import all; export none; };
-  }`;
+function hostBird({ host }: Protocol): string {
+  return `
+    router id ${HOST};
+    protocol device {}
+    protocol kernel { ipv4 { export filter { if net = 203.0.113.0/24 then accept; reject; }; }; }
+    ${host}`;
+}
 
 /** A host that reaches a client by either of two routers. Requests come by the first one. */
 async function twoRouters(lab: Lab) {
@@ -281,57 +308,53 @@ async function twoRouters(lab: Lab) {
   return { host, client, routers };
 }
 
-labTest(
-  "what BGP moves from router to router loses no answer that the kernel keeps",
-  async (lab) => {
-    const { host, client, routers: [r1, r2] } = await twoRouters(lab);
-    await using first = await Bird.start(
-      router({ self: "198.18.0.2", host: HOST, as: 65001 }),
-      r1,
-    );
-    await using _second = await Bird.start(
-      router({ self: "198.18.1.2", host: "198.18.1.1", as: 65002 }),
-      r2,
-    );
-    await using _third = await Bird.start(HOST_BIRD, host);
-    const isBy = (gateway: string) =>
-      eventually(`the way by ${gateway}`, async () => {
-        const [route] = JSON.parse(await host.ip("-j route show 203.0.113.0/24"));
-        return route?.gateway === gateway ? true : undefined;
-      }, { timeoutMs: 15_000 });
-    await isBy("198.18.0.2");
+for (const [name, protocol] of Object.entries(PROTOCOLS)) {
+  labTest(
+    `what ${name} moves from router to router loses no answer that the kernel keeps`,
+    async (lab) => {
+      const { host, client, routers: [r1, r2] } = await twoRouters(lab);
+      await using first = await Bird.start(router(protocol, 0), r1);
+      await using _second = await Bird.start(router(protocol, 1), r2);
+      await using _third = await Bird.start(hostBird(protocol), host);
+      const isBy = (gateway: string) =>
+        eventually(`the way by ${gateway}`, async () => {
+          const [route] = JSON.parse(await host.ip("-j route show 203.0.113.0/24"));
+          return route?.gateway === gateway ? true : undefined;
+        }, { timeoutMs: 15_000 });
+      await isBy("198.18.0.2");
 
-    const interfaces = ["--interface", "eth0", "--interface", "eth1", "--provider", "xdp"];
-    await Appliance.start(host, [...interfaces, "--listen", "7=echo"]);
-    await peer(host, "udp", HOST, "4242");
-    const ports = [7, 4242];
-    const askers = ports.map(() => new Client(client));
-    for (const [i, port] of ports.entries()) {
-      await askers[i].start({ flows: [{ source: CLIENT, target: HOST, port }], rate: RATE });
-    }
-    const moreAnswers = async () => {
-      const sent = await Promise.all(askers.map((asker) => asker.progress()));
-      await Promise.all(
-        askers.map((asker, i) => answeredAtLeast(asker, sent[i].answered + RATE / 5)),
-      );
-    };
-    await moreAnswers();
-    for (let move = 0; move < MOVES; move++) {
-      await first.command("disable announced");
+      const interfaces = ["--interface", "eth0", "--interface", "eth1", "--provider", "xdp"];
+      await Appliance.start(host, [...interfaces, "--listen", "7=echo"]);
+      await peer(host, "udp", HOST, "4242");
+      const ports = [7, 4242];
+      const askers = ports.map(() => new Client(client));
+      for (const [i, port] of ports.entries()) {
+        await askers[i].start({ flows: [{ source: CLIENT, target: HOST, port }], rate: RATE });
+      }
+      const moreAnswers = async () => {
+        const sent = await Promise.all(askers.map((asker) => asker.progress()));
+        await Promise.all(
+          askers.map((asker, i) => answeredAtLeast(asker, sent[i].answered + RATE / 5)),
+        );
+      };
+      await moreAnswers();
+      for (let move = 0; move < protocol.moves; move++) {
+        await first.command("disable announced");
+        await isBy("198.18.1.2");
+        await moreAnswers();
+        await first.command("enable announced");
+        await isBy("198.18.0.2");
+        await moreAnswers();
+      }
+      await first.crash();
       await isBy("198.18.1.2");
       await moreAnswers();
-      await first.command("enable announced");
-      await isBy("198.18.0.2");
-      await moreAnswers();
-    }
-    await first.crash();
-    await isBy("198.18.1.2");
-    await moreAnswers();
-    const [tegula, kernel] = await Promise.all(askers.map((asker) => asker.stop()));
-    assert.equal(tegula.mismatched, 0);
-    const [lost, lostByKernel] = [tegula, kernel].map(({ sent, answered }) => sent - answered);
-    assert.ok(lost <= lostByKernel, `${lost} lost, the kernel lost ${lostByKernel}`);
-    const [link] = JSON.parse(await client.ip("-j -s link show dev eth1"));
-    assert.ok(link.stats64.rx.packets > tegula.sent / 5, "the second router carried answers");
-  },
-);
+      const [tegula, kernel] = await Promise.all(askers.map((asker) => asker.stop()));
+      assert.equal(tegula.mismatched, 0);
+      const [lost, lostByKernel] = [tegula, kernel].map(({ sent, answered }) => sent - answered);
+      assert.ok(lost <= lostByKernel, `${lost} lost, the kernel lost ${lostByKernel}`);
+      const [link] = JSON.parse(await client.ip("-j -s link show dev eth1"));
+      assert.ok(link.stats64.rx.packets > tegula.sent / 5, "the second router carried answers");
+    },
+  );
+}
