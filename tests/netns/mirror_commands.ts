@@ -106,7 +106,7 @@ class Generator {
     const prefix = this.#one(
       type === "local" ? REMOTE_PREFIXES : type === "multicast" ? MULTICAST_PREFIXES : PREFIXES,
     );
-    return `route ${verb} ${type} ${prefix} ${words.slice(type.length)} ${metric}`
+    return `route ${verb} ${type} ${prefix} ${metric} ${words.slice(type.length)}`
       .replaceAll(/ +/g, " ").trim();
   }
 
@@ -122,7 +122,10 @@ class Generator {
     if (dice < 0.22) return `via ${this.#one(GATEWAYS)} table 1000`;
     if (dice < 0.24) return `via ${this.#one(GATEWAYS)} tos 0x10`;
     if (dice < 0.34) return `nhid ${this.#one([1, 2, 3, 4, 5, 10, 11, 12])}`;
-    if (dice < 0.5) return this.#hops();
+    if (dice < 0.5) {
+      return `${this.#maybe(0.15, () => this.#source())}${this.#maybe(0.15, () => "mtu 1400")} ` +
+        this.#hops();
+    }
     if (dice < 0.6) {
       return `dev ${this.#one(LINKS)}${this.#maybe(0.3, () => this.#source())}` +
         this.#maybe(0.2, () => `scope ${this.#one(["link", "global", "site"])}`);
@@ -178,7 +181,9 @@ class Generator {
     const length = dev === "lo" ? 32 : this.#one(OWN_LENGTHS);
     const address = `${this.#one(OWN)}/${length}`;
     if (verb === "del") return `addr del ${address} dev ${dev}`;
-    const peer = this.#maybe(0.1, () => `peer ${this.#one(GATEWAYS)}/${this.#one([32, 32, 24])}`);
+    const peer = dev === "lo"
+      ? ""
+      : this.#maybe(0.1, () => `peer ${this.#one(GATEWAYS)}/${this.#one([32, 32, 24])}`);
     return `addr ${verb} ${peer === "" ? address : address.split("/")[0]}${peer} dev ${dev}` +
       this.#maybe(0.1, () => "scope link") + this.#maybe(0.1, () => `label ${dev}:1`) +
       this.#maybe(0.15, () => `metric ${this.#one([50, 100])}`) +

@@ -44,8 +44,10 @@ export function mayBeTaken(mirrored: Mirrored, address: number, way: Way): boole
   return living.slice(0, living[0].state === NUD_REACHABLE ? 1 : 2).some(isThis);
 }
 
-function isSame(a: Way, b: Way): boolean {
-  return a.gateway === b.gateway && a.ifindex === b.ifindex;
+/** What goes to everyone goes by the hop's interface, not by its gateway. */
+function isSame(own: Way, kernel: Way): boolean {
+  return own.ifindex === kernel.ifindex &&
+    (own.gateway === kernel.gateway || kernel.gateway === 0);
 }
 
 function isLinkdown({ flags }: { flags: number }): boolean {
