@@ -5,7 +5,7 @@
  */
 
 import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
-import { ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, Stage } from "./demo_stage.ts";
+import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
 import { enterLaboratory, insideLaboratory, Lab, lifeline } from "./lab.ts";
 import { command, type Given, oneOf, wholeNumber } from "./options.ts";
@@ -67,7 +67,7 @@ async function play({ seconds, provider, json, hold, signal }: DemoOptions): Pro
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
   await using lab = new Lab();
-  const stage = await Stage.build(lab, {
+  const stage = await buildStage(lab, {
     provider,
     sceneMillis: Math.max(SHORTEST_SCENE_MILLIS, seconds * 1000 / SCENES.length),
     signal,

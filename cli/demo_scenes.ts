@@ -7,9 +7,11 @@
 
 import {
   FAR_ADDRESS,
+  floodHost,
   HOST_ADDRESS,
   NEAR_ADDRESSES,
   type Observation,
+  observe,
   ROUTER_ADDRESS,
   type Stage,
 } from "./demo_stage.ts";
@@ -52,7 +54,7 @@ export const SCENES: readonly Scene[] = [
     async play(stage) {
       await pinHost(stage);
       const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
-      const observed = await stage.observe([NEAR_ADDRESSES[1]], []);
+      const observed = await observe(stage, [NEAR_ADDRESSES[1]], []);
       await unpinHost(stage);
       // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
       return judge(observed, 500, [
@@ -68,7 +70,7 @@ export const SCENES: readonly Scene[] = [
     change: `client: ip link set eth0 address ${NEW_MAC}`,
     async play(stage) {
       const [near] = NEAR_ADDRESSES;
-      const observed = await stage.observe([near], [
+      const observed = await observe(stage, [near], [
         { at: 0.4, act: () => stage.client.ip(`link set eth0 address ${NEW_MAC}`) },
       ]);
       const [neighbor] = JSON.parse(await stage.host.ip(`-j neigh show ${near} dev eth0`));
@@ -81,7 +83,7 @@ export const SCENES: readonly Scene[] = [
     name: "default route moves",
     change: `host: ip route replace default ${VIA_ROUTER}, and back`,
     async play(stage) {
-      const observed = await stage.observe([FAR_ADDRESS], [
+      const observed = await observe(stage, [FAR_ADDRESS], [
         { at: 0.3, act: () => stage.host.ip(`route replace default ${VIA_ROUTER}`) },
         { at: 0.7, act: () => stage.host.ip(`route replace ${VIA_CLIENT}`) },
       ]);
@@ -92,7 +94,7 @@ export const SCENES: readonly Scene[] = [
     name: "specific route",
     change: `host: ip route add ${FAR_ADDRESS} ${VIA_ROUTER}, then del`,
     async play(stage) {
-      const observed = await stage.observe([FAR_ADDRESS], [
+      const observed = await observe(stage, [FAR_ADDRESS], [
         { at: 0.3, act: () => stage.host.ip(`route add ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
         { at: 0.7, act: () => stage.host.ip(`route del ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
       ]);
@@ -107,7 +109,7 @@ export const SCENES: readonly Scene[] = [
     change: "host: ip link set eth0 down, then up",
     async play(stage) {
       await pinHost(stage);
-      const observed = await stage.observe([NEAR_ADDRESSES[0]], [
+      const observed = await observe(stage, [NEAR_ADDRESSES[0]], [
         { at: 0.3, act: () => stage.host.ip("link set eth0 down") },
         { at: 0.5, act: () => stage.host.ip("link set eth0 up") },
       ]);
@@ -123,7 +125,7 @@ export const SCENES: readonly Scene[] = [
     name: "blackhole route",
     change: `host: ip route add blackhole ${FAR_ADDRESS}, then del`,
     async play(stage) {
-      const observed = await stage.observe([FAR_ADDRESS], [
+      const observed = await observe(stage, [FAR_ADDRESS], [
         { at: 0.3, act: () => stage.host.ip(`route add blackhole ${FAR_ADDRESS}/32`) },
         { at: 0.5, act: () => stage.host.ip(`route del blackhole ${FAR_ADDRESS}/32`) },
       ]);
@@ -142,8 +144,8 @@ export const SCENES: readonly Scene[] = [
     name: "spoofed flood",
     change: `${SPOOFED_SOURCES} datagrams from as many spoofed neighbours`,
     async play(stage) {
-      const observed = await stage.observe(NEAR_ADDRESSES, [
-        { at: 0.3, act: () => stage.flood(SPOOFED_SOURCES) },
+      const observed = await observe(stage, NEAR_ADDRESSES, [
+        { at: 0.3, act: () => floodHost(SPOOFED_SOURCES) },
       ]);
       const held = (await stage.host.ip("neigh show dev eth0")).trim().split("\n").length;
       return judge(observed, 0, [

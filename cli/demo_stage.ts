@@ -65,78 +65,70 @@ export interface Observation extends TrafficResult {
 }
 
 /** The namespaces with the appliance running. */
-export class Stage {
+export interface Stage extends StageOptions {
   readonly host: Namespace;
   readonly client: Namespace;
+  readonly router: Namespace;
+  readonly appliance: Appliance;
   /** In which mode the appliance serves, as it says itself: `xdp native copy`. */
   readonly mode: string;
-  readonly #router: Namespace;
-  readonly #appliance: Appliance;
-  readonly #options: StageOptions;
+  /** Whether that is one of AF_XDP. */
+  readonly usesXdp: boolean;
+}
 
-  private constructor(
-    { host, client, router }: Record<"host" | "client" | "router", Namespace>,
-    { appliance, mode, options }: { appliance: Appliance; mode: string; options: StageOptions },
-  ) {
-    this.host = host;
-    this.client = client;
-    this.mode = mode;
-    this.#router = router;
-    this.#appliance = appliance;
-    this.#options = options;
-  }
+/** Builds everything in `lab` and waits until the appliance is ready. */
+export async function buildStage(lab: Lab, options: StageOptions): Promise<Stage> {
+  const spaces = await network(lab);
+  const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
+  const provider = ["--provider", options.provider];
+  const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
+  options.signal.throwIfAborted();
+  const mode = await appliance.mode("eth0");
+  return { ...options, ...spaces, appliance, mode, usesXdp: mode.startsWith("xdp") };
+}
 
-  /** Builds everything in `lab` and waits until the appliance is ready. */
-  static async build(lab: Lab, options: StageOptions): Promise<Stage> {
-    const spaces = await network(lab);
-    const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
-    const provider = ["--provider", options.provider];
-    const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
-    options.signal.throwIfAborted();
-    return new Stage(spaces, { appliance, mode: await appliance.mode("eth0"), options });
+/** Sends from `sources` for the duration of a scene, takes `steps` meanwhile, and collects. */
+export async function observe(
+  stage: Stage,
+  sources: readonly string[],
+  steps: readonly Step[],
+): Promise<Observation> {
+  const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
+  const before = await stage.appliance.counters();
+  const routed = await throughRouter(stage);
+  const begin = performance.now();
+  const traffic = await Traffic.start({ flows, rate: RATE });
+  const began = [];
+  for (const step of steps) {
+    await until(stage, begin, step.at);
+    began.push(nowMillis());
+    await step.act();
   }
+  await until(stage, begin, 1);
+  const result = await traffic.stop({ lingerMillis: LINGER_MILLIS });
+  const counted = grown(before, await stage.appliance.counters());
+  return { ...result, steps: began, counted, byRouter: await throughRouter(stage) - routed };
+}
 
-  /** Whether the appliance runs on AF_XDP. */
-  get usesXdp(): boolean {
-    return this.mode.startsWith("xdp");
-  }
+/** One datagram from each of `sources` spoofed addresses. */
+export function floodHost(sources: number): Promise<void> {
+  return flood({ first: SPOOFED.first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
+}
 
-  /** Sends from `sources` for the duration of a scene, takes `steps` meanwhile, and collects. */
-  async observe(sources: readonly string[], steps: readonly Step[]): Promise<Observation> {
-    const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
-    const before = await this.#appliance.counters();
-    const routed = await this.#throughRouter();
-    const begin = performance.now();
-    const traffic = await Traffic.start({ flows, rate: RATE });
-    const began = [];
-    for (const step of steps) {
-      await this.#until(begin, step.at);
-      began.push(nowMillis());
-      await step.act();
-    }
-    await this.#until(begin, 1);
-    const result = await traffic.stop({ lingerMillis: LINGER_MILLIS });
-    const counted = grown(before, await this.#appliance.counters());
-    return { ...result, steps: began, counted, byRouter: await this.#throughRouter() - routed };
-  }
+async function throughRouter({ router }: Stage): Promise<number> {
+  const [link] = JSON.parse(await router.ip("-s -j link show dev eth0"));
+  return link.stats64.rx.packets;
+}
 
-  /** One datagram from each of `sources` spoofed addresses. */
-  flood(sources: number): Promise<void> {
-    return flood({ first: SPOOFED.first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
-  }
-
-  async #throughRouter(): Promise<number> {
-    const [link] = JSON.parse(await this.#router.ip("-s -j link show dev eth0"));
-    return link.stats64.rx.packets;
-  }
-
-  /** Lets time pass to a point of the scene that began at `begin`. Throws when the demo is to end. */
-  async #until(begin: number, fraction: number): Promise<void> {
-    const { signal, sceneMillis } = this.#options;
-    const left = begin + fraction * sceneMillis - performance.now();
-    await delay(Math.max(0, left), undefined, { signal }).catch(() => {});
-    signal.throwIfAborted();
-  }
+/** Lets time pass to a point of the scene that began at `begin`. Throws when the demo is to end. */
+async function until(
+  { signal, sceneMillis }: StageOptions,
+  begin: number,
+  fraction: number,
+): Promise<void> {
+  const left = begin + fraction * sceneMillis - performance.now();
+  await delay(Math.max(0, left), undefined, { signal }).catch(() => {});
+  signal.throwIfAborted();
 }
 
 function grown(before: Counters, after: Counters): Counters {
