@@ -20,6 +20,9 @@ export const PROVIDERS = ["auto", "xdp", "socket"] as const;
 /** One of {@linkcode PROVIDERS}. */
 export type Provider = typeof PROVIDERS[number];
 
+/** Who sees to it that received UDP checksums are right: Tegula, or the NIC, which is believed. */
+export const CHECKSUMS = ["verify", "nic"] as const;
+
 /** A port, the app that answers on it, and how many instances of that app share it. */
 export interface Listen {
   /** UDP port, 1 to 65535. */
@@ -39,6 +42,7 @@ export interface RunConfig {
   /** What is said of apps, by their names. */
   readonly apps: Readonly<Record<string, AppConfig>>;
   readonly provider: Provider;
+  readonly checksums: typeof CHECKSUMS[number];
   /** Whether net tiles poll the drivers of their AF_XDP sockets, in place of interrupts. */
   readonly busyPoll: boolean;
   /** Number of net tiles; left out, it follows queues and cores. */
@@ -134,6 +138,7 @@ const fileSchema = z.strictObject({
     .min(1, { error: "must be at least 1" })
     .max(MAX_NET_TILES, { error: `must be at most ${MAX_NET_TILES}` })
     .optional(),
+  checksums: z.enum(CHECKSUMS, { error: `must be one of ${CHECKSUMS.join(", ")}` }).optional(),
   busy_poll: z.boolean({ error: "must be true or false" }).optional(),
   control: z.string({ error: 'must be the path of a socket, or "none"' }).optional(),
   metrics: z.string().refine(isPlace, { error: `must be "ADDRESS:PORT", ${PLACE_EXAMPLE}` })
@@ -145,7 +150,7 @@ const KEYS = Object.keys(fileSchema.shape);
 
 /**
  * Reads the configuration file at `path`. What it leaves out is empty (`interfaces`, `listen`) or
- * the default (`provider` "auto", no busy polling), so that the command line can add to it. An app
+ * the default (`provider` "auto"), so that the command line can add to it. An app
  * named by a path that begins with `./` or `../` is sought from the file's own folder.
  * Throws a {@linkcode UserError} when the file cannot be read or is wrong.
  */
@@ -153,7 +158,7 @@ export async function loadConfig(path: string): Promise<RunConfig> {
   const parsed = fileSchema.safeParse(parseFile(path, await readFile(path)));
   if (!parsed.success) throw new UserError(`${path}: ${explain(parsed.error)}`, Exit.usage);
   const { interfaces = [], listen = [], apps = {}, provider = "auto", net_tiles } = parsed.data;
-  const { busy_poll: busyPoll = false, control, metrics } = parsed.data;
+  const { checksums = "verify", busy_poll: busyPoll = false, control, metrics } = parsed.data;
   return {
     interfaces,
     listen: listen.map((one) => ({ ...one, app: locate(one.app, dirname(path)) })),
@@ -164,6 +169,7 @@ export async function loadConfig(path: string): Promise<RunConfig> {
       ]),
     ),
     provider,
+    checksums,
     busyPoll,
     ...(net_tiles !== undefined && { netTiles: net_tiles }),
     ...(control !== undefined && { control }),
@@ -177,6 +183,7 @@ export const CONFIG_OPTIONS = {
   listen: { type: "string", multiple: true },
   provider: { type: "string" },
   "net-tiles": { type: "string" },
+  checksums: { type: "string" },
   "busy-poll": { type: "boolean" },
   control: { type: "string" },
   metrics: { type: "string" },
@@ -200,6 +207,9 @@ export async function readConfig(
     provider: values.provider === undefined
       ? file?.provider ?? "auto"
       : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
+    checksums: values.checksums === undefined
+      ? file?.checksums ?? "verify"
+      : oneOf(values.checksums, { option: "checksums", allowed: CHECKSUMS }),
     busyPoll: values["busy-poll"] ?? file?.busyPoll ?? false,
     ...(netTiles !== undefined && { netTiles }),
     ...(metrics !== undefined && { metrics }),

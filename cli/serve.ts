@@ -45,6 +45,7 @@ export async function serve(
   const appliance = new Appliance({
     ...libraries,
     attachments,
+    trustChecksums: config.checksums === "nic",
     plan,
     apps,
     sockets,

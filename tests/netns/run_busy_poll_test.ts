@@ -13,51 +13,31 @@ import {
   Appliance,
   ask,
   CLIENT,
+  ECHO,
   HOST,
   labTest,
   noise,
   pair,
   refusal,
 } from "./lab.ts";
+import { xdpSockets } from "./process_sockets.ts";
 
-const ECHO = ["--interface", "eth0", "--listen", "7=echo"];
-
-const AF_XDP = 44;
-/** Of sys/socket.h: whatever can be asked of a socket here is an int of level SOL_SOCKET. */
+/** Of sys/socket.h; the budget can be set, and not be read. */
 const SOL_SOCKET = 1;
-const OPTIONS = {
-  SO_DOMAIN: 39,
-  SO_BUSY_POLL: 46,
-  SO_PREFER_BUSY_POLL: 69,
-};
-/** The budget can be set, and not be read. */
+const SO_BUSY_POLL = 46;
+const SO_PREFER_BUSY_POLL = 69;
 const SO_BUSY_POLL_BUDGET = 70;
 const ENOPROTOOPT = 92;
 const SYS_SETSOCKOPT = Deno.build.arch === "x86_64" ? 54 : 208;
-const SYS_PIDFD_OPEN = 434n;
-const SYS_PIDFD_GETFD = 438n;
 
-const libc = Deno.dlopen("libc.so.6", {
-  syscall: { parameters: ["i64", "i64", "i64", "i64"], result: "i64" },
-  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
-  close: { parameters: ["i32"], result: "i32" },
-}).symbols;
-
-/** The options of each AF_XDP socket that a process has. */
-function xdpSockets(pid: number): Record<keyof typeof OPTIONS, number>[] {
-  const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), 0n, 0n);
-  const all = [...Deno.readDirSync(`/proc/${pid}/fd`)].map(({ name }) => {
-    const fd = Number(libc.syscall(SYS_PIDFD_GETFD, pidfd, BigInt(name), 0n));
-    const options = Object.entries(OPTIONS).map(([option, number]) => {
+/** Whether busy polling is preferred, and for how many microseconds, for each socket of a process. */
+function busyPolling({ process: { pid } }: Appliance): number[][] {
+  return xdpSockets(pid, (option) =>
+    [SO_PREFER_BUSY_POLL, SO_BUSY_POLL].map((number) => {
       const value = new Int32Array(1);
-      libc.getsockopt(fd, SOL_SOCKET, number, value, Uint32Array.of(4));
-      return [option, value[0]];
-    });
-    libc.close(fd);
-    return Object.fromEntries(options);
-  });
-  libc.close(Number(pidfd));
-  return all.filter(({ SO_DOMAIN }) => SO_DOMAIN === AF_XDP);
+      option(SOL_SOCKET, number, value);
+      return value[0];
+    }));
 }
 
 labTest("with --busy-poll every socket polls its driver, and all is answered", async (lab) => {
@@ -77,12 +57,7 @@ labTest("with --busy-poll every socket polls its driver, and all is answered", a
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
 
-  const sockets = xdpSockets(appliance.process.pid);
-  assert.equal(sockets.length, 2);
-  for (const socket of sockets) {
-    assert.equal(socket.SO_PREFER_BUSY_POLL, 1);
-    assert.equal(socket.SO_BUSY_POLL, 20);
-  }
+  assert.deepEqual(busyPolling(appliance), [[1, 20], [1, 20]]);
 });
 
 labTest("busy polling answers whoever comes while interrupts are put off", async (lab) => {
@@ -100,8 +75,7 @@ labTest("busy polling is off where it is not asked for", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ECHO);
   assert.equal((await ask(asker)).text, "hello");
-  const [socket] = xdpSockets(appliance.process.pid);
-  assert.deepEqual([socket.SO_PREFER_BUSY_POLL, socket.SO_BUSY_POLL], [0, 0]);
+  assert.deepEqual(busyPolling(appliance), [[0, 0]]);
 });
 
 /** A seccomp filter (classic BPF: code, jumps, value) of a kernel that does not know an option. */
@@ -124,7 +98,7 @@ labTest(
   "a kernel that cannot poll busily ends the start with one sentence, status 7",
   async (lab) => {
     const { host } = await pair(lab);
-    for (const option of [OPTIONS.SO_PREFER_BUSY_POLL, SO_BUSY_POLL_BUDGET]) {
+    for (const option of [SO_PREFER_BUSY_POLL, SO_BUSY_POLL_BUDGET]) {
       const filter = temporaryFile(withoutOption(option));
       const kernel = ["setpriv", "--seccomp-filter", filter];
       const command = [...kernel, ...selfCommand(), "run", ...ECHO, "--busy-poll"];

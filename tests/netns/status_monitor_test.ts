@@ -129,13 +129,13 @@ labTest(
     assert.equal(growth(before, after, "tx_frames"), growth(before, after, "rx_frames"));
 
     let [told, lost, sum] = [0, 0, 0];
-  for await (const line of linesOf(connection.readable)) {
-    const entry = JSON.parse(line);
-    if (entry.topic === "routes") told++;
-    else if (lost > 0 && told + entry.lost === sum) break;
-    else [lost, sum] = [entry.lost, told + entry.lost];
-  }
-  assert.ok(lost > 0 && told > 1000, `${told} told, ${lost} lost`);
+    for await (const line of linesOf(connection.readable)) {
+      const entry = JSON.parse(line);
+      if (entry.topic === "routes") told++;
+      else if (lost > 0 && told + entry.lost === sum) break;
+      else [lost, sum] = [entry.lost, told + entry.lost];
+    }
+    assert.ok(lost > 0 && told > 1000, `${told} told, ${lost} lost`);
     assert.equal(told + lost, MANY_ROUTES);
   },
 );

@@ -100,7 +100,7 @@ interface Sent {
 }
 
 /** Counters that go by the clock. */
-const OF_THE_CLOCK = new Set(["wakeups", "frames_free"]);
+const OF_THE_CLOCK = new Set(["wakeups", "frames_free", "xdp_tx_ring_empty"]);
 const WATCHED = Object.keys(NET.help).filter((name) => !OF_THE_CLOCK.has(name));
 const PATIENCE_MILLIS = 2000;
 

@@ -89,6 +89,7 @@ Deno.test("loadConfig() reads every key", async () => {
     listen = ["7=echo", "37=time*2"]
     provider = "xdp"
     net_tiles = 2
+    checksums = "nic"
     busy_poll = true
   `);
   assert.deepEqual(config, {
@@ -96,6 +97,7 @@ Deno.test("loadConfig() reads every key", async () => {
     listen: [parseListen("7=echo"), parseListen("37=time*2")],
     apps: {},
     provider: "xdp",
+    checksums: "nic",
     busyPoll: true,
     netTiles: 2,
   });
@@ -108,6 +110,7 @@ Deno.test("loadConfig() leaves to the defaults what an empty file does not say",
     listen: [],
     apps: {},
     provider: "auto",
+    checksums: "verify",
     busyPoll: false,
   });
 });
@@ -133,6 +136,7 @@ Deno.test("loadConfig() names the place of what is wrong", async () => {
     /provider: must be one of auto, xdp, socket/,
   );
   await assertRefused(() => load(`net_tiles = 0`), /net_tiles: must be at least 1/);
+  await assertRefused(() => load(`checksums = "none"`), /checksums: must be one of verify, nic/);
   await assertRefused(() => load(`busy_poll = 20`), /busy_poll: must be true or false/);
   await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
 });
@@ -154,6 +158,7 @@ Deno.test("checkConfig() wants an interface and a port, each once", async () => 
     listen: [parseListen("7=echo")],
     apps: {},
     provider: "auto",
+    checksums: "verify",
     busyPoll: false,
   };
   checkConfig(good);

@@ -145,6 +145,16 @@ Deno.test("the bare pseudo-header sum is a right checksum where the sender left 
   assert.deepEqual(lenient.moved(), { rx_frames: 1, rx_drop_udp_checksum: 1 });
 });
 
+Deno.test("where checksums are left to the NIC a wrong one of UDP is taken, one of IPv4 is not", () => {
+  const room = new Room({ trustChecksums: true });
+  room.receive(changed(UDP + 6, [0xab, 0xcd]));
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
+  const wrong = buildFrame(REQUEST);
+  wrong[IP + 10] ^= 1;
+  room.receive(wrong);
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_ip_checksum: 1 });
+});
+
 Deno.test("a tagged frame came in on the VLAN device; a priority tag is no VLAN", () => {
   const room = new Room();
   const tagged = { ...REQUEST, destination: ip("203.0.113.1"), source: ip("203.0.113.2") };

@@ -190,12 +190,14 @@ export class Room {
       ports = [[7], [9, 53]],
       sendTo = ANYWHERE,
       partialChecksums = false,
+      trustChecksums = false,
       kernelSockets = true,
       headroom = 22,
     }: {
       ports?: readonly (readonly number[])[];
       sendTo?: readonly Prefix[];
       partialChecksums?: boolean;
+      trustChecksums?: boolean;
       kernelSockets?: boolean;
       headroom?: number;
     } = {},
@@ -221,6 +223,7 @@ export class Room {
         { ...socket, slot: SLOT.eth0Second, ifindex: ETH0, queue: 1 },
         { ...socket, slot: SLOT.eth1, ifindex: ETH1, queue: 0 },
       ],
+      trustChecksums,
       udp: kernelSockets
         ? ports.flat().map((port) => ({ fd: 1000 + port, port, receive: true }))
         : [],

@@ -70,6 +70,8 @@ export interface ChecksParts {
   readonly devices: Devices;
   /** Where the burst at hand is, and what is found out of it. */
   readonly arrivals: Arrivals;
+  /** Whether UDP checksums are left to the NIC. */
+  readonly trustChecksums?: boolean;
 }
 
 /** The checks over the frames of one UMEM. */
@@ -80,6 +82,7 @@ export class Checks {
   readonly #units: Uint16Array;
   readonly #reader: NetbaseReader;
   readonly #devices: Devices;
+  readonly #trustChecksums: boolean;
   /** An address that was found to be ours in this generation of netbase; 0: none. */
   #own = 0;
   /** Whether the burst at hand came in by loopback, where our own addresses are right sources. */
@@ -87,13 +90,14 @@ export class Checks {
   #ifindex = -1;
   #generation = -1;
 
-  constructor({ view, words, reader, devices, arrivals }: ChecksParts) {
+  constructor({ view, words, reader, devices, arrivals, trustChecksums = false }: ChecksParts) {
     this.#arrivals = arrivals;
     this.#view = view;
     this.#words = words;
     this.#units = new Uint16Array(words.buffer, words.byteOffset, words.length * 2);
     this.#reader = reader;
     this.#devices = devices;
+    this.#trustChecksums = trustChecksums;
   }
 
   /**
@@ -224,7 +228,8 @@ export class Checks {
         verdicts[i] = -DROP.rx_drop_udp_length;
         continue;
       }
-      if (checksum === 0) continue; // the sender made none (RFC 768)
+      // 0: the sender made none (RFC 768).
+      if (checksum === 0 || this.#trustChecksums) continue;
       const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
       if (partialChecksums) {
         const pseudo = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);

@@ -43,6 +43,8 @@ import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
 const CACHE_ENTRIES = 1 << 14;
 /** Turns between two looks at which kernel sockets have something, while there is other work. */
 const LOOK_TURNS = 16;
+/** How many totals the kernel has of an AF_XDP socket. */
+const XDP_STATISTICS = 6;
 
 /** What a net tile is made with. */
 export interface NetSetup {
@@ -56,6 +58,8 @@ export interface NetSetup {
   /** Bytes free before each received frame, besides the kernel's own. */
   readonly headroom: number;
   readonly sockets: readonly XdpSocketSetup[];
+  /** Whether UDP checksums of frames are left to the NIC. */
+  readonly trustChecksums?: boolean;
   readonly udp: readonly UdpSocketSetup[];
   readonly apps: readonly AppSetup[];
   /** Apps that run in here. */
@@ -177,7 +181,8 @@ class NetTile implements Tile {
     const apps = this.#apps;
     const arrivals = new Arrivals();
     const { view, words } = umem;
-    const checks = new Checks({ view, words, reader, devices, arrivals });
+    const { trustChecksums = false } = setup;
+    const checks = new Checks({ view, words, reader, devices, arrivals, trustChecksums });
     const into = { umem, dispatch, apps, capture, counters };
     this.#receiver = new Receiver({ ...into, arrivals, checks });
     this.#sockets = new SocketReceiver({ ...into, udp, reader });
@@ -256,6 +261,9 @@ class NetTile implements Tile {
 
   housekeeping(): void {
     this.#detour.moveOn();
+    const totals = new Float64Array(XDP_STATISTICS);
+    for (const port of this.#ports) port.addStatistics(totals);
+    this.#counters.set(totals, NET.index.xdp_rx_dropped);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce((sum, app) => sum + app.corrupt, 0);
   }

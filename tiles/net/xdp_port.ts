@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { Xsk } from "../../ffi/xsk.ts";
+import { type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";
 import { XDP_BURST } from "./arrivals.ts";
 import type { Umem } from "./umem.ts";
 
@@ -39,6 +39,7 @@ export class XdpPort {
   /** (offset, length) pairs to be transmitted, oldest first. */
   readonly #batch: Uint32Array;
   readonly #frames = new Uint32Array(XDP_BURST);
+  readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
@@ -136,5 +137,11 @@ export class XdpPort {
   unfinished(): boolean {
     if (this.#transmitting > 0) this.#xsk.kick(this.#slot);
     return this.#queued > 0;
+  }
+
+  /** Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. */
+  addStatistics(sums: Float64Array): void {
+    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return;
+    for (let i = 0; i < sums.length; i++) sums[i] += Number(this.#statistics[i]);
   }
 }

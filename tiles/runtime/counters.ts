@@ -64,6 +64,14 @@ export const NET = table({
   held: "Datagrams that waited for a neighbour.",
   link_corrupt: "Cursors or descriptors of an app that could not be true.",
   frames_free: "Frames of the UMEM that are in no ring, link or queue, as of a moment ago.",
+  // XDP_STATISTICS, in its order, of all sockets together.
+  xdp_rx_dropped:
+    "Frames that the kernel dropped before the receive ring, as for want of free frames.",
+  xdp_rx_invalid_descs: "Descriptors of fill rings that the kernel refused.",
+  xdp_tx_invalid_descs: "Descriptors of transmit rings that the kernel refused.",
+  xdp_rx_ring_full: "Frames that the kernel dropped because a receive ring was full.",
+  xdp_rx_fill_ring_empty: "Times that the kernel found a fill ring empty.",
+  xdp_tx_ring_empty: "Times that the kernel found a transmit ring empty.",
   wakeups: "Times the tile woke from blocking.",
 });
 

@@ -58,6 +58,8 @@ export interface WiringOptions {
   readonly apps: readonly AppPlan[];
   /** Interfaces with their program loaded; none for the kernel's sockets alone. */
   readonly attachments: readonly Attachment[];
+  /** Whether UDP checksums of frames are left to the NIC. */
+  readonly trustChecksums: boolean;
   /** One for each served port that nobody else holds. */
   readonly sockets: readonly PortSocket[];
   /** Where the status tile listens; without a place there is none. */
@@ -227,7 +229,7 @@ export class Wiring {
 
   /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
   netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
-    const { attachments, sockets, plan: { frames } } = this.#options;
+    const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
     return {
       netbase: this.netbase.reader,
       umem: this.umems[n].writer,
@@ -245,6 +247,7 @@ export class Wiring {
           partialChecksums: partialChecksums[i],
         }))
       ),
+      trustChecksums,
       udp: sockets.map(({ fd, port }, i) => ({ fd, port, receive: i % this.nets.length === n })),
       apps: this.apps.map(({ app, index, seat }, a) => ({
         name: seat.name,
