@@ -177,10 +177,9 @@ function whySource(reader: Facts["reader"], decision: Decision, destination: num
       .indexOf(source);
   const at = out < 0 ? -1 : placeOn(out);
   if (at >= 0) {
-    const near = gateway !== 0 && isInPrefix(interfaces, out, at, gateway);
-    return `${near ? "in the gateway's prefix" : "the first"} of ${
-      nameOf(ifindex)
-    }'s primary addresses`;
+    return gateway !== 0 && isInPrefix(interfaces, out, at, gateway)
+      ? `${nameOf(ifindex)}'s primary address in the gateway's prefix`
+      : `${nameOf(ifindex)}'s first primary address`;
   }
   const elsewhere = interfaces.records().find((record) => placeOn(record) >= 0);
   if (elsewhere === undefined) return "";
@@ -204,13 +203,12 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
   const [state, macHead] = [neighbors.state(record), neighbors.macHead(record)];
   const entry = { ifindex, address, state, flags: 0, macHead, macTail: neighbors.macTail(record) };
   const age = facts.confirmedMillis(ifindex, address);
-  const when = age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`;
   const then = (state & NUD_VALID) !== 0
-    ? ""
+    ? age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`
     : state === NUD_INCOMPLETE
     ? ": the kernel asks for it and has no answer yet; the datagram waits"
     : ": it did not answer; it is asked for again, and the datagram waits";
-  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${when}${then}` }];
+  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` }];
 }
 
 /** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
