@@ -47,6 +47,11 @@ export interface NetlinkLibrary {
    * 0, or -errno. `fd` is from `openProbe`.
    */
   probe(fd: number, ifindex: number, address: number): number;
+  /**
+   * Has the calling thread run at once when it wakes, also where others never pause (Linux 6.12).
+   * 0, or -errno.
+   */
+  bePrompt(): number;
   /** Closes a descriptor of this library. */
   close(fd: number): void;
 }
@@ -64,6 +69,7 @@ export function openNetlink(path: string): NetlinkLibrary {
     tegula_netlink_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
     tegula_netlink_open_probe: { parameters: [], result: "i32" },
     tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
+    tegula_netlink_be_prompt: { parameters: [], result: "i32" },
     tegula_netlink_close: { parameters: ["i32"], result: "i32" },
   });
   return {
@@ -81,6 +87,7 @@ export function openNetlink(path: string): NetlinkLibrary {
     wait: symbols.tegula_netlink_wait,
     openProbe: () => checked(symbols.tegula_netlink_open_probe(), "open a probe socket"),
     probe: symbols.tegula_netlink_probe,
+    bePrompt: symbols.tegula_netlink_be_prompt,
     close(fd) {
       symbols.tegula_netlink_close(fd);
     },

@@ -139,6 +139,7 @@ class NetlinkTile implements Tile, NeighborListener {
 
   /** Makes the first full copy; blocks. */
   start(): void {
+    this.#library.bePrompt();
     // How long confirmations hold is known before there is anything to be kept confirmed.
     this.#tables.read(this.#now);
     this.#mirror.sync();
