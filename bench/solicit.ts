@@ -33,11 +33,11 @@ import { ip } from "./mirror_kernel.ts";
 import { pss } from "./mirror_memory.ts";
 import type { LoadOrder, LoadResult, LoadStart, ProbeName } from "./solicit_load.ts";
 
-const RUNS = 5;
+const RUNS = 7;
 /** Rounds after which memory that is used again and again has been used. */
-const WARM = 2;
-const QUIET_MILLIS = 2_000;
-const FLOOD_MILLIS = 5_000;
+const WARM = 5;
+const QUIET_MILLIS = 1_500;
+const FLOOD_MILLIS = 4_000;
 const RATE = 10_000_000;
 const LOOK_MILLIS = 50;
 const SLASH_EIGHT = { first: 0xc6000000, bits: 24 };
