@@ -32,7 +32,7 @@ export interface AnswerParts {
 }
 
 /** A part of all routes, as the netlink tile gives them; `next` asks for the following one. */
-interface RoutesPart {
+export interface RoutesPart {
   readonly next: readonly number[] | null;
   readonly count: number;
 }
