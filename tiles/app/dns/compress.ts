@@ -36,8 +36,8 @@ class Compressor {
   /** What has been read and written. */
   #at = 0;
   #size = 0;
-  /** Where names stand, and all ends of them, in what was written. */
-  readonly #places = new Map<string, number>();
+  /** Names and the ends of names: where they are, their bytes, and where they were written. */
+  readonly #places: { from: number; bytes: number; to: number }[] = [];
 
   constructor(message: Uint8Array) {
     this.#from = message;
@@ -66,27 +66,30 @@ class Compressor {
 
   /** Writes a name, its end as a pointer when that was written before. */
   #name(): void {
-    for (let length = this.#from[this.#at]; length !== 0; length = this.#from[this.#at]) {
-      const rest = this.#rest();
-      const place = this.#places.get(rest);
+    let end = this.#at;
+    while (this.#from[end] !== 0) end += this.#from[end] + 1;
+    for (; this.#at < end; this.#copy(this.#from[this.#at] + 1)) {
+      const bytes = end - this.#at;
+      const place = this.#places.find((place) => place.bytes === bytes && this.#isHere(place));
       if (place !== undefined) {
-        this.#put(this.#size, POINTER | place);
+        this.#put(this.#size, POINTER | place.to);
         this.#size += 2;
-        this.#at += rest.length;
+        this.#at = end + 1;
         return;
       }
-      if (this.#size < POINTER >>> 2) this.#places.set(rest, this.#size);
-      this.#copy(length + 1);
+      if (this.#size < POINTER >>> 2) {
+        this.#places.push({ from: this.#at, bytes, to: this.#size });
+      }
     }
     this.#copy(1);
   }
 
-  /** The name from here to its end, its case aside: the octets as letters. */
-  #rest(): string {
-    let end = this.#at;
-    while (this.#from[end] !== 0) end += this.#from[end] + 1;
-    const octets = this.#from.subarray(this.#at, end + 1);
-    return String.fromCharCode(...octets.map((octet) => LOWER[octet]));
+  /** Whether what stands there stands here too, its case aside. */
+  #isHere({ from, bytes }: { from: number; bytes: number }): boolean {
+    for (let i = 0; i < bytes; i++) {
+      if (LOWER[this.#from[from + i]] !== LOWER[this.#from[this.#at + i]]) return false;
+    }
+    return true;
   }
 
   #copy(bytes: number): void {
