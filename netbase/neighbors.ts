@@ -192,67 +192,68 @@ export class NeighborWriter {
   }
 }
 
-/** The readers' side. A *record* is good until the reader's next quiescent state. */
+/**
+ * The readers' side. A *record* is good until the reader's next quiescent state. The field is declared
+ * only, see `record_table.ts`.
+ */
 export class NeighborReader {
-  readonly #table: RecordTableReader;
-  readonly #words: Uint32Array;
+  declare private readonly table: RecordTableReader;
 
   constructor(view: View) {
-    this.#table = new RecordTableReader(view, NEIGHBOR_TABLE);
-    this.#words = this.#table.words;
+    this.table = new RecordTableReader(view, NEIGHBOR_TABLE);
   }
 
   /** Record of a neighbour whose MAC may be used, or -1. */
   lookup(ifindex: number, address: number): number {
-    const record = this.#table.find(ifindex, address);
+    const record = this.table.find(ifindex, address);
     if (record < 0) return -1;
-    return (this.#words[record + Neighbor.state] & USABLE) !== 0 ? record : -1;
+    return (this.table.words[(record + Neighbor.state) | 0] & USABLE) !== 0 ? record : -1;
   }
 
   /** Record of a neighbour in whatever state, or -1. */
   find(ifindex: number, address: number): number {
-    return this.#table.find(ifindex, address);
+    return this.table.find(ifindex, address);
   }
 
   /** Interface that the neighbour is on. */
   ifindex(record: number): number {
-    return this.#words[record + Neighbor.ifindex];
+    return this.table.words[(record + Neighbor.ifindex) | 0];
   }
 
   /** Its address, host order. */
   address(record: number): number {
-    return this.#words[record + Neighbor.address];
+    return this.table.words[(record + Neighbor.address) | 0];
   }
 
   /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
   macHead(record: number): number {
-    return this.#words[record + Neighbor.macHead];
+    return this.table.words[(record + Neighbor.macHead) | 0];
   }
 
   /** MAC bytes 4–5 likewise. */
   macTail(record: number): number {
-    return this.#words[record + Neighbor.macTail];
+    return this.table.words[(record + Neighbor.macTail) | 0];
   }
 
   /** NUD_* */
   state(record: number): number {
-    return this.#words[record + Neighbor.state] & STATE_MASK;
+    return this.table.words[(record + Neighbor.state) | 0] & STATE_MASK;
   }
 
   /** NTF_*, and NTF_EXT_* from the eighth bit on. */
   flags(record: number): number {
-    return this.#words[record + Neighbor.state] >>> FLAGS_SHIFT;
+    return this.table.words[(record + Neighbor.state) | 0] >>> FLAGS_SHIFT;
   }
 
   /** Whether the netlink tile wants a solicit when this neighbour is used. */
   refreshWanted(record: number): boolean {
-    return (this.#words[record + Neighbor.state] & REFRESH_WANTED) !== 0;
+    return (this.table.words[(record + Neighbor.state) | 0] & REFRESH_WANTED) !== 0;
   }
 
   /** Calls `visit` for each, in no order, with one object that is reused. */
   forEach(visit: (entry: NeighborEntry) => void): void {
     const entry = emptyNeighbor();
-    this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
+    this.table.forEach((record) => visit(readEntry(this.table.words, record, entry)));
   }
 }
 

@@ -3,7 +3,7 @@
  * readers, no locks. Interfaces and neighbours are kept in such tables.
  *
  * A table is 2ᵏ slots of one word, probed linearly. A slot is empty, a tombstone, or names a record
- * (its number, and 11 bits of the key's hash so that most probes need not look at the record). A
+ * (where it begins, and 11 bits of the key's hash so that most probes need not look at the record). A
  * record begins with its key, is written before any slot names it, and does not change afterwards
  * (but for words that its owner says are each a fact of their own, like a neighbour's state).
  *
@@ -39,70 +39,81 @@ import type { RecordTableShape } from "./layout.ts";
 /** Slots that a key may be in, from its hash on. */
 export const MOST_PROBES = 128;
 
-/** A slot: 0, `TOMBSTONE`, or tag << 20 | record number + 1. A tag has 11 bits, the tombstone's 12. */
+/**
+ * A slot: 0, `TOMBSTONE`, or tag << 20 | where its record begins, in units of 8 words, + 1. A tag has 11
+ * bits, the tombstone's 12.
+ */
 export const EMPTY = 0;
 export const TOMBSTONE = 0xfff00000;
-export const NUMBER_BITS = 20;
-export const NUMBER_MASK = (1 << NUMBER_BITS) - 1;
+export const UNIT_WORDS = 8;
+export const UNIT_BITS = 20;
+export const UNIT_MASK = (1 << UNIT_BITS) - 1;
 
-/** The publishing word: seed << 6 | log2 of slots << 1 | place. 0: no table. Bit 31 is 0: a small integer. */
+/**
+ * The publishing word: seed << 6 | log2 of slots << 1 | place. Bit 31 is 0: a small integer. 0: no table,
+ * and names a slot that no table has, so it is empty.
+ */
 export const SEED_BITS = 25;
 
 // Constants that are not exported V8 folds into the code; exported ones it loads at each use.
 const PROBES = MOST_PROBES;
-const TAG_SHIFT = NUMBER_BITS;
-const NUMBERS = NUMBER_MASK;
+const TAG_SHIFT = UNIT_BITS;
+const UNITS = UNIT_MASK;
+const UNIT_SHIFT = 3;
 
 /** Mixes a key (murmur3's finaliser over both words and the seed). */
-export function hashKey(a: number, b: number, seed: number): number {
+function mix(a: number, b: number, seed: number): number {
   let h = Math.imul(b ^ seed, 0x85ebca6b);
   h = (h ^ (h >>> 15)) + Math.imul(a, 0x9e3779b1);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return h ^ (h >>> 16);
 }
 
-/** Index of the first slot of a table: each size has two places, all sizes side by side. */
-export function placeBase(log2: number, place: number): number {
-  return (2 << log2) + (place << log2);
+/** The same for others: what is exported V8 does not take for constant either. */
+export function hashKey(a: number, b: number, seed: number): number {
+  return mix(a, b, seed);
 }
 
-/** The readers' side. */
+/** Index of the first slot of a table: each size has two places, all sizes side by side. */
+export function placeBase(log2: number, place: number): number {
+  return (2 | place) << log2;
+}
+
+/**
+ * The readers' side. One array for all of it, and nothing kept of the table but what the publishing word
+ * says, since V8 checks arrays and fields anew in each lookup. The fields are declared and not defined:
+ * those that are written once, by the constructor, and are not `undefined` before that, it takes for
+ * constants of a known type, which makes a lookup half as long again as fast.
+ */
 export class RecordTableReader {
-  /** All records; `find` returns an index into this. */
-  readonly words: Uint32Array;
-  readonly #slots: Uint32Array;
-  readonly #header: Uint32Array;
-  readonly #publishedAt: number;
-  readonly #recordShift: number;
-  /** What the publishing word was when the next three were taken from it. */
-  #published = 0;
-  #base = 0;
-  #mask = 0;
-  #seed = 0;
+  /** The whole region; `find` returns an index into this. */
+  declare readonly words: Uint32Array;
+  declare private readonly publishedAt: number;
+  declare private readonly slotsAt: number;
+  /** Where a record would be that slots name by 0. */
+  declare private readonly recordsAt: number;
 
   constructor(view: View, shape: RecordTableShape) {
-    this.#header = u32(view);
-    this.#slots = slotsOf(view, shape);
-    this.words = recordsOf(view, shape);
-    this.#publishedAt = shape.publishedAt;
-    this.#recordShift = Math.log2(shape.recordWords);
+    this.words = u32(view);
+    this.publishedAt = shape.publishedAt;
+    this.slotsAt = shape.slotsAt >>> 2;
+    this.recordsAt = (shape.recordsAt >>> 2) - UNIT_WORDS;
   }
 
   /** Index in `words` of the record of key (`a`, `b`), or -1. */
   find(a: number, b: number): number {
-    const published = this.#header[this.#publishedAt];
-    if (published !== this.#published) this.#join(published);
-    const slots = this.#slots;
-    const words = this.words;
-    const base = this.#base;
-    const mask = this.#mask;
-    const hash = hashKey(a, b, this.#seed);
+    // As signed words, so that V8 compares registers: an address may be handed over either way.
+    const { words } = this;
+    const published = words[this.publishedAt] | 0;
+    const log2 = (published >> 1) & 0x1f;
+    const base = (this.slotsAt + ((2 | (published & 1)) << log2)) | 0;
+    const mask = ~(-1 << log2);
+    const hash = mix(a | 0, b | 0, published >> 6);
     for (let i = 0; i < PROBES; i++) {
-      const slot = slots[(base + ((hash + i) & mask)) | 0];
+      const slot = words[(base + ((hash + i) & mask)) | 0] | 0;
       if (slot === 0) return -1;
       if (slot >>> TAG_SHIFT !== hash >>> 21) continue;
-      const record = ((slot & NUMBERS) - 1) << this.#recordShift;
-      // As signed words, so that V8 compares registers: an address may be handed over either way.
+      const record = (this.recordsAt + ((slot & UNITS) << UNIT_SHIFT)) | 0;
       if ((words[record] | 0) === (a | 0) && (words[(record + 1) | 0] | 0) === (b | 0)) {
         return record;
       }
@@ -112,20 +123,14 @@ export class RecordTableReader {
 
   /** Calls `visit` with the index of each record, in no order. */
   forEach(visit: (record: number) => void): void {
-    this.#join(this.#header[this.#publishedAt]);
-    for (let i = 0; i <= this.#mask; i++) {
-      const slot = this.#slots[this.#base + i];
-      if (isTaken(slot)) visit(((slot & NUMBERS) - 1) << this.#recordShift);
-    }
-  }
-
-  /** Turns to another table. Before one is published the word is 0 and names a slot that is empty. */
-  #join(published: number): void {
+    const published = this.words[this.publishedAt];
+    if (published === 0) return;
     const log2 = (published >>> 1) & 0x1f;
-    this.#published = published;
-    this.#base = published === 0 ? 0 : placeBase(log2, published & 1);
-    this.#mask = published === 0 ? 0 : (1 << log2) - 1;
-    this.#seed = published >>> 6;
+    const base = this.slotsAt + placeBase(log2, published & 1);
+    for (let i = base; i < base + (1 << log2); i++) {
+      const slot = this.words[i];
+      if (isTaken(slot)) visit(this.recordsAt + ((slot & UNITS) << UNIT_SHIFT));
+    }
   }
 }
 

@@ -14,14 +14,15 @@ import {
   hashKey,
   isTaken,
   MOST_PROBES,
-  NUMBER_BITS,
-  NUMBER_MASK,
   placeBase,
   recordsOf,
   RecordTableReader,
   SEED_BITS,
   slotsOf,
   TOMBSTONE,
+  UNIT_BITS,
+  UNIT_MASK,
+  UNIT_WORDS,
 } from "./record_table.ts";
 
 /** Smallest table, log2 of its slots. */
@@ -120,10 +121,10 @@ export class RecordTableWriter {
     }
     const before = this.#slots[slot];
     const tag = hashKey(a, b, this.#seed) >>> 21;
-    Atomics.store(this.#slots, slot, (tag << NUMBER_BITS) | (number + 1));
+    Atomics.store(this.#slots, slot, (tag << UNIT_BITS) | (record / UNIT_WORDS + 1));
     this.#marks[number] = this.#sync;
     if (old >= 0) {
-      this.#limbo.retire(this.#recordPool, (before & NUMBER_MASK) - 1);
+      this.#limbo.retire(this.#recordPool, this.#numberOf(before));
     } else {
       this.#size++;
       if (before === TOMBSTONE) this.#tombstones--;
@@ -211,12 +212,17 @@ export class RecordTableWriter {
   }
 
   #recordIn(slot: number): number {
-    return ((this.#slots[slot] & NUMBER_MASK) - 1) * this.#shape.recordWords;
+    return beginOf(this.#slots[slot]);
+  }
+
+  /** Number of the record that a slot's word names. */
+  #numberOf(word: number): number {
+    return beginOf(word) / this.#shape.recordWords;
   }
 
   /** Makes `slot` a tombstone, or empty together with the tombstones before it where that is safe. */
   #removeAt(slot: number): void {
-    const number = (this.#slots[slot] & NUMBER_MASK) - 1;
+    const number = this.#numberOf(this.#slots[slot]);
     const mask = (1 << this.#log2) - 1;
     const next = this.#base + ((slot - this.#base + 1) & mask);
     if (this.#slots[next] !== EMPTY) {
@@ -245,13 +251,13 @@ export class RecordTableWriter {
     for (let i = 0; i < 1 << old.log2; i++) {
       const word = this.#slots[old.base + i];
       if (!isTaken(word)) continue;
-      const record = ((word & NUMBER_MASK) - 1) * this.#shape.recordWords;
+      const record = beginOf(word);
       const a = this.words[record];
       const b = this.words[record + 1];
       const slot = this.#probeFree(a, b);
       if (slot < 0) return this.#giveUp(old);
-      this.#slots[slot] = ((hashKey(a, b, this.#seed) >>> 21) << NUMBER_BITS) |
-        (word & NUMBER_MASK);
+      this.#slots[slot] = ((hashKey(a, b, this.#seed) >>> 21) << UNIT_BITS) |
+        (word & UNIT_MASK);
     }
     this.#tombstones = 0;
     if (this.#shown) this.#publish();
@@ -295,8 +301,9 @@ export class RecordTableWriter {
   #inherit(view: View): void {
     const published = this.#header[this.#shape.publishedAt];
     this.#places.add(published & 0x3f);
+    const { recordsAt, recordWords } = this.#shape;
     new RecordTableReader(view, this.#shape).forEach((record) => {
-      this.#records.reserve(record / this.#shape.recordWords);
+      this.#records.reserve((record - recordsAt / 4) / recordWords);
     });
   }
 
@@ -306,8 +313,13 @@ export class RecordTableWriter {
     const base = placeBase(log2, published & 1);
     for (let i = 0; i < 1 << log2; i++) {
       const word = this.#slots[base + i];
-      if (isTaken(word)) this.#limbo.retire(this.#recordPool, (word & NUMBER_MASK) - 1);
+      if (isTaken(word)) this.#limbo.retire(this.#recordPool, this.#numberOf(word));
     }
     this.#limbo.retire(this.#placePool, published & 0x3f);
   }
+}
+
+/** Where the record begins that a slot's word names. */
+function beginOf(word: number): number {
+  return ((word & UNIT_MASK) - 1) * UNIT_WORDS;
 }
