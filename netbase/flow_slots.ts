@@ -13,8 +13,13 @@ export interface SlotMember {
   readonly weight: number;
 }
 
-/** So many for the smallest share, of which rounding to a whole slot is then at most 2 %. */
-const SLOTS_OF_SMALLEST = 50;
+/** How far a member's share may be from its weight. */
+const BOUND = 0.02;
+/**
+ * So many for the smallest share: what was rounded to a whole one stays within the bound when a table
+ * grows, though shares then are a little smaller.
+ */
+const SLOTS_OF_SMALLEST = 52;
 const SMALLEST_LOG2 = 6;
 
 /**
@@ -30,8 +35,9 @@ export function slotsLog2(members: readonly SlotMember[]): number {
 
 /**
  * Fills a slot table: for each slot the index of its member. `earlier` is the table that this one
- * takes the place of, as the member's key of each slot (empty: none). A slot moves only when its
- * member is gone or had more than its share, rounded up; what is free goes to whoever lacks most.
+ * takes the place of, as the member's key of each slot (empty: none). As few slots move as may be: those
+ * of members that are gone, to whoever lacks most; then from whoever has most too many, until new
+ * members have their shares and all others are as near to theirs as they have to be.
  * The table is never smaller than the earlier one, and where it is larger each old slot becomes a
  * row of new ones, since slots are picked by the hash's upper bits.
  */
@@ -41,25 +47,36 @@ export function fillSlots(
 ): Uint16Array {
   const count = Math.max(1 << slotsLog2(members), earlier.length);
   const total = members.reduce((sum, member) => sum + member.weight, 0);
-  const lacks = members.map((member) => (count * member.weight) / total);
-  const inherited = inherit(members, earlier, count);
-  const slots = new Uint16Array(count);
+  const shares = members.map((member) => (count * member.weight) / total);
+  const known = new Set(earlier);
+  const spare = members.map(({ key }, i) => known.has(key) ? Math.max(1, shares[i] * BOUND) : 1);
+  const own: number[][] = members.map(() => []);
   const open: number[] = [];
-  for (let slot = 0; slot < count; slot++) {
-    const member = inherited[slot];
-    if (member < 0 || lacks[member] <= 0) {
-      open.push(slot);
-    } else {
-      slots[slot] = member;
-      lacks[member]--;
-    }
+  inherit(members, earlier, count).forEach((member, slot) => {
+    (member < 0 ? open : own[member]).push(slot);
+  });
+  const lacks = (member: number) => shares[member] - own[member].length;
+  for (const slot of open) own[most(shares, lacks)].push(slot);
+  for (;;) {
+    let to = most(shares, (member) => lacks(member) - spare[member]);
+    let from = most(shares, (member) => -lacks(member) - spare[member]);
+    if (lacks(to) > spare[to]) from = most(shares, (member) => -lacks(member));
+    else if (-lacks(from) > spare[from]) to = most(shares, lacks);
+    else break;
+    // What is left is rounding to whole slots.
+    if (lacks(to) - lacks(from) <= 1) break;
+    own[to].push(own[from].pop()!);
   }
-  for (const slot of open) {
-    const member = lacks.indexOf(Math.max(...lacks));
-    slots[slot] = member;
-    lacks[member]--;
-  }
+  const slots = new Uint16Array(count);
+  own.forEach((theirs, member) => theirs.forEach((slot) => slots[slot] = member));
   return slots;
+}
+
+/** Index of the one of `all` for which `of` is largest. */
+function most(all: readonly unknown[], of: (index: number) => number): number {
+  let best = 0;
+  for (let i = 1; i < all.length; i++) if (of(i) > of(best)) best = i;
+  return best;
 }
 
 /** For each slot the member that its flows had, by index among `members`; -1: gone, or new. */
