@@ -8,6 +8,7 @@
 
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
+import { wholeNumber } from "../cli/options.ts";
 import { build } from "../scripts/build.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
@@ -69,6 +70,20 @@ function printJson(result: Result): void {
   console.log(JSON.stringify(result));
 }
 
+/** What the options select. Throws Error when they do not make sense. */
+function selectionOf(values: Partial<Record<keyof Selection, string>>): Selection {
+  const { only, peers, runs, seconds } = values;
+  if (only !== undefined) new RegExp(only);
+  const whole = (value: string, option: string, most: number) =>
+    wholeNumber(value, { option, least: 1, most });
+  return {
+    ...(only !== undefined && { only }),
+    ...(peers !== undefined && { peers: peers.split(",") }),
+    ...(runs !== undefined && { runs: whole(runs, "runs", 1000) }),
+    ...(seconds !== undefined && { seconds: whole(seconds, "seconds", 60) }),
+  };
+}
+
 async function main(args: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
@@ -82,12 +97,13 @@ async function main(args: string[]): Promise<number> {
       seconds: { type: "string" },
     },
   });
-  const selection: Selection = {
-    ...(values.only !== undefined && { only: values.only }),
-    ...(values.peers !== undefined && { peers: values.peers.split(",") }),
-    ...(values.runs !== undefined && { runs: Number(values.runs) }),
-    ...(values.seconds !== undefined && { seconds: Number(values.seconds) }),
-  };
+  let selection: Selection;
+  try {
+    selection = selectionOf(values);
+  } catch (error) {
+    console.error((error as Error).message);
+    return 2;
+  }
   const print = values.json ? printJson : printHuman;
   const report: Report = (result) => isWanted(result.case, selection) && print(result);
   const unknown = positionals.filter((name) => !(name in BENCHES));
