@@ -1,6 +1,9 @@
 /**
  * Nanoseconds per lookup in the tables that net tiles read, and route changes per second into them.
- * Lookups are independent, over an array of addresses, as a burst of packets brings them.
+ * Lookups are independent, over an array of addresses in bulks of 32, as a burst of packets brings them.
+ *
+ * Peers: `bare_load`, one load at random from a table of the same size, which no table can do without;
+ * DPDK's `rte_fib` and `rte_lpm`; the same neighbour table in C (`neighbors.ts`).
  *
  * @module
  */
@@ -8,10 +11,13 @@
 import { heapView, type View } from "../ffi/view.ts";
 import type { FibReader } from "../netbase/fib.ts";
 import { FIB_CELLS, NETBASE_BYTES } from "../netbase/layout.ts";
-import { type NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
+import type { NextHopReader } from "../netbase/next_hops.ts";
 import { emptyRoute, NLM_F_CREATE, NLM_F_REPLACE } from "../netbase/route.ts";
-import { measure, type Report, timed } from "./harness.ts";
+import { type Case, isWanted, measure, type Report, type Selection, timed } from "./harness.ts";
+import { buildDpdkPeer, LookupPeer } from "./lookup_peer.ts";
+import { measureLookups } from "./memory_lookups.ts";
+import { measureNeighbors } from "./neighbors.ts";
 import { coveredAddresses, defaultRoute, fillRoute, prefixes, randomAddresses } from "./routes.ts";
 
 /** Sizes of table. */
@@ -19,33 +25,31 @@ const SIZES = [10, 1000, 100_000, 1_000_000];
 /** Addresses that fit the caches, and rounds over them in one measurement. */
 const HOT = 1024;
 const HOT_ROUNDS = 4096;
-/** Addresses that one call looks up. */
-const BULK = 1024;
 /** Addresses that do not fit them. */
 const COLD = 1 << 22;
-/** Neighbours, in a table of so many slots, and lookups in one measurement. */
-const NEIGHBORS = 1024;
-const NEIGHBOR_SLOTS = 4096;
-const NEIGHBOR_LOOKUPS = 1 << 21;
+/** Addresses that one call looks up, and how many at a turn of its loop. */
+const BULK = 32;
+const STRIDE = 8;
 /** Route changes in one measurement, committed in batches such as a netlink tile makes. */
 const CHANGES = 200_000;
 const BATCH = 64;
 
-/** Measures all cases. */
-export async function run(report: Report): Promise<void> {
-  for (const size of SIZES) await measureFib(report, size);
-  await measureNeighbors(report);
-  await measureChanges(report);
+/** Measures all cases that are wanted. */
+export async function run(report: Report, selection: Selection = {}): Promise<void> {
+  const dpdk = await buildDpdkPeer();
+  for (const size of SIZES) {
+    const cases = [`fib hot ${size}`, `fib random ${size}`];
+    if (cases.some((name) => isWanted(name, selection))) await measureFib(report, size, dpdk);
+  }
+  await measureNeighbors(report, selection);
+  await measureLookups(report, selection);
+  if (isWanted("route apply 1000000", selection)) await measureChanges(report);
 }
 
 /** A netbase with a default route and `table`'s routes. */
 function netbaseWith(table: Uint32Array): { view: View; writer: NetbaseWriter } {
   const view = heapView(NETBASE_BYTES);
-  const writer = new NetbaseWriter(view, {
-    readers: [],
-    neighborSlots: NEIGHBOR_SLOTS,
-    seed: 0x5eed,
-  });
+  const writer = new NetbaseWriter(view, { readers: [], seed: 0x5eed });
   writer.rib.add(defaultRoute(), NLM_F_CREATE);
   const route = emptyRoute();
   for (let i = 0; i < table.length / 2; i++) {
@@ -55,26 +59,60 @@ function netbaseWith(table: Uint32Array): { view: View; writer: NetbaseWriter } 
   return { view, writer };
 }
 
-async function measureFib(report: Report, size: number): Promise<void> {
+/** The same routes for DPDK: destination, length and what tells next hops apart. */
+function routesOf(table: Uint32Array): Uint32Array {
+  const route = emptyRoute();
+  const out = new Uint32Array(3 + table.length / 2 * 3);
+  out[2] = nextHopOf(defaultRoute().gateway);
+  for (let i = 0; i < table.length / 2; i++) {
+    const { destination, prefixLength, gateway } = fillRoute(route, table, i);
+    out.set([destination, prefixLength, nextHopOf(gateway)], 3 + 3 * i);
+  }
+  return out;
+}
+
+function nextHopOf(gateway: number): number {
+  return gateway & 0xffff;
+}
+
+/** Measures hot and random addresses in a table of `size` routes. */
+async function measureFib(report: Report, size: number, dpdk: string | null): Promise<void> {
   const table = prefixes(size);
-  const { fib } = new NetbaseReader(netbaseWith(table).view);
+  const { fib, nextHops } = new NetbaseReader(netbaseWith(table).view);
   const flat = new Uint16Array(FIB_CELLS).fill(1);
-  const hot = coveredAddresses(table, HOT);
-  const cold = randomAddresses(COLD);
-  report(
-    await measure({
-      ...{ bench: "netbase", case: `fib hot ${size}`, unit: "ns/op" },
-      tegula: timed(HOT * HOT_ROUNDS, () => lookUp(fib, hot, HOT_ROUNDS)),
-      peers: { bare_load: timed(HOT * HOT_ROUNDS, () => load(flat, hot, HOT_ROUNDS)) },
-    }),
-  );
-  report(
-    await measure({
-      ...{ bench: "netbase", case: `fib random ${size}`, unit: "ns/op" },
-      tegula: timed(COLD, () => lookUp(fib, cold, 1)),
-      peers: { bare_load: timed(COLD, () => load(flat, cold, 1)) },
-    }),
-  );
+  const sets = [
+    { name: "hot", addresses: coveredAddresses(table, HOT), rounds: HOT_ROUNDS },
+    { name: "random", addresses: randomAddresses(COLD), rounds: 1 },
+  ];
+  const files = [routesOf(table), ...sets.map(({ addresses }) => addresses)];
+  await using peer = dpdk === null ? null : await LookupPeer.start(dpdk, files);
+  for (const [i, { name, addresses, rounds }] of sets.entries()) {
+    const operations = addresses.length * rounds;
+    const peers: Case["peers"] = {
+      bare_load: timed(operations, () => load(flat, addresses, rounds)),
+      ...(peer !== null && dpdkPeers(peer, `${i} ${rounds}`, sumOf(fib, nextHops, addresses))),
+    };
+    report(
+      await measure({
+        ...{ bench: "netbase", case: `fib ${name} ${size}`, unit: "ns/op", peers },
+        tegula: timed(operations, () => lookUp(fib, addresses, rounds)),
+      }),
+    );
+  }
+}
+
+function dpdkPeers(peer: LookupPeer, what: string, expected: number): Case["peers"] {
+  const ask = async (table: string) => {
+    const { nanoseconds, witness } = await peer.ask(`${table} ${what}`);
+    if (witness !== expected) throw new Error(`rte_${table} found other routes than netbase`);
+    return nanoseconds;
+  };
+  return { rte_fib: () => ask("fib"), rte_lpm: () => ask("lpm") };
+}
+
+/** What tells the next hops of all addresses, in sum. */
+function sumOf(fib: FibReader, nextHops: NextHopReader, addresses: Uint32Array): number {
+  return addresses.reduce((sum, to) => sum + nextHopOf(nextHops.gateway(fib.lookup(to))), 0);
 }
 
 /**
@@ -84,64 +122,39 @@ async function measureFib(report: Report, size: number): Promise<void> {
 function lookUp(fib: FibReader, addresses: Uint32Array, rounds: number): number {
   let sum = 0;
   for (let round = 0; round < rounds; round++) {
-    for (let i = 0; i < addresses.length; i += BULK) sum += lookUpBulk(fib, addresses, i, i + BULK);
+    for (let i = 0; i < addresses.length; i += BULK) sum += lookUpBulk(fib, addresses, i);
   }
   return sum;
 }
 
-function lookUpBulk(fib: FibReader, addresses: Uint32Array, from: number, to: number): number {
+/** Unrolled, as a C compiler does and V8 does not: a turn of a loop takes as long as a lookup. */
+function lookUpBulk(fib: FibReader, addresses: Uint32Array, from: number): number {
   let sum = 0;
-  for (let i = from; i < to; i++) sum = (sum + fib.lookup(addresses[i])) | 0;
+  for (let i = from; i < from + BULK; i += STRIDE) {
+    sum = (sum + fib.lookup(addresses[i]) + fib.lookup(addresses[i | 1]) +
+      fib.lookup(addresses[i | 2]) + fib.lookup(addresses[i | 3]) +
+      fib.lookup(addresses[i | 4]) + fib.lookup(addresses[i | 5]) +
+      fib.lookup(addresses[i | 6]) + fib.lookup(addresses[i | 7])) | 0;
+  }
   return sum;
 }
 
-/** What no table can do without: one load at random from a table of the same size. */
+/** What no table can do without. */
 function load(table: Uint16Array, addresses: Uint32Array, rounds: number): number {
   let sum = 0;
   for (let round = 0; round < rounds; round++) {
-    for (let i = 0; i < addresses.length; i += BULK) sum += loadBulk(table, addresses, i, i + BULK);
+    for (let i = 0; i < addresses.length; i += BULK) sum += loadBulk(table, addresses, i);
   }
   return sum;
 }
 
-function loadBulk(table: Uint16Array, addresses: Uint32Array, from: number, to: number): number {
+function loadBulk(table: Uint16Array, addresses: Uint32Array, from: number): number {
   let sum = 0;
-  for (let i = from; i < to; i++) sum = (sum + table[addresses[i] >>> 8]) | 0;
-  return sum;
-}
-
-async function measureNeighbors(report: Report): Promise<void> {
-  const { view, writer } = netbaseWith(new Uint32Array(0));
-  const first = 0xc6120000;
-  for (let i = 0; i < NEIGHBORS; i++) {
-    const mac = { macHead: i, macTail: i & 0xffff };
-    writer.neighbors.set({
-      ifindex: 2,
-      address: first + i,
-      state: NUD_REACHABLE,
-      flags: 0,
-      ...mac,
-    });
-  }
-  const { neighbors } = new NetbaseReader(view);
-  const present = Uint32Array.from(randomAddresses(4096), (random) => first + random % NEIGHBORS);
-  const absent = Uint32Array.from(present, (address) => address + NEIGHBORS);
-  for (const [name, addresses] of [["hit", present], ["miss", absent]] as const) {
-    report(
-      await measure({
-        ...{ bench: "netbase", case: `neighbor ${name}`, unit: "ns/op" },
-        tegula: timed(NEIGHBOR_LOOKUPS, () => resolve(neighbors, addresses)),
-      }),
-    );
-  }
-}
-
-/** Looks neighbours up and takes their MACs, as `resolve.ts` does. */
-function resolve(neighbors: NeighborReader, addresses: Uint32Array): number {
-  let sum = 0;
-  for (let i = 0; i < NEIGHBOR_LOOKUPS; i++) {
-    const record = neighbors.lookup(2, addresses[i & 4095]);
-    if (record >= 0) sum = (sum + neighbors.macHead(record) + neighbors.macTail(record)) | 0;
+  for (let i = from; i < from + BULK; i += STRIDE) {
+    sum = (sum + table[addresses[i] >>> 8] + table[addresses[i | 1] >>> 8] +
+      table[addresses[i | 2] >>> 8] + table[addresses[i | 3] >>> 8] +
+      table[addresses[i | 4] >>> 8] + table[addresses[i | 5] >>> 8] +
+      table[addresses[i | 6] >>> 8] + table[addresses[i | 7] >>> 8]) | 0;
   }
   return sum;
 }

@@ -38,6 +38,23 @@ export async function buildPrograms(): Promise<Programs> {
   return { ...paths, object } as Programs;
 }
 
+/** Compiles a C program that is one file, and returns its path. Throws Error. */
+export async function buildProgram(name: string, options: readonly string[] = []): Promise<string> {
+  await Deno.mkdir(BUILD, { recursive: true });
+  const source = `${SOURCES}${name}.c`;
+  await run("gcc", [
+    ...["-std=gnu11", "-O3", "-g", ...WARNINGS],
+    ...[source, ...options, "-o", BUILD + name],
+  ]);
+  return BUILD + name;
+}
+
+/** What the compiler must be told to use a library, by pkg-config; null: it is not installed. */
+export async function libraryOptions(name: string): Promise<string[] | null> {
+  const printed = await run("pkg-config", ["--cflags", name]).catch(() => null);
+  return printed?.trim().split(/\s+/) ?? null;
+}
+
 /** Runs a program to its end and returns what it printed; throws Error with what it complained. */
 async function run(program: string, args: string[]): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
