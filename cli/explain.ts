@@ -6,12 +6,18 @@
 
 import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
+import {
+  explain as explainFlow,
+  type Explanation,
+  type Flow,
+} from "../tiles/status/explanation.ts";
+import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
-import { explain as explainFlow } from "./explanation.ts";
-import { parseOptions, wholeNumber } from "./options.ts";
+import { command, type Given, wholeNumber } from "./options.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP = `usage: tegula explain ADDRESS [--source ADDRESS] [--sport PORT] [--dport PORT] [-j]
+const HELP =
+  `usage: tegula explain ADDRESS [--source ADDRESS] [--sport PORT] [--dport PORT] [-j] [--live]
 
 Tells what becomes of a datagram to ADDRESS, with the routes and neighbours that the kernel has now: which route is
 taken and why no other, which hop of several for this flow, the neighbour and its state, and the headers, or
@@ -21,6 +27,7 @@ why it is dropped and the command that shows the cause. Needs no privileges.
   --sport PORT       the port that it comes from (7), and
   --dport PORT       goes to (50000): with the addresses they choose the hop
   -j, --json         JSON
+${LIVE_HELP}
   --help             this`;
 
 const OPTIONS = {
@@ -28,28 +35,36 @@ const OPTIONS = {
   sport: { type: "string", default: "7" },
   dport: { type: "string", default: "50000" },
   json: { type: "boolean", short: "j" },
-  help: { type: "boolean", short: "h" },
+  ...LIVE_OPTIONS,
 } as const;
 
 /** Runs `tegula explain`; returns the exit status. */
-export function explain(args: string[]): Promise<number> {
-  const { values, positionals } = parseOptions(args, {
-    command: "explain",
-    options: OPTIONS,
-    positionals: 1,
-  });
-  if (values.help) {
-    console.log(HELP);
-    return Promise.resolve(Exit.ok);
-  }
+export const explain = command(
+  { name: "explain", help: HELP, options: OPTIONS, positionals: 1 },
+  run,
+);
+
+async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const flow = {
     destination: addressOf(positionals[0], "the address to explain"),
     source: values.source === undefined ? 0 : addressOf(values.source, "--source"),
     sourcePort: portOf(values.sport, "sport"),
     destinationPort: portOf(values.dport, "dport"),
   };
+  const { outcome, steps } = values.live || values.control !== undefined
+    ? await askRunning(await Control.connect(values.control), flow)
+    : askMirror(flow);
+  if (values.json) console.log(JSON.stringify({ outcome, steps }));
+  else {
+    console.log(`${formatAddress(flow.destination)}: ${outcome.type}`);
+    for (const { about, says } of steps) console.log(`  ${about.padEnd(10)} ${says}`);
+  }
+  return Exit.ok;
+}
+
+function askMirror(flow: Flow): Explanation {
   const confirmed = new NeighborMap<number>();
-  const live = openMirror({
+  const { mirror, reader, writer: { rib } } = openMirror({
     neighbors: {
       neighborTold({ ifindex, address, confirmedMillis }) {
         confirmed.set(ifindex, address, confirmedMillis);
@@ -57,17 +72,20 @@ export function explain(args: string[]): Promise<number> {
       neighborGone() {},
     },
   });
-  live.mirror.close();
-  const { outcome, steps } = explainFlow(
-    { ...live, confirmedMillis: (ifindex, address) => confirmed.get(ifindex, address) ?? -1 },
-    flow,
-  );
-  if (values.json) console.log(JSON.stringify({ outcome, steps }));
-  else {
-    console.log(`${formatAddress(flow.destination)}: ${outcome.type}`);
-    for (const { about, says } of steps) console.log(`  ${about.padEnd(10)} ${says}`);
-  }
-  return Promise.resolve(Exit.ok);
+  mirror.close();
+  const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;
+  return explainFlow({ reader, rib, attached: null, confirmedMillis: age }, flow);
+}
+
+async function askRunning(control: Control, flow: Flow): Promise<Explanation> {
+  const answer = await control.one({
+    do: "explain",
+    destination: formatAddress(flow.destination),
+    ...(flow.source !== 0 && { source: formatAddress(flow.source) }),
+    sport: flow.sourcePort,
+    dport: flow.destinationPort,
+  });
+  return answer as unknown as Explanation;
 }
 
 function addressOf(text: string | undefined, what: string): number {

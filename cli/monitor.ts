@@ -8,7 +8,7 @@
 import { Changes, type Topic, TOPICS } from "../tiles/netlink/changes.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
-import { interfaceText, neighborText, routeText } from "./entry_text.ts";
+import { interfaceText, neighborText, routeText } from "../tiles/status/entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given } from "./options.ts";
 import { openMirror } from "./snapshot.ts";

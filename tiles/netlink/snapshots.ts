@@ -9,7 +9,9 @@
 
 import type { View } from "../../ffi/view.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { LookupOrder } from "../../netbase/prefix_painter.ts";
 import type { Rib } from "../../netbase/rib.ts";
+import type { Route } from "../../netbase/route.ts";
 import type { Audit } from "./audit.ts";
 import type { Changes } from "./changes.ts";
 import { interfaceNames, routeEntry } from "./entries.ts";
@@ -31,6 +33,12 @@ export interface SnapshotParts {
   readonly reader: NetbaseReader;
   readonly changes: Changes;
   readonly audit: Audit;
+}
+
+/** What is said of the routes that cover an address. */
+export interface CoveringHead {
+  readonly best: Route | null;
+  readonly order: LookupOrder;
 }
 
 /** The netlink tile's end. */
@@ -64,6 +72,7 @@ export class Snapshots {
     if (kind === Ask.routes) {
       answer({ next: this.#routes(room, words), count: room.count }, room.lines);
     } else if (kind === Ask.changes) answer(this.#changes(room, words[0]), room.lines);
+    else if (kind === Ask.covering) answer(this.#covering(room, words[0]), room.lines);
     else if (kind === Ask.audit) this.#parts.audit.request(answer);
     return 1;
   }
@@ -84,6 +93,13 @@ export class Snapshots {
       place.count++;
     }
     return null;
+  }
+
+  /** The routes whose prefix `address` is in, as they are; which of them it takes, and by what order. */
+  #covering(room: Room, address: number): CoveringHead {
+    const { rib } = this.#parts;
+    for (const route of rib.routesCovering(address)) room.add(JSON.stringify(route));
+    return { best: rib.bestFor(address), order: rib.lookupOrder };
   }
 
   /** Changes since the last time; `began`: it was not known what happened until now. */

@@ -30,6 +30,8 @@ export const Ask = {
   audit: 2,
   /** What has changed since it was last asked for; argument: bits of what to watch, 0 for nothing. */
   changes: 4,
+  /** The routes that cover an address; argument: the address. */
+  covering: 5,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
   capture: 3,
 } as const;

@@ -5,13 +5,16 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
 import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
+import { explain } from "./explanation.ts";
 import { SYNC_STATES, TOPICS } from "../netlink/changes.ts";
 import { type Entry, interfaceEntries, neighborEntries } from "../netlink/entries.ts";
+import type { CoveringHead } from "../netlink/snapshots.ts";
 import type { Question, Told } from "./question.ts";
 import type { Monitoring } from "./monitoring.ts";
 import type { WatchedTile } from "./tile.ts";
@@ -50,6 +53,7 @@ export class Answers {
     counters: () => line(this.#counters()),
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
+    explain: (request) => this.#explain(request),
     audit: () => this.#audit(),
     monitor: (request) => this.#monitor(request),
     capture: (request) => this.#capture(request),
@@ -143,6 +147,25 @@ export class Answers {
     return line(this.#parts.read(() => this.#decisions.entry(to, from)));
   }
 
+  async *#explain({ destination, source, sport, dport }: Request): AsyncGenerator<string> {
+    const { netbase, read, question, interfaces } = this.#parts;
+    const flow = {
+      destination: address(destination),
+      source: source === undefined ? 0 : address(source),
+      sourcePort: port(sport),
+      destinationPort: port(dport),
+    };
+    const { head, lines } = await question.ask<CoveringHead>(Ask.covering, flow.destination);
+    const routes: Route[] = lines.split("\n").slice(0, -1).map((each) => JSON.parse(each));
+    const rib = {
+      routesCovering: () => routes.values(),
+      bestFor: () => head.best,
+      lookupOrder: head.order,
+    };
+    const facts = { reader: netbase, rib, attached: interfaces, confirmedMillis: () => -1 };
+    yield line({ ...read(() => explain(facts, flow)) });
+  }
+
   #capture({ drops, app }: Request): Answer {
     const { capturing } = this.#parts;
     if (app !== undefined && (typeof app !== "string" || !capturing.apps.includes(app))) {
@@ -182,6 +205,11 @@ function address(value: unknown): number {
   const parsed = typeof value === "string" ? parseAddress(value) : -1;
   if (parsed >= 0) return parsed;
   throw new RequestError(`no IPv4 address: ${JSON.stringify(value)}`);
+}
+
+function port(value: unknown): number {
+  if (Number.isInteger(value) && Number(value) > 0 && Number(value) < 65_536) return Number(value);
+  throw new RequestError(`no UDP port: ${JSON.stringify(value)}`);
 }
 
 function line(value: Entry): string {

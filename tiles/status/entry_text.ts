@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Entry } from "../tiles/netlink/entries.ts";
+import type { Entry } from "../netlink/entries.ts";
 
 /** Fields whose text is a keyword and the value. */
 type Keyword = readonly [field: string, keyword: string];

@@ -5,31 +5,26 @@
  * @module
  */
 
-import { heapView } from "../ffi/view.ts";
-import { decide, type Decision, emptyDecision, isInPrefix } from "../netbase/decision.ts";
-import { NextHopFlag } from "../netbase/layout.ts";
-import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
-import * as route from "../netbase/route.ts";
-import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
-import { Devices } from "../tiles/net/devices.ts";
-import {
-  dropCounter,
-  Entry as Cached,
-  LINK_BYTES,
-  Outcome,
-  UNRESOLVED,
-} from "../tiles/net/entry.ts";
-import { flowHash } from "../tiles/net/flow.ts";
-import { HeaderCache } from "../tiles/net/header_cache.ts";
-import { Resolver } from "../tiles/net/resolve.ts";
-import { Solicits } from "../tiles/net/solicits.ts";
-import { NET } from "../tiles/runtime/counters.ts";
-import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
-import { DecisionEntries } from "../tiles/status/decision_entry.ts";
-import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/netlink/entries.ts";
+import { heapView } from "../../ffi/view.ts";
+import { decide, type Decision, emptyDecision, isInPrefix } from "../../netbase/decision.ts";
+import { NextHopFlag } from "../../netbase/layout.ts";
+import { NUD_INCOMPLETE, NUD_VALID } from "../../netbase/neighbors.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { Rib } from "../../netbase/rib.ts";
+import * as route from "../../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../netlink/addresses.ts";
+import { Devices } from "../net/devices.ts";
+import { dropCounter, Entry as Cached, LINK_BYTES, Outcome, UNRESOLVED } from "../net/entry.ts";
+import { flowHash } from "../net/flow.ts";
+import { HeaderCache } from "../net/header_cache.ts";
+import { Resolver } from "../net/resolve.ts";
+import { Solicits } from "../net/solicits.ts";
+import { NET } from "../runtime/counters.ts";
+import { FRAME_BYTES } from "../runtime/plan.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../runtime/solicit_link.ts";
+import { DecisionEntries } from "./decision_entry.ts";
+import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../netlink/entries.ts";
 import { neighborText, routeText } from "./entry_text.ts";
-import type { Snapshot } from "./snapshot.ts";
 
 /** The datagram asked about; addresses in host order, 0 for a source that is to be chosen. */
 export interface Flow {
@@ -40,7 +35,11 @@ export interface Flow {
 }
 
 /** What is to be explained, and what is known besides the mirror. */
-export interface Facts extends Snapshot {
+export interface Facts {
+  readonly reader: NetbaseReader;
+  readonly rib: Pick<Rib, "routesCovering" | "bestFor" | "lookupOrder">;
+  /** Interfaces that net tiles send by; null: all that have Ethernet headers. */
+  readonly attached: readonly string[] | null;
   /** Milliseconds since a neighbour was last known to be reachable; -1: not told. */
   confirmedMillis(ifindex: number, address: number): number;
 }
@@ -71,7 +70,7 @@ export function explain(facts: Facts, flow: Flow): Explanation {
   return { outcome, steps };
 }
 
-function routeSteps({ writer: { rib }, reader }: Facts, destination: number, by: Decision): Step[] {
+function routeSteps({ rib, reader }: Facts, destination: number, by: Decision): Step[] {
   const nameOf = interfaceNames(reader.interfaces);
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
@@ -213,13 +212,14 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
 
 /** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
 function headerStep(
-  { reader }: Facts,
+  { reader, attached: names }: Facts,
   decision: Decision,
   { destination, source, ports }: Flow & { ports: number },
 ): Step {
   const { interfaces } = reader;
   const attached = interfaces.records().filter((record) => interfaces.vlan(record) === 0)
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
+    .filter((record) => names?.includes(interfaces.name(record)) ?? true)
     .map((record) => interfaces.ifindex(record));
   const cache = new HeaderCache(16);
   const resolver = new Resolver({
