@@ -5,8 +5,6 @@
  * @module
  */
 
-import { checked } from "./errno.ts";
-
 /** Capability numbers of capability.h. */
 export const CAP_NET_BIND_SERVICE = 10;
 export const CAP_NET_ADMIN = 12;
@@ -31,6 +29,9 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
+const EFD_NONBLOCK = 0o4000;
+const EFD_CLOEXEC = 0o2000000;
+
 /** For `notify`: numbers of sys/socket.h, and how long a path sun_path takes. */
 const AF_UNIX = 1;
 const SOCK_DGRAM_CLOEXEC = 0o2000002;
@@ -39,7 +40,7 @@ const LONGEST_PATH = 107;
 
 /** Main's own calls. Interfaces are those of the calling thread's network namespace. */
 export interface Host {
-  /** A new eventfd, non-blocking, closed on exec. Throws SystemError. */
+  /** A new eventfd, non-blocking, closed on exec. Throws Error. */
   eventfd(): number;
   /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
   capabilities(): number;
@@ -53,7 +54,10 @@ export interface Host {
   driver(ifname: string): string;
   /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
   hasEthernetHeaders(ifname: string): boolean;
-  /** Becomes another program, path and arguments in `argv`; returns only with -errno. */
+  /**
+   * Becomes another program, path and arguments in `argv`, which only a main with every permission
+   * may. Returns only with -errno.
+   */
   exec(argv: readonly string[]): number;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
@@ -72,10 +76,11 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 /** Opens the library at `path`. */
 export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
-    tegula_host_eventfd: { parameters: [], result: "i32" },
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
-    tegula_host_exec: { parameters: ["buffer", "u32"], result: "i32" },
     // libc's, which the library is linked to.
+    eventfd: { parameters: ["u32", "i32"], result: "i32" },
+    execv: { parameters: ["buffer", "buffer"], result: "i32" },
+    __errno_location: { parameters: [], result: "pointer" },
     tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -101,7 +106,12 @@ export function openHost(path: string): Host {
   }
 
   return {
-    eventfd: () => checked(symbols.tegula_host_eventfd(), "make an eventfd"),
+    eventfd() {
+      // Non-blocking, so that neither who wakes nor who empties it can be held up.
+      const fd = symbols.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+      if (fd < 0) throw new Error("cannot make an eventfd; are too many files open?");
+      return fd;
+    },
     capabilities() {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
@@ -121,7 +131,12 @@ export function openHost(path: string): Host {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
-    exec: (argv) => symbols.tegula_host_exec(cString(argv.join("\0")), argv.length),
+    exec(argv) {
+      const words = argv.map(cString);
+      const pointers = words.map((word) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(word)));
+      symbols.execv(words[0], BigUint64Array.from([...pointers, 0n]));
+      return -new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32();
+    },
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));

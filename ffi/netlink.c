@@ -5,10 +5,7 @@
 #include <arpa/inet.h>
 #include <linux/netlink.h>
 #include <linux/sched/types.h>
-#include <poll.h>
 #include <stddef.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,51 +16,29 @@
 #define DISCARD_PORT 9 /* RFC 863 */
 #define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
 
-/* Options, groups and address of a new socket. 0, or -errno. */
-static int prepare(int fd, const int32_t *groups, int count, int receive_buffer, int strict)
-{
-	const struct sockaddr_nl self = { .nl_family = AF_NETLINK };
-	const int one = 1;
-
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer, sizeof(int)) < 0)
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(int));
-	if (strict) /* before Linux 4.20 there is none: the dump is filtered again anyhow */
-		setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
-	if (bind(fd, (const struct sockaddr *)&self, sizeof(self)) < 0)
-		return -errno;
-	for (int i = 0; i < count; i++)
-		if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(int)) < 0)
-			return -errno;
-	return 0;
-}
-
 /*
  * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
  * caller closes, or -errno.
  */
 EXPORT int tegula_netlink_open(const int32_t *groups, int count, int receive_buffer, int strict)
 {
-	int error, fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	const struct sockaddr_nl self = { .nl_family = AF_NETLINK };
+	int error, one = 1;
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
 
 	if (fd < 0)
 		return -errno;
-	error = prepare(fd, groups, count, receive_buffer, strict);
+	size_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, receive_buffer);
+	if (strict) /* before Linux 4.20 there is none: the dump is filtered again anyhow */
+		setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
+	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
+	for (int i = 0; i < count && !error; i++)
+		error = result(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(int)));
 	if (error) {
 		close(fd);
 		return error;
 	}
 	return fd;
-}
-
-/* The socket's port id; 0, which is the kernel's own, when `fd` is no netlink socket. */
-EXPORT uint32_t tegula_netlink_port_id(int fd)
-{
-	struct sockaddr_nl self = { 0 };
-	socklen_t length = sizeof(self);
-
-	if (getsockname(fd, (struct sockaddr *)&self, &length) < 0)
-		return 0;
-	return self.nl_family == AF_NETLINK ? self.nl_pid : 0;
 }
 
 /*
@@ -101,29 +76,6 @@ EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, in
 	return received;
 }
 
-/* Sends `length` bytes to the kernel. `length`, or -errno. */
-EXPORT int tegula_netlink_send(int fd, const void *buffer, uint32_t length)
-{
-	const struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
-
-	return result(sendto(fd, buffer, length, 0, (const struct sockaddr *)&kernel,
-			     sizeof(kernel)));
-}
-
-/* poll(2); a signal counts as time-out. How many are ready, or -errno. */
-EXPORT int tegula_netlink_wait(struct pollfd *set, int count, int timeout_ms)
-{
-	int ready = poll(set, (nfds_t)count, timeout_ms);
-
-	return ready < 0 && errno == EINTR ? 0 : result(ready);
-}
-
-/* The UDP socket that probes leave by; never read. The descriptor, or -errno. */
-EXPORT int tegula_netlink_open_probe(void)
-{
-	return result(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-}
-
 /*
  * Makes the kernel resolve `address` (host order) on `ifindex`, by an empty datagram to its discard
  * port. IP_PKTINFO names the interface, MSG_DONTROUTE keeps it on-link: with both the socket needs
@@ -131,20 +83,20 @@ EXPORT int tegula_netlink_open_probe(void)
  */
 EXPORT int tegula_netlink_probe(int fd, int ifindex, uint32_t address)
 {
-	union {
+	struct {
 		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(struct in_pktinfo))];
-	} control = { .header = { CMSG_LEN(sizeof(struct in_pktinfo)), IPPROTO_IP, IP_PKTINFO } };
-	const struct in_pktinfo info = { .ipi_ifindex = ifindex };
+		struct in_pktinfo info;
+	} control = {
+		{ CMSG_LEN(sizeof(control.info)), IPPROTO_IP, IP_PKTINFO }, { .ipi_ifindex = ifindex },
+	};
 	struct sockaddr_in to = {
 		.sin_family = AF_INET, .sin_port = htons(DISCARD_PORT), .sin_addr = { htonl(address) },
 	};
 	struct msghdr message = {
 		.msg_name = &to, .msg_namelen = sizeof(to),
-		.msg_control = &control, .msg_controllen = sizeof(control.room),
+		.msg_control = &control, .msg_controllen = sizeof(control),
 	};
 
-	memcpy(CMSG_DATA(&control.header), &info, sizeof(info));
 	return result(sendmsg(fd, &message, MSG_DONTWAIT | MSG_DONTROUTE | MSG_NOSIGNAL));
 }
 
@@ -161,9 +113,4 @@ EXPORT int tegula_netlink_be_prompt(void)
 		return -errno;
 	attr.sched_runtime = SHORTEST_SLICE_NS;
 	return result(syscall(SYS_sched_setattr, 0, &attr, 0));
-}
-
-EXPORT int tegula_netlink_close(int fd)
-{
-	return result(close(fd));
 }

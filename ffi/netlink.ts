@@ -10,6 +10,16 @@ import { checked } from "./errno.ts";
 /** In `lengths`: the message did not fit its slot. */
 export const TRUNCATED = 0xffffffff;
 
+/** Numbers of sys/socket.h; struct sockaddr_nl is its family, then the port id, then groups. */
+const AF_INET = 2;
+const AF_NETLINK = 16;
+const SOCK_DGRAM = 2;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const SOCKADDR_NL_WORDS = 3;
+/** The kernel's address. */
+const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
+
 /** How a socket is opened. */
 export interface NetlinkOptions {
   /** Multicast groups (RTNLGRP_*) to join before anything is received. */
@@ -24,7 +34,7 @@ export interface NetlinkOptions {
 export interface NetlinkLibrary {
   /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
   open(options: NetlinkOptions): number;
-  /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. */
+  /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. 0: it is none. */
   portId(fd: number): number;
   /**
    * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
@@ -32,11 +42,11 @@ export interface NetlinkLibrary {
    * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
    */
   receive(fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number;
-  /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -errno. */
+  /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
   send(fd: number, buffer: Uint8Array, length: number): number;
   /**
    * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
-   * Returns how many have revents, 0 on time-out or a signal, -errno.
+   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
   /** The socket that `probe` sends from; open it before the tile confines itself. */
@@ -60,17 +70,18 @@ export interface NetlinkLibrary {
 export function openNetlink(path: string): NetlinkLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_netlink_open: { parameters: ["buffer", "i32", "i32", "i32"], result: "i32" },
-    tegula_netlink_port_id: { parameters: ["i32"], result: "u32" },
     tegula_netlink_receive: {
       parameters: ["i32", "buffer", "buffer", "i32", "u32"],
       result: "i32",
     },
-    tegula_netlink_send: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-    tegula_netlink_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
-    tegula_netlink_open_probe: { parameters: [], result: "i32" },
     tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
     tegula_netlink_be_prompt: { parameters: [], result: "i32" },
-    tegula_netlink_close: { parameters: ["i32"], result: "i32" },
+    // libc's
+    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    close: { parameters: ["i32"], result: "i32" },
   });
   return {
     open({ groups, receiveBuffer, strict }) {
@@ -80,16 +91,26 @@ export function openNetlink(path: string): NetlinkLibrary {
         "open a netlink socket",
       );
     },
-    portId: symbols.tegula_netlink_port_id,
+    portId(fd) {
+      const address = new Uint32Array(SOCKADDR_NL_WORDS);
+      const length = Uint32Array.of(address.byteLength);
+      const isKnown = symbols.getsockname(fd, address, length) === 0;
+      return isKnown && (address[0] & 0xffff) === AF_NETLINK ? address[1] : 0;
+    },
     receive: (fd, buffer, lengths, slotBytes) =>
       symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
-    send: symbols.tegula_netlink_send,
-    wait: symbols.tegula_netlink_wait,
-    openProbe: () => checked(symbols.tegula_netlink_open_probe(), "open a probe socket"),
+    send: (fd, buffer, length) =>
+      Number(symbols.sendto(fd, buffer, BigInt(length), 0, KERNEL, KERNEL.byteLength)),
+    wait: (pollSet, count, timeoutMs) => symbols.poll(pollSet, BigInt(count), timeoutMs),
+    openProbe() {
+      const fd = symbols.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+      if (fd < 0) throw new Error("cannot open a probe socket");
+      return fd;
+    },
     probe: symbols.tegula_netlink_probe,
     bePrompt: symbols.tegula_netlink_be_prompt,
     close(fd) {
-      symbols.tegula_netlink_close(fd);
+      symbols.close(fd);
     },
   };
 }

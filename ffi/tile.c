@@ -1,5 +1,5 @@
 /*
- * What every tile may do (tile.ts): wake another, wait, and confine itself.
+ * What every tile may do (tile.ts): wake another, and confine itself.
  *
  * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,
  * landlock and seccomp take effect for the calling thread alone, so that main keeps what it needs.
@@ -14,12 +14,11 @@
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -43,27 +42,9 @@ enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
 enum role { NETLINK, NET, APP, STATUS };
 
 /* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
-EXPORT void tegula_tile_wake(int eventfd)
+EXPORT void tegula_tile_wake(int fd)
 {
-	const uint64_t one = 1;
-	ssize_t written = write(eventfd, &one, sizeof(one));
-
-	(void)written;
-}
-
-/*
- * Waits until `eventfd` is written, at most `timeout_ms` (-1: for ever), and reads it empty. 1 when it
- * was written, 0 on time-out or a signal, or -errno.
- */
-EXPORT int tegula_tile_wait(int eventfd, int timeout_ms)
-{
-	struct pollfd entry = { .fd = eventfd, .events = POLLIN };
-	int ready = poll(&entry, 1, timeout_ms);
-	uint64_t count;
-
-	if (ready <= 0)
-		return ready < 0 && errno != EINTR ? -errno : 0;
-	return read(eventfd, &count, sizeof(count)) == sizeof(count) ? 1 : 0;
+	eventfd_write(fd, 1);
 }
 
 /*
@@ -251,7 +232,10 @@ static int list_eventfds(int32_t *fds, int most)
 	return count;
 }
 
-/* Leaves of all capabilities at most CAP_NET_ADMIN, and none to be had again. 0, or -errno. */
+/*
+ * Leaves of all capabilities at most CAP_NET_ADMIN, and none to be had again: what is not inheritable
+ * is not ambient either. 0, or -errno.
+ */
 static int drop_capabilities(int keep_net_admin)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -261,7 +245,6 @@ static int drop_capabilities(int keep_net_admin)
 	/* The bounding set takes CAP_SETPCAP; without it nothing can be gained by an exec either. */
 	for (int capability = 0; capability <= CAP_LAST_CAP; capability++)
 		prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (syscall(SYS_capget, &header, data) < 0)
 		return -errno;
 	data[0].permitted &= keep;
@@ -297,21 +280,6 @@ static int forbid_files(void)
 }
 
 /*
- * Blocks signals on this thread, but for those of its own faults and of V8's profiler. The handlers
- * of Deno write to a pipe, which is refused here: main has to take SIGTERM and the like.
- */
-static void leave_signals_to_main(void)
-{
-	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF };
-	sigset_t set;
-
-	sigfillset(&set);
-	for (size_t i = 0; i < COUNT(own); i++)
-		sigdelset(&set, own[i]);
-	pthread_sigmask(SIG_SETMASK, &set, NULL);
-}
-
-/*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
  * sockets that it sends and receives on, `keep` is of KEEP_*. Returns 1 when landlock is among what
  * was done, 0 when not, or -errno, when some may have been done and the tile must not go on.
@@ -329,7 +297,6 @@ EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
 	program.len = (unsigned short)policy.length;
-	leave_signals_to_main();
 	error = drop_capabilities(keep & KEEP_NET_ADMIN);
 	if (!error)
 		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));

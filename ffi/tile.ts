@@ -12,6 +12,21 @@ export type Role = "netlink" | "net" | "app" | "status";
 
 const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2, status: 3 };
 
+const POLLIN = 1;
+const SIG_SETMASK = 2;
+/** SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS: a thread's own (signal(7)). */
+const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 27, 31];
+
+/**
+ * A sigset_t of all signals but those of a thread's own faults and of V8's profiler. The handlers of
+ * Deno write to a pipe, which a tile may not: main has to take SIGTERM and the like.
+ */
+function foreignSignals(): Uint32Array<ArrayBuffer> {
+  const set = new Uint32Array(32).fill(0xffffffff);
+  for (const signal of OWN_SIGNALS) set[0] &= ~(1 << (signal - 1));
+  return set;
+}
+
 /** What a tile may keep. */
 export interface Confinement {
   readonly role: Role;
@@ -31,14 +46,14 @@ export interface TileLibrary {
   wake(eventfd: number): void;
   /**
    * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: only look), and reads
-   * it empty. Returns 1 when it was written, 0 on time-out or a signal, -errno.
+   * it empty. Returns 1 when it was written, 0 on time-out or a signal.
    */
   wait(eventfd: number, timeoutMs: number): number;
   /** The number of the calling thread, by which main can see whether it still runs. */
   thread(): number;
   /**
-   * Gives up, for this thread and for good: capabilities, new privileges, files (landlock, where the
-   * kernel has it) and every system call that the role does not need. Refused calls fail with EPERM.
+   * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
+   * where the kernel has it) and every system call that the role does not need. Refused calls fail with EPERM.
    * All modules must be loaded and all eventfds exist by then. Throws SystemError when it failed:
    * the tile must not go on then.
    */
@@ -49,15 +64,26 @@ export interface TileLibrary {
 export function openTile(path: string): TileLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
-    tegula_tile_wait: { parameters: ["i32", "i32"], result: "i32" },
-    gettid: { parameters: [], result: "i32" }, // libc's
     tegula_tile_confine: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
+    // libc's
+    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
+    gettid: { parameters: [], result: "i32" },
+    pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
+  const pollSet = new Int32Array(2);
+  const count = new Uint8Array(8);
   return {
     wake: symbols.tegula_tile_wake,
-    wait: symbols.tegula_tile_wait,
+    wait(eventfd, timeoutMs) {
+      pollSet[0] = eventfd;
+      pollSet[1] = POLLIN;
+      if (symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
+      return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
+    },
     thread: symbols.gettid,
     confine({ role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
+      symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
       const done = checked(
         symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep),

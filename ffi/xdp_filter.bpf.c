@@ -28,7 +28,6 @@
  */
 struct filter {
 	__u8 mac[6];
-	__u16 unused;
 	__u32 seed;
 	__u32 vlans[4096 / 32];
 	__u32 ports[65536 / 32];

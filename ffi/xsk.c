@@ -23,9 +23,6 @@
 
 #include "native.h"
 
-#ifndef SOL_XDP
-#define SOL_XDP 283
-#endif
 #define SOCKETS 256
 /* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
 #define KICKS 16
@@ -118,25 +115,6 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 	return id;
 }
 
-/* Binds `s` to a queue, on the UMEM that it has or else one of its own. 0, or -errno. */
-static int bind_socket(struct socket *s, void *area, uint32_t bytes, const char *ifname, int queue,
-		       const struct xsk_umem_config *umem, const struct xsk_socket_config *config)
-{
-	int error = 0;
-
-	if (!s->umem)
-		error = xsk_umem__create(&s->umem, area, bytes, &s->fill, &s->completion, umem);
-	if (error)
-		return error;
-	error = xsk_socket__create_shared(&s->xsk, ifname, (uint32_t)queue, s->umem, &s->rx, &s->tx,
-					  &s->fill, &s->completion, config);
-	if (error) {
-		s->xsk = NULL;
-		xsk_umem__delete(s->umem); /* refuses while others use it */
-	}
-	return error;
-}
-
 /*
  * Opens a socket on `queue` of `ifname`, with four rings of `ring` entries. Its UMEM is the `bytes`
  * bytes from `area`, page-aligned, in frames of `frame` bytes with `headroom`; sockets on the same
@@ -157,7 +135,7 @@ EXPORT int tegula_xsk_open(void *area, uint32_t bytes, uint32_t frame, uint32_t 
 		.fill_size = ring, .comp_size = ring, .frame_size = frame, .frame_headroom = headroom,
 	};
 	struct xsk_umem *shared = NULL;
-	int error, slot = -1;
+	int error = 0, slot = -1;
 	struct socket *s;
 
 	for (int i = SOCKETS - 1; i >= 0; i--) {
@@ -170,9 +148,17 @@ EXPORT int tegula_xsk_open(void *area, uint32_t bytes, uint32_t frame, uint32_t 
 		return slot < 0 ? -EMFILE : -ENODEV;
 	s = &sockets[slot];
 	*s = (struct socket){ .umem = shared, .area = area };
-	error = bind_socket(s, area, bytes, ifname, queue, &umem, &config);
+	if (!shared)
+		error = xsk_umem__create(&s->umem, area, bytes, &s->fill, &s->completion, &umem);
 	if (error)
 		return error;
+	error = xsk_socket__create_shared(&s->xsk, ifname, (uint32_t)queue, s->umem, &s->rx, &s->tx,
+					  &s->fill, &s->completion, &config);
+	if (error) {
+		s->xsk = NULL;
+		xsk_umem__delete(s->umem); /* refuses while others use it */
+		return error;
+	}
 	s->fd = xsk_socket__fd(s->xsk);
 	size_buffer(s->fd, SO_SNDBUFFORCE, SO_SNDBUF, (int)ring * SENT_FRAME);
 	return slot;
@@ -290,7 +276,10 @@ EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 	return (int)count;
 }
 
-/* Puts up to `count` pairs (offset, length) on the transmit ring. Returns how many it took. */
+/*
+ * Puts up to `count` pairs (offset, length) on the transmit ring, and has the kernel send what is on
+ * it. Returns how many it took.
+ */
 EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 {
 	struct xsk_ring_prod *tx = &sockets[slot].tx;
@@ -319,13 +308,6 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most)
 	return (int)count;
 }
 
-/* Makes the kernel look at the transmit and the fill ring, where it has to be told. */
-EXPORT void tegula_xsk_kick(int slot)
-{
-	wake_sender(&sockets[slot]);
-	wake_receiver(&sockets[slot]);
-}
-
 /*
  * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
  * are, and then how many frames were received. 0, or -errno.
@@ -338,10 +320,8 @@ EXPORT int tegula_xsk_statistics(int slot, uint64_t out[7])
 	return result(getsockopt(sockets[slot].fd, SOL_XDP, XDP_STATISTICS, out, &length));
 }
 
-/* poll(2); a signal counts as time-out. How many are ready, or -errno. */
+/* poll(2), for those who may not allocate its count. How many are ready; -1 on a signal or an error. */
 EXPORT int tegula_xsk_wait(struct pollfd *set, int count, int timeout_ms)
 {
-	int ready = poll(set, (nfds_t)count, timeout_ms);
-
-	return ready < 0 && errno == EINTR ? 0 : result(ready);
+	return poll(set, (nfds_t)count, timeout_ms);
 }

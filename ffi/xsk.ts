@@ -103,17 +103,18 @@ export interface Xsk {
   receive(slot: number, descriptors: Uint32Array, most: number): number;
   /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
   fill(slot: number, frames: Uint32Array, count: number): number;
-  /** Puts (offset, length) pairs on the transmit ring, and kicks once when needed. How many it took. */
+  /**
+   * Puts (offset, length) pairs on the transmit ring, and has the kernel go on with what is on it where
+   * it must be told, also when `count` is 0. How many it took.
+   */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;
   /** Takes up to `most` frames off the completion ring: their offsets as they were transmitted. */
   complete(slot: number, frames: Uint32Array, most: number): number;
-  /** Makes the kernel look at both rings: when frames wait on the transmit ring or fill starved. */
-  kick(slot: number): void;
   /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
   statistics(slot: number, out: BigUint64Array): number;
   /**
    * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
-   * Returns how many have revents, 0 on time-out or a signal, -errno.
+   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
 }
@@ -206,7 +207,6 @@ export function openXsk(path: string): Xsk {
     tegula_xsk_fill: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_transmit: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_complete: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-    tegula_xsk_kick: { parameters: ["i32"], result: "void" },
     tegula_xsk_statistics: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_xsk_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   });
@@ -216,7 +216,6 @@ export function openXsk(path: string): Xsk {
     fill: symbols.tegula_xsk_fill,
     transmit: symbols.tegula_xsk_transmit,
     complete: symbols.tegula_xsk_complete,
-    kick: symbols.tegula_xsk_kick,
     statistics: symbols.tegula_xsk_statistics,
     wait: symbols.tegula_xsk_wait,
   };

@@ -160,7 +160,7 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   setup.close(slot);
 });
 
-Deno.test("a full transmit ring takes what fits and goes on when it is kicked", () => {
+Deno.test("a full transmit ring takes what fits and goes on when it is asked again", () => {
   using wire = new Wire("full");
   const slot = open(wire.near);
   const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9 });
@@ -172,7 +172,7 @@ Deno.test("a full transmit ring takes what fits and goes on when it is kicked", 
   equal(xsk.transmit(slot, pairs, RING), RING);
   equal(xsk.transmit(slot, pairs, RING), 0);
   equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
-  xsk.kick(slot);
+  equal(xsk.transmit(slot, pairs, 0), 0);
   equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
   setup.close(slot);
 });
@@ -304,6 +304,8 @@ Deno.test("open() says why it failed, and the memory is good for another try", (
   equal(open({ ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
   const slot = open(wire.near);
   ok(slot >= 0);
+  equal(open(wire.near, { queue: 7 }), -EINVAL);
+  fill(slot, 0, RING); // the one that is open has its rings still
   setup.close(slot);
 });
 

@@ -1,9 +1,9 @@
 /**
  * The surface of the built native libraries: a worker that may load one must find nothing in it
- * besides what the bindings name.
+ * besides what the bindings name. And how much C there is at all.
  */
 
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, ok } from "node:assert/strict";
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 
 const NAMES: LibraryName[] = ["host", "netlink", "region", "tile", "udp", "xsk"];
@@ -27,3 +27,13 @@ for (const name of NAMES) {
     equal(needed?.filter((library) => !/^(libc|ld-linux)/.test(library)).join(), "");
   });
 }
+
+Deno.test("the C, the XDP program and the headers fit in 1,200 lines", async () => {
+  const folder = new URL("../../ffi/", import.meta.url);
+  let lines = 0;
+  for await (const { name } of Deno.readDir(folder)) {
+    if (!/\.[ch]$/.test(name)) continue;
+    lines += (await Deno.readTextFile(new URL(name, folder))).split("\n").length - 1;
+  }
+  ok(lines > 0 && lines <= 1200, `${lines} lines`);
+});

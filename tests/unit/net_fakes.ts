@@ -120,10 +120,6 @@ export class FakeXsk implements Xsk {
     return done.length;
   }
 
-  kick(): void {}
-  needsFillWakeup(): boolean {
-    return false;
-  }
   statistics(): number {
     return 0;
   }

@@ -135,7 +135,7 @@ export class XdpPort {
    * is on its rings.
    */
   unfinished(): boolean {
-    if (this.#transmitting > 0) this.#xsk.kick(this.#slot);
+    if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
     return this.#queued > 0;
   }
 
