@@ -220,7 +220,7 @@ export async function readConfig(
 
 /**
  * Checks what only shows once file and command line are put together: there is an interface and a
- * port, and neither is given twice. Throws a {@linkcode UserError}.
+ * port, neither is given twice, and nothing contradicts another. Throws a {@linkcode UserError}.
  */
 export function checkConfig(config: RunConfig): void {
   const usage = (sentence: string) => new UserError(sentence, Exit.usage);
@@ -234,6 +234,9 @@ export function checkConfig(config: RunConfig): void {
   }
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
+  if (config.busyPoll && config.provider === "socket") {
+    throw usage("busy polling is of AF_XDP, which --provider socket leaves out: give one of them");
+  }
 }
 
 /** The first value that stands in the list more than once. */

@@ -121,11 +121,16 @@ async function startTiles(appliance: Appliance, partial: readonly boolean[]): Pr
   }
 }
 
-/** Attaches and says for each interface in which mode and why; falls back where that is allowed. */
+/**
+ * Attaches, having said that it will, and says for each interface in which mode and why; falls back
+ * where that is allowed.
+ */
 function attach(
   appliance: Appliance,
   { config, attachments }: { config: RunConfig; attachments: readonly Attachment[] },
 ): void {
+  const names = attachments.map(({ name }) => name).join(", ");
+  log(`attaching XDP to ${names}; some drivers restart the link for that`);
   try {
     appliance.attach().forEach(({ mode, reason }, i) => {
       log(`${attachments[i].name}: ${mode} (${reason})`);

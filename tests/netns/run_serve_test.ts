@@ -29,6 +29,7 @@ labTest("run answers every size through AF_XDP, byte by byte", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ECHO);
   assert.match(await appliance.mode("eth0"), /^xdp (native|generic|zero-copy)/);
+  await appliance.process.stderr.find("attaching XDP to eth0; some drivers restart");
   const before = await appliance.counters();
   for (const size of SIZES) {
     const payload = noise(size);

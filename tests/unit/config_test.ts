@@ -172,4 +172,8 @@ Deno.test("checkConfig() wants an interface and a port, each once", async () => 
     () => checkConfig({ ...good, listen: [parseListen("7=echo"), parseListen("7=time")] }),
     /port 7 is given twice/,
   );
+  await assertRefused(
+    () => checkConfig({ ...good, provider: "socket", busyPoll: true }),
+    /busy polling is of AF_XDP/,
+  );
 });
