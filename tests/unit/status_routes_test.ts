@@ -10,9 +10,11 @@ import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
 import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
+import type { Changes } from "../../tiles/netlink/changes.ts";
+import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
 import { Snapshots } from "../../tiles/netlink/snapshots.ts";
 import type { RoutesPart } from "../../tiles/status/answers.ts";
-import { Question } from "../../tiles/status/question.ts";
+import { Question, type Told } from "../../tiles/status/question.ts";
 import { anyRoute, makeRoom } from "./netbase_room.ts";
 
 type Place = { readonly prefix: number; readonly length: number };
@@ -48,7 +50,7 @@ Deno.test("routesCovering() gives the routes whose prefix the address is in, sho
 });
 
 Deno.test("routes come in parts, a prefix with more routes than a part holds among them", async () => {
-  const { writer: { rib } } = makeRoom();
+  const { writer: { rib }, reader } = makeRoom();
   const [route] = fc.sample(anyRoute, { numRuns: 1, seed: 7 });
   for (let i = 0; i < 5000; i++) {
     rib.add({ ...route, destination: (0x0a000000 + i * 256) >>> 0, prefixLength: 24 }, 0);
@@ -56,21 +58,31 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
   }
   const [control, snapshot] = [heapView(CONTROL_BYTES), heapView(SNAPSHOT_BYTES)];
   const audit = new Audit({} as AuditedMirror, { counters: new Float64Array(), now: 0, log() {} });
-  const snapshots = new Snapshots({ control, snapshot, rib, audit });
+  const snapshots = new Snapshots({
+    control,
+    snapshot,
+    rib,
+    reader,
+    changes: {} as Changes,
+    audit,
+  });
   const main = new ControlWriter(control);
   const question = new Question({ control, snapshot }, (request) => {
     main.ask(request);
     assert.equal(snapshots.turn(), 1);
   });
-  const told: Route[] = [];
+  const told: string[] = [];
   let parts = 0;
   for (let next: readonly number[] | null = [0, 0, 0]; next !== null; parts++) {
-    const part: RoutesPart = await question.ask(Ask.routes, ...next);
-    told.push(...part.routes);
-    next = part.next;
+    const { head, lines }: Told<RoutesPart> = await question.ask(Ask.routes, ...next);
+    const own = lines.trimEnd().split("\n");
+    assert.equal(own.length, head.count);
+    told.push(...own);
+    next = head.next;
   }
-  assert.ok(parts > 5, `${parts} parts`);
-  assert.deepEqual(told, [...rib.routes()]);
+  assert.ok(parts > 4, `${parts} parts`);
+  const nameOf = interfaceNames(reader.interfaces);
+  assert.deepEqual(told, [...rib.routes()].map((each) => JSON.stringify(routeEntry(each, nameOf))));
 });
 
 Deno.test("an answer that does not come is an error after a time", async () => {
