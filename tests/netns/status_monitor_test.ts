@@ -132,7 +132,7 @@ labTest(
     for await (const line of linesOf(connection.readable)) {
       const entry = JSON.parse(line);
       if (entry.topic === "routes") told++;
-      else if (lost > 0 && told + entry.lost === sum) break;
+      else if (sum > 0 && told + entry.lost === sum) break;
       else [lost, sum] = [entry.lost, told + entry.lost];
     }
     assert.ok(lost > 0 && told > 1000, `${told} told, ${lost} lost`);
