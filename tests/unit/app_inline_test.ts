@@ -6,6 +6,7 @@ import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { makeService } from "../../tiles/app/service.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
+import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import { InlineApp } from "../../tiles/net/inline_app.ts";
 import { makeRows, Row, ROW_SHIFT } from "../../tiles/net/rows.ts";
@@ -13,7 +14,7 @@ import type { Transmitter } from "../../tiles/net/transmit.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import { APP } from "../../tiles/runtime/counters.ts";
 
-const [FRAMES, FRAME_BYTES, LARGE] = [32, 2048, 4];
+const [FRAMES, FRAME_BYTES, LARGE] = [128, 2048, 4];
 
 /** An app in a net tile that has nothing else, with a transmitter that only takes note. */
 async function room(app: App) {
@@ -28,9 +29,13 @@ async function room(app: App) {
     ...{ metrics: heapView(METRICS_BYTES), region: heapView(4096) },
     ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] },
   };
-  const service = await makeService({ default: () => app }, setup, { counters, log() {} });
+  const logged: string[] = [];
+  const service = await makeService({ default: () => app }, setup, {
+    counters,
+    log: (line) => logged.push(line),
+  });
   const rows = makeRows();
-  const sent: { payload: Uint8Array; ports: number; inPlace: boolean }[] = [];
+  const sent: { payload: Uint8Array; ports: number; inPlace: boolean; frame: number }[] = [];
   const transmitter = {
     rows,
     sendFrames(_app: unknown, _index: number, count: number) {
@@ -39,24 +44,24 @@ async function room(app: App) {
         const [offset, length] = [rows[row + Row.offset], rows[row + Row.length]];
         const inPlace = offset === rows[row + Row.frame] + PAYLOAD_AT;
         const payload = umem.bytes.slice(offset, offset + length);
-        sent.push({ payload, ports: rows[row + Row.ports] >>> 0, inPlace });
-        umem.give(rows[row + Row.frame]);
+        const frame = rows[row + Row.frame];
+        sent.push({ payload, ports: rows[row + Row.ports] >>> 0, inPlace, frame });
+        umem.give(frame);
       }
     },
   } as unknown as Transmitter;
-  const inline = new InlineApp(setup, { service, counters, index: 0, umem, transmitter });
-  /** A datagram comes in. */
-  function receive(payload: Uint8Array): void {
-    const frame = payload.length < 1500 ? umem.takeFrame() : umem.takeLarge();
-    umem.bytes.set(payload, frame);
-    assert.ok(inline.link.pushOne(frame, payload.length, 1, 2, (4000 << 16) | 7, 0, 0, 0));
+  const cache = new HeaderCache(4);
+  const parts = { service, counters, index: 0, umem, cache, transmitter };
+  const inline = new InlineApp(setup, parts);
+  /** A datagram comes in, its payload at `at` in a frame if it fits there. Returns the frame. */
+  function receive(payload: Uint8Array, at = 0): number {
+    const frame = payload.length + at <= FRAME_BYTES ? umem.takeFrame() : umem.takeLarge();
+    const offset = frame + (umem.isLarge(frame) ? 0 : at);
+    umem.bytes.set(payload, offset);
+    assert.ok(inline.pushOne(offset, payload.length, 1, 2, (4000 << 16) | 7, 0, 0, 0));
+    return frame;
   }
-  function run(): void {
-    inline.link.publish();
-    inline.run();
-    inline.link.reclaim();
-  }
-  return { umem, counters, sent, receive, run };
+  return { umem, counters, logged, sent, receive, run: () => inline.run() };
 }
 
 const echo: App = {
@@ -90,6 +95,89 @@ Deno.test("answers are built where frames have their payload, and no frame is lo
     }
     assert.equal(counters[APP.index.requests], bursts.flat().length);
   }));
+});
+
+Deno.test("a short answer leaves in the frame of its request, right before the payload", async () => {
+  const { umem, sent, receive, run } = await room(echo);
+  const frame = receive(new Uint8Array(18).fill(3), 320);
+  const other = receive(new Uint8Array(269).fill(4), 320);
+  run();
+  assert.deepEqual(sent.map(({ payload }) => payload.length), [18, 269]);
+  // 18 bytes before the payload, rounded down to a word.
+  assert.equal(sent[0].frame + PAYLOAD_AT, frame + 320 - 20);
+  assert.notEqual(umem.frameAt(sent[1].frame), other, "there is room for 268 bytes and no more");
+  assert.ok(sent.every(({ inPlace }) => inPlace));
+  assert.equal(umem.freeFrames, FRAMES);
+});
+
+Deno.test("however many answers an app gives, what it reads stays as it came, and no frame is lost", async () => {
+  const step = fc.record({
+    size: fc.oneof(fc.nat(40), fc.nat(1990), fc.constantFrom(268, 269, 1996, 3000)),
+    kind: fc.constantFrom("reply", "reply", "send", "late", "shifted", "leave"),
+  });
+  const plan = fc.array(fc.record({ times: fc.constantFrom(1, 1, 70), steps: fc.array(step) }));
+  const to = { address: 1, port: 9, sourcePort: 7 };
+  await fc.assert(fc.asyncProperty(plan, async (requests) => {
+    const { umem, sent, receive, run, logged } = await room({
+      receive(datagrams, out) {
+        let late = -1;
+        for (const { times, steps } of requests) {
+          assert.ok(datagrams.next());
+          if (late >= 0) out.reply(late, 1);
+          late = -1;
+          for (let time = 0; time < times; time++) {
+            for (const { size, kind } of steps) {
+              const at = out.reserve(size);
+              const { bytes, offset } = datagrams;
+              const length = datagrams.size;
+              if (at >= 0) bytes.fill(0xee, at + (kind === "shifted" ? 3 : 0), at + size);
+              const read = bytes.subarray(offset, offset + length);
+              assert.ok(read.every((byte) => byte === 0x11), "the request was written over");
+              if (at < 0) continue;
+              if (kind === "shifted") bytes.fill(0, at, at + Math.min(3, size));
+              late = kind === "late" ? at : -1;
+              if (kind === "reply") out.reply(at, size);
+              else if (kind === "send") out.send(to, at, size);
+              else if (kind === "shifted" && size > 4) out.reply(at + 3, size - 3);
+            }
+          }
+        }
+      },
+    });
+    for (const _ of requests) receive(new Uint8Array(100).fill(0x11), 320);
+    run();
+    assert.deepEqual(logged, [], "what the app asserts");
+    for (const { payload, frame } of sent.filter(({ payload }) => payload.length > 1)) {
+      assert.ok(payload.every((byte) => byte === 0xee), `an answer in ${frame} was written over`);
+    }
+    // What is reserved last and not sent is the app's.
+    assert.ok(umem.freeFrames + umem.freeLarge >= FRAMES + LARGE - 1);
+  }));
+});
+
+Deno.test("a request stays as it came while hundreds of answers to it are dropped", async () => {
+  const { receive, run, umem, logged } = await room({
+    receive(datagrams, out) {
+      assert.ok(datagrams.next());
+      const { bytes, offset, size } = datagrams;
+      for (let i = 0; i < 300; i++) {
+        const at = out.reserve(i === 0 ? 8 : 1500);
+        bytes.fill(0xee, at, at + (i === 0 ? 8 : 1500));
+        out.reply(at, 8);
+        assert.ok(bytes.subarray(offset, offset + size).every((byte) => byte === 0x11), `${i}`);
+      }
+      assert.ok(datagrams.next());
+      for (const size of [-8, -1, 1e10]) {
+        const at = out.reserve(size);
+        assert.ok(at < datagrams.offset - 320 || at > datagrams.offset + 1000, `room for ${size}`);
+      }
+    },
+  });
+  receive(new Uint8Array(100).fill(0x11), 320);
+  receive(new Uint8Array(100).fill(0x11), 320);
+  run();
+  assert.deepEqual(logged, [], "what the app asserts");
+  assert.ok(umem.freeFrames >= FRAMES - 1);
 });
 
 Deno.test("what is reserved and not sent is taken back, and nothing is sent twice", async () => {

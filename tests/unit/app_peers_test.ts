@@ -32,6 +32,38 @@ Deno.test("an app answers, and may send later and on other ports, to whom it hea
   assert.equal(host.sent(ETH0).length, 0);
 });
 
+Deno.test("who asks is heard anew when others were forgotten, though the way there is known", () => {
+  const host = room();
+  const ask = () => {
+    host.receive(REQUEST);
+    host.apps[0].take();
+  };
+  ask();
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 1);
+  // Each flood makes the table forget its older half; REQUEST comes in between, and is known.
+  const flood = (first: number) => {
+    for (let i = 0; i < 33_000; i++) {
+      host.receive({ ...REQUEST, source: first + i });
+      host.apps[0].take();
+    }
+  };
+  flood(ip("192.0.2.0"));
+  ask();
+  flood(ip("203.0.113.0"));
+  host.pass(100);
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 1);
+  // What is heard again, though answered meanwhile, is among the youngest again.
+  flood(ip("192.1.0.0"));
+  host.answer({});
+  ask();
+  flood(ip("203.1.0.0"));
+  host.pass(100);
+  host.answer({});
+  assert.equal(host.sent(ETH0).length, 2);
+});
+
 Deno.test("what another net tile heard counts", () => {
   const host = room();
   new Heard(host.apps[0].heardElsewhere).add(PEER | 0);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { heapView, u32 } from "../../ffi/view.ts";
 import { AppLink } from "../../tiles/net/app_link.ts";
+import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import {
@@ -26,7 +27,7 @@ function room() {
   const woken: number[] = [];
   const link = new AppLink(
     { ...PEERS, name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
-    { umem, wake: (eventfd) => woken.push(eventfd) },
+    { umem, cache: new HeaderCache(4), index: 0, wake: (eventfd) => woken.push(eventfd) },
   );
   return { net, app, tile, umem, link, woken };
 }
@@ -103,7 +104,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       tile: heapView(4096),
       eventfd: 9,
     },
-    { umem, wake() {} },
+    { umem, cache: new HeaderCache(4), index: 0, wake() {} },
   );
   push(link, umem.takeFrame());
   link.publish();

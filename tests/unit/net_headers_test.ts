@@ -52,7 +52,7 @@ function build(frame: UdpFrame, payloadAt: number): Uint8Array {
   row[Row.entry] = e;
   row[Row.frame] = at;
   copyPayloads(new DataView(memory.buffer), words, row, 1);
-  writeHeaders(words, cache.words, row, 1);
+  writeHeaders(words, cache.words, row, 0);
   return new Uint8Array(words.buffer).slice(at + begin, at + PAYLOAD_AT + length);
 }
 

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import * as route from "../../netbase/route.ts";
 import { be, buildFrame, checksum, ipOffset, mendIpChecksum, type UdpFrame } from "./net_frames.ts";
 import { ETH0, ETH1, ip, LO, MAC, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
 
@@ -83,15 +84,54 @@ const MALFORMED: readonly [what: string, frame: Uint8Array, counter: string][] =
   ],
 ];
 
+/** A room where the peer of REQUEST was answered, also from an address that the route chose. */
+function acquainted(): Room {
+  const room = new Room();
+  room.neighbor(REQUEST.source);
+  room.answer({});
+  room.answer({ source: 0 });
+  room.moved();
+  return room;
+}
+
 for (const [what, frame, counter] of MALFORMED) {
   Deno.test(`a frame with ${what} moves ${counter} and nothing else`, () => {
-    const room = new Room();
-    room.receive(frame);
-    assert.deepEqual(room.moved(), { rx_frames: 1, [counter]: 1 });
-    room.receive(REQUEST);
-    assert.equal(room.apps[0].take().length, 1, "the next good one comes through");
+    // From a stranger, and from whom the header cache knows.
+    for (const room of [new Room(), acquainted()]) {
+      room.receive(frame);
+      assert.deepEqual(room.moved(), { rx_frames: 1, [counter]: 1 });
+      room.receive(REQUEST);
+      assert.equal(room.apps[0].take().length, 1, "the next good one comes through");
+    }
   });
 }
+
+Deno.test("that there is a way to an address makes it no source, nor ours where it was sent from", () => {
+  const room = acquainted();
+  for (const destination of [ip("198.18.0.255"), ip("224.0.0.1"), ip("240.0.0.1")]) {
+    room.answer({ destination });
+    room.moved();
+    room.receive(changed(IP + 12, be(destination, 4)));
+    assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_source: 1 }, `${destination}`);
+  }
+  room.receive(changed(IP + 16, [0, 0, 0, 0]));
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_destination: 1 });
+});
+
+Deno.test("an address that is ours no longer takes nothing, though its answers are known", () => {
+  const room = acquainted();
+  room.receive(REQUEST);
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
+  const { RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST } = route;
+  room.writer.rib.remove({
+    ...route.emptyRoute(),
+    ...{ table: RT_TABLE_LOCAL, type: RTN_LOCAL, scope: RT_SCOPE_HOST, ifindex: ETH0 },
+    ...{ destination: REQUEST.destination, prefixLength: 32, source: REQUEST.destination },
+  });
+  room.writer.commit();
+  room.receive(REQUEST);
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_destination: 1 });
+});
 
 Deno.test("a good frame reaches the app that serves its port, with all that is known of it", () => {
   const room = new Room();

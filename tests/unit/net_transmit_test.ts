@@ -243,6 +243,11 @@ Deno.test("flows share a multipath route by its weights, and each keeps to its h
 
 Deno.test("a full transmit ring drops what does not fit and nothing else", () => {
   const room = quietRoom();
+  const free = room.freeFrames();
+  // One that goes the long way; the cache has what the others need.
+  room.answer({});
+  assert.equal(room.sent(ETH0).length, 1);
+  room.moved();
   room.xsk.rings(SLOT.eth0).room = 0;
   room.xsk.rings(SLOT.eth0Second).room = 0;
   for (let i = 0; i < 60; i++) room.apps[0].answer({});
@@ -252,6 +257,8 @@ Deno.test("a full transmit ring drops what does not fit and nothing else", () =>
   room.xsk.rings(SLOT.eth0Second).room = Infinity;
   room.turn();
   assert.equal(room.sent(ETH0).length, 32, "what was queued went out when there was room");
+  room.turn();
+  assert.equal(room.freeFrames(), free, "and the others' frames are free");
   assertBalanced(room);
 });
 

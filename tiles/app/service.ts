@@ -8,10 +8,9 @@
 import type { Clock as HostClock } from "../../ffi/clock.ts";
 import type { View } from "../../ffi/view.ts";
 import { APP } from "../runtime/counters.ts";
-import type { Answers, App, AppContext, AppFactory, PlainApp } from "./contract.ts";
+import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
 import { MetricsWriter } from "./metrics.ts";
 import { fromPlain } from "./plain.ts";
-import type { Requests } from "./requests.ts";
 
 /** Kinds of error that are logged; what comes after that is only counted. */
 const MOST_KINDS = 64;
@@ -52,14 +51,16 @@ export async function makeService(
   setup: ServiceSetup,
   parts: ServiceParts,
 ): Promise<Service> {
-  const served = new Set(setup.served);
+  // A table and not a set, which takes three times as long to ask.
+  const served = new Uint8Array(65_536);
+  for (const port of setup.served) served[port] = 1;
   const metrics = new MetricsWriter(setup.metrics);
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,
     options: setup.options,
     ...(parts.clock && { clock: parts.clock }),
-    serves: (port) => served.has(port),
+    serves: (port) => served[port] === 1,
     metric: (name, kind) => metrics.metric(name, kind),
     log: parts.log,
   };
@@ -83,6 +84,12 @@ function isPlain(made: object): made is PlainApp {
   return typeof (made as PlainApp | undefined)?.answer === "function";
 }
 
+/** A burst as a service goes through it, wherever its datagrams are described. */
+export interface Burst extends Datagrams {
+  /** Datagrams that `next` has not gone to yet. */
+  readonly left: number;
+}
+
 /** A running app. */
 export class Service {
   readonly #app: App;
@@ -99,7 +106,7 @@ export class Service {
   }
 
   /** Gives it a burst. A datagram that it throws at is lost, those after it are not. */
-  receive(requests: Requests, out: Answers): void {
+  receive(requests: Burst, out: Answers): void {
     for (;;) {
       const before = requests.left;
       try {

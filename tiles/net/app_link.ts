@@ -18,14 +18,16 @@ import {
   netLinkBytes,
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
-import type { Arrivals } from "./arrivals.ts";
-import * as frame from "./frame.ts";
+import * as arrival from "./arrivals.ts";
+import * as layout from "./entry.ts";
+import type { HeaderCache } from "./header_cache.ts";
 import { Heard } from "./heard.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
 const { Descriptor } = link;
-const { IP_DESTINATION, IP_SOURCE, MOST_BYTES, PAYLOAD, UDP_BYTES, UDP_LENGTH, UDP_PORTS } = frame;
+const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { appBit, Entry, SHARED_BIT, TICK_BITS } = layout;
 const LINK_FULL = NET.index.app_link_full;
 
 /** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
@@ -61,31 +63,69 @@ export interface AppSetup extends PeerSetup {
 
 /** Whom an app may send to: who has sent to it, and whom it is configured to. */
 export class Peers {
-  readonly heard: Heard;
+  readonly #heard: Heard;
   readonly #elsewhere: readonly Heard[];
   readonly #sendTo: readonly Prefix[];
+  readonly #cache: HeaderCache;
+  readonly #entries: Int32Array;
+  /** The app's bit in entries; 0 where it has none of its own. */
+  readonly #bit: number;
 
-  constructor({ heard, heardElsewhere, sendTo }: PeerSetup) {
-    this.heard = new Heard(heard);
+  /** Of app number `index`. */
+  constructor(
+    { heard, heardElsewhere, sendTo }: PeerSetup,
+    { cache, index }: { cache: HeaderCache; index: number },
+  ) {
+    this.#heard = new Heard(heard);
     this.#elsewhere = heardElsewhere.map((view) => new Heard(view));
     this.#sendTo = sendTo;
+    this.#cache = cache;
+    this.#entries = cache.words;
+    this.#bit = appBit(index) === SHARED_BIT ? 0 : appBit(index);
   }
 
-  /** Hears from the sources of the packets whose IPv4 headers begin at `headers[from…to]` of `view`. */
-  hear(view: DataView, headers: Int32Array, from: number, to: number): void {
-    const { heard } = this;
-    for (let i = from; i < to; i++) heard.add(view.getInt32((headers[i] & MOST_BYTES) + IP_SOURCE));
+  /**
+   * Hears from `address`, whose entry in the header cache is at `e`; -1: none. Where that says that
+   * the app may send there it is among the youngest already, since `has` saw to that, and the tick
+   * moves when others are forgotten.
+   */
+  hear(address: number, e: number): void {
+    const bit = this.#bit;
+    if (
+      e >= 0 && bit !== 0 &&
+      (this.#entries[e + Entry.checked] & (TICK_BITS | bit)) ===
+        ((this.#cache.tick & TICK_BITS) | bit)
+    ) return;
+    this.#add(address);
   }
 
   /** Whether it may send to `address`, host order, a signed word. */
   has(address: number): boolean {
-    return this.heard.has(address) || this.#elsewhere.some((heard) => heard.has(address)) ||
-      this.#sendTo.some((prefix) => (address & prefix.mask) === prefix.address);
+    if (this.#sendTo.some((prefix) => (address & prefix.mask) === prefix.address)) return true;
+    if (!this.#heard.has(address) && !this.#elsewhere.some((heard) => heard.has(address))) {
+      return false;
+    }
+    this.#add(address);
+    return true;
+  }
+
+  #add(address: number): void {
+    if (this.#heard.add(address)) this.#cache.moveOn();
   }
 }
 
+/** What the net tile's ends of an app's links work with. */
+export interface AppLinkParts {
+  readonly umem: Umem;
+  readonly cache: HeaderCache;
+  /** The app's number in this tile. */
+  readonly index: number;
+  /** Wakes the tile that sleeps on an eventfd. */
+  wake(eventfd: number): void;
+}
+
 /** The net tile's ends of both links of one app. */
-export class AppLink {
+export class AppLink implements arrival.Recipient {
   readonly name: string;
   readonly ports: readonly number[];
   /** Answers: descriptors and payloads are the app's and can change at any time. */
@@ -93,7 +133,6 @@ export class AppLink {
   readonly payloads: DataView;
   readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
   readonly peers: Peers;
-  /** Large buffers that the app is reading. */
   largeOut = 0;
   readonly #requests: LinkProducer;
   readonly #umem: Umem;
@@ -102,7 +141,7 @@ export class AppLink {
   readonly #out: Int32Array;
   #reclaimed: number;
 
-  constructor(setup: AppSetup, { umem, wake }: { umem: Umem; wake: (eventfd: number) => void }) {
+  constructor(setup: AppSetup, { umem, cache, index, wake }: AppLinkParts) {
     const { net, app, shape } = setup;
     if (app.byteLength < appLinkBytes(shape)) {
       throw new RangeError(`the link region of app ${setup.name} is too small`);
@@ -114,7 +153,7 @@ export class AppLink {
     const ring = slice(app, netLinkBytes(shape), shape.payloadBytes);
     this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
     this.payloadBytes = u8(ring);
-    this.peers = new Peers(setup);
+    this.peers = new Peers(setup, { cache, index });
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
     this.#out = new Int32Array(shape.depth);
@@ -149,48 +188,43 @@ export class AppLink {
     return count;
   }
 
-  /**
-   * Hands over the `from`-th and all following datagrams of `arrivals`, of `count`, that are for the
-   * same app in a row. Returns the first that it did not take; where that is because the link is full
-   * it is marked as such. The app sees them after `publish`.
-   */
-  push(arrivals: Arrivals, from: number, count: number): number {
-    const { frames, verdicts, interfaces, apps } = arrivals;
+  /** As `Recipient` says. The app sees them after `publish`. */
+  push(arrivals: arrival.Arrivals, from: number, count: number): number {
+    const { frames, rows } = arrivals;
     const requests = this.#requests;
     const { words } = requests;
     const out = this.#out;
-    const view = this.#umem.view;
-    const app = apps[from];
+    const { peers } = this;
+    const app = rows[(from << ARRIVAL_SHIFT) + Arrival.app];
     const timeLow = frames[0];
     const timeHigh = frames[1];
     let i = from;
-    for (; i < count && apps[i] === app; i++) {
+    for (; i < count; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      if (rows[row + Arrival.app] !== app) break;
       if (requests.free === 0) {
-        apps[i] = -LINK_FULL;
+        rows[row + Arrival.app] = -LINK_FULL;
         break;
       }
-      const ip = verdicts[i] & MOST_BYTES;
       const at = requests.slot();
-      words[at + Descriptor.offset] = ip + PAYLOAD;
-      words[at + Descriptor.length] = view.getUint16(ip + UDP_LENGTH) - UDP_BYTES;
-      words[at + Descriptor.source] = view.getInt32(ip + IP_SOURCE);
-      words[at + Descriptor.destination] = view.getInt32(ip + IP_DESTINATION);
-      words[at + Descriptor.ports] = view.getInt32(ip + UDP_PORTS);
-      words[at + Descriptor.interface] = interfaces[i];
+      const offset = rows[row + Arrival.offset];
+      const source = rows[row + Arrival.source];
+      words[at + Descriptor.offset] = offset;
+      words[at + Descriptor.length] = rows[row + Arrival.length];
+      words[at + Descriptor.source] = source;
+      words[at + Descriptor.destination] = rows[row + Arrival.destination];
+      words[at + Descriptor.ports] = rows[row + Arrival.ports];
+      words[at + Descriptor.interface] = rows[row + Arrival.interface];
       words[at + Descriptor.timeLow] = timeLow;
       words[at + Descriptor.timeHigh] = timeHigh;
-      out[requests.pushed & (requests.depth - 1)] = ip + PAYLOAD;
+      out[requests.pushed & (requests.depth - 1)] = offset;
       requests.push();
+      peers.hear(source, rows[row + Arrival.entry]);
     }
-    this.peers.hear(view, verdicts, from, i);
     return i;
   }
 
-  /**
-   * Hands over a datagram whose payload is `length` bytes at `offset` of the UMEM. False when the
-   * link is full; the frame is then still the caller's. Addresses, ports and times may come as signed
-   * words. The app sees it after `publish`.
-   */
+  /** As `Recipient` says. The app sees it after `publish`. */
   pushOne(
     offset: number,
     length: number,
@@ -214,7 +248,7 @@ export class AppLink {
     words[at + Descriptor.timeLow] = timeLow;
     words[at + Descriptor.timeHigh] = timeHigh;
     this.#out[requests.pushed & (requests.depth - 1)] = offset;
-    this.peers.heard.add(source);
+    this.peers.hear(source, -1);
     requests.push();
     return true;
   }

@@ -14,7 +14,7 @@ import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
 import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/capture_ring.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
 import { Descriptor } from "../runtime/link.ts";
-import type { Arrivals } from "./arrivals.ts";
+import { Arrival, ARRIVAL_SHIFT, type Arrivals } from "./arrivals.ts";
 import { fold, IPPROTO_UDP, IPV4_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } from "./frame.ts";
 
 /** Words of a descriptor, and offsets of a row (`rows.ts`), are the same up to the ports. */
@@ -44,11 +44,12 @@ export class Capture {
   received(arrivals: Arrivals, count: number, umem: Uint8Array): void {
     const now = nowMillis();
     for (let i = 0; i < count; i++) {
-      const app = arrivals.apps[i];
+      const row = i << ARRIVAL_SHIFT;
+      const app = arrivals.rows[row + Arrival.app];
       const at = arrivals.frames[RECEIVE_HEADER_WORDS + 2 * i];
       const size = arrivals.frames[RECEIVE_HEADER_WORDS + 2 * i + 1];
       const reason = app < 0 ? -app : 0;
-      this.#frame(0, reason, arrivals.interfaces[i], umem, at, size, now);
+      this.#frame(0, reason, arrivals.rows[row + Arrival.interface], umem, at, size, now);
     }
   }
 

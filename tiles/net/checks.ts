@@ -2,9 +2,11 @@
  * What a received frame must be to reach an app: the checks in the order of the headers, each failure
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
- * A burst goes through in passes of one kind of work each, loops small enough that V8 lifts out of
- * them what does not change, and that call nothing. While one frame is awaited from memory the next
- * ones are then asked for already.
+ * Nearly all are alike: untagged, well made, for a port that is served, from a peer that the header
+ * cache has an answer ready for. One pass over the burst knows those, by one condition for all
+ * headers; what fails that for whatever reason is judged by itself, step by step. A second pass sums
+ * payloads. Both are loops that call nothing, small enough for V8 to lift out of them what does not
+ * change; while one frame is awaited from memory the next ones are then asked for already.
  *
  * @module
  */
@@ -13,33 +15,42 @@ import * as xsk from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
-import type { Arrivals } from "./arrivals.ts";
+import * as arrival from "./arrivals.ts";
 import type { Devices } from "./devices.ts";
+import type { Dispatch } from "./dispatch.ts";
+import * as layout from "./entry.ts";
 import * as frame from "./frame.ts";
+import type { HeaderCache } from "./header_cache.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
+const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { Entry, NO_PEER } = layout;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const {
   ETH_P_8021AD,
   ETH_P_8021Q,
   ETH_P_IP,
   ETHERNET_BYTES,
-  ETHERTYPE_AT,
   fold,
   halves,
   IP_DESTINATION,
+  IP_PROTOCOL,
   IP_SOURCE,
   IPPROTO_UDP,
   IPV4_BYTES,
+  isPeer,
   MOST_BYTES,
   MOST_TAGS,
   PACKET_HEADER_BYTES,
+  PAYLOAD,
   sumWords,
   swap16,
   TAG_BYTES,
   UDP_BYTES,
   UDP_CONSTANT_SUM,
+  UDP_PORTS,
+  VERSION_WORD,
 } = frame;
 const DROP = NET.index;
 
@@ -54,13 +65,17 @@ const SHORTEST = ETHERNET_BYTES + PACKET_HEADER_BYTES;
 /** The protocol field of the third header word, and UDP there. */
 const PROTOCOL_BITS = 0xff00;
 const PROTOCOL_UDP = IPPROTO_UDP << 8;
-const IPV4_WORDS = IPV4_BYTES >>> 2;
 /** Bytes of both addresses, which end the IPv4 header. */
 const ADDRESSES_BYTES = IPV4_BYTES - IP_SOURCE;
-/** Word offsets in the IPv4 header, and of the word with UDP's length and checksum. */
+/** Word offsets from the start of the IPv4 header. */
 const SOURCE_WORD = IP_SOURCE >>> 2;
 const DESTINATION_WORD = IP_DESTINATION >>> 2;
-const UDP_LENGTH_WORD = 6;
+const PORTS_WORD = UDP_PORTS >>> 2;
+const UDP_LENGTH_WORD = PORTS_WORD + 1;
+/** Bits that no outcome has whose destination may ask us: a negative one, and this. */
+const NOT_ASKING = 0x8000_0000 | NO_PEER;
+/** No verdict yet. */
+const UNUSUAL = -1 << 30;
 
 /** The memory that frames are in, and who knows which addresses are ours. */
 export interface ChecksParts {
@@ -68,21 +83,24 @@ export interface ChecksParts {
   readonly words: Int32Array;
   readonly reader: NetbaseReader;
   readonly devices: Devices;
+  readonly cache: HeaderCache;
+  readonly dispatch: Dispatch;
   /** Where the burst at hand is, and what is found out of it. */
-  readonly arrivals: Arrivals;
+  readonly arrivals: arrival.Arrivals;
   /** Whether UDP checksums are left to the NIC. */
   readonly trustChecksums?: boolean;
 }
 
 /** The checks over the frames of one UMEM. */
 export class Checks {
-  readonly #arrivals: Arrivals;
+  readonly #arrivals: arrival.Arrivals;
   readonly #view: DataView;
   readonly #words: Int32Array;
-  readonly #units: Uint16Array;
   readonly #reader: NetbaseReader;
   readonly #devices: Devices;
   readonly #trustChecksums: boolean;
+  readonly #cache: HeaderCache;
+  readonly #dispatch: Dispatch;
   /** An address that was found to be ours in this generation of netbase; 0: none. */
   #own = 0;
   /** Whether the burst at hand came in by loopback, where our own addresses are right sources. */
@@ -90,14 +108,16 @@ export class Checks {
   #ifindex = -1;
   #generation = -1;
 
-  constructor({ view, words, reader, devices, arrivals, trustChecksums = false }: ChecksParts) {
+  constructor(parts: ChecksParts) {
+    const { view, words, reader, devices, cache, dispatch, arrivals } = parts;
+    this.#trustChecksums = parts.trustChecksums ?? false;
     this.#arrivals = arrivals;
     this.#view = view;
     this.#words = words;
-    this.#units = new Uint16Array(words.buffer, words.byteOffset, words.length * 2);
     this.#reader = reader;
     this.#devices = devices;
-    this.#trustChecksums = trustChecksums;
+    this.#cache = cache;
+    this.#dispatch = dispatch;
   }
 
   /**
@@ -114,37 +134,167 @@ export class Checks {
       const record = interfaces.find(ifindex);
       this.#isLoopback = record >= 0 && interfaces.isLoopback(record);
     }
-    this.#findHeaders(count, ifindex);
-    this.#checkHeaders(count);
-    this.#checkAddresses(count);
-    this.#checkDatagrams(count, partialChecksums);
+    const others = this.#passOrdinary(count, ifindex, partialChecksums);
+    if (others < count) this.#sumPayloads(count);
+    if (others === 0) return;
+    const { rows } = this.#arrivals;
+    for (let i = 0; i < count; i++) {
+      const app = (i << ARRIVAL_SHIFT) + Arrival.app;
+      if (rows[app] === UNUSUAL) rows[app] = this.#judge(i, ifindex, partialChecksums);
+    }
   }
 
-  /** Finds the IPv4 headers of ordinary frames, and leaves the others to `#findUnusual`. */
-  #findHeaders(count: number, ifindex: number): void {
-    const { frames, verdicts, interfaces } = this.#arrivals;
-    const units = this.#units;
-    let unusual = 0;
+  /**
+   * Fills the rows of ordinary frames, and leaves the others at `UNUSUAL`. Returns how many those are.
+   * An ordinary frame is right in all but the UDP checksum, which is yet to be seen.
+   */
+  #passOrdinary(count: number, ifindex: number, partialChecksums: boolean): number {
+    const { frames, rows } = this.#arrivals;
+    const words = this.#words;
+    const view = this.#view;
+    const cache = this.#cache;
+    const entries = cache.words;
+    const dispatch = this.#dispatch;
+    const trustChecksums = this.#trustChecksums;
+    let others = 0;
     for (let i = 0; i < count; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      const isOrdinary = units[(at + ETHERTYPE_AT) >>> 1] === ETH_P_IP_LE && length >= SHORTEST &&
-        (at & 3) === IP_ALIGNMENT;
-      interfaces[i] = ifindex;
-      verdicts[i] = isOrdinary ? at + ETHERNET_BYTES : 0;
-      if (!isOrdinary) unusual++;
+      rows[row + Arrival.app] = UNUSUAL;
+      others++;
+      if (length < SHORTEST || (at & 3) !== IP_ALIGNMENT) continue;
+      const ip = (at + ETHERNET_BYTES) & MOST_BYTES;
+      const w = ip >>> 2;
+      const first = words[w];
+      const third = words[w + 2];
+      const udp = words[w + UDP_LENGTH_WORD];
+      const total = swap16(first >>> 16);
+      const udpLength = swap16(udp & 0xffff);
+      const addresses = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);
+      const sum = halves(first) + halves(words[w + 1]) + halves(third) + addresses;
+      // Every term is 0 when it is as it should be, the last one when no difference is negative.
+      const wrong = (words[w - 1] >>> 16) ^ ETH_P_IP_LE | (first & 0xff) ^ VERSION_WORD |
+        fold(sum) ^ 0xffff | words[w + 1] & FRAGMENT_BITS | (third & PROTOCOL_BITS) ^ PROTOCOL_UDP |
+        (udpLength + IPV4_BYTES) ^ total |
+        ((length - ETHERNET_BYTES - total) | (udpLength - UDP_BYTES)) >>> 31;
+      if (wrong !== 0) continue;
+      const source = view.getInt32(ip + IP_SOURCE);
+      const destination = view.getInt32(ip + IP_DESTINATION);
+      const ports = view.getInt32(ip + UDP_PORTS);
+      // Whom there is an answer ready for can ask, and asks at an address of ours.
+      const e = cache.find(source, destination, 0);
+      if (e < 0 || (entries[e + Entry.outcome] & NOT_ASKING) !== 0) continue;
+      const app = dispatch.app(source, ports);
+      if (app < 0) continue;
+      const pseudo = addresses + UDP_CONSTANT_SUM + (udp & 0xffff);
+      const checksum = udp >>> 16;
+      const isRight = checksum === 0 || trustChecksums ||
+        (partialChecksums && fold(pseudo) === checksum);
+      rows[row + Arrival.app] = app;
+      rows[row + Arrival.source] = source;
+      rows[row + Arrival.destination] = destination;
+      rows[row + Arrival.ports] = ports;
+      rows[row + Arrival.offset] = ip + PAYLOAD;
+      rows[row + Arrival.length] = udpLength - UDP_BYTES;
+      rows[row + Arrival.entry] = e;
+      rows[row + Arrival.interface] = ifindex;
+      rows[row + Arrival.sum] = isRight ? -1 : pseudo + halves(words[w + PORTS_WORD]) + halves(udp);
+      others--;
     }
-    if (unusual > 0) this.#findUnusual(count);
+    return others;
   }
 
-  #findUnusual(count: number): void {
-    const { frames, verdicts } = this.#arrivals;
+  /** Sums the payloads of those whose UDP checksum is yet to be seen. */
+  #sumPayloads(count: number): void {
+    const { rows } = this.#arrivals;
+    const words = this.#words;
     for (let i = 0; i < count; i++) {
-      if (verdicts[i] !== 0) continue;
-      const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      if (length < SHORTEST) verdicts[i] = -DROP.rx_drop_short;
-      else verdicts[i] = this.#untag(this.#align(i), length, i);
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      const headers = rows[row + Arrival.sum];
+      if (rows[row + Arrival.app] < 0 || headers < 0) continue;
+      const length = rows[row + Arrival.length];
+      const sum = headers + sumWords(words, rows[row + Arrival.offset] >>> 2, length);
+      if (fold(sum) !== 0xffff) rows[row + Arrival.app] = -DROP.rx_drop_udp_checksum;
     }
+  }
+
+  /** Judges the i-th frame by itself, and fills its row. Returns its app, or its verdict. */
+  #judge(i: number, ifindex: number, partialChecksums: boolean): number {
+    const { frames, rows } = this.#arrivals;
+    const row = i << ARRIVAL_SHIFT;
+    const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+    rows[row + Arrival.interface] = ifindex;
+    rows[row + Arrival.entry] = -1;
+    rows[row + Arrival.sum] = -1;
+    if (length < SHORTEST) return -DROP.rx_drop_short;
+    const at = this.#align(i);
+    const ip = this.#untag(at, length, row);
+    if (ip < 0) return ip;
+    const refused = this.#judgePacket(ip, at + length - ip, row) ||
+      this.#judgeAddresses(rows[row + Arrival.source], rows[row + Arrival.destination]) ||
+      this.#judgeDatagram(ip, row, partialChecksums);
+    if (refused !== 0) return -refused;
+    return this.#dispatch.app(rows[row + Arrival.source], rows[row + Arrival.ports]);
+  }
+
+  /** Judges the IPv4 header at `ip`, with `room` bytes to the frame's end. 0, or what is wrong. */
+  #judgePacket(ip: number, room: number, row: number): number {
+    const view = this.#view;
+    const { rows } = this.#arrivals;
+    const first = this.#words[ip >>> 2];
+    if ((first & 0xf0) !== 0x40) return DROP.rx_drop_ip_version;
+    if ((first & 0x0f) !== IPV4_BYTES >>> 2) return DROP.rx_drop_ip_header_length;
+    if (fold(sumWords(this.#words, ip >>> 2, IPV4_BYTES)) !== 0xffff) {
+      return DROP.rx_drop_ip_checksum;
+    }
+    const total = swap16(first >>> 16);
+    if (total < IPV4_BYTES || total > room) return DROP.rx_drop_ip_total_length;
+    if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return DROP.rx_drop_fragment;
+    if (view.getUint8(ip + IP_PROTOCOL) !== IPPROTO_UDP) return DROP.rx_drop_protocol;
+    rows[row + Arrival.source] = view.getInt32(ip + IP_SOURCE);
+    rows[row + Arrival.destination] = view.getInt32(ip + IP_DESTINATION);
+    rows[row + Arrival.ports] = view.getInt32(ip + UDP_PORTS);
+    rows[row + Arrival.offset] = ip + PAYLOAD;
+    // What UDP has room for, until its own length is known to be right.
+    rows[row + Arrival.length] = total - IPV4_BYTES;
+    return 0;
+  }
+
+  /** Judges addresses by netbase, since the header cache does not know them. 0, or what is wrong. */
+  #judgeAddresses(source: number, destination: number): number {
+    const { fib, nextHops } = this.#reader;
+    if (destination !== this.#own) {
+      if (nextHops.kind(fib.lookup(destination)) !== RTN_LOCAL) return DROP.rx_drop_destination;
+      this.#own = destination;
+    }
+    const from = nextHops.kind(fib.lookup(source));
+    const isHost = this.#isLoopback
+      ? isPeer(source) || source >>> 24 === 127
+      : isPeer(source) && from !== RTN_LOCAL;
+    return isHost && from !== RTN_BROADCAST && from !== RTN_MULTICAST ? 0 : DROP.rx_drop_source;
+  }
+
+  /** Judges the UDP header of the packet at `ip`. 0, or what is wrong. */
+  #judgeDatagram(ip: number, row: number, partialChecksums: boolean): number {
+    const { rows } = this.#arrivals;
+    const words = this.#words;
+    const w = ip >>> 2;
+    const udp = words[w + UDP_LENGTH_WORD];
+    const length = swap16(udp & 0xffff);
+    const checksum = udp >>> 16;
+    if (length < UDP_BYTES || length > rows[row + Arrival.length]) return DROP.rx_drop_udp_length;
+    rows[row + Arrival.length] = length - UDP_BYTES;
+    // 0: the sender made none (RFC 768).
+    if (checksum === 0 || this.#trustChecksums) return 0;
+    const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
+    if (partialChecksums) {
+      const pseudo = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);
+      if (fold(pseudo + lengths) === checksum) return 0;
+    }
+    // The addresses of the pseudo header stand right before the datagram.
+    const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
+    return fold(sum + lengths) === 0xffff ? 0 : DROP.rx_drop_udp_checksum;
   }
 
   /** Moves the i-th frame, if need be, to where its headers are aligned, and returns where that is. */
@@ -160,91 +310,10 @@ export class Checks {
     return to;
   }
 
-  #checkHeaders(count: number): void {
-    const { frames, verdicts } = this.#arrivals;
-    const words = this.#words;
-    for (let i = 0; i < count; i++) {
-      const ip = verdicts[i];
-      if (ip < 0) continue;
-      const end = frames[2 * i + RECEIVE_HEADER_WORDS] + frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      const w = ip >>> 2;
-      const first = words[w];
-      const second = words[w + 1];
-      const third = words[w + 2];
-      const source = words[w + SOURCE_WORD];
-      const destination = words[w + DESTINATION_WORD];
-      const sum = halves(first) + halves(second) + halves(third) + halves(source) +
-        halves(destination);
-      const total = swap16(first >>> 16);
-      if ((first & 0xf0) !== 0x40) verdicts[i] = -DROP.rx_drop_ip_version;
-      else if ((first & 0x0f) !== IPV4_WORDS) verdicts[i] = -DROP.rx_drop_ip_header_length;
-      else if (fold(sum) !== 0xffff) verdicts[i] = -DROP.rx_drop_ip_checksum;
-      else if (total < IPV4_BYTES || total > end - ip) verdicts[i] = -DROP.rx_drop_ip_total_length;
-      else if ((second & FRAGMENT_BITS) !== 0) verdicts[i] = -DROP.rx_drop_fragment;
-      else if ((third & PROTOCOL_BITS) !== PROTOCOL_UDP) verdicts[i] = -DROP.rx_drop_protocol;
-    }
-  }
-
-  #checkAddresses(count: number): void {
-    const { verdicts } = this.#arrivals;
+  /** Goes past the VLAN tags of a frame, if any, and sets its interface, or returns a verdict. */
+  #untag(at: number, length: number, row: number): number {
     const view = this.#view;
-    const { fib, nextHops } = this.#reader;
-    const isLoopback = this.#isLoopback;
-    let own = this.#own;
-    for (let i = 0; i < count; i++) {
-      const ip = verdicts[i];
-      if (ip < 0) continue;
-      const source = view.getInt32((ip & MOST_BYTES) + IP_SOURCE);
-      const destination = view.getInt32((ip & MOST_BYTES) + IP_DESTINATION);
-      if (destination !== own) {
-        if (nextHops.kind(fib.lookup(destination)) !== RTN_LOCAL) {
-          verdicts[i] = -DROP.rx_drop_destination;
-          continue;
-        }
-        own = destination;
-      }
-      const net = source >>> 24;
-      const from = nextHops.kind(fib.lookup(source));
-      // Above 223: multicast, reserved and 255.255.255.255 (RFC 1122 §3.2.1.3).
-      if (
-        net > 223 || net === 0 || from === RTN_BROADCAST || from === RTN_MULTICAST ||
-        (!isLoopback && (net === 127 || from === RTN_LOCAL))
-      ) verdicts[i] = -DROP.rx_drop_source;
-    }
-    this.#own = own;
-  }
-
-  #checkDatagrams(count: number, partialChecksums: boolean): void {
-    const { verdicts } = this.#arrivals;
-    const words = this.#words;
-    for (let i = 0; i < count; i++) {
-      const ip = verdicts[i];
-      if (ip < 0) continue;
-      const w = ip >>> 2;
-      const udp = words[w + UDP_LENGTH_WORD];
-      const length = swap16(udp & 0xffff);
-      const checksum = udp >>> 16;
-      if (length < UDP_BYTES || length > swap16(words[w] >>> 16) - IPV4_BYTES) {
-        verdicts[i] = -DROP.rx_drop_udp_length;
-        continue;
-      }
-      // 0: the sender made none (RFC 768).
-      if (checksum === 0 || this.#trustChecksums) continue;
-      const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
-      if (partialChecksums) {
-        const pseudo = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);
-        if (fold(pseudo + lengths) === checksum) continue;
-      }
-      // The addresses of the pseudo header stand right before the datagram.
-      const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
-      if (fold(sum + lengths) !== 0xffff) verdicts[i] = -DROP.rx_drop_udp_checksum;
-    }
-  }
-
-  /** Goes past the VLAN tags of the i-th frame, if any, and sets its interface, or returns a verdict. */
-  #untag(at: number, length: number, i: number): number {
-    const view = this.#view;
-    const { interfaces } = this.#arrivals;
+    const { rows } = this.#arrivals;
     let ip = at + ETHERNET_BYTES;
     if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     for (let tags = 0; tags < MOST_TAGS; tags++) {
@@ -252,9 +321,9 @@ export class Checks {
       if (protocol !== ETH_P_8021Q && protocol !== ETH_P_8021AD) return -DROP.rx_drop_ethertype;
       if (at + length < ip + TAG_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_short;
       const id = view.getUint16(ip) & 0xfff;
-      const device = this.#devices.tagged(interfaces[i], protocol, id);
+      const device = this.#devices.tagged(rows[row + Arrival.interface], protocol, id);
       if (device < 0) return -DROP.rx_drop_vlan;
-      interfaces[i] = device;
+      rows[row + Arrival.interface] = device;
       ip += TAG_BYTES;
       if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     }

@@ -38,21 +38,11 @@ export interface Origin {
 
 /** Deals with datagrams one by one. */
 export class Detour {
-  /**
-   * Moves now and then: entries that saw another one come here, so that their neighbour is looked
-   * after, and that it is asked anew whether the app may send there.
-   */
-  tick = 1;
   readonly #parts: DetourParts;
   readonly #row = new Int32Array(ROW_WORDS);
 
   constructor(parts: DetourParts) {
     this.#parts = parts;
-  }
-
-  /** To be called some times a second: neighbours in use are then looked at once more. */
-  moveOn(): void {
-    this.tick = (this.tick + 1) | 0;
   }
 
   /**
@@ -88,8 +78,9 @@ export class Detour {
 
   /** Sends by the entry at `e`. */
   #send(app: Origin, index: number, e: number): number {
-    const { cache: { words }, resolver, wire } = this.#parts;
-    const now = this.tick & TICK_BITS;
+    const { cache, resolver, umem, wire } = this.#parts;
+    const { words } = cache;
+    const now = cache.tick & TICK_BITS;
     if ((words[e + Entry.checked] & TICK_BITS) !== now) {
       words[e + Entry.checked] = now;
       resolver.refresh(words[e + Entry.neighbor]);
@@ -97,7 +88,9 @@ export class Detour {
     words[e + Entry.checked] |= appBit(index);
     this.#row[Row.entry] = e;
     if (!this.#fillFrame(app)) return NET.index.tx_drop_no_frame;
-    return wire.put(this.#row, 1) === 0 ? 0 : REFUSED - this.#row[Row.entry];
+    if (wire.put(this.#row, 1) === 0) return 0;
+    umem.give(this.#row[Row.frame]);
+    return REFUSED - this.#row[Row.entry];
   }
 
   /** Holds the datagram for the neighbour that the resolver just missed. */

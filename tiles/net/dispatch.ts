@@ -13,6 +13,8 @@ import * as flow from "./flow.ts";
 // An own constant, see frame.ts.
 const { flowHash } = flow;
 const NOT_SERVED = NET.index.rx_drop_port;
+/** Instead of an app: there are several. */
+const SHARED = -32768;
 
 /** A kernel socket behind a served port, as main tells a net tile of it. */
 export interface UdpSocketSetup {
@@ -24,6 +26,8 @@ export interface UdpSocketSetup {
 
 /** The ports of all apps. */
 export class Dispatch {
+  /** For each port what `app` says where that is one app, or none. */
+  readonly #alone = new Int16Array(65_536).fill(-NOT_SERVED);
   /** Service of each port. */
   readonly #services = new Uint16Array(65_536);
   /** Where each service's apps begin in `#members`, and how many they are. */
@@ -56,6 +60,7 @@ export class Dispatch {
         this.#served[index * this.#width + service] = 1;
       });
       this.#count[service] = members.length - this.#first[service];
+      this.#alone[port] = this.#count[service] > 1 ? SHARED : members[this.#first[service]];
     });
     this.#members = Int32Array.from(members);
   }
@@ -65,10 +70,13 @@ export class Dispatch {
    * move when the port is not served.
    */
   app(source: number, ports: number): number {
+    const app = this.#alone[ports & 0xffff];
+    return app === SHARED ? this.#pick(source, ports) : app;
+  }
+
+  #pick(source: number, ports: number): number {
     const service = this.#services[ports & 0xffff];
-    if (service === 0) return -NOT_SERVED;
-    const count = this.#count[service];
-    const pick = count === 1 ? 0 : (flowHash(source, 0, ports) >>> 1) % count;
+    const pick = (flowHash(source, 0, ports) >>> 1) % this.#count[service];
     return this.#members[this.#first[service] + pick];
   }
 

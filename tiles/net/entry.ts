@@ -31,7 +31,7 @@ export const Entry = {
   destinationBe: 13,
   /** Record of the neighbour. */
   neighbor: 14,
-  /** When that was last looked at for its wish to be refreshed, and which apps may send here. */
+  /** When that was last looked at for its wish to be refreshed, and which apps may send here by then. */
   checked: 15,
 } as const;
 
@@ -39,11 +39,14 @@ export const Entry = {
 export const TICK_BITS = 0xff;
 
 /**
- * The bit of app number `index` in the word `checked`. Apps from the 23rd on have one together: what
- * one of them may send to, the others may for the length of a tick.
+ * The bit in the word `checked` that apps from the 23rd on have together: what one of them may send
+ * to, the others may for the length of a tick.
  */
+export const SHARED_BIT = 0x100 << 22;
+
+/** The bit of app number `index` in the word `checked`. */
 export function appBit(index: number): number {
-  return 0x100 << Math.min(index, 22);
+  return index < 22 ? 0x100 << index : SHARED_BIT;
 }
 
 /** Bytes that an entry holds for the Ethernet header, which ends at their end. */
@@ -51,7 +54,7 @@ export const LINK_BYTES = 24;
 
 /**
  * Outcomes of an entry. One that is not negative says "by an AF_XDP socket": port number << 24 |
- * where in the frame the Ethernet header begins << 16 | largest payload.
+ * `NO_PEER` or not | where in the frame the Ethernet header begins << 16 | largest payload.
  */
 export const Outcome = {
   /** The next hop depends on the flow: ask again with its member. */
@@ -59,6 +62,15 @@ export const Outcome = {
   /** By the kernel's socket of the source port. */
   kernel: -2,
 } as const;
+
+/**
+ * In an outcome: that there is a way there does not say that a request may come from there, since it
+ * is no single host's address, or that the source is an address of ours, since none was asked for.
+ */
+export const NO_PEER = 0x80_0000;
+
+/** In an outcome, shifted right by 16: where the Ethernet header begins. */
+export const BEGIN_BITS = 0x1f;
 
 /** Outcomes below this are drops: `DROPS_BELOW` − number of the counter. */
 const DROPS_BELOW = -16;

@@ -50,6 +50,15 @@ export const PAYLOAD = 28;
 
 export const IPPROTO_UDP = 17;
 
+/**
+ * Whether `address`, host order, can be a single host's other than this one: not of this network, of
+ * loopback, multicast, reserved or 255.255.255.255 (RFC 1122 §3.2.1.3).
+ */
+export function isPeer(address: number): boolean {
+  const net = address >>> 24;
+  return net <= 223 && net !== 0 && net !== 127;
+}
+
 /** Folds a sum of 16-bit words, at most 2³¹, to 16 bits (RFC 1071). */
 export function fold(sum: number): number {
   sum = (sum & 0xffff) + (sum >>> 16);

@@ -28,6 +28,11 @@ export class HeaderCache {
   readonly words: Int32Array;
   /** The same memory, for what has a byte order. */
   readonly view: DataView;
+  /**
+   * Moves now and then: entries that saw another one go the long way, so that their neighbour is
+   * looked after, and that it is asked anew whether the app may send there.
+   */
+  tick = 1;
   readonly #mask: number;
   #epoch = 1;
   #victim = 0;
@@ -47,6 +52,11 @@ export class HeaderCache {
     if (this.#epoch !== 0) return;
     this.words.fill(0);
     this.#epoch = 1;
+  }
+
+  /** To be called some times a second, and when an app's table of whom it heard from forgets some. */
+  moveOn(): void {
+    this.tick = (this.tick + 1) | 0;
   }
 
   /** Word index of the entry for this key, -1 when there is none. Addresses as signed words. */

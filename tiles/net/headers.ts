@@ -17,19 +17,25 @@ import * as frame from "./frame.ts";
 import * as burst from "./rows.ts";
 
 // Own constants, see frame.ts.
-const { Entry, MOST_WORDS } = layout;
+const { BEGIN_BITS, Entry, LINK_BYTES, MOST_WORDS } = layout;
 const { BURST, Row, ROW_SHIFT } = burst;
 const {
+  ETHERNET_BYTES,
   fold,
   FRAGMENT_WORD,
   halves,
+  MOST_BYTES,
   PACKET_HEADER_BYTES,
   PROTOCOL_WORD,
+  sumWords,
   swap16,
   UDP_BYTES,
   VERSION_WORD,
   PAYLOAD_AT,
 } = frame;
+
+/** Where the Ethernet header begins when it has no tags. */
+const UNTAGGED_BEGIN = LINK_BYTES - ETHERNET_BYTES;
 
 /**
  * Copies the payload of each row that has a frame from `source` into it, and stores the one's
@@ -66,6 +72,16 @@ export function copyPayloads(
   }
 }
 
+/** The same for payloads that stand in their frames already. */
+export function sumPayloads(frames: Int32Array, rows: Int32Array, count: number): void {
+  for (let i = 0; i < count; i++) {
+    const row = (i & (BURST - 1)) << ROW_SHIFT;
+    if (rows[row + Row.entry] < 0) continue;
+    const at = ((rows[row + Row.frame] + PAYLOAD_AT) & MOST_BYTES) >>> 2;
+    rows[row + Row.sum] = sumWords(frames, at, rows[row + Row.length]);
+  }
+}
+
 /** One to three bytes at `at` as a word, padded with zeros. */
 function lastBytes(source: DataView, at: number, count: number): number {
   if (count === 1) return source.getUint8(at);
@@ -74,46 +90,43 @@ function lastBytes(source: DataView, at: number, count: number): number {
 }
 
 /**
- * Writes the headers of the frame of each row that has one, payload in place, from its entry of the
- * header cache. Frames begin at multiples of four.
+ * Writes the headers of the frame of the row at word `row` of `rows`, payload in place, from its entry
+ * of the header cache. Frames begin at multiples of four.
  */
 export function writeHeaders(
   frames: Int32Array,
   entries: Int32Array,
   rows: Int32Array,
-  count: number,
+  row: number,
 ): void {
-  for (let i = 0; i < count; i++) {
-    const row = (i & (BURST - 1)) << ROW_SHIFT;
-    const entry = rows[row + Row.entry];
-    if (entry < 0) continue;
-    const e = entry & MOST_WORDS;
-    const w = rows[row + Row.frame] >>> 2;
-    const ports = rows[row + Row.ports];
-    const length = rows[row + Row.length] & 0xffff;
+  const e = rows[row + Row.entry] & MOST_WORDS;
+  const w = (rows[row + Row.frame] & MOST_BYTES) >>> 2;
+  const ports = rows[row + Row.ports];
+  const length = rows[row + Row.length] & 0xffff;
+  if (((entries[e + Entry.outcome] >>> 16) & BEGIN_BITS) < UNTAGGED_BEGIN) {
     frames[w] = entries[e + Entry.link];
     frames[w + 1] = entries[e + Entry.link + 1];
-    frames[w + 2] = entries[e + Entry.link + 2];
-    frames[w + 3] = entries[e + Entry.link + 3];
-    frames[w + 4] = entries[e + Entry.link + 4];
-    frames[w + 5] = entries[e + Entry.link + 5];
-
-    const total = swap16(length + PACKET_HEADER_BYTES);
-    const sums = entries[e + Entry.sums];
-    frames[w + 6] = VERSION_WORD | (total << 16);
-    frames[w + 7] = FRAGMENT_WORD;
-    frames[w + 8] = PROTOCOL_WORD | (~fold((sums >>> 16) + total) << 16);
-    frames[w + 9] = entries[e + Entry.sourceBe];
-    frames[w + 10] = entries[e + Entry.destinationBe];
-
-    // Bytes changed over within each port, then the ports with each other: network order.
-    const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
-    const udpLength = swap16(length + UDP_BYTES);
-    // The length counts twice, in the pseudo header and in the UDP header itself.
-    const sum = (sums & 0xffff) + 2 * udpLength + halves(swapped) + rows[row + Row.sum];
-    const udpSum = ~fold(sum) & 0xffff;
-    frames[w + 11] = (swapped << 16) | (swapped >>> 16);
-    // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
-    frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
   }
+  frames[w + 2] = entries[e + Entry.link + 2];
+  frames[w + 3] = entries[e + Entry.link + 3];
+  frames[w + 4] = entries[e + Entry.link + 4];
+  frames[w + 5] = entries[e + Entry.link + 5];
+
+  const total = swap16(length + PACKET_HEADER_BYTES);
+  const sums = entries[e + Entry.sums];
+  frames[w + 6] = VERSION_WORD | (total << 16);
+  frames[w + 7] = FRAGMENT_WORD;
+  frames[w + 8] = PROTOCOL_WORD | (~fold((sums >>> 16) + total) << 16);
+  frames[w + 9] = entries[e + Entry.sourceBe];
+  frames[w + 10] = entries[e + Entry.destinationBe];
+
+  // Bytes changed over within each port, then the ports with each other: network order.
+  const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
+  const udpLength = swap16(length + UDP_BYTES);
+  // The length counts twice, in the pseudo header and in the UDP header itself.
+  const sum = (sums & 0xffff) + 2 * udpLength + halves(swapped) + rows[row + Row.sum];
+  const udpSum = ~fold(sum) & 0xffff;
+  frames[w + 11] = (swapped << 16) | (swapped >>> 16);
+  // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
+  frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
 }

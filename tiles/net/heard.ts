@@ -32,17 +32,18 @@ export class Heard {
     this.#words = i32(view);
   }
 
-  /** Puts an address in. The writer's alone. */
-  add(address: number): void {
+  /** Puts an address in, among the youngest. The writer's alone. Whether others were forgotten for it. */
+  add(address: number): boolean {
     const words = this.#words;
     const at = this.#find(words[YOUNGER], address);
-    if (words[at] === address) return;
+    if (words[at] === address) return false;
     words[at] = address;
-    if (++this.#count < KEPT) return;
+    if (++this.#count < KEPT) return false;
     this.#count = 0;
     const older = 1 - words[YOUNGER];
     words.fill(0, HALVES_AT + older * SLOTS, HALVES_AT + (older + 1) * SLOTS);
     words[YOUNGER] = older;
+    return true;
   }
 
   /** Whether an address is in. */

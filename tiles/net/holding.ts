@@ -173,7 +173,7 @@ export class Holding {
     const outcome = cache.words[e + Entry.outcome];
     if (outcome >= 0 && row[Row.length] <= (outcome & 0xffff)) {
       row[Row.entry] = e;
-      if (wire.put(row, 1) > 0) this.#count(row, REFUSED - row[Row.entry]);
+      if (wire.put(row, 1) > 0) this.#drop(row, REFUSED - row[Row.entry]);
     } else if (outcome >= 0 || outcome === Outcome.kernel) {
       this.#handOver(outcome >= 0 ? NET.index.tx_drop_mtu : NET.index.tx_drop_no_socket);
     } else {
@@ -195,15 +195,11 @@ export class Holding {
     umem.give(row[Row.frame]);
   }
 
+  /** Drops a datagram whose payload is in its frame. */
   #drop(row: Int32Array, counter: number): void {
-    this.#count(row, counter);
-    this.#parts.umem.give(row[Row.frame]);
-  }
-
-  /** Counts a datagram that is dropped; its payload is still in its frame. */
-  #count(row: Int32Array, counter: number): void {
     const { counters, capture, umem } = this.#parts;
     counters[counter]++;
+    umem.give(row[Row.frame]);
     if (!capture.wanted) return;
     const payload = row[Row.frame] + PAYLOAD_AT;
     capture.datagram(CaptureFlag.out, counter, row, 0, umem.bytes, payload);

@@ -8,27 +8,23 @@
 
 import * as xsk from "../../ffi/xsk.ts";
 import { NET } from "../runtime/counters.ts";
-import type { AppLink } from "./app_link.ts";
-import type { Arrivals } from "./arrivals.ts";
+import * as arrival from "./arrivals.ts";
 import type { Capture } from "./capture.ts";
 import type { Checks } from "./checks.ts";
-import type { Dispatch } from "./dispatch.ts";
-import * as frame from "./frame.ts";
 import type { Umem } from "./umem.ts";
 import type { XdpPort } from "./xdp_port.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
-const { IP_SOURCE, MOST_BYTES, UDP_PORTS } = frame;
+const { Arrival, ARRIVAL_SHIFT } = arrival;
 const COUNT = NET.index;
 
 /** What frames are received with. */
 export interface ReceiverParts {
   readonly umem: Umem;
-  readonly arrivals: Arrivals;
+  readonly arrivals: arrival.Arrivals;
   readonly checks: Checks;
-  readonly dispatch: Dispatch;
-  readonly apps: readonly AppLink[];
+  readonly apps: readonly arrival.Recipient[];
   readonly capture: Capture;
   readonly counters: Float64Array;
 }
@@ -36,33 +32,34 @@ export interface ReceiverParts {
 /** Receives from AF_XDP sockets. */
 export class Receiver {
   readonly #umem: Umem;
-  readonly #arrivals: Arrivals;
+  readonly #arrivals: arrival.Arrivals;
   readonly #checks: Checks;
-  readonly #dispatch: Dispatch;
-  readonly #apps: readonly AppLink[];
+  readonly #apps: readonly arrival.Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
 
-  constructor({ umem, arrivals, checks, dispatch, apps, capture, counters }: ReceiverParts) {
+  constructor({ umem, arrivals, checks, apps, capture, counters }: ReceiverParts) {
     this.#umem = umem;
     this.#arrivals = arrivals;
     this.#checks = checks;
-    this.#dispatch = dispatch;
     this.#apps = apps;
     this.#capture = capture;
     this.#counters = counters;
   }
 
-  /** Takes one burst from `port` and returns how many frames. Links are published by the caller. */
+  /**
+   * Takes one burst from `port` and returns how many frames. Links are published, and apps in this
+   * tile run, by the caller.
+   */
   burst(port: XdpPort): number {
     const arrivals = this.#arrivals;
     const count = port.receive(arrivals.frames);
     if (count === 0) return 0;
     this.#checks.check(count, port.ifindex, port.partialChecksums);
-    this.#chooseApps(count);
+    const { rows } = arrivals;
     let dropped = 0;
     for (let i = 0; i < count;) {
-      const app = arrivals.apps[i];
+      const app = rows[(i << ARRIVAL_SHIFT) + Arrival.app];
       if (app >= 0) {
         i = this.#apps[app].push(arrivals, i, count);
         continue;
@@ -77,18 +74,5 @@ export class Receiver {
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(arrivals, count, this.#umem.bytes);
     return count;
-  }
-
-  #chooseApps(count: number): void {
-    const { verdicts, apps } = this.#arrivals;
-    const view = this.#umem.view;
-    const dispatch = this.#dispatch;
-    for (let i = 0; i < count; i++) {
-      const ip = verdicts[i];
-      apps[i] = ip < 0 ? ip : dispatch.app(
-        view.getInt32((ip & MOST_BYTES) + IP_SOURCE),
-        view.getInt32((ip & MOST_BYTES) + UDP_PORTS),
-      );
-    }
   }
 }

@@ -11,9 +11,24 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import type { Devices, Egress } from "./devices.ts";
-import { dropOutcome, Entry, LINK_BYTES, NO_NEIGHBOR, Outcome, UNRESOLVED } from "./entry.ts";
+import {
+  dropOutcome,
+  Entry,
+  LINK_BYTES,
+  NO_NEIGHBOR,
+  NO_PEER,
+  Outcome,
+  UNRESOLVED,
+} from "./entry.ts";
 import { flowHash } from "./flow.ts";
-import { ETH_P_IP, ETHERNET_BYTES, PACKET_HEADER_BYTES, PAYLOAD_AT, TAG_BYTES } from "./frame.ts";
+import {
+  ETH_P_IP,
+  ETHERNET_BYTES,
+  isPeer,
+  PACKET_HEADER_BYTES,
+  PAYLOAD_AT,
+  TAG_BYTES,
+} from "./frame.ts";
 import type { HeaderCache } from "./header_cache.ts";
 import { Rank } from "./hold.ts";
 import type { Solicits } from "./solicits.ts";
@@ -116,7 +131,10 @@ export class Resolver {
     const { words } = this.#cache;
     const begin = this.#writeLink(e, egress.tags);
     const port = egress.ports[(flowHash(destination, 0, 0) >>> 1) % egress.ports.length];
-    words[e + Entry.outcome] = (port << 24) | (begin << 16) | Math.max(0, this.mostPayload);
+    const isAsking = this.#decision.kind === route.RTN_UNICAST && isPeer(destination) &&
+      source !== 0;
+    const peer = isAsking ? 0 : NO_PEER;
+    words[e + Entry.outcome] = (port << 24) | peer | (begin << 16) | Math.max(0, this.mostPayload);
     words[e + Entry.neighbor] = record;
     this.#cache.setAddresses(e, this.#decision.source | 0, destination);
     return e;

@@ -35,8 +35,11 @@ export const Row = {
 /** Instead of an entry: there is none to be sent by at once. */
 export const SLOW = -1;
 
+/** Instead of an entry, before one is looked for: it would be of no use, the payload is in no frame. */
+export const NO_FRAME = -2;
+
 /** Refusals are below this: `REFUSED` − the number of the counter to move. */
-export const REFUSED = -2;
+export const REFUSED = -3;
 
 /** Rows for one burst. */
 export function makeRows(): Int32Array {

@@ -14,7 +14,7 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
-import type { AppLink } from "./app_link.ts";
+import type { Recipient } from "./arrivals.ts";
 import type { Capture } from "./capture.ts";
 import type { Dispatch } from "./dispatch.ts";
 import type { Umem } from "./umem.ts";
@@ -25,7 +25,7 @@ export interface SocketReceiverParts {
   readonly umem: Umem;
   readonly reader: NetbaseReader;
   readonly dispatch: Dispatch;
-  readonly apps: readonly AppLink[];
+  readonly apps: readonly Recipient[];
   readonly capture: Capture;
   readonly counters: Float64Array;
 }
@@ -102,7 +102,7 @@ export class SocketReceiver {
    * Where the payload in the i-th buffer goes on: a frame that it is copied to, or the buffer itself,
    * which another one replaces. -1 when neither is to be had.
    */
-  #place(i: number, length: number, app: AppLink): number {
+  #place(i: number, length: number, app: Recipient): number {
     const { umem } = this.#parts;
     const buffer = this.#buffers[i];
     if (length <= umem.frameBytes) {
@@ -118,7 +118,7 @@ export class SocketReceiver {
     return buffer;
   }
 
-  #giveBack(offset: number, app: AppLink): void {
+  #giveBack(offset: number, app: Recipient): void {
     const { umem } = this.#parts;
     if (umem.isLarge(offset)) app.largeOut--;
     umem.give(offset);

@@ -24,12 +24,12 @@ import * as headers from "./headers.ts";
 import * as burst from "./rows.ts";
 import type { SocketSender } from "./socket_sender.ts";
 import type { Umem } from "./umem.ts";
-import type { Wire } from "./wire.ts";
+import { RING_FULL, type Wire } from "./wire.ts";
 
 // Own constants, see frame.ts.
 const { appBit, Entry, TICK_BITS } = layout;
-const { BURST, makeRows, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
-const { copyPayloads } = headers;
+const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
+const { copyPayloads, sumPayloads } = headers;
 const { Descriptor } = link;
 const COUNT = NET.index;
 const LARGEST_PAYLOAD = LARGEST;
@@ -75,8 +75,8 @@ export class Transmitter {
   }
 
   /**
-   * Takes one burst from app number `index` and returns how many datagrams. Passes of one kind of
-   * work each, as in `checks.ts`; what cannot be sent at once comes last, one by one.
+   * Takes one burst from the link of app number `index` and returns how many datagrams. Passes of one
+   * kind of work each, as in `checks.ts`; what cannot be sent at once comes last, one by one.
    */
   burst(app: AppLink, index: number): number {
     const count = Math.min(app.answers.available(), BURST);
@@ -85,7 +85,10 @@ export class Transmitter {
     this.#classify(app.payloadBytes.length, index, count);
     this.#takeFrames(count);
     copyPayloads(app.payloads, this.#frames, this.rows, count);
-    if (this.#wire.put(this.rows, count) > 0) this.#others(app, index, count);
+    if (this.#wire.put(this.rows, count) > 0) {
+      this.#others(app, index, count);
+      this.#giveBack(count, false);
+    }
     this.#counters[COUNT.tx_accepted] += count;
     // Kernel sockets send from the app's memory, so before it is told that this is free.
     this.#sender.flush();
@@ -94,29 +97,29 @@ export class Transmitter {
   }
 
   /**
-   * Sends `count` datagrams of app number `index` that stand in `rows`, each in a frame of its own, or
-   * a large buffer, which is given away by that.
+   * Sends `count` datagrams of app number `index` that stand in `rows`, each in a frame of its own,
+   * payload in place, which is given away by that. A row's entry is SLOW, or NO_FRAME where a large
+   * buffer stands in for the frame.
    */
   sendFrames(app: Origin, index: number, count: number): void {
     const { rows } = this;
     this.#classify(app.payloadBytes.length, index, count);
-    for (let i = 0; i < count; i++) {
-      const row = (i & (BURST - 1)) << ROW_SHIFT;
-      if (this.#umem.isLarge(rows[row + Row.frame]) && rows[row + Row.entry] >= 0) {
-        rows[row + Row.entry] = SLOW;
-      }
-    }
-    copyPayloads(app.payloads, this.#frames, rows, count);
-    if (this.#wire.put(rows, count) > 0) this.#others(app, index, count);
+    sumPayloads(this.#frames, rows, count);
+    const others = this.#wire.put(rows, count);
     this.#counters[COUNT.tx_accepted] += count;
+    if (others === 0) return;
+    this.#others(app, index, count);
     this.#sender.flush();
+    this.#giveBack(count, true);
+  }
+
+  /** Frees the frames of rows that the ring had no room for, or of all that were not sent. */
+  #giveBack(count: number, all: boolean): void {
+    const { rows } = this;
     for (let i = 0; i < count; i++) {
       const row = i << ROW_SHIFT;
       const entry = rows[row + Row.entry];
-      // What found the ring full is free already.
-      if (entry < 0 && entry !== REFUSED - COUNT.tx_drop_ring_full) {
-        this.#umem.give(rows[row + Row.frame]);
-      }
+      if (all ? entry < 0 : entry === RING_FULL) this.#umem.give(rows[row + Row.frame]);
     }
   }
 
@@ -133,6 +136,7 @@ export class Transmitter {
       rows[row + Row.source] = words[at + Descriptor.source];
       rows[row + Row.destination] = words[at + Descriptor.destination];
       rows[row + Row.ports] = words[at + Descriptor.ports];
+      rows[row + Row.entry] = SLOW;
     }
   }
 
@@ -144,7 +148,7 @@ export class Transmitter {
     const dispatch = this.#dispatch;
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
-    const checked = (this.#detour.tick & TICK_BITS) | bit;
+    const checked = (cache.tick & TICK_BITS) | bit;
     for (let i = 0; i < count; i++) {
       const row = (i & (BURST - 1)) << ROW_SHIFT;
       const offset = rows[row + Row.offset];
@@ -156,7 +160,11 @@ export class Transmitter {
       } else if ((ports & 0xffff) === 0 || !dispatch.serves(index, ports >>> 16)) {
         entry = REFUSED - COUNT.tx_drop_port;
       } else {
-        const e = cache.find(rows[row + Row.destination], rows[row + Row.source], 0);
+        const destination = rows[row + Row.destination];
+        const source = rows[row + Row.source];
+        const e = rows[row + Row.entry] === NO_FRAME
+          ? NO_FRAME
+          : cache.find(destination, source, 0);
         if (e >= 0) {
           const outcome = entries[e + Entry.outcome];
           // One that is negative has no largest payload: only those of the wire pass here.

@@ -83,6 +83,11 @@ export class Umem {
     return offset >= this.framesEnd;
   }
 
+  /** Where the frame begins that `offset`, not in a large buffer, lies in. */
+  frameAt(offset: number): number {
+    return offset & this.#frameMask;
+  }
+
   /** Frees the frame or large buffer that `offset` lies in. Whoever calls this owns it until now. */
   give(offset: number): void {
     if (offset < this.framesEnd) {

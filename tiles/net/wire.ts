@@ -16,10 +16,13 @@ import type { Umem } from "./umem.ts";
 import type { XdpPort } from "./xdp_port.ts";
 
 // Own constants, see frame.ts.
-const { Entry, MOST_WORDS } = layout;
+const { BEGIN_BITS, Entry, MOST_WORDS } = layout;
 const { BURST, REFUSED, Row, ROW_SHIFT } = burst;
 const { IP_AT, PACKET_HEADER_BYTES } = frames;
 const { writeHeaders } = headers;
+
+/** The refusal of those that a ring has no room for. */
+export const RING_FULL = REFUSED - NET.index.tx_drop_ring_full;
 
 /** What frames are finished and queued with. */
 export interface WireParts {
@@ -45,10 +48,11 @@ export class Wire {
 
   /**
    * Finishes the frame of each row that has one, payload in place, by its entry, and queues it. Where
-   * the ring is full the frame is freed and the row refused. Returns how many rows have no entry.
+   * the ring is full the row is refused, and the frame is still the caller's. Returns how many rows
+   * have no entry.
    */
   put(rows: Int32Array, count: number): number {
-    writeHeaders(this.#umem.words, this.#entries, rows, count);
+    const frames = this.#umem.words;
     const entries = this.#entries;
     const ports = this.#ports;
     let others = 0;
@@ -60,16 +64,16 @@ export class Wire {
         continue;
       }
       const outcome = entries[(e & MOST_WORDS) + Entry.outcome];
-      const frame = rows[row + Row.frame];
       const port = ports[outcome >>> 24];
       if (port.room === 0) {
-        rows[row + Row.entry] = REFUSED - NET.index.tx_drop_ring_full;
-        this.#umem.give(frame);
+        rows[row + Row.entry] = RING_FULL;
         others++;
-      } else {
-        const begin = (outcome >>> 16) & 0xff;
-        port.queue(frame + begin, rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin);
+        continue;
       }
+      writeHeaders(frames, entries, rows, row);
+      const begin = (outcome >>> 16) & BEGIN_BITS;
+      const length = rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin;
+      port.queue(rows[row + Row.frame] + begin, length);
     }
     if (this.#capture.wanted) this.#show(rows, count);
     return others;
@@ -83,7 +87,7 @@ export class Wire {
       const e = rows[row + Row.entry];
       if (e < 0) continue;
       const outcome = entries[e + Entry.outcome];
-      const begin = (outcome >>> 16) & 0xff;
+      const begin = (outcome >>> 16) & BEGIN_BITS;
       const size = rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin;
       const { ifindex } = this.#ports[outcome >>> 24];
       this.#capture.sent(this.#umem.bytes, rows[row + Row.frame] + begin, size, ifindex);
