@@ -1,6 +1,6 @@
 /**
- * The host that the path benchmark runs in: AF_XDP rings made of arrays, requests in the frames, and
- * a netbase that knows every peer.
+ * The host that the path benchmark runs in: AF_XDP rings made of arrays, the requests that come in by
+ * them, and a netbase that knows every peer.
  *
  * @module
  */
@@ -13,75 +13,113 @@ import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase.ts";
 import * as route from "../netbase/route.ts";
 import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/frame.ts";
-import { FRAME_BYTES, HEADROOM_BYTES } from "../tiles/runtime/plan.ts";
+import { HEADROOM_BYTES, RING_ENTRIES } from "../tiles/runtime/plan.ts";
+import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 
-/** The attached interface, and the port that is asked. */
+/** The attached interface, and the first port that is asked. */
 export const IFINDEX = 2;
 export const PORT = 7;
 
 /** Payload of the smallest Ethernet frame (60 bytes without its check sequence). */
 const PAYLOAD_BYTES = 18;
-/** Bytes of each request's frame. */
-export const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
-
-/** XDP_PACKET_HEADROOM: what the kernel keeps before a frame; and the UMEM's own. */
+const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
+const REQUEST_UNITS = REQUEST_BYTES >>> 1;
+/** XDP_PACKET_HEADROOM: what the kernel keeps before a frame, besides the UMEM's own headroom. */
 const KERNEL_HEADROOM = 256;
-const HEADROOM = HEADROOM_BYTES;
+
 const NET = 0xc6120000;
 const NET_LENGTH = 15;
-const OUR_ADDRESS = 0xc6120001;
+/** The gateways of `routes.ts` are 198.18.0.1 to 198.18.0.200. */
+const GATEWAYS = 200;
+const OUR_ADDRESS = 0xc6120201;
 const FIRST_PEER = 0xc6130000;
+/** Peers behind the gateways, where there are many routes. */
+const FAR_PEERS = 10_000;
+/** Up to so many routes, all peers are on our own network. */
+const FEW_ROUTES = 10;
 
-/** Entries of a ring of `MemoryXsk`: more than there are frames. */
-const RING = 1 << 14;
+/** What there is of each. */
+export interface HostSize {
+  /** On our own network. With more than a few routes, peers are far away instead. */
+  readonly peers: number;
+  readonly ports: number;
+  readonly routes: number;
+}
+
+/** Who asks: the peers' addresses. */
+export function peerAddresses({ peers, routes }: HostSize): Uint32Array {
+  if (routes <= FEW_ROUTES) return Uint32Array.from({ length: peers }, (_, i) => FIRST_PEER + i);
+  // Loopback's network is no source, and our own addresses neither.
+  return coveredAddresses(prefixes(routes), FAR_PEERS)
+    .filter((address) => address >>> 24 !== 127 && (address ^ NET) >>> (32 - NET_LENGTH) !== 0);
+}
 
 /**
- * AF_XDP rings as arrays: every frame of the fill ring "receives" what it holds, in order. What is
- * done here stands for the kernel's work and is not to be measured, so it is as little as can be.
+ * AF_XDP rings as arrays. `arrive` and what the net tile calls stand for the kernel's work: the former
+ * is not to be measured, the latter is as little as can be.
  */
 export class MemoryXsk implements Xsk {
-  readonly #filled = new Uint32Array(RING);
-  readonly #sent = new Uint32Array(RING);
-  readonly #length: number;
+  readonly #filled = new Uint32Array(RING_ENTRIES);
+  readonly #sent = new Uint32Array(RING_ENTRIES);
+  readonly #umem: Uint16Array;
+  /** Requests, one behind the other, and the next to come. */
+  readonly #requests: Uint16Array;
+  #next = 0;
   #fillHead = 0;
+  #arrived = 0;
   #fillTail = 0;
   #sentHead = 0;
   #sentTail = 0;
-  transmitted = 0;
 
-  /** All frames are `length` bytes long. */
-  constructor(length: number) {
-    this.#length = length;
+  constructor(umem: Uint16Array, requests: Uint16Array) {
+    this.#umem = umem;
+    this.#requests = requests;
+  }
+
+  /** Frames transmitted so far. */
+  get transmitted(): number {
+    return this.#sentHead;
+  }
+
+  /** Puts a request into every frame of the fill ring, and returns how many. */
+  arrive(): number {
+    const before = this.#arrived;
+    const [umem, requests] = [this.#umem, this.#requests];
+    for (; this.#arrived < this.#fillHead; this.#arrived++) {
+      const at = this.#filled[this.#arrived & (RING_ENTRIES - 1)] >>> 1;
+      for (let i = 0; i < REQUEST_UNITS; i++) umem[at + i] = requests[this.#next + i];
+      this.#next += REQUEST_UNITS;
+      if (this.#next === requests.length) this.#next = 0;
+    }
+    return this.#arrived - before;
   }
 
   receive(_slot: number, descriptors: Uint32Array, most: number): number {
     const filled = this.#filled;
-    const length = this.#length;
     const tail = this.#fillTail;
-    const waiting = this.#fillHead - tail;
+    const waiting = this.#arrived - tail;
     const count = waiting < most ? waiting : most;
     for (let i = 0; i < count; i++) {
-      descriptors[2 + 2 * i] = filled[(tail + i) & (RING - 1)];
-      descriptors[3 + 2 * i] = length;
+      descriptors[2 + 2 * i] = filled[(tail + i) & (RING_ENTRIES - 1)];
+      descriptors[3 + 2 * i] = REQUEST_BYTES;
     }
-    this.#fillTail = (tail + count) | 0;
+    this.#fillTail = tail + count;
     return count;
   }
   fill(_slot: number, frames: Uint32Array, count: number): number {
     const filled = this.#filled;
     const head = this.#fillHead;
     for (let i = 0; i < count; i++) {
-      filled[(head + i) & (RING - 1)] = frames[i] + KERNEL_HEADROOM + HEADROOM;
+      filled[(head + i) & (RING_ENTRIES - 1)] = frames[i] + KERNEL_HEADROOM + HEADROOM_BYTES;
     }
-    this.#fillHead = (head + count) | 0;
+    this.#fillHead = head + count;
     return count;
   }
   transmit(_slot: number, descriptors: Uint32Array, count: number): number {
     const sent = this.#sent;
     const head = this.#sentHead;
-    for (let i = 0; i < count; i++) sent[(head + i) & (RING - 1)] = descriptors[2 * i];
-    this.#sentHead = (head + count) | 0;
-    this.transmitted += count;
+    for (let i = 0; i < count; i++) sent[(head + i) & (RING_ENTRIES - 1)] = descriptors[2 * i];
+    this.#sentHead = head + count;
     return count;
   }
   complete(_slot: number, frames: Uint32Array, most: number): number {
@@ -89,8 +127,8 @@ export class MemoryXsk implements Xsk {
     const tail = this.#sentTail;
     const waiting = this.#sentHead - tail;
     const count = waiting < most ? waiting : most;
-    for (let i = 0; i < count; i++) frames[i] = sent[(tail + i) & (RING - 1)];
-    this.#sentTail = (tail + count) | 0;
+    for (let i = 0; i < count; i++) frames[i] = sent[(tail + i) & (RING_ENTRIES - 1)];
+    this.#sentTail = tail + count;
     return count;
   }
   fd(): number {
@@ -108,59 +146,52 @@ export class MemoryXsk implements Xsk {
   }
 }
 
-/** Writes a request of another peer into each frame, round and round, where one would be received. */
-export function writeRequests(
-  memory: Uint8Array,
-  { frames, peers }: { frames: number; peers: number },
-): void {
-  const view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
-  const words = new Int32Array(memory.buffer, memory.byteOffset, memory.byteLength >>> 2);
-  const sum = (at: number, length: number) => sumWords(words, at >>> 2, length);
-  for (let frame = 0; frame < frames; frame++) {
-    const at = frame * FRAME_BYTES + KERNEL_HEADROOM + HEADROOM_BYTES;
-    const ip = at + ETHERNET_BYTES;
-    view.setUint16(ip - 2, 0x0800);
-    view.setUint16(ip, 0x4500);
-    view.setUint16(ip + 2, PACKET_HEADER_BYTES + PAYLOAD_BYTES);
-    view.setUint16(ip + 8, 0x4011);
-    view.setUint32(ip + 12, FIRST_PEER + frame % peers);
-    view.setUint32(ip + 16, OUR_ADDRESS);
-    view.setUint16(ip + 10, ~fold(sum(ip, 20)), true);
-    view.setUint16(ip + 20, 10_000 + frame % peers);
-    view.setUint16(ip + 22, PORT);
-    view.setUint16(ip + 24, 8 + PAYLOAD_BYTES);
-    for (let i = 0; i < PAYLOAD_BYTES; i++) view.setUint8(ip + 28 + i, frame + i);
-    const pseudo = sum(ip + 12, 8) + 0x1100 + view.getUint16(ip + 24, true);
-    view.setUint16(ip + 26, ~fold(pseudo + sum(ip + 20, 8 + PAYLOAD_BYTES)), true);
+/** Requests from each of `peers`, to a port at random each, in a random order, one behind the other. */
+export function makeRequests(peers: Uint32Array, ports: number): Uint16Array {
+  const random = new Random(4);
+  const count = Math.max(peers.length, ports);
+  const frames = new Uint8Array(count * REQUEST_BYTES);
+  const order = Uint32Array.from({ length: count }, (_, i) => i);
+  for (let i = count - 1; i > 0; i--) {
+    const other = random.below(i + 1);
+    [order[i], order[other]] = [order[other], order[i]];
   }
+  order.forEach((pick, i) => {
+    const request = { source: peers[pick % peers.length], port: PORT + pick % ports, number: pick };
+    frames.set(makeRequest(request), i * REQUEST_BYTES);
+  });
+  return new Uint16Array(frames.buffer);
 }
 
-/** A netbase with our address on a connected network and every peer as a neighbour. */
-export function makeNetbase(peers: number): View {
+function makeRequest(
+  { source, port, number }: { source: number; port: number; number: number },
+): Uint8Array {
+  // Two bytes in, so that IPv4 begins at a word.
+  const words = new Int32Array((REQUEST_BYTES + 4) >>> 2);
+  const view = new DataView(words.buffer, 2);
+  const ip = ETHERNET_BYTES;
+  const sum = (at: number, length: number) => sumWords(words, (at + 2) >>> 2, length);
+  view.setUint16(ip - 2, 0x0800);
+  view.setUint16(ip, 0x4500);
+  view.setUint16(ip + 2, PACKET_HEADER_BYTES + PAYLOAD_BYTES);
+  view.setUint16(ip + 8, 0x4011);
+  view.setUint32(ip + 12, source);
+  view.setUint32(ip + 16, OUR_ADDRESS);
+  view.setUint16(ip + 10, ~fold(sum(ip, 20)), true);
+  view.setUint16(ip + 20, 10_000 + number % 50_000);
+  view.setUint16(ip + 22, port);
+  view.setUint16(ip + 24, 8 + PAYLOAD_BYTES);
+  for (let i = 0; i < PAYLOAD_BYTES; i++) view.setUint8(ip + 28 + i, number + i);
+  const pseudo = sum(ip + 12, 8) + 0x1100 + view.getUint16(ip + 24, true);
+  view.setUint16(ip + 26, ~fold(pseudo + sum(ip + 20, 8 + PAYLOAD_BYTES)), true);
+  return new Uint8Array(words.buffer, 2, REQUEST_BYTES);
+}
+
+/** A netbase with our address on a connected network, every peer or gateway as a neighbour, and routes. */
+export function makeNetbase({ peers, routes }: HostSize): View {
   const view = heapView(NETBASE_BYTES);
-  const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 4 * peers });
-  const mac = { macHead: 0x00000002, macTail: 0x0100 };
-  writer.interfaces.set({
-    ifindex: IFINDEX,
-    name: "eth0",
-    kind: "ethernet",
-    flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
-    mtu: 1500,
-    operstate: 6,
-    ...mac,
-    link: 0,
-    master: 0,
-    vlanId: 0,
-    vlanProtocol: 0,
-  });
-  writer.interfaces.setAddress(IFINDEX, {
-    local: OUR_ADDRESS,
-    address: OUR_ADDRESS,
-    prefixLength: NET_LENGTH,
-    broadcast: 0,
-    scope: route.RT_SCOPE_UNIVERSE,
-    secondary: false,
-  });
+  const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 4 * peers + 1024 });
+  setInterface(writer);
   const add = (fields: Partial<route.Route>) =>
     writer.rib.add({ ...route.emptyRoute(), ifindex: IFINDEX, ...fields }, route.NLM_F_CREATE);
   add({
@@ -177,14 +208,45 @@ export function makeNetbase(peers: number): View {
     prefixLength: NET_LENGTH,
     source: OUR_ADDRESS,
   });
-  for (let peer = 0; peer < peers; peer++) {
-    const address = FIRST_PEER + peer;
-    const macHead = (0x02 | (peer << 8)) >>> 0;
-    const entry = { ifindex: IFINDEX, address, state: NUD_REACHABLE, flags: 0 };
-    if (!writer.neighbors.set({ ...entry, macHead, macTail: 0x0200 })) {
-      throw new Error(`neighbour ${peer} of ${peers} does not fit`);
-    }
+  const table = prefixes(routes);
+  const one = route.emptyRoute();
+  for (let i = 0; i < routes; i++) {
+    const { destination } = fillRoute(one, table, i);
+    if ((destination ^ NET) >>> (32 - NET_LENGTH) !== 0) writer.rib.add(one, route.NLM_F_CREATE);
   }
+  for (let i = 0; i < GATEWAYS; i++) setNeighbor(writer, NET + 1 + i);
+  for (let i = 0; i < peers; i++) setNeighbor(writer, FIRST_PEER + i);
   writer.commit();
   return view;
+}
+
+function setInterface(writer: NetbaseWriter): void {
+  writer.interfaces.set({
+    ifindex: IFINDEX,
+    name: "eth0",
+    kind: "ethernet",
+    flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
+    mtu: 1500,
+    operstate: 6,
+    ...{ macHead: 0x00000002, macTail: 0x0100 },
+    link: 0,
+    master: 0,
+    vlanId: 0,
+    vlanProtocol: 0,
+  });
+  writer.interfaces.setAddress(IFINDEX, {
+    local: OUR_ADDRESS,
+    address: OUR_ADDRESS,
+    prefixLength: NET_LENGTH,
+    broadcast: 0,
+    scope: route.RT_SCOPE_UNIVERSE,
+    secondary: false,
+  });
+}
+
+function setNeighbor(writer: NetbaseWriter, address: number): void {
+  const macHead = (0x02 | (address << 8)) >>> 0;
+  const entry = { ifindex: IFINDEX, address, state: NUD_REACHABLE, flags: 0 };
+  if (writer.neighbors.set({ ...entry, macHead, macTail: 0x0200 })) return;
+  throw new Error(`neighbour ${address.toString(16)} does not fit`);
 }

@@ -1,0 +1,190 @@
+/**
+ * One contestant of the path benchmark in a worker of its own, as a net tile is in the appliance: so
+ * V8 sees in it what it sees there, and nothing of the other cases.
+ *
+ * @module
+ */
+
+import type { TileLibrary } from "../ffi/tile.ts";
+import type { Udp } from "../ffi/udp.ts";
+import { heapView, u16, type View } from "../ffi/view.ts";
+import { METRICS_BYTES } from "../tiles/app/metrics.ts";
+import { NetSide } from "../tiles/app/net_side.ts";
+import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
+import { HEARD_BYTES } from "../tiles/net/heard.ts";
+import { create, type NetSetup } from "../tiles/net/tile.ts";
+import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
+import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
+import { NET } from "../tiles/runtime/counters.ts";
+import { appLinkBytes, netLinkBytes } from "../tiles/runtime/link.ts";
+import * as plan from "../tiles/runtime/plan.ts";
+import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
+import type { Tile } from "../tiles/runtime/tile.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+import {
+  type HostSize,
+  IFINDEX,
+  makeNetbase,
+  makeRequests,
+  MemoryXsk,
+  peerAddresses,
+  PORT,
+} from "./path_host.ts";
+
+/** What the worker is started with, its first message. */
+export interface PathSetup extends HostSize {
+  /** Whether the app is in the net tile's loop. */
+  readonly inline: boolean;
+}
+
+const NO_UDP: Udp = { receive: () => 0, send: () => 0 };
+const NO_TILE: TileLibrary = {
+  wake() {},
+  wait: () => 0,
+  thread: () => 0,
+  confine: () => ({ landlock: false }),
+};
+
+/** The echo app, wherever it is placed. */
+function echo(ports: readonly number[]): ServiceSetup {
+  const module = import.meta.resolve("../tiles/app/echo.ts");
+  return {
+    name: "echo",
+    module,
+    ports,
+    served: ports,
+    options: {},
+    metrics: heapView(METRICS_BYTES),
+  };
+}
+
+/** What a net tile is told, but for its apps. */
+function hostSetup(size: HostSize, umem: View): Omit<NetSetup, "apps" | "inline"> {
+  const rings = { fill: plan.RING_ENTRIES, tx: plan.RING_ENTRIES, partialChecksums: false };
+  return {
+    netbase: makeNetbase(size),
+    umem,
+    frameBytes: plan.FRAME_BYTES,
+    frames: frameCount(),
+    largeBuffers: plan.LARGE_BUFFERS,
+    headroom: plan.HEADROOM_BYTES,
+    sockets: [{ slot: 0, ifindex: IFINDEX, queue: 0, ...rings }],
+    udp: [],
+    capture: heapView(CAPTURE_BYTES),
+    control: heapView(CONTROL_BYTES),
+    solicit: heapView(SOLICIT_LINK_BYTES),
+    netlinkTile: heapView(TILE_REGION_BYTES),
+    netlinkEventfd: -1,
+    eventfd: -1,
+  };
+}
+
+/** As many frames as the appliance gives a net tile with one queue and one app. */
+function frameCount(): number {
+  return plan.planTiles({ queues: [1], cores: 2, apps: 1 }).frames[0];
+}
+
+/** The net tile, the echo app, and the rings. */
+class Path {
+  readonly #xsk: MemoryXsk;
+  readonly #tile: Tile;
+  readonly #turn: () => void;
+  readonly #counters: Float64Array;
+
+  private constructor(
+    parts: {
+      xsk: MemoryXsk;
+      tile: Tile;
+      app?: { service: Service; side: NetSide };
+      counters: Float64Array;
+    },
+  ) {
+    const { tile, app } = parts;
+    this.#xsk = parts.xsk;
+    this.#tile = tile;
+    this.#counters = parts.counters;
+    this.#turn = app === undefined ? () => void tile.turn() : () => {
+      tile.turn();
+      app.side.take();
+      app.service.receive(app.side.requests, app.side.answers);
+      app.side.finish();
+    };
+  }
+
+  static async make(setup: PathSetup): Promise<Path> {
+    const ports = Array.from({ length: setup.ports }, (_, i) => PORT + i);
+    const umem = heapView(plan.umemBytes(frameCount()));
+    const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
+    const region = new TileRegion(heapView(TILE_REGION_BYTES));
+    const shape = plan.LINK_SHAPE;
+    const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
+    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
+    const app = { ...echo(ports), ...peers };
+    const apart = { ...app, net, app: own, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const tile = await create({
+      setup: {
+        ...hostSetup(setup, umem),
+        apps: setup.inline ? [] : [apart],
+        inline: setup.inline ? [{ ...app, region: heapView(TILE_REGION_BYTES) }] : [],
+      },
+      region,
+      libraries: { tile: NO_TILE, xsk, udp: NO_UDP },
+      log() {},
+      ask() {},
+    });
+    const { counters } = region;
+    if (setup.inline) return new Path({ xsk, tile, counters });
+    const parts = { counters: new Float64Array(16), log() {} };
+    const service = await loadService(app, parts);
+    const join = { own, peer: net, umem, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const side = new NetSide(join, { counters: parts.counters, wake() {} });
+    return new Path({ xsk, tile, app: { service, side }, counters });
+  }
+
+  /**
+   * Lets at least `packets` requests go in and their answers out; returns nanoseconds of each. The
+   * fill ring gets full of requests at a time, and what that takes does not count.
+   */
+  run(packets: number): number {
+    let millis = 0;
+    let done = 0;
+    while (done < packets) {
+      const count = this.#xsk.arrive();
+      const enough = this.#xsk.transmitted + count;
+      const begin = performance.now();
+      for (let turns = 0; this.#xsk.transmitted < enough; turns++) {
+        if (turns > count) throw new Error(`answers do not leave: ${this.#dropped()}`);
+        this.#turn();
+      }
+      millis += performance.now() - begin;
+      done += count;
+    }
+    // A neighbour in use is looked at, and an app's right to send there, ten times a second.
+    this.#tile.housekeeping!(performance.now());
+    if (this.#dropped() !== "") throw new Error(`the path dropped packets: ${this.#dropped()}`);
+    return millis * 1e6 / done;
+  }
+
+  /** Names of the counters that say why something was dropped. */
+  #dropped(): string {
+    return Object.keys(NET.help).filter((name, i) =>
+      name.includes("_drop_") && this.#counters[i] > 0
+    ).join(", ");
+  }
+}
+
+/** This worker's own end. */
+const worker = self as unknown as {
+  onmessage: ((event: MessageEvent<PathSetup | number>) => void) | null;
+  postMessage(message: number): void;
+};
+let path: Path | null = null;
+
+/** The first message makes the path, which is answered with 0; others say how many packets to run. */
+worker.onmessage = async ({ data }) => {
+  if (typeof data === "number") worker.postMessage(path!.run(data));
+  else {
+    path = await Path.make(data);
+    worker.postMessage(0);
+  }
+};
