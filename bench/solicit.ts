@@ -42,9 +42,9 @@ const RATE = 10_000_000;
 const LOOK_MILLIS = 50;
 const SLASH_EIGHT = { first: 0xc6000000, bits: 24 };
 const OWN = 0xc6120001;
-/** Addresses of the peer, and how many of them are asked for twice. */
 const PEER = 0xc6130001;
-const STRANGERS = 16;
+/** Addresses of the peer that are asked for twice, 198.19.8.0/21. */
+const STRANGERS = { first: 0xc6130800, count: 2048 };
 const TURNS = [PEER + 200, PEER + 201] as const;
 const [GATEWAY, KNOWN, CLIENT] = [PEER + 100, PEER + 101, PEER + 102];
 
@@ -136,9 +136,8 @@ class Bench {
       filters: [{ ifindex, view: heapView(FILTER_BYTES) }],
     });
     const worker = new Worker(new URL("solicit_load.ts", import.meta.url), { type: "module" });
-    const strangers = Array.from({ length: STRANGERS }, (_, i) => PEER + i);
     const start: LoadStart = {
-      ...{ link, netbase: netbase.reader, tile, eventfd, ifindex, strangers },
+      ...{ link, netbase: netbase.reader, tile, eventfd, ifindex, strangers: STRANGERS },
       ...{ turns: TURNS, gateway: GATEWAY, known: KNOWN, client: CLIENT },
     };
     worker.postMessage(start);
@@ -177,8 +176,9 @@ function layLinks(): number {
   ip(`addr add ${formatAddress(OWN)}/15 dev v0`);
   ip("-n peer link set v1 up");
   ip("link set v0 up");
-  const peers = [...Array(STRANGERS).keys(), GATEWAY - PEER, KNOWN - PEER];
-  for (const i of peers) ip(`-n peer addr add ${formatAddress(PEER + i)}/15 dev v1`);
+  for (const own of [PEER, GATEWAY, KNOWN]) ip(`-n peer addr add ${formatAddress(own)}/15 dev v1`);
+  ip("-n peer link set lo up");
+  ip(`-n peer route add local ${formatAddress(STRANGERS.first)}/21 dev lo`);
   const [{ address }] = JSON.parse(ip("-n peer -j link show dev v1")) as { address: string }[];
   ip(`neigh add ${formatAddress(KNOWN)} lladdr ${address} dev v0 nud stale`);
   ip(`route add 192.0.2.0/24 via ${formatAddress(GATEWAY)}`);

@@ -32,8 +32,8 @@ export interface LoadStart {
   readonly gateway: number;
   readonly known: number;
   readonly client: number;
-  /** Who is asked for twice. */
-  readonly strangers: readonly number[];
+  /** Those who are asked for twice, each once in its turn: from here on, so many. */
+  readonly strangers: { readonly first: number; readonly count: number };
 }
 
 /** What it is to do then, as often as it is told to. */
@@ -63,6 +63,8 @@ const ASK_AGAIN_MILLIS = 100;
 /** A client tries again after this long. */
 const RETRY_MILLIS = 300;
 const DESTINATION = 0xcb007100;
+/** Strangers that are asked for at a time. */
+const STRANGERS = 16;
 const MAC = Uint8Array.of(2, 0, 0, 0, 0, 9);
 
 interface Scope {
@@ -146,6 +148,7 @@ class Load {
   readonly #drain = new Uint8Array(1 << 15);
   readonly #lengths = new Uint32Array(1);
   #turn = 0;
+  #strangers = 0;
 
   constructor(start: LoadStart) {
     this.#start = start;
@@ -185,7 +188,7 @@ class Load {
   }
 
   #probes(): Probe[] {
-    const { ifindex, turns, gateway, known, client, strangers } = this.#start;
+    const { ifindex, turns, gateway, known, client } = this.#start;
     const record = (address: number) => this.#reader.neighbors.lookup(ifindex, address);
     const unknown = (address: number) => ({
       prepare: () => this.#forget(address),
@@ -220,14 +223,28 @@ class Load {
         again: ASK_AGAIN_MILLIS,
         seen: () => neighbors.state(record(known)) === NUD_REACHABLE,
       },
-      ...strangers.map((address) => ({
-        name: "twice" as const,
-        ...unknown(address),
-        begin: () => this.#producer.push(ifindex, address),
-        again: RETRY_MILLIS,
-        fromSecond: true,
-      })),
+      ...Array.from({ length: STRANGERS }, () => this.#twice()),
     ];
+  }
+
+  /** Asks for one stranger after the other: whom nobody has asked for before. */
+  #twice(): Probe {
+    const { ifindex, strangers: { first, count } } = this.#start;
+    const known = () => this.#reader.neighbors.lookup(ifindex, address) >= 0;
+    let address = 0;
+    return {
+      name: "twice",
+      prepare: () => {
+        // The one before gives back its place in the kernel's table, which all of them would fill.
+        if (address > 0) this.#forget(address);
+        this.#forget(address = first + this.#strangers++ % count);
+      },
+      prepared: () => !known(),
+      begin: () => this.#producer.push(ifindex, address),
+      again: RETRY_MILLIS,
+      fromSecond: true,
+      seen: known,
+    };
   }
 
   #forget(address: number): void {
