@@ -226,7 +226,7 @@ export class InterfaceWriter {
   /** Keeps hands off the runs that a predecessor's records name until those are let go of. */
   #inherit(view: View): void {
     const table = new RecordTableReader(view, INTERFACE_TABLE);
-    table.forEach((record) => {
+    table.forEachRecord((record) => {
       const count = table.words[record + Interface.addressCount];
       const run = table.words[record + Interface.addresses];
       if (count > 0 && this.#runs.reserve(run, count)) this.#inherited.push(run);

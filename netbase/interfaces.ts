@@ -177,7 +177,7 @@ export class InterfaceReader {
   /** Records of all interfaces by ascending index. Allocates. */
   records(): number[] {
     const records: number[] = [];
-    this.#table.forEach((record) => records.push(record));
+    this.#table.forEachRecord((record) => records.push(record));
     return records.sort((a, b) => this.ifindex(a) - this.ifindex(b));
   }
 

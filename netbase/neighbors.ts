@@ -193,67 +193,60 @@ export class NeighborWriter {
 }
 
 /**
- * The readers' side. A *record* is good until the reader's next quiescent state. The field is declared
- * only, see `record_table.ts`.
+ * The readers' side. A *record* is good until the reader's next quiescent state. It is a table and does
+ * not have one: from object to object to array is a way that a lookup waits for.
  */
-export class NeighborReader {
-  declare private readonly table: RecordTableReader;
-
+export class NeighborReader extends RecordTableReader {
   constructor(view: View) {
-    this.table = new RecordTableReader(view, NEIGHBOR_TABLE);
+    super(view, NEIGHBOR_TABLE);
   }
 
-  /** Record of a neighbour whose MAC may be used, or -1. */
+  /** Record of a neighbour whose MAC may be used, or -1; `find` takes one in whatever state. */
   lookup(ifindex: number, address: number): number {
-    const record = this.table.find(ifindex, address);
+    const record = this.find(ifindex, address);
     if (record < 0) return -1;
-    return (this.table.words[(record + Neighbor.state) | 0] & USABLE) !== 0 ? record : -1;
-  }
-
-  /** Record of a neighbour in whatever state, or -1. */
-  find(ifindex: number, address: number): number {
-    return this.table.find(ifindex, address);
+    return (this.words[(record + Neighbor.state) | 0] & USABLE) !== 0 ? record : -1;
   }
 
   /** Interface that the neighbour is on. */
   ifindex(record: number): number {
-    return this.table.words[(record + Neighbor.ifindex) | 0];
+    return this.words[(record + Neighbor.ifindex) | 0];
   }
 
   /** Its address, host order. */
   address(record: number): number {
-    return this.table.words[(record + Neighbor.address) | 0];
+    return this.words[(record + Neighbor.address) | 0];
   }
 
   /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
   macHead(record: number): number {
-    return this.table.words[(record + Neighbor.macHead) | 0];
+    return this.words[(record + Neighbor.macHead) | 0];
   }
 
   /** MAC bytes 4–5 likewise. */
   macTail(record: number): number {
-    return this.table.words[(record + Neighbor.macTail) | 0];
+    return this.words[(record + Neighbor.macTail) | 0];
   }
 
   /** NUD_* */
   state(record: number): number {
-    return this.table.words[(record + Neighbor.state) | 0] & STATE_MASK;
+    return this.words[(record + Neighbor.state) | 0] & STATE_MASK;
   }
 
   /** NTF_*, and NTF_EXT_* from the eighth bit on. */
   flags(record: number): number {
-    return this.table.words[(record + Neighbor.state) | 0] >>> FLAGS_SHIFT;
+    return this.words[(record + Neighbor.state) | 0] >>> FLAGS_SHIFT;
   }
 
   /** Whether the netlink tile wants a solicit when this neighbour is used. */
   refreshWanted(record: number): boolean {
-    return (this.table.words[(record + Neighbor.state) | 0] & REFRESH_WANTED) !== 0;
+    return (this.words[(record + Neighbor.state) | 0] & REFRESH_WANTED) !== 0;
   }
 
   /** Calls `visit` for each, in no order, with one object that is reused. */
   forEach(visit: (entry: NeighborEntry) => void): void {
     const entry = emptyNeighbor();
-    this.table.forEach((record) => visit(readEntry(this.table.words, record, entry)));
+    this.forEachRecord((record) => visit(readEntry(this.words, record, entry)));
   }
 }
 

@@ -80,10 +80,9 @@ export function placeBase(log2: number, place: number): number {
 }
 
 /**
- * The readers' side. One array for all of it, and nothing kept of the table but what the publishing word
- * says, since V8 checks arrays and fields anew in each lookup. The fields are declared and not defined:
- * those that are written once, by the constructor, and are not `undefined` before that, it takes for
- * constants of a known type, which makes a lookup half as long again as fast.
+ * The readers' side. One array for all of it, since V8 checks arrays anew in each lookup. Fields are declared
+ * and not defined: of those that are written once, by the constructor, and are not `undefined` before that,
+ * it knows the type, which saves a check at each use.
  */
 export class RecordTableReader {
   /** The whole region; `find` returns an index into this. */
@@ -92,23 +91,28 @@ export class RecordTableReader {
   declare private readonly slotsAt: number;
   /** Where a record would be that slots name by 0. */
   declare private readonly recordsAt: number;
+  /** The publishing word when it was last looked at, and what follows from it. */
+  private published = 0;
+  private base = 0;
+  private mask = 0;
 
   constructor(view: View, shape: RecordTableShape) {
     this.words = u32(view);
     this.publishedAt = shape.publishedAt;
     this.slotsAt = shape.slotsAt >>> 2;
     this.recordsAt = (shape.recordsAt >>> 2) - UNIT_WORDS;
+    this.join(0);
   }
 
   /** Index in `words` of the record of key (`a`, `b`), or -1. */
   find(a: number, b: number): number {
     // As signed words, so that V8 compares registers: an address may be handed over either way.
     const { words } = this;
+    // Most often it is what it was: the processor takes that for granted, and hashes before it knows.
     const published = words[this.publishedAt] | 0;
-    const log2 = (published >> 1) & 0x1f;
-    const base = (this.slotsAt + ((2 | (published & 1)) << log2)) | 0;
-    const mask = ~(-1 << log2);
-    const hash = mix(a | 0, b | 0, published >> 6);
+    if (published !== this.published) this.join(published);
+    const { base, mask } = this;
+    const hash = mix(a | 0, b | 0, this.published >> 6);
     for (let i = 0; i < PROBES; i++) {
       const slot = words[(base + ((hash + i) & mask)) | 0] | 0;
       if (slot === 0) return -1;
@@ -122,15 +126,20 @@ export class RecordTableReader {
   }
 
   /** Calls `visit` with the index of each record, in no order. */
-  forEach(visit: (record: number) => void): void {
-    const published = this.words[this.publishedAt];
-    if (published === 0) return;
-    const log2 = (published >>> 1) & 0x1f;
-    const base = this.slotsAt + placeBase(log2, published & 1);
-    for (let i = base; i < base + (1 << log2); i++) {
-      const slot = this.words[i];
+  forEachRecord(visit: (record: number) => void): void {
+    this.join(this.words[this.publishedAt] | 0);
+    for (let i = 0; i <= this.mask; i++) {
+      const slot = this.words[this.base + i];
       if (isTaken(slot)) visit(this.recordsAt + ((slot & UNITS) << UNIT_SHIFT));
     }
+  }
+
+  /** Turns to another table. */
+  private join(published: number): void {
+    const log2 = (published >> 1) & 0x1f;
+    this.published = published;
+    this.base = this.slotsAt + placeBase(log2, published & 1);
+    this.mask = (1 << log2) - 1;
   }
 }
 

@@ -302,7 +302,7 @@ export class RecordTableWriter {
     const published = this.#header[this.#shape.publishedAt];
     this.#places.add(published & 0x3f);
     const { recordsAt, recordWords } = this.#shape;
-    new RecordTableReader(view, this.#shape).forEach((record) => {
+    new RecordTableReader(view, this.#shape).forEachRecord((record) => {
       this.#records.reserve((record - recordsAt / 4) / recordWords);
     });
   }
