@@ -13,7 +13,7 @@ import type { FilterPlace } from "../tiles/netlink/filters.ts";
 import { create } from "../tiles/netlink/tile.ts";
 import { CONTROL_BYTES, ControlReader } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
-import { runLoop } from "../tiles/runtime/loop.ts";
+import { runLoop, spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { SNAPSHOT_BYTES } from "../tiles/runtime/snapshot.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
 
@@ -66,5 +66,6 @@ scope.onmessage = ({ data }) => {
     region,
     control: new ControlReader(control),
     wakeups: NETLINK.index.wakeups,
+    spinTurns: spinTurnsFor(1, 1),
   });
 };

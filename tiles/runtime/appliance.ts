@@ -14,6 +14,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import { COUNTERS, readCounters } from "./counters.ts";
+import { spinTurnsFor } from "./loop.ts";
 import { LIBRARIES, permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
@@ -143,6 +144,7 @@ export class Appliance {
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
     const { kind, name, grants } = seat;
     const { root, log } = this.#options;
+    const { nets, apps } = this.#wiring;
     if (grants.keep) log(`${name}: keeps what it was granted, and is confined that much less`);
     const worker = new TileWorker({
       kind,
@@ -152,6 +154,7 @@ export class Appliance {
       region: seat.region.writer,
       control: this.#wiring.control.reader,
       keep: { clock: grants.clock, keep: grants.keep },
+      spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
       permissions: permissions(kind, { root, grants }),

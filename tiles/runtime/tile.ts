@@ -86,6 +86,8 @@ export interface BootMessage {
   readonly control: View;
   /** What it keeps once it runs. */
   readonly keep: { readonly clock: boolean; readonly keep: boolean };
+  /** Idle turns before its loop blocks. */
+  readonly spinTurns: number;
   readonly setup: unknown;
 }
 

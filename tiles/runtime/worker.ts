@@ -62,6 +62,7 @@ async function start(boot: BootMessage): Promise<void> {
       region,
       control: new ControlReader(boot.control),
       wakeups: COUNTERS[boot.kind].index.wakeups,
+      spinTurns: boot.spinTurns,
     });
   }
   scope.postMessage({ type: "stopped" });
