@@ -17,8 +17,9 @@ export function formatPrefix(destination: number, prefixLength: number): string 
     : `${formatAddress(destination)}/${prefixLength}`;
 }
 
-/** The address that `text` is in dotted decimals, or -1. */
+/** The address that `text` is in dotted decimals, or -1: also for 010.0.0.1, which `ip` takes for octal. */
 export function parseAddress(text: string): number {
+  if (/(^|\.)0\d/.test(text)) return -1;
   const digits = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text)?.slice(1).map(Number);
   if (digits === undefined || digits.some((byte) => byte > 255)) return -1;
   return digits.reduce((address, byte) => address * 256 + byte, 0);

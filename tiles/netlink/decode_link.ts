@@ -12,26 +12,13 @@ import {
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
 import * as nl from "./constants.ts";
-import {
-  attributeAddress,
-  attributeLength,
-  attributeString,
-  attributeType,
-  attributeU32,
-  MalformedMessage,
-  type MessageBytes,
-  type MessageCursor,
-  needPayload,
-  padded,
-  swap16,
-} from "./message.ts";
+import { Attributes, MalformedMessage, type MessageCursor } from "./message.ts";
 
 const IFINFOMSG_BYTES = 16;
 const IFADDRMSG_BYTES = 8;
 /** Padded. */
 const NETCONFMSG_BYTES = 4;
 const ETH_ALEN = 6;
-const ETH_P_8021Q = 0x8100;
 
 /** What an interface is whose driver names no kind, by its ARPHRD_* number. */
 const KIND_OF_HARDWARE: { readonly [hardware: number]: InterfaceKind } = {
@@ -69,92 +56,34 @@ export class LinkMessage implements InterfaceLink {
 
 /** Reads a link message's body into `out`. Throws `MalformedMessage`. */
 export function decodeLink(message: MessageCursor, out: LinkMessage): void {
-  const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(IFINFOMSG_BYTES);
-  out.family = bytes.u8[bodyAt];
-  const hardware = bytes.u16[(bodyAt >>> 1) + 1];
-  out.ifindex = bytes.u32[(bodyAt >>> 2) + 1];
-  out.flags = bytes.u32[(bodyAt >>> 2) + 2];
-  out.name = "";
-  out.kind = KIND_OF_HARDWARE[hardware] ?? "other";
-  out.mtu =
-    out.master =
-    out.link =
-    out.operstate =
-      0;
-  out.vlanId =
-    out.vlanProtocol =
-    out.macHead =
-    out.macTail =
-      0;
-  let elsewhere = false;
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.IFLA_IFNAME:
-        out.name = attributeString(bytes, at, length);
-        break;
-      case nl.IFLA_MTU:
-        out.mtu = attributeU32(bytes, at, length);
-        break;
-      case nl.IFLA_MASTER:
-        out.master = attributeU32(bytes, at, length);
-        break;
-      case nl.IFLA_LINK:
-        out.link = attributeU32(bytes, at, length);
-        break;
-      case nl.IFLA_LINK_NETNSID:
-        elsewhere = true;
-        break;
-      case nl.IFLA_OPERSTATE:
-        needPayload(length, 1);
-        out.operstate = bytes.u8[at + 4];
-        break;
-      case nl.IFLA_ADDRESS:
-        if (length !== nl.NLA_HDRLEN + ETH_ALEN) break;
-        out.macHead = bytes.u32[(at >>> 2) + 1];
-        out.macTail = bytes.u16[(at >>> 1) + 4];
-        break;
-      case nl.IFLA_LINKINFO:
-        decodeLinkInfo(bytes, { at, length }, out);
-    }
-  }
-  if (elsewhere) out.link = 0;
-}
-
-/** Where an attribute lies, header included. */
-interface Attribute {
-  readonly at: number;
-  readonly length: number;
-}
-
-function decodeLinkInfo(bytes: MessageBytes, outer: Attribute, out: LinkMessage): void {
-  const end = outer.at + outer.length;
-  let kind = "";
-  let data: Attribute | null = null;
-  for (let at = outer.at + nl.NLA_HDRLEN, length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    const type = attributeType(bytes, at);
-    if (type === nl.IFLA_INFO_KIND) kind = attributeString(bytes, at, length);
-    else if (type === nl.IFLA_INFO_DATA) data = { at, length };
-  }
-  out.kind = INTERFACE_KINDS.find((known) => known === kind) ?? "other";
-  // What IFLA_INFO_DATA means depends on the kind, which need not come first.
-  if (kind === "vlan" && data !== null) decodeVlan(bytes, data, out);
-}
-
-function decodeVlan(bytes: MessageBytes, outer: Attribute, out: LinkMessage): void {
-  const end = outer.at + outer.length;
-  out.vlanProtocol = ETH_P_8021Q;
-  for (let at = outer.at + nl.NLA_HDRLEN, length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    const type = attributeType(bytes, at);
-    if (type !== nl.IFLA_VLAN_ID && type !== nl.IFLA_VLAN_PROTOCOL) continue;
-    needPayload(length, 2);
-    const value = bytes.u16[(at + nl.NLA_HDRLEN) >>> 1];
-    if (type === nl.IFLA_VLAN_ID) out.vlanId = value & 0xfff;
-    else out.vlanProtocol = swap16(value);
-  }
+  const { bytes: { u8, u16, u32 }, bodyAt } = message;
+  const attributes = Attributes.of(message, IFINFOMSG_BYTES);
+  out.family = u8[bodyAt];
+  out.ifindex = u32[(bodyAt >>> 2) + 1];
+  out.flags = u32[(bodyAt >>> 2) + 2];
+  out.name = attributes.string(nl.IFLA_IFNAME);
+  out.mtu = attributes.u32(nl.IFLA_MTU);
+  out.master = attributes.u32(nl.IFLA_MASTER);
+  // That of another namespace says nothing here.
+  out.link = attributes.has(nl.IFLA_LINK_NETNSID) ? 0 : attributes.u32(nl.IFLA_LINK);
+  out.operstate = attributes.payload(nl.IFLA_OPERSTATE, 1)?.[0] ?? 0;
+  const mac = attributes.payload(nl.IFLA_ADDRESS) ?? [];
+  const [a, b, c, d, e, f] = mac.length === ETH_ALEN ? mac : [0, 0, 0, 0, 0, 0];
+  out.macHead = (a | b << 8 | c << 16 | d << 24) >>> 0;
+  out.macTail = e | f << 8;
+  const info = attributes.nested(nl.IFLA_LINKINFO);
+  const kind = info.string(nl.IFLA_INFO_KIND);
+  out.kind = attributes.has(nl.IFLA_LINKINFO)
+    ? INTERFACE_KINDS.find((known) => known === kind) ?? "other"
+    : KIND_OF_HARDWARE[u16[(bodyAt >>> 1) + 1]] ?? "other";
+  // What IFLA_INFO_DATA means depends on the kind.
+  const isVlan = kind === "vlan" && info.has(nl.IFLA_INFO_DATA);
+  const vlan = info.nested(isVlan ? nl.IFLA_INFO_DATA : -1);
+  const [low, high] = vlan.payload(nl.IFLA_VLAN_ID, 2) ?? [0, 0];
+  out.vlanId = (low | high << 8) & 0xfff;
+  // Big-endian.
+  const [first, second] = vlan.payload(nl.IFLA_VLAN_PROTOCOL, 2) ?? [0x81, 0x00];
+  out.vlanProtocol = isVlan ? first << 8 | second : 0;
 }
 
 /** An address of an interface as a message tells it. Addresses in host order, 0: not there. */
@@ -173,33 +102,17 @@ export class AddressMessage implements InterfaceAddress {
 
 /** Reads an address message's body into `out`. False: not IPv4. Throws `MalformedMessage`. */
 export function decodeAddress(message: MessageCursor, out: AddressMessage): boolean {
-  const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(IFADDRMSG_BYTES);
-  if (bytes.u8[bodyAt] !== nl.AF_INET) return false;
-  out.prefixLength = bytes.u8[bodyAt + 1];
+  const { bytes: { u8, u32 }, bodyAt } = message;
+  const attributes = Attributes.of(message, IFADDRMSG_BYTES);
+  if (u8[bodyAt] !== nl.AF_INET) return false;
+  out.prefixLength = u8[bodyAt + 1];
   if (out.prefixLength > 32) throw new MalformedMessage(`an address /${out.prefixLength}`);
-  let flags = bytes.u8[bodyAt + 2];
-  out.scope = bytes.u8[bodyAt + 3];
-  out.ifindex = bytes.u32[(bodyAt >>> 2) + 1];
-  out.local = out.address = out.broadcast = 0;
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.IFA_LOCAL:
-        out.local = attributeAddress(bytes, at, length);
-        break;
-      case nl.IFA_ADDRESS:
-        out.address = attributeAddress(bytes, at, length);
-        break;
-      case nl.IFA_BROADCAST:
-        out.broadcast = attributeAddress(bytes, at, length);
-        break;
-      case nl.IFA_FLAGS:
-        flags = attributeU32(bytes, at, length);
-    }
-  }
-  out.secondary = (flags & nl.IFA_F_SECONDARY) !== 0;
-  if (out.local === 0) out.local = out.address;
+  out.scope = u8[bodyAt + 3];
+  out.ifindex = u32[(bodyAt >>> 2) + 1];
+  out.address = attributes.address(nl.IFA_ADDRESS);
+  out.local = attributes.address(nl.IFA_LOCAL) || out.address;
+  out.broadcast = attributes.address(nl.IFA_BROADCAST);
+  out.secondary = (attributes.u32(nl.IFA_FLAGS, u8[bodyAt + 2]) & nl.IFA_F_SECONDARY) !== 0;
   return true;
 }
 
@@ -207,17 +120,10 @@ export function decodeAddress(message: MessageCursor, out: AddressMessage): bool
 export function decodeSettings(
   message: MessageCursor,
 ): { ifindex: number; ignoreLinkdown: boolean | null } {
-  const { bytes, end } = message;
-  let ignoreLinkdown = null;
-  let ifindex = 0;
-  let at = message.attributesAt(NETCONFMSG_BYTES);
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    const type = attributeType(bytes, at);
-    if (type === nl.NETCONFA_IFINDEX) ifindex = attributeU32(bytes, at, length) | 0;
-    else if (type === nl.NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN) {
-      ignoreLinkdown = attributeU32(bytes, at, length) !== 0;
-    }
-  }
-  return { ifindex, ignoreLinkdown };
+  const attributes = Attributes.of(message, NETCONFMSG_BYTES);
+  const ignores = nl.NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN;
+  return {
+    ifindex: attributes.u32(nl.NETCONFA_IFINDEX) | 0,
+    ignoreLinkdown: attributes.has(ignores) ? attributes.u32(ignores) !== 0 : null,
+  };
 }

@@ -10,13 +10,10 @@ import * as nl from "./constants.ts";
 import {
   attributeAddress,
   attributeLength,
-  attributeString,
+  Attributes,
   attributeType,
   attributeU32,
-  attributeU64,
-  type MessageBytes,
   type MessageCursor,
-  needPayload,
   padded,
 } from "./message.ts";
 
@@ -107,61 +104,18 @@ export class NeighborTableMessage {
  * Reads a neighbour table message's body into `out`. False: not IPv4's. Throws `MalformedMessage`.
  */
 export function decodeNeighborTable(message: MessageCursor, out: NeighborTableMessage): boolean {
-  const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(NDTMSG_BYTES);
-  if (bytes.u8[bodyAt] !== nl.AF_INET) return false;
-  out.name = "";
-  out.entries = -1;
-  out.ifindex =
-    out.thresh1 =
-    out.thresh2 =
-    out.thresh3 =
-      0;
-  out.reachableMillis = out.delayProbeMillis = 0;
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.NDTA_NAME:
-        out.name = attributeString(bytes, at, length);
-        break;
-      case nl.NDTA_THRESH1:
-        out.thresh1 = attributeU32(bytes, at, length);
-        break;
-      case nl.NDTA_THRESH2:
-        out.thresh2 = attributeU32(bytes, at, length);
-        break;
-      case nl.NDTA_THRESH3:
-        out.thresh3 = attributeU32(bytes, at, length);
-        break;
-      case nl.NDTA_CONFIG:
-        // struct ndt_config: two 16-bit sizes, then how many entries there are.
-        needPayload(length, 8);
-        out.entries = bytes.u32[(at >>> 2) + 2];
-        break;
-      case nl.NDTA_PARMS:
-        decodeParameters(bytes, { at, length }, out);
-    }
-  }
+  const attributes = Attributes.of(message, NDTMSG_BYTES);
+  if (message.bytes.u8[message.bodyAt] !== nl.AF_INET) return false;
+  out.name = attributes.string(nl.NDTA_NAME);
+  out.thresh1 = attributes.u32(nl.NDTA_THRESH1);
+  out.thresh2 = attributes.u32(nl.NDTA_THRESH2);
+  out.thresh3 = attributes.u32(nl.NDTA_THRESH3);
+  // struct ndt_config: two 16-bit sizes, then how many entries there are.
+  const config = attributes.u64(nl.NDTA_CONFIG);
+  out.entries = attributes.has(nl.NDTA_CONFIG) ? Math.floor(config / 2 ** 32) : -1;
+  const parameters = attributes.nested(nl.NDTA_PARMS);
+  out.ifindex = parameters.u32(nl.NDTPA_IFINDEX);
+  out.reachableMillis = parameters.u64(nl.NDTPA_REACHABLE_TIME);
+  out.delayProbeMillis = parameters.u64(nl.NDTPA_DELAY_PROBE_TIME);
   return true;
-}
-
-function decodeParameters(
-  bytes: MessageBytes,
-  outer: { readonly at: number; readonly length: number },
-  out: NeighborTableMessage,
-): void {
-  const end = outer.at + outer.length;
-  for (let at = outer.at + nl.NLA_HDRLEN, length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.NDTPA_IFINDEX:
-        out.ifindex = attributeU32(bytes, at, length);
-        break;
-      case nl.NDTPA_REACHABLE_TIME:
-        out.reachableMillis = attributeU64(bytes, at, length);
-        break;
-      case nl.NDTPA_DELAY_PROBE_TIME:
-        out.delayProbeMillis = attributeU64(bytes, at, length);
-    }
-  }
 }

@@ -7,16 +7,7 @@
  */
 
 import * as nl from "./constants.ts";
-import {
-  attributeAddress,
-  attributeLength,
-  attributeType,
-  attributeU32,
-  MalformedMessage,
-  type MessageBytes,
-  type MessageCursor,
-  padded,
-} from "./message.ts";
+import { Attributes, MalformedMessage, type MessageCursor } from "./message.ts";
 
 const NHMSG_BYTES = 8;
 const NEXTHOP_GRP_BYTES = 8;
@@ -43,57 +34,35 @@ export interface NextHopMessage {
 
 /** Reads a next-hop message's body. Throws `MalformedMessage`. */
 export function decodeNextHop(message: MessageCursor): NextHopMessage {
-  const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(NHMSG_BYTES);
-  const family = bytes.u8[bodyAt];
-  const nextHop = {
-    id: 0,
-    flags: bytes.u32[(bodyAt >>> 2) + 1],
-    ifindex: 0,
-    gateway: 0,
-    blackhole: false,
-    // A group's family is AF_UNSPEC, and its members say for themselves what they are.
-    unsupported: family !== nl.AF_INET && family !== nl.AF_UNSPEC,
-    group: null as GroupMember[] | null,
+  const { bytes: { u8, u32 }, bodyAt } = message;
+  const attributes = Attributes.of(message, NHMSG_BYTES);
+  const id = attributes.u32(nl.NHA_ID);
+  if (id === 0) throw new MalformedMessage("a next hop without an id");
+  const family = u8[bodyAt];
+  // A group's family is AF_UNSPEC, and its members say for themselves what they are.
+  const isOther = family !== nl.AF_INET && family !== nl.AF_UNSPEC;
+  const group = attributes.payload(nl.NHA_GROUP);
+  return {
+    id,
+    flags: u32[(bodyAt >>> 2) + 1],
+    ifindex: attributes.u32(nl.NHA_OIF),
+    gateway: isOther ? 0 : attributes.address(nl.NHA_GATEWAY),
+    blackhole: attributes.has(nl.NHA_BLACKHOLE),
+    unsupported: isOther || attributes.has(nl.NHA_ENCAP) || attributes.has(nl.NHA_FDB),
+    group: group && decodeMembers(group),
   };
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.NHA_ID:
-        nextHop.id = attributeU32(bytes, at, length);
-        break;
-      case nl.NHA_OIF:
-        nextHop.ifindex = attributeU32(bytes, at, length);
-        break;
-      case nl.NHA_GATEWAY:
-        if (!nextHop.unsupported) nextHop.gateway = attributeAddress(bytes, at, length);
-        break;
-      case nl.NHA_BLACKHOLE:
-        nextHop.blackhole = true;
-        break;
-      case nl.NHA_ENCAP:
-      case nl.NHA_FDB:
-        nextHop.unsupported = true;
-        break;
-      case nl.NHA_GROUP:
-        nextHop.group = decodeMembers(bytes, at, length);
-    }
-  }
-  if (nextHop.id === 0) throw new MalformedMessage("a next hop without an id");
-  return nextHop;
 }
 
 /** The `struct nexthop_grp`s of a group: id, weight − 1 in two bytes (the high one since 6.12). */
-function decodeMembers({ u8, u32 }: MessageBytes, at: number, length: number): GroupMember[] {
-  const bytes = length - nl.NLA_HDRLEN;
-  if (bytes === 0 || bytes % NEXTHOP_GRP_BYTES !== 0) {
-    throw new MalformedMessage(`a next-hop group of ${bytes} bytes`);
+function decodeMembers(bytes: Uint8Array): GroupMember[] {
+  if (bytes.length === 0 || bytes.length % NEXTHOP_GRP_BYTES !== 0) {
+    throw new MalformedMessage(`a next-hop group of ${bytes.length} bytes`);
   }
-  const members: GroupMember[] = [];
-  for (let from = at + nl.NLA_HDRLEN; from < at + length; from += NEXTHOP_GRP_BYTES) {
-    members.push({ id: u32[from >>> 2], weight: (u8[from + 4] | u8[from + 5] << 8) + 1 });
-  }
-  return members;
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  return Array.from({ length: bytes.length / NEXTHOP_GRP_BYTES }, (_, i) => ({
+    id: view.getUint32(i * NEXTHOP_GRP_BYTES, true),
+    weight: view.getUint16(i * NEXTHOP_GRP_BYTES + 4, true) + 1,
+  }));
 }
 
 /** A policy rule as a message tells it. */
@@ -108,38 +77,25 @@ export interface RuleMessage {
 
 /** Reads a rule message's body; null: not IPv4's. Throws `MalformedMessage`. */
 export function decodeRule(message: MessageCursor): RuleMessage | null {
-  const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(FIB_RULE_HDR_BYTES);
-  const { u8, u32 } = bytes;
+  const { bytes: { u8, u32 }, bodyAt } = message;
+  const attributes = Attributes.of(message, FIB_RULE_HDR_BYTES);
   if (u8[bodyAt] !== nl.AF_INET) return null;
-  const rule = {
-    priority: 0,
-    table: u8[bodyAt + 4],
+  // Always sent; all ones means "no".
+  const suppresses = [nl.FRA_SUPPRESS_IFGROUP, nl.FRA_SUPPRESS_PREFIXLEN]
+    .some((type) => attributes.u32(type, 0xffffffff) !== 0xffffffff);
+  return {
+    priority: attributes.u32(nl.FRA_PRIORITY),
+    table: attributes.u32(nl.FRA_TABLE, u8[bodyAt + 4]),
     action: u8[bodyAt + 7],
-    // Lengths of destination and source prefix, tos, or a rule turned round.
+    // Lengths of destination and source prefix, tos, or a rule turned round; or whatever else.
     selective: u8[bodyAt + 1] !== 0 || u8[bodyAt + 2] !== 0 || u8[bodyAt + 3] !== 0 ||
-      (u32[(bodyAt >>> 2) + 2] & nl.FIB_RULE_INVERT) !== 0,
+      (u32[(bodyAt >>> 2) + 2] & nl.FIB_RULE_INVERT) !== 0 || suppresses ||
+      [...attributes.types].some((type) => !UNSELECTIVE.includes(type)),
   };
-  for (let length = 0; at < end; at += padded(length)) {
-    length = attributeLength(bytes, at, end);
-    switch (attributeType(bytes, at)) {
-      case nl.FRA_PRIORITY:
-        rule.priority = attributeU32(bytes, at, length);
-        break;
-      case nl.FRA_TABLE:
-        rule.table = attributeU32(bytes, at, length);
-        break;
-      case nl.FRA_PROTOCOL:
-      case nl.FRA_PAD:
-        break;
-      case nl.FRA_SUPPRESS_IFGROUP:
-      case nl.FRA_SUPPRESS_PREFIXLEN:
-        // Always sent; all ones means "no".
-        if (attributeU32(bytes, at, length) !== 0xffffffff) rule.selective = true;
-        break;
-      default:
-        rule.selective = true;
-    }
-  }
-  return rule;
 }
+
+/** Attributes that every rule may have. */
+const UNSELECTIVE: readonly number[] = [
+  ...[nl.FRA_PRIORITY, nl.FRA_TABLE, nl.FRA_PROTOCOL, nl.FRA_PAD],
+  ...[nl.FRA_SUPPRESS_IFGROUP, nl.FRA_SUPPRESS_PREFIXLEN],
+];

@@ -162,6 +162,72 @@ export function attributeString({ u8 }: MessageBytes, at: number, length: number
 }
 
 /**
+ * The attributes from `at` to `end` of a message that comes seldom: the last of each type, each read
+ * when it is asked for. What is not there is 0 or "". Throws `MalformedMessage`, as do its methods.
+ */
+export class Attributes {
+  readonly #bytes: MessageBytes;
+  /** Where each stands, header included, and its length. */
+  readonly #places = new Map<number, readonly [at: number, length: number]>();
+
+  constructor(bytes: MessageBytes, at: number, end: number) {
+    this.#bytes = bytes;
+    for (let from = at, length = 0; from < end; from += padded(length)) {
+      length = attributeLength(bytes, from, end);
+      this.#places.set(attributeType(bytes, from), [from, length]);
+    }
+  }
+
+  /** Those of a message behind a family header of `headerBytes`. */
+  static of(message: MessageCursor, headerBytes: number): Attributes {
+    return new Attributes(message.bytes, message.attributesAt(headerBytes), message.end);
+  }
+
+  get types(): Iterable<number> {
+    return this.#places.keys();
+  }
+
+  has(type: number): boolean {
+    return this.#places.has(type);
+  }
+
+  u32(type: number, otherwise = 0): number {
+    const place = this.#places.get(type);
+    return place === undefined ? otherwise : attributeU32(this.#bytes, ...place);
+  }
+
+  address(type: number): number {
+    const place = this.#places.get(type);
+    return place === undefined ? 0 : attributeAddress(this.#bytes, ...place);
+  }
+
+  u64(type: number): number {
+    const place = this.#places.get(type);
+    return place === undefined ? 0 : attributeU64(this.#bytes, ...place);
+  }
+
+  string(type: number): string {
+    const place = this.#places.get(type);
+    return place === undefined ? "" : attributeString(this.#bytes, ...place);
+  }
+
+  /** The payload as bytes, `least` of them or more; null: it is not there. */
+  payload(type: number, least = 0): Uint8Array | null {
+    const place = this.#places.get(type);
+    if (place === undefined) return null;
+    const [at, length] = place;
+    needPayload(length, least);
+    return this.#bytes.u8.subarray(at + NLA_HDRLEN, at + length);
+  }
+
+  /** The attributes inside one; none when it is not there. */
+  nested(type: number): Attributes {
+    const [at, length] = this.#places.get(type) ?? [0, 0];
+    return new Attributes(this.#bytes, at + NLA_HDRLEN, at + length);
+  }
+}
+
+/**
  * Writes messages, one after the other's start. `begin`, then the family header and attributes in
  * order, then `finish`, which fills in the length. For requests and for tests; what does not fit
  * throws RangeError.
