@@ -196,7 +196,7 @@ export class Audit {
     const divergent = [...this.#differing.values()];
     const tables = Object.fromEntries(this.#mirror.audited.map(({ table, entries }) => [
       table,
-      { entries, divergent: divergent.filter((its) => its === table).length },
+      { entries: entries(), divergent: divergent.filter((its) => its === table).length },
     ])) as AuditReport["tables"];
     const report = { tables, divergent: divergent.length, millis: Math.round(now - this.#began) };
     for (const done of this.#answering.splice(0)) done(report);

@@ -28,7 +28,7 @@ export interface Audited {
   readonly table: AuditTable;
   readonly dumps: readonly DumpKind[];
   /** How much the mirror has. */
-  readonly entries: number;
+  entries(): number;
   begin(): void;
   /** A message of a dump. */
   read(message: MessageCursor, differs: Differs): void;
@@ -39,125 +39,85 @@ export interface Audited {
 }
 
 /** Links and the addresses on them. */
-export class AuditedInterfaces implements Audited {
-  readonly table = "interfaces";
-  readonly dumps = ["links", "addresses"] as const;
-  readonly #writer: NetbaseWriter;
-  readonly #link = new LinkMessage();
-  readonly #address = new AddressMessage();
-  readonly #links = new Map<number, { link: LinkMessage; addresses: InterfaceAddress[] }>();
-
-  constructor(writer: NetbaseWriter) {
-    this.#writer = writer;
-  }
-
-  get entries(): number {
-    return this.#writer.interfaces.size;
-  }
-
-  begin(): void {
-    this.#links.clear();
-  }
-
-  read(message: MessageCursor): void {
-    if (message.type === nl.RTM_NEWLINK) {
-      decodeLink(message, this.#link);
-      if (this.#link.family !== nl.AF_UNSPEC) return;
-      this.#links.set(this.#link.ifindex, { link: { ...this.#link }, addresses: [] });
-    } else if (decodeAddress(message, this.#address)) {
-      this.#links.get(this.#address.ifindex)?.addresses.push({ ...this.#address });
-    }
-  }
-
-  end(differs: Differs): void {
-    const { interfaces } = this.#writer;
-    for (const ifindex of new Set([...interfaces.indices(), ...this.#links.keys()])) {
-      const dumped = this.#links.get(ifindex);
-      const told = dumped && { ...dumped.link, addresses: dumped.addresses };
-      const mirrored = interfaces.get(ifindex) ?? undefined;
-      if (JSON.stringify(told) !== JSON.stringify(mirrored)) differs(`interface ${ifindex}`);
-    }
-  }
+export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
+  const link = new LinkMessage();
+  const address = new AddressMessage();
+  const links = new Map<number, { link: LinkMessage; addresses: InterfaceAddress[] }>();
+  return {
+    table: "interfaces",
+    dumps: ["links", "addresses"],
+    entries: () => interfaces.size,
+    begin: () => links.clear(),
+    read(message) {
+      if (message.type === nl.RTM_NEWLINK) {
+        decodeLink(message, link);
+        if (link.family !== nl.AF_UNSPEC) return;
+        links.set(link.ifindex, { link: { ...link }, addresses: [] });
+      } else if (decodeAddress(message, address)) {
+        links.get(address.ifindex)?.addresses.push({ ...address });
+      }
+    },
+    end(differs) {
+      for (const ifindex of new Set([...interfaces.indices(), ...links.keys()])) {
+        const dumped = links.get(ifindex);
+        const told = dumped && { ...dumped.link, addresses: dumped.addresses };
+        const mirrored = interfaces.get(ifindex) ?? undefined;
+        if (JSON.stringify(told) !== JSON.stringify(mirrored)) differs(`interface ${ifindex}`);
+      }
+    },
+  };
 }
 
 /** Routes of `local` and `main`, by prefix. */
-export class AuditedRoutes implements Audited {
-  readonly table = "routes";
-  readonly dumps = ["routes"] as const;
-  readonly #writer: NetbaseWriter;
-  readonly #part: RoutesPart;
-
-  constructor(writer: NetbaseWriter, part: RoutesPart) {
-    this.#writer = writer;
-    this.#part = part;
-  }
-
-  get entries(): number {
-    return this.#writer.rib.size;
-  }
-
-  begin(): void {
-    this.#writer.rib.beginSync();
-  }
-
-  read(message: MessageCursor, differs: Differs): void {
-    const route = this.#part.read(message);
-    if (route !== null && !this.#writer.rib.confirm(route)) differs(nameRoute(route));
-  }
-
-  end(differs: Differs): void {
-    for (const route of this.#writer.rib.unconfirmed()) differs(nameRoute(route));
-  }
-
-  subject(message: MessageCursor): string | null {
-    const route = this.#part.read(message);
-    return route && nameRoute(route);
-  }
+export function auditedRoutes({ rib }: NetbaseWriter, part: RoutesPart): Audited {
+  return {
+    table: "routes",
+    dumps: ["routes"],
+    entries: () => rib.size,
+    begin: () => rib.beginSync(),
+    read(message, differs) {
+      const route = part.read(message);
+      if (route !== null && !rib.confirm(route)) differs(nameRoute(route));
+    },
+    end(differs) {
+      for (const route of rib.unconfirmed()) differs(nameRoute(route));
+    },
+    subject(message) {
+      const route = part.read(message);
+      return route && nameRoute(route);
+    },
+  };
 }
 
 /** Neighbours whose MAC may be used: no event tells that one is being asked for, or ages. */
-export class AuditedNeighbors implements Audited {
-  readonly table = "neighbors";
-  readonly dumps = ["neighbors"] as const;
-  readonly #writer: NetbaseWriter;
-  readonly #part: NeighborsPart;
+export function auditedNeighbors({ neighbors }: NetbaseWriter, part: NeighborsPart): Audited {
   /** MACs as text. */
-  readonly #usable = new Map<string, string>();
-
-  constructor(writer: NetbaseWriter, part: NeighborsPart) {
-    this.#writer = writer;
-    this.#part = part;
-  }
-
-  get entries(): number {
-    return this.#writer.neighbors.size;
-  }
-
-  begin(): void {
-    this.#usable.clear();
-  }
-
-  read(message: MessageCursor): void {
-    const neighbor = this.#part.read(message);
-    if (neighbor === null || !neighbor.hasMac || (neighbor.state & NUD_VALID) === 0) return;
-    this.#usable.set(nameNeighbor(neighbor), macText(neighbor));
-  }
-
-  end(differs: Differs): void {
-    this.#writer.neighbors.forEach((neighbor) => {
-      if ((neighbor.state & NUD_VALID) === 0) return;
-      const name = nameNeighbor(neighbor);
-      if (this.#usable.get(name) === macText(neighbor)) this.#usable.delete(name);
-      else differs(name);
-    });
-    for (const name of this.#usable.keys()) differs(name);
-    this.#usable.clear();
-  }
-
-  subject(message: MessageCursor): string | null {
-    const neighbor = this.#part.read(message);
-    return neighbor && nameNeighbor(neighbor);
-  }
+  const usable = new Map<string, string>();
+  return {
+    table: "neighbors",
+    dumps: ["neighbors"],
+    entries: () => neighbors.size,
+    begin: () => usable.clear(),
+    read(message) {
+      const neighbor = part.read(message);
+      if (neighbor === null || !neighbor.hasMac || (neighbor.state & NUD_VALID) === 0) return;
+      usable.set(nameNeighbor(neighbor), macText(neighbor));
+    },
+    end(differs) {
+      neighbors.forEach((neighbor) => {
+        if ((neighbor.state & NUD_VALID) === 0) return;
+        const name = nameNeighbor(neighbor);
+        if (usable.get(name) === macText(neighbor)) usable.delete(name);
+        else differs(name);
+      });
+      for (const name of usable.keys()) differs(name);
+      usable.clear();
+    },
+    subject(message) {
+      const neighbor = part.read(message);
+      return neighbor && nameNeighbor(neighbor);
+    },
+  };
 }
 
 function nameRoute({ table, destination, prefixLength }: Readonly<Route>): string {

@@ -13,7 +13,7 @@ import { EINVAL, SystemError } from "../../ffi/errno.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
-import { type Audited, AuditedInterfaces, AuditedNeighbors, AuditedRoutes } from "./audited.ts";
+import { type Audited, auditedInterfaces, auditedNeighbors, auditedRoutes } from "./audited.ts";
 import * as nl from "./constants.ts";
 import { Dumper } from "./dump.ts";
 import { InterfacesPart } from "./interfaces_part.ts";
@@ -108,9 +108,9 @@ export class Mirror implements MessageHandler {
       listener: options.neighbors ?? null,
     });
     this.audited = [
-      new AuditedInterfaces(writer),
-      new AuditedRoutes(writer, this.routes),
-      new AuditedNeighbors(writer, this.#neighbors),
+      auditedInterfaces(writer),
+      auditedRoutes(writer, this.routes),
+      auditedNeighbors(writer, this.#neighbors),
     ];
     const interfaces = new InterfacesPart(writer, {
       routes: this.routes,
