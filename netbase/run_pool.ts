@@ -6,36 +6,41 @@
  * @module
  */
 
+/** Free units from `start` to below `end`. */
+interface Run {
+  readonly start: number;
+  readonly end: number;
+}
+
 /** Free runs of a space of units. Only in the writer's heap. */
 export class RunPool {
-  /** Free runs in order: where each begins, and how long it is. */
-  readonly #starts: number[] = [];
-  readonly #lengths: number[] = [];
+  /** In order, and none next to another. */
+  readonly #free: Run[];
   /** Length of each run handed out, by its start. */
   readonly #taken = new Map<number, number>();
 
   constructor(units: number) {
-    this.#starts.push(0);
-    this.#lengths.push(units);
+    this.#free = [{ start: 0, end: units }];
   }
 
   /** First unit of a run of `length` units, or -1 when there is none so long. */
   allocate(length: number): number {
-    for (let i = 0; i < this.#starts.length; i++) {
-      if (this.#lengths[i] >= length) return this.#take(i, this.#starts[i], length);
-    }
-    return -1;
+    const run = this.#free.find(({ start, end }) => end - start >= length);
+    if (run === undefined) return -1;
+    this.reserve(run.start, length);
+    return run.start;
   }
 
   /** Takes a given run, as a successor does with what it finds in use. False: not free. */
   reserve(start: number, length: number): boolean {
-    for (let i = 0; i < this.#starts.length; i++) {
-      const from = this.#starts[i];
-      if (from > start || start + length > from + this.#lengths[i]) continue;
-      this.#take(i, start, length);
-      return true;
-    }
-    return false;
+    const end = start + length;
+    const i = this.#free.findIndex((run) => run.start <= start && end <= run.end);
+    if (i < 0) return false;
+    const { start: first, end: last } = this.#free[i];
+    const left = [{ start: first, end: start }, { start: end, end: last }];
+    this.#free.splice(i, 1, ...left.filter((run) => run.start < run.end));
+    this.#taken.set(start, length);
+    return true;
   }
 
   /** Gives back the run that begins at `start`. Fits `Pool` of `rcu.ts`. */
@@ -43,39 +48,14 @@ export class RunPool {
     const length = this.#taken.get(start);
     if (length === undefined) return;
     this.#taken.delete(start);
-    let i = 0;
-    while (i < this.#starts.length && this.#starts[i] < start) i++;
-    this.#starts.splice(i, 0, start);
-    this.#lengths.splice(i, 0, length);
-    this.#merge(i);
-    if (i > 0) this.#merge(i - 1);
-  }
-
-  /** Cuts `length` units at `start` out of free run `i`. */
-  #take(i: number, start: number, length: number): number {
-    const from = this.#starts[i];
-    const end = from + this.#lengths[i];
-    const starts: number[] = [];
-    const lengths: number[] = [];
-    if (start > from) {
-      starts.push(from);
-      lengths.push(start - from);
-    }
-    if (end > start + length) {
-      starts.push(start + length);
-      lengths.push(end - start - length);
-    }
-    this.#starts.splice(i, 1, ...starts);
-    this.#lengths.splice(i, 1, ...lengths);
-    this.#taken.set(start, length);
-    return start;
-  }
-
-  /** Joins free run `i` with the next one where they touch. */
-  #merge(i: number): void {
-    if (this.#starts[i] + this.#lengths[i] !== this.#starts[i + 1]) return;
-    this.#lengths[i] += this.#lengths[i + 1];
-    this.#starts.splice(i + 1, 1);
-    this.#lengths.splice(i + 1, 1);
+    const after = this.#free.findIndex((run) => run.start > start);
+    const i = after < 0 ? this.#free.length : after;
+    const end = start + length;
+    const [before, behind] = [this.#free[i - 1], this.#free[i]];
+    const joins = [before?.end === start, behind?.start === end];
+    this.#free.splice(joins[0] ? i - 1 : i, Number(joins[0]) + Number(joins[1]), {
+      start: joins[0] ? before.start : start,
+      end: joins[1] ? behind.end : end,
+    });
   }
 }
