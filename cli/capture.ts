@@ -12,6 +12,7 @@ import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given, wholeNumber } from "./options.ts";
+import { say, write } from "./output.ts";
 import { VERSION } from "./self.ts";
 
 const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
@@ -83,7 +84,7 @@ function print(frame: CapturedFrame): void {
     : `${frame.source}:${frame.sourcePort} > ${frame.destination}:${frame.destinationPort}`;
   const where = frame.interface ?? "kernel";
   const reason = frame.dropped === null ? "" : ` dropped: ${reasonText(frame.dropped)}`;
-  console.log(
+  say(
     `${time}${fraction} ${where} ${frame.direction.padEnd(3)} ${ends} ${frame.size} bytes${reason}`,
   );
 }
@@ -96,10 +97,8 @@ function reasonText(counter: string): string {
 
 /** Writes frames to a pcapng file. Throws UserError when it cannot be made. */
 function fileWriter(path: string): (frame: CapturedFrame) => void {
-  const file = path === "-" ? Deno.stdout : create(path);
-  const pcapng = new CaptureFile((bytes) => {
-    for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
-  }, `tegula ${VERSION}`);
+  const place = path === "-" ? {} : { to: create(path), name: path };
+  const pcapng = new CaptureFile((bytes) => write(bytes, place), `tegula ${VERSION}`);
   return (frame) =>
     pcapng.packet({
       micros: BigInt(frame.time.replace(".", "")),

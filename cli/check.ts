@@ -20,6 +20,7 @@ import { checkMultipath } from "./check_multipath.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { Exit } from "./errors.ts";
 import { command, type Given } from "./options.ts";
+import { say } from "./output.ts";
 import { checkInterfaces } from "./preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
@@ -56,8 +57,8 @@ export const check = command(
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const findings = findAll(await readConfig(values));
-  if (values.json) console.log(JSON.stringify(findings));
-  else for (const finding of findings) console.log(text(finding));
+  if (values.json) say(JSON.stringify(findings));
+  else for (const finding of findings) say(text(finding));
   const isWell = findings.every(({ verdict }) => verdict === "ok");
   return isWell ? Exit.ok : Exit.failure;
 }

@@ -14,6 +14,7 @@ import {
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given, wholeNumber } from "./options.ts";
+import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP =
@@ -54,10 +55,10 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   const { outcome, steps } = values.live || values.control !== undefined
     ? await askRunning(await Control.connect(values.control), flow)
     : askMirror(flow);
-  if (values.json) console.log(JSON.stringify({ outcome, steps }));
+  if (values.json) say(JSON.stringify({ outcome, steps }));
   else {
-    console.log(`${formatAddress(flow.destination)}: ${outcome.type}`);
-    for (const { about, says } of steps) console.log(`  ${about.padEnd(10)} ${says}`);
+    say(`${formatAddress(flow.destination)}: ${outcome.type}`);
+    for (const { about, says } of steps) say(`  ${about.padEnd(10)} ${says}`);
   }
   return Exit.ok;
 }

@@ -11,6 +11,7 @@ import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { interfaceText, neighborText, routeText } from "../tiles/status/entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given } from "./options.ts";
+import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync] [--live]
@@ -73,7 +74,7 @@ type Printer = (lines: readonly string[]) => void;
 
 function printer(json: boolean): Printer {
   return (lines) => {
-    if (lines.length > 0) console.log((json ? lines : lines.map(textOf)).join("\n"));
+    if (lines.length > 0) say((json ? lines : lines.map(textOf)).join("\n"));
   };
 }
 

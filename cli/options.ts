@@ -7,6 +7,7 @@
 
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { Exit, UserError } from "./errors.ts";
+import { say } from "./output.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 
@@ -30,7 +31,7 @@ export function command<T extends Options>(
     const all = { ...options, help: { type: "boolean", short: "h" } } as const;
     const given = parseOptions(args, { command: name, options: all, positionals });
     if (!("help" in given.values)) return await run(given as Given<T>, args);
-    console.log(help);
+    say(help);
     return Exit.ok;
   };
 }

@@ -8,6 +8,7 @@
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given } from "./options.ts";
+import { say } from "./output.ts";
 import {
   type Entry,
   interfaceEntries,
@@ -65,9 +66,9 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   if (values.live || values.control !== undefined) {
     const control = await Control.connect(values.control);
     const asText = (line: string) => text(JSON.parse(line));
-    await write(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
+    await print(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
   } else {
-    await write(batches(entries(takeSnapshot())), json, json ? JSON.stringify : text);
+    await print(batches(entries(takeSnapshot())), json, json ? JSON.stringify : text);
   }
   return Exit.ok;
 }
@@ -99,7 +100,7 @@ function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
  * Writes entries as they come, a batch with one call: a full table is a million of them. In JSON it is one
  * array, an entry a line.
  */
-async function write<Item>(
+async function print<Item>(
   batches: Iterable<Item[]> | AsyncIterable<Item[]>,
   json: boolean,
   text: (item: Item) => string,
@@ -108,8 +109,8 @@ async function write<Item>(
   for await (const batch of batches) {
     if (batch.length === 0) continue;
     const lines = batch.map((item) => text(item));
-    console.log(json ? `${first ? "[" : ","}${lines.join("\n,")}` : lines.join("\n"));
+    say(json ? `${first ? "[" : ","}${lines.join("\n,")}` : lines.join("\n"));
     first = false;
   }
-  if (json) console.log(first ? "[]" : "]");
+  if (json) say(first ? "[]" : "]");
 }

@@ -16,16 +16,12 @@ import {
   HOST,
   labTest,
   pair,
+  socketPath,
 } from "./lab.ts";
 
 const RUN = ["--interface", "eth0", "--listen", "7=echo"];
 /** More changes than are kept for one who does not read. */
 const MANY_ROUTES = 100_000;
-
-/** A path for a control socket that is nobody else's. */
-function socketPath(): string {
-  return `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/control.sock`;
-}
 
 /** Starts a monitor and waits until it tells of a change that was made for that. */
 async function ownMonitor(host: Namespace, ...args: string[]): Promise<LabProcess> {
@@ -99,6 +95,23 @@ for (const [whose, monitor] of Object.entries({ own: ownMonitor, running: liveMo
     },
   );
 }
+
+labTest("monitor ends once nobody reads what it prints", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  await Appliance.start(host, [...RUN, "--control", control]);
+  for (const whose of [[], ["--control", control]]) {
+    const monitor = [...selfCommand(), "monitor", "routes", ...whose];
+    // The shell waits for both of them.
+    const { stdout } = host.spawn(["sh", "-c", '"$@" | head -n 1', "sh", ...monitor]);
+    let metric = 1;
+    await eventually("the end of the monitor", async () => {
+      await host.ip(`route replace 192.0.2.0/24 via 198.18.0.2 metric ${metric++}`);
+      return stdout.ended ? true : undefined;
+    });
+    assert.equal(stdout.all.length, 1);
+  }
+});
 
 labTest(
   "one who does not read what changes loses lines, counted, and nobody waits",
