@@ -8,6 +8,7 @@ import type { AuditReport } from "../tiles/netlink/audit.ts";
 import { Control } from "./control.ts";
 import { Exit } from "./errors.ts";
 import { command, type Given } from "./options.ts";
+import { say } from "./output.ts";
 
 const HELP = `usage: tegula audit [-j] [--control PATH]
 
@@ -19,7 +20,7 @@ logged and put right. It does this by itself every five minutes.
   --control PATH     the control socket; without it the only one in /run/tegula
   --help             this
 
-Exit status: 0 nothing differed, 1 something did.`;
+Exit status: 0 nothing differed, 1 something did, 2 none runs that could be asked, 3 it may not be asked.`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
@@ -35,13 +36,13 @@ export const audit = command(
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const control = await Control.connect(values.control);
   const report = await control.one({ do: "audit" }) as unknown as AuditReport;
-  if (values.json) console.log(JSON.stringify(report));
+  if (values.json) say(JSON.stringify(report));
   else printTables(report);
   return report.divergent === 0 ? Exit.ok : Exit.failure;
 }
 
 function printTables({ tables }: AuditReport): void {
   for (const [table, { entries, divergent }] of Object.entries(tables)) {
-    console.log(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
+    say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
   }
 }

@@ -42,7 +42,10 @@ export class Control {
       return new Control(await Deno.connect({ transport: "unix", path }), path);
     } catch (error) {
       const said = error instanceof Error ? error.message : String(error);
-      throw new UserError(`cannot ask the tegula at ${path}: ${said}`, Exit.failure);
+      const [next, status] = error instanceof Deno.errors.PermissionDenied
+        ? ["ask as root, its user or its group", Exit.privilege]
+        : ["none runs there; its line 'ready: …' names its socket", Exit.usage];
+      throw new UserError(`cannot ask the tegula at ${path}: ${said}; ${next}`, status);
     }
   }
 
@@ -85,16 +88,17 @@ export class Control {
     return answers;
   }
 
+  /** That a conversation has ended is told where its answers do not come. */
   #send(requests: readonly Entry[]): Promise<void> {
     const text = requests.map((request) => `${JSON.stringify(request)}\n`).join("");
-    return this.#writer.write(new TextEncoder().encode(text));
+    return this.#writer.write(new TextEncoder().encode(text)).catch(() => {});
   }
 
   /** Lines that came together. */
   async #next(): Promise<string[]> {
     if (this.#lines.length > 0) return this.#lines.splice(0);
-    const { value, done } = await this.#batches.next();
-    if (!done) return value;
+    const { value } = await this.#batches.next().catch(() => ({ value: undefined }));
+    if (value) return value;
     throw new UserError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
   }
 }

@@ -14,6 +14,7 @@ import { hopText, keywords } from "../tiles/status/entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
 import { command, type Given } from "./options.ts";
+import { say } from "./output.ts";
 import { takeSnapshot } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
@@ -37,6 +38,8 @@ const OPTIONS = {
 
 /** Addresses whose answers are made and written together. */
 const BATCH = 4096;
+/** Of a line that is no address, so much is told: a running one reads no request of any length. */
+const LONGEST = 256;
 
 /** Answers for addresses, in order; what is no address gets an object with an error. */
 type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
@@ -61,7 +64,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     : askMirror(values.source);
   if (destination === "-") return await answerLines(answerer);
   const [entry] = await answerer([destination]);
-  console.log(values.json ? JSON.stringify(entry) : decisionText(entry));
+  say(values.json ? JSON.stringify(entry) : decisionText(entry));
   return Exit.ok;
 }
 
@@ -95,11 +98,11 @@ async function answerLines(answerer: Answerer): Promise<number> {
   async function answer(): Promise<void> {
     const entries = await answerer(batch);
     failed ||= entries.some((entry) => "error" in entry);
-    if (entries.length > 0) console.log(entries.map((entry) => JSON.stringify(entry)).join("\n"));
+    if (entries.length > 0) say(entries.map((entry) => JSON.stringify(entry)).join("\n"));
     batch = [];
   }
   for await (const line of linesOf(Deno.stdin.readable)) {
-    if (batch.push(line.trim()) === BATCH) await answer();
+    if (batch.push(line.trim().slice(0, LONGEST)) === BATCH) await answer();
   }
   await answer();
   return failed ? Exit.failure : Exit.ok;
