@@ -64,6 +64,7 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
   }
   assert.match((await explain("198.18.0.77")).about("neighbour"), /is not known: it is asked for/);
   assert.match((await explain("198.18.0.1")).about("headers"), /by the kernel's socket/);
+  assert.match((await explain("0.0.0.0")).about("route"), /^none is asked/);
   await host.batch([
     "route append default via 198.18.0.7 metric 50",
     "neighbour replace 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud stale",

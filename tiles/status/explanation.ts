@@ -71,6 +71,7 @@ export function explain(facts: Facts, flow: Flow): Explanation {
 }
 
 function routeSteps({ rib, reader }: Facts, destination: number, by: Decision): Step[] {
+  if (destination === 0) return [{ about: "route", says: "none is asked: 0.0.0.0 is this host" }];
   const nameOf = interfaceNames(reader.interfaces);
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
