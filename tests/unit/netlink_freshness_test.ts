@@ -6,7 +6,6 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
 import { NTF_EXT_LEARNED } from "../../tiles/netlink/constants.ts";
-import { NeighborTableMessage } from "../../tiles/netlink/decode_neighbor.ts";
 import { Freshness } from "../../tiles/netlink/freshness.ts";
 
 const IFINDEX = 3;
@@ -44,9 +43,7 @@ class World {
   }
 
   setTimes(ifindex: number, reachableMillis: number, delayProbeMillis: number): void {
-    const table = new NeighborTableMessage();
-    Object.assign(table, { ifindex, reachableMillis, delayProbeMillis });
-    this.freshness.setTimes(table);
+    this.freshness.setTimes({ ifindex, reachableMillis, delayProbeMillis });
   }
 }
 

@@ -5,13 +5,13 @@
  * @module
  */
 
-import type { InterfaceAddress } from "../../netbase/interfaces.ts";
+import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
 import * as nl from "./constants.ts";
-import { AddressMessage, decodeAddress, decodeLink, LinkMessage } from "./decode_link.ts";
+import { decodeAddress, decodeLink } from "./decode_link.ts";
 import type { MessageCursor } from "./message.ts";
 import type { NeighborsPart } from "./neighbors_part.ts";
 import type { DumpKind } from "./requests.ts";
@@ -40,9 +40,7 @@ export interface Audited {
 
 /** Links and the addresses on them. */
 export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
-  const link = new LinkMessage();
-  const address = new AddressMessage();
-  const links = new Map<number, { link: LinkMessage; addresses: InterfaceAddress[] }>();
+  const links = new Map<number, { link: InterfaceLink; addresses: InterfaceAddress[] }>();
   return {
     table: "interfaces",
     dumps: ["links", "addresses"],
@@ -50,11 +48,11 @@ export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
     begin: () => links.clear(),
     read(message) {
       if (message.type === nl.RTM_NEWLINK) {
-        decodeLink(message, link);
-        if (link.family !== nl.AF_UNSPEC) return;
-        links.set(link.ifindex, { link: { ...link }, addresses: [] });
-      } else if (decodeAddress(message, address)) {
-        links.get(address.ifindex)?.addresses.push({ ...address });
+        const link = decodeLink(message);
+        if (link !== null) links.set(link.ifindex, { link, addresses: [] });
+      } else {
+        const address = decodeAddress(message);
+        if (address !== null) links.get(address.ifindex)?.addresses.push(address);
       }
     },
     end(differs) {

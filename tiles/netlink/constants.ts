@@ -11,7 +11,6 @@
 /** Address families (socket.h). */
 export const AF_UNSPEC = 0;
 export const AF_INET = 2;
-export const AF_BRIDGE = 7;
 
 /** Message types of netlink itself (linux/netlink.h). */
 export const NLMSG_NOOP = 1;
@@ -21,6 +20,16 @@ export const NLMSG_DONE = 3;
 /** Bytes of `struct nlmsghdr`, and of `struct nlattr` alike. */
 export const NLMSG_HDRLEN = 16;
 export const NLA_HDRLEN = 4;
+/** Bytes of the family headers that requests and messages begin with. */
+export const IFINFOMSG_BYTES = 16;
+export const IFADDRMSG_BYTES = 8;
+export const RTMSG_BYTES = 12;
+export const NDMSG_BYTES = 12;
+export const NDTMSG_BYTES = 4;
+export const NHMSG_BYTES = 8;
+export const FIB_RULE_HDR_BYTES = 12;
+/** Padded, as strict checking wants it. */
+export const NETCONFMSG_BYTES = 4;
 /** What is left of an attribute's type without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
 export const NLA_TYPE_MASK = 0x3fff;
 export const NLA_F_NESTED = 0x8000;
@@ -28,9 +37,7 @@ export const NLA_F_NESTED = 0x8000;
 /** Flags of `nlmsg_flags` (linux/netlink.h). The second group holds for RTM_NEW… only. */
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_MULTI = 0x2;
-export const NLM_F_ACK = 0x4;
 export const NLM_F_DUMP_INTR = 0x10;
-export const NLM_F_DUMP_FILTERED = 0x20;
 export const NLM_F_DUMP = 0x300;
 export { NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from "../../netbase/route.ts";
 
@@ -70,7 +77,6 @@ export const RTNLGRP_NEXTHOP = 32;
 
 /** Attributes of links (linux/if_link.h), of their IFLA_LINKINFO and of a VLAN's IFLA_INFO_DATA. */
 export const IFLA_ADDRESS = 1;
-export const IFLA_BROADCAST = 2;
 export const IFLA_IFNAME = 3;
 export const IFLA_MTU = 4;
 export const IFLA_LINK = 5;
@@ -90,7 +96,6 @@ export const ARPHRD_LOOPBACK = 772;
 /** Attributes and flags of addresses (linux/if_addr.h). */
 export const IFA_ADDRESS = 1;
 export const IFA_LOCAL = 2;
-export const IFA_LABEL = 3;
 export const IFA_BROADCAST = 4;
 export const IFA_FLAGS = 8;
 export const IFA_F_SECONDARY = 0x01;
@@ -152,7 +157,6 @@ export const NDTPA_DELAY_PROBE_TIME = 7;
 /** Attributes of next-hop objects (linux/nexthop.h). */
 export const NHA_ID = 1;
 export const NHA_GROUP = 2;
-export const NHA_GROUP_TYPE = 3;
 export const NHA_BLACKHOLE = 4;
 export const NHA_OIF = 5;
 export const NHA_GATEWAY = 6;

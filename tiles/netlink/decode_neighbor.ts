@@ -17,8 +17,6 @@ import {
   padded,
 } from "./message.ts";
 
-const NDMSG_BYTES = 12;
-const NDTMSG_BYTES = 4;
 const ETH_ALEN = 6;
 /** Kernel clock ticks of `struct nda_cacheinfo` in a second (USER_HZ). */
 const TICKS_PER_SECOND = 100;
@@ -49,7 +47,7 @@ export class NeighborMessage implements NeighborEntry {
  */
 export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): boolean {
   const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(NDMSG_BYTES);
+  let at = message.attributesAt(nl.NDMSG_BYTES);
   const { u8, u16, u32 } = bytes;
   out.flags = u8[bodyAt + 10];
   if (u8[bodyAt] !== nl.AF_INET || (out.flags & nl.NTF_PROXY) !== 0) return false;
@@ -82,40 +80,39 @@ export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): bo
 }
 
 /** A neighbour table, or the parameters of one interface in it, as a message tells it. */
-export class NeighborTableMessage {
-  name = "";
+export interface NeighborTableMessage {
+  readonly name: string;
   /** 0 for the table itself and its defaults; else the interface that the parameters are of. */
-  ifindex = 0;
+  readonly ifindex: number;
   /**
    * Numbers of entries at which the kernel begins to collect, collects harder, refuses; 0: not
    * told.
    */
-  thresh1 = 0;
-  thresh2 = 0;
-  thresh3 = 0;
+  readonly thresh1: number;
+  readonly thresh2: number;
+  readonly thresh3: number;
   /** Entries of all namespaces; -1: not told. */
-  entries = -1;
+  readonly entries: number;
   /** How long a confirmed neighbour stays REACHABLE, and STALE ones in use stay in DELAY. */
-  reachableMillis = 0;
-  delayProbeMillis = 0;
+  readonly reachableMillis: number;
+  readonly delayProbeMillis: number;
 }
 
-/**
- * Reads a neighbour table message's body into `out`. False: not IPv4's. Throws `MalformedMessage`.
- */
-export function decodeNeighborTable(message: MessageCursor, out: NeighborTableMessage): boolean {
-  const attributes = Attributes.of(message, NDTMSG_BYTES);
-  if (message.bytes.u8[message.bodyAt] !== nl.AF_INET) return false;
-  out.name = attributes.string(nl.NDTA_NAME);
-  out.thresh1 = attributes.u32(nl.NDTA_THRESH1);
-  out.thresh2 = attributes.u32(nl.NDTA_THRESH2);
-  out.thresh3 = attributes.u32(nl.NDTA_THRESH3);
+/** Reads a neighbour table message's body; null: not IPv4's. Throws `MalformedMessage`. */
+export function decodeNeighborTable(message: MessageCursor): NeighborTableMessage | null {
+  const attributes = Attributes.of(message, nl.NDTMSG_BYTES);
+  if (message.bytes.u8[message.bodyAt] !== nl.AF_INET) return null;
+  const parameters = attributes.nested(nl.NDTA_PARMS);
   // struct ndt_config: two 16-bit sizes, then how many entries there are.
   const config = attributes.u64(nl.NDTA_CONFIG);
-  out.entries = attributes.has(nl.NDTA_CONFIG) ? Math.floor(config / 2 ** 32) : -1;
-  const parameters = attributes.nested(nl.NDTA_PARMS);
-  out.ifindex = parameters.u32(nl.NDTPA_IFINDEX);
-  out.reachableMillis = parameters.u64(nl.NDTPA_REACHABLE_TIME);
-  out.delayProbeMillis = parameters.u64(nl.NDTPA_DELAY_PROBE_TIME);
-  return true;
+  return {
+    name: attributes.string(nl.NDTA_NAME),
+    ifindex: parameters.u32(nl.NDTPA_IFINDEX),
+    thresh1: attributes.u32(nl.NDTA_THRESH1),
+    thresh2: attributes.u32(nl.NDTA_THRESH2),
+    thresh3: attributes.u32(nl.NDTA_THRESH3),
+    entries: attributes.has(nl.NDTA_CONFIG) ? Math.floor(config / 2 ** 32) : -1,
+    reachableMillis: parameters.u64(nl.NDTPA_REACHABLE_TIME),
+    delayProbeMillis: parameters.u64(nl.NDTPA_DELAY_PROBE_TIME),
+  };
 }

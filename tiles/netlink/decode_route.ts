@@ -20,7 +20,6 @@ import {
   padded,
 } from "./message.ts";
 
-const RTMSG_BYTES = 12;
 const RTNEXTHOP_BYTES = 8;
 
 /**
@@ -31,7 +30,7 @@ const RTNEXTHOP_BYTES = 8;
  */
 export function decodeRoute(message: MessageCursor, out: Route): boolean {
   const { bytes, bodyAt, end } = message;
-  let at = message.attributesAt(RTMSG_BYTES);
+  let at = message.attributesAt(nl.RTMSG_BYTES);
   const { u8, u32 } = bytes;
   if (u8[bodyAt] !== nl.AF_INET) return false;
   out.prefixLength = u8[bodyAt + 1];

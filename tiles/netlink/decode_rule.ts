@@ -9,9 +9,7 @@
 import * as nl from "./constants.ts";
 import { Attributes, MalformedMessage, type MessageCursor } from "./message.ts";
 
-const NHMSG_BYTES = 8;
 const NEXTHOP_GRP_BYTES = 8;
-const FIB_RULE_HDR_BYTES = 12;
 
 /** A member of a next-hop group: another object's id, and its weight from 1 on. */
 export interface GroupMember {
@@ -35,7 +33,7 @@ export interface NextHopMessage {
 /** Reads a next-hop message's body. Throws `MalformedMessage`. */
 export function decodeNextHop(message: MessageCursor): NextHopMessage {
   const { bytes: { u8, u32 }, bodyAt } = message;
-  const attributes = Attributes.of(message, NHMSG_BYTES);
+  const attributes = Attributes.of(message, nl.NHMSG_BYTES);
   const id = attributes.u32(nl.NHA_ID);
   if (id === 0) throw new MalformedMessage("a next hop without an id");
   const family = u8[bodyAt];
@@ -78,7 +76,7 @@ export interface RuleMessage {
 /** Reads a rule message's body; null: not IPv4's. Throws `MalformedMessage`. */
 export function decodeRule(message: MessageCursor): RuleMessage | null {
   const { bytes: { u8, u32 }, bodyAt } = message;
-  const attributes = Attributes.of(message, FIB_RULE_HDR_BYTES);
+  const attributes = Attributes.of(message, nl.FIB_RULE_HDR_BYTES);
   if (u8[bodyAt] !== nl.AF_INET) return null;
   // Always sent; all ones means "no".
   const suppresses = [nl.FRA_SUPPRESS_IFGROUP, nl.FRA_SUPPRESS_PREFIXLEN]

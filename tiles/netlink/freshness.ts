@@ -10,7 +10,6 @@
 
 import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
 import * as nl from "./constants.ts";
-import type { NeighborTableMessage } from "./decode_neighbor.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 
 /** The kernel's defaults (net/ipv4/arp.c), until its own word is heard. */
@@ -46,16 +45,10 @@ export class Freshness {
   }
 
   /** What a dump of neighbour tables says of an interface, or of all that it does not name. */
-  setTimes({ ifindex, reachableMillis, delayProbeMillis }: NeighborTableMessage): void {
-    if (reachableMillis === 0) return;
-    const times = { reachableMillis, delayProbeMillis };
+  setTimes({ ifindex, ...times }: Times & { readonly ifindex: number }): void {
+    if (times.reachableMillis === 0) return;
     if (ifindex === 0) this.#default = times;
     else this.#times.set(ifindex, times);
-  }
-
-  /** An interface is gone. */
-  forgetInterface(ifindex: number): void {
-    this.#times.delete(ifindex);
   }
 
   /** The kernel tells of a neighbour. */

@@ -14,13 +14,7 @@ import {
 } from "../../netbase/interfaces.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as nl from "./constants.ts";
-import {
-  AddressMessage,
-  decodeAddress,
-  decodeLink,
-  decodeSettings,
-  LinkMessage,
-} from "./decode_link.ts";
+import { type AddressMessage, decodeAddress, decodeLink, decodeSettings } from "./decode_link.ts";
 import type { MessageCursor } from "./message.ts";
 import type { NextHopsPart } from "./next_hops_part.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";
@@ -47,8 +41,6 @@ export class InterfacesPart implements MirrorPart {
   ];
   readonly #netbase: NetbaseWriter;
   readonly #listeners: InterfaceListeners;
-  readonly #link = new LinkMessage();
-  readonly #address = new AddressMessage();
   /** Interfaces, and NETCONFA_IFINDEX_ALL or _DEFAULT, for which `ignore_routes_with_linkdown` is set. */
   readonly #ignoringLinkdown = new Set<number>();
 
@@ -81,16 +73,15 @@ export class InterfacesPart implements MirrorPart {
       return this.#applyAddress(message, silently);
     }
     if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
-    const link = this.#link;
-    decodeLink(message, link);
+    const link = decodeLink(message);
     // A bridge tells of its ports in the same group, RTM_DELLINK when one leaves it.
-    if (link.family !== nl.AF_UNSPEC) return 0;
+    if (link === null) return 0;
     return message.type === nl.RTM_NEWLINK
       ? this.#linkTold(link, silently)
       : this.#linkGone(link.ifindex, silently);
   }
 
-  #linkTold(link: LinkMessage, silently: boolean): number {
+  #linkTold(link: InterfaceLink, silently: boolean): number {
     const { interfaces } = this.#netbase;
     const before = silently ? null : interfaces.get(link.ifindex);
     interfaces.set(link);
@@ -143,8 +134,8 @@ export class InterfacesPart implements MirrorPart {
 
   #applyAddress(message: MessageCursor, silently: boolean): number {
     const { interfaces } = this.#netbase;
-    const address = this.#address;
-    if (!decodeAddress(message, address)) return 0;
+    const address = decodeAddress(message);
+    if (address === null) return 0;
     if (message.type === nl.RTM_DELADDR) {
       const gone = interfaces.removeAddress(address.ifindex, address);
       return gone && !silently ? this.#addressGone(address) : 0;

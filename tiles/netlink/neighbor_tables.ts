@@ -5,7 +5,7 @@
  * @module
  */
 
-import { decodeNeighborTable, NeighborTableMessage } from "./decode_neighbor.ts";
+import { decodeNeighborTable, type NeighborTableMessage } from "./decode_neighbor.ts";
 import type { Dumper } from "./dump.ts";
 
 /** Between two looks, when neighbours are being asked for and when none is. */
@@ -16,11 +16,10 @@ const QUIET_MILLIS = 10_000;
 export class NeighborTables {
   readonly #dumper: Dumper;
   readonly #told: (table: NeighborTableMessage) => void;
-  readonly #message = new NeighborTableMessage();
   #reading = false;
   #lookedAt = -Infinity;
 
-  /** `told` is given each table and each interface's parameters; good only during the call. */
+  /** `told` is given each table and each interface's parameters. */
   constructor(dumper: Dumper, told: (table: NeighborTableMessage) => void) {
     this.#dumper = dumper;
     this.#told = told;
@@ -37,7 +36,8 @@ export class NeighborTables {
     if (this.#dumper.busy || now - this.#lookedAt < (asking ? BUSY_MILLIS : QUIET_MILLIS)) return 0;
     this.#lookedAt = now;
     this.#reading = this.#dumper.dump("neighborTables", (message) => {
-      if (decodeNeighborTable(message, this.#message)) this.#told(this.#message);
+      const table = decodeNeighborTable(message);
+      if (table !== null) this.#told(table);
     });
     return 1;
   }

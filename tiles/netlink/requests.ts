@@ -9,29 +9,19 @@
 import * as nl from "./constants.ts";
 import type { MessageWriter } from "./message.ts";
 
-const IFINFOMSG_BYTES = 16;
-const IFADDRMSG_BYTES = 8;
-const RTMSG_BYTES = 12;
-const NDMSG_BYTES = 12;
-const NDTMSG_BYTES = 4;
-/** Padded, as strict checking wants it. */
-const NETCONFMSG_BYTES = 4;
-const NHMSG_BYTES = 8;
-const FIB_RULE_HDR_BYTES = 12;
-
 /**
  * What can be dumped: the request's type and the size of its family header. With
  * NETLINK_GET_STRICT_CHK the header has to be the right one, and zero but for what is asked.
  */
 export const DUMPS = {
-  links: { type: nl.RTM_GETLINK, headerBytes: IFINFOMSG_BYTES, family: nl.AF_UNSPEC },
-  addresses: { type: nl.RTM_GETADDR, headerBytes: IFADDRMSG_BYTES, family: nl.AF_INET },
-  nextHops: { type: nl.RTM_GETNEXTHOP, headerBytes: NHMSG_BYTES, family: nl.AF_UNSPEC },
-  routes: { type: nl.RTM_GETROUTE, headerBytes: RTMSG_BYTES, family: nl.AF_INET },
-  neighbors: { type: nl.RTM_GETNEIGH, headerBytes: NDMSG_BYTES, family: nl.AF_INET },
-  rules: { type: nl.RTM_GETRULE, headerBytes: FIB_RULE_HDR_BYTES, family: nl.AF_INET },
-  settings: { type: nl.RTM_GETNETCONF, headerBytes: NETCONFMSG_BYTES, family: nl.AF_INET },
-  neighborTables: { type: nl.RTM_GETNEIGHTBL, headerBytes: NDTMSG_BYTES, family: nl.AF_INET },
+  links: { type: nl.RTM_GETLINK, headerBytes: nl.IFINFOMSG_BYTES, family: nl.AF_UNSPEC },
+  addresses: { type: nl.RTM_GETADDR, headerBytes: nl.IFADDRMSG_BYTES, family: nl.AF_INET },
+  nextHops: { type: nl.RTM_GETNEXTHOP, headerBytes: nl.NHMSG_BYTES, family: nl.AF_UNSPEC },
+  routes: { type: nl.RTM_GETROUTE, headerBytes: nl.RTMSG_BYTES, family: nl.AF_INET },
+  neighbors: { type: nl.RTM_GETNEIGH, headerBytes: nl.NDMSG_BYTES, family: nl.AF_INET },
+  rules: { type: nl.RTM_GETRULE, headerBytes: nl.FIB_RULE_HDR_BYTES, family: nl.AF_INET },
+  settings: { type: nl.RTM_GETNETCONF, headerBytes: nl.NETCONFMSG_BYTES, family: nl.AF_INET },
+  neighborTables: { type: nl.RTM_GETNEIGHTBL, headerBytes: nl.NDTMSG_BYTES, family: nl.AF_INET },
 } as const;
 
 /** One of {@linkcode DUMPS}. */
@@ -84,17 +74,12 @@ export interface NeighborName {
  */
 export function writeUseNeighbor(
   writer: MessageWriter,
-  { ifindex, address }: NeighborName,
+  neighbor: NeighborName,
   sequence: number,
 ): number {
-  writer.begin({
-    type: nl.RTM_NEWNEIGH,
-    flags: nl.NLM_F_REQUEST | nl.NLM_F_CREATE,
-    sequence,
-  });
-  writeNeighborHeader(writer, { ifindex, flags: nl.NTF_USE });
-  writer.address(nl.NDA_DST, address);
-  return writer.finish();
+  const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE;
+  writer.begin({ type: nl.RTM_NEWNEIGH, flags, sequence });
+  return writeNeighbor(writer, neighbor, nl.NTF_USE);
 }
 
 /**
@@ -103,18 +88,19 @@ export function writeUseNeighbor(
  */
 export function writeDeleteNeighbor(
   writer: MessageWriter,
-  { ifindex, address }: NeighborName,
+  neighbor: NeighborName,
   sequence: number,
 ): number {
   writer.begin({ type: nl.RTM_DELNEIGH, flags: nl.NLM_F_REQUEST, sequence });
-  writeNeighborHeader(writer, { ifindex, flags: 0 });
-  writer.address(nl.NDA_DST, address);
-  return writer.finish();
+  return writeNeighbor(writer, neighbor, 0);
 }
 
-function writeNeighborHeader(
+/** Finishes a message about a neighbour, with its NTF_* flags. */
+function writeNeighbor(
   writer: MessageWriter,
-  { ifindex, flags }: { ifindex: number; flags: number },
-): void {
+  { ifindex, address }: NeighborName,
+  flags: number,
+): number {
   writer.u8(nl.AF_INET).u8(0).u16(0).u32(ifindex).u16(0).u8(flags).u8(0);
+  return writer.address(nl.NDA_DST, address).finish();
 }
