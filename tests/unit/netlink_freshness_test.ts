@@ -64,6 +64,17 @@ Deno.test("the kernel's own times count, those of the interface before the defau
   assert.equal(world.markedAt(6, { from: 17_000 }), 17_000 + 9_400);
 });
 
+Deno.test("what gets the index of an interface that went does not get its times", () => {
+  const world = new World();
+  world.setTimes(IFINDEX, 10_000, 1_000);
+  world.freshness.keepInterfaces(new Set([IFINDEX]));
+  world.told(5, NUD_REACHABLE);
+  assert.equal(world.markedAt(5), 9_400);
+  world.freshness.keepInterfaces(new Set());
+  world.told(6, NUD_REACHABLE, { now: 9_400 });
+  assert.equal(world.markedAt(6, { from: 9_400 }), 9_400 + 27_000);
+});
+
 Deno.test("what a dump finds confirmed some time ago is marked so much sooner", () => {
   const world = new World();
   world.told(5, NUD_REACHABLE, { confirmedMillis: 20_000 });

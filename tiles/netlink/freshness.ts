@@ -51,6 +51,13 @@ export class Freshness {
     else this.#times.set(ifindex, times);
   }
 
+  /** Only these interfaces are there: what gets the index of another one starts from the default. */
+  keepInterfaces(present: ReadonlySet<number>): void {
+    for (const ifindex of this.#times.keys()) {
+      if (!present.has(ifindex)) this.#times.delete(ifindex);
+    }
+  }
+
   /** The kernel tells of a neighbour. */
   told(
     { ifindex, address, state, flags, confirmedMillis }: {

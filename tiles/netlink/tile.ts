@@ -233,11 +233,13 @@ class NetlinkTile implements Tile, NeighborListener {
     for (const { solicitor } of this.#intakes) solicitor.setTable({ others, capacity });
   }
 
-  /** Interfaces have changed: perhaps a VLAN device came or went. */
+  /** Interfaces have changed: one may have gone for good, a VLAN device may have come. */
   #followInterfaces(): void {
     const { interfaces } = this.#writer;
+    const present = interfaces.indices();
+    this.#freshness.keepInterfaces(new Set(present));
     const followed = new Set(this.#context.setup.filters.map(({ ifindex }) => ifindex));
-    for (const ifindex of interfaces.indices()) {
+    for (const ifindex of present) {
       const link = interfaces.get(ifindex);
       if (link?.vlanProtocol && followed.has(link.link)) followed.add(ifindex);
     }
