@@ -153,6 +153,7 @@ Deno.test("a flood has no more than its share of the kernel's table waiting, wha
 Deno.test("four thousand clients that answer are all resolved within a second", () => {
   const clients = Array.from({ length: 4096 }, (_, i) => 100 + i);
   const world = new World({ answers: clients });
+  world.solicitor.setTable({ capacity: 16_384, others: 0 });
   const unknown = new Set(clients);
   world.pass(1_000, {
     each: () => {
@@ -162,6 +163,30 @@ Deno.test("four thousand clients that answer are all resolved within a second", 
     step: 1,
   });
   assert.equal(new Set(world.addresses()).size, 4096);
+});
+
+Deno.test("strangers fill the kernel's table to its half, answered or not; then routers alone are asked for", () => {
+  const strangers = Array.from({ length: 4096 }, (_, i) => 100 + i);
+  const world = new World({ answers: [...strangers, 1, 2] });
+  world.solicitor.setTable({ capacity: 1024, others: 100 });
+  const wantAll = () => {
+    for (const address of strangers) world.want(address);
+  };
+  world.pass(400, { each: wantAll, step: 1 });
+  assert.ok(world.asked.length > 400 && world.asked.length <= 413, `${world.asked.length}`);
+  world.want(1, { isGateway: true });
+  world.pass(20);
+  assert.equal(world.asked.at(-1)?.address, 1);
+  // Full by others' doing: one of those that come again between two looks.
+  const before = world.asked.length;
+  for (let looks = 0; looks < 4; looks++) {
+    world.solicitor.setTable({ capacity: 1024, others: 600 });
+    world.pass(500, { each: () => world.want(2) });
+  }
+  const beyond = world.addresses().slice(before);
+  assert.ok(beyond.includes(2) && beyond.length <= 4, `${beyond}`);
+  const due = world.solicitor.nextDue(world.now);
+  assert.ok(due === -1 || due >= 100, `${due} ms`);
 });
 
 Deno.test("a known neighbour in use is asked for whatever waits, but not without end", () => {

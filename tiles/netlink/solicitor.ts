@@ -5,7 +5,10 @@
  *
  * - only addresses that are on-link there are asked for, each once at a time;
  * - what is waiting for an answer (entries of the kernel's table, which all namespaces share) is
- *   limited to a quarter of that table, and to little when the table is half full already;
+ *   limited to a quarter of that table, and with what has answered since the last look at the table
+ *   to what is missing until it is half full. Then only routers are asked for, and who is wanted
+ *   again and again, one between two looks: clients that ask are in that table by themselves, and
+ *   the kernel drops what nobody has used for a minute;
  * - of those that wait to be asked for, routers go first, then whoever is wanted most often: a flood
  *   names each of its addresses as often as chance has it, a client comes again;
  * - an address that does not answer rests, longer each time, and its entry is given back to the
@@ -64,7 +67,7 @@ const MOST_QUEUED = 256;
 /** Addresses that rest, and cells that asks are counted in, by all sharers together, as log2. */
 const RESTS_LOG2 = 16;
 const ASKS_LOG2 = 20;
-/** The kernel's default gc_thresh3, and what may wait for an answer whatever its table is like. */
+/** The kernel's default gc_thresh3, and how many routers may wait whatever its table is like. */
 const DEFAULT_CAPACITY = 1024;
 const LEAST_OUTSTANDING = 16;
 
@@ -102,6 +105,10 @@ export class Solicitor {
   #tokens = BURST;
   #refilledAt = 0;
   #mostOutstanding = 0;
+  /** Entries that may wait or have answered since the last look until the table is half full. */
+  #room = 0;
+  /** Strangers that have been asked for since the last look at the table though it was half full. */
+  #beyond = 0;
 
   constructor(parts: SolicitorParts) {
     this.#parts = parts;
@@ -117,10 +124,17 @@ export class Solicitor {
     return this.#asked.size;
   }
 
+  /** Whether anything is asked for, or waits for that. */
+  get busy(): boolean {
+    return this.#asked.size > 0 || this.#queue.length > 0;
+  }
+
   /** The kernel's table: how many it takes (gc_thresh3), and its entries that are not our doing. */
   setTable({ others, capacity }: { others: number; capacity: number }): void {
-    const room = Math.min(capacity / 4, capacity / 2 - others) / this.#parts.sharers;
-    this.#mostOutstanding = Math.max(LEAST_OUTSTANDING, Math.floor(room));
+    const { sharers } = this.#parts;
+    this.#room = Math.floor((capacity / 2 - others) / sharers);
+    this.#mostOutstanding = Math.floor(capacity / 4 / sharers);
+    this.#beyond = 0;
   }
 
   /** Tells the time, before anything is wanted. */
@@ -228,6 +242,7 @@ export class Solicitor {
   /** Whether one more may wait for an answer, at the cost of who has not answered for a while. */
   #hasRoom(rank: number, now: number): boolean {
     const most = this.#most(rank);
+    if (most < 1) return rank >= TWICE && this.#beyond++ === 0;
     while (this.#asked.size >= most) {
       const [oldest] = this.#asked;
       if (now - oldest.since < this.#hurriedMillis) return false;
@@ -243,8 +258,9 @@ export class Solicitor {
 
   /** How many may wait for an answer before one of `rank` has to. */
   #most(rank: number): number {
-    const share = rank === GATEWAY ? 1 : rank >= TWICE ? TWICE_SHARE : ONCE_SHARE;
-    return this.#mostOutstanding * share;
+    const most = Math.min(this.#mostOutstanding, this.#room);
+    if (rank === GATEWAY) return Math.max(LEAST_OUTSTANDING, most);
+    return most * (rank >= TWICE ? TWICE_SHARE : ONCE_SHARE);
   }
 
   /** Tokens that come in a millisecond. */
@@ -292,8 +308,10 @@ export class Solicitor {
       this.#rests.forget(ifindex, address);
       if (pending === undefined) return;
       this.#pending.delete(ifindex, address);
-      if (this.#asked.delete(pending)) this.#tokens = Math.min(BURST, this.#tokens + 1);
-      else this.#queue.splice(this.#queue.indexOf(pending), 1);
+      if (this.#asked.delete(pending)) {
+        this.#tokens = Math.min(BURST, this.#tokens + 1);
+        this.#room--;
+      } else this.#queue.splice(this.#queue.indexOf(pending), 1);
     } else if (state === NUD_FAILED && pending?.asked === true) {
       this.#rest(pending, now);
       this.#parts.release(ifindex, address);
@@ -319,7 +337,8 @@ export class Solicitor {
     if (this.#queue.length === 0) return -1;
     if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
     const [oldest] = this.#asked;
-    const hurried = oldest === undefined ? 0 : oldest.since + this.#hurriedMillis - now;
-    return Math.max(1, Math.ceil(hurried));
+    // With nobody to hurry it is the table that has no room, which the next look may tell otherwise.
+    const due = oldest === undefined ? HURRIED_MILLIS : oldest.since + this.#hurriedMillis - now;
+    return Math.max(1, Math.ceil(due));
   }
 }
