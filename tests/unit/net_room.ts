@@ -15,8 +15,11 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
+import type { App } from "../../tiles/app/contract.ts";
+import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import type { Prefix } from "../../tiles/net/app_link.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
+import type { InlineSetup } from "../../tiles/net/inline_app.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
@@ -179,7 +182,8 @@ export class Room {
   readonly udp = new FakeUdp();
   readonly apps: FakeApp[];
   readonly solicits: SolicitConsumer;
-  readonly tile: Tile;
+  tile!: Tile;
+  readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
   readonly setup: NetSetup;
   now = 1000;
@@ -193,6 +197,7 @@ export class Room {
       trustChecksums = false,
       kernelSockets = true,
       headroom = 22,
+      inline,
     }: {
       ports?: readonly (readonly number[])[];
       sendTo?: readonly Prefix[];
@@ -200,6 +205,7 @@ export class Room {
       trustChecksums?: boolean;
       kernelSockets?: boolean;
       headroom?: number;
+      inline?: App["receive"];
     } = {},
   ) {
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
@@ -225,9 +231,10 @@ export class Room {
       ],
       trustChecksums,
       udp: kernelSockets
-        ? ports.flat().map((port) => ({ fd: 1000 + port, port, receive: true }))
+        ? (inline ? [7] : ports.flat()).map((port) => ({ fd: 1000 + port, port, receive: true }))
         : [],
       apps: this.apps.map(({ setup }) => setup),
+      inline: inline ? [scripted(inline)] : [],
       solicit,
       capture: heapView(CAPTURE_BYTES),
       control: heapView(CONTROL_BYTES),
@@ -237,7 +244,7 @@ export class Room {
     };
     this.counters = region.counters;
     this.#counted = this.counters.slice();
-    this.tile = create({
+    const made = create({
       setup: this.setup,
       region,
       libraries: {
@@ -247,8 +254,24 @@ export class Room {
       },
       log() {},
       ask() {},
-    }) as Tile;
-    this.tile.clock!(this.now);
+    });
+    if (made instanceof Promise) this.#made = made;
+    else this.#start(made);
+  }
+
+  /** A host with an app in the net tile, at port 7, that does `receive`. */
+  static async inline(
+    receive: App["receive"],
+    options: ConstructorParameters<typeof Room>[0] = {},
+  ): Promise<Room> {
+    const room = new Room({ ports: [], ...options, inline: receive });
+    room.#start(await room.#made!);
+    return room;
+  }
+
+  #start(tile: Tile): void {
+    this.tile = tile;
+    tile.clock!(this.now);
   }
 
   /** Turns the tile until it has nothing more to do. */
@@ -328,6 +351,17 @@ export class Room {
     ).reduce((sum, [, count]) => sum + count, 0);
     return { accepted: this.counters[NET.index.tx_accepted], accounted };
   }
+}
+
+/** An app in the net tile that does `receive`. */
+function scripted(receive: App["receive"]): InlineSetup {
+  return {
+    ...{ name: "scripted", ports: [7], served: [7], options: { receive } },
+    module: import.meta.resolve("../fixtures/scripted.ts"),
+    metrics: heapView(METRICS_BYTES),
+    region: heapView(TILE_REGION_BYTES),
+    ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: ANYWHERE },
+  };
 }
 
 /** A MAC as netbase keeps it. */

@@ -88,6 +88,11 @@ export interface Answers {
   /** Sends `size` bytes at `offset` back to the datagram's sender, from where it was sent to. */
   reply(offset: number, size: number): void;
   /**
+   * Sends the payload of the datagram at hand back to its sender as it came, which where it can be
+   * costs no copy. What was reserved and not sent is taken back.
+   */
+  reflect(): void;
+  /**
    * Sends `size` bytes at `offset` to an address that a datagram came from before, or that the
    * configuration lets the app send to (`send_to`). Others are dropped and counted.
    */

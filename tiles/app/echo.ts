@@ -7,12 +7,7 @@ export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
       while (requests.next()) {
-        if (context.serves(requests.sourcePort)) continue;
-        const { size } = requests;
-        const at = out.reserve(size);
-        if (at < 0) continue;
-        out.copy(at);
-        out.reply(at, size);
+        if (!context.serves(requests.sourcePort)) out.reflect();
       }
     },
   };

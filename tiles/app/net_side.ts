@@ -123,6 +123,14 @@ class Replies implements Answers {
     for (; done < size; done++) this.bytes[offset + done] = this.#requests.bytes[from + done];
   }
 
+  reflect(): void {
+    const { size } = this.#requests;
+    const at = this.reserve(size);
+    if (at < 0) return;
+    this.copy(at);
+    this.reply(at, size);
+  }
+
   reply(offset: number, size: number): void {
     const { words } = this.#link;
     const slot = this.#link.slot();

@@ -59,11 +59,16 @@ export const Arrival = {
   entry: 6,
   /** The interface that it came in on: a VLAN device when it was tagged. */
   interface: 7,
-  /** Sum of the pseudo header and the UDP header; -1: the UDP checksum is right. */
+  /** Sum of the pseudo header and the UDP header; or one of the two below. */
   sum: 8,
   /** For an app in the net tile: from where on an answer may stand before the payload. */
   room: 9,
 } as const;
+
+/** Instead of a sum: the UDP checksum stands as it is, none included. */
+export const STANDS = -1;
+/** Instead of a sum: there is no more than the pseudo header's, or that is not known. */
+export const PARTIAL = -2;
 
 /** The burst at hand; made once. */
 export class Arrivals {

@@ -95,6 +95,18 @@ export class ArrivedRequests implements Datagrams {
     return (size & ~MOST_IN_PLACE) === 0 && at >= rows[row + Arrival.room] ? at : -1;
   }
 
+  /** Whether the datagram at hand is in a frame, or buffer, that is not given away. */
+  get isHere(): boolean {
+    const row = this.#row;
+    return row !== NONE && this.#rows[row + Arrival.room] !== SPENT;
+  }
+
+  /** Whether what comes before a payload has room in that frame, too. */
+  get isFramed(): boolean {
+    const row = this.#row;
+    return this.#rows[row + Arrival.offset] >= this.#rows[row + Arrival.room];
+  }
+
   /** Gives away the frame of the datagram in row `row`. */
   spend(row: number): void {
     this.#rows[row + Arrival.room] = SPENT;

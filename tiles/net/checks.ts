@@ -24,7 +24,7 @@ import type { HeaderCache } from "./header_cache.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
-const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { Arrival, ARRIVAL_SHIFT, PARTIAL, STANDS, XDP_BURST } = arrival;
 const { Entry, NO_PEER } = layout;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const {
@@ -189,8 +189,11 @@ export class Checks {
       if (app < 0) continue;
       const pseudo = addresses + UDP_CONSTANT_SUM + (udp & 0xffff);
       const checksum = udp >>> 16;
-      const isRight = checksum === 0 || trustChecksums ||
-        (partialChecksums && fold(pseudo) === checksum);
+      let rest = pseudo + halves(words[w + PORTS_WORD]) + halves(udp);
+      if (checksum === 0) rest = STANDS;
+      else if (partialChecksums) {
+        if (trustChecksums || fold(pseudo) === checksum) rest = PARTIAL;
+      } else if (trustChecksums) rest = STANDS;
       rows[row + Arrival.app] = app;
       rows[row + Arrival.source] = source;
       rows[row + Arrival.destination] = destination;
@@ -199,7 +202,7 @@ export class Checks {
       rows[row + Arrival.length] = udpLength - UDP_BYTES;
       rows[row + Arrival.entry] = e;
       rows[row + Arrival.interface] = ifindex;
-      rows[row + Arrival.sum] = isRight ? -1 : pseudo + halves(words[w + PORTS_WORD]) + halves(udp);
+      rows[row + Arrival.sum] = rest;
       others--;
     }
     return others;
@@ -226,7 +229,7 @@ export class Checks {
     const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
     rows[row + Arrival.interface] = ifindex;
     rows[row + Arrival.entry] = -1;
-    rows[row + Arrival.sum] = -1;
+    rows[row + Arrival.sum] = STANDS;
     if (length < SHORTEST) return -DROP.rx_drop_short;
     const at = this.#align(i);
     const ip = this.#untag(at, length, row);
@@ -286,12 +289,16 @@ export class Checks {
     if (length < UDP_BYTES || length > rows[row + Arrival.length]) return DROP.rx_drop_udp_length;
     rows[row + Arrival.length] = length - UDP_BYTES;
     // 0: the sender made none (RFC 768).
-    if (checksum === 0 || this.#trustChecksums) return 0;
+    if (checksum === 0) return 0;
     const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
     if (partialChecksums) {
       const pseudo = halves(words[w + SOURCE_WORD]) + halves(words[w + DESTINATION_WORD]);
-      if (fold(pseudo + lengths) === checksum) return 0;
+      if (this.#trustChecksums || fold(pseudo + lengths) === checksum) {
+        rows[row + Arrival.sum] = PARTIAL;
+        return 0;
+      }
     }
+    if (this.#trustChecksums) return 0;
     // The addresses of the pseudo header stand right before the datagram.
     const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
     return fold(sum + lengths) === 0xffff ? 0 : DROP.rx_drop_udp_checksum;

@@ -20,13 +20,15 @@ import { APP } from "../runtime/counters.ts";
 import * as arrival from "./arrivals.ts";
 import type { ArrivedRequests } from "./arrived_requests.ts";
 import type { Origin } from "./detour.ts";
+import * as layout from "./entry.ts";
 import * as frames from "./frame.ts";
 import * as burst from "./rows.ts";
 import type { Transmitter } from "./transmit.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival } = arrival;
+const { Arrival, PARTIAL } = arrival;
+const { appBit } = layout;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, NO_FRAME, Row, ROW_SHIFT, SLOW } = burst;
 const COUNT = APP.index;
@@ -61,6 +63,9 @@ export class FrameAnswers implements Answers {
   /** What the row of it begins with as its entry, see `Transmitter.sendFrames`. */
   #entry = SLOW;
   #count = 0;
+  /** Answers sent since `finish` that were in no row. */
+  #reflected = 0;
+  readonly #bit: number;
 
   constructor({ origin, index, requests, umem, transmitter, counters }: FrameAnswersParts) {
     this.bytes = umem.bytes;
@@ -71,17 +76,24 @@ export class FrameAnswers implements Answers {
     this.#transmitter = transmitter;
     this.#rows = transmitter.rows;
     this.#counters = counters;
+    this.#bit = appBit(index);
   }
 
   reserve(size: number): number {
-    // What is in the frame of its request goes on being there.
-    if (this.#frame >= 0 && this.#owner < 0) this.#umem.give(this.#frame);
+    this.#takeBack();
     const at = this.#requests.room(size);
     if (at < 0) return this.#reserveApart(size);
     this.#frame = at - PAYLOAD_AT;
     this.#owner = this.#requests.row;
     this.#entry = SLOW;
     return at;
+  }
+
+  /** Takes room back that was reserved and not sent. */
+  #takeBack(): void {
+    // What is in the frame of its request goes on being there.
+    if (this.#frame >= 0 && this.#owner < 0) this.#umem.give(this.#frame);
+    this.#frame = -1;
   }
 
   /** Room that is not in the request's frame. */
@@ -123,6 +135,49 @@ export class FrameAnswers implements Answers {
       done = size & ~3;
     }
     for (; done < size; done++) this.bytes[offset + done] = this.bytes[from + done];
+  }
+
+  reflect(): void {
+    if (this.#frame >= 0) this.#takeBack();
+    // Answers leave in their order.
+    if (this.#count > 0) this.flush();
+    const requests = this.#requests;
+    const { rows, row } = requests;
+    const offset = rows[row + Arrival.offset];
+    const length = rows[row + Arrival.length];
+    if (
+      requests.isFramed && rows[row + Arrival.sum] !== PARTIAL &&
+      this.#transmitter.reflect(
+        this.#bit,
+        offset,
+        length,
+        rows[row + Arrival.source],
+        rows[row + Arrival.destination],
+        rows[row + Arrival.ports],
+        rows[row + Arrival.entry],
+      )
+    ) {
+      requests.spend(row);
+      this.#reflected++;
+      return;
+    }
+    this.#reflectSlowly(offset, length);
+  }
+
+  /** Sends a request back that cannot leave at once, or whose frame has left. */
+  #reflectSlowly(offset: number, length: number): void {
+    const requests = this.#requests;
+    if (requests.isHere) {
+      const { isFramed } = requests;
+      this.#frame = isFramed ? offset - PAYLOAD_AT : offset;
+      this.#owner = requests.row;
+      this.#entry = isFramed ? SLOW : NO_FRAME;
+    } else {
+      offset = this.reserve(length);
+      if (offset < 0) return;
+      this.copy(offset);
+    }
+    this.reply(offset, length);
   }
 
   reply(offset: number, size: number): void {
@@ -187,6 +242,8 @@ export class FrameAnswers implements Answers {
   /** Sends what was answered when a burst is through. Room that was reserved stays the app's. */
   finish(): void {
     this.flush();
+    this.#counters[COUNT.answers] += this.#reflected;
+    this.#reflected = 0;
     if (this.#frame < 0 || this.#owner < 0) return;
     this.#requests.spend(this.#owner);
     this.#owner = -1;

@@ -74,6 +74,11 @@ export class HeaderCache {
     return this.#is(e, destination, source, member) ? e : -1;
   }
 
+  /** Whether the entry at `e`, found for this key earlier, is still there: others may have taken its place. */
+  holds(e: number, destination: number, source: number): boolean {
+    return this.#is(e & MOST_WORDS, destination, source, 0);
+  }
+
   #is(e: number, destination: number, source: number, member: number): boolean {
     const { words } = this;
     return words[e + Entry.destination] === destination && words[e + Entry.source] === source &&

@@ -103,6 +103,46 @@ export function writeHeaders(
   const w = (rows[row + Row.frame] & MOST_BYTES) >>> 2;
   const ports = rows[row + Row.ports];
   const length = rows[row + Row.length] & 0xffff;
+  writePacketHeader(frames, entries, w, e, length);
+
+  // Bytes changed over within each port, then the ports with each other: network order.
+  const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
+  const udpLength = swap16(length + UDP_BYTES);
+  // The length counts twice, in the pseudo header and in the UDP header itself.
+  const sum = (entries[e + Entry.sums] & 0xffff) + 2 * udpLength + halves(swapped) +
+    rows[row + Row.sum];
+  const udpSum = ~fold(sum) & 0xffff;
+  frames[w + 11] = (swapped << 16) | (swapped >>> 16);
+  // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
+  frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
+}
+
+/**
+ * Turns the headers of a received datagram round, whose payload of `length` bytes is in place in the
+ * frame at byte `at` and whose sender's entry is at `e`. Addresses and ports only change places, which
+ * no one's complement sum takes note of: its UDP checksum stays as it is (RFC 1071 §2).
+ */
+export function turnHeaders(
+  frames: Int32Array,
+  entries: Int32Array,
+  at: number,
+  e: number,
+  length: number,
+): void {
+  const w = (at & MOST_BYTES) >>> 2;
+  writePacketHeader(frames, entries, w, e & MOST_WORDS, length & 0xffff);
+  const ports = frames[w + 11];
+  frames[w + 11] = (ports << 16) | (ports >>> 16);
+}
+
+/** Writes what comes before the UDP header of the frame at word `w`. */
+function writePacketHeader(
+  frames: Int32Array,
+  entries: Int32Array,
+  w: number,
+  e: number,
+  length: number,
+): void {
   if (((entries[e + Entry.outcome] >>> 16) & BEGIN_BITS) < UNTAGGED_BEGIN) {
     frames[w] = entries[e + Entry.link];
     frames[w + 1] = entries[e + Entry.link + 1];
@@ -113,20 +153,9 @@ export function writeHeaders(
   frames[w + 5] = entries[e + Entry.link + 5];
 
   const total = swap16(length + PACKET_HEADER_BYTES);
-  const sums = entries[e + Entry.sums];
   frames[w + 6] = VERSION_WORD | (total << 16);
   frames[w + 7] = FRAGMENT_WORD;
-  frames[w + 8] = PROTOCOL_WORD | (~fold((sums >>> 16) + total) << 16);
+  frames[w + 8] = PROTOCOL_WORD | (~fold((entries[e + Entry.sums] >>> 16) + total) << 16);
   frames[w + 9] = entries[e + Entry.sourceBe];
   frames[w + 10] = entries[e + Entry.destinationBe];
-
-  // Bytes changed over within each port, then the ports with each other: network order.
-  const swapped = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
-  const udpLength = swap16(length + UDP_BYTES);
-  // The length counts twice, in the pseudo header and in the UDP header itself.
-  const sum = (sums & 0xffff) + 2 * udpLength + halves(swapped) + rows[row + Row.sum];
-  const udpSum = ~fold(sum) & 0xffff;
-  frames[w + 11] = (swapped << 16) | (swapped >>> 16);
-  // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
-  frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
 }

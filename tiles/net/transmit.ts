@@ -18,7 +18,7 @@ import type { Capture } from "./capture.ts";
 import type { Detour, Origin } from "./detour.ts";
 import type { Dispatch } from "./dispatch.ts";
 import * as layout from "./entry.ts";
-import { LARGEST_PAYLOAD as LARGEST } from "./frame.ts";
+import * as frames from "./frame.ts";
 import type { HeaderCache } from "./header_cache.ts";
 import * as headers from "./headers.ts";
 import * as burst from "./rows.ts";
@@ -27,12 +27,12 @@ import type { Umem } from "./umem.ts";
 import { RING_FULL, type Wire } from "./wire.ts";
 
 // Own constants, see frame.ts.
-const { appBit, Entry, TICK_BITS } = layout;
+const { appBit, Entry, MOST_WORDS, TICK_BITS } = layout;
+const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
 const { copyPayloads, sumPayloads } = headers;
 const { Descriptor } = link;
 const COUNT = NET.index;
-const LARGEST_PAYLOAD = LARGEST;
 
 /** What datagrams are sent with. */
 export interface TransmitterParts {
@@ -111,6 +111,39 @@ export class Transmitter {
     this.#others(app, index, count);
     this.#sender.flush();
     this.#giveBack(count, true);
+  }
+
+  /**
+   * Sends a received datagram back, whose payload is at `offset` of the UMEM and whose UDP checksum
+   * stands, in its own frame and without a word of its payload read. `bit` is the app's, see
+   * `appBit`; `entry` what the checks found for its sender, or negative. False when it cannot leave at
+   * once; nothing has happened then, and `sendFrames` says why.
+   */
+  reflect(
+    bit: number,
+    offset: number,
+    length: number,
+    source: number,
+    destination: number,
+    ports: number,
+    entry: number,
+  ): boolean {
+    const cache = this.#cache;
+    const entries = this.#entries;
+    const e = entry >= 0 && cache.holds(entry, source, destination)
+      ? entry & MOST_WORDS
+      : cache.find(source, destination, 0);
+    if (e < 0) return false;
+    const outcome = entries[e + Entry.outcome];
+    const checked = (cache.tick & TICK_BITS) | bit;
+    // Port 0 is nobody's. That the other one is the app's is what brought the datagram there.
+    if (
+      outcome < 0 || length > (outcome & 0xffff) || (ports >>> 16) === 0 ||
+      (entries[e + Entry.checked] & (TICK_BITS | bit)) !== checked ||
+      !this.#wire.turn(offset - PAYLOAD_AT, e, length)
+    ) return false;
+    this.#counters[COUNT.tx_accepted]++;
+    return true;
   }
 
   /** Frees the frames of rows that the ring had no room for, or of all that were not sent. */

@@ -19,7 +19,7 @@ import type { XdpPort } from "./xdp_port.ts";
 const { BEGIN_BITS, Entry, MOST_WORDS } = layout;
 const { BURST, REFUSED, Row, ROW_SHIFT } = burst;
 const { IP_AT, PACKET_HEADER_BYTES } = frames;
-const { writeHeaders } = headers;
+const { turnHeaders, writeHeaders } = headers;
 
 /** The refusal of those that a ring has no room for. */
 export const RING_FULL = REFUSED - NET.index.tx_drop_ring_full;
@@ -77,6 +77,22 @@ export class Wire {
     }
     if (this.#capture.wanted) this.#show(rows, count);
     return others;
+  }
+
+  /**
+   * Turns a received datagram round by the entry at `e` and queues it, see `turnHeaders`. False when
+   * the ring is full; the frame is then as it was.
+   */
+  turn(at: number, e: number, length: number): boolean {
+    const outcome = this.#entries[(e & MOST_WORDS) + Entry.outcome];
+    const port = this.#ports[outcome >>> 24];
+    if (port.room === 0) return false;
+    turnHeaders(this.#umem.words, this.#entries, at, e, length);
+    const begin = (outcome >>> 16) & BEGIN_BITS;
+    const size = length + IP_AT + PACKET_HEADER_BYTES - begin;
+    port.queue(at + begin, size);
+    if (this.#capture.wanted) this.#capture.sent(this.#umem.bytes, at + begin, size, port.ifindex);
+    return true;
   }
 
   /** Shows the frames that were queued. */

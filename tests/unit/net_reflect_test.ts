@@ -1,0 +1,240 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import fc from "fast-check";
+import { heapView } from "../../ffi/view.ts";
+import type { App } from "../../tiles/app/contract.ts";
+import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { NetSide } from "../../tiles/app/net_side.ts";
+import { makeService } from "../../tiles/app/service.ts";
+import { be, buildFrame, checksum, parseFrame } from "./net_frames.ts";
+import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
+
+const FD = 1007;
+const UDP = 14 + 20;
+const PEER = REQUEST.source;
+const STRANGER = ip("198.18.0.99");
+const PLACES = ["inline", "own tile"] as const;
+type Options = ConstructorParameters<typeof Room>[0];
+
+/** A host whose app does `receive`, and what lets it and the net tile run until both are done. */
+async function serve(
+  place: typeof PLACES[number],
+  receive: App["receive"],
+  options: Options = {},
+): Promise<{ room: Room; run(): void }> {
+  if (place === "inline") {
+    const room = await Room.inline(receive, options);
+    known(room);
+    return { room, run: () => room.turn() };
+  }
+  const room = new Room({ ports: [[7]], ...options });
+  known(room);
+  const { setup } = room.apps[0];
+  const counters = new Float64Array(16);
+  const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
+  const side = new NetSide(join, { counters, wake() {} });
+  const service = await makeService({ default: () => ({ receive }) }, {
+    ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
+    metrics: heapView(METRICS_BYTES),
+  }, { counters, log() {} });
+  const run = () => {
+    room.turn();
+    while (side.take() > 0) {
+      service.receive(side.requests, side.answers);
+      side.finish();
+      room.turn();
+    }
+  };
+  return { room, run };
+}
+
+function known(room: Room): void {
+  room.neighbor(PEER);
+  room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
+  room.neighbor(ip("203.0.113.2"), { ifindex: VLAN });
+  room.turn();
+  room.moved();
+}
+
+const echo: App["receive"] = (requests, out) => {
+  while (requests.next()) out.reflect();
+};
+
+/** `REQUEST` with another UDP checksum. */
+function withChecksum(sum: number): Uint8Array {
+  const frame = buildFrame(REQUEST);
+  frame.set(be(sum, 2), UDP + 6);
+  return frame;
+}
+
+/** What only the pseudo header sums to. */
+function bareSum(): number {
+  const frame = buildFrame(REQUEST);
+  const length = be(8 + REQUEST.payload.length, 2);
+  return 0xffff - checksum([...frame.subarray(UDP - 8, UDP), 0, 17, ...length]);
+}
+
+const ANSWER = {
+  ...{ destinationMac: PEER_MAC, sourceMac: MAC[ETH0], tags: [], payload: REQUEST.payload },
+  ...{ source: REQUEST.destination, destination: PEER, sourcePort: 7, destinationPort: 40_000 },
+};
+
+for (const place of PLACES) {
+  Deno.test(`${place}: a request of any length goes back as it came, first and later`, async () => {
+    const { room, run } = await serve(place, echo);
+    const free = room.freeFrames();
+    for (let length = 0; length <= 1472; length++) {
+      const payload = new Uint8Array(length).map((_, i) => i * 7 + length);
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, payload }));
+      run();
+      assert.deepEqual(room.sent(ETH0), [{ ...ANSWER, payload }]);
+      if (length % 100 === 0) room.pass(100);
+    }
+    run();
+    assert.equal(room.freeFrames(), free);
+    assert.equal(room.moved().tx_frames, 1473);
+  });
+
+  Deno.test(`${place}: padding after a request is not sent back`, async () => {
+    const { room, run } = await serve(place, echo);
+    for (let i = 0; i < 2; i++) {
+      room.xsk.deliver(SLOT.eth0, Uint8Array.from([...buildFrame(REQUEST), 1, 2, 3, 4, 5]));
+      run();
+      assert.deepEqual(room.sent(ETH0), [ANSWER]);
+    }
+  });
+
+  Deno.test(`${place}: tags, and another way back, are what the answer's route says`, async () => {
+    const { room, run } = await serve(place, echo);
+    const tags = [{ protocol: 0x8100, id: 100 }];
+    const [source, destination] = [ip("203.0.113.2"), ip("203.0.113.1")];
+    for (let i = 0; i < 2; i++) {
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, tags, source, destination }));
+      run();
+      const [frame] = room.sent(ETH0);
+      assert.deepEqual([frame.tags, frame.source, frame.destination], [tags, destination, source]);
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, source: ip("198.19.0.2") }));
+      run();
+      assert.deepEqual(room.sent(ETH1), [{
+        ...ANSWER,
+        destination: ip("198.19.0.2"),
+        sourceMac: MAC[ETH1],
+      }]);
+    }
+  });
+
+  Deno.test(`${place}: a UDP checksum that is right goes back right, and none as none`, async () => {
+    for (const partialChecksums of [false, true]) {
+      for (const trustChecksums of [false, true]) {
+        const { room, run } = await serve(place, echo, { partialChecksums, trustChecksums });
+        const answers = (bytes: Uint8Array) => {
+          room.xsk.deliver(SLOT.eth0, bytes);
+          run();
+          return room.xsk.sent(SLOT.eth0).concat(room.xsk.sent(SLOT.eth0Second));
+        };
+        // The first to a peer goes the long way, later ones the short one.
+        for (let i = 0; i < 2; i++) {
+          assert.deepEqual(answers(buildFrame(REQUEST)).map(parseFrame), [ANSWER]);
+        }
+        if (partialChecksums) {
+          assert.deepEqual(answers(withChecksum(bareSum())).map(parseFrame), [ANSWER]);
+        }
+        const [none] = answers(withChecksum(0));
+        if (place === "inline") assert.deepEqual([...none.subarray(UDP + 6, UDP + 8)], [0, 0]);
+        if (!trustChecksums) assert.deepEqual(answers(withChecksum(0xabcd)), []);
+      }
+    }
+  });
+
+  Deno.test(`${place}: whatever an app answers, all of it is right and no frame is lost or doubled`, async () => {
+    const kinds = [
+      "reflect",
+      "reflect",
+      "twice",
+      "reply",
+      "short",
+      "both",
+      "left",
+      "throw",
+      "none",
+    ];
+    const request = fc.record({
+      from: fc.constantFrom("peer", "peer", "peer", "stranger", "tunnel", "kernel", "routed"),
+      size: fc.oneof(fc.nat(60), fc.nat(1472), fc.constantFrom(269, 1473, 2048, 5000)),
+      kind: fc.constantFrom(...kinds),
+    });
+    const step = fc.record({
+      burst: fc.array(request, { maxLength: 6 }),
+      pass: fc.constantFrom(0, 0, 0, 100, 5000),
+      room: fc.constantFrom(Infinity, Infinity, 0, 1),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 12 }), async (steps) => {
+        let acts: string[] = [];
+        const { room, run } = await serve(place, (requests, out) => {
+          while (requests.next()) {
+            const kind = acts[requests.bytes[requests.offset]];
+            if (kind === "none" || kind === "throw") {
+              if (kind === "throw") throw new Error("on purpose");
+              continue;
+            }
+            const { size } = requests;
+            if (kind === "reply" || kind === "both") {
+              const at = out.reserve(size);
+              if (at >= 0) out.copy(at);
+              if (at >= 0) out.reply(at, size);
+            } else if (kind === "short") {
+              const at = out.reserve(1);
+              if (at >= 0) out.bytes[at] = requests.bytes[requests.offset];
+              if (at >= 0) out.reply(at, 1);
+            } else if (kind === "left") out.reserve(size);
+            if (kind !== "reply" && kind !== "short") out.reflect();
+            if (kind === "twice") out.reflect();
+          }
+        });
+        room.xsk.readable.add(FD);
+        const free = room.freeFrames();
+        for (const { burst, pass, room: ring } of steps) {
+          acts = burst.map(({ kind }) => kind);
+          const payloads = burst.map(({ size }, i) => new Uint8Array(size + 1).fill(i));
+          for (const slot of Object.values(SLOT)) room.xsk.rings(slot).room = ring;
+          burst.forEach(({ from }, i) => arrive(room, from, payloads[i]));
+          room.tile.wait(0);
+          run();
+          for (const slot of Object.values(SLOT)) room.xsk.rings(slot).room = Infinity;
+          run();
+          const sent = [...room.sent(ETH0), ...room.sent(ETH1), ...room.udp.sent.splice(0)];
+          for (const { payload, sourcePort, destinationPort } of sent) {
+            assert.deepEqual([sourcePort, destinationPort], [7, 40_000]);
+            const asked = payloads[payload[0]];
+            if (payload.length === 1 && acts[payload[0]] === "short") continue;
+            assert.equal(Buffer.compare(payload, asked), 0, "it came back changed");
+          }
+          if (pass > 0) room.pass(pass);
+        }
+        room.pass(5000);
+        room.tile.wait(0);
+        run();
+        run();
+        const { accepted, accounted } = room.balance();
+        assert.equal(accounted, accepted, "sent + dropped = accepted");
+        assert.equal(room.freeFrames(), free);
+        room.moved();
+        arrive(room, "kernel", new Uint8Array(5000));
+        room.tile.wait(0);
+        run();
+        assert.equal(room.moved().rx_delivered, 1, "large buffers come back, too");
+      }),
+      { numRuns: 300 },
+    );
+  });
+}
+
+/** A request comes in from somewhere. Payloads that no frame holds come by the kernel's socket. */
+function arrive(room: Room, from: string, payload: Uint8Array): void {
+  const source = { stranger: STRANGER, tunnel: ip("192.0.2.9"), routed: ip("198.19.0.2") }[from] ??
+    PEER;
+  if (from === "kernel" || payload.length > 1472) {
+    room.udp.arrive(FD, { ...REQUEST, source, payload });
+  } else room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, source, payload }));
+}
