@@ -7,6 +7,7 @@
 
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
+import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { NETLINK } from "../runtime/counters.ts";
@@ -15,6 +16,7 @@ import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import { Audit } from "./audit.ts";
 import { Changes } from "./changes.ts";
+import { NTF_EXT_LEARNED } from "./constants.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
 import { Freshness } from "./freshness.ts";
@@ -154,7 +156,9 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#changes.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
-    work += this.#tables.turn(now, { asking: this.#outstanding > 0 });
+    work += this.#tables.turn(now, {
+      asking: this.#intakes.some(({ solicitor }) => solicitor.busy),
+    });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
     return work + this.#snapshots.turn() + this.#audit.turn(now);
@@ -229,8 +233,18 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#freshness.setTimes(table);
     const { thresh3: capacity, entries } = table;
     if (capacity === 0 || entries < 0) return;
-    const others = Math.max(0, entries - this.#outstanding);
+    const exempt = entries > capacity / 2 ? this.#exempt() : 0;
+    const others = Math.max(0, entries - exempt - this.#outstanding);
     for (const { solicitor } of this.#intakes) solicitor.setTable({ others, capacity });
+  }
+
+  /** Neighbours that do not count for the kernel's limit (neighbour.c, `exempt_from_gc`), as far as known. */
+  #exempt(): number {
+    let exempt = 0;
+    this.#writer.neighbors.forEach(({ state, flags }) => {
+      if (state === NUD_PERMANENT || (flags & NTF_EXT_LEARNED) !== 0) exempt++;
+    });
+    return exempt;
   }
 
   /** Interfaces have changed: one may have gone for good, a VLAN device may have come. */
