@@ -7,8 +7,8 @@
  */
 
 /** Words of a candidate; its words begin at `candidate * CANDIDATE_WORDS`. Candidate 0: none. */
-export const CANDIDATE_WORDS = 4;
-export const Candidate = {
+const CANDIDATE_WORDS = 4;
+const Candidate = {
   next: 0,
   /** number of its set in the attribute table */
   attributes: 1,

@@ -25,10 +25,8 @@ export { INTERFACE_KINDS, type InterfaceKind } from "./interface_kinds.ts";
 export const IFF_UP = 0x1;
 export const IFF_BROADCAST = 0x2;
 export const IFF_LOOPBACK = 0x8;
-export const IFF_POINTOPOINT = 0x10;
 export const IFF_RUNNING = 0x40;
 export const IFF_NOARP = 0x80;
-export const IFF_MULTICAST = 0x1000;
 export const IFF_LOWER_UP = 0x10000;
 
 /** An interface as RTM_NEWLINK tells it. Mutable, so that a decoder can reuse one. */

@@ -179,26 +179,27 @@ export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
 export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);
 
 /** A table of 2ᵏ slots has two places, so that it can be built anew: all sizes together, 2ᵏ⁺². */
-const INTERFACE_SLOTS_LOG2 = 13;
-const NEIGHBOR_SLOTS_LOG2 = 18;
+function recordTable(
+  shape: Omit<RecordTableShape, "slotsAt" | "recordsAt">,
+): RecordTableShape {
+  const { records, recordWords, slotsLog2 } = shape;
+  const slotsAt = section(4 << (slotsLog2 + 2));
+  return { ...shape, slotsAt, recordsAt: section(records * recordWords * 4) };
+}
 
-export const INTERFACE_TABLE: RecordTableShape = {
+export const INTERFACE_TABLE = recordTable({
   records: INTERFACES * 2,
   recordWords: INTERFACE_WORDS,
-  slotsLog2: INTERFACE_SLOTS_LOG2,
+  slotsLog2: 13,
   publishedAt: Header.interfaceTable,
-  slotsAt: section(4 << (INTERFACE_SLOTS_LOG2 + 2)),
-  recordsAt: section(INTERFACES * 2 * INTERFACE_WORDS * 4),
-};
+});
 
-export const NEIGHBOR_TABLE: RecordTableShape = {
+export const NEIGHBOR_TABLE = recordTable({
   records: NEIGHBORS * 2,
   recordWords: NEIGHBOR_WORDS,
-  slotsLog2: NEIGHBOR_SLOTS_LOG2,
+  slotsLog2: 18,
   publishedAt: Header.neighborTable,
-  slotsAt: section(4 << (NEIGHBOR_SLOTS_LOG2 + 2)),
-  recordsAt: section(NEIGHBORS * 2 * NEIGHBOR_WORDS * 4),
-};
+});
 
 /** Bytes of the whole region. */
 export const NETBASE_BYTES = end;

@@ -33,38 +33,44 @@ export interface WriterOptions {
   readonly neighborSlots?: number;
   /** Seed of the hash tables, random. */
   readonly seed: number;
+  /**
+   * Lets about a millisecond pass, for a writer that takes over and waits for the readers: one in the
+   * middle of a burst may hold what its predecessor had just let go of.
+   */
+  readonly wait?: () => void;
 }
 
 /** Unless the options say otherwise: room for the kernel's usual gc_thresh3. */
 const NEIGHBOR_SLOTS = 4096;
+/** The longest that a reader may be in one burst before a successor gives up joining. */
+const MOST_WAITS = 1000;
 
 /**
  * The one writer. On a region that a predecessor has left it builds anew while readers go on with
- * what is there, and publishes each part when that part's first `endSync()` comes; it must not begin
- * before it is `settled`.
+ * what is there, and publishes each part when that part's first `endSync()` comes.
  */
 export class NetbaseWriter {
+  readonly rib: Rib;
+  readonly interfaces: InterfaceWriter;
+  readonly neighbors: NeighborWriter;
   readonly #header: Uint32Array;
   readonly #limbo: Limbo;
   readonly #fib: FibWriter;
-  readonly #rib: Rib;
-  readonly #interfaces: InterfaceWriter;
-  readonly #neighbors: NeighborWriter;
   readonly #watch: Watch = { watcher: null };
-  /** Since this writer joined: until then readers may hold what a predecessor let go of. */
-  readonly #sinceJoin: Grace;
-  #settled = false;
   /** Whether interfaces or neighbours changed since the last commit. */
   #changed = false;
   /** The FIB's count of stores at the last commit. */
   #stores = 0;
 
-  /** Sets up a fresh region, or joins the one that a predecessor left. RangeError: not a netbase. */
+  /**
+   * Sets up a fresh region, or joins the one that a predecessor left, once every reader has moved on
+   * since. RangeError: not a netbase. Error: a reader does not move on.
+   */
   constructor(view: View, options: WriterOptions) {
     checkRegion(view);
     this.#header = u32(view);
     const joined = this.#header[Header.magic] === NETBASE_MAGIC;
-    this.#sinceJoin = new Grace(joined ? options.readers : []);
+    if (joined) waitForReaders(options);
     const limbo = new Limbo(options.readers);
     const nextHops = new NextHopWriter(view, limbo, joined);
     const barrier = () => fence(this.#header, Header.fence);
@@ -74,36 +80,11 @@ export class NetbaseWriter {
     this.#fib = new FibWriter(view, limbo, joined);
     const { readers } = options;
     const watch = this.#watch;
-    this.#rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers, watch }, joined);
-    this.#interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
-    this.#neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
+    this.rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers, watch }, joined);
+    this.interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
+    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
     this.#header[Header.version] = LAYOUT_VERSION;
     Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
-  }
-
-  /**
-   * Whether every reader has moved on since this writer joined. Until then the parts cannot be had
-   * (Error): a reader in the middle of a burst may hold what a predecessor had just let go of. True at
-   * once on a fresh region; a matter of microseconds while the readers run.
-   */
-  get settled(): boolean {
-    this.#settled ||= this.#sinceJoin.over;
-    return this.#settled;
-  }
-
-  get interfaces(): InterfaceWriter {
-    this.#mustBeSettled();
-    return this.#interfaces;
-  }
-
-  get rib(): Rib {
-    this.#mustBeSettled();
-    return this.#rib;
-  }
-
-  get neighbors(): NeighborWriter {
-    this.#mustBeSettled();
-    return this.#neighbors;
   }
 
   get generation(): number {
@@ -125,7 +106,7 @@ export class NetbaseWriter {
    * default route that moves together with others): commit again soon, there need be no new changes.
    */
   get pending(): boolean {
-    return this.#rib.pending;
+    return this.rib.pending;
   }
 
   /**
@@ -133,8 +114,7 @@ export class NetbaseWriter {
    * difference, and reuses what all readers have let go of. True when generation moved.
    */
   commit(): boolean {
-    this.#mustBeSettled();
-    this.#rib.commit();
+    this.rib.commit();
     const changed = this.#changed || this.#fib.stores !== this.#stores;
     this.#changed = false;
     this.#stores = this.#fib.stores;
@@ -149,12 +129,6 @@ export class NetbaseWriter {
     this.#header[Header.syncTimeLow] = nowMillis % 2 ** 32;
     this.#header[Header.syncTimeHigh] = Math.floor(nowMillis / 2 ** 32);
     Atomics.store(this.#header, Header.syncState, state);
-  }
-
-  #mustBeSettled(): void {
-    if (!this.#settled && !this.settled) {
-      throw new Error("netbase's new writer must wait until readers have let go of the old one's");
-    }
   }
 }
 
@@ -203,6 +177,16 @@ export class NetbaseReader {
   /** Since when, milliseconds since the epoch. */
   get syncTimeMillis(): number {
     return this.#header[Header.syncTimeHigh] * 2 ** 32 + this.#header[Header.syncTimeLow];
+  }
+}
+
+function waitForReaders({ readers, wait }: WriterOptions): void {
+  const grace = new Grace(readers);
+  for (let waited = 0; !grace.over; waited++) {
+    if (waited === MOST_WAITS || wait === undefined) {
+      throw new Error("netbase's new writer must wait until readers have let go of the old one's");
+    }
+    wait();
   }
 }
 

@@ -51,8 +51,6 @@ export interface NetlinkSetup {
 
 /** POLLIN (poll.h). */
 const POLLIN = 1;
-/** The longest that a net tile may be in one burst before this tile gives up joining. */
-const JOIN_MILLIS = 1_000;
 
 /** Makes the tile; returns when netbase holds a first full copy of the kernel's state. */
 export function create(context: TileContext<NetlinkSetup>): Tile {
@@ -92,7 +90,11 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#library = libraries.netlink;
     this.#counters = region.counters;
     this.#followed = new Set(setup.filters.map(({ ifindex }) => ifindex));
-    this.#writer = joinNetbase(setup, this.#library);
+    this.#writer = new NetbaseWriter(setup.netbase, {
+      readers: setup.readers.map(readerOf),
+      seed: crypto.getRandomValues(new Uint32Array(1))[0],
+      wait: () => this.#library.wait(new Int32Array(0), 0, 1),
+    });
     this.#reader = new NetbaseReader(setup.netbase);
     this.#freshness = new Freshness(this.#writer.neighbors, this.#now);
     this.#filters = new Filters(setup.filters, {
@@ -284,18 +286,6 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbor_overflow] = neighbors.full;
     counters[index.solicits_lapped] = this.#intakes.reduce((sum, { lapped }) => sum + lapped, 0);
   }
-}
-
-/** Becomes netbase's writer; after a predecessor, once every net tile has let go of what it had. */
-function joinNetbase(setup: NetlinkSetup, library: NetlinkLibrary): NetbaseWriter {
-  const writer = new NetbaseWriter(setup.netbase, {
-    readers: setup.readers.map(readerOf),
-    seed: crypto.getRandomValues(new Uint32Array(1))[0],
-  });
-  for (let waited = 0; !writer.settled && waited < JOIN_MILLIS; waited++) {
-    library.wait(new Int32Array(0), 0, 1);
-  }
-  return writer;
 }
 
 /** A net tile as a reader of netbase: one that has not begun, or has ended, holds nothing. */
