@@ -85,6 +85,8 @@ export class Mirror implements MessageHandler {
   #burstsUnshown = 0;
   /** The last burst was a full one. */
   #moreWaits = false;
+  /** Events were lost, and what the kernel has left of those before them is not all taken yet. */
+  #draining = false;
   #now = 0;
   #state = -1;
   #eventWatcher: ((message: MessageCursor) => void) | null = null;
@@ -183,8 +185,12 @@ export class Mirror implements MessageHandler {
   turn(now = performance.now()): number {
     this.#now = now;
     const events = this.#readEvents();
-    const read = this.#synchroniser.turn(now);
-    const asked = this.#synchroniser.running ? 0 : this.#question.turn(this.rules.touched);
+    // What is still taken is older than a dump that began now, and what happens meanwhile is lost
+    // without another word: after an overrun the kernel drops all until its queue is empty.
+    const read = this.#draining ? 0 : this.#synchroniser.turn(now);
+    const asked = this.#draining || this.#synchroniser.running
+      ? 0
+      : this.#question.turn(this.rules.touched);
     if (read + asked > 0) this.#unshown = true;
     this.#show();
     return events + read + asked;
@@ -227,11 +233,12 @@ export class Mirror implements MessageHandler {
     const outcome = this.#monitor.receive(this);
     if (outcome === Received.overrun) {
       this.overruns++;
-      this.#moreWaits = true;
+      this.#moreWaits = this.#draining = true;
       this.#synchroniser.lost(this.#now);
       return 1;
     }
     this.#moreWaits = outcome === Received.full;
+    this.#draining &&= this.#moreWaits;
     return this.#monitor.datagrams;
   }
 
