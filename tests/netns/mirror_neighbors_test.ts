@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { NUD_FAILED, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { formatAddress } from "../../tiles/netlink/addresses.ts";
 import {
   addr,
   assertCurrent,
@@ -52,6 +53,24 @@ Deno.test("a neighbour that fails to resolve is not usable, and one that answers
   ip("neigh replace 198.18.0.20 lladdr 02:00:00:00:00:01 dev v0 nud reachable");
   mirrored.settle();
   assert.ok(mirrored.reader.neighbors.lookup(indexOf("v0"), PEER) >= 0);
+});
+
+Deno.test("100,000 permanent neighbours, whom gc_thresh3 does not bound, come and go", () => {
+  twoPairs();
+  using mirrored = new Mirrored().sync();
+  const { size: before } = mirrored.writer.neighbors;
+  // One of them is the broadcast address of another link.
+  const first = addr("198.18.1.0");
+  const many = Array.from({ length: 100_000 }, (_, i) => formatAddress(first + i));
+  ipBatch(many.map((to) => `neigh add ${to} lladdr 02:00:00:00:00:01 dev v0 nud permanent`));
+  mirrored.settle();
+  assert.equal(mirrored.writer.neighbors.size, before + many.length);
+  assertCurrent(mirrored);
+  ipBatch(many.slice(0, -1).map((to) => `neigh del ${to} dev v0`));
+  mirrored.settle();
+  assert.equal(mirrored.writer.neighbors.size, before + 1);
+  assert.ok(mirrored.reader.neighbors.lookup(indexOf("v0"), addr(many.at(-1)!)) >= 0);
+  assertCurrent(mirrored);
 });
 
 Deno.test("proxies, bridge entries, IPv6 and neighbours without a MAC are passed over", () => {

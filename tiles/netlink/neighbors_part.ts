@@ -5,7 +5,7 @@
  * @module
  */
 
-import { NUD_VALID } from "../../netbase/neighbors.ts";
+import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
 import * as nl from "./constants.ts";
@@ -64,9 +64,9 @@ export class NeighborsPart implements MirrorPart {
     if (!decodeNeighbor(message, neighbor)) return null;
     if (this.interfaces?.has(neighbor.ifindex) === false) return null;
     // The kernel's own entries for what goes to everyone: their MACs follow from the address, and
-    // no event tells of them.
+    // no event tells of them. Those that somebody has put in their place have other states.
     const everyone = neighbor.type === RTN_MULTICAST || neighbor.type === RTN_BROADCAST;
-    return everyone ? null : neighbor;
+    return everyone && neighbor.state === NUD_NOARP ? null : neighbor;
   }
 
   beginSync(): void {
