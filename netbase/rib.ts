@@ -165,10 +165,13 @@ export class Rib {
 
   /** Takes away what no `add` or `addFromDump` has named since `beginSync()`; how many. */
   endSync(): number {
-    const before = this.size;
-    if (!this.#candidates.allNamed) this.#forEachList((node, list) => this.#sweep(node, list));
+    const count = this.#candidates.allNamed ? 0 : this.#change((list, candidate) => {
+      if (this.#candidates.isNamed(candidate)) return false;
+      this.#drop(list, candidate);
+      return true;
+    });
     this.#painter.start();
-    return before - this.size;
+    return count;
   }
 
   /**
@@ -305,7 +308,7 @@ export class Rib {
   /** Drops all of equal key but `kept`; whether there were any. */
   #dropEquals(list: number, kept: number): boolean {
     const before = this.size;
-    const { last } = { last: this.#last };
+    const last = this.#last;
     let candidate = this.#first;
     while (candidate !== 0) {
       const next = candidate === last ? 0 : this.#candidates.next(candidate);
@@ -316,43 +319,32 @@ export class Rib {
     return this.size !== before;
   }
 
-  /** Drops a list's candidates that the sync has not named. */
-  #sweep(node: number, list: number): void {
-    for (let candidate = this.#trie.words[list], next = 0; candidate !== 0; candidate = next) {
-      next = this.#candidates.next(candidate);
-      if (this.#candidates.isNamed(candidate)) continue;
-      this.#drop(list, candidate);
-      this.#painter.touch(node);
-    }
-  }
-
-  /** Calls `visit` with each node and list (an index into the trie's words) that has candidates. */
-  #forEachList(visit: (node: number, list: number) => void): void {
+  /** Offers each candidate and its list to `change`, which says whether it did. How many it did. */
+  #change(change: (list: number, candidate: number) => boolean): number {
+    let count = 0;
     for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
-      for (const list of [node * NODE_WORDS + Node.local, node * NODE_WORDS + Node.main]) {
-        if (this.#trie.words[list] !== 0) visit(node, list);
+      for (let word: number = Node.local; word <= Node.main; word++) {
+        const list = node * NODE_WORDS + word;
+        for (let candidate = this.#trie.words[list], next = 0; candidate !== 0; candidate = next) {
+          next = this.#candidates.next(candidate);
+          if (!change(list, candidate)) continue;
+          this.#painter.touch(node);
+          count++;
+        }
       }
     }
+    return count;
   }
 
   /** Gives routes other attributes (0: removes them), by what they have. */
   #rewriteRoutes(changes: ReadonlyMap<number, number>): number {
-    let count = 0;
-    this.#forEachList((node, list) => {
-      let candidate = this.#trie.words[list];
-      while (candidate !== 0) {
-        const next = this.#candidates.next(candidate);
-        const wanted = changes.get(this.#candidates.attributes(candidate));
-        if (wanted !== undefined) {
-          if (wanted === 0) this.#drop(list, candidate);
-          else this.#rewriteOne(list, candidate, wanted);
-          this.#painter.touch(node);
-          count++;
-        }
-        candidate = next;
-      }
+    return this.#change((list, candidate) => {
+      const wanted = changes.get(this.#candidates.attributes(candidate));
+      if (wanted === undefined) return false;
+      if (wanted === 0) this.#drop(list, candidate);
+      else this.#rewriteOne(list, candidate, wanted);
+      return true;
     });
-    return count;
   }
 
   #rewriteOne(list: number, candidate: number, attributes: number): void {

@@ -64,25 +64,17 @@ export class RibView {
   /** The routes that the running sync has not named. */
   *unnamed(): IterableIterator<Route> {
     if (this.#candidates.allNamed) return;
+    const wanted = (candidate: number) => !this.#candidates.isNamed(candidate);
     for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
-      for (
-        let list = node * NODE_WORDS + Node.local;
-        list <= node * NODE_WORDS + Node.main;
-        list++
-      ) {
-        let candidate = this.#trie.words[list];
-        for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
-          if (!this.#candidates.isNamed(candidate)) yield this.route(list, candidate);
-        }
-      }
+      yield* this.#routesAt(node, wanted);
     }
   }
 
-  *#routesAt(node: number): IterableIterator<Route> {
+  *#routesAt(node: number, wanted?: (candidate: number) => boolean): IterableIterator<Route> {
     for (let list = node * NODE_WORDS + Node.local; list <= node * NODE_WORDS + Node.main; list++) {
       let candidate = this.#trie.words[list];
       for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
-        yield this.route(list, candidate);
+        if (wanted?.(candidate) !== false) yield this.route(list, candidate);
       }
     }
   }
