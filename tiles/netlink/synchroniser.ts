@@ -47,9 +47,8 @@ interface Plan {
   readonly part: MirrorPart;
   /** Monotonic milliseconds before which it is not read. */
   due: number;
-  /** When its last read ended, and how long that took. */
-  ended: number;
-  took: number;
+  /** Until when it rests after its last read. */
+  restUntil: number;
   /** Attempts that failed in a row. */
   failed: number;
 }
@@ -78,8 +77,7 @@ export class Synchroniser {
       bit,
       part,
       due: 0,
-      ended: -Infinity,
-      took: 0,
+      restUntil: 0,
       failed: 0,
     }));
     this.#log = log;
@@ -105,9 +103,7 @@ export class Synchroniser {
     const news = parts & ~this.#wanted;
     if (news === 0) return;
     for (const plan of this.#plans) {
-      if ((news & plan.bit) === 0) continue;
-      const rest = Math.min(plan.took * REST, MOST_REST_MILLIS);
-      plan.due = Math.max(now + COALESCE_MILLIS, plan.ended + rest);
+      if ((news & plan.bit) !== 0) plan.due = Math.max(now + COALESCE_MILLIS, plan.restUntil);
     }
     this.#wanted |= news;
   }
@@ -191,8 +187,8 @@ export class Synchroniser {
     this.#applyKept(plan.part, true);
     plan.part.endSync();
     plan.failed = 0;
-    plan.took = performance.now() - this.#startedAt;
-    plan.ended = this.#startedAt + plan.took;
+    const ended = performance.now();
+    plan.restUntil = ended + Math.min((ended - this.#startedAt) * REST, MOST_REST_MILLIS);
     this.#done |= plan.bit;
     this.counts.resyncs++;
   }
