@@ -14,10 +14,7 @@
 
 import type { View } from "../ffi/view.ts";
 import * as layout from "./layout.ts";
-import type { Limbo } from "./rcu.ts";
 import { RecordTableReader } from "./record_table.ts";
-import { RecordTableWriter } from "./record_table_writer.ts";
-import type { Change, Watch } from "./watcher.ts";
 
 // Constants of its own module V8 folds into the code; imported and exported ones it loads at each use.
 const { Neighbor, NEIGHBOR_TABLE } = layout;
@@ -37,9 +34,9 @@ export const NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE |
 
 const USABLE = NUD_VALID;
 /** Bit of the state word: the netlink tile wants a solicit when this neighbour is used. */
-const REFRESH_WANTED = 0x100;
-const STATE_MASK = 0xff;
-const FLAGS_SHIFT = 16;
+export const REFRESH_WANTED = 0x100;
+export const STATE_MASK = 0xff;
+export const FLAGS_SHIFT = 16;
 
 /** A neighbour as RTM_NEWNEIGH tells it. Mutable, so that a decoder can reuse one. */
 export interface NeighborEntry {
@@ -53,143 +50,6 @@ export interface NeighborEntry {
   /** MAC: bytes 0–3 as one little-endian word, and bytes 4–5 likewise. */
   macHead: number;
   macTail: number;
-}
-
-/** The writer's side. */
-export class NeighborWriter {
-  readonly #table: RecordTableWriter;
-  readonly #words: Uint32Array;
-  readonly #changed: () => void;
-  readonly #watch: Watch;
-  #full = 0;
-
-  /** `changed` is called for every change that a packet can see. */
-  constructor(
-    view: View,
-    options: { limbo: Limbo; slots: number; seed: number; changed: () => void; watch: Watch },
-  ) {
-    this.#table = new RecordTableWriter(view, NEIGHBOR_TABLE, options);
-    this.#words = this.#table.words;
-    this.#changed = options.changed;
-    this.#watch = options.watch;
-  }
-
-  /** How many there are. */
-  get size(): number {
-    return this.#table.size;
-  }
-
-  /** How many did not fit, ever. */
-  get full(): number {
-    return this.#full;
-  }
-
-  /**
-   * Adds or changes a neighbour; takes away "refresh wanted". False: it does not fit and is not in
-   * the table (not even as it was), counted in `full`; resync when there may be room again.
-   */
-  set(entry: Readonly<NeighborEntry>): boolean {
-    const record = this.#table.find(entry.ifindex, entry.address);
-    const state = (entry.state & STATE_MASK) | (entry.flags << FLAGS_SHIFT);
-    if (record >= 0 && this.#hasMac(record, entry)) {
-      const before = this.#words[record + Neighbor.state];
-      if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
-      this.#table.mark(record);
-      const isSame = isUsable(before) === isUsable(state);
-      if (!isSame) this.#changed();
-      if ((before & ~REFRESH_WANTED) !== state) this.#tell(isSame ? "aged" : "changed", entry);
-      return true;
-    }
-    if (this.#put(entry, state)) {
-      this.#tell(record >= 0 ? "changed" : "added", entry);
-      return true;
-    }
-    this.#full++;
-    // The MAC it had is known to be wrong: better unresolved than sent to another.
-    this.remove(entry.ifindex, entry.address);
-    return false;
-  }
-
-  /** Takes a neighbour out. False: it is not there. */
-  remove(ifindex: number, address: number): boolean {
-    if (this.#watch.watcher !== null) this.#tellRemoved(this.#table.find(ifindex, address));
-    if (!this.#table.remove(ifindex, address)) return false;
-    this.#changed();
-    return true;
-  }
-
-  /** Removes all neighbours of an interface and returns how many. */
-  removeInterface(ifindex: number): number {
-    const before = this.size;
-    this.#table.forEach((record) => {
-      if (this.#words[record] === ifindex) this.remove(ifindex, this.#words[record + 1]);
-    });
-    return before - this.size;
-  }
-
-  /**
-   * Asks the next net tile that uses this neighbour for a solicit. False: no such neighbour. Moves
-   * `generation`, as a tile that uses a header it has built must see it too.
-   */
-  wantRefresh(ifindex: number, address: number): boolean {
-    const record = this.#table.find(ifindex, address);
-    if (record < 0) return false;
-    const at = record + Neighbor.state;
-    Atomics.store(this.#words, at, this.#words[at] | REFRESH_WANTED);
-    this.#changed();
-    return true;
-  }
-
-  /** Its NUD_* state, 0 when it is not there. */
-  state(ifindex: number, address: number): number {
-    const record = this.#table.find(ifindex, address);
-    return record < 0 ? 0 : this.#words[record + Neighbor.state] & STATE_MASK;
-  }
-
-  /** Begins a mark and sweep: a dump follows. */
-  beginSync(): void {
-    this.#table.beginSync();
-  }
-
-  /** Takes away the neighbours that were not named since `beginSync`, and returns how many. */
-  endSync(): number {
-    const removed = this.#table.endSync((record) => this.#tellRemoved(record));
-    this.#changed();
-    return removed;
-  }
-
-  /** Calls `visit` for each, in no order, with one object that is reused. */
-  forEach(visit: (entry: NeighborEntry) => void): void {
-    const entry = emptyNeighbor();
-    this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
-  }
-
-  #tell(change: Change, entry: Readonly<NeighborEntry>): void {
-    this.#watch.watcher?.neighbor(change, entry);
-  }
-
-  #tellRemoved(record: number): void {
-    if (record < 0 || this.#watch.watcher === null) return;
-    this.#tell("removed", readEntry(this.#words, record, emptyNeighbor()));
-  }
-
-  #hasMac(record: number, entry: NeighborEntry): boolean {
-    return this.#words[record + Neighbor.macHead] === entry.macHead >>> 0 &&
-      this.#words[record + Neighbor.macTail] === entry.macTail >>> 0;
-  }
-
-  #put(entry: NeighborEntry, state: number): boolean {
-    const record = this.#table.allocate();
-    if (record < 0) return false;
-    this.#words[record + Neighbor.ifindex] = entry.ifindex;
-    this.#words[record + Neighbor.address] = entry.address;
-    this.#words[record + Neighbor.macHead] = entry.macHead;
-    this.#words[record + Neighbor.macTail] = entry.macTail;
-    this.#words[record + Neighbor.state] = state;
-    if (!this.#table.put(record)) return false;
-    this.#changed();
-    return true;
-  }
 }
 
 /**
@@ -255,11 +115,8 @@ export function emptyNeighbor(): NeighborEntry {
   return { ifindex: 0, address: 0, state: 0, flags: 0, macHead: 0, macTail: 0 };
 }
 
-function isUsable(stateWord: number): boolean {
-  return (stateWord & NUD_VALID) !== 0;
-}
-
-function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
+/** Fills an entry from a record's words. */
+export function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
   const state = words[record + Neighbor.state];
   into.ifindex = words[record + Neighbor.ifindex];
   into.address = words[record + Neighbor.address];

@@ -8,7 +8,8 @@
  * @module
  */
 
-import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import type { NeighborWriter } from "../../netbase/neighbor_writer.ts";
 import * as nl from "./constants.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 
