@@ -9,6 +9,8 @@ import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
 import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
+import type { TileKind } from "../runtime/tile.ts";
+import type { TileReader } from "../runtime/tile_region.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
 import { explain } from "./explanation.ts";
@@ -17,7 +19,13 @@ import { type Entry, interfaceEntries, neighborEntries } from "../netlink/entrie
 import type { CoveringHead } from "../netlink/snapshots.ts";
 import type { Question, Told } from "./question.ts";
 import type { Monitoring } from "./monitoring.ts";
-import type { WatchedTile } from "./tile.ts";
+
+/** A tile as it is seen from here. */
+export interface WatchedTile {
+  readonly kind: TileKind;
+  readonly name: string;
+  readonly reader: TileReader;
+}
 
 /** What answers are made from. */
 export interface AnswerParts {

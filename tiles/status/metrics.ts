@@ -10,7 +10,7 @@ import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
-import type { WatchedTile } from "./tile.ts";
+import type { WatchedTile } from "./answers.ts";
 
 /** What there is to tell. */
 export interface MetricsParts {

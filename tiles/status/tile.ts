@@ -41,13 +41,6 @@ export interface StatusSetup {
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
-/** A tile as it is seen from here. */
-export interface WatchedTile {
-  readonly kind: TileKind;
-  readonly name: string;
-  readonly reader: TileReader;
-}
-
 const BEAT_MILLIS = 1000;
 
 /** Begins to listen. Throws Deno's errors when an address cannot be had. */
