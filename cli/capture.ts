@@ -10,7 +10,7 @@ import type { Entry } from "../tiles/netlink/entries.ts";
 import type { CapturedFrame } from "../tiles/status/capturing.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 import { command, type Given, wholeNumber } from "./options.ts";
 import { say, write } from "./output.ts";
 import { VERSION } from "./self.ts";
@@ -115,7 +115,6 @@ function create(path: string): Deno.FsFile {
   try {
     return Deno.openSync(path, { write: true, create: true, truncate: true });
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
-    throw new UserError(`cannot write ${path}: ${said}`, Exit.failure);
+    throw new UserError(`cannot write ${path}: ${messageOf(error)}`, Exit.failure);
   }
 }

@@ -6,6 +6,7 @@
  */
 
 import type { Finding } from "./check_findings.ts";
+import { messageOf } from "./errors.ts";
 import { type Match, readRuleset, type Rule, type Ruleset } from "./filter_rules.ts";
 
 /** What AF_XDP is to take. */
@@ -36,11 +37,10 @@ export function checkFilters(ours: Ours): Finding[] {
     }
     return findingsOf(ruleset, ours);
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
     return [{
       verdict: "warn",
       subject: SUBJECT,
-      says: `its rules cannot be read: ${said}`,
+      says: `its rules cannot be read: ${messageOf(error)}`,
       fix: "sudo tegula check",
     }];
   }

@@ -4,12 +4,12 @@
  * @module
  */
 
-import * as native from "../ffi/host.ts";
+import type { Host } from "../ffi/host.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
-import { OUR_PROGRAM, queues } from "./preflight.ts";
+import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {
@@ -36,15 +36,8 @@ const XDP_DRIVERS: ReadonlySet<string> = new Set(
 );
 
 /** Privileges and limits of the host. */
-export function checkHost(host: native.Host, { neighbors }: NetbaseReader): Finding[] {
-  const has = host.capabilities();
-  const missing = [
-    ...native.hasCapability(has, native.CAP_NET_ADMIN) ? [] : ["CAP_NET_ADMIN"],
-    ...native.hasCapability(has, native.CAP_NET_RAW) ? [] : ["CAP_NET_RAW"],
-    ...native.hasCapability(has, native.CAP_BPF) || native.hasCapability(has, native.CAP_SYS_ADMIN)
-      ? []
-      : ["CAP_BPF"],
-  ];
+export function checkHost(host: Host, { neighbors }: NetbaseReader): Finding[] {
+  const missing = missingCapabilities(host, { xdp: true });
   return [
     missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : {
       verdict: "fail",
@@ -53,7 +46,7 @@ export function checkHost(host: native.Host, { neighbors }: NetbaseReader): Find
       fix: "run it as root, or as the service of scripts/install",
     },
     neighborTable(neighbors),
-    bufferLimit(native.hasCapability(has, native.CAP_NET_ADMIN)),
+    bufferLimit(!missing.includes("CAP_NET_ADMIN")),
   ];
 }
 
@@ -107,7 +100,7 @@ export function checkRoutes(notices: readonly string[]): Finding[] {
 
 /** One interface. */
 export function checkInterface(
-  { host, xsk }: { host: native.Host; xsk: Pick<XskSetup, "attached"> },
+  { host, xsk }: { host: Host; xsk: Pick<XskSetup, "attached"> },
   interfaces: InterfaceReader,
   record: number,
 ): Finding[] {
@@ -180,7 +173,7 @@ function attachedProgram(
 
 /** Whether queues and net tiles go together. */
 export function checkQueues(
-  host: native.Host,
+  host: Host,
   { names, netTiles: asked }: { names: readonly string[]; netTiles: number | undefined },
 ): Finding[] {
   const counts = names.map((name) => queues(host, name));
@@ -188,7 +181,7 @@ export function checkQueues(
     queues: counts,
     cores: navigator.hardwareConcurrency,
     apps: 0,
-    ...(asked !== undefined && { netTiles: asked }),
+    netTiles: asked,
   });
   return names.map((name, i): Finding => {
     const count = counts[i];

@@ -7,7 +7,7 @@
 
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { findControl } from "./control_place.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 import { lineBatches } from "./lines.ts";
 
 /** The options by which a command asks a running appliance. */
@@ -41,11 +41,10 @@ export class Control {
     try {
       return new Control(await Deno.connect({ transport: "unix", path }), path);
     } catch (error) {
-      const said = error instanceof Error ? error.message : String(error);
       const [next, status] = error instanceof Deno.errors.PermissionDenied
         ? ["ask as root, its user or its group", Exit.privilege]
         : ["none runs there; its line 'ready: …' names its socket", Exit.usage];
-      throw new UserError(`cannot ask the tegula at ${path}: ${said}; ${next}`, status);
+      throw new UserError(`cannot ask the tegula at ${path}: ${messageOf(error)}; ${next}`, status);
     }
   }
 

@@ -17,6 +17,11 @@ export const Exit = {
   system: 7,
 } as const;
 
+/** What something that was thrown says. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** One clear sentence for the operator, and the exit status that goes with it. */
 export class UserError extends Error {
   override readonly name = "UserError";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
+import { formatAddress } from "../tiles/netlink/addresses.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
 import {
   explain as explainFlow,
@@ -12,8 +12,8 @@ import {
   type Flow,
 } from "../tiles/status/explanation.ts";
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
-import { Exit, UserError } from "./errors.ts";
-import { command, type Given, wholeNumber } from "./options.ts";
+import { Exit } from "./errors.ts";
+import { address, command, type Given, wholeNumber } from "./options.ts";
 import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
 
@@ -47,8 +47,8 @@ export const explain = command(
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const flow = {
-    destination: addressOf(positionals[0], "the address to explain"),
-    source: values.source === undefined ? 0 : addressOf(values.source, "--source"),
+    destination: address(positionals[0], "the address to explain"),
+    source: values.source === undefined ? 0 : address(values.source, "--source"),
     sourcePort: portOf(values.sport, "sport"),
     destinationPort: portOf(values.dport, "dport"),
   };
@@ -87,13 +87,6 @@ async function askRunning(control: Control, flow: Flow): Promise<Explanation> {
     dport: flow.destinationPort,
   });
   return answer as unknown as Explanation;
-}
-
-function addressOf(text: string | undefined, what: string): number {
-  const address = parseAddress(text ?? "");
-  if (address >= 0) return address;
-  const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
-  throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
 }
 
 function portOf(text: string, option: string): number {

@@ -10,7 +10,7 @@ import { openRegions, type Regions } from "../ffi/region.ts";
 import { openTile, type TileLibrary } from "../ffi/tile.ts";
 import { openUdpSetup, type UdpSetup } from "../ffi/udp.ts";
 import { openXsk, openXskSetup, type Xsk, type XskSetup } from "../ffi/xsk.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** What main has open. */
 export interface MainLibraries {
@@ -36,9 +36,8 @@ export function openLibraries(): MainLibraries {
       tile: openTile(libraryPath("tile")),
     };
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
     throw new UserError(
-      `a native part cannot be loaded: ${said}; build it with 'deno task build'`,
+      `a native part cannot be loaded: ${messageOf(error)}; build it with 'deno task build'`,
       Exit.system,
     );
   }

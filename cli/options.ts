@@ -6,6 +6,7 @@
  */
 
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { Exit, UserError } from "./errors.ts";
 import { say } from "./output.ts";
 
@@ -71,6 +72,14 @@ export function oneOf<const T extends string>(
     `--${option} takes ${allowed.join(", ")}, not '${value}'`,
     Exit.usage,
   );
+}
+
+/** An argument that must be an IPv4 address, `what`; in host order. */
+export function address(text: string | undefined, what: string): number {
+  const found = parseAddress(text ?? "");
+  if (found >= 0) return found;
+  const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
+  throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
 }
 
 /** An option that must be a whole number from `least` to `most`. */

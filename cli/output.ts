@@ -5,7 +5,7 @@
  * @module
  */
 
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** Prints a text and a line's end. See `write`. */
 export function say(text: string): void {
@@ -27,7 +27,6 @@ export function write(
     for (let at = 0; at < bytes.length;) at += to.writeSync(bytes.subarray(at));
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) Deno.exit(Exit.ok);
-    const said = error instanceof Error ? error.message : String(error);
-    throw new UserError(`cannot write ${name}: ${said}`, Exit.failure);
+    throw new UserError(`cannot write ${name}: ${messageOf(error)}`, Exit.failure);
   }
 }

@@ -24,16 +24,9 @@ type Log = (line: string) => void;
  * Drivers whose frames may have come from this host or a guest of it, and then carry a partial UDP
  * checksum; loopback has no driver. Bridge, macvlan and the like hand on what came in below.
  */
-const PARTIAL_CHECKSUM_DRIVERS = [
+const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
   "",
-  "veth",
-  "virtio_net",
-  "tun",
-  "bridge",
-  "macvlan",
-  "bonding",
-  "team",
-  "openvswitch",
+  ..."veth virtio_net tun bridge macvlan bonding team openvswitch".split(" "),
 ];
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
@@ -42,21 +35,27 @@ const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */
 const FIRST_UNPRIVILEGED_PORT = 1024;
 
-/** Refuses to start without the capabilities that `config` needs, naming them. */
-export function checkPrivileges(host: Host, config: RunConfig): void {
+/** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
+export function missingCapabilities(
+  host: Host,
+  { xdp = false, lowPorts = false }: { xdp?: boolean; lowPorts?: boolean },
+): string[] {
   const has = host.capabilities();
-  const missing: string[] = [];
-  const need = (name: string, ...anyOf: number[]) => {
-    if (!anyOf.some((capability) => native.hasCapability(has, capability))) missing.push(name);
-  };
-  if (config.provider !== "socket") {
-    need("CAP_NET_ADMIN", native.CAP_NET_ADMIN);
-    need("CAP_NET_RAW", native.CAP_NET_RAW);
-    need("CAP_BPF", native.CAP_BPF, native.CAP_SYS_ADMIN);
-  }
-  if (config.listen.some(({ port }) => port < FIRST_UNPRIVILEGED_PORT)) {
-    need("CAP_NET_BIND_SERVICE", native.CAP_NET_BIND_SERVICE);
-  }
+  const lacks = (...anyOf: number[]) => !anyOf.some((each) => native.hasCapability(has, each));
+  return [
+    ...xdp && lacks(native.CAP_NET_ADMIN) ? ["CAP_NET_ADMIN"] : [],
+    ...xdp && lacks(native.CAP_NET_RAW) ? ["CAP_NET_RAW"] : [],
+    ...xdp && lacks(native.CAP_BPF, native.CAP_SYS_ADMIN) ? ["CAP_BPF"] : [],
+    ...lowPorts && lacks(native.CAP_NET_BIND_SERVICE) ? ["CAP_NET_BIND_SERVICE"] : [],
+  ];
+}
+
+/** Refuses to start without the capabilities that a configuration needs, naming them. */
+export function checkPrivileges(host: Host, { provider, listen }: RunConfig): void {
+  const missing = missingCapabilities(host, {
+    xdp: provider !== "socket",
+    lowPorts: listen.some(({ port }) => port < FIRST_UNPRIVILEGED_PORT),
+  });
   if (missing.length === 0) return;
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +

@@ -13,7 +13,7 @@ import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
 import { hopText, keywords } from "../tiles/status/entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { command, type Given } from "./options.ts";
+import { address, command, type Given } from "./options.ts";
 import { say } from "./output.ts";
 import { takeSnapshot } from "./snapshot.ts";
 
@@ -56,8 +56,8 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     const what = verb === undefined ? "route what?" : `cannot route '${verb}':`;
     throw new UserError(`${what} get ADDRESS`, Exit.usage);
   }
-  if (destination !== "-") checkAddress(destination, "the address to route to");
-  if (values.source !== undefined) checkAddress(values.source, "--source");
+  if (destination !== "-") address(destination, "the address to route to");
+  if (values.source !== undefined) address(values.source, "--source");
   const live = values.live || values.control !== undefined;
   const answerer = live
     ? askRunning(await Control.connect(values.control), values.source)
@@ -66,12 +66,6 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   const [entry] = await answerer([destination]);
   say(values.json ? JSON.stringify(entry) : decisionText(entry));
   return Exit.ok;
-}
-
-function checkAddress(text: string | undefined, what: string): void {
-  if (text !== undefined && parseAddress(text) >= 0) return;
-  const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
-  throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
 }
 
 function askMirror(source: string | undefined): Answerer {

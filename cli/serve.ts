@@ -15,7 +15,7 @@ import { StartError } from "../tiles/runtime/supervisor.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { RingWatch } from "./watch.ts";
@@ -106,8 +106,7 @@ async function startStatus(appliance: Appliance): Promise<void> {
   try {
     await appliance.startStatus();
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
-    throw new UserError(`${said}; see --control and --metrics`, Exit.port);
+    throw new UserError(`${messageOf(error)}; see --control and --metrics`, Exit.port);
   }
 }
 

@@ -12,7 +12,7 @@ import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** The kernel's state as mirrored. */
 export interface Snapshot {
@@ -61,9 +61,8 @@ function openLibrary(): NetlinkLibrary {
   try {
     return openNetlink(path);
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
     throw new UserError(
-      `cannot load ${path}: ${why}; build it with 'deno task build'`,
+      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
       Exit.system,
     );
   }
