@@ -61,6 +61,20 @@ Deno.test("an overrun in the middle of a resync begins everything anew", () => {
   assert.ok(mirrored.mirror.overruns > 0);
 });
 
+Deno.test("what was read anew after an overrun is not undone by events from before it", () => {
+  twoPairs();
+  using mirrored = new Mirrored({ receiveBuffer: 8 << 20 }).sync();
+  for (let round = 1; round <= 2; round++) {
+    // In one of two rounds the last event that there is room for is an addition.
+    const again = (prefix: string) => `route add ${prefix} via 198.18.0.9\nroute del ${prefix}`;
+    const first = round === 1 ? [] : ["route add 203.0.113.0/24 via 198.18.0.9"];
+    ipBatch([...first, ...prefixes(20_000, again)]);
+    mirrored.settle();
+    assert.ok(mirrored.mirror.overruns >= round);
+    assertCurrent(mirrored, `round ${round}`);
+  }
+});
+
 Deno.test("a dump that the kernel says was interrupted is dropped and made again", () => {
   twoPairs();
   ipBatch(Array.from({ length: 6000 }, (_, i) => `nexthop add id ${i + 1} via 198.18.0.7 dev v0`));
