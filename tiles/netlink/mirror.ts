@@ -155,7 +155,6 @@ export class Mirror implements MessageHandler {
     return [this.#monitor.fd, this.dumper.fd];
   }
 
-  /** Dumps begun, interrupted ones, and parts read anew. */
   get syncCounts(): Synchroniser["counts"] {
     return this.#synchroniser.counts;
   }

@@ -31,13 +31,6 @@ const MOST_RETRY_MILLIS = 1_000;
 /** Attempts in a row that fail before it is worth a line in the log. */
 const ATTEMPTS_TO_TELL = 8;
 
-/** What is counted, in the mirror's counters. */
-export interface SyncCounts {
-  dumps: number;
-  interrupted: number;
-  resyncs: number;
-}
-
 /** A part and its bit. */
 export type PartEntry = readonly [number, MirrorPart];
 
@@ -55,7 +48,8 @@ interface Plan {
 
 /** Reads parts anew. */
 export class Synchroniser {
-  readonly counts: SyncCounts = { dumps: 0, interrupted: 0, resyncs: 0 };
+  /** In the mirror's counters: dumps begun, interrupted ones, and parts read anew. */
+  readonly counts = { dumps: 0, interrupted: 0, resyncs: 0 };
   readonly #dumper: Dumper;
   readonly #plans: readonly Plan[];
   readonly #events = new EventLog();
@@ -73,13 +67,7 @@ export class Synchroniser {
     { parts, log }: { parts: readonly PartEntry[]; log(line: string): void },
   ) {
     this.#dumper = dumper;
-    this.#plans = parts.map(([bit, part]) => ({
-      bit,
-      part,
-      due: 0,
-      restUntil: 0,
-      failed: 0,
-    }));
+    this.#plans = parts.map(([bit, part]) => ({ bit, part, due: 0, restUntil: 0, failed: 0 }));
     this.#log = log;
   }
 
