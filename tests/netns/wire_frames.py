@@ -316,7 +316,7 @@ class Wire:
         self.answers[PROBE_PORT].clear()
         self.socket.send(bytes(ether() / ip() / udp(sport=PROBE_PORT) / Raw(text)))
         self.collect(PROBE_PORT, 1)
-        return [wrong(packet, text) for packet in self.answers[PROBE_PORT]] == [None]
+        return [wrong(packet, (text, False)) for packet in self.answers[PROBE_PORT]] == [None]
 
     def run(self, sendings):
         self.answers[SOURCE_PORT].clear()
@@ -325,7 +325,7 @@ class Wire:
             for frame in frames:
                 self.socket.send(frame)
             if payload is not None:
-                wanted.append(payload)
+                wanted.append((payload, unsummed(frames[0])))
             if number % BATCH == 0 or number == len(sendings):
                 probes += 1
                 if not self.probe():
@@ -340,8 +340,15 @@ class Wire:
         return {**said, "mistakes": mistakes[:3]}
 
 
-def wrong(packet, payload):
-    """What is wrong with an answer, by scapy's own idea of a right one; None: nothing."""
+def unsummed(frame):
+    packet = Ether(frame)
+    return UDP in packet and packet[UDP].chksum == 0
+
+
+def wrong(packet, asked):
+    """What is wrong with an answer, by scapy's own idea of a right one; None: nothing. What came
+    without a UDP checksum may go back without."""
+    payload, may_lack_sum = asked
     size = packet[UDP].len - 8
     if bytes(packet[UDP].payload)[:size] != payload:
         return f"another payload: {packet.summary()}"
@@ -350,6 +357,8 @@ def wrong(packet, payload):
     right = Ether(bytes(packet))
     for layer, field in ((IP, "chksum"), (IP, "len"), (IP, "ihl"), (UDP, "chksum"), (UDP, "len")):
         right[layer].delfieldval(field)
+    if may_lack_sum and packet[UDP].chksum == 0:
+        right[UDP].chksum = 0
     if bytes(right) != bytes(packet):
         return f"lengths or checksums: {packet.summary()}"
     return None

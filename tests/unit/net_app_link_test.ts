@@ -3,7 +3,9 @@ import fc from "fast-check";
 import { heapView, u32 } from "../../ffi/view.ts";
 import { AppLink } from "../../tiles/net/app_link.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
+import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
+import { makeRows, NO_FRAME, Row } from "../../tiles/net/rows.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import {
   appLinkBytes,
@@ -166,12 +168,59 @@ Deno.test("whatever an app writes into its cursors, no frame comes back twice or
   }));
 });
 
+Deno.test("what an app has passed comes back when the answers it gave before that were taken", () => {
+  const { net, app, umem, link } = room();
+  const reader = new LinkConsumer(app, net, SHAPE);
+  const producer = new LinkProducer(app, net, SHAPE);
+  const answer = () => {
+    producer.push();
+    producer.publish();
+  };
+  for (let i = 0; i < SHAPE.depth; i++) push(link, umem.takeFrame());
+  link.publish();
+  answer();
+  answer();
+  reader.release(SHAPE.depth);
+  assert.equal(link.reclaim(), 0, "one of them could send a request back");
+  assert.equal(push(link, umem.takeFrame()), false, "what is not back keeps its place");
+  link.release(1);
+  answer();
+  assert.equal(link.reclaim(), 0);
+  link.release(1);
+  assert.equal(link.reclaim(), SHAPE.depth, "the third was given after that");
+});
+
+Deno.test("a request that is sent back is the answer's, once, and does not come back", () => {
+  const { net, app, umem, link } = room();
+  const reader = new LinkConsumer(app, net, SHAPE);
+  const [rows, frame, large] = [makeRows(), umem.takeFrame(), umem.takeLarge()];
+  link.largeOut = 1;
+  link.pushOne(frame + 320, 10, 1, 2, (3 << 16) | 7, 4, 5, 6);
+  link.pushOne(large, 5000, 1, 2, (3 << 16) | 7, 4, 5, 6);
+  link.publish();
+  for (const place of [2, 7, 8, 0xffffffff]) {
+    assert.equal(link.takeRequest(place, rows, 0), false, `nothing is out at ${place}`);
+  }
+  assert.ok(link.takeRequest(0, rows, 0));
+  assert.deepEqual([...rows.subarray(0, 5)], [frame + 320, 10, 2, 1, (7 << 16) | 3]);
+  assert.equal(rows[Row.frame], frame + 320 - PAYLOAD_AT);
+  assert.ok(link.takeRequest(1, rows, 0));
+  assert.deepEqual([rows[Row.entry], rows[Row.frame]], [NO_FRAME, large]);
+  assert.equal(link.largeOut, 0);
+  assert.equal(link.takeRequest(0, rows, 0), false, "it is not there any more");
+  reader.release(2);
+  assert.equal(link.reclaim(), 2);
+  assert.deepEqual([umem.freeFrames, umem.freeLarge], [15, 3]);
+  assert.equal(link.takeRequest(1, rows, 0), false);
+});
+
 Deno.test("cursors that cannot be true are counted", () => {
   const { app, umem, link } = room();
   const words = u32(app);
   words[0] = 1000;
   assert.equal(link.answers.available(), 0);
   assert.equal(link.corrupt, 1);
+  words[0] = 0;
   push(link, umem.takeFrame());
   link.publish();
   words[16] = 77;

@@ -21,10 +21,13 @@ import { APP, readCounters } from "../runtime/counters.ts";
 import {
   appLinkBytes,
   Descriptor,
+  DESCRIPTOR_WORDS,
   LinkConsumer,
   LinkProducer,
+  linkWords,
   netLinkBytes,
   payloadRing,
+  REFLECTED,
 } from "../runtime/link.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
 import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
@@ -162,6 +165,7 @@ export class AppHarness {
     const sent = Array.from({ length: count }, (_, i) => {
       const slot = this.#answers.slot(i);
       const offset = words[slot + Descriptor.offset];
+      if (words[slot + Descriptor.length] === REFLECTED) return this.#reflected(offset);
       return {
         payload: new Uint8Array(
           this.#ring.subarray(offset, offset + words[slot + Descriptor.length]),
@@ -174,5 +178,20 @@ export class AppHarness {
     });
     this.#answers.release(count);
     return sent;
+  }
+
+  /** The request of descriptor `place`, as it goes back. */
+  #reflected(place: number): Answered {
+    const { words } = this.#requests;
+    const slot = linkWords(SHAPE).base + place * DESCRIPTOR_WORDS;
+    const offset = words[slot + Descriptor.offset];
+    const ports = words[slot + Descriptor.ports];
+    return {
+      payload: u8(this.#umem).slice(offset, offset + words[slot + Descriptor.length]),
+      address: words[slot + Descriptor.source],
+      port: ports >>> 16,
+      sourceAddress: words[slot + Descriptor.destination],
+      sourcePort: ports & 0xffff,
+    };
   }
 }

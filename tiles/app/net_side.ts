@@ -21,7 +21,7 @@ import type { Answers, Destination } from "./contract.ts";
 import { Requests } from "./requests.ts";
 
 // Own constants, as in requests.ts.
-const { Descriptor } = link;
+const { Descriptor, REFLECTED } = link;
 const COUNT = APP.index;
 
 /** One net tile, as an app tile is joined to it. */
@@ -58,6 +58,8 @@ class Replies implements Answers {
   /** Where the link stood when this side joined: what is older was sent by who ran here before. */
   readonly #joined: number;
   #head = 0;
+  /** Which request was sent back last: its frame leaves, and cannot do that twice. */
+  #reflected = -1;
 
   constructor(
     join: NetJoin,
@@ -124,7 +126,12 @@ class Replies implements Answers {
   }
 
   reflect(): void {
-    const { size } = this.#requests;
+    const { place, size } = this.#requests;
+    if (place !== this.#reflected) {
+      this.#reflected = place;
+      this.#push(this.#link.slot(), place, REFLECTED, 0);
+      return;
+    }
     const at = this.reserve(size);
     if (at < 0) return;
     this.copy(at);
@@ -150,7 +157,8 @@ class Replies implements Answers {
     this.#push(slot, offset, size);
   }
 
-  #push(slot: number, offset: number, size: number): void {
+  /** Takes the descriptor at `slot` into the burst, and `taken` bytes of the ring. */
+  #push(slot: number, offset: number, size: number, taken = size): void {
     if (this.#link.free === 0) {
       this.#counters[COUNT.answer_no_room]++;
       return;
@@ -160,7 +168,7 @@ class Replies implements Answers {
     words[slot + Descriptor.length] = size;
     words[slot + Descriptor.interface] = 0;
     this.#starts[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
-    this.#head = (this.#head + ((size + 7) & ~7)) >>> 0;
+    this.#head = (this.#head + ((taken + 7) & ~7)) >>> 0;
     this.#link.push();
     this.#counters[COUNT.answers]++;
   }

@@ -85,6 +85,10 @@ export class Requests implements Datagrams {
     const low = this.#descriptors[this.#at + Descriptor.timeLow];
     return this.#descriptors[this.#at + Descriptor.timeHigh] * 2 ** 32 + low;
   }
+  /** Which descriptor of the link it is. */
+  get place(): number {
+    return ((this.#at - this.#base) / DESCRIPTOR_WORDS) | 0;
+  }
   /** Both ports: source << 16 | destination. */
   get ports(): number {
     return this.#descriptors[this.#at + Descriptor.ports];

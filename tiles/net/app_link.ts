@@ -19,14 +19,19 @@ import {
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import * as arrival from "./arrivals.ts";
+import type { Origin } from "./detour.ts";
 import * as layout from "./entry.ts";
+import * as frames from "./frame.ts";
 import type { HeaderCache } from "./header_cache.ts";
 import { Heard } from "./heard.ts";
+import * as burst from "./rows.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
 const { Descriptor } = link;
-const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
+const { PAYLOAD_AT } = frames;
+const { NO_FRAME, Row, SLOW } = burst;
 const { appBit, Entry, SHARED_BIT, TICK_BITS } = layout;
 const LINK_FULL = NET.index.app_link_full;
 
@@ -124,6 +129,16 @@ export interface AppLinkParts {
   wake(eventfd: number): void;
 }
 
+/** What is known of a request that is out, log2 of its words, and their offsets. */
+const OUT_SHIFT = 2;
+const Out = {
+  /** Of its payload; -1: its frame was sent back. */
+  offset: 0,
+  /** As in `Arrival`. */
+  entry: 1,
+  sum: 2,
+} as const;
+
 /** The net tile's ends of both links of one app. */
 export class AppLink implements arrival.Recipient {
   readonly name: string;
@@ -133,13 +148,21 @@ export class AppLink implements arrival.Recipient {
   readonly payloads: DataView;
   readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
   readonly peers: Peers;
+  /** Where requests come from that are sent back as they came. */
+  readonly received: Origin;
   largeOut = 0;
   readonly #requests: LinkProducer;
   readonly #umem: Umem;
   readonly #waker: Waker;
-  /** For each descriptor of the link the offset of its payload: the link's own copy, which is out. */
+  /** For each descriptor of the link what is out, `Out` words. */
   readonly #out: Int32Array;
   #reclaimed: number;
+  /**
+   * How far the app was when it was last looked at, and how many of the answers that it had given by
+   * then are not taken yet: one of them may send back what it has passed.
+   */
+  #passed: number;
+  #untaken = 0;
 
   constructor(setup: AppSetup, { umem, cache, index, wake }: AppLinkParts) {
     const { net, app, shape } = setup;
@@ -154,13 +177,14 @@ export class AppLink implements arrival.Recipient {
     this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
     this.payloadBytes = u8(ring);
     this.peers = new Peers(setup, { cache, index });
+    this.received = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.peers };
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
-    this.#out = new Int32Array(shape.depth);
-    this.#reclaimed = this.#requests.pushed;
+    this.#out = new Int32Array(shape.depth << OUT_SHIFT);
+    this.#reclaimed = this.#passed = this.#requests.pushed;
   }
 
-  /** Descriptors that the app has not passed yet. */
+  /** Descriptors whose frames were not taken back yet. */
   get outstanding(): number {
     return (this.#requests.pushed - this.#reclaimed) >>> 0;
   }
@@ -170,22 +194,81 @@ export class AppLink implements arrival.Recipient {
     return this.answers.corrupt + this.#requests.corrupt;
   }
 
-  /** Takes back what the app's cursor has passed, and returns how many frames and buffers. */
+  /**
+   * Takes back what the app's cursor has passed, and returns how many requests that was. An app gives
+   * its answers before it passes the requests to them, so what it has passed is free when the answers
+   * that there are after that have been taken.
+   */
   reclaim(): number {
     const requests = this.#requests;
     if (this.#reclaimed === requests.pushed) return 0;
+    // One that takes answers back, which it cannot, is not waited for.
+    if (this.#untaken > 0 && this.answers.available() > 0) return 0;
+    let count = this.#takeBack();
     requests.refresh();
-    const count = (requests.passed - this.#reclaimed) >>> 0;
+    this.#passed = requests.passed;
+    this.#untaken = this.answers.available();
+    if (this.#untaken === 0) count += this.#takeBack();
+    return count;
+  }
+
+  #takeBack(): number {
+    const requests = this.#requests;
+    const count = (this.#passed - this.#reclaimed) >>> 0;
     // A link that starts anew has its cursor one depth behind: nothing is out then.
     if (count > requests.depth) return 0;
     const mask = requests.depth - 1;
     for (let i = 0; i < count; i++) {
-      const offset = this.#out[(this.#reclaimed + i) & mask];
-      if (this.#umem.isLarge(offset)) this.largeOut--;
-      this.#umem.give(offset);
+      const out = ((this.#reclaimed + i) & mask) << OUT_SHIFT;
+      this.#giveBack(this.#out[out + Out.offset]);
     }
-    this.#reclaimed = (this.#reclaimed + count) >>> 0;
+    this.#reclaimed = (this.#reclaimed + count) | 0;
     return count;
+  }
+
+  #giveBack(offset: number): void {
+    if (offset < 0) return;
+    if (this.#umem.isLarge(offset)) this.largeOut--;
+    this.#umem.give(offset);
+  }
+
+  /** Passes `count` answers. */
+  release(count: number): void {
+    this.answers.release(count);
+    this.#untaken = Math.max(0, this.#untaken - count);
+  }
+
+  /**
+   * Makes the row at word `row` of `rows` an answer out of the request of descriptor `place`, as it
+   * came; its frame or buffer belongs to the row then. `Row.entry` is what the checks found, SLOW, or
+   * NO_FRAME; `Row.sum` as in `Arrival`. False when the app has no such request, or sent it back
+   * before. All but `place` is the net tile's own knowledge.
+   */
+  takeRequest(place: number, rows: Int32Array, row: number): boolean {
+    const requests = this.#requests;
+    const mask = requests.depth - 1;
+    if (place > mask || ((place - this.#reclaimed) & mask) >= this.outstanding) return false;
+    const out = this.#out;
+    const at = place << OUT_SHIFT;
+    const offset = out[at + Out.offset];
+    if (offset < 0) return false;
+    out[at + Out.offset] = -1;
+    const umem = this.#umem;
+    const isLarge = umem.isLarge(offset);
+    if (isLarge) this.largeOut--;
+    const isFramed = !isLarge && offset - umem.frameAt(offset) >= PAYLOAD_AT;
+    const { words } = requests;
+    const from = requests.slotAt(place);
+    const ports = words[from + Descriptor.ports];
+    rows[row + Row.offset] = offset;
+    rows[row + Row.length] = words[from + Descriptor.length];
+    rows[row + Row.source] = words[from + Descriptor.destination];
+    rows[row + Row.destination] = words[from + Descriptor.source];
+    rows[row + Row.ports] = (ports << 16) | (ports >>> 16);
+    rows[row + Row.entry] = isFramed ? out[at + Out.entry] : NO_FRAME;
+    rows[row + Row.frame] = isFramed ? offset - PAYLOAD_AT : offset;
+    rows[row + Row.sum] = out[at + Out.sum];
+    return true;
   }
 
   /** As `Recipient` says. The app sees them after `publish`. */
@@ -202,7 +285,7 @@ export class AppLink implements arrival.Recipient {
     for (; i < count; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       if (rows[row + Arrival.app] !== app) break;
-      if (requests.free === 0) {
+      if (((requests.pushed - this.#reclaimed) | 0) === requests.depth) {
         rows[row + Arrival.app] = -LINK_FULL;
         break;
       }
@@ -217,9 +300,13 @@ export class AppLink implements arrival.Recipient {
       words[at + Descriptor.interface] = rows[row + Arrival.interface];
       words[at + Descriptor.timeLow] = timeLow;
       words[at + Descriptor.timeHigh] = timeHigh;
-      out[requests.pushed & (requests.depth - 1)] = offset;
+      const entry = rows[row + Arrival.entry];
+      const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
+      out[own + Out.offset] = offset;
+      out[own + Out.entry] = entry;
+      out[own + Out.sum] = rows[row + Arrival.sum];
       requests.push();
-      peers.hear(source, rows[row + Arrival.entry]);
+      peers.hear(source, entry);
     }
     return i;
   }
@@ -236,7 +323,7 @@ export class AppLink implements arrival.Recipient {
     timeHigh: number,
   ): boolean {
     const requests = this.#requests;
-    if (requests.free === 0) return false;
+    if (this.outstanding === requests.depth) return false;
     const words = requests.words;
     const at = requests.slot();
     words[at + Descriptor.offset] = offset;
@@ -247,7 +334,10 @@ export class AppLink implements arrival.Recipient {
     words[at + Descriptor.interface] = ifindex;
     words[at + Descriptor.timeLow] = timeLow;
     words[at + Descriptor.timeHigh] = timeHigh;
-    this.#out[requests.pushed & (requests.depth - 1)] = offset;
+    const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
+    this.#out[own + Out.offset] = offset;
+    this.#out[own + Out.entry] = SLOW;
+    this.#out[own + Out.sum] = PARTIAL;
     this.peers.hear(source, -1);
     requests.push();
     return true;

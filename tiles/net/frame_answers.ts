@@ -153,7 +153,7 @@ export class FrameAnswers implements Answers {
         length,
         rows[row + Arrival.source],
         rows[row + Arrival.destination],
-        rows[row + Arrival.ports],
+        rows[row + Arrival.ports] >>> 16,
         rows[row + Arrival.entry],
       )
     ) {

@@ -14,6 +14,7 @@ import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import type { AppLink } from "./app_link.ts";
+import * as arrival from "./arrivals.ts";
 import type { Capture } from "./capture.ts";
 import type { Detour, Origin } from "./detour.ts";
 import type { Dispatch } from "./dispatch.ts";
@@ -31,7 +32,8 @@ const { appBit, Entry, MOST_WORDS, TICK_BITS } = layout;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
 const { copyPayloads, sumPayloads } = headers;
-const { Descriptor } = link;
+const { Descriptor, REFLECTED } = link;
+const { PARTIAL } = arrival;
 const COUNT = NET.index;
 
 /** What datagrams are sent with. */
@@ -74,14 +76,63 @@ export class Transmitter {
     this.#counters = parts.counters;
   }
 
-  /**
-   * Takes one burst from the link of app number `index` and returns how many datagrams. Passes of one
-   * kind of work each, as in `checks.ts`; what cannot be sent at once comes last, one by one.
-   */
+  /** Takes one burst from the link of app number `index` and returns how many datagrams. */
   burst(app: AppLink, index: number): number {
     const count = Math.min(app.answers.available(), BURST);
     if (count === 0) return 0;
-    this.#read(app, count);
+    for (let i = 0; i < count;) {
+      i = this.#reflectRun(app, index, i, count);
+      if (i < count) i = this.#sendRun(app, index, i, count);
+    }
+    // Kernel sockets send from the app's memory, so before it is told that this is free.
+    this.#sender.flush();
+    app.release(count);
+    return count;
+  }
+
+  /**
+   * Sends requests back that the answers from the `from`-th on name, and returns the first answer that
+   * is something else, or names none that the app has.
+   */
+  #reflectRun(app: AppLink, index: number, from: number, end: number): number {
+    const { rows } = this;
+    const { answers } = app;
+    const { words } = answers;
+    const bit = appBit(index);
+    let slow = 0;
+    let i = from;
+    for (; i < end; i++) {
+      const at = answers.slot(i);
+      if (words[at + Descriptor.length] !== REFLECTED) break;
+      const row = (slow & (BURST - 1)) << ROW_SHIFT;
+      if (!app.takeRequest(words[at + Descriptor.offset], rows, row)) break;
+      const entry = rows[row + Row.entry];
+      if (
+        entry !== NO_FRAME && rows[row + Row.sum] !== PARTIAL &&
+        this.reflect(
+          bit,
+          rows[row + Row.offset],
+          rows[row + Row.length],
+          rows[row + Row.destination],
+          rows[row + Row.source],
+          rows[row + Row.ports] & 0xffff,
+          entry,
+        )
+      ) continue;
+      if (entry !== NO_FRAME) rows[row + Row.entry] = SLOW;
+      slow++;
+    }
+    if (slow > 0) this.sendFrames(app.received, index, slow);
+    return i;
+  }
+
+  /**
+   * Sends the `from`-th answer, and those after it up to one that names a request, whose place it
+   * returns. Passes of one kind of work each, as in `checks.ts`; what cannot be sent at once comes
+   * last, one by one.
+   */
+  #sendRun(app: AppLink, index: number, from: number, end: number): number {
+    const count = this.#read(app, from, end);
     this.#classify(app.payloadBytes.length, index, count);
     this.#takeFrames(count);
     copyPayloads(app.payloads, this.#frames, this.rows, count);
@@ -90,10 +141,7 @@ export class Transmitter {
       this.#giveBack(count, false);
     }
     this.#counters[COUNT.tx_accepted] += count;
-    // Kernel sockets send from the app's memory, so before it is told that this is free.
-    this.#sender.flush();
-    app.answers.release(count);
-    return count;
+    return from + count;
   }
 
   /**
@@ -116,8 +164,9 @@ export class Transmitter {
   /**
    * Sends a received datagram back, whose payload is at `offset` of the UMEM and whose UDP checksum
    * stands, in its own frame and without a word of its payload read. `bit` is the app's, see
-   * `appBit`; `entry` what the checks found for its sender, or negative. False when it cannot leave at
-   * once; nothing has happened then, and `sendFrames` says why.
+   * `appBit`; `source`, `port` and `destination` the datagram's; `entry` what the checks found for
+   * its sender, or negative. False when it cannot leave at once; nothing has happened then, and
+   * `sendFrames` says why.
    */
   reflect(
     bit: number,
@@ -125,7 +174,7 @@ export class Transmitter {
     length: number,
     source: number,
     destination: number,
-    ports: number,
+    port: number,
     entry: number,
   ): boolean {
     const cache = this.#cache;
@@ -138,7 +187,7 @@ export class Transmitter {
     const checked = (cache.tick & TICK_BITS) | bit;
     // Port 0 is nobody's. That the other one is the app's is what brought the datagram there.
     if (
-      outcome < 0 || length > (outcome & 0xffff) || (ports >>> 16) === 0 ||
+      outcome < 0 || length > (outcome & 0xffff) || port === 0 ||
       (entries[e + Entry.checked] & (TICK_BITS | bit)) !== checked ||
       !this.#wire.turn(offset - PAYLOAD_AT, e, length)
     ) return false;
@@ -156,21 +205,26 @@ export class Transmitter {
     }
   }
 
-  /** Reads the descriptors, each word once. */
-  #read(app: AppLink, count: number): void {
+  /** Reads the descriptors of a run, each word once, and returns how many there are. */
+  #read(app: AppLink, from: number, end: number): number {
     const { answers } = app;
     const { words } = answers;
     const { rows } = this;
-    for (let i = 0; i < count; i++) {
+    let i = from;
+    for (; i < end; i++) {
       const at = answers.slot(i);
-      const row = (i & (BURST - 1)) << ROW_SHIFT;
+      const length = words[at + Descriptor.length];
+      // The first has been looked at: as a request's name it is none, and a length it is not either.
+      if (length === REFLECTED && i > from) break;
+      const row = ((i - from) & (BURST - 1)) << ROW_SHIFT;
       rows[row + Row.offset] = words[at + Descriptor.offset];
-      rows[row + Row.length] = words[at + Descriptor.length];
+      rows[row + Row.length] = length;
       rows[row + Row.source] = words[at + Descriptor.source];
       rows[row + Row.destination] = words[at + Descriptor.destination];
       rows[row + Row.ports] = words[at + Descriptor.ports];
       rows[row + Row.entry] = SLOW;
     }
+    return i - from;
   }
 
   /** Checks the descriptors, and finds the entries of those that can be sent at once. */

@@ -36,6 +36,12 @@ export const Descriptor = {
   timeHigh: 7,
 } as const;
 
+/**
+ * As the length of an answer: it is the request whose descriptor is the `offset`-th of the other link,
+ * sent back as it came. Nothing else in such a descriptor counts.
+ */
+export const REFLECTED = 0xffff_ffff;
+
 /** Word where the first descriptor stands, and log2 of a descriptor's words. */
 const FIRST_DESCRIPTOR = 32;
 const DESCRIPTOR_SHIFT = 3;
@@ -135,6 +141,11 @@ export class LinkProducer {
   /** Word index of the next descriptor to be written. Only while `free` is not 0. */
   slot(): number {
     return descriptorAt(this.#head & (this.depth - 1));
+  }
+
+  /** Word index of the `place`-th descriptor of the link. */
+  slotAt(place: number): number {
+    return descriptorAt(place);
   }
 
   /** Takes the descriptor just written into the burst. */
