@@ -5,8 +5,6 @@
  *     xdp_port / socket_receiver → checks → dispatch → app_link → (the app) →
  *     transmit → resolve, header_cache → headers → wire → xdp_port, or socket_sender,
  *     with holding beside it for those whose neighbour is unknown.
- *
- * @module
  */
 
 import { loadService, type Service } from "../app/service.ts";
@@ -44,7 +42,11 @@ import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
  * none then pushes another out; of a table a quarter as large one lookup in thirty misses.
  */
 const CACHE_ENTRIES = 1 << 16;
-/** Turns between two looks at which kernel sockets have something, while there is other work. */
+/**
+ * Turns with other work between two looks at which kernel sockets have something. Turns without work
+ * need none: after some the tile blocks, on those sockets too, and a look is a system call, which a
+ * single request would wait for.
+ */
 const LOOK_TURNS = 16;
 /** How many totals the kernel has of an AF_XDP socket. */
 const XDP_STATISTICS = 6;
@@ -135,6 +137,8 @@ class NetTile implements Tile {
   readonly #counters: Float64Array;
   #generation = -1;
   #turns = 0;
+  /** Whether the last turn had work. */
+  #worked = false;
 
   constructor({ setup, region, libraries }: TileContext<NetSetup>, made: readonly MadeApp[]) {
     const { tile, xsk, udp } = libraries;
@@ -230,6 +234,7 @@ class NetTile implements Tile {
     for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
     this.#counters[NET.index.tx_frames] += sent;
     this.#askNetlink();
+    this.#worked = work + sent > 0;
     return work + sent;
   }
 
@@ -305,7 +310,7 @@ class NetTile implements Tile {
   #receiveSockets(): number {
     const { sockets, ready } = this.#pollSet;
     if (sockets.length === 0) return 0;
-    if (++this.#turns >= LOOK_TURNS) {
+    if (this.#worked && ++this.#turns >= LOOK_TURNS) {
       this.#turns = 0;
       this.#pollSet.look();
     }
