@@ -1,7 +1,5 @@
 /**
  * The entry of Tegula: hands the command line to `cli/`.
- *
- * @module
  */
 
 import { main } from "./cli/main.ts";

@@ -5,8 +5,6 @@
  * kernel; `dns inline` is the app inside the net tile.
  *
  * Before any timing dig has got the same answers from all of them, and dnsperf one to each question.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,8 +1,6 @@
 /**
  * The name servers, Tegula's in either placement and the one in C beside it, each for one zone: their
  * configuration, and the command line that starts them in the foreground.
- *
- * @module
  */
 
 import { selfCommand } from "../cli/self.ts";

@@ -1,8 +1,6 @@
 /**
  * What the name servers serve and are asked: a zone of many hosts, and questions about them as a
  * resolver asks, with EDNS. Always the same.
- *
- * @module
  */
 
 import packet from "dns-packet";

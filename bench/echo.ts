@@ -6,8 +6,6 @@
  * Peers: `c_af_xdp` and `c_af_xdp_poll`, the same echo in C over AF_XDP, spinning and blocking in
  * poll; `c_mmsg`, C over a socket; `node`, `deno`, `bun`, their UDP sockets. `generator` is no echo but
  * what the generator sends when its requests are dropped unanswered: no contestant can be faster.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

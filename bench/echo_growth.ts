@@ -1,8 +1,6 @@
 /**
  * The echo when there is more of everything: `echo peers N`, `echo ports N`, `echo routes N`. What they
  * stand beside is the same echo for one peer on one port with the few routes that a host has: `few`.
- *
- * @module
  */
 
 import type { Lab } from "../cli/lab.ts";

@@ -4,8 +4,6 @@
  * `idle cpu`: what of a core it uses when nothing comes. `echo gc scavenge` and `echo gc mark-compact`:
  * collections of garbage a minute under load, beside those of the same time without (`idle`): what is
  * allocated for each packet would show as a difference.
- *
- * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";

@@ -1,7 +1,5 @@
 /**
  * What echoes: Tegula's in either placement, and the programs that it stands beside, as command lines.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

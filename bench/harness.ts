@@ -1,8 +1,6 @@
 /**
  * What the benchmarks are made with: contestants that take turns in one process or one set-up, so
  * that a drift of the machine meets them all, medians over the rounds, and one shape of result.
- *
- * @module
  */
 
 /** Units of a result. Times are per operation, rates per second, sizes in MiB. */

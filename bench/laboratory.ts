@@ -1,8 +1,6 @@
 /**
  * Benchmarks that play on the real kernel: each is started again in namespaces of its own
  * (`../cli/lab.ts`), which the kernel takes away with all that is in them however it ends.
- *
- * @module
  */
 
 import { laboratoryCommand, missingForLaboratory } from "../cli/lab.ts";

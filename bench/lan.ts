@@ -2,8 +2,6 @@
  * A host on a LAN, to look neighbours up on: netbase with one interface, a connected network and 1,024
  * neighbours in a table of 4,096 slots. Its writer is in a thread of its own (`lan_writer.ts`), as the
  * netlink tile is, and changes neighbours when it is told to.
- *
- * @module
  */
 
 import { heapView, type View } from "../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * The writer of `lan.ts` in its thread: gives one neighbour after another a new MAC address, in
  * batches such as a netlink tile makes, evenly spread over time.
- *
- * @module
  */
 
 /// <reference lib="deno.worker" />

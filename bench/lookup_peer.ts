@@ -1,8 +1,6 @@
 /**
  * The C programs that lookups stand beside (`c/lookup_dpdk.c`, `c/lookup_neighbors.c`): started with
  * tables and addresses in files, and then asked for one measurement after the other.
- *
- * @module
  */
 
 import { linesOf } from "../cli/lines.ts";

@@ -2,8 +2,6 @@
  * `deno task bench [NAME]… [--json]`: runs the benchmarks named, or all of them. With `--json` one
  * object a line and nothing else on stdout; without it a table, and a line on the machine, since a
  * figure without its machine says little.
- *
- * @module
  */
 
 import { cpus } from "node:os";

@@ -5,8 +5,6 @@
  *
  * The process that is weighed is this file run as a program. It has netbase in a region, as tiles have,
  * and does per address what a net tile does: route, next hop, neighbour.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -5,8 +5,6 @@
  *
  * `sync N` is nanoseconds per route of a first full copy by a process that has just started; the change
  * latency is from before a route is given to the kernel until a reader of netbase finds it.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

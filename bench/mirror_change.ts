@@ -3,8 +3,6 @@
  * until a lookup finds the new gateway. The netlink tile runs in its own thread as in the appliance,
  * asleep between changes when it is quiet; at full rate one `ip -batch` after the other keeps it, and
  * the kernel, at work.
- *
- * @module
  */
 
 import { openHost } from "../ffi/host.ts";

@@ -4,8 +4,6 @@
  *
  *     mirror_child.ts sync       a mirror's first full copy; prints the milliseconds it took
  *     mirror_child.ts idle       four workers that do nothing; prints a line and waits
- *
- * @module
  */
 
 import { openMirror } from "./mirror_events.ts";

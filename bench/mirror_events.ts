@@ -1,8 +1,6 @@
 /**
  * Events per second: parked in the sockets' buffers and then taken in, and live, while `ip` makes them.
  * Beside the mirror stands a C program that gets the same events and only counts them.
- *
- * @module
  */
 
 import { Lines } from "../cli/lines.ts";

@@ -3,8 +3,6 @@
  * and `ip -batch` files that fill and change its tables.
  *
  *     v0 198.18.0.1/24 ───── v1       gateways 198.18.0.2 to .201; neighbours from 198.18.1.0 on
- *
- * @module
  */
 
 import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";

@@ -5,8 +5,6 @@
  * PSS divides pages among the processes that map them. The benchmark is Deno too, and other Denos may
  * run on the machine, so what is weighed runs from a copy of Deno that nobody else maps: the figure is
  * what the appliance weighs where it is alone.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

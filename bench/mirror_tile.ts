@@ -1,8 +1,6 @@
 /**
  * A worker that runs the netlink tile itself, in the runtime's loop, for `mirror_change.ts` and
  * `solicit.ts`.
- *
- * @module
  */
 
 import { openNetlink } from "../ffi/netlink.ts";

@@ -2,8 +2,6 @@
  * Nanoseconds per lookup of a neighbour and its MAC address, in a table that is quiet and in one that a
  * second thread changes 100,000 times a second, beside the same table in C; and, likewise, from an
  * address to a finished header (`resolution.ts`).
- *
- * @module
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";

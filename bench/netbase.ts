@@ -4,8 +4,6 @@
  *
  * Peers: `bare_load`, one load at random from a table of the same size, which no table can do without;
  * DPDK's `rte_fib` and `rte_lpm`; the same neighbour table in C (`neighbors.ts`).
- *
- * @module
  */
 
 import { heapView, type View } from "../ffi/view.ts";

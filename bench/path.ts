@@ -7,8 +7,6 @@
  * resolve → headers → descriptors. `path own tile` has the links between two tiles besides, and what
  * both tiles do, in one thread. There is one peer, one port, and ten routes; the cases after that have
  * more of one of these, and beside them stands `path` of the same rounds.
- *
- * @module
  */
 
 import { type Case, measure, type Report } from "./harness.ts";

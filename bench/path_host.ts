@@ -1,8 +1,6 @@
 /**
  * The host that the path benchmark runs in: AF_XDP rings made of arrays, the requests that come in by
  * them, and a netbase that knows every peer.
- *
- * @module
  */
 
 import { heapView, type View } from "../ffi/view.ts";

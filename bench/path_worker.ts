@@ -1,8 +1,6 @@
 /**
  * One contestant of the path benchmark in a worker of its own, as a net tile is in the appliance: so
  * V8 sees in it what it sees there, and nothing of the other cases.
- *
- * @module
  */
 
 import type { TileLibrary } from "../ffi/tile.ts";

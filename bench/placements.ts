@@ -1,8 +1,6 @@
 /**
  * Contests in which Tegula takes part twice: with the app in a tile of its own, and inside the net
  * tile. Each of its cases is about one of the two, beside everyone else.
- *
- * @module
  */
 
 import { isWanted, type Samples, type Selection, TEGULA, type Unit } from "./harness.ts";

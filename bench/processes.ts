@@ -1,8 +1,6 @@
 /**
  * Processor time of a process with all its threads and children, as `/proc` has it. Only in a laboratory, whose
  * `/proc` is its own.
- *
- * @module
  */
 
 /** Ticks of a second that `/proc/PID/stat` counts in (USER_HZ, the same on all that Deno runs on). */

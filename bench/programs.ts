@@ -1,7 +1,5 @@
 /**
  * The benchmarks' own C programs: builds them, warnings as errors, as the product's are.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

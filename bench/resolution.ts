@@ -1,8 +1,6 @@
 /**
  * From an address to a finished header, in bursts, by what the net tile does it with: the header cache,
  * the resolver for what is not in it, and the headers' words written into frames.
- *
- * @module
  */
 
 import { heapView } from "../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * Tables of routes to measure with: prefixes in the mix of lengths of a full internet table, and
  * addresses under them. The same for the same number, so that runs can be compared.
- *
- * @module
  */
 
 import { emptyRoute, type Route } from "../netbase/route.ts";

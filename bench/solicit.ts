@@ -8,8 +8,6 @@
  * are from when something is asked for, or given to the kernel, until a reader of netbase sees it;
  * `quiet` is the same without a flood. `twice` are addresses that are asked for again after 300 ms, and
  * again until they answer, timed from the second time on.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -2,8 +2,6 @@
  * A worker that asks the netlink tile for neighbours as a net tile under attack does: random
  * addresses into its solicit link, and between them the few whose time is taken. It looks at netbase
  * without pause, so that what it tells is the netlink tile's time and the kernel's.
- *
- * @module
  */
 
 import { openNetlink } from "../ffi/netlink.ts";

@@ -4,8 +4,6 @@
  *
  *     generator  g0 198.18.0.1/24 ───── e0 198.18.0.2/24  service
  *       requests from 198.19.0.0/18                       198.19.0.0/16 via 198.18.0.1
- *
- * @module
  */
 
 import type { Lab, LabProcess, Namespace } from "../cli/lab.ts";

@@ -1,8 +1,6 @@
 /**
  * `[apps.NAME]` of the configuration file: what an app is told, and what it is granted by name. An app
  * that is not there has nothing.
- *
- * @module
  */
 
 import { resolve } from "node:path";

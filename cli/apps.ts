@@ -1,7 +1,5 @@
 /**
  * Which module an app's name means, which tiles it runs in, and which ports each gets.
- *
- * @module
  */
 
 import { pathToFileURL } from "node:url";

@@ -1,7 +1,5 @@
 /**
  * `tegula audit`: has the appliance that runs compare its mirror with the kernel.
- *
- * @module
  */
 
 import type { AuditReport } from "../tiles/netlink/audit.ts";

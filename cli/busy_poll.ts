@@ -1,8 +1,6 @@
 /**
  * Busy polling (the kernel's Documentation/networking/napi.rst): where it was asked for, the calls of the net tiles drive
  * the drivers of their AF_XDP sockets, and interrupts may stay off for as long as they do.
- *
- * @module
  */
 
 import { describeErrno } from "../ffi/errno.ts";

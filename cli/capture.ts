@@ -1,8 +1,6 @@
 /**
  * `tegula capture`: shows the frames that a running appliance receives and sends, or only those that
  * it drops, each with its reason; as lines, or as a file for Wireshark.
- *
- * @module
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";

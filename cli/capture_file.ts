@@ -5,8 +5,6 @@
  *
  * draft-ietf-opsawg-pcapng; lengths are multiples of four. The byte order is that of whoever writes,
  * which is little-endian on every machine this runs on.
- *
- * @module
  */
 
 import { Buffer } from "node:buffer";

@@ -1,8 +1,6 @@
 /**
  * `tegula check`: what on this host Tegula would not honour or would suffer from, each with a verdict and
  * the command that mends it.
- *
- * @module
  */
 
 import { openHost } from "../ffi/host.ts";

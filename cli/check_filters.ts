@@ -1,8 +1,6 @@
 /**
  * Which rules of the packet filter `tegula check` names: those that the kernel would apply to datagrams of
  * ours, and that what goes through AF_XDP never meets.
- *
- * @module
  */
 
 import type { Finding } from "./check_findings.ts";

@@ -1,7 +1,5 @@
 /**
  * What `tegula check` looks at. Each look gives at least one finding, so that what is well is said too.
- *
- * @module
  */
 
 import type { Host } from "../ffi/host.ts";

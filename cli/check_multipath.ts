@@ -1,8 +1,6 @@
 /**
  * Settings by which the kernel spreads flows over several hops otherwise than Tegula does: no message of
  * netlink tells of them.
- *
- * @module
  */
 
 import type { Route } from "../netbase/route.ts";

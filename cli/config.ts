@@ -2,8 +2,6 @@
  * What a run is told: the configuration file (TOML), and the words that stand both in it and on the
  * command line. Everything is checked here, before anything is touched, and what is wrong is said
  * with its place and what is allowed.
- *
- * @module
  */
 
 import { dirname } from "node:path";

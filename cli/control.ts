@@ -1,8 +1,6 @@
 /**
  * Asking a running appliance over its control socket: what `--live` does. docs/control.md has the
  * protocol.
- *
- * @module
  */
 
 import type { Entry } from "../tiles/netlink/entries.ts";

@@ -1,7 +1,5 @@
 /**
  * Where the control socket of an appliance is: what its start decides, and what `--live` looks for.
- *
- * @module
  */
 
 import { accessSync, constants } from "node:fs";

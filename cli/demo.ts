@@ -1,7 +1,5 @@
 /**
  * `tegula demo`: the appliance at work between network namespaces of its own, scene by scene.
- *
- * @module
  */
 
 import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";

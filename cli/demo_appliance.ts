@@ -1,7 +1,5 @@
 /**
  * The appliance as the demo and the tests have it: the real `tegula run`, in a namespace.
- *
- * @module
  */
 
 import { Exit, UserError } from "./errors.ts";

@@ -1,8 +1,6 @@
 /**
  * The demo's scenes. Each changes something about the host's network while clients go on asking, and
  * says by its bound what they may notice of that.
- *
- * @module
  */
 
 import {

@@ -9,8 +9,6 @@
  *               eth1 198.51.100.1/24 ──────────┘
  *
  * The host's default route leads by the client itself, or by the router when a scene moves it.
- *
- * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";

@@ -2,8 +2,6 @@
  * Traffic that an ordinary client makes, with the kernel's own sockets: numbered datagrams at a
  * steady pace over one or more flows, each answer compared with what was sent, byte by byte and
  * address by address.
- *
- * @module
  */
 
 import { Buffer } from "node:buffer";

@@ -1,8 +1,6 @@
 /**
  * What goes wrong in a way that the operator can mend: one sentence and an exit status. Everything
  * else that is thrown is a defect and is shown with its stack.
- *
- * @module
  */
 
 /** Exit statuses of `tegula`, as `docs/operating.md` lists them. */

@@ -1,7 +1,5 @@
 /**
  * `tegula explain`: tells in words what becomes of a datagram to an address, and why.
- *
- * @module
  */
 
 import { formatAddress } from "../tiles/netlink/addresses.ts";

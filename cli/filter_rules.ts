@@ -1,8 +1,6 @@
 /**
  * The packet filter's rules, as far as `tegula check` has to understand them: by `nft -j list ruleset`,
  * which shows what iptables-nft has made too, or where that is missing by `iptables-save`.
- *
- * @module
  */
 
 /** What a rule asks of a packet. */

@@ -3,8 +3,6 @@
  * kernel. It stands wholly inside a mount, network and process namespace of its own
  * (`enterLaboratory`), with a private `/run`: when the first process in there ends, however it
  * ends, the kernel takes every namespace, interface, XDP program and process with it.
- *
- * @module
  */
 
 import { Exit, UserError } from "./errors.ts";

@@ -1,7 +1,5 @@
 /**
  * The native parts that main opens.
- *
- * @module
  */
 
 import { type Host, openHost } from "../ffi/host.ts";

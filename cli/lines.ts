@@ -1,8 +1,6 @@
 /**
  * The lines that a process writes, collected as they come, with a bounded wait for the one that
  * matters.
- *
- * @module
  */
 
 /** The lines of a stream, without their ends, as they come. */

@@ -1,7 +1,5 @@
 /**
  * The command line: which command, and what becomes of its errors.
- *
- * @module
  */
 
 import { Exit, UserError } from "./errors.ts";

@@ -1,8 +1,6 @@
 /**
  * `tegula monitor`: prints what changes in the mirror of the kernel's network state as it reaches
  * netbase, in the manner of `ip monitor`; also what the kernel withdraws without a word.
- *
- * @module
  */
 
 import { Changes, type Topic, TOPICS } from "../tiles/netlink/changes.ts";

@@ -3,8 +3,6 @@
  * up for everything, so `tegula run` becomes itself once more (execve, same process) with lists that
  * name just what it needs; after boot it gives up what only booting needed, and is left with what a
  * restart of a tile takes: the tiles' modules and their libraries.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -1,8 +1,6 @@
 /**
  * Reading a command's options with node's `parseArgs`, its errors turned into one sentence that says
  * what was given and what is allowed.
- *
- * @module
  */
 
 import { parseArgs, type ParseArgsConfig } from "node:util";

@@ -1,8 +1,6 @@
 /**
  * Standard output of the commands that print what they found. `console.log` will not do: it goes on in
  * silence when nobody reads any more, so that `tegula monitor | head -1` would never end.
- *
- * @module
  */
 
 import { Exit, messageOf, UserError } from "./errors.ts";

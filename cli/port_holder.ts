@@ -1,7 +1,5 @@
 /**
  * Who has a UDP port: read from /proc, so that a refusal can name the program.
- *
- * @module
  */
 
 /** A process that holds a socket. */

@@ -1,8 +1,6 @@
 /**
  * What `tegula run` looks at before and while it starts: privileges, interfaces, ports, MTUs. Each
  * check either passes, waits and says so, or ends with one sentence on what to do.
- *
- * @module
  */
 
 import { describeErrno, EADDRINUSE, ENOBUFS, SystemError } from "../ffi/errno.ts";

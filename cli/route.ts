@@ -2,8 +2,6 @@
  * `tegula route get`: what Tegula would do with a packet to an address, decided by the very function
  * that net tiles use, over a mirror made for the purpose or in the appliance that runs; printed in the
  * manner of `ip route get`.
- *
- * @module
  */
 
 import { parseAddress } from "../tiles/netlink/addresses.ts";

@@ -1,7 +1,5 @@
 /**
  * `tegula run`: answers UDP on interfaces of this host until it is told to stop.
- *
- * @module
  */
 
 import { placeGrants, together } from "../tiles/runtime/permissions.ts";

@@ -1,8 +1,6 @@
 /**
  * This program: its version, and how it starts itself again, for the demo and for its appliance in
  * another network namespace.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

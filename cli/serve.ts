@@ -2,8 +2,6 @@
  * What `tegula run` does once it knows what is wanted: checks what can be checked beforehand, takes
  * ports and interfaces, boots the appliance, and stays until a signal ends it. Every failure on the
  * way ends with one sentence and leaves nothing behind.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

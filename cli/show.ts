@@ -1,8 +1,6 @@
 /**
  * `tegula show`: prints the interfaces, routes or neighbours as Tegula has mirrored them, in the
  * manner of `ip address`, `ip route` and `ip neighbour`; with `-j` in iproute2's JSON.
- *
- * @module
  */
 
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";

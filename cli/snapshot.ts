@@ -1,8 +1,6 @@
 /**
  * A mirror of this moment, for the commands that look at the kernel's network state the way Tegula
  * does: heap memory, the netlink library, no privileges.
- *
- * @module
  */
 
 import { SystemError } from "../ffi/errno.ts";

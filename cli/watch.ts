@@ -2,8 +2,6 @@
  * Keeps an eye on AF_XDP for as long as it runs: what the XDP program handed to a queue's socket must
  * be what came out of its ring. An interface where frames go in and none come out, as with a driver
  * that advertises what does not work, is given back to the kernel, whose sockets are served too.
- *
- * @module
  */
 
 import { type Xsk, XSK_STATISTICS, XskStatistic } from "../ffi/xsk.ts";

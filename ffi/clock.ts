@@ -1,7 +1,5 @@
 /**
  * The host's clock, read for an app that was granted it.
- *
- * @module
  */
 
 import { checked } from "./errno.ts";

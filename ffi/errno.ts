@@ -1,8 +1,6 @@
 /**
  * Error numbers of the kernel, by name. The native functions return a count or 0, or -errno; what a
  * person reads is made from it here.
- *
- * @module
  */
 
 const ERRORS: { readonly [number: number]: readonly [name: string, meaning: string] } = {

@@ -2,8 +2,6 @@
  * The XDP program's filter as TypeScript writes it: which frames are ours. It is a memory-mapped BPF
  * array of one element (`struct filter` in `xdp_filter.bpf.c`, whose layout is repeated here); the
  * program reads it for every frame, so every change is one store and takes effect with it.
- *
- * @module
  */
 
 import type { View } from "./view.ts";

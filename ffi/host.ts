@@ -1,8 +1,6 @@
 /**
  * What main alone asks of the host: eventfds for the tiles, its capabilities and limits, what a
  * driver says of itself, and the word to systemd.
- *
- * @module
  */
 
 /** Capability numbers of capability.h. */

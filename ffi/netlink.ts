@@ -1,8 +1,6 @@
 /**
  * rtnetlink sockets: open, join groups, receive in batches, send. No message is looked into here; the
  * codec is TypeScript. Runs as an ordinary user.
- *
- * @module
  */
 
 import { checked } from "./errno.ts";

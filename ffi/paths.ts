@@ -1,7 +1,5 @@
 /**
  * Where the native libraries lie: in `build/` beside the program, whatever the working directory is.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -3,8 +3,6 @@
  * page-aligned inside of two SharedArrayBuffers: read-write for its owner, then, once it is sealed
  * against any further writable mapping, read-only for everyone else. Only main makes regions; tiles
  * get the views by message. How the mapping is done, and why it holds, is told in `region.c`.
- *
- * @module
  */
 
 import { checked } from "./errno.ts";

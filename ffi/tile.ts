@@ -1,8 +1,6 @@
 /**
  * The one library that every tile has: to wake another tile, to wait for being woken, and to give
  * away everything else (`confine`). The policy of each role is written out in `tile.c`.
- *
- * @module
  */
 
 import { checked } from "./errno.ts";

@@ -1,8 +1,6 @@
 /**
  * The kernel sockets that stand behind the served ports: one per port, read and written in bursts by
  * a net tile. Two bindings on one library: main opens sockets, a net tile can only use them.
- *
- * @module
  */
 
 /** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */

@@ -3,8 +3,6 @@
  * structured cloning takes across, naming a SharedArrayBuffer and the part of it that is meant.
  * Regions (`region.ts`) hand out two views of the same pages, one writable and one sealed; tests and
  * benchmarks that need no MMU take a `heapView`.
- *
- * @module
  */
 
 /** Where a stretch of shared memory lies. Offsets and lengths in bytes; `byteOffset` is 8-aligned. */

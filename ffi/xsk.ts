@@ -3,8 +3,6 @@
  * loads, attaches and opens (`XskSetup`); a net tile moves descriptors (`Xsk`) and cannot name the
  * rest. Sockets are small slot numbers into a table of the library, which all threads of the process
  * share; programs, maps and links are descriptors.
- *
- * @module
  */
 
 import { checked, EBUSY, EEXIST } from "./errno.ts";

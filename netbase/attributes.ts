@@ -2,8 +2,6 @@
  * Route attributes, shared: a million routes of a full table have a few hundred different sets of them,
  * so each is kept once and counted, and a route holds a number. Also what a set comes to as a next hop,
  * published on first need. Only in the writer's heap.
- *
- * @module
  */
 
 import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";

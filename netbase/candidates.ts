@@ -2,8 +2,6 @@
  * The candidates of a prefix in one table, in the kernel's order: by descending tos, ascending metric,
  * and among equals as they were put there (appended, prepended, replaced). The first that is usable
  * wins. Lists in one typed array, 16 bytes a route. Only in the writer's heap.
- *
- * @module
  */
 
 /** Words of a candidate; its words begin at `candidate * CANDIDATE_WORDS`. Candidate 0: none. */

@@ -3,8 +3,6 @@
  * (for each header they build) and `tegula route get` ask the same function. It follows
  * `ip_route_output_key_hash_rcu` and `__mkroute_output` in net/ipv4/route.c, and `inet_select_addr` in
  * devinet.c for the source.
- *
- * @module
  */
 
 import type { InterfaceReader } from "./interfaces.ts";

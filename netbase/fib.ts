@@ -16,8 +16,6 @@
  * instructions that it looks ahead. So a lookup is as few instructions as can be: each costs a third of a
  * nanosecond when all miss. Whether a cell is 0 is a coin toss for random addresses, but to decide it by
  * arithmetic takes longer than what a wrong guess costs: the loads behind it are under way already.
- *
- * @module
  */
 
 import { slice, u16, type View } from "../ffi/view.ts";

@@ -2,8 +2,6 @@
  * The FIB as the painter sees it: stores that take cells from one right answer to the next. What to
  * paint, the RIB knows (`painter.ts`); how to paint so that a reader is right at every moment, this
  * file.
- *
- * @module
  */
 
 import type { View } from "../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * Slot tables of ECMP groups: 2ᵏ slots, each naming a member, of which a flow takes one by its hash.
  * Shares are as the weights say, and a flow stays with its member for as long as that is there.
- *
- * @module
  */
 
 import { GROUP_SLOTS_LOG2 } from "./layout.ts";

@@ -1,8 +1,6 @@
 /**
  * Hands out small numbers that name places in the region: next hops, FIB groups, records. Those used
  * longest ago are not preferred and none is moved; a number comes back through `rcu.ts`.
- *
- * @module
  */
 
 /** Free numbers from `first` to below `end`. Only in the writer's heap. */

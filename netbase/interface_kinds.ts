@@ -1,7 +1,5 @@
 /**
  * Kinds and names of interfaces, as numbers and words in shared memory and as text outside.
- *
- * @module
  */
 
 /** Kinds of interface: the kernel's IFLA_INFO_KIND where there is one. The index is stored. */

@@ -1,8 +1,6 @@
 /**
  * The interface table's writer. It keeps a copy of each interface in its heap, from which it writes
  * a fresh record, with a fresh run of addresses, whenever something about it has changed.
- *
- * @module
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";

@@ -3,8 +3,6 @@
  * addresses in the kernel's own order, since the choice of a source address depends on it. Here is the
  * readers' side; `interface_writer.ts` has the other. Concurrency is `record_table.ts`'s; a record names a run of addresses, which is as immutable as the record, so
  * that a changed address means a new run and a new record.
- *
- * @module
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";

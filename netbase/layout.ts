@@ -9,8 +9,6 @@
  *     paths         per ECMP group its slot table and members, 16-bit words
  *     interfaces    record table (see record_table.ts) and the runs of their addresses
  *     neighbours    record table
- *
- * @module
  */
 
 const PAGE = 4096;

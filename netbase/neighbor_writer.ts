@@ -1,8 +1,6 @@
 /**
  * The writer's side of the neighbour table (`neighbors.ts`): what the kernel tells of a neighbour, put
  * so that readers see each change whole.
- *
- * @module
  */
 
 import type { View } from "../ffi/view.ts";

@@ -8,8 +8,6 @@
  * state word may change in place, since it is one aligned word and a fact of its own: every value it
  * takes is a true state of that very neighbour with that very MAC. So the kernel's ageing, by far the
  * most frequent event, costs one store and no record.
- *
- * @module
  */
 
 import type { View } from "../ffi/view.ts";

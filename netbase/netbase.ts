@@ -8,8 +8,6 @@
  *
  * Why readers are right without locks is argued in `rcu.ts` for all, and for tables in
  * `record_table.ts`, for routes in `fib.ts`.
- *
- * @module
  */
 
 import { u32, type View } from "../ffi/view.ts";

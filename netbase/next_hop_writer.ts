@@ -3,8 +3,6 @@
  * route attributes that has been published holds one count, and a group one on each member. A record
  * that nobody holds any more stays as it is until all readers have moved on (`rcu.ts`), and comes back
  * to life if an equal one is wanted before that.
- *
- * @module
  */
 
 import type { View } from "../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * Next hops as readers see them: what a FIB cell names. A record says all that a packet needs of its
  * route; a group's record says where its slots stand, from which a flow takes its member.
- *
- * @module
  */
 
 import { slice, u16, u32, type View } from "../ffi/view.ts";

@@ -10,8 +10,6 @@
  * moves, first the cells are painted that will need it no more, then it is moved, then those that are to
  * say 0 from then on; with a grace period after each, so that no reader takes an old cell for a new
  * default or the reverse (`fib.ts`).
- *
- * @module
  */
 
 import type { AttributeTable } from "./attributes.ts";

@@ -2,8 +2,6 @@
  * Paints prefixes of the RIB's trie into FIB cells: down its part of the trie, filling the gaps between
  * more specific prefixes and passing over those that the change cannot show through. When and in which
  * order, `painter.ts` says.
- *
- * @module
  */
 
 import type { FibWriter } from "./fib_writer.ts";

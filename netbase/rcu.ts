@@ -21,8 +21,6 @@
  * those; the writer publishes by a release store (`Atomics.store`), or by plain stores after
  * `fence()`. V8 neither removes nor merges loads from array buffers and leaves them on their side of
  * an `Atomics` operation. Nobody waits, and nobody retries, for anybody.
- *
- * @module
  */
 
 /** What netbase's writer must know of each reader; a `TileReader` fits. */

@@ -29,8 +29,6 @@
  * and for the writer, and what finds no room is refused and counted.
  *
  * Here is the readers' side and what both must agree on; `record_table_writer.ts` has the other.
- *
- * @module
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";

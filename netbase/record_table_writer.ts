@@ -1,8 +1,6 @@
 /**
  * A record table's one writer. `record_table.ts` says what a table is and argues why its readers are
  * right; each step here keeps to that argument.
- *
- * @module
  */
 
 import { u32, type View } from "../ffi/view.ts";

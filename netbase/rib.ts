@@ -3,8 +3,6 @@
  * prefix in the kernel's order. Events go in one by one; `Painter` brings what they come to into the
  * FIB when the batch is committed. Only in the netlink tile's heap: a million routes are some 60 MiB of
  * typed arrays.
- *
- * @module
  */
 
 import { AttributeTable, isEqual, isSameRoute } from "./attributes.ts";

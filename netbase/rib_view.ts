@@ -1,8 +1,6 @@
 /**
  * The RIB as it is asked: which routes there are, and which one the kernel would take. The RIB itself
  * (`rib.ts`) changes what stands here.
- *
- * @module
  */
 
 import type { AttributeTable } from "./attributes.ts";

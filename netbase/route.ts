@@ -1,8 +1,6 @@
 /**
  * Routes as rtnetlink tells them, in the kernel's own numbers. The codec fills a {@linkcode Route},
  * the RIB keeps it, `show` prints it.
- *
- * @module
  */
 
 /** Routing tables that Tegula mirrors (rtnetlink(7), `enum rt_class_t`). */

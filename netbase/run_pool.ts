@@ -2,8 +2,6 @@
  * Hands out runs of consecutive units from a fixed space: the paths of ECMP groups and the addresses
  * of interfaces, both of which readers index from a first unit on. First fit, neighbours merged when
  * a run comes back; there are few runs, so a sorted list of the free ones is all it takes.
- *
- * @module
  */
 
 /** Free units from `start` to below `end`. */

@@ -2,8 +2,6 @@
  * The RIB's prefixes: a path-compressed binary trie in one typed array, so that a million of them cost
  * 32 bytes each, no garbage, and mostly one cache line per step down. A node is a prefix that has
  * routes, or one where two such part. Only in the writer's heap.
- *
- * @module
  */
 
 /** The node of 0.0.0.0/0, always there. Node 0 means "none". */

@@ -1,8 +1,6 @@
 /**
  * Who wants to hear of every change of the mirror as it is made: the audit (`tiles/netlink/audit.ts`)
  * and `tegula monitor`. While nobody does it costs nothing.
- *
- * @module
  */
 
 import type { InterfaceAddress, InterfaceLink } from "./interfaces.ts";

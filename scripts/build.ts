@@ -2,8 +2,6 @@
  * `deno task build`: the native libraries, from `ffi/*.c` to `build/libtegula_NAME.so`. What is newer
  * than its sources is left alone. libxdp and what it stands on are linked in, so that a built tree
  * needs nothing of the host but libc, and every symbol that no binding names is hidden.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -6,8 +6,6 @@
  *   downloaded it before (`--denort` lets it do so now).
  * - Otherwise the launcher of `package/launcher.c` with an archive behind it: the stock deno that runs
  *   this script, the program, its npm modules and its native libraries.
- *
- * @module
  */
 
 import { createHash } from "node:crypto";

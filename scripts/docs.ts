@@ -1,8 +1,6 @@
 /**
  * `deno task docs`: writes `docs/app_contract.txt`, the types of an app as `deno doc` prints them, from
  * `tiles/app/contract.ts`. A test holds the two together.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -7,8 +7,6 @@
  * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
  * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
  * that fails without a test having failed (a build, a crash) counts as one failure.
- *
- * @module
  */
 
 import { createInterface } from "node:readline";

@@ -1,8 +1,6 @@
 /**
  * What a run of `deno test` came to, read off its output, and the list of tests that may be skipped.
  * Used by `test.ts` alone; apart from it so that it can be tested.
- *
- * @module
  */
 
 /** Counts of one run, and the names of the tests that were skipped in it. */

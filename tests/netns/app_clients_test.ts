@@ -1,8 +1,6 @@
 /**
  * The apps that ship, asked by the programs that people ask them with: dig and dnsperf, chronyd and
  * ntpdate, and a StatsD client from npm.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

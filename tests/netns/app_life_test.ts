@@ -1,8 +1,6 @@
 /**
  * What an app does to others when it throws, leaves or hangs, which is nothing; and what it may do
  * itself, which is what it was granted.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,8 +1,6 @@
 /**
  * Kernels that lack something: the system calls refused by a seccomp filter as such a kernel refuses
  * them, and limits turned down.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,8 +1,6 @@
 /**
  * Bad situations of the real program: each ends with its exit status and one sentence, or waits and
  * says so, and leaves nothing behind.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

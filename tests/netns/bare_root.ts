@@ -1,8 +1,6 @@
 /**
  * A root directory that holds a few programs, the shared objects they need, and nothing else: a
  * Debian machine without Deno, node_modules and compiler, to see whether a packed program needs more.
- *
- * @module
  */
 
 import { basename, dirname } from "node:path";

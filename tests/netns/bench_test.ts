@@ -1,8 +1,6 @@
 /**
  * The benchmarks' load generator tells right answers from wrong ones: figures of a service that answers
  * nonsense would be worth nothing.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,7 +1,5 @@
 /**
  * Configuration files for tests, gone when the test file has ended.
- *
- * @module
  */
 
 const FOLDER = Deno.makeTempDirSync({ prefix: "tegula-config-files-" });

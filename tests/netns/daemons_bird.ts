@@ -1,8 +1,6 @@
 /**
  * BIRD, the routing daemon, as the tests run it: in the foreground, its configuration, socket and log
  * in a folder of its own.
- *
- * @module
  */
 
 import { LabProcess, type Namespace } from "../../cli/lab.ts";

@@ -1,8 +1,6 @@
 /**
  * A reader of netbase in a thread of its own, as a net tile is one, for `daemons_test.ts`: looks up
  * addresses that the kernel has a route to at every moment, again and again, and counts.
- *
- * @module
  */
 
 /// <reference lib="deno.worker" />

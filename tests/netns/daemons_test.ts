@@ -1,8 +1,6 @@
 /**
  * Beside the programs that move routes for a living: BIRD, and `ip -batch` (KERNEL.md row 25). What
  * they do at whatever pace, the mirror follows; what they do not take away is never seen to be gone.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,7 +1,5 @@
 /**
  * `tegula demo` as its user sees it, and that nothing of it stays, however it ends.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -2,8 +2,6 @@
  * Kinds of interface that an operator may name, and ways through several of them at once: each works,
  * or is left to the kernel with the reason said. After each of them what apps sent is what was sent or
  * dropped.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -2,8 +2,6 @@
  * What the tests of the native libraries share: a veth pair whose far end is in a namespace of its
  * own, packet sockets (AF_PACKET) on either end, and frames to send. Everything runs in the test's
  * own process, so that a test says "this frame goes in, that comes out" line by line.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -1,8 +1,6 @@
 /**
  * Takes the frames for 198.18.0.1:7 on the interface that the command line names, like an appliance
  * does, says so, and stays until it is killed.
- *
- * @module
  */
 
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";

@@ -1,8 +1,6 @@
 /**
  * What the black-box tests of the real program share: a pair of namespaces, a client that asks, and
  * small peers. The tests run in namespaces of their own (`scripts/test.ts` puts each file there).
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -5,8 +5,6 @@
  *     peer.ts sink ADDRESS PORT        tells how late each datagram is that carries a time
  *     peer.ts tcp ADDRESS PORT         sends back what each connection sends
  *     peer.ts tcp-ask ADDRESS PORT N   sends N bytes over a connection, checks that they come back
- *
- * @module
  */
 
 import { createSocket } from "node:dgram";

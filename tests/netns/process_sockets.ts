@@ -1,7 +1,5 @@
 /**
  * The AF_XDP sockets of another process, for what only the kernel can tell of them.
- *
- * @module
  */
 
 const AF_XDP = 44;

@@ -1,8 +1,6 @@
 /**
  * Busy polling: what is set on the sockets of the real program, read back from the kernel, and that it
  * answers in that mode as in any other.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,8 +1,6 @@
 /**
  * What is not for Tegula stays the kernel's, on the very interface that it holds; and what only the
  * kernel can receive of ours is answered all the same.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,7 +1,5 @@
 /**
  * The real program from outside: what it answers, in which mode, and how it starts and stops.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

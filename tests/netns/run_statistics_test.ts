@@ -1,8 +1,6 @@
 /**
  * What the kernel counts of AF_XDP sockets (XDP_STATISTICS), told by the real program and read from the
  * kernel beside it; and who sees to it that UDP checksums are right.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

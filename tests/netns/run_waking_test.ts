@@ -2,8 +2,6 @@
  * With every tile asleep nothing waits for a time-out: the solicit for a neighbour goes out at once,
  * and what waited for it as soon as the neighbour is known (`waking_test.ts` has datagrams to known
  * ones); and asleep costs no processor time.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

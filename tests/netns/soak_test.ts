@@ -4,8 +4,6 @@
  * and memory stays as it is.
  *
  * TEGULA_SOAK_SECONDS says how long; a short while by default.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -1,8 +1,6 @@
 /**
  * The books of a running appliance: what came in was handed on or dropped with a reason, and what
  * apps sent was sent or dropped with a reason. Every test on a real wire ends with this.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

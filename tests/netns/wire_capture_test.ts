@@ -1,8 +1,6 @@
 /**
  * `tegula capture` at a running appliance, read by tshark: what is received, sent and dropped, with
  * the reason, and nothing of it in the way of a datagram.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

@@ -6,8 +6,6 @@
  *
  * What the XDP program keeps from the net tile, the net tile refuses all the same:
  * `../unit/net_receive_test.ts`.
- *
- * @module
  */
 
 import { strict as assert } from "node:assert";

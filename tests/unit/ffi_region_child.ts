@@ -1,7 +1,5 @@
 /**
  * Tries one thing on a region, named on the command line; some of them end this process.
- *
- * @module
  */
 
 import { errnoName } from "../../ffi/errno.ts";

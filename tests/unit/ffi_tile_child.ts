@@ -1,8 +1,6 @@
 /**
  * The process that `ffi_tile_test.ts` confines a worker in, because a mistake there would end it. Its
  * one argument is a list of tasks in JSON; it prints one JSON line for each, and ends in order.
- *
- * @module
  */
 
 import { openHost } from "../../ffi/host.ts";

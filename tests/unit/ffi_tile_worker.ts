@@ -2,8 +2,6 @@
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then either
  * tries what it must not do (`attempts`), or works hard for a while (`busy`) and ends by an error that
  * nobody catches.
- *
- * @module
  */
 
 /// <reference lib="deno.worker" />

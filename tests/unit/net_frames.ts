@@ -1,8 +1,6 @@
 /**
  * Frames the slow, obvious way, byte by byte from the RFCs: the oracle for what the net tile reads
  * and writes with words and cached headers.
- *
- * @module
  */
 
 import assert from "node:assert/strict";

@@ -5,8 +5,6 @@
  *     eth1  3  198.19.0.1/24    attached (slot 2)
  *     vlan  4  203.0.113.1/24   VLAN 100 on eth0
  *     tun0  5  192.0.2.1/24     not attached
- *
- * @module
  */
 
 import { heapView, u8 } from "../../ffi/view.ts";

@@ -2,8 +2,6 @@
  * A reader of the FIB in a thread of its own, for netbase_fib_concurrent_test.ts. Every address that
  * it looks up is covered at all times, by a route whose gateway is its prefix
  * and whose source address is the prefix's length.
- *
- * @module
  */
 
 /// <reference lib="deno.worker" />

@@ -3,8 +3,6 @@
  * whose typed arrays and `Atomics` report each before it is made. At a store of the writer the test may
  * look with an ordinary reader, or throw, as if the writer had died there; at a load of the reader it
  * may let an ordinary writer do something.
- *
- * @module
  */
 
 import type { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";

@@ -2,8 +2,6 @@
  * The slow, obvious kernel that netbase is held against: routes in one plain list, changed as
  * `fib_table_insert` and `fib_table_delete` do and looked up by looking at every one of them. Says
  * what netlink would say of each change.
- *
- * @module
  */
 
 import {

@@ -2,8 +2,6 @@
  * A reader of the neighbour table in a thread of its own, for netbase_neighbors_concurrent_test.ts. It
  * works as a net tile does: bursts of lookups, what was found used until the end of the burst, then a
  * quiescent state. Addresses below `residents` are always there; the others come and go.
- *
- * @module
  */
 
 /// <reference lib="deno.worker" />

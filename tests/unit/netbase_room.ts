@@ -1,8 +1,6 @@
 /**
  * What tests of netbase share: a netbase in memory, readers that can be made to stand still, random
  * routes, and a way to say what a reader answers for an address in words that can be compared.
- *
- * @module
  */
 
 import fc from "fast-check";

@@ -1,4 +1,4 @@
-/** Discard (RFC 863): takes every datagram and says nothing. @module */
+/** Discard (RFC 863): takes every datagram and says nothing. */
 
 import type { App } from "./contract.ts";
 

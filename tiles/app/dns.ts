@@ -4,8 +4,6 @@
  *
  * An answer is built once, by dns-packet, and kept: the next question of the same bytes costs a
  * look-up and a copy.
- *
- * @module
  */
 
 import packet from "dns-packet";

@@ -1,4 +1,4 @@
-/** Echo (RFC 862): every datagram goes back as it came. @module */
+/** Echo (RFC 862): every datagram goes back as it came. */
 
 import type { App, AppContext } from "./contract.ts";
 

@@ -11,8 +11,6 @@
  * const [answer] = harness.ask({ payload: "hello", port: 7 });
  * if (new TextDecoder().decode(answer.payload) !== "hello") throw new Error("no echo");
  * ```
- *
- * @module
  */
 
 import type { Clock } from "../../ffi/clock.ts";

@@ -5,8 +5,6 @@
  *
  *     word 0       how many records
  *     byte 64 …    records: value (double) │ kind << 16 | bytes of the name │ (free) │ name, UTF-8
- *
- * @module
  */
 
 import { f64, u32, u8, type View } from "../../ffi/view.ts";

@@ -2,8 +2,6 @@
  * One net tile as an app sees it: the burst that came from it, and the memory that answers to it are
  * written in. Everything the net tile wrote is checked before an app sees it, everything the app
  * passes is checked again by the net tile.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

@@ -4,8 +4,6 @@
  * so do the answers. Options: `stratum`, what to say of ourselves, 3 when left out, which is right
  * where the host takes its time from a public server; `reference`, an IPv4 address or, for stratum 1,
  * up to four letters (RFC 5905 figure 12).
- *
- * @module
  */
 
 import type { App, AppContext } from "./contract.ts";

@@ -1,7 +1,5 @@
 /**
  * The short way of an app, one function from a request to its answer, made into the fast way.
- *
- * @module
  */
 
 import { formatAddress } from "../netlink/addresses.ts";

@@ -1,8 +1,6 @@
 /**
  * The burst at hand, as an app goes through it: descriptors of a link (`../runtime/link.ts`) and the
  * memory that their payloads are in.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

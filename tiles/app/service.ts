@@ -1,8 +1,6 @@
 /**
  * An app as it is run, in a tile of its own or inside a net tile: made from its module, called with
  * bursts and ticks, and kept from doing harm by what it throws.
- *
- * @module
  */
 
 import type { Clock as HostClock } from "../../ffi/clock.ts";

@@ -5,8 +5,6 @@
  * each interval median, 99th percentile and largest. Option: `interval`, seconds, 10 when left out.
  *
  * Nothing is made of a line whose name was seen before, so that they are taken at line rate.
- *
- * @module
  */
 
 import type { App, AppContext, Metric } from "./contract.ts";

@@ -1,8 +1,6 @@
 /**
  * The app tile: takes bursts of datagrams from each net tile's link, gives them to the app, and hands
  * its answers back. The app sees the memory that the datagrams are in, never the links themselves.
- *
- * @module
  */
 
 import type { Tile, TileContext } from "../runtime/tile.ts";

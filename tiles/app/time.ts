@@ -1,7 +1,5 @@
 /**
  * Time (RFC 868): answers a datagram with the seconds since 1900-01-01 00:00 UTC, 32 bits, big-endian.
- *
- * @module
  */
 
 import type { App, AppContext } from "./contract.ts";

@@ -3,8 +3,6 @@
  * in on, and the frames that it is reading. A frame comes back when the app's cursor has passed its
  * descriptor; how many are out is bounded by the link's depth, so an app that stops keeps those and
  * no more.
- *
- * @module
  */
 
 import { slice, u8, type View } from "../../ffi/view.ts";

@@ -5,8 +5,6 @@
  *
  * What headers say is read from them once and stands here in rows, in one array: V8 keeps the bounds
  * of few arrays in registers, and the first-level cache few of frames that are two kilobytes apart.
- *
- * @module
  */
 
 import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";

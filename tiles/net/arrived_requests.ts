@@ -1,8 +1,6 @@
 /**
  * The burst at hand as an app in the net tile goes through it: straight from what the checks found
  * out of it (`arrivals.ts`), with no link in between.
- *
- * @module
  */
 
 import type { Datagrams } from "../app/contract.ts";

@@ -5,8 +5,6 @@
  *
  * Frames are shown as they are on the wire. Datagrams that go by the kernel's sockets, and those that
  * were dropped before they had a frame, are shown as bare IPv4 packets with headers made for them.
- *
- * @module
  */
 
 import { UDP_DESCRIPTOR_WORDS } from "../../ffi/udp.ts";

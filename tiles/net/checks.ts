@@ -7,8 +7,6 @@
  * headers; what fails that for whatever reason is judged by itself, step by step. A second pass sums
  * payloads. Both are loops that call nothing, small enough for V8 to lift out of them what does not
  * change; while one frame is awaited from memory the next ones are then asked for already.
- *
- * @module
  */
 
 import * as xsk from "../../ffi/xsk.ts";

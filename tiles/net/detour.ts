@@ -1,8 +1,6 @@
 /**
  * The long way out, for datagrams that the header cache has nothing ready for: resolve, and then send
  * after all, hold until the neighbour is known, hand to the kernel's socket, or drop.
- *
- * @module
  */
 
 import { NET } from "../runtime/counters.ts";

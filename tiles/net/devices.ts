@@ -2,8 +2,6 @@
  * Interfaces as the wire sees them: which attached device a frame leaves by and with which VLAN tags,
  * and which VLAN device a tagged frame came in on. Follows the interface table; what was looked up
  * is kept for one generation of netbase.
- *
- * @module
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";

@@ -3,8 +3,6 @@
  *
  * A served port is a *service*, a small number; 0 stands for none. Several apps may share one, which
  * then takes the datagrams of a flow always to the same of them.
- *
- * @module
  */
 
 import { NET } from "../runtime/counters.ts";

@@ -1,8 +1,6 @@
 /**
  * An entry of the header cache, word by word, and what its outcome can be. Made by `resolve.ts`, kept
  * by `header_cache.ts`, followed by `transmit.ts`, `holding.ts` and `wire.ts`.
- *
- * @module
  */
 
 /** Words of an entry: one cache line. */

@@ -1,7 +1,5 @@
 /**
  * The flow hash: by it a flow keeps to one member of an ECMP route and to one of several apps.
- *
- * @module
  */
 
 /**

@@ -8,8 +8,6 @@
  * Modules on the data path take these names over into constants of their own (`const { fold } =
  * frame`): V8 folds a module's own constants into the code, and inlines its own functions, but loads
  * and checks an imported binding at every use.
- *
- * @module
  */
 
 /** Bytes of an Ethernet header without tags. */

@@ -11,8 +11,6 @@
  * A short answer then touches no memory that reading the request has not brought into the cache, and
  * no other frame is in use. Else it is a free frame, or a large buffer for what no frame can hold,
  * which only a kernel socket can send from.
- *
- * @module
  */
 
 import type { Answers, Destination } from "../app/contract.ts";

@@ -6,8 +6,6 @@
  * A table of cache lines, open addressed: an entry lies within `PROBES` places of its hash. It is
  * private to the tile and of fixed size, so addresses made up by strangers can only push others out,
  * which then cost a route and a neighbour lookup again.
- *
- * @module
  */
 
 import * as layout from "./entry.ts";

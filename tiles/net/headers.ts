@@ -8,8 +8,6 @@
  *
  * so that everything but the Ethernet header is aligned to words, and a frame can be held while its
  * headers are not known yet. Byte order: headers are written as words of a little-endian machine.
- *
- * @module
  */
 
 import * as layout from "./entry.ts";

@@ -5,8 +5,6 @@
  * Two open-addressed halves: addresses go into one, and when that has its fill the other, older one is
  * forgotten and becomes the next. So at least the last `KEPT` addresses are known whatever strangers
  * send, and never one that nobody sent from; who asked just now is always among them.
- *
- * @module
  */
 
 import { i32, type View } from "../../ffi/view.ts";

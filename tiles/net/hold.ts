@@ -10,8 +10,6 @@
  * kernel's table, is more than a number out of a flood.
  *
  * Here is only who waits for whom; frames are made in `detour.ts` and sent from `holding.ts`.
- *
- * @module
  */
 
 import { Row, ROW_WORDS } from "./rows.ts";

@@ -2,8 +2,6 @@
  * What happens to a datagram whose neighbour is unknown: it is put in the hold queue, the neighbour
  * is asked for, and when netbase has it, or has another way for the datagram, it goes on; when its
  * time is over it is dropped.
- *
- * @module
  */
 
 import { CaptureFlag } from "../runtime/capture_ring.ts";

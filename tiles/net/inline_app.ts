@@ -3,8 +3,6 @@
  * no link: it reads a burst as it came off the ring, and its answers are built in the very frames that
  * they leave in. It can therefore do whatever the net tile can: write into any frame, and stop the
  * tile by not returning.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

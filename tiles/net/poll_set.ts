@@ -1,8 +1,6 @@
 /**
  * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives
  * on; one poll for all.
- *
- * @module
  */
 
 import type { TileLibrary } from "../../ffi/tile.ts";

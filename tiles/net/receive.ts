@@ -2,8 +2,6 @@
  * The way in: a burst of frames from a receive ring goes through the checks, and what is good goes
  * onto the link of the app that serves its port, payload in place. Every frame ends in an app's link
  * or back in the UMEM, and every one that goes back is counted with its reason.
- *
- * @module
  */
 
 import * as xsk from "../../ffi/xsk.ts";

@@ -2,8 +2,6 @@
  * Where a datagram goes: route decision, interface, neighbour, and from them a finished header in the
  * cache. Everything here is asked once per destination and generation of netbase; `transmit.ts` finds
  * the entry and does what its outcome says.
- *
- * @module
  */
 
 import { decide, emptyDecision } from "../../netbase/decision.ts";

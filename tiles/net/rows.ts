@@ -4,8 +4,6 @@
  *
  * Each step is a loop over the rows in a function of its own. That is for V8's sake: of an innermost
  * loop that is small enough and calls nothing it lifts out what does not change, of others not.
- *
- * @module
  */
 
 /** Most datagrams of a burst; a power of two. */

@@ -4,8 +4,6 @@
  * is left is to keep out broadcast and multicast. Datagrams are received into large buffers, since
  * one can be as long as IPv4 lets it; those that fit go on in an ordinary frame, so that an app keeps
  * a large buffer only for what needs one, and no more of them than its share.
- *
- * @module
  */
 
 import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../ffi/udp.ts";

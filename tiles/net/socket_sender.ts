@@ -2,8 +2,6 @@
  * The way out through the kernel's sockets: for what routes to `local`, leaves by an interface without
  * an AF_XDP socket here, or is too long for one packet. Datagrams are gathered while they come from
  * the same memory for the same socket, and sent by one call, straight from that memory.
- *
- * @module
  */
 
 import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS } from "../../ffi/udp.ts";

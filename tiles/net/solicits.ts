@@ -3,8 +3,6 @@
  * asked for. Asking for the same one again within a moment says nothing new and is left out; that an
  * address was asked for some time ago is remembered, since it sets apart a peer that tries again from
  * one of a flood of made-up addresses.
- *
- * @module
  */
 
 import { NET } from "../runtime/counters.ts";

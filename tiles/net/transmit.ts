@@ -6,8 +6,6 @@
  *
  * Nothing that an app writes is believed: a descriptor is read once, its bounds are checked, and the
  * payload is copied once into a frame that no app can write.
- *
- * @module
  */
 
 import { CaptureFlag } from "../runtime/capture_ring.ts";

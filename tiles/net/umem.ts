@@ -7,8 +7,6 @@
  * one of these places or free. Large buffers are for what comes through the kernel's sockets, where
  * a datagram may be as long as IPv4 lets it. The free ones of both lie on stacks, so that what was
  * used last, and is still in the cache, is used next.
- *
- * @module
  */
 
 import { u8, type View } from "../../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * The last step of the way out: frames with their payload in place get the headers of their cache
  * entries and go onto the transmit rings that these name.
- *
- * @module
  */
 
 import { NET } from "../runtime/counters.ts";

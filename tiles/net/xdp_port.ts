@@ -2,8 +2,6 @@
  * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring topped up, gives out what
  * it received, gathers what is to be transmitted, and takes finished frames back. How many frames it
  * may have out is bounded: `fill` on the way in, `tx` on the way out.
- *
- * @module
  */
 
 import { type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";

@@ -1,7 +1,5 @@
 /**
  * IPv4 addresses as text and as numbers in host order.
- *
- * @module
  */
 
 /** `0xc6120001` as `"198.18.0.1"`. */

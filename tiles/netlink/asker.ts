@@ -1,8 +1,6 @@
 /**
  * How the kernel is made to resolve a neighbour: by RTM_NEWNEIGH with NTF_USE, or, without
  * CAP_NET_ADMIN, by an empty datagram to the neighbour's discard port, sent out of that interface.
- *
- * @module
  */
 
 import { EPERM } from "../../ffi/errno.ts";

@@ -2,8 +2,6 @@
  * How often neighbours were asked for lately, of fixed size: a count-min sketch. What tells a client
  * that tries again from a flood of made-up addresses is that it is asked for more often than chance
  * would have it, and at line rate no table could hold everyone that a flood names.
- *
- * @module
  */
 
 /** A count is of the window now and of the one before. */

@@ -6,8 +6,6 @@
  *
  * It wants a mirror that is reading nothing for itself. When that begins to, or something happens of which
  * the kernel does not tell all consequences, the audit begins anew.
- *
- * @module
  */
 
 import { NETLINK } from "../runtime/counters.ts";

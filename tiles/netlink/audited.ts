@@ -1,8 +1,6 @@
 /**
  * The tables that an audit compares with a fresh dump, each with what counts as a difference in it. The
  * dump is only looked at: events go on being applied meanwhile.
- *
- * @module
  */
 
 import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";

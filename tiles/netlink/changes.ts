@@ -3,8 +3,6 @@
  * monitor` prints, whether of a mirror of its own or of the appliance's. While nobody watches it costs
  * nothing. The lines that wait to be taken are bounded, and what there is no room for is counted: who
  * is slow to take them holds nobody up.
- *
- * @module
  */
 
 import { Sync } from "../../netbase/layout.ts";

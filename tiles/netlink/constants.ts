@@ -4,8 +4,6 @@
  * a name can be searched for in both. What is kept in netbase has its names there: types, scopes
  * and flags of routes in `netbase/route.ts`, states of neighbours in `netbase/neighbors.ts`, flags
  * of interfaces in `netbase/interfaces.ts`.
- *
- * @module
  */
 
 /** Address families (socket.h). */

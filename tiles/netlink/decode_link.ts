@@ -1,8 +1,6 @@
 /**
  * Decoding of RTM_NEWLINK and RTM_DELLINK, and of RTM_NEWADDR and RTM_DELADDR: an interface and the
  * IPv4 addresses on it. Neither comes often, so names are decoded to strings here.
- *
- * @module
  */
 
 import {

@@ -1,8 +1,6 @@
 /**
  * Decoding of RTM_NEWNEIGH and RTM_DELNEIGH, and of the tables that neighbours are kept in
  * (RTM_NEWNEIGHTBL). Neighbours change often: they are read into one object that is used again.
- *
- * @module
  */
 
 import type { NeighborEntry } from "../../netbase/neighbors.ts";

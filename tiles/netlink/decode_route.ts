@@ -2,8 +2,6 @@
  * Decoding of RTM_NEWROUTE and RTM_DELROUTE into the form that the RIB takes. This is the message
  * that comes by the million, so it is read into one object that is used again and again; only a
  * multipath route allocates, for its hops.
- *
- * @module
  */
 
 import type { Hop, Route } from "../../netbase/route.ts";

@@ -2,8 +2,6 @@
  * Decoding of RTM_NEWNEXTHOP and RTM_DELNEXTHOP (next-hop objects and groups of them) and of
  * RTM_NEWRULE and RTM_DELRULE (policy rules): what stands between a route and where it leads. Both
  * are few and change seldom.
- *
- * @module
  */
 
 import * as nl from "./constants.ts";

@@ -2,8 +2,6 @@
  * Dumps, one at a time, on a socket of their own, so that no event can come between. A dump's
  * replies are known by sequence and port; what an abandoned dump has left is read away before the
  * next begins.
- *
- * @module
  */
 
 import { EBUSY } from "../../ffi/errno.ts";

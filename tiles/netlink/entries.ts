@@ -1,8 +1,6 @@
 /**
  * Interfaces, routes and neighbours as `ip -j` prints them: the same names of fields and of values, in
  * the same order, left out where `ip` leaves them out.
- *
- * @module
  */
 
 import { IFF_RUNNING, IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";

@@ -2,8 +2,6 @@
  * The events that arrived while a part of the mirror was being read. They are applied at once, so
  * that nothing waits for a long dump, and kept here to be applied once more at its end: a dump may
  * have told something as it was before an event that was already applied.
- *
- * @module
  */
 
 import { NLMSG_HDRLEN } from "./constants.ts";

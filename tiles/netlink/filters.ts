@@ -3,8 +3,6 @@
  * sent to the interface's MAC address and to an address of this host. As the kernel does, an
  * interface answers for every address of the host, whichever interface that is on; loopback's
  * excepted.
- *
- * @module
  */
 
 import { Filter } from "../../ffi/filter.ts";

@@ -4,8 +4,6 @@
  * shortly before its confirmation runs out, and again when it has, a neighbour is marked "refresh
  * wanted" in netbase. The next net tile that sends to it asks for it by an ordinary solicit, the
  * kernel takes that for use, and asks the neighbour itself. Who is not sent to is not asked.
- *
- * @module
  */
 
 import { NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";

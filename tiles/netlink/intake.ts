@@ -1,8 +1,6 @@
 /**
  * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at: it costs
  * little to tell what is not on-link or known already, and little to count the rest.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

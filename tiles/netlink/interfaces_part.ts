@@ -1,8 +1,6 @@
 /**
  * Interfaces and their IPv4 addresses. Of all parts this one knows first when the kernel is about
  * to withdraw routes without telling, and says so to those who keep them.
- *
- * @module
  */
 
 import {

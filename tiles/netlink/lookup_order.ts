@@ -3,8 +3,6 @@
  * a namespace, `local` and `main` are one trie, in which the longest prefix wins; from then on, for
  * good, `local` is asked first as a whole. Nothing tells which it is but the answer to a question
  * whose outcome depends on it, so that question is put once there is an address to put it about.
- *
- * @module
  */
 
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";

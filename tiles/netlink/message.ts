@@ -5,8 +5,6 @@
  * Netlink speaks the host's byte order and aligns messages and attributes to four bytes, so a
  * buffer is read through three typed arrays made once; nothing is allocated per message. IPv4
  * addresses inside are big-endian and are turned into host order (198.18.0.1 is 0xc6120001).
- *
- * @module
  */
 
 import { NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN } from "./constants.ts";

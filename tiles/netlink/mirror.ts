@@ -5,8 +5,6 @@
  *
  * This is all of the netlink tile that `show`, `route get`, tests and benchmarks need: it runs in
  * any thread, as any user.
- *
- * @module
  */
 
 import { EINVAL, SystemError } from "../../ffi/errno.ts";

@@ -1,7 +1,5 @@
 /**
  * A map from neighbours, which are an interface and an IPv4 address on it.
- *
- * @module
  */
 
 /**

@@ -1,8 +1,6 @@
 /**
  * Looks now and then at what no event tells: how full the kernel's neighbour table is, which all
  * namespaces share, where its limits are, and how long a confirmation holds on each interface.
- *
- * @module
  */
 
 import { decodeNeighborTable, type NeighborTableMessage } from "./decode_neighbor.ts";

@@ -1,8 +1,6 @@
 /**
  * Neighbours of the interfaces that packets leave by. Everyone's come in the same group, those of
  * bridges, proxies and IPv6 too; the codec and the filter here leave ours.
- *
- * @module
  */
 
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";

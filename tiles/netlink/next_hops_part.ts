@@ -2,8 +2,6 @@
  * Next-hop objects (`ip nexthop`) and groups of them. A route that names one follows it: what the
  * object says takes the place of the route's own gateway, interface and hops, when the route is
  * told and whenever the object changes. Withdrawing an object withdraws every route that names it.
- *
- * @module
  */
 
 import type { Rib } from "../../netbase/rib.ts";

@@ -2,8 +2,6 @@
  * The parts that the mirror consists of, as its synchroniser sees them: each takes the events of
  * some message types, and can be read anew by mark and sweep while what it has goes on being
  * served.
- *
- * @module
  */
 
 import type { MessageCursor } from "./message.ts";

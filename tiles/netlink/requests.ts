@@ -2,8 +2,6 @@
  * The requests that Tegula sends to rtnetlink: dumps of what it mirrors, the question for one
  * route, and the asking for a neighbour. Everything that can change something in the kernel is in
  * this file.
- *
- * @module
  */
 
 import * as nl from "./constants.ts";

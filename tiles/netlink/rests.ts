@@ -2,8 +2,6 @@
  * Who is not to be asked for before a certain time: neighbours that did not answer, and those that
  * were asked to confirm themselves just now. A table of fixed size, in which whose rest ends first
  * makes room; being forgotten costs no more than one request too early.
- *
- * @module
  */
 
 /** Entries that a neighbour may be in. */

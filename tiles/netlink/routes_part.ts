@@ -3,8 +3,6 @@
  * that goes down, an address or an object that goes, take routes along with no RTM_DELROUTE. The
  * same is done here at once, so that nothing is sent into nowhere, and then all routes are read
  * anew.
- *
- * @module
  */
 
 import type { Rib } from "../../netbase/rib.ts";

@@ -2,8 +2,6 @@
  * Policy rules (`ip rule`). Tegula looks up as the three rules do that every namespace begins with:
  * `local`, then `main`. Any other rule is named once. They also tell whether the kernel has begun
  * to keep the two tables apart.
- *
- * @module
  */
 
 import type { Rib } from "../../netbase/rib.ts";

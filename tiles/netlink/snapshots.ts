@@ -3,8 +3,6 @@
  * candidates, what has changed, an audit. Requests come through the control region, one at a time; answers go
  * into the snapshot region: a line of JSON about the answer, and the lines that it consists of. A full
  * table is given part by part, so that no event waits for it.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

@@ -2,8 +2,6 @@
  * A netlink socket with the memory that it is read into: datagrams are taken in bursts, and each
  * message in them is handed on. The monitor socket, the one for dumps and the one that neighbours
  * are asked for on are each one of these.
- *
- * @module
  */
 
 import { ENOBUFS, SystemError } from "../../ffi/errno.ts";

@@ -21,8 +21,6 @@
  *
  * Known neighbours whose confirmation runs out cost the kernel no new entry and do not wait for any
  * of that.
- *
- * @module
  */
 
 import { NUD_FAILED, NUD_VALID } from "../../netbase/neighbors.ts";

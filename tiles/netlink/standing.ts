@@ -2,8 +2,6 @@
  * What netbase says about an address that a net tile asks for: whether there is anything to ask. A
  * flood comes through here at line rate, so what most of it is, an address that is not on-link, is
  * told first.
- *
- * @module
  */
 
 import { IFF_NOARP } from "../../netbase/interfaces.ts";

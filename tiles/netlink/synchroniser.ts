@@ -10,8 +10,6 @@
  * (NLM_F_DUMP_INTR). Causes that come together are dealt with together, and a large part rests
  * between two reads in proportion to what a read takes, so that reading never takes more than a
  * fifth of the time.
- *
- * @module
  */
 
 import { errnoName } from "../../ffi/errno.ts";

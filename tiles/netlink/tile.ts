@@ -1,8 +1,6 @@
 /**
  * The netlink tile: mirrors the kernel's network state into netbase, keeps the XDP filters to it,
  * and asks the kernel for the neighbours that net tiles need. It moves no packet.
- *
- * @module
  */
 
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";

@@ -4,8 +4,6 @@
  *
  * regions → netlink tile until the first full sync → XDP → net tiles → app tiles → sockets into the
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
- *
- * @module
  */
 
 import { libraryPath } from "../../ffi/paths.ts";

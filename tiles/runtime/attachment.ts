@@ -2,8 +2,6 @@
  * An interface's part in AF_XDP, as main sets it up: the XDP program with its maps, and one socket
  * for each queue. The program is attached before the sockets are in its map, and passes everything
  * to the kernel until they are.
- *
- * @module
  */
 
 import { describeErrno, EAFNOSUPPORT, ENOBUFS, SystemError } from "../../ffi/errno.ts";

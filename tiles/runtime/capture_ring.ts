@@ -8,8 +8,6 @@
  *
  * The writer waits for nobody: it overwrites the oldest. A reader that is too slow sees by the cursor
  * how many it has lost. So a capture costs a bounded amount of memory and never a datagram.
- *
- * @module
  */
 
 import { u32, u8, type View } from "../../ffi/view.ts";

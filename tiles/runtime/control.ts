@@ -1,8 +1,6 @@
 /**
  * The control region: what main tells all tiles, and what it asks the netlink tile on behalf of the
  * status tile. Written by main, read by everyone.
- *
- * @module
  */
 
 import { u32, type View } from "../../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * Every counter of every tile, declared once: its name, and one sentence for who reads it. A tile
  * counts by index into its region (`tile_region.ts`); names, help and JSON come from here.
- *
- * @module
  */
 
 /** Declares a table of counters and gives each its index. */

@@ -8,8 +8,6 @@
  * so each region has one writer, and a cursor is believed only as far as it can be true. Received
  * payloads stay in the net tile's UMEM; answers stand in the payload ring at the end of the app's
  * region. Cursors run freely through 32 bits and are published once per burst.
- *
- * @module
  */
 
 import { slice, u32, u8, type View } from "../../ffi/view.ts";

@@ -5,8 +5,6 @@
  * The order matters: `fallAsleep` is a sequentially consistent store before `pending` looks at the
  * producers' cursors, and producers publish before they look at the sleep word, so whatever is
  * published is either seen here or wakes us. Nothing ever waits for a time-out.
- *
- * @module
  */
 
 import type { ControlReader } from "./control.ts";

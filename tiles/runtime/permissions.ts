@@ -1,8 +1,6 @@
 /**
  * What each kind of tile's worker is given before it gives it up: the libraries that it opens and the
  * modules that it reads (DESIGN: the table of tiles). Nothing else, and neither once its loop runs.
- *
- * @module
  */
 
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";

@@ -2,8 +2,6 @@
  * Who gets what: how many net tiles there are, which of them owns which queue of which interface,
  * how deep links and rings are, and how many frames a net tile's UMEM therefore needs. Pure
  * arithmetic over what the host has, so that it can be read and tested apart.
- *
- * @module
  */
 
 import type { LinkShape } from "./link.ts";

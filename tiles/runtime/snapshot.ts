@@ -5,8 +5,6 @@
  *     word 0  number of the request that the answer is to
  *     word 1  bytes of the text
  *     byte 64…  the text, UTF-8
- *
- * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";

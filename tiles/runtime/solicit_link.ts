@@ -4,8 +4,6 @@
  * netlink tile. The ring is written by the net tile alone and lossy on purpose: the producer never
  * waits and never looks at the consumer; a consumer that was lapped skips what was overwritten. A
  * message torn by being overwritten while it is read is thrown away by the second look at the cursor.
- *
- * @module
  */
 
 import { u32, type View } from "../../ffi/view.ts";

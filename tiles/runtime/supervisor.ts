@@ -1,7 +1,5 @@
 /**
  * A tile as main sees it: the worker, what it reported, and how it ended.
- *
- * @module
  */
 
 import type { ControlRequest } from "./control.ts";

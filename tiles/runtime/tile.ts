@@ -2,8 +2,6 @@
  * What a tile is to the runtime: the few calls that its loop makes, and what the tile is given. The
  * loop itself, spinning, sleeping, heartbeat and stop, is `loop.ts`; how a worker becomes a tile is
  * `worker.ts`.
- *
- * @module
  */
 
 import type { Clock } from "../../ffi/clock.ts";

@@ -6,8 +6,6 @@
  *     word 2  burst counter: quiescent states passed       (read by netbase's writer, see netbase/)
  *     word 3  life: booting, running, stopped              (read by main)
  *     byte 1024…  counters, doubles, in the order of `counters.ts`
- *
- * @module
  */
 
 import { f64, slice, u32, type View } from "../../ffi/view.ts";

@@ -1,8 +1,6 @@
 /**
  * The appliance's rooms and the doors between them: makes every region, and says for each tile which
  * of them it writes, which it reads and whom it wakes. Every region goes to one writer.
- *
- * @module
  */
 
 import { fileURLToPath } from "node:url";

@@ -2,8 +2,6 @@
  * How a worker becomes a tile, in the order that leaves the least open at each moment: open the
  * native libraries, give up ffi, import the tile's module (which can therefore open nothing native),
  * give up read, confine the thread, run the loop. This file is the entry of every worker.
- *
- * @module
  */
 
 import { openClock } from "../../ffi/clock.ts";

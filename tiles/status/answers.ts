@@ -1,7 +1,5 @@
 /**
  * What can be asked over the control socket, and the answers. docs/control.md is the same for users.
- *
- * @module
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";

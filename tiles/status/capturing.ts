@@ -1,8 +1,6 @@
 /**
  * Captures: hands on what net tiles put into their capture rings to whoever asks for it over the
  * control socket. While nobody does, net tiles are told to put nothing there.
- *
- * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";

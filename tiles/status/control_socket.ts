@@ -1,8 +1,6 @@
 /**
  * The control socket: a Unix stream socket, one JSON object a line each way, answers in the order of
  * the requests. What can be asked is `answers.ts`'s; docs/control.md tells it to users.
- *
- * @module
  */
 
 import type { Answers } from "./answers.ts";

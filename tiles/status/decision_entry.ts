@@ -1,8 +1,6 @@
 /**
  * What `netbase/decision.ts` decides about an address, as an object with iproute2's names: the answer
  * of `tegula route get`, whether asked of a mirror or of a running appliance.
- *
- * @module
  */
 
 import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";

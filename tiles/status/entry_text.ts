@@ -1,8 +1,6 @@
 /**
  * The text that `ip` prints for what `entries.ts` gives in its JSON: made from that, so that both say
  * the same.
- *
- * @module
  */
 
 import type { Entry } from "../netlink/entries.ts";

@@ -1,8 +1,6 @@
 /**
  * Why a datagram goes where it goes: the route among its candidates, the hop of a group, the neighbour, the
  * headers, or the drop. Decided by the very functions that net tiles use, over a mirror.
- *
- * @module
  */
 
 import { heapView } from "../../ffi/view.ts";

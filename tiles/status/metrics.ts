@@ -1,8 +1,6 @@
 /**
  * Every counter of every tile in Prometheus's text format, over HTTP.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
- *
- * @module
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";

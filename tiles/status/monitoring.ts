@@ -1,8 +1,6 @@
 /**
  * Monitors: hands on what the netlink tile says has changed to whoever asks for it over the control
  * socket. While nobody does, that tile is told to note nothing.
- *
- * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";

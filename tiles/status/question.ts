@@ -1,8 +1,6 @@
 /**
  * Questions that only the netlink tile can answer, from its heap: status tile → main → control region
  * → netlink tile → snapshot region → status tile. One at a time.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

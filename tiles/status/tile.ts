@@ -5,8 +5,6 @@
  *
  * Unlike the other tiles it waits in Deno's event loop. To netbase's writer it is a reader that sleeps
  * but for the moments in which it looks (`read`), so nothing waits for it.
- *
- * @module
  */
 
 import type { View } from "../../ffi/view.ts";

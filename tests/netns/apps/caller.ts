@@ -1,8 +1,6 @@
 /**
  * An app that speaks without being asked: at every tick it sends the time to the next of those that it
  * has heard from, to port 5000.
- *
- * @module
  */
 
 import type { App, AppContext } from "../../../tiles/app/contract.ts";

@@ -2,8 +2,6 @@
  * Name compression (RFC 1035 §4.1.4): a name, or the end of one, that stands earlier in the message is
  * a pointer there. Names that an answer repeats are the question's most of the time, and then the
  * pointer goes into the question.
- *
- * @module
  */
 
 import { LOWER } from "./question.ts";

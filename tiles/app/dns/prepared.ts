@@ -2,8 +2,6 @@
  * Answers that were built once, found again by the bytes of the question. A table of fixed size over
  * memory of fixed size: when either is full all is forgotten, so that names made up by strangers cost
  * the time to answer them and nothing else.
- *
- * @module
  */
 
 import { LOWER, type Question } from "./question.ts";

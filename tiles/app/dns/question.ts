@@ -1,8 +1,6 @@
 /**
  * The question of a query (RFC 1035 §4.1), read where it stands and without making anything of it, so
  * that an answer that is prepared can be found by its bytes.
- *
- * @module
  */
 
 import types from "dns-packet/types.js";

@@ -1,8 +1,6 @@
 /**
  * A zone and what it says to a question: RFC 1034 §4.3.2, wildcards as RFC 4592 has them, negative
  * answers as RFC 2308.
- *
- * @module
  */
 
 import type { ZoneRecord } from "./zone_file.ts";

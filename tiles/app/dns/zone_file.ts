@@ -2,8 +2,6 @@
  * Reads a zone file in the standard format (RFC 1035 §5.1): entries of owner, TTL, class, type and
  * data, where owner, TTL and class may be left out, parentheses go over lines, `;` begins a comment,
  * and `$ORIGIN` and `$TTL` (RFC 2308 §4) set what is left out.
- *
- * @module
  */
 
 import { Buffer } from "node:buffer";
