@@ -14,18 +14,22 @@ export class Bird implements AsyncDisposable {
   readonly #namespace: Namespace | null;
   readonly #process: LabProcess;
 
-  private constructor(folder: string, namespace: Namespace | null) {
+  private constructor(folder: string, namespace: Namespace | null, options: readonly string[]) {
     this.#folder = folder;
     this.#namespace = namespace;
-    const command = ["bird", "-f", "-c", `${folder}/bird.conf`, "-s", `${folder}/bird.ctl`];
+    const files = ["-c", `${folder}/bird.conf`, "-s", `${folder}/bird.ctl`];
+    const command = ["bird", "-f", ...files, ...options];
     this.#process = namespace === null ? spawnHere(command) : namespace.spawn(command);
   }
 
   /** Starts BIRD, in a namespace of the laboratory or in that of the test, and waits for it. */
-  static async start(configuration: string, namespace: Namespace | null = null): Promise<Bird> {
+  static async start(
+    configuration: string,
+    { namespace = null, options = [] }: { namespace?: Namespace | null; options?: string[] } = {},
+  ): Promise<Bird> {
     const folder = await Deno.makeTempDir({ prefix: "tegula-bird-" });
     await Deno.writeTextFile(`${folder}/bird.conf`, configuration);
-    const bird = new Bird(folder, namespace);
+    const bird = new Bird(folder, namespace, options);
     const end = performance.now() + PATIENCE_MILLIS;
     while (!(await bird.#ask("show status")).success) {
       if (performance.now() < end && !bird.#process.stderr.ended) continue;

@@ -109,7 +109,7 @@ labTest(
             routes.map((each) => `route ${each} via ${CLIENT};`).join("\n")
           } }`,
         ].join("\n"),
-        host,
+        { namespace: host },
       );
       await followed.follows("BIRD", begun, ROUTES);
       begun = performance.now();

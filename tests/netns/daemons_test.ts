@@ -204,6 +204,46 @@ Deno.test("a covered address is never without route while ip replaces 100,000", 
   assert.equal(gateways.length, REPLACED_ROUTES);
 });
 
+Deno.test("a covered address is never without route while BIRD restarts gracefully", async () => {
+  oneLink();
+  const table = { first: 0, count: REPLACED_ROUTES, gateway: "198.18.0.7" };
+  const configuration = staticRoutes(table)
+    .replace("protocol kernel {", "protocol kernel { graceful restart yes;");
+  using watched = new Watched();
+  const { mirror, writer } = watched;
+  mirror.sync();
+  const size = writer.rib.size;
+  await using first = await Bird.start(configuration);
+  await eventually("all of BIRD's routes", async () => {
+    await nextTask();
+    mirror.settle();
+    return writer.rib.size === size + table.count ? true : undefined;
+  });
+  await watched.start();
+  let ended = false;
+  const restart = async () => {
+    await first.command("graceful restart");
+    await using second = await Bird.start(configuration, { options: ["-R"] });
+    await eventually("the end of BIRD's recovery", async () => {
+      const status = await second.command("show status");
+      return /Daemon is up and running/.test(status) && !/recovery in progress/i.test(status)
+        ? true
+        : undefined;
+    });
+    const rounds = watched.rounds;
+    while (watched.rounds < rounds + 2) await nextTask();
+    mirror.settle();
+    assert.equal(writer.rib.size, size + table.count);
+    assert.equal((await watched.stop()).failures, 0);
+  };
+  const all = restart().finally(() => ended = true);
+  while (!ended) {
+    mirror.turn();
+    await nextTask();
+  }
+  await all;
+});
+
 /** Runs many commands with one `ip`, while this thread goes on. */
 async function ipBatchMeanwhile(commands: Iterable<string>): Promise<void> {
   const file = await Deno.makeTempFile();
@@ -311,9 +351,9 @@ for (const [name, protocol] of Object.entries(PROTOCOLS)) {
     `what ${name} moves from router to router loses no answer that the kernel keeps`,
     async (lab) => {
       const { host, client, routers: [r1, r2] } = await twoRouters(lab);
-      await using first = await Bird.start(router(protocol, 0), r1);
-      await using _second = await Bird.start(router(protocol, 1), r2);
-      await using _third = await Bird.start(hostBird(protocol), host);
+      await using first = await Bird.start(router(protocol, 0), { namespace: r1 });
+      await using _second = await Bird.start(router(protocol, 1), { namespace: r2 });
+      await using _third = await Bird.start(hostBird(protocol), { namespace: host });
       const isBy = (gateway: string) =>
         eventually(`the way by ${gateway}`, async () => {
           const [route] = JSON.parse(await host.ip("-j route show 203.0.113.0/24"));
