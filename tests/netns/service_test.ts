@@ -1,0 +1,87 @@
+/** The systemd service that `scripts/install` makes, under a real systemd as PID 1. */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { mustRun, run } from "./bare_root.ts";
+import { ask, askUntilAnswered, eventually, labTest, pair, xdpProgram } from "./lab.ts";
+import { PROJECT, SystemdHost } from "./systemd_host.ts";
+
+const COMPILE = fileURLToPath(new URL("../../scripts/compile.ts", import.meta.url));
+const CONFIG = "/etc/tegula/tegula.toml";
+const SERVED = `interfaces = ["eth0"]\\nlisten = ["7=echo", "123=ntp"]\\n`;
+/** CAP_NET_BIND_SERVICE, NET_ADMIN, NET_RAW and BPF: what the unit gives. */
+const CAPABILITIES = 1n << 10n | 1n << 12n | 1n << 13n | 1n << 39n;
+const CAP_IPC_LOCK = 1n << 14n;
+
+mustRun([Deno.execPath(), "run", "--allow-all", COMPILE]);
+
+labTest("the service answers once it is started, and under its own user alone", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await using machine = await installed(await SystemdHost.boot(host));
+
+  // `systemctl start` returns when the service is ready, so nothing is waited for here.
+  await machine.run("systemctl start tegula");
+  assert.equal((await ask(asker)).text, "hello");
+  assert.notEqual(await xdpProgram(host), undefined);
+  const status = await machine.run(`cat /proc/${await machine.property("MainPID")}/status`);
+  assert.doesNotMatch(status, /^Uid:\t0\t/m);
+  const bounding = BigInt(`0x${/^CapBnd:\t(\w+)$/m.exec(status)?.[1]}`);
+  assert.equal(bounding & ~CAP_IPC_LOCK, CAPABILITIES);
+
+  // ntp answers when the unit lets it read the state of the kernel's clock, whichever that is.
+  const request = Uint8Array.from({ length: 48 }, (_, at) => at === 0 ? 0x23 : 0);
+  assert.equal((await ask(asker, { port: 123, payload: request })).bytes?.length, 48);
+
+  await machine.run("systemctl stop tegula");
+  assert.equal(await machine.property("Result"), "success");
+  assert.equal(await xdpProgram(host), undefined);
+});
+
+labTest(
+  "a service that dies is started again; one whose configuration is wrong is not",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    await using machine = await installed(await SystemdHost.boot(host));
+    await machine.run("systemctl start tegula");
+    const first = await machine.property("MainPID");
+    await machine.run(`kill -KILL ${first}`);
+    await askUntilAnswered(asker);
+    const restarts = async () => await machine.property("NRestarts") === "1" ? true : undefined;
+    await eventually("the restart", restarts);
+    assert.notEqual(await machine.property("MainPID"), first);
+
+    await machine.run(`echo 'provider = "dpdk"' >> ${CONFIG}`);
+    await assert.rejects(machine.run("systemctl restart tegula"));
+    assert.equal(await machine.property("ExecMainStatus"), "2");
+    assert.equal(await machine.property("ActiveState"), "failed");
+    assert.match(
+      await machine.run("journalctl --no-pager --output=cat --unit=tegula"),
+      /provider: must be one of/,
+    );
+  },
+);
+
+labTest("uninstalling a running service stops it and leaves its configuration", async (lab) => {
+  const { host } = await pair(lab);
+  await using machine = await installed(await SystemdHost.boot(host));
+  await machine.run("systemctl enable --now tegula");
+  const left = await machine.run(`${PROJECT}/scripts/install --uninstall`);
+  assert.match(left, new RegExp(`^left: ${CONFIG}$`, "m"));
+  assert.equal(await xdpProgram(host), undefined);
+  assert.equal(await machine.property("LoadState"), "not-found");
+  assert.equal(await machine.run("ls -d /usr/local/bin/tegula /var/cache/tegula || true"), "");
+});
+
+/** Installs the service there, with a configuration. */
+async function installed(machine: SystemdHost): Promise<SystemdHost> {
+  await machine.run(`${PROJECT}/scripts/install --no-build`);
+  await machine.run(`printf '${SERVED}' > ${CONFIG}`);
+  // Where the root of this machine may not raise LimitMEMLOCK, the service gets CAP_IPC_LOCK instead.
+  if (run(["prlimit", "--memlock=unlimited:unlimited", "true"]).code !== 0) {
+    const folder = "/etc/systemd/system/tegula.service.d";
+    const sets = ["AmbientCapabilities", "CapabilityBoundingSet"];
+    const lines = ["[Service]", ...sets.map((set) => `${set}=CAP_IPC_LOCK`)].join("\\n");
+    await machine.run(`mkdir ${folder} && printf '${lines}\\n' > ${folder}/lock.conf`);
+    await machine.run("systemctl daemon-reload");
+  }
+  return machine;
+}
