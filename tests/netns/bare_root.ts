@@ -46,6 +46,7 @@ export class BareRoot implements Disposable {
     }
     Deno.chmodSync(`${this.path}/tmp`, 0o1777);
     for (const folder of ["proc", "sys", "dev"]) this.#bind(`/${folder}`);
+    Deno.symlinkSync("usr/bin", `${this.path}/bin`);
     for (const program of programs) this.#add(program);
   }
 

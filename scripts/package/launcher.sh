@@ -1,0 +1,86 @@
+#!/bin/sh
+# The beginning of dist/tegula, the one-file executable that `deno task compile` makes where Deno's own
+# base binary cannot be had: this script, and behind it a tar archive of the stock deno, the program,
+# its npm modules and its native libraries. It takes what every Debian has: sh, coreutils, tar and
+# flock. On its first start it unpacks the archive into a private folder named by the archive's hash;
+# from then on it only executes deno from there. scripts/compile.ts fills in what stands between @.
+#
+# The folder is trusted with what the caller may do, so it must belong to the caller and be writable
+# by nobody else. It appears whole, by a rename, and is in use while a shared lock on it is held: the
+# lock goes with the descriptor through exec and ends with the process. Who unpacks a new version
+# takes away those that nobody uses.
+set -eu
+version=@VERSION@
+archive_bytes=@BYTES@
+
+# As cli/errors.ts: the system lacks something.
+fail() {
+  echo "tegula: $*" >&2
+  exit 7
+}
+
+# ours FOLDER [-L]: whether it is the caller's alone, having made it when it is not there. -L: a link
+# to such a folder will do.
+ours() {
+  mkdir -p -m 700 "$1" 2>/dev/null || :
+  case "$(stat ${2-} -c %A -- "$1" 2>/dev/null)" in
+    d????-??-*) [ -O "$1" ] && [ -w "$1" ] && [ -x "$1" ] ;;
+    *) return 1 ;;
+  esac
+}
+
+# Opens the version's folder with a shared lock, as descriptor 9 that deno inherits. Fails when it is
+# not there, or was removed between the two.
+hold() {
+  [ -d "$place" ] && command exec 9<"$place" && flock -s 9 && [ "$place" -ef /proc/self/fd/9 ]
+}
+
+# Puts the version's folder in place and holds it. One at a time: by a lock on the cache folder.
+unpack() {
+  exec 8<"$cache"
+  flock 8
+  if ! hold; then
+    rm -rf "$cache/.new"
+    mkdir -m 700 "$cache/.new"
+    said=$(tail -c "$archive_bytes" "$self" | tar -x -C "$cache/.new" 2>&1) ||
+      fail "cannot unpack $self into $cache: $(echo "$said" | head -n 1); is it whole, and is there room?"
+    # What a crash leaves must not pass for whole: the data goes to the disk before the name.
+    sync -f "$cache/.new"
+    mv "$cache/.new" "$place"
+    hold
+    for old in "$cache"/*; do
+      case "${old##*/}" in
+        "$version" | *[!0-9a-f]*) ;;
+        *) [ ${#old} -ne ${#place} ] || flock -n "$old" rm -rf "$old" || : ;;
+      esac
+    done
+  fi
+  exec 8<&-
+}
+
+case "$0" in
+  /*) self=$0 ;;
+  *) self=$PWD/$0 ;;
+esac
+
+# The first of the folders that docs/operating.md lists.
+cache=${TEGULA_CACHE:-${CACHE_DIRECTORY-}}
+if [ -n "$cache" ]; then
+  ours "$cache" -L ||
+    fail "cannot unpack into $cache: it must be a folder of yours, and writable by you alone"
+else
+  user=$(id -u)
+  # Root does not trust HOME: under sudo it may be another's.
+  cache=/var/cache/tegula
+  [ "$user" -eq 0 ] || cache=${XDG_CACHE_HOME:-${HOME-}/.cache}/tegula
+  ours "$cache" || {
+    cache=/tmp/tegula-$user
+    ours "$cache" || fail "cannot unpack into $cache; name a folder of yours by TEGULA_CACHE"
+  }
+fi
+place=$cache/$version
+hold || unpack
+[ -x "$place/deno" ] ||
+  fail "cannot execute $place/deno; is its file system mounted noexec? TEGULA_CACHE names another"
+export TEGULA_EXECUTABLE="$self" DENO_DIR="$place/cache" DENO_NO_UPDATE_CHECK=1
+exec "$place/deno" @FLAGS@ --cached-only "$place/main.ts" "$@"
