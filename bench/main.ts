@@ -7,7 +7,6 @@
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { wholeNumber } from "../cli/options.ts";
-import { build } from "../scripts/build.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE = `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [OPTIONS]
@@ -111,7 +110,6 @@ async function main(args: string[]): Promise<number> {
     return values.help ? 0 : 2;
   }
   if (!values.json) console.log(machine());
-  build();
   let status = 0;
   for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
     try {

@@ -14,7 +14,6 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { DENO_FLAGS } from "../cli/self.ts";
 import project from "../deno.json" with { type: "json" };
-import { build } from "./build.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
@@ -97,7 +96,6 @@ function pack(): void {
 }
 
 const { values } = parseArgs({ options: { denort: { type: "boolean" } } });
-build();
 Deno.mkdirSync(dirname(OUTPUT), { recursive: true });
 const native = values.denort || hasDenort();
 if (native) compile();

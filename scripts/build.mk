@@ -1,0 +1,28 @@
+# `deno task build`: the native libraries, from ffi/*.c to build/libtegula_NAME.so. What is newer than
+# its sources is left alone. libxdp and what it stands on are linked in, so that a built tree needs
+# nothing of the host but libc, and every symbol that no binding names is hidden.
+
+WARNINGS = -Wall -Wextra -Werror
+CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) -fvisibility=hidden -fPIC -shared \
+	-fstack-protector-strong -D_FORTIFY_SOURCE=2
+LDFLAGS = -Wl,--exclude-libs,ALL,--gc-sections,-z,defs,-z,now,-z,relro
+FILTER = build/xdp_filter.bpf.o
+# Written aside and renamed: a program that has the old one open keeps it.
+INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
+
+LIBRARIES = $(foreach name,region tile host netlink udp xsk,build/libtegula_$(name).so)
+
+all: $(LIBRARIES)
+
+$(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h scripts/build.mk | build
+	gcc $(CFLAGS) $(filter %.c,$^) $(EXTRA) $(LDFLAGS) $(INTO_PLACE)
+
+build/libtegula_xsk.so: ffi/xsk_static.c $(FILTER)
+build/libtegula_xsk.so: EXTRA = -DFILTER_OBJECT='"$(abspath $(FILTER))"' \
+	-Wl,--wrap=stderr -Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic
+
+$(FILTER): ffi/xdp_filter.bpf.c scripts/build.mk | build
+	clang -target bpf -O2 -g $(WARNINGS) -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
+
+build:
+	mkdir -p build
