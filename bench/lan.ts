@@ -113,7 +113,7 @@ export class Lan implements Disposable {
 /** Writes the LAN into netbase. */
 export function furnish(writer: NetbaseWriter): void {
   writer.interfaces.set({
-    ...{ ifindex: IFINDEX, name: "eth0", kind: "ethernet", mtu: 1500, operstate: 6 },
+    ...{ ifindex: IFINDEX, name: "eth0", mtu: 1500, operstate: 6 },
     flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
     ...{ macHead: 0x00000002, macTail: 0x0100 },
     ...{ link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },

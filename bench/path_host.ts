@@ -222,7 +222,6 @@ function setInterface(writer: NetbaseWriter): void {
   writer.interfaces.set({
     ifindex: IFINDEX,
     name: "eth0",
-    kind: "ethernet",
     flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
     mtu: 1500,
     operstate: 6,

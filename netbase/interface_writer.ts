@@ -4,8 +4,7 @@
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";
-import { INTERFACE_KINDS, packName } from "./interface_kinds.ts";
-import type { InterfaceAddress, InterfaceLink } from "./interfaces.ts";
+import { type InterfaceAddress, type InterfaceLink, packName } from "./interfaces.ts";
 import {
   Address,
   ADDRESS_WORDS,
@@ -266,7 +265,6 @@ function writeRecord(words: Uint32Array, record: number, link: InterfaceLink): v
   words[record + Interface.ifindex] = link.ifindex;
   words[record + Interface.unused] = 0;
   words[record + Interface.flags] = link.flags;
-  words[record + Interface.kind] = Math.max(0, INTERFACE_KINDS.indexOf(link.kind));
   words[record + Interface.mtu] = link.mtu;
   words[record + Interface.macHead] = link.macHead;
   words[record + Interface.macTail] = link.macTail;

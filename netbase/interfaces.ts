@@ -6,7 +6,6 @@
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";
-import { INTERFACE_KINDS, type InterfaceKind, unpackName } from "./interface_kinds.ts";
 import {
   Address,
   ADDRESS_WORDS,
@@ -16,8 +15,6 @@ import {
   INTERFACE_TABLE,
 } from "./layout.ts";
 import { RecordTableReader } from "./record_table.ts";
-
-export { INTERFACE_KINDS, type InterfaceKind } from "./interface_kinds.ts";
 
 /** Interface flags (`ifi_flags`, linux/if.h). */
 export const IFF_UP = 0x1;
@@ -31,7 +28,6 @@ export const IFF_LOWER_UP = 0x10000;
 export interface InterfaceLink {
   ifindex: number;
   name: string;
-  kind: InterfaceKind;
   /** IFF_* */
   flags: number;
   mtu: number;
@@ -97,10 +93,6 @@ export class InterfaceReader {
 
   isLoopback(record: number): boolean {
     return (this.#words[record + Interface.flags] & IFF_LOOPBACK) !== 0;
-  }
-
-  kind(record: number): InterfaceKind {
-    return INTERFACE_KINDS[this.#words[record + Interface.kind]] ?? "other";
   }
 
   mtu(record: number): number {
@@ -180,4 +172,20 @@ export class InterfaceReader {
   #addressAt(record: number, i: number): number {
     return (this.#words[record + Interface.addresses] + i) * ADDRESS_WORDS;
   }
+}
+
+/** Bytes of a name, IFNAMSIZ. */
+const NAME_BYTES = 16;
+
+/** Writes an interface's name into the four words at `at`, zero-terminated, cut to 15 bytes. */
+export function packName(words: Uint32Array, at: number, name: string): void {
+  const bytes = new Uint8Array(NAME_BYTES);
+  new TextEncoder().encodeInto(name, bytes.subarray(0, NAME_BYTES - 1));
+  words.set(new Uint32Array(bytes.buffer), at);
+}
+
+/** Reads what `packName` wrote. */
+export function unpackName(words: Uint32Array, at: number): string {
+  const bytes = new Uint8Array(words.slice(at, at + NAME_BYTES / 4).buffer);
+  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
 }

@@ -113,26 +113,24 @@ export const Interface = {
   unused: 1,
   /** IFF_* as in `ifi_flags` */
   flags: 2,
-  /** index into INTERFACE_KINDS */
-  kind: 3,
-  mtu: 4,
+  mtu: 3,
   /** bytes 0–3 of the MAC address as they lie in memory */
-  macHead: 5,
+  macHead: 4,
   /** bytes 4–5 likewise, in the low half */
-  macTail: 6,
+  macTail: 5,
   /** IFLA_LINK: the device below; 0: none */
-  link: 7,
+  link: 6,
   /** IFLA_MASTER; 0: none */
-  master: 8,
+  master: 7,
   /** VLAN protocol (0x8100 or 0x88a8) << 16 | VLAN id; 0: not a VLAN device */
-  vlan: 9,
+  vlan: 8,
   /** index of the first of its addresses */
-  addresses: 10,
-  addressCount: 11,
+  addresses: 9,
+  addressCount: 10,
   /** 16 bytes, zero-terminated */
   name: 12,
   /** IFLA_OPERSTATE */
-  operstate: 16,
+  operstate: 11,
 } as const;
 
 /** Words of an interface's address. */

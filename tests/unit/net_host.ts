@@ -46,7 +46,6 @@ export function fillNetbase(writer: NetbaseWriter): void {
     writer.interfaces.set({
       ifindex,
       name,
-      kind: "ethernet",
       flags: up | IFF_BROADCAST,
       mtu: 1500,
       operstate: 6,
@@ -57,11 +56,11 @@ export function fillNetbase(writer: NetbaseWriter): void {
       vlanProtocol: 0,
       ...more,
     });
-  link(LO, "lo", { kind: "loopback", flags: up | IFF_LOOPBACK, mtu: 65536 });
+  link(LO, "lo", { flags: up | IFF_LOOPBACK, mtu: 65536 });
   link(ETH0, "eth0");
   link(ETH1, "eth1");
-  link(VLAN, "eth0.100", { kind: "vlan", link: ETH0, vlanId: 100, vlanProtocol: 0x8100 });
-  link(TUN, "tun0", { kind: "tun" });
+  link(VLAN, "eth0.100", { link: ETH0, vlanId: 100, vlanProtocol: 0x8100 });
+  link(TUN, "tun0");
 
   address(writer, LO, "127.0.0.1", 8);
   address(writer, ETH0, "198.18.0.1", 24);

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { decide, emptyDecision } from "../../netbase/decision.ts";
-import type { InterfaceKind } from "../../netbase/interfaces.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   KIND_UNSUPPORTED,
@@ -23,12 +22,11 @@ import { makeRoom } from "./netbase_room.ts";
 function link(
   writer: NetbaseWriter,
   ifindex: number,
-  { name = `eth${ifindex}`, mtu = 1500, kind = "ethernet" as InterfaceKind } = {},
+  { name = `eth${ifindex}`, mtu = 1500, loopback = false } = {},
 ): void {
-  const loopback = kind === "loopback";
   const flags = loopback ? 0x10049 : 0x11043;
   writer.interfaces.set({
-    ...{ ifindex, name, kind, flags, mtu, operstate: 6, macHead: 0, macTail: 0 },
+    ...{ ifindex, name, flags, mtu, operstate: 6, macHead: 0, macTail: 0 },
     ...{ link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
   });
 }
@@ -59,7 +57,7 @@ function addAddress(
 function makeDecider(setUp: (writer: NetbaseWriter) => void) {
   const { writer, reader, standing } = makeRoom();
   standing.asleep = true;
-  link(writer, 1, { name: "lo", mtu: 65536, kind: "loopback" });
+  link(writer, 1, { name: "lo", mtu: 65536, loopback: true });
   const loopback = { table: RT_TABLE_LOCAL, type: RTN_LOCAL, scope: RT_SCOPE_HOST, ifindex: 1 };
   const own = { local: ip("127.0.0.1"), address: ip("127.0.0.1"), prefixLength: 8 };
   writer.interfaces.setAddress(1, { ...own, broadcast: 0, scope: RT_SCOPE_HOST, secondary: false });

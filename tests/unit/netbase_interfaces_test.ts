@@ -3,7 +3,6 @@ import fc from "fast-check";
 import {
   IFF_LOWER_UP,
   IFF_UP,
-  INTERFACE_KINDS,
   type InterfaceAddress,
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
@@ -21,7 +20,6 @@ function seen(reader: NetbaseReader, ifindex: number): Seen | null {
   return {
     ifindex: interfaces.ifindex(record),
     name: interfaces.name(record),
-    kind: interfaces.kind(record),
     flags: interfaces.flags(record),
     mtu: interfaces.mtu(record),
     operstate: interfaces.operstate(record),
@@ -55,7 +53,6 @@ function insert(list: InterfaceAddress[], one: InterfaceAddress): void {
 const anyLink: fc.Arbitrary<InterfaceLink> = fc.record({
   ifindex: fc.constantFrom(1, 2, 3, 7, 70_001),
   name: fc.constantFrom("lo", "eth0", "a-very-long-nam", "ü"),
-  kind: fc.constantFrom(...INTERFACE_KINDS),
   flags: fc.constantFrom(IFF_UP, IFF_UP | IFF_LOWER_UP, 0),
   mtu: fc.constantFrom(1500, 9000),
   operstate: fc.constantFrom(2, 6),

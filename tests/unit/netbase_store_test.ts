@@ -43,7 +43,7 @@ function answers(view: View): string[] {
 const HOSTS = Array.from({ length: 60 }, (_, i) => ip("198.18.0.0") + i);
 
 const LINK: InterfaceLink = {
-  ...{ ifindex: 2, name: "eth0", kind: "ethernet", flags: 0x11043, mtu: 1500, operstate: 6 },
+  ...{ ifindex: 2, name: "eth0", flags: 0x11043, mtu: 1500, operstate: 6 },
   ...{ macHead: 1, macTail: 2, link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
 };
 

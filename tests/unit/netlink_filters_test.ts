@@ -14,7 +14,6 @@ import { Filters } from "../../tiles/netlink/filters.ts";
 const LINK: InterfaceLink = {
   ifindex: 3,
   name: "eth0",
-  kind: "ethernet",
   flags: IFF_UP,
   mtu: 1500,
   operstate: 6,
@@ -54,7 +53,7 @@ function hasVlan(view: View, id: number): boolean {
 
 Deno.test("addresses of every interface are served, but for loopback's own", () => {
   const { view, interfaces, update } = world();
-  interfaces.set({ ...LINK, ifindex: 1, name: "lo", kind: "loopback" });
+  interfaces.set({ ...LINK, ifindex: 1, name: "lo" });
   interfaces.setAddress(1, address(0x7f000001));
   interfaces.setAddress(1, address(0xc0000201));
   interfaces.setAddress(3, address(0xc6120001));
@@ -67,7 +66,7 @@ Deno.test("addresses of every interface are served, but for loopback's own", () 
 
 Deno.test("VLAN ids of devices on the interface are served while those are up", () => {
   const { view, interfaces, update } = world();
-  const vlan = { ...LINK, kind: "vlan" as const, link: 3, vlanProtocol: 0x8100 };
+  const vlan = { ...LINK, link: 3, vlanProtocol: 0x8100 };
   interfaces.set({ ...vlan, ifindex: 10, name: "eth0.5", vlanId: 5 });
   interfaces.set({ ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6, flags: 0 });
   interfaces.set({ ...vlan, ifindex: 12, name: "eth9.7", vlanId: 7, link: 4 });

@@ -30,7 +30,6 @@ export const FIB_RULE_HDR_BYTES = 12;
 export const NETCONFMSG_BYTES = 4;
 /** What is left of an attribute's type without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
 export const NLA_TYPE_MASK = 0x3fff;
-export const NLA_F_NESTED = 0x8000;
 
 /** Flags of `nlmsg_flags` (linux/netlink.h). The second group holds for RTM_NEW… only. */
 export const NLM_F_REQUEST = 0x1;
@@ -87,10 +86,6 @@ export const IFLA_INFO_DATA = 2;
 export const IFLA_VLAN_ID = 1;
 export const IFLA_VLAN_PROTOCOL = 5;
 
-/** Hardware types (linux/if_arp.h). */
-export const ARPHRD_ETHER = 1;
-export const ARPHRD_LOOPBACK = 772;
-
 /** Attributes and flags of addresses (linux/if_addr.h). */
 export const IFA_ADDRESS = 1;
 export const IFA_LOCAL = 2;
@@ -142,9 +137,6 @@ export const NTF_MANAGED = 0x100;
 export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 
 /** Attributes of neighbour tables and their NDTA_PARMS (linux/neighbour.h). */
-export const NDTA_NAME = 1;
-export const NDTA_THRESH1 = 2;
-export const NDTA_THRESH2 = 3;
 export const NDTA_THRESH3 = 4;
 export const NDTA_CONFIG = 5;
 export const NDTA_PARMS = 6;

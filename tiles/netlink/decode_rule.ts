@@ -31,7 +31,7 @@ export interface NextHopMessage {
 /** Reads a next-hop message's body. Throws `MalformedMessage`. */
 export function decodeNextHop(message: MessageCursor): NextHopMessage {
   const { bytes: { u8, u32 }, bodyAt } = message;
-  const attributes = Attributes.of(message, nl.NHMSG_BYTES);
+  const attributes = new Attributes().of(message, nl.NHMSG_BYTES);
   const id = attributes.u32(nl.NHA_ID);
   if (id === 0) throw new MalformedMessage("a next hop without an id");
   const family = u8[bodyAt];
@@ -74,7 +74,7 @@ export interface RuleMessage {
 /** Reads a rule message's body; null: not IPv4's. Throws `MalformedMessage`. */
 export function decodeRule(message: MessageCursor): RuleMessage | null {
   const { bytes: { u8, u32 }, bodyAt } = message;
-  const attributes = Attributes.of(message, nl.FIB_RULE_HDR_BYTES);
+  const attributes = new Attributes().of(message, nl.FIB_RULE_HDR_BYTES);
   if (u8[bodyAt] !== nl.AF_INET) return null;
   // Always sent; all ones means "no".
   const suppresses = [nl.FRA_SUPPRESS_IFGROUP, nl.FRA_SUPPRESS_PREFIXLEN]
@@ -86,7 +86,7 @@ export function decodeRule(message: MessageCursor): RuleMessage | null {
     // Lengths of destination and source prefix, tos, or a rule turned round; or whatever else.
     selective: u8[bodyAt + 1] !== 0 || u8[bodyAt + 2] !== 0 || u8[bodyAt + 3] !== 0 ||
       (u32[(bodyAt >>> 2) + 2] & nl.FIB_RULE_INVERT) !== 0 || suppresses ||
-      [...attributes.types].some((type) => !UNSELECTIVE.includes(type)),
+      attributes.types.some((type) => !UNSELECTIVE.includes(type)),
   };
 }
 

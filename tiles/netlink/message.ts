@@ -7,7 +7,7 @@
  * addresses inside are big-endian and are turned into host order (198.18.0.1 is 0xc6120001).
  */
 
-import { NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN } from "./constants.ts";
+import { NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN } from "./constants.ts";
 
 /** The codec's one error: a message that cannot be what the kernel sends. */
 export class MalformedMessage extends Error {
@@ -31,11 +31,6 @@ export class MessageBytes {
 /** Turns the byte order of a 32-bit word round. */
 export function swap32(word: number): number {
   return (word << 24 | (word & 0xff00) << 8 | word >>> 8 & 0xff00 | word >>> 24) >>> 0;
-}
-
-/** Turns the byte order of a 16-bit word round. */
-export function swap16(word: number): number {
-  return (word & 0xff) << 8 | word >>> 8;
 }
 
 /**
@@ -100,128 +95,118 @@ export class MessageCursor {
   }
 }
 
-/**
- * Length of the attribute at `at`, header included, which lies wholly before `end`. The next one is
- * at `at + padded(length)`. Throws `MalformedMessage`.
- */
-export function attributeLength({ u16 }: MessageBytes, at: number, end: number): number {
-  const left = end - at;
-  const length = left < NLA_HDRLEN ? 0 : u16[at >>> 1];
-  if (length < NLA_HDRLEN || length > left) {
-    throw new MalformedMessage(`an attribute of ${length} bytes in ${left}`);
-  }
-  return length;
-}
-
-/** Type of the attribute at `at`, without its flags. */
-export function attributeType({ u16 }: MessageBytes, at: number): number {
-  return u16[(at >>> 1) + 1] & NLA_TYPE_MASK;
-}
-
 /** A length with the padding to the next four bytes. */
 export function padded(length: number): number {
   return (length + 3) & ~3;
 }
 
-/** Throws unless an attribute of `length` bytes holds `payload` bytes or more. */
-export function needPayload(length: number, payload: number): void {
-  if (length < NLA_HDRLEN + payload) {
-    throw new MalformedMessage(`an attribute of ${length - NLA_HDRLEN} bytes, not ${payload}`);
-  }
-}
-
-/** The 32-bit word in the attribute at `at`. */
-export function attributeU32({ u32 }: MessageBytes, at: number, length: number): number {
-  needPayload(length, 4);
-  return u32[(at >>> 2) + 1];
-}
-
-/** The IPv4 address in the attribute at `at`, host order. */
-export function attributeAddress({ u32 }: MessageBytes, at: number, length: number): number {
-  needPayload(length, 4);
-  return swap32(u32[(at >>> 2) + 1]);
-}
-
-/** The 64-bit number in the attribute at `at`, exact up to 2⁵³. */
-export function attributeU64({ u32 }: MessageBytes, at: number, length: number): number {
-  needPayload(length, 8);
-  return u32[(at >>> 2) + 1] + u32[(at >>> 2) + 2] * 2 ** 32;
-}
-
+/** Places for attributes by type; types from the last on, which nobody asks for, share that. */
+const PLACES = 64;
+const ETH_ALEN = 6;
 const text = new TextDecoder();
 
 /**
- * The text in the attribute at `at`, up to its first zero byte. Allocates: not for hot messages.
- */
-export function attributeString({ u8 }: MessageBytes, at: number, length: number): string {
-  const bytes = u8.subarray(at + NLA_HDRLEN, at + length);
-  const zero = bytes.indexOf(0);
-  return text.decode(zero < 0 ? bytes : bytes.subarray(0, zero));
-}
-
-/**
- * The attributes from `at` to `end` of a message that comes seldom: the last of each type, each read
- * when it is asked for. What is not there is 0 or "". Throws `MalformedMessage`, as do its methods.
+ * The attributes of a message, found by one walk and read when they are asked for (the kernel's
+ * `nlattr *tb[]`): the last of each type; what is not there is 0 or "". Reused from one message to
+ * the next where messages are many. Its methods throw `MalformedMessage`.
  */
 export class Attributes {
-  readonly #bytes: MessageBytes;
-  /** Where each stands, header included, and its length. */
-  readonly #places = new Map<number, readonly [at: number, length: number]>();
+  #bytes!: MessageBytes;
+  /** Where each begins, header included; 0: it is not there. */
+  readonly #places = new Uint32Array(PLACES);
 
-  constructor(bytes: MessageBytes, at: number, end: number) {
+  /** Turns to those of a message behind a family header of `headerBytes`. */
+  of(message: MessageCursor, headerBytes: number): this {
+    return this.within(message.bytes, message.attributesAt(headerBytes), message.end);
+  }
+
+  /** Turns to those from `at` to `end`. */
+  within(bytes: MessageBytes, at: number, end: number): this {
     this.#bytes = bytes;
-    for (let from = at, length = 0; from < end; from += padded(length)) {
-      length = attributeLength(bytes, from, end);
-      this.#places.set(attributeType(bytes, from), [from, length]);
+    this.#places.fill(0);
+    const { u16 } = bytes;
+    for (let place = at, length = 0; place < end; place += padded(length)) {
+      const left = end - place;
+      length = left < NLA_HDRLEN ? 0 : u16[place >>> 1];
+      if (length < NLA_HDRLEN || length > left) {
+        throw new MalformedMessage(`an attribute of ${length} bytes in ${left}`);
+      }
+      const type = u16[(place >>> 1) + 1] & NLA_TYPE_MASK;
+      this.#places[type < PLACES ? type : PLACES - 1] = place;
     }
+    return this;
   }
 
-  /** Those of a message behind a family header of `headerBytes`. */
-  static of(message: MessageCursor, headerBytes: number): Attributes {
-    return new Attributes(message.bytes, message.attributesAt(headerBytes), message.end);
-  }
-
-  get types(): Iterable<number> {
-    return this.#places.keys();
+  /** The types that are there. */
+  get types(): number[] {
+    return [...this.#places.keys()].filter((type) => this.has(type));
   }
 
   has(type: number): boolean {
-    return this.#places.has(type);
+    return this.#places[type] !== 0;
   }
 
   u32(type: number, otherwise = 0): number {
-    const place = this.#places.get(type);
-    return place === undefined ? otherwise : attributeU32(this.#bytes, ...place);
+    return this.has(type) ? this.#bytes.u32[this.#payload(type, 4) >>> 2] : otherwise;
   }
 
+  /** An IPv4 address, host order. */
   address(type: number): number {
-    const place = this.#places.get(type);
-    return place === undefined ? 0 : attributeAddress(this.#bytes, ...place);
+    return swap32(this.u32(type));
   }
 
+  /** Exact up to 2⁵³. */
   u64(type: number): number {
-    const place = this.#places.get(type);
-    return place === undefined ? 0 : attributeU64(this.#bytes, ...place);
+    if (!this.has(type)) return 0;
+    const at = this.#payload(type, 8) >>> 2;
+    return this.#bytes.u32[at] + this.#bytes.u32[at + 1] * 2 ** 32;
   }
 
+  /** Reads a MAC address into `out`, in which it is 0 where there is none of six bytes: false. */
+  mac(type: number, out: { macHead: number; macTail: number }): boolean {
+    const { u16, u32 } = this.#bytes;
+    const at = this.#places[type];
+    const isMac = at !== 0 && u16[at >>> 1] === NLA_HDRLEN + ETH_ALEN;
+    out.macHead = isMac ? u32[(at >>> 2) + 1] : 0;
+    out.macTail = isMac ? u16[(at >>> 1) + 4] : 0;
+    return isMac;
+  }
+
+  /** Text up to its first zero byte. */
   string(type: number): string {
-    const place = this.#places.get(type);
-    return place === undefined ? "" : attributeString(this.#bytes, ...place);
+    const bytes = this.payload(type) ?? new Uint8Array(0);
+    const zero = bytes.indexOf(0);
+    return text.decode(zero < 0 ? bytes : bytes.subarray(0, zero));
   }
 
   /** The payload as bytes, `least` of them or more; null: it is not there. */
   payload(type: number, least = 0): Uint8Array | null {
-    const place = this.#places.get(type);
-    if (place === undefined) return null;
-    const [at, length] = place;
-    needPayload(length, least);
-    return this.#bytes.u8.subarray(at + NLA_HDRLEN, at + length);
+    if (!this.has(type)) return null;
+    return this.#bytes.u8.subarray(this.#payload(type, least), this.#end(type));
   }
 
-  /** The attributes inside one; none when it is not there. */
-  nested(type: number): Attributes {
-    const [at, length] = this.#places.get(type) ?? [0, 0];
-    return new Attributes(this.#bytes, at + NLA_HDRLEN, at + length);
+  /** Where the payload of one that is there begins and ends. */
+  extent(type: number): { at: number; end: number } {
+    return { at: this.#payload(type, 0), end: this.#end(type) };
+  }
+
+  /** Turns `into` to the attributes inside one; none when it is not there. */
+  nested(type: number, into = new Attributes()): Attributes {
+    const { at, end } = this.has(type) ? this.extent(type) : { at: 0, end: 0 };
+    return into.within(this.#bytes, at, end);
+  }
+
+  /** Where the payload of one that is there begins, which has `least` bytes or more. */
+  #payload(type: number, least: number): number {
+    const at = this.#places[type];
+    const bytes = this.#bytes.u16[at >>> 1] - NLA_HDRLEN;
+    if (bytes < least) throw new MalformedMessage(`an attribute of ${bytes} bytes, not ${least}`);
+    return at + NLA_HDRLEN;
+  }
+
+  #end(type: number): number {
+    const at = this.#places[type];
+    return at + this.#bytes.u16[at >>> 1];
   }
 }
 
@@ -289,26 +274,6 @@ export class MessageWriter {
     this.bytes.set(bytes, this.#at);
     this.bytes.fill(0, this.#at + bytes.length, this.#at + padded(bytes.length));
     this.#at += padded(bytes.length);
-    return this;
-  }
-
-  /** An attribute with zero-terminated text. */
-  string(type: number, value: string): this {
-    return this.raw(type, new TextEncoder().encode(`${value}\0`));
-  }
-
-  /** An attribute that holds what `inside` writes. */
-  nested(type: number, inside: (writer: this) => void): this {
-    return this.sized(() => this.u16(type | NLA_F_NESTED), inside);
-  }
-
-  /** A 16-bit length, then `header`, then what `inside` writes; the length covers all three. */
-  sized(header: (writer: this) => void, inside: (writer: this) => void): this {
-    const at = this.#at;
-    this.u16(0);
-    header(this);
-    inside(this);
-    this.#data.setUint16(at, this.#at - at, true);
     return this;
   }
 

@@ -7,7 +7,7 @@ import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
 import * as nl from "./constants.ts";
-import { decodeNeighbor, NeighborMessage } from "./decode_neighbor.ts";
+import { decodeNeighbor, emptyNeighborMessage, type NeighborMessage } from "./decode_neighbor.ts";
 import type { MessageCursor } from "./message.ts";
 import type { MirrorPart, Notices } from "./part.ts";
 
@@ -28,7 +28,7 @@ export class NeighborsPart implements MirrorPart {
   readonly #netbase: NetbaseWriter;
   readonly #notices: Notices;
   readonly #listener: NeighborListener | null;
-  readonly #neighbor = new NeighborMessage();
+  readonly #neighbor = emptyNeighborMessage();
 
   constructor(
     netbase: NetbaseWriter,

@@ -231,7 +231,7 @@ class NetlinkTile implements Tile, NeighborListener {
 
   #tableTold(table: NeighborTableMessage): void {
     this.#freshness.setTimes(table);
-    const { thresh3: capacity, entries } = table;
+    const { capacity, entries } = table;
     if (capacity === 0 || entries < 0) return;
     const exempt = entries > capacity / 2 ? this.#exempt() : 0;
     const others = Math.max(0, entries - exempt - this.#outstanding);
