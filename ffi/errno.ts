@@ -3,68 +3,38 @@
  * person reads is made from it here.
  */
 
-const ERRORS: { readonly [number: number]: readonly [name: string, meaning: string] } = {
-  1: ["EPERM", "operation not permitted"],
-  2: ["ENOENT", "no such file or object"],
-  4: ["EINTR", "interrupted"],
-  5: ["EIO", "input/output error"],
-  6: ["ENXIO", "no such device or address"],
-  7: ["E2BIG", "too long"],
-  9: ["EBADF", "bad file descriptor"],
-  11: ["EAGAIN", "try again"],
-  12: ["ENOMEM", "out of memory"],
-  13: ["EACCES", "permission denied"],
-  14: ["EFAULT", "bad address"],
-  16: ["EBUSY", "in use"],
-  17: ["EEXIST", "exists already"],
-  19: ["ENODEV", "no such device"],
-  22: ["EINVAL", "invalid argument"],
-  23: ["ENFILE", "too many open files in the system"],
-  24: ["EMFILE", "too many open files"],
-  28: ["ENOSPC", "no space left"],
-  34: ["ERANGE", "out of range"],
-  38: ["ENOSYS", "not in this kernel"],
-  71: ["EPROTO", "protocol error"],
-  90: ["EMSGSIZE", "message too long"],
-  92: ["ENOPROTOOPT", "no such socket option"],
-  93: ["EPROTONOSUPPORT", "protocol not supported"],
-  95: ["EOPNOTSUPP", "not supported"],
-  97: ["EAFNOSUPPORT", "address family not supported"],
-  98: ["EADDRINUSE", "address in use"],
-  99: ["EADDRNOTAVAIL", "address not available"],
-  100: ["ENETDOWN", "network is down"],
-  101: ["ENETUNREACH", "network is unreachable"],
-  105: ["ENOBUFS", "no buffer space"],
-  110: ["ETIMEDOUT", "timed out"],
-  111: ["ECONNREFUSED", "connection refused"],
-  113: ["EHOSTUNREACH", "no route to host"],
-};
+import { constants } from "node:os";
+import { getSystemErrorMap } from "node:util";
 
 /** The errors that the code asks for by name; compare with what a native function returned, negated. */
-export const EPERM = 1;
-export const ENOENT = 2;
-export const EAGAIN = 11;
-export const EACCES = 13;
-export const EBUSY = 16;
-export const EEXIST = 17;
-export const ENODEV = 19;
-export const EINVAL = 22;
-export const EOPNOTSUPP = 95;
-export const EAFNOSUPPORT = 97;
-export const EADDRINUSE = 98;
-export const ENETUNREACH = 101;
-export const ENOBUFS = 105;
-export const EHOSTUNREACH = 113;
+export const {
+  EACCES,
+  EADDRINUSE,
+  EAFNOSUPPORT,
+  EBUSY,
+  EEXIST,
+  EHOSTUNREACH,
+  EINVAL,
+  ENODEV,
+  ENETUNREACH,
+  ENOBUFS,
+  EOPNOTSUPP,
+  EPERM,
+} = constants.errno;
+
+/** Name and meaning by number, negated. */
+const ERRORS = getSystemErrorMap();
+// Which of its two names the kernel's own pages give to this one.
+ERRORS.set(-EOPNOTSUPP, ["EOPNOTSUPP", "operation not supported"]);
 
 /** The name of error `n`, which may have either sign: `errnoName(-16)` is `"EBUSY"`. */
 export function errnoName(n: number): string {
-  return ERRORS[Math.abs(n)]?.[0] ?? `errno ${Math.abs(n)}`;
+  return ERRORS.get(-Math.abs(n))?.[0] ?? `errno ${Math.abs(n)}`;
 }
 
-/** The name and its meaning: `describeErrno(-16)` is `"EBUSY, in use"`. */
+/** The name and its meaning: `describeErrno(-1)` is `"EPERM, operation not permitted"`. */
 export function describeErrno(n: number): string {
-  const known = ERRORS[Math.abs(n)];
-  return known ? `${known[0]}, ${known[1]}` : errnoName(n);
+  return ERRORS.get(-Math.abs(n))?.join(", ") ?? errnoName(n);
 }
 
 /** A native call that failed where failing is not expected: what was tried, and the system's word. */

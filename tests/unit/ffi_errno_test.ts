@@ -7,6 +7,7 @@ Deno.test("errnoName() and describeErrno() take either sign", () => {
   equal(errnoName(-16), "EBUSY");
   equal(errnoName(16), "EBUSY");
   equal(describeErrno(-1), "EPERM, operation not permitted");
+  equal(describeErrno(-95), "EOPNOTSUPP, operation not supported");
 });
 
 Deno.test("an error without a known name keeps its number", () => {
@@ -21,6 +22,6 @@ Deno.test("checked() hands a count on and throws for -errno, saying what was tri
     () => checked(-12, "open it"),
     (error: unknown) =>
       error instanceof SystemError && error.errno === 12 &&
-      error.message === "cannot open it: ENOMEM, out of memory",
+      error.message === "cannot open it: ENOMEM, not enough memory",
   );
 });
