@@ -147,6 +147,38 @@ for (const place of PLACES) {
     }
   });
 
+  Deno.test(`${place}: answers leave in their order, the long way and the short one`, async () => {
+    const { room, run } = await serve(place, echo, { partialChecksums: true });
+    room.receive(REQUEST);
+    run();
+    room.sent(ETH0);
+    // One in three has a bare sum, which takes the long way.
+    const payloads = Array.from({ length: 9 }, (_, i) => REQUEST.payload.map((byte) => byte + i));
+    payloads.forEach((payload, i) => {
+      const frame = buildFrame({ ...REQUEST, payload });
+      if (i % 3 === 1) frame.set(be(bareSum(), 2), UDP + 6);
+      room.xsk.deliver(SLOT.eth0, frame);
+    });
+    run();
+    assert.deepEqual(room.sent(ETH0), payloads.map((payload) => ({ ...ANSWER, payload })));
+  });
+
+  Deno.test(`${place}: a request that is sent back twice goes back twice`, async () => {
+    const { room, run } = await serve(place, (requests, out) => {
+      while (requests.next()) {
+        out.reflect();
+        out.reflect();
+      }
+    });
+    for (let i = 0; i < 2; i++) {
+      room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
+      room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
+      run();
+      assert.deepEqual(room.sent(ETH0), [ANSWER, ANSWER, ANSWER, ANSWER]);
+    }
+    assert.equal(room.moved().tx_drop_descriptor, undefined);
+  });
+
   Deno.test(`${place}: whatever an app answers, all of it is right and no frame is lost or doubled`, async () => {
     const kinds = [
       "reflect",

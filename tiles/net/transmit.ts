@@ -28,7 +28,7 @@ import { RING_FULL, type Wire } from "./wire.ts";
 // Own constants, see frame.ts.
 const { appBit, Entry, MOST_WORDS, TICK_BITS } = layout;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
-const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, SLOW } = burst;
+const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, ROW_WORDS, SLOW } = burst;
 const { copyPayloads, sumPayloads } = headers;
 const { Descriptor, REFLECTED } = link;
 const { PARTIAL } = arrival;
@@ -90,7 +90,8 @@ export class Transmitter {
 
   /**
    * Sends requests back that the answers from the `from`-th on name, and returns the first answer that
-   * is something else, or names none that the app has.
+   * is something else, or names none that the app has. They leave in their order: what has to go the
+   * long way is gathered, and goes before the next that does not.
    */
   #reflectRun(app: AppLink, index: number, from: number, end: number): number {
     const { rows } = this;
@@ -102,22 +103,18 @@ export class Transmitter {
     for (; i < end; i++) {
       const at = answers.slot(i);
       if (words[at + Descriptor.length] !== REFLECTED) break;
-      const row = (slow & (BURST - 1)) << ROW_SHIFT;
+      let row = (slow & (BURST - 1)) << ROW_SHIFT;
       if (!app.takeRequest(words[at + Descriptor.offset], rows, row)) break;
-      const entry = rows[row + Row.entry];
+      if (slow > 0 && this.#readyFor(rows, row, bit) >= 0) {
+        this.sendFrames(app.received, index, slow);
+        rows.copyWithin(0, row, row + ROW_WORDS);
+        row = slow = 0;
+      }
+      const e = this.#readyFor(rows, row, bit);
       if (
-        entry !== NO_FRAME && rows[row + Row.sum] !== PARTIAL &&
-        this.reflect(
-          bit,
-          rows[row + Row.offset],
-          rows[row + Row.length],
-          rows[row + Row.destination],
-          rows[row + Row.source],
-          rows[row + Row.ports] & 0xffff,
-          entry,
-        )
+        e >= 0 && this.#turn(rows[row + Row.offset], e, rows[row + Row.length])
       ) continue;
-      if (entry !== NO_FRAME) rows[row + Row.entry] = SLOW;
+      if (rows[row + Row.entry] !== NO_FRAME) rows[row + Row.entry] = SLOW;
       slow++;
     }
     if (slow > 0) this.sendFrames(app.received, index, slow);
@@ -175,20 +172,51 @@ export class Transmitter {
     port: number,
     entry: number,
   ): boolean {
+    const e = this.#ready(bit, length, source, destination, port, entry);
+    return e >= 0 && this.#turn(offset, e, length);
+  }
+
+  /** As `#ready` says, of the request in the row at word `row` of `rows`; -1 unless its sum stands. */
+  #readyFor(rows: Int32Array, row: number, bit: number): number {
+    const entry = rows[row + Row.entry];
+    if (entry === NO_FRAME || rows[row + Row.sum] === PARTIAL) return -1;
+    return this.#ready(
+      bit,
+      rows[row + Row.length],
+      rows[row + Row.destination],
+      rows[row + Row.source],
+      rows[row + Row.ports] & 0xffff,
+      entry,
+    );
+  }
+
+  /** The entry by which a datagram can be sent back at once, -1 when there is none. */
+  #ready(
+    bit: number,
+    length: number,
+    source: number,
+    destination: number,
+    port: number,
+    entry: number,
+  ): number {
     const cache = this.#cache;
     const entries = this.#entries;
     const e = entry >= 0 && cache.holds(entry, source, destination)
       ? entry & MOST_WORDS
       : cache.find(source, destination, 0);
-    if (e < 0) return false;
+    if (e < 0) return -1;
     const outcome = entries[e + Entry.outcome];
     const checked = (cache.tick & TICK_BITS) | bit;
     // Port 0 is nobody's. That the other one is the app's is what brought the datagram there.
-    if (
-      outcome < 0 || length > (outcome & 0xffff) || port === 0 ||
-      (entries[e + Entry.checked] & (TICK_BITS | bit)) !== checked ||
-      !this.#wire.turn(offset - PAYLOAD_AT, e, length)
-    ) return false;
+    return outcome >= 0 && length <= (outcome & 0xffff) && port !== 0 &&
+        (entries[e + Entry.checked] & (TICK_BITS | bit)) === checked
+      ? e
+      : -1;
+  }
+
+  /** Turns a datagram round by the entry at `e`. False when the ring is full. */
+  #turn(offset: number, e: number, length: number): boolean {
+    if (!this.#wire.turn(offset - PAYLOAD_AT, e, length)) return false;
     this.#counters[COUNT.tx_accepted]++;
     return true;
   }
