@@ -25,11 +25,7 @@ const OPTIONS = {
   control: { type: "string" },
 } as const;
 
-/** Runs `tegula audit`; returns the exit status. */
-export const audit = command(
-  { name: "audit", help: HELP, options: OPTIONS },
-  run,
-);
+export default command({ name: "audit", help: HELP, options: OPTIONS }, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const control = await Control.connect(values.control);

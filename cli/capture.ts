@@ -34,8 +34,7 @@ const OPTIONS = {
   control: LIVE_OPTIONS.control,
 } as const;
 
-/** Captures until it has enough or is told to stop; returns the exit status. */
-export const capture = command({ name: "capture", help: HELP, options: OPTIONS }, run);
+export default command({ name: "capture", help: HELP, options: OPTIONS }, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const most = values.count === undefined

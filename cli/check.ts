@@ -47,11 +47,7 @@ const OPTIONS = {
   json: { type: "boolean", short: "j" },
 } as const;
 
-/** Prints what it finds; returns the exit status. */
-export const check = command(
-  { name: "check", help: HELP, options: OPTIONS },
-  run,
-);
+export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const findings = findAll(await readConfig(values));

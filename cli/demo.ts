@@ -29,8 +29,7 @@ const OPTIONS = {
   provider: { type: "string", default: "auto" },
 } as const;
 
-/** Runs the command and returns its exit status. */
-export const demo = command({ name: "demo", help: HELP, options: OPTIONS }, start);
+export default command({ name: "demo", help: HELP, options: OPTIONS }, start);
 
 /** Long enough for what changes in a scene to be over within it. */
 const SHORTEST_SCENE_MILLIS = 500;

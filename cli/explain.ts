@@ -37,11 +37,7 @@ const OPTIONS = {
   ...LIVE_OPTIONS,
 } as const;
 
-/** Runs `tegula explain`; returns the exit status. */
-export const explain = command(
-  { name: "explain", help: HELP, options: OPTIONS, positionals: 1 },
-  run,
-);
+export default command({ name: "explain", help: HELP, options: OPTIONS, positionals: 1 }, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const flow = {

@@ -9,39 +9,24 @@ import { VERSION } from "./self.ts";
 type Command = (args: string[]) => Promise<number>;
 
 /** Each with its line of help. Modules are loaded when they are asked for. */
-const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
-  run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).run],
-  demo: [
-    "watch it work between network namespaces of its own",
-    async () => (await import("./demo.ts")).demo,
-  ],
-  show: [
-    "print the interfaces, routes or neighbours that it would use",
-    async () => (await import("./show.ts")).show,
-  ],
-  route: [
-    "print where a packet to an address would go",
-    async () => (await import("./route.ts")).route,
-  ],
+const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: Command }>]> = {
+  run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
+  demo: ["watch it work between network namespaces of its own", () => import("./demo.ts")],
+  show: ["print the interfaces, routes or neighbours that it would use", () => import("./show.ts")],
+  route: ["print where a packet to an address would go", () => import("./route.ts")],
   explain: [
     "tell in words what becomes of a packet to an address, and why",
-    async () => (await import("./explain.ts")).explain,
+    () => import("./explain.ts"),
   ],
-  check: [
-    "look for what would hurt on this host, and how to mend it",
-    async () => (await import("./check.ts")).check,
-  ],
+  check: ["look for what would hurt on this host, and how to mend it", () => import("./check.ts")],
   monitor: [
     "print changes of the kernel's network state as they are mirrored",
-    async () => (await import("./monitor.ts")).monitor,
+    () => import("./monitor.ts"),
   ],
-  audit: [
-    "have a running one compare its mirror with the kernel",
-    async () => (await import("./audit.ts")).audit,
-  ],
+  audit: ["have a running one compare its mirror with the kernel", () => import("./audit.ts")],
   capture: [
     "show the frames that a running one receives, sends and drops",
-    async () => (await import("./capture.ts")).capture,
+    () => import("./capture.ts"),
   ],
 };
 
@@ -74,7 +59,7 @@ export async function main(args: string[]): Promise<number> {
       throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
     }
     const [, load] = COMMANDS[name];
-    const command = await load();
+    const { default: command } = await load();
     return await command(rest);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;

@@ -46,11 +46,7 @@ const POLLIN = 1;
 /** The longest wait; Ctrl-C ends the process in the middle of one. */
 const LONGEST_WAIT_MILLIS = 1000;
 
-/** Prints until it is ended. */
-export const monitor = command(
-  { name: "monitor", help: HELP, options: OPTIONS, positionals: 1 },
-  run,
-);
+export default command({ name: "monitor", help: HELP, options: OPTIONS, positionals: 1 }, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const topics = topicsNamed(positionals[0]);

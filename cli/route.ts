@@ -42,11 +42,7 @@ const LONGEST = 256;
 /** Answers for addresses, in order; what is no address gets an object with an error. */
 type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
 
-/** Runs `tegula route get`; returns the exit status. */
-export const route = command(
-  { name: "route", help: HELP, options: OPTIONS, positionals: 2 },
-  run,
-);
+export default command({ name: "route", help: HELP, options: OPTIONS, positionals: 2 }, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const [verb, destination] = positionals;

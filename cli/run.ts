@@ -38,8 +38,7 @@ that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's coun
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,
 6 XDP or AF_XDP, 7 the system lacks something, 1 anything else.`;
 
-/** Runs until stopped; returns the exit status. */
-export const run = command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
+export default command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
 
 async function start(
   { values }: Given<typeof CONFIG_OPTIONS>,

@@ -51,11 +51,7 @@ const OBJECTS = {
 /** Entries written with one call. */
 const BATCH = 4096;
 
-/** Prints what `args` name; returns the exit status. */
-export const show = command(
-  { name: "show", help: HELP, options: OPTIONS, positionals: 1 },
-  run,
-);
+export default command({ name: "show", help: HELP, options: OPTIONS, positionals: 1 }, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const what = objectNamed(positionals[0]);
