@@ -2,6 +2,7 @@
  * The host's clock, read for an app that was granted it.
  */
 
+import type { Clock } from "../tiles/app/contract.ts";
 import { checked } from "./errno.ts";
 
 /** What adjtimex(2) returns: a leap second is to be added or removed, or nobody keeps the clock. */
@@ -10,18 +11,6 @@ const [TIME_INS, TIME_DEL, TIME_ERROR] = [1, 2, 5];
 const TIMEX_WORDS = 26;
 const MAX_ERROR = 3;
 const CLOCK_REALTIME = 0;
-
-/** The clock, as `tiles/app/contract.ts` gives it to an app. */
-export interface Clock {
-  /** Nanoseconds since 1970 UTC, to the 256 that a number of that size can tell apart. */
-  now(): number;
-  /** What the kernel says of its clock. Throws SystemError. */
-  status(): {
-    readonly synchronised: boolean;
-    readonly maxErrorMicros: number;
-    readonly leap: number;
-  };
-}
 
 /** Opens the library at `path`, any that is linked to libc: its functions do. */
 export function openClock(path: string): Clock {

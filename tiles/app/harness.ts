@@ -13,7 +13,6 @@
  * ```
  */
 
-import type { Clock } from "../../ffi/clock.ts";
 import { heapView, u8 } from "../../ffi/view.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
@@ -28,6 +27,7 @@ import {
   REFLECTED,
 } from "../runtime/link.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
+import type { AppContext } from "./contract.ts";
 import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
 import { NetSide } from "./net_side.ts";
 import { makeService, type Service } from "./service.ts";
@@ -37,12 +37,9 @@ const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 const SLOT_BYTES = 65_536;
 
 /** What the harness stands in for. All have a default. */
-export interface HarnessOptions {
-  readonly ports?: readonly number[];
+export interface HarnessOptions extends Partial<Pick<AppContext, "ports" | "options" | "clock">> {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
-  readonly options?: Readonly<Record<string, unknown>>;
-  readonly clock?: Clock;
 }
 
 /** A datagram to give to the app. */

@@ -3,7 +3,6 @@
  * bursts and ticks, and kept from doing harm by what it throws.
  */
 
-import type { Clock as HostClock } from "../../ffi/clock.ts";
 import type { View } from "../../ffi/view.ts";
 import { APP } from "../runtime/counters.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
@@ -14,25 +13,19 @@ import { fromPlain } from "./plain.ts";
 const MOST_KINDS = 64;
 
 /** What main says of an app. Plain data. */
-export interface ServiceSetup {
-  readonly name: string;
+export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "options"> {
   /** URL of its module. */
   readonly module: string;
-  readonly ports: readonly number[];
   /** Every port served here, by whichever app. */
   readonly served: readonly number[];
-  readonly options: Readonly<Record<string, unknown>>;
   /** The region for its own numbers. */
   readonly metrics: View;
 }
 
 /** What a service reports to. */
-export interface ServiceParts {
+export interface ServiceParts extends Pick<AppContext, "clock" | "log"> {
   /** Of the tile region that stands for the app, in the order of `APP`. */
   readonly counters: Float64Array;
-  /** Where it was granted. */
-  readonly clock?: HostClock;
-  log(line: string): void;
 }
 
 /** Imports the app's module and makes the app. Throws Error with what is wrong with it. */

@@ -4,12 +4,12 @@
  * `worker.ts`.
  */
 
-import type { Clock } from "../../ffi/clock.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import type { Udp } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
+import type { Clock } from "../app/contract.ts";
 import type { ControlRequest } from "./control.ts";
 import type { TileRegion } from "./tile_region.ts";
 

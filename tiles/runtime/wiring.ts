@@ -11,7 +11,7 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
 import type { AppSetup } from "../app/tile.ts";
-import type { PeerSetup, Prefix } from "../net/app_link.ts";
+import type { PeerSetup } from "../net/app_link.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
@@ -28,15 +28,8 @@ import type { TileKind } from "./tile.ts";
 import { TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** An app and the ports that it answers on. */
-export interface AppPlan {
-  readonly name: string;
-  /** URL of its module. */
-  readonly module: string;
-  readonly ports: readonly number[];
-  /** What the configuration says to it. */
-  readonly options: Readonly<Record<string, unknown>>;
-  /** Addresses that it may send to besides those that it heard from. */
-  readonly sendTo: readonly Prefix[];
+export interface AppPlan
+  extends Pick<ServiceSetup, "name" | "module" | "ports" | "options">, Pick<PeerSetup, "sendTo"> {
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
