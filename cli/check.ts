@@ -10,11 +10,11 @@ import { checkFilters } from "./check_filters.ts";
 import {
   checkHost,
   checkInterface,
+  checkMultipath,
   checkQueues,
   checkRoutes,
   type Finding,
 } from "./check_findings.ts";
-import { checkMultipath } from "./check_multipath.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { Exit } from "./errors.ts";
 import { command, type Given } from "./options.ts";

@@ -3,7 +3,7 @@
  * ours, and that what goes through AF_XDP never meets.
  */
 
-import type { Finding } from "./check_findings.ts";
+import { type Finding, ok, warn } from "./check_findings.ts";
 import { messageOf } from "./errors.ts";
 import { type Match, readRuleset, type Rule, type Ruleset } from "./filter_rules.ts";
 
@@ -30,17 +30,10 @@ const NUMBERS: Readonly<Record<string, number>> = { udp: 17, ip: 0x0800 };
 export function checkFilters(ours: Ours): Finding[] {
   try {
     const ruleset = readRuleset();
-    if (ruleset === null) {
-      return [{ verdict: "ok", subject: SUBJECT, says: "neither nft nor iptables is installed" }];
-    }
+    if (ruleset === null) return [ok(SUBJECT, "neither nft nor iptables is installed")];
     return findingsOf(ruleset, ours);
   } catch (error) {
-    return [{
-      verdict: "warn",
-      subject: SUBJECT,
-      says: `its rules cannot be read: ${messageOf(error)}`,
-      fix: "sudo tegula check",
-    }];
+    return [warn(SUBJECT, `its rules cannot be read: ${messageOf(error)}`, "sudo tegula check")];
   }
 }
 
@@ -52,17 +45,14 @@ export function findingsOf({ rules, chains }: Ruleset, ours: Ours): Finding[] {
   );
   const reached = reachedFrom(passed.map(({ chain }) => chain), rules);
   const findings = [
-    ...passed.filter(({ policy }) => policy === "drop").map(({ chain }): Finding => ({
-      verdict: "warn",
-      subject: SUBJECT,
-      says:
-        `chain ${chain} drops what no rule of it accepts, but nothing that AF_XDP takes or sends`,
-      fix: INSTEAD,
-    })),
+    ...passed.filter(({ policy }) => policy === "drop").map(({ chain }) => {
+      const says = "drops what no rule of it accepts, but nothing that AF_XDP takes or sends";
+      return warn(SUBJECT, `chain ${chain} ${says}`, INSTEAD);
+    }),
     ...rules.filter(({ chain }) => reached.has(chain)).flatMap((rule) => findingOf(rule, ours)),
   ];
   if (findings.some(({ verdict }) => verdict !== "ok")) return findings;
-  return [...findings, { verdict: "ok", subject: SUBJECT, says: "no rule that would be missed" }];
+  return [...findings, ok(SUBJECT, "no rule that would be missed")];
 }
 
 function reachedFrom(chains: readonly string[], rules: readonly Rule[]): ReadonlySet<string> {
@@ -83,14 +73,10 @@ function findingOf({ name, matches, does, removal }: Rule, ours: Ours): Finding[
   const what = [...new Set(does)].join(", ");
   if (missed.length > 0) {
     const says = `${name} (${what}) does not see what AF_XDP takes or sends`;
-    return [{ verdict: "warn", subject: SUBJECT, says, fix: `${removal}   # or: ${INSTEAD}` }];
+    return [warn(SUBJECT, says, `${removal}   # or: ${INSTEAD}`)];
   }
   if (!isNamed || does.length === 0) return [];
-  return [{
-    verdict: "ok",
-    subject: SUBJECT,
-    says: `${name} (${what}) lets pass what passes anyway`,
-  }];
+  return [ok(SUBJECT, `${name} (${what}) lets pass what passes anyway`)];
 }
 
 const INTERFACE = /^[io]if(name)?$/;

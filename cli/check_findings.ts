@@ -6,6 +6,7 @@ import type { Host } from "../ffi/host.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
+import type { Route } from "../netbase/route.ts";
 import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
 import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
 
@@ -23,6 +24,8 @@ const SYSCTL = "/proc/sys/net/";
 const LEAST_NEIGHBORS = 1024;
 /** Bytes that a socket may buffer without privilege: some thousand events of routes. */
 const LEAST_RMEM = 4 << 20;
+/** Of fib_multipath_hash_policy: addresses and ports. */
+const BY_PORTS = 1;
 /** Of rp_filter: drop what comes in by another interface than the answer goes out. */
 const STRICT = 1;
 /** Drivers that have native XDP (`ndo_bpf` in Linux 6.12); all others take it in generic mode. */
@@ -37,12 +40,11 @@ const XDP_DRIVERS: ReadonlySet<string> = new Set(
 export function checkHost(host: Host, { neighbors }: NetbaseReader): Finding[] {
   const missing = missingCapabilities(host, { xdp: true });
   return [
-    missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : {
-      verdict: "fail",
-      subject: "privileges",
-      says: `missing ${missing.join(", ")}: no AF_XDP`,
-      fix: "run it as root, or as the service of scripts/install",
-    },
+    missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
+      "privileges",
+      `missing ${missing.join(", ")}: no AF_XDP`,
+      "run it as root, or as the service of scripts/install",
+    ),
     neighborTable(neighbors),
     bufferLimit(!missing.includes("CAP_NET_ADMIN")),
   ];
@@ -57,12 +59,11 @@ function neighborTable(neighbors: NetbaseReader["neighbors"]): Finding {
   // A namespace other than the first shares the table and cannot see how large it is.
   if (most === null) return ok(subject, `${count} entries; its size is the host's`);
   if (most >= wanted) return ok(subject, `${count} of ${most} entries`);
-  return {
-    verdict: "warn",
+  return warn(
     subject,
-    says: `gc_thresh3 is ${most} with ${count} entries: new clients may not be resolved`,
-    fix: `sysctl -w net.ipv4.neigh.default.gc_thresh3=${wanted}`,
-  };
+    `gc_thresh3 is ${most} with ${count} entries: new clients may not be resolved`,
+    `sysctl -w net.ipv4.neigh.default.gc_thresh3=${wanted}`,
+  );
 }
 
 function bufferLimit(mayForce: boolean): Finding {
@@ -70,30 +71,52 @@ function bufferLimit(mayForce: boolean): Finding {
   const most = sysctl("core/rmem_max");
   if (mayForce || most === null) return ok(subject, "as large as needed");
   if (most >= LEAST_RMEM) return ok(subject, `up to ${most} bytes`);
-  return {
-    verdict: "warn",
+  return warn(
     subject,
-    says: `rmem_max is ${most}: many changes at once are missed and read anew`,
-    fix: `sysctl -w net.core.rmem_max=${LEAST_RMEM}`,
-  };
+    `rmem_max is ${most}: many changes at once are missed and read anew`,
+    `sysctl -w net.core.rmem_max=${LEAST_RMEM}`,
+  );
 }
 
 /** What the mirror said of rules and routes that Tegula does not follow. */
 export function checkRoutes(notices: readonly string[]): Finding[] {
   const mark = "not supported: ";
-  const found = notices.filter((line) => line.startsWith(mark)).map((line): Finding => {
+  const found = notices.filter((line) => line.startsWith(mark)).map((line) => {
     const says = line.slice(mark.length);
     const rule = /^policy rule (\d+)/.exec(says);
-    return {
-      verdict: "warn",
-      subject: rule === null ? "routes" : "policy rules",
-      says,
-      fix: rule === null
-        ? "ip route show table all   # replace them by routes of table main"
-        : `ip rule delete priority ${rule[1]}`,
-    };
+    return rule === null
+      ? warn("routes", says, "ip route show table all   # replace them by routes of table main")
+      : warn("policy rules", says, `ip rule delete priority ${rule[1]}`);
   });
   return found.length > 0 ? found : [ok("routes", "all can be followed, and no policy rules")];
+}
+
+/**
+ * Settings by which the kernel spreads flows over several hops otherwise than Tegula does: no message of
+ * netlink tells of them.
+ */
+export function checkMultipath(routes: Iterable<Route>): Finding[] {
+  const kinds = { hops: false, objects: false };
+  for (const { hops, nextHopId } of routes) {
+    if (hops !== null) kinds[nextHopId === 0 ? "hops" : "objects"] = true;
+  }
+  const findings: Finding[] = [];
+  const policy = sysctl("ipv4/fib_multipath_hash_policy");
+  if ((kinds.hops || kinds.objects) && policy !== BY_PORTS) {
+    findings.push(warn(
+      "multipath",
+      `fib_multipath_hash_policy is ${policy}: Tegula spreads flows by their ports too`,
+      `sysctl -w net.ipv4.fib_multipath_hash_policy=${BY_PORTS}`,
+    ));
+  }
+  if (kinds.hops && sysctl("ipv4/fib_multipath_use_neigh")) {
+    findings.push(warn(
+      "multipath",
+      "fib_multipath_use_neigh is set: Tegula leaves a dead gateway only in next-hop groups",
+      "sysctl -w net.ipv4.fib_multipath_use_neigh=0   # or use 'ip nexthop' groups",
+    ));
+  }
+  return findings;
 }
 
 /** One interface. */
@@ -107,47 +130,40 @@ export function checkInterface(
   const driver = host.driver(name);
   const findings: Finding[] = [];
   if ((interfaces.flags(record) & IFF_UP) === 0) {
-    const fix = `ip link set ${name} up`;
-    findings.push({ verdict: "warn", subject: name, says: "is down: the start waits for it", fix });
+    findings.push(warn(name, "is down: the start waits for it", `ip link set ${name} up`));
   }
   if (interfaces.addressCount(record) === 0) {
-    findings.push({
-      verdict: "warn",
-      subject: name,
-      says: "has no IPv4 address: the start waits for one",
-      fix: `ip address add ADDRESS/LENGTH dev ${name}`,
-    });
+    findings.push(warn(
+      name,
+      "has no IPv4 address: the start waits for one",
+      `ip address add ADDRESS/LENGTH dev ${name}`,
+    ));
   }
   if (mtu > LARGEST_MTU && !interfaces.isLoopback(record)) {
-    findings.push({
-      verdict: "fail",
-      subject: name,
-      says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
-      fix: `ip link set ${name} mtu ${LARGEST_MTU}`,
-    });
+    findings.push(fail(
+      name,
+      `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
+      `ip link set ${name} mtu ${LARGEST_MTU}`,
+    ));
   }
   findings.push(...attachedProgram(xsk, { name, ifindex: interfaces.ifindex(record) }));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
   if (filter === STRICT) {
-    findings.push({
-      verdict: "warn",
-      subject: name,
-      says:
-        "rp_filter is strict: the kernel drops what its sockets get from hosts routed elsewhere",
-      fix: `sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${name}.rp_filter=2`,
-    });
+    findings.push(warn(
+      name,
+      "rp_filter is strict: the kernel drops what its sockets get from hosts routed elsewhere",
+      `sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${name}.rp_filter=2`,
+    ));
   }
   if (!XDP_DRIVERS.has(driver)) {
-    findings.push({
-      verdict: "warn",
-      subject: name,
-      says: `its driver ${
-        driver || "(it does not say which)"
-      } is not known for native XDP: generic mode`,
-      fix: "tegula run --provider socket   # compare",
-    });
+    const which = driver || "(it does not say which)";
+    findings.push(warn(
+      name,
+      `its driver ${which} is not known for native XDP: generic mode`,
+      "tegula run --provider socket   # compare",
+    ));
   }
   return findings.length > 0 ? findings : [ok(name, `driver ${driver}, MTU ${mtu}`)];
 }
@@ -161,12 +177,11 @@ function attachedProgram(
   if (program === null) return [];
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
   if (program.name === OUR_PROGRAM) return [ok(name, `${which}: a tegula that runs`)];
-  return [{
-    verdict: "fail",
-    subject: name,
-    says: `${which}, is attached already`,
-    fix: `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
-  }];
+  return [fail(
+    name,
+    `${which}, is attached already`,
+    `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
+  )];
 }
 
 /** Whether queues and net tiles go together. */
@@ -181,23 +196,32 @@ export function checkQueues(
     apps: 0,
     netTiles: asked,
   });
-  return names.map((name, i): Finding => {
+  return names.map((name, i) => {
     const count = counts[i];
     if (count >= netTiles) return ok(name, `queues: ${count}, net tiles: ${netTiles}`);
     const have = count === 1 ? "has a queue" : "have queues";
-    return {
-      verdict: "warn",
-      subject: name,
-      says: `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
+    return warn(
+      name,
+      `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
         "kernel's sockets",
-      fix:
-        `tegula run --net-tiles ${count}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
-    };
+      `tegula run --net-tiles ${count}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
+    );
   });
 }
 
-function ok(subject: string, says: string): Finding {
+/** What is well. */
+export function ok(subject: string, says: string): Finding {
   return { verdict: "ok", subject, says };
+}
+
+/** What hurts, and `fix`, which mends it. */
+export function warn(subject: string, says: string, fix: string): Finding {
+  return { verdict: "warn", subject, says, fix };
+}
+
+/** The same of what keeps it from starting. */
+function fail(subject: string, says: string, fix: string): Finding {
+  return { verdict: "fail", subject, says, fix };
 }
 
 /** A kernel parameter below net., null when it is not there. */
