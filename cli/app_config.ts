@@ -19,15 +19,22 @@ export interface AppConfig extends Pick<AppPlan, "options" | "sendTo"> {
 /** What an app has of which the configuration says nothing. */
 export const NO_APP_CONFIG: AppConfig = { options: {}, sendTo: [], grants: NO_GRANTS };
 
+/** The sentence where something else is given. */
+export function wants(what: string) {
+  return {
+    error: ({ input }: { input?: unknown }) => `must be ${what}, not ${JSON.stringify(input)}`,
+  };
+}
+
 /** A list of texts such as `example`. */
 function names(example: string) {
-  return z.array(z.string(), { error: `must be a list such as ["${example}"]` }).default([]);
+  return z.array(z.string(), wants(`a list such as ["${example}"]`)).default([]);
 }
 
 /** The keys of `[apps.NAME]`. */
 export const appSchema = z.strictObject({
-  module: z.string({ error: "must be the path of a module" }).optional(),
-  options: z.record(z.string(), z.unknown(), { error: "must be a table" }).default({}),
+  module: z.string(wants("the path of a module")).optional(),
+  options: z.record(z.string(), z.unknown(), wants("a table")).default({}),
   send_to: z.array(
     z.string().transform((text, context) => {
       const prefix = parsePrefix(text);
@@ -36,14 +43,14 @@ export const appSchema = z.strictObject({
       context.addIssue({ code: "custom", message });
       return z.NEVER;
     }),
-    { error: 'must be a list such as ["198.51.100.0/24"]' },
+    wants('a list such as ["198.51.100.0/24"]'),
   ).default([]),
   read: names("./zones"),
   write: names("/var/lib/tegula/my_app"),
   env: names("NAME"),
   net: names("192.0.2.1:443"),
-  clock: z.boolean({ error: "must be true or false" }).default(false),
-  keep: z.boolean({ error: "must be true or false" }).default(false),
+  clock: z.boolean(wants("true or false")).default(false),
+  keep: z.boolean(wants("true or false")).default(false),
 });
 
 /** Makes sense of what `appSchema` read, relative paths counted from `folder`. */

@@ -8,18 +8,20 @@ import { dirname } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { type AppConfig, appSchema, locate, toAppConfig } from "./app_config.ts";
-import { Exit, UserError } from "./errors.ts";
-import { type Given, oneOf, wholeNumber } from "./options.ts";
+import { type AppConfig, appSchema, locate, toAppConfig, wants } from "./app_config.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
+import type { Given } from "./options.ts";
 
 /** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
-export const PROVIDERS = ["auto", "xdp", "socket"] as const;
-
-/** One of {@linkcode PROVIDERS}. */
-export type Provider = typeof PROVIDERS[number];
-
+const PROVIDERS = ["auto", "xdp", "socket"] as const;
 /** Who sees to it that received UDP checksums are right: Tegula, or the NIC, which is believed. */
-export const CHECKSUMS = ["verify", "nic"] as const;
+const CHECKSUMS = ["verify", "nic"] as const;
+/** Most instances that share a port. */
+const MAX_INSTANCES = 64;
+/** Most net tiles. */
+const MAX_NET_TILES = 64;
+/** Longest name that an interface can have: IFNAMSIZ of linux/if.h less the final zero. */
+const LONGEST_INTERFACE_NAME = 15;
 
 /** A port, the app that answers on it, and how many instances of that app share it. */
 export interface Listen {
@@ -39,7 +41,7 @@ export interface RunConfig {
   readonly listen: Listen[];
   /** What is said of apps, by their names. */
   readonly apps: Readonly<Record<string, AppConfig>>;
-  readonly provider: Provider;
+  readonly provider: typeof PROVIDERS[number];
   readonly checksums: typeof CHECKSUMS[number];
   /** Whether net tiles poll the drivers of their AF_XDP sockets, in place of interrupts. */
   readonly busyPoll: boolean;
@@ -51,47 +53,28 @@ export interface RunConfig {
   readonly metrics?: string;
 }
 
-/** Most instances that share a port. */
-export const MAX_INSTANCES = 64;
-/** Most net tiles. */
-export const MAX_NET_TILES = 64;
-
-/** Longest name that an interface can have: IFNAMSIZ of linux/if.h less the final zero. */
-const LONGEST_INTERFACE_NAME = 15;
-
 /**
  * Reads `PORT=APP`, `PORT=APP*INSTANCES` or `PORT=APP@inline`, for example `7=echo` or
- * `5353=./my_service.ts*4`.
- * Throws a {@linkcode UserError} that says what is wrong and what is allowed.
+ * `5353=./my_service.ts*4`. Throws UserError that says what is wrong and what is allowed.
  */
 export function parseListen(text: string): Listen {
-  const listen = readListen(text);
-  if (typeof listen === "string") throw new UserError(listen, Exit.usage);
-  return listen;
-}
-
-/** The listen that `text` says, or what is wrong with it. */
-function readListen(text: string): Listen | string {
-  const wrong = (what: string) => `${JSON.stringify(text)} is not PORT=APP: ${what}`;
+  const wrong = (what: string) =>
+    new UserError(`${JSON.stringify(text)} is not PORT=APP: ${what}`, Exit.usage);
   const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text);
-  if (parts === null) return wrong("for example 7=echo");
+  if (parts === null) throw wrong("for example 7=echo");
   const [, port, app, instances = "1", placement] = parts;
   if (!isNumberWithin(port, 1, 65535)) {
-    return wrong(`the port must be a number from 1 to 65535, not ${JSON.stringify(port)}`);
+    throw wrong(`the port must be a number from 1 to 65535, not ${JSON.stringify(port)}`);
   }
-  if (app === "") return wrong("the app is missing; for example 7=echo");
+  if (app === "") throw wrong("the app is missing; for example 7=echo");
   if (!isNumberWithin(instances, 1, MAX_INSTANCES)) {
-    return wrong(`after * stands how many instances, from 1 to ${MAX_INSTANCES}`);
+    throw wrong(`after * stands how many instances, from 1 to ${MAX_INSTANCES}`);
   }
   if (placement !== undefined && placement !== "inline") {
-    return wrong(`after @ stands inline, or nothing, not ${JSON.stringify(placement)}`);
+    throw wrong(`after @ stands inline, or nothing, not ${JSON.stringify(placement)}`);
   }
-  return {
-    port: Number(port),
-    app,
-    instances: Number(instances),
-    inline: placement !== undefined,
-  };
+  const inline = placement !== undefined;
+  return { port: Number(port), app, instances: Number(instances), inline };
 }
 
 /** Whether `text` is a plain decimal number from `least` to `most`. */
@@ -99,81 +82,44 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
   return /^[0-9]{1,5}$/.test(text) && Number(text) >= least && Number(text) <= most;
 }
 
-/** Checks the place of the metrics, `ADDRESS:PORT`. Throws UserError. */
-function parseMetrics(text: string): string {
-  if (isPlace(text)) return text;
-  throw new UserError(`--metrics takes ADDRESS:PORT, not '${text}'; ${PLACE_EXAMPLE}`, Exit.usage);
-}
-
-const PLACE_EXAMPLE = "for example 127.0.0.1:9464";
-
+/** Whether `text` is `ADDRESS:PORT`. */
 function isPlace(text: string): boolean {
   const [address, port, ...more] = text.split(":");
   return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
 }
 
-const listenSchema = z.string({ error: 'must be a text such as "7=echo"' }).transform(
+const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
   (text, context) => {
-    const listen = readListen(text);
-    if (typeof listen !== "string") return listen;
-    context.addIssue({ code: "custom", message: listen });
-    return z.NEVER;
+    try {
+      return parseListen(text);
+    } catch (error) {
+      context.addIssue({ code: "custom", message: messageOf(error) });
+      return z.NEVER;
+    }
   },
 );
 
-const interfaceSchema = z.string({ error: "must be the name of an interface" })
-  .regex(/^[^\s/]+$/, { error: "must be the name of an interface, without spaces and slashes" })
-  .max(LONGEST_INTERFACE_NAME, {
-    error: `must be the name of an interface, at most ${LONGEST_INTERFACE_NAME} characters`,
-  });
+const interfaceName = wants("the name of an interface, without spaces and slashes");
+const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
-const fileSchema = z.strictObject({
-  interfaces: z.array(interfaceSchema, { error: 'must be a list such as ["eth0"]' }).optional(),
-  apps: z.record(z.string(), appSchema, { error: "must be tables such as [apps.dns]" }).optional(),
-  listen: z.array(listenSchema, { error: 'must be a list such as ["7=echo"]' }).optional(),
-  provider: z.enum(PROVIDERS, { error: `must be one of ${PROVIDERS.join(", ")}` }).optional(),
-  net_tiles: z.int({ error: "must be a whole number" })
-    .min(1, { error: "must be at least 1" })
-    .max(MAX_NET_TILES, { error: `must be at most ${MAX_NET_TILES}` })
-    .optional(),
-  checksums: z.enum(CHECKSUMS, { error: `must be one of ${CHECKSUMS.join(", ")}` }).optional(),
-  busy_poll: z.boolean({ error: "must be true or false" }).optional(),
-  control: z.string({ error: 'must be the path of a socket, or "none"' }).optional(),
-  metrics: z.string().refine(isPlace, { error: `must be "ADDRESS:PORT", ${PLACE_EXAMPLE}` })
-    .optional(),
-});
-
-/** The keys that a configuration file may have. */
-const KEYS = Object.keys(fileSchema.shape);
-
-/**
- * Reads the configuration file at `path`. What it leaves out is empty (`interfaces`, `listen`) or
- * the default (`provider` "auto"), so that the command line can add to it. An app
- * named by a path that begins with `./` or `../` is sought from the file's own folder.
- * Throws a {@linkcode UserError} when the file cannot be read or is wrong.
- */
-export async function loadConfig(path: string): Promise<RunConfig> {
-  const parsed = fileSchema.safeParse(parseFile(path, await readFile(path)));
-  if (!parsed.success) throw new UserError(`${path}: ${explain(parsed.error)}`, Exit.usage);
-  const { interfaces = [], listen = [], apps = {}, provider = "auto", net_tiles } = parsed.data;
-  const { checksums = "verify", busy_poll: busyPoll = false, control, metrics } = parsed.data;
-  return {
-    interfaces,
-    listen: listen.map((one) => ({ ...one, app: locate(one.app, dirname(path)) })),
-    apps: Object.fromEntries(
-      Object.entries(apps).map(([name, app]) => [
-        locate(name, dirname(path)),
-        toAppConfig(app, dirname(path)),
-      ]),
+/** What can be said, by the names that the file has for it. */
+const schema = z.strictObject({
+  interfaces: z.array(
+    z.string(interfaceName).regex(/^[^\s/]+$/, interfaceName).max(
+      LONGEST_INTERFACE_NAME,
+      wants(`the name of an interface, at most ${LONGEST_INTERFACE_NAME} characters`),
     ),
-    provider,
-    checksums,
-    busyPoll,
-    ...(net_tiles !== undefined && { netTiles: net_tiles }),
-    ...(control !== undefined && { control }),
-    ...(metrics !== undefined && { metrics }),
-  };
-}
+    wants('a list such as ["eth0"]'),
+  ).default([]),
+  apps: z.record(z.string(), appSchema, wants("tables such as [apps.dns]")).default({}),
+  listen: z.array(listenSchema, wants('a list such as ["7=echo"]')).default([]),
+  provider: z.enum(PROVIDERS, wants(`one of ${PROVIDERS.join(", ")}`)).optional(),
+  net_tiles: z.int(netTiles).min(1, netTiles).max(MAX_NET_TILES, netTiles).optional(),
+  checksums: z.enum(CHECKSUMS, wants(`one of ${CHECKSUMS.join(", ")}`)).optional(),
+  busy_poll: z.boolean(wants("true or false")).optional(),
+  control: z.string(wants('the path of a socket, or "none"')).optional(),
+  metrics: z.string().refine(isPlace, wants("ADDRESS:PORT, for example 127.0.0.1:9464")).optional(),
+});
 
 /** The options that say, or add to, what stands in the file; --config names that. */
 export const CONFIG_OPTIONS = {
@@ -188,31 +134,47 @@ export const CONFIG_OPTIONS = {
   config: { type: "string" },
 } as const;
 
-/** The file and the options together; what both say, the options say. Throws UserError. */
+/** Options that the file has another name for: the plural, or with an underscore. */
+const KEYS: Readonly<Record<string, string>> = {
+  interface: "interfaces",
+  "net-tiles": "net_tiles",
+  "busy-poll": "busy_poll",
+};
+
+/**
+ * The file and the options together; what both say, the options say, but that interfaces and ports add
+ * up. An app named by a path that begins with `./` or `../` is sought from the file's own folder.
+ * Throws UserError when the file cannot be read, or when something is wrong.
+ */
 export async function readConfig(
-  values: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
+  { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
 ): Promise<RunConfig> {
-  const file = values.config === undefined ? null : await loadConfig(values.config);
-  const netTiles = values["net-tiles"] === undefined ? file?.netTiles : wholeNumber(
-    values["net-tiles"],
-    { option: "net-tiles", least: 1, most: MAX_NET_TILES },
-  );
-  const metrics = values.metrics === undefined ? file?.metrics : parseMetrics(values.metrics);
-  const control = values.control ?? file?.control;
+  const folder = dirname(path ?? "");
+  const file = path === undefined ? checked({}) : checked(await readFile(path), path);
+  const options = checked(Object.fromEntries(
+    Object.entries(values).map(([option, value]) => [
+      KEYS[option] ?? option,
+      option === "net-tiles" && /^\d+$/.test(String(value)) ? Number(value) : value,
+    ]),
+  ));
+  const { net_tiles: netTiles, busy_poll: busyPoll = false, ...said } = { ...file, ...options };
   return {
-    interfaces: [...file?.interfaces ?? [], ...values.interface ?? []],
-    listen: [...file?.listen ?? [], ...(values.listen ?? []).map(parseListen)],
-    provider: values.provider === undefined
-      ? file?.provider ?? "auto"
-      : oneOf(values.provider, { option: "provider", allowed: PROVIDERS }),
-    checksums: values.checksums === undefined
-      ? file?.checksums ?? "verify"
-      : oneOf(values.checksums, { option: "checksums", allowed: CHECKSUMS }),
-    busyPoll: values["busy-poll"] ?? file?.busyPoll ?? false,
+    provider: "auto",
+    checksums: "verify",
+    ...said,
+    busyPoll,
     ...(netTiles !== undefined && { netTiles }),
-    ...(metrics !== undefined && { metrics }),
-    ...(control !== undefined && { control }),
-    apps: file?.apps ?? {},
+    interfaces: [...file.interfaces, ...options.interfaces],
+    listen: [
+      ...file.listen.map((one) => ({ ...one, app: locate(one.app, folder) })),
+      ...options.listen,
+    ],
+    apps: Object.fromEntries(
+      Object.entries(file.apps).map(([name, app]) => [
+        locate(name, folder),
+        toAppConfig(app, folder),
+      ]),
+    ),
   };
 }
 
@@ -242,30 +204,34 @@ function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
 }
 
-async function readFile(path: string): Promise<string> {
+async function readFile(path: string): Promise<unknown> {
   try {
-    return await Deno.readTextFile(path);
+    return parseToml(await Deno.readTextFile(path));
   } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    throw new UserError(`cannot read the configuration file: ${error.message}`, Exit.usage);
-  }
-}
-
-function parseFile(path: string, text: string): unknown {
-  try {
-    return parseToml(text);
-  } catch (error) {
-    if (!(error instanceof TomlError)) throw error;
+    if (!(error instanceof TomlError)) {
+      throw new UserError(`cannot read the configuration file: ${messageOf(error)}`, Exit.usage);
+    }
     const reason = error.message.split("\n")[0].replace("Invalid TOML document: ", "");
     throw new UserError(`${path}:${error.line}:${error.column}: ${reason}`, Exit.usage);
   }
 }
 
-/** The first thing that is wrong, with its place in the file. */
-function explain(error: z.ZodError): string {
+/** What the file at `path` says, or without one what the options do. Throws UserError. */
+function checked(said: unknown, path?: string): z.output<typeof schema> {
+  const { data, error } = schema.safeParse(said);
+  if (data !== undefined) return data;
   const [issue] = error.issues;
+  const option = Object.keys(KEYS).find((each) => KEYS[each] === issue.path[0]) ?? issue.path[0];
+  const sentence = path === undefined
+    ? `--${String(option)}: ${issue.message}`
+    : `${path}: ${explain(issue)}`;
+  throw new UserError(sentence, Exit.usage);
+}
+
+/** The first thing that is wrong, with its place in the file. */
+function explain(issue: z.core.$ZodIssue): string {
   if (issue.code === "unrecognized_keys") {
-    const known = issue.path[0] === "apps" ? Object.keys(appSchema.shape) : KEYS;
+    const known = Object.keys(issue.path[0] === "apps" ? appSchema.shape : schema.shape);
     const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
     return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
   }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { planApps } from "../../cli/apps.ts";
-import { loadConfig, parseListen } from "../../cli/config.ts";
+import { parseListen, readConfig } from "../../cli/config.ts";
 import { UserError } from "../../cli/errors.ts";
 import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 
@@ -11,7 +11,7 @@ async function load(toml: string) {
   try {
     await Deno.writeTextFile(join(folder, "mine.ts"), "export function answer() {}");
     await Deno.writeTextFile(join(folder, "tegula.toml"), toml);
-    const config = await loadConfig(join(folder, "tegula.toml"));
+    const config = await readConfig({ config: join(folder, "tegula.toml") });
     return { apps: planApps(config), folder };
   } finally {
     await Deno.remove(folder, { recursive: true });

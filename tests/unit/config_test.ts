@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import fc from "fast-check";
-import { checkConfig, loadConfig, parseListen, type RunConfig } from "../../cli/config.ts";
+import { checkConfig, parseListen, readConfig, type RunConfig } from "../../cli/config.ts";
 import { Exit, UserError } from "../../cli/errors.ts";
 
 /** Asserts that `body` fails with one sentence that matches, and with the usage status. */
@@ -21,7 +21,7 @@ async function load(toml: string): Promise<{ config: RunConfig; folder: string }
   try {
     const path = join(folder, "tegula.toml");
     await Deno.writeTextFile(path, toml);
-    return { config: await loadConfig(path), folder };
+    return { config: await readConfig({ config: path }), folder };
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -83,7 +83,7 @@ Deno.test("parseListen() says what is wrong and what is allowed", async () => {
   await assertRefused(() => parseListen("7=echo*many"), /instances, from 1 to 64/);
 });
 
-Deno.test("loadConfig() reads every key", async () => {
+Deno.test("readConfig() reads every key", async () => {
   const { config } = await load(`
     interfaces = ["eth0", "eth1"]
     listen = ["7=echo", "37=time*2"]
@@ -103,7 +103,7 @@ Deno.test("loadConfig() reads every key", async () => {
   });
 });
 
-Deno.test("loadConfig() leaves to the defaults what an empty file does not say", async () => {
+Deno.test("readConfig() leaves to the defaults what an empty file does not say", async () => {
   const { config } = await load("");
   assert.deepEqual(config, {
     interfaces: [],
@@ -115,7 +115,7 @@ Deno.test("loadConfig() leaves to the defaults what an empty file does not say",
   });
 });
 
-Deno.test("loadConfig() seeks an app's module from the file's own folder", async () => {
+Deno.test("readConfig() seeks an app's module from the file's own folder", async () => {
   const { config, folder } = await load(`listen = ["7=./app.ts", "8=/opt/app.ts", "9=discard"]`);
   assert.deepEqual(config.listen.map((one) => one.app), [
     join(folder, "app.ts"),
@@ -124,7 +124,7 @@ Deno.test("loadConfig() seeks an app's module from the file's own folder", async
   ]);
 });
 
-Deno.test("loadConfig() names the place of what is wrong", async () => {
+Deno.test("readConfig() names the place of what is wrong", async () => {
   await assertRefused(() => load(`interface = "eth0"`), /unknown key interface; known are interf/);
   await assertRefused(() => load(`interfaces = "eth0"`), /interfaces: must be a list such as/);
   await assertRefused(() => load(`interfaces = ["a b"]`), /interfaces\[0\]: must be the name/);
@@ -135,19 +135,42 @@ Deno.test("loadConfig() names the place of what is wrong", async () => {
     () => load(`provider = "dpdk"`),
     /provider: must be one of auto, xdp, socket/,
   );
-  await assertRefused(() => load(`net_tiles = 0`), /net_tiles: must be at least 1/);
+  await assertRefused(
+    () => load(`net_tiles = 0`),
+    /net_tiles: must be a whole number from 1 to 64, not 0/,
+  );
   await assertRefused(() => load(`checksums = "none"`), /checksums: must be one of verify, nic/);
   await assertRefused(() => load(`busy_poll = 20`), /busy_poll: must be true or false/);
   await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
 });
 
-Deno.test("loadConfig() gives line and column where the file is not TOML", async () => {
+Deno.test("readConfig() holds options to the same, and lets them say it instead of the file", async () => {
+  await assertRefused(() => readConfig({ provider: "dpdk" }), /--provider: .* socket, not "dpdk"/);
+  await assertRefused(() => readConfig({ "net-tiles": "1e1" }), /--net-tiles: .* to 64, not "1e1"/);
+  await assertRefused(() => readConfig({ interface: ["a/b"] }), /--interface: must be the name/);
+  await assertRefused(() => readConfig({ listen: ["echo"] }), /--listen: "echo" is not PORT=APP/);
+  await assertRefused(() => readConfig({ metrics: "[::1]:1" }), /--metrics: must be ADDRESS:PORT/);
+  const folder = await Deno.makeTempDir({ prefix: "tegula-config-" });
+  try {
+    const config = join(folder, "tegula.toml");
+    await Deno.writeTextFile(config, `provider = "xdp"\nnet_tiles = 2\ninterfaces = ["eth0"]`);
+    const both = await readConfig({ config, provider: "socket", interface: ["eth1"] });
+    assert.deepEqual(
+      [both.provider, both.netTiles, both.interfaces],
+      ["socket", 2, ["eth0", "eth1"]],
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("readConfig() gives line and column where the file is not TOML", async () => {
   await assertRefused(() => load(`\nlisten = [`), /tegula\.toml:2:\d+: /);
 });
 
-Deno.test("loadConfig() says that a file cannot be read", async () => {
+Deno.test("readConfig() says that a file cannot be read", async () => {
   await assertRefused(
-    () => loadConfig("/nowhere/tegula.toml"),
+    () => readConfig({ config: "/nowhere/tegula.toml" }),
     /cannot read the configuration .*no/i,
   );
 });
