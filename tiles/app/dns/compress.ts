@@ -4,12 +4,14 @@
  * pointer goes into the question.
  */
 
-import { LOWER } from "./question.ts";
+import { HEADER_BYTES, LOWER } from "./question.ts";
 
 /** Bytes between a record's name and its data: type, class, TTL and length of the data. */
 const FIXED_BYTES = 10;
-const HEADER_BYTES = 12;
+const TYPE_AND_CLASS_BYTES = 4;
 const POINTER = 0xc000;
+/** Pointers have 14 bits, and may be moved by the length of a name. */
+const LAST_PLACE = 0x3fff - 255;
 
 /**
  * Where names stand in the data of a type: what comes before them, and how many. Only the types of RFC
@@ -23,9 +25,19 @@ const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> 
   15: [2, 1], // MX
 };
 
-/** The same message with its names compressed. It has no pointers yet; its question ends at `end`. */
-export function compress(message: Uint8Array, end: number): Uint8Array {
-  return new Compressor(message).run(end);
+/** The records of a message, their names compressed. Places in them are counted from `questionEnd`. */
+export interface Compressed {
+  readonly questionEnd: number;
+  readonly records: Uint8Array;
+  /** Where each record ends. */
+  readonly ends: readonly number[];
+  /** Where pointers are, but for those to the whole name of the question. */
+  readonly pointers: readonly number[];
+}
+
+/** Compresses the records of `message`, which has a question, and no pointers yet. */
+export function compress(message: Uint8Array): Compressed {
+  return new Compressor(message).run();
 }
 
 class Compressor {
@@ -36,18 +48,25 @@ class Compressor {
   #size = 0;
   /** Names and the ends of names: where they are, their bytes, and where they were written. */
   readonly #places: { from: number; bytes: number; to: number }[] = [];
+  readonly #pointers: number[] = [];
 
   constructor(message: Uint8Array) {
     this.#from = message;
     this.#to = new Uint8Array(message.length);
   }
 
-  run(end: number): Uint8Array {
+  run(): Compressed {
     this.#copy(HEADER_BYTES);
-    if (end > HEADER_BYTES) this.#name();
-    this.#copy(end - this.#at);
-    while (this.#at < this.#from.length) this.#record();
-    return this.#to.subarray(0, this.#size);
+    this.#name();
+    this.#copy(TYPE_AND_CLASS_BYTES);
+    const questionEnd = this.#size;
+    const ends: number[] = [];
+    while (this.#at < this.#from.length) {
+      this.#record();
+      ends.push(this.#size - questionEnd);
+    }
+    const pointers = this.#pointers.map((at) => at - questionEnd);
+    return { questionEnd, records: this.#to.subarray(questionEnd, this.#size), ends, pointers };
   }
 
   #record(): void {
@@ -70,12 +89,13 @@ class Compressor {
       const bytes = end - this.#at;
       const place = this.#places.find((place) => place.bytes === bytes && this.#isHere(place));
       if (place !== undefined) {
+        if (place.to !== HEADER_BYTES) this.#pointers.push(this.#size);
         this.#put(this.#size, POINTER | place.to);
         this.#size += 2;
         this.#at = end + 1;
         return;
       }
-      if (this.#size < POINTER >>> 2) {
+      if (this.#size <= LAST_PLACE) {
         this.#places.push({ from: this.#at, bytes, to: this.#size });
       }
     }

@@ -1,6 +1,6 @@
 /**
- * A zone and what it says to a question: RFC 1034 §4.3.2, wildcards as RFC 4592 has them, negative
- * answers as RFC 2308.
+ * A zone and what it says about its names: RFC 1034 §4.3.2, wildcards as RFC 4592 has them, negative
+ * answers as RFC 2308. It is asked about each name once, before the first question (`names.ts`).
  */
 
 import type { ZoneRecord } from "./zone_file.ts";
@@ -10,42 +10,63 @@ export interface Reply {
   readonly rcode: "NOERROR" | "NXDOMAIN";
   /** Whether we are the authority: not below a delegation. */
   readonly authoritative: boolean;
-  readonly answers: ZoneRecord[];
-  readonly authorities: ZoneRecord[];
-  readonly additionals: ZoneRecord[];
+  readonly answers: readonly ZoneRecord[];
+  readonly authorities: readonly ZoneRecord[];
+  readonly additionals: readonly ZoneRecord[];
+}
+
+/** What a zone says about a name: to questions of the types that it has, and to all others. */
+export interface Replies {
+  readonly byType: ReadonlyMap<string, Reply>;
+  readonly others: Reply;
 }
 
 /** Aliases that are followed at most. */
 const LONGEST_CHAIN = 8;
 
+/** A name right below `name` that no zone file can have, so that it is there by a wildcard or not at all. */
+export function strangerBelow(name: string): string {
+  return below("\0", name);
+}
+
 /** The records of one zone. */
 export class Zone {
   /** Its own name, in lower case. */
   readonly origin: string;
+  /** What it says about a name that is not there, and about one without records of the type. */
+  readonly missing: Reply;
+  readonly empty: Reply;
   /** Records by lower-case owner and type; names between owners and the origin are there, empty. */
   readonly #nodes = new Map<string, Map<string, ZoneRecord[]>>();
-  readonly #soa: ZoneRecord;
 
   /** Throws SyntaxError when the records are no zone. */
   constructor(records: readonly ZoneRecord[]) {
     const soas = records.filter(({ type }) => type === "SOA");
-    if (soas.length !== 1) throw new SyntaxError(`a zone has one SOA record, not ${soas.length}`);
-    this.#soa = soas[0];
-    this.origin = this.#soa.name.toLowerCase();
-    for (const record of records) this.#add(record);
-    for (const [name, types] of this.#nodes) {
-      if (types.has("CNAME") && types.size > 1) {
-        throw new SyntaxError(`${name} is an alias (CNAME) and has other records too`);
-      }
+    if (soas.length !== 1) {
+      const where = soas.length > 1 ? `line ${soas[1].line}: ` : "";
+      throw new SyntaxError(`${where}a zone has one SOA record, not ${soas.length}`);
     }
+    const [soa] = soas;
+    this.origin = soa.name.toLowerCase();
+    for (const record of records) this.#add(record);
+    for (const node of this.#nodes.values()) tidy(node);
+    // RFC 2308 §5: that something is not there may be kept no longer than the SOA record that says so.
+    const ttl = Math.min(soa.ttl, (soa.data as { minimum: number }).minimum);
+    const negative = { authoritative: true, answers: [], additionals: [] };
+    this.missing = { ...negative, rcode: "NXDOMAIN", authorities: [{ ...soa, ttl }] };
+    this.empty = { ...this.missing, rcode: "NOERROR" };
   }
 
   #add(record: ZoneRecord): void {
     const owner = record.name.toLowerCase();
-    if (!this.has(owner)) throw new SyntaxError(`${record.name} is not in zone ${this.origin}`);
-    for (let name = owner; name !== this.origin; name = parent(name)) this.#node(name);
-    const types = this.#node(owner);
-    types.set(record.type, [...types.get(record.type) ?? [], record]);
+    if (!this.#has(owner)) {
+      throw new SyntaxError(`line ${record.line}: ${record.name} is not in zone ${this.origin}`);
+    }
+    for (let name = owner; name !== this.origin; name = parentOf(name)) this.#node(name);
+    const node = this.#node(owner);
+    const others = node.get(record.type);
+    if (others === undefined) node.set(record.type, [record]);
+    else others.push(record);
   }
 
   #node(name: string): Map<string, ZoneRecord[]> {
@@ -55,43 +76,51 @@ export class Zone {
   }
 
   /** Whether `name`, in lower case, is the zone's own or below it. */
-  has(name: string): boolean {
+  #has(name: string): boolean {
     return this.origin === "" || name === this.origin || name.endsWith(`.${this.origin}`);
   }
 
-  /** What the zone says to a question about `name`, which is in it. `type` as in "AAAA", or "ANY". */
-  ask(name: string, type: string): Reply {
-    const answers: ZoneRecord[] = [];
-    for (let at = name, links = 0; links < LONGEST_CHAIN && this.has(at.toLowerCase()); links++) {
-      const found = this.#find(at.toLowerCase());
-      if (found.delegation !== null) {
-        const addresses = this.#addresses(found.delegation);
-        const referral = { authorities: found.delegation, additionals: addresses };
-        return { rcode: "NOERROR", authoritative: answers.length > 0, answers, ...referral };
+  /** All names that exist in it, in lower case. */
+  names(): Iterable<string> {
+    return this.#nodes.keys();
+  }
+
+  /** What the zone says about `name`, which is in it. */
+  about(name: string): Replies {
+    const byType = new Map<string, Reply>();
+    const links: ZoneRecord[] = [];
+    const passed = new Set<string>();
+    for (let at = name; links.length < LONGEST_CHAIN && this.#has(at.toLowerCase());) {
+      const asked = at.toLowerCase();
+      // Where aliases lead round in a circle, once round is all there is to say.
+      if (passed.has(asked)) break;
+      passed.add(asked);
+      const { node, delegation } = this.#find(asked);
+      if (delegation !== null) {
+        // RFC 4035 §3.1.4.1: whether the zone below is signed is said above the cut.
+        if (delegation[0].name.toLowerCase() === asked) byType.set("DS", after(links, this.empty));
+        return { byType, others: this.#referral(links, delegation) };
       }
-      const { node } = found;
-      if (node === null) return this.#negative("NXDOMAIN", answers);
-      const owned = (records: readonly ZoneRecord[]) =>
-        records.map((record) => ({ ...record, name: at }));
-      const alias = node.get("CNAME");
-      if (alias !== undefined && type !== "CNAME" && type !== "ANY") {
-        answers.push(...owned(alias));
-        at = alias[0].data as string;
-        continue;
+      if (node === null) return { byType, others: after(links, this.missing) };
+      const alias = node.get("CNAME")?.[0];
+      for (const [type, records] of node) {
+        const owned = records.map((record) => ({ ...record, name: at }));
+        const reply = this.#positive([...links, ...owned]);
+        // RFC 8482 §4.1: to ANY the records of one type are enough of an answer.
+        if (links.length === 0 && !byType.has("ANY")) byType.set("ANY", reply);
+        if (links.length === 0 || alias === undefined) byType.set(type, reply);
       }
-      const records = type === "ANY" ? [...node.values()].flat() : node.get(type) ?? [];
-      if (records.length === 0) return this.#negative("NOERROR", answers);
-      answers.push(...owned(records));
-      break;
+      if (alias === undefined) return { byType, others: after(links, this.empty) };
+      links.push({ ...alias, name: at });
+      at = alias.data as string;
     }
-    const additionals = this.#addresses(answers);
-    return { rcode: "NOERROR", authoritative: true, answers, authorities: [], additionals };
+    return { byType, others: this.#positive(links) };
   }
 
   /** The node of `name`, one that a wildcard stands for, or the delegation that it is below. */
   #find(name: string): { node: Map<string, ZoneRecord[]> | null; delegation: ZoneRecord[] | null } {
     const above: string[] = [];
-    for (let at = name; at !== this.origin; at = parent(at)) above.unshift(at);
+    for (let at = name; at !== this.origin; at = parentOf(at)) above.unshift(at);
     let encloser = this.origin;
     for (const at of above) {
       const node = this.#nodes.get(at);
@@ -100,15 +129,18 @@ export class Zone {
       if (delegation !== undefined) return { node: null, delegation };
       encloser = at;
     }
-    const node = this.#nodes.get(name) ?? this.#nodes.get(`*.${encloser}`) ?? null;
+    const node = this.#nodes.get(name) ?? this.#nodes.get(below("*", encloser)) ?? null;
     return { node, delegation: null };
   }
 
-  /** Nothing: the SOA record says for how long that is so. */
-  #negative(rcode: Reply["rcode"], answers: ZoneRecord[]): Reply {
-    const { minimum } = this.#soa.data as { minimum: number };
-    const soa = { ...this.#soa, ttl: Math.min(this.#soa.ttl, minimum) };
-    return { rcode, authoritative: true, answers, authorities: [soa], additionals: [] };
+  #positive(answers: readonly ZoneRecord[]): Reply {
+    const additionals = this.#addresses(answers);
+    return { rcode: "NOERROR", authoritative: true, answers, authorities: [], additionals };
+  }
+
+  #referral(answers: readonly ZoneRecord[], authorities: readonly ZoneRecord[]): Reply {
+    const [authoritative, additionals] = [answers.length > 0, this.#addresses(authorities)];
+    return { rcode: "NOERROR", authoritative, answers, authorities, additionals };
   }
 
   /** Addresses that the zone has of the hosts that `records` name. */
@@ -121,6 +153,25 @@ export class Zone {
   }
 }
 
+/** A negative reply with the aliases that led to it. */
+function after(links: readonly ZoneRecord[], negative: Reply): Reply {
+  return links.length === 0 ? negative : { ...negative, answers: links };
+}
+
+/** Makes of a node's records what RFC 2181 §5 wants: each there once, all of a type with one TTL. */
+function tidy(node: Map<string, ZoneRecord[]>): void {
+  for (const [type, records] of node) {
+    const ttl = records.reduce((least, { ttl }) => Math.min(least, ttl), Infinity);
+    const once = new Map(records.map((each) => [JSON.stringify(each.data), { ...each, ttl }]));
+    node.set(type, [...once.values()]);
+  }
+  const aliases = node.get("CNAME");
+  if (aliases !== undefined && (node.size > 1 || aliases.length > 1)) {
+    const [{ line, name }] = aliases;
+    throw new SyntaxError(`line ${line}: ${name} is an alias (CNAME) and has other records too`);
+  }
+}
+
 /** The host that a record names for who will ask for its address next. */
 function hostOf({ type, data }: ZoneRecord): string | null {
   if (type === "NS") return data as string;
@@ -128,7 +179,12 @@ function hostOf({ type, data }: ZoneRecord): string | null {
   return type === "SRV" ? (data as { target: string }).target : null;
 }
 
-function parent(name: string): string {
+/** The name that `name` is right below; of the root and of what is below it the root, "". */
+export function parentOf(name: string): string {
   const dot = name.indexOf(".");
   return dot < 0 ? "" : name.slice(dot + 1);
+}
+
+function below(label: string, name: string): string {
+  return name === "" ? label : `${label}.${name}`;
 }

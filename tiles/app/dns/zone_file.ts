@@ -8,6 +8,8 @@ import { Buffer } from "node:buffer";
 
 /** A resource record, its data as npm's dns-packet takes it. Names are absolute, without a last dot. */
 export interface ZoneRecord {
+  /** Where in the file it begins. */
+  readonly line: number;
   readonly name: string;
   readonly ttl: number;
   readonly type: string;
@@ -89,7 +91,7 @@ function entries(text: string): Entry[] {
 }
 
 /** The record of an entry; null for a directive. */
-function record({ words, owned }: Entry, state: State): ZoneRecord | null {
+function record({ words, owned, line }: Entry, state: State): ZoneRecord | null {
   const rest = [...words];
   if (words[0].text.startsWith("$")) {
     directive(rest, state);
@@ -115,7 +117,7 @@ function record({ words, owned }: Entry, state: State): ZoneRecord | null {
   const used = ttl ?? state.ttl ?? state.lastTtl;
   if (used === null) throw new Error("no TTL: give one, or $TTL before it");
   state.lastTtl = used;
-  return { name: state.owner, ttl: used, type, data };
+  return { line, name: state.owner, ttl: used, type, data };
 }
 
 function directive(words: Word[], state: State): void {
@@ -127,9 +129,12 @@ function directive(words: Word[], state: State): void {
   else throw new Error(`${name} ${value.text} is not understood; $ORIGIN and $TTL are`);
 }
 
-/** A name in full. Escaped characters are refused: dns-packet would take an escaped dot for a dot. */
+/** Characters of names. An escaped dot dns-packet would take for a dot, and letters beyond ASCII are many bytes. */
+const NAME = /^[!-[\]-~]+$/;
+
+/** A name in full. */
 function absolute({ text, quoted }: Word, { origin }: State): string {
-  if (quoted || text.includes("\\")) throw new Error(`'${text}' is no name that can be served`);
+  if (quoted || !NAME.test(text)) throw new Error(`'${text}' is no name that can be served`);
   if (text.endsWith(".")) return checked(text.slice(0, -1));
   if (origin === null) throw new Error(`'${text}' is relative, and there is no $ORIGIN before it`);
   return text === "@" ? origin : checked(origin === "" ? text : `${text}.${origin}`);
