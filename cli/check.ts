@@ -4,7 +4,6 @@
  */
 
 import { openHost } from "../ffi/host.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
 import { checkFilters } from "./check_filters.ts";
 import {
@@ -17,6 +16,7 @@ import {
 } from "./check_findings.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { Exit } from "./errors.ts";
+import { load } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import { say } from "./output.ts";
 import { checkInterfaces } from "./preflight.ts";
@@ -58,8 +58,8 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 }
 
 function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] {
-  const host = openHost(libraryPath("host"));
-  const xsk = openXskSetup(libraryPath("xsk"));
+  const host = load("host", openHost);
+  const xsk = load("xsk", openXskSetup);
   const notices: string[] = [];
   const { reader, writer, mirror } = openMirror({ log: (line) => notices.push(line) });
   mirror.close();

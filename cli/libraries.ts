@@ -1,9 +1,9 @@
 /**
- * The native parts that main opens.
+ * Opening native parts, with a sentence for where they were not built.
  */
 
 import { type Host, openHost } from "../ffi/host.ts";
-import { libraryPath } from "../ffi/paths.ts";
+import { type LibraryName, libraryPath } from "../ffi/paths.ts";
 import { openRegions, type Regions } from "../ffi/region.ts";
 import { openTile, type TileLibrary } from "../ffi/tile.ts";
 import { openUdpSetup, type UdpSetup } from "../ffi/udp.ts";
@@ -22,20 +22,26 @@ export interface MainLibraries {
   readonly tile: TileLibrary;
 }
 
-/** Opens them, or throws UserError with what to do. */
+/** Opens them. Throws UserError. */
 export function openLibraries(): MainLibraries {
+  return {
+    regions: load("region", openRegions),
+    host: load("host", openHost),
+    xskSetup: load("xsk", openXskSetup),
+    xsk: load("xsk", openXsk),
+    udpSetup: load("udp", openUdpSetup),
+    tile: load("tile", openTile),
+  };
+}
+
+/** Opens one library, or throws UserError with what to do. */
+export function load<Library>(name: LibraryName, open: (path: string) => Library): Library {
+  const path = libraryPath(name);
   try {
-    return {
-      regions: openRegions(libraryPath("region")),
-      host: openHost(libraryPath("host")),
-      xskSetup: openXskSetup(libraryPath("xsk")),
-      xsk: openXsk(libraryPath("xsk")),
-      udpSetup: openUdpSetup(libraryPath("udp")),
-      tile: openTile(libraryPath("tile")),
-    };
+    return open(path);
   } catch (error) {
     throw new UserError(
-      `a native part cannot be loaded: ${messageOf(error)}; build it with 'deno task build'`,
+      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
       Exit.system,
     );
   }

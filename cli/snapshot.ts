@@ -5,12 +5,12 @@
 
 import { SystemError } from "../ffi/errno.ts";
 import { type NetlinkLibrary, openNetlink } from "../ffi/netlink.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { Exit, UserError } from "./errors.ts";
+import { load } from "./libraries.ts";
 
 /** The kernel's state as mirrored. */
 export interface Snapshot {
@@ -41,7 +41,7 @@ export function openMirror(
     "log" | "neighbors"
   > = {},
 ): LiveMirror {
-  const library = openLibrary();
+  const library = load("netlink", openNetlink);
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
   try {
@@ -51,17 +51,5 @@ export function openMirror(
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
     throw new UserError(`${error.message}; the kernel's network state cannot be read`, Exit.system);
-  }
-}
-
-function openLibrary(): NetlinkLibrary {
-  const path = libraryPath("netlink");
-  try {
-    return openNetlink(path);
-  } catch (error) {
-    throw new UserError(
-      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
-      Exit.system,
-    );
   }
 }
