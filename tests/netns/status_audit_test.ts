@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { NLM_F_APPEND } from "../../netbase/route.ts";
 import { Audit, type AuditReport } from "../../tiles/netlink/audit.ts";
-import { COUNTERS, readCounters } from "../../tiles/runtime/counters.ts";
+import { readCounters } from "../../tiles/runtime/counters.ts";
 import { commands, WORLD } from "./mirror_commands.ts";
 import {
   addr,
@@ -39,7 +39,7 @@ class Audited {
   }
 
   get counters(): Record<string, number> {
-    return readCounters(COUNTERS.netlink.help, this.values);
+    return readCounters("netlink", this.values);
   }
 
   /** Audits once; `meanwhile` is called with every turn. */

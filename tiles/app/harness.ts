@@ -134,7 +134,7 @@ export class AppHarness {
   /** Counters of the tile, and the app's own metrics, by name. */
   get counters(): Record<string, number> {
     const own = new MetricsReader(this.#metrics).read().map(({ name, value }) => [name, value]);
-    return { ...readCounters(APP.help, this.#counters), ...Object.fromEntries(own) };
+    return { ...readCounters("app", this.#counters), ...Object.fromEntries(own) };
   }
 
   #push(asked: Asked, offset: number): void {

@@ -11,7 +11,7 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
-import { COUNTERS, readCounters } from "./counters.ts";
+import { countersOf } from "./counters.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { LIBRARIES, permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
@@ -210,12 +210,7 @@ export class Appliance {
 
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    return Object.fromEntries(
-      this.#wiring.seats.map(({ kind, name, reader }) => [
-        name,
-        readCounters(COUNTERS[kind].help, reader.counters),
-      ]),
-    );
+    return countersOf(this.#wiring.seats);
   }
 
   /** Gives the traffic back to the kernel, lets the tiles drain, ends them. */

@@ -33,7 +33,6 @@ export interface Opened {
   readonly attach: "native" | "generic";
   /** Why it is not native; empty where it is. */
   readonly reason: string;
-  readonly sockets: readonly QueueSocket[];
 }
 
 /** Another program sits on an interface. */
@@ -89,11 +88,11 @@ export class Attachment {
    */
   open(shares: readonly Share[], binding: Binding): Opened {
     const native = this.#try("native", shares, binding);
-    if (native === null) return { attach: "native", reason: "", sockets: this.#sockets };
+    if (native === null) return { attach: "native", reason: "" };
     // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
     if (binding === "zero-copy") throw new Error(native);
     const generic = this.#try("generic", shares, binding);
-    if (generic === null) return { attach: "generic", reason: native, sockets: this.#sockets };
+    if (generic === null) return { attach: "generic", reason: native };
     throw new Error(`native ${native}, generic ${generic}`);
   }
 

@@ -3,6 +3,9 @@
  * counts by index into its region (`tile_region.ts`); names, help and JSON come from here.
  */
 
+import type { TileKind } from "./tile.ts";
+import type { TileReader } from "./tile_region.ts";
+
 /** Declares a table of counters and gives each its index. */
 function table<const T extends Record<string, string>>(
   help: T,
@@ -128,10 +131,16 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "fib_overflow",
 ]);
 
-/** Counter values by name, as of now. */
-export function readCounters(
-  help: Record<string, string>,
-  values: Float64Array,
-): Record<string, number> {
-  return Object.fromEntries(Object.keys(help).map((name, i) => [name, values[i]]));
+/** Values of a tile's counters by name, as of now. */
+export function readCounters(kind: TileKind, values: Float64Array): Record<string, number> {
+  return Object.fromEntries(Object.keys(COUNTERS[kind].help).map((name, i) => [name, values[i]]));
+}
+
+/** The same of each of `tiles`, by its name. */
+export function countersOf(
+  tiles: readonly { kind: TileKind; name: string; reader: TileReader }[],
+): Record<string, Record<string, number>> {
+  return Object.fromEntries(
+    tiles.map(({ kind, name, reader }) => [name, readCounters(kind, reader.counters)]),
+  );
 }

@@ -6,7 +6,7 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
-import { COUNTERS, readCounters, STATUS } from "../runtime/counters.ts";
+import { countersOf, STATUS } from "../runtime/counters.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
 import type { Capturing } from "./capturing.ts";
@@ -56,7 +56,7 @@ export class Answers {
   readonly #decisions: DecisionEntries;
   readonly #verbs: Readonly<Record<string, (request: Request) => Answer>> = {
     status: () => this.#status(),
-    counters: () => line(this.#counters()),
+    counters: () => line(countersOf(this.#parts.tiles)),
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
     explain: (request) => this.#explain(request),
@@ -109,15 +109,6 @@ export class Answers {
       listen,
       tiles: tiles.map(({ kind, name }) => ({ kind, name })),
     });
-  }
-
-  #counters(): Entry {
-    return Object.fromEntries(
-      this.#parts.tiles.map(({ kind, name, reader }) => [
-        name,
-        readCounters(COUNTERS[kind].help, reader.counters),
-      ]),
-    );
   }
 
   #show({ what }: Request): Answer {
