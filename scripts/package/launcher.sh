@@ -70,13 +70,14 @@ if [ -n "$cache" ]; then
     fail "cannot unpack into $cache: it must be a folder of yours, and writable by you alone"
 else
   user=$(id -u)
-  # Root does not trust HOME: under sudo it may be another's.
-  cache=/var/cache/tegula
-  [ "$user" -eq 0 ] || cache=${XDG_CACHE_HOME:-${HOME-}/.cache}/tegula
-  ours "$cache" || {
-    cache=/tmp/tegula-$user
-    ours "$cache" || fail "cannot unpack into $cache; name a folder of yours by TEGULA_CACHE"
-  }
+  # Root does not trust HOME, which under sudo may be another's, nor /tmp, where anyone can come first.
+  # Not /var/cache/tegula either: that is the service's, and of another user.
+  cache=/var/cache/tegula-root
+  if [ "$user" -ne 0 ]; then
+    cache=${XDG_CACHE_HOME:-${HOME-}/.cache}/tegula
+    ours "$cache" || cache=/tmp/tegula-$user
+  fi
+  ours "$cache" || fail "cannot unpack into $cache; name a folder of yours by TEGULA_CACHE"
 fi
 place=$cache/$version
 hold || unpack

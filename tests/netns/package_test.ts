@@ -6,7 +6,7 @@ import { ask, labTest, pair } from "./lab.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EXECUTABLE = `${ROOT}dist/tegula`;
-const CACHE = "/var/cache/tegula";
+const CACHE = "/var/cache/tegula-root";
 /** What the launcher and the demo run, all of it in Debian's base but for iproute2. */
 const TOOLS = "sh stat id mkdir flock tail tar sync mv rm head ip mount unshare setpriv".split(" ");
 const NOBODY = 65534;
@@ -77,6 +77,20 @@ Deno.test("dist/tegula uses the folder of an ordinary user, and /tmp when there 
     assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
     assert.equal([...Deno.readDirSync(root.path + folder)].length, 1, folder);
   }
+});
+
+Deno.test("what others put above the folder in /tmp is not read", () => {
+  using root = bareRoot();
+  root.run(["/tegula", "--version"], { uid: NOBODY });
+  const folder = `tegula-${NOBODY}`;
+  const [version] = [...Deno.readDirSync(`${root.path}/tmp/${folder}`)].map(({ name }) => name);
+  const imports = { [`./${folder}/${version}/cli/main.ts`]: "./theirs.ts" };
+  const theirs = JSON.stringify({ workspace: [`./${folder}/*`], imports });
+  Deno.writeTextFileSync(`${root.path}/tmp/deno.json`, theirs);
+  Deno.writeTextFileSync(`${root.path}/tmp/theirs.ts`, `export const main = () => 42;`);
+  const { code, stdout, stderr } = root.run(["/tegula", "--version"], { uid: NOBODY });
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+  assert.match(stdout, /^tegula \d/);
 });
 
 Deno.test("a new version takes away an old one, unless it is in use", async () => {
