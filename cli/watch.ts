@@ -11,7 +11,7 @@ import type { Attachment } from "../tiles/runtime/attachment.ts";
 export type Watched = Pick<Attachment, "name" | "sockets" | "redirected" | "detach">;
 
 const LOOK_MILLIS = 1000;
-/** Looks in a row, each with frames redirected and none received, before it is believed. */
+/** Looks with frames redirected, and none received from the first to the last, before it is believed. */
 const LOOKS = 3;
 
 /** Watches every queue of some interfaces. */
@@ -51,8 +51,9 @@ export class RingWatch {
       if (this.#xsk.statistics(slot, this.#statistics) < 0) continue;
       const redirected = attachment.redirected(queue);
       const arrived = this.#arrived();
-      const isStuck = redirected > each.redirected && arrived === each.arrived;
-      each.bad = isStuck ? each.bad + 1 : 0;
+      if (arrived !== each.arrived) each.bad = 0;
+      // Where nothing comes, nothing is learned.
+      else if (redirected > each.redirected) each.bad++;
       each.redirected = redirected;
       each.arrived = arrived;
       if (each.bad < LOOKS) continue;
