@@ -130,14 +130,14 @@ int tegula(struct xdp_md *ctx)
 {
 	__u32 zero = 0, queue = ctx->rx_queue_index;
 	struct filter *ours = bpf_map_lookup_elem(&filter, &zero);
+	int action = XDP_PASS;
 	__u64 *count;
 
-	if (!ours || !is_ours(ours, ctx) || !bpf_map_lookup_elem(&sockets, &queue))
-		return XDP_PASS;
-	count = bpf_map_lookup_elem(&redirected, &queue);
-	if (count)
+	if (ours && is_ours(ours, ctx))
+		action = (int)bpf_redirect_map(&sockets, queue, XDP_PASS);
+	if (action == XDP_REDIRECT && (count = bpf_map_lookup_elem(&redirected, &queue)))
 		__sync_fetch_and_add(count, 1);
-	return bpf_redirect_map(&sockets, queue, XDP_PASS);
+	return action;
 }
 
 char program_license[] SEC("license") = "GPL";
