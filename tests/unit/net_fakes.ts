@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
+import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
 const KERNEL_HEADROOM = 256;
@@ -32,7 +33,7 @@ export class FakeXsk implements Xsk {
 
   constructor(
     umem: View,
-    { frameBytes, headroom = 22 }: { frameBytes: number; headroom?: number },
+    { frameBytes, headroom = HEADROOM_BYTES }: { frameBytes: number; headroom?: number },
   ) {
     this.#umem = u8(umem);
     this.#frameBytes = frameBytes;

@@ -23,6 +23,7 @@ import {
   netLinkBytes,
   payloadRing,
 } from "../../tiles/runtime/link.ts";
+import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../tiles/runtime/solicit_link.ts";
 import type { Tile } from "../../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
@@ -167,7 +168,7 @@ export class Room {
       partialChecksums = false,
       trustChecksums = false,
       kernelSockets = true,
-      headroom = 22,
+      headroom = HEADROOM_BYTES,
       inline,
     }: {
       ports?: readonly (readonly number[])[];

@@ -9,10 +9,11 @@ import type { LinkShape } from "./link.ts";
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
 /**
- * Headroom in each frame, so that the UDP payload of an untagged frame stands at a multiple of 64
- * (256 bytes of the kernel's own + 22 + 14 Ethernet + 20 IPv4 + 8 UDP) and can be read in words.
+ * Headroom in each frame, besides 256 bytes of the kernel's own: what lies behind the Ethernet header
+ * stands at multiples of four and can be read in words, and the headers with 20 bytes of payload are
+ * in one cache line, which has to come from the processor that the kernel received them on.
  */
-export const HEADROOM_BYTES = 22;
+export const HEADROOM_BYTES = 2;
 /** XDP_PACKET_HEADROOM (linux/bpf.h): what the kernel keeps before the frame. */
 const KERNEL_HEADROOM_BYTES = 256;
 /** The largest MTU whose frames, with Ethernet header and two VLAN tags, fit a UMEM frame. */
