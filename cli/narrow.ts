@@ -5,10 +5,9 @@
  * restart of a tile takes: the tiles' modules and their libraries.
  */
 
-import { fileURLToPath } from "node:url";
 import { describeErrno } from "../ffi/errno.ts";
 import type { Host } from "../ffi/host.ts";
-import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { type LibraryName, libraryPath, ROOT } from "../ffi/paths.ts";
 import {
   type Grants,
   LIBRARIES,
@@ -25,8 +24,6 @@ const RESTARTABLE = ["netlink", "app", "status"] as const;
 const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
 /** What the program itself reads of the environment. */
 const BOOT_ENVIRONMENT = [MARK, "TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
-/** The folder that the program is in. */
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /** What a run needs besides the program itself. */
 export interface Needs {

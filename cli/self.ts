@@ -3,8 +3,8 @@
  * another network namespace.
  */
 
-import { fileURLToPath } from "node:url";
 import project from "../deno.json" with { type: "json" };
+import { ROOT } from "../ffi/paths.ts";
 
 /** As in deno.json, which is where a release changes it. */
 export const VERSION: string = project.version;
@@ -22,5 +22,5 @@ export function selfCommand(): string[] {
   const packed = Deno.env.get("TEGULA_EXECUTABLE");
   if (packed !== undefined) return [packed];
   if (Deno.build.standalone) return [Deno.execPath()];
-  return [Deno.execPath(), ...DENO_FLAGS, fileURLToPath(new URL("../main.ts", import.meta.url))];
+  return [Deno.execPath(), ...DENO_FLAGS, `${ROOT}main.ts`];
 }

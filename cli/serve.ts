@@ -4,7 +4,6 @@
  * way ends with one sentence and leaves nothing behind.
  */
 
-import { fileURLToPath } from "node:url";
 import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
@@ -48,7 +47,6 @@ export async function serve(
     apps,
     sockets,
     places,
-    root: fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, ""),
     log,
     fatal: (tile, message) => {
       log(`${tile} ended: ${message}`);

@@ -6,14 +6,13 @@
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
  */
 
-import { libraryPath } from "../../ffi/paths.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import { countersOf } from "./counters.ts";
 import { spinTurnsFor } from "./loop.ts";
-import { LIBRARIES, permissions } from "./permissions.ts";
+import { permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 
@@ -21,8 +20,6 @@ import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 export interface ApplianceOptions extends WiringOptions {
   /** Main's own way to wake tiles. */
   readonly tile: TileLibrary;
-  /** The folder of the program; its tiles' modules are what workers may read. */
-  readonly root: string;
   log(line: string): void;
   /** A tile ended that cannot be started again in place: the process has to end. */
   fatal(tile: string, message: string): void;
@@ -141,13 +138,12 @@ export class Appliance {
 
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
     const { kind, name, grants } = seat;
-    const { root, log } = this.#options;
+    const { log } = this.#options;
     const { nets, apps } = this.#wiring;
     if (grants.keep) log(`${name}: keeps what it was granted, and is confined that much less`);
     const worker = new TileWorker({
       kind,
       name,
-      libraries: Object.fromEntries(LIBRARIES[kind].map((each) => [each, libraryPath(each)])),
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
@@ -155,7 +151,7 @@ export class Appliance {
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
-      permissions: permissions(kind, { root, grants }),
+      permissions: permissions(kind, grants),
       events: {
         log: (line) => log(`${name}: ${line}`),
         ask: (request) => this.#ask(request),

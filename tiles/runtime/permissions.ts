@@ -3,7 +3,7 @@
  * modules that it reads (DESIGN: the table of tiles). Nothing else, and neither once its loop runs.
  */
 
-import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
+import { type LibraryName, libraryPath, ROOT } from "../../ffi/paths.ts";
 import type { TileKind } from "./tile.ts";
 
 /** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
@@ -71,13 +71,9 @@ export function placeGrants({ control, metrics }: StatusPlaces): Grants {
   return { ...NO_GRANTS, read: paths, write: paths, net };
 }
 
-/** What a worker of the program in the folder `root` may do at its start. */
-export function permissions(
-  kind: TileKind,
-  { root, grants }: { root: string; grants: Grants },
-): Permissions {
-  const { read, write, env, net } = grants;
-  const folders = TILE_FOLDERS.map((folder) => `${root}/${folder}`);
+/** What a worker may do at its start. */
+export function permissions(kind: TileKind, { read, write, env, net }: Grants): Permissions {
+  const folders = TILE_FOLDERS.map((folder) => ROOT + folder);
   const ffi = LIBRARIES[kind].map((name) => libraryPath(name));
   return { ffi, read: [...folders, ...read], write, env, net };
 }

@@ -74,8 +74,6 @@ export interface TileModule<Setup> {
 export interface BootMessage {
   readonly kind: TileKind;
   readonly name: string;
-  /** Paths of the libraries to open. */
-  readonly libraries: { readonly [name: string]: string };
   /** URL of the tile's module; for an app tile that of `tiles/app/tile.ts`. */
   readonly module: string;
   /** The tile's own region, writable. */

@@ -6,12 +6,14 @@
 
 import { openClock } from "../../ffi/clock.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
+import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
+import { LIBRARIES } from "./permissions.ts";
 import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
 
@@ -67,13 +69,14 @@ async function start(boot: BootMessage): Promise<void> {
   scope.close();
 }
 
-function openLibraries({ libraries, keep }: BootMessage): Libraries {
+function openLibraries({ kind, keep }: BootMessage): Libraries {
+  const has = (name: LibraryName) => LIBRARIES[kind].includes(name);
   return {
-    tile: openTile(libraries.tile),
-    ...(libraries.netlink && { netlink: openNetlink(libraries.netlink) }),
-    ...(libraries.xsk && { xsk: openXsk(libraries.xsk) }),
-    ...(keep.clock && { clock: openClock(libraries.tile) }),
-    ...(libraries.udp && { udp: openUdp(libraries.udp) }),
+    tile: openTile(libraryPath("tile")),
+    ...(has("netlink") && { netlink: openNetlink(libraryPath("netlink")) }),
+    ...(has("xsk") && { xsk: openXsk(libraryPath("xsk")) }),
+    ...(has("udp") && { udp: openUdp(libraryPath("udp")) }),
+    ...(keep.clock && { clock: openClock(libraryPath("tile")) }),
   };
 }
 
