@@ -49,28 +49,30 @@ export interface Explanation {
 }
 
 type Step = Explanation["steps"][number];
+/** The same with what interfaces are called. */
+type Named = Facts & { readonly nameOf: (ifindex: number) => string };
 
 /** Explains what becomes of a datagram. */
 export function explain(facts: Facts, flow: Flow): Explanation {
   const { reader } = facts;
+  const named = { ...facts, nameOf: interfaceNames(reader.interfaces) };
   const decision = emptyDecision();
   const ports = (flow.sourcePort << 16) | flow.destinationPort;
   const hash = flowHash(flow.destination | 0, flow.source | 0, ports) >>> 0;
   const kind = decide(reader, flow.destination, flow.source, hash, decision);
   const outcome = new DecisionEntries(reader).entry(flow.destination, flow.source);
   const steps = [
-    ...routeSteps(facts, flow.destination, decision),
-    ...hopSteps(facts, decision, hash),
-    ...sourceSteps(facts, flow, decision),
-    ...kind === route.RTN_UNICAST ? neighborSteps(facts, decision, flow.destination) : [],
-    headerStep(facts, decision, { ...flow, ports }),
+    ...routeSteps(named, flow.destination, decision),
+    ...hopSteps(named, decision, hash),
+    ...sourceSteps(named, flow, decision),
+    ...kind === route.RTN_UNICAST ? neighborSteps(named, decision, flow.destination) : [],
+    headerStep(named, decision, { ...flow, ports }),
   ];
   return { outcome, steps };
 }
 
-function routeSteps({ rib, reader }: Facts, destination: number, by: Decision): Step[] {
+function routeSteps({ rib, reader, nameOf }: Named, destination: number, by: Decision): Step[] {
   if (destination === 0) return [{ about: "route", says: "none is asked: 0.0.0.0 is this host" }];
-  const nameOf = interfaceNames(reader.interfaces);
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
   const first = rib.bestFor(destination);
@@ -130,10 +132,9 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   return "it stands behind the one that is taken";
 }
 
-function hopSteps({ reader }: Facts, { group, nextHop }: Decision, hash: number): Step[] {
+function hopSteps({ reader, nameOf }: Named, { group, nextHop }: Decision, hash: number): Step[] {
   if (group === 0) return [];
-  const { nextHops, interfaces } = reader;
-  const nameOf = interfaceNames(interfaces);
+  const { nextHops } = reader;
   const count = nextHops.memberCount(group);
   const at = Array.from({ length: count }, (_, i) => nextHops.memberId(group, i)).indexOf(nextHop);
   const way = (id: number) => {
@@ -153,9 +154,9 @@ function hopSteps({ reader }: Facts, { group, nextHop }: Decision, hash: number)
 }
 
 /** Which source the datagram has, and why. */
-function sourceSteps(facts: Facts, { source, destination }: Flow, decision: Decision): Step[] {
+function sourceSteps(facts: Named, { source, destination }: Flow, decision: Decision): Step[] {
   const says = source === 0
-    ? whySource(facts.reader, decision, destination)
+    ? whySource(facts, decision, destination)
     : decision.source === 0
     ? "is no address of this host"
     : "as asked for";
@@ -163,13 +164,15 @@ function sourceSteps(facts: Facts, { source, destination }: Flow, decision: Deci
   return says === "" ? [] : [{ about: "source", says: `${address}: ${says}` }];
 }
 
-function whySource(reader: Facts["reader"], decision: Decision, destination: number): string {
-  const { interfaces, nextHops } = reader;
+function whySource(
+  { reader: { interfaces, nextHops }, nameOf }: Named,
+  decision: Decision,
+  destination: number,
+): string {
   const { source, nextHop, ifindex, gateway, interfaceRecord: out } = decision;
   if (source === 0) return out < 0 ? "" : "no address has a scope that is wide enough";
   if (nextHop !== 0 && nextHops.source(nextHop) === source) return "the route prefers it (src)";
   if (source === destination) return "what is sent to oneself comes from there";
-  const nameOf = interfaceNames(interfaces);
   const placeOn = (record: number) =>
     Array.from({ length: interfaces.addressCount(record) }, (_, i) => interfaces.local(record, i))
       .indexOf(source);
@@ -186,9 +189,8 @@ function whySource(reader: Facts["reader"], decision: Decision, destination: num
   } has none of a scope that is wide enough`;
 }
 
-function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination: number): Step[] {
-  const { reader: { interfaces, neighbors } } = facts;
-  const nameOf = interfaceNames(interfaces);
+function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination: number): Step[] {
+  const { reader: { neighbors }, nameOf } = facts;
   const address = gateway === 0 ? destination : gateway;
   const record = neighbors.find(ifindex, address);
   const about = "neighbour";
@@ -211,7 +213,7 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
 
 /** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
 function headerStep(
-  { reader, attached: names }: Facts,
+  { reader, attached: names, nameOf }: Named,
   decision: Decision,
   { destination, source, ports }: Flow & { ports: number },
 ): Step {
@@ -238,7 +240,7 @@ function headerStep(
   if (result === Outcome.kernel) {
     return { about, says: "by the kernel's socket of the source port" };
   }
-  if (result < 0) return dropStep(dropCounter(result), decision, { destination, reader });
+  if (result < 0) return dropStep(dropCounter(result), destination, nameOf(decision.ifindex));
   const begin = (result >>> 16) & 0x1f;
   const link = Array.from({ length: LINK_BYTES - begin }, (_, i) => {
     return cache.view.getUint8(((at + Cached.link) << 2) + begin + i).toString(16).padStart(2, "0");
@@ -251,14 +253,9 @@ function headerStep(
   return { about, says };
 }
 
-function dropStep(
-  counter: number,
-  decision: Decision,
-  { destination, reader }: { destination: number; reader: Facts["reader"] },
-): Step {
+function dropStep(counter: number, destination: number, dev: string): Step {
   const [name, help] = Object.entries(NET.help)[counter];
   const dst = formatAddress(destination);
-  const dev = interfaceNames(reader.interfaces)(decision.ifindex);
   const cause = name === "tx_drop_link_down"
     ? `ip link show dev ${dev}`
     : name === "tx_drop_no_source"
