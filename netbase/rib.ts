@@ -5,11 +5,10 @@
  * typed arrays.
  */
 
-import { AttributeTable, isEqual, isSameRoute } from "./attributes.ts";
-import { CandidatePool } from "./candidates.ts";
+import { isEqual, isSameRoute } from "./attributes.ts";
 import { Painter, type PainterParts } from "./painter.ts";
 import type { LookupOrder } from "./prefix_painter.ts";
-import { listWord, type Prefix, RibView } from "./rib_view.ts";
+import { listWord, RibView } from "./rib_view.ts";
 import {
   NLM_F_APPEND,
   NLM_F_EXCL,
@@ -19,19 +18,12 @@ import {
   RT_TABLE_LOCAL,
   RT_TABLE_MAIN,
 } from "./route.ts";
-import { Node, NODE_WORDS, ROOT, Trie } from "./trie.ts";
+import { Node, NODE_WORDS, ROOT } from "./trie.ts";
 import type { Change, Watch } from "./watcher.ts";
 
-export type { LookupOrder } from "./prefix_painter.ts";
-
 /** Routes by prefix, table and the kernel's order. */
-export class Rib {
-  readonly #trie = new Trie();
-  readonly #candidates = new CandidatePool();
-  readonly #attributes: AttributeTable;
+export class Rib extends RibView {
   readonly #painter: Painter;
-  /** The lists of `local` that are not empty, as indices into the trie's words: a handful. */
-  readonly #locals = new Set<number>();
   /**
    * What `#seek` found in a list: the last candidate before those of equal key, the first and the last
    * of equal key, and the one among them that is the same route; 0: none.
@@ -40,7 +32,6 @@ export class Rib {
   #first = 0;
   #last = 0;
   #match = 0;
-  readonly #view: RibView;
   readonly #watch: Watch;
 
   /** With `joined` nothing is painted before the first `endSync`. */
@@ -48,20 +39,15 @@ export class Rib {
     parts: Pick<PainterParts, "nextHops" | "fib" | "fence" | "readers"> & { watch: Watch },
     joined: boolean,
   ) {
-    this.#attributes = new AttributeTable(parts.nextHops);
+    super(parts.nextHops);
     this.#watch = parts.watch;
-    const own = {
-      trie: this.#trie,
-      candidates: this.#candidates,
-      attributes: this.#attributes,
-    };
-    this.#painter = new Painter({ ...own, ...parts }, joined);
-    this.#view = new RibView(own);
+    const { trie, candidates, attributes } = this;
+    this.#painter = new Painter({ trie, candidates, attributes, ...parts }, joined);
   }
 
   /** Routes held. */
   get size(): number {
-    return this.#candidates.count;
+    return this.candidates.count;
   }
 
   /** Prefixes and /24s that do not fit netbase just now; they are dropped, never sent wrong. */
@@ -75,7 +61,7 @@ export class Rib {
   }
 
   /** How the kernel asks its tables, see {@linkcode LookupOrder}. Shows with `commit()`. */
-  get lookupOrder(): LookupOrder {
+  override get lookupOrder(): LookupOrder {
     return this.#painter.order;
   }
 
@@ -92,7 +78,7 @@ export class Rib {
   add(route: Readonly<Route>, nlmsgFlags: number): void {
     const node = this.#nodeOf(route);
     const list = node * NODE_WORDS + listWord(route.table);
-    const attributes = this.#attributes.intern(route);
+    const attributes = this.attributes.intern(route);
     this.#seek(list, route);
     const place = this.#match !== 0 ? this.#match : this.#first;
     if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.#painter.touch(node);
@@ -113,7 +99,7 @@ export class Rib {
   addFromDump(route: Readonly<Route>): void {
     const node = this.#nodeOf(route);
     const list = node * NODE_WORDS + listWord(route.table);
-    const attributes = this.#attributes.intern(route);
+    const attributes = this.attributes.intern(route);
     this.#seek(list, route);
     const before = this.#lastNamed();
     if (this.#match === 0) {
@@ -129,24 +115,19 @@ export class Rib {
    * to be. Changes nothing that anyone sees.
    */
   confirm(route: Readonly<Route>): boolean {
-    const node = this.#trie.find(route.destination, route.prefixLength);
+    const node = this.trie.find(route.destination, route.prefixLength);
     if (node === 0) return false;
     this.#seek(node * NODE_WORDS + listWord(route.table), route);
     if (this.#match === 0) return false;
     const inPlace = !this.#isAhead(this.#lastNamed());
-    this.#candidates.mark(this.#match);
+    this.candidates.mark(this.#match);
     return inPlace &&
-      isEqual(this.#attributes.get(this.#candidates.attributes(this.#match)), route, 0);
-  }
-
-  /** What no `add`, `addFromDump` or `confirm` has named since `beginSync()`. Allocates. */
-  unconfirmed(): IterableIterator<Route> {
-    return this.#view.unnamed();
+      isEqual(this.attributes.get(this.candidates.attributes(this.#match)), route, 0);
   }
 
   /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
   remove(route: Readonly<Route>): boolean {
-    const node = this.#trie.find(route.destination, route.prefixLength);
+    const node = this.trie.find(route.destination, route.prefixLength);
     if (node === 0) return false;
     const list = node * NODE_WORDS + listWord(route.table);
     this.#seek(list, route);
@@ -158,13 +139,13 @@ export class Rib {
 
   /** Begins a mark and sweep; begins it anew when the last was given up. */
   beginSync(): void {
-    this.#candidates.beginSync();
+    this.candidates.beginSync();
   }
 
   /** Takes away what no `add` or `addFromDump` has named since `beginSync()`; how many. */
   endSync(): number {
-    const count = this.#candidates.allNamed ? 0 : this.#change((list, candidate) => {
-      if (this.#candidates.isNamed(candidate)) return false;
+    const count = this.candidates.allNamed ? 0 : this.#change((list, candidate) => {
+      if (this.candidates.isNamed(candidate)) return false;
       this.#drop(list, candidate);
       return true;
     });
@@ -179,40 +160,14 @@ export class Rib {
    */
   rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number {
     const changes = new Map<number, number>();
-    for (const set of this.#attributes.all()) {
+    for (const set of this.attributes.all()) {
       const wanted = change(set);
       if (wanted === null) changes.set(set.id, 0);
-      else if (!isEqual(wanted, set, 0)) changes.set(set.id, this.#attributes.intern(wanted));
+      else if (!isEqual(wanted, set, 0)) changes.set(set.id, this.attributes.intern(wanted));
     }
     const count = changes.size === 0 ? 0 : this.#rewriteRoutes(changes);
-    for (const id of changes.values()) if (id !== 0) this.#attributes.release(id);
+    for (const id of changes.values()) if (id !== 0) this.attributes.release(id);
     return count;
-  }
-
-  /**
-   * An address for which the two lookup orders differ in what comes of it, or -1: what to ask the kernel
-   * about, once no rule is there that would say. Goes through what lies under prefixes of `local`.
-   */
-  ambiguousAddress(): number {
-    return this.#view.ambiguousAddress(this.#locals);
-  }
-
-  /**
-   * All routes, by prefix, in the kernel's order within one; or those from a prefix on. Not to be gone
-   * on with after a change. Allocates.
-   */
-  routes(from: Prefix = { prefix: 0, length: 0 }): IterableIterator<Route> {
-    return this.#view.routes(from);
-  }
-
-  /** The routes whose prefix an address is in, shorter ones first. Allocates. */
-  routesCovering(address: number): IterableIterator<Route> {
-    return this.#view.routesCovering(address);
-  }
-
-  /** The route that an address takes, null for none. Allocates. */
-  bestFor(address: number, order = this.lookupOrder): Route | null {
-    return this.#view.bestFor(address, order);
   }
 
   /** Paints what changed. For `NetbaseWriter.commit()`. */
@@ -225,16 +180,16 @@ export class Rib {
     if (route.table !== RT_TABLE_LOCAL && route.table !== RT_TABLE_MAIN) {
       throw new RangeError(`routing table ${route.table} is not mirrored`);
     }
-    return this.#trie.insert(route.destination, route.prefixLength);
+    return this.trie.insert(route.destination, route.prefixLength);
   }
 
   /** Finds a route's place in a list, see `#before` and its fellows. */
   #seek(list: number, route: Readonly<Route>): void {
     this.#before = this.#first = 0;
     this.#last = this.#match = 0;
-    let candidate = this.#trie.words[list];
-    for (; candidate !== 0; candidate = this.#candidates.next(candidate)) {
-      const order = this.#candidates.compare(candidate, route);
+    let candidate = this.trie.words[list];
+    for (; candidate !== 0; candidate = this.candidates.next(candidate)) {
+      const order = this.candidates.compare(candidate, route);
       if (order > 0) return;
       if (order < 0) {
         this.#before = candidate;
@@ -242,7 +197,7 @@ export class Rib {
       }
       if (this.#first === 0) this.#first = candidate;
       this.#last = candidate;
-      const set = this.#attributes.get(this.#candidates.attributes(candidate));
+      const set = this.attributes.get(this.candidates.attributes(candidate));
       if (this.#match === 0 && isSameRoute(set, route)) this.#match = candidate;
     }
   }
@@ -252,8 +207,8 @@ export class Rib {
     let named = this.#before;
     let candidate = this.#first;
     while (candidate !== 0) {
-      if (this.#candidates.isNamed(candidate)) named = candidate;
-      candidate = candidate === this.#last ? 0 : this.#candidates.next(candidate);
+      if (this.candidates.isNamed(candidate)) named = candidate;
+      candidate = candidate === this.#last ? 0 : this.candidates.next(candidate);
     }
     return named;
   }
@@ -261,9 +216,9 @@ export class Rib {
   /** Moves the match to behind `before` where it stands in front of it; whether it did. */
   #moveAfter(list: number, before: number): boolean {
     if (!this.#isAhead(before)) return false;
-    const words = this.#trie.words;
-    words[list] = this.#candidates.unlink(words[list], this.#match);
-    words[list] = this.#candidates.insertAfter(words[list], before, this.#match);
+    const words = this.trie.words;
+    words[list] = this.candidates.unlink(words[list], this.#match);
+    words[list] = this.candidates.insertAfter(words[list], before, this.#match);
     this.#tell("changed", list, this.#match);
     return true;
   }
@@ -271,24 +226,24 @@ export class Rib {
   /** Whether the match stands in front of `before`. */
   #isAhead(before: number): boolean {
     let candidate = this.#match;
-    while (candidate !== 0 && candidate !== before) candidate = this.#candidates.next(candidate);
+    while (candidate !== 0 && candidate !== before) candidate = this.candidates.next(candidate);
     return candidate !== 0 && before !== this.#match;
   }
 
   #insert(list: number, before: number, route: Readonly<Route>, attributes: number): void {
-    const candidate = this.#candidates.allocate(route, attributes);
-    const words = this.#trie.words;
-    words[list] = this.#candidates.insertAfter(words[list], before, candidate);
-    if (route.table === RT_TABLE_LOCAL) this.#locals.add(list);
+    const candidate = this.candidates.allocate(route, attributes);
+    const words = this.trie.words;
+    words[list] = this.candidates.insertAfter(words[list], before, candidate);
+    if (route.table === RT_TABLE_LOCAL) this.locals.add(list);
     this.#tell("added", list, candidate);
   }
 
   /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
   #swap(list: number, candidate: number, attributes: number): boolean {
-    const old = this.#candidates.attributes(candidate);
-    this.#candidates.mark(candidate);
-    this.#candidates.setAttributes(candidate, attributes);
-    this.#attributes.release(old);
+    const old = this.candidates.attributes(candidate);
+    this.candidates.mark(candidate);
+    this.candidates.setAttributes(candidate, attributes);
+    this.attributes.release(old);
     if (old === attributes) return false;
     this.#tell("changed", list, candidate);
     return true;
@@ -296,11 +251,11 @@ export class Rib {
 
   #drop(list: number, candidate: number): void {
     this.#tell("removed", list, candidate);
-    const words = this.#trie.words;
-    words[list] = this.#candidates.unlink(words[list], candidate);
-    if (words[list] === 0) this.#locals.delete(list);
-    this.#attributes.release(this.#candidates.attributes(candidate));
-    this.#candidates.release(candidate);
+    const words = this.trie.words;
+    words[list] = this.candidates.unlink(words[list], candidate);
+    if (words[list] === 0) this.locals.delete(list);
+    this.attributes.release(this.candidates.attributes(candidate));
+    this.candidates.release(candidate);
   }
 
   /** Drops all of equal key but `kept`; whether there were any. */
@@ -309,7 +264,7 @@ export class Rib {
     const last = this.#last;
     let candidate = this.#first;
     while (candidate !== 0) {
-      const next = candidate === last ? 0 : this.#candidates.next(candidate);
+      const next = candidate === last ? 0 : this.candidates.next(candidate);
       if (candidate !== kept) this.#drop(list, candidate);
       candidate = next;
     }
@@ -320,11 +275,11 @@ export class Rib {
   /** Offers each candidate and its list to `change`, which says whether it did. How many it did. */
   #change(change: (list: number, candidate: number) => boolean): number {
     let count = 0;
-    for (let node = ROOT; node !== 0; node = this.#trie.next(node)) {
+    for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
       for (let word: number = Node.local; word <= Node.main; word++) {
         const list = node * NODE_WORDS + word;
-        for (let candidate = this.#trie.words[list], next = 0; candidate !== 0; candidate = next) {
-          next = this.#candidates.next(candidate);
+        for (let candidate = this.trie.words[list], next = 0; candidate !== 0; candidate = next) {
+          next = this.candidates.next(candidate);
           if (!change(list, candidate)) continue;
           this.#painter.touch(node);
           count++;
@@ -337,7 +292,7 @@ export class Rib {
   /** Gives routes other attributes (0: removes them), by what they have. */
   #rewriteRoutes(changes: ReadonlyMap<number, number>): number {
     return this.#change((list, candidate) => {
-      const wanted = changes.get(this.#candidates.attributes(candidate));
+      const wanted = changes.get(this.candidates.attributes(candidate));
       if (wanted === undefined) return false;
       if (wanted === 0) this.#drop(list, candidate);
       else this.#rewriteOne(list, candidate, wanted);
@@ -346,15 +301,15 @@ export class Rib {
   }
 
   #rewriteOne(list: number, candidate: number, attributes: number): void {
-    const old = this.#candidates.attributes(candidate);
-    this.#attributes.retain(attributes);
-    this.#candidates.setAttributes(candidate, attributes);
-    this.#attributes.release(old);
+    const old = this.candidates.attributes(candidate);
+    this.attributes.retain(attributes);
+    this.candidates.setAttributes(candidate, attributes);
+    this.attributes.release(old);
     this.#tell("changed", list, candidate);
   }
 
   #tell(change: Change, list: number, candidate: number): void {
     const { watcher } = this.#watch;
-    if (watcher !== null) watcher.route(change, this.#view.route(list, candidate));
+    if (watcher !== null) watcher.route(change, this.route(list, candidate));
   }
 }
