@@ -200,8 +200,8 @@ export class InterfaceWriter {
     return true;
   }
 
-  #tell(change: Change, { link, addresses }: Entry): void {
-    this.#watch.watcher?.interface(change, { ...link, addresses });
+  #tell(change: Change, { link }: Entry): void {
+    this.#watch.watcher?.interface(change, link);
   }
 
   #writeAddress(index: number, address: InterfaceAddress): void {

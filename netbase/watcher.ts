@@ -1,23 +1,19 @@
 /**
- * Who wants to hear of every change of the mirror as it is made: the audit (`tiles/netlink/audit.ts`)
- * and `tegula monitor`. While nobody does it costs nothing.
+ * Who wants to hear of every change of the mirror as it is made: `tegula monitor`. While nobody does it
+ * costs nothing.
  */
 
-import type { InterfaceAddress, InterfaceLink } from "./interfaces.ts";
+import type { InterfaceLink } from "./interfaces.ts";
 import type { NeighborEntry } from "./neighbors.ts";
 import type { Route } from "./route.ts";
 
 /** What was done to a thing; "aged": a neighbour's state alone has changed. */
 export type Change = "added" | "changed" | "removed" | "aged";
 
-/** An interface with its addresses. */
-export type WatchedInterface = Readonly<InterfaceLink> & {
-  readonly addresses: readonly InterfaceAddress[];
-};
-
 /** Is told of changes before they are committed. What it is given is as it is now, or was last. */
 export interface Watcher {
-  interface(change: Change, link: WatchedInterface): void;
+  /** The interface or its addresses. */
+  interface(change: Change, link: Readonly<InterfaceLink>): void;
   route(change: Change, route: Route): void;
   /** `neighbor` is good only during the call. */
   neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void;

@@ -5,11 +5,12 @@
  * is slow to take them holds nobody up.
  */
 
+import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NeighborEntry } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { Route } from "../../netbase/route.ts";
-import type { Change, WatchedInterface, Watcher } from "../../netbase/watcher.ts";
+import type { Change, Watcher } from "../../netbase/watcher.ts";
 import { type Entry, interfaceEntry, neighborEntry, routeEntry } from "./entries.ts";
 import type { Mirror } from "./mirror.ts";
 
@@ -104,7 +105,7 @@ export class Changes implements Watcher {
     return { lines, lost, more: this.#lines.length > 0 };
   }
 
-  interface(change: Change, { ifindex, name }: WatchedInterface): void {
+  interface(change: Change, { ifindex, name }: Readonly<InterfaceLink>): void {
     // What is removed is there until this call returns; what is new is there already.
     const record = this.#reader.interfaces.find(ifindex);
     this.#names.set(ifindex, name);
