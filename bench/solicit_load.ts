@@ -247,7 +247,7 @@ class Load {
 
   #forget(address: number): void {
     const { ifindex } = this.#start;
-    this.#send(writeDeleteNeighbor(this.#writer, { ifindex, address }, 0));
+    this.#send(writeDeleteNeighbor(this.#writer, { ifindex, address }));
   }
 
   /** Makes a neighbour STALE; one that is not there needs a MAC. */

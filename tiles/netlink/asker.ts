@@ -8,22 +8,16 @@ import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import * as nl from "./constants.ts";
 import { type MessageCursor, MessageWriter } from "./message.ts";
 import { writeDeleteNeighbor, writeUseNeighbor } from "./requests.ts";
-import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
+import { type MessageHandler, NetlinkSocket } from "./socket.ts";
 
 /** Asks, on a socket of its own: the kernel answers there only what it refuses. */
 export class Asker implements MessageHandler {
-  /** Requests that the kernel refused after it had taken them. */
-  refused = 0;
   readonly #library: NetlinkLibrary;
   readonly #socket: NetlinkSocket;
   readonly #probeFd: number;
   readonly #writer = new MessageWriter();
   readonly #log: (line: string) => void;
   #privileged = true;
-  /**
-   * Sequence of the last request to use a neighbour: what is refused below it is not one of those.
-   */
-  #sequence = 0;
 
   /** Opens its sockets. Throws SystemError. */
   constructor(library: NetlinkLibrary, log: (line: string) => void) {
@@ -51,8 +45,7 @@ export class Asker implements MessageHandler {
   /** Asks for one neighbour (address in host order). False: the kernel took no request. */
   ask(ifindex: number, address: number): boolean {
     if (this.#privileged) {
-      this.#sequence = (this.#sequence + 1) >>> 0;
-      const length = writeUseNeighbor(this.#writer, { ifindex, address }, this.#sequence);
+      const length = writeUseNeighbor(this.#writer, { ifindex, address });
       const sent = this.#socket.send(this.#writer.bytes, length) === 0;
       // The kernel has answered by now if it does not let us, and then there is another way.
       if (sent) this.turn();
@@ -64,31 +57,25 @@ export class Asker implements MessageHandler {
   /** Takes an entry that does not resolve out of the kernel's table. False: without privilege. */
   release(ifindex: number, address: number): boolean {
     if (!this.#privileged) return false;
-    // Sequence 0 marks it: that it is gone already is no failure.
-    const length = writeDeleteNeighbor(this.#writer, { ifindex, address }, 0);
+    const length = writeDeleteNeighbor(this.#writer, { ifindex, address });
     return this.#socket.send(this.#writer.bytes, length) === 0;
   }
 
-  /** Reads what was refused. How much there was. */
-  turn(): number {
-    return this.#socket.receive(this) === Received.empty ? 0 : this.#socket.datagrams;
+  /** Reads what was refused. */
+  turn(): void {
+    this.#socket.receive(this);
   }
 
+  /** A refusal. Only that for want of privilege matters: what is to be deleted may be gone already. */
   message(message: MessageCursor): void {
-    if (message.type !== nl.NLMSG_ERROR || message.sequence === 0) return;
+    if (message.type !== nl.NLMSG_ERROR) return;
     message.attributesAt(4);
-    const error = -(message.bytes.u32[message.bodyAt >>> 2] | 0);
-    if (error === EPERM && this.#privileged) {
-      this.#privileged = false;
-      this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
-    } else {
-      this.refused++;
-    }
+    if ((message.bytes.u32[message.bodyAt >>> 2] | 0) !== -EPERM || !this.#privileged) return;
+    this.#privileged = false;
+    this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
   }
 
-  malformed(_reason: string): void {
-    this.refused++;
-  }
+  malformed(_reason: string): void {}
 
   close(): void {
     this.#socket.close();

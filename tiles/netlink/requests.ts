@@ -70,13 +70,8 @@ export interface NeighborName {
  * had a packet for it (`ip neigh add dev IF ADDR use`); returns its length. The kernel answers only
  * when it refuses. Needs CAP_NET_ADMIN.
  */
-export function writeUseNeighbor(
-  writer: MessageWriter,
-  neighbor: NeighborName,
-  sequence: number,
-): number {
-  const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE;
-  writer.begin({ type: nl.RTM_NEWNEIGH, flags, sequence });
+export function writeUseNeighbor(writer: MessageWriter, neighbor: NeighborName): number {
+  writer.begin({ type: nl.RTM_NEWNEIGH, flags: nl.NLM_F_REQUEST | nl.NLM_F_CREATE });
   return writeNeighbor(writer, neighbor, nl.NTF_USE);
 }
 
@@ -84,12 +79,8 @@ export function writeUseNeighbor(
  * Writes RTM_DELNEIGH; returns its length. For entries that exist only because Tegula asked and
  * nobody answered: the kernel's table, which all namespaces share, gets the room back at once.
  */
-export function writeDeleteNeighbor(
-  writer: MessageWriter,
-  neighbor: NeighborName,
-  sequence: number,
-): number {
-  writer.begin({ type: nl.RTM_DELNEIGH, flags: nl.NLM_F_REQUEST, sequence });
+export function writeDeleteNeighbor(writer: MessageWriter, neighbor: NeighborName): number {
+  writer.begin({ type: nl.RTM_DELNEIGH, flags: nl.NLM_F_REQUEST });
   return writeNeighbor(writer, neighbor, 0);
 }
 
