@@ -4,7 +4,7 @@
  */
 
 import { Lines } from "../cli/lines.ts";
-import { openNetlink } from "../ffi/netlink.ts";
+import { openNetlink, pollSet } from "../ffi/netlink.ts";
 import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
@@ -16,7 +16,6 @@ import type { Batch } from "./mirror_kernel.ts";
 const RUNS = 5;
 /** Live events that do not come any more are not waited for. */
 const PATIENCE_MILLIS = 30_000;
-const POLLIN = 1;
 
 /** A mirror into a region like the appliance's, in this thread. */
 export function openMirror(): Mirror {
@@ -153,13 +152,13 @@ async function liveMirror(
 /** Turns until `count` events were taken in. Throws when some were lost. */
 function follow(mirror: Mirror, count: number): void {
   const library = openNetlink(libraryPath("netlink"));
-  const pollSet = Int32Array.from(mirror.descriptors.flatMap((fd) => [fd, POLLIN]));
+  const polled = pollSet(mirror.descriptors);
   const from = mirror.events;
   const end = performance.now() + PATIENCE_MILLIS;
   while (mirror.events - from < count) {
     if (mirror.overruns > 0) throw new Error("the mirror could not follow: events were lost");
     if (performance.now() > end) throw new Error(`only ${mirror.events - from} events came`);
-    if (mirror.turn() === 0) library.wait(pollSet, pollSet.length / 2, 100);
+    if (mirror.turn() === 0) library.wait(polled, 100);
   }
   mirror.settle();
 }

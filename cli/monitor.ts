@@ -3,6 +3,7 @@
  * netbase, in the manner of `ip monitor`; also what the kernel withdraws without a word.
  */
 
+import { pollSet } from "../ffi/netlink.ts";
 import { Changes, type Topic, TOPICS } from "../tiles/netlink/changes.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
@@ -41,8 +42,6 @@ const TEXTS: { readonly [topic in Topic]: (entry: Entry) => string } = {
   sync: ({ state, resyncs, overruns }) => `${state} resyncs ${resyncs} overruns ${overruns}`,
 };
 
-/** POLLIN (poll.h). */
-const POLLIN = 1;
 /** The longest wait; Ctrl-C ends the process in the middle of one. */
 const LONGEST_WAIT_MILLIS = 1000;
 
@@ -84,7 +83,7 @@ function followMirror(topics: readonly Topic[], print: Printer): never {
   const { library, mirror, reader } = openMirror();
   const changes = new Changes(mirror, reader);
   changes.topics = topics.reduce((set, topic) => set | (1 << TOPICS.indexOf(topic)), 0);
-  const pollSet = Int32Array.from(mirror.descriptors.flatMap((fd) => [fd, POLLIN]));
+  const polled = pollSet(mirror.descriptors);
   for (;;) {
     const now = performance.now();
     const work = mirror.turn(now);
@@ -95,7 +94,7 @@ function followMirror(topics: readonly Topic[], print: Printer): never {
     if (work > 0) continue;
     const due = mirror.nextDue(now);
     const wait = due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS);
-    library.wait(pollSet, pollSet.length / 2, wait);
+    library.wait(polled, wait);
   }
 }
 

@@ -15,6 +15,8 @@ const SOCK_DGRAM = 2;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOCKADDR_NL_WORDS = 3;
+/** POLLIN (poll.h). */
+const POLLIN = 1;
 /** The kernel's address. */
 const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
 
@@ -43,10 +45,10 @@ export interface NetlinkLibrary {
   /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
   send(fd: number, buffer: Uint8Array, length: number): number;
   /**
-   * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
-   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
+   * poll(2) over what `pollSet` made. Returns how many are ready, 0 on time-out, -1 on a signal or an
+   * error.
    */
-  wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
+  wait(pollSet: Int32Array, timeoutMs: number): number;
   /** The socket that `probe` sends from; open it before the tile confines itself. */
   openProbe(): number;
   /**
@@ -62,6 +64,11 @@ export interface NetlinkLibrary {
   bePrompt(): number;
   /** Closes a descriptor of this library. */
   close(fd: number): void;
+}
+
+/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
+export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
+  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }
 
 /** Opens the library at `path`. */
@@ -99,7 +106,7 @@ export function openNetlink(path: string): NetlinkLibrary {
       symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
     send: (fd, buffer, length) =>
       Number(symbols.sendto(fd, buffer, BigInt(length), 0, KERNEL, KERNEL.byteLength)),
-    wait: (pollSet, count, timeoutMs) => symbols.poll(pollSet, BigInt(count), timeoutMs),
+    wait: (pollSet, timeoutMs) => symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
     openProbe() {
       const fd = symbols.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
       if (fd < 0) throw new Error("cannot open a probe socket");

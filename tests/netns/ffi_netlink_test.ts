@@ -43,7 +43,7 @@ class Socket {
 
   readable(timeoutMs = 2000): boolean {
     const pollSet = Int32Array.of(this.fd, POLLIN);
-    return netlink.wait(pollSet, 1, timeoutMs) === 1 && (pollSet[1] >> 16 & POLLIN) !== 0;
+    return netlink.wait(pollSet, timeoutMs) === 1 && (pollSet[1] >> 16 & POLLIN) !== 0;
   }
 
   /** What waits, message by message; or -errno. */

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
-import { openNetlink } from "../../ffi/netlink.ts";
+import { openNetlink, pollSet } from "../../ffi/netlink.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
 import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
@@ -199,7 +199,7 @@ export function assertCurrent(mirrored: Mirrored, message?: string): void {
       return;
     } catch (error) {
       if (performance.now() > end) throw error;
-      library.wait(new Int32Array(0), 0, 20);
+      library.wait(pollSet([]), 20);
       mirrored.settle();
     }
   }
@@ -346,9 +346,9 @@ function assertMember(mirrored: Mirrored, group: number, kernel: Answer, context
 /** Turns the mirror until `condition` holds, at most `timeoutMs`. */
 export function turnUntil(mirrored: Mirrored, condition: () => boolean, timeoutMs = 5_000): void {
   const end = performance.now() + timeoutMs;
-  const pollSet = Int32Array.from(mirrored.mirror.descriptors.flatMap((fd) => [fd, 1]));
+  const polled = pollSet(mirrored.mirror.descriptors);
   while (!condition()) {
     assert.ok(performance.now() < end, "it did not come about in time");
-    if (mirrored.mirror.turn() === 0) library.wait(pollSet, pollSet.length / 2, 10);
+    if (mirrored.mirror.turn() === 0) library.wait(polled, 10);
   }
 }

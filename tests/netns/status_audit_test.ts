@@ -52,7 +52,7 @@ class Audited {
       const now = performance.now();
       assert.ok(now < deadline, "the audit comes to an end");
       mirror.turn(now);
-      if (this.#audit.turn(now) === 0) library.wait(new Int32Array(0), 0, 1);
+      if (this.#audit.turn(now) === 0) library.wait(new Int32Array(0), 1);
       meanwhile(turn);
     }
     return report;

@@ -8,7 +8,7 @@
  */
 
 import { EINVAL, SystemError } from "../../ffi/errno.ts";
-import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Audited, auditedInterfaces, auditedNeighbors, auditedRoutes } from "./audited.ts";
@@ -215,14 +215,14 @@ export class Mirror implements MessageHandler {
   }
 
   #turnUntil(done: () => boolean, timeoutMs: number): void {
-    const pollSet = Int32Array.from(this.descriptors.flatMap((fd) => [fd, POLLIN]));
+    const polled = pollSet(this.descriptors);
     const end = performance.now() + timeoutMs;
     while (!done()) {
       if (this.turn() > 0) continue;
       const now = performance.now();
       if (now > end) throw new Error(`the kernel's state was not read within ${timeoutMs} ms`);
       const due = this.nextDue(now);
-      this.#library.wait(pollSet, pollSet.length / 2, due < 0 ? 100 : Math.min(due, 100));
+      this.#library.wait(polled, due < 0 ? 100 : Math.min(due, 100));
     }
   }
 
@@ -283,9 +283,6 @@ export class Mirror implements MessageHandler {
     this.dumper.close();
   }
 }
-
-/** POLLIN (poll.h). */
-const POLLIN = 1;
 
 function openMonitor(library: NetlinkLibrary, receiveBuffer: number): NetlinkSocket {
   const options = { receiveBuffer, strict: false, burst: BURST };

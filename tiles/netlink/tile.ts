@@ -3,7 +3,7 @@
  * and asks the kernel for the neighbours that net tiles need. It moves no packet.
  */
 
-import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
@@ -43,12 +43,7 @@ export interface NetlinkSetup {
   /** The control region, for what the status tile asks, and where the answers go. */
   readonly control: View;
   readonly snapshot: View;
-  /** Keep the neighbours of every interface, not only of those that packets leave by. */
-  readonly mirrorAllNeighbors?: boolean;
 }
-
-/** POLLIN (poll.h). */
-const POLLIN = 1;
 
 /** Makes the tile; returns when netbase holds a first full copy of the kernel's state. */
 export function create(context: TileContext<NetlinkSetup>): Tile {
@@ -91,7 +86,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#writer = new NetbaseWriter(setup.netbase, {
       readers: setup.readers.map(readerOf),
       seed: crypto.getRandomValues(new Uint32Array(1))[0],
-      wait: () => this.#library.wait(new Int32Array(0), 0, 1),
+      wait: () => this.#library.wait(pollSet([]), 1),
     });
     this.#reader = new NetbaseReader(setup.netbase);
     this.#freshness = new Freshness(this.#writer.neighbors, this.#now);
@@ -103,7 +98,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#mirror = new Mirror({
       library: this.#library,
       writer: this.#writer,
-      neighborsOf: setup.mirrorAllNeighbors ? undefined : this.#followed,
+      neighborsOf: this.#followed,
       neighbors: this,
       interfacesChanged: () => this.#filters.changed(),
       log,
@@ -135,7 +130,7 @@ class NetlinkTile implements Tile, NeighborListener {
       new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
     );
     const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
-    this.#pollSet = Int32Array.from(polled.flatMap((fd) => [fd, POLLIN]));
+    this.#pollSet = pollSet(polled);
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
   }
 
@@ -169,8 +164,7 @@ class NetlinkTile implements Tile, NeighborListener {
   }
 
   wait(timeoutMs: number): void {
-    const count = this.#pollSet.length / 2;
-    if (this.#library.wait(this.#pollSet, count, timeoutMs) <= 0) return;
+    if (this.#library.wait(this.#pollSet, timeoutMs) <= 0) return;
     const { libraries, setup } = this.#context;
     libraries.tile.wait(setup.eventfd, 0);
     this.#asker.turn();
@@ -261,7 +255,7 @@ class NetlinkTile implements Tile, NeighborListener {
       [...followed].every((ifindex) => this.#followed.has(ifindex));
     if (same) return;
     this.#followed = followed;
-    if (!this.#context.setup.mirrorAllNeighbors) this.#mirror.followNeighborsOf(followed);
+    this.#mirror.followNeighborsOf(followed);
   }
 
   /** Puts into the counters what is counted or held elsewhere. */
