@@ -9,10 +9,10 @@
  */
 
 import { NETLINK } from "../runtime/counters.ts";
-import type { Audited, AuditTable } from "./audited.ts";
+import type { AuditTable } from "./audited.ts";
 import * as nl from "./constants.ts";
-import type { Dumper } from "./dump.ts";
 import type { MessageCursor } from "./message.ts";
+import type { Mirror } from "./mirror.ts";
 
 /** From the end of one audit to the next that nobody asked for. */
 const PERIOD_MILLIS = 300_000;
@@ -47,16 +47,10 @@ export interface AuditReport {
 }
 
 /** What the audit has to see of the mirror. */
-export interface AuditedMirror {
-  /** Everything has been read, and nothing is being read anew or about to be. */
-  readonly current: boolean;
-  readonly dumper: Dumper;
-  readonly audited: readonly Audited[];
-  /** Reads everything anew. */
-  resync(): void;
-  /** Calls `watcher` after each event that was applied; null: nobody. */
-  watchEvents(watcher: ((message: MessageCursor) => void) | null): void;
-}
+export type AuditedMirror = Pick<
+  Mirror,
+  "current" | "dumper" | "audited" | "resync" | "watchEvents"
+>;
 
 /** Audits now and then, and when asked to. */
 export class Audit {
