@@ -49,14 +49,14 @@ export class Filter {
     this.#bytes.setUint16(MAC + 4, mac[4] | mac[5] << 8, true);
   }
 
-  /** UDP destination port `port` is ours, or no longer. */
-  setPort(port: number, on: boolean): void {
-    setBit(this.#ports, port, on);
+  /** These UDP destination ports are ours, and no others. */
+  setPorts(ports: Iterable<number>): void {
+    setBits(this.#ports, ports);
   }
 
-  /** Frames tagged with VLAN `id` are looked into, or no longer. */
-  setVlan(id: number, on: boolean): void {
-    setBit(this.#vlans, id & 0xfff, on);
+  /** Frames tagged with these VLAN ids are looked into, and no others. */
+  setVlans(ids: Iterable<number>): void {
+    setBits(this.#vlans, ids);
   }
 
   /**
@@ -97,7 +97,9 @@ export class Filter {
   }
 }
 
-function setBit(words: Uint32Array, bit: number, on: boolean): void {
-  if (on) words[bit >>> 5] |= 1 << (bit & 31);
-  else words[bit >>> 5] &= ~(1 << (bit & 31));
+/** Sets these bits and clears the others. A word that stays as it is is stored as it is. */
+function setBits(words: Uint32Array, bits: Iterable<number>): void {
+  const wanted = new Uint32Array(words.length);
+  for (const bit of bits) wanted[bit >>> 5] |= 1 << (bit & 31);
+  for (let i = 0; i < words.length; i++) words[i] = wanted[i];
 }

@@ -31,7 +31,7 @@ function attach({ near: { name, ifindex, mac } }: Wire, { to }: { to?: number } 
   const attachment = new Attachment({ ...setup, register }, parts);
   const filter = new Filter(attachment.filter);
   filter.setMac(mac);
-  filter.setPort(7, true);
+  filter.setPorts([7]);
   filter.add(ADDRESS);
   attachment.open([{ queue: 0, netTile: 0, umem }], "copy");
   attachment.serve();

@@ -15,7 +15,7 @@ const memory = regions.create("umem", 64 * 2048).writer;
 const program = setup.load(1);
 const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
 filter.setMac(Uint8Array.fromHex(mac));
-filter.setPort(7, true);
+filter.setPorts([7]);
 filter.add(0xc6120001);
 const slot = setup.open(memory, {
   frameBytes: 2048,

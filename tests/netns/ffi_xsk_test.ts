@@ -44,7 +44,7 @@ function loadFor(end: End, queues = 1) {
   const program = setup.load(queues);
   const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
   filter.setMac(end.mac);
-  filter.setPort(7, true);
+  filter.setPorts([7]);
   ok(filter.add(ADDRESS));
   const counts = u64(regions.mapShared(program.redirected, 8 * queues));
   return { program, filter, redirected: (queue: number) => Number(counts[queue]) };
@@ -182,8 +182,7 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
   using far = wire.farSocket();
   using kernel = new PacketSocket(wire.near.ifindex);
   const { program, filter, redirected } = loadFor(wire.near);
-  filter.setVlan(5, true);
-  filter.setVlan(6, true);
+  filter.setVlans([5, 6]);
   const slot = open(wire.near);
   const link = attach(program, wire.near);
   equal(setup.register(program, slot), 0);
@@ -238,9 +237,9 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
     equal(whoGets({}), "kernel");
     filter.add(ADDRESS);
     equal(whoGets({}), "tegula");
-    filter.setPort(7, false);
+    filter.setPorts([]);
     equal(whoGets({}), "kernel");
-    filter.setPort(7, true);
+    filter.setPorts([7]);
     filter.setMac(wire.far.mac);
     equal(whoGets({}), "kernel");
     filter.setMac(wire.near.mac);

@@ -75,17 +75,16 @@ Deno.test("Filter does not take address 0, the empty place, for one of ours", ()
   deepEqual(filter.addresses(), []);
 });
 
-Deno.test("Filter sets and clears single ports and VLANs", () => {
+Deno.test("Filter holds the ports and VLANs that were given last", () => {
   const { view, filter } = emptyFilter();
   const words = u32(view);
-  filter.setPort(65535, true);
-  filter.setPort(31, true);
-  filter.setVlan(4095, true);
+  filter.setPorts([65535, 31]);
+  filter.setVlans([4095]);
   equal(words[131 + 2047], 0x80000000);
   equal(words[131], 0x80000000);
   equal(words[3 + 127], 0x80000000);
-  filter.setPort(65535, false);
-  filter.setVlan(4095, false);
+  filter.setPorts([31]);
+  filter.setVlans([]);
   equal(words[131 + 2047], 0);
   equal(words[131], 0x80000000);
   equal(words[3 + 127], 0);

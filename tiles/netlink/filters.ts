@@ -25,9 +25,6 @@ const LOOPBACK_NET = 127;
 interface Held {
   readonly ifindex: number;
   readonly filter: Filter;
-  mac: string;
-  addresses: Set<number>;
-  vlans: Set<number>;
   /** It was said that there is no room for all addresses. */
   toldFull: boolean;
 }
@@ -50,11 +47,10 @@ export class Filters {
     this.#interfaces = interfaces;
     this.#log = log;
     this.#held = places.map(({ ifindex, view }) => {
-      const filter = new Filter(view);
       // What a predecessor wrote stays until it is known to be wrong.
-      const addresses = new Set(filter.addresses());
-      for (const port of ports) filter.setPort(port, true);
-      return { ifindex, filter, mac: "", addresses, vlans: new Set(), toldFull: false };
+      const filter = new Filter(view);
+      filter.setPorts(ports);
+      return { ifindex, filter, toldFull: false };
     });
   }
 
@@ -83,48 +79,34 @@ export class Filters {
   #update(held: Held, addresses: ReadonlySet<number>): void {
     const link = this.#interfaces.get(held.ifindex);
     if (link === null) return;
-    const mac = [0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255)
-      .concat(link.macTail & 255, link.macTail >>> 8 & 255);
-    if (mac.join() !== held.mac) held.filter.setMac(mac);
-    held.mac = mac.join();
-    const vlans = this.#vlansOn(held.ifindex);
-    difference(vlans, held.vlans).forEach((id) => held.filter.setVlan(id, true));
-    difference(held.vlans, vlans).forEach((id) => held.filter.setVlan(id, false));
-    held.vlans = vlans;
+    held.filter.setMac([
+      ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
+      ...[link.macTail & 255, link.macTail >>> 8 & 255],
+    ]);
+    held.filter.setVlans(this.#vlansOn(held.ifindex));
     this.#updateAddresses(held, addresses);
   }
 
   /** Ids of the VLAN devices on an interface that are up. */
-  #vlansOn(ifindex: number): Set<number> {
-    const links = this.#interfaces.indices().map((index) => this.#interfaces.get(index));
-    return new Set(
-      links.filter((link) =>
-        link?.link === ifindex && link.vlanProtocol !== 0 && (link.flags & IFF_UP) !== 0
-      ).map((link) => link?.vlanId ?? 0),
-    );
+  #vlansOn(ifindex: number): number[] {
+    return this.#interfaces.indices().flatMap((index) => {
+      const link = this.#interfaces.get(index);
+      const counts = link?.link === ifindex && link.vlanProtocol !== 0 &&
+        (link.flags & IFF_UP) !== 0;
+      return counts ? [link.vlanId] : [];
+    });
   }
 
   #updateAddresses(held: Held, addresses: ReadonlySet<number>): void {
-    difference(held.addresses, addresses).forEach((address) => {
-      held.filter.remove(address);
-      held.addresses.delete(address);
-    });
-    const left = difference(addresses, held.addresses).filter((address) => {
-      const fits = held.filter.add(address);
-      if (fits) held.addresses.add(address);
-      return !fits;
-    });
+    for (const address of held.filter.addresses()) {
+      if (!addresses.has(address)) held.filter.remove(address);
+    }
+    const left = [...addresses].filter((address) => !held.filter.add(address));
     if (left.length === 0 || held.toldFull) return;
     held.toldFull = true;
     this.#log(
-      `${left.length} addresses, ${
-        formatAddress(left[0])
-      } among them, do not fit the XDP filter: ` +
-        "what is sent to them comes in by the kernel's sockets",
+      `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
+        "filter: what is sent to them comes in by the kernel's sockets",
     );
   }
-}
-
-function difference(a: ReadonlySet<number>, b: ReadonlySet<number>): number[] {
-  return [...a].filter((each) => !b.has(each));
 }
