@@ -49,9 +49,9 @@ const OPTIONS = {
 
 export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
-async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
-  const findings = findAll(await readConfig(values));
-  if (values.json) say(JSON.stringify(findings));
+async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
+  const findings = findAll(await readConfig(configured));
+  if (json) say(JSON.stringify(findings));
   else for (const finding of findings) say(text(finding));
   const isWell = findings.every(({ verdict }) => verdict === "ok");
   return isWell ? Exit.ok : Exit.failure;
