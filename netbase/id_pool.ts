@@ -10,7 +10,6 @@ export class IdPool {
   readonly #free: number[] = [];
   /** All from here on were never handed out (but may be reserved). */
   #next: number;
-  #count = 0;
 
   constructor(first: number, end: number) {
     this.#next = first;
@@ -18,32 +17,23 @@ export class IdPool {
     this.#used = new Uint8Array(end);
   }
 
-  /** How many are in use. */
-  get used(): number {
-    return this.#count;
-  }
-
   /** A number that nobody uses, or -1 when there is none. */
   allocate(): number {
     const id = this.#free.pop() ?? this.#fresh();
     if (id < 0) return -1;
     this.#used[id] = 1;
-    this.#count++;
     return id;
   }
 
   /** Takes a given number that was never handed out, as a successor does with what it finds in use. */
   reserve(id: number): void {
-    if (this.#used[id] === 1) return;
     this.#used[id] = 1;
-    this.#count++;
   }
 
   /** Gives `id` back. Fits `Pool` of `rcu.ts`. */
   reclaim(id: number): void {
     if (this.#used[id] === 0) return;
     this.#used[id] = 0;
-    this.#count--;
     this.#free.push(id);
   }
 

@@ -46,7 +46,6 @@ export class InterfaceWriter {
   /** Runs that a predecessor's records name. */
   readonly #inherited: number[] = [];
   #sync = 0;
-  #full = 0;
 
   /** `changed` is called for every change that a packet can see. */
   constructor(
@@ -70,12 +69,7 @@ export class InterfaceWriter {
     return this.#entries.size;
   }
 
-  /** How many changes found no room, ever. */
-  get full(): number {
-    return this.#full;
-  }
-
-  /** Adds or changes an interface. False: no room, counted in `full`. */
+  /** Adds or changes an interface. False: no room. */
   set(link: Readonly<InterfaceLink>): boolean {
     const before = this.#entries.get(link.ifindex);
     if (before !== undefined && isSameLink(before.link, link)) {
@@ -181,7 +175,6 @@ export class InterfaceWriter {
     const record = run < 0 ? -1 : this.#table.allocate();
     if (record < 0) {
       if (run >= 0 && count > 0) this.#runs.reclaim(run);
-      this.#full++;
       return false;
     }
     const old = this.#table.find(entry.link.ifindex, 0);
@@ -191,7 +184,6 @@ export class InterfaceWriter {
     this.#table.words[record + Interface.addressCount] = count;
     if (!this.#table.put(record)) {
       if (count > 0) this.#runs.reclaim(run);
-      this.#full++;
       return false;
     }
     if (old >= 0) this.#retireRun(old);

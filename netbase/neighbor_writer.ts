@@ -81,13 +81,11 @@ export class NeighborWriter {
     return true;
   }
 
-  /** Removes all neighbours of an interface and returns how many. */
-  removeInterface(ifindex: number): number {
-    const before = this.size;
+  /** Removes all neighbours of an interface. */
+  removeInterface(ifindex: number): void {
     this.#table.forEach((record) => {
       if (this.#words[record] === ifindex) this.remove(ifindex, this.#words[record + 1]);
     });
-    return before - this.size;
   }
 
   /**
@@ -114,11 +112,10 @@ export class NeighborWriter {
     this.#table.beginSync();
   }
 
-  /** Takes away the neighbours that were not named since `beginSync`, and returns how many. */
-  endSync(): number {
-    const removed = this.#table.endSync((record) => this.#tellRemoved(record));
+  /** Takes away the neighbours that were not named since `beginSync`. */
+  endSync(): void {
+    this.#table.endSync((record) => this.#tellRemoved(record));
     this.#changed();
-    return removed;
   }
 
   /** Calls `visit` for each, in no order, with one object that is reused. */

@@ -82,11 +82,6 @@ export class RecordTableWriter {
     return this.#size;
   }
 
-  /** Whether there is room for one more key. */
-  get hasRoom(): boolean {
-    return this.#size < this.#shape.records >>> 1;
-  }
-
   /** Index of the record of key (`a`, `b`), or -1. */
   find(a: number, b: number): number {
     const slot = this.#slotOf(a, b);
@@ -157,20 +152,17 @@ export class RecordTableWriter {
   }
 
   /**
-   * Removes every record that was neither `put` nor `mark`ed since `beginSync`, and returns how many.
-   * Calls `leaving` with each before.
+   * Removes every record that was neither `put` nor `mark`ed since `beginSync`; calls `leaving` with
+   * each before.
    */
-  endSync(leaving?: (record: number) => void): number {
-    const before = this.#size;
+  endSync(leaving?: (record: number) => void): void {
     this.forEach((record) => {
       const number = record / this.#shape.recordWords;
       if (this.#marks[number] === this.#sync) return;
       leaving?.(record);
       this.remove(this.words[record], this.words[record + 1]);
     });
-    const removed = before - this.#size;
     if (!this.#shown) this.#publish();
-    return removed;
   }
 
   /** Slot of a key, or -1. */
@@ -190,7 +182,7 @@ export class RecordTableWriter {
 
   /** Slot for a key that is not there, having made room if need be; -1: none. */
   #freeSlot(a: number, b: number): number {
-    if (!this.hasRoom) return -1;
+    if (this.#size >= this.#shape.records >>> 1) return -1;
     const slots = 1 << this.#log2;
     if ((this.#size + this.#tombstones) * 8 >= slots * 5) this.#rebuild();
     const slot = this.#probeFree(a, b);

@@ -42,12 +42,6 @@ export class Trie {
   #next = ROOT + 1;
   /** Freed nodes, chained by their parent word. */
   #free = 0;
-  #count = 1;
-
-  /** Nodes in use. */
-  get count(): number {
-    return this.#count;
-  }
 
   /** The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. */
   insert(prefix: number, length: number): number {
@@ -193,7 +187,6 @@ export class Trie {
     const at = node * NODE_WORDS;
     this.words[at + Node.prefix] = prefix;
     this.words[at + Node.length] = length;
-    this.#count++;
     return node;
   }
 
@@ -202,7 +195,6 @@ export class Trie {
     this.words[at + Node.parent] = this.#free;
     this.words[at + Node.length] = FREED;
     this.#free = node;
-    this.#count--;
   }
 
   #grow(): void {
