@@ -23,6 +23,7 @@ import {
 } from "./lab.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
+const SLOW = fileURLToPath(new URL("../fixtures/app/slow.ts", import.meta.url));
 const PORT = 4000;
 
 /** Arguments for an appliance with `echo` on port 7 and moody on port 4000. */
@@ -90,6 +91,23 @@ labTest("an app that hangs costs another no packet, and then the process ends", 
   const { code } = await appliance.process.ended();
   assert.equal(code, 1, "a worker that spins cannot be ended; another Deno might start it again");
 });
+
+for (const [place, tile] of [["", ""], ["@inline", "net0: "]]) {
+  labTest(`an app that is slow and never idle does not hang (slow${place})`, async (lab) => {
+    const { host, asker } = await pair(lab);
+    const appliance = await Appliance.start(host, [
+      ...["--interface", "eth0", "--listen", `7=${SLOW}${place}`],
+    ]);
+    const { stderr } = appliance.process;
+    await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 2000 });
+    // Of what hangs main has had enough by then.
+    await stderr.find(`${tile}${SLOW}: tick 7`, { timeoutMs: 20_000 });
+    const { sent, answered } = await asker.progress();
+    assert.ok(answered > 500 && answered < sent, `answered ${answered} of ${sent}`);
+    assert.equal((await appliance.stop()).code, 0, stderr.all.join("\n"));
+    assert.ok(!stderr.all.some((line) => line.includes("hangs")), stderr.all.join("\n"));
+  });
+}
 
 labTest(
   "an app reads what it was granted while it starts, and after that only with keep",

@@ -169,6 +169,7 @@ export class Appliance {
   /** Looks after every tile. */
   #look(): void {
     if (this.#stopping) return;
+    this.#control.pulse();
     for (const { name, reader } of this.#wiring.seats) {
       this.#workers.get(name)?.look(reader, this.#options.host.isRunning);
     }

@@ -16,6 +16,7 @@ const ARGUMENTS_AT = 3;
 /** Words that a request has for its arguments. */
 const ARGUMENTS = 4;
 const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
+const PULSE = CAPTURE + 1;
 
 /** What net tiles put into their capture rings (`capture_ring.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -55,6 +56,12 @@ export class ControlWriter {
   /** Asks every tile to finish what it has and end. */
   stop(): void {
     Atomics.store(this.#words, STOP, 1);
+    this.pulse();
+  }
+
+  /** Has tiles that are busy look at the clock: now and then, since their turns may be long. */
+  pulse(): void {
+    Atomics.add(this.#words, PULSE, 1);
   }
 
   /** Says what net tiles are to show, one of {@linkcode CaptureMode}. */
@@ -80,6 +87,11 @@ export class ControlReader {
 
   get stopping(): boolean {
     return Atomics.load(this.#words, STOP) === 1;
+  }
+
+  /** Moves when it is time to look at the clock and at `stopping`: a plain load, as `captureMode`. */
+  get pulse(): number {
+    return this.#words[PULSE];
   }
 
   /** One of {@linkcode CaptureMode}: a plain load, for it is asked for every turn. */

@@ -20,10 +20,13 @@ import { Life, type TileRegion } from "./tile_region.ts";
  */
 const SPIN_TURNS = 200;
 const CROWDED_SPIN_TURNS = 20;
-/** Busy turns between two looks at the clock. */
+/**
+ * Busy turns between two looks at the clock, which costs as much as two datagrams. A turn may be 64
+ * datagrams of an app that takes a millisecond for each, so main's pulse has it looked at too.
+ */
 const CLOCK_TURNS = 256;
 const HOUSEKEEPING_MILLIS = 100;
-/** The longest a tile blocks: how late its heartbeat may be while nothing happens. */
+/** The longest a tile blocks: how late its housekeeping may be while nothing happens. */
 const LONGEST_SLEEP_MILLIS = 1000;
 /** How long a stopping tile may take to hand over what it holds. */
 const DRAIN_MILLIS = 300;
@@ -48,6 +51,7 @@ export function spinTurnsFor(busy: number, cores: number): number {
 export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
   let idle = 0;
   let turns = 0;
+  let pulse = control.pulse;
   let nextHousekeeping = 0;
   let stopBy = Infinity;
   region.life = Life.running;
@@ -55,18 +59,20 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     const work = tile.turn();
     region.quiescent();
     idle = work === 0 ? idle + 1 : 0;
-    if (++turns < CLOCK_TURNS && idle < spinTurns) continue;
+    if (++turns < CLOCK_TURNS && idle < spinTurns && control.pulse === pulse) continue;
 
     turns = 0;
+    pulse = control.pulse;
     const now = performance.now();
     tile.clock?.(now);
     if (now >= nextHousekeeping) {
       nextHousekeeping = now + HOUSEKEEPING_MILLIS;
-      region.beat();
       tile.housekeeping?.(now);
     }
     if (control.stopping) {
       if (stopBy === Infinity) stopBy = now + DRAIN_MILLIS;
+      // No pulse is like this one: from now on every turn ends here.
+      pulse = -1;
       if (now >= stopBy || (idle > 0 && (tile.drained?.() ?? true))) break;
     }
     if (idle < spinTurns) continue;

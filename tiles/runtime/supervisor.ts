@@ -3,6 +3,7 @@
  */
 
 import type { ControlRequest } from "./control.ts";
+import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import type { BootMessage, TileKind, TileReport } from "./tile.ts";
 import { Life, type TileReader } from "./tile_region.ts";
@@ -22,7 +23,7 @@ const WORKER = new URL("./worker.ts", import.meta.url).href;
 
 /** How often a tile is looked after. */
 export const LOOK_MILLIS = 500;
-/** Looks without a heartbeat from an app or net tile that is awake, until it is said to hang. */
+/** Looks without progress of an app or net tile that is awake, until it is said to hang. */
 const HUNG_LOOKS = 10;
 /** The same of others, which may have a million routes to go through, and until an app has started. */
 const LONG_LOOKS = 60;
@@ -44,7 +45,7 @@ export class TileWorker {
   #over = false;
   #runs = false;
   #thread = 0;
-  #beat = -1;
+  #progress = -1;
   /** Looks in a row at which there was something wrong. */
   #looks = 0;
   #hung = false;
@@ -98,19 +99,19 @@ export class TileWorker {
 
   /**
    * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
-   * that is awake and has no heartbeat hangs, and so does an app whose start takes too long: it is
+   * that is awake and does not get on hangs, and so does an app whose start takes too long: it is
    * ended, and has failed when its thread is gone; nobody else has its regions before. One that
    * cannot be ended is `stuck`, and so is a net tile, which holds rings.
    */
   look(tile: TileReader, isRunning: (thread: number) => boolean): void {
     if (this.#over || this.#thread === 0) return;
     if (!isRunning(this.#thread)) return this.#fail(this.#hung ? "it hung" : "it left");
-    const { heartbeat } = tile;
     const { kind } = this.#boot;
+    const progress = progressOf(tile, kind);
     const lives = this.#runs
-      ? tile.life !== Life.running || tile.asleep || heartbeat !== this.#beat
+      ? tile.life !== Life.running || tile.asleep || progress !== this.#progress
       : kind !== "app";
-    this.#beat = heartbeat;
+    this.#progress = progress;
     this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;
     const quick = this.#runs && (kind === "app" || kind === "net");
     if (this.#looks < (this.#hung ? GONE_LOOKS : quick ? HUNG_LOOKS : LONG_LOOKS)) return;
@@ -129,6 +130,14 @@ export class TileWorker {
   terminate(): void {
     this.#worker.terminate();
   }
+}
+
+/**
+ * A number that moves as the tile gets on: with each turn, each sleep, and each answer that an app
+ * finds room for, since it may be long at a burst.
+ */
+function progressOf({ burst, sleepSequence, counters }: TileReader, kind: TileKind): number {
+  return burst + sleepSequence + (kind === "app" ? counters[APP.index.answers] : 0);
 }
 
 /** A tile did not start. */

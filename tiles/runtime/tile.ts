@@ -1,6 +1,6 @@
 /**
  * What a tile is to the runtime: the few calls that its loop makes, and what the tile is given. The
- * loop itself, spinning, sleeping, heartbeat and stop, is `loop.ts`; how a worker becomes a tile is
+ * loop itself, spinning, sleeping and stop, is `loop.ts`; how a worker becomes a tile is
  * `worker.ts`.
  */
 
@@ -47,7 +47,7 @@ export interface Tile {
   wait(timeoutMs: number): void;
   /** About every 100 ms: what is not per burst. `nowMillis` is monotonic. */
   housekeeping?(nowMillis: number): void;
-  /** At every look at the clock, at the latest after 256 busy turns: what `nextDue` spoke of. */
+  /** At every look at the clock, at the latest after 256 busy turns or half a second: what `nextDue` spoke of. */
   clock?(nowMillis: number): void;
   /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
   nextDue?(nowMillis: number): number;

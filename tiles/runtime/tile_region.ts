@@ -1,10 +1,9 @@
 /**
  * The tile region: what a tile tells the others about itself. One page, written by that tile alone.
  *
- *     word 0  heartbeat, counts housekeeping turns         (read by main's watchdog)
- *     word 1  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
- *     word 2  burst counter: quiescent states passed       (read by netbase's writer, see netbase/)
- *     word 3  life: booting, running, stopped              (read by main)
+ *     word 0  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
+ *     word 1  burst counter: quiescent states passed       (read by netbase's writer, and as heartbeat by main)
+ *     word 2  life: booting, running, stopped              (read by main)
  *     byte 1024…  counters, doubles, in the order of `counters.ts`
  */
 
@@ -15,10 +14,9 @@ export const TILE_REGION_BYTES = 4096;
 /** Counters that fit. */
 export const TILE_COUNTERS = 384;
 
-const HEARTBEAT = 0;
-const SLEEP = 1;
-const BURST = 2;
-const LIFE = 3;
+const SLEEP = 0;
+const BURST = 1;
+const LIFE = 2;
 const COUNTERS_AT = 1024;
 
 /** Where a tile stands in its life. */
@@ -39,11 +37,6 @@ export class TileRegion {
     this.#burst = this.#words[BURST];
     this.#sleep = (this.#words[SLEEP] + 1) & ~1;
     Atomics.store(this.#words, SLEEP, this.#sleep);
-  }
-
-  /** Says that the tile is alive. Once per housekeeping turn. */
-  beat(): void {
-    this.#words[HEARTBEAT] = this.#words[HEARTBEAT] + 1;
   }
 
   /**
@@ -86,10 +79,6 @@ export class TileReader {
   constructor(view: View) {
     this.#words = u32(view);
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
-  }
-
-  get heartbeat(): number {
-    return Atomics.load(this.#words, HEARTBEAT);
   }
 
   /** The burst counter: it has moved once the tile has let go of all it read from netbase before. */

@@ -39,8 +39,6 @@ export interface StatusSetup {
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
-const BEAT_MILLIS = 1000;
-
 /** Begins to listen. Throws Deno's errors when an address cannot be had. */
 export function create({ setup, region, ask }: TileContext<StatusSetup>): ServingTile {
   const { places, interfaces, listen } = setup;
@@ -83,7 +81,6 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
     descriptors: [],
     async serve() {
       region.life = Life.running;
-      setInterval(() => region.beat(), BEAT_MILLIS);
       await Promise.all([listener && serveControl(listener, answers), server?.finished]);
     },
   };
