@@ -210,7 +210,7 @@ export class Appliance {
     return countersOf(this.#wiring.seats);
   }
 
-  /** Gives the traffic back to the kernel, lets the tiles drain, ends them. */
+  /** Gives the traffic back to the kernel, lets the tiles drain, ends them. The process has to end. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
@@ -220,11 +220,13 @@ export class Appliance {
     this.#control.stop();
     for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
     this.#endStatus();
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, STOP_MILLIS);
-    const ended = [...this.#workers.values()].map((worker) => worker.ended);
-    await Promise.race([Promise.all(ended), late.promise]);
+    const late = Promise.withResolvers<boolean>();
+    const timer = setTimeout(late.resolve, STOP_MILLIS, false);
+    const ended = Promise.all([...this.#workers.values()].map((worker) => worker.ended));
+    const allEnded = await Promise.race([ended.then(() => true), late.promise]);
     clearTimeout(timer);
+    // A tile that is late comes back to its rings: they go with the process then.
+    if (!allEnded) return;
     for (const attachment of attachments) attachment.close();
   }
 

@@ -1,0 +1,62 @@
+/** What a stop unmaps: nothing that a tile may still come back to. */
+
+import { strict as assert } from "node:assert";
+import { openLibraries } from "../../cli/libraries.ts";
+import { heapView } from "../../ffi/view.ts";
+import { FILTER_BYTES } from "../../ffi/filter.ts";
+import { Appliance } from "../../tiles/runtime/appliance.ts";
+import type { Attachment } from "../../tiles/runtime/attachment.ts";
+import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
+import { planTiles } from "../../tiles/runtime/plan.ts";
+
+const APPS = {
+  discard: import.meta.resolve("../../tiles/app/discard.ts"),
+  late: import.meta.resolve("../fixtures/app/late.ts"),
+} as const;
+
+/** Stops an appliance with an app inside its net tile, and returns what became of its interface. */
+async function stopped(name: keyof typeof APPS): Promise<string[]> {
+  const said: string[] = [];
+  const attachment = {
+    name: "eth0",
+    ifindex: 77,
+    filter: heapView(FILTER_BYTES),
+    sockets: [],
+    serve: () => said.push("serve"),
+    detach: () => said.push("detach"),
+    close: () => said.push("close"),
+  } as unknown as Attachment;
+  const busy = Promise.withResolvers<void>();
+  const appliance = new Appliance({
+    ...openLibraries(),
+    attachments: [attachment],
+    trustChecksums: false,
+    plan: planTiles({ queues: [], cores: 2, apps: 1 }),
+    apps: [{
+      name,
+      module: APPS[name],
+      ports: [7],
+      options: {},
+      sendTo: [],
+      grants: NO_GRANTS,
+      inline: true,
+    }],
+    sockets: [],
+    places: { control: null, metrics: null },
+    log: (line) => line.endsWith("busy") && busy.resolve(),
+    fatal: (tile, message) => assert.fail(`${tile}: ${message}`),
+  });
+  await appliance.startMirror();
+  await appliance.startTiles([false]);
+  if (name === "late") await busy.promise;
+  await appliance.stop();
+  return said;
+}
+
+Deno.test("a stop gives the traffic back first, and unmaps rings when all tiles have ended", async () => {
+  assert.deepEqual(await stopped("discard"), ["serve", "detach", "close"]);
+});
+
+Deno.test("a stop does not unmap the rings of a tile that is late", async () => {
+  assert.deepEqual(await stopped("late"), ["serve", "detach"]);
+});
