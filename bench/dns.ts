@@ -2,7 +2,8 @@
  * `dns`: the dns app over a veth pair (`track.ts`) beside a name server in C, NSD or else Knot, with the
  * same zone. `dns` is how many queries a second are answered with 512 in flight, `dns cpu` the time
  * that the server's process, all its threads and children, has run for each, in user mode and in the
- * kernel; `dns inline` is the app inside the net tile.
+ * kernel; `dns inline` is the app inside the net tile. `dns nxdomain` and `dns wildcard` are about names
+ * that strangers made up, each another: they are not there, or there by a wildcard.
  *
  * Before any timing dig has got the same answers from all of them, and dnsperf one to each question.
  */
@@ -12,7 +13,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Lab } from "../cli/lab.ts";
 import { nameServers } from "./dns_servers.ts";
-import { ORIGIN, queryFile, type Question, questions, zoneFile } from "./dns_zone.ts";
+import {
+  madeUpQuestions,
+  ORIGIN,
+  queryFile,
+  type Question,
+  questions,
+  zoneFile,
+} from "./dns_zone.ts";
 import { interleave, isWanted, type Report, resultOf, type Selection } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";
 import { entrants, placementCases, samplesOf } from "./placements.ts";
@@ -28,20 +36,32 @@ const GENERATOR = "generator";
 const START_TRIES = 100;
 /** Where the questions are: as text for dnsperf, as queries for the generator. */
 const [TEXT, QUERIES] = ["/run/questions.txt", "/run/queries"];
+/** Names that are made up: where the queries are, and below which name. */
+const MADE_UP = {
+  nxdomain: ["/run/nxdomain", ORIGIN],
+  wildcard: ["/run/wildcard", `any.${ORIGIN}`],
+} as const;
 /** What dig asks of everyone: a host, an alias of all, one that is not there, what a host has not. */
 const CHECKED = [
   ...["host7 A", "host7 AAAA", "host7 MX", "host7 TXT", "nohost7 A", "x.any A", "host7 SRV"],
 ];
 
-/** What one turn gives: thousand queries a second, and nanoseconds of processor for each. */
+/**
+ * What one turn gives: thousand queries a second, nanoseconds of processor for each, and thousand
+ * queries a second about names that are made up.
+ */
 interface Turn {
-  readonly kqps: number;
+  readonly kqps?: number;
   readonly cpu?: number;
+  readonly nxdomain?: number;
+  readonly wildcard?: number;
 }
 
 const CASES = placementCases<keyof Turn>("dns", [
   { ending: "", unit: "kqps", field: "kqps" },
   { ending: " cpu", unit: "ns/op", field: "cpu" },
+  { ending: " nxdomain", unit: "kqps", field: "nxdomain" },
+  { ending: " wildcard", unit: "kqps", field: "wildcard" },
 ]);
 
 /** Runs the benchmark in namespaces of its own. */
@@ -76,20 +96,37 @@ async function isReady(track: Track): Promise<void> {
   throw new Error("a name server did not start");
 }
 
-/** Loads a name server. */
-async function turn(track: Track, start: readonly string[]): Promise<Turn> {
+/** Loads a name server with what gives the figures `wanted`. */
+async function turn(
+  track: Track,
+  start: readonly string[],
+  wanted: ReadonlySet<keyof Turn>,
+): Promise<Turn> {
+  const asked = { port: PORT, window: WINDOW, millis: LOAD_MILLIS };
   return await track.during(start, async ({ pid }) => {
-    const before = processorSeconds(pid);
-    const asked = { port: PORT, window: WINDOW, millis: LOAD_MILLIS, queries: QUERIES };
-    const { kpps, answered, warm_up } = await track.load(asked);
-    const seconds = processorSeconds(pid) - before;
-    return { kqps: kpps, cpu: seconds * 1e9 / (answered + warm_up) };
+    const figures: { -readonly [Figure in keyof Turn]: number } = {};
+    if (wanted.has("kqps") || wanted.has("cpu")) {
+      const before = processorSeconds(pid);
+      const { kpps, answered, warm_up } = await track.load({ ...asked, queries: QUERIES });
+      const seconds = processorSeconds(pid) - before;
+      figures.kqps = kpps;
+      figures.cpu = seconds * 1e9 / (answered + warm_up);
+    }
+    for (const figure of ["nxdomain", "wildcard"] as const) {
+      if (!wanted.has(figure)) continue;
+      const [queries] = MADE_UP[figure];
+      figures[figure] = (await track.load({ ...asked, queries })).kpps;
+    }
+    return figures;
   }, { isReady: () => isReady(track) });
 }
 
 async function writeQuestions(all: readonly Question[]): Promise<void> {
   await Deno.writeTextFile(TEXT, all.map(({ name, type }) => `${name} ${type}\n`).join(""));
   await Deno.writeFile(QUERIES, queryFile(all));
+  for (const [path, name] of Object.values(MADE_UP)) {
+    await Deno.writeFile(path, queryFile(madeUpQuestions(name)));
+  }
 }
 
 /** The benchmark itself, inside the laboratory. */
@@ -109,8 +146,11 @@ async function inside(report: Report, selection: Selection): Promise<void> {
     const { kpps } = await track.ceiling({ port: PORT, millis: LOAD_MILLIS, queries: QUERIES });
     return { kqps: kpps };
   };
+  const wanted = new Set(
+    CASES.filter(({ name }) => isWanted(name, selection)).map(({ field }) => field),
+  );
   const contestants = Object.fromEntries([
-    ...servers.map(([name, start]) => [name, () => turn(track, start)] as const),
+    ...servers.map(([name, start]) => [name, () => turn(track, start, wanted)] as const),
     [GENERATOR, ceiling] as const,
   ]);
   const runs = selection.runs ?? RUNS;

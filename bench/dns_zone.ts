@@ -11,6 +11,8 @@ export const ORIGIN = "example.org";
 
 const HOSTS = 10_000;
 const QUESTIONS = 16_384;
+/** More names than a cache of answers holds for long. */
+const MADE_UP = 65_536;
 /** What is asked of a host, and of a hundred questions how many. The rest is about no host there is. */
 const SHARES = [["A", 60], ["AAAA", 20], ["MX", 5], ["TXT", 5]] as const;
 /** Bytes that a resolver says it takes. */
@@ -55,6 +57,15 @@ export function questions(): Question[] {
       share -= of;
     }
     return { name: share < 5 ? `no${name}` : `${name.split(".")[0]}.any.${ORIGIN}`, type: "A" };
+  });
+}
+
+/** Questions about names right below `name` that nobody has, each another one. */
+export function madeUpQuestions(name: string): Question[] {
+  const random = new Random(2);
+  return Array.from({ length: MADE_UP }, (_, i) => {
+    const label = `${i.toString(36)}-${random.below(2 ** 31).toString(36)}`;
+    return { name: `${label}.${name}`, type: "A" };
   });
 }
 

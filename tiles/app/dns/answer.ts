@@ -39,7 +39,7 @@ export const Field = {
 
 /** Makes an answer without records, and returns where it is in the halves of `memory`. */
 export function keepCode(memory: Memory, rcode: number): number {
-  return keep(memory, { [Field.rcode]: rcode }, [], new Uint8Array());
+  return keep(memory, [rcode, 0, 0, 0, 0, 0, 0, 0], [], new Uint8Array());
 }
 
 /** Makes the answer that says `reply` to questions about `name`, and returns where it is. */
@@ -55,16 +55,16 @@ export function keepReply(memory: Memory, reply: Reply, name: string): number {
   const whole = endOf(ends, kept);
   return keep(
     memory,
-    {
-      [Field.rcode]: rcode === "NXDOMAIN" ? NXDOMAIN : 0,
-      [Field.flags]: (authoritative ? AUTHORITATIVE : 0) | (kept < required ? TRUNCATED : 0),
-      [Field.answers]: kept && answers.length,
-      [Field.authorities]: kept && authorities.length,
-      [Field.additionals]: kept && kept - answers.length - authorities.length,
-      [Field.whole]: whole,
-      [Field.required]: endOf(ends, Math.min(required, kept)),
-      [Field.questionEnd]: questionEnd,
-    },
+    [
+      rcode === "NXDOMAIN" ? NXDOMAIN : 0,
+      (authoritative ? AUTHORITATIVE : 0) | (kept < required ? TRUNCATED : 0),
+      kept && answers.length,
+      kept && authorities.length,
+      kept && kept - answers.length - authorities.length,
+      whole,
+      endOf(ends, Math.min(required, kept)),
+      questionEnd,
+    ],
     pointers.filter((at) => at < whole),
     records.subarray(0, whole),
   );
@@ -75,16 +75,15 @@ function endOf(ends: readonly number[], count: number): number {
   return count === 0 ? 0 : ends[count - 1];
 }
 
+/** Keeps an answer; `head` is its fields as they follow each other, up to the number of pointers. */
 function keep(
   memory: Memory,
-  head: Readonly<Record<number, number>>,
+  head: readonly number[],
   pointers: readonly number[],
   records: Uint8Array,
 ): number {
   const at = memory.take((Field.lists + pointers.length) * 2 + records.length) * 2;
-  const fields = { ...head, [Field.pointers]: pointers.length };
-  for (const [field, value] of Object.entries(fields)) memory.halves[at + Number(field)] = value;
-  memory.halves.set(pointers, at + Field.lists);
+  memory.halves.set([...head, pointers.length, ...pointers], at);
   memory.bytes.set(records, (at + Field.lists + pointers.length) * 2);
   return at;
 }
