@@ -379,3 +379,19 @@ Deno.test("the root zone is served, and of two zones the lower one", async () =>
   assert.equal(of("com", "A").rcode, "NOERROR");
   await assert.rejects(serving("a. 1 SOA b. c. 1 1 1 1 1", "a. 1 SOA b. c. 1 1 1 1 1"), /zone a/);
 });
+
+Deno.test("of thousands of names each has its own answers", async () => {
+  const records = Array.from(
+    { length: 5000 },
+    (_, i) => `h${i}.a. 60 A 198.18.${i >> 8}.${i & 0xff}\nc${i}.a. 60 CNAME h${i}.a.\n`,
+  );
+  const harness = await serving(`a. 60 SOA ns.a. x.a. 1 1 1 1 1\n${records.join("")}`);
+  for (let i = 0; i < records.length; i++) {
+    assert.deepEqual(short(ask(harness, `h${i}.a`, "A").answers), [
+      `h${i}.a 60 A 198.18.${i >> 8}.${i & 0xff}`,
+    ]);
+    assert.equal(ask(harness, `c${i}.a`, "A").answers.length, 2);
+    assert.equal(ask(harness, `c${i}.a`, "TXT").answers.length, 1);
+    assert.equal(ask(harness, `h${i}.h${i}.a`, "A").rcode, "NXDOMAIN");
+  }
+});
