@@ -177,7 +177,7 @@ export class Room {
       trustChecksums?: boolean;
       kernelSockets?: boolean;
       headroom?: number;
-      inline?: App["receive"];
+      inline?: App;
     } = {},
   ) {
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
@@ -233,10 +233,11 @@ export class Room {
 
   /** A host with an app in the net tile, at port 7, that does `receive`. */
   static async inline(
-    receive: App["receive"],
+    app: App | App["receive"],
     options: ConstructorParameters<typeof Room>[0] = {},
   ): Promise<Room> {
-    const room = new Room({ ports: [], ...options, inline: receive });
+    const inline = typeof app === "function" ? { receive: app } : app;
+    const room = new Room({ ports: [], ...options, inline });
     room.#start(await room.#made!);
     return room;
   }
@@ -326,9 +327,9 @@ export class Room {
 }
 
 /** An app in the net tile that does `receive`. */
-function scripted(receive: App["receive"]): InlineSetup {
+function scripted(app: App): InlineSetup {
   return {
-    ...{ name: "scripted", ports: [7], served: [7], options: { receive } },
+    ...{ name: "scripted", ports: [7], served: [7], options: { app } },
     module: import.meta.resolve("../fixtures/scripted.ts"),
     metrics: heapView(METRICS_BYTES),
     region: heapView(TILE_REGION_BYTES),

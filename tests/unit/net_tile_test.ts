@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { create, framesNeeded } from "../../tiles/net/tile.ts";
 import { buildFrame } from "./net_frames.ts";
-import { ETH0, FRAMES, ip, REQUEST, Room, SLOT } from "./net_room.ts";
+import { ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./net_room.ts";
 
 const FD = 1007;
 
@@ -131,6 +131,27 @@ Deno.test("before it sleeps the tile sees an answer that waits, and frames that 
   room.turn();
   assert.equal(room.tile.pending(), false);
   assert.equal(room.tile.drained!(), true);
+});
+
+Deno.test("after a sleep a tick of an app inside goes by what netbase has become", async () => {
+  const to = { address: REQUEST.source, port: 40_000, sourcePort: 7 };
+  const room = await Room.inline({
+    receive: (requests) => void requests.next(),
+    tickMillis: 10,
+    tick: (out) => out.send(to, out.reserve(4), 4),
+  });
+  // What the tick's answer goes by is then in the cache.
+  room.neighbor(REQUEST.source);
+  room.receive(REQUEST);
+  function ticked(): number[][] {
+    room.pass(performance.now() + 1000);
+    room.turn();
+    return room.sent(ETH0).map(({ destinationMac }) => [...destinationMac]);
+  }
+  assert.deepEqual(ticked(), [[...PEER_MAC]]);
+  const mac = [2, 1, 1, 1, 1, 1];
+  room.neighbor(REQUEST.source, { mac });
+  assert.deepEqual(ticked(), [mac]);
 });
 
 Deno.test("no frame is lost or used twice, whatever comes, goes, waits and stays", () => {

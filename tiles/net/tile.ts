@@ -248,6 +248,8 @@ class NetTile implements Tile {
   }
 
   clock(nowMillis: number): void {
+    // It may have slept since the last turn, and ticks send by what is in the cache.
+    this.#refresh();
     this.#solicits.clock(nowMillis);
     this.#holding.clock(nowMillis);
     for (const app of this.#inline) app.clock(nowMillis);
