@@ -71,6 +71,16 @@ export class Umem {
     return this.#freeFrames === 0 ? -1 : this.#frames[--this.#freeFrames];
   }
 
+  /** Takes up to `most` free frames into `into`, and returns how many. */
+  takeFrames(into: Uint32Array, most: number): number {
+    const frames = this.#frames;
+    const free = this.#freeFrames;
+    const count = free < most ? free : most;
+    for (let i = 0; i < count; i++) into[i] = frames[free - 1 - i];
+    this.#freeFrames = free - count;
+    return count;
+  }
+
   /** Takes a free large buffer; -1 when there is none. */
   takeLarge(): number {
     return this.#freeLarge === 0 ? -1 : this.#large[--this.#freeLarge];
@@ -84,6 +94,15 @@ export class Umem {
   /** Where the frame begins that `offset`, not in a large buffer, lies in. */
   frameAt(offset: number): number {
     return offset & this.#frameMask;
+  }
+
+  /** Frees the frames that the first `count` of `offsets` lie in, as `give` does. */
+  giveFrames(offsets: Uint32Array, count: number): void {
+    const frames = this.#frames;
+    const mask = this.#frameMask;
+    const free = this.#freeFrames;
+    for (let i = 0; i < count; i++) frames[free + i] = offsets[i] & mask;
+    this.#freeFrames = free + count;
   }
 
   /** Frees the frame or large buffer that `offset` lies in. Whoever calls this owns it until now. */

@@ -84,9 +84,9 @@ export class XdpPort {
   /** Gives the kernel free frames until it has as many as its fill ring takes. */
   refill(): void {
     while (this.#filled < this.#fill) {
-      const most = Math.min(this.#fill - this.#filled, XDP_BURST, this.#umem.freeFrames);
+      const wanted = Math.min(this.#fill - this.#filled, XDP_BURST);
+      const most = this.#umem.takeFrames(this.#frames, wanted);
       if (most === 0) return;
-      for (let i = 0; i < most; i++) this.#frames[i] = this.#umem.takeFrame();
       const taken = Math.max(0, this.#xsk.fill(this.#slot, this.#frames, most));
       this.#filled += taken;
       for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);
@@ -120,7 +120,7 @@ export class XdpPort {
     while (this.#transmitting > 0) {
       const count = this.#xsk.complete(this.#slot, this.#frames, XDP_BURST);
       if (count <= 0) break;
-      for (let i = 0; i < count; i++) this.#umem.give(this.#frames[i]);
+      this.#umem.giveFrames(this.#frames, count);
       this.#transmitting -= count;
       all += count;
       if (count < XDP_BURST) break;
