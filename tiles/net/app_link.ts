@@ -71,7 +71,7 @@ export class Peers {
   readonly #sendTo: readonly Prefix[];
   readonly #cache: HeaderCache;
   readonly #entries: Int32Array;
-  /** The app's bit in entries; 0 where it has none of its own. */
+  /** The app's bit in entries. */
   readonly #bit: number;
 
   /** Of app number `index`. */
@@ -84,22 +84,22 @@ export class Peers {
     this.#sendTo = sendTo;
     this.#cache = cache;
     this.#entries = cache.words;
-    this.#bit = appBit(index) === SHARED_BIT ? 0 : appBit(index);
+    this.#bit = appBit(index);
   }
 
   /**
    * Hears from `address`, whose entry in the header cache is at `e`; -1: none. Where that says that
    * the app may send there it is among the youngest already, since `has` saw to that, and the tick
-   * moves when others are forgotten.
+   * moves when others are forgotten. Returns the entry where it says so, else -1.
    */
-  hear(address: number, e: number): void {
+  hear(address: number, e: number): number {
     const bit = this.#bit;
-    if (
-      e >= 0 && bit !== 0 &&
+    const isKnown = e >= 0 &&
       (this.#entries[e + Entry.checked] & (TICK_BITS | bit)) ===
-        ((this.#cache.tick & TICK_BITS) | bit)
-    ) return;
-    this.#add(address);
+        ((this.#cache.tick & TICK_BITS) | bit);
+    // Of a bit that others have, too, nothing follows for this app's table.
+    if (!isKnown || bit === SHARED_BIT) this.#add(address);
+    return isKnown ? e : -1;
   }
 
   /** Whether it may send to `address`, host order, a signed word. */
@@ -298,13 +298,11 @@ export class AppLink implements arrival.Recipient {
       words[at + Descriptor.interface] = rows[row + Arrival.interface];
       words[at + Descriptor.timeLow] = timeLow;
       words[at + Descriptor.timeHigh] = timeHigh;
-      const entry = rows[row + Arrival.entry];
       const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
       out[own + Out.offset] = offset;
-      out[own + Out.entry] = entry;
+      out[own + Out.entry] = peers.hear(source, rows[row + Arrival.entry]);
       out[own + Out.sum] = rows[row + Arrival.sum];
       requests.push();
-      peers.hear(source, entry);
     }
     return i;
   }

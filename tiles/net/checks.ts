@@ -236,7 +236,9 @@ export class Checks {
       this.#judgeAddresses(rows[row + Arrival.source], rows[row + Arrival.destination]) ||
       this.#judgeDatagram(ip, row, partialChecksums);
     if (refused !== 0) return -refused;
-    return this.#dispatch.app(rows[row + Arrival.source], rows[row + Arrival.ports]);
+    const source = rows[row + Arrival.source];
+    rows[row + Arrival.entry] = this.#cache.find(source, rows[row + Arrival.destination], 0);
+    return this.#dispatch.app(source, rows[row + Arrival.ports]);
   }
 
   /** Judges the IPv4 header at `ip`, with `room` bytes to the frame's end. 0, or what is wrong. */

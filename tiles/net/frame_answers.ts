@@ -18,7 +18,6 @@ import { APP } from "../runtime/counters.ts";
 import * as arrival from "./arrivals.ts";
 import type { ArrivedRequests } from "./arrived_requests.ts";
 import type { Origin } from "./detour.ts";
-import * as layout from "./entry.ts";
 import * as frames from "./frame.ts";
 import * as burst from "./rows.ts";
 import type { Transmitter } from "./transmit.ts";
@@ -26,7 +25,6 @@ import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
 const { Arrival, PARTIAL } = arrival;
-const { appBit } = layout;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, NO_FRAME, Row, ROW_SHIFT, SLOW } = burst;
 const COUNT = APP.index;
@@ -61,9 +59,9 @@ export class FrameAnswers implements Answers {
   /** What the row of it begins with as its entry, see `Transmitter.sendFrames`. */
   #entry = SLOW;
   #count = 0;
-  /** Answers sent since `finish` that were in no row. */
-  #reflected = 0;
-  readonly #bit: number;
+  /** Rows of requests that are to go back as they came, by their first word: all after what `#rows` has. */
+  readonly #reflected = new Int32Array(BURST);
+  #reflections = 0;
 
   constructor({ origin, index, requests, umem, transmitter, counters }: FrameAnswersParts) {
     this.bytes = umem.bytes;
@@ -74,7 +72,6 @@ export class FrameAnswers implements Answers {
     this.#transmitter = transmitter;
     this.#rows = transmitter.rows;
     this.#counters = counters;
-    this.#bit = appBit(index);
   }
 
   reserve(size: number): number {
@@ -138,44 +135,58 @@ export class FrameAnswers implements Answers {
   reflect(): void {
     if (this.#frame >= 0) this.#takeBack();
     // Answers leave in their order.
-    if (this.#count > 0) this.flush();
+    if (this.#count > 0) this.#flush();
     const requests = this.#requests;
-    const { rows, row } = requests;
-    const offset = rows[row + Arrival.offset];
-    const length = rows[row + Arrival.length];
-    if (
-      requests.isFramed && rows[row + Arrival.sum] !== PARTIAL &&
-      this.#transmitter.reflect(
-        this.#bit,
-        offset,
-        length,
-        rows[row + Arrival.source],
-        rows[row + Arrival.destination],
-        rows[row + Arrival.ports] >>> 16,
-        rows[row + Arrival.entry],
-      )
-    ) {
+    const { row } = requests;
+    if (requests.isFramed && requests.rows[row + Arrival.sum] !== PARTIAL) {
+      this.#reflected[this.#reflections++ & (BURST - 1)] = row;
       requests.spend(row);
-      this.#reflected++;
-      return;
-    }
-    this.#reflectSlowly(offset, length);
+    } else this.#reflectSlowly();
   }
 
-  /** Sends a request back that cannot leave at once, or whose frame has left. */
-  #reflectSlowly(offset: number, length: number): void {
+  /** Sends a request back whose headers cannot just be turned round, or whose frame has left. */
+  #reflectSlowly(): void {
     const requests = this.#requests;
+    const { offset, size } = requests;
     if (requests.isHere) {
       const { isFramed } = requests;
       this.#frame = isFramed ? offset - PAYLOAD_AT : offset;
       this.#owner = requests.row;
       this.#entry = isFramed ? SLOW : NO_FRAME;
-    } else {
-      offset = this.reserve(length);
-      if (offset < 0) return;
-      this.copy(offset);
+      this.reply(offset, size);
+      return;
     }
-    this.reply(offset, length);
+    const room = this.reserve(size);
+    if (room < 0) return;
+    this.copy(room);
+    this.reply(room, size);
+  }
+
+  /** Sends back what is to go back as it came. */
+  #turnBack(): void {
+    const { rows } = this.#requests;
+    const reflected = this.#reflected;
+    const count = this.#reflections;
+    this.#reflections = 0;
+    for (let done = 0; done < count; done++) {
+      const from = done;
+      done = this.#transmitter.reflect(rows, reflected, from, count);
+      this.#counters[COUNT.answers] += done - from;
+      if (done === count) return;
+      const row = reflected[done];
+      const offset = rows[row + Arrival.offset];
+      const ports = rows[row + Arrival.ports];
+      this.#add(
+        offset,
+        rows[row + Arrival.length],
+        rows[row + Arrival.destination],
+        rows[row + Arrival.source],
+        (ports << 16) | (ports >>> 16),
+        offset - PAYLOAD_AT,
+        SLOW,
+      );
+      this.#flush();
+    }
   }
 
   reply(offset: number, size: number): void {
@@ -198,6 +209,7 @@ export class FrameAnswers implements Answers {
     this.#send(offset, size, sourceAddress, address, (sourcePort << 16) | port);
   }
 
+  /** Sends what stands in what was reserved. */
   #send(offset: number, size: number, source: number, destination: number, ports: number): void {
     if (this.#frame < 0) {
       this.#counters[COUNT.answer_no_room]++;
@@ -207,7 +219,23 @@ export class FrameAnswers implements Answers {
       this.#move(offset, size);
       offset = this.#frame + PAYLOAD_AT;
     }
-    if (this.#count === BURST) this.flush();
+    if (this.#reflections > 0) this.#turnBack();
+    this.#add(offset, size, source, destination, ports, this.#frame, this.#entry);
+    if (this.#owner >= 0) this.#requests.spend(this.#owner);
+    this.#frame = -1;
+  }
+
+  /** Fills the next row. */
+  #add(
+    offset: number,
+    size: number,
+    source: number,
+    destination: number,
+    ports: number,
+    frame: number,
+    entry: number,
+  ): void {
+    if (this.#count === BURST) this.#flush();
     const rows = this.#rows;
     const row = (this.#count & (BURST - 1)) << ROW_SHIFT;
     rows[row + Row.offset] = offset;
@@ -215,10 +243,8 @@ export class FrameAnswers implements Answers {
     rows[row + Row.source] = source;
     rows[row + Row.destination] = destination;
     rows[row + Row.ports] = ports;
-    rows[row + Row.frame] = this.#frame;
-    rows[row + Row.entry] = this.#entry;
-    if (this.#owner >= 0) this.#requests.spend(this.#owner);
-    this.#frame = -1;
+    rows[row + Row.frame] = frame;
+    rows[row + Row.entry] = entry;
     this.#count++;
   }
 
@@ -228,8 +254,8 @@ export class FrameAnswers implements Answers {
     this.bytes.copyWithin(this.#frame + PAYLOAD_AT, offset, offset + size);
   }
 
-  /** Sends what was answered. */
-  flush(): void {
+  /** Sends what is in rows. */
+  #flush(): void {
     const count = this.#count;
     if (count === 0) return;
     this.#counters[COUNT.answers] += count;
@@ -239,9 +265,8 @@ export class FrameAnswers implements Answers {
 
   /** Sends what was answered when a burst is through. Room that was reserved stays the app's. */
   finish(): void {
-    this.flush();
-    this.#counters[COUNT.answers] += this.#reflected;
-    this.#reflected = 0;
+    this.#flush();
+    this.#turnBack();
     if (this.#frame < 0 || this.#owner < 0) return;
     this.#requests.spend(this.#owner);
     this.#owner = -1;

@@ -72,9 +72,15 @@ export class HeaderCache {
     return this.#is(e, destination, source, member) ? e : -1;
   }
 
-  /** Whether the entry at `e`, found for this key earlier, is still there: others may have taken its place. */
-  holds(e: number, destination: number, source: number): boolean {
-    return this.#is(e & MOST_WORDS, destination, source, 0);
+  /**
+   * Whether `length` bytes can leave at once by the entry at `e`, which was found for this key earlier:
+   * others may have taken its place. Negative: it was not found.
+   */
+  leads(e: number, destination: number, source: number, length: number): boolean {
+    if (e < 0 || !this.#is(e & MOST_WORDS, destination, source, 0)) return false;
+    // One that is negative has no largest payload: only those of the wire pass here.
+    const outcome = this.words[(e & MOST_WORDS) + Entry.outcome];
+    return outcome >= 0 && length <= (outcome & 0xffff);
   }
 
   #is(e: number, destination: number, source: number, member: number): boolean {

@@ -73,7 +73,10 @@ export class InlineApp implements arrival.Recipient {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       if (rows[row + Arrival.app] !== app) break;
       requests.pick(arrivals, row);
-      peers.hear(rows[row + Arrival.source], rows[row + Arrival.entry]);
+      rows[row + Arrival.entry] = peers.hear(
+        rows[row + Arrival.source],
+        rows[row + Arrival.entry],
+      );
     }
     return i;
   }

@@ -26,7 +26,7 @@ import type { Umem } from "./umem.ts";
 import { RING_FULL, type Wire } from "./wire.ts";
 
 // Own constants, see frame.ts.
-const { appBit, Entry, MOST_WORDS, TICK_BITS } = layout;
+const { appBit, Entry, TICK_BITS } = layout;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, ROW_WORDS, SLOW } = burst;
 const { copyPayloads, sumPayloads } = headers;
@@ -97,7 +97,6 @@ export class Transmitter {
     const { rows } = this;
     const { answers } = app;
     const { words } = answers;
-    const bit = appBit(index);
     let slow = 0;
     let i = from;
     for (; i < end; i++) {
@@ -105,14 +104,14 @@ export class Transmitter {
       if (words[at + Descriptor.length] !== REFLECTED) break;
       let row = (slow & (BURST - 1)) << ROW_SHIFT;
       if (!app.takeRequest(words[at + Descriptor.offset], rows, row)) break;
-      if (slow > 0 && this.#readyFor(rows, row, bit) >= 0) {
+      if (slow > 0 && this.#isReady(rows, row)) {
         this.sendFrames(app.received, index, slow);
         rows.copyWithin(0, row, row + ROW_WORDS);
         row = slow = 0;
       }
-      const e = this.#readyFor(rows, row, bit);
       if (
-        e >= 0 && this.#turn(rows[row + Row.offset], e, rows[row + Row.length])
+        this.#isReady(rows, row) &&
+        this.#turn(rows[row + Row.offset], rows[row + Row.entry], rows[row + Row.length])
       ) continue;
       if (rows[row + Row.entry] !== NO_FRAME) rows[row + Row.entry] = SLOW;
       slow++;
@@ -157,61 +156,29 @@ export class Transmitter {
   }
 
   /**
-   * Sends a received datagram back, whose payload is at `offset` of the UMEM and whose UDP checksum
-   * stands, in its own frame and without a word of its payload read. `bit` is the app's, see
-   * `appBit`; `source`, `port` and `destination` the datagram's; `entry` what the checks found for
-   * its sender, or negative. False when it cannot leave at once; nothing has happened then, and
-   * `sendFrames` says why.
+   * Sends received datagrams back, each in its own frame and without a word of its payload read: those
+   * whose rows in `arrivals` begin at the words that `picked` lists from `from` on, with payloads in
+   * the UMEM and UDP checksums that stand. Returns how far it came: the next cannot leave at once,
+   * nothing has happened to it, and `sendFrames` says why.
    */
-  reflect(
-    bit: number,
-    offset: number,
-    length: number,
-    source: number,
-    destination: number,
-    port: number,
-    entry: number,
-  ): boolean {
-    const e = this.#ready(bit, length, source, destination, port, entry);
-    return e >= 0 && this.#turn(offset, e, length);
+  reflect(arrivals: Int32Array, picked: Int32Array, from: number, end: number): number {
+    const sent = this.#wire.turnRun(arrivals, picked, from, end);
+    this.#counters[COUNT.tx_accepted] += sent - from;
+    return sent;
   }
 
-  /** As `#ready` says, of the request in the row at word `row` of `rows`; -1 unless its sum stands. */
-  #readyFor(rows: Int32Array, row: number, bit: number): number {
-    const entry = rows[row + Row.entry];
-    if (entry === NO_FRAME || rows[row + Row.sum] === PARTIAL) return -1;
-    return this.#ready(
-      bit,
-      rows[row + Row.length],
-      rows[row + Row.destination],
-      rows[row + Row.source],
-      rows[row + Row.ports] & 0xffff,
-      entry,
-    );
-  }
-
-  /** The entry by which a datagram can be sent back at once, -1 when there is none. */
-  #ready(
-    bit: number,
-    length: number,
-    source: number,
-    destination: number,
-    port: number,
-    entry: number,
-  ): number {
-    const cache = this.#cache;
-    const entries = this.#entries;
-    const e = entry >= 0 && cache.holds(entry, source, destination)
-      ? entry & MOST_WORDS
-      : cache.find(source, destination, 0);
-    if (e < 0) return -1;
-    const outcome = entries[e + Entry.outcome];
-    const checked = (cache.tick & TICK_BITS) | bit;
-    // Port 0 is nobody's. That the other one is the app's is what brought the datagram there.
-    return outcome >= 0 && length <= (outcome & 0xffff) && port !== 0 &&
-        (entries[e + Entry.checked] & (TICK_BITS | bit)) === checked
-      ? e
-      : -1;
+  /**
+   * Whether the request in the row at word `row` of `rows` can be sent back at once. That the app may
+   * send there need not be asked again, see `Peers.hear`. Port 0 is nobody's.
+   */
+  #isReady(rows: Int32Array, row: number): boolean {
+    return rows[row + Row.sum] !== PARTIAL && (rows[row + Row.ports] & 0xffff) !== 0 &&
+      this.#cache.leads(
+        rows[row + Row.entry],
+        rows[row + Row.destination],
+        rows[row + Row.source],
+        rows[row + Row.length],
+      );
   }
 
   /** Turns a datagram round by the entry at `e`. False when the ring is full. */

@@ -4,6 +4,7 @@
  */
 
 import { NET } from "../runtime/counters.ts";
+import * as arrival from "./arrivals.ts";
 import type { Capture } from "./capture.ts";
 import * as layout from "./entry.ts";
 import * as frames from "./frame.ts";
@@ -14,9 +15,10 @@ import type { Umem } from "./umem.ts";
 import type { XdpPort } from "./xdp_port.ts";
 
 // Own constants, see frame.ts.
+const { Arrival } = arrival;
 const { BEGIN_BITS, Entry, MOST_WORDS } = layout;
 const { BURST, REFUSED, Row, ROW_SHIFT } = burst;
-const { IP_AT, PACKET_HEADER_BYTES } = frames;
+const { IP_AT, PACKET_HEADER_BYTES, PAYLOAD_AT } = frames;
 const { turnHeaders, writeHeaders } = headers;
 
 /** The refusal of those that a ring has no room for. */
@@ -33,12 +35,14 @@ export interface WireParts {
 /** Puts frames on transmit rings. */
 export class Wire {
   readonly #umem: Umem;
+  readonly #cache: HeaderCache;
   readonly #entries: Int32Array;
   readonly #ports: readonly XdpPort[];
   readonly #capture: Capture;
 
   constructor({ umem, cache, ports, capture }: WireParts) {
     this.#umem = umem;
+    this.#cache = cache;
     this.#entries = cache.words;
     this.#ports = ports;
     this.#capture = capture;
@@ -93,6 +97,37 @@ export class Wire {
     return true;
   }
 
+  /**
+   * Does that to the datagrams whose rows in `arrivals` begin at the words that `picked` lists from
+   * `from` on, by the entries there. Returns how far it came: the next has none by which it can leave
+   * at once, or its ring is full.
+   */
+  turnRun(arrivals: Int32Array, picked: Int32Array, from: number, end: number): number {
+    const frames = this.#umem.words;
+    const cache = this.#cache;
+    const entries = cache.words;
+    const ports = this.#ports;
+    let i = from;
+    for (; i < end; i++) {
+      const row = picked[i & (BURST - 1)];
+      const e = arrivals[row + Arrival.entry];
+      const length = arrivals[row + Arrival.length];
+      const source = arrivals[row + Arrival.source];
+      if (!cache.leads(e, source, arrivals[row + Arrival.destination], length)) break;
+      // Port 0 is nobody's.
+      if (arrivals[row + Arrival.ports] >>> 16 === 0) break;
+      const outcome = entries[(e & MOST_WORDS) + Entry.outcome];
+      const port = ports[outcome >>> 24];
+      if (port.room === 0) break;
+      const at = arrivals[row + Arrival.offset] - PAYLOAD_AT;
+      turnHeaders(frames, entries, at, e, length);
+      const begin = (outcome >>> 16) & BEGIN_BITS;
+      port.queue(at + begin, length + PAYLOAD_AT - begin);
+    }
+    if (this.#capture.wanted) this.#showTurned(arrivals, picked, from, i);
+    return i;
+  }
+
   /** Shows the frames that were queued. */
   #show(rows: Int32Array, count: number): void {
     const entries = this.#entries;
@@ -105,6 +140,18 @@ export class Wire {
       const size = rows[row + Row.length] + IP_AT + PACKET_HEADER_BYTES - begin;
       const { ifindex } = this.#ports[outcome >>> 24];
       this.#capture.sent(this.#umem.bytes, rows[row + Row.frame] + begin, size, ifindex);
+    }
+  }
+
+  /** Shows the datagrams that were turned round. */
+  #showTurned(arrivals: Int32Array, picked: Int32Array, from: number, end: number): void {
+    for (let i = from; i < end; i++) {
+      const row = picked[i];
+      const outcome = this.#entries[arrivals[row + Arrival.entry] + Entry.outcome];
+      const begin = (outcome >>> 16) & BEGIN_BITS;
+      const at = arrivals[row + Arrival.offset] - PAYLOAD_AT + begin;
+      const size = arrivals[row + Arrival.length] + PAYLOAD_AT - begin;
+      this.#capture.sent(this.#umem.bytes, at, size, this.#ports[outcome >>> 24].ifindex);
     }
   }
 }
