@@ -3,10 +3,10 @@
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
  * Nearly all are alike: untagged, well made, for a port that is served, from a peer that the header
- * cache has an answer ready for. One pass over the burst knows those, by one condition for all
- * headers; what fails that for whatever reason is judged by itself, step by step. A second pass sums
- * payloads. Both are loops that call nothing, small enough for V8 to lift out of them what does not
- * change; while one frame is awaited from memory the next ones are then asked for already.
+ * cache has an answer ready for. One pass over the burst finds that answer, and does little else: so
+ * many frames, and many entries of the cache, are awaited from memory at the same time. One pass knows
+ * the ordinary ones by one condition for all headers; what fails that for whatever reason is judged by
+ * itself, step by step. A last pass sums payloads.
  */
 
 import * as xsk from "../../ffi/xsk.ts";
@@ -23,7 +23,7 @@ import type { HeaderCache } from "./header_cache.ts";
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
 const { Arrival, ARRIVAL_SHIFT, PARTIAL, STANDS, XDP_BURST } = arrival;
-const { Entry, NO_PEER } = layout;
+const { Entry, MOST_WORDS, NO_PEER } = layout;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const {
   ETH_P_8021AD,
@@ -132,6 +132,7 @@ export class Checks {
       const record = interfaces.find(ifindex);
       this.#isLoopback = record >= 0 && interfaces.isLoopback(record);
     }
+    this.#findEntries(count);
     const others = this.#passOrdinary(count, ifindex, partialChecksums);
     if (others < count) this.#sumPayloads(count);
     if (others === 0) return;
@@ -143,6 +144,31 @@ export class Checks {
   }
 
   /**
+   * Reads the addresses of each frame from where an ordinary one has them, and finds the header cache's
+   * entry for an answer.
+   */
+  #findEntries(count: number): void {
+    const { frames, rows } = this.#arrivals;
+    const view = this.#view;
+    const cache = this.#cache;
+    for (let i = 0; i < count; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      const at = frames[2 * i + RECEIVE_HEADER_WORDS];
+      const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+      let e = -1;
+      if (length >= SHORTEST && (at & 3) === IP_ALIGNMENT) {
+        const ip = (at + ETHERNET_BYTES) & MOST_BYTES;
+        const source = view.getInt32(ip + IP_SOURCE);
+        const destination = view.getInt32(ip + IP_DESTINATION);
+        rows[row + Arrival.source] = source;
+        rows[row + Arrival.destination] = destination;
+        e = cache.find(source, destination, 0);
+      }
+      rows[row + Arrival.entry] = e;
+    }
+  }
+
+  /**
    * Fills the rows of ordinary frames, and leaves the others at `UNUSUAL`. Returns how many those are.
    * An ordinary frame is right in all but the UDP checksum, which is yet to be seen.
    */
@@ -150,10 +176,12 @@ export class Checks {
     const { frames, rows } = this.#arrivals;
     const words = this.#words;
     const view = this.#view;
-    const cache = this.#cache;
-    const entries = cache.words;
+    const entries = this.#cache.words;
     const dispatch = this.#dispatch;
-    const trustChecksums = this.#trustChecksums;
+    // Words, since V8 looks anew at every use of a parameter, or a field, what it is.
+    const isTrusted = this.#trustChecksums ? 1 : 0;
+    const mayBePartial = partialChecksums ? 1 : 0;
+    const device = ifindex | 0;
     let others = 0;
     for (let i = 0; i < count; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
@@ -161,7 +189,9 @@ export class Checks {
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
       rows[row + Arrival.app] = UNUSUAL;
       others++;
-      if (length < SHORTEST || (at & 3) !== IP_ALIGNMENT) continue;
+      const e = rows[row + Arrival.entry];
+      // Whom there is an answer ready for can ask, and asks at an address of ours.
+      if (e < 0 || (entries[(e & MOST_WORDS) + Entry.outcome] & NOT_ASKING) !== 0) continue;
       const ip = (at + ETHERNET_BYTES) & MOST_BYTES;
       const w = ip >>> 2;
       const first = words[w];
@@ -177,29 +207,21 @@ export class Checks {
         (udpLength + IPV4_BYTES) ^ total |
         ((length - ETHERNET_BYTES - total) | (udpLength - UDP_BYTES)) >>> 31;
       if (wrong !== 0) continue;
-      const source = view.getInt32(ip + IP_SOURCE);
-      const destination = view.getInt32(ip + IP_DESTINATION);
       const ports = view.getInt32(ip + UDP_PORTS);
-      // Whom there is an answer ready for can ask, and asks at an address of ours.
-      const e = cache.find(source, destination, 0);
-      if (e < 0 || (entries[e + Entry.outcome] & NOT_ASKING) !== 0) continue;
-      const app = dispatch.app(source, ports);
+      const app = dispatch.app(rows[row + Arrival.source], ports);
       if (app < 0) continue;
       const pseudo = addresses + UDP_CONSTANT_SUM + (udp & 0xffff);
       const checksum = udp >>> 16;
       let rest = pseudo + halves(words[w + PORTS_WORD]) + halves(udp);
       if (checksum === 0) rest = STANDS;
-      else if (partialChecksums) {
-        if (trustChecksums || fold(pseudo) === checksum) rest = PARTIAL;
-      } else if (trustChecksums) rest = STANDS;
+      else if (mayBePartial !== 0) {
+        if (isTrusted !== 0 || fold(pseudo) === checksum) rest = PARTIAL;
+      } else if (isTrusted !== 0) rest = STANDS;
       rows[row + Arrival.app] = app;
-      rows[row + Arrival.source] = source;
-      rows[row + Arrival.destination] = destination;
       rows[row + Arrival.ports] = ports;
       rows[row + Arrival.offset] = ip + PAYLOAD;
       rows[row + Arrival.length] = udpLength - UDP_BYTES;
-      rows[row + Arrival.entry] = e;
-      rows[row + Arrival.interface] = ifindex;
+      rows[row + Arrival.interface] = device;
       rows[row + Arrival.sum] = rest;
       others--;
     }
