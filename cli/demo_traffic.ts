@@ -28,7 +28,6 @@ export interface TrafficOptions {
 export interface Gap {
   /** Number of the first of them; datagrams are counted from 0. */
   readonly first: number;
-  readonly lost: number;
   /** When the first of them was sent. */
   readonly fromMillis: number;
   /** When the first one after them that was answered was sent; null when none was. */
@@ -179,7 +178,7 @@ export class Traffic {
       if (!answered && first < 0) first = i;
       if (!answered || first < 0) continue;
       const untilMillis = this.#sentAt[i] ?? null;
-      gaps.push({ first, lost: i - first, fromMillis: this.#sentAt[first], untilMillis });
+      gaps.push({ first, fromMillis: this.#sentAt[first], untilMillis });
       first = -1;
     }
     return gaps;

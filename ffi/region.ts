@@ -10,8 +10,6 @@ import type { View } from "./view.ts";
 
 /** A region. `writer` goes to the one tile that owns it, `reader` to all others. */
 export interface Region {
-  readonly name: string;
-  readonly byteLength: number;
   /** Read-write. */
   readonly writer: View;
   /** The same bytes; a store through it ends the process with SIGSEGV. */
@@ -70,8 +68,6 @@ export function openRegions(path: string): Regions {
         `make the ${byteLength} byte region ${name}`,
       );
       return {
-        name,
-        byteLength,
         writer: { buffer: writer.buffer, byteOffset: offsets[0], byteLength },
         reader: { buffer: reader.buffer, byteOffset: offsets[1], byteLength },
       };

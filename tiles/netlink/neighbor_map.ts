@@ -42,11 +42,4 @@ export class NeighborMap<Value> {
     this.#interfaces.clear();
     this.#size = 0;
   }
-
-  /** Calls `each` for every entry; entries may be deleted meanwhile. */
-  forEach(each: (value: Value, ifindex: number, address: number) => void): void {
-    for (const [ifindex, addresses] of this.#interfaces) {
-      for (const [address, value] of addresses) each(value, ifindex, address);
-    }
-  }
 }
