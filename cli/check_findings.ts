@@ -34,7 +34,7 @@ const OWN_ADDRESSES = 1;
 const XDP_DRIVERS: ReadonlySet<string> = new Set(
   ("veth virtio_net tun i40e ice ixgbe ixgbevf igb igc mlx4_en mlx5_core bnxt_en ena nfp sfc qede " +
     "gve hv_netvsc mana atlantic mvneta mvpp2 stmmaceth st_gmac fec cpsw am65-cpsw-nuss tsnep enetc " +
-    "fsl_dpaa fsl_dpaa2_eth lan966x-switch nicvf funeth vmxnet3 xen_netfront netdevsim bonding")
+    "fsl_dpaa fsl_dpaa2_eth lan966x-switch nicvf funeth vmxnet3 xen_netfront netdevsim")
     .split(" "),
 );
 

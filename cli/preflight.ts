@@ -24,8 +24,21 @@ type Log = (line: string) => void;
  */
 const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
   "",
-  ..."veth virtio_net tun bridge macvlan bonding team openvswitch".split(" "),
+  "802.1Q VLAN Support",
+  ..."veth virtio_net tun bridge macvlan bonding team openvswitch vxlan".split(" "),
 ];
+/**
+ * Drivers that attach natively, and whose frames no socket then receives: they still come in by the
+ * ports of a bond, whose queues are not the bond's.
+ */
+const NOT_NATIVE: Readonly<Record<string, string>> = {
+  bonding: "the frames of a bond are its ports'",
+};
+/**
+ * Drivers that drop what AF_XDP sends by them without a word: before they make room for the outer
+ * headers they look for a network header, which the kernel does not mark in such frames.
+ */
+const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
@@ -131,24 +144,32 @@ export function loadPrograms(
   { interfaces, provider }: RunConfig,
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
-  const bare = interfaces.filter((name) => !host.hasEthernetHeaders(name));
-  if (bare.length > 0) {
-    const why = new Error("its packets have no Ethernet header");
-    fallBack(why, { interfaces: bare, provider, log });
-  }
+  const fit = interfaces.filter((name) => {
+    const why = unfit(host, name);
+    if (why !== null) fallBack(new Error(why), { interfaces: [name], provider, log });
+    return why === null;
+  });
   try {
-    return interfaces.filter((name) => !bare.includes(name)).map((name) =>
+    return fit.map((name) =>
       new Attachment(xskSetup, {
         name,
         ifindex: host.ifindex(name),
         queues: queues(host, name),
         map: regions.mapShared,
+        notNative: NOT_NATIVE[host.driver(name)] ?? "",
       })
     );
   } catch (error) {
     fallBack(error, { interfaces, provider, log });
     return [];
   }
+}
+
+/** Why AF_XDP is not even tried on `name`; null where it is. */
+function unfit(host: Host, name: string): string | null {
+  if (!host.hasEthernetHeaders(name)) return "its packets have no Ethernet header";
+  if (NO_SENDING.includes(host.driver(name))) return "the tunnel drops what AF_XDP sends";
+  return null;
 }
 
 /**

@@ -53,6 +53,8 @@ export class Attachment {
   readonly ifindex: number;
   /** The program's filter map, to be written by the netlink tile. */
   readonly filter: View;
+  /** Why it is not to be tried natively; empty where it is. */
+  readonly #notNative: string;
   readonly #setup: XskSetup;
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
@@ -63,13 +65,15 @@ export class Attachment {
   /** Loads the program for `queues` queues; nothing is attached yet. */
   constructor(
     setup: XskSetup,
-    { name, ifindex, queues, map }: {
+    { name, ifindex, queues, map, notNative = "" }: {
       name: string;
       ifindex: number;
       queues: number;
       map: (fd: number, byteLength: number) => View;
+      notNative?: string;
     },
   ) {
+    this.#notNative = notNative;
     this.#setup = setup;
     this.name = name;
     this.ifindex = ifindex;
@@ -98,6 +102,7 @@ export class Attachment {
 
   /** One way; returns why it does not work, null when it does. */
   #try(attach: "native" | "generic", shares: readonly Share[], binding: Binding): string | null {
+    if (attach === "native" && this.#notNative !== "") return this.#notNative;
     const link = this.#setup.attach(this.#program, this.ifindex, attach);
     if (link < 0) {
       const occupant = this.#setup.attached(this.ifindex);
