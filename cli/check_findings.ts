@@ -148,6 +148,7 @@ export function checkInterface(
       `ip link set ${name} mtu ${LARGEST_MTU}`,
     ));
   }
+  findings.push(...strippedTags(host, interfaces, record));
   findings.push(...attachedProgram(xsk, { name, ifindex: interfaces.ifindex(record) }));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
@@ -186,6 +187,21 @@ function parentsArp(interfaces: InterfaceReader, record: number): Finding[] {
     `${parent}, below it, answers ARP for its addresses: what is sent to that one's MAC comes by ` +
       "the kernel's sockets",
     `sysctl -w net.ipv4.conf.${parent}.arp_ignore=${OWN_ADDRESSES}`,
+  )];
+}
+
+/** VLAN devices on an interface that takes tags out of frames before XDP sees them. */
+function strippedTags(host: Host, interfaces: InterfaceReader, record: number): Finding[] {
+  const name = interfaces.name(record);
+  const hasVlans = interfaces.records().some((each) =>
+    interfaces.vlan(each) !== 0 && interfaces.link(each) === interfaces.ifindex(record)
+  );
+  if (!hasVlans || !host.stripsTags(name)) return [];
+  return [warn(
+    name,
+    "has VLAN devices, and takes the tags out of frames before XDP sees them: what comes to our " +
+      "addresses in a VLAN that is not ours is taken, too",
+    `ethtool -K ${name} rxvlan off   # of a veth also: ethtool -K PEER txvlan off`,
   )];
 }
 

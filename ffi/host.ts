@@ -18,8 +18,12 @@ const ARPHRD_LOOPBACK = 772;
 const SIOCGIFHWADDR = 0x8927;
 const SIOCETHTOOL = 0x8946;
 const ETHTOOL_GDRVINFO = 0x3;
+const ETHTOOL_GFLAGS = 0x25;
 const ETHTOOL_GCHANNELS = 0x3c;
 const DRVINFO_BYTES = 196;
+const FLAGS_BYTES = 8;
+/** Of the flags: tags are taken out of received frames. */
+const ETH_FLAG_RXVLAN = 1 << 8;
 const CHANNELS_BYTES = 36;
 /** struct ifreq: the name, then what is asked for. */
 const IFREQ_BYTES = 40;
@@ -48,6 +52,8 @@ export interface Host {
   channels(ifname: string): number;
   /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
   driver(ifname: string): string;
+  /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
+  stripsTags(ifname: string): boolean;
   /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
   hasEthernetHeaders(ifname: string): boolean;
   /**
@@ -122,6 +128,10 @@ export function openHost(path: string): Host {
       const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);
       if (info === null) return "";
       return new TextDecoder().decode(new Uint8Array(info.buffer, 4, 32)).replace(/\0.*/s, "");
+    },
+    stripsTags(ifname) {
+      const flags = askDriver(ifname, ETHTOOL_GFLAGS, FLAGS_BYTES);
+      return flags !== null && (flags.getUint32(4, true) & ETH_FLAG_RXVLAN) !== 0;
     },
     hasEthernetHeaders(ifname) {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
