@@ -3,6 +3,7 @@
  * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
  * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` runs
  * in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
+ * Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where TEGULA_VM=1 asks for that.
  *
  * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
  * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
@@ -15,8 +16,10 @@ import { fileURLToPath } from "node:url";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
+/** Whether to try what only another kernel can show. */
+const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
 /** No step takes longer than this; for the long modes of some tests (see docs/operating.md), more. */
-const STEP_MINUTES = Number(Deno.env.get("TEGULA_STEP_MINUTES") ?? 5);
+const STEP_MINUTES = Number(Deno.env.get("TEGULA_STEP_MINUTES") ?? (WITH_MACHINES ? 20 : 5));
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
 /** The product's folders: what has examples in its docs. */
@@ -141,6 +144,12 @@ async function main(words: string[]): Promise<number> {
     fail(netns.length, "tests/netns needs root for its network namespaces: sudo scripts/test");
   } else if (netns.length > 0 && built) {
     for (const file of netns) await tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips);
+  }
+  const vm = testFiles("tests/vm", words);
+  if (vm.length > 0 && !WITH_MACHINES) {
+    total.remarks.push("left out: tests/vm, which takes virtual machines: TEGULA_VM=1, as root");
+  } else if (vm.length > 0 && built) {
+    for (const file of vm) await tests(file, [`${ROOT}scripts/vm`, ...DENO_TEST, file], skips);
   }
   console.log(["", ...total.remarks].join("\n"));
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
