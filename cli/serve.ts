@@ -91,7 +91,11 @@ async function boot(
   Deno.addSignalListener("SIGUSR2", () => {
     console.error(`counters: ${JSON.stringify(appliance.counters())}`);
   });
-  new RingWatch(attachments, { xsk: libraries.xsk, log }).start();
+  const exists = (ifindex: number) => {
+    appliance.netbase.refresh();
+    return appliance.netbase.interfaces.find(ifindex) >= 0;
+  };
+  new RingWatch(attachments, { xsk: libraries.xsk, exists, log }).start();
   const ports = config.listen.map(({ port, app }) => `${port}=${app}`).join(" ");
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);

@@ -1,30 +1,42 @@
 /**
  * Keeps an eye on AF_XDP for as long as it runs: what the XDP program handed to a queue's socket must
  * be what came out of its ring. An interface where frames go in and none come out, as with a driver
- * that advertises what does not work, is given back to the kernel, whose sockets are served too.
+ * that advertises what does not work, is given back to the kernel, whose sockets are served too. So
+ * it is with one that goes: made again under its name it is another, without a program or sockets.
  */
 
 import { type Xsk, XSK_STATISTICS, XskStatistic } from "../ffi/xsk.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 
 /** What is watched of an interface. */
-export type Watched = Pick<Attachment, "name" | "sockets" | "redirected" | "detach">;
+export type Watched = Pick<
+  Attachment,
+  "name" | "ifindex" | "sockets" | "redirected" | "detach"
+>;
+
+/** What the watch looks with. */
+export interface WatchParts {
+  readonly xsk: Xsk;
+  /** Whether there is an interface with this index. */
+  exists(ifindex: number): boolean;
+  log(line: string): void;
+}
 
 const LOOK_MILLIS = 1000;
 /** Looks with frames redirected, and none received from the first to the last, before it is believed. */
 const LOOKS = 3;
 
-/** Watches every queue of some interfaces. */
+/** Watches some interfaces and every queue of them. */
 export class RingWatch {
+  readonly #parts: WatchParts;
+  /** Those that are still there. */
+  #present: readonly Watched[];
   readonly #queues;
-  readonly #xsk: Xsk;
-  readonly #log: (line: string) => void;
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
 
-  constructor(
-    attachments: readonly Watched[],
-    { xsk, log }: { xsk: Xsk; log: (line: string) => void },
-  ) {
+  constructor(attachments: readonly Watched[], parts: WatchParts) {
+    this.#parts = parts;
+    this.#present = attachments;
     this.#queues = attachments.flatMap((attachment) =>
       attachment.sockets.map(({ slot, queue }) => ({
         attachment,
@@ -35,8 +47,6 @@ export class RingWatch {
         bad: 0,
       }))
     );
-    this.#xsk = xsk;
-    this.#log = log;
   }
 
   /** Looks now and then. The timer does not keep the process alive. */
@@ -46,9 +56,11 @@ export class RingWatch {
 
   /** Looks once. */
   look(): void {
+    this.#missGone();
+    const { xsk, log } = this.#parts;
     for (const each of this.#queues) {
       const { attachment, slot, queue } = each;
-      if (this.#xsk.statistics(slot, this.#statistics) < 0) continue;
+      if (xsk.statistics(slot, this.#statistics) < 0) continue;
       const redirected = attachment.redirected(queue);
       const arrived = this.#arrived();
       if (arrived !== each.arrived) each.bad = 0;
@@ -57,12 +69,24 @@ export class RingWatch {
       each.redirected = redirected;
       each.arrived = arrived;
       if (each.bad < LOOKS) continue;
-      this.#log(
+      log(
         `${attachment.name}: frames are redirected but do not arrive; the kernel has them again`,
       );
       attachment.detach();
       each.bad = -Infinity;
     }
+  }
+
+  #missGone(): void {
+    const { exists, log } = this.#parts;
+    this.#present = this.#present.filter(({ name, ifindex }) => {
+      if (exists(ifindex)) return true;
+      log(
+        `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
+          "it until tegula is started again",
+      );
+      return false;
+    });
   }
 
   /** Frames that came, or that the socket itself says it dropped: a known loss, not a lie. */

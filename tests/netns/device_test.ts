@@ -87,6 +87,24 @@ labTest("a bridge's port waits for an address of its own, and says so", async (l
   assert.deepEqual([counters.get("rx_frames"), counters.get("tx_socket")], [3, 3]);
 });
 
+labTest(
+  "an interface that is deleted is missed, and made again left to the kernel's sockets",
+  async (lab) => {
+    const { host, client, asker } = await pair(lab);
+    const appliance = await Appliance.start(host, ["--interface", "eth0", ...ECHO]);
+    await assertAnswers(asker);
+    await host.ip("link delete eth0");
+    await appliance.process.stderr.find("eth0: it is gone, and AF_XDP with it; ");
+    await lab.join(
+      { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
+      { namespace: client, name: "eth0", addresses: [`${CLIENT}/24`] },
+    );
+    await assertAnswers(asker);
+    const counters = await assertBalanced(appliance);
+    assert.deepEqual([counters.get("rx_frames"), counters.get("rx_socket")], [3, 3]);
+  },
+);
+
 labTest("a tun device is left to the kernel's sockets, which are answered", async (lab) => {
   const { host, asker } = await pair(lab);
   await host.batch([

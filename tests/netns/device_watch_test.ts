@@ -4,7 +4,7 @@
  * drops them without a word, as a driver does whose zero-copy does not work.
  */
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { RingWatch } from "../../cli/watch.ts";
 import { Filter } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -24,6 +24,8 @@ const setup = openXskSetup(libraryPath("xsk"));
 const xsk = openXsk(libraryPath("xsk"));
 const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 
+const PARTS = { xsk, exists: () => true };
+
 /** An interface that is attached, with a socket on its only queue; its frames go to socket `to`. */
 function attach({ near: { name, ifindex, mac } }: Wire, { to }: { to?: number } = {}): Attachment {
   const register: XskSetup["register"] = (program, slot) => setup.register(program, to ?? slot);
@@ -41,7 +43,7 @@ function attach({ near: { name, ifindex, mac } }: Wire, { to }: { to?: number } 
 /** Sends a frame that is ours before each look; returns what the watch said. */
 function watch(wire: Wire, attachment: Attachment, { receives }: { receives: boolean }): string[] {
   const said: string[] = [];
-  const rings = new RingWatch([attachment], { xsk, log: (line) => said.push(line) });
+  const rings = new RingWatch([attachment], { ...PARTS, log: (line) => said.push(line) });
   const [{ slot }] = attachment.sockets;
   using far = wire.farSocket();
   for (let i = 0; i < LOOKS && said.length === 0; i++) {
@@ -75,6 +77,26 @@ Deno.test("an interface whose frames do not arrive is given back to the kernel",
   ok(kernel.receive(carries("for the kernel")), "the kernel did not get it");
   bad.close();
   good.close();
+});
+
+Deno.test("an interface that is deleted is missed, once, and no other is", () => {
+  using wire = new Wire("kept");
+  using other = new Wire("gone");
+  const attachments = [wire, other].map((each) => attach(each));
+  const there = new Set(attachments.map(({ ifindex }) => ifindex));
+  const said: string[] = [];
+  const rings = new RingWatch(attachments, {
+    ...{ xsk, exists: (ifindex) => there.has(ifindex) },
+    log: (line) => said.push(line),
+  });
+  rings.look();
+  deepEqual(said, []);
+  there.delete(other.near.ifindex);
+  rings.look();
+  rings.look();
+  equal(said.length, 1);
+  match(said[0], /^gone: it is gone, .* until tegula is started again$/);
+  for (const attachment of attachments) attachment.close();
 });
 
 Deno.test("an interface whose frames arrive is left alone", () => {
