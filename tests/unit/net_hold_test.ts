@@ -67,6 +67,15 @@ Deno.test("a flood of strangers displaces strangers alone", () => {
   assert.deepEqual(drain(queue, 1, 3), [3]);
 });
 
+Deno.test("who is asked for again while the first datagram waits is a stranger no more", () => {
+  const queue = new HoldQueue(LIMITS, (frame) => assert.ok(frame >= 1000, `${frame} is displaced`));
+  assert.ok(queue.add(1, 1, Rank.stranger, held(1)));
+  assert.ok(queue.add(1, 1, Rank.acquainted, held(2)));
+  assert.ok(queue.add(1, 1, Rank.stranger, held(3)), "and does not become one again");
+  for (let i = 0; i < 1000; i++) queue.add(1, 1000 + i, Rank.stranger, held(1000 + i));
+  assert.deepEqual(drain(queue, 1, 1), [1, 2, 3]);
+});
+
 Deno.test("a flood of the acquainted leaves gateways alone", () => {
   const queue = new HoldQueue(LIMITS, (frame) => assert.notEqual(frame, 1));
   assert.ok(queue.add(1, 1, Rank.gateway, held(1)));

@@ -104,6 +104,8 @@ export class HoldQueue {
     { row, deadline }: { row: Int32Array; deadline: number },
   ): boolean {
     let neighbor = this.find(ifindex, address);
+    // Who is asked for again while the first still waits is a stranger no more.
+    if (neighbor !== NONE && rank > this.#rank[neighbor]) this.#raise(neighbor, rank);
     if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {
       return false;
     }
@@ -195,12 +197,10 @@ export class HoldQueue {
     const bucket = this.#bucket(ifindex, address);
     this.#ifindex[neighbor] = ifindex;
     this.#address[neighbor] = address;
-    this.#rank[neighbor] = rank;
     this.#waiting[neighbor] = 0;
     this.#chain[neighbor] = this.#buckets[bucket];
     this.#buckets[bucket] = neighbor;
-    this.#place[neighbor] = this.#rankedCount[rank]++;
-    this.#ranked[rank][this.#place[neighbor]] = neighbor;
+    this.#enlist(neighbor, rank);
     return neighbor;
   }
 
@@ -214,7 +214,23 @@ export class HoldQueue {
     }
     this.#chain[neighbor] = this.#freeNeighbor;
     this.#freeNeighbor = neighbor;
+    this.#strike(neighbor);
+  }
 
+  #raise(neighbor: number, rank: number): void {
+    this.#strike(neighbor);
+    this.#enlist(neighbor, rank);
+  }
+
+  /** Puts a neighbour on the list of its rank. */
+  #enlist(neighbor: number, rank: number): void {
+    this.#rank[neighbor] = rank;
+    this.#place[neighbor] = this.#rankedCount[rank]++;
+    this.#ranked[rank][this.#place[neighbor]] = neighbor;
+  }
+
+  /** Takes it off again. */
+  #strike(neighbor: number): void {
     const rank = this.#rank[neighbor];
     const moved = this.#ranked[rank][--this.#rankedCount[rank]];
     this.#ranked[rank][this.#place[neighbor]] = moved;
