@@ -58,16 +58,9 @@ function compile(): void {
 function archive(path: string, folder: string): void {
   // All imports, those for tests too: only then does the lock file fit, and nothing has to be asked of
   // the registry again.
-  const { version, unstable, imports } = project;
-  const config = {
-    version,
-    unstable,
-    imports,
-    // A workspace of its own: Deno looks no further up, where others may be able to write a deno.json.
-    workspace: [],
-    nodeModulesDir: "manual",
-    lock: false,
-  };
+  // `workspace`: Deno looks no further up for one, where others may be able to write.
+  const { version, workspace, unstable, imports } = project;
+  const config = { version, workspace, unstable, imports, nodeModulesDir: "manual", lock: false };
   Deno.writeTextFileSync(`${folder}/deno.json`, JSON.stringify(config));
   Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}/deno.lock`);
   run(Deno.execPath(), [

@@ -5,6 +5,8 @@
 # flock. On its first start it unpacks the archive into a private folder named by the archive's hash;
 # from then on it only executes deno from there. scripts/compile.ts fills in what stands between @.
 #
+# Of the environment nothing reaches deno that would change what it does.
+#
 # The folder is trusted with what the caller may do, so it must belong to the caller and be writable
 # by nobody else. It appears whole, by a rename, and is in use while a shared lock on it is held: the
 # lock goes with the descriptor through exec and ends with the process. Who unpacks a new version
@@ -40,14 +42,20 @@ unpack() {
   exec 8<"$cache"
   flock 8
   if ! hold; then
+    # Opened once: an upgrade may put another file there.
+    exec 7<"$self"
+    hash=$(tail -c "$archive_bytes" /proc/self/fd/7 | sha256sum)
+    [ "${hash%% *}" = "$version" ] ||
+      fail "$self is damaged, or was replaced just now: start it again, or install it anew"
     rm -rf "$cache/.new"
     mkdir -m 700 "$cache/.new"
-    said=$(tail -c "$archive_bytes" "$self" | tar -x -C "$cache/.new" 2>&1) ||
-      fail "cannot unpack $self into $cache: $(echo "$said" | head -n 1); is it whole, and is there room?"
+    said=$(tail -c "$archive_bytes" /proc/self/fd/7 | tar -x -C "$cache/.new" 2>&1) ||
+      fail "cannot unpack $self into $cache: $(echo "$said" | head -n 1); is there room?"
+    exec 7<&-
     # What a crash leaves must not pass for whole: the data goes to the disk before the name.
     sync -f "$cache/.new"
-    mv "$cache/.new" "$place"
-    hold
+    mv -T "$cache/.new" "$place" && hold ||
+      fail "cannot lock $place; is /proc mounted? TEGULA_CACHE names a folder on another file system"
     for old in "$cache"/*; do
       case "${old##*/}" in
         "$version" | *[!0-9a-f]*) ;;
@@ -69,19 +77,15 @@ if [ -n "$cache" ]; then
   ours "$cache" -L ||
     fail "cannot unpack into $cache: it must be a folder of yours, and writable by you alone"
 else
-  user=$(id -u)
-  # Root does not trust HOME, which under sudo may be another's, nor /tmp, where anyone can come first.
-  # Not /var/cache/tegula either: that is the service's, and of another user.
+  # Root does not trust HOME: under sudo it may be another's. /var/cache/tegula is the service's.
   cache=/var/cache/tegula-root
-  if [ "$user" -ne 0 ]; then
-    cache=${XDG_CACHE_HOME:-${HOME-}/.cache}/tegula
-    ours "$cache" || cache=/tmp/tegula-$user
-  fi
+  [ "$(id -u)" -eq 0 ] || cache=${XDG_CACHE_HOME:-${HOME-}/.cache}/tegula
   ours "$cache" || fail "cannot unpack into $cache; name a folder of yours by TEGULA_CACHE"
 fi
 place=$cache/$version
 hold || unpack
-[ -x "$place/deno" ] ||
-  fail "cannot execute $place/deno; is its file system mounted noexec? TEGULA_CACHE names another"
+[ -x "$place/deno" ] && [ -e "$place/main.ts" ] || fail "cannot execute $place/deno: remove $place," \
+  "or where its file system is mounted noexec, name a folder on another by TEGULA_CACHE"
+for name in $(env | sed -nE 's/^((DENO|NODE|OTEL)_[A-Za-z0-9_]*)=.*/\1/p'); do unset "$name"; done
 export TEGULA_EXECUTABLE="$self" DENO_DIR="$place/cache" DENO_NO_UPDATE_CHECK=1
 exec "$place/deno" @FLAGS@ --cached-only "$place/main.ts" "$@"

@@ -8,7 +8,9 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EXECUTABLE = `${ROOT}dist/tegula`;
 const CACHE = "/var/cache/tegula-root";
 /** What the launcher and the demo run, all of it in Debian's base but for iproute2. */
-const TOOLS = "sh stat id mkdir flock tail tar sync mv rm head ip mount unshare setpriv".split(" ");
+const TOOLS =
+  "sh stat id mkdir flock env sed tail sha256sum tar sync mv rm head ip mount unshare setpriv"
+    .split(" ");
 const NOBODY = 65534;
 
 mustRun([Deno.execPath(), "run", "--allow-all", `${ROOT}scripts/compile.ts`]);
@@ -62,7 +64,7 @@ Deno.test("dist/tegula refuses a cache folder that others can write", () => {
   Deno.removeSync(folder, { recursive: true });
 });
 
-Deno.test("dist/tegula uses the folder of an ordinary user, and /tmp when there is none", () => {
+Deno.test("dist/tegula uses the folder of an ordinary user, and wants one", () => {
   using root = bareRoot();
   const home = "/root/home";
   Deno.mkdirSync(root.path + home);
@@ -70,27 +72,49 @@ Deno.test("dist/tegula uses the folder of an ordinary user, and /tmp when there 
   const folders: { env: Record<string, string>; folder: string }[] = [
     { env: { HOME: home }, folder: `${home}/.cache/tegula` },
     { env: { HOME: home, XDG_CACHE_HOME: `${home}/xdg` }, folder: `${home}/xdg/tegula` },
-    { env: {}, folder: `/tmp/tegula-${NOBODY}` },
   ];
   for (const { env, folder } of folders) {
     const { code, stderr } = root.run(["/tegula", "--version"], { env, uid: NOBODY });
     assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
     assert.equal([...Deno.readDirSync(root.path + folder)].length, 1, folder);
   }
+  const { code, stderr } = root.run(["/tegula", "--version"], { uid: NOBODY });
+  assert.deepEqual({ code, stderr }, {
+    code: 7,
+    stderr: "tegula: cannot unpack into /.cache/tegula; name a folder of yours by TEGULA_CACHE\n",
+  });
 });
 
 Deno.test("what others put above the folder in /tmp is not read", () => {
   using root = bareRoot();
-  root.run(["/tegula", "--version"], { uid: NOBODY });
-  const folder = `tegula-${NOBODY}`;
+  const folder = "mine";
+  const env = { TEGULA_CACHE: `/tmp/${folder}` };
+  root.run(["/tegula", "--version"], { env, uid: NOBODY });
   const [version] = [...Deno.readDirSync(`${root.path}/tmp/${folder}`)].map(({ name }) => name);
   const imports = { [`./${folder}/${version}/cli/main.ts`]: "./theirs.ts" };
   const theirs = JSON.stringify({ workspace: [`./${folder}/*`], imports });
   Deno.writeTextFileSync(`${root.path}/tmp/deno.json`, theirs);
   Deno.writeTextFileSync(`${root.path}/tmp/theirs.ts`, `export const main = () => 42;`);
-  const { code, stdout, stderr } = root.run(["/tegula", "--version"], { uid: NOBODY });
+  const { code, stdout, stderr } = root.run(["/tegula", "--version"], { env, uid: NOBODY });
   assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
   assert.match(stdout, /^tegula \d/);
+});
+
+Deno.test("what the environment tells Deno does not reach it", () => {
+  using root = bareRoot();
+  const env = { DENO_V8_FLAGS: "--no-such-flag", DENO_LOG: "debug", NODE_OPTIONS: "--no-such" };
+  const { code, stderr } = root.run(["/tegula", "--version"], { env });
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+});
+
+Deno.test("a folder that lacks something is named, so that it can be removed", () => {
+  using root = bareRoot();
+  root.run(["/tegula", "--version"]);
+  const [version] = versions(root);
+  Deno.removeSync(`${root.path}${CACHE}/${version}/main.ts`);
+  const { code, stderr } = root.run(["/tegula", "--version"]);
+  assert.match(stderr, new RegExp(`remove ${CACHE}/${version}, or`));
+  assert.equal(code, 7);
 });
 
 Deno.test("a new version takes away an old one, unless it is in use", async () => {
@@ -135,7 +159,7 @@ Deno.test("dist/tegula whose end is cut off says so", () => {
   using root = bareRoot();
   Deno.truncateSync(`${root.path}/tegula`, Deno.statSync(EXECUTABLE).size - 1);
   const { code, stderr } = root.run(["/tegula", "--version"]);
-  assert.match(stderr, /^tegula: cannot unpack \/tegula into .*; is it whole, .*\n$/);
+  assert.match(stderr, /^tegula: \/tegula is damaged, .*: start it again, or install it anew\n$/);
   assert.equal(code, 7);
 });
 
