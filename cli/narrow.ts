@@ -58,16 +58,28 @@ export function bootOnly(needs: Needs): Pick<Permissions, "read" | "ffi" | "env"
   };
 }
 
-/** Deno's flags for a main that has both. */
+/** Deno's flags for a main that has both. Throws UserError. */
 export function flags(needs: Needs): string[] {
   const [always, once] = [kept(needs), bootOnly(needs)];
   return [
-    `--allow-read=${[...always.read, ...once.read].join(",")}`,
-    `--allow-ffi=${[...always.ffi, ...once.ffi].join(",")}`,
-    `--allow-env=${[...always.env, ...once.env].join(",")}`,
-    ...always.write.map((path) => `--allow-write=${path}`),
-    ...always.net.length === 0 ? [] : [`--allow-net=${always.net.join(",")}`],
+    ...flag("read", [...always.read, ...once.read]),
+    ...flag("ffi", [...always.ffi, ...once.ffi]),
+    ...flag("env", [...always.env, ...once.env]),
+    ...flag("write", always.write),
+    ...flag("net", always.net),
   ];
+}
+
+/** One of them. Deno splits its values at commas, and has no way to write one that is meant. */
+function flag(name: keyof Permissions, all: readonly string[]): string[] {
+  const split = all.find((each) => each.includes(","));
+  if (split !== undefined) {
+    throw new UserError(
+      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
+      Exit.usage,
+    );
+  }
+  return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
 }
 
 /** Whether this process is the one that has been narrowed. */
