@@ -222,6 +222,7 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	for (uint32_t i = 0; i < count; i++) {
 		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(&s->rx, at + i);
 
+		__builtin_prefetch((const char *)s->area + frame->addr); /* another CPU has it */
 		*out++ = (uint32_t)frame->addr;
 		*out++ = frame->len;
 	}
