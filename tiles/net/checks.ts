@@ -3,10 +3,10 @@
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
  * Nearly all are alike: untagged, well made, for a port that is served, from a peer that the header
- * cache has an answer ready for. One pass over the burst finds that answer, and does little else: so
- * many frames, and many entries of the cache, are awaited from memory at the same time. One pass knows
- * the ordinary ones by one condition for all headers; what fails that for whatever reason is judged by
- * itself, step by step. A last pass sums payloads.
+ * cache has an answer ready for. One pass over the burst reads addresses, and one finds that answer,
+ * and each does little else: so many frames, and then many entries of the cache, are awaited from
+ * memory at the same time. The next knows the ordinary ones by one condition for all headers; what
+ * fails that for whatever reason is judged by itself, step by step. A last pass sums payloads.
  */
 
 import * as xsk from "../../ffi/xsk.ts";
@@ -132,6 +132,7 @@ export class Checks {
       const record = interfaces.find(ifindex);
       this.#isLoopback = record >= 0 && interfaces.isLoopback(record);
     }
+    this.#readAddresses(count);
     this.#findEntries(count);
     const others = this.#passOrdinary(count, ifindex, partialChecksums);
     if (others < count) this.#sumPayloads(count);
@@ -144,27 +145,36 @@ export class Checks {
   }
 
   /**
-   * Reads the addresses of each frame from where an ordinary one has them, and finds the header cache's
-   * entry for an answer.
+   * Reads the addresses of each frame from where an ordinary one has them. Those of one that cannot be
+   * ordinary read as 0, which nobody asks from.
    */
-  #findEntries(count: number): void {
+  #readAddresses(count: number): void {
     const { frames, rows } = this.#arrivals;
     const view = this.#view;
-    const cache = this.#cache;
     for (let i = 0; i < count; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      let e = -1;
+      let source = 0;
+      let destination = 0;
       if (length >= SHORTEST && (at & 3) === IP_ALIGNMENT) {
         const ip = (at + ETHERNET_BYTES) & MOST_BYTES;
-        const source = view.getInt32(ip + IP_SOURCE);
-        const destination = view.getInt32(ip + IP_DESTINATION);
-        rows[row + Arrival.source] = source;
-        rows[row + Arrival.destination] = destination;
-        e = cache.find(source, destination, 0);
+        source = view.getInt32(ip + IP_SOURCE);
+        destination = view.getInt32(ip + IP_DESTINATION);
       }
-      rows[row + Arrival.entry] = e;
+      rows[row + Arrival.source] = source;
+      rows[row + Arrival.destination] = destination;
+    }
+  }
+
+  /** Finds the header cache's entry for an answer to each. */
+  #findEntries(count: number): void {
+    const { rows } = this.#arrivals;
+    const cache = this.#cache;
+    for (let i = 0; i < count; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      const destination = rows[row + Arrival.destination];
+      rows[row + Arrival.entry] = cache.find(rows[row + Arrival.source], destination, 0);
     }
   }
 
