@@ -7,22 +7,35 @@
  * resolve → headers → descriptors. `path own tile` has the links between two tiles besides, and what
  * both tiles do, in one thread. There is one peer, one port, and ten routes; the cases after that have
  * more of one of these, and beside them stands `path` of the same rounds.
+ *
+ * Routes tell only where destinations are spread over them, so `path routes 1000000` has 10,000 peers
+ * behind gateways, each under a prefix of its own or nearly so. What the routes alone add is the
+ * difference to `few_routes`, the same peers with ten routes and a default; the rest is the peers'.
  */
 
-import { type Case, measure, type Report } from "./harness.ts";
+import { type Case, measure, type Report, TEGULA } from "./harness.ts";
 import type { PathSetup } from "./path_worker.ts";
 
 /** Packets of one measurement: some tenths of a second. */
 const PACKETS = 1 << 20;
 
-const ONE: PathSetup = { inline: true, peers: 1, ports: 1, routes: 10 };
+const ONE: PathSetup = { inline: true, peers: 1, farPeers: 0, ports: 1, routes: 10 };
+const FAR: PathSetup = { ...ONE, peers: 0, farPeers: 10_000 };
 
-/** The cases that are measured beside the first. */
-const CASES: readonly (readonly [name: string, setup: PathSetup])[] = [
-  ["path own tile", { ...ONE, inline: false }],
-  ["path peers 10000", { ...ONE, peers: 10_000 }],
-  ["path ports 64", { ...ONE, ports: 64 }],
-  ["path routes 1000000", { ...ONE, routes: 1_000_000 }],
+/** The cases that are measured beside the first, and what else they stand beside. */
+const CASES: readonly {
+  readonly name: string;
+  readonly setup: PathSetup;
+  readonly beside?: Readonly<Record<string, PathSetup>>;
+}[] = [
+  { name: "path own tile", setup: { ...ONE, inline: false } },
+  { name: "path peers 10000", setup: { ...ONE, peers: 10_000 } },
+  { name: "path ports 64", setup: { ...ONE, ports: 64 } },
+  {
+    name: "path routes 1000000",
+    setup: { ...FAR, routes: 1_000_000 },
+    beside: { few_routes: FAR },
+  },
 ];
 
 /** A path in a worker. */
@@ -58,6 +71,17 @@ class Contestant {
   }
 }
 
+/** Starts one after the other. */
+async function startAll(
+  setups: Readonly<Record<string, PathSetup>>,
+): Promise<Record<string, Contestant>> {
+  const contestants: Record<string, Contestant> = {};
+  for (const [name, setup] of Object.entries(setups)) {
+    contestants[name] = await Contestant.start(setup);
+  }
+  return contestants;
+}
+
 /** Measures the path and reports its cases. */
 export async function run(report: Report): Promise<void> {
   const first = await Contestant.start(ONE);
@@ -67,13 +91,16 @@ export async function run(report: Report): Promise<void> {
   };
   try {
     report(await measure({ ...settings, case: "path", tegula: path }));
-    for (const [name, setup] of CASES) {
-      const other = await Contestant.start(setup);
+    for (const { name, setup, beside = {} } of CASES) {
+      const others = await startAll({ [TEGULA]: setup, ...beside });
+      const runs = Object.entries(others).map(([name, other]) =>
+        [name, () => other.run()] as const
+      );
+      const { [TEGULA]: tegula, ...peers } = Object.fromEntries(runs);
       try {
-        const tegula = () => other.run();
-        report(await measure({ ...settings, case: name, tegula, peers: { path } }));
+        report(await measure({ ...settings, case: name, tegula, peers: { path, ...peers } }));
       } finally {
-        other.end();
+        for (const other of Object.values(others)) other.end();
       }
     }
   } finally {

@@ -31,25 +31,28 @@ const NET_LENGTH = 15;
 const GATEWAYS = 200;
 const OUR_ADDRESS = 0xc6120201;
 const FIRST_PEER = 0xc6130000;
-/** Peers behind the gateways, where there are many routes. */
-const FAR_PEERS = 10_000;
-/** Up to so many routes, all peers are on our own network. */
-const FEW_ROUTES = 10;
+/** The table whose prefixes far peers are under, with however many of its routes. */
+const FAR_ROUTES = 1_000_000;
 
 /** What there is of each. */
 export interface HostSize {
-  /** On our own network. With more than a few routes, peers are far away instead. */
+  /** On our own network. */
   readonly peers: number;
+  /** Behind the gateways. */
+  readonly farPeers: number;
   readonly ports: number;
+  /** Besides the default route. */
   readonly routes: number;
 }
 
-/** Who asks: the peers' addresses. */
-export function peerAddresses({ peers, routes }: HostSize): Uint32Array {
-  if (routes <= FEW_ROUTES) return Uint32Array.from({ length: peers }, (_, i) => FIRST_PEER + i);
+/** Who asks: the peers' addresses. Those of far peers are the same with any number of routes. */
+export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
+  const near = Array.from({ length: peers }, (_, i) => FIRST_PEER + i);
+  if (farPeers === 0) return Uint32Array.from(near);
   // Loopback's network is no source, and our own addresses neither.
-  return coveredAddresses(prefixes(routes), FAR_PEERS)
+  const far = coveredAddresses(prefixes(FAR_ROUTES), farPeers)
     .filter((address) => address >>> 24 !== 127 && (address ^ NET) >>> (32 - NET_LENGTH) !== 0);
+  return Uint32Array.from([...near, ...far]);
 }
 
 /**
@@ -206,6 +209,7 @@ export function makeNetbase({ peers, routes }: HostSize): View {
     prefixLength: NET_LENGTH,
     source: OUR_ADDRESS,
   });
+  add({ gateway: NET + 1 });
   const table = prefixes(routes);
   const one = route.emptyRoute();
   for (let i = 0; i < routes; i++) {
