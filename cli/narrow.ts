@@ -16,14 +16,12 @@ import {
 } from "../tiles/runtime/permissions.ts";
 import { Exit, UserError } from "./errors.ts";
 
-/** Set in the environment of the process that has been narrowed. */
-const MARK = "TEGULA_NARROWED";
 /** Tiles that can be restarted in place (`appliance.ts`). */
 const RESTARTABLE = ["netlink", "app", "status"] as const;
 /** Libraries that only booting, or main itself, opens. */
 const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
 /** What the program itself reads of the environment. */
-const BOOT_ENVIRONMENT = [MARK, "TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
+const BOOT_ENVIRONMENT = ["TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
 
 /** What a run needs besides the program itself. */
 export interface Needs {
@@ -82,9 +80,9 @@ function flag(name: keyof Permissions, all: readonly string[]): string[] {
   return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
 }
 
-/** Whether this process is the one that has been narrowed. */
+/** Whether this process is the one that has been narrowed, which may start no other. */
 export function isNarrow(): boolean {
-  return Deno.env.get(MARK) !== undefined;
+  return Deno.permissions.querySync({ name: "run" }).state !== "granted";
 }
 
 /**
@@ -96,7 +94,6 @@ export function becomeNarrow(
   args: readonly string[],
   needs: Needs,
 ): never {
-  Deno.env.set(MARK, "1");
   // An appliance talks to nobody of its own accord.
   Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
   const failed = host.exec([
