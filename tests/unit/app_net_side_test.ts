@@ -114,12 +114,22 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
 
 Deno.test("an answer that finds no room is refused and counted, and room comes back", () => {
   const { side, requests, answers } = room();
-  ask(requests, { offset: 0, length: 0 });
+  ask(requests, { offset: 0, length: 0, source: 0xc6120002 });
   side.take();
   side.requests.next();
   for (let i = 0; i < SHAPE.depth; i++) side.answers.reply(side.answers.reserve(8), 8);
   assert.equal(side.answers.reserve(8), -1);
+  // An app that overlooks that must not put its answer into one that is on its way.
+  side.answers.reply(-1, 8);
+  side.answers.send({ address: 1, port: 1, sourcePort: 1 }, -1, 8);
+  side.answers.reflect();
   side.finish();
+  for (let i = 0; i < SHAPE.depth; i++) {
+    const { words } = answers;
+    const slot = answers.slot(i);
+    assert.equal(words[slot + Descriptor.destination], 0xc6120002);
+    assert.equal(words[slot + Descriptor.length], 8);
+  }
   answers.release(answers.available());
   side.answers.refresh();
   assert.notEqual(side.answers.reserve(8), -1);

@@ -127,7 +127,8 @@ class Replies implements Answers {
     const { place, size } = this.#requests;
     if (place !== this.#reflected) {
       this.#reflected = place;
-      this.#push(this.#link.slot(), place, REFLECTED, 0);
+      const slot = this.#slot();
+      if (slot >= 0) this.#push(slot, place, REFLECTED, 0);
       return;
     }
     const at = this.reserve(size);
@@ -138,7 +139,8 @@ class Replies implements Answers {
 
   reply(offset: number, size: number): void {
     const { words } = this.#link;
-    const slot = this.#link.slot();
+    const slot = this.#slot();
+    if (slot < 0) return;
     const { ports } = this.#requests;
     words[slot + Descriptor.source] = this.#requests.destinationAddress;
     words[slot + Descriptor.destination] = this.#requests.sourceAddress;
@@ -148,19 +150,23 @@ class Replies implements Answers {
 
   send(destination: Destination, offset: number, size: number): void {
     const { words } = this.#link;
-    const slot = this.#link.slot();
+    const slot = this.#slot();
+    if (slot < 0) return;
     words[slot + Descriptor.source] = destination.sourceAddress ?? 0;
     words[slot + Descriptor.destination] = destination.address;
     words[slot + Descriptor.ports] = (destination.sourcePort << 16) | destination.port;
     this.#push(slot, offset, size);
   }
 
+  /** The next free descriptor, or -1 where there is none: what stands there is still on its way. */
+  #slot(): number {
+    if (this.#link.free > 0) return this.#link.slot();
+    this.#counters[COUNT.answer_no_room]++;
+    return -1;
+  }
+
   /** Takes the descriptor at `slot` into the burst, and `taken` bytes of the ring. */
   #push(slot: number, offset: number, size: number, taken = size): void {
-    if (this.#link.free === 0) {
-      this.#counters[COUNT.answer_no_room]++;
-      return;
-    }
     const { words } = this.#link;
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
