@@ -10,7 +10,9 @@
 import type { App, AppContext, Metric } from "./contract.ts";
 
 const [COLON, BAR, AT, NEWLINE, PLUS, MINUS, DOT] = [0x3a, 0x7c, 0x40, 0x0a, 0x2b, 0x2d, 0x2e];
-const [C, G, M, H] = [0x63, 0x67, 0x6d, 0x68];
+const [C, G, M, H, S] = [0x63, 0x67, 0x6d, 0x68, 0x73];
+/** The largest number that one line may add, which double precision counts exactly. */
+const MOST = 2 ** 53;
 
 /** Makes the sink. */
 export default function create(context: AppContext): App {
@@ -68,15 +70,29 @@ class Line {
     this.#cursor = this.nameEnd + 1;
     this.signed = bytes[this.#cursor] === PLUS || bytes[this.#cursor] === MINUS;
     this.value = this.#number(bytes);
-    const bar = this.#cursor;
-    this.type = bar + 1 < this.end && bytes[bar] === BAR ? bytes[bar + 1] : 0;
-    this.#cursor += this.type === M ? 5 : 4;
-    const sampled = this.#cursor < this.end && bytes[this.#cursor - 2] === BAR &&
-      bytes[this.#cursor - 1] === AT;
+    this.type = this.#type(bytes);
+    const sampled = this.#isAt(bytes, BAR) && bytes[this.#cursor + 1] === AT;
+    if (sampled) this.#cursor += 2;
     this.weight = sampled ? 1 / this.#number(bytes) : 1;
-    const right = this.weight >= 1 && this.weight < Infinity && !Number.isNaN(this.value);
-    this.isGood = right && this.nameEnd > at;
+    // Sums that are not finite would stay so for ever, and those of all but gauges only grow.
+    const least = this.type === G ? -MOST : 0;
+    this.isGood = this.nameEnd > at && this.weight >= 1 && this.weight <= MOST &&
+      this.value >= least && this.value * this.weight <= MOST;
     return this.end > at;
+  }
+
+  /** Reads the type, all letters up to what comes after it; 0 when it is none of ours. */
+  #type(bytes: Uint8Array): number {
+    if (!this.#isAt(bytes, BAR)) return 0;
+    const type = bytes[++this.#cursor];
+    if (type === M && bytes[++this.#cursor] !== S) return 0;
+    this.#cursor++;
+    return this.#cursor >= this.end || bytes[this.#cursor] === BAR ? type : 0;
+  }
+
+  /** Whether the cursor is at `byte`, and there is one more before the line's end. */
+  #isAt(bytes: Uint8Array, byte: number): boolean {
+    return this.#cursor + 1 < this.end && bytes[this.#cursor] === byte;
   }
 
   /** Reads a decimal number at the cursor, which it moves past it; NaN when there is none. */
