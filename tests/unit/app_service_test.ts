@@ -93,6 +93,18 @@ Deno.test("the short way may answer with bytes or with nothing, and never a serv
   assert.deepEqual(answers.map(({ payload }) => text(payload)), ["cba"]);
 });
 
+Deno.test("the short way answers nothing, and says why, where it gives what is no answer", async () => {
+  for (const said of [Promise.resolve("late"), 42, { payload: "x" }, [1, 2]]) {
+    const harness = await AppHarness.start({ answer: () => said });
+    assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);
+    assert.equal(harness.counters.errors, 2);
+    assert.match(
+      harness.logged.join(),
+      /answer\(\) gave (a promise: it must not be async|number|object);/,
+    );
+  }
+});
+
 Deno.test("a module without an app is refused with what it lacks", async () => {
   await assert.rejects(AppHarness.start({}), /exports neither a function as its default nor/);
   await assert.rejects(AppHarness.start({ default: 5 }), /exports neither/);

@@ -15,7 +15,7 @@ export function fromPlain({ answer }: PlainApp, context: AppContext): App {
         if (context.serves(requests.sourcePort)) continue;
         const said = answer(toRequest(requests));
         if (said === undefined || said === null) continue;
-        const bytes = typeof said === "string" ? ENCODER.encode(said) : said;
+        const bytes = toBytes(said);
         const at = out.reserve(bytes.length);
         if (at < 0) continue;
         out.bytes.set(bytes, at);
@@ -23,6 +23,14 @@ export function fromPlain({ answer }: PlainApp, context: AppContext): App {
       }
     },
   };
+}
+
+/** Throws TypeError where TypeScript's types were not kept, as by an `async` function. */
+function toBytes(said: unknown): Uint8Array {
+  if (typeof said === "string") return ENCODER.encode(said);
+  if (said instanceof Uint8Array) return said;
+  const what = said instanceof Promise ? "a promise: it must not be async" : typeof said;
+  throw new TypeError(`answer() gave ${what}; it is to give bytes, a string or nothing`);
 }
 
 function toRequest(requests: Datagrams): Request {
