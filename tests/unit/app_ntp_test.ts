@@ -50,7 +50,8 @@ Deno.test("an answer has the times of reception and of sending, and the request'
 Deno.test("what the kernel says of its clock is passed on: unsynchronised, a leap second to come", async () => {
   const unsynchronised = (await ask(request(), { clock: clock({ synchronised: false }) }))!;
   assert.equal(unsynchronised.getUint8(0) >>> 6, 3);
-  assert.equal(unsynchronised.getUint8(1), 16);
+  assert.equal(unsynchronised.getUint8(1), 0);
+  assert.equal(unsynchronised.getBigUint64(16), 0n, "never set");
   for (const [leap, bits] of [[1, 1], [-1, 2]]) {
     const answer = (await ask(request(), { clock: clock({ leap }) }))!;
     assert.equal(answer.getUint8(0) >>> 6, bits);
@@ -73,7 +74,8 @@ Deno.test("stratum and reference are as configured, and wrong ones are refused",
   assert.equal(answer.getUint32(12), 0x50505300);
   const wrong = (options: Record<string, unknown>) =>
     AppHarness.start(ntp, { clock: clock(), options });
-  await assert.rejects(wrong({ stratum: 0 }), /stratum is to be a number from 1 to 15/);
+  await assert.rejects(wrong({ stratum: 0 }), /stratum is to be a whole number from 1 to 15/);
+  await assert.rejects(wrong({ stratum: 2.5 }), /stratum is to be a whole number from 1 to 15/);
   await assert.rejects(wrong({ reference: "here" }), /reference is to be an IPv4 address/);
   await assert.rejects(AppHarness.start(ntp), /not granted the clock/);
 });

@@ -13,7 +13,8 @@ const UNIX_EPOCH = 2_208_988_800;
 const PACKET_BYTES = 48;
 /** Modes (RFC 5905 figure 10). */
 const [CLIENT, SERVER] = [3, 4];
-const UNSYNCHRONISED = { leap: 3, stratum: 16 };
+/** What stands in a packet for the stratum 16 of the unsynchronised (RFC 5905 §7.3). */
+const UNSYNCHRONISED = { leap: 3, stratum: 0 };
 /** About the microsecond that it takes to read the clock, as a power of two seconds. */
 const PRECISION = -20;
 
@@ -21,8 +22,8 @@ const PRECISION = -20;
 export default function create({ clock, options }: AppContext): App {
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
-  if (typeof stratum !== "number" || stratum < 1 || stratum > 15) {
-    throw new TypeError("its option stratum is to be a number from 1 to 15");
+  if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
+    throw new TypeError("its option stratum is to be a whole number from 1 to 15");
   }
   const referenceId = toReferenceId(String(reference), stratum);
   let state = clock.status();
@@ -52,7 +53,8 @@ export default function create({ clock, options }: AppContext): App {
         put(out.bytes, at + 4, 0); // root delay: all that is known is the error in sum
         put(out.bytes, at + 8, Math.min(state.maxErrorMicros / 1e6 * 0x10000, 0xffffffff));
         put(out.bytes, at + 12, state.synchronised ? referenceId : 0);
-        putTime(out.bytes, at + 16, updated);
+        if (state.synchronised) putTime(out.bytes, at + 16, updated);
+        else out.bytes.fill(0, at + 16, at + 24);
         for (let i = 0; i < 8; i++) out.bytes[at + 24 + i] = bytes[offset + 40 + i];
         putTime(out.bytes, at + 32, requests.receivedAt);
         putTime(out.bytes, at + 40, clock.now());
