@@ -8,7 +8,7 @@ import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
-import { StartError } from "../tiles/runtime/supervisor.ts";
+import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
@@ -115,8 +115,8 @@ async function startTiles(appliance: Appliance, partial: readonly boolean[]): Pr
   try {
     await appliance.startTiles(partial);
   } catch (error) {
-    if (!(error instanceof StartError) || error.kind !== "app") throw error;
-    throw new UserError(`the app ${error.message}; see docs/apps.md`, Exit.usage);
+    if (!(error instanceof AppError)) throw error;
+    throw new UserError(`the app ${error.app}: ${error.message}; see docs/apps.md`, Exit.usage);
   }
 }
 

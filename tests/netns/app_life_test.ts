@@ -5,7 +5,6 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import { UserError } from "../../cli/errors.ts";
 import { configured, temporaryFile } from "./config_file.ts";
 import {
   answeredAtLeast,
@@ -19,6 +18,7 @@ import {
   type Lab,
   labTest,
   pair,
+  refusal,
   SILENCE_MILLIS,
 } from "./lab.ts";
 
@@ -133,29 +133,44 @@ labTest(
 labTest("an app that cannot start ends the start with one sentence", async (lab) => {
   const { host } = await pair(lab);
   async function refused(args: string[], sentence: RegExp): Promise<void> {
-    await assert.rejects(Appliance.start(host, args), (error) => {
-      assert.ok(error instanceof UserError);
-      assert.equal(error.status, 2);
-      assert.match(error.message, sentence);
-      return true;
-    });
+    const { code, said } = await refusal(Appliance.launch(host, args).process);
+    assert.equal(code, 2);
+    assert.match(said, sentence);
   }
   const early = withMoody(`[apps.moody.options]\nearly = "/etc/hostname"`);
-  await refused(early, /the app moody: NotCapable: Requires read access to "\/etc\/hostname"/);
-  const app = (text: string) => [
+  await refused(
+    early,
+    /the app moody: it has no read access to "\/etc\/hostname": \[apps\] grants/,
+  );
+  const app = (text: string, where = "") => [
     ...["--interface", "eth0"],
-    ...["--listen", `7=${temporaryFile(text, ".ts")}`],
+    ...["--listen", `7=${temporaryFile(text, ".ts")}${where}`],
   ];
-  await refused(
-    app("export const nothing = 1;"),
-    /\d\.ts: TypeError: its module exports neither a function/,
-  );
-  await refused(
-    app("export function answer( {"),
-    /\d\.ts: its module cannot be loaded: SyntaxError: /,
-  );
-  await refused(app("Deno.exit(5);"), /\d\.ts: it left/);
+  await refused(app("Deno.exit(5); await new Promise(() => {});"), /\d\.ts: it left/);
+  for (const where of ["", "@inline"]) {
+    await refused(
+      app("export const nothing = 1;", where),
+      /\d\.ts: TypeError: its module exports neither a function/,
+    );
+    await refused(
+      app("export function answer( {", where),
+      /\d\.ts: its module cannot be loaded: SyntaxError: .* at file:.*ts:1:\d/,
+    );
+  }
 });
+
+for (const where of ["", "@inline"]) {
+  labTest(`an app whose start lasts is named (lasting${where})`, async (lab) => {
+    const { host } = await pair(lab);
+    const path = temporaryFile("await new Promise(() => setInterval(() => {}, 1e6));", ".ts");
+    const args = ["--interface", "eth0", "--listen", `7=${path}${where}`];
+    const appliance = Appliance.launch(host, args);
+    await appliance.process.stderr.find(`${path}: its start has not ended yet`, {
+      timeoutMs: 15_000,
+    });
+    assert.equal((await appliance.stop()).code, 0);
+  });
+}
 
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);

@@ -207,6 +207,8 @@ export async function refusal(process: LabProcess): Promise<{ code: number; said
     lines.slice(-1),
     `one sentence at the end, not:\n${lines.join("\n")}`,
   );
+  const stack = lines.find((line) => line.includes("\x1b") || /^error|^\s+at /.test(line));
+  assert.equal(stack, undefined, `a stack:\n${lines.join("\n")}`);
   return { code, said: sentences[0] };
 }
 

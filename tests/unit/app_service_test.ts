@@ -63,6 +63,28 @@ Deno.test("errors of different kinds are each logged once, whatever words they u
   assert.equal(harness.logged.length, 2);
 });
 
+Deno.test("whatever an app throws is counted, even what cannot be read", async () => {
+  const fail = () => {
+    throw new Error("not this either");
+  };
+  const all = [
+    { toString: fail },
+    Object.create(null),
+    Object.defineProperty(new Error(), "stack", { get: fail }),
+    new Proxy({}, { getPrototypeOf: fail }),
+    Symbol("x"),
+    null,
+  ];
+  const harness = await AppHarness.start({
+    answer({ payload: [which] }: Request) {
+      throw all[which];
+    },
+  });
+  all.forEach((_, which) => harness.ask({ payload: Uint8Array.of(which) }));
+  assert.equal(harness.counters.errors, all.length);
+  assert.match(harness.logged[0], /said once: something that cannot be read$/);
+});
+
 Deno.test("the short way is one function from a request to its answer", async () => {
   const harness = await AppHarness.start({
     answer: ({ payload, address, port, destinationPort, receivedAt }: Request) =>

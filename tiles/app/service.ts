@@ -5,6 +5,7 @@
 
 import type { View } from "../../ffi/view.ts";
 import { APP } from "../runtime/counters.ts";
+import { AppError, readThrown, sentenceOf } from "../runtime/thrown.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
 import { MetricsWriter } from "./metrics.ts";
 import { fromPlain } from "./plain.ts";
@@ -28,12 +29,26 @@ export interface ServiceParts extends Pick<AppContext, "clock" | "log"> {
   readonly counters: Float64Array;
 }
 
-/** Imports the app's module and makes the app. Throws Error with what is wrong with it. */
+/** Imports the app's module and makes the app. Throws AppError with what is wrong with it. */
 export async function loadService(setup: ServiceSetup, parts: ServiceParts): Promise<Service> {
-  const module = await import(setup.module).catch((error) => {
-    throw new Error(`its module cannot be loaded: ${error.message}`, { cause: error });
-  });
-  return await makeService(module, setup, parts);
+  try {
+    const module = await import(setup.module).catch((error) => {
+      const [first, ...more] = readThrown(error).message.split("\n");
+      const [place = ""] = more.join("\n").match(/ at file:\S+/) ?? [];
+      throw new Error(`its module cannot be loaded: ${first}${place}`);
+    });
+    return await makeService(module, setup, parts);
+  } catch (error) {
+    throw new AppError(setup.name, grantable(sentenceOf(error)));
+  }
+}
+
+/** Deno's sentence of what it denies, with this program's way to be allowed it. */
+function grantable(sentence: string): string {
+  return sentence.replace(
+    /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/,
+    (_, kind, what) => `it has no ${kind} access to ${what}: [apps] grants it, ${kind} = [${what}]`,
+  );
 }
 
 /** Makes the app of a module that is loaded. */
@@ -132,17 +147,12 @@ export class Service {
   #failed(error: unknown): void {
     this.#parts.counters[APP.index.errors]++;
     if (this.#seen.size >= MOST_KINDS) return;
-    const text = error instanceof Error ? error.stack ?? error.message : String(error);
-    const kind = kindOf(error, text);
+    const { name, message, stack } = readThrown(error);
+    // What makes an error the same as another: its class and where it was thrown, not its words.
+    const place = stack.split("\n").find((line) => line.startsWith("    at "));
+    const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
     if (this.#seen.has(kind)) return;
     this.#seen.add(kind);
-    this.#parts.log(`the app threw, which cost a datagram; said once: ${text}`);
+    this.#parts.log(`the app threw, which cost a datagram; said once: ${stack}`);
   }
-}
-
-/** What makes an error the same as another: its class and where it was thrown, not its words. */
-function kindOf(error: unknown, text: string): string {
-  if (!(error instanceof Error)) return typeof error;
-  const place = text.split("\n").find((line) => line.startsWith("    at "));
-  return `${error.name} ${place ?? error.message}`;
 }

@@ -158,6 +158,11 @@ export class Appliance {
         failed: (message) => {
           if (this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
         },
+        late: () => {
+          for (const late of this.#wiring.starting(name)) {
+            log(`${late}: its start has not ended yet`);
+          }
+        },
         stuck: () => this.#options.fatal(name, "it hangs and cannot be ended"),
       },
     });

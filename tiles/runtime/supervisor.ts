@@ -5,6 +5,7 @@
 import type { ControlRequest } from "./control.ts";
 import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
+import { AppError } from "./thrown.ts";
 import type { BootMessage, TileKind, TileReport } from "./tile.ts";
 import { Life, type TileReader } from "./tile_region.ts";
 
@@ -13,6 +14,8 @@ export interface TileEvents {
   log(line: string): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
+  /** It has been starting for long. */
+  late(): void;
   /** It hangs, and cannot be ended, or nothing can stand in for it. */
   stuck(): void;
   /** A request to be put into the control region. */
@@ -25,8 +28,10 @@ const WORKER = new URL("./worker.ts", import.meta.url).href;
 export const LOOK_MILLIS = 500;
 /** Looks without progress of an app or net tile that is awake, until it is said to hang. */
 const HUNG_LOOKS = 10;
-/** The same of others, which may have a million routes to go through, and until an app has started. */
+/** The same of others, which may have a million routes to go through, and until apps have started. */
 const LONG_LOOKS = 60;
+/** Looks until a start is said to be long. */
+const LATE_LOOKS = 10;
 /** Looks until the thread of a tile that was ended must be gone. */
 const GONE_LOOKS = 6;
 
@@ -84,23 +89,27 @@ export class TileWorker {
     else if (report.type === "running") {
       this.#runs = true;
       this.#running.resolve(report.confined);
-    } else {
+    } else if (report.type === "failed") this.#fail(report.message, report.app);
+    else {
       this.#over = true;
       this.#ended.resolve();
     }
   }
 
-  #fail(message: string): void {
+  #fail(message: string, app = this.#boot.kind === "app" ? this.name : undefined): void {
     this.#over = true;
-    this.#running.reject(new StartError(this.#boot.kind, this.name, message));
+    const error = app === undefined
+      ? new Error(`${this.name}: ${message}`)
+      : new AppError(app, message);
+    this.#running.reject(error);
     this.#ended.resolve();
     this.#events.failed(message);
   }
 
   /**
    * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
-   * that is awake and does not get on hangs, and so does an app whose start takes too long: it is
-   * ended, and has failed when its thread is gone; nobody else has its regions before. One that
+   * that is awake and does not get on hangs, and so does one with apps in it whose start takes too
+   * long: it is ended, and has failed when its thread is gone; nobody else has its regions before. One that
    * cannot be ended is `stuck`, and so is a net tile, which holds rings.
    */
   look(tile: TileReader, isRunning: (thread: number) => boolean): void {
@@ -110,9 +119,10 @@ export class TileWorker {
     const progress = progressOf(tile, kind);
     const lives = this.#runs
       ? tile.life !== Life.running || tile.asleep || progress !== this.#progress
-      : kind !== "app";
+      : kind !== "app" && kind !== "net";
     this.#progress = progress;
     this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;
+    if (!this.#runs && this.#looks === LATE_LOOKS) this.#events.late();
     const quick = this.#runs && (kind === "app" || kind === "net");
     if (this.#looks < (this.#hung ? GONE_LOOKS : quick ? HUNG_LOOKS : LONG_LOOKS)) return;
     if (this.#hung || kind === "net") {
@@ -138,14 +148,4 @@ export class TileWorker {
  */
 function progressOf({ burst, sleepSequence, counters }: TileReader, kind: TileKind): number {
   return burst + sleepSequence + (kind === "app" ? counters[APP.index.answers] : 0);
-}
-
-/** A tile did not start. */
-export class StartError extends Error {
-  readonly kind: TileKind;
-
-  constructor(kind: TileKind, name: string, message: string) {
-    super(`${name}: ${message}`);
-    this.kind = kind;
-  }
 }

@@ -93,4 +93,6 @@ export type TileReport =
   | { readonly type: "running"; readonly confined: string }
   | { readonly type: "log"; readonly line: string }
   | { readonly type: "ask"; readonly request: ControlRequest }
-  | { readonly type: "stopped" };
+  | { readonly type: "stopped" }
+  /** Its start failed; `app`: because of that app. */
+  | { readonly type: "failed"; readonly message: string; readonly app?: string };

@@ -25,7 +25,7 @@ import * as plan from "./plan.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
-import { TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** An app and the ports that it answers on. */
 export interface AppPlan
@@ -186,6 +186,13 @@ export class Wiring {
     const status = this.status === null ? [] : [this.status];
     const apps = [...this.apps, ...this.inline.flat()].map(({ seat }) => seat);
     return [this.netlink, ...status, ...this.nets, ...apps];
+  }
+
+  /** Names of those that have not started of the apps in net tile `name`; of another tile its own. */
+  starting(name: string): string[] {
+    const inside = this.inline[this.nets.findIndex((net) => net.name === name)] ?? [];
+    const late = inside.filter(({ seat }) => seat.reader.life !== Life.running);
+    return late.length === 0 ? [name] : late.map(({ app }) => app.name);
   }
 
   netlinkSetup(): NetlinkSetup {

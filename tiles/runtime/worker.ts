@@ -14,7 +14,8 @@ import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
 import { LIBRARIES } from "./permissions.ts";
-import type { BootMessage, Libraries, TileModule, TileReport } from "./tile.ts";
+import { AppError, sentenceOf } from "./thrown.ts";
+import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
 
 /** Permissions that are for the start alone: to load modules, to listen, to read what an app needs. */
@@ -28,15 +29,29 @@ const scope = globalThis as unknown as {
 
 scope.onmessage = (event) => {
   scope.onmessage = null;
-  // A failure ends as this worker's uncaught error, which main sees in `onerror`.
-  start(event.data).catch((error) => {
+  run(event.data).catch((error) => {
+    // A defect: it ends as this worker's uncaught error, with its stack, which main sees in `onerror`.
     queueMicrotask(() => {
       throw error;
     });
   });
 };
 
-async function start(boot: BootMessage): Promise<void> {
+async function run(boot: BootMessage): Promise<void> {
+  const started = await start(boot).catch((error) => {
+    // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
+    const app = error instanceof AppError ? { app: error.app } : {};
+    scope.postMessage({ type: "failed", message: sentenceOf(error), ...app });
+    return null;
+  });
+  if (started !== null) await live(boot, started);
+  scope.postMessage({ type: "stopped" });
+  scope.close();
+}
+
+async function start(
+  boot: BootMessage,
+): Promise<{ tile: Tile | ServingTile; region: TileRegion }> {
   const libraries = openLibraries(boot);
   scope.postMessage({ type: "started", thread: libraries.tile.thread() });
   Deno.permissions.revokeSync({ name: "ffi" });
@@ -54,6 +69,14 @@ async function start(boot: BootMessage): Promise<void> {
     for (const name of GIVEN_UP) Deno.permissions.revokeSync({ name });
   }
   scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
+  return { tile, region };
+}
+
+/** Until it is told to stop. */
+async function live(
+  boot: BootMessage,
+  { tile, region }: { tile: Tile | ServingTile; region: TileRegion },
+): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
   } else if (boot.kind !== "status") {
@@ -65,8 +88,6 @@ async function start(boot: BootMessage): Promise<void> {
       spinTurns: boot.spinTurns,
     });
   }
-  scope.postMessage({ type: "stopped" });
-  scope.close();
 }
 
 function openLibraries({ kind, keep }: BootMessage): Libraries {

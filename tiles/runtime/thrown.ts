@@ -1,0 +1,31 @@
+/**
+ * What was thrown, read with care: an app may throw anything, whose getters and toString() throw too.
+ */
+
+/** An app does not start, which is for whoever wrote it to mend. */
+export class AppError extends Error {
+  readonly app: string;
+
+  constructor(app: string, message: string) {
+    super(message);
+    this.app = app;
+  }
+}
+
+/** An error's class, words and stack; of what is no error there is but its text. */
+export function readThrown(thrown: unknown): { name?: string; message: string; stack: string } {
+  try {
+    if (!(thrown instanceof Error)) return { message: String(thrown), stack: String(thrown) };
+    const { name, message, stack } = thrown;
+    return { name: String(name), message: String(message), stack: String(stack ?? message) };
+  } catch {
+    const message = "something that cannot be read";
+    return { message, stack: message };
+  }
+}
+
+/** The same in a line. */
+export function sentenceOf(thrown: unknown): string {
+  const { name, message } = readThrown(thrown);
+  return (name === undefined || name === "Error" ? message : `${name}: ${message}`).split("\n")[0];
+}
