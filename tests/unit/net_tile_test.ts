@@ -133,6 +133,20 @@ Deno.test("before it sleeps the tile sees an answer that waits, and frames that 
   assert.equal(room.tile.drained!(), true);
 });
 
+Deno.test("before it sleeps the tile sees that netbase has moved on for who waits, and only then", () => {
+  const room = new Room();
+  room.neighbor(ip("198.18.0.9"));
+  assert.equal(room.tile.pending(), false, "nobody waits");
+  room.apps[0].answer({});
+  room.turn();
+  assert.equal(room.tile.pending(), false, "its neighbour is unknown as before");
+  room.neighbor(REQUEST.source);
+  assert.equal(room.tile.pending(), true);
+  room.turn();
+  assert.equal(room.sent(ETH0).length, 1);
+  assert.equal(room.tile.pending(), false);
+});
+
 Deno.test("after a sleep a tick of an app inside goes by what netbase has become", async () => {
   const to = { address: REQUEST.source, port: 40_000, sourcePort: 7 };
   const room = await Room.inline({
