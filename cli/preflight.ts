@@ -205,7 +205,8 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   const also = program.name === OUR_PROGRAM ? ", perhaps by a tegula that runs already" : "";
   return new UserError(
     `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
-      `${also}; detach it ('ip link set ${name} xdp off') or use --provider socket`,
+      `${also}; detach it ('ip link set ${name} xdp off; ip link set ${name} xdpgeneric off') or use ` +
+      "--provider socket",
     Exit.xdp,
   );
 }
