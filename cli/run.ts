@@ -16,7 +16,7 @@ import { log, serve } from "./serve.ts";
 const HELP = `usage: tegula run --interface IF [--interface IF…] --listen PORT=APP… [OPTIONS]
 
 Answers UDP on the interfaces, by AF_XDP where that works, with the addresses, routes and neighbours
-that the kernel has. SIGTERM and SIGINT end it; SIGUSR2 prints every tile's counters.
+that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGUSR2 prints every tile's counters.
 
   --interface IF      an interface to take frames from; may be given again
   --listen PORT=APP   a UDP port and the app that answers on it: discard, dns, echo, ntp, statsd,

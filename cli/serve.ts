@@ -54,8 +54,12 @@ export async function serve(
     },
   });
   const stop = () => ending.resolve(Exit.ok);
-  Deno.addSignalListener("SIGTERM", stop);
-  Deno.addSignalListener("SIGINT", stop);
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, stop);
+  }
+  Deno.addSignalListener("SIGUSR2", () => {
+    log(`counters: ${JSON.stringify(appliance.counters())}`);
+  });
   try {
     const booted = boot(appliance, { config, places, libraries, attachments, partial });
     await Promise.race([booted, ending.promise]);
@@ -88,9 +92,6 @@ async function boot(
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
   await startTiles(appliance, partial);
-  Deno.addSignalListener("SIGUSR2", () => {
-    console.error(`counters: ${JSON.stringify(appliance.counters())}`);
-  });
   const exists = (ifindex: number) => {
     appliance.netbase.refresh();
     return appliance.netbase.interfaces.find(ifindex) >= 0;

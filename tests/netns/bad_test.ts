@@ -20,6 +20,7 @@ import {
   pair,
   peer,
   refusal,
+  socketPath,
   xdpProgram,
 } from "./lab.ts";
 
@@ -111,7 +112,7 @@ labTest("another XDP program is named with its id and left in peace, status 6", 
     const { id } = (await xdpProgram(host))!;
     const { code, said } = await refusal(Appliance.launch(host, ECHO).process);
     assert.equal(code, 6);
-    assert.match(said, new RegExp(`eth0.*other_program.*id ${id}\\b`));
+    assert.match(said, new RegExp(`eth0.*other_program.*id ${id}\\b.*xdpgeneric off`));
     assert.equal((await xdpProgram(host))?.id, id);
   } finally {
     Deno.removeSync(folder, { recursive: true });
@@ -155,13 +156,18 @@ labTest("an interface that is down, or has no address, is waited for", async (la
   assert.equal((await askUntilAnswered(asker)).text, "hello");
 });
 
-labTest("a start that waits can be stopped", async (lab) => {
+labTest("a start that waits tells its counters, and can be stopped", async (lab) => {
   const { host } = await pair(lab);
   await host.ip("link set eth0 down");
-  const appliance = Appliance.launch(host, ECHO);
-  await appliance.process.stderr.find("eth0: waiting");
-  const { code, millis } = await appliance.stop();
+  const control = socketPath();
+  const appliance = Appliance.launch(host, [...ECHO, "--control", control]);
+  const { stderr } = appliance.process;
+  await stderr.find("eth0: waiting");
+  appliance.process.kill("SIGUSR2");
+  assert.match(await stderr.find("counters: "), /"netlink":\{/);
+  const { code, millis } = await appliance.stop("SIGHUP");
   assert.equal(code, 0);
+  assert.throws(() => Deno.lstatSync(control), Deno.errors.NotFound);
   assert.ok(millis < 1000, `it took ${millis} ms`);
 });
 
