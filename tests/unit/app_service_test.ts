@@ -85,6 +85,22 @@ Deno.test("whatever an app throws is counted, even what cannot be read", async (
   assert.match(harness.logged[0], /said once: something that cannot be read$/);
 });
 
+Deno.test("a receive() that is async is counted for each datagram that it waits at", async () => {
+  const harness = await AppHarness.start({
+    default: (): App => ({
+      async receive(requests, out) {
+        while (requests.next()) {
+          await Promise.resolve();
+          out.reflect();
+        }
+      },
+    }),
+  });
+  assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);
+  assert.equal(harness.counters.errors, 2);
+  assert.match(harness.logged.join("\n"), /^[^\n]*receive\(\) gave a promise/);
+});
+
 Deno.test("the short way is one function from a request to its answer", async () => {
   const harness = await AppHarness.start({
     answer: ({ payload, address, port, destinationPort, receivedAt }: Request) =>
@@ -135,6 +151,13 @@ Deno.test("a module without an app is refused with what it lacks", async () => {
     /neither receive\(\) nor answer\(\)/,
   );
   await assert.rejects(AppHarness.start({ default: () => undefined }), /neither receive\(\) nor/);
+});
+
+Deno.test("an app whose tickMillis is no number does not start", async () => {
+  for (const tickMillis of [NaN, "x", null]) {
+    const app = { tickMillis, receive() {}, tick() {} };
+    await assert.rejects(AppHarness.start({ default: () => app }), /tickMillis is to be a number/);
+  }
 });
 
 Deno.test("a tick is called when it is due, and what it throws is counted", async () => {

@@ -107,7 +107,11 @@ export class Service {
   constructor(app: App, parts: ServiceParts) {
     this.#app = app;
     this.#parts = parts;
-    this.#tickMillis = app.tick === undefined ? -1 : Math.max(1, app.tickMillis ?? 1000);
+    const { tickMillis = 1000 } = app;
+    if (typeof tickMillis !== "number" || Number.isNaN(tickMillis)) {
+      throw new TypeError("its tickMillis is to be a number of milliseconds");
+    }
+    this.#tickMillis = app.tick === undefined ? -1 : Math.min(Math.max(1, tickMillis), 2 ** 31 - 1);
     this.#nextTick = performance.now() + this.#tickMillis;
   }
 
@@ -116,8 +120,9 @@ export class Service {
     for (;;) {
       const before = requests.left;
       try {
-        this.#app.receive(requests, out);
-        return;
+        const said: unknown = this.#app.receive(requests, out);
+        if (!(said instanceof Promise)) return;
+        throw new TypeError("receive() gave a promise, which never settles: it must not be async");
       } catch (error) {
         this.#failed(error);
       }
