@@ -4,7 +4,8 @@
 
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
-import { Exit, UserError } from "./errors.ts";
+import { listenControl } from "../tiles/status/control_socket.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** Sockets are here unless the configuration says otherwise; systemd makes it for the service. */
 const FOLDER = "/run/tegula";
@@ -13,7 +14,7 @@ export const NO_CONTROL = "none";
 
 /**
  * The path to listen at, null for none: what was `asked` for, else `/run/tegula/INTERFACE.sock` of the
- * first interface, where that can be had. Throws UserError when another appliance has what was asked for.
+ * first interface, where that can be had. Throws UserError when what was asked for cannot be had.
  */
 export async function placeControl(
   asked: string | undefined,
@@ -22,9 +23,10 @@ export async function placeControl(
   if (asked === NO_CONTROL) return null;
   if (asked !== undefined) {
     const path = resolve(asked);
-    if (!await isServed(path)) return path;
+    const why = await isServed(path) ? "another tegula is asked there" : whyNotAt(path);
+    if (why === null) return path;
     throw new UserError(
-      `another tegula is asked at ${path}; give --control another path, or ${NO_CONTROL}`,
+      `cannot be asked at ${path}: ${why}; give --control another path, or ${NO_CONTROL}`,
       Exit.usage,
     );
   }
@@ -51,6 +53,17 @@ async function isServed(path: string): Promise<boolean> {
     return true;
   } catch (error) {
     return error instanceof Deno.errors.PermissionDenied;
+  }
+}
+
+/** Why nobody can listen at `path`; null when one can. */
+function whyNotAt(path: string): string | null {
+  try {
+    // Closing takes the socket away.
+    listenControl(path).close();
+    return null;
+  } catch (error) {
+    return messageOf(error);
   }
 }
 

@@ -107,7 +107,7 @@ async function startStatus(appliance: Appliance): Promise<void> {
   try {
     await appliance.startStatus();
   } catch (error) {
-    throw new UserError(`${messageOf(error)}; see --control and --metrics`, Exit.port);
+    throw new UserError(messageOf(error), Exit.port);
   }
 }
 

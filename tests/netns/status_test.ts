@@ -21,6 +21,7 @@ import {
   labTest,
   type Namespace,
   pair,
+  refusal,
   socketPath,
 } from "./lab.ts";
 
@@ -153,7 +154,7 @@ labTest(
     const rival = ["--interface", "eth0", "--listen", "9=discard", "--provider", "socket"];
     const refused = Appliance.launch(client, [...rival, "--control", control]);
     assert.equal((await refused.process.ended()).code, 2);
-    assert.match(refused.process.stderr.all.join("\n"), /another tegula is asked at/);
+    assert.match(refused.process.stderr.all.join("\n"), /another tegula is asked there/);
     assert.equal((await converse(control, ['{"do":"status"}'])).length, 1);
     await first.stop("SIGKILL");
     assert.ok(Deno.lstatSync(control).isSocket);
@@ -165,14 +166,25 @@ labTest(
   },
 );
 
-labTest("what is no socket is not replaced by one", async (lab) => {
+labTest("where it cannot listen is named with its option, status 2 or 5", async (lab) => {
   const { host } = await pair(lab);
-  const path = await Deno.makeTempFile();
-  const appliance = Appliance.launch(host, [...ECHO, "--provider", "socket", "--control", path]);
-  assert.equal((await appliance.process.ended()).code, 5);
-  assert.match(appliance.process.stderr.all.at(-1)!, /--control/);
-  assert.ok(Deno.lstatSync(path).isFile);
-  await Deno.remove(path);
+  const folder = Deno.makeTempDirSync();
+  Deno.writeTextFileSync(`${folder}/file`, "");
+  const places: [option: string, place: string, why: RegExp, status: number][] = [
+    ["--control", `${folder}/none/x.sock`, /No such file/, 2],
+    ["--control", `${folder}/file`, /no socket/, 2],
+    ["--control", `${folder}/${"x".repeat(108)}`, /path must be shorter/, 2],
+    ["--metrics", "192.0.2.7:9464", /Cannot assign requested address/, 5],
+  ];
+  for (const [option, place, why, status] of places) {
+    const control = ["--control", `${folder}/control.sock`];
+    const { process } = Appliance.launch(host, [...ECHO, ...control, option, place]);
+    const { code, said } = await refusal(process);
+    assert.equal(code, status, said);
+    assert.match(said, why);
+    assert.ok(said.includes(option) && said.includes(place), said);
+  }
+  assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["file"]);
 });
 
 /** Head and body of what HTTP gives at `path` of the metrics' address. */
@@ -207,13 +219,6 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.equal(samples.get('tegula_app_requests_total{tile="echo"}'), 3);
   assert.equal(samples.get('tegula_netlink_interfaces{tile="netlink"}'), 2);
   assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
-});
-
-labTest("a place that cannot be listened at ends the start with its reason", async (lab) => {
-  const { host } = await pair(lab);
-  const appliance = Appliance.launch(host, [...ECHO, "--metrics", "192.0.2.1:9464"]);
-  assert.equal((await appliance.process.ended()).code, 5);
-  assert.match(appliance.process.stderr.all.at(-1)!, /Cannot assign requested address/);
 });
 
 labTest("a status tile that fails is started again alone, traffic going on", async (lab) => {

@@ -12,10 +12,11 @@ const MOST_CONNECTIONS = 64;
 /** Characters of a request, and bytes read with one call. */
 const MOST_REQUEST = 1 << 16;
 
-/** Begins to listen at `path`, in place of a socket that was left there. Throws Deno's errors. */
+/** Begins to listen at `path`, in place of a socket that was left there. Throws Error with the reason. */
 export function listenControl(path: string): Deno.Listener<Deno.UnixConn> {
   try {
-    if (Deno.lstatSync(path).isSocket) Deno.removeSync(path);
+    if (!Deno.lstatSync(path).isSocket) throw new Error("what is there is no socket");
+    Deno.removeSync(path);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }

@@ -6,6 +6,7 @@
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
+import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { WatchedTile } from "./answers.ts";
@@ -20,10 +21,11 @@ export interface MetricsParts {
   readonly counters: Float64Array;
 }
 
-/** Serves `/metrics` at `place`, `address:port`. Throws Deno's errors when that cannot be had. */
+/** Serves `/metrics` at `place`, `address:port`. Throws Error when that cannot be had. */
 export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServer {
   const [hostname, port] = place.split(":");
-  return Deno.serve({ hostname, port: Number(port), onListen() {} }, ({ url, method }) => {
+  const options = { hostname, port: Number(port), onListen() {} };
+  const handler = ({ url, method }: Request) => {
     if (new URL(url).pathname !== "/metrics") {
       return new Response("see /metrics\n", { status: 404 });
     }
@@ -32,7 +34,12 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
     return new Response(metricsText(parts), {
       headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
     });
-  });
+  };
+  try {
+    return Deno.serve(options, handler);
+  } catch (error) {
+    throw new Error(`cannot serve metrics at ${place} (--metrics): ${sentenceOf(error)}`);
+  }
 }
 
 /** The metrics as of now. */
