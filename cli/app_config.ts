@@ -26,9 +26,20 @@ export function wants(what: string) {
   };
 }
 
-/** A list of texts such as `example`. */
-function names(example: string) {
-  return z.array(z.string(), wants(`a list such as ["${example}"]`)).default([]);
+/** A list of texts such as `example`. What Deno would not take of them, `right` refuses. */
+function names(example: string, right: (text: string) => boolean) {
+  const one = wants(`a text such as "${example}"`);
+  const list = wants(`a list such as ["${example}"]`);
+  return z.array(z.string(one).refine(right, one), list).default([]);
+}
+
+const isPath = (text: string) => /^[^\0]+$/.test(text);
+const isVariable = (text: string) => /^[^=,\0]+$/.test(text);
+
+/** `HOST` or `HOST:PORT`; IPv6 addresses stand in brackets. */
+function isHost(text: string): boolean {
+  const [, port = "1"] = /^(?:\[[\da-fA-F:.]+\]|[\w.*-]+)(?::(\d{1,5}))?$/.exec(text) ?? [, "0"];
+  return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
 /** The keys of `[apps.NAME]`. */
@@ -45,10 +56,10 @@ export const appSchema = z.strictObject({
     }),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]),
-  read: names("./zones"),
-  write: names("/var/lib/tegula/my_app"),
-  env: names("NAME"),
-  net: names("192.0.2.1:443"),
+  read: names("./zones", isPath),
+  write: names("/var/lib/tegula/my_app", isPath),
+  env: names("NAME", isVariable),
+  net: names("192.0.2.1:443", isHost),
   clock: z.boolean(wants("true or false")).default(false),
   keep: z.boolean(wants("true or false")).default(false),
 });

@@ -3,20 +3,19 @@
  */
 
 import { pathToFileURL } from "node:url";
-import { type Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { type AppConfig, NO_APP_CONFIG } from "./app_config.ts";
 import type { Listen, RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
-/** Apps that ship, each `tiles/app/NAME.ts`, and what they are granted without being told. */
-const SHIPPED: Readonly<Record<string, Partial<Grants>>> = {
-  discard: {},
-  dns: {},
-  echo: {},
-  ntp: { clock: true },
-  statsd: {},
-  time: {},
+/** Apps that ship, each `tiles/app/NAME.ts`: their options, and whether they have the clock untold. */
+const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: true }>> = {
+  discard: { options: [] },
+  dns: { options: ["zone"] },
+  echo: { options: [] },
+  ntp: { options: ["reference", "stratum"], clock: true },
+  statsd: { options: ["interval"] },
+  time: { options: [] },
 };
 
 /**
@@ -48,7 +47,18 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
 
 function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan, "name" | "ports"> {
   const { options, sendTo, module = app } = config;
-  const grants = { ...config.grants, ...SHIPPED[module] };
+  const { options: known, ...granted } = Object.hasOwn(SHIPPED, module)
+    ? SHIPPED[module]
+    : { options: Object.keys(options) };
+  const unknown = Object.keys(options).find((each) => !known.includes(each));
+  if (unknown !== undefined) {
+    throw new UserError(
+      `[apps.${app}.options] ${unknown} is no option of ${module}; ` +
+        (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
+      Exit.usage,
+    );
+  }
+  const grants = { ...config.grants, ...granted };
   if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,

@@ -99,6 +99,18 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await refused(`${listen}[apps.echo]\nrun = []`, /apps.echo: unknown key run; known are module,/);
   await refused(`${listen}[apps.echo]\nread = "x"`, /apps\[echo\]\[read\]: must be a list such as/);
   await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is no IPv4 address or prefix/);
+  for (const wrong of ['env = ["A=B"]', 'env = [""]', 'read = [""]', "write = [1]"]) {
+    await refused(`${listen}[apps.echo]\n${wrong}`, /\[0\]: must be a text such as ".*", not ./);
+  }
+  for (const host of ["no such host", "192.0.2.1:99999", "192.0.2.1:0", "::1", "https://x", ""]) {
+    await refused(`${listen}[apps.echo]\nnet = ["${host}"]`, /\[net\]\[0\]: must be .*:443", not /);
+  }
+  await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
+  await refused(
+    `listen = ["7=statsd"]\n[apps.statsd.options]\nintervall = 3`,
+    /^\[apps.statsd.options\] intervall is no option of statsd; it has interval$/,
+  );
+  await refused(`${listen}[apps.echo.options]\nx = 1`, /x is no option of echo; it has none/);
   await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
   await refused(`listen = ["7=nothing"]`, /there is no app 'nothing'; the apps are discard, dns,/);
   await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
