@@ -3,6 +3,7 @@
  */
 
 import { Exit, UserError } from "./errors.ts";
+import { say } from "./output.ts";
 import { VERSION } from "./self.ts";
 
 /** A command: its arguments in, its exit status out. */
@@ -45,15 +46,15 @@ function help(): string {
 /** Runs the command that `args` name and returns the exit status. */
 export async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args;
-  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-    console.log(help());
-    return name === undefined ? Exit.usage : Exit.ok;
-  }
-  if (name === "--version" || name === "-V") {
-    console.log(`tegula ${VERSION}`);
-    return Exit.ok;
-  }
   try {
+    if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+      say(help());
+      return name === undefined ? Exit.usage : Exit.ok;
+    }
+    if (name === "--version" || name === "-V") {
+      say(`tegula ${VERSION}`);
+      return Exit.ok;
+    }
     if (!Object.hasOwn(COMMANDS, name)) {
       const known = Object.keys(COMMANDS).join(", ");
       throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);

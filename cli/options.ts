@@ -5,7 +5,7 @@
 
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 import { say } from "./output.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
@@ -54,8 +54,13 @@ export function parseOptions<T extends Options>(
   } catch (error) {
     if (error instanceof UserError) throw error;
     const known = Object.keys(options).map((name) => `--${name}`).join(", ");
-    const said = error instanceof Error ? error.message.split(". ")[0] : String(error);
-    throw fail(`${said} (options: ${known})`);
+    const said = messageOf(error);
+    // Where a value begins with a dash it says how to write that, in three lines.
+    const [, option] = /dash use '(--[\w-]+)=/.exec(said) ?? [];
+    if (option !== undefined) {
+      throw fail(`${option} takes a value; one that begins with a dash is written ${option}=-…`);
+    }
+    throw fail(`${said.split(". ")[0]} (options: ${known})`);
   }
 }
 

@@ -50,6 +50,7 @@ const USAGE: readonly [args: string[], mentions: RegExp][] = [
   [[...ECHO, "--listen", "7=time"], /7/],
   [[...ECHO, "--net-tiles", "0"], /net-tiles.*0/],
   [[...ECHO, "leftover"], /leftover/],
+  [["--interface", "eth0", "--listen", "-7=echo"], /--listen takes a value.*--listen=-/],
 ];
 
 labTest("a wrong command line says what it was and what is allowed, status 2", async (lab, t) => {
@@ -61,6 +62,14 @@ labTest("a wrong command line says what it was and what is allowed, status 2", a
       assert.match(said, mentions);
     });
   }
+});
+
+labTest("help that cannot be written is said to be, status 1", async (lab) => {
+  const { host } = await pair(lab);
+  const command = [...selfCommand(), "--help"].join(" ");
+  const { code, said } = await refused(host, ["sh", "-c", `${command} > /dev/full`]);
+  assert.equal(code, 1);
+  assert.match(said, /cannot write standard output: No space left/);
 });
 
 labTest("a missing capability is named, status 3", async (lab) => {
