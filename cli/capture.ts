@@ -5,11 +5,12 @@
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import type { CapturedFrame } from "../tiles/status/capturing.ts";
+import { baseName, type CapturedFrame } from "../tiles/status/capturing.ts";
+import { locate } from "./app_config.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { command, type Given, wholeNumber } from "./options.ts";
+import { command, type Given, oneOf, wholeNumber } from "./options.ts";
 import { say, write } from "./output.ts";
 import { VERSION } from "./self.ts";
 
@@ -41,12 +42,9 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     ? Infinity
     : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
   const control = await Control.connect(values.control);
+  const app = values.app === undefined ? {} : { app: await appOf(control, values.app) };
   const show = values.write === undefined ? print : fileWriter(values.write);
-  const entries = control.list({
-    do: "capture",
-    drops: values.drops ?? false,
-    ...(values.app !== undefined && { app: values.app }),
-  });
+  const entries = control.list({ do: "capture", drops: values.drops ?? false, ...app });
   let [shown, lost] = [0, 0];
   for await (const entry of untilInterrupted(entries)) {
     if ("lost" in entry) lost = Number(entry.lost);
@@ -57,6 +55,13 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   }
   console.error(`${shown} captured, ${lost} lost`);
   return Exit.ok;
+}
+
+/** The app that is meant, among those that there are. Throws UserError. */
+async function appOf(control: Control, given: string): Promise<string> {
+  const { listen } = await control.one({ do: "status" });
+  const names = (listen as { app: string }[]).map(({ app }) => baseName(app));
+  return oneOf(locate(given, Deno.cwd()), { option: "app", allowed: [...new Set(names)] });
 }
 
 /** The entries until SIGINT or SIGTERM, which are no failure here. */

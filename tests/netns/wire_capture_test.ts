@@ -19,6 +19,7 @@ import {
   type Namespace,
   type Pair,
   pair,
+  refusal,
   SILENCE_MILLIS,
 } from "./lab.ts";
 import { assertBalanced } from "./wire_balance.ts";
@@ -157,8 +158,9 @@ labTest("without a file each frame is a line; a wrong app is refused", async (la
   const refused = host.spawn([
     ...[...selfCommand(), "capture", "--app", "dns", ...control],
   ]);
-  assert.equal((await refused.ended()).code, 1);
-  assert.match(refused.stderr.all.join(), /echo, time/);
+  const { code, said } = await refusal(refused);
+  assert.equal(code, 2);
+  assert.match(said, /--app takes echo, time, not 'dns'/);
 });
 
 labTest(

@@ -137,7 +137,7 @@ export class Capturing {
 }
 
 /** The name of an app whose instances have a number each. */
-function baseName(app: string): string {
+export function baseName(app: string): string {
   return app.replace(/\.\d+$/, "");
 }
 
