@@ -143,7 +143,8 @@ const KEYS: Readonly<Record<string, string>> = {
 
 /**
  * The file and the options together; what both say, the options say, but that interfaces and ports add
- * up. An app named by a path that begins with `./` or `../` is sought from the file's own folder.
+ * up. An app named by a path that begins with `./` or `../` is sought from the file's own folder, or
+ * from the working directory where the command line names it.
  * Throws UserError when the file cannot be read, or when something is wrong.
  */
 export async function readConfig(
@@ -167,7 +168,7 @@ export async function readConfig(
     interfaces: [...file.interfaces, ...options.interfaces],
     listen: [
       ...file.listen.map((one) => ({ ...one, app: locate(one.app, folder) })),
-      ...options.listen,
+      ...options.listen.map((one) => ({ ...one, app: locate(one.app, "") })),
     ],
     apps: Object.fromEntries(
       Object.entries(file.apps).map(([name, app]) => [

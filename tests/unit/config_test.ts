@@ -117,6 +117,8 @@ Deno.test("readConfig() leaves to the defaults what an empty file does not say",
 
 Deno.test("readConfig() seeks an app's module from the file's own folder", async () => {
   const { config, folder } = await load(`listen = ["7=./app.ts", "8=/opt/app.ts", "9=discard"]`);
+  const { listen: [given] } = await readConfig({ listen: ["7=./app.ts"] });
+  assert.equal(given.app, join(Deno.cwd(), "app.ts"));
   assert.deepEqual(config.listen.map((one) => one.app), [
     join(folder, "app.ts"),
     "/opt/app.ts",
