@@ -137,7 +137,7 @@ Deno.test("whatever an app writes into its cursors, no frame comes back twice or
     fc.record({ passed: fc.oneof(fc.nat(20), fc.nat(0xffffffff)) }),
     fc.record({ claimed: fc.oneof(fc.nat(20), fc.nat(0xffffffff)) }),
   );
-  fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+  fc.assert(fc.property(fc.array(step, { maxLength: 60, size: "max" }), (steps) => {
     const { app, umem, link } = room();
     const words = u32(app);
     const out = new Set<number>();

@@ -300,7 +300,7 @@ Deno.test("own tile: whatever an app writes, no frame is lost or doubled, and al
     fc.constantFrom("receive", "receive", "take", "turn", "flood", "stranger"),
   );
   fc.assert(
-    fc.property(fc.array(act, { maxLength: 80 }), (acts) => {
+    fc.property(fc.array(act, { maxLength: 80, size: "max" }), (acts) => {
       const room = new Room({ ports: [[7]] });
       known(room);
       const [app] = room.apps;

@@ -23,7 +23,7 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
   const datagram = fc.record({ fd: fc.integer({ min: 3, max: 4 }), to: fc.nat(20) });
   const refusals = fc.uniqueArray(fc.nat(20));
   fc.assert(fc.property(
-    fc.array(datagram, { maxLength: 200 }),
+    fc.array(datagram, { maxLength: 200, size: "max" }),
     refusals,
     fc.oneof(fc.constant(Infinity), fc.nat(200)),
     (datagrams, refused, room) => {

@@ -49,11 +49,11 @@ const anyActs = fc.array(
       weight: 1,
       arbitrary: fc.record({
         do: fc.constant("sync"),
-        keep: fc.array(anyEntry, { maxLength: 60 }),
+        keep: fc.array(anyEntry, { maxLength: 60, size: "max" }),
       }),
     },
   ),
-  { minLength: 50, maxLength: 600 },
+  { minLength: 50, maxLength: 600, size: "max" },
 ) as fc.Arbitrary<Act[]>;
 
 Deno.test("the table is a Map after any history of changes, deletions and resyncs", () => {
