@@ -47,7 +47,7 @@ export const appSchema = z.strictObject({
   module: z.string(wants("the path of a module")).optional(),
   options: z.record(z.string(), z.unknown(), wants("a table")).default({}),
   send_to: z.array(
-    z.string().transform((text, context) => {
+    z.string(wants('a text such as "198.51.100.0/24"')).transform((text, context) => {
       const prefix = parsePrefix(text);
       if (prefix !== null) return prefix;
       const message = `'${text}' is no IPv4 address or prefix, such as 198.51.100.0/24`;
@@ -62,7 +62,7 @@ export const appSchema = z.strictObject({
   net: names("192.0.2.1:443", isHost),
   clock: z.boolean(wants("true or false")).default(false),
   keep: z.boolean(wants("true or false")).default(false),
-});
+}, wants("a table"));
 
 /** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
 export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string): AppConfig {

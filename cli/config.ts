@@ -67,6 +67,9 @@ export function parseListen(text: string): Listen {
     throw wrong(`the port must be a number from 1 to 65535, not ${JSON.stringify(port)}`);
   }
   if (app === "") throw wrong("the app is missing; for example 7=echo");
+  if (instances.endsWith("@inline")) {
+    throw wrong("inline there is one in each net tile, and no number of instances");
+  }
   if (!isNumberWithin(instances, 1, MAX_INSTANCES)) {
     throw wrong(`after * stands how many instances, from 1 to ${MAX_INSTANCES}`);
   }
@@ -100,6 +103,7 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 );
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
+const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
 /** What can be said, by the names that the file has for it. */
@@ -118,7 +122,7 @@ const schema = z.strictObject({
   checksums: z.enum(CHECKSUMS, wants(`one of ${CHECKSUMS.join(", ")}`)).optional(),
   busy_poll: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
-  metrics: z.string().refine(isPlace, wants("ADDRESS:PORT, for example 127.0.0.1:9464")).optional(),
+  metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
 });
 
 /** The options that say, or add to, what stands in the file; --config names that. */
@@ -236,6 +240,8 @@ function explain(issue: z.core.$ZodIssue): string {
     const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
     return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
   }
-  const place = issue.path.map((step, i) => i === 0 ? String(step) : `[${String(step)}]`).join("");
+  const place = issue.path.map((step, i) =>
+    typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
+  ).join("");
   return `${place}: ${issue.message}`;
 }

@@ -97,7 +97,9 @@ async function boot(
     return appliance.netbase.interfaces.find(ifindex) >= 0;
   };
   new RingWatch(attachments, { xsk: libraries.xsk, exists, log }).start();
-  const ports = config.listen.map(({ port, app }) => `${port}=${app}`).join(" ");
+  const ports = config.listen.map(({ port, app, instances, inline }) =>
+    `${port}=${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`
+  ).join(" ");
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);
   libraries.host.notify("READY=1");

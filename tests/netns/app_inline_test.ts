@@ -51,6 +51,8 @@ labTest("each of several net tiles has an app of its own, beside apps in tiles",
   const { host, asker } = await pair(lab, { queues: 4 });
   const listen = ["--listen", "9=discard", "--listen", "8=echo", "--net-tiles", "2"];
   const appliance = await Appliance.start(host, [...INLINE, ...listen]);
+  const ready = await appliance.process.stderr.find("ready:");
+  assert.match(ready, / answering 7=echo@inline 9=discard 8=echo\b/);
   const flows = Array.from({ length: 64 }, (_, i) => ({
     source: CLIENT,
     target: HOST,

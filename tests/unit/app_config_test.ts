@@ -97,13 +97,15 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
     });
   const listen = `listen = ["7=echo"]\n`;
   await refused(`${listen}[apps.echo]\nrun = []`, /apps.echo: unknown key run; known are module,/);
-  await refused(`${listen}[apps.echo]\nread = "x"`, /apps\[echo\]\[read\]: must be a list such as/);
+  await refused(`${listen}[apps.echo]\nread = "x"`, /apps\.echo\.read: must be a list such as/);
+  await refused(`${listen}[apps.echo]\nsend_to = [1]`, /apps\.echo\.send_to\[0\]: must be a text/);
+  await refused(`${listen}[apps]\necho = 1`, /apps\.echo: must be a table, not 1/);
   await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is no IPv4 address or prefix/);
   for (const wrong of ['env = ["A=B"]', 'env = [""]', 'read = [""]', "write = [1]"]) {
     await refused(`${listen}[apps.echo]\n${wrong}`, /\[0\]: must be a text such as ".*", not ./);
   }
   for (const host of ["no such host", "192.0.2.1:99999", "192.0.2.1:0", "::1", "https://x", ""]) {
-    await refused(`${listen}[apps.echo]\nnet = ["${host}"]`, /\[net\]\[0\]: must be .*:443", not /);
+    await refused(`${listen}[apps.echo]\nnet = ["${host}"]`, /\.net\[0\]: must be .*:443", not /);
   }
   await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
   await refused(

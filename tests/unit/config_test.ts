@@ -66,6 +66,8 @@ Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", 
 
 Deno.test("parseListen() reads where the app runs", async () => {
   assert.equal(parseListen("7=echo@inline").inline, true);
+  await assertRefused(() => parseListen("7=echo*4@inline"), /inline there is one in each net tile/);
+  await assertRefused(() => load("metrics = 9464"), /metrics: must be ADDRESS:PORT.*, not 9464/);
   assert.deepEqual(
     [parseListen("7=./a@b/c.ts").app, parseListen("7=./a@b/c.ts").inline],
     ["./a@b/c.ts", false],
