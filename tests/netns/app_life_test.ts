@@ -156,6 +156,10 @@ labTest("an app that cannot start ends the start with one sentence", async (lab)
       app("export function answer( {", where),
       /\d\.ts: its module cannot be loaded: SyntaxError: .* at file:.*ts:1:\d/,
     );
+    await refused(
+      app("Promise.reject(new Error('loose')); await new Promise(() => {});", where),
+      /the app (in net0|.*\d\.ts): loose; see/,
+    );
   }
 });
 

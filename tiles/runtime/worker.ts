@@ -38,15 +38,29 @@ scope.onmessage = (event) => {
 };
 
 async function run(boot: BootMessage): Promise<void> {
-  const started = await start(boot).catch((error) => {
+  const over = new AbortController();
+  const started = await Promise.race([start(boot), loose(boot, over.signal)]).catch((error) => {
     // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
     const app = error instanceof AppError ? { app: error.app } : {};
     scope.postMessage({ type: "failed", message: sentenceOf(error), ...app });
     return null;
   });
+  over.abort();
   if (started !== null) await live(boot, started);
   scope.postMessage({ type: "stopped" });
   scope.close();
+}
+
+/** Rejects with what is thrown where nobody awaits it: a start has such things of apps alone. */
+function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const fail = (event: Event, thrown: unknown) => {
+      event.preventDefault();
+      reject(new AppError(kind === "app" ? name : `in ${name}`, sentenceOf(thrown)));
+    };
+    addEventListener("error", (event) => fail(event, event.error), { signal });
+    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
+  });
 }
 
 async function start(
