@@ -74,8 +74,11 @@ esac
 # The first of the folders that docs/operating.md lists.
 cache=${TEGULA_CACHE:-${CACHE_DIRECTORY-}}
 if [ -n "$cache" ]; then
-  ours "$cache" -L ||
-    fail "cannot unpack into $cache: it must be a folder of yours, and writable by you alone"
+  ours "$cache" -L || {
+    why="it must be a folder of yours, and writable by you alone"
+    [ ! -O "$cache" ] || [ -w "$cache" ] || why="it is read-only to you"
+    fail "cannot unpack into $cache: $why"
+  }
 else
   # Root does not trust HOME: under sudo it may be another's. /var/cache/tegula is the service's.
   cache=/var/cache/tegula-root

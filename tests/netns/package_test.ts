@@ -64,6 +64,16 @@ Deno.test("dist/tegula refuses a cache folder that others can write", () => {
   Deno.removeSync(folder, { recursive: true });
 });
 
+Deno.test("dist/tegula says of a cache folder that it is read-only", () => {
+  const folder = Deno.makeTempDirSync();
+  assert.equal(run(["mount", "-t", "tmpfs", "-o", "ro,mode=700", "none", folder]).code, 0);
+  const { code, stderr } = run([EXECUTABLE, "--version"], { env: { TEGULA_CACHE: folder } });
+  assert.match(stderr, new RegExp(`^tegula: cannot unpack into ${folder}: it is read-only`));
+  assert.equal(code, 7);
+  assert.equal(run(["umount", folder]).code, 0);
+  Deno.removeSync(folder);
+});
+
 Deno.test("dist/tegula uses the folder of an ordinary user, and wants one", () => {
   using root = bareRoot();
   const home = "/root/home";
