@@ -109,6 +109,7 @@ labTest(
       '{"do":"constructor"}',
       '{"do":"show","what":"everything"}',
       '{"do":"route","destination":8}',
+      '{"do":"capture","drops":"yes"}',
     ];
     const answers = await converse(control, [...bad, '{"do":"status"}']);
     assert.equal(answers.length, bad.length + 1);

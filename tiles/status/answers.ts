@@ -163,13 +163,14 @@ export class Answers {
     yield line({ ...read(() => explain(facts, flow)) });
   }
 
-  #capture({ drops, app }: Request): Answer {
+  #capture({ drops = false, app }: Request): Answer {
     const { capturing } = this.#parts;
+    if (typeof drops !== "boolean") throw new RequestError('"drops" takes true, false');
     if (app !== undefined && (typeof app !== "string" || !capturing.apps.includes(app))) {
       throw new RequestError(`"app" takes ${capturing.apps.join(", ")}`);
     }
     return lines(
-      capturing.stream({ dropsOnly: drops === true, ...(app !== undefined && { app }) }),
+      capturing.stream({ dropsOnly: drops, ...(app !== undefined && { app }) }),
     );
   }
 
