@@ -74,6 +74,15 @@ Deno.test("dist/tegula says of a cache folder that it is read-only", () => {
   Deno.removeSync(folder);
 });
 
+Deno.test("scripts/install says how it is used, and that there is no folder to install below", () => {
+  const help = run([`${ROOT}scripts/install`, "--help"]);
+  assert.match(help.stdout, /^usage: scripts\/install/);
+  assert.equal(help.code, 0);
+  const { code, stderr } = run([`${ROOT}scripts/install`, "--root", "/nonexistent"]);
+  assert.equal(stderr, "there is no folder /nonexistent (--root)\n");
+  assert.equal(code, 2);
+});
+
 Deno.test("dist/tegula uses the folder of an ordinary user, and wants one", () => {
   using root = bareRoot();
   const home = "/root/home";
