@@ -75,7 +75,7 @@ const FAMILIES = ["ip", "inet", "netdev"];
 const SILENT = ["match", "jump", "goto", "return", "continue", "xt", "vmap"];
 
 /** Reads what `nft -j list ruleset` prints. */
-export function parseNft(text: string): Ruleset {
+function parseNft(text: string): Ruleset {
   const objects: Json[] = JSON.parse(text).nftables;
   const of = (kind: string): Json[] =>
     objects.flatMap((each) => each[kind] ?? []).filter(({ family }) => FAMILIES.includes(family));

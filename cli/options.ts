@@ -39,7 +39,7 @@ export function command<T extends Options>(
  * Parses `args` by `options`. Throws UserError (status 2) for an option that is unknown or lacks its
  * value, and for positional arguments that are not among the first `positionals`.
  */
-export function parseOptions<T extends Options>(
+function parseOptions<T extends Options>(
   args: string[],
   { command, options, positionals = 0 }: { command: string; options: T; positionals?: number },
 ) {

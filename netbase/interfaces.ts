@@ -185,7 +185,7 @@ export function packName(words: Uint32Array, at: number, name: string): void {
 }
 
 /** Reads what `packName` wrote. */
-export function unpackName(words: Uint32Array, at: number): string {
+function unpackName(words: Uint32Array, at: number): string {
   const bytes = new Uint8Array(words.slice(at, at + NAME_BYTES / 4).buffer);
   return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
 }

@@ -102,7 +102,7 @@ export interface RecordTableShape {
 
 /** Interfaces: 4,096 of them, with 65,536 addresses in all. */
 export const INTERFACES = 1 << 12;
-export const INTERFACE_WORDS = 32;
+const INTERFACE_WORDS = 32;
 export const ADDRESS_WORDS = 4;
 export const ADDRESSES = 1 << 16;
 
@@ -147,7 +147,7 @@ export const Address = {
 
 /** Neighbours: 131,072 of them; as many records again may wait for readers to let go. */
 export const NEIGHBORS = 1 << 17;
-export const NEIGHBOR_WORDS = 8;
+const NEIGHBOR_WORDS = 8;
 
 /** Words of a neighbour record. The first two are its key. */
 export const Neighbor = {

@@ -11,7 +11,7 @@ import { f64, u32, u8, type View } from "../../ffi/view.ts";
 import type { Metric } from "./contract.ts";
 
 /** Most numbers of an app. */
-export const MOST_METRICS = 4096;
+const MOST_METRICS = 4096;
 
 const RECORDS_AT = 64;
 const RECORD_BYTES = 128;

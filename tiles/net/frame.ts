@@ -30,20 +30,13 @@ export const ETH_P_IP = 0x0800;
 export const ETH_P_8021Q = 0x8100;
 export const ETH_P_8021AD = 0x88a8;
 
-/** Byte offset of the EtherType in an Ethernet header. */
-export const ETHERTYPE_AT = 12;
-
 /** Byte offsets in an IPv4 header (RFC 791 §3.1). */
-export const IP_TOTAL_LENGTH = 2;
 export const IP_PROTOCOL = 9;
-export const IP_CHECKSUM = 10;
 export const IP_SOURCE = 12;
 export const IP_DESTINATION = 16;
 
 /** Byte offsets from the start of the IPv4 header of what UDP adds (RFC 768). */
 export const UDP_PORTS = 20;
-export const UDP_LENGTH = 24;
-export const UDP_CHECKSUM = 26;
 export const PAYLOAD = 28;
 
 export const IPPROTO_UDP = 17;

@@ -6,6 +6,7 @@
 
 import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
+import { HOLD_ENTRIES } from "../runtime/plan.ts";
 import type { Capture } from "./capture.ts";
 import type { Dispatch } from "./dispatch.ts";
 import { dropCounter, Entry, Outcome, UNRESOLVED } from "./entry.ts";
@@ -20,7 +21,7 @@ import type { Umem } from "./umem.ts";
 import type { Wire } from "./wire.ts";
 
 /** Datagrams that wait, in all and per neighbour. */
-export const HOLD_LIMITS = { total: 256, perNeighbor: 16, perNeighborCrowded: 2 } as const;
+export const HOLD_LIMITS = { total: HOLD_ENTRIES, perNeighbor: 16, perNeighborCrowded: 2 } as const;
 /** How long one waits: as long as the kernel probes before it gives a neighbour up. */
 export const HOLD_MILLIS = 3000;
 /** After how long all that are waited for are asked for again: a solicit may have been lost. */

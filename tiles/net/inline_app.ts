@@ -41,7 +41,6 @@ export class InlineApp implements arrival.Recipient {
   largeOut = 0;
   readonly #service: Service;
   readonly #counters: Float64Array;
-  readonly #umem: Umem;
   readonly #peers: Peers;
   readonly #requests: ArrivedRequests;
   readonly #answers: FrameAnswers;
@@ -54,7 +53,6 @@ export class InlineApp implements arrival.Recipient {
   ) {
     this.#service = service;
     this.#counters = counters;
-    this.#umem = umem;
     this.#peers = new Peers(setup, { cache, index });
     const requests = new ArrivedRequests(umem, this.#datagrams);
     const origin = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.#peers };

@@ -58,16 +58,6 @@ export class XdpPort {
     return this.#filled;
   }
 
-  /** Frames queued here and not yet with the kernel. */
-  get queued(): number {
-    return this.#queued;
-  }
-
-  /** Frames on their way out that the kernel has. */
-  get transmitting(): number {
-    return this.#transmitting;
-  }
-
   /** How many more frames can be queued. */
   get room(): number {
     return this.#tx - this.#queued - this.#transmitting;

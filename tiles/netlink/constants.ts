@@ -132,7 +132,7 @@ export const NDA_FLAGS_EXT = 15;
 export const NTF_USE = 0x01;
 export const NTF_PROXY = 0x08;
 export const NTF_EXT_LEARNED = 0x10;
-export const NTF_MANAGED = 0x100;
+const NTF_MANAGED = 0x100;
 /** Entries that somebody keeps: a control plane, or the kernel because it was told to. */
 export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 

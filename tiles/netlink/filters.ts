@@ -83,7 +83,8 @@ export class Filters {
       ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
       ...[link.macTail & 255, link.macTail >>> 8 & 255],
     ]);
-    held.filter.setVlans(this.#vlansOn(held.ifindex));
+    // 0 is no VLAN but a priority: the frame is the interface's own.
+    held.filter.setVlans([0, ...this.#vlansOn(held.ifindex)]);
     this.#updateAddresses(held, addresses);
   }
 

@@ -29,7 +29,7 @@ export class MessageBytes {
 }
 
 /** Turns the byte order of a 32-bit word round. */
-export function swap32(word: number): number {
+function swap32(word: number): number {
   return (word << 24 | (word & 0xff00) << 8 | word >>> 8 & 0xff00 | word >>> 24) >>> 0;
 }
 

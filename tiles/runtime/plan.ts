@@ -4,6 +4,7 @@
  * arithmetic over what the host has, so that it can be read and tested apart.
  */
 
+import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import type { LinkShape } from "./link.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
@@ -20,8 +21,6 @@ const KERNEL_HEADROOM_BYTES = 256;
 export const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
 /** Buffers of 64 KiB behind the frames, for what arrives through the kernel's sockets. */
 export const LARGE_BUFFERS = 64;
-/** Bytes of such a buffer: a whole IPv4 packet. */
-export const LARGE_BUFFER_BYTES = 65_536;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 1024;
 /** Datagrams that may wait for a neighbour, per net tile. */
@@ -33,7 +32,7 @@ const LEAST_FRAMES = 4096;
 
 /** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
 export function umemBytes(frames: number): number {
-  return frames * FRAME_BYTES + LARGE_BUFFERS * LARGE_BUFFER_BYTES;
+  return frames * FRAME_BYTES + LARGE_BUFFERS * UDP_BUFFER_BYTES;
 }
 
 /** A queue of an attached interface and the net tile that owns it. */

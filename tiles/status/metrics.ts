@@ -43,7 +43,7 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
 }
 
 /** The metrics as of now. */
-export function metricsText({ netbase, tiles, own }: MetricsParts): string {
+function metricsText({ netbase, tiles, own }: MetricsParts): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
     ...gauge(
