@@ -163,6 +163,40 @@ for (const place of PLACES) {
     assert.deepEqual(room.sent(ETH0), payloads.map((payload) => ({ ...ANSWER, payload })));
   });
 
+  Deno.test(`${place}: of a burst that a ring has no room for what fits goes back, and all else`, async () => {
+    const { room, run } = await serve(place, echo);
+    const other = ip("198.19.0.2");
+    const free = room.freeFrames();
+    const deliver = (from: number, to: number, also: boolean) => {
+      for (let i = from; i < to; i++) {
+        const payload = Uint8Array.of(i);
+        room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, payload }));
+        if (!also) continue;
+        room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, source: other, payload }));
+      }
+      run();
+    };
+    deliver(0, 1, true);
+    assert.deepEqual([room.sent(ETH0).length, room.sent(ETH1).length], [1, 1]);
+    room.moved();
+    for (const slot of [SLOT.eth0, SLOT.eth0Second]) room.xsk.rings(slot).room = 0;
+    deliver(0, 28, false);
+    // Here the ring gets full amid a burst, of which every other request goes another way.
+    deliver(28, 42, true);
+    const moved = room.moved();
+    assert.deepEqual([moved.tx_accepted, moved.tx_drop_ring_full, moved.tx_frames], [56, 10, 14]);
+    const numbers = (ifindex: number) => room.sent(ifindex).map(({ payload }) => payload[0]);
+    assert.deepEqual(numbers(ETH1), Array.from({ length: 14 }, (_, i) => 28 + i));
+    assert.deepEqual(numbers(ETH0), []);
+    for (const slot of [SLOT.eth0, SLOT.eth0Second]) room.xsk.rings(slot).room = Infinity;
+    run();
+    assert.deepEqual(numbers(ETH0), Array.from({ length: 32 }, (_, i) => i));
+    run();
+    assert.equal(room.freeFrames(), free);
+    const { accepted, accounted } = room.balance();
+    assert.equal(accounted, accepted);
+  });
+
   Deno.test(`${place}: a request that is sent back twice goes back twice`, async () => {
     const { room, run } = await serve(place, (requests, out) => {
       while (requests.next()) {
