@@ -297,6 +297,21 @@ for (const place of PLACES) {
   });
 }
 
+Deno.test("inline: what is sent back before there is a request at hand costs no other", async () => {
+  const { room, run } = await serve("inline", (requests, out) => {
+    out.reflect();
+    while (requests.next()) out.reflect();
+  });
+  const free = room.freeFrames();
+  for (let i = 0; i < 3; i++) {
+    room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
+    run();
+    assert.deepEqual(room.sent(ETH0), [ANSWER]);
+    run();
+    assert.equal(room.freeFrames(), free);
+  }
+});
+
 Deno.test("own tile: a request that an app does not have, or sent back, ends in one counter", () => {
   const room = new Room({ ports: [[7]] });
   known(room);

@@ -68,10 +68,19 @@ export const STANDS = -1;
 /** Instead of a sum: there is no more than the pseudo header's, or that is not known. */
 export const PARTIAL = -2;
 
+/** The row that stands for none. */
+export const NONE = XDP_BURST << ARRIVAL_SHIFT;
+/** Instead of where room begins: there is none. */
+export const NO_ROOM = 0x7ffffffe;
+
 /** The burst at hand; made once. */
 export class Arrivals {
   /** Time low, time high, then offset and length of each frame, as `Xsk.receive` writes them. */
   readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * XDP_BURST);
   /** A row for each, and one that stands for none. */
   readonly rows = new Int32Array((XDP_BURST + 1) << ARRIVAL_SHIFT);
+
+  constructor() {
+    this.rows[NONE + Arrival.room] = NO_ROOM;
+  }
 }

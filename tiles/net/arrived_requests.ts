@@ -9,16 +9,13 @@ import * as frames from "./frame.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { Arrival, NO_ROOM, NONE, XDP_BURST } = arrival;
 const { PAYLOAD_AT } = frames;
 
-/** In a row, instead of where room begins: there is none; or the frame is given away besides. */
-const NO_ROOM = 0x7ffffffe;
+/** In a row, instead of where room begins: there is none, and the frame is given away. */
 const SPENT = 0x7fffffff;
 /** All bits of the longest answer that may stand before a payload. */
 const MOST_IN_PLACE = 0xfff;
-/** The row that stands for none. */
-const NONE = XDP_BURST << ARRIVAL_SHIFT;
 
 /** Those datagrams of a burst that are for one app. */
 export class ArrivedRequests implements Datagrams {
@@ -40,7 +37,6 @@ export class ArrivedRequests implements Datagrams {
     this.#umem = umem;
     this.#arrivals = arrivals;
     this.#rows = arrivals.rows;
-    this.#rows[NONE + Arrival.room] = NO_ROOM;
   }
 
   /** How many there are in the burst. */
@@ -66,7 +62,6 @@ export class ArrivedRequests implements Datagrams {
     this.#spent = 0;
     this.#gone = 0;
     this.#row = NONE;
-    this.#rows[NONE + Arrival.room] = NO_ROOM;
   }
 
   #giveBack(): void {
