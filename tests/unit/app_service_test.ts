@@ -85,15 +85,32 @@ Deno.test("whatever an app throws is counted, even what cannot be read", async (
   assert.match(harness.logged[0], /said once: something that cannot be read$/);
 });
 
-Deno.test("a receive() that is async is counted for each datagram that it waits at", async () => {
+Deno.test("an app that is async on the data path does not start", async () => {
+  const receive = () => {};
+  for (
+    const [module, name] of [
+      [{ default: () => ({ receive: async () => {} }) }, "receive"],
+      [{ default: () => ({ receive, tick: async () => {} }) }, "tick"],
+      [{ answer: async () => {} }, "answer"],
+    ] as const
+  ) {
+    await assert.rejects(AppHarness.start(module), {
+      name: "TypeError",
+      message: `its ${name}() must not be async: a promise never settles there`,
+    });
+  }
+});
+
+Deno.test("a receive() that gives a promise is counted for each datagram that it waits at", async () => {
   const harness = await AppHarness.start({
     default: (): App => ({
-      async receive(requests, out) {
-        while (requests.next()) {
-          await Promise.resolve();
-          out.reflect();
-        }
-      },
+      receive: (requests, out) =>
+        (async () => {
+          while (requests.next()) {
+            await Promise.resolve();
+            out.reflect();
+          }
+        })(),
     }),
   });
   assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);

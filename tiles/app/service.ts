@@ -73,8 +73,8 @@ export async function makeService(
   const made = typeof module.default === "function"
     ? await (module.default as AppFactory)(context)
     : module;
-  if (isApp(made)) return new Service(made, parts);
-  if (isPlain(made)) return new Service(fromPlain(made, context), parts);
+  if (isApp(made)) return new Service(synchronous(made, ["receive", "tick"]), parts);
+  if (isPlain(made)) return new Service(fromPlain(synchronous(made, ["answer"]), context), parts);
   throw new TypeError(
     typeof module.default === "function"
       ? "what its default export makes has neither receive() nor answer()"
@@ -88,6 +88,18 @@ function isApp(made: object): made is App {
 
 function isPlain(made: object): made is PlainApp {
   return typeof (made as PlainApp | undefined)?.answer === "function";
+}
+
+const AsyncFunction = (async () => {}).constructor;
+
+/**
+ * The same app. Throws TypeError where one of `names` is `async`: what that awaits never comes, and what
+ * V8 and Deno keep for it meanwhile adds up with every call.
+ */
+function synchronous<Made extends object>(made: Made, names: readonly (keyof Made)[]): Made {
+  const name = names.find((each) => made[each] instanceof AsyncFunction);
+  if (name === undefined) return made;
+  throw new TypeError(`its ${String(name)}() must not be async: a promise never settles there`);
 }
 
 /** A burst as a service goes through it, wherever its datagrams are described. */
