@@ -3,12 +3,15 @@
  * V8 sees in it what it sees there, and nothing of the other cases.
  */
 
+import { libraryPath } from "../ffi/paths.ts";
+import { openRegions } from "../ffi/region.ts";
 import type { TileLibrary } from "../ffi/tile.ts";
 import type { Udp } from "../ffi/udp.ts";
-import { heapView, u16, type View } from "../ffi/view.ts";
+import { u16, type View } from "../ffi/view.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
+import { HEADER_CACHE_BYTES } from "../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../tiles/net/heard.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
@@ -35,6 +38,13 @@ export interface PathSetup extends HostSize {
   readonly inline: boolean;
 }
 
+const regions = openRegions(libraryPath("region"));
+
+/** Memory of `bytes` bytes, as the appliance has it. */
+function memory(bytes: number): View {
+  return regions.create("path", bytes).writer;
+}
+
 const NO_UDP: Udp = { receive: () => 0, send: () => 0 };
 const NO_TILE: TileLibrary = {
   wake() {},
@@ -52,7 +62,7 @@ function echo(ports: readonly number[]): ServiceSetup {
     ports,
     served: ports,
     options: {},
-    metrics: heapView(METRICS_BYTES),
+    metrics: memory(METRICS_BYTES),
   };
 }
 
@@ -62,16 +72,17 @@ function hostSetup(size: HostSize, umem: View): Omit<NetSetup, "apps" | "inline"
   return {
     netbase: makeNetbase(size),
     umem,
+    headers: memory(HEADER_CACHE_BYTES),
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),
     largeBuffers: plan.LARGE_BUFFERS,
     headroom: plan.HEADROOM_BYTES,
     sockets: [{ slot: 0, ifindex: IFINDEX, queue: 0, ...rings }],
     udp: [],
-    capture: heapView(CAPTURE_BYTES),
-    control: heapView(CONTROL_BYTES),
-    solicit: heapView(SOLICIT_LINK_BYTES),
-    netlinkTile: heapView(TILE_REGION_BYTES),
+    capture: memory(CAPTURE_BYTES),
+    control: memory(CONTROL_BYTES),
+    solicit: memory(SOLICIT_LINK_BYTES),
+    netlinkTile: memory(TILE_REGION_BYTES),
     netlinkEventfd: -1,
     eventfd: -1,
   };
@@ -111,19 +122,19 @@ class Path {
 
   static async make(setup: PathSetup): Promise<Path> {
     const ports = Array.from({ length: setup.ports }, (_, i) => PORT + i);
-    const umem = heapView(plan.umemBytes(frameCount()));
+    const umem = memory(plan.umemBytes(frameCount()));
     const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
-    const region = new TileRegion(heapView(TILE_REGION_BYTES));
+    const region = new TileRegion(memory(TILE_REGION_BYTES));
     const shape = plan.LINK_SHAPE;
-    const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
-    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
+    const [net, own] = [memory(netLinkBytes(shape)), memory(appLinkBytes(shape))];
+    const peers = { heard: memory(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };
-    const apart = { ...app, net, app: own, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const apart = { ...app, net, app: own, shape, tile: memory(TILE_REGION_BYTES), eventfd: -1 };
     const tile = await create({
       setup: {
         ...hostSetup(setup, umem),
         apps: setup.inline ? [] : [apart],
-        inline: setup.inline ? [{ ...app, region: heapView(TILE_REGION_BYTES) }] : [],
+        inline: setup.inline ? [{ ...app, region: memory(TILE_REGION_BYTES) }] : [],
       },
       region,
       libraries: { tile: NO_TILE, xsk, udp: NO_UDP },
@@ -134,7 +145,7 @@ class Path {
     if (setup.inline) return new Path({ xsk, tile, counters });
     const parts = { counters: new Float64Array(16), log() {} };
     const service = await loadService(app, parts);
-    const join = { own, peer: net, umem, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const join = { own, peer: net, umem, shape, tile: memory(TILE_REGION_BYTES), eventfd: -1 };
     const side = new NetSide(join, { counters: parts.counters, wake() {} });
     return new Path({ xsk, tile, app: { service, side }, counters });
   }

@@ -5,7 +5,7 @@
 
 import { heapView } from "../ffi/view.ts";
 import { Devices } from "../tiles/net/devices.ts";
-import { HeaderCache } from "../tiles/net/header_cache.ts";
+import { HEADER_CACHE_BYTES, HeaderCache } from "../tiles/net/header_cache.ts";
 import { writeHeaders } from "../tiles/net/headers.ts";
 import { Resolver } from "../tiles/net/resolve.ts";
 import * as burst from "../tiles/net/rows.ts";
@@ -17,8 +17,6 @@ import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
 // Own constants, see tiles/net/frame.ts.
 const { BURST, makeRows, Row, ROW_SHIFT } = burst;
 
-/** Entries of the cache: a net tile's own number. */
-const CACHE_ENTRIES = 1 << 14;
 const FRAME_BYTES = 2048;
 const PAYLOAD_BYTES = 18;
 /** Source port 7, destination port 40,000. */
@@ -27,7 +25,7 @@ const PORTS = (7 << 16) | 40_000;
 /** What a net tile has for it. */
 export class Resolution {
   readonly #lan: Lan;
-  readonly #cache = new HeaderCache(CACHE_ENTRIES);
+  readonly #cache = new HeaderCache(heapView(HEADER_CACHE_BYTES));
   readonly #resolver: Resolver;
   readonly #rows = makeRows();
   readonly #frames = new Int32Array(BURST * FRAME_BYTES / 4);

@@ -50,7 +50,7 @@ async function room(app: App) {
       }
     },
   } as unknown as Transmitter;
-  const cache = new HeaderCache(4);
+  const cache = new HeaderCache(heapView(256));
   const parts = { service, counters, index: 0, umem, cache, transmitter };
   const inline = new InlineApp(setup, parts);
   /** A datagram comes in, its payload at `at` in a frame if it fits there. Returns the frame. */

@@ -29,7 +29,12 @@ function room() {
   const woken: number[] = [];
   const link = new AppLink(
     { ...PEERS, name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
-    { umem, cache: new HeaderCache(4), index: 0, wake: (eventfd) => woken.push(eventfd) },
+    {
+      umem,
+      cache: new HeaderCache(heapView(256)),
+      index: 0,
+      wake: (eventfd) => woken.push(eventfd),
+    },
   );
   return { net, app, tile, umem, link, woken };
 }
@@ -106,7 +111,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       tile: heapView(4096),
       eventfd: 9,
     },
-    { umem, cache: new HeaderCache(4), index: 0, wake() {} },
+    { umem, cache: new HeaderCache(heapView(256)), index: 0, wake() {} },
   );
   push(link, umem.takeFrame());
   link.publish();

@@ -8,6 +8,7 @@ import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import type { Prefix } from "../../tiles/net/app_link.ts";
+import { HEADER_CACHE_BYTES } from "../../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import type { InlineSetup } from "../../tiles/net/inline_app.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
@@ -192,6 +193,7 @@ export class Room {
     this.setup = {
       netbase: this.netbase,
       umem,
+      headers: heapView(HEADER_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,

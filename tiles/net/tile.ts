@@ -38,11 +38,6 @@ import { Wire } from "./wire.ts";
 import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
 
 /**
- * Destinations that finished headers are kept for: 4 MiB, taken as it is used. Of ten thousand peers
- * none then pushes another out; of a table a quarter as large one lookup in thirty misses.
- */
-const CACHE_ENTRIES = 1 << 16;
-/**
  * Turns with other work between two looks at which kernel sockets have something. Turns without work
  * need none: after some the tile blocks, on those sockets too, and a look is a system call, which a
  * single request would wait for.
@@ -57,6 +52,8 @@ export interface NetSetup {
   readonly netbase: View;
   /** The UMEM: frames, then large buffers of 64 KiB. */
   readonly umem: View;
+  /** The memory of its header cache. */
+  readonly headers: View;
   readonly frameBytes: number;
   readonly frames: number;
   readonly largeBuffers: number;
@@ -153,7 +150,7 @@ class NetTile implements Tile {
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
-    const cache = new HeaderCache(CACHE_ENTRIES);
+    const cache = new HeaderCache(setup.headers);
     const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
     this.#umem = umem;
     this.#counters = counters;

@@ -12,6 +12,7 @@ import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
 import type { AppSetup } from "../app/tile.ts";
 import type { PeerSetup } from "../net/app_link.ts";
+import { HEADER_CACHE_BYTES } from "../net/header_cache.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
@@ -105,6 +106,8 @@ export class Wiring {
   /** One per net tile. */
   readonly umems: readonly Region[];
   readonly #options: WiringOptions;
+  /** Memory of header caches. */
+  readonly #headers: readonly Region[];
   readonly #solicits: readonly Region[];
   readonly #captures: readonly Region[];
   /** Addresses heard from, by app, then by net tile. */
@@ -128,6 +131,9 @@ export class Wiring {
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
     this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
+    this.#headers = this.nets.map(({ name }) =>
+      regions.create(`headers ${name}`, HEADER_CACHE_BYTES)
+    );
     this.#solicits = this.nets.map(({ name }) =>
       regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
     );
@@ -231,6 +237,7 @@ export class Wiring {
     return {
       netbase: this.netbase.reader,
       umem: this.umems[n].writer,
+      headers: this.#headers[n].writer,
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,

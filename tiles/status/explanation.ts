@@ -222,7 +222,7 @@ function headerStep(
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
     .filter((record) => names?.includes(interfaces.name(record)) ?? true)
     .map((record) => interfaces.ifindex(record));
-  const cache = new HeaderCache(16);
+  const cache = new HeaderCache(heapView(1024));
   const resolver = new Resolver({
     reader,
     cache,
