@@ -12,6 +12,7 @@ import { createHash } from "node:crypto";
 import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { V8_FLAGS } from "../cli/narrow.ts";
 import { DENO_FLAGS } from "../cli/self.ts";
 import project from "../deno.json" with { type: "json" };
 
@@ -50,7 +51,7 @@ function hasDenort(): boolean {
 /** Deno's own compile. Modules of workers and apps are found by path at run time: all are included. */
 function compile(): void {
   const included = parts().flatMap((path) => ["--include", path]);
-  const flags = [...DENO_FLAGS.filter((flag) => flag !== "run"), "--no-check"];
+  const flags = [...DENO_FLAGS.filter((flag) => flag !== "run"), V8_FLAGS, "--no-check"];
   run(Deno.execPath(), ["compile", ...flags, ...included, "--output", OUTPUT, "main.ts"]);
 }
 

@@ -8,6 +8,12 @@ import {
   spread,
   TEGULA,
 } from "../../bench/harness.ts";
+import { V8_FLAGS } from "../../cli/narrow.ts";
+import project from "../../deno.json" with { type: "json" };
+
+Deno.test("benchmarks run with what the appliance tells V8", () => {
+  assert.ok(project.tasks.bench.command.includes(` ${V8_FLAGS} `));
+});
 
 Deno.test("interleave() lets contestants take turns, every second round in reverse", async () => {
   const order: string[] = [];

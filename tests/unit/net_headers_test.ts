@@ -1,3 +1,4 @@
+import { heapView } from "../../ffi/view.ts";
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { Entry, LINK_BYTES } from "../../tiles/net/entry.ts";
