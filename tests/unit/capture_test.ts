@@ -17,7 +17,7 @@ import { CaptureMode, ControlWriter } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { Capturing, parseUdp } from "../../tiles/status/capturing.ts";
 import { buildFrame } from "./net_frames.ts";
-import { ip, REQUEST, Room, SLOT } from "./net_room.ts";
+import { ETH0, ETH1, ip, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
 
 /** Everything that is in a ring. */
 function drain(reader: CaptureReader): Captured[] {
@@ -116,6 +116,36 @@ Deno.test("what comes in and goes out is captured as it is on the wire", () => {
   const [sent] = room.sent(2).map(buildFrame);
   assert.equal(records[1].bytes.length, sent.length);
   assert.deepEqual([...records[1].bytes.subarray(0, 14)], [...sent.subarray(0, 14)]);
+});
+
+Deno.test("requests that are sent back as they came are captured as they go, tags and all", async () => {
+  const room = await Room.inline((requests, out) => {
+    while (requests.next()) out.reflect();
+  });
+  const tagged = {
+    ...REQUEST,
+    tags: [{ protocol: 0x8100, id: 100 }],
+    source: ip("203.0.113.2"),
+    destination: ip("203.0.113.1"),
+  };
+  const burst = [REQUEST, tagged, REQUEST, { ...REQUEST, source: ip("198.19.0.2") }];
+  const turn = () => {
+    for (const each of burst) room.xsk.deliver(SLOT.eth0, buildFrame(each));
+    room.turn();
+    const out = Object.values(SLOT).flatMap((slot) => room.xsk.sent(slot));
+    return out.map((bytes) => bytes.toHex()).sort();
+  };
+  room.neighbor(REQUEST.source);
+  room.neighbor(tagged.source, { ifindex: VLAN });
+  room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
+  // The first to each goes the long way.
+  turn();
+  new ControlWriter(room.setup.control).captureMode = CaptureMode.all;
+  const reader = new CaptureReader(room.setup.capture);
+  const sent = turn();
+  const shown = drain(reader).filter(({ flags }) => flags === CaptureFlag.out);
+  assert.deepEqual(shown.map(({ ifindex }) => ifindex), [ETH0, ETH0, ETH0, ETH1]);
+  assert.deepEqual(shown.map(({ bytes }) => bytes.toHex()).sort(), sent);
 });
 
 Deno.test("each drop is captured once, with its reason, and only drops when only they are asked for", () => {
