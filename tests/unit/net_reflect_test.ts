@@ -1,65 +1,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import fc from "fast-check";
-import { heapView } from "../../ffi/view.ts";
-import type { App } from "../../tiles/app/contract.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import { NetSide } from "../../tiles/app/net_side.ts";
-import { makeService } from "../../tiles/app/service.ts";
 import { REFLECTED } from "../../tiles/runtime/link.ts";
 import { be, buildFrame, checksum, parseFrame } from "./net_frames.ts";
-import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
+import { ANSWER, echo, known, PEER, PLACES, serve } from "./net_places.ts";
+import { ETH0, ETH1, ip, MAC, REQUEST, Room, SLOT } from "./net_room.ts";
 
 const FD = 1007;
 const UDP = 14 + 20;
-const PEER = REQUEST.source;
 const STRANGER = ip("198.18.0.99");
-const PLACES = ["inline", "own tile"] as const;
-type Options = ConstructorParameters<typeof Room>[0];
-
-/** A host whose app does `receive`, and what lets it and the net tile run until both are done. */
-async function serve(
-  place: typeof PLACES[number],
-  receive: App["receive"],
-  options: Options = {},
-): Promise<{ room: Room; run(): void }> {
-  if (place === "inline") {
-    const room = await Room.inline(receive, options);
-    known(room);
-    return { room, run: () => room.turn() };
-  }
-  const room = new Room({ ports: [[7]], ...options });
-  known(room);
-  const { setup } = room.apps[0];
-  const counters = new Float64Array(16);
-  const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
-  const side = new NetSide(join, { counters, wake() {} });
-  const service = await makeService({ default: () => ({ receive }) }, {
-    ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
-    metrics: heapView(METRICS_BYTES),
-  }, { counters, log() {} });
-  const run = () => {
-    room.turn();
-    while (side.take() > 0) {
-      service.receive(side.requests, side.answers);
-      side.finish();
-      room.turn();
-    }
-  };
-  return { room, run };
-}
-
-function known(room: Room): void {
-  room.neighbor(PEER);
-  room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
-  room.neighbor(ip("203.0.113.2"), { ifindex: VLAN });
-  room.turn();
-  room.moved();
-}
-
-const echo: App["receive"] = (requests, out) => {
-  while (requests.next()) out.reflect();
-};
 
 /** `REQUEST` with another UDP checksum. */
 function withChecksum(sum: number): Uint8Array {
@@ -74,11 +23,6 @@ function bareSum(): number {
   const length = be(8 + REQUEST.payload.length, 2);
   return 0xffff - checksum([...frame.subarray(UDP - 8, UDP), 0, 17, ...length]);
 }
-
-const ANSWER = {
-  ...{ destinationMac: PEER_MAC, sourceMac: MAC[ETH0], tags: [], payload: REQUEST.payload },
-  ...{ source: REQUEST.destination, destination: PEER, sourcePort: 7, destinationPort: 40_000 },
-};
 
 for (const place of PLACES) {
   Deno.test(`${place}: a request of any length goes back as it came, first and later`, async () => {
@@ -161,40 +105,6 @@ for (const place of PLACES) {
     });
     run();
     assert.deepEqual(room.sent(ETH0), payloads.map((payload) => ({ ...ANSWER, payload })));
-  });
-
-  Deno.test(`${place}: of a burst that a ring has no room for what fits goes back, and all else`, async () => {
-    const { room, run } = await serve(place, echo);
-    const other = ip("198.19.0.2");
-    const free = room.freeFrames();
-    const deliver = (from: number, to: number, also: boolean) => {
-      for (let i = from; i < to; i++) {
-        const payload = Uint8Array.of(i);
-        room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, payload }));
-        if (!also) continue;
-        room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, source: other, payload }));
-      }
-      run();
-    };
-    deliver(0, 1, true);
-    assert.deepEqual([room.sent(ETH0).length, room.sent(ETH1).length], [1, 1]);
-    room.moved();
-    for (const slot of [SLOT.eth0, SLOT.eth0Second]) room.xsk.rings(slot).room = 0;
-    deliver(0, 28, false);
-    // Here the ring gets full amid a burst, of which every other request goes another way.
-    deliver(28, 42, true);
-    const moved = room.moved();
-    assert.deepEqual([moved.tx_accepted, moved.tx_drop_ring_full, moved.tx_frames], [56, 10, 14]);
-    const numbers = (ifindex: number) => room.sent(ifindex).map(({ payload }) => payload[0]);
-    assert.deepEqual(numbers(ETH1), Array.from({ length: 14 }, (_, i) => 28 + i));
-    assert.deepEqual(numbers(ETH0), []);
-    for (const slot of [SLOT.eth0, SLOT.eth0Second]) room.xsk.rings(slot).room = Infinity;
-    run();
-    assert.deepEqual(numbers(ETH0), Array.from({ length: 32 }, (_, i) => i));
-    run();
-    assert.equal(room.freeFrames(), free);
-    const { accepted, accounted } = room.balance();
-    assert.equal(accounted, accepted);
   });
 
   Deno.test(`${place}: a request that is sent back twice goes back twice`, async () => {
@@ -296,21 +206,6 @@ for (const place of PLACES) {
     );
   });
 }
-
-Deno.test("inline: what is sent back before there is a request at hand costs no other", async () => {
-  const { room, run } = await serve("inline", (requests, out) => {
-    out.reflect();
-    while (requests.next()) out.reflect();
-  });
-  const free = room.freeFrames();
-  for (let i = 0; i < 3; i++) {
-    room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
-    run();
-    assert.deepEqual(room.sent(ETH0), [ANSWER]);
-    run();
-    assert.equal(room.freeFrames(), free);
-  }
-});
 
 Deno.test("own tile: a request that an app does not have, or sent back, ends in one counter", () => {
   const room = new Room({ ports: [[7]] });

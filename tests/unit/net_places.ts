@@ -1,0 +1,65 @@
+/** A net tile and an app that answers, in the tile or in a tile of its own. */
+
+import { heapView } from "../../ffi/view.ts";
+import type { App } from "../../tiles/app/contract.ts";
+import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { NetSide } from "../../tiles/app/net_side.ts";
+import { makeService } from "../../tiles/app/service.ts";
+import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./net_room.ts";
+
+export const PEER = REQUEST.source;
+/** Where an app runs. */
+export const PLACES = ["inline", "own tile"] as const;
+type Options = ConstructorParameters<typeof Room>[0];
+
+/** A host whose app does `receive`, and what lets it and the net tile run until both are done. */
+export async function serve(
+  place: typeof PLACES[number],
+  receive: App["receive"],
+  options: Options = {},
+): Promise<{ room: Room; run(): void }> {
+  if (place === "inline") {
+    const room = await Room.inline(receive, options);
+    known(room);
+    return { room, run: () => room.turn() };
+  }
+  const room = new Room({ ports: [[7]], ...options });
+  known(room);
+  const { setup } = room.apps[0];
+  const counters = new Float64Array(16);
+  const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
+  const side = new NetSide(join, { counters, wake() {} });
+  const service = await makeService({ default: () => ({ receive }) }, {
+    ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
+    metrics: heapView(METRICS_BYTES),
+  }, { counters, log() {} });
+  const run = () => {
+    room.turn();
+    while (side.take() > 0) {
+      service.receive(side.requests, side.answers);
+      side.finish();
+      room.turn();
+    }
+  };
+  return { room, run };
+}
+
+/** Peers on each way are known to the host. */
+export function known(room: Room): void {
+  room.neighbor(PEER);
+  room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
+  room.neighbor(ip("203.0.113.2"), { ifindex: VLAN });
+  room.turn();
+  room.moved();
+}
+
+/** Sends all back. */
+export const echo: App["receive"] = (requests, out) => {
+  while (requests.next()) out.reflect();
+};
+
+/** What comes back of `REQUEST`. */
+export const ANSWER = {
+  ...{ destinationMac: PEER_MAC, sourceMac: MAC[ETH0], tags: [], payload: REQUEST.payload },
+  ...{ source: REQUEST.destination, destination: PEER, sourcePort: 7, destinationPort: 40_000 },
+};
