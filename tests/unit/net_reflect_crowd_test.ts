@@ -1,7 +1,8 @@
 /** Requests that are sent back where others are in the way. */
 
 import assert from "node:assert/strict";
-import { HeaderCache } from "../../tiles/net/header_cache.ts";
+import { heapView } from "../../ffi/view.ts";
+import { HEADER_CACHE_BYTES, HeaderCache } from "../../tiles/net/header_cache.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ANSWER, echo, PEER, PLACES, serve } from "./net_places.ts";
 import { ETH0, ETH1, ip, MAC, REQUEST, SLOT } from "./net_room.ts";
@@ -89,7 +90,7 @@ Deno.test("inline: what is sent back before there is a request at hand costs no 
 
 /** Addresses whose entries in the header cache have their place where that of `address` has it. */
 function sharers(address: number, source: number): number[] {
-  const cache = new HeaderCache(1 << 16);
+  const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES));
   const found: number[] = [];
   const place = cache.insert(address | 0, source | 0, 0);
   for (let other = ip("203.0.114.0"); found.length < 8; other++) {
