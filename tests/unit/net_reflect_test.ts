@@ -107,6 +107,20 @@ for (const place of PLACES) {
     assert.deepEqual(room.sent(ETH0), payloads.map((payload) => ({ ...ANSWER, payload })));
   });
 
+  Deno.test(`${place}: a neighbour is refreshed by what is sent back to it, too`, async () => {
+    const { room, run } = await serve(place, echo);
+    const ask = () => {
+      room.receive(REQUEST);
+      run();
+      assert.deepEqual(room.sent(ETH0), [ANSWER]);
+      return room.solicited();
+    };
+    assert.deepEqual([ask(), ask()], [[], []]);
+    room.writer.neighbors.wantRefresh(ETH0, PEER);
+    room.pass(100);
+    assert.deepEqual([ask(), ask()], [[[ETH0, PEER]], []]);
+  });
+
   Deno.test(`${place}: a request that is sent back twice goes back twice`, async () => {
     const { room, run } = await serve(place, (requests, out) => {
       while (requests.next()) {
