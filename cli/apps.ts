@@ -35,7 +35,8 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
   }
   return [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
-    const plan = planApp(app, apps[app] ?? NO_APP_CONFIG, inline);
+    const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
+    const plan = planApp(app, config, inline);
     const instances = Math.max(...group.map((one) => one.instances));
     return Array.from({ length: instances }, (_, i) => ({
       ...plan,

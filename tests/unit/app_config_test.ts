@@ -114,7 +114,10 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   );
   await refused(`${listen}[apps.echo.options]\nx = 1`, /x is no option of echo; it has none/);
   await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
-  await refused(`listen = ["7=nothing"]`, /there is no app 'nothing'; the apps are discard, dns,/);
+  for (const name of ["nothing", "constructor", "__proto__"]) {
+    const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
+    await refused(`listen = ["7=${name}"]`, why);
+  }
   await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
   await refused(
     `listen = ["7=echo@inline"]\n[apps.echo]\nenv = ["X"]`,
