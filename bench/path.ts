@@ -14,19 +14,24 @@
  */
 
 import { type Case, measure, type Report, TEGULA } from "./harness.ts";
-import type { PathSetup } from "./path_worker.ts";
+import { libraryPath } from "../ffi/paths.ts";
+import { openRegions } from "../ffi/region.ts";
+import { HEADER_CACHE_BYTES } from "../tiles/net/header_cache.ts";
+import * as plan from "../tiles/runtime/plan.ts";
+import { frameCount } from "./path_host.ts";
+import type { PathMemory, PathSetup, PathShape } from "./path_worker.ts";
 
 /** Packets of one measurement: some tenths of a second. */
 const PACKETS = 1 << 20;
 
-const ONE: PathSetup = { inline: true, peers: 1, farPeers: 0, ports: 1, routes: 10 };
-const FAR: PathSetup = { ...ONE, peers: 0, farPeers: 10_000 };
+const ONE: PathShape = { inline: true, peers: 1, farPeers: 0, ports: 1, routes: 10 };
+const FAR: PathShape = { ...ONE, peers: 0, farPeers: 10_000 };
 
 /** The cases that are measured beside the first, and what else they stand beside. */
 const CASES: readonly {
   readonly name: string;
-  readonly setup: PathSetup;
-  readonly beside?: Readonly<Record<string, PathSetup>>;
+  readonly setup: PathShape;
+  readonly beside?: Readonly<Record<string, PathShape>>;
 }[] = [
   { name: "path own tile", setup: { ...ONE, inline: false } },
   { name: "path peers 10000", setup: { ...ONE, peers: 10_000 } },
@@ -38,14 +43,22 @@ const CASES: readonly {
   },
 ];
 
+const regions = openRegions(libraryPath("region"));
+
+/** Regions, which live as long as the process does, and so are none of a worker's to make. */
+function makeMemory(): PathMemory {
+  const region = (bytes: number) => regions.create("path", bytes).writer;
+  return { umem: region(plan.umemBytes(frameCount())), headers: region(HEADER_CACHE_BYTES) };
+}
+
 /** A path in a worker. */
 class Contestant {
   readonly #worker = new Worker(new URL("./path_worker.ts", import.meta.url), { type: "module" });
 
   /** Starts it. */
-  static async start(setup: PathSetup): Promise<Contestant> {
+  static async start(shape: PathShape): Promise<Contestant> {
     const contestant = new Contestant();
-    await contestant.#ask(setup);
+    await contestant.#ask({ ...shape, memory: makeMemory() });
     return contestant;
   }
 
@@ -73,7 +86,7 @@ class Contestant {
 
 /** Starts one after the other. */
 async function startAll(
-  setups: Readonly<Record<string, PathSetup>>,
+  setups: Readonly<Record<string, PathShape>>,
 ): Promise<Record<string, Contestant>> {
   const contestants: Record<string, Contestant> = {};
   for (const [name, setup] of Object.entries(setups)) {

@@ -11,7 +11,7 @@ import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase.ts";
 import * as route from "../netbase/route.ts";
 import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/frame.ts";
-import { HEADROOM_BYTES, RING_ENTRIES } from "../tiles/runtime/plan.ts";
+import { HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
 import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 
 /** The attached interface, and the first port that is asked. */
@@ -33,6 +33,11 @@ const OUR_ADDRESS = 0xc6120201;
 const FIRST_PEER = 0xc6130000;
 /** The table whose prefixes far peers are under, with however many of its routes. */
 const FAR_ROUTES = 1_000_000;
+
+/** As many frames as the appliance gives a net tile with one queue and one app. */
+export function frameCount(): number {
+  return planTiles({ queues: [1], cores: 2, apps: 1 }).frames[0];
+}
 
 /** What there is of each. */
 export interface HostSize {

@@ -3,15 +3,12 @@
  * V8 sees in it what it sees there, and nothing of the other cases.
  */
 
-import { libraryPath } from "../ffi/paths.ts";
-import { openRegions } from "../ffi/region.ts";
 import type { TileLibrary } from "../ffi/tile.ts";
 import type { Udp } from "../ffi/udp.ts";
-import { u16, type View } from "../ffi/view.ts";
+import { heapView, u16, type View } from "../ffi/view.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
-import { HEADER_CACHE_BYTES } from "../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../tiles/net/heard.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
@@ -23,6 +20,7 @@ import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
 import type { Tile } from "../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
 import {
+  frameCount,
   type HostSize,
   IFINDEX,
   makeNetbase,
@@ -32,17 +30,22 @@ import {
   PORT,
 } from "./path_host.ts";
 
-/** What the worker is started with, its first message. */
-export interface PathSetup extends HostSize {
+/** What has to lie as it does in the appliance: frames and entries in their cache lines. */
+export interface PathMemory {
+  /** `frameCount` frames, and the large buffers. */
+  readonly umem: View;
+  readonly headers: View;
+}
+
+/** What is measured. */
+export interface PathShape extends HostSize {
   /** Whether the app is in the net tile's loop. */
   readonly inline: boolean;
 }
 
-const regions = openRegions(libraryPath("region"));
-
-/** Memory of `bytes` bytes, as the appliance has it. */
-function memory(bytes: number): View {
-  return regions.create("path", bytes).writer;
+/** What the worker is started with, its first message. */
+export interface PathSetup extends PathShape {
+  readonly memory: PathMemory;
 }
 
 const NO_UDP: Udp = { receive: () => 0, send: () => 0 };
@@ -62,35 +65,33 @@ function echo(ports: readonly number[]): ServiceSetup {
     ports,
     served: ports,
     options: {},
-    metrics: memory(METRICS_BYTES),
+    metrics: heapView(METRICS_BYTES),
   };
 }
 
 /** What a net tile is told, but for its apps. */
-function hostSetup(size: HostSize, umem: View): Omit<NetSetup, "apps" | "inline"> {
+function hostSetup(
+  size: HostSize,
+  { umem, headers }: PathMemory,
+): Omit<NetSetup, "apps" | "inline"> {
   const rings = { fill: plan.RING_ENTRIES, tx: plan.RING_ENTRIES, partialChecksums: false };
   return {
     netbase: makeNetbase(size),
     umem,
-    headers: memory(HEADER_CACHE_BYTES),
+    headers,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),
     largeBuffers: plan.LARGE_BUFFERS,
     headroom: plan.HEADROOM_BYTES,
     sockets: [{ slot: 0, ifindex: IFINDEX, queue: 0, ...rings }],
     udp: [],
-    capture: memory(CAPTURE_BYTES),
-    control: memory(CONTROL_BYTES),
-    solicit: memory(SOLICIT_LINK_BYTES),
-    netlinkTile: memory(TILE_REGION_BYTES),
+    capture: heapView(CAPTURE_BYTES),
+    control: heapView(CONTROL_BYTES),
+    solicit: heapView(SOLICIT_LINK_BYTES),
+    netlinkTile: heapView(TILE_REGION_BYTES),
     netlinkEventfd: -1,
     eventfd: -1,
   };
-}
-
-/** As many frames as the appliance gives a net tile with one queue and one app. */
-function frameCount(): number {
-  return plan.planTiles({ queues: [1], cores: 2, apps: 1 }).frames[0];
 }
 
 /** The net tile, the echo app, and the rings. */
@@ -120,21 +121,21 @@ class Path {
     };
   }
 
-  static async make(setup: PathSetup): Promise<Path> {
+  static async make({ memory, ...setup }: PathSetup): Promise<Path> {
     const ports = Array.from({ length: setup.ports }, (_, i) => PORT + i);
-    const umem = memory(plan.umemBytes(frameCount()));
+    const { umem } = memory;
     const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
-    const region = new TileRegion(memory(TILE_REGION_BYTES));
+    const region = new TileRegion(heapView(TILE_REGION_BYTES));
     const shape = plan.LINK_SHAPE;
-    const [net, own] = [memory(netLinkBytes(shape)), memory(appLinkBytes(shape))];
-    const peers = { heard: memory(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
+    const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
+    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };
-    const apart = { ...app, net, app: own, shape, tile: memory(TILE_REGION_BYTES), eventfd: -1 };
+    const apart = { ...app, net, app: own, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
     const tile = await create({
       setup: {
-        ...hostSetup(setup, umem),
+        ...hostSetup(setup, memory),
         apps: setup.inline ? [] : [apart],
-        inline: setup.inline ? [{ ...app, region: memory(TILE_REGION_BYTES) }] : [],
+        inline: setup.inline ? [{ ...app, region: heapView(TILE_REGION_BYTES) }] : [],
       },
       region,
       libraries: { tile: NO_TILE, xsk, udp: NO_UDP },
@@ -145,7 +146,7 @@ class Path {
     if (setup.inline) return new Path({ xsk, tile, counters });
     const parts = { counters: new Float64Array(16), log() {} };
     const service = await loadService(app, parts);
-    const join = { own, peer: net, umem, shape, tile: memory(TILE_REGION_BYTES), eventfd: -1 };
+    const join = { own, peer: net, umem, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
     const side = new NetSide(join, { counters: parts.counters, wake() {} });
     return new Path({ xsk, tile, app: { service, side }, counters });
   }
