@@ -11,6 +11,8 @@
  * Routes tell only where destinations are spread over them, so `path routes 1000000` has 10,000 peers
  * behind gateways, each under a prefix of its own or nearly so. What the routes alone add is the
  * difference to `few_routes`, the same peers with ten routes and a default; the rest is the peers'.
+ *
+ * V8 is told what the appliance tells it (`V8_FLAGS`), by the task that runs the benchmarks.
  */
 
 import { type Case, measure, type Report, TEGULA } from "./harness.ts";
