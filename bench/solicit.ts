@@ -114,8 +114,9 @@ class Bench {
   readonly #tile: TileReader;
   /** Most entries in the kernel's table, of all namespaces together, since it was 0. */
   #entries = 0;
+  readonly #dumper = new Dumper(openNetlink(libraryPath("netlink")));
   readonly #tables = new NeighborTables(
-    new Dumper(openNetlink(libraryPath("netlink"))),
+    this.#dumper,
     ({ entries }) => this.#entries = Math.max(this.#entries, entries),
   );
 
@@ -148,7 +149,10 @@ class Bench {
     this.#worker.onmessage = ({ data }) => resolve(data);
     this.#worker.onerror = (event) => reject(new Error(event.message));
     this.#entries = 0;
-    const look = setInterval(() => this.#tables.read(performance.now()), LOOK_MILLIS);
+    const look = setInterval(() => {
+      this.#tables.turn(performance.now(), { asking: true });
+      while (this.#dumper.turn() > 0);
+    }, LOOK_MILLIS);
     this.#worker.postMessage(order);
     const result = await promise;
     clearInterval(look);

@@ -27,7 +27,7 @@ import {
 } from "../../netbase/route.ts";
 import { formatAddress, parseAddress } from "../../tiles/netlink/addresses.ts";
 import { decodeRoute } from "../../tiles/netlink/decode_route.ts";
-import { Dumper } from "../../tiles/netlink/dump.ts";
+import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
 import { Mirror, type MirrorOptions } from "../../tiles/netlink/mirror.ts";
 import type { RouteQuestion } from "../../tiles/netlink/requests.ts";
 import { mayBeTaken } from "./mirror_defaults.ts";
@@ -248,8 +248,13 @@ export class Oracle implements Disposable {
 
   /** The kernel's answer itself, or the kind that its refusal stands for. */
   route(question: RouteQuestion): Route | number {
-    assert.ok(this.#dumper.ask(question, (message) => decodeRoute(message, this.#route)));
-    const end = this.#dumper.turn();
+    let end: DumpEnd | null = null;
+    const asked = this.#dumper.ask(question, {
+      take: (message) => decodeRoute(message, this.#route),
+      done: (how) => end = how,
+    });
+    assert.ok(asked);
+    this.#dumper.turn();
     if (end === "done") return { ...this.#route };
     assert.equal(end, "refused");
     return kindOfErrno(this.#dumper.errno);

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { Sync } from "../../netbase/layout.ts";
-import { Dumper } from "../../tiles/netlink/dump.ts";
+import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
 import { Part } from "../../tiles/netlink/part.ts";
 import {
   addr,
@@ -117,20 +117,25 @@ Deno.test("replies of a dump that was given up are not taken for those of the ne
   const dumper = new Dumper(library);
   let strays = 0;
   let links = 0;
-  assert.ok(dumper.dump("routes", () => strays++));
+  const ends: DumpEnd[] = [];
+  const done = (end: DumpEnd) => ends.push(end);
+  assert.ok(dumper.dump(["routes"], { take: () => strays++, done }));
   dumper.turn();
   dumper.abandon();
   const before = strays;
-  assert.equal(dumper.dump("links", () => links++), false, "the kernel still has the other dump");
-  for (let turns = 0; dumper.busy; turns++) {
-    assert.ok(turns < 1000);
-    assert.equal(dumper.turn(), null);
-  }
-  assert.ok(dumper.dump("links", () => links++));
+  const counting = { take: () => links++, done };
+  assert.equal(dumper.dump(["links"], counting), false, "the kernel still has the other dump");
   for (let turns = 0; dumper.busy; turns++) {
     assert.ok(turns < 1000);
     dumper.turn();
   }
+  assert.deepEqual(ends, []);
+  assert.ok(dumper.dump(["links"], counting));
+  for (let turns = 0; dumper.busy; turns++) {
+    assert.ok(turns < 1000);
+    dumper.turn();
+  }
+  assert.deepEqual(ends, ["done"]);
   assert.equal(strays, before);
   assert.ok(links >= 5, `${links} links`);
   dumper.close();

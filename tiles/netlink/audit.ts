@@ -9,8 +9,8 @@
  */
 
 import { NETLINK } from "../runtime/counters.ts";
-import type { AuditTable } from "./audited.ts";
-import * as nl from "./constants.ts";
+import type { Audited, AuditTable } from "./audited.ts";
+import type { DumpEnd } from "./dump.ts";
 import type { MessageCursor } from "./message.ts";
 import type { Mirror } from "./mirror.ts";
 
@@ -30,13 +30,6 @@ const COUNTERS: { readonly [table in AuditTable]: number } = {
   routes: NETLINK.index.audit_routes,
   neighbors: NETLINK.index.audit_neighbors,
 };
-/** Events that tell all there is to know of their subject, and the table that this is in. */
-const TABLE_OF: ReadonlyMap<number, AuditTable> = new Map([
-  [nl.RTM_NEWROUTE, "routes"],
-  [nl.RTM_DELROUTE, "routes"],
-  [nl.RTM_NEWNEIGH, "neighbors"],
-  [nl.RTM_DELNEIGH, "neighbors"],
-]);
 
 /** What an audit found. */
 export interface AuditReport {
@@ -61,10 +54,6 @@ export class Audit {
   /** When the next phase begins by itself; monotonic milliseconds. */
   #due: number;
   #began = 0;
-  /** Which table is being read, and by which of its dumps. */
-  #table = 0;
-  #dump = 0;
-  #dumping = false;
   /** What differed in this pass, with its table, and in the first one; null: this is the first. */
   #differing = new Map<string, AuditTable>();
   #before: ReadonlyMap<string, AuditTable> | null = null;
@@ -99,10 +88,9 @@ export class Audit {
 
   /** Goes on. How much was done. */
   turn(now: number): number {
-    if (this.#phase !== "reading" && now < this.#due) return 0;
-    if (this.#phase === "idle") return this.#begin(now);
+    if (this.#phase === "idle") return now < this.#due ? 0 : this.#begin(now);
     if (this.#disturbed || !this.#mirror.current) return this.#beginAnew(now);
-    return this.#phase === "waiting" ? this.#end(now) : this.#read(now);
+    return this.#phase === "reading" || now < this.#due ? 0 : this.#end(now);
   }
 
   #begin(now: number): number {
@@ -119,56 +107,40 @@ export class Audit {
   #beginPass(): number {
     this.#phase = "reading";
     this.#differing = new Map();
-    this.#table = this.#dump = 0;
+    const { audited, dumper } = this.#mirror;
+    for (const table of audited) table.begin();
+    const began = dumper.dump(audited.flatMap(({ dumps }) => dumps), {
+      take: (message) => {
+        const table = this.#tableOf(message);
+        table?.read(message, (what) => this.#differs(what, table.table));
+      },
+      done: (end) => this.#endPass(end),
+    });
+    this.#disturbed ||= !began;
     return 1;
   }
 
   /** Gives up what is under way, and begins anew after a moment. */
   #beginAnew(now: number): number {
-    if (this.#dumping) this.#mirror.dumper.abandon();
-    this.#dumping = false;
+    if (this.#phase === "reading") this.#mirror.dumper.abandon();
     this.#mirror.watchEvents(null);
     this.#phase = "idle";
     this.#due = now + PAUSE_MILLIS;
     return 0;
   }
 
-  #read(now: number): number {
-    const { dumper, audited } = this.#mirror;
-    const table = audited[this.#table];
-    const differs = (what: string) => this.#differs(what, table.table);
-    if (this.#dumping) {
-      const end = dumper.turn();
-      if (end === null) return dumper.datagrams;
-      this.#dumping = false;
-      this.#disturbed = end !== "done";
-      this.#dump++;
-    } else if (this.#dump < table.dumps.length) {
-      if (dumper.busy) return 0;
-      if (this.#dump === 0) table.begin();
-      this.#dumping = dumper.dump(
-        table.dumps[this.#dump],
-        (message) => table.read(message, differs),
-      );
-      this.#disturbed = !this.#dumping;
-    } else {
-      table.end(differs);
-      this.#dump = 0;
-      if (++this.#table === audited.length) return this.#endPass(now);
-    }
-    return 1;
-  }
-
-  #endPass(now: number): number {
-    this.#forgetNamed();
-    if (this.#differing.size === 0) return this.#end(now);
-    if (this.#before === null) {
-      this.#before = this.#differing;
-      return this.#beginPass();
-    }
+  #endPass(end: DumpEnd): void {
     this.#phase = "waiting";
-    this.#due = now + LATE_MILLIS;
-    return 1;
+    this.#disturbed ||= end !== "done";
+    if (this.#disturbed || !this.#mirror.current) return;
+    for (const table of this.#mirror.audited) table.end((what) => this.#differs(what, table.table));
+    this.#forgetNamed();
+    if (this.#before === null && this.#differing.size > 0) {
+      this.#before = this.#differing;
+      this.#beginPass();
+    } else {
+      this.#due = performance.now() + (this.#differing.size === 0 ? 0 : LATE_MILLIS);
+    }
   }
 
   /** What differs counts unless an event has named it, or the first read did not show it. */
@@ -209,11 +181,14 @@ export class Audit {
 
   /** An event was applied, whether it changed anything or not. */
   #event(message: MessageCursor): void {
-    const table = TABLE_OF.get(message.type);
-    const audited = this.#mirror.audited.find((each) => each.table === table);
-    const what = audited?.subject?.(message);
+    const table = this.#tableOf(message);
+    const what = table?.subject?.(message);
     if (what) this.#named.add(what);
-    if (table === undefined || this.#named.size > MOST_NAMES) this.#disturbed = true;
+    if (table?.subject === undefined || this.#named.size > MOST_NAMES) this.#disturbed = true;
+  }
+
+  #tableOf({ type }: MessageCursor): Audited | undefined {
+    return this.#mirror.audited.find(({ types }) => types.includes(type));
   }
 
   #differs(what: string, table: AuditTable): void {

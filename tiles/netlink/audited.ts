@@ -24,6 +24,8 @@ export type Differs = (what: string) => void;
 /** One table. */
 export interface Audited {
   readonly table: AuditTable;
+  /** The types of messages that are about it. */
+  readonly types: readonly number[];
   readonly dumps: readonly DumpKind[];
   /** How much the mirror has. */
   entries(): number;
@@ -41,6 +43,7 @@ export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
   const links = new Map<number, { link: InterfaceLink; addresses: InterfaceAddress[] }>();
   return {
     table: "interfaces",
+    types: [nl.RTM_NEWLINK, nl.RTM_NEWADDR],
     dumps: ["links", "addresses"],
     entries: () => interfaces.size,
     begin: () => links.clear(),
@@ -68,7 +71,8 @@ export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
 export function auditedRoutes({ rib }: NetbaseWriter, part: RoutesPart): Audited {
   return {
     table: "routes",
-    dumps: ["routes"],
+    types: part.types,
+    dumps: part.dumps,
     entries: () => rib.size,
     begin: () => rib.beginSync(),
     read(message, differs) {
@@ -91,7 +95,8 @@ export function auditedNeighbors({ neighbors }: NetbaseWriter, part: NeighborsPa
   const usable = new Map<string, string>();
   return {
     table: "neighbors",
-    dumps: ["neighbors"],
+    types: part.types,
+    dumps: part.dumps,
     entries: () => neighbors.size,
     begin: () => usable.clear(),
     read(message) {

@@ -1,7 +1,6 @@
 /**
- * Dumps, one at a time, on a socket of their own, so that no event can come between. A dump's
- * replies are known by sequence and port; what an abandoned dump has left is read away before the
- * next begins.
+ * Requests, one at a time, on a socket of their own, so that no event can come between. Replies are
+ * known by sequence and port; what an abandoned request has left is read away before the next.
  */
 
 import { EBUSY } from "../../ffi/errno.ts";
@@ -28,8 +27,13 @@ export type DumpEnd =
   /** The kernel answered with an error, or it is not built to dump this; `errno` tells. */
   | "refused";
 
-/** Takes the messages that answer a request. */
-export type Take = (message: MessageCursor) => void;
+/** Who has asked. */
+export interface Inquirer {
+  /** A message of the answer; good only during the call. */
+  take(message: MessageCursor): void;
+  /** Nothing more comes. Another request may be made at once. */
+  done(end: DumpEnd): void;
+}
 
 /** Asks the kernel for dumps and single routes. */
 export class Dumper implements MessageHandler {
@@ -40,7 +44,9 @@ export class Dumper implements MessageHandler {
   #sequence = 0;
   #busy = false;
   /** Null while what was given up is read away. */
-  #take: Take | null = null;
+  #inquirer: Inquirer | null = null;
+  /** What is dumped after this. */
+  #next: readonly DumpKind[] = [];
   #end: DumpEnd | null = null;
   #interrupted = false;
   #damaged = false;
@@ -64,33 +70,28 @@ export class Dumper implements MessageHandler {
     return this.#busy;
   }
 
-  /** Whether what is under way was given up: `turn` reads it away. */
-  get abandoned(): boolean {
-    return this.#busy && this.#take === null;
+  /** Begins dumps, one after the other as long as they end well. False: not now. */
+  dump([kind, ...next]: readonly DumpKind[], inquirer: Inquirer): boolean {
+    if (!this.#request((sequence) => writeDump(this.#writer, kind, sequence), inquirer)) {
+      return false;
+    }
+    this.#next = next;
+    return true;
   }
 
-  /** Datagrams that the last turn took. */
-  get datagrams(): number {
-    return this.#socket.datagrams;
+  /** Asks for one route. False: not now. */
+  ask(question: RouteQuestion, inquirer: Inquirer): boolean {
+    return this.#request((sequence) => writeGetRoute(this.#writer, question, sequence), inquirer);
   }
 
-  /** Begins a dump; `take` is given each message of it. False: not now. */
-  dump(kind: DumpKind, take: Take): boolean {
-    return this.#request((sequence) => writeDump(this.#writer, kind, sequence), take);
-  }
-
-  /** Asks for one route; `take` is given the answer. False: not now. */
-  ask(question: RouteQuestion, take: Take): boolean {
-    return this.#request((sequence) => writeGetRoute(this.#writer, question, sequence), take);
-  }
-
-  #request(write: (sequence: number) => number, take: Take): boolean {
+  #request(write: (sequence: number) => number, inquirer: Inquirer): boolean {
     if (this.#busy) return false;
     this.#sequence = (this.#sequence + 1) >>> 0;
     const length = write(this.#sequence);
     if (this.#socket.send(this.#writer.bytes, length) < 0) return false;
     this.#busy = true;
-    this.#take = take;
+    this.#inquirer = inquirer;
+    this.#next = [];
     this.#end = null;
     this.#interrupted = this.#damaged = false;
     return true;
@@ -100,23 +101,30 @@ export class Dumper implements MessageHandler {
    * Gives up what is under way. It stays `busy` until turns have read its remaining replies away.
    */
   abandon(): void {
-    this.#take = null;
+    this.#inquirer = null;
   }
 
   /**
-   * Takes one burst of replies; null while there are more to come, or they were given up. The
-   * kernel writes a reply when it is asked and the next one whenever one is read, so where nothing
-   * waits before the end has come, nothing will.
+   * Takes one burst of replies. How much was done. The kernel writes a reply when it is asked and the
+   * next one whenever one is read, so where nothing waits before the end has come, nothing will.
    */
-  turn(): DumpEnd | null {
+  turn(): number {
+    if (!this.#busy) return 0;
     const outcome = this.#socket.receive(this);
     if (outcome === Received.overrun) this.#damaged = true;
     if (this.#end === null && outcome === Received.empty) this.#end = "damaged";
-    if (this.#end === null) return null;
+    if (this.#end !== null) this.#conclude(this.#end);
+    return Math.max(1, this.#socket.datagrams);
+  }
+
+  #conclude(end: DumpEnd): void {
+    const inquirer = this.#inquirer;
     this.#busy = false;
-    const wanted = this.#take !== null;
-    this.#take = null;
-    return wanted ? this.#end : null;
+    this.#inquirer = null;
+    if (inquirer === null) return;
+    const goesOn = end === "done" && this.#next.length > 0;
+    if (!goesOn) inquirer.done(end);
+    else if (!this.dump(this.#next, inquirer)) inquirer.done("damaged");
   }
 
   message(message: MessageCursor): void {
@@ -133,7 +141,7 @@ export class Dumper implements MessageHandler {
       case nl.NLMSG_NOOP:
         break;
       default:
-        this.#take?.(message);
+        this.#inquirer?.take(message);
         // A single answer is its own end.
         if ((message.flags & nl.NLM_F_MULTI) === 0) this.#finish(0);
     }

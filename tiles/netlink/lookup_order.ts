@@ -17,7 +17,7 @@ import {
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
 import { decodeRoute } from "./decode_route.ts";
-import type { Dumper } from "./dump.ts";
+import type { DumpEnd, Dumper } from "./dump.ts";
 
 /** Finds out the lookup order. */
 export class LookupOrderQuestion {
@@ -47,30 +47,27 @@ export class LookupOrderQuestion {
   }
 
   /**
-   * Asks, or takes the answer. `touched`: a rule was touched, so it is known. Returns work done.
+   * Asks what there is to ask. `touched`: a rule was touched, so it is known. How much was done.
    */
   turn(touched: boolean): number {
     if (touched) this.#known = true;
-    if (this.#asking) return this.#takeAnswer();
     if (this.#known || !this.#changed || this.#dumper.busy) return 0;
     this.#changed = false;
     const address = this.#rib.ambiguousAddress();
     if (address < 0 || address === this.#asked) return 0;
     this.#asked = address;
     this.#answer.table = 0;
-    this.#asking = this.#dumper.ask(
-      { address, fibMatch: true },
-      (message) => decodeRoute(message, this.#answer),
-    );
+    this.#asking = this.#dumper.ask({ address, fibMatch: true }, {
+      take: (message) => decodeRoute(message, this.#answer),
+      done: (end) => this.#takeAnswer(end),
+    });
     return 1;
   }
 
-  #takeAnswer(): number {
-    const end = this.#dumper.turn();
-    if (end === null) return this.#dumper.datagrams;
+  #takeAnswer(end: DumpEnd): void {
     this.#asking = false;
     const isAnswer = end === "done" || end === "refused";
-    if (!isAnswer || this.#known) return 1;
+    if (!isAnswer || this.#known) return;
     const answer = end === "done" ? this.#answer.table : -this.#dumper.errno;
     const orders = ["merged", "separate"] as const;
     const fitting = orders.filter((order) =>
@@ -80,7 +77,6 @@ export class LookupOrderQuestion {
     this.#known = fitting.length === 1;
     if (this.#known) this.#rib.lookupOrder = fitting[0];
     else this.#asked = -1;
-    return 1;
   }
 }
 

@@ -182,15 +182,15 @@ export class Mirror implements MessageHandler {
   turn(now = performance.now()): number {
     this.#now = now;
     const events = this.#readEvents();
+    let read = this.dumper.turn();
     // What is still taken is older than a dump that began now, and what happens meanwhile is lost
     // without another word: after an overrun the kernel drops all until its queue is empty.
-    const read = this.#draining ? 0 : this.#synchroniser.turn(now);
-    const asked = this.#draining || this.#synchroniser.running
-      ? 0
-      : this.#question.turn(this.rules.touched);
-    if (read + asked > 0) this.#unshown = true;
+    if (!this.#draining) {
+      read += this.#synchroniser.turn(now) + this.#question.turn(this.rules.touched);
+    }
+    if (read > 0) this.#unshown = true;
     this.#show();
-    return events + read + asked;
+    return events + read;
   }
 
   /** Milliseconds until `turn` has something to do besides events; -1: nothing. */

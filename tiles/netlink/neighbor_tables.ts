@@ -10,11 +10,10 @@ import type { Dumper } from "./dump.ts";
 const BUSY_MILLIS = 500;
 const QUIET_MILLIS = 10_000;
 
-/** Dumps the neighbour tables on a dumper that others use too. */
+/** Dumps the neighbour tables on a dumper that others use too, and that somebody turns. */
 export class NeighborTables {
   readonly #dumper: Dumper;
   readonly #told: (table: NeighborTableMessage) => void;
-  #reading = false;
   #lookedAt = -Infinity;
 
   /** `told` is given each table and each interface's parameters. */
@@ -23,26 +22,17 @@ export class NeighborTables {
     this.#told = told;
   }
 
-  /** Reads them now, whole, on a dumper that nobody uses. */
-  read(now: number): void {
-    do this.turn(now, { asking: true }); while (this.#reading);
-  }
-
-  /** Goes on reading, or begins when it is time. How much was done. */
-  turn(now: number, { asking }: { asking: boolean }): number {
-    if (this.#reading) return this.#read();
-    if (this.#dumper.busy || now - this.#lookedAt < (asking ? BUSY_MILLIS : QUIET_MILLIS)) return 0;
+  /** Begins to read them when it is time. */
+  turn(now: number, { asking }: { asking: boolean }): void {
+    if (this.#dumper.busy || now - this.#lookedAt < (asking ? BUSY_MILLIS : QUIET_MILLIS)) return;
     this.#lookedAt = now;
-    this.#reading = this.#dumper.dump("neighborTables", (message) => {
-      const table = decodeNeighborTable(message);
-      if (table !== null) this.#told(table);
+    this.#dumper.dump(["neighborTables"], {
+      take: (message) => {
+        const table = decodeNeighborTable(message);
+        if (table !== null) this.#told(table);
+      },
+      // What is missing from an interrupted look comes with the next.
+      done() {},
     });
-    return 1;
-  }
-
-  #read(): number {
-    // What is missing from an interrupted look comes with the next.
-    if (this.#dumper.turn() !== null) this.#reading = false;
-    return 1;
   }
 }

@@ -52,12 +52,10 @@ export class Synchroniser {
   readonly #plans: readonly Plan[];
   readonly #events = new EventLog();
   readonly #log: (line: string) => void;
-  readonly #take = (message: MessageCursor) => this.#running?.part.dumped(message);
   #wanted = 0;
   #done = 0;
   #running: Plan | null = null;
   #startedAt = 0;
-  #dumpIndex = 0;
 
   /** `parts` by their bit. */
   constructor(
@@ -77,11 +75,6 @@ export class Synchroniser {
   /** Whether nothing is known to be stale. */
   get settled(): boolean {
     return this.#wanted === 0 && this.#running === null;
-  }
-
-  /** Whether a dump is under way. */
-  get running(): boolean {
-    return this.#running !== null;
   }
 
   /** Parts, as bits, may be stale: they are read anew, soon. */
@@ -113,9 +106,8 @@ export class Synchroniser {
     if (stale !== 0) this.want(stale, now);
   }
 
-  /** Milliseconds until something is to be done here, -1: nothing. */
+  /** Milliseconds until something is to be begun, -1: nothing. */
   nextDue(now: number): number {
-    if (this.#running !== null) return 0;
     let next = Infinity;
     for (const plan of this.#plans) {
       if ((this.#wanted & plan.bit) !== 0) next = Math.min(next, plan.due);
@@ -124,14 +116,11 @@ export class Synchroniser {
   }
 
   /**
-   * Goes on with the dump under way, or begins what is due. How much was done. When a part's read
-   * has ended, everything of it is in netbase's writer and waits to be committed.
+   * Begins what is due. How much was done. When a part's read has ended, everything of it is in
+   * netbase's writer and waits to be committed.
    */
   turn(now: number): number {
-    if (this.#running !== null) return this.#advance(this.#running, now);
-    if (this.#wanted === 0) return 0;
-    if (this.#dumper.abandoned) this.#dumper.turn();
-    if (this.#dumper.busy) return 1;
+    if (this.#wanted === 0 || this.#dumper.busy) return 0;
     const plan = this.#plans.find(({ bit, due }) => (this.#wanted & bit) !== 0 && due <= now);
     return plan === undefined ? 0 : this.#begin(plan, now);
   }
@@ -140,35 +129,27 @@ export class Synchroniser {
     this.#running = plan;
     this.#wanted &= ~plan.bit;
     this.#startedAt = now;
-    this.#dumpIndex = 0;
     this.#events.clear();
-    plan.part.beginSync();
-    this.#nextDump(plan, now);
+    const { part } = plan;
+    part.beginSync();
+    this.counts.dumps += part.dumps.length;
+    const began = this.#dumper.dump(part.dumps, {
+      take: (message) => part.dumped(message),
+      done: (end) => this.#ended(plan, end),
+    });
+    if (!began) this.#failed(plan, "damaged");
     return 1;
   }
 
-  #nextDump(plan: Plan, now: number): void {
-    this.counts.dumps++;
-    const kind = plan.part.dumps[this.#dumpIndex];
-    if (!this.#dumper.dump(kind, this.#take)) this.#failed(plan, "damaged", now);
-  }
-
-  #advance(plan: Plan, now: number): number {
-    const end = this.#dumper.turn();
-    if (end === null) return this.#dumper.datagrams;
+  #ended(plan: Plan, end: DumpEnd): void {
     // What the kernel is not built to have is empty: next-hop objects before 5.3, policy rules.
     const absent = end === "refused" && plan.part.optional;
-    if (end !== "done" && !absent) this.#failed(plan, end, now);
-    else if (++this.#dumpIndex < plan.part.dumps.length) this.#nextDump(plan, now);
-    else this.#finish(plan, now);
-    return 1;
+    if (end !== "done" && !absent) this.#failed(plan, end);
+    else if (this.#events.overflowed) this.#failed(plan, "damaged");
+    else this.#finish(plan);
   }
 
-  #finish(plan: Plan, now: number): void {
-    if (this.#events.overflowed) {
-      this.#failed(plan, "damaged", now);
-      return;
-    }
+  #finish(plan: Plan): void {
     this.#running = null;
     this.#applyKept(plan.part, true);
     plan.part.endSync();
@@ -191,12 +172,12 @@ export class Synchroniser {
     this.want(stale, performance.now());
   }
 
-  #failed(plan: Plan, end: DumpEnd, now: number): void {
+  #failed(plan: Plan, end: DumpEnd): void {
     this.#running = null;
     this.#applyKept(plan.part, false);
     if (end === "interrupted") this.counts.interrupted++;
     const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** plan.failed, MOST_RETRY_MILLIS);
-    plan.due = now + delay * (0.75 + Math.random() / 2);
+    plan.due = performance.now() + delay * (0.75 + Math.random() / 2);
     plan.failed++;
     this.#wanted |= plan.bit;
     if (plan.failed !== ATTEMPTS_TO_TELL) return;

@@ -138,7 +138,8 @@ class NetlinkTile implements Tile, NeighborListener {
   start(): void {
     this.#library.bePrompt();
     // How long confirmations hold is known before there is anything to be kept confirmed.
-    this.#tables.read(this.#now);
+    this.#tables.turn(this.#now, { asking: false });
+    while (this.#mirror.dumper.turn() > 0);
     this.#mirror.sync();
     if (this.#filters.turn()) this.#followInterfaces();
     this.#mirror.settle();
@@ -151,9 +152,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#changes.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
-    work += this.#tables.turn(now, {
-      asking: this.#intakes.some(({ solicitor }) => solicitor.busy),
-    });
+    this.#tables.turn(now, { asking: this.#intakes.some(({ solicitor }) => solicitor.busy) });
     this.#reader.refresh();
     for (const intake of this.#intakes) work += intake.turn(now);
     return work + this.#snapshots.turn() + this.#audit.turn(now);
