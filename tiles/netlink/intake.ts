@@ -1,21 +1,31 @@
 /**
  * The netlink tile's end of one net tile's solicit link. All of what is asked is looked at: it costs
- * little to tell what is not on-link or known already, and little to count the rest.
+ * little to tell what is not on-link or known already, and little to count the rest. A flood comes
+ * through here at line rate, so what most of it is, an address that is not on-link, is told first.
  */
 
 import type { View } from "../../ffi/view.ts";
+import { IFF_NOARP } from "../../netbase/interfaces.ts";
+import { NUD_VALID } from "../../netbase/neighbors.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { SolicitConsumer } from "../runtime/solicit_link.ts";
+import { NTF_KEPT } from "./constants.ts";
+import type { NeighborMap } from "./neighbor_map.ts";
 import { Solicitor, type SolicitorParts } from "./solicitor.ts";
-import { Standing } from "./standing.ts";
 
 /** Requests taken with one turn: less than a millisecond's work, so that events need not wait. */
 const MOST_TAKEN = 4_096;
 
 /** What an intake works with. */
 export interface IntakeParts extends SolicitorParts {
-  /** One of {@linkcode Standing}. */
-  standing(ifindex: number, address: number): number;
+  /** Netbase as of its last `refresh()`. */
+  readonly reader: NetbaseReader;
+  /** Who is a gateway on which interface; true: on-link though no prefix says so. */
+  readonly gateways: NeighborMap<boolean>;
+  /** Whether packets leave by an interface. */
+  isFollowed(ifindex: number): boolean;
 }
 
 /** Takes requests of one net tile and has them dealt with. */
@@ -53,19 +63,48 @@ export class Intake {
   }
 
   #offer(ifindex: number, address: number, now: number): void {
-    const { counters } = this.#parts;
-    const standing = this.#parts.standing(ifindex, address);
-    switch (standing) {
-      case Standing.offLink:
-        counters[NETLINK.index.solicits_off_link]++;
-        return;
-      case Standing.known:
-        counters[NETLINK.index.solicits_duplicate]++;
-        return;
-      case Standing.refresh:
-        this.solicitor.refresh(ifindex, address, now);
-        return;
+    const { reader: { neighbors }, counters, gateways } = this.#parts;
+    if (!this.#isOnLink(ifindex, address)) {
+      counters[NETLINK.index.solicits_off_link]++;
+      return;
     }
-    this.solicitor.want({ ifindex, address, isGateway: standing === Standing.gateway }, now);
+    const record = neighbors.find(ifindex, address);
+    const usable = record >= 0 && (neighbors.state(record) & NUD_VALID) !== 0;
+    if (usable && neighbors.refreshWanted(record)) {
+      this.solicitor.refresh(ifindex, address, now);
+    } else if (usable || (record >= 0 && (neighbors.flags(record) & NTF_KEPT) !== 0)) {
+      // Known, or kept by somebody who asks for it.
+      counters[NETLINK.index.solicits_duplicate]++;
+    } else if (!this.#resolves(ifindex)) {
+      counters[NETLINK.index.solicits_off_link]++;
+    } else {
+      const isGateway = gateways.has(ifindex, address);
+      this.solicitor.want({ ifindex, address, isGateway }, now);
+    }
+  }
+
+  /** Whether a route leads to `address` on that very link, or to whom it is the gateway with `onlink`. */
+  #isOnLink(ifindex: number, address: number): boolean {
+    const { reader: { fib, nextHops }, gateways } = this.#parts;
+    if (!this.#parts.isFollowed(ifindex)) return false;
+    const id = fib.lookup(address);
+    const isGroup = id !== 0 && nextHops.kind(id) === KIND_GROUP;
+    for (let i = 0; i < (isGroup ? nextHops.memberCount(id) : 1); i++) {
+      if (this.#leadsThere(isGroup ? nextHops.memberId(id, i) : id, ifindex)) return true;
+    }
+    return gateways.get(ifindex, address) === true;
+  }
+
+  #leadsThere(id: number, ifindex: number): boolean {
+    const { nextHops } = this.#parts.reader;
+    return nextHops.ifindex(id) === ifindex && nextHops.gateway(id) === 0 &&
+      nextHops.kind(id) === RTN_UNICAST;
+  }
+
+  /** Whether neighbours are asked for on an interface now. */
+  #resolves(ifindex: number): boolean {
+    const { interfaces } = this.#parts.reader;
+    const record = interfaces.find(ifindex);
+    return record >= 0 && interfaces.isUp(record) && (interfaces.flags(record) & IFF_NOARP) === 0;
   }
 }

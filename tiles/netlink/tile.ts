@@ -23,7 +23,6 @@ import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
 import type { NeighborListener } from "./neighbors_part.ts";
 import { Snapshots } from "./snapshots.ts";
-import { neighborStanding, Standing } from "./standing.ts";
 
 /** What the netlink tile is made with. */
 export interface NetlinkSetup {
@@ -110,7 +109,9 @@ class NetlinkTile implements Tile, NeighborListener {
       // That a gateway is dead is to be known: routes have another way then (`netbase/decision.ts`).
       release: (ifindex, address) =>
         this.#mirror.routes.gateways.has(ifindex, address) || this.#asker.release(ifindex, address),
-      standing: (ifindex, address) => this.#standing(ifindex, address),
+      reader: this.#reader,
+      gateways: this.#mirror.routes.gateways,
+      isFollowed: (ifindex) => this.#followed.has(ifindex),
       counters: this.#counters,
       random: Math.random,
       sharers: setup.solicits.length,
@@ -210,11 +211,6 @@ class NetlinkTile implements Tile, NeighborListener {
     if (this.#announced === this.#writer.generation) return;
     this.#announced = this.#writer.generation;
     for (const waker of this.#wakers) waker.published();
-  }
-
-  #standing(ifindex: number, address: number): number {
-    if (!this.#followed.has(ifindex)) return Standing.offLink;
-    return neighborStanding(this.#reader, this.#mirror.routes.gateways, ifindex, address);
   }
 
   /** Neighbours that the kernel has been asked for and that have not answered yet. */
