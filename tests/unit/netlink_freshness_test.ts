@@ -12,16 +12,10 @@ const IFINDEX = 3;
 
 /** A neighbour table with a watch over it. */
 class World {
-  readonly #writer = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: 1 });
-  readonly freshness = new Freshness(this.#writer.neighbors, 0);
-  readonly #view: NetbaseReader;
-
-  constructor() {
-    const view = heapView(NETBASE_BYTES);
-    this.#writer = new NetbaseWriter(view, { readers: [], seed: 1 });
-    this.#view = new NetbaseReader(view);
-    this.freshness = new Freshness(this.#writer.neighbors, 0);
-  }
+  readonly #region = heapView(NETBASE_BYTES);
+  readonly #writer = new NetbaseWriter(this.#region, { readers: [], seed: 1 });
+  readonly #view = new NetbaseReader(this.#region);
+  readonly freshness = new Freshness(this.#writer.neighbors);
 
   told(address: number, state: number, { now = 0, confirmedMillis = 0, flags = 0 } = {}): void {
     const entry = { ifindex: IFINDEX, address, state, flags, macHead: 1, macTail: 1 };

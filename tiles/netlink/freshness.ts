@@ -18,8 +18,8 @@ const DEFAULT_TIMES: Times = { reachableMillis: 30_000, delayProbeMillis: 5_000 
  * (neigh_timer_handler). It is asked for this part of that time before.
  */
 const LEAD = 0.6;
-/** Width of a bucket of deadlines. */
-const BUCKET_MILLIS = 100;
+/** Looks at the deadlines come at multiples of this, one for all that have passed since the last. */
+const GRID_MILLIS = 100;
 
 /** How long a confirmation holds on an interface, and the time in which a use keeps it up. */
 interface Times {
@@ -34,13 +34,11 @@ export class Freshness {
   #default = DEFAULT_TIMES;
   /** When each REACHABLE neighbour is to be marked, monotonic milliseconds. */
   readonly #deadlines = new NeighborMap<number>();
-  /** Pairs of interface and address by the bucket that their deadline was in when it was set. */
-  readonly #buckets = new Map<number, number[]>();
-  #bucket = 0;
+  /** No deadline is before this. */
+  #next = Infinity;
 
-  constructor(neighbors: NeighborWriter, now: number) {
+  constructor(neighbors: NeighborWriter) {
     this.#neighbors = neighbors;
-    this.#bucket = Math.floor(now / BUCKET_MILLIS);
   }
 
   /** What a dump of neighbour tables says of an interface, or of all that it does not name. */
@@ -75,7 +73,9 @@ export class Freshness {
       const { reachableMillis, delayProbeMillis } = this.#times.get(ifindex) ?? this.#default;
       const lead = Math.min(delayProbeMillis * LEAD, reachableMillis / 2);
       const left = reachableMillis - Math.max(0, confirmedMillis) - lead;
-      this.#schedule(ifindex, address, now + Math.max(0, left));
+      const deadline = onGrid(now + Math.max(0, left));
+      this.#deadlines.set(ifindex, address, deadline);
+      this.#next = Math.min(this.#next, deadline);
     } else {
       // In DELAY and PROBE the kernel is asking; what is PERMANENT or NOARP never runs out.
       this.#deadlines.delete(ifindex, address);
@@ -88,58 +88,28 @@ export class Freshness {
     this.#deadlines.delete(ifindex, address);
   }
 
-  #schedule(ifindex: number, address: number, deadline: number): void {
-    const known = this.#deadlines.has(ifindex, address);
-    this.#deadlines.set(ifindex, address, deadline);
-    // One that has a place in a bucket already is moved on when that bucket's time has come.
-    if (!known) this.#place(ifindex, address, deadline);
-  }
-
-  #place(ifindex: number, address: number, deadline: number): void {
-    const at = Math.max(this.#bucket + 1, Math.ceil(deadline / BUCKET_MILLIS));
-    const bucket = this.#buckets.get(at);
-    if (bucket === undefined) this.#buckets.set(at, [ifindex, address]);
-    else bucket.push(ifindex, address);
-  }
-
-  /** Milliseconds until a neighbour is to be marked; -1: none is. */
+  /** Milliseconds until a neighbour may have to be marked; -1: none has. */
   nextDue(now: number): number {
-    if (this.#buckets.size === 0) return -1;
-    const next = Math.min(...this.#buckets.keys());
-    return Math.max(0, Math.ceil(next * BUCKET_MILLIS - now));
+    return this.#next === Infinity ? -1 : Math.max(0, Math.ceil(this.#next - now));
   }
 
   /** Marks whose time has come. How many. */
   turn(now: number): number {
-    const last = Math.floor(now / BUCKET_MILLIS);
+    if (now < this.#next) return 0;
     let marked = 0;
-    // After a long pause there are fewer buckets than there were moments.
-    if (last - this.#bucket > this.#buckets.size) {
-      const due = [...this.#buckets.keys()].filter((at) => at <= last);
-      this.#bucket = last;
-      for (const at of due) marked += this.#empty(at, now);
-      return marked;
-    }
-    while (this.#bucket < last) marked += this.#empty(++this.#bucket, now);
-    return marked;
-  }
-
-  #empty(at: number, now: number): number {
-    const bucket = this.#buckets.get(at);
-    if (bucket === undefined) return 0;
-    this.#buckets.delete(at);
-    let marked = 0;
-    for (let i = 0; i < bucket.length; i += 2) {
-      const [ifindex, address] = [bucket[i], bucket[i + 1]];
-      const deadline = this.#deadlines.get(ifindex, address);
-      if (deadline === undefined) continue;
+    this.#next = Infinity;
+    this.#deadlines.forEach((deadline, ifindex, address) => {
       if (deadline > now) {
-        this.#place(ifindex, address, deadline);
+        this.#next = Math.min(this.#next, deadline);
       } else {
         this.#deadlines.delete(ifindex, address);
         if (this.#neighbors.wantRefresh(ifindex, address)) marked++;
       }
-    }
+    });
     return marked;
   }
+}
+
+function onGrid(millis: number): number {
+  return Math.ceil(millis / GRID_MILLIS) * GRID_MILLIS;
 }

@@ -38,6 +38,13 @@ export class NeighborMap<Value> {
     return true;
   }
 
+  /** `visit` may delete the one that it is given. */
+  forEach(visit: (value: Value, ifindex: number, address: number) => void): void {
+    for (const [ifindex, addresses] of this.#interfaces) {
+      for (const [address, value] of addresses) visit(value, ifindex, address);
+    }
+  }
+
   clear(): void {
     this.#interfaces.clear();
     this.#size = 0;

@@ -88,7 +88,7 @@ class NetlinkTile implements Tile, NeighborListener {
       wait: () => this.#library.wait(pollSet([]), 1),
     });
     this.#reader = new NetbaseReader(setup.netbase);
-    this.#freshness = new Freshness(this.#writer.neighbors, this.#now);
+    this.#freshness = new Freshness(this.#writer.neighbors);
     this.#filters = new Filters(setup.filters, {
       interfaces: this.#writer.interfaces,
       ports: setup.ports,
