@@ -32,11 +32,4 @@ static inline void stamp(uint32_t out[2])
 	out[1] = (uint32_t)(time >> 32);
 }
 
-/* A socket buffer as large as may be had: over the system's limit with CAP_NET_ADMIN, else up to it. */
-static inline void size_buffer(int fd, int force, int option, int bytes)
-{
-	if (setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)) < 0)
-		setsockopt(fd, SOL_SOCKET, option, &bytes, sizeof(bytes));
-}
-
 #endif

@@ -20,17 +20,13 @@
  * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
  * caller closes, or -errno.
  */
-EXPORT int tegula_netlink_open(const int32_t *groups, int count, int receive_buffer, int strict)
+EXPORT int tegula_netlink_open(const int32_t *groups, int count)
 {
 	const struct sockaddr_nl self = { .nl_family = AF_NETLINK };
-	int error, one = 1;
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	int error, fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
 
 	if (fd < 0)
 		return -errno;
-	size_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, receive_buffer);
-	if (strict) /* before Linux 4.20 there is none: the dump is filtered again anyhow */
-		setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
 	for (int i = 0; i < count && !error; i++)
 		error = result(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(int)));

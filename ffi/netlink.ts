@@ -4,6 +4,7 @@
  */
 
 import { checked } from "./errno.ts";
+import { setNumber, SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 
 /** In `lengths`: the message did not fit its slot. */
 export const TRUNCATED = 0xffffffff;
@@ -15,6 +16,9 @@ const SOCK_DGRAM = 2;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOCKADDR_NL_WORDS = 3;
+/** Of linux/netlink.h. */
+const SOL_NETLINK = 270;
+const NETLINK_GET_STRICT_CHK = 12;
 /** POLLIN (poll.h). */
 const POLLIN = 1;
 /** The kernel's address. */
@@ -74,7 +78,7 @@ export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer>
 /** Opens the library at `path`. */
 export function openNetlink(path: string): NetlinkLibrary {
   const { symbols } = Deno.dlopen(path, {
-    tegula_netlink_open: { parameters: ["buffer", "i32", "i32", "i32"], result: "i32" },
+    tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
     tegula_netlink_receive: {
       parameters: ["i32", "buffer", "buffer", "i32", "u32"],
       result: "i32",
@@ -82,6 +86,7 @@ export function openNetlink(path: string): NetlinkLibrary {
     tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
     tegula_netlink_be_prompt: { parameters: [], result: "i32" },
     // libc's
+    setsockopt: SETSOCKOPT,
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
     getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
@@ -90,11 +95,13 @@ export function openNetlink(path: string): NetlinkLibrary {
   });
   return {
     open({ groups, receiveBuffer, strict }) {
-      const list = Int32Array.from(groups);
-      return checked(
-        symbols.tegula_netlink_open(list, list.length, receiveBuffer, strict ? 1 : 0),
-        "open a netlink socket",
-      );
+      const { setsockopt, tegula_netlink_open: open } = symbols;
+      const fd = checked(open(Int32Array.from(groups), groups.length), "open a netlink socket");
+      sizeBuffers(setsockopt, { fd, receive: receiveBuffer });
+      if (strict) {
+        setNumber(setsockopt, { fd, level: SOL_NETLINK, option: NETLINK_GET_STRICT_CHK, value: 1 });
+      }
+      return fd;
     },
     portId(fd) {
       const address = new Uint32Array(SOCKADDR_NL_WORDS);

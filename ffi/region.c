@@ -25,9 +25,9 @@
 
 /*
  * Maps `bytes` of `fd` over the first page boundary in `room`, which reaches at least a page further
- * than that, and stores how far into `room` it is. 0, or -errno.
+ * than that and is kept for ever, and stores how far into `room` it is. 0, or -errno.
  */
-static int map_over(void *room, uint32_t bytes, int protection, int fd, uint32_t *offset)
+EXPORT int tegula_region_map(void *room, uint32_t bytes, int protection, int fd, uint32_t *offset)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
 	uintptr_t start = ((uintptr_t)room + page - 1) & ~(page - 1);
@@ -54,17 +54,11 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, void *writer, 
 		return -errno;
 	error = result(ftruncate(fd, bytes));
 	if (!error)
-		error = map_over(writer, bytes, PROT_READ | PROT_WRITE, fd, &offsets[0]);
+		error = tegula_region_map(writer, bytes, PROT_READ | PROT_WRITE, fd, &offsets[0]);
 	if (!error)
 		error = result(fcntl(fd, F_ADD_SEALS, seals));
 	if (!error)
-		error = map_over(reader, bytes, PROT_READ, fd, &offsets[1]);
+		error = tegula_region_map(reader, bytes, PROT_READ, fd, &offsets[1]);
 	close(fd);
 	return error;
-}
-
-/* Maps `bytes` bytes of `fd` read-write into `room`; otherwise as above. 0, or -errno. */
-EXPORT int tegula_region_map(int fd, uint32_t bytes, void *room, uint32_t *offset)
-{
-	return map_over(room, bytes, PROT_READ | PROT_WRITE, fd, offset);
 }

@@ -38,6 +38,8 @@ const mapped: SharedArrayBuffer[] = [];
 
 /** The largest page that a kernel for these machines has; most have pages of 4 KiB. */
 const LARGEST_PAGE_BYTES = 65_536;
+/** PROT_READ | PROT_WRITE. */
+const READ_AND_WRITE = 3;
 
 /** Room for `byteLength` bytes of whole pages, wherever in a page the buffer begins. */
 function room(byteLength: number): Uint8Array<SharedArrayBuffer> {
@@ -54,7 +56,10 @@ export function openRegions(path: string): Regions {
       parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
       result: "i32",
     },
-    tegula_region_map: { parameters: ["i32", "u32", "buffer", "buffer"], result: "i32" },
+    tegula_region_map: {
+      parameters: ["buffer", "u32", "i32", "i32", "buffer"],
+      result: "i32",
+    },
   });
   const offsets = new Uint32Array(2);
 
@@ -75,7 +80,7 @@ export function openRegions(path: string): Regions {
     mapShared(fd, byteLength) {
       const bytes = room(byteLength);
       checked(
-        symbols.tegula_region_map(fd, byteLength, bytes, offsets),
+        symbols.tegula_region_map(bytes, byteLength, READ_AND_WRITE, fd, offsets),
         `map ${byteLength} bytes of descriptor ${fd}`,
       );
       return { buffer: bytes.buffer, byteOffset: offsets[0], byteLength };

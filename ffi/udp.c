@@ -13,8 +13,6 @@
 #define BURST 64
 #define BUFFER_BYTES 65536
 #define TRUNCATED 0x80000000u
-#define RECEIVE_BUFFER (8 << 20)
-#define SEND_BUFFER (4 << 20)
 #define DESCRIPTORS 4096
 
 /* A datagram as udp.ts describes it; addresses and ports in host order. */
@@ -48,8 +46,6 @@ EXPORT int tegula_udp_open(int port)
 
 	if (fd < 0)
 		return -errno;
-	size_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, RECEIVE_BUFFER);
-	size_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, SEND_BUFFER);
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one));
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));

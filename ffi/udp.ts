@@ -3,6 +3,8 @@
  * a net tile. Two bindings on one library: main opens sockets, a net tile can only use them.
  */
 
+import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
+
 /** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */
 export const UDP_DESCRIPTOR_WORDS = 8;
 
@@ -14,6 +16,10 @@ export const UDP_BUFFER_BYTES = 65536;
 
 /** Datagrams in a burst, at most. */
 export const UDP_BURST = 64;
+
+/** Bytes of a socket's buffers. */
+const RECEIVE_BUFFER = 8 << 20;
+const SEND_BUFFER = 4 << 20;
 
 /** Main's side. */
 export interface UdpSetup {
@@ -54,10 +60,17 @@ export interface Udp {
 export function openUdpSetup(path: string): UdpSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_open: { parameters: ["i32"], result: "i32" },
-    close: { parameters: ["i32"], result: "i32" }, // libc's
+    // libc's
+    setsockopt: SETSOCKOPT,
+    close: { parameters: ["i32"], result: "i32" },
   });
   return {
-    open: symbols.tegula_udp_open,
+    open(port) {
+      const fd = symbols.tegula_udp_open(port);
+      const { setsockopt } = symbols;
+      if (fd >= 0) sizeBuffers(setsockopt, { fd, receive: RECEIVE_BUFFER, send: SEND_BUFFER });
+      return fd;
+    },
     close(fd) {
       symbols.close(fd);
     },

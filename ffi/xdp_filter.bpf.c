@@ -27,7 +27,7 @@
  * looked at, so that adding and removing an address are one store.
  */
 struct filter {
-	__u8 mac[6];
+	__u16 mac[3]; /* in network order */
 	__u32 seed;
 	__u32 vlans[4096 / 32];
 	__u32 ports[65536 / 32];
@@ -68,15 +68,6 @@ static __always_inline int has_bit(const __u32 *words, __u32 bit)
 	return words[bit >> 5] >> (bit & 31) & 1;
 }
 
-static __always_inline int is_our_mac(const struct filter *ours, const __u8 *mac)
-{
-	int differs = 0;
-
-	for (int i = 0; i < ETH_ALEN; i++)
-		differs |= mac[i] ^ ours->mac[i];
-	return !differs;
-}
-
 static __always_inline int is_our_address(const struct filter *ours, __u32 address)
 {
 	__u32 first = (address * 0x9e3779b1u ^ ours->seed) >> 20;
@@ -108,11 +99,13 @@ static __always_inline int is_ours(const struct filter *ours, struct xdp_md *ctx
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
+	const __u16 *mac = (void *)eth->h_dest;
 	struct iphdr *ip;
 	struct udphdr *udp;
 	__be16 type;
 
-	if ((void *)(eth + 1) > end || !is_our_mac(ours, eth->h_dest))
+	if ((void *)(eth + 1) > end || mac[0] != ours->mac[0] || mac[1] != ours->mac[1] ||
+	    mac[2] != ours->mac[2])
 		return 0;
 	ip = skip_tags(ours, eth, end, &type);
 	if (!ip || type != bpf_htons(ETH_P_IP) || (void *)(ip + 1) > end)

@@ -26,8 +26,6 @@
 #define SOCKETS 256
 /* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
 #define KICKS 16
-/* In copy mode a frame on its way out counts against the send buffer with at most this much. */
-#define SENT_FRAME 4096
 
 /* The program, as clang made it. */
 __asm__(".section .rodata\n"
@@ -160,7 +158,6 @@ EXPORT int tegula_xsk_open(void *area, uint32_t bytes, uint32_t frame, uint32_t 
 		return error;
 	}
 	s->fd = xsk_socket__fd(s->xsk);
-	size_buffer(s->fd, SO_SNDBUFFORCE, SO_SNDBUF, (int)ring * SENT_FRAME);
 	return slot;
 }
 
@@ -231,33 +228,19 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
-/* Tells a driver that has run out of frames, and waits, that there are more. */
-static void wake_receiver(struct socket *s)
-{
-	if (xsk_ring_prod__needs_wakeup(&s->fill))
-		recvfrom(s->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
-}
-
-/* Frames on the transmit ring that the kernel has not taken. */
-static uint32_t waiting(struct xsk_ring_prod *tx)
-{
-	return tx->cached_prod - __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);
-}
-
-/* Has the kernel send what waits, as long as each call gets it further. */
+/* Has the kernel send what it has not taken off the ring, as long as each call gets it further. */
 static void wake_sender(struct socket *s)
 {
-	uint32_t after, before = waiting(&s->tx);
+	uint32_t waiting, before = 0;
 
-	for (int i = 0; i < KICKS && before > 0; i++) {
+	for (int i = 0; i < KICKS; i++, before = waiting) {
+		waiting = s->tx.cached_prod - __atomic_load_n(s->tx.consumer, __ATOMIC_ACQUIRE);
+		if (waiting == 0 || waiting == before)
+			return;
 		if (!s->busy && !xsk_ring_prod__needs_wakeup(&s->tx))
 			return;
-		if (sendto(s->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0)
+		if (sendto(s->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0 || errno != EAGAIN)
 			return;
-		after = waiting(&s->tx);
-		if (errno != EAGAIN || after == before)
-			return;
-		before = after;
 	}
 }
 
@@ -273,7 +256,8 @@ EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		*xsk_ring_prod__fill_addr(fill, at + i) = frames[i];
 	xsk_ring_prod__submit(fill, count);
-	wake_receiver(&sockets[slot]);
+	if (xsk_ring_prod__needs_wakeup(fill)) /* the driver had run out, and waits */
+		recvfrom(sockets[slot].fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 	return (int)count;
 }
 

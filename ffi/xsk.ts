@@ -6,6 +6,7 @@
  */
 
 import { checked, EBUSY, EEXIST } from "./errno.ts";
+import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 import { u8, type View } from "./view.ts";
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
@@ -119,6 +120,9 @@ export interface Xsk {
 
 const NAME_BYTES = 16;
 
+/** In copy mode a frame on its way out counts against the send buffer with at most this much. */
+const SENT_FRAME_BYTES = 4096;
+
 /** How long one busy poll may last and how many frames it may bring, as the kernel's examples have it. */
 const BUSY_POLL_MICROS = 20;
 const BUSY_POLL_FRAMES = 64;
@@ -154,7 +158,10 @@ export function openXskSetup(path: string): XskSetup {
     tegula_xsk_register: { parameters: ["i32", "i32"], result: "i32" },
     tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
     tegula_xsk_close: { parameters: ["i32"], result: "void" },
-    close: { parameters: ["i32"], result: "i32" }, // libc's
+    tegula_xsk_fd: { parameters: ["i32"], result: "i32" },
+    // libc's
+    setsockopt: SETSOCKOPT,
+    close: { parameters: ["i32"], result: "i32" },
   });
   return {
     load(queues) {
@@ -185,11 +192,14 @@ export function openXskSetup(path: string): XskSetup {
       const { length } = bytes;
       const name = new TextEncoder().encode(ifname + "\0");
       const zeroCopy = mode === "zero-copy" ? 1 : 0;
-      const { tegula_xsk_open: open } = symbols;
-      return insist(
+      const { tegula_xsk_open: open, tegula_xsk_fd: descriptor, setsockopt } = symbols;
+      const slot = insist(
         BIND_TRIES,
         () => open(bytes, length, frameBytes, headroom, name, ifindex, queue, zeroCopy, ring),
       );
+      if (slot < 0) return slot;
+      sizeBuffers(setsockopt, { fd: descriptor(slot), send: ring * SENT_FRAME_BYTES });
+      return slot;
     },
     register: ({ sockets }, slot) => symbols.tegula_xsk_register(sockets, slot),
     pollBusily: (slot) => symbols.tegula_xsk_poll_busily(slot, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
