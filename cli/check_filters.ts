@@ -29,16 +29,17 @@ const NUMBERS: Readonly<Record<string, number>> = { udp: 17, ip: 0x0800 };
 /** Looks at the rules of this namespace. */
 export function checkFilters(ours: Ours): Finding[] {
   try {
-    const ruleset = readRuleset();
-    if (ruleset === null) return [ok(SUBJECT, "neither nft nor iptables is installed")];
-    return findingsOf(ruleset, ours);
+    return findingsOf(readRuleset(), ours);
   } catch (error) {
-    return [warn(SUBJECT, `its rules cannot be read: ${messageOf(error)}`, "sudo tegula check")];
+    const [says, fix] = error instanceof Deno.errors.NotFound
+      ? ["there is no nft to tell its rules", "apt-get install nftables   # and check again"]
+      : [`its rules cannot be read: ${messageOf(error)}`, "sudo tegula check"];
+    return [warn(SUBJECT, says, fix)];
   }
 }
 
 /** What is to be said of a ruleset. */
-export function findingsOf({ rules, chains }: Ruleset, ours: Ours): Finding[] {
+function findingsOf({ rules, chains }: Ruleset, ours: Ours): Finding[] {
   const passed = chains.filter(({ hook, interfaces }) =>
     HOOKS.includes(hook) &&
     (interfaces === null || interfaces.some((name) => ours.interfaces.includes(name)))

@@ -1,6 +1,6 @@
 /**
  * The packet filter's rules, as far as `tegula check` has to understand them: by `nft -j list ruleset`,
- * which shows what iptables-nft has made too, or where that is missing by `iptables-save`.
+ * which shows what iptables has made too, but for iptables-legacy.
  */
 
 /** What a rule asks of a packet. */
@@ -46,24 +46,12 @@ export interface Ruleset {
   readonly chains: readonly BaseChain[];
 }
 
-/** Reads the rules of this network namespace. Throws Error when that is refused; null: no program to ask. */
-export function readRuleset(): Ruleset | null {
-  const nft = output("nft", "-j", "list", "ruleset");
-  if (nft !== null) return parseNft(nft);
-  const iptables = output("iptables-save");
-  return iptables === null ? null : parseIptables(iptables);
-}
-
-/** What a program prints; null when there is none of that name. */
-function output(program: string, ...args: string[]): string | null {
-  try {
-    const { success, stdout, stderr } = new Deno.Command(program, { args }).outputSync();
-    if (success) return new TextDecoder().decode(stdout);
-    throw new Error(`${program}: ${new TextDecoder().decode(stderr).trim().split("\n")[0]}`);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw error;
-  }
+/** Reads the rules of this network namespace. Throws Error, Deno's NotFound where there is no nft. */
+export function readRuleset(): Ruleset {
+  const args = ["-j", "list", "ruleset"];
+  const { success, stdout, stderr } = new Deno.Command("nft", { args }).outputSync();
+  if (success) return parseNft(new TextDecoder().decode(stdout));
+  throw new Error(`nft: ${new TextDecoder().decode(stderr).trim().split("\n")[0]}`);
 }
 
 // deno-lint-ignore no-explicit-any -- nft's JSON (libnftables-json(5))
@@ -140,65 +128,4 @@ function nftValues(right: Json, setNamed: (name: string) => Json[] | undefined):
   const values = [all].flat().map((each: Json) => each?.range ?? each);
   const isPlain = (each: Json) => ["string", "number"].includes(typeof each) || Array.isArray(each);
   return values.every(isPlain) ? values : null;
-}
-
-/** What iptables calls what the kernel leads packets to. */
-const HOOKS = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING", "FORWARD"];
-/** Options of iptables that are understood, and nft's keys for the same. */
-const KEYS: Readonly<Record<string, string>> = {
-  ...{ "-i": "iifname", "-o": "oifname", "-p": "l4proto" },
-  ...{
-    "--dport": "th dport",
-    "--dports": "th dport",
-    "--sport": "th sport",
-    "--sports": "th sport",
-  },
-};
-
-/** Reads what `iptables-save` prints. */
-export function parseIptables(text: string): Ruleset {
-  const rules: Rule[] = [];
-  const chains: BaseChain[] = [];
-  let table = "";
-  for (const line of text.split("\n")) {
-    const words = line.split(" ");
-    if (line.startsWith("*")) table = line.slice(1);
-    if (line.startsWith(":") && HOOKS.includes(words[0].slice(1))) {
-      const hook = words[0].slice(1);
-      const policy = words[1].toLowerCase();
-      chains.push({
-        chain: `${table} ${hook}`,
-        hook: hook.toLowerCase(),
-        interfaces: null,
-        policy,
-      });
-    }
-    if (words[0] !== "-A") continue;
-    const target = words[words.findIndex((word) => word === "-j" || word === "-g") + 1];
-    rules.push({
-      chain: `${table} ${words[1]}`,
-      name: `rule -t ${table} ${line}`,
-      matches: words.flatMap((word, i) =>
-        KEYS[word] === undefined ? [] : [{
-          key: KEYS[word],
-          negated: words[i - 1] === "!",
-          values: words[i + 1].split(",").map(iptablesValue),
-        }]
-      ),
-      does: words.includes("-j") && target !== "RETURN" ? [target.toLowerCase()] : ["counter"],
-      targets: [`${table} ${target}`],
-      removal: `iptables -t ${table} -D ${words.slice(1).join(" ")}`,
-    });
-  }
-  const own = new Set(rules.map(({ chain }) => chain));
-  return {
-    rules: rules.map((rule) => own.has(rule.targets[0]) ? { ...rule, does: [] } : rule),
-    chains,
-  };
-}
-
-function iptablesValue(text: string): Value {
-  const range = /^(\d+):(\d+)$/.exec(text);
-  if (range !== null) return [Number(range[1]), Number(range[2])];
-  return /^\d+$/.test(text) ? Number(text) : text.replace(/\+$/, "*");
 }
