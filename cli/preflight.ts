@@ -13,7 +13,6 @@ import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
 import type { PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
-import { portHolder } from "./port_holder.ts";
 
 type Host = native.Host;
 type Log = (line: string) => void;
@@ -98,8 +97,7 @@ export function partialChecksums(host: Host, name: string): boolean {
 
 /**
  * Names whoever has a port that is to be served. AF_XDP alone serves such a port; without AF_XDP that
- * is the end. It has to be asked before main is narrowed, since Deno lets only those with every
- * permission look into /proc.
+ * is the end. It has to be asked before main is narrowed, which may start no program then.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
@@ -114,8 +112,7 @@ export function checkPorts(
     if (fd !== -EADDRINUSE) {
       throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
     }
-    const holder = portHolder(port);
-    const who = holder === null ? "another program" : `${holder.name} (pid ${holder.pid})`;
+    const who = portHolder(port);
     if (provider === "socket") {
       throw new UserError(
         `UDP port ${port} is held by ${who}; stop it or take another port`,
@@ -126,6 +123,19 @@ export function checkPorts(
       `port ${port} is held by ${who}: only AF_XDP serves it, what else the kernel receives is theirs`,
     );
   }
+}
+
+/** Who has a UDP port, by what `ss` of iproute2 tells of it. */
+function portHolder(port: number): string {
+  try {
+    const { stdout } = new Deno.Command("ss", { args: ["-Huanp", `sport = :${port}`] })
+      .outputSync();
+    const [, name, pid] = /\(\("(.*?)",pid=(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
+    if (pid !== undefined) return `${name} (pid ${pid})`;
+  } catch {
+    // There is no such program, or it may not be started.
+  }
+  return "another program";
 }
 
 /** Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. */
