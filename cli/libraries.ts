@@ -2,34 +2,27 @@
  * Opening native parts, with a sentence for where they were not built.
  */
 
-import { type Host, openHost } from "../ffi/host.ts";
+import { openHost } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
-import { openRegions, type Regions } from "../ffi/region.ts";
-import { openTile, type TileLibrary } from "../ffi/tile.ts";
-import { openUdpSetup, type UdpSetup } from "../ffi/udp.ts";
-import { openXsk, openXskSetup, type Xsk, type XskSetup } from "../ffi/xsk.ts";
+import { openRegions } from "../ffi/region.ts";
+import { openTile } from "../ffi/tile.ts";
+import { openUdpSetup } from "../ffi/udp.ts";
+import { openXsk, openXskSetup } from "../ffi/xsk.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** What main has open. */
-export interface MainLibraries {
-  readonly regions: Regions;
-  readonly host: Host;
-  readonly xskSetup: XskSetup;
-  /** For statistics. */
-  readonly xsk: Xsk;
-  readonly udpSetup: UdpSetup;
-  /** To wake tiles. */
-  readonly tile: TileLibrary;
-}
+export type MainLibraries = ReturnType<typeof openLibraries>;
 
-/** Opens them. Throws UserError. */
-export function openLibraries(): MainLibraries {
+/** Opens what main needs. Throws UserError. */
+export function openLibraries() {
   return {
     regions: load("region", openRegions),
     host: load("host", openHost),
     xskSetup: load("xsk", openXskSetup),
+    /** For statistics. */
     xsk: load("xsk", openXsk),
     udpSetup: load("udp", openUdpSetup),
+    /** To wake tiles. */
     tile: load("tile", openTile),
   };
 }
