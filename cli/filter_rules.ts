@@ -8,7 +8,7 @@ export interface Match {
   /** `iifname`, `l4proto`, `udp dport` for example. */
   readonly key: string;
   readonly negated: boolean;
-  /** Values and ranges, one of which it is; null: not understood. */
+  /** Values and ranges, one of which it is; null: not understood, as a set that has a name is not. */
   readonly values: readonly Value[] | null;
 }
 
@@ -60,42 +60,27 @@ type Json = any;
 /** Families whose chains see IPv4. */
 const FAMILIES = ["ip", "inet", "netdev"];
 /** Statements that decide nothing and change nothing, or are told apart from what a rule does. */
-const SILENT = ["match", "jump", "goto", "return", "continue", "xt", "vmap"];
+const SILENT = ["match", "jump", "goto", "return", "continue", "xt"];
 
 /** Reads what `nft -j list ruleset` prints. */
 function parseNft(text: string): Ruleset {
   const objects: Json[] = JSON.parse(text).nftables;
   const of = (kind: string): Json[] =>
     objects.flatMap((each) => each[kind] ?? []).filter(({ family }) => FAMILIES.includes(family));
-  const sets = new Map([...of("set"), ...of("map")].map((set) => [
-    `${set.family} ${set.table} @${set.name}`,
-    set.elem ?? [],
-  ]));
   const rules = of("rule").map(({ family, table, chain, handle, comment, expr }): Rule => {
     const where = `${family} ${table}`;
-    const valuesOf = (right: Json) => nftValues(right, (name) => sets.get(`${where} ${name}`));
-    const matches = expr.flatMap(({ match, vmap }: Json) =>
-      match !== undefined
-        ? [nftMatch(match, valuesOf)]
-        : vmap !== undefined
-        ? [nftMatch({ op: "==", left: vmap.key, right: keysOf(vmap.data) }, valuesOf)]
-        : []
-    );
-    const verdicts = JSON.stringify(expr);
     return {
       chain: `${where} ${chain}`,
       name: `rule ${where} ${chain} handle ${handle}${comment ? ` "${comment}"` : ""}`,
-      matches,
-      does: [
-        ...expr.flatMap((each: Json) => Object.keys(each)).filter((key: string) =>
-          !SILENT.includes(key)
-        ),
-        ...expr.flatMap(({ xt }: Json) => xt?.type === "target" ? [xt.name] : []),
-        ...expr.some(({ vmap }: Json) => vmap)
-          ? verdicts.match(/(?<=")(drop|accept)(?=")/g) ?? []
-          : [],
-      ],
-      targets: [...verdicts.matchAll(/"target":\s*"([^"]+)"/g)].map(([, to]) => `${where} ${to}`),
+      matches: expr.flatMap(({ match }: Json) => match === undefined ? [] : [nftMatch(match)]),
+      does: expr.flatMap((each: Json) =>
+        each.xt?.type === "target"
+          ? [each.xt.name]
+          : Object.keys(each).filter((statement) => !SILENT.includes(statement))
+      ),
+      // Those of a map of verdicts too.
+      targets: [...JSON.stringify(expr).matchAll(/"target":\s*"([^"]+)"/g)]
+        .map(([, to]) => `${where} ${to}`),
       removal: `nft delete rule ${where} ${chain} handle ${handle}`,
     };
   });
@@ -110,22 +95,11 @@ function parseNft(text: string): Ruleset {
   return { rules, chains };
 }
 
-function nftMatch({ op, left, right }: Json, valuesOf: (right: Json) => Match["values"]): Match {
+function nftMatch({ op, left, right }: Json): Match {
   const key = left?.meta?.key ??
     (left?.payload?.protocol ? `${left.payload.protocol} ${left.payload.field}` : "");
-  return { key, negated: op === "!=", values: valuesOf(right) };
-}
-
-function keysOf(data: Json): Json {
-  return data?.set === undefined ? data : { set: data.set.map(([key]: Json) => key) };
-}
-
-function nftValues(right: Json, setNamed: (name: string) => Json[] | undefined): Match["values"] {
-  if (typeof right === "string" && right.startsWith("@")) {
-    right = { set: setNamed(right)?.map((each) => each?.elem?.val ?? each) };
-  }
-  const all = right?.set ?? [right];
-  const values = [all].flat().map((each: Json) => each?.range ?? each);
-  const isPlain = (each: Json) => ["string", "number"].includes(typeof each) || Array.isArray(each);
-  return values.every(isPlain) ? values : null;
+  const values = [right?.set ?? right].flat().map((each: Json) => each?.range ?? each);
+  const isPlain = (each: Json) =>
+    Array.isArray(each) || typeof each === "number" || typeof each === "string" && each[0] !== "@";
+  return { key, negated: op === "!=", values: values.every(isPlain) ? values : null };
 }
