@@ -265,7 +265,7 @@ function selectAddress(
 }
 
 /** Whether `address` is in the prefix of a record's `i`-th address. */
-export function isInPrefix(
+function isInPrefix(
   interfaces: InterfaceReader,
   record: number,
   i: number,

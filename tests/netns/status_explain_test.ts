@@ -36,10 +36,7 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
   const headers = `${own} > 02:00:00:00:00:09 0800, IPv4 198.18.0.1 > 8.8.8.8, UDP 53 > 4242`;
   assert.ok(away.about("headers").startsWith(headers), away.about("headers"));
 
-  assert.equal(
-    away.about("source"),
-    "198.18.0.1: eth0's primary address in the gateway's prefix",
-  );
+  assert.match(away.about("source"), /^198\.18\.0\.1: chosen as the kernel does/);
   const given = await explain("8.8.8.8", "--source", "198.18.0.1");
   assert.equal(given.about("source"), "198.18.0.1: as asked for");
   const foreign = await explain("8.8.8.8", "--source", "198.18.7.7");

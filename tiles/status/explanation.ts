@@ -4,7 +4,7 @@
  */
 
 import { heapView } from "../../ffi/view.ts";
-import { decide, type Decision, emptyDecision, isInPrefix } from "../../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
 import { NextHopFlag } from "../../netbase/layout.ts";
 import { NUD_INCOMPLETE, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
@@ -64,7 +64,7 @@ export function explain(facts: Facts, flow: Flow): Explanation {
   const steps = [
     ...routeSteps(named, flow.destination, decision),
     ...hopSteps(named, decision, hash),
-    ...sourceSteps(named, flow, decision),
+    ...sourceSteps(reader, flow.source, decision),
     ...kind === route.RTN_UNICAST ? neighborSteps(named, decision, flow.destination) : [],
     headerStep(named, decision, { ...flow, ports }),
   ];
@@ -154,39 +154,16 @@ function hopSteps({ reader, nameOf }: Named, { group, nextHop }: Decision, hash:
 }
 
 /** Which source the datagram has, and why. */
-function sourceSteps(facts: Named, { source, destination }: Flow, decision: Decision): Step[] {
-  const says = source === 0
-    ? whySource(facts, decision, destination)
-    : decision.source === 0
-    ? "is no address of this host"
-    : "as asked for";
-  const address = formatAddress(source === 0 ? decision.source : source);
-  return says === "" ? [] : [{ about: "source", says: `${address}: ${says}` }];
-}
-
-function whySource(
-  { reader: { interfaces, nextHops }, nameOf }: Named,
-  decision: Decision,
-  destination: number,
-): string {
-  const { source, nextHop, ifindex, gateway, interfaceRecord: out } = decision;
-  if (source === 0) return out < 0 ? "" : "no address has a scope that is wide enough";
-  if (nextHop !== 0 && nextHops.source(nextHop) === source) return "the route prefers it (src)";
-  if (source === destination) return "what is sent to oneself comes from there";
-  const placeOn = (record: number) =>
-    Array.from({ length: interfaces.addressCount(record) }, (_, i) => interfaces.local(record, i))
-      .indexOf(source);
-  const at = out < 0 ? -1 : placeOn(out);
-  if (at >= 0) {
-    return gateway !== 0 && isInPrefix(interfaces, out, at, gateway)
-      ? `${nameOf(ifindex)}'s primary address in the gateway's prefix`
-      : `${nameOf(ifindex)}'s first primary address`;
-  }
-  const elsewhere = interfaces.records().find((record) => placeOn(record) >= 0);
-  if (elsewhere === undefined) return "";
-  return `of ${nameOf(interfaces.ifindex(elsewhere))}, as ${
-    nameOf(ifindex)
-  } has none of a scope that is wide enough`;
+function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): Step[] {
+  if (asked === 0 && by.interfaceRecord < 0) return [];
+  const why = asked !== 0
+    ? by.source === 0 ? "is no address of this host" : "as asked for"
+    : by.source === 0
+    ? "no address has a scope that is wide enough"
+    : by.nextHop !== 0 && nextHops.source(by.nextHop) === by.source
+    ? "the route prefers it (src)"
+    : "chosen as the kernel does: of the interface, in the gateway's prefix if there is one";
+  return [{ about: "source", says: `${formatAddress(asked || by.source)}: ${why}` }];
 }
 
 function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination: number): Step[] {
