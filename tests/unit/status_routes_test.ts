@@ -10,7 +10,6 @@ import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
 import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
-import type { Changes } from "../../tiles/netlink/changes.ts";
 import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
 import { Snapshots } from "../../tiles/netlink/snapshots.ts";
 import type { RoutesPart } from "../../tiles/status/answers.ts";
@@ -63,7 +62,6 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
     snapshot,
     rib,
     reader,
-    changes: {} as Changes,
     audit,
   });
   const main = new ControlWriter(control);

@@ -4,6 +4,7 @@
  */
 
 import { IFF_RUNNING, IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
+import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import {
   type NeighborEntry,
@@ -19,6 +20,14 @@ import {
 import * as route from "../../netbase/route.ts";
 import type { Route } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
+
+/** Names of {@linkcode Sync}. */
+export const SYNC_STATES: { readonly [state: number]: string } = {
+  [Sync.empty]: "empty",
+  [Sync.syncing]: "syncing",
+  [Sync.synced]: "synced",
+  [Sync.stale]: "stale",
+};
 
 /** One object of `ip -j`'s arrays. */
 export type Entry = Record<string, unknown>;

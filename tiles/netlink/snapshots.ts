@@ -1,6 +1,6 @@
 /**
  * Answers what the status tile asks for that only this tile's heap has: routes with all their
- * candidates, what has changed, an audit. Requests come through the control region, one at a time; answers go
+ * candidates, an audit. Requests come through the control region, one at a time; answers go
  * into the snapshot region: a line of JSON about the answer, and the lines that it consists of. A full
  * table is given part by part, so that no event waits for it.
  */
@@ -11,7 +11,6 @@ import type { LookupOrder } from "../../netbase/prefix_painter.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import type { Route } from "../../netbase/route.ts";
 import type { Audit } from "./audit.ts";
-import type { Changes } from "./changes.ts";
 import { interfaceNames, routeEntry } from "./entries.ts";
 import { Ask, ControlReader } from "../runtime/control.ts";
 import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
@@ -29,7 +28,6 @@ export interface SnapshotParts {
   readonly snapshot: View;
   readonly rib: Rib;
   readonly reader: NetbaseReader;
-  readonly changes: Changes;
   readonly audit: Audit;
 }
 
@@ -69,8 +67,7 @@ export class Snapshots {
     const room = new Room();
     if (kind === Ask.routes) {
       answer({ next: this.#routes(room, words), count: room.count }, room.lines);
-    } else if (kind === Ask.changes) answer(this.#changes(room, words[0]), room.lines);
-    else if (kind === Ask.covering) answer(this.#covering(room, words[0]), room.lines);
+    } else if (kind === Ask.covering) answer(this.#covering(room, words[0]), room.lines);
     else if (kind === Ask.audit) this.#parts.audit.request(answer);
     return 1;
   }
@@ -98,15 +95,6 @@ export class Snapshots {
     const { rib } = this.#parts;
     for (const route of rib.routesCovering(address)) room.add(JSON.stringify(route));
     return { best: rib.bestFor(address), order: rib.lookupOrder };
-  }
-
-  /** Changes since the last time; `began`: it was not known what happened until now. */
-  #changes(room: Room, topics: number): { began: boolean; lost: number; more: boolean } {
-    const { changes } = this.#parts;
-    const began = changes.topics === 0;
-    if (changes.topics !== topics) changes.topics = topics;
-    const { lost, more } = changes.take((line) => room.add(line));
-    return { began, lost, more };
   }
 }
 

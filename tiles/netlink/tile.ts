@@ -13,7 +13,6 @@ import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import { Audit } from "./audit.ts";
-import { Changes } from "./changes.ts";
 import { NTF_EXT_LEARNED } from "./constants.ts";
 import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
@@ -65,7 +64,6 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #tables: NeighborTables;
   readonly #intakes: readonly Intake[];
   readonly #audit: Audit;
-  readonly #changes: Changes;
   readonly #snapshots: Snapshots;
   readonly #wakers: readonly Waker[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
@@ -119,12 +117,10 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
     const { counters } = region;
     this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
-    this.#changes = new Changes(this.#mirror, this.#reader);
     this.#snapshots = new Snapshots({
       ...setup,
       rib: this.#writer.rib,
       reader: this.#reader,
-      changes: this.#changes,
       audit: this.#audit,
     });
     this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
@@ -150,7 +146,6 @@ class NetlinkTile implements Tile, NeighborListener {
   turn(): number {
     const now = this.#now = performance.now();
     let work = this.#mirror.turn(now);
-    this.#changes.turn(now);
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
     this.#tables.turn(now, { asking: this.#intakes.some(({ solicitor }) => solicitor.busy) });

@@ -27,12 +27,10 @@ export const Ask = {
   routes: 1,
   /** To compare the mirror with the kernel. */
   audit: 2,
-  /** What has changed since it was last asked for; argument: bits of what to watch, 0 for nothing. */
-  changes: 4,
   /** The routes that cover an address; argument: the address. */
-  covering: 5,
+  covering: 3,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
-  capture: 3,
+  capture: 4,
 } as const;
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */

@@ -12,11 +12,9 @@ import type { TileReader } from "../runtime/tile_region.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
 import { explain } from "./explanation.ts";
-import { SYNC_STATES, TOPICS } from "../netlink/changes.ts";
-import { type Entry, interfaceEntries, neighborEntries } from "../netlink/entries.ts";
+import { type Entry, interfaceEntries, neighborEntries, SYNC_STATES } from "../netlink/entries.ts";
 import type { CoveringHead } from "../netlink/snapshots.ts";
 import type { Question, Told } from "./question.ts";
-import type { Monitoring } from "./monitoring.ts";
 
 /** A tile as it is seen from here. */
 export interface WatchedTile {
@@ -35,7 +33,6 @@ export interface AnswerParts {
   readonly counters: Float64Array;
   readonly question: Question;
   readonly capturing: Capturing;
-  readonly monitoring: Monitoring;
   readonly interfaces: readonly string[];
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
@@ -61,7 +58,6 @@ export class Answers {
     route: (request) => this.#route(request),
     explain: (request) => this.#explain(request),
     audit: () => this.#audit(),
-    monitor: (request) => this.#monitor(request),
     capture: (request) => this.#capture(request),
   };
 
@@ -172,12 +168,6 @@ export class Answers {
     return lines(
       capturing.stream({ dropsOnly: drops, ...(app !== undefined && { app }) }),
     );
-  }
-
-  #monitor({ what }: Request): Answer {
-    const topics = what === undefined ? TOPICS : TOPICS.filter((topic) => topic === what);
-    if (topics.length === 0) throw new RequestError(`"what" takes ${TOPICS.join(", ")}`);
-    return this.#parts.monitoring.stream(topics);
   }
 
   async *#audit(): AsyncGenerator<string> {

@@ -19,7 +19,6 @@ import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
-import { Monitoring } from "./monitoring.ts";
 import { Question } from "./question.ts";
 
 /** What the status tile is made with. */
@@ -68,7 +67,7 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
     interfaceNames: () => read(() => interfaceNames(netbase.interfaces)),
     listen,
   });
-  const own = { counters, question, capturing, monitoring: new Monitoring(question) };
+  const own = { counters, question, capturing };
   const answers = new Answers({ netbase, read, tiles, interfaces, listen, ...own });
   const listener = places.control === null ? null : listenControl(places.control);
   const server = places.metrics === null ? null : serveMetrics(places.metrics, {
