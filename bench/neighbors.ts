@@ -7,7 +7,7 @@
 import { slice, u32, type View } from "../ffi/view.ts";
 import { Header, NEIGHBOR_TABLE } from "../netbase/layout.ts";
 import type { NeighborReader } from "../netbase/neighbors.ts";
-import { placeBase, slotsOf } from "../netbase/record_table.ts";
+import { slotsBaseOf, slotsLog2Of } from "../netbase/record_table.ts";
 import {
   type Contestant,
   isWanted,
@@ -74,9 +74,9 @@ async function measureTable(
 /** The neighbour table for C: log2 of its slots, seed, interface, slots, and twice as many records. */
 function tableOf(view: View): Uint32Array {
   const published = u32(view)[Header.neighborTable];
-  const [log2, place, seed] = [(published >>> 1) & 0x1f, published & 1, published >>> 6];
-  const base = placeBase(log2, place);
-  const slots = slotsOf(view, NEIGHBOR_TABLE).subarray(base, base + (1 << log2));
+  const [log2, seed] = [slotsLog2Of(published), published >>> 6];
+  const base = slotsBaseOf(published, NEIGHBOR_TABLE);
+  const slots = u32(view).subarray(base, base + (1 << log2));
   const recordsBytes = 2 * NEIGHBORS * NEIGHBOR_TABLE.recordWords * 4;
   const records = u32(slice(view, NEIGHBOR_TABLE.recordsAt, recordsBytes));
   return Uint32Array.from([log2, seed, IFINDEX, ...slots, ...records]);

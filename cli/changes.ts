@@ -3,7 +3,7 @@
  * prints.
  */
 
-import type { InterfaceLink } from "../netbase/interfaces.ts";
+import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
@@ -57,13 +57,9 @@ export class Changes implements Watcher {
     ));
   }
 
-  interface(change: Change, { ifindex, name }: Readonly<InterfaceLink>): void {
-    // What is removed is there until this call returns; what is new is there already.
-    const { interfaces } = this.#reader;
-    const record = interfaces.find(ifindex);
-    this.#names.set(ifindex, name);
-    const entry = () => record < 0 ? { ifindex } : interfaceEntry(interfaces, record, this.#nameOf);
-    this.#note("interfaces", change, entry);
+  interface(change: Change, entry: InterfaceEntry): void {
+    this.#names.set(entry.ifindex, entry.name);
+    this.#note("interfaces", change, () => interfaceEntry(entry, this.#nameOf));
   }
 
   route(change: Change, route: Route): void {

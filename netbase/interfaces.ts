@@ -1,8 +1,9 @@
 /**
  * The interface table: what a packet or a person may need to know of an interface, and its IPv4
  * addresses in the kernel's own order, since the choice of a source address depends on it. Here is the
- * readers' side; `interface_writer.ts` has the other. Concurrency is `record_table.ts`'s; a record names a run of addresses, which is as immutable as the record, so
- * that a changed address means a new run and a new record.
+ * readers' side; `interface_writer.ts` has the other. Concurrency is `record_table.ts`'s; a record names
+ * a run of addresses, which is as immutable as the record, so that a changed address means a new run and
+ * a new record.
  */
 
 import { slice, u32, type View } from "../ffi/view.ts";
@@ -13,6 +14,7 @@ import {
   ADDRESSES_AT,
   Interface,
   INTERFACE_TABLE,
+  NAME_BYTES,
 } from "./layout.ts";
 import { RecordTableReader } from "./record_table.ts";
 
@@ -24,36 +26,41 @@ export const IFF_RUNNING = 0x40;
 export const IFF_NOARP = 0x80;
 export const IFF_LOWER_UP = 0x10000;
 
-/** An interface as RTM_NEWLINK tells it. Mutable, so that a decoder can reuse one. */
+/** An interface as RTM_NEWLINK tells it. */
 export interface InterfaceLink {
-  ifindex: number;
-  name: string;
+  readonly ifindex: number;
+  readonly name: string;
   /** IFF_* */
-  flags: number;
-  mtu: number;
-  operstate: number;
+  readonly flags: number;
+  readonly mtu: number;
+  readonly operstate: number;
   /** MAC: bytes 0–3 as one little-endian word, and bytes 4–5 likewise. */
-  macHead: number;
-  macTail: number;
-  link: number;
-  master: number;
-  vlanId: number;
+  readonly macHead: number;
+  readonly macTail: number;
+  readonly link: number;
+  readonly master: number;
+  readonly vlanId: number;
   /** 0x8100 or 0x88a8; 0: not a VLAN device */
-  vlanProtocol: number;
+  readonly vlanProtocol: number;
 }
 
 /** An interface's IPv4 address as RTM_NEWADDR tells it, all in host order. */
 export interface InterfaceAddress {
   /** IFA_LOCAL */
-  local: number;
+  readonly local: number;
   /** IFA_ADDRESS: the peer on a point-to-point link, else as `local` */
-  address: number;
-  prefixLength: number;
+  readonly address: number;
+  readonly prefixLength: number;
   /** IFA_BROADCAST; 0: none */
-  broadcast: number;
-  scope: number;
+  readonly broadcast: number;
+  readonly scope: number;
   /** IFA_F_SECONDARY */
-  secondary: boolean;
+  readonly secondary: boolean;
+}
+
+/** An interface and its addresses, in the kernel's order. */
+export interface InterfaceEntry extends InterfaceLink {
+  readonly addresses: readonly InterfaceAddress[];
 }
 
 /**
@@ -61,14 +68,14 @@ export interface InterfaceAddress {
  * reader's next quiescent state.
  */
 export class InterfaceReader {
+  protected readonly words: Uint32Array;
+  protected readonly addressWords: Uint32Array;
   readonly #table: RecordTableReader;
-  readonly #words: Uint32Array;
-  readonly #addressWords: Uint32Array;
 
   constructor(view: View) {
     this.#table = new RecordTableReader(view, INTERFACE_TABLE);
-    this.#words = this.#table.words;
-    this.#addressWords = u32(slice(view, ADDRESSES_AT, ADDRESSES * ADDRESS_WORDS * 4));
+    this.words = this.#table.words;
+    this.addressWords = u32(slice(view, ADDRESSES_AT, ADDRESSES * ADDRESS_WORDS * 4));
   }
 
   /** Record of `ifindex`, or -1. */
@@ -77,89 +84,78 @@ export class InterfaceReader {
   }
 
   ifindex(record: number): number {
-    return this.#words[record + Interface.ifindex];
+    return this.words[record + Interface.ifindex];
   }
 
   /** IFF_* */
   flags(record: number): number {
-    return this.#words[record + Interface.flags];
+    return this.words[record + Interface.flags];
   }
 
   /** Administratively up and with carrier. */
   isUp(record: number): boolean {
     const both = IFF_UP | IFF_LOWER_UP;
-    return (this.#words[record + Interface.flags] & both) === both;
+    return (this.words[record + Interface.flags] & both) === both;
   }
 
   isLoopback(record: number): boolean {
-    return (this.#words[record + Interface.flags] & IFF_LOOPBACK) !== 0;
+    return (this.words[record + Interface.flags] & IFF_LOOPBACK) !== 0;
   }
 
   mtu(record: number): number {
-    return this.#words[record + Interface.mtu];
-  }
-
-  operstate(record: number): number {
-    return this.#words[record + Interface.operstate];
+    return this.words[record + Interface.mtu];
   }
 
   /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
   macHead(record: number): number {
-    return this.#words[record + Interface.macHead];
+    return this.words[record + Interface.macHead];
   }
 
   /** MAC bytes 4–5 likewise. */
   macTail(record: number): number {
-    return this.#words[record + Interface.macTail];
+    return this.words[record + Interface.macTail];
   }
 
   link(record: number): number {
-    return this.#words[record + Interface.link];
-  }
-
-  master(record: number): number {
-    return this.#words[record + Interface.master];
+    return this.words[record + Interface.link];
   }
 
   /** VLAN protocol << 16 | id; 0: not a VLAN device */
   vlan(record: number): number {
-    return this.#words[record + Interface.vlan];
+    return this.words[record + Interface.vlan];
   }
 
   /** Allocates. */
   name(record: number): string {
-    return unpackName(this.#words, record + Interface.name);
+    const at = record + Interface.name;
+    const bytes = new Uint8Array(this.words.slice(at, at + NAME_BYTES / 4).buffer);
+    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
   }
 
   addressCount(record: number): number {
-    return this.#words[record + Interface.addressCount];
+    return this.words[record + Interface.addressCount];
   }
 
   /** IFA_LOCAL of the `i`-th address, in the kernel's order, host order. */
   local(record: number, i: number): number {
-    return this.#addressWords[this.#addressAt(record, i) + Address.local];
+    return this.addressWords[this.#addressAt(record, i) + Address.local];
   }
 
   /** IFA_ADDRESS of the `i`-th. */
   address(record: number, i: number): number {
-    return this.#addressWords[this.#addressAt(record, i) + Address.address];
-  }
-
-  /** IFA_BROADCAST of the `i`-th; 0: none. */
-  broadcast(record: number, i: number): number {
-    return this.#addressWords[this.#addressAt(record, i) + Address.broadcast];
+    return this.addressWords[this.#addressAt(record, i) + Address.address];
   }
 
   prefixLength(record: number, i: number): number {
-    return this.#addressWords[this.#addressAt(record, i) + Address.meta] & 0xff;
+    return this.addressWords[this.#addressAt(record, i) + Address.meta] & 0xff;
   }
 
   scope(record: number, i: number): number {
-    return (this.#addressWords[this.#addressAt(record, i) + Address.meta] >>> 8) & 0xff;
+    return (this.addressWords[this.#addressAt(record, i) + Address.meta] >>> 8) & 0xff;
   }
 
   isSecondary(record: number, i: number): boolean {
-    return this.#addressWords[this.#addressAt(record, i) + Address.meta] >>> 16 === 1;
+    return this.addressWords[this.#addressAt(record, i) + Address.meta] >>> 16 === 1;
   }
 
   /** Records of all interfaces by ascending index. Allocates. */
@@ -169,23 +165,43 @@ export class InterfaceReader {
     return records.sort((a, b) => this.ifindex(a) - this.ifindex(b));
   }
 
-  #addressAt(record: number, i: number): number {
-    return (this.#words[record + Interface.addresses] + i) * ADDRESS_WORDS;
+  /** All that there is to know of an interface; null: there is none. Allocates. */
+  get(ifindex: number): InterfaceEntry | null {
+    const record = this.find(ifindex);
+    return record < 0 ? null : this.#entry(record);
   }
-}
 
-/** Bytes of a name, IFNAMSIZ. */
-const NAME_BYTES = 16;
+  /** All interfaces by ascending index. Allocates. */
+  all(): InterfaceEntry[] {
+    return this.records().map((record) => this.#entry(record));
+  }
 
-/** Writes an interface's name into the four words at `at`, zero-terminated, cut to 15 bytes. */
-export function packName(words: Uint32Array, at: number, name: string): void {
-  const bytes = new Uint8Array(NAME_BYTES);
-  new TextEncoder().encodeInto(name, bytes.subarray(0, NAME_BYTES - 1));
-  words.set(new Uint32Array(bytes.buffer), at);
-}
+  #entry(record: number): InterfaceEntry {
+    const [words, vlan] = [this.words, this.vlan(record)];
+    return {
+      ifindex: this.ifindex(record),
+      name: this.name(record),
+      flags: this.flags(record),
+      mtu: this.mtu(record),
+      operstate: words[record + Interface.operstate],
+      macHead: this.macHead(record),
+      macTail: this.macTail(record),
+      link: this.link(record),
+      master: words[record + Interface.master],
+      vlanId: vlan & 0xffff,
+      vlanProtocol: vlan >>> 16,
+      addresses: Array.from({ length: this.addressCount(record) }, (_, i) => ({
+        local: this.local(record, i),
+        address: this.address(record, i),
+        prefixLength: this.prefixLength(record, i),
+        broadcast: this.addressWords[this.#addressAt(record, i) + Address.broadcast],
+        scope: this.scope(record, i),
+        secondary: this.isSecondary(record, i),
+      })),
+    };
+  }
 
-/** Reads what `packName` wrote. */
-function unpackName(words: Uint32Array, at: number): string {
-  const bytes = new Uint8Array(words.slice(at, at + NAME_BYTES / 4).buffer);
-  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+  #addressAt(record: number, i: number): number {
+    return (this.words[record + Interface.addresses] + i) * ADDRESS_WORDS;
+  }
 }

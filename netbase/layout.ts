@@ -127,11 +127,14 @@ export const Interface = {
   /** index of the first of its addresses */
   addresses: 9,
   addressCount: 10,
-  /** 16 bytes, zero-terminated */
+  /** {@linkcode NAME_BYTES}, zero-terminated */
   name: 12,
   /** IFLA_OPERSTATE */
   operstate: 11,
 } as const;
+
+/** Bytes of an interface's name, IFNAMSIZ. */
+export const NAME_BYTES = 16;
 
 /** Words of an interface's address. */
 export const Address = {

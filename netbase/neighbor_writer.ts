@@ -101,12 +101,6 @@ export class NeighborWriter {
     return true;
   }
 
-  /** Its NUD_* state, 0 when it is not there. */
-  state(ifindex: number, address: number): number {
-    const record = this.#table.find(ifindex, address);
-    return record < 0 ? 0 : this.#words[record + Neighbor.state] & STATE_MASK;
-  }
-
   /** Begins a mark and sweep: a dump follows. */
   beginSync(): void {
     this.#table.beginSync();

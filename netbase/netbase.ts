@@ -45,8 +45,8 @@ const NEIGHBOR_SLOTS = 4096;
 const MOST_WAITS = 1000;
 
 /**
- * The one writer. On a region that a predecessor has left it builds anew while readers go on with
- * what is there, and publishes each part when that part's first `endSync()` comes.
+ * The one writer. On a region that a predecessor has left it goes on with the tables of interfaces and
+ * neighbours, and paints routes from its first whole copy of them on, when the RIB's `endSync()` comes.
  */
 export class NetbaseWriter {
   readonly rib: Rib;

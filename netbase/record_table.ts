@@ -31,7 +31,7 @@
  * Here is the readers' side and what both must agree on; `record_table_writer.ts` has the other.
  */
 
-import { slice, u32, type View } from "../ffi/view.ts";
+import { u32, type View } from "../ffi/view.ts";
 import type { RecordTableShape } from "./layout.ts";
 
 /** Slots that a key may be in, from its hash on. */
@@ -72,9 +72,14 @@ export function hashKey(a: number, b: number, seed: number): number {
   return mix(a, b, seed);
 }
 
-/** Index of the first slot of a table: each size has two places, all sizes side by side. */
-export function placeBase(log2: number, place: number): number {
-  return (2 | place) << log2;
+/** Log2 of the slots of the table that a publishing word names. */
+export function slotsLog2Of(published: number): number {
+  return (published >> 1) & 0x1f;
+}
+
+/** Index of that table's first slot in the region: each size has two places, all sizes side by side. */
+export function slotsBaseOf(published: number, { slotsAt }: RecordTableShape): number {
+  return (slotsAt >>> 2) + ((2 | published & 1) << slotsLog2Of(published));
 }
 
 /**
@@ -86,7 +91,7 @@ export class RecordTableReader {
   /** The whole region; `find` returns an index into this. */
   declare readonly words: Uint32Array;
   declare private readonly publishedAt: number;
-  declare private readonly slotsAt: number;
+  declare private readonly shape: RecordTableShape;
   /** Where a record would be that slots name by 0. */
   declare private readonly recordsAt: number;
   /** The publishing word when it was last looked at, and what follows from it. */
@@ -97,7 +102,7 @@ export class RecordTableReader {
   constructor(view: View, shape: RecordTableShape) {
     this.words = u32(view);
     this.publishedAt = shape.publishedAt;
-    this.slotsAt = shape.slotsAt >>> 2;
+    this.shape = shape;
     this.recordsAt = (shape.recordsAt >>> 2) - UNIT_WORDS;
     this.join(0);
   }
@@ -134,24 +139,13 @@ export class RecordTableReader {
 
   /** Turns to another table. */
   private join(published: number): void {
-    const log2 = (published >> 1) & 0x1f;
     this.published = published;
-    this.base = this.slotsAt + placeBase(log2, published & 1);
-    this.mask = (1 << log2) - 1;
+    this.base = slotsBaseOf(published, this.shape);
+    this.mask = (1 << slotsLog2Of(published)) - 1;
   }
 }
 
 /** Whether a slot names a record. */
 export function isTaken(word: number): boolean {
   return word !== EMPTY && word !== TOMBSTONE;
-}
-
-/** All places of a table's slots. */
-export function slotsOf(view: View, shape: RecordTableShape): Uint32Array {
-  return u32(slice(view, shape.slotsAt, 4 << (shape.slotsLog2 + 2)));
-}
-
-/** All records of a table. */
-export function recordsOf(view: View, shape: RecordTableShape): Uint32Array {
-  return u32(slice(view, shape.recordsAt, shape.records * shape.recordWords * 4));
 }

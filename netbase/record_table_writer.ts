@@ -3,7 +3,7 @@
  * right; each step here keeps to that argument.
  */
 
-import { u32, type View } from "../ffi/view.ts";
+import type { View } from "../ffi/view.ts";
 import { IdPool } from "./id_pool.ts";
 import type { RecordTableShape } from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
@@ -12,11 +12,10 @@ import {
   hashKey,
   isTaken,
   MOST_PROBES,
-  placeBase,
-  recordsOf,
   RecordTableReader,
   SEED_BITS,
-  slotsOf,
+  slotsBaseOf,
+  slotsLog2Of,
   TOMBSTONE,
   UNIT_BITS,
   UNIT_MASK,
@@ -25,6 +24,8 @@ import {
 
 /** Smallest table, log2 of its slots. */
 const SMALLEST_LOG2 = 6;
+/** Bits of a publishing word that say which place a table is in. */
+const PLACE_MASK = 0x3f;
 
 /** What the writer is given. */
 export interface RecordTableOptions {
@@ -36,45 +37,45 @@ export interface RecordTableOptions {
 
 /** The one writer's side. */
 export class RecordTableWriter {
-  /** All records; `allocate` and `find` return indices into this. */
+  /** The whole region; `allocate` and `find` return indices into this. */
   readonly words: Uint32Array;
-  readonly #slots: Uint32Array;
-  readonly #header: Uint32Array;
+  readonly #reader: RecordTableReader;
   readonly #shape: RecordTableShape;
   readonly #limbo: Limbo;
   readonly #records: IdPool;
-  /** Places of tables that readers may still look at, as `log2 << 1 | place`. */
+  /** Places of tables that readers may still look at. */
   readonly #places = new Set<number>();
   readonly #recordPool = { reclaim: (number: number) => this.#records.reclaim(number) };
   readonly #placePool = { reclaim: (place: number) => void this.#places.delete(place) };
   /** The sync in which each record was last named, by record number. */
   readonly #marks: Uint16Array;
   #sync = 1;
-  #log2: number;
-  #place = 0;
+  /** The publishing word of the table that is worked on, and what follows from it. */
+  #table = 0;
   #base = 0;
-  #seed: number;
+  #mask = 0;
   #size = 0;
   #tombstones = 0;
-  /** False while a successor builds its first table and readers look at its predecessor's. */
-  #shown: boolean;
 
-  /** Joins at `view`. A table that a predecessor left stays until `endSync` publishes this one. */
+  /**
+   * Begins an empty table, or goes on with the one that a predecessor left: whatever it was doing,
+   * what is published is whole.
+   */
   constructor(view: View, shape: RecordTableShape, options: RecordTableOptions) {
-    this.#header = u32(view);
-    this.#slots = slotsOf(view, shape);
-    this.words = recordsOf(view, shape);
+    this.#reader = new RecordTableReader(view, shape);
+    this.words = this.#reader.words;
     this.#shape = shape;
     this.#limbo = options.limbo;
     this.#records = new IdPool(0, shape.records);
     this.#marks = new Uint16Array(shape.records);
-    this.#seed = options.seed & ((1 << SEED_BITS) - 1);
-    const log2 = 32 - Math.clz32(Math.max(1, options.slots) - 1);
-    this.#log2 = Math.min(shape.slotsLog2, Math.max(SMALLEST_LOG2, log2));
-    this.#shown = this.#header[shape.publishedAt] === 0;
-    if (!this.#shown) this.#inherit(view);
-    this.#claim(this.#log2);
-    if (this.#shown) this.#publish();
+    const published = this.words[shape.publishedAt];
+    if (published !== 0) {
+      this.#inherit(published);
+    } else {
+      const log2 = 32 - Math.clz32(Math.max(1, options.slots) - 1);
+      this.#claim(Math.min(shape.slotsLog2, Math.max(SMALLEST_LOG2, log2)), options.seed);
+      this.#publish();
+    }
   }
 
   /** Records in the table. */
@@ -84,8 +85,7 @@ export class RecordTableWriter {
 
   /** Index of the record of key (`a`, `b`), or -1. */
   find(a: number, b: number): number {
-    const slot = this.#slotOf(a, b);
-    return slot < 0 ? -1 : this.#recordIn(slot);
+    return this.#reader.find(a, b);
   }
 
   /** Index of a record to fill in and then `put`, or -1 when all are in use or wait for readers. */
@@ -95,7 +95,8 @@ export class RecordTableWriter {
       this.#limbo.reclaim();
       number = this.#records.allocate();
     }
-    return number < 0 ? -1 : number * this.#shape.recordWords;
+    const { recordsAt, recordWords } = this.#shape;
+    return number < 0 ? -1 : recordsAt / 4 + number * recordWords;
   }
 
   /**
@@ -103,21 +104,19 @@ export class RecordTableWriter {
    * room; the record is given back.
    */
   put(record: number): boolean {
-    const number = record / this.#shape.recordWords;
     const a = this.words[record];
     const b = this.words[record + 1];
     const old = this.#slotOf(a, b);
     const slot = old >= 0 ? old : this.#freeSlot(a, b);
     if (slot < 0) {
-      this.#records.reclaim(number);
+      this.#records.reclaim(this.#numberOf(record));
       return false;
     }
-    const before = this.#slots[slot];
-    const tag = hashKey(a, b, this.#seed) >>> 21;
-    Atomics.store(this.#slots, slot, (tag << UNIT_BITS) | (record / UNIT_WORDS + 1));
-    this.#marks[number] = this.#sync;
+    const before = this.words[slot];
+    Atomics.store(this.words, slot, this.#slotWord(a, b, record));
+    this.mark(record);
     if (old >= 0) {
-      this.#limbo.retire(this.#recordPool, this.#numberOf(before));
+      this.#limbo.retire(this.#recordPool, this.#numberOf(this.#recordIn(before)));
     } else {
       this.#size++;
       if (before === TOMBSTONE) this.#tombstones--;
@@ -135,15 +134,12 @@ export class RecordTableWriter {
 
   /** Notes that a record was named by the sync that is running. */
   mark(record: number): void {
-    this.#marks[record / this.#shape.recordWords] = this.#sync;
+    this.#marks[this.#numberOf(record)] = this.#sync;
   }
 
   /** Calls `visit` with the index of each record; `visit` may remove the one it is given. */
   forEach(visit: (record: number) => void): void {
-    const end = this.#base + (1 << this.#log2);
-    for (let slot = this.#base; slot < end; slot++) {
-      if (isTaken(this.#slots[slot])) visit(this.#recordIn(slot));
-    }
+    this.#reader.forEachRecord(visit);
   }
 
   /** Begins a mark and sweep. */
@@ -155,26 +151,23 @@ export class RecordTableWriter {
    * Removes every record that was neither `put` nor `mark`ed since `beginSync`; calls `leaving` with
    * each before.
    */
-  endSync(leaving?: (record: number) => void): void {
+  endSync(leaving: (record: number) => void): void {
     this.forEach((record) => {
-      const number = record / this.#shape.recordWords;
-      if (this.#marks[number] === this.#sync) return;
-      leaving?.(record);
+      if (this.#marks[this.#numberOf(record)] === this.#sync) return;
+      leaving(record);
       this.remove(this.words[record], this.words[record + 1]);
     });
-    if (!this.#shown) this.#publish();
   }
 
   /** Slot of a key, or -1. */
   #slotOf(a: number, b: number): number {
-    const hash = hashKey(a, b, this.#seed);
-    const mask = (1 << this.#log2) - 1;
+    const hash = this.#hash(a, b);
     for (let i = 0; i < MOST_PROBES; i++) {
-      const slot = this.#base + ((hash + i) & mask);
-      const word = this.#slots[slot];
+      const slot = this.#base + ((hash + i) & this.#mask);
+      const word = this.words[slot];
       if (word === EMPTY) return -1;
       if (word === TOMBSTONE) continue;
-      const record = this.#recordIn(slot);
+      const record = this.#recordIn(word);
       if (this.words[record] === a >>> 0 && this.words[record + 1] === b >>> 0) return slot;
     }
     return -1;
@@ -183,8 +176,7 @@ export class RecordTableWriter {
   /** Slot for a key that is not there, having made room if need be; -1: none. */
   #freeSlot(a: number, b: number): number {
     if (this.#size >= this.#shape.records >>> 1) return -1;
-    const slots = 1 << this.#log2;
-    if ((this.#size + this.#tombstones) * 8 >= slots * 5) this.#rebuild();
+    if ((this.#size + this.#tombstones) * 8 >= (this.#mask + 1) * 5) this.#rebuild();
     const slot = this.#probeFree(a, b);
     if (slot >= 0) return slot;
     return this.#rebuild() ? this.#probeFree(a, b) : -1;
@@ -192,124 +184,115 @@ export class RecordTableWriter {
 
   /** First slot on a key's path that is empty or a tombstone, or -1. */
   #probeFree(a: number, b: number): number {
-    const hash = hashKey(a, b, this.#seed);
-    const mask = (1 << this.#log2) - 1;
+    const hash = this.#hash(a, b);
     for (let i = 0; i < MOST_PROBES; i++) {
-      const slot = this.#base + ((hash + i) & mask);
-      if (!isTaken(this.#slots[slot])) return slot;
+      const slot = this.#base + ((hash + i) & this.#mask);
+      if (!isTaken(this.words[slot])) return slot;
     }
     return -1;
   }
 
-  #recordIn(slot: number): number {
-    return beginOf(this.#slots[slot]);
+  #hash(a: number, b: number): number {
+    return hashKey(a, b, this.#table >>> 6);
   }
 
-  /** Number of the record that a slot's word names. */
-  #numberOf(word: number): number {
-    return beginOf(word) / this.#shape.recordWords;
+  /** The word of a slot that names a record of key (`a`, `b`). */
+  #slotWord(a: number, b: number, record: number): number {
+    const unit = (record - this.#shape.recordsAt / 4) / UNIT_WORDS + 1;
+    return (this.#hash(a, b) >>> 21) << UNIT_BITS | unit;
+  }
+
+  /** The record that a slot's word names. */
+  #recordIn(word: number): number {
+    return this.#shape.recordsAt / 4 + ((word & UNIT_MASK) - 1) * UNIT_WORDS;
+  }
+
+  #numberOf(record: number): number {
+    return (record - this.#shape.recordsAt / 4) / this.#shape.recordWords;
   }
 
   /** Makes `slot` a tombstone, or empty together with the tombstones before it where that is safe. */
   #removeAt(slot: number): void {
-    const number = this.#numberOf(this.#slots[slot]);
-    const mask = (1 << this.#log2) - 1;
-    const next = this.#base + ((slot - this.#base + 1) & mask);
-    if (this.#slots[next] !== EMPTY) {
-      Atomics.store(this.#slots, slot, TOMBSTONE);
+    const record = this.#recordIn(this.words[slot]);
+    const next = this.#base + ((slot - this.#base + 1) & this.#mask);
+    if (this.words[next] !== EMPTY) {
+      Atomics.store(this.words, slot, TOMBSTONE);
       this.#tombstones++;
     } else {
-      Atomics.store(this.#slots, slot, EMPTY);
-      let before = this.#base + ((slot - this.#base - 1) & mask);
-      while (this.#slots[before] === TOMBSTONE) {
-        Atomics.store(this.#slots, before, EMPTY);
+      Atomics.store(this.words, slot, EMPTY);
+      let before = this.#base + ((slot - this.#base - 1) & this.#mask);
+      while (this.words[before] === TOMBSTONE) {
+        Atomics.store(this.words, before, EMPTY);
         this.#tombstones--;
-        before = this.#base + ((before - this.#base - 1) & mask);
+        before = this.#base + ((before - this.#base - 1) & this.#mask);
       }
     }
     this.#size--;
-    this.#limbo.retire(this.#recordPool, number);
+    this.#limbo.retire(this.#recordPool, this.#numberOf(record));
   }
 
-  /** Builds the table anew, larger when it is full rather than littered, and publishes it. */
+  /**
+   * Builds the table anew, larger when it is full rather than littered, and publishes it. False: there
+   * is no place for it just now, or some key finds no slot in it, and all stays as it was.
+   */
   #rebuild(): boolean {
-    const full = this.#size * 16 >= (5 << this.#log2);
-    const log2 = full ? Math.min(this.#log2 + 1, this.#shape.slotsLog2) : this.#log2;
-    const old = { base: this.#base, log2: this.#log2, place: this.#place, seed: this.#seed };
-    if (!this.#claim(log2)) return false;
-    this.#seed = Math.imul(this.#seed + 1, 0x9e3779b1) & ((1 << SEED_BITS) - 1);
-    for (let i = 0; i < 1 << old.log2; i++) {
-      const word = this.#slots[old.base + i];
-      if (!isTaken(word)) continue;
-      const record = beginOf(word);
-      const a = this.words[record];
-      const b = this.words[record + 1];
-      const slot = this.#probeFree(a, b);
-      if (slot < 0) return this.#giveUp(old);
-      this.#slots[slot] = ((hashKey(a, b, this.#seed) >>> 21) << UNIT_BITS) |
-        (word & UNIT_MASK);
+    const old = this.#table;
+    const full = this.#size * 16 >= (this.#mask + 1) * 5;
+    const log2 = Math.min(slotsLog2Of(old) + (full ? 1 : 0), this.#shape.slotsLog2);
+    if (!this.#claim(log2, Math.imul((old >>> 6) + 1, 0x9e3779b1))) return false;
+    const records: number[] = [];
+    this.forEach((record) => records.push(record));
+    if (!records.every((record) => this.#take(record))) {
+      this.#places.delete(this.#table & PLACE_MASK);
+      this.#turnTo(old);
+      return false;
     }
     this.#tombstones = 0;
-    if (this.#shown) this.#publish();
-    this.#limbo.retire(this.#placePool, (old.log2 << 1) | old.place);
+    this.#publish();
+    this.#limbo.retire(this.#placePool, old & PLACE_MASK);
     return true;
   }
 
-  /** Back to the table that a rebuild was to replace: some key found no slot in the new one. */
-  #giveUp(old: { base: number; log2: number; place: number; seed: number }): false {
-    this.#places.delete((this.#log2 << 1) | this.#place);
-    this.#base = old.base;
-    this.#log2 = old.log2;
-    this.#place = old.place;
-    this.#seed = old.seed;
-    return false;
+  /** Puts a record into a table that is being built. False: there is no slot for it. */
+  #take(record: number): boolean {
+    const [a, b] = [this.words[record], this.words[record + 1]];
+    const slot = this.#probeFree(a, b);
+    if (slot >= 0) this.words[slot] = this.#slotWord(a, b, record);
+    return slot >= 0;
   }
 
   /** Turns to an empty place for 2^`log2` slots that no reader looks at. False: there is none now. */
-  #claim(log2: number): boolean {
-    if (this.#places.has(log2 << 1) && this.#places.has((log2 << 1) | 1)) this.#limbo.reclaim();
-    const place = this.#places.has(log2 << 1) ? 1 : 0;
-    if (this.#places.has((log2 << 1) | place)) return false;
-    this.#places.add((log2 << 1) | place);
-    this.#log2 = log2;
-    this.#place = place;
-    this.#base = placeBase(log2, place);
-    this.#slots.fill(EMPTY, this.#base, this.#base + (1 << log2));
+  #claim(log2: number, seed: number): boolean {
+    const places = [log2 << 1, log2 << 1 | 1];
+    if (places.every((place) => this.#places.has(place))) this.#limbo.reclaim();
+    const place = places.find((place) => !this.#places.has(place));
+    if (place === undefined) return false;
+    this.#places.add(place);
+    this.#turnTo((seed & ((1 << SEED_BITS) - 1)) << 6 | place);
+    this.words.fill(EMPTY, this.#base, this.#base + this.#mask + 1);
     return true;
   }
 
-  /** Shows readers the table. A predecessor's, when there was one, goes where all old ones go. */
+  #turnTo(table: number): void {
+    this.#table = table;
+    this.#base = slotsBaseOf(table, this.#shape);
+    this.#mask = (1 << slotsLog2Of(table)) - 1;
+  }
+
   #publish(): void {
-    const before = this.#header[this.#shape.publishedAt];
-    const word = (this.#seed << 6) | (this.#log2 << 1) | this.#place;
-    Atomics.store(this.#header, this.#shape.publishedAt, word);
-    if (!this.#shown && before !== 0) this.#disinherit(before);
-    this.#shown = true;
+    Atomics.store(this.words, this.#shape.publishedAt, this.#table);
   }
 
-  /** Keeps hands off the table that a predecessor published, and off its records. */
-  #inherit(view: View): void {
-    const published = this.#header[this.#shape.publishedAt];
-    this.#places.add(published & 0x3f);
-    const { recordsAt, recordWords } = this.#shape;
-    new RecordTableReader(view, this.#shape).forEachRecord((record) => {
-      this.#records.reserve((record - recordsAt / 4) / recordWords);
-    });
-  }
-
-  /** Lets go of a predecessor's table and of the records it names. */
-  #disinherit(published: number): void {
-    const log2 = (published >>> 1) & 0x1f;
-    const base = placeBase(log2, published & 1);
-    for (let i = 0; i < 1 << log2; i++) {
-      const word = this.#slots[base + i];
-      if (isTaken(word)) this.#limbo.retire(this.#recordPool, this.#numberOf(word));
+  /** Goes on with a predecessor's table. What that does not name, nobody has any more. */
+  #inherit(published: number): void {
+    this.#places.add(published & PLACE_MASK);
+    this.#turnTo(published);
+    for (let slot = this.#base; slot <= this.#base + this.#mask; slot++) {
+      const word = this.words[slot];
+      if (word === TOMBSTONE) this.#tombstones++;
+      if (!isTaken(word)) continue;
+      this.#records.reserve(this.#numberOf(this.#recordIn(word)));
+      this.#size++;
     }
-    this.#limbo.retire(this.#placePool, published & 0x3f);
   }
-}
-
-/** Where the record begins that a slot's word names. */
-function beginOf(word: number): number {
-  return ((word & UNIT_MASK) - 1) * UNIT_WORDS;
 }

@@ -3,7 +3,7 @@
  * costs nothing.
  */
 
-import type { InterfaceLink } from "./interfaces.ts";
+import type { InterfaceEntry } from "./interfaces.ts";
 import type { NeighborEntry } from "./neighbors.ts";
 import type { Route } from "./route.ts";
 
@@ -13,7 +13,7 @@ export type Change = "added" | "changed" | "removed" | "aged";
 /** Is told of changes before they are committed. What it is given is as it is now, or was last. */
 export interface Watcher {
   /** The interface or its addresses. */
-  interface(change: Change, link: Readonly<InterfaceLink>): void;
+  interface(change: Change, entry: InterfaceEntry): void;
   route(change: Change, route: Route): void;
   /** `neighbor` is good only during the call. */
   neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void;

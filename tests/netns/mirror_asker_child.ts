@@ -3,7 +3,6 @@
  * until it is known. Arguments: interface and address.
  */
 
-import { NUD_VALID } from "../../netbase/neighbors.ts";
 import { Asker } from "../../tiles/netlink/asker.ts";
 import { addr, indexOf, library, Mirrored, turnUntil } from "./mirror_kit.ts";
 
@@ -12,10 +11,6 @@ const ifindex = indexOf(name);
 using mirrored = new Mirrored().sync();
 const asker = new Asker(library, console.log);
 if (!asker.ask(ifindex, address)) throw new Error("not asked");
-turnUntil(
-  mirrored,
-  () => (mirrored.writer.neighbors.state(ifindex, address) & NUD_VALID) !== 0,
-  2_000,
-);
+turnUntil(mirrored, () => mirrored.reader.neighbors.lookup(ifindex, address) >= 0, 2_000);
 console.log(`resolved, privileged: ${asker.privileged}`);
 asker.close();

@@ -177,7 +177,7 @@ export class Mirrored implements Disposable {
     all.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
     return {
       routes: [...rib.routes()],
-      interfaces: interfaces.indices().map((ifindex) => interfaces.get(ifindex)),
+      interfaces: interfaces.all(),
       neighbors: all,
     };
   }

@@ -54,11 +54,7 @@ Deno.test("an interface that moves to another namespace is gone, and new when it
   ip("link set v0 netns elsewhere");
   mirrored.settle();
   assertCurrent(mirrored);
-  assert.ok(
-    mirrored.writer.interfaces.indices().every((ifindex) =>
-      mirrored.writer.interfaces.get(ifindex)?.name !== "v0"
-    ),
-  );
+  assert.ok(mirrored.writer.interfaces.all().every(({ name }) => name !== "v0"));
   ip("-n elsewhere link set v0 netns 1");
   ip("link set v0 up");
   ip("addr add 198.18.0.2/24 dev v0");

@@ -17,7 +17,9 @@ import {
 const PEER = addr("198.18.0.20");
 
 function stateOf(mirrored: Mirrored): number {
-  return mirrored.writer.neighbors.state(indexOf("v0"), PEER);
+  const { neighbors } = mirrored.reader;
+  const record = neighbors.find(indexOf("v0"), PEER);
+  return record < 0 ? 0 : neighbors.state(record);
 }
 
 Deno.test("a neighbour comes, changes its state and its MAC, and goes", () => {

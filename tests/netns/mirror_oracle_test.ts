@@ -55,9 +55,8 @@ function run(sequence: readonly string[], { audit }: { audit: number }): Failure
 }
 
 function compare(mirrored: Mirrored, oracle: Oracle, step: number): void {
-  const own = mirrored.writer.interfaces.indices().flatMap((ifindex) =>
-    mirrored.writer.interfaces.get(ifindex)?.addresses.map(({ local }) => local) ?? []
-  );
+  const addresses = mirrored.writer.interfaces.all().flatMap((each) => each.addresses);
+  const own = addresses.map(({ local }) => local);
   // With one address on two interfaces the kernel takes the one that got it last; no event tells.
   const sources = own.filter((address) => own.indexOf(address) === own.lastIndexOf(address));
   const random = randomFrom(step);

@@ -6,39 +6,9 @@ import {
   type InterfaceAddress,
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { makeRoom } from "./netbase_room.ts";
 
 type Seen = InterfaceLink & { addresses: InterfaceAddress[] };
-
-/** All that a reader sees of an interface. */
-function seen(reader: NetbaseReader, ifindex: number): Seen | null {
-  const { interfaces } = reader;
-  const record = interfaces.find(ifindex);
-  if (record < 0) return null;
-  const vlan = interfaces.vlan(record);
-  return {
-    ifindex: interfaces.ifindex(record),
-    name: interfaces.name(record),
-    flags: interfaces.flags(record),
-    mtu: interfaces.mtu(record),
-    operstate: interfaces.operstate(record),
-    macHead: interfaces.macHead(record),
-    macTail: interfaces.macTail(record),
-    link: interfaces.link(record),
-    master: interfaces.master(record),
-    vlanId: vlan & 0xffff,
-    vlanProtocol: vlan >>> 16,
-    addresses: Array.from({ length: interfaces.addressCount(record) }, (_, i) => ({
-      local: interfaces.local(record, i),
-      address: interfaces.address(record, i),
-      prefixLength: interfaces.prefixLength(record, i),
-      broadcast: interfaces.broadcast(record, i),
-      scope: interfaces.scope(record, i),
-      secondary: interfaces.isSecondary(record, i),
-    })),
-  };
-}
 
 /** An interface's addresses as `inet_insert_ifa` keeps them. */
 function insert(list: InterfaceAddress[], one: InterfaceAddress): void {
@@ -125,12 +95,10 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
           // The kernel has lost one interface and all second addresses without a word.
           model.delete([...model.keys()][0]);
           for (const entry of model.values()) entry.addresses.splice(1, 1);
-          interfaces.beginSync();
-          for (const { addresses: _, ...link } of model.values()) interfaces.set(link);
-          for (const { ifindex, addresses } of model.values()) {
-            for (const address of addresses) interfaces.setAddress(ifindex, address);
+          for (const { ifindex } of interfaces.all()) {
+            if (!model.has(ifindex)) interfaces.remove(ifindex);
           }
-          interfaces.endSync();
+          for (const entry of model.values()) assert.ok(interfaces.put(entry));
         } else {
           writer.commit();
           standing.burst++;
@@ -139,32 +107,29 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
       for (const ifindex of [1, 2, 3, 7, 70_001]) {
         const expected = model.get(ifindex) ?? null;
         const plain = JSON.parse(JSON.stringify(expected)) as Seen | null;
-        assert.deepEqual(JSON.parse(JSON.stringify(seen(reader, ifindex))), plain);
-        assert.deepEqual(JSON.parse(JSON.stringify(writer.interfaces.get(ifindex))), plain);
+        assert.deepEqual(reader.interfaces.get(ifindex), plain);
+        assert.equal(plain !== null && writer.interfaces.has(plain), plain !== null);
       }
-      const { interfaces } = reader;
       const indices = [...model.keys()].sort((a, b) => a - b);
-      assert.deepEqual(interfaces.records().map((record) => interfaces.ifindex(record)), indices);
-      assert.deepEqual(writer.interfaces.indices(), indices);
+      assert.deepEqual(reader.interfaces.all().map(({ ifindex }) => ifindex), indices);
+      assert.equal(writer.interfaces.size, indices.length);
     }),
     { numRuns: 200 },
   );
 });
 
-Deno.test("a resync brings addresses into the order of the dump", () => {
+Deno.test("put() brings addresses into the order told, and has() tells one order from another", () => {
   const { writer, reader } = makeRoom();
-  const link = LINK;
   const address = (last: number): InterfaceAddress => {
     const local = 0xc6120000 + last;
     return { local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false };
   };
-  writer.interfaces.set(link);
-  for (const last of [1, 2, 3]) writer.interfaces.setAddress(link.ifindex, address(last));
-  writer.interfaces.beginSync();
-  writer.interfaces.set(link);
-  for (const last of [3, 1, 2]) writer.interfaces.setAddress(link.ifindex, address(last));
-  writer.interfaces.endSync();
-  const order = seen(reader, link.ifindex)!.addresses.map(({ local }) => local & 0xff);
+  const told = { ...LINK, addresses: [3, 1, 2].map(address) };
+  assert.ok(writer.interfaces.put({ ...LINK, addresses: [1, 2, 3].map(address) }));
+  assert.equal(writer.interfaces.has(told), false);
+  assert.ok(writer.interfaces.put(told));
+  assert.ok(writer.interfaces.has(told));
+  const order = reader.interfaces.get(LINK.ifindex)?.addresses.map(({ local }) => local & 0xff);
   assert.deepEqual(order, [3, 1, 2]);
 });
 

@@ -3,13 +3,13 @@
  * dump is only looked at: events go on being applied meanwhile.
  */
 
-import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";
+import type { InterfaceEntry } from "../../netbase/interfaces.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
 import * as nl from "./constants.ts";
-import { decodeAddress, decodeLink } from "./decode_link.ts";
+import { enterInterface } from "./interfaces_part.ts";
 import type { MessageCursor } from "./message.ts";
 import type { NeighborsPart } from "./neighbors_part.ts";
 import type { DumpKind } from "./requests.ts";
@@ -40,28 +40,18 @@ export interface Audited {
 
 /** Links and the addresses on them. */
 export function auditedInterfaces({ interfaces }: NetbaseWriter): Audited {
-  const links = new Map<number, { link: InterfaceLink; addresses: InterfaceAddress[] }>();
+  const dumped = new Map<number, InterfaceEntry>();
   return {
     table: "interfaces",
     types: [nl.RTM_NEWLINK, nl.RTM_NEWADDR],
     dumps: ["links", "addresses"],
     entries: () => interfaces.size,
-    begin: () => links.clear(),
-    read(message) {
-      if (message.type === nl.RTM_NEWLINK) {
-        const link = decodeLink(message);
-        if (link !== null) links.set(link.ifindex, { link, addresses: [] });
-      } else {
-        const address = decodeAddress(message);
-        if (address !== null) links.get(address.ifindex)?.addresses.push(address);
-      }
-    },
+    begin: () => dumped.clear(),
+    read: (message) => enterInterface(message, dumped),
     end(differs) {
-      for (const ifindex of new Set([...interfaces.indices(), ...links.keys()])) {
-        const dumped = links.get(ifindex);
-        const told = dumped && { ...dumped.link, addresses: dumped.addresses };
-        const mirrored = interfaces.get(ifindex) ?? undefined;
-        if (JSON.stringify(told) !== JSON.stringify(mirrored)) differs(`interface ${ifindex}`);
+      for (const { ifindex } of [...interfaces.all(), ...dumped.values()]) {
+        const told = dumped.get(ifindex);
+        if (told === undefined || !interfaces.has(told)) differs(`interface ${ifindex}`);
       }
     },
   };

@@ -3,7 +3,14 @@
  * the same order, left out where `ip` leaves them out.
  */
 
-import { IFF_RUNNING, IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
+import {
+  IFF_LOOPBACK,
+  IFF_RUNNING,
+  IFF_UP,
+  type InterfaceAddress,
+  type InterfaceEntry,
+  type InterfaceReader,
+} from "../../netbase/interfaces.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import {
@@ -113,59 +120,47 @@ export function typeName(type: number): string {
 /** As `ip -j address`, IPv4 only. */
 export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
-  return interfaces.records().map((record) => interfaceEntry(interfaces, record, nameOf));
+  return interfaces.all().map((each) => interfaceEntry(each, nameOf));
 }
 
 /** One of those. */
-export function interfaceEntry(
-  interfaces: InterfaceReader,
-  record: number,
-  nameOf: (ifindex: number) => string,
-): Entry {
-  const [flags, link, master] = [
-    interfaces.flags(record),
-    interfaces.link(record),
-    interfaces.master(record),
-  ];
+export function interfaceEntry(each: InterfaceEntry, nameOf: (ifindex: number) => string): Entry {
+  const { flags, link, master, macHead, macTail } = each;
   const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
-  const mac = { macHead: interfaces.macHead(record), macTail: interfaces.macTail(record) };
-  const isEthernet = mac.macHead !== 0 || mac.macTail !== 0;
-  const isLoopback = interfaces.isLoopback(record);
+  const isEthernet = macHead !== 0 || macTail !== 0;
+  const isLoopback = (flags & IFF_LOOPBACK) !== 0;
   return {
-    ifindex: interfaces.ifindex(record),
+    ifindex: each.ifindex,
     ...(link !== 0 && { link: nameOf(link) }),
-    ifname: interfaces.name(record),
+    ifname: each.name,
     flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
-    mtu: interfaces.mtu(record),
+    mtu: each.mtu,
     ...(master !== 0 && { master: nameOf(master) }),
-    operstate: OPERSTATES[interfaces.operstate(record)] ?? "UNKNOWN",
+    operstate: OPERSTATES[each.operstate] ?? "UNKNOWN",
     link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
-    ...((isEthernet || isLoopback) && { address: formatMac(mac) }),
-    ...vlanInfo(interfaces.vlan(record)),
-    addr_info: addressEntries(interfaces, record),
+    ...((isEthernet || isLoopback) && { address: formatMac(each) }),
+    ...vlanInfo(each),
+    addr_info: each.addresses.map(addressEntry),
   };
 }
 
-function vlanInfo(vlan: number): Entry {
-  if (vlan === 0) return {};
-  const protocol = vlan >>> 16 === 0x88a8 ? "802.1ad" : "802.1Q";
-  return { linkinfo: { info_kind: "vlan", info_data: { protocol, id: vlan & 0xffff } } };
+function vlanInfo({ vlanId: id, vlanProtocol }: InterfaceEntry): Entry {
+  if (vlanProtocol === 0) return {};
+  const protocol = vlanProtocol === 0x88a8 ? "802.1ad" : "802.1Q";
+  return { linkinfo: { info_kind: "vlan", info_data: { protocol, id } } };
 }
 
-function addressEntries(interfaces: InterfaceReader, record: number): Entry[] {
-  return Array.from({ length: interfaces.addressCount(record) }, (_, i) => {
-    const [local, address] = [interfaces.local(record, i), interfaces.address(record, i)];
-    const broadcast = interfaces.broadcast(record, i);
-    return {
-      family: "inet",
-      local: formatAddress(local),
-      ...(address !== local && { address: formatAddress(address) }),
-      prefixlen: interfaces.prefixLength(record, i),
-      ...(broadcast !== 0 && { broadcast: formatAddress(broadcast) }),
-      scope: scopeName(interfaces.scope(record, i)),
-      ...(interfaces.isSecondary(record, i) && { secondary: true }),
-    };
-  });
+function addressEntry(each: InterfaceAddress): Entry {
+  const { local, address, broadcast } = each;
+  return {
+    family: "inet",
+    local: formatAddress(local),
+    ...(address !== local && { address: formatAddress(address) }),
+    prefixlen: each.prefixLength,
+    ...(broadcast !== 0 && { broadcast: formatAddress(broadcast) }),
+    scope: scopeName(each.scope),
+    ...(each.secondary && { secondary: true }),
+  };
 }
 
 /**

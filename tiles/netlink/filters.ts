@@ -7,8 +7,7 @@
 
 import { Filter } from "../../ffi/filter.ts";
 import type { View } from "../../ffi/view.ts";
-import { IFF_UP } from "../../netbase/interfaces.ts";
-import type { InterfaceWriter } from "../../netbase/interface_writer.ts";
+import { IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
 import { formatAddress } from "./addresses.ts";
 
 /** An attached interface's filter. */
@@ -31,7 +30,7 @@ interface Held {
 
 /** Writes the filters. */
 export class Filters {
-  readonly #interfaces: InterfaceWriter;
+  readonly #interfaces: InterfaceReader;
   readonly #held: readonly Held[];
   readonly #log: (line: string) => void;
   #dirty = true;
@@ -39,7 +38,7 @@ export class Filters {
   constructor(
     places: readonly FilterPlace[],
     { interfaces, ports, log }: {
-      interfaces: InterfaceWriter;
+      interfaces: InterfaceReader;
       ports: readonly number[];
       log(line: string): void;
     },
@@ -70,10 +69,9 @@ export class Filters {
   }
 
   #localAddresses(): Set<number> {
-    const all = this.#interfaces.indices().flatMap((ifindex) =>
-      this.#interfaces.get(ifindex)?.addresses.map(({ local }) => local) ?? []
-    );
-    return new Set(all.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
+    const all = this.#interfaces.all().flatMap(({ addresses }) => addresses);
+    const locals = all.map(({ local }) => local);
+    return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
   }
 
   #update(held: Held, addresses: ReadonlySet<number>): void {
@@ -90,12 +88,10 @@ export class Filters {
 
   /** Ids of the VLAN devices on an interface that are up. */
   #vlansOn(ifindex: number): number[] {
-    return this.#interfaces.indices().flatMap((index) => {
-      const link = this.#interfaces.get(index);
-      const counts = link?.link === ifindex && link.vlanProtocol !== 0 &&
-        (link.flags & IFF_UP) !== 0;
-      return counts ? [link.vlanId] : [];
-    });
+    return this.#interfaces.all()
+      .filter(({ link, flags }) => link === ifindex && (flags & IFF_UP) !== 0)
+      .filter(({ vlanProtocol }) => vlanProtocol !== 0)
+      .map(({ vlanId }) => vlanId);
   }
 
   #updateAddresses(held: Held, addresses: ReadonlySet<number>): void {

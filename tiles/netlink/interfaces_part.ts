@@ -3,11 +3,12 @@
  * to withdraw routes without telling, and says so to those who keep them.
  */
 
+import { withAddress, withoutAddress } from "../../netbase/interface_writer.ts";
 import {
   IFF_LOWER_UP,
   IFF_RUNNING,
   IFF_UP,
-  type InterfaceAddress,
+  type InterfaceEntry,
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
@@ -39,6 +40,8 @@ export class InterfacesPart implements MirrorPart {
   ];
   readonly #netbase: NetbaseWriter;
   readonly #listeners: InterfaceListeners;
+  /** What the running dump has told. */
+  readonly #dumped = new Map<number, InterfaceEntry>();
   /** Interfaces, and NETCONFA_IFINDEX_ALL or _DEFAULT, for which `ignore_routes_with_linkdown` is set. */
   readonly #ignoringLinkdown = new Set<number>();
 
@@ -48,42 +51,44 @@ export class InterfacesPart implements MirrorPart {
   }
 
   event(message: MessageCursor, replayed: boolean): number {
-    const stale = this.#apply(message, replayed);
+    if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
+    if (replayed) {
+      enterInterface(message, this.#dumped);
+      return 0;
+    }
+    const stale = message.type < nl.RTM_NEWADDR
+      ? this.#applyLink(message)
+      : this.#applyAddress(message);
     this.#listeners.changed();
     return stale;
   }
 
   beginSync(): void {
-    this.#netbase.interfaces.beginSync();
+    this.#dumped.clear();
   }
 
   dumped(message: MessageCursor): void {
-    this.#apply(message, true);
+    if (message.type >= nl.RTM_NEWNETCONF) this.#applySettings(message);
+    else enterInterface(message, this.#dumped);
   }
 
   endSync(): void {
-    this.#netbase.interfaces.endSync();
+    const { interfaces } = this.#netbase;
+    for (const { ifindex } of interfaces.all()) {
+      if (!this.#dumped.has(ifindex)) interfaces.remove(ifindex);
+    }
+    for (const entry of this.#dumped.values()) this.#put(entry);
     this.#listeners.changed();
   }
 
-  #apply(message: MessageCursor, silently: boolean): number {
-    if (message.type === nl.RTM_NEWADDR || message.type === nl.RTM_DELADDR) {
-      return this.#applyAddress(message, silently);
-    }
-    if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
+  #applyLink(message: MessageCursor): number {
+    const { interfaces } = this.#netbase;
     const link = decodeLink(message);
     // A bridge tells of its ports in the same group, RTM_DELLINK when one leaves it.
     if (link === null) return 0;
-    return message.type === nl.RTM_NEWLINK
-      ? this.#linkTold(link, silently)
-      : this.#linkGone(link.ifindex, silently);
-  }
-
-  #linkTold(link: InterfaceLink, silently: boolean): number {
-    const { interfaces } = this.#netbase;
-    const before = silently ? null : interfaces.get(link.ifindex);
+    if (message.type === nl.RTM_DELLINK) return this.#linkGone(link.ifindex);
+    const before = interfaces.get(link.ifindex);
     interfaces.set(link);
-    if (silently) return 0;
     // The first end of a new veth pair is told before it has the other, and not again.
     return before === null ? Part.interfaces : this.#linkChanged(before, link);
   }
@@ -121,51 +126,45 @@ export class InterfacesPart implements MirrorPart {
     return ifindex === nl.NETCONFA_IFINDEX_DEFAULT ? Part.interfaces | Part.routes : Part.routes;
   }
 
-  #linkGone(ifindex: number, silently: boolean): number {
+  #linkGone(ifindex: number): number {
     this.#netbase.interfaces.remove(ifindex);
     this.#netbase.neighbors.removeInterface(ifindex);
-    if (silently) return 0;
     this.#listeners.routes.deviceGone(ifindex);
     this.#listeners.nextHops.deviceLost(ifindex);
     return Part.nextHops | Part.routes;
   }
 
-  #applyAddress(message: MessageCursor, silently: boolean): number {
+  #applyAddress(message: MessageCursor): number {
     const { interfaces } = this.#netbase;
     const address = decodeAddress(message);
     if (address === null) return 0;
     if (message.type === nl.RTM_DELADDR) {
-      const gone = interfaces.removeAddress(address.ifindex, address);
-      return gone && !silently ? this.#addressGone(address) : 0;
+      return interfaces.removeAddress(address.ifindex, address) ? this.#addressGone(address) : 0;
     }
-    const known = silently || this.#has(address);
-    if (interfaces.setAddress(address.ifindex, address) || this.#makeRoomFor(address)) {
-      return known ? 0 : Part.routes;
+    const entry = interfaces.get(address.ifindex);
+    if (entry === null) return Part.interfaces;
+    if (!this.#put({ ...entry, addresses: withAddress(entry.addresses, address) })) {
+      return Part.interfaces;
     }
-    return silently ? 0 : Part.interfaces;
+    // It may only be news about an address's lifetime.
+    const same = ["local", "address", "prefixLength", "secondary"] as const;
+    const isKnown = entry.addresses.some((other) =>
+      same.every((key) => other[key] === address[key])
+    );
+    return isKnown ? 0 : Part.routes;
   }
 
   /**
    * Each change takes a new copy of all of an interface's addresses; the old one comes free when
-   * net tiles have passed a commit, which takes them microseconds. False: no such interface, or no
-   * room.
+   * net tiles have passed a commit, which takes them microseconds. False: no room.
    */
-  #makeRoomFor(address: AddressMessage): boolean {
-    const { interfaces } = this.#netbase;
-    if (interfaces.get(address.ifindex) === null) return false;
+  #put(entry: InterfaceEntry): boolean {
     for (let tries = 0; tries < MOST_COMMITS; tries++) {
+      if (this.#netbase.interfaces.put(entry)) return true;
       this.#netbase.commit();
-      if (interfaces.setAddress(address.ifindex, address)) return true;
     }
     this.#listeners.notices.once("there are more addresses than netbase holds");
     return false;
-  }
-
-  /** Whether this is only news about an address's lifetime. */
-  #has(address: AddressMessage): boolean {
-    const known = this.#netbase.interfaces.get(address.ifindex)?.addresses ?? [];
-    const same: (keyof InterfaceAddress)[] = ["local", "address", "prefixLength", "secondary"];
-    return known.some((other) => same.every((key) => other[key] === address[key]));
   }
 
   #addressGone({ ifindex, local }: AddressMessage): number {
@@ -173,11 +172,27 @@ export class InterfacesPart implements MirrorPart {
     const left = interfaces.get(ifindex)?.addresses.length ?? 0;
     // With the last address IPv4 ends on this interface, and every route out of it.
     if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });
-    const elsewhere = interfaces.indices().some((index) =>
-      interfaces.get(index)?.addresses.some((other) => other.local === local)
+    const elsewhere = interfaces.all().some(({ addresses }) =>
+      addresses.some((other) => other.local === local)
     );
     if (!elsewhere) this.#listeners.routes.sourceGone(local);
     return Part.routes;
+  }
+}
+
+/** Enters what a dump of links and one of addresses tell, and events behind those. */
+export function enterInterface(message: MessageCursor, into: Map<number, InterfaceEntry>): void {
+  const { type } = message;
+  const told = type < nl.RTM_NEWADDR ? decodeLink(message) : decodeAddress(message);
+  if (told === null) return;
+  const known = into.get(told.ifindex);
+  if (type === nl.RTM_DELLINK) {
+    into.delete(told.ifindex);
+  } else if ("name" in told) {
+    into.set(told.ifindex, { ...told, addresses: known?.addresses ?? [] });
+  } else if (known !== undefined) {
+    const change = type === nl.RTM_NEWADDR ? withAddress : withoutAddress;
+    into.set(told.ifindex, { ...known, addresses: change(known.addresses, told) });
   }
 }
 

@@ -233,17 +233,13 @@ class NetlinkTile implements Tile, NeighborListener {
 
   /** Interfaces have changed: one may have gone for good, a VLAN device may have come. */
   #followInterfaces(): void {
-    const { interfaces } = this.#writer;
-    const present = interfaces.indices();
-    this.#freshness.keepInterfaces(new Set(present));
+    const present = this.#writer.interfaces.all();
+    this.#freshness.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
     const followed = new Set(this.#context.setup.filters.map(({ ifindex }) => ifindex));
-    for (const ifindex of present) {
-      const link = interfaces.get(ifindex);
-      if (link?.vlanProtocol && followed.has(link.link)) followed.add(ifindex);
+    for (const { ifindex, link, vlanProtocol } of present) {
+      if (vlanProtocol !== 0 && followed.has(link)) followed.add(ifindex);
     }
-    const same = followed.size === this.#followed.size &&
-      [...followed].every((ifindex) => this.#followed.has(ifindex));
-    if (same) return;
+    if (followed.symmetricDifference(this.#followed).size === 0) return;
     this.#followed = followed;
     this.#mirror.followNeighborsOf(followed);
   }
