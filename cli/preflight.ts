@@ -9,6 +9,7 @@ import { IFF_UP } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { delay } from "../tiles/runtime/delay.ts";
 import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
 import type { PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
@@ -233,7 +234,7 @@ export async function waitForInterfaces(
       if (lacking === null) break;
       if (!said.has(lacking)) log(lacking);
       said.add(lacking);
-      await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MILLIS));
+      await delay(LOOK_AGAIN_MILLIS);
     }
   }
 }

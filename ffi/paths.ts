@@ -2,10 +2,8 @@
  * Where the program lies, and in `build/` its native libraries, whatever the working directory is.
  */
 
-import { fileURLToPath } from "node:url";
-
 /** The folder that the program is in, with a slash at its end. */
-export const ROOT = fileURLToPath(new URL("..", import.meta.url));
+export const ROOT = import.meta.dirname!.replace(/ffi$/, "");
 
 /** The native libraries, each `build/libtegula_NAME.so`, made by `deno task build`. */
 export type LibraryName = "host" | "netlink" | "region" | "tile" | "udp" | "xsk";

@@ -7,8 +7,8 @@
  *     byte 64…  the text, UTF-8
  */
 
-import { setTimeout as delay } from "node:timers/promises";
 import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { delay } from "./delay.ts";
 
 /** Bytes of the region. */
 export const SNAPSHOT_BYTES = 1 << 20;

@@ -3,7 +3,6 @@
  * of them it writes, which it reads and whom it wakes. Every region goes to one writer.
  */
 
-import { fileURLToPath } from "node:url";
 import type { Host } from "../../ffi/host.ts";
 import type { View } from "../../ffi/view.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
@@ -87,7 +86,7 @@ interface LinkRegions {
 
 /** What starting `apps` takes: their modules, and what each is granted. */
 export function startGrants(apps: readonly AppPlan[]): Grants {
-  const modules = apps.map(({ module }) => fileURLToPath(module));
+  const modules = apps.map(({ module }) => decodeURIComponent(new URL(module).pathname));
   return together([{ ...NO_GRANTS, read: modules }, ...apps.map(({ grants }) => grants)]);
 }
 

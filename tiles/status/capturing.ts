@@ -3,13 +3,13 @@
  * control socket. While nobody does, net tiles are told to put nothing there.
  */
 
-import { setTimeout as delay } from "node:timers/promises";
 import type { View } from "../../ffi/view.ts";
 import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/frame.ts";
 import { formatAddress } from "../netlink/addresses.ts";
 import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ring.ts";
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
+import { delay } from "../runtime/delay.ts";
 import type { Entry } from "../netlink/entries.ts";
 
 /** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */

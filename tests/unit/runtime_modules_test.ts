@@ -1,0 +1,39 @@
+/** What tiles load: every module costs each worker that has it memory. */
+
+import { deepEqual } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+
+const ROOT = new URL("../../", import.meta.url);
+
+interface Graph {
+  readonly modules: readonly {
+    readonly specifier: string;
+    readonly dependencies?: readonly { readonly code?: { readonly specifier: string } }[];
+  }[];
+}
+
+/** What running the module at `path` loads besides itself, types left out. */
+function loaded(path: string): string[] {
+  const { stdout } = new Deno.Command(Deno.execPath(), {
+    args: ["info", "--json", fileURLToPath(new URL(path, ROOT))],
+    stderr: "inherit",
+  }).outputSync();
+  const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as Graph;
+  const needs = new Map(modules.map(({ specifier, dependencies = [] }) => [
+    specifier,
+    dependencies.flatMap(({ code }) => code === undefined ? [] : [code.specifier]),
+  ]));
+  const found = new Set([new URL(path, ROOT).href]);
+  for (const each of found) for (const needed of needs.get(each) ?? []) found.add(needed);
+  return [...found].slice(1).map((each) => each.replace(ROOT.href, ""));
+}
+
+const TILES = ["app", "net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`);
+
+for (const path of ["tiles/runtime/worker.ts", ...TILES]) {
+  Deno.test(`${path} loads no module of Node's and none of npm's`, () => {
+    const all = loaded(path);
+    deepEqual(all.filter((each) => each.includes(":")), []);
+    deepEqual(all.includes("ffi/view.ts"), true);
+  });
+}
