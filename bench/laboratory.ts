@@ -3,7 +3,7 @@
  * (`../cli/lab.ts`), which the kernel takes away with all that is in them however it ends.
  */
 
-import { laboratoryCommand, missingForLaboratory } from "../cli/lab.ts";
+import { checkLaboratory, laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import type { Report, Selection } from "./harness.ts";
 
@@ -16,8 +16,7 @@ export async function runInLaboratory(
   report: Report,
   selection: Selection = {},
 ): Promise<void> {
-  const missing = missingForLaboratory();
-  if (missing !== null) throw new Error(missing);
+  checkLaboratory();
   const [program, ...args] = laboratoryCommand([
     ...["sh", "-c", OWN_PROC, "sh", Deno.execPath()],
     ...["run", "--allow-all", "--unstable-worker-options", path, JSON.stringify(selection)],

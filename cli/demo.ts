@@ -5,7 +5,7 @@
 import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
-import { enterLaboratory, insideLaboratory, Lab, lifeline } from "./lab.ts";
+import { enterLaboratory, insideLaboratory, Lab } from "./lab.ts";
 import { command, type Given, oneOf, wholeNumber } from "./options.ts";
 import { selfCommand, VERSION } from "./self.ts";
 
@@ -40,34 +40,25 @@ async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise
   const allowed = ["auto", "xdp", "socket"] as const;
   const provider = oneOf(values.provider, { option: "provider", allowed });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  const signal = lifeline();
-  try {
-    return await play({ seconds, provider, json: values.json, hold: values.hold, signal });
-  } catch (error) {
-    // "interrupted" about whatever an interruption broke.
-    signal.throwIfAborted();
-    throw error;
-  }
+  return await play({ seconds, provider, json: values.json, hold: values.hold });
 }
 
-/** What the command line asked for, and the end of it. */
+/** What the command line asked for. */
 interface DemoOptions {
   readonly seconds: number;
   readonly provider: string;
   readonly json: boolean;
   readonly hold: boolean;
-  readonly signal: AbortSignal;
 }
 
 /** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
-async function play({ seconds, provider, json, hold, signal }: DemoOptions): Promise<number> {
+async function play({ seconds, provider, json, hold }: DemoOptions): Promise<number> {
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
   await using lab = new Lab();
   const stage = await buildStage(lab, {
     provider,
     sceneMillis: Math.max(SHORTEST_SCENE_MILLIS, seconds * 1000 / SCENES.length),
-    signal,
     onLine: (line) => holding && say(line),
   });
   say(opening(stage));
@@ -84,7 +75,7 @@ async function play({ seconds, provider, json, hold, signal }: DemoOptions): Pro
   if (hold) {
     holding = true;
     console.error(holdHelp());
-    await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    await stage.appliance.process.ended();
   }
   return summary.ok ? Exit.ok : Exit.failure;
 }

@@ -40,8 +40,6 @@ export interface StageOptions {
   readonly provider: string;
   /** How long one scene's traffic lasts. */
   readonly sceneMillis: number;
-  /** Ends every wait when the demo is to end. */
-  readonly signal: AbortSignal;
   /** Called with each line that the appliance writes. */
   readonly onLine?: (line: string) => void;
 }
@@ -80,7 +78,6 @@ export async function buildStage(lab: Lab, options: StageOptions): Promise<Stage
   const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
   const provider = ["--provider", options.provider];
   const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
-  options.signal.throwIfAborted();
   const mode = await appliance.mode("eth0");
   return { ...options, ...spaces, appliance, mode, usesXdp: mode.startsWith("xdp") };
 }
@@ -118,15 +115,9 @@ async function throughRouter({ router }: Stage): Promise<number> {
   return link.stats64.rx.packets;
 }
 
-/** Lets time pass to a point of the scene that began at `begin`. Throws when the demo is to end. */
-async function until(
-  { signal, sceneMillis }: StageOptions,
-  begin: number,
-  fraction: number,
-): Promise<void> {
-  const left = begin + fraction * sceneMillis - performance.now();
-  await delay(Math.max(0, left), undefined, { signal }).catch(() => {});
-  signal.throwIfAborted();
+/** Lets time pass to a point of the scene that began at `begin`. */
+function until({ sceneMillis }: StageOptions, begin: number, fraction: number): Promise<void> {
+  return delay(Math.max(0, begin + fraction * sceneMillis - performance.now()));
 }
 
 function grown(before: Counters, after: Counters): Counters {

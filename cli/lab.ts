@@ -2,14 +2,12 @@
  * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
  * kernel. It stands wholly inside a mount, network and process namespace of its own
  * (`enterLaboratory`), with a private `/run`: when the first process in there ends, however it
- * ends, the kernel takes every namespace, interface, XDP program and process with it.
+ * ends, or who started it, by Ctrl-C or by a signal, the kernel takes every namespace, interface, XDP
+ * program and process with it.
  */
 
 import { Exit, UserError } from "./errors.ts";
 import { Lines } from "./lines.ts";
-
-/** The programs that the laboratory is built with, and the Debian package that has each. */
-const TOOLS = { ip: "iproute2", unshare: "util-linux", setpriv: "util-linux", mount: "mount" };
 
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";
@@ -20,19 +18,17 @@ const INSIDE = "TEGULA_LABORATORY";
  */
 const PRIVATE_RUN = "mount -t tmpfs none /run && mkdir /run/netns";
 
-/** How long the inside may take to end in order before it is killed. */
-const GRACE_MILLIS = 5000;
-
-/** What a laboratory needs and this machine lacks, as one sentence; null when nothing. */
-export function missingForLaboratory(): string | null {
-  if (Deno.uid() !== 0) return "network namespaces can only be made by root: use sudo";
-  for (const [tool, debian] of Object.entries(TOOLS)) {
-    const look = new Deno.Command("sh", { args: ["-c", `command -v ${tool}`] });
-    if (!look.outputSync().success) {
-      return `the program ${tool} is missing: apt-get install ${debian}`;
-    }
+/** Throws UserError where no laboratory can be made. */
+export function checkLaboratory(): void {
+  if (Deno.uid() !== 0) {
+    throw new UserError(
+      "network namespaces can only be made by root: use sudo",
+      Exit.privilege,
+    );
   }
-  return null;
+  if (!new Deno.Command("sh", { args: ["-c", "command -v ip"] }).outputSync().success) {
+    throw new UserError("the program ip is missing: apt-get install iproute2", Exit.system);
+  }
 }
 
 /** Whether this process is the one that `enterLaboratory` started. */
@@ -49,48 +45,12 @@ export function laboratoryCommand(command: readonly string[]): string[] {
   ];
 }
 
-/**
- * Runs `command` inside and returns its exit status. Our end of its standard input is the lifeline:
- * it closes on a signal, or when this process dies, and the inside then takes itself down; what has
- * not ended by then is killed. Throws UserError when the machine lacks something.
- */
+/** Runs `command` inside and returns its exit status. Throws UserError where that cannot be done. */
 export async function enterLaboratory(command: readonly string[]): Promise<number> {
-  const missing = missingForLaboratory();
-  if (missing !== null) {
-    throw new UserError(missing, Deno.uid() === 0 ? Exit.system : Exit.privilege);
-  }
+  checkLaboratory();
   const [program, ...args] = laboratoryCommand(command);
-  const child = new Deno.Command(program, { args, stdin: "piped", env: { [INSIDE]: "1" } }).spawn();
-  let killer: ReturnType<typeof setTimeout> | undefined;
-  function cut(): void {
-    if (killer !== undefined) return;
-    child.stdin.close().catch(() => {});
-    killer = setTimeout(() => child.kill("SIGKILL"), GRACE_MILLIS);
-  }
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    Deno.addSignalListener(signal, cut);
-  }
-  const status = await child.status;
-  clearTimeout(killer);
-  return status.code;
-}
-
-/** Aborts when the lifeline of `enterLaboratory` is cut, or by Ctrl-C. Only inside. */
-export function lifeline(): AbortSignal {
-  const controller = new AbortController();
-  function abort(): void {
-    controller.abort(new UserError("interrupted", 130));
-  }
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    Deno.addSignalListener(signal, abort);
-  }
-  async function watch(): Promise<void> {
-    const buffer = new Uint8Array(1);
-    while (await Deno.stdin.read(buffer) !== null);
-    abort();
-  }
-  watch().catch(abort);
-  return controller.signal;
+  const options = { args, stdin: "null", env: { [INSIDE]: "1" } } as const;
+  return (await new Deno.Command(program, options).spawn().status).code;
 }
 
 /** How a process is started in a namespace. */
@@ -176,9 +136,8 @@ export class Namespace {
 
   /** Starts a program here; the laboratory kills it at the end. */
   spawn(command: readonly string[], options: SpawnOptions = {}): LabProcess {
-    const argv = ["--pdeathsig", "KILL", "ip", "netns", "exec", this.name, ...command];
-    const child = new Deno.Command("setpriv", {
-      args: argv,
+    const child = new Deno.Command("ip", {
+      args: ["netns", "exec", this.name, ...command],
       stdin: options.stdin ?? "null",
       stdout: "piped",
       stderr: "piped",

@@ -121,7 +121,7 @@ Deno.test("demo --hold stands until it is told to stop, and says how to look at 
     }
     await stdout.find("counters: ");
     child.kill("SIGINT");
-    assert.equal((await child.status).code, 0);
+    assert.equal((await child.status).signal, "SIGINT");
     await Promise.all([stdout.closed, stderr.closed]);
   });
 });
