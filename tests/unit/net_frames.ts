@@ -80,6 +80,15 @@ export function mendIpChecksum(bytes: Uint8Array, ip: number): void {
   bytes.set(be(checksum(bytes.subarray(ip, ip + 20)), 2), ip + 10);
 }
 
+/** The same for UDP, over as much as its length says and there is. */
+export function mendUdpChecksum(bytes: Uint8Array, ip: number): void {
+  const length = bytes.subarray(ip + 24, ip + 26);
+  const end = ip + 20 + length[0] * 256 + length[1];
+  bytes.set([0, 0], ip + 26);
+  const sum = checksum([0, 17, ...length, ...bytes.subarray(ip + 12, end)]);
+  bytes.set(be(sum === 0 ? 0xffff : sum, 2), ip + 26);
+}
+
 /** Reads a frame and asserts that everything in it which can be checked is right. */
 export function parseFrame(bytes: Uint8Array): UdpFrame {
   const at = (offset: number, size: number) =>

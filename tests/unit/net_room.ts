@@ -1,6 +1,6 @@
 /** A net tile in the host of `net_host.ts`: rings faked, an app whose ends are at hand. */
 
-import { heapView, u8 } from "../../ffi/view.ts";
+import { heapView, slice, u8 } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase.ts";
@@ -40,6 +40,10 @@ export const SLOT = { eth0: 0, eth0Second: 1, eth1: 2 } as const;
 export const FRAME_BYTES = 2048;
 export const FRAMES = 1024;
 const LARGE_BUFFERS = 8;
+const UMEM_BYTES = FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536;
+/** Memory before and behind the UMEM, which nobody may touch, and what is in it. */
+const MARGIN_BYTES = 65_536;
+export const MARGIN_BYTE = 0xa5;
 const SHAPE = { depth: 64, payloadBytes: 1 << 17 };
 const RING = 32;
 
@@ -159,6 +163,7 @@ export class Room {
   readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
   readonly setup: NetSetup;
+  readonly margins: readonly Uint8Array[];
   now = 1000;
   #counted: Float64Array;
 
@@ -182,7 +187,10 @@ export class Room {
     } = {},
   ) {
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
-    const umem = heapView(FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536);
+    const memory = heapView(UMEM_BYTES + 2 * MARGIN_BYTES);
+    const umem = slice(memory, MARGIN_BYTES, UMEM_BYTES);
+    this.margins = [0, MARGIN_BYTES + UMEM_BYTES].map((at) => u8(slice(memory, at, MARGIN_BYTES)));
+    for (const margin of this.margins) margin.fill(MARGIN_BYTE);
     this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
     fillNetbase(this.writer);
     this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });

@@ -23,6 +23,7 @@ import {
 } from "../../tiles/netlink/message.ts";
 import { DUMPS, writeDump, writeGetRoute, writeUseNeighbor } from "../../tiles/netlink/requests.ts";
 import { recorded } from "../fixtures/netlink/recorded.ts";
+import { Random } from "./random.ts";
 
 const address = fc.integer({ min: 1, max: 0xffffffff });
 const byte = fc.integer({ min: 0, max: 255 });
@@ -321,22 +322,6 @@ Deno.test("recorded routes say table 1000, not 232, and that an IPv6 gateway is 
   assert.ok(mixed.length > 0 && mixed.every(({ unsupported }) => unsupported));
   assert.deepEqual(mixed[0].hops?.map(({ gateway }) => gateway), [0, 0xc6120109]);
 });
-
-/** A small fast generator (xorshift32), so that a run of a million can be repeated. */
-class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed | 1;
-  }
-
-  below(limit: number): number {
-    this.#state ^= this.#state << 13;
-    this.#state ^= this.#state >>> 17;
-    this.#state ^= this.#state << 5;
-    return (this.#state >>> 0) % limit;
-  }
-}
 
 /** Damages `bytes` from `at` on: flips, overwrites and lengths that lie. */
 function damage(bytes: Uint8Array, { at, length }: { at: number; length: number }, random: Random) {
