@@ -20,6 +20,7 @@ import { NeighborReader } from "./neighbors.ts";
 import { NeighborWriter } from "./neighbor_writer.ts";
 import { NextHopWriter } from "./next_hop_writer.ts";
 import { NextHopReader } from "./next_hops.ts";
+import { Painter } from "./painter.ts";
 import { fence, Grace, Limbo, type Reader } from "./rcu.ts";
 import { Rib } from "./rib.ts";
 import type { Watch, Watcher } from "./watcher.ts";
@@ -55,6 +56,7 @@ export class NetbaseWriter {
   readonly #header: Uint32Array;
   readonly #limbo: Limbo;
   readonly #fib: FibWriter;
+  readonly #painter: Painter;
   readonly #watch: Watch = { watcher: null };
   /** Whether interfaces or neighbours changed since the last commit. */
   #changed = false;
@@ -72,14 +74,17 @@ export class NetbaseWriter {
     if (joined) waitForReaders(options);
     const limbo = new Limbo(options.readers);
     const nextHops = new NextHopWriter(view, limbo, joined);
-    const barrier = () => fence(this.#header, Header.fence);
     const changed = () => void (this.#changed = true);
     const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
     this.#limbo = limbo;
     this.#fib = new FibWriter(view, limbo, joined);
     const { readers } = options;
     const watch = this.#watch;
-    this.rib = new Rib({ nextHops, fib: this.#fib, fence: barrier, readers, watch }, joined);
+    this.rib = new Rib(nextHops, { watch, joined });
+    this.#painter = new Painter({
+      ...{ rib: this.rib, nextHops, fib: this.#fib, readers },
+      fence: () => fence(this.#header, Header.fence),
+    });
     this.interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
     this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
     this.#header[Header.version] = LAYOUT_VERSION;
@@ -105,7 +110,12 @@ export class NetbaseWriter {
    * default route that moves together with others): commit again soon, there need be no new changes.
    */
   get pending(): boolean {
-    return this.rib.pending;
+    return this.#painter.pending;
+  }
+
+  /** Prefixes and /24s that do not fit just now; they are dropped, never sent wrong. */
+  get overflow(): number {
+    return this.#painter.overflow;
   }
 
   /**
@@ -113,7 +123,7 @@ export class NetbaseWriter {
    * difference, and reuses what all readers have let go of. True when generation moved.
    */
   commit(): boolean {
-    this.rib.commit();
+    this.#painter.commit();
     const changed = this.#changed || this.#fib.stores !== this.#stores;
     this.#changed = false;
     this.#stores = this.#fib.stores;

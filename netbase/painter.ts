@@ -12,8 +12,6 @@
  * default or the reverse (`fib.ts`).
  */
 
-import type { AttributeTable } from "./attributes.ts";
-import type { CandidatePool } from "./candidates.ts";
 import type { FibWriter } from "./fib_writer.ts";
 import { NEXT_HOP_OVERFLOW } from "./layout.ts";
 import type { NextHopWriter } from "./next_hop_writer.ts";
@@ -21,13 +19,12 @@ import {
   CHANGED_LOCAL,
   CHANGED_MAIN,
   LOCAL_MASK,
-  type LookupOrder,
   MAIN_MASK,
   PrefixPainter,
-  TOUCHED,
 } from "./prefix_painter.ts";
 import { Grace, type Reader } from "./rcu.ts";
-import { Node, NODE_WORDS, ROOT, type Trie } from "./trie.ts";
+import type { RibView } from "./rib_view.ts";
+import { Node, NODE_WORDS, ROOT, TOUCHED } from "./trie.ts";
 
 /** Looks at the readers before a commit leaves the rest to the next one; some tens of microseconds. */
 const MOST_LOOKS = 1000;
@@ -37,9 +34,7 @@ const MOST_RETRIES = 4096;
 
 /** What the painter works with. */
 export interface PainterParts {
-  readonly trie: Trie;
-  readonly candidates: CandidatePool;
-  readonly attributes: AttributeTable;
+  readonly rib: RibView;
   readonly nextHops: NextHopWriter;
   readonly fib: FibWriter;
   /** Orders all stores made before ahead of all made after. */
@@ -53,13 +48,9 @@ type Stage = "idle" | "covering" | "uncovering";
 /** Keeps the FIB as the RIB says. */
 export class Painter {
   readonly #parts: PainterParts;
-  readonly #trie: Trie;
+  readonly #rib: RibView;
   readonly #fib: FibWriter;
   readonly #prefixes: PrefixPainter;
-  /** What the order is to be from the next batch on. */
-  #wantedOrder: LookupOrder = "merged";
-  /** Nodes touched since the batch that is being painted. */
-  #touched: number[] = [];
   #stage: Stage = "idle";
   /** The nodes of the batch that is being painted, and which tables changed for each. */
   #nodes: number[] = [];
@@ -70,29 +61,27 @@ export class Painter {
   /** What the default is to be. */
   #fallback = 0;
   /** Everything is to be painted, and: room has come free. */
-  #repaint = false;
+  #repaint: boolean;
   #roomier = false;
-  /** False while a successor fills its RIB and readers go by what its predecessor painted. */
-  #painting: boolean;
   /** The root's `best` at the last commit. */
   #default = 0;
   /** Nodes that found no next hop id for want of room. */
   readonly #homeless = new Set<number>();
   #reclaimed = 0;
 
-  /** With `joined`, nothing is painted before `start`. */
-  constructor(parts: PainterParts, joined: boolean) {
+  constructor(parts: PainterParts) {
     this.#parts = parts;
-    this.#trie = parts.trie;
+    this.#rib = parts.rib;
     this.#fib = parts.fib;
-    this.#prefixes = new PrefixPainter(parts.trie, parts.fib, parts.nextHops);
-    this.#painting = !joined;
+    this.#prefixes = new PrefixPainter(parts.rib.trie, parts.fib, parts.nextHops);
+    // What a predecessor has left is painted over.
+    this.#repaint = !parts.rib.whole;
     this.#sincePaint = this.#sinceMove = new Grace([]);
   }
 
   /** Whether something touched is not painted yet, for a reader that is not through its burst. */
   get pending(): boolean {
-    return this.#painting && (this.#stage !== "idle" || this.#touched.length > 0);
+    return this.#rib.whole && (this.#stage !== "idle" || this.#rib.touched.length > 0);
   }
 
   /** Prefixes and /24s that do not fit just now. */
@@ -100,43 +89,21 @@ export class Painter {
     return this.#homeless.size + this.#prefixes.crowded.size;
   }
 
-  /** The lookup order; shows with `commit`. */
-  get order(): LookupOrder {
-    return this.#wantedOrder;
-  }
-
-  set order(order: LookupOrder) {
-    this.#wantedOrder = order;
-  }
-
-  /** Begins to paint, with everything, on what a predecessor left. */
-  start(): void {
-    if (!this.#painting) this.#repaint = true;
-    this.#painting = true;
-  }
-
-  /** Notes that the candidates of `node` changed. */
-  touch(node: number): void {
-    const at = node * NODE_WORDS + Node.best;
-    if ((this.#trie.words[at] & TOUCHED) !== 0) return;
-    this.#trie.words[at] |= TOUCHED;
-    this.#touched.push(node);
-  }
-
   /** Paints all that was touched, or goes on with what an earlier call had to leave: see `pending`. */
   commit(): void {
-    if (!this.#painting || (this.#stage !== "idle" && !this.#goOn())) return;
+    if (!this.#rib.whole || (this.#stage !== "idle" && !this.#goOn())) return;
     if (this.#begin()) this.#goOn();
   }
 
   /** Takes up a batch and paints what must be before the default moves. False: there is none. */
   #begin(): boolean {
     this.#roomier = this.#touchHomeless();
-    if (this.#wantedOrder !== this.#prefixes.order && this.#fib.stores > 0) this.#repaint = true;
-    this.#prefixes.order = this.#wantedOrder;
-    if (this.#touched.length === 0 && !this.#repaint && !this.#roomier) return false;
-    this.#nodes = this.#touched;
-    this.#touched = [];
+    const { lookupOrder, touched } = this.#rib;
+    if (lookupOrder !== this.#prefixes.order && this.#fib.stores > 0) this.#repaint = true;
+    this.#prefixes.order = lookupOrder;
+    if (touched.length === 0 && !this.#repaint && !this.#roomier) return false;
+    this.#nodes = touched;
+    this.#rib.touched = [];
     this.#changed = this.#nodes.map((node) => this.#settle(node));
     this.#fallback = this.#settleDefault();
     this.#parts.fence();
@@ -165,7 +132,7 @@ export class Painter {
     this.#repaint = false;
     for (const node of this.#nodes) this.#prune(node);
     // What was touched since may have lost a next hop that is still painted.
-    if (this.#touched.length === 0) this.#parts.attributes.sweep();
+    if (this.#rib.touched.length === 0) this.#rib.attributes.sweep();
     this.#parts.nextHops.disinherit();
     return true;
   }
@@ -187,18 +154,18 @@ export class Painter {
     const reclaimed = this.#parts.nextHops.reclaimed + this.#fib.reclaimed;
     if (reclaimed === this.#reclaimed) return false;
     this.#reclaimed = reclaimed;
-    for (const node of take(this.#homeless, MOST_RETRIES)) this.touch(node);
+    for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);
     return true;
   }
 
   /** Writes what `node` goes by now, and returns for which tables that is something new. */
   #settle(node: number): number {
     const at = node * NODE_WORDS;
-    const before = this.#trie.words[at + Node.best] & ~TOUCHED;
+    const before = this.#rib.trie.words[at + Node.best] & ~TOUCHED;
     const local = this.#bestOf(node, Node.local, before >>> 16);
     const main = this.#bestOf(node, Node.main, before & MAIN_MASK);
     const best = (local << 16) | main;
-    this.#trie.words[at + Node.best] = best;
+    this.#rib.trie.words[at + Node.best] = best;
     if (local === NEXT_HOP_OVERFLOW || main === NEXT_HOP_OVERFLOW) this.#homeless.add(node);
     else this.#homeless.delete(node);
     const differ = before ^ best;
@@ -208,20 +175,20 @@ export class Painter {
 
   /** Next hop id of the first usable candidate of a node's list; 0: none. */
   #bestOf(node: number, list: number, earlier: number): number {
-    const { candidates, attributes } = this.#parts;
+    const { trie, candidates, attributes } = this.#rib;
     const at = node * NODE_WORDS;
-    const best = firstUsable(candidates, attributes, this.#trie.words[at + list]);
+    const best = this.#rib.firstUsable(at + list);
     if (node === ROOT && list === Node.main) {
-      return attributes.defaultNextHop(equalDefaults(candidates, attributes, best), earlier);
+      return attributes.defaultNextHop(this.#rib.equalDefaults(best), earlier);
     }
     if (best === 0) return 0;
-    const length = this.#trie.words[at + Node.length];
+    const length = trie.words[at + Node.length];
     return attributes.nextHop(candidates.attributes(best), length, earlier);
   }
 
   /** What cell 0 is to mean. */
   #settleDefault(): number {
-    const best = this.#trie.words[ROOT * NODE_WORDS + Node.best];
+    const best = this.#rib.trie.words[ROOT * NODE_WORDS + Node.best];
     const local = best >>> 16;
     const main = best & MAIN_MASK;
     const apart = this.#prefixes.order === "separate";
@@ -236,10 +203,10 @@ export class Painter {
 
   #prune(node: number): void {
     const at = node * NODE_WORDS;
-    const words = this.#trie.words;
+    const words = this.#rib.trie.words;
     if (words[at + Node.local] === 0 && words[at + Node.main] === 0) {
       this.#homeless.delete(node);
-      this.#trie.prune(node);
+      this.#rib.trie.prune(node);
     }
   }
 }
@@ -259,42 +226,4 @@ function take(set: Set<number>, most: number): number[] {
   }
   for (const one of taken) set.delete(one);
   return taken;
-}
-
-/** The first candidate of a list that the kernel would take for tos 0; 0: none. */
-export function firstUsable(
-  candidates: CandidatePool,
-  attributes: AttributeTable,
-  head: number,
-): number {
-  let candidate = head;
-  while (candidate !== 0) {
-    if (candidates.tos(candidate) === 0) {
-      if (attributes.get(candidates.attributes(candidate)).usable) return candidate;
-    }
-    candidate = candidates.next(candidate);
-  }
-  return 0;
-}
-
-/**
- * The attributes of the default route `best` (0: none) and of those that the kernel may take in its
- * place for the state of their gateways: of equal metric and scope, and by a gateway like itself.
- */
-function equalDefaults(
-  candidates: CandidatePool,
-  attributes: AttributeTable,
-  best: number,
-): number[] {
-  if (best === 0) return [];
-  const ids = [candidates.attributes(best)];
-  const { hops, scope } = attributes.get(ids[0]);
-  if (hops !== null || !attributes.standsIn(ids[0])) return ids;
-  let candidate = candidates.next(best);
-  for (; candidate !== 0; candidate = candidates.next(candidate)) {
-    if (candidates.priority(candidate) !== candidates.priority(best)) break;
-    const id = candidates.attributes(candidate);
-    if (attributes.standsIn(id) && attributes.get(id).scope === scope) ids.push(id);
-  }
-  return ids;
 }

@@ -8,23 +8,12 @@ import type { FibWriter } from "./fib_writer.ts";
 import { FIB_CELLS, FIB_GROUP_CELLS } from "./layout.ts";
 import type { NextHopWriter } from "./next_hop_writer.ts";
 import { RTN_THROW } from "./route.ts";
-import { Node, NODE_WORDS, ROOT, type Trie } from "./trie.ts";
+import type { LookupOrder } from "./rib_view.ts";
+import { Node, NODE_WORDS, ROOT, TOUCHED, type Trie } from "./trie.ts";
 
-/**
- * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`
- * and `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw`
- * ends the search (measured on 6.18; `fib_trie_unmerge` in fib_trie.c). Once a rule has been touched
- * they are apart for good: `local` is asked first as a whole, and its `throw` falls through to `main`.
- */
-export type LookupOrder = "merged" | "separate";
-
-/**
- * What a prefix goes by: next hop id of `local` << 16 | of `main`, 0 for none. In a node's `best` word
- * bit 15 says that the node has been touched since the last commit; ids have 15 bits.
- */
+/** What a prefix goes by: next hop id of `local` << 16 | of `main`, 0 for none. */
 export const LOCAL_MASK = 0x7fff0000;
 export const MAIN_MASK = 0x7fff;
-export const TOUCHED = 0x8000;
 
 /** Which tables a change concerns. */
 export const CHANGED_LOCAL = 1;

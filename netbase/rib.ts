@@ -6,8 +6,7 @@
  */
 
 import { isEqual, isSameRoute } from "./attributes.ts";
-import { Painter, type PainterParts } from "./painter.ts";
-import type { LookupOrder } from "./prefix_painter.ts";
+import type { NextHopWriter } from "./next_hop_writer.ts";
 import { listWord, RibView } from "./rib_view.ts";
 import {
   NLM_F_APPEND,
@@ -23,7 +22,6 @@ import type { Change, Watch } from "./watcher.ts";
 
 /** Routes by prefix, table and the kernel's order. */
 export class Rib extends RibView {
-  readonly #painter: Painter;
   /**
    * What `#seek` found in a list: the last candidate before those of equal key, the first and the last
    * of equal key, and the one among them that is the same route; 0: none.
@@ -35,38 +33,14 @@ export class Rib extends RibView {
   readonly #watch: Watch;
 
   /** With `joined` nothing is painted before the first `endSync`. */
-  constructor(
-    parts: Pick<PainterParts, "nextHops" | "fib" | "fence" | "readers"> & { watch: Watch },
-    joined: boolean,
-  ) {
-    super(parts.nextHops);
-    this.#watch = parts.watch;
-    const { trie, candidates, attributes } = this;
-    this.#painter = new Painter({ trie, candidates, attributes, ...parts }, joined);
+  constructor(nextHops: NextHopWriter, { watch, joined }: { watch: Watch; joined: boolean }) {
+    super(nextHops, joined);
+    this.#watch = watch;
   }
 
   /** Routes held. */
   get size(): number {
     return this.candidates.count;
-  }
-
-  /** Prefixes and /24s that do not fit netbase just now; they are dropped, never sent wrong. */
-  get overflow(): number {
-    return this.#painter.overflow;
-  }
-
-  /** Whether `commit()` had to leave something for a reader that is not through its burst. */
-  get pending(): boolean {
-    return this.#painter.pending;
-  }
-
-  /** How the kernel asks its tables, see {@linkcode LookupOrder}. Shows with `commit()`. */
-  override get lookupOrder(): LookupOrder {
-    return this.#painter.order;
-  }
-
-  set lookupOrder(order: LookupOrder) {
-    this.#painter.order = order;
   }
 
   /**
@@ -81,14 +55,14 @@ export class Rib extends RibView {
     const attributes = this.attributes.intern(route);
     this.#seek(list, route);
     const place = this.#match !== 0 ? this.#match : this.#first;
-    if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.#painter.touch(node);
+    if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.touch(node);
     const replaces = (nlmsgFlags & (NLM_F_REPLACE | NLM_F_EXCL)) !== 0;
     if (place !== 0 && (replaces || place === this.#match)) {
-      if (this.#swap(list, place, attributes)) this.#painter.touch(node);
+      if (this.#swap(list, place, attributes)) this.touch(node);
     } else {
       const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && this.#last !== 0;
       this.#insert(list, append ? this.#last : this.#before, route, attributes);
-      this.#painter.touch(node);
+      this.touch(node);
     }
   }
 
@@ -104,9 +78,9 @@ export class Rib extends RibView {
     const before = this.#lastNamed();
     if (this.#match === 0) {
       this.#insert(list, before, route, attributes);
-      this.#painter.touch(node);
+      this.touch(node);
     } else if (this.#swap(list, this.#match, attributes) || this.#moveAfter(list, before)) {
-      this.#painter.touch(node);
+      this.touch(node);
     }
   }
 
@@ -133,7 +107,7 @@ export class Rib extends RibView {
     this.#seek(list, route);
     if (this.#match === 0) return false;
     this.#drop(list, this.#match);
-    this.#painter.touch(node);
+    this.touch(node);
     return true;
   }
 
@@ -149,7 +123,7 @@ export class Rib extends RibView {
       this.#drop(list, candidate);
       return true;
     });
-    this.#painter.start();
+    this.whole = true;
     return count;
   }
 
@@ -168,11 +142,6 @@ export class Rib extends RibView {
     const count = changes.size === 0 ? 0 : this.#rewriteRoutes(changes);
     for (const id of changes.values()) if (id !== 0) this.attributes.release(id);
     return count;
-  }
-
-  /** Paints what changed. For `NetbaseWriter.commit()`. */
-  commit(): void {
-    this.#painter.commit();
   }
 
   /** The node of a route's prefix, made when it is not there. */
@@ -281,7 +250,7 @@ export class Rib extends RibView {
         for (let candidate = this.trie.words[list], next = 0; candidate !== 0; candidate = next) {
           next = this.candidates.next(candidate);
           if (!change(list, candidate)) continue;
-          this.#painter.touch(node);
+          this.touch(node);
           count++;
         }
       }

@@ -21,9 +21,11 @@ export const Node = {
   /** first candidate in table `local`, in table `main`; 0: none */
   local: 5,
   main: 6,
-  /** what is painted for it: next hop id of local << 16 | of main; 0: none */
+  /** what is painted for it: next hop id of local << 16 | of main, 0: none; and {@linkcode TOUCHED} */
   best: 7,
 } as const;
+/** In a node's `best`, whose ids have 15 bits: it has been touched since the last commit. */
+export const TOUCHED = 0x8000;
 
 /** Length of a node that is not in use. */
 const FREED = 0xff;

@@ -161,13 +161,13 @@ Deno.test("routes beyond the last next hop are dropped under their own name, unt
   const count = NEXT_HOPS + 100;
   for (let i = 0; i < count; i++) writer.rib.add(route(i), 0);
   writer.commit();
-  assert.equal(writer.rib.overflow, count - (NEXT_HOPS - 2));
+  assert.equal(writer.overflow, count - (NEXT_HOPS - 2));
   const last = ip("10.0.0.0") + count - 1;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(ip("10.0.0.7"))), 8);
   for (let i = 0; i < 200; i++) writer.rib.remove(route(i));
   for (let i = 0; i < 4; i++) writer.commit();
-  assert.equal(writer.rib.overflow, 0);
+  assert.equal(writer.overflow, 0);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(last)), count);
 });
 
@@ -178,12 +178,12 @@ Deno.test("a /24 beyond the last group of cells is dropped under its own name, u
   const count = FIB_GROUPS + 10;
   for (let i = 0; i < count; i++) writer.rib.add(half(i), 0);
   writer.commit();
-  assert.equal(writer.rib.overflow, 10);
+  assert.equal(writer.overflow, 10);
   const last = ip("10.0.0.0") + (count - 1) * 256;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   for (let i = 0; i < 10; i++) writer.rib.remove(half(i));
   for (let i = 0; i < 4; i++) writer.commit();
-  assert.equal(writer.rib.overflow, 0);
+  assert.equal(writer.overflow, 0);
   assert.equal(answerOf(reader, last), answerOf(reader, ip("10.9.0.1")));
   assert.equal(answerOf(reader, last + 128), "none");
 });

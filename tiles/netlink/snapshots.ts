@@ -7,7 +7,7 @@
 
 import type { View } from "../../ffi/view.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import type { LookupOrder } from "../../netbase/prefix_painter.ts";
+import type { LookupOrder } from "../../netbase/rib_view.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import type { Route } from "../../netbase/route.ts";
 import type { Audit } from "./audit.ts";

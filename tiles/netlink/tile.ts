@@ -260,7 +260,7 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.interfaces] = interfaces.size;
     counters[index.routes] = rib.size;
     counters[index.neighbors] = neighbors.size;
-    counters[index.fib_overflow] = rib.overflow;
+    counters[index.fib_overflow] = this.#writer.overflow;
     counters[index.neighbor_overflow] = neighbors.full;
     counters[index.solicits_lapped] = this.#intakes.reduce((sum, { lapped }) => sum + lapped, 0);
   }
