@@ -41,8 +41,9 @@ export class AttributeTable {
   /** Sets that lost their last candidate, and may still be painted. */
   readonly #dying = new Set<AttributeSet>();
   #last: AttributeSet | undefined;
-  /** The group of default routes that is wanted, and those before it, which may still be painted. */
+  /** The group of default routes that is wanted, of which sets, and those before it, which may still be painted. */
   #defaults = 0;
+  #defaultsOf = "";
   readonly #formerDefaults: number[] = [];
 
   constructor(nextHops: NextHopWriter) {
@@ -124,6 +125,7 @@ export class AttributeTable {
    * NEXT_HOP_OVERFLOW when it does not fit.
    */
   defaultNextHop(ids: readonly number[], earlier: number): number {
+    if (this.#defaults !== 0 && this.#defaultsOf === ids.join()) return this.#defaults;
     if (this.#defaults !== 0) this.#formerDefaults.push(this.#defaults);
     this.#defaults = 0;
     if (ids.length < 2) return ids.length === 0 ? 0 : this.nextHop(ids[0], 0, earlier);
@@ -133,8 +135,8 @@ export class AttributeTable {
       return { fields: fieldsOf(set, flags, set.hops?.[0] ?? set), weight: 1 };
     });
     const whole = { ...refusal(KIND_GROUP), flags: flags | NextHopFlag.ordered };
-    const id = this.#nextHops.acquireGroup(whole, members, 0);
-    if (id !== NEXT_HOP_OVERFLOW) this.#defaults = id;
+    const id = this.#nextHops.publishGroup(whole, members, 0);
+    if (id !== NEXT_HOP_OVERFLOW) [this.#defaults, this.#defaultsOf] = [id, ids.join()];
     return id;
   }
 
@@ -239,18 +241,18 @@ function publish(
   flags: number,
   earlier: number,
 ): number {
-  if (set.unsupported) return nextHops.acquire(refusal(KIND_UNSUPPORTED));
-  if (refuses(set.type)) return nextHops.acquire(refusal(set.type));
+  if (set.unsupported) return nextHops.publish(refusal(KIND_UNSUPPORTED));
+  if (refuses(set.type)) return nextHops.publish(refusal(set.type));
   const alive = set.hops?.filter(isAlive) ?? [set];
   const members = alive.map((hop) => ({
     fields: fieldsOf(set, flags, hop),
     weight: "weight" in hop ? hop.weight : 1,
   }));
-  if (members.length === 1) return nextHops.acquire(members[0].fields);
+  if (members.length === 1) return nextHops.publish(members[0].fields);
   const groupFlags = flags | (set.nextHopId !== 0 ? NextHopFlag.object : 0);
   const { scope, source, mtu } = set;
   const whole = { kind: KIND_GROUP, scope, flags: groupFlags, source, mtu, gateway: 0, ifindex: 0 };
-  return nextHops.acquireGroup(whole, members, earlier);
+  return nextHops.publishGroup(whole, members, earlier);
 }
 
 /** One way of a route. Without an interface there is none that Tegula could follow. */

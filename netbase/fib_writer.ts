@@ -5,7 +5,7 @@
  */
 
 import type { View } from "../ffi/view.ts";
-import { fibWords } from "./fib.ts";
+import { FibReader, fibWords } from "./fib.ts";
 import { IdPool } from "./id_pool.ts";
 import {
   FIB_CELLS,
@@ -21,6 +21,7 @@ import type { Limbo } from "./rcu.ts";
 export class FibWriter {
   /** Cells, groups and default, as `fib.ts` has them. */
   readonly #words: Uint16Array;
+  readonly #reader: FibReader;
   readonly #limbo: Limbo;
   readonly #groups = new IdPool(0, FIB_GROUPS);
   #reclaimed = 0;
@@ -34,6 +35,7 @@ export class FibWriter {
   /** Joins at `view`; with `joined` the groups that a predecessor's cells name are in use. */
   constructor(view: View, limbo: Limbo, joined: boolean) {
     this.#words = fibWords(view);
+    this.#reader = new FibReader(view);
     this.#limbo = limbo;
     if (!joined) return;
     for (let i = 0; i < FIB_CELLS; i++) {
@@ -50,6 +52,11 @@ export class FibWriter {
   /** Moves with every store that a reader can see. */
   get stores(): number {
     return this.#stores;
+  }
+
+  /** Next hop id that is painted for an address. */
+  lookup(address: number): number {
+    return this.#reader.lookup(address);
   }
 
   /** Next hop id of the default route, 0: none. */
