@@ -140,3 +140,15 @@ for (const netTiles of [1, 2]) {
     await assertGrowth(appliance, before, { rx_frames: sent, tx_frames: sent });
   });
 }
+
+labTest(
+  "of a UMEM the frames alone are locked; its large buffers take memory when they are used",
+  async (lab) => {
+    const { host } = await pair(lab);
+    const appliance = await Appliance.start(host, ECHO);
+    const maps = Deno.readTextFileSync(`/proc/${appliance.process.pid}/smaps`);
+    const its = maps.matchAll(/memfd:tegula umem net0[^]*?^Size: +(\d+) kB[^]*?^Rss: +(\d+) kB/gm);
+    const untouched = [...its].map(([, size, resident]) => Number(size) - Number(resident));
+    assert.equal(Math.min(...untouched), 64 * 64);
+  },
+);

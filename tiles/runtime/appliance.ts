@@ -115,7 +115,7 @@ export class Appliance {
           .map(({ queue, netTile }) => ({
             queue,
             netTile,
-            umem: this.#wiring.umems[netTile].writer,
+            umem: this.#wiring.frames[netTile],
           }));
         return attachment.open(its, binding);
       });

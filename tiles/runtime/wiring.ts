@@ -4,7 +4,7 @@
  */
 
 import type { Host } from "../../ffi/host.ts";
-import type { View } from "../../ffi/view.ts";
+import { slice, type View } from "../../ffi/view.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
@@ -102,9 +102,11 @@ export class Wiring {
   /** Apps inside net tiles, by net tile. */
   readonly inline: readonly (readonly AppPlace[])[];
   readonly status: TileSeat | null;
-  /** One per net tile. */
-  readonly umems: readonly Region[];
+  /** What AF_XDP has of each net tile's UMEM: the frames. It locks all of it, touched or not. */
+  readonly frames: readonly View[];
   readonly #options: WiringOptions;
+  /** One per net tile. */
+  readonly #umems: readonly Region[];
   /** Memory of header caches. */
   readonly #headers: readonly Region[];
   readonly #solicits: readonly Region[];
@@ -129,7 +131,10 @@ export class Wiring {
     this.status = control === null && metrics === null
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
-    this.umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
+    this.#umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
+    this.frames = this.#umems.map(({ writer }, n) =>
+      slice(writer, 0, frames[n] * plan.FRAME_BYTES)
+    );
     this.#headers = this.nets.map(({ name }) =>
       regions.create(`headers ${name}`, HEADER_CACHE_BYTES)
     );
@@ -235,7 +240,7 @@ export class Wiring {
     const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
     return {
       netbase: this.netbase.reader,
-      umem: this.umems[n].writer,
+      umem: this.#umems[n].writer,
       headers: this.#headers[n].writer,
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
@@ -299,7 +304,7 @@ export class Wiring {
       nets: this.nets.map((net, n) => ({
         own: this.#links[a][n].app.writer,
         peer: this.#links[a][n].net.reader,
-        umem: this.umems[n].reader,
+        umem: this.#umems[n].reader,
         shape: plan.LINK_SHAPE,
         tile: net.region.reader,
         eventfd: net.eventfd,
