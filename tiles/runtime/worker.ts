@@ -10,6 +10,7 @@ import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
+import { consoleTo } from "./console.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
@@ -71,12 +72,14 @@ async function start(
   Deno.permissions.revokeSync({ name: "ffi" });
   const region = new TileRegion(boot.region);
   region.life = Life.booting;
+  const log = (line: string) => scope.postMessage({ type: "log", line });
+  Object.assign(console, consoleTo(log));
   const module = await import(boot.module) as TileModule<unknown>;
   const tile = await module.create({
     setup: boot.setup,
     region,
     libraries,
-    log: (line) => scope.postMessage({ type: "log", line }),
+    log,
     ask: (request) => scope.postMessage({ type: "ask", request }),
   });
   if (!boot.keep.keep) {

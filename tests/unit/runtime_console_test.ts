@@ -1,0 +1,52 @@
+import assert from "node:assert/strict";
+import { consoleTo } from "../../tiles/runtime/console.ts";
+
+/** A console whose clock is turned by hand, and what it said. */
+function talking() {
+  const said: string[] = [];
+  const clock = { millis: 0 };
+  return { said, clock, console: consoleTo((line) => said.push(line), () => clock.millis) };
+}
+
+Deno.test("what a console is given is said on one line, values as Deno shows them", () => {
+  const { said, console } = talking();
+  console.log("got", 3, { a: [1] }, new Uint8Array(2));
+  console.error("worse");
+  console.assert(true, "not this");
+  console.assert(1 > 2, "but this");
+  assert.deepEqual(said, [
+    "got 3 { a: [ 1 ] } Uint8Array(2) [ 0, 0 ]",
+    "worse",
+    "assertion failed: but this",
+  ]);
+});
+
+Deno.test("a console has every method of Deno's, none of which writes anywhere else", () => {
+  const { console: own } = talking();
+  const missing = Object.entries(console).filter(([name, value]) =>
+    typeof value === "function" && own[name] === undefined
+  );
+  assert.deepEqual(missing, []);
+  own.count("x");
+  own.timeEnd("x");
+});
+
+Deno.test("of what is said in a second 50 lines are, which the next one tells, and no more", () => {
+  const { said, clock, console } = talking();
+  for (let i = 0; i < 1000; i++) {
+    clock.millis = i / 2;
+    console.log(`line ${i}`);
+  }
+  assert.equal(said.length, 51);
+  assert.equal(said[49], "line 49");
+  assert.match(said[50], /more than 50 lines in a second/);
+  clock.millis = 1000;
+  console.log("later");
+  assert.equal(said[51], "later");
+});
+
+Deno.test("a long line is cut", () => {
+  const { said, console } = talking();
+  console.log("x".repeat(1e6));
+  assert.equal(said[0].length, 4097);
+});
