@@ -202,6 +202,26 @@ Deno.test("a tagged frame came in on the VLAN device; a priority tag is no VLAN"
   assert.deepEqual(room.apps[0].take().map(({ ifindex }) => ifindex), [VLAN, ETH0]);
 });
 
+Deno.test("802.1Q and 802.1ad have the same ids for different VLANs, whichever came first", () => {
+  const tagged = (protocol: number) => ({
+    ...{ ...REQUEST, destination: ip("203.0.113.1"), source: ip("203.0.113.2") },
+    tags: [{ protocol, id: 100 }],
+  });
+  for (const order of [[0x8100, 0x88a8], [0x88a8, 0x8100]]) {
+    const room = new Room();
+    for (const protocol of order) room.receive(tagged(protocol));
+    assert.deepEqual(room.moved(), { rx_frames: 2, rx_delivered: 1, rx_drop_vlan: 1 });
+    assert.deepEqual(room.apps[0].take().map(({ ifindex }) => ifindex), [VLAN]);
+  }
+  // And where both are ours.
+  const room = new Room();
+  const service = { ...room.writer.interfaces.get(VLAN)!, ifindex: 9, vlanProtocol: 0x88a8 };
+  room.writer.interfaces.set(service);
+  room.writer.commit();
+  for (const protocol of [0x8100, 0x88a8, 0x8100]) room.receive(tagged(protocol));
+  assert.deepEqual(room.apps[0].take().map(({ ifindex }) => ifindex), [VLAN, 9, VLAN]);
+});
+
 Deno.test("a VLAN device that goes down, or away, takes no more frames", () => {
   const room = new Room();
   const frame = {
