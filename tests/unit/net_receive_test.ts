@@ -119,8 +119,11 @@ Deno.test("that there is a way to an address makes it no source, nor ours where 
 
 Deno.test("an address that is ours no longer takes nothing, though its answers are known", () => {
   const room = acquainted();
+  // From whom the header cache knows, and from a stranger, for whom the address itself is looked up.
+  const stranger = { ...REQUEST, source: ip("198.18.0.99") };
   room.receive(REQUEST);
-  assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
+  room.receive(stranger);
+  assert.deepEqual(room.moved(), { rx_frames: 2, rx_delivered: 2 });
   const { RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST } = route;
   room.writer.rib.remove({
     ...route.emptyRoute(),
@@ -129,7 +132,8 @@ Deno.test("an address that is ours no longer takes nothing, though its answers a
   });
   room.writer.commit();
   room.receive(REQUEST);
-  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_destination: 1 });
+  room.receive(stranger);
+  assert.deepEqual(room.moved(), { rx_frames: 2, rx_drop_destination: 2 });
 });
 
 Deno.test("a good frame reaches the app that serves its port, with all that is known of it", () => {
