@@ -1,7 +1,7 @@
 import { strict as assert } from "node:assert";
 import { heapView } from "../../ffi/view.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../tiles/runtime/control.ts";
-import { runLoop } from "../../tiles/runtime/loop.ts";
+import { runLoop, spinTurnsFor } from "../../tiles/runtime/loop.ts";
 import { TILE_REGION_BYTES, TileReader, TileRegion } from "../../tiles/runtime/tile_region.ts";
 
 /**
@@ -58,4 +58,45 @@ Deno.test("every turn of a busy tile is seen by main", () => {
   const bursts: number[] = [];
   run(3, (_, __, seen) => bursts.push(seen.burst));
   assert.deepEqual(bursts, [0, 1, 2]);
+});
+
+/** Of a tile that never has work: after which of its turns it blocks, until main stops it. */
+function blocks(spinTurns: number): number[] {
+  const view = heapView(CONTROL_BYTES);
+  const main = new ControlWriter(view);
+  const at: number[] = [];
+  let turn = 0;
+  runLoop({
+    tile: {
+      turn() {
+        turn++;
+        return 0;
+      },
+      pending: () => false,
+      wait() {
+        if (at.push(turn) === 3) main.stop();
+      },
+      descriptors: [],
+    },
+    region: new TileRegion(heapView(TILE_REGION_BYTES)),
+    control: new ControlReader(view),
+    wakeups: 0,
+    spinTurns,
+  });
+  return at;
+}
+
+Deno.test("an idle tile blocks after as many turns as it may spin, and again after each waking", () => {
+  assert.deepEqual(blocks(20), [20, 40, 60]);
+  assert.deepEqual(blocks(200), [200, 400, 600]);
+});
+
+Deno.test("where busy tiles outnumber cores each spins a tenth as long", () => {
+  const alone = spinTurnsFor(1, 1);
+  assert.ok(alone >= 100, "long enough for the next burst of a busy peer");
+  assert.equal(spinTurnsFor(2, 2), alone);
+  assert.equal(spinTurnsFor(4, 16), alone);
+  for (const [busy, cores] of [[2, 1], [3, 2], [17, 16]]) {
+    assert.equal(spinTurnsFor(busy, cores), alone / 10, `${busy} on ${cores}`);
+  }
 });
