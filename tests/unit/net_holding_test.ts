@@ -129,6 +129,26 @@ Deno.test("what waits goes by the kernel when the route moves to an interface th
   assert.deepEqual(room.udp.sent.map(({ payload, fd }) => [fd, ...payload]), [[1007, 0, 4]]);
 });
 
+Deno.test("what waits and no longer fits the route's MTU is left to the kernel, or dropped as such", () => {
+  for (const kernelSockets of [true, false]) {
+    const room = new Room({ kernelSockets });
+    const to = { destination: ip("8.8.8.8"), prefixLength: 32, gateway: GATEWAY, ifindex: ETH0 };
+    const payloads = [73, 72].map((length) => new Uint8Array(length).fill(length));
+    for (const payload of payloads) room.answer({ destination: to.destination, payload });
+    assert.deepEqual(room.moved(), { tx_accepted: 2, held: 2, solicits: 1 });
+    room.route({ ...to, mtu: 100 });
+    room.neighbor(GATEWAY);
+    room.turn();
+    assert.deepEqual(room.sent(ETH0).map(({ payload }) => payload), [payloads[1]]);
+    assert.deepEqual(
+      room.udp.sent.map(({ payload }) => payload),
+      kernelSockets ? [payloads[0]] : [],
+    );
+    const counter = kernelSockets ? "tx_socket" : "tx_drop_mtu";
+    assert.deepEqual(room.moved(), { tx_frames: 1, [counter]: 1 });
+  }
+});
+
 Deno.test("who is waited for is asked for again after a while, in case nobody heard", () => {
   const room = new Room();
   room.answer({});
