@@ -15,16 +15,25 @@ Deno.test("a datagram goes to the app that serves its port, and to none where no
 
 Deno.test("apps on one port share it by flow, evenly, and a flow keeps to one", () => {
   const dispatch = new Dispatch(APPS, SOCKETS);
-  const counts = new Map<number, number>();
-  for (let peer = 0; peer < 30_000; peer++) {
-    const source = (0xc6120000 + peer) | 0;
-    const ports = (1024 << 16) | 53;
-    const app = dispatch.app(source, ports);
-    assert.equal(dispatch.app(source, ports), app);
-    counts.set(app, (counts.get(app) ?? 0) + 1);
+  // Many peers, and many ports of one peer.
+  const flows: [string, (i: number) => [source: number, port: number]][] = [
+    ["peers", (i) => [(0xc6120000 + i) | 0, 1024]],
+    ["ports", (i) => [0xc6120002 | 0, 1024 + i]],
+  ];
+  for (const [what, flow] of flows) {
+    const counts = new Map<number, number>();
+    for (let i = 0; i < 30_000; i++) {
+      const [source, port] = flow(i);
+      const ports = (port << 16) | 53;
+      const app = dispatch.app(source, ports);
+      assert.equal(dispatch.app(source, ports), app);
+      counts.set(app, (counts.get(app) ?? 0) + 1);
+    }
+    assert.deepEqual([...counts.keys()].toSorted(), [0, 2, 3], what);
+    for (const count of counts.values()) {
+      assert.ok(Math.abs(count - 10_000) < 500, `${what}: ${count}`);
+    }
   }
-  assert.deepEqual([...counts.keys()].toSorted(), [0, 2, 3]);
-  for (const count of counts.values()) assert.ok(Math.abs(count - 10_000) < 500, `${count}`);
 });
 
 Deno.test("an app may send from the ports that it serves and from no others", () => {
