@@ -262,6 +262,27 @@ Deno.test("a full transmit ring drops what does not fit and nothing else", () =>
   assertBalanced(room);
 });
 
+Deno.test("answers to many peers leave by all queues of a device, those to one peer by one", () => {
+  const room = quietRoom();
+  const peers = Array.from({ length: 64 }, (_, i) => ip("198.18.0.100") + i);
+  for (const address of peers) room.neighbor(address);
+  const sharesOf = (destination: number) => {
+    room.answer({ destination });
+    return [SLOT.eth0, SLOT.eth0Second].map((slot) => room.xsk.sent(slot).length);
+  };
+  const shares = peers.map(sharesOf);
+  const first = shares.filter(([count]) => count === 1).length;
+  assert.ok(first > 16 && first < 48, `${first} of ${peers.length} by the first queue`);
+  // Whatever the port, and however often: what goes to a peer stays in order.
+  for (const destinationPort of [5000, 5001, 5002]) {
+    peers.forEach((destination, i) => {
+      room.answer({ destination, destinationPort });
+      const now = [SLOT.eth0, SLOT.eth0Second].map((slot) => room.xsk.sent(slot).length);
+      assert.deepEqual(now, shares[i]);
+    });
+  }
+});
+
 Deno.test("a neighbour that the netlink tile wants refreshed is asked for when it is used", () => {
   const room = quietRoom();
   room.answer({});
