@@ -12,7 +12,6 @@ export const RTN_UNSPEC = 0;
 export const RTN_UNICAST = 1;
 export const RTN_LOCAL = 2;
 export const RTN_BROADCAST = 3;
-export const RTN_ANYCAST = 4;
 export const RTN_MULTICAST = 5;
 export const RTN_BLACKHOLE = 6;
 export const RTN_UNREACHABLE = 7;
@@ -28,10 +27,8 @@ export const KIND_OVERFLOW = 34;
 
 /** Route scopes (`rtm_scope`). */
 export const RT_SCOPE_UNIVERSE = 0;
-export const RT_SCOPE_SITE = 200;
 export const RT_SCOPE_LINK = 253;
 export const RT_SCOPE_HOST = 254;
-export const RT_SCOPE_NOWHERE = 255;
 
 /** Next hop flags (`rtm_flags`, `rtnh_flags`). */
 export const RTNH_F_DEAD = 1;

@@ -13,17 +13,7 @@ import {
 } from "../../netbase/interfaces.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import {
-  type NeighborEntry,
-  NUD_DELAY,
-  NUD_FAILED,
-  NUD_INCOMPLETE,
-  NUD_NOARP,
-  NUD_PERMANENT,
-  NUD_PROBE,
-  NUD_REACHABLE,
-  NUD_STALE,
-} from "../../netbase/neighbors.ts";
+import type { NeighborEntry } from "../../netbase/neighbors.ts";
 import * as route from "../../netbase/route.ts";
 import type { Route } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
@@ -55,25 +45,14 @@ const LINK_FLAGS: readonly (readonly [number, string])[] = [
   [0x20000, "DORMANT"],
 ];
 const OPERSTATES = ["UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP"];
+/** RT_SCOPE_* (/usr/share/iproute2/rt_scopes). */
 const SCOPES: { readonly [scope: number]: string } = {
-  [route.RT_SCOPE_UNIVERSE]: "global",
-  [route.RT_SCOPE_SITE]: "site",
-  [route.RT_SCOPE_LINK]: "link",
-  [route.RT_SCOPE_HOST]: "host",
-  [route.RT_SCOPE_NOWHERE]: "nowhere",
+  ...{ 0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere" },
 };
-/** Names of RTN_* (iproute2's rtnl_rtntype_n2a), and of what Tegula has besides. */
+/** RTN_* (iproute2's rtnl_rtntype_n2a), the first being for no route, and what Tegula has besides. */
 const TYPES: { readonly [type: number]: string } = {
-  [route.RTN_UNSPEC]: "none",
-  [route.RTN_UNICAST]: "unicast",
-  [route.RTN_LOCAL]: "local",
-  [route.RTN_BROADCAST]: "broadcast",
-  [route.RTN_ANYCAST]: "anycast",
-  [route.RTN_MULTICAST]: "multicast",
-  [route.RTN_BLACKHOLE]: "blackhole",
-  [route.RTN_UNREACHABLE]: "unreachable",
-  [route.RTN_PROHIBIT]: "prohibit",
-  [route.RTN_THROW]: "throw",
+  ...["none", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable"],
+  ...{ 8: "prohibit", 9: "throw" },
   [route.KIND_UNSUPPORTED]: "unsupported",
   [route.KIND_OVERFLOW]: "overflow",
 };
@@ -95,16 +74,10 @@ const HOP_FLAGS: readonly (readonly [number, string])[] = [
   [route.RTNH_F_LINKDOWN, "linkdown"],
   [route.RTNH_F_UNRESOLVED, "unresolved"],
 ];
-const NEIGHBOR_STATES: readonly (readonly [number, string])[] = [
-  [NUD_INCOMPLETE, "INCOMPLETE"],
-  [NUD_REACHABLE, "REACHABLE"],
-  [NUD_STALE, "STALE"],
-  [NUD_DELAY, "DELAY"],
-  [NUD_PROBE, "PROBE"],
-  [NUD_FAILED, "FAILED"],
-  [NUD_NOARP, "NOARP"],
-  [NUD_PERMANENT, "PERMANENT"],
-];
+/** NUD_*, from bit 0 on. */
+const NEIGHBOR_STATES = [
+  ...["INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "NOARP", "PERMANENT"],
+].map((name, bit) => [1 << bit, name] as const);
 /** NTF_* that iproute2 shows, each as a field without a value. */
 const NEIGHBOR_FLAGS: readonly (readonly [number, string])[] = [
   [0x80, "router"],
