@@ -146,7 +146,8 @@ function finish(reader: NetbaseReader, to: number, out: Decision): number {
   const record = reader.interfaces.find(out.ifindex);
   out.interfaceRecord = record;
   const onLoopback = record >= 0 && reader.interfaces.isLoopback(record);
-  if (out.source >>> 24 === 127 && !onLoopback) return refuse(out);
+  // The kernel says EINVAL, as for a blackhole.
+  if (out.source >>> 24 === 127 && !onLoopback) return out.kind = RTN_BLACKHOLE;
   if (to === INADDR_BROADCAST) {
     out.kind = RTN_BROADCAST;
     out.gateway = 0;
@@ -161,12 +162,6 @@ function finish(reader: NetbaseReader, to: number, out: Decision): number {
   }
   if (out.mtu === 0 && record >= 0) out.mtu = reader.interfaces.mtu(record);
   return out.kind;
-}
-
-/** The kernel says EINVAL, as for a blackhole. */
-function refuse(out: Decision): number {
-  out.kind = RTN_BLACKHOLE;
-  return RTN_BLACKHOLE;
 }
 
 function refuses(kind: number): boolean {

@@ -33,6 +33,7 @@ export interface InterfaceListeners {
 
 /** Keeps the interface table. */
 export class InterfacesPart implements MirrorPart {
+  readonly bit = Part.interfaces;
   readonly dumps = ["links", "addresses", "settings"] as const;
   readonly types = [
     ...[nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_NEWADDR, nl.RTM_DELADDR],

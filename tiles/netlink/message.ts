@@ -228,7 +228,6 @@ export class MessageWriter {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly #data: DataView;
   #at = 0;
-  #start = 0;
 
   /** Messages of at most `capacity` bytes. */
   constructor(capacity = 256) {
@@ -236,16 +235,11 @@ export class MessageWriter {
     this.#data = new DataView(this.bytes.buffer);
   }
 
-  /** Begins a message at `start`, a multiple of four. */
+  /** Begins a message. */
   begin(
-    { type, flags, sequence = 0, start = 0 }: {
-      type: number;
-      flags: number;
-      sequence?: number;
-      start?: number;
-    },
+    { type, flags, sequence = 0 }: { type: number; flags: number; sequence?: number },
   ): this {
-    this.#start = this.#at = start;
+    this.#at = 0;
     return this.u32(0).u16(type).u16(flags).u32(sequence).u32(0);
   }
 
@@ -286,9 +280,9 @@ export class MessageWriter {
     return this;
   }
 
-  /** Fills in the message's length and returns where it ends. */
+  /** Fills in the message's length and returns it. */
   finish(): number {
-    this.#data.setUint32(this.#start, this.#at - this.#start, true);
+    this.#data.setUint32(0, this.#at, true);
     return this.#at;
   }
 }

@@ -19,11 +19,11 @@ import { LookupOrderQuestion } from "./lookup_order.ts";
 import type { MessageCursor } from "./message.ts";
 import { type NeighborListener, NeighborsPart } from "./neighbors_part.ts";
 import { NextHopsPart } from "./next_hops_part.ts";
-import { ALL_PARTS, Notices, Part } from "./part.ts";
+import { ALL_PARTS, type MirrorPart, Notices, Part } from "./part.ts";
 import { RoutesPart } from "./routes_part.ts";
 import { RulesPart } from "./rules_part.ts";
 import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
-import { type PartEntry, Synchroniser } from "./synchroniser.ts";
+import { Synchroniser } from "./synchroniser.ts";
 
 /**
  * Receive buffer of the monitor socket. An event takes about 830 bytes of it, so this holds some
@@ -76,8 +76,8 @@ export class Mirror implements MessageHandler {
   readonly #synchroniser: Synchroniser;
   readonly #neighbors: NeighborsPart;
   readonly #question: LookupOrderQuestion;
-  /** The part and its bit that each message type is about. */
-  readonly #partOf = new Map<number, PartEntry>();
+  /** The part that each message type is about. */
+  readonly #partOf = new Map<number, MirrorPart>();
   /** Events or a dump have changed something that is not committed yet. */
   #unshown = false;
   #burstsUnshown = 0;
@@ -118,15 +118,9 @@ export class Mirror implements MessageHandler {
       notices,
       changed: () => options.interfacesChanged?.(),
     });
-    const parts = [
-      [Part.interfaces, interfaces],
-      [Part.rules, this.rules],
-      [Part.nextHops, nextHops],
-      [Part.routes, this.routes],
-      [Part.neighbors, this.#neighbors],
-    ] as const;
-    for (const entry of parts) {
-      for (const type of entry[1].types) this.#partOf.set(type, entry);
+    const parts: MirrorPart[] = [interfaces, this.rules, nextHops, this.routes, this.#neighbors];
+    for (const part of parts) {
+      for (const type of part.types) this.#partOf.set(type, part);
     }
     this.#synchroniser = new Synchroniser(this.dumper, { parts, log });
     this.#question = new LookupOrderQuestion(writer.rib, this.dumper);
@@ -241,11 +235,11 @@ export class Mirror implements MessageHandler {
 
   /** One event. */
   message(message: MessageCursor): void {
-    const entry = this.#partOf.get(message.type);
-    if (entry === undefined) return;
+    const part = this.#partOf.get(message.type);
+    if (part === undefined) return;
     this.events++;
     this.#unshown = true;
-    this.#synchroniser.event(entry, message, this.#now);
+    this.#synchroniser.event(part, message, this.#now);
     this.#eventWatcher?.(message);
   }
 

@@ -9,7 +9,7 @@ import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
 import * as nl from "./constants.ts";
 import { decodeNeighbor, emptyNeighborMessage, type NeighborMessage } from "./decode_neighbor.ts";
 import type { MessageCursor } from "./message.ts";
-import type { MirrorPart, Notices } from "./part.ts";
+import { type MirrorPart, type Notices, Part } from "./part.ts";
 
 /** Who wants to know how neighbours fare. The message is good only during the call. */
 export interface NeighborListener {
@@ -21,6 +21,7 @@ export interface NeighborListener {
 
 /** Keeps the neighbour table. */
 export class NeighborsPart implements MirrorPart {
+  readonly bit = Part.neighbors;
   readonly dumps = ["neighbors"] as const;
   readonly types = [nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH];
   /** Interfaces whose neighbours are kept; null: all. */

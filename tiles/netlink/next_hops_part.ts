@@ -22,6 +22,7 @@ const RTNH_FLAGS = 0xff;
 
 /** The objects that there are, and the routes' view of them. */
 export class NextHopsPart implements MirrorPart {
+  readonly bit = Part.nextHops;
   readonly dumps = ["nextHops"] as const;
   readonly types = [nl.RTM_NEWNEXTHOP, nl.RTM_DELNEXTHOP];
   readonly optional = true;

@@ -15,6 +15,8 @@ export const ALL_PARTS = 31;
 
 /** One part. */
 export interface MirrorPart {
+  /** Which of {@linkcode Part} it is. */
+  readonly bit: number;
   /** The dumps that tell all of it, in order. */
   readonly dumps: readonly DumpKind[];
   /** The types of messages that are about it. */

@@ -34,6 +34,7 @@ const MOST_WIDE_LOCALS = 16;
 
 /** Keeps the RIB. */
 export class RoutesPart implements MirrorPart {
+  readonly bit = Part.routes;
   readonly dumps = ["routes"] as const;
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
   readonly ordered = true;

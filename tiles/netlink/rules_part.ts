@@ -19,6 +19,7 @@ const DEFAULT_RULES: { readonly [priority: number]: number } = {
 
 /** Looks at the rules. */
 export class RulesPart implements MirrorPart {
+  readonly bit = Part.rules;
   readonly dumps = ["rules"] as const;
   readonly types = [nl.RTM_NEWRULE, nl.RTM_DELRULE];
   readonly optional = true;

@@ -29,12 +29,8 @@ const MOST_RETRY_MILLIS = 1_000;
 /** Attempts in a row that fail before it is worth a line in the log. */
 const ATTEMPTS_TO_TELL = 8;
 
-/** A part and its bit. */
-export type PartEntry = readonly [number, MirrorPart];
-
 /** One part's place in the plan. */
 interface Plan {
-  readonly bit: number;
   readonly part: MirrorPart;
   /** Monotonic milliseconds before which it is not read. */
   due: number;
@@ -57,13 +53,13 @@ export class Synchroniser {
   #running: Plan | null = null;
   #startedAt = 0;
 
-  /** `parts` by their bit. */
+  /** `parts` in the order in which they are read. */
   constructor(
     dumper: Dumper,
-    { parts, log }: { parts: readonly PartEntry[]; log(line: string): void },
+    { parts, log }: { parts: readonly MirrorPart[]; log(line: string): void },
   ) {
     this.#dumper = dumper;
-    this.#plans = parts.map(([bit, part]) => ({ bit, part, due: 0, restUntil: 0, failed: 0 }));
+    this.#plans = parts.map((part) => ({ part, due: 0, restUntil: 0, failed: 0 }));
     this.#log = log;
   }
 
@@ -82,7 +78,7 @@ export class Synchroniser {
     const news = parts & ~this.#wanted;
     if (news === 0) return;
     for (const plan of this.#plans) {
-      if ((news & plan.bit) !== 0) plan.due = Math.max(now + COALESCE_MILLIS, plan.restUntil);
+      if ((news & plan.part.bit) !== 0) plan.due = Math.max(now + COALESCE_MILLIS, plan.restUntil);
     }
     this.#wanted |= news;
   }
@@ -99,8 +95,8 @@ export class Synchroniser {
   }
 
   /** Applies an event to the part that it is about, now or when its dump has ended. */
-  event([bit, part]: PartEntry, message: MessageCursor, now: number): void {
-    const dumping = this.#running?.bit === bit;
+  event(part: MirrorPart, message: MessageCursor, now: number): void {
+    const dumping = this.#running?.part === part;
     if (dumping) this.#events.add(message);
     const stale = dumping && part.ordered ? 0 : part.event(message, false);
     if (stale !== 0) this.want(stale, now);
@@ -110,7 +106,7 @@ export class Synchroniser {
   nextDue(now: number): number {
     let next = Infinity;
     for (const plan of this.#plans) {
-      if ((this.#wanted & plan.bit) !== 0) next = Math.min(next, plan.due);
+      if ((this.#wanted & plan.part.bit) !== 0) next = Math.min(next, plan.due);
     }
     return next === Infinity ? -1 : Math.max(0, Math.ceil(next - now));
   }
@@ -121,13 +117,13 @@ export class Synchroniser {
    */
   turn(now: number): number {
     if (this.#wanted === 0 || this.#dumper.busy) return 0;
-    const plan = this.#plans.find(({ bit, due }) => (this.#wanted & bit) !== 0 && due <= now);
+    const plan = this.#plans.find(({ part, due }) => (this.#wanted & part.bit) !== 0 && due <= now);
     return plan === undefined ? 0 : this.#begin(plan, now);
   }
 
   #begin(plan: Plan, now: number): number {
     this.#running = plan;
-    this.#wanted &= ~plan.bit;
+    this.#wanted &= ~plan.part.bit;
     this.#startedAt = now;
     this.#events.clear();
     const { part } = plan;
@@ -156,7 +152,7 @@ export class Synchroniser {
     plan.failed = 0;
     const ended = performance.now();
     plan.restUntil = ended + Math.min((ended - this.#startedAt) * REST, MOST_REST_MILLIS);
-    this.#done |= plan.bit;
+    this.#done |= plan.part.bit;
     this.counts.resyncs++;
   }
 
@@ -179,7 +175,7 @@ export class Synchroniser {
     const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** plan.failed, MOST_RETRY_MILLIS);
     plan.due = performance.now() + delay * (0.75 + Math.random() / 2);
     plan.failed++;
-    this.#wanted |= plan.bit;
+    this.#wanted |= plan.part.bit;
     if (plan.failed !== ATTEMPTS_TO_TELL) return;
     const why = end === "refused" ? `refused with ${errnoName(this.#dumper.errno)}` : end;
     const what = plan.part.dumps.join(" and ");
