@@ -81,7 +81,6 @@ interface Pending {
   readonly ifindex: number;
   readonly address: number;
   asked: boolean;
-  /** Who is asked for first. */
   rank: number;
   /** When it was wanted, or asked for. */
   since: number;
@@ -94,9 +93,8 @@ export class Solicitor {
   readonly #rests: Rests;
   /** All that are queued or asked for. */
   readonly #pending = new NeighborMap<Pending>();
+  /** Who is asked for first comes first; among equals in rank who was so first. */
   readonly #queue: Pending[] = [];
-  /** No rank in the queue is below this; good while the queue is full. */
-  #lowest = 0;
   /** In the order in which they were asked for. */
   readonly #asked = new Set<Pending>();
   #hurriedMillis = HURRIED_MILLIS;
@@ -161,46 +159,34 @@ export class Solicitor {
     const rank = isGateway ? GATEWAY : asks;
     const { counters } = this.#parts;
     // Of a flood most ends here.
-    if (this.#queue.length === MOST_QUEUED && rank <= this.#lowest) {
+    if (this.#queue.length === MOST_QUEUED && rank <= this.#queue[MOST_QUEUED - 1].rank) {
       counters[NETLINK.index.solicits_limited]++;
       return;
     }
     const pending = this.#pending.get(ifindex, address);
     if (pending !== undefined) {
-      pending.rank = Math.max(pending.rank, rank);
+      if (rank > pending.rank) this.#raise(pending, rank);
       counters[NETLINK.index.solicits_duplicate]++;
     } else if (this.#rests.resting(ifindex, address, now)) {
       counters[NETLINK.index.solicits_duplicate]++;
     } else {
-      this.#enqueue({ ifindex, address, asked: false, rank, since: now });
+      if (this.#queue.length === MOST_QUEUED) this.#drop(MOST_QUEUED - 1);
+      const wanted = { ifindex, address, asked: false, rank, since: now };
+      this.#enqueue(wanted);
+      this.#pending.set(ifindex, address, wanted);
     }
   }
 
   #enqueue(pending: Pending): void {
-    const queue = this.#queue;
-    if (queue.length === MOST_QUEUED && !this.#displace(pending.rank)) {
-      this.#parts.counters[NETLINK.index.solicits_limited]++;
-      return;
-    }
-    queue.push(pending);
-    this.#pending.set(pending.ifindex, pending.address, pending);
-    if (queue.length === MOST_QUEUED) this.#lowest = queue[this.#indexOfLowest()].rank;
+    const behind = this.#queue.findIndex(({ rank }) => rank < pending.rank);
+    this.#queue.splice(behind < 0 ? this.#queue.length : behind, 0, pending);
   }
 
-  /** Takes the last of the lowest rank out of the queue for one of `rank`; false: that is no more. */
-  #displace(rank: number): boolean {
-    const index = this.#indexOfLowest();
-    this.#lowest = this.#queue[index].rank;
-    if (rank <= this.#lowest) return false;
-    this.#drop(index);
-    return true;
-  }
-
-  #indexOfLowest(): number {
-    const queue = this.#queue;
-    let lowest = 0;
-    for (let i = 1; i < queue.length; i++) if (queue[i].rank <= queue[lowest].rank) lowest = i;
-    return lowest;
+  #raise(pending: Pending, rank: number): void {
+    pending.rank = rank;
+    if (pending.asked) return;
+    this.#queue.splice(this.#queue.indexOf(pending), 1);
+    this.#enqueue(pending);
   }
 
   /** What is queued at `index` is not asked for. */
@@ -213,28 +199,13 @@ export class Solicitor {
   /** Asks for as many as may be asked for now; how many. */
   turn(now: number): number {
     let asked = 0;
-    while (this.#queue.length > 0 && this.#tokens >= 1) {
-      const index = this.#next(now);
-      if (index < 0 || !this.#hasRoom(this.#queue[index].rank, now)) break;
-      const [pending] = this.#queue.splice(index, 1);
-      asked += this.#askUnknown(pending, now);
+    for (let i = this.#queue.length - 1; i >= 0; i--) {
+      if (now - this.#queue[i].since > PATIENCE_MILLIS) this.#drop(i);
+    }
+    while (this.#queue.length > 0 && this.#tokens >= 1 && this.#hasRoom(this.#queue[0].rank, now)) {
+      asked += this.#askUnknown(this.#queue.shift()!, now);
     }
     return asked;
-  }
-
-  /** Where in the queue the first of the highest rank is, -1: nowhere; drops who waited too long. */
-  #next(now: number): number {
-    const queue = this.#queue;
-    let next = -1;
-    for (let i = queue.length - 1; i >= 0; i--) {
-      if (now - queue[i].since > PATIENCE_MILLIS) {
-        this.#drop(i);
-        if (next >= 0) next--;
-      } else if (next < 0 || queue[i].rank >= queue[next].rank) {
-        next = i;
-      }
-    }
-    return next;
   }
 
   /** Whether one more may wait for an answer, at the cost of who has not answered for a while. */
