@@ -26,20 +26,16 @@ export interface CandidateKey {
 
 /** All lists. A list is known by its first candidate, kept by whoever has the list. */
 export class CandidatePool {
+  /** Candidates in use. */
+  count = 0;
   /** All candidates. Replaced when it grows: take it anew after an `insert`. */
   words = new Uint32Array(FIRST_CAPACITY * CANDIDATE_WORDS);
   #next = 1;
   /** Freed candidates, chained. */
   #free = 0;
-  #count = 0;
   #sync = 1;
   /** Candidates that the running sync has named. */
   #named = 0;
-
-  /** Candidates in use. */
-  get count(): number {
-    return this.#count;
-  }
 
   next(candidate: number): number {
     return this.words[candidate * CANDIDATE_WORDS + Candidate.next];
@@ -69,7 +65,7 @@ export class CandidatePool {
 
   /** Whether the running sync has named every candidate: there is nothing to sweep. */
   get allNamed(): boolean {
-    return this.#named === this.#count;
+    return this.#named === this.count;
   }
 
   /** Whether the running sync has named it. */
@@ -104,7 +100,7 @@ export class CandidatePool {
     this.words[at + Candidate.attributes] = attributes;
     this.words[at + Candidate.priority] = key.priority;
     this.words[at + Candidate.tosSync] = (key.tos << 16) | this.#sync;
-    this.#count++;
+    this.count++;
     this.#named++;
     return candidate;
   }
@@ -133,7 +129,7 @@ export class CandidatePool {
     if (this.isNamed(candidate)) this.#named--;
     this.words[candidate * CANDIDATE_WORDS + Candidate.next] = this.#free;
     this.#free = candidate;
-    this.#count--;
+    this.count--;
   }
 
   #grow(): void {

@@ -19,13 +19,15 @@ import type { Limbo } from "./rcu.ts";
 
 /** The one writer's side. */
 export class FibWriter {
+  /** Moves whenever groups came free: a block that did not fit may fit now. */
+  reclaimed = 0;
+  /** Moves with every store that a reader can see. */
+  stores = 0;
   /** Cells, groups and default, as `fib.ts` has them. */
   readonly #words: Uint16Array;
   readonly #reader: FibReader;
   readonly #limbo: Limbo;
   readonly #groups = new IdPool(0, FIB_GROUPS);
-  #reclaimed = 0;
-  #stores = 0;
   /**
    * While true nothing is painted 0, so that no address is without a route between the painting of
    * cells and a change of the default that cell 0 stands for.
@@ -44,16 +46,6 @@ export class FibWriter {
     }
   }
 
-  /** Moves whenever groups came free: a block that did not fit may fit now. */
-  get reclaimed(): number {
-    return this.#reclaimed;
-  }
-
-  /** Moves with every store that a reader can see. */
-  get stores(): number {
-    return this.#stores;
-  }
-
   /** Next hop id that is painted for an address. */
   lookup(address: number): number {
     return this.#reader.lookup(address);
@@ -67,7 +59,7 @@ export class FibWriter {
   /** Moves the default route by one store. */
   set defaultRoute(id: number) {
     Atomics.store(this.#words, FIB_DEFAULT, id);
-    this.#stores++;
+    this.stores++;
   }
 
   /** Paints the /24s from number `from` to below `to` with one next hop. */
@@ -77,7 +69,7 @@ export class FibWriter {
       const old = this.#words[i];
       if (old === id) continue;
       this.#words[i] = id;
-      this.#stores++;
+      this.stores++;
       if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);
     }
   }
@@ -106,14 +98,14 @@ export class FibWriter {
       this.#words[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
     }
     Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);
-    this.#stores++;
+    this.stores++;
     return true;
   }
 
   /** For `Limbo`: no reader looks at `group` any more. */
   reclaim(group: number): void {
     this.#groups.reclaim(group);
-    this.#reclaimed++;
+    this.reclaimed++;
   }
 
   #repaintGroup(group: number, ids: Uint16Array): void {
@@ -121,7 +113,7 @@ export class FibWriter {
     for (let i = 0; i < FIB_GROUP_CELLS; i++) {
       if (this.#words[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
       this.#words[base + i] = ids[i];
-      this.#stores++;
+      this.stores++;
     }
   }
 }

@@ -20,11 +20,12 @@ import type { Change, Watch } from "./watcher.ts";
 
 /** The writer's side. */
 export class NeighborWriter {
+  /** How many did not fit, ever. */
+  full = 0;
   readonly #table: RecordTableWriter;
   readonly #words: Uint32Array;
   readonly #changed: () => void;
   readonly #watch: Watch;
-  #full = 0;
 
   /** `changed` is called for every change that a packet can see. */
   constructor(
@@ -40,11 +41,6 @@ export class NeighborWriter {
   /** How many there are. */
   get size(): number {
     return this.#table.size;
-  }
-
-  /** How many did not fit, ever. */
-  get full(): number {
-    return this.#full;
   }
 
   /**
@@ -67,7 +63,7 @@ export class NeighborWriter {
       this.#tell(record >= 0 ? "changed" : "added", entry);
       return true;
     }
-    this.#full++;
+    this.full++;
     // The MAC it had is known to be wrong: better unresolved than sent to another.
     this.remove(entry.ifindex, entry.address);
     return false;

@@ -42,6 +42,8 @@ export interface GroupMember {
 
 /** The one writer's side. */
 export class NextHopWriter {
+  /** Moves whenever ids came free: what did not fit may fit now. */
+  reclaimed = 0;
   readonly #words: Uint32Array;
   readonly #paths: Uint16Array;
   readonly #reader: NextHopReader;
@@ -50,7 +52,6 @@ export class NextHopWriter {
   readonly #runs = new RunPool(PATH_UNITS);
   /** Ids that a predecessor left, those of groups' members aside. */
   #inherited: number[] = [];
-  #reclaimed = 0;
 
   /** Joins at `view`; with `joined` everything that a predecessor published is kept for now. */
   constructor(view: View, limbo: Limbo, joined: boolean) {
@@ -60,11 +61,6 @@ export class NextHopWriter {
     this.#limbo = limbo;
     this.#words[NEXT_HOP_OVERFLOW * NEXT_HOP_WORDS + NextHop.kind] = KIND_OVERFLOW;
     if (joined) this.#inherit();
-  }
-
-  /** Moves whenever ids came free: what did not fit may fit now. */
-  get reclaimed(): number {
-    return this.#reclaimed;
   }
 
   /** RTN_* or KIND_* of a record; 0 for id 0. */
@@ -123,7 +119,7 @@ export class NextHopWriter {
       for (const member of this.#membersOf(id)) this.#free(member);
     }
     this.#free(id);
-    this.#reclaimed++;
+    this.reclaimed++;
   }
 
   /** Lets go of a predecessor's records. To be called when the FIB no longer names them. */

@@ -12,12 +12,13 @@ import { type MessageHandler, NetlinkSocket } from "./socket.ts";
 
 /** Asks, on a socket of its own: the kernel answers there only what it refuses. */
 export class Asker implements MessageHandler {
+  /** Whether the kernel lets us say NTF_USE, as far as is known. */
+  privileged = true;
   readonly #library: NetlinkLibrary;
   readonly #socket: NetlinkSocket;
   readonly #probeFd: number;
   readonly #writer = new MessageWriter();
   readonly #log: (line: string) => void;
-  #privileged = true;
 
   /** Opens its sockets. Throws SystemError. */
   constructor(library: NetlinkLibrary, log: (line: string) => void) {
@@ -37,26 +38,21 @@ export class Asker implements MessageHandler {
     return [this.#socket.fd, this.#probeFd];
   }
 
-  /** Whether the kernel lets us say NTF_USE, as far as is known. */
-  get privileged(): boolean {
-    return this.#privileged;
-  }
-
   /** Asks for one neighbour (address in host order). False: the kernel took no request. */
   ask(ifindex: number, address: number): boolean {
-    if (this.#privileged) {
+    if (this.privileged) {
       const length = writeUseNeighbor(this.#writer, { ifindex, address });
       const sent = this.#socket.send(this.#writer.bytes, length) === 0;
       // The kernel has answered by now if it does not let us, and then there is another way.
       if (sent) this.turn();
-      if (this.#privileged) return sent;
+      if (this.privileged) return sent;
     }
     return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
   }
 
   /** Takes an entry that does not resolve out of the kernel's table. False: without privilege. */
   release(ifindex: number, address: number): boolean {
-    if (!this.#privileged) return false;
+    if (!this.privileged) return false;
     const length = writeDeleteNeighbor(this.#writer, { ifindex, address });
     return this.#socket.send(this.#writer.bytes, length) === 0;
   }
@@ -70,8 +66,8 @@ export class Asker implements MessageHandler {
   message(message: MessageCursor): void {
     if (message.type !== nl.NLMSG_ERROR) return;
     message.attributesAt(4);
-    if ((message.bytes.u32[message.bodyAt >>> 2] | 0) !== -EPERM || !this.#privileged) return;
-    this.#privileged = false;
+    if ((message.bytes.u32[message.bodyAt >>> 2] | 0) !== -EPERM || !this.privileged) return;
+    this.privileged = false;
     this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
   }
 

@@ -4,6 +4,8 @@
  * would have it, and at line rate no table could hold everyone that a flood names.
  */
 
+import { hashKey } from "../../netbase/record_table.ts";
+
 /** A count is of the window now and of the one before. */
 const WINDOW_MILLIS = 500;
 /** A cell: which window it was last counted in, the count then, and the count in the one before. */
@@ -43,13 +45,9 @@ export class Asks {
    * never fewer than there were, up to what a cell holds, and more where others share its cells.
    */
   count(ifindex: number, address: number): number {
-    const key = Math.imul(address ^ this.#seed, 0x9e3779b1) ^ Math.imul(ifindex, 0x85ebca6b);
-    const mixed = Math.imul(key ^ key >>> 15, 0xc2b2ae35);
-    const first = this.#add(this.#rows[0], mixed >>> this.#shift);
-    const second = this.#add(
-      this.#rows[1],
-      Math.imul(mixed ^ mixed >>> 16, 0x27d4eb2f) >>> this.#shift,
-    );
+    const hash = hashKey(ifindex, address, this.#seed);
+    const first = this.#add(this.#rows[0], hash >>> this.#shift);
+    const second = this.#add(this.#rows[1], Math.imul(hash, 0x27d4eb2f) >>> this.#shift);
     return first < second ? first : second;
   }
 

@@ -37,12 +37,13 @@ export interface Inquirer {
 
 /** Asks the kernel for dumps and single routes. */
 export class Dumper implements MessageHandler {
+  /** Whether replies are still to come: nothing else can be asked until then. */
+  busy = false;
   /** Error number of the last request that was "refused", positive. */
   errno = 0;
   readonly #socket: NetlinkSocket;
   readonly #writer = new MessageWriter();
   #sequence = 0;
-  #busy = false;
   /** Null while what was given up is read away. */
   #inquirer: Inquirer | null = null;
   /** What is dumped after this. */
@@ -65,11 +66,6 @@ export class Dumper implements MessageHandler {
     return this.#socket.fd;
   }
 
-  /** Whether replies are still to come: nothing else can be asked until then. */
-  get busy(): boolean {
-    return this.#busy;
-  }
-
   /** Begins dumps, one after the other as long as they end well. False: not now. */
   dump([kind, ...next]: readonly DumpKind[], inquirer: Inquirer): boolean {
     if (!this.#request((sequence) => writeDump(this.#writer, kind, sequence), inquirer)) {
@@ -85,11 +81,11 @@ export class Dumper implements MessageHandler {
   }
 
   #request(write: (sequence: number) => number, inquirer: Inquirer): boolean {
-    if (this.#busy) return false;
+    if (this.busy) return false;
     this.#sequence = (this.#sequence + 1) >>> 0;
     const length = write(this.#sequence);
     if (this.#socket.send(this.#writer.bytes, length) < 0) return false;
-    this.#busy = true;
+    this.busy = true;
     this.#inquirer = inquirer;
     this.#next = [];
     this.#end = null;
@@ -109,7 +105,7 @@ export class Dumper implements MessageHandler {
    * next one whenever one is read, so where nothing waits before the end has come, nothing will.
    */
   turn(): number {
-    if (!this.#busy) return 0;
+    if (!this.busy) return 0;
     const outcome = this.#socket.receive(this);
     if (outcome === Received.overrun) this.#damaged = true;
     if (this.#end === null && outcome === Received.empty) this.#end = "damaged";
@@ -119,7 +115,7 @@ export class Dumper implements MessageHandler {
 
   #conclude(end: DumpEnd): void {
     const inquirer = this.#inquirer;
-    this.#busy = false;
+    this.busy = false;
     this.#inquirer = null;
     if (inquirer === null) return;
     const goesOn = end === "done" && this.#next.length > 0;
@@ -128,7 +124,7 @@ export class Dumper implements MessageHandler {
   }
 
   message(message: MessageCursor): void {
-    if (!this.#busy || message.sequence !== this.#sequence) return;
+    if (!this.busy || message.sequence !== this.#sequence) return;
     if (message.port !== this.#socket.port) return;
     if ((message.flags & nl.NLM_F_DUMP_INTR) !== 0) this.#interrupted = true;
     switch (message.type) {

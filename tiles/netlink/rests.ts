@@ -4,6 +4,8 @@
  * makes room; being forgotten costs no more than one request too early.
  */
 
+import { hashKey } from "../../netbase/record_table.ts";
+
 /** Entries that a neighbour may be in. */
 const WAYS = 4;
 /** How long after its rest it is remembered how often one did not answer. */
@@ -74,8 +76,6 @@ export class Rests {
   }
 
   #set(ifindex: number, address: number): number {
-    let hash = Math.imul(address ^ this.#seed, 0x9e3779b1) ^ Math.imul(ifindex, 0x85ebca6b);
-    hash = Math.imul(hash ^ hash >>> 15, 0xc2b2ae35);
-    return ((hash ^ hash >>> 16) & this.#setMask) * WAYS;
+    return (hashKey(ifindex, address, this.#seed) & this.#setMask) * WAYS;
   }
 }
