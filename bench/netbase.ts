@@ -9,7 +9,8 @@
 import { heapView, type View } from "../ffi/view.ts";
 import type { FibReader } from "../netbase/fib.ts";
 import { FIB_CELLS, NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseReader } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { NextHopReader } from "../netbase/next_hops.ts";
 import { emptyRoute, NLM_F_CREATE, NLM_F_REPLACE } from "../netbase/route.ts";
 import { type Case, isWanted, measure, type Report, type Selection, timed } from "./harness.ts";

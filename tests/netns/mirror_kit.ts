@@ -11,7 +11,8 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
 import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   emptyRoute,
   KIND_UNSUPPORTED,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { RT_TABLE_LOCAL, RTN_LOCAL, RTN_THROW } from "../../netbase/route.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
 import {

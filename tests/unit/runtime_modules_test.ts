@@ -37,3 +37,10 @@ for (const path of ["tiles/runtime/worker.ts", ...TILES]) {
     deepEqual(all.includes("ffi/view.ts"), true);
   });
 }
+
+Deno.test("only the netlink tile loads what writes netbase", () => {
+  for (const path of TILES) {
+    const writers = loaded(path).filter((each) => each.endsWith("_writer.ts"));
+    deepEqual(writers.length > 0, path.includes("/netlink/"), path);
+  }
+});

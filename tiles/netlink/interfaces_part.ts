@@ -11,7 +11,7 @@ import {
   type InterfaceEntry,
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as nl from "./constants.ts";
 import { type AddressMessage, decodeAddress, decodeLink, decodeSettings } from "./decode_link.ts";
 import type { MessageCursor } from "./message.ts";

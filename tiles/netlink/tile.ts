@@ -6,7 +6,8 @@
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";

@@ -1,0 +1,142 @@
+/**
+ * The writer's side of netbase (`netbase.ts`), apart from the readers' so that only the netlink tile
+ * loads it: it is three times theirs.
+ */
+
+import { u32, type View } from "../ffi/view.ts";
+import { FibWriter } from "./fib_writer.ts";
+import { InterfaceWriter } from "./interface_writer.ts";
+import { Header, LAYOUT_VERSION, NETBASE_MAGIC } from "./layout.ts";
+import { NeighborWriter } from "./neighbor_writer.ts";
+import { checkRegion } from "./netbase.ts";
+import { NextHopWriter } from "./next_hop_writer.ts";
+import { Painter } from "./painter.ts";
+import { fence, Grace, Limbo, type Reader } from "./rcu.ts";
+import { Rib } from "./rib.ts";
+import type { Watch, Watcher } from "./watcher.ts";
+
+/** What a writer is given. */
+export interface WriterOptions {
+  /** Everyone who reads the region; what is let go of is reused when each has moved on. */
+  readonly readers: readonly Reader[];
+  /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */
+  readonly neighborSlots?: number;
+  /** Seed of the hash tables, random. */
+  readonly seed: number;
+  /**
+   * Lets about a millisecond pass, for a writer that takes over and waits for the readers: one in the
+   * middle of a burst may hold what its predecessor had just let go of.
+   */
+  readonly wait?: () => void;
+}
+
+/** Unless the options say otherwise: room for the kernel's usual gc_thresh3. */
+const NEIGHBOR_SLOTS = 4096;
+/** The longest that a reader may be in one burst before a successor gives up joining. */
+const MOST_WAITS = 1000;
+
+/**
+ * The one writer. On a region that a predecessor has left it goes on with the tables of interfaces and
+ * neighbours, and paints routes from its first whole copy of them on, when the RIB's `endSync()` comes.
+ */
+export class NetbaseWriter {
+  readonly rib: Rib;
+  readonly interfaces: InterfaceWriter;
+  readonly neighbors: NeighborWriter;
+  readonly #header: Uint32Array;
+  readonly #limbo: Limbo;
+  readonly #fib: FibWriter;
+  readonly #painter: Painter;
+  readonly #watch: Watch = { watcher: null };
+  /** Whether interfaces or neighbours changed since the last commit. */
+  #changed = false;
+  /** The FIB's count of stores at the last commit. */
+  #stores = 0;
+
+  /**
+   * Sets up a fresh region, or joins the one that a predecessor left, once every reader has moved on
+   * since. RangeError: not a netbase. Error: a reader does not move on.
+   */
+  constructor(view: View, options: WriterOptions) {
+    checkRegion(view);
+    this.#header = u32(view);
+    const joined = this.#header[Header.magic] === NETBASE_MAGIC;
+    if (joined) waitForReaders(options);
+    const limbo = new Limbo(options.readers);
+    const nextHops = new NextHopWriter(view, limbo, joined);
+    const changed = () => void (this.#changed = true);
+    const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
+    this.#limbo = limbo;
+    this.#fib = new FibWriter(view, limbo, joined);
+    const { readers } = options;
+    const watch = this.#watch;
+    this.rib = new Rib(nextHops, { watch, joined });
+    this.#painter = new Painter({
+      ...{ rib: this.rib, nextHops, fib: this.#fib, readers },
+      fence: () => fence(this.#header, Header.fence),
+    });
+    this.interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
+    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
+    this.#header[Header.version] = LAYOUT_VERSION;
+    Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
+  }
+
+  get generation(): number {
+    return this.#header[Header.generation];
+  }
+
+  /** How many things let go of still wait for a reader to move on. */
+  get waiting(): number {
+    return this.#limbo.size;
+  }
+
+  /** Lets `watcher` hear of every change from now on, instead of who did; null: nobody. */
+  watch(watcher: Watcher | null): void {
+    this.#watch.watcher = watcher;
+  }
+
+  /**
+   * Whether the last `commit()` had to leave something for a reader that was not through its burst (a
+   * default route that moves together with others): commit again soon, there need be no new changes.
+   */
+  get pending(): boolean {
+    return this.#painter.pending;
+  }
+
+  /** Prefixes and /24s that do not fit just now; they are dropped, never sent wrong. */
+  get overflow(): number {
+    return this.#painter.overflow;
+  }
+
+  /**
+   * Ends a batch: paints the routes that changed, moves `generation` when a packet can see a
+   * difference, and reuses what all readers have let go of. True when generation moved.
+   */
+  commit(): boolean {
+    this.#painter.commit();
+    const changed = this.#changed || this.#fib.stores !== this.#stores;
+    this.#changed = false;
+    this.#stores = this.#fib.stores;
+    if (changed) Atomics.store(this.#header, Header.generation, this.generation + 1);
+    fence(this.#header, Header.fence);
+    this.#limbo.reclaim();
+    return changed;
+  }
+
+  /** Publishes one of `Sync` (layout.ts) and when it was entered. */
+  setSync(state: number, nowMillis: number): void {
+    this.#header[Header.syncTimeLow] = nowMillis % 2 ** 32;
+    this.#header[Header.syncTimeHigh] = Math.floor(nowMillis / 2 ** 32);
+    Atomics.store(this.#header, Header.syncState, state);
+  }
+}
+
+function waitForReaders({ readers, wait }: WriterOptions): void {
+  const grace = new Grace(readers);
+  for (let waited = 0; !grace.over; waited++) {
+    if (waited === MOST_WAITS || wait === undefined) {
+      throw new Error("netbase's new writer must wait until readers have let go of the old one's");
+    }
+    wait();
+  }
+}
