@@ -2,7 +2,7 @@
 """Frames made by scapy for wire_test.ts, sent and received on a veth's end by AF_PACKET.
 
 Each class is a list of sendings: the frames of one datagram, and the payload that must come back, or
-None. What each class must do to the appliance's counters stands in wire_test.ts.
+None: nothing may, or ANYTHING: whatever does must be right. What each class must do to the appliance's counters stands in wire_test.ts.
 
     wire_frames.py INTERFACE MAC_OF_THE_HOST
 
@@ -10,6 +10,7 @@ First prints the names of all classes; then reads names, one a line, sends that 
 line of JSON what came of it.
 """
 
+import functools
 import json
 import random
 import select
@@ -31,6 +32,7 @@ TEXT = b"hostile or not, here it comes"
 BATCH = 64
 PATIENCE_SECONDS = 5
 RANDOM = random.Random(7)
+ANYTHING = object()
 
 
 def ether(**fields):
@@ -88,8 +90,7 @@ def each_udp(name, values, sending=silent):
 
 
 def checksum_of(layer):
-    whole = ether() / ip() / udp() / Raw(TEXT)
-    return Ether(bytes(whole))[layer].chksum
+    return Ether(plain())[layer].chksum
 
 
 def one_bit_off(checksum):
@@ -97,6 +98,7 @@ def one_bit_off(checksum):
 
 
 def sum16(data):
+    data = data + b"\0" * (len(data) % 2)
     total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -127,25 +129,32 @@ def shorter_datagram():
 
 
 def header_lengths():
-    frames = []
-    for words in range(5):
-        frame = bytearray(plain())
+    frames = [bytearray(plain()) for _ in range(5)]
+    for words, frame in enumerate(frames):
         frame[ETHERNET] = 0x40 | words
-        frames.append(silent(mended(frame)))
-    return frames
+    return [silent(mended(frame)) for frame in frames]
 
 
 def mended(frame):
     """The frame with the checksum of a header of five words set right."""
     frame[ETHERNET + 10 : ETHERNET + 12] = b"\0\0"
-    total = sum16(bytes(frame[ETHERNET : ETHERNET + 20]))
-    frame[ETHERNET + 10 : ETHERNET + 12] = (total ^ 0xFFFF).to_bytes(2, "big")
+    total = sum16(frame[ETHERNET : ETHERNET + 20]) ^ 0xFFFF
+    frame[ETHERNET + 10 : ETHERNET + 12] = total.to_bytes(2, "big")
     return bytes(frame)
 
 
+def summed(frame):
+    """The frame with the UDP checksum set right, after a header of five words."""
+    at, length = ETHERNET + 20, frame[ETHERNET + 24 : ETHERNET + 26]
+    frame[at + 6 : at + 8] = b"\0\0"
+    data = frame[at - 8 : at + int.from_bytes(length, "big")]
+    total = sum16(bytes([0, 17]) + length + data) ^ 0xFFFF
+    frame[at + 6 : at + 8] = (total or 0xFFFF).to_bytes(2, "big")
+    return frame
+
+
 def options():
-    frames = [with_payload(TEXT, options=[IPOption_NOP()] * count) for count in range(4, 41, 4)]
-    return [answered(frame) for frame in frames]
+    return each_ip("options", [[IPOption_NOP()] * count for count in range(4, 41, 4)], answered)
 
 
 def options_cut():
@@ -168,17 +177,14 @@ def lone_fragments():
 
 
 def overlapping_fragments():
-    starts = (0, 4, 2)
-    pieces = [ip(id=103, flags="MF", frag=at, proto=17) / Raw(noise(64)) for at in starts]
+    pieces = [ip(id=103, flags="MF", frag=at, proto=17) / Raw(noise(64)) for at in (0, 4, 2)]
     return [silent(*[ether() / piece for piece in pieces])]
 
 
 def tagged(*tags):
     """The datagram behind VLAN tags."""
-    frame = ether()
-    for tag in tags:
-        frame = frame / tag
-    return frame / ip() / udp() / Raw(TEXT)
+    layers = [*tags, ip(), udp(), Raw(TEXT)]
+    return functools.reduce(lambda frame, layer: frame / layer, layers, ether())
 
 
 def vlans():
@@ -213,18 +219,19 @@ def to_address(address, mac):
 
 def mutated():
     """Good frames with bytes overwritten, and what fuzz makes up; anything may come of them."""
-    frames = []
+    frames = [bytes(ether() / fuzz(ip()) / fuzz(udp()) / Raw(TEXT)) for _ in range(400)]
     for size in (0, 18, 200, MTU - HEADERS):
         for _ in range(400):
             frame = bytearray(plain(noise(size)))
             for _ in range(RANDOM.randint(1, 4)):
                 frame[RANDOM.randint(12, min(len(frame), 60) - 1)] = RANDOM.randint(0, 255)
-            if RANDOM.random() < 0.5:
+            if RANDOM.random() < 0.3:
                 frame = frame[: RANDOM.randint(ETHERNET, len(frame))]
-            mend = RANDOM.random() < 0.7 and len(frame) >= ETHERNET + HEADERS
-            frames.append(mended(frame) if mend else bytes(frame))
-    frames += [bytes(ether() / fuzz(ip()) / fuzz(udp()) / Raw(TEXT)) for _ in range(400)]
-    return [silent(frame) for frame in frames if len(frame) <= ETHERNET + MTU]
+            if len(frame) >= ETHERNET + HEADERS:
+                frame = summed(frame) if RANDOM.random() < 0.7 else frame
+                frame = mended(frame) if RANDOM.random() < 0.7 else frame
+            frames.append(bytes(frame))
+    return [([frame], ANYTHING) for frame in frames if len(frame) <= ETHERNET + MTU]
 
 
 OWN_IP_SUM, OWN_UDP_SUM = checksum_of(IP), checksum_of(UDP)
@@ -294,12 +301,12 @@ class Wire:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
         self.socket.bind((interface, 0))
-        self.answers = {SOURCE_PORT: [], PROBE_PORT: []}
+        self.answers, self.probes = [], []
 
-    def collect(self, port, count):
-        """Receives until `count` answers came to `port`, or patience ends."""
+    def collect(self, answers, count):
+        """Receives until there are `count` of `answers`, or patience ends."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(self.answers[port]) < count and time.monotonic() < deadline:
+        while len(answers) < count and time.monotonic() < deadline:
             if select.select([self.socket], [], [], 0.05)[0]:
                 frame, (_, _, kind, *_) = self.socket.recvfrom(65536)
                 if kind != socket.PACKET_OUTGOING:
@@ -307,52 +314,71 @@ class Wire:
 
     def sort(self, frame):
         packet = Ether(frame)
-        if UDP in packet and packet[IP].src == HOST and packet[UDP].sport == ECHO:
-            self.answers.setdefault(packet[UDP].dport, []).append(packet)
+        if UDP in packet:
+            (self.probes if packet[UDP].dport == PROBE_PORT else self.answers).append(packet)
 
     def probe(self):
         """A good datagram. Everything that was sent before it came out of the ring before it."""
         text = noise(32)
-        self.answers[PROBE_PORT].clear()
+        self.probes.clear()
         self.socket.send(bytes(ether() / ip() / udp(sport=PROBE_PORT) / Raw(text)))
-        self.collect(PROBE_PORT, 1)
-        return [wrong(packet, (text, False)) for packet in self.answers[PROBE_PORT]] == [None]
+        self.collect(self.probes, 1)
+        return [wrong(packet, (PROBE_PORT, text, False)) for packet in self.probes] == [None]
 
     def run(self, sendings):
-        self.answers[SOURCE_PORT].clear()
-        mistakes, wanted, probes = [], [], 0
+        self.answers.clear()
+        mistakes, wanted, possible, probes = [], [], [], 0
         for number, (frames, payload) in enumerate(sendings, 1):
             for frame in frames:
                 self.socket.send(frame)
-            if payload is not None:
-                wanted.append((payload, unsummed(frames[0])))
+            if payload is ANYTHING:
+                possible.append(question(frames[0]))
+            elif payload is not None:
+                wanted.append((SOURCE_PORT, payload, question(frames[0])[2]))
             if number % BATCH == 0 or number == len(sendings):
                 probes += 1
                 if not self.probe():
                     mistakes.append("it no longer answers")
                     break
-        self.collect(SOURCE_PORT, len(wanted))
-        answers = self.answers[SOURCE_PORT]
-        if wanted and len(answers) != len(wanted):
-            mistakes.append(f"{len(answers)} answers to {len(wanted)}")
-        mistakes += [fault for fault in map(wrong, answers, wanted) if fault is not None]
-        said = {"sent": len(sendings), "wanted": len(wanted), "probes": probes}
-        return {**said, "mistakes": mistakes[:3]}
+        self.collect(self.answers, len(wanted))
+        if wanted and len(self.answers) != len(wanted):
+            mistakes.append(f"{len(self.answers)} answers to {len(wanted)}")
+        asked = wanted or [match(packet, possible) for packet in self.answers]
+        mistakes += [fault for fault in map(wrong, self.answers, asked) if fault is not None]
+        said = {"sent": len(sendings), "wanted": len(wanted), "answers": len(self.answers)}
+        return {**said, "probes": probes, "mistakes": mistakes[:3]}
 
 
-def unsummed(frame):
+def question(frame):
+    """To what port an answer must go, with what, and whether it may lack a UDP checksum."""
     packet = Ether(frame)
-    return UDP in packet and packet[UDP].chksum == 0
+    if UDP not in packet:
+        return None
+    payload = bytes(packet[UDP].payload)[: max(packet[UDP].len - 8, 0)]
+    return packet[UDP].sport, payload, packet[UDP].chksum == 0
+
+
+def match(packet, possible):
+    """Takes the question out of `possible` that an answer is to; None: there is none."""
+    _, payload, lacks_sum = question(bytes(packet))
+    likely = [(packet[UDP].dport, payload, lacks) for lacks in (lacks_sum, True)]
+    asked = next((each for each in likely if each in possible), None)
+    if asked is not None:
+        possible.remove(asked)
+    return asked
 
 
 def wrong(packet, asked):
     """What is wrong with an answer, by scapy's own idea of a right one; None: nothing. What came
     without a UDP checksum may go back without."""
-    payload, may_lack_sum = asked
-    size = packet[UDP].len - 8
-    if bytes(packet[UDP].payload)[:size] != payload:
+    if asked is None:
+        return f"an answer that nobody asked for: {packet.summary()}"
+    port, payload, may_lack_sum = asked
+    if question(bytes(packet))[1] != payload:
         return f"another payload: {packet.summary()}"
-    if packet.src != HOST_MAC or packet.dst != CLIENT_MAC or packet[IP].dst != CLIENT:
+    link, way = (packet.src, packet.dst), (packet[IP].src, packet[IP].dst)
+    ports = packet[UDP].sport, packet[UDP].dport
+    if (link, way, ports) != ((HOST_MAC, CLIENT_MAC), (HOST, CLIENT), (ECHO, port)):
         return f"another way back: {packet.summary()}"
     right = Ether(bytes(packet))
     for layer, field in ((IP, "chksum"), (IP, "len"), (IP, "ihl"), (UDP, "chksum"), (UDP, "len")):

@@ -83,7 +83,7 @@ const EXPECTED: Readonly<Record<string, Counter[]>> = {
   "our address under the broadcast MAC": BY_THE_KERNEL,
 };
 
-/** The class of which all that is known is that nothing gets lost between the counters. */
+/** The class of which all that is known is that answers are right, and that all is counted. */
 const ANYTHING = "mutated frames";
 
 /** What `wire_frames.py` says of a class that it has sent. */
@@ -93,7 +93,9 @@ interface Sent {
   readonly wanted: number;
   /** Good datagrams beside them. */
   readonly probes: number;
-  /** What was wrong with the answers. */
+  /** How many answers there were but for those to the probes. */
+  readonly answers: number;
+  /** What was wrong with any of them. */
   readonly mistakes: readonly string[];
 }
 
@@ -197,12 +199,13 @@ labTest("every class of frames moves its counter and nothing else", async (lab, 
 });
 
 labTest(
-  "of mutated frames none gets lost, and the good one after them is answered",
+  "of mutated frames none gets lost, each answer is right, and the good one after them is answered",
   async (lab) => {
     const { appliance, frames } = await wired(lab);
     const before = await appliance.counters();
-    const { sent, mistakes } = await frames.send(ANYTHING);
+    const { sent, probes, answers, mistakes } = await frames.send(ANYTHING);
     assert.deepEqual(mistakes, []);
+    assert.ok(answers > 100, `${answers} of ${sent} answered`);
     assert.ok(sent > 1500);
     let found: Record<string, number> = {};
     await eventually("the counters to balance", async () => {
@@ -212,6 +215,7 @@ labTest(
       return balanced ? true : undefined;
     }, { timeoutMs: PATIENCE_MILLIS }).catch(() => {});
     assert.equal(sum(found, /^rx_(frames|socket)$/), sum(found, /^rx_d|^app_link_full$/));
+    assert.equal(found.tx_frames, answers + probes, "every frame that left was looked at");
     // Held ones are neither yet.
     const waiting = found.tx_accepted - sum(found, /^tx_(drop|frames|socket)/);
     assert.ok(waiting >= 0 && waiting <= (found.held ?? 0), JSON.stringify(found));
