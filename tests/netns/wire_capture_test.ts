@@ -4,7 +4,10 @@
  */
 
 import { strict as assert } from "node:assert";
+import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
+import { heapView, u8 } from "../../ffi/view.ts";
+import { CaptureMode, CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -56,6 +59,20 @@ async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
       return process;
     },
   };
+}
+
+/** What net tiles are told to show: in the control region, as the kernel has it mapped. */
+function captureMode({ process: { pid } }: Appliance): number {
+  const maps = Deno.readTextFileSync(`/proc/${pid}/maps`);
+  const region = maps.match(/^([0-9a-f]+)-.*\/memfd:tegula control/m);
+  assert.ok(region, "a control region");
+  using memory = Deno.openSync(`/proc/${pid}/mem`);
+  memory.seekSync(parseInt(region[1], 16), Deno.SeekMode.Start);
+  const bytes = new Uint8Array(CONTROL_BYTES);
+  assert.equal(memory.readSync(bytes), CONTROL_BYTES);
+  const view = heapView(CONTROL_BYTES);
+  u8(view).set(bytes);
+  return new ControlReader(view).captureMode;
 }
 
 /** What tshark makes of a file: the fields of each packet. */
@@ -121,14 +138,17 @@ labTest("drops alone are captured with their reason, and of one app only its own
     capture("--drops", "-w", drops),
     capture("--app", "time", "-w", ofTime),
   ]);
+  const mirrored = (isBlackhole: boolean) =>
+    eventually("the route to be mirrored", async () => {
+      const way = await host.run([...selfCommand(), "route", "get", CLIENT, ...control]);
+      return way.startsWith("blackhole") === isBlackhole ? true : undefined;
+    });
   await host.ip(`route add blackhole ${CLIENT}/32`);
-  await eventually("the route to be mirrored", async () => {
-    const way = await host.run([...selfCommand(), "route", "get", CLIENT, ...control]);
-    return way.startsWith("blackhole") ? true : undefined;
-  });
+  await mirrored(true);
   const silent = { timeoutMs: SILENCE_MILLIS };
   for (const port of [7, 37]) assert.equal((await ask(asker, { port, ...silent })).bytes, null);
   await host.ip(`route del ${CLIENT}/32`);
+  await mirrored(false);
   assert.equal((await ask(asker, { port: 7 })).text, "hello");
   for (const process of both) {
     process.kill("SIGINT");
@@ -167,13 +187,24 @@ labTest(
   "a capture under load loses frames of its own, never a datagram, and leaves nothing on",
   async (lab) => {
     const { client, asker, appliance, capture } = await scene(lab);
+    assert.equal(captureMode(appliance), CaptureMode.off);
     const process = await capture();
+    assert.equal(captureMode(appliance), CaptureMode.all);
+    const drops = await capture("--drops");
     const flows = Array.from({ length: 16 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
     const traffic = new Client(client);
     await traffic.start({ flows, rate: 1000 });
     await answeredAtLeast(traffic, 500);
     // Whoever captures dies, and the appliance finds out.
+    const falls = (mode: number) =>
+      eventually("the capture to end", async () => {
+        await delay(10);
+        return captureMode(appliance) === mode ? true : undefined;
+      });
     process.kill("SIGKILL");
+    await falls(CaptureMode.drops);
+    drops.kill("SIGKILL");
+    await falls(CaptureMode.off);
     await answeredAtLeast(traffic, 2000);
     const { sent, answered, mismatched } = await traffic.stop();
     assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
