@@ -17,7 +17,7 @@ export class Appliance {
   /** The process, for what only a test wants. */
   readonly process: LabProcess;
 
-  private constructor(process: LabProcess) {
+  protected constructor(process: LabProcess) {
     this.process = process;
   }
 
@@ -27,7 +27,7 @@ export class Appliance {
     args: readonly string[],
     options: SpawnOptions = {},
   ): Appliance {
-    return new Appliance(namespace.spawn([...selfCommand(), "run", ...args], options));
+    return new this(namespace.spawn([...selfCommand(), "run", ...args], options));
   }
 
   /** Starts `tegula run ARGS…` and waits until it is ready. Throws UserError when it gives up. */
@@ -36,7 +36,7 @@ export class Appliance {
     args: readonly string[],
     options: SpawnOptions = {},
   ): Promise<Appliance> {
-    const appliance = Appliance.launch(namespace, args, options);
+    const appliance = this.launch(namespace, args, options);
     await appliance.ready();
     return appliance;
   }

@@ -6,12 +6,21 @@
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
 import { strict as assert } from "node:assert";
-import { Appliance, type Counters } from "../../cli/demo_appliance.ts";
+import { Appliance as DemoAppliance, type Counters } from "../../cli/demo_appliance.ts";
 import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
 import { Client } from "./client.ts";
+import { eventually } from "./eventually.ts";
+import { assertLeftBalanced } from "./wire_balance.ts";
 
-export { Appliance };
-export { Client, Lab, type Namespace };
+export { Client, eventually, Lab, type Namespace };
+
+/** An appliance whose books must balance when it is told to end. */
+export class Appliance extends DemoAppliance {
+  override async stop(signal?: Deno.Signal): ReturnType<DemoAppliance["stop"]> {
+    await assertLeftBalanced(this.process);
+    return await super.stop(signal);
+  }
+}
 
 /** The appliance's address in a pair. */
 export const HOST = "198.18.0.1";
@@ -21,11 +30,12 @@ export const CLIENT = "198.18.0.2";
 /** Arguments of `tegula run` for the echo service on the host's eth0. */
 export const ECHO: readonly string[] = ["--interface", "eth0", "--listen", "7=echo"];
 
-/** How long something may take that normally takes milliseconds. */
+/** How long an answer may take that normally takes milliseconds. */
 const PATIENCE_MILLIS = 5000;
 
 /**
- * A test with a laboratory of its own, which is gone afterwards. Where the kernel has no devices of
+ * A test with a laboratory of its own, which is gone afterwards. The books of appliances that it leaves
+ * running must balance, too (`wire_balance.ts`). Where the kernel has no devices of
  * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`.
  */
 export function labTest(
@@ -39,6 +49,7 @@ export function labTest(
     await using lab = new Lab();
     try {
       await body(lab, t);
+      for (const process of appliances(lab)) await assertLeftBalanced(process);
     } catch (error) {
       await showAppliances(lab);
       throw error;
@@ -54,10 +65,14 @@ function hasDeviceKind(kind: string): boolean {
   return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
 }
 
+/** The appliances that have come to serve, and run. */
+function appliances(lab: Lab): LabProcess[] {
+  return lab.processes.filter(({ stderr }) => stderr.all.some((line) => line.startsWith("ready:")));
+}
+
 /** What the appliances of a failed test have to say: their log, and the counters that are not 0. */
 async function showAppliances(lab: Lab): Promise<void> {
-  for (const process of lab.processes) {
-    if (!process.stderr.all.some((line) => line.startsWith("ready:"))) continue;
+  for (const process of appliances(lab)) {
     const from = process.stderr.all.length;
     process.kill("SIGUSR2");
     await process.stderr.find("counters: ", { from, timeoutMs: 1000 }).catch(() => {});
@@ -149,20 +164,6 @@ export function askUntilAnswered(asker: Client, question: Question = {}): Promis
     const answer = await ask(asker, { ...question, timeoutMs: 100 });
     return answer.bytes === null ? undefined : answer;
   });
-}
-
-/** Looks again and again until `look` gives something; throws after `timeoutMs`. */
-export async function eventually<T>(
-  what: string,
-  look: () => Promise<T | undefined>,
-  { timeoutMs = PATIENCE_MILLIS } = {},
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const found = await look();
-    if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms for ${what}`);
-  }
 }
 
 /**

@@ -6,9 +6,8 @@
 import { fileURLToPath } from "node:url";
 import { strict as assert } from "node:assert";
 import type { Finding } from "../../cli/check_findings.ts";
-import { Appliance } from "../../cli/demo_appliance.ts";
 import { selfCommand } from "../../cli/self.ts";
-import type { Lab, Namespace } from "../netns/lab.ts";
+import { Appliance, type Lab, type Namespace } from "../netns/lab.ts";
 
 export { Appliance };
 export { eventually, labTest, type Namespace, refusal, xdpProgram } from "../netns/lab.ts";
