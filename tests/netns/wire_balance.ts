@@ -5,6 +5,7 @@
  */
 
 import { strict as assert } from "node:assert";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Appliance, Counters } from "../../cli/demo_appliance.ts";
 import type { LabProcess } from "../../cli/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
@@ -12,6 +13,8 @@ import { eventually } from "./eventually.ts";
 
 /** Longer than datagrams may wait for a neighbour. */
 const PATIENCE_MILLIS = 6000;
+/** Between two looks, so that a log stays readable. */
+const PAUSE_MILLIS = 100;
 /** How long counters are waited for: a test may leave an appliance stopped. */
 const COUNTERS_MILLIS = 2000;
 
@@ -58,7 +61,8 @@ export async function assertLeftBalanced(process: LabProcess): Promise<void> {
   await eventually("the counters to balance", async () => {
     tiles = await readTiles(process) ?? tiles;
     const { came, went } = books(tiles!);
-    return JSON.stringify(came) === JSON.stringify(went) ? true : undefined;
+    if (JSON.stringify(came) === JSON.stringify(went)) return true;
+    await delay(PAUSE_MILLIS);
   }, { timeoutMs: PATIENCE_MILLIS }).catch(() => {});
   const { came, went } = books(tiles);
   assert.deepEqual(came, went, JSON.stringify(tiles).replaceAll(/"\w+":0,?/g, ""));
