@@ -80,12 +80,15 @@ labTest("what an app inside the net tile throws costs a datagram and not the til
   assert.equal((await appliance.counters()).get("errors"), 3);
 });
 
-labTest("an app that hangs inside a net tile ends the process", async (lab) => {
-  const { host, asker } = await pair(lab);
-  const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
-  const appliance = await Appliance.start(host, args);
-  await ask(asker, { payload: "hang", timeoutMs: 1 });
-  const { code } = await appliance.process.ended();
-  assert.equal(code, 1);
-  assert.ok(appliance.process.stderr.all.some((line) => /net0 ended: it hangs/.test(line)));
-});
+for (const [word, why] of [["hang", "it hangs"], ["exit", "it left"]]) {
+  labTest(`an app that is told to ${word} inside a net tile ends the process`, async (lab) => {
+    const { host, asker } = await pair(lab);
+    const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
+    const appliance = await Appliance.start(host, args);
+    await ask(asker, { payload: word, timeoutMs: 1 });
+    const { code } = await appliance.process.ended();
+    assert.equal(code, 1);
+    const { all } = appliance.process.stderr;
+    assert.ok(all.some((line) => line.includes(`net0 ended: ${why}`)), all.join("\n"));
+  });
+}

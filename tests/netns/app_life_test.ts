@@ -17,19 +17,21 @@ import {
   HOST,
   type Lab,
   labTest,
+  type Namespace,
   pair,
   refusal,
   SILENCE_MILLIS,
 } from "./lab.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
+const GRANTED = fileURLToPath(new URL("../fixtures/app/granted.ts", import.meta.url));
 const SLOW = fileURLToPath(new URL("../fixtures/app/slow.ts", import.meta.url));
 const PORT = 4000;
 
 /** Arguments for an appliance with `echo` on port 7 and moody on port 4000. */
-function withMoody(more = ""): string[] {
+function withMoody(): string[] {
   const listen = `listen = ["7=echo", "${PORT}=moody"]`;
-  return configured(`${listen}\n[apps.moody]\nmodule = "${MOODY}"\n${more}`);
+  return configured(`${listen}\n[apps.moody]\nmodule = "${MOODY}"`);
 }
 
 /** An appliance with echo and moody, and traffic to echo that runs until `settle`. */
@@ -109,26 +111,64 @@ for (const [place, tile] of [["", ""], ["@inline", "net0: "]]) {
   });
 }
 
-labTest(
-  "an app reads what it was granted while it starts, and after that only with keep",
-  async (lab) => {
-    const { host, asker } = await pair(lab);
-    const granted = `read = ["/etc/hostname"]`;
-    const options = `[apps.moody.options]\nearly = "/etc/hostname"\nfile = "/etc/hostname"`;
-    const hostname = await Deno.readTextFile("/etc/hostname");
-    async function seen(moody: string): Promise<(string | null)[]> {
-      const appliance = await Appliance.start(host, withMoody(moody));
-      const all = [];
-      for (const payload of ["early", "read"]) {
-        all.push((await ask(asker, { port: PORT, payload })).text);
-      }
-      await appliance.stop();
-      return all;
+/** What `granted.ts` uses, of each kind, and what it then answers. */
+const WRITTEN = temporaryFile("");
+const USED: Readonly<Record<string, { grant: string; answer: string }>> = {
+  read: { grant: temporaryFile("for its eyes"), answer: "for its eyes" },
+  write: { grant: WRITTEN, answer: "written" },
+  env: { grant: "TEGULA_TEST_GRANT", answer: "a variable" },
+  net: { grant: "127.0.0.1:4001", answer: "listening" },
+};
+
+/** Starts `granted.ts` with grants of these kinds. */
+function withGrants(host: Namespace, kinds: readonly string[], keep = false): Appliance {
+  const options = Object.entries(USED).map(([kind, { grant }]) =>
+    `${kind} = "${grant.replace("127.0.0.1:", "")}"`
+  );
+  const args = configured([
+    `listen = ["${PORT}=granted"]`,
+    `[apps.granted]\nmodule = "${GRANTED}"\nkeep = ${keep}`,
+    ...kinds.map((kind) => `${kind} = ["${USED[kind].grant}"]`),
+    ...["[apps.granted.options]", ...options],
+  ].join("\n"));
+  return Appliance.launch(host, args, { env: { [USED.env.grant]: USED.env.answer } });
+}
+
+labTest("an app has each grant as it starts, and after that none without keep", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const kinds = Object.keys(USED);
+  for (const keep of [false, true]) {
+    const appliance = withGrants(host, kinds, keep);
+    await appliance.ready();
+    for (const [kind, { answer }] of Object.entries(USED)) {
+      // Its thread makes no sockets any more.
+      const kept = kind === "net" ? "PermissionDenied" : answer;
+      const { text } = await ask(asker, { port: PORT, payload: kind });
+      assert.equal(text, keep ? kept : "NotCapable", `${kind}, keep = ${keep}`);
     }
-    assert.deepEqual(await seen(`${granted}\n${options}`), [hostname, "NotCapable"]);
-    assert.deepEqual(await seen(`${granted}\nkeep = true\n${options}`), [hostname, hostname]);
-  },
-);
+    // When it is started again it has all of it again.
+    await ask(asker, { port: PORT, payload: "exit", timeoutMs: SILENCE_MILLIS });
+    const { text } = await askUntilAnswered(asker, { port: PORT, payload: "env" });
+    assert.equal(text, keep ? USED.env.answer : "NotCapable");
+    assert.equal((await appliance.stop()).code, 0);
+  }
+  const writes = (await Deno.readTextFile(WRITTEN)).length / "mine\n".length;
+  assert.equal(writes, 5, "at each start, and when it was asked");
+});
+
+labTest("an app that lacks a grant of any kind does not start, and is told which", async (lab) => {
+  const { host } = await pair(lab);
+  const kinds = Object.keys(USED);
+  for (const kind of kinds) {
+    const appliance = withGrants(host, kinds.filter((other) => other !== kind));
+    const { code, said } = await refusal(appliance.process);
+    assert.equal(code, 2);
+    const sentence = `the app granted: it has no ${kind} access to "${
+      USED[kind].grant
+    }": [apps] grants`;
+    assert.ok(said.includes(sentence), said);
+  }
+});
 
 labTest("an app that cannot start ends the start with one sentence", async (lab) => {
   const { host } = await pair(lab);
@@ -137,11 +177,6 @@ labTest("an app that cannot start ends the start with one sentence", async (lab)
     assert.equal(code, 2);
     assert.match(said, sentence);
   }
-  const early = withMoody(`[apps.moody.options]\nearly = "/etc/hostname"`);
-  await refused(
-    early,
-    /the app moody: it has no read access to "\/etc\/hostname": \[apps\] grants/,
-  );
   const app = (text: string, where = "") => [
     ...["--interface", "eth0"],
     ...["--listen", `7=${temporaryFile(text, ".ts")}${where}`],
