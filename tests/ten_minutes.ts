@@ -1,0 +1,33 @@
+/**
+ * The ten minutes of `docs/apps.md`, to be gone through as a reader would: what stands in its fenced
+ * blocks, put into a folder of its own.
+ */
+
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** A folder with the files of steps 1 and 2, gone when the test file has ended. */
+export function writtenFolder(): string {
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-ten-minutes-" });
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+  Deno.writeTextFileSync(`${folder}/hello.ts`, blockOf(1, "ts"));
+  Deno.writeTextFileSync(`${folder}/hello_test.ts`, blockOf(2, "ts"));
+  return folder;
+}
+
+/** What is to be typed in a step, for `sh -c`; whoever tests is root already. */
+export function typedIn(step: number): string {
+  return blockOf(step, "sh").replaceAll("sudo ", "");
+}
+
+/** The block of a language in a step. Throws Error when there is none. */
+function blockOf(step: number, language: string): string {
+  const text = Deno.readTextFileSync(`${ROOT}docs/apps.md`);
+  const [, said = ""] = new RegExp(`^\\*\\*${step}\\. (.*?)^(?:\\*\\*|## )`, "ms").exec(text) ?? [];
+  const [, block] = new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, "ms").exec(said) ?? [];
+  if (block === undefined) {
+    throw new Error(`docs/apps.md: step ${step} has no block of ${language}`);
+  }
+  return block.replaceAll("/path/to/tegula/", ROOT);
+}
