@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { App, AppContext, Request } from "../../tiles/app/contract.ts";
+import type { Answers, App, AppContext, Request } from "../../tiles/app/contract.ts";
 import { heapView } from "../../ffi/view.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
+import { makeService } from "../../tiles/app/service.ts";
 
 function text(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes);
@@ -87,11 +88,13 @@ Deno.test("whatever an app throws is counted, even what cannot be read", async (
 
 Deno.test("an app that is async on the data path does not start", async () => {
   const receive = () => {};
+  const plain = { answer: () => {}, tick: async () => {} };
   for (
     const [module, name] of [
       [{ default: () => ({ receive: async () => {} }) }, "receive"],
       [{ default: () => ({ receive, tick: async () => {} }) }, "tick"],
       [{ answer: async () => {} }, "answer"],
+      [plain, "tick"],
     ] as const
   ) {
     await assert.rejects(AppHarness.start(module), {
@@ -129,6 +132,40 @@ Deno.test("the short way is one function from a request to its answer", async ()
     [answer.address, answer.port, answer.sourceAddress, answer.sourcePort],
     [0xc6120002, 1234, 0xc6120001, 9],
   );
+});
+
+Deno.test("the short way may be an object that remembers", async () => {
+  class Counting {
+    #asked = 0;
+    answer(): string {
+      return `${++this.#asked}`;
+    }
+  }
+  const harness = await AppHarness.start({ default: () => new Counting() });
+  const answers = harness.ask({ payload: "" }, { payload: "" });
+  assert.deepEqual(answers.map(({ payload }) => text(payload)), ["1", "2"], harness.logged[0]);
+});
+
+Deno.test("the short way may tick too, at its own pace", async () => {
+  const asked: number[] = [];
+  const module = {
+    tickMillis: 20_000,
+    answer({ port }: Request) {
+      asked.push(port);
+    },
+    tick(out: Answers) {
+      const at = out.reserve(1);
+      for (const port of asked) out.send({ address: 0xc6120002, port, sourcePort: 7 }, at, 1);
+    },
+  };
+  const harness = await AppHarness.start(module);
+  assert.deepEqual(harness.ask({ payload: "", sourcePort: 1234 }), []);
+  assert.deepEqual(harness.tick().map(({ port }) => port), [1234]);
+  const parts = { counters: new Float64Array(99), log() {} };
+  const setup = { name: "", module: "", ports: [], served: [], options: {} };
+  const metrics = heapView(METRICS_BYTES);
+  const due = (await makeService(module, { ...setup, metrics }, parts)).nextDue(performance.now());
+  assert.ok(due > 10_000 && due <= 20_000, `${due} ms`);
 });
 
 Deno.test("the short way may answer with bytes or with nothing, and never a served port", async () => {

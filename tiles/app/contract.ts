@@ -126,8 +126,9 @@ export interface Request {
   readonly receivedAt: number;
 }
 
-/** The short way: what to answer, as bytes or as text; nothing: no answer. */
-export interface PlainApp {
+/** The short way. It may have a `tick` too, as an {@linkcode App}. */
+export interface PlainApp extends Pick<App, "tick" | "tickMillis"> {
+  /** What to answer, as bytes or as text; nothing: no answer. */
   answer(request: Request): Uint8Array | string | null | undefined | void;
 }
 

@@ -8,12 +8,14 @@ import type { App, AppContext, Datagrams, PlainApp, Request } from "./contract.t
 const ENCODER = new TextEncoder();
 
 /** An app that gives each datagram to `answer`. It never answers to a port that is served here. */
-export function fromPlain({ answer }: PlainApp, context: AppContext): App {
+export function fromPlain(app: PlainApp, context: AppContext): App {
   return {
+    ...(app.tick !== undefined && { tick: (out) => app.tick?.(out) }),
+    tickMillis: app.tickMillis,
     receive(requests, out) {
       while (requests.next()) {
         if (context.serves(requests.sourcePort)) continue;
-        const said = answer(toRequest(requests));
+        const said = app.answer(toRequest(requests));
         if (said === undefined || said === null) continue;
         const bytes = toBytes(said);
         const at = out.reserve(bytes.length);

@@ -74,7 +74,9 @@ export async function makeService(
     ? await (module.default as AppFactory)(context)
     : module;
   if (isApp(made)) return new Service(synchronous(made, ["receive", "tick"]), parts);
-  if (isPlain(made)) return new Service(fromPlain(synchronous(made, ["answer"]), context), parts);
+  if (isPlain(made)) {
+    return new Service(fromPlain(synchronous(made, ["answer", "tick"]), context), parts);
+  }
   throw new TypeError(
     typeof module.default === "function"
       ? "what its default export makes has neither receive() nor answer()"
