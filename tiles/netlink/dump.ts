@@ -8,7 +8,7 @@ import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import * as nl from "./constants.ts";
 import { type MessageCursor, MessageWriter } from "./message.ts";
 import { type DumpKind, type RouteQuestion, writeDump, writeGetRoute } from "./requests.ts";
-import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
+import { type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
 
 /** Datagrams of a dump taken with one turn: some two thousand routes. */
 const BURST = 4;
@@ -106,11 +106,11 @@ export class Dumper implements MessageHandler {
    */
   turn(): number {
     if (!this.busy) return 0;
-    const outcome = this.#socket.receive(this);
-    if (outcome === Received.overrun) this.#damaged = true;
-    if (this.#end === null && outcome === Received.empty) this.#end = "damaged";
+    const count = this.#socket.receive(this);
+    if (count === OVERRUN) this.#damaged = true;
+    if (this.#end === null && count === 0) this.#end = "damaged";
     if (this.#end !== null) this.#conclude(this.#end);
-    return Math.max(1, this.#socket.datagrams);
+    return Math.max(1, count);
   }
 
   #conclude(end: DumpEnd): void {

@@ -22,7 +22,7 @@ import { NextHopsPart } from "./next_hops_part.ts";
 import { ALL_PARTS, type MirrorPart, Notices, Part } from "./part.ts";
 import { RoutesPart } from "./routes_part.ts";
 import { RulesPart } from "./rules_part.ts";
-import { type MessageHandler, NetlinkSocket, Received } from "./socket.ts";
+import { type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
 import { Synchroniser } from "./synchroniser.ts";
 
 /**
@@ -221,16 +221,16 @@ export class Mirror implements MessageHandler {
   }
 
   #readEvents(): number {
-    const outcome = this.#monitor.receive(this);
-    if (outcome === Received.overrun) {
+    const count = this.#monitor.receive(this);
+    if (count === OVERRUN) {
       this.overruns++;
       this.#moreWaits = this.#draining = true;
       this.#synchroniser.lost(this.#now);
       return 1;
     }
-    this.#moreWaits = outcome === Received.full;
+    this.#moreWaits = count === BURST;
     this.#draining &&= this.#moreWaits;
-    return this.#monitor.datagrams;
+    return count;
   }
 
   /** One event. */

@@ -14,20 +14,8 @@ import { MalformedMessage, MessageBytes, MessageCursor } from "./message.ts";
  */
 const SLOT_BYTES = 32_768 + 256;
 
-/** What came of one `receive`. */
-export const Received = {
-  /** Nothing waits any more. */
-  empty: 0,
-  /** Some, and no more waits. */
-  some: 1,
-  /** As much as fits into one burst: there may be more. */
-  full: 2,
-  /** The kernel had no room for events and dropped some; more may wait. */
-  overrun: 3,
-} as const;
-
-/** One of {@linkcode Received}. */
-export type Outcome = (typeof Received)[keyof typeof Received];
+/** What `receive` says when the kernel had no room for events and dropped some; more may wait. */
+export const OVERRUN = -1;
 
 /** What is done with messages. */
 export interface MessageHandler {
@@ -42,8 +30,6 @@ export class NetlinkSocket {
   readonly fd: number;
   /** What replies to this socket carry as their port. */
   readonly port: number;
-  /** Datagrams taken with the last burst. */
-  datagrams = 0;
   readonly #library: NetlinkLibrary;
   readonly #buffer: Uint8Array<ArrayBuffer>;
   readonly #lengths: Uint32Array<ArrayBuffer>;
@@ -62,19 +48,20 @@ export class NetlinkSocket {
     this.#cursor = new MessageCursor(new MessageBytes(this.#buffer));
   }
 
-  /** Takes one burst and hands each message on. Throws SystemError. */
-  receive(handler: MessageHandler): Outcome {
+  /**
+   * Takes one burst and hands each message on. How many datagrams it was (where it is fewer than a burst
+   * can be, no more waited), or OVERRUN. Throws SystemError.
+   */
+  receive(handler: MessageHandler): number {
     const count = this.#library.receive(this.fd, this.#buffer, this.#lengths, SLOT_BYTES);
-    this.datagrams = Math.max(0, count);
-    if (count === -ENOBUFS) return Received.overrun;
+    if (count === -ENOBUFS) return OVERRUN;
     if (count < 0) throw new SystemError("read a netlink socket", count);
     for (let i = 0; i < count; i++) {
       const length = this.#lengths[i];
       if (length === TRUNCATED) handler.malformed("a datagram larger than 32 KiB");
       else this.#handOn(i * SLOT_BYTES, length, handler);
     }
-    if (count === 0) return Received.empty;
-    return count === this.#lengths.length ? Received.full : Received.some;
+    return count;
   }
 
   #handOn(offset: number, length: number, handler: MessageHandler): void {
