@@ -45,8 +45,8 @@ export class Rests {
 
   /** It rests until then, having failed so often. */
   rest(ifindex: number, address: number, { until, failures }: { until: number; failures: number }) {
-    let at = this.#find(ifindex, address);
-    if (at < 0) at = this.#soonest(ifindex, address);
+    const found = this.#find(ifindex, address);
+    const at = found < 0 ? ~found : found;
     this.#names[at * 2] = ifindex;
     this.#names[at * 2 + 1] = address;
     this.#until[at] = until;
@@ -59,23 +59,14 @@ export class Rests {
     if (at >= 0) this.#until[at] = this.#failures[at] = 0;
   }
 
+  /** Its entry; below 0, as `~entry`, the one that it may take: whose rest ends first. */
   #find(ifindex: number, address: number): number {
-    const first = this.#set(ifindex, address);
+    const first = (hashKey(ifindex, address, this.#seed) & this.#setMask) * WAYS;
+    let soonest = first;
     for (let at = first; at < first + WAYS; at++) {
       if (this.#names[at * 2] === ifindex && this.#names[at * 2 + 1] === address) return at;
-    }
-    return -1;
-  }
-
-  #soonest(ifindex: number, address: number): number {
-    let soonest = this.#set(ifindex, address);
-    for (let way = 1, at = soonest + 1; way < WAYS; way++, at++) {
       if (this.#until[at] < this.#until[soonest]) soonest = at;
     }
-    return soonest;
-  }
-
-  #set(ifindex: number, address: number): number {
-    return (hashKey(ifindex, address, this.#seed) & this.#setMask) * WAYS;
+    return ~soonest;
   }
 }

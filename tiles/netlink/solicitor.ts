@@ -80,7 +80,6 @@ const ONCE_SHARE = 0.25;
 interface Pending {
   readonly ifindex: number;
   readonly address: number;
-  asked: boolean;
   rank: number;
   /** When it was wanted, or asked for. */
   since: number;
@@ -171,7 +170,7 @@ export class Solicitor {
       counters[NETLINK.index.solicits_duplicate]++;
     } else {
       if (this.#queue.length === MOST_QUEUED) this.#drop(MOST_QUEUED - 1);
-      const wanted = { ifindex, address, asked: false, rank, since: now };
+      const wanted = { ifindex, address, rank, since: now };
       this.#enqueue(wanted);
       this.#pending.set(ifindex, address, wanted);
     }
@@ -184,7 +183,7 @@ export class Solicitor {
 
   #raise(pending: Pending, rank: number): void {
     pending.rank = rank;
-    if (pending.asked) return;
+    if (this.#asked.has(pending)) return;
     this.#queue.splice(this.#queue.indexOf(pending), 1);
     this.#enqueue(pending);
   }
@@ -242,7 +241,6 @@ export class Solicitor {
       this.#rest(pending, now);
       return 0;
     }
-    pending.asked = true;
     pending.since = now;
     this.#asked.add(pending);
     this.#tokens--;
@@ -281,7 +279,7 @@ export class Solicitor {
         this.#tokens = Math.min(BURST, this.#tokens + 1);
         this.#room--;
       } else this.#queue.splice(this.#queue.indexOf(pending), 1);
-    } else if (state === NUD_FAILED && pending?.asked === true) {
+    } else if (state === NUD_FAILED && pending !== undefined && this.#asked.has(pending)) {
       this.#rest(pending, now);
       this.#parts.release(ifindex, address);
     }
@@ -290,7 +288,7 @@ export class Solicitor {
   /** A neighbour has left the kernel's table. */
   neighborGone({ ifindex, address }: { ifindex: number; address: number }, now: number): void {
     const pending = this.#pending.get(ifindex, address);
-    if (pending?.asked === true) this.#rest(pending, now);
+    if (pending !== undefined && this.#asked.has(pending)) this.#rest(pending, now);
   }
 
   /** Now and then: gives up on who does not answer though nobody waits for its place. */
