@@ -6,7 +6,7 @@
 
 import type { View } from "../ffi/view.ts";
 import { FibReader, fibWords } from "./fib.ts";
-import { IdPool } from "./id_pool.ts";
+import { IdPool } from "./pools.ts";
 import {
   FIB_CELLS,
   FIB_DEFAULT,

@@ -20,7 +20,7 @@ import {
 } from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 import { RecordTableWriter } from "./record_table_writer.ts";
-import { RunPool } from "./run_pool.ts";
+import { RunPool } from "./pools.ts";
 import type { Watch } from "./watcher.ts";
 
 /** Slots of the table at start. */

@@ -6,7 +6,6 @@
 
 import type { View } from "../ffi/view.ts";
 import { fillSlots, type SlotMember } from "./flow_slots.ts";
-import { IdPool } from "./id_pool.ts";
 import {
   GROUP_MEMBERS,
   NEXT_HOP_OVERFLOW,
@@ -17,9 +16,9 @@ import {
   PATH_UNITS,
 } from "./layout.ts";
 import { NextHopReader, nextHopWords, pathWords } from "./next_hops.ts";
+import { IdPool, RunPool } from "./pools.ts";
 import type { Limbo } from "./rcu.ts";
 import { KIND_GROUP, KIND_OVERFLOW } from "./route.ts";
-import { RunPool } from "./run_pool.ts";
 
 /** What a record of one next hop says. */
 export interface NextHopFields {

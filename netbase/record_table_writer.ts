@@ -4,7 +4,7 @@
  */
 
 import type { View } from "../ffi/view.ts";
-import { IdPool } from "./id_pool.ts";
+import { IdPool } from "./pools.ts";
 import type { RecordTableShape } from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 import {

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { IdPool } from "../../netbase/id_pool.ts";
 import { Grace, Limbo } from "../../netbase/rcu.ts";
-import { RunPool } from "../../netbase/run_pool.ts";
+import { IdPool, RunPool } from "../../netbase/pools.ts";
 import { StandingReader } from "./netbase_room.ts";
 
 Deno.test("runs never overlap, and all of the space comes back", () => {
