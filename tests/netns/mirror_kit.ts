@@ -161,7 +161,7 @@ export class Mirrored implements Disposable {
 
   /** Takes in what the kernel has said so far. */
   settle(): void {
-    this.mirror.settle(20_000);
+    this.mirror.settle();
   }
 
   decide(address: number, source = 0, flowHash = 0): Decision {

@@ -78,7 +78,7 @@ export class InterfacesPart implements MirrorPart {
     for (const { ifindex } of interfaces.all()) {
       if (!this.#dumped.has(ifindex)) interfaces.remove(ifindex);
     }
-    for (const entry of this.#dumped.values()) this.#put(entry);
+    for (const entry of this.#dumped.values()) this.#store(() => interfaces.put(entry));
     this.#listeners.changed();
   }
 
@@ -142,16 +142,13 @@ export class InterfacesPart implements MirrorPart {
     if (message.type === nl.RTM_DELADDR) {
       return interfaces.removeAddress(address.ifindex, address) ? this.#addressGone(address) : 0;
     }
-    const entry = interfaces.get(address.ifindex);
-    if (entry === null) return Part.interfaces;
-    if (!this.#put({ ...entry, addresses: withAddress(entry.addresses, address) })) {
-      return Part.interfaces;
-    }
+    const { ifindex } = address;
+    const before = interfaces.get(ifindex)?.addresses;
+    if (before === undefined) return Part.interfaces;
+    if (!this.#store(() => interfaces.setAddress(ifindex, address))) return Part.interfaces;
     // It may only be news about an address's lifetime.
     const same = ["local", "address", "prefixLength", "secondary"] as const;
-    const isKnown = entry.addresses.some((other) =>
-      same.every((key) => other[key] === address[key])
-    );
+    const isKnown = before.some((other) => same.every((key) => other[key] === address[key]));
     return isKnown ? 0 : Part.routes;
   }
 
@@ -159,9 +156,9 @@ export class InterfacesPart implements MirrorPart {
    * Each change takes a new copy of all of an interface's addresses; the old one comes free when
    * net tiles have passed a commit, which takes them microseconds. False: no room.
    */
-  #put(entry: InterfaceEntry): boolean {
+  #store(write: () => boolean): boolean {
     for (let tries = 0; tries < MOST_COMMITS; tries++) {
-      if (this.#netbase.interfaces.put(entry)) return true;
+      if (write()) return true;
       this.#netbase.commit();
     }
     this.#listeners.notices.once("there are more addresses than netbase holds");

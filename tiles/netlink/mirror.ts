@@ -32,6 +32,8 @@ import { Synchroniser } from "./synchroniser.ts";
 const RECEIVE_BUFFER = 64 << 20;
 /** Datagrams taken with one call. */
 const BURST = 64;
+/** How long a blocking read may take. */
+const PATIENCE_MILLIS = 60_000;
 /** Bursts after which changes are shown though more events wait. */
 const MOST_BURSTS_UNSHOWN = 32;
 const GROUPS = [
@@ -192,29 +194,29 @@ export class Mirror implements MessageHandler {
     return this.dumper.busy || this.#unshown ? 0 : this.#synchroniser.nextDue(now);
   }
 
-  /**
-   * Turns, blocking, until `complete`; the first full copy. Throws Error when that took longer than
-   * `timeoutMs`.
-   */
-  sync(timeoutMs = 60_000): void {
-    this.#turnUntil(() => this.complete, timeoutMs);
+  /** Turns, blocking, until `complete`; the first full copy. Throws Error when that takes a minute. */
+  sync(): void {
+    this.#turnUntil(() => this.complete);
   }
 
   /**
    * Turns, blocking, until everything that the kernel has said is in netbase and nothing is stale.
+   * Throws Error when that takes a minute.
    */
-  settle(timeoutMs = 60_000): void {
+  settle(): void {
     this.turn();
-    this.#turnUntil(() => this.settled, timeoutMs);
+    this.#turnUntil(() => this.settled);
   }
 
-  #turnUntil(done: () => boolean, timeoutMs: number): void {
+  #turnUntil(done: () => boolean): void {
     const polled = pollSet(this.descriptors);
-    const end = performance.now() + timeoutMs;
+    const end = performance.now() + PATIENCE_MILLIS;
     while (!done()) {
       if (this.turn() > 0) continue;
       const now = performance.now();
-      if (now > end) throw new Error(`the kernel's state was not read within ${timeoutMs} ms`);
+      if (now > end) {
+        throw new Error(`the kernel's state was not read within ${PATIENCE_MILLIS} ms`);
+      }
       const due = this.nextDue(now);
       this.#library.wait(polled, due < 0 ? 100 : Math.min(due, 100));
     }
