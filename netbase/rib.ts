@@ -58,6 +58,7 @@ export class Rib extends RibView {
     if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.touch(node);
     const replaces = (nlmsgFlags & (NLM_F_REPLACE | NLM_F_EXCL)) !== 0;
     if (place !== 0 && (replaces || place === this.#match)) {
+      this.candidates.mark(place);
       if (this.#swap(list, place, attributes)) this.touch(node);
     } else {
       const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && this.#last !== 0;
@@ -79,8 +80,10 @@ export class Rib extends RibView {
     if (this.#match === 0) {
       this.#insert(list, before, route, attributes);
       this.touch(node);
-    } else if (this.#swap(list, this.#match, attributes) || this.#moveAfter(list, before)) {
-      this.touch(node);
+    } else {
+      this.candidates.mark(this.#match);
+      const news = this.#swap(list, this.#match, attributes);
+      if (this.#moveAfter(list, before) || news) this.touch(node);
     }
   }
 
@@ -210,7 +213,6 @@ export class Rib extends RibView {
   /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
   #swap(list: number, candidate: number, attributes: number): boolean {
     const old = this.candidates.attributes(candidate);
-    this.candidates.mark(candidate);
     this.candidates.setAttributes(candidate, attributes);
     this.attributes.release(old);
     if (old === attributes) return false;
@@ -263,18 +265,14 @@ export class Rib extends RibView {
     return this.#change((list, candidate) => {
       const wanted = changes.get(this.candidates.attributes(candidate));
       if (wanted === undefined) return false;
-      if (wanted === 0) this.#drop(list, candidate);
-      else this.#rewriteOne(list, candidate, wanted);
+      if (wanted === 0) {
+        this.#drop(list, candidate);
+      } else {
+        this.attributes.retain(wanted);
+        this.#swap(list, candidate, wanted);
+      }
       return true;
     });
-  }
-
-  #rewriteOne(list: number, candidate: number, attributes: number): void {
-    const old = this.candidates.attributes(candidate);
-    this.attributes.retain(attributes);
-    this.candidates.setAttributes(candidate, attributes);
-    this.attributes.release(old);
-    this.#tell("changed", list, candidate);
   }
 
   #tell(change: Change, list: number, candidate: number): void {
