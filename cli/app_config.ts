@@ -81,11 +81,13 @@ export function locate(text: string, folder: string): string {
   return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
 }
 
-/** The same for every text in a value, however deep. */
+/** The same for every text in a value, however deep. What JSON has no word for becomes text. */
 function locateAll(value: unknown, folder: string): unknown {
   if (typeof value === "string") return locate(value, folder);
   if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
-  if (typeof value !== "object" || value === null || value instanceof Date) return value;
+  if (value instanceof Date) return value.toISOString();
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
+  if (typeof value !== "object" || value === null) return value;
   const all = Object.entries(value);
   return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
 }

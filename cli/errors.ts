@@ -20,6 +20,17 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** The exit status of `work`: its own, or that of the UserError that it throws, which is said. */
+export async function statusOf(work: () => Promise<number>): Promise<number> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    console.error(`tegula: ${error.message}`);
+    return error.status;
+  }
+}
+
 /** One clear sentence for the operator, and the exit status that goes with it. */
 export class UserError extends Error {
   override readonly name = "UserError";

@@ -2,7 +2,7 @@
  * The command line: which command, and what becomes of its errors.
  */
 
-import { Exit, UserError } from "./errors.ts";
+import { Exit, statusOf, UserError } from "./errors.ts";
 import { say } from "./output.ts";
 import { VERSION } from "./self.ts";
 
@@ -44,27 +44,24 @@ function help(): string {
 }
 
 /** Runs the command that `args` name and returns the exit status. */
-export async function main(args: string[]): Promise<number> {
-  const [name, ...rest] = args;
-  try {
-    if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      say(help());
-      return name === undefined ? Exit.usage : Exit.ok;
-    }
-    if (name === "--version" || name === "-V") {
-      say(`tegula ${VERSION}`);
-      return Exit.ok;
-    }
-    if (!Object.hasOwn(COMMANDS, name)) {
-      const known = Object.keys(COMMANDS).join(", ");
-      throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
-    }
-    const [, load] = COMMANDS[name];
-    const { default: command } = await load();
-    return await command(rest);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    console.error(`tegula: ${error.message}`);
-    return error.status;
+export function main(args: string[]): Promise<number> {
+  return statusOf(() => run(args));
+}
+
+async function run([name, ...rest]: string[]): Promise<number> {
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    say(help());
+    return name === undefined ? Exit.usage : Exit.ok;
   }
+  if (name === "--version" || name === "-V") {
+    say(`tegula ${VERSION}`);
+    return Exit.ok;
+  }
+  if (!Object.hasOwn(COMMANDS, name)) {
+    const known = Object.keys(COMMANDS).join(", ");
+    throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
+  }
+  const [, load] = COMMANDS[name];
+  const { default: command } = await load();
+  return await command(rest);
 }

@@ -1,7 +1,8 @@
 /**
  * What main may do, by Deno's permissions. Those that were granted for everything can only be given
- * up for everything, so `tegula run` becomes itself once more (execve, same process) with lists that
- * name just what it needs; after boot it gives up what only booting needed, and is left with what a
+ * up for everything, so `tegula run`, when it has read and checked what it is told, becomes
+ * `narrowed.ts` (execve, same process) with lists that name just what it needs, and without the
+ * modules that reading took; after boot it gives up what only booting needed, and is left with what a
  * restart of a tile takes: the tiles' modules and their libraries.
  */
 
@@ -12,9 +13,13 @@ import {
   type Grants,
   LIBRARIES,
   type Permissions,
+  placeGrants,
   TILE_FOLDERS,
+  together,
 } from "../tiles/runtime/permissions.ts";
+import { startGrants } from "../tiles/runtime/wiring.ts";
 import { Exit, UserError } from "./errors.ts";
+import type { Run } from "./serve.ts";
 
 /** Tiles that can be restarted in place (`appliance.ts`). */
 const RESTARTABLE = ["netlink", "app", "status"] as const;
@@ -27,15 +32,25 @@ const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
  */
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
+/** Where the narrowed process finds what it is to serve: unlike its command line, nobody else sees it. */
+const TOLD = "TEGULA_RUN";
 /** What the program itself reads of the environment. */
-const BOOT_ENVIRONMENT = ["TEGULA_EXECUTABLE", "NOTIFY_SOCKET"];
+const BOOT_ENVIRONMENT = [TOLD, "NOTIFY_SOCKET"];
 
 /** What a run needs besides the program itself. */
 export interface Needs {
   /** What tiles are granted that can be restarted: the users' own apps, where the status tile listens. */
   readonly grants: Grants;
-  /** Files that the command line names, and that apps inside net tiles read as they start. */
+  /** Files that apps inside net tiles read as they start. */
   readonly files: readonly string[];
+}
+
+/** What serving `run` needs. */
+export function needsOf({ apps, places }: Pick<Run, "apps" | "places">): Needs {
+  return {
+    grants: together([startGrants(apps.filter(({ inline }) => !inline)), placeGrants(places)]),
+    files: startGrants(apps.filter(({ inline }) => inline)).read,
+  };
 }
 
 /** What main keeps for as long as it runs. */
@@ -57,7 +72,7 @@ export function bootOnly(needs: Needs): Pick<Permissions, "read" | "ffi" | "env"
   const others = (all: readonly string[], known: readonly string[]) =>
     all.filter((each) => !known.includes(each));
   return {
-    read: others([`${ROOT}cli`, `${ROOT}deno.json`, `${ROOT}main.ts`, ...needs.files], read),
+    read: others(needs.files, read),
     ffi: others(BOOT_LIBRARIES.map((name) => libraryPath(name)), ffi),
     env: others(BOOT_ENVIRONMENT, env),
   };
@@ -87,20 +102,12 @@ function flag(name: keyof Permissions, all: readonly string[]): string[] {
   return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
 }
 
-/** Whether this process is the one that has been narrowed, which may start no other. */
-export function isNarrow(): boolean {
-  return Deno.permissions.querySync({ name: "run" }).state !== "granted";
-}
-
 /**
- * Starts the program anew in this process, with `args` and the narrow permissions. Does not return;
- * throws UserError when the system refuses.
+ * Becomes the process that serves `run`, with the narrow permissions. `args` are for whoever lists
+ * processes. Does not return; throws UserError when the system refuses.
  */
-export function becomeNarrow(
-  host: Host,
-  args: readonly string[],
-  needs: Needs,
-): never {
+export function becomeNarrow(host: Host, run: Run, args: readonly string[]): never {
+  Deno.env.set(TOLD, JSON.stringify(run));
   // An appliance talks to nobody of its own accord.
   Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
   const failed = host.exec([
@@ -110,11 +117,16 @@ export function becomeNarrow(
     "--cached-only",
     "--unstable-worker-options",
     V8_FLAGS,
-    ...flags(needs),
-    `${ROOT}main.ts`,
+    ...flags(needsOf(run)),
+    `${ROOT}cli/narrowed.ts`,
     ...args,
   ]);
   throw new UserError(`cannot start ${Deno.execPath()}: ${describeErrno(failed)}`, Exit.failure);
+}
+
+/** What the narrowed process is to serve. */
+export function told(): Run {
+  return JSON.parse(Deno.env.get(TOLD) ?? "");
 }
 
 /** Gives up what only booting needed. After this main can restart tiles and do nothing else. */

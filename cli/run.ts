@@ -2,13 +2,11 @@
  * `tegula run`: answers UDP on interfaces of this host until it is told to stop.
  */
 
-import { placeGrants, together } from "../tiles/runtime/permissions.ts";
-import { startGrants } from "../tiles/runtime/wiring.ts";
 import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, readConfig } from "./config.ts";
-import { NO_CONTROL, placeControl } from "./control_place.ts";
+import { placeControl } from "./control_place.ts";
 import { openLibraries } from "./libraries.ts";
-import { becomeNarrow, isNarrow, type Needs, settle } from "./narrow.ts";
+import { becomeNarrow } from "./narrow.ts";
 import { command, type Given } from "./options.ts";
 import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
 import { log, serve } from "./serve.ts";
@@ -49,23 +47,11 @@ async function start(
   const apps = planApps(config);
   const libraries = openLibraries();
   const control = await placeControl(config.control, config.interfaces);
-  const places = { control, metrics: config.metrics ?? null };
-  const needs: Needs = {
-    grants: together([startGrants(apps.filter(({ inline }) => !inline)), placeGrants(places)]),
-    files: [
-      ...values.config === undefined ? [] : [Deno.realPathSync(values.config)],
-      ...startGrants(apps.filter(({ inline }) => inline)).read,
-    ],
-  };
-  if (!isNarrow()) {
-    checkPrivileges(libraries.host, config);
-    checkInterfaces(libraries.host, config.interfaces);
-    checkPorts(config, { libraries, log });
-    // What deno compile packs has its permissions baked in and cannot be started with fewer.
-    if (!Deno.build.standalone) {
-      const settled = ["--control", control ?? NO_CONTROL];
-      becomeNarrow(libraries.host, ["run", ...args, ...settled], needs);
-    }
-  }
-  return await serve(config, { apps, libraries, places, settle: () => settle(needs) });
+  const run = { config, apps, places: { control, metrics: config.metrics ?? null } };
+  checkPrivileges(libraries.host, config);
+  checkInterfaces(libraries.host, config.interfaces);
+  checkPorts(config, { libraries, log });
+  // What deno compile packs has its permissions baked in and cannot be started with fewer.
+  if (Deno.build.standalone) return await serve(run, libraries);
+  becomeNarrow(libraries.host, run, ["run", ...args]);
 }

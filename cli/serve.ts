@@ -1,6 +1,5 @@
 /**
- * What `tegula run` does once it knows what is wanted: checks what can be checked beforehand, takes
- * ports and interfaces, boots the appliance, and stays until a signal ends it. Every failure on the
+ * What `tegula run` does once it knows what is wanted: takes ports and interfaces, boots the appliance, and stays until a signal ends it. Every failure on the
  * way ends with one sentence and leaves nothing behind.
  */
 
@@ -14,19 +13,20 @@ import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
+import { needsOf, settle } from "./narrow.ts";
 import * as preflight from "./preflight.ts";
 import { RingWatch } from "./watch.ts";
 
-/** Boots, serves, stops. `settle` is called once everything runs. Returns the exit status. */
-export async function serve(
-  config: RunConfig,
-  { apps, places, libraries, settle }: {
-    apps: readonly AppPlan[];
-    places: StatusPlaces;
-    libraries: MainLibraries;
-    settle: () => void;
-  },
-): Promise<number> {
+/** What is to be served, read and checked. Plain data: it stays what it is as JSON. */
+export interface Run {
+  readonly config: RunConfig;
+  readonly apps: readonly AppPlan[];
+  readonly places: StatusPlaces;
+}
+
+/** Boots, gives up what booting needed, serves, stops. Returns the exit status. */
+export async function serve(run: Run, libraries: MainLibraries): Promise<number> {
+  const { config, apps, places } = run;
   const sockets = preflight.takePorts(config, { libraries });
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
@@ -63,7 +63,7 @@ export async function serve(
   try {
     const booted = boot(appliance, { config, places, libraries, attachments, partial });
     await Promise.race([booted, ending.promise]);
-    settle();
+    settle(needsOf(run));
     return await ending.promise;
   } finally {
     await appliance.stop();

@@ -61,6 +61,7 @@ Deno.test("an app has no options and no grants but those of the configuration", 
     [apps.mine.options]
     zone = "./zones/a"
     deep = { list = ["../b", "c"], number = 5 }
+    unlike_json = [1979-05-27, inf]
   `);
   assert.equal(mine.name, "mine");
   assert.match(mine.module, /^file:.*\/mine\.ts$/);
@@ -74,11 +75,13 @@ Deno.test("an app has no options and no grants but those of the configuration", 
   assert.deepEqual(mine.options, {
     zone: join(folder, "zones/a"),
     deep: { list: [join(folder, "../b"), "c"], number: 5 },
+    unlike_json: ["1979-05-27", "Infinity"],
   });
   assert.deepEqual(mine.sendTo, [
     { address: 0xc6120002 | 0, mask: -1 },
     { address: 0xc6336400 | 0, mask: 0xffffff00 | 0 },
   ]);
+  assert.deepEqual(JSON.parse(JSON.stringify(mine)), mine);
 });
 
 Deno.test("of the apps that ship ntp has the clock, and none has more", () => {

@@ -158,7 +158,7 @@ export interface AppContext {
   readonly name: string;
   /** The ports that this app answers on. */
   readonly ports: readonly number[];
-  /** What the configuration says under `[apps.NAME.options]`. */
+  /** What the configuration says under `[apps.NAME.options]`: what JSON can say; dates are texts. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Only for apps that were granted it. */
   readonly clock?: Clock;
