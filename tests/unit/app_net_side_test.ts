@@ -79,7 +79,11 @@ Deno.test("an answer goes back to where the request came from, with the payload 
 
 Deno.test("payloads on their way are never overwritten, whatever sizes come and go", () => {
   const steps = fc.array(
-    fc.record({ size: fc.integer({ min: 0, max: 300 }), read: fc.integer({ min: 0, max: 3 }) }),
+    fc.record({
+      size: fc.integer({ min: 0, max: 300 }),
+      read: fc.integer({ min: 0, max: 3 }),
+      skip: fc.integer({ min: 0, max: 20 }),
+    }),
     { maxLength: 200, size: "max" },
   );
   fc.assert(fc.property(steps, (all) => {
@@ -89,12 +93,14 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
     side.requests.next();
     const expected: { offset: number; size: number; mark: number }[] = [];
     let mark = 0;
-    for (const { size, read } of all) {
+    for (const { size: reserved, read, skip } of all) {
       side.answers.refresh();
-      const at = side.answers.reserve(size);
-      if (at >= 0) {
+      const room = side.answers.reserve(reserved);
+      if (room >= 0) {
         mark = (mark + 1) & 0xff;
-        side.answers.bytes.fill(mark, at, at + size);
+        side.answers.bytes.fill(mark, room, room + reserved);
+        const at = room + Math.min(skip, reserved);
+        const size = room + reserved - at;
         side.answers.reply(at, size);
         side.finish();
         expected.push({ offset: at, size, mark });

@@ -5,6 +5,7 @@ import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { NetSide } from "../../tiles/app/net_side.ts";
 import { makeService } from "../../tiles/app/service.ts";
+import { TileReader } from "../../tiles/runtime/tile_region.ts";
 import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./net_room.ts";
 
 export const PEER = REQUEST.source;
@@ -12,16 +13,20 @@ export const PEER = REQUEST.source;
 export const PLACES = ["inline", "own tile"] as const;
 type Options = ConstructorParameters<typeof Room>[0];
 
-/** A host whose app does `receive`, and what lets it and the net tile run until both are done. */
+/**
+ * A host whose app does `receive`, what lets it and the net tile run until both are done, and the
+ * app's counters.
+ */
 export async function serve(
   place: typeof PLACES[number],
   receive: App["receive"],
   options: Options = {},
-): Promise<{ room: Room; run(): void }> {
+): Promise<{ room: Room; run(): void; counters: Float64Array }> {
   if (place === "inline") {
     const room = await Room.inline(receive, options);
     known(room);
-    return { room, run: () => room.turn() };
+    const { counters } = new TileReader(room.setup.inline![0].region);
+    return { room, run: () => room.turn(), counters };
   }
   const room = new Room({ ports: [[7]], ...options });
   known(room);
@@ -41,7 +46,7 @@ export async function serve(
       room.turn();
     }
   };
-  return { room, run };
+  return { room, run, counters };
 }
 
 /** Peers on each way are known to the host. */

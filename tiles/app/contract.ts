@@ -80,12 +80,16 @@ export interface Answers {
   /**
    * Room for `size` bytes in a row: its offset in `bytes`, a multiple of four, or -1 when there is
    * none now. It is the app's until it is sent by `reply` or `send`, once; reserving again before that
-   * takes it back.
+   * takes it back. Nothing clears it: what the app sends of it without having written it is whatever
+   * was there before.
    */
   reserve(size: number): number;
   /** Copies the payload of the datagram at hand to `offset` in `bytes`. */
   copy(offset: number): void;
-  /** Sends `size` bytes at `offset` back to the datagram's sender, from where it was sent to. */
+  /**
+   * Sends `size` bytes at `offset` back to the datagram's sender, from where it was sent to. Throws
+   * RangeError, as `send` does, when not all of them were reserved.
+   */
   reply(offset: number, size: number): void;
   /**
    * Sends the payload of the datagram at hand back to its sender as it came, which where it can be

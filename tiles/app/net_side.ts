@@ -16,6 +16,7 @@ import {
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Answers, Destination } from "./contract.ts";
+import { checkWithin } from "./misuse.ts";
 import { Requests } from "./requests.ts";
 
 // Own constants, as in requests.ts.
@@ -56,6 +57,9 @@ class Replies implements Answers {
   /** Where the link stood when this side joined: what is older was sent by who ran here before. */
   readonly #joined: number;
   #head = 0;
+  /** Where what was reserved and is not sent yet begins, and its bytes; -1: nothing is. */
+  #at = 0;
+  #room = -1;
   /** Which request was sent back last: its frame leaves, and cannot do that twice. */
   #reflected = -1;
 
@@ -87,6 +91,7 @@ class Replies implements Answers {
   }
 
   reserve(size: number): number {
+    this.#room = -1;
     const capacity = this.#mask + 1;
     const outstanding = this.#link.depth - this.#link.free;
     // With nothing on its way the ring begins at its start again, which keeps it in the cache.
@@ -100,11 +105,12 @@ class Replies implements Answers {
     // Where the payloads of a predecessor stand is not known: they have to be read first.
     const foreign = outstanding > ((this.#link.pushed - this.#joined) >>> 0);
     if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
-      this.#counters[COUNT.answer_no_room]++;
-      return -1;
+      return this.#noRoom();
     }
     this.#head = at;
-    return at & this.#mask;
+    this.#at = at & this.#mask;
+    this.#room = size | 0;
+    return this.#at;
   }
 
   copy(offset: number): void {
@@ -124,11 +130,12 @@ class Replies implements Answers {
   }
 
   reflect(): void {
+    this.#room = -1;
     const { place, size } = this.#requests;
     if (place !== this.#reflected) {
       this.#reflected = place;
-      const slot = this.#slot();
-      if (slot >= 0) this.#push(slot, place, REFLECTED, 0);
+      if (this.#link.free === 0) this.#noRoom();
+      else this.#push(this.#link.slot(), place, REFLECTED, 0);
       return;
     }
     const at = this.reserve(size);
@@ -139,34 +146,46 @@ class Replies implements Answers {
 
   reply(offset: number, size: number): void {
     const { words } = this.#link;
-    const slot = this.#slot();
+    const slot = this.#slot(offset, size);
     if (slot < 0) return;
     const { ports } = this.#requests;
     words[slot + Descriptor.source] = this.#requests.destinationAddress;
     words[slot + Descriptor.destination] = this.#requests.sourceAddress;
     words[slot + Descriptor.ports] = (ports << 16) | (ports >>> 16);
-    this.#push(slot, offset, size);
+    this.#push(slot, offset, size, offset - this.#at + size);
   }
 
   send(destination: Destination, offset: number, size: number): void {
     const { words } = this.#link;
-    const slot = this.#slot();
+    const slot = this.#slot(offset, size);
     if (slot < 0) return;
     words[slot + Descriptor.source] = destination.sourceAddress ?? 0;
     words[slot + Descriptor.destination] = destination.address;
     words[slot + Descriptor.ports] = (destination.sourcePort << 16) | destination.port;
-    this.#push(slot, offset, size);
+    this.#push(slot, offset, size, offset - this.#at + size);
   }
 
-  /** The next free descriptor, or -1 where there is none: what stands there is still on its way. */
-  #slot(): number {
-    if (this.#link.free > 0) return this.#link.slot();
+  /**
+   * The next free descriptor, for `size` bytes at `offset`: what was reserved is sent with it. -1 where
+   * nothing is reserved. Throws RangeError when they are not within what is.
+   */
+  #slot(offset: number, size: number): number {
+    const room = this.#room;
+    if (room < 0) return this.#noRoom();
+    if (offset !== this.#at || !(size >= 0 && size <= room)) {
+      checkWithin(offset, size, { at: this.#at, room });
+    }
+    this.#room = -1;
+    return this.#link.slot();
+  }
+
+  #noRoom(): number {
     this.#counters[COUNT.answer_no_room]++;
     return -1;
   }
 
   /** Takes the descriptor at `slot` into the burst, and `taken` bytes of the ring. */
-  #push(slot: number, offset: number, size: number, taken = size): void {
+  #push(slot: number, offset: number, size: number, taken: number): void {
     const { words } = this.#link;
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;

@@ -14,6 +14,7 @@
  */
 
 import type { Answers, Destination } from "../app/contract.ts";
+import { checkWithin } from "../app/misuse.ts";
 import { APP } from "../runtime/counters.ts";
 import * as arrival from "./arrivals.ts";
 import type { ArrivedRequests } from "./arrived_requests.ts";
@@ -56,6 +57,12 @@ export class FrameAnswers implements Answers {
    */
   #frame = -1;
   #owner = -1;
+  /**
+   * Where its room begins, and how many bytes were asked for. What stands behind them is what others
+   * sent and were sent, so no more than that leaves.
+   */
+  #at = 0;
+  #size = 0;
   /** What the row of it begins with as its entry, see `Transmitter.sendFrames`. */
   #entry = SLOW;
   #count = 0;
@@ -81,6 +88,8 @@ export class FrameAnswers implements Answers {
     this.#frame = at - PAYLOAD_AT;
     this.#owner = this.#requests.row;
     this.#entry = SLOW;
+    this.#at = at;
+    this.#size = size | 0;
     return at;
   }
 
@@ -99,9 +108,13 @@ export class FrameAnswers implements Answers {
     this.#entry = isLarge ? NO_FRAME : SLOW;
     if (size > LARGEST_PAYLOAD) this.#frame = -1;
     else this.#frame = isLarge ? umem.takeLarge() : this.#takeFrame();
-    if (this.#frame >= 0) return this.#frame + (isLarge ? 0 : PAYLOAD_AT);
-    this.#counters[COUNT.answer_no_room]++;
-    return -1;
+    if (this.#frame < 0) {
+      this.#counters[COUNT.answer_no_room]++;
+      return -1;
+    }
+    this.#at = this.#frame + (isLarge ? 0 : PAYLOAD_AT);
+    this.#size = size | 0;
+    return this.#at;
   }
 
   /**
@@ -153,6 +166,8 @@ export class FrameAnswers implements Answers {
       this.#frame = isFramed ? offset - PAYLOAD_AT : offset;
       this.#owner = requests.row;
       this.#entry = isFramed ? SLOW : NO_FRAME;
+      this.#at = offset;
+      this.#size = size;
       this.reply(offset, size);
       return;
     }
@@ -215,9 +230,8 @@ export class FrameAnswers implements Answers {
       this.#counters[COUNT.answer_no_room]++;
       return;
     }
-    if (offset !== this.#frame + PAYLOAD_AT && this.#entry !== NO_FRAME) {
-      this.#move(offset, size);
-      offset = this.#frame + PAYLOAD_AT;
+    if (offset !== this.#at || !(size >= 0 && size <= this.#size)) {
+      offset = this.#settle(offset, size);
     }
     if (this.#reflections > 0) this.#turnBack();
     this.#add(offset, size, source, destination, ports, this.#frame, this.#entry);
@@ -248,10 +262,15 @@ export class FrameAnswers implements Answers {
     this.#count++;
   }
 
-  /** Moves an answer that does not begin where its room does to where it must be in its frame. */
-  #move(offset: number, size: number): void {
-    if (!(size >= 0 && size <= this.#umem.frameBytes - PAYLOAD_AT)) return;
-    this.bytes.copyWithin(this.#frame + PAYLOAD_AT, offset, offset + size);
+  /**
+   * Moves an answer that does not begin where its room does to where it must be in its frame, and
+   * returns where it is. Throws RangeError when it is not within its room.
+   */
+  #settle(offset: number, size: number): number {
+    checkWithin(offset, size, { at: this.#at, room: this.#size });
+    if (this.#entry === NO_FRAME) return offset;
+    this.bytes.copyWithin(this.#at, offset, offset + size);
+    return this.#at;
   }
 
   /** Sends what is in rows. */
