@@ -3,6 +3,26 @@
  * in the same words wherever it runs, and thrown, so that it is counted and logged as its error.
  */
 
+/** A handler that gave a promise, as an `async` function does without being one by its type. */
+export class PromiseError extends TypeError {
+  readonly #handler: string;
+
+  /** What `handler` gave is not waited for. */
+  constructor(handler: string, promise: Promise<unknown>) {
+    super(
+      `its ${handler}() gave a promise: it must not be async, for a promise never settles there`,
+    );
+    // Where one settles nevertheless, as in a test or at the end, nobody wants to know how.
+    promise.catch(() => {});
+    this.#handler = handler;
+  }
+
+  /** Whether `thrown` is such an error; unlike `instanceof` it calls nothing of an app's. */
+  static is(thrown: unknown): thrown is PromiseError {
+    return typeof thrown === "object" && thrown !== null && #handler in thrown;
+  }
+}
+
 /** Throws RangeError unless `size` bytes at `offset` lie within the `room` bytes reserved at `at`. */
 export function checkWithin(
   offset: number,

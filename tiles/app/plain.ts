@@ -4,6 +4,7 @@
 
 import { formatAddress } from "../netlink/addresses.ts";
 import type { App, AppContext, Datagrams, PlainApp, Request } from "./contract.ts";
+import { PromiseError } from "./misuse.ts";
 
 const ENCODER = new TextEncoder();
 
@@ -27,12 +28,12 @@ export function fromPlain(app: PlainApp, context: AppContext): App {
   };
 }
 
-/** Throws TypeError where TypeScript's types were not kept, as by an `async` function. */
+/** Throws TypeError where TypeScript's types were not kept. */
 function toBytes(said: unknown): Uint8Array {
   if (typeof said === "string") return ENCODER.encode(said);
   if (said instanceof Uint8Array) return said;
-  const what = said instanceof Promise ? "a promise: it must not be async" : typeof said;
-  throw new TypeError(`answer() gave ${what}; it is to give bytes, a string or nothing`);
+  if (said instanceof Promise) throw new PromiseError("answer", said);
+  throw new TypeError(`answer() gave ${typeof said}; it is to give bytes, a string or nothing`);
 }
 
 function toRequest(requests: Datagrams): Request {

@@ -8,6 +8,7 @@ import { APP } from "../runtime/counters.ts";
 import { AppError, readThrown, sentenceOf } from "../runtime/thrown.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
 import { MetricsWriter } from "./metrics.ts";
+import { PromiseError } from "./misuse.ts";
 import { fromPlain } from "./plain.ts";
 
 /** Kinds of error that are logged; what comes after that is only counted. */
@@ -136,7 +137,7 @@ export class Service {
       try {
         const said: unknown = this.#app.receive(requests, out);
         if (!(said instanceof Promise)) return;
-        throw new TypeError("receive() gave a promise, which never settles: it must not be async");
+        throw new PromiseError("receive", said);
       } catch (error) {
         this.#failed(error);
       }
@@ -155,23 +156,29 @@ export class Service {
     if (this.#tickMillis < 0 || nowMillis < this.#nextTick) return false;
     this.#nextTick = Math.max(this.#nextTick + this.#tickMillis, nowMillis);
     try {
-      this.#app.tick?.(out);
+      const said: unknown = this.#app.tick?.(out);
+      if (said instanceof Promise) throw new PromiseError("tick", said);
     } catch (error) {
       this.#failed(error);
     }
     return true;
   }
 
+  #say(kind: string, line: string): void {
+    if (this.#seen.has(kind)) return;
+    this.#seen.add(kind);
+    this.#parts.log(line);
+  }
+
   /** Counts an error of the app, and logs it the first time that it comes from this place. */
   #failed(error: unknown): void {
     this.#parts.counters[APP.index.errors]++;
     if (this.#seen.size >= MOST_KINDS) return;
+    if (PromiseError.is(error)) return this.#say(error.message, error.message);
     const { name, message, stack } = readThrown(error);
     // What makes an error the same as another: its class and where it was thrown, not its words.
     const place = stack.split("\n").find((line) => line.startsWith("    at "));
     const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
-    if (this.#seen.has(kind)) return;
-    this.#seen.add(kind);
-    this.#parts.log(`the app threw, which cost a datagram; said once: ${stack}`);
+    this.#say(kind, `the app threw, which cost a datagram; said once: ${stack}`);
   }
 }
