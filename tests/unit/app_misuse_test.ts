@@ -83,4 +83,42 @@ for (const place of PLACES) {
     assert.deepEqual(room.sent(ETH0), [ANSWER]);
     assert.equal(counters[answer_no_room], 1);
   });
+
+  for (const way of ["reply", "reflect"] as const) {
+    Deno.test(`${place}: ${way}() without a datagram at hand is the app's error and sends nothing`, async () => {
+      let kept: Answers | null = null;
+      const answer = (out: Answers) => {
+        if (way === "reflect") out.reflect();
+        else out.reply(out.reserve(4), 4);
+      };
+      const { room, run, tick, counters } = await serve(place, {
+        receive(requests, out) {
+          kept = out;
+          const { offset, size, sourceAddress, destinationPort } = requests;
+          // Nothing of the burst before is to be seen.
+          assert.deepEqual([offset, size, sourceAddress, destinationPort], [0, 0, 0, 0]);
+          assert.throws(() => answer(out), {
+            name: "TypeError",
+            message: `${way}() is about the datagram at hand, and there is none: ` +
+              "next() goes to one, in receive()",
+          });
+          while (requests.next()) out.reflect();
+        },
+        tick: answer,
+      });
+      const free = room.freeFrames();
+      for (let burst = 0; burst < 3; burst++) {
+        for (let i = 0; i < 2; i++) room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
+        run();
+        assert.deepEqual(room.sent(ETH0), [ANSWER, ANSWER]);
+        run();
+        assert.equal(room.freeFrames(), free);
+      }
+      assert.equal(counters[errors], 0);
+      assert.throws(() => answer(kept!));
+      tick();
+      assert.equal(counters[errors], 1);
+      assert.deepEqual(room.sent(ETH0), []);
+    });
+  }
 }

@@ -13,20 +13,28 @@ export const PEER = REQUEST.source;
 export const PLACES = ["inline", "own tile"] as const;
 type Options = ConstructorParameters<typeof Room>[0];
 
-/**
- * A host whose app does `receive`, what lets it and the net tile run until both are done, and the
- * app's counters.
- */
+/** A host with an app. */
+interface Served {
+  readonly room: Room;
+  /** The app's. */
+  readonly counters: Float64Array;
+  /** Lets it and the net tile run until both are done. */
+  run(): void;
+  /** Lets its next tick be due. */
+  tick(): void;
+}
+
+/** A host whose app is `app`, or does that with what it receives. */
 export async function serve(
   place: typeof PLACES[number],
-  receive: App["receive"],
+  app: App | App["receive"],
   options: Options = {},
-): Promise<{ room: Room; run(): void; counters: Float64Array }> {
+): Promise<Served> {
   if (place === "inline") {
-    const room = await Room.inline(receive, options);
+    const room = await Room.inline(app, options);
     known(room);
     const { counters } = new TileReader(room.setup.inline![0].region);
-    return { room, run: () => room.turn(), counters };
+    return { room, counters, run: () => room.turn(), tick: () => room.pass(1e6) };
   }
   const room = new Room({ ports: [[7]], ...options });
   known(room);
@@ -34,7 +42,9 @@ export async function serve(
   const counters = new Float64Array(16);
   const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
   const side = new NetSide(join, { counters, wake() {} });
-  const service = await makeService({ default: () => ({ receive }) }, {
+  const service = await makeService({
+    default: () => typeof app === "function" ? { receive: app } : app,
+  }, {
     ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
     metrics: heapView(METRICS_BYTES),
   }, { counters, log() {} });
@@ -46,7 +56,12 @@ export async function serve(
       room.turn();
     }
   };
-  return { room, run, counters };
+  const tick = () => {
+    service.clock(Infinity, side.answers);
+    side.finish();
+    room.turn();
+  };
+  return { room, counters, run, tick };
 }
 
 /** Peers on each way are known to the host. */

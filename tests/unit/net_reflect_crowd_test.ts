@@ -73,21 +73,6 @@ for (const place of PLACES) {
   });
 }
 
-Deno.test("inline: what is sent back before there is a request at hand costs no other", async () => {
-  const { room, run } = await serve("inline", (requests, out) => {
-    out.reflect();
-    while (requests.next()) out.reflect();
-  });
-  const free = room.freeFrames();
-  for (let i = 0; i < 3; i++) {
-    room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
-    run();
-    assert.deepEqual(room.sent(ETH0), [ANSWER]);
-    run();
-    assert.equal(room.freeFrames(), free);
-  }
-});
-
 /** Addresses whose entries in the header cache have their place where that of `address` has it. */
 function sharers(address: number, source: number): number[] {
   const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES));

@@ -73,7 +73,10 @@ export interface Destination {
   readonly sourceAddress?: number;
 }
 
-/** Where answers are written. What does not fit is dropped and counted, it never blocks. */
+/**
+ * Where answers are written. What does not fit is dropped and counted, it never blocks. `reply` and
+ * `reflect` throw TypeError where there is no datagram at hand: before `next`, and in `tick`.
+ */
 export interface Answers {
   /** The memory to write payloads into, at offsets that `reserve` gave. */
   readonly bytes: Uint8Array;

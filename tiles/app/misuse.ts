@@ -34,3 +34,10 @@ export function checkWithin(
     `an answer of ${size} bytes at ${offset} is not within what was reserved: ${room} at ${at}`,
   );
 }
+
+/** What `call` throws before `next` has gone to a datagram, and where there is none. */
+export function noDatagram(call: "reply" | "reflect"): TypeError {
+  return new TypeError(
+    `${call}() is about the datagram at hand, and there is none: next() goes to one, in receive()`,
+  );
+}

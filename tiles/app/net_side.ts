@@ -16,7 +16,7 @@ import {
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Answers, Destination } from "./contract.ts";
-import { checkWithin } from "./misuse.ts";
+import { checkWithin, noDatagram } from "./misuse.ts";
 import { Requests } from "./requests.ts";
 
 // Own constants, as in requests.ts.
@@ -130,6 +130,7 @@ class Replies implements Answers {
   }
 
   reflect(): void {
+    if (!this.#requests.isAtOne) throw noDatagram("reflect");
     this.#room = -1;
     const { place, size } = this.#requests;
     if (place !== this.#reflected) {
@@ -145,6 +146,7 @@ class Replies implements Answers {
   }
 
   reply(offset: number, size: number): void {
+    if (!this.#requests.isAtOne) throw noDatagram("reply");
     const { words } = this.#link;
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
@@ -248,6 +250,7 @@ export class NetSide {
     const published = this.#producer.publish();
     if (this.#taken > 0) this.#consumer.release(this.#taken);
     this.#taken = 0;
+    this.requests.end();
     if (published) this.#waker.published();
   }
 }

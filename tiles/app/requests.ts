@@ -9,7 +9,7 @@ import * as link from "../runtime/link.ts";
 import type { Datagrams } from "./contract.ts";
 
 // Constants of its own module V8 folds into the code; imported ones it loads and checks at each use.
-const { Descriptor, DESCRIPTOR_WORDS } = link;
+const { Descriptor, DESCRIPTOR_WORDS, NO_DESCRIPTOR } = link;
 
 /** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
 const LARGEST_PAYLOAD = 65_507;
@@ -23,10 +23,11 @@ export class Requests implements Datagrams {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly words: Uint32Array<SharedArrayBuffer>;
   readonly #descriptors: Uint32Array;
-  /** Word indices: first descriptor of the ring, its end, the one at hand. */
+  /** Word indices: first descriptor of the ring, its end, the one at hand, the one after that. */
   readonly #base: number;
   readonly #end: number;
-  #at = 0;
+  #at = NO_DESCRIPTOR;
+  #following = 0;
   #left = 0;
 
   /** Descriptors stand round and round from word `base` of `descriptors` up to `end`. */
@@ -43,8 +44,20 @@ export class Requests implements Datagrams {
 
   /** Begins a burst of `count` with the descriptor at word `first`. */
   begin(first: number, count: number): void {
-    this.#at = first - DESCRIPTOR_WORDS;
+    this.#at = NO_DESCRIPTOR;
+    this.#following = first;
     this.#left = count;
+  }
+
+  /** Ends the burst: what it was about is not the app's any more. */
+  end(): void {
+    this.#at = NO_DESCRIPTOR;
+    this.#left = 0;
+  }
+
+  /** Whether `next` has gone to a datagram of the burst. */
+  get isAtOne(): boolean {
+    return this.#at !== NO_DESCRIPTOR;
   }
 
   /** Datagrams that `next` has not gone to yet. */
@@ -55,8 +68,9 @@ export class Requests implements Datagrams {
   next(): boolean {
     if (this.#left === 0) return false;
     this.#left--;
-    this.#at += DESCRIPTOR_WORDS;
-    if (this.#at === this.#end) this.#at = this.#base;
+    const at = this.#following;
+    this.#at = at;
+    this.#following = at + DESCRIPTOR_WORDS === this.#end ? this.#base : at + DESCRIPTOR_WORDS;
     return true;
   }
   get offset(): number {

@@ -90,8 +90,7 @@ export class ArrivedRequests implements Datagrams {
 
   /** Whether the datagram at hand is in a frame, or buffer, that is not given away. */
   get isHere(): boolean {
-    const row = this.#row;
-    return row !== NONE && this.#rows[row + Arrival.room] !== SPENT;
+    return this.#rows[this.#row + Arrival.room] !== SPENT;
   }
 
   /** Whether what comes before a payload has room in that frame, too. */

@@ -14,7 +14,7 @@
  */
 
 import type { Answers, Destination } from "../app/contract.ts";
-import { checkWithin } from "../app/misuse.ts";
+import { checkWithin, noDatagram } from "../app/misuse.ts";
 import { APP } from "../runtime/counters.ts";
 import * as arrival from "./arrivals.ts";
 import type { ArrivedRequests } from "./arrived_requests.ts";
@@ -25,7 +25,7 @@ import type { Transmitter } from "./transmit.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival, PARTIAL } = arrival;
+const { Arrival, NONE, PARTIAL } = arrival;
 const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
 const { BURST, NO_FRAME, Row, ROW_SHIFT, SLOW } = burst;
 const COUNT = APP.index;
@@ -160,6 +160,7 @@ export class FrameAnswers implements Answers {
   /** Sends a request back whose headers cannot just be turned round, or whose frame has left. */
   #reflectSlowly(): void {
     const requests = this.#requests;
+    if (requests.row === NONE) throw noDatagram("reflect");
     const { offset, size } = requests;
     if (requests.isHere) {
       const { isFramed } = requests;
@@ -206,6 +207,7 @@ export class FrameAnswers implements Answers {
 
   reply(offset: number, size: number): void {
     const { rows, row } = this.#requests;
+    if (row === NONE) throw noDatagram("reply");
     const ports = rows[row + Arrival.ports];
     this.#send(
       offset,

@@ -58,6 +58,9 @@ const PRODUCED = 0;
 const CONSUMED = 16;
 const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 
+/** Word index, in either region, of what reads as a descriptor of zeros: it lies between both cursors. */
+export const NO_DESCRIPTOR = 8;
+
 /** Size of a link pair. `depth` is a power of two up to 65,536; `payloadBytes` a multiple of 64. */
 export interface LinkShape {
   readonly depth: number;
