@@ -18,7 +18,8 @@ logged and put right. It does this by itself every five minutes.
   --control PATH     the control socket; without it the only one in /run/tegula
   --help             this
 
-Exit status: 0 nothing differed, 1 something did, 2 none runs that could be asked, 3 it may not be asked.`;
+Exit status: 0 nothing differed, 1 something did or it does not answer, 2 none runs that could be asked, 3 it
+may not be asked.`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },

@@ -6,7 +6,7 @@
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { findControl } from "./control_place.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { lineBatches } from "./lines.ts";
+import { lineBatches, within } from "./lines.ts";
 
 /** The options by which a command asks a running appliance. */
 export const LIVE_OPTIONS = {
@@ -19,25 +19,37 @@ export const LIVE_HELP =
   `  --live             ask the tegula that runs, instead of mirroring the kernel's state anew
   --control PATH     by this control socket; without it the only one in /run/tegula`;
 
+/**
+ * How long nothing may come before it is asked beside whether the appliance answers at all, and how
+ * long that may take. An audit, or a capture where nothing comes, may be silent for minutes.
+ */
+const PATIENCE_MILLIS = 5000;
+
 /** A conversation. Answers come in the order of the requests. */
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
   readonly #path: string;
+  readonly #patienceMillis: number;
   /** What has come and was not taken yet. */
   #lines: string[] = [];
 
-  private constructor(connection: Deno.UnixConn, path: string) {
+  private constructor(connection: Deno.UnixConn, path: string, patienceMillis: number) {
     this.#writer = connection.writable.getWriter();
     this.#batches = lineBatches(connection.readable);
     this.#path = path;
+    this.#patienceMillis = patienceMillis;
   }
 
   /** Connects to `path`, or to the only appliance that runs. Throws UserError. */
-  static async connect(asked: string | undefined): Promise<Control> {
+  static async connect(
+    asked: string | undefined,
+    { patienceMillis = PATIENCE_MILLIS } = {},
+  ): Promise<Control> {
     const path = await findControl(asked);
     try {
-      return new Control(await Deno.connect({ transport: "unix", path }), path);
+      const connection = await Deno.connect({ transport: "unix", path });
+      return new Control(connection, path, patienceMillis);
     } catch (error) {
       const [next, status] = error instanceof Deno.errors.PermissionDenied
         ? ["ask as root, its user or its group", Exit.privilege]
@@ -91,12 +103,33 @@ export class Control {
     return this.#writer.write(new TextEncoder().encode(text)).catch(() => {});
   }
 
-  /** Lines that came together. */
+  /** Lines that came together. Throws UserError when none come any more. */
   async #next(): Promise<string[]> {
     if (this.#lines.length > 0) return this.#lines.splice(0);
-    const { value } = await this.#batches.next().catch(() => ({ value: undefined }));
+    const batch = this.#batches.next().catch(() => ({ value: undefined }));
+    while (!await within(batch, this.#patienceMillis)) {
+      if (await isAnswering(this.#path, this.#patienceMillis)) continue;
+      throw new UserError(
+        `the tegula at ${this.#path} does not answer: it hangs or was stopped, as by SIGSTOP; ` +
+          "SIGCONT or a new start mends that",
+        Exit.failure,
+      );
+    }
+    const { value } = await batch;
     if (value) return value;
     throw new UserError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
+  }
+}
+
+/** Whether the appliance at `path` answers within `millis` what it can at once. */
+async function isAnswering(path: string, millis: number): Promise<boolean> {
+  try {
+    using connection = await Deno.connect({ transport: "unix", path });
+    await connection.write(new TextEncoder().encode('{"do":"status"}\n'));
+    // One that is asked by too many hangs up, which is an answer too.
+    return await within(connection.read(new Uint8Array(1)), millis);
+  } catch {
+    return false;
   }
 }
 

@@ -77,10 +77,13 @@ export class Lines {
   }
 }
 
-/** Settles when `promise` does or after `millis`, whichever is first. */
-async function within(promise: Promise<void>, millis: number): Promise<void> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const timeout = new Promise<void>((resolve) => timer = setTimeout(resolve, millis));
-  await Promise.race([promise, timeout]);
-  clearTimeout(timer);
+/** Whether `promise` settles within `millis`. Throws what it rejects with by then. */
+export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
+  const late = Promise.withResolvers<boolean>();
+  const timer = setTimeout(late.resolve, millis, false);
+  try {
+    return await Promise.race([promise.then(() => true), late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -167,6 +167,27 @@ labTest(
   },
 );
 
+labTest("whoever asks one that is stopped is told so before long, and ends with 1", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  const appliance = await Appliance.start(host, [...ECHO, "--control", control]);
+  const capture = host.spawn([...selfCommand(), "capture", "--control", control]);
+  await capture.stderr.find("capturing");
+  appliance.process.kill("SIGSTOP");
+  const asking = ["audit", "show routes", `route get ${CLIENT}`, `explain ${CLIENT}`, "capture"]
+    .map((words) => host.spawn([...selfCommand(), ...words.split(" "), "--control", control]));
+  for (const process of [capture, ...asking]) {
+    const { code } = await process.ended();
+    assert.equal(code, 1);
+    assert.match(
+      process.stderr.all.at(-1)!,
+      /^tegula: the tegula at \S+ does not answer: it hangs/,
+    );
+  }
+  appliance.process.kill("SIGCONT");
+  assert.match(await tegula(host, "audit", "--control", control), /, 0 divergent\n/);
+});
+
 labTest("where it cannot listen is named with its option, status 2 or 5", async (lab) => {
   const { host } = await pair(lab);
   const folder = Deno.makeTempDirSync();
