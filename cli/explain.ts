@@ -4,13 +4,9 @@
 
 import { formatAddress } from "../tiles/netlink/addresses.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
-import {
-  explain as explainFlow,
-  type Explanation,
-  type Flow,
-} from "../tiles/status/explanation.ts";
-import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
+import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit } from "./errors.ts";
+import { explain, type Explanation, type Flow } from "./explanation.ts";
 import { address, command, type Given, wholeNumber } from "./options.ts";
 import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
@@ -26,7 +22,9 @@ why it is dropped and the command that shows the cause. Needs no privileges.
   --sport PORT       the port that it comes from (7), and
   --dport PORT       goes to (50000): with the addresses they choose the hop
   -j, --json         JSON
-${LIVE_HELP}
+  --live             by the interfaces that the running tegula has; without it by all that have
+                     Ethernet headers
+  --control PATH     the same, of the one with this control socket
   --help             this`;
 
 const OPTIONS = {
@@ -46,9 +44,8 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     sourcePort: portOf(values.sport, "sport"),
     destinationPort: portOf(values.dport, "dport"),
   };
-  const { outcome, steps } = values.live || values.control !== undefined
-    ? await askRunning(await Control.connect(values.control), flow)
-    : askMirror(flow);
+  const live = values.live || values.control !== undefined;
+  const { outcome, steps } = ask(flow, live ? await attachedTo(values.control) : null);
   if (values.json) say(JSON.stringify({ outcome, steps }));
   else {
     say(`${formatAddress(flow.destination)}: ${outcome.type}`);
@@ -57,7 +54,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   return Exit.ok;
 }
 
-function askMirror(flow: Flow): Explanation {
+function ask(flow: Flow, attached: readonly string[] | null): Explanation {
   const confirmed = new NeighborMap<number>();
   const { mirror, reader, writer: { rib } } = openMirror({
     neighbors: {
@@ -69,18 +66,13 @@ function askMirror(flow: Flow): Explanation {
   });
   mirror.close();
   const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;
-  return explainFlow({ reader, rib, attached: null, confirmedMillis: age }, flow);
+  return explain({ reader, rib, attached, confirmedMillis: age }, flow);
 }
 
-async function askRunning(control: Control, flow: Flow): Promise<Explanation> {
-  const answer = await control.one({
-    do: "explain",
-    destination: formatAddress(flow.destination),
-    ...(flow.source !== 0 && { source: formatAddress(flow.source) }),
-    sport: flow.sourcePort,
-    dport: flow.destinationPort,
-  });
-  return answer as unknown as Explanation;
+/** The interfaces of the tegula that runs. Throws UserError. */
+async function attachedTo(control: string | undefined): Promise<readonly string[]> {
+  const { interfaces } = await (await Control.connect(control)).one({ do: "status" });
+  return interfaces as string[];
 }
 
 function portOf(text: string, option: string): number {

@@ -5,7 +5,7 @@
 
 import { pollSet } from "../ffi/netlink.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import { interfaceText, neighborText, routeText } from "../tiles/status/entry_text.ts";
+import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 import { Changes, type Topic, TOPICS } from "./changes.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given } from "./options.ts";

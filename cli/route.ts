@@ -8,7 +8,7 @@ import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { DecisionEntries } from "../tiles/status/decision_entry.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
-import { hopText, keywords } from "../tiles/status/entry_text.ts";
+import { hopText, keywords } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
 import { address, command, type Given } from "./options.ts";

@@ -15,7 +15,7 @@ import {
   routeEntry,
 } from "../tiles/netlink/entries.ts";
 import { type Snapshot, takeSnapshot } from "./snapshot.ts";
-import { interfaceText, neighborText, routeText } from "../tiles/status/entry_text.ts";
+import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 
 const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
 

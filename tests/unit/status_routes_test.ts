@@ -11,8 +11,7 @@ import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.t
 import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
 import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
-import { Snapshots } from "../../tiles/netlink/snapshots.ts";
-import type { RoutesPart } from "../../tiles/status/answers.ts";
+import { type RoutesPart, Snapshots } from "../../tiles/netlink/snapshots.ts";
 import { Question, type Told } from "../../tiles/status/question.ts";
 import { anyRoute, makeRoom } from "./netbase_room.ts";
 

@@ -27,10 +27,8 @@ export const Ask = {
   routes: 1,
   /** To compare the mirror with the kernel. */
   audit: 2,
-  /** The routes that cover an address; argument: the address. */
-  covering: 3,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
-  capture: 4,
+  capture: 3,
 } as const;
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */

@@ -3,7 +3,6 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import type { Route } from "../../netbase/route.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask } from "../runtime/control.ts";
 import { countersOf, STATUS } from "../runtime/counters.ts";
@@ -11,9 +10,8 @@ import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
-import { explain } from "./explanation.ts";
 import { type Entry, interfaceEntries, neighborEntries, SYNC_STATES } from "../netlink/entries.ts";
-import type { CoveringHead } from "../netlink/snapshots.ts";
+import type { RoutesPart } from "../netlink/snapshots.ts";
 import type { Question, Told } from "./question.ts";
 
 /** A tile as it is seen from here. */
@@ -37,12 +35,6 @@ export interface AnswerParts {
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
-/** A part of all routes, as the netlink tile gives them; `next` asks for the following one. */
-export interface RoutesPart {
-  readonly next: readonly number[] | null;
-  readonly count: number;
-}
-
 /** One answer: lines that are there, or that are still to come. */
 type Answer = string | AsyncIterable<string>;
 type Request = Readonly<Record<string, unknown>>;
@@ -56,7 +48,6 @@ export class Answers {
     counters: () => line(countersOf(this.#parts.tiles)),
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
-    explain: (request) => this.#explain(request),
     audit: () => this.#audit(),
     capture: (request) => this.#capture(request),
   };
@@ -140,25 +131,6 @@ export class Answers {
     return line(this.#parts.read(() => this.#decisions.entry(to, from)));
   }
 
-  async *#explain({ destination, source, sport, dport }: Request): AsyncGenerator<string> {
-    const { netbase, read, question, interfaces } = this.#parts;
-    const flow = {
-      destination: address(destination),
-      source: source === undefined ? 0 : address(source),
-      sourcePort: port(sport),
-      destinationPort: port(dport),
-    };
-    const { head, lines } = await question.ask<CoveringHead>(Ask.covering, flow.destination);
-    const routes: Route[] = lines.split("\n").slice(0, -1).map((each) => JSON.parse(each));
-    const rib = {
-      routesCovering: () => routes.values(),
-      bestFor: () => head.best,
-      lookupOrder: head.order,
-    };
-    const facts = { reader: netbase, rib, attached: interfaces, confirmedMillis: () => -1 };
-    yield line({ ...read(() => explain(facts, flow)) });
-  }
-
   #capture({ drops = false, app }: Request): Answer {
     const { capturing } = this.#parts;
     if (typeof drops !== "boolean") throw new RequestError('"drops" takes true, false');
@@ -193,11 +165,6 @@ function address(value: unknown): number {
   const parsed = typeof value === "string" ? parseAddress(value) : -1;
   if (parsed >= 0) return parsed;
   throw new RequestError(`no IPv4 address: ${JSON.stringify(value)}`);
-}
-
-function port(value: unknown): number {
-  if (Number.isInteger(value) && Number(value) > 0 && Number(value) < 65_536) return Number(value);
-  throw new RequestError(`no UDP port: ${JSON.stringify(value)}`);
 }
 
 function line(value: Entry): string {

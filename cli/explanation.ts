@@ -3,25 +3,31 @@
  * headers, or the drop. Decided by the very functions that net tiles use, over a mirror.
  */
 
-import { heapView } from "../../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
-import { NextHopFlag } from "../../netbase/layout.ts";
-import { NUD_INCOMPLETE, NUD_VALID } from "../../netbase/neighbors.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
-import type { Rib } from "../../netbase/rib.ts";
-import * as route from "../../netbase/route.ts";
-import { formatAddress, formatPrefix } from "../netlink/addresses.ts";
-import { Devices } from "../net/devices.ts";
-import { dropCounter, Entry as Cached, LINK_BYTES, Outcome, UNRESOLVED } from "../net/entry.ts";
-import { flowHash } from "../net/flow.ts";
-import { HeaderCache } from "../net/header_cache.ts";
-import { Resolver } from "../net/resolve.ts";
-import { Solicits } from "../net/solicits.ts";
-import { NET } from "../runtime/counters.ts";
-import { FRAME_BYTES } from "../runtime/plan.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../runtime/solicit_link.ts";
-import { DecisionEntries } from "./decision_entry.ts";
-import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../netlink/entries.ts";
+import { heapView } from "../ffi/view.ts";
+import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
+import { NextHopFlag } from "../netbase/layout.ts";
+import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import type { NetbaseReader } from "../netbase/netbase.ts";
+import type { Rib } from "../netbase/rib.ts";
+import * as route from "../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
+import { Devices } from "../tiles/net/devices.ts";
+import {
+  dropCounter,
+  Entry as Cached,
+  LINK_BYTES,
+  Outcome,
+  UNRESOLVED,
+} from "../tiles/net/entry.ts";
+import { flowHash } from "../tiles/net/flow.ts";
+import { HeaderCache } from "../tiles/net/header_cache.ts";
+import { Resolver } from "../tiles/net/resolve.ts";
+import { Solicits } from "../tiles/net/solicits.ts";
+import { NET } from "../tiles/runtime/counters.ts";
+import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
+import { DecisionEntries } from "../tiles/status/decision_entry.ts";
+import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/netlink/entries.ts";
 import { neighborText, routeText } from "./entry_text.ts";
 
 /** The datagram asked about; addresses in host order, 0 for a source that is to be chosen. */
@@ -35,7 +41,7 @@ export interface Flow {
 /** What is to be explained, and what is known besides the mirror. */
 export interface Facts {
   readonly reader: NetbaseReader;
-  readonly rib: Pick<Rib, "routesCovering" | "bestFor" | "lookupOrder">;
+  readonly rib: Rib;
   /** Interfaces that net tiles send by; null: all that have Ethernet headers. */
   readonly attached: readonly string[] | null;
   /** Milliseconds since a neighbour was last known to be reachable; -1: not told. */

@@ -3,7 +3,7 @@
  * the same.
  */
 
-import type { Entry } from "../netlink/entries.ts";
+import type { Entry } from "../tiles/netlink/entries.ts";
 
 /** Fields whose text is a keyword and the value. */
 type Keyword = readonly [field: string, keyword: string];
