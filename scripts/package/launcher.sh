@@ -42,6 +42,11 @@ unpack() {
   exec 8<"$cache"
   flock 8
   if ! hold; then
+    # What is not put in place is not left to take up room, however this ends.
+    trap 'rm -rf "$cache/.new"' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     # Opened once: an upgrade may put another file there.
     exec 7<"$self"
     hash=$(tail -c "$archive_bytes" /proc/self/fd/7 | sha256sum)
@@ -56,6 +61,7 @@ unpack() {
     sync -f "$cache/.new"
     mv -T "$cache/.new" "$place" && hold ||
       fail "cannot lock $place; is /proc mounted? TEGULA_CACHE names a folder on another file system"
+    trap - EXIT HUP INT TERM
     for old in "$cache"/*; do
       case "${old##*/}" in
         "$version" | *[!0-9a-f]*) ;;

@@ -74,6 +74,23 @@ Deno.test("dist/tegula says of a cache folder that it is read-only", () => {
   Deno.removeSync(folder);
 });
 
+Deno.test("an unpacking that fails, or is ended, leaves nothing behind", () => {
+  const [folder, tools] = [Deno.makeTempDirSync(), Deno.makeTempDirSync()];
+  const env = { TEGULA_CACHE: folder };
+  assert.equal(run(["mount", "-t", "tmpfs", "-o", "size=10m,mode=700", "none", folder]).code, 0);
+  const { code, stderr } = run([EXECUTABLE, "--version"], { env });
+  assert.match(stderr, /^tegula: cannot unpack .*; is there room\?\n$/);
+  assert.equal(code, 7);
+  assert.deepEqual([...Deno.readDirSync(folder)], []);
+  assert.equal(run(["umount", folder]).code, 0);
+  // What unpacks is ended when all but its name is there.
+  Deno.writeTextFileSync(`${tools}/sync`, "#!/bin/sh\nkill -TERM $PPID\n", { mode: 0o755 });
+  const PATH = `${tools}:${Deno.env.get("PATH")}`;
+  assert.equal(run([EXECUTABLE, "--version"], { env: { ...env, PATH } }).code, 143);
+  assert.deepEqual([...Deno.readDirSync(folder)], []);
+  for (const path of [folder, tools]) Deno.removeSync(path, { recursive: true });
+});
+
 Deno.test("scripts/install says how it is used, and that there is no folder to install below", () => {
   const help = run([`${ROOT}scripts/install`, "--help"]);
   assert.match(help.stdout, /^usage: scripts\/install/);
