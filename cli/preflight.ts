@@ -132,11 +132,19 @@ function portHolder(port: number): string {
     const { stdout } = new Deno.Command("ss", { args: ["-Huanp", `sport = :${port}`] })
       .outputSync();
     const [, name, pid] = /\(\("(.*?)",pid=(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
-    if (pid !== undefined) return `${name} (pid ${pid})`;
+    if (pid !== undefined) return asTegula(pid) ?? `${name} (pid ${pid})`;
   } catch {
     // There is no such program, or it may not be started.
   }
   return "another program";
+}
+
+/** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
+function asTegula(pid: string): string | null {
+  const args = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  const main = args.findIndex((arg) => arg.endsWith("/cli/narrowed.ts"));
+  if (main < 0) return null;
+  return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
 
 /** Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. */

@@ -110,6 +110,16 @@ labTest("a port of another program is named, and AF_XDP serves it alone", async 
   assert.equal((await ask(asker)).text, "hello");
 });
 
+labTest("a port of another tegula is named with its process and command line", async (lab) => {
+  const { host } = await pair(lab);
+  const args = [...ECHO, "--provider", "socket", "--control", "none"];
+  const { process: { pid } } = await Appliance.start(host, args);
+  const { code, said } = await refused(host, run(...args));
+  assert.equal(code, 5);
+  const command = `tegula run ${args.join(" ")}`;
+  assert.ok(said.includes(`port 7 is held by another tegula (pid ${pid}: ${command});`), said);
+});
+
 labTest("another XDP program is named with its id and left in peace, status 6", async (lab) => {
   const { host } = await pair(lab);
   const folder = Deno.makeTempDirSync();
