@@ -11,7 +11,7 @@ import type { AppPlan } from "../tiles/runtime/wiring.ts";
 
 /** What the configuration says of an app. */
 export interface AppConfig extends Pick<AppPlan, "options" | "sendTo"> {
-  /** Path of its module; left out, the name says which. */
+  /** Name of an app that ships, or the path of a module; left out, the app's own name says which. */
   readonly module?: string;
   readonly grants: Grants;
 }
@@ -69,11 +69,16 @@ export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string): 
   const { module, options, send_to: sendTo, read, write, env, net, clock, keep } = parsed;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   return {
-    ...(module !== undefined && { module: resolve(folder, module) }),
+    ...(module !== undefined && { module: isName(module) ? module : resolve(folder, module) }),
     options: locateAll(options, folder) as AppConfig["options"],
     sendTo,
     grants: { read: paths(read), write: paths(write), env, net, clock, keep },
   };
+}
+
+/** Whether a module is named and not the path of a file, which has its folder or its ending. */
+function isName(module: string): boolean {
+  return /^[^./]+$/.test(module);
 }
 
 /** A path that begins with ./ or ../ counts from the file that it stands in. */

@@ -46,6 +46,34 @@ Deno.test("an app inside the net tiles is another one than the same in a tile of
   );
 });
 
+Deno.test("an app that ships can have another name, and so be there twice", async () => {
+  const { apps: [one, clock] } = await load(`
+    listen = ["53=zones", "123=clock"]
+    apps.zones = { module = "dns", options = { zone = "a" } }
+    apps.clock.module = "ntp"
+  `);
+  assert.equal(one.module, new URL("../../tiles/app/dns.ts", import.meta.url).href);
+  assert.deepEqual([one.name, one.options], ["zones", { zone: "a" }]);
+  assert.equal(clock.grants.clock, true, "what it has untold");
+  // What is no name counts from the file, with ./ and without.
+  for (const module of ["./mine.ts", "mine.ts"]) {
+    const { apps: [mine] } = await load(`
+      listen = ["7=mine"]
+      apps.mine.module = "${module}"
+    `);
+    assert.match(mine.module, /^file:.*\/mine\.ts$/);
+  }
+  await assert.rejects(
+    load(`
+      listen = ["7=mine"]
+      apps.mine.module = "ecko"
+    `),
+    {
+      message: /^there is no app 'ecko'; the apps are .*echo.*, or a path such as \.\/my_app\.ts$/,
+    },
+  );
+});
+
 Deno.test("an app has no options and no grants but those of the configuration", async () => {
   const { apps: [plain] } = await load(`listen = ["7=./mine.ts"]`);
   assert.deepEqual([plain.options, plain.sendTo, plain.grants], [{}, [], NO_GRANTS]);
