@@ -8,16 +8,10 @@ import type { Entry } from "../tiles/netlink/entries.ts";
 /** Fields whose text is a keyword and the value. */
 type Keyword = readonly [field: string, keyword: string];
 
-const ROUTE_HEAD: readonly Keyword[] = [["tos", "tos"], ["nhid", "nhid"], ["gateway", "via"], [
-  "dev",
-  "dev",
-]];
-const ROUTE_TAIL: readonly Keyword[] = [
-  ["table", "table"],
-  ["protocol", "proto"],
-  ["scope", "scope"],
-  ["prefsrc", "src"],
-  ["metric", "metric"],
+const ROUTE: readonly Keyword[] = [
+  ...[["tos", "tos"], ["nhid", "nhid"], ["gateway", "via"], ["dev", "dev"]] as const,
+  ...[["table", "table"], ["protocol", "proto"], ["scope", "scope"]] as const,
+  ...[["prefsrc", "src"], ["metric", "metric"]] as const,
 ];
 
 /** As `ip address` prints an interface. */
@@ -51,8 +45,7 @@ export function routeText(entry: Entry): string {
   const words = [
     ...entry.type === undefined ? [] : [entry.type],
     entry.dst,
-    ...keywords(entry, ROUTE_HEAD),
-    ...keywords(entry, ROUTE_TAIL),
+    ...keywords(entry, ROUTE),
     ...entry.flags as string[],
     ...metrics.map(({ mtu }) => `mtu ${mtu}`),
     ...entry.unsupported === true ? ["unsupported"] : [],

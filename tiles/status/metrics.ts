@@ -42,77 +42,70 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
   }
 }
 
+/** What goes by one name, the labels before each value. */
+interface Family {
+  readonly name: string;
+  readonly type: MetricKind;
+  readonly help: string;
+  readonly samples: readonly (readonly [labels: string, value: number])[];
+}
+
 /** The metrics as of now. */
 function metricsText({ netbase, tiles, own }: MetricsParts): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
-  return [
-    ...gauge(
-      "sync_state",
-      "Whether netbase is as the kernel is: 0 empty, 1 syncing, 2 synced, 3 stale.",
-      [
-        ["", netbase.syncState],
-      ],
-    ),
-    ...gauge(
-      "tile_running",
-      "Whether a tile runs.",
-      tiles.map(({ name, reader }) => [labels(name), reader.life === Life.running ? 1 : 0]),
-    ),
-    ...kinds.flatMap((kind) => tableLines(kind, tiles.filter((tile) => tile.kind === kind))),
-    ...ownLines(own),
-    "",
-  ].join("\n");
+  const families: Family[] = [
+    {
+      name: "sync_state",
+      type: "gauge",
+      help: "Whether netbase is as the kernel is: 0 empty, 1 syncing, 2 synced, 3 stale.",
+      samples: [["", netbase.syncState]],
+    },
+    {
+      name: "tile_running",
+      type: "gauge",
+      help: "Whether a tile runs.",
+      samples: tiles.map(({ name, reader }) => [
+        labels(name),
+        reader.life === Life.running ? 1 : 0,
+      ]),
+    },
+    ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
+    {
+      name: "app_own_total",
+      type: "counter",
+      help: "What an app counts under a name of its own.",
+      samples: ownSamples("counter", own),
+    },
+    {
+      name: "app_own",
+      type: "gauge",
+      help: "What an app measures under a name of its own.",
+      samples: ownSamples("gauge", own),
+    },
+  ];
+  return families.map(({ name, type, help, samples }) =>
+    [
+      `# HELP tegula_${name} ${help}\n# TYPE tegula_${name} ${type}\n`,
+      ...samples.map(([label, value]) => `tegula_${name}${label} ${value}\n`),
+    ].join("")
+  ).join("");
 }
 
-function tableLines(kind: TileKind, tiles: readonly WatchedTile[]): string[] {
-  const { help } = COUNTERS[kind];
-  return Object.entries(help).flatMap(([counter, sentence], i) => {
-    const isGauge = GAUGES.has(counter);
-    const name = `${kind}_${counter}${isGauge ? "" : "_total"}`;
-    return family(
-      { name, type: isGauge ? "gauge" : "counter", help: sentence },
-      tiles.map(
-        ({ name: tile, reader }) => [labels(tile), reader.counters[i]],
-      ),
-    );
+/** The counters of all tiles of a kind. */
+function tileFamilies(kind: TileKind, tiles: readonly WatchedTile[]): Family[] {
+  return Object.entries(COUNTERS[kind].help).map(([counter, help], i) => {
+    const type = GAUGES.has(counter) ? "gauge" : "counter";
+    const samples = tiles.map(({ name, reader }) => [labels(name), reader.counters[i]] as const);
+    return { name: `${kind}_${counter}${type === "gauge" ? "" : "_total"}`, type, help, samples };
   });
 }
 
 /** What apps show under names of their own. */
-function ownLines(own: MetricsParts["own"]): string[] {
-  const all = own.flatMap(({ name: tile, reader }) =>
-    reader.read().map(({ name, kind, value }) => ({ label: labels(tile, name), kind, value }))
+function ownSamples(kind: MetricKind, own: MetricsParts["own"]): Family["samples"] {
+  return own.flatMap(({ name: tile, reader }) =>
+    reader.read().filter((each) => each.kind === kind)
+      .map(({ name, value }) => [labels(tile, name), value] as const)
   );
-  const samples = (kind: MetricKind) =>
-    all.filter((each) => each.kind === kind).map(({ label, value }): Sample => [label, value]);
-  return [
-    ...family(
-      {
-        name: "app_own_total",
-        type: "counter",
-        help: "What an app counts under a name of its own.",
-      },
-      samples("counter"),
-    ),
-    ...gauge("app_own", "What an app measures under a name of its own.", samples("gauge")),
-  ];
-}
-
-type Sample = readonly [labels: string, value: number];
-
-function gauge(name: string, help: string, samples: readonly Sample[]): string[] {
-  return family({ name, type: "gauge", help }, samples);
-}
-
-function family(
-  { name, type, help }: { name: string; type: string; help: string },
-  samples: readonly Sample[],
-): string[] {
-  return [
-    `# HELP tegula_${name} ${help}`,
-    `# TYPE tegula_${name} ${type}`,
-    ...samples.map(([label, value]) => `tegula_${name}${label} ${value}`),
-  ];
 }
 
 /** The label that tells tiles apart, and the name that an app has given; both may have any letters. */
