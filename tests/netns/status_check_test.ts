@@ -200,6 +200,22 @@ labTest("check finds that a macvlan's parent answers ARP for it, and mends it", 
   assert.deepEqual(await found(), []);
 });
 
+labTest("check names how the kernel spreads flows where Tegula does otherwise", async (lab) => {
+  const { host } = await pair(lab);
+  const found = async () =>
+    (await check(host)).findings.filter(({ subject }) => subject === "multipath");
+  await host.run(["sysctl", "-qw", "net.ipv4.fib_multipath_use_neigh=1"]);
+  assert.deepEqual(await found(), [], "there is nothing to spread over");
+  await host.ip("route add 203.0.113.0/24 nexthop via 198.18.0.8 nexthop via 198.18.0.9");
+  const findings = await found();
+  assert.deepEqual(findings.map(({ says }) => says.split(":")[0]), [
+    "fib_multipath_hash_policy is 0",
+    "fib_multipath_use_neigh is set",
+  ]);
+  for (const { fix } of findings) await host.run(["sh", "-c", fix!]);
+  assert.deepEqual(await found(), []);
+});
+
 labTest("check names each rule that would be missed, and no other", async (lab) => {
   const { host } = await pair(lab);
   await host.sysctl({ "conf/all/rp_filter": 0, "conf/eth0/rp_filter": 0 });
