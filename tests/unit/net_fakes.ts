@@ -4,6 +4,7 @@
  */
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
@@ -16,15 +17,23 @@ const KERNEL_HEADROOM = 256;
 class Rings {
   readonly fill: number[] = [];
   readonly rx: [offset: number, length: number][] = [];
-  readonly completion: number[] = [];
+  /** What was sent, with what the frame has to be full of until then. */
+  readonly completion: [offset: number, bytes: Uint8Array][] = [];
   readonly sent: Uint8Array[] = [];
   /** Frames that the transmit ring takes before it is full; they complete when asked for. */
   room = Infinity;
 }
 
-/** AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice. */
+/** What a frame is full of that waits to be filled. */
+const UNTOUCHED = 0xa5;
+
+/**
+ * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one
+ * be written to meanwhile.
+ */
 export class FakeXsk implements Xsk {
   readonly #umem: Uint8Array;
+  readonly #untouched: Uint8Array;
   readonly #frameBytes: number;
   readonly #headroom: number;
   readonly #rings = new Map<number, Rings>();
@@ -36,6 +45,7 @@ export class FakeXsk implements Xsk {
     { frameBytes, headroom = HEADROOM_BYTES }: { frameBytes: number; headroom?: number },
   ) {
     this.#umem = u8(umem);
+    this.#untouched = new Uint8Array(frameBytes).fill(UNTOUCHED);
     this.#frameBytes = frameBytes;
     this.#headroom = headroom;
   }
@@ -51,6 +61,8 @@ export class FakeXsk implements Xsk {
     const { fill, rx } = this.rings(slot);
     const frame = fill.shift();
     if (frame === undefined) return false;
+    const memory = this.#umem.subarray(frame, frame + this.#frameBytes);
+    assert.equal(Buffer.compare(memory, this.#untouched), 0, `frame ${frame} was written to`);
     const offset = frame + KERNEL_HEADROOM + this.#headroom;
     assert.ok(bytes.length <= frame + this.#frameBytes - offset);
     this.#umem.set(bytes, offset);
@@ -91,6 +103,7 @@ export class FakeXsk implements Xsk {
     for (const frame of frames.subarray(0, count)) {
       assert.equal(frame % this.#frameBytes, 0);
       this.#take(frame);
+      this.#umem.set(this.#untouched, frame);
       this.rings(slot).fill.push(frame);
     }
     return count;
@@ -104,8 +117,9 @@ export class FakeXsk implements Xsk {
       const [offset, length] = descriptors.subarray(2 * i, 2 * i + 2);
       assert.ok(offset % this.#frameBytes + length <= this.#frameBytes);
       this.#take(offset);
-      rings.sent.push(this.#umem.slice(offset, offset + length));
-      rings.completion.push(offset);
+      const bytes = this.#umem.slice(offset, offset + length);
+      rings.sent.push(bytes.slice());
+      rings.completion.push([offset, bytes]);
     }
     return taken;
   }
@@ -114,8 +128,12 @@ export class FakeXsk implements Xsk {
     const rings = this.rings(slot);
     const done = rings.completion.splice(0, most);
     rings.room += done.length;
-    for (const offset of done) this.#give(offset);
-    frames.set(done);
+    done.forEach(([offset, bytes], i) => {
+      const now = this.#umem.subarray(offset, offset + bytes.length);
+      assert.equal(Buffer.compare(now, bytes), 0, `frame at ${offset} changed while it was sent`);
+      this.#give(offset);
+      frames[i] = offset;
+    });
     return done.length;
   }
 

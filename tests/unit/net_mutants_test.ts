@@ -2,7 +2,8 @@
  * Good frames with bytes overwritten, cut off or lengthened, a million of them, through the whole path
  * in memory and an app that answers each that reaches it: which must be those, and only those, that a
  * slow reading of RFC 791, RFC 768 and the host's addresses finds a request in; and what leaves is the
- * answer to one of them, right in itself. Nothing is written beside the UMEM.
+ * answer to one of them, right in itself. Nothing is written beside the UMEM, nor into a frame of it that
+ * is the kernel's (`net_fakes.ts`).
  */
 
 import assert from "node:assert/strict";
