@@ -108,8 +108,8 @@ export class TileWorker {
 
   /**
    * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
-   * that is awake and does not get on hangs, and so does one with apps in it whose start takes too
-   * long: it is ended, and has failed when its thread is gone; nobody else has its regions before. One that
+   * that is awake and does not get on hangs, and so does a status tile that does not show that it
+   * gets on, asleep or not, and one with apps in it whose start takes too long: it is ended, and has failed when its thread is gone; nobody else has its regions before. One that
    * cannot be ended is `stuck`, and so is a net tile, which holds rings.
    */
   look(tile: TileReader, isRunning: (thread: number) => boolean): void {
@@ -118,7 +118,8 @@ export class TileWorker {
     const { kind } = this.#boot;
     const progress = progressOf(tile, kind);
     const lives = this.#runs
-      ? tile.life !== Life.running || tile.asleep || progress !== this.#progress
+      ? tile.life !== Life.running || progress !== this.#progress ||
+        (tile.asleep && kind !== "status")
       : kind !== "app" && kind !== "net";
     this.#progress = progress;
     this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;

@@ -4,7 +4,8 @@
  * never on the way of a packet.
  *
  * Unlike the other tiles it waits in Deno's event loop. To netbase's writer it is a reader that sleeps
- * but for the moments in which it looks (`read`), so nothing waits for it.
+ * but for the moments in which it looks (`read`), so nothing waits for it. To main that says nothing of
+ * whether it gets on, so it shows that now and then.
  */
 
 import type { View } from "../../ffi/view.ts";
@@ -20,6 +21,9 @@ import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
 import { Question } from "./question.ts";
+
+/** How often it shows that it gets on: several times until it is said to hang (`supervisor.ts`). */
+const BEAT_MILLIS = 5000;
 
 /** What the status tile is made with. */
 export interface StatusSetup {
@@ -80,6 +84,7 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
     descriptors: [],
     async serve() {
       region.life = Life.running;
+      setInterval(() => region.quiescent(), BEAT_MILLIS);
       await Promise.all([listener && serveControl(listener, answers), server?.finished]);
     },
   };
