@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
-import { RT_TABLE_LOCAL, RTN_LOCAL, RTN_THROW } from "../../netbase/route.ts";
+import {
+  NLM_F_APPEND,
+  RT_TABLE_LOCAL,
+  RTN_LOCAL,
+  RTN_THROW,
+  RTNH_F_LINKDOWN,
+} from "../../netbase/route.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
 import {
   answerOf,
@@ -233,6 +239,17 @@ Deno.test("a next hop that is wanted again while it waits for readers stays", ()
   }
   writer.commit();
   assert.equal(answerOf(reader, ip("10.1.1.1")), expectedOf(route));
+});
+
+Deno.test("a dump that shows another state and another place among equals changes both", () => {
+  const { writer } = makeRoom();
+  const by = (gateway: number) => routeTo("10.0.0.0/8", { ifindex: 3, gateway });
+  for (const gateway of [1, 2]) writer.rib.add(by(gateway), NLM_F_APPEND);
+  const dumped = [by(2), { ...by(1), flags: RTNH_F_LINKDOWN }];
+  writer.rib.beginSync();
+  for (const route of dumped) writer.rib.addFromDump(route);
+  writer.rib.endSync();
+  assert.deepEqual([...writer.rib.routes()], dumped);
 });
 
 Deno.test("rewrite() changes what routes say, or removes them, by what they say", () => {
