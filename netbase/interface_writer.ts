@@ -28,6 +28,8 @@ const SLOTS = 64;
 
 /** The writer's side. All changes show with the next store, and in `generation` with `commit()`. */
 export class InterfaceWriter extends InterfaceReader {
+  /** Moves with every change. */
+  changes = 0;
   readonly #table: RecordTableWriter;
   readonly #runs = new RunPool(ADDRESSES);
   readonly #limbo: Limbo;
@@ -101,6 +103,7 @@ export class InterfaceWriter extends InterfaceReader {
       return false;
     }
     if (old >= 0) this.#retireRun(old);
+    this.changes++;
     this.#changed();
     this.#watch.watcher?.interface(old >= 0 ? "changed" : "added", entry);
     return true;
@@ -114,6 +117,7 @@ export class InterfaceWriter extends InterfaceReader {
     const record = this.find(ifindex);
     this.#table.remove(ifindex, 0);
     this.#retireRun(record);
+    this.changes++;
     this.#changed();
     return true;
   }

@@ -35,10 +35,7 @@ function world(view = heapView(FILTER_BYTES)) {
     ports: [7, 53],
     log: (line) => log.push(line),
   });
-  const update = () => {
-    filters.changed();
-    filters.turn();
-  };
+  const update = () => filters.turn();
   interfaces.set(LINK);
   return { view, interfaces, update, log, commit: () => writer.commit() };
 }

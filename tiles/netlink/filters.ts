@@ -7,7 +7,8 @@
 
 import { Filter } from "../../ffi/filter.ts";
 import type { View } from "../../ffi/view.ts";
-import { IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
+import type { InterfaceWriter } from "../../netbase/interface_writer.ts";
+import { IFF_UP } from "../../netbase/interfaces.ts";
 import { formatAddress } from "./addresses.ts";
 
 /** An attached interface's filter. */
@@ -30,15 +31,16 @@ interface Held {
 
 /** Writes the filters. */
 export class Filters {
-  readonly #interfaces: InterfaceReader;
+  readonly #interfaces: InterfaceWriter;
   readonly #held: readonly Held[];
   readonly #log: (line: string) => void;
-  #dirty = true;
+  /** The interfaces' count of changes that the filters are up to. */
+  #seen = -1;
 
   constructor(
     places: readonly FilterPlace[],
     { interfaces, ports, log }: {
-      interfaces: InterfaceReader;
+      interfaces: InterfaceWriter;
       ports: readonly number[];
       log(line: string): void;
     },
@@ -53,15 +55,10 @@ export class Filters {
     });
   }
 
-  /** Interfaces or addresses have changed. */
-  changed(): void {
-    this.#dirty = true;
-  }
-
   /** Brings the filters up to date. True: something had changed. */
   turn(): boolean {
-    if (!this.#dirty) return false;
-    this.#dirty = false;
+    if (this.#seen === this.#interfaces.changes) return false;
+    this.#seen = this.#interfaces.changes;
     if (this.#held.length === 0) return true;
     const addresses = this.#localAddresses();
     for (const held of this.#held) this.#update(held, addresses);

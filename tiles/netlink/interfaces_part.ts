@@ -27,8 +27,6 @@ export interface InterfaceListeners {
   readonly routes: RoutesPart;
   readonly nextHops: NextHopsPart;
   readonly notices: Notices;
-  /** Something about interfaces or addresses has changed, whatever it is. */
-  changed(): void;
 }
 
 /** Keeps the interface table. */
@@ -57,11 +55,7 @@ export class InterfacesPart implements MirrorPart {
       enterInterface(message, this.#dumped);
       return 0;
     }
-    const stale = message.type < nl.RTM_NEWADDR
-      ? this.#applyLink(message)
-      : this.#applyAddress(message);
-    this.#listeners.changed();
-    return stale;
+    return message.type < nl.RTM_NEWADDR ? this.#applyLink(message) : this.#applyAddress(message);
   }
 
   beginSync(): void {
@@ -79,7 +73,6 @@ export class InterfacesPart implements MirrorPart {
       if (!this.#dumped.has(ifindex)) interfaces.remove(ifindex);
     }
     for (const entry of this.#dumped.values()) this.#store(() => interfaces.put(entry));
-    this.#listeners.changed();
   }
 
   #applyLink(message: MessageCursor): number {

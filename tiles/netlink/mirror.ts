@@ -52,8 +52,6 @@ export interface MirrorOptions {
   /** Interfaces whose neighbours are kept, all when left out; see `followNeighborsOf`. */
   readonly neighborsOf?: ReadonlySet<number>;
   readonly neighbors?: NeighborListener;
-  /** Interfaces or addresses have changed. */
-  interfacesChanged?(): void;
   /** Bytes of receive buffer asked for, unless the usual. */
   readonly receiveBuffer?: number;
   /** A line for the log. */
@@ -114,12 +112,7 @@ export class Mirror implements MessageHandler {
       auditedRoutes(writer, this.routes),
       auditedNeighbors(writer, this.#neighbors),
     ];
-    const interfaces = new InterfacesPart(writer, {
-      routes: this.routes,
-      nextHops,
-      notices,
-      changed: () => options.interfacesChanged?.(),
-    });
+    const interfaces = new InterfacesPart(writer, { routes: this.routes, nextHops, notices });
     const parts: MirrorPart[] = [interfaces, this.rules, nextHops, this.routes, this.#neighbors];
     for (const part of parts) {
       for (const type of part.types) this.#partOf.set(type, part);

@@ -98,7 +98,6 @@ class NetlinkTile implements Tile, NeighborListener {
       writer: this.#writer,
       neighborsOf: this.#followed,
       neighbors: this,
-      interfacesChanged: () => this.#filters.changed(),
       log,
     });
     this.#asker = new Asker(this.#library, log);
