@@ -28,27 +28,20 @@ const SLOTS = 64;
 
 /** The writer's side. All changes show with the next store, and in `generation` with `commit()`. */
 export class InterfaceWriter extends InterfaceReader {
-  /** Moves with every change. */
+  /** Moves with every change that a packet can see. */
   changes = 0;
   readonly #table: RecordTableWriter;
   readonly #runs = new RunPool(ADDRESSES);
   readonly #limbo: Limbo;
-  readonly #changed: () => void;
   readonly #watch: Watch;
 
-  /** Goes on with what a predecessor left. `changed` is called for every change that a packet can see. */
+  /** Goes on with what a predecessor left. */
   constructor(
     view: View,
-    { limbo, seed, changed, watch }: {
-      limbo: Limbo;
-      seed: number;
-      changed: () => void;
-      watch: Watch;
-    },
+    { limbo, seed, watch }: { limbo: Limbo; seed: number; watch: Watch },
   ) {
     super(view);
     this.#limbo = limbo;
-    this.#changed = changed;
     this.#watch = watch;
     this.#table = new RecordTableWriter(view, INTERFACE_TABLE, { limbo, slots: SLOTS, seed });
     for (const record of this.records()) {
@@ -104,7 +97,6 @@ export class InterfaceWriter extends InterfaceReader {
     }
     if (old >= 0) this.#retireRun(old);
     this.changes++;
-    this.#changed();
     this.#watch.watcher?.interface(old >= 0 ? "changed" : "added", entry);
     return true;
   }
@@ -118,7 +110,6 @@ export class InterfaceWriter extends InterfaceReader {
     this.#table.remove(ifindex, 0);
     this.#retireRun(record);
     this.changes++;
-    this.#changed();
     return true;
   }
 

@@ -22,19 +22,18 @@ import type { Change, Watch } from "./watcher.ts";
 export class NeighborWriter {
   /** How many did not fit, ever. */
   full = 0;
+  /** Moves with every change that a packet can see. */
+  changes = 0;
   readonly #table: RecordTableWriter;
   readonly #words: Uint32Array;
-  readonly #changed: () => void;
   readonly #watch: Watch;
 
-  /** `changed` is called for every change that a packet can see. */
   constructor(
     view: View,
-    options: { limbo: Limbo; slots: number; seed: number; changed: () => void; watch: Watch },
+    options: { limbo: Limbo; slots: number; seed: number; watch: Watch },
   ) {
     this.#table = new RecordTableWriter(view, NEIGHBOR_TABLE, options);
     this.#words = this.#table.words;
-    this.#changed = options.changed;
     this.#watch = options.watch;
   }
 
@@ -55,7 +54,7 @@ export class NeighborWriter {
       if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
       this.#table.mark(record);
       const isSame = isUsable(before) === isUsable(state);
-      if (!isSame) this.#changed();
+      if (!isSame) this.changes++;
       if ((before & ~REFRESH_WANTED) !== state) this.#tell(isSame ? "aged" : "changed", entry);
       return true;
     }
@@ -73,7 +72,7 @@ export class NeighborWriter {
   remove(ifindex: number, address: number): boolean {
     if (this.#watch.watcher !== null) this.#tellRemoved(this.#table.find(ifindex, address));
     if (!this.#table.remove(ifindex, address)) return false;
-    this.#changed();
+    this.changes++;
     return true;
   }
 
@@ -93,7 +92,7 @@ export class NeighborWriter {
     if (record < 0) return false;
     const at = record + Neighbor.state;
     Atomics.store(this.#words, at, this.#words[at] | REFRESH_WANTED);
-    this.#changed();
+    this.changes++;
     return true;
   }
 
@@ -105,7 +104,7 @@ export class NeighborWriter {
   /** Takes away the neighbours that were not named since `beginSync`. */
   endSync(): void {
     this.#table.endSync((record) => this.#tellRemoved(record));
-    this.#changed();
+    this.changes++;
   }
 
   /** Calls `visit` for each, in no order, with one object that is reused. */
@@ -137,7 +136,7 @@ export class NeighborWriter {
     this.#words[record + Neighbor.macTail] = entry.macTail;
     this.#words[record + Neighbor.state] = state;
     if (!this.#table.put(record)) return false;
-    this.#changed();
+    this.changes++;
     return true;
   }
 }

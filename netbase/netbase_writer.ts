@@ -48,10 +48,8 @@ export class NetbaseWriter {
   readonly #fib: FibWriter;
   readonly #painter: Painter;
   readonly #watch: Watch = { watcher: null };
-  /** Whether interfaces or neighbours changed since the last commit. */
-  #changed = false;
-  /** The FIB's count of stores at the last commit. */
-  #stores = 0;
+  /** Counts of all changes that a packet can see, at the last commit. */
+  #changes = 0;
 
   /**
    * Sets up a fresh region, or joins the one that a predecessor left, once every reader has moved on
@@ -64,7 +62,6 @@ export class NetbaseWriter {
     if (joined) waitForReaders(options);
     const limbo = new Limbo(options.readers);
     const nextHops = new NextHopWriter(view, limbo, joined);
-    const changed = () => void (this.#changed = true);
     const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
     this.#limbo = limbo;
     this.#fib = new FibWriter(view, limbo, joined);
@@ -75,8 +72,8 @@ export class NetbaseWriter {
       ...{ rib: this.rib, nextHops, fib: this.#fib, readers },
       fence: () => fence(this.#header, Header.fence),
     });
-    this.interfaces = new InterfaceWriter(view, { limbo, seed, changed, watch });
-    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, changed, watch });
+    this.interfaces = new InterfaceWriter(view, { limbo, seed, watch });
+    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, watch });
     this.#header[Header.version] = LAYOUT_VERSION;
     Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
   }
@@ -114,9 +111,9 @@ export class NetbaseWriter {
    */
   commit(): boolean {
     this.#painter.commit();
-    const changed = this.#changed || this.#fib.stores !== this.#stores;
-    this.#changed = false;
-    this.#stores = this.#fib.stores;
+    const changes = this.interfaces.changes + this.neighbors.changes + this.#fib.stores;
+    const changed = changes !== this.#changes;
+    this.#changes = changes;
     if (changed) Atomics.store(this.#header, Header.generation, this.generation + 1);
     fence(this.#header, Header.fence);
     this.#limbo.reclaim();
