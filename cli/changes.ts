@@ -40,7 +40,7 @@ export class Changes implements Watcher {
     this.#reader = reader;
     this.#topics = topics;
     this.#state = reader.syncState;
-    mirror.writer.watch(this);
+    mirror.writer.watch.watcher = this;
   }
 
   /** After each turn of the mirror, which was begun at `began`: what is shown by now. */

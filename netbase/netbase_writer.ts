@@ -13,7 +13,7 @@ import { NextHopWriter } from "./next_hop_writer.ts";
 import { Painter } from "./painter.ts";
 import { fence, Grace, Limbo, type Reader } from "./rcu.ts";
 import { Rib } from "./rib.ts";
-import type { Watch, Watcher } from "./watcher.ts";
+import type { Watch } from "./watcher.ts";
 
 /** What a writer is given. */
 export interface WriterOptions {
@@ -43,11 +43,12 @@ export class NetbaseWriter {
   readonly rib: Rib;
   readonly interfaces: InterfaceWriter;
   readonly neighbors: NeighborWriter;
+  /** Who hears of every change. */
+  readonly watch: Watch = { watcher: null };
   readonly #header: Uint32Array;
   readonly #limbo: Limbo;
   readonly #fib: FibWriter;
   readonly #painter: Painter;
-  readonly #watch: Watch = { watcher: null };
   /** Counts of all changes that a packet can see, at the last commit. */
   #changes = 0;
 
@@ -65,11 +66,10 @@ export class NetbaseWriter {
     const { seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
     this.#limbo = limbo;
     this.#fib = new FibWriter(view, limbo, joined);
-    const { readers } = options;
-    const watch = this.#watch;
+    const { watch } = this;
     this.rib = new Rib(nextHops, { watch, joined });
     this.#painter = new Painter({
-      ...{ rib: this.rib, nextHops, fib: this.#fib, readers },
+      ...{ rib: this.rib, nextHops, fib: this.#fib, readers: options.readers },
       fence: () => fence(this.#header, Header.fence),
     });
     this.interfaces = new InterfaceWriter(view, { limbo, seed, watch });
@@ -85,11 +85,6 @@ export class NetbaseWriter {
   /** How many things let go of still wait for a reader to move on. */
   get waiting(): number {
     return this.#limbo.size;
-  }
-
-  /** Lets `watcher` hear of every change from now on, instead of who did; null: nobody. */
-  watch(watcher: Watcher | null): void {
-    this.#watch.watcher = watcher;
   }
 
   /**

@@ -64,9 +64,7 @@ export class Asker implements MessageHandler {
 
   /** A refusal. Only that for want of privilege matters: what is to be deleted may be gone already. */
   message(message: MessageCursor): void {
-    if (message.type !== nl.NLMSG_ERROR) return;
-    message.attributesAt(4);
-    if ((message.bytes.u32[message.bodyAt >>> 2] | 0) !== -EPERM || !this.privileged) return;
+    if (message.type !== nl.NLMSG_ERROR || message.error !== -EPERM || !this.privileged) return;
     this.privileged = false;
     this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
   }

@@ -130,9 +130,8 @@ export class Dumper implements MessageHandler {
     switch (message.type) {
       case nl.NLMSG_DONE:
       case nl.NLMSG_ERROR:
-        // The dump's own error, or the request's; both are negative or 0.
-        message.attributesAt(4);
-        this.#finish(message.bytes.u32[message.bodyAt >>> 2] | 0);
+        // The dump's own error, or the request's.
+        this.#finish(message.error);
         break;
       case nl.NLMSG_NOOP:
         break;

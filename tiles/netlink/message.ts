@@ -81,6 +81,12 @@ export class MessageCursor {
     return true;
   }
 
+  /** What an NLMSG_ERROR or NLMSG_DONE says: -errno, or 0. Throws when it says nothing. */
+  get error(): number {
+    this.attributesAt(4);
+    return this.bytes.u32[this.bodyAt >>> 2] | 0;
+  }
+
   /**
    * Where attributes begin behind a family header of `headerBytes`. Throws when that is not there.
    */
