@@ -171,13 +171,10 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
 /** As `ip -j neighbour`. */
 export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
-  const all: { ifindex: number; address: number; entry: Entry }[] = [];
-  neighbors.forEach((neighbor) => {
-    const { ifindex, address } = neighbor;
-    all.push({ ifindex, address, entry: neighborEntry(neighbor, nameOf) });
-  });
+  const all: NeighborEntry[] = [];
+  neighbors.forEach((neighbor) => all.push({ ...neighbor }));
   all.sort((a, b) => a.ifindex - b.ifindex || a.address - b.address);
-  return all.map(({ entry }) => entry);
+  return all.map((neighbor) => neighborEntry(neighbor, nameOf));
 }
 
 /** One of those. */

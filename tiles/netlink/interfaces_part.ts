@@ -90,22 +90,18 @@ export class InterfacesPart implements MirrorPart {
   #linkChanged(before: InterfaceLink, now: InterfaceLink): number {
     const { routes, nextHops } = this.#listeners;
     const { ifindex } = now;
+    const ignoring = this.#ignoringLinkdown;
     const wentDown = hasLost(IFF_UP, before.flags, now.flags);
+    const lostCarrier = hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags);
     if (wentDown) routes.deviceDown(ifindex, { force: false });
-    if (wentDown || hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags)) {
-      nextHops.deviceLost(ifindex);
+    if (wentDown || lostCarrier) nextHops.deviceLost(ifindex);
+    if (lostCarrier && (ignoring.has(ifindex) || ignoring.has(nl.NETCONFA_IFINDEX_ALL))) {
+      routes.carrierLost(ifindex);
     }
-    if (this.#losesRoutes(before, now)) routes.carrierLost(ifindex);
     const state = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
     if (((before.flags ^ now.flags) & state) !== 0) return Part.nextHops | Part.routes;
     // Joining or leaving a VRF moves its routes to another table; an MTU below 68 ends IPv4.
     return before.master !== now.master || before.mtu !== now.mtu ? Part.routes : 0;
-  }
-
-  #losesRoutes(before: InterfaceLink, now: InterfaceLink): boolean {
-    const ignoring = this.#ignoringLinkdown;
-    return hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags) &&
-      (ignoring.has(now.ifindex) || ignoring.has(nl.NETCONFA_IFINDEX_ALL));
   }
 
   /** Which hops count may have changed; a dump of the routes tells, in the hops' flags. */
