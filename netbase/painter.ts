@@ -130,7 +130,7 @@ export class Painter {
     this.#paint();
     this.#stage = "idle";
     this.#repaint = false;
-    for (const node of this.#nodes) this.#prune(node);
+    for (const node of this.#nodes) this.#rib.trie.prune(node);
     // What was touched since may have lost a next hop that is still painted.
     if (this.#rib.touched.length === 0) this.#rib.attributes.sweep();
     this.#parts.nextHops.disinherit();
@@ -201,15 +201,6 @@ export class Painter {
     this.#default = best;
     this.#prefixes.localDefault = hides;
     return wins ? local : main;
-  }
-
-  #prune(node: number): void {
-    const at = node * NODE_WORDS;
-    const words = this.#rib.trie.words;
-    if (words[at + Node.local] === 0 && words[at + Node.main] === 0) {
-      this.#homeless.delete(node);
-      this.#rib.trie.prune(node);
-    }
   }
 }
 
