@@ -49,8 +49,8 @@ export class Dumper implements MessageHandler {
   /** What is dumped after this. */
   #next: readonly DumpKind[] = [];
   #end: DumpEnd | null = null;
-  #interrupted = false;
-  #damaged = false;
+  /** What keeps a request that is answered from being "done". */
+  #flaw: DumpEnd | null = null;
 
   /** Throws SystemError. */
   constructor(library: NetlinkLibrary) {
@@ -88,8 +88,7 @@ export class Dumper implements MessageHandler {
     this.busy = true;
     this.#inquirer = inquirer;
     this.#next = [];
-    this.#end = null;
-    this.#interrupted = this.#damaged = false;
+    this.#end = this.#flaw = null;
     return true;
   }
 
@@ -107,7 +106,7 @@ export class Dumper implements MessageHandler {
   turn(): number {
     if (!this.busy) return 0;
     const count = this.#socket.receive(this);
-    if (count === OVERRUN) this.#damaged = true;
+    if (count === OVERRUN) this.#flaw = "damaged";
     if (this.#end === null && count === 0) this.#end = "damaged";
     if (this.#end !== null) this.#conclude(this.#end);
     return Math.max(1, count);
@@ -126,7 +125,7 @@ export class Dumper implements MessageHandler {
   message(message: MessageCursor): void {
     if (!this.busy || message.sequence !== this.#sequence) return;
     if (message.port !== this.#socket.port) return;
-    if ((message.flags & nl.NLM_F_DUMP_INTR) !== 0) this.#interrupted = true;
+    if ((message.flags & nl.NLM_F_DUMP_INTR) !== 0) this.#flaw ??= "interrupted";
     switch (message.type) {
       case nl.NLMSG_DONE:
       case nl.NLMSG_ERROR:
@@ -143,14 +142,13 @@ export class Dumper implements MessageHandler {
   }
 
   malformed(_reason: string): void {
-    this.#damaged = true;
+    this.#flaw = "damaged";
   }
 
   #finish(error: number): void {
     this.errno = -error;
-    if (error !== 0) this.#end = this.errno === EBUSY ? "damaged" : "refused";
-    else if (this.#damaged) this.#end = "damaged";
-    else this.#end = this.#interrupted ? "interrupted" : "done";
+    if (error === 0) this.#end = this.#flaw ?? "done";
+    else this.#end = this.errno === EBUSY ? "damaged" : "refused";
   }
 
   close(): void {
