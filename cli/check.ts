@@ -13,8 +13,10 @@ import {
   checkQueues,
   checkRoutes,
   type Finding,
+  ok,
 } from "./check_findings.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
+import { findDefaults } from "./default_interfaces.ts";
 import { Exit } from "./errors.ts";
 import { load } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
@@ -27,7 +29,8 @@ const HELP =
 
 Looks at this host as 'tegula run' would find it: privileges, limits, policy rules and routes that Tegula
 does not follow, rules of the packet filter that do not see what AF_XDP takes, and each interface that is
-named, or every Ethernet interface that is up: its state, queues, driver and who has XDP there. Changes nothing.
+named, or every Ethernet interface that is up: its state, queues, driver and who has XDP there; which of
+them 'tegula run' takes when none is named. Changes nothing.
 
   --interface IF     an interface that Tegula is to run on; may be given again
   --listen PORT=APP  as 'tegula run' has it: only rules that may be for these ports are named
@@ -61,8 +64,9 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
   const host = load("host", openHost);
   const xsk = load("xsk", openXskSetup);
   const notices: string[] = [];
-  const { reader, writer, mirror } = openMirror({ log: (line) => notices.push(line) });
-  mirror.close();
+  const live = openMirror({ log: (line) => notices.push(line) });
+  const { reader, writer } = live;
+  live.mirror.close();
   const { interfaces } = reader;
   const records = interfaces.records();
   checkInterfaces(host, names);
@@ -72,8 +76,11 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
       : interfaces.isUp(record) && interfaces.macHead(record) !== 0
   );
   const wantedNames = wanted.map((record) => interfaces.name(record));
+  // What 'tegula run' would take.
+  const defaults = ok("without --interface and --config", findDefaults(host, live).says);
   return [
     ...checkHost(host, reader),
+    ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
     ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port) }),

@@ -184,8 +184,8 @@ export async function readConfig(
 }
 
 /**
- * Checks what only shows once file and command line are put together: there is an interface and a
- * port, neither is given twice, and nothing contradicts another. Throws a {@linkcode UserError}.
+ * Checks what only shows once file and command line are put together: there is a port, no port and no
+ * interface is given twice, and nothing contradicts another. Throws a {@linkcode UserError}.
  */
 export function checkConfig(config: RunConfig): void {
   const usage = (sentence: string) => new UserError(sentence, Exit.usage);
@@ -194,9 +194,6 @@ export function checkConfig(config: RunConfig): void {
   }
   const port = repeated(config.listen.map((one) => one.port));
   if (port !== undefined) throw usage(`port ${port} is given twice: one port, one app`);
-  if (config.interfaces.length === 0) {
-    throw usage("no interface: give at least one --interface NAME; `ip link` lists them");
-  }
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.busyPoll && config.provider === "socket") {

@@ -185,7 +185,7 @@ export function loadPrograms(
 }
 
 /** Why AF_XDP is not even tried on `name`; null where it is. */
-function unfit(host: Host, name: string): string | null {
+export function unfit(host: Host, name: string): string | null {
   if (!host.hasEthernetHeaders(name)) return "its packets have no Ethernet header";
   if (NO_SENDING.includes(host.driver(name))) return "the tunnel drops what AF_XDP sends";
   return null;

@@ -5,18 +5,20 @@
 import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
+import { takeDefaults } from "./default_interfaces.ts";
 import { openLibraries } from "./libraries.ts";
 import { becomeNarrow } from "./narrow.ts";
 import { command, type Given } from "./options.ts";
 import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
 import { log, serve } from "./serve.ts";
 
-const HELP = `usage: tegula run --interface IF [--interface IF…] --listen PORT=APP… [OPTIONS]
+const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 
 Answers UDP on the interfaces, by AF_XDP where that works, with the addresses, routes and neighbours
 that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGUSR2 prints every tile's counters.
 
-  --interface IF      an interface to take frames from; may be given again
+  --interface IF      an interface to take frames from; may be given again. Without one, and without
+                      --config, those that the default route goes by, which the log names
   --listen PORT=APP   a UDP port and the app that answers on it: discard, dns, echo, ntp, statsd,
                       time, or the path of a module; may be given again. PORT=APP*N: N instances
                       share it by flow; PORT=APP@inline: inside the net tiles (docs/apps.md)
@@ -42,10 +44,16 @@ async function start(
   { values }: Given<typeof CONFIG_OPTIONS>,
   args: string[],
 ): Promise<number> {
-  const config = await readConfig(values);
-  checkConfig(config);
-  const apps = planApps(config);
+  const asked = await readConfig(values);
+  checkConfig(asked);
+  const apps = planApps(asked);
   const libraries = openLibraries();
+  const taken = asked.interfaces.length > 0 ? [] : takeDefaults(libraries.host, {
+    // A service names its interfaces: where the default route goes while a host boots, nobody knows.
+    isAllowed: values.config === undefined,
+    log,
+  });
+  const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
   const control = await placeControl(config.control, config.interfaces);
   const run = { config, apps, places: { control, metrics: config.metrics ?? null } };
   checkPrivileges(libraries.host, config);

@@ -1,0 +1,60 @@
+/**
+ * Which interfaces `tegula run` takes where none is named: those that the default routes of table
+ * `main` go by, as far as AF_XDP can be had on them.
+ */
+
+import type { Host } from "../ffi/host.ts";
+import { RT_TABLE_MAIN, RTN_UNICAST } from "../netbase/route.ts";
+import { Exit, UserError } from "./errors.ts";
+import { unfit } from "./preflight.ts";
+import { openMirror, type Snapshot } from "./snapshot.ts";
+
+/** The interfaces that default routes go by: which to take, and a sentence on that. */
+export interface Defaults {
+  readonly names: readonly string[];
+  readonly says: string;
+}
+
+/** Takes them, and says so. Throws UserError where there is none, or where that is not allowed. */
+export function takeDefaults(
+  host: Host,
+  { isAllowed, log }: { isAllowed: boolean; log: (line: string) => void },
+): readonly string[] {
+  const wanted = "no interface: give at least one --interface NAME; `ip link` lists them";
+  if (!isAllowed) throw new UserError(wanted, Exit.usage);
+  const live = openMirror({ log: () => {} });
+  live.mirror.close();
+  const { names, says } = findDefaults(host, live);
+  if (names.length === 0) throw new UserError(`${wanted} (${says})`, Exit.usage);
+  log(`no interface is named: taking ${says}`);
+  return names;
+}
+
+/** Finds them, in the order of the routes. */
+export function findDefaults(host: Host, { reader, writer }: Snapshot): Defaults {
+  const { interfaces } = reader;
+  const defaults = [...writer.rib.routes()].filter((route) =>
+    route.table === RT_TABLE_MAIN && route.prefixLength === 0 && route.tos === 0 &&
+    route.type === RTN_UNICAST && !route.unsupported
+  );
+  const ways = defaults.flatMap(({ hops, ifindex }) =>
+    hops?.map((hop) => hop.ifindex) ?? [ifindex]
+  );
+  const records = [...new Set(ways)]
+    .map((ifindex) => interfaces.find(ifindex))
+    .filter((record) => record >= 0);
+  const found = records.map((record) => {
+    const name = interfaces.name(record);
+    const isVlan = interfaces.vlan(record) !== 0;
+    return { name, why: isVlan ? "it is a VLAN device, name what is below" : unfit(host, name) };
+  });
+  const names = found.filter(({ why }) => why === null).map(({ name }) => name);
+  const passed = found.filter(({ why }) => why !== null).map(({ name, why }) => `${name}: ${why}`);
+  const not = passed.length === 0 ? "" : ` (not ${passed.join(", ")})`;
+  const says = names.length > 0
+    ? `${names.join(", ")}, where the default route goes${not}`
+    : passed.length > 0
+    ? `the default route goes where AF_XDP is not to be had: ${passed.join(", ")}`
+    : "there is no default route";
+  return { names, says };
+}
