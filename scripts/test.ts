@@ -10,9 +10,8 @@
  * that fails without a test having failed (a build, a crash) counts as one failure.
  */
 
-import { createInterface } from "node:readline";
-import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { linesOf } from "../cli/lines.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -44,23 +43,19 @@ const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
  * Runs a command in the project's folder, shows its output as it comes, and returns it as lines. What
  * it puts where temporary files go is gone afterwards.
  */
-async function show(command: string[]): Promise<{ lines: string[]; success: boolean }> {
+async function show(
+  [program, ...args]: string[],
+): Promise<{ lines: string[]; success: boolean }> {
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-test-" });
   // As /tmp is: some tests are another user for a while.
   Deno.chmodSync(temporary, 0o1777);
-  try {
-    return await showIn(temporary, command);
-  } finally {
-    Deno.removeSync(temporary, { recursive: true });
-  }
-}
-
-async function showIn(temporary: string, command: string[]) {
-  const child = spawn(command[0], command.slice(1), {
+  const child = new Deno.Command(program, {
+    args,
     cwd: ROOT,
-    env: { ...Deno.env.toObject(), NO_COLOR: "1", TMPDIR: temporary },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+    env: { NO_COLOR: "1", TMPDIR: temporary },
+    stdin: "null",
+    stdout: "piped",
+  }).spawn();
   const timer = setTimeout(() => {
     console.log(`stopped: it took longer than ${STEP_MINUTES} minutes`);
     child.kill("SIGKILL");
@@ -72,18 +67,15 @@ async function showIn(temporary: string, command: string[]) {
     Deno.exit(130);
   };
   SIGNALS.forEach((signal) => Deno.addSignalListener(signal, stop));
-  const ended = new Promise<boolean>((resolve) => {
-    child.once("error", () => resolve(false));
-    child.once("close", (status) => resolve(status === 0));
-  });
   const lines: string[] = [];
-  for await (const line of createInterface({ input: child.stdout })) {
+  for await (const line of linesOf(child.stdout)) {
     lines.push(line);
     console.log(line);
   }
-  const success = await ended;
+  const { success } = await child.status;
   clearTimeout(timer);
   SIGNALS.forEach((signal) => Deno.removeSignalListener(signal, stop));
+  Deno.removeSync(temporary, { recursive: true });
   return { lines, success };
 }
 

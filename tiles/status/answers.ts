@@ -68,7 +68,7 @@ export class Answers {
         const answer = this.#verbs[verb](request);
         return typeof answer === "string" ? answer : this.#guarded(answer);
       }
-      throw new RequestError(`"do" takes ${Object.keys(this.#verbs).join(", ")}`);
+      throw new Error(`"do" takes ${Object.keys(this.#verbs).join(", ")}`);
     } catch (error) {
       return this.#failed(error);
     }
@@ -108,7 +108,7 @@ export class Answers {
       case "routes":
         return this.#routes();
     }
-    throw new RequestError('"what" takes interfaces, routes, neighbors');
+    throw new Error('"what" takes interfaces, routes, neighbors');
   }
 
   /** A full table is a million routes, so the netlink tile gives them part by part. */
@@ -133,9 +133,9 @@ export class Answers {
 
   #capture({ drops = false, app }: Request): Answer {
     const { capturing } = this.#parts;
-    if (typeof drops !== "boolean") throw new RequestError('"drops" takes true, false');
+    if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
     if (app !== undefined && (typeof app !== "string" || !capturing.apps.includes(app))) {
-      throw new RequestError(`"app" takes ${capturing.apps.join(", ")}`);
+      throw new Error(`"app" takes ${capturing.apps.join(", ")}`);
     }
     return lines(
       capturing.stream({ dropsOnly: drops, ...(app !== undefined && { app }) }),
@@ -147,9 +147,6 @@ export class Answers {
   }
 }
 
-/** A request that cannot be answered: what is allowed. */
-class RequestError extends Error {}
-
 function parse(text: string): Request {
   let value: unknown;
   try {
@@ -158,13 +155,13 @@ function parse(text: string): Request {
     value = null;
   }
   if (typeof value === "object" && value !== null) return value as Request;
-  throw new RequestError("a request is a JSON object on one line");
+  throw new Error("a request is a JSON object on one line");
 }
 
 function address(value: unknown): number {
   const parsed = typeof value === "string" ? parseAddress(value) : -1;
   if (parsed >= 0) return parsed;
-  throw new RequestError(`no IPv4 address: ${JSON.stringify(value)}`);
+  throw new Error(`no IPv4 address: ${JSON.stringify(value)}`);
 }
 
 function line(value: Entry): string {
