@@ -23,6 +23,7 @@ import {
   socketPath,
   xdpProgram,
 } from "./lab.ts";
+import { otherProgram } from "./other_program.ts";
 
 /** How a start went that must fail: its status, and the one sentence that it ends with. */
 async function refused(
@@ -122,27 +123,13 @@ labTest("a port of another tegula is named with its process and command line", a
 
 labTest("another XDP program is named with its id and left in peace, status 6", async (lab) => {
   const { host } = await pair(lab);
-  const folder = Deno.makeTempDirSync();
-  try {
-    const object = `${folder}/other.o`;
-    Deno.writeTextFileSync(`${folder}/other.c`, OTHER_PROGRAM);
-    await host.run(["clang", "-target", "bpf", "-O2", "-c", `${folder}/other.c`, "-o", object]);
-    await host.ip(`link set dev eth0 xdp obj ${object} sec xdp`);
-    const { id } = (await xdpProgram(host))!;
-    const { code, said } = await refusal(Appliance.launch(host, ECHO).process);
-    assert.equal(code, 6);
-    assert.match(said, new RegExp(`eth0.*other_program.*id ${id}\\b.*xdpgeneric off`));
-    assert.equal((await xdpProgram(host))?.id, id);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
+  await host.ip(`link set dev eth0 xdp obj ${otherProgram()} sec xdp`);
+  const { id } = (await xdpProgram(host))!;
+  const { code, said } = await refusal(Appliance.launch(host, ECHO).process);
+  assert.equal(code, 6);
+  assert.match(said, new RegExp(`eth0.*other_program.*id ${id}\\b.*xdpgeneric off`));
+  assert.equal((await xdpProgram(host))?.id, id);
 });
-
-/** The smallest XDP program, with a name to be told by. */
-const OTHER_PROGRAM = `
-__attribute__((section("xdp"), used)) int other_program(void *context) { return 2; }
-char _license[] __attribute__((section("license"), used)) = "GPL";
-`;
 
 labTest("a second start on an interface is refused and the first not disturbed", async (lab) => {
   const { host, asker } = await pair(lab);

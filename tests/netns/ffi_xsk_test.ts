@@ -27,6 +27,7 @@ import {
   PacketSocket,
   Wire,
 } from "./ffi_wire.ts";
+import { otherProgram } from "./other_program.ts";
 
 const FRAME_BYTES = 2048;
 const FRAMES = 1024;
@@ -328,19 +329,12 @@ Deno.test("open() waits for a queue that was just let go, and gives up on one in
 
 Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
   using wire = new Wire("other");
-  const folder = Deno.makeTempDirSync();
-  Deno.writeTextFileSync(
-    `${folder}/other.c`,
-    '__attribute__((section("xdp"))) int another(void *ctx) { return 2; }\n',
-  );
-  command(`clang -target bpf -O2 -c ${folder}/other.c -o ${folder}/other.o`);
-  command(`ip link set ${wire.near.name} xdpdrv obj ${folder}/other.o sec xdp`);
-  Deno.removeSync(folder, { recursive: true });
+  command(`ip link set ${wire.near.name} xdpdrv obj ${otherProgram()} sec xdp`);
   const { program } = loadFor(wire.near);
   equal(setup.attach(program, wire.near.ifindex, "native"), -EBUSY);
   equal(setup.attach(program, wire.near.ifindex, "generic"), -EBUSY);
   const [shown] = JSON.parse(command(`ip -j -d link show ${wire.near.name}`));
-  deepEqual(setup.attached(wire.near.ifindex), { id: shown.xdp.prog.id, name: "another" });
+  deepEqual(setup.attached(wire.near.ifindex), { id: shown.xdp.prog.id, name: "other_program" });
 
   command(`ip link set ${wire.near.name} xdpdrv off`);
   const link = attach(program, wire.near);

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import type { Finding } from "../../cli/check_findings.ts";
 import { selfCommand } from "../../cli/self.ts";
 import { labTest, type Namespace, pair } from "./lab.ts";
+import { otherProgram } from "./other_program.ts";
 
 /** Exit status and findings of `tegula check -j`. */
 async function check(
@@ -14,17 +15,6 @@ async function check(
   const said = await host.run(["sh", "-c", `${command}; echo $?`]);
   const [findings, status] = said.trimEnd().split("\n");
   return { status: Number(status), findings: JSON.parse(findings) };
-}
-
-/** The smallest XDP program, as clang compiles it. */
-function otherProgram(): string {
-  const object = Deno.makeTempFileSync({ suffix: ".o" });
-  const source = `__attribute__((section("xdp"))) int other(void *frame) { return 2; }
-    char text[] __attribute__((section("license"))) = "GPL";`;
-  Deno.writeTextFileSync(`${object}.c`, source);
-  const args = ["-target", "bpf", "-O2", "-c", `${object}.c`, "-o", object];
-  assert.ok(new Deno.Command("clang", { args }).outputSync().success);
-  return object;
 }
 
 const OTHER_PROGRAM = otherProgram();
@@ -139,13 +129,13 @@ const TROUBLES: Record<
       `ip link set eth0 xdp obj ${OTHER_PROGRAM} sec xdp`,
     ],
     subject: "eth0",
-    says: /^XDP program other, id \d+, is attached already$/,
+    says: /^XDP program other_program, id \d+, is attached already$/,
     mends: true,
   },
   "another XDP program in generic mode": {
     commands: [`ip link set eth0 xdpgeneric obj ${OTHER_PROGRAM} sec xdp`],
     subject: "eth0",
-    says: /^XDP program other, id \d+, is attached already$/,
+    says: /^XDP program other_program, id \d+, is attached already$/,
     mends: true,
   },
   "fewer queues than net tiles": {
