@@ -92,11 +92,8 @@ async function boot(
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
   await startTiles(appliance, partial);
-  const exists = (ifindex: number) => {
-    appliance.netbase.refresh();
-    return appliance.netbase.interfaces.find(ifindex) >= 0;
-  };
-  new RingWatch(attachments, { xsk: libraries.xsk, exists, log }).start();
+  const { xsk, host: { exists } } = libraries;
+  new RingWatch(attachments, { xsk, exists, log }).start();
   const ports = config.listen.map(({ port, app, instances, inline }) =>
     `${port}=${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`
   ).join(" ");

@@ -48,6 +48,8 @@ export interface Host {
   isRunning(thread: number): boolean;
   /** Index of the interface `ifname`, 0 when there is none. */
   ifindex(ifname: string): number;
+  /** Whether there is an interface with this index, whatever its name. */
+  exists(ifindex: number): boolean;
   /** Receive queues of `ifname` (ETHTOOL_GCHANNELS: rx + combined); 0 when the driver does not say. */
   channels(ifname: string): number;
   /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
@@ -85,6 +87,7 @@ export function openHost(path: string): Host {
     __errno_location: { parameters: [], result: "pointer" },
     tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
+    if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
     close: { parameters: ["i32"], result: "i32" },
@@ -120,6 +123,7 @@ export function openHost(path: string): Host {
     },
     isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
     ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
+    exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
     channels(ifname) {
       const channels = askDriver(ifname, ETHTOOL_GCHANNELS, CHANNELS_BYTES);
       return channels === null ? 0 : channels.getUint32(20, true) + channels.getUint32(32, true);

@@ -66,6 +66,8 @@ Deno.test("capabilities() is the effective set, those above 31 included", () => 
 Deno.test("ifindex() knows loopback, and 0 for what there is not", () => {
   equal(host.ifindex("lo"), 1);
   equal(host.ifindex("no-such-if"), 0);
+  equal(host.exists(1), true);
+  equal(host.exists(0x7fff_ffff), false);
 });
 
 Deno.test("driver() and channels() say nothing where the driver says nothing", () => {

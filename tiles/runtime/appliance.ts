@@ -50,7 +50,10 @@ const LASTING_MILLIS = 30_000;
 
 /** A booting, running or stopping appliance. */
 export class Appliance {
-  /** The mirror, as everyone but the netlink tile sees it. */
+  /**
+   * The mirror, to be looked at until the net tiles are started: until then they are readers that stand
+   * still, so that nothing of it is used again. Main is none of its readers, and nobody waits for it.
+   */
   readonly netbase: NetbaseReader;
   readonly #options: ApplianceOptions;
   readonly #wiring: Wiring;
