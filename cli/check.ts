@@ -66,7 +66,6 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
   const { reader, writer } = live;
-  live.mirror.close();
   const { interfaces } = reader;
   const records = interfaces.records();
   checkInterfaces(host, names);

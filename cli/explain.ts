@@ -56,7 +56,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
 
 function ask(flow: Flow, attached: readonly string[] | null): Explanation {
   const confirmed = new NeighborMap<number>();
-  const { mirror, reader, writer: { rib } } = openMirror({
+  const { reader, writer: { rib } } = openMirror({
     neighbors: {
       neighborTold({ ifindex, address, confirmedMillis }) {
         confirmed.set(ifindex, address, confirmedMillis);
@@ -64,7 +64,6 @@ function ask(flow: Flow, attached: readonly string[] | null): Explanation {
       neighborGone() {},
     },
   });
-  mirror.close();
   const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;
   return explain({ reader, rib, attached, confirmedMillis: age }, flow);
 }

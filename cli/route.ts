@@ -13,7 +13,7 @@ import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
 import { address, command, type Given } from "./options.ts";
 import { say } from "./output.ts";
-import { takeSnapshot } from "./snapshot.ts";
+import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
 
@@ -63,7 +63,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
 }
 
 function askMirror(source: string | undefined): Answerer {
-  const decisions = new DecisionEntries(takeSnapshot().reader);
+  const decisions = new DecisionEntries(openMirror().reader);
   const from = source === undefined ? 0 : parseAddress(source);
   return (destinations) =>
     destinations.map((text) => {

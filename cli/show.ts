@@ -14,7 +14,7 @@ import {
   neighborEntries,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { type Snapshot, takeSnapshot } from "./snapshot.ts";
+import { openMirror, type Snapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 
 const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
@@ -62,7 +62,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     const asText = (line: string) => text(JSON.parse(line));
     await print(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
   } else {
-    await print(batches(entries(takeSnapshot())), json, json ? JSON.stringify : text);
+    await print(batches(entries(openMirror())), json, json ? JSON.stringify : text);
   }
   return Exit.ok;
 }

@@ -4,7 +4,7 @@
  */
 
 import { SystemError } from "../ffi/errno.ts";
-import { type NetlinkLibrary, openNetlink } from "../ffi/netlink.ts";
+import { openNetlink } from "../ffi/netlink.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
@@ -13,35 +13,18 @@ import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
 import { load } from "./libraries.ts";
 
-/** The kernel's state as mirrored. */
-export interface Snapshot {
-  readonly writer: NetbaseWriter;
-  readonly reader: NetbaseReader;
-}
-
-/** A mirror that goes on following the kernel. */
-export interface LiveMirror extends Snapshot {
-  readonly library: NetlinkLibrary;
-  readonly mirror: Mirror;
-}
+/** The kernel's state as mirrored, and what goes on following it. */
+export type Snapshot = ReturnType<typeof openMirror>;
 
 /**
  * Mirrors the kernel's state of the namespace that this process is in. What is not supported is said
- * on standard error. Throws UserError.
+ * on standard error, or to `log`. Throws UserError.
  */
-export function takeSnapshot(): Snapshot {
-  const live = openMirror();
-  live.mirror.close();
-  return live;
-}
-
-/** The same, still open; what it has to say goes to `log`. */
 export function openMirror(
-  { log = (line) => console.error(`tegula: ${line}`), ...options }: Pick<
-    MirrorOptions,
-    "log" | "neighbors"
+  { log = (line) => console.error(`tegula: ${line}`), ...options }: Partial<
+    Pick<MirrorOptions, "log" | "neighbors">
   > = {},
-): LiveMirror {
+) {
   const library = load("netlink", openNetlink);
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
