@@ -5,7 +5,7 @@
 
 import { resolve } from "node:path";
 import { z } from "zod";
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { parsePrefix } from "../tiles/netlink/addresses.ts";
 import { type Grants, NO_GRANTS } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 
@@ -95,12 +95,4 @@ function locateAll(value: unknown, folder: string): unknown {
   if (typeof value !== "object" || value === null) return value;
   const all = Object.entries(value);
   return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
-}
-
-function parsePrefix(text: string): { address: number; mask: number } | null {
-  const [address, length = "32", ...more] = text.split("/");
-  const right = /^\d{1,2}$/.test(length) && Number(length) <= 32 && more.length === 0;
-  if (!right || parseAddress(address) < 0) return null;
-  const mask = (2 ** 32 - 2 ** (32 - Number(length))) | 0;
-  return { address: parseAddress(address) & mask, mask };
 }

@@ -234,7 +234,7 @@ Deno.test("a tick is called when it is due, and what it throws is counted", asyn
         out.send({ address: 0xc6120009, port: 9, sourcePort: 7 }, at, 1);
       },
     }),
-  });
+  }, { sendTo: ["198.18.0.8/29"] });
   assert.equal(harness.tick()[0].address, 0xc6120009);
   assert.deepEqual(harness.tick(), []);
   assert.equal(harness.counters.errors, 1);

@@ -14,6 +14,8 @@
  */
 
 import { heapView, u8 } from "../../ffi/view.ts";
+import { Heard, HEARD_BYTES } from "../net/heard.ts";
+import { parsePrefix } from "../netlink/addresses.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
   appLinkBytes,
@@ -35,11 +37,17 @@ import { makeService, type Service } from "./service.ts";
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** How far apart the payloads of a burst stand in the memory that is for a UMEM here. */
 const SLOT_BYTES = 65_536;
+/** The largest UDP payload over IPv4. */
+const LARGEST_PAYLOAD = 65_507;
+/** What the net tile drops of what an app gives it, by its names for that, to be counted. */
+const NOT_DROPPED = { tx_drop_descriptor: 0, tx_drop_port: 0, tx_drop_unasked: 0 };
 
 /** What the harness stands in for. All have a default. */
 export interface HarnessOptions extends Partial<Pick<AppContext, "ports" | "options" | "clock">> {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
+  /** What it may send to without having heard from there, as `send_to` of the configuration says it. */
+  readonly sendTo?: readonly string[];
 }
 
 /** A datagram to give to the app. */
@@ -75,10 +83,18 @@ export class AppHarness {
   readonly #requests: LinkProducer;
   readonly #answers: LinkConsumer;
   readonly #ring: Uint8Array;
+  readonly #heard = new Heard(heapView(HEARD_BYTES));
+  readonly #sendTo: readonly { address: number; mask: number }[];
+  readonly #dropped = { ...NOT_DROPPED };
   #service!: Service;
 
   private constructor(options: HarnessOptions) {
     this.#options = options;
+    this.#sendTo = (options.sendTo ?? []).map((text) => {
+      const prefix = parsePrefix(text);
+      if (prefix === null) throw new RangeError(`sendTo: '${text}' is no IPv4 address or prefix`);
+      return prefix;
+    });
     const [net, own] = [heapView(netLinkBytes(SHAPE)), heapView(appLinkBytes(SHAPE))];
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
@@ -111,7 +127,10 @@ export class AppHarness {
     return harness;
   }
 
-  /** Gives the app one burst, at most 64 datagrams, and returns what it sent. */
+  /**
+   * Gives the app one burst, at most 64 datagrams, and returns what it sent. What the net tile would not
+   * send is not among that, but counted.
+   */
   ask(...burst: readonly Asked[]): Answered[] {
     burst.forEach((asked, i) => this.#push(asked, i * SLOT_BYTES));
     this.#requests.publish();
@@ -131,10 +150,10 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Counters of the tile, and the app's own metrics, by name. */
+  /** Counters of the tile, what its net tile would drop, and the app's own metrics, by name. */
   get counters(): Record<string, number> {
     const own = new MetricsReader(this.#metrics).read().map(({ name, value }) => [name, value]);
-    return { ...readCounters("app", this.#counters), ...Object.fromEntries(own) };
+    return { ...readCounters("app", this.#counters), ...this.#dropped, ...Object.fromEntries(own) };
   }
 
   #push(asked: Asked, offset: number): void {
@@ -152,27 +171,44 @@ export class AppHarness {
     words[slot + Descriptor.timeLow] = receivedAt % 2 ** 32;
     words[slot + Descriptor.timeHigh] = receivedAt / 2 ** 32;
     this.#requests.push();
+    this.#heard.add(sourceAddress | 0);
   }
 
+  /** What the app's net tile would send of what it gave; all else is counted (`../net/transmit.ts`). */
   #sent(): Answered[] {
     const count = this.#answers.available();
-    const { words } = this.#answers;
-    const sent = Array.from({ length: count }, (_, i) => {
-      const slot = this.#answers.slot(i);
-      const offset = words[slot + Descriptor.offset];
-      if (words[slot + Descriptor.length] === REFLECTED) return this.#reflected(offset);
-      return {
-        payload: new Uint8Array(
-          this.#ring.subarray(offset, offset + words[slot + Descriptor.length]),
-        ),
-        address: words[slot + Descriptor.destination],
-        port: words[slot + Descriptor.ports] & 0xffff,
-        sourceAddress: words[slot + Descriptor.source],
-        sourcePort: words[slot + Descriptor.ports] >>> 16,
-      };
-    });
+    const given = Array.from({ length: count }, (_, i) => this.#read(this.#answers.slot(i)));
     this.#answers.release(count);
-    return sent;
+    return given.filter((answered) => {
+      const dropped = this.#refused(answered);
+      if (dropped !== null) this.#dropped[dropped]++;
+      return dropped === null;
+    });
+  }
+
+  /** The answer whose descriptor begins at word `slot`. */
+  #read(slot: number): Answered {
+    const { words } = this.#answers;
+    const [offset, length] = [words[slot + Descriptor.offset], words[slot + Descriptor.length]];
+    if (length === REFLECTED) return this.#reflected(offset);
+    const ports = words[slot + Descriptor.ports];
+    return {
+      payload: new Uint8Array(this.#ring.subarray(offset, offset + length)),
+      address: words[slot + Descriptor.destination],
+      port: ports & 0xffff,
+      sourceAddress: words[slot + Descriptor.source],
+      sourcePort: ports >>> 16,
+    };
+  }
+
+  /** Why an answer is not sent; null where it is. */
+  #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
+    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_descriptor";
+    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) return "tx_drop_port";
+    const isConfigured = this.#sendTo.some(({ address: prefix, mask }) =>
+      (address & mask) === prefix
+    );
+    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unasked";
   }
 
   /** The request of descriptor `place`, as it goes back. */

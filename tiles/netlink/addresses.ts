@@ -22,3 +22,12 @@ export function parseAddress(text: string): number {
   if (digits === undefined || digits.some((byte) => byte > 255)) return -1;
   return digits.reduce((address, byte) => address * 256 + byte, 0);
 }
+
+/** `"198.51.100.0/24"`, or a bare address, as signed words; null: it is no prefix. */
+export function parsePrefix(text: string): { address: number; mask: number } | null {
+  const [address, length = "32", ...more] = text.split("/");
+  const right = /^\d{1,2}$/.test(length) && Number(length) <= 32 && more.length === 0;
+  if (!right || parseAddress(address) < 0) return null;
+  const mask = (2 ** 32 - 2 ** (32 - Number(length))) | 0;
+  return { address: parseAddress(address) & mask, mask };
+}
