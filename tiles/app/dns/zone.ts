@@ -80,9 +80,19 @@ export class Zone {
     return this.origin === "" || name === this.origin || name.endsWith(`.${this.origin}`);
   }
 
-  /** All names that exist in it, in lower case. */
+  /**
+   * All names that exist in it, in lower case, and then those that are there by a wildcard and that an
+   * alias leads to: whoever asks about one of these is told of its alias once, and not, as others whom
+   * aliases lead there, twice.
+   */
   names(): Iterable<string> {
-    return this.#nodes.keys();
+    const names = new Set(this.#nodes.keys());
+    for (const node of this.#nodes.values()) {
+      const target = (node.get("CNAME")?.[0].data as string | undefined)?.toLowerCase();
+      if (target === undefined || !this.#has(target)) continue;
+      if (this.#find(target).node?.has("CNAME")) names.add(target);
+    }
+    return names;
   }
 
   /** What the zone says about `name`, which is in it. */
