@@ -182,9 +182,11 @@ export class Painter {
       return attributes.defaultNextHop(this.#rib.equalDefaults(best), earlier);
     }
     if (best === 0) return 0;
-    const [prefix, length] = [trie.words[at + Node.prefix], trie.words[at + Node.length]];
     // Flows that a predecessor has spread stay as they were, too.
-    const before = earlier === 0 && this.#repaint ? this.#fib.lookup(prefix) : earlier;
+    const before = earlier === 0 && this.#repaint
+      ? this.#fib.lookup(trie.words[at + Node.prefix])
+      : earlier;
+    const length = trie.words[at + Node.length];
     return attributes.nextHop(candidates.attributes(best), length, before);
   }
 
