@@ -211,6 +211,21 @@ for (const where of ["", "@inline"]) {
   });
 }
 
+labTest("an app that reads a file too late is told that grants end with the start", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const late = 'export const answer = () => Deno.readTextFileSync("/etc/hostname");';
+  const app = temporaryFile(late, ".ts");
+  const listen = `listen = ["${PORT}=late"]\n[apps.late]\nmodule = "${app}"\n`;
+  const args = configured(`${listen}read = ["/etc/hostname"]`);
+  const appliance = await Appliance.start(host, args);
+  await ask(asker, { port: PORT, timeoutMs: SILENCE_MILLIS });
+  const said = await appliance.process.stderr.find("late: the app threw");
+  assert.match(
+    said,
+    /it has no read access to "\/etc\/hostname": what \[apps\] grants ends with its start, unless keep = true$/,
+  );
+});
+
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);

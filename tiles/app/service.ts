@@ -44,11 +44,24 @@ export async function loadService(setup: ServiceSetup, parts: ServiceParts): Pro
   }
 }
 
-/** Deno's sentence of what it denies, with this program's way to be allowed it. */
+/** Deno's sentence of what it denies. */
+const DENIED =
+  /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/;
+
+/** The same with this program's way to be allowed it. */
 function grantable(sentence: string): string {
   return sentence.replace(
-    /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/,
+    DENIED,
     (_, kind, what) => `it has no ${kind} access to ${what}: [apps] grants it, ${kind} = [${what}]`,
+  );
+}
+
+/** The same of a running app. */
+function tooLate(stack: string): string {
+  return stack.replace(
+    DENIED,
+    (_, kind, what) =>
+      `it has no ${kind} access to ${what}: what [apps] grants ends with its start, unless keep = true`,
   );
 }
 
@@ -179,6 +192,6 @@ export class Service {
     // What makes an error the same as another: its class and where it was thrown, not its words.
     const place = stack.split("\n").find((line) => line.startsWith("    at "));
     const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
-    this.#say(kind, `the app threw, which cost a datagram; said once: ${stack}`);
+    this.#say(kind, `the app threw, which cost a datagram; said once: ${tooLate(stack)}`);
   }
 }
