@@ -4,7 +4,8 @@
  */
 
 import { heapView, type View } from "../ffi/view.ts";
-import type { Xsk } from "../ffi/xsk.ts";
+import { libraryPath } from "../ffi/paths.ts";
+import { openXsk, type Xsk } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
@@ -17,6 +18,8 @@ import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 /** The attached interface, and the first port that is asked. */
 export const IFINDEX = 2;
 export const PORT = 7;
+
+const library = openXsk(libraryPath("xsk"));
 
 /** Payload of the smallest Ethernet frame (60 bytes without its check sequence). */
 const PAYLOAD_BYTES = 18;
@@ -111,6 +114,9 @@ export class MemoryXsk implements Xsk {
     }
     this.#fillTail = tail + count;
     return count;
+  }
+  prefetch(words: Int32Array, at: Uint32Array, count: number): void {
+    library.prefetch(words, at, count);
   }
   fill(_slot: number, frames: Uint32Array, count: number): number {
     const filled = this.#filled;

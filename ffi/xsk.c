@@ -228,6 +228,13 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
+/* Has the cache lines of `words` that `at` lists, by word, on their way before they are read. */
+EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		__builtin_prefetch(words + at[i]);
+}
+
 /* Has the kernel send what it has not taken off the ring, as long as each call gets it further. */
 static void wake_sender(struct socket *s)
 {

@@ -100,6 +100,8 @@ export interface Xsk {
    * when there were any, then (offset, length) of each. Returns how many.
    */
   receive(slot: number, descriptors: Uint32Array, most: number): number;
+  /** Has the cache lines of `words` at the first `count` indices of `at` on their way. */
+  prefetch(words: Int32Array, at: Uint32Array, count: number): void;
   /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
   fill(slot: number, frames: Uint32Array, count: number): number;
   /**
@@ -212,6 +214,7 @@ export function openXsk(path: string): Xsk {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_fd: { parameters: ["i32"], result: "i32" },
     tegula_xsk_receive: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    tegula_xsk_prefetch: { parameters: ["buffer", "buffer", "u32"], result: "void" },
     tegula_xsk_fill: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_transmit: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_complete: { parameters: ["i32", "buffer", "u32"], result: "i32" },
@@ -221,6 +224,7 @@ export function openXsk(path: string): Xsk {
   return {
     fd: symbols.tegula_xsk_fd,
     receive: symbols.tegula_xsk_receive,
+    prefetch: symbols.tegula_xsk_prefetch,
     fill: symbols.tegula_xsk_fill,
     transmit: symbols.tegula_xsk_transmit,
     complete: symbols.tegula_xsk_complete,

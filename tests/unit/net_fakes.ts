@@ -99,6 +99,8 @@ export class FakeXsk implements Xsk {
     return frames.length;
   }
 
+  prefetch(): void {}
+
   fill(slot: number, frames: Uint32Array, count: number): number {
     for (const frame of frames.subarray(0, count)) {
       assert.equal(frame % this.#frameBytes, 0);

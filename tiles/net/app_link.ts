@@ -30,7 +30,7 @@ const { Descriptor } = link;
 const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
 const { PAYLOAD_AT } = frames;
 const { NO_FRAME, Row, SLOW } = burst;
-const { appBit, Entry, SHARED_BIT, TICK_BITS } = layout;
+const { appBit, Entry, MOST_WORDS, SHARED_BIT, TICK_BITS } = layout;
 const LINK_FULL = NET.index.app_link_full;
 
 /** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
@@ -87,19 +87,36 @@ export class Peers {
     this.#bit = appBit(index);
   }
 
+  /** Hears from `address`, host order, a signed word. */
+  hear(address: number): void {
+    if (this.#heard.add(address)) this.#cache.moveOn();
+  }
+
   /**
-   * Hears from `address`, whose entry in the header cache is at `e`; -1: none. Where that says that
-   * the app may send there it is among the youngest already, since `has` saw to that, and the tick
-   * moves when others are forgotten. Returns the entry where it says so, else -1.
+   * Hears from whom the `from`-th datagram and those after it for the same app came, and returns the
+   * first, of `end`, that is for another. Where a row's entry says that the app may send there, the
+   * address is among the youngest already, since `has` saw to that, and the tick moves when others are
+   * forgotten; other rows lose their entry.
    */
-  hear(address: number, e: number): number {
+  hearRun(rows: Int32Array, from: number, end: number): number {
+    const app = rows[(from << ARRIVAL_SHIFT) + Arrival.app];
+    const entries = this.#entries;
+    const cache = this.#cache;
     const bit = this.#bit;
-    const isKnown = e >= 0 &&
-      (this.#entries[e + Entry.checked] & (TICK_BITS | bit)) ===
-        ((this.#cache.tick & TICK_BITS) | bit);
-    // Of a bit that others have, too, nothing follows for this app's table.
-    if (!isKnown || bit === SHARED_BIT) this.#add(address);
-    return isKnown ? e : -1;
+    let checked = (cache.tick & TICK_BITS) | bit;
+    let i = from;
+    for (; i < end; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      if (rows[row + Arrival.app] !== app) break;
+      const e = rows[row + Arrival.entry];
+      if (e < 0 || (entries[(e & MOST_WORDS) + Entry.checked] & (TICK_BITS | bit)) !== checked) {
+        rows[row + Arrival.entry] = -1;
+      } else if (bit !== SHARED_BIT) continue;
+      // Of a bit that others have, too, nothing follows for this app's table.
+      this.hear(rows[row + Arrival.source]);
+      checked = (cache.tick & TICK_BITS) | bit;
+    }
+    return i;
   }
 
   /** Whether it may send to `address`, host order, a signed word. */
@@ -108,12 +125,8 @@ export class Peers {
     if (!this.#heard.has(address) && !this.#elsewhere.some((heard) => heard.has(address))) {
       return false;
     }
-    this.#add(address);
+    this.hear(address);
     return true;
-  }
-
-  #add(address: number): void {
-    if (this.#heard.add(address)) this.#cache.moveOn();
   }
 }
 
@@ -275,24 +288,18 @@ export class AppLink implements arrival.Recipient {
     const requests = this.#requests;
     const { words } = requests;
     const out = this.#out;
-    const { peers } = this;
-    const app = rows[(from << ARRIVAL_SHIFT) + Arrival.app];
     const timeLow = frames[0];
     const timeHigh = frames[1];
-    let i = from;
-    for (; i < count; i++) {
+    const room = requests.depth - ((requests.pushed - this.#reclaimed) | 0);
+    const end = this.peers.hearRun(rows, from, count);
+    const taken = Math.min(end, from + room);
+    for (let i = from; i < taken; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
-      if (rows[row + Arrival.app] !== app) break;
-      if (((requests.pushed - this.#reclaimed) | 0) === requests.depth) {
-        rows[row + Arrival.app] = -LINK_FULL;
-        break;
-      }
       const at = requests.slot();
       const offset = rows[row + Arrival.offset];
-      const source = rows[row + Arrival.source];
       words[at + Descriptor.offset] = offset;
       words[at + Descriptor.length] = rows[row + Arrival.length];
-      words[at + Descriptor.source] = source;
+      words[at + Descriptor.source] = rows[row + Arrival.source];
       words[at + Descriptor.destination] = rows[row + Arrival.destination];
       words[at + Descriptor.ports] = rows[row + Arrival.ports];
       words[at + Descriptor.interface] = rows[row + Arrival.interface];
@@ -300,11 +307,12 @@ export class AppLink implements arrival.Recipient {
       words[at + Descriptor.timeHigh] = timeHigh;
       const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
       out[own + Out.offset] = offset;
-      out[own + Out.entry] = peers.hear(source, rows[row + Arrival.entry]);
+      out[own + Out.entry] = rows[row + Arrival.entry];
       out[own + Out.sum] = rows[row + Arrival.sum];
       requests.push();
     }
-    return i;
+    if (taken < end) rows[(taken << ARRIVAL_SHIFT) + Arrival.app] = -LINK_FULL;
+    return taken;
   }
 
   /** As `Recipient` says. The app sees it after `publish`. */
@@ -334,7 +342,7 @@ export class AppLink implements arrival.Recipient {
     this.#out[own + Out.offset] = offset;
     this.#out[own + Out.entry] = SLOW;
     this.#out[own + Out.sum] = PARTIAL;
-    this.peers.hear(source, -1);
+    this.peers.hear(source);
     requests.push();
     return true;
   }

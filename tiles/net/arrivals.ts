@@ -79,6 +79,8 @@ export class Arrivals {
   readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * XDP_BURST);
   /** A row for each, and one that stands for none. */
   readonly rows = new Int32Array((XDP_BURST + 1) << ARRIVAL_SHIFT);
+  /** `HeaderCache.changes` when their entries were found. */
+  changes = 0;
 
   constructor() {
     this.rows[NONE + Arrival.room] = NO_ROOM;

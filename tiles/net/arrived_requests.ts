@@ -9,7 +9,7 @@ import * as frames from "./frame.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival, NO_ROOM, NONE, XDP_BURST } = arrival;
+const { Arrival, ARRIVAL_SHIFT, NO_ROOM, NONE, XDP_BURST } = arrival;
 const { PAYLOAD_AT } = frames;
 
 /** In a row, instead of where room begins: there is none, and the frame is given away. */
@@ -44,15 +44,21 @@ export class ArrivedRequests implements Datagrams {
     return this.#count;
   }
 
-  /** Adds the row at word `row` of `arrivals`, which all of a burst come from. */
-  pick(arrivals: arrival.Arrivals, row: number): void {
+  /** Adds the `from`-th to before the `end`-th of `arrivals`, which all of a burst come from. */
+  pick(arrivals: arrival.Arrivals, from: number, end: number): void {
     const { rows } = arrivals;
-    const offset = rows[row + Arrival.offset];
     const umem = this.#umem;
-    rows[row + Arrival.room] = umem.isLarge(offset) ? NO_ROOM : umem.frameAt(offset) + PAYLOAD_AT;
+    const picked = this.#picked;
+    let count = this.#count;
+    for (let i = from; i < end; i++) {
+      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      const offset = rows[row + Arrival.offset];
+      rows[row + Arrival.room] = umem.isLarge(offset) ? NO_ROOM : umem.frameAt(offset) + PAYLOAD_AT;
+      picked[count++ & (XDP_BURST - 1)] = row;
+    }
     this.#arrivals = arrivals;
     this.#rows = rows;
-    this.#picked[this.#count++ & (XDP_BURST - 1)] = row;
+    this.#count = count;
   }
 
   /** Frees the frames that are left, and makes ready for the next burst. */
@@ -146,6 +152,9 @@ export class ArrivedRequests implements Datagrams {
   get receivedAt(): number {
     const { frames } = this.#arrivals;
     return frames[1] * 2 ** 32 + frames[0];
+  }
+  get arrivals(): arrival.Arrivals {
+    return this.#arrivals;
   }
   /** The rows of the burst at hand. */
   get rows(): Int32Array {

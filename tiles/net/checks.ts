@@ -3,10 +3,10 @@
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
  * Nearly all are alike: untagged, well made, for a port that is served, from a peer that the header
- * cache has an answer ready for. One pass over the burst reads addresses, and one finds that answer,
- * and each does little else: so many frames, and then many entries of the cache, are awaited from
- * memory at the same time. The next knows the ordinary ones by one condition for all headers; what
- * fails that for whatever reason is judged by itself, step by step. A last pass sums payloads.
+ * cache has an answer ready for. One pass over the burst reads addresses; the entries that they name
+ * are fetched all at once, and the next pass finds the answer there. The one after knows the ordinary
+ * frames by one condition for all headers; what fails that for whatever reason is judged by itself,
+ * step by step. A last pass sums payloads.
  */
 
 import * as xsk from "../../ffi/xsk.ts";
@@ -83,6 +83,7 @@ export interface ChecksParts {
   readonly devices: Devices;
   readonly cache: HeaderCache;
   readonly dispatch: Dispatch;
+  readonly xsk: Pick<xsk.Xsk, "prefetch">;
   /** Where the burst at hand is, and what is found out of it. */
   readonly arrivals: arrival.Arrivals;
   /** Whether UDP checksums are left to the NIC. */
@@ -99,6 +100,9 @@ export class Checks {
   readonly #trustChecksums: boolean;
   readonly #cache: HeaderCache;
   readonly #dispatch: Dispatch;
+  readonly #xsk: Pick<xsk.Xsk, "prefetch">;
+  /** Where in the header cache each of the burst is looked for first. */
+  readonly #places = new Uint32Array(XDP_BURST);
   /** An address that was found to be ours in this generation of netbase; 0: none. */
   #own = 0;
   /** Whether the burst at hand came in by loopback, where our own addresses are right sources. */
@@ -107,7 +111,8 @@ export class Checks {
   #generation = -1;
 
   constructor(parts: ChecksParts) {
-    const { view, words, reader, devices, cache, dispatch, arrivals } = parts;
+    const { view, words, reader, devices, cache, dispatch, arrivals, xsk } = parts;
+    this.#xsk = xsk;
     this.#trustChecksums = parts.trustChecksums ?? false;
     this.#arrivals = arrivals;
     this.#view = view;
@@ -134,6 +139,7 @@ export class Checks {
     }
     this.#readAddresses(count);
     this.#findEntries(count);
+    this.#arrivals.changes = this.#cache.changes;
     const others = this.#passOrdinary(count, ifindex, partialChecksums);
     if (others < count) this.#sumPayloads(count);
     if (others === 0) return;
@@ -151,6 +157,8 @@ export class Checks {
   #readAddresses(count: number): void {
     const { frames, rows } = this.#arrivals;
     const view = this.#view;
+    const cache = this.#cache;
+    const places = this.#places;
     for (let i = 0; i < count; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
@@ -164,6 +172,7 @@ export class Checks {
       }
       rows[row + Arrival.source] = source;
       rows[row + Arrival.destination] = destination;
+      places[i] = cache.place(source, destination, 0);
     }
   }
 
@@ -171,10 +180,13 @@ export class Checks {
   #findEntries(count: number): void {
     const { rows } = this.#arrivals;
     const cache = this.#cache;
+    const places = this.#places;
+    this.#xsk.prefetch(cache.words, places, count);
     for (let i = 0; i < count; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
+      const source = rows[row + Arrival.source];
       const destination = rows[row + Arrival.destination];
-      rows[row + Arrival.entry] = cache.find(rows[row + Arrival.source], destination, 0);
+      rows[row + Arrival.entry] = cache.findFrom(places[i], source, destination, 0);
     }
   }
 

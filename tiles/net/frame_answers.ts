@@ -180,13 +180,14 @@ export class FrameAnswers implements Answers {
 
   /** Sends back what is to go back as it came. */
   #turnBack(): void {
-    const { rows } = this.#requests;
+    const { arrivals } = this.#requests;
+    const { rows } = arrivals;
     const reflected = this.#reflected;
     const count = this.#reflections;
     this.#reflections = 0;
     for (let done = 0; done < count; done++) {
       const from = done;
-      done = this.#transmitter.reflect(rows, reflected, from, count);
+      done = this.#transmitter.reflect(arrivals, reflected, from, count);
       this.#counters[COUNT.answers] += done - from;
       if (done === count) return;
       const row = reflected[done];

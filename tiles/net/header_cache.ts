@@ -35,6 +35,8 @@ export class HeaderCache {
    * looked after, and that it is asked anew whether the app may send there.
    */
   tick = 1;
+  /** Moves with every entry that is made or made void: what was found before is there until then. */
+  changes = 0;
   readonly #mask: number;
   #epoch = 1;
   #victim = 0;
@@ -51,6 +53,7 @@ export class HeaderCache {
 
   /** Makes every entry void. */
   clear(): void {
+    this.changes = (this.changes + 1) | 0;
     this.#epoch = (this.#epoch + 1) | 0;
     if (this.#epoch !== 0) return;
     this.words.fill(0);
@@ -64,17 +67,26 @@ export class HeaderCache {
 
   /** Word index of the entry for this key, -1 when there is none. Addresses as signed words. */
   find(destination: number, source: number, member: number): number {
-    // Most are found at their first place. The mask bounds the index in V8's eyes too.
-    const first = this.#hash(destination, source, member);
-    const e = this.#at(first);
+    return this.findFrom(this.place(destination, source, member), destination, source, member);
+  }
+
+  /** Where the entry for this key is, if it is where most are: the word index of its first place. */
+  place(destination: number, source: number, member: number): number {
+    // The mask bounds the index in V8's eyes too.
+    return this.#at(this.#hash(destination, source, member));
+  }
+
+  /** The same as `find`, by what `place` said. */
+  findFrom(place: number, destination: number, source: number, member: number): number {
+    const e = place & MOST_WORDS;
     if (this.#is(e, destination, source, member)) return e;
-    return this.#findBeyond(first, destination, source, member);
+    return this.#findBeyond(e, destination, source, member);
   }
 
   /** The same at the places after the first. Apart, so that V8 inlines the usual way. */
   #findBeyond(first: number, destination: number, source: number, member: number): number {
     for (let probe = 1; probe < PROBES; probe++) {
-      const e = this.#at(first + probe);
+      const e = this.#at((first / ENTRY_WORDS | 0) + probe);
       if (this.#is(e, destination, source, member)) return e;
     }
     return -1;
@@ -85,10 +97,15 @@ export class HeaderCache {
    * others may have taken its place. Negative: it was not found.
    */
   leads(e: number, destination: number, source: number, length: number): boolean {
-    if (e < 0 || !this.#is(e & MOST_WORDS, destination, source, 0)) return false;
+    return e >= 0 && this.#is(e & MOST_WORDS, destination, source, 0) && this.admits(e, length);
+  }
+
+  /** Whether `length` bytes can leave at once by the entry at `e`, if there is one. */
+  admits(e: number, length: number): boolean {
+    if (e < 0) return false;
     // One that is negative has no largest payload: only those of the wire pass here.
     const outcome = this.words[(e & MOST_WORDS) + Entry.outcome];
-    return outcome >= 0 && length <= (outcome & 0xffff);
+    return (outcome | ((outcome & 0xffff) - length)) >= 0;
   }
 
   #is(e: number, destination: number, source: number, member: number): boolean {
@@ -121,6 +138,7 @@ export class HeaderCache {
     words[e + Entry.member] = member;
     words[e + Entry.epoch] = this.#epoch;
     words[e + Entry.checked] = 0;
+    this.changes = (this.changes + 1) | 0;
     return e;
   }
 

@@ -62,21 +62,9 @@ export class InlineApp implements arrival.Recipient {
 
   /** As `Recipient` says. It has room for a burst, and is to run after each. */
   push(arrivals: arrival.Arrivals, from: number, count: number): number {
-    const { rows } = arrivals;
-    const requests = this.#requests;
-    const peers = this.#peers;
-    const app = rows[(from << ARRIVAL_SHIFT) + Arrival.app];
-    let i = from;
-    for (; i < count; i++) {
-      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
-      if (rows[row + Arrival.app] !== app) break;
-      requests.pick(arrivals, row);
-      rows[row + Arrival.entry] = peers.hear(
-        rows[row + Arrival.source],
-        rows[row + Arrival.entry],
-      );
-    }
-    return i;
+    const end = this.#peers.hearRun(arrivals.rows, from, count);
+    this.#requests.pick(arrivals, from, end);
+    return end;
   }
 
   /** As `Recipient` says. It is to run after each burst. */
@@ -104,8 +92,8 @@ export class InlineApp implements arrival.Recipient {
     rows[row + Arrival.length] = length;
     rows[row + Arrival.entry] = -1;
     rows[row + Arrival.interface] = ifindex;
-    this.#requests.pick(this.#datagrams, row);
-    this.#peers.hear(source, -1);
+    this.#requests.pick(this.#datagrams, count, count + 1);
+    this.#peers.hear(source);
     return true;
   }
 

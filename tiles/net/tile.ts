@@ -182,7 +182,7 @@ class NetTile implements Tile {
     const arrivals = new Arrivals();
     const { view, words } = umem;
     const { trustChecksums = false } = setup;
-    const lookups = { reader, devices, cache, dispatch };
+    const lookups = { reader, devices, cache, dispatch, xsk };
     const checks = new Checks({ view, words, ...lookups, arrivals, trustChecksums });
     const apps = [...this.#apps, ...this.#inline];
     const into = { umem, dispatch, apps, capture, counters };

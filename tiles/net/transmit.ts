@@ -161,7 +161,7 @@ export class Transmitter {
    * the UMEM and UDP checksums that stand. Returns how far it came: the next cannot leave at once,
    * nothing has happened to it, and `sendFrames` says why.
    */
-  reflect(arrivals: Int32Array, picked: Int32Array, from: number, end: number): number {
+  reflect(arrivals: arrival.Arrivals, picked: Int32Array, from: number, end: number): number {
     const sent = this.#wire.turnRun(arrivals, picked, from, end);
     this.#counters[COUNT.tx_accepted] += sent - from;
     return sent;

@@ -102,29 +102,40 @@ export class Wire {
    * `from` on, by the entries there. Returns how far it came: the next has none by which it can leave
    * at once, or its ring is full.
    */
-  turnRun(arrivals: Int32Array, picked: Int32Array, from: number, end: number): number {
+  turnRun(arrivals: arrival.Arrivals, picked: Int32Array, from: number, end: number): number {
     const frames = this.#umem.words;
     const cache = this.#cache;
     const entries = cache.words;
     const ports = this.#ports;
+    const { rows } = arrivals;
+    // Nothing changes in here.
+    const isCurrent = arrivals.changes === cache.changes;
+    let port: XdpPort | undefined;
+    let number = -1;
+    let room = 0;
     let i = from;
     for (; i < end; i++) {
       const row = picked[i & (BURST - 1)];
-      const e = arrivals[row + Arrival.entry];
-      const length = arrivals[row + Arrival.length];
-      const source = arrivals[row + Arrival.source];
-      if (!cache.leads(e, source, arrivals[row + Arrival.destination], length)) break;
+      const e = rows[row + Arrival.entry];
+      const length = rows[row + Arrival.length];
+      const leads = isCurrent
+        ? cache.admits(e, length)
+        : cache.leads(e, rows[row + Arrival.source], rows[row + Arrival.destination], length);
       // Port 0 is nobody's.
-      if (arrivals[row + Arrival.ports] >>> 16 === 0) break;
+      if (!leads || rows[row + Arrival.ports] >>> 16 === 0) break;
       const outcome = entries[(e & MOST_WORDS) + Entry.outcome];
-      const port = ports[outcome >>> 24];
-      if (port.room === 0) break;
-      const at = arrivals[row + Arrival.offset] - PAYLOAD_AT;
+      if (outcome >>> 24 !== number) {
+        number = outcome >>> 24;
+        port = ports[number];
+        room = port.room;
+      }
+      if (room-- === 0) break;
+      const at = rows[row + Arrival.offset] - PAYLOAD_AT;
       turnHeaders(frames, entries, at, e, length);
       const begin = (outcome >>> 16) & BEGIN_BITS;
-      port.queue(at + begin, length + PAYLOAD_AT - begin);
+      port!.queue(at + begin, length + PAYLOAD_AT - begin);
     }
-    if (this.#capture.wanted) this.#showTurned(arrivals, picked, from, i);
+    if (this.#capture.wanted) this.#showTurned(rows, picked, from, i);
     return i;
   }
 
@@ -144,13 +155,13 @@ export class Wire {
   }
 
   /** Shows the datagrams that were turned round. */
-  #showTurned(arrivals: Int32Array, picked: Int32Array, from: number, end: number): void {
+  #showTurned(rows: Int32Array, picked: Int32Array, from: number, end: number): void {
     for (let i = from; i < end; i++) {
       const row = picked[i];
-      const outcome = this.#entries[arrivals[row + Arrival.entry] + Entry.outcome];
+      const outcome = this.#entries[rows[row + Arrival.entry] + Entry.outcome];
       const begin = (outcome >>> 16) & BEGIN_BITS;
-      const at = arrivals[row + Arrival.offset] - PAYLOAD_AT + begin;
-      const size = arrivals[row + Arrival.length] + PAYLOAD_AT - begin;
+      const at = rows[row + Arrival.offset] - PAYLOAD_AT + begin;
+      const size = rows[row + Arrival.length] + PAYLOAD_AT - begin;
       this.#capture.sent(this.#umem.bytes, at, size, this.#ports[outcome >>> 24].ifindex);
     }
   }
