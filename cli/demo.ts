@@ -40,19 +40,18 @@ async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise
   const allowed = ["auto", "xdp", "socket"] as const;
   const provider = oneOf(values.provider, { option: "provider", allowed });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  return await play({ seconds, provider, json: values.json, hold: values.hold });
-}
-
-/** What the command line asked for. */
-interface DemoOptions {
-  readonly seconds: number;
-  readonly provider: string;
-  readonly json: boolean;
-  readonly hold: boolean;
+  return await play({ ...values, seconds, provider });
 }
 
 /** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
-async function play({ seconds, provider, json, hold }: DemoOptions): Promise<number> {
+async function play(
+  { seconds, provider, json, hold }: {
+    seconds: number;
+    provider: string;
+    json: boolean;
+    hold: boolean;
+  },
+): Promise<number> {
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
   await using lab = new Lab();

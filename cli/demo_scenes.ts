@@ -157,7 +157,7 @@ export const SCENES: readonly Scene[] = [
 ];
 
 /** Gives the client the host's MAC for good, so that it does not use ARP. */
-async function pinHost({ host, client }: Stage): Promise<void> {
+export async function pinHost({ host, client }: Pick<Stage, "host" | "client">): Promise<void> {
   const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
   await client.ip(`neigh replace ${HOST_ADDRESS} lladdr ${address} dev eth0 nud permanent`);
 }

@@ -7,17 +7,8 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
-import {
-  Appliance,
-  ask,
-  type Client,
-  ECHO,
-  HOST,
-  labTest,
-  type Namespace,
-  pair,
-  peer,
-} from "./lab.ts";
+import { pinHost } from "../../cli/demo_scenes.ts";
+import { Appliance, ask, type Client, ECHO, labTest, type Namespace, pair, peer } from "./lab.ts";
 
 const PORT = 4000;
 /** Datagrams that are looked at; the first few find code that was never run before. */
@@ -31,7 +22,7 @@ labTest("a solicit goes out at once", async (lab) => {
   const { host, client, asker } = await pair(lab);
   const addresses = Array.from({ length: TAKEN }, (_, i) => `198.18.0.${50 + i}`);
   await client.batch(addresses.map((address) => `address add ${address}/24 dev eth0`));
-  await pinHost(host, client);
+  await pinHost({ host, client });
   const app = fileURLToPath(new URL("./apps/caller.ts", import.meta.url));
   const args = ["--interface", "eth0", "--listen", `${PORT}=${app}`];
   const appliance = await Appliance.start(host, args);
@@ -46,16 +37,10 @@ labTest("a solicit goes out at once", async (lab) => {
   assert.equal((await appliance.counters()).get("solicits_sent"), TAKEN);
 });
 
-/** Gives the client the host's MAC for good, so that its own ARP does not tell the host who it is. */
-async function pinHost(host: Namespace, client: Namespace): Promise<void> {
-  const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
-  await client.ip(`neigh replace ${HOST} lladdr ${address} dev eth0 nud permanent`);
-}
-
 labTest("the first request of an unknown client is answered at once", async (lab) => {
   const { host, client, asker } = await pair(lab);
   await Appliance.start(host, ECHO);
-  await pinHost(host, client);
+  await pinHost({ host, client });
   const took = await medianMillis(async () => {
     await host.ip("neigh flush dev eth0");
   }, asker);
