@@ -4,8 +4,13 @@
  */
 
 import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
 import { typedIn, writtenFolder } from "../ten_minutes.ts";
-import { labTest } from "./lab.ts";
+import { temporaryFile } from "./config_file.ts";
+import { Appliance, ask, labTest, pair } from "./lab.ts";
+
+const APPS = fileURLToPath(new URL("../../tiles/app/", import.meta.url));
+const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.url));
 
 labTest("docs/apps.md, steps 3 and 4: the app is run, and answers", async (lab) => {
   const host = await lab.namespace("host");
@@ -21,3 +26,40 @@ labTest("docs/apps.md, steps 3 and 4: the app is run, and answers", async (lab) 
   }
   assert.equal((await running.ended()).code, 0);
 });
+
+labTest("docs/apps.md: apps that ship can be copied, with what is said there", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-copies-" });
+  try {
+    await host.run(["cp", "-r", ...copied(), folder]);
+    const appliance = await Appliance.start(host, ["--config", copies(folder)]);
+    assert.equal((await ask(asker, { port: 7 })).text, "hello");
+    assert.equal((await ask(asker, { port: 37 })).bytes?.length, 4);
+    const dig = await client.run("dig +short @198.18.0.1 example.org SOA".split(" "));
+    assert.match(dig, /^ns1\.example\.org\. /);
+    assert.equal((await appliance.stop()).code, 0);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
+/** What ships, each at its usual port. */
+const SHIPPED = { discard: 9, dns: 53, echo: 7, ntp: 123, statsd: 8125, time: 37 };
+
+function copied(): string[] {
+  return [`${APPS}dns`, ...Object.keys(SHIPPED).map((name) => `${APPS}${name}.ts`)];
+}
+
+/** A configuration of the copies, by other names than the originals have. */
+function copies(folder: string): string {
+  const listen = Object.entries(SHIPPED).map(([name, port]) => `${port}=my-${name}`);
+  const granted: Record<string, string> = {
+    dns: `read = ["${ZONE}", "${folder}/dns"]\noptions = { zone = "${ZONE}" }`,
+    ntp: "clock = true",
+  };
+  const apps = Object.keys(SHIPPED).map((name) =>
+    `[apps.my-${name}]\nmodule = "${folder}/${name}.ts"\n${granted[name] ?? ""}`
+  );
+  const text = `interfaces = ["eth0"]\nlisten = ${JSON.stringify(listen)}\n${apps.join("\n")}`;
+  return temporaryFile(text, ".toml");
+}
