@@ -1,9 +1,9 @@
 /**
  * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
  * kernel. It stands wholly inside a mount, network and process namespace of its own
- * (`enterLaboratory`), with a private `/run`: when the first process in there ends, however it
- * ends, or who started it, by Ctrl-C or by a signal, the kernel takes every namespace, interface, XDP
- * program and process with it.
+ * (`enterLaboratory`), with a private `/run`. When the first process in there ends, or the one that
+ * started it, by Ctrl-C for example, the kernel takes every namespace, interface, XDP program and
+ * process with it.
  */
 
 import { Exit, UserError } from "./errors.ts";
