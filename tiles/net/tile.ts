@@ -3,8 +3,9 @@
  * sockets behind the served ports; one turn of it is one packet's way through this folder:
  *
  *     xdp_port / socket_receiver → checks → dispatch → app_link → (the app) →
- *     transmit → resolve, header_cache → headers → wire → xdp_port, or socket_sender,
- *     with holding beside it for those whose neighbour is unknown.
+ *     transmit → header_cache → headers → wire → xdp_port,
+ *     and where the header cache has nothing ready, transmit → detour → resolve, and then either
+ *     the same way on, or socket_sender, or holding while the neighbour is unknown.
  */
 
 import { loadService, type Service } from "../app/service.ts";
