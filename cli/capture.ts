@@ -83,12 +83,24 @@ function print(frame: CapturedFrame): void {
   const fraction = frame.time.slice(frame.time.indexOf("."));
   const ends = frame.source === undefined
     ? "no UDP over IPv4"
-    : `${frame.source}:${frame.sourcePort} > ${frame.destination}:${frame.destinationPort}`;
-  const where = frame.interface ?? "kernel";
+    : `${source(frame)}:${frame.sourcePort} > ${frame.destination}:${frame.destinationPort}`;
   const reason = frame.dropped === null ? "" : ` dropped: ${reasonText(frame.dropped)}`;
   say(
-    `${time}${fraction} ${where} ${frame.direction.padEnd(3)} ${ends} ${frame.size} bytes${reason}`,
+    `${time}${fraction} ${where(frame)} ${
+      frame.direction.padEnd(3)
+    } ${ends} ${frame.size} bytes${reason}`,
   );
+}
+
+/** By what it came or left: `-` for what was dropped before it left by anything. */
+function where({ interface: name, direction, dropped }: CapturedFrame): string {
+  const hasLeft = dropped === null || dropped === "tx_drop_socket";
+  return name ?? (direction === "in" || hasLeft ? "kernel" : "-");
+}
+
+/** Its source address: `*` where none was chosen, or the kernel is to choose it. */
+function source({ source }: CapturedFrame): string {
+  return source === "0.0.0.0" ? "*" : `${source}`;
 }
 
 /** The counter's name, and what it counts. */

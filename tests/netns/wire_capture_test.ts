@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
 import { heapView, u8 } from "../../ffi/view.ts";
 import { CaptureMode, CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
+import { configured, temporaryFile } from "./config_file.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -24,6 +25,7 @@ import {
   pair,
   refusal,
   SILENCE_MILLIS,
+  socketPath,
 } from "./lab.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
@@ -165,6 +167,27 @@ labTest("drops alone are captured with their reason, and of one app only its own
     [true, ""],
     [true, dropped[1][2]],
   ]);
+});
+
+labTest("a datagram without a way is not said to have left by the kernel", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const speaks = `export default () => ({
+    receive(requests, out) {
+      while (requests.next()) {
+        out.send({ address: 0xcb007109, port: 9, sourcePort: 7 }, out.reserve(4), 4);
+      }
+    },
+  });`;
+  const [app, control] = [temporaryFile(speaks, ".ts"), ["--control", socketPath()]];
+  const apps = `[apps.speaks]\nmodule = "${app}"\nsend_to = ["203.0.113.0/24"]`;
+  await Appliance.start(host, [...configured(`listen = ["7=speaks"]\n${apps}`), ...control]);
+  const process = host.spawn([
+    ...[...selfCommand(), "capture", "--drops", "--count", "1", ...control],
+  ]);
+  await process.stderr.find("capturing");
+  await ask(asker, { timeoutMs: SILENCE_MILLIS });
+  const line = await process.stdout.find("");
+  assert.match(line, /^[\d:.]+ - out \*:7 > 203\.0\.113\.9:9 32 bytes dropped: tx_drop_no_route /);
 });
 
 labTest("without a file each frame is a line; a wrong app is refused", async (lab) => {
