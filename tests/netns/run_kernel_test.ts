@@ -168,3 +168,45 @@ labTest(
     }
   },
 );
+
+labTest(
+  "a path's smaller MTU reaches the kernel, which tells it when asked, and is not followed",
+  async (lab) => {
+    const [host, router] = [await lab.namespace("host"), await lab.namespace("router")];
+    const far = await lab.namespace("far");
+    await lab.join(
+      { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
+      { namespace: router, name: "eth0", addresses: ["198.18.0.254/24"] },
+    );
+    await lab.join(
+      { namespace: router, name: "eth1", addresses: ["203.0.113.1/24"] },
+      { namespace: far, name: "eth0", addresses: ["203.0.113.2/24"] },
+    );
+    await router.sysctl({ ip_forward: 1 });
+    await router.ip("link set eth1 mtu 1000");
+  await far.ip("link set eth0 mtu 1000");
+    await far.ip("route add default via 203.0.113.1");
+    await host.ip("route add default via 198.18.0.254");
+    await Appliance.start(host, [...ECHO, "--provider", "xdp"]);
+    const asker = new Client(far);
+    const asked = { source: "203.0.113.2", payload: noise(1200) };
+    const told = async () =>
+      /\bmtu (\d+)/.exec(await host.ip("route get 203.0.113.2 from 198.18.0.1"))?.[1];
+    assert.equal((await askUntilAnswered(asker, { source: asked.source })).text, "hello");
+    assert.equal(await told(), undefined);
+
+    const events = host.spawn(["ip", "monitor", "route"]);
+    for (let i = 0; i < 2; i++) {
+      assert.equal((await ask(asker, { ...asked, timeoutMs: SILENCE_MILLIS })).bytes, null);
+      assert.equal(await told(), "1000");
+    }
+    // What the route itself says is followed, and is the first thing that an event told.
+    await host.ip("route add 203.0.113.2 via 198.18.0.254 mtu 1000");
+    assert.deepEqual((await askUntilAnswered(asker, asked)).bytes, asked.payload);
+    await events.stdout.find("203.0.113.2");
+    assert.match(
+      events.stdout.all.join("\n"),
+      /^203\.0\.113\.2 via 198\.18\.0\.254 dev eth0 mtu 1000 *$/,
+    );
+  },
+);
