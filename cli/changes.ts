@@ -31,7 +31,7 @@ export class Changes implements Watcher {
   readonly #nameOf = (ifindex: number) => this.#name(ifindex);
   #state: number;
   /** Changes that netbase does not show yet, and when the first of them was begun with. */
-  #unshown: Entry[] = [];
+  #unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
   #since = -1;
 
   /** `reader` reads the mirror's own netbase. */
@@ -44,22 +44,24 @@ export class Changes implements Watcher {
   }
 
   /** After each turn of the mirror, which was begun at `began`: what is shown by now. */
-  turn(began: number): Entry[] {
+  *turn(began: number): Generator<Entry> {
     this.#noteState();
-    if (this.#unshown.length === 0) return [];
+    if (this.#unshown.length === 0) return;
     if (this.#since < 0) this.#since = began;
-    if (!this.#mirror.shown) return [];
+    if (!this.#mirror.shown) return;
     const time = new Date().toISOString();
     const latencyMicros = Math.round((performance.now() - this.#since) * 1000);
     this.#since = -1;
-    return this.#unshown.splice(0).map(({ topic, change, ...entry }) => (
-      { topic, change, time, latencyMicros, ...entry }
-    ));
+    // All routes may go at once: each is told before the next is put into words.
+    for (const { topic, change, entry } of this.#unshown.splice(0)) {
+      yield { topic, change, time, latencyMicros, ...entry() };
+    }
   }
 
-  interface(change: Change, entry: InterfaceEntry): void {
-    this.#names.set(entry.ifindex, entry.name);
-    this.#note("interfaces", change, () => interfaceEntry(entry, this.#nameOf));
+  interface(change: Change, link: InterfaceEntry): void {
+    this.#names.set(link.ifindex, link.name);
+    const entry = interfaceEntry(link, this.#nameOf);
+    this.#note("interfaces", change, () => entry);
   }
 
   route(change: Change, route: Route): void {
@@ -67,11 +69,12 @@ export class Changes implements Watcher {
   }
 
   neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void {
-    this.#note("neighbors", change, () => neighborEntry(neighbor, this.#nameOf));
+    const entry = neighborEntry(neighbor, this.#nameOf);
+    this.#note("neighbors", change, () => entry);
   }
 
   #note(topic: Topic, change: Change, entry: () => Entry): void {
-    if (this.#topics.includes(topic)) this.#unshown.push({ topic, change, ...entry() });
+    if (this.#topics.includes(topic)) this.#unshown.push({ topic, change, entry });
   }
 
   #noteState(): void {

@@ -50,8 +50,7 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
   for (;;) {
     const now = performance.now();
     const work = mirror.turn(now);
-    const entries = changes.turn(now);
-    if (entries.length > 0) say(entries.map((entry) => text(entry)).join("\n"));
+    for (const entry of changes.turn(now)) say(text(entry));
     if (work > 0) continue;
     const due = mirror.nextDue(now);
     library.wait(polled, due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS));
