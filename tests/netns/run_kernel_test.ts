@@ -184,7 +184,7 @@ labTest(
     );
     await router.sysctl({ ip_forward: 1 });
     await router.ip("link set eth1 mtu 1000");
-  await far.ip("link set eth0 mtu 1000");
+    await far.ip("link set eth0 mtu 1000");
     await far.ip("route add default via 203.0.113.1");
     await host.ip("route add default via 198.18.0.254");
     await Appliance.start(host, [...ECHO, "--provider", "xdp"]);
