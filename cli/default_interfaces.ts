@@ -31,7 +31,10 @@ export function takeDefaults(
 }
 
 /** Finds them, in the order of the routes. */
-export function findDefaults(host: Host, { reader, writer }: Snapshot): Defaults {
+export function findDefaults(
+  host: Host,
+  { reader, writer }: Pick<Snapshot, "reader" | "writer">,
+): Defaults {
   const { interfaces } = reader;
   const defaults = [...writer.rib.routes()].filter((route) =>
     route.table === RT_TABLE_MAIN && route.prefixLength === 0 && route.tos === 0 &&
