@@ -19,9 +19,10 @@ export function interfaceText(entry: Entry): string {
   const { ifindex, ifname, link, flags, mtu, master, operstate } = entry;
   const name = link === undefined ? ifname : `${ifname}@${link}`;
   const state = `mtu ${mtu}${master === undefined ? "" : ` master ${master}`} state ${operstate}`;
+  const hasMac = entry.address !== undefined;
   return [
     `${ifindex}: ${name}: <${(flags as string[]).join(",")}> ${state}`,
-    `    link/${entry.link_type}${entry.address === undefined ? "" : ` ${entry.address}`}`,
+    `    link/${entry.link_type}${hasMac ? ` ${entry.address} brd ${entry.broadcast}` : ""}`,
     ...vlanLines(entry),
     ...(entry.addr_info as Entry[]).map((address) => `    ${addressText(address)}`),
   ].join("\n");
@@ -33,10 +34,12 @@ function vlanLines({ linkinfo }: Entry): string[] {
   return [`    vlan protocol ${protocol} id ${id}`];
 }
 
-function addressText({ local, address, prefixlen, broadcast, scope, secondary }: Entry): string {
+function addressText(entry: Entry): string {
+  const { local, address, prefixlen, broadcast, scope, secondary, label } = entry;
   const peer = address === undefined ? "" : ` peer ${address}`;
   const brd = broadcast === undefined ? "" : ` brd ${broadcast}`;
-  return `inet ${local}${peer}/${prefixlen}${brd} scope ${scope}${secondary ? " secondary" : ""}`;
+  const marks = `${secondary ? " secondary" : ""}${label === undefined ? "" : ` ${label}`}`;
+  return `inet ${local}${peer}/${prefixlen}${brd} scope ${scope}${marks}`;
 }
 
 /** As `ip route` prints a route. */

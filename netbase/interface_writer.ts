@@ -140,9 +140,10 @@ export function withAddress(
 ): readonly InterfaceAddress[] {
   const { broadcast, scope, secondary } = address;
   const known = addresses.find((other) => isSameAddress(other, address));
-  const isNews = known?.broadcast !== broadcast || known.scope !== scope ||
+  const isMoved = known?.broadcast !== broadcast || known.scope !== scope ||
     known.secondary !== secondary;
-  if (!isNews) return addresses;
+  // Labels follow the interface's name, and nothing moves for that.
+  if (!isMoved) return addresses.with(addresses.indexOf(known), address);
   const others = addresses.filter((other) => other !== known);
   // A secondary goes last, a primary after the last primary whose scope is as narrow or narrower.
   const before = secondary
@@ -171,6 +172,8 @@ const PLAIN_WORDS = [
   "mtu",
   "macHead",
   "macTail",
+  "broadcastHead",
+  "broadcastTail",
   "link",
   "master",
   "operstate",
@@ -183,14 +186,11 @@ interface Packed {
 }
 
 function pack(entry: InterfaceEntry): Packed {
-  const record = new Uint32Array(Interface.name + NAME_BYTES / 4);
-  for (const word of PLAIN_WORDS) record[Interface[word]] = entry[word];
+  const record = new Uint32Array(Interface.broadcastTail + 1);
+  for (const word of PLAIN_WORDS) record[Interface[word]] = entry[word] ?? 0;
   record[Interface.vlan] = entry.vlanProtocol << 16 | entry.vlanId;
   record[Interface.addressCount] = entry.addresses.length;
-  new TextEncoder().encodeInto(
-    entry.name,
-    new Uint8Array(record.buffer, Interface.name * 4, NAME_BYTES - 1),
-  );
+  putText(entry.name, record, Interface.name);
   const run = new Uint32Array(entry.addresses.length * ADDRESS_WORDS);
   entry.addresses.forEach((each, i) => {
     const at = i * ADDRESS_WORDS;
@@ -198,6 +198,12 @@ function pack(entry: InterfaceEntry): Packed {
     run[at + Address.address] = each.address;
     run[at + Address.broadcast] = each.broadcast;
     run[at + Address.meta] = each.prefixLength | each.scope << 8 | (each.secondary ? 1 << 16 : 0);
+    putText(each.label ?? "", run, at + Address.label);
   });
   return { record, addresses: run };
+}
+
+/** Puts a name at word `at` of `words`, which are 0. */
+function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): void {
+  new TextEncoder().encodeInto(text, new Uint8Array(words.buffer, at * 4, NAME_BYTES - 1));
 }

@@ -37,6 +37,9 @@ export interface InterfaceLink {
   /** MAC: bytes 0–3 as one little-endian word, and bytes 4–5 likewise. */
   readonly macHead: number;
   readonly macTail: number;
+  /** Likewise the MAC that broadcasts go to, of who has one. */
+  readonly broadcastHead?: number;
+  readonly broadcastTail?: number;
   readonly link: number;
   readonly master: number;
   readonly vlanId: number;
@@ -56,6 +59,8 @@ export interface InterfaceAddress {
   readonly scope: number;
   /** IFA_F_SECONDARY */
   readonly secondary: boolean;
+  /** IFA_LABEL, where it is told. */
+  readonly label?: string;
 }
 
 /** An interface and its addresses, in the kernel's order. */
@@ -127,9 +132,7 @@ export class InterfaceReader {
 
   /** Allocates. */
   name(record: number): string {
-    const at = record + Interface.name;
-    const bytes = new Uint8Array(this.words.slice(at, at + NAME_BYTES / 4).buffer);
-    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+    return textAt(this.words, record + Interface.name);
   }
 
   addressCount(record: number): number {
@@ -178,6 +181,8 @@ export class InterfaceReader {
 
   #entry(record: number): InterfaceEntry {
     const [words, vlan] = [this.words, this.vlan(record)];
+    const broadcastHead = words[record + Interface.broadcastHead];
+    const broadcastTail = words[record + Interface.broadcastTail];
     return {
       ifindex: this.ifindex(record),
       name: this.name(record),
@@ -190,18 +195,35 @@ export class InterfaceReader {
       master: words[record + Interface.master],
       vlanId: vlan & 0xffff,
       vlanProtocol: vlan >>> 16,
-      addresses: Array.from({ length: this.addressCount(record) }, (_, i) => ({
-        local: this.local(record, i),
-        address: this.address(record, i),
-        prefixLength: this.prefixLength(record, i),
-        broadcast: this.addressWords[this.#addressAt(record, i) + Address.broadcast],
-        scope: this.scope(record, i),
-        secondary: this.isSecondary(record, i),
-      })),
+      ...((broadcastHead !== 0 || broadcastTail !== 0) && { broadcastHead, broadcastTail }),
+      addresses: Array.from(
+        { length: this.addressCount(record) },
+        (_, i) => this.#addressEntry(record, i),
+      ),
+    };
+  }
+
+  #addressEntry(record: number, i: number): InterfaceAddress {
+    const at = this.#addressAt(record, i);
+    const label = textAt(this.addressWords, at + Address.label);
+    return {
+      local: this.local(record, i),
+      address: this.address(record, i),
+      prefixLength: this.prefixLength(record, i),
+      broadcast: this.addressWords[at + Address.broadcast],
+      scope: this.scope(record, i),
+      secondary: this.isSecondary(record, i),
+      ...(label !== "" && { label }),
     };
   }
 
   #addressAt(record: number, i: number): number {
     return (this.words[record + Interface.addresses] + i) * ADDRESS_WORDS;
   }
+}
+
+/** The name that stands at word `at`. */
+function textAt(words: Uint32Array, at: number): string {
+  const bytes = new Uint8Array(words.slice(at, at + NAME_BYTES / 4).buffer);
+  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
 }

@@ -103,7 +103,7 @@ export interface RecordTableShape {
 /** Interfaces: 4,096 of them, with 65,536 addresses in all. */
 export const INTERFACES = 1 << 12;
 const INTERFACE_WORDS = 32;
-export const ADDRESS_WORDS = 4;
+export const ADDRESS_WORDS = 8;
 export const ADDRESSES = 1 << 16;
 
 /** Words of an interface record. The first two are its key. */
@@ -131,6 +131,9 @@ export const Interface = {
   name: 12,
   /** IFLA_OPERSTATE */
   operstate: 11,
+  /** IFLA_BROADCAST, as the MAC address */
+  broadcastHead: 16,
+  broadcastTail: 17,
 } as const;
 
 /** Bytes of an interface's name, IFNAMSIZ. */
@@ -146,6 +149,8 @@ export const Address = {
   broadcast: 2,
   /** prefix length | scope << 8 | secondary << 16 */
   meta: 3,
+  /** IFA_LABEL, as an interface's name */
+  label: 4,
 } as const;
 
 /** Neighbours: 131,072 of them; as many records again may wait for readers to let go. */

@@ -28,6 +28,8 @@ const anyLink: fc.Arbitrary<InterfaceLink> = fc.record({
   operstate: fc.constantFrom(2, 6),
   macHead: fc.integer({ min: 0, max: 0xffffffff }),
   macTail: fc.integer({ min: 0, max: 0xffff }),
+  broadcastHead: fc.integer({ min: 1, max: 0xffffffff }),
+  broadcastTail: fc.integer({ min: 0, max: 0xffff }),
   link: fc.constantFrom(0, 1),
   master: fc.constantFrom(0, 1),
   vlanId: fc.constantFrom(0, 4094),
@@ -43,6 +45,7 @@ const anyAddress: fc.Arbitrary<InterfaceAddress> = fc.record({
   broadcast: fc.constantFrom(0, 0xc61200ff),
   scope: fc.constantFrom(0, 200, 253, 254),
   secondary: fc.boolean(),
+  label: fc.constantFrom("eth0", "eth0:a-very-lon"),
 });
 
 const act = fc.oneof(
@@ -82,7 +85,13 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
           const told = known?.addresses.find((other) => isSame(other, one.address));
           assert.equal(interfaces.setAddress(ifindex, one.address), known !== undefined);
           if (known === undefined) continue;
-          if (told !== undefined && JSON.stringify(told) === JSON.stringify(one.address)) continue;
+          const { label } = one.address;
+          if (
+            told !== undefined && JSON.stringify({ ...told, label }) === JSON.stringify(one.address)
+          ) {
+            known.addresses = known.addresses.map((other) => other === told ? one.address : other);
+            continue;
+          }
           known.addresses = known.addresses.filter((other) => other !== told);
           insert(known.addresses, { ...one.address });
         } else if (one.do === "unaddress") {

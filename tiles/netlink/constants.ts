@@ -74,6 +74,7 @@ export const RTNLGRP_NEXTHOP = 32;
 
 /** Attributes of links (linux/if_link.h), of their IFLA_LINKINFO and of a VLAN's IFLA_INFO_DATA. */
 export const IFLA_ADDRESS = 1;
+export const IFLA_BROADCAST = 2;
 export const IFLA_IFNAME = 3;
 export const IFLA_MTU = 4;
 export const IFLA_LINK = 5;
@@ -89,6 +90,7 @@ export const IFLA_VLAN_PROTOCOL = 5;
 /** Attributes and flags of addresses (linux/if_addr.h). */
 export const IFA_ADDRESS = 1;
 export const IFA_LOCAL = 2;
+export const IFA_LABEL = 3;
 export const IFA_BROADCAST = 4;
 export const IFA_FLAGS = 8;
 export const IFA_F_SECONDARY = 0x01;

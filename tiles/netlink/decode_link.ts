@@ -29,7 +29,11 @@ export function decodeLink(message: MessageCursor): InterfaceLink | null {
     ...decodeVlan(attributes.nested(nl.IFLA_LINKINFO)),
   };
   attributes.mac(nl.IFLA_ADDRESS, link);
-  return link;
+  const broadcast = { macHead: 0, macTail: 0 };
+  attributes.mac(nl.IFLA_BROADCAST, broadcast);
+  const { macHead: broadcastHead, macTail: broadcastTail } = broadcast;
+  const hasBroadcast = broadcastHead !== 0 || broadcastTail !== 0;
+  return { ...link, ...(hasBroadcast && { broadcastHead, broadcastTail }) };
 }
 
 /** What a VLAN device's IFLA_LINKINFO says; `vlanProtocol` 0: it is none. */
@@ -58,6 +62,7 @@ export function decodeAddress(message: MessageCursor): AddressMessage | null {
   if (prefixLength > 32) throw new MalformedMessage(`an address /${prefixLength}`);
   const address = attributes.address(nl.IFA_ADDRESS);
   const flags = attributes.u32(nl.IFA_FLAGS, u8[bodyAt + 2]);
+  const label = attributes.string(nl.IFA_LABEL);
   return {
     ifindex: u32[(bodyAt >>> 2) + 1],
     local: attributes.address(nl.IFA_LOCAL) || address,
@@ -66,6 +71,7 @@ export function decodeAddress(message: MessageCursor): AddressMessage | null {
     broadcast: attributes.address(nl.IFA_BROADCAST),
     scope: u8[bodyAt + 3],
     secondary: (flags & nl.IFA_F_SECONDARY) !== 0,
+    ...(label !== "" && { label }),
   };
 }
 

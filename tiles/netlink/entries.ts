@@ -98,7 +98,7 @@ export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
 
 /** One of those. */
 export function interfaceEntry(each: InterfaceEntry, nameOf: (ifindex: number) => string): Entry {
-  const { flags, link, master, macHead, macTail } = each;
+  const { flags, link, master, macHead, macTail, broadcastHead = 0, broadcastTail = 0 } = each;
   const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
   const isEthernet = macHead !== 0 || macTail !== 0;
   const isLoopback = (flags & IFF_LOOPBACK) !== 0;
@@ -111,7 +111,10 @@ export function interfaceEntry(each: InterfaceEntry, nameOf: (ifindex: number) =
     ...(master !== 0 && { master: nameOf(master) }),
     operstate: OPERSTATES[each.operstate] ?? "UNKNOWN",
     link_type: isLoopback ? "loopback" : isEthernet ? "ether" : "none",
-    ...((isEthernet || isLoopback) && { address: formatMac(each) }),
+    ...((isEthernet || isLoopback) && {
+      address: formatMac(each),
+      broadcast: formatMac({ macHead: broadcastHead, macTail: broadcastTail }),
+    }),
     ...vlanInfo(each),
     addr_info: each.addresses.map(addressEntry),
   };
@@ -124,7 +127,7 @@ function vlanInfo({ vlanId: id, vlanProtocol }: InterfaceEntry): Entry {
 }
 
 function addressEntry(each: InterfaceAddress): Entry {
-  const { local, address, broadcast } = each;
+  const { local, address, broadcast, label } = each;
   return {
     family: "inet",
     local: formatAddress(local),
@@ -133,6 +136,7 @@ function addressEntry(each: InterfaceAddress): Entry {
     ...(broadcast !== 0 && { broadcast: formatAddress(broadcast) }),
     scope: scopeName(each.scope),
     ...(each.secondary && { secondary: true }),
+    ...(label !== undefined && { label }),
   };
 }
 
