@@ -13,7 +13,6 @@
 #define BURST 64
 #define BUFFER_BYTES 65536
 #define TRUNCATED 0x80000000u
-#define DESCRIPTORS 4096
 
 /* A datagram as udp.ts describes it; addresses and ports in host order. */
 struct descriptor {
@@ -31,9 +30,6 @@ struct burst {
 	} controls[BURST];
 };
 
-/* The port of each socket by its descriptor, so that a net tile need not ask the kernel. */
-static uint16_t port_of[DESCRIPTORS];
-
 /*
  * A socket on 0.0.0.0:`port`, non-blocking, that says to which address and on which interface each
  * datagram came. Without SO_REUSEADDR or SO_REUSEPORT, so that the port is ours or an error. Returns
@@ -49,13 +45,10 @@ EXPORT int tegula_udp_open(int port)
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one));
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
-	if (fd >= DESCRIPTORS)
-		error = -EMFILE;
 	if (error) {
 		close(fd);
 		return error;
 	}
-	port_of[fd] = (uint16_t)port;
 	return fd;
 }
 
@@ -70,8 +63,8 @@ static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 	};
 }
 
-/* What is known of the i-th datagram, which was received by `fd` at `offset`. */
-static struct descriptor describe(struct burst *b, int i, int fd, uint32_t offset)
+/* What is known of the i-th datagram, which was received at `offset` for `port`. */
+static struct descriptor describe(struct burst *b, int i, int port, uint32_t offset)
 {
 	const struct msghdr *message = &b->messages[i].msg_hdr;
 	const struct cmsghdr *control = CMSG_FIRSTHDR(message);
@@ -83,16 +76,16 @@ static struct descriptor describe(struct burst *b, int i, int fd, uint32_t offse
 		.offset = offset,
 		.length = b->messages[i].msg_len | (message->msg_flags & MSG_TRUNC ? TRUNCATED : 0),
 		.source = ntohl(b->peers[i].sin_addr.s_addr), .destination = ntohl(info.ipi_addr.s_addr),
-		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | port_of[fd],
+		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | (uint16_t)port,
 		.interface = (uint32_t)info.ipi_ifindex,
 	};
 }
 
 /*
- * Receives up to `count` datagrams, each into BUFFER_BYTES at its offset in `memory`. `out` has two
- * words for the time and then `count` descriptors. Returns how many, 0 when none waits, or -errno.
+ * Receives up to `count` datagrams for `port`, each into BUFFER_BYTES at its offset in `memory`. `out`
+ * has two words for the time, then `count` descriptors. How many, 0 when none waits, or -errno.
  */
-EXPORT int tegula_udp_receive(int fd, uint8_t *memory, const uint32_t *buffers, int count,
+EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t *buffers, int count,
 			      uint32_t *out)
 {
 	struct burst b;
@@ -106,7 +99,7 @@ EXPORT int tegula_udp_receive(int fd, uint8_t *memory, const uint32_t *buffers, 
 		return received == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	stamp(out);
 	for (int i = 0; i < received; i++)
-		((struct descriptor *)(out + 2))[i] = describe(&b, i, fd, buffers[i]);
+		((struct descriptor *)(out + 2))[i] = describe(&b, i, port, buffers[i]);
 	return received;
 }
 

@@ -35,13 +35,14 @@ export interface UdpSetup {
 /** The net tile's side. Addresses and ports in host order. */
 export interface Udp {
   /**
-   * Takes up to `count` (at most `UDP_BURST`) datagrams, the i-th into `memory` at byte
+   * Takes up to `count` (at most `UDP_BURST`) datagrams for `port`, the i-th into `memory` at byte
    * `buffers[i]`, `UDP_BUFFER_BYTES` long. `out` gets the time (CLOCK_REALTIME ns, low, high), then
    * per datagram 8 words: offset, length (| UDP_TRUNCATED), source, destination, source port << 16 |
    * destination port, ifindex, 0, 0. Returns how many; 0 when none waits; -errno.
    */
   receive(
     fd: number,
+    port: number,
     memory: Uint8Array,
     buffers: Uint32Array,
     count: number,
@@ -81,7 +82,7 @@ export function openUdpSetup(path: string): UdpSetup {
 export function openUdp(path: string): Udp {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_receive: {
-      parameters: ["i32", "buffer", "buffer", "i32", "buffer"],
+      parameters: ["i32", "i32", "buffer", "buffer", "i32", "buffer"],
       result: "i32",
     },
     tegula_udp_send: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },

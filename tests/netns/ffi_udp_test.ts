@@ -34,10 +34,10 @@ interface Datagram {
 }
 
 /** What waits on `fd`, within two seconds. */
-function receive(fd: number, count = UDP_BURST): Datagram[] {
+function receive(fd: number, count = UDP_BURST, port = 7002): Datagram[] {
   wait(Int32Array.of(fd, 1), 1, 2000);
   const words = new Uint32Array(2 + count * UDP_DESCRIPTOR_WORDS);
-  const received = udp.receive(fd, memory, buffers, count, words);
+  const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
   return Array.from({ length: received }, (_, i) => {
     const [offset, length, source, destination, ports, ifindex] = words.subarray(2 + i * 8);
@@ -79,7 +79,7 @@ Deno.test("a datagram tells from where, to where, on which interface and when it
   equal(send(sockets.one, descriptor({ offset: 1000, to: 7002, destination: 0x7f000005 })), 1);
   wait(Int32Array.of(sockets.two, 1), 1, 2000);
   const words = new Uint32Array(2 + 8);
-  equal(udp.receive(sockets.two, memory, Uint32Array.of(65536), 1, words), 1);
+  equal(udp.receive(sockets.two, 7002, memory, Uint32Array.of(65536), 1, words), 1);
   const time = BigInt(words[0]) | BigInt(words[1]) << 32n;
   ok(time >= before && time < before + 5_000_000_000n);
   deepEqual([...words.subarray(2)], [
@@ -135,7 +135,7 @@ Deno.test("a burst is received by one call, in order, each datagram in its buffe
 
 /** How many wait right now. */
 function receiveNow(fd: number): number {
-  return udp.receive(fd, memory, buffers, 1, new Uint32Array(2 + 8));
+  return udp.receive(fd, 7002, memory, buffers, 1, new Uint32Array(2 + 8));
 }
 
 Deno.test("send() stops at a datagram that is refused, and says why when it is the first", () => {
@@ -183,7 +183,7 @@ Deno.test("a datagram from the wire tells its interface and the address it was s
   const bytes = frame({ to: wire.near.mac, destination: 0xc612004d, port: 7005, payload: "hello" });
   sumHeader(bytes);
   far.send(bytes);
-  const [got] = receive(fd);
+  const [got] = receive(fd, 1, 7005);
   deepEqual(got, {
     offset: 0,
     length: 5,

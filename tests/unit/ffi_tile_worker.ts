@@ -150,7 +150,7 @@ function attempts(
   const datagram = Uint32Array.of(0, 4, 0x7f000001, 0x7f000001, 17_001 << 16 | 17_001, 0, 0, 0);
   const received = new Uint32Array(2 + 8);
   results["udp.send"] = String(udp.send(own, memory, datagram, 1));
-  results["udp.receive"] = String(udp.receive(own, memory, Uint32Array.of(0), 1, received));
+  results["udp.receive"] = String(udp.receive(own, 17_001, memory, Uint32Array.of(0), 1, received));
   // RTM_GETLINK of an interface that does not exist: the answer is an error message.
   const request = Uint32Array.of(32, 18 | 1 << 16, 1, 0, 0, 0x7fffffff, 0, 0);
   results["netlink.send"] = String(netlink.send(ownNetlink, new Uint8Array(request.buffer), 32));

@@ -185,6 +185,7 @@ export class FakeUdp implements Udp {
 
   receive(
     fd: number,
+    _port: number,
     memory: Uint8Array,
     buffers: Uint32Array,
     count: number,

@@ -46,11 +46,14 @@ export class SocketReceiver {
     this.#share = Math.max(1, Math.floor(umem.freeLarge / Math.max(1, apps.length)));
   }
 
-  /** Takes one burst from `fd` and returns how many datagrams. Links are published by the caller. */
-  burst(fd: number): number {
+  /**
+   * Takes one burst from `fd`, the socket of `port`, and returns how many datagrams. Links are published
+   * by the caller.
+   */
+  burst(fd: number, port: number): number {
     const { udp, umem, capture, counters } = this.#parts;
     const received = this.#received;
-    const count = udp.receive(fd, umem.bytes, this.#buffers, this.#buffers.length, received);
+    const count = udp.receive(fd, port, umem.bytes, this.#buffers, this.#buffers.length, received);
     if (count <= 0) return 0;
     counters[NET.index.rx_socket] += count;
     for (let i = 0; i < count; i++) {

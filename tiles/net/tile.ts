@@ -126,6 +126,8 @@ class NetTile implements Tile {
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
+  /** The port of each kernel socket that this tile receives on. */
+  readonly #socketPorts: readonly number[];
   readonly #transmitter: Transmitter;
   readonly #holding: Holding;
   readonly #solicits: Solicits;
@@ -189,6 +191,8 @@ class NetTile implements Tile {
     const into = { umem, dispatch, apps, capture, counters };
     this.#receiver = new Receiver({ ...into, arrivals, checks });
     this.#sockets = new SocketReceiver({ ...into, udp, reader });
+    const receiving = setup.udp.filter(({ receive }) => receive);
+    this.#socketPorts = receiving.map(({ port }) => port);
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
@@ -197,7 +201,7 @@ class NetTile implements Tile {
     this.#pollSet = new PollSet({ xsk, tile }, {
       eventfd: setup.eventfd,
       ports: setup.sockets.map(({ slot }) => xsk.fd(slot)),
-      sockets: setup.udp.filter(({ receive }) => receive).map(({ fd }) => fd),
+      sockets: receiving.map(({ fd }) => fd),
     });
     this.descriptors = [
       setup.eventfd,
@@ -317,7 +321,7 @@ class NetTile implements Tile {
     let work = 0;
     for (let i = 0; i < sockets.length; i++) {
       if (ready[i] === 0) continue;
-      const count = this.#sockets.burst(sockets[i]);
+      const count = this.#sockets.burst(sockets[i], this.#socketPorts[i]);
       this.#runInline();
       if (count === 0) ready[i] = 0;
       work += count;
