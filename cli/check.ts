@@ -24,8 +24,8 @@ import { say } from "./output.ts";
 import { checkInterfaces } from "./preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP =
-  `usage: tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--config FILE] [-j]
+const HELP = `usage: tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N]
+                    [--dispatcher] [--config FILE] [-j]
 
 Looks at this host as 'tegula run' would find it: privileges, limits, policy rules and routes that Tegula
 does not follow, rules of the packet filter that do not see what AF_XDP takes, and each interface that is
@@ -35,17 +35,19 @@ them 'tegula run' takes when none is named. Changes nothing.
   --interface IF     an interface that Tegula is to run on; may be given again
   --listen PORT=APP  as 'tegula run' has it: only rules that may be for these ports are named
   --net-tiles N      as 'tegula run' has it
+  --dispatcher       as 'tegula run' has it
   --config FILE      read the same from a file
   -j, --json         JSON
   --help             this
 
 Exit status: 0 all is well, 1 something is not; then each such line has the command that mends it.`;
 
-const { interface: name, listen, "net-tiles": netTiles, config } = CONFIG_OPTIONS;
+const { interface: name, listen, "net-tiles": netTiles, dispatcher, config } = CONFIG_OPTIONS;
 const OPTIONS = {
   interface: name,
   listen,
   "net-tiles": netTiles,
+  dispatcher,
   config,
   json: { type: "boolean", short: "j" },
 } as const;
@@ -60,7 +62,7 @@ async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): 
   return isWell ? Exit.ok : Exit.failure;
 }
 
-function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] {
+function findAll({ interfaces: names, listen, netTiles, dispatcher }: RunConfig): Finding[] {
   const host = load("host", openHost);
   const xsk = load("xsk", openXskSetup);
   const notices: string[] = [];
@@ -78,12 +80,12 @@ function findAll({ interfaces: names, listen, netTiles }: RunConfig): Finding[] 
   // What 'tegula run' would take.
   const defaults = ok("without --interface and --config", findDefaults(host, live).says);
   return [
-    ...checkHost(host, reader),
+    ...checkHost(host, reader, { dispatcher }),
     ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
     ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port) }),
-    ...wanted.flatMap((record) => checkInterface({ host, xsk }, interfaces, record)),
+    ...wanted.flatMap((record) => checkInterface({ host, xsk, dispatcher }, interfaces, record)),
     ...checkQueues(host, { names: wantedNames, netTiles }),
   ];
 }

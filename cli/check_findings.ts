@@ -7,6 +7,7 @@ import type { XskSetup } from "../ffi/xsk.ts";
 import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
+import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
 import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
 
@@ -39,8 +40,12 @@ const XDP_DRIVERS: ReadonlySet<string> = new Set(
 );
 
 /** Privileges and limits of the host. */
-export function checkHost(host: Host, { neighbors }: NetbaseReader): Finding[] {
-  const missing = missingCapabilities(host, { xdp: true });
+export function checkHost(
+  host: Host,
+  { neighbors }: NetbaseReader,
+  { dispatcher }: { dispatcher: boolean },
+): Finding[] {
+  const missing = missingCapabilities(host, { xdp: true, dispatcher });
   return [
     missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
       "privileges",
@@ -123,7 +128,11 @@ export function checkMultipath(routes: Iterable<Route>): Finding[] {
 
 /** One interface. */
 export function checkInterface(
-  { host, xsk }: { host: Host; xsk: Pick<XskSetup, "attached"> },
+  { host, xsk, dispatcher }: {
+    host: Host;
+    xsk: Pick<XskSetup, "attached">;
+    dispatcher: boolean;
+  },
   interfaces: InterfaceReader,
   record: number,
 ): Finding[] {
@@ -149,7 +158,8 @@ export function checkInterface(
     ));
   }
   findings.push(...strippedTags(host, interfaces, record));
-  findings.push(...attachedProgram(xsk, { name, ifindex: interfaces.ifindex(record) }));
+  const program = xsk.attached(interfaces.ifindex(record));
+  if (program !== null) findings.push(attached(program, { name, dispatcher }));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
@@ -206,19 +216,21 @@ function strippedTags(host: Host, interfaces: InterfaceReader, record: number): 
 }
 
 /** An XDP program that is there already: one of another kind keeps ours out. */
-function attachedProgram(
-  xsk: Pick<XskSetup, "attached">,
-  { name, ifindex }: { name: string; ifindex: number },
-): Finding[] {
-  const program = xsk.attached(ifindex);
-  if (program === null) return [];
+function attached(
+  program: { readonly id: number; readonly name: string },
+  { name, dispatcher }: { name: string; dispatcher: boolean },
+): Finding {
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
-  if (program.name === OUR_PROGRAM) return [ok(name, `${which}: a tegula that runs`)];
-  return [fail(
+  if (program.name === OUR_PROGRAM) return ok(name, `${which}: a tegula that runs`);
+  const joins = program.name === DISPATCHER;
+  if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
+  return fail(
     name,
     `${which}, is attached already`,
-    `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
-  )];
+    joins
+      ? "tegula run --dispatcher"
+      : `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
+  );
 }
 
 /** Whether queues and net tiles go together. */

@@ -45,6 +45,8 @@ export interface RunConfig {
   readonly checksums: typeof CHECKSUMS[number];
   /** Whether net tiles poll the drivers of their AF_XDP sockets, in place of interrupts. */
   readonly busyPoll: boolean;
+  /** Whether the XDP program is one of those that libxdp's dispatcher runs on the interfaces. */
+  readonly dispatcher: boolean;
   /** Number of net tiles; left out, it follows queues and cores. */
   readonly netTiles?: number;
   /** Path of the control socket, or "none"; left out, it is in /run/tegula. */
@@ -121,6 +123,7 @@ const schema = z.strictObject({
   net_tiles: z.int(netTiles).min(1, netTiles).max(MAX_NET_TILES, netTiles).optional(),
   checksums: z.enum(CHECKSUMS, wants(`one of ${CHECKSUMS.join(", ")}`)).optional(),
   busy_poll: z.boolean(wants("true or false")).optional(),
+  dispatcher: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
 });
@@ -133,6 +136,7 @@ export const CONFIG_OPTIONS = {
   "net-tiles": { type: "string" },
   checksums: { type: "string" },
   "busy-poll": { type: "boolean" },
+  dispatcher: { type: "boolean" },
   control: { type: "string" },
   metrics: { type: "string" },
   config: { type: "string" },
@@ -166,6 +170,7 @@ export async function readConfig(
   return {
     provider: "auto",
     checksums: "verify",
+    dispatcher: false,
     ...said,
     busyPoll,
     ...(netTiles !== undefined && { netTiles }),
@@ -198,6 +203,9 @@ export function checkConfig(config: RunConfig): void {
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.busyPoll && config.provider === "socket") {
     throw usage("busy polling is of AF_XDP, which --provider socket leaves out: give one of them");
+  }
+  if (config.dispatcher && config.provider === "socket") {
+    throw usage("a dispatcher is of XDP, which --provider socket leaves out: give one of them");
   }
 }
 

@@ -23,7 +23,7 @@ export class Appliance {
 
   /** Starts `tegula run ARGS…` and does not wait. */
   static launch(
-    namespace: Namespace,
+    namespace: Pick<Namespace, "spawn">,
     args: readonly string[],
     options: SpawnOptions = {},
   ): Appliance {

@@ -3,12 +3,12 @@
  * check either passes, waits and says so, or ends with one sentence on what to do.
  */
 
-import { describeErrno, EADDRINUSE, ENOBUFS, SystemError } from "../ffi/errno.ts";
+import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
 import * as native from "../ffi/host.ts";
 import { IFF_UP } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
-import { Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
 import { delay } from "../tiles/runtime/delay.ts";
 import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
 import type { PortSocket } from "../tiles/runtime/wiring.ts";
@@ -49,7 +49,11 @@ const FIRST_UNPRIVILEGED_PORT = 1024;
 /** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
 export function missingCapabilities(
   host: Host,
-  { xdp = false, lowPorts = false }: { xdp?: boolean; lowPorts?: boolean },
+  { xdp = false, dispatcher = false, lowPorts = false }: {
+    xdp?: boolean;
+    dispatcher?: boolean;
+    lowPorts?: boolean;
+  },
 ): string[] {
   const has = host.capabilities();
   const lacks = (...anyOf: number[]) => !anyOf.some((each) => native.hasCapability(has, each));
@@ -57,20 +61,25 @@ export function missingCapabilities(
     ...xdp && lacks(native.CAP_NET_ADMIN) ? ["CAP_NET_ADMIN"] : [],
     ...xdp && lacks(native.CAP_NET_RAW) ? ["CAP_NET_RAW"] : [],
     ...xdp && lacks(native.CAP_BPF, native.CAP_SYS_ADMIN) ? ["CAP_BPF"] : [],
+    // libxdp asks for programs by their ids.
+    ...dispatcher && lacks(native.CAP_SYS_ADMIN) ? ["CAP_SYS_ADMIN"] : [],
     ...lowPorts && lacks(native.CAP_NET_BIND_SERVICE) ? ["CAP_NET_BIND_SERVICE"] : [],
   ];
 }
 
 /** Refuses to start without the capabilities that a configuration needs, naming them. */
-export function checkPrivileges(host: Host, { provider, listen }: RunConfig): void {
+export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
+    dispatcher,
     lowPorts: listen.some(({ port }) => port < FIRST_UNPRIVILEGED_PORT),
   });
   if (missing.length === 0) return;
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
-      "(scripts/install), or use --provider socket and ports from 1024",
+      (missing.includes("CAP_SYS_ADMIN")
+        ? "(docs/operating.md: libxdp's dispatcher), or leave --dispatcher out"
+        : "(scripts/install), or use --provider socket and ports from 1024"),
     Exit.privilege,
   );
 }
@@ -160,7 +169,7 @@ export function takePorts(
  * AF_XDP and says why.
  */
 export function loadPrograms(
-  { interfaces, provider }: RunConfig,
+  { interfaces, provider, dispatcher }: RunConfig,
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
   const fit = interfaces.filter((name) => {
@@ -176,6 +185,7 @@ export function loadPrograms(
         queues: queues(host, name),
         map: regions.mapShared,
         notNative: NOT_NATIVE[host.driver(name)] ?? "",
+        dispatcher,
       })
     );
   } catch (error) {
@@ -210,6 +220,13 @@ export function fallBack(
       Exit.system,
     );
   }
+  if (error instanceof SystemError && error.errno === EBUSY) {
+    throw new UserError(
+      `another program has AF_XDP sockets on ${names}, perhaps a tegula that runs already; stop it or ` +
+        "use --provider socket",
+      Exit.xdp,
+    );
+  }
   if (provider === "xdp") {
     const status = error instanceof SystemError ? Exit.system : Exit.xdp;
     throw new UserError(
@@ -222,9 +239,10 @@ export function fallBack(
 
 function occupied({ interface: name, program }: OccupiedError): UserError {
   const also = program.name === OUR_PROGRAM ? ", perhaps by a tegula that runs already" : "";
+  const instead = program.name === DISPATCHER ? ", join it with --dispatcher," : "";
   return new UserError(
     `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
-      `${also}; detach it ('ip link set ${name} xdp off; ip link set ${name} xdpgeneric off') or use ` +
+      `${also}; detach it ('ip link set ${name} xdp off; ip link set ${name} xdpgeneric off')${instead} or use ` +
       "--provider socket",
     Exit.xdp,
   );

@@ -27,12 +27,14 @@ that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGUSR2 prints every til
   --net-tiles N       how many net tiles; by default the queues, at most the cores less one
   --checksums WHICH   of received UDP: verify (default), or nic, which is believed
   --busy-poll         net tiles poll the drivers of their AF_XDP sockets, in place of interrupts
+  --dispatcher        beside other XDP programs, by libxdp's dispatcher (docs/operating.md)
   --control PATH      where it can be asked while it runs ('tegula show --live'), or none; by default
                       /run/tegula/IF.sock of the first interface
   --metrics ADDRESS:PORT
                       where its counters are read in Prometheus's format; by default nowhere
   --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles, checksums,
-                      busy_poll, control, metrics), and what apps are told and granted, in [apps.NAME]
+                      busy_poll, dispatcher, control, metrics), and what apps are told and granted, in
+                      [apps.NAME]
   --help              this
 
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,

@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <linux/netlink.h>
 #include <linux/sched/types.h>
-#include <stddef.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -13,7 +13,6 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <stddef.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -1,8 +1,8 @@
 /*
- * AF_XDP (xsk.ts). Main loads the XDP program, attaches it by bpf_link and opens sockets; net tiles
- * move descriptors on the four rings of a socket and make the kernel go on. libxdp does UMEMs, rings
- * and sockets; it never loads or attaches a program here, because what it attaches stays when the
- * process dies and a bpf_link does not.
+ * AF_XDP (xsk.ts). Main loads the XDP program, attaches it and opens sockets; net tiles move
+ * descriptors on the four rings of a socket and make the kernel go on. libxdp does UMEMs, rings and
+ * sockets; it attaches a program only as one of a dispatcher's, where that is asked for, because what
+ * it attaches stays when the process dies and a bpf_link does not.
  *
  * Sockets are slots in a table that all threads share: main fills an entry before a tile hears of its
  * slot and lets go of it after the tile has ended; in between its rings belong to that tile alone.
@@ -24,6 +24,7 @@
 #include "native.h"
 
 #define SOCKETS 256
+#define PRIORITY 100 /* in a dispatcher, after those that say nothing: they have 50 */
 /* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
 #define KICKS 16
 
@@ -47,34 +48,36 @@ static struct socket {
 	int fd, busy;
 } sockets[SOCKETS];
 
+static const char *const MAPS[] = { "filter", "sockets", "redirected" }; /* the order of `load` */
+
+/* The program, not loaded yet. NULL, and errno, when there is no memory. */
+static struct bpf_object *open_filter(void)
+{
+	libbpf_set_print(NULL);
+	libxdp_set_print(NULL);
+	return bpf_object__open_mem(filter_object, (size_t)(filter_object_end - filter_object), NULL);
+}
+
 /*
  * Loads the XDP program for `queues` queues, with maps of its own. Stores the descriptors, which the
  * caller closes, of the program and of its maps filter, sockets and redirected. 0, or -errno.
  */
 EXPORT int tegula_xsk_load(uint32_t queues, int32_t out[4])
 {
-	struct bpf_map *maps[3];
-	struct bpf_object *object;
+	struct bpf_object *object = open_filter();
 	int error;
 
-	libbpf_set_print(NULL);
-	libxdp_set_print(NULL);
-	object = bpf_object__open_mem(filter_object, (size_t)(filter_object_end - filter_object), NULL);
 	if (!object)
 		return -errno;
-	maps[0] = bpf_object__find_map_by_name(object, "filter");
-	maps[1] = bpf_object__find_map_by_name(object, "sockets");
-	maps[2] = bpf_object__find_map_by_name(object, "redirected");
-	bpf_map__set_max_entries(maps[1], queues);
-	bpf_map__set_max_entries(maps[2], queues);
+	for (int i = 1; i < 3; i++)
+		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, MAPS[i]), queues);
 	error = bpf_object__load(object);
-	if (!error) {
-		out[0] = bpf_program__fd(bpf_object__next_program(object, NULL));
-		for (int i = 0; i < 3; i++)
-			out[i + 1] = bpf_map__fd(maps[i]);
-		/* They outlive the object. */
-		for (int i = 0; i < 4 && !error; i++)
-			error = (out[i] = fcntl(out[i], F_DUPFD_CLOEXEC, 0)) < 0 ? -errno : 0;
+	for (int i = 0; i < 4 && !error; i++) {
+		int fd = i > 0 ? bpf_object__find_map_fd_by_name(object, MAPS[i - 1]) :
+				 bpf_program__fd(bpf_object__next_program(object, NULL));
+
+		/* It outlives the object. */
+		error = (out[i] = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0 ? -errno : 0;
 	}
 	bpf_object__close(object);
 	return error;
@@ -90,6 +93,49 @@ EXPORT int tegula_xsk_attach(int program, int ifindex, int native)
 		    .flags = native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE);
 
 	return bpf_link_create(program, ifindex, BPF_XDP, &options);
+}
+
+/*
+ * Takes our programs out of the dispatcher of `ifindex`, which goes with the last; what else it runs
+ * stays. Returns how the dispatcher was attached, as xdp_attach_mode, 0 when there is none, or -errno.
+ */
+EXPORT int tegula_xsk_leave(int ifindex)
+{
+	struct xdp_multiprog *all = xdp_multiprog__get_from_ifindex(ifindex);
+	enum xdp_attach_mode mode = xdp_multiprog__attach_mode(all);
+	struct xdp_program *each = NULL;
+	int error = 0;
+
+	while (!error && (each = xdp_multiprog__next_prog(each, all)))
+		if (strcmp(xdp_program__name(each), "tegula") == 0)
+			error = xdp_program__detach(each, ifindex, mode, 0);
+	xdp_multiprog__close(all);
+	return error ? error : (int)mode;
+}
+
+/*
+ * Has libxdp's dispatcher run the program on `ifindex`, attached as `mode`, with the maps that
+ * tegula_xsk_load stored in `fds`; it stays until tegula_xsk_leave. 0, or -errno.
+ */
+EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
+{
+	struct bpf_object *object = open_filter();
+	DECLARE_LIBXDP_OPTS(xdp_program_opts, options, .obj = object);
+	struct xdp_program *program = xdp_program__create(&options);
+	int error = (int)libxdp_get_error(program);
+
+	for (int i = 0; i < 3 && !error; i++)
+		error = bpf_map__reuse_fd(bpf_object__find_map_by_name(object, MAPS[i]), fds[i + 1]);
+	if (!error) {
+		xdp_program__set_run_prio(program, PRIORITY);
+		/* Where there can be no dispatcher libxdp attaches it alone: such a one it cannot. */
+		bpf_program__set_expected_attach_type(bpf_object__next_program(object, NULL),
+						      BPF_XDP_DEVMAP);
+		error = xdp_program__attach(program, ifindex, (enum xdp_attach_mode)mode, 0);
+	}
+	xdp_program__close(program);
+	bpf_object__close(object);
+	return error;
 }
 
 /*

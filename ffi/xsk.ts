@@ -67,6 +67,15 @@ export interface XskSetup {
   attach(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
   /** Takes the program off the interface that `link` has it on; it stays loaded. */
   detach(link: number): void;
+  /**
+   * Attaches as one of those that libxdp's dispatcher runs on `ifindex`, after the others and in place
+   * of any of ours, which a Tegula that was killed left. It stays until `leave`, whatever becomes of
+   * this process. So it takes open sockets on the queues first: who has them is no other that lives.
+   * 0, or -errno; -EEXIST: the dispatcher there is attached in the other mode.
+   */
+  join(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
+  /** Takes ours out of the dispatcher of `ifindex`; what else it runs stays. */
+  leave(ifindex: number): number;
   /** The XDP program attached to `ifindex` by whomever; its name is "" when it may not be read. */
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
   /**
@@ -125,6 +134,9 @@ const NAME_BYTES = 16;
 /** In copy mode a frame on its way out counts against the send buffer with at most this much. */
 const SENT_FRAME_BYTES = 4096;
 
+/** libxdp's xdp_attach_mode. */
+const ATTACH_MODES = { native: 1, generic: 2 } as const;
+
 /** How long one busy poll may last and how many frames it may bring, as the kernel's examples have it. */
 const BUSY_POLL_MICROS = 20;
 const BUSY_POLL_FRAMES = 64;
@@ -152,6 +164,8 @@ export function openXskSetup(path: string): XskSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
     tegula_xsk_attach: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    tegula_xsk_join: { parameters: ["buffer", "i32", "i32"], result: "i32" },
+    tegula_xsk_leave: { parameters: ["i32"], result: "i32" },
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
     tegula_xsk_open: {
       parameters: ["buffer", "u32", "u32", "u32", "buffer", "u32", "i32", "i32", "u32"],
@@ -183,6 +197,15 @@ export function openXskSetup(path: string): XskSetup {
     detach(link) {
       symbols.close(link);
     },
+    join({ program, filter, sockets, redirected }, ifindex, mode) {
+      const wanted = ATTACH_MODES[mode];
+      const there = symbols.tegula_xsk_leave(ifindex);
+      if (there < 0) return there;
+      if (there !== 0 && there !== wanted) return -EEXIST;
+      const fds = Int32Array.of(program, filter, sockets, redirected);
+      return symbols.tegula_xsk_join(fds, ifindex, wanted);
+    },
+    leave: symbols.tegula_xsk_leave,
     attached(ifindex) {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);

@@ -4,7 +4,7 @@
  * cannot be linked here, and libelf.a leaves out the search tree that its own code names. Definitions
  * of the same names take their place; the linker then leaves the archive's out (stderr by --wrap).
  *
- * None of it is ever needed: the one ELF file read is the one we carry, nothing is printed, and the
+ * None of it is ever needed: the ELF files read are those that we carry, nothing is printed, and the
  * tree belongs to elf_getdata_rawchunk, which libbpf does not call (it would not link).
  */
 #include <stdio.h>

@@ -18,6 +18,7 @@ import {
   pair,
   refusal,
   secondLink,
+  xdpProgram,
 } from "./lab.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
@@ -220,3 +221,21 @@ labTest("a VLAN device is answered through the interface below it", async (lab) 
   const counters = await assertBalanced(appliance);
   assert.deepEqual([counters.get("rx_frames"), counters.get("tx_frames")], [3, 3]);
 }, { needs: "vlan" });
+
+labTest(
+  "where libxdp can have no dispatcher that is said, and nothing is attached alone",
+  async (lab) => {
+    const { host, asker } = await pair(lab);
+    // `ip netns exec` covers /sys, so that there is no bpffs on any kernel.
+    const args = ["--interface", "eth0", ...ECHO, "--dispatcher"];
+    const strict = await refusal(Appliance.launch(host, [...args, "--provider", "xdp"]).process);
+    assert.equal(strict.code, 6);
+    assert.match(strict.said, /eth0.*no dispatcher of libxdp.*BPF_PROG_TYPE_EXT/);
+    assert.equal(await xdpProgram(host), undefined);
+
+    const appliance = await Appliance.start(host, args);
+    assert.equal(await appliance.mode("eth0"), "kernel sockets");
+    await assertAnswers(asker);
+    assert.equal(await xdpProgram(host), undefined);
+  },
+);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { BareRoot, mustRun, run } from "./bare_root.ts";
-import { ask, labTest, pair } from "./lab.ts";
+import { ask, labTest, pair, refusal } from "./lab.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EXECUTABLE = `${ROOT}dist/tegula`;
@@ -249,13 +249,19 @@ labTest("the unit's capabilities are enough for an ordinary user", async (lab) =
   const cache = Deno.makeTempDirSync();
   Deno.chownSync(cache, NOBODY, NOBODY);
   Deno.copyFileSync(EXECUTABLE, `${cache}/tegula`);
-  const service = host.spawn([
+  const command = [
     ...["setpriv", "--no-new-privs", "--clear-groups"],
     ...[`--reuid=${NOBODY}`, `--regid=${NOBODY}`],
     ...[`--inh-caps=-all${plus}`, `--ambient-caps=-all${plus}`, `--bounding-set=-all${plus}`],
     ...[`${cache}/tegula`, "run", "--interface", "eth0", "--listen", "7=echo"],
     ...["--provider", "xdp"],
-  ], { env: { CACHE_DIRECTORY: cache } });
+  ];
+  const env = { CACHE_DIRECTORY: cache };
+  const joining = await refusal(host.spawn([...command, "--dispatcher"], { env }));
+  assert.equal(joining.code, 3, "only who asks for a dispatcher needs, and keeps, more");
+  assert.match(joining.said, /missing CAP_SYS_ADMIN: .*leave --dispatcher out/);
+
+  const service = host.spawn(command, { env });
   await service.stderr.find("ready:");
   assert.equal((await ask(asker)).text, "hello");
   service.kill("SIGTERM");

@@ -93,6 +93,7 @@ Deno.test("readConfig() reads every key", async () => {
     net_tiles = 2
     checksums = "nic"
     busy_poll = true
+    dispatcher = true
   `);
   assert.deepEqual(config, {
     interfaces: ["eth0", "eth1"],
@@ -101,6 +102,7 @@ Deno.test("readConfig() reads every key", async () => {
     provider: "xdp",
     checksums: "nic",
     busyPoll: true,
+    dispatcher: true,
     netTiles: 2,
   });
 });
@@ -114,6 +116,7 @@ Deno.test("readConfig() leaves to the defaults what an empty file does not say",
     provider: "auto",
     checksums: "verify",
     busyPoll: false,
+    dispatcher: false,
   });
 });
 
@@ -187,6 +190,7 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
     provider: "auto",
     checksums: "verify",
     busyPoll: false,
+    dispatcher: false,
   };
   checkConfig(good);
   await assertRefused(() => checkConfig({ ...good, listen: [] }), /no port to answer on/);
@@ -201,5 +205,9 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
   await assertRefused(
     () => checkConfig({ ...good, provider: "socket", busyPoll: true }),
     /busy polling is of AF_XDP/,
+  );
+  await assertRefused(
+    () => checkConfig({ ...good, provider: "socket", dispatcher: true }),
+    /a dispatcher is of XDP/,
   );
 });

@@ -1,9 +1,10 @@
 /** How an interface is attached, with no kernel to say no. */
 
-import { deepEqual, throws } from "node:assert/strict";
+import { deepEqual, equal, throws } from "node:assert/strict";
+import { EBUSY, EEXIST, SystemError } from "../../ffi/errno.ts";
 import { heapView } from "../../ffi/view.ts";
 import type { XskSetup } from "../../ffi/xsk.ts";
-import { Attachment } from "../../tiles/runtime/attachment.ts";
+import { Attachment, OccupiedError } from "../../tiles/runtime/attachment.ts";
 
 /** A setup that does whatever it is asked, and the modes in which it was asked to attach. */
 function willing(): { setup: XskSetup; modes: string[] } {
@@ -41,4 +42,65 @@ Deno.test("any other is attached natively", () => {
   const { setup, modes } = willing();
   deepEqual(attachment(setup, "").open(SHARES, "copy").attach, "native");
   deepEqual(modes, ["native"]);
+});
+
+/** A setup with a dispatcher on the interface, and what was asked of it, in order. */
+function dispatching(answers: Partial<XskSetup> = {}): { setup: XskSetup; asked: string[] } {
+  const asked: string[] = [];
+  const { setup } = willing();
+  const note = (name: string, result: number) => (...args: unknown[]) => {
+    asked.push([name, ...args.filter((each) => each === "native" || each === "generic")].join(" "));
+    return result;
+  };
+  Object.assign(setup, {
+    attached: () => ({ id: 41, name: "xdp_dispatcher" }),
+    attach: note("attach", 7),
+    open: note("open", 0),
+    close: note("close", 0),
+    join: note("join", 0),
+    leave: note("leave", 0),
+    ...answers,
+  });
+  return { setup, asked };
+}
+
+function joining(setup: XskSetup): Attachment {
+  const map = (_fd: number, bytes: number) => heapView(bytes);
+  const how = { name: "eth0", ifindex: 2, queues: 1, map, dispatcher: true };
+  return new Attachment(setup, how);
+}
+
+Deno.test("a dispatcher is joined when the sockets are open, and left before they are closed", () => {
+  const { setup, asked } = dispatching();
+  const joined = joining(setup);
+  equal(joined.open(SHARES, "copy").attach, "native");
+  deepEqual(asked, ["open", "join native"]);
+  joined.close();
+  joined.close();
+  deepEqual(asked, ["open", "join native", "leave", "close"]);
+});
+
+Deno.test("a dispatcher that is attached in generic mode is joined in that, with the reason", () => {
+  const asked: string[] = [];
+  const join: XskSetup["join"] = (_program, _ifindex, mode) => {
+    asked.push(mode);
+    return mode === "native" ? -EEXIST : 0;
+  };
+  const opened = joining(dispatching({ join }).setup).open(SHARES, "copy");
+  equal(opened.attach, "generic");
+  equal(opened.reason, "libxdp's dispatcher is attached in the other mode");
+  deepEqual(asked, ["native", "generic"]);
+});
+
+Deno.test("where another has the queues' sockets no program of a dispatcher is touched", () => {
+  const { setup, asked } = dispatching({ open: () => -EBUSY });
+  const isBusy = (error: unknown) => error instanceof SystemError && error.errno === EBUSY;
+  throws(() => joining(setup).open(SHARES, "copy"), isBusy);
+  deepEqual(asked, []);
+});
+
+Deno.test("a dispatcher is in the way where it is not to be joined, and another program always", () => {
+  const other = () => ({ id: 41, name: "other_program" });
+  throws(() => attachment(dispatching().setup, ""), OccupiedError);
+  throws(() => joining(dispatching({ attached: other }).setup), OccupiedError);
 });

@@ -37,7 +37,7 @@ export async function plug(
 
 /** Starts the echo service and waits until it is ready. */
 export async function serve(
-  host: Namespace,
+  host: Pick<Namespace, "spawn">,
   interfaces: readonly string[],
   args: readonly string[] = [],
 ): Promise<Appliance> {

@@ -6,9 +6,10 @@
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
  */
 
+import { describeErrno } from "../../ffi/errno.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { type Binding, OccupiedError, type Opened } from "./attachment.ts";
+import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import { countersOf } from "./counters.ts";
 import { spinTurnsFor } from "./loop.ts";
@@ -224,7 +225,7 @@ export class Appliance {
     this.#stopping = true;
     clearInterval(this.#watch);
     const { attachments, tile } = this.#options;
-    for (const attachment of attachments) attachment.detach();
+    for (const attachment of attachments) this.#detach(attachment);
     this.#control.stop();
     for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
     this.#endStatus();
@@ -236,6 +237,15 @@ export class Appliance {
     // A tile that is late comes back to its rings: they go with the process then.
     if (!allEnded) return;
     for (const attachment of attachments) attachment.close();
+  }
+
+  #detach(attachment: Attachment): void {
+    const failed = attachment.detach();
+    if (failed >= 0) return;
+    this.#options.log(
+      `${attachment.name}: its program stays in libxdp's dispatcher, and passes everything on ` +
+        `(${describeErrno(failed)})`,
+    );
   }
 
   /** The status tile has nothing to hand over: it just ends, and its socket with it. */

@@ -2,9 +2,22 @@
  * An interface's part in AF_XDP, as main sets it up: the XDP program with its maps, and one socket
  * for each queue. The program is attached before the sockets are in its map, and passes everything
  * to the kernel until they are.
+ *
+ * It is attached by itself, by a link that goes with this process, or as one of those that libxdp's
+ * dispatcher runs there. Out of that one it goes only when it is taken out: a Tegula that was killed
+ * leaves it behind. What tells such a one from that of a Tegula that lives is that nobody has the
+ * queues' sockets; so there they are opened first, and let go of last.
  */
 
-import { describeErrno, EAFNOSUPPORT, ENOBUFS, SystemError } from "../../ffi/errno.ts";
+import {
+  describeErrno,
+  EAFNOSUPPORT,
+  EBUSY,
+  EEXIST,
+  EINVAL,
+  ENOBUFS,
+  SystemError,
+} from "../../ffi/errno.ts";
 import { FILTER_BYTES, seedFilter } from "../../ffi/filter.ts";
 import { u64, type View } from "../../ffi/view.ts";
 import type { XdpProgram, XskSetup } from "../../ffi/xsk.ts";
@@ -35,6 +48,9 @@ export interface Opened {
   readonly reason: string;
 }
 
+/** The name of libxdp's dispatcher, as the kernel keeps it. */
+export const DISPATCHER = "xdp_dispatcher";
+
 /** Another program sits on an interface. */
 export class OccupiedError extends Error {
   readonly interface: string;
@@ -55,30 +71,37 @@ export class Attachment {
   readonly filter: View;
   /** Why it is not to be tried natively; empty where it is. */
   readonly #notNative: string;
+  /** Whether it is to be one of those that libxdp's dispatcher runs. */
+  readonly #dispatcher: boolean;
   readonly #setup: XskSetup;
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
   readonly #redirected: BigUint64Array;
   #sockets: QueueSocket[] = [];
-  #link = -1;
+  /** How it is taken off again, once it is attached. */
+  #takeOff: (() => number) | null = null;
 
   /** Loads the program for `queues` queues; nothing is attached yet. */
   constructor(
     setup: XskSetup,
-    { name, ifindex, queues, map, notNative = "" }: {
+    { name, ifindex, queues, map, notNative = "", dispatcher = false }: {
       name: string;
       ifindex: number;
       queues: number;
       map: (fd: number, byteLength: number) => View;
       notNative?: string;
+      dispatcher?: boolean;
     },
   ) {
     this.#notNative = notNative;
+    this.#dispatcher = dispatcher;
     this.#setup = setup;
     this.name = name;
     this.ifindex = ifindex;
     const occupant = setup.attached(ifindex);
-    if (occupant !== null) throw new OccupiedError(this.name, occupant);
+    if (occupant !== null && !(dispatcher && occupant.name === DISPATCHER)) {
+      throw new OccupiedError(this.name, occupant);
+    }
     this.#program = setup.load(queues);
     this.filter = map(this.#program.filter, FILTER_BYTES);
     seedFilter(this.filter);
@@ -103,13 +126,43 @@ export class Attachment {
   /** One way; returns why it does not work, null when it does. */
   #try(attach: "native" | "generic", shares: readonly Share[], binding: Binding): string | null {
     if (attach === "native" && this.#notNative !== "") return this.#notNative;
-    const link = this.#setup.attach(this.#program, this.ifindex, attach);
+    const refused = this.#dispatcher
+      ? this.#openSockets(shares, binding) ?? this.#join(attach)
+      : this.#attach(attach) ?? this.#openSockets(shares, binding);
+    if (refused !== null) this.close();
+    return refused;
+  }
+
+  #attach(mode: "native" | "generic"): string | null {
+    const link = this.#setup.attach(this.#program, this.ifindex, mode);
     if (link < 0) {
       const occupant = this.#setup.attached(this.ifindex);
       if (occupant !== null) throw new OccupiedError(this.name, occupant);
       return describeErrno(link);
     }
-    this.#link = link;
+    this.#takeOff = () => {
+      this.#setup.detach(link);
+      return 0;
+    };
+    return null;
+  }
+
+  #join(mode: "native" | "generic"): string | null {
+    const refused = this.#setup.join(this.#program, this.ifindex, mode);
+    if (refused === -EEXIST) return "libxdp's dispatcher is attached in the other mode";
+    if (refused === -EINVAL) {
+      this.close();
+      throw new Error(
+        "no dispatcher of libxdp; it takes a kernel that puts a BPF program in place of a function " +
+          "(BPF_PROG_TYPE_EXT), and bpffs at /sys/fs/bpf",
+      );
+    }
+    if (refused < 0) return `libxdp's dispatcher: ${describeErrno(refused)}`;
+    this.#takeOff = () => this.#setup.leave(this.ifindex);
+    return null;
+  }
+
+  #openSockets(shares: readonly Share[], binding: Binding): string | null {
     for (const { queue, netTile, umem } of shares) {
       const slot = this.#setup.open(umem, {
         frameBytes: plan.FRAME_BYTES,
@@ -120,14 +173,13 @@ export class Attachment {
         queue,
         mode: binding,
       });
-      if (slot < 0) {
+      const lives = this.#dispatcher && slot === -EBUSY;
+      // Another mode would not help.
+      if (slot === -ENOBUFS || slot === -EAFNOSUPPORT || lives) {
         this.close();
-        // Another mode would not help.
-        if (slot === -ENOBUFS || slot === -EAFNOSUPPORT) {
-          throw new SystemError("open an AF_XDP socket", slot);
-        }
-        return `queue ${queue}: ${describeErrno(slot)}`;
+        throw new SystemError("open an AF_XDP socket", slot);
       }
+      if (slot < 0) return `queue ${queue}: ${describeErrno(slot)}`;
       this.#sockets.push({ slot, queue, netTile });
     }
     return null;
@@ -143,10 +195,14 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
-  /** Takes the program off the interface: the kernel has all frames again at once. */
-  detach(): void {
-    if (this.#link >= 0) this.#setup.detach(this.#link);
-    this.#link = -1;
+  /**
+   * Takes the program off the interface: the kernel has all frames again at once. -errno when it stays
+   * in a dispatcher, where it does nothing once the sockets are closed.
+   */
+  detach(): number {
+    const takeOff = this.#takeOff;
+    this.#takeOff = null;
+    return takeOff?.() ?? 0;
   }
 
   /** Detaches and closes the sockets; no net tile may use them any more. */
