@@ -12,6 +12,7 @@ import {
   eventually,
   labTest,
   type Namespace,
+  plug,
   refusal,
   serve,
   xdpProgram,
@@ -74,22 +75,26 @@ async function shared(lab: Lab): Promise<{ host: Namespace; client: Namespace }>
     { namespace: host, name: "eth0", addresses: [`${TARGET}/24`] },
     { namespace: client, name: "eth0", addresses: [`${SOURCE}/24`] },
   );
-  const object = `${Deno.makeTempDirSync()}/other.o`;
-  Deno.writeTextFileSync(`${object}.c`, OTHER_PROGRAM);
-  run(["clang", "-g", "-O2", "-target", "bpf", "-c", `${object}.c`, "-o", object]);
-  loader(host, `load -m native eth0 ${object}`);
+  loadOther(host, "eth0");
   assert.equal((await xdpProgram(host))?.name, "xdp_dispatcher");
   return { host, client };
 }
 
-/** Names and ids of the programs that the dispatcher on eth0 runs, in its order. */
-function members(host: Namespace): { name: string; id: number }[] {
-  const lines = loader(host, "status eth0").matchAll(/=> +\d+ +(\w+) +(\d+) /g);
+function loadOther(host: Namespace, name: string): void {
+  const object = `${Deno.makeTempDirSync()}/other.o`;
+  Deno.writeTextFileSync(`${object}.c`, OTHER_PROGRAM);
+  run(["clang", "-g", "-O2", "-target", "bpf", "-c", `${object}.c`, "-o", object]);
+  loader(host, `load -m native ${name} ${object}`);
+}
+
+/** Names and ids of the programs that the dispatcher of an interface runs, in its order. */
+function members(host: Namespace, device = "eth0"): { name: string; id: number }[] {
+  const lines = loader(host, `status ${device}`).matchAll(/=> +\d+ +(\w+) +(\d+) /g);
   return Array.from(lines, ([, name, id]) => ({ name, id: Number(id) }));
 }
 
-function names(host: Namespace): string[] {
-  return members(host).map(({ name }) => name);
+function names(host: Namespace, device = "eth0"): string[] {
+  return members(host, device).map(({ name }) => name);
 }
 
 /** How many frames the other program has seen. */
@@ -181,3 +186,20 @@ labTest(
     assert.deepEqual(pins.filter((name) => name.startsWith("dispatch")), []);
   },
 );
+
+labTest("where there is no dispatcher it brings one, which another program joins", async (lab) => {
+  const { host, client } = await ends(lab);
+  await plug(host, "virtio0", TARGET);
+  await plug(client, "virtio1", SOURCE);
+  const appliance = await serve(withPins(host), ["virtio0"], DISPATCHED);
+  console.log(await appliance.process.stderr.find("virtio0: "));
+  assert.deepEqual(names(host, "virtio0"), ["tegula"]);
+  assert.equal(await answered(client, { source: SOURCE, target: TARGET }), 3);
+
+  loadOther(host, "virtio0");
+  assert.deepEqual(names(host, "virtio0"), ["other_program", "tegula"]);
+  await assertServed(appliance, client);
+  assert.equal((await appliance.stop()).code, 0);
+  assert.deepEqual(names(host, "virtio0"), ["other_program"]);
+  loader(host, "unload virtio0 --all");
+});
