@@ -97,7 +97,9 @@ export class Transmitter {
     const { rows } = this;
     const { answers } = app;
     const { words } = answers;
+    const wire = this.#wire;
     let slow = 0;
+    let turned = 0;
     let i = from;
     for (; i < end; i++) {
       const at = answers.slot(i);
@@ -111,11 +113,15 @@ export class Transmitter {
       }
       if (
         this.#isReady(rows, row) &&
-        this.#turn(rows[row + Row.offset], rows[row + Row.entry], rows[row + Row.length])
-      ) continue;
+        wire.turn(rows[row + Row.frame], rows[row + Row.entry], rows[row + Row.length])
+      ) {
+        turned++;
+        continue;
+      }
       if (rows[row + Row.entry] !== NO_FRAME) rows[row + Row.entry] = SLOW;
       slow++;
     }
+    this.#counters[COUNT.tx_accepted] += turned;
     if (slow > 0) this.sendFrames(app.received, index, slow);
     return i;
   }
@@ -179,13 +185,6 @@ export class Transmitter {
         rows[row + Row.source],
         rows[row + Row.length],
       );
-  }
-
-  /** Turns a datagram round by the entry at `e`. False when the ring is full. */
-  #turn(offset: number, e: number, length: number): boolean {
-    if (!this.#wire.turn(offset - PAYLOAD_AT, e, length)) return false;
-    this.#counters[COUNT.tx_accepted]++;
-    return true;
   }
 
   /** Frees the frames of rows that the ring had no room for, or of all that were not sent. */
