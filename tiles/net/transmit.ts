@@ -27,7 +27,7 @@ import { RING_FULL, type Wire } from "./wire.ts";
 
 // Own constants, see frame.ts.
 const { appBit, Entry, TICK_BITS } = layout;
-const { LARGEST_PAYLOAD, PAYLOAD_AT } = frames;
+const { LARGEST_PAYLOAD } = frames;
 const { BURST, makeRows, NO_FRAME, REFUSED, Row, ROW_SHIFT, ROW_WORDS, SLOW } = burst;
 const { copyPayloads, sumPayloads } = headers;
 const { Descriptor, REFLECTED } = link;
