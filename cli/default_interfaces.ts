@@ -48,8 +48,12 @@ export function findDefaults(
     .filter((record) => record >= 0);
   const found = records.map((record) => {
     const name = interfaces.name(record);
-    const isVlan = interfaces.vlan(record) !== 0;
-    return { name, why: isVlan ? "it is a VLAN device, name what is below" : unfit(host, name) };
+    const why = interfaces.isLoopback(record)
+      ? "nothing comes by it from outside"
+      : interfaces.vlan(record) !== 0
+      ? "it is a VLAN device, name what is below"
+      : unfit(host, name);
+    return { name, why };
   });
   const names = found.filter(({ why }) => why === null).map(({ name }) => name);
   const passed = found.filter(({ why }) => why !== null).map(({ name, why }) => `${name}: ${why}`);

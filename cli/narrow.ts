@@ -32,7 +32,7 @@ const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
  */
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
-/** Where the narrowed process finds what it is to serve: unlike its command line, nobody else sees it. */
+/** By which descriptor the narrowed process finds what it is to serve. */
 const TOLD = "TEGULA_RUN";
 /** What the program itself reads of the environment. */
 const BOOT_ENVIRONMENT = [TOLD, "NOTIFY_SOCKET"];
@@ -107,7 +107,7 @@ function flag(name: keyof Permissions, all: readonly string[]): string[] {
  * processes. Does not return; throws UserError when the system refuses.
  */
 export function becomeNarrow(host: Host, run: Run, args: readonly string[]): never {
-  Deno.env.set(TOLD, JSON.stringify(run));
+  Deno.env.set(TOLD, String(host.hand(JSON.stringify(run))));
   // An appliance talks to nobody of its own accord.
   Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
   const failed = host.exec([
@@ -125,8 +125,8 @@ export function becomeNarrow(host: Host, run: Run, args: readonly string[]): nev
 }
 
 /** What the narrowed process is to serve. */
-export function told(): Run {
-  return JSON.parse(Deno.env.get(TOLD) ?? "");
+export function told(host: Host): Run {
+  return JSON.parse(host.handed(Number(Deno.env.get(TOLD))));
 }
 
 /** Gives up what only booting needed. After this main can restart tiles and do nothing else. */

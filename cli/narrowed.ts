@@ -8,4 +8,9 @@ import { openLibraries } from "./libraries.ts";
 import { told } from "./narrow.ts";
 import { serve } from "./serve.ts";
 
-Deno.exit(await statusOf(() => serve(told(), openLibraries())));
+Deno.exit(
+  await statusOf(() => {
+    const libraries = openLibraries();
+    return serve(told(libraries.host), libraries);
+  }),
+);

@@ -226,6 +226,18 @@ labTest("an app that reads a file too late is told that grants end with the star
   );
 });
 
+labTest("apps may be told more than a variable of the environment holds", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const app = temporaryFile(
+    "export default ({ options }) => ({ answer: () => String(options.long.length) });",
+    ".ts",
+  );
+  const listen = `listen = ["${PORT}=told*2"]\n[apps.told]\nmodule = "${app}"\n`;
+  const long = "é".repeat(100_000);
+  await Appliance.start(host, configured(`${listen}[apps.told.options]\nlong = "${long}"`));
+  assert.equal((await ask(asker, { port: PORT })).text, "100000");
+});
+
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { findDefaults } from "../../cli/default_interfaces.ts";
 import type { Host } from "../../ffi/host.ts";
+import { IFF_LOOPBACK, IFF_UP } from "../../netbase/interfaces.ts";
 import { RTN_UNREACHABLE } from "../../netbase/route.ts";
 import { routeTo } from "./netbase_kernel.ts";
 import { makeRoom } from "./netbase_room.ts";
@@ -11,16 +12,17 @@ const HOST = {
   driver: (name: string) => name.startsWith("gre") ? "gretap" : "veth",
 } as unknown as Host;
 
-/** eth1 to eth3, the VLAN device eth1.5, tun5 and gre6, and default routes as given. */
+/** eth1 to eth3, the VLAN device eth1.5, tun5, gre6 and lo, and default routes as given. */
 function found(...routes: Parameters<typeof routeTo>[1][]) {
   const room = makeRoom();
-  ["eth1", "eth2", "eth3", "eth1.5", "tun5", "gre6"].forEach((name, i) => {
+  ["eth1", "eth2", "eth3", "eth1.5", "tun5", "gre6", "lo"].forEach((name, i) => {
     const none = { operstate: 6, macHead: 1, macTail: 0, link: 0, master: 0 };
     const vlan = {
       vlanId: name === "eth1.5" ? 5 : 0,
       vlanProtocol: name === "eth1.5" ? 0x8100 : 0,
     };
-    room.writer.interfaces.set({ ...none, ...vlan, ifindex: i + 1, name, flags: 1, mtu: 1500 });
+    const flags = name === "lo" ? IFF_UP | IFF_LOOPBACK : IFF_UP;
+    room.writer.interfaces.set({ ...none, ...vlan, ifindex: i + 1, name, flags, mtu: 1500 });
   });
   routes.forEach((route, i) =>
     room.writer.rib.add(routeTo("0.0.0.0/0", { priority: i, ...route }), 0x600)
@@ -43,6 +45,7 @@ Deno.test("what AF_XDP cannot be had on is passed over, with the reason", () => 
   assert.match(says, /^eth1, where the default route goes \(not tun5: its packets have no Eth/);
   assert.match(found({ ifindex: 4 }).says, /not to be had: eth1\.5: it is a VLAN device/);
   assert.match(found({ ifindex: 6 }).says, /not to be had: gre6: the tunnel drops/);
+  assert.match(found({ ifindex: 7 }).says, /not to be had: lo: nothing comes by it/);
 });
 
 Deno.test("routes that are no way out give no interface", () => {
