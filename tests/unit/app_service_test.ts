@@ -205,6 +205,15 @@ Deno.test("the short way answers nothing, and says why, where it gives what is n
   }
 });
 
+Deno.test("an app that says a word for each datagram fills no log", async () => {
+  const harness = await AppHarness.start({
+    default: ({ log }: AppContext) => ({ answer: () => void log("a word") }),
+  });
+  for (let i = 0; i < 20; i++) harness.ask(...Array(50).fill({ payload: "" }));
+  assert.equal(harness.logged.length, 51);
+  assert.match(harness.logged[50], /more than 50 lines in a second/);
+});
+
 Deno.test("a module without an app is refused with what it lacks", async () => {
   await assert.rejects(AppHarness.start({}), /exports neither a function as its default nor/);
   await assert.rejects(AppHarness.start({ default: 5 }), /exports neither/);

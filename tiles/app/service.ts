@@ -4,6 +4,7 @@
  */
 
 import type { View } from "../../ffi/view.ts";
+import { bounded } from "../runtime/console.ts";
 import { APP } from "../runtime/counters.ts";
 import { AppError, readThrown, sentenceOf } from "../runtime/thrown.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
@@ -82,7 +83,7 @@ export async function makeService(
     ...(parts.clock && { clock: parts.clock }),
     serves: (port) => served[port] === 1,
     metric: (name, kind) => metrics.metric(name, kind),
-    log: parts.log,
+    log: bounded(parts.log),
   };
   const made = typeof module.default === "function"
     ? await (module.default as AppFactory)(context)

@@ -12,6 +12,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import { countersOf } from "./counters.ts";
+import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
@@ -157,7 +158,7 @@ export class Appliance {
     }, {
       permissions: permissions(kind, grants),
       events: {
-        log: (line) => log(`${name}: ${line}`),
+        log: (text) => log(inName(name, text)),
         ask: (request) => this.#ask(request),
         failed: (message) => {
           if (this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
