@@ -45,13 +45,19 @@ export function checkHost(
   { neighbors }: NetbaseReader,
   { dispatcher }: { dispatcher: boolean },
 ): Finding[] {
-  const missing = missingCapabilities(host, { xdp: true, dispatcher });
+  const missing = missingCapabilities(host, { xdp: true });
+  const also = missingCapabilities(host, { dispatcher });
   return [
     missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
       "privileges",
       `missing ${missing.join(", ")}: no AF_XDP`,
       "run it as root, or as the service of scripts/install",
     ),
+    ...also.length === 0 ? [] : [fail(
+      "privileges",
+      `missing ${also.join(", ")}: no dispatcher`,
+      "run it as root, or as a service that has it (docs/operating.md: Beside other XDP programs)",
+    )],
     neighborTable(neighbors),
     bufferLimit(!missing.includes("CAP_NET_ADMIN")),
   ];

@@ -78,7 +78,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
-        ? "(docs/operating.md: libxdp's dispatcher), or leave --dispatcher out"
+        ? "(docs/operating.md: Beside other XDP programs), or leave --dispatcher out"
         : "(scripts/install), or use --provider socket and ports from 1024"),
     Exit.privilege,
   );

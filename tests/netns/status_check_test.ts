@@ -6,12 +6,14 @@ import { selfCommand } from "../../cli/self.ts";
 import { labTest, type Namespace, pair } from "./lab.ts";
 import { otherProgram } from "./other_program.ts";
 
-/** Exit status and findings of `tegula check -j`. */
+/** Exit status and findings of `tegula check -j`, started by the command `within`. */
 async function check(
   host: Namespace,
   args: readonly string[] = [],
+  within: readonly string[] = [],
 ): Promise<{ status: number; findings: Finding[] }> {
-  const command = [...selfCommand(), "check", "-j", "--interface", "eth0", ...args].join(" ");
+  const asked = ["check", "-j", "--interface", "eth0", ...args];
+  const command = [...within, ...selfCommand(), ...asked].join(" ");
   const said = await host.run(["sh", "-c", `${command}; echo $?`]);
   const [findings, status] = said.trimEnd().split("\n");
   return { status: Number(status), findings: JSON.parse(findings) };
@@ -189,6 +191,23 @@ labTest("check finds that a macvlan's parent answers ARP for it, and mends it", 
   await host.run(["sh", "-c", fix!]);
   assert.deepEqual(await found(), []);
 });
+
+labTest(
+  "check asks for what a dispatcher takes, where one is asked for, and for no more",
+  async (lab) => {
+    const { host } = await pair(lab);
+    const without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"];
+    const privileges = async (...args: string[]) =>
+      (await check(host, args, without)).findings
+        .filter(({ subject }) => subject === "privileges").map(({ says }) => says);
+    const enough = "all that AF_XDP takes";
+    assert.deepEqual(await privileges(), [enough]);
+    assert.deepEqual(await privileges("--dispatcher"), [
+      enough,
+      "missing CAP_SYS_ADMIN: no dispatcher",
+    ]);
+  },
+);
 
 labTest("check names how the kernel spreads flows where Tegula does otherwise", async (lab) => {
   const { host } = await pair(lab);
