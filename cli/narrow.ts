@@ -6,7 +6,7 @@
  * restart of a tile takes: the tiles' modules and their libraries.
  */
 
-import { describeErrno } from "../ffi/errno.ts";
+import { describeErrno, E2BIG } from "../ffi/errno.ts";
 import type { Host } from "../ffi/host.ts";
 import { type LibraryName, libraryPath, ROOT } from "../ffi/paths.ts";
 import {
@@ -121,6 +121,14 @@ export function becomeNarrow(host: Host, run: Run, args: readonly string[]): nev
     `${ROOT}cli/narrowed.ts`,
     ...args,
   ]);
+  // Of all arguments only grants can be as long.
+  if (failed === -E2BIG) {
+    throw new UserError(
+      "what apps are granted by name is more than Deno's command line holds; grant the folder that " +
+        "files are in, in place of each",
+      Exit.usage,
+    );
+  }
   throw new UserError(`cannot start ${Deno.execPath()}: ${describeErrno(failed)}`, Exit.failure);
 }
 

@@ -238,6 +238,18 @@ labTest("apps may be told more than a variable of the environment holds", async 
   assert.equal((await ask(asker, { port: PORT })).text, "100000");
 });
 
+labTest(
+  "more grants than can be told to Deno are refused in a sentence that mends it",
+  async (lab) => {
+    const { host } = await pair(lab);
+    const files = Array.from({ length: 4000 }, (_, i) => `"/srv/zones/of/customers/${i}.zone"`);
+    const args = configured(`listen = ["7=echo"]\n[apps.echo]\nread = [${files}]`);
+    const { code, said } = await refusal(Appliance.launch(host, args).process);
+    assert.equal(code, 2);
+    assert.match(said, /granted by name is more than .*; grant the folder/);
+  },
+);
+
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);
