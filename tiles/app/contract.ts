@@ -177,7 +177,7 @@ export interface AppContext {
    * more than 112 bytes.
    */
   metric(name: string, kind: "counter" | "gauge"): Metric | null;
-  /** Writes a line to the log, in the app's name. */
+  /** Writes a line to the log, in the app's name; at most 50 a second, as of `console`. */
   log(message: string): void;
 }
 
