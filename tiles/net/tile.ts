@@ -227,7 +227,6 @@ class NetTile implements Tile {
       ports[i].complete();
       work += this.#receiver.burst(ports[i]);
       this.#runInline();
-      ports[i].refill();
     }
     work += this.#receiveSockets();
     for (let i = 0; i < apps.length; i++) apps[i].publish();
@@ -235,6 +234,8 @@ class NetTile implements Tile {
     let sent = 0;
     for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
     this.#counters[NET.index.tx_frames] += sent;
+    // Nobody waits for what the kernel gets only now.
+    for (let i = 0; i < ports.length; i++) ports[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
     return work + sent;
