@@ -203,7 +203,14 @@ function pack(entry: InterfaceEntry): Packed {
   return { record, addresses: run };
 }
 
-/** Puts a name at word `at` of `words`, which are 0. */
+/** Puts a name at word `at` of `words`, which are 0. ASCII goes without an encoder, as it is read. */
 function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): void {
-  new TextEncoder().encodeInto(text, new Uint8Array(words.buffer, at * 4, NAME_BYTES - 1));
+  for (let i = 0; i < Math.min(text.length, NAME_BYTES - 1); i++) {
+    const code = text.charCodeAt(i);
+    if (code > 0x7f) {
+      new TextEncoder().encodeInto(text, new Uint8Array(words.buffer, at * 4, NAME_BYTES - 1));
+      return;
+    }
+    words[at + (i >> 2)] |= code << (i & 3) * 8;
+  }
 }

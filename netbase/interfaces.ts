@@ -222,8 +222,22 @@ export class InterfaceReader {
   }
 }
 
-/** The name that stands at word `at`. */
+/**
+ * The name that stands at word `at`. Whatever changes about an interface, the labels of all its addresses
+ * are read, so that ASCII goes without a decoder.
+ */
 function textAt(words: Uint32Array, at: number): string {
-  const bytes = new Uint8Array(words.slice(at, at + NAME_BYTES / 4).buffer);
+  let text = "";
+  for (let i = 0; i < NAME_BYTES; i++) {
+    const byte = words[at + (i >> 2)] >>> (i & 3) * 8 & 0xff;
+    if (byte === 0) break;
+    if (byte > 0x7f) return decode(words.slice(at, at + NAME_BYTES / 4));
+    text += String.fromCharCode(byte);
+  }
+  return text;
+}
+
+function decode(words: Uint32Array<ArrayBuffer>): string {
+  const bytes = new Uint8Array(words.buffer);
   return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
 }
