@@ -113,11 +113,10 @@ export class NextHopWriter {
 
   /** For `Limbo`: no reader has `id` any more. */
   reclaim(id: number): void {
-    if (this.kind(id) === KIND_GROUP) {
-      this.#runs.reclaim(this.#words[id * NEXT_HOP_WORDS + NextHop.paths]);
-      for (const member of this.#membersOf(id)) this.#free(member);
-    }
-    this.#free(id);
+    const members = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
+    if (members.length > 0) this.#runs.reclaim(this.#words[id * NEXT_HOP_WORDS + NextHop.paths]);
+    // The group goes first: a successor must find none whose members another may have by then.
+    for (const each of [id, ...members]) this.#free(each);
     this.reclaimed++;
   }
 

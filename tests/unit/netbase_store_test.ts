@@ -153,6 +153,42 @@ function succeed(view: View, wanted: string[]): void {
   assert.deepEqual(answers(view), wanted);
 }
 
+Deno.test("a writer that dies while a group comes free leaves no next hop to be had twice", () => {
+  const ways = [1, 2].map((gateway) => ({ gateway, ifindex: 2, weight: 1, flags: 0 }));
+  let stores = Infinity;
+  for (let deadly = 0; deadly < stores; deadly++) {
+    const view = heapView(NETBASE_BYTES);
+    const writer = new Writer(view, { readers: [sleeper()], neighborSlots: 64, seed: 1 });
+    writer.rib.add(routeTo("198.18.0.0/24", { hops: ways }), 0);
+    writer.commit();
+    let count = 0;
+    hook.onStore = () => {
+      if (count++ === deadly) throw new Death();
+    };
+    try {
+      writer.rib.remove(routeTo("198.18.0.0/24", { hops: ways }));
+      writer.commit();
+      stores = count;
+    } catch (error) {
+      if (!(error instanceof Death)) throw error;
+    } finally {
+      hook.onStore = quiet;
+    }
+    const options = { readers: [sleeper()], neighborSlots: 64, seed: 2, wait: quiet };
+    const successor = new NetbaseWriter(view, options);
+    successor.rib.add(routeTo("198.18.0.0/24", { gateway: 8, ifindex: 2 }), 0);
+    successor.rib.add(routeTo("198.18.1.0/24", { gateway: 9, ifindex: 2 }), 0);
+    successor.rib.endSync();
+    successor.commit();
+    const { fib, nextHops } = new NetbaseReader(view);
+    const gateways = ["198.18.0.0", "198.18.1.0"].map((address) => {
+      const id = fib.lookup(ip(address));
+      return nextHops.kind(id) === 0 ? "freed" : nextHops.gateway(id);
+    });
+    assert.deepEqual(gateways, [8, 9], `store ${deadly}`);
+  }
+});
+
 Deno.test("at every store of a batch each address has its route of before or after", () => {
   // Wide prefixes take a hundred thousand stores and more; a default route takes one, in `main`.
   const narrow = anyRoute.filter(({ prefixLength, table }) => {
