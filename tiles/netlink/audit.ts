@@ -105,7 +105,6 @@ export class Audit {
   }
 
   #beginPass(): number {
-    this.#phase = "reading";
     this.#differing = new Map();
     const { audited, dumper } = this.#mirror;
     for (const table of audited) table.begin();
@@ -116,6 +115,8 @@ export class Audit {
       },
       done: (end) => this.#endPass(end),
     });
+    // What did not begin is not to be abandoned: the next dump is somebody else's.
+    this.#phase = began ? "reading" : "waiting";
     this.#disturbed ||= !began;
     return 1;
   }
