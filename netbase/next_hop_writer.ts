@@ -49,8 +49,8 @@ export class NextHopWriter {
   readonly #limbo: Limbo;
   readonly #ids = new IdPool(NEXT_HOP_OVERFLOW + 1, NEXT_HOPS);
   readonly #runs = new RunPool(PATH_UNITS);
-  /** Ids that a predecessor left, those of groups' members aside. */
-  #inherited: number[] = [];
+  /** Ids that a predecessor left, those of groups' members aside, by what their records say. */
+  readonly #inherited = new Map<string, number[]>();
 
   /** Joins at `view`; with `joined` everything that a predecessor published is kept for now. */
   constructor(view: View, limbo: Limbo, joined: boolean) {
@@ -69,6 +69,12 @@ export class NextHopWriter {
 
   /** The id of a new record that says `fields`; NEXT_HOP_OVERFLOW when none is free. */
   publish(fields: NextHopFields): number {
+    const known = this.#adopt(() => keyOf(fields, []));
+    return known !== NEXT_HOP_OVERFLOW ? known : this.#create(fields);
+  }
+
+  /** As `publish`, but with a record that was nobody's before. */
+  #create(fields: NextHopFields): number {
     const id = this.#allocate();
     if (id !== NEXT_HOP_OVERFLOW) this.#write(id, fields, { run: 0, shape: 0 });
     return id;
@@ -84,8 +90,12 @@ export class NextHopWriter {
     earlier: number,
   ): number {
     if (members.length > GROUP_MEMBERS) return NEXT_HOP_OVERFLOW;
-    const ids = members.map((member) => this.publish(member.fields));
     const weights = members.map((member) => Math.min(member.weight, 0x10000));
+    const known = this.#adopt(() =>
+      keyOf(fields, members.map((member, i) => ({ fields: member.fields, weight: weights[i] })))
+    );
+    if (known !== NEXT_HOP_OVERFLOW) return known;
+    const ids = members.map((member) => this.#create(member.fields));
     const keyed = ids.map((id, i) => ({ key: this.#memberKey(id), weight: weights[i] }));
     const slots = fillSlots(distinct(keyed), this.#slotKeys(earlier));
     const run = this.#runs.allocate(unitsOf(slots.length, ids.length));
@@ -122,8 +132,17 @@ export class NextHopWriter {
 
   /** Lets go of a predecessor's records. To be called when the FIB no longer names them. */
   disinherit(): void {
-    for (const id of this.#inherited) this.release(id);
-    this.#inherited = [];
+    for (const id of [...this.#inherited.values()].flat()) this.release(id);
+    this.#inherited.clear();
+  }
+
+  /**
+   * Takes over what a predecessor left and says just that: while its records are still painted there may
+   * not be room for as many again. NEXT_HOP_OVERFLOW: there is none.
+   */
+  #adopt(key: () => string): number {
+    if (this.#inherited.size === 0) return NEXT_HOP_OVERFLOW;
+    return this.#inherited.get(key())?.pop() ?? NEXT_HOP_OVERFLOW;
   }
 
   #free(id: number): void {
@@ -179,18 +198,53 @@ export class NextHopWriter {
   /** Keeps hands off a predecessor's records, and off what its groups have. */
   #inherit(): void {
     const members = new Set<number>();
+    const inherited: number[] = [];
     for (let id = NEXT_HOP_OVERFLOW + 1; id < NEXT_HOPS; id++) {
       if (this.kind(id) === 0) continue;
       this.#ids.reserve(id);
-      this.#inherited.push(id);
+      inherited.push(id);
       if (this.kind(id) !== KIND_GROUP) continue;
       const ids = this.#membersOf(id);
       for (const member of ids) members.add(member);
       const run = this.#words[id * NEXT_HOP_WORDS + NextHop.paths];
       this.#runs.reserve(run, unitsOf(this.#slotCount(id), ids.length));
     }
-    this.#inherited = this.#inherited.filter((id) => !members.has(id));
+    for (const id of inherited) {
+      if (members.has(id)) continue;
+      const key = this.#keyOf(id);
+      const alike = this.#inherited.get(key);
+      if (alike === undefined) this.#inherited.set(key, [id]);
+      else alike.push(id);
+    }
   }
+
+  /** `keyOf` of a record. */
+  #keyOf(id: number): string {
+    const ids = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
+    const weight = (i: number) => this.#reader.memberWeight(id, i);
+    const members = ids.map((member, i) => ({ fields: this.#fieldsOf(member), weight: weight(i) }));
+    return keyOf(this.#fieldsOf(id), members);
+  }
+
+  #fieldsOf(id: number): NextHopFields {
+    const reader = this.#reader;
+    return {
+      kind: reader.kind(id),
+      scope: reader.scope(id),
+      flags: reader.flags(id),
+      gateway: reader.gateway(id),
+      ifindex: reader.ifindex(id),
+      source: reader.source(id),
+      mtu: reader.mtu(id),
+    };
+  }
+}
+
+/** What a next hop or a group says, in words: the same for records that say the same. */
+function keyOf(fields: NextHopFields, members: readonly GroupMember[]): string {
+  const { kind, scope, flags, gateway, ifindex, source, mtu } = fields;
+  const own = [kind, scope, flags, gateway, ifindex, source, mtu].join();
+  return [own, ...members.map((each) => `${each.weight}*${keyOf(each.fields, [])}`)].join(";");
 }
 
 /** Units of paths that a group takes. */

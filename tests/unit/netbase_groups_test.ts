@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { FIB_GROUPS, NEXT_HOPS } from "../../netbase/layout.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   type Hop,
   KIND_GROUP,
@@ -192,4 +193,33 @@ Deno.test("a group with more members than fit is dropped under its own name", ()
   const { reader, setHops } = makeGroup();
   setHops(Array.from({ length: 300 }, (_, i) => hop(i + 1)));
   assert.equal(reader.nextHops.kind(reader.fib.lookup(ADDRESS)), KIND_OVERFLOW);
+});
+
+Deno.test("a successor has room for all that its predecessor painted, more than half of it groups", () => {
+  const { view, writer, standing } = makeRoom();
+  standing.asleep = true;
+  const routes = Array.from({ length: 160 }, (_, i) => {
+    return routeTo(`10.0.${i}.0/24`, { hops: [hop(i + 1), hop(1000, 200)] });
+  });
+  const lone = routeTo("10.1.0.0/24", { gateway: 7, ifindex: 2 });
+  for (const route of [...routes, lone]) writer.rib.add(route, 0);
+  writer.commit();
+  assert.equal(writer.overflow, 0);
+  const reader = new NetbaseReader(view);
+  const painted = () => routes.map(({ destination }) => reader.fib.lookup(destination)).toSorted();
+  const before = painted();
+  const options = { readers: [standing], neighborSlots: 64, seed: 2, wait: () => {} };
+  const successor = new NetbaseWriter(view, options);
+  successor.rib.beginSync();
+  for (const route of routes) successor.rib.addFromDump(route);
+  successor.rib.endSync();
+  successor.commit();
+  assert.equal(successor.overflow, 0);
+  assert.deepEqual(painted(), before);
+  assert.equal(reader.fib.lookup(lone.destination), 0);
+  // What it took over it gives back in the end, and what nobody wanted came back at once.
+  for (const route of routes) successor.rib.remove(route);
+  successor.commit();
+  assert.equal(successor.waiting, 0);
+  for (let id = 2; id < NEXT_HOPS; id++) assert.equal(reader.nextHops.kind(id), 0);
 });
