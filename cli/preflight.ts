@@ -164,6 +164,20 @@ export function takePorts(
   return listen.map(({ port }) => ({ port, fd: udpSetup.open(port) })).filter(({ fd }) => fd >= 0);
 }
 
+/** Refuses to go on by the kernel's sockets alone where another program has a port's. */
+export function insistOnSockets(
+  { listen }: Pick<RunConfig, "listen">,
+  sockets: readonly PortSocket[],
+): void {
+  const lacking = listen.find(({ port }) => sockets.every((socket) => socket.port !== port));
+  if (lacking === undefined) return;
+  throw new UserError(
+    `UDP port ${lacking.port} is held by another program, and no AF_XDP serves it besides; stop it or ` +
+      "take another port",
+    Exit.port,
+  );
+}
+
 /**
  * Loads the XDP program once for each interface. Where this kernel cannot, `auto` goes on without
  * AF_XDP and says why.

@@ -1,6 +1,7 @@
 /**
- * What `tegula run` does once it knows what is wanted: takes ports and interfaces, boots the appliance, and stays until a signal ends it. Every failure on the
- * way ends with one sentence and leaves nothing behind.
+ * What `tegula run` does once it knows what is wanted: takes ports and interfaces, boots the
+ * appliance, and stays until a signal ends it. Every failure on the way ends with one sentence and
+ * leaves nothing behind.
  */
 
 import { Appliance } from "../tiles/runtime/appliance.ts";
@@ -8,7 +9,7 @@ import type { Attachment } from "../tiles/runtime/attachment.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
-import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import type { AppPlan, PortSocket } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
@@ -30,6 +31,7 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
   const sockets = preflight.takePorts(config, { libraries });
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
+  if (attachments.length === 0) preflight.insistOnSockets(config, sockets);
   const partial = attachments.map(({ name }) => preflight.partialChecksums(libraries.host, name));
   const plan = planTiles({
     queues: attachments.map(({ name }) => preflight.queues(libraries.host, name)),
@@ -61,7 +63,7 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
     log(`counters: ${JSON.stringify(appliance.counters())}`);
   });
   try {
-    const booted = boot(appliance, { config, places, libraries, attachments, partial });
+    const booted = boot(appliance, { config, places, libraries, sockets, attachments, partial });
     await Promise.race([booted, ending.promise]);
     settle(needsOf(run));
     return await ending.promise;
@@ -73,10 +75,11 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(
   appliance: Appliance,
-  { config, places, libraries, attachments, partial }: {
+  { config, places, libraries, sockets, attachments, partial }: {
     config: RunConfig;
     places: StatusPlaces;
     libraries: MainLibraries;
+    sockets: readonly PortSocket[];
     attachments: readonly Attachment[];
     partial: readonly boolean[];
   },
@@ -88,7 +91,7 @@ async function boot(
   if (config.provider === "socket") {
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
   } else if (attachments.length > 0) {
-    attach(appliance, { config, attachments });
+    attach(appliance, { config, sockets, attachments });
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
   await startTiles(appliance, partial);
@@ -126,7 +129,11 @@ async function startTiles(appliance: Appliance, partial: readonly boolean[]): Pr
  */
 function attach(
   appliance: Appliance,
-  { config, attachments }: { config: RunConfig; attachments: readonly Attachment[] },
+  { config, sockets, attachments }: {
+    config: RunConfig;
+    sockets: readonly PortSocket[];
+    attachments: readonly Attachment[];
+  },
 ): void {
   const names = attachments.map(({ name }) => name).join(", ");
   log(`attaching XDP to ${names}; some drivers restart the link for that`);
@@ -136,6 +143,7 @@ function attach(
     });
   } catch (error) {
     preflight.fallBack(error, { ...config, log });
+    preflight.insistOnSockets(config, sockets);
   }
 }
 

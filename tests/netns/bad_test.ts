@@ -111,6 +111,20 @@ labTest("a port of another program is named, and AF_XDP serves it alone", async 
   assert.equal((await ask(asker)).text, "hello");
 });
 
+labTest("a port of another program ends a start that no AF_XDP comes of, status 5", async (lab) => {
+  const { host } = await pair(lab);
+  await peer(host, "udp", HOST, "7", "theirs");
+  await host.batch([
+    "tuntap add tun0 mode tun",
+    "address add 192.0.2.1/24 dev tun0",
+    "link set tun0 up",
+  ]);
+  const args = ["--interface", "tun0", "--listen", "7=echo"];
+  const { code, said } = await refusal(Appliance.launch(host, args).process);
+  assert.equal(code, 5, said);
+  assert.match(said, /UDP port 7 is held by another program, and no AF_XDP serves it besides/);
+});
+
 labTest("a port of another tegula is named with its process and command line", async (lab) => {
   const { host } = await pair(lab);
   const args = [...ECHO, "--provider", "socket", "--control", "none"];
