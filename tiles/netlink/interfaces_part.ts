@@ -82,7 +82,7 @@ export class InterfacesPart implements MirrorPart {
     if (link === null) return 0;
     if (message.type === nl.RTM_DELLINK) return this.#linkGone(link.ifindex);
     const before = interfaces.get(link.ifindex);
-    interfaces.set(link);
+    this.#store(() => interfaces.set(link));
     // The first end of a new veth pair is told before it has the other, and not again.
     return before === null ? Part.interfaces : this.#linkChanged(before, link);
   }
