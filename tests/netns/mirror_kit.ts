@@ -96,10 +96,16 @@ export function ipBatch(commands: Iterable<string>): void {
   }
 }
 
+/** Whether this namespace was seen to be the test's own. */
+let isOwn = false;
+
 /**
  * Takes away every link but lo, and every address, route and next-hop object that is ours to take.
+ * Throws Error in a namespace that has a way out before anything was made here: that is the host's.
  */
 export function cleanSlate(): void {
+  isOwn ||= JSON.parse(ip("-j route show default")).length === 0;
+  if (!isOwn) throw new Error("this would take away the host's network: use ./scripts/test");
   const links = JSON.parse(ip("-j link show")) as { ifname: string }[];
   for (const { ifname } of links) if (ifname !== "lo") tryIp(`link del ${ifname}`);
   for (const table of ["main", "default", "local proto boot"]) tryIp(`route flush table ${table}`);
