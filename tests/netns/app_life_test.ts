@@ -106,6 +106,8 @@ for (const [place, tile] of [["", ""], ["@inline", "net0: "]]) {
     await stderr.find(`${tile}${SLOW}: tick 7`, { timeoutMs: 20_000 });
     const { sent, answered } = await asker.progress();
     assert.ok(answered > 500 && answered < sent, `answered ${answered} of ${sent}`);
+    // Amid a turn of hundreds of milliseconds its books are open.
+    await asker.stop({ lingerMillis: 0 });
     assert.equal((await appliance.stop()).code, 0, stderr.all.join("\n"));
     assert.ok(!stderr.all.some((line) => line.includes("hangs")), stderr.all.join("\n"));
   });
