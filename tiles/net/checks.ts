@@ -151,8 +151,8 @@ export class Checks {
   }
 
   /**
-   * Reads the addresses of each frame from where an ordinary one has them. Those of one that cannot be
-   * ordinary read as 0, which nobody asks from.
+   * Reads the addresses of each frame from where an ordinary one has them, and says where the entry for
+   * an answer would be. Those of one that cannot be ordinary read as 0, which nobody asks from.
    */
   #readAddresses(count: number): void {
     const { frames, rows } = this.#arrivals;
@@ -176,7 +176,7 @@ export class Checks {
     }
   }
 
-  /** Finds the header cache's entry for an answer to each. */
+  /** Finds the header cache's entry for an answer to each, once all of them are on their way. */
   #findEntries(count: number): void {
     const { rows } = this.#arrivals;
     const cache = this.#cache;
