@@ -195,7 +195,7 @@ labTest(
     assert.equal((await askUntilAnswered(asker, { source: asked.source })).text, "hello");
     assert.equal(await told(), undefined);
 
-    const events = host.spawn(["ip", "monitor", "route"]);
+    const events = host.spawn(["ip", "-4", "monitor", "route"]);
     for (let i = 0; i < 2; i++) {
       assert.equal((await ask(asker, { ...asked, timeoutMs: SILENCE_MILLIS })).bytes, null);
       assert.equal(await told(), "1000");
