@@ -89,10 +89,11 @@ export class NetbaseWriter {
 
   /**
    * Whether the last `commit()` had to leave something for a reader that was not through its burst (a
-   * default route that moves together with others): commit again soon, there need be no new changes.
+   * default route that moves together with others, room for what does not fit), or for want of time:
+   * commit again soon, there need be no new changes.
    */
   get pending(): boolean {
-    return this.#painter.pending;
+    return this.#painter.pending || (this.overflow > 0 && this.waiting > 0);
   }
 
   /** Prefixes and /24s that do not fit just now; they are dropped, never sent wrong. */

@@ -60,14 +60,16 @@ export class Painter {
   #sinceMove: Grace;
   /** What the default is to be. */
   #fallback = 0;
-  /** Everything is to be painted, and: room has come free. */
+  /** Everything is to be painted, and: what did not fit is tried again. */
   #repaint: boolean;
-  #roomier = false;
+  #retrying = false;
   /** The root's `best` at the last commit. */
   #default = 0;
   /** Nodes that found no next hop id for want of room. */
   readonly #homeless = new Set<number>();
+  /** How often room had come free by the last retry, and how many of each kind have yet to be tried. */
   #reclaimed = 0;
+  #untried = 0;
 
   constructor(parts: PainterParts) {
     this.#parts = parts;
@@ -79,9 +81,13 @@ export class Painter {
     this.#sincePaint = this.#sinceMove = new Grace([]);
   }
 
-  /** Whether something touched is not painted yet, for a reader that is not through its burst. */
+  /**
+   * Whether something touched is not painted yet, for a reader that is not through its burst, or
+   * something that did not fit is to be tried again.
+   */
   get pending(): boolean {
-    return this.#rib.whole && (this.#stage !== "idle" || this.#rib.touched.length > 0);
+    return this.#rib.whole &&
+      (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
   }
 
   /** Prefixes and /24s that do not fit just now. */
@@ -97,11 +103,11 @@ export class Painter {
 
   /** Takes up a batch and paints what must be before the default moves. False: there is none. */
   #begin(): boolean {
-    this.#roomier = this.#touchHomeless();
+    this.#retrying = this.#touchHomeless();
     const { lookupOrder, touched } = this.#rib;
     if (lookupOrder !== this.#prefixes.order && this.#fib.stores > 0) this.#repaint = true;
     this.#prefixes.order = lookupOrder;
-    if (touched.length === 0 && !this.#repaint && !this.#roomier) return false;
+    if (touched.length === 0 && !this.#repaint && !this.#retrying) return false;
     this.#nodes = touched;
     this.#rib.touched = [];
     this.#changed = this.#nodes.map((node) => this.#settle(node));
@@ -125,7 +131,7 @@ export class Painter {
       this.#sinceMove = new Grace(this.#parts.readers);
       this.#stage = "uncovering";
     }
-    const cells = this.#repaint || this.#roomier || this.#nodes.some((node) => node !== ROOT);
+    const cells = this.#repaint || this.#retrying || this.#nodes.some((node) => node !== ROOT);
     if (cells && !isOver(this.#sinceMove)) return false;
     this.#paint();
     this.#stage = "idle";
@@ -142,18 +148,30 @@ export class Painter {
     const stores = this.#fib.stores;
     if (this.#repaint) this.#prefixes.paintAll();
     else this.#prefixes.paintNodes(this.#nodes, this.#changed);
-    const retries = this.#roomier ? take(this.#prefixes.crowded, MOST_RETRIES) : [];
+    const retries = this.#retrying ? take(this.#prefixes.crowded, MOST_RETRIES) : [];
     for (const cell of retries) this.#prefixes.paintCell(cell);
     if (this.#fib.stores === stores) return;
     this.#parts.fence();
     this.#sincePaint = new Grace(this.#parts.readers);
   }
 
-  /** Touches some of what did not fit, when room has come free since; whether it has. */
+  /** How often room has come free. */
+  get #reclaims(): number {
+    return this.#parts.nextHops.reclaimed + this.#fib.reclaimed;
+  }
+
+  /** How many nodes, or /24s if they are more, are to be tried again: all, once room has come free. */
+  get #retries(): number {
+    const most = Math.max(this.#homeless.size, this.#prefixes.crowded.size);
+    return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
+  }
+
+  /** Touches some of what did not fit, where it is to be tried again; whether it is. */
   #touchHomeless(): boolean {
-    const reclaimed = this.#parts.nextHops.reclaimed + this.#fib.reclaimed;
-    if (reclaimed === this.#reclaimed) return false;
-    this.#reclaimed = reclaimed;
+    const retries = this.#retries;
+    this.#reclaimed = this.#reclaims;
+    this.#untried = Math.max(0, retries - MOST_RETRIES);
+    if (retries === 0) return false;
     for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);
     return true;
   }

@@ -16,6 +16,7 @@ import {
   expectedOf,
   makeRoom,
   PROBES,
+  settle,
   type StandingReader,
 } from "./netbase_room.ts";
 
@@ -55,16 +56,6 @@ function live(kernel: Kernel, writer: NetbaseWriter, standing: StandingReader, o
       const flags = kernel.put(one.route, one.do);
       if (flags >= 0) rib.add(one.route, flags);
     }
-  }
-}
-
-/** Commits until nothing waits for the reader any more. */
-function settle(writer: NetbaseWriter, standing: StandingReader): void {
-  writer.commit();
-  for (let bursts = 0; writer.pending; bursts++) {
-    assert.ok(bursts < 6, "a few bursts are enough");
-    standing.burst++;
-    writer.commit();
   }
 }
 

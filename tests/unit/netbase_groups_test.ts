@@ -13,7 +13,7 @@ import {
   RTNH_F_LINKDOWN,
 } from "../../netbase/route.ts";
 import { ip, routeTo } from "./netbase_kernel.ts";
-import { answerOf, makeRoom } from "./netbase_room.ts";
+import { answerOf, makeRoom, settle } from "./netbase_room.ts";
 
 const ADDRESS = ip("10.0.0.1");
 /** One flow for every slot of the largest group. */
@@ -156,25 +156,26 @@ Deno.test("default routes of equal metric come and go for ever", () => {
 
 Deno.test("routes beyond the last next hop are dropped under their own name, until there is room", () => {
   const { writer, reader, standing } = makeRoom();
-  standing.asleep = true;
   const route = (i: number) =>
     routeTo(`10.${i >> 16}.${(i >> 8) & 255}.${i & 255}/32`, { gateway: i + 1, ifindex: 2 });
-  const count = NEXT_HOPS + 100;
+  const count = NEXT_HOPS + 10_000;
   for (let i = 0; i < count; i++) writer.rib.add(route(i), 0);
   writer.commit();
   assert.equal(writer.overflow, count - (NEXT_HOPS - 2));
   const last = ip("10.0.0.0") + count - 1;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(ip("10.0.0.7"))), 8);
-  for (let i = 0; i < 200; i++) writer.rib.remove(route(i));
-  for (let i = 0; i < 4; i++) writer.commit();
+  for (let i = 0; i < 10_000; i++) writer.rib.remove(route(i));
+  settle(writer, standing);
+  assert.equal(writer.overflow, 2);
+  for (let i = 0; i < 2; i++) writer.rib.remove(route(10_000 + i));
+  settle(writer, standing);
   assert.equal(writer.overflow, 0);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(last)), count);
 });
 
 Deno.test("a /24 beyond the last group of cells is dropped under its own name, until there is room", () => {
   const { writer, reader, standing } = makeRoom();
-  standing.asleep = true;
   const half = (i: number) => routeTo(`10.${i >> 8}.${i & 255}.0/25`, { ifindex: 2 });
   const count = FIB_GROUPS + 10;
   for (let i = 0; i < count; i++) writer.rib.add(half(i), 0);
@@ -183,7 +184,7 @@ Deno.test("a /24 beyond the last group of cells is dropped under its own name, u
   const last = ip("10.0.0.0") + (count - 1) * 256;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   for (let i = 0; i < 10; i++) writer.rib.remove(half(i));
-  for (let i = 0; i < 4; i++) writer.commit();
+  settle(writer, standing);
   assert.equal(writer.overflow, 0);
   assert.equal(answerOf(reader, last), answerOf(reader, ip("10.9.0.1")));
   assert.equal(answerOf(reader, last + 128), "none");

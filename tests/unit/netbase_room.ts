@@ -3,6 +3,7 @@
  * routes, and a way to say what a reader answers for an address in words that can be compared.
  */
 
+import assert from "node:assert/strict";
 import fc from "fast-check";
 import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
@@ -42,6 +43,16 @@ export function makeRoom(neighborSlots = 64): {
   const standing = new StandingReader();
   const writer = new NetbaseWriter(view, { readers: [standing], neighborSlots, seed: 0x5eed });
   return { view, writer, reader: new NetbaseReader(view), standing };
+}
+
+/** Commits until nothing waits for the reader any more. */
+export function settle(writer: NetbaseWriter, standing: StandingReader): void {
+  writer.commit();
+  for (let bursts = 0; writer.pending; bursts++) {
+    assert.ok(bursts < 6, "a few bursts are enough");
+    standing.burst++;
+    writer.commit();
+  }
 }
 
 /** What a reader is told for `address`, gateway by gateway. */
