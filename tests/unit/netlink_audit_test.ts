@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
+import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
+import type { Audited } from "../../tiles/netlink/audited.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 
 Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone", () => {
@@ -23,4 +24,42 @@ Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone"
   dumper.busy = false;
   audit.turn(100);
   assert.equal(refused, 2, "it begins anew");
+});
+
+Deno.test("an audit that finds more differences than it counts comes to an end", () => {
+  let dumps = 0;
+  let resyncs = 0;
+  const routes: Audited = {
+    ...{ table: "routes", types: [], dumps: ["routes"], entries: () => 0, begin() {}, read() {} },
+    end(differs) {
+      for (let i = 0; i < 100_000; i++) differs(`route ${i}`);
+    },
+  };
+  let endPass = (_end: "done") => {};
+  const dumper = {
+    busy: false,
+    dump(_kinds: unknown, { done }: { done(end: "done"): void }) {
+      dumps++;
+      endPass = done;
+      return true;
+    },
+    abandon: () => assert.fail("nothing is to be given up"),
+  };
+  const mirror = {
+    ...{ current: true, dumper, audited: [routes], watchEvents() {} },
+    resync: () => resyncs++,
+  };
+  const counters = new Float64Array(Object.keys(NETLINK.index).length);
+  const audit = new Audit(mirror as unknown as AuditedMirror, { counters, now: 0, log() {} });
+  const reports: AuditReport[] = [];
+  audit.request((report) => reports.push(report));
+  audit.turn(0);
+  for (let pass = 0; pass < 2; pass++) {
+    endPass("done");
+    audit.turn(0);
+  }
+  audit.turn(performance.now() + 10_000);
+  assert.deepEqual([dumps, resyncs, reports.length], [2, 1, 1]);
+  assert.equal(reports[0].divergent, 65_536);
+  assert.equal(counters[NETLINK.index.audit_routes], 65_536);
 });

@@ -20,7 +20,7 @@ const PERIOD_MILLIS = 300_000;
 const PAUSE_MILLIS = 20;
 /** Some events come late: a link's carrier is told up to a second after it changed. */
 const LATE_MILLIS = 1_500;
-/** Things that events may name, and that may differ, in one audit; with more it begins anew. */
+/** Things that events may name in one audit, with more it begins anew; and differences that it counts. */
 const MOST_NAMES = 65_536;
 /** Differences that are named in the log, of one audit. */
 const MOST_LOGGED = 8;
@@ -144,10 +144,10 @@ export class Audit {
     }
   }
 
-  /** What differs counts unless an event has named it, or the first read did not show it. */
+  /** What differs does not count when an event has named it. */
   #forgetNamed(): void {
     for (const what of this.#differing.keys()) {
-      if (this.#named.has(what) || this.#before?.has(what) === false) this.#differing.delete(what);
+      if (this.#named.has(what)) this.#differing.delete(what);
     }
   }
 
@@ -192,8 +192,9 @@ export class Audit {
     return this.#mirror.audited.find(({ types }) => types.includes(type));
   }
 
+  /** Counts unless the first read did not show it, or so many do that all is to be read anew anyway. */
   #differs(what: string, table: AuditTable): void {
-    this.#differing.set(what, table);
-    if (this.#differing.size > MOST_NAMES) this.#disturbed = true;
+    const counts = this.#before?.has(what) ?? this.#differing.size < MOST_NAMES;
+    if (counts) this.#differing.set(what, table);
   }
 }
