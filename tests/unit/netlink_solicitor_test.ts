@@ -68,6 +68,16 @@ class World {
     }
   }
 
+  /** Lets time pass as it does for a tile that sleeps until something is due; how often it wakes. */
+  sleep(millis: number): number {
+    let wakeups = 0;
+    for (const end = this.now + millis; this.now < end; wakeups++) {
+      const due = this.solicitor.nextDue(this.now);
+      this.pass(due < 0 ? 1_000 : due, { step: due < 0 ? 1_000 : due });
+    }
+    return wakeups;
+  }
+
   addresses(): number[] {
     return this.asked.map(({ address }) => address);
   }
@@ -209,6 +219,30 @@ Deno.test("where others wait for its place, who does not answer is given up soon
   assert.ok(world.asked.length > 1_000, `${world.asked.length} asked for`);
   assert.ok(world.mostWaiting <= 64);
   assert.equal(world.asked.length - world.released.length, world.solicitor.outstanding);
+});
+
+Deno.test("who waits for room in the kernel's table wakes nobody for it but to look", () => {
+  const world = new World();
+  world.want(1);
+  world.pass(400);
+  world.solicitor.setTable({ capacity: 1024, others: 600 });
+  world.want(2);
+  const wakeups = world.sleep(1_500);
+  assert.ok(wakeups <= 7, `${wakeups} wake-ups`);
+  assert.deepEqual(world.addresses(), [1]);
+});
+
+Deno.test("what cannot be taken back, and of which nothing is told, makes room in the end", () => {
+  const world = new World({ privileged: false });
+  const { solicitor } = world;
+  solicitor.setTable({ capacity: 16, others: 0 });
+  for (const [address, now] of [[1, 0], [2, 4_900]]) {
+    solicitor.want({ ifindex: IFINDEX, address, isGateway: false }, now);
+    solicitor.turn(now);
+  }
+  assert.equal(solicitor.nextDue(4_900), 100);
+  solicitor.turn(5_000);
+  assert.deepEqual(world.addresses(), [1, 2]);
 });
 
 Deno.test("what cannot be taken back has the kernel's own time to answer", () => {

@@ -217,7 +217,7 @@ export class Solicitor {
       if (!this.#parts.release(oldest.ifindex, oldest.address)) {
         // Who may not take entries back leaves that to the kernel, and waits as long.
         this.#hurriedMillis = ANSWER_MILLIS;
-        return false;
+        if (now - oldest.since < ANSWER_MILLIS) return false;
       }
       this.#rest(oldest, now);
     }
@@ -304,8 +304,9 @@ export class Solicitor {
     if (this.#queue.length === 0) return -1;
     if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
     const [oldest] = this.#asked;
-    // With nobody to hurry it is the table that has no room, which the next look may tell otherwise.
-    const due = oldest === undefined ? HURRIED_MILLIS : oldest.since + this.#hurriedMillis - now;
+    // Where it is the table that has no room nobody is hurried, but the next look may tell otherwise.
+    const isFull = oldest === undefined || this.#most(this.#queue[0].rank) < 1;
+    const due = isFull ? HURRIED_MILLIS : oldest.since + this.#hurriedMillis - now;
     return Math.max(1, Math.ceil(due));
   }
 }
