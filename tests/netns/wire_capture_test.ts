@@ -6,7 +6,6 @@
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
-import { heapView, u8 } from "../../ffi/view.ts";
 import { CaptureMode, CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { configured, temporaryFile } from "./config_file.ts";
 import {
@@ -27,6 +26,7 @@ import {
   SILENCE_MILLIS,
   socketPath,
 } from "./lab.ts";
+import { readRegion } from "./process_regions.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 /** Directions as tshark gives them. */
@@ -63,18 +63,9 @@ async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
   };
 }
 
-/** What net tiles are told to show: in the control region, as the kernel has it mapped. */
+/** What net tiles are told to show. */
 function captureMode({ process: { pid } }: Appliance): number {
-  const maps = Deno.readTextFileSync(`/proc/${pid}/maps`);
-  const region = maps.match(/^([0-9a-f]+)-.*\/memfd:tegula control/m);
-  assert.ok(region, "a control region");
-  using memory = Deno.openSync(`/proc/${pid}/mem`);
-  memory.seekSync(parseInt(region[1], 16), Deno.SeekMode.Start);
-  const bytes = new Uint8Array(CONTROL_BYTES);
-  assert.equal(memory.readSync(bytes), CONTROL_BYTES);
-  const view = heapView(CONTROL_BYTES);
-  u8(view).set(bytes);
-  return new ControlReader(view).captureMode;
+  return new ControlReader(readRegion(pid, "control", CONTROL_BYTES)).captureMode;
 }
 
 /** What tshark makes of a file: the fields of each packet. */
