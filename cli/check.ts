@@ -7,6 +7,7 @@ import { openHost } from "../ffi/host.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
 import { checkFilters } from "./check_filters.ts";
 import {
+  type Again,
   checkHost,
   checkInterface,
   checkMultipath,
@@ -55,14 +56,33 @@ const OPTIONS = {
 export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
-  const findings = findAll(await readConfig(configured));
+  const findings = findAll(await readConfig(configured), againWith(configured));
   if (json) say(JSON.stringify(findings));
   else for (const finding of findings) say(text(finding));
   const isWell = findings.every(({ verdict }) => verdict === "ok");
   return isWell ? Exit.ok : Exit.failure;
 }
 
-function findAll({ interfaces: names, listen, netTiles, dispatcher }: RunConfig): Finding[] {
+/** Commands that repeat the options `given`. */
+function againWith(given: Parameters<Again>[1]): Again {
+  return (command, other) => {
+    const options = Object.entries({ ...given, ...other }).flatMap(([option, said]) =>
+      [said ?? []].flat().map((one) => one === true ? `--${option}` : `--${option} ${quoted(one)}`)
+    );
+    return ["tegula", command, ...options].join(" ");
+  };
+}
+
+/** A word as a shell takes it. */
+function quoted(word: string | boolean): string {
+  const text = String(word);
+  return /^[\w=./:@,+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function findAll(
+  { interfaces: names, listen, netTiles, dispatcher }: RunConfig,
+  again: Again,
+): Finding[] {
   const host = load("host", openHost);
   const xsk = load("xsk", openXskSetup);
   const notices: string[] = [];
@@ -84,9 +104,11 @@ function findAll({ interfaces: names, listen, netTiles, dispatcher }: RunConfig)
     ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
-    ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port) }),
-    ...wanted.flatMap((record) => checkInterface({ host, xsk, dispatcher }, interfaces, record)),
-    ...checkQueues(host, { names: wantedNames, netTiles }),
+    ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port), again }),
+    ...wanted.flatMap((record) =>
+      checkInterface({ host, xsk, dispatcher, again }, interfaces, record)
+    ),
+    ...checkQueues(host, { names: wantedNames, netTiles, again }),
   ];
 }
 

@@ -4,7 +4,7 @@
  * shows what iptables has made too, but for iptables-legacy.
  */
 
-import { type Finding, ok, warn } from "./check_findings.ts";
+import { type Again, type Finding, ok, SOCKETS, warn } from "./check_findings.ts";
 import { messageOf } from "./errors.ts";
 
 /** What a rule asks of a packet. */
@@ -49,11 +49,10 @@ export interface Ours {
   readonly interfaces: readonly string[];
   /** UDP ports; none: whichever. */
   readonly ports: readonly number[];
+  readonly again: Again;
 }
 
 const SUBJECT = "packet filter";
-/** Instead of taking rules away. */
-const INSTEAD = "tegula run --provider socket   # heeds them, at the pace of the kernel's sockets";
 /** Hooks that a datagram to or from this host passes. */
 const HOOKS = ["ingress", "prerouting", "input", "output", "postrouting", "egress"];
 /** What a rule may do without anybody missing it who did not ask for it by name. */
@@ -70,7 +69,7 @@ export function checkFilters(ours: Ours): Finding[] {
   } catch (error) {
     const [says, fix] = error instanceof Deno.errors.NotFound
       ? ["there is no nft to tell its rules", "apt-get install nftables   # and check again"]
-      : [`its rules cannot be read: ${messageOf(error)}`, "sudo tegula check"];
+      : [`its rules cannot be read: ${messageOf(error)}`, `sudo ${ours.again("check", {})}`];
     return [warn(SUBJECT, says, fix)];
   }
 }
@@ -85,12 +84,17 @@ function findAll(ours: Ours): Finding[] {
   const findings = [
     ...passed.filter(({ policy }) => policy === "drop").map(({ chain }) => {
       const says = "drops what no rule of it accepts, but nothing that AF_XDP takes or sends";
-      return warn(SUBJECT, `chain ${chain} ${says}`, INSTEAD);
+      return warn(SUBJECT, `chain ${chain} ${says}`, instead(ours));
     }),
     ...rules.filter(({ chain }) => reached.has(chain)).flatMap((rule) => findingOf(rule, ours)),
   ];
   if (findings.some(({ verdict }) => verdict !== "ok")) return findings;
   return [...findings, ok(SUBJECT, "no rule that would be missed")];
+}
+
+/** Instead of taking rules away. */
+function instead({ again }: Ours): string {
+  return `${again("run", SOCKETS)}   # heeds them, at the pace of the kernel's sockets`;
 }
 
 function reachedFrom(chains: readonly string[], rules: readonly Rule[]): ReadonlySet<string> {
@@ -111,7 +115,7 @@ function findingOf({ name, matches, does, removal }: Rule, ours: Ours): Finding[
   const what = [...new Set(does)].join(", ");
   if (missed.length > 0) {
     const says = `${name} (${what}) does not see what AF_XDP takes or sends`;
-    return [warn(SUBJECT, says, `${removal}   # or: ${INSTEAD}`)];
+    return [warn(SUBJECT, says, `${removal}   # or: ${instead(ours)}`)];
   }
   if (!isNamed || does.length === 0) return [];
   return [ok(SUBJECT, `${name} (${what}) lets pass what passes anyway`)];

@@ -20,6 +20,15 @@ export interface Finding {
   readonly fix?: string;
 }
 
+/**
+ * The command that does again what check was asked about, by `tegula run` or check itself, with `other`
+ * options in place of what was given of those.
+ */
+export type Again = (
+  command: "run" | "check",
+  other: Readonly<Record<string, string | boolean | readonly string[] | undefined>>,
+) => string;
+
 const SYSCTL = "/proc/sys/net/";
 /** Entries that the kernel's neighbour table should take at least: its own default. */
 const LEAST_NEIGHBORS = 1024;
@@ -31,6 +40,8 @@ const BY_PORTS = 1;
 const STRICT = 1;
 /** Of arp_ignore: answer for addresses of that interface alone. */
 const OWN_ADDRESSES = 1;
+/** What keeps to the kernel's sockets, and contradicts a dispatcher. */
+export const SOCKETS = { provider: "socket", dispatcher: undefined };
 /** Drivers that have native XDP (`ndo_bpf` in Linux 6.12); all others take it in generic mode. */
 const XDP_DRIVERS: ReadonlySet<string> = new Set(
   ("veth virtio_net tun i40e ice ixgbe ixgbevf igb igc mlx4_en mlx5_core bnxt_en ena nfp sfc qede " +
@@ -134,10 +145,11 @@ export function checkMultipath(routes: Iterable<Route>): Finding[] {
 
 /** One interface. */
 export function checkInterface(
-  { host, xsk, dispatcher }: {
+  { host, xsk, dispatcher, again }: {
     host: Host;
     xsk: Pick<XskSetup, "attached">;
     dispatcher: boolean;
+    again: Again;
   },
   interfaces: InterfaceReader,
   record: number,
@@ -165,7 +177,7 @@ export function checkInterface(
   }
   findings.push(...strippedTags(host, interfaces, record));
   const program = xsk.attached(interfaces.ifindex(record));
-  if (program !== null) findings.push(attached(program, { name, dispatcher }));
+  if (program !== null) findings.push(attached(program, { name, dispatcher, again }));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
@@ -182,7 +194,7 @@ export function checkInterface(
     findings.push(warn(
       name,
       `its driver ${which} is not known for native XDP: generic mode`,
-      "tegula run --provider socket   # compare",
+      `${again("run", SOCKETS)}   # compare`,
     ));
   }
   return findings.length > 0 ? findings : [ok(name, `driver ${driver}, MTU ${mtu}`)];
@@ -224,7 +236,7 @@ function strippedTags(host: Host, interfaces: InterfaceReader, record: number): 
 /** An XDP program that is there already: one of another kind keeps ours out. */
 function attached(
   program: { readonly id: number; readonly name: string },
-  { name, dispatcher }: { name: string; dispatcher: boolean },
+  { name, dispatcher, again }: { name: string; dispatcher: boolean; again: Again },
 ): Finding {
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
   if (program.name === OUR_PROGRAM) return ok(name, `${which}: a tegula that runs`);
@@ -234,7 +246,7 @@ function attached(
     name,
     `${which}, is attached already`,
     joins
-      ? "tegula run --dispatcher"
+      ? again("run", { dispatcher: true })
       : `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
   );
 }
@@ -242,7 +254,11 @@ function attached(
 /** Whether queues and net tiles go together. */
 export function checkQueues(
   host: Host,
-  { names, netTiles: asked }: { names: readonly string[]; netTiles: number | undefined },
+  { names, netTiles: asked, again }: {
+    names: readonly string[];
+    netTiles: number | undefined;
+    again: Again;
+  },
 ): Finding[] {
   const counts = names.map((name) => queues(host, name));
   const { netTiles } = planTiles({
@@ -251,6 +267,7 @@ export function checkQueues(
     apps: 0,
     netTiles: asked,
   });
+  const fewer = again("run", { "net-tiles": `${Math.min(...counts)}` });
   return names.map((name, i) => {
     const count = counts[i];
     if (count >= netTiles) return ok(name, `queues: ${count}, net tiles: ${netTiles}`);
@@ -259,7 +276,7 @@ export function checkQueues(
       name,
       `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
         "kernel's sockets",
-      `tegula run --net-tiles ${count}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
+      `${fewer}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
     );
   });
 }

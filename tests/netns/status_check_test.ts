@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import type { Finding } from "../../cli/check_findings.ts";
 import { selfCommand } from "../../cli/self.ts";
+import { temporaryFile } from "./config_file.ts";
 import { labTest, type Namespace, pair } from "./lab.ts";
 import { otherProgram } from "./other_program.ts";
 
@@ -175,6 +176,30 @@ for (const [trouble, { commands, args, subject, says, mends }] of Object.entries
     },
   );
 }
+
+labTest(
+  "a run that check gives has what check was given, and mends it for all interfaces",
+  async (lab) => {
+    const it = await pair(lab);
+    await lab.join(
+      { namespace: it.host, name: "eth1", addresses: ["192.0.2.1/24"] },
+      { namespace: it.client, name: "eth1", addresses: ["192.0.2.2/24"] },
+      { queues: 2 },
+    );
+    const file = temporaryFile("interfaces = ['eth0']\nnet_tiles = 3\n", " and more.toml");
+    const args = ["--interface", "eth1", "--listen", "7=echo@inline", "--config", `'${file}'`];
+    const command = [...selfCommand(), "check", "-j", ...args].join(" ");
+    const findings: Finding[] = JSON.parse(await it.host.run(["sh", "-c", `${command}; true`]));
+    const fixes = findings.filter(({ says }) => says.includes("of 3 net tiles")).map(({ fix }) =>
+      fix!
+    );
+    const fix = ["tegula run", ...args, "--net-tiles 1"].join(" ");
+    assert.deepEqual(fixes.map((one) => one.replace(/ +#.*/, "")), [fix, fix]);
+    const self = selfCommand().join(" ");
+    const run = it.host.spawn(["sh", "-c", fix.replace("tegula", `exec ${self}`)]);
+    await run.stderr.find("ready: eth0 eth1 answering 7=echo@inline");
+  },
+);
 
 labTest("check finds that a macvlan's parent answers ARP for it, and mends it", async (lab) => {
   const { host } = await pair(lab);
