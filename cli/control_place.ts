@@ -10,7 +10,7 @@ import { Exit, messageOf, UserError } from "./errors.ts";
 /** Sockets are here unless the configuration says otherwise; systemd makes it for the service. */
 const FOLDER = "/run/tegula";
 /** Instead of a path: no control socket. */
-export const NO_CONTROL = "none";
+const NO_CONTROL = "none";
 
 /**
  * The path to listen at, null for none: what was `asked` for, else `/run/tegula/INTERFACE.sock` of the

@@ -24,7 +24,7 @@ const SMALLEST_LOG2 = 6;
  * Log2 of how many slots a group needs so that each member's share is within 2 % of its weight, or
  * as near as the largest table comes.
  */
-export function slotsLog2(members: readonly SlotMember[]): number {
+function slotsLog2(members: readonly SlotMember[]): number {
   const total = members.reduce((sum, member) => sum + member.weight, 0);
   const least = members.reduce((min, member) => Math.min(min, member.weight), Infinity);
   const log2 = Math.ceil(Math.log2((SLOTS_OF_SMALLEST * total) / least));
