@@ -21,6 +21,40 @@ Deno.test("what a console is given is said on one line, values as Deno shows the
   ]);
 });
 
+/** Arguments of `console.log`, as a program has them. */
+const CASES = `[
+  ["%s is %d, %i, %f", "a", "42", 3.7, "2.5", "and", { more: 1 }],
+  ["%o %O %j", { a: { b: 1 } }, [1, "x"], { x: [1] }, "%s"],
+  ["%cred%c %% %x", "color: red", "", 1],
+  ["100%", 5],
+  ["100%"],
+  ["%s"],
+  ["%%"],
+  ["%s %s", "one"],
+  ["%d %i %f %s", Symbol("q"), Symbol("q"), Symbol("q"), Symbol("q")],
+  ["%d %d %d %d %s", null, "0x10", 12n, -0, undefined],
+  ["%s %s", ["x", "y"], new Error("why").message],
+]`;
+
+Deno.test("what stands for values in a text is filled in as Deno's own console does", () => {
+  const { said, console: own } = talking();
+  for (const one of new Function(`return ${CASES}`)()) own.log(...one);
+  own.log("%s %j", Object.create(null), 1n);
+  own.assert(false, "%s of %d", "one", 2);
+  own.assert(false, { a: 1 }, "%s", 3);
+  const program = `${CASES}.forEach((one) => console.log(...one))`;
+  const args = ["eval", program];
+  const { stdout } = new Deno.Command(Deno.execPath(), { args, env: { NO_COLOR: "1" } })
+    .outputSync();
+  const wanted = new TextDecoder().decode(stdout).trimEnd().split("\n");
+  assert.deepEqual(said, [
+    ...wanted,
+    "[Object: null prototype] {} 1n",
+    "assertion failed: one of 2",
+    "assertion failed: { a: 1 } %s 3",
+  ]);
+});
+
 Deno.test("a console has every method of Deno's, none of which writes anywhere else", () => {
   const { console: own } = talking();
   const missing = Object.entries(console).filter(([name, value]) =>

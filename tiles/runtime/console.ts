@@ -12,7 +12,20 @@ const LONGEST_LINE = 4096;
 /** Methods that say what they are given. */
 const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
 
-/** Says by `log` what it is given, values as Deno shows them, within those bounds. */
+/** What stands for a value in a text that has `%` and this letter for it. */
+const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
+  s: String,
+  d: whole,
+  i: whole,
+  f: (value) => typeof value === "symbol" ? "NaN" : `${parseFloat(String(value))}`,
+  j: (value) => JSON.stringify(value) ?? "undefined",
+  o: (value) => Deno.inspect(value),
+  O: (value) => Deno.inspect(value),
+  // Colours are for terminals.
+  c: () => "",
+};
+
+/** Says by `log` what it is given, as Deno's console would, within those bounds. */
 export function bounded(
   log: (line: string) => void,
   now: () => number = () => performance.now(),
@@ -26,7 +39,7 @@ export function bounded(
     if (++lines > LINES_A_SECOND) {
       return log(`it says more than ${LINES_A_SECOND} lines in a second: the rest is left out`);
     }
-    const line = said.map(text).join(" ");
+    const line = formatted(said);
     log(line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line);
   };
 }
@@ -44,9 +57,36 @@ export function consoleTo(
     // Counting, timing and the like would only be half of it: they do nothing.
     ...Object.fromEntries(methods.map((name) => [name, SAYING.includes(name) ? say : () => {}])),
     assert: (condition, ...said) => {
-      if (!condition) say("assertion failed:", ...said);
+      const [first, ...rest] = said;
+      if (condition) return;
+      if (typeof first === "string") say(`assertion failed: ${first}`, ...rest);
+      else say("assertion failed:", ...said);
     },
   };
+}
+
+/**
+ * All on one line; where the first is a text with directives they take what comes next (Formatter of
+ * console.spec.whatwg.org). Who logs does not fail by it: what cannot be shown so is as it is elsewhere.
+ */
+function formatted([first, ...rest]: readonly unknown[]): string {
+  if (typeof first !== "string" || rest.length === 0) return [first, ...rest].map(text).join(" ");
+  const filled = first.replace(/%([sdifjoOc%])/g, (directive, letter) => {
+    if (letter === "%") return "%";
+    if (rest.length === 0) return directive;
+    const value = rest.shift();
+    try {
+      return FORMATS[letter](value);
+    } catch {
+      return text(value);
+    }
+  });
+  return [filled, ...rest.map(text)].join(" ");
+}
+
+function whole(value: unknown): string {
+  if (typeof value === "symbol") return "NaN";
+  return typeof value === "bigint" ? `${value}` : `${parseInt(String(value))}`;
 }
 
 function text(said: unknown): string {
