@@ -60,7 +60,8 @@ export class Changes implements Watcher {
 
   interface(change: Change, link: InterfaceEntry): void {
     this.#names.set(link.ifindex, link.name);
-    const entry = interfaceEntry(link, this.#nameOf);
+    const { interfaces } = this.#reader;
+    const entry = interfaceEntry(link, { nameOf: this.#nameOf, interfaces });
     this.#note("interfaces", change, () => entry);
   }
 

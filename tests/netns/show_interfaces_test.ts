@@ -26,6 +26,9 @@ labTest(
       "link set odd broadcast 02:00:00:00:00:ff",
       "link set odd up",
       "link set other up",
+      "link add lone type veth peer name lones",
+      "link set lone up dynamic on trailers off allmulticast on arp off",
+      "link add near type veth peer name far",
     ]);
     const told: Entry[] = JSON.parse(await host.ip("-j -4 address show"));
     const all: Entry[] = JSON.parse(await host.ip("-j link show"));
@@ -45,6 +48,8 @@ labTest(
       const text = await host.run(command);
       assert.match(text, /inet 192\.0\.2\.1\/24 brd 192\.0\.2\.255 scope global eth0:one\n/);
       assert.match(text, /inet 192\.0\.2\.2\/24 scope global secondary eth0\n/);
+      assert.match(text, /lone@lones: <NO-CARRIER,.*,NOARP,.*,DYNAMIC,NOTRAILERS,UP,M-DOWN> /);
+      assert.match(text, /lones@lone: <BROADCAST,MULTICAST> /);
       assert.match(text, /link\/ether \S+ brd 02:00:00:00:00:ff/);
     }
   },

@@ -40,9 +40,15 @@ const LINK_FLAGS: readonly (readonly [number, string])[] = [
   [0x100, "PROMISC"],
   [0x400, "MASTER"],
   [0x800, "SLAVE"],
+  [0x4, "DEBUG"],
+  [0x8000, "DYNAMIC"],
+  [0x4000, "AUTOMEDIA"],
+  [0x2000, "PORTSEL"],
+  [0x20, "NOTRAILERS"],
   [0x1, "UP"],
   [0x10000, "LOWER_UP"],
   [0x20000, "DORMANT"],
+  [0x40000, "ECHO"],
 ];
 const OPERSTATES = ["UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP"];
 /** RT_SCOPE_* (/usr/share/iproute2/rt_scopes). */
@@ -93,12 +99,17 @@ export function typeName(type: number): string {
 /** As `ip -j address`, IPv4 only. */
 export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
-  return interfaces.all().map((each) => interfaceEntry(each, nameOf));
+  return interfaces.all().map((each) => interfaceEntry(each, { nameOf, interfaces }));
 }
 
-/** One of those. */
-export function interfaceEntry(each: InterfaceEntry, nameOf: (ifindex: number) => string): Entry {
+/** One of those; `interfaces` has the one that it stands on, or is joined with. */
+export function interfaceEntry(
+  each: InterfaceEntry,
+  { nameOf, interfaces }: { nameOf: (ifindex: number) => string; interfaces: InterfaceReader },
+): Entry {
   const { flags, link, master, macHead, macTail, broadcastHead = 0, broadcastTail = 0 } = each;
+  const other = link === 0 ? -1 : interfaces.find(link);
+  const otherDown = other >= 0 && (interfaces.flags(other) & IFF_UP) === 0;
   const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
   const isEthernet = macHead !== 0 || macTail !== 0;
   const isLoopback = (flags & IFF_LOOPBACK) !== 0;
@@ -106,7 +117,11 @@ export function interfaceEntry(each: InterfaceEntry, nameOf: (ifindex: number) =
     ifindex: each.ifindex,
     ...(link !== 0 && { link: nameOf(link) }),
     ifname: each.name,
-    flags: [...noCarrier ? ["NO-CARRIER"] : [], ...namesOf(LINK_FLAGS, flags)],
+    flags: [
+      ...noCarrier ? ["NO-CARRIER"] : [],
+      ...namesOf(LINK_FLAGS, flags),
+      ...otherDown ? ["M-DOWN"] : [],
+    ],
     mtu: each.mtu,
     ...(master !== 0 && { master: nameOf(master) }),
     operstate: OPERSTATES[each.operstate] ?? "UNKNOWN",
