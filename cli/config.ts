@@ -36,50 +36,29 @@ export interface Listen {
 }
 
 /** What `tegula run` is told. */
-export interface RunConfig {
-  readonly interfaces: string[];
-  readonly listen: Listen[];
-  /** What is said of apps, by their names. */
-  readonly apps: Readonly<Record<string, AppConfig>>;
-  readonly provider: typeof PROVIDERS[number];
-  readonly checksums: typeof CHECKSUMS[number];
-  /** Whether net tiles poll the drivers of their AF_XDP sockets, in place of interrupts. */
-  readonly busyPoll: boolean;
-  /** Whether the XDP program is one of those that libxdp's dispatcher runs on the interfaces. */
-  readonly dispatcher: boolean;
-  /** Number of net tiles; left out, it follows queues and cores. */
-  readonly netTiles?: number;
-  /** Path of the control socket, or "none"; left out, it is in /run/tegula. */
-  readonly control?: string;
-  /** `address:port` of the metrics; left out, there are none. */
-  readonly metrics?: string;
-}
+export type RunConfig = Readonly<Awaited<ReturnType<typeof readConfig>>>;
 
 /**
  * Reads `PORT=APP`, `PORT=APP*INSTANCES` or `PORT=APP@inline`, for example `7=echo` or
  * `5353=./my_service.ts*4`. Throws UserError that says what is wrong and what is allowed.
  */
 export function parseListen(text: string): Listen {
-  const wrong = (what: string) =>
-    new UserError(`${JSON.stringify(text)} is not PORT=APP: ${what}`, Exit.usage);
-  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text);
-  if (parts === null) throw wrong("for example 7=echo");
-  const [, port, app, instances = "1", placement] = parts;
-  if (!isNumberWithin(port, 1, 65535)) {
-    throw wrong(`the port must be a number from 1 to 65535, not ${JSON.stringify(port)}`);
+  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
+  const [, port = "", app, instances = "1", placement] = parts;
+  if (
+    app && isNumberWithin(port, 1, 65535) && isNumberWithin(instances, 1, MAX_INSTANCES) &&
+    (placement === undefined || placement === "inline")
+  ) {
+    const inline = placement === "inline";
+    return { port: Number(port), app, instances: Number(instances), inline };
   }
-  if (app === "") throw wrong("the app is missing; for example 7=echo");
-  if (instances.endsWith("@inline")) {
-    throw wrong("inline there is one in each net tile, and no number of instances");
-  }
-  if (!isNumberWithin(instances, 1, MAX_INSTANCES)) {
-    throw wrong(`after * stands how many instances, from 1 to ${MAX_INSTANCES}`);
-  }
-  if (placement !== undefined && placement !== "inline") {
-    throw wrong(`after @ stands inline, or nothing, not ${JSON.stringify(placement)}`);
-  }
-  const inline = placement !== undefined;
-  return { port: Number(port), app, instances: Number(instances), inline };
+  throw new UserError(
+    `${
+      JSON.stringify(text)
+    } is not PORT=APP, such as 7=echo, PORT=APP*N or PORT=APP@inline, with a ` +
+      `port from 1 to 65535 and N, how many instances, from 1 to ${MAX_INSTANCES}`,
+    Exit.usage,
+  );
 }
 
 /** Whether `text` is a plain decimal number from `least` to `most`. */
@@ -142,12 +121,10 @@ export const CONFIG_OPTIONS = {
   config: { type: "string" },
 } as const;
 
-/** Options that the file has another name for: the plural, or with an underscore. */
-const KEYS: Readonly<Record<string, string>> = {
-  interface: "interfaces",
-  "net-tiles": "net_tiles",
-  "busy-poll": "busy_poll",
-};
+/** What the file calls an option: the plural, or with an underscore. */
+function keyOf(option: string): string {
+  return option === "interface" ? "interfaces" : option.replace("-", "_");
+}
 
 /**
  * The file and the options together; what both say, the options say, but that interfaces and ports add
@@ -157,19 +134,19 @@ const KEYS: Readonly<Record<string, string>> = {
  */
 export async function readConfig(
   { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
-): Promise<RunConfig> {
+) {
   const folder = dirname(path ?? "");
   const file = path === undefined ? checked({}) : checked(await readFile(path), path);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
-      KEYS[option] ?? option,
+      keyOf(option),
       option === "net-tiles" && /^\d+$/.test(String(value)) ? Number(value) : value,
     ]),
   ));
   const { net_tiles: netTiles, busy_poll: busyPoll = false, ...said } = { ...file, ...options };
   return {
-    provider: "auto",
-    checksums: "verify",
+    provider: "auto" as const,
+    checksums: "verify" as const,
     dispatcher: false,
     ...said,
     busyPoll,
@@ -201,11 +178,8 @@ export function checkConfig(config: RunConfig): void {
   if (port !== undefined) throw usage(`port ${port} is given twice: one port, one app`);
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
-  if (config.busyPoll && config.provider === "socket") {
-    throw usage("busy polling is of AF_XDP, which --provider socket leaves out: give one of them");
-  }
-  if (config.dispatcher && config.provider === "socket") {
-    throw usage("a dispatcher is of XDP, which --provider socket leaves out: give one of them");
+  if (config.provider === "socket" && (config.busyPoll || config.dispatcher)) {
+    throw usage("--provider socket leaves out AF_XDP, and with it --busy-poll and --dispatcher");
   }
 }
 
@@ -231,9 +205,10 @@ function checked(said: unknown, path?: string): z.output<typeof schema> {
   const { data, error } = schema.safeParse(said);
   if (data !== undefined) return data;
   const [issue] = error.issues;
-  const option = Object.keys(KEYS).find((each) => KEYS[each] === issue.path[0]) ?? issue.path[0];
   const sentence = path === undefined
-    ? `--${String(option)}: ${issue.message}`
+    ? `--${
+      Object.keys(CONFIG_OPTIONS).find((each) => keyOf(each) === issue.path[0])
+    }: ${issue.message}`
     : `${path}: ${explain(issue)}`;
   throw new UserError(sentence, Exit.usage);
 }

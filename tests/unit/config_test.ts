@@ -66,23 +66,30 @@ Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", 
 
 Deno.test("parseListen() reads where the app runs", async () => {
   assert.equal(parseListen("7=echo@inline").inline, true);
-  await assertRefused(() => parseListen("7=echo*4@inline"), /inline there is one in each net tile/);
+  await assertRefused(() => parseListen("7=echo*4@inline"), /is not PORT=APP/);
   await assertRefused(() => load("metrics = 9464"), /metrics: must be ADDRESS:PORT.*, not 9464/);
   assert.deepEqual(
     [parseListen("7=./a@b/c.ts").app, parseListen("7=./a@b/c.ts").inline],
     ["./a@b/c.ts", false],
   );
-  await assertRefused(() => parseListen("7=echo@outside"), /after @ stands inline, or nothing/);
+  await assertRefused(() => parseListen("7=echo@outside"), /is not .* or PORT=APP@inline/);
 });
 
 Deno.test("parseListen() says what is wrong and what is allowed", async () => {
-  await assertRefused(() => parseListen("echo"), /"echo" is not PORT=APP: for example 7=echo/);
-  await assertRefused(() => parseListen("0=echo"), /from 1 to 65535, not "0"/);
-  await assertRefused(() => parseListen("65536=echo"), /from 1 to 65535, not "65536"/);
-  await assertRefused(() => parseListen("7.5=echo"), /from 1 to 65535, not "7.5"/);
-  await assertRefused(() => parseListen("7="), /the app is missing/);
-  await assertRefused(() => parseListen("7=echo*0"), /instances, from 1 to 64/);
-  await assertRefused(() => parseListen("7=echo*many"), /instances, from 1 to 64/);
+  const wrong = [
+    "echo",
+    "0=echo",
+    "65536=echo",
+    "7.5=echo",
+    "=echo",
+    "7=",
+    "7=echo*0",
+    "7=echo*65",
+  ];
+  for (const text of [...wrong, "7=echo*many", "7=echo*", "7=echo@"]) {
+    const said = `"${RegExp.escape(text)}" is not PORT=APP, such as 7=echo, .* to 65535 .* to 64$`;
+    await assertRefused(() => parseListen(text), new RegExp(said));
+  }
 });
 
 Deno.test("readConfig() reads every key", async () => {
@@ -204,10 +211,10 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
   );
   await assertRefused(
     () => checkConfig({ ...good, provider: "socket", busyPoll: true }),
-    /busy polling is of AF_XDP/,
+    /leaves out AF_XDP, and with it --busy-poll/,
   );
   await assertRefused(
     () => checkConfig({ ...good, provider: "socket", dispatcher: true }),
-    /a dispatcher is of XDP/,
+    /leaves out AF_XDP, .* --dispatcher$/,
   );
 });
