@@ -8,7 +8,7 @@ import { dirname } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { type AppConfig, appSchema, locate, toAppConfig, wants } from "./app_config.ts";
+import { appSchema, locate, toAppConfig, wants } from "./app_config.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import type { Given } from "./options.ts";
 

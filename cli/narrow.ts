@@ -32,7 +32,7 @@ const BOOT_LIBRARIES: readonly LibraryName[] = ["host", "region", "udp", "xsk"];
  */
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
-/** By which descriptor the narrowed process finds what it is to serve. */
+/** By which variable the narrowed process is told what to serve. */
 const TOLD = "TEGULA_RUN";
 /** What the program itself reads of the environment. */
 const BOOT_ENVIRONMENT = [TOLD, "NOTIFY_SOCKET"];
@@ -60,46 +60,34 @@ export function kept({ grants }: Needs): Permissions {
   return {
     read: [...TILE_FOLDERS.map((folder) => ROOT + folder), ...read],
     ffi: [...names].map((name) => libraryPath(name)),
-    write,
     env,
+    write,
     net,
   };
 }
 
-/** What main has besides until it has booted. */
-export function bootOnly(needs: Needs): Pick<Permissions, "read" | "ffi" | "env"> {
-  const { read, ffi, env } = kept(needs);
-  const others = (all: readonly string[], known: readonly string[]) =>
-    all.filter((each) => !known.includes(each));
+/** What main has until it has booted. */
+export function booting(needs: Needs): Permissions {
+  const { read, ffi, env, ...others } = kept(needs);
   return {
-    read: others(needs.files, read),
-    ffi: others(BOOT_LIBRARIES.map((name) => libraryPath(name)), ffi),
-    env: others(BOOT_ENVIRONMENT, env),
+    read: [...read, ...needs.files],
+    ffi: [...ffi, ...BOOT_LIBRARIES.map((name) => libraryPath(name))],
+    env: [...env, ...BOOT_ENVIRONMENT],
+    ...others,
   };
 }
 
-/** Deno's flags for a main that has both. Throws UserError. */
+/** Deno's flags for that. Throws UserError. */
 export function flags(needs: Needs): string[] {
-  const [always, once] = [kept(needs), bootOnly(needs)];
-  return [
-    ...flag("read", [...always.read, ...once.read]),
-    ...flag("ffi", [...always.ffi, ...once.ffi]),
-    ...flag("env", [...always.env, ...once.env]),
-    ...flag("write", always.write),
-    ...flag("net", always.net),
-  ];
-}
-
-/** One of them. Deno splits its values at commas, and has no way to write one that is meant. */
-function flag(name: keyof Permissions, all: readonly string[]): string[] {
-  const split = all.find((each) => each.includes(","));
-  if (split !== undefined) {
+  return Object.entries(booting(needs)).flatMap(([name, all]: [string, readonly string[]]) => {
+    // Deno splits values at commas, and has no way to write one that is meant.
+    const split = all.find((each) => each.includes(","));
+    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
     throw new UserError(
       `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
       Exit.usage,
     );
-  }
-  return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
+  });
 }
 
 /**
@@ -107,7 +95,7 @@ function flag(name: keyof Permissions, all: readonly string[]): string[] {
  * processes. Does not return; throws UserError when the system refuses.
  */
 export function becomeNarrow(host: Host, run: Run, args: readonly string[]): never {
-  Deno.env.set(TOLD, String(host.hand(JSON.stringify(run))));
+  Deno.env.set(TOLD, JSON.stringify(run));
   // An appliance talks to nobody of its own accord.
   Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
   const failed = host.exec([
@@ -121,11 +109,11 @@ export function becomeNarrow(host: Host, run: Run, args: readonly string[]): nev
     `${ROOT}cli/narrowed.ts`,
     ...args,
   ]);
-  // Of all arguments only grants can be as long.
+  // Nothing else can be as long.
   if (failed === -E2BIG) {
     throw new UserError(
-      "what apps are granted by name is more than Deno's command line holds; grant the folder that " +
-        "files are in, in place of each",
+      "what apps are told and granted by name is more than a process can be handed; grant the folder " +
+        "that files are in, in place of each, and put long options into a file",
       Exit.usage,
     );
   }
@@ -133,21 +121,22 @@ export function becomeNarrow(host: Host, run: Run, args: readonly string[]): nev
 }
 
 /** What the narrowed process is to serve. */
-export function told(host: Host): Run {
-  return JSON.parse(host.handed(Number(Deno.env.get(TOLD))));
+export function told(): Run {
+  return JSON.parse(Deno.env.get(TOLD)!);
 }
 
 /** Gives up what only booting needed. After this main can restart tiles and do nothing else. */
 export function settle(needs: Needs): void {
-  const [always, once] = [kept(needs), bootOnly(needs)];
-  for (const path of once.read) Deno.permissions.revokeSync({ name: "read", path });
-  for (const path of once.ffi) Deno.permissions.revokeSync({ name: "ffi", path });
-  for (const variable of once.env) Deno.permissions.revokeSync({ name: "env", variable });
-  for (const name of ["run", "sys", "import"] as const) {
-    Deno.permissions.revokeSync({ name });
+  const always = kept(needs);
+  for (const name of ["read", "ffi", "env", "write", "net"] as const) {
+    const once = booting(needs)[name].filter((each) => !always[name].includes(each));
+    for (const each of once) revoke({ name, path: each, variable: each });
+    // What is kept was never granted but by name.
+    if (always[name].length === 0) revoke({ name });
   }
-  // What is kept of these was never granted but by name.
-  if (always.write.length === 0) Deno.permissions.revokeSync({ name: "write" });
-  if (always.net.length === 0) Deno.permissions.revokeSync({ name: "net" });
-  if (always.env.length === 0) Deno.permissions.revokeSync({ name: "env" });
+  for (const name of ["run", "sys", "import"]) revoke({ name });
+}
+
+function revoke(descriptor: { name: string; path?: string; variable?: string }): void {
+  Deno.permissions.revokeSync(descriptor as Deno.PermissionDescriptor);
 }

@@ -9,8 +9,5 @@ import { told } from "./narrow.ts";
 import { serve } from "./serve.ts";
 
 Deno.exit(
-  await statusOf(() => {
-    const libraries = openLibraries();
-    return serve(told(libraries.host), libraries);
-  }),
+  await statusOf(() => serve(told(), openLibraries())),
 );

@@ -29,10 +29,6 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
-/** Of memfd_create(2) and lseek(2). */
-const MFD_NOEXEC_SEAL = 8;
-const SEEK_END = 2;
-
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -67,13 +63,6 @@ export interface Host {
    * may. Returns only with -errno.
    */
   exec(argv: readonly string[]): number;
-  /**
-   * Puts `text`, however long, where `handed` finds it after `exec` and no other process looks: in a
-   * memfd. Returns its descriptor. Throws Error.
-   */
-  hand(text: string): number;
-  /** What `hand` was given when it returned `fd`, which is closed. Throws Error. */
-  handed(fd: number): string;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -95,10 +84,6 @@ export function openHost(path: string): Host {
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
     execv: { parameters: ["buffer", "buffer"], result: "i32" },
-    memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
-    write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
-    lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
-    pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
     __errno_location: { parameters: [], result: "pointer" },
     tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
@@ -161,25 +146,6 @@ export function openHost(path: string): Host {
       const pointers = words.map((word) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(word)));
       symbols.execv(words[0], BigUint64Array.from([...pointers, 0n]));
       return -new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32();
-    },
-    hand(text) {
-      const bytes = new TextEncoder().encode(text);
-      const name = cString("tegula run");
-      // Linux before 6.3 does not know the flag; since then a host may insist on it.
-      let fd = symbols.memfd_create(name, MFD_NOEXEC_SEAL);
-      if (fd < 0) fd = symbols.memfd_create(name, 0);
-      if (Number(symbols.write(fd, bytes, BigInt(bytes.length))) !== bytes.length) {
-        throw new Error("cannot hand on what is to be run; is there memory?");
-      }
-      return fd;
-    },
-    handed(fd) {
-      const length = symbols.lseek(fd, 0n, SEEK_END);
-      if (length < 0) throw new Error(`nothing was handed on by descriptor ${fd}`);
-      const bytes = new Uint8Array(Number(length));
-      symbols.pread(fd, bytes, BigInt(length), 0n);
-      symbols.close(fd);
-      return new TextDecoder().decode(bytes);
     },
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.

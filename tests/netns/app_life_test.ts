@@ -228,29 +228,17 @@ labTest("an app that reads a file too late is told that grants end with the star
   );
 });
 
-labTest("apps may be told more than a variable of the environment holds", async (lab) => {
-  const { host, asker } = await pair(lab);
-  const app = temporaryFile(
-    "export default ({ options }) => ({ answer: () => String(options.long.length) });",
-    ".ts",
-  );
-  const listen = `listen = ["${PORT}=told*2"]\n[apps.told]\nmodule = "${app}"\n`;
-  const long = "é".repeat(100_000);
-  await Appliance.start(host, configured(`${listen}[apps.told.options]\nlong = "${long}"`));
-  assert.equal((await ask(asker, { port: PORT })).text, "100000");
-});
-
-labTest(
-  "more grants than can be told to Deno are refused in a sentence that mends it",
-  async (lab) => {
-    const { host } = await pair(lab);
-    const files = Array.from({ length: 4000 }, (_, i) => `"/srv/zones/of/customers/${i}.zone"`);
-    const args = configured(`listen = ["7=echo"]\n[apps.echo]\nread = [${files}]`);
+labTest("more than a process can be handed is refused in a sentence that mends it", async (lab) => {
+  const { host } = await pair(lab);
+  const app = temporaryFile("export function answer() {}", ".ts");
+  const files = Array.from({ length: 4000 }, (_, i) => `"/srv/zones/of/customers/${i}.zone"`);
+  for (const much of [`read = [${files}]`, `options.long = "${"é".repeat(100_000)}"`]) {
+    const args = configured(`listen = ["7=mine"]\n[apps.mine]\nmodule = "${app}"\n${much}`);
     const { code, said } = await refusal(Appliance.launch(host, args).process);
     assert.equal(code, 2);
-    assert.match(said, /granted by name is more than .*; grant the folder/);
-  },
-);
+    assert.match(said, /told and granted by name is more than .*; grant the folder/);
+  }
+});
 
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);

@@ -1,13 +1,12 @@
 /** What main asks of the host: each answer against what the system says by another way. */
 
-import { equal, notEqual, throws } from "node:assert/strict";
+import { equal, notEqual } from "node:assert/strict";
 import { hasCapability, openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 
 const AF_UNIX = 1;
 const SOCK_DGRAM = 2;
 const MSG_DONTWAIT = 0x40;
-const O_CLOEXEC = 0o2000000;
 
 const host = openHost(libraryPath("host"));
 const libc = Deno.dlopen("libc.so.6", {
@@ -82,15 +81,6 @@ Deno.test("hasEthernetHeaders() is true of loopback, and of nothing that is not 
   equal(host.hasEthernetHeaders("lo"), true);
   equal(host.hasEthernetHeaders("no-such-if"), false);
   equal(host.hasEthernetHeaders("a name far too long for an interface"), false);
-});
-
-Deno.test("handed() is what hand() was given, however long, and exec leaves it open", () => {
-  const text = "a\0\u00e9\u{1f600}".repeat(100_000);
-  const fd = host.hand(text);
-  const [, flags] = Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`).match(/^flags:\s*(\d+)$/m)!;
-  equal(parseInt(flags, 8) & O_CLOEXEC, 0);
-  equal(host.handed(fd), text);
-  throws(() => host.handed(fd), /nothing was handed on/);
 });
 
 Deno.test("notify() tells systemd, by a path and by an abstract name", () => {
