@@ -29,6 +29,11 @@ export const SYNC_STATES: { readonly [state: number]: string } = {
 /** One object of `ip -j`'s arrays. */
 export type Entry = Record<string, unknown>;
 
+/** An object as a line of JSON, with the line's end. */
+export function jsonLine(entry: object): string {
+  return `${JSON.stringify(entry)}\n`;
+}
+
 /** IFF_* in the order in which iproute2 names them (print_link_flags). */
 const LINK_FLAGS: readonly (readonly [number, string])[] = [
   [0x8, "LOOPBACK"],

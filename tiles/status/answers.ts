@@ -10,23 +10,23 @@ import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
 import type { Capturing } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
-import { type Entry, interfaceEntries, neighborEntries, SYNC_STATES } from "../netlink/entries.ts";
+import {
+  type Entry,
+  interfaceEntries,
+  jsonLine,
+  neighborEntries,
+  SYNC_STATES,
+} from "../netlink/entries.ts";
 import type { RoutesPart } from "../netlink/snapshots.ts";
 import type { Question, Told } from "./question.ts";
-
-/** A tile as it is seen from here. */
-export interface WatchedTile {
-  readonly kind: TileKind;
-  readonly name: string;
-  readonly reader: TileReader;
-}
 
 /** What answers are made from. */
 export interface AnswerParts {
   readonly netbase: NetbaseReader;
   /** Makes netbase hold still for as long as `look` runs. */
   read<T>(look: () => T): T;
-  readonly tiles: readonly WatchedTile[];
+  /** Tiles as they are seen from here. */
+  readonly tiles: readonly { kind: TileKind; name: string; reader: TileReader }[];
   /** The status tile's own. */
   readonly counters: Float64Array;
   readonly question: Question;
@@ -45,7 +45,7 @@ export class Answers {
   readonly #decisions: DecisionEntries;
   readonly #verbs: Readonly<Record<string, (request: Request) => Answer>> = {
     status: () => this.#status(),
-    counters: () => line(countersOf(this.#parts.tiles)),
+    counters: () => jsonLine(countersOf(this.#parts.tiles)),
     show: (request) => this.#show(request),
     route: (request) => this.#route(request),
     audit: () => this.#audit(),
@@ -84,12 +84,12 @@ export class Answers {
 
   #failed(error: unknown): string {
     this.#parts.counters[STATUS.index.errors]++;
-    return line({ error: error instanceof Error ? error.message : String(error) });
+    return jsonLine({ error: error instanceof Error ? error.message : String(error) });
   }
 
   #status(): string {
     const { netbase, tiles, interfaces, listen } = this.#parts;
-    return line({
+    return jsonLine({
       sync: SYNC_STATES[netbase.syncState],
       since: new Date(netbase.syncTimeMillis).toISOString(),
       interfaces,
@@ -123,12 +123,12 @@ export class Answers {
       yield lines;
       count += head.count;
     }
-    yield line({ end: count });
+    yield jsonLine({ end: count });
   }
 
   #route({ destination, source }: Request): string {
     const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
-    return line(this.#parts.read(() => this.#decisions.entry(to, from)));
+    return jsonLine(this.#parts.read(() => this.#decisions.entry(to, from)));
   }
 
   #capture({ drops = false, app }: Request): Answer {
@@ -137,13 +137,11 @@ export class Answers {
     if (app !== undefined && (typeof app !== "string" || !capturing.apps.includes(app))) {
       throw new Error(`"app" takes ${capturing.apps.join(", ")}`);
     }
-    return lines(
-      capturing.stream({ dropsOnly: drops, ...(app !== undefined && { app }) }),
-    );
+    return capturing.stream({ dropsOnly: drops, app });
   }
 
   async *#audit(): AsyncGenerator<string> {
-    yield line((await this.#parts.question.ask<Entry>(Ask.audit)).head);
+    yield jsonLine((await this.#parts.question.ask<Entry>(Ask.audit)).head);
   }
 }
 
@@ -164,15 +162,7 @@ function address(value: unknown): number {
   throw new Error(`no IPv4 address: ${JSON.stringify(value)}`);
 }
 
-function line(value: Entry): string {
-  return `${JSON.stringify(value)}\n`;
-}
-
-async function* lines(parts: AsyncIterable<readonly Entry[]>): AsyncGenerator<string> {
-  for await (const entries of parts) yield entries.map(line).join("");
-}
-
 /** Entries a line each, and how many there were. */
 function list(entries: readonly Entry[]): string {
-  return entries.map(line).join("") + line({ end: entries.length });
+  return entries.map(jsonLine).join("") + jsonLine({ end: entries.length });
 }

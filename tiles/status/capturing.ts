@@ -10,7 +10,7 @@ import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ri
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
 import { delay } from "../runtime/delay.ts";
-import type { Entry } from "../netlink/entries.ts";
+import { type Entry, jsonLine } from "../netlink/entries.ts";
 
 /** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */
 const POLL_MILLIS = 10;
@@ -59,8 +59,8 @@ export class Capturing {
     return [...new Set(this.#parts.listen.map(({ app }) => baseName(app)))];
   }
 
-  /** What passes from now on, in parts, for as long as it is asked for. */
-  async *stream(request: CaptureRequest): AsyncGenerator<readonly Entry[]> {
+  /** What passes from now on, in lines of JSON, some at a time, for as long as it is asked for. */
+  async *stream(request: CaptureRequest): AsyncGenerator<string> {
     const { rings } = this.#parts;
     const readers = rings.map((ring) => new CaptureReader(ring));
     const ports = this.#portsOf(request.app);
@@ -68,19 +68,17 @@ export class Capturing {
     try {
       this.#settle();
       await this.#told();
-      yield [{ capturing: true }];
+      yield jsonLine({ capturing: true });
       for (let said = performance.now();;) {
-        const entries = this.#take(readers, request, ports);
-        const isTime = performance.now() - said > BEAT_MILLIS;
-        if (entries.length === 0 && !isTime) {
-          await delay(POLL_MILLIS);
-          continue;
-        }
-        if (isTime) {
+        const entries: Entry[] = this.#take(readers, request.dropsOnly).filter((frame) =>
+          ports?.has(frame.direction === "out" ? frame.sourcePort! : frame.destinationPort!) ?? true
+        );
+        if (performance.now() - said > BEAT_MILLIS) {
           said = performance.now();
           entries.push({ lost: readers.reduce((sum, { lost }) => sum + lost, 0) });
         }
-        yield entries;
+        if (entries.length > 0) yield entries.map(jsonLine).join("");
+        else await delay(POLL_MILLIS);
       }
     } finally {
       this.#open.delete(request);
@@ -88,11 +86,7 @@ export class Capturing {
     }
   }
 
-  #take(
-    readers: readonly CaptureReader[],
-    { dropsOnly }: CaptureRequest,
-    ports: ReadonlySet<number> | null,
-  ): Entry[] {
+  #take(readers: readonly CaptureReader[], dropsOnly: boolean): CapturedFrame[] {
     const taken: Captured[] = [];
     for (const reader of readers) {
       for (let i = 0; i < MOST; i++) {
@@ -105,14 +99,12 @@ export class Capturing {
     // Each ring is in order, but not one with another.
     taken.sort((a, b) => a.seconds - b.seconds || a.micros - b.micros);
     const nameOf = this.#parts.interfaceNames();
-    return taken.map((record) => ({ record, udp: parseUdp(record) }))
-      .filter(({ record, udp }) => ports === null || concerns(ports, record, udp))
-      .map(({ record, udp }) => entryOf(record, udp, nameOf));
+    return taken.map((record) => entryOf(record, nameOf));
   }
 
   #portsOf(app: string | undefined): ReadonlySet<number> | null {
     if (app === undefined) return null;
-    const own = this.#parts.listen.filter((each) => each.app === app || baseName(each.app) === app);
+    const own = this.#parts.listen.filter((each) => baseName(each.app) === app);
     return new Set(own.map(({ port }) => port));
   }
 
@@ -141,16 +133,8 @@ export function baseName(app: string): string {
   return app.replace(/\.\d+$/, "");
 }
 
-/** Addresses and ports of a UDP datagram. */
-interface UdpAddresses {
-  readonly source: string;
-  readonly sourcePort: number;
-  readonly destination: string;
-  readonly destinationPort: number;
-}
-
-/** What a captured frame says of itself; null when it is no IPv4 UDP datagram, or cut off. */
-export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">): UdpAddresses | null {
+/** The addresses and ports that a captured frame says; null when it is no IPv4 UDP datagram, or cut off. */
+export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const ip = (flags & CaptureFlag.bare) !== 0 ? 0 : packetAt(view);
   if (ip < 0 || view.byteLength < ip + 24) return null;
@@ -175,23 +159,11 @@ function packetAt(view: DataView): number {
   return -1;
 }
 
-/** Whether a datagram goes to, or comes from, one of our ports. */
-function concerns(
-  ports: ReadonlySet<number>,
-  { flags }: Captured,
-  udp: UdpAddresses | null,
-): boolean {
-  if (udp === null) return false;
-  const isOut = (flags & CaptureFlag.out) !== 0;
-  return ports.has(isOut ? udp.sourcePort : udp.destinationPort);
-}
-
 /** A frame as it is handed on. */
 export type CapturedFrame = ReturnType<typeof entryOf>;
 
 function entryOf(
   { flags, reason, ifindex, size, seconds, micros, bytes }: Captured,
-  udp: UdpAddresses | null,
   nameOf: (ifindex: number) => string,
 ) {
   return {
@@ -200,7 +172,7 @@ function entryOf(
     direction: (flags & CaptureFlag.out) !== 0 ? "out" as const : "in" as const,
     dropped: reason === 0 ? null : REASONS[reason] ?? String(reason),
     link: (flags & CaptureFlag.bare) !== 0 ? "ipv4" as const : "ethernet" as const,
-    ...udp,
+    ...parseUdp({ flags, bytes }),
     size,
     frame: bytes.toHex(),
   };

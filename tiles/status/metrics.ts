@@ -3,22 +3,17 @@
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
-import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
 import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
-import type { WatchedTile } from "./answers.ts";
+import type { AnswerParts } from "./answers.ts";
 
 /** What there is to tell. */
-export interface MetricsParts {
-  readonly netbase: NetbaseReader;
-  readonly tiles: readonly WatchedTile[];
+export interface MetricsParts extends Pick<AnswerParts, "netbase" | "tiles" | "counters"> {
   /** The numbers of apps' own, by tile. */
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
-  /** The status tile's own. */
-  readonly counters: Float64Array;
 }
 
 /** Serves `/metrics` at `place`, `address:port`. Throws Error when that cannot be had. */
@@ -42,66 +37,63 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
   }
 }
 
-/** What goes by one name, the labels before each value. */
-interface Family {
-  readonly name: string;
-  readonly type: MetricKind;
-  readonly help: string;
-  readonly samples: readonly (readonly [labels: string, value: number])[];
-}
-
 /** The metrics as of now. */
 function metricsText({ netbase, tiles, own }: MetricsParts): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
-  const families: Family[] = [
-    {
-      name: "sync_state",
+  return [
+    family("sync_state", {
       type: "gauge",
       help: "Whether netbase is as the kernel is: 0 empty, 1 syncing, 2 synced, 3 stale.",
       samples: [["", netbase.syncState]],
-    },
-    {
-      name: "tile_running",
+    }),
+    family("tile_running", {
       type: "gauge",
       help: "Whether a tile runs.",
-      samples: tiles.map(({ name, reader }) => [
-        labels(name),
-        reader.life === Life.running ? 1 : 0,
-      ]),
-    },
+      samples: tiles.map((
+        { name, reader },
+      ) => [labels(name), Number(reader.life === Life.running)]),
+    }),
     ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
-    {
-      name: "app_own_total",
+    family("app_own", {
       type: "counter",
       help: "What an app counts under a name of its own.",
       samples: ownSamples("counter", own),
-    },
-    {
-      name: "app_own",
+    }),
+    family("app_own", {
       type: "gauge",
       help: "What an app measures under a name of its own.",
       samples: ownSamples("gauge", own),
-    },
-  ];
-  return families.map(({ name, type, help, samples }) =>
-    [
-      `# HELP tegula_${name} ${help}\n# TYPE tegula_${name} ${type}\n`,
-      ...samples.map(([label, value]) => `tegula_${name}${label} ${value}\n`),
-    ].join("")
-  ).join("");
+    }),
+  ].join("");
+}
+
+/** What goes by one name, the labels before each value. */
+function family(
+  name: string,
+  { type, help, samples }: {
+    type: MetricKind;
+    help: string;
+    samples: readonly (readonly [labels: string, value: number])[];
+  },
+): string {
+  const full = `tegula_${name}${type === "counter" ? "_total" : ""}`;
+  return [
+    `# HELP ${full} ${help}\n# TYPE ${full} ${type}\n`,
+    ...samples.map(([label, value]) => `${full}${label} ${value}\n`),
+  ].join("");
 }
 
 /** The counters of all tiles of a kind. */
-function tileFamilies(kind: TileKind, tiles: readonly WatchedTile[]): Family[] {
+function tileFamilies(kind: TileKind, tiles: MetricsParts["tiles"]): string[] {
   return Object.entries(COUNTERS[kind].help).map(([counter, help], i) => {
     const type = GAUGES.has(counter) ? "gauge" : "counter";
     const samples = tiles.map(({ name, reader }) => [labels(name), reader.counters[i]] as const);
-    return { name: `${kind}_${counter}${type === "gauge" ? "" : "_total"}`, type, help, samples };
+    return family(`${kind}_${counter}`, { type, help, samples });
   });
 }
 
 /** What apps show under names of their own. */
-function ownSamples(kind: MetricKind, own: MetricsParts["own"]): Family["samples"] {
+function ownSamples(kind: MetricKind, own: MetricsParts["own"]): (readonly [string, number])[] {
   return own.flatMap(({ name: tile, reader }) =>
     reader.read().filter((each) => each.kind === kind)
       .map(({ name, value }) => [labels(tile, name), value] as const)
