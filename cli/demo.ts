@@ -6,7 +6,7 @@ import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
 import { Exit } from "./errors.ts";
 import { enterLaboratory, insideLaboratory, Lab } from "./lab.ts";
-import { command, type Given, oneOf, wholeNumber } from "./options.ts";
+import { command, type Given, wholeNumber } from "./options.ts";
 import { selfCommand, VERSION } from "./self.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
@@ -37,19 +37,14 @@ const SHORTEST_SCENE_MILLIS = 500;
 /** Plays it in namespaces that die with it. */
 async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
-  const allowed = ["auto", "xdp", "socket"] as const;
-  const provider = oneOf(values.provider, { option: "provider", allowed });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  return await play({ ...values, seconds, provider });
+  return await play({ ...values, seconds });
 }
 
 /** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
 async function play(
-  { seconds, provider, json, hold }: {
+  { seconds, provider, json, hold }: Omit<Given<typeof OPTIONS>["values"], "seconds"> & {
     seconds: number;
-    provider: string;
-    json: boolean;
-    hold: boolean;
   },
 ): Promise<number> {
   const say = json ? () => {} : (line: string) => console.log(line);

@@ -15,12 +15,7 @@ import {
 } from "./demo_stage.ts";
 
 /** What a scene showed. */
-export interface Outcome extends Observation {
-  /** Milliseconds from the last change to the first answer after the last loss; 0: nothing lost. */
-  readonly recoveredMillis: number;
-  /** What was not as it must be; empty when the scene ended well. */
-  readonly failures: readonly string[];
-}
+export type Outcome = ReturnType<typeof judge>;
 
 /** A scene. */
 export interface Scene {
@@ -56,7 +51,7 @@ export const SCENES: readonly Scene[] = [
       await unpinHost(stage);
       // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
       return judge(observed, 500, [
-        [observed.gaps[0]?.first !== 0, "the first datagram was lost"],
+        [observed.gap?.first !== 0, "the first datagram was lost"],
         [known === "", `the host knew its neighbour before: ${known.trim()}`],
         [!stage.usesXdp || observed.counted.has("solicits"), "no neighbour was asked for"],
       ]);
@@ -182,11 +177,13 @@ function judge(
   observed: Observation,
   allowedMillis: number,
   conditions: readonly Condition[],
-): Outcome {
-  const { sent, answered, mismatched, gaps, steps } = observed;
+) {
+  const { sent, answered, mismatched, gap, steps } = observed;
   const lost = sent - answered;
-  const recoveredMillis = recovery(observed);
-  const tooEarly = (steps[0] ?? -Infinity) - IN_FLIGHT_MILLIS;
+  const changed = steps.at(-1) ?? gap?.fromMillis ?? 0;
+  const backAfter = gap === null ? 0 : (gap.untilMillis ?? Infinity) - changed;
+  // Milliseconds from the last change to the first answer after the last loss; 0: nothing lost.
+  const recoveredMillis = Math.max(0, Math.round(backAfter));
   const all: Condition[] = [
     ...conditions,
     [answered > 0, `${sent} sent, ${answered} answered`],
@@ -197,7 +194,7 @@ function judge(
       `recovered after ${recoveredMillis} ms, allowed are ${allowedMillis}`,
     ],
     [
-      gaps.every(({ fromMillis }) => fromMillis >= tooEarly),
+      gap === null || steps.length === 0 || gap.fromMillis >= steps[0] - IN_FLIGHT_MILLIS,
       "something was lost before anything had changed",
     ],
   ];
@@ -209,12 +206,4 @@ function judge(
 function drops({ counted }: Observation): string {
   const found = [...counted].filter(([name]) => name.includes("_drop_") || name.endsWith("_full"));
   return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
-}
-
-/** Milliseconds from the last step to the end of the last gap; infinite when it did not end. */
-function recovery({ gaps, steps }: Observation): number {
-  const last = gaps.at(-1);
-  if (last === undefined) return 0;
-  const changed = steps.at(-1) ?? gaps[0].fromMillis;
-  return Math.max(0, Math.round((last.untilMillis ?? Infinity) - changed));
 }

@@ -13,8 +13,8 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { Appliance, type Counters } from "./demo_appliance.ts";
-import { flood, nowMillis, Traffic, type TrafficResult } from "./demo_traffic.ts";
-import type { Lab, Namespace } from "./lab.ts";
+import { flood, nowMillis, Traffic } from "./demo_traffic.ts";
+import type { Lab } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */
 const RATE = 500;
@@ -51,33 +51,18 @@ export interface Step {
 }
 
 /** Traffic while steps were taken. */
-export interface Observation extends TrafficResult {
-  /** When each step began, milliseconds since the epoch. */
-  readonly steps: readonly number[];
-  /** By how much the appliance's counters grew; those that did not are left out. */
-  readonly counted: Counters;
-  /** Packets that the router took from the host. */
-  readonly byRouter: number;
-}
+export type Observation = Awaited<ReturnType<typeof observe>>;
 
 /** The namespaces with the appliance running. */
-export interface Stage extends StageOptions {
-  readonly host: Namespace;
-  readonly client: Namespace;
-  readonly router: Namespace;
-  readonly appliance: Appliance;
-  /** In which mode the appliance serves, as it says itself: `xdp native copy`. */
-  readonly mode: string;
-  /** Whether that is one of AF_XDP. */
-  readonly usesXdp: boolean;
-}
+export type Stage = Awaited<ReturnType<typeof buildStage>>;
 
 /** Builds everything in `lab` and waits until the appliance is ready. */
-export async function buildStage(lab: Lab, options: StageOptions): Promise<Stage> {
+export async function buildStage(lab: Lab, options: StageOptions) {
   const spaces = await network(lab);
   const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
   const provider = ["--provider", options.provider];
   const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
+  // In which mode it serves, as it says itself: `xdp native copy`.
   const mode = await appliance.mode("eth0");
   return { ...options, ...spaces, appliance, mode, usesXdp: mode.startsWith("xdp") };
 }
@@ -87,7 +72,7 @@ export async function observe(
   stage: Stage,
   sources: readonly string[],
   steps: readonly Step[],
-): Promise<Observation> {
+) {
   const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
   const before = await stage.appliance.counters();
   const routed = await throughRouter(stage);
@@ -102,7 +87,15 @@ export async function observe(
   await until(stage, begin, 1);
   const result = await traffic.stop({ lingerMillis: LINGER_MILLIS });
   const counted = grown(before, await stage.appliance.counters());
-  return { ...result, steps: began, counted, byRouter: await throughRouter(stage) - routed };
+  return {
+    ...result,
+    /** When each step began, milliseconds since the epoch. */
+    steps: began,
+    /** By how much the appliance's counters grew; those that did not are left out. */
+    counted,
+    /** Packets that the router took from the host. */
+    byRouter: await throughRouter(stage) - routed,
+  };
 }
 
 /** One datagram from each of `sources` spoofed addresses. */

@@ -24,29 +24,8 @@ export interface TrafficOptions {
   readonly rate: number;
 }
 
-/** Datagrams in a row that were not answered. Times in milliseconds since the epoch. */
-export interface Gap {
-  /** Number of the first of them; datagrams are counted from 0. */
-  readonly first: number;
-  /** When the first of them was sent. */
-  readonly fromMillis: number;
-  /** When the first one after them that was answered was sent; null when none was. */
-  readonly untilMillis: number | null;
-}
-
-/** How many datagrams went out and came back. */
-export interface Progress {
-  readonly sent: number;
-  readonly answered: number;
-}
-
-/** What came of it. */
-export interface TrafficResult extends Progress {
-  /** Answers that differ from what was sent, came from elsewhere, or came twice. */
-  readonly mismatched: number;
-  readonly rttMicros: readonly number[];
-  readonly gaps: readonly Gap[];
-}
+/** What came of it. Times in milliseconds since the epoch. */
+export type TrafficResult = Awaited<ReturnType<Traffic["stop"]>>;
 
 /** Payloads are a mark, a number and noise; sizes go round so that every length class is seen. */
 const HEADER_BYTES = 8;
@@ -96,13 +75,13 @@ export class Traffic {
     return new Traffic(options, sockets);
   }
 
-  /** How far it is. */
-  progress(): Progress {
+  /** How many datagrams went out and came back. */
+  progress(): { sent: number; answered: number } {
     return { sent: this.#sentAt.length, answered: this.#answered };
   }
 
   /** Stops sending, waits for late answers at most `lingerMillis`, and says what came of it. */
-  async stop({ lingerMillis }: { lingerMillis: number }): Promise<TrafficResult> {
+  async stop({ lingerMillis }: { lingerMillis: number }) {
     this.#stopping = true;
     await this.#sender;
     const deadline = performance.now() + lingerMillis;
@@ -110,11 +89,22 @@ export class Traffic {
       await delay(TICK_MILLIS);
     }
     for (const socket of this.#sockets) socket.close();
+    const rtts = this.#rttMillis;
+    const [first, last] = [rtts.indexOf(0), rtts.lastIndexOf(0)];
     return {
       ...this.progress(),
+      /** Answers that differ from what was sent, came from elsewhere, or came twice. */
       mismatched: this.#mismatched,
-      rttMicros: this.#rttMillis.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
-      gaps: this.#gaps(),
+      rttMicros: rtts.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
+      /**
+       * Of those that were not answered: the number of the first, when that was sent, and when the first
+       * behind the last one was; null where there is none.
+       */
+      gap: first < 0 ? null : {
+        first,
+        fromMillis: this.#sentAt[first],
+        untilMillis: this.#sentAt[last + 1] ?? null,
+      },
     };
   }
 
@@ -169,30 +159,12 @@ export class Traffic {
     this.#answered++;
     if (from.address !== flow.target || from.port !== flow.port) this.#mismatched++;
   }
-
-  #gaps(): Gap[] {
-    const gaps: Gap[] = [];
-    let first = -1;
-    for (let i = 0; i <= this.#sentAt.length; i++) {
-      const answered = i === this.#sentAt.length || this.#rttMillis[i] > 0;
-      if (!answered && first < 0) first = i;
-      if (!answered || first < 0) continue;
-      const untilMillis = this.#sentAt[i] ?? null;
-      gaps.push({ first, fromMillis: this.#sentAt[first], untilMillis });
-      first = -1;
-    }
-    return gaps;
-  }
 }
 
-/** A burst of single datagrams from many source addresses, all of which must be bindable here. */
-export interface FloodOptions {
-  /** First source address. */
+/** Who a flood comes from: `sources` addresses, from `first` on, all of which must be bindable here. */
+export interface FloodOptions extends Omit<Flow, "source"> {
   readonly first: string;
-  /** How many addresses, counting up from it. */
   readonly sources: number;
-  readonly target: string;
-  readonly port: number;
 }
 
 /** Sends one datagram from each address, as fast as sockets can be made. */

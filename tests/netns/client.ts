@@ -9,7 +9,6 @@ import {
   bind,
   flood,
   type FloodOptions,
-  type Progress,
   send,
   Traffic,
   type TrafficOptions,
@@ -55,7 +54,7 @@ export class Client {
   }
 
   /** How far the traffic is. */
-  progress(): Promise<Progress> {
+  progress(): Promise<ReturnType<Traffic["progress"]>> {
     return this.#ask({ do: "progress" });
   }
 

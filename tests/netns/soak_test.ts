@@ -157,7 +157,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   const counters = await assertBalanced(appliance);
   assert.equal(steady.mismatched, 0);
   const lost = steady.sent - steady.answered - await unread(client);
-  assert.ok(lost <= 0, `lost ${lost} of what nothing happened to: ${JSON.stringify(steady.gaps)}`);
+  assert.ok(lost <= 0, `lost ${lost} of what nothing happened to: ${JSON.stringify(steady.gap)}`);
   assert.equal(moved.mismatched, 0);
   assert.ok(moved.answered > 0);
   for (const name of ["tx_drop_blackhole", "tx_drop_unreachable", "tx_drop_prohibit", "held"]) {
