@@ -35,47 +35,33 @@ export function umemBytes(frames: number): number {
   return frames * FRAME_BYTES + LARGE_BUFFERS * UDP_BUFFER_BYTES;
 }
 
-/** A queue of an attached interface and the net tile that owns it. */
-export interface QueueShare {
-  /** Which of the interfaces given. */
-  readonly interface: number;
-  readonly queue: number;
-  readonly netTile: number;
-}
-
-/** What `planTiles` has to know. */
-export interface HostShape {
-  /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
-  readonly queues: readonly number[];
-  readonly cores: number;
-  readonly apps: number;
-  /** The number of net tiles asked for. */
-  readonly netTiles?: number;
-}
-
 /** The outcome of `planTiles`. */
-export interface TilePlan {
-  readonly netTiles: number;
-  readonly shares: readonly QueueShare[];
-  /** Frames of each net tile's UMEM. */
-  readonly frames: readonly number[];
-}
+export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
 
 /**
  * Lays out net tiles: as many as asked for, else min(queues, cores − 1) and at least one; tile t of T
  * owns queues t, t + T, … of every interface. A UMEM holds the sum of all fill and transmit rings,
  * app links and the hold queue, so that no app that stops can starve another or a ring.
  */
-export function planTiles({ queues, cores, apps, netTiles: asked }: HostShape): TilePlan {
-  const most = Math.max(1, ...queues);
-  const netTiles = asked ?? Math.max(1, Math.min(most, cores - 1));
+export function planTiles(
+  { queues, cores, apps, netTiles: asked }: {
+    /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
+    queues: readonly number[];
+    cores: number;
+    apps: number;
+    /** The number of net tiles asked for. */
+    netTiles?: number;
+  },
+) {
+  const netTiles = asked ?? Math.max(1, Math.min(Math.max(1, ...queues), cores - 1));
+  /** Each queue, by the number of its interface, and the net tile that owns it. */
   const shares = queues.flatMap((count, index) =>
-    Array.from({ length: count }, (_, queue) => ({
-      interface: index,
-      queue,
-      netTile: queue % netTiles,
-    }))
+    Array.from(
+      { length: count },
+      (_, queue) => ({ interface: index, queue, netTile: queue % netTiles }),
+    )
   );
+  /** Frames of each net tile's UMEM. */
   const frames = Array.from({ length: netTiles }, (_, netTile) => {
     const sockets = shares.filter((share) => share.netTile === netTile).length;
     const needed = sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + HOLD_ENTRIES;

@@ -78,12 +78,6 @@ interface AppPlace {
   readonly metrics: Region;
 }
 
-/** The two regions of a pair of links, by who writes them. */
-interface LinkRegions {
-  readonly net: Region;
-  readonly app: Region;
-}
-
 /** What starting `apps` takes: their modules, and what each is granted. */
 export function startGrants(apps: readonly AppPlan[]): Grants {
   const modules = apps.map(({ module }) => decodeURIComponent(new URL(module).pathname));
@@ -105,16 +99,12 @@ export class Wiring {
   /** What AF_XDP has of each net tile's UMEM: the frames. It locks all of it, touched or not. */
   readonly frames: readonly View[];
   readonly #options: WiringOptions;
-  /** One per net tile. */
-  readonly #umems: readonly Region[];
-  /** Memory of header caches. */
-  readonly #headers: readonly Region[];
-  readonly #solicits: readonly Region[];
-  readonly #captures: readonly Region[];
-  /** Addresses heard from, by app, then by net tile. */
+  /** What each net tile has for itself. */
+  readonly #rooms: readonly Record<"umem" | "headers" | "solicit" | "capture", Region>[];
+  /** By app, then by net tile: addresses heard from. */
   readonly #heard: readonly (readonly Region[])[];
-  /** By app, then by net tile. */
-  readonly #links: readonly (readonly LinkRegions[])[];
+  /** Likewise of apps in tiles of their own: pairs of links, by who writes each. */
+  readonly #links: readonly (readonly { net: Region; app: Region }[])[];
 
   constructor(options: WiringOptions) {
     this.#options = options;
@@ -131,20 +121,18 @@ export class Wiring {
     this.status = control === null && metrics === null
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
-    this.#umems = frames.map((count, n) => regions.create(`umem net${n}`, plan.umemBytes(count)));
-    this.frames = this.#umems.map(({ writer }, n) =>
-      slice(writer, 0, frames[n] * plan.FRAME_BYTES)
-    );
-    this.#headers = this.nets.map(({ name }) =>
-      regions.create(`headers ${name}`, HEADER_CACHE_BYTES)
-    );
-    this.#solicits = this.nets.map(({ name }) =>
-      regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES)
+    this.#rooms = this.nets.map(({ name }, n) => ({
+      umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
+      headers: regions.create(`headers ${name}`, HEADER_CACHE_BYTES),
+      solicit: regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES),
+      capture: regions.create(`capture ${name}`, CAPTURE_BYTES),
+    }));
+    this.frames = this.#rooms.map(({ umem }, n) =>
+      slice(umem.writer, 0, frames[n] * plan.FRAME_BYTES)
     );
     this.#heard = apps.map(({ name: app }) =>
       this.nets.map(({ name: net }) => regions.create(`heard ${app} ${net}`, HEARD_BYTES))
     );
-    this.#captures = this.nets.map(({ name }) => regions.create(`capture ${name}`, CAPTURE_BYTES));
     this.#links = this.apps.map(({ seat: { name: app } }) =>
       this.nets.map(({ name: net }) => ({
         net: regions.create(`link ${net} to ${app}`, netLinkBytes(plan.LINK_SHAPE)),
@@ -156,14 +144,8 @@ export class Wiring {
   #seat(kind: TileKind, name: string, grants = NO_GRANTS): TileSeat {
     const { regions, host } = this.#options;
     const region = regions.create(`tile ${name}`, TILE_REGION_BYTES);
-    return {
-      kind,
-      name,
-      grants,
-      region,
-      reader: new TileReader(region.reader),
-      eventfd: host.eventfd(),
-    };
+    const reader = new TileReader(region.reader);
+    return { kind, name, grants, region, reader, eventfd: host.eventfd() };
   }
 
   /** The apps in tiles of their own, or, with the name of a net tile, those inside that. */
@@ -185,17 +167,15 @@ export class Wiring {
     return [...new Set(this.#options.apps.flatMap(({ ports }) => ports))];
   }
 
-  /** The apps' own numbers, by the names of their tiles. */
-  get metrics(): { name: string; view: View }[] {
-    return [...this.apps, ...this.inline.flat()]
-      .map(({ seat: { name }, metrics }) => ({ name, view: metrics.reader }));
+  /** Every app, wherever it runs. */
+  get #everywhere(): AppPlace[] {
+    return [...this.apps, ...this.inline.flat()];
   }
 
   /** Every tile there is, in the order in which they are started. */
   get seats(): TileSeat[] {
     const status = this.status === null ? [] : [this.status];
-    const apps = [...this.apps, ...this.inline.flat()].map(({ seat }) => seat);
-    return [this.netlink, ...status, ...this.nets, ...apps];
+    return [this.netlink, ...status, ...this.nets, ...this.#everywhere.map(({ seat }) => seat)];
   }
 
   /** Names of those that have not started of the apps in net tile `name`; of another tile its own. */
@@ -210,7 +190,7 @@ export class Wiring {
     return {
       netbase: this.netbase.writer,
       readers: [...this.nets, ...status].map(({ region }) => region.reader),
-      solicits: this.#solicits.map(({ reader }) => reader),
+      solicits: this.#rooms.map(({ solicit }) => solicit.reader),
       filters: this.#options.attachments.map(({ ifindex, filter }) => ({ ifindex, view: filter })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
@@ -227,9 +207,10 @@ export class Wiring {
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
-      captures: this.#captures.map(({ reader }) => reader),
+      captures: this.#rooms.map(({ capture }) => capture.reader),
       tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
-      metrics: this.metrics,
+      metrics: this.#everywhere
+        .map(({ seat: { name }, metrics }) => ({ name, view: metrics.reader })),
       interfaces: attachments.map(({ name }) => name),
       listen: apps.flatMap(({ name: app, ports }) => ports.map((port) => ({ port, app }))),
     };
@@ -238,10 +219,11 @@ export class Wiring {
   /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
   netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
     const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
+    const { umem, headers, solicit, capture } = this.#rooms[n];
     return {
       netbase: this.netbase.reader,
-      umem: this.#umems[n].writer,
-      headers: this.#headers[n].writer,
+      umem: umem.writer,
+      headers: headers.writer,
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,
@@ -273,8 +255,8 @@ export class Wiring {
         ...this.#peerSetup(place.index, n),
         region: place.seat.region.writer,
       })),
-      solicit: this.#solicits[n].writer,
-      capture: this.#captures[n].writer,
+      solicit: solicit.writer,
+      capture: capture.writer,
       control: this.control.reader,
       netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
@@ -304,7 +286,7 @@ export class Wiring {
       nets: this.nets.map((net, n) => ({
         own: this.#links[a][n].app.writer,
         peer: this.#links[a][n].net.reader,
-        umem: this.#umems[n].reader,
+        umem: this.#rooms[n].umem.reader,
         shape: plan.LINK_SHAPE,
         tile: net.region.reader,
         eventfd: net.eventfd,
