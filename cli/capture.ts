@@ -4,7 +4,6 @@
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
-import type { Entry } from "../tiles/netlink/entries.ts";
 import { baseName, type CapturedFrame } from "../tiles/status/capturing.ts";
 import { locate } from "./app_config.ts";
 import { CaptureFile } from "./capture_file.ts";
@@ -44,17 +43,21 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const control = await Control.connect(values.control);
   const app = values.app === undefined ? {} : { app: await appOf(control, values.app) };
   const show = values.write === undefined ? print : fileWriter(values.write);
-  const entries = control.list({ do: "capture", drops: values.drops ?? false, ...app });
   let [shown, lost] = [0, 0];
-  for await (const entry of untilInterrupted(entries)) {
+  // Ctrl-C is no failure here; what was shown is written by then.
+  const end = (): never => {
+    console.error(`${shown} captured, ${lost} lost`);
+    Deno.exit(Exit.ok);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, end);
+  for await (const entry of control.list({ do: "capture", drops: values.drops ?? false, ...app })) {
     if ("lost" in entry) lost = Number(entry.lost);
     if ("capturing" in entry) console.error("capturing, Ctrl-C ends it");
     if (!("frame" in entry)) continue;
     show(entry as unknown as CapturedFrame);
     if (++shown === most) break;
   }
-  console.error(`${shown} captured, ${lost} lost`);
-  return Exit.ok;
+  return end();
 }
 
 /** The app that is meant, among those that there are. Throws UserError. */
@@ -62,19 +65,6 @@ async function appOf(control: Control, given: string): Promise<string> {
   const { listen } = await control.one({ do: "status" });
   const names = (listen as { app: string }[]).map(({ app }) => baseName(app));
   return oneOf(locate(given, Deno.cwd()), { option: "app", allowed: [...new Set(names)] });
-}
-
-/** The entries until SIGINT or SIGTERM, which are no failure here. */
-async function* untilInterrupted(entries: AsyncGenerator<Entry>): AsyncGenerator<Entry> {
-  const interrupted = Promise.withResolvers<null>();
-  const stop = () => interrupted.resolve(null);
-  Deno.addSignalListener("SIGINT", stop);
-  Deno.addSignalListener("SIGTERM", stop);
-  for (;;) {
-    const next = await Promise.race([entries.next(), interrupted.promise]);
-    if (next === null || next.done) return;
-    yield next.value;
-  }
 }
 
 /** One line on standard output. */
