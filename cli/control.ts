@@ -14,6 +14,13 @@ export const LIVE_OPTIONS = {
   control: { type: "string" },
 } as const;
 
+/** The appliance that is to be asked by those options, null where none is. Throws UserError. */
+export async function liveControl(
+  { live, control }: { live?: boolean; control?: string },
+): Promise<Control | null> {
+  return live || control !== undefined ? await Control.connect(control) : null;
+}
+
 /** Their help. */
 export const LIVE_HELP =
   `  --live             ask the tegula that runs, instead of mirroring the kernel's state anew

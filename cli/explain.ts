@@ -4,7 +4,7 @@
 
 import { formatAddress } from "../tiles/netlink/addresses.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
-import { Control, LIVE_OPTIONS } from "./control.ts";
+import { LIVE_OPTIONS, liveControl } from "./control.ts";
 import { Exit } from "./errors.ts";
 import { explain, type Explanation, type Flow } from "./explanation.ts";
 import { address, command, type Given, wholeNumber } from "./options.ts";
@@ -44,8 +44,9 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     sourcePort: portOf(values.sport, "sport"),
     destinationPort: portOf(values.dport, "dport"),
   };
-  const live = values.live || values.control !== undefined;
-  const { outcome, steps } = ask(flow, live ? await attachedTo(values.control) : null);
+  const running = await liveControl(values);
+  const attached = (await running?.one({ do: "status" }))?.interfaces as string[] | undefined;
+  const { outcome, steps } = ask(flow, attached ?? null);
   if (values.json) say(JSON.stringify({ outcome, steps }));
   else {
     say(`${formatAddress(flow.destination)}: ${outcome.type}`);
@@ -66,12 +67,6 @@ function ask(flow: Flow, attached: readonly string[] | null): Explanation {
   });
   const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;
   return explain({ reader, rib, attached, confirmedMillis: age }, flow);
-}
-
-/** The interfaces of the tegula that runs. Throws UserError. */
-async function attachedTo(control: string | undefined): Promise<readonly string[]> {
-  const { interfaces } = await (await Control.connect(control)).one({ do: "status" });
-  return interfaces as string[];
 }
 
 function portOf(text: string, option: string): number {

@@ -7,7 +7,7 @@
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { DecisionEntries } from "../tiles/status/decision_entry.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
+import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { hopText, keywords } from "./entry_text.ts";
 import { Exit, UserError } from "./errors.ts";
 import { linesOf } from "./lines.ts";
@@ -52,10 +52,8 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   }
   if (destination !== "-") address(destination, "the address to route to");
   if (values.source !== undefined) address(values.source, "--source");
-  const live = values.live || values.control !== undefined;
-  const answerer = live
-    ? askRunning(await Control.connect(values.control), values.source)
-    : askMirror(values.source);
+  const running = await liveControl(values);
+  const answerer = running === null ? askMirror(values.source) : askRunning(running, values.source);
   if (destination === "-") return await answerLines(answerer);
   const [entry] = await answerer([destination]);
   say(values.json ? JSON.stringify(entry) : decisionText(entry));

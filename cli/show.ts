@@ -3,7 +3,7 @@
  * manner of `ip address`, `ip route` and `ip neighbour`; with `-j` in iproute2's JSON.
  */
 
-import { Control, LIVE_HELP, LIVE_OPTIONS } from "./control.ts";
+import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { command, type Given } from "./options.ts";
 import { say } from "./output.ts";
@@ -57,8 +57,8 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   const what = objectNamed(positionals[0]);
   const { entries, text } = OBJECTS[what];
   const json = values.json === true;
-  if (values.live || values.control !== undefined) {
-    const control = await Control.connect(values.control);
+  const control = await liveControl(values);
+  if (control !== null) {
     const asText = (line: string) => text(JSON.parse(line));
     await print(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
   } else {
