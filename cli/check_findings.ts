@@ -4,12 +4,12 @@
 
 import type { Host } from "../ffi/host.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
-import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
+import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
-import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
-import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
+import { planTiles } from "../tiles/runtime/plan.ts";
+import { excess, lacking, missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {
@@ -155,26 +155,12 @@ export function checkInterface(
   record: number,
 ): Finding[] {
   const name = interfaces.name(record);
-  const mtu = interfaces.mtu(record);
   const driver = host.driver(name);
   const findings: Finding[] = [];
-  if ((interfaces.flags(record) & IFF_UP) === 0) {
-    findings.push(warn(name, "is down: the start waits for it", `ip link set ${name} up`));
-  }
-  if (interfaces.addressCount(record) === 0) {
-    findings.push(warn(
-      name,
-      "has no IPv4 address: the start waits for one",
-      `ip address add ADDRESS/LENGTH dev ${name}`,
-    ));
-  }
-  if (mtu > LARGEST_MTU && !interfaces.isLoopback(record)) {
-    findings.push(fail(
-      name,
-      `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
-      `ip link set ${name} mtu ${LARGEST_MTU}`,
-    ));
-  }
+  const lacks = lacking(interfaces, record);
+  if (lacks !== null) findings.push(warn(name, `${lacks.says}: the start waits`, lacks.fix));
+  const long = excess(interfaces, record);
+  if (long !== null) findings.push(fail(name, long.says, long.fix));
   findings.push(...strippedTags(host, interfaces, record));
   const program = xsk.attached(interfaces.ifindex(record));
   if (program !== null) findings.push(attached(program, { name, dispatcher, again }));
@@ -197,7 +183,9 @@ export function checkInterface(
       `${again("run", SOCKETS)}   # compare`,
     ));
   }
-  return findings.length > 0 ? findings : [ok(name, `driver ${driver}, MTU ${mtu}`)];
+  return findings.length > 0
+    ? findings
+    : [ok(name, `driver ${driver}, MTU ${interfaces.mtu(record)}`)];
 }
 
 /**

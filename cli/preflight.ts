@@ -5,7 +5,7 @@
 
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
 import * as native from "../ffi/host.ts";
-import { IFF_UP } from "../netbase/interfaces.ts";
+import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
@@ -49,22 +49,22 @@ const FIRST_UNPRIVILEGED_PORT = 1024;
 /** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
 export function missingCapabilities(
   host: Host,
-  { xdp = false, dispatcher = false, lowPorts = false }: {
-    xdp?: boolean;
-    dispatcher?: boolean;
-    lowPorts?: boolean;
-  },
+  { xdp = false, dispatcher = false, lowPorts = false },
 ): string[] {
   const has = host.capabilities();
-  const lacks = (...anyOf: number[]) => !anyOf.some((each) => native.hasCapability(has, each));
-  return [
-    ...xdp && lacks(native.CAP_NET_ADMIN) ? ["CAP_NET_ADMIN"] : [],
-    ...xdp && lacks(native.CAP_NET_RAW) ? ["CAP_NET_RAW"] : [],
-    ...xdp && lacks(native.CAP_BPF, native.CAP_SYS_ADMIN) ? ["CAP_BPF"] : [],
+  const wanted: [name: string, isWanted: boolean, ...anyOf: number[]][] = [
+    ["CAP_NET_ADMIN", xdp, native.CAP_NET_ADMIN],
+    ["CAP_NET_RAW", xdp, native.CAP_NET_RAW],
+    ["CAP_BPF", xdp, native.CAP_BPF, native.CAP_SYS_ADMIN],
     // libxdp asks for programs by their ids.
-    ...dispatcher && lacks(native.CAP_SYS_ADMIN) ? ["CAP_SYS_ADMIN"] : [],
-    ...lowPorts && lacks(native.CAP_NET_BIND_SERVICE) ? ["CAP_NET_BIND_SERVICE"] : [],
+    ["CAP_SYS_ADMIN", dispatcher, native.CAP_SYS_ADMIN],
+    ["CAP_NET_BIND_SERVICE", lowPorts, native.CAP_NET_BIND_SERVICE],
   ];
+  return wanted
+    .filter(([, isWanted, ...anyOf]) =>
+      isWanted && !anyOf.some((each) => native.hasCapability(has, each))
+    )
+    .map(([name]) => name);
 }
 
 /** Refuses to start without the capabilities that a configuration needs, naming them. */
@@ -115,23 +115,15 @@ export function checkPorts(
 ): void {
   for (const { port } of listen) {
     const fd = udpSetup.open(port);
-    if (fd >= 0) {
-      udpSetup.close(fd);
-      continue;
-    }
-    if (fd !== -EADDRINUSE) {
+    if (fd >= 0) udpSetup.close(fd);
+    else if (fd !== -EADDRINUSE) {
       throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
+    } else {
+      const held = `port ${port} is held by ${portHolder(port)}`;
+      if (provider !== "socket") {
+        log(`${held}: only AF_XDP serves it, what else the kernel receives is theirs`);
+      } else throw new UserError(`UDP ${held}; stop it or take another port`, Exit.port);
     }
-    const who = portHolder(port);
-    if (provider === "socket") {
-      throw new UserError(
-        `UDP port ${port} is held by ${who}; stop it or take another port`,
-        Exit.port,
-      );
-    }
-    log(
-      `port ${port} is held by ${who}: only AF_XDP serves it, what else the kernel receives is theirs`,
-    );
   }
 }
 
@@ -227,14 +219,15 @@ export function fallBack(
   if (!(error instanceof Error)) throw error;
   if (error instanceof OccupiedError) throw occupied(error);
   const names = interfaces.join(", ");
-  if (error instanceof SystemError && error.errno === ENOBUFS) {
+  const errno = error instanceof SystemError ? error.errno : 0;
+  if (errno === ENOBUFS) {
     throw new UserError(
       `too little memory may be locked for ${names} (${error.message}); raise it with ` +
         "'ulimit -l unlimited' or LimitMEMLOCK=infinity in the unit",
       Exit.system,
     );
   }
-  if (error instanceof SystemError && error.errno === EBUSY) {
+  if (errno === EBUSY) {
     throw new UserError(
       `another program has AF_XDP sockets on ${names}, perhaps a tegula that runs already; stop it or ` +
         "use --provider socket",
@@ -242,10 +235,9 @@ export function fallBack(
     );
   }
   if (provider === "xdp") {
-    const status = error instanceof SystemError ? Exit.system : Exit.xdp;
     throw new UserError(
       `AF_XDP does not work on ${names}: ${error.message}; use --provider socket`,
-      status,
+      errno !== 0 ? Exit.system : Exit.xdp,
     );
   }
   for (const name of interfaces) log(`${name}: kernel sockets (${error.message})`);
@@ -262,47 +254,60 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   );
 }
 
-/** Waits until each interface exists in the mirror, is up, and has an IPv4 address; says so once. */
+/** What is wrong with an interface, and the command that mends it. */
+interface Trouble {
+  readonly says: string;
+  readonly fix: string;
+}
+
+/** What an interface lacks to be served; null: nothing. */
+export function lacking(interfaces: InterfaceReader, record: number): Trouble | null {
+  const name = interfaces.name(record);
+  if ((interfaces.flags(record) & IFF_UP) === 0) {
+    return { says: "is down", fix: `ip link set ${name} up` };
+  }
+  if (interfaces.addressCount(record) > 0) return null;
+  return { says: "has no IPv4 address", fix: `ip address add ADDRESS/LENGTH dev ${name}` };
+}
+
+/** Whether the largest frames of an interface do not fit a UMEM frame; null: they do. */
+export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
+  const mtu = interfaces.mtu(record);
+  // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
+  if (mtu <= LARGEST_MTU || interfaces.isLoopback(record)) return null;
+  return {
+    says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
+    fix: `ip link set ${interfaces.name(record)} mtu ${LARGEST_MTU}`,
+  };
+}
+
+/** Waits until each interface exists in the mirror and lacks nothing, and says what it waits for. */
 export async function waitForInterfaces(
   netbase: NetbaseReader,
   { names, log }: { names: readonly string[]; log: Log },
 ): Promise<void> {
-  const said = new Set<string>();
+  const { interfaces } = netbase;
   for (const name of names) {
-    for (;;) {
-      const lacking = whatIsLacking(netbase, name);
-      if (lacking === null) break;
-      if (!said.has(lacking)) log(lacking);
-      said.add(lacking);
-      await delay(LOOK_AGAIN_MILLIS);
+    for (let said = "";; await delay(LOOK_AGAIN_MILLIS)) {
+      netbase.refresh();
+      const record = interfaces.records().find((each) => interfaces.name(each) === name);
+      const trouble = record === undefined
+        ? { says: "is not there", fix: "ip link" }
+        : lacking(interfaces, record);
+      if (trouble === null) break;
+      if (trouble.says !== said) log(`${name}: waiting, it ${trouble.says} ('${trouble.fix}')`);
+      said = trouble.says;
     }
   }
 }
 
-function whatIsLacking(netbase: NetbaseReader, name: string): string | null {
-  netbase.refresh();
-  const { interfaces } = netbase;
-  const record = interfaces.records().find((each) => interfaces.name(each) === name);
-  if (record === undefined) return `${name}: waiting for it to be there`;
-  if ((interfaces.flags(record) & IFF_UP) === 0) {
-    return `${name}: waiting, it is down ('ip link set ${name} up')`;
-  }
-  if (interfaces.addressCount(record) === 0) {
-    return `${name}: waiting, it has no IPv4 address ('ip address add ADDRESS/LENGTH dev ${name}')`;
-  }
-  return null;
-}
-
-/** Refuses interfaces whose largest frames do not fit a UMEM frame. */
+/** Refuses interfaces whose largest frames do not fit. */
 export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[]): void {
   for (const record of interfaces.records()) {
-    const [name, mtu] = [interfaces.name(record), interfaces.mtu(record)];
-    // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
-    if (!names.includes(name) || mtu <= LARGEST_MTU || interfaces.isLoopback(record)) continue;
-    throw new UserError(
-      `the MTU of ${name} is ${mtu}, its frames do not fit; AF_XDP takes up to ${LARGEST_MTU} here: ` +
-        `'ip link set ${name} mtu ${LARGEST_MTU}' or use --provider socket`,
-      Exit.interface,
-    );
+    const name = interfaces.name(record);
+    const trouble = names.includes(name) ? excess(interfaces, record) : null;
+    if (trouble === null) continue;
+    const { says, fix } = trouble;
+    throw new UserError(`${name}: ${says}: '${fix}' or use --provider socket`, Exit.interface);
   }
 }
