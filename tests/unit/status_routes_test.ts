@@ -8,11 +8,10 @@ import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
 import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
-import { SNAPSHOT_BYTES, SnapshotReader } from "../../tiles/runtime/snapshot.ts";
+import { Question, SNAPSHOT_BYTES, type Told } from "../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
 import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
 import { type RoutesPart, Snapshots } from "../../tiles/netlink/snapshots.ts";
-import { Question, type Told } from "../../tiles/status/question.ts";
 import { anyRoute, makeRoom } from "./netbase_room.ts";
 
 type Place = { readonly prefix: number; readonly length: number };
@@ -83,6 +82,7 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
 });
 
 Deno.test("an answer that does not come is an error after a time", async () => {
-  const reader = new SnapshotReader(heapView(SNAPSHOT_BYTES));
-  await assert.rejects(reader.answer(1, 20), /does not answer/);
+  const regions = { control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) };
+  const question = new Question(regions, () => {}, { timeoutMs: 20 });
+  await assert.rejects(question.ask(Ask.audit), /does not answer/);
 });

@@ -18,7 +18,7 @@ import {
   SYNC_STATES,
 } from "../netlink/entries.ts";
 import type { RoutesPart } from "../netlink/snapshots.ts";
-import type { Question, Told } from "./question.ts";
+import type { Question, Told } from "../runtime/snapshot.ts";
 
 /** What answers are made from. */
 export interface AnswerParts {

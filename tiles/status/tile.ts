@@ -20,7 +20,7 @@ import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
-import { Question } from "./question.ts";
+import { Question } from "../runtime/snapshot.ts";
 
 /** How often it shows that it gets on: several times until it is said to hang (`supervisor.ts`). */
 const BEAT_MILLIS = 5000;
