@@ -7,8 +7,7 @@ import { pollSet } from "../ffi/netlink.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
 import { Changes, type Topic, TOPICS } from "./changes.ts";
-import { Exit, UserError } from "./errors.ts";
-import { command, type Given } from "./options.ts";
+import { command, type Given, word } from "./options.ts";
 import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
 
@@ -42,7 +41,8 @@ export default command({ name: "monitor", help: HELP, options: OPTIONS, position
 
 /** Blocks in the wait for events, so only a signal ends it, or that nobody reads any more. */
 function run({ values, positionals }: Given<typeof OPTIONS>): never {
-  const topics = topicsNamed(positionals[0]);
+  const [one] = positionals;
+  const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];
   const { library, mirror, reader } = openMirror();
   const changes = new Changes(mirror, reader, topics);
   const polled = pollSet(mirror.descriptors);
@@ -55,13 +55,6 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
     const due = mirror.nextDue(now);
     library.wait(polled, due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS));
   }
-}
-
-function topicsNamed(name: string | undefined): readonly Topic[] {
-  if (name === undefined) return TOPICS;
-  const found = TOPICS.filter((topic) => topic === name);
-  if (found.length > 0) return found;
-  throw new UserError(`cannot monitor '${name}': ${TOPICS.join(", ")}`, Exit.usage);
 }
 
 function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string {

@@ -9,16 +9,18 @@ import { Exit, messageOf, UserError } from "./errors.ts";
 import { say } from "./output.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
+type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
 
 /** What a command was given, by the options that it has. */
-export type Given<T extends Options> = ReturnType<typeof parseOptions<T>>;
+export type Given<T extends Options> = ReturnType<typeof parseArgs<Config<T>>>;
 
 /**
- * A command, from arguments to exit status: reads its options and gives them to `run`. With --help,
- * which every command has, it prints `help` instead.
+ * A command, from arguments to exit status: reads its options, and at most so many positional arguments,
+ * and gives them to `run`. With --help, which every command has, it prints `help` instead. It throws
+ * UserError (status 2) for an option that is unknown or lacks its value, and for what is too much.
  */
 export function command<T extends Options>(
-  { name, help, options, positionals }: {
+  { name, help, options, positionals = 0 }: {
     readonly name: string;
     readonly help: string;
     readonly options: T;
@@ -26,42 +28,41 @@ export function command<T extends Options>(
   },
   run: (given: Given<T>, args: string[]) => number | Promise<number>,
 ): (args: string[]) => Promise<number> {
+  const all = { ...options, help: { type: "boolean", short: "h" } } as const;
+  const fail = (what: string) => new UserError(`${what}; see 'tegula ${name} --help'`, Exit.usage);
+  const parse = (args: string[]) => {
+    try {
+      return parseArgs({ args, options: all, allowPositionals: true, strict: true });
+    } catch (error) {
+      const said = messageOf(error);
+      // Where a value begins with a dash it says how to write that, in three lines.
+      const [, option] = /dash use '(--[\w-]+)=/.exec(said) ?? [];
+      if (option !== undefined) {
+        throw fail(`${option} takes a value; one that begins with a dash is written ${option}=-…`);
+      }
+      const known = Object.keys(all).map((each) => `--${each}`).join(", ");
+      throw fail(`${said.split(". ")[0]} (options: ${known})`);
+    }
+  };
   return async (args) => {
-    const all = { ...options, help: { type: "boolean", short: "h" } } as const;
-    const given = parseOptions(args, { command: name, options: all, positionals });
+    const given = parse(args);
+    const [extra] = given.positionals.slice(positionals);
+    if (extra !== undefined) throw fail(`'${extra}' is one argument too many`);
     if (!("help" in given.values)) return await run(given as Given<T>, args);
     say(help);
     return Exit.ok;
   };
 }
 
-/**
- * Parses `args` by `options`. Throws UserError (status 2) for an option that is unknown or lacks its
- * value, and for positional arguments that are not among the first `positionals`.
- */
-function parseOptions<T extends Options>(
-  args: string[],
-  { command, options, positionals = 0 }: { command: string; options: T; positionals?: number },
-) {
-  const fail = (what: string) =>
-    new UserError(`${what}; see 'tegula ${command} --help'`, Exit.usage);
-  try {
-    const parsed = parseArgs({ args, options, allowPositionals: true, strict: true });
-    if (parsed.positionals.length > positionals) {
-      throw fail(`'${parsed.positionals[positionals]}' is one argument too many`);
-    }
-    return parsed;
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    const known = Object.keys(options).map((name) => `--${name}`).join(", ");
-    const said = messageOf(error);
-    // Where a value begins with a dash it says how to write that, in three lines.
-    const [, option] = /dash use '(--[\w-]+)=/.exec(said) ?? [];
-    if (option !== undefined) {
-      throw fail(`${option} takes a value; one that begins with a dash is written ${option}=-…`);
-    }
-    throw fail(`${said.split(". ")[0]} (options: ${known})`);
-  }
+/** A word that is given behind a command, one of `allowed`. Throws UserError. */
+export function word<const T extends string>(
+  given: string | undefined,
+  { command, allowed }: { command: string; allowed: readonly T[] },
+): T {
+  const found = allowed.find((each) => each === given);
+  if (found !== undefined) return found;
+  const what = given === undefined ? `${command} what?` : `cannot ${command} '${given}':`;
+  throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
 
 /** An option that must be one of `allowed`. */

@@ -9,9 +9,9 @@ import { DecisionEntries } from "../tiles/status/decision_entry.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { hopText, keywords } from "./entry_text.ts";
-import { Exit, UserError } from "./errors.ts";
+import { Exit } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { address, command, type Given } from "./options.ts";
+import { address, command, type Given, word } from "./options.ts";
 import { say } from "./output.ts";
 import { openMirror } from "./snapshot.ts";
 
@@ -46,10 +46,7 @@ export default command({ name: "route", help: HELP, options: OPTIONS, positional
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const [verb, destination] = positionals;
-  if (verb !== "get") {
-    const what = verb === undefined ? "route what?" : `cannot route '${verb}':`;
-    throw new UserError(`${what} get ADDRESS`, Exit.usage);
-  }
+  word(verb, { command: "route", allowed: ["get"] });
   if (destination !== "-") address(destination, "the address to route to");
   if (values.source !== undefined) address(values.source, "--source");
   const running = await liveControl(values);

@@ -4,8 +4,8 @@
  */
 
 import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { Exit, UserError } from "./errors.ts";
-import { command, type Given } from "./options.ts";
+import { Exit } from "./errors.ts";
+import { command, type Given, word } from "./options.ts";
 import { say } from "./output.ts";
 import {
   type Entry,
@@ -54,7 +54,8 @@ const BATCH = 4096;
 export default command({ name: "show", help: HELP, options: OPTIONS, positionals: 1 }, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
-  const what = objectNamed(positionals[0]);
+  const allowed = ["interfaces", "routes", "neighbors"] as const;
+  const what = word(positionals[0], { command: "show", allowed });
   const { entries, text } = OBJECTS[what];
   const json = values.json === true;
   const control = await liveControl(values);
@@ -70,14 +71,6 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
 function* routeEntries({ writer, reader }: Snapshot): Generator<Entry> {
   const nameOf = interfaceNames(reader.interfaces);
   for (const route of writer.rib.routes()) yield routeEntry(route, nameOf);
-}
-
-function objectNamed(name: string | undefined): keyof typeof OBJECTS {
-  const allowed = Object.keys(OBJECTS) as (keyof typeof OBJECTS)[];
-  const found = allowed.find((each) => each === name);
-  if (found !== undefined) return found;
-  const what = name === undefined ? "show what?" : `cannot show '${name}':`;
-  throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
 
 function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
