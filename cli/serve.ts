@@ -5,11 +5,10 @@
  */
 
 import { Appliance } from "../tiles/runtime/appliance.ts";
-import type { Attachment } from "../tiles/runtime/attachment.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
-import type { AppPlan, PortSocket } from "../tiles/runtime/wiring.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
@@ -27,34 +26,9 @@ export interface Run {
 
 /** Boots, gives up what booting needed, serves, stops. Returns the exit status. */
 export async function serve(run: Run, libraries: MainLibraries): Promise<number> {
-  const { config, apps, places } = run;
-  const sockets = preflight.takePorts(config, { libraries });
-  const xdp = config.provider !== "socket";
-  const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
-  if (attachments.length === 0) preflight.insistOnSockets(config, sockets);
-  const partial = attachments.map(({ name }) => preflight.partialChecksums(libraries.host, name));
-  const plan = planTiles({
-    queues: attachments.map(({ name }) => preflight.queues(libraries.host, name)),
-    cores: navigator.hardwareConcurrency,
-    apps: apps.length,
-    ...(config.netTiles !== undefined && { netTiles: config.netTiles }),
-  });
-
   const ending = Promise.withResolvers<number>();
-  const appliance = new Appliance({
-    ...libraries,
-    attachments,
-    trustChecksums: config.checksums === "nic",
-    plan,
-    apps,
-    sockets,
-    places,
-    log,
-    fatal: (tile, message) => {
-      log(`${tile} ended: ${message}`);
-      ending.resolve(Exit.failure);
-    },
-  });
+  const parts = prepare(run, libraries, () => ending.resolve(Exit.failure));
+  const { appliance } = parts;
   const stop = () => ending.resolve(Exit.ok);
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, stop);
@@ -63,8 +37,7 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
     log(`counters: ${JSON.stringify(appliance.counters())}`);
   });
   try {
-    const booted = boot(appliance, { config, places, libraries, sockets, attachments, partial });
-    await Promise.race([booted, ending.promise]);
+    await Promise.race([boot(parts), ending.promise]);
     settle(needsOf(run));
     return await ending.promise;
   } finally {
@@ -72,37 +45,62 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
   }
 }
 
+/** Takes the ports, loads the XDP programs, and makes the appliance, of which nothing runs yet. */
+function prepare({ config, apps, places }: Run, libraries: MainLibraries, failed: () => void) {
+  const { host } = libraries;
+  const sockets = preflight.takePorts(config, { libraries });
+  const xdp = config.provider !== "socket";
+  const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
+  if (attachments.length === 0) preflight.insistOnSockets(config, sockets);
+  const appliance = new Appliance({
+    ...libraries,
+    attachments,
+    trustChecksums: config.checksums === "nic",
+    plan: planTiles({
+      queues: attachments.map(({ name }) => preflight.queues(host, name)),
+      cores: navigator.hardwareConcurrency,
+      apps: apps.length,
+      netTiles: config.netTiles,
+    }),
+    apps,
+    sockets,
+    places,
+    log,
+    fatal: (tile, message) => {
+      log(`${tile} ended: ${message}`);
+      failed();
+    },
+  });
+  return { appliance, config, places, libraries, sockets, attachments };
+}
+
+type Parts = ReturnType<typeof prepare>;
+
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
-async function boot(
-  appliance: Appliance,
-  { config, places, libraries, sockets, attachments, partial }: {
-    config: RunConfig;
-    places: StatusPlaces;
-    libraries: MainLibraries;
-    sockets: readonly PortSocket[];
-    attachments: readonly Attachment[];
-    partial: readonly boolean[];
-  },
-): Promise<void> {
+async function boot(parts: Parts): Promise<void> {
+  const { appliance, config, places, libraries, attachments } = parts;
+  const { xsk, host } = libraries;
   await appliance.startMirror();
   await startStatus(appliance);
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
-  if (config.provider !== "socket") preflight.checkMtus(appliance.netbase, config.interfaces);
   if (config.provider === "socket") {
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
-  } else if (attachments.length > 0) {
-    attach(appliance, { config, sockets, attachments });
+  } else {
+    preflight.checkMtus(appliance.netbase, config.interfaces);
+    if (attachments.length > 0) attach(parts);
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
-  await startTiles(appliance, partial);
-  const { xsk, host: { exists } } = libraries;
-  new RingWatch(attachments, { xsk, exists, log }).start();
+  await startTiles(
+    appliance,
+    attachments.map(({ name }) => preflight.partialChecksums(host, name)),
+  );
+  new RingWatch(attachments, { xsk, exists: host.exists, log }).start();
   const ports = config.listen.map(({ port, app, instances, inline }) =>
     `${port}=${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`
   ).join(" ");
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);
-  libraries.host.notify("READY=1");
+  host.notify("READY=1");
 }
 
 async function startStatus(appliance: Appliance): Promise<void> {
@@ -127,14 +125,7 @@ async function startTiles(appliance: Appliance, partial: readonly boolean[]): Pr
  * Attaches, having said that it will, and says for each interface in which mode and why; falls back
  * where that is allowed.
  */
-function attach(
-  appliance: Appliance,
-  { config, sockets, attachments }: {
-    config: RunConfig;
-    sockets: readonly PortSocket[];
-    attachments: readonly Attachment[];
-  },
-): void {
+function attach({ appliance, config, sockets, attachments }: Parts): void {
   const names = attachments.map(({ name }) => name).join(", ");
   log(`attaching XDP to ${names}; some drivers restart the link for that`);
   try {
