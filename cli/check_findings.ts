@@ -38,8 +38,6 @@ const LEAST_RMEM = 4 << 20;
 const BY_PORTS = 1;
 /** Of rp_filter: drop what comes in by another interface than the answer goes out. */
 const STRICT = 1;
-/** Of arp_ignore: answer for addresses of that interface alone. */
-const OWN_ADDRESSES = 1;
 /** What keeps to the kernel's sockets, and contradicts a dispatcher. */
 export const SOCKETS = { provider: "socket", dispatcher: undefined };
 /** Drivers that have native XDP (`ndo_bpf` in Linux 6.12); all others take it in generic mode. */
@@ -174,7 +172,6 @@ export function checkInterface(
       `sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${name}.rp_filter=2`,
     ));
   }
-  if (driver === "macvlan") findings.push(...parentsArp(interfaces, record));
   if (!XDP_DRIVERS.has(driver)) {
     const which = driver || "(it does not say which)";
     findings.push(warn(
@@ -186,24 +183,6 @@ export function checkInterface(
   return findings.length > 0
     ? findings
     : [ok(name, `driver ${driver}, MTU ${interfaces.mtu(record)}`)];
-}
-
-/**
- * Whether the interface below a macvlan answers ARP for it, as the kernel's default has it: whoever
- * believes that sends to the other's MAC, and all of it comes in below, where no program is.
- */
-function parentsArp(interfaces: InterfaceReader, record: number): Finding[] {
-  const below = interfaces.find(interfaces.link(record));
-  if (below < 0) return [];
-  const [name, parent] = [interfaces.name(record), interfaces.name(below)];
-  const ignores = ["all", parent].map((each) => sysctl(`ipv4/conf/${each}/arp_ignore`) ?? 0);
-  if (Math.max(...ignores) >= OWN_ADDRESSES) return [];
-  return [warn(
-    name,
-    `${parent}, below it, answers ARP for its addresses: what is sent to that one's MAC comes by ` +
-      "the kernel's sockets",
-    `sysctl -w net.ipv4.conf.${parent}.arp_ignore=${OWN_ADDRESSES}`,
-  )];
 }
 
 /** VLAN devices on an interface that takes tags out of frames before XDP sees them. */

@@ -201,22 +201,6 @@ labTest(
   },
 );
 
-labTest("check finds that a macvlan's parent answers ARP for it, and mends it", async (lab) => {
-  const { host } = await pair(lab);
-  await host.batch([
-    "link add link eth0 name mac0 type macvlan",
-    "address add 192.0.2.1/24 dev mac0",
-    "link set mac0 up",
-  ]);
-  const found = async () =>
-    (await check(host, ["--interface", "mac0"])).findings
-      .filter(({ subject, says }) => subject === "mac0" && says.includes("ARP"));
-  const [{ says, fix }] = await found();
-  assert.match(says, /^eth0, below it, answers ARP for its addresses: /);
-  await host.run(["sh", "-c", fix!]);
-  assert.deepEqual(await found(), []);
-});
-
 labTest(
   "check asks for what a dispatcher takes, where one is asked for, and for no more",
   async (lab) => {
