@@ -20,6 +20,10 @@ import type { Lab } from "./lab.ts";
 const RATE = 500;
 /** How long late answers are waited for; a held datagram's neighbour may need a second request. */
 const LINGER_MILLIS = 1500;
+/** A scene goes on for this long beyond its end while nothing is answered: the longest bound of any. */
+const RECOVERY_MILLIS = 2000;
+/** How often that is looked at. */
+const LOOK_MILLIS = 5;
 
 /** UDP port of the echo service. */
 export const ECHO_PORT = 7;
@@ -67,7 +71,10 @@ export async function buildStage(lab: Lab, options: StageOptions) {
   return { ...options, ...spaces, appliance, mode, usesXdp: mode.startsWith("xdp") };
 }
 
-/** Sends from `sources` for the duration of a scene, takes `steps` meanwhile, and collects. */
+/**
+ * Sends from `sources` for the duration of a scene, and until there are answers again after the last of
+ * `steps`, which it takes meanwhile; and collects.
+ */
 export async function observe(
   stage: Stage,
   sources: readonly string[],
@@ -79,12 +86,17 @@ export async function observe(
   const begin = performance.now();
   const traffic = await Traffic.start({ flows, rate: RATE });
   const began = [];
+  let sentBefore = 0;
   for (const step of steps) {
     await until(stage, begin, step.at);
     began.push(nowMillis());
     await step.act();
+    sentBefore = traffic.progress().sent;
   }
   await until(stage, begin, 1);
+  for (let i = 0; i < RECOVERY_MILLIS / LOOK_MILLIS && !traffic.isAnsweredFrom(sentBefore); i++) {
+    await delay(LOOK_MILLIS);
+  }
   const result = await traffic.stop({ lingerMillis: LINGER_MILLIS });
   const counted = grown(before, await stage.appliance.counters());
   return {

@@ -80,6 +80,12 @@ export class Traffic {
     return { sent: this.#sentAt.length, answered: this.#answered };
   }
 
+  /** Whether any datagram has been answered of those from number `first` on. */
+  isAnsweredFrom(first: number): boolean {
+    for (let i = first; i < this.#rttMillis.length; i++) if (this.#rttMillis[i] > 0) return true;
+    return false;
+  }
+
   /** Stops sending, waits for late answers at most `lingerMillis`, and says what came of it. */
   async stop({ lingerMillis }: { lingerMillis: number }) {
     this.#stopping = true;
