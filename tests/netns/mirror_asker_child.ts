@@ -11,6 +11,6 @@ const ifindex = indexOf(name);
 using mirrored = new Mirrored().sync();
 const asker = new Asker(library, console.log);
 if (!asker.ask(ifindex, address)) throw new Error("not asked");
-turnUntil(mirrored, () => mirrored.reader.neighbors.lookup(ifindex, address) >= 0, 2_000);
+turnUntil(mirrored, () => mirrored.reader.neighbors.lookup(ifindex, address) >= 0);
 console.log(`resolved, privileged: ${asker.privileged}`);
 asker.close();

@@ -35,8 +35,11 @@ import { mayBeTaken } from "./mirror_defaults.ts";
 
 export const library = openNetlink(libraryPath("netlink"));
 
-/** How long the mirror may take to be the kernel's equal. */
-const CONVERGES_MILLIS = 2_000;
+/** How long the mirror may take to be the kernel's equal, and anything else: the machine may be busy. */
+const CONVERGES_MILLIS = 10_000;
+const PATIENCE_MILLIS = 30_000;
+/** What one look counts for at most: while the machine stood still there was nothing to be seen. */
+const LOOK_MILLIS = 100;
 /** The setting by which routes over a link without carrier do not count. */
 export const IGNORE_LINKDOWN = "ignore_routes_with_linkdown";
 /** Index of the loopback device in every namespace. */
@@ -125,6 +128,8 @@ export function twoPairs(): void {
     "addr add 198.18.0.2/24 dev v0",
     "addr add 198.18.1.2/24 dev v2",
   ]);
+  // The kernel tells of carriers when it comes to it.
+  while (!["v0", "v1", "v2", "v3"].every((name) => ip(`link show ${name}`).includes("state UP")));
 }
 
 /** Index of an interface. */
@@ -195,21 +200,26 @@ export class Mirrored implements Disposable {
 }
 
 /**
- * Asserts that `mirrored` holds just what a mirror made now does. Some of what the kernel does
+ * Asserts what `compare` does, mirror and kernel being equal in something. Some of what the kernel does
  * comes after the command that causes it, such as a carrier's loss: so it may take a moment.
  */
-export function assertCurrent(mirrored: Mirrored, message?: string): void {
-  const end = performance.now() + CONVERGES_MILLIS;
-  for (;;) {
+export function converges(mirrored: Mirrored, compare: () => void): void {
+  for (let left = CONVERGES_MILLIS;;) {
+    const begin = performance.now();
     try {
-      compareContent(mirrored, message);
-      return;
+      return compare();
     } catch (error) {
-      if (performance.now() > end) throw error;
+      if (left <= 0) throw error;
       library.wait(pollSet([]), 20);
       mirrored.settle();
+      left -= Math.min(LOOK_MILLIS, performance.now() - begin);
     }
   }
+}
+
+/** Asserts that `mirrored` holds just what a mirror made now does. */
+export function assertCurrent(mirrored: Mirrored, message?: string): void {
+  converges(mirrored, () => compareContent(mirrored, message));
 }
 
 function compareContent(mirrored: Mirrored, message?: string): void {
@@ -294,6 +304,14 @@ export function assertDecides(
   oracle: Oracle,
   { address, source = 0 }: { address: number; source?: number },
 ): void {
+  converges(mirrored, () => compareDecisions(mirrored, oracle, { address, source }));
+}
+
+function compareDecisions(
+  mirrored: Mirrored,
+  oracle: Oracle,
+  { address, source }: { address: number; source: number },
+): void {
   const kernel = oracle.ask({ address, source });
   const decision = mirrored.decide(address, source);
   // Whether the kernel refuses such a source depends on which hop its own hash takes.
@@ -355,12 +373,13 @@ function assertMember(mirrored: Mirrored, group: number, kernel: Answer, context
   );
 }
 
-/** Turns the mirror until `condition` holds, at most `timeoutMs`. */
-export function turnUntil(mirrored: Mirrored, condition: () => boolean, timeoutMs = 5_000): void {
-  const end = performance.now() + timeoutMs;
+/** Turns the mirror until `condition` holds. */
+export function turnUntil(mirrored: Mirrored, condition: () => boolean): void {
   const polled = pollSet(mirrored.mirror.descriptors);
-  while (!condition()) {
-    assert.ok(performance.now() < end, "it did not come about in time");
+  for (let left = PATIENCE_MILLIS; !condition();) {
+    assert.ok(left > 0, "it did not come about in time");
+    const begin = performance.now();
     if (mirrored.mirror.turn() === 0) library.wait(polled, 10);
+    left -= Math.min(LOOK_MILLIS, performance.now() - begin);
   }
 }

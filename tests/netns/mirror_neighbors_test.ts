@@ -50,7 +50,7 @@ Deno.test("a neighbour that fails to resolve is not usable, and one that answers
   twoPairs();
   using mirrored = new Mirrored().sync();
   ip("neigh add 198.18.0.20 dev v0 use");
-  turnUntil(mirrored, () => stateOf(mirrored) === NUD_FAILED, 10_000);
+  turnUntil(mirrored, () => stateOf(mirrored) === NUD_FAILED);
   assert.equal(mirrored.reader.neighbors.lookup(indexOf("v0"), PEER), -1);
   ip("neigh replace 198.18.0.20 lladdr 02:00:00:00:00:01 dev v0 nud reachable");
   mirrored.settle();

@@ -12,6 +12,7 @@ import {
   assertCurrent,
   assertDecides,
   cleanSlate,
+  converges,
   ip,
   Mirrored,
   Oracle,
@@ -24,8 +25,9 @@ const SEED = Number(Deno.env.get("TEGULA_ORACLE_SEED") ?? 1);
 const SEQUENCE = 100;
 /** Steps between two comparisons of everything that is mirrored. */
 const AUDIT = 10;
-/** Runs spent on cutting a failing sequence down. */
+/** Runs spent on cutting a failing sequence down, and how long they may take. */
 const MOST_SHRINKS = 150;
+const SHRINK_MILLIS = 60_000;
 const ADDRESSES = addressesToAsk();
 
 /** Where a sequence failed, and how. */
@@ -62,7 +64,7 @@ function compare(mirrored: Mirrored, oracle: Oracle, step: number): void {
   const random = randomFrom(step);
   for (const address of ADDRESSES) {
     assertDecides(mirrored, oracle, { address });
-    if (mirrored.decide(address).group !== 0) compareGroup(mirrored, oracle, address);
+    converges(mirrored, () => compareGroup(mirrored, oracle, address));
     const source = sources[Math.floor(random() * sources.length)];
     if (random() < 0.2 && source !== undefined) {
       assertDecides(mirrored, oracle, { address, source });
@@ -70,14 +72,15 @@ function compare(mirrored: Mirrored, oracle: Oracle, step: number): void {
   }
 }
 
-/** A group has the kernel's live hops with the kernel's weights. */
+/** A group, where it is one, has the kernel's live hops with the kernel's weights. */
 function compareGroup(mirrored: Mirrored, oracle: Oracle, address: number): void {
+  const { group } = mirrored.decide(address);
+  if (group === 0) return;
   const route = oracle.route({ address, fibMatch: true });
   assert.ok(typeof route !== "number");
   const kernel = (route.hops ?? [{ ...route, weight: 1 }])
     .filter(({ flags }) => (flags & RTNH_F_DEAD) === 0)
     .map(({ gateway, ifindex, weight }) => `${gateway} ${ifindex} ${weight}`);
-  const { group } = mirrored.decide(address);
   const { nextHops } = mirrored.reader;
   const own = Array.from({ length: nextHops.memberCount(group) }, (_, i) => {
     const id = nextHops.memberId(group, i);
@@ -90,8 +93,9 @@ function compareGroup(mirrored: Mirrored, oracle: Oracle, address: number): void
 function shrink(sequence: readonly string[]): readonly string[] {
   let shortest = sequence;
   let runs = 0;
+  const end = performance.now() + SHRINK_MILLIS;
   for (let size = Math.ceil(sequence.length / 2); size >= 1; size = Math.floor(size / 2)) {
-    for (let from = 0; from < shortest.length && runs < MOST_SHRINKS;) {
+    for (let from = 0; from < shortest.length && runs < MOST_SHRINKS && performance.now() < end;) {
       const shorter = shortest.toSpliced(from, size);
       runs++;
       const failure = shorter.length === 0 ? null : run(shorter, { audit: 1 });

@@ -24,6 +24,24 @@ import { addr, cleanSlate, indexOf, ip, ipBatch, library, tryIp } from "./mirror
 
 const tileLibrary = openTile(libraryPath("tile"));
 
+/** How long anything may take, on a busy machine. */
+const PATIENCE_MILLIS = 30_000;
+/** What the clock goes on by at most while nobody looks at it. */
+const STEP_MILLIS = 50;
+
+/**
+ * The clock of this process, for the tile as for the test: it stands still with the machine, so that a
+ * tile that is not let run for a second has no second less in which to do something.
+ */
+const { now: realNow } = performance;
+let [shown, looked] = Array(2).fill(realNow.call(performance));
+performance.now = () => {
+  const now = realNow.call(performance);
+  shown += Math.min(now - looked, STEP_MILLIS);
+  looked = now;
+  return shown;
+};
+
 /** A netlink tile whose loop is the test's, with `links` solicit links. */
 class Bench implements Disposable {
   readonly reader: NetbaseReader;
@@ -76,10 +94,10 @@ class Bench implements Disposable {
   }
 
   /** Turns until `condition` holds. */
-  until(condition: () => boolean, { timeoutMs = 5_000, idle = () => {} } = {}): void {
-    const end = performance.now() + timeoutMs;
+  until(condition: () => boolean, { idle = () => {} } = {}): void {
+    const end = performance.now() + PATIENCE_MILLIS;
     while (!condition()) {
-      assert.ok(performance.now() < end, `not within ${timeoutMs} ms; log: ${this.log}`);
+      assert.ok(performance.now() < end, `not within ${PATIENCE_MILLIS} ms; log: ${this.log}`);
       idle();
       if (this.turn() === 0) this.tile.wait(1);
     }
@@ -88,7 +106,7 @@ class Bench implements Disposable {
   /** Turns for a while. */
   during(millis: number, each: () => void): void {
     const end = performance.now() + millis;
-    this.until(() => performance.now() >= end, { timeoutMs: millis + 5_000, idle: each });
+    this.until(() => performance.now() >= end, { idle: each });
   }
 
   ask(address: number, link = 0): void {
@@ -127,7 +145,7 @@ Deno.test("who is asked for is resolved at once, once, and known from then on", 
   using bench = new Bench();
   const peer = addr("198.18.0.9");
   for (let i = 0; i < 10; i++) bench.ask(peer);
-  bench.until(() => bench.isKnown(peer), { timeoutMs: 1_000 });
+  bench.until(() => bench.isKnown(peer));
   bench.ask(peer);
   bench.turn();
   assert.equal(bench.counter("solicits_sent"), 1);
@@ -157,7 +175,7 @@ Deno.test("a gateway with onlink is asked for though no prefix has it", () => {
   ip("route add default via 192.0.2.9 dev v0 onlink");
   using bench = new Bench();
   bench.ask(addr("192.0.2.9"));
-  bench.until(() => bench.isKnown(addr("192.0.2.9")), { timeoutMs: 1_000 });
+  bench.until(() => bench.isKnown(addr("192.0.2.9")));
 });
 
 Deno.test("a gateway that does not answer stays known as dead, and another default route is taken", () => {
@@ -183,12 +201,19 @@ Deno.test("who does not answer is left alone for longer each time, and costs no 
   withPeer([]);
   using bench = new Bench();
   const nobody = addr("198.18.7.7");
-  bench.ask(nobody);
-  bench.during(3_600, () => bench.ask(nobody));
-  assert.equal(bench.counter("solicits_sent"), 1);
-  assert.equal(kernelEntries(), 0);
-  bench.during(2_000, () => bench.ask(nobody));
-  assert.equal(bench.counter("solicits_sent"), 2);
+  const idle = () => bench.ask(nobody);
+  const sentAt = (count: number) => {
+    bench.until(() => bench.counter("solicits_sent") === count, { idle });
+    return realNow.call(performance);
+  };
+  const first = sentAt(1);
+  assert.equal(kernelEntries(), 1);
+  bench.until(() => kernelEntries() === 0);
+  const second = sentAt(2);
+  const third = sentAt(3);
+  // The kernel gives up after three seconds; then follow a second and two, each less a quarter at most.
+  assert.ok(second - first > 3_600, `asked for again after ${second - first} ms`);
+  assert.ok(third - second > 4_400, `and then after ${third - second} ms`);
 });
 
 /** Puts `count` requests for random addresses of 198.18.0.0/16 on the first link. */
@@ -216,36 +241,42 @@ Deno.test("a flood of made-up addresses costs neither the kernel's table nor any
   using bench = new Bench({ links: 2 });
   const flood = new Flood(bench);
   const [known, other, gateway, client] = [9, 10, 11, 12].map((host) => addr("198.18.0.0") + host);
-  bench.ask(known);
-  bench.until(() => bench.isKnown(known), { timeoutMs: 1_000 });
+  bench.until(() => bench.isKnown(known), { idle: () => bench.ask(known) });
   let most = 0;
   let next = 0;
-  bench.during(3_000, () => {
-    flood.push(1024);
-    if (performance.now() < next) return;
-    next = performance.now() + 100;
-    most = Math.max(most, kernelEntries());
+  const [begin, asked] = [performance.now(), bench.counter("solicits_sent")];
+  const isLong = () => performance.now() > begin + 3_000;
+  bench.until(() => isLong() && bench.counter("solicits_received") > 100_000, {
+    idle() {
+      flood.push(1024);
+      if (performance.now() < next) return;
+      next = performance.now() + 100;
+      most = Math.max(most, kernelEntries());
+    },
   });
+  const rate = (bench.counter("solicits_sent") - asked) * 1000 / (performance.now() - begin);
   // Asked for once, by a net tile that is not under attack.
   bench.ask(other, 1);
-  bench.until(() => bench.isKnown(other), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  bench.until(() => bench.isKnown(other), { idle: () => flood.push(1024) });
   // A gateway, by the one that is; and a client that asks for us, which nobody asks for.
   bench.ask(gateway);
-  bench.until(() => bench.isKnown(gateway), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  bench.until(() => bench.isKnown(gateway), { idle: () => flood.push(1024) });
   ip("-n peer neigh del 198.18.0.2 dev v1");
   ip("-n peer neigh add 198.18.0.2 dev v1 use");
-  bench.until(() => bench.isKnown(client), { timeoutMs: 1_000, idle: () => flood.push(1024) });
+  bench.until(() => bench.isKnown(client), { idle: () => flood.push(1024) });
   // A change in the kernel is seen as soon as ever.
   ip("route add 203.0.113.0/24 via 198.18.0.9");
-  const start = performance.now();
+  let turns = 0;
   bench.until(() => bench.reader.fib.lookup(addr("203.0.113.1")) !== 0, {
-    idle: () => flood.push(1024),
+    idle() {
+      turns++;
+      flood.push(1024);
+    },
   });
-  assert.ok(performance.now() - start < 50, `${performance.now() - start} ms`);
+  assert.ok(turns <= 3, `${turns} turns`);
   assert.ok(bench.isKnown(known));
   assert.ok(most > 0 && most <= 512, `${most} entries of 1024`);
-  assert.ok(bench.counter("solicits_received") > 100_000);
-  assert.ok(bench.counter("solicits_sent") < 2_000);
+  assert.ok(rate < 600, `${rate} asked for in a second`);
 });
 
 Deno.test("who is asked for twice is asked before those of a flood, each asked for once", () => {
@@ -264,7 +295,7 @@ Deno.test("who is asked for twice is asked before those of a flood, each asked f
   bench.ask(peer);
   bench.during(200, idle);
   bench.ask(peer);
-  bench.until(() => bench.isKnown(peer), { timeoutMs: 1_000, idle });
+  bench.until(() => bench.isKnown(peer), { idle });
   assert.ok(bench.counter("solicits_limited") > 0, "the flood was held back");
 });
 
@@ -278,15 +309,20 @@ Deno.test("a neighbour in use stays confirmed, one that is not used is not asked
   using bench = new Bench();
   const [used, unused] = ["198.18.0.9", "198.18.0.10"].map(addr);
   for (const peer of [used, unused]) bench.ask(peer);
-  bench.until(() => bench.isKnown(used) && bench.isKnown(unused), { timeoutMs: 1_000 });
+  bench.until(() => bench.isKnown(used) && bench.isKnown(unused));
   let refreshed = 0;
   let wanted = false;
   let stale = 0;
+  let [turned, stood] = [0, -Infinity];
   const idle = () => {
+    const now = realNow.call(performance);
+    if (now > turned + 200) stood = now;
+    turned = now;
     bench.reader.refresh();
     const record = bench.reader.neighbors.lookup(bench.ifindex, used);
     assert.ok(record >= 0, "a neighbour in use was lost");
-    if (bench.reader.neighbors.state(record) === NUD_STALE) stale++;
+    // One whose confirmation ran out while this process stood still is no fault.
+    if (bench.reader.neighbors.state(record) === NUD_STALE && now > stood + 2_000) stale++;
     // The mark goes when the kernel tells of the neighbour anew: it has been asked and has
     // answered.
     const before = wanted;
@@ -295,10 +331,12 @@ Deno.test("a neighbour in use stays confirmed, one that is not used is not asked
     // What a net tile does when it sends to it.
     if (wanted) bench.ask(used);
   };
-  bench.until(() => refreshed >= 2, { timeoutMs: 20_000, idle });
+  bench.until(() => refreshed >= 2, { idle });
   assert.equal(stale, 0);
-  const other = bench.reader.neighbors.find(bench.ifindex, unused);
-  assert.equal(bench.reader.neighbors.state(other), NUD_STALE);
+  bench.until(() => {
+    const other = bench.reader.neighbors.find(bench.ifindex, unused);
+    return bench.reader.neighbors.state(other) === NUD_STALE;
+  }, { idle });
 });
 
 Deno.test("an entry that somebody keeps is left to them, in whatever state", () => {
@@ -346,7 +384,7 @@ Deno.test("a tile that takes over goes on with the region and the filter of its 
   {
     using first = new Bench({ netbase });
     first.ask(peer);
-    first.until(() => first.isKnown(peer), { timeoutMs: 1_000 });
+    first.until(() => first.isKnown(peer));
   }
   ip("addr add 198.18.0.3/24 dev v0");
   using second = new Bench({ netbase });
