@@ -59,7 +59,7 @@ export class Lines {
    * The first line, from the `from`-th on, that begins with `prefix`. Throws after `timeoutMs`, or
    * when the stream has ended without it, and then shows what there was instead.
    */
-  async find(prefix: string, { from = 0, timeoutMs = 10_000 } = {}): Promise<string> {
+  async find(prefix: string, { from = 0, timeoutMs = 30_000 } = {}): Promise<string> {
     const deadline = performance.now() + timeoutMs;
     for (let at = from;; at++) {
       while (at >= this.all.length) {

@@ -58,8 +58,8 @@ export class Client {
     return this.#ask({ do: "progress" });
   }
 
-  /** Stops sending and says what came of it. */
-  stop({ lingerMillis = 1000 } = {}): Promise<TrafficResult> {
+  /** Stops sending and says what came of it, once all is answered or `lingerMillis` have passed. */
+  stop({ lingerMillis = 20_000 } = {}): Promise<TrafficResult> {
     return this.#ask({ do: "stop", lingerMillis });
   }
 

@@ -4,7 +4,6 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { setTimeout as delay } from "node:timers/promises";
 import { strict as assert } from "node:assert";
 import { Appliance as DemoAppliance, type Counters } from "../../cli/demo_appliance.ts";
 import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
@@ -30,8 +29,10 @@ export const CLIENT = "198.18.0.2";
 /** Arguments of `tegula run` for the echo service on the host's eth0. */
 export const ECHO: readonly string[] = ["--interface", "eth0", "--listen", "7=echo"];
 
-/** How long an answer may take that normally takes milliseconds. */
-const PATIENCE_MILLIS = 5000;
+/** How long an answer may take that normally takes milliseconds: the machine may be busy. */
+const PATIENCE_MILLIS = 20_000;
+/** How long the first question waits that is asked until there is an answer, and each of them at most. */
+const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
 
 /**
  * A test with a laboratory of its own, which is gone afterwards. The books of appliances that it leaves
@@ -160,8 +161,10 @@ export const SILENCE_MILLIS = 300;
 
 /** Asks until there is an answer, for changes that take their time. Throws when there is none. */
 export function askUntilAnswered(asker: Client, question: Question = {}): Promise<Answer> {
+  let timeoutMs = FIRST_MILLIS;
   return eventually("an answer", async () => {
-    const answer = await ask(asker, { ...question, timeoutMs: 100 });
+    const answer = await ask(asker, { ...question, timeoutMs });
+    timeoutMs = Math.min(MOST_MILLIS, 2 * timeoutMs);
     return answer.bytes === null ? undefined : answer;
   });
 }
@@ -181,7 +184,7 @@ export async function assertGrowth(
     const names = Object.keys(expected);
     grown = Object.fromEntries(names.map((name) => [name, growth(before, now, name)]));
     return names.every((name) => grown[name] >= expected[name]) ? true : undefined;
-  }, { timeoutMs: 1000 }).catch(() => {});
+  }).catch(() => {});
   assert.deepEqual(grown, expected);
 }
 
@@ -193,7 +196,6 @@ export function growth(before: Counters, after: Counters, name: string): number 
 /** Waits until running traffic has had `count` answers. */
 export async function answeredAtLeast(asker: Client, count: number): Promise<void> {
   await eventually(`${count} answers`, async () => {
-    await delay(10);
     return (await asker.progress()).answered >= count ? true : undefined;
   });
 }

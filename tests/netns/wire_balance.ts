@@ -11,8 +11,8 @@ import type { LabProcess } from "../../cli/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { eventually } from "./eventually.ts";
 
-/** Longer than datagrams may wait for a neighbour. */
-const PATIENCE_MILLIS = 6000;
+/** Far longer than datagrams may wait for a neighbour. */
+const PATIENCE_MILLIS = 20_000;
 /** Between two looks, so that a log stays readable. */
 const PAUSE_MILLIS = 100;
 /** How long counters are waited for: a test may leave an appliance stopped. */
