@@ -74,12 +74,18 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
   const own = { counters, question, capturing };
   const answers = new Answers({ netbase, read, tiles, interfaces, listen, ...own });
   const listener = places.control === null ? null : listenControl(places.control);
-  const server = places.metrics === null ? null : serveMetrics(places.metrics, {
-    netbase,
-    tiles,
-    counters,
+  const metrics = {
+    ...{ netbase, tiles, counters },
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
-  });
+  };
+  let server: ReturnType<typeof serveMetrics> | null = null;
+  try {
+    if (places.metrics !== null) server = serveMetrics(places.metrics, metrics);
+  } catch (error) {
+    // The process may end before this tile's thread does, and would leave the socket's file.
+    listener?.close();
+    throw error;
+  }
   return {
     descriptors: [],
     async serve() {
