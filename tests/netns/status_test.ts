@@ -4,7 +4,6 @@
  */
 
 import assert from "node:assert/strict";
-import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
 import type { Counters } from "../../cli/demo_appliance.ts";
 import {
@@ -49,6 +48,8 @@ labTest(
       "route add default via 198.18.0.3 metric 10",
       "route add 192.0.2.0/24 nexthop via 198.18.0.2 weight 2 nexthop via 198.18.0.3",
       "route add blackhole 203.0.113.0/24",
+      // None of which the state changes meanwhile.
+      "neighbour add 198.18.0.3 lladdr 02:00:00:00:00:03 dev eth0",
       "neighbour add 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0",
     ]);
     const control = socketPath();
@@ -77,6 +78,10 @@ labTest("route get - answers each address with a line, in order, live too", asyn
   await host.batch(
     Array.from({ length: 64 }, (_, i) => `route add 192.0.${i}.0/24 via 198.18.0.2`),
   );
+  await eventually("the last route", async () => {
+    const way = await tegula(host, "route", "get", "192.0.63.1", "--control", control);
+    return way.includes("via 198.18.0.2") ? true : undefined;
+  });
   const file = await Deno.makeTempFile();
   const addresses = Array.from({ length: 200_000 }, (_, i) => `192.0.${i % 100}.${i % 251}`);
   const bad = ["x".repeat(100_000), "010.0.0.1"];
@@ -221,7 +226,7 @@ async function get(namespace: Namespace, path: string): Promise<string[]> {
 labTest("the metrics tell every tile's counters in Prometheus's format", async (lab) => {
   const { host, asker } = await pair(lab);
   await Appliance.start(host, [...ECHO, "--control", "none", "--metrics", "198.18.0.1:9464"]);
-  for (let i = 0; i < 3; i++) await ask(asker);
+  for (let i = 0; i < 3; i++) assert.equal((await ask(asker)).text, "hello");
   const [head, fetched] = await get(host, "/metrics");
   assert.match(head, /^HTTP\/1.1 200 .*content-type: text\/plain; version=0.0.4/is);
   const families = new Map<string, string>();
@@ -243,6 +248,24 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
 });
 
+/**
+ * Connects to a process, whose id and socket are its arguments, while that has no descriptor to be had:
+ * it cannot accept, and fails by that. No longer than that takes, and without being held up by others
+ * that want to run: without descriptors no tile is started again, either.
+ */
+const STARVE = `import os, resource, socket, sys, time
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+except OSError:
+    pass
+pid, files = int(sys.argv[1]), resource.RLIMIT_NOFILE
+asker = socket.socket(socket.AF_UNIX)
+usual = resource.prlimit(pid, files)
+resource.prlimit(pid, files, (16, usual[1]))
+asker.connect(sys.argv[2])
+time.sleep(0.02)
+resource.prlimit(pid, files, usual)`;
+
 labTest("a status tile that fails is started again alone, traffic going on", async (lab) => {
   const { host, asker } = await pair(lab);
   const control = socketPath();
@@ -251,16 +274,13 @@ labTest("a status tile that fails is started again alone, traffic going on", asy
   const before = await quietCounters(appliance);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
   await answeredAtLeast(asker, 200);
-  // Without a descriptor to be had it cannot accept who connects, and fails by that.
-  const limit = (files: string) =>
-    host.run(["prlimit", "--pid", `${appliance.process.pid}`, files]);
-  await limit("--nofile=16:");
-  (await Deno.connect({ transport: "unix", path: control })).close();
-  await appliance.process.stderr.find("status: ended");
-  await limit("--nofile=1024:");
-  const [status] = await eventually("an answer", async () => {
-    await delay(20);
-    return await converse(control, ['{"do":"status"}']).catch(() => undefined);
+  await eventually("the end of the tile", async () => {
+    await host.run(["python3", "-c", STARVE, `${appliance.process.pid}`, control]);
+    return appliance.process.stderr.all.some((line) => line.startsWith("status: ended")) ||
+      undefined;
+  });
+  const [status] = await eventually("an answer", () => {
+    return converse(control, ['{"do":"status"}']).catch(() => undefined);
   });
   assert.equal(JSON.parse(status).sync, "synced");
   await assertAllAnswered(asker, { appliance, before });
@@ -276,6 +296,9 @@ labTest(
       return `route add 10.${i >> 16}.${(i >> 8) & 255}.${i & 255}/32 via 198.18.0.2`;
     });
     await host.batch(routes);
+    await eventually("all routes", async () => {
+      return (await appliance.counters()).get("routes")! > routes.length ? true : undefined;
+    });
     await askUntilAnswered(asker);
     const before = await quietCounters(appliance);
     await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
@@ -289,7 +312,7 @@ labTest(
   },
 );
 
-/** Its counters once all that it has received is answered: a question that was given up may be late. */
+/** Its counters once all that it has received is answered: what was asked last may be late. */
 function quietCounters(appliance: Appliance): Promise<Counters> {
   return eventually("all answers to be sent", async () => {
     const now = await appliance.counters();
@@ -297,17 +320,16 @@ function quietCounters(appliance: Appliance): Promise<Counters> {
   });
 }
 
-/** By Tegula's own account: the client may be late on a busy machine. */
+/** By Tegula's own account, all that was sent was received and answered: the client may be late. */
 async function assertAllAnswered(
   asker: Client,
   { appliance, before }: { appliance: Appliance; before: Counters },
 ): Promise<void> {
   const { sent } = await asker.stop();
-  const after = await appliance.counters();
+  const after = await quietCounters(appliance);
   // What was asked until there was an answer may still have been on its way at `before`.
   const received = growth(before, after, "rx_frames");
   assert.ok(received >= sent, `${received} of ${sent} received`);
-  assert.equal(growth(before, after, "tx_frames"), received);
 }
 
 labTest("audit has the running one compare itself with the kernel", async (lab) => {
