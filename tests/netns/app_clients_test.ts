@@ -6,7 +6,7 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { configured, temporaryFile } from "./config_file.ts";
-import { Appliance, eventually, HOST, labTest, type Namespace, pair } from "./lab.ts";
+import { Appliance, assertPrompt, eventually, HOST, labTest, type Namespace, pair } from "./lab.ts";
 
 function fixture(name: string): string {
   return fileURLToPath(new URL(`../fixtures/app/${name}`, import.meta.url));
@@ -19,7 +19,7 @@ options = { zone = "${fixture("example.zone")}" }`;
 
 /** What dig says, its header line and its records, white space made single. */
 async function dig(client: Namespace, question: string): Promise<string> {
-  const command = `dig @${HOST} +tries=1 +timeout=3 +nostats +nocmd +norecurse ${question}`;
+  const command = `dig @${HOST} +tries=1 +timeout=20 +nostats +nocmd +norecurse ${question}`;
   return (await client.run(command.split(" "))).replaceAll(/[\t ]+/g, " ");
 }
 
@@ -88,17 +88,21 @@ labTest("chronyd and ntpdate read the clock of a host that is synchronised", asy
   const { host, client } = await pair(lab);
   const app = `[apps.ntp]\nmodule = "${fixture("synchronised_ntp.ts")}"\nclock = true`;
   await Appliance.start(host, configured(`listen = ["123=ntp"]\n${app}`));
-  const ntpdate = await client.run(["ntpdate", "-q", HOST]);
-  assert.match(ntpdate, / [+-]0\.0\d+ \+\/- 0\.\d+ /, "it is the clock of this very machine");
-  assert.match(ntpdate, /s3 no-leap/);
-  const child = new Deno.Command("ip", {
-    args: ["netns", "exec", client.name, "chronyd", "-Q", "-t", "15", "-f", "/dev/null"]
-      .concat(`server ${HOST} iburst maxsamples 1`),
-    stderr: "piped",
+  // It is the clock of this very machine, and read as that unless the machine is too busy.
+  await assertPrompt(async () => {
+    const said = await client.run(["ntpdate", "-q", HOST]);
+    assert.match(said, /s3 no-leap/);
+    return / [+-]0\.0\d+ \+\/- 0\.\d+ /.test(said) ? undefined : said;
   });
-  const { stderr } = await child.output();
-  const said = new TextDecoder().decode(stderr);
-  assert.match(said, /System clock wrong by -?0\.0\d* seconds/, said);
+  await assertPrompt(async () => {
+    const child = new Deno.Command("ip", {
+      args: ["netns", "exec", client.name, "chronyd", "-Q", "-t", "15", "-f", "/dev/null"]
+        .concat(`server ${HOST} iburst maxsamples 1`),
+      stderr: "piped",
+    });
+    const said = new TextDecoder().decode((await child.output()).stderr);
+    return /System clock wrong by -?0\.0\d* seconds/.test(said) ? undefined : said;
+  });
 });
 
 labTest("a host whose clock nobody keeps says so", async (lab) => {
@@ -123,7 +127,7 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
   const { host, client } = await pair(lab);
   const place = "127.0.0.1:9464";
   const text =
-    `metrics = "${place}"\nlisten = ["8125=statsd"]\n[apps.statsd.options]\ninterval = 3`;
+    `metrics = "${place}"\nlisten = ["8125=statsd"]\n[apps.statsd.options]\ninterval = 6`;
   await Appliance.start(host, configured(text));
   const program = fileURLToPath(new URL("../fixtures/app/statsd_client.ts", import.meta.url));
   await client.run([Deno.execPath(), "run", "--allow-all", "--no-check", program, HOST]);
@@ -136,7 +140,7 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
     return /name="page\.load\.count"\} 3/.test(text) && /load\.median"\} [1-9]/.test(text)
       ? text
       : undefined;
-  }, { timeoutMs: 15_000 });
+  });
   assert.match(shown, /tegula_app_own_total\{tile="statsd",name="page\.views"\} 42\n/);
   assert.match(shown, /tegula_app_own\{tile="statsd",name="queue"\} 17\n/);
   assert.match(shown, /tegula_app_own_total\{tile="statsd",name="page\.load\.sum"\} 60\n/);

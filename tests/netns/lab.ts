@@ -193,6 +193,39 @@ export function growth(before: Counters, after: Counters, name: string): number 
   return (after.get(name) ?? 0) - (before.get(name) ?? 0);
 }
 
+/** How often something may be tried that is to be quick. */
+const CHANCES = 5;
+
+/**
+ * Asserts that something is quick once in a few times: a busy machine is slow by itself, what waits for
+ * a time-out is so each time. `attempt` returns what was too slow; undefined: nothing was.
+ */
+export async function assertPrompt(attempt: () => Promise<string | undefined>): Promise<void> {
+  const slow: string[] = [];
+  for (let i = 0; i < CHANCES; i++) {
+    const what = await attempt();
+    if (what === undefined) return;
+    slow.push(what);
+  }
+  assert.fail(slow.join("\n"));
+}
+
+/** How long a stop may take. */
+const STOP_MILLIS = 1000;
+
+/** Asserts that each appliance that `start` gives ends with status 0, and within a second. */
+export function assertStopsPromptly(
+  start: () => Promise<Appliance>,
+  { signal, after = async () => {} }: { signal?: Deno.Signal; after?: () => Promise<void> } = {},
+): Promise<void> {
+  return assertPrompt(async () => {
+    const { code, millis } = await (await start()).stop(signal);
+    assert.equal(code, 0);
+    await after();
+    return millis < STOP_MILLIS ? undefined : `it took ${millis} ms to stop`;
+  });
+}
+
 /** Waits until running traffic has had `count` answers. */
 export async function answeredAtLeast(asker: Client, count: number): Promise<void> {
   await eventually(`${count} answers`, async () => {
