@@ -15,6 +15,7 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
+import { assertBalanced } from "./wire_balance.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const INLINE = ["--interface", "eth0", "--listen", "7=echo@inline"];
@@ -38,6 +39,7 @@ for (const provider of ["xdp", "socket"]) {
         const payload = noise(size);
         assert.deepEqual((await ask(asker, { payload })).bytes, payload, `${size} bytes`);
       }
+      await assertBalanced(appliance);
       const { net0, "echo@net0": echo } = await tiles(appliance);
       assert.deepEqual([echo.requests, echo.answers], [sizes.length, sizes.length]);
       assert.equal(net0.tx_accepted, sizes.length);

@@ -13,6 +13,7 @@ import {
   askUntilAnswered,
   CLIENT,
   Client,
+  eventually,
   growth,
   HOST,
   type Lab,
@@ -81,15 +82,15 @@ labTest("an app that hangs costs another no packet, and then the process ends", 
   // More than its link holds: what is in there is all that it can keep.
   const sources = { source: CLIENT, target: HOST, port: PORT };
   await other.start({ flows: [sources], rate: 2000 });
-  for (;;) {
-    const { sent } = await other.progress();
-    if (sent > 1500) break;
-  }
+  await eventually("more than its link holds", async () => {
+    return (await other.progress()).sent > 1500 ? true : undefined;
+  });
   await other.stop({ lingerMillis: 0 });
-  const after = await appliance.counters();
-  assert.ok(growth(before, after, "app_link_full") > 0, "its link was full");
+  await eventually("its link to be full", async () => {
+    return growth(before, await appliance.counters(), "app_link_full") > 0 ? true : undefined;
+  });
   await settle();
-  await appliance.process.stderr.find("moody: it hangs and is ended", { timeoutMs: 20_000 });
+  await appliance.process.stderr.find("moody: it hangs and is ended");
   const { code } = await appliance.process.ended();
   assert.equal(code, 1, "a worker that spins cannot be ended; another Deno might start it again");
 });
@@ -103,7 +104,7 @@ for (const [place, tile] of [["", ""], ["@inline", "net0: "]]) {
     const { stderr } = appliance.process;
     await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 2000 });
     // Of what hangs main has had enough by then.
-    await stderr.find(`${tile}${SLOW}: tick 7`, { timeoutMs: 20_000 });
+    await stderr.find(`${tile}${SLOW}: tick 7`, { timeoutMs: 60_000 });
     const { sent, answered } = await asker.progress();
     assert.ok(answered > 500 && answered < sent, `answered ${answered} of ${sent}`);
     // Amid a turn of hundreds of milliseconds its books are open.
@@ -207,7 +208,7 @@ for (const where of ["", "@inline"]) {
     const args = ["--interface", "eth0", "--listen", `7=${path}${where}`];
     const appliance = Appliance.launch(host, args);
     await appliance.process.stderr.find(`${path}: its start has not ended yet`, {
-      timeoutMs: 15_000,
+      timeoutMs: 60_000,
     });
     assert.equal((await appliance.stop()).code, 0);
   });
@@ -243,7 +244,7 @@ labTest("more than a process can be handed is refused in a sentence that mends i
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
   const { host, asker } = await pair(lab);
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);
-  const flows = Array.from({ length: 60 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
+  const flows = Array.from({ length: 120 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
   await asker.start({ flows, rate: 1000 });
   await answeredAtLeast(asker, 300);
   const { sent, answered, mismatched } = await asker.stop();

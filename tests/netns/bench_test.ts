@@ -11,7 +11,7 @@ import { ADDRESS, INTERFACE, Track } from "../../bench/track.ts";
 import { temporaryFile } from "./config_file.ts";
 import { labTest } from "./lab.ts";
 
-const ASKED = { port: 7, window: 64, millis: 300 };
+const ASKED = { port: 7, window: 64, millis: 1000 };
 
 /** A UDP service in Deno that answers `payload`, the request, with `expression`. */
 function service(expression: string): string[] {

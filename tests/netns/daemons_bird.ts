@@ -6,7 +6,7 @@
 import { LabProcess, type Namespace } from "../../cli/lab.ts";
 
 /** How long BIRD may take to start or to do what it is told. */
-const PATIENCE_MILLIS = 15_000;
+const PATIENCE_MILLIS = 60_000;
 
 /** A running BIRD. */
 export class Bird implements AsyncDisposable {

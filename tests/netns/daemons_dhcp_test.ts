@@ -4,6 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
+import { isDeepStrictEqual } from "node:util";
 import { selfCommand } from "../../cli/self.ts";
 import { Appliance, ask, Client, eventually, labTest, type Namespace } from "./lab.ts";
 
@@ -51,7 +52,12 @@ async function assertDecides(
   expected: object,
 ) {
   const command = [...selfCommand(), "route", "get", destination, "-j", "--control", control];
-  const { dst: _dst, mtu: _mtu, ...decision } = JSON.parse(await host.run(command));
+  let decision: object = {};
+  await eventually("what it was just told to be mirrored", async () => {
+    const { dst: _dst, mtu: _mtu, ...rest } = JSON.parse(await host.run(command));
+    decision = rest;
+    return isDeepStrictEqual(decision, expected) ? true : undefined;
+  }).catch(() => {});
   assert.deepEqual(decision, expected, destination);
   const [{ type = "unicast", gateway, dev, prefsrc }] = JSON.parse(
     await host.ip(`-j route get ${destination}`),
@@ -78,7 +84,7 @@ labTest(
     const networkd = host.spawn(["sh", "-ec", NETWORKD, "sh", file]);
     await eventually("the default route", async () => {
       return /default via/.test(await host.ip("route show")) ? true : undefined;
-    }, { timeoutMs: 20_000 }).catch((error) => {
+    }, { timeoutMs: 60_000 }).catch((error) => {
       const said = [...networkd.stderr.all, ...server.stderr.all];
       throw new Error(`${error.message}:\n${said.join("\n")}`);
     });

@@ -83,7 +83,7 @@ async function assertFollowed(mirrored: Mirrored, routes: number, gateway: strin
       count++;
     }
     return count === routes ? true : undefined;
-  }, { timeoutMs: 15_000 });
+  }, { timeoutMs: 60_000 });
   assertCurrent(mirrored);
   assert.equal(mirrored.writer.overflow, 0);
 }
@@ -358,7 +358,7 @@ for (const [name, protocol] of Object.entries(PROTOCOLS)) {
         eventually(`the way by ${gateway}`, async () => {
           const [route] = JSON.parse(await host.ip("-j route show 203.0.113.0/24"));
           return route?.gateway === gateway ? true : undefined;
-        }, { timeoutMs: 15_000 });
+        }, { timeoutMs: 60_000 });
       await isBy("198.18.0.2");
 
       const interfaces = ["--interface", "eth0", "--interface", "eth1", "--provider", "xdp"];

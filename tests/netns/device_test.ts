@@ -10,8 +10,10 @@ import {
   answeredAtLeast,
   Appliance,
   ask,
+  askUntilAnswered,
   CLIENT,
   Client,
+  growth,
   HOST,
   labTest,
   type Namespace,
@@ -100,9 +102,13 @@ labTest(
       { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
       { namespace: client, name: "eth0", addresses: [`${CLIENT}/24`] },
     );
+    // Until the new one is mirrored there is no way back.
+    await askUntilAnswered(asker);
+    const before = await assertBalanced(appliance);
     await assertAnswers(asker);
     const counters = await assertBalanced(appliance);
-    assert.deepEqual([counters.get("rx_frames"), counters.get("rx_socket")], [3, 3]);
+    assert.equal(counters.get("rx_frames"), 3);
+    assert.equal(growth(before, counters, "rx_socket"), 3);
   },
 );
 

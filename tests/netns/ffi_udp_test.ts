@@ -33,9 +33,9 @@ interface Datagram {
   ifindex: number;
 }
 
-/** What waits on `fd`, within two seconds. */
+/** What waits on `fd`, once anything does. */
 function receive(fd: number, count = UDP_BURST, port = 7002): Datagram[] {
-  wait(Int32Array.of(fd, 1), 1, 2000);
+  wait(Int32Array.of(fd, 1), 1, 20_000);
   const words = new Uint32Array(2 + count * UDP_DESCRIPTOR_WORDS);
   const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
@@ -77,11 +77,11 @@ Deno.test("a datagram tells from where, to where, on which interface and when it
   memory.set(new TextEncoder().encode("word"), 1000);
   const before = BigInt(Date.now()) * 1_000_000n;
   equal(send(sockets.one, descriptor({ offset: 1000, to: 7002, destination: 0x7f000005 })), 1);
-  wait(Int32Array.of(sockets.two, 1), 1, 2000);
+  wait(Int32Array.of(sockets.two, 1), 1, 20_000);
   const words = new Uint32Array(2 + 8);
   equal(udp.receive(sockets.two, 7002, memory, Uint32Array.of(65536), 1, words), 1);
   const time = BigInt(words[0]) | BigInt(words[1]) << 32n;
-  ok(time >= before && time < before + 5_000_000_000n);
+  ok(time >= before && time < before + 20_000_000_000n);
   deepEqual([...words.subarray(2)], [
     65536,
     4,

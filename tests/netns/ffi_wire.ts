@@ -5,6 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { linesOf } from "../../cli/lines.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW = 3;
@@ -71,7 +72,7 @@ export class PacketSocket {
   }
 
   /** The next frame that `wanted` likes, within `timeoutMs`; null when none comes. */
-  receive(wanted: (frame: Uint8Array) => boolean, timeoutMs = 2000): Uint8Array | null {
+  receive(wanted: (frame: Uint8Array) => boolean, timeoutMs = 20_000): Uint8Array | null {
     const deadline = performance.now() + timeoutMs;
     const entry = new Int32Array([this.#fd, POLLIN]);
     for (;;) {
@@ -196,8 +197,6 @@ export async function child(
     args: ["run", "--allow-all", "--no-check", "--unstable-worker-options", path, ...args],
     stdout: "piped",
   }).spawn();
-  const reader = process.stdout.getReader();
-  const { value } = await reader.read();
-  reader.cancel();
-  return { process, line: new TextDecoder().decode(value).trim() };
+  const { value } = await linesOf(process.stdout).next();
+  return { process, line: value ?? "" };
 }

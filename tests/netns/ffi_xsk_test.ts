@@ -82,7 +82,7 @@ function fill(slot: number, first: number, count: number): void {
 }
 
 /** Waits until any of the sockets has something, and says whether one has. */
-function readable(slots: readonly number[], timeoutMs = 2000): boolean {
+function readable(slots: readonly number[], timeoutMs = 20_000): boolean {
   const pollSet = Int32Array.from(slots.flatMap((slot) => [xsk.fd(slot), 1]));
   return xsk.wait(pollSet, slots.length, timeoutMs) > 0;
 }
@@ -124,7 +124,7 @@ for (const mode of ["native", "generic"] as const) {
     const words = new Uint32Array(4);
     equal(xsk.receive(slot, words, 1), 1);
     const time = BigInt(words[0]) | BigInt(words[1]) << 32n;
-    ok(time >= before && time - before < 5_000_000_000n, "the time is not now");
+    ok(time >= before && time - before < 20_000_000_000n, "the time is not now");
     const got = { offset: words[2], length: words[3] };
     ok(carries("in")(bytes(got)));
     equal(redirected(0), 1);
@@ -320,7 +320,7 @@ Deno.test("open() waits for a queue that was just let go, and gives up on one in
   const other = regions.create("another umem", FRAMES * FRAME_BYTES).writer;
   const started = performance.now();
   equal(open(wire.near, { in: other }), -EBUSY);
-  ok(performance.now() - started < 5000);
+  ok(performance.now() - started < 20_000);
   setup.close(holder);
   const late = open(wire.near, { in: other });
   ok(late >= 0, `after the holder went: ${late}`);

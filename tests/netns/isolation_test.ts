@@ -29,7 +29,7 @@ const REFUSALS = {
 async function probe(kind: TileKind, { store }: { store: boolean }) {
   const child = new Deno.Command(Deno.execPath(), {
     args: [...DENO_FLAGS, HOST, JSON.stringify({ kind, store })],
-    signal: AbortSignal.timeout(20_000),
+    signal: AbortSignal.timeout(120_000),
   });
   const { code, signal, stdout, stderr } = await child.output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);

@@ -12,6 +12,7 @@ import {
   CLIENT,
   Client,
   ECHO,
+  eventually,
   HOST,
   type Lab,
   labTest,
@@ -53,7 +54,7 @@ labTest("ping keeps working, in fragments too", async (lab) => {
   const { client } = await holding(lab);
   for (const size of ["56", "3000"]) {
     const said = await client.run(
-      ["ping", ..."-c 3 -i 0.05 -W 2 -s".split(" "), size, HOST],
+      ["ping", ..."-c 3 -i 0.05 -W 20 -s".split(" "), size, HOST],
     );
     assert.match(said, / 0% packet loss/);
   }
@@ -63,7 +64,7 @@ labTest("IPv6 keeps working", async (lab) => {
   const { host, client } = await holding(lab);
   await host.ip("address add 2001:db8::1/64 dev eth0 nodad");
   await client.ip("address add 2001:db8::2/64 dev eth0 nodad");
-  const said = await client.run(["ping", ..."-6 -c 3 -i 0.05 -W 2 2001:db8::1".split(" ")]);
+  const said = await client.run(["ping", ..."-6 -c 3 -i 0.05 -W 20 2001:db8::1".split(" ")]);
   assert.match(said, / 0% packet loss/);
   await peer(host, "tcp", "2001:db8::1", "7");
   await client.run(peerCommand(["tcp-ask", "2001:db8::1", "7", "100000"]));
@@ -138,7 +139,9 @@ labTest(
         { namespace: other, name: "eth0", addresses: ["192.0.2.2/24"] },
       );
       const outsider = new Client(other);
-      const { text, from } = await ask(outsider, { source: "192.0.2.2", target: "192.0.2.1" });
+      // Until the interface is mirrored there is no way back.
+      const question = { source: "192.0.2.2", target: "192.0.2.1" };
+      const { text, from } = await askUntilAnswered(outsider, question);
       assert.deepEqual({ text, from }, { text: "hello", from: "192.0.2.1:7" });
     });
     const counters = await appliance.counters();
@@ -196,17 +199,23 @@ labTest(
     assert.equal(await told(), undefined);
 
     const events = host.spawn(["ip", "-4", "monitor", "route"]);
+    await eventually("the first event", async () => {
+      await host.ip("route replace 192.0.2.0/24 via 198.18.0.254");
+      return events.stdout.all.length > 0 ? true : undefined;
+    });
     for (let i = 0; i < 2; i++) {
       assert.equal((await ask(asker, { ...asked, timeoutMs: SILENCE_MILLIS })).bytes, null);
-      assert.equal(await told(), "1000");
+      await eventually("the router's word", async () => await told() === "1000" || undefined);
     }
     // What the route itself says is followed, and is the first thing that an event told.
     await host.ip("route add 203.0.113.2 via 198.18.0.254 mtu 1000");
     assert.deepEqual((await askUntilAnswered(asker, asked)).bytes, asked.payload);
     await events.stdout.find("203.0.113.2");
-    assert.match(
-      events.stdout.all.join("\n"),
-      /^203\.0\.113\.2 via 198\.18\.0\.254 dev eth0 mtu 1000 *$/,
+    assert.deepEqual(
+      events.stdout.all.filter((line) => !line.startsWith("192.0.2.0/24 ")).map((line) =>
+        line.trim()
+      ),
+      ["203.0.113.2 via 198.18.0.254 dev eth0 mtu 1000"],
     );
   },
 );

@@ -42,7 +42,7 @@ labTest("what the kernel counts of all sockets is among the counters", async (la
     () => Promise.resolve(sums()[0] > 0 || undefined),
   );
   appliance.process.kill("SIGCONT");
-  await asker.stop();
+  await asker.stop({ lingerMillis: 0 });
 
   function sums(): number[] {
     const each = xdpSockets(appliance.process.pid, (option) => {
@@ -64,10 +64,11 @@ labTest("what the kernel counts of all sockets is among the counters", async (la
   });
 });
 
-/** One datagram whose UDP checksum is wrong, on the wire of a namespace's eth0. */
+/** One datagram to the MAC in its argument whose UDP checksum is wrong, on a namespace's eth0. */
 const WRONG_CHECKSUM = `
-from scapy.all import Ether, IP, UDP, getmacbyip, sendp
-frame = Ether(dst=getmacbyip("${HOST}")) / IP(src="${CLIENT}", dst="${HOST}")
+import sys
+from scapy.all import Ether, IP, UDP, sendp
+frame = Ether(dst=sys.argv[1]) / IP(src="${CLIENT}", dst="${HOST}")
 sendp(frame / UDP(sport=4000, dport=7, chksum=0x1234) / b"wrong", iface="eth0", verbose=0)
 `;
 
@@ -76,7 +77,8 @@ for (const [checksums, moves] of [["verify", "rx_drop_udp_checksum"], ["nic", "r
     const { host, client } = await pair(lab);
     const appliance = await Appliance.start(host, [...ECHO, "--checksums", checksums]);
     const before = await appliance.counters();
-    await client.run(["/usr/bin/python3", "-c", WRONG_CHECKSUM]);
+    const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
+    await client.run(["/usr/bin/python3", "-c", WRONG_CHECKSUM, address]);
     await assertGrowth(appliance, before, { rx_frames: 1, [moves]: 1 });
   });
 }

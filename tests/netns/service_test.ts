@@ -53,10 +53,10 @@ labTest(
     await assert.rejects(machine.run("systemctl restart tegula"));
     assert.equal(await machine.property("ExecMainStatus"), "2");
     assert.equal(await machine.property("ActiveState"), "failed");
-    assert.match(
-      await machine.run("journalctl --no-pager --output=cat --unit=tegula"),
-      /provider: must be one of/,
-    );
+    await eventually("its last words in the journal", async () => {
+      const journal = await machine.run("journalctl --no-pager --output=cat --unit=tegula");
+      return /provider: must be one of/.test(journal) ? true : undefined;
+    });
   },
 );
 

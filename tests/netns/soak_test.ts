@@ -153,7 +153,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
     watchMemory(appliance.process.pid, until),
   ]);
   const steady = await asker.stop();
-  const moved = await moving.stop();
+  const moved = await moving.stop({ lingerMillis: 1000 });
   const counters = await assertBalanced(appliance);
   assert.equal(steady.mismatched, 0);
   const lost = steady.sent - steady.answered - await unread(client);

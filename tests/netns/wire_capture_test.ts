@@ -4,7 +4,6 @@
  */
 
 import { strict as assert } from "node:assert";
-import { setTimeout as delay } from "node:timers/promises";
 import { selfCommand } from "../../cli/self.ts";
 import { CaptureMode, CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { configured, temporaryFile } from "./config_file.ts";
@@ -13,6 +12,7 @@ import {
   Appliance,
   ask,
   askUntilAnswered,
+  assertGrowth,
   CLIENT,
   Client,
   eventually,
@@ -125,7 +125,7 @@ for (const echo of ["echo", "echo@inline"]) {
 }
 
 labTest("drops alone are captured with their reason, and of one app only its own", async (lab) => {
-  const { host, asker, folder, control, capture } = await scene(lab);
+  const { host, asker, appliance, folder, control, capture } = await scene(lab);
   const [drops, ofTime] = [`${folder}/drops.pcapng`, `${folder}/time.pcapng`];
   const both = await Promise.all([
     capture("--drops", "-w", drops),
@@ -138,8 +138,10 @@ labTest("drops alone are captured with their reason, and of one app only its own
     });
   await host.ip(`route add blackhole ${CLIENT}/32`);
   await mirrored(true);
+  const before = await appliance.counters();
   const silent = { timeoutMs: SILENCE_MILLIS };
   for (const port of [7, 37]) assert.equal((await ask(asker, { port, ...silent })).bytes, null);
+  await assertGrowth(appliance, before, { tx_drop_blackhole: 2 });
   await host.ip(`route del ${CLIENT}/32`);
   await mirrored(false);
   assert.equal((await ask(asker, { port: 7 })).text, "hello");
@@ -186,6 +188,7 @@ labTest("without a file each frame is a line; a wrong app is refused", async (la
   const process = await capture("--count", "2");
   await ask(asker, { sourcePort: 4000 });
   await process.stderr.find("2 captured");
+  await process.ended();
   const [request, answer] = process.stdout.all;
   assert.match(request, /^[\d:.]+ eth0 in {2}198\.18\.0\.2:4000 > 198\.18\.0\.1:7 47 bytes$/);
   assert.match(answer, /^[\d:.]+ eth0 out 198\.18\.0\.1:7 > 198\.18\.0\.2:4000 47 bytes$/);
@@ -211,9 +214,8 @@ labTest(
     await answeredAtLeast(traffic, 500);
     // Whoever captures dies, and the appliance finds out.
     const falls = (mode: number) =>
-      eventually("the capture to end", async () => {
-        await delay(10);
-        return captureMode(appliance) === mode ? true : undefined;
+      eventually("the capture to end", () => {
+        return Promise.resolve(captureMode(appliance) === mode ? true : undefined);
       });
     process.kill("SIGKILL");
     await falls(CaptureMode.drops);

@@ -30,7 +30,7 @@ TEXT = b"hostile or not, here it comes"
 # After so many sendings, and at the end, a good datagram must be answered: the rings are never full,
 # and all that was sent before it has been dealt with.
 BATCH = 64
-PATIENCE_SECONDS = 5
+PATIENCE_SECONDS = 30
 RANDOM = random.Random(7)
 ANYTHING = object()
 
