@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import packet from "dns-packet";
-import fc from "fast-check";
 import * as dns from "../../tiles/app/dns.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import { oracle, type OracleRecord, type OracleZone } from "./app_dns_oracle.ts";
+import fc from "./property.ts";
 
 const LABELS = ["a", "b", "c", "*"];
 const PAYLOAD_BYTES = 1232;

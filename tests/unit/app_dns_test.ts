@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
-import fc from "fast-check";
 import * as dns from "../../tiles/app/dns.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
+import fc from "./property.ts";
 
 const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.url));
 const RD = packet.RECURSION_DESIRED;

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
@@ -13,6 +12,7 @@ import { makeRows, Row, ROW_SHIFT } from "../../tiles/net/rows.ts";
 import type { Transmitter } from "../../tiles/net/transmit.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import { APP } from "../../tiles/runtime/counters.ts";
+import fc from "./property.ts";
 
 const [FRAMES, FRAME_BYTES, LARGE] = [128, 2048, 4];
 

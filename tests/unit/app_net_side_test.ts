@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView, u8 } from "../../ffi/view.ts";
 import { NetSide } from "../../tiles/app/net_side.ts";
 import {
@@ -12,6 +11,7 @@ import {
   payloadRing,
 } from "../../tiles/runtime/link.ts";
 import { TILE_REGION_BYTES } from "../../tiles/runtime/tile_region.ts";
+import fc from "./property.ts";
 
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
 const UMEM_BYTES = 4096 + 65_536;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import * as statsd from "../../tiles/app/statsd.ts";
+import fc from "./property.ts";
 
 async function sink(...payloads: string[]): Promise<AppHarness> {
   const harness = await AppHarness.start(statsd, { ports: [8125] });

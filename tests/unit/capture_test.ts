@@ -1,7 +1,6 @@
 /** What a net tile shows of what passes: the ring, its content, and the file that is made of it. */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { CaptureFile } from "../../cli/capture_file.ts";
 import { heapView } from "../../ffi/view.ts";
 import {
@@ -18,6 +17,7 @@ import { NET } from "../../tiles/runtime/counters.ts";
 import { Capturing, parseUdp } from "../../tiles/status/capturing.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ETH0, ETH1, ip, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
+import fc from "./property.ts";
 
 /** Everything that is in a ring. */
 function drain(reader: CaptureReader): Captured[] {

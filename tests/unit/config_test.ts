@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import fc from "fast-check";
 import { checkConfig, parseListen, readConfig, type RunConfig } from "../../cli/config.ts";
 import { Exit, UserError } from "../../cli/errors.ts";
+import fc from "./property.ts";
 
 /** Asserts that `body` fails with one sentence that matches, and with the usage status. */
 async function assertRefused(body: () => unknown, sentence: RegExp): Promise<void> {

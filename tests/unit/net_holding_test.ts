@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import * as route from "../../netbase/route.ts";
 import { HOLD_LIMITS, HOLD_MILLIS, REMIND_MILLIS } from "../../tiles/net/holding.ts";
 import { ETH0, ETH1, FRAMES, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
+import fc from "./property.ts";
 
 const PEER = REQUEST.source;
 const GATEWAY = ip("198.18.0.254");

@@ -4,11 +4,11 @@
  */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { u32 } from "../../ffi/view.ts";
 import { payloadRing } from "../../tiles/runtime/link.ts";
 import { known, PEER } from "./net_places.ts";
 import { ETH0, ip, REQUEST, Room, SLOT } from "./net_room.ts";
+import fc from "./property.ts";
 
 /** A room whose peer is known. */
 function quietRoom(): Room {

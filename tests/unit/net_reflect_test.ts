@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import fc from "fast-check";
 import { REFLECTED } from "../../tiles/runtime/link.ts";
 import { be, buildFrame, checksum, parseFrame } from "./net_frames.ts";
 import { ANSWER, echo, known, PEER, PLACES, serve } from "./net_places.ts";
 import { ETH0, ETH1, ip, MAC, REQUEST, Room, SLOT } from "./net_room.ts";
+import fc from "./property.ts";
 
 const FD = 1007;
 const UDP = 14 + 20;

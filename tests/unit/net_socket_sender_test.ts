@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import { Capture } from "../../tiles/net/capture.ts";
 import { SocketSender } from "../../tiles/net/socket_sender.ts";
@@ -8,6 +7,7 @@ import { CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
 import { FakeUdp } from "./net_fakes.ts";
+import fc from "./property.ts";
 
 /** A datagram of three bytes to `destination`. */
 function row(destination: number): Int32Array {

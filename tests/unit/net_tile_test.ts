@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { create, framesNeeded } from "../../tiles/net/tile.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./net_room.ts";
+import fc from "./property.ts";
 
 const FD = 1007;
 

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   NLM_F_APPEND,
@@ -19,6 +18,7 @@ import {
   settle,
   type StandingReader,
 } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 /** Lets kernel and writer live through one command. */
 function live(kernel: Kernel, writer: NetbaseWriter, standing: StandingReader, one: Command): void {

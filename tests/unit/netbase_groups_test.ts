@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { FIB_GROUPS, NEXT_HOPS } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -14,6 +13,7 @@ import {
 } from "../../netbase/route.ts";
 import { ip, routeTo } from "./netbase_kernel.ts";
 import { answerOf, makeRoom, settle } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 const ADDRESS = ip("10.0.0.1");
 /** One flow for every slot of the largest group. */

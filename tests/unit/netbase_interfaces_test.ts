@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import {
   IFF_LOWER_UP,
   IFF_UP,
@@ -7,6 +6,7 @@ import {
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
 import { makeRoom } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 type Seen = InterfaceLink & { addresses: InterfaceAddress[] };
 

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { NEIGHBORS } from "../../netbase/layout.ts";
 import {
   type NeighborEntry,
@@ -10,6 +9,7 @@ import {
 } from "../../netbase/neighbors.ts";
 import { ip } from "./netbase_kernel.ts";
 import { makeRoom } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 function entry(address: number, rest: Partial<NeighborEntry> = {}): NeighborEntry {
   const mac = { macHead: (address * 7) >>> 0, macTail: address & 0xffff };

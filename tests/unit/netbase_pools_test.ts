@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { Grace, Limbo } from "../../netbase/rcu.ts";
 import { IdPool, RunPool } from "../../netbase/pools.ts";
 import { StandingReader } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 Deno.test("runs never overlap, and all of the space comes back", () => {
   fc.assert(

@@ -4,7 +4,6 @@
  */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
@@ -25,6 +24,7 @@ import {
   RTNH_F_LINKDOWN,
 } from "../../netbase/route.ts";
 import { routeTo, type Verb } from "./netbase_kernel.ts";
+import fc from "./property.ts";
 
 /** A reader of netbase whose quiescent states the test decides on. */
 export class StandingReader {

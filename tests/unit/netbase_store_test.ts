@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView, type View } from "../../ffi/view.ts";
 import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { fibWords } from "../../netbase/fib.ts";
@@ -11,6 +10,7 @@ import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../netbase/route.ts"
 import { loadHooked } from "./netbase_hooked.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
 import { answerOf, anyRoute, describe, PROBES, StandingReader } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 const { Writer, Reader, hook } = await loadHooked();
 

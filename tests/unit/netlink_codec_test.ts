@@ -4,7 +4,6 @@
  */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { emptyRoute, type Hop, type Route } from "../../netbase/route.ts";
 import * as nl from "../../tiles/netlink/constants.ts";
 import { decodeAddress, decodeLink, decodeSettings } from "../../tiles/netlink/decode_link.ts";
@@ -23,6 +22,7 @@ import {
 } from "../../tiles/netlink/message.ts";
 import { DUMPS, writeDump, writeGetRoute, writeUseNeighbor } from "../../tiles/netlink/requests.ts";
 import { recorded } from "../fixtures/netlink/recorded.ts";
+import fc from "./property.ts";
 import { Random } from "./random.ts";
 
 const address = fc.integer({ min: 1, max: 0xffffffff });

@@ -1,13 +1,13 @@
 /** Solicits in made-up time: who is asked for, in what order, how often, and how many at once. */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { NUD_FAILED, NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { Asks } from "../../tiles/netlink/asks.ts";
 import { Rests } from "../../tiles/netlink/rests.ts";
 import { Solicitor } from "../../tiles/netlink/solicitor.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
+import fc from "./property.ts";
 
 const IFINDEX = 70_000;
 /** The kernel gives up on a neighbour after this long. */

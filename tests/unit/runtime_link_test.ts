@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView, u32 } from "../../ffi/view.ts";
 import {
   appLinkBytes,
@@ -9,6 +8,7 @@ import {
   type LinkShape,
   netLinkBytes,
 } from "../../tiles/runtime/link.ts";
+import fc from "./property.ts";
 
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 64 };
 

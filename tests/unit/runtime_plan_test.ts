@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import {
   HEADROOM_BYTES,
   HOLD_ENTRIES,
@@ -7,6 +6,7 @@ import {
   planTiles,
   RING_ENTRIES,
 } from "../../tiles/runtime/plan.ts";
+import fc from "./property.ts";
 
 Deno.test("net tiles are as many as queues, at most the cores less one, at least one", () => {
   const netTiles = (queues: number[], cores: number) =>

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import {
   SOLICIT_DEPTH,
@@ -7,6 +6,7 @@ import {
   SolicitConsumer,
   SolicitProducer,
 } from "../../tiles/runtime/solicit_link.ts";
+import fc from "./property.ts";
 
 Deno.test("solicits arrive in order, and one that laps the reader costs only the lapped", () => {
   const bursts = fc.array(

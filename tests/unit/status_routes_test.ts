@@ -4,7 +4,6 @@
  */
 
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { heapView } from "../../ffi/view.ts";
 import { NLM_F_APPEND, type Route } from "../../netbase/route.ts";
 import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
@@ -13,6 +12,7 @@ import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
 import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
 import { type RoutesPart, Snapshots } from "../../tiles/netlink/snapshots.ts";
 import { anyRoute, makeRoom } from "./netbase_room.ts";
+import fc from "./property.ts";
 
 type Place = { readonly prefix: number; readonly length: number };
 
