@@ -12,7 +12,7 @@ import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import * as route from "../netbase/route.ts";
 import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/frame.ts";
-import { HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
+import { FRAME_BYTES, HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
 import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 
 /** The attached interface, and the first port that is asked. */
@@ -25,8 +25,9 @@ const library = openXsk(libraryPath("xsk"));
 const PAYLOAD_BYTES = 18;
 const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
 const REQUEST_UNITS = REQUEST_BYTES >>> 1;
-/** XDP_PACKET_HEADROOM: what the kernel keeps before a frame, besides the UMEM's own headroom. */
-const KERNEL_HEADROOM = 256;
+/** Where the kernel puts a frame in what it was given: XDP_PACKET_HEADROOM, and the UMEM's own. */
+const FRAME_AT = 256 + HEADROOM_BYTES;
+const FRAME_MASK = ~(FRAME_BYTES - 1);
 
 const NET = 0xc6120000;
 const NET_LENGTH = 15;
@@ -122,7 +123,7 @@ export class MemoryXsk implements Xsk {
     const filled = this.#filled;
     const head = this.#fillHead;
     for (let i = 0; i < count; i++) {
-      filled[(head + i) & (RING_ENTRIES - 1)] = frames[i] + KERNEL_HEADROOM + HEADROOM_BYTES;
+      filled[(head + i) & (RING_ENTRIES - 1)] = frames[i] + FRAME_AT;
     }
     this.#fillHead = head + count;
     return count;
@@ -134,21 +135,23 @@ export class MemoryXsk implements Xsk {
     this.#sentHead = head + count;
     return count;
   }
-  complete(_slot: number, frames: Uint32Array, most: number): number {
-    const sent = this.#sent;
-    const tail = this.#sentTail;
+  complete(_slot: number, frames: Uint32Array, most: number, again: number): number {
+    const [sent, filled] = [this.#sent, this.#filled];
+    const [tail, head] = [this.#sentTail, this.#fillHead];
     const waiting = this.#sentHead - tail;
     const count = waiting < most ? waiting : most;
-    for (let i = 0; i < count; i++) frames[i] = sent[(tail + i) & (RING_ENTRIES - 1)];
+    const taken = count < again ? count : again;
+    for (let i = 0; i < taken; i++) {
+      filled[(head + i) & (RING_ENTRIES - 1)] =
+        (sent[(tail + i) & (RING_ENTRIES - 1)] & FRAME_MASK) + FRAME_AT;
+    }
+    for (let i = taken; i < count; i++) frames[i] = sent[(tail + i) & (RING_ENTRIES - 1)];
     this.#sentTail = tail + count;
-    return count;
+    this.#fillHead = head + taken;
+    return count | (taken << 16);
   }
   fd(): number {
     return -1;
-  }
-  kick(): void {}
-  needsFillWakeup(): boolean {
-    return false;
   }
   statistics(): number {
     return 0;

@@ -261,13 +261,12 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	if (count == 0)
 		return 0;
 	stamp(out);
-	out += 2;
 	for (uint32_t i = 0; i < count; i++) {
 		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(&s->rx, at + i);
 
 		__builtin_prefetch((const char *)s->area + frame->addr); /* another CPU has it */
-		*out++ = (uint32_t)frame->addr;
-		*out++ = frame->len;
+		out[2 + 2 * i] = (uint32_t)frame->addr;
+		out[3 + 2 * i] = frame->len;
 	}
 	xsk_ring_cons__release(&s->rx, count);
 	__atomic_store_n(&s->received, s->received + count, __ATOMIC_RELAXED); /* main reads it */
@@ -327,23 +326,24 @@ EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		*xsk_ring_prod__tx_desc(tx, at + i) =
 			(struct xdp_desc){ .addr = pairs[2 * i], .len = pairs[2 * i + 1] };
-	if (count > 0)
-		xsk_ring_prod__submit(tx, count);
+	xsk_ring_prod__submit(tx, count);
 	wake_sender(&sockets[slot]);
 	return (int)count;
 }
 
-/* Takes up to `most` frames that were sent, by the offset they were sent from. Returns how many. */
-EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most)
+/*
+ * Takes up to `most` frames that were sent, by the offset they were sent from, and puts the first
+ * `again` of them on the fill ring. How many there were | how many that took << 16.
+ */
+EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32_t again)
 {
 	struct xsk_ring_cons *completion = &sockets[slot].completion;
 	uint32_t at, count = xsk_ring_cons__peek(completion, most, &at);
 
 	for (uint32_t i = 0; i < count; i++)
 		frames[i] = (uint32_t)*xsk_ring_cons__comp_addr(completion, at + i);
-	if (count > 0)
-		xsk_ring_cons__release(completion, count);
-	return (int)count;
+	xsk_ring_cons__release(completion, count);
+	return (int)count | tegula_xsk_fill(slot, frames, again < count ? again : count) << 16;
 }
 
 /*

@@ -118,8 +118,12 @@ export interface Xsk {
    * it must be told, also when `count` is 0. How many it took.
    */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;
-  /** Takes up to `most` frames off the completion ring: their offsets as they were transmitted. */
-  complete(slot: number, frames: Uint32Array, most: number): number;
+  /**
+   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. The
+   * first `again` of them go onto the fill ring from hand to hand, as `fill` does, to which all bytes of
+   * a frame are one. How many there were | how many the fill ring took << 16.
+   */
+  complete(slot: number, frames: Uint32Array, most: number, again: number): number;
   /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
   statistics(slot: number, out: BigUint64Array): number;
   /**
@@ -240,7 +244,7 @@ export function openXsk(path: string): Xsk {
     tegula_xsk_prefetch: { parameters: ["buffer", "buffer", "u32"], result: "void" },
     tegula_xsk_fill: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_transmit: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-    tegula_xsk_complete: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    tegula_xsk_complete: { parameters: ["i32", "buffer", "u32", "u32"], result: "i32" },
     tegula_xsk_statistics: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_xsk_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   });

@@ -134,7 +134,7 @@ for (const mode of ["native", "generic"] as const) {
     equal(xsk.transmit(slot, words.subarray(2), 1), 1);
     ok(far.receive(carries("ou")), "the answer did not arrive");
     const sent = new Uint32Array(1);
-    equal(xsk.complete(slot, sent, 1), 1);
+    equal(xsk.complete(slot, sent, 1, 0), 1);
     equal(sent[0], got.offset);
 
     setup.close(slot);
@@ -144,6 +144,30 @@ for (const mode of ["native", "generic"] as const) {
     equal(setup.attached(wire.near.ifindex), null);
   });
 }
+
+Deno.test("a frame that was sent goes back onto the fill ring by where it was sent from", () => {
+  using wire = new Wire("again");
+  using far = wire.farSocket();
+  const { program } = loadFor(wire.near);
+  const slot = open(wire.near);
+  const link = attach(program, wire.near);
+  equal(setup.register(program, slot), 0);
+  // The only frame there is, and not the first.
+  fill(slot, 1, 1);
+  for (const payload of ["once", "twice"]) {
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+    ok(readable([slot]), "nothing came");
+    const [got] = receive(slot);
+    ok(carries(payload)(bytes(got)));
+    ok(got.offset > FRAME_BYTES && got.offset + got.length <= 2 * FRAME_BYTES);
+    equal(xsk.transmit(slot, Uint32Array.of(got.offset, got.length), 1), 1);
+    ok(far.receive(carries(payload)), "the answer did not arrive");
+    equal(xsk.complete(slot, new Uint32Array(RING), RING, RING), 1 | (1 << 16));
+  }
+  setup.close(slot);
+  setup.unload(program);
+  setup.detach(link);
+});
 
 Deno.test("a burst larger than one kick sends is sent whole", () => {
   using wire = new Wire("burst");
@@ -157,7 +181,7 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   }
   equal(xsk.transmit(slot, pairs, RING), RING);
   for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
-  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
   setup.close(slot);
 });
 
@@ -172,9 +196,9 @@ Deno.test("a full transmit ring takes what fits and goes on when it is asked aga
   equal(xsk.transmit(slot, pairs, 3 * RING), RING);
   equal(xsk.transmit(slot, pairs, RING), RING);
   equal(xsk.transmit(slot, pairs, RING), 0);
-  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
   equal(xsk.transmit(slot, pairs, 0), 0);
-  equal(xsk.complete(slot, new Uint32Array(RING), RING), RING);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
   setup.close(slot);
 });
 

@@ -126,7 +126,7 @@ export class FakeXsk implements Xsk {
     return taken;
   }
 
-  complete(slot: number, frames: Uint32Array, most: number): number {
+  complete(slot: number, frames: Uint32Array, most: number, again: number): number {
     const rings = this.rings(slot);
     const done = rings.completion.splice(0, most);
     rings.room += done.length;
@@ -136,7 +136,9 @@ export class FakeXsk implements Xsk {
       this.#give(offset);
       frames[i] = offset;
     });
-    return done.length;
+    const taken = Math.min(again, done.length);
+    const first = frames.subarray(0, taken).map((offset) => offset - offset % this.#frameBytes);
+    return done.length | (this.fill(slot, first, taken) << 16);
   }
 
   statistics(): number {

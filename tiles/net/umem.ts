@@ -96,13 +96,13 @@ export class Umem {
     return offset & this.#frameMask;
   }
 
-  /** Frees the frames that the first `count` of `offsets` lie in, as `give` does. */
-  giveFrames(offsets: Uint32Array, count: number): void {
+  /** Frees the frames that `offsets` lie in, from the `from`-th to before the `end`-th, as `give` does. */
+  giveFrames(offsets: Uint32Array, from: number, end: number): void {
     const frames = this.#frames;
     const mask = this.#frameMask;
-    const free = this.#freeFrames;
-    for (let i = 0; i < count; i++) frames[free + i] = offsets[i] & mask;
-    this.#freeFrames = free + count;
+    let free = this.#freeFrames;
+    for (let i = from; i < end; i++) frames[free++] = offsets[i] & mask;
+    this.#freeFrames = free;
   }
 
   /** Frees the frame or large buffer that `offset` lies in. Whoever calls this owns it until now. */

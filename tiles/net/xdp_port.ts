@@ -71,10 +71,14 @@ export class XdpPort {
     return count;
   }
 
-  /** Gives the kernel free frames until it has as many as its fill ring takes. */
+  /**
+   * Gives the kernel free frames until it has as many as its fill ring takes, counting those that it is
+   * sending and will give back soon, but for at most half of the ring.
+   */
   refill(): void {
-    while (this.#filled < this.#fill) {
-      const wanted = Math.min(this.#fill - this.#filled, XDP_BURST);
+    const enough = this.#fill - Math.min(this.#transmitting, this.#fill >>> 1);
+    while (this.#filled < enough) {
+      const wanted = Math.min(enough - this.#filled, XDP_BURST);
       const most = this.#umem.takeFrames(this.#frames, wanted);
       if (most === 0) return;
       const taken = Math.max(0, this.#xsk.fill(this.#slot, this.#frames, most));
@@ -104,18 +108,22 @@ export class XdpPort {
     return taken;
   }
 
-  /** Takes transmitted frames back into the UMEM and returns how many. */
-  complete(): number {
-    let all = 0;
+  /**
+   * Takes transmitted frames back: onto the fill ring at once while there are less than it takes, else
+   * into the UMEM.
+   */
+  complete(): void {
+    const frames = this.#frames;
     while (this.#transmitting > 0) {
-      const count = this.#xsk.complete(this.#slot, this.#frames, XDP_BURST);
-      if (count <= 0) break;
-      this.#umem.giveFrames(this.#frames, count);
+      const wanted = this.#fill - this.#filled;
+      const result = this.#xsk.complete(this.#slot, frames, XDP_BURST, wanted);
+      const count = result & 0xffff;
+      const taken = result >>> 16;
       this.#transmitting -= count;
-      all += count;
-      if (count < XDP_BURST) break;
+      this.#filled += taken;
+      if (taken < count) this.#umem.giveFrames(frames, taken, count);
+      if (count < XDP_BURST) return;
     }
-    return all;
   }
 
   /**
