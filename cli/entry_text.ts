@@ -58,7 +58,7 @@ export function routeText(entry: Entry): string {
 }
 
 /** A hop of a multipath route, behind the word `nexthop`. */
-export function hopText(hop: Entry): string {
+function hopText(hop: Entry): string {
   const flags = (hop.flags as string[] | undefined) ?? [];
   return [...keywords(hop, [["gateway", "via"], ["dev", "dev"], ["weight", "weight"]]), ...flags]
     .join(" ");
@@ -75,7 +75,7 @@ export function neighborText(entry: Entry): string {
 }
 
 /** The keywords and values of those fields that there are, as one string each. */
-export function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
+function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
   return fields.filter(([field]) => entry[field] !== undefined)
     .map(([field, keyword]) => `${keyword} ${entry[field]}`);
 }

@@ -8,7 +8,7 @@ import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { DecisionEntries } from "../tiles/status/decision_entry.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { hopText, keywords } from "./entry_text.ts";
+import { routeText } from "./entry_text.ts";
 import { Exit } from "./errors.ts";
 import { linesOf } from "./lines.ts";
 import { address, command, type Given, word } from "./options.ts";
@@ -91,12 +91,7 @@ async function answerLines(answerer: Answerer): Promise<number> {
   return failed ? Exit.failure : Exit.ok;
 }
 
-function decisionText(entry: Entry): string {
-  const words = [
-    ...entry.type === "unicast" ? [] : [entry.type],
-    entry.dst,
-    ...keywords(entry, [["gateway", "via"], ["dev", "dev"], ["prefsrc", "src"], ["mtu", "mtu"]]),
-  ];
-  const hops = (entry.nexthops as Entry[] | undefined) ?? [];
-  return [words.join(" "), ...hops.map((hop) => `\tnexthop ${hopText(hop)}`)].join("\n");
+function decisionText({ type, mtu, ...way }: Entry): string {
+  const kind = type === "unicast" ? {} : { type };
+  return routeText({ ...kind, ...way, flags: [], metrics: mtu === undefined ? [] : [{ mtu }] });
 }
