@@ -199,8 +199,9 @@ labTest(
     assert.equal(await told(), undefined);
 
     const events = host.spawn(["ip", "-4", "monitor", "route"]);
+    let metric = 1;
     await eventually("the first event", async () => {
-      await host.ip("route replace 192.0.2.0/24 via 198.18.0.254");
+      await host.ip(`route add 192.0.2.0/24 via 198.18.0.254 metric ${metric++}`);
       return events.stdout.all.length > 0 ? true : undefined;
     });
     for (let i = 0; i < 2; i++) {
