@@ -4,7 +4,8 @@
  * status tile.
  *
  *     word 0  records written so far, runs freely through 32 bits; moves once a record is whole
- *     byte 2048·n  record n − 1: eight words (`Captured`), then the first bytes of the frame
+ *     byte 2048·n  record n − 1: eight words (flags, reason, interface, size, seconds, microseconds: see
+ *                  `Captured`), then the first bytes of the frame
  *
  * The writer waits for nobody: it overwrites the oldest. A reader that is too slow sees by the cursor
  * how many it has lost. So a capture costs a bounded amount of memory and never a datagram.
@@ -20,17 +21,6 @@ const HEADER_WORDS = 8;
 export const MOST_CAPTURED = RECORD_BYTES - HEADER_WORDS * 4;
 /** Bytes of the region. */
 export const CAPTURE_BYTES = RECORD_BYTES * (CAPTURE_RECORDS + 1);
-
-/** Word offsets in a record. */
-const Word = {
-  flags: 0,
-  reason: 1,
-  ifindex: 2,
-  length: 3,
-  size: 4,
-  micros: 5,
-  seconds: 6,
-} as const;
 
 /** Flags of a record. */
 export const CaptureFlag = {
@@ -82,18 +72,11 @@ export class CaptureWriter {
 
   /** Finishes the record at hand, whose frame of `size` bytes is in place as far as there is room. */
   publish(flags: number, reason: number, ifindex: number, size: number, millis: number): void {
-    const words = this.#words;
-    const at = this.#record * RECORD_BYTES >>> 2;
     const seconds = Math.floor(millis / 1000);
-    words[at + Word.flags] = flags;
-    words[at + Word.reason] = reason;
-    words[at + Word.ifindex] = ifindex;
-    words[at + Word.length] = Math.min(size, MOST_CAPTURED);
-    words[at + Word.size] = size;
-    words[at + Word.seconds] = seconds;
-    words[at + Word.micros] = (millis - seconds * 1000) * 1000;
+    const head = [flags, reason, ifindex, size, seconds, (millis - seconds * 1000) * 1000];
+    this.#words.set(head, this.#record * RECORD_BYTES >>> 2);
     this.#written = (this.#written + 1) >>> 0;
-    Atomics.store(words, WRITTEN, this.#written);
+    Atomics.store(this.#words, WRITTEN, this.#written);
   }
 }
 
@@ -136,18 +119,10 @@ export class CaptureReader {
   }
 
   #copy(record: number): Captured {
-    const at = record * RECORD_BYTES >>> 2;
-    const word = (offset: number) => this.#words[at + offset];
-    const begin = record * RECORD_BYTES + HEADER_WORDS * 4;
-    const length = Math.min(word(Word.length), MOST_CAPTURED);
-    return {
-      flags: word(Word.flags),
-      reason: word(Word.reason),
-      ifindex: word(Word.ifindex),
-      size: word(Word.size),
-      seconds: word(Word.seconds),
-      micros: word(Word.micros),
-      bytes: new Uint8Array(this.#bytes.slice(begin, begin + length)),
-    };
+    const at = record * RECORD_BYTES;
+    const [flags, reason, ifindex, size, seconds, micros] = this.#words.subarray(at >>> 2);
+    const begin = at + HEADER_WORDS * 4;
+    const bytes = new Uint8Array(this.#bytes.slice(begin, begin + Math.min(size, MOST_CAPTURED)));
+    return { flags, reason, ifindex, size, seconds, micros, bytes };
   }
 }
