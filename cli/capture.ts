@@ -104,15 +104,7 @@ function fileWriter(path: string): (frame: CapturedFrame) => void {
   const place = path === "-" ? {} : { to: create(path), name: path };
   const pcapng = new CaptureFile((bytes) => write(bytes, place), `tegula ${VERSION}`);
   return (frame) =>
-    pcapng.packet({
-      micros: BigInt(frame.time.replace(".", "")),
-      interface: frame.interface ?? "",
-      link: frame.link,
-      direction: frame.direction,
-      comment: frame.dropped === null ? "" : `dropped: ${reasonText(frame.dropped)}`,
-      bytes: Uint8Array.fromHex(frame.frame),
-      size: frame.size,
-    });
+    pcapng.packet(frame, frame.dropped === null ? "" : `dropped: ${reasonText(frame.dropped)}`);
 }
 
 function create(path: string): Deno.FsFile {

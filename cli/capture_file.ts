@@ -8,6 +8,7 @@
  */
 
 import { Buffer } from "node:buffer";
+import type { CapturedFrame } from "../tiles/status/capturing.ts";
 
 const SECTION_HEADER = 0x0a0d0d0a;
 const BYTE_ORDER_MAGIC = 0x1a2b3c4d;
@@ -24,21 +25,6 @@ const LINK_TYPES = { ethernet: 1, ipv4: 228 } as const;
 /** Bits 0 and 1 of epb_flags. */
 const DIRECTIONS = { in: 1, out: 2 } as const;
 
-/** A frame with what is known of it. */
-export interface CapturedPacket {
-  /** Microseconds since the epoch. */
-  readonly micros: bigint;
-  /** "" where it is not known. */
-  readonly interface: string;
-  readonly link: keyof typeof LINK_TYPES;
-  readonly direction: keyof typeof DIRECTIONS;
-  /** "" for none. */
-  readonly comment: string;
-  readonly bytes: Uint8Array;
-  /** Bytes that it had on the wire. */
-  readonly size: number;
-}
-
 /** A pcapng file as it grows. */
 export class CaptureFile {
   readonly #write: (bytes: Uint8Array) => void;
@@ -51,10 +37,12 @@ export class CaptureFile {
     write(block(SECTION_HEADER, fields, option(SHB_USERAPPL, Buffer.from(application)), END));
   }
 
-  /** Writes a frame. */
-  packet({ micros, link, direction, comment, bytes, size, ...packet }: CapturedPacket): void {
-    const number = this.#interface(packet.interface, link);
+  /** Writes a frame, with a comment unless that is "". */
+  packet({ time, link, direction, size, ...captured }: CapturedFrame, comment: string): void {
+    const number = this.#interface(captured.interface ?? "unknown", link);
+    const micros = BigInt(time.replace(".", ""));
     const [high, low] = [Number(micros >> 32n), Number(micros & 0xffffffffn)];
+    const bytes = Uint8Array.fromHex(captured.frame);
     this.#write(block(
       ENHANCED_PACKET,
       words(number, high, low, bytes.length, size),
@@ -70,7 +58,7 @@ export class CaptureFile {
     const key = `${name} ${link}`;
     const known = this.#interfaces.get(key);
     if (known !== undefined) return known;
-    const named = option(IF_NAME, Buffer.from(name === "" ? "unknown" : name));
+    const named = option(IF_NAME, Buffer.from(name));
     this.#write(block(INTERFACE_DESCRIPTION, words(LINK_TYPES[link], 0), named, END));
     this.#interfaces.set(key, this.#interfaces.size);
     return this.#interfaces.size - 1;

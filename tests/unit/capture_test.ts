@@ -228,8 +228,14 @@ Deno.test("blocks of a pcapng file say their length twice, and are multiples of 
     const written: number[] = [];
     const file = new CaptureFile((bytes) => written.push(...bytes), "test");
     for (const bytes of frames) {
-      const what = { micros: 1n, interface: "eth0", link: "ethernet", direction: "in" } as const;
-      file.packet({ ...what, comment: "why", bytes, size: bytes.length });
+      const what = {
+        time: "0.000001",
+        interface: "eth0",
+        link: "ethernet",
+        direction: "in",
+      } as const;
+      const frame = { ...what, dropped: null, size: bytes.length, frame: bytes.toHex() };
+      file.packet(frame, "why");
     }
     const view = new DataView(Uint8Array.from(written).buffer);
     const types: number[] = [];
