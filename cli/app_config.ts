@@ -6,18 +6,11 @@
 import { resolve } from "node:path";
 import { z } from "zod";
 import { parsePrefix } from "../tiles/netlink/addresses.ts";
-import { type Grants, NO_GRANTS } from "../tiles/runtime/permissions.ts";
+import type { Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 
 /** What the configuration says of an app. */
-export interface AppConfig extends Pick<AppPlan, "options" | "sendTo"> {
-  /** Name of an app that ships, or the path of a module; left out, the app's own name says which. */
-  readonly module?: string;
-  readonly grants: Grants;
-}
-
-/** What an app has of which the configuration says nothing. */
-export const NO_APP_CONFIG: AppConfig = { options: {}, sendTo: [], grants: NO_GRANTS };
+export type AppConfig = ReturnType<typeof toAppConfig>;
 
 /** The sentence where something else is given. */
 export function wants(what: string) {
@@ -65,16 +58,21 @@ export const appSchema = z.strictObject({
 }, wants("a table"));
 
 /** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
-export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string): AppConfig {
-  const { module, options, send_to: sendTo, read, write, env, net, clock, keep } = parsed;
+export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
+  const { module, options, send_to: sendTo, read, write, ...others } = parsed;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
+  const grants: Grants = { ...others, read: paths(read), write: paths(write) };
   return {
-    ...(module !== undefined && { module: isName(module) ? module : resolve(folder, module) }),
-    options: locateAll(options, folder) as AppConfig["options"],
+    /** Name of an app that ships, or the path of a module; left out, the app's own name says which. */
+    module: module === undefined || isName(module) ? module : resolve(folder, module),
+    options: locateAll(options, folder) as AppPlan["options"],
     sendTo,
-    grants: { read: paths(read), write: paths(write), env, net, clock, keep },
+    grants,
   };
 }
+
+/** What an app has of which the configuration says nothing. */
+export const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
 
 /** Whether a module is named and not the path of a file, which has its folder or its ending. */
 function isName(module: string): boolean {

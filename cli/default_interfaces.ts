@@ -9,12 +9,6 @@ import { Exit, UserError } from "./errors.ts";
 import { unfit } from "./preflight.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
-/** The interfaces that default routes go by: which to take, and a sentence on that. */
-export interface Defaults {
-  readonly names: readonly string[];
-  readonly says: string;
-}
-
 /** Takes them, and says so. Throws UserError where there is none, or where that is not allowed. */
 export function takeDefaults(
   host: Host,
@@ -30,11 +24,11 @@ export function takeDefaults(
   return names;
 }
 
-/** Finds them, in the order of the routes. */
+/** Finds those to take, in the order of the routes, and a sentence on that. */
 export function findDefaults(
   host: Host,
   { reader, writer }: Pick<Snapshot, "reader" | "writer">,
-): Defaults {
+): { names: readonly string[]; says: string } {
   const { interfaces } = reader;
   const defaults = [...writer.rib.routes()].filter((route) =>
     route.table === RT_TABLE_MAIN && route.prefixLength === 0 && route.tos === 0 &&
