@@ -84,7 +84,7 @@ function findAll(
   again: Again,
 ): Finding[] {
   const host = load("host", openHost);
-  const xsk = load("xsk", openXskSetup);
+  const facts = { host, xsk: load("xsk", openXskSetup), dispatcher, netTiles, again };
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
   const { reader, writer } = live;
@@ -100,15 +100,13 @@ function findAll(
   // What 'tegula run' would take.
   const defaults = ok("without --interface and --config", findDefaults(host, live).says);
   return [
-    ...checkHost(host, reader, { dispatcher }),
+    ...checkHost(facts, reader),
     ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
     ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port), again }),
-    ...wanted.flatMap((record) =>
-      checkInterface({ host, xsk, dispatcher, again }, interfaces, record)
-    ),
-    ...checkQueues(host, { names: wantedNames, netTiles, again }),
+    ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
+    ...checkQueues(facts, wantedNames),
   ];
 }
 

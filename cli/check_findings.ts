@@ -7,6 +7,7 @@ import type { XskSetup } from "../ffi/xsk.ts";
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
+import type { RunConfig } from "./config.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { excess, lacking, missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
@@ -29,6 +30,13 @@ export type Again = (
   other: Readonly<Record<string, string | boolean | readonly string[] | undefined>>,
 ) => string;
 
+/** What is looked with, and what check was asked about. */
+export interface Facts extends Pick<RunConfig, "dispatcher" | "netTiles"> {
+  readonly host: Host;
+  readonly xsk: Pick<XskSetup, "attached">;
+  readonly again: Again;
+}
+
 const SYSCTL = "/proc/sys/net/";
 /** Entries that the kernel's neighbour table should take at least: its own default. */
 const LEAST_NEIGHBORS = 1024;
@@ -49,11 +57,7 @@ const XDP_DRIVERS: ReadonlySet<string> = new Set(
 );
 
 /** Privileges and limits of the host. */
-export function checkHost(
-  host: Host,
-  { neighbors }: NetbaseReader,
-  { dispatcher }: { dispatcher: boolean },
-): Finding[] {
+export function checkHost({ host, dispatcher }: Facts, { neighbors }: NetbaseReader): Finding[] {
   const missing = missingCapabilities(host, { xdp: true });
   const also = missingCapabilities(host, { dispatcher });
   return [
@@ -143,15 +147,11 @@ export function checkMultipath(routes: Iterable<Route>): Finding[] {
 
 /** One interface. */
 export function checkInterface(
-  { host, xsk, dispatcher, again }: {
-    host: Host;
-    xsk: Pick<XskSetup, "attached">;
-    dispatcher: boolean;
-    again: Again;
-  },
+  facts: Facts,
   interfaces: InterfaceReader,
   record: number,
 ): Finding[] {
+  const { host, xsk, again } = facts;
   const name = interfaces.name(record);
   const driver = host.driver(name);
   const findings: Finding[] = [];
@@ -161,7 +161,7 @@ export function checkInterface(
   if (long !== null) findings.push(fail(name, long.says, long.fix));
   findings.push(...strippedTags(host, interfaces, record));
   const program = xsk.attached(interfaces.ifindex(record));
-  if (program !== null) findings.push(attached(program, { name, dispatcher, again }));
+  if (program !== null) findings.push(attached(facts, name, program));
   const filter = Math.max(
     ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
@@ -202,8 +202,9 @@ function strippedTags(host: Host, interfaces: InterfaceReader, record: number): 
 
 /** An XDP program that is there already: one of another kind keeps ours out. */
 function attached(
+  { dispatcher, again }: Facts,
+  name: string,
   program: { readonly id: number; readonly name: string },
-  { name, dispatcher, again }: { name: string; dispatcher: boolean; again: Again },
 ): Finding {
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
   if (program.name === OUR_PROGRAM) return ok(name, `${which}: a tegula that runs`);
@@ -219,14 +220,7 @@ function attached(
 }
 
 /** Whether queues and net tiles go together. */
-export function checkQueues(
-  host: Host,
-  { names, netTiles: asked, again }: {
-    names: readonly string[];
-    netTiles: number | undefined;
-    again: Again;
-  },
-): Finding[] {
+export function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): Finding[] {
   const counts = names.map((name) => queues(host, name));
   const { netTiles } = planTiles({
     queues: counts,
