@@ -36,17 +36,10 @@ export interface CapturingParts {
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
-/** What somebody wants to see. */
-export interface CaptureRequest {
-  readonly dropsOnly: boolean;
-  /** Datagrams from and to the ports of this app alone. */
-  readonly app?: string;
-}
-
 /** All captures that are on. */
 export class Capturing {
   readonly #parts: CapturingParts;
-  readonly #open = new Set<CaptureRequest>();
+  readonly #open = new Set<{ readonly dropsOnly: boolean }>();
 
   /** None is on, whatever a predecessor left. */
   constructor(parts: CapturingParts) {
@@ -59,8 +52,11 @@ export class Capturing {
     return [...new Set(this.#parts.listen.map(({ app }) => baseName(app)))];
   }
 
-  /** What passes from now on, in lines of JSON, some at a time, for as long as it is asked for. */
-  async *stream(request: CaptureRequest): AsyncGenerator<string> {
+  /**
+   * What passes from now on, of the ports of `app` alone if one is named, in lines of JSON, some at a
+   * time, for as long as it is asked for.
+   */
+  async *stream(request: { dropsOnly: boolean; app?: string }): AsyncGenerator<string> {
     const { rings } = this.#parts;
     const readers = rings.map((ring) => new CaptureReader(ring));
     const ports = this.#portsOf(request.app);
