@@ -11,6 +11,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
@@ -24,17 +25,13 @@ const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
 /** The product's folders: what has examples in its docs. */
 const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
 
-/**
- * Runs its arguments with no network but a loopback, no process but its own, and `ip netns` names of
- * its own. The shell stays as process 1 to reap what others leave; it dies with `unshare`.
- */
-const IN_NAMESPACES = [
-  ...["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
+/** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
+const IN_NAMESPACES = laboratoryCommand([
   ...["sh", "-c"],
-  "mount -t tmpfs none /run && mkdir /run/netns && mount -t tmpfs none /run/netns && " +
-  'ip link set lo up && "$@"; exit $?',
+  "mount -t proc none /proc && mount -t tmpfs none /run/netns && ip link set lo up && " +
+  '"$@"; exit $?',
   "sh",
-];
+]);
 
 /** What came of everything so far; `remarks` are said again at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
