@@ -4,12 +4,21 @@
  */
 
 import { pollSet } from "../ffi/netlink.ts";
-import type { Entry } from "../tiles/netlink/entries.ts";
+import type { InterfaceEntry } from "../netbase/interfaces.ts";
+import type { NeighborEntry } from "../netbase/neighbors.ts";
+import type { Route } from "../netbase/route.ts";
+import type { Change, Watcher } from "../netbase/watcher.ts";
+import {
+  type Entry,
+  interfaceEntry,
+  neighborEntry,
+  routeEntry,
+  SYNC_STATES,
+} from "../tiles/netlink/entries.ts";
 import { interfaceText, neighborText, routeText } from "./entry_text.ts";
-import { Changes, type Topic, TOPICS } from "./changes.ts";
 import { command, type Given, word } from "./options.ts";
 import { say } from "./output.ts";
-import { openMirror } from "./snapshot.ts";
+import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync]
 
@@ -27,12 +36,15 @@ no privileges; ends with Ctrl-C.
 
 const OPTIONS = { json: { type: "boolean", short: "j" } } as const;
 
-const TEXTS: { readonly [topic in Topic]: (entry: Entry) => string } = {
+/** What can be watched, and how it is printed. */
+const TEXTS = {
   interfaces: interfaceText,
   routes: routeText,
   neighbors: neighborText,
-  sync: ({ state, resyncs, overruns }) => `${state} resyncs ${resyncs} overruns ${overruns}`,
-};
+  sync: ({ state, resyncs, overruns }: Entry) => `${state} resyncs ${resyncs} overruns ${overruns}`,
+} as const;
+type Topic = keyof typeof TEXTS;
+const TOPICS = Object.keys(TEXTS) as Topic[];
 
 /** The longest wait; Ctrl-C ends the process in the middle of one. */
 const LONGEST_WAIT_MILLIS = 1000;
@@ -43,8 +55,9 @@ export default command({ name: "monitor", help: HELP, options: OPTIONS, position
 function run({ values, positionals }: Given<typeof OPTIONS>): never {
   const [one] = positionals;
   const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];
-  const { library, mirror, reader } = openMirror();
-  const changes = new Changes(mirror, reader, topics);
+  const live = openMirror();
+  const { library, mirror } = live;
+  const changes = new Changes(live, topics);
   const polled = pollSet(mirror.descriptors);
   const text = values.json ? JSON.stringify : textOf;
   for (;;) {
@@ -61,4 +74,78 @@ function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string
   const deleted = change === "removed" ? "Deleted " : "";
   const text = TEXTS[topic as Topic](entry);
   return `[${time} +${latencyMicros}us] [${String(topic).toUpperCase()}] ${deleted}${text}`;
+}
+
+/** Notes the changes of a mirror from now on, each as an object once it stands in netbase. */
+class Changes implements Watcher {
+  readonly #live: Snapshot;
+  readonly #topics: readonly Topic[];
+  /** Names of interfaces told so far, those too that are gone. */
+  readonly #names = new Map<number, string>();
+  readonly #nameOf = (ifindex: number) => this.#name(ifindex);
+  #state: number;
+  /** Changes that netbase does not show yet, and when the first of them was begun with. */
+  #unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
+  #since = -1;
+
+  constructor(live: Snapshot, topics: readonly Topic[]) {
+    this.#live = live;
+    this.#topics = topics;
+    this.#state = live.reader.syncState;
+    live.writer.watch.watcher = this;
+  }
+
+  /** After each turn of the mirror, which was begun at `began`: what is shown by now. */
+  *turn(began: number): Generator<Entry> {
+    this.#noteState();
+    if (this.#unshown.length === 0) return;
+    if (this.#since < 0) this.#since = began;
+    if (!this.#live.mirror.shown) return;
+    const time = new Date().toISOString();
+    const latencyMicros = Math.round((performance.now() - this.#since) * 1000);
+    this.#since = -1;
+    // All routes may go at once: each is told before the next is put into words.
+    for (const { topic, change, entry } of this.#unshown.splice(0)) {
+      yield { topic, change, time, latencyMicros, ...entry() };
+    }
+  }
+
+  interface(change: Change, link: InterfaceEntry): void {
+    this.#names.set(link.ifindex, link.name);
+    const { interfaces } = this.#live.reader;
+    const entry = interfaceEntry(link, { nameOf: this.#nameOf, interfaces });
+    this.#note("interfaces", change, () => entry);
+  }
+
+  route(change: Change, route: Route): void {
+    this.#note("routes", change, () => routeEntry(route, this.#nameOf));
+  }
+
+  neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void {
+    const entry = neighborEntry(neighbor, this.#nameOf);
+    this.#note("neighbors", change, () => entry);
+  }
+
+  #note(topic: Topic, change: Change, entry: () => Entry): void {
+    if (this.#topics.includes(topic)) this.#unshown.push({ topic, change, entry });
+  }
+
+  #noteState(): void {
+    const { syncState } = this.#live.reader;
+    if (this.#state === syncState) return;
+    this.#state = syncState;
+    const { syncCounts: { resyncs }, overruns } = this.#live.mirror;
+    this.#note("sync", "changed", () => ({ state: SYNC_STATES[syncState], resyncs, overruns }));
+  }
+
+  #name(ifindex: number): string {
+    let name = this.#names.get(ifindex);
+    if (name === undefined) {
+      const { interfaces } = this.#live.reader;
+      const record = interfaces.find(ifindex);
+      name = record < 0 ? `if${ifindex}` : interfaces.name(record);
+      this.#names.set(ifindex, name);
+    }
+    return name;
+  }
 }
