@@ -27,8 +27,6 @@ export const RING_ENTRIES = 1024;
 export const HOLD_ENTRIES = 256;
 /** Each link between a net and an app tile. The ring of payloads holds sixteen of the largest. */
 export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
-/** Frames a UMEM has at least. */
-const LEAST_FRAMES = 4096;
 
 /** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
 export function umemBytes(frames: number): number {
@@ -64,8 +62,7 @@ export function planTiles(
   /** Frames of each net tile's UMEM. */
   const frames = Array.from({ length: netTiles }, (_, netTile) => {
     const sockets = shares.filter((share) => share.netTile === netTile).length;
-    const needed = sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + HOLD_ENTRIES;
-    return Math.max(LEAST_FRAMES, 2 ** Math.ceil(Math.log2(needed)));
+    return sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + HOLD_ENTRIES;
   });
   return { netTiles, shares, frames };
 }
