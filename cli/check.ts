@@ -10,6 +10,7 @@ import {
   type Again,
   checkHost,
   checkInterface,
+  checkLost,
   checkMultipath,
   checkQueues,
   checkRoutes,
@@ -18,7 +19,8 @@ import {
 } from "./check_findings.ts";
 import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { findDefaults } from "./default_interfaces.ts";
-import { Exit } from "./errors.ts";
+import { Control } from "./control.ts";
+import { Exit, UserError } from "./errors.ts";
 import { load } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import { say } from "./output.ts";
@@ -56,7 +58,8 @@ const OPTIONS = {
 export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
-  const findings = findAll(await readConfig(configured), againWith(configured));
+  const asked = await readConfig(configured);
+  const findings = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
   if (json) say(JSON.stringify(findings));
   else for (const finding of findings) say(text(finding));
   const isWell = findings.every(({ verdict }) => verdict === "ok");
@@ -108,6 +111,20 @@ function findAll(
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
   ];
+}
+
+/** What a tegula that runs here has lost since its start. */
+async function checkRunning({ control, interfaces: names }: RunConfig): Promise<Finding[]> {
+  try {
+    const status = await (await Control.connect(control)).one({ do: "status" });
+    // One of before says nothing of it.
+    const { interfaces, xdp = interfaces } = status;
+    return checkLost({ interfaces: interfaces as string[], xdp: xdp as string[] }, names);
+  } catch (error) {
+    // None runs, or it is not to be asked: this is about the host then.
+    if (error instanceof UserError) return [];
+    throw error;
+  }
 }
 
 function text({ verdict, subject, says, fix }: Finding): string {

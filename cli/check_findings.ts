@@ -219,6 +219,22 @@ function attached(
   );
 }
 
+/** Interfaces, of `names` where there are any, that a tegula which runs was to have by AF_XDP and has not. */
+export function checkLost(
+  { interfaces, xdp }: { interfaces: readonly string[]; xdp: readonly string[] },
+  names: readonly string[],
+): Finding[] {
+  const lost = interfaces.filter((name) => !xdp.includes(name));
+  return lost.filter((name) => names.length === 0 || names.includes(name)).map((name) =>
+    warn(
+      name,
+      "the tegula that runs has no AF_XDP here, as where an interface was deleted and made again: the " +
+        "kernel's sockets serve it",
+      "systemctl restart tegula   # or however it was started",
+    )
+  );
+}
+
 /** Whether queues and net tiles go together. */
 export function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): Finding[] {
   const counts = names.map((name) => queues(host, name));

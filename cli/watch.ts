@@ -79,8 +79,10 @@ export class RingWatch {
 
   #missGone(): void {
     const { exists, log } = this.#parts;
-    this.#present = this.#present.filter(({ name, ifindex }) => {
+    this.#present = this.#present.filter((attachment) => {
+      const { name, ifindex } = attachment;
       if (exists(ifindex)) return true;
+      attachment.detach();
       log(
         `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
           "it until tegula is started again",

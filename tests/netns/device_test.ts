@@ -6,6 +6,8 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
+import type { Finding } from "../../cli/check_findings.ts";
+import { selfCommand } from "../../cli/self.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -13,6 +15,7 @@ import {
   askUntilAnswered,
   CLIENT,
   Client,
+  eventually,
   growth,
   HOST,
   labTest,
@@ -94,10 +97,24 @@ labTest(
   "an interface that is deleted is missed, and made again left to the kernel's sockets",
   async (lab) => {
     const { host, client, asker } = await pair(lab);
-    const appliance = await Appliance.start(host, ["--interface", "eth0", ...ECHO]);
+    const metrics = ["--metrics", "127.0.0.1:9464"];
+    const appliance = await Appliance.start(host, ["--interface", "eth0", ...ECHO, ...metrics]);
     await assertAnswers(asker);
+    const lost = async () => {
+      const command = [...selfCommand(), "check", "-j", "--interface", "eth0"].join(" ");
+      const findings: Finding[] = JSON.parse(await host.run(["sh", "-c", `${command}; true`]));
+      return findings.filter(({ says }) => says.includes("has no AF_XDP here"));
+    };
+    const program = 'console.log(await (await fetch("http://127.0.0.1:9464/metrics")).text())';
+    const gauge = async () => {
+      const text = await host.run([Deno.execPath(), "eval", program]);
+      return /^tegula_interface_xdp\{interface="eth0"\} (.)$/m.exec(text)?.[1];
+    };
+    assert.equal(await gauge(), "1");
+    assert.deepEqual(await lost(), []);
     await host.ip("link delete eth0");
     await appliance.process.stderr.find("eth0: it is gone, and AF_XDP with it; ");
+    await eventually("the metric", async () => await gauge() === "0" ? true : undefined);
     await lab.join(
       { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
       { namespace: client, name: "eth0", addresses: [`${CLIENT}/24`] },
@@ -109,6 +126,9 @@ labTest(
     const counters = await assertBalanced(appliance);
     assert.equal(counters.get("rx_frames"), 3);
     assert.equal(growth(before, counters, "rx_socket"), 3);
+    assert.deepEqual((await lost()).map(({ subject, verdict }) => [subject, verdict]), [
+      ["eth0", "warn"],
+    ]);
   },
 );
 

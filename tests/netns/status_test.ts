@@ -121,7 +121,7 @@ labTest(
     for (const answer of answers.slice(0, -1)) assert.ok("error" in JSON.parse(answer), answer);
     const status = JSON.parse(answers.at(-1)!);
     assert.equal(status.sync, "synced");
-    assert.deepEqual(status.interfaces, ["eth0"]);
+    assert.deepEqual([status.interfaces, status.xdp], [["eth0"], ["eth0"]]);
     assert.deepEqual(status.listen, [{ port: 7, app: "echo" }]);
     const [{ status: { errors, requests } }] = (await converse(control, ['{"do":"counters"}']))
       .map((line) => JSON.parse(line));
@@ -235,7 +235,7 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
     const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge))$/.exec(line);
     if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
     if (comment !== null) continue;
-    const sample = /^((tegula_\w+)(?:\{tile="[^"]+"\})?) ([0-9.e+]+)$/.exec(line);
+    const sample = /^((tegula_\w+)(?:\{(?:tile|interface)="[^"]+"\})?) ([0-9.e+]+)$/.exec(line);
     assert.ok(sample !== null && families.has(sample[2]), line);
     assert.equal(sample[2].endsWith("_total"), families.get(sample[2]) === "counter", line);
     samples.set(sample[1], Number(sample[3]));
@@ -245,6 +245,8 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.equal(samples.get('tegula_net_rx_frames_total{tile="net0"}'), 3);
   assert.equal(samples.get('tegula_app_requests_total{tile="echo"}'), 3);
   assert.equal(samples.get('tegula_netlink_interfaces{tile="netlink"}'), 2);
+  assert.ok(samples.get('tegula_net_frames_free{tile="net0"}')! > 0, "no counter: it goes down");
+  assert.equal(samples.get('tegula_interface_xdp{interface="eth0"}'), 1);
   assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
 });
 

@@ -139,6 +139,7 @@ export class Appliance {
     await Promise.all(wiring.apps.map(({ seat }, a) => this.#start(seat, wiring.appSetup(a))));
     for (const attachment of this.#options.attachments) attachment.serve();
     this.#booted = true;
+    this.#tellAttached();
   }
 
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
@@ -180,9 +181,15 @@ export class Appliance {
   #look(): void {
     if (this.#stopping) return;
     this.#control.pulse();
+    if (this.#booted) this.#tellAttached();
     for (const { name, reader } of this.#wiring.seats) {
       this.#workers.get(name)?.look(reader, this.#options.host.isRunning);
     }
+  }
+
+  /** One that is lost stays so until the next start: net tiles cannot be given other sockets. */
+  #tellAttached(): void {
+    this.#options.attachments.forEach(({ attached }, i) => this.#control.setXdp(i, attached));
   }
 
   /**

@@ -190,6 +190,11 @@ export class Attachment {
     for (const { slot } of this.#sockets) this.#setup.register(this.#program, slot);
   }
 
+  /** Whether the program is on the interface. */
+  get attached(): boolean {
+    return this.#takeOff !== null;
+  }
+
   /** Frames that the program has handed to the socket of `queue`. */
   redirected(queue: number): number {
     return Number(this.#redirected[queue]);

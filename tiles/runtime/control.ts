@@ -17,6 +17,8 @@ const ARGUMENTS_AT = 3;
 const ARGUMENTS = 4;
 const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
+/** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
+const XDP_AT = PULSE + 1;
 
 /** What net tiles put into their capture rings (`capture_ring.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -65,6 +67,11 @@ export class ControlWriter {
     Atomics.store(this.#words, CAPTURE, mode);
   }
 
+  /** Says of the `i`-th interface whether AF_XDP takes its frames. */
+  setXdp(i: number, takes: boolean): void {
+    Atomics.store(this.#words, XDP_AT + i, takes ? 1 : 0);
+  }
+
   /** Puts a request in place of the last one, which must have been answered or given up. */
   ask(request: ControlRequest): void {
     this.#words[KIND] = request.kind;
@@ -93,6 +100,11 @@ export class ControlReader {
   /** One of {@linkcode CaptureMode}: a plain load, for it is asked for every turn. */
   get captureMode(): number {
     return this.#words[CAPTURE];
+  }
+
+  /** Whether AF_XDP takes the frames of the `i`-th interface that was to be attached. */
+  xdp(i: number): boolean {
+    return Atomics.load(this.#words, XDP_AT + i) === 1;
   }
 
   /** Number of the last request; 0: there was none. */

@@ -129,6 +129,7 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "routes",
   "neighbors",
   "fib_overflow",
+  "frames_free",
 ]);
 
 /** Values of a tile's counters by name, as of now. */

@@ -4,7 +4,7 @@
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { parseAddress } from "../netlink/addresses.ts";
-import { Ask } from "../runtime/control.ts";
+import { Ask, type ControlReader } from "../runtime/control.ts";
 import { countersOf, STATUS } from "../runtime/counters.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
@@ -32,6 +32,7 @@ export interface AnswerParts {
   readonly question: Question;
   readonly capturing: Capturing;
   readonly interfaces: readonly string[];
+  readonly control: ControlReader;
   readonly listen: readonly { readonly port: number; readonly app: string }[];
 }
 
@@ -88,11 +89,12 @@ export class Answers {
   }
 
   #status(): string {
-    const { netbase, tiles, interfaces, listen } = this.#parts;
+    const { netbase, tiles, interfaces, control, listen } = this.#parts;
     return jsonLine({
       sync: SYNC_STATES[netbase.syncState],
       since: new Date(netbase.syncTimeMillis).toISOString(),
       interfaces,
+      xdp: interfaces.filter((_, i) => control.xdp(i)),
       listen,
       tiles: tiles.map(({ kind, name }) => ({ kind, name })),
     });

@@ -11,7 +11,8 @@ import type { TileKind } from "../runtime/tile.ts";
 import type { AnswerParts } from "./answers.ts";
 
 /** What there is to tell. */
-export interface MetricsParts extends Pick<AnswerParts, "netbase" | "tiles" | "counters"> {
+export interface MetricsParts
+  extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** The numbers of apps' own, by tile. */
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
@@ -38,7 +39,7 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
 }
 
 /** The metrics as of now. */
-function metricsText({ netbase, tiles, own }: MetricsParts): string {
+function metricsText({ netbase, tiles, interfaces, control, own }: MetricsParts): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
     family("sync_state", {
@@ -51,7 +52,16 @@ function metricsText({ netbase, tiles, own }: MetricsParts): string {
       help: "Whether a tile runs.",
       samples: tiles.map((
         { name, reader },
-      ) => [labels(name), Number(reader.life === Life.running)]),
+      ) => [labels({ tile: name }), Number(reader.life === Life.running)]),
+    }),
+    family("interface_xdp", {
+      type: "gauge",
+      help:
+        "Whether AF_XDP takes an interface's frames: not where it is lost until the next start.",
+      samples: interfaces.map((name, i) => [
+        labels({ interface: name }),
+        Number(control.xdp(i)),
+      ]),
     }),
     ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
     family("app_own", {
@@ -87,7 +97,9 @@ function family(
 function tileFamilies(kind: TileKind, tiles: MetricsParts["tiles"]): string[] {
   return Object.entries(COUNTERS[kind].help).map(([counter, help], i) => {
     const type = GAUGES.has(counter) ? "gauge" : "counter";
-    const samples = tiles.map(({ name, reader }) => [labels(name), reader.counters[i]] as const);
+    const samples = tiles.map(({ name, reader }) =>
+      [labels({ tile: name }), reader.counters[i]] as const
+    );
     return family(`${kind}_${counter}`, { type, help, samples });
   });
 }
@@ -96,12 +108,12 @@ function tileFamilies(kind: TileKind, tiles: MetricsParts["tiles"]): string[] {
 function ownSamples(kind: MetricKind, own: MetricsParts["own"]): (readonly [string, number])[] {
   return own.flatMap(({ name: tile, reader }) =>
     reader.read().filter((each) => each.kind === kind)
-      .map(({ name, value }) => [labels(tile, name), value] as const)
+      .map(({ name, value }) => [labels({ tile, name }), value] as const)
   );
 }
 
-/** The label that tells tiles apart, and the name that an app has given; both may have any letters. */
-function labels(tile: string, name?: string): string {
+/** Labels and their values, such as a name that an app has given; those may have any letters. */
+function labels(values: Readonly<Record<string, string>>): string {
   const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
-  return `{tile="${quote(tile)}"${name === undefined ? "" : `,name="${quote(name)}"`}}`;
+  return `{${Object.entries(values).map(([name, value]) => `${name}="${quote(value)}"`)}}`;
 }

@@ -72,10 +72,11 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
     listen,
   });
   const own = { counters, question, capturing };
-  const answers = new Answers({ netbase, read, tiles, interfaces, listen, ...own });
+  const attached = { interfaces, control };
+  const answers = new Answers({ netbase, read, tiles, listen, ...attached, ...own });
   const listener = places.control === null ? null : listenControl(places.control);
   const metrics = {
-    ...{ netbase, tiles, counters },
+    ...{ netbase, tiles, counters, ...attached },
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
   let server: ReturnType<typeof serveMetrics> | null = null;
