@@ -8,6 +8,9 @@ import { Appliance, ECHO, eventually, labTest, pair, socketPath } from "./lab.ts
 const LEFT_OUT = ["qdisc", "group", "txqlen", "link_netnsid", "link_index"];
 const LEFT_OUT_OF_ADDRESSES = ["valid_life_time", "preferred_life_time"];
 
+/** States of links, which the kernel comes to after the commands that they follow from. */
+const CARRIERS = [["eth0", "UP"], ["odd", "UP"], ["other", "UP"], ["lone", "LOWERLAYERDOWN"]];
+
 type Entry = Record<string, unknown>;
 
 function without(entry: Entry, names: readonly string[]): Entry {
@@ -31,11 +34,11 @@ labTest(
       "link add near type veth peer name far",
     ]);
     const told: Entry[] = JSON.parse(await host.ip("-j -4 address show"));
-    // The kernel tells of carriers when it comes to it.
     const all = await eventually("all carriers", async () => {
       const all: Entry[] = JSON.parse(await host.ip("-j link show"));
-      const up = all.filter(({ operstate }) => operstate === "UP").map(({ ifname }) => ifname);
-      return ["eth0", "odd", "other"].every((name) => up.includes(name)) ? all : undefined;
+      const isTold = ([name, state]: string[]) =>
+        all.some(({ ifname, operstate }) => ifname === name && operstate === state);
+      return CARRIERS.every(isTold) ? all : undefined;
     });
     const expected = all.map((link) => {
       const { addr_info } = told.find(({ ifindex }) => ifindex === link.ifindex) ?? {};
