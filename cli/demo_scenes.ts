@@ -27,7 +27,7 @@ export interface Scene {
 }
 
 /** How much earlier than the first step a datagram may be sent that falls victim to it. */
-const IN_FLIGHT_MILLIS = 100;
+const IN_FLIGHT_MILLIS = 250;
 /** Distinct source addresses of the flood. */
 const SPOOFED_SOURCES = 4000;
 /** Half of the kernel's default gc_thresh3, which all namespaces of a host share. */

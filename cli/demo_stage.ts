@@ -48,8 +48,9 @@ export interface StageOptions {
   readonly onLine?: (line: string) => void;
 }
 
-/** Something done at a point of a scene, as a fraction of its duration. */
+/** Something done in a scene. */
 export interface Step {
+  /** At which part of the scene's duration, what steps take by themselves left out. */
   readonly at: number;
   act(): Promise<unknown>;
 }
@@ -83,17 +84,18 @@ export async function observe(
   const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
   const before = await stage.appliance.counters();
   const routed = await throughRouter(stage);
-  const begin = performance.now();
   const traffic = await Traffic.start({ flows, rate: RATE });
   const began = [];
   let sentBefore = 0;
+  let at = 0;
   for (const step of steps) {
-    await until(stage, begin, step.at);
+    await delay((step.at - at) * stage.sceneMillis);
+    at = step.at;
     began.push(nowMillis());
     await step.act();
     sentBefore = traffic.progress().sent;
   }
-  await until(stage, begin, 1);
+  await delay((1 - at) * stage.sceneMillis);
   for (let i = 0; i < RECOVERY_MILLIS / LOOK_MILLIS && !traffic.isAnsweredFrom(sentBefore); i++) {
     await delay(LOOK_MILLIS);
   }
@@ -118,11 +120,6 @@ export function floodHost(sources: number): Promise<void> {
 async function throughRouter({ router }: Stage): Promise<number> {
   const [link] = JSON.parse(await router.ip("-s -j link show dev eth0"));
   return link.stats64.rx.packets;
-}
-
-/** Lets time pass to a point of the scene that began at `begin`. */
-function until({ sceneMillis }: StageOptions, begin: number, fraction: number): Promise<void> {
-  return delay(Math.max(0, begin + fraction * sceneMillis - performance.now()));
 }
 
 function grown(before: Counters, after: Counters): Counters {
