@@ -264,10 +264,8 @@ export class AppLink implements arrival.Recipient {
     const offset = out[at + Out.offset];
     if (offset < 0) return false;
     out[at + Out.offset] = -1;
-    const umem = this.#umem;
-    const isLarge = umem.isLarge(offset);
+    const isLarge = this.#umem.isLarge(offset);
     if (isLarge) this.largeOut--;
-    const isFramed = !isLarge && offset - umem.frameAt(offset) >= PAYLOAD_AT;
     const { words } = requests;
     const from = requests.slotAt(place);
     const ports = words[from + Descriptor.ports];
@@ -276,8 +274,8 @@ export class AppLink implements arrival.Recipient {
     rows[row + Row.source] = words[from + Descriptor.destination];
     rows[row + Row.destination] = words[from + Descriptor.source];
     rows[row + Row.ports] = (ports << 16) | (ports >>> 16);
-    rows[row + Row.entry] = isFramed ? out[at + Out.entry] : NO_FRAME;
-    rows[row + Row.frame] = isFramed ? offset - PAYLOAD_AT : offset;
+    rows[row + Row.entry] = isLarge ? NO_FRAME : out[at + Out.entry];
+    rows[row + Row.frame] = isLarge ? offset : offset - PAYLOAD_AT;
     rows[row + Row.sum] = out[at + Out.sum];
     return true;
   }

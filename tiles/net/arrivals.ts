@@ -59,8 +59,6 @@ export const Arrival = {
   interface: 7,
   /** Sum of the pseudo header and the UDP header; or one of the two below. */
   sum: 8,
-  /** For an app in the net tile: from where on an answer may stand before the payload. */
-  room: 9,
 } as const;
 
 /** Instead of a sum: the UDP checksum stands as it is, none included. */
@@ -70,8 +68,6 @@ export const PARTIAL = -2;
 
 /** The row that stands for none. */
 export const NONE = XDP_BURST << ARRIVAL_SHIFT;
-/** Instead of where room begins: there is none. */
-export const NO_ROOM = 0x7ffffffe;
 
 /** The burst at hand; made once. */
 export class Arrivals {
@@ -83,6 +79,6 @@ export class Arrivals {
   changes = 0;
 
   constructor() {
-    this.rows[NONE + Arrival.room] = NO_ROOM;
+    this.rows[NONE + Arrival.app] = -1;
   }
 }

@@ -9,11 +9,11 @@ import * as frames from "./frame.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival, ARRIVAL_SHIFT, NO_ROOM, NONE, XDP_BURST } = arrival;
+const { Arrival, ARRIVAL_SHIFT, NONE, XDP_BURST } = arrival;
 const { PAYLOAD_AT } = frames;
 
-/** In a row, instead of where room begins: there is none, and the frame is given away. */
-const SPENT = 0x7fffffff;
+/** In a row, instead of its app: the frame is given away. */
+const SPENT = -1;
 /** All bits of the longest answer that may stand before a payload. */
 const MOST_IN_PLACE = 0xfff;
 
@@ -46,18 +46,11 @@ export class ArrivedRequests implements Datagrams {
 
   /** Adds the `from`-th to before the `end`-th of `arrivals`, which all of a burst come from. */
   pick(arrivals: arrival.Arrivals, from: number, end: number): void {
-    const { rows } = arrivals;
-    const umem = this.#umem;
     const picked = this.#picked;
     let count = this.#count;
-    for (let i = from; i < end; i++) {
-      const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
-      const offset = rows[row + Arrival.offset];
-      rows[row + Arrival.room] = umem.isLarge(offset) ? NO_ROOM : umem.frameAt(offset) + PAYLOAD_AT;
-      picked[count++ & (XDP_BURST - 1)] = row;
-    }
+    for (let i = from; i < end; i++) picked[count++ & (XDP_BURST - 1)] = i << ARRIVAL_SHIFT;
     this.#arrivals = arrivals;
-    this.#rows = rows;
+    this.#rows = arrivals.rows;
     this.#count = count;
   }
 
@@ -74,7 +67,7 @@ export class ArrivedRequests implements Datagrams {
     const rows = this.#rows;
     for (let place = 0; place < this.#count; place++) {
       const row = this.#picked[place];
-      if (rows[row + Arrival.room] !== SPENT) this.#umem.give(rows[row + Arrival.offset]);
+      if (rows[row + Arrival.app] !== SPENT) this.#umem.give(rows[row + Arrival.offset]);
     }
   }
 
@@ -88,34 +81,30 @@ export class ArrivedRequests implements Datagrams {
    * what comes before a payload before that. -1: there is none, or the frame is given away.
    */
   room(size: number): number {
-    const rows = this.#rows;
-    const row = this.#row;
-    const at = (rows[row + Arrival.offset] - size) & ~3;
-    return (size & ~MOST_IN_PLACE) === 0 && at >= rows[row + Arrival.room] ? at : -1;
+    if ((size & ~MOST_IN_PLACE) !== 0 || !this.isFramed) return -1;
+    const at = (this.offset - size) & ~3;
+    return at >= this.#umem.frameAt(this.offset) + PAYLOAD_AT ? at : -1;
   }
 
   /** Whether the datagram at hand is in a frame, or buffer, that is not given away. */
   get isHere(): boolean {
-    return this.#rows[this.#row + Arrival.room] !== SPENT;
+    return this.#rows[this.#row + Arrival.app] !== SPENT;
   }
 
-  /** Whether what comes before a payload has room in that frame, too. */
+  /** Whether that is a frame, in which there is room for what comes before a payload, too. */
   get isFramed(): boolean {
-    const row = this.#row;
-    return this.#rows[row + Arrival.offset] >= this.#rows[row + Arrival.room];
+    return this.isHere && !this.#umem.isLarge(this.offset);
   }
 
   /** Gives away the frame of the datagram in row `row`. */
   spend(row: number): void {
-    this.#rows[row + Arrival.room] = SPENT;
+    this.#rows[row + Arrival.app] = SPENT;
     this.#spent++;
   }
 
   /** Whether `frame` is that of the datagram at hand and was given away. */
   isReading(frame: number): boolean {
-    const row = this.#row;
-    return this.#rows[row + Arrival.room] === SPENT &&
-      this.#umem.frameAt(this.#rows[row + Arrival.offset]) === frame;
+    return !this.isHere && this.#umem.frameAt(this.offset) === frame;
   }
 
   /** Datagrams that `next` has not gone to yet. */

@@ -15,6 +15,7 @@ import { Descriptor } from "../runtime/link.ts";
 import type { Recipient } from "./arrivals.ts";
 import type { Capture } from "./capture.ts";
 import type { Dispatch } from "./dispatch.ts";
+import { PAYLOAD_AT } from "./frame.ts";
 import type { Umem } from "./umem.ts";
 
 /** What datagrams are received with. */
@@ -100,16 +101,18 @@ export class SocketReceiver {
   }
 
   /**
-   * Where the payload in the i-th buffer goes on: a frame that it is copied to, or the buffer itself,
-   * which another one replaces. -1 when neither is to be had.
+   * Where the payload in the i-th buffer goes on: a frame that it is copied to, with room for headers
+   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1 when
+   * neither is to be had.
    */
   #place(i: number, length: number, app: Recipient): number {
     const { umem } = this.#parts;
     const buffer = this.#buffers[i];
-    if (length <= umem.frameBytes) {
+    if (length <= umem.frameBytes - PAYLOAD_AT) {
       const frame = umem.takeFrame();
-      if (frame >= 0) umem.bytes.copyWithin(frame, buffer, buffer + length);
-      return frame;
+      if (frame < 0) return -1;
+      umem.bytes.copyWithin(frame + PAYLOAD_AT, buffer, buffer + length);
+      return frame + PAYLOAD_AT;
     }
     if (app.largeOut >= this.#share) return -1;
     const fresh = umem.takeLarge();
