@@ -69,8 +69,10 @@ export function kept({ grants }: Needs): Permissions {
 /** What main has until it has booted. */
 export function booting(needs: Needs): Permissions {
   const { read, ffi, env, ...others } = kept(needs);
+  // Of a folder that is kept nothing can be given up alone: the whole folder would go with it.
+  const files = needs.files.filter((file) => !read.some((kept) => file.startsWith(`${kept}/`)));
   return {
-    read: [...read, ...needs.files],
+    read: [...read, ...files],
     ffi: [...ffi, ...BOOT_LIBRARIES.map((name) => libraryPath(name))],
     env: [...env, ...BOOT_ENVIRONMENT],
     ...others,

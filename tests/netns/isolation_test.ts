@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
 import { flags, kept, type Needs } from "../../cli/narrow.ts";
+import { ROOT } from "../../ffi/paths.ts";
 import { NO_GRANTS, placeGrants } from "../../tiles/runtime/permissions.ts";
 import type { TileKind } from "../../tiles/runtime/tile.ts";
 
@@ -58,7 +59,9 @@ for (const kind of ["netlink", "net", "app", "status"] as const) {
 for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127.0.0.1:9464" }]) {
   const seen = places === NOWHERE ? "" : ", the one that listens too,";
   Deno.test(`main, once it has booted, may load and restart tiles${seen} and nothing else`, async () => {
-    const needs = { grants: placeGrants(places), files: ["/etc/hostname"] };
+    // The second is in a folder that it keeps.
+    const files = ["/etc/hostname", `${ROOT}tiles/app/echo.ts`];
+    const needs = { grants: placeGrants(places), files };
     const { states, stderr } = await settledStates(needs);
     const { read, ffi, write, net } = kept(needs);
     assert.deepEqual(
