@@ -15,7 +15,8 @@ import { log, serve } from "./serve.ts";
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 
 Answers UDP on the interfaces, by AF_XDP where that works, with the addresses, routes and neighbours
-that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGUSR2 prints every tile's counters.
+that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGURG starts apps anew from their files
+(docs/apps.md); SIGUSR2 prints every tile's counters.
 
   --interface IF      an interface to take frames from; may be given again. Without one, and without
                       --config, those that the default route goes by, which the log names

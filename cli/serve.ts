@@ -33,6 +33,8 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, stop);
   }
+  // Not SIGUSR1, by which Deno opens its debugger. Who does not listen yet is not ended by this one.
+  Deno.addSignalListener("SIGURG", () => void appliance.reload());
   Deno.addSignalListener("SIGUSR2", () => {
     log(`counters: ${JSON.stringify(appliance.counters())}`);
   });

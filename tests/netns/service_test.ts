@@ -31,6 +31,15 @@ labTest("the service answers once it is started, and under its own user alone", 
   const request = Uint8Array.from({ length: 48 }, (_, at) => at === 0 ? 0x23 : 0);
   assert.equal((await ask(asker, { port: 123, payload: request })).bytes?.length, 48);
 
+  await machine.run("systemctl reload tegula");
+  const journal = "journalctl --no-pager --output=cat --unit=tegula";
+  await eventually("the reload", async () => {
+    const said = await machine.run(journal);
+    return /^echo: reloaded$/m.test(said) && /^ntp: reloaded$/m.test(said) ? true : undefined;
+  });
+  assert.equal((await ask(asker)).text, "hello");
+  assert.equal(await machine.property("NRestarts"), "0");
+
   await machine.run("systemctl stop tegula");
   assert.equal(await machine.property("Result"), "success");
   assert.equal(await xdpProgram(host), undefined);

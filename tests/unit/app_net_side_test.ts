@@ -21,7 +21,7 @@ function room() {
   const net = heapView(netLinkBytes(SHAPE));
   const app = heapView(appLinkBytes(SHAPE));
   const umem = heapView(UMEM_BYTES);
-  const join = () =>
+  const join = (handedOver = false) =>
     new NetSide({
       own: app,
       peer: net,
@@ -29,7 +29,7 @@ function room() {
       shape: SHAPE,
       tile: heapView(TILE_REGION_BYTES),
       eventfd: -1,
-    }, { counters: new Float64Array(8), wake: () => {} });
+    }, { counters: new Float64Array(8), wake: () => {}, handedOver });
   return {
     umem,
     join,
@@ -184,4 +184,25 @@ Deno.test("a restarted app writes over no answer of its predecessor that is not 
   answers.release(1);
   successor.answers.refresh();
   assert.notEqual(successor.answers.reserve(8), -1);
+});
+
+Deno.test("who takes over answers what was left unread, once the answers before have been read", () => {
+  const { join, side, requests, answers } = room();
+  ask(requests, { ports: 1 << 16 | 7 });
+  ask(requests, { ports: 2 << 16 | 7 });
+  side.take();
+  side.requests.next();
+  side.answers.reply(side.answers.reserve(4), 4);
+  side.finish();
+  ask(requests, { ports: 3 << 16 | 7 });
+  const failed = join();
+  assert.ok(!failed.waiting, "what a failed one left is passed");
+  ask(requests, { ports: 4 << 16 | 7 });
+  const successor = join(true);
+  assert.equal(successor.take(), 0);
+  assert.ok(successor.waiting);
+  answers.release(answers.available());
+  assert.equal(successor.take(), 1);
+  successor.requests.next();
+  assert.equal(successor.requests.sourcePort, 4);
 });

@@ -273,6 +273,29 @@ Deno.test("metrics are read as they were written, and a successor carries on wit
   }));
 });
 
+Deno.test("what a successor counts before its turn is added, and its gauges begin as it sets them", () => {
+  const view = heapView(METRICS_BYTES);
+  const old = new MetricsWriter(view);
+  const early = new MetricsWriter(heapView(METRICS_BYTES));
+  const [counted, set, added] = [
+    early.metric("counted", "counter")!,
+    early.metric("set twice", "gauge")!,
+    early.metric("its own", "counter")!,
+  ];
+  old.metric("later", "counter")!.value = 5;
+  old.metric("set twice", "gauge")!.value = 7;
+  old.metric("counted", "counter")!.value = 3;
+  counted.value++;
+  set.value = 2;
+  early.move(view);
+  counted.value++;
+  added.value++;
+  set.value += 2;
+  early.metric("later", "counter")!.value++;
+  const values = new MetricsReader(view).read().map(({ name, value }) => [name, value]);
+  assert.deepEqual(values, [["later", 6], ["set twice", 4], ["counted", 5], ["its own", 1]]);
+});
+
 Deno.test("a metric whose name is too long, or one too many, is not to be had", () => {
   const writer = new MetricsWriter(heapView(METRICS_BYTES));
   assert.equal(writer.metric("x".repeat(113), "gauge"), null);

@@ -100,3 +100,13 @@ Deno.test("where busy tiles outnumber cores each spins a tenth as long", () => {
     assert.equal(spinTurnsFor(busy, cores), alone / 10, `${busy} on ${cores}`);
   }
 });
+
+Deno.test("of two tiles the one whose thread is named ends", () => {
+  const view = heapView(CONTROL_BYTES);
+  const [one, other, none] = [7, 8, undefined].map((thread) => new ControlReader(view, thread));
+  const main = new ControlWriter(view);
+  main.relieve(8);
+  assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, true, false]);
+  main.relieve(0);
+  assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, false, false]);
+});

@@ -36,7 +36,7 @@ class FakeWorker {
 }
 
 /** A tile of a kind that runs and sleeps, its region, and what main hears of it. */
-function running(kind: TileKind) {
+function running(kind: TileKind, beside = false) {
   const view = heapView(TILE_REGION_BYTES);
   const region = new TileRegion(view);
   const heard: string[] = [];
@@ -45,7 +45,7 @@ function running(kind: TileKind) {
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
     ...{ kind, name: kind, module: "", region: view, control: heapView(CONTROL_BYTES) },
-    ...{ keep: { clock: false, keep: false }, spinTurns: 0, setup: null },
+    ...{ keep: { clock: false, keep: false }, beside, spinTurns: 0, setup: null },
   }, {
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },
     events: {
@@ -58,11 +58,12 @@ function running(kind: TileKind) {
   globalThis.Worker = Worker;
   const worker = FakeWorker.last;
   worker.onmessage({ data: { type: "started", thread: 1 } });
-  worker.onmessage({ data: { type: "running", confined: "" } });
+  if (!beside) worker.onmessage({ data: { type: "running", confined: "" } });
   region.life = Life.running;
   region.fallAsleep();
   const reader = new TileReader(view);
-  return { region, heard, worker, look: (isRunning = true) => tile.look(reader, () => isRunning) };
+  const look = (isRunning = true) => tile.look(reader, () => isRunning);
+  return { region, heard, worker, tile, look };
 }
 
 Deno.test("a status tile that hangs as it waits is ended, and has failed once its thread is gone", () => {
@@ -93,6 +94,17 @@ Deno.test("other tiles may sleep for as long as they like, but not stand still a
     for (let i = 0; i <= looks; i++) look();
     assert.deepEqual(heard, [kind === "net" ? "stuck" : "it hangs and is ended"], kind);
   }
+});
+
+Deno.test("an app that starts beside another and cannot be ended has failed, no more", async () => {
+  const { worker, tile, heard, look } = running("app", true);
+  for (let i = 0; i < LONG; i++) look();
+  assert.deepEqual(heard.splice(0), ["late", "it hangs and is ended"]);
+  assert.ok(worker.ended);
+  for (let i = 0; i < QUICK; i++) look();
+  assert.deepEqual(heard, ["it hangs and cannot be ended"]);
+  await assert.rejects(tile.running, /cannot be ended/);
+  assert.equal(await tile.ended, false);
 });
 
 Deno.test("a status tile that nobody asks shows that it gets on", async () => {

@@ -28,8 +28,8 @@ export type MetricKind = typeof KINDS[number];
 
 /** A number in the region. */
 class Cell implements Metric {
-  readonly #values: Float64Array;
-  readonly #at: number;
+  #values: Float64Array;
+  #at: number;
 
   constructor(values: Float64Array, at: number) {
     this.#values = values;
@@ -41,24 +41,51 @@ class Cell implements Metric {
   set value(value: number) {
     this.#values[this.#at] = value;
   }
+
+  /** Stands where `other` does from now on. */
+  become(other: Cell): void {
+    this.#values = other.#values;
+    this.#at = other.#at;
+  }
 }
 
 /** The app tile's side. One that joins again carries on with the numbers that are there. */
 export class MetricsWriter {
-  readonly #words: Uint32Array;
-  readonly #bytes: Uint8Array;
-  readonly #values: Float64Array;
+  #words!: Uint32Array;
+  #bytes!: Uint8Array;
+  #values!: Float64Array;
   readonly #cells = new Map<string, Cell>();
 
   constructor(view: View) {
+    this.#join(view);
+  }
+
+  #join(view: View): void {
     this.#words = u32(view);
     this.#bytes = u8(view);
     this.#values = f64(view);
     for (const { name, kind } of new MetricsReader(view).read()) this.#open(name, kind);
   }
 
+  /**
+   * Moves to the region at `view`, which a predecessor has let go of: what was counted here is added
+   * to the counters there, gauges become what they are here.
+   */
+  move(view: View): void {
+    const early = [...this.#cells];
+    this.#cells.clear();
+    this.#join(view);
+    for (const [key, cell] of early) {
+      const [kind] = key.split(" ", 1);
+      const there = this.metric(key.slice(kind.length + 1), kind as MetricKind);
+      if (there === null) continue;
+      there.value = cell.value + (kind === "counter" ? there.value : 0);
+      cell.become(there);
+    }
+  }
+
   /** The number with this name and of this kind; null when it is too long or there are too many. */
-  metric(name: string, kind: MetricKind): Metric | null {
+  metric(name: string, kind: MetricKind): Cell | null {
     const known = this.#cells.get(`${kind} ${name}`);
     if (known !== undefined) return known;
     const bytes = new TextEncoder().encode(name);

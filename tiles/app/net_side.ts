@@ -85,6 +85,12 @@ class Replies implements Answers {
     this.#joined = link.pushed;
   }
 
+  /** Whether answers of a predecessor have not been read yet, as of the last `refresh()`. */
+  get isForeign(): boolean {
+    const { depth, free, pushed } = this.#link;
+    return depth - free > ((pushed - this.#joined) >>> 0);
+  }
+
   /** Looks how far the net tile has read. Once per burst. */
   refresh(): void {
     this.#link.refresh();
@@ -103,8 +109,9 @@ class Replies implements Answers {
       ? at
       : this.#starts[(this.#link.pushed - outstanding) & (this.#link.depth - 1)];
     // Where the payloads of a predecessor stand is not known: they have to be read first.
-    const foreign = outstanding > ((this.#link.pushed - this.#joined) >>> 0);
-    if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
+    if (
+      this.isForeign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity
+    ) {
       return this.#noRoom();
     }
     this.#head = at;
@@ -202,7 +209,7 @@ class Replies implements Answers {
 /** Both links of one net tile. */
 export class NetSide {
   readonly requests: Requests;
-  readonly answers: Answers & { refresh(): void };
+  readonly answers: Answers & Pick<Replies, "isForeign" | "refresh">;
   readonly #consumer: LinkConsumer;
   readonly #producer: LinkProducer;
   readonly #waker: Waker;
@@ -212,10 +219,15 @@ export class NetSide {
 
   constructor(
     join: NetJoin,
-    { counters, wake }: { counters: Float64Array; wake: () => void },
+    { counters, wake, handedOver = false }: {
+      counters: Float64Array;
+      wake: () => void;
+      /** Whether a predecessor left between two bursts: what it has not read is ours then. */
+      handedOver?: boolean;
+    },
   ) {
     this.#counters = counters;
-    this.#consumer = new LinkConsumer(join.own, join.peer, join.shape, { skip: true });
+    this.#consumer = new LinkConsumer(join.own, join.peer, join.shape, { skip: !handedOver });
     this.#producer = new LinkProducer(join.own, join.peer, join.shape);
     this.requests = new Requests(join.umem, {
       descriptors: this.#consumer.words,
@@ -236,10 +248,14 @@ export class NetSide {
 
   /** Takes the next burst into `requests` and returns its size. */
   take(): number {
-    const count = Math.min(this.#consumer.available(), BURST);
+    let count = Math.min(this.#consumer.available(), BURST);
+    if (count > 0) {
+      this.#producer.refresh();
+      // Answers to these would find no room yet.
+      if (this.answers.isForeign) count = 0;
+    }
     this.#taken = count;
     this.requests.begin(this.#consumer.slot(0), count);
-    if (count > 0) this.#producer.refresh();
     return count;
   }
 

@@ -29,6 +29,8 @@ export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "optio
 export interface ServiceParts extends Pick<AppContext, "clock" | "log"> {
   /** Of the tile region that stands for the app, in the order of `APP`. */
   readonly counters: Float64Array;
+  /** Where its own numbers are, if that is not the region for them. */
+  readonly metrics?: MetricsWriter;
 }
 
 /** Imports the app's module and makes the app. Throws AppError with what is wrong with it. */
@@ -75,7 +77,7 @@ export async function makeService(
   // A table and not a set, which takes three times as long to ask.
   const served = new Uint8Array(65_536);
   for (const port of setup.served) served[port] = 1;
-  const metrics = new MetricsWriter(setup.metrics);
+  const metrics = parts.metrics ?? new MetricsWriter(setup.metrics);
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,

@@ -3,7 +3,9 @@
  * its answers back. The app sees the memory that the datagrams are in, never the links themselves.
  */
 
+import { heapView } from "../../ffi/view.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
+import { METRICS_BYTES, MetricsWriter } from "./metrics.ts";
 import { type NetJoin, NetSide } from "./net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "./service.ts";
 
@@ -15,9 +17,14 @@ export interface AppSetup extends ServiceSetup {
 
 /** Imports the app's module, makes the app and joins it to its net tiles. */
 export async function create(context: TileContext<AppSetup>): Promise<Tile> {
-  const { setup, region, libraries: { clock }, log } = context;
+  const { setup, region, libraries: { clock }, log, turn } = context;
   const parts = { counters: region.counters, ...(clock && { clock }), log };
-  return new AppTile(await loadService(setup, parts), context);
+  if (turn === undefined) return new AppTile(await loadService(setup, parts), context);
+  const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+  const service = await loadService(setup, { ...parts, metrics });
+  const handedOver = await turn();
+  metrics.move(setup.metrics);
+  return new AppTile(service, context, handedOver);
 }
 
 class AppTile implements Tile {
@@ -26,7 +33,7 @@ class AppTile implements Tile {
   readonly #context: TileContext<AppSetup>;
   readonly #sides: readonly NetSide[];
 
-  constructor(service: Service, context: TileContext<AppSetup>) {
+  constructor(service: Service, context: TileContext<AppSetup>, handedOver = false) {
     const { setup, libraries, region } = context;
     this.#service = service;
     this.#context = context;
@@ -35,6 +42,7 @@ class AppTile implements Tile {
       new NetSide(join, {
         counters: region.counters,
         wake: () => libraries.tile.wake(join.eventfd),
+        handedOver,
       })
     );
   }

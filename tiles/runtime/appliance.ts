@@ -16,6 +16,7 @@ import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
 import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
+import { sentenceOf } from "./thrown.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 
 /** What an appliance is made from. */
@@ -63,6 +64,13 @@ export class Appliance {
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
+  /** In a reload the second worker of a tile: the one that starts, then the one that is relieved. */
+  #beside?: TileWorker;
+  /** Settles when neither is there any more. */
+  #reloaded?: Promise<void>;
+  /** A reload was asked for and has not begun. */
+  #reloadAsked = false;
+  #reloading = false;
   #booted = false;
   /** The status tile has made its socket. */
   #listening = false;
@@ -140,20 +148,24 @@ export class Appliance {
     for (const attachment of this.#options.attachments) attachment.serve();
     this.#booted = true;
     this.#tellAttached();
+    if (this.#reloadAsked) this.reload();
   }
 
   async #start(seat: TileSeat, setup: unknown): Promise<void> {
     const { kind, name, grants } = seat;
     const { log } = this.#options;
+    const before = this.#workers.get(name);
+    const beside = before !== undefined && !before.over;
     const { nets, apps } = this.#wiring;
     if (grants.keep) log(`${name}: keeps what it was granted, and is confined that much less`);
-    const worker = new TileWorker({
+    const worker: TileWorker = new TileWorker({
       kind,
       name,
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
       region: seat.region.writer,
       control: this.#wiring.control.reader,
       keep: { clock: grants.clock, keep: grants.keep },
+      beside,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
@@ -162,7 +174,8 @@ export class Appliance {
         log: (text) => log(inName(name, text)),
         ask: (request) => this.#ask(request),
         failed: (message) => {
-          if (this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
+          const isItsTurn = this.#workers.get(name) === worker;
+          if (isItsTurn && this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
         },
         late: () => {
           for (const late of this.#wiring.starting(name)) {
@@ -170,11 +183,64 @@ export class Appliance {
           }
         },
         stuck: () => this.#options.fatal(name, "it hangs and cannot be ended"),
+        ...(beside && { ready: () => this.#relieve(seat, before, worker) }),
       },
     });
-    this.#workers.set(name, worker);
+    if (beside) this.#beside = worker;
+    else this.#workers.set(name, worker);
     this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
     await worker.running;
+  }
+
+  /** Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. */
+  async #relieve(seat: TileSeat, before: TileWorker, worker: TileWorker): Promise<boolean> {
+    this.#workers.set(seat.name, worker);
+    this.#beside = before;
+    this.#control.relieve(before.thread);
+    this.#options.tile.wake(seat.eventfd);
+    const handedOver = await before.ended;
+    this.#control.relieve(0);
+    return handedOver;
+  }
+
+  /**
+   * Starts each app in a tile of its own anew, from its files as they are, one after the other; once
+   * more where that is asked for meanwhile. One goes on until the new one is ready, and where that
+   * cannot start.
+   */
+  async reload(): Promise<void> {
+    this.#reloadAsked = true;
+    if (!this.#booted || this.#reloading) return;
+    this.#reloading = true;
+    while (this.#reloadAsked) {
+      this.#reloadAsked = false;
+      for (const [a, { seat }] of this.#wiring.apps.entries()) {
+        if (!this.#stopping) await (this.#reloaded = this.#reload(seat, this.#wiring.appSetup(a)));
+      }
+      for (const { name, inline } of this.#options.apps) {
+        if (inline) this.#options.log(`${name}: not reloaded: inside net tiles it takes a restart`);
+      }
+    }
+    this.#reloading = false;
+  }
+
+  async #reload(seat: TileSeat, setup: unknown): Promise<void> {
+    const { log } = this.#options;
+    const before = this.#workers.get(seat.name)!;
+    // One that is being started may have read its files before they were changed.
+    await before.running.catch(() => {});
+    try {
+      await this.#start(seat, setup);
+      log(`${seat.name}: reloaded`);
+    } catch (error) {
+      // One that failed when its turn had come is started again, but not beside the one before.
+      if (this.#workers.get(seat.name) !== before) await before.ended;
+      else if (!before.over) {
+        log(`${seat.name}: not reloaded, goes on as it was: ${sentenceOf(error)}`);
+      }
+    } finally {
+      this.#beside = undefined;
+    }
   }
 
   /** Looks after every tile. */
@@ -184,6 +250,7 @@ export class Appliance {
     if (this.#booted) this.#tellAttached();
     for (const { name, reader } of this.#wiring.seats) {
       this.#workers.get(name)?.look(reader, this.#options.host.isRunning);
+      if (this.#beside?.name === name) this.#beside.look(reader, this.#options.host.isRunning);
     }
   }
 
@@ -204,8 +271,10 @@ export class Appliance {
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(seat.name, failures + 1);
     log(`${seat.name}: ended (${message}); starting it again in ${pause} ms`);
-    setTimeout(() => {
-      if (this.#stopping) return;
+    setTimeout(async () => {
+      // What a reload starts may take its place.
+      if (this.#beside?.name === seat.name) await this.#reloaded;
+      if (this.#stopping || !this.#workers.get(seat.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(seat.name), LASTING_MILLIS);
       // A failure of this start comes back through `failed`.
       this.#start(seat, setup).catch(() => clearTimeout(lasted));

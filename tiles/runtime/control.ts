@@ -17,8 +17,10 @@ const ARGUMENTS_AT = 3;
 const ARGUMENTS = 4;
 const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
+/** The thread of the one tile that is to end. */
+const RELIEVED = PULSE + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
-const XDP_AT = PULSE + 1;
+const XDP_AT = RELIEVED + 1;
 
 /** What net tiles put into their capture rings (`capture_ring.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -57,6 +59,12 @@ export class ControlWriter {
     this.pulse();
   }
 
+  /** Asks the tile of this thread alone to do so; 0: nobody. */
+  relieve(thread: number): void {
+    Atomics.store(this.#words, RELIEVED, thread);
+    this.pulse();
+  }
+
   /** Has tiles that are busy look at the clock: now and then, since their turns may be long. */
   pulse(): void {
     Atomics.add(this.#words, PULSE, 1);
@@ -83,13 +91,18 @@ export class ControlWriter {
 /** A tile's side. */
 export class ControlReader {
   readonly #words: Uint32Array;
+  readonly #thread: number;
 
-  constructor(view: View) {
+  /** `thread` is the tile's own, of which none has the number 0. */
+  constructor(view: View, thread = -1) {
     this.#words = u32(view);
+    this.#thread = thread;
   }
 
+  /** Whether this tile is to end. */
   get stopping(): boolean {
-    return Atomics.load(this.#words, STOP) === 1;
+    return Atomics.load(this.#words, STOP) === 1 ||
+      Atomics.load(this.#words, RELIEVED) === this.#thread;
   }
 
   /** Moves when it is time to look at the clock and at `stopping`: a plain load, as `captureMode`. */

@@ -18,6 +18,8 @@ export interface TileEvents {
   late(): void;
   /** It hangs, and cannot be ended, or nothing can stand in for it. */
   stuck(): void;
+  /** One that starts beside another could run: has that one end, and resolves as `ended`. */
+  ready?(): Promise<boolean>;
   /** A request to be put into the control region. */
   ask?(request: ControlRequest): void;
 }
@@ -40,13 +42,13 @@ export class TileWorker {
   readonly name: string;
   /** Resolves with how the tile is confined once it runs; rejects when its start fails. */
   readonly running: Promise<string>;
-  /** Resolves when the tile ended, by itself or by an error. */
-  readonly ended: Promise<void>;
+  /** Resolves when the tile ended: true where it was told to, false for an error. */
+  readonly ended: Promise<boolean>;
   readonly #boot: BootMessage;
   readonly #events: TileEvents;
   readonly #worker: Worker;
   readonly #running = Promise.withResolvers<string>();
-  readonly #ended = Promise.withResolvers<void>();
+  readonly #ended = Promise.withResolvers<boolean>();
   #over = false;
   #runs = false;
   #thread = 0;
@@ -82,17 +84,30 @@ export class TileWorker {
     this.#worker.postMessage(boot);
   }
 
+  /** Whether it has ended. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** The number of its thread, once it has started. */
+  get thread(): number {
+    return this.#thread;
+  }
+
   #hear(report: TileReport): void {
     if (report.type === "log") this.#events.log(report.line);
     else if (report.type === "ask") this.#events.ask?.(report.request);
     else if (report.type === "started") this.#thread = report.thread;
-    else if (report.type === "running") {
+    else if (report.type === "ready") {
+      this.#looks = 0;
+      this.#events.ready?.().then((handedOver) => this.#worker.postMessage(handedOver));
+    } else if (report.type === "running") {
       this.#runs = true;
       this.#running.resolve(report.confined);
     } else if (report.type === "failed") this.#fail(report.message, report.app);
     else {
       this.#over = true;
-      this.#ended.resolve();
+      this.#ended.resolve(true);
     }
   }
 
@@ -102,7 +117,7 @@ export class TileWorker {
       ? new Error(`${this.name}: ${message}`)
       : new AppError(app, message);
     this.#running.reject(error);
-    this.#ended.resolve();
+    this.#ended.resolve(false);
     this.#events.failed(message);
   }
 
@@ -110,12 +125,13 @@ export class TileWorker {
    * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
    * that is awake and does not get on hangs, and so does a status tile that does not show that it
    * gets on, asleep or not, and one with apps in it whose start takes too long: it is ended, and has failed when its thread is gone; nobody else has its regions before. One that
-   * cannot be ended is `stuck`, and so is a net tile, which holds rings.
+   * cannot be ended is `stuck`, and so is a net tile, which holds rings; but one that starts beside
+   * another, which has nothing of that yet, has just failed.
    */
   look(tile: TileReader, isRunning: (thread: number) => boolean): void {
     if (this.#over || this.#thread === 0) return;
     if (!isRunning(this.#thread)) return this.#fail(this.#hung ? "it hung" : "it left");
-    const { kind } = this.#boot;
+    const { kind, beside } = this.#boot;
     const progress = progressOf(tile, kind);
     const lives = this.#runs
       ? tile.life !== Life.running || progress !== this.#progress ||
@@ -126,6 +142,7 @@ export class TileWorker {
     if (!this.#runs && this.#looks === LATE_LOOKS) this.#events.late();
     const quick = this.#runs && (kind === "app" || kind === "net");
     if (this.#looks < (this.#hung ? GONE_LOOKS : quick ? HUNG_LOOKS : LONG_LOOKS)) return;
+    if (this.#hung && beside && !this.#runs) return this.#fail("it hangs and cannot be ended");
     if (this.#hung || kind === "net") {
       this.#over = true;
       this.#events.stuck();

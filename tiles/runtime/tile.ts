@@ -35,6 +35,11 @@ export interface TileContext<Setup> {
   log(line: string): void;
   /** Has main put a request into the control region: the status tile's. */
   ask(request: ControlRequest): void;
+  /**
+   * Where another runs with the same regions: to be awaited before they are touched. Resolves when
+   * that one has ended, with whether it handed over; what it left unread is to be answered then.
+   */
+  turn?(): Promise<boolean>;
 }
 
 /** One tile, as its loop sees it. */
@@ -82,6 +87,8 @@ export interface BootMessage {
   readonly control: View;
   /** What it keeps once it runs. */
   readonly keep: { readonly clock: boolean; readonly keep: boolean };
+  /** Whether another runs in its place until it is ready. */
+  readonly beside: boolean;
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
   readonly setup: unknown;
@@ -90,6 +97,8 @@ export interface BootMessage {
 /** What a tile reports to main. Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
+  /** Whoever runs in its place may be relieved; main answers with whether that one handed over. */
+  | { readonly type: "ready" }
   | { readonly type: "running"; readonly confined: string }
   | { readonly type: "log"; readonly line: string }
   | { readonly type: "ask"; readonly request: ControlRequest }

@@ -27,16 +27,14 @@ export class TileRegion {
   /** Counters, indexed as `counters.ts` declares them for this kind of tile. */
   readonly counters: Float64Array;
   readonly #words: Uint32Array;
-  #burst: number;
-  #sleep: number;
 
-  /** Joins the region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. */
+  /**
+   * The region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. Writes
+   * nothing yet: an app that is to be relieved may still have it.
+   */
   constructor(view: View) {
     this.#words = u32(view);
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
-    this.#burst = this.#words[BURST];
-    this.#sleep = (this.#words[SLEEP] + 1) & ~1;
-    Atomics.store(this.#words, SLEEP, this.#sleep);
   }
 
   /**
@@ -45,8 +43,7 @@ export class TileRegion {
    * before cannot be moved past it by compiler or processor.
    */
   quiescent(): void {
-    this.#burst = (this.#burst + 1) >>> 0;
-    Atomics.store(this.#words, BURST, this.#burst);
+    Atomics.store(this.#words, BURST, this.#words[BURST] + 1);
   }
 
   /**
@@ -55,14 +52,12 @@ export class TileRegion {
    * so at least one side sees the other and no wake-up is lost.
    */
   fallAsleep(): void {
-    this.#sleep = (this.#sleep + 1) >>> 0;
-    Atomics.store(this.#words, SLEEP, this.#sleep);
+    Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) | 1);
   }
 
   /** Says "awake again", before anything of netbase is read. */
   awake(): void {
-    this.#sleep = (this.#sleep + 1) >>> 0;
-    Atomics.store(this.#words, SLEEP, this.#sleep);
+    Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) & ~1);
   }
 
   /** Publishes where the tile stands in its life, one of {@linkcode Life}. */

@@ -64,14 +64,24 @@ function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never>
   });
 }
 
-async function start(
-  boot: BootMessage,
-): Promise<{ tile: Tile | ServingTile; region: TileRegion }> {
+/** A tile whose loop can run. */
+interface Started {
+  readonly tile: Tile | ServingTile;
+  readonly region: TileRegion;
+  readonly thread: number;
+}
+
+async function start(boot: BootMessage): Promise<Started> {
   const libraries = openLibraries(boot);
-  scope.postMessage({ type: "started", thread: libraries.tile.thread() });
+  const thread = libraries.tile.thread();
+  scope.postMessage({ type: "started", thread });
   Deno.permissions.revokeSync({ name: "ffi" });
   const region = new TileRegion(boot.region);
-  region.life = Life.booting;
+  const join = () => {
+    region.awake();
+    region.life = Life.booting;
+  };
+  if (!boot.beside) join();
   const log = (line: string) => scope.postMessage({ type: "log", line });
   Object.assign(console, consoleTo(log));
   const module = await import(boot.module) as TileModule<unknown>;
@@ -81,26 +91,36 @@ async function start(
     libraries,
     log,
     ask: (request) => scope.postMessage({ type: "ask", request }),
+    ...(boot.beside && { turn: () => turn().finally(join) }),
   });
+  // What loading modules has left in Deno's event loop ends now: at the thread's end it would wake
+  // workers that came later, which a confined thread may not, and Deno ends the process for that.
+  await new Promise((resolve) => setTimeout(resolve));
   if (!boot.keep.keep) {
     for (const name of GIVEN_UP) Deno.permissions.revokeSync({ name });
   }
   scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
-  return { tile, region };
+  return { tile, region, thread };
+}
+
+/** Says that it is ready, and hears when whoever runs in its place has ended. */
+function turn(): Promise<boolean> {
+  const heard = new Promise<boolean>((resolve) => {
+    addEventListener("message", ({ data }) => resolve(data), { once: true });
+  });
+  scope.postMessage({ type: "ready" });
+  return heard;
 }
 
 /** Until it is told to stop. */
-async function live(
-  boot: BootMessage,
-  { tile, region }: { tile: Tile | ServingTile; region: TileRegion },
-): Promise<void> {
+async function live(boot: BootMessage, { tile, region, thread }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
   } else if (boot.kind !== "status") {
     runLoop({
       tile,
       region,
-      control: new ControlReader(boot.control),
+      control: new ControlReader(boot.control, thread),
       wakeups: COUNTERS[boot.kind].index.wakeups,
       spinTurns: boot.spinTurns,
     });
