@@ -8,6 +8,7 @@ import { Buffer } from "node:buffer";
 import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
+import { SETSOCKOPT, sizeBuffers } from "../ffi/socket_options.ts";
 import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
 
 /** One flow: a socket bound to the local address `source`, sending to `target`; IPv4, dotted. */
@@ -33,7 +34,7 @@ const LARGEST_BYTES = 1400;
 /** The most that is sent at once to catch up after a pause of this process. */
 const LARGEST_BURST = 32;
 /** Room for the answers to a second or more of traffic, should this process not get to run. */
-const RECEIVE_BYTES = 1 << 20;
+const RECEIVE_BYTES = 1 << 22;
 /** How often the pace is looked at. */
 const TICK_MILLIS = 1;
 
@@ -72,6 +73,7 @@ export class Traffic {
   /** Binds every flow's socket and begins to send. Throws when an address is not ours. */
   static async start(options: TrafficOptions): Promise<Traffic> {
     const sockets = await Promise.all(options.flows.map(({ source }) => bind(source)));
+    widenBuffers();
     return new Traffic(options, sockets);
   }
 
@@ -185,11 +187,20 @@ export async function flood({ first, sources, ...to }: FloodOptions): Promise<vo
 
 /** A UDP socket bound to a local address; `port` 0 for any. */
 export async function bind(address: string, port = 0): Promise<Socket> {
-  const socket = createSocket({ type: "udp4", recvBufferSize: RECEIVE_BYTES });
+  const socket = createSocket("udp4");
   socket.bind({ address, port, exclusive: true });
   await once(socket, "listening");
   socket.on("error", () => {});
   return socket;
+}
+
+/** Gives every socket of this process room for `RECEIVE_BYTES`; Deno 2.9's own option has no effect. */
+function widenBuffers(): void {
+  const libc = Deno.dlopen("libc.so.6", { setsockopt: SETSOCKOPT });
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    sizeBuffers(libc.symbols.setsockopt, { fd: Number(name), receive: RECEIVE_BYTES });
+  }
+  libc.close();
 }
 
 /** Sends one datagram; settles when the kernel has it. */
