@@ -48,6 +48,12 @@ const STOP_MILLIS = 600;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
+/**
+ * Starts and seats until there are no more reloads. A confined thread leaves its descriptors open as it
+ * ends, and no tile can be confined beside as many eventfds as `EVENTFDS` in tile.c: one for each
+ * start and seat. What is between them is for starts after failures.
+ */
+const MOST_STARTS = 400;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
@@ -71,6 +77,7 @@ export class Appliance {
   /** A reload was asked for and has not begun. */
   #reloadAsked = false;
   #reloading = false;
+  #starts = 0;
   #booted = false;
   /** The status tile has made its socket. */
   #listening = false;
@@ -186,6 +193,7 @@ export class Appliance {
         ...(beside && { ready: () => this.#relieve(seat, before, worker) }),
       },
     });
+    this.#starts++;
     if (beside) this.#beside = worker;
     else this.#workers.set(name, worker);
     this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
@@ -230,6 +238,9 @@ export class Appliance {
     // One that is being started may have read its files before they were changed.
     await before.running.catch(() => {});
     try {
+      if (this.#starts + this.#wiring.seats.length >= MOST_STARTS) {
+        throw new Error("after so many starts it takes a restart of Tegula");
+      }
       await this.#start(seat, setup);
       log(`${seat.name}: reloaded`);
     } catch (error) {
