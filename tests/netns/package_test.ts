@@ -217,7 +217,9 @@ Deno.test("scripts/install puts everything in place, and takes it away again", (
   const config = `${target}/etc/tegula/tegula.toml`;
   const program = `${target}/usr/local/bin/tegula`;
   assert.equal(Deno.statSync(program).mode! & 0o777, 0o755);
-  // systemd's own units, so that those which ours names are found.
+  // The shell, and systemd's own units, so that what ours names is found.
+  Deno.mkdirSync(`${target}/bin`);
+  Deno.copyFileSync("/bin/sh", `${target}/bin/sh`);
   Deno.mkdirSync(`${target}/usr/lib/systemd`, { recursive: true });
   mustRun(["mount", "--bind", "/usr/lib/systemd", `${target}/usr/lib/systemd`]);
   const verified = run(["systemd-analyze", "verify", `--root=${target}`, "tegula.service"]);
