@@ -275,6 +275,6 @@ labTest("an app inside the net tile is not reloaded, and said not to be", async 
     await reload(appliance, "echo"),
     "echo: not reloaded: inside net tiles it takes a restart",
   );
-  assert.equal((await ask(asker, { port: PORT })).text, "new");
+  assert.equal((await askUntilAnswered(asker, { port: PORT })).text, "new");
   assert.equal((await ask(asker)).text, "hello");
 });

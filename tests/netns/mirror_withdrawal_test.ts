@@ -149,7 +149,9 @@ Deno.test("a carrier's loss takes routes and hops along with its event where the
   mirrored.settle();
   const { resyncs } = mirrored.mirror.syncCounts;
   ip("link set v1 down");
-  // The other end hears of it by the kernel's workqueue.
+  // The other end hears of it by the kernel's workqueue: both events are to come at once.
+  const end = performance.now() + 30_000;
+  while (!ip("link show dev v0").includes("NO-CARRIER")) assert.ok(performance.now() < end);
   turnUntil(mirrored, () => mirrored.decide(REMOTE).gateway === addr("198.18.1.9"));
   assert.equal(mirrored.mirror.syncCounts.resyncs, resyncs);
   for (let flow = 0; flow < 64; flow++) {
