@@ -86,7 +86,7 @@ for (const role of ROLES) {
       { role, work: "busy", milliseconds: 2000, turns: 20 },
       { role, work: "busy", milliseconds: 100 },
     );
-    ok(first.turns! >= 20, `${first.turns} turns`);
+    ok(first.turns! >= 20, `${first.turns} turns, then ${first.error}`);
     equal(first.pings, first.turns);
     match(first.error!, /an error nobody catches/);
     ok(second.turns! >= 1);
