@@ -10,6 +10,7 @@ import {
   ask,
   CLIENT,
   HOST,
+  introduce,
   labTest,
   noise,
   pair,
@@ -50,7 +51,8 @@ for (const provider of ["xdp", "socket"]) {
 }
 
 labTest("each of several net tiles has an app of its own, beside apps in tiles", async (lab) => {
-  const { host, asker } = await pair(lab, { queues: 4 });
+  const { host, client, asker } = await pair(lab, { queues: 4 });
+  await introduce({ host, client });
   const listen = ["--listen", "9=discard", "--listen", "8=echo", "--net-tiles", "2"];
   const appliance = await Appliance.start(host, [...INLINE, ...listen]);
   const ready = await appliance.process.stderr.find("ready:");

@@ -16,6 +16,7 @@ import {
   eventually,
   growth,
   HOST,
+  introduce,
   type Lab,
   labTest,
   type Namespace,
@@ -38,6 +39,7 @@ function withMoody(): string[] {
 /** An appliance with echo and moody, and traffic to echo that runs until `settle`. */
 async function busy(lab: Lab) {
   const { host, client, asker } = await pair(lab);
+  await introduce({ host, client });
   const appliance = await Appliance.start(host, withMoody());
   const other = new Client(client);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
@@ -243,7 +245,8 @@ labTest("more than a process can be handed is refused in a sentence that mends i
 });
 
 labTest("instances share a port by flow, and each flow keeps to one", async (lab) => {
-  const { host, asker } = await pair(lab);
+  const { host, client, asker } = await pair(lab);
+  await introduce({ host, client });
   const appliance = await Appliance.start(host, ["--interface", "eth0", "--listen", "7=echo*3"]);
   const flows = Array.from({ length: 120 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
   await asker.start({ flows, rate: 1000 });

@@ -16,6 +16,7 @@ import {
   ECHO,
   eventually,
   HOST,
+  introduce,
   labTest,
   type Namespace,
   pair,
@@ -147,7 +148,8 @@ labTest("another XDP program is named with its id and left in peace, status 6", 
 });
 
 labTest("a second start on an interface is refused and the first not disturbed", async (lab) => {
-  const { host, asker } = await pair(lab);
+  const { host, client, asker } = await pair(lab);
+  await introduce({ host, client });
   await Appliance.start(host, ECHO);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
   await answeredAtLeast(asker, 50);

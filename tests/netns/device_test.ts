@@ -18,6 +18,7 @@ import {
   eventually,
   growth,
   HOST,
+  introduce,
   labTest,
   type Namespace,
   pair,
@@ -171,7 +172,8 @@ labTest("loopback works, its own addresses and the host's, from both", async (la
 
 for (const [queues, netTiles] of [[1, 2], [2, 4], [4, 3]]) {
   labTest(`${queues} queues and ${netTiles} net tiles answer every flow`, async (lab) => {
-    const { host, asker } = await pair(lab, { queues });
+    const { host, client, asker } = await pair(lab, { queues });
+    await introduce({ host, client });
     const appliance = await Appliance.start(host, [
       ...["--interface", "eth0", ...ECHO, "--net-tiles", `${netTiles}`],
     ]);

@@ -106,6 +106,15 @@ export async function pair(lab: Lab, { queues = 1 } = {}): Promise<Pair> {
   return { host, client, asker: new Client(client) };
 }
 
+/**
+ * Gives the host the client's MAC for good. Of answers that have to wait for it only so many can, and a
+ * client that a busy machine lets run sends more at once.
+ */
+export async function introduce({ host, client }: Pick<Pair, "host" | "client">): Promise<void> {
+  const [{ address }] = JSON.parse(await client.ip("-j link show dev eth0"));
+  await host.ip(`neigh replace ${CLIENT} lladdr ${address} dev eth0 nud permanent`);
+}
+
 /** Joins them by eth1 too, 192.0.2.1/24 and .2, by which answers may come another way than requests. */
 export async function secondLink(lab: Lab, { host, client }: Pair): Promise<void> {
   await lab.join(

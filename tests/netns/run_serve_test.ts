@@ -14,6 +14,7 @@ import {
   ECHO,
   eventually,
   HOST,
+  introduce,
   labTest,
   noise,
   pair,
@@ -134,7 +135,8 @@ labTest("run answers by the kernel's sockets alone when asked to", async (lab) =
 
 for (const netTiles of [1, 2]) {
   labTest(`run with ${netTiles} net tiles takes four queues, every flow answered`, async (lab) => {
-    const { host, asker } = await pair(lab, { queues: 4 });
+    const { host, client, asker } = await pair(lab, { queues: 4 });
+    await introduce({ host, client });
     const appliance = await Appliance.start(host, [...ECHO, "--net-tiles", `${netTiles}`]);
     assert.match(await appliance.mode("eth0"), /^xdp/);
     const flows = Array.from({ length: 64 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
