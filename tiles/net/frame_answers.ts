@@ -147,11 +147,11 @@ export class FrameAnswers implements Answers {
 
   reflect(): void {
     if (this.#frame >= 0) this.#takeBack();
-    // Answers leave in their order.
-    if (this.#count > 0) this.#flush();
     const requests = this.#requests;
     const { row } = requests;
     if (requests.isFramed && requests.rows[row + Arrival.sum] !== PARTIAL) {
+      // Answers leave in their order.
+      if (this.#count > 0) this.#flush();
       this.#reflected[this.#reflections++ & (BURST - 1)] = row;
       requests.spend(row);
     } else this.#reflectSlowly();

@@ -17,7 +17,7 @@ import type { Transmitter } from "./transmit.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Arrival, ARRIVAL_SHIFT, XDP_BURST } = arrival;
+const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
 
 /** An app inside the net tile, as main tells of it. */
 export interface InlineSetup extends ServiceSetup, PeerSetup {
@@ -92,6 +92,7 @@ export class InlineApp implements arrival.Recipient {
     rows[row + Arrival.length] = length;
     rows[row + Arrival.entry] = -1;
     rows[row + Arrival.interface] = ifindex;
+    rows[row + Arrival.sum] = PARTIAL;
     this.#requests.pick(this.#datagrams, count, count + 1);
     this.#peers.hear(source);
     return true;
