@@ -61,7 +61,7 @@ async function room(app: App) {
     assert.ok(inline.pushOne(offset, payload.length, 1, 2, (4000 << 16) | 7, 0, 0, 0));
     return frame;
   }
-  return { umem, counters, logged, sent, receive, run: () => inline.run() };
+  return { umem, counters, logged, sent, receive, run: () => inline.run(), inline };
 }
 
 const echo: App = {
@@ -209,4 +209,19 @@ Deno.test("without a free frame there is no room, and that is counted", async ()
   run();
   assert.equal(sent.length, 0);
   assert.equal(counters[APP.index.answer_no_room], 1);
+});
+
+Deno.test("any frame that is free is room for what is sent unasked, the first of the UMEM too", async () => {
+  const { umem, sent, inline } = await room({
+    receive() {},
+    tick(out) {
+      const at = out.reserve(1000);
+      if (at >= 0) out.send({ address: 1, port: 9, sourcePort: 7 }, at, 1000);
+    },
+  });
+  while (umem.takeFrame() >= 0);
+  umem.give(0);
+  inline.clock(1);
+  inline.clock(2_000);
+  assert.deepEqual(sent.map(({ frame }) => frame), [0]);
 });

@@ -80,5 +80,7 @@ export class Arrivals {
 
   constructor() {
     this.rows[NONE + Arrival.app] = -1;
+    // In no frame, the first included.
+    this.rows[NONE + Arrival.offset] = -1;
   }
 }
