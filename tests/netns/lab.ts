@@ -214,6 +214,8 @@ export async function assertPrompt(attempt: () => Promise<string | undefined>): 
   for (let i = 0; i < CHANCES; i++) {
     const what = await attempt();
     if (what === undefined) return;
+    // One that is late by an error in a few cases alone passes, but leaves its trace.
+    console.log(`slow: ${what}`);
     slow.push(what);
   }
   assert.fail(slow.join("\n"));
