@@ -80,7 +80,5 @@ export class Arrivals {
 
   constructor() {
     this.rows[NONE + Arrival.app] = -1;
-    // In no frame, the first included.
-    this.rows[NONE + Arrival.offset] = -1;
   }
 }

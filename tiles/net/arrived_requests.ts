@@ -104,7 +104,7 @@ export class ArrivedRequests implements Datagrams {
 
   /** Whether `frame` is that of the datagram at hand and was given away. */
   isReading(frame: number): boolean {
-    return !this.isHere && this.#umem.frameAt(this.offset) === frame;
+    return this.#row !== NONE && !this.isHere && this.#umem.frameAt(this.offset) === frame;
   }
 
   /** Datagrams that `next` has not gone to yet. */
