@@ -221,7 +221,6 @@ Deno.test("any frame that is free is room for what is sent unasked, the first of
   });
   while (umem.takeFrame() >= 0);
   umem.give(0);
-  inline.clock(1);
-  inline.clock(2_000);
+  inline.clock(performance.now() + 60_000);
   assert.deepEqual(sent.map(({ frame }) => frame), [0]);
 });
