@@ -22,6 +22,8 @@ class Rings {
   readonly sent: Uint8Array[] = [];
   /** Frames that the transmit ring takes before it is full; they complete when asked for. */
   room = Infinity;
+  /** How many of the last that were sent do not complete yet. */
+  slow = 0;
 }
 
 /** What a frame is full of that waits to be filled. */
@@ -128,7 +130,8 @@ export class FakeXsk implements Xsk {
 
   complete(slot: number, frames: Uint32Array, most: number, again: number): number {
     const rings = this.rings(slot);
-    const done = rings.completion.splice(0, most);
+    const ready = Math.max(0, rings.completion.length - rings.slow);
+    const done = rings.completion.splice(0, Math.min(most, ready));
     rings.room += done.length;
     done.forEach(([offset, bytes], i) => {
       const now = this.#umem.subarray(offset, offset + bytes.length);

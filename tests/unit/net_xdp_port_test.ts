@@ -3,6 +3,7 @@ import { heapView } from "../../ffi/view.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import { XdpPort } from "../../tiles/net/xdp_port.ts";
 import { FakeXsk } from "./net_fakes.ts";
+import fc from "./property.ts";
 
 const FRAME_BYTES = 2048;
 const FRAMES = 64;
@@ -52,4 +53,65 @@ Deno.test("what the kernel is slow to send is made up for by free frames, but fo
   assert.equal(port.filled, FILL, "the first are wanted");
   assert.equal(umem.freeFrames, FRAMES - FILL, "the others are free");
   assert.equal(xsk.owned.size, FILL);
+});
+
+Deno.test("however slow the kernel is and whatever apps keep, each queue of a UMEM has half a ring", () => {
+  const [queues, tx, kept] = [3, 24, 20];
+  const frames = queues * (FILL + tx) + kept;
+  const step = fc.record({
+    queue: fc.nat(queues - 1),
+    comes: fc.nat(FILL),
+    /** Of what came, how much goes out again; the rest is kept, as far as that may be. */
+    turned: fc.nat(FILL),
+    /** How much of what is kept comes free. */
+    freed: fc.nat(8),
+    slow: fc.constantFrom(0, 3, 12, Infinity),
+    out: fc.constantFrom(Infinity, 0, 5),
+  });
+  fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+    const region = heapView(frames * FRAME_BYTES);
+    const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames, largeBuffers: 0 });
+    const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
+    const ports = Array.from({ length: queues }, (_, slot) =>
+      new XdpPort(
+        { slot, ifindex: 2, queue: slot, fill: FILL, tx, partialChecksums: false },
+        { xsk, umem },
+      ));
+    for (const port of ports) port.refill();
+    const apps: number[] = [];
+    const words = new Uint32Array(2 + 2 * FILL);
+    for (const { queue, comes, turned, freed, slow, out } of steps) {
+      for (let i = 0; i < comes; i++) xsk.deliver(queue, new Uint8Array(60));
+      for (const offset of apps.splice(0, freed)) umem.give(offset);
+      xsk.rings(queue).slow = slow;
+      ports[queue].complete();
+      const count = ports[queue].receive(words);
+      for (let i = 0; i < count; i++) {
+        // It leaves by whichever queue, as the route says.
+        const port = ports[(queue + i) % queues];
+        const offset = words[2 + 2 * i];
+        if (i < turned && port.room > 0) port.queue(offset + 40, 20);
+        else if (apps.length < kept) apps.push(offset);
+        else umem.give(offset);
+      }
+      xsk.rings(queue).room = out;
+      for (const port of ports) port.flush();
+      xsk.rings(queue).room = Infinity;
+      for (const port of ports) {
+        port.refill();
+        assert.ok(port.filled >= FILL / 2 && port.filled <= FILL, `${port.filled} filled`);
+      }
+    }
+    for (const [slot, port] of ports.entries()) {
+      xsk.rings(slot).slow = 0;
+      port.flush();
+      port.complete();
+      port.refill();
+      assert.deepEqual([port.filled, port.room], [FILL, tx]);
+    }
+    for (const offset of apps) umem.give(offset);
+    assert.equal(umem.freeFrames, frames - queues * FILL, "none is lost");
+    const free = Array.from({ length: umem.freeFrames }, () => umem.takeFrame());
+    assert.equal(new Set([...free, ...xsk.owned]).size, frames, "none is there twice");
+  }));
 });
