@@ -87,8 +87,12 @@ class Replies implements Answers {
 
   /** Whether answers of a predecessor have not been read yet, as of the last `refresh()`. */
   get isForeign(): boolean {
-    const { depth, free, pushed } = this.#link;
-    return depth - free > ((pushed - this.#joined) >>> 0);
+    return this.#link.depth - this.#link.free > this.#answered;
+  }
+
+  /** How many answers were pushed here. */
+  get #answered(): number {
+    return (this.#link.pushed - this.#joined) >>> 0;
   }
 
   /** Looks how far the net tile has read. Once per burst. */
@@ -109,9 +113,8 @@ class Replies implements Answers {
       ? at
       : this.#starts[(this.#link.pushed - outstanding) & (this.#link.depth - 1)];
     // Where the payloads of a predecessor stand is not known: they have to be read first.
-    if (
-      this.isForeign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity
-    ) {
+    const foreign = outstanding > this.#answered;
+    if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
       return this.#noRoom();
     }
     this.#head = at;
@@ -216,6 +219,8 @@ export class NetSide {
   readonly #counters: Float64Array;
   /** Datagrams of the burst at hand. */
   #taken = 0;
+  /** Whether answers of a predecessor may still be unread. */
+  #follows = true;
 
   constructor(
     join: NetJoin,
@@ -249,14 +254,17 @@ export class NetSide {
   /** Takes the next burst into `requests` and returns its size. */
   take(): number {
     let count = Math.min(this.#consumer.available(), BURST);
-    if (count > 0) {
-      this.#producer.refresh();
-      // Answers to these would find no room yet.
-      if (this.answers.isForeign) count = 0;
-    }
+    if (count > 0) this.#producer.refresh();
+    if (this.#follows && count > 0) count = this.#afterPredecessor(count);
     this.#taken = count;
     this.requests.begin(this.#consumer.slot(0), count);
     return count;
+  }
+
+  /** Of a burst of `count`, how many can be taken: none while their answers would find no room. */
+  #afterPredecessor(count: number): number {
+    this.#follows = this.answers.isForeign;
+    return this.#follows ? 0 : count;
   }
 
   /** Publishes the answers, passes the burst, and wakes the net tile if it sleeps. */
