@@ -16,18 +16,10 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
-import { assertBalanced } from "./wire_balance.ts";
+import { assertBalanced, tileCounters } from "./wire_balance.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const INLINE = ["--interface", "eth0", "--listen", "7=echo@inline"];
-
-/** Counters by tile. */
-async function tiles(appliance: Appliance): Promise<Record<string, Record<string, number>>> {
-  const from = appliance.process.stderr.all.length;
-  appliance.process.kill("SIGUSR2");
-  const line = await appliance.process.stderr.find("counters: ", { from });
-  return JSON.parse(line.slice("counters: ".length));
-}
 
 for (const provider of ["xdp", "socket"]) {
   labTest(
@@ -41,7 +33,7 @@ for (const provider of ["xdp", "socket"]) {
         assert.deepEqual((await ask(asker, { payload })).bytes, payload, `${size} bytes`);
       }
       await assertBalanced(appliance);
-      const { net0, "echo@net0": echo } = await tiles(appliance);
+      const { net0, "echo@net0": echo } = await tileCounters(appliance.process);
       assert.deepEqual([echo.requests, echo.answers], [sizes.length, sizes.length]);
       assert.equal(net0.tx_accepted, sizes.length);
       assert.equal(net0.tx_frames + net0.tx_socket, sizes.length);
@@ -66,7 +58,7 @@ labTest("each of several net tiles has an app of its own, beside apps in tiles",
   await answeredAtLeast(asker, 500);
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
-  const { "echo@net0": one, "echo@net1": other, echo } = await tiles(appliance);
+  const { "echo@net0": one, "echo@net1": other, echo } = await tileCounters(appliance.process);
   assert.ok(one.requests > 0 && other.requests > 0 && echo.requests > 0);
   assert.equal(one.requests + other.requests + echo.requests, sent);
 });

@@ -24,6 +24,7 @@ import {
   refusal,
   SILENCE_MILLIS,
 } from "./lab.ts";
+import { tileCounters } from "./wire_balance.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const GRANTED = fileURLToPath(new URL("../fixtures/app/granted.ts", import.meta.url));
@@ -253,10 +254,7 @@ labTest("instances share a port by flow, and each flow keeps to one", async (lab
   await answeredAtLeast(asker, 300);
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
-  const from = appliance.process.stderr.all.length;
-  appliance.process.kill("SIGUSR2");
-  const line = await appliance.process.stderr.find("counters: ", { from });
-  const tiles = JSON.parse(line.slice("counters: ".length));
+  const tiles = await tileCounters(appliance.process);
   const shares = [1, 2, 3].map((i) => tiles[`echo.${i}`].requests as number);
   assert.equal(shares.reduce((sum, share) => sum + share), sent);
   for (const share of shares) assert.ok(share > sent / 10, shares.join(", "));

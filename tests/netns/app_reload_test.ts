@@ -19,6 +19,7 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
+import { tileCounters } from "./wire_balance.ts";
 
 const PORT = 4000;
 const DNS = 53;
@@ -139,10 +140,7 @@ labTest("a reload reads a changed zone, and costs nobody a datagram", async (lab
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
   // What tiles have counted goes on.
-  const from = appliance.process.stderr.all.length;
-  appliance.process.kill("SIGUSR2");
-  const line = await appliance.process.stderr.find("counters: ", { from });
-  const tiles = JSON.parse(line.slice("counters: ".length));
+  const tiles = await tileCounters(appliance.process);
   assert.equal(tiles["echo.1"].requests + tiles["echo.2"].requests, sent);
   assert.equal(tiles.dns.requests, 3);
   assert.equal((await appliance.stop()).code, 0);

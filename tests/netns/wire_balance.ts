@@ -21,13 +21,20 @@ const COUNTERS_MILLIS = 2000;
 /** Counters by name, of each tile by its name. */
 type Tiles = Record<string, Record<string, number>>;
 
-/** The counters of an appliance's tiles; null when it does not say. */
-async function readTiles(process: LabProcess): Promise<Tiles | null> {
+/** The counters of an appliance's tiles. Throws Error when it does not say, as `Lines.find` does. */
+export async function tileCounters(
+  process: LabProcess,
+  { timeoutMs }: { timeoutMs?: number } = {},
+): Promise<Tiles> {
   const from = process.stderr.all.length;
   process.kill("SIGUSR2");
-  const line = await process.stderr.find("counters: ", { from, timeoutMs: COUNTERS_MILLIS })
-    .catch(() => null);
-  return line && JSON.parse(line.slice(10));
+  const line = await process.stderr.find("counters: ", { from, timeoutMs });
+  return JSON.parse(line.slice("counters: ".length));
+}
+
+/** The same, or null. */
+function readTiles(process: LabProcess): Promise<Tiles | null> {
+  return tileCounters(process, { timeoutMs: COUNTERS_MILLIS }).catch(() => null);
 }
 
 /** Sum of a net tile's counters whose names match. */
