@@ -111,6 +111,8 @@ static const uint32_t COMMON[] = {
 	SYS_ppoll, /* waiting, ours */
 	SYS_restart_syscall, /* a wait goes on after SIGSTOP and SIGCONT */
 	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
+	/* As mprotect: V8's code pages, where the CPU has memory protection keys; aborts without. */
+	SYS_pkey_mprotect, SYS_pkey_alloc, SYS_pkey_free,
 	SYS_clock_gettime, SYS_clock_nanosleep, SYS_sched_yield, /* timers, back-off in locks */
 	SYS_getpid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
 	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; a thread's end */
