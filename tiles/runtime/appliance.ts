@@ -282,8 +282,14 @@ export class Appliance {
     if (this.#stopping) return;
     this.#control.pulse();
     if (this.#booted) this.#tellAttached();
-    for (const { name, reader } of this.#wiring.seats) {
-      this.#workers.get(name)?.look(reader);
+    for (const { name, reader, eventfd } of this.#wiring.seats) {
+      const worker = this.#workers.get(name);
+      worker?.look(reader);
+      // In a reload the word for this is taken: it comes next.
+      if (worker?.leaving && this.#beside === undefined) {
+        this.#control.relieve(worker.thread);
+        this.#options.tile.wake(eventfd);
+      }
       if (this.#beside?.name === name) this.#beside.look(reader);
     }
     this.#nameRefusals();
@@ -314,6 +320,7 @@ export class Appliance {
   #failed(seat: TileSeat, { message, setup }: { message: string; setup: unknown }): void {
     const { log, fatal } = this.#options;
     if (seat.kind === "net") return fatal(seat.name, message);
+    if (this.#beside === undefined) this.#control.relieve(0);
     const failures = this.#failures.get(seat.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(seat.name, failures + 1);
