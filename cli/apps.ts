@@ -47,7 +47,8 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
 }
 
 function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan, "name" | "ports"> {
-  const { options, sendTo, module = app } = config;
+  const { module = app, grants: configured, ...told } = config;
+  const { options } = told;
   const { options: known, ...granted } = Object.hasOwn(SHIPPED, module)
     ? SHIPPED[module]
     : { options: Object.keys(options) };
@@ -59,14 +60,14 @@ function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan,
       Exit.usage,
     );
   }
-  const grants = { ...config.grants, ...granted };
+  const grants = { ...configured, ...granted };
   if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,
       Exit.usage,
     );
   }
-  return { module: appModule(module), options, sendTo, grants, inline };
+  return { ...told, module: appModule(module), grants, inline };
 }
 
 function appModule(app: string): string {
