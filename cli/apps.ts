@@ -11,7 +11,7 @@ import { Exit, UserError } from "./errors.ts";
 /** Apps that ship, each `tiles/app/NAME.ts`: their options, and whether they have the clock untold. */
 const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: true }>> = {
   discard: { options: [] },
-  dns: { options: ["zone"] },
+  dns: { options: ["rrl_ratelimit", "rrl_slip", "zone"] },
   echo: { options: [] },
   ntp: { options: ["reference", "stratum"], clock: true },
   statsd: { options: ["interval"] },
