@@ -151,6 +151,28 @@ Deno.test("what is no query is not answered, nor a query from a port that is no 
   assert.equal(harness.counters.refused_source, 5);
 });
 
+Deno.test("a clock that is set back by however much stops nobody", () => {
+  const limit = new RateLimit({ ratelimit: 1, slip: 2 });
+  for (let back = 2; back < 100; back++) {
+    for (let i = 0; i < 1000; i++) limit.judge(VICTIM, 77, NOW + (i >>> 8));
+    assert.equal(limit.judge(VICTIM, 77, NOW + 3 - back), Verdict.send, `by ${back} s`);
+  }
+});
+
+Deno.test("whose place a network takes in the table differs from one server to another", () => {
+  const [one, other] = [1, 2].map(() => {
+    const limit = new RateLimit({ ratelimit: 1, slip: 2 });
+    return (network: number) => {
+      for (let i = 0; i < 2; i++) limit.judge(VICTIM, 77, NOW);
+      limit.judge(network << 8, 77, NOW);
+      return limit.judge(VICTIM, 77, NOW) === Verdict.send;
+    };
+  });
+  const chosen = Array.from({ length: 1 << 21 }, (_, network) => network).filter(one);
+  assert.ok(chosen.length > 0 && chosen.length < 32, `${chosen.length} of two million`);
+  assert.ok(chosen.filter(other).length < chosen.length / 2);
+});
+
 /** The same as NSD's manual has it, of one network and answer: rate = rate / 2 + this second's. */
 class Slow {
   #rate = 0;

@@ -3,6 +3,8 @@ import { AppHarness, type Asked, type HarnessOptions } from "../../tiles/app/har
 import * as echo from "../../tiles/app/echo.ts";
 import * as ntp from "../../tiles/app/ntp.ts";
 import * as time from "../../tiles/app/time.ts";
+import type { Datagrams } from "../../tiles/app/contract.ts";
+import { refusals } from "../../tiles/app/refusals.ts";
 import fc from "./property.ts";
 
 /** Some moment, in nanoseconds since 1970. */
@@ -129,4 +131,32 @@ Deno.test("two echoes that may answer each other stop at the bound", async () =>
     both[rounds % 2].ask({ payload: "x", sourcePort: 7001 - rounds % 2, receivedAt: NOW });
   while (rounds < 1000 && bounce().length > 0) rounds++;
   assert.equal(rounds, 20);
+});
+
+Deno.test("whose place a sender takes in the table differs from one appliance to another", () => {
+  type Sender = readonly [sourceAddress: number, sourcePort: number];
+  const victim: Sender = [0xc6120002, 40_000];
+  const [one, other] = [1, 2].map(() => {
+    const { mayLoop } = refusals({ served: [], mostPerSecond: 1 }, new Float64Array(64));
+    const asked = ([sourceAddress, sourcePort]: Sender) =>
+      mayLoop({ sourceAddress, sourcePort, destinationPort: 7, receivedAt: NOW } as Datagrams);
+    return (sender: Sender) => {
+      asked(victim);
+      asked(sender);
+      return !asked(victim);
+    };
+  });
+  const all = Array.from({ length: 1 << 20 }, (_, i): Sender => [0x0a000000 + i, 40_000]);
+  const chosen = all.filter(one);
+  assert.ok(chosen.length > 4 && chosen.length < 64, `${chosen.length} of a million`);
+  assert.ok(chosen.filter(other).length < chosen.length / 2);
+  // Neighbours of the victim's by one bit are what a weak hash has meet whatever its key is.
+  const near = Array.from(
+    { length: 48 },
+    (_, bit): Sender =>
+      bit < 32
+        ? [(victim[0] ^ (1 << bit)) >>> 0, victim[1]]
+        : [victim[0], victim[1] ^ (1 << (bit - 32))],
+  );
+  assert.deepEqual(near.filter((sender) => one(sender) && other(sender)), []);
 });

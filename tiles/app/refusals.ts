@@ -61,12 +61,13 @@ const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
 
 /**
  * How many answers each sender has had this second. Each has one slot that it can be in, and takes it
- * from whoever is there, so that the table never grows. The hash is seeded: nobody can choose whose
- * slot to take.
+ * from whoever is there, so that the table never grows. The hash multiplies by secret numbers: nobody
+ * can choose whose slot to take. A secret that is only XORed to a key leaves differences of keys as they
+ * are, and so pairs that always meet.
  */
 class RecentAnswers {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
-  readonly #seed = crypto.getRandomValues(new Uint32Array(2));
+  readonly #key = crypto.getRandomValues(new Uint32Array(3));
   readonly #most: number;
 
   constructor(most: number) {
@@ -79,9 +80,11 @@ class RecentAnswers {
     const address = requests.sourceAddress >>> 0;
     const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;
     const second = Math.floor(requests.receivedAt / 1e9) >>> 0;
-    let hash = Math.imul(address ^ this.#seed[0], 0x9e3779b1);
-    hash = Math.imul(hash ^ (hash >>> 15) ^ ports ^ this.#seed[1], 0x85ebca6b);
-    const at = ((hash ^ (hash >>> 13)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
+    const key = this.#key;
+    let hash = Math.imul(address + key[0], key[1] | 1);
+    hash = (hash ^ (hash >>> 15)) + Math.imul(ports, key[2] | 1);
+    hash = Math.imul(hash ^ (hash >>> 13), key[2] | 1);
+    const at = ((hash ^ (hash >>> 16)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
     // Of two net tiles one may be a burst behind the other: the second before is this one too.
     const behind = words[at + Word.second] - second;
     if (

@@ -29,11 +29,11 @@ const FORGOTTEN = 16;
 /**
  * The rates. A pair of prefix and answer has one slot that it can be in, and takes it from whoever is
  * there: the table never grows, and what a flood of made-up addresses pushes out begins anew. The hash
- * is seeded: nobody can choose whom to push out.
+ * multiplies by secret numbers: nobody can choose whom to push out.
  */
 export class RateLimit {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
-  readonly #seed = crypto.getRandomValues(new Uint32Array(2));
+  readonly #key = crypto.getRandomValues(new Uint32Array(3));
   /** A steady rate comes to twice itself, since half of what was before is added. */
   readonly #most: number;
   readonly #slip: number;
@@ -77,8 +77,10 @@ export class RateLimit {
 
   /** Where the slot of a pair begins. */
   #slot(prefix: number, answer: number): number {
-    let hash = Math.imul(prefix ^ this.#seed[0], 0x9e3779b1);
-    hash = Math.imul(hash ^ (hash >>> 15) ^ answer ^ this.#seed[1], 0x85ebca6b);
-    return ((hash ^ (hash >>> 13)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
+    const key = this.#key;
+    let hash = Math.imul(prefix + key[0], key[1] | 1);
+    hash = (hash ^ (hash >>> 15)) + Math.imul(answer, key[2] | 1);
+    hash = Math.imul(hash ^ (hash >>> 13), key[2] | 1);
+    return ((hash ^ (hash >>> 16)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
   }
 }
