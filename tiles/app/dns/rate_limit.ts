@@ -52,10 +52,12 @@ export class RateLimit {
     const prefix = address >>> 8;
     const at = this.#slot(prefix, answer);
     if (words[at + Word.prefix] !== prefix || words[at + Word.answer] !== answer) {
-      words.fill(0, at, at + SLOT_WORDS);
       words[at + Word.prefix] = prefix;
       words[at + Word.answer] = answer;
       words[at + Word.second] = second;
+      words[at + Word.rate] = 0;
+      words[at + Word.count] = 0;
+      words[at + Word.limited] = 0;
     }
     const elapsed = second - words[at + Word.second];
     // Of two net tiles one may be a burst behind the other: the second before is this one too.
