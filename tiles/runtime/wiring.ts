@@ -29,8 +29,12 @@ import type { TileKind } from "./tile.ts";
 import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** An app and the ports that it answers on. */
-export interface AppPlan
-  extends Pick<ServiceSetup, "name" | "module" | "ports" | "options">, Pick<PeerSetup, "sendTo"> {
+export interface AppPlan extends
+  Pick<
+    ServiceSetup,
+    "name" | "module" | "ports" | "options" | "refuseSources" | "mostPerSecond"
+  >,
+  Pick<PeerSetup, "sendTo"> {
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
@@ -280,8 +284,12 @@ export class Wiring {
   }
 
   #serviceSetup({ app, metrics }: AppPlace): ServiceSetup {
-    const { name, module, ports, options } = app;
-    return { name, module, ports, options, metrics: metrics.writer, served: this.#served };
+    const { name, module, ports, options, refuseSources, mostPerSecond } = app;
+    return {
+      ...{ name, module, ports, options, refuseSources, mostPerSecond },
+      metrics: metrics.writer,
+      served: this.#served,
+    };
   }
 
   appSetup(a: number): AppSetup {
