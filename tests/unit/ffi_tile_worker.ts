@@ -1,7 +1,7 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then either
- * tries what it must not do (`attempts`), or works hard for a while (`busy`) and ends by an error that
- * nobody catches.
+ * tries what it must not do (`attempts`), asks which descriptors it reaches (`descriptors`), or works hard for a while (`busy`)
+ * and ends by an error that nobody catches.
  */
 
 /// <reference lib="deno.worker" />
@@ -15,7 +15,7 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "busy";
+  readonly work: "attempts" | "descriptors" | "busy";
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
@@ -175,6 +175,35 @@ function attempts(
   return results;
 }
 
+/** Confines itself to some of many sockets; says which descriptors were listed, and which it reaches. */
+function descriptors(): Record<string, string> {
+  const sockets = Array.from({ length: 200 }, (_, i) => openUdpSocket(18_001 + i).fd);
+  // Runs of every length, with gaps of every length, and in no order.
+  const listed = sockets.filter((_, i) => i < 40 ? i % 2 === 0 : Math.random() < 0.7);
+  listed.sort(() => Math.random() - 0.5);
+  const eventfds = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name))
+    .filter((fd) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${fd}`) === "anon_inode:[eventfd]";
+      } catch {
+        return false;
+      }
+    });
+  tile.confine({ role: "net", fds: Int32Array.from(listed) });
+  const all = Array.from({ length: Math.max(...sockets) + 10 }, (_, fd) => fd);
+  const reached = (call: (fd: number) => bigint) =>
+    JSON.stringify(all.filter((fd) => outcome(() => call(fd)) !== "EPERM"));
+  const inOrder = (fds: number[]) => JSON.stringify(fds.toSorted((a, b) => a - b));
+  return {
+    listed: inOrder(listed),
+    getsockopt: reached((fd) => syscall(55, fd, SOL_SOCKET, SO_ERROR)),
+    recvmmsg: reached((fd) => syscall(299, fd, 0)),
+    eventfds: inOrder(eventfds),
+    write: reached((fd) => syscall(1, fd, 0)),
+    read: reached((fd) => syscall(0, fd, 0)),
+  };
+}
+
 /** Everything that keeps a Deno worker busy: garbage, messages, timers, locks, compiled code. */
 function busy({ eventfd, milliseconds, turns: least }: Task): void {
   const end = performance.now() + milliseconds;
@@ -207,8 +236,13 @@ function busy({ eventfd, milliseconds, turns: least }: Task): void {
 
 self.onmessage = ({ data }: MessageEvent<Task>) => {
   const { role, work, keepNetAdmin, eventfd } = data;
-  const descriptors = prepare();
-  const { own, ownNetlink, probe } = descriptors;
+  if (work === "descriptors") {
+    const results = descriptors();
+    tile.wake(eventfd);
+    return self.postMessage({ type: "attempts", results });
+  }
+  const prepared = prepare();
+  const { own, ownNetlink, probe } = prepared;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
   const { landlock } = tile.confine({
     role,
@@ -217,5 +251,5 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   });
   self.postMessage({ type: "confined", landlock, tid: libc.gettid() });
   if (work === "busy") return busy(data);
-  self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
+  self.postMessage({ type: "attempts", results: attempts(prepared, eventfd) });
 };
