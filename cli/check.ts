@@ -5,6 +5,7 @@
 
 import { openHost } from "../ffi/host.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import { portsOf } from "../tiles/runtime/ports.ts";
 import { checkFilters } from "./check_filters.ts";
 import {
   type Again,
@@ -17,7 +18,7 @@ import {
   type Finding,
   ok,
 } from "./check_findings.ts";
-import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
+import { checkListen, CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { findDefaults } from "./default_interfaces.ts";
 import { Control } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
@@ -59,6 +60,7 @@ export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
   const asked = await readConfig(configured);
+  checkListen(asked.listen);
   const findings = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
   if (json) say(JSON.stringify(findings));
   else for (const finding of findings) say(text(finding));
@@ -107,7 +109,11 @@ function findAll(
     ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
-    ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port), again }),
+    ...checkFilters({
+      interfaces: wantedNames,
+      ports: portsOf(listen.map(({ ports }) => ports)),
+      again,
+    }),
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
   ];

@@ -11,6 +11,7 @@ import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
 import { delay } from "../tiles/runtime/delay.ts";
 import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
+import { portsOf, portsText } from "../tiles/runtime/ports.ts";
 import type { PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
@@ -72,7 +73,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
     dispatcher,
-    lowPorts: listen.some(({ port }) => port < FIRST_UNPRIVILEGED_PORT),
+    lowPorts: listen.some(({ ports: [first] }) => first < FIRST_UNPRIVILEGED_PORT),
   });
   if (missing.length === 0) return;
   throw new UserError(
@@ -106,66 +107,91 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Names whoever has a port that is to be served. AF_XDP alone serves such a port; without AF_XDP that
+ * Names whoever has ports that are to be served. AF_XDP alone serves such a port; without AF_XDP that
  * is the end. It has to be asked before main is narrowed, which may start no program then.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
   { libraries: { udpSetup }, log }: { libraries: MainLibraries; log: Log },
 ): void {
-  for (const { port } of listen) {
+  const held = portsOf(listen.map(({ ports }) => ports)).filter((port) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);
     else if (fd !== -EADDRINUSE) {
       throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
-    } else {
-      const held = `port ${port} is held by ${portHolder(port)}`;
-      if (provider !== "socket") {
-        log(`${held}: only AF_XDP serves it, what else the kernel receives is theirs`);
-      } else throw new UserError(`UDP ${held}; stop it or take another port`, Exit.port);
     }
+    return fd < 0;
+  });
+  if (held.length === 0) return;
+  const holders = portHolders();
+  const byHolder = Map.groupBy(held.toSorted((a, b) => a - b), (port) => holders.get(port));
+  for (const [holder, ports] of byHolder) {
+    const says = `${portsText(ports)} held by ${describeHolder(holder)}`;
+    if (provider === "socket") {
+      throw new UserError(`UDP ${says}; stop it or take another port`, Exit.port);
+    }
+    log(
+      `${says}: only AF_XDP serves ${ports.length === 1 ? "it" : "them"}, what else the ` +
+        "kernel receives is theirs",
+    );
   }
 }
 
-/** Who has a UDP port, by what `ss` of iproute2 tells of it. */
-function portHolder(port: number): string {
+/** Who has which UDP port, as `NAME PID`, by what `ss` of iproute2 tells. */
+function portHolders(): Map<number, string> {
   try {
-    const { stdout } = new Deno.Command("ss", { args: ["-Huanp", `sport = :${port}`] })
-      .outputSync();
-    const [, name, pid] = /\(\("(.*?)",pid=(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
-    if (pid !== undefined) return asTegula(pid) ?? `${name} (pid ${pid})`;
+    const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
+    const lines = new TextDecoder().decode(stdout)
+      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\(\("(.*?)",pid=(\d+)/gm);
+    return new Map([...lines].map(([, port, name, pid]) => [Number(port), `${name} ${pid}`]));
   } catch {
     // There is no such program, or it may not be started.
+    return new Map();
   }
-  return "another program";
+}
+
+function describeHolder(holder?: string): string {
+  const [, name, pid] = /^(.*) (\d+)$/.exec(holder ?? "") ?? [];
+  return pid === undefined ? "another program" : asTegula(pid) ?? `${name} (pid ${pid})`;
 }
 
 /** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
 function asTegula(pid: string): string | null {
-  const args = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  const args = commandLine(pid);
   const main = args.findIndex((arg) => arg.endsWith("/cli/narrowed.ts"));
   if (main < 0) return null;
   return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
 
-/** Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. */
+/** The command line of a process; none of one that has ended, or is another user's. */
+function commandLine(pid: string): string[] {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. All at
+ * once, so that their descriptors follow each other and tiles are confined to them as a range.
+ */
 export function takePorts(
-  { listen }: RunConfig,
+  ports: readonly number[],
   { libraries: { udpSetup } }: { libraries: MainLibraries },
 ): PortSocket[] {
-  return listen.map(({ port }) => ({ port, fd: udpSetup.open(port) })).filter(({ fd }) => fd >= 0);
+  return ports.map((port) => ({ port, fd: udpSetup.open(port, ports.length) }))
+    .filter(({ fd }) => fd >= 0);
 }
 
 /** Refuses to go on by the kernel's sockets alone where another program has a port's. */
-export function insistOnSockets(
-  { listen }: Pick<RunConfig, "listen">,
-  sockets: readonly PortSocket[],
-): void {
-  const lacking = listen.find(({ port }) => sockets.every((socket) => socket.port !== port));
-  if (lacking === undefined) return;
+export function insistOnSockets(ports: readonly number[], sockets: readonly PortSocket[]): void {
+  const taken = new Set(sockets.map(({ port }) => port));
+  const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
+  if (lacking.length === 0) return;
   throw new UserError(
-    `UDP port ${lacking.port} is held by another program, and no AF_XDP serves it besides; stop it or ` +
-      "take another port",
+    `UDP ${portsText(lacking)} held by another program, and no AF_XDP serves ` +
+      `${lacking.length === 1 ? "it" : "them"} besides; stop it or take another port`,
     Exit.port,
   );
 }
@@ -175,7 +201,7 @@ export function insistOnSockets(
  * AF_XDP and says why.
  */
 export function loadPrograms(
-  { interfaces, provider, dispatcher }: RunConfig,
+  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
   const fit = interfaces.filter((name) => {
