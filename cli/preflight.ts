@@ -10,9 +10,9 @@ import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
 import { delay } from "../tiles/runtime/delay.ts";
-import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
+import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
-import type { PortSocket } from "../tiles/runtime/wiring.ts";
+import type { AppPlan, PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
@@ -40,6 +40,16 @@ const NOT_NATIVE: Readonly<Record<string, string>> = {
  * headers they look for a network header, which the kernel does not mark in such frames.
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
+/**
+ * Descriptors, counted on a running appliance and rounded up: of each tile (its event loop, standard
+ * streams, eventfd), interface (program, maps, link) and queue, and for what is open for a moment: modules that load, connections
+ * to the control socket.
+ */
+const FILES = { tile: 8, interface: 8, queue: 3, spare: 16 };
+/** Threads besides those of tiles: the runtime's pool and V8's helpers grow as they are needed. */
+const SPARE_THREADS = 4;
+/** How many are tried at most (`Host.threads`). */
+const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
@@ -94,6 +104,54 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
       Exit.interface,
     );
   }
+}
+
+/** What is to be served, as far as descriptors and threads go. */
+export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
+  readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
+  readonly hasStatus: boolean;
+}
+
+/**
+ * Which limit of this process is too low for what is to be served; null: none. Deno takes a worker's
+ * descriptors and threads for granted, and ends with a panic where it gets none.
+ */
+export function scarcity(
+  host: Host,
+  { interfaces, provider, netTiles: asked, apps, hasStatus }: Size,
+): Trouble | null {
+  const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
+  const cores = navigator.hardwareConcurrency;
+  const { netTiles, shares } = planTiles({
+    ...{ queues: every, cores, apps: apps.length },
+    ...(asked !== undefined && { netTiles: asked }),
+  });
+  const inline = apps.filter((app) => app.inline).length;
+  const tiles = 1 + netTiles + (apps.length - inline) + (hasStatus ? 1 : 0);
+  const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
+  const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
+  const { open, most } = host.files();
+  const files = open + ports + FILES.tile * tiles + inline * netTiles +
+    FILES.interface * every.length + FILES.queue * shares.length + FILES.spare;
+  if (files > most) {
+    return {
+      says: `${most} open files are allowed, and ${what} take ${files}`,
+      fix: `ulimit -n ${files}, or LimitNOFILE=${files} in the unit`,
+    };
+  }
+  const threads = Math.min(tiles + SPARE_THREADS, MOST_THREADS);
+  const got = host.threads(threads);
+  if (got >= threads) return null;
+  return {
+    says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
+    fix: "a higher 'ulimit -u', or TasksMax= in the unit",
+  };
+}
+
+/** Refuses to start where `scarcity` finds something. */
+export function checkLimits(host: Host, size: Size): void {
+  const trouble = scarcity(host, size);
+  if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
 }
 
 /** How many receive queues `name` has; one where the driver does not say. */
@@ -280,7 +338,7 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   );
 }
 
-/** What is wrong with an interface, and the command that mends it. */
+/** What is wrong, and what mends it: of an interface a command. */
 interface Trouble {
   readonly says: string;
   readonly fix: string;

@@ -3,10 +3,13 @@
  * can call as it is, host.ts calls there.
  */
 #include <net/if.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "native.h"
+
+#define MOST_THREADS 1024
 
 /*
  * One SIOC* request of netdevice(7). `about` is its struct ifreq, whose ifr_data is made to point at
@@ -23,4 +26,31 @@ EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 	error = result(ioctl(fd, request, about));
 	close(fd);
 	return error;
+}
+
+static void *wait_for(void *lock)
+{
+	pthread_mutex_lock(lock);
+	pthread_mutex_unlock(lock);
+	return NULL;
+}
+
+/*
+ * How many of `count` more threads this process can have at once. Found by trying: the user's limit, a
+ * control group's and the kernel's are all that is left of them, and none says how much that is.
+ */
+EXPORT int tegula_host_threads(int count)
+{
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_t threads[MOST_THREADS];
+	int started = 0;
+
+	pthread_mutex_lock(&lock);
+	while (started < count && started < MOST_THREADS &&
+	       !pthread_create(&threads[started], NULL, wait_for, &lock))
+		started++;
+	pthread_mutex_unlock(&lock);
+	for (int i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	return started;
 }
