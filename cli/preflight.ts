@@ -46,8 +46,11 @@ const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
  * to the control socket.
  */
 const FILES = { tile: 8, interface: 8, queue: 3, spare: 16 };
-/** Threads besides those of tiles: the runtime's pool and V8's helpers grow as they are needed. */
-const SPARE_THREADS = 4;
+/**
+ * Threads of each tile, one of them for what its runtime reads while it loads, and besides: the runtime's
+ * own and V8's helpers, which come and go.
+ */
+const THREADS = { tile: 2, spare: 8 };
 /** How many are tried at most (`Host.threads`). */
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
@@ -139,7 +142,7 @@ export function scarcity(
       fix: `ulimit -n ${files}, or LimitNOFILE=${files} in the unit`,
     };
   }
-  const threads = Math.min(tiles + SPARE_THREADS, MOST_THREADS);
+  const threads = Math.min(THREADS.tile * tiles + THREADS.spare, MOST_THREADS);
   const got = host.threads(threads);
   if (got >= threads) return null;
   return {
