@@ -41,11 +41,11 @@ const NOT_NATIVE: Readonly<Record<string, string>> = {
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
- * Descriptors, counted on a running appliance and rounded up: of each tile (its event loop, standard
- * streams, eventfd), interface (program, maps, link) and queue, and for what is open for a moment: modules that load, connections
- * to the control socket.
+ * Descriptors, counted on a running appliance and rounded up: of each tile (event loop, standard streams,
+ * eventfd), interface (program, maps, link) and queue. To spare are those of modules that load, of
+ * connections to the status tile, and those that a tile leaves behind when it is started again.
  */
-const FILES = { tile: 8, interface: 8, queue: 3, spare: 16 };
+const FILES = { tile: 8, interface: 8, queue: 3, spare: 64 };
 /**
  * Threads of each tile, one of them for what its runtime reads while it loads, and besides: the runtime's
  * own and V8's helpers, which come and go.

@@ -181,6 +181,27 @@ Deno.test("watch() is readable while one of many sockets is, and ready() tells t
   for (const fd of fds) setup.close(fd);
 });
 
+Deno.test("the buffers of many sockets are smaller than those of few", () => {
+  const SOL_SOCKET = 1;
+  const libc = Deno.dlopen("libc.so.6", {
+    getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  }).symbols;
+  const sizes = (sockets: number) => {
+    const fd = setup.open(7006, sockets);
+    const values = [7, 8].map((option) => {
+      const value = new Int32Array(1);
+      equal(libc.getsockopt(fd, SOL_SOCKET, option, value, Int32Array.of(4)), 0);
+      return value[0];
+    });
+    setup.close(fd);
+    return values;
+  };
+  // The kernel doubles what it is told, for what it keeps besides.
+  deepEqual(sizes(1), [2 * (4 << 20), 2 * (8 << 20)]);
+  deepEqual(sizes(64), [2 * (2 << 20), 2 * (4 << 20)]);
+  deepEqual(sizes(4096), [2 * (256 << 10), 2 * (256 << 10)]);
+});
+
 Deno.test("watch() says why it cannot", () => {
   equal(udp.watch(Int32Array.of(99_999)), -EBADF);
 });

@@ -4,6 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
+import { Control } from "../../cli/control.ts";
 import { selfCommand } from "../../cli/self.ts";
 import { MOST_PORTS_SERVED } from "../../tiles/runtime/ports.ts";
 import {
@@ -19,6 +20,7 @@ import {
   pair,
   refusal,
   SILENCE_MILLIS,
+  socketPath,
 } from "./lab.ts";
 
 const FIRST = 5000;
@@ -33,9 +35,13 @@ for (const [provider, ...more] of [["auto"], ["socket", "--net-tiles", "2"]]) {
     const { host, asker } = await pair(lab);
     const local = new Client(host);
     const start = async () => {
-      const appliance = await Appliance.start(host, [...MOST, "--provider", provider, ...more]);
+      const control = socketPath();
+      const args = [...MOST, "--provider", provider, "--control", control, ...more];
+      const appliance = await Appliance.start(host, args);
       const ready = await appliance.process.stderr.find("ready:");
       assert.match(ready, new RegExp(`^ready: eth0 answering ${FIRST}-${LAST}=echo(;|$)`));
+      const status = await (await Control.connect(control)).one({ do: "status" });
+      assert.deepEqual(status.listen, [{ port: FIRST, last: LAST, app: "echo" }]);
       const before = await appliance.counters();
       for (const port of PORTS) {
         const { text, from } = await ask(asker, { port });
