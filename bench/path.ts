@@ -38,6 +38,7 @@ const CASES: readonly {
   { name: "path own tile", setup: { ...ONE, inline: false } },
   { name: "path peers 10000", setup: { ...ONE, peers: 10_000 } },
   { name: "path ports 64", setup: { ...ONE, ports: 64 } },
+  { name: "path ports 4096", setup: { ...ONE, ports: 4096 } },
   {
     name: "path routes 1000000",
     setup: { ...FAR, routes: 1_000_000 },

@@ -48,7 +48,7 @@ export interface PathSetup extends PathShape {
   readonly memory: PathMemory;
 }
 
-const NO_UDP: Udp = { receive: () => 0, send: () => 0 };
+const NO_UDP: Udp = { receive: () => 0, send: () => 0, watch: () => -1, ready: () => 0 };
 const NO_TILE: TileLibrary = {
   wake() {},
   wait: () => 0,

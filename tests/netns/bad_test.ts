@@ -137,6 +137,21 @@ labTest("a port of another tegula is named with its process and command line", a
   assert.ok(said.includes(`port 7 is held by another tegula (pid ${pid}: ${command});`), said);
 });
 
+labTest("many ports that are held are named by holder, as ranges", async (lab) => {
+  const { host } = await pair(lab);
+  const socket = ["--interface", "eth0", "--provider", "socket", "--control", "none"];
+  const listen = ["--listen", "5000-5063=echo", "--listen", "5080=echo"];
+  const { process: { pid } } = await Appliance.start(host, [...socket, ...listen]);
+  const wanted = ["--listen", "5001-5100=echo"];
+  const { code, said } = await refused(host, run(...socket, ...wanted));
+  assert.equal(code, 5);
+  const held = `ports 5001-5063, 5080 are held by another tegula (pid ${pid}: `;
+  assert.ok(said.includes(`UDP ${held}`), said);
+  const appliance = await Appliance.start(host, ["--interface", "eth0", ...wanted]);
+  const lines = appliance.process.stderr.all.filter((line) => line.includes("held by"));
+  assert.deepEqual(lines.map((line) => line.startsWith(held)), [true]);
+});
+
 labTest("another XDP program is named with its id and left in peace, status 6", async (lab) => {
   const { host } = await pair(lab);
   await host.ip(`link set dev eth0 xdp obj ${otherProgram()} sec xdp`);

@@ -126,8 +126,9 @@ class NetTile implements Tile {
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
-  /** The port of each kernel socket that this tile receives on. */
-  readonly #socketPorts: readonly number[];
+  /** The kernel sockets that this tile receives on, and the port of each. */
+  readonly #socketFds: Int32Array;
+  readonly #socketPorts: Int32Array;
   readonly #transmitter: Transmitter;
   readonly #holding: Holding;
   readonly #solicits: Solicits;
@@ -192,13 +193,14 @@ class NetTile implements Tile {
     this.#receiver = new Receiver({ ...into, arrivals, checks });
     this.#sockets = new SocketReceiver({ ...into, udp, reader });
     const receiving = setup.udp.filter(({ receive }) => receive);
-    this.#socketPorts = receiving.map(({ port }) => port);
+    this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
+    this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
       () => tile.wake(setup.netlinkEventfd),
     );
-    this.#pollSet = new PollSet({ xsk, tile }, {
+    this.#pollSet = new PollSet({ xsk, udp, tile }, {
       eventfd: setup.eventfd,
       ports: setup.sockets.map(({ slot }) => xsk.fd(slot)),
       sockets: receiving.map(({ fd }) => fd),
@@ -313,18 +315,19 @@ class NetTile implements Tile {
 
   /** Receives from kernel sockets that have something, and now and then looks which have. */
   #receiveSockets(): number {
-    const { sockets, ready } = this.#pollSet;
-    if (sockets.length === 0) return 0;
+    const set = this.#pollSet;
+    if (this.#socketFds.length === 0) return 0;
     if (this.#worked && ++this.#turns >= LOOK_TURNS) {
       this.#turns = 0;
-      this.#pollSet.look();
+      set.look();
     }
     let work = 0;
-    for (let i = 0; i < sockets.length; i++) {
-      if (ready[i] === 0) continue;
-      const count = this.#sockets.burst(sockets[i], this.#socketPorts[i]);
+    for (let at = set.readyCount - 1; at >= 0; at--) {
+      const index = set.ready[at];
+      const count = this.#sockets.burst(this.#socketFds[index], this.#socketPorts[index]);
       this.#runInline();
-      if (count === 0) ready[i] = 0;
+      // The one that comes to stand here has had its turn.
+      if (count === 0) set.emptied(at);
       work += count;
     }
     return work;

@@ -10,6 +10,7 @@ import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ri
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
 import { delay } from "../runtime/delay.ts";
+import { portsOf } from "../runtime/ports.ts";
 import { type Entry, jsonLine } from "../netlink/entries.ts";
 
 /** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */
@@ -23,6 +24,13 @@ const MOST = 256;
 
 const REASONS = Object.keys(NET.help);
 
+/** A port, or those up to `last`, and the app that answers there. */
+export interface Listening {
+  readonly port: number;
+  readonly last?: number;
+  readonly app: string;
+}
+
 /** What captures are made from. */
 export interface CapturingParts {
   /** One ring per net tile. */
@@ -33,7 +41,7 @@ export interface CapturingParts {
   mode(): number;
   /** Names of interfaces as of now. */
   interfaceNames(): (ifindex: number) => string;
-  readonly listen: readonly { readonly port: number; readonly app: string }[];
+  readonly listen: readonly Listening[];
 }
 
 /** All captures that are on. */
@@ -101,7 +109,7 @@ export class Capturing {
   #portsOf(app: string | undefined): ReadonlySet<number> | null {
     if (app === undefined) return null;
     const own = this.#parts.listen.filter((each) => baseName(each.app) === app);
-    return new Set(own.map(({ port }) => port));
+    return new Set(portsOf(own.map(({ port, last = port }) => [port, last])));
   }
 
   #settle(): void {

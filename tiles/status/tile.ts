@@ -15,7 +15,7 @@ import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
 import { Ask, ControlReader } from "../runtime/control.ts";
 import { Answers } from "./answers.ts";
-import { Capturing } from "./capturing.ts";
+import { Capturing, type Listening } from "./capturing.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
@@ -42,7 +42,7 @@ export interface StatusSetup {
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
   /** Interfaces that frames are taken from. */
   readonly interfaces: readonly string[];
-  readonly listen: readonly { readonly port: number; readonly app: string }[];
+  readonly listen: readonly Listening[];
 }
 
 /** Begins to listen. Throws Deno's errors when an address cannot be had. */
