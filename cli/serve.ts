@@ -4,6 +4,7 @@
  * leaves nothing behind.
  */
 
+import { SystemError } from "../ffi/errno.ts";
 import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
@@ -63,7 +64,7 @@ function prepare(
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
   if (attachments.length === 0) preflight.insistOnSockets(ports, sockets);
-  const appliance = new Appliance({
+  const appliance = makeAppliance({
     ...libraries,
     attachments,
     trustChecksums: config.checksums === "nic",
@@ -86,6 +87,16 @@ function prepare(
 }
 
 type Parts = ReturnType<typeof prepare>;
+
+/** Regions may take more memory or descriptors than the system gives. */
+function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): Appliance {
+  try {
+    return new Appliance(options);
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    throw new UserError(error.message, Exit.system);
+  }
+}
 
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(parts: Parts): Promise<void> {

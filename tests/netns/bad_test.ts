@@ -270,3 +270,38 @@ labTest("a native part that is missing is named with how to get it, status 7", a
     Deno.removeSync(folder, { recursive: true });
   }
 });
+
+labTest("a missing /proc is named, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  const without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc; exec "$@"', "sh"];
+  const { code, said } = await refused(host, [...without, ...run(...ECHO)]);
+  assert.equal(code, 7, said);
+  assert.match(said, /\/proc is missing/);
+});
+
+labTest("too few descriptors are named, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  // 129 tiles, with an eventfd each.
+  const many = ["--listen", "7=echo@inline", "--listen", "9=discard@inline", "--net-tiles", "64"];
+  const args = run("--interface", "eth0", "--provider", "socket", ...many);
+  const { code, said } = await refused(host, ["prlimit", "--nofile=128", ...args]);
+  assert.equal(code, 7, said);
+  assert.match(said, /too many open files/);
+});
+
+labTest("a start that fails ends in order whatever free() does to memory", async (lab) => {
+  const { host } = await pair(lab);
+  const module = Deno.makeTempFileSync({ suffix: ".ts" });
+  try {
+    Deno.writeTextFileSync(module, `export default () => { throw new Error("not today"); };`);
+    for (const app of [module, `${module}@inline`]) {
+      const args = run("--interface", "eth0", "--listen", "9=echo", "--listen", `7=${app}`);
+      const process = host.spawn(args, { env: { MALLOC_PERTURB_: "165" } });
+      const { code, said } = await refusal(process);
+      assert.equal(code, 2, said);
+      assert.match(said, /not today/);
+    }
+  } finally {
+    Deno.removeSync(module);
+  }
+});
