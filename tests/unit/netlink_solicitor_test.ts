@@ -42,6 +42,7 @@ class World {
       },
       counters: this.counters,
       random: () => 0.5,
+      seed: 1,
       sharers,
     });
   }
