@@ -7,8 +7,8 @@
  * never one that nobody sent from; who asked just now is always among them.
  *
  * An address is within `PROBES` places of its hash. Where others have all of those it takes the place
- * of one of them: in a half that is never more than half full, one table in some fifty sees that
- * happen before it is full. The hash is keyed, so that nobody can choose addresses that meet there
+ * of one of them: that happens, at most half
+ * of them being taken, once in some four hundred halves. The hash is keyed, so that nobody can choose addresses that meet there
  * (`netbase/hash.ts`); its key stands in the table's header, for the readers.
  *
  * Readers need no lock: a place is one word, which is empty or holds an address that was heard from.
@@ -48,9 +48,10 @@ export class Heard {
   add(address: number): boolean {
     const words = this.#words;
     const half = words[YOUNGER];
-    const at = this.#find(half, address);
+    const first = this.#hash(address);
+    const at = this.#find(half, first, address);
     if (at < 0) {
-      words[this.#place(half, this.#hash(address) + this.#victim++ % PROBES)] = address;
+      words[this.#place(half, first + this.#victim++ % PROBES)] = address;
       return true;
     }
     if (words[at] === address) return false;
@@ -65,18 +66,18 @@ export class Heard {
 
   /** Whether an address is in. */
   has(address: number): boolean {
-    return address !== 0 && (this.#holds(0, address) || this.#holds(1, address));
-  }
-
-  #holds(half: number, address: number): boolean {
-    const at = this.#find(half, address);
-    return at >= 0 && this.#words[at] === address;
-  }
-
-  /** Where an address is in a half, or would be; -1: others have all its places. */
-  #find(half: number, address: number): number {
+    if (address === 0) return false;
     const words = this.#words;
     const first = this.#hash(address);
+    const one = this.#find(0, first, address);
+    if (one >= 0 && words[one] === address) return true;
+    const other = this.#find(1, first, address);
+    return other >= 0 && words[other] === address;
+  }
+
+  /** Where an address is in a half, or would be, from the slot `first` on; -1: others have all its places. */
+  #find(half: number, first: number, address: number): number {
+    const words = this.#words;
     for (let i = 0; i < PROBES; i++) {
       const at = this.#place(half, first + i);
       const there = words[at];
