@@ -89,6 +89,25 @@ Deno.test("a flood of the acquainted leaves gateways alone", () => {
   assert.deepEqual(drain(queue, 1, 2), [2]);
 });
 
+Deno.test("where nobody of its rank or a lower one waits, a newcomer is refused", () => {
+  const { stranger, acquainted, gateway } = Rank;
+  for (
+    const [waiting, newcomer] of [[gateway, stranger], [gateway, acquainted], [
+      acquainted,
+      stranger,
+    ]]
+  ) {
+    const queue = makeQueue((frame) => assert.fail(`${frame} is displaced`));
+    for (let i = 0; i < LIMITS.total; i++) {
+      assert.ok(queue.add(1, i >> 1, waiting, held(i)));
+    }
+    for (let i = 0; i < 100; i++) {
+      assert.equal(queue.add(1, 1000 + i, newcomer, held(1000 + i)), false);
+    }
+    for (let i = 0; i < LIMITS.total; i += 2) assert.deepEqual(drain(queue, 1, i >> 1), [i, i + 1]);
+  }
+});
+
 Deno.test("every datagram is in the queue, taken out, or displaced: once", () => {
   const step = fc.oneof(
     { weight: 3, arbitrary: fc.record({ add: fc.nat(30), rank: fc.nat(2) }) },
