@@ -9,7 +9,8 @@ import { parseArgs } from "node:util";
 import { wholeNumber } from "../cli/options.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
-const USAGE = `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [OPTIONS]
+const USAGE =
+  `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -18,6 +19,7 @@ const USAGE = `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [so
   dns       queries per second over a veth pair, and their cost, beside a name server in C (as root)
   mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
   solicit   what a flood of made-up addresses costs the netlink tile and who it serves (as root)
+  collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
   --json    one object a line
   --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
   --peers A,B      echo and dns: only beside these
@@ -36,6 +38,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   dns: () => import("./dns.ts"),
   mirror: () => import("./mirror.ts"),
   solicit: () => import("./solicit.ts"),
+  collide: () => import("./collide.ts"),
 };
 
 /** One line on where the figures come from. */

@@ -92,6 +92,7 @@ function hostSetup(
     netlinkTile: heapView(TILE_REGION_BYTES),
     netlinkEventfd: -1,
     eventfd: -1,
+    seed: 1,
   };
 }
 

@@ -77,6 +77,8 @@ export interface NetSetup {
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
+  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
+  readonly seed: number;
 }
 
 /** Makes a net tile. Throws RangeError when what it is given does not fit together. */
@@ -154,7 +156,8 @@ class NetTile implements Tile {
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
-    const cache = new HeaderCache(setup.headers);
+    const { seed } = setup;
+    const cache = new HeaderCache(setup.headers, seed);
     const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
     this.#umem = umem;
     this.#counters = counters;
@@ -166,20 +169,22 @@ class NetTile implements Tile {
       new CaptureWriter(setup.capture),
     );
     this.#capture = capture;
-    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);
+    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
     const wire = new Wire({ umem, cache, ports: this.#ports, capture });
     const sender = new SocketSender(udp, { capture, counters });
     const { frameBytes } = setup;
     const solicits = this.#solicits;
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
     const out = { umem, cache, resolver, wire, sender, dispatch, capture, counters };
-    this.#holding = new Holding({ ...out, solicits });
+    this.#holding = new Holding({ ...out, solicits, random: Math.random, seed });
     const detour = new Detour({ ...out, holding: this.#holding });
     this.#transmitter = new Transmitter({ ...out, detour });
 
     const { wake } = tile;
-    this.#apps = setup.apps.map((app, index) => new AppLink(app, { umem, cache, index, wake }));
-    const inside = { umem, cache, transmitter: this.#transmitter };
+    this.#apps = setup.apps.map((app, index) =>
+      new AppLink(app, { umem, cache, index, wake, seed })
+    );
+    const inside = { umem, cache, transmitter: this.#transmitter, seed };
     this.#inline = made.map(({ setup: app, ...parts }, i) =>
       new InlineApp(app, { ...parts, ...inside, index: setup.apps.length + i })
     );

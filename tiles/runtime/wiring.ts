@@ -6,6 +6,7 @@
 import type { Host } from "../../ffi/host.ts";
 import { slice, type View } from "../../ffi/view.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
@@ -270,6 +271,7 @@ export class Wiring {
       netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
+      seed: randomSeed(),
     };
   }
 
