@@ -5,6 +5,7 @@
 
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
+import type { RefusedCalls } from "../runtime/refused_calls.ts";
 import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
@@ -26,6 +27,9 @@ const latin1 = new TextDecoder("latin1");
 export interface MetricsParts
   extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** The numbers of apps' own, by tile. */
+  readonly refusedCalls: RefusedCalls;
+  /** The name of a system call, by its number. */
+  callName(number: number): string;
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
@@ -123,7 +127,9 @@ function response(status: string, body: string, fields: Record<string, string> =
 }
 
 /** The metrics as of now. */
-function metricsText({ netbase, tiles, interfaces, control, own }: MetricsParts): string {
+function metricsText(
+  { netbase, tiles, interfaces, control, own, refusedCalls, callName }: MetricsParts,
+): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
     family("sync_state", {
@@ -146,6 +152,15 @@ function metricsText({ netbase, tiles, interfaces, control, own }: MetricsParts)
         labels({ interface: name }),
         Number(control.xdp(i)),
       ]),
+    }),
+    family("refused_calls", {
+      type: "counter",
+      help: "System calls that a tile's filter refused although nobody expected them.",
+      samples: tiles.flatMap(({ name: tile }, i) =>
+        refusedCalls.of(i).map(({ call, count }) =>
+          [labels({ tile, call: callName(call) }), count] as const
+        )
+      ),
     }),
     ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
     family("app_own", {
