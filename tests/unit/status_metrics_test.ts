@@ -21,6 +21,8 @@ async function serving(
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
     tiles: [{ kind: "app", name: tile, reader }],
+    refusedCalls: { of: () => [{ call: 329, count: 2 }] },
+    callName: () => "pkey_mprotect",
     own: [{ name: tile, reader: new MetricsReader(view) }],
   };
   const served = serveMetrics(listener, parts as unknown as MetricsParts);
