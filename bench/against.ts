@@ -16,6 +16,8 @@ import { interval, median, type Result, type Unit } from "./harness.ts";
 export const ROUNDS = 9;
 /** Minutes that a benchmark may take, unless told: it then has fewer rounds. */
 export const MINUTES = 20;
+/** Rounds that may fail, as on a machine so busy that no answer comes in time; they are left out. */
+const MOST_FAILED = 2;
 /** One that takes longer hangs. */
 const TURN_MILLIS = 600_000;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
@@ -203,13 +205,19 @@ async function roundsOf(name: string, tree: string, what: Comparison): Promise<R
   const { root, rounds, minutes, args, progress } = what;
   const begin = performance.now();
   const done: Round[] = [];
-  let longest = 0;
+  let [longest, failed] = [0, 0];
   while (done.length < rounds) {
     const roundBegin = performance.now();
     const sides = [["own", root], ["other", tree]] as const;
     const round: { -readonly [Side in keyof Round]: Round[Side] } = { own: [], other: [] };
-    for (const [side, at] of done.length % 2 === 0 ? sides : sides.toReversed()) {
-      round[side] = await turn(name, at, args);
+    try {
+      for (const [side, at] of done.length % 2 === 0 ? sides : sides.toReversed()) {
+        round[side] = await turn(name, at, args);
+      }
+    } catch (error) {
+      if (++failed > MOST_FAILED) throw error;
+      progress(`${name}: a round failed: ${(error as Error).message.split("\n")[0]}`);
+      continue;
     }
     done.push(round);
     longest = Math.max(longest, performance.now() - roundBegin);
@@ -249,7 +257,8 @@ function killChildren(): void {
 /** Runs a program to its end; what it printed, or an Error with what it said. */
 async function run([program, ...args]: readonly string[], cwd: string): Promise<string> {
   const pipes = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
-  const child = new Deno.Command(program, { args, cwd, detached: true, ...pipes }).spawn();
+  const options = { args, cwd, env: { NO_COLOR: "1" }, detached: true, ...pipes };
+  const child = new Deno.Command(program, options).spawn();
   children.add(child);
   const timer = setTimeout(() => Deno.kill(-child.pid, "SIGKILL"), TURN_MILLIS);
   try {

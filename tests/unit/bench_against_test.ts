@@ -209,6 +209,20 @@ Deno.test("a comparison that fails says why, and leaves no work tree", async () 
   assert.deepEqual([project.workTrees, leftovers()], [1, before]);
 });
 
+Deno.test("a round that fails is left out, and said", async () => {
+  await using project = new Project();
+  // This tree's second turn fails, once.
+  const run = Deno.readTextFileSync(`${project.root}/run.sh`);
+  project.write(
+    "run.sh",
+    `test $(grep -c ^200 turns) != 1 || { echo "200 x" >> turns; exit 1; }\n${run}`,
+  );
+  const said: string[] = [];
+  const [row] = await project.compare({ progress: (line) => said.push(line) });
+  assert.deepEqual([row.ratio, row.rounds], [2, 3]);
+  assert.match(said.join("\n"), /^b: a round failed: /m);
+});
+
 for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
   Deno.test(`a comparison that ${signal} ends takes its work tree and processes along`, async () => {
     await using project = new Project();
