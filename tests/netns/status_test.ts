@@ -345,7 +345,9 @@ resource.prlimit(pid, files, usual)`;
 labTest("a status tile that fails is started again alone, traffic going on", async (lab) => {
   const { host, asker } = await pair(lab);
   const control = socketPath();
-  const appliance = await Appliance.start(host, [...ECHO, "--control", control]);
+  const appliance = await Appliance.start(host, [
+    ...[...ECHO, "--control", control, "--metrics", `${HOST}:9464`],
+  ]);
   await askUntilAnswered(asker);
   const before = await quietCounters(appliance);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
@@ -360,6 +362,7 @@ labTest("a status tile that fails is started again alone, traffic going on", asy
     return converse(control, ['{"do":"status"}']).catch(() => undefined);
   });
   assert.equal(JSON.parse(status).sync, "synced");
+  assert.match((await get(host, "/metrics"))[0], /^HTTP\/1.1 200 /);
   await assertAllAnswered(asker, { appliance, before });
 });
 
