@@ -67,16 +67,23 @@ export class LabProcess {
   readonly stderr: Lines;
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array> | null;
+  #status: Deno.CommandStatus | null = null;
 
   constructor(child: Deno.ChildProcess, options: SpawnOptions = {}) {
     this.#child = child;
     this.stdout = new Lines(child.stdout);
     this.stderr = new Lines(child.stderr, options.onLine);
     this.#input = options.stdin === "piped" ? child.stdin.getWriter() : null;
+    child.status.then((status) => this.#status = status);
   }
 
   get pid(): number {
     return this.#child.pid;
+  }
+
+  /** How it ended; null while it runs. */
+  get status(): Deno.CommandStatus | null {
+    return this.#status;
   }
 
   /** Settles when the process has ended and all it wrote has been read. */
@@ -105,9 +112,9 @@ export class LabProcess {
 export class Namespace {
   /** The name that `ip netns` knows. */
   readonly name: string;
-  readonly #processes: Set<LabProcess>;
+  readonly #processes: LabProcess[];
 
-  constructor(name: string, processes: Set<LabProcess>) {
+  constructor(name: string, processes: LabProcess[]) {
     this.name = name;
     this.#processes = processes;
   }
@@ -144,8 +151,7 @@ export class Namespace {
       env: options.env,
     }).spawn();
     const process = new LabProcess(child, options);
-    this.#processes.add(process);
-    process.ended().finally(() => this.#processes.delete(process));
+    this.#processes.push(process);
     return process;
   }
 }
@@ -161,11 +167,11 @@ export interface LinkEnd {
 /** The laboratory itself: makes namespaces and joins them. Use with `await using`. */
 export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespace[] = [];
-  readonly #processes = new Set<LabProcess>();
+  readonly #processes: LabProcess[] = [];
 
-  /** What runs in the namespaces now. */
+  /** Everything that was started in the namespaces, ended or not. */
   get processes(): readonly LabProcess[] {
-    return [...this.#processes];
+    return this.#processes;
   }
 
   /** Makes a namespace with its loopback device up. */
@@ -204,9 +210,8 @@ export class Lab implements AsyncDisposable {
 
   /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const left = this.processes;
-    for (const process of left) process.kill("SIGKILL");
-    await Promise.all(left.map((process) => process.ended()));
+    for (const process of this.#processes) process.kill("SIGKILL");
+    await Promise.all(this.#processes.map((process) => process.ended()));
     for (const { name } of this.#namespaces.splice(0)) {
       await execute(["ip", "netns", "delete", name]);
     }
