@@ -49,13 +49,14 @@ const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
 /**
  * A test with a laboratory of its own, which is gone afterwards. Appliances that it leaves running are
  * stopped: their books must balance, too (`wire_balance.ts`). Each appliance must have ended with
- * status 0 unless the test said otherwise, and no other program may have crashed. Where the kernel has no devices of
- * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`.
+ * status 0 unless the test said otherwise, and no other program may have crashed. No tile may have been
+ * refused a system call that nobody expected, unless the test is about that (`refusals`). Where the
+ * kernel has no devices of the kind `needs` the test is skipped, which `tests/skips.txt` has to list.
  */
 export function labTest(
   name: string,
   body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
-  { needs }: { needs?: string } = {},
+  { needs, refusals = false }: { needs?: string; refusals?: boolean } = {},
 ): void {
   const ignore = needs !== undefined && !hasDeviceKind(needs);
   Deno.test({ name, ignore }, async (t) => {
@@ -64,6 +65,7 @@ export function labTest(
     try {
       await body(lab, t);
       await assertGoodEnds(lab);
+      if (!refusals) assertNothingRefused(lab);
     } catch (error) {
       await showAppliances(lab);
       throw error;
@@ -77,6 +79,12 @@ function hasDeviceKind(kind: string): boolean {
   const { success, stderr } = new Deno.Command("ip", { args }).outputSync();
   if (success) new Deno.Command("ip", { args: ["link", "delete", "kind0"] }).outputSync();
   return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
+}
+
+/** A call that a tile's filter refused unexpectedly is a defect of the list of calls, or of an app. */
+function assertNothingRefused(lab: Lab): void {
+  const lines = lab.processes.flatMap(({ stderr }) => stderr.all);
+  assert.deepEqual(lines.filter((line) => line.includes(": refused system call ")), []);
 }
 
 /** The appliances that have come to serve, ended or not. */
