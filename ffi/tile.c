@@ -181,7 +181,7 @@ static const struct {
 	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
 	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
-	{ SYS_pread64, EPERM, -1 },
+	{ SYS_pread64, EPERM, -1 }, { SYS_pwrite64, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
 	{ SYS_close, EPERM, -1 },
