@@ -290,7 +290,7 @@ static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
 static const uint32_t FILE_CALLS[] = {
 	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
 	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
-	SYS_mkdirat, SYS_unlinkat, SYS_renameat2,
+	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2,
 #ifdef SYS_open
 	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
 #endif
