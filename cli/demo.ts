@@ -6,7 +6,7 @@ import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
 import { badEnd } from "./demo_appliance.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
 import { Exit, UserError } from "./errors.ts";
-import { enterLaboratory, insideLaboratory, Lab } from "./lab.ts";
+import { enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
 import { command, type Given, wholeNumber } from "./options.ts";
 import { selfCommand, VERSION } from "./self.ts";
 
@@ -171,8 +171,7 @@ function closing(summary: ReturnType<typeof summarize>): string {
 
 /** What to type elsewhere to look at what stands. */
 function holdHelp(): string {
-  // /proc is the host's, where this process has another number than in its own namespace.
-  const enter = `nsenter --target ${Deno.readLinkSync("/proc/self")} --mount`;
+  const enter = `nsenter --target ${Deno.env.get(OUTER_PID)} --mount --pid`;
   const self = selfCommand().join(" ");
   return [
     "",

@@ -12,11 +12,16 @@ import { Lines } from "./lines.ts";
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";
 
+/** The environment variable with the number of the first process inside, as seen from outside. */
+export const OUTER_PID = "TEGULA_OUTER_PID";
+
 /**
- * Covers `/run` with a private, empty one: `ip netns` keeps its names there, and the appliance its
- * control socket. Not `/run/netns` alone: where it does not exist, making it would leave it behind.
+ * Mounts the namespaces' own `/proc`, where a process finds itself by its number, and covers `/run`
+ * with a private, empty one: `ip netns` keeps its names there, and the appliance its control socket.
+ * Not `/run/netns` alone: where it does not exist, making it would leave it behind.
  */
-const PRIVATE_RUN = "mount -t tmpfs none /run && mkdir /run/netns";
+const PRIVATE = `read -r ${OUTER_PID} rest </proc/self/stat && export ${OUTER_PID} && ` +
+  "mount -t proc none /proc && mount -t tmpfs none /run && mkdir /run/netns";
 
 /** Throws UserError where no laboratory can be made. */
 export function checkLaboratory(): void {
@@ -40,7 +45,7 @@ export function insideLaboratory(): boolean {
 export function laboratoryCommand(command: readonly string[]): string[] {
   return [
     ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
-    ...["sh", "-c", `${PRIVATE_RUN} && exec "$@"`, "sh"],
+    ...["sh", "-c", `${PRIVATE} && exec "$@"`, "sh"],
     ...command,
   ];
 }
@@ -181,8 +186,7 @@ export class Lab implements AsyncDisposable {
 
   /** Gives the namespace that this process is in a name too. */
   here(name: string): Promise<Namespace> {
-    // Where /proc is of another process namespace, we have another number there.
-    return this.#name(name, "attach", Deno.readLinkSync("/proc/self"));
+    return this.#name(name, "attach", `${Deno.pid}`);
   }
 
   async #name(name: string, verb: string, ...process: string[]): Promise<Namespace> {
