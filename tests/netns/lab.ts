@@ -50,13 +50,13 @@ const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
  * A test with a laboratory of its own, which is gone afterwards. Appliances that it leaves running are
  * stopped: their books must balance, too (`wire_balance.ts`). Each appliance must have ended with
  * status 0 unless the test said otherwise, and no other program may have crashed. No tile may have been
- * refused a system call that nobody expected, unless the test is about that (`refusals`). Where the
+ * refused a system call that nobody expected, unless the test is about that (`refusedCalls`). Where the
  * kernel has no devices of the kind `needs` the test is skipped, which `tests/skips.txt` has to list.
  */
 export function labTest(
   name: string,
   body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
-  { needs, refusals = false }: { needs?: string; refusals?: boolean } = {},
+  { needs, refusedCalls = false }: { needs?: string; refusedCalls?: boolean } = {},
 ): void {
   const ignore = needs !== undefined && !hasDeviceKind(needs);
   Deno.test({ name, ignore }, async (t) => {
@@ -65,7 +65,7 @@ export function labTest(
     try {
       await body(lab, t);
       await assertGoodEnds(lab);
-      if (!refusals) assertNothingRefused(lab);
+      if (!refusedCalls) assertNothingRefused(lab);
     } catch (error) {
       await showAppliances(lab);
       throw error;
