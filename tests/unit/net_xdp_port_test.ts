@@ -115,3 +115,17 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     assert.equal(new Set([...free, ...xsk.owned]).size, frames, "none is there twice");
   }));
 });
+
+Deno.test("frames that the fill ring has no room for are free again, and given when it has", () => {
+  const { umem, xsk, port } = makePort();
+  xsk.rings(0).fillRoom = 5;
+  for (let i = 0; i < 3; i++) {
+    port.refill();
+    assert.deepEqual([port.filled, umem.freeFrames], [5, FRAMES - 5]);
+  }
+  xsk.rings(0).fillRoom = Infinity;
+  port.refill();
+  assert.deepEqual([port.filled, umem.freeFrames], [FILL, FRAMES - FILL]);
+  const free = Array.from({ length: umem.freeFrames }, () => umem.takeFrame());
+  assert.equal(new Set([...free, ...xsk.owned]).size, FRAMES, "none is there twice");
+});
