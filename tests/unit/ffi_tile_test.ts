@@ -132,3 +132,16 @@ Deno.test("wait() returns 1 once for any number of wakes, and 0 when there was n
   equal(tile.wait(eventfd, -1), 1);
   equal(tile.wait(eventfd, 1), 0);
 });
+
+const LANDLOCK = "landlock by itself keeps a confined tile from every file and from TCP";
+Deno.test({ name: LANDLOCK, ignore: !confined({})[0].landlock }, () => {
+  const folder = Deno.makeTempDirSync();
+  Deno.writeTextFileSync(`${folder}/there`, "");
+  const [landlocked] = confined({ work: "landlock", folder });
+  const names = ["read", "write", "make", "delete"].map((what) => `${what} a file`);
+  names.push("read a folder", "make a folder", "connect by TCP");
+  const refused = Object.fromEntries(names.map((name) => [name, "EACCES"]));
+  deepEqual(landlocked.results, refused);
+  deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["there"]);
+  Deno.removeSync(folder, { recursive: true });
+});

@@ -1,11 +1,12 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then either
  * tries what it must not do (`attempts`), or works hard for a while (`busy`) and ends by an error that
- * nobody catches.
+ * nobody catches; or tries what landlock alone is to refuse (`landlock`).
  */
 
 /// <reference lib="deno.worker" />
 
+import { throws } from "node:assert/strict";
 import { errnoName } from "../../ffi/errno.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -15,10 +16,12 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "busy";
+  readonly work: "attempts" | "busy" | "landlock";
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
+  /** For `landlock`: a folder with a file `there` in it. */
+  readonly folder?: string;
   /** How long `busy` goes on at least, and for how many turns. */
   readonly milliseconds: number;
   readonly turns: number;
@@ -30,6 +33,13 @@ const F_SETFL = 4;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const O_RDWR = 2;
+const O_CREAT = 0o100;
+const IN_NONBLOCK = 0o4000;
+const AF_INET = 2;
+const SOCK_STREAM = 1;
+const PR_SET_NO_NEW_PRIVS = 38;
+/** x86-64's number of seccomp(2). */
+const SECCOMP = 317;
 
 const libc = Deno.dlopen("libc.so.6", {
   syscall: {
@@ -38,6 +48,11 @@ const libc = Deno.dlopen("libc.so.6", {
   },
   mmap: { parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"], result: "isize" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
+  mkdir: { parameters: ["buffer", "u32"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   gettid: { parameters: [], result: "i32" },
   __errno_location: { parameters: [], result: "pointer" },
 }).symbols;
@@ -123,7 +138,7 @@ function openUdpSocket(from: number): { fd: number; port: number } {
   throw new Error(`no port is free from ${from} on`);
 }
 
-/** What is there before the tile confines itself: sockets of its own and of others, and a file. */
+/** What is there before the tile confines itself: sockets of its own and of others, and files. */
 function prepare() {
   const { fd: own, port } = openUdpSocket(17_001);
   return {
@@ -133,12 +148,14 @@ function prepare() {
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
     probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
+    // An anonymous inode, as an eventfd is, but none.
+    inotify: Number(syscall(294, IN_NONBLOCK)),
   };
 }
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, port, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, probe, file, inotify }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -150,6 +167,7 @@ function attempts(
   attempt("write to a file", () => syscall(1, file, 1));
   attempt("read from a file", () => syscall(0, file, 1));
   attempt("write to its socket", () => syscall(1, own, 1));
+  attempt("read from an anonymous inode", () => syscall(0, inotify, 64));
   for (const [whose, fd] of [["own", own], ["other's", other]] as const) {
     attempt(`sendto on ${whose}`, () => syscall(44, fd, 1));
     attempt(`recvfrom on ${whose}`, () => syscall(45, fd, 1));
@@ -173,6 +191,46 @@ function attempts(
   results["netlink.probe"] = String(netlink.probe(probe, 1, 0x7f000001));
   tile.wake(eventfd);
   return results;
+}
+
+/**
+ * Lets every later seccomp(2) of this thread fail, so that `confine` comes as far as landlock and no
+ * further: what is refused then, landlock refuses.
+ */
+function refuseSeccomp(): void {
+  const instruction = (code: number, yes: number, no: number, k: number) =>
+    BigInt(code | yes << 16 | no << 24) | BigInt(k) << 32n;
+  // Load the call's number; where it is seccomp's EPERM, else allowed (linux/filter.h).
+  const program = BigUint64Array.of(
+    instruction(0x20, 0, 0, 0),
+    instruction(0x15, 0, 1, SECCOMP),
+    instruction(0x06, 0, 0, 0x0005_0001),
+    instruction(0x06, 0, 0, 0x7fff_0000),
+  );
+  const at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(program));
+  const filter = BigUint64Array.of(BigInt(program.length), at);
+  const value = Deno.UnsafePointer.value(Deno.UnsafePointer.of(filter));
+  libc.prctl(PR_SET_NO_NEW_PRIVS, 1n, 0n, 0n, 0n);
+  if (Number(libc.syscall(BigInt(SECCOMP), 1n, null, value, 0n, null, 0n)) !== 0) {
+    throw new Error("no filter of our own");
+  }
+}
+
+/** What a thread tries that has landlock and no filter, by name, with how each ended. */
+function landlocked(folder: string): Record<string, string> {
+  const path = (name: string) => new TextEncoder().encode(`${folder}/${name}\0`);
+  // 127.0.0.1, port 9, in network order.
+  const address = Uint8Array.of(AF_INET, 0, 0, 9, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+  const stream = libc.socket(AF_INET, SOCK_STREAM, 0);
+  return {
+    "read a file": outcome(() => libc.open(path("there"), 0)),
+    "write a file": outcome(() => libc.open(path("there"), O_RDWR)),
+    "make a file": outcome(() => libc.open(path("new"), O_RDWR | O_CREAT)),
+    "read a folder": outcome(() => libc.open(path("."), 0)),
+    "make a folder": outcome(() => libc.mkdir(path("folder"), 0o700)),
+    "delete a file": outcome(() => libc.unlink(path("there"))),
+    "connect by TCP": outcome(() => libc.connect(stream, address, 16)),
+  };
 }
 
 /** Everything that keeps a Deno worker busy: garbage, messages, timers, locks, compiled code. */
@@ -207,6 +265,13 @@ function busy({ eventfd, milliseconds, turns: least }: Task): void {
 
 self.onmessage = ({ data }: MessageEvent<Task>) => {
   const { role, work, keepNetAdmin, eventfd } = data;
+  if (work === "landlock") {
+    refuseSeccomp();
+    throws(() => tile.confine({ role, fds: new Int32Array(), keepNetAdmin }), /EPERM/);
+    self.postMessage({ type: "attempts", results: landlocked(data.folder!) });
+    tile.wake(eventfd);
+    return;
+  }
   const descriptors = prepare();
   const { own, ownNetlink, probe } = descriptors;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
