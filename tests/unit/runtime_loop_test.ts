@@ -127,7 +127,7 @@ function giveWork(moments: string[]): { done: number; woken: number } {
   const main = new ControlWriter(control);
   const view = heapView(TILE_REGION_BYTES);
   const spinTurns = 20;
-  let [waiting, done, idle, woken] = [0, 0, 0, 0];
+  let [waiting, done, idle, woken, sleeps] = [0, 0, 0, 0, 0];
   let isWoken = false;
   const waker = new Waker(new TileReader(view), () => {
     woken++;
@@ -161,6 +161,7 @@ function giveWork(moments: string[]): { done: number; woken: number } {
       wait() {
         at("asleep");
         assert.ok(waiting === 0 || isWoken, "it blocks, and nobody wakes it");
+        assert.ok(++sleeps < 10, `it sleeps and sleeps, and is never ${moments[0]}`);
         isWoken = false;
         idle = 0;
         if (moments.length === 0 && waiting === 0) main.stop();
