@@ -558,6 +558,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "Transmitter.#classify",
       from: " || !dispatch.serves(index, ports >>> 16)",
       to: "",
+      tests: ["unit/net_hostile_app"],
     },
     {
       name: "transmit: an answer goes to port 0",
@@ -607,12 +608,6 @@ export const MUTANTS: readonly Mutant[] = [
       from: "this.#counters[refused]++;",
       to: "",
     },
-    {
-      name: "transmit: without a free frame something else is sent",
-      in: "Transmitter.#takeFrames",
-      from: "if (frame < 0) rows",
-      to: "if (frame < -1) rows",
-    },
   ]),
 
   ...mutantsOf("tiles/net/wire.ts", ["unit/net_reflect_test"], [
@@ -634,7 +629,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "Wire.turnRun",
       from: "if (room-- === 0) break;",
       to: "",
-      tests: ["unit/net_reflect_test", "unit/app_inline"],
+      tests: ["unit/net_reflect_crowd"],
     },
   ]),
 
@@ -659,10 +654,10 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "hold: neighbours of one bucket are lost",
-      in: "HoldQueue.#close",
-      from: "this.#chain[before] = this.#chain[neighbor];",
-      to: "this.#chain[before] = NONE;",
+      name: "hold: who was displaced is displaced again",
+      in: "HoldQueue.#strike",
+      from: "this.#place[moved] = this.#place[neighbor];",
+      to: "void moved;",
     },
   ]),
 
