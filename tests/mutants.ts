@@ -150,14 +150,20 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "supervisor: a tile whose thread is gone lives on",
       in: "TileWorker.look",
-      from: 'if (!isRunning(this.#thread)) return this.#fail(this.#hung ? "it hung" : "it left");',
-      to: "",
+      from: "!this.#threads.isRunning(this.#thread)",
+      to: "false",
     },
     {
       name: "supervisor: one that hangs is not ended",
       in: "TileWorker.look",
-      from: "this.#looks = lives && !this.#hung ? 0 : this.#looks + 1;",
+      from: "this.#looks = lives && this.#ending === undefined ? 0 : this.#looks + 1;",
       to: "this.#looks = 0;",
+    },
+    {
+      name: "supervisor: a start that never ends is not ended",
+      in: "TileWorker.look",
+      from: "const late = !this.#runs && this.#age >= START_LOOKS;",
+      to: "const late = false;",
     },
   ]),
 
