@@ -774,7 +774,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "AppLink.pushOne",
       from: "if (this.outstanding === requests.depth) return false;",
       to: "",
-      tests: ["unit/net_app_link", "unit/net_tile_test"],
+      tests: ["unit/net_tile_test"],
     },
     {
       name: "app link: a sleeping app is not woken",
@@ -854,7 +854,6 @@ export const MUTANTS: readonly Mutant[] = [
       in: "SocketReceiver.#giveBack",
       from: "umem.give(offset);",
       to: "",
-      tests: ["unit/net_tile_test", "unit/net_receive"],
     },
   ]),
 
