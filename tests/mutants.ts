@@ -279,6 +279,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "RecordTableWriter.put",
       from: "this.#records.reclaim(this.#numberOf(record));",
       to: "",
+      tests: ["unit/netbase_neighbors_full"],
     },
   ]),
 
@@ -317,6 +318,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NeighborWriter.set",
       from: "this.remove(entry.ifindex, entry.address);",
       to: "",
+      tests: ["unit/netbase_neighbors_full"],
     },
   ]),
 
@@ -905,7 +907,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_"], [
+  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_event_log"], [
     {
       name: "event log: what does not fit is lost without a word",
       in: "EventLog.#grow",
