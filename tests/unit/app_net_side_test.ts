@@ -10,7 +10,7 @@ import {
   netLinkBytes,
   payloadRing,
 } from "../../tiles/runtime/link.ts";
-import { TILE_REGION_BYTES } from "../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
 
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
@@ -21,17 +21,22 @@ function room() {
   const net = heapView(netLinkBytes(SHAPE));
   const app = heapView(appLinkBytes(SHAPE));
   const umem = heapView(UMEM_BYTES);
+  const tile = heapView(TILE_REGION_BYTES);
+  const wakes = { count: 0 };
   const join = (handedOver = false) =>
     new NetSide({
       own: app,
       peer: net,
       umem,
       shape: SHAPE,
-      tile: heapView(TILE_REGION_BYTES),
+      tile,
       eventfd: -1,
-    }, { counters: new Float64Array(8), wake: () => {}, handedOver });
+    }, { counters: new Float64Array(8), wake: () => wakes.count++, handedOver });
   return {
     umem,
+    wakes,
+    /** The net tile's. */
+    region: new TileRegion(tile),
     join,
     side: join(),
     ring: payloadRing(app, SHAPE),
@@ -205,4 +210,44 @@ Deno.test("who takes over answers what was left unread, once the answers before 
   assert.equal(successor.take(), 1);
   successor.requests.next();
   assert.equal(successor.requests.sourcePort, 4);
+});
+
+Deno.test("a sleeping net tile is woken by answers, and by nothing else", () => {
+  const { side, requests, region, wakes } = room();
+  const serve = (answer: boolean) => {
+    ask(requests, { offset: 0, length: 1 });
+    assert.equal(side.take(), 1);
+    side.requests.next();
+    if (answer) side.answers.reflect();
+    side.finish();
+  };
+  serve(true);
+  assert.equal(wakes.count, 0, "it is awake");
+  region.fallAsleep();
+  serve(false);
+  assert.equal(wakes.count, 0, "there is nothing for it");
+  serve(true);
+  assert.equal(wakes.count, 1);
+});
+
+Deno.test("a burst's answers are published before its requests are passed, which frees their frames", () => {
+  const { side, requests, answers } = room();
+  ask(requests, { offset: 0, length: 1 });
+  side.take();
+  side.requests.next();
+  side.answers.reflect();
+  const { store } = Atomics;
+  /** How many answers the net tile would find at each store that the app makes. */
+  const found: number[] = [];
+  Atomics.store = ((array: Uint32Array, index: number, value: number) => {
+    const stored = store(array, index, value);
+    if (requests.depth - requests.refresh() === 0) found.push(answers.available());
+    return stored;
+  }) as typeof Atomics.store;
+  try {
+    side.finish();
+  } finally {
+    Atomics.store = store;
+  }
+  assert.deepEqual(found, [1], "when all is passed the answer is there");
 });
