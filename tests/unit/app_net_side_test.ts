@@ -10,6 +10,7 @@ import {
   netLinkBytes,
   payloadRing,
 } from "../../tiles/runtime/link.ts";
+import { APP } from "../../tiles/runtime/counters.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
 
@@ -23,6 +24,7 @@ function room() {
   const umem = heapView(UMEM_BYTES);
   const tile = heapView(TILE_REGION_BYTES);
   const wakes = { count: 0 };
+  const counters = new Float64Array(8);
   const join = (handedOver = false) =>
     new NetSide({
       own: app,
@@ -31,10 +33,11 @@ function room() {
       shape: SHAPE,
       tile,
       eventfd: -1,
-    }, { counters: new Float64Array(8), wake: () => wakes.count++, handedOver });
+    }, { counters, wake: () => wakes.count++, handedOver });
   return {
     umem,
     wakes,
+    counted: (name: keyof typeof APP.index) => counters[APP.index[name]],
     /** The net tile's. */
     region: new TileRegion(tile),
     join,
@@ -122,7 +125,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
 });
 
 Deno.test("an answer that finds no room is refused and counted, and room comes back", () => {
-  const { side, requests, answers } = room();
+  const { side, requests, answers, counted } = room();
   ask(requests, { offset: 0, length: 0, source: 0xc6120002 });
   side.take();
   side.requests.next();
@@ -133,6 +136,7 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   side.answers.send({ address: 1, port: 1, sourcePort: 1 }, -1, 8);
   side.answers.reflect();
   side.finish();
+  assert.deepEqual([counted("answer_no_room"), counted("answers")], [4, SHAPE.depth]);
   for (let i = 0; i < SHAPE.depth; i++) {
     const { words } = answers;
     const slot = answers.slot(i);
@@ -146,10 +150,17 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
 
 Deno.test("offsets and sizes that leave the UMEM are bounded whatever the net tile wrote", () => {
   const { side, requests } = room();
-  ask(requests, { offset: UMEM_BYTES - 1, length: 0xffffffff });
-  side.take();
-  assert.ok(side.requests.next());
-  assert.ok(side.requests.offset + side.requests.size <= UMEM_BYTES);
+  for (const offset of [0, UMEM_BYTES - 65_536, UMEM_BYTES - 1, UMEM_BYTES, 0xffffffff]) {
+    for (const length of [0, 1, 65_507, 65_508, 0xffffffff]) {
+      requests.refresh();
+      ask(requests, { offset, length });
+      side.take();
+      assert.ok(side.requests.next());
+      const end = side.requests.offset + side.requests.size;
+      assert.ok(end <= UMEM_BYTES, `${length} bytes at ${offset} end at ${end}`);
+      side.finish();
+    }
+  }
 });
 
 Deno.test("a burst goes on round the end of the ring, one datagram after the other", () => {

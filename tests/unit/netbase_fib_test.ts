@@ -4,6 +4,7 @@ import { FIB_CELLS, FIB_GROUP_BIT, FIB_GROUP_CELLS } from "../../netbase/layout.
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   NLM_F_APPEND,
+  NLM_F_REPLACE,
   RT_TABLE_LOCAL,
   RTN_LOCAL,
   RTN_THROW,
@@ -297,4 +298,22 @@ Deno.test("a group of cells is not used again while a reader may be on its way i
   writer.rib.add(half(6), 0);
   writer.commit();
   assert.equal(cellOf(6), cell, "it comes back when the reader has moved on");
+});
+
+Deno.test("routes that differ in one attribute alone, one after another, are kept apart", () => {
+  const { writer, reader } = makeRoom();
+  const first = { gateway: 1, ifindex: 3, source: 8, mtu: 1400 };
+  const others = [{ gateway: 2 }, { ifindex: 4 }, { source: 9 }, { mtu: 1300 }];
+  const routes = [{}, ...others].map((other, i) =>
+    routeTo(`10.${i}.0.0/16`, { ...first, ...other })
+  );
+  // Each behind the first again, whose attributes it might be taken to share.
+  for (const route of routes) {
+    writer.rib.add(routes[0], NLM_F_REPLACE);
+    writer.rib.add(route, 0);
+  }
+  writer.commit();
+  routes.forEach((route, i) => {
+    assert.equal(answerOf(reader, ip(`10.${i}.0.1`)), expectedOf(route));
+  });
 });
