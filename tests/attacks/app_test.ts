@@ -103,7 +103,7 @@ labTest("every way out of an app is shut, at its start and in its handlers", asy
   const metrics = await host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
   assert.match(metrics, /^tegula_refused_calls_total\{tile="hostile",call="kill"\} 1$/m);
   await settle(null);
-}, { refusals: true });
+}, { refusedCalls: true });
 
 /** Programs that lie to main, each with what it is ended for. */
 const LIES: Record<string, string> = {

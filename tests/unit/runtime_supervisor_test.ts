@@ -247,7 +247,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
   const tile = create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
-      refusals: heapView(0),
+      refusedCalls: heapView(0),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       places: { control: null, metrics: "127.0.0.1:0" },
     },

@@ -16,7 +16,7 @@ import { countersOf } from "./counters.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
-import { Refusals } from "./refusals.ts";
+import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { sentenceOf } from "./thrown.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
@@ -71,7 +71,7 @@ export class Appliance {
   readonly #wiring: Wiring;
   readonly #control: ControlWriter;
   readonly #threads: Threads;
-  readonly #refusals: Refusals;
+  readonly #refusedCalls: RefusedCalls;
   /** Refused calls that the log has named: tile and number. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
@@ -97,8 +97,8 @@ export class Appliance {
     this.#wiring = new Wiring(options);
     this.#control = new ControlWriter(this.#wiring.control.writer);
     this.#threads = new Threads(options.host);
-    this.#refusals = new Refusals(this.#wiring.refusals.reader);
-    options.observer.start(u32(this.#wiring.refusals.writer));
+    this.#refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
+    options.observer.start(u32(this.#wiring.refusedCalls.writer));
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
@@ -292,14 +292,14 @@ export class Appliance {
       }
       if (this.#beside?.name === name) this.#beside.look(reader);
     }
-    this.#nameRefusals();
+    this.#nameRefusedCalls();
   }
 
   /** Names each system call that was refused to a tile, once. */
-  #nameRefusals(): void {
+  #nameRefusedCalls(): void {
     const { log, tile } = this.#options;
     for (const [slot, { name }] of this.#wiring.seats.entries()) {
-      for (const { call } of this.#refusals.of(slot)) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
         this.#named.add(`${slot} ${call}`);
         log(`${name}: refused system call ${call} (${tile.callName(call)})`);
@@ -365,7 +365,7 @@ export class Appliance {
     const ended = Promise.all([...this.#workers.values()].map((worker) => worker.ended));
     const allEnded = await Promise.race([ended.then(() => true), late.promise]);
     clearTimeout(timer);
-    this.#nameRefusals();
+    this.#nameRefusedCalls();
     // A tile that is late comes back to its rings: they go with the process then.
     if (!allEnded) return;
     for (const attachment of attachments) attachment.close();
