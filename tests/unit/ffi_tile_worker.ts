@@ -1,13 +1,12 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then
- * tries what it must not do (`attempts`) or what landlock alone is to refuse (`landlock`), does what
- * honest code may do at any time (`honest`), works hard for a while (`busy`) and ends by an error that
- * nobody catches, or ends the process (`abort`).
+ * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works
+ * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`), or
+ * asks which descriptors it reaches (`descriptors`).
  */
 
 /// <reference lib="deno.worker" />
 
-import { throws } from "node:assert/strict";
 import { errnoName } from "../../ffi/errno.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -17,14 +16,12 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "landlock" | "busy" | "honest" | "abort";
+  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort";
   /** Of the observer's counters. */
   readonly slot: number;
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
-  /** For `landlock`: a folder with a file `there` in it. */
-  readonly folder?: string;
   /** How long `busy` goes on at least, and for how many turns. */
   readonly milliseconds: number;
   readonly turns: number;
@@ -38,13 +35,7 @@ const F_SETFL = 4;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const O_RDWR = 2;
-const O_CREAT = 0o100;
 const IN_NONBLOCK = 0o4000;
-const AF_INET = 2;
-const SOCK_STREAM = 1;
-const PR_SET_NO_NEW_PRIVS = 38;
-/** x86-64's number of seccomp(2). */
-const SECCOMP = 317;
 
 const libc = Deno.dlopen("libc.so.6", {
   syscall: {
@@ -53,11 +44,6 @@ const libc = Deno.dlopen("libc.so.6", {
   },
   mmap: { parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"], result: "isize" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
-  mkdir: { parameters: ["buffer", "u32"], result: "i32" },
-  unlink: { parameters: ["buffer"], result: "i32" },
-  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-  prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   gettid: { parameters: [], result: "i32" },
   abort: { parameters: [], result: "void" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -145,7 +131,7 @@ function openUdpSocket(from: number): { fd: number; port: number } {
   throw new Error(`no port is free from ${from} on`);
 }
 
-/** What is there before the tile confines itself: sockets of its own and of others, and files. */
+/** What is there before the tile confines itself: sockets of its own and of others, and a file. */
 function prepare() {
   const { fd: own, port } = openUdpSocket(17_001);
   return {
@@ -200,43 +186,32 @@ function attempts(
   return results;
 }
 
-/**
- * Lets every later seccomp(2) of this thread fail, so that `confine` comes as far as landlock and no
- * further: what is refused then, landlock refuses.
- */
-function refuseSeccomp(): void {
-  const instruction = (code: number, yes: number, no: number, k: number) =>
-    BigInt(code | yes << 16 | no << 24) | BigInt(k) << 32n;
-  // Load the call's number; where it is seccomp's EPERM, else allowed (linux/filter.h).
-  const program = BigUint64Array.of(
-    instruction(0x20, 0, 0, 0),
-    instruction(0x15, 0, 1, SECCOMP),
-    instruction(0x06, 0, 0, 0x0005_0001),
-    instruction(0x06, 0, 0, 0x7fff_0000),
-  );
-  const at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(program));
-  const filter = BigUint64Array.of(BigInt(program.length), at);
-  const value = Deno.UnsafePointer.value(Deno.UnsafePointer.of(filter));
-  libc.prctl(PR_SET_NO_NEW_PRIVS, 1n, 0n, 0n, 0n);
-  if (Number(libc.syscall(BigInt(SECCOMP), 1n, null, value, 0n, null, 0n)) !== 0) {
-    throw new Error("no filter of our own");
-  }
-}
-
-/** What a thread tries that has landlock and no filter, by name, with how each ended. */
-function landlocked(folder: string): Record<string, string> {
-  const path = (name: string) => new TextEncoder().encode(`${folder}/${name}\0`);
-  // 127.0.0.1, port 9, in network order.
-  const address = Uint8Array.of(AF_INET, 0, 0, 9, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-  const stream = libc.socket(AF_INET, SOCK_STREAM, 0);
+/** Confines itself to some of many sockets; says which descriptors were listed, and which it reaches. */
+function descriptors(): Record<string, string> {
+  const sockets = Array.from({ length: 200 }, (_, i) => openUdpSocket(18_001 + i).fd);
+  // Runs of every length, with gaps of every length, and in no order.
+  const listed = sockets.filter((_, i) => i < 40 ? i % 2 === 0 : Math.random() < 0.7);
+  listed.sort(() => Math.random() - 0.5);
+  const eventfds = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name))
+    .filter((fd) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${fd}`) === "anon_inode:[eventfd]";
+      } catch {
+        return false;
+      }
+    });
+  tile.confine({ name: "net", slot: 0, role: "net", fds: Int32Array.from(listed) });
+  const all = Array.from({ length: Math.max(...sockets) + 10 }, (_, fd) => fd);
+  const reached = (call: (fd: number) => bigint) =>
+    JSON.stringify(all.filter((fd) => outcome(() => call(fd)) !== "EPERM"));
+  const inOrder = (fds: number[]) => JSON.stringify(fds.toSorted((a, b) => a - b));
   return {
-    "read a file": outcome(() => libc.open(path("there"), 0)),
-    "write a file": outcome(() => libc.open(path("there"), O_RDWR)),
-    "make a file": outcome(() => libc.open(path("new"), O_RDWR | O_CREAT)),
-    "read a folder": outcome(() => libc.open(path("."), 0)),
-    "make a folder": outcome(() => libc.mkdir(path("folder"), 0o700)),
-    "delete a file": outcome(() => libc.unlink(path("there"))),
-    "connect by TCP": outcome(() => libc.connect(stream, address, 16)),
+    listed: inOrder(listed),
+    getsockopt: reached((fd) => syscall(55, fd, SOL_SOCKET, SO_ERROR)),
+    recvmmsg: reached((fd) => syscall(299, fd, 0)),
+    eventfds: inOrder(eventfds),
+    write: reached((fd) => syscall(1, fd, 0)),
+    read: reached((fd) => syscall(0, fd, 0)),
   };
 }
 
@@ -343,20 +318,15 @@ function abort(): void {
 
 self.onmessage = ({ data }: MessageEvent<Task>) => {
   const { role, work, keepNetAdmin, eventfd, slot } = data;
-  if (work === "landlock") {
-    refuseSeccomp();
-    throws(
-      () => tile.confine({ name: role, slot, role, fds: new Int32Array(), keepNetAdmin }),
-      /EPERM/,
-    );
-    self.postMessage({ type: "attempts", results: landlocked(data.folder!) });
+  if (work === "descriptors") {
+    const results = descriptors();
     tile.wake(eventfd);
-    return;
+    return self.postMessage({ type: "attempts", results });
   }
-  const descriptors = prepare();
+  const prepared = prepare();
   // As `worker.ts` does before it confines a tile.
   if (work === "honest") prepareRuntime();
-  const { own, ownNetlink, probe } = descriptors;
+  const { own, ownNetlink, probe } = prepared;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
   const { landlock, observed } = tile.confine({
     name: role,
@@ -369,5 +339,5 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   if (work === "busy") return busy(data);
   if (work === "honest") return void honest();
   if (work === "abort") return abort();
-  self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
+  self.postMessage({ type: "attempts", results: attempts(prepared, eventfd) });
 };
