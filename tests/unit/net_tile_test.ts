@@ -80,7 +80,6 @@ Deno.test("a datagram from a kernel socket reaches its app and its answer goes b
 
 Deno.test("what a full link has no room for is counted, and its frame or buffer is free again", () => {
   const room = new Room();
-  room.xsk.readable.add(FD);
   const free = room.freeFrames();
   const { depth } = room.apps[0].setup.shape;
   for (let i = 0; i < depth; i++) room.receive(REQUEST);
