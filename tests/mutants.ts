@@ -139,6 +139,13 @@ export const MUTANTS: readonly Mutant[] = [
       to: "if (behind > 2 * SOLICIT_DEPTH) {",
     },
     {
+      name: "solicit link: what may be overwritten before it is published is read",
+      in: "SolicitConsumer.take",
+      from: "if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH - UNSAFE) this.#skip(head);",
+      to: "if (((head - this.#tail) >>> 0) >= SOLICIT_DEPTH) this.#skip(head);",
+      equivalent: "the same bound is looked at again after the messages were read",
+    },
+    {
       name: "solicit link: what was overwritten is not counted",
       in: "SolicitConsumer.#skip",
       from: "this.lapped += (tail - this.#tail) >>> 0;",
@@ -164,6 +171,27 @@ export const MUTANTS: readonly Mutant[] = [
       in: "TileWorker.look",
       from: "const late = !this.#runs && this.#age >= START_LOOKS;",
       to: "const late = false;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/reports.ts", ["unit/runtime_supervisor"], [
+    {
+      name: "reports: a second worker takes a tile's place by what one says",
+      in: "Reports.#expect",
+      from: "!after || this.#said.has(type)",
+      to: "!after",
+    },
+    {
+      name: "reports: any tile asks for what is the status tile's to ask",
+      in: "Reports.#expect",
+      from: 'if (this.#kind === "status") return;',
+      to: 'if (this.#kind !== "netlink") return;',
+    },
+    {
+      name: "reports: main hears as much as a tile says",
+      in: "Reports.read",
+      from: "++this.#count > REPORTS_A_SECOND",
+      to: "++this.#count < 0",
     },
   ]),
 
@@ -618,6 +646,21 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("tiles/net/heard.ts", ["unit/net_heard", "unit/stranger_tables"], [
+    {
+      name: "heard: addresses are not mixed with a seed",
+      in: "Heard.#hash",
+      from: "return hash(0, address, words[KEY_AT], words[KEY_AT + 1], words[KEY_AT + 2]);",
+      to: "void words;\n    return hash(0, address, 1, 3, 5);",
+    },
+    {
+      name: "heard: who asked just now is unknown where others have all its places",
+      in: "Heard.add",
+      from: "words[this.#place(half, first + this.#victim++ % PROBES)] = address;",
+      to: "",
+    },
+  ]),
+
   ...mutantsOf("tiles/net/wire.ts", ["unit/net_reflect_test"], [
     {
       name: "wire: in a burst a request from port 0 is sent back to it",
@@ -923,6 +966,15 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("tiles/netlink/synchroniser.ts", ["unit/netlink_synchroniser"], [
+    {
+      name: "synchroniser: a read is whole though events beside it were lost",
+      in: "Synchroniser.#ended",
+      from: 'else if (this.#events.overflowed) this.#failed(plan, "damaged");',
+      to: "",
+    },
+  ]),
+
   ...mutantsOf("tiles/netlink/solicitor.ts", ["unit/netlink_solicitor"], [
     {
       name: "solicitor: the rate limit is never spent",
@@ -1079,6 +1131,42 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("tiles/app/refusals.ts", ["unit/app_refusals"], [
+    {
+      name: "refusals: the last port of a range is answered",
+      in: "refusals",
+      from: "ports.fill(REFUSED, first, last + 1)",
+      to: "ports.fill(REFUSED, first, last)",
+    },
+    {
+      name: "refusals: two of our own ports answer each other for ever",
+      in: "refusals",
+      from: "for (const port of served) ports[port] |= SERVED;",
+      to: "",
+    },
+    {
+      name: "refusals: answers to one port are not bounded",
+      in: "RecentAnswers.take",
+      from: "words[at + Word.count]++;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/dns/rate_limit.ts", ["unit/app_dns_rate"], [
+    {
+      name: "dns: what is limited is dropped, never truncated",
+      in: "RateLimit.judge",
+      from: "const limited = ++words[at + Word.limited];",
+      to: "const limited = 1;",
+    },
+    {
+      name: "dns: a flood is answered",
+      in: "RateLimit.judge",
+      from: "const count = ++words[at + Word.count];",
+      to: "const count = words[at + Word.count];",
+    },
+  ]),
+
   ...mutantsOf("tiles/app/dns/question.ts", ["unit/app_dns_test"], [
     {
       name: "dns: an answer is answered",
@@ -1103,16 +1191,22 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/status/connections.ts", ["unit/status_"], [
+  ...mutantsOf("tiles/status/connections.ts", ["unit/status_connections"], [
     {
       name: "connections: closed ones are counted for ever",
       in: "serveConnections",
-      from: "open.delete(connection);",
-      to: "",
+      from: "open.delete(connection);\n        connection.close();",
+      to: "connection.close();",
+    },
+    {
+      name: "connections: they are not bounded in number",
+      in: "serveConnections",
+      from: "open.size > most",
+      to: "open.size < 0",
     },
   ]),
 
-  ...mutantsOf("tiles/status/metrics.ts", ["unit/status_"], [
+  ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
     {
       name: "metrics: labels are not quoted",
       in: "labels",
@@ -1154,7 +1248,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/tile.c", ["unit/ffi_tile"], [
+  ...mutantsOf("ffi/tile.c", ["unit/ffi_tile_test"], [
     {
       name: "confinement: landlock is not applied",
       tests: ["netns/confinement"],
@@ -1192,25 +1286,25 @@ export const MUTANTS: readonly Mutant[] = [
       from: "allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);",
       to: "allow(p, NET_CALLS, COUNT(NET_CALLS));",
     },
+    {
+      name: "confinement: a descriptor between two of a tile's is its own",
+      in: "allow_ranges",
+      from: "fds[next] <= fds[next - 1] + 1",
+      to: "fds[next] <= fds[next - 1] + 2",
+    },
   ]),
 
   ...mutantsOf("ffi/region.c", ["unit/ffi_region"], [
     {
-      name: "region: readers' descriptor may write",
+      name: "region: readers have a descriptor that can write",
       in: "tegula_region_create",
-      from: "O_RDONLY | O_CLOEXEC",
-      to: "O_RDWR | O_CLOEXEC",
+      from: "open(path, O_RDONLY | O_CLOEXEC)",
+      to: "open(path, O_RDWR | O_CLOEXEC)",
     },
     {
-      name: "region: whoever holds it may change its size",
+      name: "region: another user opens a reader's descriptor anew for writing",
       in: "tegula_region_create",
-      from: "F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL",
-      to: "F_SEAL_SEAL",
-    },
-    {
-      name: "region: another user may open it for writing",
-      in: "tegula_region_create",
-      from: "fchmod(fd, S_IRUSR) < 0 ||",
+      from: "fchmod(fd, S_IRUSR) < 0 || ",
       to: "",
     },
   ]),
@@ -1220,7 +1314,7 @@ export const MUTANTS: readonly Mutant[] = [
       name: "region: its descriptors stay open",
       in: "openRegions",
       from: "fds.forEach((fd) => symbols.close(fd));",
-      to: "",
+      to: "void symbols.close;",
     },
     {
       name: "region: readers may write",

@@ -131,7 +131,7 @@ function openUdpSocket(from: number): { fd: number; port: number } {
   throw new Error(`no port is free from ${from} on`);
 }
 
-/** What is there before the tile confines itself: sockets of its own and of others, and files. */
+/** What is there before the tile confines itself: sockets of its own and of others, and a file. */
 function prepare() {
   const { fd: own, port } = openUdpSocket(17_001);
   return {

@@ -139,7 +139,7 @@ Deno.test("every mutant can be applied to the tree as it is", () => {
 });
 
 Deno.test("every mutant changes something, has a name of its own, and tests that are there", () => {
-  const files = ["unit", "netns", "vm"].flatMap((folder) =>
+  const files = ["unit", "netns", "attacks", "vm"].flatMap((folder) =>
     [...Deno.readDirSync(`${ROOT}tests/${folder}`)].map(({ name }) => `tests/${folder}/${name}`)
   ).filter((path) => path.endsWith("_test.ts"));
   const names = new Set<string>();
