@@ -53,7 +53,8 @@ const NO_TILE: TileLibrary = {
   wake() {},
   wait: () => 0,
   thread: () => 0,
-  confine: () => ({ landlock: false }),
+  callName: () => "",
+  confine: () => ({ landlock: false, observed: false }),
 };
 
 /** The echo app, wherever it is placed. */

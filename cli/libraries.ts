@@ -5,7 +5,7 @@
 import { openHost } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
-import { openTile } from "../ffi/tile.ts";
+import { openObserver, openTile } from "../ffi/tile.ts";
 import { openUdpSetup } from "../ffi/udp.ts";
 import { openXsk, openXskSetup } from "../ffi/xsk.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
@@ -24,6 +24,7 @@ export function openLibraries() {
     udpSetup: load("udp", openUdpSetup),
     /** To wake tiles. */
     tile: load("tile", openTile),
+    observer: load("tile", openObserver),
   };
 }
 

@@ -2,7 +2,9 @@
  * What main asks of the host and JavaScript cannot (host.ts). What libc offers in a form that Deno
  * can call as it is, host.ts calls there.
  */
+#include <fcntl.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -23,4 +25,22 @@ EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 	error = result(ioctl(fd, request, about));
 	close(fd);
 	return error;
+}
+
+/*
+ * Reads at most `size` bytes of the file `name` of a thread of this process. It stands here because
+ * main, once it has booted, may read no file of /proc. How many bytes, or -errno.
+ */
+EXPORT int tegula_host_read_thread(int thread, const char *name, char *into, uint32_t size)
+{
+	char path[64];
+	int length, fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", thread, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	length = result(read(fd, into, size));
+	close(fd);
+	return length;
 }

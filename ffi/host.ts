@@ -29,6 +29,10 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
+/** For `exec`: of signal.h. */
+const SIG_BLOCK = 0;
+const SIGUSR1 = 10;
+
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -46,6 +50,11 @@ export interface Host {
   capabilities(): number;
   /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
   isRunning(thread: number): boolean;
+  /**
+   * The file `name` ("status", "stat") of a thread of this process under /proc/self/task (proc(5)); null
+   * where there is no such thread.
+   */
+  readThread(thread: number, name: string): string | null;
   /** Index of the interface `ifname`, 0 when there is none. */
   ifindex(ifname: string): number;
   /** Whether there is an interface with this index, whatever its name. */
@@ -60,7 +69,7 @@ export interface Host {
   hasEthernetHeaders(ifname: string): boolean;
   /**
    * Becomes another program, path and arguments in `argv`, which only a main with every permission
-   * may. Returns only with -errno.
+   * may, with SIGUSR1 blocked. Returns only with -errno.
    */
   exec(argv: readonly string[]): number;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
@@ -81,8 +90,10 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
+    tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
+    pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
     execv: { parameters: ["buffer", "buffer"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
     tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -92,6 +103,8 @@ export function openHost(path: string): Host {
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
     close: { parameters: ["i32"], result: "i32" },
   });
+
+  const page = new Uint8Array(4096);
 
   /** The answer to `request` about `ifname`, in `data` or a struct ifreq; null when refused. */
   function ask(ifname: string, request: number, data: DataView | null = null): DataView | null {
@@ -122,6 +135,10 @@ export function openHost(path: string): Host {
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
     isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
+    readThread(thread, name) {
+      const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
+      return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
+    },
     ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
     exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
     channels(ifname) {
@@ -142,6 +159,10 @@ export function openHost(path: string): Host {
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
     exec(argv) {
+      // Deno opens its debugger by SIGUSR1. All threads of what comes inherit this mask.
+      const signals = new Uint32Array(32);
+      signals[0] = 1 << (SIGUSR1 - 1);
+      symbols.pthread_sigmask(SIG_BLOCK, signals, null);
       const words = argv.map(cString);
       const pointers = words.map((word) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(word)));
       symbols.execv(words[0], BigUint64Array.from([...pointers, 0n]));

@@ -3,7 +3,13 @@
  *
  * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,
  * landlock and seccomp take effect for the calling thread alone, so that main keeps what it needs.
- * It is one layer of several, and says nothing about memory, which all tiles share.
+ * Threads that the tile starts later inherit all of it. It is one layer of several, and says nothing
+ * about memory, which all tiles share.
+ *
+ * No refusal is silent. A system call that the filter does not allow and does not expect is passed to
+ * the observer, a thread of this file (seccomp_unotify(2)): it counts the call for the tile and
+ * answers EPERM. The same thread writes to standard error what a confined thread writes there, so
+ * that the last words of V8 and of Rust reach the log in the tile's name.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -14,14 +20,22 @@
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "native.h"
@@ -34,10 +48,26 @@
 #error "no system call policy for this architecture"
 #endif
 
+/* Newer than the headers of some hosts; the numbers are those of every architecture. */
+#ifndef SYS_map_shadow_stack
+#define SYS_map_shadow_stack 453
+#endif
+#ifndef SYS_futex_wake
+#define SYS_futex_wake 454
+#define SYS_futex_wait 455
+#define SYS_futex_requeue 456
+#endif
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+
 #define EVENTFDS 512
 
 /* What may be kept besides; as KEEP in tile.ts. */
 enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
+
+/* What tegula_tile_confine() has done; as in tile.ts. */
+enum done { DONE_LANDLOCK = 1, DONE_OBSERVED = 2 };
 
 enum role { NETLINK, NET, APP, STATUS };
 
@@ -46,6 +76,8 @@ EXPORT void tegula_tile_wake(int fd)
 {
 	eventfd_write(fd, 1);
 }
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
@@ -56,9 +88,9 @@ EXPORT void tegula_tile_wake(int fd)
 struct policy {
 	struct sock_filter code[INSTRUCTIONS];
 	unsigned length;
+	/* What happens to a call that is neither allowed nor expected: SECCOMP_RET_*. */
+	uint32_t refuse;
 };
-
-static const uint32_t REFUSE = SECCOMP_RET_ERRNO | EPERM;
 
 #define LOAD(p, field) emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, field))
 #define IF_EQUAL(p, yes, no, value) emit(p, BPF_JMP | BPF_JEQ | BPF_K, yes, no, value)
@@ -87,7 +119,7 @@ static void allow_only(struct policy *p, uint32_t call, int index, const int32_t
 	emit(p, BPF_JMP | BPF_JA, 0, 0, (uint32_t)(2 * count + 2));
 	LOAD(p, args[index]);
 	allow(p, (const uint32_t *)values, (size_t)count);
-	RETURN(p, REFUSE);
+	RETURN(p, p->refuse);
 }
 
 /* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
@@ -97,8 +129,71 @@ static void allow_anonymous_mmap(struct policy *p)
 	LOAD(p, args[3]);
 	emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 1, MAP_ANONYMOUS);
 	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, REFUSE);
+	RETURN(p, p->refuse);
 }
+
+/* What each thread of glibc has, and what none may ask for. */
+#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD)
+#define NAMESPACE_FLAGS \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
+	 CLONE_NEWNET)
+
+/* clone makes threads alone, whose memory, descriptors and filter are the caller's. */
+static void allow_threads(struct policy *p)
+{
+	IF_EQUAL(p, 0, 5, SYS_clone);
+	LOAD(p, args[0]);
+	emit(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, (uint32_t)(THREAD_FLAGS | NAMESPACE_FLAGS));
+	IF_EQUAL(p, 0, 1, THREAD_FLAGS);
+	RETURN(p, SECCOMP_RET_ALLOW);
+	RETURN(p, p->refuse);
+}
+
+/* tgkill sends SIGABRT within this process alone: abort(3). */
+static void allow_abort(struct policy *p)
+{
+	IF_EQUAL(p, 0, 6, SYS_tgkill);
+	LOAD(p, args[0]);
+	IF_EQUAL(p, 0, 3, (uint32_t)getpid());
+	LOAD(p, args[2]);
+	IF_EQUAL(p, 0, 1, SIGABRT);
+	RETURN(p, SECCOMP_RET_ALLOW);
+	RETURN(p, p->refuse);
+}
+
+/* Whoever asks whether a descriptor is a terminal, as for colours, hears that it is none. */
+static void refuse_terminal(struct policy *p)
+{
+	IF_EQUAL(p, 0, 5, SYS_ioctl);
+	LOAD(p, args[1]);
+	IF_EQUAL(p, 1, 0, TCGETS);
+	IF_EQUAL(p, 0, 1, TIOCGWINSZ);
+	RETURN(p, SECCOMP_RET_ERRNO | ENOTTY);
+	RETURN(p, p->refuse);
+}
+
+/* Calls that are refused as a matter of course: the caller has another way, and takes it. */
+static const struct {
+	uint32_t call;
+	int error;
+} EXPECTED[] = {
+	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
+	{ SYS_clone3, ENOSYS },
+	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
+	{ SYS_pread64, EPERM },
+	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
+	 * are not told apart here, and others' sockets are among them. */
+	{ SYS_close, EPERM },
+};
+
+/* Parts of paths of files that are looked for as a matter of course; the caller goes on without. */
+static const char *const EXPECTED_PATHS[] = {
+	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
+	"/proc/self/statm", /* Deno.memoryUsage() */
+	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
+	"/gen/file/", /* Deno's cache of emitted code, of which only this part is known, for a stack */
+	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
+};
 
 /* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
 static const uint32_t COMMON[] = {
@@ -113,11 +208,29 @@ static const uint32_t COMMON[] = {
 	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
 	/* As mprotect: V8's code pages, where the CPU has memory protection keys; aborts without. */
 	SYS_pkey_mprotect, SYS_pkey_alloc, SYS_pkey_free,
-	SYS_clock_gettime, SYS_clock_nanosleep, SYS_sched_yield, /* timers, back-off in locks */
-	SYS_getpid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
+	SYS_clock_gettime, SYS_clock_getres, SYS_clock_nanosleep, /* timers, back-off in locks */
+	/* The clock, where the kernel has no vDSO for it (clocksource hpet, acpi_pm, Xen). */
+	SYS_gettimeofday,
+#ifdef SYS_time
+	SYS_time,
+#endif
+	SYS_sched_yield,
+	SYS_getpid, SYS_getppid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
 	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; a thread's end */
 	SYS_sched_getparam, SYS_sched_getscheduler, SYS_sched_getaffinity, /* thread start and panic */
+	SYS_set_robust_list, SYS_rseq, /* glibc, in each new thread; it aborts without the second */
+	SYS_membarrier, /* V8's and Rust's fences between threads */
+	SYS_getcpu, SYS_getrusage, SYS_sysinfo, /* what the process itself uses, and of how much */
+	/* Deno.execPath(), which looks before it asks for a permission, and panics without. It discloses
+	 * where symbolic links lead, and no file. */
+#ifdef SYS_readlink
+	SYS_readlink,
+#endif
+	SYS_readlinkat,
 	SYS_getcwd, /* the text of an uncaught error */
+	/* What a newer libc makes of the above (Linux 5.11 to 6.7). */
+	SYS_epoll_pwait2, SYS_futex_waitv, SYS_futex_wake, SYS_futex_wait, SYS_futex_requeue,
+	SYS_map_shadow_stack,
 	SYS_exit, SYS_exit_group,
 };
 
@@ -132,9 +245,15 @@ static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL, F_SETLK };
 /*
  * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
  * it happen again: without rt_sigaction a store into another's region would fault for ever instead
- * of ending the process.
+ * of ending the process. abort(3) does the same with SIGABRT.
  */
-static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS };
+static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS, SIGABRT };
+
+/* prctl names a thread or a mapping, as runtimes do for who debugs them, and changes nothing else. */
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#endif
+static const int32_t PRCTL_OPTIONS[] = { PR_SET_NAME, PR_SET_VMA };
 
 /* What each role does on its own sockets, besides. */
 static const uint32_t NET_CALLS[] = {
@@ -174,8 +293,6 @@ static const uint32_t FILE_CALLS[] = {
 /* Setting the clock takes a capability; libc reads it by the one call or the other. */
 static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
 /*
  * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
  * refused; x32's carry a bit in their number that no rule here has.
@@ -186,7 +303,7 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 	p->length = 0;
 	LOAD(p, arch);
 	IF_EQUAL(p, 1, 0, ARCHITECTURE);
-	RETURN(p, REFUSE);
+	RETURN(p, p->refuse);
 	LOAD(p, nr);
 	for (size_t i = 0; role == NET && i < COUNT(NET_CALLS); i++)
 		allow_only(p, NET_CALLS[i], 0, fds, count);
@@ -206,8 +323,16 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
 	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
+	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_anonymous_mmap(p);
-	RETURN(p, REFUSE);
+	allow_threads(p);
+	allow_abort(p);
+	refuse_terminal(p);
+	for (size_t i = 0; i < COUNT(EXPECTED); i++) { /* last: some roles may make these calls */
+		IF_EQUAL(p, 0, 1, EXPECTED[i].call);
+		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
+	}
+	RETURN(p, p->refuse);
 }
 
 /*
@@ -282,29 +407,333 @@ static int forbid_files(void)
 }
 
 /*
- * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
- * sockets that it sends and receives on, `keep` is of KEEP_*. Returns 1 when landlock is among what
- * was done, 0 when not, or -errno, when some may have been done and the tile must not go on.
+ * The observer: one thread of the process, which answers for the filters of all tiles. Each tile has a
+ * slot: a row of counters, by the number of the system call, in memory that only this thread writes,
+ * and its name. It runs no JavaScript, blocks all signals, and ends with the process.
  */
-EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep)
+#define SLOTS 256
+#define CALLS 512 /* counters of a slot; the last is for numbers beyond, and other architectures */
+#define NAME_BYTES 64
+#define LINES_A_SECOND 50
+#define PIECE 4096
+
+struct slot {
+	_Atomic int arrived; /* a filter's listener + 1, until the observer has taken it; else 0 */
+	char name[NAME_BYTES];
+	int within_line;
+	time_t second;
+	int lines;
+};
+
+static struct slot slots[SLOTS];
+static uint32_t *counters;
+static int slot_count, knock = -1;
+
+/* A listener that the observer has taken, and whose it is. */
+struct listener {
+	int fd, slot;
+};
+
+/*
+ * Writes `length` bytes to standard error, each line in the tile's name and without control
+ * characters, as the log does it. What is beyond LINES_A_SECOND is left out.
+ */
+static void say(struct slot *slot, const char *text, size_t length)
+{
+	char line[PIECE * 4 + 2 * NAME_BYTES];
+	size_t used = 0;
+
+	for (size_t i = 0; i < length; i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		if (!slot->within_line) {
+			time_t now = time(NULL);
+
+			if (now != slot->second) {
+				slot->second = now;
+				slot->lines = 0;
+			}
+			slot->lines++;
+			if (slot->lines <= LINES_A_SECOND)
+				used += (size_t)sprintf(line + used, "%s: ", slot->name);
+			slot->within_line = 1;
+		}
+		if (c == '\n')
+			slot->within_line = 0;
+		if (slot->lines > LINES_A_SECOND)
+			continue;
+		if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f)
+			used += (size_t)sprintf(line + used, "\\x%02x", c);
+		else
+			line[used++] = (char)c;
+		if (used > sizeof(line) - 2 * NAME_BYTES || i + 1 == length) {
+			if (write(STDERR_FILENO, line, used) < 0)
+				return; /* there is nobody to tell */
+			used = 0;
+		}
+	}
+	if (used > 0 && write(STDERR_FILENO, line, used) < 0)
+		return;
+}
+
+/*
+ * Copies `length` bytes at `address` of this process, which may be wrong: the kernel looks, by way of
+ * a pipe that is empty again afterwards. How many were copied, or -errno.
+ */
+static int copy(const int pipe[2], void *into, uint64_t address, size_t length)
+{
+	ssize_t count = write(pipe[1], (const void *)(uintptr_t)address, length < PIECE ? length : PIECE);
+
+	return count < 0 ? -errno : (int)read(pipe[0], into, (size_t)count);
+}
+
+/* Whether `call` writes to standard output or error, where a confined thread has no business but last words. */
+static int is_words(const struct seccomp_data *call)
+{
+	return call->arch == ARCHITECTURE && (call->nr == SYS_write || call->nr == SYS_writev) &&
+	       ((int32_t)call->args[0] == STDOUT_FILENO || (int32_t)call->args[0] == STDERR_FILENO);
+}
+
+/* Does write(2) or writev(2) in the caller's place. How many bytes it took, or -errno. */
+static int64_t speak(const int pipe[2], struct slot *slot, const struct seccomp_data *call)
+{
+	struct iovec parts[16] = { { .iov_base = (void *)(uintptr_t)call->args[1], .iov_len = call->args[2] } };
+	size_t count = 1;
+	int64_t taken = 0;
+	char text[PIECE];
+
+	if (call->nr == SYS_writev) {
+		count = call->args[2] < COUNT(parts) ? call->args[2] : COUNT(parts);
+		int copied = copy(pipe, parts, call->args[1], count * sizeof(parts[0]));
+
+		if (copied < 0)
+			return copied;
+	}
+	for (size_t i = 0; i < count; i++) {
+		int copied = copy(pipe, text, (uintptr_t)parts[i].iov_base, parts[i].iov_len);
+
+		if (copied < 0)
+			return taken > 0 ? taken : copied;
+		say(slot, text, (size_t)copied);
+		taken += copied;
+		if ((size_t)copied < parts[i].iov_len)
+			break;
+	}
+	return taken;
+}
+
+/* Whether `call` looks for a file of EXPECTED_PATHS. */
+static int is_expected(const int pipe[2], const struct seccomp_data *call)
+{
+	char path[PIECE];
+	int length, at;
+
+	switch (call->arch == ARCHITECTURE ? call->nr : -1) {
+#ifdef SYS_open
+	case SYS_open:
+	case SYS_stat:
+	case SYS_access:
+		at = 0;
+		break;
+#endif
+	case SYS_openat:
+	case SYS_newfstatat:
+	case SYS_statx:
+	case SYS_faccessat:
+		at = 1;
+		break;
+	default:
+		return 0;
+	}
+	length = copy(pipe, path, call->args[at], sizeof(path));
+	if (length <= 0 || !memchr(path, 0, (size_t)length))
+		return 0;
+	for (size_t i = 0; i < COUNT(EXPECTED_PATHS); i++)
+		if (strstr(path, EXPECTED_PATHS[i]))
+			return 1;
+	return 0;
+}
+
+/* Takes one call off a listener and answers it. */
+static void answer(const int pipe[2], const struct listener *listener)
+{
+	/* Larger than the kernel's structures will be for long: it writes what it knows. */
+	union {
+		struct seccomp_notif call;
+		char room[512];
+	} in = { 0 };
+	union {
+		struct seccomp_notif_resp answer;
+		char room[512];
+	} out = { 0 };
+	struct slot *slot = &slots[listener->slot];
+	const struct seccomp_data *call = &in.call.data;
+
+	if (ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_RECV, &in) < 0)
+		return; /* its thread is gone */
+	out.answer.id = in.call.id;
+	if (is_words(call)) {
+		int64_t taken = speak(pipe, slot, call);
+
+		out.answer.error = taken < 0 ? (int32_t)taken : 0;
+		out.answer.val = taken < 0 ? 0 : taken;
+	} else if (is_expected(pipe, call)) {
+		out.answer.error = -EPERM;
+	} else {
+		uint32_t number = call->arch == ARCHITECTURE ? (uint32_t)call->nr : CALLS;
+		uint32_t *counter = &counters[listener->slot * CALLS + (number < CALLS ? number : CALLS - 1)];
+
+		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+		out.answer.error = -EPERM;
+	}
+	ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_SEND, &out);
+}
+
+static void *observe(void *pipe)
+{
+	static struct pollfd set[1 + 4 * SLOTS];
+	static struct listener listeners[1 + 4 * SLOTS];
+	size_t count = 1;
+	uint64_t unused;
+
+	set[0] = (struct pollfd){ .fd = knock, .events = POLLIN };
+	for (;;) {
+		if (poll(set, count, -1) < 0)
+			continue;
+		for (size_t i = 1; i < count; i++) {
+			if (set[i].revents & POLLIN)
+				answer(pipe, &listeners[i]);
+			else if (set[i].revents) { /* the last thread that has the filter is gone */
+				close(set[i].fd);
+				set[i] = set[--count];
+				listeners[i] = listeners[count];
+			}
+		}
+		if (!(set[0].revents & POLLIN))
+			continue;
+		eventfd_read(knock, &unused);
+		for (int slot = 0; slot < slot_count; slot++) {
+			int fd = atomic_exchange(&slots[slot].arrived, 0) - 1;
+
+			if (fd < 0)
+				continue;
+			if (count == COUNT(set)) {
+				close(fd); /* the kernel answers ENOSYS then; nobody waits for ever */
+				continue;
+			}
+			set[count] = (struct pollfd){ .fd = fd, .events = POLLIN };
+			listeners[count++] = (struct listener){ .fd = fd, .slot = slot };
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Starts the observer, once in a process and before any tile confines itself. `memory` has CALLS
+ * counters for each of `count` slots, and is kept. 0, or -errno.
+ */
+EXPORT int tegula_tile_observe(uint32_t *memory, int count)
+{
+	static int pipe[2];
+	sigset_t all, before;
+	pthread_t thread;
+	int error;
+
+	if (count > SLOTS)
+		return -E2BIG;
+	counters = memory;
+	slot_count = count;
+	knock = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (knock < 0 || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = -pthread_create(&thread, NULL, observe, pipe);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!error)
+		pthread_detach(thread);
+	return error;
+}
+
+/* The name of system call `number` into `name`, or its number where the headers know none. */
+EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
+{
+	static const char *const NAMES[CALLS] = {
+#include "system_calls.inc"
+	};
+
+	if (number >= 0 && number < CALLS && NAMES[number])
+		snprintf(name, size, "%s", NAMES[number]);
+	else
+		snprintf(name, size, "number %d", number);
+}
+
+/*
+ * Puts the filter on this thread. With an observer its listener goes there, and without one, or where
+ * the kernel has no such listener (before Linux 5.0, or inside another's), unexpected calls are just
+ * refused. 1 when the observer answers, 0 when not, or -errno.
+ */
+static int filter(struct policy *policy, int slot)
+{
+	/* Signals wait while the observer answers, from Linux 5.19 on. */
+	static const unsigned long WAYS[] = {
+		SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+		SECCOMP_FILTER_FLAG_NEW_LISTENER,
+		0,
+	};
+	struct sock_fprog program = { .len = (unsigned short)policy->length, .filter = policy->code };
+	size_t way = policy->refuse == SECCOMP_RET_USER_NOTIF ? 0 : 2;
+	int none = 0;
+	long fd;
+
+	while ((fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, WAYS[way], &program)) < 0 && way < 1)
+		way++;
+	if (fd < 0 || way == 2)
+		return result(fd);
+	/* A tile that starts beside another has its slot: the observer takes theirs one after the other. */
+	while (!atomic_compare_exchange_strong(&slots[slot].arrived, &none, (int)fd + 1)) {
+		none = 0;
+		sched_yield();
+	}
+	eventfd_write(knock, 1);
+	return 1;
+}
+
+/*
+ * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
+ * sockets that it sends and receives on, `keep` is of KEEP_*; `name` and `slot` are for the observer,
+ * where there is one. Returns what was done, of DONE_*, or -errno, when some may have been done and
+ * the tile must not go on.
+ */
+EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep, const char *name,
+			       int slot)
 {
 	struct policy policy;
-	struct sock_fprog program = { .filter = policy.code };
 	int32_t eventfds[EVENTFDS];
-	int error, landlock, found = list_eventfds(eventfds, EVENTFDS);
+	int error, landlock, observed, found = list_eventfds(eventfds, EVENTFDS);
+	int observable = knock >= 0 && slot >= 0 && slot < slot_count;
 
 	if (found < 0)
 		return found;
+	if (observable)
+		snprintf(slots[slot].name, NAME_BYTES, "%s", name);
+	policy.refuse = observable ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ERRNO | EPERM;
 	make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
-	program.len = (unsigned short)policy.length;
 	error = drop_capabilities(keep & KEEP_NET_ADMIN);
 	if (!error)
 		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	landlock = error || keep & KEEP_FILES ? error : forbid_files();
 	if (landlock < 0)
 		return landlock;
-	error = result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
-	return error ? error : landlock;
+	observed = filter(&policy, slot);
+	if (observed < 0 && observable) { /* no listener to be had: the same filter, which just refuses */
+		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
+		make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
+		observed = filter(&policy, slot);
+	}
+	if (observed < 0)
+		return observed;
+	return (landlock ? DONE_LANDLOCK : 0) | (observed ? DONE_OBSERVED : 0);
 }

@@ -25,8 +25,17 @@ function foreignSignals(): Uint32Array<ArrayBuffer> {
   return set;
 }
 
+/** Counters of a slot that the observer keeps: one for each system call, by its number. */
+export const OBSERVED_CALLS = 512;
+/** Bytes of a slot's counters. */
+export const SLOT_BYTES = OBSERVED_CALLS * 4;
+
 /** What a tile may keep. */
 export interface Confinement {
+  /** The tile's name, for what its thread writes to standard error. */
+  readonly name: string;
+  /** Its slot of the observer's counters. */
+  readonly slot: number;
   readonly role: Role;
   /** The sockets that the tile sends and receives on; no other descriptor will do. */
   readonly fds: Int32Array;
@@ -47,22 +56,39 @@ export interface TileLibrary {
    * it empty. Returns 1 when it was written, 0 on time-out or a signal.
    */
   wait(eventfd: number, timeoutMs: number): number;
+  /** The name of a system call, by its number on this architecture: "openat". */
+  callName(number: number): string;
   /** The number of the calling thread, by which main can see whether it still runs. */
   thread(): number;
   /**
    * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
-   * where the kernel has it) and every system call that the role does not need. Refused calls fail with EPERM.
-   * All modules must be loaded and all eventfds exist by then. Throws SystemError when it failed:
-   * the tile must not go on then.
+   * where the kernel has it) and every system call that the role does not need. Refused calls fail
+   * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
+   * listen (Linux 5.0). All modules must be loaded and all eventfds exist by then. Throws SystemError
+   * when it failed: the tile must not go on then.
    */
-  confine(keep: Confinement): { readonly landlock: boolean };
+  confine(keep: Confinement): { readonly landlock: boolean; readonly observed: boolean };
+}
+
+/** Who hears of refused system calls; main's. */
+export interface Observer {
+  /**
+   * Starts the process's observer, a thread that counts refused system calls of confined tiles into
+   * `counters`: `OBSERVED_CALLS` for each slot. To be called once, before any tile confines itself.
+   * Throws SystemError.
+   */
+  start(counters: Uint32Array<SharedArrayBuffer>): void;
 }
 
 /** Opens the library at `path`. */
 export function openTile(path: string): TileLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
-    tegula_tile_confine: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
+    tegula_tile_confine: {
+      parameters: ["i32", "buffer", "i32", "i32", "buffer", "i32"],
+      result: "i32",
+    },
+    tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
@@ -79,15 +105,36 @@ export function openTile(path: string): TileLibrary {
       if (symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
     },
+    callName(number) {
+      const name = new Uint8Array(64);
+      symbols.tegula_tile_call_name(number, name, name.length);
+      return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+    },
     thread: symbols.gettid,
-    confine({ role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
+    confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
+      const label = new TextEncoder().encode(`${name}\0`);
       const done = checked(
-        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep),
+        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep, label, slot),
         `confine the ${role} tile`,
       );
-      return { landlock: done === 1 };
+      return { landlock: (done & 1) !== 0, observed: (done & 2) !== 0 };
+    },
+  };
+}
+
+/** Opens the observer's part of the library at `path`. */
+export function openObserver(path: string): Observer {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
+  });
+  return {
+    start(counters) {
+      checked(
+        symbols.tegula_tile_observe(counters, counters.length / OBSERVED_CALLS),
+        "start the observer of refused system calls",
+      );
     },
   };
 }

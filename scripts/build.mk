@@ -17,6 +17,13 @@ all: $(LIBRARIES)
 $(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h scripts/build.mk | build
 	gcc $(CFLAGS) $(filter %.c,$^) $(EXTRA) $(LDFLAGS) $(INTO_PLACE)
 
+# The names of this architecture's system calls, by number.
+build/system_calls.inc: scripts/build.mk | build
+	echo '#include <asm/unistd.h>' | gcc -dM -E - | sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' \
+		>$@.$$$$ && mv $@.$$$$ $@
+build/libtegula_tile.so: build/system_calls.inc
+build/libtegula_tile.so: EXTRA = -Ibuild
+
 build/libtegula_xsk.so: ffi/xsk_static.c $(FILTER)
 build/libtegula_xsk.so: EXTRA = -DFILTER_OBJECT='"$(abspath $(FILTER))"' \
 	-Wl,--wrap=stderr -Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic

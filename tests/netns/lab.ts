@@ -37,12 +37,13 @@ const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
 /**
  * A test with a laboratory of its own, which is gone afterwards. The books of appliances that it leaves
  * running must balance, too (`wire_balance.ts`). Where the kernel has no devices of
- * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`.
+ * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`. No tile may have been
+ * refused a system call that nobody expected, unless the test is about that (`refusals`).
  */
 export function labTest(
   name: string,
   body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
-  { needs }: { needs?: string } = {},
+  { needs, refusals = false }: { needs?: string; refusals?: boolean } = {},
 ): void {
   const ignore = needs !== undefined && !hasDeviceKind(needs);
   Deno.test({ name, ignore }, async (t) => {
@@ -51,6 +52,7 @@ export function labTest(
     try {
       await body(lab, t);
       for (const process of appliances(lab)) await assertLeftBalanced(process);
+      if (!refusals) assertNothingRefused(lab);
     } catch (error) {
       await showAppliances(lab);
       throw error;
@@ -64,6 +66,12 @@ function hasDeviceKind(kind: string): boolean {
   const { success, stderr } = new Deno.Command("ip", { args }).outputSync();
   if (success) new Deno.Command("ip", { args: ["link", "delete", "kind0"] }).outputSync();
   return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
+}
+
+/** A call that a tile's filter refused unexpectedly is a defect of the list of calls, or of an app. */
+function assertNothingRefused(lab: Lab): void {
+  const lines = lab.processes.flatMap(({ stderr }) => stderr.all);
+  assert.deepEqual(lines.filter((line) => line.includes(": refused system call ")), []);
 }
 
 /** The appliances that have come to serve, and run. */

@@ -28,12 +28,12 @@ for (const name of NAMES) {
   });
 }
 
-Deno.test("the C, the XDP program and the headers fit in 1,200 lines", async () => {
+Deno.test("the C, the XDP program and the headers fit in 1,800 lines", async () => {
   const folder = new URL("../../ffi/", import.meta.url);
   let lines = 0;
   for await (const { name } of Deno.readDir(folder)) {
     if (!/\.[ch]$/.test(name)) continue;
     lines += (await Deno.readTextFile(new URL(name, folder))).split("\n").length - 1;
   }
-  ok(lines > 0 && lines <= 1200, `${lines} lines`);
+  ok(lines > 0 && lines <= 1800, `${lines} lines`);
 });

@@ -15,8 +15,18 @@ const CAP_NET_ADMIN = 1 << 12;
 const SIGTERM_BLOCKED = 1n << 14n;
 const SIGSEGV_BLOCKED = 1n << 10n;
 
+/** Deno's flags, with and without V8's use of memory protection keys, where the CPU has them. */
+const FLAGS = { "": [], " without protection keys": ["--v8-flags=--no-memory-protection-keys"] };
+
 /** Gives the child `tasks`, one worker after the other, and returns what became of each. */
 function confined(...tasks: Partial<Task>[]): Result[] {
+  const { code, signal, stdout, stderr } = run(tasks);
+  ok(code === 0, `${signal ?? code}: ${stderr} ${stdout.slice(0, 99)}`);
+  return stdout.trim().split("\n").map((line) => JSON.parse(line));
+}
+
+/** The same, as the child leaves it. */
+function run(tasks: readonly Partial<Task>[], flags: readonly string[] = []) {
   const complete = tasks.map((task) => ({
     role: "app",
     work: "attempts",
@@ -26,16 +36,14 @@ function confined(...tasks: Partial<Task>[]): Result[] {
     ...task,
   }));
   const script = fileURLToPath(new URL("./ffi_tile_child.ts", import.meta.url));
-  const run = ["run", "--allow-all", "--no-check", "--unstable-worker-options"];
   const { code, signal, stdout, stderr } = new Deno.Command(Deno.execPath(), {
-    args: [...run, script, JSON.stringify(complete)],
+    args: [
+      ...["run", "--allow-all", "--no-check", "--unstable-worker-options", ...flags],
+      ...[script, JSON.stringify(complete)],
+    ],
   }).outputSync();
-  const decoder = new TextDecoder();
-  ok(
-    code === 0,
-    `${signal ?? code}: ${decoder.decode(stderr)} ${decoder.decode(stdout).slice(0, 99)}`,
-  );
-  return decoder.decode(stdout).trim().split("\n").map((line) => JSON.parse(line));
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, signal, stdout: text(stdout), stderr: text(stderr) };
 }
 
 /** Names of `results` that ended as `how`. */
@@ -43,7 +51,10 @@ function ended(results: Record<string, string>, how: (outcome: string) => boolea
   return Object.keys(results).filter((name) => how(results[name]));
 }
 
-/** What each role may do besides waiting and waking, of all that the worker tries. */
+/** What every role may do: look where a symbolic link leads, and say its last words, by the observer. */
+const ALL_MAY = ["readlink", "write to stdout"];
+
+/** What each role may do besides that, waiting and waking, of all that the worker tries. */
 const ALLOWED: Record<Role, string[]> = {
   app: [],
   status: ["accept4", "close", "epoll_ctl", "recvfrom on other's", "recvfrom on own"],
@@ -70,11 +81,14 @@ const ALLOWED: Record<Role, string[]> = {
 
 for (const role of ROLES) {
   Deno.test(`a confined ${role} tile is refused everything but its own calls`, () => {
-    const [{ results }] = confined({ role });
+    const [{ results, refused }] = confined({ role });
     ok(results);
     const passed = ended(results, (outcome) => outcome !== "EPERM" && outcome !== "-1");
-    deepEqual(passed.sort(), ALLOWED[role].sort());
+    deepEqual(passed.sort(), [...ALL_MAY, ...ALLOWED[role]].sort());
     ok(ended(results, (outcome) => outcome === "EPERM").length > 45);
+    for (const call of ["ptrace", "execve", "socket", "bpf", "ioctl", "memfd_create", "mmap"]) {
+      equal(refused[call], 1, `${call} was counted`);
+    }
   });
 
   Deno.test(`a confined ${role} tile can wake another`, () => {
@@ -91,6 +105,37 @@ for (const role of ROLES) {
     match(first.error!, /an error nobody catches/);
     ok(second.turns! >= 1);
     match(second.error!, /an error nobody catches/);
+  });
+}
+
+for (const [without, flags] of Object.entries(FLAGS)) {
+  Deno.test(`what honest code does is not refused to a confined tile${without}`, () => {
+    const { code, stdout, stderr } = run([{ work: "honest" }], flags);
+    equal(code, 0, stderr);
+    const { results, refused } = JSON.parse(stdout) as Result;
+    deepEqual(results, {
+      "digest of a megabyte": "32",
+      "generate a key": "private",
+      "time zone": new Intl.DateTimeFormat().resolvedOptions().timeZone,
+      "year": `${new Date().getFullYear()}`,
+      "the clock by a system call": "ok",
+      "stat without a permission": "NotCapable",
+      "statSync without a permission": "NotCapable",
+      "execPath": "true",
+      "memory": "true",
+      "timer": "fired",
+      "node:crypto": "32",
+      "garbage": "done",
+      "WebAssembly": "true",
+      "a nested worker": "undefined",
+    });
+    deepEqual(refused, {});
+  });
+
+  Deno.test(`an abort in a confined tile is an abort, and its last words are in the log${without}`, () => {
+    const { signal, stderr } = run([{ work: "abort" }], flags);
+    equal(signal, "SIGABRT");
+    match(stderr, /^app: last words\\x1b\[2J\napp: of one\n/);
   });
 }
 

@@ -1,7 +1,7 @@
 /**
- * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then either
- * tries what it must not do (`attempts`), or works hard for a while (`busy`) and ends by an error that
- * nobody catches.
+ * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then
+ * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works
+ * hard for a while (`busy`) and ends by an error that nobody catches, or ends the process (`abort`).
  */
 
 /// <reference lib="deno.worker" />
@@ -15,7 +15,9 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "busy";
+  readonly work: "attempts" | "busy" | "honest" | "abort";
+  /** Of the observer's counters. */
+  readonly slot: number;
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
@@ -24,6 +26,8 @@ export interface Task {
   readonly turns: number;
 }
 
+/** x86-64's. */
+const SYS_GETTIMEOFDAY = 96n;
 const PROT_READ = 1;
 const MAP_SHARED = 1;
 const F_SETFL = 4;
@@ -39,6 +43,8 @@ const libc = Deno.dlopen("libc.so.6", {
   mmap: { parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"], result: "isize" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
   gettid: { parameters: [], result: "i32" },
+  abort: { parameters: [], result: "void" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   __errno_location: { parameters: [], result: "pointer" },
 }).symbols;
 
@@ -205,17 +211,94 @@ function busy({ eventfd, milliseconds, turns: least }: Task): void {
   turn();
 }
 
+/** What an app does that means no harm, each of which takes the runtime to the kernel. */
+const HONEST: Record<string, () => unknown> = {
+  "digest of a megabyte": async () =>
+    (await crypto.subtle.digest("SHA-256", new Uint8Array(1 << 20))).byteLength,
+  "generate a key":
+    async () => (await crypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, true, [
+      "sign",
+    ])
+      .then(({ privateKey }) => privateKey.type)),
+  "time zone": () => new Intl.DateTimeFormat().resolvedOptions().timeZone,
+  "year": () => new Date(Date.now()).getFullYear(),
+  "the clock by a system call": () =>
+    outcome(() =>
+      libc.syscall(
+        SYS_GETTIMEOFDAY,
+        0n,
+        null,
+        0n,
+        0n,
+        null,
+        0n,
+      )
+    ),
+  "stat without a permission": () => Deno.stat("/etc/passwd"),
+  "statSync without a permission": () => Deno.statSync("/etc/passwd"),
+  "execPath": () => Deno.execPath().endsWith("deno"),
+  "memory": () => Deno.memoryUsage().rss >= 0,
+  "timer": () => new Promise((resolve) => setTimeout(resolve, 5, "fired")),
+  "node:crypto": async () =>
+    (await import("node:crypto")).createHash("md5").update("x").digest("hex").length,
+  "garbage": () => {
+    let kept: unknown[] = [];
+    for (let i = 0; i < 3e6; i++) {
+      if (kept.length > 1e5) kept = [];
+      kept.push({ i });
+    }
+    return "done";
+  },
+  "WebAssembly": () =>
+    new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0)) instanceof
+      WebAssembly.Module,
+  "a nested worker": () => typeof Worker,
+};
+
+function prepareRuntime(): void {
+  new Intl.DateTimeFormat().format(new Date());
+  Reflect.deleteProperty(globalThis, "Worker");
+  for (const name of ["read", "write", "net", "env", "sys", "run"] as const) {
+    Deno.permissions.revokeSync({ name });
+  }
+}
+
+async function honest(): Promise<void> {
+  const results: Record<string, string> = {};
+  for (const [name, work] of Object.entries(HONEST)) {
+    try {
+      results[name] = String(await work());
+    } catch (error) {
+      results[name] = (error as Error).name;
+    }
+  }
+  self.postMessage({ type: "attempts", results });
+}
+
+/** Says something as libraries do when they give up, and aborts. */
+function abort(): void {
+  const words = new TextEncoder().encode("last words\x1b[2J\nof one\n");
+  libc.write(2, words, BigInt(words.length));
+  libc.abort();
+}
+
 self.onmessage = ({ data }: MessageEvent<Task>) => {
-  const { role, work, keepNetAdmin, eventfd } = data;
+  const { role, work, keepNetAdmin, eventfd, slot } = data;
   const descriptors = prepare();
+  // As `worker.ts` does before it confines a tile.
+  if (work === "honest") prepareRuntime();
   const { own, ownNetlink, probe } = descriptors;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
-  const { landlock } = tile.confine({
+  const { landlock, observed } = tile.confine({
+    name: role,
+    slot,
     role,
     fds: Int32Array.from([own, ...fds]),
     keepNetAdmin,
   });
-  self.postMessage({ type: "confined", landlock, tid: libc.gettid() });
+  self.postMessage({ type: "confined", landlock, observed, tid: libc.gettid() });
   if (work === "busy") return busy(data);
+  if (work === "honest") return void honest();
+  if (work === "abort") return abort();
   self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
 };

@@ -230,7 +230,13 @@ export class Room {
       setup: this.setup,
       region,
       libraries: {
-        tile: { wake() {}, wait: () => 0, thread: () => 0, confine: () => ({ landlock: false }) },
+        tile: {
+          wake() {},
+          wait: () => 0,
+          thread: () => 0,
+          callName: () => "",
+          confine: () => ({ landlock: false, observed: false }),
+        },
         xsk: this.xsk,
         udp: this.udp,
       },

@@ -6,8 +6,8 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
-import { TileWorker } from "../../tiles/runtime/supervisor.ts";
-import type { ServingTile, TileKind, TileReport } from "../../tiles/runtime/tile.ts";
+import { Threads, TileWorker } from "../../tiles/runtime/supervisor.ts";
+import type { ServingTile, TileKind } from "../../tiles/runtime/tile.ts";
 import {
   Life,
   TILE_REGION_BYTES,
@@ -24,7 +24,7 @@ const LONG = 60;
 class FakeWorker {
   static last: FakeWorker;
   ended = false;
-  onmessage: (event: { data: TileReport }) => void = () => {};
+  onmessage: (event: { data: unknown }) => void = () => {};
 
   constructor() {
     FakeWorker.last = this;
@@ -35,18 +35,44 @@ class FakeWorker {
   }
 }
 
+/** Number of the tile's thread, and what the kernel tells of it. */
+const THREAD = 77;
+const CONFINED =
+  "Name:\tx\nCapInh:\t0\nCapPrm:\t0\nCapEff:\t0\nCapAmb:\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+const RUNNING = { type: "running", landlock: true, observed: true };
+
 /** A tile of a kind that runs and sleeps, its region, and what main hears of it. */
 function running(kind: TileKind, beside = false) {
+  const { worker, region, ...others } = started(kind, beside);
+  if (!beside) worker.onmessage({ data: RUNNING });
+  region.life = Life.running;
+  region.fallAsleep();
+  return { worker, region, ...others };
+}
+
+/** A tile that has said that it is started, and no more. */
+function started(kind: TileKind, beside = false) {
   const view = heapView(TILE_REGION_BYTES);
   const region = new TileRegion(view);
   const heard: string[] = [];
+  const kernel = { exists: true, status: CONFINED, ticks: 0 };
+  const threads = new Threads({
+    isRunning: () => kernel.exists,
+    readThread: (thread, name) => {
+      if (!kernel.exists || thread !== THREAD) return null;
+      return name === "status"
+        ? kernel.status
+        : `${thread} (x) S${" 0".repeat(10)} ${kernel.ticks} 0`;
+    },
+  });
   const note = (what: string) => () => void heard.push(what);
   const { Worker } = globalThis;
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
-    ...{ kind, name: kind, module: "", region: view, control: heapView(CONTROL_BYTES) },
+    ...{ kind, name: kind, slot: 0, module: "", region: view, control: heapView(CONTROL_BYTES) },
     ...{ keep: { clock: false, keep: false }, beside, spinTurns: 0, setup: null },
   }, {
+    threads,
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },
     events: {
       log: (line) => heard.push(line),
@@ -57,13 +83,14 @@ function running(kind: TileKind, beside = false) {
   });
   globalThis.Worker = Worker;
   const worker = FakeWorker.last;
-  worker.onmessage({ data: { type: "started", thread: 1 } });
-  if (!beside) worker.onmessage({ data: { type: "running", confined: "" } });
-  region.life = Life.running;
-  region.fallAsleep();
+  const post = (data: unknown) => worker.onmessage({ data });
+  post({ type: "started", thread: THREAD });
   const reader = new TileReader(view);
-  const look = (isRunning = true) => tile.look(reader, () => isRunning);
-  return { region, heard, worker, tile, look };
+  const look = (exists = true) => {
+    kernel.exists = exists;
+    tile.look(reader);
+  };
+  return { region, heard, worker, tile, look, kernel, threads, post };
 }
 
 Deno.test("a status tile that hangs as it waits is ended, and has failed once its thread is gone", () => {
@@ -73,7 +100,7 @@ Deno.test("a status tile that hangs as it waits is ended, and has failed once it
   look();
   assert.ok(worker.ended);
   look(false);
-  assert.deepEqual(heard, ["it hangs and is ended", "it hung"]);
+  assert.deepEqual(heard, ["it hangs and is ended", "it hangs"]);
 });
 
 Deno.test("a status tile that gets on is left alone, however seldom", () => {
@@ -98,13 +125,120 @@ Deno.test("other tiles may sleep for as long as they like, but not stand still a
 
 Deno.test("an app that starts beside another and cannot be ended has failed, no more", async () => {
   const { worker, tile, heard, look } = running("app", true);
-  for (let i = 0; i < LONG; i++) look();
-  assert.deepEqual(heard.splice(0), ["late", "it hangs and is ended"]);
+  for (let i = 0; i <= LONG; i++) look();
+  assert.deepEqual(heard.splice(0), ["late", "it has not started in time and is ended"]);
   assert.ok(worker.ended);
   for (let i = 0; i < QUICK; i++) look();
-  assert.deepEqual(heard, ["it hangs and cannot be ended"]);
+  assert.deepEqual(heard, ["it has not started in time and cannot be ended"]);
   await assert.rejects(tile.running, /cannot be ended/);
   assert.equal(await tile.ended, false);
+});
+
+Deno.test("a start that takes processor time goes on for minutes, one that only waits does not", () => {
+  const busy = started("app");
+  for (let i = 0; i < 5 * LONG; i++) {
+    busy.kernel.ticks++;
+    busy.look();
+  }
+  assert.deepEqual(busy.heard, ["late"]);
+  const idle = started("app");
+  for (let i = 0; i <= LONG; i++) idle.look();
+  assert.deepEqual(idle.heard, ["late", "it has not started in time and is ended"]);
+  for (let i = 0; i < 10 * LONG; i++) {
+    busy.kernel.ticks++;
+    busy.look();
+  }
+  assert.ok(busy.worker.ended, "but not for ever");
+});
+
+/** Messages that no tile posts, or not at this point, by what is said of them. */
+const LIES: Record<string, readonly unknown[]> = {
+  "posted a message that no tile posts": [
+    null,
+    7,
+    "x",
+    [],
+    {},
+    { type: "toString" },
+    { type: "__proto__" },
+    { type: { toString: () => "log" } },
+  ],
+  "posted a malformed message of type log": [
+    { type: "log", line: 5 },
+    { type: "log" },
+    { type: "log", line: "x".repeat(5000) },
+    { type: "log", line: "x", more: 1 },
+  ],
+  "posted a malformed message of type running": [{ type: "running", confined: "seccomp" }],
+  "posted a malformed message of type failed": [{ type: "failed", message: null }],
+  "posted a message of type started out of turn": [
+    { type: "started", thread: 1 },
+    { type: "started", thread: THREAD },
+  ],
+  "posted a message of type ready out of turn": [{ type: "ready" }],
+  "posted a request, which only the status tile may": [
+    { type: "ask", request: { number: 1, kind: 1, arguments: [] } },
+  ],
+};
+
+for (const [what, lies] of Object.entries(LIES)) {
+  Deno.test(`a tile that ${what} is ended and named`, () => {
+    for (const lie of lies) {
+      const { post, worker, heard, look } = started("app");
+      post(lie);
+      assert.ok(worker.ended, JSON.stringify(lie));
+      post({ type: "log", line: "more" });
+      look(false);
+      assert.deepEqual(heard, [`it ${what} and is ended`, `it ${what}`]);
+    }
+  });
+}
+
+Deno.test("a tile counts as confined when the kernel says so of its thread, not by its word", async () => {
+  const statuses = [
+    CONFINED.replace("Seccomp:\t2", "Seccomp:\t0"),
+    CONFINED.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+    CONFINED.replace("CapEff:\t0", "CapEff:\t1000"),
+    CONFINED.replace("CapPrm:\t0", "CapPrm:\t1fffeffffff"),
+    "",
+  ];
+  for (const status of statuses) {
+    const { post, kernel, worker, tile, look } = started("app");
+    kernel.status = status;
+    post(RUNNING);
+    assert.ok(worker.ended, status);
+    look(false);
+    await assert.rejects(tile.running, /says that it is confined, and is not/);
+  }
+  const { post, kernel, tile } = started("netlink");
+  kernel.status = CONFINED.replace("CapEff:\t0", "CapEff:\t1000").replace(
+    "CapPrm:\t0",
+    "CapPrm:\t1000",
+  );
+  post(RUNNING);
+  assert.deepEqual(await tile.running, RUNNING);
+});
+
+Deno.test("a tile is not taken at its word for a thread that is main's, another's or nobody's", () => {
+  const { threads, kernel } = started("app");
+  assert.equal(threads.take(THREAD), false, "it is that tile's");
+  assert.equal(threads.take(THREAD + 1), false, "there is none");
+  assert.equal(threads.take(Deno.pid), false);
+  kernel.exists = false;
+  threads.isRunning(THREAD);
+  kernel.exists = true;
+  assert.equal(threads.take(THREAD), true, "the number may come again");
+});
+
+Deno.test("main writes 50 lines a second of a tile's log, and ends one that floods it", () => {
+  const { post, heard, worker } = running("app");
+  for (let i = 0; i < 1900; i++) post({ type: "log", line: `${i}` });
+  assert.equal(heard.length, 51);
+  assert.match(heard[50], /the rest is left out/);
+  assert.ok(!worker.ended);
+  for (let i = 0; i < 200; i++) post({ type: "log", line: `${i}` });
+  assert.ok(worker.ended);
+  assert.match(heard[51], /more than 2000 messages in a second and is ended/);
 });
 
 Deno.test("a status tile that nobody asks shows that it gets on", async () => {
@@ -113,6 +247,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
   const tile = create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
+      refusals: heapView(0),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       places: { control: null, metrics: "127.0.0.1:0" },
     },

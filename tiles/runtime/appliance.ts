@@ -7,7 +7,8 @@
  */
 
 import { describeErrno } from "../../ffi/errno.ts";
-import type { TileLibrary } from "../../ffi/tile.ts";
+import type { Observer, TileLibrary } from "../../ffi/tile.ts";
+import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
@@ -15,7 +16,8 @@ import { countersOf } from "./counters.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
-import { LOOK_MILLIS, TileWorker } from "./supervisor.ts";
+import { Refusals } from "./refusals.ts";
+import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { sentenceOf } from "./thrown.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 
@@ -23,6 +25,7 @@ import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 export interface ApplianceOptions extends WiringOptions {
   /** Main's own way to wake tiles. */
   readonly tile: TileLibrary;
+  readonly observer: Observer;
   log(line: string): void;
   /** A tile ended that cannot be started again in place: the process has to end. */
   fatal(tile: string, message: string): void;
@@ -67,6 +70,10 @@ export class Appliance {
   readonly #options: ApplianceOptions;
   readonly #wiring: Wiring;
   readonly #control: ControlWriter;
+  readonly #threads: Threads;
+  readonly #refusals: Refusals;
+  /** Refused calls that the log has named: tile and number. */
+  readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
@@ -89,6 +96,9 @@ export class Appliance {
     this.#options = options;
     this.#wiring = new Wiring(options);
     this.#control = new ControlWriter(this.#wiring.control.writer);
+    this.#threads = new Threads(options.host);
+    this.#refusals = new Refusals(this.#wiring.refusals.reader);
+    options.observer.start(u32(this.#wiring.refusals.writer));
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
@@ -169,6 +179,7 @@ export class Appliance {
       kind,
       name,
       module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
+      slot: this.#wiring.seats.indexOf(seat),
       region: seat.region.writer,
       control: this.#wiring.control.reader,
       keep: { clock: grants.clock, keep: grants.keep },
@@ -177,6 +188,7 @@ export class Appliance {
       setup,
     }, {
       permissions: permissions(kind, grants),
+      threads: this.#threads,
       events: {
         log: (text) => log(inName(name, text)),
         ask: (request) => this.#ask(request),
@@ -197,7 +209,18 @@ export class Appliance {
     if (beside) this.#beside = worker;
     else this.#workers.set(name, worker);
     this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
-    await worker.running;
+    const { landlock, observed } = await worker.running;
+    if (!landlock && !grants.keep) {
+      this.#lack("the kernel has no landlock: tiles are confined by seccomp alone");
+    }
+    if (!observed) this.#lack("the kernel does not say which system calls it refuses to tiles");
+  }
+
+  /** Names what the kernel lacks, once. */
+  #lack(sentence: string): void {
+    if (this.#named.has(sentence)) return;
+    this.#named.add(sentence);
+    this.#options.log(sentence);
   }
 
   /** Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. */
@@ -260,8 +283,21 @@ export class Appliance {
     this.#control.pulse();
     if (this.#booted) this.#tellAttached();
     for (const { name, reader } of this.#wiring.seats) {
-      this.#workers.get(name)?.look(reader, this.#options.host.isRunning);
-      if (this.#beside?.name === name) this.#beside.look(reader, this.#options.host.isRunning);
+      this.#workers.get(name)?.look(reader);
+      if (this.#beside?.name === name) this.#beside.look(reader);
+    }
+    this.#nameRefusals();
+  }
+
+  /** Names each system call that was refused to a tile, once. */
+  #nameRefusals(): void {
+    const { log, tile } = this.#options;
+    for (const [slot, { name }] of this.#wiring.seats.entries()) {
+      for (const { call } of this.#refusals.of(slot)) {
+        if (this.#named.has(`${slot} ${call}`)) continue;
+        this.#named.add(`${slot} ${call}`);
+        log(`${name}: refused system call ${call} (${tile.callName(call)})`);
+      }
     }
   }
 
@@ -322,6 +358,7 @@ export class Appliance {
     const ended = Promise.all([...this.#workers.values()].map((worker) => worker.ended));
     const allEnded = await Promise.race([ended.then(() => true), late.promise]);
     clearTimeout(timer);
+    this.#nameRefusals();
     // A tile that is late comes back to its rings: they go with the process then.
     if (!allEnded) return;
     for (const attachment of attachments) attachment.close();

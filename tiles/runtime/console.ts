@@ -7,7 +7,7 @@
 /** Lines that are said within a second; further ones of that second are left out. */
 const LINES_A_SECOND = 50;
 /** The longest line, in UTF-16 units. */
-const LONGEST_LINE = 4096;
+export const LONGEST_LINE = 4096;
 
 /** Methods that say what they are given. */
 const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
@@ -39,9 +39,13 @@ export function bounded(
     if (++lines > LINES_A_SECOND) {
       return log(`it says more than ${LINES_A_SECOND} lines in a second: the rest is left out`);
     }
-    const line = formatted(said);
-    log(line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line);
+    log(clipped(formatted(said)));
   };
+}
+
+/** `line` as far as the log takes it. */
+export function clipped(line: string): string {
+  return line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line;
 }
 
 /** Every method of a console, to be put in place of Deno's. */

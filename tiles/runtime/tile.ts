@@ -81,6 +81,8 @@ export interface BootMessage {
   readonly name: string;
   /** URL of the tile's module; for an app tile that of `tiles/app/tile.ts`. */
   readonly module: string;
+  /** Its slot among the observer's counters of refused system calls. */
+  readonly slot: number;
   /** The tile's own region, writable. */
   readonly region: View;
   /** The control region, read-only. */
@@ -94,12 +96,13 @@ export interface BootMessage {
   readonly setup: unknown;
 }
 
-/** What a tile reports to main. Not on the data path. */
+/** What a tile reports to main, which believes none of it unseen (`reports.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
   /** Whoever runs in its place may be relieved; main answers with whether that one handed over. */
   | { readonly type: "ready" }
-  | { readonly type: "running"; readonly confined: string }
+  /** It has confined its thread: `observed` where refused system calls are counted. */
+  | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }
   | { readonly type: "log"; readonly line: string }
   | { readonly type: "ask"; readonly request: ControlRequest }
   | { readonly type: "stopped" }

@@ -22,6 +22,7 @@ import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
+import { refusalBytes } from "./refusals.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
@@ -89,6 +90,8 @@ export class Wiring {
   readonly netbase: Region;
   readonly control: Region;
   readonly snapshot: Region;
+  /** Written by the observer: refused system calls by tile, in the order of `seats`. */
+  readonly refusals: Region;
   readonly netlink: TileSeat;
   readonly nets: readonly TileSeat[];
   /** Apps in tiles of their own. */
@@ -121,6 +124,7 @@ export class Wiring {
     this.status = control === null && metrics === null
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
+    this.refusals = regions.create("refused calls", refusalBytes(this.seats.length));
     this.#rooms = this.nets.map(({ name }, n) => ({
       umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
       headers: regions.create(`headers ${name}`, HEADER_CACHE_BYTES),
@@ -207,6 +211,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
+      refusals: this.refusals.reader,
       captures: this.#rooms.map(({ capture }) => capture.reader),
       tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
       metrics: this.#everywhere

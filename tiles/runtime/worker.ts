@@ -10,7 +10,7 @@ import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
-import { consoleTo } from "./console.ts";
+import { clipped, consoleTo } from "./console.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
@@ -43,7 +43,7 @@ async function run(boot: BootMessage): Promise<void> {
   const started = await Promise.race([start(boot), loose(boot, over.signal)]).catch((error) => {
     // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
     const app = error instanceof AppError ? { app: error.app } : {};
-    scope.postMessage({ type: "failed", message: sentenceOf(error), ...app });
+    scope.postMessage({ type: "failed", message: clipped(sentenceOf(error)), ...app });
     return null;
   });
   over.abort();
@@ -82,8 +82,9 @@ async function start(boot: BootMessage): Promise<Started> {
     region.life = Life.booting;
   };
   if (!boot.beside) join();
-  const log = (line: string) => scope.postMessage({ type: "log", line });
+  const log = (line: string) => scope.postMessage({ type: "log", line: clipped(line) });
   Object.assign(console, consoleTo(log));
+  touch();
   const module = await import(boot.module) as TileModule<unknown>;
   const tile = await module.create({
     setup: boot.setup,
@@ -99,7 +100,7 @@ async function start(boot: BootMessage): Promise<Started> {
   if (!boot.keep.keep) {
     for (const name of GIVEN_UP) Deno.permissions.revokeSync({ name });
   }
-  scope.postMessage({ type: "running", confined: confine(boot, libraries, tile.descriptors) });
+  scope.postMessage({ type: "running", ...confine(boot, libraries, tile.descriptors) });
   return { tile, region, thread };
 }
 
@@ -138,14 +139,28 @@ function openLibraries({ kind, keep }: BootMessage): Libraries {
   };
 }
 
-/** Confines this thread and says in a word what holds from now on. */
-function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]): string {
-  const { landlock } = libraries.tile.confine({
+/** Confines this thread. */
+function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]) {
+  return libraries.tile.confine({
+    name: boot.name,
+    slot: boot.slot,
     role: boot.kind,
     fds: Int32Array.from(own),
     keepNetAdmin: boot.kind === "netlink",
     keepClock: boot.keep.clock,
     keepFiles: boot.keep.keep,
   });
-  return landlock ? "seccomp, landlock" : "seccomp";
+}
+
+/**
+ * What Deno and V8 look up in files once and then remember, looked up while that is allowed; and what a
+ * tile may not have. Standard output and error belong to main: a tile's words go through the log.
+ */
+function touch(): void {
+  // The host's time zone: without it a confined tile would tell the time of UTC.
+  new Date().getTimezoneOffset();
+  new Intl.DateTimeFormat().format();
+  for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
+  // A nested worker's thread would start outside of this one's filter, or end the process inside it.
+  Reflect.deleteProperty(globalThis, "Worker");
 }

@@ -5,6 +5,7 @@
 
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
+import type { Refusals } from "../runtime/refusals.ts";
 import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
@@ -14,6 +15,9 @@ import type { AnswerParts } from "./answers.ts";
 export interface MetricsParts
   extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** The numbers of apps' own, by tile. */
+  readonly refusals: Refusals;
+  /** The name of a system call, by its number. */
+  callName(number: number): string;
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
@@ -39,7 +43,9 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
 }
 
 /** The metrics as of now. */
-function metricsText({ netbase, tiles, interfaces, control, own }: MetricsParts): string {
+function metricsText(
+  { netbase, tiles, interfaces, control, own, refusals, callName }: MetricsParts,
+): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
     family("sync_state", {
@@ -62,6 +68,15 @@ function metricsText({ netbase, tiles, interfaces, control, own }: MetricsParts)
         labels({ interface: name }),
         Number(control.xdp(i)),
       ]),
+    }),
+    family("refused_calls", {
+      type: "counter",
+      help: "System calls that a tile's filter refused although nobody expected them.",
+      samples: tiles.flatMap(({ name: tile }, i) =>
+        refusals.of(i).map(({ call, count }) =>
+          [labels({ tile, call: callName(call) }), count] as const
+        )
+      ),
     }),
     ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
     family("app_own", {

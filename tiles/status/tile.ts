@@ -20,6 +20,7 @@ import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
+import { Refusals } from "../runtime/refusals.ts";
 import { Question } from "../runtime/snapshot.ts";
 
 /** How often it shows that it gets on: several times until it is said to hang (`supervisor.ts`). */
@@ -32,6 +33,8 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
+  /** Refused system calls, by tile. */
+  readonly refusals: View;
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
   readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
@@ -43,7 +46,7 @@ export interface StatusSetup {
 }
 
 /** Begins to listen. Throws Deno's errors when an address cannot be had. */
-export function create({ setup, region, ask }: TileContext<StatusSetup>): ServingTile {
+export function create({ setup, region, ask, libraries }: TileContext<StatusSetup>): ServingTile {
   const { places, interfaces, listen } = setup;
   const netbase = new NetbaseReader(setup.netbase);
   const tiles = setup.tiles.map(({ kind, name, region }) => ({
@@ -77,6 +80,8 @@ export function create({ setup, region, ask }: TileContext<StatusSetup>): Servin
   const listener = places.control === null ? null : listenControl(places.control);
   const metrics = {
     ...{ netbase, tiles, counters, ...attached },
+    refusals: new Refusals(setup.refusals),
+    callName: (number: number) => libraries.tile.callName(number),
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
   let server: ReturnType<typeof serveMetrics> | null = null;
