@@ -5,13 +5,13 @@
  * alone. What was seen is kept in `build/syscalls/`, and `docs/system_calls.md` is written from all of
  * it, from the policy in `ffi/tile.c`, and from the reasons below.
  *
- * `scripts/syscalls record [WORKLOAD…]` prints what it sees on this machine as JSON, which is how it is
+ * `scripts/syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees, in JSON: so it is
  * called in the virtual machine.
  */
 
 import { fileURLToPath } from "node:url";
 import { REASONS } from "./syscalls_reasons.ts";
-import { WORKLOADS } from "./syscalls_workloads.ts";
+import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const EPERM = 1;
@@ -26,7 +26,10 @@ interface Variant {
   readonly v8Flags?: string;
   /** Answers clone3 as the filter does. */
   readonly noClone3?: true;
-  /** Environment of scripts/vm; on this machine when left out. */
+  /**
+   * Environment of scripts/vm; on this machine when left out. A trace of everything takes minutes a
+   * workload there: only calls are traced that were not seen on this machine.
+   */
   readonly machine?: Record<string, string>;
   /** Only these workloads, where each takes long. */
   readonly workloads?: readonly string[];
@@ -80,20 +83,10 @@ export const VARIANTS: { readonly [name: string]: Variant } = {
   vm_wide: { says: "the same, 8 cores", machine: { VM_PROCESSORS: "8" }, workloads: SHORT },
 };
 
-/** Workloads that are fast, and between them make most of the calls; for the test. */
+/** Workloads that are fast, do nothing that a tile may not, and make most of the calls; for the test. */
 export const QUICK = [
-  ...[
-    "nothing",
-    "all tiers",
-    "wasm async",
-    "intl",
-    "dates",
-    "errors",
-    "digests",
-    "timers",
-    "atomics",
-  ],
-  ...["output", "denied by Deno", "uncaught error", "abort"],
+  ...["all tiers", "wasm async", "intl", "dates", "errors", "digests", "atomics"],
+  ...["output", "uncaught error", "abort", "Deno files"],
 ];
 
 /** Who made a call, and when. */
@@ -108,6 +101,8 @@ export interface Seen {
   readonly ends: { [workload: string]: string };
   /** What followed where a call was refused, by call and workload. */
   readonly refused?: { [call: string]: { [workload: string]: string } };
+  /** What the workloads did that ran confined: how they ended, and which calls were counted. */
+  readonly confined?: { [workload: string]: { readonly end: string; readonly refused: string[] } };
 }
 
 /**
@@ -153,21 +148,31 @@ function endOf({ code, signal }: Deno.CommandStatus, output: string, over: boole
   return `${how}: ${why.replace(/\/\S*\/(?=\w+\/\w+\.rs)/, "").replace(/:$/, "")}`;
 }
 
-interface Run {
+interface Run extends Partial<Pick<Play, "refuse" | "confined">> {
   readonly traced?: boolean;
+  /** Calls that are left out of the trace, by which the others cost little. */
+  readonly known?: readonly string[];
   readonly v8Flags?: string;
-  readonly refuse?: { readonly call: number; readonly errno: number };
   readonly seconds?: number;
 }
 
-/** Runs one workload. Returns how it ended and, traced, the text of the trace. */
-export async function play(name: string, { traced, v8Flags, refuse, seconds = 60 }: Run) {
+/**
+ * Runs one workload. Returns how it ended, which calls were counted where it ran confined, and, traced,
+ * the text of the trace.
+ */
+export async function play(
+  name: string,
+  { traced, known = [], v8Flags, refuse, confined, seconds = 300 }: Run,
+): Promise<{ end: string; refused: string[]; text: string }> {
   const folder = await Deno.makeTempDir({ prefix: "syscalls-" });
   const trace = `${folder}/trace`;
   await Deno.mkdir(`${folder}/own`);
   const flags = [v8Flags, WORKLOADS[name].v8Flags].filter((each) => each !== undefined);
+  const unknown = known.length > 0 ? ["--seccomp-bpf", "-e", `trace=!${known.join(",")}`] : [];
   const command = [
-    ...(traced ? ["strace", "-f", "-qq", "-s", "20", "-o", trace] : []),
+    ...(traced
+      ? ["strace", "-f", "-qq", "--kill-on-exit", "-s", "20", "-o", trace, ...unknown]
+      : []),
     ...[
       Deno.execPath(),
       "run",
@@ -178,7 +183,7 @@ export async function play(name: string, { traced, v8Flags, refuse, seconds = 60
     ],
     ...(flags.length > 0 ? [`--v8-flags=${flags.join(",")}`] : []),
     `${ROOT}scripts/syscalls_workloads.ts`,
-    JSON.stringify({ name, folder: `${folder}/own`, refuse }),
+    JSON.stringify({ name, folder: `${folder}/own`, refuse, confined } satisfies Play),
   ];
   const child = new Deno.Command(command[0], {
     args: command.slice(1),
@@ -197,24 +202,30 @@ export async function play(name: string, { traced, v8Flags, refuse, seconds = 60
   const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
   const text = traced ? await Deno.readTextFile(trace) : "";
   await Deno.remove(folder, { recursive: true });
-  return { end: endOf(status, output, over), output, text };
+  const refused = [...output.matchAll(/^refused (\w+)$/gm)].map(([, call]) => call);
+  return { end: endOf(status, output, over), refused, text };
 }
 
-/** Runs workloads on this machine under strace, two at a time where there are processors. */
-export async function observe(names: readonly string[], run: Run = {}): Promise<Seen> {
-  const seen: Seen = { machine: machine(), calls: {}, ends: {} };
-  const left = [...names];
+/** Does something with each, two at a time where there are processors. */
+export async function forEach<T>(all: Iterable<T>, act: (each: T) => Promise<void>): Promise<void> {
+  const left = [...all];
   const work = async () => {
-    for (let name = left.shift(); name !== undefined; name = left.shift()) {
-      const { end, text } = await play(name, { ...run, traced: true });
-      seen.ends[name] = end;
-      const calls = readTrace(text);
-      for (const who of WHO) {
-        for (const call of calls[who]) ((seen.calls[call] ??= {})[who] ??= []).push(name);
-      }
-    }
+    while (left.length > 0) await act(left.shift()!);
   };
   await Promise.all(Array.from({ length: Math.min(2, navigator.hardwareConcurrency) }, work));
+}
+
+/** Runs workloads on this machine under strace. */
+export async function observe(names: readonly string[], run: Run = {}): Promise<Seen> {
+  const seen: Seen = { machine: machine(), calls: {}, ends: {} };
+  await forEach(names, async (name) => {
+    const { end, text } = await play(name, { ...run, traced: true });
+    seen.ends[name] = end;
+    const calls = readTrace(text);
+    for (const who of WHO) {
+      for (const call of calls[who]) ((seen.calls[call] ??= {})[who] ??= []).push(name);
+    }
+  });
   return seen;
 }
 
@@ -257,15 +268,22 @@ async function refuseEach(seen: Seen): Promise<NonNullable<Seen["refused"]>> {
     );
     return numbers.has(call) ? chosen.map((name) => ({ call, name })) : [];
   });
-  const work = async () => {
-    for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) {
-      const refuse = { call: numbers.get(job.call)!, errno: EPERM };
-      const { end } = await play(job.name, { refuse, seconds: 30 });
-      (refused[job.call] ??= {})[job.name] = end;
-    }
-  };
-  await Promise.all([work(), work()]);
+  await forEach(jobs, async ({ call, name }) => {
+    const refuse = { call: numbers.get(call)!, errno: EPERM };
+    const { end } = await play(name, { refuse, seconds: 30 });
+    (refused[call] ??= {})[name] = end;
+  });
   return refused;
+}
+
+/** Runs each workload under the filter of an app. */
+async function confineEach(names: readonly string[]): Promise<NonNullable<Seen["confined"]>> {
+  const confined: NonNullable<Seen["confined"]> = {};
+  await forEach(names, async (name) => {
+    const { end, refused } = await play(name, { confined: true });
+    confined[name] = { end, refused };
+  });
+  return confined;
 }
 
 /** Records a variant into its file. */
@@ -276,8 +294,15 @@ async function record(name: string): Promise<void> {
   if (machine === undefined) {
     const refuse = noClone3 && { call: callNumbers().get("clone3")!, errno: ENOSYS };
     seen = await observe(workloads, { v8Flags, refuse });
-    if (name === "here") seen = { ...seen, refused: await refuseEach(seen) };
+    if (name === "here") {
+      seen = { ...seen, refused: await refuseEach(seen), confined: await confineEach(workloads) };
+    }
   } else {
+    const { here } = kept();
+    // What the reader of a trace needs is traced wherever it was seen.
+    const known = Object.keys(here.calls).filter((call) =>
+      (here.calls[call].later ?? here.calls[call].threads) && !/^(access|clone3?)$/.test(call)
+    );
     const { stdout, success } = await new Deno.Command(`${ROOT}scripts/vm`, {
       args: [
         Deno.execPath(),
@@ -286,14 +311,16 @@ async function record(name: string): Promise<void> {
         "--no-check",
         import.meta.filename!,
         "record",
-        ...workloads,
+        JSON.stringify(workloads),
+        JSON.stringify(known),
       ],
       env: machine,
       stderr: "inherit",
     }).output();
-    const text = new TextDecoder().decode(stdout);
-    if (!success) throw new Error(`${name}: ${text}`);
-    seen = JSON.parse(text.slice(text.indexOf("{")));
+    // All that the machine says comes out as one stream.
+    const lines = new TextDecoder().decode(stdout).trim().split("\n");
+    if (!success) throw new Error(`${name}: ${lines.join("\n")}`);
+    seen = JSON.parse(lines.at(-1)!);
   }
   await Deno.mkdir(KEPT, { recursive: true });
   await Deno.writeTextFile(`${KEPT}/${name}.json`, JSON.stringify(seen));
@@ -320,7 +347,7 @@ export function readPolicy(source: string): Policy {
     for (const [, call] of calls.matchAll(/SYS_(\w+)/g)) add(call, list);
   }
   const expected = new Map(
-    [...text.matchAll(/\{ SYS_(\w+), (E\w+) \}/g)].map(([, call, error]) => [call, error]),
+    [...text.matchAll(/\{ SYS_(\w+), (E\w+)\b/g)].map(([, call, error]) => [call, error]),
   );
   // Rules about arguments: everything that the functions which emit them name.
   for (const [, call] of text.matchAll(/(?:allow_only\(p, |IF_EQUAL\(p, \d+, \d+, )SYS_(\w+)/g)) {
@@ -437,6 +464,21 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
         .map((call) => line(call)),
     ),
     section(
+      "Under the filter",
+      "Each workload once more, in a worker that confined itself as an app's tile does. These end otherwise " +
+        "than without the filter, or have calls counted.",
+      Object.entries(all.here.confined ?? {})
+        .filter(([name, { end, refused }]) => end !== all.here.ends[name] || refused.length > 0)
+        .map(([name, { end, refused }]) =>
+          item(
+            `**${name}**: ${end}${
+              end === all.here.ends[name] ? " as without" : `, without ${all.here.ends[name]}`
+            }` +
+              (refused.length > 0 ? `; counted ${refused.join(", ")}` : ""),
+          )
+        ),
+    ),
+    section(
       "Only before confinement",
       "By the worker's thread, as it loads modules.",
       [item(calls.filter((call) => !later(call) && !every(call)).join(", "))],
@@ -475,9 +517,9 @@ function kept(): { [variant: string]: Seen } {
 }
 
 if (import.meta.main) {
-  const [first, ...names] = Deno.args;
+  const [first, names, known] = Deno.args;
   if (first === "record") {
-    console.log(JSON.stringify(await observe(names.length > 0 ? names : Object.keys(WORKLOADS))));
+    console.log(JSON.stringify(await observe(JSON.parse(names), { known: JSON.parse(known) })));
   } else {
     for (const name of Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS)) await record(name);
     const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/tile.c`));

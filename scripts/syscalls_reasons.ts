@@ -17,6 +17,7 @@ export const REASONS: { readonly [call: string]: string } = {
   pkey_alloc: "V8 takes a key for its code where the CPU has them",
   pkey_free: "its counterpart",
   pkey_mprotect: "mprotect of V8's code and trusted data where the CPU has keys",
+  map_shadow_stack: "libc, where the CPU keeps return addresses apart",
   // Threads
   clone:
     "a thread of the runtime's pool (crypto, files, names) or of V8, when none is idle; only with the " +
@@ -36,6 +37,11 @@ export const REASONS: { readonly [call: string]: string } = {
   gettid: "identity of a thread in locks, in abort, and at its end",
   membarrier: "fences of one side in V8's and libc's locks, where they are built with them",
   futex: "locks, Atomics.wait, V8's own threads at work for this one",
+  futex_requeue: "what a newer libc makes of futex",
+  futex_wait: "likewise",
+  futex_waitv: "likewise",
+  futex_wake: "likewise",
+  getcpu: "libc and V8 keep caches for each processor; no vDSO as with clocks",
   // Time
   clock_gettime: "CPU time, and all clocks where the clock source has no vDSO (hpet, acpi_pm, Xen)",
   clock_getres: "V8 asks for the resolution of its clock; no vDSO as above",
@@ -46,6 +52,7 @@ export const REASONS: { readonly [call: string]: string } = {
   // Waiting
   epoll_wait: "the worker's event loop",
   epoll_pwait: "the same, on aarch64 and of newer libraries",
+  epoll_pwait2: "the same, of still newer ones",
   poll: "the tile's own wait on its rings, sockets and eventfd",
   ppoll: "the same, on aarch64",
   // Signals
@@ -58,17 +65,75 @@ export const REASONS: { readonly [call: string]: string } = {
   tgkill: "SIGABRT to this process: abort; without it the end is a SIGSEGV without a reason",
   // Descriptors
   read: "eventfds: being woken",
-  write: "eventfds: waking; and stderr, to which V8, Rust and libc write their last words",
-  writev: "stderr: libc's last words",
+  write:
+    "eventfds: waking another; what goes to stdout and stderr the observer writes in the tile's name, " +
+    "so that the last words of V8, Rust and libc reach the log",
   fcntl:
     "asking for flags, which changes nothing, and file locks: SQLite takes a refused lock for a busy " +
-    "one and tries again for minutes, where a refused read makes it give up at once",
+    "one and tries again for minutes, where a refused read makes it give up at once; for apps that keep " +
+    "files also F_DUPFD_CLOEXEC and F_SETFD, by which a folder is removed",
   readlink:
     "/proc/self/exe: Deno.execPath and node:process panic when it is refused, before Deno looks at " +
     "permissions; tells what symbolic links point to",
   readlinkat: "the same on aarch64",
+  ioctl: "answered ENOTTY where it asks for a terminal, as for colours, and refused else",
   // The rest
   getcwd: "the text of an uncaught error",
+  getppid: "process.ppid",
   getrandom: "hash seeds, crypto",
-  process_vm_readv: "of this process: Deno walks the stack of a panic with it",
+  getrusage: "process.resourceUsage, which tells of this process alone",
+  sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
+  // Of net tiles and the netlink tile, on their own descriptors
+  getsockopt: "XDP_STATISTICS",
+  recvfrom: "kicks of AF_XDP's fill ring; the status tile reads requests",
+  recvmmsg: "kernel sockets in batches; events of rtnetlink",
+  recvmsg: "events of rtnetlink",
+  sendmmsg: "kernel sockets in batches",
+  sendmsg: "requests to rtnetlink",
+  sendto:
+    "kicks of AF_XDP's transmit ring; requests to rtnetlink; the status tile answers, without an address, " +
+    "by which a UDP socket sends nothing",
+  // Of the status tile, for who connects
+  accept4: "takes a connection",
+  epoll_ctl: "has the event loop wait for it",
+  getpeername: "Deno asks for the addresses of each connection",
+  getsockname: "likewise",
+  setsockopt: "TCP_NODELAY, on level TCP alone",
+  shutdown: "ends a connection",
+  close: "frees a connection or a file; where neither can be, it is refused as a matter of course",
+  // Of apps that keep files, which Deno's permissions name
+  access: "node:fs accessSync",
+  chmod: "node:fs writeFileSync sets the mode of what it has written",
+  copy_file_range: "Deno.copyFile",
+  faccessat2: "as access",
+  fchmod: "Deno.copyFile gives the copy the mode of the file",
+  fchmodat: "as chmod, on aarch64",
+  fdatasync: "Deno.FsFile.syncData",
+  flock: "Deno.FsFile.lock",
+  fstat: "sizes and kinds",
+  fsync: "Deno.FsFile.sync",
+  ftruncate: "Deno.truncate",
+  getdents64: "Deno.readDir",
+  getuid: "node:fs",
+  lseek: "Deno.FsFile.seek, and reading a whole file",
+  lstat: "links",
+  mkdir: "Deno.mkdir",
+  mkdirat: "the same on aarch64",
+  newfstatat: "stat of newer libc",
+  open: "opening, of older libc",
+  openat: "opening",
+  pread64:
+    "reading at a place; elsewhere SQLite gives Deno's code cache up at once when it is refused",
+  pwrite64: "writing at a place",
+  rename: "Deno.rename, and replacing a file by another",
+  renameat2: "the same on aarch64",
+  rmdir: "Deno.remove of a folder",
+  stat: "of older libc",
+  statx: "Deno.stat",
+  unlink: "Deno.remove",
+  unlinkat: "the same, and of folders with what is in them",
+  utimensat: "Deno.utime",
+  // Of apps that may read the clock's state
+  adjtimex: "how exact the host's clock is; setting it takes a capability",
+  clock_adjtime: "the same, as libc calls it",
 };

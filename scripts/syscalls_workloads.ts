@@ -10,6 +10,8 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import process from "node:process";
 import * as zlib from "node:zlib";
+import { libraryPath } from "../ffi/paths.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../ffi/tile.ts";
 
 /** What a workload may use. */
 export interface Context {
@@ -28,6 +30,8 @@ export interface Workload {
   readonly fatal?: true;
   /** Permissions of the worker; all when left out. */
   readonly permissions?: "none";
+  /** It works on files, as an app does that was granted them. */
+  readonly files?: true;
   /** It takes longer than a test should. */
   readonly slow?: true;
   readonly v8Flags?: string;
@@ -187,9 +191,6 @@ async function denoFiles({ folder }: Context): Promise<void> {
   await Deno.rename(path, `${path}2`);
   await Deno.copyFile(`${path}2`, path);
   Deno.copyFileSync(path, `${path}3`);
-  await Deno.symlink(path, `${folder}/link`);
-  await Deno.readLink(`${folder}/link`);
-  await Deno.link(path, `${folder}/hard`);
   await Deno.realPath(path);
   await Deno.chmod(path, 0o600);
   await Deno.utime(path, 1, 2);
@@ -213,6 +214,14 @@ async function denoFiles({ folder }: Context): Promise<void> {
   Deno.makeTempFileSync({ dir: folder });
   Deno.removeSync(`${folder}/a`, { recursive: true });
   await Deno.remove(`${path}2`);
+}
+
+/** Refused: a link leads to another file. */
+async function links({ folder }: Context): Promise<void> {
+  await Deno.writeTextFile(`${folder}/file`, "text");
+  await Deno.symlink(`${folder}/file`, `${folder}/link`);
+  await Deno.readLink(`${folder}/link`);
+  await Deno.link(`${folder}/file`, `${folder}/hard`);
 }
 
 async function nodeFiles({ folder }: Context): Promise<void> {
@@ -503,8 +512,9 @@ export const WORKLOADS: { readonly [name: string]: Workload } = {
   digests: { run: digests },
   keys: { run: keys, slow: true },
   "node:crypto": { run: nodeCrypto },
-  "Deno files": { run: denoFiles },
-  "node files": { run: nodeFiles },
+  "Deno files": { run: denoFiles, files: true },
+  links: { run: links, files: true },
+  "node files": { run: nodeFiles, files: true },
   "denied by Deno": { run: denied, permissions: "none" },
   inquiries: { run: inquiries },
   "inquiries denied": { run: inquiries, permissions: "none" },
@@ -519,6 +529,7 @@ export const WORKLOADS: { readonly [name: string]: Workload } = {
       Deno.writeTextFileSync(module.text, "export const late: number = 1;");
     },
     run: async () => await import(module.text),
+    files: true,
   },
   "dynamic import of node:": { run: async () => await import("node:http2"), permissions: "none" },
   "nested worker": { run: nested },
@@ -564,12 +575,14 @@ export const WORKLOADS: { readonly [name: string]: Workload } = {
   "Deno.exit": { run: () => Deno.exit(0) },
 };
 
-/** What the worker is told. */
-interface Play {
+/** What the process is told. */
+export interface Play {
   readonly name: string;
   readonly folder: string;
   /** What is refused from the mark on, on the worker's thread and those that it starts. */
   readonly refuse?: { readonly call: number; readonly errno: number };
+  /** Whether the worker confines itself in the mark's place, as an app's tile; then main prints what was refused. */
+  readonly confined?: true;
 }
 
 const scope = globalThis as unknown as Worker & { close(): void };
@@ -577,20 +590,38 @@ const scope = globalThis as unknown as Worker & { close(): void };
 if ("WorkerGlobalScope" in globalThis) {
   scope.onmessage = ({ data }) => playHere(data);
 } else if (import.meta.main) {
-  const play: Play = JSON.parse(Deno.args[0]);
-  const permissions = WORKLOADS[play.name].permissions === "none" ? { ffi: true } : "inherit";
+  playInWorker(JSON.parse(Deno.args[0]));
+}
+
+function playInWorker(play: Play): void {
+  const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
+  // As main of an appliance does it, before there are tiles.
+  if (play.confined) {
+    openObserver(libraryPath("tile")).start(counters);
+    Deno.addSignalListener("SIGTERM", () => Deno.exit(0));
+    new Date().getTimezoneOffset();
+  }
+  const none = WORKLOADS[play.name].permissions === "none";
   const worker = new Worker(import.meta.url, {
     type: "module",
-    deno: { permissions },
+    deno: { permissions: none ? { ffi: true } : "inherit" },
   } as WorkerOptions);
+  const end = (status: number) =>
+    setTimeout(() => {
+      const { callName } = openTile(libraryPath("tile"));
+      for (const [call, count] of counters.entries()) {
+        if (count > 0) console.log(`refused ${callName(call)}`);
+      }
+      Deno.exit(status);
+    }, 200);
   worker.onmessage = ({ data }) => {
-    if (data.type === "ended") setTimeout(() => Deno.exit(data.error === undefined ? 0 : 3), 200);
+    if (data.type === "ended") end(data.error === undefined ? 0 : 3);
     if (data.error !== undefined) console.error(`failed: ${data.error}`);
   };
   worker.onerror = (event) => {
     event.preventDefault();
     console.error(`onerror: ${event.message}`);
-    setTimeout(() => Deno.exit(4), 200);
+    end(4);
   };
   worker.postMessage(play);
   if (play.name === "stop and continue") {
@@ -599,24 +630,29 @@ if ("WorkerGlobalScope" in globalThis) {
   }
 }
 
-async function playHere({ name, folder, refuse }: Play): Promise<void> {
+async function playHere({ name, folder, refuse, confined }: Play): Promise<void> {
   const { symbols } = Deno.dlopen("libc.so.6", {
     access: { parameters: ["buffer", "i32"], result: "i32" },
     abort: { parameters: [], result: "void" },
     raise: { parameters: ["i32"], result: "i32" },
     prctl: { parameters: ["i32", "u64", "buffer", "u64", "u64"], result: "i32" },
   });
-  const mark = (word: string) => symbols.access(new TextEncoder().encode(`/tegula/${word}\0`), 0);
+  const tile = confined && openTile(libraryPath("tile"));
+  const mark = (word: string) => {
+    if (!confined) symbols.access(new TextEncoder().encode(`/tegula/${word}\0`), 0);
+  };
   const context = { folder, native: symbols };
-  const { run, before, permissions } = WORKLOADS[name];
+  const { run, before, permissions, files } = WORKLOADS[name];
   await before?.(context);
   await sleep(0);
   const filter = refuse && filterOf(refuse);
   if (permissions === "none") Deno.permissions.revokeSync({ name: "ffi" });
   if (filter) {
-    symbols.prctl(38, 1n, null, 0n, 0n);
-    if (symbols.prctl(22, 2n, filter.program, 0n, 0n) !== 0) throw new Error("no seccomp filter");
+    symbols.prctl(PR_SET_NO_NEW_PRIVS, 1n, null, 0n, 0n);
+    const failed = symbols.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter.program, 0n, 0n);
+    if (failed !== 0) throw new Error("no seccomp filter");
   }
+  tile?.confine({ name: "app", slot: 0, role: "app", fds: new Int32Array(0), keepFiles: files });
   mark("begin");
   const ended: { type: string; error?: string } = { type: "ended" };
   try {
@@ -628,6 +664,10 @@ async function playHere({ name, folder, refuse }: Play): Promise<void> {
   scope.postMessage(ended);
   scope.close();
 }
+
+const PR_SET_NO_NEW_PRIVS = 38;
+const PR_SET_SECCOMP = 22;
+const SECCOMP_MODE_FILTER = 2n;
 
 /** A `struct sock_fprog` that refuses one call, with what it points to. */
 function filterOf({ call, errno }: { call: number; errno: number }) {

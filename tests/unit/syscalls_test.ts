@@ -1,0 +1,68 @@
+/**
+ * The policy of system calls, its reasons, and `docs/system_calls.md` belong together; and what honest
+ * code calls is in it. `scripts/syscalls` measures more, and for longer.
+ */
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import {
+  DOCUMENT,
+  forEach,
+  observe,
+  play,
+  QUICK,
+  readPolicy,
+  WHO,
+} from "../../scripts/syscalls.ts";
+import { REASONS } from "../../scripts/syscalls_reasons.ts";
+
+const SOURCE = fileURLToPath(new URL("../../ffi/tile.c", import.meta.url));
+const POLICY = readPolicy(Deno.readTextFileSync(SOURCE));
+const TEXT = Deno.readTextFileSync(DOCUMENT);
+/** How the quick workloads end that do not end well. */
+const ENDS: { readonly [name: string]: string } = {
+  abort: "SIGABRT",
+  "uncaught error": "status 4: onerror: Uncaught Error: uncaught",
+};
+
+/** The calls that a section of the document lists. */
+function listed(title: RegExp): string[] {
+  const sections = TEXT.split(/^## /m).filter((section) => title.test(section));
+  ok(sections.length > 0, `docs/system_calls.md has no section ${title}`);
+  return sections.flatMap((section) => [...section.matchAll(/^- \*\*(\w+)\*\*:/gm)])
+    .map(([, call]) => call);
+}
+
+Deno.test("every call that the policy names has a reason, and every reason its call", () => {
+  const named = new Set([...POLICY.allowed.keys(), ...POLICY.expected.keys()]);
+  ok(named.size > 80, `${named.size} calls were read from ffi/tile.c`);
+  deepEqual(Object.keys(REASONS).sort(), [...named].sort());
+});
+
+Deno.test("docs/system_calls.md says of each call what ffi/tile.c does", () => {
+  const allowed = [...new Set(listed(/^(Allowed|Besides)/))].sort();
+  deepEqual(allowed, [...POLICY.allowed.keys()].sort());
+  deepEqual(listed(/^Refused as/).sort(), [...POLICY.expected.keys()].sort());
+});
+
+Deno.test("a worker makes no call that docs/system_calls.md does not list", async () => {
+  const { calls, ends } = await observe(QUICK);
+  for (const name of QUICK) equal(ends[name], ENDS[name] ?? "status 0", name);
+  const before = TEXT.split("## Only before confinement")[1].match(/\w+/g)!;
+  const known = new Set([...TEXT.matchAll(/^- \*\*(\w+)\*\*:/gm)].map(([, call]) => call));
+  for (const who of WHO) {
+    const seen = Object.keys(calls).filter((call) => calls[call][who] !== undefined);
+    ok(seen.length > 5, `${seen.length} calls ${who}`);
+    const all = who === "start" ? new Set([...known, ...before]) : known;
+    deepEqual(seen.filter((call) => !all.has(call)), [], who);
+  }
+});
+
+for (const v8Flags of [undefined, "--no-memory-protection-keys"]) {
+  Deno.test(`honest code is refused nothing (${v8Flags ?? "V8 as it is"})`, async () => {
+    await forEach(QUICK, async (name) => {
+      const { end, refused } = await play(name, { confined: true, v8Flags });
+      deepEqual({ end, refused }, { end: ENDS[name] ?? "status 0", refused: [] }, name);
+    });
+  });
+}
