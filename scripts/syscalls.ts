@@ -238,7 +238,7 @@ function machine(): string {
   const keys = /\bpku\b/.test(cpu) ? "pku" : "no pku";
   const megabytes = Math.round(Deno.systemMemoryInfo().total / 2 ** 20);
   return `${model}, ${keys}, ${navigator.hardwareConcurrency} cores, ${megabytes} MiB, ` +
-    `Linux ${Deno.osRelease()}, ${clock}`;
+    `Linux ${/^[\d.]+/.exec(Deno.osRelease())?.[0]}, ${clock}`;
 }
 
 /** The number of each system call on this machine, as its headers have it. */
