@@ -72,7 +72,7 @@ export async function nameServers(zone: string): Promise<Record<string, readonly
     const file = await write(
       `${app}.toml`,
       `interfaces = ["${INTERFACE}"]\nprovider = "xdp"\nlisten = ["53=${app}"]
-[apps.dns]\nread = ["${path}"]\noptions = { zone = "${path}" }\n`,
+[apps.dns]\nread = ["${path}"]\noptions = { zone = "${path}", rrl_ratelimit = 0 }\n`,
     );
     return [...selfCommand(), "run", "--config", file];
   };

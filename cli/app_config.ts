@@ -5,6 +5,7 @@
 
 import { resolve } from "node:path";
 import { z } from "zod";
+import type { PortRange } from "../tiles/app/refusals.ts";
 import { parsePrefix } from "../tiles/netlink/addresses.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
@@ -35,6 +36,16 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
+/** A port, or the first and the last of several, as in `"0-52"`; null where it is neither. */
+function parsePorts(text: string): PortRange | null {
+  const [, first, last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(text) ?? [];
+  const range = [Number(first), Number(last)] as const;
+  return range[0] <= range[1] && range[1] <= 65_535 ? range : null;
+}
+
+const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
+const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
+
 /** The keys of `[apps.NAME]`. */
 export const appSchema = z.strictObject({
   module: z.string(wants("the path of a module")).optional(),
@@ -49,6 +60,16 @@ export const appSchema = z.strictObject({
     }),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]),
+  refuse_sources: z.array(
+    z.string(onePorts).transform((text, context) => {
+      const range = parsePorts(text);
+      if (range !== null) return range;
+      context.addIssue({ code: "custom", message: onePorts.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["7", "0-52"]'),
+  ).optional(),
+  most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional(),
   read: names("./zones", isPath),
   write: names("/var/lib/tegula/my_app", isPath),
   env: names("NAME", isVariable),
@@ -59,7 +80,8 @@ export const appSchema = z.strictObject({
 
 /** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
 export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
-  const { module, options, send_to: sendTo, read, write, ...others } = parsed;
+  const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
+  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...others } = rest;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   const grants: Grants = { ...others, read: paths(read), write: paths(write) };
   return {
@@ -67,6 +89,8 @@ export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     module: module === undefined || isName(module) ? module : resolve(folder, module),
     options: locateAll(options, folder) as AppPlan["options"],
     sendTo,
+    ...(refuseSources !== undefined && { refuseSources }),
+    ...(mostPerSecond !== undefined && { mostPerSecond }),
     grants,
   };
 }

@@ -11,7 +11,7 @@ import { Exit, UserError } from "./errors.ts";
 /** Apps that ship, each `tiles/app/NAME.ts`: their options, and whether they have the clock untold. */
 const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: true }>> = {
   discard: { options: [] },
-  dns: { options: ["zone"] },
+  dns: { options: ["rrl_ratelimit", "rrl_slip", "zone"] },
   echo: { options: [] },
   ntp: { options: ["reference", "stratum"], clock: true },
   statsd: { options: ["interval"] },
@@ -47,7 +47,8 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
 }
 
 function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan, "name" | "ports"> {
-  const { options, sendTo, module = app } = config;
+  const { module = app, grants: configured, ...told } = config;
+  const { options } = told;
   const { options: known, ...granted } = Object.hasOwn(SHIPPED, module)
     ? SHIPPED[module]
     : { options: Object.keys(options) };
@@ -59,14 +60,14 @@ function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan,
       Exit.usage,
     );
   }
-  const grants = { ...config.grants, ...granted };
+  const grants = { ...configured, ...granted };
   if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,
       Exit.usage,
     );
   }
-  return { module: appModule(module), options, sendTo, grants, inline };
+  return { ...told, module: appModule(module), grants, inline };
 }
 
 function appModule(app: string): string {

@@ -176,14 +176,20 @@ static void refuse_terminal(struct policy *p)
 static const struct {
 	uint32_t call;
 	int error;
+	int role; /* -1: every role */
 } EXPECTED[] = {
 	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
-	{ SYS_clone3, ENOSYS },
+	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
-	{ SYS_pread64, EPERM },
+	{ SYS_pread64, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
-	{ SYS_close, EPERM },
+	{ SYS_close, EPERM, -1 },
+	/* The control socket's listener, as its tile ends: main removes the file. */
+#ifdef SYS_unlink
+	{ SYS_unlink, EPERM, STATUS },
+#endif
+	{ SYS_unlinkat, EPERM, STATUS },
 };
 
 /* Parts of paths of files that are looked for as a matter of course; the caller goes on without. */
@@ -338,6 +344,8 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 	allow_abort(p);
 	refuse_terminal(p);
 	for (size_t i = 0; i < COUNT(EXPECTED); i++) { /* last: some roles may make these calls */
+		if (EXPECTED[i].role >= 0 && EXPECTED[i].role != (int)role)
+			continue;
 		IF_EQUAL(p, 0, 1, EXPECTED[i].call);
 		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
 	}

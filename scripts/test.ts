@@ -1,8 +1,8 @@
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
  * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
- * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` runs
- * in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
+ * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns`
+ * and `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
  * Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where TEGULA_VM=1 asks for that.
  *
  * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
@@ -128,9 +128,12 @@ async function main(words: string[]): Promise<number> {
   for (const file of testFiles("tests/unit", words)) {
     await tests(file, [...DENO_TEST, file], skips);
   }
-  const netns = testFiles("tests/netns", words);
+  const netns = ["tests/netns", "tests/attacks"].flatMap((folder) => testFiles(folder, words));
   if (netns.length > 0 && Deno.uid() !== 0) {
-    fail(netns.length, "tests/netns needs root for its network namespaces: sudo scripts/test");
+    fail(
+      netns.length,
+      "tests/netns and tests/attacks need root for their network namespaces: sudo scripts/test",
+    );
   } else if (netns.length > 0 && built) {
     for (const file of netns) await tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips);
   }

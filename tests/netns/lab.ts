@@ -38,12 +38,12 @@ const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
  * A test with a laboratory of its own, which is gone afterwards. The books of appliances that it leaves
  * running must balance, too (`wire_balance.ts`). Where the kernel has no devices of
  * the kind `needs` it is skipped; it then has to stand in `tests/skips.txt`. No tile may have been
- * refused a system call that nobody expected, unless the test is about that (`refusals`).
+ * refused a system call that nobody expected, unless the test is about that (`refusedCalls`).
  */
 export function labTest(
   name: string,
   body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
-  { needs, refusals = false }: { needs?: string; refusals?: boolean } = {},
+  { needs, refusedCalls = false }: { needs?: string; refusedCalls?: boolean } = {},
 ): void {
   const ignore = needs !== undefined && !hasDeviceKind(needs);
   Deno.test({ name, ignore }, async (t) => {
@@ -52,7 +52,7 @@ export function labTest(
     try {
       await body(lab, t);
       for (const process of appliances(lab)) await assertLeftBalanced(process);
-      if (!refusals) assertNothingRefused(lab);
+      if (!refusedCalls) assertNothingRefused(lab);
     } catch (error) {
       await showAppliances(lab);
       throw error;

@@ -12,10 +12,10 @@ import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import type { Counters } from "../../cli/demo_appliance.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
+import { configured } from "./config_file.ts";
 import {
   Appliance,
   CLIENT,
-  ECHO,
   eventually,
   growth,
   HOST,
@@ -144,8 +144,9 @@ async function wired(lab: Lab): Promise<{ appliance: Appliance; frames: Frames }
   );
   await host.ip(`neigh replace ${CLIENT} lladdr 02:00:00:00:00:02 dev eth0 nud permanent`);
   const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
+  // What is sent to port 0 is the net tile's to drop: the app is to answer it.
   const appliance = await Appliance.start(host, [
-    ...ECHO,
+    ...configured('listen = ["7=echo"]\napps.echo.refuse_sources = []'),
     ...["--provider", "xdp"],
   ]);
   return { appliance, frames: await Frames.start(client, address) };

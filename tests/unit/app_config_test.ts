@@ -112,6 +112,22 @@ Deno.test("an app has no options and no grants but those of the configuration", 
   assert.deepEqual(JSON.parse(JSON.stringify(mine)), mine);
 });
 
+Deno.test("whom an app refuses is the configuration's to say, and else the default", async () => {
+  const { apps: [plain] } = await load(`listen = ["7=echo"]`);
+  assert.ok(!("refuseSources" in plain) && !("mostPerSecond" in plain));
+  const { apps: [told, , other] } = await load(`
+    listen = ["7=echo*2", "37=time"]
+    [apps.echo]
+    refuse_sources = ["7", "0-52", "65535"]
+    most_per_second = 100
+    [apps.time]
+    refuse_sources = []
+  `);
+  assert.deepEqual(told.refuseSources, [[7, 7], [0, 52], [65_535, 65_535]]);
+  assert.equal(told.mostPerSecond, 100);
+  assert.deepEqual(other.refuseSources, []);
+});
+
 Deno.test("of the apps that ship ntp has the clock, and none has more", () => {
   for (const name of ["discard", "dns", "echo", "ntp", "statsd", "time"]) {
     const [{ grants }] = plan(`7=${name}`);
@@ -144,6 +160,22 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
     /^\[apps.statsd.options\] intervall is no option of statsd; it has interval$/,
   );
   await refused(`${listen}[apps.echo.options]\nx = 1`, /x is no option of echo; it has none/);
+  await refused(
+    `${listen}[apps.echo]\nrefuse_sources = "0-1023"`,
+    /apps\.echo\.refuse_sources: must be a list such as \["7", "0-52"\], not "0-1023"/,
+  );
+  for (const wrong of ['"x"', '"9-7"', '"65536"', '"7-65536"', '"-1"', '""', '"1-2-3"', "7"]) {
+    await refused(
+      `${listen}[apps.echo]\nrefuse_sources = [${wrong}]`,
+      /\.refuse_sources\[0\]: must be a port or a range such as "7" or "0-52", from 0 to 65535, not /,
+    );
+  }
+  for (const wrong of ["-1", "1.5", '"5"', "inf"]) {
+    await refused(
+      `${listen}[apps.echo]\nmost_per_second = ${wrong}`,
+      /apps\.echo\.most_per_second: must be a whole number, 1 or more, or 0 for no limit, not /,
+    );
+  }
   await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
   for (const name of ["nothing", "constructor", "__proto__"]) {
     const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);

@@ -10,7 +10,7 @@ const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.u
 const RD = packet.RECURSION_DESIRED;
 
 async function server(): Promise<AppHarness> {
-  return await AppHarness.start(dns, { ports: [53], options: { zone: ZONE } });
+  return await AppHarness.start(dns, { ports: [53], options: { zone: ZONE, rrl_ratelimit: 0 } });
 }
 
 /** A server of the zones of these texts: it reads them once. */
@@ -21,7 +21,7 @@ async function serving(...texts: string[]): Promise<AppHarness> {
     return path;
   });
   try {
-    return await AppHarness.start(dns, { ports: [53], options: { zone } });
+    return await AppHarness.start(dns, { ports: [53], options: { zone, rrl_ratelimit: 0 } });
   } finally {
     zone.forEach((path) => Deno.removeSync(path));
   }

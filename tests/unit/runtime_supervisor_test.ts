@@ -126,10 +126,10 @@ Deno.test("other tiles may sleep for as long as they like, but not stand still a
 Deno.test("an app that starts beside another and cannot be ended has failed, no more", async () => {
   const { worker, tile, heard, look } = running("app", true);
   for (let i = 0; i <= LONG; i++) look();
-  assert.deepEqual(heard.splice(0), ["late", "it has not started in time and is ended"]);
+  assert.deepEqual(heard.splice(0), ["late", "it did not start in time and is ended"]);
   assert.ok(worker.ended);
   for (let i = 0; i < QUICK; i++) look();
-  assert.deepEqual(heard, ["it has not started in time and cannot be ended"]);
+  assert.deepEqual(heard, ["it did not start in time and cannot be ended"]);
   await assert.rejects(tile.running, /cannot be ended/);
   assert.equal(await tile.ended, false);
 });
@@ -143,7 +143,7 @@ Deno.test("a start that takes processor time goes on for minutes, one that only 
   assert.deepEqual(busy.heard, ["late"]);
   const idle = started("app");
   for (let i = 0; i <= LONG; i++) idle.look();
-  assert.deepEqual(idle.heard, ["late", "it has not started in time and is ended"]);
+  assert.deepEqual(idle.heard, ["late", "it did not start in time and is ended"]);
   for (let i = 0; i < 10 * LONG; i++) {
     busy.kernel.ticks++;
     busy.look();
@@ -208,7 +208,7 @@ Deno.test("a tile counts as confined when the kernel says so of its thread, not 
     post(RUNNING);
     assert.ok(worker.ended, status);
     look(false);
-    await assert.rejects(tile.running, /says that it is confined, and is not/);
+    await assert.rejects(tile.running, /claimed to be confined without being so/);
   }
   const { post, kernel, tile } = started("netlink");
   kernel.status = CONFINED.replace("CapEff:\t0", "CapEff:\t1000").replace(
@@ -231,13 +231,13 @@ Deno.test("a tile is not taken at its word for a thread that is main's, another'
 });
 
 Deno.test("main writes 50 lines a second of a tile's log, and ends one that floods it", () => {
-  const { post, heard, worker } = running("app");
+  const { post, heard, worker, tile } = running("app");
   for (let i = 0; i < 1900; i++) post({ type: "log", line: `${i}` });
   assert.equal(heard.length, 51);
   assert.match(heard[50], /the rest is left out/);
   assert.ok(!worker.ended);
   for (let i = 0; i < 200; i++) post({ type: "log", line: `${i}` });
-  assert.ok(worker.ended);
+  assert.ok(tile.leaving);
   assert.match(heard[51], /more than 2000 messages in a second and is ended/);
 });
 
@@ -247,7 +247,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
   const tile = create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
-      refusals: heapView(0),
+      refusedCalls: heapView(0),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       places: { control: null, metrics: "127.0.0.1:0" },
     },

@@ -135,7 +135,10 @@ export interface Request {
 
 /** The short way. It may have a `tick` too, as an {@linkcode App}. */
 export interface PlainApp extends Pick<App, "tick" | "tickMillis"> {
-  /** What to answer, as bytes or as text; nothing: no answer. */
+  /**
+   * What to answer, as bytes or as text; nothing: no answer. It is not asked about what an answer to
+   * could come back for ever ({@linkcode AppContext.mayLoop}).
+   */
   answer(request: Request): Uint8Array | string | null | undefined | void;
 }
 
@@ -169,8 +172,17 @@ export interface AppContext {
   readonly options: Readonly<Record<string, unknown>>;
   /** Only for apps that were granted it. */
   readonly clock?: Clock;
-  /** Whether `port` is served by any app here: an answer to it could come back for ever. */
-  serves(port: number): boolean;
+  /**
+   * Whether to leave the datagram at hand unanswered: its source port is one of `refuse_sources`, or its
+   * sender has had the `most_per_second` answers that the configuration allows. Counts it, so that it is
+   * to be asked once for each datagram that would be answered.
+   */
+  refuses(requests: Datagrams): boolean;
+  /**
+   * The same for an app that answers whatever comes, answers too: where another of its kind is at the
+   * other end, one datagram would go to and fro for ever. It also refuses ports that are served here.
+   */
+  mayLoop(requests: Datagrams): boolean;
   /**
    * The number shown as `name`: a counter, which only grows, or a gauge. The same name and kind give
    * the same number. Null when there are more than the 4,096 that an app may have, or when `name` has

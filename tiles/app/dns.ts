@@ -4,6 +4,10 @@
  *
  * All answers are made when it starts, by dns-packet: a question costs a look-up (`dns/names.ts`) and
  * a copy, whether anyone has asked it before or not.
+ *
+ * How many answers go to one network is limited (`dns/rate_limit.ts`). Options: `rrl_ratelimit`,
+ * answers of one kind a second to a /24, 200 when left out, 0 for no limit; `rrl_slip`, 2 when left out:
+ * of how many limited answers one is sent truncated; 0: none.
  */
 
 import type { App, AppContext } from "./contract.ts";
@@ -11,6 +15,7 @@ import { keepCode } from "./dns/answer.ts";
 import { Memory } from "./dns/memory.ts";
 import { Names } from "./dns/names.ts";
 import { OPCODE, Question } from "./dns/question.ts";
+import { RateLimit, Verdict } from "./dns/rate_limit.ts";
 import { Writer } from "./dns/writer.ts";
 import { Zone } from "./dns/zone.ts";
 import { parseZoneFile } from "./dns/zone_file.ts";
@@ -21,23 +26,46 @@ const [FORMERR, NOTIMP, REFUSED, BADVERS] = [1, 4, 5, 16];
 
 /** Makes the name server. Its start reads the zone files, which it has to be granted (`read`). */
 export default async function create(context: AppContext): Promise<App> {
+  const limit = makeLimit(context.options);
   const memory = new Memory();
   const codes = Array.from({ length: BADVERS + 1 }, (_, rcode) => keepCode(memory, rcode));
   const names = new Names(memory, await loadZones(context), codes[REFUSED]);
   const queries = context.metric("dns.queries", "counter")!;
+  const dropped = context.metric("dns.rrl_dropped", "counter")!;
+  const truncated = context.metric("dns.rrl_truncated", "counter")!;
   const writer = new Writer(memory);
   const question = new Question();
 
   return {
     receive(requests, out) {
       while (requests.next()) {
-        if (!question.read(requests)) continue;
+        if (!question.read(requests) || context.refuses(requests)) continue;
         queries.value++;
         const complaint = complaintAbout(question);
-        writer.reply(question, complaint > 0 ? codes[complaint] : names.find(question), out);
+        const answer = complaint > 0 ? codes[complaint] : names.find(question);
+        const second = Math.floor(requests.receivedAt / 1e9);
+        const verdict = limit?.judge(requests.sourceAddress, answer, second) ?? Verdict.send;
+        if (verdict === Verdict.drop) {
+          dropped.value++;
+          continue;
+        }
+        const isCut = verdict === Verdict.truncate;
+        if (isCut) truncated.value++;
+        writer.reply(question, answer, out, isCut);
       }
     },
   };
+}
+
+/** The limit that the options say; null: none. Throws TypeError where they say what cannot be. */
+function makeLimit(options: AppContext["options"]): RateLimit | null {
+  const number = (name: string, usual: number, most: number) => {
+    const { [name]: value = usual } = options;
+    if (typeof value === "number" && value % 1 === 0 && value >= 0 && value <= most) return value;
+    throw new TypeError(`its option ${name} is to be a whole number from 0 to ${most}`);
+  };
+  const [ratelimit, slip] = [number("rrl_ratelimit", 200, 1e9), number("rrl_slip", 2, 10)];
+  return ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
 }
 
 /** The code to answer with what is no question about a name, or none that we know; 0: it is one. */

@@ -2,12 +2,13 @@
 
 import type { App, AppContext } from "./contract.ts";
 
-/** Makes the echo service. It never answers to a port that is served here: two would never stop. */
+/** Makes the echo service. */
 export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
       while (requests.next()) {
-        if (!context.serves(requests.sourcePort)) out.reflect();
+        // Two echoes would never stop.
+        if (!context.mayLoop(requests)) out.reflect();
       }
     },
   };

@@ -32,6 +32,7 @@ import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
 import type { AppContext } from "./contract.ts";
 import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
 import { NetSide } from "./net_side.ts";
+import type { RefusalSetup } from "./refusals.ts";
 import { makeService, type Service } from "./service.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
@@ -43,7 +44,8 @@ const LARGEST_PAYLOAD = 65_507;
 const NOT_DROPPED = { tx_drop_descriptor: 0, tx_drop_port: 0, tx_drop_unasked: 0 };
 
 /** What the harness stands in for. All have a default. */
-export interface HarnessOptions extends Partial<Pick<AppContext, "ports" | "options" | "clock">> {
+export interface HarnessOptions
+  extends Partial<Pick<AppContext, "ports" | "options" | "clock">>, RefusalSetup {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
   /** What it may send to without having heard from there, as `send_to` of the configuration says it. */
@@ -118,6 +120,8 @@ export class AppHarness {
       ports: options.ports ?? [7],
       served: options.served ?? options.ports ?? [7],
       options: options.options ?? {},
+      refuseSources: options.refuseSources,
+      mostPerSecond: options.mostPerSecond,
       metrics: harness.#metrics,
     }, {
       counters: harness.#counters,

@@ -19,7 +19,7 @@ const UNSYNCHRONISED = { leap: 3, stratum: 0 };
 const PRECISION = -20;
 
 /** Makes the time server. Throws TypeError where it was not granted the clock. */
-export default function create({ clock, options }: AppContext): App {
+export default function create({ clock, options, refuses }: AppContext): App {
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
   if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
@@ -41,6 +41,7 @@ export default function create({ clock, options }: AppContext): App {
         if (size < PACKET_BYTES || (bytes[offset] & 7) !== CLIENT || version < 1 || version > 4) {
           continue;
         }
+        if (refuses(requests)) continue;
         const at = out.reserve(PACKET_BYTES);
         if (at < 0) continue;
         const { leap, stratum: told } = state.synchronised

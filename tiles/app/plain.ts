@@ -8,14 +8,14 @@ import { PromiseError } from "./misuse.ts";
 
 const ENCODER = new TextEncoder();
 
-/** An app that gives each datagram to `answer`. It never answers to a port that is served here. */
+/** An app that gives each datagram to `answer`, but for those that could come back for ever. */
 export function fromPlain(app: PlainApp, context: AppContext): App {
   return {
     ...(app.tick !== undefined && { tick: (out) => app.tick?.(out) }),
     tickMillis: app.tickMillis,
     receive(requests, out) {
       while (requests.next()) {
-        if (context.serves(requests.sourcePort)) continue;
+        if (context.mayLoop(requests)) continue;
         const said = app.answer(toRequest(requests));
         if (said === undefined || said === null) continue;
         const bytes = toBytes(said);

@@ -11,12 +11,13 @@ import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "
 import { MetricsWriter } from "./metrics.ts";
 import { PromiseError } from "./misuse.ts";
 import { fromPlain } from "./plain.ts";
+import { refusals, type RefusalSetup } from "./refusals.ts";
 
 /** Kinds of error that are logged; what comes after that is only counted. */
 const MOST_KINDS = 64;
 
 /** What main says of an app. Plain data. */
-export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "options"> {
+export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "options">, RefusalSetup {
   /** URL of its module. */
   readonly module: string;
   /** Every port served here, by whichever app. */
@@ -74,16 +75,13 @@ export async function makeService(
   setup: ServiceSetup,
   parts: ServiceParts,
 ): Promise<Service> {
-  // A table and not a set, which takes three times as long to ask.
-  const served = new Uint8Array(65_536);
-  for (const port of setup.served) served[port] = 1;
   const metrics = parts.metrics ?? new MetricsWriter(setup.metrics);
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,
     options: setup.options,
     ...(parts.clock && { clock: parts.clock }),
-    serves: (port) => served[port] === 1,
+    ...refusals(setup, parts.counters),
     metric: (name, kind) => metrics.metric(name, kind),
     log: bounded(parts.log),
   };

@@ -7,13 +7,13 @@ import type { App, AppContext } from "./contract.ts";
 /** Seconds from 1900 to the Unix epoch (RFC 868). */
 const UNIX_EPOCH = 2_208_988_800;
 
-/** Makes the time service. It never answers to a port that is served here. */
+/** Makes the time service. */
 export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
       const seconds = Math.floor(Date.now() / 1000) + UNIX_EPOCH;
       while (requests.next()) {
-        if (context.serves(requests.sourcePort)) continue;
+        if (context.mayLoop(requests)) continue;
         const at = out.reserve(4);
         if (at < 0) continue;
         out.bytes[at] = seconds / 0x1000000;

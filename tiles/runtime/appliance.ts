@@ -16,7 +16,7 @@ import { countersOf } from "./counters.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
-import { Refusals } from "./refusals.ts";
+import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { sentenceOf } from "./thrown.ts";
 import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
@@ -71,7 +71,7 @@ export class Appliance {
   readonly #wiring: Wiring;
   readonly #control: ControlWriter;
   readonly #threads: Threads;
-  readonly #refusals: Refusals;
+  readonly #refusedCalls: RefusedCalls;
   /** Refused calls that the log has named: tile and number. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
@@ -97,8 +97,8 @@ export class Appliance {
     this.#wiring = new Wiring(options);
     this.#control = new ControlWriter(this.#wiring.control.writer);
     this.#threads = new Threads(options.host);
-    this.#refusals = new Refusals(this.#wiring.refusals.reader);
-    options.observer.start(u32(this.#wiring.refusals.writer));
+    this.#refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
+    options.observer.start(u32(this.#wiring.refusedCalls.writer));
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
@@ -282,18 +282,24 @@ export class Appliance {
     if (this.#stopping) return;
     this.#control.pulse();
     if (this.#booted) this.#tellAttached();
-    for (const { name, reader } of this.#wiring.seats) {
-      this.#workers.get(name)?.look(reader);
+    for (const { name, reader, eventfd } of this.#wiring.seats) {
+      const worker = this.#workers.get(name);
+      worker?.look(reader);
+      // In a reload the word for this is taken: it comes next.
+      if (worker?.leaving && this.#beside === undefined) {
+        this.#control.relieve(worker.thread);
+        this.#options.tile.wake(eventfd);
+      }
       if (this.#beside?.name === name) this.#beside.look(reader);
     }
-    this.#nameRefusals();
+    this.#nameRefusedCalls();
   }
 
   /** Names each system call that was refused to a tile, once. */
-  #nameRefusals(): void {
+  #nameRefusedCalls(): void {
     const { log, tile } = this.#options;
     for (const [slot, { name }] of this.#wiring.seats.entries()) {
-      for (const { call } of this.#refusals.of(slot)) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
         this.#named.add(`${slot} ${call}`);
         log(`${name}: refused system call ${call} (${tile.callName(call)})`);
@@ -314,6 +320,7 @@ export class Appliance {
   #failed(seat: TileSeat, { message, setup }: { message: string; setup: unknown }): void {
     const { log, fatal } = this.#options;
     if (seat.kind === "net") return fatal(seat.name, message);
+    if (this.#beside === undefined) this.#control.relieve(0);
     const failures = this.#failures.get(seat.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(seat.name, failures + 1);
@@ -358,7 +365,7 @@ export class Appliance {
     const ended = Promise.all([...this.#workers.values()].map((worker) => worker.ended));
     const allEnded = await Promise.race([ended.then(() => true), late.promise]);
     clearTimeout(timer);
-    this.#nameRefusals();
+    this.#nameRefusedCalls();
     // A tile that is late comes back to its rings: they go with the process then.
     if (!allEnded) return;
     for (const attachment of attachments) attachment.close();

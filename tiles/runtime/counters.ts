@@ -110,6 +110,9 @@ export const APP = table({
   answers: "Datagrams the app sent.",
   answer_no_room: "Answers that found no room in the reply link.",
   errors: "Calls of the app that threw.",
+  refused_source:
+    "Datagrams left unanswered for their source port: one of refuse_sources, or served here.",
+  refused_rate: "Datagrams left unanswered because their sender had had most_per_second answers.",
   wakeups: "Times the tile woke from blocking.",
 });
 

@@ -123,6 +123,7 @@ export class TileWorker {
   #looks = 0;
   /** Why it is being ended, while it is. */
   #ending?: string;
+  #asks = false;
 
   constructor(
     boot: BootMessage,
@@ -149,7 +150,8 @@ export class TileWorker {
       deno: { permissions: permissions as Deno.PermissionOptionsObject },
     });
     this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#hear(data);
-    this.#worker.onmessageerror = () => this.#end("posted a message that cannot be read");
+    this.#worker.onmessageerror = () =>
+      this.#end("posted a message that cannot be read", { asks: true });
     this.#worker.onerror = (event) => {
       event.preventDefault();
       this.#fail(
@@ -164,6 +166,11 @@ export class TileWorker {
     return this.#over;
   }
 
+  /** Whether its loop is to be asked to leave. */
+  get leaving(): boolean {
+    return this.#asks && !this.#over;
+  }
+
   /** The number of its thread, once it has started. */
   get thread(): number {
     return this.#thread;
@@ -175,13 +182,13 @@ export class TileWorker {
     try {
       report = this.#reports.read(data);
     } catch (error) {
-      return this.#end(sentenceOf(error));
+      return this.#end(sentenceOf(error), { asks: true });
     }
     if (report.type === "log") this.#log(report.line);
     else if (report.type === "ask") this.#events.ask?.(report.request);
     else if (report.type === "started") {
       if (!this.#threads.take(report.thread)) {
-        return this.#end(`says that it runs on thread ${report.thread}, which is not its own`);
+        return this.#end(`claimed thread ${report.thread}, which is not its own`, { asks: true });
       }
       this.#thread = report.thread;
     } else if (report.type === "ready") {
@@ -189,7 +196,7 @@ export class TileWorker {
       this.#events.ready?.().then((handedOver) => this.#worker.postMessage(handedOver));
     } else if (report.type === "running") {
       if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[this.#boot.kind])) {
-        return this.#end("says that it is confined, and is not");
+        return this.#end("claimed to be confined without being so", { asks: true });
       }
       this.#runs = true;
       this.#looks = 0;
@@ -201,12 +208,16 @@ export class TileWorker {
     }
   }
 
-  /** Ends the worker, which has failed for this reason when its thread is gone. */
-  #end(reason: string): void {
+  /**
+   * Ends the tile, which has failed for this reason when its thread is gone: its loop, where it runs, is
+   * asked to leave; a start is terminated, and so is a loop that makes no progress.
+   */
+  #end(reason: string, { asks }: { asks: boolean }): void {
     this.#ending = reason;
     this.#looks = 0;
     this.#events.log(`it ${reason} and is ended`);
-    this.#worker.terminate();
+    if (asks && this.#runs) this.#asks = true;
+    else this.#worker.terminate();
     if (this.#thread === 0) this.#fail(`it ${reason}`);
   }
 
@@ -250,7 +261,7 @@ export class TileWorker {
     const late = !this.#runs && this.#age >= START_LOOKS;
     if (this.#looks < (quick ? HUNG_LOOKS : LONG_LOOKS) && !late) return;
     if (kind === "net" && this.#runs) return this.#stuck();
-    this.#end(this.#runs ? "hangs" : "has not started in time");
+    this.#end(this.#runs ? "hangs" : "did not start in time", { asks: false });
   }
 
   #stuck(): void {

@@ -22,15 +22,19 @@ import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
-import { refusalBytes } from "./refusals.ts";
+import { refusedCallsBytes } from "./refused_calls.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
 import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** An app and the ports that it answers on. */
-export interface AppPlan
-  extends Pick<ServiceSetup, "name" | "module" | "ports" | "options">, Pick<PeerSetup, "sendTo"> {
+export interface AppPlan extends
+  Pick<
+    ServiceSetup,
+    "name" | "module" | "ports" | "options" | "refuseSources" | "mostPerSecond"
+  >,
+  Pick<PeerSetup, "sendTo"> {
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
@@ -91,7 +95,7 @@ export class Wiring {
   readonly control: Region;
   readonly snapshot: Region;
   /** Written by the observer: refused system calls by tile, in the order of `seats`. */
-  readonly refusals: Region;
+  readonly refusedCalls: Region;
   readonly netlink: TileSeat;
   readonly nets: readonly TileSeat[];
   /** Apps in tiles of their own. */
@@ -124,7 +128,7 @@ export class Wiring {
     this.status = control === null && metrics === null
       ? null
       : this.#seat("status", "status", placeGrants(options.places));
-    this.refusals = regions.create("refused calls", refusalBytes(this.seats.length));
+    this.refusedCalls = regions.create("refused calls", refusedCallsBytes(this.seats.length));
     this.#rooms = this.nets.map(({ name }, n) => ({
       umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
       headers: regions.create(`headers ${name}`, HEADER_CACHE_BYTES),
@@ -211,7 +215,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
-      refusals: this.refusals.reader,
+      refusedCalls: this.refusedCalls.reader,
       captures: this.#rooms.map(({ capture }) => capture.reader),
       tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
       metrics: this.#everywhere
@@ -280,8 +284,12 @@ export class Wiring {
   }
 
   #serviceSetup({ app, metrics }: AppPlace): ServiceSetup {
-    const { name, module, ports, options } = app;
-    return { name, module, ports, options, metrics: metrics.writer, served: this.#served };
+    const { name, module, ports, options, refuseSources, mostPerSecond } = app;
+    return {
+      ...{ name, module, ports, options, refuseSources, mostPerSecond },
+      metrics: metrics.writer,
+      served: this.#served,
+    };
   }
 
   appSetup(a: number): AppSetup {

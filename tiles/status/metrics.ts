@@ -5,7 +5,7 @@
 
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
-import type { Refusals } from "../runtime/refusals.ts";
+import type { RefusedCalls } from "../runtime/refused_calls.ts";
 import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
@@ -15,7 +15,7 @@ import type { AnswerParts } from "./answers.ts";
 export interface MetricsParts
   extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** The numbers of apps' own, by tile. */
-  readonly refusals: Refusals;
+  readonly refusedCalls: RefusedCalls;
   /** The name of a system call, by its number. */
   callName(number: number): string;
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
@@ -44,7 +44,7 @@ export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServe
 
 /** The metrics as of now. */
 function metricsText(
-  { netbase, tiles, interfaces, control, own, refusals, callName }: MetricsParts,
+  { netbase, tiles, interfaces, control, own, refusedCalls, callName }: MetricsParts,
 ): string {
   const kinds = Object.keys(COUNTERS) as TileKind[];
   return [
@@ -73,7 +73,7 @@ function metricsText(
       type: "counter",
       help: "System calls that a tile's filter refused although nobody expected them.",
       samples: tiles.flatMap(({ name: tile }, i) =>
-        refusals.of(i).map(({ call, count }) =>
+        refusedCalls.of(i).map(({ call, count }) =>
           [labels({ tile, call: callName(call) }), count] as const
         )
       ),

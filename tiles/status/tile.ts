@@ -20,7 +20,7 @@ import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
-import { Refusals } from "../runtime/refusals.ts";
+import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
 
 /** How often it shows that it gets on: several times until it is said to hang (`supervisor.ts`). */
@@ -34,7 +34,7 @@ export interface StatusSetup {
   readonly control: View;
   readonly snapshot: View;
   /** Refused system calls, by tile. */
-  readonly refusals: View;
+  readonly refusedCalls: View;
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
   readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
@@ -80,7 +80,7 @@ export function create({ setup, region, ask, libraries }: TileContext<StatusSetu
   const listener = places.control === null ? null : listenControl(places.control);
   const metrics = {
     ...{ netbase, tiles, counters, ...attached },
-    refusals: new Refusals(setup.refusals),
+    refusedCalls: new RefusedCalls(setup.refusedCalls),
     callName: (number: number) => libraries.tile.callName(number),
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };

@@ -22,8 +22,11 @@ export class Writer {
     this.#bytes = bytes;
   }
 
-  /** Answers `question`, if there is room, by what is at `answer` of the halves. */
-  reply(question: Question, answer: number, out: Answers): void {
+  /**
+   * Answers `question`, if there is room, by what is at `answer` of the halves; `isCut`: truncated,
+   * whatever room there is.
+   */
+  reply(question: Question, answer: number, out: Answers, isCut: boolean): void {
     const halves = this.#halves;
     const { end, hasEdns } = question;
     const fixed = end + (hasEdns ? OPT.length : 0);
@@ -32,12 +35,13 @@ export class Writer {
     // truncated nothing is of use.
     let size = halves[answer + Field.whole];
     if (size > room) size = halves[answer + Field.required];
-    if (size > room) size = 0;
+    if (size > room || isCut) size = 0;
     const at = out.reserve(fixed + size);
     if (at < 0) return;
     const { bytes } = out;
     copy(question.bytes, question.offset, bytes, at, end);
     this.#header(question, answer, size, bytes, at);
+    if (isCut) bytes[at + 2] |= TRUNCATED;
     this.#records(answer, size, bytes, at, end);
     if (hasEdns) {
       const opt = at + end + size;

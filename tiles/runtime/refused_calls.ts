@@ -8,19 +8,19 @@ import { OBSERVED_CALLS, SLOT_BYTES } from "../../ffi/tile.ts";
 import { u32, type View } from "../../ffi/view.ts";
 
 /** Bytes of the counters of `tiles` tiles. */
-export function refusalBytes(tiles: number): number {
+export function refusedCallsBytes(tiles: number): number {
   return tiles * SLOT_BYTES;
 }
 
 /** A call that was refused. */
-export interface Refusal {
+export interface RefusedCall {
   /** Its number on this architecture. */
   readonly call: number;
   readonly count: number;
 }
 
 /** Reads the counters at `view`. */
-export class Refusals {
+export class RefusedCalls {
   readonly #words: Uint32Array;
 
   constructor(view: View) {
@@ -28,8 +28,8 @@ export class Refusals {
   }
 
   /** The calls that were refused to the tile at this index. */
-  of(tile: number): Refusal[] {
-    const refused: Refusal[] = [];
+  of(tile: number): RefusedCall[] {
+    const refused: RefusedCall[] = [];
     for (let call = 0; call < OBSERVED_CALLS; call++) {
       const count = this.#words[tile * OBSERVED_CALLS + call];
       if (count > 0) refused.push({ call, count });

@@ -1,0 +1,103 @@
+/**
+ * Which datagrams an app leaves unanswered so that two servers never answer each other for ever: those
+ * from a port that is no client's, and, where the configuration says so, those of a sender that has had
+ * its answers of this second.
+ */
+
+import { APP } from "../runtime/counters.ts";
+import type { AppContext, Datagrams } from "./contract.ts";
+
+/** Ports from the first to the last. */
+export type PortRange = readonly [first: number, last: number];
+
+/** What is refused. Left out, it is as in a configuration that does not say. */
+export interface RefusalSetup {
+  /** Source ports that are not answered. */
+  readonly refuseSources?: readonly PortRange[];
+  /** Answers a second to one address, from one of its ports to one of ours; 0: no limit. */
+  readonly mostPerSecond?: number;
+}
+
+/**
+ * The well-known ports (RFC 6335 §6) but for those of DNS and NTP, which clients of these use too. Echo,
+ * chargen, quotd and their like answer from the others.
+ */
+export const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
+
+/** Bits of a port. */
+const [REFUSED, SERVED] = [1, 2];
+
+/** Makes what an app asks about each datagram. `served`: every port that is served here. */
+export function refusals(
+  { refuseSources = WELL_KNOWN_PORTS, mostPerSecond = 0, served }: RefusalSetup & {
+    readonly served: readonly number[];
+  },
+  counters: Float64Array,
+): Pick<AppContext, "refuses" | "mayLoop"> {
+  // A table and not a set, which takes three times as long to ask.
+  const ports = new Uint8Array(65_536);
+  for (const [first, last] of refuseSources) ports.fill(REFUSED, first, last + 1);
+  for (const port of served) ports[port] |= SERVED;
+  const recent = mostPerSecond > 0 ? new RecentAnswers(mostPerSecond) : null;
+
+  const refused = (requests: Datagrams, bits: number): boolean => {
+    if ((ports[requests.sourcePort] & bits) !== 0) {
+      counters[APP.index.refused_source]++;
+      return true;
+    }
+    if (recent === null || recent.take(requests)) return false;
+    counters[APP.index.refused_rate]++;
+    return true;
+  };
+  return {
+    refuses: (requests) => refused(requests, REFUSED),
+    mayLoop: (requests) => refused(requests, REFUSED | SERVED),
+  };
+}
+
+/** Slots of the table, and words of a slot. */
+const [SLOT_BITS, SLOT_WORDS] = [16, 4];
+const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
+
+/**
+ * How many answers each sender has had this second. Each has one slot that it can be in, and takes it
+ * from whoever is there, so that the table never grows. The hash multiplies by secret numbers: nobody
+ * can choose whose slot to take. A secret that is only XORed to a key leaves differences of keys as they
+ * are, and so pairs that always meet.
+ */
+class RecentAnswers {
+  readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
+  readonly #key = crypto.getRandomValues(new Uint32Array(3));
+  readonly #most: number;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  /** Counts an answer to the datagram at hand. False when its sender has had all it can have. */
+  take(requests: Datagrams): boolean {
+    const words = this.#words;
+    const address = requests.sourceAddress >>> 0;
+    const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;
+    const second = Math.floor(requests.receivedAt / 1e9) >>> 0;
+    const key = this.#key;
+    let hash = Math.imul(address + key[0], key[1] | 1);
+    hash = (hash ^ (hash >>> 15)) + Math.imul(ports, key[2] | 1);
+    hash = Math.imul(hash ^ (hash >>> 13), key[2] | 1);
+    const at = ((hash ^ (hash >>> 16)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
+    // Of two net tiles one may be a burst behind the other: the second before is this one too.
+    const behind = words[at + Word.second] - second;
+    if (
+      words[at + Word.address] !== address || words[at + Word.ports] !== ports ||
+      behind < 0 || behind > 1
+    ) {
+      words[at + Word.address] = address;
+      words[at + Word.ports] = ports;
+      words[at + Word.second] = second;
+      words[at + Word.count] = 0;
+    }
+    if (words[at + Word.count] >= this.#most) return false;
+    words[at + Word.count]++;
+    return true;
+  }
+}
