@@ -198,6 +198,7 @@ static const char *const EXPECTED_PATHS[] = {
 	"/proc/self/statm", /* Deno.memoryUsage() */
 	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
 	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, where threads allocate at once */
+	"_cache_v", /* Deno's caches in SQLite, which looks for their journals */
 	"/gen/file/", /* Deno's cache of emitted code, of which only this part is known, for a stack */
 	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
 };

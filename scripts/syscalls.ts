@@ -2,7 +2,7 @@
  * `scripts/syscalls [VARIANT…]`: which system calls code in a tile makes, when, and what follows where
  * one is refused. Each workload of `syscalls_workloads.ts` runs under strace in a process of its own, on
  * each kind of machine that can be had here (VARIANTS); then each call that a workload made is refused
- * alone. What was seen is kept in `build/syscalls/`, and `docs/system_calls.md` is written from all of
+ * alone. What was seen is kept in `scripts/syscalls_seen/`, and `docs/system_calls.md` is written from all of
  * it, from the policy in `ffi/tile.c`, and from the reasons below.
  *
  * `scripts/syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees, in JSON: so it is
@@ -16,7 +16,8 @@ import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const EPERM = 1;
 const ENOSYS = 38;
-const KEPT = `${ROOT}build/syscalls`;
+/** What was seen, a file a variant. */
+const KEPT = `${ROOT}scripts/syscalls_seen`;
 export const DOCUMENT = `${ROOT}docs/system_calls.md`;
 
 /** One kind of machine. */
@@ -50,7 +51,8 @@ const BOUNDED = [
   ],
   ...["atomics", "output", "denied by Deno", "abort", "uncaught error", "late threads"],
 ];
-const SHORT = ["nothing", "all tiers", "garbage", "dates", "digests", "atomics", "timers"];
+/** What an emulated processor does within some minutes. */
+const SHORT = ["all tiers", "dates", "digests"];
 
 export const VARIANTS: { readonly [name: string]: Variant } = {
   here: { says: "this machine" },
@@ -59,28 +61,29 @@ export const VARIANTS: { readonly [name: string]: Variant } = {
     v8Flags: "--no-memory-protection-keys",
   },
   clone: { says: "this machine, clone3 answered ENOSYS as the filter does", noClone3: true },
-  vm: { says: "Debian's kernel, emulated CPU with `pku`", machine: {}, workloads: BOUNDED },
-  vm_nopku: {
-    says: "the same, CPU without `pku`",
-    machine: { VM_CPU: "max,pku=off,la57=off" },
-    workloads: SHORT,
-  },
   vm_hpet: {
-    says: "the same, `clocksource=hpet`",
+    says: "Debian's kernel, emulated CPU with `pku`, `clocksource=hpet`",
     machine: { VM_APPEND: "clocksource=hpet" },
-    workloads: BOUNDED,
-  },
-  vm_acpi_pm: {
-    says: "the same, `clocksource=acpi_pm`",
-    machine: { VM_APPEND: "clocksource=acpi_pm" },
-    workloads: SHORT,
+    workloads: [
+      ...["all tiers", "garbage", "wasm async", "dates", "errors", "digests", "timers", "atomics"],
+      ...["output", "uncaught error"],
+    ],
   },
   vm_small: {
-    says: "the same, 1 core, 512 MiB",
-    machine: { VM_PROCESSORS: "1", VM_MEGABYTES: "512" },
+    says: "the same without `pku`, `clocksource=acpi_pm`, 1 core, 512 MiB",
+    machine: {
+      VM_CPU: "max,pku=off,la57=off",
+      VM_APPEND: "clocksource=acpi_pm",
+      VM_PROCESSORS: "1",
+      VM_MEGABYTES: "512",
+    },
     workloads: SHORT,
   },
-  vm_wide: { says: "the same, 8 cores", machine: { VM_PROCESSORS: "8" }, workloads: SHORT },
+  vm_wide: {
+    says: "the same with `pku`, 8 cores",
+    machine: { VM_PROCESSORS: "8" },
+    workloads: SHORT,
+  },
 };
 
 /** Workloads that are fast, do nothing that a tile may not, and make most of the calls; for the test. */
@@ -322,8 +325,17 @@ async function record(name: string): Promise<void> {
     if (!success) throw new Error(`${name}: ${lines.join("\n")}`);
     seen = JSON.parse(lines.at(-1)!);
   }
-  await Deno.mkdir(KEPT, { recursive: true });
-  await Deno.writeTextFile(`${KEPT}/${name}.json`, JSON.stringify(seen));
+  for (const by of Object.values(seen.calls)) {
+    for (const who of WHO) if (by[who] !== undefined) by[who] = by[who].slice(0, MOST_NAMED + 1);
+  }
+  const file = `${KEPT}/${name}.json`;
+  await Deno.writeTextFile(file, JSON.stringify(seen));
+  await format(file);
+}
+
+/** Formats a file as the project's are. */
+export async function format(file: string): Promise<void> {
+  await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", file] }).output();
 }
 
 /** By the policy: allowed to every tile, to some, refused as a matter of course, or just refused. */
@@ -365,10 +377,12 @@ const LISTS: { readonly [list: string]: string } = {
   CLOCK_CALLS: "apps that were granted the clock",
 };
 
-/** `one`, `two` and 3 more. */
+/** Workloads that are named of those that made a call. */
+const MOST_NAMED = 3;
+
 function some(names: readonly string[]): string {
-  const shown = names.slice(0, 3).join(", ");
-  return names.length > 3 ? `${shown} and ${names.length - 3} more` : shown;
+  const shown = names.slice(0, MOST_NAMED).join(", ");
+  return names.length > MOST_NAMED ? `${shown} and others` : shown;
 }
 
 /** Text filled to the width of the project's documents, as an item of a list. */
@@ -504,7 +518,7 @@ some calls are allowed that no workload made.
 `;
 
 /** What is kept of all variants. */
-function kept(): { [variant: string]: Seen } {
+export function kept(): { [variant: string]: Seen } {
   return Object.fromEntries(
     Object.keys(VARIANTS).flatMap((name) => {
       try {
@@ -521,9 +535,10 @@ if (import.meta.main) {
   if (first === "record") {
     console.log(JSON.stringify(await observe(JSON.parse(names), { known: JSON.parse(known) })));
   } else {
-    for (const name of Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS)) await record(name);
+    const variants = Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS);
+    for (const name of variants) if (name !== "nothing") await record(name);
     const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/tile.c`));
     Deno.writeTextFileSync(DOCUMENT, documentText(kept(), policy));
-    await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", DOCUMENT] }).output();
+    await format(DOCUMENT);
   }
 }
