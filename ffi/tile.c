@@ -182,6 +182,8 @@ static const struct {
 	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
 	{ SYS_pread64, EPERM, -1 },
+	/* And where that has changed it asks for the size before it reads. */
+	{ SYS_fstat, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
 	{ SYS_close, EPERM, -1 },

@@ -10,7 +10,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { REASONS } from "./syscalls_reasons.ts";
+import { EXPECTED, REASONS } from "./syscalls_reasons.ts";
 import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -328,14 +328,21 @@ async function record(name: string): Promise<void> {
   for (const by of Object.values(seen.calls)) {
     for (const who of WHO) if (by[who] !== undefined) by[who] = by[who].slice(0, MOST_NAMED + 1);
   }
-  const file = `${KEPT}/${name}.json`;
-  await Deno.writeTextFile(file, JSON.stringify(seen));
-  await format(file);
+  await Deno.writeTextFile(`${KEPT}/${name}.json`, await formatted(JSON.stringify(seen), "json"));
 }
 
-/** Formats a file as the project's are. */
-export async function format(file: string): Promise<void> {
-  await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", file] }).output();
+/** A text as the project's files of that kind are formatted. */
+export async function formatted(text: string, kind: "md" | "json"): Promise<string> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["fmt", "--ext", kind, "-"],
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(text));
+  await writer.close();
+  return new TextDecoder().decode((await child.output()).stdout);
 }
 
 /** By the policy: allowed to every tile, to some, refused as a matter of course, or just refused. */
@@ -344,6 +351,8 @@ export interface Policy {
   readonly allowed: Map<string, string[]>;
   /** Which error a call is answered with that the filter refuses without counting it. */
   readonly expected: Map<string, string>;
+  /** Parts of paths of files that may be looked for, without being counted. */
+  readonly paths: readonly string[];
 }
 
 /** Reads the policy in the source of `ffi/tile.c`. */
@@ -365,7 +374,9 @@ export function readPolicy(source: string): Policy {
   for (const [, call] of text.matchAll(/(?:allow_only\(p, |IF_EQUAL\(p, \d+, \d+, )SYS_(\w+)/g)) {
     add(call, "arguments");
   }
-  return { allowed, expected };
+  const list = /EXPECTED_PATHS\[\] = \{([^}]*)\}/.exec(text)?.[1] ?? "";
+  const paths = [...list.matchAll(/"([^"]+)"/g)].map(([, path]) => path);
+  return { allowed, expected, paths };
 }
 
 /** What the lists are called in the document. */
@@ -467,8 +478,9 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     ),
     section(
       "Refused as a matter of course",
-      "Answered with this error and not counted.",
-      [...policy.expected].map(([call, error]) => line(call, `${error}; ${REASONS[call]}`)),
+      "Answered with this error and not counted; so are searches for files with these in their paths: " +
+        policy.paths.map((path) => `\`${path}\``).join(", ") + ".",
+      [...policy.expected].map(([call, error]) => line(call, `${error}; ${EXPECTED[call]}`)),
     ),
     section(
       "Refused",
@@ -495,7 +507,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     section(
       "Only before confinement",
       "By the worker's thread, as it loads modules.",
-      [item(calls.filter((call) => !later(call) && !every(call)).join(", "))],
+      [item(calls.filter((call) => !later(call)).join(", "))],
     ),
   ].join("\n");
 }
@@ -538,7 +550,6 @@ if (import.meta.main) {
     const variants = Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS);
     for (const name of variants) if (name !== "nothing") await record(name);
     const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/tile.c`));
-    Deno.writeTextFileSync(DOCUMENT, documentText(kept(), policy));
-    await format(DOCUMENT);
+    await Deno.writeTextFile(DOCUMENT, await formatted(documentText(kept(), policy), "md"));
   }
 }
