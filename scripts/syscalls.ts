@@ -36,21 +36,6 @@ interface Variant {
   readonly workloads?: readonly string[];
 }
 
-/** What an emulated processor does within a minute or two. */
-const BOUNDED = [
-  ...[
-    "nothing",
-    "all tiers",
-    "garbage",
-    "wasm async",
-    "intl",
-    "dates",
-    "errors",
-    "digests",
-    "timers",
-  ],
-  ...["atomics", "output", "denied by Deno", "abort", "uncaught error", "late threads"],
-];
 /** What an emulated processor does within some minutes. */
 const SHORT = ["all tiers", "dates", "digests"];
 

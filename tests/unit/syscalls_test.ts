@@ -38,12 +38,6 @@ Deno.test("docs/system_calls.md says what was seen, and what ffi/tile.c does", a
   const text = await formatted(documentText(kept(), POLICY), "md");
   equal(TEXT, text, "`scripts/syscalls nothing` writes it anew");
 });
-  await Deno.writeTextFile(file, documentText(kept(), POLICY));
-  await format(file);
-  const text = await Deno.readTextFile(file);
-  await Deno.remove(file);
-  equal(TEXT, text, "scripts/syscalls nothing writes it anew");
-});
 
 Deno.test("a worker makes no call that docs/system_calls.md does not list", async () => {
   const { calls, ends } = await observe(QUICK);
