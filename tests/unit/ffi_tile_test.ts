@@ -139,6 +139,13 @@ for (const [without, flags] of Object.entries(FLAGS)) {
   });
 }
 
+Deno.test("confine() leaves a net tile the descriptors that it lists, and none between them", () => {
+  const [{ results }] = confined({ role: "net", work: "descriptors" });
+  ok(results);
+  for (const call of ["getsockopt", "recvmmsg"]) equal(results[call], results.listed, call);
+  for (const call of ["write", "read"]) equal(results[call], results.eventfds, call);
+});
+
 Deno.test("confine() leaves a thread no capability, and main all of its own", () => {
   const [{ thread, main }] = confined({ role: "net" });
   for (const set of ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"]) {

@@ -148,18 +148,10 @@ export class FakeXsk implements Xsk {
     return 0;
   }
 
-  /** Nothing blocks here: descriptors listed in `readable` are ready, others not. */
-  readonly readable = new Set<number>();
-
+  /** Nothing blocks here, and all descriptors are said to be ready. */
   wait(pollSet: Int32Array, count: number): number {
-    let ready = 0;
-    for (let i = 0; i < count; i++) {
-      const events = pollSet[2 * i + 1] & 0xffff;
-      const revents = this.readable.has(pollSet[2 * i]) ? events : 0;
-      pollSet[2 * i + 1] = events | (revents << 16);
-      if (revents !== 0) ready++;
-    }
-    return ready;
+    for (let i = 0; i < count; i++) pollSet[2 * i + 1] |= pollSet[2 * i + 1] << 16;
+    return count;
   }
 }
 
@@ -175,6 +167,7 @@ export interface Datagram {
 /** UDP sockets in memory. */
 export class FakeUdp implements Udp {
   readonly #incoming = new Map<number, Datagram[]>();
+  #watched: Int32Array = new Int32Array();
   readonly sent: (Datagram & { fd: number })[] = [];
   /** Destinations that the kernel refuses. */
   readonly refused = new Set<number>();
@@ -206,6 +199,18 @@ export class FakeUdp implements Udp {
       out.set([buffers[i], fits, source, destination, ports, 1, 0, 0], 2 + 8 * i);
     });
     return datagrams.length;
+  }
+
+  watch(fds: Int32Array): number {
+    this.#watched = fds;
+    return 900;
+  }
+
+  ready(_watch: number, indices: Uint32Array, most: number): number {
+    const all = [...this.#watched.keys()];
+    const ready = all.filter((i) => (this.#incoming.get(this.#watched[i]) ?? []).length > 0);
+    indices.set(ready.slice(0, most));
+    return Math.min(most, ready.length);
   }
 
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {
