@@ -1,19 +1,22 @@
 /**
  * The appliance with its usual four tiles (netlink, net, app, status), looked at as a process:
  *
- * `idle cpu`: what of a core it uses when nothing comes. `echo gc scavenge` and `echo gc mark-compact`:
+ * `idle cpu`: what of a core it uses when nothing comes, and the same with as many ports as it can serve.
+ * `start`: from its start until it is ready, likewise. `echo gc scavenge` and `echo gc mark-compact`:
  * collections of garbage a minute under load, beside those of the same time without (`idle`): what is
  * allocated for each packet would show as a difference.
  */
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { LabProcess } from "../cli/lab.ts";
+import { MOST_PORTS_SERVED } from "../tiles/runtime/ports.ts";
 import { PORT, tegula } from "./echo_peers.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { processorSeconds } from "./processes.ts";
 import type { Track } from "./track.ts";
 
 const SECONDS = 10;
+const STARTS = 5;
 /** What a start leaves to be done. */
 const SETTLE_MILLIS = 2000;
 const WINDOW = 512;
@@ -23,18 +26,31 @@ interface Wanted {
   readonly selection: Selection;
 }
 
-/** Measures `idle cpu`. */
+/** Measures `start` and `idle cpu`. */
 export async function measureIdle(track: Track, { report, selection }: Wanted): Promise<void> {
-  const what = { bench: "echo", case: "idle cpu", unit: "% of a core" } as const;
-  if (!isWanted(what.case, selection)) return;
   const seconds = selection.seconds ?? SECONDS;
-  const percent = await track.during(tegula(), async ({ pid }) => {
-    await delay(SETTLE_MILLIS);
-    const before = processorSeconds(pid);
-    await delay(seconds * 1000);
-    return (processorSeconds(pid) - before) / seconds * 100;
-  });
-  report(resultOf(what, new Map([[TEGULA, [percent]]])));
+  for (const [ending, ports] of [["", 1], [` ports ${MOST_PORTS_SERVED}`, MOST_PORTS_SERVED]]) {
+    const start = { bench: "echo", case: `start${ending}`, unit: "ms" } as const;
+    const idle = { bench: "echo", case: `idle cpu${ending}`, unit: "% of a core" } as const;
+    const [wantsStart, wantsIdle] = [start, idle].map((what) => isWanted(what.case, selection));
+    const starts: number[] = [];
+    for (let i = 0; wantsStart && i < STARTS; i++) {
+      const begin = performance.now();
+      await track.during(tegula({ ports: Number(ports) }), () => {
+        starts.push(performance.now() - begin);
+        return Promise.resolve();
+      });
+    }
+    if (wantsStart) report(resultOf(start, new Map([[TEGULA, starts]])));
+    if (!wantsIdle) continue;
+    const percent = await track.during(tegula({ ports: Number(ports) }), async ({ pid }) => {
+      await delay(SETTLE_MILLIS);
+      const before = processorSeconds(pid);
+      await delay(seconds * 1000);
+      return (processorSeconds(pid) - before) / seconds * 100;
+    });
+    report(resultOf(idle, new Map([[TEGULA, [percent]]])));
+  }
 }
 
 /** Measures `echo gc …`. */

@@ -4,6 +4,7 @@
 
 import { fileURLToPath } from "node:url";
 import { selfCommand } from "../cli/self.ts";
+import { rangeText } from "../tiles/runtime/ports.ts";
 import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";
 import type { Programs } from "./programs.ts";
@@ -21,9 +22,8 @@ const BUN_MILLIS = 120_000;
 
 /** Tegula, echoing on `ports` ports. */
 export function tegula({ ports = 1, app = "echo" } = {}): string[] {
-  const listen = Array.from({ length: ports }, (_, i) => ["--listen", `${PORT + i}=${app}`]);
-  const where = ["--interface", INTERFACE, "--provider", "xdp"];
-  return [...selfCommand(), "run", ...where, ...listen.flat()];
+  const listen = ["--listen", `${rangeText([PORT, PORT + ports - 1])}=${app}`];
+  return [...selfCommand(), "run", "--interface", INTERFACE, "--provider", "xdp", ...listen];
 }
 
 /**

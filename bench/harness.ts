@@ -6,6 +6,7 @@
 /** Units of a result. Times are per operation, rates per second, sizes in MiB. */
 export type Unit =
   | "ns/op"
+  | "ms"
   | "kpps"
   | "kqps"
   | "events/s"

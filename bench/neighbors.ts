@@ -71,15 +71,16 @@ async function measureTable(
   }
 }
 
-/** The neighbour table for C: log2 of its slots, seed, interface, slots, and twice as many records. */
+/** The neighbour table for C: log2 of its slots, the hash's key, interface, slots, and twice as many records. */
 function tableOf(view: View): Uint32Array {
   const published = u32(view)[Header.neighborTable];
   const [log2, seed] = [slotsLog2Of(published), published >>> 6];
+  const multipliers = u32(view).subarray(Header.hash, Header.hash + 2);
   const base = slotsBaseOf(published, NEIGHBOR_TABLE);
   const slots = u32(view).subarray(base, base + (1 << log2));
   const recordsBytes = 2 * NEIGHBORS * NEIGHBOR_TABLE.recordWords * 4;
   const records = u32(slice(view, NEIGHBOR_TABLE.recordsAt, recordsBytes));
-  return Uint32Array.from([log2, seed, IFINDEX, ...slots, ...records]);
+  return Uint32Array.from([log2, seed, ...multipliers, IFINDEX, ...slots, ...records]);
 }
 
 /** Looks all addresses up, a burst at a time, as often as is measured. */

@@ -38,6 +38,7 @@ const CASES: readonly {
   { name: "path own tile", setup: { ...ONE, inline: false } },
   { name: "path peers 10000", setup: { ...ONE, peers: 10_000 } },
   { name: "path ports 64", setup: { ...ONE, ports: 64 } },
+  { name: "path ports 4096", setup: { ...ONE, ports: 4096 } },
   {
     name: "path routes 1000000",
     setup: { ...FAR, routes: 1_000_000 },
@@ -47,7 +48,7 @@ const CASES: readonly {
 
 const regions = openRegions(libraryPath("region"));
 
-/** Regions, which live as long as the process does, and so are none of a worker's to make. */
+/** Regions, as main makes them for a tile; they go with the worker that has them. */
 function makeMemory(): PathMemory {
   const region = (bytes: number) => regions.create("path", bytes).writer;
   return { umem: region(plan.umemBytes(frameCount())), headers: region(HEADER_CACHE_BYTES) };

@@ -48,7 +48,7 @@ export interface PathSetup extends PathShape {
   readonly memory: PathMemory;
 }
 
-const NO_UDP: Udp = { receive: () => 0, send: () => 0 };
+const NO_UDP: Udp = { receive: () => 0, send: () => 0, watch: () => -1, ready: () => 0 };
 const NO_TILE: TileLibrary = {
   wake() {},
   wait: () => 0,
@@ -92,6 +92,7 @@ function hostSetup(
     netlinkTile: heapView(TILE_REGION_BYTES),
     netlinkEventfd: -1,
     eventfd: -1,
+    seed: 1,
   };
 }
 

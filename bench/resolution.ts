@@ -25,7 +25,7 @@ const PORTS = (7 << 16) | 40_000;
 /** What a net tile has for it. */
 export class Resolution {
   readonly #lan: Lan;
-  readonly #cache = new HeaderCache(heapView(HEADER_CACHE_BYTES));
+  readonly #cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), 1);
   readonly #resolver: Resolver;
   readonly #rows = makeRows();
   readonly #frames = new Int32Array(BURST * FRAME_BYTES / 4);
@@ -37,7 +37,10 @@ export class Resolution {
     const counters = new Float64Array(TILE_COUNTERS);
     this.#resolver = new Resolver({
       ...{ reader, devices: new Devices(reader, [IFINDEX]), cache: this.#cache },
-      solicits: new Solicits(new SolicitProducer(heapView(SOLICIT_LINK_BYTES)), counters),
+      solicits: new Solicits(new SolicitProducer(heapView(SOLICIT_LINK_BYTES)), {
+        counters,
+        seed: 1,
+      }),
       frameBytes: FRAME_BYTES,
     });
     for (let row = 0; row < BURST; row++) {

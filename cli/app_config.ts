@@ -5,7 +5,7 @@
 
 import { resolve } from "node:path";
 import { z } from "zod";
-import type { PortRange } from "../tiles/app/refusals.ts";
+import type { PortRange } from "../tiles/runtime/ports.ts";
 import { parsePrefix } from "../tiles/netlink/addresses.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";

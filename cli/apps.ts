@@ -3,9 +3,10 @@
  */
 
 import { pathToFileURL } from "node:url";
+import { joinRanges } from "../tiles/runtime/ports.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { type AppConfig, NO_APP_CONFIG } from "./app_config.ts";
-import type { Listen, RunConfig } from "./config.ts";
+import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
 /** Apps that ship, each `tiles/app/NAME.ts`: their options, and whether they have the clock untold. */
@@ -28,11 +29,7 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
   if (unused !== undefined) {
     throw new UserError(`[apps.${unused}] is configured, but no port is given to it`, Exit.usage);
   }
-  const groups = new Map<string, Listen[]>();
-  for (const one of listen) {
-    const key = `${one.inline} ${one.app}`;
-    groups.set(key, [...groups.get(key) ?? [], one]);
-  }
+  const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   return [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
     const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
@@ -41,7 +38,7 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
     return Array.from({ length: instances }, (_, i) => ({
       ...plan,
       name: instances === 1 ? app : `${app}.${i + 1}`,
-      ports: group.filter((one) => one.instances > i).map(({ port }) => port),
+      ports: joinRanges(group.filter((one) => one.instances > i).map(({ ports }) => ports)),
     }));
   });
 }

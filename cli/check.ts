@@ -3,8 +3,10 @@
  * the command that mends it.
  */
 
-import { openHost } from "../ffi/host.ts";
+import { type Host, openHost } from "../ffi/host.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import { portsOf } from "../tiles/runtime/ports.ts";
+import { planApps } from "./apps.ts";
 import { checkFilters } from "./check_filters.ts";
 import {
   type Again,
@@ -14,17 +16,18 @@ import {
   checkMultipath,
   checkQueues,
   checkRoutes,
+  fail,
   type Finding,
   ok,
 } from "./check_findings.ts";
-import { CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
+import { checkListen, CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { findDefaults } from "./default_interfaces.ts";
 import { Control } from "./control.ts";
 import { Exit, UserError } from "./errors.ts";
 import { load } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import { say } from "./output.ts";
-import { checkInterfaces } from "./preflight.ts";
+import { checkInterfaces, scarcity } from "./preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N]
@@ -59,6 +62,7 @@ export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
   const asked = await readConfig(configured);
+  checkListen(asked.listen);
   const findings = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
   if (json) say(JSON.stringify(findings));
   else for (const finding of findings) say(text(finding));
@@ -83,9 +87,10 @@ function quoted(word: string | boolean): string {
 }
 
 function findAll(
-  { interfaces: names, listen, netTiles, dispatcher }: RunConfig,
+  config: RunConfig,
   again: Again,
 ): Finding[] {
+  const { interfaces: names, listen, netTiles, dispatcher } = config;
   const host = load("host", openHost);
   const facts = { host, xsk: load("xsk", openXskSetup), dispatcher, netTiles, again };
   const notices: string[] = [];
@@ -104,13 +109,28 @@ function findAll(
   const defaults = ok("without --interface and --config", findDefaults(host, live).says);
   return [
     ...checkHost(facts, reader),
+    ...listen.length === 0 ? [] : [checkSize(host, { ...config, interfaces: wantedNames })],
     ...names.length === 0 ? [defaults] : [],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
-    ...checkFilters({ interfaces: wantedNames, ports: listen.map(({ port }) => port), again }),
+    ...checkFilters({
+      interfaces: wantedNames,
+      ports: portsOf(listen.map(({ ports }) => ports)),
+      again,
+    }),
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
   ];
+}
+
+/** Whether this process might have as many descriptors and threads as what is to be served takes. */
+function checkSize(host: Host, config: RunConfig): Finding {
+  const apps = planApps(config);
+  const trouble = scarcity(host, { ...config, apps, hasStatus: true });
+  const subject = "open files, threads";
+  return trouble === null
+    ? ok(subject, "as many as this takes")
+    : fail(subject, trouble.says, trouble.fix);
 }
 
 /** What a tegula that runs here has lost since its start. */

@@ -269,7 +269,7 @@ export function warn(subject: string, says: string, fix: string): Finding {
 }
 
 /** The same of what keeps it from starting. */
-function fail(subject: string, says: string, fix: string): Finding {
+export function fail(subject: string, says: string, fix: string): Finding {
   return { verdict: "fail", subject, says, fix };
 }
 

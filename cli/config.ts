@@ -8,6 +8,13 @@ import { dirname } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
+import {
+  countPorts,
+  joinRanges,
+  MOST_PORTS_SERVED,
+  type PortRange,
+  rangeText,
+} from "../tiles/runtime/ports.ts";
 import { appSchema, locate, toAppConfig, wants } from "./app_config.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import type { Given } from "./options.ts";
@@ -23,10 +30,10 @@ const MAX_NET_TILES = 64;
 /** Longest name that an interface can have: IFNAMSIZ of linux/if.h less the final zero. */
 const LONGEST_INTERFACE_NAME = 15;
 
-/** A port, the app that answers on it, and how many instances of that app share it. */
+/** Ports, the app that answers on them, and how many instances of that app share each. */
 export interface Listen {
-  /** UDP port, 1 to 65535. */
-  readonly port: number;
+  /** UDP ports, 1 to 65535. */
+  readonly ports: PortRange;
   /** Name of an app that ships, or the path of a module. */
   readonly app: string;
   /** Tiles that share the port, 1 to {@linkcode MAX_INSTANCES}. */
@@ -39,26 +46,48 @@ export interface Listen {
 export type RunConfig = Readonly<Awaited<ReturnType<typeof readConfig>>>;
 
 /**
- * Reads `PORT=APP`, `PORT=APP*INSTANCES` or `PORT=APP@inline`, for example `7=echo` or
- * `5353=./my_service.ts*4`. Throws UserError that says what is wrong and what is allowed.
+ * Reads `PORTS=APP`, `PORTS=APP*INSTANCES` or `PORTS=APP@inline`, PORTS being one port or `FIRST-LAST`,
+ * for example `7=echo`, `5300-5363=echo` or `5353=./my_service.ts*4`. Throws UserError that says what is
+ * wrong and what is allowed.
  */
 export function parseListen(text: string): Listen {
-  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
-  const [, port = "", app, instances = "1", placement] = parts;
+  const parts = /^([^=-]*)(?:-([^=]*))?=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
+  const [, first = "", last = first, app, instances = "1", placement] = parts;
+  const isPort = (port: string) => isNumberWithin(port, 1, 65535);
   if (
-    app && isNumberWithin(port, 1, 65535) && isNumberWithin(instances, 1, MAX_INSTANCES) &&
-    (placement === undefined || placement === "inline")
+    !app || !isPort(first) || !isPort(last) || !isNumberWithin(instances, 1, MAX_INSTANCES) ||
+    (placement !== undefined && placement !== "inline")
   ) {
-    const inline = placement === "inline";
-    return { port: Number(port), app, instances: Number(instances), inline };
+    throw new UserError(
+      `${
+        JSON.stringify(text)
+      } is not PORT=APP, such as 7=echo, FIRST-LAST=APP, such as 5300-5363=echo, PORT=APP*N or ` +
+        "PORT=APP@inline, with ports from 1 to 65535 and N, how many instances, from 1 to " +
+        `${MAX_INSTANCES}`,
+      Exit.usage,
+    );
   }
-  throw new UserError(
-    `${
-      JSON.stringify(text)
-    } is not PORT=APP, such as 7=echo, PORT=APP*N or PORT=APP@inline, with a ` +
-      `port from 1 to 65535 and N, how many instances, from 1 to ${MAX_INSTANCES}`,
-    Exit.usage,
+  const ports = [Number(first), Number(last)] as const;
+  if (ports[0] > ports[1]) {
+    throw new UserError(
+      `${JSON.stringify(text)} goes backwards: a range begins with its lowest port, as in ` +
+        `${last}-${first}=${app}`,
+      Exit.usage,
+    );
+  }
+  return { ports, app, instances: Number(instances), inline: placement === "inline" };
+}
+
+/** What is answered, as it is written and in as few words: `7=echo 5300-5363=dns*2`. */
+export function listenText(listen: readonly Listen[]): string {
+  const byApp = Map.groupBy(
+    listen,
+    ({ app, instances, inline }) =>
+      `${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`,
   );
+  return [...byApp].flatMap(([app, all]) =>
+    joinRanges(all.map(({ ports }) => ports)).map((range) => `${rangeText(range)}=${app}`)
+  ).join(" ");
 }
 
 /** Whether `text` is a plain decimal number from `least` to `most`. */
@@ -174,13 +203,32 @@ export function checkConfig(config: RunConfig): void {
   if (config.listen.length === 0) {
     throw usage("no port to answer on: give at least one --listen PORT=APP, for example 7=echo");
   }
-  const port = repeated(config.listen.map((one) => one.port));
-  if (port !== undefined) throw usage(`port ${port} is given twice: one port, one app`);
+  checkListen(config.listen);
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.provider === "socket" && (config.busyPoll || config.dispatcher)) {
     throw usage("--provider socket leaves out AF_XDP, and with it --busy-poll and --dispatcher");
   }
+}
+
+/** Checks that no port is given twice, and that they are not too many. Throws a {@linkcode UserError}. */
+export function checkListen(listen: readonly Listen[]): void {
+  const ranges = listen.map(({ ports }) => ports).toSorted(([a], [b]) => a - b);
+  let taken = 0;
+  for (const [first, last] of ranges) {
+    if (first <= taken) {
+      const twice = rangeText([first, Math.min(taken, last)]);
+      const are = twice.includes("-") ? `ports ${twice} are` : `port ${twice} is`;
+      throw new UserError(`${are} given twice: one port, one app`, Exit.usage);
+    }
+    taken = last;
+  }
+  const count = countPorts(ranges);
+  if (count <= MOST_PORTS_SERVED) return;
+  throw new UserError(
+    `${count} ports are too many: one Tegula serves at most ${MOST_PORTS_SERVED}`,
+    Exit.usage,
+  );
 }
 
 /** The first value that stands in the list more than once. */

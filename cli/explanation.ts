@@ -205,14 +205,14 @@ function headerStep(
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
     .filter((record) => names?.includes(interfaces.name(record)) ?? true)
     .map((record) => interfaces.ifindex(record));
-  const cache = new HeaderCache(heapView(1024));
+  const cache = new HeaderCache(heapView(1024), 0);
   const resolver = new Resolver({
     reader,
     cache,
     devices: new Devices(reader, attached),
     solicits: new Solicits(
       new SolicitProducer(heapView(SOLICIT_LINK_BYTES)),
-      new Float64Array(Object.keys(NET.help).length),
+      { counters: new Float64Array(Object.keys(NET.help).length), seed: 0 },
     ),
     frameBytes: FRAME_BYTES,
   });

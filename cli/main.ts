@@ -61,7 +61,17 @@ async function run([name, ...rest]: string[]): Promise<number> {
     const known = Object.keys(COMMANDS).join(", ");
     throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
   }
+  checkProc();
   const [, load] = COMMANDS[name];
   const { default: command } = await load();
   return await command(rest);
+}
+
+/** Regions are made through /proc; and Deno panics without it, some of its modules as they are loaded. */
+function checkProc(): void {
+  try {
+    Deno.lstatSync("/proc/self/fd");
+  } catch {
+    throw new UserError("/proc is missing; 'mount -t proc proc /proc' mounts it", Exit.system);
+  }
 }

@@ -115,7 +115,7 @@ export function becomeNarrow(host: Host, run: Run, args: readonly string[]): nev
   if (failed === -E2BIG) {
     throw new UserError(
       "what apps are told and granted by name is more than a process can be handed; grant the folder " +
-        "that files are in, in place of each, and put long options into a file",
+        "that files are in, in place of each, put long options into a file, and name ports by ranges",
       Exit.usage,
     );
   }

@@ -10,8 +10,9 @@ import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
 import { delay } from "../tiles/runtime/delay.ts";
-import { LARGEST_MTU } from "../tiles/runtime/plan.ts";
-import type { PortSocket } from "../tiles/runtime/wiring.ts";
+import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
+import { portsOf, portsText } from "../tiles/runtime/ports.ts";
+import type { AppPlan, PortSocket } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
@@ -39,6 +40,19 @@ const NOT_NATIVE: Readonly<Record<string, string>> = {
  * headers they look for a network header, which the kernel does not mark in such frames.
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
+/**
+ * Descriptors, counted on a running appliance and rounded up: of each tile (event loop, standard streams,
+ * eventfd), interface (program, maps, link) and queue. To spare are those of modules that load, of
+ * connections to the status tile, and those that a tile leaves behind when it is started again.
+ */
+const FILES = { tile: 8, interface: 8, queue: 3, spare: 64 };
+/**
+ * Threads of each tile, one of them for what its runtime reads while it loads, and besides: the runtime's
+ * own and V8's helpers, which come and go.
+ */
+const THREADS = { tile: 2, spare: 8 };
+/** How many are tried at most (`Host.threads`). */
+const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
 /** How often a start that waits looks again. */
@@ -72,7 +86,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
     dispatcher,
-    lowPorts: listen.some(({ port }) => port < FIRST_UNPRIVILEGED_PORT),
+    lowPorts: listen.some(({ ports: [first] }) => first < FIRST_UNPRIVILEGED_PORT),
   });
   if (missing.length === 0) return;
   throw new UserError(
@@ -95,6 +109,54 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
   }
 }
 
+/** What is to be served, as far as descriptors and threads go. */
+export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
+  readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
+  readonly hasStatus: boolean;
+}
+
+/**
+ * Which limit of this process is too low for what is to be served; null: none. Deno takes a worker's
+ * descriptors and threads for granted, and ends with a panic where it gets none.
+ */
+export function scarcity(
+  host: Host,
+  { interfaces, provider, netTiles: asked, apps, hasStatus }: Size,
+): Trouble | null {
+  const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
+  const cores = navigator.hardwareConcurrency;
+  const { netTiles, shares } = planTiles({
+    ...{ queues: every, cores, apps: apps.length },
+    ...(asked !== undefined && { netTiles: asked }),
+  });
+  const inline = apps.filter((app) => app.inline).length;
+  const tiles = 1 + netTiles + (apps.length - inline) + (hasStatus ? 1 : 0);
+  const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
+  const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
+  const { open, most } = host.files();
+  const files = open + ports + FILES.tile * tiles + inline * netTiles +
+    FILES.interface * every.length + FILES.queue * shares.length + FILES.spare;
+  if (files > most) {
+    return {
+      says: `${most} open files are allowed, and ${what} take ${files}`,
+      fix: `ulimit -n ${files}, or LimitNOFILE=${files} in the unit`,
+    };
+  }
+  const threads = Math.min(THREADS.tile * tiles + THREADS.spare, MOST_THREADS);
+  const got = host.threads(threads);
+  if (got >= threads) return null;
+  return {
+    says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
+    fix: "a higher 'ulimit -u', or TasksMax= in the unit",
+  };
+}
+
+/** Refuses to start where `scarcity` finds something. */
+export function checkLimits(host: Host, size: Size): void {
+  const trouble = scarcity(host, size);
+  if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
+}
+
 /** How many receive queues `name` has; one where the driver does not say. */
 export function queues(host: Host, name: string): number {
   return Math.max(1, host.channels(name));
@@ -106,66 +168,91 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Names whoever has a port that is to be served. AF_XDP alone serves such a port; without AF_XDP that
+ * Names whoever has ports that are to be served. AF_XDP alone serves such a port; without AF_XDP that
  * is the end. It has to be asked before main is narrowed, which may start no program then.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
   { libraries: { udpSetup }, log }: { libraries: MainLibraries; log: Log },
 ): void {
-  for (const { port } of listen) {
+  const held = portsOf(listen.map(({ ports }) => ports)).filter((port) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);
     else if (fd !== -EADDRINUSE) {
       throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
-    } else {
-      const held = `port ${port} is held by ${portHolder(port)}`;
-      if (provider !== "socket") {
-        log(`${held}: only AF_XDP serves it, what else the kernel receives is theirs`);
-      } else throw new UserError(`UDP ${held}; stop it or take another port`, Exit.port);
     }
+    return fd < 0;
+  });
+  if (held.length === 0) return;
+  const holders = portHolders();
+  const byHolder = Map.groupBy(held.toSorted((a, b) => a - b), (port) => holders.get(port));
+  for (const [holder, ports] of byHolder) {
+    const says = `${portsText(ports)} held by ${describeHolder(holder)}`;
+    if (provider === "socket") {
+      throw new UserError(`UDP ${says}; stop it or take another port`, Exit.port);
+    }
+    log(
+      `${says}: only AF_XDP serves ${ports.length === 1 ? "it" : "them"}, what else the ` +
+        "kernel receives is theirs",
+    );
   }
 }
 
-/** Who has a UDP port, by what `ss` of iproute2 tells of it. */
-function portHolder(port: number): string {
+/** Who has which UDP port, as `NAME PID`, by what `ss` of iproute2 tells. */
+function portHolders(): Map<number, string> {
   try {
-    const { stdout } = new Deno.Command("ss", { args: ["-Huanp", `sport = :${port}`] })
-      .outputSync();
-    const [, name, pid] = /\(\("(.*?)",pid=(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
-    if (pid !== undefined) return asTegula(pid) ?? `${name} (pid ${pid})`;
+    const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
+    const lines = new TextDecoder().decode(stdout)
+      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\(\("(.*?)",pid=(\d+)/gm);
+    return new Map([...lines].map(([, port, name, pid]) => [Number(port), `${name} ${pid}`]));
   } catch {
     // There is no such program, or it may not be started.
+    return new Map();
   }
-  return "another program";
+}
+
+function describeHolder(holder?: string): string {
+  const [, name, pid] = /^(.*) (\d+)$/.exec(holder ?? "") ?? [];
+  return pid === undefined ? "another program" : asTegula(pid) ?? `${name} (pid ${pid})`;
 }
 
 /** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
 function asTegula(pid: string): string | null {
-  const args = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  const args = commandLine(pid);
   const main = args.findIndex((arg) => arg.endsWith("/cli/narrowed.ts"));
   if (main < 0) return null;
   return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
 
-/** Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. */
+/** The command line of a process; none of one that has ended, or is another user's. */
+function commandLine(pid: string): string[] {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. All at
+ * once, so that their descriptors follow each other and tiles are confined to them as a range.
+ */
 export function takePorts(
-  { listen }: RunConfig,
+  ports: readonly number[],
   { libraries: { udpSetup } }: { libraries: MainLibraries },
 ): PortSocket[] {
-  return listen.map(({ port }) => ({ port, fd: udpSetup.open(port) })).filter(({ fd }) => fd >= 0);
+  return ports.map((port) => ({ port, fd: udpSetup.open(port, ports.length) }))
+    .filter(({ fd }) => fd >= 0);
 }
 
 /** Refuses to go on by the kernel's sockets alone where another program has a port's. */
-export function insistOnSockets(
-  { listen }: Pick<RunConfig, "listen">,
-  sockets: readonly PortSocket[],
-): void {
-  const lacking = listen.find(({ port }) => sockets.every((socket) => socket.port !== port));
-  if (lacking === undefined) return;
+export function insistOnSockets(ports: readonly number[], sockets: readonly PortSocket[]): void {
+  const taken = new Set(sockets.map(({ port }) => port));
+  const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
+  if (lacking.length === 0) return;
   throw new UserError(
-    `UDP port ${lacking.port} is held by another program, and no AF_XDP serves it besides; stop it or ` +
-      "take another port",
+    `UDP ${portsText(lacking)} held by another program, and no AF_XDP serves ` +
+      `${lacking.length === 1 ? "it" : "them"} besides; stop it or take another port`,
     Exit.port,
   );
 }
@@ -175,7 +262,7 @@ export function insistOnSockets(
  * AF_XDP and says why.
  */
 export function loadPrograms(
-  { interfaces, provider, dispatcher }: RunConfig,
+  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
   { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
 ): Attachment[] {
   const fit = interfaces.filter((name) => {
@@ -254,7 +341,7 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   );
 }
 
-/** What is wrong with an interface, and the command that mends it. */
+/** What is wrong, and what mends it: of an interface a command. */
 interface Trouble {
   readonly says: string;
   readonly fix: string;

@@ -2,14 +2,15 @@
  * `tegula run`: answers UDP on interfaces of this host until it is told to stop.
  */
 
+import { MOST_PORTS_SERVED } from "../tiles/runtime/ports.ts";
 import { planApps } from "./apps.ts";
-import { checkConfig, CONFIG_OPTIONS, readConfig } from "./config.ts";
+import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { openLibraries } from "./libraries.ts";
 import { becomeNarrow } from "./narrow.ts";
 import { command, type Given } from "./options.ts";
-import { checkInterfaces, checkPorts, checkPrivileges } from "./preflight.ts";
+import { checkInterfaces, checkLimits, checkPorts, checkPrivileges } from "./preflight.ts";
 import { log, serve } from "./serve.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
@@ -21,8 +22,9 @@ that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGURG starts apps anew 
   --interface IF      an interface to take frames from; may be given again. Without one, and without
                       --config, those that the default route goes by, which the log names
   --listen PORT=APP   a UDP port and the app that answers on it: discard, dns, echo, ntp, statsd,
-                      time, or the path of a module; may be given again. PORT=APP*N: N instances
-                      share it by flow; PORT=APP@inline: inside the net tiles (docs/apps.md)
+                      time, or the path of a module; may be given again. FIRST-LAST=APP: every port
+                      of a range; PORT=APP*N: N instances share it by flow; PORT=APP@inline: inside
+                      the net tiles (docs/apps.md); at most ${MOST_PORTS_SERVED} ports in all
   --provider WHICH    auto (default): zero-copy, native copy, generic, else the kernel's sockets;
                       xdp: AF_XDP or nothing; socket: the kernel's sockets alone
   --net-tiles N       how many net tiles; by default the queues, at most the cores less one
@@ -58,9 +60,13 @@ async function start(
   });
   const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
   const control = await placeControl(config.control, config.interfaces);
-  const run = { config, apps, places: { control, metrics: config.metrics ?? null } };
+  const { listen, apps: _, ...others } = config;
+  const places = { control, metrics: config.metrics ?? null };
+  const run = { config: others, apps, answering: listenText(listen), places };
   checkPrivileges(libraries.host, config);
   checkInterfaces(libraries.host, config.interfaces);
+  const hasStatus = control !== null || places.metrics !== null;
+  checkLimits(libraries.host, { ...config, apps, hasStatus });
   checkPorts(config, { libraries, log });
   // What deno compile packs has its permissions baked in and cannot be started with fewer.
   if (Deno.build.standalone) return await serve(run, libraries);

@@ -4,9 +4,11 @@
  * leaves nothing behind.
  */
 
+import { SystemError } from "../ffi/errno.ts";
 import { Appliance } from "../tiles/runtime/appliance.ts";
 import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
+import { portsOf } from "../tiles/runtime/ports.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
@@ -19,8 +21,11 @@ import { RingWatch } from "./watch.ts";
 
 /** What is to be served, read and checked. Plain data: it stays what it is as JSON. */
 export interface Run {
-  readonly config: RunConfig;
+  /** What is configured, but for what `apps` has of it: as one environment variable it may not be long. */
+  readonly config: Omit<RunConfig, "listen" | "apps">;
   readonly apps: readonly AppPlan[];
+  /** What is answered where, for the log: `7=echo 5300-5363=dns*2`. */
+  readonly answering: string;
   readonly places: StatusPlaces;
 }
 
@@ -48,13 +53,18 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
 }
 
 /** Takes the ports, loads the XDP programs, and makes the appliance, of which nothing runs yet. */
-function prepare({ config, apps, places }: Run, libraries: MainLibraries, failed: () => void) {
+function prepare(
+  { config, apps, answering, places }: Run,
+  libraries: MainLibraries,
+  failed: () => void,
+) {
   const { host } = libraries;
-  const sockets = preflight.takePorts(config, { libraries });
+  const ports = [...new Set(apps.flatMap((app) => portsOf(app.ports)))];
+  const sockets = preflight.takePorts(ports, { libraries });
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
-  if (attachments.length === 0) preflight.insistOnSockets(config, sockets);
-  const appliance = new Appliance({
+  if (attachments.length === 0) preflight.insistOnSockets(ports, sockets);
+  const appliance = makeAppliance({
     ...libraries,
     attachments,
     trustChecksums: config.checksums === "nic",
@@ -73,14 +83,24 @@ function prepare({ config, apps, places }: Run, libraries: MainLibraries, failed
       failed();
     },
   });
-  return { appliance, config, places, libraries, sockets, attachments };
+  return { appliance, config, answering, places, libraries, ports, sockets, attachments };
 }
 
 type Parts = ReturnType<typeof prepare>;
 
+/** Regions may take more memory or descriptors than the system gives. */
+function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): Appliance {
+  try {
+    return new Appliance(options);
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    throw new UserError(error.message, Exit.system);
+  }
+}
+
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(parts: Parts): Promise<void> {
-  const { appliance, config, places, libraries, attachments } = parts;
+  const { appliance, config, answering, places, libraries, attachments } = parts;
   const { xsk, host } = libraries;
   await appliance.startMirror();
   await startStatus(appliance);
@@ -97,11 +117,8 @@ async function boot(parts: Parts): Promise<void> {
     attachments.map(({ name }) => preflight.partialChecksums(host, name)),
   );
   new RingWatch(attachments, { xsk, exists: host.exists, log }).start();
-  const ports = config.listen.map(({ port, app, instances, inline }) =>
-    `${port}=${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`
-  ).join(" ");
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
-  log(`ready: ${config.interfaces.join(" ")} answering ${ports}${asked}`);
+  log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");
 }
 
@@ -127,7 +144,7 @@ async function startTiles(appliance: Appliance, partial: readonly boolean[]): Pr
  * Attaches, having said that it will, and says for each interface in which mode and why; falls back
  * where that is allowed.
  */
-function attach({ appliance, config, sockets, attachments }: Parts): void {
+function attach({ appliance, config, ports, sockets, attachments }: Parts): void {
   const names = attachments.map(({ name }) => name).join(", ");
   log(`attaching XDP to ${names}; some drivers restart the link for that`);
   try {
@@ -136,7 +153,7 @@ function attach({ appliance, config, sockets, attachments }: Parts): void {
     });
   } catch (error) {
     preflight.fallBack(error, { ...config, log });
-    preflight.insistOnSockets(config, sockets);
+    preflight.insistOnSockets(ports, sockets);
   }
 }
 

@@ -4,11 +4,14 @@
  */
 #include <fcntl.h>
 #include <net/if.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "native.h"
+
+#define MOST_THREADS 1024
 
 /*
  * One SIOC* request of netdevice(7). `about` is its struct ifreq, whose ifr_data is made to point at
@@ -43,4 +46,31 @@ EXPORT int tegula_host_read_thread(int thread, const char *name, char *into, uin
 	length = result(read(fd, into, size));
 	close(fd);
 	return length;
+}
+
+static void *wait_for(void *lock)
+{
+	pthread_mutex_lock(lock);
+	pthread_mutex_unlock(lock);
+	return NULL;
+}
+
+/*
+ * How many of `count` more threads this process can have at once. Found by trying: the user's limit, a
+ * control group's and the kernel's are all that is left of them, and none says how much that is.
+ */
+EXPORT int tegula_host_threads(int count)
+{
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_t threads[MOST_THREADS];
+	int started = 0;
+
+	pthread_mutex_lock(&lock);
+	while (started < count && started < MOST_THREADS &&
+	       !pthread_create(&threads[started], NULL, wait_for, &lock))
+		started++;
+	pthread_mutex_unlock(&lock);
+	for (int i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	return started;
 }

@@ -48,6 +48,10 @@ export interface Host {
   eventfd(): number;
   /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
   capabilities(): number;
+  /** How many of `count` more threads, at most 1024, this process can have at once. */
+  threads(count: number): number;
+  /** Descriptors that are open, and how many may be (RLIMIT_NOFILE, which Deno raises at its start). */
+  files(): { readonly open: number; readonly most: number };
   /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
   isRunning(thread: number): boolean;
   /**
@@ -91,6 +95,7 @@ export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
     tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
+    tegula_host_threads: { parameters: ["i32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
@@ -133,6 +138,12 @@ export function openHost(path: string): Host {
     capabilities() {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
+    },
+    threads: symbols.tegula_host_threads,
+    files() {
+      const [, most] = /^Max open files\s+(\S+)/m.exec(Deno.readTextFileSync("/proc/self/limits"))!;
+      const open = [...Deno.readDirSync("/proc/self/fd")].length;
+      return { open, most: most === "unlimited" ? Infinity : Number(most) };
     },
     isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
     readThread(thread, name) {

@@ -1,11 +1,15 @@
 /**
- * Memory regions: the one-writer rule, enforced by the MMU. A region is a memfd mapped over the
- * page-aligned inside of two SharedArrayBuffers: read-write for its owner, then, once it is sealed
- * against any further writable mapping, read-only for everyone else. Only main makes regions; tiles
- * get the views by message. How the mapping is done, and why it holds, is told in `region.c`.
+ * Memory regions: the one-writer rule, enforced by the MMU. A region is a memfd that is mapped twice:
+ * read-write for its owner, and from a read-only descriptor for everyone else. Only main makes regions;
+ * tiles get the views by message. `region.c` says why a reader's mapping stays read-only.
+ *
+ * Each mapping takes the place of the memory of a shared WebAssembly.Memory. V8 maps that memory for
+ * itself, at its exact size because it cannot grow, and unmaps it when nobody has its buffer any more.
+ * No allocator knows these addresses: malloc writes into what it takes back, which must never be a
+ * region.
  */
 
-import { checked } from "./errno.ts";
+import { checked, ENOMEM, SystemError } from "./errno.ts";
 import type { View } from "./view.ts";
 
 /** A region. `writer` goes to the one tile that owns it, `reader` to all others. */
@@ -19,8 +23,8 @@ export interface Region {
 /** Makes regions; held by main alone. */
 export interface Regions {
   /**
-   * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives as long as the process.
-   * `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`. Throws SystemError.
+   * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives until nobody has a view of
+   * it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`. Needs /proc. Throws SystemError.
    */
   create(name: string, byteLength: number): Region;
   /**
@@ -30,60 +34,63 @@ export interface Regions {
   mapShared(fd: number, byteLength: number): View;
 }
 
-/**
- * Buffers with something mapped over their inside. Were one collected, the allocator would take the
- * mapping for its own memory, so they stay for ever.
- */
-const mapped: SharedArrayBuffer[] = [];
+/** WebAssembly's page, which is as large as the largest page of the kernels for these machines. */
+const PAGE_BYTES = 65_536;
 
-/** The largest page that a kernel for these machines has; most have pages of 4 KiB. */
-const LARGEST_PAGE_BYTES = 65_536;
-/** PROT_READ | PROT_WRITE. */
-const READ_AND_WRITE = 3;
+const PROT_READ = 1;
+const PROT_WRITE = 2;
 
-/** Room for `byteLength` bytes of whole pages, wherever in a page the buffer begins. */
-function room(byteLength: number): Uint8Array<SharedArrayBuffer> {
-  const pages = Math.ceil(byteLength / LARGEST_PAGE_BYTES) + 1;
-  const bytes = new Uint8Array(new SharedArrayBuffer(pages * LARGEST_PAGE_BYTES));
-  mapped.push(bytes.buffer);
-  return bytes;
+/** A page-aligned buffer of `pages` pages, with address space of its own. Throws RangeError. */
+function reserve(pages: number): SharedArrayBuffer {
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  return memory.buffer as SharedArrayBuffer;
 }
 
 /** Opens the library at `path`. */
 export function openRegions(path: string): Regions {
   const { symbols } = Deno.dlopen(path, {
-    tegula_region_create: {
-      parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
-      result: "i32",
-    },
-    tegula_region_map: {
-      parameters: ["buffer", "u32", "i32", "i32", "buffer"],
-      result: "i32",
-    },
+    tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
+    tegula_region_map: { parameters: ["buffer", "u32", "i32", "i32"], result: "i32" },
+    // libc's, which the library is linked to.
+    close: { parameters: ["i32"], result: "i32" },
   });
-  const offsets = new Uint32Array(2);
+
+  /** Maps the first `bytes` of `fd` over a buffer of its own. `tried` completes "cannot …". */
+  function map(fd: number, bytes: number, protection: number, tried: string): SharedArrayBuffer {
+    let buffer;
+    try {
+      buffer = reserve(Math.ceil(bytes / PAGE_BYTES));
+    } catch {
+      throw new SystemError(tried, ENOMEM);
+    }
+    checked(symbols.tegula_region_map(new Uint8Array(buffer), bytes, protection, fd), tried);
+    return buffer;
+  }
 
   return {
     create(name, byteLength) {
+      const tried = `make the ${byteLength} byte region ${name}`;
       const label = new TextEncoder().encode(`tegula ${name}\0`);
-      const writer = room(byteLength);
-      const reader = room(byteLength);
-      checked(
-        symbols.tegula_region_create(label, byteLength, writer, reader, offsets),
-        `make the ${byteLength} byte region ${name}`,
-      );
-      return {
-        writer: { buffer: writer.buffer, byteOffset: offsets[0], byteLength },
-        reader: { buffer: reader.buffer, byteOffset: offsets[1], byteLength },
-      };
+      // Whole buffers: none of their bytes is anything but the region's.
+      const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
+      const fds = new Int32Array(2);
+      checked(symbols.tegula_region_create(label, bytes, fds), tried);
+      try {
+        const writer = map(fds[0], bytes, PROT_READ | PROT_WRITE, tried);
+        const reader = map(fds[1], bytes, PROT_READ, tried);
+        return {
+          writer: { buffer: writer, byteOffset: 0, byteLength },
+          reader: { buffer: reader, byteOffset: 0, byteLength },
+        };
+      } finally {
+        // A descriptor that stayed open could be mapped again.
+        fds.forEach((fd) => symbols.close(fd));
+      }
     },
     mapShared(fd, byteLength) {
-      const bytes = room(byteLength);
-      checked(
-        symbols.tegula_region_map(bytes, byteLength, READ_AND_WRITE, fd, offsets),
-        `map ${byteLength} bytes of descriptor ${fd}`,
-      );
-      return { buffer: bytes.buffer, byteOffset: offsets[0], byteLength };
+      const tried = `map ${byteLength} bytes of descriptor ${fd}`;
+      const buffer = map(fd, byteLength, PROT_READ | PROT_WRITE, tried);
+      return { buffer, byteOffset: 0, byteLength };
     },
   };
 }

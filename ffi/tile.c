@@ -84,7 +84,7 @@ EXPORT void tegula_tile_wake(int fd)
  * so each rule is its own short piece: compare, return. Of arguments only the lower 32 bits are looked
  * at, as the kernel does with descriptors and commands.
  */
-#define INSTRUCTIONS 4000
+#define INSTRUCTIONS BPF_MAXINSNS
 struct policy {
 	struct sock_filter code[INSTRUCTIONS];
 	unsigned length;
@@ -120,6 +120,41 @@ static void allow_only(struct policy *p, uint32_t call, int index, const int32_t
 	LOAD(p, args[index]);
 	allow(p, (const uint32_t *)values, (size_t)count);
 	RETURN(p, p->refuse);
+}
+
+static int by_number(const void *a, const void *b)
+{
+	int32_t left = *(const int32_t *)a, right = *(const int32_t *)b;
+
+	return (left > right) - (left < right);
+}
+
+/*
+ * Each of the calls is allowed when its first argument is one of `fds`, else refused. Sorts `fds`. A run
+ * of adjacent descriptors is one range, so that thousands of sockets that were opened together take
+ * three instructions, and one check serves all the calls.
+ */
+static void allow_ranges(struct policy *p, const uint32_t *calls, size_t call_count, int32_t *fds,
+			 int count)
+{
+	unsigned skip;
+
+	qsort(fds, (size_t)count, sizeof(*fds), by_number);
+	for (size_t i = 0; i < call_count; i++)
+		IF_EQUAL(p, (uint8_t)(call_count - i), 0, calls[i]);
+	skip = p->length;
+	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
+	LOAD(p, args[0]);
+	for (int first = 0, next; first < count; first = next) {
+		for (next = first + 1; next < count && fds[next] <= fds[next - 1] + 1; next++)
+			;
+		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
+		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
+		RETURN(p, SECCOMP_RET_ALLOW);
+	}
+	RETURN(p, p->refuse);
+	if (skip < INSTRUCTIONS)
+		p->code[skip].k = p->length - skip - 1;
 }
 
 /* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
@@ -296,6 +331,8 @@ static const uint32_t FILE_CALLS[] = {
 #endif
 };
 
+static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
+
 /* Setting the clock takes a capability; libc reads it by the one call or the other. */
 static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
@@ -303,18 +340,18 @@ static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
  * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
  * refused; x32's carry a bit in their number that no rule here has.
  */
-static void make_policy(struct policy *p, enum role role, int keep, const int32_t *fds, int count,
-			const int32_t *eventfds, int eventfd_count)
+static void make_policy(struct policy *p, enum role role, int keep, int32_t *fds, int count,
+			int32_t *eventfds, int eventfd_count)
 {
 	p->length = 0;
 	LOAD(p, arch);
 	IF_EQUAL(p, 1, 0, ARCHITECTURE);
 	RETURN(p, p->refuse);
 	LOAD(p, nr);
-	for (size_t i = 0; role == NET && i < COUNT(NET_CALLS); i++)
-		allow_only(p, NET_CALLS[i], 0, fds, count);
-	for (size_t i = 0; role == NETLINK && i < COUNT(NETLINK_CALLS); i++)
-		allow_only(p, NETLINK_CALLS[i], 0, fds, count);
+	if (role == NET)
+		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
+	if (role == NETLINK)
+		allow_ranges(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
 	if (role == STATUS) {
 		allow(p, STATUS_CALLS, COUNT(STATUS_CALLS));
 		allow_only(p, SYS_sendto, 5, NO_ADDRESS, COUNT(NO_ADDRESS));
@@ -325,8 +362,7 @@ static void make_policy(struct policy *p, enum role role, int keep, const int32_
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
 	if (keep & KEEP_FILES)
 		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
-	allow_only(p, SYS_write, 0, eventfds, eventfd_count);
-	allow_only(p, SYS_read, 0, eventfds, eventfd_count);
+	allow_ranges(p, EVENTFD_CALLS, COUNT(EVENTFD_CALLS), eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
 	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
@@ -709,12 +745,11 @@ static int filter(struct policy *policy, int slot)
 
 /*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
- * sockets that it sends and receives on, `keep` is of KEEP_*; `name` and `slot` are for the observer,
+ * sockets that it sends and receives on, which this sorts; `keep` is of KEEP_*; `name` and `slot` are for the observer,
  * where there is one. Returns what was done, of DONE_*, or -errno, when some may have been done and
  * the tile must not go on.
  */
-EXPORT int tegula_tile_confine(int role, const int32_t *fds, int count, int keep, const char *name,
-			       int slot)
+EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)
 {
 	struct policy policy;
 	int32_t eventfds[EVENTFDS];

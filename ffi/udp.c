@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "native.h"
@@ -50,6 +51,42 @@ EXPORT int tegula_udp_open(int port)
 		return error;
 	}
 	return fd;
+}
+
+/*
+ * A descriptor that is readable while one of the `count` sockets has something to be read or an error
+ * (epoll(7)), so that waiting for thousands costs what waiting for one does. Or -errno.
+ */
+EXPORT int tegula_udp_watch(const int32_t *fds, int count)
+{
+	int error, watch = epoll_create1(EPOLL_CLOEXEC);
+
+	if (watch < 0)
+		return -errno;
+	for (int i = 0; i < count; i++) {
+		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
+
+		error = result(epoll_ctl(watch, EPOLL_CTL_ADD, fds[i], &event));
+		if (!error)
+			continue;
+		close(watch);
+		return error;
+	}
+	return watch;
+}
+
+/*
+ * Stores which of the sockets of `watch` are ready, by their place in its list: `most` of them, BURST at
+ * most, others the next time. Returns how many, 0 when none is, or -errno. Never blocks.
+ */
+EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
+{
+	struct epoll_event events[BURST];
+	int count = result(epoll_wait(watch, events, most < BURST ? most : BURST, 0));
+
+	for (int i = 0; i < count; i++)
+		ready[i] = events[i].data.u32;
+	return count == -EINTR ? 0 : count;
 }
 
 /* Makes the i-th message of a burst: `length` bytes at `bytes`, with room for a peer and IP_PKTINFO. */

@@ -17,17 +17,26 @@ export const UDP_BUFFER_BYTES = 65536;
 /** Datagrams in a burst, at most. */
 export const UDP_BURST = 64;
 
-/** Bytes of a socket's buffers. */
-const RECEIVE_BUFFER = 8 << 20;
-const SEND_BUFFER = 4 << 20;
+/**
+ * Bytes of a socket's buffers, and of those of all sockets together: with many ports each has less, but
+ * room for a few of the largest datagrams.
+ */
+const RECEIVE_BUFFER = { most: 8 << 20, least: 256 << 10, together: 256 << 20 };
+const SEND_BUFFER = { most: 4 << 20, least: 256 << 10, together: 128 << 20 };
+
+/** Bytes for each of `sockets`. */
+function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number): number {
+  return Math.max(least, Math.min(most, Math.floor(together / sockets)));
+}
 
 /** Main's side. */
 export interface UdpSetup {
   /**
-   * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody.
-   * Returns the descriptor, or -errno (-EADDRINUSE: another program has the port).
+   * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
+   * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
+   * the port).
    */
-  open(port: number): number;
+  open(port: number, sockets?: number): number;
   /** Closes it. */
   close(fd: number): void;
 }
@@ -55,6 +64,13 @@ export interface Udp {
    * skip that one and go on.
    */
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
+  /** A descriptor for poll(2) that is readable while any of `fds` has something, or -errno. */
+  watch(fds: Int32Array): number;
+  /**
+   * Stores which of the sockets of a `watch` have something, by their index in its list: at most `most`,
+   * and `UDP_BURST`, others the next time. Returns how many, or -errno; never blocks.
+   */
+  ready(watch: number, indices: Uint32Array, most: number): number;
 }
 
 /** Opens the library at `path` for main. */
@@ -66,10 +82,10 @@ export function openUdpSetup(path: string): UdpSetup {
     close: { parameters: ["i32"], result: "i32" },
   });
   return {
-    open(port) {
+    open(port, sockets = 1) {
       const fd = symbols.tegula_udp_open(port);
-      const { setsockopt } = symbols;
-      if (fd >= 0) sizeBuffers(setsockopt, { fd, receive: RECEIVE_BUFFER, send: SEND_BUFFER });
+      const [receive, send] = [share(RECEIVE_BUFFER, sockets), share(SEND_BUFFER, sockets)];
+      if (fd >= 0) sizeBuffers(symbols.setsockopt, { fd, receive, send });
       return fd;
     },
     close(fd) {
@@ -86,6 +102,13 @@ export function openUdp(path: string): Udp {
       result: "i32",
     },
     tegula_udp_send: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+    tegula_udp_watch: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_udp_ready: { parameters: ["i32", "buffer", "i32"], result: "i32" },
   });
-  return { receive: symbols.tegula_udp_receive, send: symbols.tegula_udp_send };
+  return {
+    receive: symbols.tegula_udp_receive,
+    send: symbols.tegula_udp_send,
+    watch: (fds) => symbols.tegula_udp_watch(fds, fds.length),
+    ready: symbols.tegula_udp_ready,
+  };
 }

@@ -1,8 +1,8 @@
 /**
  * A window on shared memory, in the form in which it travels between tiles: plain data that
  * structured cloning takes across, naming a SharedArrayBuffer and the part of it that is meant.
- * Regions (`region.ts`) hand out two views of the same pages, one writable and one sealed; tests and
- * benchmarks that need no MMU take a `heapView`.
+ * Regions (`region.ts`) hand out two views of the same pages, one writable and one read-only. What
+ * needs no MMU takes a `heapView`: nothing is ever mapped over that.
  */
 
 /** Where a stretch of shared memory lies. Offsets and lengths in bytes; `byteOffset` is 8-aligned. */

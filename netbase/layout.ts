@@ -15,7 +15,7 @@ const PAGE = 4096;
 
 /** First word of a netbase that a writer has set up, and the version of this layout. */
 export const NETBASE_MAGIC = 0x54_47_4c_42;
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 
 /** Word offsets in the header. Each stands in a cache line of its own where readers look often. */
 export const Header = {
@@ -32,6 +32,8 @@ export const Header = {
   syncTimeHigh: 82,
   /** The writer's own, for `fence()`. */
   fence: 96,
+  /** Two secret multipliers of the record tables' hash, odd; written once. */
+  hash: 112,
 } as const;
 
 /** Sync states. `stale`: the last good state is served while a resync runs. */

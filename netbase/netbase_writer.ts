@@ -5,6 +5,7 @@
 
 import { u32, type View } from "../ffi/view.ts";
 import { FibWriter } from "./fib_writer.ts";
+import { keyOf, Use } from "./hash.ts";
 import { InterfaceWriter } from "./interface_writer.ts";
 import { Header, LAYOUT_VERSION, NETBASE_MAGIC } from "./layout.ts";
 import { NeighborWriter } from "./neighbor_writer.ts";
@@ -21,7 +22,7 @@ export interface WriterOptions {
   readonly readers: readonly Reader[];
   /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */
   readonly neighborSlots?: number;
-  /** Seed of the hash tables, random. */
+  /** Seed of the hash tables, random (`hash.ts`). */
   readonly seed: number;
   /**
    * Lets about a millisecond pass, for a writer that takes over and waits for the readers: one in the
@@ -72,8 +73,12 @@ export class NetbaseWriter {
       ...{ rib: this.rib, nextHops, fib: this.#fib, readers: options.readers },
       fence: () => fence(this.#header, Header.fence),
     });
-    this.interfaces = new InterfaceWriter(view, { limbo, seed, watch });
-    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ~seed, watch });
+    setHash(this.#header, seed);
+    const [ofInterfaces, ofNeighbors] = [Use.interfaces, Use.neighbors].map((use) =>
+      keyOf(seed, use).add
+    );
+    this.interfaces = new InterfaceWriter(view, { limbo, seed: ofInterfaces, watch });
+    this.neighbors = new NeighborWriter(view, { limbo, slots, seed: ofNeighbors, watch });
     this.#header[Header.version] = LAYOUT_VERSION;
     Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
   }
@@ -122,6 +127,14 @@ export class NetbaseWriter {
     this.#header[Header.syncTimeHigh] = Math.floor(nowMillis / 2 ** 32);
     Atomics.store(this.#header, Header.syncState, state);
   }
+}
+
+/** Writes the multipliers of the record tables' hash: once, before there is a table, the first last. */
+function setHash(header: Uint32Array, seed: number): void {
+  if (header[Header.hash] !== 0) return;
+  const { first, second } = keyOf(seed, Use.netbase);
+  header[Header.hash + 1] = second;
+  Atomics.store(header, Header.hash, first);
 }
 
 function waitForReaders({ readers, wait }: WriterOptions): void {

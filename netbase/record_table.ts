@@ -22,7 +22,8 @@
  *
  * **Growing and cleaning** build a new table in another place and publish it by one store to a header
  * word, which says all about the table: log2 of its slots, which of that size's two places, and the
- * seed of its hash. The old place is used again when all readers have moved on. Slots of deleted keys
+ * seed of its hash. Two more secret words of that hash (`hash.ts`) stand in the header and never
+ * change. The old place is used again when all readers have moved on. Slots of deleted keys
  * are taken again or emptied on the spot where that is safe, so cleaning is seldom needed.
  *
  * **Nothing is evicted, nothing loops**: a probe path has at most `MOST_PROBES` slots, for readers
@@ -32,7 +33,8 @@
  */
 
 import { u32, type View } from "../ffi/view.ts";
-import type { RecordTableShape } from "./layout.ts";
+import * as hashing from "./hash.ts";
+import { Header, type RecordTableShape } from "./layout.ts";
 
 /** Slots that a key may be in, from its hash on. */
 export const MOST_PROBES = 128;
@@ -59,18 +61,7 @@ const TAG_SHIFT = UNIT_BITS;
 const UNITS = UNIT_MASK;
 const UNIT_SHIFT = 3;
 
-/** Mixes a key (murmur3's finaliser over both words and the seed). */
-function mix(a: number, b: number, seed: number): number {
-  let h = Math.imul(b ^ seed, 0x85ebca6b);
-  h = (h ^ (h >>> 15)) + Math.imul(a, 0x9e3779b1);
-  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-  return h ^ (h >>> 16);
-}
-
-/** The same for others: what is exported V8 does not take for constant either. */
-export function hashKey(a: number, b: number, seed: number): number {
-  return mix(a, b, seed);
-}
+const { hash: mix } = hashing;
 
 /** Log2 of the slots of the table that a publishing word names. */
 export function slotsLog2Of(published: number): number {
@@ -98,6 +89,9 @@ export class RecordTableReader {
   private published = 0;
   private base = 0;
   private mask = 0;
+  /** The header's part of the hash's key. */
+  private first = 0;
+  private second = 0;
 
   constructor(view: View, shape: RecordTableShape) {
     this.words = u32(view);
@@ -115,7 +109,7 @@ export class RecordTableReader {
     const published = words[this.publishedAt] | 0;
     if (published !== this.published) this.join(published);
     const { base, mask } = this;
-    const hash = mix(a | 0, b | 0, this.published >> 6);
+    const hash = mix(a | 0, b | 0, this.published >> 6, this.first, this.second);
     for (let i = 0; i < PROBES; i++) {
       const slot = words[(base + ((hash + i) & mask)) | 0] | 0;
       if (slot === 0) return -1;
@@ -142,6 +136,8 @@ export class RecordTableReader {
     this.published = published;
     this.base = slotsBaseOf(published, this.shape);
     this.mask = (1 << slotsLog2Of(published)) - 1;
+    this.first = this.words[Header.hash] | 0;
+    this.second = this.words[Header.hash + 1] | 0;
   }
 }
 

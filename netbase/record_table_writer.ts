@@ -4,12 +4,12 @@
  */
 
 import type { View } from "../ffi/view.ts";
+import { hash } from "./hash.ts";
+import { Header, type RecordTableShape } from "./layout.ts";
 import { IdPool } from "./pools.ts";
-import type { RecordTableShape } from "./layout.ts";
 import type { Limbo } from "./rcu.ts";
 import {
   EMPTY,
-  hashKey,
   isTaken,
   MOST_PROBES,
   RecordTableReader,
@@ -193,7 +193,8 @@ export class RecordTableWriter {
   }
 
   #hash(a: number, b: number): number {
-    return hashKey(a, b, this.#table >>> 6);
+    const { words } = this;
+    return hash(a, b, this.#table >>> 6, words[Header.hash], words[Header.hash + 1]);
   }
 
   /** The word of a slot that names a record of key (`a`, `b`). */

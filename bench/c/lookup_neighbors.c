@@ -4,8 +4,8 @@
  *
  *     lookup_neighbors TABLE ADDRESSES…
  *
- * All files are 32-bit words of this machine. TABLE: log2 of the slots, seed, interface, the slots, and
- * the records. Says "ready"; then for each line "FILE ROUNDS CHANGES" on standard input looks all
+ * All files are 32-bit words of this machine. TABLE: log2 of the slots, seed and two multipliers of the
+ * hash, interface, the slots, and the records. Says "ready"; then for each line "FILE ROUNDS CHANGES" on standard input looks all
  * addresses of the FILE-th file up, so many times over, while a second thread gives CHANGES neighbours a
  * second another MAC address. Prints nanoseconds per lookup, and how many were found in one round.
  */
@@ -32,7 +32,7 @@ struct record {
 };
 
 struct table {
-	uint32_t mask, seed;
+	uint32_t mask, seed, multiplier1, multiplier2;
 	uint32_t *slots;
 };
 
@@ -78,19 +78,19 @@ static double now_ns(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-static inline uint32_t hash_key(uint32_t a, uint32_t b, uint32_t seed)
+static inline uint32_t hash_key(uint32_t a, uint32_t b, const struct table *table)
 {
-	uint32_t h = (b ^ seed) * 0x85ebca6bu;
+	uint32_t h = (b + table->seed) * table->multiplier1;
 
-	h = (h ^ (h >> 15)) + a * 0x9e3779b1u;
-	h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+	h = (h ^ (h >> 15)) + a * table->multiplier2;
+	h = (h ^ (h >> 13)) * table->multiplier2;
 	return h ^ (h >> 16);
 }
 
 /* Slot of a neighbour, NULL: it is not there. */
 static inline uint32_t *find_slot(const struct table *table, uint32_t a, uint32_t b)
 {
-	uint32_t hash = hash_key(a, b, table->seed);
+	uint32_t hash = hash_key(a, b, table);
 
 	for (uint32_t i = 0; i < MOST_PROBES; i++) {
 		uint32_t *slot = &table->slots[(hash + i) & table->mask];
@@ -187,10 +187,11 @@ int main(int argc, char **argv)
 		files[i - 2] = read_words(argv[i]);
 	slots = 1u << table.at[0];
 	first = (struct table){ .mask = (uint32_t)slots - 1, .seed = table.at[1],
-				.slots = table.at + 3 };
-	ifindex = table.at[2];
-	records = (struct record *)(table.at + 3 + slots);
-	record_count = (table.count - 3 - slots) * sizeof(uint32_t) / sizeof(struct record);
+				.multiplier1 = table.at[2], .multiplier2 = table.at[3],
+				.slots = table.at + 5 };
+	ifindex = table.at[4];
+	records = (struct record *)(table.at + 5 + slots);
+	record_count = (table.count - 5 - slots) * sizeof(uint32_t) / sizeof(struct record);
 	printf("ready\n");
 	fflush(stdout);
 	while (scanf("%u %u %u", &file, &rounds, &changes_per_second) == 3 &&

@@ -72,6 +72,23 @@ unpack() {
   exec 8<&-
 }
 
+# Below these deno ends with a panic before it can say anything; what a run takes besides, run checks.
+# Deno raises the soft limit of open files to the hard one, and root's processes are not limited. Where
+# few processes are allowed nothing can be started to look, so this does not.
+while read -r key uid _; do
+  [ "$key" != Uid: ] || break
+done </proc/self/status
+while read -r one two three four five _; do
+  case "$one $two $three" in
+    "Max open files")
+      [ "$five" = unlimited ] || [ "$five" -ge 32 ] ||
+        fail "only $five open files are allowed, and it takes 32 to start: raise it with 'ulimit -n'" ;;
+    "Max processes "*)
+      [ "$uid" -eq 0 ] || [ "$three" = unlimited ] || [ "$three" -ge 16 ] ||
+        fail "only $three processes are allowed, and it takes 16 to start: raise it with 'ulimit -u'" ;;
+  esac
+done </proc/self/limits
+
 case "$0" in
   /*) self=$0 ;;
   *) self=$PWD/$0 ;;

@@ -137,6 +137,21 @@ labTest("a port of another tegula is named with its process and command line", a
   assert.ok(said.includes(`port 7 is held by another tegula (pid ${pid}: ${command});`), said);
 });
 
+labTest("many ports that are held are named by holder, as ranges", async (lab) => {
+  const { host } = await pair(lab);
+  const socket = ["--interface", "eth0", "--provider", "socket", "--control", "none"];
+  const listen = ["--listen", "5000-5063=echo", "--listen", "5080=echo"];
+  const { process: { pid } } = await Appliance.start(host, [...socket, ...listen]);
+  const wanted = ["--listen", "5001-5100=echo"];
+  const { code, said } = await refused(host, run(...socket, ...wanted));
+  assert.equal(code, 5);
+  const held = `ports 5001-5063, 5080 are held by another tegula (pid ${pid}: `;
+  assert.ok(said.includes(`UDP ${held}`), said);
+  const appliance = await Appliance.start(host, ["--interface", "eth0", ...wanted]);
+  const lines = appliance.process.stderr.all.filter((line) => line.includes("held by"));
+  assert.deepEqual(lines.map((line) => line.startsWith(held)), [true]);
+});
+
 labTest("another XDP program is named with its id and left in peace, status 6", async (lab) => {
   const { host } = await pair(lab);
   await host.ip(`link set dev eth0 xdp obj ${otherProgram()} sec xdp`);
@@ -253,5 +268,40 @@ labTest("a native part that is missing is named with how to get it, status 7", a
     assert.match(said, /build/);
   } finally {
     Deno.removeSync(folder, { recursive: true });
+  }
+});
+
+labTest("a missing /proc is named, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  const without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc; exec "$@"', "sh"];
+  const { code, said } = await refused(host, [...without, ...run(...ECHO)]);
+  assert.equal(code, 7, said);
+  assert.match(said, /\/proc is missing/);
+});
+
+labTest("too few descriptors are named, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  // 129 tiles, with an eventfd each.
+  const many = ["--listen", "7=echo@inline", "--listen", "9=discard@inline", "--net-tiles", "64"];
+  const args = run("--interface", "eth0", "--provider", "socket", ...many);
+  const { code, said } = await refused(host, ["prlimit", "--nofile=128", ...args]);
+  assert.equal(code, 7, said);
+  assert.match(said, /too many open files/);
+});
+
+labTest("a start that fails ends in order whatever free() does to memory", async (lab) => {
+  const { host } = await pair(lab);
+  const module = Deno.makeTempFileSync({ suffix: ".ts" });
+  try {
+    Deno.writeTextFileSync(module, `export default () => { throw new Error("not today"); };`);
+    for (const app of [module, `${module}@inline`]) {
+      const args = run("--interface", "eth0", "--listen", "9=echo", "--listen", `7=${app}`);
+      const process = host.spawn(args, { env: { MALLOC_PERTURB_: "165" } });
+      const { code, said } = await refusal(process);
+      assert.equal(code, 2, said);
+      assert.match(said, /not today/);
+    }
+  } finally {
+    Deno.removeSync(module);
   }
 });

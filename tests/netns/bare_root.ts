@@ -50,12 +50,19 @@ export class BareRoot implements Disposable {
     for (const program of programs) this.#add(program);
   }
 
-  /** Runs a program of the root, with PATH as its whole environment unless more is given. */
+  /**
+   * Runs a program of the root, with PATH as its whole environment unless more is given, by the command
+   * `prefix` of this machine.
+   */
   run(
     command: readonly string[],
-    { env, uid = 0 }: { env?: Record<string, string>; uid?: number } = {},
+    { env, uid = 0, prefix = [] }: {
+      env?: Record<string, string>;
+      uid?: number;
+      prefix?: readonly string[];
+    } = {},
   ): Ended {
-    return run(["/usr/sbin/chroot", `--userspec=${uid}:${uid}`, this.path, ...command], {
+    return run([...prefix, "/usr/sbin/chroot", `--userspec=${uid}:${uid}`, this.path, ...command], {
       env: { PATH: "/usr/bin", ...env },
     });
   }

@@ -13,6 +13,7 @@ import {
 import { openXsk } from "../../ffi/xsk.ts";
 import { carries, command, frame, Wire } from "./ffi_wire.ts";
 
+const EBADF = 9;
 const LOOPBACK = 0x7f000001;
 const LOOPBACK_IFINDEX = 1;
 const LARGEST = 65_507;
@@ -155,6 +156,54 @@ Deno.test("a port that is taken is refused, also by one of our own", () => {
   const again = setup.open(7003);
   ok(again >= 0);
   setup.close(again);
+});
+
+Deno.test("watch() is readable while one of many sockets is, and ready() tells them all in turn", () => {
+  const fds = Int32Array.from({ length: 150 }, (_, i) => setup.open(20_000 + i, 150));
+  const watch = udp.watch(fds);
+  const indices = new Uint32Array(UDP_BURST);
+  const found = (most = UDP_BURST) => [...indices.subarray(0, udp.ready(watch, indices, most))];
+  equal(wait(Int32Array.of(watch, 1), 1, 0), 0);
+  deepEqual(found(), []);
+  for (const fd of fds.toReversed()) {
+    const to = 20_000 + fds.indexOf(fd);
+    equal(send(fds[0], descriptor({ from: 20_000, to })), 1);
+  }
+  equal(wait(Int32Array.of(watch, 1), 1, 20_000), 1);
+  equal(found(7).length, 7);
+  // Those that are told and not read stand behind the others.
+  const seen = new Set<number>();
+  for (let i = 0; i < 4; i++) for (const index of found()) seen.add(index);
+  equal(seen.size, fds.length);
+  for (const [i, fd] of fds.entries()) equal(receive(fd, 1, 20_000 + i).length, 1);
+  deepEqual(found(), []);
+  equal(wait(Int32Array.of(watch, 1), 1, 0), 0);
+  for (const fd of fds) setup.close(fd);
+});
+
+Deno.test("the buffers of many sockets are smaller than those of few", () => {
+  const SOL_SOCKET = 1;
+  const libc = Deno.dlopen("libc.so.6", {
+    getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  }).symbols;
+  const sizes = (sockets: number) => {
+    const fd = setup.open(7006, sockets);
+    const values = [7, 8].map((option) => {
+      const value = new Int32Array(1);
+      equal(libc.getsockopt(fd, SOL_SOCKET, option, value, Int32Array.of(4)), 0);
+      return value[0];
+    });
+    setup.close(fd);
+    return values;
+  };
+  // The kernel doubles what it is told, for what it keeps besides.
+  deepEqual(sizes(1), [2 * (4 << 20), 2 * (8 << 20)]);
+  deepEqual(sizes(64), [2 * (2 << 20), 2 * (4 << 20)]);
+  deepEqual(sizes(4096), [2 * (256 << 10), 2 * (256 << 10)]);
+});
+
+Deno.test("watch() says why it cannot", () => {
+  equal(udp.watch(Int32Array.of(99_999)), -EBADF);
 });
 
 Deno.test("a datagram can be sent out of a given interface", () => {

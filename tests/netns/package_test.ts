@@ -121,6 +121,19 @@ Deno.test("dist/tegula uses the folder of an ordinary user, and wants one", () =
   });
 });
 
+Deno.test("limits that deno cannot start with are named", () => {
+  using root = bareRoot();
+  for (const [limit, says] of [["nofile", "16 open files"], ["nproc", "3 processes"]]) {
+    const few = says.split(" ")[0];
+    const { code, stderr } = root.run(["/tegula", "--version"], {
+      uid: NOBODY,
+      prefix: ["/usr/bin/prlimit", `--${limit}=${few}:${few}`],
+    });
+    assert.equal(code, 7, stderr);
+    assert.match(stderr, new RegExp(`^tegula: only ${says} are allowed, .*raise it with 'ulimit`));
+  }
+});
+
 Deno.test("what others put above the folder in /tmp is not read", () => {
   using root = bareRoot();
   const folder = "mine";

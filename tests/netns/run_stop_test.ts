@@ -36,7 +36,7 @@ async function stopped(name: keyof typeof APPS): Promise<string[]> {
     apps: [{
       name,
       module: APPS[name],
-      ports: [7],
+      ports: [[7, 7]],
       options: {},
       sendTo: [],
       grants: NO_GRANTS,

@@ -25,24 +25,32 @@ function plan(...listen: string[]) {
 Deno.test("an app named for several ports is one app", () => {
   const apps = plan("7=echo", "9=discard", "1007=echo");
   assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
-    ["echo", [7, 1007]],
-    ["discard", [9]],
+    ["echo", [[7, 7], [1007, 1007]]],
+    ["discard", [[9, 9]]],
   ]);
 });
 
 Deno.test("the n-th instance serves the ports that have as many", () => {
   const apps = plan("53=echo*3", "54=echo*2", "55=echo");
   assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
-    ["echo.1", [53, 54, 55]],
-    ["echo.2", [53, 54]],
-    ["echo.3", [53]],
+    ["echo.1", [[53, 55]]],
+    ["echo.2", [[53, 54]]],
+    ["echo.3", [[53, 53]]],
+  ]);
+});
+
+Deno.test("an app has the ports of ranges, those that follow each other in one", () => {
+  const apps = plan("100-110=echo*2", "7=echo", "111=echo*2", "200-201=echo*2");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo.1", [[100, 110], [7, 7], [111, 111], [200, 201]]],
+    ["echo.2", [[100, 111], [200, 201]]],
   ]);
 });
 
 Deno.test("an app inside the net tiles is another one than the same in a tile of its own", () => {
   assert.deepEqual(
     plan("7=echo", "8=echo@inline").map(({ ports, inline }) => [ports, inline]),
-    [[[7], false], [[8], true]],
+    [[[[7, 7]], false], [[[8, 8]], true]],
   );
 });
 

@@ -50,8 +50,8 @@ async function room(app: App) {
       }
     },
   } as unknown as Transmitter;
-  const cache = new HeaderCache(heapView(256));
-  const parts = { service, counters, index: 0, umem, cache, transmitter };
+  const cache = new HeaderCache(heapView(256), 1);
+  const parts = { service, counters, index: 0, umem, cache, transmitter, seed: 1 };
   const inline = new InlineApp(setup, parts);
   /** A datagram comes in, its payload at `at` in a frame if it fits there. Returns the frame. */
   function receive(payload: Uint8Array, at = 0): number {

@@ -66,7 +66,7 @@ Deno.test("who asks is heard anew when others were forgotten, though the way the
 
 Deno.test("what another net tile heard counts", () => {
   const host = room();
-  new Heard(host.apps[0].heardElsewhere).add(PEER | 0);
+  new Heard(host.apps[0].heardElsewhere, 2).add(PEER | 0);
   host.answer({});
   assert.equal(host.sent(ETH0).length, 1);
 });

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { AppContext } from "../../tiles/app/contract.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import * as statsd from "../../tiles/app/statsd.ts";
 import fc from "./property.ts";
@@ -96,4 +97,55 @@ Deno.test("whatever the order of lines, sums are those of a simple count", async
       for (const [name, sum] of Object.entries(sums)) assert.equal(harness.counters[name], sum);
     }),
   );
+});
+
+/** Undoes `x ^ x >>> 15`. */
+function unfold(word: number): number {
+  return word ^ (word >>> 15) ^ (word >>> 30);
+}
+
+/** The factor by which a multiplication by an odd number, modulo 2³², is undone. */
+function inverse(odd: number): number {
+  let found = odd;
+  for (let i = 0; i < 5; i++) found = Math.imul(found, 2 - Math.imul(odd, found));
+  return found;
+}
+
+/** Names of one hash, as who knows its key finds them: from the beginning and from the end to the middle. */
+function namesAlike([start, multiplier]: Uint32Array, type: number): Uint8Array[] {
+  const factor = multiplier | 1;
+  const back = inverse(factor);
+  const step = (hash: number, byte: number) => Math.imul(hash ^ (hash >>> 15) ^ byte, factor);
+  const middles = new Map<number, number>();
+  for (let i = 0; i < 1 << 20; i++) {
+    let hash = start ^ type;
+    for (let at = 0; at < 20; at += 5) hash = step(hash, 0x5b + ((i >>> at) & 31));
+    middles.set(hash, i);
+  }
+  const alike: Uint8Array[] = [];
+  for (let i = 0; i < 1 << 17; i++) {
+    let hash = 0x12345678;
+    const end = [10, 5, 0].map((at) => 0x5b + ((i >>> at) & 31)).concat(0x61 + (i >>> 15));
+    for (const byte of end.toReversed()) hash = unfold(Math.imul(hash, back) ^ byte);
+    const middle = middles.get(hash);
+    if (middle === undefined) continue;
+    alike.push(Uint8Array.of(...[0, 5, 10, 15].map((at) => 0x5b + ((middle >>> at) & 31)), ...end));
+  }
+  return alike;
+}
+
+Deno.test("names that meet under one key of the hash do not under another, and few are kept that do", () => {
+  const key = Uint32Array.of(0x9abc_def0, 0x1234_5671);
+  const type = "c".charCodeAt(0);
+  const alike = namesAlike(key, type);
+  assert.ok(alike.length > 10, `${alike.length} names`);
+  const kept = (key: Uint32Array<ArrayBuffer>) => {
+    const context = { metric: () => ({ value: 0 }) } as unknown as AppContext;
+    const names = new statsd.Names(context, key);
+    const find = (name: Uint8Array) => names.find(name, { at: 0, nameEnd: name.length, type });
+    return alike.filter((name) => find(name) !== null && find(name) === find(name)).length;
+  };
+  assert.equal(kept(key), 4);
+  assert.equal(kept(Uint32Array.of(key[0], 0x7654_3211)), alike.length);
+  assert.equal(kept(Uint32Array.of(key[0] + 1, key[1])), alike.length);
 });

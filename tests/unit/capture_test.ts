@@ -177,7 +177,6 @@ Deno.test("datagrams by the kernel's sockets are captured as bare packets", () =
     payload: Uint8Array.of(1),
   };
   room.udp.arrive(1007, { ...request, sourcePort: 40_000, destinationPort: 7 });
-  room.xsk.readable.add(1007);
   room.tile.wait(0);
   room.turn();
   room.answer({ source: ip("192.0.2.1"), destination: ip("192.0.2.2") });

@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { checkConfig, parseListen, readConfig, type RunConfig } from "../../cli/config.ts";
+import {
+  checkConfig,
+  checkListen,
+  listenText,
+  parseListen,
+  readConfig,
+  type RunConfig,
+} from "../../cli/config.ts";
 import { Exit, UserError } from "../../cli/errors.ts";
+import { MOST_PORTS_SERVED } from "../../tiles/runtime/ports.ts";
 import fc from "./property.ts";
 
 /** Asserts that `body` fails with one sentence that matches, and with the usage status. */
@@ -28,9 +36,14 @@ async function load(toml: string): Promise<{ config: RunConfig; folder: string }
 }
 
 Deno.test("parseListen() reads a port and an app", () => {
-  assert.deepEqual(parseListen("7=echo"), { port: 7, app: "echo", instances: 1, inline: false });
+  assert.deepEqual(parseListen("7=echo"), {
+    ports: [7, 7],
+    app: "echo",
+    instances: 1,
+    inline: false,
+  });
   assert.deepEqual(parseListen("65535=./a=b.ts"), {
-    port: 65535,
+    ports: [65535, 65535],
     app: "./a=b.ts",
     instances: 1,
     inline: false,
@@ -39,11 +52,25 @@ Deno.test("parseListen() reads a port and an app", () => {
 
 Deno.test("parseListen() reads how many instances share a port", () => {
   assert.deepEqual(parseListen("5353=./dns.ts*4"), {
-    port: 5353,
+    ports: [5353, 5353],
     app: "./dns.ts",
     instances: 4,
     inline: false,
   });
+});
+
+Deno.test("parseListen() reads a range of ports in each form", () => {
+  const range = (text: string) => parseListen(text);
+  const plain = { ports: [5300, 5363], app: "echo", instances: 1, inline: false };
+  assert.deepEqual(range("5300-5363=echo"), plain);
+  assert.deepEqual(range("5300-5363=echo*2"), { ...plain, instances: 2 });
+  assert.deepEqual(range("5300-5363=echo@inline"), { ...plain, inline: true });
+  assert.deepEqual(range("1-65535=./a-b=c.ts"), {
+    ...plain,
+    ports: [1, 65535],
+    app: "./a-b=c.ts",
+  });
+  assert.deepEqual(range("7-7=echo").ports, [7, 7]);
 });
 
 Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", () => {
@@ -55,7 +82,7 @@ Deno.test("parseListen() takes back whatever is written as PORT=APP*INSTANCES", 
       fc.integer({ min: 1, max: 64 }),
       (port, app, instances) =>
         assert.deepEqual(parseListen(`${port}=${app}*${instances}`), {
-          port,
+          ports: [port, port],
           app,
           instances,
           inline: false,
@@ -86,16 +113,33 @@ Deno.test("parseListen() says what is wrong and what is allowed", async () => {
     "7=echo*0",
     "7=echo*65",
   ];
-  for (const text of [...wrong, "7=echo*many", "7=echo*", "7=echo@"]) {
+  const ranges = ["7-=echo", "-7=echo", "0-7=echo", "7-65536=echo", "7-8-9=echo", "a-b=echo"];
+  for (const text of [...wrong, ...ranges, "7=echo*many", "7=echo*", "7=echo@"]) {
     const said = `"${RegExp.escape(text)}" is not PORT=APP, such as 7=echo, .* to 65535 .* to 64$`;
     await assertRefused(() => parseListen(text), new RegExp(said));
   }
 });
 
+Deno.test("parseListen() names a range that goes backwards, and the one that was meant", async () => {
+  await assertRefused(
+    () => parseListen("5363-5300=echo"),
+    /"5363-5300=echo" goes backwards: .* as in 5300-5363=echo$/,
+  );
+});
+
+Deno.test("listenText() says it as it is written, neighbouring ports as ranges", () => {
+  const text = (...listen: string[]) => listenText(listen.map(parseListen));
+  assert.equal(text("7=echo"), "7=echo");
+  assert.equal(
+    text("5300-5363=echo*2", "7=echo", "8=echo", "9-10=echo", "53=dns@inline", "12=echo"),
+    "5300-5363=echo*2 7-10=echo 12=echo 53=dns@inline",
+  );
+});
+
 Deno.test("readConfig() reads every key", async () => {
   const { config } = await load(`
     interfaces = ["eth0", "eth1"]
-    listen = ["7=echo", "37=time*2"]
+    listen = ["7=echo", "37=time*2", "5300-5363=echo"]
     provider = "xdp"
     net_tiles = 2
     checksums = "nic"
@@ -104,7 +148,7 @@ Deno.test("readConfig() reads every key", async () => {
   `);
   assert.deepEqual(config, {
     interfaces: ["eth0", "eth1"],
-    listen: [parseListen("7=echo"), parseListen("37=time*2")],
+    listen: ["7=echo", "37=time*2", "5300-5363=echo"].map(parseListen),
     apps: {},
     provider: "xdp",
     checksums: "nic",
@@ -209,6 +253,17 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
     () => checkConfig({ ...good, listen: [parseListen("7=echo"), parseListen("7=time")] }),
     /port 7 is given twice/,
   );
+  const given = (...listen: string[]) => ({ ...good, listen: listen.map(parseListen) });
+  checkConfig(given("5364-5400=time", "5300-5363=echo", "1-4=echo"));
+  await assertRefused(
+    () => checkConfig(given("5350-5400=time", "5300-5363=echo")),
+    /ports 5350-5363 are given twice/,
+  );
+  await assertRefused(() => checkConfig(given("1-9=echo", "3=time")), /port 3 is given twice/);
+  await assertRefused(
+    () => checkConfig(given("3-5=echo", "1-9=time")),
+    /ports 3-5 are given twice/,
+  );
   await assertRefused(
     () => checkConfig({ ...good, provider: "socket", busyPoll: true }),
     /leaves out AF_XDP, and with it --busy-poll/,
@@ -216,5 +271,15 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
   await assertRefused(
     () => checkConfig({ ...good, provider: "socket", dispatcher: true }),
     /leaves out AF_XDP, .* --dispatcher$/,
+  );
+});
+
+Deno.test("checkListen() takes as many ports as can be served, and no more", async () => {
+  const most = MOST_PORTS_SERVED;
+  checkListen([parseListen(`1001-${1000 + most}=echo`)]);
+  checkListen(Array.from({ length: most }, (_, i) => parseListen(`${1000 + 2 * i}=echo`)));
+  await assertRefused(
+    () => checkListen([parseListen(`1001-${1000 + most}=echo`), parseListen("7=echo")]),
+    new RegExp(`^${most + 1} ports are too many: one Tegula serves at most ${most}$`),
   );
 });

@@ -1,5 +1,5 @@
 /**
- * Tries one thing on a region, named on the command line; some of them end this process.
+ * Tries one thing on regions, named on the command line; some of them end this process.
  */
 
 import { errnoName } from "../../ffi/errno.ts";
@@ -8,40 +8,34 @@ import { openRegions } from "../../ffi/region.ts";
 import { u32, u8, type View } from "../../ffi/view.ts";
 
 const PROT_READ_WRITE = 3;
-const MAP_SHARED = 1;
-const O_RDWR = 2;
 
-const libc = Deno.dlopen("libc.so.6", {
-  mprotect: { parameters: ["pointer", "usize", "i32"], result: "i32" },
-  mmap: { parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"], result: "isize" },
-  open: { parameters: ["buffer", "i32"], result: "i32" },
-  write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
-  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
-  __errno_location: { parameters: [], result: "pointer" },
-}).symbols;
+const regions = openRegions(libraryPath("region"));
+const { writer, reader } = regions.create("tried", 4096);
 
-const { writer, reader } = openRegions(libraryPath("region")).create("tried", 4096);
-
-function say(result: number | bigint): void {
-  const errno = new Deno.UnsafePointerView(libc.__errno_location()!).getInt32();
-  console.log(`${result} ${errnoName(errno)}`);
+/** Regions small enough that malloc would place their memory among its own. */
+function many(): void {
+  for (let i = 0; i < 50; i++) regions.create(`small ${i}`, 4096);
 }
 
-/** The region as a file, by the one way that is left: root's look into our own map. */
-function reopen(): number {
-  const line = Deno.readTextFileSync("/proc/self/maps").split("\n")
-    .find((line) => line.includes("memfd:tegula tried") && line.includes("rw-s"))!;
-  const path = `/proc/self/map_files/${line.split(" ")[0]}`;
-  return libc.open(new TextEncoder().encode(path + "\0"), O_RDWR);
+function maps(): string {
+  return Deno.readTextFileSync("/proc/self/maps");
 }
 
-const tries: Record<string, () => void> = {
-  nothing: () => {},
-  writer: () => {
+const tries: Record<string, () => void | Promise<void>> = {
+  "end": many,
+  "fail": () => {
+    many();
+    throw new Error("the start failed");
+  },
+  "exit": () => {
+    many();
+    Deno.exit(7);
+  },
+  "writer": () => {
     u8(writer)[0] = 42;
     console.log(u8(reader)[0]);
   },
-  reader: () => {
+  "reader": () => {
     console.log("about to store");
     u8(reader)[0] = 1;
   },
@@ -54,18 +48,50 @@ const tries: Record<string, () => void> = {
       "{ new Uint8Array(buffer, byteOffset)[0] = 1; close(); }";
     const worker = new Worker(`data:text/javascript,${encodeURIComponent(body)}`, {
       type: "module",
+      deno: { permissions: "none" },
     });
     console.log("about to store");
     worker.postMessage(reader satisfies View);
   },
-  mprotect: () => say(libc.mprotect(Deno.UnsafePointer.of(u8(reader)), 4096n, PROT_READ_WRITE)),
-  "map again": () => {
-    const fd = reopen();
-    if (fd < 0) throw new Error("cannot open the region");
-    say(libc.mmap(null, 4096n, PROT_READ_WRITE, MAP_SHARED, fd, 0n));
+  "mprotect": () => {
+    const libc = Deno.dlopen("libc.so.6", {
+      mprotect: { parameters: ["pointer", "usize", "i32"], result: "i32" },
+      __errno_location: { parameters: [], result: "pointer" },
+    }).symbols;
+    const result = libc.mprotect(Deno.UnsafePointer.of(u8(reader)), 4096n, PROT_READ_WRITE);
+    const errno = new Deno.UnsafePointerView(libc.__errno_location()!).getInt32();
+    console.log(`${result} ${errnoName(errno)}`);
   },
-  write: () => say(libc.write(reopen(), new Uint8Array(1), 1n)),
-  truncate: () => say(libc.ftruncate(reopen(), 0n)),
+  /** Writes the region whose writable descriptor was inherited. */
+  "second owner": () => {
+    u8(regions.mapShared(Number(Deno.args[1]), 4096))[0] = 43;
+  },
+  "no memory": () => {
+    try {
+      regions.create("large", 2 ** 31 - 1);
+    } catch (error) {
+      console.log(String(error));
+    }
+    const open = [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith("/memfd:tegula");
+      } catch {
+        return false; // The directory's own.
+      }
+    });
+    console.log(`${open.length} left open`);
+  },
+  "drop": async () => {
+    (() => regions.create("dropped", 4096))();
+    const { gc } = globalThis as unknown as { gc(): void };
+    for (let i = 0; maps().includes("tegula dropped"); i++) {
+      if (i === 500) throw new Error("still mapped");
+      gc();
+      // V8 unmaps on a thread of its own.
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    console.log(`kept: ${u8(reader)[0]}`);
+  },
 };
 
-tries[Deno.args[0]]();
+await tries[Deno.args[0]]();

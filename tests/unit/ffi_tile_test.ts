@@ -139,6 +139,15 @@ for (const [without, flags] of Object.entries(FLAGS)) {
   });
 }
 
+Deno.test("confine() leaves a net tile the descriptors that it lists, and none between them", () => {
+  const [{ results }] = confined({ role: "net", work: "descriptors" });
+  ok(results);
+  for (const call of ["getsockopt", "recvmmsg"]) equal(results[call], results.listed, call);
+  equal(results.read, results.eventfds, "read");
+  // The observer writes to standard output and error in its place.
+  equal(results.write, JSON.stringify([1, 2, ...JSON.parse(results.eventfds)]), "write");
+});
+
 Deno.test("confine() leaves a thread no capability, and main all of its own", () => {
   const [{ thread, main }] = confined({ role: "net" });
   for (const set of ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"]) {

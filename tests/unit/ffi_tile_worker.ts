@@ -1,7 +1,8 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then
  * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works
- * hard for a while (`busy`) and ends by an error that nobody catches, or ends the process (`abort`).
+ * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`), or
+ * asks which descriptors it reaches (`descriptors`).
  */
 
 /// <reference lib="deno.worker" />
@@ -15,7 +16,7 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "busy" | "honest" | "abort";
+  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort";
   /** Of the observer's counters. */
   readonly slot: number;
   readonly keepNetAdmin: boolean;
@@ -34,6 +35,7 @@ const F_SETFL = 4;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const O_RDWR = 2;
+const IN_NONBLOCK = 0o4000;
 
 const libc = Deno.dlopen("libc.so.6", {
   syscall: {
@@ -129,7 +131,7 @@ function openUdpSocket(from: number): { fd: number; port: number } {
   throw new Error(`no port is free from ${from} on`);
 }
 
-/** What is there before the tile confines itself: sockets of its own and of others, and a file. */
+/** What is there before the tile confines itself: sockets of its own and of others, and files. */
 function prepare() {
   const { fd: own, port } = openUdpSocket(17_001);
   return {
@@ -139,12 +141,14 @@ function prepare() {
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
     probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
+    // An anonymous inode, as an eventfd is, but none.
+    inotify: Number(syscall(294, IN_NONBLOCK)),
   };
 }
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, port, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, probe, file, inotify }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -156,6 +160,7 @@ function attempts(
   attempt("write to a file", () => syscall(1, file, 1));
   attempt("read from a file", () => syscall(0, file, 1));
   attempt("write to its socket", () => syscall(1, own, 1));
+  attempt("read from an anonymous inode", () => syscall(0, inotify, 64));
   for (const [whose, fd] of [["own", own], ["other's", other]] as const) {
     attempt(`sendto on ${whose}`, () => syscall(44, fd, 1));
     attempt(`recvfrom on ${whose}`, () => syscall(45, fd, 1));
@@ -179,6 +184,35 @@ function attempts(
   results["netlink.probe"] = String(netlink.probe(probe, 1, 0x7f000001));
   tile.wake(eventfd);
   return results;
+}
+
+/** Confines itself to some of many sockets; says which descriptors were listed, and which it reaches. */
+function descriptors(): Record<string, string> {
+  const sockets = Array.from({ length: 200 }, (_, i) => openUdpSocket(18_001 + i).fd);
+  // Runs of every length, with gaps of every length, and in no order.
+  const listed = sockets.filter((_, i) => i < 40 ? i % 2 === 0 : Math.random() < 0.7);
+  listed.sort(() => Math.random() - 0.5);
+  const eventfds = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name))
+    .filter((fd) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${fd}`) === "anon_inode:[eventfd]";
+      } catch {
+        return false;
+      }
+    });
+  tile.confine({ name: "net", slot: 0, role: "net", fds: Int32Array.from(listed) });
+  const all = Array.from({ length: Math.max(...sockets) + 10 }, (_, fd) => fd);
+  const reached = (call: (fd: number) => bigint) =>
+    JSON.stringify(all.filter((fd) => outcome(() => call(fd)) !== "EPERM"));
+  const inOrder = (fds: number[]) => JSON.stringify(fds.toSorted((a, b) => a - b));
+  return {
+    listed: inOrder(listed),
+    getsockopt: reached((fd) => syscall(55, fd, SOL_SOCKET, SO_ERROR)),
+    recvmmsg: reached((fd) => syscall(299, fd, 0)),
+    eventfds: inOrder(eventfds),
+    write: reached((fd) => syscall(1, fd, 0)),
+    read: reached((fd) => syscall(0, fd, 0)),
+  };
 }
 
 /** Everything that keeps a Deno worker busy: garbage, messages, timers, locks, compiled code. */
@@ -284,10 +318,15 @@ function abort(): void {
 
 self.onmessage = ({ data }: MessageEvent<Task>) => {
   const { role, work, keepNetAdmin, eventfd, slot } = data;
-  const descriptors = prepare();
+  if (work === "descriptors") {
+    const results = descriptors();
+    tile.wake(eventfd);
+    return self.postMessage({ type: "attempts", results });
+  }
+  const prepared = prepare();
   // As `worker.ts` does before it confines a tile.
   if (work === "honest") prepareRuntime();
-  const { own, ownNetlink, probe } = descriptors;
+  const { own, ownNetlink, probe } = prepared;
   const fds = role === "netlink" ? [ownNetlink, probe] : [];
   const { landlock, observed } = tile.confine({
     name: role,
@@ -300,5 +339,5 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   if (work === "busy") return busy(data);
   if (work === "honest") return void honest();
   if (work === "abort") return abort();
-  self.postMessage({ type: "attempts", results: attempts(descriptors, eventfd) });
+  self.postMessage({ type: "attempts", results: attempts(prepared, eventfd) });
 };

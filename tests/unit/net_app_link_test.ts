@@ -31,9 +31,10 @@ function room() {
     { ...PEERS, name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
     {
       umem,
-      cache: new HeaderCache(heapView(256)),
+      cache: new HeaderCache(heapView(256), 1),
       index: 0,
       wake: (eventfd) => woken.push(eventfd),
+      seed: 1,
     },
   );
   return { net, app, tile, umem, link, woken };
@@ -111,7 +112,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       tile: heapView(4096),
       eventfd: 9,
     },
-    { umem, cache: new HeaderCache(heapView(256)), index: 0, wake() {} },
+    { umem, cache: new HeaderCache(heapView(256), 1), index: 0, wake() {}, seed: 1 },
   );
   push(link, umem.takeFrame());
   link.publish();

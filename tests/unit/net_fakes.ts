@@ -24,6 +24,8 @@ class Rings {
   room = Infinity;
   /** How many of the last that were sent do not complete yet. */
   slow = 0;
+  /** Frames that the fill ring takes before it is full. */
+  fillRoom = Infinity;
 }
 
 /** What a frame is full of that waits to be filled. */
@@ -104,13 +106,16 @@ export class FakeXsk implements Xsk {
   prefetch(): void {}
 
   fill(slot: number, frames: Uint32Array, count: number): number {
-    for (const frame of frames.subarray(0, count)) {
+    const rings = this.rings(slot);
+    const taken = Math.min(count, rings.fillRoom);
+    rings.fillRoom -= taken;
+    for (const frame of frames.subarray(0, taken)) {
       assert.equal(frame % this.#frameBytes, 0);
       this.#take(frame);
       this.#umem.set(this.#untouched, frame);
-      this.rings(slot).fill.push(frame);
+      rings.fill.push(frame);
     }
-    return count;
+    return taken;
   }
 
   transmit(slot: number, descriptors: Uint32Array, count: number): number {
@@ -148,18 +153,10 @@ export class FakeXsk implements Xsk {
     return 0;
   }
 
-  /** Nothing blocks here: descriptors listed in `readable` are ready, others not. */
-  readonly readable = new Set<number>();
-
+  /** Nothing blocks here, and all descriptors are said to be ready. */
   wait(pollSet: Int32Array, count: number): number {
-    let ready = 0;
-    for (let i = 0; i < count; i++) {
-      const events = pollSet[2 * i + 1] & 0xffff;
-      const revents = this.readable.has(pollSet[2 * i]) ? events : 0;
-      pollSet[2 * i + 1] = events | (revents << 16);
-      if (revents !== 0) ready++;
-    }
-    return ready;
+    for (let i = 0; i < count; i++) pollSet[2 * i + 1] |= pollSet[2 * i + 1] << 16;
+    return count;
   }
 }
 
@@ -175,6 +172,7 @@ export interface Datagram {
 /** UDP sockets in memory. */
 export class FakeUdp implements Udp {
   readonly #incoming = new Map<number, Datagram[]>();
+  #watched: Int32Array = new Int32Array();
   readonly sent: (Datagram & { fd: number })[] = [];
   /** Destinations that the kernel refuses. */
   readonly refused = new Set<number>();
@@ -206,6 +204,18 @@ export class FakeUdp implements Udp {
       out.set([buffers[i], fits, source, destination, ports, 1, 0, 0], 2 + 8 * i);
     });
     return datagrams.length;
+  }
+
+  watch(fds: Int32Array): number {
+    this.#watched = fds;
+    return 900;
+  }
+
+  ready(_watch: number, indices: Uint32Array, most: number): number {
+    const all = [...this.#watched.keys()];
+    const ready = all.filter((i) => (this.#incoming.get(this.#watched[i]) ?? []).length > 0);
+    indices.set(ready.slice(0, most));
+    return Math.min(most, ready.length);
   }
 
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {

@@ -28,7 +28,7 @@ const frames: fc.Arbitrary<UdpFrame> = fc.record({
 
 /** The frame made with the header cache, as the tile makes it. */
 function build(frame: UdpFrame, payloadAt: number): Uint8Array {
-  const cache = new HeaderCache(heapView(256));
+  const cache = new HeaderCache(heapView(256), 1);
   const e = cache.insert(frame.destination | 0, frame.source | 0, 0);
   cache.setAddresses(e, frame.source | 0, frame.destination | 0);
   const link = [
@@ -112,7 +112,7 @@ Deno.test("everything but the Ethernet header is aligned in an outgoing frame", 
 Deno.test("the header cache finds what was inserted and nothing else", () => {
   const key = fc.tuple(fc.nat(40), fc.nat(3), fc.nat(2));
   fc.assert(fc.property(fc.array(key, { maxLength: 60 }), (keys) => {
-    const cache = new HeaderCache(heapView(1024));
+    const cache = new HeaderCache(heapView(1024), 1);
     const owner = new Map<number, string>();
     for (const [destination, source, member] of keys) {
       const name = `${destination} ${source} ${member}`;

@@ -8,7 +8,7 @@ Deno.test("an address is known when it was put in, and no other is", () => {
   fc.assert(
     fc.property(fc.array(address), fc.array(address), (put, others) => {
       const view = heapView(HEARD_BYTES);
-      const heard = new Heard(view);
+      const heard = new Heard(view, 1);
       for (const each of put) heard.add(each);
       const reader = new Heard(view);
       const known = new Set(put);
@@ -19,7 +19,7 @@ Deno.test("an address is known when it was put in, and no other is", () => {
 });
 
 Deno.test("of a flood of strangers the last 32,768 are known, and the oldest are forgotten", () => {
-  const heard = new Heard(heapView(HEARD_BYTES));
+  const heard = new Heard(heapView(HEARD_BYTES), 1);
   const count = 200_000;
   for (let i = 1; i <= count; i++) {
     heard.add(Math.imul(i, 0x01000193));

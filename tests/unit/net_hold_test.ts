@@ -11,6 +11,10 @@ function held(frame: number, deadline = 0): { row: Int32Array; deadline: number 
   return { row, deadline };
 }
 
+function makeQueue(drop: (frame: number) => void): HoldQueue {
+  return new HoldQueue(LIMITS, { drop, random: Math.random, seed: 1 });
+}
+
 /** Takes everything that waits for a neighbour. */
 function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
   const frames: number[] = [];
@@ -25,7 +29,7 @@ function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
 }
 
 Deno.test("datagrams leave in the order they came, each with all it came with", () => {
-  const queue = new HoldQueue(LIMITS, () => assert.fail("nothing is displaced"));
+  const queue = makeQueue(() => assert.fail("nothing is displaced"));
   for (const frame of [7, 5, 9]) {
     const row = Int32Array.of(1, 2, -3, -4, -5, 6, frame, 8);
     assert.ok(queue.add(3, -77, Rank.stranger, { row, deadline: 9 }));
@@ -41,7 +45,7 @@ Deno.test("datagrams leave in the order they came, each with all it came with", 
 });
 
 Deno.test("a neighbour holds its share and no more, less when the queue is crowded", () => {
-  const queue = new HoldQueue(LIMITS, () => assert.fail("nothing is displaced"));
+  const queue = makeQueue(() => assert.fail("nothing is displaced"));
   for (let i = 0; i < 4; i++) assert.ok(queue.add(1, 1, Rank.stranger, held(i)));
   assert.equal(queue.add(1, 1, Rank.stranger, held(99)), false);
   for (let i = 0; i < 4; i++) assert.ok(queue.add(1, 2, Rank.stranger, held(10 + i)));
@@ -52,7 +56,7 @@ Deno.test("a neighbour holds its share and no more, less when the queue is crowd
 
 Deno.test("a flood of strangers displaces strangers alone", () => {
   const displaced: number[] = [];
-  const queue = new HoldQueue(LIMITS, (frame) => displaced.push(frame));
+  const queue = makeQueue((frame) => displaced.push(frame));
   assert.ok(queue.add(1, 1, Rank.gateway, held(1)));
   assert.ok(queue.add(1, 2, Rank.acquainted, held(2)));
   for (let i = 0; i < 10_000; i++) {
@@ -68,7 +72,7 @@ Deno.test("a flood of strangers displaces strangers alone", () => {
 });
 
 Deno.test("who is asked for again while the first datagram waits is a stranger no more", () => {
-  const queue = new HoldQueue(LIMITS, (frame) => assert.ok(frame >= 1000, `${frame} is displaced`));
+  const queue = makeQueue((frame) => assert.ok(frame >= 1000, `${frame} is displaced`));
   assert.ok(queue.add(1, 1, Rank.stranger, held(1)));
   assert.ok(queue.add(1, 1, Rank.acquainted, held(2)));
   assert.ok(queue.add(1, 1, Rank.stranger, held(3)), "and does not become one again");
@@ -77,12 +81,31 @@ Deno.test("who is asked for again while the first datagram waits is a stranger n
 });
 
 Deno.test("a flood of the acquainted leaves gateways alone", () => {
-  const queue = new HoldQueue(LIMITS, (frame) => assert.notEqual(frame, 1));
+  const queue = makeQueue((frame) => assert.notEqual(frame, 1));
   assert.ok(queue.add(1, 1, Rank.gateway, held(1)));
   for (let i = 0; i < 1000; i++) queue.add(1, 1000 + i, Rank.acquainted, held(1000 + i));
   assert.ok(queue.add(1, 2, Rank.gateway, held(2)));
   assert.deepEqual(drain(queue, 1, 1), [1]);
   assert.deepEqual(drain(queue, 1, 2), [2]);
+});
+
+Deno.test("where nobody of its rank or a lower one waits, a newcomer is refused", () => {
+  const { stranger, acquainted, gateway } = Rank;
+  for (
+    const [waiting, newcomer] of [[gateway, stranger], [gateway, acquainted], [
+      acquainted,
+      stranger,
+    ]]
+  ) {
+    const queue = makeQueue((frame) => assert.fail(`${frame} is displaced`));
+    for (let i = 0; i < LIMITS.total; i++) {
+      assert.ok(queue.add(1, i >> 1, waiting, held(i)));
+    }
+    for (let i = 0; i < 100; i++) {
+      assert.equal(queue.add(1, 1000 + i, newcomer, held(1000 + i)), false);
+    }
+    for (let i = 0; i < LIMITS.total; i += 2) assert.deepEqual(drain(queue, 1, i >> 1), [i, i + 1]);
+  }
 });
 
 Deno.test("every datagram is in the queue, taken out, or displaced: once", () => {
@@ -93,7 +116,7 @@ Deno.test("every datagram is in the queue, taken out, or displaced: once", () =>
   fc.assert(fc.property(fc.array(step, { maxLength: 300, size: "max" }), (steps) => {
     const inside = new Map<number, number[]>();
     const gone = new Set<number>();
-    const queue = new HoldQueue(LIMITS, (frame) => {
+    const queue = makeQueue((frame) => {
       const address = [...inside].find(([, frames]) => frames[0] === frame)?.[0];
       assert.notEqual(address, undefined, "the oldest of a neighbour goes first");
       inside.get(address!)!.shift();

@@ -123,10 +123,13 @@ Deno.test("what waits is dropped by the route's reason when that turns into a bl
 Deno.test("what waits goes by the kernel when the route moves to an interface that is not ours", () => {
   const room = new Room();
   const destination = ip("8.8.8.8");
+  const free = room.freeFrames();
   room.answer({ destination, payload: numbered(4) });
+  assert.equal(room.freeFrames(), free - 1, "it waits in a frame");
   room.route({ destination, prefixLength: 32, gateway: ip("192.0.2.9"), ifindex: 5 });
   room.turn();
   assert.deepEqual(room.udp.sent.map(({ payload, fd }) => [fd, ...payload]), [[1007, 0, 4]]);
+  assert.equal(room.freeFrames(), free, "whose frame is free when the kernel has it");
 });
 
 Deno.test("what waits and no longer fits the route's MTU is left to the kernel, or dropped as such", () => {

@@ -75,7 +75,7 @@ for (const place of PLACES) {
 
 /** Addresses whose entries in the header cache have their place where that of `address` has it. */
 function sharers(address: number, source: number): number[] {
-  const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES));
+  const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), 1);
   const found: number[] = [];
   const place = cache.insert(address | 0, source | 0, 0);
   for (let other = ip("203.0.114.0"); found.length < 8; other++) {

@@ -148,7 +148,6 @@ for (const place of PLACES) {
     };
     // 1,996 bytes are the most that a frame holds behind headers.
     const sizes = [0, 1, 1472, 1473, 1995, 1996, 1997, 2048, 65_507];
-    room.xsk.readable.add(FD);
     for (const size of sizes) arrive(room, "tunnel kernel", new Uint8Array(size).fill(size));
     room.tile.wait(0);
     run();
@@ -158,6 +157,27 @@ for (const place of PLACES) {
     );
     // The room's large buffers let four come at a time.
     assert.ok(calls <= Math.ceil(sizes.length / 4), `${calls} calls`);
+  });
+
+  Deno.test(`${place}: a request from port 0 is not sent back, the long way or the short one`, async () => {
+    const { room, run } = await serve(place, echo);
+    const free = room.freeFrames();
+    const ask = (sourcePort: number) => {
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, sourcePort }));
+      run();
+      return room.sent(ETH0).length;
+    };
+    assert.deepEqual([ask(0), ask(40_000), ask(40_000), ask(0)], [0, 1, 1, 0]);
+    // In one burst with others, between and behind them.
+    const ports = [40_000, 0, 40_001, 0];
+    for (const sourcePort of ports) {
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, sourcePort }));
+    }
+    run();
+    assert.deepEqual(room.sent(ETH0).map((frame) => frame.destinationPort), [40_000, 40_001]);
+    assert.equal(room.moved().tx_drop_port, 4);
+    run();
+    assert.equal(room.freeFrames(), free);
   });
 
   Deno.test(`${place}: whatever an app answers, all of it is right and no frame is lost or doubled`, async () => {
@@ -206,7 +226,6 @@ for (const place of PLACES) {
             if (kind === "twice") out.reflect();
           }
         });
-        room.xsk.readable.add(FD);
         const free = room.freeFrames();
         for (const { burst, pass, room: ring } of steps) {
           acts = burst.map(({ kind }) => kind);

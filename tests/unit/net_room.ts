@@ -223,6 +223,7 @@ export class Room {
       netlinkTile: heapView(TILE_REGION_BYTES),
       netlinkEventfd: 0,
       eventfd: 50,
+      seed: 1,
     };
     this.counters = region.counters;
     this.#counted = this.counters.slice();

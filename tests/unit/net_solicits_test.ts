@@ -12,7 +12,7 @@ function room() {
   const view = heapView(SOLICIT_LINK_BYTES);
   const consumer = new SolicitConsumer(view);
   const counters = new Float64Array(Object.keys(NET.help).length);
-  const solicits = new Solicits(new SolicitProducer(view), counters);
+  const solicits = new Solicits(new SolicitProducer(view), { counters, seed: 1 });
   const asked = () => {
     solicits.publish();
     const out = new Uint32Array(2048);

@@ -1,12 +1,18 @@
 import assert from "node:assert/strict";
-import { NEIGHBORS } from "../../netbase/layout.ts";
+import { u32 } from "../../ffi/view.ts";
+import { Header, NEIGHBOR_TABLE, NEIGHBORS } from "../../netbase/layout.ts";
 import {
   type NeighborEntry,
+  NUD_DELAY,
   NUD_FAILED,
+  NUD_INCOMPLETE,
+  NUD_NOARP,
   NUD_PERMANENT,
+  NUD_PROBE,
   NUD_REACHABLE,
   NUD_STALE,
 } from "../../netbase/neighbors.ts";
+import { slotsBaseOf, slotsLog2Of } from "../../netbase/record_table.ts";
 import { ip } from "./netbase_kernel.ts";
 import { makeRoom } from "./netbase_room.ts";
 import fc from "./property.ts";
@@ -217,6 +223,56 @@ Deno.test("while a reader stands still nothing that it may hold is written to ag
     writer.commit();
   }
   assert.equal(writer.neighbors.full, 0, "a sleeper holds nothing, so records are used again");
+});
+
+Deno.test("a table's old place is used again when no reader can look at it, and not before", () => {
+  const { view, writer, standing } = makeRoom(64);
+  const words = u32(view);
+  const published = () => words[Header.neighborTable];
+  const slots = (table: number) => {
+    const base = slotsBaseOf(table, NEIGHBOR_TABLE);
+    return words.slice(base, base + (1 << slotsLog2Of(table)));
+  };
+  let next = 0;
+  // Neighbours that come and go leave tombstones, so that the table is built anew, no larger.
+  const churn = () => {
+    assert.ok(writer.neighbors.set(entry(next)));
+    if (next >= 18) assert.ok(writer.neighbors.remove(2, next - 18));
+    next++;
+    writer.commit();
+  };
+  const first = published();
+  while (published() === first) churn();
+  assert.equal(slotsLog2Of(published()), slotsLog2Of(first));
+  const [left, second] = [slots(first), published()];
+  for (let i = 0; i < 10_000; i++) churn();
+  assert.deepEqual(
+    slots(first),
+    left,
+    "a reader that stands still may be in the middle of a lookup",
+  );
+  standing.burst++;
+  for (let i = 0; published() === second; i++) {
+    assert.ok(i < 1_000, "the place is never used again");
+    churn();
+  }
+  const bits = 0x3f;
+  assert.equal(published() & bits, first & bits, "the table is back in its first place");
+});
+
+Deno.test("a neighbour's MAC may be used in every state that the kernel sends in, and in no other", () => {
+  const { writer, reader } = makeRoom();
+  // include/net/neighbour.h: NUD_VALID.
+  const valid = [NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT];
+  const states = [0, NUD_INCOMPLETE, NUD_FAILED, ...valid];
+  states.forEach((state, i) => assert.ok(writer.neighbors.set(entry(i, { state }))));
+  const usable = states.filter((_, i) => reader.neighbors.lookup(2, i) >= 0);
+  assert.deepEqual(usable, valid);
+  // And as it ages, in place.
+  for (const state of [...valid, NUD_FAILED]) {
+    assert.ok(writer.neighbors.set(entry(0, { state })));
+    assert.equal(reader.neighbors.lookup(2, 0) >= 0, state !== NUD_FAILED, `state ${state}`);
+  }
 });
 
 Deno.test("removeInterface() takes the neighbours of one interface", () => {

@@ -42,6 +42,7 @@ class World {
       },
       counters: this.counters,
       random: () => 0.5,
+      seed: 1,
       sharers,
     });
   }
@@ -158,6 +159,23 @@ Deno.test("a flood has no more than its share of the kernel's table waiting, wha
     }),
     { numRuns: 40 },
   );
+});
+
+Deno.test("the kernel is asked for 256 at once, and for 1,000 a second after that, of all net tiles", () => {
+  for (const sharers of [1, 4]) {
+    const world = new World({ sharers });
+    world.solicitor.setTable({ capacity: 1_000_000, others: 0 });
+    let next = 0;
+    const flood = () => {
+      for (let i = 0; i < 200; i++) world.want(next++);
+    };
+    flood();
+    world.solicitor.turn(0);
+    world.pass(2_000, { each: flood, step: 1 });
+    const most = 256 + 2_000 / sharers;
+    const asked = world.asked.length;
+    assert.ok(asked <= most && asked >= most - 5, `${asked} by one of ${sharers}, not ${most}`);
+  }
 });
 
 Deno.test("four thousand clients that answer are all resolved within a second", () => {

@@ -85,7 +85,7 @@ export class AppHarness {
   readonly #requests: LinkProducer;
   readonly #answers: LinkConsumer;
   readonly #ring: Uint8Array;
-  readonly #heard = new Heard(heapView(HEARD_BYTES));
+  readonly #heard = new Heard(heapView(HEARD_BYTES), 0);
   readonly #sendTo: readonly { address: number; mask: number }[];
   readonly #dropped = { ...NOT_DROPPED };
   #service!: Service;

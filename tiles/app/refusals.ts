@@ -5,10 +5,8 @@
  */
 
 import { APP } from "../runtime/counters.ts";
+import type { PortRange } from "../runtime/ports.ts";
 import type { AppContext, Datagrams } from "./contract.ts";
-
-/** Ports from the first to the last. */
-export type PortRange = readonly [first: number, last: number];
 
 /** What is refused. Left out, it is as in a configuration that does not say. */
 export interface RefusalSetup {

@@ -158,25 +158,44 @@ class Timer {
   }
 }
 
+/** Names that may have one hash: more of them nobody has without knowing the key of the hash. */
+const MOST_ALIKE = 4;
+
 /** Every series, found by the bytes of its name and its type. */
-class Names {
+export class Names {
   readonly timers: Timer[] = [];
   readonly #context: AppContext;
-  /** By a hash of name and type; those few that share one are told apart by their names. */
+  /**
+   * By a keyed hash of name and type, since clients choose names; those few that share one are told apart
+   * by their names.
+   */
   readonly #series = new Map<number, { name: Uint8Array; type: number; series: Series }[]>();
 
-  constructor(context: AppContext) {
+  readonly #start: number;
+  readonly #multiplier: number;
+
+  /** `key`: two random words, the hash's key. */
+  constructor(context: AppContext, key = crypto.getRandomValues(new Uint32Array(2))) {
     this.#context = context;
+    this.#start = key[0] | 0;
+    this.#multiplier = key[1] | 1;
   }
 
   /** The series that a line is about; null when its type is unknown, or there is no more room. */
-  find(bytes: Uint8Array, { at, nameEnd, type }: Line): Series | null {
-    let hash = type;
-    for (let i = at; i < nameEnd; i++) hash = Math.imul(hash ^ bytes[i], 0x01000193);
+  find(
+    bytes: Uint8Array,
+    { at, nameEnd, type }: Pick<Line, "at" | "nameEnd" | "type">,
+  ): Series | null {
+    const multiplier = this.#multiplier;
+    let hash = this.#start ^ type;
+    for (let i = at; i < nameEnd; i++) {
+      hash = Math.imul(hash ^ (hash >>> 15) ^ bytes[i], multiplier);
+    }
     const known = this.#series.get(hash) ?? [];
     for (const each of known) {
       if (each.type === type && isAt(each.name, bytes, at, nameEnd)) return each.series;
     }
+    if (known.length === MOST_ALIKE) return null;
     const name = bytes.slice(at, nameEnd);
     const series = this.#make(new TextDecoder().decode(name), type);
     if (series !== null) this.#series.set(hash, [...known, { name, type, series }]);

@@ -77,9 +77,9 @@ export class Peers {
   /** Of app number `index`. */
   constructor(
     { heard, heardElsewhere, sendTo }: PeerSetup,
-    { cache, index }: { cache: HeaderCache; index: number },
+    { cache, index, seed }: { cache: HeaderCache; index: number; seed: number },
   ) {
-    this.#heard = new Heard(heard);
+    this.#heard = new Heard(heard, seed);
     this.#elsewhere = heardElsewhere.map((view) => new Heard(view));
     this.#sendTo = sendTo;
     this.#cache = cache;
@@ -138,6 +138,8 @@ export interface AppLinkParts {
   readonly index: number;
   /** Wakes the tile that sleeps on an eventfd. */
   wake(eventfd: number): void;
+  /** Of the table that is written here of whom the app heard from. */
+  readonly seed: number;
 }
 
 /** What is known of a request that is out, log2 of its words, and their offsets. */
@@ -175,7 +177,7 @@ export class AppLink implements arrival.Recipient {
   #passed: number;
   #untaken = 0;
 
-  constructor(setup: AppSetup, { umem, cache, index, wake }: AppLinkParts) {
+  constructor(setup: AppSetup, { umem, cache, index, wake, seed }: AppLinkParts) {
     const { net, app, shape } = setup;
     if (app.byteLength < appLinkBytes(shape)) {
       throw new RangeError(`the link region of app ${setup.name} is too small`);
@@ -187,7 +189,7 @@ export class AppLink implements arrival.Recipient {
     const ring = slice(app, netLinkBytes(shape), shape.payloadBytes);
     this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
     this.payloadBytes = u8(ring);
-    this.peers = new Peers(setup, { cache, index });
+    this.peers = new Peers(setup, { cache, index, seed });
     this.received = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.peers };
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));

@@ -46,20 +46,21 @@ export class Dispatch {
     this.#count = new Int32Array(this.#width);
     this.#fds = new Int32Array(this.#width).fill(-1);
     this.#served = new Uint8Array(this.#width * apps.length);
+    ports.forEach((port, i) => this.#services[port] = i + 1);
+    for (const { fd, port } of sockets) this.#fds[this.#services[port]] = fd;
+    apps.forEach((app, index) => {
+      for (const port of app.ports) this.#served[index * this.#width + this.#services[port]] = 1;
+    });
     const members: number[] = [];
-    ports.forEach((port, i) => {
-      const service = i + 1;
-      this.#services[port] = service;
-      this.#fds[service] = sockets.find((socket) => socket.port === port)?.fd ?? -1;
+    for (const port of ports) {
+      const service = this.#services[port];
       this.#first[service] = members.length;
-      apps.forEach((app, index) => {
-        if (!app.ports.includes(port)) return;
-        members.push(index);
-        this.#served[index * this.#width + service] = 1;
-      });
+      for (let index = 0; index < apps.length; index++) {
+        if (this.serves(index, port)) members.push(index);
+      }
       this.#count[service] = members.length - this.#first[service];
       this.#alone[port] = this.#count[service] > 1 ? SHARED : members[this.#first[service]];
-    });
+    }
     this.#members = Int32Array.from(members);
   }
 

@@ -5,15 +5,18 @@
  *
  * A table of cache lines, open addressed: an entry lies within `PROBES` places of its hash. It is
  * private to the tile and of fixed size, so addresses made up by strangers can only push others out,
- * which then cost a route and a neighbour lookup again.
+ * which then cost a route and a neighbour lookup again; the hash is keyed, so that nobody can choose
+ * whom (`netbase/hash.ts`).
  */
 
 import { i32, type View } from "../../ffi/view.ts";
+import * as hashing from "../../netbase/hash.ts";
 import * as layout from "./entry.ts";
 import * as frame from "./frame.ts";
 
 // Own constants, see frame.ts.
 const { Entry, ENTRY_WORDS, MOST_WORDS } = layout;
+const { hash, keyOf, Use } = hashing;
 const { fold, halves, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } = frame;
 
 /**
@@ -38,17 +41,26 @@ export class HeaderCache {
   /** Moves with every entry that is made or made void: what was found before is there until then. */
   changes = 0;
   readonly #mask: number;
+  /** The hash's key. */
+  readonly #add: number;
+  readonly #first: number;
+  readonly #second: number;
   #epoch = 1;
   #victim = 0;
 
   /**
    * Takes `memory`, zeroed, of a power of two of entries. It is to begin where a cache line does, as
-   * regions do: what V8 allocates begins anywhere, and then each entry is in two of them.
+   * regions do: what V8 allocates begins anywhere, and then each entry is in two of them. `seed`,
+   * random, keys its hash.
    */
-  constructor(memory: View) {
+  constructor(memory: View, seed: number) {
     this.words = i32(memory);
     this.view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
     this.#mask = this.words.length / ENTRY_WORDS - 1;
+    const { add, first, second } = keyOf(seed, Use.headers);
+    this.#add = add;
+    this.#first = first;
+    this.#second = second;
   }
 
   /** Makes every entry void. */
@@ -152,10 +164,7 @@ export class HeaderCache {
   }
 
   #hash(destination: number, source: number, member: number): number {
-    const mixed = Math.imul(
-      destination ^ Math.imul(source ^ (member << 16), 0x85ebca6b),
-      0x9e3779b1,
-    );
-    return mixed ^ (mixed >>> 15);
+    const way = source + Math.imul(member, 0x9e3779b1);
+    return hash(way, destination, this.#add, this.#first, this.#second);
   }
 }

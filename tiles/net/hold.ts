@@ -12,6 +12,7 @@
  * Here is only who waits for whom; frames are made in `detour.ts` and sent from `holding.ts`.
  */
 
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { Row, ROW_WORDS } from "./rows.ts";
 
 /** How likely a neighbour is to be real, lowest first. */
@@ -27,13 +28,25 @@ export interface HoldLimits {
   readonly perNeighborCrowded: number;
 }
 
+/** What a hold queue works with. */
+export interface HoldParts {
+  /** Called with the frame and the row of each datagram that is displaced. */
+  drop(frame: number, row: Int32Array): void;
+  /** From 0 to below 1. */
+  random(): number;
+  /** Random: nobody is to choose addresses that meet in one bucket. */
+  readonly seed: number;
+}
+
 const NONE = -1;
 const RANKS = 3;
 
 /** Who waits for whom. Neighbours and datagrams are small numbers into fixed arrays. */
 export class HoldQueue {
   readonly #limits: HoldLimits;
-  readonly #drop: (frame: number, row: Int32Array) => void;
+  readonly #drop: HoldParts["drop"];
+  readonly #random: HoldParts["random"];
+  readonly #key: HashKey;
   readonly #displaced = new Int32Array(ROW_WORDS);
 
   // Datagrams: rows, when they are let go, and the next in the same queue or on the free list.
@@ -57,11 +70,12 @@ export class HoldQueue {
   readonly #rankedCount = new Int32Array(RANKS);
   #freeNeighbor = 0;
 
-  /** `drop` is called with the frame and the row of each datagram that is displaced. */
-  constructor(limits: HoldLimits, drop: (frame: number, row: Int32Array) => void) {
+  constructor(limits: HoldLimits, { drop, random, seed }: HoldParts) {
     const { total } = limits;
     this.#limits = limits;
     this.#drop = drop;
+    this.#random = random;
+    this.#key = keyOf(seed, Use.hold);
     this.#held = new Int32Array(total * ROW_WORDS);
     this.#deadline = new Float64Array(total);
     this.#next = freeList(total);
@@ -179,7 +193,7 @@ export class HoldQueue {
     for (let lowest = 0; lowest <= rank; lowest++) {
       const count = this.#rankedCount[lowest];
       if (count === 0) continue;
-      const victim = this.#ranked[lowest][Math.floor(Math.random() * count)];
+      const victim = this.#ranked[lowest][Math.floor(this.#random() * count)];
       if (victim === spared) return false;
       for (let left = this.#waiting[victim]; left > 0; left--) {
         this.peek(victim, this.#displaced);
@@ -238,8 +252,8 @@ export class HoldQueue {
   }
 
   #bucket(ifindex: number, address: number): number {
-    const mixed = Math.imul(address ^ Math.imul(ifindex, 0x85ebca6b), 0x9e3779b1);
-    return (mixed ^ (mixed >>> 15)) & (this.#buckets.length - 1);
+    const { add, first, second } = this.#key;
+    return hash(ifindex, address, add, first, second) & (this.#buckets.length - 1);
   }
 }
 

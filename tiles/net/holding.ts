@@ -38,6 +38,9 @@ export interface HoldingParts {
   readonly dispatch: Dispatch;
   readonly capture: Capture;
   readonly counters: Float64Array;
+  /** As in `HoldParts`. */
+  random(): number;
+  readonly seed: number;
 }
 
 /** Datagrams that wait for a neighbour, and their release. */
@@ -51,10 +54,11 @@ export class Holding {
 
   constructor(parts: HoldingParts) {
     this.#parts = parts;
-    this.#queue = new HoldQueue(
-      HOLD_LIMITS,
-      (_frame, row) => this.#drop(row, NET.index.tx_drop_hold_full),
-    );
+    this.#queue = new HoldQueue(HOLD_LIMITS, {
+      drop: (_frame, row) => this.#drop(row, NET.index.tx_drop_hold_full),
+      random: parts.random,
+      seed: parts.seed,
+    });
   }
 
   /** Datagrams that wait. */

@@ -34,6 +34,8 @@ export interface InlineAppParts {
   readonly umem: Umem;
   readonly cache: HeaderCache;
   readonly transmitter: Transmitter;
+  /** As in `AppLinkParts`. */
+  readonly seed: number;
 }
 
 /** An app inside the net tile. */
@@ -49,11 +51,11 @@ export class InlineApp implements arrival.Recipient {
 
   constructor(
     setup: InlineSetup,
-    { service, counters, index, umem, cache, transmitter }: InlineAppParts,
+    { service, counters, index, umem, cache, transmitter, seed }: InlineAppParts,
   ) {
     this.#service = service;
     this.#counters = counters;
-    this.#peers = new Peers(setup, { cache, index });
+    this.#peers = new Peers(setup, { cache, index, seed });
     const requests = new ArrivedRequests(umem, this.#datagrams);
     const origin = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.#peers };
     this.#requests = requests;

@@ -1,14 +1,15 @@
 /**
  * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives
- * on; one poll for all.
+ * on. The last may be thousands, and stand behind one descriptor, which tells those that have something.
  */
 
+import { checked } from "../../ffi/errno.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
+import { type Udp, UDP_BURST } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 
-/** poll(2): something to be read, and an error that a read would tell. */
+/** poll(2): something to be read. */
 const POLLIN = 0x1;
-const POLLERR = 0x8;
 
 /** The descriptors of a poll set. */
 export interface PollSetParts {
@@ -19,46 +20,62 @@ export interface PollSetParts {
 
 /** A poll set, each entry two words: descriptor, events | revents << 16 (struct pollfd). */
 export class PollSet {
-  /** The kernel sockets, and for each whether it was found to have something. */
-  readonly sockets: Int32Array;
-  readonly ready: Uint8Array;
+  /** Indices of kernel sockets that were found to have something: the first {@linkcode readyCount}. */
+  readonly ready = new Uint32Array(UDP_BURST);
+  /** How many there are. */
+  readyCount = 0;
+  /** Whether a socket is among them. */
+  readonly #isReady: Uint8Array;
+  readonly #found = new Uint32Array(UDP_BURST);
   readonly #xsk: Xsk;
+  readonly #udp: Udp;
   readonly #tile: TileLibrary;
   readonly #eventfd: number;
+  /** Stands for all kernel sockets; -1, which poll(2) leaves out, where there are none. */
+  readonly #watch: number;
+  /** The eventfd, the watch, and the AF_XDP sockets. */
   readonly #all: Int32Array;
-  /** The kernel sockets alone. */
-  readonly #own: Int32Array;
 
-  constructor({ xsk, tile }: { xsk: Xsk; tile: TileLibrary }, parts: PollSetParts) {
+  /** Throws SystemError. */
+  constructor(
+    { xsk, udp, tile }: { xsk: Xsk; udp: Udp; tile: TileLibrary },
+    { eventfd, ports, sockets }: PollSetParts,
+  ) {
     this.#xsk = xsk;
+    this.#udp = udp;
     this.#tile = tile;
-    this.#eventfd = parts.eventfd;
-    this.sockets = Int32Array.from(parts.sockets);
-    this.ready = new Uint8Array(parts.sockets.length);
-    this.#own = Int32Array.from(parts.sockets.flatMap((fd) => [fd, POLLIN]));
-    this.#all = Int32Array.from(
-      [...parts.sockets, parts.eventfd, ...parts.ports].flatMap((fd) => [fd, POLLIN]),
-    );
+    this.#eventfd = eventfd;
+    this.#isReady = new Uint8Array(sockets.length);
+    this.#watch = sockets.length === 0
+      ? -1
+      : checked(udp.watch(Int32Array.from(sockets)), `watch ${sockets.length} sockets`);
+    this.#all = Int32Array.from([eventfd, this.#watch, ...ports].flatMap((fd) => [fd, POLLIN]));
   }
 
   /** Blocks until something is ready or `timeoutMs` passed; empties the eventfd. */
   wait(timeoutMs: number): void {
     const set = this.#all;
     if (this.#xsk.wait(set, set.length >>> 1, timeoutMs) <= 0) return;
-    this.#mark(set);
-    const eventfdWord = 2 * this.sockets.length + 1;
-    if (set[eventfdWord] >>> 16 !== 0) this.#tile.wait(this.#eventfd, 0);
+    if (set[1] >>> 16 !== 0) this.#tile.wait(this.#eventfd, 0);
+    if (set[3] >>> 16 !== 0) this.look();
   }
 
   /** Looks which kernel sockets have something, without blocking. */
   look(): void {
-    if (this.#xsk.wait(this.#own, this.sockets.length, 0) > 0) this.#mark(this.#own);
+    const room = this.ready.length - this.readyCount;
+    if (this.#watch < 0 || room === 0) return;
+    const count = this.#udp.ready(this.#watch, this.#found, room);
+    for (let i = 0; i < count; i++) {
+      const index = this.#found[i];
+      if (this.#isReady[index] !== 0) continue;
+      this.#isReady[index] = 1;
+      this.ready[this.readyCount++] = index;
+    }
   }
 
-  /** Marks the kernel sockets, which come first in both sets. */
-  #mark(set: Int32Array): void {
-    for (let i = 0; i < this.sockets.length; i++) {
-      if (((set[2 * i + 1] >>> 16) & (POLLIN | POLLERR)) !== 0) this.ready[i] = 1;
-    }
+  /** The socket at place `at` of `ready` has nothing any more; the last one takes that place. */
+  emptied(at: number): void {
+    this.#isReady[this.ready[at]] = 0;
+    this.ready[at] = this.ready[--this.readyCount];
   }
 }

@@ -5,6 +5,7 @@
  * one of a flood of made-up addresses.
  */
 
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { NET } from "../runtime/counters.ts";
 import type { SolicitProducer } from "../runtime/solicit_link.ts";
 
@@ -21,6 +22,7 @@ const WINDOW_BITS = 1 << 18;
 export class Solicits {
   readonly #link: SolicitProducer;
   readonly #counters: Float64Array;
+  readonly #key: HashKey;
   readonly #ifindex = new Int32Array(RECENT);
   readonly #address = new Int32Array(RECENT);
   readonly #asked = new Float64Array(RECENT).fill(-Infinity);
@@ -30,9 +32,14 @@ export class Solicits {
   #windowEnd = 0;
   #now = 0;
 
-  constructor(link: SolicitProducer, counters: Float64Array) {
+  /** `seed`, random, keeps others from choosing whom they are taken for. */
+  constructor(
+    link: SolicitProducer,
+    { counters, seed }: { counters: Float64Array; seed: number },
+  ) {
     this.#link = link;
     this.#counters = counters;
+    this.#key = keyOf(seed, Use.solicits);
   }
 
   /** Tells the time, monotonic milliseconds. */
@@ -49,13 +56,13 @@ export class Solicits {
 
   /** Whether this neighbour was asked for lately. May be wrong about one in some. */
   askedBefore(ifindex: number, address: number): boolean {
-    const bit = hash(ifindex, address) & (WINDOW_BITS - 1);
+    const bit = this.#hash(ifindex, address) & (WINDOW_BITS - 1);
     return (((this.#window[bit >>> 5] | this.#before[bit >>> 5]) >>> (bit & 31)) & 1) === 1;
   }
 
   /** Asks for the neighbour `address` (host order) on `ifindex`, unless that was done just now. */
   ask(ifindex: number, address: number): void {
-    const mixed = hash(ifindex, address);
+    const mixed = this.#hash(ifindex, address);
     const at = mixed >>> 22;
     if (
       this.#address[at] === address && this.#ifindex[at] === ifindex &&
@@ -72,7 +79,7 @@ export class Solicits {
 
   /** (ifindex, address) is known now; should it be lost again at once, it may be asked for again. */
   forget(ifindex: number, address: number): void {
-    const at = hash(ifindex, address) >>> 22;
+    const at = this.#hash(ifindex, address) >>> 22;
     if (this.#address[at] !== address || this.#ifindex[at] !== ifindex) return;
     this.#asked[at] = -Infinity;
   }
@@ -81,9 +88,9 @@ export class Solicits {
   publish(): boolean {
     return this.#link.publish();
   }
-}
 
-function hash(ifindex: number, address: number): number {
-  const mixed = Math.imul(address ^ Math.imul(ifindex, 0x85ebca6b), 0x9e3779b1);
-  return mixed ^ (mixed >>> 15);
+  #hash(ifindex: number, address: number): number {
+    const { add, first, second } = this.#key;
+    return hash(ifindex, address, add, first, second);
+  }
 }

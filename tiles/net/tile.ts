@@ -77,6 +77,8 @@ export interface NetSetup {
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
+  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
+  readonly seed: number;
 }
 
 /** Makes a net tile. Throws RangeError when what it is given does not fit together. */
@@ -126,8 +128,9 @@ class NetTile implements Tile {
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
-  /** The port of each kernel socket that this tile receives on. */
-  readonly #socketPorts: readonly number[];
+  /** The kernel sockets that this tile receives on, and the port of each. */
+  readonly #socketFds: Int32Array;
+  readonly #socketPorts: Int32Array;
   readonly #transmitter: Transmitter;
   readonly #holding: Holding;
   readonly #solicits: Solicits;
@@ -153,7 +156,8 @@ class NetTile implements Tile {
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
-    const cache = new HeaderCache(setup.headers);
+    const { seed } = setup;
+    const cache = new HeaderCache(setup.headers, seed);
     const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
     this.#umem = umem;
     this.#counters = counters;
@@ -165,20 +169,22 @@ class NetTile implements Tile {
       new CaptureWriter(setup.capture),
     );
     this.#capture = capture;
-    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), counters);
+    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
     const wire = new Wire({ umem, cache, ports: this.#ports, capture });
     const sender = new SocketSender(udp, { capture, counters });
     const { frameBytes } = setup;
     const solicits = this.#solicits;
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
     const out = { umem, cache, resolver, wire, sender, dispatch, capture, counters };
-    this.#holding = new Holding({ ...out, solicits });
+    this.#holding = new Holding({ ...out, solicits, random: Math.random, seed });
     const detour = new Detour({ ...out, holding: this.#holding });
     this.#transmitter = new Transmitter({ ...out, detour });
 
     const { wake } = tile;
-    this.#apps = setup.apps.map((app, index) => new AppLink(app, { umem, cache, index, wake }));
-    const inside = { umem, cache, transmitter: this.#transmitter };
+    this.#apps = setup.apps.map((app, index) =>
+      new AppLink(app, { umem, cache, index, wake, seed })
+    );
+    const inside = { umem, cache, transmitter: this.#transmitter, seed };
     this.#inline = made.map(({ setup: app, ...parts }, i) =>
       new InlineApp(app, { ...parts, ...inside, index: setup.apps.length + i })
     );
@@ -192,13 +198,14 @@ class NetTile implements Tile {
     this.#receiver = new Receiver({ ...into, arrivals, checks });
     this.#sockets = new SocketReceiver({ ...into, udp, reader });
     const receiving = setup.udp.filter(({ receive }) => receive);
-    this.#socketPorts = receiving.map(({ port }) => port);
+    this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
+    this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
 
     this.#netlink = new Waker(
       new TileReader(setup.netlinkTile),
       () => tile.wake(setup.netlinkEventfd),
     );
-    this.#pollSet = new PollSet({ xsk, tile }, {
+    this.#pollSet = new PollSet({ xsk, udp, tile }, {
       eventfd: setup.eventfd,
       ports: setup.sockets.map(({ slot }) => xsk.fd(slot)),
       sockets: receiving.map(({ fd }) => fd),
@@ -313,18 +320,19 @@ class NetTile implements Tile {
 
   /** Receives from kernel sockets that have something, and now and then looks which have. */
   #receiveSockets(): number {
-    const { sockets, ready } = this.#pollSet;
-    if (sockets.length === 0) return 0;
+    const set = this.#pollSet;
+    if (this.#socketFds.length === 0) return 0;
     if (this.#worked && ++this.#turns >= LOOK_TURNS) {
       this.#turns = 0;
-      this.#pollSet.look();
+      set.look();
     }
     let work = 0;
-    for (let i = 0; i < sockets.length; i++) {
-      if (ready[i] === 0) continue;
-      const count = this.#sockets.burst(sockets[i], this.#socketPorts[i]);
+    for (let at = set.readyCount - 1; at >= 0; at--) {
+      const index = set.ready[at];
+      const count = this.#sockets.burst(this.#socketFds[index], this.#socketPorts[index]);
       this.#runInline();
-      if (count === 0) ready[i] = 0;
+      // The one that comes to stand here has had its turn.
+      if (count === 0) set.emptied(at);
       work += count;
     }
     return work;

@@ -4,7 +4,7 @@
  * would have it, and at line rate no table could hold everyone that a flood names.
  */
 
-import { hashKey } from "../../netbase/record_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 
 /** A count is of the window now and of the one before. */
 const WINDOW_MILLIS = 500;
@@ -17,7 +17,7 @@ const WINDOWS = 1 << (16 - 2 * COUNT_BITS);
 export class Asks {
   readonly #rows: readonly [Uint16Array, Uint16Array];
   readonly #shift: number;
-  readonly #seed: number;
+  readonly #key: HashKey;
   #window = 0;
   #windowEnd = 0;
 
@@ -28,7 +28,7 @@ export class Asks {
   constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
     this.#rows = [new Uint16Array(1 << sizeLog2), new Uint16Array(1 << sizeLog2)];
     this.#shift = 32 - sizeLog2;
-    this.#seed = seed;
+    this.#key = keyOf(seed, Use.asks);
   }
 
   /** Tells the time, monotonic milliseconds. */
@@ -45,10 +45,11 @@ export class Asks {
    * never fewer than there were, up to what a cell holds, and more where others share its cells.
    */
   count(ifindex: number, address: number): number {
-    const hash = hashKey(ifindex, address, this.#seed);
-    const first = this.#add(this.#rows[0], hash >>> this.#shift);
-    const second = this.#add(this.#rows[1], Math.imul(hash, 0x27d4eb2f) >>> this.#shift);
-    return first < second ? first : second;
+    const { add, first, second } = this.#key;
+    const mixed = hash(ifindex, address, add, first, second);
+    const one = this.#add(this.#rows[0], mixed >>> this.#shift);
+    const other = this.#add(this.#rows[1], Math.imul(mixed, 0x27d4eb2f) >>> this.#shift);
+    return one < other ? one : other;
   }
 
   #add(row: Uint16Array, at: number): number {

@@ -4,7 +4,7 @@
  * makes room; being forgotten costs no more than one request too early.
  */
 
-import { hashKey } from "../../netbase/record_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 
 /** Entries that a neighbour may be in. */
 const WAYS = 4;
@@ -20,7 +20,7 @@ export class Rests {
   readonly #until: Float64Array;
   readonly #failures: Uint8Array;
   readonly #setMask: number;
-  readonly #seed: number;
+  readonly #key: HashKey;
 
   /** Room for 2 to the `sizeLog2`. `seed` keeps others from crowding one place. */
   constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
@@ -28,7 +28,7 @@ export class Rests {
     this.#until = new Float64Array(1 << sizeLog2);
     this.#failures = new Uint8Array(1 << sizeLog2);
     this.#setMask = (1 << sizeLog2) / WAYS - 1;
-    this.#seed = seed;
+    this.#key = keyOf(seed, Use.rests);
   }
 
   /** Whether it is to be left alone now. */
@@ -61,7 +61,9 @@ export class Rests {
 
   /** Its entry; below 0, as `~entry`, the one that it may take: whose rest ends first. */
   #find(ifindex: number, address: number): number {
-    const first = (hashKey(ifindex, address, this.#seed) & this.#setMask) * WAYS;
+    const { add, first: multiplier, second } = this.#key;
+    const mixed = hash(ifindex, address, add, multiplier, second);
+    const first = (mixed & this.#setMask) * WAYS;
     let soonest = first;
     for (let at = first; at < first + WAYS; at++) {
       if (this.#names[at * 2] === ifindex && this.#names[at * 2 + 1] === address) return at;

@@ -39,6 +39,8 @@ export interface SolicitorParts {
   readonly counters: Float64Array;
   /** From 0 to below 1. */
   random(): number;
+  /** Random: nobody is to choose addresses that meet in one place of its tables. */
+  readonly seed: number;
   /** How many solicitors share what the kernel's table allows: the net tiles. */
   readonly sharers: number;
 }
@@ -91,7 +93,7 @@ export class Solicitor {
   readonly #asks: Asks;
   readonly #rests: Rests;
   /** All that are queued or asked for. */
-  readonly #pending = new NeighborMap<Pending>();
+  readonly #pending: NeighborMap<Pending>;
   /** Who is asked for first comes first; among equals in rank who was so first. */
   readonly #queue: Pending[] = [];
   /** In the order in which they were asked for. */
@@ -107,8 +109,9 @@ export class Solicitor {
 
   constructor(parts: SolicitorParts) {
     this.#parts = parts;
+    this.#pending = new NeighborMap(parts.seed);
     const less = Math.ceil(Math.log2(parts.sharers));
-    const seed = Math.floor(parts.random() * 2 ** 32);
+    const { seed } = parts;
     this.#asks = new Asks({ sizeLog2: Math.max(10, ASKS_LOG2 - less), seed });
     this.#rests = new Rests({ sizeLog2: Math.max(10, RESTS_LOG2 - less), seed });
     this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });

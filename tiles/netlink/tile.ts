@@ -5,6 +5,7 @@
 
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -81,9 +82,10 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#library = libraries.netlink;
     this.#counters = region.counters;
     this.#followed = new Set(setup.filters.map(({ ifindex }) => ifindex));
+    const seed = randomSeed();
     this.#writer = new NetbaseWriter(setup.netbase, {
       readers: setup.readers.map(readerOf),
-      seed: crypto.getRandomValues(new Uint32Array(1))[0],
+      seed,
       wait: () => this.#library.wait(pollSet([]), 1),
     });
     this.#reader = new NetbaseReader(setup.netbase);
@@ -112,6 +114,7 @@ class NetlinkTile implements Tile, NeighborListener {
       isFollowed: (ifindex) => this.#followed.has(ifindex),
       counters: this.#counters,
       random: Math.random,
+      seed,
       sharers: setup.solicits.length,
     };
     this.#intakes = setup.solicits.map((link) => new Intake(link, intake));

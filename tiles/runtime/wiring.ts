@@ -6,6 +6,7 @@
 import type { Host } from "../../ffi/host.ts";
 import { slice, type View } from "../../ffi/view.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
@@ -22,6 +23,7 @@ import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, netLinkBytes } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
+import { type PortRange, portsOf } from "./ports.ts";
 import { refusedCallsBytes } from "./refused_calls.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
@@ -29,12 +31,11 @@ import type { TileKind } from "./tile.ts";
 import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** An app and the ports that it answers on. */
-export interface AppPlan extends
-  Pick<
-    ServiceSetup,
-    "name" | "module" | "ports" | "options" | "refuseSources" | "mostPerSecond"
-  >,
-  Pick<PeerSetup, "sendTo"> {
+export interface AppPlan
+  extends
+    Pick<ServiceSetup, "name" | "module" | "options" | "refuseSources" | "mostPerSecond">,
+    Pick<PeerSetup, "sendTo"> {
+  readonly ports: readonly PortRange[];
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
@@ -106,6 +107,8 @@ export class Wiring {
   /** What AF_XDP has of each net tile's UMEM: the frames. It locks all of it, touched or not. */
   readonly frames: readonly View[];
   readonly #options: WiringOptions;
+  /** Every port that an app answers on. */
+  readonly #served: readonly number[];
   /** What each net tile has for itself. */
   readonly #rooms: readonly Record<"umem" | "headers" | "solicit" | "capture", Region>[];
   /** By app, then by net tile: addresses heard from. */
@@ -116,6 +119,7 @@ export class Wiring {
   constructor(options: WiringOptions) {
     this.#options = options;
     const { regions, plan: { frames }, apps } = options;
+    this.#served = [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
     this.netbase = regions.create("netbase", NETBASE_BYTES);
     this.control = regions.create("control", CONTROL_BYTES);
     this.snapshot = regions.create("snapshot", SNAPSHOT_BYTES);
@@ -170,11 +174,6 @@ export class Wiring {
     });
   }
 
-  /** Every port that an app answers on. */
-  get #served(): number[] {
-    return [...new Set(this.#options.apps.flatMap(({ ports }) => ports))];
-  }
-
   /** Every app, wherever it runs. */
   get #everywhere(): AppPlace[] {
     return [...this.apps, ...this.inline.flat()];
@@ -221,7 +220,9 @@ export class Wiring {
       metrics: this.#everywhere
         .map(({ seat: { name }, metrics }) => ({ name, view: metrics.reader })),
       interfaces: attachments.map(({ name }) => name),
-      listen: apps.flatMap(({ name: app, ports }) => ports.map((port) => ({ port, app }))),
+      listen: apps.flatMap(({ name: app, ports }) =>
+        ports.map(([port, last]) => ({ port, ...(last > port && { last }), app }))
+      ),
     };
   }
 
@@ -251,7 +252,7 @@ export class Wiring {
       udp: sockets.map(({ fd, port }, i) => ({ fd, port, receive: i % this.nets.length === n })),
       apps: this.apps.map(({ app, index, seat }, a) => ({
         name: seat.name,
-        ports: app.ports,
+        ports: portsOf(app.ports),
         net: this.#links[a][n].net.writer,
         app: this.#links[a][n].app.reader,
         shape: plan.LINK_SHAPE,
@@ -270,6 +271,7 @@ export class Wiring {
       netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
+      seed: randomSeed(),
     };
   }
 
@@ -286,9 +288,9 @@ export class Wiring {
   #serviceSetup({ app, metrics }: AppPlace): ServiceSetup {
     const { name, module, ports, options, refuseSources, mostPerSecond } = app;
     return {
-      ...{ name, module, ports, options, refuseSources, mostPerSecond },
+      ...{ name, module, options, refuseSources, mostPerSecond },
+      ...{ ports: portsOf(ports), served: this.#served },
       metrics: metrics.writer,
-      served: this.#served,
     };
   }
 

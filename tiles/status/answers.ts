@@ -8,7 +8,7 @@ import { Ask, type ControlReader } from "../runtime/control.ts";
 import { countersOf, STATUS } from "../runtime/counters.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
-import type { Capturing } from "./capturing.ts";
+import type { Capturing, Listening } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
 import {
   type Entry,
@@ -33,7 +33,7 @@ export interface AnswerParts {
   readonly capturing: Capturing;
   readonly interfaces: readonly string[];
   readonly control: ControlReader;
-  readonly listen: readonly { readonly port: number; readonly app: string }[];
+  readonly listen: readonly Listening[];
 }
 
 /** One answer: lines that are there, or that are still to come. */

@@ -10,6 +10,7 @@ import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ri
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
 import { delay } from "../runtime/delay.ts";
+import { portsOf } from "../runtime/ports.ts";
 import { type Entry, jsonLine } from "../netlink/entries.ts";
 
 /** Pause between two looks at rings that were empty: 512 records in that time are 50,000 a second. */
@@ -20,8 +21,17 @@ const BEAT_MILLIS = 1000;
 const TOLD_MILLIS = 5000;
 /** Records handed on at once. */
 const MOST = 256;
+/** Captures at a time: each may go on for days, and has every record made into JSON. */
+const MOST_CAPTURES = 8;
 
 const REASONS = Object.keys(NET.help);
+
+/** A port, or those up to `last`, and the app that answers there. */
+export interface Listening {
+  readonly port: number;
+  readonly last?: number;
+  readonly app: string;
+}
 
 /** What captures are made from. */
 export interface CapturingParts {
@@ -33,7 +43,7 @@ export interface CapturingParts {
   mode(): number;
   /** Names of interfaces as of now. */
   interfaceNames(): (ifindex: number) => string;
-  readonly listen: readonly { readonly port: number; readonly app: string }[];
+  readonly listen: readonly Listening[];
 }
 
 /** All captures that are on. */
@@ -57,6 +67,9 @@ export class Capturing {
    * time, for as long as it is asked for.
    */
   async *stream(request: { dropsOnly: boolean; app?: string }): AsyncGenerator<string> {
+    if (this.#open.size === MOST_CAPTURES) {
+      throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
+    }
     const { rings } = this.#parts;
     const readers = rings.map((ring) => new CaptureReader(ring));
     const ports = this.#portsOf(request.app);
@@ -101,7 +114,7 @@ export class Capturing {
   #portsOf(app: string | undefined): ReadonlySet<number> | null {
     if (app === undefined) return null;
     const own = this.#parts.listen.filter((each) => baseName(each.app) === app);
-    return new Set(own.map(({ port }) => port));
+    return new Set(portsOf(own.map(({ port, last = port }) => [port, last])));
   }
 
   #settle(): void {

@@ -13,6 +13,8 @@ import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./
 
 const DS = types.toType("DS");
 const LEAST_SLOTS = 64;
+/** Slots that a name may be in, from its hash on: where it finds none of them free the table grows. */
+const MOST_PROBES = 32;
 
 /** Words of a name: the one above it, its hash, and lists of answers. Then comes its first label. */
 const Word = {
@@ -28,7 +30,10 @@ const Word = {
 /** Words of a list of answers: how many types, the answer for all others; then type, answer, and so on. */
 const List = { count: 0, others: 1, types: 2 } as const;
 
-/** The names, in an open-addressed table. */
+/**
+ * The names, in an open-addressed table. Strangers choose what is looked up: the hash is keyed, so that
+ * they cannot choose names that take long to be not found.
+ */
 export class Names {
   readonly #memory: Memory;
   readonly #root: number;
@@ -39,9 +44,22 @@ export class Names {
   #count = 0;
   readonly #labels = new TextEncoder();
 
-  /** Keeps all in `memory`. What is in none of `zones` is answered by `unknown`. */
-  constructor(memory: Memory, zones: readonly Zone[], unknown: number) {
+  /** The hash's key. */
+  readonly #start: number;
+  readonly #multiplier: number;
+
+  /**
+   * Keeps all in `memory`. What is in none of `zones` is answered by `unknown`. `key`: two random words.
+   */
+  constructor(
+    memory: Memory,
+    zones: readonly Zone[],
+    unknown: number,
+    key = crypto.getRandomValues(new Uint32Array(2)),
+  ) {
     this.#memory = memory;
+    this.#start = key[0] | 0;
+    this.#multiplier = key[1] | 1;
     this.#strangers = memory.take(List.types * 4);
     memory.words.set([0, unknown], this.#strangers);
     this.#root = this.#keep(0, new Uint8Array(1));
@@ -57,13 +75,18 @@ export class Names {
   }
 
   /** Where the answer to `question` is, in halves of the memory. */
-  find({ bytes, offset, labels, labelCount, type }: Question): number {
+  find(
+    { bytes, offset, labels, labelCount, type }: Pick<
+      Question,
+      "bytes" | "offset" | "labels" | "labelCount" | "type"
+    >,
+  ): number {
     const { words } = this.#memory;
     let name = this.#root;
     let list = words[name + Word.own];
     for (let i = labelCount - 1; i >= 0; i--) {
       const slot = this.#slot(name, bytes, offset + labels[i]);
-      const next = this.#slots[slot + 1];
+      const next = slot < 0 ? 0 : this.#slots[slot + 1];
       if (next === 0) {
         list = words[name + Word.below];
         break;
@@ -84,12 +107,16 @@ export class Names {
     return words[list + List.others];
   }
 
-  /** The slot of the name below `parent` with the label at `at` of `bytes`, or the free one for it. */
+  /**
+   * The slot of the name below `parent` with the label at `at` of `bytes`, or the free one for it; -1:
+   * others have all that it may be in.
+   */
   #slot(parent: number, bytes: Uint8Array, at: number): number {
     const slots = this.#slots;
     const { words } = this.#memory;
-    const hash = hashOf(words[parent + Word.hash], bytes, at);
-    for (let slot = this.#first(hash);; slot = (slot + 2) & (slots.length - 1)) {
+    const hash = this.#hashOf(words[parent + Word.hash], bytes, at);
+    let slot = this.#first(hash);
+    for (let i = 0; i < MOST_PROBES; i++, slot = (slot + 2) & (slots.length - 1)) {
       const name = slots[slot + 1];
       if (name === 0) return slot;
       if (
@@ -97,6 +124,7 @@ export class Names {
         this.#isLabel(name, bytes, at)
       ) return slot;
     }
+    return -1;
   }
 
   /** The slot where to begin to look for `hash`. */
@@ -170,7 +198,8 @@ export class Names {
     const parent = this.#name(parentOf(name));
     const label = this.#labels.encode(`\0${name.split(".", 1)}`);
     label[0] = label.length - 1;
-    const slot = this.#slot(parent, label, 0);
+    let slot = this.#slot(parent, label, 0);
+    for (; slot < 0; slot = this.#slot(parent, label, 0)) this.#grow();
     const there = this.#slots[slot + 1];
     if (there !== 0 && !isNew) return there;
     const made = this.#keep(parent, label);
@@ -183,29 +212,43 @@ export class Names {
   #keep(parent: number, label: Uint8Array): number {
     const memory = this.#memory;
     const name = memory.take(Word.label * 4 + label.length);
-    const hash = hashOf(memory.words[parent + Word.hash], label, 0);
+    const hash = this.#hashOf(memory.words[parent + Word.hash], label, 0);
     const below = memory.words[parent + Word.below];
     memory.words.set([parent, hash, below, below], name);
     memory.bytes.set(label, (name + Word.label) * 4);
     return name;
   }
 
+  /** Makes the table twice as large, or as large as it takes for every name to find a slot. */
   #grow(): void {
     const old = this.#slots;
-    this.#slots = new Int32Array(old.length * 2);
+    for (let length = old.length * 2;; length *= 2) {
+      this.#slots = new Int32Array(length);
+      if (this.#takeAll(old)) return;
+    }
+  }
+
+  /** Takes the names of another table. False: one of them finds no slot. */
+  #takeAll(old: Int32Array): boolean {
+    const slots = this.#slots;
     for (let at = 0; at < old.length; at += 2) {
       if (old[at + 1] === 0) continue;
       let slot = this.#first(old[at]);
-      while (this.#slots[slot + 1] !== 0) slot = (slot + 2) & (this.#slots.length - 1);
-      this.#slots.set([old[at], old[at + 1]], slot);
+      let probes = 1;
+      for (; slots[slot + 1] !== 0; probes++) slot = (slot + 2) & (slots.length - 1);
+      if (probes > MOST_PROBES) return false;
+      slots.set([old[at], old[at + 1]], slot);
     }
+    return true;
   }
-}
 
-/** Hash of the label at `at` of `bytes`, whatever the case of its letters, below a name with `hash`. */
-function hashOf(hash: number, bytes: Uint8Array, at: number): number {
-  for (const last = at + bytes[at]; at <= last; at++) {
-    hash = Math.imul(hash ^ LOWER[bytes[at]], 0x01000193);
+  /** Hash of the label at `at` of `bytes`, whatever the case of its letters, below a name with `hash`. */
+  #hashOf(hash: number, bytes: Uint8Array, at: number): number {
+    const multiplier = this.#multiplier;
+    hash = (hash + this.#start) | 0;
+    for (const last = at + bytes[at]; at <= last; at++) {
+      hash = Math.imul(hash ^ LOWER[bytes[at]], multiplier);
+    }
+    return hash ^ (hash >>> 15);
   }
-  return hash ^ (hash >>> 15);
 }

@@ -1,0 +1,340 @@
+/**
+ * Every table whose keys strangers choose: by the source of datagrams, by what makes us ask for a
+ * neighbour, by names in payloads. Whoever makes such a table adds it here: a test shows of each that it
+ * is keyed and bounded (`tests/unit/stranger_tables_test.ts`), `collide.ts` what a use of it costs.
+ *
+ * Not among them, since no stranger adds to them: interfaces, routes, next hops and the XDP program's
+ * filter, which hold what the kernel's configuration says. Ports index an array (`dispatch.ts`), and the
+ * flow hash picks one of several ways and keeps nothing.
+ */
+
+import { heapView } from "../ffi/view.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
+import { NETBASE_BYTES } from "../netbase/layout.ts";
+import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import type { AppContext } from "../tiles/app/contract.ts";
+import { Memory } from "../tiles/app/dns/memory.ts";
+import { Names as Domains } from "../tiles/app/dns/names.ts";
+import { Zone } from "../tiles/app/dns/zone.ts";
+import { parseZoneFile } from "../tiles/app/dns/zone_file.ts";
+import { METRICS_BYTES, MetricsWriter } from "../tiles/app/metrics.ts";
+import { Names as Series } from "../tiles/app/statsd.ts";
+import { HEADER_CACHE_BYTES, HeaderCache } from "../tiles/net/header_cache.ts";
+import { Heard, HEARD_BYTES } from "../tiles/net/heard.ts";
+import { HoldQueue, Rank } from "../tiles/net/hold.ts";
+import { HOLD_LIMITS } from "../tiles/net/holding.ts";
+import { ROW_WORDS } from "../tiles/net/rows.ts";
+import { Solicits } from "../tiles/net/solicits.ts";
+import { Asks } from "../tiles/netlink/asks.ts";
+import { conceal, NeighborMap } from "../tiles/netlink/neighbor_map.ts";
+import { Rests } from "../tiles/netlink/rests.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
+import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
+
+/** A table in use. */
+export interface OpenTable {
+  /** What one datagram of a stranger has done with his key, a 32-bit word or a name made of one. */
+  use(key: number): void;
+  /** Whether the key is in it, or, where it only counts, passes for one that is. */
+  has(key: number): boolean;
+}
+
+/** One kind of table. */
+export interface StrangerTable {
+  readonly name: string;
+  /** The keys that it holds at most. */
+  readonly most: number;
+  /** Words that it reads at most for one use, where it is made of typed arrays. */
+  readonly mostReads: number;
+  make(seed: number): OpenTable;
+  /** In which place a table of this seed looks for a key first; left out where trying does not find that. */
+  readonly place?: (seed: number) => (key: number) => number;
+  /** Where an attacker believes it to look who knows all but the seed: the same with a known mixer. */
+  readonly known: (key: number) => number;
+}
+
+const IFINDEX = 3;
+const OUR_ADDRESS = 0xc6120001 | 0;
+const SIZE_LOG2 = 16;
+/** So small that keys are found that meet in both rows. */
+const SKETCH_LOG2 = 8;
+const [PLACES, NAME_PLACES] = [0xffff, 0xfff];
+const ZONE_NAMES = 5_000;
+
+/** Murmur3's finaliser, as good as any that is known. */
+function mixed(key: number): number {
+  key = Math.imul(key ^ (key >>> 16), 0x85ebca6b);
+  key = Math.imul(key ^ (key >>> 13), 0xc2b2ae35);
+  return key ^ (key >>> 16);
+}
+
+function hashOf(a: number, { add, first, second }: HashKey): (key: number) => number {
+  return (key) => hash(a, key, add, first, second);
+}
+
+/** The hash by which V8 finds a number in a `Map` (Thomas Wang's). */
+export function hashOfMap(key: number): number {
+  let word = ~key + (key << 15);
+  word ^= word >>> 12;
+  word = (word + (word << 2)) | 0;
+  word = Math.imul(word ^ (word >>> 4), 2057);
+  return word ^ (word >>> 16);
+}
+
+const encoder = new TextEncoder();
+
+/** Writes a name that is made of a key into `bytes`, from `at` on, and returns where it ends. */
+function writeName(key: number, bytes: Uint8Array, at: number): number {
+  for (let rest = key; rest !== 0; rest >>>= 5) bytes[at++] = 0x5b + (rest & 31);
+  return at;
+}
+
+const knownName = new Uint8Array(8);
+
+/** FNV's hash of a name, by which many a table of names looks. */
+function knownOfName(key: number): number {
+  const end = writeName(key, knownName, 0);
+  let hash = 0;
+  for (let i = 0; i < end; i++) hash = Math.imul(hash ^ knownName[i], 0x01000193);
+  return hash & NAME_PLACES;
+}
+
+function makeSolicits(seed: number): Solicits {
+  const link = new SolicitProducer(heapView(SOLICIT_LINK_BYTES));
+  const solicits = new Solicits(link, { counters: new Float64Array(TILE_COUNTERS), seed });
+  solicits.clock(1_000);
+  return solicits;
+}
+
+function twoWords(seed: number): Uint32Array<ArrayBuffer> {
+  const { add, first } = keyOf(seed, 0);
+  return Uint32Array.of(add, first);
+}
+
+/** All of them. */
+export const STRANGER_TABLES: readonly StrangerTable[] = [
+  {
+    name: "addresses that an app heard from",
+    most: 65_536,
+    mostReads: 3 * (64 + 4),
+    make(seed) {
+      const heard = new Heard(heapView(HEARD_BYTES), seed);
+      return {
+        use: (key) => void (heard.has(key) || heard.add(key)),
+        has: (key) => heard.has(key),
+      };
+    },
+    place(seed) {
+      const at = hashOf(0, keyOf(seed, Use.heard));
+      return (key) => at(key) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "header cache",
+    most: 65_536,
+    mostReads: 48,
+    make(seed) {
+      const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), seed);
+      return {
+        use(key) {
+          if (cache.find(key, OUR_ADDRESS, 0) < 0) cache.insert(key, OUR_ADDRESS, 0);
+        },
+        has: (key) => cache.find(key, OUR_ADDRESS, 0) >= 0,
+      };
+    },
+    place(seed) {
+      const at = hashOf(OUR_ADDRESS, keyOf(seed, Use.headers));
+      return (key) => at(key) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "neighbours that are waited for",
+    most: HOLD_LIMITS.total,
+    // One that is full of neighbours of one bucket, and what it takes to displace one of them.
+    mostReads: 4 * HOLD_LIMITS.total,
+    make(seed) {
+      let random = seed | 0;
+      const queue = new HoldQueue(HOLD_LIMITS, {
+        ...{ drop() {}, seed },
+        random: () => (random = mixed(random + 1)) / 2 ** 32 + 0.5,
+      });
+      const held = { row: new Int32Array(ROW_WORDS), deadline: 1 };
+      return {
+        use: (key) => void queue.add(IFINDEX, key, Rank.stranger, held),
+        has: (key) => queue.find(IFINDEX, key) >= 0,
+      };
+    },
+    place(seed) {
+      const at = hashOf(IFINDEX, keyOf(seed, Use.hold));
+      return (key) => at(key) & (HOLD_LIMITS.total - 1);
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "neighbours that were asked for",
+    // Bits of two windows: the more are in it, the more others pass for such as are.
+    most: Infinity,
+    mostReads: 16,
+    make(seed) {
+      const solicits = makeSolicits(seed);
+      return {
+        use(key) {
+          solicits.askedBefore(IFINDEX, key);
+          solicits.ask(IFINDEX, key);
+        },
+        has: (key) => solicits.askedBefore(IFINDEX, key),
+      };
+    },
+    place(seed) {
+      const at = hashOf(IFINDEX, keyOf(seed, Use.solicits));
+      return (key) => at(key) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "neighbours in netbase",
+    most: 1 << 17,
+    // Where a key finds no slot the table is built anew, with another seed.
+    mostReads: 200_000,
+    make(seed) {
+      const view = heapView(NETBASE_BYTES);
+      // Its size from the beginning: what is counted and timed is not how it grows.
+      const writer = new NetbaseWriter(view, { readers: [], seed, neighborSlots: 1 << SIZE_LOG2 });
+      const reader = new NeighborReader(view);
+      const entry = { state: NUD_REACHABLE, flags: 0, macHead: 2, macTail: 0 };
+      return {
+        use(key) {
+          if (reader.lookup(IFINDEX, key >>> 0) >= 0) return;
+          writer.neighbors.set({ ...entry, ifindex: IFINDEX, address: key >>> 0 });
+        },
+        has: (key) => reader.lookup(IFINDEX, key >>> 0) >= 0,
+      };
+    },
+    place(seed) {
+      const { first, second } = keyOf(seed, Use.netbase);
+      const add = keyOf(seed, Use.neighbors).add & 0x1ffffff;
+      const at = hashOf(IFINDEX, { add, first, second });
+      return (key) => at(key) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "neighbours that rest",
+    most: 1 << SIZE_LOG2,
+    mostReads: 32,
+    make(seed) {
+      const rests = new Rests({ sizeLog2: SIZE_LOG2, seed });
+      return {
+        use(key) {
+          if (rests.resting(IFINDEX, key >>> 0, 1)) return;
+          rests.rest(IFINDEX, key >>> 0, { until: 1_000, failures: 1 });
+        },
+        has: (key) => rests.resting(IFINDEX, key >>> 0, 1),
+      };
+    },
+    place(seed) {
+      const at = hashOf(IFINDEX, keyOf(seed, Use.rests));
+      return (key) => at(key) & (PLACES >>> 2);
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "how often neighbours are asked for",
+    most: Infinity,
+    mostReads: 2,
+    make(seed) {
+      const asks = new Asks({ sizeLog2: SKETCH_LOG2, seed });
+      return {
+        use: (key) => void asks.count(IFINDEX, key >>> 0),
+        has: (key) => asks.count(IFINDEX, key >>> 0) > 1,
+      };
+    },
+    place(seed) {
+      const at = hashOf(IFINDEX, keyOf(seed, Use.asks));
+      // One cell in each row.
+      return (key) => at(key) >>> 24 << 8 | Math.imul(at(key), 0x27d4eb2f) >>> 24;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "maps by neighbour",
+    // As many as whoever has one puts in: the solicitor's queue, and neighbours in netbase. V8 passes all
+    // of a chain: here it is the seed alone that keeps those short.
+    most: Infinity,
+    mostReads: Infinity,
+    make(seed) {
+      const map = new NeighborMap<number>(seed);
+      map.set(IFINDEX, 0, 0);
+      return {
+        use(key) {
+          if (!map.has(IFINDEX, key >>> 0)) map.set(IFINDEX, key >>> 0, 1);
+        },
+        has: (key) => map.has(IFINDEX, key >>> 0),
+      };
+    },
+    place(seed) {
+      const secret = keyOf(seed, Use.neighborMap);
+      return (key) => hashOfMap(conceal(key, secret)) & PLACES;
+    },
+    known: (key) => hashOfMap(key) & PLACES,
+  },
+  {
+    name: "statsd's names",
+    most: 4_096,
+    mostReads: 64,
+    make(seed) {
+      const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+      const context = {
+        metric: (name: string, kind: "counter" | "gauge") => metrics.metric(name, kind),
+      } as AppContext;
+      const names = new Series(context, twoWords(seed));
+      const name = new Uint8Array(8);
+      const line = { at: 0, nameEnd: 0, type: "c".charCodeAt(0) };
+      const find = (key: number) => {
+        line.nameEnd = writeName(key, name, 0);
+        return names.find(name, line);
+      };
+      return { use: (key) => void find(key), has: (key) => find(key) !== null };
+    },
+    known: knownOfName,
+  },
+  {
+    name: "the name server's names",
+    most: ZONE_NAMES + 1,
+    mostReads: 256,
+    make(seed) {
+      const memory = new Memory();
+      const owners = Array.from({ length: ZONE_NAMES }, (_, i) => `h${i} A 192.0.2.1`);
+      const text = `$ORIGIN test.\n$TTL 60\n@ SOA ns admin 1 2 3 4 5\n@ NS h0\n${
+        owners.join("\n")
+      }\n`;
+      const names = new Domains(memory, [new Zone(parseZoneFile(text))], 1, twoWords(seed));
+      const below = encoder.encode("\x04test\0");
+      const bytes = new Uint8Array(32);
+      const labels = new Uint16Array(2);
+      const question = { bytes, offset: 0, labels, labelCount: 2, type: 1 };
+      const find = (key: number) => {
+        labels[1] = writeName(key, bytes, 1);
+        bytes[0] = labels[1] - 1;
+        bytes.set(below, labels[1]);
+        return names.find(question);
+      };
+      const stranger = find(-1);
+      return { use: (key) => void find(key), has: (key) => find(key) !== stranger };
+    },
+    known: knownOfName,
+  },
+];
+
+/** `count` keys that one function puts in one place, found by trying. */
+export function meetingKeys(place: (key: number) => number, count: number): Int32Array {
+  const keys = new Int32Array(count);
+  const there = place(0x1000);
+  for (let key = 0x1000, found = 0; found < count; key++) {
+    if (place(key) === there) keys[found++] = key;
+  }
+  return keys;
+}

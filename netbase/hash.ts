@@ -1,0 +1,67 @@
+/**
+ * The hash of every table whose keys strangers choose. It is keyed: who does not know the key cannot
+ * choose keys of his own that meet in one place. Each table draws its key from a random seed.
+ *
+ * Why two rounds: the first multiplies by a secret odd number, which leaves nothing of the difference
+ * of two keys but its trailing zeros, and folds the upper bits over the lower. For any two different
+ * results the second secret multiplication puts them in one of 2ᵏ places with a chance of at most
+ * 2 / 2ᵏ (multiply-shift: Dietzfelbinger, Hagerup, Katajainen, Penttonen, 1997). Alone it would do so
+ * only pair by pair, and now and then crowd a whole arithmetic progression; the first round breaks
+ * those up. A seed that is XORed to the key before a known mixer would keep differences as they are.
+ *
+ * It is no cryptographic hash: its key can be worked out from its results, so those stay in memory
+ * that strangers cannot read.
+ */
+
+/** A key: words that nobody outside knows. The multipliers are odd. */
+export interface HashKey {
+  readonly add: number;
+  readonly first: number;
+  readonly second: number;
+}
+
+/** A random seed: a whole number below 2⁵³. */
+export function randomSeed(): number {
+  const [low, high] = crypto.getRandomValues(new Uint32Array(2));
+  return (high >>> 11) * 2 ** 32 + low;
+}
+
+/** Tables that draw their keys from one seed, so that they do not have the same. */
+export const Use = {
+  interfaces: 1,
+  neighbors: 2,
+  netbase: 3,
+  headers: 4,
+  heard: 5,
+  hold: 6,
+  solicits: 7,
+  asks: 8,
+  rests: 9,
+  neighborMap: 10,
+} as const;
+
+/** The key that `use`, one of {@linkcode Use}, draws from `seed`. */
+export function keyOf(seed: number, use: number): HashKey {
+  const [low, high] = [seed | 0, Math.floor(seed / 2 ** 32) | 0];
+  const word = (i: number) => finish(finish(low + Math.imul(4 * use + i, 0x9e3779b1)) + high + i);
+  return { add: word(0), first: word(1) | 1, second: word(2) | 1 };
+}
+
+/** The finaliser of MurmurHash3. */
+function finish(word: number): number {
+  word = Math.imul(word ^ (word >>> 16), 0x85ebca6b);
+  word = Math.imul(word ^ (word >>> 13), 0xc2b2ae35);
+  return word ^ (word >>> 16);
+}
+
+/**
+ * Hash of the words `a` and `b`, a signed word, all bits of which are fit to pick a place. `b` is what
+ * strangers choose most freely; the others are a {@linkcode HashKey}, as numbers, since the data path
+ * has them in fields of its own.
+ */
+export function hash(a: number, b: number, add: number, first: number, second: number): number {
+  let mixed = Math.imul(b + add, first);
+  mixed = (mixed ^ (mixed >>> 15)) + Math.imul(a, second);
+  mixed = Math.imul(mixed ^ (mixed >>> 13), second);
+  return mixed ^ (mixed >>> 16);
+}
