@@ -216,7 +216,7 @@ static const struct {
 	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
 	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
-	{ SYS_pread64, EPERM, -1 },
+	{ SYS_pread64, EPERM, -1 }, { SYS_pwrite64, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
 	{ SYS_close, EPERM, -1 },
@@ -325,7 +325,7 @@ static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
 static const uint32_t FILE_CALLS[] = {
 	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
 	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
-	SYS_mkdirat, SYS_unlinkat, SYS_renameat2,
+	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2,
 #ifdef SYS_open
 	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
 #endif

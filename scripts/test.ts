@@ -1,35 +1,40 @@
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
  * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
- * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns`
- * and `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
- * Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where TEGULA_VM=1 asks for that.
+ * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` and
+ * `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves
+ * behind dies with it. Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where
+ * TEGULA_VM=1 asks for that.
  *
- * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
- * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
- * that fails without a test having failed (a build, a crash) counts as one failure.
+ * The first line says on what machine this runs. The last line is `N passed, N failed`, with
+ * `, N skipped` after it where tests did not run. What may be skipped stands in `tests/skips.txt` with
+ * its reason; every other skip is a failure, but for `tests/vm` without machines. A step that fails
+ * without a test having failed (a build, a crash) counts as one failure.
  */
 
 import { fileURLToPath } from "node:url";
 import { laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
+import { testsOf } from "./docs.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** Whether to try what only another kernel can show. */
 const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
-/** No step takes longer than this; for the long modes of some tests (see docs/operating.md), more. */
+/** No step takes longer than this; for the long modes of some tests (see docs/testing.md), more. */
 const STEP_MINUTES = Number(Deno.env.get("TEGULA_STEP_MINUTES") ?? (WITH_MACHINES ? 20 : 5));
+/** The seed of the random cases of all tests, as `tests/seed.ts` takes it. */
+const SEED = Deno.env.get("TEGULA_SEED") ??
+  `${crypto.getRandomValues(new Uint32Array(1))[0] >>> 1}`;
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
-const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
+const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check", "--cached-only"];
 /** The product's folders: what has examples in its docs. */
 const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
 
 /** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
 const IN_NAMESPACES = laboratoryCommand([
   ...["sh", "-c"],
-  "mount -t proc none /proc && mount -t tmpfs none /run/netns && ip link set lo up && " +
-  '"$@"; exit $?',
+  'mount -t tmpfs none /run/netns && ip link set lo up && "$@"; exit $?',
   "sh",
 ]);
 
@@ -49,7 +54,7 @@ async function show(
   const child = new Deno.Command(program, {
     args,
     cwd: ROOT,
-    env: { NO_COLOR: "1", TMPDIR: temporary },
+    env: { NO_COLOR: "1", TMPDIR: temporary, TEGULA_SEED: SEED },
     stdin: "null",
     stdout: "piped",
   }).spawn();
@@ -79,6 +84,16 @@ async function show(
 function fail(count: number, remark: string): void {
   total.failed += count;
   total.remarks.push(`failed: ${remark}`);
+}
+
+/** Counts every test of these files as skipped. */
+function leaveOut(files: string[], reason: string): void {
+  for (const file of files) {
+    const names = testsOf(Deno.readTextFileSync(ROOT + file));
+    const count = names.filter((name) => !name.startsWith(" ")).length;
+    total.skipped += count;
+    total.remarks.push(`skipped: ${file}, ${count} tests: ${reason}`);
+  }
 }
 
 /** A step that is right or wrong as a whole. Returns whether it was right. */
@@ -116,7 +131,54 @@ function testFiles(folder: string, words: string[]): string[] {
     .sort();
 }
 
+/** What of this machine tests, and the policies that they test, depend on: one line. */
+function machine(): string {
+  const read = (path: string) => {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch {
+      return "";
+    }
+  };
+  const processor = read("/proc/cpuinfo");
+  const model = /^(?:model name|CPU part)\s*: (.*)$/m.exec(processor)?.[1] ?? "CPU unknown";
+  const flags = /^(?:flags|Features)\s*: (.*)$/m.exec(processor)?.[1].split(" ");
+  const pku = flags === undefined ? "unknown" : flags.includes("pku") ? "yes" : "no";
+  const clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+  return [
+    model,
+    `pku ${pku}`,
+    `clocksource ${read(clocksource) || "unknown"}`,
+    `${navigator.hardwareConcurrency} cores`,
+    `kernel ${Deno.osRelease()}`,
+    `landlock ${landlock()}`,
+    `Deno ${Deno.version.deno}`,
+  ].join(", ");
+}
+
+/** The version of landlock that the kernel offers, "none", or "unknown" where it cannot be asked. */
+function landlock(): string {
+  // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
+  const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
+  try {
+    const libc = Deno.dlopen("libc.so.6", {
+      syscall: { parameters: ["i64", "pointer", "usize", "u32"], result: "i64" },
+    });
+    const version = libc.symbols.syscall(
+      SYS_LANDLOCK_CREATE_RULESET,
+      null,
+      0n,
+      LANDLOCK_CREATE_RULESET_VERSION,
+    );
+    libc.close();
+    return version > 0n ? `${version}` : "none";
+  } catch {
+    return "unknown";
+  }
+}
+
 async function main(words: string[]): Promise<number> {
+  console.log(machine());
   const skips = readSkips(Deno.readTextFileSync(ROOT + "tests/skips.txt"));
   const deno = Deno.execPath();
   await step("dependencies", [deno, "install", "--frozen", "--quiet"]);
@@ -139,10 +201,11 @@ async function main(words: string[]): Promise<number> {
   }
   const vm = testFiles("tests/vm", words);
   if (vm.length > 0 && !WITH_MACHINES) {
-    total.remarks.push("left out: tests/vm, which takes virtual machines: TEGULA_VM=1, as root");
+    leaveOut(vm, "it takes a virtual machine: set TEGULA_VM=1, and be root");
   } else if (vm.length > 0 && built) {
     for (const file of vm) await tests(file, [`${ROOT}scripts/vm`, ...DENO_TEST, file], skips);
   }
+  if (total.failed > 0) total.remarks.push(`random cases were those of TEGULA_SEED=${SEED}`);
   console.log(["", ...total.remarks].join("\n"));
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
   console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);

@@ -46,3 +46,19 @@ Deno.test("a new reader begins with what is asked from now on", () => {
   const consumer = new SolicitConsumer(view);
   assert.equal(consumer.take(new Uint32Array(8), 4), 0);
 });
+
+Deno.test("what the producer overwrites before it publishes is not read", () => {
+  const view = heapView(SOLICIT_LINK_BYTES);
+  const producer = new SolicitProducer(view);
+  const consumer = new SolicitConsumer(view);
+  const out = new Uint32Array(SOLICIT_DEPTH);
+  for (let i = 0; i < SOLICIT_DEPTH - 1; i++) producer.push(1, i);
+  producer.publish();
+  // A turn asks for more than one before it publishes.
+  for (let i = 0; i < 64; i++) producer.push(2, i);
+  const count = consumer.take(out, 64);
+  assert.deepEqual(
+    Array.from({ length: count }, (_, i) => out[i * 2]),
+    Array.from({ length: count }, () => 1),
+  );
+});
