@@ -38,6 +38,9 @@ const IN_NAMESPACES = laboratoryCommand([
   "sh",
 ]);
 
+/** Whether one failure is all there is to know: `scripts/mutants`. */
+const FAIL_FAST = Deno.env.has("TEGULA_FAIL_FAST");
+
 /** What came of everything so far; `remarks` are said again at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
 
@@ -106,8 +109,9 @@ async function step(name: string, command: string[]): Promise<boolean> {
 
 /** One run of `deno test`, `command` being all of its command line. */
 async function tests(name: string, command: string[], skips: Map<string, string>): Promise<void> {
+  if (FAIL_FAST && total.failed > 0) return;
   console.log(`\n== ${name}`);
-  const { lines, success } = await show(command);
+  const { lines, success } = await show(FAIL_FAST ? [...command, "--fail-fast"] : command);
   const outcome = readOutcome(lines, success);
   total.passed += outcome.passed;
   if (outcome.failed > 0) fail(outcome.failed, name);

@@ -35,6 +35,7 @@ const F_SETFL = 4;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const O_RDWR = 2;
+const IN_NONBLOCK = 0o4000;
 
 const libc = Deno.dlopen("libc.so.6", {
   syscall: {
@@ -140,12 +141,14 @@ function prepare() {
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
     probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
+    // An anonymous inode, as an eventfd is, but none.
+    inotify: Number(syscall(294, IN_NONBLOCK)),
   };
 }
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, port, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, probe, file, inotify }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -157,6 +160,7 @@ function attempts(
   attempt("write to a file", () => syscall(1, file, 1));
   attempt("read from a file", () => syscall(0, file, 1));
   attempt("write to its socket", () => syscall(1, own, 1));
+  attempt("read from an anonymous inode", () => syscall(0, inotify, 64));
   for (const [whose, fd] of [["own", own], ["other's", other]] as const) {
     attempt(`sendto on ${whose}`, () => syscall(44, fd, 1));
     attempt(`recvfrom on ${whose}`, () => syscall(45, fd, 1));
