@@ -11,7 +11,6 @@ import {
   Appliance,
   ask,
   askUntilAnswered,
-  assertEnds,
   CLIENT,
   Client,
   eventually,
@@ -23,7 +22,6 @@ import {
 } from "../netns/lab.ts";
 
 const PORT = 4000;
-const SIGTRAP = 5;
 const METRICS = "127.0.0.1:9464";
 const PROBER = fileURLToPath(new URL("./prober.ts", import.meta.url));
 /** An app that means no harm, to begin with. */
@@ -242,24 +240,3 @@ labTest("what honest code does in a handler ends nothing", async (lab) => {
   for (let i = 0; i < 3; i++) assert.equal((await ask(other, { port: PORT })).text, "benign");
   await settle();
 });
-
-labTest(
-  "where an app's heap overflows the process ends, and V8's last words are in the log",
-  async (lab) => {
-    const module = temporaryFile(
-      `export function answer() {
-       const kept = [];
-       for (;;) kept.push(new Array(1000).fill(kept.length));
-     }`,
-      ".ts",
-    );
-    const { host, client } = await pair(lab);
-    await introduce({ host, client });
-    const flags = ["--listen", `${PORT}=${module}`, "--interface", "eth0"];
-    const appliance = await Appliance.start(host, flags);
-    await ask(new Client(client), { port: PORT, timeoutMs: 100 });
-    await assertEnds(appliance, 128 + SIGTRAP);
-    const words = appliance.process.stderr.all.filter((line) => line.startsWith(`${module}: `));
-    assert.ok(words.some((line) => /heap/i.test(line)), words.join("\n"));
-  },
-);
