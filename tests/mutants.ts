@@ -1251,10 +1251,10 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("ffi/tile.c", ["unit/ffi_tile_test"], [
     {
       name: "confinement: landlock is not applied",
+      tests: ["netns/confinement"],
       in: "forbid_files",
       from: "error = result(syscall(SYS_landlock_restrict_self, fd, 0));",
       to: "error = 0;",
-      tests: ["netns/confinement"],
     },
     {
       name: "confinement: any anonymous inode is taken for an eventfd",
