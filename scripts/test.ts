@@ -95,7 +95,7 @@ function leaveOut(files: string[], reason: string): void {
     const names = testsOf(Deno.readTextFileSync(ROOT + file));
     const count = names.filter((name) => !name.startsWith(" ")).length;
     total.skipped += count;
-    total.remarks.push(`skipped: ${file}, ${count} tests: ${reason}`);
+    total.remarks.push(`skipped: ${file} (${count}): ${reason}`);
   }
 }
 

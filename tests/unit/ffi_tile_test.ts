@@ -139,6 +139,12 @@ for (const [without, flags] of Object.entries(FLAGS)) {
   });
 }
 
+Deno.test("where the heap of a confined tile overflows, V8's last words are in the log", () => {
+  const { signal, stderr } = run([{ work: "overflow" }], ["--v8-flags=--max-old-space-size=64"]);
+  equal(signal, "SIGTRAP");
+  match(stderr, /^app: .*heap out of memory/m);
+});
+
 Deno.test("confine() leaves a net tile the descriptors that it lists, and none between them", () => {
   const [{ results }] = confined({ role: "net", work: "descriptors" });
   ok(results);

@@ -1,7 +1,8 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then
  * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works
- * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`), or
+ * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`,
+ * `overflow`), or
  * asks which descriptors it reaches (`descriptors`).
  */
 
@@ -16,7 +17,7 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort";
+  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort" | "overflow";
   /** Of the observer's counters. */
   readonly slot: number;
   readonly keepNetAdmin: boolean;
@@ -309,6 +310,12 @@ async function honest(): Promise<void> {
   self.postMessage({ type: "attempts", results });
 }
 
+/** Takes memory until V8 has none left. */
+function overflow(): void {
+  const kept: unknown[] = [];
+  for (;;) kept.push(new Array(1000).fill(kept.length));
+}
+
 /** Says something as libraries do when they give up, and aborts. */
 function abort(): void {
   const words = new TextEncoder().encode("last words\x1b[2J\nof one\n");
@@ -339,5 +346,6 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   if (work === "busy") return busy(data);
   if (work === "honest") return void honest();
   if (work === "abort") return abort();
+  if (work === "overflow") return overflow();
   self.postMessage({ type: "attempts", results: attempts(prepared, eventfd) });
 };
