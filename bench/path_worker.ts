@@ -54,6 +54,7 @@ const NO_TILE: TileLibrary = {
   wait: () => 0,
   thread: () => 0,
   callName: () => "",
+  refuseSignals() {},
   confine: () => ({ landlock: false, observed: false }),
 };
 

@@ -156,15 +156,33 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime_supervisor"], [
     {
       name: "supervisor: a tile whose thread is gone lives on",
-      in: "TileWorker.look",
+      in: "TileWorker.#isGone",
       from: "!this.#threads.isRunning(this.#thread)",
       to: "false",
     },
     {
       name: "supervisor: one that hangs is not ended",
       in: "TileWorker.look",
-      from: "this.#looks = lives && this.#ending === undefined ? 0 : this.#looks + 1;",
+      from: "this.#looks = lives ? 0 : this.#looks + 1;",
       to: "this.#looks = 0;",
+    },
+    {
+      name: "supervisor: a tile that claims that it was stopped is believed",
+      in: "TileWorker.#hear",
+      from: "else if (this.#told) this.#end",
+      to: "else if (!this.#over) this.#end",
+    },
+    {
+      name: "supervisor: a tile that says it has failed is gone at once",
+      in: "TileWorker.#end",
+      from: "if (this.#isGone()) this.#settle(ending);",
+      to: "if (true) this.#settle(ending);",
+    },
+    {
+      name: "supervisor: the kernel is not asked whether a thread is confined",
+      in: "TileWorker.#hear",
+      from: "!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])",
+      to: "false",
     },
     {
       name: "supervisor: a start that never ends is not ended",

@@ -236,6 +236,7 @@ export class Room {
           wait: () => 0,
           thread: () => 0,
           callName: () => "",
+          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: this.xsk,

@@ -223,16 +223,23 @@ export class Appliance {
     this.#options.log(sentence);
   }
 
-  /** Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. */
+  /**
+   * Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. Where
+   * that one does not end, it stays, and the new one is given up.
+   */
   async #relieve(seat: TileSeat, before: TileWorker, worker: TileWorker): Promise<boolean> {
     this.#workers.set(seat.name, worker);
     this.#beside = before;
-    before.expectEnd();
+    const late = new Promise<"late">((resolve) => before.expectEnd(() => resolve("late")));
     this.#control.relieve(before.thread);
     this.#options.tile.wake(seat.eventfd);
-    const handedOver = await before.ended;
+    const handedOver = await Promise.race([before.ended, late]);
     this.#control.relieve(0);
-    return handedOver;
+    if (handedOver !== "late") return handedOver;
+    this.#workers.set(seat.name, before);
+    this.#beside = worker;
+    worker.abandon("the one before does not end");
+    return await new Promise(() => {});
   }
 
   /**

@@ -9,9 +9,9 @@ import type { ControlRequest } from "./control.ts";
 import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
-import { AppError, sentenceOf } from "./thrown.ts";
+import { AppError, firstLine, sentenceOf } from "./thrown.ts";
 import type { BootMessage, TileKind, TileReport } from "./tile.ts";
-import { Life, type TileReader } from "./tile_region.ts";
+import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
 export interface TileEvents {
@@ -42,6 +42,8 @@ const LATE_LOOKS = 10;
 const START_LOOKS = 600;
 /** How often the thread of a tile that ends is looked for: a reload waits for it. */
 const GONE_POLL_MILLIS = 2;
+/** Looks until a tile that was told to end is late. */
+const TOLD_LOOKS = 10;
 /** Looks until the thread of a tile that was ended must be gone. */
 const GONE_LOOKS = 6;
 
@@ -141,6 +143,8 @@ export class TileWorker {
   #looks = 0;
   /** Whether it was told to end. */
   #told = false;
+  #toldLooks = 0;
+  #late?: () => void;
   #ending?: Ending;
   /** Whether its loop is to be asked to leave, whatever it said. */
   #leaving = false;
@@ -173,7 +177,7 @@ export class TileWorker {
     this.#worker.onmessageerror = () => this.#refuse("posted a message that cannot be read");
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const [line] = event.message.split("\n");
+      const line = firstLine(event.message);
       this.#end({ failure: line.replace(/^Uncaught (\(in promise\) )?(Error: )?/, "") });
     };
     this.#worker.postMessage(boot);
@@ -194,9 +198,20 @@ export class TileWorker {
     return this.#thread;
   }
 
-  /** To be called when it is told to end: only then is it believed that it did. */
-  expectEnd(): void {
+  /**
+   * To be called when it is told to end: only then is it believed that it did. `late` is called where it
+   * does not in time.
+   */
+  expectEnd(late?: () => void): void {
     this.#told = true;
+    this.#toldLooks = 0;
+    this.#late = late;
+  }
+
+  /** Gives up one that starts beside another. */
+  abandon(reason: string): void {
+    this.#worker.terminate();
+    this.#end({ failure: reason });
   }
 
   #hear(data: unknown): void {
@@ -227,7 +242,8 @@ export class TileWorker {
       this.#running.resolve(report);
     } else if (report.type === "failed") {
       // A net tile speaks for the apps inside it, an app for itself.
-      this.#end({ failure: report.message, ...(kind === "net" && { app: report.app }) });
+      const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
+      this.#end({ failure: firstLine(report.message), app });
     } else if (this.#told) this.#end({ failure: null });
     else this.#refuse("claimed to have been stopped");
   }
@@ -280,10 +296,14 @@ export class TileWorker {
     if (this.#over || this.#thread === 0) return;
     if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
     if (this.#ending !== undefined) return this.#retryEnd(this.#ending);
+    if (this.#told && ++this.#toldLooks === TOLD_LOOKS) {
+      this.#told = false;
+      this.#late?.();
+    }
     const { kind } = this.#boot;
     const progress = this.#runs ? progressOf(tile, kind) : this.#threads.ticks(this.#thread);
     const lives = progress !== this.#progress ||
-      (this.#runs && (tile.life !== Life.running || (tile.asleep && kind !== "status")));
+      (this.#runs && tile.asleep && kind !== "status");
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
     this.#age++;
