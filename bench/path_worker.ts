@@ -148,7 +148,14 @@ class Path {
     if (setup.inline) return new Path({ xsk, tile, counters });
     const parts = { counters: new Float64Array(16), log() {} };
     const service = await loadService(app, parts);
-    const join = { own, peer: net, umem, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const join = {
+      own,
+      peer: net,
+      payloads: umem,
+      shape,
+      tile: heapView(TILE_REGION_BYTES),
+      eventfd: -1,
+    };
     const side = new NetSide(join, { counters: parts.counters, wake() {} });
     return new Path({ xsk, tile, app: { service, side }, counters });
   }

@@ -10,7 +10,7 @@ import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./net_room.t
 
 export const PEER = REQUEST.source;
 /** Where an app runs. */
-export const PLACES = ["inline", "own tile"] as const;
+export const PLACES = ["inline", "own tile", "own tile, copies"] as const;
 type Options = ConstructorParameters<typeof Room>[0];
 
 /** A host with an app. */
@@ -36,11 +36,11 @@ export async function serve(
     const { counters } = new TileReader(room.setup.inline![0].region);
     return { room, counters, run: () => room.turn(), tick: () => room.pass(1e6) };
   }
-  const room = new Room({ ports: [[7]], ...options });
+  const room = new Room({ ports: [[7]], apart: place === "own tile, copies", ...options });
   known(room);
-  const { setup } = room.apps[0];
+  const [{ setup, payloads }] = room.apps;
   const counters = new Float64Array(16);
-  const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
+  const join = { ...setup, own: setup.app, peer: setup.net, payloads };
   const side = new NetSide(join, { counters, wake() {} });
   const service = await makeService({
     default: () => typeof app === "function" ? { receive: app } : app,
