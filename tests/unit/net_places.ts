@@ -1,7 +1,7 @@
 /** A net tile and an app that answers, in the tile or in a tile of its own. */
 
 import { heapView } from "../../ffi/view.ts";
-import type { App } from "../../tiles/app/contract.ts";
+import type { App, AppContext } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { NetSide } from "../../tiles/app/net_side.ts";
 import { makeService } from "../../tiles/app/service.ts";
@@ -38,14 +38,31 @@ export async function serve(
   }
   const room = new Room({ ports: [[7]], apart: place === "own tile, copies", ...options });
   known(room);
-  const [{ setup, payloads }] = room.apps;
+  const { side, service, counters, run } = await attach(room, 0, {
+    default: () => typeof app === "function" ? { receive: app } : app,
+  });
+  const tick = () => {
+    service.clock(Infinity, side.answers);
+    side.finish();
+    room.turn();
+  };
+  return { room, counters, run, tick };
+}
+
+/** Has the app of `module` run at the other end of the link of app number `index`. */
+export async function attach(
+  room: Room,
+  index: number,
+  module: Parameters<typeof makeService>[0],
+  options: AppContext["options"] = {},
+) {
+  const { setup, payloads } = room.apps[index];
   const counters = new Float64Array(16);
   const join = { ...setup, own: setup.app, peer: setup.net, payloads };
   const side = new NetSide(join, { counters, wake() {} });
-  const service = await makeService({
-    default: () => typeof app === "function" ? { receive: app } : app,
-  }, {
-    ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
+  const { ports } = setup;
+  const service = await makeService(module, {
+    ...{ name: "app", module: "", ports, served: ports, options },
     metrics: heapView(METRICS_BYTES),
   }, { counters, log() {} });
   const run = () => {
@@ -56,12 +73,7 @@ export async function serve(
       room.turn();
     }
   };
-  const tick = () => {
-    service.clock(Infinity, side.answers);
-    side.finish();
-    room.turn();
-  };
-  return { room, counters, run, tick };
+  return { side, service, counters, run };
 }
 
 /** Peers on each way are known to the host. */
