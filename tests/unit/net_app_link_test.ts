@@ -257,7 +257,7 @@ Deno.test("copies that an app has not passed are never overwritten, whatever siz
       const payload = umem.bytes.subarray(offset, offset + size).fill(i + 1);
       if (link.pushOne(offset, size, 1, 2, 3, 4, 5, 6)) expected.push(payload.slice());
       else {
-        assert.ok(size > 0 && expected.length > 0 || size > 252, "there is room");
+        assert.ok(expected.length > 0 || size > 252, "there is room");
         umem.give(offset);
       }
       link.publish();
