@@ -217,6 +217,8 @@ static const struct {
 	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
 	{ SYS_pread64, EPERM, -1 },
+	/* And where that has changed it asks for the size before it reads. */
+	{ SYS_fstat, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
 	{ SYS_close, EPERM, -1 },
@@ -232,6 +234,8 @@ static const char *const EXPECTED_PATHS[] = {
 	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
 	"/proc/self/statm", /* Deno.memoryUsage() */
 	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
+	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, where threads allocate at once */
+	"_cache_v", /* Deno's caches in SQLite, which looks for their journals */
 	"/gen/file/", /* Deno's cache of emitted code, of which only this part is known, for a stack */
 	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
 };
@@ -281,7 +285,10 @@ static const uint32_t COMMON[] = {
  * also to report an error: SQLite takes a refused lock for a busy one and tries again for minutes,
  * where a refused read makes it give up at once.
  */
-static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL, F_SETLK };
+static const int32_t FCNTL_COMMANDS[] = {
+	F_GETFD, F_GETFL, F_SETLK,
+	F_DUPFD_CLOEXEC, F_SETFD, /* the last two for apps with files alone: they remove a folder */
+};
 
 /*
  * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
@@ -326,7 +333,11 @@ static const uint32_t FILE_CALLS[] = {
 	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
 	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
 	SYS_mkdirat, SYS_unlinkat, SYS_renameat2,
+	/* Also a mere copy, or a write by Node's functions, sets the file's mode. */
+	SYS_fchmod, SYS_fchmodat, SYS_faccessat2, SYS_copy_file_range,
+	SYS_fdatasync, SYS_flock, SYS_utimensat, SYS_getuid,
 #ifdef SYS_open
+	SYS_access, SYS_chmod,
 	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
 #endif
 };
@@ -364,7 +375,8 @@ static void make_policy(struct policy *p, enum role role, int keep, int32_t *fds
 		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
 	allow_ranges(p, EVENTFD_CALLS, COUNT(EVENTFD_CALLS), eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
-	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
+	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS,
+		   (int)COUNT(FCNTL_COMMANDS) - (keep & KEEP_FILES ? 0 : 2));
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_anonymous_mmap(p);
 	allow_threads(p);

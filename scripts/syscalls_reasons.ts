@@ -1,0 +1,147 @@
+/**
+ * Why each call that `ffi/tile.c` allows is allowed, and why each that it refuses without counting may
+ * be refused. A test holds this and the policy together; `docs/system_calls.md` is made from it.
+ */
+
+/** Of calls that are refused as a matter of course. */
+export const EXPECTED: { readonly [call: string]: string } = {
+  clone3: "its flags stand in memory, which a filter cannot read; libc goes on with clone",
+  close:
+    "what a thread's event loop had stays until the process ends; numbers do not say whose they are",
+  fstat: "SQLite asks for the size of Deno's code cache, and gives it up",
+  pread64: "SQLite reads Deno's code cache, and gives it up",
+  unlink: "the control socket's listener, as it ends; main removes the file",
+  unlinkat: "as unlink, on aarch64",
+};
+
+/** Of calls that are allowed. */
+export const REASONS: { readonly [call: string]: string } = {
+  // Memory
+  brk: "malloc in the main arena",
+  madvise:
+    "V8 and malloc give memory back; any advice, because libc and V8 add new ones: glibc 2.42 makes " +
+    "guard pages of thread stacks by 102 and 103",
+  mmap: "heap, code, stacks: anonymous memory alone, neither a ring nor another tile's map",
+  mprotect: "V8's pages change between writable and executable, malloc grows its arenas",
+  mremap: "realloc of large blocks",
+  munmap: "heap, code, stacks",
+  pkey_alloc: "V8 takes a key for its code where the CPU has them",
+  pkey_free: "the counterpart of pkey_alloc",
+  pkey_mprotect: "mprotect of V8's code and trusted data where the CPU has keys",
+  map_shadow_stack: "libc, where the CPU keeps return addresses apart",
+  // Threads
+  clone:
+    "a thread of the runtime's pool (crypto, files, names) or of V8, when none is idle; only with the " +
+    "flags of pthread_create, so no process",
+  rseq: "libc registers each new thread, and ends the process when that fails",
+  set_robust_list: "libc, for each new thread",
+  prctl: "the name of a thread or of memory; nothing else",
+  sched_getaffinity: "Rust and V8, for each new thread",
+  sched_getparam: "libc: pthread_getattr_np, by which V8 finds the bounds of a stack",
+  sched_getscheduler: "as sched_getparam",
+  sched_yield: "back-off in locks",
+  exit: "the end of a thread",
+  exit_group: "the end of the process: Deno.exit, a panic",
+  getpid: "identity in abort, and in V8's messages",
+  gettid: "identity of a thread in locks, in abort, and at its end",
+  membarrier: "fences of one side in V8's and libc's locks, where they are built with them",
+  futex: "locks, Atomics.wait, V8's own threads at work for this one",
+  futex_requeue: "what a newer libc makes of futex",
+  futex_wait: "what a newer libc makes of futex",
+  futex_waitv: "what a newer libc makes of futex",
+  futex_wake: "what a newer libc makes of futex",
+  getcpu: "libc and V8 keep caches for each processor, where the kernel has no vDSO for it",
+  // Time
+  clock_gettime: "CPU time, and all clocks where the clock source has no vDSO (hpet, acpi_pm, Xen)",
+  clock_getres: "V8 asks for the resolution of its clock, where the clock source has no vDSO",
+  gettimeofday: "Date.now where the clock source has no vDSO; garbage when refused",
+  time: "libc's clock in seconds, where the clock source has no vDSO",
+  clock_nanosleep: "sleep of back-off and of a nested worker",
+  restart_syscall: "a wait goes on after SIGSTOP and SIGCONT",
+  // Waiting
+  epoll_wait: "the worker's event loop",
+  epoll_pwait: "epoll_wait on aarch64, and of newer libraries",
+  epoll_pwait2: "epoll_wait of still newer libraries",
+  poll: "the tile's own wait on its rings, sockets and eventfd",
+  ppoll: "poll on aarch64",
+  // Signals
+  rt_sigprocmask: "the start and end of a thread, abort",
+  rt_sigreturn: "V8's handler of WebAssembly's traps returns",
+  rt_sigaction:
+    "SIGSEGV, SIGBUS and SIGABRT: who handled a fault lets it happen again, so that the process ends " +
+    "instead of faulting for ever",
+  sigaltstack: "the stack for handlers, at the start and end of a thread",
+  tgkill: "SIGABRT to this process: abort; without it the end is a SIGSEGV without a reason",
+  // Descriptors
+  read: "eventfds: being woken",
+  write:
+    "eventfds: waking another; what goes to stdout and stderr the observer writes in the tile's name, " +
+    "so that the last words of V8, Rust and libc reach the log",
+  fcntl:
+    "asking for flags, which changes nothing, and file locks: SQLite takes a refused lock for a busy " +
+    "one and tries again for minutes, where a refused read makes it give up at once; for apps that keep " +
+    "files also F_DUPFD_CLOEXEC and F_SETFD, by which a folder is removed",
+  readlink:
+    "/proc/self/exe: Deno.execPath and node:process panic when it is refused, before Deno looks at " +
+    "permissions; tells what symbolic links point to",
+  readlinkat: "readlink on aarch64",
+  ioctl: "answered ENOTTY where it asks for a terminal, as for colours, and refused else",
+  // The rest
+  getcwd: "the text of an uncaught error",
+  getppid: "process.ppid",
+  getrandom: "hash seeds, crypto",
+  getrusage: "process.resourceUsage, which tells of this process alone",
+  sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
+  // Of net tiles and the netlink tile, on their own descriptors
+  getsockopt: "XDP_STATISTICS",
+  recvfrom: "kicks of AF_XDP's fill ring; the status tile reads requests",
+  recvmmsg: "kernel sockets in batches; events of rtnetlink",
+  recvmsg: "events of rtnetlink",
+  sendmmsg: "kernel sockets in batches",
+  sendmsg: "requests to rtnetlink",
+  sendto:
+    "kicks of AF_XDP's transmit ring; requests to rtnetlink; the status tile answers, without an address, " +
+    "by which a UDP socket sends nothing",
+  // Of the status tile, for who connects
+  accept4: "takes a connection",
+  epoll_ctl: "has the event loop wait for it",
+  getpeername: "Deno asks for the addresses of each connection",
+  getsockname: "Deno asks for the addresses of each connection",
+  setsockopt: "TCP_NODELAY, on level TCP alone",
+  shutdown: "ends a connection",
+  close: "frees a connection or a file",
+  // Of apps that keep files, which Deno's permissions name
+  access: "node:fs accessSync",
+  chmod: "node:fs writeFileSync sets the mode of what it has written",
+  copy_file_range: "Deno.copyFile",
+  faccessat2: "access of newer libraries",
+  fchmod: "Deno.copyFile gives the copy the mode of the file",
+  fchmodat: "chmod on aarch64",
+  fdatasync: "Deno.FsFile.syncData",
+  flock: "Deno.FsFile.lock",
+  fstat: "sizes and kinds",
+  fsync: "Deno.FsFile.sync",
+  ftruncate: "Deno.truncate",
+  getdents64: "Deno.readDir",
+  getuid: "node:fs",
+  lseek: "Deno.FsFile.seek, and reading a whole file",
+  lstat: "links",
+  mkdir: "Deno.mkdir",
+  mkdirat: "mkdir on aarch64",
+  newfstatat: "stat of newer libc",
+  open: "opening, of older libc",
+  openat: "opening",
+  pread64: "reading at a place",
+  pwrite64: "writing at a place",
+  rename: "Deno.rename, and replacing a file by another",
+  renameat2: "rename on aarch64",
+  rmdir: "Deno.remove of a folder",
+  stat: "of older libc",
+  statx: "Deno.stat",
+  unlink: "Deno.remove",
+  unlinkat: "Deno.remove of a folder with what is in it; unlink on aarch64",
+  utimensat: "Deno.utime",
+  // Of apps that may read the clock's state
+  adjtimex: "how exact the host's clock is; setting it takes a capability",
+  clock_adjtime: "adjtimex, as newer libc calls it",
+};
