@@ -427,12 +427,6 @@ static const struct {
 	{ SYS_unlinkat, EACCES },
 };
 
-/* As allow_only. */
-static inline void process_only(struct policy *p, uint32_t call, int index, const int32_t *values, size_t count)
-{
-	allow_only(p, call, index, values, (int)count);
-}
-
 /* Memory that is shared and has no file counts in no limit of the process. */
 static inline void allow_counted_mmap(struct policy *p)
 {
@@ -492,18 +486,18 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
 	if (grants & GRANT_NET) {
 		allow(p, PROCESS_NET_CALLS, COUNT(PROCESS_NET_CALLS));
-		process_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
+		allow_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
 	} else {
-		process_only(p, SYS_sendmsg, 0, &report, 1);
+		allow_only(p, SYS_sendmsg, 0, &report, 1);
 		if (p->refuse != SECCOMP_RET_USER_NOTIF) { /* the observer answers the same */
 			IF_EQUAL(p, 0, 1, SYS_socket);
 			RETURN(p, SECCOMP_RET_ERRNO | EACCES);
 		}
 	}
-	process_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
-	process_only(p, SYS_prlimit64, 0, PROCESS_SELF, COUNT(PROCESS_SELF));
-	process_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
-	process_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
+	allow_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
+	allow_only(p, SYS_prlimit64, 0, PROCESS_SELF, COUNT(PROCESS_SELF));
+	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
+	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_counted_mmap(p);
 	allow_threads(p);
 	allow_abort(p);

@@ -212,6 +212,7 @@ export function openProcesses(path: string): Processes {
       const { net = false, clock = false, uid = 65534, gid = uid, threads = 64 } = options;
       const { memoryMib, isolates = 1 } = options;
       const variables = {
+        NO_COLOR: "1",
         ...env,
         HOME: "/nonexistent",
         DENO_DIR: "/nonexistent",

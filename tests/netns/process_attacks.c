@@ -104,9 +104,12 @@ static const struct attack {
 	{ "modify_ldt or number beyond", 1000, { 0 } },
 };
 
-__attribute__((visibility("default"))) const char *attack_name(int which)
+/* Copies an attack's name into 64 bytes, and returns its length: 0 past the last. */
+__attribute__((visibility("default"))) int attack_name(int which, char *name)
 {
-	return which < (int)(sizeof(ATTACKS) / sizeof(ATTACKS[0])) ? ATTACKS[which].name : NULL;
+	if (which >= (int)(sizeof(ATTACKS) / sizeof(ATTACKS[0])))
+		return 0;
+	return snprintf(name, 64, "%s", ATTACKS[which].name);
 }
 
 /* 0 where the call succeeded, else its error. */

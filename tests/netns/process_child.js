@@ -6,7 +6,7 @@
 const [work, attacks, regionLibrary, forbidden] = Deno.args;
 const native = Deno.dlopen(attacks, {
   attack: { parameters: ["i32"], result: "i32" },
-  attack_name: { parameters: ["i32"], result: "pointer" },
+  attack_name: { parameters: ["i32", "buffer"], result: "i32" },
   map_writable: { parameters: ["i32", "i32"], result: "i32" },
   crash: { parameters: [], result: "void" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -33,8 +33,9 @@ const works = {
   },
   attack() {
     const errors = {};
-    for (let i = 0, name; (name = native.attack_name(i)) !== null; i++) {
-      errors[Deno.UnsafePointerView.getCString(name)] = native.attack(i);
+    const name = new Uint8Array(64);
+    for (let i = 0, length; (length = native.attack_name(i, name)) > 0; i++) {
+      errors[new TextDecoder().decode(name.subarray(0, length))] = native.attack(i);
     }
     say({ errors });
   },

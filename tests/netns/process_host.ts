@@ -101,13 +101,15 @@ async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
   return ending;
 }
 
-const before = descriptors();
+let before = descriptors();
 for (let i = 1; i < (task.times ?? 1); i++) {
+  // Deno's event loop opens some of its own, once it has waited.
+  if (i === 2) before = descriptors();
   const child = start();
   observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
   await dispose(child);
 }
-while (descriptors() > before) await moment();
+for (let i = 0; i < 1000 && descriptors() > before; i++) await moment();
 const after = descriptors();
 
 const begun = performance.now();
@@ -126,7 +128,7 @@ while (!ending) {
     messages.push(JSON.parse(new TextDecoder().decode(message)));
   }
   if (messages.length > 0 && Object.keys(status).length === 0) {
-    status = fields(child.pid, "status", /^(\w+):\s*(.*?)\s*$/gm);
+    status = fields(child.pid, "status", /^(\w+):[ \t]*(.*?)[ \t]*$/gm);
     limits = fields(child.pid, "limits", /^(Max [a-z ]+?)  +(\S+)/gm);
     namespaces = Object.fromEntries(
       ["net", "ipc", "uts", "pid", "cgroup", "user"].map((name) => {
