@@ -7,9 +7,6 @@ import { checkLaboratory, laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import type { Report, Selection } from "./harness.ts";
 
-/** Shows the laboratory's own processes, to be weighed and timed. */
-const OWN_PROC = 'mount -t proc none /proc && exec "$@"';
-
 /** Runs the module at `path` in there, which does its work in {@linkcode inLaboratory}. */
 export async function runInLaboratory(
   path: string,
@@ -18,8 +15,8 @@ export async function runInLaboratory(
 ): Promise<void> {
   checkLaboratory();
   const [program, ...args] = laboratoryCommand([
-    ...["sh", "-c", OWN_PROC, "sh", Deno.execPath()],
-    ...["run", "--allow-all", "--unstable-worker-options", path, JSON.stringify(selection)],
+    ...[Deno.execPath(), "run", "--allow-all", "--unstable-worker-options"],
+    ...[path, JSON.stringify(selection)],
   ]);
   const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped" }).spawn();
   for await (const line of linesOf(child.stdout)) report(JSON.parse(line));

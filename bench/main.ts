@@ -7,6 +7,17 @@
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { wholeNumber } from "../cli/options.ts";
+import {
+  AGAINST_OPTIONS,
+  type AgainstOptions,
+  againstOptions,
+  compare,
+  MINUTES,
+  ROUNDS,
+  type Row,
+  tableOf,
+} from "./against.ts";
+import { ROOT } from "../ffi/paths.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE =
@@ -24,7 +35,12 @@ const USAGE =
   --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
   --peers A,B      echo and dns: only beside these
   --runs N         echo and dns: rounds that count
-  --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\``;
+  --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`
+  --against REF    this tree beside another commit, which is built in a temporary work tree: the two
+                   take turns, figures of a round are a pair; a ratio above 1: this tree is better
+  --patch FILE     a change that the other commit needs to run
+  --rounds N       rounds at most (${ROUNDS}); with six or more the interval has 95 % certainty
+  --minutes N      minutes that each benchmark may take (${MINUTES}); it has fewer rounds then`;
 
 interface Bench {
   run(report: Report, selection: Selection): Promise<void>;
@@ -41,11 +57,32 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   collide: () => import("./collide.ts"),
 };
 
-/** One line on where the figures come from. */
-function machine(): string {
+/** Where the figures come from. */
+function machine() {
   const processors = cpus();
-  return `${processors.length} × ${processors[0]?.model.trim() ?? "unknown processor"}, ` +
-    `Linux ${Deno.osRelease()}, Deno ${Deno.version.deno}, V8 ${Deno.version.v8}`;
+  const read = (path: string) => {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch {
+      return "unknown";
+    }
+  };
+  return {
+    cpu: processors[0]?.model.trim() ?? "unknown processor",
+    cores: processors.length,
+    pku: /^flags\b.* pku\b/m.test(read("/proc/cpuinfo")),
+    clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+    kernel: Deno.osRelease(),
+    deno: Deno.version.deno,
+    v8: Deno.version.v8,
+  };
+}
+
+/** The same in one line. */
+function machineText(): string {
+  const { cpu, cores, pku, clocksource, kernel, deno, v8 } = machine();
+  return `${cores} × ${cpu} (pku ${pku ? "yes" : "no"}, clocksource ${clocksource}), ` +
+    `Linux ${kernel}, Deno ${deno}, V8 ${v8}`;
 }
 
 function printHuman(result: Result): void {
@@ -84,6 +121,38 @@ function selectionOf(values: Partial<Record<keyof Selection, string>>): Selectio
   };
 }
 
+/** Compares the benchmarks `names` with another commit. */
+async function mainAgainst(
+  names: readonly string[],
+  { against, selection, json }: {
+    readonly against: AgainstOptions;
+    readonly selection: Selection;
+    readonly json: boolean;
+  },
+): Promise<number> {
+  const { only, runs = 1, seconds } = selection;
+  const args = [
+    ...["--runs", String(runs), "--peers", "none"],
+    ...(only === undefined ? [] : ["--only", only]),
+    ...(seconds === undefined ? [] : ["--seconds", String(seconds)]),
+  ];
+  await compare(names, {
+    ...against,
+    ...{ root: ROOT, args },
+    begin({ own, other, note }) {
+      if (json) return console.log(JSON.stringify({ ...machine(), commit: own, against: other }));
+      console.log(`${machineText()}\nthis tree: ${own}; against: ${other}`);
+      if (note !== "") console.log(note);
+    },
+    report(rows: readonly Row[], other: string) {
+      if (json) rows.forEach((row) => console.log(JSON.stringify(row)));
+      else console.log(`\n${tableOf(rows, other)}`);
+    },
+    progress: (line) => console.error(line),
+  });
+  return 0;
+}
+
 async function main(args: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
@@ -95,11 +164,14 @@ async function main(args: string[]): Promise<number> {
       peers: { type: "string" },
       runs: { type: "string" },
       seconds: { type: "string" },
+      ...AGAINST_OPTIONS,
     },
   });
   let selection: Selection;
+  let against: AgainstOptions | null;
   try {
     selection = selectionOf(values);
+    against = againstOptions(values);
   } catch (error) {
     console.error((error as Error).message);
     return 2;
@@ -112,9 +184,13 @@ async function main(args: string[]): Promise<number> {
     console.error(USAGE);
     return values.help ? 0 : 2;
   }
-  if (!values.json) console.log(machine());
+  const names = positionals.length > 0 ? positionals : Object.keys(BENCHES);
+  if (against !== null) {
+    return await mainAgainst(names, { against, selection, json: values.json ?? false });
+  }
+  if (!values.json) console.log(machineText());
   let status = 0;
-  for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
+  for (const name of names) {
     try {
       const bench = await BENCHES[name]();
       await bench.run(report, selection);
@@ -126,4 +202,9 @@ async function main(args: string[]): Promise<number> {
   return status;
 }
 
-Deno.exit(await main(Deno.args));
+try {
+  Deno.exit(await main(Deno.args));
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  Deno.exit(1);
+}

@@ -16,9 +16,11 @@ import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { Memory } from "../tiles/app/dns/memory.ts";
 import { Names as Domains } from "../tiles/app/dns/names.ts";
+import { RateLimit, Verdict } from "../tiles/app/dns/rate_limit.ts";
 import { Zone } from "../tiles/app/dns/zone.ts";
 import { parseZoneFile } from "../tiles/app/dns/zone_file.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/metrics.ts";
+import { RecentAnswers } from "../tiles/app/refusals.ts";
 import { Names as Series } from "../tiles/app/statsd.ts";
 import { HEADER_CACHE_BYTES, HeaderCache } from "../tiles/net/header_cache.ts";
 import { Heard, HEARD_BYTES } from "../tiles/net/heard.ts";
@@ -105,6 +107,12 @@ function makeSolicits(seed: number): Solicits {
   const solicits = new Solicits(link, { counters: new Float64Array(TILE_COUNTERS), seed });
   solicits.clock(1_000);
   return solicits;
+}
+
+/** A key of apps' tables, which bring their own. */
+function threeWords(seed: number): Uint32Array<ArrayBuffer> {
+  const { add, first, second } = keyOf(seed, 0);
+  return Uint32Array.of(add, first, second);
 }
 
 function twoWords(seed: number): Uint32Array<ArrayBuffer> {
@@ -326,6 +334,40 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       return { use: (key) => void find(key), has: (key) => find(key) !== stranger };
     },
     known: knownOfName,
+  },
+  {
+    name: "rates of the name server's answers",
+    most: 1 << 18,
+    mostReads: 24,
+    make(seed) {
+      const limit = new RateLimit({ ratelimit: 1, slip: 0 }, threeWords(seed));
+      const judge = (key: number) => limit.judge((key << 8) >>> 0, key >>> 24, 1);
+      return { use: (key) => void judge(key), has: (key) => judge(key) !== Verdict.send };
+    },
+    place(seed) {
+      const { add, first, second } = keyOf(seed, 0);
+      return (key) => hash(key >>> 24, key & 0xffffff, add, first, second) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
+  },
+  {
+    name: "answers that senders had this second",
+    most: 1 << 16,
+    mostReads: 24,
+    make(seed) {
+      const recent = new RecentAnswers(1, threeWords(seed));
+      const request = { sourceAddress: 0, sourcePort: 7, destinationPort: 7, receivedAt: 1e9 };
+      const take = (key: number) => {
+        request.sourceAddress = key >>> 0;
+        return recent.take(request);
+      };
+      return { use: (key) => void take(key), has: (key) => !take(key) };
+    },
+    place(seed) {
+      const at = hashOf(7 << 16 | 7, keyOf(seed, 0));
+      return (key) => at(key) & PLACES;
+    },
+    known: (key) => mixed(key) & PLACES,
   },
 ];
 

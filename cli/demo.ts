@@ -3,9 +3,10 @@
  */
 
 import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
+import { badEnd } from "./demo_appliance.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
-import { Exit } from "./errors.ts";
-import { enterLaboratory, insideLaboratory, Lab } from "./lab.ts";
+import { Exit, UserError } from "./errors.ts";
+import { enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
 import { command, type Given, wholeNumber } from "./options.ts";
 import { selfCommand, VERSION } from "./self.ts";
 
@@ -20,7 +21,7 @@ usage: tegula demo [OPTIONS]
   --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
 
 It needs root, and touches nothing outside the namespaces that it makes.
-Exit status 0 when every scene ended as it must, else 1.`;
+Exit status 0 when every scene, and then the appliance, ended as it must, else 1.`;
 
 const OPTIONS = {
   seconds: { type: "string", default: "14" },
@@ -56,26 +57,56 @@ async function play(
     onLine: (line) => holding && say(line),
   });
   say(opening(stage));
-  const outcomes: Outcome[] = [];
-  for (const scene of SCENES) {
-    const outcome = await scene.play(stage);
-    outcomes.push(outcome);
-    say(sceneLine(scene, outcome));
-    for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
-  }
-  const summary = summarize(stage, outcomes, provider);
+  const outcomes = await playScenes(stage, say);
+  const end = hold ? null : await stop(stage);
+  const summary = summarize(stage, { outcomes, end, provider });
   say(closing(summary));
   if (json) console.log(JSON.stringify(summary));
   if (hold) {
     holding = true;
     console.error(holdHelp());
-    await stage.appliance.process.ended();
+    const status = await stage.appliance.process.ended();
+    if (!status.success) throw badEnd(status, "while everything was left standing");
   }
+  if (end !== null) throw end;
   return summary.ok ? Exit.ok : Exit.failure;
 }
 
+/** Plays every scene. Throws UserError when the appliance ends meanwhile. */
+async function playScenes(stage: Stage, say: (line: string) => void): Promise<Outcome[]> {
+  const { process } = stage.appliance;
+  const outcomes: Outcome[] = [];
+  for (const scene of SCENES) {
+    const outcome = await scene.play(stage).catch(async (error) => {
+      throw process.stderr.ended ? badEnd(await process.ended(), `in "${scene.name}"`) : error;
+    });
+    outcomes.push(outcome);
+    say(sceneLine(scene, outcome));
+    for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
+  }
+  return outcomes;
+}
+
+/** Stops the appliance. Returns the error when it ends otherwise than with status 0, else null. */
+async function stop({ appliance }: Stage): Promise<UserError | null> {
+  try {
+    await appliance.stop();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error;
+    throw error;
+  }
+}
+
 /** Adds the scenes up: the object that `--json` prints. */
-function summarize(stage: Stage, outcomes: readonly Outcome[], provider: string) {
+function summarize(
+  stage: Stage,
+  { outcomes, end, provider }: {
+    outcomes: readonly Outcome[];
+    end: UserError | null;
+    provider: string;
+  },
+) {
   const total = (name: "sent" | "answered" | "mismatched") =>
     outcomes.reduce((sum, outcome) => sum + outcome[name], 0);
   const rtts = Float64Array.from(outcomes.flatMap((outcome) => outcome.rttMicros)).sort();
@@ -83,7 +114,7 @@ function summarize(stage: Stage, outcomes: readonly Outcome[], provider: string)
   const fast = provider === "socket" || stage.usesXdp;
   if (!fast) console.error(`    the mode is '${stage.mode}', which is not an AF_XDP one`);
   return {
-    ok: fast && outcomes.every((outcome) => outcome.failures.length === 0),
+    ok: fast && end === null && outcomes.every(({ failures }) => failures.length === 0),
     /** The mode of the appliance's interfaces, as it says itself. */
     mode: stage.mode,
     sent: total("sent"),
@@ -129,7 +160,7 @@ function closing(summary: ReturnType<typeof summarize>): string {
   const { sent, answered, mismatched, rttMicros: { p50, p99 } } = summary;
   const verdict = summary.ok
     ? "Every scene ended as it must."
-    : "A scene did not end as it must; its reasons stand below its line.";
+    : "Not everything ended as it must; the reasons stand beside it.";
   return [
     "",
     `${answered} of ${sent} datagrams answered, ${mismatched} answers wrong; ` +
@@ -140,8 +171,7 @@ function closing(summary: ReturnType<typeof summarize>): string {
 
 /** What to type elsewhere to look at what stands. */
 function holdHelp(): string {
-  // /proc is the host's, where this process has another number than in its own namespace.
-  const enter = `nsenter --target ${Deno.readLinkSync("/proc/self")} --mount`;
+  const enter = `nsenter --target ${Deno.env.get(OUTER_PID)} --mount --pid`;
   const self = selfCommand().join(" ");
   return [
     "",

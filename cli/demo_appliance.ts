@@ -74,11 +74,22 @@ export class Appliance {
     return sums;
   }
 
-  /** Ends it and says how it ended and how long that took. */
+  /**
+   * Stops it by a signal; returns its exit status and how long that took. Throws UserError unless it
+   * ends with status 0, or by SIGKILL where that was the signal.
+   */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<{ code: number; millis: number }> {
     const begin = performance.now();
     this.process.kill(signal);
-    const { code } = await this.process.ended();
-    return { code, millis: performance.now() - begin };
+    const status = await this.process.ended();
+    const expected = signal === "SIGKILL" ? status.signal === signal : status.success;
+    if (!expected) throw badEnd(status, `after ${signal}`);
+    return { code: status.code, millis: performance.now() - begin };
   }
+}
+
+/** The error of an appliance that ended otherwise than it was to; `when` completes the sentence. */
+export function badEnd({ code, signal }: Deno.CommandStatus, when: string): UserError {
+  const how = signal === null ? `ended with status ${code}` : `was ended by ${signal}`;
+  return new UserError(`the appliance ${how} ${when}`, Exit.failure);
 }

@@ -12,11 +12,16 @@ import { Lines } from "./lines.ts";
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";
 
+/** The environment variable with the number of the first process inside, as seen from outside. */
+export const OUTER_PID = "TEGULA_OUTER_PID";
+
 /**
- * Covers `/run` with a private, empty one: `ip netns` keeps its names there, and the appliance its
- * control socket. Not `/run/netns` alone: where it does not exist, making it would leave it behind.
+ * Mounts the namespaces' own `/proc`, where a process finds itself by its number, and covers `/run`
+ * with a private, empty one: `ip netns` keeps its names there, and the appliance its control socket.
+ * Not `/run/netns` alone: where it does not exist, making it would leave it behind.
  */
-const PRIVATE_RUN = "mount -t tmpfs none /run && mkdir /run/netns";
+const PRIVATE = `read -r ${OUTER_PID} rest </proc/self/stat && export ${OUTER_PID} && ` +
+  "mount -t proc none /proc && mount -t tmpfs none /run && mkdir /run/netns";
 
 /** Throws UserError where no laboratory can be made. */
 export function checkLaboratory(): void {
@@ -40,7 +45,7 @@ export function insideLaboratory(): boolean {
 export function laboratoryCommand(command: readonly string[]): string[] {
   return [
     ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
-    ...["sh", "-c", `${PRIVATE_RUN} && exec "$@"`, "sh"],
+    ...["sh", "-c", `${PRIVATE} && exec "$@"`, "sh"],
     ...command,
   ];
 }
@@ -67,16 +72,23 @@ export class LabProcess {
   readonly stderr: Lines;
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array> | null;
+  #status: Deno.CommandStatus | null = null;
 
   constructor(child: Deno.ChildProcess, options: SpawnOptions = {}) {
     this.#child = child;
     this.stdout = new Lines(child.stdout);
     this.stderr = new Lines(child.stderr, options.onLine);
     this.#input = options.stdin === "piped" ? child.stdin.getWriter() : null;
+    child.status.then((status) => this.#status = status);
   }
 
   get pid(): number {
     return this.#child.pid;
+  }
+
+  /** How it ended; null while it runs. */
+  get status(): Deno.CommandStatus | null {
+    return this.#status;
   }
 
   /** Settles when the process has ended and all it wrote has been read. */
@@ -105,9 +117,9 @@ export class LabProcess {
 export class Namespace {
   /** The name that `ip netns` knows. */
   readonly name: string;
-  readonly #processes: Set<LabProcess>;
+  readonly #processes: LabProcess[];
 
-  constructor(name: string, processes: Set<LabProcess>) {
+  constructor(name: string, processes: LabProcess[]) {
     this.name = name;
     this.#processes = processes;
   }
@@ -144,8 +156,7 @@ export class Namespace {
       env: options.env,
     }).spawn();
     const process = new LabProcess(child, options);
-    this.#processes.add(process);
-    process.ended().finally(() => this.#processes.delete(process));
+    this.#processes.push(process);
     return process;
   }
 }
@@ -161,11 +172,11 @@ export interface LinkEnd {
 /** The laboratory itself: makes namespaces and joins them. Use with `await using`. */
 export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespace[] = [];
-  readonly #processes = new Set<LabProcess>();
+  readonly #processes: LabProcess[] = [];
 
-  /** What runs in the namespaces now. */
+  /** Everything that was started in the namespaces, ended or not. */
   get processes(): readonly LabProcess[] {
-    return [...this.#processes];
+    return this.#processes;
   }
 
   /** Makes a namespace with its loopback device up. */
@@ -175,8 +186,7 @@ export class Lab implements AsyncDisposable {
 
   /** Gives the namespace that this process is in a name too. */
   here(name: string): Promise<Namespace> {
-    // Where /proc is of another process namespace, we have another number there.
-    return this.#name(name, "attach", Deno.readLinkSync("/proc/self"));
+    return this.#name(name, "attach", `${Deno.pid}`);
   }
 
   async #name(name: string, verb: string, ...process: string[]): Promise<Namespace> {
@@ -204,9 +214,8 @@ export class Lab implements AsyncDisposable {
 
   /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const left = this.processes;
-    for (const process of left) process.kill("SIGKILL");
-    await Promise.all(left.map((process) => process.ended()));
+    for (const process of this.#processes) process.kill("SIGKILL");
+    await Promise.all(this.#processes.map((process) => process.ended()));
     for (const { name } of this.#namespaces.splice(0)) {
       await execute(["ip", "netns", "delete", name]);
     }

@@ -9,10 +9,14 @@ import { ROOT } from "../ffi/paths.ts";
 /** As in deno.json, which is where a release changes it. */
 export const VERSION: string = project.version;
 
-/** Deno's flags that the program needs; `scripts/run`, the launcher and `selfCommand` agree on them. */
+/**
+ * Deno's flags that the program needs; `scripts/run`, the launcher and `selfCommand` agree on them. Deno
+ * asks npm's registry about packages that it has, in the background, unless it may only use its cache.
+ */
 export const DENO_FLAGS = [
   "run",
   "--no-prompt",
+  "--cached-only",
   "--unstable-worker-options",
   "--allow-all",
 ] as const;

@@ -196,7 +196,7 @@ static const struct {
 	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
 	{ SYS_clone3, ENOSYS, -1 },
 	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
-	{ SYS_pread64, EPERM, -1 },
+	{ SYS_pread64, EPERM, -1 }, { SYS_pwrite64, EPERM, -1 },
 	/* And where that has changed it asks for the size before it reads. */
 	{ SYS_fstat, EPERM, -1 },
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
@@ -312,7 +312,7 @@ static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
 static const uint32_t FILE_CALLS[] = {
 	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
 	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
-	SYS_mkdirat, SYS_unlinkat, SYS_renameat2,
+	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2,
 	/* Also a mere copy, or a write by Node's functions, sets the file's mode. */
 	SYS_fchmod, SYS_fchmodat, SYS_faccessat2, SYS_copy_file_range,
 	SYS_fdatasync, SYS_flock, SYS_utimensat, SYS_getuid,

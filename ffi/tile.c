@@ -136,6 +136,7 @@ struct slot {
 static struct slot slots[SLOTS];
 static uint32_t *counters;
 static int slot_count, knock = -1;
+static const char *certificates; /* a file of them that the environment names, or NULL */
 
 /*
  * What the observer listens to: the filter of a thread of this process, that of another process, whose
@@ -265,7 +266,8 @@ static int is_expected(const int pipe[2], const struct seccomp_data *call)
 	for (size_t i = 0; i < COUNT(EXPECTED_PATHS); i++)
 		if (strstr(path, EXPECTED_PATHS[i]))
 			return 1;
-	return 0;
+	/* The first fetch() reads the host's certificates before it looks at its permission. */
+	return certificates && strcmp(path, certificates) == 0;
 }
 
 /* Takes one call off a listener and answers it. */
@@ -387,6 +389,7 @@ EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 		return -E2BIG;
 	counters = memory;
 	slot_count = count;
+	certificates = getenv("NODE_EXTRA_CA_CERTS");
 	knock = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (knock < 0 || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0)
 		return -errno;

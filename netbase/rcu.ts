@@ -131,9 +131,10 @@ export class Limbo {
 }
 
 /**
- * Orders all stores made before it ahead of all made after it, for plain stores that publish what was
- * just written. `word` of `words` is any word of shared memory that only this writer stores to.
- * A sequentially consistent store followed by such a load is a full barrier on x86-64 and arm64.
+ * Orders all loads and stores made before it ahead of all made after it: for plain stores that publish
+ * what was just written, and for readers that look whether what they copied was overwritten meanwhile.
+ * `word` of `words` is any word of shared memory that only the caller stores to. A sequentially
+ * consistent store followed by such a load is a full barrier on x86-64 and arm64.
  */
 export function fence(words: Uint32Array, word: number): void {
   Atomics.store(words, word, words[word]);

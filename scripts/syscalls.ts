@@ -433,7 +433,7 @@ function evidence(call: string, all: { readonly [variant: string]: Seen }): stri
 export function documentText(all: { readonly [variant: string]: Seen }, policy: Policy): string {
   const calls = [...new Set(Object.values(all).flatMap(({ calls }) => Object.keys(calls)))].sort();
   const every = (call: string) =>
-    policy.allowed.get(call)?.some((list) => list === "COMMON" || list === "arguments");
+    policy.allowed.get(call)?.some((list) => !(list in LISTS)) ?? false;
   const allowed = [...policy.allowed.keys()].sort();
   const line = (call: string, reason?: string) =>
     item(

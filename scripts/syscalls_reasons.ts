@@ -10,6 +10,7 @@ export const EXPECTED: { readonly [call: string]: string } = {
     "what a thread's event loop had stays until the process ends; numbers do not say whose they are",
   fstat: "SQLite asks for the size of Deno's code cache, and gives it up",
   pread64: "SQLite reads Deno's code cache, and gives it up",
+  pwrite64: "SQLite writes to Deno's code cache, and gives it up",
   unlink: "the control socket's listener, as it ends; main removes the file",
   unlinkat: "as unlink, on aarch64",
 };
@@ -171,6 +172,7 @@ export const REASONS: { readonly [call: string]: string } = {
   pread64: "reading at a place",
   pwrite64: "writing at a place",
   rename: "Deno.rename, and replacing a file by another",
+  renameat: "rename of older libc on aarch64",
   renameat2: "rename on aarch64",
   rmdir: "Deno.remove of a folder",
   stat: "of older libc",

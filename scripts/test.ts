@@ -1,37 +1,51 @@
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
  * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
- * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns`
- * and `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves behind dies with it.
- * Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where TEGULA_VM=1 asks for that.
+ * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` and
+ * `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves
+ * behind dies with it. Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where
+ * TEGULA_VM=1 asks for that.
  *
- * The last line is `N passed, N failed`, with `, N skipped` after it where a test did not run. What
- * may be skipped stands in `tests/skips.txt` with its reason; every other skip is a failure. A step
- * that fails without a test having failed (a build, a crash) counts as one failure.
+ * The first line says on what machine this runs. The last line is `N passed, N failed`, with
+ * `, N skipped` after it where tests did not run. What may be skipped stands in `tests/skips.txt` with
+ * its reason; every other skip is a failure, but for `tests/vm` without machines. A step that fails
+ * without a test having failed (a build, a crash) counts as one failure.
  */
 
 import { fileURLToPath } from "node:url";
 import { laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
+import { testsOf } from "./docs.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** Whether to try what only another kernel can show. */
 const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
-/** No step takes longer than this; for the long modes of some tests (see docs/operating.md), more. */
-const STEP_MINUTES = Number(Deno.env.get("TEGULA_STEP_MINUTES") ?? (WITH_MACHINES ? 20 : 5));
+/** Whether this CPU has no memory protection keys; false also where it does not say (not x86). */
+const LACKS_KEYS = Deno.build.arch === "x86_64" && Deno.uid() === 0 && pku() === "no";
+/** An appliance's life, on a CPU that has them. */
+const LIFE = "tests/vm/life_test.ts";
+/** No step takes longer than this; for the long modes of some tests (see docs/testing.md), more. */
+const STEP_MINUTES = Number(
+  Deno.env.get("TEGULA_STEP_MINUTES") ?? (WITH_MACHINES || LACKS_KEYS ? 20 : 5),
+);
+/** The seed of the random cases of all tests, as `tests/seed.ts` takes it. */
+const SEED = Deno.env.get("TEGULA_SEED") ??
+  `${crypto.getRandomValues(new Uint32Array(1))[0] >>> 1}`;
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
-const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check"];
+const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check", "--cached-only"];
 /** The product's folders: what has examples in its docs. */
 const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
 
 /** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
 const IN_NAMESPACES = laboratoryCommand([
   ...["sh", "-c"],
-  "mount -t proc none /proc && mount -t tmpfs none /run/netns && ip link set lo up && " +
-  '"$@"; exit $?',
+  'mount -t tmpfs none /run/netns && ip link set lo up && "$@"; exit $?',
   "sh",
 ]);
+
+/** Whether one failure is all there is to know: `scripts/mutants`. */
+const FAIL_FAST = Deno.env.has("TEGULA_FAIL_FAST");
 
 /** What came of everything so far; `remarks` are said again at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
@@ -49,7 +63,7 @@ async function show(
   const child = new Deno.Command(program, {
     args,
     cwd: ROOT,
-    env: { NO_COLOR: "1", TMPDIR: temporary },
+    env: { NO_COLOR: "1", TMPDIR: temporary, TEGULA_SEED: SEED },
     stdin: "null",
     stdout: "piped",
   }).spawn();
@@ -81,6 +95,16 @@ function fail(count: number, remark: string): void {
   total.remarks.push(`failed: ${remark}`);
 }
 
+/** Counts every test of these files as skipped. */
+function leaveOut(files: string[], reason: string): void {
+  for (const file of files) {
+    const names = testsOf(Deno.readTextFileSync(ROOT + file));
+    const count = names.filter((name) => !name.startsWith(" ")).length;
+    total.skipped += count;
+    total.remarks.push(`skipped: ${file} (${count}): ${reason}`);
+  }
+}
+
 /** A step that is right or wrong as a whole. Returns whether it was right. */
 async function step(name: string, command: string[]): Promise<boolean> {
   console.log(`\n== ${name}`);
@@ -91,8 +115,9 @@ async function step(name: string, command: string[]): Promise<boolean> {
 
 /** One run of `deno test`, `command` being all of its command line. */
 async function tests(name: string, command: string[], skips: Map<string, string>): Promise<void> {
+  if (FAIL_FAST && total.failed > 0) return;
   console.log(`\n== ${name}`);
-  const { lines, success } = await show(command);
+  const { lines, success } = await show(FAIL_FAST ? [...command, "--fail-fast"] : command);
   const outcome = readOutcome(lines, success);
   total.passed += outcome.passed;
   if (outcome.failed > 0) fail(outcome.failed, name);
@@ -116,7 +141,59 @@ function testFiles(folder: string, words: string[]): string[] {
     .sort();
 }
 
+/** What of this machine tests, and the policies that they test, depend on: one line. */
+function machine(): string {
+  const model = /^(?:model name|CPU part)\s*: (.*)$/m.exec(read("/proc/cpuinfo"))?.[1];
+  const clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+  return [
+    model ?? "CPU unknown",
+    `pku ${pku()}`,
+    `clocksource ${read(clocksource) || "unknown"}`,
+    `${navigator.hardwareConcurrency} cores`,
+    `kernel ${Deno.osRelease()}`,
+    `landlock ${landlock()}`,
+    `Deno ${Deno.version.deno}`,
+  ].join(", ");
+}
+
+/** What a file of the kernel's says; "" where it cannot be read. */
+function read(path: string): string {
+  try {
+    return Deno.readTextFileSync(path).trim();
+  } catch {
+    return "";
+  }
+}
+
+/** Whether the CPU has memory protection keys: "yes", "no", or "unknown" where it does not say. */
+function pku(): string {
+  const flags = /^(?:flags|Features)\s*: (.*)$/m.exec(read("/proc/cpuinfo"))?.[1].split(" ");
+  return flags === undefined ? "unknown" : flags.includes("pku") ? "yes" : "no";
+}
+
+/** The version of landlock that the kernel offers, "none", or "unknown" where it cannot be asked. */
+function landlock(): string {
+  // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
+  const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
+  try {
+    const libc = Deno.dlopen("libc.so.6", {
+      syscall: { parameters: ["i64", "pointer", "usize", "u32"], result: "i64" },
+    });
+    const version = libc.symbols.syscall(
+      SYS_LANDLOCK_CREATE_RULESET,
+      null,
+      0n,
+      LANDLOCK_CREATE_RULESET_VERSION,
+    );
+    libc.close();
+    return version > 0n ? `${version}` : "none";
+  } catch {
+    return "unknown";
+  }
+}
+
 async function main(words: string[]): Promise<number> {
+  console.log(machine());
   const skips = readSkips(Deno.readTextFileSync(ROOT + "tests/skips.txt"));
   const deno = Deno.execPath();
   await step("dependencies", [deno, "install", "--frozen", "--quiet"]);
@@ -138,11 +215,16 @@ async function main(words: string[]): Promise<number> {
     for (const file of netns) await tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips);
   }
   const vm = testFiles("tests/vm", words);
-  if (vm.length > 0 && !WITH_MACHINES) {
-    total.remarks.push("left out: tests/vm, which takes virtual machines: TEGULA_VM=1, as root");
-  } else if (vm.length > 0 && built) {
-    for (const file of vm) await tests(file, [`${ROOT}scripts/vm`, ...DENO_TEST, file], skips);
+  // Most CPUs have protection keys: where this one has none, one machine is booted that has.
+  const isWanted = (file: string) => WITH_MACHINES || (file === LIFE && LACKS_KEYS);
+  leaveOut(
+    vm.filter((file) => !isWanted(file)),
+    "it takes a virtual machine: set TEGULA_VM=1, and be root",
+  );
+  for (const file of built ? vm.filter(isWanted) : []) {
+    await tests(file, [`${ROOT}scripts/vm`, ...DENO_TEST, file], skips);
   }
+  if (total.failed > 0) total.remarks.push(`random cases were those of TEGULA_SEED=${SEED}`);
   console.log(["", ...total.remarks].join("\n"));
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
   console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);

@@ -114,4 +114,4 @@ hold || unpack
   "or where its file system is mounted noexec, name a folder on another by TEGULA_CACHE"
 for name in $(env | sed -nE 's/^((DENO|NODE|OTEL)_[A-Za-z0-9_]*)=.*/\1/p'); do unset "$name"; done
 export TEGULA_EXECUTABLE="$self" DENO_DIR="$place/cache" DENO_NO_UPDATE_CHECK=1
-exec "$place/deno" @FLAGS@ --cached-only "$place/main.ts" "$@"
+exec "$place/deno" @FLAGS@ "$place/main.ts" "$@"

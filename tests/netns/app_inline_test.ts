@@ -8,6 +8,7 @@ import {
   answeredAtLeast,
   Appliance,
   ask,
+  assertEnds,
   CLIENT,
   HOST,
   introduce,
@@ -82,8 +83,7 @@ for (const [word, why] of [["hang", "it hangs"], ["exit", "it left"]]) {
     const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
     const appliance = await Appliance.start(host, args);
     await ask(asker, { payload: word, timeoutMs: 1 });
-    const { code } = await appliance.process.ended();
-    assert.equal(code, 1);
+    await assertEnds(appliance, 1);
     const { all } = appliance.process.stderr;
     assert.ok(all.some((line) => line.includes(`net0 ended: ${why}`)), all.join("\n"));
   });

@@ -5,6 +5,7 @@
 import { strict as assert } from "node:assert";
 import { Lines } from "../../cli/lines.ts";
 import { selfCommand } from "../../cli/self.ts";
+import { temporaryFile } from "./config_file.ts";
 import { eventually } from "./lab.ts";
 
 /** Where the demo's temporary files would be, so that nobody else's are taken for its. */
@@ -12,13 +13,17 @@ const TEMPORARY = Deno.makeTempDirSync();
 
 /** Starts the demo; its output is read as it comes. */
 function start(...args: string[]) {
+  return startWith({}, args);
+}
+
+function startWith(env: Record<string, string>, args: string[]) {
   const [program, ...prefix] = selfCommand();
   const child = new Deno.Command(program, {
     args: [...prefix, "demo", ...args],
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
-    env: { TMPDIR: TEMPORARY },
+    env: { TMPDIR: TEMPORARY, ...env },
   }).spawn();
   return { child, stdout: new Lines(child.stdout), stderr: new Lines(child.stderr) };
 }
@@ -93,6 +98,53 @@ for (const [mode, args] of [[/^xdp /, []], [/socket/, ["--provider", "socket"]]]
     });
   });
 }
+
+/**
+ * The environment in which `tegula run` is started by a shell that passes signals on, and that ends
+ * with status 139. `onCounters` is the signal for the appliance when the demo asks for its counters.
+ */
+function withBadEnd(onCounters: "USR2" | "ABRT"): Record<string, string> {
+  const [deno, ...args] = selfCommand();
+  const script = `#!/bin/sh
+[ "$1" = run ] || exec ${deno} ${args.join(" ")} "$@"
+${deno} ${args.join(" ")} "$@" &
+appliance=$!
+trap 'kill -TERM $appliance' TERM
+trap 'kill -${onCounters} $appliance' USR2
+while kill -0 $appliance 2>/dev/null; do wait $appliance; done
+exit 139
+`;
+  const path = temporaryFile(script, ".sh");
+  Deno.chmodSync(path, 0o755);
+  return { TEGULA_EXECUTABLE: path };
+}
+
+Deno.test("demo --json is not ok when its appliance ends badly after the last scene", async () => {
+  await leavesNothing(async () => {
+    const { child, stdout, stderr } = startWith(withBadEnd("USR2"), ["--json", "--seconds", "1"]);
+    const { code } = await child.status;
+    await Promise.all([stdout.closed, stderr.closed]);
+    assert.equal(code, 1, stderr.all.join("\n"));
+    assert.equal(JSON.parse(stdout.all.join("\n")).ok, false);
+    assert.equal(
+      stderr.all.at(-1),
+      "tegula: the appliance ended with status 139 after SIGTERM",
+    );
+  });
+});
+
+Deno.test("demo ends with one sentence when its appliance ends in a scene", async () => {
+  await leavesNothing(async () => {
+    const { child, stdout, stderr } = startWith(withBadEnd("ABRT"), []);
+    const { code } = await child.status;
+    await Promise.all([stdout.closed, stderr.closed]);
+    assert.equal(code, 1, stderr.all.join("\n"));
+    assert.match(
+      stderr.all.join("\n"),
+      /^tegula: the appliance ended with status 139 in "[\w ]+"$/,
+    );
+  });
+});
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
   Deno.test(`demo ended by ${signal} in the middle leaves nothing`, async () => {

@@ -1,12 +1,12 @@
 /**
  * The mirror against the kernel itself: after each of a sequence of random commands of `ip`, for
  * addresses around the edges of all prefixes, Tegula decides as RTM_GETROUTE answers. A sequence
- * that fails is cut down to a short one before it is shown. `TEGULA_ORACLE_STEPS` and
- * `TEGULA_ORACLE_SEED` make it longer and other.
+ * that fails is cut down to a short one before it is shown. `TEGULA_ORACLE_STEPS` makes it longer.
  */
 
 import assert from "node:assert/strict";
 import { RTNH_F_DEAD } from "../../netbase/route.ts";
+import { SEED } from "../seed.ts";
 import { addressesToAsk, commands, randomFrom, WORLD } from "./mirror_commands.ts";
 import {
   assertCurrent,
@@ -20,7 +20,6 @@ import {
 } from "./mirror_kit.ts";
 
 const STEPS = Number(Deno.env.get("TEGULA_ORACLE_STEPS") ?? 1500);
-const SEED = Number(Deno.env.get("TEGULA_ORACLE_SEED") ?? 1);
 /** Steps of one sequence; then the world is built anew. */
 const SEQUENCE = 100;
 /** Steps between two comparisons of everything that is mirrored. */
@@ -115,7 +114,9 @@ function test(name: string, seed: number): void {
       const shortest = shrink(sequence.slice(0, failure.step + 1));
       const again = run(shortest, { audit: 1 });
       throw new Error(
-        `seed ${seed + done}:\n${shortest.join("\n")}\n${(again ?? failure).error.message}`,
+        `commands of seed ${seed + done}:\n${shortest.join("\n")}\n${
+          (again ?? failure).error.message
+        }`,
       );
     }
   });

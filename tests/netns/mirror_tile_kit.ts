@@ -5,9 +5,10 @@
 
 import assert from "node:assert/strict";
 import { FILTER_BYTES } from "../../ffi/filter.ts";
+import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
-import { heapView } from "../../ffi/view.ts";
+import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { create, type NetlinkSetup } from "../../tiles/netlink/tile.ts";
@@ -39,7 +40,19 @@ performance.now = () => {
   return shown;
 };
 
-/** A netlink tile whose loop is the test's, with `links` solicit links. */
+/** A net tile as the netlink tile sees it: it sleeps when the test says so, and notes if it is woken. */
+export class Sleeper {
+  readonly view = heapView(TILE_REGION_BYTES);
+  readonly region = new TileRegion(this.view);
+  readonly eventfd = openHost(libraryPath("host")).eventfd();
+
+  /** Whether it was woken since this was last asked. */
+  get woken(): boolean {
+    return tileLibrary.wait(this.eventfd, 0) === 1;
+  }
+}
+
+/** A netlink tile whose loop is the test's, with `links` solicit links, that wakes `sleepers`. */
 export class Bench implements Disposable {
   readonly reader: NetbaseReader;
   readonly solicits: readonly SolicitProducer[];
@@ -49,7 +62,13 @@ export class Bench implements Disposable {
   readonly tile: Tile;
   readonly #region = new TileRegion(heapView(TILE_REGION_BYTES));
 
-  constructor({ links = 1, netbase = heapView(NETBASE_BYTES) } = {}) {
+  constructor(
+    { links = 1, netbase = heapView(NETBASE_BYTES), sleepers = [] }: {
+      links?: number;
+      netbase?: View;
+      sleepers?: readonly Sleeper[];
+    } = {},
+  ) {
     const views = Array.from({ length: links }, () => heapView(SOLICIT_LINK_BYTES));
     this.solicits = views.map((view) => new SolicitProducer(view));
     this.tile = this.#create({
@@ -59,7 +78,7 @@ export class Bench implements Disposable {
       filters: [{ ifindex: this.ifindex, view: this.filter }],
       ports: [7],
       eventfd: -1,
-      wakes: [],
+      wakes: sleepers.map(({ view, eventfd }) => ({ tile: view, eventfd })),
       control: heapView(CONTROL_BYTES),
       snapshot: heapView(SNAPSHOT_BYTES),
     });

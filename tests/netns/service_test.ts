@@ -27,6 +27,11 @@ labTest("the service answers once it is started, and under its own user alone", 
   const bounding = BigInt(`0x${/^CapBnd:\t(\w+)$/m.exec(status)?.[1]}`);
   assert.equal(bounding & ~CAP_IPC_LOCK, CAPABILITIES);
 
+  // An app that leaks is bounded, and more tightly than any service. To enforce it is systemd's part.
+  assert.match(await machine.property("MemoryMax"), /^\d+$/);
+  const usual = await machine.run("systemctl show --property=DefaultTasksMax --value");
+  assert.ok(Number(await machine.property("TasksMax")) < Number(usual), usual);
+
   // ntp answers when the unit lets it read the state of the kernel's clock, whichever that is.
   const request = Uint8Array.from({ length: 48 }, (_, at) => at === 0 ? 0x23 : 0);
   assert.equal((await ask(asker, { port: 123, payload: request })).bytes?.length, 48);

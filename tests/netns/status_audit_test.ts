@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { NLM_F_APPEND } from "../../netbase/route.ts";
 import { Audit, type AuditReport } from "../../tiles/netlink/audit.ts";
 import { readCounters } from "../../tiles/runtime/counters.ts";
+import { SEED } from "../seed.ts";
 import { commands, WORLD } from "./mirror_commands.ts";
 import {
   addr,
@@ -206,7 +207,7 @@ Deno.test("audits find nothing while random commands change everything", () => {
   for (const command of WORLD) ip(command);
   using mirrored = new Mirrored().sync();
   const audited = new Audited(mirrored);
-  const changes = commands(20_261_124, 600);
+  const changes = commands(SEED, 600);
   while (changes.length > 0) {
     const report = audited.run(() => {
       const command = changes.pop();

@@ -251,6 +251,80 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
 });
 
 /**
+ * Opens 1,000 connections to the metrics with half a request each, and says so; then, once the other
+ * side has closed them all, says that. Its argument is the address to ask.
+ */
+const CROWD = `import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+crowd = []
+for i in range(1000):
+    asker = socket.create_connection((sys.argv[1], 9464), timeout=60)
+    asker.send(b"GET /metrics HTTP/1.1\\r\\nhost: ")
+    crowd.append(asker)
+print("holding", flush=True)
+for asker in crowd:
+    try:
+        while asker.recv(4096): pass
+    except ConnectionError: pass
+print("all closed", flush=True)`;
+
+labTest("metrics are read while a crowd holds connections with half a request", async (lab) => {
+  const { host, client } = await pair(lab);
+  await Appliance.start(host, [...ECHO, "--control", "none", "--metrics", `${HOST}:9464`]);
+  const crowd = client.spawn(["python3", "-c", CROWD, HOST]);
+  await crowd.stdout.find("holding");
+  // From the address that the crowd comes from, and from another one.
+  for (const namespace of [client, host]) {
+    assert.match((await get(namespace, "/metrics"))[0], /^HTTP\/1.1 200 /);
+  }
+  await crowd.stdout.find("all closed");
+  const [, text] = await get(host, "/metrics");
+  const value = (name: string) =>
+    Number(new RegExp(`^tegula_status_${name}{tile="status"} (.*)$`, "m").exec(text)![1]);
+  const [displaced, late] = ["displaced", "timed_out"].map((name) =>
+    value(`connections_${name}_total`)
+  );
+  assert.ok(displaced > 900 && late > 0, `${displaced} displaced, ${late} late`);
+  assert.equal(displaced + late, 1000);
+  assert.equal(value("metrics_connections"), 1, "only who asks");
+});
+
+/** Resets 20 connections, while nobody accepts them, and one that is half a request in. */
+const RESET = `import socket, struct, sys
+for i in range(20):
+    asker = socket.create_connection((sys.argv[1], 9464))
+    asker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if i % 2: asker.send(b"GET /metrics")
+    asker.close()`;
+
+labTest("connections that are reset before they are accepted do no harm", async (lab) => {
+  const { host, client } = await pair(lab);
+  const appliance = await Appliance.start(host, [...ECHO, "--metrics", `${HOST}:9464`]);
+  appliance.process.kill("SIGSTOP");
+  await client.run(["python3", "-c", RESET, HOST]);
+  appliance.process.kill("SIGCONT");
+  assert.match((await get(client, "/metrics"))[0], /^HTTP\/1.1 200 /);
+  assert.equal(appliance.process.stderr.all.find((line) => line.startsWith("status:")), undefined);
+});
+
+labTest("of captures there are so many at most, and other requests go on", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  await Appliance.start(host, [...ECHO, "--control", control]);
+  const capture = [...selfCommand(), "capture", "--control", control];
+  const captures = Array.from({ length: 8 }, () => host.spawn(capture));
+  for (const { stderr } of captures) await stderr.find("capturing");
+  const [answer] = await converse(control, ['{"do":"capture"}']);
+  assert.match(JSON.parse(answer).error, /^8 captures are on/);
+  assert.equal(JSON.parse((await converse(control, ['{"do":"status"}']))[0]).sync, "synced");
+  captures[0].kill("SIGINT");
+  await eventually("room for another", async () => {
+    const { stderr } = host.spawn(capture);
+    return await stderr.find("capturing").catch(() => undefined);
+  });
+});
+
+/**
  * Connects to a process, whose id and socket are its arguments, while that has no descriptor to be had:
  * it cannot accept, and fails by that. No longer than that takes, and without being held up by others
  * that want to run: without descriptors no tile is started again, either.
@@ -271,7 +345,9 @@ resource.prlimit(pid, files, usual)`;
 labTest("a status tile that fails is started again alone, traffic going on", async (lab) => {
   const { host, asker } = await pair(lab);
   const control = socketPath();
-  const appliance = await Appliance.start(host, [...ECHO, "--control", control]);
+  const appliance = await Appliance.start(host, [
+    ...[...ECHO, "--control", control, "--metrics", `${HOST}:9464`],
+  ]);
   await askUntilAnswered(asker);
   const before = await quietCounters(appliance);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
@@ -286,6 +362,7 @@ labTest("a status tile that fails is started again alone, traffic going on", asy
     return converse(control, ['{"do":"status"}']).catch(() => undefined);
   });
   assert.equal(JSON.parse(status).sync, "synced");
+  assert.match((await get(host, "/metrics"))[0], /^HTTP\/1.1 200 /);
   await assertAllAnswered(asker, { appliance, before });
 });
 

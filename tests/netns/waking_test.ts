@@ -30,8 +30,8 @@ function slowness(lines: readonly string[]): string | undefined {
   const [first, ...took] = lines.map((line) => Number(line.split(" ")[1]));
   const [, ...after] = lines.map((line) => Number(line.split(" ")[3]));
   if (first >= 3 * AT_ONCE_MILLIS) return `the first, of an unknown neighbour, took ${first} ms`;
-  const median = took.toSorted((a, b) => a - b)[took.length >> 1];
-  if (median >= AT_ONCE_MILLIS) return `the median is ${median} ms of ${took.join(" ")}`;
+  const slow = took.filter((millis) => millis >= AT_ONCE_MILLIS);
+  if (slow.length > MOST_LATE) return `milliseconds: ${took.join(" ")}`;
   const late = after.filter((millis) => millis > TICK_MILLIS + AT_ONCE_MILLIS);
   return late.length > MOST_LATE ? `milliseconds after another: ${after.join(" ")}` : undefined;
 }

@@ -10,7 +10,8 @@ import {
   netLinkBytes,
   payloadRing,
 } from "../../tiles/runtime/link.ts";
-import { TILE_REGION_BYTES } from "../../tiles/runtime/tile_region.ts";
+import { APP } from "../../tiles/runtime/counters.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
 
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
@@ -21,17 +22,24 @@ function room() {
   const net = heapView(netLinkBytes(SHAPE));
   const app = heapView(appLinkBytes(SHAPE));
   const umem = heapView(UMEM_BYTES);
+  const tile = heapView(TILE_REGION_BYTES);
+  const wakes = { count: 0 };
+  const counters = new Float64Array(8);
   const join = (handedOver = false) =>
     new NetSide({
       own: app,
       peer: net,
       umem,
       shape: SHAPE,
-      tile: heapView(TILE_REGION_BYTES),
+      tile,
       eventfd: -1,
-    }, { counters: new Float64Array(8), wake: () => {}, handedOver });
+    }, { counters, wake: () => wakes.count++, handedOver });
   return {
     umem,
+    wakes,
+    counted: (name: keyof typeof APP.index) => counters[APP.index[name]],
+    /** The net tile's. */
+    region: new TileRegion(tile),
     join,
     side: join(),
     ring: payloadRing(app, SHAPE),
@@ -117,7 +125,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
 });
 
 Deno.test("an answer that finds no room is refused and counted, and room comes back", () => {
-  const { side, requests, answers } = room();
+  const { side, requests, answers, counted } = room();
   ask(requests, { offset: 0, length: 0, source: 0xc6120002 });
   side.take();
   side.requests.next();
@@ -128,6 +136,7 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   side.answers.send({ address: 1, port: 1, sourcePort: 1 }, -1, 8);
   side.answers.reflect();
   side.finish();
+  assert.deepEqual([counted("answer_no_room"), counted("answers")], [4, SHAPE.depth]);
   for (let i = 0; i < SHAPE.depth; i++) {
     const { words } = answers;
     const slot = answers.slot(i);
@@ -141,10 +150,17 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
 
 Deno.test("offsets and sizes that leave the UMEM are bounded whatever the net tile wrote", () => {
   const { side, requests } = room();
-  ask(requests, { offset: UMEM_BYTES - 1, length: 0xffffffff });
-  side.take();
-  assert.ok(side.requests.next());
-  assert.ok(side.requests.offset + side.requests.size <= UMEM_BYTES);
+  for (const offset of [0, UMEM_BYTES - 65_536, UMEM_BYTES - 1, UMEM_BYTES, 0xffffffff]) {
+    for (const length of [0, 1, 65_507, 65_508, 0xffffffff]) {
+      requests.refresh();
+      ask(requests, { offset, length });
+      side.take();
+      assert.ok(side.requests.next());
+      const end = side.requests.offset + side.requests.size;
+      assert.ok(end <= UMEM_BYTES, `${length} bytes at ${offset} end at ${end}`);
+      side.finish();
+    }
+  }
 });
 
 Deno.test("a burst goes on round the end of the ring, one datagram after the other", () => {
@@ -205,4 +221,44 @@ Deno.test("who takes over answers what was left unread, once the answers before 
   assert.equal(successor.take(), 1);
   successor.requests.next();
   assert.equal(successor.requests.sourcePort, 4);
+});
+
+Deno.test("a sleeping net tile is woken by answers, and by nothing else", () => {
+  const { side, requests, region, wakes } = room();
+  const serve = (answer: boolean) => {
+    ask(requests, { offset: 0, length: 1 });
+    assert.equal(side.take(), 1);
+    side.requests.next();
+    if (answer) side.answers.reflect();
+    side.finish();
+  };
+  serve(true);
+  assert.equal(wakes.count, 0, "it is awake");
+  region.fallAsleep();
+  serve(false);
+  assert.equal(wakes.count, 0, "there is nothing for it");
+  serve(true);
+  assert.equal(wakes.count, 1);
+});
+
+Deno.test("a burst's answers are published before its requests are passed, which frees their frames", () => {
+  const { side, requests, answers } = room();
+  ask(requests, { offset: 0, length: 1 });
+  side.take();
+  side.requests.next();
+  side.answers.reflect();
+  const { store } = Atomics;
+  /** How many answers the net tile would find at each store that the app makes. */
+  const found: number[] = [];
+  Atomics.store = ((array: Uint32Array, index: number, value: number) => {
+    const stored = store(array, index, value);
+    if (requests.depth - requests.refresh() === 0) found.push(answers.available());
+    return stored;
+  }) as typeof Atomics.store;
+  try {
+    side.finish();
+  } finally {
+    Atomics.store = store;
+  }
+  assert.deepEqual(found, [1], "when all is passed the answer is there");
 });

@@ -49,7 +49,10 @@ function perform(task: Omit<Task, "eventfd" | "slot">, slot: number): Promise<Re
     ...{ landlock: false, observed: false, refused: {}, thread: {}, main: {}, pings: 0 },
   };
   // Not inherited: what one revokes of an inherited set is gone for main, too.
-  const all = { ffi: true, read: true, write: true, net: true, env: true, sys: true, run: true };
+  const all = {
+    ...{ ffi: true, read: true, write: true, net: true, env: true, sys: true, run: true },
+    import: true,
+  };
   const worker = new Worker(new URL("./ffi_tile_worker.ts", import.meta.url), {
     type: "module",
     deno: { permissions: all },

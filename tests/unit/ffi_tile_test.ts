@@ -139,11 +139,19 @@ for (const [without, flags] of Object.entries(FLAGS)) {
   });
 }
 
+Deno.test("where the heap of a confined tile overflows, V8's last words are in the log", () => {
+  const { signal, stderr } = run([{ work: "overflow" }], ["--v8-flags=--max-old-space-size=64"]);
+  equal(signal, "SIGTRAP");
+  match(stderr, /^app: # Fatal JavaScript out of memory/m);
+});
+
 Deno.test("confine() leaves a net tile the descriptors that it lists, and none between them", () => {
   const [{ results }] = confined({ role: "net", work: "descriptors" });
   ok(results);
   for (const call of ["getsockopt", "recvmmsg"]) equal(results[call], results.listed, call);
-  for (const call of ["write", "read"]) equal(results[call], results.eventfds, call);
+  equal(results.read, results.eventfds, "read");
+  // The observer writes to standard output and error in its place.
+  equal(results.write, JSON.stringify([1, 2, ...JSON.parse(results.eventfds)]), "write");
 });
 
 Deno.test("confine() leaves a thread no capability, and main all of its own", () => {

@@ -1,7 +1,8 @@
 /**
  * A tile in the making, for `ffi_tile_test.ts`: confines itself in the role it is told, then
  * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works
- * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`), or
+ * hard for a while (`busy`) and ends by an error that nobody catches, ends the process (`abort`,
+ * `overflow`), or
  * asks which descriptors it reaches (`descriptors`).
  */
 
@@ -16,7 +17,7 @@ import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 /** What the child sends to begin with. */
 export interface Task {
   readonly role: Role;
-  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort";
+  readonly work: "attempts" | "descriptors" | "busy" | "honest" | "abort" | "overflow";
   /** Of the observer's counters. */
   readonly slot: number;
   readonly keepNetAdmin: boolean;
@@ -35,6 +36,7 @@ const F_SETFL = 4;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const O_RDWR = 2;
+const IN_NONBLOCK = 0o4000;
 
 const libc = Deno.dlopen("libc.so.6", {
   syscall: {
@@ -140,12 +142,14 @@ function prepare() {
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
     probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
+    // An anonymous inode, as an eventfd is, but none.
+    inotify: Number(syscall(294, IN_NONBLOCK)),
   };
 }
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, port, other, ownNetlink, probe, file }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, probe, file, inotify }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -157,6 +161,7 @@ function attempts(
   attempt("write to a file", () => syscall(1, file, 1));
   attempt("read from a file", () => syscall(0, file, 1));
   attempt("write to its socket", () => syscall(1, own, 1));
+  attempt("read from an anonymous inode", () => syscall(0, inotify, 64));
   for (const [whose, fd] of [["own", own], ["other's", other]] as const) {
     attempt(`sendto on ${whose}`, () => syscall(44, fd, 1));
     attempt(`recvfrom on ${whose}`, () => syscall(45, fd, 1));
@@ -305,6 +310,12 @@ async function honest(): Promise<void> {
   self.postMessage({ type: "attempts", results });
 }
 
+/** Takes memory until V8 has none left. */
+function overflow(): void {
+  const kept: unknown[] = [];
+  for (;;) kept.push(new Array(1000).fill(kept.length));
+}
+
 /** Says something as libraries do when they give up, and aborts. */
 function abort(): void {
   const words = new TextEncoder().encode("last words\x1b[2J\nof one\n");
@@ -335,5 +346,6 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   if (work === "busy") return busy(data);
   if (work === "honest") return void honest();
   if (work === "abort") return abort();
+  if (work === "overflow") return overflow();
   self.postMessage({ type: "attempts", results: attempts(prepared, eventfd) });
 };

@@ -24,6 +24,8 @@ class Rings {
   room = Infinity;
   /** How many of the last that were sent do not complete yet. */
   slow = 0;
+  /** Frames that the fill ring takes before it is full. */
+  fillRoom = Infinity;
 }
 
 /** What a frame is full of that waits to be filled. */
@@ -104,13 +106,16 @@ export class FakeXsk implements Xsk {
   prefetch(): void {}
 
   fill(slot: number, frames: Uint32Array, count: number): number {
-    for (const frame of frames.subarray(0, count)) {
+    const rings = this.rings(slot);
+    const taken = Math.min(count, rings.fillRoom);
+    rings.fillRoom -= taken;
+    for (const frame of frames.subarray(0, taken)) {
       assert.equal(frame % this.#frameBytes, 0);
       this.#take(frame);
       this.#umem.set(this.#untouched, frame);
-      this.rings(slot).fill.push(frame);
+      rings.fill.push(frame);
     }
-    return count;
+    return taken;
   }
 
   transmit(slot: number, descriptors: Uint32Array, count: number): number {

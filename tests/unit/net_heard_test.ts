@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
+import { hash, keyOf, Use } from "../../netbase/hash.ts";
 import { Heard, HEARD_BYTES } from "../../tiles/net/heard.ts";
 import fc from "./property.ts";
 
@@ -29,4 +30,21 @@ Deno.test("of a flood of strangers the last 32,768 are known, and the oldest are
   let known = 0;
   for (let i = 1; i <= count; i++) if (heard.has(Math.imul(i, 0x01000193))) known++;
   assert.ok(known <= 65_536, `${known}`);
+});
+
+Deno.test("who asked just now is known though others have all places that it may be in", () => {
+  const seed = 1;
+  const { add, first, second } = keyOf(seed, Use.heard);
+  // Addresses that all begin their search within the same few of 65,536 slots.
+  const crowd: number[] = [];
+  for (let address = 1; crowd.length < 300; address++) {
+    if ((hash(0, address, add, first, second) & 0xffff) < 32) crowd.push(address);
+  }
+  const heard = new Heard(heapView(HEARD_BYTES), seed);
+  for (const address of crowd) {
+    heard.add(address);
+    assert.ok(heard.has(address), `${address} asked just now`);
+  }
+  const known = crowd.filter((address) => heard.has(address)).length;
+  assert.ok(known < crowd.length, "there were more than places");
 });

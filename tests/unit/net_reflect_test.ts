@@ -159,6 +159,27 @@ for (const place of PLACES) {
     assert.ok(calls <= Math.ceil(sizes.length / 4), `${calls} calls`);
   });
 
+  Deno.test(`${place}: a request from port 0 is not sent back, the long way or the short one`, async () => {
+    const { room, run } = await serve(place, echo);
+    const free = room.freeFrames();
+    const ask = (sourcePort: number) => {
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, sourcePort }));
+      run();
+      return room.sent(ETH0).length;
+    };
+    assert.deepEqual([ask(0), ask(40_000), ask(40_000), ask(0)], [0, 1, 1, 0]);
+    // In one burst with others, between and behind them.
+    const ports = [40_000, 0, 40_001, 0];
+    for (const sourcePort of ports) {
+      room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, sourcePort }));
+    }
+    run();
+    assert.deepEqual(room.sent(ETH0).map((frame) => frame.destinationPort), [40_000, 40_001]);
+    assert.equal(room.moved().tx_drop_port, 4);
+    run();
+    assert.equal(room.freeFrames(), free);
+  });
+
   Deno.test(`${place}: whatever an app answers, all of it is right and no frame is lost or doubled`, async () => {
     const kinds = [
       "reflect",

@@ -78,6 +78,27 @@ Deno.test("a datagram from a kernel socket reaches its app and its answer goes b
   assert.deepEqual(room.moved(), { rx_socket: 1, rx_delivered: 1, tx_accepted: 1, tx_socket: 1 });
 });
 
+Deno.test("what a full link has no room for is counted, and its frame or buffer is free again", () => {
+  const room = new Room();
+  const free = room.freeFrames();
+  const { depth } = room.apps[0].setup.shape;
+  for (let i = 0; i < depth; i++) room.receive(REQUEST);
+  room.moved();
+  // More of each kind than there are large buffers.
+  const sizes = Array.from({ length: 24 }, (_, i) => i % 2 === 0 ? 40 : 5000);
+  for (const size of sizes) room.udp.arrive(FD, { ...REQUEST, payload: new Uint8Array(size) });
+  room.tile.wait(0);
+  room.turn();
+  assert.deepEqual(room.moved(), { rx_socket: sizes.length, app_link_full: sizes.length });
+  assert.equal(room.apps[0].take().length, depth);
+  room.turn();
+  assert.equal(room.freeFrames(), free);
+  room.udp.arrive(FD, { ...REQUEST, payload: new Uint8Array(5000) });
+  room.tile.wait(0);
+  room.turn();
+  assert.equal(room.apps[0].take().length, 1);
+});
+
 Deno.test("kernel sockets are looked at while the tile is busy with frames", () => {
   const room = new Room();
   room.udp.arrive(FD, { ...REQUEST, payload: Uint8Array.of(1) });

@@ -115,3 +115,37 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     assert.equal(new Set([...free, ...xsk.owned]).size, frames, "none is there twice");
   }));
 });
+
+Deno.test("frames that the fill ring has no room for are free again, and given when it has", () => {
+  const { umem, xsk, port } = makePort();
+  xsk.rings(0).fillRoom = 5;
+  for (let i = 0; i < 3; i++) {
+    port.refill();
+    assert.deepEqual([port.filled, umem.freeFrames], [5, FRAMES - 5]);
+  }
+  xsk.rings(0).fillRoom = Infinity;
+  port.refill();
+  assert.deepEqual([port.filled, umem.freeFrames], [FILL, FRAMES - FILL]);
+  const free = Array.from({ length: umem.freeFrames }, () => umem.takeFrame());
+  assert.equal(new Set([...free, ...xsk.owned]).size, FRAMES, "none is there twice");
+});
+
+Deno.test("what is queued and what the kernel has yet to send are never more than the ring takes", () => {
+  const made = makePort();
+  const { xsk, port, umem } = made;
+  port.refill();
+  const frames = Array.from({ length: FRAMES - FILL }, () => umem.takeFrame());
+  xsk.rings(0).slow = Infinity;
+  for (let i = 0; i < 10; i++) port.queue(frames[i], 20);
+  assert.equal(port.room, FRAMES - 10);
+  assert.equal(port.flush(), 10);
+  assert.equal(port.room, FRAMES - 10, "they are on the ring");
+  port.complete();
+  assert.equal(port.room, FRAMES - 10, "the kernel has not sent them");
+  for (let i = 10; i < frames.length; i++) port.queue(frames[i], 20);
+  port.flush();
+  assert.equal(port.room, FILL);
+  xsk.rings(0).slow = 0;
+  port.complete();
+  assert.equal(port.room, FRAMES);
+});

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { fibWords } from "../../netbase/fib.ts";
+import { FIB_CELLS, FIB_GROUP_BIT, FIB_GROUP_CELLS } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   NLM_F_APPEND,
+  NLM_F_REPLACE,
   RT_TABLE_LOCAL,
   RTN_LOCAL,
   RTN_THROW,
@@ -267,4 +270,50 @@ Deno.test("rewrite() changes what routes say, or removes them, by what they say"
 Deno.test("other tables are not taken for main or local", () => {
   const { writer } = makeRoom();
   assert.throws(() => writer.rib.add(routeTo("10.0.0.0/8", { table: 1000 }), 0), RangeError);
+});
+
+Deno.test("a group of cells is not used again while a reader may be on its way into it", () => {
+  const { view, writer, reader, standing } = makeRoom();
+  const half = (third: number) => routeTo(`10.0.${third}.0/25`, { ifindex: 3, gateway: third });
+  const words = fibWords(view);
+  const cellOf = (third: number) => words[ip(`10.0.${third}.0`) >>> 8];
+  writer.rib.add(half(1), 0);
+  writer.commit();
+  // What a reader has in hand between the two loads of a lookup.
+  const cell = cellOf(1);
+  assert.notEqual(cell & FIB_GROUP_BIT, 0);
+  const at = FIB_CELLS + (cell & ~FIB_GROUP_BIT) * FIB_GROUP_CELLS;
+  const found = words.slice(at, at + FIB_GROUP_CELLS);
+  writer.rib.remove(half(1));
+  writer.commit();
+  for (let third = 2; third < 6; third++) {
+    writer.rib.add(half(third), 0);
+    writer.commit();
+    assert.notEqual(cellOf(third), cell);
+  }
+  assert.deepEqual(words.slice(at, at + FIB_GROUP_CELLS), found);
+  assert.equal(answerOf(reader, ip("10.0.1.1")), "none");
+  standing.burst++;
+  writer.commit();
+  writer.rib.add(half(6), 0);
+  writer.commit();
+  assert.equal(cellOf(6), cell, "it comes back when the reader has moved on");
+});
+
+Deno.test("routes that differ in one attribute alone, one after another, are kept apart", () => {
+  const { writer, reader } = makeRoom();
+  const first = { gateway: 1, ifindex: 3, source: 8, mtu: 1400 };
+  const others = [{ gateway: 2 }, { ifindex: 4 }, { source: 9 }, { mtu: 1300 }];
+  const routes = [{}, ...others].map((other, i) =>
+    routeTo(`10.${i}.0.0/16`, { ...first, ...other })
+  );
+  // Each behind the first again, whose attributes it might be taken to share.
+  for (const route of routes) {
+    writer.rib.add(routes[0], NLM_F_REPLACE);
+    writer.rib.add(route, 0);
+  }
+  writer.commit();
+  routes.forEach((route, i) => {
+    assert.equal(answerOf(reader, ip(`10.${i}.0.1`)), expectedOf(route));
+  });
 });

@@ -155,3 +155,24 @@ Deno.test("an interface changes for ever without using up records or runs", () =
   }
   assert.equal(reader.interfaces.mtu(reader.interfaces.find(2)), 70_999);
 });
+
+Deno.test("while a reader stands still the addresses that it has found are not written over", () => {
+  const { writer, reader, standing } = makeRoom();
+  const { interfaces } = writer;
+  const address = (local: number) => ({
+    ...{ local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false },
+  });
+  const put = (ifindex: number, local: number) =>
+    interfaces.put({ ...LINK, ifindex, addresses: [address(local), address(local + 1)] });
+  assert.ok(put(2, 0xc6120001));
+  writer.commit();
+  const record = reader.interfaces.find(2);
+  for (let i = 1; i < 50; i++) {
+    assert.ok(put(2, 0xcb007100 + i));
+    assert.ok(put(2 + i, 0xc0000200 + i));
+    writer.commit();
+  }
+  assert.equal(reader.interfaces.local(record, 0), 0xc6120001);
+  assert.equal(reader.interfaces.local(record, 1), 0xc6120002);
+  standing.burst++;
+});

@@ -102,3 +102,14 @@ Deno.test("a grace period without readers is over at once", () => {
   reader.burst = -1 >>> 0;
   assert.ok(grace.over);
 });
+
+Deno.test("a reader that sleeps, then or later, is not waited for; each other one is", () => {
+  const readers = [new StandingReader(), new StandingReader()];
+  readers[0].asleep = true;
+  const grace = new Grace(readers);
+  assert.equal(grace.over, false);
+  readers[1].asleep = true;
+  assert.equal(grace.over, true);
+  readers[0].asleep = readers[1].asleep = false;
+  assert.equal(grace.over, true, "they have slept since");
+});

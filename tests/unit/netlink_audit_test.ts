@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
 import type { Audited } from "../../tiles/netlink/audited.ts";
+import type { MessageCursor } from "../../tiles/netlink/message.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 
 Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone", () => {
@@ -62,4 +63,45 @@ Deno.test("an audit that finds more differences than it counts comes to an end",
   assert.deepEqual([dumps, resyncs, reports.length], [2, 1, 1]);
   assert.equal(reports[0].divergent, 65_536);
   assert.equal(counters[NETLINK.index.audit_routes], 65_536);
+});
+
+Deno.test("what an event has named meanwhile is no difference", () => {
+  const routes: Audited = {
+    ...{ table: "routes", types: [24], dumps: ["routes"], entries: () => 2, begin() {}, read() {} },
+    subject: () => "route 1",
+    end(differs) {
+      for (const what of ["route 1", "route 2"]) differs(what);
+    },
+  };
+  let endPass = (_end: "done") => {};
+  let watcher: ((message: MessageCursor) => void) | null = null;
+  const dumper = {
+    busy: false,
+    dump(_kinds: unknown, { done }: { done(end: "done"): void }) {
+      endPass = done;
+      return true;
+    },
+    abandon() {},
+  };
+  const mirror = {
+    ...{ current: true, dumper, audited: [routes], resync() {} },
+    watchEvents: (wanted: typeof watcher) => watcher = wanted,
+  };
+  const counters = new Float64Array(Object.keys(NETLINK.index).length);
+  /** What an audit finds where the event comes at this moment. */
+  const found = (moment: "none" | "before its end" | "behind its end") => {
+    const audit = new Audit(mirror as unknown as AuditedMirror, { counters, now: 0, log() {} });
+    let divergent = -1;
+    audit.request((report) => divergent = report.divergent);
+    audit.turn(0);
+    endPass("done");
+    if (moment === "before its end") watcher!({ type: 24 } as MessageCursor);
+    endPass("done");
+    if (moment === "behind its end") watcher!({ type: 24 } as MessageCursor);
+    audit.turn(performance.now() + 10_000);
+    return divergent;
+  };
+  assert.equal(found("none"), 2);
+  assert.equal(found("before its end"), 1);
+  assert.equal(found("behind its end"), 1, "some events come late");
 });

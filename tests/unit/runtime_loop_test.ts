@@ -2,7 +2,13 @@ import { strict as assert } from "node:assert";
 import { heapView } from "../../ffi/view.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../tiles/runtime/control.ts";
 import { runLoop, spinTurnsFor } from "../../tiles/runtime/loop.ts";
-import { TILE_REGION_BYTES, TileReader, TileRegion } from "../../tiles/runtime/tile_region.ts";
+import {
+  Life,
+  TILE_REGION_BYTES,
+  TileReader,
+  TileRegion,
+  Waker,
+} from "../../tiles/runtime/tile_region.ts";
 
 /**
  * Runs a tile that has work in each of `turns` turns and then none. `during` is called in each turn
@@ -109,4 +115,131 @@ Deno.test("of two tiles the one whose thread is named ends", () => {
   assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, true, false]);
   main.relieve(0);
   assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, false, false]);
+});
+
+/**
+ * Of a tile that is given one piece of work at each of `moments`, in that order, on its way into a
+ * sleep: what it was given and did, and how often it was woken. Fails where it blocks with work that
+ * nobody has woken it for.
+ */
+function giveWork(moments: string[]): { done: number; woken: number } {
+  const control = heapView(CONTROL_BYTES);
+  const main = new ControlWriter(control);
+  const view = heapView(TILE_REGION_BYTES);
+  const spinTurns = 20;
+  let [waiting, done, idle, woken, sleeps] = [0, 0, 0, 0, 0];
+  let isWoken = false;
+  const waker = new Waker(new TileReader(view), () => {
+    woken++;
+    isWoken = true;
+  });
+  /** The producer's side: publish first, then look at the sleep word. */
+  const at = (moment: string) => {
+    if (idle !== spinTurns || moment !== moments[0]) return;
+    moments.shift();
+    waiting++;
+    waker.published();
+  };
+  runLoop({
+    tile: {
+      turn() {
+        const work = waiting;
+        done += work;
+        waiting = 0;
+        idle = work === 0 ? idle + 1 : 0;
+        at("in its last turn");
+        return work;
+      },
+      clock: () => at("behind its last turn"),
+      pending() {
+        at("before its last look");
+        const isPending = waiting > 0;
+        at("behind its last look");
+        if (isPending) idle = 0;
+        return isPending;
+      },
+      wait() {
+        at("asleep");
+        assert.ok(waiting === 0 || isWoken, "it blocks, and nobody wakes it");
+        assert.ok(++sleeps < 10, `it sleeps and sleeps, and is never ${moments[0]}`);
+        isWoken = false;
+        idle = 0;
+        if (moments.length === 0 && waiting === 0) main.stop();
+      },
+      descriptors: [],
+    },
+    region: new TileRegion(view),
+    control: new ControlReader(control),
+    wakeups: 0,
+    spinTurns,
+  });
+  return { done, woken };
+}
+
+Deno.test("work that comes at any moment on a tile's way into a sleep is seen, or wakes it", () => {
+  for (const moment of ["in its last turn", "behind its last turn"]) {
+    assert.deepEqual(giveWork([moment]), { done: 1, woken: 0 }, moment);
+  }
+  // A producer that finds the tile about to block wakes it, whether or not it sees the work by itself.
+  for (const moment of ["before its last look", "behind its last look", "asleep"]) {
+    assert.deepEqual(giveWork([moment]), { done: 1, woken: 1 }, moment);
+  }
+});
+
+Deno.test("each sleep of a tile is ended by one wake-up, however often something is published", () => {
+  assert.deepEqual(giveWork(["asleep", "asleep", "asleep"]), { done: 3, woken: 3 });
+  assert.deepEqual(giveWork(["behind its last look", "asleep"]), { done: 2, woken: 1 });
+});
+
+/** What a tile that never has work does in its first sleep and around it. */
+function aroundSleep(parts: { nextDue?: number; drains?: boolean } = {}) {
+  const control = heapView(CONTROL_BYTES);
+  const main = new ControlWriter(control);
+  const view = heapView(TILE_REGION_BYTES);
+  const seen = new TileReader(view);
+  const steps: string[] = [];
+  const sleeps: number[] = [];
+  const step = (name: string) => steps.at(-1) === name || steps.push(name);
+  runLoop({
+    tile: {
+      turn() {
+        step(seen.asleep ? "turn asleep" : "turn");
+        return 0;
+      },
+      clock: () => step("clock"),
+      pending: () => false,
+      wait(millis) {
+        step(seen.asleep ? "wait" : "wait awake");
+        sleeps.push(millis);
+        main.stop();
+      },
+      nextDue: () => parts.nextDue ?? -1,
+      drained: () => parts.drains ?? true,
+      close: () => step("close"),
+      descriptors: [],
+    },
+    region: new TileRegion(view),
+    control: new ControlReader(control),
+    wakeups: 0,
+    spinTurns: 20,
+  });
+  return { steps, sleeps, life: seen.life };
+}
+
+Deno.test("a tile is told the time behind a sleep before it has its next turn, and is awake then", () => {
+  const { steps, life } = aroundSleep();
+  assert.deepEqual(steps, ["turn", "clock", "wait", "clock", "turn", "clock", "close"]);
+  assert.equal(life, Life.stopped);
+});
+
+Deno.test("a tile sleeps no longer than until something is due, nor than a second", () => {
+  assert.deepEqual(aroundSleep().sleeps, [1000]);
+  assert.deepEqual(aroundSleep({ nextDue: 7 }).sleeps, [7]);
+  assert.deepEqual(aroundSleep({ nextDue: 5000 }).sleeps, [1000]);
+});
+
+Deno.test("a tile that does not drain ends all the same, and sleeps for a millisecond meanwhile", () => {
+  const { sleeps, life } = aroundSleep({ drains: false });
+  assert.equal(life, Life.stopped);
+  assert.deepEqual(new Set(sleeps.slice(1)), new Set([1]));
 });

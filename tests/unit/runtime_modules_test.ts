@@ -1,6 +1,6 @@
 /** What tiles and main load: every module costs each that has it memory. */
 
-import { deepEqual } from "node:assert/strict";
+import { deepEqual, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -14,10 +14,10 @@ interface Graph {
 
 /** What running the module at `path` loads besides itself, types left out. */
 function loaded(path: string): string[] {
-  const { stdout } = new Deno.Command(Deno.execPath(), {
+  const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), {
     args: ["info", "--json", fileURLToPath(new URL(path, ROOT))],
-    stderr: "inherit",
   }).outputSync();
+  ok(success, new TextDecoder().decode(stderr));
   const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as Graph;
   const needs = new Map(modules.map(({ specifier, dependencies = [] }) => [
     specifier,

@@ -63,17 +63,21 @@ const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
  * can choose whose slot to take. A secret that is only XORed to a key leaves differences of keys as they
  * are, and so pairs that always meet.
  */
-class RecentAnswers {
+export class RecentAnswers {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
-  readonly #key = crypto.getRandomValues(new Uint32Array(3));
+  readonly #key: Uint32Array;
   readonly #most: number;
 
-  constructor(most: number) {
+  /** `key`: three random words, the hash's key. */
+  constructor(most: number, key = crypto.getRandomValues(new Uint32Array(3))) {
+    this.#key = key;
     this.#most = most;
   }
 
   /** Counts an answer to the datagram at hand. False when its sender has had all it can have. */
-  take(requests: Datagrams): boolean {
+  take(
+    requests: Pick<Datagrams, "sourceAddress" | "sourcePort" | "destinationPort" | "receivedAt">,
+  ): boolean {
     const words = this.#words;
     const address = requests.sourceAddress >>> 0;
     const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;

@@ -12,6 +12,7 @@
  */
 
 import { u32, u8, type View } from "../../ffi/view.ts";
+import { fence } from "../../netbase/rcu.ts";
 
 /** Records that a ring keeps. */
 export const CAPTURE_RECORDS = 512;
@@ -77,6 +78,8 @@ export class CaptureWriter {
     this.#words.set(head, this.#record * RECORD_BYTES >>> 2);
     this.#written = (this.#written + 1) >>> 0;
     Atomics.store(this.#words, WRITTEN, this.#written);
+    // What is written into the next record must not be seen before the cursor is.
+    fence(this.#words, WRITTEN);
   }
 }
 
@@ -86,6 +89,8 @@ export class CaptureReader {
   lost = 0;
   readonly #words: Uint32Array;
   readonly #bytes: Uint8Array;
+  /** For `fence()`: the region cannot be written. */
+  readonly #own = new Uint32Array(new SharedArrayBuffer(4));
   #read: number;
 
   /** Begins with what is written from now on. */
@@ -108,6 +113,7 @@ export class CaptureReader {
       }
       if (waiting === 0) return null;
       const record = this.#copy(1 + this.#read % CAPTURE_RECORDS);
+      fence(this.#own, 0);
       if (this.#waiting() >= CAPTURE_RECORDS) continue;
       this.#read = (this.#read + 1) >>> 0;
       return record;

@@ -121,6 +121,10 @@ export const STATUS = table({
   requests: "Requests on the control socket.",
   errors: "Requests that were answered with an error.",
   scrapes: "Times that the metrics were read.",
+  control_connections: "Connections to the control socket that are open.",
+  metrics_connections: "Connections to the metrics that are open.",
+  connections_displaced: "Connections closed in favour of new ones, as too many were open.",
+  connections_timed_out: "Connections closed because the other side took too long.",
 });
 
 /** The tables, by kind of tile. */
@@ -133,6 +137,8 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "neighbors",
   "fib_overflow",
   "frames_free",
+  "control_connections",
+  "metrics_connections",
 ]);
 
 /** Values of a tile's counters by name, as of now. */

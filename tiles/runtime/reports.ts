@@ -1,41 +1,49 @@
 /**
  * What main makes of a tile's messages. A message comes from the tile's worker, where an app's code can
- * post whatever the runtime can: so each is checked against its schema and against what the tile may say
+ * post whatever the runtime can: so each is checked against the shape of its type and against what the tile may say
  * at this point of its life, and how many there may be is limited here.
  */
 
-import * as z from "zod/mini";
 import { LONGEST_LINE } from "./console.ts";
 import type { TileKind, TileReport } from "./tile.ts";
 
-const uint32 = z.int().check(z.minimum(0), z.maximum(0xffffffff));
-/** A line of the log, and the mark that it was clipped. */
-const text = z.string().check(z.maxLength(LONGEST_LINE + 1));
+type Check = (value: unknown) => boolean;
 
-const SCHEMAS: { readonly [type in TileReport["type"]]: z.ZodMiniType } = {
-  started: z.strictObject({ type: z.literal("started"), thread: uint32.check(z.minimum(1)) }),
-  ready: z.strictObject({ type: z.literal("ready") }),
-  running: z.strictObject({
-    type: z.literal("running"),
-    landlock: z.boolean(),
-    observed: z.boolean(),
-  }),
-  log: z.strictObject({ type: z.literal("log"), line: text }),
-  ask: z.strictObject({
-    type: z.literal("ask"),
-    request: z.strictObject({
-      number: uint32.check(z.minimum(1)),
-      kind: uint32,
-      arguments: z.array(uint32).check(z.maxLength(4)),
-    }),
-  }),
-  stopped: z.strictObject({ type: z.literal("stopped") }),
-  failed: z.strictObject({
-    type: z.literal("failed"),
-    message: text,
-    app: z.optional(text),
-  }),
+const isWord: Check = (value) =>
+  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffffffff;
+const isNumber: Check = (value) => isWord(value) && value !== 0;
+const isFlag: Check = (value) => typeof value === "boolean";
+/** A line of the log, and the mark that it was clipped. */
+const isText: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
+const isRequest = isShaped({
+  number: isNumber,
+  kind: isWord,
+  arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
+});
+
+/**
+ * What each type of report has besides its type. A table of our own: a schema library takes 11 MiB of
+ * main for it.
+ */
+const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
+  started: isShaped({ thread: isNumber }),
+  ready: isShaped({}),
+  running: isShaped({ landlock: isFlag, observed: isFlag }),
+  log: isShaped({ line: isText }),
+  ask: isShaped({ request: isRequest }),
+  stopped: isShaped({}),
+  failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),
 };
+
+/** Whether something is a plain object with these fields, and with none but them and `type`. */
+function isShaped(fields: Readonly<Record<string, Check>>): Check {
+  return (value) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
+    Object.entries(fields).every(([name, check]) =>
+      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
+    );
+}
 
 /**
  * Messages that a tile may post within a second. Lines of the log beyond `LINES_A_SECOND` are left out
@@ -70,15 +78,18 @@ export class Reports {
     if (++this.#count > REPORTS_A_SECOND) {
       throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
     }
-    const type = (data as { type?: unknown } | null)?.type;
-    const schema = typeof type === "string" && Object.hasOwn(SCHEMAS, type)
-      ? SCHEMAS[type as TileReport["type"]]
+    const type = typeof data === "object" && data !== null && Object.hasOwn(data, "type")
+      ? (data as { type: unknown }).type
       : undefined;
-    if (schema === undefined) throw new Error("posted a message that no tile posts");
-    const { success, data: report } = z.safeParse(schema, data);
-    if (!success) throw new Error(`posted a malformed message of type ${type}`);
-    this.#expect((report as TileReport).type);
-    return report as TileReport;
+    if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) {
+      throw new Error("posted a message that no tile posts");
+    }
+    const report = data as TileReport;
+    if (!REPORTS[report.type](report)) {
+      throw new Error(`posted a malformed message of type ${type}`);
+    }
+    this.#expect(report.type);
+    return report;
   }
 
   #expect(type: TileReport["type"]): void {

@@ -7,12 +7,16 @@
  */
 
 import { u32, type View } from "../../ffi/view.ts";
+import { fence } from "../../netbase/rcu.ts";
 
 /**
  * Messages that fit, a power of two: what a flood of ten million a second puts in while the netlink
  * tile waits some milliseconds for a processor.
  */
 export const SOLICIT_DEPTH = 65_536;
+
+/** Of these, the oldest that are not safe to read: the producer may be overwriting them unpublished. */
+const UNSAFE = SOLICIT_DEPTH >>> 2;
 
 const PRODUCED = 0;
 const MESSAGES_AT = 16;
@@ -41,6 +45,8 @@ export class SolicitProducer {
   publish(): boolean {
     if (this.#words[PRODUCED] === this.#head) return false;
     Atomics.store(this.#words, PRODUCED, this.#head);
+    // What is pushed from now on must not be seen before the cursor is.
+    fence(this.#words, PRODUCED);
     return true;
   }
 }
@@ -48,6 +54,8 @@ export class SolicitProducer {
 /** The netlink tile's end, one per net tile. */
 export class SolicitConsumer {
   readonly #words: Uint32Array;
+  /** For `fence()`: the region cannot be written. */
+  readonly #own = new Uint32Array(new SharedArrayBuffer(4));
   #tail: number;
   /** Messages that were overwritten before they were read. */
   lapped = 0;
@@ -66,7 +74,7 @@ export class SolicitConsumer {
   /** Takes at most `most` messages as pairs into `out` and returns how many. */
   take(out: Uint32Array, most: number): number {
     let head = Atomics.load(this.#words, PRODUCED);
-    if (((head - this.#tail) >>> 0) >= SOLICIT_DEPTH) this.#skip(head);
+    if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH - UNSAFE) this.#skip(head);
     const waiting = (head - this.#tail) >>> 0;
     const count = Math.min(most, waiting, out.length >>> 1);
     for (let i = 0; i < count; i++) {
@@ -74,10 +82,11 @@ export class SolicitConsumer {
       out[i * 2] = this.#words[at];
       out[i * 2 + 1] = this.#words[at + 1];
     }
-    // The producer may overwrite slot `head` before it publishes head + 1: one slot is never safe.
+    // The producer overwrites slots from `head` on before it publishes them.
+    fence(this.#own, 0);
     head = Atomics.load(this.#words, PRODUCED);
     const behind = (head - this.#tail) >>> 0;
-    if (behind >= SOLICIT_DEPTH) {
+    if (behind > SOLICIT_DEPTH - UNSAFE) {
       this.#skip(head);
       return 0;
     }

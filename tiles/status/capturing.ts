@@ -21,6 +21,8 @@ const BEAT_MILLIS = 1000;
 const TOLD_MILLIS = 5000;
 /** Records handed on at once. */
 const MOST = 256;
+/** Captures at a time: each may go on for days, and has every record made into JSON. */
+const MOST_CAPTURES = 8;
 
 const REASONS = Object.keys(NET.help);
 
@@ -65,6 +67,9 @@ export class Capturing {
    * time, for as long as it is asked for.
    */
   async *stream(request: { dropsOnly: boolean; app?: string }): AsyncGenerator<string> {
+    if (this.#open.size === MOST_CAPTURES) {
+      throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
+    }
     const { rings } = this.#parts;
     const readers = rings.map((ring) => new CaptureReader(ring));
     const ports = this.#portsOf(request.app);

@@ -3,14 +3,20 @@
  * the requests. What can be asked is `answers.ts`'s; docs/control.md tells it to users.
  */
 
+import { STATUS } from "../runtime/counters.ts";
 import type { Answers } from "./answers.ts";
+import { type Connection, serveConnections } from "./connections.ts";
 
 /** Who may connect: the user that Tegula runs as, and the socket's group. */
 const MODE = 0o660;
-/** Connections at a time; one more is closed at once. */
+/** Connections at a time. */
 const MOST_CONNECTIONS = 64;
 /** Characters of a request, and bytes read with one call. */
 const MOST_REQUEST = 1 << 16;
+/** How long a request may take to come once it has begun. */
+const REQUEST_MILLIS = 30_000;
+/** How long nothing may come, or be read of an answer: a pager is left alone for minutes. */
+const IDLE_MILLIS = 300_000;
 
 /** Begins to listen at `path`, in place of a socket that was left there. Throws Error with the reason. */
 export function listenControl(path: string): Deno.Listener<Deno.UnixConn> {
@@ -25,35 +31,44 @@ export function listenControl(path: string): Deno.Listener<Deno.UnixConn> {
   return listener;
 }
 
-/** Serves whoever connects, for as long as the tile lives. */
-export async function serveControl(
-  listener: Deno.Listener<Deno.UnixConn>,
-  answers: Answers,
-): Promise<void> {
-  let connections = 0;
-  for await (const connection of listener) {
-    if (connections === MOST_CONNECTIONS) {
-      connection.close();
-      continue;
-    }
-    connections++;
-    converse(connection, answers)
-      // Whoever goes away in the middle of an answer does not want it.
-      .catch(() => {})
-      .finally(() => {
-        connections--;
-        connection.close();
-      });
-  }
+/** What a conversation is made with; how long its peer may take, other than usual. */
+interface ConversationParts {
+  readonly answers: Answers;
+  readonly requestMillis?: number;
+  readonly idleMillis?: number;
 }
 
-async function converse(connection: Deno.UnixConn, answers: Answers): Promise<void> {
+/** Serves whoever connects, for as long as the tile lives. */
+export function serveControl(
+  listener: Deno.Listener<Deno.UnixConn>,
+  { counters, ...parts }: ConversationParts & { readonly counters: Float64Array },
+): Promise<void> {
+  return serveConnections(listener, {
+    most: MOST_CONNECTIONS,
+    counters,
+    gauge: STATUS.index.control_connections,
+    converse: (connection) => converse(connection, parts),
+  });
+}
+
+async function converse(
+  connection: Connection,
+  { answers, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: ConversationParts,
+): Promise<void> {
   const decoder = new TextDecoder();
   const buffer = new Uint8Array(MOST_REQUEST);
   let rest = "";
+  // The reader has the same time for each part of an answer.
+  const write = async (text: string) => {
+    if (text === "") return;
+    connection.allow(idleMillis);
+    await connection.write(text);
+  };
+  connection.allow(idleMillis);
   for (;;) {
     const count = await connection.read(buffer);
     if (count === null) return;
+    const hadBegun = rest !== "";
     const lines = (rest + decoder.decode(buffer.subarray(0, count), { stream: true })).split("\n");
     rest = lines.pop()!;
     if (rest.length > MOST_REQUEST) return;
@@ -65,15 +80,12 @@ async function converse(connection: Deno.UnixConn, answers: Answers): Promise<vo
         ready += answer;
         continue;
       }
-      await write(connection, ready);
+      await write(ready);
       ready = "";
-      for await (const part of answer) await write(connection, part);
+      for await (const part of answer) await write(part);
     }
-    await write(connection, ready);
+    await write(ready);
+    if (rest === "") connection.allow(idleMillis);
+    else if (lines.length > 0 || !hadBegun) connection.allow(requestMillis);
   }
-}
-
-async function write(connection: Deno.UnixConn, text: string): Promise<void> {
-  const bytes = new TextEncoder().encode(text);
-  for (let at = 0; at < bytes.length;) at += await connection.write(bytes.subarray(at));
 }

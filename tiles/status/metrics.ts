@@ -10,6 +10,18 @@ import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { AnswerParts } from "./answers.ts";
+import { type Connection, serveConnections } from "./connections.ts";
+
+/** Connections at a time: several scrapers, each with a connection per scrape. */
+const MOST_CONNECTIONS = 32;
+/** Bytes of a request's head. */
+const MOST_REQUEST = 1 << 13;
+/** Bytes behind it that are read and thrown away, so that the answer arrives. */
+const MOST_UNREAD = 1 << 16;
+/** How long a request may take to come, and its answer to be taken. */
+const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
+
+const latin1 = new TextDecoder("latin1");
 
 /** What there is to tell. */
 export interface MetricsParts
@@ -21,25 +33,97 @@ export interface MetricsParts
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
-/** Serves `/metrics` at `place`, `address:port`. Throws Error when that cannot be had. */
-export function serveMetrics(place: string, parts: MetricsParts): Deno.HttpServer {
+/** Begins to listen at `place`, `address:port`. Throws Error when that cannot be had. */
+export function listenMetrics(place: string): Deno.TcpListener {
   const [hostname, port] = place.split(":");
-  const options = { hostname, port: Number(port), onListen() {} };
-  const handler = ({ url, method }: Request) => {
-    if (new URL(url).pathname !== "/metrics") {
-      return new Response("see /metrics\n", { status: 404 });
-    }
-    if (method !== "GET" && method !== "HEAD") return new Response(null, { status: 405 });
-    parts.counters[STATUS.index.scrapes]++;
-    return new Response(metricsText(parts), {
-      headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
-    });
-  };
+  // The first use of a time reads the time zone's files, which the tile cannot once it is confined.
+  httpDate();
   try {
-    return Deno.serve(options, handler);
+    return Deno.listen({ hostname, port: Number(port) });
   } catch (error) {
     throw new Error(`cannot serve metrics at ${place} (--metrics): ${sentenceOf(error)}`);
   }
+}
+
+/** Serves `/metrics` for as long as the tile lives. */
+export function serveMetrics(listener: Deno.TcpListener, parts: MetricsParts): Promise<void> {
+  return serveConnections(listener, {
+    most: MOST_CONNECTIONS,
+    counters: parts.counters,
+    gauge: STATUS.index.metrics_connections,
+    converse: (connection) => converse(connection, parts),
+  });
+}
+
+/** Answers one request. HTTP/1.1 lets a server close after each (RFC 9112, section 9.6). */
+async function converse(connection: Connection, parts: MetricsParts): Promise<void> {
+  const buffer = new Uint8Array(MOST_REQUEST);
+  connection.allow(REQUEST_MILLIS);
+  const head = await readHead(connection, buffer);
+  if (head === null) return;
+  connection.allow(ANSWER_MILLIS);
+  await connection.write(answer(head, parts));
+  // The kernel resets a connection that is closed with bytes unread, and the answer is lost with it.
+  await connection.closeWrite();
+  for (let left = MOST_UNREAD; left > 0;) {
+    const count = await connection.read(buffer);
+    if (count === null) return;
+    left -= count;
+  }
+}
+
+/** What comes before the empty line that ends a request's head, or a full buffer; null: it never ends. */
+async function readHead(connection: Connection, buffer: Uint8Array): Promise<string | null> {
+  const text = (from: number, to: number) => latin1.decode(buffer.subarray(from, to));
+  for (let length = 0; length < buffer.length;) {
+    const count = await connection.read(buffer.subarray(length));
+    if (count === null) return null;
+    const from = Math.max(0, length - 3);
+    length += count;
+    if (/\n\r?\n/.test(text(from, length))) return text(0, length);
+  }
+  return text(0, buffer.length);
+}
+
+/** The answer to a request, of which only the first line matters. */
+function answer(head: string, parts: MetricsParts): string {
+  const [, method, target] = /^([A-Z]+) (\S+) HTTP\/1\.[01]\r?\n/.exec(head) ?? [];
+  if (method === undefined) return response("400 Bad Request", "no HTTP/1 request\n");
+  if (!/\n\r?\n/.test(head)) {
+    return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
+  }
+  // The absolute form of a target is for proxies, but servers have to take it.
+  if (!/^(?:http:\/\/[^/?]*)?\/metrics(?:\?|$)/.test(target)) {
+    return response("404 Not Found", "see /metrics\n");
+  }
+  if (method !== "GET" && method !== "HEAD") {
+    return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
+  }
+  parts.counters[STATUS.index.scrapes]++;
+  const type = "text/plain; version=0.0.4; charset=utf-8";
+  const whole = response("200 OK", metricsText(parts), { "content-type": type });
+  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+}
+
+/** The time of an answer (RFC 9110, section 6.6.1). */
+function httpDate(): string {
+  return new Date().toUTCString();
+}
+
+function response(status: string, body: string, fields: Record<string, string> = {}): string {
+  const all = Object.entries({
+    date: httpDate(),
+    "content-type": "text/plain",
+    ...fields,
+    "content-length": new TextEncoder().encode(body).length,
+    connection: "close",
+  });
+  return [
+    `HTTP/1.1 ${status}`,
+    ...all.map(([name, value]) => `${name}: ${value}`),
+    "",
+    body,
+  ].join("\r\n");
 }
 
 /** The metrics as of now. */

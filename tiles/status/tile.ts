@@ -18,7 +18,7 @@ import { Answers } from "./answers.ts";
 import { Capturing, type Listening } from "./capturing.ts";
 import { listenControl, serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
-import { serveMetrics } from "./metrics.ts";
+import { listenMetrics, serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
 import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
@@ -84,9 +84,9 @@ export function create({ setup, region, ask, libraries }: TileContext<StatusSetu
     callName: (number: number) => libraries.tile.callName(number),
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
-  let server: ReturnType<typeof serveMetrics> | null = null;
+  let metricsListener: Deno.TcpListener | null = null;
   try {
-    if (places.metrics !== null) server = serveMetrics(places.metrics, metrics);
+    if (places.metrics !== null) metricsListener = listenMetrics(places.metrics);
   } catch (error) {
     // The process may end before this tile's thread does, and would leave the socket's file.
     listener?.close();
@@ -97,7 +97,10 @@ export function create({ setup, region, ask, libraries }: TileContext<StatusSetu
     async serve() {
       region.life = Life.running;
       setInterval(() => region.quiescent(), BEAT_MILLIS);
-      await Promise.all([listener && serveControl(listener, answers), server?.finished]);
+      await Promise.all([
+        listener && serveControl(listener, { answers, counters }),
+        metricsListener && serveMetrics(metricsListener, metrics),
+      ]);
     },
   };
 }

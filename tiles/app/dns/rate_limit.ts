@@ -33,12 +33,14 @@ const FORGOTTEN = 16;
  */
 export class RateLimit {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
-  readonly #key = crypto.getRandomValues(new Uint32Array(3));
+  readonly #key: Uint32Array;
   /** A steady rate comes to twice itself, since half of what was before is added. */
   readonly #most: number;
   readonly #slip: number;
 
-  constructor({ ratelimit, slip }: Limits) {
+  /** `key`: three random words, the hash's key. */
+  constructor({ ratelimit, slip }: Limits, key = crypto.getRandomValues(new Uint32Array(3))) {
+    this.#key = key;
     this.#most = 2 * ratelimit;
     this.#slip = slip;
   }

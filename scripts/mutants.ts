@@ -1,0 +1,256 @@
+/**
+ * `deno task mutants [WORD…]`: applies the mutants of `tests/mutants.ts` to a copy of the tree, one at a
+ * time, runs the tests that each names, and says which of them no test notices. Words select mutants by
+ * name or file; `--all` runs every unit test in place of the tests that are named.
+ *
+ * A mutant is killed when a test fails or does not end within the limit. The tests must pass without it,
+ * which is tried first, so that a test that fails anyway kills nothing. The exit status is 1 when a mutant
+ * lives that is not said to be equivalent, or is stale.
+ */
+
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { MUTANTS } from "../tests/mutants.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+/** The longest that the tests of one mutant may take. */
+const LIMIT_SECONDS = 120;
+/** What is not copied: history, and what is built or downloaded. */
+const NOT_COPIED = [".git", "dist", "node_modules"];
+
+/** One way to break the program. */
+export interface Mutant {
+  readonly name: string;
+  /** The file, from the project's folder. */
+  readonly file: string;
+  /** The declaration that the text is in: `function`, `Class.member`, or a top-level constant. */
+  readonly in: string;
+  /** What is replaced; stands there exactly once. */
+  readonly from: string;
+  readonly to: string;
+  /** Words that select the test files that notice, as for `scripts/test`. */
+  readonly tests: readonly string[];
+  /** Why nobody can notice. Such a mutant is not run. */
+  readonly equivalent?: string;
+}
+
+/**
+ * `source` with the mutant in it. Throws Error that begins with "stale mutant" when its declaration or
+ * its text is not there exactly once.
+ */
+export function mutate(source: string, mutant: Mutant): string {
+  const stale = (what: string) => new Error(`stale mutant: ${mutant.name}: ${what}`);
+  const { start, end } = findDeclaration(source, mutant.in) ??
+    fail(stale(`${mutant.file} declares ${mutant.in} not exactly once`));
+  const body = source.slice(start, end);
+  const at = body.indexOf(mutant.from);
+  if (at < 0) throw stale(`${mutant.in} does not have the text: ${mutant.from}`);
+  if (body.includes(mutant.from, at + 1)) {
+    throw stale(`${mutant.in} has the text more than once: ${mutant.from}`);
+  }
+  return source.slice(0, start + at) + mutant.to + source.slice(start + at + mutant.from.length);
+}
+
+function fail(error: Error): never {
+  throw error;
+}
+
+interface Extent {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Where the declaration `name` begins and ends in TypeScript or C. It goes by indentation, which the
+ * formatter keeps in TypeScript and the kernel's style in C: a declaration ends at the first line that
+ * closes a bracket as far left as it began. Undefined when there is not exactly one.
+ */
+export function findDeclaration(source: string, name: string): Extent | undefined {
+  const [first, member] = name.split(".");
+  const top = extents(
+    source,
+    0,
+    new RegExp(
+      `^(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let) ${escape(first)}\\b` +
+        // In C a definition begins at the margin, and has the name before a bracket or an equals sign.
+        `|^[A-Za-z][\\w \\t*]*\\b${escape(first)}(?:\\(|\\[| =)(?!.*;$)`,
+      "gm",
+    ),
+  );
+  if (member === undefined || top.length !== 1) return top.length === 1 ? top[0] : undefined;
+  const within = source.slice(top[0].start, top[0].end);
+  const found = extents(
+    within,
+    2,
+    new RegExp(
+      `^ {2}(?:(?:static|async|get|set|override|private|protected|readonly) )*` +
+        `${escape(member)}(?:[(<:]| =)`,
+      "gm",
+    ),
+  );
+  if (found.length !== 1) return undefined;
+  const { start, end } = found[0];
+  return { start: top[0].start + start, end: top[0].start + end };
+}
+
+function escape(text: string): string {
+  return text.replaceAll(/[^\w]/g, "\\$&");
+}
+
+/** The declarations that `pattern` finds, indented by `indent`. */
+function extents(source: string, indent: number, pattern: RegExp): Extent[] {
+  const closing = new RegExp(`^ {${indent}}[}\\])][}\\]);,]*$`, "gm");
+  return Array.from(source.matchAll(pattern), ({ index: start }) => {
+    const firstEnd = source.indexOf("\n", start);
+    if (source.slice(start, firstEnd).endsWith(";")) return { start, end: firstEnd };
+    closing.lastIndex = firstEnd;
+    const last = closing.exec(source);
+    return { start, end: last === null ? source.length : last.index + last[0].length };
+  });
+}
+
+/** How the tests of a mutant ended. */
+type End = "killed" | "timed out" | "lived";
+
+/** A copy of the tree that may be broken. */
+class Copy implements Disposable {
+  readonly folder = Deno.makeTempDirSync({ prefix: "tegula-mutants-" });
+  #child: Deno.ChildProcess | undefined;
+
+  constructor() {
+    for (const { name, isSymlink } of Deno.readDirSync(ROOT)) {
+      if (NOT_COPIED.includes(name) || name === ".deno") continue;
+      if (!isSymlink) run("cp", ["--archive", ROOT + name, `${this.folder}/${name}`]);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#child?.kill("SIGTERM");
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+
+  /** Whether something is wrong with the changed file itself: what the compiler says. */
+  faults(file: string): string {
+    const { success, stderr } = file.endsWith(".ts")
+      ? this.#command(["check", "--quiet", file])
+      : this.#command(["task", "--quiet", "build"]);
+    return success ? "" : new TextDecoder().decode(stderr);
+  }
+
+  #command(args: string[]): Deno.CommandOutput {
+    const options = { args, cwd: this.folder, env: { NO_COLOR: "1" } };
+    return new Deno.Command(Deno.execPath(), options).outputSync();
+  }
+
+  /** Runs the tests that `words` select. */
+  async test(words: readonly string[]): Promise<{ end: End; output: string }> {
+    const child = this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--allow-all", "scripts/test.ts", ...words],
+      // The same random cases each time: what lives does not do so by chance.
+      env: { TEGULA_FAIL_FAST: "1", TEGULA_SEED: "1" },
+      ...{ cwd: this.folder, stdin: "null", stdout: "piped", stderr: "null" },
+    }).spawn();
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      child.kill("SIGTERM");
+    }, LIMIT_SECONDS * 1000);
+    const output = await new Response(child.stdout).text();
+    const { success } = await child.status;
+    clearTimeout(timer);
+    this.#child = undefined;
+    return { end: late ? "timed out" : success ? "lived" : "killed", output };
+  }
+}
+
+function run(program: string, args: string[]): void {
+  const { success, stderr } = new Deno.Command(program, { args }).outputSync();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
+}
+
+/** Runs one mutant and returns what became of it, with what is to be said about it. */
+async function attempt(copy: Copy, mutant: Mutant, words: readonly string[]): Promise<Result> {
+  const path = `${copy.folder}/${mutant.file}`;
+  const source = Deno.readTextFileSync(path);
+  let mutated: string;
+  try {
+    mutated = mutate(source, mutant);
+  } catch (error) {
+    return { end: "stale", said: (error as Error).message };
+  }
+  Deno.writeTextFileSync(path, mutated);
+  try {
+    const faults = copy.faults(mutant.file);
+    if (faults !== "") {
+      return { end: "stale", said: `stale mutant: it does not compile\n${faults}` };
+    }
+    return { end: (await copy.test(words)).end, said: "" };
+  } finally {
+    Deno.writeTextFileSync(path, source);
+    // What is built is newer than the source that it was built from.
+    if (!mutant.file.endsWith(".ts")) copy.faults(mutant.file);
+  }
+}
+
+interface Result {
+  readonly end: End | "stale" | "equivalent" | "not tried";
+  readonly said: string;
+}
+
+async function main(): Promise<number> {
+  const { values: { all, list }, positionals } = parseArgs({
+    options: { all: { type: "boolean" }, list: { type: "boolean" } },
+    allowPositionals: true,
+  });
+  const chosen = MUTANTS.filter(({ name, file }) =>
+    positionals.length === 0 ||
+    positionals.some((word) => name.includes(word) || file.includes(word))
+  );
+  if (list) {
+    for (const { name, file, in: where } of chosen) console.log(`${name}  ${file}  ${where}`);
+    return 0;
+  }
+  using copy = new Copy();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    Deno.addSignalListener(signal, () => {
+      copy[Symbol.dispose]();
+      Deno.exit(130);
+    });
+  }
+  const counts = new Map<string, number>();
+  const passing = new Map<string, boolean>();
+  for (const mutant of chosen) {
+    const begun = performance.now();
+    const result = await judge(copy, mutant, all ? ["tests/unit/"] : mutant.tests, passing);
+    const seconds = ((performance.now() - begun) / 1000).toFixed(1).padStart(6);
+    counts.set(result.end, (counts.get(result.end) ?? 0) + 1);
+    const { name, file, in: where } = mutant;
+    console.log(`${result.end.padEnd(10)} ${seconds} s  ${name}  (${dirname(file)}, ${where})`);
+    if (result.said !== "") console.log(`    ${result.said.trimEnd().replaceAll("\n", "\n    ")}`);
+  }
+  const ends = ["killed", "timed out", "lived", "stale", "not tried", "equivalent"];
+  console.log(ends.map((end) => `${counts.get(end) ?? 0} ${end}`).join(", "));
+  return ["lived", "stale", "not tried"].some((end) => counts.has(end)) ? 1 : 0;
+}
+
+/** What becomes of a mutant. `passing`: which tests are known to pass, or not to, without one. */
+async function judge(
+  copy: Copy,
+  mutant: Mutant,
+  words: readonly string[],
+  passing: Map<string, boolean>,
+): Promise<Result> {
+  if (mutant.equivalent !== undefined) return { end: "equivalent", said: mutant.equivalent };
+  const key = words.join(" ");
+  // Twice, as another run of the same test on this machine may be in the way of one.
+  for (let tries = 0; tries < 2 && passing.get(key) !== true; tries++) {
+    const { end, output } = await copy.test(words);
+    passing.set(key, end === "lived");
+    if (end !== "lived") console.log(output.trimEnd());
+  }
+  if (!passing.get(key)) return { end: "not tried", said: `without it ${key} does not pass` };
+  return await attempt(copy, mutant, words);
+}
+
+if (import.meta.main) Deno.exit(await main());

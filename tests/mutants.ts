@@ -1,0 +1,1326 @@
+/**
+ * Ways to break the program that somebody would meet, each with the tests that fail then; `scripts/mutants`
+ * tries them. A mutant names the declaration that it is in and a text that stands there once, so that it
+ * survives what moves code about. Where the code itself changes, the mutant moves along: a test among the
+ * ordinary ones says when one has become stale.
+ */
+
+import type { Mutant } from "../scripts/mutants.ts";
+
+type InFile = Omit<Mutant, "file" | "tests"> & Partial<Pick<Mutant, "tests">>;
+
+/** Mutants of one file, which `tests` notice unless a mutant names others. */
+function mutantsOf(
+  file: string,
+  tests: readonly string[],
+  mutants: readonly InFile[],
+): readonly Mutant[] {
+  return mutants.map((mutant) => ({ file, tests, ...mutant }));
+}
+
+/** All of them. */
+export const MUTANTS: readonly Mutant[] = [
+  ...mutantsOf("tiles/runtime/loop.ts", ["unit/runtime_loop"], [
+    {
+      name: "loop: no second look before it sleeps",
+      in: "runLoop",
+      from: "const sleeps = !tile.pending();",
+      to: "const sleeps = true;",
+    },
+    {
+      name: "loop: looks before it says that it sleeps",
+      in: "runLoop",
+      from: "region.fallAsleep();\n    const sleeps = !tile.pending();",
+      to: "const sleeps = !tile.pending();\n    region.fallAsleep();",
+    },
+    {
+      name: "loop: never says that it is awake again",
+      in: "runLoop",
+      from: "region.awake();",
+      to: "",
+    },
+    {
+      name: "loop: no quiescent state",
+      in: "runLoop",
+      from: "region.quiescent();",
+      to: "",
+    },
+    {
+      name: "loop: a long turn does not look at the clock",
+      in: "runLoop",
+      from: " && control.pulse === pulse",
+      to: "",
+    },
+    {
+      name: "loop: the clock of before a sleep is gone by after it",
+      in: "runLoop",
+      from: "if (sleeps) tile.clock?.(performance.now());",
+      to: "",
+    },
+    {
+      name: "loop: a sleep is not cut short by what is due",
+      in: "sleepMillis",
+      from: "Math.min(due, LONGEST_SLEEP_MILLIS)",
+      to: "LONGEST_SLEEP_MILLIS",
+    },
+    {
+      name: "loop: a stopping tile sleeps for a second",
+      in: "sleepMillis",
+      from: "if (stopping) return 1;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/tile_region.ts", ["unit/runtime_tile_region"], [
+    {
+      name: "waker: a sleeping tile is not woken",
+      in: "Waker.published",
+      from: "(sleep & 1) === 0 ||",
+      to: "(sleep & 1) === 1 ||",
+    },
+    {
+      name: "waker: a tile is woken for its first sleep alone",
+      in: "Waker.published",
+      from: "this.#woken = sleep;",
+      to: "this.#woken = sleep + 2;",
+    },
+    {
+      name: "waker: a system call for each burst",
+      in: "Waker.published",
+      from: " || sleep === this.#woken",
+      to: "",
+    },
+    {
+      name: "tile region: the successor of one that slept sleeps when it is awake",
+      in: "TileRegion.fallAsleep",
+      from: "(this.#words[SLEEP] + 1) | 1",
+      to: "this.#words[SLEEP] + 1",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/runtime_link_test"], [
+    {
+      name: "link: a full link is taken for a corrupt one",
+      in: "LinkConsumer.available",
+      from: "waiting <= this.depth",
+      to: "waiting < this.depth",
+    },
+    {
+      name: "link: a producer's cursor is believed",
+      in: "LinkConsumer.available",
+      from: "if (waiting <= this.depth) return waiting;",
+      to: "return waiting;",
+    },
+    {
+      name: "link: a consumer's cursor is believed",
+      in: "LinkProducer.refresh",
+      from: "((this.#published - seen) >>> 0) <= ((this.#published - this.#passed) >>> 0)",
+      to: "true",
+    },
+    {
+      name: "link: published before it is pushed",
+      in: "LinkProducer.publish",
+      from: "Atomics.store(this.words, PRODUCED, this.#head)",
+      to: "Atomics.store(this.words, PRODUCED, this.#head + 1)",
+    },
+    {
+      name: "link: what was passed is not told",
+      in: "LinkConsumer.release",
+      from: "Atomics.store(this.#own, CONSUMED, this.#tail);",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/solicit_link.ts", ["unit/runtime_solicit_link"], [
+    {
+      name: "solicit link: what was overwritten while it was read is believed",
+      in: "SolicitConsumer.take",
+      from: "if (behind > SOLICIT_DEPTH - UNSAFE) {",
+      to: "if (behind > 2 * SOLICIT_DEPTH) {",
+    },
+    {
+      name: "solicit link: what may be overwritten before it is published is read",
+      in: "SolicitConsumer.take",
+      from: "if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH - UNSAFE) this.#skip(head);",
+      to: "if (((head - this.#tail) >>> 0) >= SOLICIT_DEPTH) this.#skip(head);",
+      equivalent: "the same bound is looked at again after the messages were read",
+    },
+    {
+      name: "solicit link: what was overwritten is not counted",
+      in: "SolicitConsumer.#skip",
+      from: "this.lapped += (tail - this.#tail) >>> 0;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime_supervisor"], [
+    {
+      name: "supervisor: a tile whose thread is gone lives on",
+      in: "TileWorker.look",
+      from: "!this.#threads.isRunning(this.#thread)",
+      to: "false",
+    },
+    {
+      name: "supervisor: one that hangs is not ended",
+      in: "TileWorker.look",
+      from: "this.#looks = lives && this.#ending === undefined ? 0 : this.#looks + 1;",
+      to: "this.#looks = 0;",
+    },
+    {
+      name: "supervisor: a start that never ends is not ended",
+      in: "TileWorker.look",
+      from: "const late = !this.#runs && this.#age >= START_LOOKS;",
+      to: "const late = false;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/reports.ts", ["unit/runtime_supervisor"], [
+    {
+      name: "reports: a second worker takes a tile's place by what one says",
+      in: "Reports.#expect",
+      from: "!after || this.#said.has(type)",
+      to: "!after",
+    },
+    {
+      name: "reports: any tile asks for what is the status tile's to ask",
+      in: "Reports.#expect",
+      from: 'if (this.#kind === "status") return;',
+      to: 'if (this.#kind !== "netlink") return;',
+    },
+    {
+      name: "reports: main hears as much as a tile says",
+      in: "Reports.read",
+      from: "++this.#count > REPORTS_A_SECOND",
+      to: "++this.#count < 0",
+    },
+  ]),
+
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
+    {
+      name: "fib: a group of cells is used again without a grace period",
+      in: "FibWriter.fill",
+      from: "this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
+      to: "this.reclaim(old & ~FIB_GROUP_BIT);",
+    },
+    {
+      name: "fib: groups of cells are lost",
+      in: "FibWriter.fill",
+      from: "if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
+      to: "",
+    },
+    {
+      name: "fib: cells say 0 before the default has moved",
+      in: "FibWriter.fill",
+      from: "if (id === 0 && this.keepCovered) return;",
+      to: "",
+      tests: ["unit/netbase_store"],
+    },
+    {
+      name: "fib: a group is published before it is filled",
+      in: "FibWriter.paintBlock",
+      from: "const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
+      to: "Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);\n" +
+        "    const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
+      tests: ["unit/netbase_store"],
+    },
+  ]),
+
+  ...mutantsOf("netbase/painter.ts", ["unit/netbase_store"], [
+    {
+      name: "painter: the default moves before readers have let go of cells",
+      in: "Painter.#goOn",
+      from: "if (!isOver(this.#sincePaint)) return false;",
+      to: "",
+      tests: ["unit/netbase_store", "unit/netbase_fib"],
+    },
+    {
+      name: "painter: cells change before readers have let go of the default",
+      in: "Painter.#goOn",
+      from: "if (cells && !isOver(this.#sinceMove)) return false;",
+      to: "",
+      tests: ["unit/netbase_store", "unit/netbase_fib"],
+    },
+    {
+      name: "painter: what did not fit is not tried again",
+      in: "Painter.#touchHomeless",
+      from: "for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);",
+      to: "",
+      tests: ["unit/netbase_groups"],
+    },
+  ]),
+
+  ...mutantsOf("netbase/rcu.ts", ["unit/netbase_pools"], [
+    {
+      name: "rcu: a grace period ends with the first reader",
+      in: "Grace.over",
+      from: "else over = false;",
+      to: "else over = over && i > 0;",
+    },
+    {
+      name: "rcu: a sleeping reader is waited for",
+      in: "Grace.over",
+      from: "reader.asleep || ",
+      to: "",
+    },
+    {
+      name: "rcu: a batch takes more in though a reader has moved",
+      in: "Grace.restart",
+      from:
+        "if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;",
+      to: "",
+    },
+    {
+      name: "rcu: what waits is given back before its time",
+      in: "Limbo.reclaim",
+      from: "this.#sealed[done].grace.over",
+      to: "this.#sealed.length > done",
+    },
+  ]),
+
+  ...mutantsOf("netbase/record_table_writer.ts", ["unit/netbase_neighbors_test"], [
+    {
+      name: "record table: its old place is used again without a grace period",
+      in: "RecordTableWriter.#rebuild",
+      from: "this.#limbo.retire(this.#placePool, old & PLACE_MASK);",
+      to: "this.#placePool.reclaim(old & PLACE_MASK);",
+    },
+    {
+      name: "record table: a replaced record is used again without a grace period",
+      in: "RecordTableWriter.put",
+      from: "this.#limbo.retire(this.#recordPool, this.#numberOf(this.#recordIn(before)));",
+      to: "this.#records.reclaim(this.#numberOf(this.#recordIn(before)));",
+    },
+    {
+      name: "record table: a removed key empties its slot",
+      in: "RecordTableWriter.#removeAt",
+      from: "if (this.words[next] !== EMPTY) {",
+      to: "if (false) {",
+    },
+    {
+      name: "record table: nothing is swept",
+      in: "RecordTableWriter.endSync",
+      from: "this.remove(this.words[record], this.words[record + 1]);",
+      to: "",
+    },
+    {
+      name: "record table: records of what found no slot are lost",
+      in: "RecordTableWriter.put",
+      from: "this.#records.reclaim(this.#numberOf(record));",
+      to: "",
+      tests: ["unit/netbase_neighbors_full"],
+    },
+  ]),
+
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
+    {
+      name: "neighbours: in DELAY their MAC is not used",
+      in: "NUD_VALID",
+      from: "NUD_STALE |\n  NUD_DELAY",
+      to: "NUD_STALE",
+    },
+    {
+      name: "neighbours: one without a MAC is sent to",
+      in: "NeighborReader.lookup",
+      from: "(this.words[(record + Neighbor.state) | 0] & USABLE) !== 0 ? record : -1",
+      to: "record",
+    },
+  ]),
+
+  ...mutantsOf("netbase/neighbor_writer.ts", ["unit/netbase_neighbors_test"], [
+    {
+      name: "neighbours: a MAC that has changed is not written",
+      in: "NeighborWriter.#hasMac",
+      from: "this.#words[record + Neighbor.macHead] === entry.macHead >>> 0 &&\n" +
+        "      this.#words[record + Neighbor.macTail] === entry.macTail >>> 0",
+      to: "record >= 0",
+    },
+    {
+      name: "neighbours: what has become usable does not move the generation",
+      in: "NeighborWriter.set",
+      from: "if (!isSame) this.changes++;",
+      to: "",
+      tests: ["unit/netbase_neighbors", "unit/net_holding"],
+    },
+    {
+      name: "neighbours: a wrong MAC stays where there is no room for the right one",
+      in: "NeighborWriter.set",
+      from: "this.remove(entry.ifindex, entry.address);",
+      to: "",
+      tests: ["unit/netbase_neighbors_full"],
+    },
+  ]),
+
+  ...mutantsOf("netbase/interface_writer.ts", ["unit/netbase_interfaces"], [
+    {
+      name: "interfaces: runs of addresses are lost",
+      in: "InterfaceWriter.put",
+      from: "if (old >= 0) this.#retireRun(old);",
+      to: "",
+    },
+    {
+      name: "interfaces: a run is used again without a grace period",
+      in: "InterfaceWriter.#retireRun",
+      from: "this.#limbo.retire(this.#runs, this.words[record + Interface.addresses]);",
+      to: "this.#runs.reclaim(this.words[record + Interface.addresses]);",
+    },
+  ]),
+
+  ...mutantsOf("netbase/decision.ts", ["unit/netbase_decision"], [
+    {
+      name: "decision: a route's preferred source is not taken",
+      in: "follow",
+      from: "if (out.source === 0) out.source = hops.source(id);",
+      to: "",
+    },
+    {
+      name: "decision: what is sent from an address that is not ours goes out",
+      in: "decide",
+      from: "if (own === 0 || reader.nextHops.kind(own) !== RTN_LOCAL) return RTN_UNSPEC;",
+      to: "",
+    },
+    {
+      name: "decision: multicast goes to the default route's gateway",
+      in: "finish",
+      from:
+        "if (out.nextHop === 0 || (reader.nextHops.flags(out.nextHop) & NextHopFlag.short) !== 0) {",
+      to: "if (out.nextHop === 0) {",
+    },
+    {
+      name: "decision: a loopback source leaves by the wire",
+      in: "finish",
+      from: "if (out.source >>> 24 === 127 && !onLoopback) return out.kind = RTN_BLACKHOLE;",
+      to: "",
+    },
+    {
+      name: "decision: secondary addresses are sources",
+      in: "selectAddress",
+      from: "if (interfaces.isSecondary(record, i)) continue;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("netbase/attributes.ts", ["unit/netbase_fib_test"], [
+    {
+      name: "attributes: routes that differ in their source are one",
+      in: "isEqual",
+      from: "a.source === b.source &&",
+      to: "",
+    },
+    {
+      name: "attributes: a dead route counts",
+      in: "isUsable",
+      from: "if ((attributes.flags & RTNH_F_DEAD) !== 0) return false;",
+      to: "",
+    },
+    {
+      name: "attributes: next hops of sets that nobody has are lost",
+      in: "AttributeTable.sweep",
+      from: "for (const id of set.nextHops) if (id !== 0) this.#nextHops.release(id);",
+      to: "",
+      tests: ["unit/netbase_groups", "unit/netbase_fib_test"],
+    },
+  ]),
+
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
+    {
+      name: "rib: an appended route goes first",
+      in: "Rib.add",
+      from: "append ? this.#last : this.#before",
+      to: "this.#before",
+    },
+    {
+      name: "rib: a removed route is still painted",
+      in: "Rib.remove",
+      from: "this.touch(node);",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/xdp_port.ts", ["unit/net_xdp_port"], [
+    {
+      name: "xdp port: frames that a fill did not take are lost",
+      in: "XdpPort.refill",
+      from: "for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);",
+      to: "",
+    },
+    {
+      name: "xdp port: a ring that is slow to send takes all free frames",
+      in: "XdpPort.refill",
+      from: "Math.min(this.#transmitting, this.#fill >>> 1)",
+      to: "0",
+    },
+    {
+      name: "xdp port: a ring that is slow to send is left with none to receive in",
+      in: "XdpPort.refill",
+      from: "Math.min(this.#transmitting, this.#fill >>> 1)",
+      to: "this.#transmitting",
+    },
+    {
+      name: "xdp port: frames on their way do not count",
+      in: "XdpPort.room",
+      from: " - this.#transmitting",
+      to: "",
+    },
+    {
+      name: "xdp port: what the kernel did not take is sent twice or never",
+      in: "XdpPort.flush",
+      from:
+        "if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
+      to: "",
+      tests: ["unit/net_xdp_port", "unit/net_tile_test", "unit/net_transmit"],
+    },
+    {
+      name: "xdp port: sent frames are lost",
+      in: "XdpPort.complete",
+      from: "if (taken < count) this.#umem.giveFrames(frames, taken, count);",
+      to: "",
+    },
+    {
+      name: "xdp port: it sleeps while frames wait for room",
+      in: "XdpPort.unfinished",
+      from: "return this.#queued > 0;",
+      to: "return false;",
+      tests: ["unit/net_tile_test"],
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/umem.ts", ["unit/net_umem"], [
+    {
+      name: "umem: frames come back with where their headers began",
+      in: "Umem.giveFrames",
+      from: "offsets[i] & mask",
+      to: "offsets[i]",
+    },
+    {
+      name: "umem: large buffers come back with where their payload began",
+      in: "Umem.give",
+      from: "this.#large[this.#freeLarge++] = offset - into;",
+      to: "this.#large[this.#freeLarge++] = offset;\n      void into;",
+    },
+    {
+      name: "umem: a frame that is not there is handed out",
+      in: "Umem.takeFrame",
+      from: "this.#freeFrames === 0 ? -1 : ",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/checks.ts", ["unit/net_receive", "unit/net_mutants"], [
+    {
+      name: "checks: an odd frame's IPv4 checksum is not looked at",
+      in: "Checks.#judgePacket",
+      from: "fold(sumWords(this.#words, ip >>> 2, IPV4_BYTES)) !== 0xffff",
+      to: "false",
+    },
+    {
+      name: "checks: a packet may be longer than its frame",
+      in: "Checks.#judgePacket",
+      from: "total < IPV4_BYTES || total > room",
+      to: "total < IPV4_BYTES",
+    },
+    {
+      name: "checks: fragments reach apps",
+      in: "Checks.#judgePacket",
+      from:
+        "if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return DROP.rx_drop_fragment;",
+      to: "",
+    },
+    {
+      name: "checks: of known peers fragments reach apps",
+      in: "Checks.#passOrdinary",
+      from: "fold(sum) ^ 0xffff | words[w + 1] & FRAGMENT_BITS |",
+      to: "fold(sum) ^ 0xffff |",
+    },
+    {
+      name: "checks: of known peers the IPv4 checksum is not looked at",
+      in: "Checks.#passOrdinary",
+      from: "fold(sum) ^ 0xffff | words",
+      to: "words",
+    },
+    {
+      name: "checks: a datagram may be longer than its packet",
+      in: "Checks.#judgeDatagram",
+      from: "length < UDP_BYTES || length > rows[row + Arrival.length]",
+      to: "length < UDP_BYTES",
+    },
+    {
+      name: "checks: a UDP length below its header is taken",
+      in: "Checks.#judgeDatagram",
+      from: "length < UDP_BYTES || ",
+      to: "",
+    },
+    {
+      name: "checks: UDP checksums of known peers are not looked at",
+      in: "Checks.#sumPayloads",
+      from: "if (fold(sum) !== 0xffff) rows[row + Arrival.app] = -DROP.rx_drop_udp_checksum;",
+      to: "void fold(sum);",
+    },
+    {
+      name: "checks: what comes from our own address is answered",
+      in: "Checks.#judgeAddresses",
+      from: "isPeer(source) && from !== RTN_LOCAL",
+      to: "isPeer(source)",
+    },
+    {
+      name: "checks: what comes from a broadcast address is answered",
+      in: "Checks.#judgeAddresses",
+      from: "isHost && from !== RTN_BROADCAST &&",
+      to: "isHost &&",
+    },
+    {
+      name: "checks: an address that is no longer ours goes on being ours",
+      in: "Checks.check",
+      from: "this.#own = 0;",
+      to: "",
+    },
+    {
+      name: "checks: frames with tags that nobody has reach apps",
+      in: "Checks.#untag",
+      from: "if (device < 0) return -DROP.rx_drop_vlan;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/transmit.ts", ["unit/net_transmit"], [
+    {
+      name: "transmit: an app sends what stands behind its memory",
+      in: "Transmitter.#classify",
+      from: "offset > payloadBytes - length",
+      to: "offset > payloadBytes",
+      tests: ["unit/net_transmit", "unit/net_hostile_app"],
+    },
+    {
+      name: "transmit: an app sends from the port of another",
+      in: "Transmitter.#classify",
+      from: " || !dispatch.serves(index, ports >>> 16)",
+      to: "",
+      tests: ["unit/net_hostile_app"],
+    },
+    {
+      name: "transmit: an answer goes to port 0",
+      in: "Transmitter.#classify",
+      from: "(ports & 0xffff) === 0 || ",
+      to: "",
+      tests: ["unit/net_transmit", "unit/net_reflect_test"],
+    },
+    {
+      name: "transmit: a request from port 0 is sent back to it",
+      in: "Transmitter.#isReady",
+      from: " && (rows[row + Row.ports] & 0xffff) !== 0",
+      to: "",
+      tests: ["unit/net_reflect_test"],
+    },
+    {
+      name: "transmit: a bare pseudo-header sum leaves with a request that is sent back",
+      in: "Transmitter.#isReady",
+      from: "rows[row + Row.sum] !== PARTIAL && ",
+      to: "",
+      tests: ["unit/net_reflect_test"],
+    },
+    {
+      name: "transmit: it is not asked again whether an app may send somewhere",
+      in: "Transmitter.#classify",
+      from: "&&\n            (entries[e + Entry.checked] & bits) === checked",
+      to: "&& bits > checked - bits",
+      tests: ["unit/net_transmit", "unit/app_peers", "unit/net_reflect_test"],
+    },
+    {
+      name: "transmit: an app writes over what a kernel socket has yet to send",
+      in: "Transmitter.burst",
+      from: "this.#sender.flush();\n    app.release(count);",
+      to: "app.release(count);",
+      tests: ["unit/net_transmit", "unit/net_tile_test"],
+    },
+    {
+      name: "transmit: frames that a full ring refused are lost",
+      in: "Transmitter.#giveBack",
+      from: "this.#umem.give(rows[row + Row.frame]);",
+      to: "void entry;",
+      tests: ["unit/net_transmit", "unit/net_reflect_test"],
+    },
+    {
+      name: "transmit: what is dropped is not counted",
+      in: "Transmitter.#others",
+      from: "this.#counters[refused]++;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/heard.ts", ["unit/net_heard", "unit/stranger_tables"], [
+    {
+      name: "heard: addresses are not mixed with a seed",
+      in: "Heard.#hash",
+      from: "return hash(0, address, words[KEY_AT], words[KEY_AT + 1], words[KEY_AT + 2]);",
+      to: "void words;\n    return hash(0, address, 1, 3, 5);",
+    },
+    {
+      name: "heard: who asked just now is unknown where others have all its places",
+      in: "Heard.add",
+      from: "words[this.#place(half, first + this.#victim++ % PROBES)] = address;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/wire.ts", ["unit/net_reflect_test"], [
+    {
+      name: "wire: in a burst a request from port 0 is sent back to it",
+      in: "Wire.turnRun",
+      from: "!leads || rows[row + Arrival.ports] >>> 16 === 0",
+      to: "!leads",
+    },
+    {
+      name: "wire: more goes onto a ring than it takes",
+      in: "Wire.put",
+      from: "port.room === 0",
+      to: "port.room < 0",
+      tests: ["unit/net_transmit", "unit/net_tile_test"],
+    },
+    {
+      name: "wire: more is sent back than a ring takes",
+      in: "Wire.turnRun",
+      from: "if (room-- === 0) break;",
+      to: "",
+      tests: ["unit/net_reflect_crowd"],
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/hold.ts", ["unit/net_hold_test"], [
+    {
+      name: "hold: strangers push gateways out",
+      in: "HoldQueue.#displace",
+      from: "lowest <= rank",
+      to: "lowest < RANKS",
+    },
+    {
+      name: "hold: one neighbour fills the queue",
+      in: "HoldQueue.add",
+      from:
+        "if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {",
+      to: "if (false) {",
+    },
+    {
+      name: "hold: the order of datagrams is lost",
+      in: "HoldQueue.add",
+      from: "this.#last[neighbor] = at;",
+      to: "",
+    },
+    {
+      name: "hold: who was displaced is displaced again",
+      in: "HoldQueue.#strike",
+      from: "this.#place[moved] = this.#place[neighbor];",
+      to: "void moved;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/holding.ts", ["unit/net_holding"], [
+    {
+      name: "holding: frames of what goes to the kernel's socket are lost",
+      in: "Holding.#handOver",
+      from: "sender.flush();\n    umem.give(row[Row.frame]);",
+      to: "sender.flush();",
+    },
+    {
+      name: "holding: a frame is free before the kernel's socket has sent it",
+      in: "Holding.#handOver",
+      from: "sender.flush();\n    umem.give(row[Row.frame]);",
+      to: "umem.give(row[Row.frame]);",
+    },
+    {
+      name: "holding: frames of what is dropped are lost",
+      in: "Holding.#drop",
+      from: "umem.give(row[Row.frame]);",
+      to: "",
+    },
+    {
+      name: "holding: nothing ever expires",
+      in: "Holding.clock",
+      from: "this.#expire(nowMillis);",
+      to: "",
+    },
+    {
+      name: "holding: who is waited for is asked for once only",
+      in: "Holding.clock",
+      from: "if (nowMillis >= this.#remindAt) this.#remind(nowMillis);",
+      to: "",
+    },
+    {
+      name: "holding: the tile sleeps over the end of what waits",
+      in: "Holding.nextDue",
+      from: "due = Math.min(due, this.#queue.deadline(neighbor) - nowMillis);",
+      to: "void neighbor;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/tile.ts", ["unit/net_tile_test"], [
+    {
+      name: "net tile: what netbase has become is not seen before a sleep",
+      in: "NetTile.pending",
+      from: " || this.#overtaken()",
+      to: "",
+    },
+    {
+      name: "net tile: answers are not seen before a sleep",
+      in: "NetTile.pending",
+      from: "app.answers.available() > 0",
+      to: "app.answers.available() < 0",
+    },
+    {
+      name: "net tile: what is in the cache is gone by after a change of netbase",
+      in: "NetTile.#refresh",
+      from: "this.#cache.clear();",
+      to: "",
+      tests: ["unit/net_tile_test", "unit/net_transmit"],
+    },
+    {
+      name: "net tile: the app is not told of what came",
+      in: "NetTile.turn",
+      from: "for (let i = 0; i < apps.length; i++) apps[i].publish();",
+      to: "",
+    },
+    {
+      name: "net tile: kernel sockets starve while frames come",
+      in: "NetTile.#receiveSockets",
+      from: "set.look();",
+      to: "",
+    },
+    {
+      name: "net tile: what waited goes after what is newer",
+      in: "NetTile.#refresh",
+      from: "this.#holding.releaseAll();",
+      to: "",
+      tests: ["unit/net_holding"],
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/app_link.ts", ["unit/net_app_link"], [
+    {
+      name: "app link: frames come back while an answer may still name them",
+      in: "AppLink.reclaim",
+      from: "if (this.#untaken === 0) count += this.#takeBack();",
+      to: "count += this.#takeBack();",
+      tests: ["unit/net_app_link", "unit/net_reflect"],
+    },
+    {
+      name: "app link: a request is sent back twice from one frame",
+      in: "AppLink.takeRequest",
+      from: "out[at + Out.offset] = -1;",
+      to: "",
+      tests: ["unit/net_app_link", "unit/net_reflect_test"],
+    },
+    {
+      name: "app link: an app names requests that it does not have",
+      in: "AppLink.takeRequest",
+      from: "place > mask || ((place - this.#reclaimed) & mask) >= this.outstanding",
+      to: "place > mask",
+      tests: ["unit/net_app_link", "unit/net_reflect_test"],
+    },
+    {
+      name: "app link: a full link takes one more",
+      in: "AppLink.pushOne",
+      from: "if (this.outstanding === requests.depth) return false;",
+      to: "",
+      tests: ["unit/net_tile_test"],
+    },
+    {
+      name: "app link: a sleeping app is not woken",
+      in: "AppLink.publish",
+      from: "if (this.#requests.publish()) this.#waker.published();",
+      to: "this.#requests.publish();",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/resolve.ts", ["unit/net_transmit"], [
+    {
+      name: "resolve: an interface that is down is sent by",
+      in: "Resolver.#egress",
+      from: "interfaceRecord < 0 || !interfaces.isUp(interfaceRecord)",
+      to: "interfaceRecord < 0",
+    },
+    {
+      name: "resolve: from an address that is not ours is sent",
+      in: "Resolver.#egress",
+      from: "source !== 0 && nextHops.kind(fib.lookup(source)) !== route.RTN_LOCAL",
+      to: "false",
+    },
+    {
+      name: "resolve: a neighbour whose confirmation runs out is not asked for",
+      in: "Resolver.refresh",
+      from: "this.#solicits.ask(neighbors.ifindex(record), neighbors.address(record) | 0);",
+      to: "",
+      tests: ["unit/net_reflect_test"],
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/solicits.ts", ["unit/net_solicits"], [
+    {
+      name: "solicits: one neighbour is asked for with every datagram",
+      in: "Solicits.ask",
+      from: "this.#asked[at] = this.#now;",
+      to: "",
+    },
+    {
+      name: "solicits: nobody is ever acquainted",
+      in: "Solicits.ask",
+      from: "this.#window[bit >>> 5] |= 1 << (bit & 31);",
+      to: "void bit;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/socket_sender.ts", ["unit/net_socket_sender"], [
+    {
+      name: "socket sender: an error costs all that come after it",
+      in: "SocketSender.flush",
+      from: "if (taken === 0) break;",
+      to: "if (taken <= 0) break;",
+    },
+    {
+      name: "socket sender: what the kernel refuses is not counted",
+      in: "SocketSender.flush",
+      from: "this.#counters[NET.index.tx_drop_socket] += refused + left;",
+      to: "this.#counters[NET.index.tx_drop_socket] += left;",
+    },
+  ]),
+
+  ...mutantsOf("tiles/net/socket_receiver.ts", ["unit/net_tile_test"], [
+    {
+      name: "socket receiver: broadcasts are answered",
+      in: "SocketReceiver.#deliver",
+      from: "if (this.#isMany(destination)) return NET.index.rx_drop_destination;",
+      to: "",
+    },
+    {
+      name: "socket receiver: one app keeps all large buffers",
+      in: "SocketReceiver.#place",
+      from: "if (app.largeOut >= this.#share) return -1;",
+      to: "",
+    },
+    {
+      name: "socket receiver: buffers of a full link are lost",
+      in: "SocketReceiver.#giveBack",
+      from: "umem.give(offset);",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/tile.ts", ["netns/mirror_wakes"], [
+    {
+      name: "netlink tile: sleeping net tiles are not woken by a new generation",
+      in: "NetlinkTile.#announce",
+      from: "for (const waker of this.#wakers) waker.published();",
+      to: "",
+    },
+    {
+      name: "netlink tile: net tiles are woken though nothing has changed",
+      in: "NetlinkTile.#announce",
+      from: "if (this.#announced === this.#writer.generation) return;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/interfaces_part.ts", ["unit/netlink_interfaces"], [
+    {
+      name: "mirror: routes stay whose preferred source is gone",
+      in: "InterfacesPart.#addressGone",
+      from: "if (!elsewhere) this.#listeners.routes.sourceGone(local);",
+      to: "void local;",
+    },
+    {
+      name: "mirror: routes go though their preferred source is elsewhere",
+      in: "InterfacesPart.#addressGone",
+      from: "if (!elsewhere) this",
+      to: "this",
+    },
+    {
+      name: "mirror: routes stay by an interface that lost its last address",
+      in: "InterfacesPart.#addressGone",
+      from: "if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });",
+      to: "",
+    },
+    {
+      name: "mirror: routes stay by an interface that is down",
+      in: "InterfacesPart.#linkChanged",
+      from: "if (wentDown) routes.deviceDown(ifindex, { force: false });",
+      to: "",
+    },
+    {
+      name: "mirror: routes stay by an interface that is gone",
+      in: "InterfacesPart.#linkGone",
+      from: "this.#listeners.routes.deviceGone(ifindex);",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_event_log"], [
+    {
+      name: "event log: what does not fit is lost without a word",
+      in: "EventLog.#grow",
+      from:
+        "if (needed > MOST_BYTES) this.overflowed = true;\n    if (this.overflowed) return false;",
+      to: "if (needed > MOST_BYTES) return false;",
+    },
+    {
+      name: "event log: an overflow is never forgotten",
+      in: "EventLog.clear",
+      from: "this.overflowed = false;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/synchroniser.ts", ["unit/netlink_synchroniser"], [
+    {
+      name: "synchroniser: a read is whole though events beside it were lost",
+      in: "Synchroniser.#ended",
+      from: 'else if (this.#events.overflowed) this.#failed(plan, "damaged");',
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/solicitor.ts", ["unit/netlink_solicitor"], [
+    {
+      name: "solicitor: the rate limit is never spent",
+      in: "Solicitor.#askUnknown",
+      from: "this.#tokens--;",
+      to: "",
+    },
+    {
+      name: "solicitor: a flood fills the kernel's table",
+      in: "Solicitor.#most",
+      from: "Math.min(this.#mostOutstanding, this.#room)",
+      to: "Infinity",
+    },
+    {
+      name: "solicitor: who does not answer is asked for again at once",
+      in: "Solicitor.#rest",
+      from: "this.#rests.rest(ifindex, address, { until, failures: failures + 1 });",
+      to: "void [until, failures];",
+    },
+    {
+      name: "solicitor: entries without answer stay in the kernel's table",
+      in: "Solicitor.neighborTold",
+      from: "this.#parts.release(ifindex, address);",
+      to: "",
+    },
+    {
+      name: "solicitor: routers wait with all others",
+      in: "Solicitor.want",
+      from: "isGateway ? GATEWAY : asks",
+      to: "asks",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/freshness.ts", ["unit/netlink_freshness"], [
+    {
+      name: "freshness: nobody is marked when the time has come",
+      in: "Freshness.turn",
+      from: "if (this.#neighbors.wantRefresh(ifindex, address)) marked++;",
+      to: "void marked;",
+    },
+    {
+      name: "freshness: a stale neighbour is not asked for",
+      in: "Freshness.told",
+      from: "if (state === NUD_STALE) this.#neighbors.wantRefresh(ifindex, address);",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/filters.ts", ["unit/netlink_filters"], [
+    {
+      name: "filters: an address that is gone stays in the XDP program",
+      in: "Filters.#updateAddresses",
+      from: "if (!addresses.has(address)) held.filter.remove(address);",
+      to: "",
+    },
+    {
+      name: "filters: VLAN devices that are down have their frames",
+      in: "Filters.#vlansOn",
+      from: "link === ifindex && (flags & IFF_UP) !== 0",
+      to: "link === ifindex && flags >= 0",
+    },
+  ]),
+
+  ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink_audit"], [
+    {
+      name: "audit: what an event has named counts as a difference",
+      in: "Audit.#forgetNamed",
+      from: "if (this.#named.has(what)) this.#differing.delete(what);",
+      to: "",
+    },
+    {
+      name: "audit: a difference is not mended",
+      in: "Audit.#repair",
+      from: "this.#mirror.resync();",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/net_side.ts", ["unit/app_net_side"], [
+    {
+      name: "app: an answer overwrites one that was not read yet",
+      in: "Replies.reserve",
+      from: "((end - tail) >>> 0) > capacity",
+      to: "false",
+    },
+    {
+      name: "app: a sleeping net tile is not woken by an answer",
+      in: "NetSide.finish",
+      from: "if (published) this.#waker.published();",
+      to: "void published;",
+    },
+    {
+      name: "app: a burst is passed before its answers are published",
+      in: "NetSide.finish",
+      from: "const published = this.#producer.publish();\n" +
+        "    if (this.#taken > 0) this.#consumer.release(this.#taken);",
+      to: "if (this.#taken > 0) this.#consumer.release(this.#taken);\n" +
+        "    const published = this.#producer.publish();",
+    },
+    {
+      name: "app: what it answers without room is not counted",
+      in: "Replies.#noRoom",
+      from: "this.#counters[COUNT.answer_no_room]++;",
+      to: "",
+    },
+    {
+      name: "app: an answer is longer than its room",
+      in: "Replies.#slot",
+      from: "checkWithin(offset, size, { at: this.#at, room });",
+      to: "",
+      tests: ["unit/app_net_side", "unit/app_misuse"],
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/requests.ts", ["unit/app_net_side"], [
+    {
+      name: "app: a request's length is believed",
+      in: "Requests.size",
+      from: "size <= LARGEST_PAYLOAD ? size : 0",
+      to: "size",
+    },
+    {
+      name: "app: a request's place is believed",
+      in: "Requests.offset",
+      from: "offset <= this.bytes.length - 65_536 ? offset : 0",
+      to: "offset",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/service.ts", ["unit/app_service"], [
+    {
+      name: "service: an error ends the app's burst",
+      in: "Service.receive",
+      from: "if (requests.left === 0) return;",
+      to: "return;",
+    },
+    {
+      name: "service: an error costs the datagram after it, too",
+      in: "Service.receive",
+      from: "if (requests.left === before) requests.next();",
+      to: "void before;\n      requests.next();",
+    },
+    {
+      name: "service: errors are not counted",
+      in: "Service.#failed",
+      from: "this.#parts.counters[APP.index.errors]++;",
+      to: "",
+    },
+    {
+      name: "service: an error is logged each time",
+      in: "Service.#say",
+      from: "if (this.#seen.has(kind)) return;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/refusals.ts", ["unit/app_refusals"], [
+    {
+      name: "refusals: the last port of a range is answered",
+      in: "refusals",
+      from: "ports.fill(REFUSED, first, last + 1)",
+      to: "ports.fill(REFUSED, first, last)",
+    },
+    {
+      name: "refusals: two of our own ports answer each other for ever",
+      in: "refusals",
+      from: "for (const port of served) ports[port] |= SERVED;",
+      to: "",
+    },
+    {
+      name: "refusals: answers to one port are not bounded",
+      in: "RecentAnswers.take",
+      from: "words[at + Word.count]++;",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/dns/rate_limit.ts", ["unit/app_dns_rate"], [
+    {
+      name: "dns: what is limited is dropped, never truncated",
+      in: "RateLimit.judge",
+      from: "const limited = ++words[at + Word.limited];",
+      to: "const limited = 1;",
+    },
+    {
+      name: "dns: a flood is answered",
+      in: "RateLimit.judge",
+      from: "const count = ++words[at + Word.count];",
+      to: "const count = words[at + Word.count];",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/dns/question.ts", ["unit/app_dns_test"], [
+    {
+      name: "dns: an answer is answered",
+      in: "Question.read",
+      from: "size < HEADER_BYTES || (bytes[offset + 2] & RESPONSE) !== 0",
+      to: "size < HEADER_BYTES",
+    },
+  ]),
+
+  ...mutantsOf("tiles/app/ntp.ts", ["unit/app_ntp"], [
+    {
+      name: "ntp: an answer is answered",
+      in: "create",
+      from: "(bytes[offset] & 7) !== CLIENT || ",
+      to: "",
+    },
+    {
+      name: "ntp: a clock that nobody keeps is told as kept",
+      in: "create",
+      from: "told } = state.synchronised",
+      to: "told } = true",
+    },
+  ]),
+
+  ...mutantsOf("tiles/status/connections.ts", ["unit/status_connections"], [
+    {
+      name: "connections: closed ones are counted for ever",
+      in: "serveConnections",
+      from: "open.delete(connection);\n        connection.close();",
+      to: "connection.close();",
+    },
+    {
+      name: "connections: they are not bounded in number",
+      in: "serveConnections",
+      from: "open.size > most",
+      to: "open.size < 0",
+    },
+  ]),
+
+  ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
+    {
+      name: "metrics: labels are not quoted",
+      in: "labels",
+      from: "${quote(value)}",
+      to: "${value}",
+    },
+  ]),
+
+  ...mutantsOf("cli/main.ts", ["unit/cli_main"], [
+    {
+      name: "cli: without a command all is well",
+      in: "run",
+      from: "name === undefined ? Exit.usage : Exit.ok",
+      to: "Exit.ok",
+    },
+  ]),
+
+  ...mutantsOf("cli/narrow.ts", ["unit/narrow"], [
+    {
+      name: "cli: a path with a comma allows two others",
+      in: "flags",
+      from: 'all.find((each) => each.includes(","))',
+      to: "all.find(() => false)",
+    },
+  ]),
+
+  ...mutantsOf("ffi/filter.ts", ["unit/ffi_filter"], [
+    {
+      name: "filter: the map may take an address twice",
+      in: "Filter.add",
+      from: "if (this.#find(address) >= 0) return true;",
+      to: "",
+    },
+    {
+      name: "filter: ports that are no longer ours stay ours",
+      in: "setBits",
+      from: "words[i] = wanted[i];",
+      to: "words[i] |= wanted[i];",
+    },
+  ]),
+
+  ...mutantsOf("ffi/tile.c", ["unit/ffi_tile_test"], [
+    {
+      name: "confinement: landlock is not applied",
+      tests: ["netns/confinement"],
+      in: "forbid_files",
+      from: "error = result(syscall(SYS_landlock_restrict_self, fd, 0));",
+      to: "error = 0;",
+    },
+    {
+      name: "confinement: any anonymous inode is taken for an eventfd",
+      in: "list_eventfds",
+      from: 'strcmp(target, "anon_inode:[eventfd]") == 0',
+      to: 'strncmp(target, "anon_inode:", 11) == 0',
+    },
+    {
+      name: "confinement: capabilities stay",
+      in: "drop_capabilities",
+      from: "data[0].permitted &= keep;",
+      to: "(void)keep;",
+    },
+    {
+      name: "confinement: capabilities may come back",
+      in: "drop_capabilities",
+      from: "prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);",
+      to: ";",
+    },
+    {
+      name: "confinement: files may be mapped",
+      in: "allow_anonymous_mmap",
+      from: "emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 1, MAP_ANONYMOUS);",
+      to: "emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 0, MAP_ANONYMOUS);",
+    },
+    {
+      name: "confinement: every socket is a tile's own",
+      in: "make_policy",
+      from: "allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);",
+      to: "allow(p, NET_CALLS, COUNT(NET_CALLS));",
+    },
+    {
+      name: "confinement: a descriptor between two of a tile's is its own",
+      in: "allow_ranges",
+      from: "fds[next] <= fds[next - 1] + 1",
+      to: "fds[next] <= fds[next - 1] + 2",
+    },
+  ]),
+
+  ...mutantsOf("ffi/region.c", ["unit/ffi_region"], [
+    {
+      name: "region: readers have a descriptor that can write",
+      in: "tegula_region_create",
+      from: "open(path, O_RDONLY | O_CLOEXEC)",
+      to: "open(path, O_RDWR | O_CLOEXEC)",
+    },
+    {
+      name: "region: another user opens a reader's descriptor anew for writing",
+      in: "tegula_region_create",
+      from: "fchmod(fd, S_IRUSR) < 0 || ",
+      to: "",
+    },
+  ]),
+
+  ...mutantsOf("ffi/region.ts", ["unit/ffi_region"], [
+    {
+      name: "region: its descriptors stay open",
+      in: "openRegions",
+      from: "fds.forEach((fd) => symbols.close(fd));",
+      to: "void symbols.close;",
+    },
+    {
+      name: "region: readers may write",
+      in: "openRegions",
+      from: "map(fds[1], bytes, PROT_READ, tried)",
+      to: "map(fds[0], bytes, PROT_READ | PROT_WRITE, tried)",
+    },
+  ]),
+];
