@@ -73,7 +73,7 @@ export interface ProcessOptions {
   readonly name: string;
   /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None is empty. */
   readonly args: readonly string[];
-  /** Its environment, besides HOME, DENO_DIR and PATH, which lead nowhere. */
+  /** Its environment, besides what keeps Deno from looking around: HOME, DENO_DIR and PATH lead nowhere. */
   readonly env?: { readonly [name: string]: string };
   /** The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. */
   readonly descriptors?: readonly number[];
@@ -213,6 +213,8 @@ export function openProcesses(path: string): Processes {
       const { memoryMib, isolates = 1 } = options;
       const variables = {
         NO_COLOR: "1",
+        // Else Deno asks its makers for a newer one, half a second after the start.
+        DENO_NO_UPDATE_CHECK: "1",
         ...env,
         HOME: "/nonexistent",
         DENO_DIR: "/nonexistent",

@@ -300,7 +300,8 @@ static void answer(const int pipe[2], const struct listener *listener)
 		uint32_t *counter = &counters[listener->slot * CALLS + (number < CALLS ? number : CALLS - 1)];
 
 		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
-		out.answer.error = call->nr == SYS_socket ? -EACCES : -EPERM;
+		/* As Deno has it where a permission is not given (process.c). */
+		out.answer.error = listener->kind == PROCESS && call->nr == SYS_socket ? -EACCES : -EPERM;
 	}
 	ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_SEND, &out);
 }

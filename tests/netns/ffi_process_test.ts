@@ -68,7 +68,9 @@ function command(starter: string, task: Partial<Task>): Deno.Command {
     ...[`${HERE}process_host.ts`, argument],
   ];
   const [program, ...args] = [...STARTERS[starter], ...host];
-  return new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
+  // Deno's own look for a newer version opens descriptors.
+  const env = { DENO_NO_UPDATE_CHECK: "1" };
+  return new Deno.Command(program, { args, env, stdout: "piped", stderr: "piped" });
 }
 
 /** Has a child started by `starter` do `work`, and returns what came of it, and its words. */

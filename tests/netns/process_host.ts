@@ -101,10 +101,8 @@ async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
   return ending;
 }
 
-let before = descriptors();
+const before = descriptors();
 for (let i = 1; i < (task.times ?? 1); i++) {
-  // Deno's event loop opens some of its own, once it has waited.
-  if (i === 2) before = descriptors();
   const child = start();
   observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
   await dispose(child);
