@@ -107,7 +107,7 @@ for (let i = 1; i < (task.times ?? 1); i++) {
   observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
   await dispose(child);
 }
-for (let i = 0; i < 1000 && descriptors() > before; i++) await moment();
+for (let i = 0; i < 1000 && descriptors() > before + 2; i++) await moment();
 const after = descriptors();
 
 const begun = performance.now();
@@ -169,5 +169,5 @@ const outcome: Outcome = {
   reapedMs,
 };
 // The observer has another thread: what the child wrote at last is said before this ends.
-for (let i = 0; i < 2000 && descriptors() > before + 2; i++) await moment();
+for (let i = 0; i < 2000 && descriptors() > before + 4; i++) await moment();
 console.log(JSON.stringify(outcome));
