@@ -388,6 +388,7 @@ static const uint32_t PROCESS_CALLS[] = {
 #endif
 	SYS_write, SYS_writev, /* the pipe of its words, eventfds, the channel, granted files */
 	SYS_epoll_create1, SYS_epoll_ctl, SYS_eventfd2, SYS_pipe2, /* an event loop for each isolate */
+	SYS_recvfrom, /* Deno's thread for signals, half a second after the start, on a pair of sockets */
 	SYS_rt_sigaction, /* its own handlers: V8's traps, Rust's overflow of a stack */
 	SYS_uname, SYS_umask, SYS_getpriority, /* Deno's inquiries about itself */
 	SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
@@ -396,13 +397,14 @@ static const uint32_t PROCESS_CALLS[] = {
 /* Where the app was granted the network. */
 static const uint32_t PROCESS_NET_CALLS[] = {
 	SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_shutdown,
-	SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
+	SYS_sendto, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
 	SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername,
 };
 /* Neither packets, nor the kernel's cryptography, nor a hypervisor. Netlink: getaddrinfo sorts by it. */
 static const int32_t PROCESS_FAMILIES[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK };
 
 static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals wake its loop */
+static const int32_t PROCESS_NO_ADDRESS[] = { 0 }; /* send, by which a handler wakes that thread */
 static const int32_t PROCESS_SELF[] = { 0 }; /* limits of the process itself, which can only fall */
 static const int32_t PROCESS_FCNTL[] = {
 	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, /* as FCNTL_COMMANDS; descriptors are its own here */
@@ -489,6 +491,7 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 		allow_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
+		allow_only(p, SYS_sendto, 4, PROCESS_NO_ADDRESS, COUNT(PROCESS_NO_ADDRESS));
 		if (p->refuse != SECCOMP_RET_USER_NOTIF) { /* the observer answers the same */
 			IF_EQUAL(p, 0, 1, SYS_socket);
 			RETURN(p, SECCOMP_RET_ERRNO | EACCES);

@@ -132,14 +132,16 @@ export const REASONS: { readonly [call: string]: string } = {
   sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
   // Of net tiles and the netlink tile, on their own descriptors
   getsockopt: "XDP_STATISTICS",
-  recvfrom: "kicks of AF_XDP's fill ring; the status tile reads requests",
+  recvfrom:
+    "kicks of AF_XDP's fill ring; the status tile reads requests; in an app's process Deno's thread for " +
+    "signals reads what woke it",
   recvmmsg: "kernel sockets in batches; events of rtnetlink",
   recvmsg: "events of rtnetlink",
   sendmmsg: "kernel sockets in batches",
   sendmsg: "requests to rtnetlink",
   sendto:
     "kicks of AF_XDP's transmit ring; requests to rtnetlink; the status tile answers, without an address, " +
-    "by which a UDP socket sends nothing",
+    "by which a UDP socket sends nothing; so an app's process wakes that thread",
   // Of the status tile, for who connects
   accept4: "takes a connection",
   epoll_ctl: "has the event loop wait for it",

@@ -184,6 +184,57 @@ Deno.test("honest code has crypto, timers, workers and its files, and is refused
   deepEqual(ending, { status: 0, signal: 0 });
 });
 
+Deno.test("what is granted works, and opens nothing else", async () => {
+  const folder = `${FOLDER}/own`;
+  Deno.mkdirSync(folder);
+  Deno.chmodSync(folder, 0o777);
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const echo = (async () => {
+    const connection = await listener.accept();
+    await connection.readable.pipeTo(connection.writable);
+  })();
+  const { stdout, stderr } = await command("root", {
+    work: "granted",
+    permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
+    options: {
+      net: true,
+      clock: true,
+      write: [folder],
+      env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
+    },
+  }).output();
+  const words = new TextDecoder().decode(stderr);
+  const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
+  deepEqual(messages, [{
+    granted: {
+      answer: 7,
+      datagram: 9,
+      file: "written",
+      other: "PermissionDenied",
+      clock: { adjtimex: 0 },
+      errors: {
+        "open to read": EACCES,
+        "open memory": EACCES,
+        "open to write": EACCES,
+        "open a region": EACCES,
+        openat2: ENOSYS,
+        mkdir: EACCES,
+        fork: EPERM,
+        execve: EPERM,
+        execveat: EPERM,
+        memfd_create: EPERM,
+        ptrace: EPERM,
+      },
+    },
+  }], words);
+  equal(namespaces.net, false);
+  equal(namespaces.pid, true);
+  equal(refused.ptrace, 1);
+  await echo;
+  listener.close();
+});
+
 Deno.test("regions are shared by their descriptors, and one for reading stays so", () => {
   const { messages, written, ending } = outcome("root", "regions");
   deepEqual(messages, [{

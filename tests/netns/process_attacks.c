@@ -59,7 +59,7 @@ static const struct attack {
 	{ "execveat", SYS_execveat, { AT_FDCWD, P("/bin/true"), P(none), P(none) } },
 	{ "seccomp", SYS_seccomp, { 0, 0, 0 } },
 	{ "sendmsg", SYS_sendmsg, { 3, P(&message) } },
-	{ "sendto", SYS_sendto, { 3, P(scratch), 1 } },
+	{ "sendto", SYS_sendto, { 3, P(scratch), 1, 0, P(scratch), 16 } },
 	{ "recvmsg", SYS_recvmsg, { 3, P(&message), MSG_DONTWAIT } },
 	{ "socket INET", SYS_socket, { AF_INET, SOCK_DGRAM } },
 	{ "socket UNIX", SYS_socket, { AF_UNIX, SOCK_STREAM } },

@@ -24,6 +24,8 @@ export interface Task {
   /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
   readonly then?: "kill" | "stay";
   readonly times?: number;
+  /** Permissions of Deno, besides those to read and load what is in `folder`. */
+  readonly permissions?: readonly string[];
 }
 
 export interface Outcome {
@@ -69,7 +71,10 @@ function fields(pid: number, file: string, pattern: RegExp): Record<string, stri
 }
 
 function start() {
-  const permissions = [`--allow-read=${folder}`, `--allow-ffi=${folder}`];
+  const permissions = [
+    ...[`--allow-read=${folder}`, `--allow-ffi=${folder}`],
+    ...(task.permissions ?? []),
+  ];
   const script = library("process_child.js");
   const region = library("libtegula_region.so");
   return processes.start({
