@@ -1,7 +1,8 @@
 /*
  * Native code inside an app's process, for ffi_process_test.ts: system calls that no app needs, each made
- * as libc would not stop it. Linked as a program it is the launcher that refuses namespaces, as
- * systemd's RestrictNamespaces=yes does.
+ * as libc would not stop it. Linked as a program it is a launcher, under whose filter a program runs:
+ * one that refuses namespaces, as systemd's RestrictNamespaces=yes does, or (LISTENER) one that has a
+ * listener, beneath which there can be no other.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -141,6 +142,7 @@ __attribute__((visibility("default"))) void crash(void)
 int main(int count, char **args)
 {
 	struct sock_filter code[] = {
+#ifndef LISTENER
 		{ BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr) },
 		{ BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_clone3 },
 		{ BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | ENOSYS },
@@ -148,12 +150,23 @@ int main(int count, char **args)
 		{ BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, args[0]) },
 		{ BPF_JMP | BPF_JSET | BPF_K, 0, 1, CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC },
 		{ BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM },
+#endif
 		{ BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW },
 	};
 	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
 
-	if (count < 2 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+#ifdef LISTENER
+	const int flags = SECCOMP_FILTER_FLAG_NEW_LISTENER;
+#else
+	const int flags = 0;
+#endif
+
+	if (count < 2 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return 1;
+	int listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+
+	/* The listener stays: without one the filter below it may have its own. */
+	if (listener < 0 || (listener > 0 && fcntl(listener, F_SETFD, 0) < 0))
 		return 1;
 	execv(args[1], args + 1);
 	return 1;
