@@ -119,6 +119,7 @@ const LIES: Record<string, string> = {
     "posted more than 2000 messages in a second",
   "postMessage({ type: 'running', landlock: true, observed: true }); await new Promise(() => {})":
     "claimed to be confined without being so",
+  "postMessage({ type: 'stopped' }); await new Promise(() => {})": "claimed to have been stopped",
   "Object.prototype.type = 'log'; postMessage({})": "posted a message that no tile posts",
 };
 
@@ -136,6 +137,43 @@ labTest(
     await settle();
   },
 );
+
+labTest("an app that says it has failed is gone before another takes its place", async (lab) => {
+  const module = temporaryFile(BENIGN, ".ts");
+  const { other, attack, settle, stderr, pid } = await beside(lab, module);
+  const threads = () => [...Deno.readDirSync(`/proc/${pid}/task`)].length;
+  const before = threads();
+  await attack(
+    `export default async function create() {
+       postMessage({ type: "failed", message: "a lie", app: "echo" });
+       await new Promise(() => {});
+     }`,
+    "hostile: not reloaded, goes on as it was: a lie",
+  );
+  await eventually(
+    "its thread is gone",
+    () => Promise.resolve(threads() <= before ? true : undefined),
+  );
+  for (const type of ["failed", "stopped"]) {
+    await attack(
+      `export function answer({ payload }) {
+         const lies = new TextDecoder().decode(payload) === "lie";
+         if (lies) postMessage({ type: "${type}", ${type === "failed" ? 'message: "a lie"' : ""} });
+         return "benign";
+       }`,
+      "hostile: reloaded",
+    );
+    const from = stderr.all.length;
+    await ask(other, { port: PORT, payload: "lie", timeoutMs: 300 });
+    await stderr.find("hostile: ended (", { from });
+    assert.equal((await askUntilAnswered(other, { port: PORT })).text, "benign");
+    await eventually(
+      "there is one of it",
+      () => Promise.resolve(threads() <= before ? true : undefined),
+    );
+  }
+  await settle();
+});
 
 labTest("an app that lies in a handler is ended and named, and started again", async (lab) => {
   const module = temporaryFile(BENIGN, ".ts");

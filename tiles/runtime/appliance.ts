@@ -227,6 +227,7 @@ export class Appliance {
   async #relieve(seat: TileSeat, before: TileWorker, worker: TileWorker): Promise<boolean> {
     this.#workers.set(seat.name, worker);
     this.#beside = before;
+    before.expectEnd();
     this.#control.relieve(before.thread);
     this.#options.tile.wake(seat.eventfd);
     const handedOver = await before.ended;
@@ -357,6 +358,7 @@ export class Appliance {
     clearInterval(this.#watch);
     const { attachments, tile } = this.#options;
     for (const attachment of attachments) this.#detach(attachment);
+    for (const worker of this.#workers.values()) worker.expectEnd();
     this.#control.stop();
     for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
     this.#endStatus();
