@@ -400,8 +400,11 @@ static const uint32_t PROCESS_NET_CALLS[] = {
 	SYS_sendto, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
 	SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername,
 };
-/* Neither packets, nor the kernel's cryptography, nor a hypervisor. Netlink: getaddrinfo sorts by it. */
-static const int32_t PROCESS_FAMILIES[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK };
+/*
+ * Neither the host's services (landlock does not look at sockets that have a path), nor packets, nor the
+ * kernel's cryptography. getaddrinfo sorts by netlink.
+ */
+static const int32_t PROCESS_FAMILIES[] = { AF_INET, AF_INET6, AF_NETLINK };
 
 static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals wake its loop */
 static const int32_t PROCESS_NO_ADDRESS[] = { 0 }; /* send, by which a handler wakes that thread */
@@ -471,6 +474,8 @@ enum grant { GRANT_NET = 1, GRANT_CLOCK = 2, GRANT_WRITE = 4 };
  */
 static inline void make_process_policy(struct policy *p, int grants, int32_t report)
 {
+	const uint32_t refuse = p->refuse;
+
 	p->length = 0;
 	LOAD(p, arch);
 	IF_EQUAL(p, 1, 0, ARCHITECTURE);
@@ -488,7 +493,10 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
 	if (grants & GRANT_NET) {
 		allow(p, PROCESS_NET_CALLS, COUNT(PROCESS_NET_CALLS));
+		/* libc looks for a cache of names on AF_UNIX, and goes on without. */
+		p->refuse = SECCOMP_RET_ERRNO | EACCES;
 		allow_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
+		p->refuse = refuse;
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
 		allow_only(p, SYS_sendto, 4, PROCESS_NO_ADDRESS, COUNT(PROCESS_NO_ADDRESS));

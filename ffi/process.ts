@@ -7,7 +7,26 @@
  * standard output and error comes by a pipe, and what it is refused by a listener: both belong to the
  * observer (`tile.ts`), which gives them the app's name.
  *
- * The child dies with the *thread* that started it: start processes from main.
+ * The child dies with the *thread* that started it: start processes from main. A worker in it is under
+ * the same walls and does not confine itself: the filter forbids another. Deno, its libraries and what is
+ * in `read` have to be readable by the child's user.
+ *
+ *     observer.start(counters); // once in a process
+ *     const child = processes.start({
+ *       name: "echo",
+ *       args: [...RUN_FLAGS, `--allow-read=${folder}`, `--allow-ffi=${library}`, `${folder}/app.js`],
+ *       descriptors: [own.writable, theirs.readOnly, eventfd], // 4, 5 and 6 there
+ *       read: [folder, library],
+ *       memoryMib: 256,
+ *       isolates: 2, // with one worker
+ *     });
+ *     for (const wall of child.missing) console.warn(`echo: ${wall}`);
+ *     observer.hear({ name: "echo", slot, listener: child.listener, words: child.words });
+ *     const channel = openChannel(libraryPath("tile"), child.channel);
+ *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
+ *
+ * `hear` comes at once after `start`: until then the child waits in the first call that it is refused.
+ * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
  */
 
 import { checked, SystemError } from "./errno.ts";

@@ -50,7 +50,8 @@ export const REASONS: { readonly [call: string]: string } = {
   getgid: "libraries ask who they are",
   getegid: "libraries ask who they are",
   // The network, where an app was granted it
-  socket: "AF_INET and AF_INET6; AF_UNIX and AF_NETLINK for names, by libc",
+  socket:
+    "AF_INET and AF_INET6; AF_NETLINK, by which libc sorts addresses; not AF_UNIX, the host's services",
   connect: "TCP, and the peer of a UDP socket",
   bind: "a port",
   listen: "a port of TCP",

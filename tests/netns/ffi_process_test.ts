@@ -230,6 +230,7 @@ Deno.test("what is granted works, and opens nothing else", async () => {
         execveat: EPERM,
         memfd_create: EPERM,
         ptrace: EPERM,
+        "socket UNIX": EACCES,
       },
     },
   }], words || undefined);

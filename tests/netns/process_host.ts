@@ -176,3 +176,5 @@ const outcome: Outcome = {
 // The observer has another thread: what the child wrote at last is said before this ends.
 for (let i = 0; i < 2000 && descriptors() > before + 4; i++) await moment();
 console.log(JSON.stringify(outcome));
+// Without the end of an isolate, which would unload the observer's code.
+Deno.exit();
