@@ -326,6 +326,8 @@ static _Noreturn void child(struct plan *plan)
 	if (plan->ruleset >= 0) {
 		/* Deno reads it for the bounds of its stack, and panics without while it prints some errors. */
 		error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps");
+		if (!error) /* Deno.memoryUsage() */
+			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm");
 		if (!error)
 			error = result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0));
 		if (error)

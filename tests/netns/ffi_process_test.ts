@@ -180,6 +180,7 @@ Deno.test("honest code has crypto, timers, workers and its files, and is refused
       file: "NotCapable",
       command: "NotCapable",
       connect: "NotCapable",
+      memory: true,
       date: "1970-01-01T00:00:00.000Z",
       random: 4,
       path: true,

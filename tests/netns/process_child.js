@@ -60,6 +60,7 @@ const works = {
         file: await tried(() => Deno.readTextFile(forbidden)),
         command: await tried(() => new Deno.Command("/bin/true").output()),
         connect: await tried(() => Deno.connect({ hostname: "127.0.0.1", port: 9 })),
+        memory: Deno.memoryUsage().rss > 0,
         date: new Date(0).toISOString(),
         random: crypto.getRandomValues(new Uint8Array(4)).length,
         path: Deno.execPath().length > 0,
