@@ -10,11 +10,13 @@
 const ERRORS: { readonly [number: number]: readonly [name: string, meaning: string] } = {
   1: ["EPERM", "operation not permitted"],
   2: ["ENOENT", "no such file or directory"],
+  3: ["ESRCH", "no such process"],
   4: ["EINTR", "interrupted system call"],
   5: ["EIO", "i/o error"],
   6: ["ENXIO", "no such device or address"],
   7: ["E2BIG", "argument list too long"],
   9: ["EBADF", "bad file descriptor"],
+  10: ["ECHILD", "the process ended"],
   11: ["EAGAIN", "resource temporarily unavailable"],
   12: ["ENOMEM", "not enough memory"],
   13: ["EACCES", "permission denied"],

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* A system call's result as our functions return it. */
 static inline int result(long value)

@@ -6,7 +6,15 @@
 export const ROOT = import.meta.dirname!.replace(/ffi$/, "");
 
 /** The native libraries, each `build/libtegula_NAME.so`, made by `deno task build`. */
-export type LibraryName = "host" | "netlink" | "region" | "tile" | "udp" | "xsk";
+export type LibraryName =
+  | "host"
+  | "netlink"
+  | "process"
+  | "region"
+  | "seal"
+  | "tile"
+  | "udp"
+  | "xsk";
 
 /** The absolute path of a library: what `Deno.dlopen` and a worker's `ffi` permission are given. */
 export function libraryPath(name: LibraryName): string {

@@ -28,10 +28,24 @@ export interface Regions {
    */
   create(name: string, byteLength: number): Region;
   /**
-   * Maps the first `byteLength` bytes of what `fd` names (a BPF_F_MMAPABLE array) read-write. The
-   * mapping stays when `fd` is closed. Throws SystemError.
+   * As `create`, of descriptors alone, for processes that map it (`mapShared`): who is given the
+   * writable one can write. The caller closes both (`close`).
    */
-  mapShared(fd: number, byteLength: number): View;
+  createShared(name: string, byteLength: number): SharedRegion;
+  /**
+   * Maps the first `byteLength` bytes of what `fd` names (a region, a BPF_F_MMAPABLE array), read-write
+   * unless `readOnly`. The mapping stays when `fd` is closed. Throws SystemError, with EACCES where the
+   * descriptor is one for reading alone and the mapping would not be.
+   */
+  mapShared(fd: number, byteLength: number, options?: { readonly readOnly?: boolean }): View;
+  /** Closes a descriptor. */
+  close(fd: number): void;
+}
+
+/** The descriptors of a region; both close on exec. */
+export interface SharedRegion {
+  readonly writable: number;
+  readonly readOnly: number;
 }
 
 /** WebAssembly's page, which is as large as the largest page of the kernels for these machines. */
@@ -67,30 +81,45 @@ export function openRegions(path: string): Regions {
     return buffer;
   }
 
+  /** A new region's descriptors, and its length in whole buffers: no byte of them is anything else's. */
+  function make(name: string, byteLength: number, tried: string): SharedRegion & { bytes: number } {
+    const label = new TextEncoder().encode(`tegula ${name}\0`);
+    const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
+    const fds = new Int32Array(2);
+    checked(symbols.tegula_region_create(label, bytes, fds), tried);
+    return { writable: fds[0], readOnly: fds[1], bytes };
+  }
+
   return {
     create(name, byteLength) {
       const tried = `make the ${byteLength} byte region ${name}`;
-      const label = new TextEncoder().encode(`tegula ${name}\0`);
-      // Whole buffers: none of their bytes is anything but the region's.
-      const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
-      const fds = new Int32Array(2);
-      checked(symbols.tegula_region_create(label, bytes, fds), tried);
+      const { writable, readOnly, bytes } = make(name, byteLength, tried);
       try {
-        const writer = map(fds[0], bytes, PROT_READ | PROT_WRITE, tried);
-        const reader = map(fds[1], bytes, PROT_READ, tried);
+        const writer = map(writable, bytes, PROT_READ | PROT_WRITE, tried);
+        const reader = map(readOnly, bytes, PROT_READ, tried);
         return {
           writer: { buffer: writer, byteOffset: 0, byteLength },
           reader: { buffer: reader, byteOffset: 0, byteLength },
         };
       } finally {
         // A descriptor that stayed open could be mapped again.
-        fds.forEach((fd) => symbols.close(fd));
+        symbols.close(writable);
+        symbols.close(readOnly);
       }
     },
-    mapShared(fd, byteLength) {
-      const tried = `map ${byteLength} bytes of descriptor ${fd}`;
-      const buffer = map(fd, byteLength, PROT_READ | PROT_WRITE, tried);
-      return { buffer, byteOffset: 0, byteLength };
+    createShared(name, byteLength) {
+      const { writable, readOnly } = make(
+        name,
+        byteLength,
+        `make the ${byteLength} byte region ${name}`,
+      );
+      return { writable, readOnly };
     },
+    mapShared(fd, byteLength, { readOnly = false } = {}) {
+      const tried = `map ${byteLength} bytes of descriptor ${fd}`;
+      const protection = readOnly ? PROT_READ : PROT_READ | PROT_WRITE;
+      return { buffer: map(fd, byteLength, protection, tried), byteOffset: 0, byteLength };
+    },
+    close: symbols.close,
   };
 }

@@ -9,17 +9,15 @@
  * No refusal is silent. A system call that the filter does not allow and does not expect is passed to
  * the observer, a thread of this file (seccomp_unotify(2)): it counts the call for the tile and
  * answers EPERM. The same thread writes to standard error what a confined thread writes there, so
- * that the last words of V8 and of Rust reach the log in the tile's name.
+ * that the last words of V8 and of Rust reach the log in the tile's name. It does both for apps'
+ * processes too (process.c): their filters stand before exec, and what they write comes by a pipe.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -39,373 +37,17 @@
 #include <unistd.h>
 
 #include "native.h"
-
-#if defined(__x86_64__)
-#define ARCHITECTURE AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCHITECTURE AUDIT_ARCH_AARCH64
-#else
-#error "no system call policy for this architecture"
-#endif
-
-/* Newer than the headers of some hosts; the numbers are those of every architecture. */
-#ifndef SYS_map_shadow_stack
-#define SYS_map_shadow_stack 453
-#endif
-#ifndef SYS_futex_wake
-#define SYS_futex_wake 454
-#define SYS_futex_wait 455
-#define SYS_futex_requeue 456
-#endif
-#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
-#endif
+#include "policy.h"
 
 #define EVENTFDS 512
 
-/* What may be kept besides; as KEEP in tile.ts. */
-enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
-
 /* What tegula_tile_confine() has done; as in tile.ts. */
 enum done { DONE_LANDLOCK = 1, DONE_OBSERVED = 2 };
-
-enum role { NETLINK, NET, APP, STATUS };
 
 /* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
 EXPORT void tegula_tile_wake(int fd)
 {
 	eventfd_write(fd, 1);
-}
-
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/*
- * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
- * so each rule is its own short piece: compare, return. Of arguments only the lower 32 bits are looked
- * at, as the kernel does with descriptors and commands.
- */
-#define INSTRUCTIONS BPF_MAXINSNS
-struct policy {
-	struct sock_filter code[INSTRUCTIONS];
-	unsigned length;
-	/* What happens to a call that is neither allowed nor expected: SECCOMP_RET_*. */
-	uint32_t refuse;
-};
-
-#define LOAD(p, field) emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, field))
-#define IF_EQUAL(p, yes, no, value) emit(p, BPF_JMP | BPF_JEQ | BPF_K, yes, no, value)
-#define RETURN(p, action) emit(p, BPF_RET | BPF_K, 0, 0, action)
-
-static void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no, uint32_t k)
-{
-	if (p->length < INSTRUCTIONS)
-		p->code[p->length] = (struct sock_filter){ code, yes, no, k };
-	p->length++;
-}
-
-/* The calls are allowed whatever their arguments. */
-static void allow(struct policy *p, const uint32_t *calls, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		IF_EQUAL(p, 0, 1, calls[i]);
-		RETURN(p, SECCOMP_RET_ALLOW);
-	}
-}
-
-/* The call is allowed when its argument `index` is one of `values`, else refused. */
-static void allow_only(struct policy *p, uint32_t call, int index, const int32_t *values, int count)
-{
-	IF_EQUAL(p, 1, 0, call);
-	emit(p, BPF_JMP | BPF_JA, 0, 0, (uint32_t)(2 * count + 2));
-	LOAD(p, args[index]);
-	allow(p, (const uint32_t *)values, (size_t)count);
-	RETURN(p, p->refuse);
-}
-
-static int by_number(const void *a, const void *b)
-{
-	int32_t left = *(const int32_t *)a, right = *(const int32_t *)b;
-
-	return (left > right) - (left < right);
-}
-
-/*
- * Each of the calls is allowed when its first argument is one of `fds`, else refused. Sorts `fds`. A run
- * of adjacent descriptors is one range, so that thousands of sockets that were opened together take
- * three instructions, and one check serves all the calls.
- */
-static void allow_ranges(struct policy *p, const uint32_t *calls, size_t call_count, int32_t *fds,
-			 int count)
-{
-	unsigned skip;
-
-	qsort(fds, (size_t)count, sizeof(*fds), by_number);
-	for (size_t i = 0; i < call_count; i++)
-		IF_EQUAL(p, (uint8_t)(call_count - i), 0, calls[i]);
-	skip = p->length;
-	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
-	LOAD(p, args[0]);
-	for (int first = 0, next; first < count; first = next) {
-		for (next = first + 1; next < count && fds[next] <= fds[next - 1] + 1; next++)
-			;
-		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
-		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
-		RETURN(p, SECCOMP_RET_ALLOW);
-	}
-	RETURN(p, p->refuse);
-	if (skip < INSTRUCTIONS)
-		p->code[skip].k = p->length - skip - 1;
-}
-
-/* Standard output and error are the observer's, also where files may be written. */
-static void observe_words(struct policy *p)
-{
-	IF_EQUAL(p, 1, 0, SYS_write);
-	IF_EQUAL(p, 0, 5, SYS_writev);
-	LOAD(p, args[0]);
-	IF_EQUAL(p, 1, 0, STDOUT_FILENO);
-	IF_EQUAL(p, 0, 1, STDERR_FILENO);
-	RETURN(p, p->refuse);
-	LOAD(p, nr);
-}
-
-/* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
-static void allow_anonymous_mmap(struct policy *p)
-{
-	IF_EQUAL(p, 0, 4, SYS_mmap);
-	LOAD(p, args[3]);
-	emit(p, BPF_JMP | BPF_JSET | BPF_K, 0, 1, MAP_ANONYMOUS);
-	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, p->refuse);
-}
-
-/* What each thread of glibc has, and what none may ask for. */
-#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD)
-#define NAMESPACE_FLAGS \
-	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
-	 CLONE_NEWNET)
-
-/* clone makes threads alone, whose memory, descriptors and filter are the caller's. */
-static void allow_threads(struct policy *p)
-{
-	IF_EQUAL(p, 0, 5, SYS_clone);
-	LOAD(p, args[0]);
-	emit(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, (uint32_t)(THREAD_FLAGS | NAMESPACE_FLAGS));
-	IF_EQUAL(p, 0, 1, THREAD_FLAGS);
-	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, p->refuse);
-}
-
-/* tgkill sends SIGABRT within this process alone: abort(3). */
-static void allow_abort(struct policy *p)
-{
-	IF_EQUAL(p, 0, 6, SYS_tgkill);
-	LOAD(p, args[0]);
-	IF_EQUAL(p, 0, 3, (uint32_t)getpid());
-	LOAD(p, args[2]);
-	IF_EQUAL(p, 0, 1, SIGABRT);
-	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, p->refuse);
-}
-
-/* Whoever asks whether a descriptor is a terminal, as for colours, hears that it is none. */
-static void refuse_terminal(struct policy *p)
-{
-	IF_EQUAL(p, 0, 5, SYS_ioctl);
-	LOAD(p, args[1]);
-	IF_EQUAL(p, 1, 0, TCGETS);
-	IF_EQUAL(p, 0, 1, TIOCGWINSZ);
-	RETURN(p, SECCOMP_RET_ERRNO | ENOTTY);
-	RETURN(p, p->refuse);
-}
-
-/* Calls that are refused as a matter of course: the caller has another way, and takes it. */
-static const struct {
-	uint32_t call;
-	int error;
-	int role; /* -1: every role */
-} EXPECTED[] = {
-	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
-	{ SYS_clone3, ENOSYS, -1 },
-	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
-	{ SYS_pread64, EPERM, -1 }, { SYS_pwrite64, EPERM, -1 },
-	/* And where that has changed it asks for the size before it reads. */
-	{ SYS_fstat, EPERM, -1 },
-	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
-	 * are not told apart here, and others' sockets are among them. */
-	{ SYS_close, EPERM, -1 },
-	/* The control socket's listener, as its tile ends: main removes the file. */
-#ifdef SYS_unlink
-	{ SYS_unlink, EPERM, STATUS },
-#endif
-	{ SYS_unlinkat, EPERM, STATUS },
-};
-
-/* Beginnings of paths of files that are looked for as a matter of course; the caller goes on without. */
-static const char *const EXPECTED_PATHS[] = {
-	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
-	"/proc/self/statm", /* Deno.memoryUsage() */
-	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
-	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, where threads allocate at once */
-	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
-};
-
-/* Parts of such paths, below Deno's own folder, wherever that is. */
-static const char *const EXPECTED_PARTS[] = {
-	"/gen/file/", /* the cache of emitted code, for a stack */
-	"_cache_v", /* caches in SQLite, which looks for their journals */
-};
-
-/* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
-static const uint32_t COMMON[] = {
-	SYS_futex, /* locks, Atomics.wait, V8's own threads at work for us */
-	SYS_epoll_pwait, /* the worker's event loop, and the wait for postMessage */
-#ifdef SYS_epoll_wait
-	SYS_epoll_wait,
-	SYS_poll,
-#endif
-	SYS_ppoll, /* waiting, ours */
-	SYS_restart_syscall, /* a wait goes on after SIGSTOP and SIGCONT */
-	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
-	/* As mprotect: V8's code pages, where the CPU has memory protection keys; aborts without. */
-	SYS_pkey_mprotect, SYS_pkey_alloc, SYS_pkey_free,
-	SYS_clock_gettime, SYS_clock_getres, SYS_clock_nanosleep, /* timers, back-off in locks */
-	/* The clock, where the kernel has no vDSO for it (clocksource hpet, acpi_pm, Xen). */
-	SYS_gettimeofday,
-#ifdef SYS_time
-	SYS_time,
-#endif
-	SYS_sched_yield,
-	SYS_getpid, SYS_getppid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
-	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; a thread's end */
-	SYS_sched_getparam, SYS_sched_getscheduler, SYS_sched_getaffinity, /* thread start and panic */
-	SYS_set_robust_list, SYS_rseq, /* glibc, in each new thread; it aborts without the second */
-	SYS_membarrier, /* V8's and Rust's fences between threads */
-	SYS_getcpu, SYS_getrusage, SYS_sysinfo, /* what the process itself uses, and of how much */
-	/* Deno.execPath(), which looks before it asks for a permission, and panics without. It discloses
-	 * where symbolic links lead, and no file. */
-#ifdef SYS_readlink
-	SYS_readlink,
-#endif
-	SYS_readlinkat,
-	SYS_getcwd, /* the text of an uncaught error */
-	/* What a newer libc makes of the above (Linux 5.11 to 6.7). */
-	SYS_epoll_pwait2, SYS_futex_waitv, SYS_futex_wake, SYS_futex_wait, SYS_futex_requeue,
-	SYS_map_shadow_stack,
-	SYS_exit, SYS_exit_group,
-};
-
-/*
- * fcntl asks about descriptors but changes none: flags are shared with the other tiles. Locks are
- * allowed because Deno's code cache is an SQLite file, looked at when a part of Deno is first used,
- * also to report an error: SQLite takes a refused lock for a busy one and tries again for minutes,
- * where a refused read makes it give up at once.
- */
-static const int32_t FCNTL_COMMANDS[] = {
-	F_GETFD, F_GETFL, F_SETLK,
-	F_DUPFD_CLOEXEC, F_SETFD, /* the last two for apps with files alone: they remove a folder */
-};
-
-/*
- * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
- * it happen again: without rt_sigaction a store into another's region would fault for ever instead
- * of ending the process. abort(3) does the same with SIGABRT.
- */
-static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS, SIGABRT };
-
-/* prctl names a thread or a mapping, as runtimes do for who debugs them, and changes nothing else. */
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#endif
-static const int32_t PRCTL_OPTIONS[] = { PR_SET_NAME, PR_SET_VMA };
-
-/* What each role does on its own sockets, besides. */
-static const uint32_t NET_CALLS[] = {
-	SYS_sendto, SYS_recvfrom, /* AF_XDP kicks */
-	SYS_recvmmsg, SYS_sendmmsg, /* kernel sockets */
-	SYS_getsockopt, /* XDP_STATISTICS */
-};
-static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
-
-/*
- * The status tile waits in Deno's event loop on sockets that it was listening on before; who connects
- * gets a descriptor that nobody knows beforehand. So these are not bound to descriptors, but what they
- * can do to another tile's is little: a connection is served without addresses (sendto has none, and
- * a UDP socket of ours sends nothing without), and netlink changes nothing without a capability.
- */
-static const uint32_t STATUS_CALLS[] = {
-	SYS_epoll_ctl, SYS_accept4, SYS_recvfrom, /* the listening sockets and who connects */
-	SYS_getsockname, SYS_getpeername, /* Deno asks for both of each connection */
-	SYS_shutdown, SYS_close,
-};
-static const int32_t NO_ADDRESS[] = { 0 };
-static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
-
-/*
- * What an app needs that was granted files. Which ones is left to Deno's permissions: the descriptors
- * are not known beforehand, and of those that are open it can reach none from JavaScript.
- */
-static const uint32_t FILE_CALLS[] = {
-	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
-	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
-	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2,
-	/* Also a mere copy, or a write by Node's functions, sets the file's mode. */
-	SYS_fchmod, SYS_fchmodat, SYS_faccessat2, SYS_copy_file_range,
-	SYS_fdatasync, SYS_flock, SYS_utimensat, SYS_getuid,
-#ifdef SYS_open
-	SYS_access, SYS_chmod,
-	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
-#endif
-};
-
-static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
-
-/* Setting the clock takes a capability; libc reads it by the one call or the other. */
-static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
-
-/*
- * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
- * refused; x32's carry a bit in their number that no rule here has.
- */
-static void make_policy(struct policy *p, enum role role, int keep, int32_t *fds, int count,
-			int32_t *eventfds, int eventfd_count)
-{
-	p->length = 0;
-	LOAD(p, arch);
-	IF_EQUAL(p, 1, 0, ARCHITECTURE);
-	RETURN(p, p->refuse);
-	LOAD(p, nr);
-	observe_words(p);
-	if (role == NET)
-		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
-	if (role == NETLINK)
-		allow_ranges(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
-	if (role == STATUS) {
-		allow(p, STATUS_CALLS, COUNT(STATUS_CALLS));
-		allow_only(p, SYS_sendto, 5, NO_ADDRESS, COUNT(NO_ADDRESS));
-		allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
-	}
-	allow(p, COMMON, COUNT(COMMON));
-	if (keep & KEEP_CLOCK)
-		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
-	if (keep & KEEP_FILES)
-		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
-	allow_ranges(p, EVENTFD_CALLS, COUNT(EVENTFD_CALLS), eventfds, eventfd_count);
-	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
-	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS,
-		   (int)COUNT(FCNTL_COMMANDS) - (keep & KEEP_FILES ? 0 : 2));
-	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
-	allow_anonymous_mmap(p);
-	allow_threads(p);
-	allow_abort(p);
-	refuse_terminal(p);
-	for (size_t i = 0; i < COUNT(EXPECTED); i++) { /* last: some roles may make these calls */
-		if (EXPECTED[i].role >= 0 && EXPECTED[i].role != (int)role)
-			continue;
-		IF_EQUAL(p, 0, 1, EXPECTED[i].call);
-		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
-	}
-	RETURN(p, p->refuse);
 }
 
 /*
@@ -460,20 +102,12 @@ static int drop_capabilities(int keep_net_admin)
  */
 static int forbid_files(void)
 {
-	/* How many accesses each version of landlock knows; the fourth added those of TCP. */
-	static const uint8_t accesses[] = { 13, 14, 15, 15, 16 };
-	struct landlock_ruleset_attr rules = { 0 };
-	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-	int error, fd;
+	uint64_t files;
+	long version;
+	int error, fd = make_ruleset(1, 0, &files, &version);
 
-	if (version < 1)
-		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
-	rules.handled_access_fs = (1ULL << accesses[version > 5 ? 4 : version - 1]) - 1;
-	if (version >= 4)
-		rules.handled_access_net = LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP;
-	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0);
 	if (fd < 0)
-		return -errno;
+		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
 	error = result(syscall(SYS_landlock_restrict_self, fd, 0));
 	close(fd);
 	return error < 0 ? error : 1;
@@ -490,9 +124,10 @@ static int forbid_files(void)
 #define LINES_A_SECOND 50
 #define LINE_BYTES 960 /* spelled out it is less than PIPE_BUF, which is written at once */
 #define PIECE 4096
+#define FLOOD_PAUSE_MS 100
 
 struct slot {
-	_Atomic int arrived; /* a filter's listener + 1, until the observer has taken it; else 0 */
+	_Atomic int arrived; /* 4 × a descriptor + its kind + 1, until the observer has taken it; else 0 */
 	char name[NAME_BYTES];
 	char line[LINE_BYTES]; /* what has come of a line of its words */
 	size_t length;
@@ -505,9 +140,15 @@ static uint32_t *counters;
 static int slot_count, knock = -1;
 static const char *certificates; /* a file of them that the environment names, or NULL */
 
-/* A listener that the observer has taken, and whose it is. */
+/*
+ * What the observer listens to: the filter of a thread of this process, that of another process, whose
+ * memory it does not read, and the pipe that is the standard output and error of another process.
+ */
+enum kind { THREAD, PROCESS, WORDS };
+
 struct listener {
 	int fd, slot;
+	enum kind kind;
 };
 
 /*
@@ -678,21 +319,41 @@ static void answer(int pipe[2], const struct listener *listener)
 	if (ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_RECV, &in) < 0)
 		return; /* its thread is gone */
 	out.answer.id = in.call.id;
-	if (is_words(call)) {
+	if (listener->kind == THREAD && is_words(call)) {
 		int64_t taken = write_words(pipe, slot, call);
 
 		out.answer.error = taken < 0 ? (int32_t)taken : 0;
 		out.answer.val = taken < 0 ? 0 : taken;
-	} else if (is_expected(pipe, call)) {
+	} else if (listener->kind == THREAD && is_expected(pipe, call)) {
 		out.answer.error = -EPERM;
 	} else {
 		uint32_t number = call->arch == ARCHITECTURE ? (uint32_t)call->nr : CALLS;
 		uint32_t *counter = &counters[listener->slot * CALLS + (number < CALLS ? number : CALLS - 1)];
 
 		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
-		out.answer.error = -EPERM;
+		/* As Deno has it where a permission is not given (process.c). */
+		out.answer.error = listener->kind == PROCESS && call->nr == SYS_socket ? -EACCES : -EPERM;
 	}
 	ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_SEND, &out);
+}
+
+/*
+ * Says what has arrived in a pipe. False where its writer has to wait for a while, so that a process
+ * which floods its standard error costs itself the time, and neither the observer nor the log.
+ */
+static int hear(const struct listener *listener)
+{
+	struct slot *slot = &slots[listener->slot];
+	char text[PIECE];
+
+	for (int pieces = 0; pieces < 16; pieces++) {
+		ssize_t count = read(listener->fd, text, sizeof(text));
+
+		if (count <= 0)
+			return 1;
+		take_words(slot, text, (size_t)count);
+	}
+	return slot->lines <= LINES_A_SECOND;
 }
 
 static void *observe(void *pipe)
@@ -701,36 +362,46 @@ static void *observe(void *pipe)
 	static struct listener listeners[1 + 4 * SLOTS];
 	size_t count = 1;
 	uint64_t unused;
+	int waiting = 0; /* whether writers of words have to wait: their descriptors are negative */
 
 	set[0] = (struct pollfd){ .fd = knock, .events = POLLIN };
 	for (;;) {
-		if (poll(set, count, -1) < 0)
+		if (poll(set, count, waiting ? FLOOD_PAUSE_MS : -1) < 0)
 			continue;
+		waiting = 0;
 		for (size_t i = 1; i < count; i++) {
-			if (set[i].revents & POLLIN)
+			if (set[i].fd < 0)
+				set[i].fd = listeners[i].fd;
+			else if (listeners[i].kind == WORDS && set[i].revents & POLLIN) {
+				if (!hear(&listeners[i])) {
+					set[i].fd = -1;
+					waiting = 1;
+				}
+			} else if (set[i].revents & POLLIN)
 				answer(pipe, &listeners[i]);
-			else if (set[i].revents) { /* the last thread that has the filter is gone */
-				if (slots[listeners[i].slot].length > 0)
+			else if (set[i].revents) { /* the last thread that has the filter, or the pipe, is gone */
+				/* What a process wrote last may still be in its pipe when its filter is gone. */
+				if (listeners[i].kind != PROCESS && slots[listeners[i].slot].length > 0)
 					write_line(&slots[listeners[i].slot]);
 				close(set[i].fd);
 				set[i] = set[--count];
-				listeners[i] = listeners[count];
+				listeners[i--] = listeners[count];
 			}
 		}
 		if (!(set[0].revents & POLLIN))
 			continue;
 		eventfd_read(knock, &unused);
 		for (int slot = 0; slot < slot_count; slot++) {
-			int fd = atomic_exchange(&slots[slot].arrived, 0) - 1;
+			int arrived = atomic_exchange(&slots[slot].arrived, 0) - 1, fd = arrived / 4;
 
-			if (fd < 0)
+			if (arrived < 0)
 				continue;
 			if (count == COUNT(set)) {
 				close(fd); /* the kernel answers ENOSYS then; nobody waits for ever */
 				continue;
 			}
 			set[count] = (struct pollfd){ .fd = fd, .events = POLLIN };
-			listeners[count++] = (struct listener){ .fd = fd, .slot = slot };
+			listeners[count++] = (struct listener){ fd, slot, (enum kind)(arrived % 4) };
 		}
 	}
 	return NULL;
@@ -779,34 +450,49 @@ EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 		snprintf(name, size, "number %d", number);
 }
 
+/* Hands a descriptor to the observer, which closes it when nobody has the other end. */
+static void hand_over(int slot, int fd, enum kind kind)
+{
+	int none = 0;
+
+	/* Who starts beside another has its slot: the observer takes theirs one after the other. */
+	while (!atomic_compare_exchange_strong(&slots[slot].arrived, &none, 4 * fd + (int)kind + 1)) {
+		none = 0;
+		sched_yield();
+	}
+	eventfd_write(knock, 1);
+}
+
+/*
+ * Hands the observer what process.c has of a process: the listener of its filter, or -1, and the pipe
+ * of what it writes, which is not blocking. Both are the observer's from then on. 0, or -errno where
+ * there is no observer, or no such slot, and the caller keeps them.
+ */
+EXPORT int tegula_tile_observe_process(int slot, const char *name, int listener, int words)
+{
+	if (knock < 0)
+		return -ENODEV;
+	if (slot < 0 || slot >= slot_count)
+		return -EINVAL;
+	snprintf(slots[slot].name, NAME_BYTES, "%s", name);
+	if (listener >= 0)
+		hand_over(slot, listener, PROCESS);
+	hand_over(slot, words, WORDS);
+	return 0;
+}
+
 /*
  * Refuses, on this thread and those that it starts, every call that sends a signal but an abort: before
  * a tile is confined, too, an app could stop the process or have it reload for ever. 0, or -errno.
  */
 EXPORT int tegula_tile_refuse_signals(void)
 {
-	static const int SIGNALLING[] = {
-		SYS_kill, SYS_tkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_pidfd_send_signal,
-	};
 	struct policy policy = { .refuse = SECCOMP_RET_ERRNO | EPERM };
-	struct sock_fprog program = { .filter = policy.code };
 
-	LOAD(&policy, arch);
-	IF_EQUAL(&policy, 1, 0, ARCHITECTURE);
-	RETURN(&policy, policy.refuse);
-	LOAD(&policy, nr);
-	emit(&policy, BPF_JMP | BPF_JGE | BPF_K, 0, 1, 0x40000000); /* x32 */
-	RETURN(&policy, policy.refuse);
-	allow_abort(&policy);
-	for (size_t i = 0; i < COUNT(SIGNALLING); i++) {
-		IF_EQUAL(&policy, 0, 1, (uint32_t)SIGNALLING[i]);
-		RETURN(&policy, policy.refuse);
-	}
-	RETURN(&policy, SECCOMP_RET_ALLOW);
-	program.len = (unsigned short)policy.length;
+	make_signal_policy(&policy);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	return result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+	return install(&policy);
 }
 
 /*
@@ -816,27 +502,11 @@ EXPORT int tegula_tile_refuse_signals(void)
  */
 static int filter(struct policy *policy, int slot)
 {
-	/* Signals wait while the observer answers, from Linux 5.19 on. */
-	static const unsigned long WAYS[] = {
-		SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-		SECCOMP_FILTER_FLAG_NEW_LISTENER,
-		0,
-	};
-	struct sock_fprog program = { .len = (unsigned short)policy->length, .filter = policy->code };
-	size_t way = policy->refuse == SECCOMP_RET_USER_NOTIF ? 0 : 2;
-	int none = 0;
-	long fd;
+	int fd = install(policy);
 
-	while ((fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, WAYS[way], &program)) < 0 && way < 1)
-		way++;
-	if (fd < 0 || way == 2)
-		return result(fd);
-	/* A tile that starts beside another has its slot: the observer takes theirs one after the other. */
-	while (!atomic_compare_exchange_strong(&slots[slot].arrived, &none, (int)fd + 1)) {
-		none = 0;
-		sched_yield();
-	}
-	eventfd_write(knock, 1);
+	if (fd <= 0)
+		return fd;
+	hand_over(slot, fd, THREAD);
 	return 1;
 }
 

@@ -86,6 +86,17 @@ export interface Observer {
    * Throws SystemError.
    */
   start(counters: Uint32Array<SharedArrayBuffer>): void;
+  /**
+   * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
+   * writes (the pipe `words`) to standard error in its `name`. Both descriptors are the observer's from
+   * then on. Throws SystemError, and takes none, where it was not started.
+   */
+  hear(process: {
+    readonly name: string;
+    readonly slot: number;
+    readonly listener: number;
+    readonly words: number;
+  }): void;
 }
 
 /** Opens the library at `path`. */
@@ -138,8 +149,16 @@ export function openTile(path: string): TileLibrary {
 export function openObserver(path: string): Observer {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_tile_observe_process: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
   });
   return {
+    hear({ name, slot, listener, words }) {
+      const label = new TextEncoder().encode(`${name}\0`);
+      checked(
+        symbols.tegula_tile_observe_process(slot, label, listener, words),
+        `observe the process of ${name}`,
+      );
+    },
     start(counters) {
       checked(
         symbols.tegula_tile_observe(counters, counters.length / OBSERVED_CALLS),

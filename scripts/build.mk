@@ -10,11 +10,11 @@ FILTER = build/xdp_filter.bpf.o
 # Written aside and renamed: a program that has the old one open keeps it.
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
-LIBRARIES = $(foreach name,region tile host netlink udp xsk,build/libtegula_$(name).so)
+LIBRARIES = $(foreach name,region tile host netlink udp xsk process seal,build/libtegula_$(name).so)
 
 all: $(LIBRARIES)
 
-$(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h scripts/build.mk | build
+$(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h ffi/policy.h scripts/build.mk | build
 	gcc $(CFLAGS) $(filter %.c,$^) $(EXTRA) $(LDFLAGS) $(INTO_PLACE)
 
 # The names of this architecture's system calls, by number.

@@ -3,14 +3,14 @@
  * one is refused. Each workload of `syscalls_workloads.ts` runs under strace in a process of its own, on
  * each kind of machine that can be had here (VARIANTS); then each call that a workload made is refused
  * alone. What was seen is kept in `scripts/syscalls_seen/`, and `docs/system_calls.md` is written from all of
- * it, from the policy in `ffi/tile.c`, and from the reasons below.
+ * it, from the policy in `ffi/policy.h`, and from the reasons below.
  *
  * `scripts/syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees, in JSON: so it is
  * called in the virtual machine.
  */
 
 import { fileURLToPath } from "node:url";
-import { EXPECTED, REASONS } from "./syscalls_reasons.ts";
+import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "./syscalls_reasons.ts";
 import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -332,15 +332,17 @@ export async function formatted(text: string, kind: "md" | "json"): Promise<stri
 
 /** By the policy: allowed to every tile, to some, refused as a matter of course, or just refused. */
 export interface Policy {
-  /** Names of the lists in `ffi/tile.c` that allow a call, or "arguments" where its arguments decide. */
+  /** Names of the lists in `ffi/policy.h` that allow a call, or "arguments" where its arguments decide. */
   readonly allowed: Map<string, string[]>;
   /** Which error a call is answered with that the filter refuses without counting it. */
   readonly expected: Map<string, string>;
+  /** The same, in an app's process. */
+  readonly expectedOfProcesses: Map<string, string>;
   /** Parts of paths of files that may be looked for, without being counted. */
   readonly paths: readonly string[];
 }
 
-/** Reads the policy in the source of `ffi/tile.c`. */
+/** Reads the policy in the source of `ffi/policy.h`. */
 export function readPolicy(source: string): Policy {
   const allowed = new Map<string, string[]>();
   const add = (call: string, list: string) => {
@@ -352,18 +354,19 @@ export function readPolicy(source: string): Policy {
   for (const [, list, calls] of arrays) {
     for (const [, call] of calls.matchAll(/SYS_(\w+)/g)) add(call, list);
   }
-  const expected = new Map(
-    [...text.matchAll(/\{ SYS_(\w+), (E\w+)\b/g)].map(([, call, error]) => [call, error]),
-  );
+  const at = text.indexOf("static const uint32_t PROCESS_CALLS");
+  const [tiles, processes] = [text.slice(0, at), text.slice(at)];
+  const errors = (part: string) =>
+    new Map([...part.matchAll(/\{ SYS_(\w+), (E\w+)\b/g)].map(([, call, error]) => [call, error]));
   // Rules about arguments: everything that the functions which emit them name.
-  for (const [, call] of text.matchAll(/(?:allow_only\(p, |IF_EQUAL\(p, \d+, \d+, )SYS_(\w+)/g)) {
-    add(call, "arguments");
-  }
+  const rules = /(?:allow_only|allow_reading)\(p, SYS_(\w+)|IF_EQUAL\(p, \d+, \d+, SYS_(\w+)/g;
+  for (const [, call, other] of tiles.matchAll(rules)) add(call ?? other, "arguments");
+  for (const [, call, other] of processes.matchAll(rules)) add(call ?? other, "PROCESS_ARGUMENTS");
   const lists = [...text.matchAll(/EXPECTED_(?:PATHS|PARTS)\[\] = \{([^}]*)\}/g)].map(([, list]) =>
     list
   );
   const paths = [...lists.join().matchAll(/"([^"]+)"/g)].map(([, path]) => path);
-  return { allowed, expected, paths };
+  return { allowed, expected: errors(tiles), expectedOfProcesses: errors(processes), paths };
 }
 
 /** What the lists are called in the document. */
@@ -373,6 +376,9 @@ const LISTS: { readonly [list: string]: string } = {
   STATUS_CALLS: "the status tile",
   FILE_CALLS: "apps that were granted files to keep",
   CLOCK_CALLS: "apps that were granted the clock",
+  PROCESS_CALLS: "an app's process, which also has to start",
+  PROCESS_ARGUMENTS: "an app's process, with some arguments",
+  PROCESS_NET_CALLS: "an app's process that was granted the network",
 };
 
 /** Workloads that are named of those that made a call. */
@@ -437,6 +443,8 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
         [reason, evidence(call, all)].filter((part) => part !== undefined).join(". ")
       }`,
     );
+  const toTiles = (call: string) =>
+    policy.allowed.get(call)?.some((list) => !list.startsWith("PROCESS_")) ?? false;
   const later = (call: string) =>
     Object.values(all).some(({ calls }) => calls[call]?.later ?? calls[call]?.threads);
   const section = (title: string, text: string, lines: string[]) =>
@@ -458,7 +466,9 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     ...Object.entries(LISTS).map(([list, says]) =>
       section(
         `Besides, to ${says}`,
-        `\`${list}\` in \`ffi/tile.c\`.`,
+        list === "PROCESS_ARGUMENTS"
+          ? "`make_process_policy` in `ffi/policy.h`."
+          : `\`${list}\` in \`ffi/policy.h\`.`,
         allowed.filter((call) => policy.allowed.get(call)!.includes(list) && !every(call))
           .map((call) => line(call, REASONS[call])),
       )
@@ -470,10 +480,17 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       [...policy.expected].map(([call, error]) => line(call, `${error}; ${EXPECTED[call]}`)),
     ),
     section(
+      "Refused to an app's process as a matter of course",
+      "`PROCESS_EXPECTED` in `ffi/policy.h`: answered with this error and not counted.",
+      [...policy.expectedOfProcesses].map(([call, error]) =>
+        item(`**${call}**: ${error}; ${EXPECTED_OF_PROCESSES[call]}`)
+      ),
+    ),
+    section(
       "Refused",
       "Counted and named in the log, and made by one workload at least: of code that does what a tile may " +
         "not, or asks for what it could do without.",
-      calls.filter((call) => later(call) && !policy.allowed.has(call) && !policy.expected.has(call))
+      calls.filter((call) => later(call) && !toTiles(call) && !policy.expected.has(call))
         .map((call) => line(call)),
     ),
     section(
@@ -501,7 +518,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
 
 const INTRODUCTION = `# System calls
 
-Which system calls code in a tile makes, which of them the filter in \`ffi/tile.c\` allows and why, and
+Which system calls code in a tile makes, which of them the filter in \`ffi/policy.h\` allows and why, and
 what follows where one is refused. \`scripts/syscalls\` writes this file; a test holds it and the policy
 together, and looks whether a short run makes a call that does not stand here.
 
@@ -536,7 +553,7 @@ if (import.meta.main) {
   } else {
     const variants = Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS);
     for (const name of variants) if (name !== "nothing") await record(name);
-    const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/tile.c`));
+    const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/policy.h`));
     await Deno.writeTextFile(DOCUMENT, await formatted(documentText(kept(), policy), "md"));
   }
 }

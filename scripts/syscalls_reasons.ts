@@ -1,5 +1,5 @@
 /**
- * Why each call that `ffi/tile.c` allows is allowed, and why each that it refuses without counting may
+ * Why each call that `ffi/policy.h` allows is allowed, and why each that it refuses without counting may
  * be refused. A test holds this and the policy together; `docs/system_calls.md` is made from it.
  */
 
@@ -15,8 +15,48 @@ export const EXPECTED: { readonly [call: string]: string } = {
   unlinkat: "as unlink, on aarch64",
 };
 
+/** The same, of those of an app's process. */
+export const EXPECTED_OF_PROCESSES: { readonly [call: string]: string } = {
+  clone3: "its flags stand in memory, which a filter cannot read; libc goes on with clone",
+  io_uring_setup: "its calls pass no filter; whoever looks for it does without",
+  openat2: "its flags stand in memory; libc goes on with openat",
+  mkdir: "Deno makes the folder of its caches, which must not exist, and goes on without",
+  mkdirat: "as mkdir, on aarch64",
+  unlink: "Deno clears its caches, which do not exist",
+  unlinkat: "as unlink, on aarch64",
+};
+
 /** Of calls that are allowed. */
 export const REASONS: { readonly [call: string]: string } = {
+  // The start of an app's process
+  execve: "the process executes Deno; seal.c forbids it before Deno's main",
+  seccomp: "seal.c, which adds that filter and forbids any other",
+  arch_prctl: "libc sets the register of a thread's own data as a program starts",
+  set_tid_address: "libc, as a program starts",
+  prlimit64: "limits of the process itself, which can only fall; V8 asks for the size of the stack",
+  // An app's process alone: its descriptors are its own
+  readv: "reading into several buffers, as a library may",
+  writev:
+    "last words of Rust and libc: of a tile the observer writes them in its place, and those of an " +
+    "app's process go to the pipe of its words",
+  faccessat: "access on aarch64",
+  epoll_create1: "an event loop for each isolate",
+  eventfd2: "by which an event loop is woken",
+  pipe2: "a pipe within the process, as a library may",
+  socketpair: "AF_UNIX alone: by which tokio's handler of signals wakes its loop",
+  kill: "SIGABRT to the process itself",
+  uname: "Deno.osRelease and the like, which a permission guards",
+  umask: "Deno.umask, which panics when it is refused",
+  getpriority: "process and os modules of Node",
+  geteuid: "libraries ask who they are",
+  getgid: "libraries ask who they are",
+  getegid: "libraries ask who they are",
+  // The network, where an app was granted it
+  socket:
+    "AF_INET and AF_INET6; AF_NETLINK, by which libc sorts addresses; not AF_UNIX, the host's services",
+  connect: "TCP, and the peer of a UDP socket",
+  bind: "a port",
+  listen: "a port of TCP",
   // Memory
   brk: "malloc in the main arena",
   madvise:
@@ -75,7 +115,6 @@ export const REASONS: { readonly [call: string]: string } = {
   tgkill: "SIGABRT to this process: abort; without it the end is a SIGSEGV without a reason",
   // Descriptors
   read: "eventfds: being woken",
-  writev: "last words of glibc, which the observer writes in the tile's place",
   write:
     "eventfds: waking another; what goes to stdout and stderr the observer writes in the tile's name, " +
     "so that the last words of V8, Rust and libc reach the log",
@@ -96,14 +135,16 @@ export const REASONS: { readonly [call: string]: string } = {
   sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
   // Of net tiles and the netlink tile, on their own descriptors
   getsockopt: "XDP_STATISTICS",
-  recvfrom: "kicks of AF_XDP's fill ring; the status tile reads requests",
+  recvfrom:
+    "kicks of AF_XDP's fill ring; the status tile reads requests; in an app's process Deno's thread for " +
+    "signals reads what woke it",
   recvmmsg: "kernel sockets in batches; events of rtnetlink",
   recvmsg: "events of rtnetlink",
   sendmmsg: "kernel sockets in batches",
   sendmsg: "requests to rtnetlink",
   sendto:
     "kicks of AF_XDP's transmit ring; requests to rtnetlink; the status tile answers, without an address, " +
-    "by which a UDP socket sends nothing",
+    "by which a UDP socket sends nothing; so an app's process wakes that thread",
   // Of the status tile, for who connects
   accept4: "takes a connection",
   epoll_ctl: "has the event loop wait for it",

@@ -1331,6 +1331,9 @@ export const MUTANTS: readonly Mutant[] = [
       from: "prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);",
       to: ";",
     },
+  ]),
+
+  ...mutantsOf("ffi/policy.h", ["unit/ffi_tile_test"], [
     {
       name: "confinement: files may be mapped",
       in: "allow_anonymous_mmap",
@@ -1370,14 +1373,14 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "region: its descriptors stay open",
       in: "openRegions",
-      from: "fds.forEach((fd) => symbols.close(fd));",
-      to: "void symbols.close;",
+      from: "symbols.close(writable);",
+      to: "",
     },
     {
       name: "region: readers may write",
       in: "openRegions",
-      from: "map(fds[1], bytes, PROT_READ, tried)",
-      to: "map(fds[0], bytes, PROT_READ | PROT_WRITE, tried)",
+      from: "map(readOnly, bytes, PROT_READ, tried)",
+      to: "map(writable, bytes, PROT_READ | PROT_WRITE, tried)",
     },
   ]),
 ];

@@ -6,7 +6,7 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 
-const NAMES: LibraryName[] = ["host", "netlink", "region", "tile", "udp", "xsk"];
+const NAMES: LibraryName[] = ["host", "netlink", "process", "region", "tile", "udp", "xsk"];
 
 function run(program: string, ...args: string[]): string {
   const { stdout } = new Deno.Command(program, { args }).outputSync();
@@ -28,12 +28,16 @@ for (const name of NAMES) {
   });
 }
 
-Deno.test("the C, the XDP program and the headers fit in 1,800 lines", async () => {
+Deno.test("libtegula_seal.so, which is preloaded, exports nothing", () => {
+  equal(run("nm", "-D", "--defined-only", libraryPath("seal")), "");
+});
+
+Deno.test("the C, the XDP program and the headers fit in 2,700 lines", async () => {
   const folder = new URL("../../ffi/", import.meta.url);
   let lines = 0;
   for await (const { name } of Deno.readDir(folder)) {
     if (!/\.[ch]$/.test(name)) continue;
     lines += (await Deno.readTextFile(new URL(name, folder))).split("\n").length - 1;
   }
-  ok(lines > 0 && lines <= 1800, `${lines} lines`);
+  ok(lines > 0 && lines <= 2700, `${lines} lines`);
 });

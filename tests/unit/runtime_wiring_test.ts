@@ -16,7 +16,6 @@ function given(...names: string[]): { umems: string[]; payloads: string[] }[] {
       buffers.set(view.buffer, name);
       return { writer: view, reader: view };
     },
-    mapShared: () => assert.fail("nothing is mapped here"),
   };
   let eventfd = 100;
   const apps = names.map((name, i) => {

@@ -17,9 +17,9 @@ import {
   readPolicy,
   WHO,
 } from "../../scripts/syscalls.ts";
-import { EXPECTED, REASONS } from "../../scripts/syscalls_reasons.ts";
+import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "../../scripts/syscalls_reasons.ts";
 
-const SOURCE = fileURLToPath(new URL("../../ffi/tile.c", import.meta.url));
+const SOURCE = fileURLToPath(new URL("../../ffi/policy.h", import.meta.url));
 const POLICY = readPolicy(Deno.readTextFileSync(SOURCE));
 const TEXT = Deno.readTextFileSync(DOCUMENT);
 /** How the quick workloads end that do not end well. */
@@ -29,12 +29,16 @@ const ENDS: { readonly [name: string]: string } = {
 };
 
 Deno.test("every call that the policy names has a reason, and every reason its call", () => {
-  ok(POLICY.allowed.size > 80, `${POLICY.allowed.size} calls were read from ffi/tile.c`);
+  ok(POLICY.allowed.size > 80, `${POLICY.allowed.size} calls were read from ffi/policy.h`);
   deepEqual(Object.keys(REASONS).sort(), [...POLICY.allowed.keys()].sort());
   deepEqual(Object.keys(EXPECTED).sort(), [...POLICY.expected.keys()].sort());
+  deepEqual(
+    Object.keys(EXPECTED_OF_PROCESSES).sort(),
+    [...POLICY.expectedOfProcesses.keys()].sort(),
+  );
 });
 
-Deno.test("docs/system_calls.md says what was seen, and what ffi/tile.c does", async () => {
+Deno.test("docs/system_calls.md says what was seen, and what ffi/policy.h does", async () => {
   const text = await formatted(documentText(kept(), POLICY), "md");
   equal(TEXT, text, "`scripts/syscalls nothing` writes it anew");
 });

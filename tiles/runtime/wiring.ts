@@ -51,7 +51,7 @@ export interface PortSocket {
 
 /** What the wiring follows from. */
 export interface WiringOptions {
-  readonly regions: Regions;
+  readonly regions: Pick<Regions, "create">;
   readonly host: Host;
   readonly plan: plan.TilePlan;
   readonly apps: readonly AppPlan[];

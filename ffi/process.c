@@ -1,0 +1,520 @@
+/*
+ * Starts a program in a process that is confined before exec (process.ts): walls that stand before the
+ * program's first instruction stand for every thread that it will ever have. In order, in the child:
+ *
+ *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
+ *      they are; else within a user namespace; where the system refuses both, without.
+ *   2. A session of its own. Descriptors: 0 is /dev/null, 1 and 2 are a pipe, 3 is the channel, given
+ *      ones follow in order; all others are closed. All signals blocked but those of a thread's own
+ *      faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one way to end it.
+ *   3. Limits: no core, no locked memory, no message queues, descriptors, threads (where the count is
+ *      its own), data.
+ *   4. The bounding set dropped, user and groups of its own where allowed, no capability, death with
+ *      the thread that called (it has to stay), no new privileges.
+ *   5. Landlock: files by list, no TCP (unless granted), no signal and no abstract socket outside.
+ *   6. The filter of policy.h. Its listener goes to the caller, whose observer (tile.c) answers.
+ *   7. execve. The preloaded seal.c then forbids execve, and the call by which the listener went.
+ *
+ * Where the system has no way to build a wall, the child starts without and the caller is told which is
+ * missing. Any other failure ends the child, and the caller is told the step.
+ *
+ * The caller has many threads, so between clone and execve there are system calls alone: no malloc, no
+ * lock, no stdio. What can be prepared is prepared before.
+ */
+#define _GNU_SOURCE
+#include <linux/capability.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include "native.h"
+#include "policy.h"
+
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x00001000
+#endif
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+#define START_SECONDS 10
+#define SPARE_DESCRIPTORS 48 /* beside the given ones: Deno has 20 with one worker, 8 more with each */
+#define LEAST_DESCRIPTORS 64
+#define ISOLATED (CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWCGROUP)
+
+/* A thread's own (signal(7)), which no process can do without; as in tile.ts. */
+static const int OWN_SIGNALS[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS };
+
+/* Walls that may be missing; as WALLS in process.ts. */
+enum wall {
+	WALL_NETWORK = 1, /* namespaces */
+	WALL_PROCESSES = 2,
+	WALL_IPC = 4, /* with UTS and cgroup */
+	WALL_USER = 8, /* a user of its own */
+	WALL_THREADS = 16, /* RLIMIT_NPROC */
+	WALL_FILES = 32, /* landlock */
+	WALL_TCP = 64,
+	WALL_SCOPES = 128,
+	WALL_OBSERVER = 256, /* refused calls are refused, but nobody counts them */
+};
+
+/* Steps that may fail; as STEPS in process.ts. */
+enum step { PREPARE, GRANT, CLONE, USER_NAMESPACE, DESCRIPTORS, LIMITS, USER, PRIVILEGES, LANDLOCK, FILTER, EXEC, START };
+
+/* What is wanted; as in process.ts. */
+struct order {
+	int32_t grants; /* of policy.h */
+	int32_t uid, gid; /* where the caller may choose */
+	int32_t threads;
+	int32_t data_mib;
+	int32_t count;
+	int32_t fds[];
+};
+
+/* What the caller gets; as in process.ts. */
+struct started {
+	int32_t pid, pidfd;
+	int32_t channel; /* SOCK_SEQPACKET, not blocking, as the child's end, which is its descriptor 3 */
+	int32_t words; /* what the child writes to 1 and 2, not blocking */
+	int32_t listener; /* or -1 */
+	int32_t missing; /* of WALL_* */
+	int32_t step; /* where it failed */
+};
+
+/* What the child says of itself before execve. */
+struct report {
+	int32_t step, error, missing;
+};
+
+/* What is prepared for the child. */
+struct plan {
+	const struct order *order;
+	char **argv, **envp;
+	char uid_map[40], gid_map[40];
+	int null, words, channel, setup, ruleset;
+	int missing, user_namespace;
+};
+
+/* Reads the lists of a blob of strings: each list ends by an empty string. The next list, or NULL. */
+static char *next_list(char *at, char **list, size_t most)
+{
+	size_t count = 0;
+
+	while (*at && count + 1 < most) {
+		list[count++] = at;
+		at += strlen(at) + 1;
+	}
+	list[count] = NULL;
+	return *at ? NULL : at + 1;
+}
+
+/* Accesses that landlock knows of what is no folder. */
+#define OF_FILES                                                                            \
+	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
+	 LANDLOCK_ACCESS_FS_TRUNCATE)
+#define TO_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
+#define TO_EXECUTE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE)
+#define TO_WRITE                                                                            \
+	(LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_MAKE_REG | \
+	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
+	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
+
+/* Allows `access` of what is at `path`, and below. 0, or -errno. */
+static int allow_path(int ruleset, uint64_t access, const char *path)
+{
+	struct landlock_path_beneath_attr rule = { .allowed_access = access };
+	struct stat status;
+	int error;
+
+	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
+	if (rule.parent_fd < 0)
+		return -errno;
+	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
+		rule.allowed_access &= OF_FILES;
+	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
+	close(rule.parent_fd);
+	return error;
+}
+
+/* Makes the ruleset of the child from its three lists. Its descriptor, -1 where there is no landlock, or -errno. */
+static int make_rules(struct plan *plan, char **execute, char **read, char **write)
+{
+	struct {
+		uint64_t access;
+		char **paths;
+	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
+	int error, net = plan->order->grants & GRANT_NET;
+	uint64_t files = 0;
+	long version;
+	int ruleset = make_ruleset(!net, 1, &files, &version);
+
+	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
+		plan->missing |= WALL_FILES | WALL_TCP | WALL_SCOPES;
+		return -1;
+	}
+	if (ruleset < 0)
+		return ruleset;
+	if (!net && version < 4)
+		plan->missing |= WALL_TCP;
+#ifdef LANDLOCK_SCOPE_SIGNAL
+	if (version < 6)
+#endif
+		plan->missing |= WALL_SCOPES;
+	for (size_t i = 0; i < COUNT(lists); i++) {
+		for (char **path = lists[i].paths; *path; path++) {
+			error = allow_path(ruleset, lists[i].access & files, *path);
+			if (error < 0) {
+				close(ruleset);
+				return error;
+			}
+		}
+	}
+	return ruleset;
+}
+
+/* Writes the whole of `text` into `path`. 0, or -errno. */
+static int write_file(const char *path, const char *text)
+{
+	int error = 0, fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		error = -errno;
+	close(fd);
+	return error;
+}
+
+/* Says to the caller how far the child is, with the filter's listener, and ends where that is an error. */
+static void report(int setup, enum step step, int error, int missing, int listener)
+{
+	struct report said = { (int32_t)step, error, missing };
+	struct iovec part = { &said, sizeof(said) };
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (listener >= 0) {
+		control.header = (struct cmsghdr){ CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+		memcpy(CMSG_DATA(&control.header), &listener, sizeof(int));
+		message.msg_control = &control;
+		message.msg_controllen = sizeof(control);
+	}
+	/* write: the filter lets nothing but the listener go by sendmsg. */
+	if ((listener >= 0 ? sendmsg(setup, &message, MSG_NOSIGNAL) : write(setup, &said, sizeof(said))) < 0 || error < 0)
+		syscall(SYS_exit_group, 127);
+}
+
+static int limit(int resource, rlim_t value)
+{
+	struct rlimit both = { value, value }, old;
+
+	if (getrlimit((__rlimit_resource_t)resource, &old) == 0 && old.rlim_max < value)
+		both = (struct rlimit){ old.rlim_max, old.rlim_max };
+	return result(setrlimit((__rlimit_resource_t)resource, &both));
+}
+
+/*
+ * Puts the descriptors in their places: first all of them above the places, then each into its own.
+ * Those that the child still needs itself come last, and close on exec. 0, or -errno.
+ */
+static int place_descriptors(struct plan *plan)
+{
+	const struct order *order = plan->order;
+	int places = 4 + order->count, room = places + 2;
+	const int32_t first[4] = { plan->null, plan->words, plan->words, plan->channel };
+	int from[places + 2];
+
+	memset(from, 0, sizeof(from));
+	for (int i = 0; i < places + 2; i++) {
+		int fd = i < 4 ? first[i] : i < places ? order->fds[i - 4] : i == places ? plan->setup : plan->ruleset;
+
+		from[i] = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, room);
+		if (fd >= 0 && from[i] < 0)
+			return -errno;
+	}
+	for (int i = 0; i < places + 2; i++)
+		if (from[i] >= 0 && dup3(from[i], i, i < places ? 0 : O_CLOEXEC) < 0)
+			return -errno;
+	plan->setup = places;
+	plan->ruleset = from[places + 1] < 0 ? -1 : places + 1;
+	return result(syscall(SYS_close_range, (unsigned)(places + (plan->ruleset < 0 ? 1 : 2)), ~0U, 0));
+}
+
+/* A user and groups of its own. 0, also where that is not allowed, or -errno. */
+static int become_another(struct plan *plan)
+{
+	const struct order *order = plan->order;
+
+	for (int capability = 0; capability < 64; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+			break; /* past the last one; or not allowed, and no_new_privs has to do */
+	if (plan->user_namespace)
+		return 0; /* it is the other user by its map, and this one to everybody else */
+	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->gid, order->gid, order->gid) < 0 ||
+	    syscall(SYS_setresuid, order->uid, order->uid, order->uid) < 0)
+		return errno == EPERM ? 0 : -errno;
+	plan->missing &= ~WALL_USER;
+	return 0;
+}
+
+/* Whether the caller still has its end of the socket; 0, or -ESRCH. Its number says nothing across namespaces. */
+static int has_caller(int setup)
+{
+	struct pollfd end = { .fd = setup };
+
+	return poll(&end, 1, 0) > 0 && end.revents & POLLHUP ? -ESRCH : 0;
+}
+
+/* From clone to execve. */
+static _Noreturn void child(struct plan *plan)
+{
+	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
+	const struct order *order = plan->order;
+	const rlim_t descriptors = (rlim_t)order->count + 4 + SPARE_DESCRIPTORS;
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { 0 };
+	int error = 0, listener;
+
+	if (plan->user_namespace) {
+		write_file("/proc/self/setgroups", "deny"); /* not there before Linux 3.19 */
+		error = write_file("/proc/self/uid_map", plan->uid_map);
+		if (!error)
+			error = write_file("/proc/self/gid_map", plan->gid_map);
+		if (error)
+			report(plan->setup, USER_NAMESPACE, error, 0, -1);
+	}
+	/* A parent's session may have a terminal, by which it could send signals. */
+	setsid();
+	error = chdir("/") < 0 ? -errno : place_descriptors(plan);
+	if (error)
+		report(plan->setup, DESCRIPTORS, error, 0, -1);
+
+	error = become_another(plan);
+	if (error)
+		report(plan->setup, USER, error, 0, -1);
+	if (!error)
+		error = limit(RLIMIT_CORE, 0);
+	if (!error)
+		error = limit(RLIMIT_NOFILE, descriptors > LEAST_DESCRIPTORS ? descriptors : LEAST_DESCRIPTORS);
+	if (!error)
+		error = limit(RLIMIT_MEMLOCK, 0);
+	if (!error)
+		error = limit(RLIMIT_MSGQUEUE, 0);
+	if (!error && order->data_mib > 0)
+		error = limit(RLIMIT_DATA, (rlim_t)order->data_mib << 20);
+	/* The kernel counts threads by user, in the user namespace: with the caller's it would count theirs. */
+	if (!error && (plan->user_namespace || !(plan->missing & WALL_USER)))
+		error = limit(RLIMIT_NPROC, (rlim_t)order->threads);
+	else
+		plan->missing |= WALL_THREADS;
+	if (error)
+		report(plan->setup, LIMITS, error, 0, -1);
+
+	if (syscall(SYS_capset, &header, none) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		report(plan->setup, PRIVILEGES, -errno, 0, -1);
+	if (has_caller(plan->setup) < 0) /* it ended before that could kill this one */
+		syscall(SYS_exit_group, 127);
+
+	if (plan->ruleset >= 0) {
+		/* Deno reads it for the bounds of its stack, and panics without while it prints some errors. */
+		error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps");
+		if (!error) /* Deno.memoryUsage() */
+			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm");
+		if (!error)
+			error = result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0));
+		if (error)
+			report(plan->setup, LANDLOCK, error, 0, -1);
+		close(plan->ruleset);
+	}
+
+	policy.refuse = SECCOMP_RET_USER_NOTIF;
+	make_process_policy(&policy, order->grants, plan->setup);
+	listener = install(&policy);
+	if (listener <= 0) {
+		plan->missing |= WALL_OBSERVER;
+		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
+		make_process_policy(&policy, order->grants, plan->setup);
+		error = install(&policy);
+		listener = -1;
+	}
+	report(plan->setup, FILTER, error, plan->missing, listener);
+	execve(plan->argv[0], plan->argv + 1, plan->envp);
+	report(plan->setup, EXEC, -errno, 0, -1);
+	__builtin_unreachable();
+}
+
+/* Receives what the child says of itself. Bytes, 0 when it executes the program, or -errno. */
+static int hear(int setup, struct report *said, int *listener)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec part = { said, sizeof(*said) };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	ssize_t count = recvmsg(setup, &message, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *header = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+	if (header && header->cmsg_type == SCM_RIGHTS)
+		memcpy(listener, CMSG_DATA(header), sizeof(int));
+	return result(count);
+}
+
+/* Clones with the namespaces `flags`, and waits for the child to execute. 0, or -errno. */
+static int start(struct plan *plan, unsigned long flags, struct started *out)
+{
+	const struct timeval patience = { .tv_sec = START_SECONDS };
+	struct report said = { 0 };
+	siginfo_t unused;
+	int pair[2], error, pidfd = -1;
+	sigset_t all, faults, before;
+	long pid;
+
+	out->step = PREPARE;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	plan->setup = pair[1];
+	plan->user_namespace = (flags & CLONE_NEWUSER) != 0;
+	sigfillset(&all);
+	faults = all;
+	for (size_t i = 0; i < COUNT(OWN_SIGNALS); i++)
+		sigdelset(&faults, OWN_SIGNALS[i]);
+	out->step = CLONE;
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of the caller's runs in the child */
+	pid = syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
+	if (pid == 0) {
+		struct sigaction action = { .sa_handler = SIG_DFL };
+
+		for (int signal = 1; signal <= SIGSYS; signal++)
+			sigaction(signal, &action, NULL);
+		sigprocmask(SIG_SETMASK, &faults, NULL);
+		child(plan);
+	}
+	error = result(pid);
+	close(pair[1]);
+	if (error < 0)
+		goto out;
+	out->pid = (int32_t)pid;
+	out->pidfd = pidfd;
+	error = hear(pair[0], &said, &out->listener);
+	if (error > 0 && said.step == FILTER && !said.error) {
+		out->missing = said.missing;
+		error = hear(pair[0], &said, &out->listener); /* 0: the socket closed as it executed */
+	}
+	if (error == 0 && said.step != FILTER) {
+		out->step = START; /* it was killed before it could say why */
+		error = -ECHILD;
+	} else if (error) {
+		out->step = error < 0 ? START : said.step;
+		error = error < 0 ? error : said.error;
+	}
+	if (error) {
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+		waitid((idtype_t)P_PIDFD, (id_t)pidfd, &unused, WEXITED);
+		close(pidfd);
+		if (out->listener >= 0)
+			close(out->listener);
+		out->listener = -1;
+	}
+out:
+	close(pair[0]);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
+}
+
+/*
+ * Starts a program as `order` says. `strings` are six lists: the program's path and its arguments, from
+ * argv[0] on; the environment; and what may be executed, read and written, for landlock. The caller
+ * closes what is in `out`. It is to be called by a thread that stays: the child dies with it. 0, or
+ * -errno with `out->step`.
+ */
+EXPORT int tegula_process_start(char *strings, uint32_t size, const struct order *order, struct started *out)
+{
+	struct plan plan = { .order = order, .null = -1, .words = -1, .channel = -1, .ruleset = -1 };
+	int words[2] = { -1, -1 }, channel[2] = { -1, -1 }, net = order->grants & GRANT_NET;
+	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
+	/* No list has more strings than there are bytes. */
+	char **lists = calloc(5 * ((size_t)size / 2 + 2), sizeof(*lists)), **list[5];
+	int error;
+
+	*out = (struct started){ .listener = -1, .step = PREPARE };
+	if (!lists)
+		return -ENOMEM;
+	for (size_t i = 0; i < COUNT(list) && strings; i++) {
+		list[i] = lists + i * ((size_t)size / 2 + 2);
+		strings = next_list(strings, list[i], (size_t)size / 2 + 2);
+	}
+	if (!strings) {
+		free(lists);
+		return -EINVAL;
+	}
+	plan.argv = list[0];
+	plan.envp = list[1];
+	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
+	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->gid, (unsigned)getegid());
+	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (plan.null < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0 ||
+	    fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 || fcntl(channel[1], F_SETFL, O_NONBLOCK) < 0) {
+		error = -errno;
+		goto out;
+	}
+	plan.words = words[1];
+	plan.channel = channel[1];
+	out->step = GRANT;
+	error = plan.ruleset = make_rules(&plan, list[2], list[3], list[4]);
+	if (error < -1)
+		goto out;
+
+	plan.missing |= WALL_USER;
+	error = start(&plan, flags, out);
+	if (error && (out->step == CLONE || out->step == USER_NAMESPACE))
+		error = start(&plan, flags | CLONE_NEWUSER, out);
+	if (error && (out->step == CLONE || out->step == USER_NAMESPACE)) {
+		plan.missing |= WALL_PROCESSES | WALL_IPC | (net ? 0 : WALL_NETWORK);
+		error = start(&plan, 0, out);
+	}
+	out->channel = channel[0];
+	out->words = words[0];
+out:
+	free(lists);
+	close(plan.null);
+	close(words[1]);
+	close(channel[1]);
+	if (plan.ruleset >= 0)
+		close(plan.ruleset);
+	if (error) {
+		close(words[0]);
+		close(channel[0]);
+	}
+	return error;
+}
+
+/* 1 when the process has ended, with its status or signal in `how`, and is reaped; 0 when not; or -errno. */
+EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
+{
+	siginfo_t info = { 0 };
+
+	if (waitid((idtype_t)P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0)
+		return -errno;
+	how[0] = info.si_code == CLD_EXITED ? info.si_status : 0;
+	how[1] = info.si_code == CLD_EXITED ? 0 : info.si_status;
+	return info.si_pid != 0;
+}
+
+/* Ends the process. 0, or -errno; ESRCH when it has been reaped. */
+EXPORT int tegula_process_kill(int pidfd)
+{
+	return result(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0));
+}

@@ -1,0 +1,316 @@
+/**
+ * Processes of Deno that are confined before their first instruction, for what is not trusted: apps.
+ * `process.c` lists the walls in the order in which they are built; `policy.h` has the system calls.
+ *
+ * The child is the same Deno as the caller. It finds its descriptors in place (`FIRST_DESCRIPTOR`), and
+ * talks to the caller over a channel of messages (`openChannel`, at both ends). What it writes to
+ * standard output and error comes by a pipe, and what it is refused by a listener: both belong to the
+ * observer (`tile.ts`), which gives them the app's name.
+ *
+ * The child dies with the *thread* that started it: start processes from main. A worker in it is under
+ * the same walls and does not confine itself: the filter forbids another. Deno, its libraries and what is
+ * in `read` have to be readable by the child's user.
+ *
+ *     observer.start(counters); // once in a process
+ *     const child = processes.start({
+ *       name: "echo",
+ *       args: [...RUN_FLAGS, `--allow-read=${folder}`, `--allow-ffi=${library}`, `${folder}/app.js`],
+ *       descriptors: [own.writable, theirs.readOnly, eventfd], // 4, 5 and 6 there
+ *       read: [folder, library],
+ *       memoryMib: 256,
+ *       isolates: 2, // with one worker
+ *     });
+ *     for (const wall of child.missing) console.warn(`echo: ${wall}`);
+ *     observer.hear({ name: "echo", slot, listener: child.listener, words: child.words });
+ *     const channel = openChannel(libraryPath("tile"), child.channel);
+ *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
+ *
+ * `hear` comes at once after `start`: until then the child waits in the first call that it is refused.
+ * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
+ */
+
+import { checked, SystemError } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
+
+/** The child's end of the channel. */
+export const CHANNEL_DESCRIPTOR = 3;
+/** Where the child finds the first of the descriptors that it is given; the others follow. */
+export const FIRST_DESCRIPTOR = 4;
+
+/** What starts a script without looking for anything but its files; permissions and the script follow. */
+export const RUN_FLAGS: readonly string[] = [
+  "run",
+  "--no-prompt",
+  "--cached-only",
+  "--no-config",
+  "--no-lock",
+  "--no-npm",
+  "--no-remote",
+  "--no-check",
+  "--no-code-cache",
+  "--unstable-worker-options",
+];
+
+/**
+ * What the kernel counts as data of each isolate before it uses any, in MiB: V8 reserves it. Measured as
+ * VmData without RssAnon with Deno 2.9.6, threads' stacks included: 531, 1,048 and 2,088 of 1, 2 and 4.
+ */
+const RESERVED_MIB = 530;
+
+/** Walls by the bit that says it is missing, and what that means. As `enum wall` in `process.c`. */
+const WALLS = [
+  [1, "it is in the host's network namespace"],
+  [2, "it is in the host's PID namespace"],
+  [4, "it is in the host's IPC, UTS and cgroup namespaces"],
+  [8, "it has the user of the process that started it"],
+  [16, "its threads are not limited"],
+  [32, "landlock does not bound its files"],
+  [64, "landlock does not keep it from TCP"],
+  [128, "landlock does not keep it from others' signals and abstract sockets"],
+  [256, "nobody counts what it is refused"],
+] as const;
+
+/** What the child was doing when it failed. As `enum step` in `process.c`. */
+const STEPS = [
+  "prepare pipes and sockets",
+  "grant its files",
+  "clone",
+  "map a user namespace",
+  "put its descriptors in place",
+  "set its limits",
+  "change to its user",
+  "give up privileges",
+  "restrict its files",
+  "install its filter",
+  "execute Deno",
+  "see it execute Deno",
+] as const;
+
+/** What a process is started with. */
+export interface ProcessOptions {
+  /** What the log calls it. */
+  readonly name: string;
+  /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None is empty. */
+  readonly args: readonly string[];
+  /** Its environment, besides what keeps Deno from looking around: HOME, DENO_DIR and PATH lead nowhere. */
+  readonly env?: { readonly [name: string]: string };
+  /** The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. */
+  readonly descriptors?: readonly number[];
+  /** Absolute paths of files and folders that exist, which the kernel lets it read. */
+  readonly read?: readonly string[];
+  /** The same, to write and, in folders, to make and to remove. */
+  readonly write?: readonly string[];
+  /** Leave it in the caller's network namespace, with sockets of IP. */
+  readonly net?: boolean;
+  /** Let it ask how exact the host's clock is (adjtimex). */
+  readonly clock?: boolean;
+  /**
+   * Its user and group, where the caller may choose (default 65534). Threads are counted by user, so
+   * give each process its own.
+   */
+  readonly uid?: number;
+  readonly gid?: number;
+  /** Most threads (default 64). */
+  readonly threads?: number;
+  /**
+   * Bounds what it allocates beside what V8 reserves for `isolates` (default 1; a worker is one more).
+   * Coarse: beyond it an allocation fails, and V8 ends the process. Without, there is no bound.
+   */
+  readonly memoryMib?: number;
+  readonly isolates?: number;
+}
+
+/** How a process ended: by itself with `status`, or by `signal`, the other being 0. */
+export interface Ending {
+  readonly status: number;
+  readonly signal: number;
+}
+
+/** A process that was started. */
+export interface ConfinedProcess {
+  readonly pid: number;
+  /** Readable when it has ended; for poll(2). */
+  readonly pidfd: number;
+  /** The caller's end of the channel, for `openChannel`. */
+  readonly channel: number;
+  /** What it writes, and the listener of its filter or -1: for `Observer.hear`, which takes both. */
+  readonly words: number;
+  readonly listener: number;
+  /** Walls that the system has no way to build here, one clause each: "it is in the host's …". */
+  readonly missing: readonly string[];
+  /** Looks whether it has ended, without waiting, and reaps it. Null when not. Throws SystemError. */
+  wait(): Ending | null;
+  /** Ends it; nothing when it has ended already. Throws SystemError. */
+  kill(): void;
+  /** Closes `pidfd` and `channel`, once it is reaped. */
+  close(): void;
+}
+
+/** Starts processes. */
+export interface Processes {
+  /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
+  start(options: ProcessOptions): ConfinedProcess;
+}
+
+/** An end of a channel: whole messages, in order, of at most `MESSAGE_BYTES`. */
+export interface Channel {
+  /**
+   * The next message, or null where there is none now, or undefined when the other end is closed. The
+   * bytes are valid until the next call. Descriptors that the other end sends are not received.
+   */
+  receive(): Uint8Array<ArrayBuffer> | null | undefined;
+  /**
+   * Whether the message went: not where the other end has not read the last ones, or is closed. Never
+   * waits.
+   */
+  send(message: Uint8Array<ArrayBuffer>): boolean;
+}
+
+/** The longest message of a channel. */
+export const MESSAGE_BYTES = 65_536;
+
+const POLLIN = 1;
+const POLLOUT = 4;
+const ENOENT = 2;
+const ESRCH = 3;
+
+/** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
+function ownFiles(): { readonly execute: readonly string[]; readonly read: readonly string[] } {
+  const maps = Deno.readTextFileSync("/proc/self/maps");
+  const mapped = new Set(Array.from(maps.matchAll(/ (\/.*)$/gm), ([, path]) => path));
+  const named = (pattern: RegExp) => [...mapped].filter((path) => pattern.test(path));
+  const cache = "/etc/ld.so.cache";
+  return {
+    execute: [Deno.execPath(), ...named(/\/ld-[^/]*\.so[^/]*$/)],
+    read: [
+      ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
+      libraryPath("seal"),
+      ...(exists(cache) ? [cache] : []),
+    ],
+  };
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Strings as `tegula_process_start` reads them: each list ends by an empty one. */
+function lists(...all: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
+  for (const text of all.flat()) {
+    if (text === "" || text.includes("\0")) {
+      throw new TypeError(`an argument, variable or path is ${text === "" ? "empty" : "not text"}`);
+    }
+  }
+  return new TextEncoder().encode(
+    all.map((list) => list.map((text) => `${text}\0`).join("") + "\0").join(""),
+  );
+}
+
+/** Opens the library at `path`. */
+export function openProcesses(path: string): Processes {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_process_start: { parameters: ["buffer", "u32", "buffer", "buffer"], result: "i32" },
+    tegula_process_wait: { parameters: ["i32", "buffer"], result: "i32" },
+    tegula_process_kill: { parameters: ["i32"], result: "i32" },
+    // libc's
+    close: { parameters: ["i32"], result: "i32" },
+  });
+  let own: ReturnType<typeof ownFiles> | undefined;
+
+  return {
+    start({ name, args, env = {}, descriptors = [], read = [], write = [], ...options }) {
+      own ??= ownFiles();
+      for (const granted of [...read, ...write]) {
+        if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
+      }
+      const { net = false, clock = false, uid = 65534, gid = uid, threads = 64 } = options;
+      const { memoryMib, isolates = 1 } = options;
+      const variables = {
+        NO_COLOR: "1",
+        // Else Deno asks its makers for a newer one, half a second after the start.
+        DENO_NO_UPDATE_CHECK: "1",
+        ...env,
+        HOME: "/nonexistent",
+        DENO_DIR: "/nonexistent",
+        PATH: "",
+        LD_PRELOAD: libraryPath("seal"),
+        ...(net ? { TEGULA_NET: "1" } : {}),
+      };
+      const deno = Deno.execPath();
+      const strings = lists(
+        [deno, deno, ...args],
+        Object.entries(variables).map(([variable, value]) => `${variable}=${value}`),
+        own.execute,
+        [...own.read, ...read],
+        write,
+      );
+      const grants = (net ? 1 : 0) | (clock ? 2 : 0) | (write.length > 0 ? 4 : 0);
+      const data = memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB * isolates;
+      const order = Int32Array.of(
+        grants,
+        uid,
+        gid,
+        threads,
+        data,
+        descriptors.length,
+        ...descriptors,
+      );
+      const started = new Int32Array(7);
+      const error = symbols.tegula_process_start(strings, strings.length, order, started);
+      const [pid, pidfd, channel, words, listener, missing, step] = started;
+      if (error < 0) throw new SystemError(`start the process of ${name} (${STEPS[step]})`, error);
+      return {
+        pid,
+        pidfd,
+        channel,
+        words,
+        listener,
+        missing: WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says),
+        wait() {
+          const how = new Int32Array(2);
+          const ended = checked(symbols.tegula_process_wait(pidfd, how), `wait for ${name}`);
+          return ended === 0 ? null : { status: how[0], signal: how[1] };
+        },
+        kill() {
+          const error = symbols.tegula_process_kill(pidfd);
+          if (error !== -ESRCH) checked(error, `end ${name}`);
+        },
+        close() {
+          symbols.close(pidfd);
+          symbols.close(channel);
+        },
+      };
+    },
+  };
+}
+
+/** Opens an end of a channel, by any of our libraries: the functions are libc's. */
+export function openChannel(path: string, fd: number): Channel {
+  const { symbols } = Deno.dlopen(path, {
+    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+    write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  });
+  const pollSet = new Int32Array([fd, 0]);
+  const room = new Uint8Array(MESSAGE_BYTES);
+  const ready = (events: number): number => {
+    pollSet[1] = events;
+    return symbols.poll(pollSet, 1n, 0) > 0 ? pollSet[1] >>> 16 : 0;
+  };
+  return {
+    receive() {
+      if (ready(POLLIN) === 0) return null;
+      const count = Number(symbols.read(fd, room, BigInt(room.length)));
+      return count > 0 ? room.subarray(0, count) : count === 0 ? undefined : null;
+    },
+    send(message) {
+      if ((ready(POLLOUT) & POLLOUT) === 0) return false;
+      return Number(symbols.write(fd, message, BigInt(message.length))) === message.length;
+    },
+  };
+}

@@ -1,0 +1,329 @@
+/**
+ * Walls of a confined process, each tried from inside: as root, as an ordinary user, as a unit that may
+ * not make namespaces, and what the caller sees of it.
+ */
+
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import type { Outcome, Task } from "./process_host.ts";
+
+const HERE = fileURLToPath(new URL(".", import.meta.url));
+const EPERM = 1, EACCES = 13, ENOSYS = 38;
+
+/** A folder that every user can read, with all that a child loads. */
+const FOLDER = makeFolder();
+
+function makeFolder(): string {
+  const folder = Deno.makeTempDirSync({ prefix: "process-" });
+  Deno.chmodSync(folder, 0o755);
+  const source = `${HERE}process_attacks.c`;
+  run("gcc", "-shared", "-fPIC", "-O1", "-o", `${folder}/attacks.so`, source);
+  run("gcc", "-O1", "-o", `${folder}/without_namespaces`, source);
+  run("gcc", "-O1", "-DLISTENER", "-o", `${folder}/beneath_a_listener`, source);
+  Deno.copyFileSync(`${HERE}process_child.js`, `${folder}/process_child.js`);
+  Deno.copyFileSync(libraryPath("region"), `${folder}/libtegula_region.so`);
+  // Plain JavaScript, as an app's process gets it.
+  const modules = ["region", "errno", "view"].map((name) => `${ROOT}ffi/${name}.ts`);
+  run(Deno.execPath(), "transpile", "--quiet", "--outdir", folder, ...modules);
+  for (const { name } of Deno.readDirSync(`${folder}/ffi`)) {
+    const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);
+    Deno.writeTextFileSync(`${folder}/${name}`, text.replaceAll(/(from "\..*)\.ts"/g, '$1.js"'));
+  }
+  for (const { name } of Deno.readDirSync(folder)) Deno.chmodSync(`${folder}/${name}`, 0o755);
+  return folder;
+}
+
+function run(program: string, ...args: string[]): void {
+  const { success, stderr } = new Deno.Command(program, { args }).outputSync();
+  ok(success, new TextDecoder().decode(stderr));
+}
+
+/** Who starts the process, as a command that the host is an argument of. */
+const STARTERS: { readonly [name: string]: readonly string[] } = {
+  root: [],
+  user: ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"],
+  unit: [
+    ...["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs"],
+    ...["--inh-caps=-all,+net_admin,+net_raw,+bpf,+net_bind_service"],
+    ...["--ambient-caps=-all,+net_admin,+net_raw,+bpf,+net_bind_service", "--bounding-set=-all"],
+    `${FOLDER}/without_namespaces`,
+  ].filter((arg) => arg !== "--bounding-set=-all"),
+  nobody: [
+    ...["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"],
+    `${FOLDER}/without_namespaces`,
+  ],
+  beneath: [`${FOLDER}/beneath_a_listener`],
+};
+
+function command(starter: string, task: Partial<Task>): Deno.Command {
+  const argument = JSON.stringify({ folder: FOLDER, options: {}, ...task });
+  const host = [
+    ...[
+      Deno.execPath(),
+      "run",
+      "--allow-all",
+      "--no-check",
+      "--no-lock",
+      "--unstable-worker-options",
+    ],
+    ...[`${HERE}process_host.ts`, argument],
+  ];
+  const [program, ...args] = [...STARTERS[starter], ...host];
+  return new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
+}
+
+/** Has a child started by `starter` do `work`, and returns what came of it, and its words. */
+function outcome(
+  starter: string,
+  work: string,
+  task: Partial<Task> = {},
+): Outcome & { words: string } {
+  const { success, stdout, stderr } = command(starter, { work, ...task }).outputSync();
+  const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  ok(success, `${out}${words}`);
+  return { ...JSON.parse(out.trim().split("\n").at(-1)!), words };
+}
+
+const NAMESPACES = [
+  "it is in the host's network namespace",
+  "it is in the host's PID namespace",
+  "it is in the host's IPC, UTS and cgroup namespaces",
+];
+const USER = "it has the user of the process that started it";
+const OBSERVER = "nobody counts what it is refused";
+const THREADS = "its threads are not limited";
+const MISSING: { readonly [starter: string]: readonly string[] } = {
+  root: [],
+  user: [USER],
+  unit: [...NAMESPACES, USER, THREADS],
+  nobody: [...NAMESPACES, USER, THREADS],
+  beneath: [OBSERVER],
+};
+
+/** What is refused otherwise than with EPERM. */
+const OTHERWISE: { readonly [attack: string]: number } = {
+  clone3: ENOSYS,
+  io_uring_setup: ENOSYS,
+  openat2: ENOSYS,
+  "socket INET": EACCES,
+  "socket UNIX": EACCES,
+  "socket NETLINK": EACCES,
+  "open to read": EACCES,
+  "open memory": EACCES,
+  "open to write": EACCES,
+  "open a region": EACCES,
+  mkdir: EACCES,
+  unlink: EACCES,
+};
+
+for (const starter of Object.keys(STARTERS)) {
+  Deno.test(`started by ${starter}: what /proc shows, and which walls are missing`, () => {
+    const { missing, status, limits, namespaces, messages, ending, refused, firstMessageMs } =
+      outcome(
+        starter,
+        "ready",
+        { then: "kill", options: { memoryMib: 256, uid: 60123 } },
+      );
+    deepEqual(missing, MISSING[starter]);
+    deepEqual(messages, [{ ready: true }]);
+    deepEqual(ending, { status: 0, signal: 9 });
+    deepEqual(refused, {});
+    const own = !MISSING[starter].includes(NAMESPACES[0]);
+    deepEqual(namespaces, {
+      ...{ net: own, ipc: own, uts: own, pid: own, cgroup: own },
+      user: starter === "user",
+    });
+    equal(status.Uid.split(/\s+/)[0], MISSING[starter].includes(USER) ? "1000" : "60123");
+    equal(status.Groups, "");
+    for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+      equal(parseInt(status[set], 16), 0, set);
+    }
+    if (starter === "root" || starter === "user") equal(parseInt(status.CapBnd, 16), 0);
+    equal(status.NoNewPrivs, "1");
+    equal(status.Seccomp, "2");
+    const blocked = BigInt(`0x${status.SigBlk}`);
+    for (const signal of [1, 2, 10, 12, 15]) ok(blocked >> BigInt(signal - 1) & 1n, `${signal}`);
+    equal(limits["Max core file size"], "0");
+    equal(limits["Max open files"], "64");
+    equal(limits["Max locked memory"], "0");
+    equal(limits["Max msgqueue size"], "0");
+    equal(limits["Max data size"], String((256 + 530) << 20));
+    if (!MISSING[starter].includes(THREADS)) equal(limits["Max processes"], "64");
+    console.log(`started by ${starter}: first message after ${firstMessageMs.toFixed(0)} ms`);
+  });
+
+  Deno.test(`started by ${starter}: no system call opens a way out`, () => {
+    const { messages, ending, refused, words } = outcome(starter, "attack");
+    deepEqual(ending, { status: 0, signal: 0 }, words);
+    const [{ errors }] = messages;
+    ok(Object.keys(errors).length > 50, `${Object.keys(errors).length} attacks`);
+    const expected = Object.keys(errors).map((name) => [name, OTHERWISE[name] ?? EPERM]);
+    deepEqual(errors, Object.fromEntries(expected));
+    if (MISSING[starter].includes(OBSERVER)) return deepEqual(refused, {});
+    // Each is counted, but those that have an answer of their own, or that the seal refuses.
+    for (const call of ["memfd_create", "ptrace", "bpf", "mount", "socket", "ftruncate", "kill"]) {
+      ok(refused[call] > 0, `${call}: ${JSON.stringify(refused)}`);
+    }
+  });
+}
+
+Deno.test("honest code has crypto, timers, workers and its files, and is refused nothing", () => {
+  const { messages, ending, refused } = outcome("root", "honest", {
+    options: { isolates: 2, memoryMib: 256 },
+  });
+  deepEqual(messages, [{
+    honest: {
+      digest: 32,
+      worker: 2,
+      own: true,
+      file: "NotCapable",
+      command: "NotCapable",
+      connect: "NotCapable",
+      memory: true,
+      date: "1970-01-01T00:00:00.000Z",
+      random: 4,
+      path: true,
+    },
+  }]);
+  deepEqual(refused, {});
+  deepEqual(ending, { status: 0, signal: 0 });
+});
+
+Deno.test("what is granted works, and opens nothing else", async () => {
+  const folder = `${FOLDER}/own`;
+  Deno.mkdirSync(folder);
+  Deno.chmodSync(folder, 0o777);
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const echo = (async () => {
+    const connection = await listener.accept();
+    await connection.readable.pipeTo(connection.writable);
+  })();
+  const { stdout, stderr } = await command("root", {
+    work: "granted",
+    permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
+    options: {
+      net: true,
+      clock: true,
+      write: [folder],
+      env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
+    },
+  }).output();
+  const words = new TextDecoder().decode(stderr);
+  const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
+  deepEqual(messages, [{
+    granted: {
+      answer: 7,
+      datagram: 9,
+      file: "written",
+      other: "PermissionDenied",
+      clock: { adjtimex: 0 },
+      errors: {
+        "open to read": EACCES,
+        "open memory": EACCES,
+        "open to write": EACCES,
+        "open a region": EACCES,
+        openat2: ENOSYS,
+        mkdir: EACCES,
+        fork: EPERM,
+        execve: EPERM,
+        execveat: EPERM,
+        memfd_create: EPERM,
+        ptrace: EPERM,
+        "socket UNIX": EACCES,
+      },
+    },
+  }], words || undefined);
+  equal(namespaces.net, false);
+  equal(namespaces.pid, true);
+  equal(refused.ptrace, 1);
+  await echo;
+  listener.close();
+});
+
+Deno.test("regions are shared by their descriptors, and one for reading stays so", () => {
+  const { messages, written, ending } = outcome("root", "regions");
+  deepEqual(messages, [{
+    regions: {
+      read: 41,
+      seen: 41,
+      open: "SystemError",
+      load: "NotCapable",
+      errors: [EACCES, EACCES],
+    },
+  }]);
+  equal(written, 42);
+  deepEqual(ending, { status: 0, signal: 0 });
+});
+
+Deno.test("a process that spins is ended and reaped", () => {
+  const { ending, reapedMs } = outcome("root", "spin", { then: "kill" });
+  deepEqual(ending, { status: 0, signal: 9 });
+  console.log(`reaped after ${reapedMs.toFixed(1)} ms`);
+});
+
+const ENDS: { readonly [work: string]: Outcome["ending"] } = {
+  crash: { status: 0, signal: 11 },
+  exit: { status: 7, signal: 0 },
+  heap: { status: 0, signal: 5 },
+};
+for (const [work, ending] of Object.entries(ENDS)) {
+  Deno.test(`a process ends alone: ${work}`, () => {
+    deepEqual(outcome("root", work, { options: { memoryMib: 64 } }).ending, ending);
+  });
+}
+
+Deno.test("memory is bounded where it is no heap", () => {
+  const { messages } = outcome("root", "buffers", { options: { memoryMib: 256 } });
+  equal(messages[0].error, "RangeError");
+  ok(messages[0].buffers > 100 && messages[0].buffers <= 256, `${messages[0].buffers} MiB`);
+});
+
+Deno.test("what a process writes is said in its name, in bounds, without control characters", () => {
+  const { words, ending } = outcome("root", "talk");
+  const lines = words.trim().split("\n");
+  for (const line of lines) match(line, /^child: /);
+  match(lines[0], /^child: line 0\\x1b\[31m$/);
+  ok(lines.length < 500, `${lines.length} lines`);
+  deepEqual(ending, { status: 1, signal: 0 });
+});
+
+Deno.test("a process dies with the one that started it", async () => {
+  const host = command("root", { work: "ready", then: "stay" }).spawn();
+  const reader = host.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  const pid = parseInt((await reader.read()).value!);
+  ok(Deno.readTextFileSync(`/proc/${pid}/status`).includes("deno"));
+  host.kill("SIGKILL");
+  await host.status;
+  await reader.cancel();
+  await host.stderr.cancel();
+  for (let i = 0;; i++) {
+    ok(i < 10_000, "it is alive");
+    try {
+      // A zombie is dead; process 1 of this namespace reaps it.
+      if (/State:\s+Z/.test(Deno.readTextFileSync(`/proc/${pid}/status`))) break;
+    } catch {
+      break;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+});
+
+Deno.test("100 starts leave no descriptor behind", () => {
+  const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });
+  // Deno itself opens two, half a second after it was started.
+  ok(after <= before + 2, `${before} before, ${after} after`);
+});
+
+Deno.test("a start that cannot be says at which step, and leaves nothing behind", () => {
+  const { success, stderr } = command("root", {
+    work: "ready",
+    options: { descriptors: [999] },
+  }).outputSync();
+  equal(success, false);
+  match(
+    new TextDecoder().decode(stderr),
+    /cannot start the process of child \(put its descriptors in place\): EBADF, bad file descriptor/,
+  );
+});

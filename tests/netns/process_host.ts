@@ -1,0 +1,180 @@
+/**
+ * Starts confined processes for `ffi_process_test.ts`, as a process of its own: as which user, and with
+ * which privileges, is the test's to choose. Its argument is a `Task` in JSON; it prints an `Outcome`.
+ */
+
+import { libraryPath } from "../../ffi/paths.ts";
+import {
+  type Ending,
+  openChannel,
+  openProcesses,
+  type ProcessOptions,
+  RUN_FLAGS,
+} from "../../ffi/process.ts";
+import { openRegions } from "../../ffi/region.ts";
+import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
+import { u32 } from "../../ffi/view.ts";
+
+export interface Task {
+  /** A key of `works` in `process_child.js`, or of what only this side does. */
+  readonly work: string;
+  /** A folder that everybody may read, with the child, and the libraries that it loads. */
+  readonly folder: string;
+  readonly options: Partial<ProcessOptions>;
+  /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
+  readonly then?: "kill" | "stay";
+  readonly times?: number;
+  /** Permissions of Deno, besides those to read and load what is in `folder`. */
+  readonly permissions?: readonly string[];
+}
+
+export interface Outcome {
+  readonly missing: readonly string[];
+  // deno-lint-ignore no-explicit-any
+  readonly messages: any[];
+  readonly ending: Ending | null;
+  readonly refused: Readonly<Record<string, number>>;
+  /** What `/proc/PID` says as the child is ready. */
+  readonly status: Readonly<Record<string, string>>;
+  readonly limits: Readonly<Record<string, string>>;
+  readonly namespaces: Readonly<Record<string, boolean>>;
+  readonly pid: number;
+  /** What the child wrote into its region. */
+  readonly written: number;
+  readonly descriptors: readonly [before: number, after: number];
+  readonly firstMessageMs: number;
+  readonly reapedMs: number;
+}
+
+const task: Task = JSON.parse(Deno.args[0]);
+const tile = openTile(libraryPath("tile"));
+const observer = openObserver(libraryPath("tile"));
+const processes = openProcesses(libraryPath("process"));
+const regions = openRegions(libraryPath("region"));
+const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
+observer.start(counters);
+
+const { folder, work, options } = task;
+const library = (name: string) => `${folder}/${name}`;
+const own = regions.createShared("own", 4096);
+const theirs = regions.createShared("theirs", 4096);
+u32(regions.mapShared(theirs.writable, 4096))[0] = 41;
+const view = u32(regions.mapShared(own.writable, 4096));
+
+function fields(pid: number, file: string, pattern: RegExp): Record<string, string> {
+  try {
+    const text = Deno.readTextFileSync(`/proc/${pid}/${file}`);
+    return Object.fromEntries([...text.matchAll(pattern)].map(([, name, value]) => [name, value]));
+  } catch {
+    return {};
+  }
+}
+
+function start() {
+  const permissions = [
+    ...[`--allow-read=${folder}`, `--allow-ffi=${folder}`],
+    ...(task.permissions ?? []),
+  ];
+  const script = library("process_child.js");
+  const region = library("libtegula_region.so");
+  return processes.start({
+    name: "child",
+    args: [
+      ...RUN_FLAGS,
+      ...permissions,
+      script,
+      work,
+      library("attacks.so"),
+      region,
+      "/etc/passwd",
+    ],
+    descriptors: [own.writable, theirs.readOnly],
+    read: [folder],
+    ...options,
+  });
+}
+
+const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+const moment = () => new Promise((resolve) => setTimeout(resolve, 1));
+
+/** Ends and reaps; what the observer has it closes when nobody has the other end. */
+async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
+  child.kill();
+  let ending;
+  while (!(ending = child.wait())) await moment();
+  child.close();
+  return ending;
+}
+
+const before = descriptors();
+for (let i = 1; i < (task.times ?? 1); i++) {
+  const child = start();
+  observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+  await dispose(child);
+}
+for (let i = 0; i < 1000 && descriptors() > before + 2; i++) await moment();
+const after = descriptors();
+
+const begun = performance.now();
+const child = start();
+observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+const channel = openChannel(libraryPath("tile"), child.channel);
+// deno-lint-ignore no-explicit-any
+const messages: any[] = [];
+let ending: Ending | null = null;
+let firstMessageMs = 0, reapedMs = 0;
+let status = {}, limits = {}, namespaces = {};
+while (!ending) {
+  const ended = child.wait();
+  for (let message; (message = channel.receive());) {
+    if (messages.length === 0) firstMessageMs = performance.now() - begun;
+    messages.push(JSON.parse(new TextDecoder().decode(message)));
+  }
+  if (messages.length > 0 && Object.keys(status).length === 0) {
+    status = fields(child.pid, "status", /^(\w+):[ \t]*(.*?)[ \t]*$/gm);
+    limits = fields(child.pid, "limits", /^(Max [a-z ]+?)  +(\S+)/gm);
+    namespaces = Object.fromEntries(
+      ["net", "ipc", "uts", "pid", "cgroup", "user"].map((name) => {
+        try {
+          const of = (pid: number | string) => Deno.readLinkSync(`/proc/${pid}/ns/${name}`);
+          return [name, of(child.pid) !== of("self")];
+        } catch {
+          return [name, false];
+        }
+      }),
+    );
+    if (task.then === "kill") {
+      Deno.kill(child.pid, "SIGUSR1");
+      Deno.kill(child.pid, "SIGTERM");
+      const from = performance.now();
+      ending = await dispose(child);
+      reapedMs = performance.now() - from;
+      break;
+    }
+    if (task.then === "stay") console.log(child.pid);
+  }
+  ending = ended;
+  if (!ending) await moment();
+}
+const outcome: Outcome = {
+  missing: child.missing,
+  messages,
+  ending,
+  refused: Object.fromEntries(
+    Array.from(counters.subarray(0, OBSERVED_CALLS), (count, call) => [tile.callName(call), count])
+      .filter(([, count]) => count as number > 0),
+  ),
+  status,
+  limits,
+  namespaces,
+  pid: child.pid,
+  written: view[0],
+  descriptors: [before, after],
+  firstMessageMs,
+  reapedMs,
+};
+// The observer has another thread: what the child wrote at last is said before this ends.
+for (let i = 0; i < 2000 && descriptors() > before + 4; i++) await moment();
+console.log(JSON.stringify(outcome));
+// Without the end of an isolate, which would unload the observer's code.
+Deno.exit();
