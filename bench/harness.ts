@@ -11,6 +11,7 @@ export type Unit =
   | "kqps"
   | "events/s"
   | "MiB"
+  | "requests"
   | "% of a core"
   | "GCs/min"
   | "entries";

@@ -21,7 +21,8 @@ import { ROOT } from "../ffi/paths.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE =
-  `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [OPTIONS]
+  `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [process]
+                       [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -31,6 +32,8 @@ const USAGE =
   mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
   solicit   what a flood of made-up addresses costs the netlink tile and who it serves (as root)
   collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
+  process   an app in a confined process of its own beside the same in a worker: start, round trips,
+            rate; and what it costs to kill it and have a successor go on
   --json    one object a line
   --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
   --peers A,B      echo and dns: only beside these
@@ -55,6 +58,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   mirror: () => import("./mirror.ts"),
   solicit: () => import("./solicit.ts"),
   collide: () => import("./collide.ts"),
+  process: () => import("./process.ts"),
 };
 
 /** Where the figures come from. */
