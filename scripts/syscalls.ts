@@ -3,13 +3,14 @@
  * one is refused. Each workload of `syscalls_workloads.ts` runs under strace in a process of its own, on
  * each kind of machine that can be had here (VARIANTS); then each call that a workload made is refused
  * alone. What was seen is kept in `scripts/syscalls_seen/`, and `docs/system_calls.md` is written from all of
- * it, from the policy in `ffi/tile.c`, and from the reasons below.
+ * it, from the policy in `ffi/tile.c`, and from the reasons in `syscalls_reasons.ts`.
  *
  * `scripts/syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees, in JSON: so it is
  * called in the virtual machine.
  */
 
 import { fileURLToPath } from "node:url";
+import { machine } from "./machine.ts";
 import { EXPECTED, REASONS } from "./syscalls_reasons.ts";
 import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
 
@@ -205,7 +206,7 @@ export async function forEach<T>(all: Iterable<T>, act: (each: T) => Promise<voi
 
 /** Runs workloads on this machine under strace. */
 export async function observe(names: readonly string[], run: Run = {}): Promise<Seen> {
-  const seen: Seen = { machine: machine(), calls: {}, ends: {} };
+  const seen: Seen = { machine: machineText(), calls: {}, ends: {} };
   await forEach(names, async (name) => {
     const { end, text } = await play(name, { ...run, traced: true });
     seen.ends[name] = end;
@@ -218,15 +219,11 @@ export async function observe(names: readonly string[], run: Run = {}): Promise<
 }
 
 /** What this machine is, in a line. */
-function machine(): string {
-  const read = (path: string) => Deno.readTextFileSync(path);
-  const cpu = read("/proc/cpuinfo");
-  const model = /^model name\s*: (.*)$/m.exec(cpu)?.[1] ?? Deno.build.arch;
-  const clock = read("/sys/devices/system/clocksource/clocksource0/current_clocksource").trim();
-  const keys = /\bpku\b/.test(cpu) ? "pku" : "no pku";
+function machineText(): string {
+  const { cpu, pku, cores, kernel, clocksource } = machine();
   const megabytes = Math.round(Deno.systemMemoryInfo().total / 2 ** 20);
-  return `${model}, ${keys}, ${navigator.hardwareConcurrency} cores, ${megabytes} MiB, ` +
-    `Linux ${/^[\d.]+/.exec(Deno.osRelease())?.[0]}, ${clock}`;
+  return `${cpu}, ${pku === "yes" ? "pku" : "no pku"}, ${cores} cores, ${megabytes} MiB, ` +
+    `Linux ${/^[\d.]+/.exec(kernel)?.[0]}, ${clocksource}`;
 }
 
 /** The number of each system call on this machine, as its headers have it. */
