@@ -85,7 +85,7 @@ export class RecentAnswers {
     const key = this.#key;
     const hashed = hash(ports, address, key[0], key[1] | 1, key[2] | 1);
     const at = (hashed & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
-    // Of two net tiles one may be a burst behind the other: the second before is this one too.
+    // One net tile may be a burst behind another, so the previous second counts as this one.
     const behind = words[at + Word.second] - second;
     if (
       words[at + Word.address] !== address || words[at + Word.ports] !== ports ||
