@@ -5,7 +5,8 @@
  *
  * `path` is the way of an app that is placed inline, which has no link on it: parse → dispatch → app →
  * resolve → headers → descriptors. `path own tile` has the links between two tiles besides, and what
- * both tiles do, in one thread. There is one peer, one port, and ten routes; the cases after that have
+ * both tiles do, in one thread, and `path own tile copies` what it costs where other apps share the
+ * UMEM: each payload is copied to memory of the app's own. There is one peer, one port, and ten routes; the cases after that have
  * more of one of these, and beside them stands `path` of the same rounds.
  *
  * Routes tell only where destinations are spread over them, so `path routes 1000000` has 10,000 peers
@@ -36,6 +37,11 @@ const CASES: readonly {
   readonly beside?: Readonly<Record<string, PathShape>>;
 }[] = [
   { name: "path own tile", setup: { ...ONE, inline: false } },
+  {
+    name: "path own tile copies",
+    setup: { ...ONE, inline: false, apart: true },
+    beside: { in_place: { ...ONE, inline: false } },
+  },
   { name: "path peers 10000", setup: { ...ONE, peers: 10_000 } },
   { name: "path ports 64", setup: { ...ONE, ports: 64 } },
   { name: "path ports 4096", setup: { ...ONE, ports: 4096 } },

@@ -14,7 +14,7 @@ import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { appLinkBytes, netLinkBytes } from "../tiles/runtime/link.ts";
+import { appLinkBytes, netLinkBytes, requestRing } from "../tiles/runtime/link.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
 import type { Tile } from "../tiles/runtime/tile.ts";
@@ -41,6 +41,8 @@ export interface PathMemory {
 export interface PathShape extends HostSize {
   /** Whether the app is in the net tile's loop. */
   readonly inline: boolean;
+  /** Whether one in a tile of its own is given copies of its payloads. */
+  readonly apart?: boolean;
 }
 
 /** What the worker is started with, its first message. */
@@ -54,6 +56,7 @@ const NO_TILE: TileLibrary = {
   wait: () => 0,
   thread: () => 0,
   callName: () => "",
+  refuseSignals() {},
   confine: () => ({ landlock: false, observed: false }),
 };
 
@@ -128,7 +131,7 @@ class Path {
     const { umem } = memory;
     const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
-    const shape = plan.LINK_SHAPE;
+    const shape = setup.apart ? plan.APART_LINK_SHAPE : plan.LINK_SHAPE;
     const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
     const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };
@@ -148,7 +151,14 @@ class Path {
     if (setup.inline) return new Path({ xsk, tile, counters });
     const parts = { counters: new Float64Array(16), log() {} };
     const service = await loadService(app, parts);
-    const join = { own, peer: net, umem, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const join = {
+      own,
+      peer: net,
+      payloads: requestRing(net, shape) ?? umem,
+      shape,
+      tile: heapView(TILE_REGION_BYTES),
+      eventfd: -1,
+    };
     const side = new NetSide(join, { counters: parts.counters, wake() {} });
     return new Path({ xsk, tile, app: { service, side }, counters });
   }

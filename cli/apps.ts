@@ -37,13 +37,18 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
     const instances = Math.max(...group.map((one) => one.instances));
     return Array.from({ length: instances }, (_, i) => ({
       ...plan,
+      app,
       name: instances === 1 ? app : `${app}.${i + 1}`,
       ports: joinRanges(group.filter((one) => one.instances > i).map(({ ports }) => ports)),
     }));
   });
 }
 
-function planApp(app: string, config: AppConfig, inline: boolean): Omit<AppPlan, "name" | "ports"> {
+function planApp(
+  app: string,
+  config: AppConfig,
+  inline: boolean,
+): Omit<AppPlan, "app" | "name" | "ports"> {
   const { module = app, grants: configured, ...told } = config;
   const { options } = told;
   const { options: known, ...granted } = Object.hasOwn(SHIPPED, module)

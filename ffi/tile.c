@@ -157,6 +157,18 @@ static void allow_ranges(struct policy *p, const uint32_t *calls, size_t call_co
 		p->code[skip].k = p->length - skip - 1;
 }
 
+/* Standard output and error are the observer's, also where files may be written. */
+static void observe_words(struct policy *p)
+{
+	IF_EQUAL(p, 1, 0, SYS_write);
+	IF_EQUAL(p, 0, 5, SYS_writev);
+	LOAD(p, args[0]);
+	IF_EQUAL(p, 1, 0, STDOUT_FILENO);
+	IF_EQUAL(p, 0, 1, STDERR_FILENO);
+	RETURN(p, p->refuse);
+	LOAD(p, nr);
+}
+
 /* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
 static void allow_anonymous_mmap(struct policy *p)
 {
@@ -229,15 +241,19 @@ static const struct {
 	{ SYS_unlinkat, EPERM, STATUS },
 };
 
-/* Parts of paths of files that are looked for as a matter of course; the caller goes on without. */
+/* Beginnings of paths of files that are looked for as a matter of course; the caller goes on without. */
 static const char *const EXPECTED_PATHS[] = {
 	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
 	"/proc/self/statm", /* Deno.memoryUsage() */
 	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
 	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, where threads allocate at once */
-	"_cache_v", /* Deno's caches in SQLite, which looks for their journals */
-	"/gen/file/", /* Deno's cache of emitted code, of which only this part is known, for a stack */
 	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
+};
+
+/* Parts of such paths, below Deno's own folder, wherever that is. */
+static const char *const EXPECTED_PARTS[] = {
+	"/gen/file/", /* the cache of emitted code, for a stack */
+	"_cache_v", /* caches in SQLite, which looks for their journals */
 };
 
 /* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
@@ -359,6 +375,7 @@ static void make_policy(struct policy *p, enum role role, int keep, int32_t *fds
 	IF_EQUAL(p, 1, 0, ARCHITECTURE);
 	RETURN(p, p->refuse);
 	LOAD(p, nr);
+	observe_words(p);
 	if (role == NET)
 		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
 	if (role == NETLINK)
@@ -471,13 +488,15 @@ static int forbid_files(void)
 #define CALLS 512 /* counters of a slot; the last is for numbers beyond, and other architectures */
 #define NAME_BYTES 64
 #define LINES_A_SECOND 50
+#define LINE_BYTES 960 /* spelled out it is less than PIPE_BUF, which is written at once */
 #define PIECE 4096
 
 struct slot {
 	_Atomic int arrived; /* a filter's listener + 1, until the observer has taken it; else 0 */
 	char name[NAME_BYTES];
-	int within_line;
-	time_t second;
+	char line[LINE_BYTES]; /* what has come of a line of its words */
+	size_t length;
+	time_t second; /* in which `lines` were written */
 	int lines;
 };
 
@@ -492,56 +511,80 @@ struct listener {
 };
 
 /*
- * Writes `length` bytes to standard error, each line in the tile's name and without control
- * characters, as the log does it. What is beyond LINES_A_SECOND is left out.
+ * Writes the slot's line to standard error as the log has lines: whole, in the tile's name, without
+ * control characters, LINES_A_SECOND at most. Where the log is not read nothing waits for it.
  */
-static void say(struct slot *slot, const char *text, size_t length)
+static void write_line(struct slot *slot)
 {
-	char line[PIECE * 4 + 2 * NAME_BYTES];
-	size_t used = 0;
+	char out[NAME_BYTES + 4 * LINE_BYTES + 64];
+	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
+	time_t now = time(NULL);
+	size_t used;
 
-	for (size_t i = 0; i < length; i++) {
-		unsigned char c = (unsigned char)text[i];
-
-		if (!slot->within_line) {
-			time_t now = time(NULL);
-
-			if (now != slot->second) {
-				slot->second = now;
-				slot->lines = 0;
-			}
-			slot->lines++;
-			if (slot->lines <= LINES_A_SECOND)
-				used += (size_t)sprintf(line + used, "%s: ", slot->name);
-			slot->within_line = 1;
-		}
-		if (c == '\n')
-			slot->within_line = 0;
-		if (slot->lines > LINES_A_SECOND)
-			continue;
-		if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f)
-			used += (size_t)sprintf(line + used, "\\x%02x", c);
-		else
-			line[used++] = (char)c;
-		if (used > sizeof(line) - 2 * NAME_BYTES || i + 1 == length) {
-			if (write(STDERR_FILENO, line, used) < 0)
-				return; /* there is nobody to tell */
-			used = 0;
-		}
+	if (now != slot->second) {
+		slot->second = now;
+		slot->lines = 0;
 	}
-	if (used > 0 && write(STDERR_FILENO, line, used) < 0)
-		return;
+	used = (size_t)sprintf(out, "%s: ", slot->name);
+	if (++slot->lines > LINES_A_SECOND) {
+		used += (size_t)sprintf(out + used, "it writes more than %d lines in a second: the rest is left out",
+					LINES_A_SECOND);
+		slot->length = 0;
+	}
+	for (size_t i = 0; i < slot->length; i++) {
+		unsigned char c = (unsigned char)slot->line[i];
+		unsigned char next = i + 1 < slot->length ? (unsigned char)slot->line[i + 1] : 0;
+
+		if (c == 0xc2 && next >= 0x80 && next < 0xa0) /* U+0080 to U+009F, in UTF-8 */
+			used += (size_t)sprintf(out + used, "\\x%02x", (unsigned char)slot->line[++i]);
+		else if ((c < ' ' && c != '\t') || c == 0x7f)
+			used += (size_t)sprintf(out + used, "\\x%02x", c);
+		else
+			out[used++] = (char)c;
+	}
+	out[used++] = '\n';
+	slot->length = 0;
+	if (slot->lines <= LINES_A_SECOND + 1 && poll(&log, 1, 0) == 1 && log.revents & POLLOUT &&
+	    write(STDERR_FILENO, out, used) < 0)
+		return; /* nobody reads the log */
+}
+
+/* Takes what a tile writes; a line is written when it is complete, or too long. */
+static void take_words(struct slot *slot, const char *text, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (text[i] != '\n')
+			slot->line[slot->length++] = text[i];
+		if (text[i] == '\n' || slot->length == LINE_BYTES)
+			write_line(slot);
+	}
 }
 
 /*
- * Copies `length` bytes at `address` of this process, which may be wrong: the kernel looks, by way of
- * a pipe that is empty again afterwards. How many were copied, or -errno.
+ * Copies `length` bytes, at most PIECE, at `address` of this process, as far as there is memory: the
+ * kernel looks, by way of a pipe, page by page. How many were copied, or -errno.
  */
-static int copy(const int pipe[2], void *into, uint64_t address, size_t length)
+static int copy(int pipe[2], void *into, uint64_t address, size_t length)
 {
-	ssize_t count = write(pipe[1], (const void *)(uintptr_t)address, length < PIECE ? length : PIECE);
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), done = 0;
 
-	return count < 0 ? -errno : (int)read(pipe[0], into, (size_t)count);
+	if (length > PIECE)
+		length = PIECE;
+	while (done < length) {
+		size_t left = page - (address + done) % page, size = length - done < left ? length - done : left;
+		ssize_t count = write(pipe[1], (const void *)(uintptr_t)(address + done), size);
+
+		if (count <= 0) {
+			/* Before Linux 6.15 each fault leaves something in the pipe. */
+			close(pipe[0]);
+			close(pipe[1]);
+			if (pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0)
+				return -errno;
+			return done > 0 ? (int)done : -EFAULT;
+		}
+		done += (size_t)read(pipe[0], (char *)into + done, (size_t)count);
+	}
+	return (int)done;
 }
 
 /* Whether `call` writes to standard output or error, where a confined thread has no business but last words. */
@@ -552,7 +595,7 @@ static int is_words(const struct seccomp_data *call)
 }
 
 /* Does write(2) or writev(2) in the caller's place. How many bytes it took, or -errno. */
-static int64_t speak(const int pipe[2], struct slot *slot, const struct seccomp_data *call)
+static int64_t write_words(int pipe[2], struct slot *slot, const struct seccomp_data *call)
 {
 	struct iovec parts[16] = { { .iov_base = (void *)(uintptr_t)call->args[1], .iov_len = call->args[2] } };
 	size_t count = 1;
@@ -571,7 +614,7 @@ static int64_t speak(const int pipe[2], struct slot *slot, const struct seccomp_
 
 		if (copied < 0)
 			return taken > 0 ? taken : copied;
-		say(slot, text, (size_t)copied);
+		take_words(slot, text, (size_t)copied);
 		taken += copied;
 		if ((size_t)copied < parts[i].iov_len)
 			break;
@@ -580,7 +623,7 @@ static int64_t speak(const int pipe[2], struct slot *slot, const struct seccomp_
 }
 
 /* Whether `call` looks for a file of EXPECTED_PATHS. */
-static int is_expected(const int pipe[2], const struct seccomp_data *call)
+static int is_expected(int pipe[2], const struct seccomp_data *call)
 {
 	char path[PIECE];
 	int length, at;
@@ -605,15 +648,20 @@ static int is_expected(const int pipe[2], const struct seccomp_data *call)
 	length = copy(pipe, path, call->args[at], sizeof(path));
 	if (length <= 0 || !memchr(path, 0, (size_t)length))
 		return 0;
+	if (strstr(path, "/../"))
+		return 0;
 	for (size_t i = 0; i < COUNT(EXPECTED_PATHS); i++)
-		if (strstr(path, EXPECTED_PATHS[i]))
+		if (strncmp(path, EXPECTED_PATHS[i], strlen(EXPECTED_PATHS[i])) == 0)
+			return 1;
+	for (size_t i = 0; i < COUNT(EXPECTED_PARTS); i++)
+		if (strstr(path, EXPECTED_PARTS[i]))
 			return 1;
 	/* The first fetch() reads the host's certificates before it looks at its permission. */
 	return certificates && strcmp(path, certificates) == 0;
 }
 
 /* Takes one call off a listener and answers it. */
-static void answer(const int pipe[2], const struct listener *listener)
+static void answer(int pipe[2], const struct listener *listener)
 {
 	/* Larger than the kernel's structures will be for long: it writes what it knows. */
 	union {
@@ -631,7 +679,7 @@ static void answer(const int pipe[2], const struct listener *listener)
 		return; /* its thread is gone */
 	out.answer.id = in.call.id;
 	if (is_words(call)) {
-		int64_t taken = speak(pipe, slot, call);
+		int64_t taken = write_words(pipe, slot, call);
 
 		out.answer.error = taken < 0 ? (int32_t)taken : 0;
 		out.answer.val = taken < 0 ? 0 : taken;
@@ -662,6 +710,8 @@ static void *observe(void *pipe)
 			if (set[i].revents & POLLIN)
 				answer(pipe, &listeners[i]);
 			else if (set[i].revents) { /* the last thread that has the filter is gone */
+				if (slots[listeners[i].slot].length > 0)
+					write_line(&slots[listeners[i].slot]);
 				close(set[i].fd);
 				set[i] = set[--count];
 				listeners[i] = listeners[count];
@@ -721,10 +771,42 @@ EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 #include "system_calls.inc"
 	};
 
-	if (number >= 0 && number < CALLS && NAMES[number])
+	if (number >= 0 && number < CALLS - 1 && NAMES[number])
 		snprintf(name, size, "%s", NAMES[number]);
+	else if (number == CALLS - 1)
+		snprintf(name, size, "another architecture's, or beyond 510");
 	else
 		snprintf(name, size, "number %d", number);
+}
+
+/*
+ * Refuses, on this thread and those that it starts, every call that sends a signal but an abort: before
+ * a tile is confined, too, an app could stop the process or have it reload for ever. 0, or -errno.
+ */
+EXPORT int tegula_tile_refuse_signals(void)
+{
+	static const int SIGNALLING[] = {
+		SYS_kill, SYS_tkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_pidfd_send_signal,
+	};
+	struct policy policy = { .refuse = SECCOMP_RET_ERRNO | EPERM };
+	struct sock_fprog program = { .filter = policy.code };
+
+	LOAD(&policy, arch);
+	IF_EQUAL(&policy, 1, 0, ARCHITECTURE);
+	RETURN(&policy, policy.refuse);
+	LOAD(&policy, nr);
+	emit(&policy, BPF_JMP | BPF_JGE | BPF_K, 0, 1, 0x40000000); /* x32 */
+	RETURN(&policy, policy.refuse);
+	allow_abort(&policy);
+	for (size_t i = 0; i < COUNT(SIGNALLING); i++) {
+		IF_EQUAL(&policy, 0, 1, (uint32_t)SIGNALLING[i]);
+		RETURN(&policy, policy.refuse);
+	}
+	RETURN(&policy, SECCOMP_RET_ALLOW);
+	program.len = (unsigned short)policy.length;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	return result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
 }
 
 /*

@@ -5,6 +5,9 @@
 
 import { checked } from "./errno.ts";
 
+/** Taken before an app's code runs, which may put another in its place. */
+const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
+
 /** What kind of tile confines itself; decides which system calls remain. */
 export type Role = "netlink" | "net" | "app" | "status";
 
@@ -61,6 +64,11 @@ export interface TileLibrary {
   /** The number of the calling thread, by which main can see whether it still runs. */
   thread(): number;
   /**
+   * From now on this thread, and those that it starts, can send no signal: Deno.kill() takes no
+   * permission for the process itself. Throws SystemError.
+   */
+  refuseSignals(): void;
+  /**
    * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
    * where the kernel has it) and every system call that the role does not need. Refused calls fail
    * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
@@ -88,6 +96,7 @@ export function openTile(path: string): TileLibrary {
       parameters: ["i32", "buffer", "i32", "i32", "buffer", "i32"],
       result: "i32",
     },
+    tegula_tile_refuse_signals: { parameters: [], result: "i32" },
     tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
@@ -111,10 +120,11 @@ export function openTile(path: string): TileLibrary {
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
     thread: symbols.gettid,
+    refuseSignals: () => void checked(symbols.tegula_tile_refuse_signals(), "refuse signals"),
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
-      const label = new TextEncoder().encode(`${name}\0`);
+      const label = encode(`${name}\0`);
       const done = checked(
         symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep, label, slot),
         `confine the ${role} tile`,

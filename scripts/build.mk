@@ -19,8 +19,8 @@ $(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h scripts/build.mk | buil
 
 # The names of this architecture's system calls, by number.
 build/system_calls.inc: scripts/build.mk | build
-	echo '#include <asm/unistd.h>' | gcc -dM -E - | sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' \
-		>$@.$$$$ && mv $@.$$$$ $@
+	echo '#include <asm/unistd.h>' | gcc -dM -E - >$@.$$$$ && \
+		sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' $@.$$$$ >$@ && rm $@.$$$$
 build/libtegula_tile.so: build/system_calls.inc
 build/libtegula_tile.so: EXTRA = -Ibuild
 

@@ -131,6 +131,30 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/app_net_side", "unit/net_app_link"], [
+    {
+      name: "link: a payload overwrites one that was not read yet",
+      in: "PayloadRing.reserve",
+      from: "((end - tail) >>> 0) > mask + 1",
+      to: "false",
+    },
+  ]),
+
+  ...mutantsOf("tiles/runtime/wiring.ts", ["unit/runtime_wiring"], [
+    {
+      name: "wiring: an app reads the UMEM beside another",
+      in: "Wiring.constructor",
+      from: "!inline && app === apps[0].app",
+      to: "!inline",
+    },
+    {
+      name: "wiring: an app reads the UMEM beside one that is inline",
+      in: "Wiring.constructor",
+      from: "!inline && app === apps[0].app",
+      to: "app === apps[0].app",
+    },
+  ]),
+
   ...mutantsOf("tiles/runtime/solicit_link.ts", ["unit/runtime_solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
@@ -156,15 +180,33 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime_supervisor"], [
     {
       name: "supervisor: a tile whose thread is gone lives on",
-      in: "TileWorker.look",
+      in: "TileWorker.#isGone",
       from: "!this.#threads.isRunning(this.#thread)",
       to: "false",
     },
     {
       name: "supervisor: one that hangs is not ended",
       in: "TileWorker.look",
-      from: "this.#looks = lives && this.#ending === undefined ? 0 : this.#looks + 1;",
+      from: "this.#looks = lives ? 0 : this.#looks + 1;",
       to: "this.#looks = 0;",
+    },
+    {
+      name: "supervisor: a tile that claims that it was stopped is believed",
+      in: "TileWorker.#hear",
+      from: "else if (this.#told) this.#end",
+      to: "else if (!this.#over) this.#end",
+    },
+    {
+      name: "supervisor: a tile that says it has failed is gone at once",
+      in: "TileWorker.#end",
+      from: "if (this.#isGone()) this.#settle(ending);",
+      to: "if (true) this.#settle(ending);",
+    },
+    {
+      name: "supervisor: the kernel is not asked whether a thread is confined",
+      in: "TileWorker.#hear",
+      from: "!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])",
+      to: "false",
     },
     {
       name: "supervisor: a start that never ends is not ended",
@@ -815,15 +857,36 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "app link: an app names requests that it does not have",
-      in: "AppLink.takeRequest",
-      from: "place > mask || ((place - this.#reclaimed) & mask) >= this.outstanding",
-      to: "place > mask",
+      in: "AppLink.#isOut",
+      from: "place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding",
+      to: "place <= mask",
       tests: ["unit/net_app_link", "unit/net_reflect_test"],
+    },
+    {
+      name: "app link: an answer to a request that is not there goes where it says",
+      in: "AppLink.answerTo",
+      from: "if (!this.#isOut(place)) return false;",
+      to: "if (!this.#isOut(place)) return true;",
+      tests: ["unit/net_hostile_app"],
+    },
+    {
+      name: "app link: a copy takes along what is behind the payload",
+      in: "Copies.copy",
+      from: "frames[from] & ((1 << (rest << 3)) - 1)",
+      to: "frames[from]",
+      tests: ["unit/net_payloads"],
+    },
+    {
+      name: "app link: a payload without room is handed over",
+      in: "AppLink.pushOne",
+      from: "if (seen < 0) return false;",
+      to: "",
+      tests: ["unit/net_app_link"],
     },
     {
       name: "app link: a full link takes one more",
       in: "AppLink.pushOne",
-      from: "if (this.outstanding === requests.depth) return false;",
+      from: "if (outstanding === requests.depth) return false;",
       to: "",
       tests: ["unit/net_tile_test"],
     },
@@ -1061,12 +1124,6 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("tiles/app/net_side.ts", ["unit/app_net_side"], [
     {
-      name: "app: an answer overwrites one that was not read yet",
-      in: "Replies.reserve",
-      from: "((end - tail) >>> 0) > capacity",
-      to: "false",
-    },
-    {
       name: "app: a sleeping net tile is not woken by an answer",
       in: "NetSide.finish",
       from: "if (published) this.#waker.published();",
@@ -1105,7 +1162,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "app: a request's place is believed",
       in: "Requests.offset",
-      from: "offset <= this.bytes.length - 65_536 ? offset : 0",
+      from: "offset <= this.bytes.length - PAYLOAD_MARGIN ? offset : 0",
       to: "offset",
     },
   ]),

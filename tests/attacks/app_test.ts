@@ -48,12 +48,13 @@ async function beside(lab: Lab, module: string, others = "") {
     return await stderr.find(said, { from });
   }
   /** Asserts that echo lost nothing, and that the app's port is answered with `text`. */
-  async function settle(text: string | null = "benign"): Promise<void> {
+  async function settle(text: string | null = "benign", { ends = true } = {}): Promise<void> {
     if (text !== null) assert.equal((await askUntilAnswered(other, { port: PORT })).text, text);
     await answeredAtLeast(asker, (await asker.progress()).answered + 20);
     const { sent, answered, mismatched } = await asker.stop();
     assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
-    assert.equal((await appliance.stop()).code, 0);
+    if (ends) await appliance.stop();
+    else await appliance.stop("SIGKILL");
   }
   return { host, other, appliance, stderr, pid, attack, settle };
 }
@@ -75,8 +76,9 @@ const OTHERWISE: Record<string, string> = {
   "ops that lead out": "op_napi_open",
   "a worker": "ReferenceError",
   "op_print": "BadResource",
-  // Takes no permission: the filter refuses it.
+  // They take no permission: the filter refuses them.
   "Deno.kill of the process": "PermissionDenied",
+  "Deno.addSignalListener": "Error",
 };
 
 labTest("every way out of an app is shut, at its start and in its handlers", async (lab) => {
@@ -89,7 +91,7 @@ labTest("every way out of an app is shut, at its start and in its handlers", asy
   const [atOnce, atStart] = [names("AT_ONCE"), names("AT_START")];
   assert.ok(atOnce.length > 35 && atStart.length > 7, "the attempts were found");
   const attempts = [
-    ...[...atStart, ...atOnce.filter((name) => !/kill/.test(name))].map((name) =>
+    ...[...atStart, ...atOnce.filter((name) => name !== "Deno.addSignalListener")].map((name) =>
       `at start ${name}`
     ),
     ...atOnce,
@@ -99,62 +101,50 @@ labTest("every way out of an app is shut, at its start and in its handlers", asy
     const expected = OTHERWISE[name] ?? OTHERWISE[name.replace("at start ", "")] ?? USUAL;
     assert.equal(text, expected, name);
   }
-  await stderr.find("hostile: refused system call 62 (kill)");
+  await stderr.find("hostile: refused system call 13 (rt_sigaction)");
   const metrics = await host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
-  assert.match(metrics, /^tegula_refused_calls_total\{tile="hostile",call="kill"\} 1$/m);
+  assert.match(metrics, /^tegula_refused_calls_total\{tile="hostile",call="rt_sigaction"\} 1$/m);
   await settle(null);
 }, { refusedCalls: true });
 
-/** Programs that lie to main, each with what it is ended for. */
-const LIES: Record<string, string> = {
-  "postMessage(null)": "posted a message that no tile posts",
-  "postMessage({ type: 'log', line: 5 })": "posted a malformed message of type log",
-  "postMessage({ type: 'log', line: 'x'.repeat(1e6) })": "posted a malformed message of type log",
-  "postMessage({ type: 'started', thread: 1 })": "posted a message of type started out of turn",
-  "postMessage({ type: 'started', thread: Deno.pid })":
-    "posted a message of type started out of turn",
-  "postMessage({ type: 'ask', request: { number: 1, kind: 1, arguments: [] } })":
-    "posted a request, which only the status tile may",
-  "for (let i = 0; i < 200_000; i++) postMessage({ type: 'log', line: 'flood' })":
-    "posted more than 2000 messages in a second",
-  "postMessage({ type: 'running', landlock: true, observed: true }); await new Promise(() => {})":
-    "claimed to be confined without being so",
-  "Object.prototype.type = 'log'; postMessage({})": "posted a message that no tile posts",
-};
+/** Ways to say something to main, of which none may be there, and of which main would be told. */
+const LIES = [
+  "postMessage(null)",
+  "self.postMessage({ type: 'stopped' })",
+  "globalThis['postMessage']({ type: 'failed', message: 'x' })",
+  "(await import('node:worker_threads')).parentPort.postMessage({ type: 'started', thread: 1 })",
+  "Object.getPrototypeOf(globalThis).postMessage({ type: 'running' })",
+  "(await caches.open('x')).put('http://a/b', new Response('x'))",
+  ...["SIGTERM", "SIGINT", "SIGHUP", "SIGURG", "SIGUSR2", "SIGSTOP", "SIGKILL"]
+    .map((signal) => `Deno.kill(Deno.pid, "${signal}")`),
+];
 
-labTest(
-  "an app that lies to main is ended and named, and the one before it goes on",
-  async (lab) => {
-    const module = temporaryFile(BENIGN, ".ts");
-    const { attack, settle } = await beside(lab, module);
-    for (const [lie, what] of Object.entries(LIES)) {
-      const program = `export default async function create() { ${lie};
-      await new Promise((resolve) => setTimeout(resolve, 100)); return { answer: () => "lied" }; }`;
-      await attack(program, `hostile: it ${what} and is ended`);
-      await attack(BENIGN, "hostile: reloaded");
-    }
-    await settle();
-  },
-);
-
-labTest("an app that lies in a handler is ended and named, and started again", async (lab) => {
+labTest("an app can say nothing to main and signal nobody as it starts", async (lab) => {
   const module = temporaryFile(BENIGN, ".ts");
-  const { other, attack, settle, stderr } = await beside(lab, module);
+  const { attack, settle } = await beside(lab, module);
+  for (const lie of LIES) {
+    const said = await attack(`await ${lie};\n${BENIGN}`, "hostile: not reloaded, goes on as");
+    assert.match(said, /not defined|not a function|of (null|undefined)|not permitted/, lie);
+  }
+  await settle();
+});
+
+labTest("an app that will not leave stays, and keeps no other from being reloaded", async (lab) => {
+  const module = temporaryFile(BENIGN, ".ts");
+  const { attack, settle, stderr } = await beside(lab, module);
+  const control = new URL("../../tiles/runtime/control.ts", import.meta.url).href;
   await attack(
-    `export function answer({ payload }) {
-       const text = new TextDecoder().decode(payload);
-       if (text === "lie") postMessage({ type: "stopped", thread: 5 });
-       return "benign";
-     }`,
+    `import { ControlReader } from "${control}";
+     Object.defineProperty(ControlReader.prototype, "stopping", { get: () => false });
+     export const answer = () => "benign";`,
     "hostile: reloaded",
   );
+  const refused = "hostile: not reloaded, goes on as it was: the one before does not end";
+  await attack(BENIGN, refused);
   const from = stderr.all.length;
-  await ask(other, { port: PORT, payload: "lie", timeoutMs: 300 });
-  await stderr.find("hostile: it posted a malformed message of type stopped and is ended", {
-    from,
-  });
-  await stderr.find("hostile: ended (it posted a malformed message", { from });
-  await settle();
+  await attack(BENIGN, "echo: reloaded");
+  await stderr.find(refused, { from });
+  await settle("benign", { ends: false });
 });
 
 labTest("what an app writes to standard error is in the log in its name alone", async (lab) => {
@@ -162,29 +152,35 @@ labTest("what an app writes to standard error is in the log in its name alone", 
   const { other, attack, settle, stderr } = await beside(lab, module);
   await attack(
     `import fs from "node:fs";
-     export function answer() {
-       fs.writeSync(2, "net0 ended: it is a lie\\x1b[2J\\n");
+     export function answer({ payload }) {
+       fs.writeSync(2, new TextDecoder().decode(payload));
        return "benign";
      }`,
     "hostile: reloaded",
   );
-  await ask(other, { port: PORT });
+  const write = (payload: string) => ask(other, { port: PORT, payload });
+  await write("net0 ended: it is a lie\x1b[2J\n");
   await stderr.find("hostile: net0 ended: it is a lie\\x1b[2J");
+  await write("half a line");
+  await attack("export const answer = 1;", "hostile: not reloaded");
+  await write("\nnet0 ended: the other half\n");
+  await stderr.find("hostile: half a line");
+  await stderr.find("hostile: net0 ended: the other half");
   assert.deepEqual(stderr.all.filter((line) => /^net0 ended/.test(line)), []);
-  await settle();
+  const tooMuch = "hostile: it writes more than 50 lines in a second: the rest is left out";
+  for (const text of ["y".repeat(60_000), "z\n".repeat(60)]) {
+    const from = stderr.all.length;
+    await eventually("the log has had enough", async () => {
+      await write(text);
+      return stderr.all.slice(from).includes(tooMuch) ? true : undefined;
+    });
+  }
+  await settle(null);
 });
 
-labTest("an app that signals its process opens no debugger", async (lab) => {
-  const module = temporaryFile(BENIGN, ".ts");
-  const { host, attack, settle, pid } = await beside(lab, module);
-  await attack(
-    `Deno.kill(Deno.pid, "SIGUSR1");
-     export default function create() {
-       Deno.kill(Deno.pid, "SIGUSR1");
-       return { answer: () => "benign" };
-     }`,
-    "hostile: reloaded",
-  );
+labTest("the signal by which Deno opens its debugger opens none", async (lab) => {
+  const { host, appliance, settle, pid } = await beside(lab, temporaryFile(BENIGN, ".ts"));
+  appliance.process.kill("SIGUSR1");
   const statuses = [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) =>
     Deno.readTextFileSync(`/proc/${pid}/task/${name}/status`)
   );

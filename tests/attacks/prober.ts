@@ -83,6 +83,7 @@ const AT_ONCE: Record<string, () => unknown> = {
   "Deno.kill of the process": () => Deno.kill(Deno.pid, "SIGTERM"),
   "Deno.kill of another": () => Deno.kill(1, "SIGTERM"),
   "process.kill of its parent": () => process.kill(process.ppid, "SIGTERM"),
+  "Deno.addSignalListener": () => Deno.addSignalListener("SIGWINCH", () => {}),
   "a worker": () => new Worker("data:text/javascript,", { type: "module" }),
   "inspector.open": () => inspector.open(9229, "127.0.0.1"),
   "ops that lead out": () => {
@@ -126,8 +127,8 @@ export default async function create() {
     outcomes.set(`at start ${name}`, await attempt().then(() => "allowed", nameOf));
   }
   for (const name of Object.keys(AT_ONCE)) {
-    // Signals are answered for once the thread is confined; before, they end the process.
-    if (!/kill/.test(name)) outcomes.set(`at start ${name}`, now(name));
+    // A listener is main's to make as long as its thread is not confined.
+    if (name !== "Deno.addSignalListener") outcomes.set(`at start ${name}`, now(name));
   }
   return {
     answer({ payload }: Request): string {

@@ -34,6 +34,7 @@ async function stopped(name: keyof typeof APPS): Promise<string[]> {
     trustChecksums: false,
     plan: planTiles({ queues: [], cores: 2, apps: 1 }),
     apps: [{
+      app: name,
       name,
       module: APPS[name],
       ports: [[7, 7]],

@@ -75,6 +75,7 @@ export const REASONS: { readonly [call: string]: string } = {
   tgkill: "SIGABRT to this process: abort; without it the end is a SIGSEGV without a reason",
   // Descriptors
   read: "eventfds: being woken",
+  writev: "last words of glibc, which the observer writes in the tile's place",
   write:
     "eventfds: waking another; what goes to stdout and stderr the observer writes in the tile's name, " +
     "so that the last words of V8, Rust and libc reach the log",

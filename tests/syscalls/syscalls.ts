@@ -356,8 +356,10 @@ export function readPolicy(source: string): Policy {
   for (const [, call] of text.matchAll(/(?:allow_only\(p, |IF_EQUAL\(p, \d+, \d+, )SYS_(\w+)/g)) {
     add(call, "arguments");
   }
-  const list = /EXPECTED_PATHS\[\] = \{([^}]*)\}/.exec(text)?.[1] ?? "";
-  const paths = [...list.matchAll(/"([^"]+)"/g)].map(([, path]) => path);
+  const lists = [...text.matchAll(/EXPECTED_(?:PATHS|PARTS)\[\] = \{([^}]*)\}/g)].map(([, list]) =>
+    list
+  );
+  const paths = [...lists.join().matchAll(/"([^"]+)"/g)].map(([, path]) => path);
   return { allowed, expected, paths };
 }
 

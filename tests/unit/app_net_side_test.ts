@@ -29,7 +29,7 @@ function room() {
     new NetSide({
       own: app,
       peer: net,
-      umem,
+      payloads: umem,
       shape: SHAPE,
       tile,
       eventfd: -1,
@@ -57,7 +57,7 @@ function ask(link: LinkProducer, fields: Partial<Record<keyof typeof Descriptor,
   link.publish();
 }
 
-Deno.test("an answer goes back to where the request came from, with the payload it was given", () => {
+Deno.test("an answer names the request that it is to, and has the payload it was given", () => {
   const { umem, side, ring, requests, answers } = room();
   u8(umem).set([1, 2, 3, 4, 5], 320);
   ask(requests, {
@@ -78,9 +78,7 @@ Deno.test("an answer goes back to where the request came from, with the payload 
   side.finish();
   assert.equal(answers.available(), 1);
   const slot = answers.slot(0);
-  assert.equal(answers.words[slot + Descriptor.source], 0xc6120001);
-  assert.equal(answers.words[slot + Descriptor.destination], 0xc6120002);
-  assert.equal(answers.words[slot + Descriptor.ports], ((7 << 16) | 40000) >>> 0);
+  assert.equal(answers.words[slot + Descriptor.request], 1, "it names the first of the link");
   const offset = answers.words[slot + Descriptor.offset];
   assert.deepEqual([...ring.subarray(offset, offset + 5)], [1, 2, 3, 4, 5]);
 });
@@ -140,7 +138,7 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   for (let i = 0; i < SHAPE.depth; i++) {
     const { words } = answers;
     const slot = answers.slot(i);
-    assert.equal(words[slot + Descriptor.destination], 0xc6120002);
+    assert.equal(words[slot + Descriptor.request], 1);
     assert.equal(words[slot + Descriptor.length], 8);
   }
   answers.release(answers.available());
@@ -148,7 +146,7 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   assert.notEqual(side.answers.reserve(8), -1);
 });
 
-Deno.test("offsets and sizes that leave the UMEM are bounded whatever the net tile wrote", () => {
+Deno.test("offsets and sizes that leave their memory are bounded whatever the net tile wrote", () => {
   const { side, requests } = room();
   for (const offset of [0, UMEM_BYTES - 65_536, UMEM_BYTES - 1, UMEM_BYTES, 0xffffffff]) {
     for (const length of [0, 1, 65_507, 65_508, 0xffffffff]) {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView, u32 } from "../../ffi/view.ts";
+import { heapView, u32, u8 } from "../../ffi/view.ts";
 import { AppLink } from "../../tiles/net/app_link.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
@@ -8,10 +8,12 @@ import { makeRows, NO_FRAME, Row } from "../../tiles/net/rows.ts";
 import { Umem } from "../../tiles/net/umem.ts";
 import {
   appLinkBytes,
+  Descriptor,
   LinkConsumer,
   LinkProducer,
   type LinkShape,
   netLinkBytes,
+  requestRing,
 } from "../../tiles/runtime/link.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
@@ -21,14 +23,14 @@ const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
 const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
 
 /** Both sides of an app's links. */
-function room() {
-  const net = heapView(netLinkBytes(SHAPE));
-  const app = heapView(appLinkBytes(SHAPE));
+function room(shape = SHAPE) {
+  const net = heapView(netLinkBytes(shape));
+  const app = heapView(appLinkBytes(shape));
   const tile = heapView(TILE_REGION_BYTES);
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
   const link = new AppLink(
-    { ...PEERS, name: "echo", ports: [7], net, app, shape: SHAPE, tile, eventfd: 9 },
+    { ...PEERS, name: "echo", ports: [7], net, app, shape, tile, eventfd: 9 },
     {
       umem,
       cache: new HeaderCache(heapView(256), 1),
@@ -240,4 +242,37 @@ Deno.test("an honest app's answers are seen", () => {
   producer.push();
   producer.publish();
   assert.equal(link.answers.available(), 1);
+});
+
+Deno.test("copies that an app has not passed are never overwritten, whatever sizes come and go", () => {
+  const shape = { ...SHAPE, requestBytes: 256 };
+  const step = fc.record({ size: fc.nat(300), passed: fc.nat(3) });
+  fc.assert(fc.property(fc.array(step, { maxLength: 100, size: "max" }), (steps) => {
+    const { net, app, umem, link } = room(shape);
+    const reader = new LinkConsumer(app, net, shape);
+    const memory = u8(requestRing(net, shape)!);
+    const expected: Uint8Array[] = [];
+    steps.forEach(({ size, passed }, i) => {
+      const offset = umem.takeFrame() + PAYLOAD_AT;
+      const payload = umem.bytes.subarray(offset, offset + size).fill(i + 1);
+      if (link.pushOne(offset, size, 1, 2, 3, 4, 5, 6)) expected.push(payload.slice());
+      else {
+        assert.ok(expected.length > 0 || size > 252, "there is room");
+        umem.give(offset);
+      }
+      link.publish();
+      const seen = expected.map((_, waiting) => {
+        const at = reader.slot(waiting);
+        const begin = reader.words[at + Descriptor.offset];
+        assert.ok(begin + reader.words[at + Descriptor.length] <= 256);
+        return memory.slice(begin, begin + reader.words[at + Descriptor.length]);
+      });
+      assert.deepEqual(seen, expected);
+      const done = Math.min(passed, expected.length);
+      reader.release(done);
+      expected.splice(0, done);
+      link.reclaim();
+    });
+    assert.equal(umem.freeFrames, 16 - expected.length);
+  }));
 });

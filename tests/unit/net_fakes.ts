@@ -29,7 +29,7 @@ class Rings {
 }
 
 /** What a frame is full of that waits to be filled. */
-const UNTOUCHED = 0xa5;
+export const UNTOUCHED = 0xa5;
 
 /**
  * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one

@@ -5,8 +5,8 @@
 
 import assert from "node:assert/strict";
 import { u32 } from "../../ffi/view.ts";
-import { payloadRing } from "../../tiles/runtime/link.ts";
-import { known, PEER } from "./net_places.ts";
+import { payloadRing, REFLECTED } from "../../tiles/runtime/link.ts";
+import { ANSWER, known, PEER } from "./net_places.ts";
 import { ETH0, ip, REQUEST, Room, SLOT } from "./net_room.ts";
 import fc from "./property.ts";
 
@@ -60,6 +60,39 @@ Deno.test("an app cannot send from another app's port, nor to port 0", () => {
   room.answer({ sourcePort: 0 });
   room.answer({ destinationPort: 0 });
   assert.deepEqual(room.moved(), { tx_accepted: 3, tx_drop_port: 3 });
+});
+
+Deno.test("an answer to a request goes where that came from, whatever else an app says, and to no other", () => {
+  const room = new Room();
+  known(room);
+  const [app, other] = room.apps;
+  const elsewhere = [ip("8.8.8.8"), ip("8.8.4.4"), 9 * 0x10000 + 53];
+  const refused = (place: number) => {
+    app.raw([0, 4, ...elsewhere, place + 1]);
+    room.turn();
+    assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_descriptor: 1 }, `place ${place}`);
+  };
+  refused(0);
+  // What another app has is not there.
+  room.receive({ ...REQUEST, destinationPort: 9 });
+  room.moved();
+  refused(0);
+  assert.equal(other.take().length, 1);
+  room.receive(REQUEST);
+  room.moved();
+  for (const place of [1, 63, 64, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe]) refused(place);
+  payloadRing(app.region, app.setup.shape).set([1, 2, 3, 4]);
+  // It may be answered more than once, and after it was sent back.
+  app.raw([0, 4, ...elsewhere, 1]);
+  app.raw([0, REFLECTED]);
+  app.raw([0, 4, ...elsewhere, 1]);
+  room.turn();
+  const four = { ...ANSWER, payload: Uint8Array.of(1, 2, 3, 4) };
+  assert.deepEqual(room.sent(ETH0), [four, ANSWER, four]);
+  app.take();
+  room.turn();
+  room.moved();
+  refused(0);
 });
 
 /**

@@ -1,7 +1,7 @@
 /** A net tile and an app that answers, in the tile or in a tile of its own. */
 
 import { heapView } from "../../ffi/view.ts";
-import type { App } from "../../tiles/app/contract.ts";
+import type { App, AppContext } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { NetSide } from "../../tiles/app/net_side.ts";
 import { makeService } from "../../tiles/app/service.ts";
@@ -10,7 +10,7 @@ import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./net_room.t
 
 export const PEER = REQUEST.source;
 /** Where an app runs. */
-export const PLACES = ["inline", "own tile"] as const;
+export const PLACES = ["inline", "own tile", "own tile, copies"] as const;
 type Options = ConstructorParameters<typeof Room>[0];
 
 /** A host with an app. */
@@ -36,16 +36,33 @@ export async function serve(
     const { counters } = new TileReader(room.setup.inline![0].region);
     return { room, counters, run: () => room.turn(), tick: () => room.pass(1e6) };
   }
-  const room = new Room({ ports: [[7]], ...options });
+  const room = new Room({ ports: [[7]], apart: place === "own tile, copies", ...options });
   known(room);
-  const { setup } = room.apps[0];
-  const counters = new Float64Array(16);
-  const join = { ...setup, own: setup.app, peer: setup.net, umem: room.setup.umem };
-  const side = new NetSide(join, { counters, wake() {} });
-  const service = await makeService({
+  const { side, service, counters, run } = await attach(room, 0, {
     default: () => typeof app === "function" ? { receive: app } : app,
-  }, {
-    ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
+  });
+  const tick = () => {
+    service.clock(Infinity, side.answers);
+    side.finish();
+    room.turn();
+  };
+  return { room, counters, run, tick };
+}
+
+/** Has the app of `module` run at the other end of the link of app number `index`. */
+export async function attach(
+  room: Room,
+  index: number,
+  module: Parameters<typeof makeService>[0],
+  options: AppContext["options"] = {},
+) {
+  const { setup, payloads } = room.apps[index];
+  const counters = new Float64Array(16);
+  const join = { ...setup, own: setup.app, peer: setup.net, payloads };
+  const side = new NetSide(join, { counters, wake() {} });
+  const { ports } = setup;
+  const service = await makeService(module, {
+    ...{ name: "app", module: "", ports, served: ports, options },
     metrics: heapView(METRICS_BYTES),
   }, { counters, log() {} });
   const run = () => {
@@ -56,12 +73,7 @@ export async function serve(
       room.turn();
     }
   };
-  const tick = () => {
-    service.clock(Infinity, side.answers);
-    side.finish();
-    room.turn();
-  };
-  return { room, counters, run, tick };
+  return { side, service, counters, run };
 }
 
 /** Peers on each way are known to the host. */

@@ -297,6 +297,7 @@ Deno.test("own tile: whatever an app writes, no frame is lost or doubled, and al
   const act = fc.oneof(
     fc.record({ place: fc.oneof(fc.nat(8), fc.nat(70), fc.nat(0xffffffff)) }),
     fc.record({ place: fc.nat(8) }),
+    fc.record({ answered: fc.oneof(fc.nat(8), fc.nat(70), fc.nat(0xffffffff)) }),
     fc.constantFrom("receive", "receive", "take", "turn", "flood", "stranger"),
   );
   fc.assert(
@@ -311,8 +312,9 @@ Deno.test("own tile: whatever an app writes, no frame is lost or doubled, and al
           room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, source: STRANGER }));
         } else if (act === "take") app.take();
         else if (act === "turn") room.tile.turn();
-        else if (act !== "flood") app.raw([act.place, REFLECTED]);
-        else for (let i = 0; i < 60; i++) app.raw([i & 7, i & 8 ? REFLECTED : 0, 0, 0, 0x70007]);
+        else if (act !== "flood") {
+          app.raw("place" in act ? [act.place, REFLECTED] : [0, 4, 0, 0, 0, act.answered]);
+        } else for (let i = 0; i < 60; i++) app.raw([i & 7, i & 8 ? REFLECTED : 0, 0, 0, 0x70007]);
       }
       room.turn();
       app.take();

@@ -1,6 +1,6 @@
 /** A net tile in the host of `net_host.ts`: rings faked, an app whose ends are at hand. */
 
-import { heapView, slice, u8 } from "../../ffi/view.ts";
+import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -21,8 +21,10 @@ import {
   DESCRIPTOR_WORDS,
   LinkConsumer,
   LinkProducer,
+  type LinkShape,
   netLinkBytes,
   payloadRing,
+  requestRing,
 } from "../../tiles/runtime/link.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../tiles/runtime/solicit_link.ts";
@@ -44,7 +46,9 @@ const UMEM_BYTES = FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536;
 /** Memory before and behind the UMEM, which nobody may touch, and what is in it. */
 const MARGIN_BYTES = 65_536;
 export const MARGIN_BYTE = 0xa5;
-const SHAPE = { depth: 64, payloadBytes: 1 << 17 };
+const SHAPE: LinkShape = { depth: 64, payloadBytes: 1 << 17 };
+/** The same where several apps share the UMEM. */
+const APART_SHAPE: LinkShape = { ...SHAPE, requestBytes: 1 << 17 };
 const RING = 32;
 
 /** A datagram as an app got it. */
@@ -87,24 +91,28 @@ export class FakeApp {
   readonly consumer: LinkConsumer;
   /** The region that the app writes, for what a hostile one would do. */
   readonly region = heapView(appLinkBytes(SHAPE));
-  readonly #umem: Uint8Array;
+  /** Where the payloads of its requests are. */
+  readonly payloads: View;
   readonly #ring: Uint8Array;
   #at = 0;
 
   /** What another net tile heard for it. */
   readonly heardElsewhere = heapView(HEARD_BYTES);
 
-  constructor(ports: readonly number[], umem: Uint8Array, sendTo: readonly Prefix[]) {
-    const net = heapView(netLinkBytes(SHAPE));
+  constructor(
+    ports: readonly number[],
+    { umem, shape, sendTo }: { umem: View; shape: LinkShape; sendTo: readonly Prefix[] },
+  ) {
+    const net = heapView(netLinkBytes(shape));
     const app = this.region;
     const tile = heapView(TILE_REGION_BYTES);
-    const link = { ports, net, app, shape: SHAPE, tile, eventfd: 0 };
+    const link = { ports, net, app, shape, tile, eventfd: 0 };
     const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [this.heardElsewhere], sendTo };
     this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
-    this.producer = new LinkProducer(app, net, SHAPE);
-    this.consumer = new LinkConsumer(app, net, SHAPE);
-    this.#ring = payloadRing(app, SHAPE);
-    this.#umem = umem;
+    this.producer = new LinkProducer(app, net, shape);
+    this.consumer = new LinkConsumer(app, net, shape);
+    this.#ring = payloadRing(app, shape);
+    this.payloads = requestRing(net, shape) ?? umem;
   }
 
   /** Takes all that waits and lets go of it. */
@@ -119,7 +127,7 @@ export class FakeApp {
         destination: words[at + Descriptor.destination],
         ports: words[at + Descriptor.ports],
         ifindex: words[at + Descriptor.interface],
-        payload: this.#umem.slice(offset, offset + words[at + Descriptor.length]),
+        payload: u8(this.payloads).slice(offset, offset + words[at + Descriptor.length]),
       };
     });
     this.consumer.release(count);
@@ -170,6 +178,7 @@ export class Room {
   constructor(
     {
       ports = [[7], [9, 53]],
+      apart = ports.length > 1,
       sendTo = ANYWHERE,
       partialChecksums = false,
       trustChecksums = false,
@@ -178,6 +187,8 @@ export class Room {
       inline,
     }: {
       ports?: readonly (readonly number[])[];
+      /** Whether each app is given its payloads in memory of its own. */
+      apart?: boolean;
       sendTo?: readonly Prefix[];
       partialChecksums?: boolean;
       trustChecksums?: boolean;
@@ -194,7 +205,8 @@ export class Room {
     this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
     fillNetbase(this.writer);
     this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });
-    this.apps = ports.map((ports) => new FakeApp(ports, u8(umem), sendTo));
+    const shape = apart ? APART_SHAPE : SHAPE;
+    this.apps = ports.map((ports) => new FakeApp(ports, { umem, shape, sendTo }));
     const solicit = heapView(SOLICIT_LINK_BYTES);
     this.solicits = new SolicitConsumer(solicit);
     const socket = { fill: RING, tx: RING, partialChecksums };
@@ -236,6 +248,7 @@ export class Room {
           wait: () => 0,
           thread: () => 0,
           callName: () => "",
+          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: this.xsk,

@@ -55,14 +55,14 @@ function started(kind: TileKind, beside = false) {
   const view = heapView(TILE_REGION_BYTES);
   const region = new TileRegion(view);
   const heard: string[] = [];
-  const kernel = { exists: true, status: CONFINED, ticks: 0 };
+  const kernel = { exists: true, status: CONFINED, ticks: 0, start: 5 };
   const threads = new Threads({
     isRunning: () => kernel.exists,
     readThread: (thread, name) => {
       if (!kernel.exists || thread !== THREAD) return null;
       return name === "status"
         ? kernel.status
-        : `${thread} (x) S${" 0".repeat(10)} ${kernel.ticks} 0`;
+        : `${thread} (x) S${" 0".repeat(10)} ${kernel.ticks}${" 0".repeat(7)} ${kernel.start} 0`;
     },
   });
   const note = (what: string) => () => void heard.push(what);
@@ -176,6 +176,7 @@ const LIES: Record<string, readonly unknown[]> = {
     { type: "started", thread: THREAD },
   ],
   "posted a message of type ready out of turn": [{ type: "ready" }],
+  "claimed to have been stopped": [{ type: "stopped" }],
   "posted a request, which only the status tile may": [
     { type: "ask", request: { number: 1, kind: 1, arguments: [] } },
   ],
@@ -187,6 +188,7 @@ for (const [what, lies] of Object.entries(LIES)) {
       const { post, worker, heard, look } = started("app");
       post(lie);
       assert.ok(worker.ended, JSON.stringify(lie));
+      post({ type: "started", thread: 1 });
       post({ type: "log", line: "more" });
       look(false);
       assert.deepEqual(heard, [`it ${what} and is ended`, `it ${what}`]);
@@ -224,10 +226,45 @@ Deno.test("a tile is not taken at its word for a thread that is main's, another'
   assert.equal(threads.take(THREAD), false, "it is that tile's");
   assert.equal(threads.take(THREAD + 1), false, "there is none");
   assert.equal(threads.take(Deno.pid), false);
-  kernel.exists = false;
-  threads.isRunning(THREAD);
-  kernel.exists = true;
+  assert.ok(threads.isRunning(THREAD));
+  kernel.start++;
+  assert.ok(!threads.isRunning(THREAD), "it is another thread of that number");
   assert.equal(threads.take(THREAD), true, "the number may come again");
+});
+
+Deno.test("a tile that says it has failed has done so when its thread is gone, not before", async () => {
+  const { post, worker, tile, heard, look, kernel } = started("app");
+  post({ type: "failed", message: "lied" });
+  assert.ok(!tile.over);
+  look();
+  assert.ok(worker.ended, "it is still there half a second later");
+  assert.deepEqual(heard, []);
+  kernel.exists = false;
+  await assert.rejects(tile.running, /lied/);
+  assert.deepEqual(heard, ["lied"]);
+  const lying = running("app");
+  lying.post({ type: "failed", message: "lied" });
+  lying.look();
+  assert.ok(lying.tile.leaving, "its loop is asked to leave");
+  for (let i = 0; i < QUICK; i++) lying.look();
+  assert.deepEqual(lying.heard, ["stuck"], "and where it does not, the process has to end");
+  lying.kernel.exists = false;
+});
+
+Deno.test("an app speaks for no other app", async () => {
+  const { post, tile, kernel } = started("app");
+  kernel.exists = false;
+  post({ type: "failed", message: "lied", app: "echo" });
+  await assert.rejects(tile.running, { app: "app", message: "lied" });
+});
+
+Deno.test("a tile that was told to stop has ended when its thread is gone", async () => {
+  const { post, tile, kernel } = running("app");
+  tile.expectEnd();
+  post({ type: "stopped" });
+  assert.ok(!tile.over);
+  kernel.exists = false;
+  assert.equal(await tile.ended, true);
 });
 
 Deno.test("main writes 50 lines a second of a tile's log, and ends one that floods it", () => {

@@ -42,7 +42,11 @@
 export interface Datagrams {
   /** Goes on to the next datagram; false when there is none. */
   next(): boolean;
-  /** The memory that all payloads stand in, read-only: a store into it ends the process. */
+  /**
+   * The memory that payloads are in, read-only: a store into it ends the process. It has nothing of
+   * other apps: where this app is the only one it is the net tile's frames, headers included, else
+   * memory that payloads of this app are copied to.
+   */
   readonly bytes: Uint8Array;
   /** Where the payload begins in `bytes`. */
   readonly offset: number;

@@ -100,7 +100,7 @@ export class AppHarness {
     const [net, own] = [heapView(netLinkBytes(SHAPE)), heapView(appLinkBytes(SHAPE))];
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
-      { own, peer: net, umem: this.#umem, shape: SHAPE, tile, eventfd: -1 },
+      { own, peer: net, payloads: this.#umem, shape: SHAPE, tile, eventfd: -1 },
       { counters: this.#counters, wake() {} },
     );
     this.#requests = new LinkProducer(net, own, SHAPE);
@@ -195,9 +195,12 @@ export class AppHarness {
     const { words } = this.#answers;
     const [offset, length] = [words[slot + Descriptor.offset], words[slot + Descriptor.length]];
     if (length === REFLECTED) return this.#reflected(offset);
+    const payload = new Uint8Array(this.#ring.subarray(offset, offset + length));
+    const request = words[slot + Descriptor.request];
+    if (request !== 0) return { ...this.#reflected(request - 1), payload };
     const ports = words[slot + Descriptor.ports];
     return {
-      payload: new Uint8Array(this.#ring.subarray(offset, offset + length)),
+      payload,
       address: words[slot + Descriptor.destination],
       port: ports & 0xffff,
       sourceAddress: words[slot + Descriptor.source],

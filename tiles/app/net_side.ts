@@ -12,6 +12,7 @@ import {
   LinkProducer,
   type LinkShape,
   linkWords,
+  PayloadRing,
   payloadRing,
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
@@ -29,8 +30,8 @@ export interface NetJoin {
   readonly own: View;
   /** The region that net tile writes for this app. */
   readonly peer: View;
-  /** That net tile's UMEM, read-only. */
-  readonly umem: View;
+  /** Where the payloads of its requests are: in `peer` (`requestRing`), or that net tile's UMEM. */
+  readonly payloads: View;
   readonly shape: LinkShape;
   /** That net tile's region, for its sleep word. */
   readonly tile: View;
@@ -40,23 +41,16 @@ export interface NetJoin {
 /** The longest burst given to an app at once. */
 const BURST = 64;
 
-/**
- * The answers' memory: the payload ring of the app's region. Payloads lie in a row, each at a
- * multiple of eight; one that would cross the end begins at the start again. What the net tile's
- * cursor has passed is free again; positions run freely through 32 bits.
- */
+/** The answers' memory: the payload ring of the app's region. */
 class Replies implements Answers {
   readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
   readonly #link: LinkProducer;
   readonly #requests: Requests;
   readonly #counters: Float64Array;
-  /** Where the payload of each descriptor begins: the oldest on its way is where free room ends. */
-  readonly #starts: Uint32Array;
-  readonly #mask: number;
+  readonly #ring: PayloadRing;
   /** Where the link stood when this side joined: what is older was sent by who ran here before. */
   readonly #joined: number;
-  #head = 0;
   /** Where what was reserved and is not sent yet begins, and its bytes; -1: nothing is. */
   #at = 0;
   #room = -1;
@@ -80,8 +74,7 @@ class Replies implements Answers {
     this.#link = link;
     this.#requests = requests;
     this.#counters = counters;
-    this.#starts = new Uint32Array(join.shape.depth);
-    this.#mask = join.shape.payloadBytes - 1;
+    this.#ring = new PayloadRing(join.shape.payloadBytes, join.shape.depth);
     this.#joined = link.pushed;
   }
 
@@ -102,25 +95,15 @@ class Replies implements Answers {
 
   reserve(size: number): number {
     this.#room = -1;
-    const capacity = this.#mask + 1;
-    const outstanding = this.#link.depth - this.#link.free;
-    // With nothing on its way the ring begins at its start again, which keeps it in the cache.
-    if (outstanding === 0) this.#head = 0;
-    let at = this.#head;
-    if ((at & this.#mask) + size > capacity) at = (at + capacity - (at & this.#mask)) >>> 0;
-    const end = (at + ((size + 7) & ~7)) >>> 0;
-    const tail = outstanding === 0
-      ? at
-      : this.#starts[(this.#link.pushed - outstanding) & (this.#link.depth - 1)];
+    const { free, pushed, depth } = this.#link;
+    const outstanding = depth - free;
     // Where the payloads of a predecessor stand is not known: they have to be read first.
-    const foreign = outstanding > this.#answered;
-    if (foreign || this.#link.free === 0 || size > capacity || ((end - tail) >>> 0) > capacity) {
-      return this.#noRoom();
-    }
-    this.#head = at;
-    this.#at = at & this.#mask;
+    if (free === 0 || outstanding > this.#answered) return this.#noRoom();
+    const at = this.#ring.reserve(size, pushed, outstanding);
+    if (at < 0) return this.#noRoom();
+    this.#at = at;
     this.#room = size | 0;
-    return this.#at;
+    return at;
   }
 
   copy(offset: number): void {
@@ -146,7 +129,7 @@ class Replies implements Answers {
     if (place !== this.#reflected) {
       this.#reflected = place;
       if (this.#link.free === 0) this.#noRoom();
-      else this.#push(this.#link.slot(), place, REFLECTED, 0);
+      else this.#push(this.#link.slot(), place, REFLECTED, 0, 0);
       return;
     }
     const at = this.reserve(size);
@@ -157,14 +140,9 @@ class Replies implements Answers {
 
   reply(offset: number, size: number): void {
     if (!this.#requests.isAtOne) throw noDatagram("reply");
-    const { words } = this.#link;
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    const { ports } = this.#requests;
-    words[slot + Descriptor.source] = this.#requests.destinationAddress;
-    words[slot + Descriptor.destination] = this.#requests.sourceAddress;
-    words[slot + Descriptor.ports] = (ports << 16) | (ports >>> 16);
-    this.#push(slot, offset, size, offset - this.#at + size);
+    this.#push(slot, offset, size, offset - this.#at + size, this.#requests.place + 1);
   }
 
   send(destination: Destination, offset: number, size: number): void {
@@ -174,7 +152,7 @@ class Replies implements Answers {
     words[slot + Descriptor.source] = destination.sourceAddress ?? 0;
     words[slot + Descriptor.destination] = destination.address;
     words[slot + Descriptor.ports] = (destination.sourcePort << 16) | destination.port;
-    this.#push(slot, offset, size, offset - this.#at + size);
+    this.#push(slot, offset, size, offset - this.#at + size, 0);
   }
 
   /**
@@ -196,14 +174,16 @@ class Replies implements Answers {
     return -1;
   }
 
-  /** Takes the descriptor at `slot` into the burst, and `taken` bytes of the ring. */
-  #push(slot: number, offset: number, size: number, taken: number): void {
+  /**
+   * Takes the descriptor at `slot` into the burst, and `taken` bytes of the ring. `request` is as in
+   * `Descriptor`.
+   */
+  #push(slot: number, offset: number, size: number, taken: number, request: number): void {
     const { words } = this.#link;
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
-    words[slot + Descriptor.interface] = 0;
-    this.#starts[this.#link.pushed & (this.#link.depth - 1)] = this.#head;
-    this.#head = (this.#head + ((taken + 7) & ~7)) >>> 0;
+    words[slot + Descriptor.request] = request;
+    this.#ring.take(this.#link.pushed, taken);
     this.#link.push();
     this.#counters[COUNT.answers]++;
   }
@@ -234,7 +214,7 @@ export class NetSide {
     this.#counters = counters;
     this.#consumer = new LinkConsumer(join.own, join.peer, join.shape, { skip: !handedOver });
     this.#producer = new LinkProducer(join.own, join.peer, join.shape);
-    this.requests = new Requests(join.umem, {
+    this.requests = new Requests(join.payloads, {
       descriptors: this.#consumer.words,
       ...linkWords(join.shape),
     });

@@ -9,15 +9,15 @@ import * as link from "../runtime/link.ts";
 import type { Datagrams } from "./contract.ts";
 
 // Constants of its own module V8 folds into the code; imported ones it loads and checks at each use.
-const { Descriptor, DESCRIPTOR_WORDS, NO_DESCRIPTOR } = link;
+const { Descriptor, DESCRIPTOR_WORDS, NO_DESCRIPTOR, PAYLOAD_MARGIN } = link;
 
 /** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
 const LARGEST_PAYLOAD = 65_507;
 
 /**
  * Fields are read from the descriptors in place. Offset and size are bounded each time they are read,
- * so that they stay inside the UMEM even if the net tile were to change them behind our back: the
- * UMEM ends with a buffer of 64 KiB, so no frame begins later.
+ * so that they stay inside the memory even if the net tile were to change them behind our back: no
+ * payload begins in its last `PAYLOAD_MARGIN` bytes.
  */
 export class Requests implements Datagrams {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
@@ -32,11 +32,11 @@ export class Requests implements Datagrams {
 
   /** Descriptors stand round and round from word `base` of `descriptors` up to `end`. */
   constructor(
-    umem: View,
+    memory: View,
     { descriptors, base, end }: { descriptors: Uint32Array; base: number; end: number },
   ) {
-    this.bytes = u8(umem);
-    this.words = u32(umem);
+    this.bytes = u8(memory);
+    this.words = u32(memory);
     this.#descriptors = descriptors;
     this.#base = base;
     this.#end = end;
@@ -75,7 +75,7 @@ export class Requests implements Datagrams {
   }
   get offset(): number {
     const offset = this.#descriptors[this.#at + Descriptor.offset];
-    return offset <= this.bytes.length - 65_536 ? offset : 0;
+    return offset <= this.bytes.length - PAYLOAD_MARGIN ? offset : 0;
   }
   get size(): number {
     const size = this.#descriptors[this.#at + Descriptor.length];
@@ -100,9 +100,5 @@ export class Requests implements Datagrams {
   /** Which descriptor of the link it is. */
   get place(): number {
     return ((this.#at - this.#base) / DESCRIPTOR_WORDS) | 0;
-  }
-  /** Both ports: source << 16 | destination. */
-  get ports(): number {
-    return this.#descriptors[this.#at + Descriptor.ports];
   }
 }

@@ -5,7 +5,7 @@
  * no more.
  */
 
-import { slice, u8, type View } from "../../ffi/view.ts";
+import { i32, u64, type View } from "../../ffi/view.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import {
@@ -14,6 +14,9 @@ import {
   LinkProducer,
   type LinkShape,
   netLinkBytes,
+  PayloadRing,
+  payloadRing,
+  requestRing,
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import * as arrival from "./arrivals.ts";
@@ -26,9 +29,9 @@ import * as burst from "./rows.ts";
 import type { Umem } from "./umem.ts";
 
 // Own constants, see frame.ts.
-const { Descriptor } = link;
+const { Descriptor, PAYLOAD_MARGIN } = link;
 const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
-const { PAYLOAD_AT } = frames;
+const { MOST_BYTES, PAYLOAD_AT } = frames;
 const { NO_FRAME, Row, SLOW } = burst;
 const { appBit, Entry, MOST_WORDS, SHARED_BIT, TICK_BITS } = layout;
 const LINK_FULL = NET.index.app_link_full;
@@ -152,6 +155,71 @@ const Out = {
   sum: 2,
 } as const;
 
+/** The payloads of an app's requests, each copied to memory that this app alone is given. */
+class Copies {
+  readonly #ring: PayloadRing;
+  /** The ring and the UMEM in words, and in double words. */
+  readonly #words: Int32Array;
+  readonly #frames: Int32Array;
+  readonly #wide: BigUint64Array;
+  readonly #wideFrames: BigUint64Array;
+
+  /** Copies from `umem` to `ring`, as `requestRing` has it, for a link of `depth`. */
+  constructor(ring: View, { umem, depth }: { umem: Umem; depth: number }) {
+    this.#ring = new PayloadRing(ring.byteLength - PAYLOAD_MARGIN, depth);
+    this.#words = i32(ring);
+    this.#frames = umem.words;
+    this.#wide = u64(ring);
+    this.#wideFrames = u64(umem.bytes);
+  }
+
+  /**
+   * Copies `length` bytes at `offset` of the UMEM, a multiple of four, and returns where to; -1 when
+   * there is no room. They are of the `pushed`-th descriptor; `outstanding` before it are on their way.
+   */
+  copy(offset: number, length: number, pushed: number, outstanding: number): number {
+    // The copy begins in its double word where the payload does, so that those can be copied.
+    const into = offset & 4;
+    const at = this.#ring.reserve(into + length, pushed, outstanding);
+    if (at < 0) return -1;
+    this.#ring.take(pushed, into + length);
+    const words = this.#words;
+    const frames = this.#frames;
+    let from = (offset & MOST_BYTES) >>> 2;
+    let to = (at + into) >>> 2;
+    let left = length >>> 2;
+    if (left > 8) {
+      if (into !== 0) {
+        words[to++] = frames[from++];
+        left--;
+      }
+      this.#copyWide(from >>> 1, to >>> 1, left >>> 3);
+      from += left & ~7;
+      to += left & ~7;
+      left &= 7;
+    }
+    for (; left > 0; left--) words[to++] = frames[from++];
+    const rest = length & 3;
+    // What is behind a payload in its frame is what others were sent.
+    if (rest !== 0) words[to] = frames[from] & ((1 << (rest << 3)) - 1);
+    return at + into;
+  }
+
+  /** Copies `count` times four double words: three times as fast as words, and nothing is allocated. */
+  #copyWide(from: number, to: number, count: number): void {
+    const words = this.#wide;
+    const frames = this.#wideFrames;
+    for (; count > 0; count--) {
+      words[to] = frames[from];
+      words[to + 1] = frames[from + 1];
+      words[to + 2] = frames[from + 2];
+      words[to + 3] = frames[from + 3];
+      from += 4;
+      to += 4;
+    }
+  }
+}
+
 /** The net tile's ends of both links of one app. */
 export class AppLink implements arrival.Recipient {
   readonly name: string;
@@ -167,6 +235,8 @@ export class AppLink implements arrival.Recipient {
   readonly #requests: LinkProducer;
   readonly #umem: Umem;
   readonly #waker: Waker;
+  /** Where the app does not read the UMEM. */
+  readonly #copies: Copies | null;
   /** For each descriptor of the link what is out, `Out` words. */
   readonly #out: Int32Array;
   #reclaimed: number;
@@ -179,16 +249,18 @@ export class AppLink implements arrival.Recipient {
 
   constructor(setup: AppSetup, { umem, cache, index, wake, seed }: AppLinkParts) {
     const { net, app, shape } = setup;
-    if (app.byteLength < appLinkBytes(shape)) {
+    if (app.byteLength < appLinkBytes(shape) || net.byteLength < netLinkBytes(shape)) {
       throw new RangeError(`the link region of app ${setup.name} is too small`);
     }
     this.name = setup.name;
     this.ports = setup.ports;
     this.answers = new LinkConsumer(net, app, shape);
     this.#requests = new LinkProducer(net, app, shape);
-    const ring = slice(app, netLinkBytes(shape), shape.payloadBytes);
-    this.payloads = new DataView(ring.buffer, ring.byteOffset, ring.byteLength);
-    this.payloadBytes = u8(ring);
+    this.payloadBytes = payloadRing(app, shape);
+    const { buffer, byteOffset, byteLength } = this.payloadBytes;
+    this.payloads = new DataView(buffer, byteOffset, byteLength);
+    const copies = requestRing(net, shape);
+    this.#copies = copies && new Copies(copies, { umem, depth: shape.depth });
     this.peers = new Peers(setup, { cache, index, seed });
     this.received = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.peers };
     this.#umem = umem;
@@ -258,9 +330,7 @@ export class AppLink implements arrival.Recipient {
    * before. All but `place` is the net tile's own knowledge.
    */
   takeRequest(place: number, rows: Int32Array, row: number): boolean {
-    const requests = this.#requests;
-    const mask = requests.depth - 1;
-    if (place > mask || ((place - this.#reclaimed) & mask) >= this.outstanding) return false;
+    if (!this.#isOut(place)) return false;
     const out = this.#out;
     const at = place << OUT_SHIFT;
     const offset = out[at + Out.offset];
@@ -268,18 +338,39 @@ export class AppLink implements arrival.Recipient {
     out[at + Out.offset] = -1;
     const isLarge = this.#umem.isLarge(offset);
     if (isLarge) this.largeOut--;
-    const { words } = requests;
-    const from = requests.slotAt(place);
-    const ports = words[from + Descriptor.ports];
+    const requests = this.#requests;
     rows[row + Row.offset] = offset;
-    rows[row + Row.length] = words[from + Descriptor.length];
-    rows[row + Row.source] = words[from + Descriptor.destination];
-    rows[row + Row.destination] = words[from + Descriptor.source];
-    rows[row + Row.ports] = (ports << 16) | (ports >>> 16);
+    rows[row + Row.length] = requests.words[requests.slotAt(place) + Descriptor.length];
+    this.#address(place, rows, row);
     rows[row + Row.entry] = isLarge ? NO_FRAME : out[at + Out.entry];
     rows[row + Row.frame] = isLarge ? offset : offset - PAYLOAD_AT;
     rows[row + Row.sum] = out[at + Out.sum];
     return true;
+  }
+
+  /** Whether the request of descriptor `place` is out. */
+  #isOut(place: number): boolean {
+    const mask = this.#requests.depth - 1;
+    return place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding;
+  }
+
+  /**
+   * Addresses the row at word `row` of `rows` to the sender of the request of descriptor `place`. False
+   * when the app has no such request. All but `place` is the net tile's own knowledge.
+   */
+  answerTo(place: number, rows: Int32Array, row: number): boolean {
+    if (!this.#isOut(place)) return false;
+    this.#address(place, rows, row);
+    return true;
+  }
+
+  #address(place: number, rows: Int32Array, row: number): void {
+    const { words } = this.#requests;
+    const from = this.#requests.slotAt(place);
+    const ports = words[from + Descriptor.ports];
+    rows[row + Row.source] = words[from + Descriptor.destination];
+    rows[row + Row.destination] = words[from + Descriptor.source];
+    rows[row + Row.ports] = (ports << 16) | (ports >>> 16);
   }
 
   /** As `Recipient` says. The app sees them after `publish`. */
@@ -292,13 +383,21 @@ export class AppLink implements arrival.Recipient {
     const timeHigh = frames[1];
     const room = requests.depth - ((requests.pushed - this.#reclaimed) | 0);
     const end = this.peers.hearRun(rows, from, count);
-    const taken = Math.min(end, from + room);
-    for (let i = from; i < taken; i++) {
+    const most = Math.min(end, from + room);
+    const copies = this.#copies;
+    let i = from;
+    for (; i < most; i++) {
       const row = (i & (XDP_BURST - 1)) << ARRIVAL_SHIFT;
       const at = requests.slot();
       const offset = rows[row + Arrival.offset];
-      words[at + Descriptor.offset] = offset;
-      words[at + Descriptor.length] = rows[row + Arrival.length];
+      const length = rows[row + Arrival.length];
+      let seen = offset;
+      if (copies !== null) {
+        seen = copies.copy(offset, length, requests.pushed, this.outstanding);
+        if (seen < 0) break;
+      }
+      words[at + Descriptor.offset] = seen;
+      words[at + Descriptor.length] = length;
       words[at + Descriptor.source] = rows[row + Arrival.source];
       words[at + Descriptor.destination] = rows[row + Arrival.destination];
       words[at + Descriptor.ports] = rows[row + Arrival.ports];
@@ -311,8 +410,8 @@ export class AppLink implements arrival.Recipient {
       out[own + Out.sum] = rows[row + Arrival.sum];
       requests.push();
     }
-    if (taken < end) rows[(taken << ARRIVAL_SHIFT) + Arrival.app] = -LINK_FULL;
-    return taken;
+    if (i < end) rows[(i << ARRIVAL_SHIFT) + Arrival.app] = -LINK_FULL;
+    return i;
   }
 
   /** As `Recipient` says. The app sees it after `publish`. */
@@ -327,10 +426,16 @@ export class AppLink implements arrival.Recipient {
     timeHigh: number,
   ): boolean {
     const requests = this.#requests;
-    if (this.outstanding === requests.depth) return false;
+    const { outstanding } = this;
+    if (outstanding === requests.depth) return false;
+    const copies = this.#copies;
+    const seen = copies === null
+      ? offset
+      : copies.copy(offset, length, requests.pushed, outstanding);
+    if (seen < 0) return false;
     const words = requests.words;
     const at = requests.slot();
-    words[at + Descriptor.offset] = offset;
+    words[at + Descriptor.offset] = seen;
     words[at + Descriptor.length] = length;
     words[at + Descriptor.source] = source;
     words[at + Descriptor.destination] = destination;

@@ -215,6 +215,9 @@ export class Transmitter {
       rows[row + Row.destination] = words[at + Descriptor.destination];
       rows[row + Row.ports] = words[at + Descriptor.ports];
       rows[row + Row.entry] = SLOW;
+      const request = words[at + Descriptor.request];
+      // What it answers is not there: no length is -1 either.
+      if (request !== 0 && !app.answerTo(request - 1, rows, row)) rows[row + Row.length] = -1;
     }
     return i - from;
   }

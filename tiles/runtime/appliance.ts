@@ -6,7 +6,7 @@
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
  */
 
-import { describeErrno } from "../../ffi/errno.ts";
+import { describeErrno, SystemError } from "../../ffi/errno.ts";
 import type { Observer, TileLibrary } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
@@ -223,15 +223,23 @@ export class Appliance {
     this.#options.log(sentence);
   }
 
-  /** Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. */
+  /**
+   * Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. Where
+   * that one does not end, it stays, and the new one is given up.
+   */
   async #relieve(seat: TileSeat, before: TileWorker, worker: TileWorker): Promise<boolean> {
     this.#workers.set(seat.name, worker);
     this.#beside = before;
+    const late = new Promise<"late">((resolve) => before.expectEnd(() => resolve("late")));
     this.#control.relieve(before.thread);
     this.#options.tile.wake(seat.eventfd);
-    const handedOver = await before.ended;
+    const handedOver = await Promise.race([before.ended, late]);
     this.#control.relieve(0);
-    return handedOver;
+    if (handedOver !== "late") return handedOver;
+    this.#workers.set(seat.name, before);
+    this.#beside = worker;
+    worker.abandon("the one before does not end");
+    return await new Promise(() => {});
   }
 
   /**
@@ -330,8 +338,11 @@ export class Appliance {
       if (this.#beside?.name === seat.name) await this.#reloaded;
       if (this.#stopping || !this.#workers.get(seat.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(seat.name), LASTING_MILLIS);
-      // A failure of this start comes back through `failed`.
-      this.#start(seat, setup).catch(() => clearTimeout(lasted));
+      // A failure of this start comes back through `failed`, unless not even a thread was to be had.
+      this.#start(seat, setup).catch((error) => {
+        clearTimeout(lasted);
+        if (error instanceof SystemError) this.#failed(seat, { message: error.message, setup });
+      });
     }, pause);
   }
 
@@ -357,6 +368,7 @@ export class Appliance {
     clearInterval(this.#watch);
     const { attachments, tile } = this.#options;
     for (const attachment of attachments) this.#detach(attachment);
+    for (const worker of this.#workers.values()) worker.expectEnd();
     this.#control.stop();
     for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
     this.#endStatus();

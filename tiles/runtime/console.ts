@@ -36,10 +36,13 @@ export function bounded(
     const time = now();
     if (time - begun >= 1000) [begun, lines] = [time, 0];
     if (lines > LINES_A_SECOND) return;
-    if (++lines > LINES_A_SECOND) {
-      return log(`it says more than ${LINES_A_SECOND} lines in a second: the rest is left out`);
-    }
-    log(clipped(formatted(said)));
+    const text = clipped(formatted(said)).split("\n");
+    const fits = text.slice(0, LINES_A_SECOND - lines);
+    lines += text.length;
+    if (fits.length > 0) log(fits.join("\n"));
+    if (fits.length === text.length) return;
+    lines = LINES_A_SECOND + 1;
+    log(`it says more than ${LINES_A_SECOND} lines in a second: the rest is left out`);
   };
 }
 

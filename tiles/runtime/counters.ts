@@ -35,7 +35,8 @@ export const NET = table({
   rx_drop_port: "Datagrams to a port that no app serves.",
   rx_drop_truncated: "Datagrams from a kernel socket that did not fit their buffer.",
   rx_drop_no_buffer: "Datagrams from a kernel socket for which no frame or buffer was free.",
-  app_link_full: "Datagrams dropped because the app's link was full.",
+  app_link_full:
+    "Datagrams dropped because the app's link, or the memory of its payloads, was full.",
   tx_accepted: "Datagrams taken from apps.",
   tx_frames: "Frames put on AF_XDP transmit rings.",
   tx_socket: "Datagrams sent through the kernel's sockets.",

@@ -2,12 +2,13 @@
  * Links: how net and app tiles hand datagrams to each other. Single producer, single consumer, fixed
  * depth, descriptors of eight words. Two regions make a pair of links, one written by each side:
  *
- *     written by net:  cursor of net→app │ how far net has read app→net │ descriptors net→app
+ *     written by net:  cursor of net→app │ how far net has read app→net │ descriptors net→app │ payloads
  *     written by app:  cursor of app→net │ how far app has read net→app │ descriptors app→net │ payloads
  *
- * so each region has one writer, and a cursor is believed only as far as it can be true. Received
- * payloads stay in the net tile's UMEM; answers stand in the payload ring at the end of the app's
- * region. Cursors run freely through 32 bits and are published once per burst.
+ * so each region has one writer, and a cursor is believed only as far as it can be true. An app reads
+ * the payloads of its requests in the ring at the end of the net tile's region, or, where it is the
+ * only app, in the UMEM: then that ring is left out. Cursors run freely through 32 bits and are
+ * published once per burst.
  */
 
 import { slice, u32, u8, type View } from "../../ffi/view.ts";
@@ -17,10 +18,10 @@ export const DESCRIPTOR_WORDS = 8;
 
 /**
  * Word offsets in a descriptor. Addresses are host order (198.18.0.1 is 0xc6120001).
- * `offset` counts bytes from the start of the memory that the payload is in: the UMEM for net→app,
- * the payload ring for app→net. In app→net the source is the address that the answer is sent from
- * (0: choose as the kernel would). `interface` is the one a request came in on, 0 in answers.
- * `timeLow/High` are CLOCK_REALTIME nanoseconds when the burst was taken from the ring.
+ * `offset` counts bytes from the start of the memory that the payload is in: a payload ring, or for
+ * net→app the UMEM. In app→net the source is the address that the answer is sent from (0: choose as
+ * the kernel would). `timeLow/High` are CLOCK_REALTIME nanoseconds when the burst was taken from the
+ * ring.
  */
 export const Descriptor = {
   offset: 0,
@@ -29,7 +30,13 @@ export const Descriptor = {
   destination: 3,
   /** source port << 16 | destination port */
   ports: 4,
+  /** net→app: the interface that the request came in on. */
   interface: 5,
+  /**
+   * app→net: one more than the place in the other link of the request that this answers. It goes where
+   * that came from, and its own addresses and ports do not count. 0: it goes where it says.
+   */
+  request: 5,
   timeLow: 6,
   timeHigh: 7,
 } as const;
@@ -61,20 +68,35 @@ const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 /** Word index, in either region, of what reads as a descriptor of zeros: it lies between both cursors. */
 export const NO_DESCRIPTOR = 8;
 
-/** Size of a link pair. `depth` is a power of two up to 65,536; `payloadBytes` a multiple of 64. */
+/**
+ * Bytes that whatever memory requests are in goes on for behind where the last payload can begin, so
+ * that by its offset alone none leaves that memory.
+ */
+export const PAYLOAD_MARGIN = 65_536;
+
+/** Size of a link pair. All are powers of two; `depth` is at most 65,536. */
 export interface LinkShape {
   readonly depth: number;
+  /** Of the ring that payloads of answers stand in. */
   readonly payloadBytes: number;
+  /** Of the ring that payloads of requests are copied to; left out: they stay in the UMEM. */
+  readonly requestBytes?: number;
+}
+
+/** Bytes of the cursors and descriptors in either region. Payloads are behind them. */
+function descriptorBytes({ depth }: LinkShape): number {
+  return DESCRIPTORS_AT + depth * DESCRIPTOR_WORDS * 4;
 }
 
 /** Bytes of the region that the net side writes. */
 export function netLinkBytes(shape: LinkShape): number {
-  return DESCRIPTORS_AT + shape.depth * DESCRIPTOR_WORDS * 4;
+  const { requestBytes } = shape;
+  return descriptorBytes(shape) + (requestBytes === undefined ? 0 : requestBytes + PAYLOAD_MARGIN);
 }
 
 /** Bytes of the region that the app side writes. */
 export function appLinkBytes(shape: LinkShape): number {
-  return netLinkBytes(shape) + shape.payloadBytes;
+  return descriptorBytes(shape) + shape.payloadBytes;
 }
 
 /** Where the descriptors of a link stand in either region: word of the first, and of their end. */
@@ -85,7 +107,57 @@ export function linkWords({ depth }: LinkShape): { base: number; end: number } {
 
 /** The payload ring at the end of the app's region. */
 export function payloadRing(app: View, shape: LinkShape): Uint8Array<SharedArrayBuffer> {
-  return u8(slice(app, netLinkBytes(shape), shape.payloadBytes));
+  return u8(slice(app, descriptorBytes(shape), shape.payloadBytes));
+}
+
+/** The payload ring at the end of the net side's region, margin included; null: there is none. */
+export function requestRing(net: View, shape: LinkShape): View | null {
+  const { requestBytes } = shape;
+  if (requestBytes === undefined) return null;
+  return slice(net, descriptorBytes(shape), requestBytes + PAYLOAD_MARGIN);
+}
+
+/**
+ * Which bytes of a payload ring are free, as its writer keeps it. Payloads lie in a row, each at a
+ * multiple of eight; one that would cross the end begins at the start again. What the reader has passed
+ * is free; positions run freely through 32 bits.
+ */
+export class PayloadRing {
+  /** Where the payload of each descriptor begins: the oldest on its way is where free room ends. */
+  readonly #starts: Int32Array;
+  readonly #mask: number;
+  #head = 0;
+
+  /** Of `bytes` for the descriptors of a link of `depth`. */
+  constructor(bytes: number, depth: number) {
+    this.#starts = new Int32Array(depth);
+    this.#mask = bytes - 1;
+  }
+
+  /**
+   * Offset of `size` bytes in a row, or -1 when there are none now. `outstanding` of the `pushed`
+   * descriptors are on their way.
+   */
+  reserve(size: number, pushed: number, outstanding: number): number {
+    const mask = this.#mask;
+    // With nothing on its way the ring begins at its start again, which keeps it in the cache.
+    if (outstanding === 0) this.#head = 0;
+    let at = this.#head;
+    if ((at & mask) + size > mask + 1) at = (at + mask + 1 - (at & mask)) | 0;
+    const end = (at + ((size + 7) & ~7)) | 0;
+    const starts = this.#starts;
+    const tail = outstanding === 0 ? at : starts[(pushed - outstanding) & (starts.length - 1)];
+    if (size > mask + 1 || ((end - tail) >>> 0) > mask + 1) return -1;
+    this.#head = at;
+    return at & mask;
+  }
+
+  /** The `pushed`-th descriptor takes `bytes` of what was reserved last, or none. */
+  take(pushed: number, bytes: number): void {
+    const starts = this.#starts;
+    starts[pushed & (starts.length - 1)] = this.#head;
+    this.#head = (this.#head + ((bytes + 7) & ~7)) | 0;
+  }
 }
 
 /** The sending end of a link. */

@@ -8,7 +8,12 @@ const CONTROL = /[^\P{Cc}\t]/gu;
 
 /** `text` with each of its lines in the name of the tile, and its control characters spelled out. */
 export function inName(name: string, text: string): string {
-  return text.split("\n").map((line) => `${name}: ${line.replace(CONTROL, spelled)}`).join("\n");
+  return text.split("\n").map((line) => `${name}: ${spelledOut(line)}`).join("\n");
+}
+
+/** A line with its control characters spelled out. */
+export function spelledOut(line: string): string {
+  return line.replace(CONTROL, spelled);
 }
 
 function spelled(character: string): string {

@@ -25,8 +25,19 @@ export const LARGE_BUFFERS = 64;
 export const RING_ENTRIES = 1024;
 /** Datagrams that may wait for a neighbour, per net tile. */
 export const HOLD_ENTRIES = 256;
-/** Each link between a net and an app tile. The ring of payloads holds sixteen of the largest. */
+/**
+ * Each link between a net and an app tile, where the UMEM is one app's alone. The ring of answers'
+ * payloads holds sixteen of the largest.
+ */
 export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
+/**
+ * The same where several apps share a UMEM. The ring of requests' payloads has room for those of as
+ * many frames as the link is deep, or for 32 of the largest.
+ */
+export const APART_LINK_SHAPE: LinkShape = {
+  ...LINK_SHAPE,
+  requestBytes: LINK_SHAPE.depth * FRAME_BYTES,
+};
 
 /** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
 export function umemBytes(frames: number): number {

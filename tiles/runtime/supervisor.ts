@@ -3,15 +3,16 @@
  * it can check: a tile counts as confined when the kernel says so of its thread.
  */
 
+import { EAGAIN, SystemError } from "../../ffi/errno.ts";
 import { CAP_NET_ADMIN, type Host } from "../../ffi/host.ts";
 import { bounded } from "./console.ts";
 import type { ControlRequest } from "./control.ts";
 import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
-import { AppError, sentenceOf } from "./thrown.ts";
+import { AppError, firstLine, sentenceOf } from "./thrown.ts";
 import type { BootMessage, TileKind, TileReport } from "./tile.ts";
-import { Life, type TileReader } from "./tile_region.ts";
+import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
 export interface TileEvents {
@@ -38,15 +39,22 @@ const HUNG_LOOKS = 10;
 const LONG_LOOKS = 60;
 /** Looks until a start is said to be long. */
 const LATE_LOOKS = 10;
+/** Clock ticks, of 10 ms, in which a start has made progress; one that waits takes some, too. */
+const START_TICKS = 10;
 /** Looks until a start is ended however busy it is. */
 const START_LOOKS = 600;
+/** How often the thread of a tile that ends is looked for: a reload waits for it. */
+const GONE_POLL_MILLIS = 2;
+/** Looks until a tile that was told to end is late. */
+const TOLD_LOOKS = 10;
 /** Looks until the thread of a tile that was ended must be gone. */
 const GONE_LOOKS = 6;
 
-/** The threads of this process that tiles run on, by what the kernel tells of them. */
+/** The threads of this process that tiles run on, by what the kernel tells of them (proc(5)). */
 export class Threads {
   readonly #host: Pick<Host, "isRunning" | "readThread">;
-  readonly #taken = new Set<number>();
+  /** Threads of tiles, and when each was started: numbers come again. */
+  readonly #taken = new Map<number, string | undefined>();
 
   constructor(host: Pick<Host, "isRunning" | "readThread">) {
     this.#host = host;
@@ -54,17 +62,17 @@ export class Threads {
 
   /** Takes `thread` for one tile. False where it is none of this process, main's, or another tile's. */
   take(thread: number): boolean {
-    if (thread === Deno.pid || this.#taken.has(thread)) return false;
-    if (this.#host.readThread(thread, "status") === null) return false;
-    this.#taken.add(thread);
+    const stat = this.#stat(thread);
+    if (thread === Deno.pid || stat === null) return false;
+    if (this.#taken.has(thread) && this.#taken.get(thread) === stat[START_TIME]) return false;
+    this.#taken.set(thread, stat[START_TIME]);
     return true;
   }
 
-  /** Whether it still runs; once it does not, its number may come again. */
+  /** Whether the thread that was taken still runs. */
   isRunning(thread: number): boolean {
-    const runs = this.#host.isRunning(thread);
-    if (!runs) this.#taken.delete(thread);
-    return runs;
+    return this.#host.isRunning(thread) &&
+      this.#stat(thread)?.[START_TIME] === this.#taken.get(thread);
   }
 
   /** Whether `thread` has a seccomp filter, no new privileges, and no capability but those `allowed`. */
@@ -78,11 +86,18 @@ export class Threads {
 
   /** Processor time of `thread` in clock ticks; it stands still where the thread only waits. */
   ticks(thread: number): number {
-    // The name, in parentheses, may have anything in it; utime and stime are fields 14 and 15 (proc(5)).
-    const fields = this.#host.readThread(thread, "stat")?.replace(/^.*\)/s, "").trim().split(" ");
-    return fields === undefined ? 0 : Number(fields[11]) + Number(fields[12]);
+    const stat = this.#stat(thread);
+    return stat === null ? 0 : Number(stat[USER_TIME]) + Number(stat[SYSTEM_TIME]);
+  }
+
+  /** Fields of the thread's `stat` from the third on: the second, its name, may have anything in it. */
+  #stat(thread: number): string[] | null {
+    return this.#host.readThread(thread, "stat")?.replace(/^.*\)/s, "").trim().split(" ") ?? null;
   }
 }
+
+/** Fields 14, 15 and 22 of proc(5)'s `stat`, where the third is the first. */
+const [USER_TIME, SYSTEM_TIME, START_TIME] = [11, 12, 19];
 
 /** What a worker of a kind may have of capabilities once it is confined. */
 const ALLOWED_CAPABILITIES: { readonly [kind in TileKind]: number } = {
@@ -96,6 +111,28 @@ const ALLOWED_CAPABILITIES: { readonly [kind in TileKind]: number } = {
 export interface Confined {
   readonly landlock: boolean;
   readonly observed: boolean;
+}
+
+/** Starts a worker's thread. Throws SystemError where no more threads are allowed. */
+function makeWorker(name: string, permissions: Permissions): Worker {
+  try {
+    return new Worker(WORKER, {
+      type: "module",
+      name,
+      deno: { permissions: permissions as Deno.PermissionOptionsObject },
+    });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+    throw new SystemError(`start the thread of ${name}; a higher 'ulimit -u' may help`, EAGAIN);
+  }
+}
+
+/** How a tile ends; it has ended when its thread is gone. */
+interface Ending {
+  /** What went wrong; null: it was told to end, and did. */
+  readonly failure: string | null;
+  /** The app that it was for. */
+  readonly app?: string;
 }
 
 /** One running tile. */
@@ -121,9 +158,13 @@ export class TileWorker {
   #age = 0;
   /** Looks in a row at which there was something wrong. */
   #looks = 0;
-  /** Why it is being ended, while it is. */
-  #ending?: string;
-  #asks = false;
+  /** Whether it was told to end. */
+  #told = false;
+  #toldLooks = 0;
+  #late?: () => void;
+  #ending?: Ending;
+  /** Whether its loop is to be asked to leave, whatever it said. */
+  #leaving = false;
 
   constructor(
     boot: BootMessage,
@@ -144,19 +185,13 @@ export class TileWorker {
     // Nobody may be waiting for it any more when a start fails late.
     this.running.catch(() => {});
 
-    this.#worker = new Worker(WORKER, {
-      type: "module",
-      name: boot.name,
-      deno: { permissions: permissions as Deno.PermissionOptionsObject },
-    });
+    this.#worker = makeWorker(boot.name, permissions);
     this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#hear(data);
-    this.#worker.onmessageerror = () =>
-      this.#end("posted a message that cannot be read", { asks: true });
+    this.#worker.onmessageerror = () => this.#refuse("posted a message that cannot be read");
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#fail(
-        event.message.split("\n")[0].replace(/^Uncaught (\(in promise\) )?(Error: )?/, ""),
-      );
+      const line = firstLine(event.message);
+      this.#end({ failure: line.replace(/^Uncaught (\(in promise\) )?(Error: )?/, "") });
     };
     this.#worker.postMessage(boot);
   }
@@ -168,12 +203,28 @@ export class TileWorker {
 
   /** Whether its loop is to be asked to leave. */
   get leaving(): boolean {
-    return this.#asks && !this.#over;
+    return this.#leaving && !this.#over;
   }
 
   /** The number of its thread, once it has started. */
   get thread(): number {
     return this.#thread;
+  }
+
+  /**
+   * To be called when it is told to end: only then is it believed that it did. `late` is called where it
+   * does not in time.
+   */
+  expectEnd(late?: () => void): void {
+    this.#told = true;
+    this.#toldLooks = 0;
+    this.#late = late;
+  }
+
+  /** Gives up one that starts beside another. */
+  abandon(reason: string): void {
+    this.#worker.terminate();
+    this.#end({ failure: reason });
   }
 
   #hear(data: unknown): void {
@@ -182,86 +233,116 @@ export class TileWorker {
     try {
       report = this.#reports.read(data);
     } catch (error) {
-      return this.#end(sentenceOf(error), { asks: true });
+      return this.#refuse(sentenceOf(error));
     }
+    const { kind } = this.#boot;
     if (report.type === "log") this.#log(report.line);
     else if (report.type === "ask") this.#events.ask?.(report.request);
     else if (report.type === "started") {
       if (!this.#threads.take(report.thread)) {
-        return this.#end(`claimed thread ${report.thread}, which is not its own`, { asks: true });
+        return this.#refuse(`claimed thread ${report.thread}, which is not its own`);
       }
       this.#thread = report.thread;
     } else if (report.type === "ready") {
       this.#looks = 0;
       this.#events.ready?.().then((handedOver) => this.#worker.postMessage(handedOver));
     } else if (report.type === "running") {
-      if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[this.#boot.kind])) {
-        return this.#end("claimed to be confined without being so", { asks: true });
+      if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])) {
+        return this.#refuse("claimed to be confined without being so");
       }
       this.#runs = true;
       this.#looks = 0;
       this.#running.resolve(report);
-    } else if (report.type === "failed") this.#fail(report.message, report.app);
-    else {
-      this.#over = true;
-      this.#ended.resolve(true);
-    }
+    } else if (report.type === "failed") {
+      // A net tile speaks for the apps inside it, an app for itself.
+      const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
+      this.#end({ failure: firstLine(report.message), app });
+    } else if (this.#told) this.#end({ failure: null });
+    else this.#refuse("claimed to have been stopped");
   }
 
-  /**
-   * Ends the tile, which has failed for this reason when its thread is gone: its loop, where it runs, is
-   * asked to leave; a start is terminated, and so is a loop that makes no progress.
-   */
-  #end(reason: string, { asks }: { asks: boolean }): void {
-    this.#ending = reason;
-    this.#looks = 0;
+  /** Ends a tile for what it did or said: its loop is asked to leave, a start is terminated. */
+  #refuse(reason: string): void {
+    if (this.#over || this.#ending !== undefined) return;
     this.#events.log(`it ${reason} and is ended`);
-    if (asks && this.#runs) this.#asks = true;
+    if (this.#runs) this.#leaving = true;
     else this.#worker.terminate();
-    if (this.#thread === 0) this.#fail(`it ${reason}`);
+    this.#end({ failure: `it ${reason}` });
   }
 
-  #fail(message: string, app = this.#boot.kind === "app" ? this.name : undefined): void {
+  /** From now on it counts as ending in this way; it has ended when its thread is gone. */
+  #end(ending: Ending): void {
+    if (this.#over || this.#ending !== undefined) return;
+    this.#ending = ending;
+    this.#looks = 0;
+    const poll = () => {
+      if (this.#over) return;
+      if (this.#isGone()) this.#settle(ending);
+      else setTimeout(poll, GONE_POLL_MILLIS);
+    };
+    poll();
+  }
+
+  #isGone(): boolean {
+    return this.#thread === 0 || !this.#threads.isRunning(this.#thread);
+  }
+
+  #settle({ failure, app = this.#boot.kind === "app" ? this.name : undefined }: Ending): void {
     this.#over = true;
-    const error = app === undefined
-      ? new Error(`${this.name}: ${message}`)
-      : new AppError(app, message);
-    this.#running.reject(error);
-    this.#ended.resolve(false);
-    this.#events.failed(message);
+    const message = failure ?? "it was told to end";
+    this.#running.reject(
+      app === undefined ? new Error(`${this.name}: ${message}`) : new AppError(app, message),
+    );
+    this.#ended.resolve(failure === null);
+    if (failure !== null) this.#events.failed(failure);
   }
 
   /**
    * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
-   * that is awake and makes no progress is hung, and so is a status tile that makes none, asleep or not,
-   * and one whose start takes no processor time, or takes for ever: it is ended, and has failed when its
-   * thread is gone; nobody else has its regions before. One that cannot be ended is `stuck`, and so is
-   * a net tile, which holds rings; but one that starts beside another, which has nothing of that yet,
+   * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and
+   * a start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when
+   * its thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`,
+   * and so is a hung net tile, which holds rings. One that starts beside another holds nothing yet: it
    * has just failed.
    */
   look(tile: TileReader): void {
     if (this.#over || this.#thread === 0) return;
-    if (!this.#threads.isRunning(this.#thread)) {
-      return this.#fail(this.#ending === undefined ? "it left" : `it ${this.#ending}`);
+    if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
+    if (this.#ending !== undefined) return this.#retryEnd(this.#ending);
+    if (this.#told && ++this.#toldLooks === TOLD_LOOKS) {
+      this.#told = false;
+      this.#late?.();
     }
-    const { kind, beside } = this.#boot;
-    const progress = this.#runs ? progressOf(tile, kind) : this.#threads.ticks(this.#thread);
+    const { kind } = this.#boot;
+    const progress = this.#runs
+      ? progressOf(tile, kind)
+      : Math.floor(this.#threads.ticks(this.#thread) / START_TICKS);
     const lives = progress !== this.#progress ||
-      (this.#runs && (tile.life !== Life.running || (tile.asleep && kind !== "status")));
+      (this.#runs && tile.asleep && kind !== "status");
     this.#progress = progress;
-    this.#looks = lives && this.#ending === undefined ? 0 : this.#looks + 1;
+    this.#looks = lives ? 0 : this.#looks + 1;
     this.#age++;
     if (!this.#runs && this.#age === LATE_LOOKS) this.#events.late();
-    if (this.#ending !== undefined) {
-      if (this.#looks < GONE_LOOKS) return;
-      if (beside && !this.#runs) return this.#fail(`it ${this.#ending} and cannot be ended`);
-      return this.#stuck();
-    }
     const quick = this.#runs && (kind === "app" || kind === "net");
     const late = !this.#runs && this.#age >= START_LOOKS;
     if (this.#looks < (quick ? HUNG_LOOKS : LONG_LOOKS) && !late) return;
     if (kind === "net" && this.#runs) return this.#stuck();
-    this.#end(this.#runs ? "hangs" : "did not start in time", { asks: false });
+    const reason = this.#runs ? "hangs" : "did not start in time";
+    this.#events.log(`it ${reason} and is ended`);
+    this.#worker.terminate();
+    this.#end({ failure: `it ${reason}` });
+  }
+
+  /** Of one that is ending: its thread is still there, whatever it said. */
+  #retryEnd({ failure, app }: Ending): void {
+    this.#looks++;
+    if (this.#looks === 1) {
+      if (this.#runs) this.#leaving = true;
+      else this.#worker.terminate();
+    }
+    if (this.#looks < GONE_LOOKS) return;
+    if (!this.#boot.beside || this.#runs) return this.#stuck();
+    this.#settle({ failure: `${failure ?? "it was told to end"} and cannot be ended`, app });
   }
 
   #stuck(): void {

@@ -2,6 +2,8 @@
  * What was thrown, read with care: an app may throw anything, whose getters and toString() throw too.
  */
 
+import { spelledOut } from "./log_line.ts";
+
 /** An app does not start, which is for whoever wrote it to mend. */
 export class AppError extends Error {
   readonly app: string;
@@ -24,8 +26,13 @@ export function readThrown(thrown: unknown): { name?: string; message: string; s
   }
 }
 
-/** The same in a line. */
+/** The same in a line, which is fit for the log. */
 export function sentenceOf(thrown: unknown): string {
   const { name, message } = readThrown(thrown);
-  return (name === undefined || name === "Error" ? message : `${name}: ${message}`).split("\n")[0];
+  return firstLine(name === undefined || name === "Error" ? message : `${name}: ${message}`);
+}
+
+/** The first line of a text, its control characters spelled out. */
+export function firstLine(text: string): string {
+  return spelledOut(text.split("\n")[0]);
 }

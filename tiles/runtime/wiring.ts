@@ -20,7 +20,7 @@ import type { StatusSetup } from "../status/tile.ts";
 import type { Attachment } from "./attachment.ts";
 import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
-import { appLinkBytes, netLinkBytes } from "./link.ts";
+import { appLinkBytes, type LinkShape, netLinkBytes, requestRing } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
@@ -35,6 +35,8 @@ export interface AppPlan
   extends
     Pick<ServiceSetup, "name" | "module" | "options" | "refuseSources" | "mostPerSecond">,
     Pick<PeerSetup, "sendTo"> {
+  /** The app that this is an instance of. */
+  readonly app: string;
   readonly ports: readonly PortRange[];
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
@@ -107,6 +109,11 @@ export class Wiring {
   /** What AF_XDP has of each net tile's UMEM: the frames. It locks all of it, touched or not. */
   readonly frames: readonly View[];
   readonly #options: WiringOptions;
+  /**
+   * Of every link. Payloads stay in the UMEM where all in it is one app's: its instances may read each
+   * other's. Else each instance is given copies of its own.
+   */
+  readonly #shape: LinkShape;
   /** Every port that an app answers on. */
   readonly #served: readonly number[];
   /** What each net tile has for itself. */
@@ -119,6 +126,8 @@ export class Wiring {
   constructor(options: WiringOptions) {
     this.#options = options;
     const { regions, plan: { frames }, apps } = options;
+    const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
+    this.#shape = isAlone ? plan.LINK_SHAPE : plan.APART_LINK_SHAPE;
     this.#served = [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
     this.netbase = regions.create("netbase", NETBASE_BYTES);
     this.control = regions.create("control", CONTROL_BYTES);
@@ -147,8 +156,8 @@ export class Wiring {
     );
     this.#links = this.apps.map(({ seat: { name: app } }) =>
       this.nets.map(({ name: net }) => ({
-        net: regions.create(`link ${net} to ${app}`, netLinkBytes(plan.LINK_SHAPE)),
-        app: regions.create(`link ${app} to ${net}`, appLinkBytes(plan.LINK_SHAPE)),
+        net: regions.create(`link ${net} to ${app}`, netLinkBytes(this.#shape)),
+        app: regions.create(`link ${app} to ${net}`, appLinkBytes(this.#shape)),
       }))
     );
   }
@@ -255,7 +264,7 @@ export class Wiring {
         ports: portsOf(app.ports),
         net: this.#links[a][n].net.writer,
         app: this.#links[a][n].app.reader,
-        shape: plan.LINK_SHAPE,
+        shape: this.#shape,
         tile: seat.region.reader,
         eventfd: seat.eventfd,
         ...this.#peerSetup(index, n),
@@ -301,8 +310,9 @@ export class Wiring {
       nets: this.nets.map((net, n) => ({
         own: this.#links[a][n].app.writer,
         peer: this.#links[a][n].net.reader,
-        umem: this.#rooms[n].umem.reader,
-        shape: plan.LINK_SHAPE,
+        payloads: requestRing(this.#links[a][n].net.reader, this.#shape) ??
+          this.#rooms[n].umem.reader,
+        shape: this.#shape,
         tile: net.region.reader,
         eventfd: net.eventfd,
       })),

@@ -28,6 +28,10 @@ const scope = globalThis as unknown as {
   close(): void;
 };
 
+// Taken before an app's code runs, which may put others in their place.
+const post = scope.postMessage.bind(scope);
+const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
+
 scope.onmessage = (event) => {
   scope.onmessage = null;
   run(event.data).catch((error) => {
@@ -43,12 +47,12 @@ async function run(boot: BootMessage): Promise<void> {
   const started = await Promise.race([start(boot), loose(boot, over.signal)]).catch((error) => {
     // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
     const app = error instanceof AppError ? { app: error.app } : {};
-    scope.postMessage({ type: "failed", message: clipped(sentenceOf(error)), ...app });
+    post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
     return null;
   });
   over.abort();
   if (started !== null) await live(boot, started);
-  scope.postMessage({ type: "stopped" });
+  post({ type: "stopped" });
   scope.close();
 }
 
@@ -74,33 +78,35 @@ interface Started {
 async function start(boot: BootMessage): Promise<Started> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
-  scope.postMessage({ type: "started", thread });
-  Deno.permissions.revokeSync({ name: "ffi" });
+  libraries.tile.refuseSignals();
+  post({ type: "started", thread });
+  revoke({ name: "ffi" });
   const region = new TileRegion(boot.region);
   const join = () => {
     region.awake();
     region.life = Life.booting;
   };
   if (!boot.beside) join();
-  const log = (line: string) => scope.postMessage({ type: "log", line: clipped(line) });
+  const log = (line: string) => post({ type: "log", line: clipped(line) });
   Object.assign(console, consoleTo(log));
-  touch();
+  lookUp();
+  takeAway();
   const module = await import(boot.module) as TileModule<unknown>;
   const tile = await module.create({
     setup: boot.setup,
     region,
     libraries,
     log,
-    ask: (request) => scope.postMessage({ type: "ask", request }),
+    ask: (request) => post({ type: "ask", request }),
     ...(boot.beside && { turn: () => turn().finally(join) }),
   });
   // What loading modules has left in Deno's event loop ends now: at the thread's end it would wake
   // workers that came later, which a confined thread may not, and Deno ends the process for that.
   await new Promise((resolve) => setTimeout(resolve));
   if (!boot.keep.keep) {
-    for (const name of GIVEN_UP) Deno.permissions.revokeSync({ name });
+    for (const name of GIVEN_UP) revoke({ name });
   }
-  scope.postMessage({ type: "running", ...confine(boot, libraries, tile.descriptors) });
+  post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
   return { tile, region, thread };
 }
 
@@ -109,7 +115,7 @@ function turn(): Promise<boolean> {
   const heard = new Promise<boolean>((resolve) => {
     addEventListener("message", ({ data }) => resolve(data), { once: true });
   });
-  scope.postMessage({ type: "ready" });
+  post({ type: "ready" });
   return heard;
 }
 
@@ -153,14 +159,22 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
 }
 
 /**
- * What Deno and V8 look up in files once and then remember, looked up while that is allowed; and what a
- * tile may not have. Standard output and error belong to main: a tile's words go through the log.
+ * Looks up once, while files can be read, what V8 then remembers: without the host's time zone a
+ * confined tile would tell the time of UTC.
  */
-function touch(): void {
-  // The host's time zone: without it a confined tile would tell the time of UTC.
+function lookUp(): void {
   new Date().getTimezoneOffset();
   new Intl.DateTimeFormat().format();
+}
+
+/** Takes away what no permission governs and no tile may have. */
+function takeAway(): void {
+  // Standard output and error belong to main: a tile's words go through the log.
   for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
+  // A message of any size is main's to read before main can refuse it.
+  Reflect.deleteProperty(globalThis, "postMessage");
   // A nested worker's thread would start outside of this one's filter, or end the process inside it.
   Reflect.deleteProperty(globalThis, "Worker");
+  // Files of Deno's own, shared by all apps, without limit.
+  for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }

@@ -32,10 +32,15 @@ export class Connection {
     this.#stream = stream;
   }
 
-  /** The peer's IPv4 address; empty on a Unix socket, which does not tell peers apart. */
+  /**
+   * The peer's network, an IPv4 /24, or /8 for this host; empty on a Unix socket, which does not tell
+   * peers apart. One peer may have many addresses of a network.
+   */
   get peer(): string {
     const { remoteAddr } = this.#stream;
-    return remoteAddr.transport === "tcp" ? remoteAddr.hostname : "";
+    if (remoteAddr.transport !== "tcp") return "";
+    const [first, ...rest] = remoteAddr.hostname.split(".");
+    return first === "127" ? first : [first, ...rest.slice(0, 2)].join(".");
   }
 
   /** Whether it was closed because the peer took too long. */
@@ -95,8 +100,8 @@ export class Connection {
 
 /**
  * Serves whoever connects, for as long as the listener is open. When `most` are open, a new connection
- * takes the place of the one that has waited longest for its peer, among those of the peer with most
- * connections: a host that opens many displaces its own. Where none waits, the new one is closed.
+ * takes the place of the one that has waited longest for its peer, among those of the network with
+ * most connections: a host that opens many displaces its own. Where none waits, the new one is closed.
  */
 export async function serveConnections(
   listener: { accept(): Promise<Stream> },
