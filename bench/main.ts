@@ -4,7 +4,6 @@
  * figure without its machine says little.
  */
 
-import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { wholeNumber } from "../cli/options.ts";
 import {
@@ -18,6 +17,7 @@ import {
   tableOf,
 } from "./against.ts";
 import { ROOT } from "../ffi/paths.ts";
+import { machine } from "../scripts/machine.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE =
@@ -61,31 +61,10 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   process: () => import("./process.ts"),
 };
 
-/** Where the figures come from. */
-function machine() {
-  const processors = cpus();
-  const read = (path: string) => {
-    try {
-      return Deno.readTextFileSync(path).trim();
-    } catch {
-      return "unknown";
-    }
-  };
-  return {
-    cpu: processors[0]?.model.trim() ?? "unknown processor",
-    cores: processors.length,
-    pku: /^flags\b.* pku\b/m.test(read("/proc/cpuinfo")),
-    clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-    kernel: Deno.osRelease(),
-    deno: Deno.version.deno,
-    v8: Deno.version.v8,
-  };
-}
-
-/** The same in one line. */
+/** Where the figures come from, in one line. */
 function machineText(): string {
   const { cpu, cores, pku, clocksource, kernel, deno, v8 } = machine();
-  return `${cores} × ${cpu} (pku ${pku ? "yes" : "no"}, clocksource ${clocksource}), ` +
+  return `${cores} × ${cpu} (pku ${pku}, clocksource ${clocksource}), ` +
     `Linux ${kernel}, Deno ${deno}, V8 ${v8}`;
 }
 

@@ -29,7 +29,7 @@ import { HOLD_LIMITS } from "../tiles/net/holding.ts";
 import { ROW_WORDS } from "../tiles/net/rows.ts";
 import { Solicits } from "../tiles/net/solicits.ts";
 import { Asks } from "../tiles/netlink/asks.ts";
-import { conceal, NeighborMap } from "../tiles/netlink/neighbor_map.ts";
+import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
 import { Rests } from "../tiles/netlink/rests.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
@@ -269,8 +269,8 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "maps by neighbour",
-    // As many as whoever has one puts in: the solicitor's queue, and neighbours in netbase. V8 passes all
-    // of a chain: here it is the seed alone that keeps those short.
+    // Its users bound it: the solicitor's queue, and the neighbours in netbase. V8 walks a whole chain,
+    // so the seed alone keeps chains short.
     most: Infinity,
     mostReads: Infinity,
     make(seed) {
@@ -285,7 +285,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     },
     place(seed) {
       const secret = keyOf(seed, Use.neighborMap);
-      return (key) => hashOfMap(conceal(key, secret)) & PLACES;
+      return (key) => hashOfMap(scramble(key, secret)) & PLACES;
     },
     known: (key) => hashOfMap(key) & PLACES,
   },

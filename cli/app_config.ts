@@ -5,7 +5,7 @@
 
 import { resolve } from "node:path";
 import { z } from "zod";
-import type { PortRange } from "../tiles/runtime/ports.ts";
+import { parseRange } from "../tiles/runtime/ports.ts";
 import { parsePrefix } from "../tiles/netlink/addresses.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
@@ -36,13 +36,6 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
-/** A port, or the first and the last of several, as in `"0-52"`; null where it is neither. */
-function parsePorts(text: string): PortRange | null {
-  const [, first, last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(text) ?? [];
-  const range = [Number(first), Number(last)] as const;
-  return range[0] <= range[1] && range[1] <= 65_535 ? range : null;
-}
-
 const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
 
@@ -62,7 +55,7 @@ export const appSchema = z.strictObject({
   ).default([]),
   refuse_sources: z.array(
     z.string(onePorts).transform((text, context) => {
-      const range = parsePorts(text);
+      const range = parseRange(text, 0);
       if (range !== null) return range;
       context.addIssue({ code: "custom", message: onePorts.error({ input: text }) });
       return z.NEVER;

@@ -12,7 +12,10 @@ import {
   countPorts,
   joinRanges,
   MOST_PORTS_SERVED,
+  parseRange,
   type PortRange,
+  portsOf,
+  portsText,
   rangeText,
 } from "../tiles/runtime/ports.ts";
 import { appSchema, locate, toAppConfig, wants } from "./app_config.ts";
@@ -51,11 +54,13 @@ export type RunConfig = Readonly<Awaited<ReturnType<typeof readConfig>>>;
  * wrong and what is allowed.
  */
 export function parseListen(text: string): Listen {
-  const parts = /^([^=-]*)(?:-([^=]*))?=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
-  const [, first = "", last = first, app, instances = "1", placement] = parts;
-  const isPort = (port: string) => isNumberWithin(port, 1, 65535);
+  const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
+  const [, range = "", app, instances = "1", placement] = parts;
+  const ports = parseRange(range, 1);
+  const turned = range.split("-").reverse().join("-");
   if (
-    !app || !isPort(first) || !isPort(last) || !isNumberWithin(instances, 1, MAX_INSTANCES) ||
+    !app || (ports ?? parseRange(turned, 1)) === null ||
+    !isNumberWithin(instances, 1, MAX_INSTANCES) ||
     (placement !== undefined && placement !== "inline")
   ) {
     throw new UserError(
@@ -67,11 +72,10 @@ export function parseListen(text: string): Listen {
       Exit.usage,
     );
   }
-  const ports = [Number(first), Number(last)] as const;
-  if (ports[0] > ports[1]) {
+  if (ports === null) {
     throw new UserError(
       `${JSON.stringify(text)} goes backwards: a range begins with its lowest port, as in ` +
-        `${last}-${first}=${app}`,
+        `${turned}=${app}`,
       Exit.usage,
     );
   }
@@ -217,9 +221,8 @@ export function checkListen(listen: readonly Listen[]): void {
   let taken = 0;
   for (const [first, last] of ranges) {
     if (first <= taken) {
-      const twice = rangeText([first, Math.min(taken, last)]);
-      const are = twice.includes("-") ? `ports ${twice} are` : `port ${twice} is`;
-      throw new UserError(`${are} given twice: one port, one app`, Exit.usage);
+      const twice = portsText(portsOf([[first, Math.min(taken, last)]]));
+      throw new UserError(`${twice} given twice: one port, one app`, Exit.usage);
     }
     taken = last;
   }

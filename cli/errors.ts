@@ -26,7 +26,11 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
     return await work();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    console.error(`tegula: ${error.message}`);
+    try {
+      console.error(`tegula: ${error.message}`);
+    } catch {
+      // Standard error cannot be written: the status tells.
+    }
     return error.status;
   }
 }

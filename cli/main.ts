@@ -67,11 +67,21 @@ async function run([name, ...rest]: string[]): Promise<number> {
   return await command(rest);
 }
 
-/** Regions are made through /proc; and Deno panics without it, some of its modules as they are loaded. */
+/**
+ * Regions are made through /proc, and threads looked at; and Deno panics without it, some of its modules
+ * as they are loaded.
+ */
 function checkProc(): void {
+  let self: string;
   try {
-    Deno.lstatSync("/proc/self/fd");
+    self = Deno.readLinkSync("/proc/self");
   } catch {
     throw new UserError("/proc is missing; 'mount -t proc proc /proc' mounts it", Exit.system);
   }
+  if (self === `${Deno.pid}`) return;
+  throw new UserError(
+    "/proc is that of another PID namespace; 'mount -t proc proc /proc' mounts the right one, as " +
+      "unshare --mount-proc does",
+    Exit.system,
+  );
 }

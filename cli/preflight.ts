@@ -51,7 +51,7 @@ const FILES = { tile: 8, interface: 8, queue: 3, spare: 64 };
  * own and V8's helpers, which come and go.
  */
 const THREADS = { tile: 2, spare: 8 };
-/** How many are tried at most (`Host.threads`). */
+/** How many are tried at most (`Host.threads`), which is what some five hundred tiles take. */
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";

@@ -31,6 +31,7 @@ export interface Run {
 
 /** Boots, gives up what booting needed, serves, stops. Returns the exit status. */
 export async function serve(run: Run, libraries: MainLibraries): Promise<number> {
+  write = libraries.host.log;
   const ending = Promise.withResolvers<number>();
   const parts = prepare(run, libraries, () => ending.resolve(Exit.failure));
   const { appliance } = parts;
@@ -47,6 +48,8 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
     await Promise.race([boot(parts), ending.promise]);
     settle(needsOf(run));
     return await ending.promise;
+  } catch (error) {
+    throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
   } finally {
     await appliance.stop();
   }
@@ -157,7 +160,19 @@ function attach({ appliance, config, ports, sockets, attachments }: Parts): void
   }
 }
 
-/** One line for whoever watches: stderr, so that stdout stays free. */
-export function log(line: string): void {
+/** How a line is written; false where it is lost. */
+let write = (line: string): boolean => {
   console.error(line);
+  return true;
+};
+/** Lines that could not be written since the last one that could. */
+let lost = 0;
+
+/**
+ * One line for whoever watches: stderr, so that stdout stays free. Once it serves, main waits for no
+ * reader of it, and what is lost is counted.
+ */
+export function log(line: string): void {
+  if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
+  if (!write(line)) lost++;
 }

@@ -3,7 +3,9 @@
  * can call as it is, host.ts calls there.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <net/if.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -73,4 +75,26 @@ EXPORT int tegula_host_threads(int count)
 	for (int i = 0; i < started; i++)
 		pthread_join(threads[i], NULL);
 	return started;
+}
+
+/*
+ * Writes `length` bytes to standard error as far as they are taken without waiting: where nobody reads
+ * the log, or its disk is full, main goes on. 0 when all was written, or -errno.
+ */
+EXPORT int tegula_host_log(const char *text, uint32_t length)
+{
+	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	while (length > 0) {
+		/* A pipe that takes anything takes so much. */
+		long count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
+				     write(STDERR_FILENO, text, length < PIPE_BUF ? length : PIPE_BUF) :
+				     (errno = EAGAIN, -1);
+
+		if (count < 0)
+			return -errno;
+		text += count;
+		length -= (uint32_t)count;
+	}
+	return 0;
 }

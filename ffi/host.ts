@@ -76,6 +76,11 @@ export interface Host {
    * may, with SIGUSR1 blocked. Returns only with -errno.
    */
   exec(argv: readonly string[]): number;
+  /**
+   * Writes a line to standard error as far as that takes it without waiting; false where it was not
+   * written whole: nobody reads, or the disk is full.
+   */
+  log(line: string): boolean;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -94,6 +99,7 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 export function openHost(path: string): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
+    tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },
     tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
     tegula_host_threads: { parameters: ["i32"], result: "i32" },
     // libc's, which the library is linked to.
@@ -178,6 +184,10 @@ export function openHost(path: string): Host {
       const pointers = words.map((word) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(word)));
       symbols.execv(words[0], BigUint64Array.from([...pointers, 0n]));
       return -new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32();
+    },
+    log(line) {
+      const bytes = new TextEncoder().encode(`${line}\n`);
+      return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.

@@ -2,12 +2,12 @@
  * The hash of every table whose keys strangers choose. It is keyed: who does not know the key cannot
  * choose keys of his own that meet in one place. Each table draws its key from a random seed.
  *
- * Why two rounds: the first multiplies by a secret odd number, which leaves nothing of the difference
- * of two keys but its trailing zeros, and folds the upper bits over the lower. For any two different
- * results the second secret multiplication puts them in one of 2ᵏ places with a chance of at most
- * 2 / 2ᵏ (multiply-shift: Dietzfelbinger, Hagerup, Katajainen, Penttonen, 1997). Alone it would do so
- * only pair by pair, and now and then crowd a whole arithmetic progression; the first round breaks
- * those up. A seed that is XORed to the key before a known mixer would keep differences as they are.
+ * Each of its two rounds multiplies by a secret odd number and folds the upper bits over the lower. One
+ * round alone crowds a whole arithmetic progression now and then; the second breaks those up. A seed
+ * that is XORed to the key before a known mixer would keep the differences of keys, and with them the
+ * pairs that collide. No bound is proven for the lower bits, which tables use. What is measured is in
+ * `tests/unit/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024 places
+ * about as often as chance has it.
  *
  * It is no cryptographic hash: its key can be worked out from its results, so those stay in memory
  * that strangers cannot read.

@@ -1,10 +1,9 @@
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
- * Each file runs in a process of its own: a crash costs one file its count, and memory that regions
- * were mapped over, which must never be freed, goes with the process. Each file of `tests/netns` and
- * `tests/attacks` runs in network, mount and process namespaces of its own too, so that what it leaves
- * behind dies with it. Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), where
- * TEGULA_VM=1 asks for that.
+ * Each file runs in a process of its own, so that a crash costs one file its count. Each file of
+ * `tests/netns` and `tests/attacks` runs in network, mount and process namespaces of its own too, so
+ * that what it leaves behind dies with it. Each file of `tests/vm` runs in a virtual machine
+ * (`scripts/vm`), where TEGULA_VM=1 asks for that.
  *
  * The first line says on what machine this runs. The last line is `N passed, N failed`, with
  * `, N skipped` after it where tests did not run. What may be skipped stands in `tests/skips.txt` with
@@ -16,13 +15,14 @@ import { fileURLToPath } from "node:url";
 import { laboratoryCommand } from "../cli/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import { testsOf } from "./docs.ts";
+import { landlock, machine } from "./machine.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** Whether to try what only another kernel can show. */
 const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
 /** Whether this CPU has no memory protection keys; false also where it does not say (not x86). */
-const LACKS_KEYS = Deno.build.arch === "x86_64" && Deno.uid() === 0 && pku() === "no";
+const LACKS_KEYS = Deno.build.arch === "x86_64" && Deno.uid() === 0 && machine().pku === "no";
 /** An appliance's life, on a CPU that has them. */
 const LIFE = "tests/vm/life_test.ts";
 /** No step takes longer than this; for the long modes of some tests (see docs/testing.md), more. */
@@ -141,59 +141,15 @@ function testFiles(folder: string, words: string[]): string[] {
     .sort();
 }
 
-/** What of this machine tests, and the policies that they test, depend on: one line. */
-function machine(): string {
-  const model = /^(?:model name|CPU part)\s*: (.*)$/m.exec(read("/proc/cpuinfo"))?.[1];
-  const clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-  return [
-    model ?? "CPU unknown",
-    `pku ${pku()}`,
-    `clocksource ${read(clocksource) || "unknown"}`,
-    `${navigator.hardwareConcurrency} cores`,
-    `kernel ${Deno.osRelease()}`,
-    `landlock ${landlock()}`,
-    `Deno ${Deno.version.deno}`,
-  ].join(", ");
-}
-
-/** What a file of the kernel's says; "" where it cannot be read. */
-function read(path: string): string {
-  try {
-    return Deno.readTextFileSync(path).trim();
-  } catch {
-    return "";
-  }
-}
-
-/** Whether the CPU has memory protection keys: "yes", "no", or "unknown" where it does not say. */
-function pku(): string {
-  const flags = /^(?:flags|Features)\s*: (.*)$/m.exec(read("/proc/cpuinfo"))?.[1].split(" ");
-  return flags === undefined ? "unknown" : flags.includes("pku") ? "yes" : "no";
-}
-
-/** The version of landlock that the kernel offers, "none", or "unknown" where it cannot be asked. */
-function landlock(): string {
-  // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
-  const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
-  try {
-    const libc = Deno.dlopen("libc.so.6", {
-      syscall: { parameters: ["i64", "pointer", "usize", "u32"], result: "i64" },
-    });
-    const version = libc.symbols.syscall(
-      SYS_LANDLOCK_CREATE_RULESET,
-      null,
-      0n,
-      LANDLOCK_CREATE_RULESET_VERSION,
-    );
-    libc.close();
-    return version > 0n ? `${version}` : "none";
-  } catch {
-    return "unknown";
-  }
+/** One line on what results depend on. */
+function machineText(): string {
+  const { cpu, pku, clocksource, cores, kernel, deno } = machine();
+  return `${cpu}, pku ${pku}, clocksource ${clocksource}, ${cores} cores, kernel ${kernel}, ` +
+    `landlock ${landlock()}, Deno ${deno}`;
 }
 
 async function main(words: string[]): Promise<number> {
-  console.log(machine());
+  console.log(machineText());
   const skips = readSkips(Deno.readTextFileSync(ROOT + "tests/skips.txt"));
   const deno = Deno.execPath();
   await step("dependencies", [deno, "install", "--frozen", "--quiet"]);

@@ -822,7 +822,13 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "net tile: kernel sockets starve while frames come",
       in: "NetTile.#receiveSockets",
-      from: "set.look();",
+      from: "if (!set.full && this.#worked && ++this.#turns >= LOOK_TURNS) {",
+      to: "if (false) {",
+    },
+    {
+      name: "net tile: kernel sockets starve beyond those that one look finds",
+      in: "NetTile.#receiveSockets",
+      from: "if (set.full) set.look();",
       to: "",
     },
     {

@@ -75,6 +75,7 @@ unpack() {
 # Below these deno ends with a panic before it can say anything; what a run takes besides, run checks.
 # Deno raises the soft limit of open files to the hard one, and root's processes are not limited. Where
 # few processes are allowed nothing can be started to look, so this does not.
+[ -r /proc/self/status ] || fail "/proc is missing; 'mount -t proc proc /proc' mounts it"
 while read -r key uid _; do
   [ "$key" != Uid: ] || break
 done </proc/self/status

@@ -70,10 +70,10 @@ const OTHERWISE: Record<string, string> = {
   "fs.writeSync to any descriptor": "EBADF",
   "fs.closeSync of any descriptor": "EBADF",
   "fs.ftruncateSync of any descriptor": "EBADF",
-  // There is none of that name without an unstable flag, or in the list that code can reach.
+  // There is none of that name without an unstable flag.
   "Deno.listenDatagram": "TypeError",
-  "op_kill": "TypeError",
-  "op_fs_open_sync": "TypeError",
+  // All ops that code can reach, by what their names say they do. The next one is tried.
+  "ops that lead out": "op_napi_open",
   "a worker": "ReferenceError",
   "op_print": "BadResource",
   // They take no permission: the filter refuses them.

@@ -6,11 +6,14 @@
 import { strict as assert } from "node:assert";
 import { endianness } from "node:os";
 import { selfCommand } from "../../cli/self.ts";
+import { landlock } from "../../scripts/machine.ts";
 import { Appliance, ask, ECHO, labTest, type Namespace, pair, refusal, xdpProgram } from "./lab.ts";
 
 /** asm/unistd.h and sys/socket.h of the machine that runs this. */
 const SYS_SOCKET = Deno.build.arch === "x86_64" ? 41 : 198;
 const SYS_BPF = Deno.build.arch === "x86_64" ? 321 : 280;
+/** The same number on all architectures. */
+const SYS_LANDLOCK_CREATE_RULESET = 444;
 const AF_XDP = 44;
 const EAFNOSUPPORT = 97;
 const ENOSYS = 38;
@@ -92,6 +95,20 @@ labTest("a kernel without bpf() is named", async (lab) => {
   });
 });
 
+labTest("a kernel without landlock is named, once, and tiles run", async (lab) => {
+  const { host, asker } = await pair(lab);
+  await without(refusing(SYS_LANDLOCK_CREATE_RULESET, { errno: ENOSYS }), async (prefix) => {
+    const options = ["--provider", "socket"];
+    const process = host.spawn([...prefix, ...selfCommand(), "run", ...ECHO, ...options]);
+    await process.stderr.find("ready:");
+    const named = process.stderr.all.filter((line) => /landlock/.test(line));
+    assert.deepEqual(named, ["the kernel has no landlock: tiles are confined by seccomp alone"]);
+    assert.equal((await ask(asker)).text, "hello");
+    process.kill("SIGTERM");
+    assert.equal((await process.ended()).code, 0);
+  });
+});
+
 labTest("locked memory that is too little is named, with what to set", async (lab) => {
   const { host } = await pair(lab);
   const limited = [
@@ -107,6 +124,8 @@ labTest("locked memory that is too little is named, with what to set", async (la
 
 labTest("with all that in place the same start works", async (lab) => {
   const { host, asker } = await pair(lab);
-  await Appliance.start(host, [...ECHO, "--provider", "xdp"]);
+  const { process: { stderr } } = await Appliance.start(host, [...ECHO, "--provider", "xdp"]);
   assert.equal((await ask(asker)).text, "hello");
+  const named = stderr.all.some((line) => /no landlock/.test(line));
+  assert.equal(named, landlock() === "none");
 });

@@ -25,6 +25,7 @@ import {
   socketPath,
   xdpProgram,
 } from "./lab.ts";
+import { temporaryFile } from "./config_file.ts";
 import { otherProgram } from "./other_program.ts";
 
 /** How a start went that must fail: its status, and the one sentence that it ends with. */
@@ -277,6 +278,43 @@ labTest("a missing /proc is named, status 7", async (lab) => {
   const { code, said } = await refused(host, [...without, ...run(...ECHO)]);
   assert.equal(code, 7, said);
   assert.match(said, /\/proc is missing/);
+});
+
+labTest("a /proc of another PID namespace is named, status 7", async (lab) => {
+  const { host } = await pair(lab);
+  const { code, said } = await refused(host, ["unshare", "--pid", "--fork", ...run(...ECHO)]);
+  assert.equal(code, 7, said);
+  assert.match(said, /\/proc is that of another PID namespace/);
+});
+
+labTest("a log that cannot be written costs lines, and nothing else", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const into = (target: string) => ["sh", "-c", `exec "$@" 2>${target}`, "sh"];
+  const full = host.spawn([...into("/dev/full"), ...run(...ECHO, "--control", "none")]);
+  assert.equal((await askUntilAnswered(asker)).text, "hello");
+  for (let i = 0; i < 20; i++) full.kill("SIGUSR2");
+  assert.equal((await askUntilAnswered(asker)).text, "hello");
+  full.kill("SIGTERM");
+  assert.equal((await full.ended()).code, 0);
+  const refusing = host.spawn([
+    ...into("/dev/full"),
+    ...run("--interface", "nope", "--listen", "7=echo"),
+  ]);
+  assert.equal((await refusing.ended()).code, 4, "statuses are as they are");
+
+  // A pipe that nobody reads; each SIGUSR2 is a line of a kilobyte.
+  const fifo = temporaryFile("");
+  Deno.removeSync(fifo);
+  await host.run(["mkfifo", fifo]);
+  const unread = host.spawn([...into(`"${fifo}"`), ...run(...ECHO, "--control", "none")]);
+  using _reader = await Deno.open(fifo, { read: true });
+  await askUntilAnswered(asker);
+  for (let i = 0; i < 200; i++) {
+    unread.kill("SIGUSR2");
+    if (i % 20 === 0) await askUntilAnswered(asker);
+  }
+  unread.kill("SIGTERM");
+  assert.equal((await unread.ended()).code, 0);
 });
 
 labTest("too few descriptors are named, status 7", async (lab) => {

@@ -1,4 +1,4 @@
-/** Whom the netlink tile wakes: net tiles that sleep, when there may be something for what waits in them. */
+/** The netlink tile wakes sleeping net tiles when netbase changes in a way that held datagrams may need. */
 
 import assert from "node:assert/strict";
 import { addr, ip } from "./mirror_kit.ts";

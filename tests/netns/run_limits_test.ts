@@ -6,6 +6,7 @@
 import { strict as assert } from "node:assert";
 import { Control } from "../../cli/control.ts";
 import { selfCommand } from "../../cli/self.ts";
+import { ROOT } from "../../ffi/paths.ts";
 import { MOST_PORTS_SERVED } from "../../tiles/runtime/ports.ts";
 import {
   Appliance,
@@ -102,18 +103,38 @@ labTest("open files that are too few are named with how many it takes, status 7"
   }
 });
 
-labTest("threads that are too few are named, status 7", async (lab) => {
-  const { host } = await pair(lab);
-  // No privilege that lifts the limit, but that to read the program wherever it is.
+/** Makes a command an ordinary user's: no privilege but that to read the program wherever it is. */
+async function unprivileged(): Promise<string[]> {
   const keep = "-all,+dac_read_search";
-  const unprivileged = [
+  return [
     ...["setpriv", `--reuid=${USER}`, `--regid=${USER}`, "--clear-groups"],
     ...[`--inh-caps=${keep}`, `--ambient-caps=${keep}`, `--bounding-set=${keep}`],
     ...["env", `DENO_DIR=${await denoFolderOf(USER)}`],
   ];
+}
+
+labTest(
+  "limits that Deno cannot start with are named by scripts/run too, status 7",
+  async (lab) => {
+    const { host } = await pair(lab);
+    for (const [limit, says] of [["nofile", "16 open files"], ["nproc", "8 processes"]]) {
+      const few = says.split(" ")[0];
+      const prefix = [...await unprivileged(), "prlimit", `--${limit}=${few}:${few}`];
+      const { code, said } = await refusal(
+        host.spawn([...prefix, `${ROOT}scripts/run`, "--version"]),
+      );
+      assert.equal(code, 7, said);
+      assert.match(said, new RegExp(`^tegula: only ${says} are allowed, .*raise it with 'ulimit`));
+    }
+  },
+);
+
+labTest("threads that are too few are named, status 7", async (lab) => {
+  const { host } = await pair(lab);
   const args = ["--interface", "eth0", "--provider", "socket", "--listen", "7000=echo*8"];
+  const user = await unprivileged();
   const limited = (processes: number) => [
-    ...unprivileged,
+    ...user,
     "prlimit",
     `--nproc=${processes}:${processes}`,
   ];

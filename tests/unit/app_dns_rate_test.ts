@@ -173,7 +173,10 @@ Deno.test("whose place a network takes in the table differs from one server to a
   assert.ok(chosen.filter(other).length < chosen.length / 2);
 });
 
-/** The same as NSD's manual has it, of one network and answer: rate = rate / 2 + this second's. */
+/**
+ * The same as NSD's manual has it, of one network and answer: rate = rate / 2 + this second's. Over
+ * several seconds without a query NSD halves the old rate and the last count apart, and rounds each.
+ */
 class Slow {
   #rate = 0;
   #count = 0;
@@ -181,8 +184,10 @@ class Slow {
 
   judge(second: number, limit: number): boolean {
     if (this.#second < 0) this.#second = second;
+    const halved = [this.#rate, 2 * this.#count];
     for (; this.#second < second; this.#second++) {
-      this.#rate = Math.floor(this.#rate / 2) + this.#count;
+      for (const i of [0, 1]) halved[i] = Math.floor(halved[i] / 2);
+      this.#rate = halved[0] + halved[1];
       this.#count = 0;
     }
     this.#count++;

@@ -172,7 +172,9 @@ export interface Datagram {
 /** UDP sockets in memory. */
 export class FakeUdp implements Udp {
   readonly #incoming = new Map<number, Datagram[]>();
+  /** The sockets of the watch, and their indices in the order in which epoll reports them. */
   #watched: Int32Array = new Int32Array();
+  #order: number[] = [];
   readonly sent: (Datagram & { fd: number })[] = [];
   /** Destinations that the kernel refuses. */
   readonly refused = new Set<number>();
@@ -208,14 +210,18 @@ export class FakeUdp implements Udp {
 
   watch(fds: Int32Array): number {
     this.#watched = fds;
+    this.#order = [...fds.keys()];
     return 900;
   }
 
+  /** As epoll(7) does, level-triggered: what it reports is behind the others the next time. */
   ready(_watch: number, indices: Uint32Array, most: number): number {
-    const all = [...this.#watched.keys()];
-    const ready = all.filter((i) => (this.#incoming.get(this.#watched[i]) ?? []).length > 0);
-    indices.set(ready.slice(0, most));
-    return Math.min(most, ready.length);
+    const ready = this.#order
+      .filter((i) => (this.#incoming.get(this.#watched[i]) ?? []).length > 0)
+      .slice(0, most);
+    indices.set(ready);
+    this.#order = [...this.#order.filter((i) => !ready.includes(i)), ...ready];
+    return ready.length;
   }
 
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { UDP_BURST } from "../../ffi/udp.ts";
 import { create, framesNeeded } from "../../tiles/net/tile.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./net_room.ts";
@@ -41,11 +42,32 @@ Deno.test("of thousands of kernel sockets all that have something are heard, eac
     const heard: number[] = [];
     for (let turns = 0; turns < 10; turns++) {
       room.tile.wait(0);
-      room.turn();
+      room.tile.turn();
       heard.push(...room.apps[0].take().map(({ ports }) => ports));
     }
     assert.deepEqual(heard.toSorted((a, b) => a - b), asked.map((port) => round << 16 | port));
   }
+});
+
+Deno.test("more kernel sockets that stay busy than one look finds are all served", () => {
+  const ports = Array.from({ length: UDP_BURST + 1 }, (_, i) => 5000 + i);
+  const room = new Room({ ports: [ports] });
+  const { udp } = room;
+  const ENOUGH = 10 * UDP_BURST;
+  for (const port of ports) {
+    const datagram = { ...REQUEST, destinationPort: port, payload: new Uint8Array(1) };
+    for (let i = 0; i < ENOUGH; i++) udp.arrive(1000 + port, datagram);
+  }
+  const bursts = new Map<number, number>();
+  const receive = udp.receive.bind(udp);
+  udp.receive = (fd, ...rest) => {
+    bursts.set(fd, (bursts.get(fd) ?? 0) + 1);
+    return receive(fd, ...rest);
+  };
+  room.tile.wait(0);
+  for (let turns = 0; turns < 4; turns++) room.tile.turn();
+  assert.deepEqual([...bursts.keys()].sort(), ports.map((port) => 1000 + port));
+  for (const [fd, count] of bursts) assert.ok(count >= 3, `${fd}: ${count} of 4 turns`);
 });
 
 Deno.test("a datagram from a kernel socket reaches its app and its answer goes back", () => {

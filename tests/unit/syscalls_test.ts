@@ -16,8 +16,8 @@ import {
   QUICK,
   readPolicy,
   WHO,
-} from "../../scripts/syscalls.ts";
-import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "../../scripts/syscalls_reasons.ts";
+} from "../syscalls/syscalls.ts";
+import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "../syscalls/reasons.ts";
 
 const SOURCE = fileURLToPath(new URL("../../ffi/policy.h", import.meta.url));
 const POLICY = readPolicy(Deno.readTextFileSync(SOURCE));

@@ -4,7 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import { play } from "../../scripts/syscalls.ts";
+import { play } from "../syscalls/syscalls.ts";
 import { answered, ends, labTest, serve } from "./machine.ts";
 
 const ADDRESSES = { source: "198.18.0.2", target: "198.18.0.1", timeoutMs: 60_000 };

@@ -140,8 +140,8 @@ export interface Request {
 /** The short way. It may have a `tick` too, as an {@linkcode App}. */
 export interface PlainApp extends Pick<App, "tick" | "tickMillis"> {
   /**
-   * What to answer, as bytes or as text; nothing: no answer. It is not asked about what an answer to
-   * could come back for ever ({@linkcode AppContext.mayLoop}).
+   * What to answer, as bytes or as text; nothing: no answer. It is not called for a datagram whose
+   * answer could start a loop (see {@linkcode AppContext.mayLoop}).
    */
   answer(request: Request): Uint8Array | string | null | undefined | void;
 }
@@ -178,13 +178,16 @@ export interface AppContext {
   readonly clock?: Clock;
   /**
    * Whether to leave the datagram at hand unanswered: its source port is one of `refuse_sources`, or its
-   * sender has had the `most_per_second` answers that the configuration allows. Counts it, so that it is
-   * to be asked once for each datagram that would be answered.
+   * sender has had its `most_per_second` answers. Not a mere question: true counts a refusal in the
+   * metrics, false uses up one of the sender's answers. Call it once for each datagram, just before it
+   * is answered.
    */
   refuses(requests: Datagrams): boolean;
   /**
-   * The same for an app that answers whatever comes, answers too: where another of its kind is at the
-   * other end, one datagram would go to and fro for ever. It also refuses ports that are served here.
+   * The same for an app that answers any datagram, and so would answer another server's answers: with
+   * a second such app at the other end one datagram would start an endless loop. It refuses source
+   * ports that are served here, too. It counts and uses up answers as `refuses` does: call one of the
+   * two, once for each datagram.
    */
   mayLoop(requests: Datagrams): boolean;
   /**

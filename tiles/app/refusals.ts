@@ -1,9 +1,10 @@
 /**
- * Which datagrams an app leaves unanswered so that two servers never answer each other for ever: those
- * from a port that is no client's, and, where the configuration says so, those of a sender that has had
- * its answers of this second.
+ * Which datagrams an app leaves unanswered, so that two servers do not answer each other without end:
+ * those from ports that no client uses, and those of senders that have reached their limit of answers a
+ * second, where one is configured.
  */
 
+import { hash } from "../../netbase/hash.ts";
 import { APP } from "../runtime/counters.ts";
 import type { PortRange } from "../runtime/ports.ts";
 import type { AppContext, Datagrams } from "./contract.ts";
@@ -58,10 +59,9 @@ const [SLOT_BITS, SLOT_WORDS] = [16, 4];
 const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
 
 /**
- * How many answers each sender has had this second. Each has one slot that it can be in, and takes it
- * from whoever is there, so that the table never grows. The hash multiplies by secret numbers: nobody
- * can choose whose slot to take. A secret that is only XORed to a key leaves differences of keys as they
- * are, and so pairs that always meet.
+ * How many answers each sender has had this second. A sender's hash names its only slot; a new sender
+ * replaces the one in it, so the table never grows. The hash is keyed, so nobody can choose addresses
+ * and ports that replace a given sender.
  */
 export class RecentAnswers {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
@@ -83,11 +83,9 @@ export class RecentAnswers {
     const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;
     const second = Math.floor(requests.receivedAt / 1e9) >>> 0;
     const key = this.#key;
-    let hash = Math.imul(address + key[0], key[1] | 1);
-    hash = (hash ^ (hash >>> 15)) + Math.imul(ports, key[2] | 1);
-    hash = Math.imul(hash ^ (hash >>> 13), key[2] | 1);
-    const at = ((hash ^ (hash >>> 16)) & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
-    // Of two net tiles one may be a burst behind the other: the second before is this one too.
+    const hashed = hash(ports, address, key[0], key[1] | 1, key[2] | 1);
+    const at = (hashed & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
+    // One net tile may be a burst behind another, so the previous second counts as this one.
     const behind = words[at + Word.second] - second;
     if (
       words[at + Word.address] !== address || words[at + Word.ports] !== ports ||

@@ -6,10 +6,10 @@
  * forgotten and becomes the next. So the last `KEPT` addresses are known whatever strangers send, and
  * never one that nobody sent from; who asked just now is always among them.
  *
- * An address is within `PROBES` places of its hash. Where others have all of those it takes the place
- * of one of them: that happens, at most half
- * of them being taken, once in some four hundred halves. The hash is keyed, so that nobody can choose addresses that meet there
- * (`netbase/hash.ts`); its key stands in the table's header, for the readers.
+ * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
+ * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
+ * hash is keyed, so nobody can choose addresses that collide (`netbase/hash.ts`). Its key is in the
+ * table's header, for the readers.
  *
  * Readers need no lock: a place is one word, which is empty or holds an address that was heard from.
  */

@@ -20,13 +20,11 @@ export interface PollSetParts {
 
 /** A poll set, each entry two words: descriptor, events | revents << 16 (struct pollfd). */
 export class PollSet {
-  /** Indices of kernel sockets that were found to have something: the first {@linkcode readyCount}. */
+  /** Indices of kernel sockets that have something to receive: the first {@linkcode readyCount}. */
   readonly ready = new Uint32Array(UDP_BURST);
-  /** How many there are. */
   readyCount = 0;
-  /** Whether a socket is among them. */
-  readonly #isReady: Uint8Array;
-  readonly #found = new Uint32Array(UDP_BURST);
+  /** Whether the last look filled `ready`, so that other sockets may be waiting for their turn. */
+  full = false;
   readonly #xsk: Xsk;
   readonly #udp: Udp;
   readonly #tile: TileLibrary;
@@ -45,7 +43,6 @@ export class PollSet {
     this.#udp = udp;
     this.#tile = tile;
     this.#eventfd = eventfd;
-    this.#isReady = new Uint8Array(sockets.length);
     this.#watch = sockets.length === 0
       ? -1
       : checked(udp.watch(Int32Array.from(sockets)), `watch ${sockets.length} sockets`);
@@ -60,22 +57,19 @@ export class PollSet {
     if (set[3] >>> 16 !== 0) this.look();
   }
 
-  /** Looks which kernel sockets have something, without blocking. */
+  /**
+   * Finds out which kernel sockets have something, without blocking. Epoll moves the sockets that it
+   * reports behind the others, so repeated looks reach every socket, however many stay busy.
+   */
   look(): void {
-    const room = this.ready.length - this.readyCount;
-    if (this.#watch < 0 || room === 0) return;
-    const count = this.#udp.ready(this.#watch, this.#found, room);
-    for (let i = 0; i < count; i++) {
-      const index = this.#found[i];
-      if (this.#isReady[index] !== 0) continue;
-      this.#isReady[index] = 1;
-      this.ready[this.readyCount++] = index;
-    }
+    if (this.#watch < 0) return;
+    const count = this.#udp.ready(this.#watch, this.ready, this.ready.length);
+    this.readyCount = Math.max(count, 0);
+    this.full = this.readyCount === this.ready.length;
   }
 
-  /** The socket at place `at` of `ready` has nothing any more; the last one takes that place. */
+  /** Removes the socket at `at` of `ready`, which is empty now; the last one takes its place. */
   emptied(at: number): void {
-    this.#isReady[this.ready[at]] = 0;
     this.ready[at] = this.ready[--this.readyCount];
   }
 }

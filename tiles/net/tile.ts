@@ -318,11 +318,14 @@ class NetTile implements Tile {
     if (this.#solicits.publish()) this.#netlink.published();
   }
 
-  /** Receives from kernel sockets that have something, and now and then looks which have. */
+  /**
+   * Receives from kernel sockets that have something. Looks which have now and then, and each turn
+   * while more are busy than a look finds, so that all of them are served.
+   */
   #receiveSockets(): number {
     const set = this.#pollSet;
     if (this.#socketFds.length === 0) return 0;
-    if (this.#worked && ++this.#turns >= LOOK_TURNS) {
+    if (!set.full && this.#worked && ++this.#turns >= LOOK_TURNS) {
       this.#turns = 0;
       set.look();
     }
@@ -335,6 +338,7 @@ class NetTile implements Tile {
       if (count === 0) set.emptied(at);
       work += count;
     }
+    if (set.full) set.look();
     return work;
   }
 }

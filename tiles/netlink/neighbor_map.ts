@@ -1,26 +1,26 @@
 /**
- * A map from neighbours, which are an interface and an IPv4 address on it. Strangers choose addresses,
- * and V8's `Map` has a hash of numbers that anyone can invert: ten thousand addresses chosen to meet in
- * one of its chains cost 10 to 40 µs each. So it holds, in place of an address, a number that stands
- * for it and that nobody can foretell.
+ * A map from neighbours, each an interface and an IPv4 address on it. Strangers choose the addresses,
+ * and V8's `Map` hashes numbers with a known function: ten thousand addresses chosen to collide in one
+ * of its chains cost 10 to 40 µs each. So the keys of this map are the addresses scrambled by a secret
+ * key, which nobody can predict.
  */
 
 import { type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
 
-/** The word that stands for `address`: two rounds as in `hash.ts`, each of which can be undone. */
-export function conceal(address: number, { add, first, second }: HashKey): number {
+/** Maps `address` to another word, one to one: two rounds as in `hash.ts`, each of them invertible. */
+export function scramble(address: number, { add, first, second }: HashKey): number {
   const mixed = Math.imul(address + add, first);
   const again = Math.imul(mixed ^ (mixed >>> 16), second);
   return again ^ (again >>> 16);
 }
 
-/** The address that a word stands for. Of the key, the inverses of its multipliers. */
-function reveal(word: number, { add, first, second }: HashKey): number {
+/** The inverse of `scramble`. Takes the key with the inverses of its multipliers. */
+function unscramble(word: number, { add, first, second }: HashKey): number {
   const mixed = Math.imul(word ^ (word >>> 16), second);
   return (Math.imul(mixed ^ (mixed >>> 16), first) - add) >>> 0;
 }
 
-/** What an odd number is multiplied by to give 1, modulo 2³², by Newton's method. */
+/** The multiplicative inverse of an odd number modulo 2³², by Newton's method. */
 function inverse(odd: number): number {
   let found = odd;
   for (let bits = 3; bits < 32; bits *= 2) found = Math.imul(found, 2 - Math.imul(odd, found));
@@ -49,24 +49,24 @@ export class NeighborMap<Value> {
   }
 
   get(ifindex: number, address: number): Value | undefined {
-    return this.#interfaces.get(ifindex)?.get(conceal(address, this.#key));
+    return this.#interfaces.get(ifindex)?.get(scramble(address, this.#key));
   }
 
   has(ifindex: number, address: number): boolean {
-    return this.#interfaces.get(ifindex)?.has(conceal(address, this.#key)) === true;
+    return this.#interfaces.get(ifindex)?.has(scramble(address, this.#key)) === true;
   }
 
   set(ifindex: number, address: number, value: Value): void {
     let addresses = this.#interfaces.get(ifindex);
     if (addresses === undefined) this.#interfaces.set(ifindex, addresses = new Map());
     const before = addresses.size;
-    addresses.set(conceal(address, this.#key), value);
+    addresses.set(scramble(address, this.#key), value);
     this.#size += addresses.size - before;
   }
 
   delete(ifindex: number, address: number): boolean {
     const addresses = this.#interfaces.get(ifindex);
-    if (addresses?.delete(conceal(address, this.#key)) !== true) return false;
+    if (addresses?.delete(scramble(address, this.#key)) !== true) return false;
     this.#size--;
     if (addresses.size === 0) this.#interfaces.delete(ifindex);
     return true;
@@ -75,7 +75,7 @@ export class NeighborMap<Value> {
   /** `visit` may delete the one that it is given. */
   forEach(visit: (value: Value, ifindex: number, address: number) => void): void {
     for (const [ifindex, addresses] of this.#interfaces) {
-      for (const [word, value] of addresses) visit(value, ifindex, reveal(word, this.#inverse));
+      for (const [word, value] of addresses) visit(value, ifindex, unscramble(word, this.#inverse));
     }
   }
 

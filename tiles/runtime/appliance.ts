@@ -6,7 +6,7 @@
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
  */
 
-import { describeErrno } from "../../ffi/errno.ts";
+import { describeErrno, SystemError } from "../../ffi/errno.ts";
 import type { Observer, TileLibrary } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
@@ -338,8 +338,11 @@ export class Appliance {
       if (this.#beside?.name === seat.name) await this.#reloaded;
       if (this.#stopping || !this.#workers.get(seat.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(seat.name), LASTING_MILLIS);
-      // A failure of this start comes back through `failed`.
-      this.#start(seat, setup).catch(() => clearTimeout(lasted));
+      // A failure of this start comes back through `failed`, unless not even a thread was to be had.
+      this.#start(seat, setup).catch((error) => {
+        clearTimeout(lasted);
+        if (error instanceof SystemError) this.#failed(seat, { message: error.message, setup });
+      });
     }, pause);
   }
 

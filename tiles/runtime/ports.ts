@@ -8,6 +8,13 @@ export const MOST_PORTS_SERVED = 4096;
 /** The first and the last port of a range; the same twice for a single port. */
 export type PortRange = readonly [first: number, last: number];
 
+/** Reads `7` or `5300-5363`, of ports from `least` on; null for anything else. */
+export function parseRange(text: string, least: number): PortRange | null {
+  const [, first, last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(text) ?? [];
+  const range = [Number(first), Number(last)] as const;
+  return least <= range[0] && range[0] <= range[1] && range[1] <= 65_535 ? range : null;
+}
+
 /** How many ports there are in all of the ranges together. */
 export function countPorts(ranges: readonly PortRange[]): number {
   return ranges.reduce((sum, [first, last]) => sum + last - first + 1, 0);

@@ -3,6 +3,7 @@
  * it can check: a tile counts as confined when the kernel says so of its thread.
  */
 
+import { EAGAIN, SystemError } from "../../ffi/errno.ts";
 import { CAP_NET_ADMIN, type Host } from "../../ffi/host.ts";
 import { bounded } from "./console.ts";
 import type { ControlRequest } from "./control.ts";
@@ -38,6 +39,8 @@ const HUNG_LOOKS = 10;
 const LONG_LOOKS = 60;
 /** Looks until a start is said to be long. */
 const LATE_LOOKS = 10;
+/** Clock ticks, of 10 ms, in which a start has made progress; one that waits takes some, too. */
+const START_TICKS = 10;
 /** Looks until a start is ended however busy it is. */
 const START_LOOKS = 600;
 /** How often the thread of a tile that ends is looked for: a reload waits for it. */
@@ -110,6 +113,20 @@ export interface Confined {
   readonly observed: boolean;
 }
 
+/** Starts a worker's thread. Throws SystemError where no more threads are allowed. */
+function makeWorker(name: string, permissions: Permissions): Worker {
+  try {
+    return new Worker(WORKER, {
+      type: "module",
+      name,
+      deno: { permissions: permissions as Deno.PermissionOptionsObject },
+    });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+    throw new SystemError(`start the thread of ${name}; a higher 'ulimit -u' may help`, EAGAIN);
+  }
+}
+
 /** How a tile ends; it has ended when its thread is gone. */
 interface Ending {
   /** What went wrong; null: it was told to end, and did. */
@@ -168,11 +185,7 @@ export class TileWorker {
     // Nobody may be waiting for it any more when a start fails late.
     this.running.catch(() => {});
 
-    this.#worker = new Worker(WORKER, {
-      type: "module",
-      name: boot.name,
-      deno: { permissions: permissions as Deno.PermissionOptionsObject },
-    });
+    this.#worker = makeWorker(boot.name, permissions);
     this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#hear(data);
     this.#worker.onmessageerror = () => this.#refuse("posted a message that cannot be read");
     this.#worker.onerror = (event) => {
@@ -301,7 +314,9 @@ export class TileWorker {
       this.#late?.();
     }
     const { kind } = this.#boot;
-    const progress = this.#runs ? progressOf(tile, kind) : this.#threads.ticks(this.#thread);
+    const progress = this.#runs
+      ? progressOf(tile, kind)
+      : Math.floor(this.#threads.ticks(this.#thread) / START_TICKS);
     const lives = progress !== this.#progress ||
       (this.#runs && tile.asleep && kind !== "status");
     this.#progress = progress;

@@ -26,18 +26,17 @@ const latin1 = new TextDecoder("latin1");
 /** What there is to tell. */
 export interface MetricsParts
   extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
-  /** The numbers of apps' own, by tile. */
+  /** System calls that tiles were refused, by tile and call. */
   readonly refusedCalls: RefusedCalls;
   /** The name of a system call, by its number. */
   callName(number: number): string;
+  /** The numbers of apps' own, by tile. */
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
 /** Begins to listen at `place`, `address:port`. Throws Error when that cannot be had. */
 export function listenMetrics(place: string): Deno.TcpListener {
   const [hostname, port] = place.split(":");
-  // The first use of a time reads the time zone's files, which the tile cannot once it is confined.
-  httpDate();
   try {
     return Deno.listen({ hostname, port: Number(port) });
   } catch (error) {

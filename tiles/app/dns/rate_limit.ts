@@ -1,12 +1,12 @@
 /**
- * Response rate limiting, as NSD counts it (rrl-ratelimit and rrl-slip of nsd.conf(5)): whoever forges
- * the address of a victim gets few answers sent there. Answers are counted by who is to get them, a
- * /24, and by which answer it is; all names that are not in a zone have the same one, and so have all
- * that are there by the same wildcard or below the same delegation.
+ * Response rate limiting, counted as NSD does (rrl-ratelimit and rrl-slip in nsd.conf(5)), so that
+ * queries with a forged source send few answers to the victim. Answers are counted per /24 of the
+ * client and per answer. All names that do not exist in a zone share one answer, and so do all names
+ * that one wildcard or one delegation covers.
  *
- * The rate is smoothed: half of the last second's is added to what this second has brought. So whoever
- * stays above the limit gets nothing but every `slip`-th answer, truncated, by which a resolver learns
- * to ask by TCP or another server; and what he asks for meanwhile counts, too.
+ * The rate is smoothed: half of the previous second's rate is added to the count of this second. Above
+ * the limit answers are dropped, except that every `slip`-th is sent truncated, which tells a resolver
+ * to ask over TCP or to ask another server. Queries above the limit count towards the rate too.
  */
 
 /** What becomes of an answer. */
@@ -16,20 +16,20 @@ export const Verdict = { send: 0, drop: 1, truncate: 2 } as const;
 export interface Limits {
   /** Answers a second, 1 or more. */
   readonly ratelimit: number;
-  /** Of how many limited answers one is truncated instead of dropped; 0: none. */
+  /** One in so many limited answers is truncated instead of dropped; 0: none. */
   readonly slip: number;
 }
 
-/** Slots of the table, and words of a slot: a cache line's half. */
+/** Slots of the table, and words of a slot, which is half a cache line. */
 const [SLOT_BITS, SLOT_WORDS] = [18, 8];
 const Word = { prefix: 0, answer: 1, second: 2, rate: 3, count: 4, limited: 5 } as const;
-/** Seconds after which nothing is left of a rate. */
+/** Seconds after which a rate has decayed to zero. */
 const FORGOTTEN = 16;
 
 /**
- * The rates. A pair of prefix and answer has one slot that it can be in, and takes it from whoever is
- * there: the table never grows, and what a flood of made-up addresses pushes out begins anew. The hash
- * multiplies by secret numbers: nobody can choose whom to push out.
+ * The rates. The hash of a prefix and an answer names their only slot; a new pair replaces the one in
+ * it, so the table never grows. A pair that a flood of forged addresses replaces starts again from
+ * zero. The hash is keyed, so nobody can choose which pair to replace.
  */
 export class RateLimit {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
@@ -46,8 +46,8 @@ export class RateLimit {
   }
 
   /**
-   * Counts an answer, known by a number, to `address` (IPv4, host order) in a second since 1970, and says
-   * what becomes of it.
+   * Counts the answer with this number to `address` (IPv4, host order) in `second` since 1970. Returns
+   * what to do with it, a {@linkcode Verdict}.
    */
   judge(address: number, answer: number, second: number): number {
     const words = this.#words;
@@ -62,7 +62,7 @@ export class RateLimit {
       words[at + Word.limited] = 0;
     }
     const elapsed = second - words[at + Word.second];
-    // Of two net tiles one may be a burst behind the other: the second before is this one too.
+    // One net tile may be a burst behind another, so the previous second counts as this one.
     if (elapsed !== 0 && elapsed !== -1) {
       words[at + Word.rate] = elapsed > 0 && elapsed <= FORGOTTEN
         ? (words[at + Word.rate] >>> elapsed) + (words[at + Word.count] >>> (elapsed - 1))
@@ -73,7 +73,7 @@ export class RateLimit {
     const rate = words[at + Word.rate];
     const count = ++words[at + Word.count];
     const half = rate >>> 1;
-    // What the rate is, or will be at least when this second is over.
+    // The rate now, or the least that it will be at the end of this second.
     if ((count > half ? count + half : rate) < this.#most) return Verdict.send;
     const limited = ++words[at + Word.limited];
     return this.#slip > 0 && limited % this.#slip === 0 ? Verdict.truncate : Verdict.drop;

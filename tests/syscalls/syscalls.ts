@@ -1,23 +1,24 @@
 /**
  * `scripts/syscalls [VARIANT…]`: which system calls code in a tile makes, when, and what follows where
- * one is refused. Each workload of `syscalls_workloads.ts` runs under strace in a process of its own, on
- * each kind of machine that can be had here (VARIANTS); then each call that a workload made is refused
- * alone. What was seen is kept in `scripts/syscalls_seen/`, and `docs/system_calls.md` is written from all of
- * it, from the policy in `ffi/policy.h`, and from the reasons below.
+ * one is refused. Each workload of `workloads.ts` runs under strace in a process of its own, on each
+ * kind of machine that is available here (VARIANTS); then each call that a workload made is refused
+ * alone. The results are kept in `tests/fixtures/syscalls/`. `docs/system_calls.md` is written from them,
+ * from the policy in `ffi/policy.h`, and from the reasons in `reasons.ts`.
  *
- * `scripts/syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees, in JSON: so it is
- * called in the virtual machine.
+ * `syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees as JSON. This is how it
+ * is called in the virtual machine.
  */
 
 import { fileURLToPath } from "node:url";
-import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "./syscalls_reasons.ts";
-import { type Play, WORKLOADS } from "./syscalls_workloads.ts";
+import { machine } from "../../scripts/machine.ts";
+import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "./reasons.ts";
+import { type Play, WORKLOADS } from "./workloads.ts";
 
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EPERM = 1;
 const ENOSYS = 38;
 /** What was seen, a file a variant. */
-const KEPT = `${ROOT}scripts/syscalls_seen`;
+const KEPT = `${ROOT}tests/fixtures/syscalls`;
 export const DOCUMENT = `${ROOT}docs/system_calls.md`;
 
 /** One kind of machine. */
@@ -170,7 +171,7 @@ export async function play(
       "--unstable-worker-options",
     ],
     ...(flags.length > 0 ? [`--v8-flags=${flags.join(",")}`] : []),
-    `${ROOT}scripts/syscalls_workloads.ts`,
+    `${ROOT}tests/syscalls/workloads.ts`,
     JSON.stringify({ name, folder: `${folder}/own`, refuse, confined } satisfies Play),
   ];
   const child = new Deno.Command(command[0], {
@@ -205,7 +206,7 @@ export async function forEach<T>(all: Iterable<T>, act: (each: T) => Promise<voi
 
 /** Runs workloads on this machine under strace. */
 export async function observe(names: readonly string[], run: Run = {}): Promise<Seen> {
-  const seen: Seen = { machine: machine(), calls: {}, ends: {} };
+  const seen: Seen = { machine: machineText(), calls: {}, ends: {} };
   await forEach(names, async (name) => {
     const { end, text } = await play(name, { ...run, traced: true });
     seen.ends[name] = end;
@@ -218,15 +219,11 @@ export async function observe(names: readonly string[], run: Run = {}): Promise<
 }
 
 /** What this machine is, in a line. */
-function machine(): string {
-  const read = (path: string) => Deno.readTextFileSync(path);
-  const cpu = read("/proc/cpuinfo");
-  const model = /^model name\s*: (.*)$/m.exec(cpu)?.[1] ?? Deno.build.arch;
-  const clock = read("/sys/devices/system/clocksource/clocksource0/current_clocksource").trim();
-  const keys = /\bpku\b/.test(cpu) ? "pku" : "no pku";
+function machineText(): string {
+  const { cpu, pku, cores, kernel, clocksource } = machine();
   const megabytes = Math.round(Deno.systemMemoryInfo().total / 2 ** 20);
-  return `${model}, ${keys}, ${navigator.hardwareConcurrency} cores, ${megabytes} MiB, ` +
-    `Linux ${/^[\d.]+/.exec(Deno.osRelease())?.[0]}, ${clock}`;
+  return `${cpu}, ${pku === "yes" ? "pku" : "no pku"}, ${cores} cores, ${megabytes} MiB, ` +
+    `Linux ${/^[\d.]+/.exec(kernel)?.[0]}, ${clocksource}`;
 }
 
 /** The number of each system call on this machine, as its headers have it. */
@@ -522,7 +519,7 @@ Which system calls code in a tile makes, which of them the filter in \`ffi/polic
 what follows where one is refused. \`scripts/syscalls\` writes this file; a test holds it and the policy
 together, and looks whether a short run makes a call that does not stand here.
 
-Each workload of \`scripts/syscalls_workloads.ts\` runs in a worker under strace, in a process of its own.
+Each workload of \`tests/syscalls/workloads.ts\` runs in a worker under strace, in a process of its own.
 A mark in the trace stands for the moment of confinement: what the worker's thread does *later*, and what
 *threads* do that it makes later, is what the filter is asked about. Then each call is refused alone, with
 EPERM from the mark on, in at most three workloads that make it; *no difference* means none that these

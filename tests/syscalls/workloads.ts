@@ -10,8 +10,8 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import process from "node:process";
 import * as zlib from "node:zlib";
-import { libraryPath } from "../ffi/paths.ts";
-import { openObserver, openTile, SLOT_BYTES } from "../ffi/tile.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 
 /** What a workload may use. */
 export interface Context {
