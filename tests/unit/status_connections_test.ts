@@ -137,9 +137,16 @@ function fakeStream(hostname: string) {
   };
 }
 
-Deno.test("an address that opens many connections displaces its own", async () => {
-  const [attacker, other] = ["198.18.0.66", "198.18.0.2"];
-  const streams = [other, ...Array.from({ length: 100 }, () => attacker), other].map(fakeStream);
+for (const [network, other] of [["203.0.113", "198.18.0.2"], ["127.0.0", "198.18.0.2"]]) {
+  Deno.test(`a network that opens many connections displaces its own (${network}.0)`, async () => {
+    await displacesItsOwn((i) => `${network}.${i + 1}`, other);
+  });
+}
+
+/** Opens two connections from `other`, and a hundred from an attacker's addresses between them. */
+async function displacesItsOwn(attacker: (i: number) => string, other: string): Promise<void> {
+  const attackers = Array.from({ length: 100 }, (_, i) => attacker(i));
+  const streams = [other, ...attackers, other].map(fakeStream);
   const waiting = [...streams];
   const counters = makeCounters();
   const gauge = index.metrics_connections;
@@ -159,7 +166,7 @@ Deno.test("an address that opens many connections displaces its own", async () =
   const left = streams.filter(({ closed }) => !closed);
   assert.deepEqual(left, [streams[0], ...streams.slice(-most + 1)]);
   for (const stream of streams) stream.close();
-});
+}
 
 /** A control socket that answers each line with itself and a `!`. */
 async function controlled(
