@@ -62,7 +62,7 @@ async function startEcho(
   if (kind === "process") {
     const child = link.start(folder);
     await running(link, () => child.wait() !== null);
-    return () => Promise.resolve(void dispose(child));
+    return () => Promise.resolve(dispose(child));
   }
   await link.startWorker();
   await running(link);

@@ -6,14 +6,36 @@
 
 import { openRegions } from "../ffi/region.ts";
 import { openTile } from "../ffi/tile.ts";
+import type { ServiceSetup } from "../tiles/app/service.ts";
 import { create } from "../tiles/app/tile.ts";
-import { requestRing } from "../tiles/runtime/link.ts";
+import { type LinkShape, requestRing } from "../tiles/runtime/link.ts";
 import { ControlReader } from "../tiles/runtime/control.ts";
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { runLoop } from "../tiles/runtime/loop.ts";
 import type { Tile } from "../tiles/runtime/tile.ts";
 import { Life, TileRegion } from "../tiles/runtime/tile_region.ts";
-import type { ProcessSetup } from "./process_slice.ts";
+
+/** Regions of a link: `net`, `netTile` and `control` are for reading here. */
+export type RegionName = "app" | "net" | "appTile" | "netTile" | "control" | "metrics";
+
+/** A region as the app's process is told of it. */
+interface GivenRegion {
+  /** The descriptor there. */
+  readonly fd: number;
+  readonly bytes: number;
+  readonly readOnly: boolean;
+}
+
+/** The argument of an app's process, in JSON. */
+export interface ProcessSetup {
+  /** Paths of libraries. */
+  readonly libraries: { readonly tile: string; readonly region: string };
+  readonly regions: Readonly<Record<RegionName, GivenRegion>>;
+  readonly eventfds: { readonly app: number; readonly net: number };
+  readonly shape: LinkShape;
+  readonly service: Omit<ServiceSetup, "metrics">;
+  readonly spinTurns: number;
+}
 
 const [text] = Deno.args;
 const { libraries, regions: given, eventfds, shape, service, spinTurns }: ProcessSetup = JSON.parse(
@@ -23,7 +45,7 @@ const tileLibrary = openTile(libraries.tile);
 const regions = openRegions(libraries.region);
 Deno.permissions.revokeSync({ name: "ffi" });
 
-const map = ({ fd, bytes, readOnly }: ProcessSetup["regions"]["app"]) => {
+const map = ({ fd, bytes, readOnly }: GivenRegion) => {
   const view = regions.mapShared(fd, bytes, { readOnly });
   regions.close(fd);
   return view;

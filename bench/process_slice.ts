@@ -14,7 +14,6 @@ import { openHost } from "../ffi/host.ts";
 import { libraryPath, ROOT } from "../ffi/paths.ts";
 import {
   type ConfinedProcess,
-  type Ending,
   FIRST_DESCRIPTOR,
   openProcesses,
   RUN_FLAGS,
@@ -30,7 +29,6 @@ import {
   Descriptor,
   LinkConsumer,
   LinkProducer,
-  type LinkShape,
   netLinkBytes,
   PayloadRing,
   REFLECTED,
@@ -46,6 +44,7 @@ import {
   TileRegion,
   Waker,
 } from "../tiles/runtime/tile_region.ts";
+import type { ProcessSetup, RegionName } from "./process_app.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;
@@ -53,25 +52,6 @@ const [APP_PORT, CLIENT_PORT] = [7, 40_000];
 const PAYLOAD_BYTES = 64;
 /** Idle turns of the echo before it blocks: none but the one that finds nothing. */
 const SPIN_TURNS = 1;
-
-/** A region as the app's process is told of it. */
-interface GivenRegion {
-  /** The descriptor there. */
-  readonly fd: number;
-  readonly bytes: number;
-  readonly readOnly: boolean;
-}
-
-/** The argument of an app's process, in JSON. */
-export interface ProcessSetup {
-  /** Paths of libraries. */
-  readonly libraries: { readonly tile: string; readonly region: string };
-  readonly regions: Readonly<Record<RegionName, GivenRegion>>;
-  readonly eventfds: { readonly app: number; readonly net: number };
-  readonly shape: LinkShape;
-  readonly service: Omit<ServiceSetup, "metrics">;
-  readonly spinTurns: number;
-}
 
 /** Regions of a link, by who writes them: `net…` and `control` this side, the others the app. */
 const REGIONS = {
@@ -81,8 +61,7 @@ const REGIONS = {
   netTile: { bytes: TILE_REGION_BYTES, ofApp: false },
   control: { bytes: CONTROL_BYTES, ofApp: false },
   metrics: { bytes: METRICS_BYTES, ofApp: true },
-} as const;
-type RegionName = keyof typeof REGIONS;
+} satisfies Record<RegionName, { readonly bytes: number; readonly ofApp: boolean }>;
 const REGION_NAMES = Object.keys(REGIONS) as RegionName[];
 const host = openHost(libraryPath("host"));
 const regions = openRegions(libraryPath("region"));
@@ -252,7 +231,7 @@ export class EchoLink {
     const worker = new Worker(`file://${ROOT}tiles/runtime/worker.ts`, {
       type: "module",
       name: "echo",
-      deno: { permissions: permissions("app", NO_GRANTS) } as unknown as { permissions: "none" },
+      deno: { permissions: permissions("app", NO_GRANTS) as Deno.PermissionOptionsObject },
     });
     const peer = this.#view("net", false);
     const boot: BootMessage = {
@@ -392,13 +371,11 @@ function serviceOf(module: string): Omit<ServiceSetup, "metrics"> {
 }
 
 /** Ends a process and reaps it. */
-export function dispose(child: ConfinedProcess): Ending {
+export function dispose(child: ConfinedProcess): void {
   child.kill();
   symbols.poll(Int32Array.of(child.pidfd, POLLIN), 1n, 10_000);
-  const ending = child.wait();
-  if (ending === null) throw new Error("the process was killed and has not ended");
+  if (child.wait() === null) throw new Error("the process was killed and has not ended");
   child.close();
-  return ending;
 }
 
 /** What one takeover was like. */
