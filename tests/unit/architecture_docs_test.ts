@@ -3,9 +3,9 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const TEXT = Deno.readTextFileSync(`${ROOT}docs/architecture.md`);
-/** Every source file of the product, by its path in the tree. */
+/** Every source file of the product and of its benchmarks, by its path in the tree. */
 const SOURCES = new Map(
-  ["cli", "ffi", "netbase", "tiles"].flatMap((folder) => [...sourcesIn(folder)]),
+  ["bench", "cli", "ffi", "netbase", "tiles"].flatMap((folder) => [...sourcesIn(folder)]),
 );
 
 function* sourcesIn(folder: string): Generator<[path: string, text: string]> {
@@ -24,10 +24,10 @@ function missing(pattern: RegExp, isThere: (...groups: string[]) => boolean): st
   return found.filter(([, ...groups]) => !isThere(...groups)).map(([name]) => name);
 }
 
-/** The text of the file that declares a class; undefined when there is none. */
+/** The text of the file that declares a class or interface; undefined when there is none. */
 function declaring(name: string): string | undefined {
   return [...SOURCES.values()].find((text) =>
-    new RegExp(`^(export )?class ${name}\\b`, "m").test(text)
+    new RegExp(`^(export )?(class|interface) ${name}\\b`, "m").test(text)
   );
 }
 
