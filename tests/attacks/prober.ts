@@ -14,7 +14,7 @@ import type { Request } from "../../tiles/app/contract.ts";
 /** Descriptors that an appliance has open: rings, sockets, memory, Deno's own. */
 const DESCRIPTORS = Array.from({ length: 60 }, (_, i) => i + 3);
 
-// deno-lint-ignore no-explicit-any
+// deno-lint-ignore no-explicit-any -- internals that Deno gives no types for
 const internals = (Deno as any)[(Deno as any).internal];
 
 /** Names of ops that open, load, start, end or connect something. Only reachable ones are listed. */

@@ -30,7 +30,7 @@ export interface Task {
 
 export interface Outcome {
   readonly missing: readonly string[];
-  // deno-lint-ignore no-explicit-any
+  // deno-lint-ignore no-explicit-any -- messages of the child, as JSON has them
   readonly messages: any[];
   readonly ending: Ending | null;
   readonly refused: Readonly<Record<string, number>>;
@@ -119,7 +119,7 @@ const begun = performance.now();
 const child = start();
 observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
 const channel = openChannel(libraryPath("tile"), child.channel);
-// deno-lint-ignore no-explicit-any
+// deno-lint-ignore no-explicit-any -- messages of the child, as JSON has them
 const messages: any[] = [];
 let ending: Ending | null = null;
 let firstMessageMs = 0, reapedMs = 0;
