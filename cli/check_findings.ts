@@ -10,7 +10,8 @@ import type { Route } from "../netbase/route.ts";
 import type { RunConfig } from "./config.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
-import { excess, lacking, missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
+import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
+import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {

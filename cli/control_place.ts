@@ -18,11 +18,12 @@ const NO_CONTROL = "none";
  */
 export async function placeControl(
   asked: string | undefined,
-  interfaces: readonly string[],
+  { interfaces, ours = null }: { interfaces: readonly string[]; ours?: string | null },
 ): Promise<string | null> {
   if (asked === NO_CONTROL) return null;
   if (asked !== undefined) {
     const path = resolve(asked);
+    if (path === ours) return path;
     const why = await isServed(path) ? "another tegula is asked there" : whyNotAt(path);
     if (why === null) return path;
     throw new UserError(
@@ -31,6 +32,7 @@ export async function placeControl(
     );
   }
   const path = `${FOLDER}/${interfaces[0]}.sock`;
+  if (path === ours) return path;
   return isWritable(FOLDER) && !await isServed(path) ? path : null;
 }
 

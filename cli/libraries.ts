@@ -4,10 +4,11 @@
 
 import { openHost } from "../ffi/host.ts";
 import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { openProcesses } from "../ffi/process.ts";
 import { openRegions } from "../ffi/region.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openUdpSetup } from "../ffi/udp.ts";
-import { openXsk, openXskSetup } from "../ffi/xsk.ts";
+import { openXskSetup } from "../ffi/xsk.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 
 /** What main has open. */
@@ -19,9 +20,8 @@ export function openLibraries() {
     regions: load("region", openRegions),
     host: load("host", openHost),
     xskSetup: load("xsk", openXskSetup),
-    /** For statistics. */
-    xsk: load("xsk", openXsk),
     udpSetup: load("udp", openUdpSetup),
+    processes: load("process", openProcesses),
     /** To wake tiles. */
     tile: load("tile", openTile),
     observer: load("tile", openObserver),

@@ -5,14 +5,12 @@
 
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
 import * as native from "../ffi/host.ts";
-import { IFF_UP, type InterfaceReader } from "../netbase/interfaces.ts";
-import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
-import { delay } from "../tiles/runtime/delay.ts";
-import { LARGEST_MTU, planTiles } from "../tiles/runtime/plan.ts";
+import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
+import { planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
-import type { AppPlan, PortSocket } from "../tiles/runtime/wiring.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
 
@@ -55,8 +53,6 @@ const THREADS = { tile: 2, spare: 8 };
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
-/** How often a start that waits looks again. */
-const LOOK_AGAIN_MILLIS = 20;
 /** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */
 const FIRST_UNPRIVILEGED_PORT = 1024;
 
@@ -168,14 +164,19 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Names whoever has ports that are to be served. AF_XDP alone serves such a port; without AF_XDP that
- * is the end. It has to be asked before main is narrowed, which may start no program then.
+ * Names whoever has ports that are to be served, but for those that are `ours` already. AF_XDP alone
+ * serves such a port; without AF_XDP that is the end.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
-  { libraries: { udpSetup }, log }: { libraries: MainLibraries; log: Log },
+  { libraries: { udpSetup }, ours = new Set(), log }: {
+    libraries: MainLibraries;
+    ours?: ReadonlySet<number>;
+    log: Log;
+  },
 ): void {
   const held = portsOf(listen.map(({ ports }) => ports)).filter((port) => {
+    if (ours.has(port)) return false;
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);
     else if (fd !== -EADDRINUSE) {
@@ -219,7 +220,7 @@ function describeHolder(holder?: string): string {
 /** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
 function asTegula(pid: string): string | null {
   const args = commandLine(pid);
-  const main = args.findIndex((arg) => arg.endsWith("/cli/narrowed.ts"));
+  const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
   if (main < 0) return null;
   return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
@@ -339,62 +340,4 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
       "--provider socket",
     Exit.xdp,
   );
-}
-
-/** What is wrong, and what mends it: of an interface a command. */
-interface Trouble {
-  readonly says: string;
-  readonly fix: string;
-}
-
-/** What an interface lacks to be served; null: nothing. */
-export function lacking(interfaces: InterfaceReader, record: number): Trouble | null {
-  const name = interfaces.name(record);
-  if ((interfaces.flags(record) & IFF_UP) === 0) {
-    return { says: "is down", fix: `ip link set ${name} up` };
-  }
-  if (interfaces.addressCount(record) > 0) return null;
-  return { says: "has no IPv4 address", fix: `ip address add ADDRESS/LENGTH dev ${name}` };
-}
-
-/** Whether the largest frames of an interface do not fit a UMEM frame; null: they do. */
-export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
-  const mtu = interfaces.mtu(record);
-  // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
-  if (mtu <= LARGEST_MTU || interfaces.isLoopback(record)) return null;
-  return {
-    says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
-    fix: `ip link set ${interfaces.name(record)} mtu ${LARGEST_MTU}`,
-  };
-}
-
-/** Waits until each interface exists in the mirror and lacks nothing, and says what it waits for. */
-export async function waitForInterfaces(
-  netbase: NetbaseReader,
-  { names, log }: { names: readonly string[]; log: Log },
-): Promise<void> {
-  const { interfaces } = netbase;
-  for (const name of names) {
-    for (let said = "";; await delay(LOOK_AGAIN_MILLIS)) {
-      netbase.refresh();
-      const record = interfaces.records().find((each) => interfaces.name(each) === name);
-      const trouble = record === undefined
-        ? { says: "is not there", fix: "ip link" }
-        : lacking(interfaces, record);
-      if (trouble === null) break;
-      if (trouble.says !== said) log(`${name}: waiting, it ${trouble.says} ('${trouble.fix}')`);
-      said = trouble.says;
-    }
-  }
-}
-
-/** Refuses interfaces whose largest frames do not fit. */
-export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[]): void {
-  for (const record of interfaces.records()) {
-    const name = interfaces.name(record);
-    const trouble = names.includes(name) ? excess(interfaces, record) : null;
-    if (trouble === null) continue;
-    const { says, fix } = trouble;
-    throw new UserError(`${name}: ${says}: '${fix}' or use --provider socket`, Exit.interface);
-  }
 }

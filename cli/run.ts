@@ -2,22 +2,21 @@
  * `tegula run`: answers UDP on interfaces of this host until it is told to stop.
  */
 
-import { MOST_PORTS_SERVED } from "../tiles/runtime/ports.ts";
+import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/ports.ts";
 import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
 import { takeDefaults } from "./default_interfaces.ts";
-import { openLibraries } from "./libraries.ts";
-import { becomeNarrow } from "./narrow.ts";
+import { log, type Run, serve } from "../master/master.ts";
+import { type MainLibraries, openLibraries } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import { checkInterfaces, checkLimits, checkPorts, checkPrivileges } from "./preflight.ts";
-import { log, serve } from "./serve.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 
 Answers UDP on the interfaces, by AF_XDP where that works, with the addresses, routes and neighbours
-that the kernel has. SIGTERM, SIGINT and SIGHUP end it; SIGURG starts apps anew from their files
-(docs/apps.md); SIGUSR2 prints every tile's counters.
+that the kernel has. SIGTERM and SIGINT end it; SIGHUP, as 'tegula reload', has it read its
+configuration and apps anew; SIGUSR2 prints every tile's counters.
 
   --interface IF      an interface to take frames from; may be given again. Without one, and without
                       --config, those that the default route goes by, which the log names
@@ -45,30 +44,39 @@ Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an int
 
 export default command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
 
-async function start(
-  { values }: Given<typeof CONFIG_OPTIONS>,
-  args: string[],
-): Promise<number> {
+async function start({ values }: Given<typeof CONFIG_OPTIONS>): Promise<number> {
+  const libraries = openLibraries();
+  const first = await planRun(values, { libraries });
+  return await serve(first, {
+    plan: (before) => planRun(values, { libraries, before }),
+    libraries,
+  });
+}
+
+/** What is to be served, read and checked, in place of what is served already. Throws UserError. */
+async function planRun(
+  values: Given<typeof CONFIG_OPTIONS>["values"],
+  { libraries, before }: { libraries: MainLibraries; before?: Run },
+): Promise<Run> {
   const asked = await readConfig(values);
   checkConfig(asked);
   const apps = planApps(asked);
-  const libraries = openLibraries();
   const taken = asked.interfaces.length > 0 ? [] : takeDefaults(libraries.host, {
     // A service names its interfaces: where the default route goes while a host boots, nobody knows.
     isAllowed: values.config === undefined,
     log,
   });
   const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-  const control = await placeControl(config.control, config.interfaces);
-  const { listen, apps: _, ...others } = config;
+  const control = await placeControl(config.control, {
+    interfaces: config.interfaces,
+    ours: before?.places.control ?? null,
+  });
   const places = { control, metrics: config.metrics ?? null };
-  const run = { config: others, apps, answering: listenText(listen), places };
   checkPrivileges(libraries.host, config);
   checkInterfaces(libraries.host, config.interfaces);
   const hasStatus = control !== null || places.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus });
-  checkPorts(config, { libraries, log });
-  // What deno compile packs has its permissions baked in and cannot be started with fewer.
-  if (Deno.build.standalone) return await serve(run, libraries);
-  becomeNarrow(libraries.host, run, ["run", ...args]);
+  const ours = new Set(before?.apps.flatMap(({ ports }) => portsOf(ports)));
+  checkPorts(config, { libraries, ours, log });
+  return { config, apps, answering: listenText(config.listen), places };
 }

@@ -1,186 +1,155 @@
 /**
- * The appliance: boots the tiles in the order of docs/architecture.md, watches them, stops them. This
- * is main's part. It sets up what needs privileges and moves no data.
+ * The appliance inside its process: starts the netlink, net and status tiles as workers, watches them,
+ * and hands over to its successor or ends. The master (`../../master/`) made every region, socket and
+ * program, and says when.
  *
- * regions → netlink tile until the first full sync → XDP → net tiles → app tiles → sockets into the
- * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
+ * mirror → status tile → net tiles up to their turn → (the master says go) → serving
  */
 
-import { describeErrno, SystemError } from "../../ffi/errno.ts";
 import type { Observer, TileLibrary } from "../../ffi/tile.ts";
+import type { Host } from "../../ffi/host.ts";
 import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
+import { SystemError } from "../../ffi/errno.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
-import { countersOf } from "./counters.ts";
+import { delay } from "./delay.ts";
+import type { Handed } from "./handed.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
 import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
-import { sentenceOf } from "./thrown.ts";
-import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
+import type { Outcome } from "./messages.ts";
+import { Life } from "./tile_region.ts";
+import { type ApplianceSetup, type TileSeat, Wiring } from "./wiring.ts";
 
-/** What an appliance is made from. */
-export interface ApplianceOptions extends WiringOptions {
-  /** Main's own way to wake tiles. */
+/** What an appliance is made with. */
+export interface ApplianceParts {
+  readonly host: Host;
   readonly tile: TileLibrary;
   readonly observer: Observer;
   log(line: string): void;
   /** A tile ended that cannot be started again in place: the process has to end. */
   fatal(tile: string, message: string): void;
+  /** A request of an operator that only the master can meet. */
+  ask(request: ControlRequest): void;
 }
 
-/** How an interface is attached, for the operator. */
-export interface Attached {
-  /** "xdp native copy" for example. */
-  readonly mode: string;
-  /** Why it is this mode and no better one. */
-  readonly reason: string;
-}
-
-/** Where a tile's module is, under the program's folder. */
+/** Where a tile's module is, from here. */
 const MODULES = {
-  netlink: "tiles/netlink/tile.ts",
-  net: "tiles/net/tile.ts",
-  app: "tiles/app/tile.ts",
-  status: "tiles/status/tile.ts",
+  netlink: "../netlink/tile",
+  net: "../net/tile",
+  status: "../status/tile",
 } as const;
+/** Sources run as TypeScript; what is built for processes is JavaScript. */
+const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
+/** How long net tiles have to end after a turn. */
+const LEAVE_MILLIS = 1000;
+/** How often is looked whether they have. */
+const END_POLL_MILLIS = 1;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
-/**
- * Starts and seats until there are no more reloads. A confined thread leaves its descriptors open as it
- * ends, and no tile can be confined beside as many eventfds as `EVENTFDS` in tile.c: one for each
- * start and seat. What is between them is for starts after failures.
- */
-const MOST_STARTS = 400;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
-/** A booting, running or stopping appliance. */
+/** A booting, running or leaving appliance. */
 export class Appliance {
   /**
-   * The mirror, to be looked at until the net tiles are started: until then they are readers that stand
-   * still, so that nothing of it is used again. Main is none of its readers, and nobody waits for it.
+   * The mirror, to be looked at until the net tiles run: until then they are readers that stand still, so
+   * that nothing of it is used again. Main is none of its readers, and nobody waits for it.
    */
   readonly netbase: NetbaseReader;
-  readonly #options: ApplianceOptions;
+  readonly #setup: ApplianceSetup;
+  readonly #parts: ApplianceParts;
   readonly #wiring: Wiring;
   readonly #control: ControlWriter;
   readonly #threads: Threads;
   readonly #refusedCalls: RefusedCalls;
-  /** Refused calls that the log has named: tile and number. */
+  /** What the log has named once. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
-  /** In a reload the second worker of a tile: the one that starts, then the one that is relieved. */
-  #beside?: TileWorker;
-  /** Settles when neither is there any more. */
-  #reloaded?: Promise<void>;
-  /** A reload was asked for and has not begun. */
-  #reloadAsked = false;
-  #reloading = false;
-  #starts = 0;
-  #booted = false;
-  /** The status tile has made its socket. */
-  #listening = false;
-  #stopping = false;
+  /** Resolves with whether the predecessor handed over, when there is none any more. */
+  readonly #turn = Promise.withResolvers<boolean>();
+  #running = false;
+  #ending = false;
   #watch?: ReturnType<typeof setInterval>;
 
-  /** Makes every region; starts nothing. */
-  constructor(options: ApplianceOptions) {
-    this.#options = options;
-    this.#wiring = new Wiring(options);
+  /** Maps every region; starts nothing. */
+  constructor(handed: Handed<ApplianceSetup>, parts: ApplianceParts) {
+    this.#setup = handed.setup;
+    this.#parts = parts;
+    this.#wiring = new Wiring(handed.setup, handed);
     this.#control = new ControlWriter(this.#wiring.control.writer);
-    this.#threads = new Threads(options.host);
+    this.#threads = new Threads(parts.host);
     this.#refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
-    options.observer.start(u32(this.#wiring.refusedCalls.writer));
+    parts.observer.start(u32(this.#wiring.refusedCalls.writer));
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
   /** Starts the netlink tile; resolves when netbase holds a first full copy of the kernel's state. */
   async startMirror(): Promise<void> {
-    await this.#start(this.#wiring.netlink, this.#wiring.netlinkSetup());
+    await this.#start(this.#wiring.netlink, this.#wiring.netlinkSetup()).running;
     this.netbase.refresh();
   }
 
-  /** Starts the status tile, if there is to be one. Throws Error when it cannot listen. */
+  /** Starts the status tile, if there is to be one. */
   async startStatus(): Promise<void> {
     const { status } = this.#wiring;
-    if (status === null) return;
-    await this.#start(status, this.#wiring.statusSetup());
-    this.#listening = true;
+    if (status !== null) await this.#start(status, this.#wiring.statusSetup()).running;
   }
 
   /**
-   * Attaches the XDP programs and opens their sockets, in the best mode that works for all. Throws
-   * what `Attachment.open` throws in the last, where not even copy mode works.
+   * Starts the net tiles. `ready` resolves when each could run; `running` when all do, which takes `go`.
    */
-  attach(): readonly Attached[] {
-    const { attachments } = this.#options;
-    let zeroCopy: string;
-    try {
-      this.#open("zero-copy");
-      return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
-    } catch (error) {
-      if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
-      zeroCopy = `no zero-copy: ${error.message}`;
-    }
-    return this.#open("copy").map(({ attach, reason }) => ({
-      mode: `xdp ${attach} copy`,
-      reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
-    }));
+  startNets(): { readonly ready: Promise<unknown>; readonly running: Promise<unknown> } {
+    const workers = this.#wiring.nets.map((seat, n) => this.#start(seat, this.#wiring.netSetup(n)));
+    const running = Promise.all(workers.map((worker) => worker.running));
+    running.catch(() => {});
+    // One that fails before it is ready fails in `running`.
+    const ready = Promise.race([Promise.all(workers.map((worker) => worker.ready)), running]);
+    return { ready, running };
   }
 
-  /** Opens all interfaces in one mode, or none. */
-  #open(binding: Binding): Opened[] {
-    const { attachments, plan: { shares } } = this.#options;
-    try {
-      return attachments.map((attachment, i) => {
-        const its = shares.filter((share) => share.interface === i)
-          .map(({ queue, netTile }) => ({
-            queue,
-            netTile,
-            umem: this.#wiring.frames[netTile],
-          }));
-        return attachment.open(its, binding);
-      });
-    } catch (error) {
-      for (const attachment of attachments) attachment.close();
-      throw error;
-    }
+  /** Has the tiles take over: their predecessors have ended. */
+  go(handedOver: boolean): void {
+    this.#control.serve();
+    this.#wake();
+    this.#turn.resolve(handedOver);
   }
 
-  /** Starts net and app tiles, then lets the frames come. `partialChecksums` is by interface. */
-  async startTiles(partialChecksums: readonly boolean[]): Promise<void> {
-    const wiring = this.#wiring;
-    await Promise.all(
-      wiring.nets.map((seat, n) => this.#start(seat, wiring.netSetup(n, partialChecksums))),
-    );
-    await Promise.all(wiring.apps.map(({ seat }, a) => this.#start(seat, wiring.appSetup(a))));
-    for (const attachment of this.#options.attachments) attachment.serve();
-    this.#booted = true;
-    this.#tellAttached();
-    if (this.#reloadAsked) this.reload();
+  /** Every tile runs: from now on one that fails is started again, or ends the appliance. */
+  settle(): void {
+    this.#running = true;
   }
 
-  async #start(seat: TileSeat, setup: unknown): Promise<void> {
+  /** Says of each interface whether AF_XDP takes its frames, for operators. */
+  setAttached(attached: readonly boolean[]): void {
+    attached.forEach((takes, i) => this.#control.setXdp(i, takes));
+  }
+
+  /** Shows operators how the last reload or upgrade ended. */
+  setOutcome(outcome: Outcome): void {
+    this.#control.setOutcome(outcome);
+  }
+
+  #start(seat: TileSeat, setup: unknown): TileWorker {
     const { kind, name, grants } = seat;
-    const { log } = this.#options;
-    const before = this.#workers.get(name);
-    const beside = before !== undefined && !before.over;
-    const { nets, apps } = this.#wiring;
-    if (grants.keep) log(`${name}: keeps what it was granted, and is confined that much less`);
+    const { log } = this.#parts;
+    if (kind === "app") throw new TypeError("an app is a process, or inside a net tile");
+    const beside = kind === "net";
+    const { nets, seats } = this.#wiring;
+    const apps = seats.filter(({ kind, region }) => kind === "app" && region === undefined);
     const worker: TileWorker = new TileWorker({
       kind,
       name,
-      module: new URL(`../../${MODULES[kind]}`, import.meta.url).href,
+      module: new URL(MODULES[kind] + EXTENSION, import.meta.url).href,
       slot: this.#wiring.seats.indexOf(seat),
-      region: seat.region.writer,
+      region: seat.region!.writer,
       control: this.#wiring.control.reader,
       keep: { clock: grants.clock, keep: grants.keep },
       beside,
@@ -194,118 +163,44 @@ export class Appliance {
         ask: (request) => this.#ask(request),
         failed: (message) => {
           const isItsTurn = this.#workers.get(name) === worker;
-          if (isItsTurn && this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
+          if (isItsTurn && this.#running && !this.#ending) this.#failed(seat, { message, setup });
         },
         late: () => {
           for (const late of this.#wiring.starting(name)) {
             log(`${late}: its start has not ended yet`);
           }
         },
-        stuck: () => this.#options.fatal(name, "it hangs and cannot be ended"),
-        ...(beside && { ready: () => this.#relieve(seat, before, worker) }),
+        stuck: (reason) => this.#parts.fatal(name, reason),
+        ...(beside && { turn: () => this.#turn.promise }),
       },
     });
-    this.#starts++;
-    if (beside) this.#beside = worker;
-    else this.#workers.set(name, worker);
+    this.#workers.set(name, worker);
     this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
-    const { landlock, observed } = await worker.running;
-    if (!landlock && !grants.keep) {
-      this.#lack("the kernel has no landlock: tiles are confined by seccomp alone");
-    }
-    if (!observed) this.#lack("the kernel does not say which system calls it refuses to tiles");
+    worker.running.then(({ landlock, observed }) => {
+      if (!landlock) this.#lack("the kernel has no landlock: tiles are confined by seccomp alone");
+      if (!observed) this.#lack("the kernel does not say which system calls it refuses to tiles");
+    }, () => {});
+    return worker;
   }
 
   /** Names what the kernel lacks, once. */
   #lack(sentence: string): void {
     if (this.#named.has(sentence)) return;
     this.#named.add(sentence);
-    this.#options.log(sentence);
-  }
-
-  /**
-   * Puts `worker` in the place of `before`, which ends after its turn; resolves as `ended` does. Where
-   * that one does not end, it stays, and the new one is given up.
-   */
-  async #relieve(seat: TileSeat, before: TileWorker, worker: TileWorker): Promise<boolean> {
-    this.#workers.set(seat.name, worker);
-    this.#beside = before;
-    const late = new Promise<"late">((resolve) => before.expectEnd(() => resolve("late")));
-    this.#control.relieve(before.thread);
-    this.#options.tile.wake(seat.eventfd);
-    const handedOver = await Promise.race([before.ended, late]);
-    this.#control.relieve(0);
-    if (handedOver !== "late") return handedOver;
-    this.#workers.set(seat.name, before);
-    this.#beside = worker;
-    worker.abandon("the one before does not end");
-    return await new Promise(() => {});
-  }
-
-  /**
-   * Starts each app in a tile of its own anew, from its files as they are, one after the other; once
-   * more where that is asked for meanwhile. One goes on until the new one is ready, and where that
-   * cannot start.
-   */
-  async reload(): Promise<void> {
-    this.#reloadAsked = true;
-    if (!this.#booted || this.#reloading) return;
-    this.#reloading = true;
-    while (this.#reloadAsked) {
-      this.#reloadAsked = false;
-      for (const [a, { seat }] of this.#wiring.apps.entries()) {
-        if (!this.#stopping) await (this.#reloaded = this.#reload(seat, this.#wiring.appSetup(a)));
-      }
-      for (const { name, inline } of this.#options.apps) {
-        if (inline) this.#options.log(`${name}: not reloaded: inside net tiles it takes a restart`);
-      }
-    }
-    this.#reloading = false;
-  }
-
-  async #reload(seat: TileSeat, setup: unknown): Promise<void> {
-    const { log } = this.#options;
-    const before = this.#workers.get(seat.name)!;
-    // One that is being started may have read its files before they were changed.
-    await before.running.catch(() => {});
-    try {
-      if (this.#starts + this.#wiring.seats.length >= MOST_STARTS) {
-        throw new Error("after so many starts it takes a restart of Tegula");
-      }
-      await this.#start(seat, setup);
-      log(`${seat.name}: reloaded`);
-    } catch (error) {
-      // One that failed when its turn had come is started again, but not beside the one before.
-      if (this.#workers.get(seat.name) !== before) await before.ended;
-      else if (!before.over) {
-        log(`${seat.name}: not reloaded, goes on as it was: ${sentenceOf(error)}`);
-      }
-    } finally {
-      this.#beside = undefined;
-    }
+    this.#parts.log(sentence);
   }
 
   /** Looks after every tile. */
   #look(): void {
-    if (this.#stopping) return;
+    if (this.#ending) return;
     this.#control.pulse();
-    if (this.#booted) this.#tellAttached();
-    for (const { name, reader, eventfd } of this.#wiring.seats) {
-      const worker = this.#workers.get(name);
-      worker?.look(reader);
-      // In a reload the word for this is taken: it comes next.
-      if (worker?.leaving && this.#beside === undefined) {
-        this.#control.relieve(worker.thread);
-        this.#options.tile.wake(eventfd);
-      }
-      if (this.#beside?.name === name) this.#beside.look(reader);
-    }
+    for (const { name, reader } of this.#wiring.seats) this.#workers.get(name)?.look(reader);
     this.#nameRefusedCalls();
   }
 
   /** Names each system call that was refused to a tile, once. */
   #nameRefusedCalls(): void {
-    const { log, tile } = this.#options;
+    const { log, tile } = this.#parts;
     for (const [slot, { name }] of this.#wiring.seats.entries()) {
       for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
@@ -315,96 +210,85 @@ export class Appliance {
     }
   }
 
-  /** One that is lost stays so until the next start: net tiles cannot be given other sockets. */
-  #tellAttached(): void {
-    this.#options.attachments.forEach(({ attached }, i) => this.#control.setXdp(i, attached));
-  }
-
   /**
-   * A tile's loop ended by an error. The netlink tile and apps start again in place, with a pause
-   * that doubles while they do not last: net tiles forward on the last good state meanwhile, a dead
-   * app costs only its own datagrams. A net tile holds rings, so with it the process ends.
+   * A tile's loop ended by an error. The netlink and status tiles start again in place, with a pause that
+   * doubles while they do not last: net tiles forward on the last good state meanwhile. With a net tile
+   * the process ends: the master has the rings, and starts the next one.
    */
   #failed(seat: TileSeat, { message, setup }: { message: string; setup: unknown }): void {
-    const { log, fatal } = this.#options;
+    const { log, fatal } = this.#parts;
     if (seat.kind === "net") return fatal(seat.name, message);
-    if (this.#beside === undefined) this.#control.relieve(0);
     const failures = this.#failures.get(seat.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(seat.name, failures + 1);
     log(`${seat.name}: ended (${message}); starting it again in ${pause} ms`);
-    setTimeout(async () => {
-      // What a reload starts may take its place.
-      if (this.#beside?.name === seat.name) await this.#reloaded;
-      if (this.#stopping || !this.#workers.get(seat.name)?.over) return;
+    setTimeout(() => {
+      if (this.#ending || !this.#workers.get(seat.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(seat.name), LASTING_MILLIS);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
-      this.#start(seat, setup).catch((error) => {
+      try {
+        this.#start(seat, setup);
+      } catch (error) {
         clearTimeout(lasted);
-        if (error instanceof SystemError) this.#failed(seat, { message: error.message, setup });
-      });
+        if (!(error instanceof SystemError)) throw error;
+        this.#failed(seat, { message: error.message, setup });
+      }
     }, pause);
   }
 
-  /** Puts a request of the status tile to the netlink tile. */
+  /** Puts a request of the status tile to whom it is for. */
   #ask(request: ControlRequest): void {
     if (request.kind === Ask.capture) {
       this.#control.captureMode = request.arguments[0];
       return;
     }
+    if (request.kind === Ask.reload || request.kind === Ask.upgrade) return this.#parts.ask(request);
     this.#control.ask(request);
-    this.#options.tile.wake(this.#wiring.netlink.eventfd);
+    this.#parts.tile.wake(this.#wiring.netlink.eventfd);
   }
 
-  /** Every tile's counters by its name. */
-  counters(): Record<string, Record<string, number>> {
-    return countersOf(this.#wiring.seats);
+  #wake(): void {
+    for (const { eventfd, region } of this.#wiring.seats) {
+      if (region !== undefined && eventfd >= 0) this.#parts.tile.wake(eventfd);
+    }
   }
 
-  /** Gives the traffic back to the kernel, lets the tiles drain, ends them. The process has to end. */
+  /**
+   * Has net tiles end after their turn and leave to a successor what they hold. Resolves with whether all
+   * did in time.
+   */
+  async leave(): Promise<boolean> {
+    if (!this.#running) return false;
+    this.#beginEnd();
+    this.#control.leave();
+    this.#wake();
+    return await this.#netsEnd(LEAVE_MILLIS);
+  }
+
+  /** Lets the tiles drain and ends them. The process has to end. */
   async stop(): Promise<void> {
-    if (this.#stopping) return;
-    this.#stopping = true;
-    clearInterval(this.#watch);
-    const { attachments, tile } = this.#options;
-    for (const attachment of attachments) this.#detach(attachment);
-    for (const worker of this.#workers.values()) worker.expectEnd();
+    this.#beginEnd();
     this.#control.stop();
-    for (const { eventfd } of this.#wiring.seats) tile.wake(eventfd);
-    this.#endStatus();
-    const late = Promise.withResolvers<boolean>();
-    const timer = setTimeout(late.resolve, STOP_MILLIS, false);
-    const ended = Promise.all([...this.#workers.values()].map((worker) => worker.ended));
-    const allEnded = await Promise.race([ended.then(() => true), late.promise]);
-    clearTimeout(timer);
-    this.#nameRefusedCalls();
-    // A tile that is late comes back to its rings: they go with the process then.
-    if (!allEnded) return;
-    for (const attachment of attachments) attachment.close();
-  }
-
-  #detach(attachment: Attachment): void {
-    const failed = attachment.detach();
-    if (failed >= 0) return;
-    this.#options.log(
-      `${attachment.name}: its program stays in libxdp's dispatcher, and passes everything on ` +
-        `(${describeErrno(failed)})`,
-    );
-  }
-
-  /** The status tile has nothing to hand over: it just ends, and its socket with it. */
-  #endStatus(): void {
+    this.#wake();
     this.#workers.get("status")?.terminate();
-    this.#workers.delete("status");
-    const { control } = this.#options.places;
-    if (control !== null && this.#listening) removeFile(control);
+    await this.#netsEnd(STOP_MILLIS);
+    this.#nameRefusedCalls();
   }
-}
 
-function removeFile(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  #beginEnd(): void {
+    this.#ending = true;
+    clearInterval(this.#watch);
+    for (const worker of this.#workers.values()) worker.expectEnd();
+  }
+
+  /** Waits until all net tiles have ended, or `millis` are over; whether they have. */
+  async #netsEnd(millis: number): Promise<boolean> {
+    const until = performance.now() + millis;
+    // A tile's word for having stopped is its last store; its thread takes a while longer.
+    while (this.#wiring.nets.some(({ reader }) => reader.life !== Life.stopped)) {
+      if (performance.now() > until) return false;
+      await delay(END_POLL_MILLIS);
+    }
+    return true;
   }
 }

@@ -7,12 +7,13 @@
  *                                                                         go on with the next appliance
  *     eventfd NAME, udp PORT, xsk INTERFACE/QUEUE, filter INTERFACE       no memory of ours
  *
- * A region is handed as the descriptor that its reader or its writer may have (`../../ffi/region.ts`).
+ * A region is handed as the descriptor that its reader or its writer may have (`../../ffi/region.ts`); an
+ * appliance has both of its own, since its tiles are readers of each other.
  */
 
-import type { Regions } from "../../ffi/region.ts";
-import type { View } from "../../ffi/view.ts";
 import { FIRST_DESCRIPTOR } from "../../ffi/process.ts";
+import type { Region, Regions } from "../../ffi/region.ts";
+import type { View } from "../../ffi/view.ts";
 
 /** One descriptor, as the child is told of it. */
 export interface HandedDescriptor {
@@ -38,8 +39,9 @@ export const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 export class Handed<Setup> {
   readonly setup: Setup;
   readonly #regions: Pick<Regions, "mapShared" | "close">;
-  readonly #numbers = new Map<string, number>();
-  readonly #descriptors: readonly HandedDescriptor[];
+  /** Those that are open, by name; of a region the writable one and the other. */
+  readonly #open = new Map<string, HandedDescriptor & { readonly fd: number }>();
+  readonly #readOnly = new Map<string, HandedDescriptor & { readonly fd: number }>();
 
   /** Reads the `byteLength` bytes of JSON at `SETUP_DESCRIPTOR`. Throws SystemError. */
   constructor(regions: Pick<Regions, "mapShared" | "close">, byteLength: number) {
@@ -50,29 +52,47 @@ export class Handed<Setup> {
     const text = new TextDecoder().decode(new Uint8Array(buffer, 0, byteLength).slice());
     const { descriptors, setup }: HandedSetup<Setup> = JSON.parse(text);
     this.setup = setup;
-    this.#descriptors = descriptors;
-    descriptors.forEach(({ name }, i) => this.#numbers.set(name, FIRST_HANDED + i));
+    descriptors.forEach((descriptor, i) => {
+      const map = descriptor.readOnly ? this.#readOnly : this.#open;
+      map.set(descriptor.name, { ...descriptor, fd: FIRST_HANDED + i });
+    });
   }
 
-  /** The descriptor called `name`. Throws RangeError where there is none. */
+  /** The descriptor called `name`, which is no region. Throws RangeError where there is none. */
   fd(name: string): number {
-    const fd = this.#numbers.get(name);
-    if (fd === undefined) throw new RangeError(`no descriptor ${name} was handed over`);
-    return fd;
+    const descriptor = this.#open.get(name);
+    if (descriptor === undefined) throw new RangeError(`no descriptor ${name} was handed over`);
+    return descriptor.fd;
   }
 
-  /** Whether there is one called `name`. */
-  has(name: string): boolean {
-    return this.#numbers.has(name);
-  }
-
-  /** Maps the region called `name`, once: its descriptor is closed. Throws RangeError, SystemError. */
+  /** Maps the region called `name` as it was handed, and closes it. Throws RangeError, SystemError. */
   view(name: string): View {
-    const fd = this.fd(name);
-    const { bytes, readOnly } = this.#descriptors[fd - FIRST_HANDED];
+    const view = this.#map(this.#open, name) ?? this.#map(this.#readOnly, name);
+    if (view === undefined) throw new RangeError(`no region ${name} was handed over`);
+    return view;
+  }
+
+  /** Maps the region called `name`, of which both descriptors were handed. Throws likewise. */
+  region(name: string): Region {
+    const reader = this.#map(this.#readOnly, name);
+    const writer = this.#map(this.#open, name);
+    if (reader === undefined || writer === undefined) {
+      throw new RangeError(`no region ${name} was handed over to be written`);
+    }
+    return { writer, reader };
+  }
+
+  #map(
+    descriptors: Map<string, HandedDescriptor & { readonly fd: number }>,
+    name: string,
+  ): View | undefined {
+    const descriptor = descriptors.get(name);
+    if (descriptor === undefined) return undefined;
+    descriptors.delete(name);
+    const { fd, bytes, readOnly } = descriptor;
     const view = this.#regions.mapShared(fd, bytes, { readOnly });
+    // A descriptor that stayed open could be mapped again.
     this.#regions.close(fd);
-    this.#numbers.delete(name);
     return view;
   }
 }

@@ -61,6 +61,11 @@ export const LIBRARIES: { readonly [kind in TileKind]: readonly LibraryName[] } 
   status: ["tile"],
 };
 
+/** Which libraries an appliance's process opens, its tiles' among them. */
+export const APPLIANCE_LIBRARIES: readonly LibraryName[] = [
+  ...new Set<LibraryName>(["host", "region", ...LIBRARIES.netlink, ...LIBRARIES.net]),
+];
+
 /** Folders of the program that tiles' modules are in. */
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
 

@@ -21,10 +21,13 @@ export interface TileEvents {
   failed(message: string): void;
   /** It has been starting for long. */
   late(): void;
-  /** It hangs, and cannot be ended, or nothing can stand in for it. */
-  stuck(): void;
-  /** One that starts beside another could run: has that one end, and resolves as `ended`. */
-  ready?(): Promise<boolean>;
+  /** It hangs or broke a rule, and cannot be ended, or nothing can stand in for it. */
+  stuck(reason: string): void;
+  /**
+   * One that starts beside another could run. Resolves when that one has ended, with whether it handed
+   * over.
+   */
+  turn?(): Promise<boolean>;
   /** A request to be put into the control region. */
   ask?(request: ControlRequest): void;
 }
@@ -45,8 +48,6 @@ const START_TICKS = 10;
 const START_LOOKS = 600;
 /** How often the thread of a tile that ends is looked for: a reload waits for it. */
 const GONE_POLL_MILLIS = 2;
-/** Looks until a tile that was told to end is late. */
-const TOLD_LOOKS = 10;
 /** Looks until the thread of a tile that was ended must be gone. */
 const GONE_LOOKS = 6;
 
@@ -140,6 +141,8 @@ export class TileWorker {
   readonly name: string;
   /** Resolves with how the tile is confined once it runs; rejects when its start fails. */
   readonly running: Promise<Confined>;
+  /** Resolves when it could run, of a tile that waits for its turn. */
+  readonly ready: Promise<void>;
   /** Resolves when the tile ended: true where it was told to, false for an error. */
   readonly ended: Promise<boolean>;
   readonly #boot: BootMessage;
@@ -148,6 +151,7 @@ export class TileWorker {
   readonly #reports: Reports;
   readonly #log: (line: string) => void;
   readonly #worker: Worker;
+  readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<Confined>();
   readonly #ended = Promise.withResolvers<boolean>();
   #over = false;
@@ -158,13 +162,11 @@ export class TileWorker {
   #age = 0;
   /** Looks in a row at which there was something wrong. */
   #looks = 0;
+  /** Whether it waits for its turn. */
+  #waits = false;
   /** Whether it was told to end. */
   #told = false;
-  #toldLooks = 0;
-  #late?: () => void;
   #ending?: Ending;
-  /** Whether its loop is to be asked to leave, whatever it said. */
-  #leaving = false;
 
   constructor(
     boot: BootMessage,
@@ -180,6 +182,7 @@ export class TileWorker {
     this.#threads = threads;
     this.#reports = new Reports(boot);
     this.#log = bounded((line) => events.log(line));
+    this.ready = this.#ready.promise;
     this.running = this.#running.promise;
     this.ended = this.#ended.promise;
     // Nobody may be waiting for it any more when a start fails late.
@@ -201,30 +204,9 @@ export class TileWorker {
     return this.#over;
   }
 
-  /** Whether its loop is to be asked to leave. */
-  get leaving(): boolean {
-    return this.#leaving && !this.#over;
-  }
-
-  /** The number of its thread, once it has started. */
-  get thread(): number {
-    return this.#thread;
-  }
-
-  /**
-   * To be called when it is told to end: only then is it believed that it did. `late` is called where it
-   * does not in time.
-   */
-  expectEnd(late?: () => void): void {
+  /** To be called when it is told to end: only then is it believed that it did. */
+  expectEnd(): void {
     this.#told = true;
-    this.#toldLooks = 0;
-    this.#late = late;
-  }
-
-  /** Gives up one that starts beside another. */
-  abandon(reason: string): void {
-    this.#worker.terminate();
-    this.#end({ failure: reason });
   }
 
   #hear(data: unknown): void {
@@ -244,8 +226,13 @@ export class TileWorker {
       }
       this.#thread = report.thread;
     } else if (report.type === "ready") {
-      this.#looks = 0;
-      this.#events.ready?.().then((handedOver) => this.#worker.postMessage(handedOver));
+      this.#waits = true;
+      this.#ready.resolve();
+      this.#events.turn?.().then((handedOver) => {
+        this.#waits = false;
+        this.#looks = 0;
+        this.#worker.postMessage(handedOver);
+      });
     } else if (report.type === "running") {
       if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])) {
         return this.#refuse("claimed to be confined without being so");
@@ -261,12 +248,12 @@ export class TileWorker {
     else this.#refuse("claimed to have been stopped");
   }
 
-  /** Ends a tile for what it did or said: its loop is asked to leave, a start is terminated. */
+  /** Ends a tile for what it did or said: a loop does not end by itself, so that the process has to. */
   #refuse(reason: string): void {
     if (this.#over || this.#ending !== undefined) return;
+    if (this.#runs) return this.#stuck(`it ${reason}`);
     this.#events.log(`it ${reason} and is ended`);
-    if (this.#runs) this.#leaving = true;
-    else this.#worker.terminate();
+    this.#worker.terminate();
     this.#end({ failure: `it ${reason}` });
   }
 
@@ -302,17 +289,13 @@ export class TileWorker {
    * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and
    * a start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when
    * its thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`,
-   * and so is a hung net tile, which holds rings. One that starts beside another holds nothing yet: it
-   * has just failed.
+   * and so is a hung net tile, which holds rings.
    */
   look(tile: TileReader): void {
     if (this.#over || this.#thread === 0) return;
     if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
-    if (this.#ending !== undefined) return this.#retryEnd(this.#ending);
-    if (this.#told && ++this.#toldLooks === TOLD_LOOKS) {
-      this.#told = false;
-      this.#late?.();
-    }
+    if (this.#ending !== undefined) return this.#retryEnd();
+    if (this.#waits) return;
     const { kind } = this.#boot;
     const progress = this.#runs
       ? progressOf(tile, kind)
@@ -326,7 +309,7 @@ export class TileWorker {
     const quick = this.#runs && (kind === "app" || kind === "net");
     const late = !this.#runs && this.#age >= START_LOOKS;
     if (this.#looks < (quick ? HUNG_LOOKS : LONG_LOOKS) && !late) return;
-    if (kind === "net" && this.#runs) return this.#stuck();
+    if (kind === "net" && this.#runs) return this.#stuck("it hangs");
     const reason = this.#runs ? "hangs" : "did not start in time";
     this.#events.log(`it ${reason} and is ended`);
     this.#worker.terminate();
@@ -334,20 +317,15 @@ export class TileWorker {
   }
 
   /** Of one that is ending: its thread is still there, whatever it said. */
-  #retryEnd({ failure, app }: Ending): void {
+  #retryEnd(): void {
     this.#looks++;
-    if (this.#looks === 1) {
-      if (this.#runs) this.#leaving = true;
-      else this.#worker.terminate();
-    }
-    if (this.#looks < GONE_LOOKS) return;
-    if (!this.#boot.beside || this.#runs) return this.#stuck();
-    this.#settle({ failure: `${failure ?? "it was told to end"} and cannot be ended`, app });
+    if (this.#looks === 1) this.#worker.terminate();
+    if (this.#looks >= GONE_LOOKS) this.#stuck("it hangs and cannot be ended");
   }
 
-  #stuck(): void {
+  #stuck(reason: string): void {
     this.#over = true;
-    this.#events.stuck();
+    this.#events.stuck(reason);
   }
 
   /** Ends the worker. One that blocks in a native call goes on until that returns. */

@@ -1,26 +1,25 @@
 /**
- * The appliance's rooms and the doors between them: makes every region, and says for each tile which
- * of them it writes, which it reads and whom it wakes. Every region goes to one writer.
+ * The appliance's regions and who gets what of them. `regionsOf` names every region, its size and its
+ * writer; the master makes them, and hands them to the appliance and the apps. In the appliance `Wiring`
+ * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
  */
 
-import type { Host } from "../../ffi/host.ts";
-import { slice, type View } from "../../ffi/view.ts";
-import type { Region, Regions } from "../../ffi/region.ts";
+import type { Region } from "../../ffi/region.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
-import type { AppSetup } from "../app/tile.ts";
-import type { PeerSetup } from "../net/app_link.ts";
+import { type PeerSetup, requestsBytes } from "../net/app_link.ts";
 import { HEADER_CACHE_BYTES } from "../net/header_cache.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
+import { framesBytes } from "../net/umem.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
-import type { Attachment } from "./attachment.ts";
 import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
-import { appLinkBytes, type LinkShape, netLinkBytes, requestRing } from "./link.ts";
+import type { Handed } from "./handed.ts";
+import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
@@ -29,6 +28,11 @@ import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
 import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+
+/** Slots for refused calls of apps in processes: more than there are at once. */
+export const APP_SLOTS = 512;
+/** The region with them. */
+export const APP_REFUSALS = "refused calls of apps";
 
 /** An app and the ports that it answers on. */
 export interface AppPlan
@@ -39,30 +43,41 @@ export interface AppPlan
   readonly app: string;
   readonly ports: readonly PortRange[];
   readonly grants: Grants;
-  /** Whether it runs inside each net tile, instead of a tile of its own. */
+  /** Whether it runs inside each net tile, instead of a process of its own. */
   readonly inline: boolean;
 }
 
-/** A kernel socket that holds a served port. */
-export interface PortSocket {
-  readonly port: number;
-  readonly fd: number;
-}
-
-/** What the wiring follows from. */
-export interface WiringOptions {
-  readonly regions: Pick<Regions, "create">;
-  readonly host: Host;
+/** What an appliance is told. Plain data, the same for master and appliance. */
+export interface ApplianceSetup {
   readonly plan: plan.TilePlan;
   readonly apps: readonly AppPlan[];
-  /** Interfaces with their program loaded; none for the kernel's sockets alone. */
-  readonly attachments: readonly Attachment[];
+  /** Interfaces that AF_XDP takes frames of, in the order of the plan's shares. */
+  readonly attached: readonly {
+    readonly name: string;
+    readonly ifindex: number;
+    /** Whether its frames may carry a bare pseudo-header sum for a UDP checksum. */
+    readonly partialChecksums: boolean;
+  }[];
+  /** Interfaces that must be there, up and have an address before anything is answered. */
+  readonly interfaces: readonly string[];
+  /** Served ports that a kernel socket of ours holds. */
+  readonly sockets: readonly number[];
+  /** By app that is a process: its slot in "refused calls of apps". */
+  readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
-  /** One for each served port that nobody else holds. */
-  readonly sockets: readonly PortSocket[];
   /** Where the status tile listens; without a place there is none. */
   readonly places: StatusPlaces;
+}
+
+/** A region, before it is made. */
+export interface RegionPlan {
+  readonly name: string;
+  readonly bytes: number;
+  /** Who can write it: the appliance, the master, or the app of this name. */
+  readonly writer: "appliance" | "master" | { readonly app: string };
+  /** Whether it is made anew for each appliance; others are taken over. */
+  readonly fresh: boolean;
 }
 
 /** What there is of a tile before and after its worker. */
@@ -71,19 +86,10 @@ export interface TileSeat {
   readonly name: string;
   /** What its worker is granted besides what all of its kind have. */
   readonly grants: Grants;
-  readonly region: Region;
+  /** Its region, to be written; none of an app in a process of its own. */
+  readonly region?: Region;
   readonly reader: TileReader;
   readonly eventfd: number;
-}
-
-/** Where an app runs: in a tile of its own, or inside a net tile. */
-interface AppPlace {
-  readonly app: AppPlan;
-  /** Its number among all apps. */
-  readonly index: number;
-  readonly seat: TileSeat;
-  /** The numbers of its own (`../app/metrics.ts`). */
-  readonly metrics: Region;
 }
 
 /** What starting `apps` takes: their modules, and what each is granted. */
@@ -92,230 +98,304 @@ export function startGrants(apps: readonly AppPlan[]): Grants {
   return together([{ ...NO_GRANTS, read: modules }, ...apps.map(({ grants }) => grants)]);
 }
 
-/** Every region of an appliance, and who gets what of it. */
+/** Name of the n-th net tile. */
+export function netName(n: number): string {
+  return `net${n}`;
+}
+
+/** What the app's tile region, metrics and log are called: the app, or the app in a net tile. */
+function placeName(app: AppPlan, net: string): string {
+  return app.inline ? `${app.name}@${net}` : app.name;
+}
+
+/**
+ * The shape of every link. Payloads stay in the UMEM where all in it is one app's: its instances may
+ * read each other's. Else each instance is given copies of its own.
+ */
+export function linkShape(apps: readonly AppPlan[]): LinkShape {
+  const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
+  return isAlone ? plan.LINK_SHAPE : plan.APART_LINK_SHAPE;
+}
+
+/** Kinds and names of all tiles, in the order of their slots for refused calls. */
+export function tilesOf(
+  { plan: { frames }, apps, places }: Pick<ApplianceSetup, "plan" | "apps" | "places">,
+): { readonly kind: TileKind; readonly name: string; readonly inside?: string }[] {
+  const nets = frames.map((_, n) => netName(n));
+  const hasStatus = places.control !== null || places.metrics !== null;
+  return [
+    { kind: "netlink", name: "netlink" },
+    ...hasStatus ? [{ kind: "status", name: "status" } as const] : [],
+    ...nets.map((name) => ({ kind: "net", name }) as const),
+    ...apps.filter(({ inline }) => !inline).map(({ name }) => ({ kind: "app", name }) as const),
+    ...nets.flatMap((net) =>
+      apps.filter(({ inline }) => inline)
+        .map((app) => ({ kind: "app", name: placeName(app, net), inside: net }) as const)
+    ),
+  ];
+}
+
+/** Every region of an appliance and its apps. */
+export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
+  const { plan: { frames }, apps } = setup;
+  const shape = linkShape(apps);
+  const nets = frames.map((_, n) => netName(n));
+  const tiles = tilesOf(setup);
+  const fresh = (name: string, bytes: number): RegionPlan => (
+    { name, bytes, writer: "appliance", fresh: true }
+  );
+  const lasting = (name: string, bytes: number): RegionPlan => (
+    { name, bytes, writer: "appliance", fresh: false }
+  );
+  const ofApp = (app: string, name: string, bytes: number): RegionPlan => (
+    { name, bytes, writer: { app }, fresh: false }
+  );
+  return [
+    fresh("netbase", NETBASE_BYTES),
+    fresh("control", CONTROL_BYTES),
+    fresh("snapshot", SNAPSHOT_BYTES),
+    fresh("refused calls", refusedCallsBytes(tiles.length)),
+    {
+      name: APP_REFUSALS,
+      bytes: refusedCallsBytes(APP_SLOTS),
+      writer: "master",
+      fresh: false,
+    },
+    ...tiles.flatMap(({ kind, name, inside }) => {
+      const ofProcess = kind === "app" && inside === undefined;
+      return [
+        ofProcess
+          ? ofApp(name, `tile ${name}`, TILE_REGION_BYTES)
+          : { ...lasting(`tile ${name}`, TILE_REGION_BYTES), fresh: kind === "netlink" || kind === "status" },
+        ...kind !== "app" ? [] : [
+          ofProcess
+            ? ofApp(name, `metrics ${name}`, METRICS_BYTES)
+            : lasting(`metrics ${name}`, METRICS_BYTES),
+        ],
+      ];
+    }),
+    ...nets.flatMap((net, n) => [
+      lasting(`umem ${net}`, plan.umemBytes(frames[n])),
+      lasting(`frames ${net}`, framesBytes(frames[n])),
+      fresh(`headers ${net}`, HEADER_CACHE_BYTES),
+      fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
+      fresh(`capture ${net}`, CAPTURE_BYTES),
+      ...apps.map(({ name }) => lasting(`heard ${name} ${net}`, HEARD_BYTES)),
+      ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
+        lasting(`requests ${name} ${net}`, requestsBytes(shape)),
+        lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
+        ofApp(name, `link ${name} to ${net}`, appLinkBytes(shape)),
+      ]),
+    ]),
+  ];
+}
+
+/** Every region of an appliance in its process, and who gets what of it. */
 export class Wiring {
   readonly netbase: Region;
   readonly control: Region;
   readonly snapshot: Region;
   /** Written by the observer: refused system calls by tile, in the order of `seats`. */
   readonly refusedCalls: Region;
+  /** Every tile there is, in the order in which they are started. */
+  readonly seats: readonly TileSeat[];
   readonly netlink: TileSeat;
   readonly nets: readonly TileSeat[];
-  /** Apps in tiles of their own. */
-  readonly apps: readonly AppPlace[];
-  /** Apps inside net tiles, by net tile. */
-  readonly inline: readonly (readonly AppPlace[])[];
   readonly status: TileSeat | null;
-  /** What AF_XDP has of each net tile's UMEM: the frames. It locks all of it, touched or not. */
-  readonly frames: readonly View[];
-  readonly #options: WiringOptions;
-  /**
-   * Of every link. Payloads stay in the UMEM where all in it is one app's: its instances may read each
-   * other's. Else each instance is given copies of its own.
-   */
+  readonly #setup: ApplianceSetup;
+  readonly #handed: Handed<unknown>;
   readonly #shape: LinkShape;
   /** Every port that an app answers on. */
   readonly #served: readonly number[];
-  /** What each net tile has for itself. */
-  readonly #rooms: readonly Record<"umem" | "headers" | "solicit" | "capture", Region>[];
-  /** By app, then by net tile: addresses heard from. */
-  readonly #heard: readonly (readonly Region[])[];
-  /** Likewise of apps in tiles of their own: pairs of links, by who writes each. */
-  readonly #links: readonly (readonly { net: Region; app: Region }[])[];
+  readonly #regions = new Map<string, Region>();
 
-  constructor(options: WiringOptions) {
-    this.#options = options;
-    const { regions, plan: { frames }, apps } = options;
-    const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
-    this.#shape = isAlone ? plan.LINK_SHAPE : plan.APART_LINK_SHAPE;
-    this.#served = [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
-    this.netbase = regions.create("netbase", NETBASE_BYTES);
-    this.control = regions.create("control", CONTROL_BYTES);
-    this.snapshot = regions.create("snapshot", SNAPSHOT_BYTES);
-    this.netlink = this.#seat("netlink", "netlink");
-    const inside = startGrants(apps.filter(({ inline }) => inline));
-    this.nets = frames.map((_, n) => this.#seat("net", `net${n}`, inside));
-    this.apps = this.#places();
-    this.inline = this.nets.map(({ name }) => this.#places(name));
-    const { control, metrics } = options.places;
-    this.status = control === null && metrics === null
-      ? null
-      : this.#seat("status", "status", placeGrants(options.places));
-    this.refusedCalls = regions.create("refused calls", refusedCallsBytes(this.seats.length));
-    this.#rooms = this.nets.map(({ name }, n) => ({
-      umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
-      headers: regions.create(`headers ${name}`, HEADER_CACHE_BYTES),
-      solicit: regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES),
-      capture: regions.create(`capture ${name}`, CAPTURE_BYTES),
-    }));
-    this.frames = this.#rooms.map(({ umem }, n) =>
-      slice(umem.writer, 0, frames[n] * plan.FRAME_BYTES)
-    );
-    this.#heard = apps.map(({ name: app }) =>
-      this.nets.map(({ name: net }) => regions.create(`heard ${app} ${net}`, HEARD_BYTES))
-    );
-    this.#links = this.apps.map(({ seat: { name: app } }) =>
-      this.nets.map(({ name: net }) => ({
-        net: regions.create(`link ${net} to ${app}`, netLinkBytes(this.#shape)),
-        app: regions.create(`link ${app} to ${net}`, appLinkBytes(this.#shape)),
-      }))
-    );
-  }
-
-  #seat(kind: TileKind, name: string, grants = NO_GRANTS): TileSeat {
-    const { regions, host } = this.#options;
-    const region = regions.create(`tile ${name}`, TILE_REGION_BYTES);
-    const reader = new TileReader(region.reader);
-    return { kind, name, grants, region, reader, eventfd: host.eventfd() };
-  }
-
-  /** The apps in tiles of their own, or, with the name of a net tile, those inside that. */
-  #places(inside = ""): AppPlace[] {
-    const { apps, regions } = this.#options;
-    return apps.flatMap((app, index) => {
-      if (app.inline !== (inside !== "")) return [];
-      const seat = this.#seat(
-        "app",
-        app.inline ? `${app.name}@${inside}` : app.name,
-        startGrants([app]),
-      );
-      return [{ app, index, seat, metrics: regions.create(`metrics ${seat.name}`, METRICS_BYTES) }];
+  constructor(setup: ApplianceSetup, handed: Handed<unknown>) {
+    this.#setup = setup;
+    this.#handed = handed;
+    this.#shape = linkShape(setup.apps);
+    this.#served = [...new Set(setup.apps.flatMap(({ ports }) => portsOf(ports)))];
+    for (const { name, writer } of regionsOf(setup)) {
+      const region = writer === "appliance" ? handed.region(name) : null;
+      // What others write is only read here.
+      const view = region?.reader ?? handed.view(name);
+      this.#regions.set(name, region ?? { writer: view, reader: view });
+    }
+    this.netbase = this.#region("netbase");
+    this.control = this.#region("control");
+    this.snapshot = this.#region("snapshot");
+    this.refusedCalls = this.#region("refused calls");
+    this.seats = tilesOf(setup).map(({ kind, name, inside }) => {
+      const region = this.#region(`tile ${name}`);
+      const isHere = kind !== "app" || inside !== undefined;
+      return {
+        kind,
+        name,
+        grants: this.#grants(kind),
+        ...(isHere && { region }),
+        reader: new TileReader(region.reader),
+        eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
+      };
     });
+    this.netlink = this.seats[0];
+    this.nets = this.seats.filter(({ kind }) => kind === "net");
+    this.status = this.seats.find(({ kind }) => kind === "status") ?? null;
   }
 
-  /** Every app, wherever it runs. */
-  get #everywhere(): AppPlace[] {
-    return [...this.apps, ...this.inline.flat()];
+  #region(name: string): Region {
+    return this.#regions.get(name)!;
   }
 
-  /** Every tile there is, in the order in which they are started. */
-  get seats(): TileSeat[] {
-    const status = this.status === null ? [] : [this.status];
-    return [this.netlink, ...status, ...this.nets, ...this.#everywhere.map(({ seat }) => seat)];
+  #grants(kind: TileKind): Grants {
+    if (kind === "net") return startGrants(this.#setup.apps.filter(({ inline }) => inline));
+    return kind === "status" ? placeGrants(this.#setup.places) : NO_GRANTS;
+  }
+
+  #seat(name: string): TileSeat {
+    return this.seats.find((seat) => seat.name === name)!;
   }
 
   /** Names of those that have not started of the apps in net tile `name`; of another tile its own. */
   starting(name: string): string[] {
-    const inside = this.inline[this.nets.findIndex((net) => net.name === name)] ?? [];
-    const late = inside.filter(({ seat }) => seat.reader.life !== Life.running);
-    return late.length === 0 ? [name] : late.map(({ app }) => app.name);
+    const late = this.#setup.apps
+      .filter(({ inline }) => inline)
+      .filter((app) => this.#seat(placeName(app, name))?.reader.life === Life.booting);
+    return late.length === 0 ? [name] : late.map((app) => app.name);
   }
 
   netlinkSetup(): NetlinkSetup {
     const status = this.status === null ? [] : [this.status];
     return {
       netbase: this.netbase.writer,
-      readers: [...this.nets, ...status].map(({ region }) => region.reader),
-      solicits: this.#rooms.map(({ solicit }) => solicit.reader),
-      filters: this.#options.attachments.map(({ ifindex, filter }) => ({ ifindex, view: filter })),
+      readers: [...this.nets, ...status].map(({ region }) => region!.reader),
+      solicits: this.nets.map(({ name }) => this.#region(`solicit ${name}`).reader),
+      filters: this.#setup.attached.map(({ ifindex, name }) => ({
+        ifindex,
+        view: this.#filter(name),
+      })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
-      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
+      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region!.reader, eventfd })),
       control: this.control.reader,
       snapshot: this.snapshot.writer,
     };
   }
 
+  /** The filter map of an interface's XDP program; the netlink tile writes it. */
+  #filter(name: string) {
+    const known = this.#regions.get(`filter ${name}`);
+    if (known !== undefined) return known.writer;
+    const writer = this.#handed.view(`filter ${name}`);
+    this.#regions.set(`filter ${name}`, { writer, reader: writer });
+    return writer;
+  }
+
   statusSetup(): StatusSetup {
-    const { places, apps, attachments } = this.#options;
+    const { places, apps, attached } = this.#setup;
     return {
       places,
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
-      captures: this.#rooms.map(({ capture }) => capture.reader),
-      tiles: this.seats.map(({ kind, name, region }) => ({ kind, name, region: region.reader })),
-      metrics: this.#everywhere
-        .map(({ seat: { name }, metrics }) => ({ name, view: metrics.reader })),
-      interfaces: attachments.map(({ name }) => name),
+      captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
+      tiles: this.seats.map(({ kind, name }) => ({
+        kind,
+        name,
+        region: this.#region(`tile ${name}`).reader,
+      })),
+      metrics: this.seats.filter(({ kind }) => kind === "app")
+        .map(({ name }) => ({ name, view: this.#region(`metrics ${name}`).reader })),
+      interfaces: attached.map(({ name }) => name),
       listen: apps.flatMap(({ name: app, ports }) =>
         ports.map(([port, last]) => ({ port, ...(last > port && { last }), app }))
       ),
     };
   }
 
-  /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
-  netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
-    const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
-    const { umem, headers, solicit, capture } = this.#rooms[n];
+  netSetup(n: number): NetSetup {
+    const { attached, sockets, trustChecksums, plan: { frames, shares }, apps } = this.#setup;
+    const net = netName(n);
+    const own = (what: string) => this.#region(`${what} ${net}`).writer;
     return {
       netbase: this.netbase.reader,
-      umem: umem.writer,
-      headers: headers.writer,
+      umem: own("umem"),
+      framesRoom: own("frames"),
+      headers: own("headers"),
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,
       headroom: plan.HEADROOM_BYTES,
-      sockets: attachments.flatMap(({ ifindex, sockets: open }, i) =>
-        open.filter(({ netTile }) => netTile === n).map(({ slot, queue }) => ({
-          slot,
-          ifindex,
+      sockets: attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n)
+        .map(({ interface: i, queue }) => ({
+          fd: this.#handed.fd(socketName(attached[i].name, queue)),
+          ifindex: attached[i].ifindex,
           queue,
           fill: plan.RING_ENTRIES,
           tx: plan.RING_ENTRIES,
-          partialChecksums: partialChecksums[i],
-        }))
-      ),
+          partialChecksums: attached[i].partialChecksums,
+        })),
       trustChecksums,
-      udp: sockets.map(({ fd, port }, i) => ({ fd, port, receive: i % this.nets.length === n })),
-      apps: this.apps.map(({ app, index, seat }, a) => ({
-        name: seat.name,
+      udp: sockets.map((port, i) => ({
+        fd: this.#handed.fd(`udp ${port}`),
+        port,
+        receive: i % this.nets.length === n,
+      })),
+      apps: apps.filter(({ inline }) => !inline).map((app) => ({
+        name: app.name,
         ports: portsOf(app.ports),
-        net: this.#links[a][n].net.writer,
-        app: this.#links[a][n].app.reader,
+        net: this.#region(`link ${net} to ${app.name}`).writer,
+        app: this.#region(`link ${app.name} to ${net}`).reader,
+        requests: this.#region(`requests ${app.name} ${net}`).writer,
         shape: this.#shape,
-        tile: seat.region.reader,
-        eventfd: seat.eventfd,
-        ...this.#peerSetup(index, n),
+        tile: this.#region(`tile ${app.name}`).reader,
+        eventfd: this.#seat(app.name).eventfd,
+        ...this.#peerSetup(app, n),
       })),
-      inline: this.inline[n].map((place) => ({
-        ...this.#serviceSetup(place),
-        ...this.#peerSetup(place.index, n),
-        region: place.seat.region.writer,
+      inline: apps.filter(({ inline }) => inline).map((app) => ({
+        ...this.#serviceSetup(app, net),
+        ...this.#peerSetup(app, n),
+        region: this.#region(`tile ${placeName(app, net)}`).writer,
       })),
-      solicit: solicit.writer,
-      capture: capture.writer,
+      solicit: own("solicit"),
+      capture: own("capture"),
       control: this.control.reader,
-      netlinkTile: this.netlink.region.reader,
+      netlinkTile: this.netlink.region!.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
       seed: randomSeed(),
     };
   }
 
-  /** To whom app number `index` may send by net tile `n`. */
-  #peerSetup(index: number, n: number): PeerSetup {
-    const heard = this.#heard[index];
+  /** To whom an app may send by net tile `n`. */
+  #peerSetup({ name, sendTo }: AppPlan, n: number): PeerSetup {
+    const heard = this.nets.map((net) => this.#region(`heard ${name} ${net.name}`));
     return {
       heard: heard[n].writer,
       heardElsewhere: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
-      sendTo: this.#options.apps[index].sendTo,
+      sendTo,
     };
   }
 
-  #serviceSetup({ app, metrics }: AppPlace): ServiceSetup {
-    const { name, module, ports, options, refuseSources, mostPerSecond } = app;
+  #serviceSetup(app: AppPlan, net: string): ServiceSetup {
     return {
-      ...{ name, module, options, refuseSources, mostPerSecond },
-      ...{ ports: portsOf(ports), served: this.#served },
-      metrics: metrics.writer,
+      ...servicePlan(app, this.#served),
+      metrics: this.#region(`metrics ${placeName(app, net)}`).writer,
     };
   }
+}
 
-  appSetup(a: number): AppSetup {
-    return {
-      ...this.#serviceSetup(this.apps[a]),
-      eventfd: this.apps[a].seat.eventfd,
-      nets: this.nets.map((net, n) => ({
-        own: this.#links[a][n].app.writer,
-        peer: this.#links[a][n].net.reader,
-        payloads: requestRing(this.#links[a][n].net.reader, this.#shape) ??
-          this.#rooms[n].umem.reader,
-        shape: this.#shape,
-        tile: net.region.reader,
-        eventfd: net.eventfd,
-      })),
-    };
-  }
+/** What an app is told, but for its region for metrics. `served` are the ports of all apps. */
+export function servicePlan(
+  { name, module, ports, options, refuseSources, mostPerSecond }: AppPlan,
+  served: readonly number[],
+): Omit<ServiceSetup, "metrics"> {
+  return {
+    ...{ name, module, options, refuseSources, mostPerSecond },
+    ...{ ports: portsOf(ports), served },
+  };
+}
+
+/** What the AF_XDP socket of a queue is called where descriptors are handed over. */
+export function socketName(interfaceName: string, queue: number): string {
+  return `xsk ${interfaceName}/${queue}`;
 }

@@ -1,0 +1,230 @@
+/**
+ * An appliance as the master sees it: a process, what it says, and how it ends. The master believes none
+ * of its messages unseen: each is checked for its shape, its length and its time.
+ */
+
+import { libraryPath } from "../ffi/paths.ts";
+import { type ConfinedProcess, openChannel } from "../ffi/process.ts";
+import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { spelledOut } from "../tiles/runtime/log_line.ts";
+import {
+  type ApplianceOrder,
+  type ApplianceReport,
+  type Messages,
+  messagesBy,
+  type Outcome,
+} from "../tiles/runtime/messages.ts";
+import { describeEnding } from "./ending.ts";
+import type { Poller } from "./poller.ts";
+
+/** How long it may say nothing. */
+const SILENT_MILLIS = 6000;
+const LOOK_MILLIS = 500;
+/** Messages in one go; what comes after waits for the next look of the poller. */
+const MOST_MESSAGES = 64;
+
+/** Why an appliance did not start, or ended. */
+export class ApplianceError extends Error {
+  /** An exit status. */
+  readonly status: number;
+  readonly app: string | undefined;
+  readonly ringsLost: boolean;
+
+  constructor(message: string, { status = 1, app, ringsLost = false }: {
+    status?: number;
+    app?: string;
+    ringsLost?: boolean;
+  } = {}) {
+    super(message);
+    this.status = status;
+    this.app = app;
+    this.ringsLost = ringsLost;
+  }
+}
+
+/** What the master hears of an appliance. */
+export interface ApplianceEvents {
+  log(line: string): void;
+  /** An operator asks for something, with a number of the asker's. */
+  ask(what: "reload" | "upgrade", number: number): void;
+}
+
+type Check = (value: unknown) => boolean;
+const isLine: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
+const isFlag: Check = (value) => typeof value === "boolean";
+const isNumber: Check = (value) => Number.isInteger(value) && Number(value) >= 0;
+const isAbsent = (check: Check): Check => (value) => value === undefined || check(value);
+
+/** What each type of report has besides its type. */
+const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<string, Check>> } = {
+  ready: {},
+  running: {},
+  beat: {},
+  left: { orderly: isFlag },
+  log: { line: isLine },
+  ask: { what: (value) => value === "reload" || value === "upgrade", number: isNumber },
+  failed: {
+    message: isLine,
+    status: isNumber,
+    app: isAbsent(isLine),
+    ringsLost: isAbsent(isFlag),
+  },
+};
+
+/** A report, if it is one. */
+function checked(said: unknown): ApplianceReport | null {
+  if (typeof said !== "object" || said === null || !("type" in said)) return null;
+  const { type, ...rest } = said as { type: string } & Record<string, unknown>;
+  if (!Object.hasOwn(REPORTS, type)) return null;
+  const shape = REPORTS[type as ApplianceReport["type"]];
+  const isRight = Object.keys(rest).every((name) => Object.hasOwn(shape, name)) &&
+    Object.entries(shape).every(([name, check]) => check(rest[name]));
+  return isRight ? said as ApplianceReport : null;
+}
+
+/** A running appliance. */
+export class ApplianceProcess {
+  /** Resolves when its tiles could run; rejects with ApplianceError when it ends before. */
+  readonly ready: Promise<void>;
+  /** Resolves when they do; rejects likewise. */
+  readonly running: Promise<void>;
+  /** Resolves when it has left what it held to a successor: whether in order. */
+  readonly left: Promise<boolean>;
+  /** Resolves with how it ended, once it is reaped. */
+  readonly ended: Promise<ApplianceError>;
+  readonly pid: number;
+  readonly #process: ConfinedProcess;
+  readonly #poller: Poller;
+  readonly #events: ApplianceEvents;
+  readonly #messages: Messages<ApplianceOrder, ApplianceReport>;
+  readonly #log: (line: string) => void;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #running = Promise.withResolvers<void>();
+  readonly #left = Promise.withResolvers<boolean>();
+  readonly #ended = Promise.withResolvers<ApplianceError>();
+  readonly #watch: ReturnType<typeof setInterval>;
+  #heard = performance.now();
+  /** What it said why it ends, or why it was ended. */
+  #reason?: ApplianceError;
+  #over = false;
+
+  constructor(process: ConfinedProcess, { poller, events }: { poller: Poller; events: ApplianceEvents }) {
+    this.#process = process;
+    this.#poller = poller;
+    this.#events = events;
+    this.#messages = messagesBy(openChannel(libraryPath("tile"), process.channel));
+    this.#log = bounded((text) => text.split("\n").forEach((line) => events.log(spelledOut(line))));
+    this.pid = process.pid;
+    this.ready = this.#ready.promise;
+    this.running = this.#running.promise;
+    this.left = this.#left.promise;
+    this.ended = this.#ended.promise;
+    // Nobody may be waiting for them any more when it ends.
+    for (const promise of [this.ready, this.running]) promise.catch(() => {});
+    poller.add(process.channel, () => this.#hear());
+    poller.add(process.pidfd, () => this.#look());
+    this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
+  }
+
+  /** Whether it has ended. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** Has it take over. */
+  go(handedOver: boolean): void {
+    this.#messages.send({ type: "go", handedOver });
+  }
+
+  /** Has it leave what it holds to a successor and end. Resolves as `left`, false where it does not in time. */
+  async leave(millis: number): Promise<boolean> {
+    this.#messages.send({ type: "leave" });
+    return await this.#within(this.left, millis) ?? false;
+  }
+
+  /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
+  async stop(millis: number): Promise<void> {
+    this.#messages.send({ type: "stop" });
+    if (await this.#within(this.ended, millis) === undefined) await this.kill("it did not end in time");
+  }
+
+  /** Ends it. Resolves when it is reaped. */
+  async kill(reason: string): Promise<void> {
+    if (this.#over) return;
+    this.#reason ??= new ApplianceError(reason);
+    this.#process.kill();
+    await this.ended;
+  }
+
+  /** Tells it which interfaces AF_XDP takes the frames of. */
+  setAttached(attached: readonly boolean[]): void {
+    this.#messages.send({ type: "attached", attached });
+  }
+
+  /** Tells it how a reload ended, for whoever asked. */
+  setOutcome(outcome: Outcome): void {
+    this.#messages.send({ type: "outcome", outcome });
+  }
+
+  async #within<T>(promise: Promise<T>, millis: number): Promise<T | undefined> {
+    const late = Promise.withResolvers<undefined>();
+    const timer = setTimeout(late.resolve, millis, undefined);
+    const first = await Promise.race([promise, late.promise]);
+    clearTimeout(timer);
+    return first;
+  }
+
+  #hear(): void {
+    for (let i = 0; i < MOST_MESSAGES && !this.#over; i++) {
+      let said: unknown;
+      try {
+        said = this.#messages.receive();
+      } catch {
+        return this.#refuse();
+      }
+      if (said === null) return;
+      // It has closed its end: what follows is its end.
+      if (said === undefined) return this.#poller.remove(this.#process.channel);
+      const report = checked(said);
+      if (report === null) return this.#refuse();
+      this.#heard = performance.now();
+      this.#take(report);
+    }
+  }
+
+  #take(report: ApplianceReport): void {
+    if (report.type === "ready") this.#ready.resolve();
+    else if (report.type === "running") this.#running.resolve();
+    else if (report.type === "left") this.#left.resolve(report.orderly);
+    else if (report.type === "log") this.#log(report.line);
+    else if (report.type === "ask") this.#events.ask(report.what, report.number);
+    else if (report.type === "failed") {
+      this.#reason ??= new ApplianceError(spelledOut(report.message), report);
+    }
+  }
+
+  #refuse(): void {
+    void this.kill("it sent what is no message");
+  }
+
+  /** One that does not even show that its event loop runs hangs. */
+  #beat(): void {
+    if (performance.now() - this.#heard > SILENT_MILLIS) void this.kill("it hangs");
+  }
+
+  #look(): void {
+    const ending = this.#process.wait();
+    if (ending === null || this.#over) return;
+    this.#hear();
+    this.#over = true;
+    clearInterval(this.#watch);
+    this.#poller.remove(this.#process.pidfd);
+    this.#poller.remove(this.#process.channel);
+    this.#process.close();
+    const error = this.#reason ?? new ApplianceError(describeEnding(ending));
+    this.#ready.reject(error);
+    this.#running.reject(error);
+    this.#left.resolve(false);
+    this.#ended.resolve(error);
+  }
+}

@@ -1,0 +1,675 @@
+/**
+ * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance
+ * and the apps confined, watches them, and replaces them: a successor is started beside whoever runs,
+ * takes over when it is ready, or nothing has happened. No packet passes here.
+ *
+ * A *warm* handover leaves regions, rings and sockets as they are: the successor maps the same ones. A
+ * *cold* one, where their shape differs, makes new ones, binds them when the predecessor has ended, and
+ * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
+ */
+
+import { SystemError } from "../ffi/errno.ts";
+import { FILTER_BYTES } from "../ffi/filter.ts";
+import { libraryPath, PROGRAM, programModule } from "../ffi/paths.ts";
+import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
+import { u32 } from "../ffi/view.ts";
+import { pollBusily } from "../cli/busy_poll.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Exit, messageOf, UserError } from "../cli/errors.ts";
+import type { MainLibraries } from "../cli/libraries.ts";
+import * as preflight from "../cli/preflight.ts";
+import { RingWatch } from "../cli/watch.ts";
+import type { Attachment } from "../tiles/runtime/attachment.ts";
+import { countersOf } from "../tiles/runtime/counters.ts";
+import type { Outcome } from "../tiles/runtime/messages.ts";
+import {
+  APPLIANCE_LIBRARIES,
+  placeGrants,
+  type StatusPlaces,
+  together,
+} from "../tiles/runtime/permissions.ts";
+import { planTiles } from "../tiles/runtime/plan.ts";
+import { portsOf } from "../tiles/runtime/ports.ts";
+import { TileReader } from "../tiles/runtime/tile_region.ts";
+import {
+  APP_REFUSALS,
+  type ApplianceSetup,
+  type AppPlan,
+  regionsOf,
+  socketName,
+  startGrants,
+  tilesOf,
+} from "../tiles/runtime/wiring.ts";
+import { AppProcess } from "./app_process.ts";
+import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import { type Handing, Inventory } from "./inventory.ts";
+import { Poller } from "./poller.ts";
+
+/** What is to be served, read and checked. */
+export interface Run {
+  readonly config: RunConfig;
+  readonly apps: readonly AppPlan[];
+  /** What is answered where, for the log: `7=echo 5300-5363=dns*2`. */
+  readonly answering: string;
+  readonly places: StatusPlaces;
+}
+
+/** One appliance with its apps, and what they were given. */
+interface Serving {
+  readonly run: Run;
+  readonly setup: ApplianceSetup;
+  readonly inventory: Inventory;
+  readonly attachments: readonly Attachment[];
+  readonly appliance: ApplianceProcess;
+  /** Apps that are processes, by name. */
+  readonly apps: ReadonlyMap<string, AppProcess>;
+}
+
+/**
+ * What V8 is told. It inlines what a function called often while that got warm; but the first datagram
+ * of a peer goes the long way, so where a start sees many, the short way was compiled with a call for
+ * each of its steps, and stayed so at twice the time. With this it inlines whatever is called.
+ */
+export const V8_FLAGS =
+  "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
+
+/** How long an appliance has to leave, to drain and end, and to start beside another. */
+const LEAVE_MILLIS = 1000;
+const STOP_MILLIS = 1500;
+const READY_MILLIS = 60_000;
+/** How long an interface that was made again has to be fit to be answered on. */
+const REMADE_MILLIS = 5000;
+/** How often the master looks whether an interface was made again. */
+const LOOK_MILLIS = 1000;
+/** The pause before an appliance that failed is started again: the first, and the longest. */
+const FIRST_PAUSE_MILLIS = 50;
+const LONGEST_PAUSE_MILLIS = 10_000;
+/** A start that lasts this long ends the doubling. */
+const LASTING_MILLIS = 30_000;
+
+/** Runs until a signal ends it; returns the exit status. `plan` reads the configuration anew. */
+export async function serve(
+  first: Run,
+  { plan, libraries }: { plan: (before: Run) => Promise<Run>; libraries: MainLibraries },
+): Promise<number> {
+  write = libraries.host.log;
+  const ending = Promise.withResolvers<number>();
+  const master = new Master(libraries, plan);
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
+  }
+  Deno.addSignalListener("SIGHUP", () => void master.reload());
+  Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
+  try {
+    await Promise.race([master.start(first), ending.promise]);
+    return await ending.promise;
+  } catch (error) {
+    throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
+  } finally {
+    await master.stop();
+  }
+}
+
+class Master {
+  readonly #libraries: MainLibraries;
+  readonly #plan: (before: Run) => Promise<Run>;
+  readonly #poller: Poller;
+  /** Regions that the master itself writes. */
+  readonly #own: Inventory;
+  /** Kernel sockets of served ports. */
+  readonly #udp = new Map<number, number>();
+  /** Slots and users of apps, by name. */
+  readonly #slots = new Map<string, number>();
+  /** Listening sockets, by their place. */
+  readonly #listening = new Map<string, number>();
+  /** What the log has named once. */
+  readonly #named = new Set<string>();
+  #serving?: Serving;
+  #ringWatch?: RingWatch;
+  #booted = false;
+  /** One change at a time. */
+  #change: Promise<unknown> = Promise.resolve();
+  #outcomes = 0;
+  #failures = 0;
+  #stopping = false;
+  readonly #timers: ReturnType<typeof setInterval>[] = [];
+
+  constructor(libraries: MainLibraries, plan: (before: Run) => Promise<Run>) {
+    this.#libraries = libraries;
+    this.#plan = plan;
+    this.#poller = new Poller(libraries);
+    this.#own = new Inventory(libraries);
+    this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
+    libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
+  }
+
+  /** From nothing to serving. Throws UserError. */
+  async start(run: Run): Promise<void> {
+    const { host } = this.#libraries;
+    const { config, answering, places } = run;
+    const how = { millis: Infinity, awaited: config.interfaces };
+    await this.#exclusively(() => this.#replace(run, undefined, how));
+    this.#booted = true;
+    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
+    const asked = places.control === null ? "" : `; asked at ${places.control}`;
+    log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
+    host.notify("READY=1");
+    this.#beatWatchdog();
+  }
+
+  /** systemd's watchdog (sd_watchdog_enabled(3)): the event loop runs. */
+  #beatWatchdog(): void {
+    const micros = Number(Deno.env.get("WATCHDOG_USEC") ?? 0);
+    if (micros <= 0) return;
+    this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
+  }
+
+  /** Reads the configuration and goes on by it, or as before. */
+  reload(): Promise<Outcome> {
+    return this.#exclusively(async () => {
+      const serving = this.#serving;
+      if (this.#stopping || serving === undefined) return this.#outcome(Exit.usage, "it does not serve yet");
+      try {
+        const run = await this.#plan(serving.run);
+        const before = this.#serving!;
+        const next = await this.#replace(run, before, {
+          millis: READY_MILLIS,
+          awaited: run.config.interfaces,
+        });
+        const how = next.inventory === before.inventory
+          ? "rings were taken over"
+          : "AF_XDP was opened anew";
+        return this.#outcome(Exit.ok, `reloaded: answering ${run.answering}; ${how}`);
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        return this.#outcome(Exit.usage, `not reloaded, goes on as it was: ${error.message}`);
+      }
+    });
+  }
+
+  #outcome(status: number, line: string): Outcome {
+    log(line);
+    const outcome = { status, line, count: ++this.#outcomes };
+    this.#serving?.appliance.setOutcome(outcome);
+    return outcome;
+  }
+
+  /** Runs `work` when what was begun before is over. */
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#change.then(work);
+    this.#change = result.catch(() => {});
+    return result;
+  }
+
+  /**
+   * Starts what serves `run` beside `before`, and has it take over. Throws UserError when it cannot start
+   * within `millis`; all is as it was then.
+   */
+  async #replace(
+    run: Run,
+    before: Serving | undefined,
+    how: { readonly millis: number; readonly awaited: readonly string[] },
+  ): Promise<Serving> {
+    try {
+      return await this.#succeed(run, before, how);
+    } catch (error) {
+      if (!(error instanceof ApplianceError)) throw error;
+      if (error.ringsLost) {
+        log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
+        return await this.#succeed(run, before, { ...how, cold: true });
+      }
+      const of = error.app === undefined ? "" : `the app ${error.app}: `;
+      const more = error.app === undefined ? "" : "; see docs/apps.md";
+      throw new UserError(`${of}${error.message}${more}`, error.status);
+    }
+  }
+
+  async #succeed(
+    run: Run,
+    before: Serving | undefined,
+    how: {
+      readonly millis: number;
+      /** Interfaces to be waited for. */
+      readonly awaited: readonly string[];
+      readonly cold?: boolean;
+      /** Whether to leave AF_XDP out: it was tried. */
+      readonly socketsOnly?: boolean;
+    },
+  ): Promise<Serving> {
+    const next = this.#begin(run, before, how);
+    const fresh = freshApps(next, before);
+    try {
+      await within(Promise.all([next.appliance.ready, ...fresh.map((app) => app.ready)]), how.millis);
+      if (before === undefined && !this.#attach(next)) {
+        await this.#giveUp(next, before);
+        return await this.#succeed(run, before, { ...how, socketsOnly: true });
+      }
+    } catch (error) {
+      await this.#giveUp(next, before);
+      throw error;
+    }
+    // From here on there is no way back.
+    this.#serving = next;
+    this.#watch(next);
+    await this.#takeOver(next, before);
+    return next;
+  }
+
+  /** Starts an appliance and the apps that changed, up to their turn. */
+  #begin(
+    run: Run,
+    before: Serving | undefined,
+    { awaited, cold = false, socketsOnly = false }: {
+      awaited: readonly string[];
+      cold?: boolean;
+      socketsOnly?: boolean;
+    },
+  ): Serving {
+    const { config } = run;
+    const ports = this.#takePorts(run);
+    const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
+    let setup = this.#setup(run, { names, ports, awaited });
+    const isWarm = !cold && before !== undefined && isSame(before, run, setup);
+    let attachments = isWarm ? before.attachments : [];
+    if (!isWarm && names.length > 0) {
+      attachments = preflight.loadPrograms({ ...config, interfaces: names }, {
+        libraries: this.#libraries,
+        replaced: before?.attachments ?? [],
+        log,
+      });
+    }
+    if (attachments.length === 0) {
+      preflight.insistOnSockets(portsOfRun(run), ports);
+      setup = this.#setup(run, { names: [], ports, awaited });
+    }
+    const inventory = isWarm ? before.inventory : new Inventory(this.#libraries);
+    const begun: { kill(reason: string): Promise<void> }[] = [];
+    try {
+      for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
+        if (writer === "master") continue;
+        if (fresh) inventory.renew(name, bytes);
+        else inventory.ensure(name, bytes);
+      }
+      if (!isWarm) prepareSockets(setup, inventory, attachments);
+      const appliance = this.#startAppliance(setup, inventory, attachments);
+      begun.push(appliance);
+      const apps = new Map<string, AppProcess>();
+      for (const app of setup.apps.filter(({ inline }) => !inline)) {
+        const started = this.#startApp(app, setup, inventory, isWarm ? before : undefined);
+        apps.set(app.name, started);
+        if (before?.apps.get(app.name) !== started) begun.push(started);
+      }
+      return { run, setup, inventory, attachments, appliance, apps };
+    } catch (error) {
+      for (const each of begun) void each.kill("another could not be started");
+      if (!isWarm) discard(attachments, inventory);
+      throw error;
+    }
+  }
+
+  /** Ends what was begun in vain. */
+  async #giveUp(next: Serving, before?: Serving): Promise<void> {
+    const begun = [next.appliance, ...freshApps(next, before)];
+    await Promise.all(begun.map((each) => each.kill("it is given up")));
+    if (next.inventory !== before?.inventory) discard(next.attachments, next.inventory);
+    this.#closePorts(before);
+  }
+
+  /** Has `next`, which is ready, go on in place of `before`. */
+  async #takeOver(next: Serving, before?: Serving): Promise<void> {
+    const fresh = freshApps(next, before);
+    const old = before === undefined ? [] : freshApps(before, next);
+    let handedOver = false;
+    if (before !== undefined && before.inventory === next.inventory) {
+      const leaving = old.map((app) => app.leave(LEAVE_MILLIS));
+      handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
+      if (!handedOver) await before.appliance.kill("it did not leave in time");
+      await Promise.all(leaving);
+    } else if (before !== undefined) {
+      for (const attachment of before.attachments) detach(attachment);
+      if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
+      await Promise.all(old.map((app) => app.stop(STOP_MILLIS)));
+      discard(before.attachments, before.inventory);
+      if (!this.#attach(next)) throw new UserError("AF_XDP cannot be opened anew", Exit.xdp);
+    }
+    next.appliance.go(handedOver);
+    for (const app of fresh) app.go(handedOver);
+    await Promise.all([next.appliance.running, ...fresh.map((app) => app.running)]);
+    if (next.inventory !== before?.inventory) {
+      for (const attachment of next.attachments) attachment.serve();
+      this.#watchRings(next.attachments);
+    }
+    this.#tellAttached();
+    this.#closePorts(next);
+  }
+
+  /**
+   * Attaches the programs and binds the sockets, in the best mode that works for all, and says which and
+   * why. False where AF_XDP cannot be had and the kernel's sockets may do instead. Throws UserError.
+   */
+  #attach({ run: { config }, attachments, setup }: Serving): boolean {
+    if (attachments.length === 0) {
+      for (const name of config.interfaces) {
+        if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
+      }
+      return true;
+    }
+    const names = attachments.map(({ name }) => name).join(", ");
+    log(`attaching XDP to ${names}; some drivers restart the link for that`);
+    try {
+      attachAll(attachments).forEach(({ mode, reason }, i) => {
+        log(`${attachments[i].name}: ${mode} (${reason})`);
+      });
+    } catch (error) {
+      preflight.fallBack(error, { ...config, log });
+      preflight.insistOnSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
+      return false;
+    }
+    if (config.busyPoll) pollBusily(attachments, { ...this.#libraries, log });
+    return true;
+  }
+
+  /** Looks after a serving appliance. */
+  #watch(serving: Serving): void {
+    const lasted = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+    serving.appliance.ended.then((error) => {
+      clearTimeout(lasted);
+      if (this.#booted && !this.#stopping && this.#serving === serving) this.#lost(serving, error);
+    });
+  }
+
+  /** The appliance has ended by itself: datagrams wait in its rings for the next one. */
+  #lost(serving: Serving, { message }: ApplianceError): void {
+    const pause = this.#failures === 0
+      ? 0
+      : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
+    this.#failures++;
+    log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
+    setTimeout(() => {
+      void this.#exclusively(async () => {
+        if (this.#stopping || this.#serving !== serving) return;
+        try {
+          await this.#replace(serving.run, serving, { millis: READY_MILLIS, awaited: [] });
+          log("appliance: the next one serves");
+        } catch (error) {
+          if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
+        }
+      });
+    }, pause);
+  }
+
+  /** Serves by AF_XDP again what was deleted and made anew. */
+  async #lookForInterfaces(): Promise<void> {
+    const serving = this.#serving;
+    if (serving === undefined || this.#stopping || serving.run.config.provider === "socket") return;
+    const { host } = this.#libraries;
+    const again = serving.setup.attached
+      .filter(({ name, ifindex }) => ![0, ifindex].includes(host.ifindex(name)))
+      .map(({ name }) => name);
+    if (again.length === 0) return;
+    await this.#exclusively(async () => {
+      if (this.#stopping || this.#serving !== serving) return;
+      log(`${again.join(", ")}: made again; AF_XDP is opened anew`);
+      try {
+        await this.#replace(serving.run, serving, { millis: REMADE_MILLIS, awaited: again });
+      } catch (error) {
+        log(`${again.join(", ")}: the kernel's sockets serve on: ${messageOf(error)}`);
+      }
+    });
+  }
+
+  #watchRings(attachments: readonly Attachment[]): void {
+    const { xskSetup, host } = this.#libraries;
+    this.#ringWatch?.stop();
+    this.#ringWatch = new RingWatch(attachments, { xskSetup, exists: host.exists, log });
+    this.#ringWatch.start();
+  }
+
+  /** Names of the interfaces that are there and that AF_XDP is for. */
+  #fit({ interfaces, provider }: RunConfig): string[] {
+    const { host } = this.#libraries;
+    return interfaces.filter((name) => {
+      if (host.ifindex(name) === 0) return false;
+      const why = preflight.unfit(host, name);
+      if (why !== null) preflight.fallBack(new Error(why), { interfaces: [name], provider, log });
+      return why === null;
+    });
+  }
+
+  #setup(
+    { config, apps, places }: Run,
+    { names, ports, awaited }: {
+      names: readonly string[];
+      ports: readonly number[];
+      awaited: readonly string[];
+    },
+  ): ApplianceSetup {
+    const { host } = this.#libraries;
+    return {
+      plan: planTiles({
+        queues: names.map((name) => preflight.queues(host, name)),
+        cores: navigator.hardwareConcurrency,
+        apps: apps.length,
+        ...(config.netTiles !== undefined && { netTiles: config.netTiles }),
+      }),
+      apps,
+      attached: names.map((name) => ({
+        name,
+        ifindex: host.ifindex(name),
+        partialChecksums: preflight.partialChecksums(host, name),
+      })),
+      interfaces: awaited,
+      sockets: ports,
+      slots: Object.fromEntries(apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)])),
+      trustChecksums: config.checksums === "nic",
+      places,
+    };
+  }
+
+  /** The slot of an app: its refused calls are counted there, and its user goes by it. */
+  #slot(name: string): number {
+    const slot = this.#slots.get(name) ?? this.#slots.size;
+    this.#slots.set(name, slot);
+    return slot;
+  }
+
+  /** Takes the ports that a kernel socket can have; which those are. */
+  #takePorts(run: Run): number[] {
+    const wanted = portsOfRun(run);
+    const taken = preflight.takePorts(wanted.filter((port) => !this.#udp.has(port)), {
+      libraries: this.#libraries,
+    });
+    for (const { port, fd } of taken) this.#udp.set(port, fd);
+    return wanted.filter((port) => this.#udp.has(port));
+  }
+
+  /** Closes the sockets of ports that `serving` does not serve. */
+  #closePorts(serving?: Serving): void {
+    const served = new Set(serving?.setup.sockets);
+    for (const [port, fd] of this.#udp) {
+      if (served.has(port)) continue;
+      this.#libraries.udpSetup.close(fd);
+      this.#udp.delete(port);
+    }
+  }
+
+  #startAppliance(
+    setup: ApplianceSetup,
+    inventory: Inventory,
+    attachments: readonly Attachment[],
+  ): ApplianceProcess {
+    const { observer } = this.#libraries;
+    const handings: Handing[] = [
+      ...regionsOf(setup).flatMap(({ name, writer }) => [
+        ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
+        writer === "master" ? this.#own.region(name) : inventory.region(name),
+      ]),
+      ...tilesOf(setup).filter(({ inside }) => inside === undefined)
+        .map(({ name }) => inventory.eventfd(name)),
+      ...setup.sockets.map((port) => handing(`udp ${port}`, this.#udp.get(port)!)),
+      ...attachments.flatMap(({ name, filterFd, sockets }) => [
+        { name: `filter ${name}`, fd: filterFd, bytes: FILTER_BYTES, readOnly: false },
+        ...sockets.map(({ queue, fd }) => handing(socketName(name, queue), fd)),
+      ]),
+      ...this.#listeners(setup.places),
+    ];
+    const grants = together([
+      startGrants(setup.apps.filter(({ inline }) => inline)),
+      placeGrants(setup.places),
+    ]);
+    const order = inventory.order(handings, setup);
+    try {
+      const child = this.#libraries.processes.start({
+        name: "appliance",
+        role: "appliance",
+        args: [
+          ...RUN_FLAGS,
+          V8_FLAGS,
+          ...permissionFlags({
+            ...grants,
+            read: [PROGRAM, ...grants.read],
+            ffi: APPLIANCE_LIBRARIES.map((name) => libraryPath(name)),
+          }),
+          programModule("tiles/runtime/appliance_process.ts"),
+          String(order.bytes),
+        ],
+        env: { DENO_NO_UPDATE_CHECK: "1" },
+        descriptors: order.descriptors,
+        read: [PROGRAM, ...grants.read],
+        ...this.#user(0),
+      });
+      observer.hear({ name: null, slot: 0, listener: child.listener, words: child.words });
+      this.#lack("appliance", child);
+      return new ApplianceProcess(child, {
+        poller: this.#poller,
+        events: { log, ask: (what) => void this.#asked(what) },
+      });
+    } finally {
+      order.close();
+    }
+  }
+
+  /** Names the walls that this system has no way to build, once. */
+  #lack(name: string, { missing }: ConfinedProcess): void {
+    for (const wall of missing) {
+      if (this.#named.has(wall)) continue;
+      this.#named.add(wall);
+      log(`${name}: ${wall}`);
+    }
+  }
+
+  async #asked(what: "reload" | "upgrade"): Promise<void> {
+    if (what === "reload") await this.reload();
+    else await this.upgrade();
+  }
+
+  /** Every tile's counters by its name. */
+  counters(): Record<string, Record<string, number>> {
+    if (this.#serving === undefined) return {};
+    const { setup, inventory } = this.#serving;
+    return countersOf(
+      tilesOf(setup).map(({ kind, name }) => ({
+        kind,
+        name,
+        reader: new TileReader(inventory.view(`tile ${name}`)),
+      })),
+    );
+  }
+
+  #tellAttached(): void {
+    const { appliance, attachments } = this.#serving!;
+    appliance.setAttached(attachments.map(({ attached }) => attached));
+  }
+
+  /** Gives the traffic back to the kernel, lets everyone drain, ends them. */
+  async stop(): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    for (const timer of this.#timers) clearInterval(timer);
+    this.#ringWatch?.stop();
+    const serving = this.#serving;
+    if (serving !== undefined) {
+      for (const attachment of serving.attachments) detach(attachment);
+      if (!serving.appliance.over) await serving.appliance.stop(STOP_MILLIS);
+      await Promise.all([...serving.apps.values()].map((app) => app.stop(STOP_MILLIS)));
+      discard(serving.attachments, serving.inventory);
+    }
+    this.#poller.close();
+  }
+}
+
+/** Ports that are served, each once. */
+function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
+  return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
+/** Whether `setup` can go on with the regions, rings and sockets that `before` has. */
+function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolean {
+  const shape = (config: RunConfig, setup: ApplianceSetup) =>
+    JSON.stringify([
+      setup.attached,
+      setup.plan,
+      [config.provider, config.dispatcher, config.busyPoll],
+      regionsOf(setup).filter(({ fresh }) => !fresh).map(({ name, bytes }) => [name, bytes]),
+    ]);
+  return shape(before.run.config, before.setup) === shape(config, setup);
+}
+
+/** Apps of `one` that the other has not. */
+function freshApps(one: Serving, other?: Serving): AppProcess[] {
+  return [...one.apps].filter(([name, app]) => other?.apps.get(name) !== app).map(([, app]) => app);
+}
+
+function handing(name: string, fd: number): Handing {
+  return { name, fd, bytes: 0, readOnly: false };
+}
+
+/** Lets go of what no process uses any more. */
+function discard(attachments: readonly Attachment[], inventory: Inventory): void {
+  for (const attachment of attachments) attachment.close();
+  inventory.close();
+}
+
+/** `work`, unless it takes longer. */
+async function within<T>(work: Promise<T>, millis: number): Promise<T> {
+  if (millis === Infinity) return await work;
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    late.reject(new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure));
+  }, millis);
+  try {
+    return await Promise.race([work, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Deno's flags for what a process is granted. Throws UserError. */
+export function permissionFlags(permissions: Permissions): string[] {
+  return Object.entries(permissions).flatMap(([name, all]: [string, readonly string[]]) => {
+    // Deno splits values at commas, and has no way to write one that is meant.
+    const split = all.find((each) => each.includes(","));
+    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
+    throw new UserError(
+      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
+      Exit.usage,
+    );
+  });
+}
+
+/** How a line is written; false where it is lost. */
+let write = (line: string): boolean => {
+  console.error(line);
+  return true;
+};
+/** Lines that could not be written since the last one that could. */
+let lost = 0;
+
+/**
+ * One line for whoever watches: stderr, so that stdout stays free. Once it serves, the master waits for no
+ * reader of it, and what is lost is counted.
+ */
+export function log(line: string): void {
+  if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
+  if (!write(line)) lost++;
+}

@@ -1,0 +1,108 @@
+/**
+ * The entry of an appliance's process, which the master starts confined (`ffi/process.ts`): maps what it
+ * was handed, starts the tiles, and does what the master says until that has it end.
+ */
+
+import { openHost } from "../../ffi/host.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
+import { openRegions } from "../../ffi/region.ts";
+import { openObserver, openTile } from "../../ffi/tile.ts";
+import { RingsLost } from "../net/takeover.ts";
+import { Appliance } from "./appliance.ts";
+import { Ask } from "./control.ts";
+import { clipped } from "./console.ts";
+import { Handed } from "./handed.ts";
+import { checkMtus, InterfaceError, waitForInterfaces } from "./interfaces_ready.ts";
+import { type ApplianceOrder, type ApplianceReport, messagesBy, type Outcome } from "./messages.ts";
+import { AppError, sentenceOf } from "./thrown.ts";
+import type { ApplianceSetup } from "./wiring.ts";
+
+/** Exit statuses (`cli/errors.ts`). */
+const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
+const BEAT_MILLIS = 500;
+
+const host = openHost(libraryPath("host"));
+const messages = messagesBy<ApplianceReport, ApplianceOrder>(
+  openChannel(libraryPath("tile"), CHANNEL_DESCRIPTOR),
+);
+const handed = new Handed<ApplianceSetup>(
+  openRegions(libraryPath("region")),
+  Number(Deno.args.at(-1)),
+);
+
+/** Lines that the master had no room for. */
+let lost = 0;
+function log(text: string): void {
+  for (const line of text.split("\n")) {
+    if (lost > 0 && messages.send({ type: "log", line: `${lost} lines of the log were lost` })) lost = 0;
+    if (!messages.send({ type: "log", line: clipped(line) })) lost++;
+  }
+}
+
+/** Ends the process for a reason that the master is told. */
+function fail(error: unknown): never {
+  const app = error instanceof AppError ? { app: error.app } : {};
+  messages.send({
+    type: "failed",
+    message: sentenceOf(error),
+    status: error instanceof AppError ? USAGE : error instanceof InterfaceError ? INTERFACE : FAILURE,
+    ...app,
+    ...(RingsLost.is(error) && { ringsLost: true }),
+  });
+  Deno.exit(FAILURE);
+}
+
+const appliance = new Appliance(handed, {
+  host,
+  tile: openTile(libraryPath("tile")),
+  observer: openObserver(libraryPath("tile")),
+  log,
+  fatal: (tile, message) => fail(new Error(`${tile} ended: ${message}`)),
+  ask: ({ kind, number }) => {
+    messages.send({ type: "ask", what: kind === Ask.reload ? "reload" : "upgrade", number });
+  },
+});
+
+async function boot(): Promise<void> {
+  const { setup: { interfaces, attached } } = handed;
+  await appliance.startMirror();
+  await waitForInterfaces(appliance.netbase, { names: interfaces, log });
+  checkMtus(appliance.netbase, attached.map(({ name }) => name));
+  await appliance.startStatus();
+  const { ready, running } = appliance.startNets();
+  await ready;
+  messages.send({ type: "ready" });
+  await running;
+  appliance.settle();
+  messages.send({ type: "running" });
+}
+
+const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => unknown } = {
+  go: ({ handedOver }: { handedOver: boolean }) => appliance.go(handedOver),
+  leave: async () => {
+    messages.send({ type: "left", orderly: await appliance.leave() });
+    Deno.exit();
+  },
+  stop: async () => {
+    await appliance.stop();
+    Deno.exit();
+  },
+  attached: ({ attached }: { attached: boolean[] }) => appliance.setAttached(attached),
+  outcome: ({ outcome }: { outcome: Outcome }) => appliance.setOutcome(outcome),
+};
+
+/** Does what the master says; ends with it. */
+async function follow(): Promise<never> {
+  for (;;) {
+    await host.waitAny([CHANNEL_DESCRIPTOR], -1);
+    for (let order = messages.receive(); order !== null; order = messages.receive()) {
+      if (order === undefined) Deno.exit(FAILURE);
+      handlers[order.type](order as never);
+    }
+  }
+}
+
+setInterval(() => messages.send({ type: "beat" }), BEAT_MILLIS);
+follow().catch(fail);
+boot().catch(fail);
