@@ -235,8 +235,17 @@ export class Wiring {
     };
   }
 
-  /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
-  netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
+  /**
+   * For net tile `n`, once its sockets are open. `partialChecksums` is by interface, and `slots` by the
+   * descriptor of a socket.
+   */
+  netSetup(
+    n: number,
+    { partialChecksums, slots }: {
+      partialChecksums: readonly boolean[];
+      slots: ReadonlyMap<number, number>;
+    },
+  ): NetSetup {
     const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
     const { umem, headers, solicit, capture } = this.#rooms[n];
     return {
@@ -248,8 +257,8 @@ export class Wiring {
       largeBuffers: plan.LARGE_BUFFERS,
       headroom: plan.HEADROOM_BYTES,
       sockets: attachments.flatMap(({ ifindex, sockets: open }, i) =>
-        open.filter(({ netTile }) => netTile === n).map(({ slot, queue }) => ({
-          slot,
+        open.filter(({ netTile }) => netTile === n).map(({ fd, queue }) => ({
+          slot: slots.get(fd)!,
           ifindex,
           queue,
           fill: plan.RING_ENTRIES,
