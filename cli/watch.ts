@@ -1,11 +1,11 @@
 /**
  * Keeps an eye on AF_XDP for as long as it runs: what the XDP program handed to a queue's socket must
- * be what came out of its ring. An interface where frames go in and none come out, as with a driver
+ * be what the kernel put on its ring. An interface where frames go in and none come out, as with a driver
  * that advertises what does not work, is given back to the kernel, whose sockets are served too. So
  * it is with one that goes: made again under its name it is another, without a program or sockets.
  */
 
-import { type Xsk, XSK_STATISTICS, XskStatistic } from "../ffi/xsk.ts";
+import { XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 
 /** What is watched of an interface. */
@@ -16,7 +16,7 @@ export type Watched = Pick<
 
 /** What the watch looks with. */
 export interface WatchParts {
-  readonly xsk: Xsk;
+  readonly xskSetup: Pick<XskSetup, "statistics">;
   /** Whether there is an interface with this index. */
   exists(ifindex: number): boolean;
   log(line: string): void;
@@ -38,9 +38,9 @@ export class RingWatch {
     this.#parts = parts;
     this.#present = attachments;
     this.#queues = attachments.flatMap((attachment) =>
-      attachment.sockets.map(({ slot, queue }) => ({
+      attachment.sockets.map(({ fd, queue }) => ({
         attachment,
-        slot,
+        fd,
         queue,
         redirected: 0,
         arrived: 0,
@@ -57,10 +57,10 @@ export class RingWatch {
   /** Looks once. */
   look(): void {
     this.#missGone();
-    const { xsk, log } = this.#parts;
+    const { xskSetup, log } = this.#parts;
     for (const each of this.#queues) {
-      const { attachment, slot, queue } = each;
-      if (xsk.statistics(slot, this.#statistics) < 0) continue;
+      const { attachment, fd, queue } = each;
+      if (xskSetup.statistics(fd, this.#statistics) < 0) continue;
       const redirected = attachment.redirected(queue);
       const arrived = this.#arrived();
       if (arrived !== each.arrived) each.bad = 0;

@@ -33,6 +33,7 @@ const FRAME_BYTES = 2048;
 const FRAMES = 1024;
 const RING = 256;
 const ADDRESS = 0xc6120001;
+const OPTIONS = { frameBytes: FRAME_BYTES, headroom: 0, ring: RING };
 
 const regions = openRegions(libraryPath("region"));
 const setup = openXskSetup(libraryPath("xsk"));
@@ -51,21 +52,42 @@ function loadFor(end: End, queues = 1) {
   return { program, filter, redirected: (queue: number) => Number(counts[queue]) };
 }
 
-function open(end: End, { queue = 0, mode = "copy", in: umem = memory }: {
-  queue?: number;
-  mode?: "copy" | "zero-copy";
-  in?: View;
-} = {}): number {
-  const { name: ifname, ifindex } = end;
-  return setup.open(umem, {
-    frameBytes: FRAME_BYTES,
-    headroom: 0,
-    ring: RING,
-    ifname,
-    ifindex,
-    queue,
-    mode,
-  });
+/** A socket: the descriptor, its slot, and what it is bound to. */
+interface Open {
+  readonly fd: number;
+  readonly slot: number;
+  readonly queue: number;
+}
+
+/** A socket that is prepared and adopted. */
+function prepare({ queue = 0, in: umem = memory }: { queue?: number; in?: View } = {}): Open {
+  const fd = setup.prepare(umem, OPTIONS);
+  ok(fd >= 0, `prepare: ${fd}`);
+  const slot = xsk.adopt(fd, umem, RING);
+  ok(slot >= 0, `adopt: ${slot}`);
+  return { fd, slot, queue };
+}
+
+function bind(
+  { fd, queue }: Open,
+  { ifindex }: { ifindex: number },
+  mode: "copy" | "zero-copy" = "copy",
+): number {
+  return setup.bind(fd, { ifindex, queue, mode });
+}
+
+/** A socket that is bound. */
+function open(end: End, options?: Parameters<typeof prepare>[0]): Open {
+  const socket = prepare(options);
+  equal(bind(socket, end), 0);
+  return socket;
+}
+
+function close(...sockets: Open[]): void {
+  for (const { fd, slot } of sockets) {
+    xsk.release(slot);
+    setup.close(fd);
+  }
 }
 
 /** Attaches and returns the link. */
@@ -112,10 +134,10 @@ for (const mode of ["native", "generic"] as const) {
     using wire = new Wire("basic");
     using far = wire.farSocket();
     const { program, redirected } = loadFor(wire.near);
-    const slot = open(wire.near);
-    ok(slot >= 0);
+    const socket = open(wire.near);
+    const { slot } = socket;
     const link = attach(program, wire.near, mode);
-    equal(setup.register(program, slot), 0);
+    equal(setup.register(program, 0, socket.fd), 0);
     fill(slot, 0, RING);
 
     const before = BigInt(Date.now()) * 1_000_000n;
@@ -137,7 +159,7 @@ for (const mode of ["native", "generic"] as const) {
     equal(xsk.complete(slot, sent, 1, 0), 1);
     equal(sent[0], got.offset);
 
-    setup.close(slot);
+    close(socket);
     setup.unload(program);
     equal(setup.attached(wire.near.ifindex)?.name, "tegula");
     setup.detach(link);
@@ -149,9 +171,10 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
   using wire = new Wire("again");
   using far = wire.farSocket();
   const { program } = loadFor(wire.near);
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const link = attach(program, wire.near);
-  equal(setup.register(program, slot), 0);
+  equal(setup.register(program, 0, socket.fd), 0);
   // The only frame there is, and not the first.
   fill(slot, 1, 1);
   for (const payload of ["once", "twice"]) {
@@ -164,7 +187,7 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
     ok(far.receive(carries(payload)), "the answer did not arrive");
     equal(xsk.complete(slot, new Uint32Array(RING), RING, RING), 1 | (1 << 16));
   }
-  setup.close(slot);
+  close(socket);
   setup.unload(program);
   setup.detach(link);
 });
@@ -172,7 +195,8 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
 Deno.test("a burst larger than one kick sends is sent whole", () => {
   using wire = new Wire("burst");
   using far = wire.farSocket();
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const pairs = new Uint32Array(2 * RING);
   for (let i = 0; i < RING; i++) {
     const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9, payload: `burst ${i}.` });
@@ -182,12 +206,13 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   equal(xsk.transmit(slot, pairs, RING), RING);
   for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
-  setup.close(slot);
+  close(socket);
 });
 
 Deno.test("a full transmit ring takes what fits and goes on when it is asked again", () => {
   using wire = new Wire("full");
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9 });
   u8(memory).set(one, 0);
   const pairs = new Uint32Array(2 * 3 * RING).fill(0);
@@ -199,7 +224,7 @@ Deno.test("a full transmit ring takes what fits and goes on when it is asked aga
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
   equal(xsk.transmit(slot, pairs, 0), 0);
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
-  setup.close(slot);
+  close(socket);
 });
 
 Deno.test("the program takes our datagrams and leaves everything else to the kernel", async (t) => {
@@ -208,9 +233,10 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
   using kernel = new PacketSocket(wire.near.ifindex);
   const { program, filter, redirected } = loadFor(wire.near);
   filter.setVlans([5, 6]);
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const link = attach(program, wire.near);
-  equal(setup.register(program, slot), 0);
+  equal(setup.register(program, 0, socket.fd), 0);
   fill(slot, 0, RING);
   let serial = 0;
 
@@ -272,7 +298,7 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
   });
   await t.step("without a socket everything is the kernel's", () => {
     notEqual(redirected(0), 0);
-    setup.close(slot);
+    close(socket);
     const payload = `frame ${serial++}.`;
     far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
     ok(kernel.receive(carries(payload)), "the kernel did not get it");
@@ -286,11 +312,11 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
   using two = new Wire("two", { queues: 2 });
   const ends = [{ wire: one, queue: 0 }, { wire: two, queue: 0 }, { wire: two, queue: 1 }];
   const loaded = [loadFor(one.near), loadFor(two.near, 2)];
-  const slots = ends.map(({ wire, queue }) => open(wire.near, { queue }));
+  const sockets = ends.map(({ wire, queue }) => open(wire.near, { queue }));
+  const slots = sockets.map(({ slot }) => slot);
   equal(new Set(slots).size, 3);
-  ok(slots.every((slot) => slot >= 0));
-  slots.forEach((slot, i) => {
-    equal(setup.register(loaded[i === 0 ? 0 : 1].program, slot), 0);
+  sockets.forEach(({ slot, queue, fd }, i) => {
+    equal(setup.register(loaded[i === 0 ? 0 : 1].program, queue, fd), 0);
     fill(slot, i * 300, 200);
   });
   const links = [attach(loaded[0].program, one.near), attach(loaded[1].program, two.near)];
@@ -316,39 +342,44 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
       equal(statistic(slot, XskStatistic.received), got.length);
     }
   }
-  for (const slot of slots) setup.close(slot);
+  close(...sockets);
   for (const link of links) setup.detach(link);
   for (const { program } of loaded) setup.unload(program);
 });
 
-Deno.test("open() says why it failed, and the memory is good for another try", () => {
+Deno.test("bind() says why it failed, and the socket and its mappings are good for another try", () => {
   using wire = new Wire("fails");
-  equal(open(wire.near, { mode: "zero-copy" }), -EOPNOTSUPP);
-  equal(open(wire.near, { queue: 7 }), -EINVAL);
-  equal(open({ ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
-  const slot = open(wire.near);
-  ok(slot >= 0);
-  equal(open(wire.near, { queue: 7 }), -EINVAL);
-  fill(slot, 0, RING); // the one that is open has its rings still
-  setup.close(slot);
+  using far = wire.farSocket();
+  const socket = prepare();
+  const { slot } = socket;
+  // What another process has put there already.
+  fill(slot, 0, RING);
+  equal(bind(socket, wire.near, "zero-copy"), -EOPNOTSUPP);
+  equal(bind({ ...socket, queue: 7 }, wire.near), -EINVAL);
+  equal(bind(socket, { ifindex: wire.near.ifindex + 1000 }), -ENODEV);
+  equal(bind(socket, wire.near), 0);
+  const { program } = loadFor(wire.near);
+  equal(setup.register(program, 0, socket.fd), 0);
+  const link = attach(program, wire.near);
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "at last" }));
+  ok(readable([slot]), "nothing came");
+  ok(carries("at last")(bytes(receive(slot)[0])));
+  close(socket);
+  setup.detach(link);
+  setup.unload(program);
 });
 
-Deno.test("open() waits for a queue that was just let go, and gives up on one in use", () => {
+Deno.test("bind() waits for a queue that was just let go, and gives up on one in use", () => {
   using wire = new Wire("busy");
-  for (let i = 0; i < 5; i++) {
-    const slot = open(wire.near);
-    ok(slot >= 0, `try ${i}: ${slot}`);
-    setup.close(slot);
-  }
+  for (let i = 0; i < 5; i++) close(open(wire.near));
   const holder = open(wire.near);
-  const other = regions.create("another umem", FRAMES * FRAME_BYTES).writer;
+  const other = prepare({ in: regions.create("another umem", FRAMES * FRAME_BYTES).writer });
   const started = performance.now();
-  equal(open(wire.near, { in: other }), -EBUSY);
+  equal(bind(other, wire.near), -EBUSY);
   ok(performance.now() - started < 20_000);
-  setup.close(holder);
-  const late = open(wire.near, { in: other });
-  ok(late >= 0, `after the holder went: ${late}`);
-  setup.close(late);
+  close(holder);
+  equal(bind(other, wire.near), 0);
+  close(other);
 });
 
 Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
@@ -371,7 +402,7 @@ Deno.test("a process that is killed leaves nothing, and its successor starts at 
   using wire = new Wire("killed");
   using far = wire.farSocket();
   using kernel = new PacketSocket(wire.near.ifindex);
-  const args = [wire.near.name, String(wire.near.ifindex), wire.near.mac.toHex()];
+  const args = [String(wire.near.ifindex), wire.near.mac.toHex()];
   const ask = (payload: string) =>
     far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
 
