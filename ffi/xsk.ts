@@ -104,6 +104,17 @@ export interface XskSetup {
 export interface Xsk {
   /** The socket's descriptor, for `wait` and `confine`. */
   fd(slot: number): number;
+  /** Maps the rings, of `ring` entries each, of an open socket, and touches none. Its slot, or -errno. */
+  adopt(fd: number, { ring }: { ring: number }): number;
+  /** Goes on where whoever had the rings before has left them, and has ended. */
+  resume(slot: number): void;
+  /**
+   * Writes the cursors of the rings, consumers before the producers that follow them: fill producer and
+   * consumer, rx producer and consumer, tx producer and consumer, completion producer and consumer.
+   */
+  cursors(slot: number, out: Uint32Array): void;
+  /** Writes an offset in each frame that stands in the fill, rx, tx or completion ring. How many. */
+  visible(slot: number, out: Uint32Array): number;
   /**
    * Takes up to `most` received frames: `descriptors` gets the time (CLOCK_REALTIME ns, low, high)
    * when there were any, then (offset, length) of each. Returns how many.
@@ -250,6 +261,11 @@ export function openXsk(path: string): Xsk {
   });
   return {
     fd: symbols.tegula_xsk_fd,
+    // Sockets that this process has opened itself, and is told of by slot: their rings are empty.
+    adopt: (slot) => slot,
+    resume() {},
+    cursors: (_, out) => void out.fill(0),
+    visible: () => 0,
     receive: symbols.tegula_xsk_receive,
     prefetch: symbols.tegula_xsk_prefetch,
     fill: symbols.tegula_xsk_fill,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../ffi/view.ts";
-import { AppLink } from "../../tiles/net/app_link.ts";
+import { AppLink, requestsBytes } from "../../tiles/net/app_link.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
@@ -26,11 +26,12 @@ const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
 function room(shape = SHAPE) {
   const net = heapView(netLinkBytes(shape));
   const app = heapView(appLinkBytes(shape));
+  const requests = heapView(requestsBytes(shape));
   const tile = heapView(TILE_REGION_BYTES);
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
   const link = new AppLink(
-    { ...PEERS, name: "echo", ports: [7], net, app, shape, tile, eventfd: 9 },
+    { ...PEERS, name: "echo", ports: [7], net, app, requests, shape, tile, eventfd: 9 },
     {
       umem,
       cache: new HeaderCache(heapView(256), 1),
@@ -110,6 +111,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       ports: [7],
       net,
       app,
+      requests: heapView(requestsBytes(SHAPE)),
       shape: SHAPE,
       tile: heapView(4096),
       eventfd: 9,

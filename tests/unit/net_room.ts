@@ -7,7 +7,8 @@ import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import type { Prefix } from "../../tiles/net/app_link.ts";
+import { type Prefix, requestsBytes } from "../../tiles/net/app_link.ts";
+import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { HEADER_CACHE_BYTES } from "../../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import type { InlineSetup } from "../../tiles/net/inline_app.ts";
@@ -28,7 +29,7 @@ import {
 } from "../../tiles/runtime/link.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../tiles/runtime/solicit_link.ts";
-import type { Tile } from "../../tiles/runtime/tile.ts";
+import type { Tile, TileContext } from "../../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import { FakeUdp, FakeXsk } from "./net_fakes.ts";
 import { buildFrame, parseFrame, type UdpFrame } from "./net_frames.ts";
@@ -106,7 +107,8 @@ export class FakeApp {
     const net = heapView(netLinkBytes(shape));
     const app = this.region;
     const tile = heapView(TILE_REGION_BYTES);
-    const link = { ports, net, app, shape, tile, eventfd: 0 };
+    const requests = heapView(requestsBytes(shape));
+    const link = { ports, net, app, requests, shape, tile, eventfd: 0 };
     const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [this.heardElsewhere], sendTo };
     this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
     this.producer = new LinkProducer(app, net, shape);
@@ -168,6 +170,7 @@ export class Room {
   readonly apps: FakeApp[];
   readonly solicits: SolicitConsumer;
   tile!: Tile;
+  readonly #region = heapView(TILE_REGION_BYTES);
   readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
   readonly setup: NetSetup;
@@ -197,7 +200,7 @@ export class Room {
       inline?: App;
     } = {},
   ) {
-    const region = new TileRegion(heapView(TILE_REGION_BYTES));
+    const region = new TileRegion(this.#region);
     const memory = heapView(UMEM_BYTES + 2 * MARGIN_BYTES);
     const umem = slice(memory, MARGIN_BYTES, UMEM_BYTES);
     this.margins = [0, MARGIN_BYTES + UMEM_BYTES].map((at) => u8(slice(memory, at, MARGIN_BYTES)));
@@ -213,15 +216,16 @@ export class Room {
     this.setup = {
       netbase: this.netbase,
       umem,
+      record: heapView(frameRecordBytes(FRAMES)),
       headers: heapView(HEADER_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
       headroom,
       sockets: [
-        { ...socket, slot: SLOT.eth0, ifindex: ETH0, queue: 0 },
-        { ...socket, slot: SLOT.eth0Second, ifindex: ETH0, queue: 1 },
-        { ...socket, slot: SLOT.eth1, ifindex: ETH1, queue: 0 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth0), ifindex: ETH0, queue: 0 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth0Second), ifindex: ETH0, queue: 1 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth1), ifindex: ETH1, queue: 0 },
       ],
       trustChecksums,
       udp: kernelSockets
@@ -239,9 +243,15 @@ export class Room {
     };
     this.counters = region.counters;
     this.#counted = this.counters.slice();
-    const made = create({
+    const made = this.#create();
+    if (made instanceof Promise) this.#made = made;
+    else this.#start(made);
+  }
+
+  #create(turn?: TileContext<NetSetup>["turn"]): Tile | Promise<Tile> {
+    return create({
       setup: this.setup,
-      region,
+      region: new TileRegion(this.#region),
       libraries: {
         tile: {
           wake() {},
@@ -256,9 +266,38 @@ export class Room {
       },
       log() {},
       ask() {},
+      ...(turn && { turn }),
     });
-    if (made instanceof Promise) this.#made = made;
-    else this.#start(made);
+  }
+
+  /**
+   * Puts another tile in this one's place, as another process would: with netbase and a header cache of
+   * its own. `apps`: which of the apps there still are.
+   */
+  handOver({ isKilled = false, apps = this.apps } = {}): void {
+    if (!isKilled) this.tile.relinquish!();
+    const setup = { ...this.setup, apps: apps.map(({ setup }) => setup) };
+    Object.assign(this.setup, setup, {
+      headers: heapView(HEADER_CACHE_BYTES),
+      seed: this.setup.seed + 1,
+    });
+    this.#start(this.#create() as Tile);
+  }
+
+  /** The same to one that is made beside this tile, and has its turn when this has ended. */
+  async handOverInTurn(): Promise<void> {
+    Object.assign(this.setup, { headers: heapView(HEADER_CACHE_BYTES) });
+    const ended = Promise.withResolvers<boolean>();
+    const isReady = Promise.withResolvers<void>();
+    const made = this.#create(() => {
+      isReady.resolve();
+      return ended.promise;
+    });
+    await isReady.promise;
+    this.turn();
+    this.tile.relinquish!();
+    ended.resolve(true);
+    this.#start(await made);
   }
 
   /** A host with an app in the net tile, at port 7, that does `receive`. */
