@@ -202,7 +202,7 @@ export class FakeXsk implements Xsk {
     return done.length | (this.fill(slot, first, taken) << 16);
   }
 
-  statistics(): number {
+  statistics(_slot: number, _out: BigUint64Array): number {
     return 0;
   }
 

@@ -165,15 +165,17 @@ export class FakeApp {
 export class Room {
   readonly netbase = heapView(NETBASE_BYTES);
   readonly writer: NetbaseWriter;
-  readonly xsk: FakeXsk;
+  xsk: FakeXsk;
   readonly udp = new FakeUdp();
   readonly apps: FakeApp[];
   readonly solicits: SolicitConsumer;
   tile!: Tile;
-  readonly #region = heapView(TILE_REGION_BYTES);
+  readonly #frames: { frameBytes: number; headroom: number };
+  /** The tile's own. */
+  readonly region = heapView(TILE_REGION_BYTES);
   readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
-  readonly setup: NetSetup;
+  setup: NetSetup;
   readonly margins: readonly Uint8Array[];
   now = 1000;
   #counted: Float64Array;
@@ -200,14 +202,15 @@ export class Room {
       inline?: App;
     } = {},
   ) {
-    const region = new TileRegion(this.#region);
+    const region = new TileRegion(this.region);
     const memory = heapView(UMEM_BYTES + 2 * MARGIN_BYTES);
     const umem = slice(memory, MARGIN_BYTES, UMEM_BYTES);
     this.margins = [0, MARGIN_BYTES + UMEM_BYTES].map((at) => u8(slice(memory, at, MARGIN_BYTES)));
     for (const margin of this.margins) margin.fill(MARGIN_BYTE);
     this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
     fillNetbase(this.writer);
-    this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });
+    this.#frames = { frameBytes: FRAME_BYTES, headroom };
+    this.xsk = new FakeXsk(umem, this.#frames);
     const shape = apart ? APART_SHAPE : SHAPE;
     this.apps = ports.map((ports) => new FakeApp(ports, { umem, shape, sendTo }));
     const solicit = heapView(SOLICIT_LINK_BYTES);
@@ -251,7 +254,7 @@ export class Room {
   #create(turn?: TileContext<NetSetup>["turn"]): Tile | Promise<Tile> {
     return create({
       setup: this.setup,
-      region: new TileRegion(this.#region),
+      region: new TileRegion(this.region),
       libraries: {
         tile: {
           wake() {},
@@ -271,33 +274,32 @@ export class Room {
   }
 
   /**
-   * Puts another tile in this one's place, as another process would: with netbase and a header cache of
-   * its own. `apps`: which of the apps there still are.
+   * Puts another tile in this one's place, as another process would, with a header cache of its own.
+   * `apps`: those that there still are. `isCold`: its sockets are opened anew.
    */
-  handOver({ isKilled = false, apps = this.apps } = {}): void {
+  handOver({ isKilled = false, isCold = false, apps = this.apps } = {}): void {
     if (!isKilled) this.tile.relinquish!();
-    const setup = { ...this.setup, apps: apps.map(({ setup }) => setup) };
-    Object.assign(this.setup, setup, {
-      headers: heapView(HEADER_CACHE_BYTES),
-      seed: this.setup.seed + 1,
-    });
+    if (isCold) this.xsk = new FakeXsk(this.setup.umem, this.#frames);
+    this.#succeed(apps);
     this.#start(this.#create() as Tile);
   }
 
-  /** The same to one that is made beside this tile, and has its turn when this has ended. */
-  async handOverInTurn(): Promise<void> {
-    Object.assign(this.setup, { headers: heapView(HEADER_CACHE_BYTES) });
-    const ended = Promise.withResolvers<boolean>();
-    const isReady = Promise.withResolvers<void>();
+  /** The same to one that is made beside this tile; `beside` is called before it has its turn. */
+  async handOverInTurn(beside: () => void = () => {}): Promise<void> {
+    this.#succeed(this.apps);
     const made = this.#create(() => {
-      isReady.resolve();
-      return ended.promise;
+      beside();
+      this.turn();
+      this.tile.relinquish!();
+      return Promise.resolve(true);
     });
-    await isReady.promise;
-    this.turn();
-    this.tile.relinquish!();
-    ended.resolve(true);
     this.#start(await made);
+  }
+
+  #succeed(apps: readonly FakeApp[]): void {
+    const headers = heapView(HEADER_CACHE_BYTES);
+    const seed = this.setup.seed + 1;
+    this.setup = { ...this.setup, headers, seed, apps: apps.map(({ setup }) => setup) };
   }
 
   /** A host with an app in the net tile, at port 7, that does `receive`. */
@@ -383,6 +385,16 @@ export class Room {
       names.map((name, i) => [name, this.counters[i] - before[i]] as const)
         .filter(([name, by]) => by !== 0 && name !== "frames_free"),
     );
+  }
+
+  /** Handed to apps and dropped, of what was received, must be all of it. */
+  received(): { received: number; accounted: number; delivered: number } {
+    const { rx_frames, rx_socket, rx_delivered, app_link_full } = NET.index;
+    const of = (i: number) => this.counters[i];
+    const dropped = Object.entries(NET.index).filter(([name]) => name.startsWith("rx_drop_"))
+      .reduce((sum, [, i]) => sum + of(i), of(app_link_full));
+    const delivered = of(rx_delivered);
+    return { received: of(rx_frames) + of(rx_socket), accounted: delivered + dropped, delivered };
   }
 
   /** Sent and dropped, of what was accepted, must be all of it; `waiting` are still held. */
