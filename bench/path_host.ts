@@ -104,6 +104,16 @@ export class MemoryXsk implements Xsk {
     return this.#arrived - before;
   }
 
+  adopt(fd: number): number {
+    return fd;
+  }
+  resume(): void {}
+  cursors(_slot: number, out: Uint32Array): void {
+    out.fill(0);
+  }
+  visible(): number {
+    return 0;
+  }
   receive(_slot: number, descriptors: Uint32Array, most: number): number {
     const filled = this.#filled;
     const tail = this.#fillTail;

@@ -1,7 +1,7 @@
 /**
  * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: the master
  * loads, attaches, makes sockets and binds them (`XskSetup`); a net tile maps the rings of a socket and
- * moves descriptors (`XskSlots`), and cannot name the rest. The master knows programs, maps, links and sockets
+ * moves descriptors (`Xsk`), and cannot name the rest. The master knows programs, maps, links and sockets
  * by descriptor, which it can hand to another process. A net tile knows a socket by its slot in a table
  * of the library.
  *
@@ -47,7 +47,7 @@ export interface XdpProgram {
   readonly redirected: number;
 }
 
-/** What `XskSlots.cursors` writes, by index: of each ring where its producer is, and its consumer. */
+/** What `Xsk.cursors` writes, by index: of each ring where its producer is, and its consumer. */
 export const XskCursor = {
   fillProducer: 0,
   fillConsumer: 1,
@@ -59,10 +59,10 @@ export const XskCursor = {
   completionConsumer: 7,
 } as const;
 
-/** How many words `XskSlots.cursors` writes. */
+/** How many words `Xsk.cursors` writes. */
 export const XSK_CURSORS = 8;
 
-/** Words that `XskSlots.visible` writes before the offsets: how many there are of each ring. */
+/** Words that `Xsk.visible` writes before the offsets: how many there are of each ring. */
 export const VISIBLE_HEADER_WORDS = 4;
 
 /** How memory is cut into frames, and how long rings are. */
@@ -143,39 +143,6 @@ export interface XskSetup {
 
 /** The net tile's side. Offsets are bytes from the start of the UMEM. */
 export interface Xsk {
-  /** The socket's descriptor, for `wait` and `confine`; -1 for a memory slot. */
-  fd(slot: number): number;
-  /**
-   * Takes up to `most` received frames: `descriptors` gets the time (CLOCK_REALTIME ns, low, high)
-   * when there were any, then (offset, length) of each. Returns how many.
-   */
-  receive(slot: number, descriptors: Uint32Array, most: number): number;
-  /** Has the cache lines of `words` at the first `count` indices of `at` on their way. */
-  prefetch(words: Int32Array, at: Uint32Array, count: number): void;
-  /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
-  fill(slot: number, frames: Uint32Array, count: number): number;
-  /**
-   * Puts (offset, length) pairs on the transmit ring, and has the kernel go on with what is on it where
-   * it must be told, also when `count` is 0. How many it took.
-   */
-  transmit(slot: number, descriptors: Uint32Array, count: number): number;
-  /**
-   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. The
-   * first `again` of them go onto the fill ring from hand to hand, as `fill` does, to which all bytes of
-   * a frame are one. How many there were | how many the fill ring took << 16.
-   */
-  complete(slot: number, frames: Uint32Array, most: number, again: number): number;
-  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
-  statistics(slot: number, out: BigUint64Array): number;
-  /**
-   * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
-   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
-   */
-  wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
-}
-
-/** The net tile's side, with what makes slots and what a successor asks of them. */
-export interface XskSlots extends Xsk {
   /**
    * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor has to stay
    * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
@@ -205,6 +172,35 @@ export interface XskSlots extends Xsk {
    * the place of each pair's first word, where the caller then writes the bytes. How many it moved.
    */
   inject(slot: number, pairs: Uint32Array, count: number): number;
+  /** The socket's descriptor, for `wait` and `confine`; -1 for a memory slot. */
+  fd(slot: number): number;
+  /**
+   * Takes up to `most` received frames: `descriptors` gets the time (CLOCK_REALTIME ns, low, high)
+   * when there were any, then (offset, length) of each. Returns how many.
+   */
+  receive(slot: number, descriptors: Uint32Array, most: number): number;
+  /** Has the cache lines of `words` at the first `count` indices of `at` on their way. */
+  prefetch(words: Int32Array, at: Uint32Array, count: number): void;
+  /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
+  fill(slot: number, frames: Uint32Array, count: number): number;
+  /**
+   * Puts (offset, length) pairs on the transmit ring, and has the kernel go on with what is on it where
+   * it must be told, also when `count` is 0. How many it took.
+   */
+  transmit(slot: number, descriptors: Uint32Array, count: number): number;
+  /**
+   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. The
+   * first `again` of them go onto the fill ring from hand to hand, as `fill` does, to which all bytes of
+   * a frame are one. How many there were | how many the fill ring took << 16.
+   */
+  complete(slot: number, frames: Uint32Array, most: number, again: number): number;
+  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+  statistics(slot: number, out: BigUint64Array): number;
+  /**
+   * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
+   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
+   */
+  wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
 }
 
 const NAME_BYTES = 16;
@@ -369,7 +365,7 @@ export function openXskSetup(path: string): XskSetup {
 }
 
 /** Opens the library at `path` for a net tile. */
-export function openXsk(path: string): XskSlots {
+export function openXsk(path: string): Xsk {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_adopt: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_resume: { parameters: ["i32"], result: "void" },

@@ -4,17 +4,29 @@
  * may have out is bounded: `fill` on the way in, `tx` on the way out.
  */
 
-import { type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";
+import { VISIBLE_HEADER_WORDS, type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";
 import { XDP_BURST } from "./arrivals.ts";
 import type { Umem } from "./umem.ts";
 
 /** Most ports of a net tile: what a cache entry can name. */
 export const MOST_PORTS = 127;
 
+/** What `Xsk.cursors` writes, by index. */
+const Cursor = {
+  fillProducer: 0,
+  fillConsumer: 1,
+  rxProducer: 2,
+  rxConsumer: 3,
+  txProducer: 4,
+  txConsumer: 5,
+  completionProducer: 6,
+  completionConsumer: 7,
+} as const;
+const CURSORS = 8;
+
 /** A socket, as main tells a net tile of it. */
 export interface XdpSocketSetup {
-  /** Its number in the library. */
-  readonly slot: number;
+  readonly fd: number;
   readonly ifindex: number;
   readonly queue: number;
   /** Entries of its fill ring. */
@@ -38,19 +50,73 @@ export class XdpPort {
   readonly #batch: Uint32Array;
   readonly #frames = new Uint32Array(XDP_BURST);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
+  readonly #cursors = new Uint32Array(CURSORS);
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
 
-  constructor(setup: XdpSocketSetup, { xsk, umem }: { xsk: Xsk; umem: Umem }) {
+  /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
+  constructor(
+    setup: XdpSocketSetup,
+    { xsk, umem, slot }: { xsk: Xsk; umem: Umem; slot: number },
+  ) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
     this.#xsk = xsk;
     this.#umem = umem;
-    this.#slot = setup.slot;
+    this.#slot = slot;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
     this.#batch = new Uint32Array(2 * setup.tx);
+  }
+
+  /** Goes on with the rings as the predecessor left them, which has ended. */
+  resume(): void {
+    this.#xsk.resume(this.#slot);
+    const cursors = this.#readCursors();
+    this.#filled = (cursors[Cursor.fillProducer] - cursors[Cursor.rxConsumer]) | 0;
+    this.#transmitting = (cursors[Cursor.txProducer] - cursors[Cursor.completionConsumer]) | 0;
+  }
+
+  /** Whether nothing was ever put on these rings. */
+  isNew(): boolean {
+    return this.#readCursors().every((cursor) => cursor === 0);
+  }
+
+  /** Frames that the kernel has. */
+  get held(): number {
+    return this.#filled + this.#transmitting;
+  }
+
+  /**
+   * Whether all that the kernel had taken off the fill and the transmit ring is on the receive and the
+   * completion ring by now. Consumers are read before producers, so later arrivals do not matter.
+   */
+  isSettled(): boolean {
+    const cursors = this.#readCursors();
+    const receiving = cursors[Cursor.fillConsumer] - cursors[Cursor.rxProducer];
+    const sending = cursors[Cursor.txConsumer] - cursors[Cursor.completionProducer];
+    return (receiving | 0) <= 0 && (sending | 0) <= 0;
+  }
+
+  /** Calls `visit` with an offset in each frame that stands in one of the rings. */
+  forEachVisible(visit: (offset: number) => void): void {
+    const offsets = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
+    const count = Math.max(0, this.#xsk.visible(this.#slot, offsets));
+    offsets.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
+  }
+
+  #readCursors(): Uint32Array {
+    this.#xsk.cursors(this.#slot, this.#cursors);
+    return this.#cursors;
+  }
+
+  /** Frees what is queued still, and returns how many frames that was. */
+  dropQueued(): number {
+    const count = this.#queued;
+    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
+    this.#queued = 0;
+    return count;
   }
 
   /** Frames that the kernel has for receiving, filled or not. */
@@ -135,9 +201,13 @@ export class XdpPort {
     return this.#queued > 0;
   }
 
-  /** Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. */
-  addStatistics(sums: Float64Array): void {
-    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return;
+  /**
+   * Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. False
+   * when it does not say.
+   */
+  addStatistics(sums: Float64Array): boolean {
+    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;
     for (let i = 0; i < sums.length; i++) sums[i] += Number(this.#statistics[i]);
+    return true;
   }
 }

@@ -8,7 +8,6 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openObserver, openTile } from "../../ffi/tile.ts";
-import { RingsLost } from "../net/takeover.ts";
 import { Appliance } from "./appliance.ts";
 import { Ask } from "./control.ts";
 import { clipped } from "./console.ts";
@@ -48,7 +47,7 @@ function fail(error: unknown): never {
     message: sentenceOf(error),
     status: error instanceof AppError ? USAGE : error instanceof InterfaceError ? INTERFACE : FAILURE,
     ...app,
-    ...(RingsLost.is(error) && { ringsLost: true }),
+    ...(/^net\d+: RingsLost: /.test(sentenceOf(error)) && { ringsLost: true }),
   });
   Deno.exit(FAILURE);
 }

@@ -56,6 +56,8 @@ export interface Tile {
   clock?(nowMillis: number): void;
   /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
   nextDue?(nowMillis: number): number;
+  /** Before it ends without draining: writes what its successor needs. No other call but `close` follows. */
+  relinquish?(): void;
   /** While stopping: whether nothing is left to do. */
   drained?(): boolean;
   /** Lets go of descriptors that are its own. */

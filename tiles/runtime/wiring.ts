@@ -10,10 +10,10 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
 import { type PeerSetup, requestsBytes } from "../net/app_link.ts";
+import { frameRecordBytes } from "../net/handover.ts";
 import { HEADER_CACHE_BYTES } from "../net/header_cache.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
-import { framesBytes } from "../net/umem.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
 import { CAPTURE_BYTES } from "./capture_ring.ts";
@@ -176,7 +176,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     }),
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, plan.umemBytes(frames[n])),
-      lasting(`frames ${net}`, framesBytes(frames[n])),
+      lasting(`frames ${net}`, frameRecordBytes(frames[n])),
       fresh(`headers ${net}`, HEADER_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
@@ -319,7 +319,7 @@ export class Wiring {
     return {
       netbase: this.netbase.reader,
       umem: own("umem"),
-      framesRoom: own("frames"),
+      record: own("frames"),
       headers: own("headers"),
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
