@@ -28,6 +28,9 @@ const USUAL: Readonly<Record<string, string>> = {
   dns: "^dns( inline)?( cpu)?$",
 };
 
+/** What needs nothing of the program but its command line: this tree's is run on the other's program. */
+const BLACK_BOX: ReadonlySet<string> = new Set(["handover", "memory"]);
+
 /** What decides how the product is loaded, as git selects files. */
 const LOADS = ["bench", ":!bench/main.ts", ":!bench/against.ts"];
 
@@ -212,7 +215,7 @@ async function roundsOf(name: string, tree: string, what: Comparison): Promise<R
     const round: { -readonly [Side in keyof Round]: Round[Side] } = { own: [], other: [] };
     try {
       for (const [side, at] of done.length % 2 === 0 ? sides : sides.toReversed()) {
-        round[side] = await turn(name, at, args);
+        round[side] = await turn(name, { root, tree: at }, args);
       }
     } catch (error) {
       if (++failed > MOST_FAILED) throw error;
@@ -231,12 +234,18 @@ async function roundsOf(name: string, tree: string, what: Comparison): Promise<R
   return done;
 }
 
-/** One run of one benchmark in one tree. */
-async function turn(name: string, root: string, args: readonly string[]): Promise<Result[]> {
+/** One run of one benchmark on one tree. */
+async function turn(
+  name: string,
+  { root, tree }: { root: string; tree: string },
+  args: readonly string[],
+): Promise<Result[]> {
   const usual = USUAL[name];
   const only = usual !== undefined && !args.includes("--only") ? ["--only", usual] : [];
   const bench = ["task", "--quiet", "bench", name, "--json", ...args, ...only];
-  const printed = await run([Deno.execPath(), ...bench], root);
+  const printed = BLACK_BOX.has(name)
+    ? await run([Deno.execPath(), ...bench], root, { TEGULA_TREE: tree })
+    : await run([Deno.execPath(), ...bench], tree);
   return printed === "" ? [] : printed.split("\n").map((line) => JSON.parse(line));
 }
 
@@ -255,9 +264,14 @@ function killChildren(): void {
 }
 
 /** Runs a program to its end; what it printed, or an Error with what it said. */
-async function run([program, ...args]: readonly string[], cwd: string): Promise<string> {
+async function run(
+  [program, ...args]: readonly string[],
+  cwd: string,
+  variables: Readonly<Record<string, string>> = {},
+): Promise<string> {
   const pipes = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
-  const options = { args, cwd, env: { NO_COLOR: "1" }, detached: true, ...pipes };
+  const env = { NO_COLOR: "1", ...variables };
+  const options = { args, cwd, env, detached: true, ...pipes };
   const child = new Deno.Command(program, options).spawn();
   children.add(child);
   const timer = setTimeout(() => Deno.kill(-child.pid, "SIGKILL"), TURN_MILLIS);

@@ -51,7 +51,7 @@ export async function measureGrowth(
 
 /** A second track, whose service has a full table of routes. */
 async function layFullTrack(lab: Lab, { programs }: Track): Promise<Track> {
-  const track = await Track.lay(lab, programs, "full");
+  const track = await Track.lay(lab, programs, { name: "full" });
   const table = fullTable(ROUTES);
   // A gateway of its own, for the path to have something to choose from.
   const via = `via ${ADDRESS.replace(/\d+$/, "3")} dev ${INTERFACE}`;

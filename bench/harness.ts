@@ -35,6 +35,8 @@ export interface Result {
   readonly runs: number;
   /** (largest − smallest) / median of Tegula's runs. */
   readonly spread: number;
+  /** How it came about, where that is not the same for every program. */
+  readonly note?: string;
 }
 
 /** Where a benchmark hands its results, one call a case. */

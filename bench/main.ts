@@ -22,7 +22,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [process]
-                       [OPTIONS]
+                       [handover] [memory] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -34,10 +34,13 @@ const USAGE =
   collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
   process   an app in a confined process of its own beside the same in a worker: start, round trips,
             rate; and what it costs to kill it and have a successor go on
+  handover  what clients see of every kind of change and death of a part, by a client that counts each
+            answer, at 1,000 requests a second and at half of the maximum (as root)
+  memory    of the program and of each app more, and how long a start takes (as root)
   --json    one object a line
   --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
   --peers A,B      echo and dns: only beside these
-  --runs N         echo and dns: rounds that count
+  --runs N         echo and dns: rounds that count; handover and memory: runs of each case
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`
   --against REF    this tree beside another commit, which is built in a temporary work tree: the two
                    take turns, figures of a round are a pair; a ratio above 1: this tree is better
@@ -47,6 +50,8 @@ const USAGE =
 
 interface Bench {
   run(report: Report, selection: Selection): Promise<void>;
+  /** All results as a table, where one by one they are hard to read. */
+  tableOf?(results: readonly Result[]): string;
 }
 
 /** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
@@ -59,6 +64,8 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   solicit: () => import("./solicit.ts"),
   collide: () => import("./collide.ts"),
   process: () => import("./process.ts"),
+  handover: () => import("./handover.ts"),
+  memory: () => import("./memory.ts"),
 };
 
 /** Where the figures come from, in one line. */
@@ -176,7 +183,10 @@ async function main(args: string[]): Promise<number> {
   for (const name of names) {
     try {
       const bench = await BENCHES[name]();
-      await bench.run(report, selection);
+      const results: Result[] = [];
+      const tabled = bench.tableOf !== undefined && !values.json;
+      await bench.run(tabled ? (result) => results.push(result) : report, selection);
+      if (tabled) console.log(bench.tableOf!(results));
     } catch (error) {
       console.error(`${name}: ${error instanceof Error ? error.message : error}`);
       status = 1;

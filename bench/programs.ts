@@ -7,7 +7,14 @@ import { fileURLToPath } from "node:url";
 const SOURCES = fileURLToPath(new URL("c/", import.meta.url));
 const BUILD = fileURLToPath(new URL("../build/bench/", import.meta.url));
 const WARNINGS = ["-Wall", "-Wextra", "-Werror"];
-const PROGRAMS = ["count_netlink", "echo_af_xdp", "echo_mmsg", "generator", "sink"] as const;
+const PROGRAMS = [
+  "client",
+  "count_netlink",
+  "echo_af_xdp",
+  "echo_mmsg",
+  "generator",
+  "sink",
+] as const;
 
 /** What they share. */
 const SHARED = ["common.c", "queries.c"].map((name) => SOURCES + name);

@@ -60,14 +60,23 @@ export class Track {
     this.programs = programs;
   }
 
-  /** Lays a track; `name` tells its namespaces from those of others. */
-  static async lay(lab: Lab, programs: Programs, name = "service"): Promise<Track> {
+  /**
+   * Lays a track; `name` tells its namespaces from those of others. With more `queues` the service can have
+   * more net tiles; what it sends itself still comes by the first, where the generator has its socket.
+   */
+  static async lay(
+    lab: Lab,
+    programs: Programs,
+    { name = "service", queues = 1 } = {},
+  ): Promise<Track> {
     const generator = await lab.namespace(`${name}-generator`);
     const service = await lab.namespace(name);
-    await lab.join(
-      { namespace: generator, name: "g0", addresses: [`${GATEWAY}/24`] },
-      { namespace: service, name: INTERFACE, addresses: [`${ADDRESS}/24`] },
+    const many = `numrxqueues ${queues} numtxqueues 1`;
+    await generator.ip(
+      `link add g0 ${many} type veth peer name ${INTERFACE} ${many} netns ${service.name}`,
     );
+    await generator.batch([`address add ${GATEWAY}/24 dev g0`, "link set g0 up"]);
+    await service.batch([`address add ${ADDRESS}/24 dev ${INTERFACE}`, `link set ${INTERFACE} up`]);
     await service.ip(`route add 198.19.0.0/16 via ${GATEWAY}`);
     // Resolving the gateway is not what is measured.
     const [{ address: gateway }] = JSON.parse(await generator.ip("-j link show dev g0"));
@@ -117,6 +126,14 @@ export class Track {
     );
     if (window === 0 || (load.answered > 0 && load.mismatched === 0)) return load;
     throw new Error(`wrong answers, or none: ${JSON.stringify(load)}`);
+  }
+
+  /** Starts a client that asks at a constant rate (`c/client.c`). */
+  client({ port, ports, rate }: { port: number; ports: number; rate: number }): LabProcess {
+    const { client, object } = this.programs;
+    const asked = [object, "g0", this.#mac, ADDRESS, port, ports, rate].map(String);
+    const command = ["taskset", "--cpu-list", GENERATOR_CPU, client, ...asked];
+    return this.#generator.spawn(command, { stdin: "piped" });
   }
 
   /** What the generator can send when its requests are dropped unanswered: nobody can be faster. */

@@ -1,0 +1,431 @@
+/**
+ * `handover`: what clients see when something changes while the service runs, or a part of it dies: each
+ * event, under a client (`c/client.c`) that asks 1,000 times a second, and under one that asks at half
+ * of the rate that the service can answer, spread over two apps. Every run is in namespaces of its own.
+ *
+ *     lost        requests without an answer
+ *     latest      how much later the latest answer came than the latest when nothing happened, to the
+ *                 same client just before
+ *     gap         longest time without an answer
+ *     duplicates  answers beyond the first
+ *
+ * The service has both processors; the client has priority on the first, and sleeps between requests.
+ * Where the program under test has no such command, an older way is taken, and the row says which; an
+ * event that it has no part for is named and left out. `handovers` does one a hundred times, and
+ * compares what the client counted with what the service did.
+ */
+
+import { fileURLToPath } from "node:url";
+import { Lab } from "../cli/lab.ts";
+import {
+  isWanted,
+  median,
+  type Report,
+  type Result,
+  resultOf,
+  type Selection,
+  TEGULA,
+  type Unit,
+} from "./harness.ts";
+import { inLaboratory, runInLaboratory } from "./laboratory.ts";
+import { buildPrograms, type Programs } from "./programs.ts";
+import { descriptorsOf, echoModule, knows, memoryOf, type Said, Service } from "./service.ts";
+import { Track } from "./track.ts";
+
+const RUNS = 5;
+const CHANGES = 100;
+/** Requests a second, of the first load and under a hundred changes. */
+const [FEW, MANY] = [1000, 20_000];
+const [PORT, PORTS] = [7, 2];
+const [WARM_MILLIS, QUIET_MILLIS, SETTLE_MILLIS] = [1500, 2000, 1500];
+/** As `RestartSec=` of the unit. */
+const RESTART_MILLIS = 500;
+
+/** What the client counted of one port in one phase. */
+interface Seen {
+  readonly sent: number;
+  readonly lost: number;
+  readonly duplicates: number;
+  readonly gap: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly latest: number;
+}
+
+interface Phase {
+  readonly name: string;
+  /** The longest that the client itself was kept from running. */
+  readonly held: number;
+  readonly skipped: number;
+  /** Of echo, and of the app that is changed or killed. */
+  readonly ports: readonly [Seen, Seen];
+}
+
+interface ClientReport {
+  /** Answers that the client had no room for. */
+  readonly missed: number;
+  readonly mismatched: number;
+  readonly phases: readonly Phase[];
+}
+
+/** Figures of one run of an event. */
+type Figures = Readonly<Record<"lost" | "latest" | "gap" | "duplicates", number>>;
+const UNITS: Readonly<Record<keyof Figures, Unit>> = {
+  lost: "requests",
+  latest: "ms",
+  gap: "ms",
+  duplicates: "requests",
+};
+
+/** A service with two apps that echo, and what can be done to it. */
+class Scene {
+  readonly track: Track;
+  readonly service: Service;
+  readonly #module: string;
+  #said: Said;
+
+  private constructor(track: Track, parts: { service: Service; module: string; said: Said }) {
+    this.track = track;
+    this.service = parts.service;
+    this.#module = parts.module;
+    this.#said = parts.said;
+  }
+
+  static async start(lab: Lab, programs: Programs, queues: number): Promise<Scene> {
+    const track = await Track.lay(lab, programs, { queues });
+    const module = Deno.makeTempFileSync({ prefix: "tegula-bench-", suffix: ".js" });
+    Deno.writeTextFileSync(module, echoModule());
+    Deno.chmodSync(module, 0o644);
+    const listen = [`${PORT}=echo`, `${PORT + 1}=changing`];
+    const said = { listen, netTiles: 1, modules: { changing: module } };
+    return new Scene(track, { module, said, service: await Service.start(track.service, said) });
+  }
+
+  /** Says something else in the configuration, or in the app's file, and has it taken over. */
+  async change(said: Partial<Said>, { file = false } = {}): Promise<string> {
+    this.#said = { ...this.#said, ...said };
+    this.service.configure(this.#said);
+    if (file) Deno.writeTextFileSync(this.#module, echoModule(Math.random()));
+    if (await has("reload")) {
+      await this.service.command("reload");
+      return "reload";
+    }
+    if (file || Object.keys(said).length === 0) {
+      await this.service.signal("SIGURG", "changing: reloaded");
+      return "SIGURG";
+    }
+    await this.service.restart();
+    return "restart";
+  }
+
+  async stop(): Promise<void> {
+    await this.service.stop();
+    Deno.removeSync(this.#module);
+  }
+}
+
+const known = new Map<string, Promise<boolean>>();
+
+/** Whether the program has this command. */
+function has(name: string): Promise<boolean> {
+  if (!known.has(name)) known.set(name, knows(name));
+  return known.get(name)!;
+}
+
+/** Does it, and returns by what; null where the program has no such part. */
+type Act = (scene: Scene) => Promise<string | null>;
+
+interface Event {
+  readonly act: Act;
+  /** Queues of the interface. */
+  readonly queues?: number;
+  /** An app is killed: what counts is the other's loss, and the gap of its own. */
+  readonly beside?: boolean;
+}
+
+/** Kills a process of a kind. */
+function killed(scene: Scene, kind: "appliance" | "app"): Promise<string | null> {
+  const all = scene.service.processes(kind);
+  // The app that is changed, where its name can be seen.
+  const victim = all.find(({ command }) => /\bchanging\b/.test(command)) ?? all.at(-1);
+  if (victim !== undefined) Deno.kill(victim.pid, "SIGKILL");
+  return Promise.resolve(victim === undefined ? null : "SIGKILL");
+}
+
+const EVENTS: Readonly<Record<string, Event>> = {
+  "reload nothing": { act: (scene) => scene.change({}) },
+  "reload options": { act: (scene) => scene.change({ option: "another" }) },
+  "reload app file": { act: (scene) => scene.change({}, { file: true }) },
+  "reload port": {
+    act: (scene) => scene.change({ listen: [`${PORT}=echo`, `${PORT + 1}-${PORT + 2}=changing`] }),
+  },
+  upgrade: {
+    async act({ service }) {
+      if (!await has("upgrade")) return null;
+      await service.command("upgrade");
+      return "upgrade";
+    },
+  },
+  "shape differs": { act: (scene) => scene.change({ netTiles: 2 }), queues: 2 },
+  "kill app": { act: (scene) => killed(scene, "app"), beside: true },
+  "kill appliance": { act: (scene) => killed(scene, "appliance") },
+  "kill master": {
+    async act({ service }) {
+      await service.restart("SIGKILL", RESTART_MILLIS);
+      return `SIGKILL, ${RESTART_MILLIS} ms`;
+    },
+  },
+  restart: {
+    async act({ service }) {
+      await service.restart();
+      return "SIGTERM";
+    },
+  },
+};
+
+/** Runs the benchmark in namespaces of its own. */
+export async function run(report: Report, selection: Selection): Promise<void> {
+  await runInLaboratory(fileURLToPath(import.meta.url), report, selection);
+}
+
+/** Has a client ask through the phases of `body`, which begins them, and returns what it counted. */
+async function underLoad(
+  { track }: Scene,
+  rate: number,
+  body: (begin: (phase: string) => Promise<void>) => Promise<void>,
+): Promise<ClientReport> {
+  const client = track.client({ port: PORT, ports: PORTS, rate });
+  await client.stdout.find("ready");
+  await body(async (phase) => {
+    await client.write(phase);
+    await client.stdout.find(`began ${phase}`);
+  });
+  await client.write("");
+  const { success } = await client.ended();
+  if (!success) throw new Error(`the client failed: ${client.stderr.all.join("\n")}`);
+  return JSON.parse(client.stdout.all.at(-1)!);
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** One run of one event. Null where the program has no such part. */
+async function once(
+  programs: Programs,
+  { act, queues = 1, beside = false }: Event,
+  rate: number,
+): Promise<{ figures: Figures; by: string } | null> {
+  await using lab = new Lab();
+  const scene = await Scene.start(lab, programs, queues);
+  let by: string | null = null;
+  const { phases, missed, mismatched } = await underLoad(scene, rate, async (begin) => {
+    await begin("warm");
+    await pause(WARM_MILLIS);
+    await begin("quiet");
+    await pause(QUIET_MILLIS);
+    await begin("event");
+    by = await act(scene);
+    await pause(by === null ? 0 : SETTLE_MILLIS);
+  });
+  await scene.stop();
+  if (by === null) return null;
+  if (mismatched > 0) throw new Error(`${mismatched} answers were wrong`);
+  const [, quiet, event] = phases;
+  if (missed > 0 || event.skipped > 0) {
+    console.error(
+      `handover: the client itself missed ${missed} answers, left out ${event.skipped} requests, ` +
+        `and was held up for ${event.held.toFixed(1)} ms at most`,
+    );
+  }
+  const [echo, changing] = event.ports;
+  const counted: readonly Seen[] = beside ? [echo] : event.ports;
+  const sum = (field: "lost" | "duplicates") => counted.reduce((all, seen) => all + seen[field], 0);
+  const most = (ports: readonly Seen[], field: "latest" | "gap") =>
+    Math.max(...ports.map((seen) => seen[field]));
+  const before = most(beside ? [quiet.ports[0]] : quiet.ports, "latest");
+  return {
+    by,
+    figures: {
+      lost: Math.max(0, sum("lost") - missed),
+      latest: Math.max(0, most(counted, "latest") - before),
+      gap: beside ? changing.gap : most(counted, "gap"),
+      duplicates: sum("duplicates"),
+    },
+  };
+}
+
+/** Requests a second that the service answers when it is asked as fast as it answers. */
+async function maximum(programs: Programs): Promise<number> {
+  await using lab = new Lab();
+  const scene = await Scene.start(lab, programs, 1);
+  const { kpps } = await scene.track.load({ window: 512, millis: 1000, port: PORT, ports: PORTS });
+  await scene.stop();
+  return kpps * 1000;
+}
+
+/** What the rows of an event begin with. */
+function caseOf(event: string, load: string): string {
+  return `${event}, ${load}`;
+}
+
+async function measureEvent(
+  programs: Programs,
+  { event, name, rate, runs }: { event: Event; name: string; rate: number; runs: number },
+  report: Report,
+): Promise<void> {
+  const all: Figures[] = [];
+  let by = "";
+  for (let i = 0; i < runs; i++) {
+    const outcome = await once(programs, event, rate);
+    if (outcome === null) {
+      report({ ...missing(name), note: "this program has no such part" });
+      return;
+    }
+    ({ by } = outcome);
+    all.push(outcome.figures);
+  }
+  for (const [field, unit] of Object.entries(UNITS) as [keyof Figures, Unit][]) {
+    const figures = all.map((each) => each[field]);
+    const samples = new Map([[TEGULA, figures], ["worst", [Math.max(...figures)]]]);
+    report({
+      ...resultOf({ bench: "handover", case: `${name}: ${field}`, unit }, samples),
+      note: `by ${by}`,
+    });
+  }
+}
+
+/** The result of what could not be measured. */
+function missing(name: string): Result {
+  const nothing = new Map([[TEGULA, [NaN]]]);
+  return resultOf({ bench: "handover", case: `${name}: lost`, unit: "requests" }, nothing);
+}
+
+/** Sum of a tile's counters whose names match. */
+function sum(counters: Readonly<Record<string, number>>, names: RegExp): number {
+  return Object.entries(counters).filter(([name]) => names.test(name))
+    .reduce((all, [, value]) => all + value, 0);
+}
+
+/**
+ * Requests that are neither answered nor counted as dropped with a reason, or answered and not counted:
+ * each step's books, from the client's sending to its answers, compared one with the next.
+ */
+function unaccounted(
+  tiles: Readonly<Record<string, Readonly<Record<string, number>>>>,
+  { phases, missed }: ClientReport,
+): number {
+  const all = Object.values(tiles);
+  const net = all.filter((counters) => "tx_accepted" in counters);
+  const apps = all.filter((counters) => "answer_no_room" in counters);
+  const of = (which: typeof all, names: RegExp) =>
+    which.reduce((total, counters) => total + sum(counters, names), 0);
+  const seen = phases.flatMap(({ ports }) => ports);
+  const client = (field: "sent" | "lost" | "duplicates") =>
+    seen.reduce((total, each) => total + each[field], 0);
+  const steps = [
+    [client("sent"), of(net, /^(rx_frames|rx_socket|xdp_rx_dropped|xdp_rx_ring_full)$/)],
+    [of(net, /^(rx_frames|rx_socket)$/), of(net, /^(rx_delivered|rx_drop_.*|app_link_full)$/)],
+    [of(net, /^rx_delivered$/), of(apps, /^requests$/)],
+    [of(apps, /^requests$/), of(apps, /^(answers|answer_no_room|refused_.*)$/)],
+    [of(apps, /^answers$/), of(net, /^tx_accepted$/)],
+    [of(net, /^tx_accepted$/), of(net, /^(tx_frames|tx_socket|tx_drop_.*)$/)],
+    [
+      of(net, /^(tx_frames|tx_socket)$/),
+      client("sent") - client("lost") + client("duplicates") + missed,
+    ],
+  ];
+  const wrong = steps.map(([left, right]) => Math.abs(left - right));
+  if (wrong.some((each) => each > 0)) {
+    console.error(`handover: the books do not balance, step by step: ${JSON.stringify(steps)}`);
+  }
+  return wrong.reduce((total, each) => total + each, 0);
+}
+
+/** A hundred changes in a row: the books, descriptors, and memory of the last as of the first. */
+async function measureHandovers(
+  programs: Programs,
+  report: Report,
+  { runs = CHANGES }: Selection,
+): Promise<void> {
+  await using lab = new Lab();
+  const scene = await Scene.start(lab, programs, 1);
+  const { service } = scene;
+  const costs: { pss: number; own: number; descriptors: number; ms: number }[] = [];
+  let by = "";
+  const client = await underLoad(scene, MANY, async (begin) => {
+    await begin("warm");
+    await pause(WARM_MILLIS);
+    await begin("changes");
+    for (let i = 0; i < runs; i++) {
+      const begun = performance.now();
+      by = await scene.change({}, { file: true });
+      const ms = performance.now() - begun;
+      costs.push({ ms, ...memoryOf(service.pid), descriptors: descriptorsOf(service.pid) });
+    }
+  });
+  const wrong = unaccounted(await service.counters(), client);
+  await scene.stop();
+  const { ports } = client.phases[1];
+  const total = (field: "lost" | "duplicates") => ports[0][field] + ports[1][field];
+  const tell = (what: string, unit: Unit, figures: readonly number[], first?: number) =>
+    report({
+      ...resultOf(
+        { bench: "handover", case: `${runs} handovers: ${what}`, unit },
+        new Map([[TEGULA, figures], ...(first === undefined ? [] : [["first", [first]] as const])]),
+      ),
+      note: `by ${by}`,
+    });
+  const [first, last] = [costs[0], costs.at(-1)!];
+  tell("each takes", "ms", costs.map(({ ms }) => ms));
+  tell("lost", "requests", [total("lost") - client.missed]);
+  tell("duplicates", "requests", [total("duplicates")]);
+  tell("unaccounted for", "requests", [wrong]);
+  tell("gap", "ms", [Math.max(ports[0].gap, ports[1].gap)]);
+  tell("descriptors", "entries", [last.descriptors], first.descriptors);
+  tell("memory", "MiB", [last.pss], first.pss);
+  tell("memory without files", "MiB", [last.own], first.own);
+}
+
+/** One line an event: the median, and the worst in brackets. */
+export function tableOf(results: readonly Result[]): string {
+  const rows = Map.groupBy(results, (result) => result.case.split(": ")[0]);
+  const figure = ({ tegula, peers, unit }: Result) => {
+    const decimals = unit === "ms" || unit === "MiB" ? 1 : 0;
+    const other = Object.entries(peers).map(([name, value]) =>
+      ` (${name} ${value.toFixed(decimals)})`
+    );
+    return `${tegula.toFixed(decimals)}${other.join("")}`;
+  };
+  return [...rows].map(([name, all]) => {
+    const [{ note, runs }] = all;
+    if (!Number.isFinite(all[0].tegula)) return `${name.padEnd(34)}  ${note}`;
+    const cells = all.map((result) => {
+      const unit = result.unit === "ms" || result.unit === "MiB" ? ` ${result.unit}` : "";
+      return `${result.case.split(": ")[1]} ${figure(result)}${unit}`;
+    });
+    return `${name.padEnd(34)}  ${cells.join(", ")}; ${note}, median of ${runs}`;
+  }).join("\n");
+}
+
+if (import.meta.main) {
+  await inLaboratory(async (report, selection) => {
+    const programs = await buildPrograms();
+    const runs = selection.runs ?? RUNS;
+    const wanted = (load: string) =>
+      Object.entries(EVENTS).filter(([event]) => isWanted(caseOf(event, load), selection));
+    const [few, half] = [`${FEW} a second`, "half of the maximum"];
+    for (const [name, event] of wanted(few)) {
+      await measureEvent(programs, { event, name: caseOf(name, few), rate: FEW, runs }, report);
+    }
+    const loaded = wanted(half).filter(([, { beside }]) => !beside);
+    if (loaded.length > 0) {
+      const rate = Math.round(median([await maximum(programs), await maximum(programs)]) / 2);
+      console.error(`handover: half of the maximum is ${rate} a second`);
+      for (const [name, event] of loaded) {
+        await measureEvent(programs, { event, name: caseOf(name, half), rate, runs }, report);
+      }
+    }
+    if (isWanted(`${selection.runs ?? CHANGES} handovers`, selection)) {
+      await measureHandovers(programs, report, selection);
+    }
+  });
+}

@@ -1,0 +1,207 @@
+/**
+ * The program under test as its operator has it: a configuration file, a control socket, commands that
+ * change it while it runs, and the processes that it is made of. Nothing here knows its internals, so it
+ * may be another commit's (`TEGULA_TREE`, as `--against` sets it for these benchmarks).
+ */
+
+import { DENO_FLAGS, selfCommand } from "../cli/self.ts";
+import type { LabProcess, Namespace } from "../cli/lab.ts";
+import { INTERFACE } from "./track.ts";
+
+const START_MILLIS = 30_000;
+
+/** The beginning of the command line of the program under test. */
+export function programCommand(): string[] {
+  const tree = Deno.env.get("TEGULA_TREE");
+  return tree === undefined ? selfCommand() : [Deno.execPath(), ...DENO_FLAGS, `${tree}/main.ts`];
+}
+
+/** Whether the program has a command of this name. */
+export async function knows(name: string): Promise<boolean> {
+  const [program, ...args] = programCommand();
+  return (await new Deno.Command(program, { args: [...args, name, "--help"] }).output()).success;
+}
+
+/** Kinds of processes, by what their command lines have. */
+const KINDS = { appliance: "tiles/runtime/appliance_process", app: "tiles/app/process" } as const;
+
+/** A process of the program's tree. */
+export interface TreeProcess {
+  readonly pid: number;
+  readonly kind: keyof typeof KINDS | "master";
+  readonly command: string;
+}
+
+/** A process and all that it has started, as `/proc` shows them; only in a laboratory. */
+export function processTree(root: number): TreeProcess[] {
+  const all = [...Deno.readDirSync("/proc")].filter(({ name }) => /^\d+$/.test(name))
+    .flatMap(({ name }) => {
+      try {
+        const stat = Deno.readTextFileSync(`/proc/${name}/stat`);
+        const parent = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+        const command = Deno.readTextFileSync(`/proc/${name}/cmdline`).replaceAll("\0", " ");
+        return [{ pid: Number(name), parent, command }];
+      } catch {
+        return []; // It has ended meanwhile.
+      }
+    });
+  const below = (pid: number): TreeProcess[] =>
+    all.filter((each) => each.parent === pid).flatMap((each) => [named(each), ...below(each.pid)]);
+  return [...all.filter(({ pid }) => pid === root).map(named), ...below(root)];
+}
+
+function named({ pid, command }: { pid: number; command: string }): TreeProcess {
+  const [kind] = Object.entries(KINDS).find(([, part]) => command.includes(part)) ?? ["master"];
+  return { pid, kind: kind as TreeProcess["kind"], command };
+}
+
+/** Memory of a process in MiB, from proc_pid_smaps(5). */
+export interface Memory {
+  /** Proportional set size: pages shared with n other processes count as 1/n. */
+  readonly pss: number;
+  /** The part of it that is not backed by files: what others on the machine cannot change. */
+  readonly own: number;
+}
+
+/** Memory of a process and all that it has started. */
+export function memoryOf(root: number): Memory {
+  const texts = processTree(root).map(({ pid }) =>
+    Deno.readTextFileSync(`/proc/${pid}/smaps_rollup`)
+  );
+  const sum = (field: string) =>
+    texts.reduce((all, text) => {
+      return all + Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) / 1024;
+    }, 0);
+  return { pss: sum("Pss"), own: sum("Pss_Anon") + sum("Pss_Shmem") };
+}
+
+/** How many descriptors the main process has open. */
+export function descriptorsOf(pid: number): number {
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
+}
+
+/** What the configuration file says; the rest is the same in all benchmarks. */
+export interface Said {
+  readonly listen: readonly string[];
+  readonly netTiles?: number;
+  /** Paths of modules by the names of their apps, and a text that is among their options. */
+  readonly modules?: Readonly<Record<string, string>>;
+  readonly option?: string;
+}
+
+/** A module whose app echoes; `version` makes its text another. */
+export function echoModule(version = 0): string {
+  return `// ${version}
+export default function create() {
+  return {
+    receive(requests, out) {
+      while (requests.next()) out.reflect();
+    },
+  };
+}
+`;
+}
+
+/** The program, running in a namespace. */
+export class Service {
+  readonly #namespace: Namespace;
+  readonly #folder: string;
+  #process: LabProcess;
+
+  private constructor(namespace: Namespace, folder: string) {
+    this.#namespace = namespace;
+    this.#folder = folder;
+    this.#process = this.#launch();
+  }
+
+  /** Starts it and waits until it is ready. */
+  static async start(namespace: Namespace, said: Said): Promise<Service> {
+    const folder = Deno.makeTempDirSync({ prefix: "tegula-bench-" });
+    // An app's process is another user's.
+    Deno.chmodSync(folder, 0o755);
+    write(folder, said);
+    const service = new Service(namespace, folder);
+    await service.ready();
+    return service;
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  get process(): LabProcess {
+    return this.#process;
+  }
+
+  #launch(): LabProcess {
+    return this.#namespace.spawn([
+      ...[...programCommand(), "run", "--config", `${this.#folder}/tegula.toml`],
+    ]);
+  }
+
+  /** Settles when it says that it is ready. Throws Error with what it says instead. */
+  async ready(): Promise<void> {
+    await this.#process.stderr.find("ready:", { timeoutMs: START_MILLIS });
+  }
+
+  /** Writes the configuration anew. */
+  configure(said: Said): void {
+    write(this.#folder, said);
+  }
+
+  /** Runs another of the program's commands, which asks this one by its control socket. */
+  async command(name: string): Promise<void> {
+    const asked = [...programCommand(), name, "--control", `${this.#folder}/control.sock`];
+    await this.#namespace.run(asked);
+  }
+
+  /** Sends a signal and waits for a line that begins so. */
+  async signal(signal: Deno.Signal, line: string): Promise<string> {
+    const from = this.#process.stderr.all.length;
+    this.#process.kill(signal);
+    return await this.#process.stderr.find(line, { from });
+  }
+
+  /** Ends it by `signal`, waits for its end and `pauseMs`, and starts it again: it is ready. */
+  async restart(signal: Deno.Signal = "SIGTERM", pauseMs = 0): Promise<void> {
+    this.#process.kill(signal);
+    await this.#process.ended();
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    this.#process = this.#launch();
+    await this.ready();
+  }
+
+  /** Its processes of a kind. */
+  processes(kind: TreeProcess["kind"]): TreeProcess[] {
+    return processTree(this.pid).filter((each) => each.kind === kind);
+  }
+
+  /** Counters by name, of each tile by its name. */
+  async counters(): Promise<Record<string, Record<string, number>>> {
+    return JSON.parse((await this.signal("SIGUSR2", "counters: ")).slice("counters: ".length));
+  }
+
+  /** Ends it. */
+  async stop(): Promise<void> {
+    this.#process.kill("SIGTERM");
+    await this.#process.ended();
+    Deno.removeSync(this.#folder, { recursive: true });
+  }
+}
+
+function write(folder: string, { listen, netTiles, modules = {}, option = "" }: Said): void {
+  const apps = Object.entries(modules).map(([name, module]) =>
+    `[apps.${name}]\nmodule = ${JSON.stringify(module)}\noptions = { text = "${option}" }\n`
+  );
+  Deno.writeTextFileSync(
+    `${folder}/tegula.toml`,
+    [
+      `interfaces = ["${INTERFACE}"]`,
+      `listen = ${JSON.stringify(listen)}`,
+      'provider = "xdp"',
+      `control = "${folder}/control.sock"`,
+      ...(netTiles === undefined ? [] : [`net_tiles = ${netTiles}`]),
+      ...apps,
+    ].join("\n"),
+  );
+}
