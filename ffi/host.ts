@@ -3,6 +3,8 @@
  * driver says of itself, and the word to systemd.
  */
 
+import { checked } from "./errno.ts";
+
 /** Capability numbers of capability.h. */
 export const CAP_NET_BIND_SERVICE = 10;
 export const CAP_NET_ADMIN = 12;
@@ -59,6 +61,15 @@ export interface Host {
    * where there is no such thread.
    */
   readThread(thread: number, name: string): string | null;
+  /**
+   * A Unix socket that listens at `path`, for those whom `mode` lets write. It replaces a socket that
+   * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
+   * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
+   * something else is there.
+   */
+  listenUnix(path: string, mode: number): number;
+  /** A TCP socket that listens at a numeric `address`. Throws SystemError. */
+  listenTcp(address: string, port: number): number;
   /** Index of the interface `ifname`, 0 when there is none. */
   ifindex(ifname: string): number;
   /** Whether there is an interface with this index, whatever its name. */
@@ -102,12 +113,13 @@ export function openHost(path: string): Host {
     tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },
     tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
     tegula_host_threads: { parameters: ["i32"], result: "i32" },
+    tegula_host_listen_unix: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_host_listen_tcp: { parameters: ["buffer", "i32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
     execv: { parameters: ["buffer", "buffer"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
-    tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
     if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -151,11 +163,18 @@ export function openHost(path: string): Host {
       const open = [...Deno.readDirSync("/proc/self/fd")].length;
       return { open, most: most === "unlimited" ? Infinity : Number(most) };
     },
-    isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
+    isRunning: (thread) => symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,
     readThread(thread, name) {
       const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
       return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
     },
+    listenUnix: (path, mode) =>
+      checked(symbols.tegula_host_listen_unix(cString(path), mode), `listen at ${path}`),
+    listenTcp: (address, port) =>
+      checked(
+        symbols.tegula_host_listen_tcp(cString(address), port),
+        `listen on port ${port} of ${address}`,
+      ),
     ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
     exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
     channels(ifname) {

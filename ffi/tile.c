@@ -51,6 +51,20 @@ EXPORT void tegula_tile_wake(int fd)
 }
 
 /*
+ * The number of the calling thread as /proc has it, which another process can look it up by; gettid()
+ * is one of the PID namespace. 0 without /proc.
+ */
+EXPORT int tegula_tile_thread(void)
+{
+	char link[64] = { 0 }, *task;
+
+	if (readlink("/proc/thread-self", link, sizeof(link) - 1) < 0)
+		return 0;
+	task = strrchr(link, '/');
+	return task ? atoi(task + 1) : 0;
+}
+
+/*
  * Lists the eventfds of the process: those of the tiles, and those by which Deno's event loops wake
  * each other. Nothing else may be read or written: not stdout, no file, no pipe. Returns how many, at
  * most `most`, or -errno.

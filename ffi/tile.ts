@@ -61,7 +61,10 @@ export interface TileLibrary {
   wait(eventfd: number, timeoutMs: number): number;
   /** The name of a system call, by its number on this architecture: "openat". */
   callName(number: number): string;
-  /** The number of the calling thread, by which main can see whether it still runs. */
+  /**
+   * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
+   * own: by it another process, too, can see whether it still runs.
+   */
   thread(): number;
   /**
    * From now on this thread, and those that it starts, can send no signal: Deno.kill() takes no
@@ -109,10 +112,10 @@ export function openTile(path: string): TileLibrary {
     },
     tegula_tile_refuse_signals: { parameters: [], result: "i32" },
     tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
+    tegula_tile_thread: { parameters: [], result: "i32" },
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
-    gettid: { parameters: [], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
@@ -130,7 +133,7 @@ export function openTile(path: string): TileLibrary {
       symbols.tegula_tile_call_name(number, name, name.length);
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
-    thread: symbols.gettid,
+    thread: symbols.tegula_tile_thread,
     refuseSignals: () => void checked(symbols.tegula_tile_refuse_signals(), "refuse signals"),
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);

@@ -6,10 +6,12 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const EPERM = 1, EACCES = 13, ENOSYS = 38;
+const EPERM = 1, EACCES = 13, EINVAL = 22, ENOSYS = 38, EOPNOTSUPP = 95;
+const CAP_NET_ADMIN = 1 << 12;
 
 /** A folder that every user can read, with all that a child loads. */
 const FOLDER = makeFolder();
@@ -29,6 +31,14 @@ function makeFolder(): string {
   for (const { name } of Deno.readDirSync(`${folder}/ffi`)) {
     const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);
     Deno.writeTextFileSync(`${folder}/${name}`, text.replaceAll(/(from "\..*)\.ts"/g, '$1.js"'));
+  }
+  // An appliance, as it stands in the source tree.
+  for (const part of ["ffi", "build", "tests/netns"]) {
+    Deno.mkdirSync(`${folder}/appliance/${part}`, { recursive: true });
+    for (const { name } of Deno.readDirSync(`${ROOT}${part}`)) {
+      if (!/^(ffi|build)/.test(part) && name !== "process_appliance.ts") continue;
+      Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/appliance/${part}/${name}`);
+    }
   }
   for (const { name } of Deno.readDirSync(folder)) Deno.chmodSync(`${folder}/${name}`, 0o755);
   return folder;
@@ -167,6 +177,90 @@ for (const starter of Object.keys(STARTERS)) {
     }
   });
 }
+
+/** What an appliance may do outside of its tiles that an app's process may not. */
+const APPLIANCE_MAY: { readonly [attack: string]: number } = {
+  "socket INET": 0,
+  "socket NETLINK": 0,
+  // Wrong arguments, and landlock's, which is asked after the filter.
+  seccomp: EINVAL,
+  capset: EINVAL,
+  "open to read": EACCES,
+  "open memory": EACCES,
+};
+/** Of what a tile is refused, calls that its filter has an answer of its own to. */
+const UNCOUNTED: { readonly [attack: string]: number } = {
+  clone3: ENOSYS,
+  "shared memory without a file": ENOSYS,
+};
+
+for (const starter of Object.keys(STARTERS)) {
+  Deno.test(`an appliance started by ${starter} runs tiles that confine themselves`, () => {
+    const { messages, missing, status, namespaces, ending, answers, written, words } = outcome(
+      starter,
+      "appliance",
+      {
+        then: "kill",
+        udpSockets: 8,
+        permissions: ["--allow-net"],
+        options: { role: "appliance", uid: 60123, netAdmin: true },
+      },
+    );
+    deepEqual(ending, { status: 0, signal: 9 }, words);
+    const unprivileged = !["root", "beneath"].includes(starter);
+    const netAdmin = !["user", "nobody"].includes(starter) ? CAP_NET_ADMIN : 0;
+    deepEqual(missing, unprivileged ? [...NAMESPACES.slice(1), USER, THREADS] : []);
+    deepEqual(namespaces, {
+      ...{ net: false, user: false, ipc: !unprivileged, uts: !unprivileged },
+      ...{ pid: !unprivileged, cgroup: !unprivileged },
+    });
+    for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+      equal(parseInt(status[set], 16), netAdmin, set);
+    }
+    equal(status.NoNewPrivs, "1");
+    const [{ tiles, listeners, digest, main }] = messages;
+    deepEqual([listeners, answers, digest, written], [[true, true], ["back", "back"], 32, 42]);
+    equal(tiles.netlink.did.port, true);
+    deepEqual(tiles.net.did.rings, unprivileged ? EOPNOTSUPP : 0);
+    equal(tiles.net.did.ready, 0);
+    // The launcher's own filter refuses it before ours.
+    const beneath = ["unit", "nobody"].includes(starter) ? { namespace: EPERM } : {};
+    const otherwise: { readonly [attack: string]: number } = { ...APPLIANCE_MAY, ...beneath };
+    deepEqual(
+      main,
+      Object.fromEntries(Object.keys(main).map((name) => [name, otherwise[name] ?? ENOSYS])),
+    );
+    for (const [role, tile] of Object.entries<Said>(tiles)) {
+      deepEqual(tile.confined, { landlock: true, observed: starter !== "beneath" }, role);
+      equal(parseInt(tile.capabilities, 16), role === "netlink" ? netAdmin : 0, role);
+      ok(Object.keys(tile.errors).length > 50);
+      deepEqual(
+        tile.errors,
+        Object.fromEntries(
+          Object.keys(tile.errors).map((name) => [name, UNCOUNTED[name] ?? EPERM]),
+        ),
+        role,
+      );
+      if (starter === "beneath") continue;
+      for (const call of ["ptrace", "execve", "socket", "openat", "seccomp", "memfd_create"]) {
+        ok(tile.refused.includes(call), `${role}: ${call} of ${tile.refused}`);
+      }
+    }
+  });
+}
+
+Deno.test("an appliance may have 4,096 sockets, and descriptors for 20 workers besides", () => {
+  const { messages, limits, answers, words } = outcome("root", "appliance", {
+    then: "kill",
+    udpSockets: 4096,
+    permissions: ["--allow-net"],
+    options: { role: "appliance", uid: 60123, threads: 300 },
+  });
+  deepEqual(answers, ["back", "back"], words);
+  equal(messages[0].tiles.net.did.ready, 0);
+  equal(limits["Max open files"], String(4 + 5 + 4096 + 1 + 512));
+  equal(limits["Max processes"], "300");
+});
 
 Deno.test("honest code has crypto, timers, workers and its files, and is refused nothing", () => {
   const { messages, ending, refused } = outcome("root", "honest", {

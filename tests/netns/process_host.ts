@@ -3,6 +3,7 @@
  * which privileges, is the test's to choose. Its argument is a `Task` in JSON; it prints an `Outcome`.
  */
 
+import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import {
   type Ending,
@@ -13,7 +14,9 @@ import {
 } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
+import { openUdpSetup } from "../../ffi/udp.ts";
 import { u32 } from "../../ffi/view.ts";
+import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 
 export interface Task {
   /** A key of `works` in `process_child.js`, or of what only this side does. */
@@ -24,6 +27,8 @@ export interface Task {
   /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
   readonly then?: "kill" | "stay";
   readonly times?: number;
+  /** Start it as an appliance with this many UDP sockets, and be its client. */
+  readonly udpSockets?: number;
   /** Permissions of Deno, besides those to read and load what is in `folder`. */
   readonly permissions?: readonly string[];
 }
@@ -42,6 +47,8 @@ export interface Outcome {
   /** What the child wrote into its region. */
   readonly written: number;
   readonly descriptors: readonly [before: number, after: number];
+  /** What came back over an appliance's listeners. */
+  readonly answers: readonly string[];
   readonly firstMessageMs: number;
   readonly reapedMs: number;
 }
@@ -61,6 +68,51 @@ const theirs = regions.createShared("theirs", 4096);
 u32(regions.mapShared(theirs.writable, 4096))[0] = 41;
 const view = u32(regions.mapShared(own.writable, 4096));
 
+const listeners = { path: `/tmp/process-${Deno.pid}.sock`, port: 4711 };
+
+/** What an appliance is handed besides its regions: listeners, an AF_XDP socket, UDP sockets. */
+function applianceDescriptors(): number[] {
+  const host = openHost(libraryPath("host"));
+  const udp = openUdpSetup(libraryPath("udp"));
+  const sockets = Array.from({ length: task.udpSockets! }, (_, i) => udp.open(10_000 + i));
+  return [
+    host.listenUnix(listeners.path, 0o600),
+    host.listenTcp("127.0.0.1", listeners.port),
+    Deno.uid() === 0 ? openXdpSocket() : sockets[0],
+    ...sockets,
+  ];
+}
+
+/** An AF_XDP socket on loopback, which takes a privilege. */
+function openXdpSocket(): number {
+  const umem = regions.createShared("umem", 1 << 20);
+  const slot = openXskSetup(libraryPath("xsk")).open(regions.mapShared(umem.writable, 1 << 20), {
+    ...{ frameBytes: 2048, headroom: 0, ring: 64, ifname: "lo", ifindex: 1, queue: 0 },
+    mode: "copy",
+  });
+  return openXsk(libraryPath("xsk")).fd(slot);
+}
+const handed = task.udpSockets === undefined ? [] : applianceDescriptors();
+
+/** What comes back from an appliance's listeners. */
+async function ask(): Promise<string[]> {
+  const answers: string[] = [];
+  for (
+    const address of [
+      { transport: "unix", path: listeners.path } as const,
+      { hostname: "127.0.0.1", port: listeners.port },
+    ]
+  ) {
+    const connection = await Deno.connect(address as Deno.ConnectOptions);
+    await connection.write(new TextEncoder().encode("back"));
+    const room = new Uint8Array(9);
+    answers.push(new TextDecoder().decode(room.subarray(0, await connection.read(room) ?? 0)));
+    connection.close();
+  }
+  Deno.removeSync(listeners.path);
+  return answers;
+}
+
 function fields(pid: number, file: string, pattern: RegExp): Record<string, string> {
   try {
     const text = Deno.readTextFileSync(`/proc/${pid}/${file}`);
@@ -75,20 +127,18 @@ function start() {
     ...[`--allow-read=${folder}`, `--allow-ffi=${folder}`],
     ...(task.permissions ?? []),
   ];
-  const script = library("process_child.js");
-  const region = library("libtegula_region.so");
+  const script = task.udpSockets === undefined
+    ? [library("process_child.js"), work, library("attacks.so"), library("libtegula_region.so")]
+    : [library("appliance/tests/netns/process_appliance.ts"), library("attacks.so")];
   return processes.start({
     name: "child",
     args: [
       ...RUN_FLAGS,
       ...permissions,
-      script,
-      work,
-      library("attacks.so"),
-      region,
-      "/etc/passwd",
+      ...script,
+      ...(task.udpSockets === undefined ? ["/etc/passwd"] : [`${task.udpSockets}`, "4096"]),
     ],
-    descriptors: [own.writable, theirs.readOnly],
+    descriptors: [own.writable, theirs.readOnly, ...handed],
     read: [folder],
     ...options,
   });
@@ -123,6 +173,7 @@ const channel = openChannel(libraryPath("tile"), child.channel);
 const messages: any[] = [];
 let ending: Ending | null = null;
 let firstMessageMs = 0, reapedMs = 0;
+let answers: string[] = [];
 let status = {}, limits = {}, namespaces = {};
 while (!ending) {
   const ended = child.wait();
@@ -143,6 +194,7 @@ while (!ending) {
         }
       }),
     );
+    if (task.udpSockets !== undefined) answers = await ask();
     if (task.then === "kill") {
       Deno.kill(child.pid, "SIGUSR1");
       Deno.kill(child.pid, "SIGTERM");
@@ -170,6 +222,7 @@ const outcome: Outcome = {
   pid: child.pid,
   written: view[0],
   descriptors: [before, after],
+  answers,
   firstMessageMs,
   reapedMs,
 };
