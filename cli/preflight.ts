@@ -241,14 +241,14 @@ function commandLine(pid: string): string[] {
 export function takePorts(
   ports: readonly number[],
   { libraries: { udpSetup } }: { libraries: MainLibraries },
-): PortSocket[] {
+): { readonly port: number; readonly fd: number }[] {
   return ports.map((port) => ({ port, fd: udpSetup.open(port, ports.length) }))
     .filter(({ fd }) => fd >= 0);
 }
 
 /** Refuses to go on by the kernel's sockets alone where another program has a port's. */
-export function insistOnSockets(ports: readonly number[], sockets: readonly PortSocket[]): void {
-  const taken = new Set(sockets.map(({ port }) => port));
+export function insistOnSockets(ports: readonly number[], sockets: readonly number[]): void {
+  const taken = new Set(sockets);
   const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
   if (lacking.length === 0) return;
   throw new UserError(
@@ -264,7 +264,12 @@ export function insistOnSockets(ports: readonly number[], sockets: readonly Port
  */
 export function loadPrograms(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
-  { libraries: { host, xskSetup, regions }, log }: { libraries: MainLibraries; log: Log },
+  { libraries: { host, xskSetup, regions }, replaced = [], log }: {
+    libraries: MainLibraries;
+    /** Those whose programs are there until these are attached. */
+    replaced?: readonly Attachment[];
+    log: Log;
+  },
 ): Attachment[] {
   const fit = interfaces.filter((name) => {
     const why = unfit(host, name);
@@ -280,6 +285,7 @@ export function loadPrograms(
         map: regions.mapShared,
         notNative: NOT_NATIVE[host.driver(name)] ?? "",
         dispatcher,
+        replaces: replaced.find((each) => each.name === name),
       })
     );
   } catch (error) {

@@ -32,6 +32,7 @@ export class RingWatch {
   /** Those that are still there. */
   #present: readonly Watched[];
   readonly #queues;
+  #timer?: ReturnType<typeof setInterval>;
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
 
   constructor(attachments: readonly Watched[], parts: WatchParts) {
@@ -51,7 +52,13 @@ export class RingWatch {
 
   /** Looks now and then. The timer does not keep the process alive. */
   start(): void {
-    Deno.unrefTimer(setInterval(() => this.look(), LOOK_MILLIS));
+    this.#timer = setInterval(() => this.look(), LOOK_MILLIS);
+    Deno.unrefTimer(this.#timer);
+  }
+
+  /** Ends that. */
+  stop(): void {
+    clearInterval(this.#timer);
   }
 
   /** Looks once. */
@@ -84,8 +91,7 @@ export class RingWatch {
       if (exists(ifindex)) return true;
       attachment.detach();
       log(
-        `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
-          "it until tegula is started again",
+        `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
       );
       return false;
     });

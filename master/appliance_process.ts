@@ -6,21 +6,21 @@
 import { libraryPath } from "../ffi/paths.ts";
 import { type ConfinedProcess, openChannel } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
 import { spelledOut } from "../tiles/runtime/log_line.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
-  type Outcome,
 } from "../tiles/runtime/messages.ts";
 import { describeEnding } from "./ending.ts";
-import type { Poller } from "./poller.ts";
+import type { Watcher } from "./watcher.ts";
 
 /** How long it may say nothing. */
 const SILENT_MILLIS = 6000;
 const LOOK_MILLIS = 500;
-/** Messages in one go; what comes after waits for the next look of the poller. */
+/** Messages in one go; what comes after waits for the next look of the watcher. */
 const MOST_MESSAGES = 64;
 
 /** Why an appliance did not start, or ended. */
@@ -94,7 +94,7 @@ export class ApplianceProcess {
   readonly ended: Promise<ApplianceError>;
   readonly pid: number;
   readonly #process: ConfinedProcess;
-  readonly #poller: Poller;
+  readonly #watcher: Watcher;
   readonly #events: ApplianceEvents;
   readonly #messages: Messages<ApplianceOrder, ApplianceReport>;
   readonly #log: (line: string) => void;
@@ -108,9 +108,9 @@ export class ApplianceProcess {
   #reason?: ApplianceError;
   #over = false;
 
-  constructor(process: ConfinedProcess, { poller, events }: { poller: Poller; events: ApplianceEvents }) {
+  constructor(process: ConfinedProcess, { watcher, events }: { watcher: Watcher; events: ApplianceEvents }) {
     this.#process = process;
-    this.#poller = poller;
+    this.#watcher = watcher;
     this.#events = events;
     this.#messages = messagesBy(openChannel(libraryPath("tile"), process.channel));
     this.#log = bounded((text) => text.split("\n").forEach((line) => events.log(spelledOut(line))));
@@ -121,8 +121,8 @@ export class ApplianceProcess {
     this.ended = this.#ended.promise;
     // Nobody may be waiting for them any more when it ends.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
-    poller.add(process.channel, () => this.#hear());
-    poller.add(process.pidfd, () => this.#look());
+    watcher.watch(process.channel, () => this.#hear());
+    watcher.watch(process.pidfd, () => this.#look());
     this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
   }
 
@@ -161,9 +161,9 @@ export class ApplianceProcess {
     this.#messages.send({ type: "attached", attached });
   }
 
-  /** Tells it how a reload ended, for whoever asked. */
-  setOutcome(outcome: Outcome): void {
-    this.#messages.send({ type: "outcome", outcome });
+  /** Tells it what became of a reload or an upgrade, for whoever asked with this number. */
+  setOutcome(number: number, outcome: Outcome): void {
+    if (!this.#over) this.#messages.send({ type: "outcome", number, outcome });
   }
 
   async #within<T>(promise: Promise<T>, millis: number): Promise<T | undefined> {
@@ -184,7 +184,7 @@ export class ApplianceProcess {
       }
       if (said === null) return;
       // It has closed its end: what follows is its end.
-      if (said === undefined) return this.#poller.remove(this.#process.channel);
+      if (said === undefined) return this.#watcher.forget(this.#process.channel);
       const report = checked(said);
       if (report === null) return this.#refuse();
       this.#heard = performance.now();
@@ -218,8 +218,8 @@ export class ApplianceProcess {
     this.#hear();
     this.#over = true;
     clearInterval(this.#watch);
-    this.#poller.remove(this.#process.pidfd);
-    this.#poller.remove(this.#process.channel);
+    this.#watcher.forget(this.#process.pidfd);
+    this.#watcher.forget(this.#process.channel);
     this.#process.close();
     const error = this.#reason ?? new ApplianceError(describeEnding(ending));
     this.#ready.reject(error);

@@ -65,11 +65,6 @@ export class Inventory {
     this.#held.delete(name);
   }
 
-  /** Bytes of the region of this name; undefined where there is none. */
-  bytes(name: string): number | undefined {
-    return this.#held.get(name)?.bytes;
-  }
-
   /** The master's own view of a region. Throws RangeError, SystemError. */
   view(name: string, { writable = false } = {}): View {
     const held = this.#find(name);
@@ -99,11 +94,17 @@ export class Inventory {
     return { name: `eventfd ${name}`, fd, bytes: 0, readOnly: false };
   }
 
-  /** Lets go of an eventfd. */
-  dropEventfd(name: string): void {
-    const fd = this.#eventfds.get(name);
-    if (fd !== undefined) this.#regions.close(fd);
-    this.#eventfds.delete(name);
+  /** Lets go of everything. Who has it keeps it. */
+  close(): void {
+    for (const name of [...this.#held.keys()]) this.drop(name);
+    for (const fd of this.#eventfds.values()) this.#regions.close(fd);
+    this.#eventfds.clear();
+  }
+
+  /** A region or eventfd by the name that it is handed under. Throws RangeError. */
+  descriptor(name: string, readOnly: boolean): Handing {
+    const [, tile] = /^eventfd (.*)$/.exec(name) ?? [];
+    return tile === undefined ? this.region(name, { writable: !readOnly }) : this.eventfd(tile);
   }
 
   /** What a process is started with that is to find `handings` by their names. Throws SystemError. */

@@ -8,42 +8,49 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { SystemError } from "../ffi/errno.ts";
+import { fileURLToPath } from "node:url";
+import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, PROGRAM, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
-import { u32 } from "../ffi/view.ts";
+import { slice, u32 } from "../ffi/view.ts";
 import { pollBusily } from "../cli/busy_poll.ts";
+import { Changes } from "../cli/changes.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "../cli/libraries.ts";
 import * as preflight from "../cli/preflight.ts";
 import { RingWatch } from "../cli/watch.ts";
-import type { Attachment } from "../tiles/runtime/attachment.ts";
+import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
 import { countersOf } from "../tiles/runtime/counters.ts";
-import type { Outcome } from "../tiles/runtime/messages.ts";
 import {
   APPLIANCE_LIBRARIES,
-  placeGrants,
+  type Permissions,
   type StatusPlaces,
-  together,
 } from "../tiles/runtime/permissions.ts";
-import { planTiles } from "../tiles/runtime/plan.ts";
+import { spinTurnsFor } from "../tiles/runtime/loop.ts";
+import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
+import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   APP_REFUSALS,
+  APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
+  linkShape,
+  netName,
   regionsOf,
-  socketName,
+  servicePlan,
   startGrants,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
-import { AppProcess } from "./app_process.ts";
+import { AppFiles } from "./app_files.ts";
+import { AppProcess, type AppProcessPlan } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
 import { type Handing, Inventory } from "./inventory.ts";
-import { Poller } from "./poller.ts";
+import { Watcher } from "./watcher.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {
@@ -62,7 +69,16 @@ interface Serving {
   readonly attachments: readonly Attachment[];
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
-  readonly apps: ReadonlyMap<string, AppProcess>;
+  readonly apps: ReadonlyMap<string, RunningApp>;
+  /** Those of them that are started for it, with what they are told. */
+  readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
+}
+
+/** An app, and what it was started from. */
+interface RunningApp {
+  readonly process: AppProcess;
+  /** What it is told, and of its files what changes as they do. */
+  readonly stamp: string;
 }
 
 /**
@@ -73,6 +89,11 @@ interface Serving {
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
+/**
+ * Where the master may choose it: the user of the appliance; those of apps follow. No distribution gives
+ * these to anyone.
+ */
+const FIRST_UID = 64_000;
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
@@ -98,7 +119,7 @@ export async function serve(
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
-  Deno.addSignalListener("SIGHUP", () => void master.reload());
+  Deno.addSignalListener("SIGHUP", () => void master.change("reload", randomSeed()));
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
     await Promise.race([master.start(first), ending.promise]);
@@ -113,7 +134,8 @@ export async function serve(
 class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
-  readonly #poller: Poller;
+  readonly #watcher: Watcher;
+  readonly #files: AppFiles;
   /** Regions that the master itself writes. */
   readonly #own: Inventory;
   /** Kernel sockets of served ports. */
@@ -129,7 +151,7 @@ class Master {
   #booted = false;
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
-  #outcomes = 0;
+  readonly #changes = new Changes();
   #failures = 0;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
@@ -137,7 +159,8 @@ class Master {
   constructor(libraries: MainLibraries, plan: (before: Run) => Promise<Run>) {
     this.#libraries = libraries;
     this.#plan = plan;
-    this.#poller = new Poller(libraries);
+    this.#watcher = new Watcher(libraries.host.eventfd(), libraries.tile);
+    this.#files = new AppFiles(this.#uid(0));
     this.#own = new Inventory(libraries);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
@@ -164,33 +187,28 @@ class Master {
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
   }
 
-  /** Reads the configuration and goes on by it, or as before. */
-  reload(): Promise<Outcome> {
+  /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
+  reload(): Promise<string> {
     return this.#exclusively(async () => {
-      const serving = this.#serving;
-      if (this.#stopping || serving === undefined) return this.#outcome(Exit.usage, "it does not serve yet");
-      try {
-        const run = await this.#plan(serving.run);
-        const before = this.#serving!;
-        const next = await this.#replace(run, before, {
-          millis: READY_MILLIS,
-          awaited: run.config.interfaces,
-        });
-        const how = next.inventory === before.inventory
-          ? "rings were taken over"
-          : "AF_XDP was opened anew";
-        return this.#outcome(Exit.ok, `reloaded: answering ${run.answering}; ${how}`);
-      } catch (error) {
-        if (!(error instanceof UserError)) throw error;
-        return this.#outcome(Exit.usage, `not reloaded, goes on as it was: ${error.message}`);
-      }
+      const before = this.#serving!;
+      const run = await this.#plan(before.run);
+      const next = await this.#replace(run, before, {
+        millis: READY_MILLIS,
+        awaited: run.config.interfaces,
+      });
+      const isWarm = next.inventory === before.inventory;
+      return `reloaded: answering ${run.answering}; ` +
+        (isWarm ? "the rings were taken over" : "AF_XDP was opened anew");
     });
   }
 
-  #outcome(status: number, line: string): Outcome {
-    log(line);
-    const outcome = { status, line, count: ++this.#outcomes };
-    this.#serving?.appliance.setOutcome(outcome);
+  /** Has a change made once that an operator, or a signal, asks for. */
+  async change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
+    const outcome = await this.#changes.ask(number, async () => {
+      if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
+      return await (what === "reload" ? this.reload() : this.upgrade());
+    });
+    log(outcome.ok ? outcome.line : `${what} failed, it goes on as it was: ${outcome.line}`);
     return outcome;
   }
 
@@ -237,9 +255,14 @@ class Master {
     },
   ): Promise<Serving> {
     const next = this.#begin(run, before, how);
-    const fresh = freshApps(next, before);
     try {
-      await within(Promise.all([next.appliance.ready, ...fresh.map((app) => app.ready)]), how.millis);
+      await within(
+        Promise.all([
+          next.appliance.ready,
+          ...next.changed.map(({ process, plan }) => process.prepare(plan)),
+        ]),
+        how.millis,
+      );
       if (before === undefined && !this.#attach(next)) {
         await this.#giveUp(next, before);
         return await this.#succeed(run, before, { ...how, socketsOnly: true });
@@ -255,7 +278,7 @@ class Master {
     return next;
   }
 
-  /** Starts an appliance and the apps that changed, up to their turn. */
+  /** Starts an appliance, and says which apps are to be started up to their turn. */
   #begin(
     run: Run,
     before: Serving | undefined,
@@ -283,7 +306,6 @@ class Master {
       setup = this.#setup(run, { names: [], ports, awaited });
     }
     const inventory = isWarm ? before.inventory : new Inventory(this.#libraries);
-    const begun: { kill(reason: string): Promise<void> }[] = [];
     try {
       for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
         if (writer === "master") continue;
@@ -291,17 +313,19 @@ class Master {
         else inventory.ensure(name, bytes);
       }
       if (!isWarm) prepareSockets(setup, inventory, attachments);
-      const appliance = this.#startAppliance(setup, inventory, attachments);
-      begun.push(appliance);
-      const apps = new Map<string, AppProcess>();
+      const apps = new Map<string, RunningApp>();
+      const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
       for (const app of setup.apps.filter(({ inline }) => !inline)) {
-        const started = this.#startApp(app, setup, inventory, isWarm ? before : undefined);
-        apps.set(app.name, started);
-        if (before?.apps.get(app.name) !== started) begun.push(started);
+        const plan = this.#appPlan(app, setup);
+        const stamp = stampOf(app, plan);
+        const running = isWarm ? before.apps.get(app.name) : undefined;
+        const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
+        apps.set(app.name, { process, stamp });
+        if (running?.stamp !== stamp) changed.push({ process, plan });
       }
-      return { run, setup, inventory, attachments, appliance, apps };
+      const appliance = this.#startAppliance(setup, inventory, attachments);
+      return { run, setup, inventory, attachments, appliance, apps, changed };
     } catch (error) {
-      for (const each of begun) void each.kill("another could not be started");
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
@@ -309,32 +333,36 @@ class Master {
 
   /** Ends what was begun in vain. */
   async #giveUp(next: Serving, before?: Serving): Promise<void> {
-    const begun = [next.appliance, ...freshApps(next, before)];
-    await Promise.all(begun.map((each) => each.kill("it is given up")));
-    if (next.inventory !== before?.inventory) discard(next.attachments, next.inventory);
+    const isCold = next.inventory !== before?.inventory;
+    await Promise.all([
+      next.appliance.kill("it is given up"),
+      ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
+    ]);
+    if (isCold) discard(next.attachments, next.inventory);
     this.#closePorts(before);
   }
 
   /** Has `next`, which is ready, go on in place of `before`. */
   async #takeOver(next: Serving, before?: Serving): Promise<void> {
-    const fresh = freshApps(next, before);
-    const old = before === undefined ? [] : freshApps(before, next);
     let handedOver = false;
     if (before !== undefined && before.inventory === next.inventory) {
-      const leaving = old.map((app) => app.leave(LEAVE_MILLIS));
+      const leaving = next.changed.map(({ process }) => process.leave());
       handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
       if (!handedOver) await before.appliance.kill("it did not leave in time");
       await Promise.all(leaving);
     } else if (before !== undefined) {
       for (const attachment of before.attachments) detach(attachment);
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
-      await Promise.all(old.map((app) => app.stop(STOP_MILLIS)));
+      await Promise.all([...before.apps.values()].map(({ process }) => process.stop()));
       discard(before.attachments, before.inventory);
       if (!this.#attach(next)) throw new UserError("AF_XDP cannot be opened anew", Exit.xdp);
     }
     next.appliance.go(handedOver);
-    for (const app of fresh) app.go(handedOver);
-    await Promise.all([next.appliance.running, ...fresh.map((app) => app.running)]);
+    const going = Promise.all(next.changed.map(({ process }) => process.go()));
+    await next.appliance.running;
+    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
+    if (before === undefined) await going;
+    else going.catch(() => {});
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
@@ -498,7 +526,6 @@ class Master {
     inventory: Inventory,
     attachments: readonly Attachment[],
   ): ApplianceProcess {
-    const { observer } = this.#libraries;
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
@@ -507,16 +534,13 @@ class Master {
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
       ...setup.sockets.map((port) => handing(`udp ${port}`, this.#udp.get(port)!)),
-      ...attachments.flatMap(({ name, filterFd, sockets }) => [
-        { name: `filter ${name}`, fd: filterFd, bytes: FILTER_BYTES, readOnly: false },
-        ...sockets.map(({ queue, fd }) => handing(socketName(name, queue), fd)),
-      ]),
+      ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
+        ...handing(name, fd),
+        ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),
+      })),
       ...this.#listeners(setup.places),
     ];
-    const grants = together([
-      startGrants(setup.apps.filter(({ inline }) => inline)),
-      placeGrants(setup.places),
-    ]);
+    const grants = startGrants(setup.apps.filter(({ inline }) => inline));
     const order = inventory.order(handings, setup);
     try {
       const child = this.#libraries.processes.start({
@@ -536,17 +560,59 @@ class Master {
         env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
         read: [PROGRAM, ...grants.read],
-        ...this.#user(0),
+        uid: this.#uid(0),
+        netAdmin: true,
       });
-      observer.hear({ name: null, slot: 0, listener: child.listener, words: child.words });
+      this.#libraries.observer.hear({ name: null, slot: 0, listener: child.listener, words: child.words });
       this.#lack("appliance", child);
-      return new ApplianceProcess(child, {
-        poller: this.#poller,
-        events: { log, ask: (what) => void this.#asked(what) },
+      const appliance: ApplianceProcess = new ApplianceProcess(child, {
+        watcher: this.#watcher,
+        events: {
+          log,
+          ask: (what, number) => {
+            void this.change(what, number)
+              .then((outcome) => appliance.setOutcome(number, outcome));
+          },
+        },
       });
+      return appliance;
     } finally {
       order.close();
     }
+  }
+
+  /** What the process of an app is started with. */
+  #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
+    const busy = frames.length + apps.filter(({ inline }) => !inline).length;
+    return {
+      name: app.name,
+      service: servicePlan(app, portsOfRun({ apps })),
+      shape: linkShape(apps),
+      nets: frames.map((_, n) => netName(n)),
+      spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
+      grants: app.grants,
+      memoryMib: app.memoryMib,
+      hasState: app.stateMib !== undefined,
+      uid: this.#uid(1 + this.#slot(app.name)),
+    };
+  }
+
+  #makeApp(name: string, inventory: Inventory, setup: ApplianceSetup): AppProcess {
+    const { processes, regions, observer, tile } = this.#libraries;
+    return new AppProcess(this.#appPlan(setup.apps.find((app) => app.name === name)!, setup), {
+      ...{ processes, regions, observer, log },
+      slot: this.#slot(name),
+      tileLibrary: tile,
+      watcher: this.#watcher,
+      files: this.#files,
+      descriptors: inventory,
+      tile: new TileReader(inventory.view(`tile ${name}`)),
+    });
+  }
+
+  /** The user of a process: the appliance's is the first, and each app has its own. */
+  #uid(n: number): number {
+    return FIRST_UID + n;
   }
 
   /** Names the walls that this system has no way to build, once. */
@@ -556,11 +622,6 @@ class Master {
       this.#named.add(wall);
       log(`${name}: ${wall}`);
     }
-  }
-
-  async #asked(what: "reload" | "upgrade"): Promise<void> {
-    if (what === "reload") await this.reload();
-    else await this.upgrade();
   }
 
   /** Every tile's counters by its name. */
@@ -591,10 +652,10 @@ class Master {
     if (serving !== undefined) {
       for (const attachment of serving.attachments) detach(attachment);
       if (!serving.appliance.over) await serving.appliance.stop(STOP_MILLIS);
-      await Promise.all([...serving.apps.values()].map((app) => app.stop(STOP_MILLIS)));
+      await Promise.all([...serving.apps.values()].map(({ process }) => process.stop()));
       discard(serving.attachments, serving.inventory);
     }
-    this.#poller.close();
+    this.#files.close();
   }
 }
 
@@ -615,9 +676,67 @@ function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolea
   return shape(before.run.config, before.setup) === shape(config, setup);
 }
 
-/** Apps of `one` that the other has not. */
-function freshApps(one: Serving, other?: Serving): AppProcess[] {
-  return [...one.apps].filter(([name, app]) => other?.apps.get(name) !== app).map(([, app]) => app);
+/** Makes the sockets of all queues, on the UMEM of the net tile that has each. */
+function prepareSockets(
+  { plan: { frames, shares } }: ApplianceSetup,
+  inventory: Inventory,
+  attachments: readonly Attachment[],
+): void {
+  const umems = frames.map((count, n) =>
+    slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
+  );
+  attachments.forEach((attachment, i) => {
+    attachment.prepare(
+      shares.filter((share) => share.interface === i)
+        .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] })),
+    );
+  });
+}
+
+/** Binds all in the best mode that works for all of them, and says in which and why. */
+function attachAll(attachments: readonly Attachment[]): readonly { mode: string; reason: string }[] {
+  try {
+    for (const attachment of attachments) attachment.open("zero-copy");
+    return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
+  } catch (error) {
+    if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
+    for (const attachment of attachments) attachment.reset();
+    const zeroCopy = `no zero-copy: ${error.message}`;
+    return attachments.map((attachment) => {
+      const { attach, reason } = attachment.open("copy");
+      return {
+        mode: `xdp ${attach} copy`,
+        reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
+      };
+    });
+  }
+}
+
+/** What there is of an app, in a text that changes as it does: what it is told, and the files it reads. */
+function stampOf({ grants }: AppPlan, plan: AppProcessPlan): string {
+  const module = fileURLToPath(plan.service.module);
+  return JSON.stringify([plan, ...[module, ...grants.read].flatMap((path) => filesAt(path))]);
+}
+
+/** Path, size and time of change of the file at `path`, or of all files below it. */
+function filesAt(path: string): unknown[] {
+  try {
+    const { isDirectory, size, mtime } = Deno.statSync(path);
+    if (!isDirectory) return [path, size, mtime];
+    return [...Deno.readDirSync(path)].flatMap(({ name }) => filesAt(`${path}/${name}`));
+  } catch {
+    return [path];
+  }
+}
+
+/** Takes a program off; the log says where it stays. */
+function detach(attachment: Attachment): void {
+  const failed = attachment.detach();
+  if (failed >= 0) return;
+  log(
+    `${attachment.name}: its program stays in libxdp's dispatcher, and passes everything on ` +
+      `(${describeErrno(failed)})`,
+  );
 }
 
 function handing(name: string, fd: number): Handing {
@@ -645,8 +764,8 @@ async function within<T>(work: Promise<T>, millis: number): Promise<T> {
 }
 
 /** Deno's flags for what a process is granted. Throws UserError. */
-export function permissionFlags(permissions: Permissions): string[] {
-  return Object.entries(permissions).flatMap(([name, all]: [string, readonly string[]]) => {
+function permissionFlags({ read, write, env, net, ffi }: Permissions): string[] {
+  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
     // Deno splits values at commas, and has no way to write one that is meant.
     const split = all.find((each) => each.includes(","));
     if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
-import type { Xsk } from "../../ffi/xsk.ts";
+import { VISIBLE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
@@ -131,7 +131,10 @@ export class FakeXsk implements Xsk {
   visible(slot: number, out: Uint32Array): number {
     const { fill, rx, completion, slow, hides } = this.rings(slot);
     const seen = completion.slice(0, hides ? Math.max(0, completion.length - slow) : undefined);
-    out.set([...fill, ...rx.map(([offset]) => offset), ...seen.map(([offset]) => offset)]);
+    out.set(
+      [...fill, ...rx.map(([offset]) => offset), ...seen.map(([offset]) => offset)],
+      VISIBLE_HEADER_WORDS,
+    );
     return fill.length + rx.length + seen.length;
   }
 

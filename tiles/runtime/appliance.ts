@@ -11,7 +11,7 @@ import type { Host } from "../../ffi/host.ts";
 import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { SystemError } from "../../ffi/errno.ts";
-import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
+import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";
 import { delay } from "./delay.ts";
 import type { Handed } from "./handed.ts";
 import { inName } from "./log_line.ts";
@@ -19,7 +19,6 @@ import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
 import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
-import type { Outcome } from "./messages.ts";
 import { Life } from "./tile_region.ts";
 import { type ApplianceSetup, type TileSeat, Wiring } from "./wiring.ts";
 
@@ -132,9 +131,9 @@ export class Appliance {
     attached.forEach((takes, i) => this.#control.setXdp(i, takes));
   }
 
-  /** Shows operators how the last reload or upgrade ended. */
-  setOutcome(outcome: Outcome): void {
-    this.#control.setOutcome(outcome);
+  /** Has whoever asked with this number hear what became of it. */
+  setOutcome(number: number, outcome: Outcome): void {
+    this.#workers.get("status")?.post({ type: "outcome", number, outcome });
   }
 
   #start(seat: TileSeat, setup: unknown): TileWorker {

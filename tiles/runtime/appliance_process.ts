@@ -9,11 +9,11 @@ import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openObserver, openTile } from "../../ffi/tile.ts";
 import { Appliance } from "./appliance.ts";
-import { Ask } from "./control.ts";
+import { Ask, type Outcome } from "./control.ts";
 import { clipped } from "./console.ts";
 import { Handed } from "./handed.ts";
 import { checkMtus, InterfaceError, waitForInterfaces } from "./interfaces_ready.ts";
-import { type ApplianceOrder, type ApplianceReport, messagesBy, type Outcome } from "./messages.ts";
+import { type ApplianceOrder, type ApplianceReport, messagesBy } from "./messages.ts";
 import { AppError, sentenceOf } from "./thrown.ts";
 import type { ApplianceSetup } from "./wiring.ts";
 
@@ -88,7 +88,8 @@ const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => u
     Deno.exit();
   },
   attached: ({ attached }: { attached: boolean[] }) => appliance.setAttached(attached),
-  outcome: ({ outcome }: { outcome: Outcome }) => appliance.setOutcome(outcome),
+  outcome: ({ number, outcome }: { number: number; outcome: Outcome }) =>
+    appliance.setOutcome(number, outcome),
 };
 
 /** Does what the master says; ends with it. */

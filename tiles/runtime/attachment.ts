@@ -98,13 +98,15 @@ export class Attachment {
   /** Loads the program for `queues` queues; nothing is attached yet. */
   constructor(
     setup: XskSetup,
-    { name, ifindex, queues, map, notNative = "", dispatcher = false }: {
+    { name, ifindex, queues, map, notNative = "", dispatcher = false, replaces }: {
       name: string;
       ifindex: number;
       queues: number;
       map: (fd: number, byteLength: number) => View;
       notNative?: string;
       dispatcher?: boolean;
+      /** One whose program is on the interface until this one is attached. */
+      replaces?: Attachment;
     },
   ) {
     this.#notNative = notNative;
@@ -113,7 +115,8 @@ export class Attachment {
     this.name = name;
     this.ifindex = ifindex;
     const occupant = setup.attached(ifindex);
-    if (occupant !== null && !(dispatcher && occupant.name === DISPATCHER)) {
+    const isOurs = replaces?.attached && replaces.ifindex === ifindex;
+    if (occupant !== null && !isOurs && !(dispatcher && occupant.name === DISPATCHER)) {
       throw new OccupiedError(this.name, occupant);
     }
     this.#program = setup.load(queues);

@@ -4,6 +4,7 @@
  */
 
 import { type Channel, MESSAGE_BYTES } from "../../ffi/process.ts";
+import type { Outcome } from "./control.ts";
 
 /** What an appliance says. */
 export type ApplianceReport =
@@ -36,18 +37,8 @@ export type ApplianceOrder =
   | { readonly type: "stop" }
   /** Of each attached interface: whether AF_XDP takes its frames. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** How the last reload or upgrade ended. */
-  | { readonly type: "outcome"; readonly outcome: Outcome };
-
-/** How a reload or an upgrade ended. */
-export interface Outcome {
-  /** An exit status (`cli/errors.ts`). */
-  readonly status: number;
-  /** One sentence. */
-  readonly line: string;
-  /** How many there have been, this one included. */
-  readonly count: number;
-}
+  /** What became of the reload or upgrade that was asked for with this number. */
+  | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
 /** Sends and receives messages of these types. */
 export interface Messages<Sent, Received> {

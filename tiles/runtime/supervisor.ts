@@ -11,7 +11,7 @@ import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
 import { AppError, firstLine, sentenceOf } from "./thrown.ts";
-import type { BootMessage, TileKind, TileReport } from "./tile.ts";
+import type { BootMessage, TileKind, TileOrder, TileReport } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
@@ -207,6 +207,11 @@ export class TileWorker {
   /** To be called when it is told to end: only then is it believed that it did. */
   expectEnd(): void {
     this.#told = true;
+  }
+
+  /** Posts a message to it, which may have ended. */
+  post(message: TileOrder): void {
+    this.#worker.postMessage(message);
   }
 
   #hear(data: unknown): void {
