@@ -591,6 +591,39 @@ out:
 	return error;
 }
 
+/*
+ * Whether user `uid`, with the group `gid` alone, can read what is at `path` and, where it is a folder,
+ * enter it: asked in a process that becomes that user, or stays the caller where it may not, as one that
+ * tegula_process_start() starts. 0, or -errno.
+ */
+EXPORT int tegula_process_readable(const char *path, int uid, int gid)
+{
+	sigset_t all, before;
+	siginfo_t ended = { 0 };
+	struct stat status;
+	long pid;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (pid == 0) {
+		int is_other = syscall(SYS_setgroups, 0, NULL) == 0 && syscall(SYS_setresgid, gid, gid, gid) == 0 &&
+			       syscall(SYS_setresuid, uid, uid, uid) == 0;
+		int readable = (is_other || errno == EPERM) && syscall(SYS_faccessat, AT_FDCWD, path, R_OK) == 0 &&
+			       stat(path, &status) == 0 &&
+			       (!S_ISDIR(status.st_mode) || syscall(SYS_faccessat, AT_FDCWD, path, X_OK) == 0);
+
+		syscall(SYS_exit_group, readable ? 0 : errno);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (pid < 0)
+		return -errno;
+	while (waitid(P_PID, (id_t)pid, &ended, WEXITED) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return ended.si_code == CLD_EXITED ? -ended.si_status : -ECHILD;
+}
+
 /* 1 when the process has ended, with its status or signal in `how`, and is reaped; 0 when not; or -errno. */
 EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
 {

@@ -167,6 +167,11 @@ export interface ConfinedProcess {
 export interface Processes {
   /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
   start(options: ProcessOptions): ConfinedProcess;
+  /**
+   * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
+   * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
+   */
+  readableBy(path: string, uid: number, gid?: number): boolean;
 }
 
 /** An end of a channel: whole messages, in order, of at most `MESSAGE_BYTES`. */
@@ -238,6 +243,7 @@ export function openProcesses(path: string): Processes {
       parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
       result: "i32",
     },
+    tegula_process_readable: { parameters: ["buffer", "i32", "i32"], result: "i32" },
     tegula_process_wait: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_process_kill: { parameters: ["i32"], result: "i32" },
     // libc's
@@ -247,6 +253,8 @@ export function openProcesses(path: string): Processes {
   let own: ReturnType<typeof ownFiles> | undefined;
 
   return {
+    readableBy: (path, uid, gid = uid) =>
+      symbols.tegula_process_readable(lists([path]), uid, gid) === 0,
     start({ name, args, env = {}, descriptors = [], read = [], write = [], ...options }) {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {

@@ -6,6 +6,7 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import { openProcesses } from "../../ffi/process.ts";
 import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
 
@@ -32,16 +33,20 @@ function makeFolder(): string {
     const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);
     Deno.writeTextFileSync(`${folder}/${name}`, text.replaceAll(/(from "\..*)\.ts"/g, '$1.js"'));
   }
-  // An appliance, as it stands in the source tree.
-  for (const part of ["ffi", "build", "tests/netns"]) {
-    Deno.mkdirSync(`${folder}/appliance/${part}`, { recursive: true });
-    for (const { name } of Deno.readDirSync(`${ROOT}${part}`)) {
-      if (!/^(ffi|build)/.test(part) && name !== "process_appliance.ts") continue;
-      Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/appliance/${part}/${name}`);
-    }
-  }
+  copyTree(`${folder}/appliance`, "process_appliance.ts");
   for (const { name } of Deno.readDirSync(folder)) Deno.chmodSync(`${folder}/${name}`, 0o755);
   return folder;
+}
+
+/** Copies to `folder` what a program of this folder has loaded, as it lies in the source tree. */
+function copyTree(folder: string, program: string): void {
+  for (const part of ["ffi", "build", "tests/netns"]) {
+    Deno.mkdirSync(`${folder}/${part}`, { recursive: true });
+    for (const { name } of Deno.readDirSync(`${ROOT}${part}`)) {
+      if (part === "tests/netns" && name !== program) continue;
+      Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/${part}/${name}`);
+    }
+  }
 }
 
 function run(program: string, ...args: string[]): void {
@@ -66,18 +71,22 @@ const STARTERS: { readonly [name: string]: readonly string[] } = {
   beneath: [`${FOLDER}/beneath_a_listener`],
 };
 
-function command(starter: string, task: Partial<Task>): Deno.Command {
+function command(
+  starter: string,
+  task: Partial<Task>,
+  { deno = Deno.execPath(), here = HERE } = {},
+): Deno.Command {
   const argument = JSON.stringify({ folder: FOLDER, options: {}, ...task });
   const host = [
     ...[
-      Deno.execPath(),
+      deno,
       "run",
       "--allow-all",
       "--no-check",
       "--no-lock",
       "--unstable-worker-options",
     ],
-    ...[`${HERE}process_host.ts`, argument],
+    ...[`${here}process_host.ts`, argument],
   ];
   const [program, ...args] = [...STARTERS[starter], ...host];
   return new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
@@ -88,8 +97,9 @@ function outcome(
   starter: string,
   work: string,
   task: Partial<Task> = {},
+  from?: Parameters<typeof command>[2],
 ): Outcome & { words: string } {
-  const { success, stdout, stderr } = command(starter, { work, ...task }).outputSync();
+  const { success, stdout, stderr } = command(starter, { work, ...task }, from).outputSync();
   const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
   ok(success, `${out}${words}`);
   return { ...JSON.parse(out.trim().split("\n").at(-1)!), words };
@@ -224,8 +234,8 @@ for (const starter of Object.keys(STARTERS)) {
     deepEqual(tiles.net.did.rings, unprivileged ? EOPNOTSUPP : 0);
     equal(tiles.net.did.ready, 0);
     // The launcher's own filter refuses it before ours.
-    const beneath = ["unit", "nobody"].includes(starter) ? { namespace: EPERM } : {};
-    const otherwise: { readonly [attack: string]: number } = { ...APPLIANCE_MAY, ...beneath };
+    const namespace = ["unit", "nobody"].includes(starter) ? EPERM : ENOSYS;
+    const otherwise: { readonly [attack: string]: number } = { ...APPLIANCE_MAY, namespace };
     deepEqual(
       main,
       Object.fromEntries(Object.keys(main).map((name) => [name, otherwise[name] ?? ENOSYS])),
@@ -277,7 +287,7 @@ Deno.test("honest code has crypto, timers, workers and its files, and is refused
       memory: true,
       date: "1970-01-01T00:00:00.000Z",
       random: 4,
-      path: true,
+      path: Deno.execPath(),
     },
   }]);
   deepEqual(refused, {});
@@ -349,6 +359,42 @@ Deno.test("regions are shared by their descriptors, and one for reading stays so
   }]);
   equal(written, 42);
   deepEqual(ending, { status: 0, signal: 0 });
+});
+
+Deno.test("Deno and the libraries may lie in a folder that is closed to the child's user", () => {
+  const closed = `${FOLDER}/closed`;
+  Deno.mkdirSync(closed, { mode: 0o700 });
+  copyTree(closed, "process_host.ts");
+  Deno.copyFileSync(Deno.execPath(), `${closed}/deno`);
+  const from = { deno: `${closed}/deno`, here: `${closed}/tests/netns/` };
+  const { messages, ending, refused } = outcome("root", "honest", {
+    options: { isolates: 2, memoryMib: 256, uid: 60123 },
+  }, from);
+  equal(messages[0].honest.path, `${closed}/deno`);
+  deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
+  // The seal is on: execve is refused by it alone.
+  const { messages: [{ errors }] } = outcome("root", "attack", { options: { uid: 60123 } }, from);
+  deepEqual([errors.execve, errors.execveat, errors.seccomp], [EPERM, EPERM, EPERM]);
+});
+
+Deno.test("readableBy() says whether a user can read a file, as its folders let it", () => {
+  const { readableBy } = openProcesses(libraryPath("process"));
+  const folder = `${FOLDER}/readable`;
+  Deno.mkdirSync(`${folder}/in`, { recursive: true, mode: 0o755 });
+  Deno.writeTextFileSync(`${folder}/in/file`, "", { mode: 0o640 });
+  Deno.chownSync(`${folder}/in/file`, 60123, 60124);
+  const readers = () =>
+    [[0, 0], [60123, 60123], [1000, 60124], [1000, 1000]]
+      .map(([uid, gid]) => readableBy(`${folder}/in/file`, uid, gid));
+  deepEqual(readers(), [true, true, true, false]);
+  Deno.chmodSync(folder, 0o710);
+  deepEqual(readers(), [true, false, false, false]);
+  equal(readableBy(folder, 0), true);
+  Deno.chmodSync(folder, 0o744);
+  equal(readableBy(folder, 1000), false, "a folder has to be entered, too");
+  Deno.chmodSync(folder, 0o755);
+  equal(readableBy(folder, 1000), true);
+  equal(readableBy(`${folder}/none`, 0), false);
 });
 
 Deno.test("a process that spins is ended and reaped", () => {

@@ -63,7 +63,7 @@ const works = {
         memory: Deno.memoryUsage().rss > 0,
         date: new Date(0).toISOString(),
         random: crypto.getRandomValues(new Uint8Array(4)).length,
-        path: Deno.execPath().length > 0,
+        path: Deno.execPath(),
       },
     });
   },
