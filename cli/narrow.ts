@@ -12,13 +12,14 @@ import { type LibraryName, libraryPath, ROOT } from "../ffi/paths.ts";
 import {
   type Grants,
   LIBRARIES,
+  NO_GRANTS,
   type Permissions,
-  placeGrants,
   TILE_FOLDERS,
   together,
 } from "../tiles/runtime/permissions.ts";
 import { startGrants } from "../tiles/runtime/wiring.ts";
 import { Exit, UserError } from "./errors.ts";
+import type { StatusPlaces } from "./listen.ts";
 import type { Run } from "./serve.ts";
 
 /** Tiles that can be restarted in place (`appliance.ts`). */
@@ -39,7 +40,7 @@ const BOOT_ENVIRONMENT = [TOLD, "NOTIFY_SOCKET"];
 
 /** What a run needs besides the program itself. */
 export interface Needs {
-  /** What tiles are granted that can be restarted: the users' own apps, where the status tile listens. */
+  /** What tiles are granted that can be restarted, the users' own apps, and the control socket. */
   readonly grants: Grants;
   /** Files that apps inside net tiles read as they start. */
   readonly files: readonly string[];
@@ -48,9 +49,15 @@ export interface Needs {
 /** What serving `run` needs. */
 export function needsOf({ apps, places }: Pick<Run, "apps" | "places">): Needs {
   return {
-    grants: together([startGrants(apps.filter(({ inline }) => !inline)), placeGrants(places)]),
+    grants: together([startGrants(apps.filter(({ inline }) => !inline)), controlGrants(places)]),
     files: startGrants(apps.filter(({ inline }) => inline)).read,
   };
+}
+
+/** What making and removing the control socket takes. */
+export function controlGrants({ control }: Pick<StatusPlaces, "control">): Grants {
+  const paths = control === null ? [] : [control];
+  return { ...NO_GRANTS, read: paths, write: paths };
 }
 
 /** What main keeps for as long as it runs. */

@@ -59,7 +59,10 @@ async function start(
     log,
   });
   const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-  const control = await placeControl(config.control, config.interfaces);
+  const control = await placeControl(config.control, {
+    interfaces: config.interfaces,
+    host: libraries.host,
+  });
   const { listen, apps: _, ...others } = config;
   const places = { control, metrics: config.metrics ?? null };
   const run = { config: others, apps, answering: listenText(listen), places };

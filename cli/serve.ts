@@ -5,16 +5,25 @@
  */
 
 import { SystemError } from "../ffi/errno.ts";
+import type { Host } from "../ffi/host.ts";
 import { Appliance } from "../tiles/runtime/appliance.ts";
-import type { StatusPlaces } from "../tiles/runtime/permissions.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
+import { Ask } from "../tiles/runtime/control.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { pollBusily } from "./busy_poll.ts";
+import { Changes } from "./changes.ts";
 import type { RunConfig } from "./config.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { Exit, UserError } from "./errors.ts";
 import type { MainLibraries } from "./libraries.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusPlaces,
+} from "./listen.ts";
 import { needsOf, settle } from "./narrow.ts";
 import * as preflight from "./preflight.ts";
 import { RingWatch } from "./watch.ts";
@@ -34,7 +43,7 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
   write = libraries.host.log;
   const ending = Promise.withResolvers<number>();
   const parts = prepare(run, libraries, () => ending.resolve(Exit.failure));
-  const { appliance } = parts;
+  const { appliance, places } = parts;
   const stop = () => ending.resolve(Exit.ok);
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, stop);
@@ -52,6 +61,7 @@ export async function serve(run: Run, libraries: MainLibraries): Promise<number>
     throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
   } finally {
     await appliance.stop();
+    if (places.control !== null) removeControl(places.control);
   }
 }
 
@@ -67,7 +77,8 @@ function prepare(
   const xdp = config.provider !== "socket";
   const attachments = xdp ? preflight.loadPrograms(config, { libraries, log }) : [];
   if (attachments.length === 0) preflight.insistOnSockets(ports, sockets);
-  const appliance = makeAppliance({
+  const changes = new Changes();
+  const appliance: Appliance = makeAppliance({
     ...libraries,
     attachments,
     trustChecksums: config.checksums === "nic",
@@ -79,8 +90,9 @@ function prepare(
     }),
     apps,
     sockets,
-    places,
+    listeners: listen(host, places),
     log,
+    change: (kind, number) => changes.ask(number, () => change(kind, appliance)),
     fatal: (tile, message) => {
       log(`${tile} ended: ${message}`);
       failed();
@@ -90,6 +102,37 @@ function prepare(
 }
 
 type Parts = ReturnType<typeof prepare>;
+
+/** Makes the sockets that the status tile listens on. */
+function listen(host: Host, { control, metrics }: StatusPlaces) {
+  const at = (
+    place: string | null,
+    make: (host: Host, place: string) => number,
+    option: string,
+  ) => {
+    try {
+      return place === null ? null : make(host, place);
+    } catch (error) {
+      throw new UserError(`cannot listen at ${place} (${option}): ${reasonOf(error)}`, Exit.port);
+    }
+  };
+  // What is to be removed at the end is made last.
+  const metricsListener = at(metrics, listenMetrics, "--metrics");
+  return { control: at(control, listenControl, "--control"), metrics: metricsListener };
+}
+
+/** Does what an operator asked for, and says what was done. */
+async function change(kind: number, appliance: Appliance): Promise<string> {
+  if (kind === Ask.upgrade) {
+    throw new UserError(
+      "not upgraded: a new start does that, 'systemctl restart tegula'",
+      Exit.usage,
+    );
+  }
+  const failed = await appliance.reload();
+  if (failed.length > 0) throw new UserError(failed.join("; "), Exit.usage);
+  return "reloaded: apps in tiles of their own";
+}
 
 /** Regions may take more memory or descriptors than the system gives. */
 function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): Appliance {
@@ -106,7 +149,7 @@ async function boot(parts: Parts): Promise<void> {
   const { appliance, config, answering, places, libraries, attachments } = parts;
   const { xsk, host } = libraries;
   await appliance.startMirror();
-  await startStatus(appliance);
+  await appliance.startStatus();
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
   if (config.provider === "socket") {
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
@@ -123,14 +166,6 @@ async function boot(parts: Parts): Promise<void> {
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");
-}
-
-async function startStatus(appliance: Appliance): Promise<void> {
-  try {
-    await appliance.startStatus();
-  } catch (error) {
-    throw new UserError(messageOf(error), Exit.port);
-  }
 }
 
 /** An app that does not start is the operator's to mend. */

@@ -29,8 +29,10 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
   24: ["EMFILE", "too many open files"],
   28: ["ENOSPC", "no space left on device"],
   34: ["ERANGE", "result too large"],
+  36: ["ENAMETOOLONG", "the path is too long"],
   38: ["ENOSYS", "function not implemented"],
   71: ["EPROTO", "protocol error"],
+  88: ["ENOTSOCK", "what is there is no socket"],
   90: ["EMSGSIZE", "message too long"],
   92: ["ENOPROTOOPT", "protocol not available"],
   93: ["EPROTONOSUPPORT", "protocol not supported"],
@@ -56,6 +58,7 @@ export const EBUSY = 16;
 export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
+export const EMFILE = 24;
 export const EOPNOTSUPP = 95;
 export const EAFNOSUPPORT = 97;
 export const EADDRINUSE = 98;

@@ -2,18 +2,25 @@
  * What main asks of the host and JavaScript cannot (host.ts). What libc offers in a form that Deno
  * can call as it is, host.ts calls there.
  */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "native.h"
 
 #define MOST_THREADS 1024
+#define BACKLOG 128
+#define LISTENER (SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
 
 /*
  * One SIOC* request of netdevice(7). `about` is its struct ifreq, whose ifr_data is made to point at
@@ -75,6 +82,93 @@ EXPORT int tegula_host_threads(int count)
 	for (int i = 0; i < started; i++)
 		pthread_join(threads[i], NULL);
 	return started;
+}
+
+/* Whether nobody serves the socket at `address`: 1, 0, or -errno, ENOTSOCK where it is something else. */
+static int is_abandoned(const struct sockaddr_un *address)
+{
+	struct stat status;
+	int error, fd;
+
+	if (lstat(address->sun_path, &status) < 0)
+		return -errno;
+	if (!S_ISSOCK(status.st_mode))
+		return -ENOTSOCK;
+	fd = socket(AF_UNIX, LISTENER, 0);
+	if (fd < 0)
+		return -errno;
+	error = result(connect(fd, (const struct sockaddr *)address, sizeof(*address)));
+	close(fd);
+	return error == -ECONNREFUSED;
+}
+
+/*
+ * A Unix socket that listens at `path`, non-blocking, which those may connect to whom `mode` lets write.
+ * A socket that nobody serves any more is replaced. The descriptor, or -errno: EADDRINUSE where somebody
+ * serves it, ENOTSOCK where something else is there.
+ */
+EXPORT int tegula_host_listen_unix(const char *path, int mode)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int error, fd;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, LISTENER, 0);
+	if (fd < 0)
+		return -errno;
+	/* The file gets its mode as it is made, without what the umask takes, and that afterwards. */
+	error = result(fchmod(fd, (mode_t)mode));
+	if (!error)
+		error = result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
+	if (error == -EADDRINUSE) {
+		int abandoned = is_abandoned(&address);
+
+		error = abandoned < 0 ? abandoned : !abandoned ? -EADDRINUSE : result(unlink(path));
+		if (!error)
+			error = result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
+	}
+	if (!error)
+		error = result(listen(fd, BACKLOG));
+	if (!error)
+		error = result(chmod(path, (mode_t)mode));
+	if (!error)
+		return fd;
+	close(fd);
+	return error;
+}
+
+/* A TCP socket that listens at a numeric IPv4 or IPv6 address, non-blocking. The descriptor, or -errno. */
+EXPORT int tegula_host_listen_tcp(const char *address, int port)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} self = { 0 };
+	int error, fd, one = 1;
+
+	if (inet_pton(AF_INET, address, &self.v4.sin_addr) == 1)
+		self.any.sa_family = AF_INET;
+	else if (inet_pton(AF_INET6, address, &self.v6.sin6_addr) == 1)
+		self.any.sa_family = AF_INET6;
+	else
+		return -EINVAL;
+	self.v4.sin_port = htons((uint16_t)port); /* as sin6_port */
+	fd = socket(self.any.sa_family, LISTENER, 0);
+	if (fd < 0)
+		return -errno;
+	/* Connections of a predecessor that are being closed do not hold the port. */
+	error = result(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)));
+	if (!error)
+		error = result(bind(fd, &self.any, sizeof(self)));
+	if (!error)
+		error = result(listen(fd, BACKLOG));
+	if (!error)
+		return fd;
+	close(fd);
+	return error;
 }
 
 /*

@@ -3,6 +3,8 @@
  * driver says of itself, and the word to systemd.
  */
 
+import { checked } from "./errno.ts";
+
 /** Capability numbers of capability.h. */
 export const CAP_NET_BIND_SERVICE = 10;
 export const CAP_NET_ADMIN = 12;
@@ -59,6 +61,15 @@ export interface Host {
    * where there is no such thread.
    */
   readThread(thread: number, name: string): string | null;
+  /**
+   * A Unix socket that listens at `path`, for those whom `mode` lets write. It replaces a socket that
+   * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
+   * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
+   * something else is there.
+   */
+  listenUnix(path: string, mode: number): number;
+  /** A TCP socket that listens at a numeric `address`. Throws SystemError. */
+  listenTcp(address: string, port: number): number;
   /** Index of the interface `ifname`, 0 when there is none. */
   ifindex(ifname: string): number;
   /** Whether there is an interface with this index, whatever its name. */
@@ -81,6 +92,8 @@ export interface Host {
    * written whole: nobody reads, or the disk is full.
    */
   log(line: string): boolean;
+  /** Closes a descriptor. */
+  close(fd: number): void;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -102,6 +115,8 @@ export function openHost(path: string): Host {
     tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },
     tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
     tegula_host_threads: { parameters: ["i32"], result: "i32" },
+    tegula_host_listen_unix: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_host_listen_tcp: { parameters: ["buffer", "i32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
@@ -156,6 +171,13 @@ export function openHost(path: string): Host {
       const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
       return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
     },
+    listenUnix: (path, mode) =>
+      checked(symbols.tegula_host_listen_unix(cString(path), mode), `listen at ${path}`),
+    listenTcp: (address, port) =>
+      checked(
+        symbols.tegula_host_listen_tcp(cString(address), port),
+        `listen on port ${port} of ${address}`,
+      ),
     ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
     exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
     channels(ifname) {
@@ -189,6 +211,7 @@ export function openHost(path: string): Host {
       const bytes = new TextEncoder().encode(`${line}\n`);
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
+    close: (fd) => void symbols.close(fd),
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));

@@ -11,7 +11,7 @@ import type { Observer, TileLibrary } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
-import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
+import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";
 import { countersOf } from "./counters.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
@@ -27,6 +27,8 @@ export interface ApplianceOptions extends WiringOptions {
   readonly tile: TileLibrary;
   readonly observer: Observer;
   log(line: string): void;
+  /** Does what an operator asked for, `Ask.reload` or `Ask.upgrade`: once for each number. */
+  change(kind: number, number: number): Promise<Outcome>;
   /** A tile ended that cannot be started again in place: the process has to end. */
   fatal(tile: string, message: string): void;
 }
@@ -86,8 +88,6 @@ export class Appliance {
   #reloading = false;
   #starts = 0;
   #booted = false;
-  /** The status tile has made its socket. */
-  #listening = false;
   #stopping = false;
   #watch?: ReturnType<typeof setInterval>;
 
@@ -108,12 +108,11 @@ export class Appliance {
     this.netbase.refresh();
   }
 
-  /** Starts the status tile, if there is to be one. Throws Error when it cannot listen. */
+  /** Starts the status tile, if there is to be one. */
   async startStatus(): Promise<void> {
     const { status } = this.#wiring;
     if (status === null) return;
     await this.#start(status, this.#wiring.statusSetup());
-    this.#listening = true;
   }
 
   /**
@@ -191,7 +190,7 @@ export class Appliance {
       threads: this.#threads,
       events: {
         log: (text) => log(inName(name, text)),
-        ask: (request) => this.#ask(request),
+        ask: (request) => this.#ask(request, worker),
         failed: (message) => {
           const isItsTurn = this.#workers.get(name) === worker;
           if (isItsTurn && this.#booted && !this.#stopping) this.#failed(seat, { message, setup });
@@ -245,25 +244,32 @@ export class Appliance {
   /**
    * Starts each app in a tile of its own anew, from its files as they are, one after the other; once
    * more where that is asked for meanwhile. One goes on until the new one is ready, and where that
-   * cannot start.
+   * cannot start, of which the sentences are returned.
    */
-  async reload(): Promise<void> {
+  async reload(): Promise<string[]> {
+    const failed: string[] = [];
     this.#reloadAsked = true;
-    if (!this.#booted || this.#reloading) return;
+    if (!this.#booted || this.#reloading) return failed;
     this.#reloading = true;
     while (this.#reloadAsked) {
       this.#reloadAsked = false;
       for (const [a, { seat }] of this.#wiring.apps.entries()) {
-        if (!this.#stopping) await (this.#reloaded = this.#reload(seat, this.#wiring.appSetup(a)));
+        if (this.#stopping) continue;
+        const done = this.#reload(seat, this.#wiring.appSetup(a));
+        this.#reloaded = done.then(() => {});
+        const sentence = await done;
+        if (sentence !== null) failed.push(sentence);
       }
       for (const { name, inline } of this.#options.apps) {
         if (inline) this.#options.log(`${name}: not reloaded: inside net tiles it takes a restart`);
       }
     }
     this.#reloading = false;
+    return failed;
   }
 
-  async #reload(seat: TileSeat, setup: unknown): Promise<void> {
+  /** Returns why it was not reloaded; null: it was. */
+  async #reload(seat: TileSeat, setup: unknown): Promise<string | null> {
     const { log } = this.#options;
     const before = this.#workers.get(seat.name)!;
     // One that is being started may have read its files before they were changed.
@@ -274,12 +280,16 @@ export class Appliance {
       }
       await this.#start(seat, setup);
       log(`${seat.name}: reloaded`);
+      return null;
     } catch (error) {
+      const goesOn = this.#workers.get(seat.name) === before && !before.over;
+      const sentence = `${seat.name}: not reloaded${goesOn ? ", goes on as it was" : ""}: ${
+        sentenceOf(error)
+      }`;
       // One that failed when its turn had come is started again, but not beside the one before.
       if (this.#workers.get(seat.name) !== before) await before.ended;
-      else if (!before.over) {
-        log(`${seat.name}: not reloaded, goes on as it was: ${sentenceOf(error)}`);
-      }
+      else if (!before.over) log(sentence);
+      return sentence;
     } finally {
       this.#beside = undefined;
     }
@@ -346,8 +356,14 @@ export class Appliance {
     }, pause);
   }
 
-  /** Puts a request of the status tile to the netlink tile. */
-  #ask(request: ControlRequest): void {
+  /** Puts a request of the status tile to the netlink tile, or to main. */
+  #ask(request: ControlRequest, asker: TileWorker): void {
+    const { kind, number } = request;
+    if (kind === Ask.reload || kind === Ask.upgrade) {
+      this.#options.change(kind, number)
+        .then((outcome) => asker.post({ type: "outcome", number, outcome }));
+      return;
+    }
     if (request.kind === Ask.capture) {
       this.#control.captureMode = request.arguments[0];
       return;
@@ -392,19 +408,9 @@ export class Appliance {
     );
   }
 
-  /** The status tile has nothing to hand over: it just ends, and its socket with it. */
+  /** The status tile has nothing to hand over: it just ends. */
   #endStatus(): void {
     this.#workers.get("status")?.terminate();
     this.#workers.delete("status");
-    const { control } = this.#options.places;
-    if (control !== null && this.#listening) removeFile(control);
-  }
-}
-
-function removeFile(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }

@@ -33,7 +33,18 @@ export const Ask = {
   audit: 2,
   /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
   capture: 3,
+  /**
+   * To main as well: to read the configuration anew, and to go on with the program that is installed now.
+   * Main answers with an `Outcome`, and does it once for each number, however often that is asked for.
+   */
+  reload: 4,
+  upgrade: 5,
 } as const;
+
+/** What became of a reload or an upgrade: a sentence, and where nothing was changed the exit status. */
+export type Outcome =
+  | { readonly ok: true; readonly line: string }
+  | { readonly ok: false; readonly status: number; readonly line: string };
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
 export interface ControlRequest {

@@ -11,7 +11,7 @@ import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
 import { AppError, firstLine, sentenceOf } from "./thrown.ts";
-import type { BootMessage, TileKind, TileReport } from "./tile.ts";
+import type { BootMessage, MainMessage, TileKind, TileReport } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
@@ -348,6 +348,11 @@ export class TileWorker {
   #stuck(): void {
     this.#over = true;
     this.#events.stuck();
+  }
+
+  /** Says something to a status tile. */
+  post(message: MainMessage): void {
+    this.#worker.postMessage(message);
   }
 
   /** Ends the worker. One that blocks in a native call goes on until that returns. */

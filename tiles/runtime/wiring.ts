@@ -21,7 +21,7 @@ import type { Attachment } from "./attachment.ts";
 import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes, requestRing } from "./link.ts";
-import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
+import { type Grants, NO_GRANTS, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
 import { refusedCallsBytes } from "./refused_calls.ts";
@@ -61,8 +61,8 @@ export interface WiringOptions {
   readonly trustChecksums: boolean;
   /** One for each served port that nobody else holds. */
   readonly sockets: readonly PortSocket[];
-  /** Where the status tile listens; without a place there is none. */
-  readonly places: StatusPlaces;
+  /** What the status tile listens on; where that is nothing there is none. */
+  readonly listeners: StatusSetup["listeners"];
 }
 
 /** What there is of a tile before and after its worker. */
@@ -137,10 +137,8 @@ export class Wiring {
     this.nets = frames.map((_, n) => this.#seat("net", `net${n}`, inside));
     this.apps = this.#places();
     this.inline = this.nets.map(({ name }) => this.#places(name));
-    const { control, metrics } = options.places;
-    this.status = control === null && metrics === null
-      ? null
-      : this.#seat("status", "status", placeGrants(options.places));
+    const { control, metrics } = options.listeners;
+    this.status = control === null && metrics === null ? null : this.#seat("status", "status");
     this.refusedCalls = regions.create("refused calls", refusedCallsBytes(this.seats.length));
     this.#rooms = this.nets.map(({ name }, n) => ({
       umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
@@ -217,9 +215,9 @@ export class Wiring {
   }
 
   statusSetup(): StatusSetup {
-    const { places, apps, attachments } = this.#options;
+    const { listeners, apps, attachments } = this.#options;
     return {
-      places,
+      listeners,
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,
