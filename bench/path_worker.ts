@@ -57,6 +57,8 @@ const NO_TILE: TileLibrary = {
   wake() {},
   wait: () => 0,
   thread: () => 0,
+  duplicate: (fd) => fd,
+  readable: () => false,
   callName: () => "",
   refuseSignals() {},
   confine: () => ({ landlock: false, observed: false }),

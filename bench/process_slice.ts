@@ -16,7 +16,7 @@ import { OBSERVED_CALLS, openObserver, openTile } from "../ffi/tile.ts";
 import { u32, u8, type View } from "../ffi/view.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { AppProcess, type AppProcessPlan, type Descriptors } from "../master/app_process.ts";
-import { Watcher } from "../master/watcher.ts";
+import { Watcher } from "../ffi/watcher.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import type { ServiceSetup } from "../tiles/app/service.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";

@@ -69,7 +69,7 @@ function planApp(
       Exit.usage,
     );
   }
-  return { ...told, module: appModule(module), grants, inline };
+  return { ...told, module: appModule(module), grants, inline, memoryMib: 256, stateMib: 0 };
 }
 
 function appModule(app: string): string {

@@ -4,8 +4,9 @@
 
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
-import { listenControl } from "../tiles/status/control_socket.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import type { Host } from "../ffi/host.ts";
+import { Exit, UserError } from "./errors.ts";
+import { listenControl, reasonOf, removeControl } from "./listen.ts";
 
 /** Sockets are here unless the configuration says otherwise; systemd makes it for the service. */
 const FOLDER = "/run/tegula";
@@ -18,13 +19,17 @@ const NO_CONTROL = "none";
  */
 export async function placeControl(
   asked: string | undefined,
-  { interfaces, ours = null }: { interfaces: readonly string[]; ours?: string | null },
+  { interfaces, host, ours = null }: {
+    interfaces: readonly string[];
+    host: Host;
+    ours?: string | null;
+  },
 ): Promise<string | null> {
   if (asked === NO_CONTROL) return null;
   if (asked !== undefined) {
     const path = resolve(asked);
     if (path === ours) return path;
-    const why = await isServed(path) ? "another tegula is asked there" : whyNotAt(path);
+    const why = await isServed(path) ? "another tegula is asked there" : whyNotAt(host, path);
     if (why === null) return path;
     throw new UserError(
       `cannot be asked at ${path}: ${why}; give --control another path, or ${NO_CONTROL}`,
@@ -59,13 +64,13 @@ async function isServed(path: string): Promise<boolean> {
 }
 
 /** Why nobody can listen at `path`; null when one can. */
-function whyNotAt(path: string): string | null {
+function whyNotAt(host: Host, path: string): string | null {
   try {
-    // Closing takes the socket away.
-    listenControl(path).close();
+    host.close(listenControl(host, path));
+    removeControl(path);
     return null;
   } catch (error) {
-    return messageOf(error);
+    return reasonOf(error);
   }
 }
 

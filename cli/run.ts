@@ -69,6 +69,7 @@ async function planRun(
   const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
   const control = await placeControl(config.control, {
     interfaces: config.interfaces,
+    host: libraries.host,
     ours: before?.places.control ?? null,
   });
   const places = { control, metrics: config.metrics ?? null };

@@ -92,6 +92,8 @@ export interface Host {
    * written whole: nobody reads, or the disk is full.
    */
   log(line: string): boolean;
+  /** Closes a descriptor. */
+  close(fd: number): void;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -208,6 +210,7 @@ export function openHost(path: string): Host {
       const bytes = new TextEncoder().encode(`${line}\n`);
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
+    close: (fd) => void symbols.close(fd),
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));

@@ -3,7 +3,7 @@
  * away everything else (`confine`). The policy of each role is written out in `tile.c`.
  */
 
-import { checked } from "./errno.ts";
+import { checked, EMFILE } from "./errno.ts";
 
 /** Taken before an app's code runs, which may put another in its place. */
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
@@ -13,6 +13,7 @@ export type Role = "netlink" | "net" | "app" | "status";
 
 const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2, status: 3 };
 
+const F_DUPFD_CLOEXEC = 1030;
 const POLLIN = 1;
 const SIG_SETMASK = 2;
 /** SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS: a thread's own (signal(7)). */
@@ -59,6 +60,10 @@ export interface TileLibrary {
    * it empty. Returns 1 when it was written, 0 on time-out or a signal.
    */
   wait(eventfd: number, timeoutMs: number): number;
+  /** Another descriptor of what `fd` is one of. Throws SystemError. */
+  duplicate(fd: number): number;
+  /** Whether `fd` can be read, or a connection waits there to be accepted. */
+  readable(fd: number): boolean;
   /** The name of a system call, by its number on this architecture: "openat". */
   callName(number: number): string;
   /**
@@ -116,6 +121,7 @@ export function openTile(path: string): TileLibrary {
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
+    fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
@@ -127,6 +133,15 @@ export function openTile(path: string): TileLibrary {
       pollSet[1] = POLLIN;
       if (symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
+    },
+    duplicate(fd) {
+      const copy = symbols.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+      return checked(copy < 0 ? -EMFILE : copy, "duplicate a descriptor");
+    },
+    readable(fd) {
+      pollSet[0] = fd;
+      pollSet[1] = POLLIN;
+      return symbols.poll(pollSet, 1n, 0) > 0;
     },
     callName(number) {
       const name = new Uint8Array(64);

@@ -33,7 +33,7 @@ import type { Grants } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import { Life, type TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
-import type { Watcher } from "./watcher.ts";
+import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
 export interface AppProcessPlan

@@ -15,7 +15,7 @@ import {
   messagesBy,
 } from "../tiles/runtime/messages.ts";
 import { describeEnding } from "./ending.ts";
-import type { Watcher } from "./watcher.ts";
+import type { Watcher } from "../ffi/watcher.ts";
 
 /** How long it may say nothing. */
 const SILENT_MILLIS = 6000;
@@ -108,7 +108,10 @@ export class ApplianceProcess {
   #reason?: ApplianceError;
   #over = false;
 
-  constructor(process: ConfinedProcess, { watcher, events }: { watcher: Watcher; events: ApplianceEvents }) {
+  constructor(
+    process: ConfinedProcess,
+    { watcher, events }: { watcher: Watcher; events: ApplianceEvents },
+  ) {
     this.#process = process;
     this.#watcher = watcher;
     this.#events = events;
@@ -145,7 +148,9 @@ export class ApplianceProcess {
   /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.#messages.send({ type: "stop" });
-    if (await this.#within(this.ended, millis) === undefined) await this.kill("it did not end in time");
+    if (await this.#within(this.ended, millis) === undefined) {
+      await this.kill("it did not end in time");
+    }
   }
 
   /** Ends it. Resolves when it is reaped. */

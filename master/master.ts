@@ -13,9 +13,17 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, PROGRAM, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32 } from "../ffi/view.ts";
 import { pollBusily } from "../cli/busy_poll.ts";
 import { Changes } from "../cli/changes.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusPlaces,
+} from "../cli/listen.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "../cli/libraries.ts";
@@ -24,11 +32,7 @@ import { RingWatch } from "../cli/watch.ts";
 import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { countersOf } from "../tiles/runtime/counters.ts";
-import {
-  APPLIANCE_LIBRARIES,
-  type Permissions,
-  type StatusPlaces,
-} from "../tiles/runtime/permissions.ts";
+import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
@@ -50,7 +54,7 @@ import { AppFiles } from "./app_files.ts";
 import { AppProcess, type AppProcessPlan } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
 import { type Handing, Inventory } from "./inventory.ts";
-import { Watcher } from "./watcher.ts";
+import { Watcher } from "../ffi/watcher.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {
@@ -202,6 +206,11 @@ class Master {
     });
   }
 
+  /** Goes on by the program that is installed now. */
+  upgrade(): Promise<string> {
+    return Promise.reject(new UserError("upgrade: not yet", Exit.usage));
+  }
+
   /** Has a change made once that an operator, or a signal, asks for. */
   async change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     const outcome = await this.#changes.ask(number, async () => {
@@ -290,6 +299,7 @@ class Master {
   ): Serving {
     const { config } = run;
     const ports = this.#takePorts(run);
+    const listeners = this.#listeners(run.places);
     const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
     let setup = this.#setup(run, { names, ports, awaited });
     const isWarm = !cold && before !== undefined && isSame(before, run, setup);
@@ -323,7 +333,7 @@ class Master {
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
-      const appliance = this.#startAppliance(setup, inventory, attachments);
+      const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
       return { run, setup, inventory, attachments, appliance, apps, changed };
     } catch (error) {
       if (!isWarm) discard(attachments, inventory);
@@ -339,7 +349,7 @@ class Master {
       ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
     ]);
     if (isCold) discard(next.attachments, next.inventory);
-    this.#closePorts(before);
+    this.#closeUnused(before);
   }
 
   /** Has `next`, which is ready, go on in place of `before`. */
@@ -368,7 +378,7 @@ class Master {
       this.#watchRings(next.attachments);
     }
     this.#tellAttached();
-    this.#closePorts(next);
+    this.#closeUnused(next);
   }
 
   /**
@@ -488,9 +498,11 @@ class Master {
       })),
       interfaces: awaited,
       sockets: ports,
-      slots: Object.fromEntries(apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)])),
+      slots: Object.fromEntries(
+        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
+      ),
       trustChecksums: config.checksums === "nic",
-      places,
+      listens: { control: places.control !== null, metrics: places.metrics !== null },
     };
   }
 
@@ -511,8 +523,9 @@ class Master {
     return wanted.filter((port) => this.#udp.has(port));
   }
 
-  /** Closes the sockets of ports that `serving` does not serve. */
-  #closePorts(serving?: Serving): void {
+  /** Closes the sockets that `serving` has no use for. */
+  #closeUnused(serving?: Serving): void {
+    this.#closeListeners(serving?.run.places ?? { control: null, metrics: null });
     const served = new Set(serving?.setup.sockets);
     for (const [port, fd] of this.#udp) {
       if (served.has(port)) continue;
@@ -521,10 +534,43 @@ class Master {
     }
   }
 
+  /** The listening sockets of the status tile, made where they are not there yet. Throws UserError. */
+  #listeners({ control, metrics }: StatusPlaces): Handing[] {
+    const { host } = this.#libraries;
+    const places = [
+      // What is to be removed at the end is made last.
+      ["metrics", metrics, () => listenMetrics(host, metrics!)],
+      ["control", control, () => listenControl(host, control!)],
+    ] as const;
+    return places.flatMap(([name, place, make]) => {
+      if (place === null) return [];
+      try {
+        const fd = this.#listening.get(place) ?? make();
+        this.#listening.set(place, fd);
+        return [handing(`listen ${name}`, fd)];
+      } catch (error) {
+        throw new UserError(`cannot listen at ${place} (--${name}): ${reasonOf(error)}`, Exit.port);
+      }
+    });
+  }
+
+  /** Closes the listening sockets that `places` does not name. */
+  #closeListeners({ control, metrics }: StatusPlaces): void {
+    for (const [place, fd] of this.#listening) {
+      if (place === control || place === metrics) continue;
+      this.#libraries.host.close(fd);
+      this.#listening.delete(place);
+      if (place.includes("/")) removeControl(place);
+    }
+  }
+
   #startAppliance(
     setup: ApplianceSetup,
-    inventory: Inventory,
-    attachments: readonly Attachment[],
+    { inventory, attachments, listeners }: {
+      inventory: Inventory;
+      attachments: readonly Attachment[];
+      listeners: readonly Handing[];
+    },
   ): ApplianceProcess {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
@@ -538,7 +584,7 @@ class Master {
         ...handing(name, fd),
         ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),
       })),
-      ...this.#listeners(setup.places),
+      ...listeners,
     ];
     const grants = startGrants(setup.apps.filter(({ inline }) => inline));
     const order = inventory.order(handings, setup);
@@ -563,7 +609,12 @@ class Master {
         uid: this.#uid(0),
         netAdmin: true,
       });
-      this.#libraries.observer.hear({ name: null, slot: 0, listener: child.listener, words: child.words });
+      this.#libraries.observer.hear({
+        name: "appliance",
+        slot: APP_SLOTS - 1,
+        listener: child.listener,
+        words: child.words,
+      });
       this.#lack("appliance", child);
       const appliance: ApplianceProcess = new ApplianceProcess(child, {
         watcher: this.#watcher,
@@ -592,7 +643,7 @@ class Master {
       spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
       grants: app.grants,
       memoryMib: app.memoryMib,
-      hasState: app.stateMib !== undefined,
+      hasState: app.stateMib > 0,
       uid: this.#uid(1 + this.#slot(app.name)),
     };
   }
@@ -655,6 +706,7 @@ class Master {
       await Promise.all([...serving.apps.values()].map(({ process }) => process.stop()));
       discard(serving.attachments, serving.inventory);
     }
+    this.#closeUnused();
     this.#files.close();
   }
 }
@@ -694,7 +746,9 @@ function prepareSockets(
 }
 
 /** Binds all in the best mode that works for all of them, and says in which and why. */
-function attachAll(attachments: readonly Attachment[]): readonly { mode: string; reason: string }[] {
+function attachAll(
+  attachments: readonly Attachment[],
+): readonly { mode: string; reason: string }[] {
   try {
     for (const attachment of attachments) attachment.open("zero-copy");
     return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));

@@ -6,13 +6,12 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
-import { flags, kept, type Needs } from "../../cli/narrow.ts";
+import { controlGrants, flags, kept, type Needs } from "../../cli/narrow.ts";
 import { ROOT } from "../../ffi/paths.ts";
 import { landlock } from "../../scripts/machine.ts";
-import { NO_GRANTS, placeGrants } from "../../tiles/runtime/permissions.ts";
+import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 import type { TileKind } from "../../tiles/runtime/tile.ts";
 
-const NOWHERE = { control: null, metrics: null };
 const HOST = fileURLToPath(new URL("../fixtures/isolation/host.ts", import.meta.url));
 
 /** Attempts, and what refuses each: Deno's permissions first, the thread's seccomp filter behind. */
@@ -59,12 +58,12 @@ for (const kind of ["netlink", "net", "app", "status"] as const) {
   });
 }
 
-for (const places of [NOWHERE, { control: "/run/tegula/eth0.sock", metrics: "127.0.0.1:9464" }]) {
-  const seen = places === NOWHERE ? "" : ", the one that listens too,";
+for (const control of [null, "/run/tegula/eth0.sock"]) {
+  const seen = control === null ? "" : ", the one that listens too,";
   Deno.test(`main, once it has booted, may load and restart tiles${seen} and nothing else`, async () => {
     // The second is in a folder that it keeps.
     const files = ["/etc/hostname", `${ROOT}tiles/app/echo.ts`];
-    const needs = { grants: placeGrants(places), files };
+    const needs = { grants: controlGrants({ control }), files };
     const { states, stderr } = await settledStates(needs);
     const { read, ffi, write, net } = kept(needs);
     assert.deepEqual(

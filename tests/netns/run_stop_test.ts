@@ -44,7 +44,8 @@ async function stopped(name: keyof typeof APPS): Promise<string[]> {
       inline: true,
     }],
     sockets: [],
-    places: { control: null, metrics: null },
+    listeners: { control: null, metrics: null },
+    change: () => assert.fail("nobody asks for a change"),
     log: (line) => line.endsWith("busy") && busy.resolve(),
     fatal: (tile, message) => assert.fail(`${tile}: ${message}`),
   });

@@ -198,10 +198,10 @@ labTest("where it cannot listen is named with its option, status 2 or 5", async 
   const folder = Deno.makeTempDirSync();
   Deno.writeTextFileSync(`${folder}/file`, "");
   const places: [option: string, place: string, why: RegExp, status: number][] = [
-    ["--control", `${folder}/none/x.sock`, /No such file/, 2],
+    ["--control", `${folder}/none/x.sock`, /ENOENT, no such file/, 2],
     ["--control", `${folder}/file`, /no socket/, 2],
-    ["--control", `${folder}/${"x".repeat(108)}`, /path must be shorter/, 2],
-    ["--metrics", "192.0.2.7:9464", /Cannot assign requested address/, 5],
+    ["--control", `${folder}/${"x".repeat(108)}`, /ENAMETOOLONG, the path is too long/, 2],
+    ["--metrics", "192.0.2.7:9464", /EADDRNOTAVAIL, address not available/, 5],
   ];
   for (const [option, place, why, status] of places) {
     const control = ["--control", `${folder}/control.sock`];
@@ -326,7 +326,7 @@ labTest("of captures there are so many at most, and other requests go on", async
 
 /**
  * Connects to a process, whose id and socket are its arguments, while that has no descriptor to be had:
- * it cannot accept, and fails by that. No longer than that takes, and without being held up by others
+ * it cannot accept, which it notices. No longer than that takes, and without being held up by others
  * that want to run: without descriptors no tile is started again, either.
  */
 const STARVE = `import os, resource, socket, sys, time
@@ -355,7 +355,7 @@ labTest("a status tile that fails is started again alone, traffic going on", asy
   await eventually("the end of the tile", async () => {
     await host.run(["python3", "-c", STARVE, `${appliance.process.pid}`, control]);
     // Not twice: who starts it again needs descriptors too.
-    return await appliance.process.stderr.find("status: ended", { timeoutMs: 2000 })
+    return await appliance.process.stderr.find("status: ended", { timeoutMs: 10_000 })
       .catch(() => undefined);
   });
   const [status] = await eventually("an answer", () => {

@@ -260,6 +260,8 @@ export class Room {
           wake() {},
           wait: () => 0,
           thread: () => 0,
+          duplicate: (fd) => fd,
+          readable: () => false,
           callName: () => "",
           refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),

@@ -7,7 +7,7 @@ import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import { Threads, TileWorker } from "../../tiles/runtime/supervisor.ts";
-import type { ServingTile, TileKind } from "../../tiles/runtime/tile.ts";
+import type { TileKind } from "../../tiles/runtime/tile.ts";
 import {
   Life,
   TILE_REGION_BYTES,
@@ -281,18 +281,18 @@ Deno.test("main writes 50 lines a second of a tile's log, and ends one that floo
 Deno.test("a status tile that nobody asks shows that it gets on", async () => {
   const [view, netbase] = [heapView(TILE_REGION_BYTES), heapView(NETBASE_BYTES)];
   new NetbaseWriter(netbase, { readers: [], seed: 1 });
-  const tile = create({
+  const tile = await create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       refusedCalls: heapView(0),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
-      places: { control: null, metrics: "127.0.0.1:0" },
+      listeners: { control: null, metrics: null },
     },
     region: new TileRegion(view),
     libraries: { tile: null! },
     log() {},
     ask() {},
-  }) as ServingTile;
+  });
   tile.serve();
   const reader = new TileReader(view);
   const before = reader.burst;

@@ -31,7 +31,7 @@ function given(...names: string[]): { umems: string[]; payloads: string[] }[] {
     attachments: [],
     trustChecksums: false,
     sockets: [],
-    places: { control: null, metrics: null },
+    listeners: { control: null, metrics: null },
   });
   return wiring.apps.map((_, a) => {
     const all = new Set<unknown>();

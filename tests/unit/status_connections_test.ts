@@ -1,14 +1,20 @@
 /** Whoever connects to the status tile: how many at a time, for how long, and who has to go. */
 
 import assert from "node:assert/strict";
+import type { AddressInfo, Socket } from "node:net";
+import { openHost } from "../../ffi/host.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openTile } from "../../ffi/tile.ts";
 import { STATUS } from "../../tiles/runtime/counters.ts";
 import { type Answers } from "../../tiles/status/answers.ts";
-import { type Connection, serveConnections } from "../../tiles/status/connections.ts";
-import { listenControl, serveControl } from "../../tiles/status/control_socket.ts";
+import { type Connection, listenOn, serveConnections } from "../../tiles/status/connections.ts";
+import { serveControl } from "../../tiles/status/control_socket.ts";
 import { eventually } from "../netns/eventually.ts";
 
 const { index } = STATUS;
 const encoder = new TextEncoder();
+const host = openHost(libraryPath("host"));
+const tile = openTile(libraryPath("tile"));
 
 function makeCounters(): Float64Array {
   return new Float64Array(Object.keys(STATUS.help).length);
@@ -20,20 +26,20 @@ async function serving(
   use: (connect: () => Promise<Deno.TcpConn>, counters: Float64Array) => Promise<void>,
   { most = 4 } = {},
 ): Promise<void> {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const listener = await listenOn(host.listenTcp("127.0.0.1", 0), tile);
   const counters = makeCounters();
   const gauge = index.metrics_connections;
   const served = serveConnections(listener, { most, counters, gauge, converse });
   const opened: Deno.TcpConn[] = [];
   await use(async () => {
-    const { port } = listener.addr;
+    const { port } = listener.server.address() as AddressInfo;
     opened.push(await Deno.connect({ hostname: "127.0.0.1", port }));
     return opened.at(-1)!;
   }, counters);
   for (const connection of opened) connection.close();
   await eventually("all to be closed", () => none(counters, gauge));
-  listener.close();
-  await assert.rejects(served);
+  listener.server.close();
+  await served;
 }
 
 function none(counters: Float64Array, gauge: number): Promise<true | undefined> {
@@ -51,13 +57,13 @@ async function heard(connection: Deno.Conn): Promise<string | null> {
 async function greet(connection: Connection): Promise<void> {
   connection.allow(60_000);
   await connection.write("hello");
-  while (await connection.read(new Uint8Array(100)) !== null);
+  while (await connection.read() !== null);
 }
 
 Deno.test("a peer that sends nothing, or not enough, is closed at its deadline", async () => {
   const converse = async (connection: Connection) => {
     connection.allow(50);
-    for (let left = 3; left > 0;) left -= (await connection.read(new Uint8Array(1)))!;
+    for (let left = 3; left > 0;) left -= (await connection.read())!.length;
     await connection.write("three");
   };
   await serving(converse, async (connect, counters) => {
@@ -107,7 +113,7 @@ Deno.test("a request that is being worked on is not given up for a new connectio
   let working = 0;
   const converse = async (connection: Connection) => {
     connection.allow(60_000);
-    await connection.read(new Uint8Array(100));
+    await connection.read();
     working++;
     await done.promise;
     await connection.write("done");
@@ -123,16 +129,17 @@ Deno.test("a request that is being worked on is not given up for a new connectio
   }, { most: 2 });
 });
 
-/** A connection from `hostname` that says nothing. */
-function fakeStream(hostname: string) {
-  const end = Promise.withResolvers<number | null>();
+/** A connection from `remoteAddress` that says nothing. */
+function fakeSocket(remoteAddress: string) {
+  const end = Promise.withResolvers<IteratorResult<Uint8Array>>();
   return {
-    remoteAddr: { transport: "tcp", hostname, port: 1 },
+    remoteAddress,
     closed: false,
-    read: () => end.promise,
-    close() {
+    on() {},
+    iterator: () => ({ next: () => end.promise }),
+    destroy() {
       this.closed = true;
-      end.resolve(null);
+      end.resolve({ done: true, value: undefined });
     },
   };
 }
@@ -146,26 +153,23 @@ for (const [network, other] of [["203.0.113", "198.18.0.2"], ["127.0.0", "198.18
 /** Opens two connections from `other`, and a hundred from an attacker's addresses between them. */
 async function displacesItsOwn(attacker: (i: number) => string, other: string): Promise<void> {
   const attackers = Array.from({ length: 100 }, (_, i) => attacker(i));
-  const streams = [other, ...attackers, other].map(fakeStream);
-  const waiting = [...streams];
+  const sockets = [other, ...attackers, other].map(fakeSocket);
   const counters = makeCounters();
   const gauge = index.metrics_connections;
-  const accept = () => {
-    const stream = waiting.shift();
-    if (stream === undefined) throw new Deno.errors.BadResource("closed");
-    return Promise.resolve(stream as unknown as Deno.TcpConn);
-  };
+  async function* connections() {
+    for (const socket of sockets) yield [socket as unknown as Socket];
+  }
   const most = 8;
-  await assert.rejects(serveConnections({ accept }, {
+  await serveConnections({ connections: connections() }, {
     ...{ most, counters, gauge },
     async converse(connection) {
       connection.allow(60_000);
-      await connection.read(new Uint8Array(1));
+      await connection.read();
     },
-  }));
-  const left = streams.filter(({ closed }) => !closed);
-  assert.deepEqual(left, [streams[0], ...streams.slice(-most + 1)]);
-  for (const stream of streams) stream.close();
+  });
+  const left = sockets.filter(({ closed }) => !closed);
+  assert.deepEqual(left, [sockets[0], ...sockets.slice(-most + 1)]);
+  for (const socket of sockets) socket.destroy();
 }
 
 /** A control socket that answers each line with itself and a `!`. */
@@ -175,14 +179,14 @@ async function controlled(
 ): Promise<void> {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/control.sock`;
-  const listener = listenControl(path);
+  const listener = await listenOn(host.listenUnix(path, 0o600), tile);
   const counters = makeCounters();
   const answers = { answer: (line: string) => `${line}!\n` } as unknown as Answers;
   const served = serveControl(listener, { answers, counters, ...limits });
   await use(() => Deno.connect({ transport: "unix", path }), counters);
   await eventually("all to be closed", () => none(counters, index.control_connections));
-  listener.close();
-  await assert.rejects(served);
+  listener.server.close();
+  await served;
   await Deno.remove(folder, { recursive: true });
 }
 
@@ -222,4 +226,43 @@ Deno.test("a conversation on the control socket that has fallen silent is closed
     assert.equal(await heard(connection), null);
     assert.equal(counters[index.connections_timed_out], 1);
   });
+});
+
+Deno.test("two that listen on one socket share its connections, and one that leaves answers its own", async () => {
+  const fd = host.listenTcp("127.0.0.1", 0);
+  const counters = makeCounters();
+  const going = Promise.withResolvers<void>();
+  const start = async (name: string) => {
+    const listener = await listenOn(fd, tile);
+    const served = serveConnections(listener, {
+      ...{ most: 4, counters, gauge: index.metrics_connections },
+      async converse(connection) {
+        connection.allow(60_000);
+        await connection.read();
+        if (name === "old") await going.promise;
+        await connection.write(name);
+      },
+    });
+    return { ...listener, served };
+  };
+  const old = await start("old");
+  const { port } = old.server.address() as AddressInfo;
+  const connect = () => Deno.connect({ hostname: "127.0.0.1", port });
+  using asking = await connect();
+  await asking.write(encoder.encode("?"));
+  await eventually(
+    "the old one's",
+    () => Promise.resolve(counters[index.metrics_connections] === 1 ? true : undefined),
+  );
+  const successor = await start("new");
+  old.server.close();
+  using next = await connect();
+  await next.write(encoder.encode("?"));
+  assert.equal(await heard(next), "new");
+  going.resolve();
+  assert.equal(await heard(asking), "old");
+  await old.served;
+  successor.server.close();
+  await successor.served;
+  host.close(fd);
 });

@@ -1,10 +1,15 @@
 /** The metrics as a scraper gets them: HTTP, and Prometheus's text. */
 
 import assert from "node:assert/strict";
+import type { AddressInfo } from "node:net";
+import { openHost } from "../../ffi/host.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
 import { COUNTERS, STATUS } from "../../tiles/runtime/counters.ts";
-import { listenMetrics, type MetricsParts, serveMetrics } from "../../tiles/status/metrics.ts";
+import { listenOn } from "../../tiles/status/connections.ts";
+import { type MetricsParts, serveMetrics } from "../../tiles/status/metrics.ts";
 
 /** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
 async function serving(
@@ -17,7 +22,8 @@ async function serving(
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
   const reader = { counters: new Float64Array(Object.keys(COUNTERS.app.help).length), life: 0 };
-  const listener = listenMetrics("127.0.0.1:0");
+  const fd = openHost(libraryPath("host")).listenTcp("127.0.0.1", 0);
+  const listener = await listenOn(fd, openTile(libraryPath("tile")));
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
     tiles: [{ kind: "app", name: tile, reader }],
@@ -26,9 +32,9 @@ async function serving(
     own: [{ name: tile, reader: new MetricsReader(view) }],
   };
   const served = serveMetrics(listener, parts as unknown as MetricsParts);
-  await use(listener.addr.port, counters);
-  listener.close();
-  await assert.rejects(served);
+  await use((listener.server.address() as AddressInfo).port, counters);
+  listener.server.close();
+  await served;
 }
 
 /** Says something in pieces, and returns all that comes back. */

@@ -10,6 +10,7 @@ import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Reader } from "../../netbase/rcu.ts";
+import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
@@ -60,7 +61,10 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #writer: NetbaseWriter;
   readonly #reader: NetbaseReader;
   readonly #mirror: Mirror;
-  readonly #filters: Filters;
+  /** Of none until this appliance serves: its predecessor has them until then. */
+  #filters: Filters;
+  #serves = false;
+  readonly #control: ControlReader;
   readonly #freshness: Freshness;
   readonly #asker: Asker;
   readonly #tables: NeighborTables;
@@ -90,11 +94,8 @@ class NetlinkTile implements Tile, NeighborListener {
     });
     this.#reader = new NetbaseReader(setup.netbase);
     this.#freshness = new Freshness(this.#writer.neighbors);
-    this.#filters = new Filters(setup.filters, {
-      interfaces: this.#writer.interfaces,
-      ports: setup.ports,
-      log,
-    });
+    this.#control = new ControlReader(setup.control);
+    this.#filters = this.#makeFilters([]);
     this.#mirror = new Mirror({
       library: this.#library,
       writer: this.#writer,
@@ -134,6 +135,11 @@ class NetlinkTile implements Tile, NeighborListener {
     this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
   }
 
+  #makeFilters(places: readonly FilterPlace[]): Filters {
+    const { setup: { ports }, log } = this.#context;
+    return new Filters(places, { interfaces: this.#writer.interfaces, ports, log });
+  }
+
   /** Makes the first full copy; blocks. */
   start(): void {
     this.#library.bePrompt();
@@ -149,6 +155,10 @@ class NetlinkTile implements Tile, NeighborListener {
   turn(): number {
     const now = this.#now = performance.now();
     let work = this.#mirror.turn(now);
+    if (!this.#serves && this.#control.serves) {
+      this.#serves = true;
+      this.#filters = this.#makeFilters(this.#context.setup.filters);
+    }
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
     this.#tables.turn(now, { asking: this.#intakes.some(({ solicitor }) => solicitor.busy) });
@@ -158,7 +168,8 @@ class NetlinkTile implements Tile, NeighborListener {
   }
 
   pending(): boolean {
-    return this.#snapshots.pending || this.#intakes.some((intake) => intake.pending);
+    return (!this.#serves && this.#control.serves) || this.#snapshots.pending ||
+      this.#intakes.some((intake) => intake.pending);
   }
 
   wait(timeoutMs: number): void {

@@ -241,7 +241,9 @@ export class Appliance {
       this.#control.captureMode = request.arguments[0];
       return;
     }
-    if (request.kind === Ask.reload || request.kind === Ask.upgrade) return this.#parts.ask(request);
+    if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
+      return this.#parts.ask(request);
+    }
     this.#control.ask(request);
     this.#parts.tile.wake(this.#wiring.netlink.eventfd);
   }

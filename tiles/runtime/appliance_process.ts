@@ -8,6 +8,7 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openObserver, openTile } from "../../ffi/tile.ts";
+import { Watcher } from "../../ffi/watcher.ts";
 import { Appliance } from "./appliance.ts";
 import { Ask, type Outcome } from "./control.ts";
 import { clipped } from "./console.ts";
@@ -25,6 +26,7 @@ const host = openHost(libraryPath("host"));
 const messages = messagesBy<ApplianceReport, ApplianceOrder>(
   openChannel(libraryPath("tile"), CHANNEL_DESCRIPTOR),
 );
+const tile = openTile(libraryPath("tile"));
 const handed = new Handed<ApplianceSetup>(
   openRegions(libraryPath("region")),
   Number(Deno.args.at(-1)),
@@ -34,7 +36,9 @@ const handed = new Handed<ApplianceSetup>(
 let lost = 0;
 function log(text: string): void {
   for (const line of text.split("\n")) {
-    if (lost > 0 && messages.send({ type: "log", line: `${lost} lines of the log were lost` })) lost = 0;
+    if (lost > 0 && messages.send({ type: "log", line: `${lost} lines of the log were lost` })) {
+      lost = 0;
+    }
     if (!messages.send({ type: "log", line: clipped(line) })) lost++;
   }
 }
@@ -45,7 +49,11 @@ function fail(error: unknown): never {
   messages.send({
     type: "failed",
     message: sentenceOf(error),
-    status: error instanceof AppError ? USAGE : error instanceof InterfaceError ? INTERFACE : FAILURE,
+    status: error instanceof AppError
+      ? USAGE
+      : error instanceof InterfaceError
+      ? INTERFACE
+      : FAILURE,
     ...app,
     ...(/^net\d+: RingsLost: /.test(sentenceOf(error)) && { ringsLost: true }),
   });
@@ -54,7 +62,7 @@ function fail(error: unknown): never {
 
 const appliance = new Appliance(handed, {
   host,
-  tile: openTile(libraryPath("tile")),
+  tile,
   observer: openObserver(libraryPath("tile")),
   log,
   fatal: (tile, message) => fail(new Error(`${tile} ended: ${message}`)),
@@ -93,16 +101,13 @@ const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => u
 };
 
 /** Does what the master says; ends with it. */
-async function follow(): Promise<never> {
-  for (;;) {
-    await host.waitAny([CHANNEL_DESCRIPTOR], -1);
-    for (let order = messages.receive(); order !== null; order = messages.receive()) {
-      if (order === undefined) Deno.exit(FAILURE);
-      handlers[order.type](order as never);
-    }
+function follow(): void {
+  for (let order = messages.receive(); order !== null; order = messages.receive()) {
+    if (order === undefined) Deno.exit(FAILURE);
+    handlers[order.type](order as never);
   }
 }
 
+new Watcher(host.eventfd(), tile).watch(CHANNEL_DESCRIPTOR, follow);
 setInterval(() => messages.send({ type: "beat" }), BEAT_MILLIS);
-follow().catch(fail);
 boot().catch(fail);

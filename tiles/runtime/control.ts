@@ -20,8 +20,9 @@ const PULSE = CAPTURE + 1;
 /** The thread of the one tile that is to end. */
 const RELIEVED = PULSE + 1;
 const LEAVE = RELIEVED + 1;
+const SERVES = LEAVE + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
-const XDP_AT = LEAVE + 1;
+const XDP_AT = SERVES + 1;
 
 /** What net tiles put into their capture rings (`capture_ring.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -86,6 +87,12 @@ export class ControlWriter {
     this.pulse();
   }
 
+  /** Says that this appliance serves: there is no predecessor, or not any more. */
+  serve(): void {
+    Atomics.store(this.#words, SERVES, 1);
+    this.pulse();
+  }
+
   /** Has tiles that are busy look at the clock: now and then, since their turns may be long. */
   pulse(): void {
     Atomics.add(this.#words, PULSE, 1);
@@ -135,6 +142,11 @@ export class ControlReader {
    * Moves when it is time to look at the clock, `stopping` and `leaving`. An ordered load: those words
    * are written before this one.
    */
+  /** Whether this appliance serves: until then its predecessor has the XDP programs' filters. */
+  get serves(): boolean {
+    return Atomics.load(this.#words, SERVES) === 1;
+  }
+
   get pulse(): number {
     return Atomics.load(this.#words, PULSE);
   }

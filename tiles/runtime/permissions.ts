@@ -45,14 +45,6 @@ export function together(all: readonly Grants[]): Grants {
   };
 }
 
-/** Where the status tile is found; null: not at all. */
-export interface StatusPlaces {
-  /** Path of the control socket. */
-  readonly control: string | null;
-  /** `address:port` of the metrics. */
-  readonly metrics: string | null;
-}
-
 /** Which libraries a tile opens. */
 export const LIBRARIES: { readonly [kind in TileKind]: readonly LibraryName[] } = {
   netlink: ["tile", "netlink"],
@@ -68,13 +60,6 @@ export const APPLIANCE_LIBRARIES: readonly LibraryName[] = [
 
 /** Folders of the program that tiles' modules are in. */
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
-
-/** What listening at `places` takes. */
-export function placeGrants({ control, metrics }: StatusPlaces): Grants {
-  const paths = control === null ? [] : [control];
-  const net = [...paths.map((path) => `unix:${path}`), ...metrics === null ? [] : [metrics]];
-  return { ...NO_GRANTS, read: paths, write: paths, net };
-}
 
 /** What a worker may do at its start. */
 export function permissions(kind: TileKind, { read, write, env, net }: Grants): Permissions {

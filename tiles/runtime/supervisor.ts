@@ -11,7 +11,7 @@ import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
 import { AppError, firstLine, sentenceOf } from "./thrown.ts";
-import type { BootMessage, TileKind, TileOrder, TileReport } from "./tile.ts";
+import type { BootMessage, MainMessage, TileKind, TileReport } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
@@ -209,11 +209,6 @@ export class TileWorker {
     this.#told = true;
   }
 
-  /** Posts a message to it, which may have ended. */
-  post(message: TileOrder): void {
-    this.#worker.postMessage(message);
-  }
-
   #hear(data: unknown): void {
     if (this.#over || this.#ending !== undefined) return;
     let report: TileReport;
@@ -331,6 +326,11 @@ export class TileWorker {
   #stuck(reason: string): void {
     this.#over = true;
     this.#events.stuck(reason);
+  }
+
+  /** Says something to a status tile. */
+  post(message: MainMessage): void {
+    this.#worker.postMessage(message);
   }
 
   /** Ends the worker. One that blocks in a native call goes on until that returns. */

@@ -10,7 +10,7 @@ import type { Udp } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
-import type { ControlRequest } from "./control.ts";
+import type { ControlRequest, Outcome } from "./control.ts";
 import type { TileRegion } from "./tile_region.ts";
 
 /** The kinds of tile that run in a worker of their own. */
@@ -35,6 +35,8 @@ export interface TileContext<Setup> {
   log(line: string): void;
   /** Has main put a request into the control region: the status tile's. */
   ask(request: ControlRequest): void;
+  /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
+  onMessage?(listener: (message: MainMessage) => void): void;
   /**
    * Where another runs with the same regions: to be awaited before they are touched. Resolves when
    * that one has ended, with whether it handed over; what it left unread is to be answered then.
@@ -97,6 +99,13 @@ export interface BootMessage {
   readonly spinTurns: number;
   readonly setup: unknown;
 }
+
+/** What main says to a status tile that runs. */
+export type MainMessage =
+  /** To take no more connections, and end when those that there are have their answers. */
+  | { readonly type: "leave" }
+  /** What became of the change with this number. */
+  | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
 /** What a tile reports to main, which believes none of it unseen (`reports.ts`). Not on the data path. */
 export type TileReport =

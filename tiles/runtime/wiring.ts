@@ -20,7 +20,7 @@ import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
-import { type Grants, NO_GRANTS, placeGrants, type StatusPlaces, together } from "./permissions.ts";
+import { type Grants, NO_GRANTS, together } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
 import { refusedCallsBytes } from "./refused_calls.ts";
@@ -45,6 +45,10 @@ export interface AppPlan
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a process of its own. */
   readonly inline: boolean;
+  /** The most memory of its own that its process may have, in MiB. */
+  readonly memoryMib: number;
+  /** MiB of memory that its successor finds as it was; 0: none. */
+  readonly stateMib: number;
 }
 
 /** What an appliance is told. Plain data, the same for master and appliance. */
@@ -66,8 +70,8 @@ export interface ApplianceSetup {
   readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
-  /** Where the status tile listens; without a place there is none. */
-  readonly places: StatusPlaces;
+  /** What the status tile listens on; where that is nothing there is none. */
+  readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
 
 /** A region, before it is made. */
@@ -119,10 +123,10 @@ export function linkShape(apps: readonly AppPlan[]): LinkShape {
 
 /** Kinds and names of all tiles, in the order of their slots for refused calls. */
 export function tilesOf(
-  { plan: { frames }, apps, places }: Pick<ApplianceSetup, "plan" | "apps" | "places">,
+  { plan: { frames }, apps, listens }: Pick<ApplianceSetup, "plan" | "apps" | "listens">,
 ): { readonly kind: TileKind; readonly name: string; readonly inside?: string }[] {
   const nets = frames.map((_, n) => netName(n));
-  const hasStatus = places.control !== null || places.metrics !== null;
+  const hasStatus = listens.control || listens.metrics;
   return [
     { kind: "netlink", name: "netlink" },
     ...hasStatus ? [{ kind: "status", name: "status" } as const] : [],
@@ -164,9 +168,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     ...tiles.flatMap(({ kind, name, inside }) => {
       const ofProcess = kind === "app" && inside === undefined;
       return [
-        ofProcess
-          ? ofApp(name, `tile ${name}`, TILE_REGION_BYTES)
-          : { ...lasting(`tile ${name}`, TILE_REGION_BYTES), fresh: kind === "netlink" || kind === "status" },
+        ofProcess ? ofApp(name, `tile ${name}`, TILE_REGION_BYTES) : {
+          ...lasting(`tile ${name}`, TILE_REGION_BYTES),
+          fresh: kind === "netlink" || kind === "status",
+        },
         ...kind !== "app" ? [] : [
           ofProcess
             ? ofApp(name, `metrics ${name}`, METRICS_BYTES)
@@ -247,7 +252,7 @@ export class Wiring {
 
   #grants(kind: TileKind): Grants {
     if (kind === "net") return startGrants(this.#setup.apps.filter(({ inline }) => inline));
-    return kind === "status" ? placeGrants(this.#setup.places) : NO_GRANTS;
+    return NO_GRANTS;
   }
 
   #seat(name: string): TileSeat {
@@ -290,9 +295,12 @@ export class Wiring {
   }
 
   statusSetup(): StatusSetup {
-    const { places, apps, attached } = this.#setup;
+    const { listens, apps, attached } = this.#setup;
     return {
-      places,
+      listeners: {
+        control: listens.control ? this.#handed.fd("listen control") : null,
+        metrics: listens.metrics ? this.#handed.fd("listen metrics") : null,
+      },
       netbase: this.netbase.reader,
       control: this.control.reader,
       snapshot: this.snapshot.reader,

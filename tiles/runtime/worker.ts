@@ -98,6 +98,7 @@ async function start(boot: BootMessage): Promise<Started> {
     libraries,
     log,
     ask: (request) => post({ type: "ask", request }),
+    onMessage: (listener) => addEventListener("message", (event) => listener(dataOf(event))),
     ...(boot.beside && { turn: () => turn().finally(join) }),
   });
   // What loading modules has left in Deno's event loop ends now: at the thread's end it would wake
@@ -110,10 +111,15 @@ async function start(boot: BootMessage): Promise<Started> {
   return { tile, region, thread };
 }
 
+/** What a message of main's says, as types of Node's hide. */
+function dataOf<Data>(event: Event): Data {
+  return (event as MessageEvent).data;
+}
+
 /** Says that it is ready, and hears when whoever runs in its place has ended. */
 function turn(): Promise<boolean> {
   const heard = new Promise<boolean>((resolve) => {
-    addEventListener("message", ({ data }) => resolve(data), { once: true });
+    addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
   });
   post({ type: "ready" });
   return heard;

@@ -4,7 +4,7 @@
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { parseAddress } from "../netlink/addresses.ts";
-import { Ask, type ControlReader } from "../runtime/control.ts";
+import { Ask, type ControlReader, type Outcome } from "../runtime/control.ts";
 import { countersOf, STATUS } from "../runtime/counters.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { TileReader } from "../runtime/tile_region.ts";
@@ -30,6 +30,8 @@ export interface AnswerParts {
   /** The status tile's own. */
   readonly counters: Float64Array;
   readonly question: Question;
+  /** Has main change what runs: `Ask.reload` or `Ask.upgrade`, once for each number. */
+  change(kind: number, number: number): Promise<Outcome>;
   readonly capturing: Capturing;
   readonly interfaces: readonly string[];
   readonly control: ControlReader;
@@ -51,6 +53,8 @@ export class Answers {
     route: (request) => this.#route(request),
     audit: () => this.#audit(),
     capture: (request) => this.#capture(request),
+    reload: (request) => this.#change(Ask.reload, request),
+    upgrade: (request) => this.#change(Ask.upgrade, request),
   };
 
   constructor(parts: AnswerParts) {
@@ -142,9 +146,27 @@ export class Answers {
     return capturing.stream({ dropsOnly: drops, app });
   }
 
+  /**
+   * Whoever asked is answered when the change is over, which may be by a successor: to ask again with the
+   * same number is to ask for the same change.
+   */
+  #change(kind: number, { number = randomNumber() }: Request): Answer {
+    if (!Number.isInteger(number) || Number(number) < 1 || Number(number) > 0xffffffff) {
+      throw new Error('"number" takes a whole number from 1 to 4294967295');
+    }
+    const { change } = this.#parts;
+    return (async function* () {
+      yield jsonLine({ ...await change(kind, Number(number)) });
+    })();
+  }
+
   async *#audit(): AsyncGenerator<string> {
     yield jsonLine((await this.#parts.question.ask<Entry>(Ask.audit)).head);
   }
+}
+
+function randomNumber(): number {
+  return 1 + Math.floor(Math.random() * 0xffffffff);
 }
 
 function parse(text: string): Request {

@@ -3,10 +3,52 @@
  * left alone must neither pile up nor keep others out.
  */
 
+import { on, once } from "node:events";
+import { createServer, type Server, type Socket } from "node:net";
+import type { TileLibrary } from "../../ffi/tile.ts";
 import { STATUS } from "../runtime/counters.ts";
+import { delay } from "../runtime/delay.ts";
 
-/** A connection over TCP or a Unix socket. */
-type Stream = Deno.TcpConn | Deno.UnixConn;
+/** How long those that are connected may go on once nobody else can connect. */
+const LEAVE_MILLIS = 400;
+
+/** A listening socket whose connections wait until they are served. */
+export interface Listener {
+  readonly server: Server;
+  /** Connections in the order in which they came; ends when the server is closed. */
+  readonly connections: AsyncIterable<Socket[]>;
+  /**
+   * Whether connections have waited, without one being accepted, since this was asked last: where Deno
+   * is refused a descriptor for one it does not try again.
+   */
+  isStuck(): boolean;
+}
+
+/**
+ * Listens on a socket that others may listen on as well: each connection comes to one of them. `fd` stays
+ * the caller's. Throws Error when it is no such socket.
+ */
+export async function listenOn(
+  fd: number,
+  tile: Pick<TileLibrary, "duplicate" | "readable">,
+): Promise<Listener> {
+  const server = createServer({ allowHalfOpen: true });
+  const connections = on(server, "connection", { close: ["close"] });
+  let [accepted, before] = [0, -1];
+  server.on("connection", () => accepted++);
+  // The server closes what it is given, and so does the end of this thread.
+  server.listen({ fd: tile.duplicate(fd) });
+  await once(server, "listening");
+  return {
+    ...{ server, connections },
+    isStuck() {
+      const waits = server.listening && tile.readable(fd);
+      const stuck = waits && before === accepted;
+      before = waits ? accepted : -1;
+      return stuck;
+    },
+  };
+}
 
 /** How connections to one listener are served. */
 export interface Service {
@@ -21,15 +63,18 @@ export interface Service {
 
 /** One connection. What the peer has to do, it has to do in the time that `allow` gives. */
 export class Connection {
-  readonly #stream: Stream;
+  readonly #socket: Socket;
+  readonly #chunks: AsyncIterator<Uint8Array>;
   #since = performance.now();
   #deadline = this.#since;
   #isWaiting = true;
-  #closed = false;
   #timedOut = false;
 
-  constructor(stream: Stream) {
-    this.#stream = stream;
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#chunks = socket.iterator({ destroyOnReturn: false });
+    // Whoever reads or writes is told as well.
+    socket.on("error", () => {});
   }
 
   /**
@@ -37,9 +82,7 @@ export class Connection {
    * peers apart. One peer may have many addresses of a network.
    */
   get peer(): string {
-    const { remoteAddr } = this.#stream;
-    if (remoteAddr.transport !== "tcp") return "";
-    const [first, ...rest] = remoteAddr.hostname.split(".");
+    const [first, ...rest] = (this.#socket.remoteAddress ?? "").split(".");
     return first === "127" ? first : [first, ...rest.slice(0, 2)].join(".");
   }
 
@@ -59,28 +102,29 @@ export class Connection {
     this.#deadline = this.#since + millis;
   }
 
-  /** Reads into `buffer`: how many bytes, null at the end. */
-  read(buffer: Uint8Array): Promise<number | null> {
-    return this.#wait(this.#stream.read(buffer));
+  /** What came next, null at the end. */
+  async read(): Promise<Uint8Array | null> {
+    const { value, done } = await this.#wait(this.#chunks.next());
+    return done ? null : value;
   }
 
   /** Writes all of `text`. */
-  async write(text: string): Promise<void> {
-    const bytes = new TextEncoder().encode(text);
-    for (let at = 0; at < bytes.length;) {
-      at += await this.#wait(this.#stream.write(bytes.subarray(at)));
-    }
+  write(text: string): Promise<void> {
+    return this.#wait(
+      new Promise((resolve, reject) =>
+        this.#socket.write(text, (error) => error ? reject(error) : resolve())
+      ),
+    );
   }
 
   /** Tells the peer that nothing more comes. */
-  closeWrite(): Promise<void> {
-    return this.#stream.closeWrite();
+  closeWrite(): void {
+    this.#socket.end();
   }
 
   /** Closes it; a read or write that waits rejects. */
   close(): void {
-    if (!this.#closed) this.#stream.close();
-    this.#closed = true;
+    this.#socket.destroy();
   }
 
   async #wait<T>(done: Promise<T>): Promise<T> {
@@ -99,29 +143,21 @@ export class Connection {
 }
 
 /**
- * Serves whoever connects, for as long as the listener is open. When `most` are open, a new connection
- * takes the place of the one that has waited longest for its peer, among those of the network with
- * most connections: a host that opens many displaces its own. Where none waits, the new one is closed.
+ * Serves whoever connects until the listener is closed, and for a moment those that are still there. When
+ * `most` are open, a new connection takes the place of the one that has waited longest for its peer, among those
+ * of the network with most connections: a host that opens many displaces its own. Where none waits, the
+ * new one is closed.
  */
 export async function serveConnections(
-  listener: { accept(): Promise<Stream> },
+  { connections }: Pick<Listener, "connections">,
   { most, counters, gauge, converse }: Service,
 ): Promise<void> {
-  const open = new Set<Connection>();
+  const open = new Map<Connection, Promise<void>>();
   const count = () => counters[gauge] = open.size;
-  for (count();;) {
-    const stream = await accept(listener);
-    if (stream === null) continue;
-    const connection = new Connection(stream);
-    open.add(connection);
-    if (open.size > most) {
-      const displaced = longestWaiting(open);
-      open.delete(displaced);
-      displaced.close();
-      counters[STATUS.index.connections_displaced]++;
-    }
-    count();
-    converse(connection)
+  count();
+  for await (const [socket] of connections) {
+    const connection = new Connection(socket);
+    const done = converse(connection)
       // A peer that goes away in the middle of an answer does not want it.
       .catch(() => {})
       .finally(() => {
@@ -130,27 +166,23 @@ export async function serveConnections(
         connection.close();
         count();
       });
+    open.set(connection, done);
+    if (open.size > most) {
+      const displaced = longestWaiting([...open.keys()]);
+      open.delete(displaced);
+      displaced.close();
+      counters[STATUS.index.connections_displaced]++;
+    }
+    count();
   }
-}
-
-/** The next connection; null when its peer has reset it before it was accepted. */
-async function accept(listener: { accept(): Promise<Stream> }): Promise<Stream | null> {
-  try {
-    return await listener.accept();
-  } catch (error) {
-    const { NotConnected, ConnectionReset, ConnectionAborted } = Deno.errors;
-    const isReset = [NotConnected, ConnectionReset, ConnectionAborted]
-      .some((kind) => error instanceof kind);
-    if (isReset) return null;
-    throw error;
-  }
+  await Promise.race([Promise.all(open.values()), delay(LEAVE_MILLIS)]);
 }
 
 /** Which one has to go; the newest, the last of them, where all others are being worked for. */
-function longestWaiting(open: ReadonlySet<Connection>): Connection {
+function longestWaiting(open: readonly Connection[]): Connection {
   const byPeer = [...Map.groupBy(open, ({ peer }) => peer).values()];
   const crowd = byPeer.reduce((most, each) => each.length > most.length ? each : most);
   const since = (connection: Connection) => connection.waitingSince ?? Infinity;
   const longest = crowd.reduce((one, other) => since(other) < since(one) ? other : one);
-  return longest.waitingSince === null ? [...open].at(-1)! : longest;
+  return longest.waitingSince === null ? open.at(-1)! : longest;
 }

@@ -5,31 +5,16 @@
 
 import { STATUS } from "../runtime/counters.ts";
 import type { Answers } from "./answers.ts";
-import { type Connection, serveConnections } from "./connections.ts";
+import { type Connection, type Listener, serveConnections } from "./connections.ts";
 
-/** Who may connect: the user that Tegula runs as, and the socket's group. */
-const MODE = 0o660;
 /** Connections at a time. */
 const MOST_CONNECTIONS = 64;
-/** Characters of a request, and bytes read with one call. */
+/** Characters of a request. */
 const MOST_REQUEST = 1 << 16;
 /** How long a request may take to come once it has begun. */
 const REQUEST_MILLIS = 30_000;
 /** How long nothing may come, or be read of an answer: a pager is left alone for minutes. */
 const IDLE_MILLIS = 300_000;
-
-/** Begins to listen at `path`, in place of a socket that was left there. Throws Error with the reason. */
-export function listenControl(path: string): Deno.Listener<Deno.UnixConn> {
-  try {
-    if (!Deno.lstatSync(path).isSocket) throw new Error("what is there is no socket");
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  const listener = Deno.listen({ transport: "unix", path });
-  Deno.chmodSync(path, MODE);
-  return listener;
-}
 
 /** What a conversation is made with; how long its peer may take, other than usual. */
 interface ConversationParts {
@@ -38,9 +23,9 @@ interface ConversationParts {
   readonly idleMillis?: number;
 }
 
-/** Serves whoever connects, for as long as the tile lives. */
+/** Serves whoever connects, until the listener is closed. */
 export function serveControl(
-  listener: Deno.Listener<Deno.UnixConn>,
+  listener: Listener,
   { counters, ...parts }: ConversationParts & { readonly counters: Float64Array },
 ): Promise<void> {
   return serveConnections(listener, {
@@ -56,7 +41,6 @@ async function converse(
   { answers, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: ConversationParts,
 ): Promise<void> {
   const decoder = new TextDecoder();
-  const buffer = new Uint8Array(MOST_REQUEST);
   let rest = "";
   // The reader has the same time for each part of an answer.
   const write = async (text: string) => {
@@ -66,10 +50,10 @@ async function converse(
   };
   connection.allow(idleMillis);
   for (;;) {
-    const count = await connection.read(buffer);
-    if (count === null) return;
+    const chunk = await connection.read();
+    if (chunk === null) return;
     const hadBegun = rest !== "";
-    const lines = (rest + decoder.decode(buffer.subarray(0, count), { stream: true })).split("\n");
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     if (rest.length > MOST_REQUEST) return;
     // Answers that are there at once are written together: thousands of addresses come in one read.

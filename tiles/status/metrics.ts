@@ -6,11 +6,10 @@
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
 import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
 import type { RefusedCalls } from "../runtime/refused_calls.ts";
-import { sentenceOf } from "../runtime/thrown.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
 import type { AnswerParts } from "./answers.ts";
-import { type Connection, serveConnections } from "./connections.ts";
+import { type Connection, type Listener, serveConnections } from "./connections.ts";
 
 /** Connections at a time: several scrapers, each with a connection per scrape. */
 const MOST_CONNECTIONS = 32;
@@ -34,18 +33,8 @@ export interface MetricsParts
   readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
-/** Begins to listen at `place`, `address:port`. Throws Error when that cannot be had. */
-export function listenMetrics(place: string): Deno.TcpListener {
-  const [hostname, port] = place.split(":");
-  try {
-    return Deno.listen({ hostname, port: Number(port) });
-  } catch (error) {
-    throw new Error(`cannot serve metrics at ${place} (--metrics): ${sentenceOf(error)}`);
-  }
-}
-
-/** Serves `/metrics` for as long as the tile lives. */
-export function serveMetrics(listener: Deno.TcpListener, parts: MetricsParts): Promise<void> {
+/** Serves `/metrics` until the listener is closed. */
+export function serveMetrics(listener: Listener, parts: MetricsParts): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
     counters: parts.counters,
@@ -56,32 +45,31 @@ export function serveMetrics(listener: Deno.TcpListener, parts: MetricsParts): P
 
 /** Answers one request. HTTP/1.1 lets a server close after each (RFC 9112, section 9.6). */
 async function converse(connection: Connection, parts: MetricsParts): Promise<void> {
-  const buffer = new Uint8Array(MOST_REQUEST);
   connection.allow(REQUEST_MILLIS);
-  const head = await readHead(connection, buffer);
+  const head = await readHead(connection);
   if (head === null) return;
   connection.allow(ANSWER_MILLIS);
   await connection.write(answer(head, parts));
   // The kernel resets a connection that is closed with bytes unread, and the answer is lost with it.
-  await connection.closeWrite();
+  connection.closeWrite();
   for (let left = MOST_UNREAD; left > 0;) {
-    const count = await connection.read(buffer);
-    if (count === null) return;
-    left -= count;
+    const chunk = await connection.read();
+    if (chunk === null) return;
+    left -= chunk.length;
   }
 }
 
-/** What comes before the empty line that ends a request's head, or a full buffer; null: it never ends. */
-async function readHead(connection: Connection, buffer: Uint8Array): Promise<string | null> {
-  const text = (from: number, to: number) => latin1.decode(buffer.subarray(from, to));
-  for (let length = 0; length < buffer.length;) {
-    const count = await connection.read(buffer.subarray(length));
-    if (count === null) return null;
-    const from = Math.max(0, length - 3);
-    length += count;
-    if (/\n\r?\n/.test(text(from, length))) return text(0, length);
+/** What comes before the empty line that ends a request's head, or as much as that may be; null: it never ends. */
+async function readHead(connection: Connection): Promise<string | null> {
+  for (let head = "";;) {
+    const chunk = await connection.read();
+    if (chunk === null) return null;
+    const from = Math.max(0, head.length - 3);
+    head += latin1.decode(chunk);
+    if (/\n\r?\n/.test(head.slice(from)) || head.length >= MOST_REQUEST) {
+      return head.slice(0, MOST_REQUEST);
+    }
   }
-  return text(0, buffer.length);
 }
 
 /** The answer to a request, of which only the first line matters. */

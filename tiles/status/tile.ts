@@ -10,25 +10,29 @@
 
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import type { StatusPlaces } from "../runtime/permissions.ts";
 import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
-import { Ask, ControlReader } from "../runtime/control.ts";
+import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
 import { Answers } from "./answers.ts";
 import { Capturing, type Listening } from "./capturing.ts";
-import { listenControl, serveControl } from "./control_socket.ts";
+import { listenOn } from "./connections.ts";
+import { serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
-import { listenMetrics, serveMetrics } from "./metrics.ts";
+import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
 import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
 
-/** How often it shows that it gets on: several times until it is said to hang (`supervisor.ts`). */
-const BEAT_MILLIS = 5000;
+/** How often it shows that it gets on, and looks whether it does: several times until it is said to hang. */
+const BEAT_MILLIS = 2000;
 
 /** What the status tile is made with. */
 export interface StatusSetup {
-  readonly places: StatusPlaces;
+  /**
+   * Listening sockets; null: nobody is served there. They stay the caller's, and may be those of a
+   * predecessor that still serves: each connection comes to one of both.
+   */
+  readonly listeners: { readonly control: number | null; readonly metrics: number | null };
   /** Read-only, like all views here. */
   readonly netbase: View;
   readonly control: View;
@@ -45,9 +49,11 @@ export interface StatusSetup {
   readonly listen: readonly Listening[];
 }
 
-/** Begins to listen. Throws Deno's errors when an address cannot be had. */
-export function create({ setup, region, ask, libraries }: TileContext<StatusSetup>): ServingTile {
-  const { places, interfaces, listen } = setup;
+/** Begins to listen. */
+export async function create(
+  { setup, region, ask, onMessage, libraries }: TileContext<StatusSetup>,
+): Promise<ServingTile> {
+  const { listeners, interfaces, listen } = setup;
   const netbase = new NetbaseReader(setup.netbase);
   const tiles = setup.tiles.map(({ kind, name, region }) => ({
     kind,
@@ -74,32 +80,54 @@ export function create({ setup, region, ask, libraries }: TileContext<StatusSetu
     interfaceNames: () => read(() => interfaceNames(netbase.interfaces)),
     listen,
   });
-  const own = { counters, question, capturing };
+  /** Those who wait for what becomes of a change that they asked for, by its number. */
+  const waiting = new Map<number, PromiseWithResolvers<Outcome>>();
+  const change = (kind: number, number: number) => {
+    const outcome = waiting.get(number) ?? Promise.withResolvers<Outcome>();
+    if (!waiting.has(number)) ask({ number, kind, arguments: [] });
+    waiting.set(number, outcome);
+    return outcome.promise;
+  };
+  const own = { counters, question, capturing, change };
   const attached = { interfaces, control };
   const answers = new Answers({ netbase, read, tiles, listen, ...attached, ...own });
-  const listener = places.control === null ? null : listenControl(places.control);
   const metrics = {
     ...{ netbase, tiles, counters, ...attached },
     refusedCalls: new RefusedCalls(setup.refusedCalls),
     callName: (number: number) => libraries.tile.callName(number),
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
-  let metricsListener: Deno.TcpListener | null = null;
-  try {
-    if (places.metrics !== null) metricsListener = listenMetrics(places.metrics);
-  } catch (error) {
-    // The process may end before this tile's thread does, and would leave the socket's file.
-    listener?.close();
-    throw error;
-  }
+  const [controlListener, metricsListener] = await Promise.all(
+    [listeners.control, listeners.metrics].map((fd) =>
+      fd === null ? null : listenOn(fd, libraries.tile)
+    ),
+  );
+  onMessage?.((message) => {
+    if (message.type === "outcome") {
+      waiting.get(message.number)?.resolve(message.outcome);
+      waiting.delete(message.number);
+    } else {
+      controlListener?.server.close();
+      metricsListener?.server.close();
+    }
+  });
   return {
     descriptors: [],
     async serve() {
       region.life = Life.running;
-      setInterval(() => region.quiescent(), BEAT_MILLIS);
-      await Promise.all([
-        listener && serveControl(listener, { answers, counters }),
-        metricsListener && serveMetrics(metricsListener, metrics),
+      const stuck = Promise.withResolvers<never>();
+      setInterval(() => {
+        region.quiescent();
+        if (controlListener?.isStuck() || metricsListener?.isStuck()) {
+          stuck.reject(new Error("it cannot accept connections; are too many files open?"));
+        }
+      }, BEAT_MILLIS);
+      await Promise.race([
+        stuck.promise,
+        Promise.all([
+          controlListener && serveControl(controlListener, { answers, counters }),
+          metricsListener && serveMetrics(metricsListener, metrics),
+        ]),
       ]);
     },
   };

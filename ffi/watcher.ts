@@ -2,8 +2,8 @@
  * Calls back when descriptors are readable: one thread of Deno's pool waits for all of them (poll(2)).
  */
 
-import { libraryPath } from "../ffi/paths.ts";
-import type { TileLibrary } from "../ffi/tile.ts";
+import { libraryPath } from "./paths.ts";
+import type { TileLibrary } from "./tile.ts";
 
 const POLLIN = 1;
 
