@@ -11,7 +11,7 @@
 import { fileURLToPath } from "node:url";
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, PROGRAM, programModule } from "../ffi/paths.ts";
+import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
 import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32 } from "../ffi/view.ts";
@@ -586,6 +586,9 @@ class Master {
       })),
       ...listeners,
     ];
+    const { root } = this.#files;
+    const program = programModule("", root);
+    const libraries = APPLIANCE_LIBRARIES.map((name) => libraryPath(name, root));
     const grants = startGrants(setup.apps.filter(({ inline }) => inline));
     const order = inventory.order(handings, setup);
     try {
@@ -597,15 +600,15 @@ class Master {
           V8_FLAGS,
           ...permissionFlags({
             ...grants,
-            read: [PROGRAM, ...grants.read],
-            ffi: APPLIANCE_LIBRARIES.map((name) => libraryPath(name)),
+            read: [program, ...grants.read],
+            ffi: libraries,
           }),
-          programModule("tiles/runtime/appliance_process.ts"),
+          programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
         env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
-        read: [PROGRAM, ...grants.read],
+        read: [program, ...libraries, ...grants.read],
         uid: this.#uid(0),
         netAdmin: true,
       });

@@ -3,7 +3,7 @@
  * modules that it reads (DESIGN: the table of tiles). Nothing else, and neither once its loop runs.
  */
 
-import { type LibraryName, libraryPath, ROOT } from "../../ffi/paths.ts";
+import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import type { TileKind } from "./tile.ts";
 
 /** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
@@ -58,12 +58,14 @@ export const APPLIANCE_LIBRARIES: readonly LibraryName[] = [
   ...new Set<LibraryName>(["host", "region", ...LIBRARIES.netlink, ...LIBRARIES.net]),
 ];
 
+/** The folder that this program is in: the sources, or what is built for processes. */
+const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
 
 /** What a worker may do at its start. */
 export function permissions(kind: TileKind, { read, write, env, net }: Grants): Permissions {
-  const folders = TILE_FOLDERS.map((folder) => ROOT + folder);
+  const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);
   const ffi = LIBRARIES[kind].map((name) => libraryPath(name));
   return { ffi, read: [...folders, ...read], write, env, net };
 }

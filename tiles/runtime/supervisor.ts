@@ -32,7 +32,8 @@ export interface TileEvents {
   ask?(request: ControlRequest): void;
 }
 
-const WORKER = new URL("./worker.ts", import.meta.url).href;
+/** Of the same kind as this module: TypeScript in the sources, JavaScript where it was built. */
+const WORKER = import.meta.url.replace(/supervisor(?=\.\w+$)/, "worker");
 
 /** How often a tile is looked after. */
 export const LOOK_MILLIS = 500;

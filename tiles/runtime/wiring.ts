@@ -30,7 +30,7 @@ import type { TileKind } from "./tile.ts";
 import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** Slots for refused calls of apps in processes: more than there are at once. */
-export const APP_SLOTS = 512;
+export const APP_SLOTS = 256;
 /** The region with them. */
 export const APP_REFUSALS = "refused calls of apps";
 
