@@ -150,8 +150,6 @@ export interface Xsk {
   adopt(fd: number, memory: View, ring: number): number;
   /** Goes on where the rings are: to be called when whoever used them before has ended. */
   resume(slot: number): void;
-  /** Lets go of the rings, and of the slot. */
-  release(slot: number): void;
   /** Writes `XSK_CURSORS` words. */
   cursors(slot: number, out: Uint32Array): void;
   /**
@@ -161,17 +159,6 @@ export interface Xsk {
    * all. `out` takes those and four full rings. How many offsets; -EINVAL: a ring's cursors are nonsense.
    */
   visible(slot: number, out: Uint32Array): number;
-  /**
-   * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
-   * part. Slot, or -errno.
-   */
-  memorySlot(memory: View, options: Pick<SocketOptions, "frameBytes" | "ring">): number;
-  /**
-   * For a memory slot: moves all sent frames to the completion ring, and up to `count` frames from the
-   * fill ring to the receive ring, by pairs (offset in the frame, length). Puts the offset in the UMEM in
-   * the place of each pair's first word, where the caller then writes the bytes. How many it moved.
-   */
-  inject(slot: number, pairs: Uint32Array, count: number): number;
   /** The socket's descriptor, for `wait` and `confine`; -1 for a memory slot. */
   fd(slot: number): number;
   /**
@@ -201,6 +188,23 @@ export interface Xsk {
    * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
+}
+
+/** The same, with slots in plain memory. */
+export interface XskSlots extends Xsk {
+  /** Lets go of the rings, and of the slot. */
+  release(slot: number): void;
+  /**
+   * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
+   * part. Slot, or -errno.
+   */
+  memorySlot(memory: View, options: Pick<SocketOptions, "frameBytes" | "ring">): number;
+  /**
+   * For a memory slot: moves all sent frames to the completion ring, and up to `count` frames from the
+   * fill ring to the receive ring, by pairs (offset in the frame, length). Puts the offset in the UMEM in
+   * the place of each pair's first word, where the caller then writes the bytes. How many it moved.
+   */
+  inject(slot: number, pairs: Uint32Array, count: number): number;
 }
 
 const NAME_BYTES = 16;
@@ -365,7 +369,7 @@ export function openXskSetup(path: string): XskSetup {
 }
 
 /** Opens the library at `path` for a net tile. */
-export function openXsk(path: string): Xsk {
+export function openXsk(path: string): XskSlots {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_adopt: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_resume: { parameters: ["i32"], result: "void" },
