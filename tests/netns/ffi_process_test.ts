@@ -429,6 +429,19 @@ Deno.test("what a process writes is said in its name, in bounds, without control
   deepEqual(ending, { status: 1, signal: 0 });
 });
 
+Deno.test("what names itself is said as it is, in wider bounds", () => {
+  const { words } = outcome("root", "talk", { verbatim: true });
+  const lines = words.trim().split("\n");
+  equal(lines[0], "line 0\\x1b[31m");
+  ok(lines.length > 500 && lines.length < 5000, `${lines.length} lines`);
+});
+
+Deno.test("a slot of the observer goes from process to process, and each line is its process's", () => {
+  const { words } = outcome("root", "name", { times: 20 });
+  const names = Array.from({ length: 20 }, (_, i) => i < 19 ? `child ${i + 1}` : "child");
+  deepEqual(words.trim().split("\n"), names.map((name) => `${name}: ${name}`));
+});
+
 Deno.test("a process dies with the one that started it", async () => {
   const host = command("root", { work: "ready", then: "stay" }).spawn();
   const reader = host.stdout.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,9 +1,10 @@
 /**
  * What `ffi_process_test.ts` has run in a confined process, in plain JavaScript as an app's process is.
- * Arguments: what to do, the library of attacks, that of regions, and a file that it may not read.
+ * Arguments: what to do, the library of attacks, that of regions, a file that it may not read, and its
+ * name.
  */
 
-const [work, attacks, regionLibrary, forbidden] = Deno.args;
+const [work, attacks, regionLibrary, forbidden, name] = Deno.args;
 const native = Deno.dlopen(attacks, {
   attack: { parameters: ["i32"], result: "i32" },
   attack_name: { parameters: ["i32", "buffer"], result: "i32" },
@@ -127,6 +128,7 @@ const works = {
   crash: () => native.crash(),
   exit: () => Deno.exit(7),
   abort: () => Deno.kill(Deno.pid, "SIGABRT"),
+  name: () => console.log(name),
   talk() {
     for (let i = 0; i < 2000; i++) console.log(`line ${i}\x1b[31m`);
     throw new Error("last words");

@@ -27,6 +27,8 @@ export interface Task {
   /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
   readonly then?: "kill" | "stay";
   readonly times?: number;
+  /** Its lines name themselves. */
+  readonly verbatim?: boolean;
   /** Start it as an appliance with this many UDP sockets, and be its client. */
   readonly udpSockets?: number;
   /** Permissions of Deno, besides those to read and load what is in `folder`. */
@@ -122,7 +124,7 @@ function fields(pid: number, file: string, pattern: RegExp): Record<string, stri
   }
 }
 
-function start() {
+function start(name = "child") {
   const permissions = [
     ...[`--allow-read=${folder}`, `--allow-ffi=${folder}`],
     ...(task.permissions ?? []),
@@ -131,12 +133,12 @@ function start() {
     ? [library("process_child.js"), work, library("attacks.so"), library("libtegula_region.so")]
     : [library("appliance/tests/netns/process_appliance.ts"), library("attacks.so")];
   return processes.start({
-    name: "child",
+    name,
     args: [
       ...RUN_FLAGS,
       ...permissions,
       ...script,
-      ...(task.udpSockets === undefined ? ["/etc/passwd"] : [`${task.udpSockets}`, "4096"]),
+      ...(task.udpSockets === undefined ? ["/etc/passwd", name] : [`${task.udpSockets}`, "4096"]),
     ],
     descriptors: [own.writable, theirs.readOnly, ...handed],
     read: [folder],
@@ -147,9 +149,13 @@ function start() {
 const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
 const moment = () => new Promise((resolve) => setTimeout(resolve, 1));
 
+function hear({ listener, words }: ReturnType<typeof start>, name = "child"): void {
+  observer.hear({ name, verbatim: task.verbatim, slot: 0, listener, words });
+}
+
 /** Ends and reaps; what the observer has it closes when nobody has the other end. */
 async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
-  child.kill();
+  if (work !== "name") child.kill();
   let ending;
   while (!(ending = child.wait())) await moment();
   child.close();
@@ -158,8 +164,8 @@ async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
 
 const before = descriptors();
 for (let i = 1; i < (task.times ?? 1); i++) {
-  const child = start();
-  observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+  const child = start(`child ${i}`);
+  hear(child, `child ${i}`);
   await dispose(child);
 }
 for (let i = 0; i < 1000 && descriptors() > before + 2; i++) await moment();
@@ -167,7 +173,7 @@ const after = descriptors();
 
 const begun = performance.now();
 const child = start();
-observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+hear(child);
 const channel = openChannel(libraryPath("tile"), child.channel);
 // deno-lint-ignore no-explicit-any -- messages of the child, as JSON has them
 const messages: any[] = [];
