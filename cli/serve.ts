@@ -119,7 +119,12 @@ async function boot(parts: Parts): Promise<void> {
     appliance,
     attachments.map(({ name }) => preflight.partialChecksums(host, name)),
   );
-  new RingWatch(attachments, { xskSetup, exists: host.exists, log }).start();
+  const gone = ({ name }: { name: string }) =>
+    log(
+      `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
+        "it until tegula is started again",
+    );
+  new RingWatch(attachments, { xskSetup, exists: host.exists, gone, log }).start();
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");
