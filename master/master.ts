@@ -459,7 +459,9 @@ class Master {
   #watchRings(attachments: readonly Attachment[]): void {
     const { xskSetup, host } = this.#libraries;
     this.#ringWatch?.stop();
-    this.#ringWatch = new RingWatch(attachments, { xskSetup, exists: host.exists, log });
+    const gone = ({ name }: { name: string }) =>
+      log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
+    this.#ringWatch = new RingWatch(attachments, { xskSetup, exists: host.exists, gone, log });
     this.#ringWatch.start();
   }
 

@@ -5,6 +5,8 @@
  */
 
 import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { linesOf } from "../../cli/lines.ts";
 import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../ffi/errno.ts";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -13,7 +15,9 @@ import { u64, u8, type View } from "../../ffi/view.ts";
 import {
   openXsk,
   openXskSetup,
+  VISIBLE_HEADER_WORDS,
   type XdpProgram,
+  XSK_CURSORS,
   XSK_STATISTICS,
   XskStatistic,
 } from "../../ffi/xsk.ts";
@@ -34,6 +38,11 @@ const FRAMES = 1024;
 const RING = 256;
 const ADDRESS = 0xc6120001;
 const OPTIONS = { frameBytes: FRAME_BYTES, headroom: 0, ring: RING };
+
+const F_SETFD = 2;
+const libc = Deno.dlopen("libc.so.6", {
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+}).symbols;
 
 const regions = openRegions(libraryPath("region"));
 const setup = openXskSetup(libraryPath("xsk"));
@@ -380,6 +389,220 @@ Deno.test("bind() waits for a queue that was just let go, and gives up on one in
   close(holder);
   equal(bind(other, wire.near), 0);
   close(other);
+});
+
+Deno.test("a slot of plain memory receives what is injected and gives back what is sent", () => {
+  const slot = xsk.memorySlot(memory, { frameBytes: FRAME_BYTES, ring: 4 });
+  ok(slot >= 0);
+  equal(xsk.fd(slot), -1);
+  const pairs = Uint32Array.of(256, 60, 300, 61, 256, 62, 256, 63, 256, 64);
+  equal(xsk.inject(slot, pairs, 5), 0); // there is nothing to be filled
+  equal(xsk.fill(slot, Uint32Array.of(5 * FRAME_BYTES + 7, FRAME_BYTES), 2), 2);
+  equal(xsk.inject(slot, pairs, 5), 2);
+  deepEqual([...pairs.subarray(0, 4)], [5 * FRAME_BYTES + 256, 60, FRAME_BYTES + 300, 61]);
+  const got = receive(slot);
+  deepEqual(got, [
+    { offset: 5 * FRAME_BYTES + 256, length: 60 },
+    { offset: FRAME_BYTES + 300, length: 61 },
+  ]);
+  const sent = new Uint32Array(RING);
+  // Often enough for every cursor to go around.
+  for (let turn = 0; turn < 8; turn++) {
+    equal(xsk.transmit(slot, Uint32Array.of(got[0].offset, 60), 1), 1);
+    equal(xsk.complete(slot, sent, RING, RING), 0);
+    equal(xsk.inject(slot, Uint32Array.of(0, 60), 1), turn === 0 ? 0 : 1);
+    equal(xsk.complete(slot, sent, RING, RING), 1 | (1 << 16));
+    equal(sent[0], got[0].offset);
+    equal(receive(slot).length, turn === 0 ? 0 : 1);
+  }
+  xsk.release(slot);
+});
+
+/** Offsets in the four rings of a slot: fill, receive, transmit, completion. */
+function visible(slot: number): number[][] {
+  const out = new Uint32Array(VISIBLE_HEADER_WORDS + 4 * RING);
+  const total = xsk.visible(slot, out);
+  ok(total >= 0);
+  let at = VISIBLE_HEADER_WORDS;
+  return Array.from(out.subarray(0, 4), (count) => [...out.subarray(at, at += count)]);
+}
+
+Deno.test("whoever resumes a slot goes on where the rings are, and sees each frame in them", () => {
+  using wire = new Wire("resumed");
+  using far = wire.farSocket();
+  const { program } = loadFor(wire.near);
+  const first = open(wire.near);
+  const { fd, slot } = first;
+  equal(setup.register(program, 0, fd), 0);
+  const link = attach(program, wire.near);
+  equal(setup.mappable(fd), 0);
+  const heir = xsk.adopt(fd, memory, RING);
+  ok(heir >= 0 && heir !== slot);
+  const at = (frame: number) => frame * FRAME_BYTES;
+  const frameOf = (offset: number) => Math.floor(offset / FRAME_BYTES);
+
+  equal(xsk.fill(slot, Uint32Array.of(at(3), at(1), at(2)), 3), 3);
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "one" }));
+  ok(readable([slot]));
+  const [got] = receive(slot);
+  equal(xsk.transmit(slot, Uint32Array.of(got.offset, got.length), 1), 1);
+  ok(far.receive(carries("one")));
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "two" }));
+  ok(readable([slot]));
+
+  xsk.resume(heir);
+  const [filled, received, sending, sent] = visible(heir);
+  deepEqual([filled, received.map(frameOf), sending, sent], [[at(2)], [1], [], [got.offset]]);
+  const cursors = new Uint32Array(XSK_CURSORS);
+  xsk.cursors(heir, cursors);
+  deepEqual([...cursors], [3, 2, 2, 1, 1, 1, 1, 0]);
+  ok(carries("two")(bytes(receive(heir)[0])));
+  equal(xsk.complete(heir, new Uint32Array(1), 1, 1), 1 | (1 << 16));
+  deepEqual(visible(heir)[0], [at(2), got.offset]);
+
+  xsk.release(heir);
+  close(first);
+  setup.detach(link);
+  setup.unload(program);
+});
+
+Deno.test("cursors that make no sense are told, and not followed", () => {
+  const socket = prepare();
+  const heir = xsk.adopt(socket.fd, memory, RING);
+  fill(socket.slot, 0, RING);
+  fill(heir, 0, RING); // it has not resumed
+  equal(xsk.visible(heir, new Uint32Array(VISIBLE_HEADER_WORDS + 4 * RING)), -EINVAL);
+  xsk.release(heir);
+  close(socket);
+});
+
+Deno.test("a queue stays taken while a process has the rings of its socket", () => {
+  using wire = new Wire("held");
+  const { fd, slot } = open(wire.near);
+  setup.close(fd);
+  const next = prepare();
+  equal(bind(next, wire.near), -EBUSY);
+  xsk.release(slot);
+  equal(bind(next, wire.near), 0);
+  close(next);
+});
+
+Deno.test("a socket in the map is served, and taken out of it leaves all to the kernel", () => {
+  using wire = new Wire("paused");
+  using far = wire.farSocket();
+  using kernel = new PacketSocket(wire.near.ifindex);
+  const { program } = loadFor(wire.near);
+  const socket = open(wire.near);
+  fill(socket.slot, 0, RING);
+  const link = attach(program, wire.near);
+  const send = (payload: string) =>
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+  for (const round of ["first", "second"]) {
+    equal(setup.register(program, 0, socket.fd), 0);
+    send(`${round} ours`);
+    ok(readable([socket.slot]));
+    equal(receive(socket.slot).length, 1);
+    equal(setup.unregister(program, 0), 0);
+    send(`${round} kernel's`);
+    ok(kernel.receive(carries(`${round} kernel's`)));
+    equal(receive(socket.slot).length, 0);
+  }
+  close(socket);
+  setup.detach(link);
+  setup.unload(program);
+});
+
+/** A process that answers by socket `fd` with frames in region `umem`, once it is told to `go`. */
+async function startHeir(fd: number, umem: number) {
+  for (const each of [fd, umem]) equal(libc.fcntl(each, F_SETFD, 0), 0); // not closed on exec
+  const script = fileURLToPath(new URL("./ffi_xsk_heir_child.ts", import.meta.url));
+  const process = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--allow-all",
+      "--no-check",
+      script,
+      ...[fd, umem, FRAMES, FRAME_BYTES, RING].map(String),
+    ],
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const lines = linesOf(process.stdout);
+  const line = async () => (await lines.next()).value ?? "";
+  equal(await line(), "adopted");
+  return {
+    async go(): Promise<Record<string, number>> {
+      const writer = process.stdin.getWriter();
+      await writer.write(new Uint8Array(1));
+      await writer.close();
+      return JSON.parse(await line());
+    },
+    async kill(): Promise<void> {
+      try {
+        process.kill("SIGKILL");
+      } catch {
+        // It has ended.
+      }
+      await process.status;
+      while (!(await lines.next()).done);
+    },
+  };
+}
+
+Deno.test("a successor answers all that waited when a process was killed, 20 times", async () => {
+  using wire = new Wire("heirs");
+  using far = wire.farSocket();
+  const shared = regions.createShared("handed umem", FRAMES * FRAME_BYTES);
+  const umem = regions.mapShared(shared.writable, FRAMES * FRAME_BYTES);
+  const { program, redirected } = loadFor(wire.near);
+  const fd = setup.prepare(umem, OPTIONS);
+  equal(setup.bind(fd, { ifindex: wire.near.ifindex, queue: 0, mode: "copy" }), 0);
+  const link = attach(program, wire.near);
+  equal(setup.register(program, 0, fd), 0);
+  const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+  const each = (count: number, what: (payload: string) => void, name: string) => {
+    for (let i = 0; i < count; i++) what(`${name} ${i}.`);
+  };
+  const ask = (payload: string) =>
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: `${payload}?` }));
+  const answered = (payload: string) => ok(far.receive(carries(`${payload}!`)), payload);
+
+  const heirs: Awaited<ReturnType<typeof startHeir>>[] = [];
+  const start = async () => {
+    const heir = await startHeir(fd, shared.writable);
+    heirs.push(heir);
+    return heir;
+  };
+
+  try {
+    let serving = await start();
+    const nothing = await serving.go();
+    deepEqual([nothing.received, nothing.count, nothing.hidden], [0, 0, 0]);
+    const before = descriptors();
+    for (let round = 0; round < 20; round++) {
+      const heir = await start();
+      each(20, ask, `alive ${round}`);
+      each(20, answered, `alive ${round}`);
+      await serving.kill();
+      const waiting = redirected(0) + 100;
+      each(100, ask, `waits ${round}`);
+      while (redirected(0) < waiting) await new Promise((resolve) => setTimeout(resolve, 1));
+      const found = await heir.go();
+      each(100, answered, `waits ${round}`);
+      // Every frame that the kernel was given is in a ring, and only once.
+      const { frames, count, ...others } = found;
+      deepEqual(others, { received: 100, hidden: 0, descriptors: nothing.descriptors });
+      ok(frames === count && frames >= RING, `${count} times ${frames} frames`);
+      serving = heir;
+    }
+    equal(descriptors(), before);
+  } finally {
+    for (const heir of heirs) await heir.kill();
+  }
+  setup.close(fd);
+  setup.detach(link);
+  setup.unload(program);
+  for (const each of Object.values(shared)) regions.close(each);
 });
 
 Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
