@@ -1,8 +1,9 @@
 /**
- * Asking a running appliance over its control socket: what `--live` does. docs/control.md has the
- * protocol.
+ * Asking a running appliance over its control socket: what `--live`, `tegula reload` and others do.
+ * docs/control.md has the protocol.
  */
 
+import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { findControl } from "./control_place.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
@@ -31,6 +32,40 @@ export const LIVE_HELP =
  * long that may take. An audit, or a capture where nothing comes, may be silent for minutes.
  */
 const PATIENCE_MILLIS = 5000;
+/** How many ask for one change, each because its connection ended first: two in a change that goes well. */
+const MOST_ASKED = 8;
+
+/** A conversation ended before the answer came. */
+class EndedError extends UserError {}
+
+/**
+ * Has the appliance that `control` names, or the only one that runs, do what changes it, and returns the
+ * sentence on what was done. Whoever is asked may be replaced by that, so its successor is asked for the
+ * change with the same number, which is done once. Throws UserError, with the status to end with, when
+ * nothing was changed.
+ */
+export async function askForChange(
+  verb: "reload" | "upgrade",
+  control: string | undefined,
+): Promise<string> {
+  const path = await findControl(control);
+  const number = crypto.getRandomValues(new Uint32Array(1))[0] || 1;
+  let ended: unknown;
+  for (let asked = 0; asked < MOST_ASKED; asked++) {
+    const connection = await Control.connect(path).catch((error) => {
+      throw ended ?? error;
+    });
+    try {
+      const outcome = await connection.one({ do: verb, number }) as unknown as Outcome;
+      if (outcome.ok) return outcome.line;
+      throw new UserError(outcome.line, outcome.status);
+    } catch (error) {
+      if (!(error instanceof EndedError)) throw error;
+      ended = error;
+    }
+  }
+  throw ended;
+}
 
 /** A conversation. Answers come in the order of the requests. */
 export class Control {
@@ -124,7 +159,7 @@ export class Control {
     }
     const { value } = await batch;
     if (value) return value;
-    throw new UserError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
+    throw new EndedError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
   }
 }
 

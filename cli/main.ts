@@ -19,6 +19,14 @@ const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: 
     "tell in words what becomes of a packet to an address, and why",
     () => import("./explain.ts"),
   ],
+  reload: [
+    "have a running one go on by its configuration and apps as they are now",
+    () => import("./reload.ts"),
+  ],
+  upgrade: [
+    "have a running one go on with the program that is installed now",
+    () => import("./upgrade.ts"),
+  ],
   check: ["look for what would hurt on this host, and how to mend it", () => import("./check.ts")],
   monitor: [
     "print changes of the kernel's network state as they are mirrored",

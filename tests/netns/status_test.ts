@@ -23,6 +23,7 @@ import {
   refusal,
   socketPath,
 } from "./lab.ts";
+import { temporaryFile } from "./config_file.ts";
 
 /** Runs `tegula ARGS…` in a namespace and returns what it printed. */
 function tegula(namespace: Namespace, ...args: string[]): Promise<string> {
@@ -424,4 +425,23 @@ labTest("audit has the running one compare itself with the kernel", async (lab) 
   const report = JSON.parse(await tegula(host, "audit", "-j", "--control", control));
   assert.equal(report.divergent, 0);
   assert.equal((await appliance.counters()).get("audits"), 2);
+});
+
+labTest("reload answers when it is done, with status 2 where nothing was changed", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const control = socketPath();
+  const module = temporaryFile('export const answer = () => "one";', ".ts");
+  await Appliance.start(host, [
+    ...["--interface", "eth0", "--listen", `7=${module}`, "--control", control],
+  ]);
+  assert.equal((await ask(asker)).text, "one");
+  Deno.writeTextFileSync(module, 'export const answer = () => "two";');
+  assert.match(await tegula(host, "reload", "--control", control), /^reloaded/);
+  assert.equal((await ask(asker)).text, "two");
+  Deno.writeTextFileSync(module, "throw new Error('not today');");
+  const reload = [...selfCommand(), "reload", "--control", control];
+  const { code, said } = await refusal(host.spawn(reload));
+  assert.equal(code, 2);
+  assert.match(said, /not today/);
+  assert.equal((await ask(asker)).text, "two");
 });

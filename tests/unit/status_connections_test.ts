@@ -32,13 +32,13 @@ async function serving(
   const served = serveConnections(listener, { most, counters, gauge, converse });
   const opened: Deno.TcpConn[] = [];
   await use(async () => {
-    const { port } = listener.server.address() as AddressInfo;
+    const { port } = listener.address as AddressInfo;
     opened.push(await Deno.connect({ hostname: "127.0.0.1", port }));
     return opened.at(-1)!;
   }, counters);
   for (const connection of opened) connection.close();
   await eventually("all to be closed", () => none(counters, gauge));
-  listener.server.close();
+  listener.close();
   await served;
 }
 
@@ -185,7 +185,7 @@ async function controlled(
   const served = serveControl(listener, { answers, counters, ...limits });
   await use(() => Deno.connect({ transport: "unix", path }), counters);
   await eventually("all to be closed", () => none(counters, index.control_connections));
-  listener.server.close();
+  listener.close();
   await served;
   await Deno.remove(folder, { recursive: true });
 }
@@ -246,7 +246,7 @@ Deno.test("two that listen on one socket share its connections, and one that lea
     return { ...listener, served };
   };
   const old = await start("old");
-  const { port } = old.server.address() as AddressInfo;
+  const { port } = old.address as AddressInfo;
   const connect = () => Deno.connect({ hostname: "127.0.0.1", port });
   using asking = await connect();
   await asking.write(encoder.encode("?"));
@@ -255,14 +255,14 @@ Deno.test("two that listen on one socket share its connections, and one that lea
     () => Promise.resolve(counters[index.metrics_connections] === 1 ? true : undefined),
   );
   const successor = await start("new");
-  old.server.close();
+  old.close();
   using next = await connect();
   await next.write(encoder.encode("?"));
   assert.equal(await heard(next), "new");
   going.resolve();
   assert.equal(await heard(asking), "old");
   await old.served;
-  successor.server.close();
+  successor.close();
   await successor.served;
   host.close(fd);
 });

@@ -32,8 +32,8 @@ async function serving(
     own: [{ name: tile, reader: new MetricsReader(view) }],
   };
   const served = serveMetrics(listener, parts as unknown as MetricsParts);
-  await use((listener.server.address() as AddressInfo).port, counters);
-  listener.server.close();
+  await use((listener.address as AddressInfo).port, counters);
+  listener.close();
   await served;
 }
 

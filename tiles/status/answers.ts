@@ -38,6 +38,9 @@ export interface AnswerParts {
   readonly listen: readonly Listening[];
 }
 
+/** Thrown by `change` where a successor is to be asked: the conversation just ends. */
+export const REPLACED = new Error("another status tile answers");
+
 /** One answer: lines that are there, or that are still to come. */
 type Answer = string | AsyncIterable<string>;
 type Request = Readonly<Record<string, unknown>>;
@@ -83,6 +86,7 @@ export class Answers {
     try {
       yield* answer;
     } catch (error) {
+      if (error === REPLACED) throw error;
       yield this.#failed(error);
     }
   }

@@ -14,9 +14,12 @@ const LEAVE_MILLIS = 400;
 
 /** A listening socket whose connections wait until they are served. */
 export interface Listener {
-  readonly server: Server;
-  /** Connections in the order in which they came; ends when the server is closed. */
+  /** The address, of TCP. */
+  readonly address: ReturnType<Server["address"]>;
+  /** Connections in the order in which they came, until it is closed. */
   readonly connections: AsyncIterable<Socket[]>;
+  /** Takes no more connections. */
+  close(): void;
   /**
    * Whether connections have waited, without one being accepted, since this was asked last: where Deno
    * is refused a descriptor for one it does not try again.
@@ -33,14 +36,19 @@ export async function listenOn(
   tile: Pick<TileLibrary, "duplicate" | "readable">,
 ): Promise<Listener> {
   const server = createServer({ allowHalfOpen: true });
-  const connections = on(server, "connection", { close: ["close"] });
+  // The server's own "close" comes when the last connection has ended.
+  const connections = on(server, "connection", { close: ["leave"] });
   let [accepted, before] = [0, -1];
   server.on("connection", () => accepted++);
   // The server closes what it is given, and so does the end of this thread.
   server.listen({ fd: tile.duplicate(fd) });
   await once(server, "listening");
   return {
-    ...{ server, connections },
+    ...{ address: server.address(), connections },
+    close() {
+      server.close();
+      server.emit("leave");
+    },
     isStuck() {
       const waits = server.listening && tile.readable(fd);
       const stuck = waits && before === accepted;

@@ -13,7 +13,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
 import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
-import { Answers } from "./answers.ts";
+import { Answers, REPLACED } from "./answers.ts";
 import { Capturing, type Listening } from "./capturing.ts";
 import { listenOn } from "./connections.ts";
 import { serveControl } from "./control_socket.ts";
@@ -107,8 +107,9 @@ export async function create(
       waiting.get(message.number)?.resolve(message.outcome);
       waiting.delete(message.number);
     } else {
-      controlListener?.server.close();
-      metricsListener?.server.close();
+      for (const { reject } of waiting.values()) reject(REPLACED);
+      controlListener?.close();
+      metricsListener?.close();
     }
   });
   return {

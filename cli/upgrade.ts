@@ -1,0 +1,30 @@
+/**
+ * `tegula upgrade`: has the appliance that runs go on with the program that is installed now.
+ */
+
+import { askForChange } from "./control.ts";
+import { Exit } from "./errors.ts";
+import { command } from "./options.ts";
+import { say } from "./output.ts";
+
+const HELP = `usage: tegula upgrade [--control PATH]
+
+Has the running tegula execute the program that was installed in place of its own, with its configuration
+and apps as they are now, and waits until that serves. It serves meanwhile, in the same process. Where the
+new one cannot, it goes on as it was.
+
+  --control PATH     the control socket; without it the only one in /run/tegula
+  --help             this
+
+Exit status: 0 it goes on with that, 2 nothing was changed or none runs that could be asked, 3 it may not be
+asked, 1 anything else.`;
+
+const OPTIONS = { control: { type: "string" } } as const;
+
+export default command(
+  { name: "upgrade", help: HELP, options: OPTIONS },
+  async ({ values: { control } }) => {
+    say(await askForChange("upgrade", control));
+    return Exit.ok;
+  },
+);
