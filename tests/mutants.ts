@@ -46,6 +46,12 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
+      name: "loop: spins after it has woken a tile that shares its cores",
+      in: "runLoop",
+      from: "if (crowded) patience = 1;",
+      to: "",
+    },
+    {
       name: "loop: a long turn does not look at the clock",
       in: "runLoop",
       from: " && control.pulse === pulse",

@@ -66,8 +66,11 @@ Deno.test("every turn of a busy tile is seen by main", () => {
   assert.deepEqual(bursts, [0, 1, 2]);
 });
 
-/** Of a tile that never has work: after which of its turns it blocks, until main stops it. */
-function blocks(spinTurns: number): number[] {
+/**
+ * Of a tile that never has work: after which of its turns it blocks, until main stops it. `during` is
+ * called in each turn with its number.
+ */
+function blocks(spinTurns: number, during: (turn: number) => void = () => {}): number[] {
   const view = heapView(CONTROL_BYTES);
   const main = new ControlWriter(view);
   const at: number[] = [];
@@ -75,7 +78,7 @@ function blocks(spinTurns: number): number[] {
   runLoop({
     tile: {
       turn() {
-        turn++;
+        during(++turn);
         return 0;
       },
       pending: () => false,
@@ -95,6 +98,20 @@ function blocks(spinTurns: number): number[] {
 Deno.test("an idle tile blocks after as many turns as it may spin, and again after each waking", () => {
   assert.deepEqual(blocks(20), [20, 40, 60]);
   assert.deepEqual(blocks(200), [200, 400, 600]);
+});
+
+Deno.test("a tile that wakes another blocks at once where they share cores, and spins where not", () => {
+  const view = heapView(TILE_REGION_BYTES);
+  const waker = new Waker(new TileReader(view), () => {});
+  const sleeper = new TileRegion(view);
+  const wakesAt = (turn: number) => (now: number) => {
+    if (now !== turn) return;
+    sleeper.fallAsleep();
+    waker.published();
+  };
+  const [alone, shared] = [spinTurnsFor(1, 1), spinTurnsFor(2, 1)];
+  assert.deepEqual(blocks(shared, wakesAt(3)), [3, 3 + shared, 3 + 2 * shared]);
+  assert.deepEqual(blocks(alone, wakesAt(3)), [alone, 2 * alone, 3 * alone]);
 });
 
 Deno.test("where busy tiles outnumber cores each spins a tenth as long", () => {

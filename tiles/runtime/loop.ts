@@ -9,14 +9,15 @@
 
 import type { ControlReader } from "./control.ts";
 import type { Tile } from "./tile.ts";
-import { Life, type TileRegion } from "./tile_region.ts";
+import { Life, type TileRegion, wakesGiven } from "./tile_region.ts";
 
 /**
  * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so these are
  * some microseconds, enough to catch the next burst of a busy peer. Where tiles outnumber cores each
  * of them is one that the other tile does not run in: then a tenth is best, by measurement (with 200
  * an app in a tile of its own answered half again as late, and always spinning cost a factor of
- * eight).
+ * eight). After waking another tile it blocks at its first idle turn there: the answer can only come
+ * once the other has the core.
  */
 const SPIN_TURNS = 200;
 const CROWDED_SPIN_TURNS = 20;
@@ -52,6 +53,10 @@ export function spinTurnsFor(busy: number, cores: number): number {
  * over.
  */
 export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
+  const crowded = spinTurns === CROWDED_SPIN_TURNS;
+  let wakes = wakesGiven;
+  /** Idle turns before it blocks this time. */
+  let patience = spinTurns;
   let idle = 0;
   let turns = 0;
   let pulse = control.pulse;
@@ -62,7 +67,11 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     const work = tile.turn();
     region.quiescent();
     idle = work === 0 ? idle + 1 : 0;
-    if (++turns < CLOCK_TURNS && idle < spinTurns && control.pulse === pulse) continue;
+    if (wakesGiven !== wakes) {
+      wakes = wakesGiven;
+      if (crowded) patience = 1;
+    }
+    if (++turns < CLOCK_TURNS && idle < patience && control.pulse === pulse) continue;
 
     turns = 0;
     pulse = control.pulse;
@@ -82,7 +91,7 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
       pulse = -1;
       if (now >= stopBy || (idle > 0 && (tile.drained?.() ?? true))) break;
     }
-    if (idle < spinTurns) continue;
+    if (idle < patience) continue;
 
     region.fallAsleep();
     const sleeps = !tile.pending();
@@ -94,6 +103,8 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     // It may have slept long, and the next burst goes by the tile's clock.
     if (sleeps) tile.clock?.(performance.now());
     idle = 0;
+    patience = spinTurns;
+    wakes = wakesGiven;
   }
   tile.close?.();
   region.life = Life.stopped;

@@ -95,6 +95,9 @@ export class TileReader {
   }
 }
 
+/** How often this thread's tile has woken another; a thread runs one tile. */
+export let wakesGiven = 0;
+
 /** Wakes one tile, at most once per sleep, after something was published for it. */
 export class Waker {
   readonly #tile: TileReader;
@@ -112,6 +115,7 @@ export class Waker {
     const sleep = this.#tile.sleepSequence;
     if ((sleep & 1) === 0 || sleep === this.#woken) return;
     this.#woken = sleep;
+    wakesGiven++;
     this.#wake();
   }
 }
