@@ -6,10 +6,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
-import { controlGrants, flags, kept, type Needs } from "../../cli/narrow.ts";
-import { ROOT } from "../../ffi/paths.ts";
 import { landlock } from "../../scripts/machine.ts";
-import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 import type { TileKind } from "../../tiles/runtime/tile.ts";
 
 const HOST = fileURLToPath(new URL("../fixtures/isolation/host.ts", import.meta.url));
@@ -56,51 +53,4 @@ for (const kind of ["netlink", "net", "app", "status"] as const) {
     assert.equal(signal, "SIGSEGV");
     assert.ok(!lines.includes("done"));
   });
-}
-
-for (const control of [null, "/run/tegula/eth0.sock"]) {
-  const seen = control === null ? "" : ", the one that listens too,";
-  Deno.test(`main, once it has booted, may load and restart tiles${seen} and nothing else`, async () => {
-    // The second is in a folder that it keeps.
-    const files = ["/etc/hostname", `${ROOT}tiles/app/echo.ts`];
-    const needs = { grants: controlGrants({ control }), files };
-    const { states, stderr } = await settledStates(needs);
-    const { read, ffi, write, net } = kept(needs);
-    assert.deepEqual(
-      Object.keys(states).filter((name) => states[name] === "granted").sort(),
-      Object.entries({ read, ffi, write, net })
-        .flatMap(([name, values]) => values.map((value) => `${name} ${value}`)).sort(),
-      stderr,
-    );
-  });
-}
-
-Deno.test("main keeps what an app was granted by name, to start it again with it", async () => {
-  const given = { read: ["/etc/hosts"], env: ["LANG"], net: ["192.0.2.1:9"] };
-  const needs = { grants: { ...NO_GRANTS, ...given }, files: [] };
-  const { states, stderr } = await settledStates(needs);
-  const granted = Object.keys(states).filter((name) => states[name] === "granted");
-  for (const each of ["read /etc/hosts", "env LANG", "net 192.0.2.1:9"]) {
-    assert.ok(granted.includes(each), `${each}: ${stderr}`);
-  }
-  for (const each of ["read /etc/passwd", "env HOME", "env NOTIFY_SOCKET", "net", "read", "env"]) {
-    assert.ok(!granted.includes(each), each);
-  }
-});
-
-async function settledStates(needs: Needs) {
-  const settled = fileURLToPath(new URL("../fixtures/isolation/settled.ts", import.meta.url));
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "--no-prompt",
-      "--unstable-worker-options",
-      ...flags(needs),
-      settled,
-      JSON.stringify(needs),
-    ],
-  });
-  const { stdout, stderr } = await child.output();
-  const states = JSON.parse(new TextDecoder().decode(stdout) || "{}") as Record<string, string>;
-  return { states, stderr: new TextDecoder().decode(stderr) };
 }

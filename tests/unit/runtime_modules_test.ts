@@ -1,4 +1,4 @@
-/** What tiles and main load: every module costs each that has it memory. */
+/** What tiles and their process load: every module costs each that has it memory. */
 
 import { deepEqual, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
@@ -30,7 +30,7 @@ function loaded(path: string): string[] {
 
 const TILES = ["app", "net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`);
 
-for (const path of ["cli/narrowed.ts", "tiles/runtime/worker.ts", ...TILES]) {
+for (const path of ["tiles/runtime/appliance_process.ts", "tiles/runtime/worker.ts", ...TILES]) {
   Deno.test(`${path} loads no module of Node's and none of npm's`, () => {
     const all = loaded(path);
     deepEqual(all.filter((each) => each.includes(":")), []);
