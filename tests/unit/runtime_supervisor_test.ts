@@ -120,7 +120,7 @@ Deno.test("other tiles may sleep for as long as they like, but not stand still a
     assert.deepEqual(heard, [], kind);
     region.awake();
     for (let i = 0; i <= looks; i++) look();
-    assert.deepEqual(heard, [kind === "net" ? "stuck" : "it hangs and is ended"], kind);
+    assert.deepEqual(heard, [kind === "net" ? "stuck: it hangs" : "it hangs and is ended"], kind);
   }
 });
 
