@@ -115,46 +115,13 @@ struct plan {
 #define OWN_PLACES 3
 
 
-/* Reads the lists of a blob of strings: each list ends by an empty string. The next list, or NULL. */
-static char *next_list(char *at, char **list, size_t most)
-{
-	size_t count = 0;
-
-	while (*at && count + 1 < most) {
-		list[count++] = at;
-		at += strlen(at) + 1;
-	}
-	list[count] = NULL;
-	return *at ? NULL : at + 1;
-}
-
-/* Accesses that landlock knows of what is no folder. */
-#define OF_FILES                                                                            \
-	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
-	 LANDLOCK_ACCESS_FS_TRUNCATE)
+/* Accesses to the paths of each list. */
 #define TO_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define TO_EXECUTE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE)
 #define TO_WRITE                                                                            \
 	(LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_MAKE_REG | \
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
 	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
-
-/* Allows `access` of what is at `path`, and below. 0, or -errno. */
-static int allow_path(int ruleset, uint64_t access, const char *path)
-{
-	struct landlock_path_beneath_attr rule = { .allowed_access = access };
-	struct stat status;
-	int error;
-
-	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
-	if (rule.parent_fd < 0)
-		return -errno;
-	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
-		rule.allowed_access &= OF_FILES;
-	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
-	close(rule.parent_fd);
-	return error;
-}
 
 /* Makes the ruleset of the child from its three lists. Its descriptor, -1 where there is no landlock, or -errno. */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write)
@@ -164,9 +131,9 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 		char **paths;
 	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
 	int error, net = plan->order->grants & GRANT_NET;
-	uint64_t files = 0;
+	uint64_t files = ~0ULL;
 	long version;
-	int ruleset = make_ruleset(!net, 1, &files, &version);
+	int ruleset = make_ruleset(net ? 0 : ALL_TCP, 1, &files, &version);
 
 	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
 		plan->missing |= WALL_FILES | WALL_TCP | WALL_SCOPES;
@@ -526,22 +493,13 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	const int net = appliance || order->grants & GRANT_NET;
 	int words[2] = { -1, -1 }, channel[2] = { -1, -1 };
 	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
-	/* No list has more strings than there are bytes. */
-	char **lists = calloc(5 * ((size_t)size / 2 + 2), sizeof(*lists)), **list[5];
+	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
 
 	*out = (struct started){ .listener = -1, .step = PREPARE };
 	plan.from = calloc((size_t)order->count + FIRST_PLACES + 1 + OWN_PLACES, sizeof(*plan.from));
 	if (!lists || !plan.from) {
 		error = -ENOMEM;
-		goto out;
-	}
-	for (size_t i = 0; i < COUNT(list) && strings; i++) {
-		list[i] = lists + i * ((size_t)size / 2 + 2);
-		strings = next_list(strings, list[i], (size_t)size / 2 + 2);
-	}
-	if (!strings) {
-		error = -EINVAL;
 		goto out;
 	}
 	plan.argv = list[0];

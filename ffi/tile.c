@@ -116,9 +116,9 @@ static int drop_capabilities(int keep_net_admin)
  */
 static int forbid_files(void)
 {
-	uint64_t files;
+	uint64_t files = ~0ULL;
 	long version;
-	int error, fd = make_ruleset(1, 0, &files, &version);
+	int error, fd = make_ruleset(ALL_TCP, 0, &files, &version);
 
 	if (fd < 0)
 		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;

@@ -9,6 +9,7 @@ import { libraryPath, ROOT } from "../../ffi/paths.ts";
 import { openProcesses } from "../../ffi/process.ts";
 import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
+import type { Upgraded } from "./process_upgrade.ts";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const EPERM = 1, EACCES = 13, EINVAL = 22, ENOSYS = 38, EOPNOTSUPP = 95;
@@ -462,6 +463,47 @@ Deno.test("a process dies with the one that started it", async () => {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 });
+
+for (const starter of ["root", "user"]) {
+  Deno.test(`a master started by ${starter} executes itself in its place, and its child goes on`, () => {
+    const writable = Deno.makeTempDirSync({ prefix: "process-writable-" });
+    Deno.chmodSync(writable, 0o777);
+    const [program, ...args] = [
+      ...STARTERS[starter],
+      ...[Deno.execPath(), "run", "--allow-all", "--no-check", "--no-lock"],
+      ...[`${HERE}process_upgrade.ts`, FOLDER, writable],
+    ];
+    const { stdout, stderr } = new Deno.Command(program, { args }).outputSync();
+    const words = new TextDecoder().decode(stderr);
+    ok(stdout.length > 0, words);
+    const got: Upgraded = JSON.parse(new TextDecoder().decode(stdout));
+    equal(got.pids[1], got.pids[0]);
+    equal(got.parentOfChild, got.pids[1]);
+    equal(got.answer, "attack");
+    deepEqual(got.refused, ["ptrace"]);
+    deepEqual([got.ready, got.ending], [1, { status: 0, signal: 9 }]);
+    deepEqual(got.next, { missing: MISSING[starter], answer: "second" });
+    match(words, /^child: asked first\nchild: asked attack\nchild: asked second\n/);
+    // CAP_SYS_PTRACE and CAP_SYS_MODULE are none that it needs.
+    ok(got.threads.length > 3);
+    for (const thread of got.threads) {
+      const [noNewPrivileges, effective, bounding] = thread.split(",");
+      equal(noNewPrivileges, "1");
+      equal(BigInt(`0x${effective}`) & 0x90000n, 0n);
+      if (starter === "root") equal(effective, bounding);
+    }
+    deepEqual(got.tried, {
+      "write in its folder": "done",
+      "listen in its folder": "done",
+      "write elsewhere": "PermissionDenied",
+      "remove elsewhere": "PermissionDenied",
+      "read elsewhere": "done",
+      execute: "done",
+      "listen on TCP": "SystemError",
+    });
+    Deno.removeSync(writable, { recursive: true });
+  });
+}
 
 Deno.test("100 starts leave no descriptor behind", () => {
   const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });
