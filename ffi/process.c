@@ -1,5 +1,5 @@
 /*
- * Starts a program in a process that is confined before exec (process.ts): walls that stand before the
+ * Starts a process that is confined before exec (process.ts): walls that stand before the
  * program's first instruction stand for every thread that it will ever have. In order, in the child:
  *
  *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
@@ -17,7 +17,8 @@
  *   5. Landlock: files by list, no TCP (unless granted), no signal and no abstract socket outside.
  *   6. The filter of policy.h. An app's has a listener, which goes to the caller, whose observer (tile.c)
  *      answers; the appliance's has none, so that its tiles can have theirs.
- *   7. execve, by descriptor where the path is closed to the child's user. The preloaded seal.c then
+ *   7. execve of the program that the caller is, by descriptor where its path is closed to the child's
+ *      user, or another's since an upgrade. The preloaded seal.c then
  *      forbids execve, and the call by which the listener went.
  *
  * Where the system has no way to build a wall, the child starts without and the caller is told which is
@@ -105,6 +106,7 @@ struct plan {
 	char uid_map[40], gid_map[40];
 	int null, words, channel;
 	int seal, program; /* the library that is preloaded, and what is executed */
+	int by_path; /* whether that is still what is at its path */
 	int setup, ruleset; /* the child's own, until it executes */
 	int32_t *from; /* room for place_descriptors() */
 	int missing, user_namespace;
@@ -387,8 +389,9 @@ static _Noreturn void child(struct plan *plan)
 
 	error = install_filters(plan, &listener);
 	report(plan->setup, FILTER, error, plan->missing, listener);
-	execve(plan->argv[0], plan->argv + 1, plan->envp);
-	if (errno == EACCES) /* a folder on its way may be closed to this user, and the file not */
+	if (plan->by_path) /* before Linux 6.14 the process had a number for its name without */
+		execve(plan->argv[0], plan->argv + 1, plan->envp);
+	if (!plan->by_path || errno == EACCES) /* a folder on its way may be closed to this user, the file is not */
 		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
 	report(plan->setup, EXEC, -errno, 0, -1);
 	__builtin_unreachable();
@@ -477,8 +480,8 @@ out:
 }
 
 /*
- * Starts a program as `order` says. `strings` are five lists: the program's path and its arguments, from
- * argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
+ * Starts a process as `order` says, of the program that the caller is. `strings` are five lists: the path
+ * of that and the arguments, from argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
  * path of the library that LD_PRELOAD of the environment names by its descriptor, the first after those
  * of the order. The caller closes what is in `out`. It is to be called by a thread that stays: the child
  * dies with it. 0, or -errno with `out->step`.
@@ -492,6 +495,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	const int appliance = order->process == PROCESS_APPLIANCE;
 	const int net = appliance || order->grants & GRANT_NET;
 	int words[2] = { -1, -1 }, channel[2] = { -1, -1 };
+	struct stat program, at_path;
 	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
 	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
@@ -508,13 +512,15 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->gid, (unsigned)getegid());
 	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	plan.seal = open(seal, O_PATH | O_CLOEXEC);
-	plan.program = open(plan.argv[0], O_PATH | O_CLOEXEC);
+	plan.program = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (plan.null < 0 || plan.seal < 0 || plan.program < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0 ||
 	    fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 || fcntl(channel[1], F_SETFL, O_NONBLOCK) < 0) {
 		error = -errno;
 		goto out;
 	}
+	plan.by_path = fstat(plan.program, &program) == 0 && stat(plan.argv[0], &at_path) == 0 &&
+		       program.st_dev == at_path.st_dev && program.st_ino == at_path.st_ino;
 	plan.words = words[1];
 	plan.channel = channel[1];
 	out->step = GRANT;

@@ -213,7 +213,8 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
   const named = (pattern: RegExp) => [...mapped].filter((path) => pattern.test(path));
   const cache = "/etc/ld.so.cache";
   return {
-    execute: [Deno.execPath(), ...named(/\/ld-[^/]*\.so[^/]*$/)],
+    // Whatever is at its path by now.
+    execute: ["/proc/self/exe", ...named(/\/ld-[^/]*\.so[^/]*$/)],
     read: [
       ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
       libraryPath("seal"),
@@ -282,7 +283,7 @@ export function openProcesses(path: string): Processes {
         LD_PRELOAD: `/proc/self/fd/${FIRST_DESCRIPTOR + descriptors.length}`,
         TEGULA_SEAL: role === "app" && net ? "net" : role,
       };
-      const deno = Deno.execPath();
+      const deno = Deno.execPath().replace(/ \(deleted\)$/, "");
       const strings = stringLists(
         [deno, deno, ...args],
         Object.entries(variables).map(([variable, value]) => `${variable}=${value}`),

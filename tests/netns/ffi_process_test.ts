@@ -273,79 +273,86 @@ Deno.test("an appliance may have 4,096 sockets, and descriptors for 20 workers b
   equal(limits["Max processes"], "300");
 });
 
-Deno.test("honest code has crypto, timers, workers and its files, and is refused nothing", () => {
-  const { messages, ending, refused } = outcome("root", "honest", {
-    options: { isolates: 2, memoryMib: 256 },
-  });
-  deepEqual(messages, [{
-    honest: {
-      digest: 32,
-      worker: 2,
-      own: true,
-      file: "NotCapable",
-      command: "NotCapable",
-      connect: "NotCapable",
-      memory: true,
-      date: "1970-01-01T00:00:00.000Z",
-      random: 4,
-      path: Deno.execPath(),
-    },
-  }]);
-  deepEqual(refused, {});
-  deepEqual(ending, { status: 0, signal: 0 });
-});
+const PROCESSES = ["app", "appliance"] as const;
 
-Deno.test("what is granted works, and opens nothing else", async () => {
-  const folder = `${FOLDER}/own`;
-  Deno.mkdirSync(folder);
-  Deno.chmodSync(folder, 0o777);
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  const echo = (async () => {
-    const connection = await listener.accept();
-    await connection.readable.pipeTo(connection.writable);
-  })();
-  const { stdout, stderr } = await command("root", {
-    work: "granted",
-    permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
-    options: {
-      net: true,
-      clock: true,
-      write: [folder],
-      env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
-    },
-  }).output();
-  const words = new TextDecoder().decode(stderr);
-  const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
-  deepEqual(messages, [{
-    granted: {
-      answer: 7,
-      datagram: 9,
-      file: "written",
-      other: "PermissionDenied",
-      clock: { adjtimex: 0 },
-      errors: {
-        "open to read": EACCES,
-        "open memory": EACCES,
-        "open to write": EACCES,
-        "open a region": EACCES,
-        openat2: ENOSYS,
-        mkdir: EACCES,
-        fork: EPERM,
-        execve: EPERM,
-        execveat: EPERM,
-        memfd_create: EPERM,
-        ptrace: EPERM,
-        "socket UNIX": EACCES,
+for (const role of PROCESSES) {
+  Deno.test(`honest code has crypto, timers, workers and its files, and is refused nothing: ${role}`, () => {
+    const { messages, ending, refused } = outcome("root", "honest", {
+      options: { role, isolates: 2, memoryMib: 256 },
+    });
+    deepEqual(messages, [{
+      honest: {
+        digest: 32,
+        worker: 2,
+        own: true,
+        file: "NotCapable",
+        command: "NotCapable",
+        connect: "NotCapable",
+        memory: true,
+        date: "1970-01-01T00:00:00.000Z",
+        random: 4,
+        path: Deno.execPath(),
       },
-    },
-  }], words || undefined);
-  equal(namespaces.net, false);
-  equal(namespaces.pid, true);
-  equal(refused.ptrace, 1);
-  await echo;
-  listener.close();
-});
+    }]);
+    deepEqual(refused, {});
+    deepEqual(ending, { status: 0, signal: 0 });
+  });
+
+  Deno.test(`what is granted works, and opens nothing else: ${role}`, async () => {
+    const folder = `${FOLDER}/own ${role}`;
+    const refusal = (error: number) => role === "app" ? error : ENOSYS;
+    Deno.mkdirSync(folder);
+    Deno.chmodSync(folder, 0o777);
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr as Deno.NetAddr;
+    const echo = (async () => {
+      const connection = await listener.accept();
+      await connection.readable.pipeTo(connection.writable);
+    })();
+    const { stdout, stderr } = await command("root", {
+      work: "granted",
+      then: "kill",
+      permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
+      options: {
+        role,
+        net: true,
+        clock: true,
+        write: [folder],
+        env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
+      },
+    }).output();
+    const words = new TextDecoder().decode(stderr);
+    const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
+    deepEqual(messages, [{
+      granted: {
+        answer: 7,
+        datagram: 9,
+        file: "written",
+        other: "PermissionDenied",
+        clock: { adjtimex: 0 },
+        errors: {
+          "open to read": EACCES,
+          "open memory": EACCES,
+          "open to write": EACCES,
+          "open a region": EACCES,
+          openat2: ENOSYS,
+          mkdir: EACCES,
+          fork: refusal(EPERM),
+          execve: refusal(EPERM),
+          execveat: refusal(EPERM),
+          memfd_create: refusal(EPERM),
+          ptrace: refusal(EPERM),
+          "socket UNIX": refusal(EACCES),
+        },
+      },
+    }], words || undefined);
+    equal(namespaces.net, false);
+    equal(namespaces.pid, true);
+    equal(refused.ptrace, role === "app" ? 1 : undefined);
+    await echo;
+    listener.close();
+  });
+}
 
 Deno.test("regions are shared by their descriptors, and one for reading stays so", () => {
   const { messages, written, ending } = outcome("root", "regions");
@@ -373,9 +380,25 @@ Deno.test("Deno and the libraries may lie in a folder that is closed to the chil
   }, from);
   equal(messages[0].honest.path, `${closed}/deno`);
   deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
+  // Without the seal there is no start: the loader would go on.
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o600);
+  const task = { work: "ready", options: { uid: 60123 } };
+  const { success, stderr } = command("root", task, from).outputSync();
+  equal(success, false);
+  match(new TextDecoder().decode(stderr), /\(open the library that seals it\): EACCES/);
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o755);
   // The seal is on: execve is refused by it alone.
   const { messages: [{ errors }] } = outcome("root", "attack", { options: { uid: 60123 } }, from);
   deepEqual([errors.execve, errors.execveat, errors.seccomp], [EPERM, EPERM, EPERM]);
+});
+
+Deno.test("a program that was replaced goes on to start what it is", () => {
+  const deno = `${FOLDER}/replaced`;
+  Deno.copyFileSync(Deno.execPath(), deno);
+  const { messages, missing } = outcome("root", "ready", { then: "kill", replaced: true }, {
+    deno,
+  });
+  deepEqual([messages, missing], [[{ ready: true }], []]);
 });
 
 Deno.test("readableBy() says whether a user can read a file, as its folders let it", () => {

@@ -91,6 +91,8 @@ const works = {
       },
     });
     Deno.removeSync(`${file}.new`);
+    // Its namespaces are looked at before it is ended.
+    setInterval(() => {}, 1000);
   },
   async regions() {
     const { openRegions } = await import(regionLibrary.replace(/[^/]*$/, "region.js"));
