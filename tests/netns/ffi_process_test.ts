@@ -458,6 +458,7 @@ Deno.test("what names itself is said as it is, in wider bounds", () => {
   const lines = words.trim().split("\n");
   equal(lines[0], "line 0\\x1b[31m");
   ok(lines.length > 500 && lines.length < 5000, `${lines.length} lines`);
+  equal(outcome("root", "long", { verbatim: true }).words.length, 4096 + 1);
 });
 
 Deno.test("a slot of the observer goes from process to process, and each line is its process's", () => {

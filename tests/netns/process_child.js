@@ -143,6 +143,7 @@ const works = {
     }, 1);
   },
   name: () => console.log(name),
+  long: () => console.log("x".repeat(4096)),
   talk() {
     for (let i = 0; i < 2000; i++) console.log(`line ${i}\x1b[31m`);
     throw new Error("last words");
