@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -696,12 +697,15 @@ static inline int install(struct policy *p)
 	return result(fd);
 }
 
+#define ALL_TCP (LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP)
+
 /*
- * Makes a landlock ruleset that handles every access to files, and TCP and the scopes of signals and
- * abstract sockets where wanted and known. Stores the accesses to files in `files`, and the version of landlock.
- * The descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has no landlock.
+ * Makes a landlock ruleset that handles the accesses `files` to files, those to TCP, and the scopes of
+ * signals and abstract sockets where wanted, as far as they are known. Stores which accesses to files these
+ * are, and the version of landlock. The descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has
+ * no landlock.
  */
-static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *version)
+static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *version)
 {
 	/* How many accesses each version of landlock knows. */
 	static const uint8_t ACCESSES[] = { 13, 14, 15, 15, 16 };
@@ -710,9 +714,10 @@ static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *versi
 	*version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	if (*version < 1)
 		return -errno;
-	*files = rules.handled_access_fs = (1ULL << ACCESSES[*version > 5 ? 4 : *version - 1]) - 1;
-	if (tcp && *version >= 4)
-		rules.handled_access_net = LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP;
+	*files &= (1ULL << ACCESSES[*version > 5 ? 4 : *version - 1]) - 1;
+	rules.handled_access_fs = *files;
+	if (*version >= 4)
+		rules.handled_access_net = tcp;
 #ifdef LANDLOCK_SCOPE_SIGNAL
 	if (scopes && *version >= 6)
 		rules.scoped = LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | LANDLOCK_SCOPE_SIGNAL;
@@ -720,6 +725,28 @@ static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *versi
 	(void)scopes;
 #endif
 	return result(syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
+}
+
+/* Accesses that landlock knows of what is no folder. */
+#define OF_FILES                                                                            \
+	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
+	 LANDLOCK_ACCESS_FS_TRUNCATE)
+
+/* Allows `access` of what is at `path`, and below. 0, or -errno. */
+static inline int allow_path(int ruleset, uint64_t access, const char *path)
+{
+	struct landlock_path_beneath_attr rule = { .allowed_access = access };
+	struct stat status;
+	int error;
+
+	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
+	if (rule.parent_fd < 0)
+		return -errno;
+	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
+		rule.allowed_access &= OF_FILES;
+	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
+	close(rule.parent_fd);
+	return error;
 }
 
 #endif

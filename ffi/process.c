@@ -1,5 +1,5 @@
 /*
- * Starts a program in a process that is confined before exec (process.ts): walls that stand before the
+ * Starts a process that is confined before exec (process.ts): walls that stand before the
  * program's first instruction stand for every thread that it will ever have. In order, in the child:
  *
  *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
@@ -17,7 +17,8 @@
  *   5. Landlock: files by list, no TCP (unless granted), no signal and no abstract socket outside.
  *   6. The filter of policy.h. An app's has a listener, which goes to the caller, whose observer (tile.c)
  *      answers; the appliance's has none, so that its tiles can have theirs.
- *   7. execve, by descriptor where the path is closed to the child's user. The preloaded seal.c then
+ *   7. execve of the program that the caller is, by descriptor where its path is closed to the child's
+ *      user, or another's since an upgrade. The preloaded seal.c then
  *      forbids execve, and the call by which the listener went.
  *
  * Where the system has no way to build a wall, the child starts without and the caller is told which is
@@ -105,6 +106,7 @@ struct plan {
 	char uid_map[40], gid_map[40];
 	int null, words, channel;
 	int seal, program; /* the library that is preloaded, and what is executed */
+	int by_path; /* whether that is still what is at its path */
 	int setup, ruleset; /* the child's own, until it executes */
 	int32_t *from; /* room for place_descriptors() */
 	int missing, user_namespace;
@@ -115,46 +117,13 @@ struct plan {
 #define OWN_PLACES 3
 
 
-/* Reads the lists of a blob of strings: each list ends by an empty string. The next list, or NULL. */
-static char *next_list(char *at, char **list, size_t most)
-{
-	size_t count = 0;
-
-	while (*at && count + 1 < most) {
-		list[count++] = at;
-		at += strlen(at) + 1;
-	}
-	list[count] = NULL;
-	return *at ? NULL : at + 1;
-}
-
-/* Accesses that landlock knows of what is no folder. */
-#define OF_FILES                                                                            \
-	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
-	 LANDLOCK_ACCESS_FS_TRUNCATE)
+/* Accesses to the paths of each list. */
 #define TO_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define TO_EXECUTE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE)
 #define TO_WRITE                                                                            \
 	(LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_MAKE_REG | \
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
 	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
-
-/* Allows `access` of what is at `path`, and below. 0, or -errno. */
-static int allow_path(int ruleset, uint64_t access, const char *path)
-{
-	struct landlock_path_beneath_attr rule = { .allowed_access = access };
-	struct stat status;
-	int error;
-
-	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
-	if (rule.parent_fd < 0)
-		return -errno;
-	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
-		rule.allowed_access &= OF_FILES;
-	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
-	close(rule.parent_fd);
-	return error;
-}
 
 /* Makes the ruleset of the child from its three lists. Its descriptor, -1 where there is no landlock, or -errno. */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write)
@@ -164,9 +133,9 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 		char **paths;
 	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
 	int error, net = plan->order->grants & GRANT_NET;
-	uint64_t files = 0;
+	uint64_t files = ~0ULL;
 	long version;
-	int ruleset = make_ruleset(!net, 1, &files, &version);
+	int ruleset = make_ruleset(net ? 0 : ALL_TCP, 1, &files, &version);
 
 	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
 		plan->missing |= WALL_FILES | WALL_TCP | WALL_SCOPES;
@@ -237,7 +206,8 @@ static int limit(int resource, rlim_t value)
 }
 
 /*
- * Puts the descriptors in their places: first all of them above the places, then each into its own.
+ * Puts the descriptors in their places: first all of them above the places, then each into its own. For
+ * a moment there are twice as many, within the caller's limit, which Deno has raised as far as it goes.
  * Those that the child still needs itself come last, and close on exec. 0, or -errno.
  */
 static int place_descriptors(struct plan *plan)
@@ -246,12 +216,7 @@ static int place_descriptors(struct plan *plan)
 	const int places = FIRST_PLACES + order->count + 1, all = places + OWN_PLACES;
 	const int32_t first[FIRST_PLACES] = { plan->null, plan->words, plan->words, plan->channel };
 	const int32_t own[OWN_PLACES] = { plan->setup, plan->program, plan->ruleset };
-	const struct rlimit room = { 2 * (rlim_t)all, 2 * (rlim_t)all };
-	struct rlimit limit;
 
-	/* They are twice as many for a moment; without the privilege the caller's limit has to do. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < room.rlim_cur)
-		setrlimit(RLIMIT_NOFILE, &room);
 	for (int i = 0; i < all; i++) {
 		int fd = i < FIRST_PLACES ? first[i] : i < places - 1 ? order->fds[i - FIRST_PLACES] :
 			 i < places ? plan->seal : own[i - places];
@@ -420,8 +385,9 @@ static _Noreturn void child(struct plan *plan)
 
 	error = install_filters(plan, &listener);
 	report(plan->setup, FILTER, error, plan->missing, listener);
-	execve(plan->argv[0], plan->argv + 1, plan->envp);
-	if (errno == EACCES) /* a folder on its way may be closed to this user, and the file not */
+	if (plan->by_path) /* before Linux 6.14 the process had a number for its name without */
+		execve(plan->argv[0], plan->argv + 1, plan->envp);
+	if (!plan->by_path || errno == EACCES) /* a folder on its way may be closed to this user, the file is not */
 		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
 	report(plan->setup, EXEC, -errno, 0, -1);
 	__builtin_unreachable();
@@ -510,8 +476,8 @@ out:
 }
 
 /*
- * Starts a program as `order` says. `strings` are five lists: the program's path and its arguments, from
- * argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
+ * Starts a process as `order` says, of the program that the caller is. `strings` are five lists: the path
+ * of that and the arguments, from argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
  * path of the library that LD_PRELOAD of the environment names by its descriptor, the first after those
  * of the order. The caller closes what is in `out`. It is to be called by a thread that stays: the child
  * dies with it. 0, or -errno with `out->step`.
@@ -525,9 +491,9 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	const int appliance = order->process == PROCESS_APPLIANCE;
 	const int net = appliance || order->grants & GRANT_NET;
 	int words[2] = { -1, -1 }, channel[2] = { -1, -1 };
+	struct stat program, at_path;
 	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
-	/* No list has more strings than there are bytes. */
-	char **lists = calloc(5 * ((size_t)size / 2 + 2), sizeof(*lists)), **list[5];
+	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
 
 	*out = (struct started){ .listener = -1, .step = PREPARE };
@@ -536,27 +502,21 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 		error = -ENOMEM;
 		goto out;
 	}
-	for (size_t i = 0; i < COUNT(list) && strings; i++) {
-		list[i] = lists + i * ((size_t)size / 2 + 2);
-		strings = next_list(strings, list[i], (size_t)size / 2 + 2);
-	}
-	if (!strings) {
-		error = -EINVAL;
-		goto out;
-	}
 	plan.argv = list[0];
 	plan.envp = list[1];
 	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
 	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->gid, (unsigned)getegid());
 	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	plan.seal = open(seal, O_PATH | O_CLOEXEC);
-	plan.program = open(plan.argv[0], O_PATH | O_CLOEXEC);
+	plan.program = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (plan.null < 0 || plan.seal < 0 || plan.program < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0 ||
 	    fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 || fcntl(channel[1], F_SETFL, O_NONBLOCK) < 0) {
 		error = -errno;
 		goto out;
 	}
+	plan.by_path = fstat(plan.program, &program) == 0 && stat(plan.argv[0], &at_path) == 0 &&
+		       program.st_dev == at_path.st_dev && program.st_ino == at_path.st_ino;
 	plan.words = words[1];
 	plan.channel = channel[1];
 	out->step = GRANT;

@@ -30,7 +30,8 @@
  * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
  */
 
-import { checked, SystemError } from "./errno.ts";
+import { checked, ENOENT, SystemError } from "./errno.ts";
+import { exists, stringLists } from "./host.ts";
 import { libraryPath } from "./paths.ts";
 
 /** The child's end of the channel. */
@@ -104,7 +105,10 @@ export interface ProcessOptions {
    * DENO_DIR where none is given.
    */
   readonly env?: { readonly [name: string]: string };
-  /** The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. */
+  /**
+   * The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. Twice as many have to
+   * be within the caller's limit (RLIMIT_NOFILE), else the start fails with EMFILE or EINVAL.
+   */
   readonly descriptors?: readonly number[];
   /** Absolute paths of files and folders that exist, which the kernel lets it read. */
   readonly read?: readonly string[];
@@ -143,8 +147,9 @@ export interface Ending {
   readonly signal: number;
 }
 
-/** A process that was started. */
-export interface ConfinedProcess {
+/** What is known of a process that was started; all of it is JSON. */
+export interface KnownProcess {
+  readonly name: string;
   readonly pid: number;
   /** Readable when it has ended; for poll(2). */
   readonly pidfd: number;
@@ -155,6 +160,10 @@ export interface ConfinedProcess {
   readonly listener: number;
   /** Walls that the system has no way to build here, one clause each: "it is in the host's …". */
   readonly missing: readonly string[];
+}
+
+/** A process that was started. */
+export interface ConfinedProcess extends KnownProcess {
   /** Looks whether it has ended, without waiting, and reaps it. Null when not. Throws SystemError. */
   wait(): Ending | null;
   /** Ends it; nothing when it has ended already. Throws SystemError. */
@@ -167,6 +176,11 @@ export interface ConfinedProcess {
 export interface Processes {
   /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
   start(options: ProcessOptions): ConfinedProcess;
+  /**
+   * Takes over a process that this one has started before it executed the program that it is now, and
+   * kept the descriptors of (`Host.execKeeping`).
+   */
+  adopt(known: KnownProcess): ConfinedProcess;
   /**
    * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
    * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
@@ -196,7 +210,6 @@ const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
 
 const POLLIN = 1;
 const POLLOUT = 4;
-const ENOENT = 2;
 const ESRCH = 3;
 
 /** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
@@ -206,34 +219,14 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
   const named = (pattern: RegExp) => [...mapped].filter((path) => pattern.test(path));
   const cache = "/etc/ld.so.cache";
   return {
-    execute: [Deno.execPath(), ...named(/\/ld-[^/]*\.so[^/]*$/)],
+    // Whatever is at its path by now.
+    execute: ["/proc/self/exe", ...named(/\/ld-[^/]*\.so[^/]*$/)],
     read: [
       ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
       libraryPath("seal"),
       ...(exists(cache) ? [cache] : []),
     ],
   };
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** Strings as `tegula_process_start` reads them: each list ends by an empty one. */
-function lists(...all: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
-  for (const text of all.flat()) {
-    if (text === "" || text.includes("\0")) {
-      throw new TypeError(`an argument, variable or path is ${text === "" ? "empty" : "not text"}`);
-    }
-  }
-  return new TextEncoder().encode(
-    all.map((list) => list.map((text) => `${text}\0`).join("") + "\0").join(""),
-  );
 }
 
 /** Opens the library at `path`. */
@@ -249,12 +242,33 @@ export function openProcesses(path: string): Processes {
     // libc's
     close: { parameters: ["i32"], result: "i32" },
   });
-  const seal = lists([libraryPath("seal")]);
+  const seal = stringLists([libraryPath("seal")]);
   let own: ReturnType<typeof ownFiles> | undefined;
 
+  const adopt: Processes["adopt"] = (known) => {
+    const { name, pidfd, channel } = known;
+    return {
+      ...known,
+      wait() {
+        const how = new Int32Array(2);
+        const ended = checked(symbols.tegula_process_wait(pidfd, how), `wait for ${name}`);
+        return ended === 0 ? null : { status: how[0], signal: how[1] };
+      },
+      kill() {
+        const error = symbols.tegula_process_kill(pidfd);
+        if (error !== -ESRCH) checked(error, `end ${name}`);
+      },
+      close() {
+        symbols.close(pidfd);
+        symbols.close(channel);
+      },
+    };
+  };
+
   return {
+    adopt,
     readableBy: (path, uid, gid = uid) =>
-      symbols.tegula_process_readable(lists([path]), uid, gid) === 0,
+      symbols.tegula_process_readable(stringLists([path]), uid, gid) === 0,
     start({ name, args, env = {}, descriptors = [], read = [], write = [], ...options }) {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {
@@ -275,8 +289,8 @@ export function openProcesses(path: string): Processes {
         LD_PRELOAD: `/proc/self/fd/${FIRST_DESCRIPTOR + descriptors.length}`,
         TEGULA_SEAL: role === "app" && net ? "net" : role,
       };
-      const deno = Deno.execPath();
-      const strings = lists(
+      const deno = Deno.execPath().replace(/ \(deleted\)$/, "");
+      const strings = stringLists(
         [deno, deno, ...args],
         Object.entries(variables).map(([variable, value]) => `${variable}=${value}`),
         own.execute,
@@ -301,27 +315,8 @@ export function openProcesses(path: string): Processes {
       const error = symbols.tegula_process_start(strings, strings.length, seal, order, started);
       const [pid, pidfd, channel, words, listener, missing, step] = started;
       if (error < 0) throw new SystemError(`start the process of ${name} (${STEPS[step]})`, error);
-      return {
-        pid,
-        pidfd,
-        channel,
-        words,
-        listener,
-        missing: WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says),
-        wait() {
-          const how = new Int32Array(2);
-          const ended = checked(symbols.tegula_process_wait(pidfd, how), `wait for ${name}`);
-          return ended === 0 ? null : { status: how[0], signal: how[1] };
-        },
-        kill() {
-          const error = symbols.tegula_process_kill(pidfd);
-          if (error !== -ESRCH) checked(error, `end ${name}`);
-        },
-        close() {
-          symbols.close(pidfd);
-          symbols.close(channel);
-        },
-      };
+      const walls = WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says);
+      return adopt({ name, pid, pidfd, channel, words, listener, missing: walls });
     },
   };
 }

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -116,9 +117,9 @@ static int drop_capabilities(int keep_net_admin)
  */
 static int forbid_files(void)
 {
-	uint64_t files;
+	uint64_t files = ~0ULL;
 	long version;
-	int error, fd = make_ruleset(1, 0, &files, &version);
+	int error, fd = make_ruleset(ALL_TCP, 0, &files, &version);
 
 	if (fd < 0)
 		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
@@ -138,6 +139,7 @@ static int forbid_files(void)
 #define LINES_A_SECOND 50
 #define VERBATIM_LINES_A_SECOND 1000
 #define LINE_BYTES 960 /* spelled out it is less than PIPE_BUF, which is written at once */
+#define VERBATIM_LINE_BYTES 8192 /* the longest that a tile's console says, and its name */
 #define PIECE 4096
 #define FLOOD_PAUSE_MS 100
 
@@ -147,7 +149,7 @@ struct slot {
 		char name[NAME_BYTES];
 		int verbatim; /* its lines name themselves */
 	} next, now; /* of what arrives, and of what the observer listens to */
-	char line[LINE_BYTES]; /* what has come of a line of its words */
+	char line[VERBATIM_LINE_BYTES]; /* what has come of a line of its words */
 	size_t length;
 	time_t second; /* in which `lines` were written */
 	int lines;
@@ -177,7 +179,7 @@ struct listener {
  */
 static void write_line(struct slot *slot)
 {
-	char out[NAME_BYTES + 4 * LINE_BYTES + 64];
+	char out[NAME_BYTES + 4 * VERBATIM_LINE_BYTES + 64];
 	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
 	const int most = slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND;
 	time_t now = time(NULL);
@@ -207,9 +209,16 @@ static void write_line(struct slot *slot)
 	}
 	out[used++] = '\n';
 	slot->length = 0;
-	if (slot->lines <= most + 1 && poll(&log, 1, 0) == 1 && log.revents & POLLOUT &&
-	    write(STDERR_FILENO, out, used) < 0)
-		return; /* nobody reads the log */
+	for (size_t done = 0; slot->lines <= most + 1 && done < used;) {
+		size_t piece = used - done < PIPE_BUF ? used - done : PIPE_BUF;
+		ssize_t count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
+					write(STDERR_FILENO, out + done, piece) :
+					-1;
+
+		if (count < 0)
+			return; /* nobody reads the log */
+		done += (size_t)count;
+	}
 }
 
 /* Takes what a tile writes; a line is written when it is complete, or too long. */
@@ -218,7 +227,7 @@ static void take_words(struct slot *slot, const char *text, size_t length)
 	for (size_t i = 0; i < length; i++) {
 		if (text[i] != '\n')
 			slot->line[slot->length++] = text[i];
-		if (text[i] == '\n' || slot->length == LINE_BYTES)
+		if (text[i] == '\n' || slot->length == (slot->now.verbatim ? VERBATIM_LINE_BYTES : LINE_BYTES))
 			write_line(slot);
 	}
 }

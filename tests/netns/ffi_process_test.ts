@@ -9,6 +9,7 @@ import { libraryPath, ROOT } from "../../ffi/paths.ts";
 import { openProcesses } from "../../ffi/process.ts";
 import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
+import type { Upgraded } from "./process_upgrade.ts";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const EPERM = 1, EACCES = 13, EINVAL = 22, ENOSYS = 38, EOPNOTSUPP = 95;
@@ -272,79 +273,86 @@ Deno.test("an appliance may have 4,096 sockets, and descriptors for 20 workers b
   equal(limits["Max processes"], "300");
 });
 
-Deno.test("honest code has crypto, timers, workers and its files, and is refused nothing", () => {
-  const { messages, ending, refused } = outcome("root", "honest", {
-    options: { isolates: 2, memoryMib: 256 },
-  });
-  deepEqual(messages, [{
-    honest: {
-      digest: 32,
-      worker: 2,
-      own: true,
-      file: "NotCapable",
-      command: "NotCapable",
-      connect: "NotCapable",
-      memory: true,
-      date: "1970-01-01T00:00:00.000Z",
-      random: 4,
-      path: Deno.execPath(),
-    },
-  }]);
-  deepEqual(refused, {});
-  deepEqual(ending, { status: 0, signal: 0 });
-});
+const PROCESSES = ["app", "appliance"] as const;
 
-Deno.test("what is granted works, and opens nothing else", async () => {
-  const folder = `${FOLDER}/own`;
-  Deno.mkdirSync(folder);
-  Deno.chmodSync(folder, 0o777);
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  const echo = (async () => {
-    const connection = await listener.accept();
-    await connection.readable.pipeTo(connection.writable);
-  })();
-  const { stdout, stderr } = await command("root", {
-    work: "granted",
-    permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
-    options: {
-      net: true,
-      clock: true,
-      write: [folder],
-      env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
-    },
-  }).output();
-  const words = new TextDecoder().decode(stderr);
-  const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
-  deepEqual(messages, [{
-    granted: {
-      answer: 7,
-      datagram: 9,
-      file: "written",
-      other: "PermissionDenied",
-      clock: { adjtimex: 0 },
-      errors: {
-        "open to read": EACCES,
-        "open memory": EACCES,
-        "open to write": EACCES,
-        "open a region": EACCES,
-        openat2: ENOSYS,
-        mkdir: EACCES,
-        fork: EPERM,
-        execve: EPERM,
-        execveat: EPERM,
-        memfd_create: EPERM,
-        ptrace: EPERM,
-        "socket UNIX": EACCES,
+for (const role of PROCESSES) {
+  Deno.test(`honest code has crypto, timers, workers and its files, and is refused nothing: ${role}`, () => {
+    const { messages, ending, refused } = outcome("root", "honest", {
+      options: { role, isolates: 2, memoryMib: 256 },
+    });
+    deepEqual(messages, [{
+      honest: {
+        digest: 32,
+        worker: 2,
+        own: true,
+        file: "NotCapable",
+        command: "NotCapable",
+        connect: "NotCapable",
+        memory: true,
+        date: "1970-01-01T00:00:00.000Z",
+        random: 4,
+        path: Deno.execPath(),
       },
-    },
-  }], words || undefined);
-  equal(namespaces.net, false);
-  equal(namespaces.pid, true);
-  equal(refused.ptrace, 1);
-  await echo;
-  listener.close();
-});
+    }]);
+    deepEqual(refused, {});
+    deepEqual(ending, { status: 0, signal: 0 });
+  });
+
+  Deno.test(`what is granted works, and opens nothing else: ${role}`, async () => {
+    const folder = `${FOLDER}/own ${role}`;
+    const refusal = (error: number) => role === "app" ? error : ENOSYS;
+    Deno.mkdirSync(folder);
+    Deno.chmodSync(folder, 0o777);
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr as Deno.NetAddr;
+    const echo = (async () => {
+      const connection = await listener.accept();
+      await connection.readable.pipeTo(connection.writable);
+    })();
+    const { stdout, stderr } = await command("root", {
+      work: "granted",
+      then: "kill",
+      permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
+      options: {
+        role,
+        net: true,
+        clock: true,
+        write: [folder],
+        env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
+      },
+    }).output();
+    const words = new TextDecoder().decode(stderr);
+    const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
+    deepEqual(messages, [{
+      granted: {
+        answer: 7,
+        datagram: 9,
+        file: "written",
+        other: "PermissionDenied",
+        clock: { adjtimex: 0 },
+        errors: {
+          "open to read": EACCES,
+          "open memory": EACCES,
+          "open to write": EACCES,
+          "open a region": EACCES,
+          openat2: ENOSYS,
+          mkdir: EACCES,
+          fork: refusal(EPERM),
+          execve: refusal(EPERM),
+          execveat: refusal(EPERM),
+          memfd_create: refusal(EPERM),
+          ptrace: refusal(EPERM),
+          "socket UNIX": refusal(EACCES),
+        },
+      },
+    }], words || undefined);
+    equal(namespaces.net, false);
+    equal(namespaces.pid, true);
+    equal(refused.ptrace, role === "app" ? 1 : undefined);
+    await echo;
+    listener.close();
+  });
+}
 
 Deno.test("regions are shared by their descriptors, and one for reading stays so", () => {
   const { messages, written, ending } = outcome("root", "regions");
@@ -372,9 +380,25 @@ Deno.test("Deno and the libraries may lie in a folder that is closed to the chil
   }, from);
   equal(messages[0].honest.path, `${closed}/deno`);
   deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
+  // Without the seal there is no start: the loader would go on.
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o600);
+  const task = { work: "ready", options: { uid: 60123 } };
+  const { success, stderr } = command("root", task, from).outputSync();
+  equal(success, false);
+  match(new TextDecoder().decode(stderr), /\(open the library that seals it\): EACCES/);
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o755);
   // The seal is on: execve is refused by it alone.
   const { messages: [{ errors }] } = outcome("root", "attack", { options: { uid: 60123 } }, from);
   deepEqual([errors.execve, errors.execveat, errors.seccomp], [EPERM, EPERM, EPERM]);
+});
+
+Deno.test("a program that was replaced goes on to start what it is", () => {
+  const deno = `${FOLDER}/replaced`;
+  Deno.copyFileSync(Deno.execPath(), deno);
+  const { messages, missing } = outcome("root", "ready", { then: "kill", replaced: true }, {
+    deno,
+  });
+  deepEqual([messages, missing], [[{ ready: true }], []]);
 });
 
 Deno.test("readableBy() says whether a user can read a file, as its folders let it", () => {
@@ -434,6 +458,7 @@ Deno.test("what names itself is said as it is, in wider bounds", () => {
   const lines = words.trim().split("\n");
   equal(lines[0], "line 0\\x1b[31m");
   ok(lines.length > 500 && lines.length < 5000, `${lines.length} lines`);
+  equal(outcome("root", "long", { verbatim: true }).words.length, 4096 + 1);
 });
 
 Deno.test("a slot of the observer goes from process to process, and each line is its process's", () => {
@@ -462,6 +487,47 @@ Deno.test("a process dies with the one that started it", async () => {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 });
+
+for (const starter of ["root", "user"]) {
+  Deno.test(`a master started by ${starter} executes itself in its place, and its child goes on`, () => {
+    const writable = Deno.makeTempDirSync({ prefix: "process-writable-" });
+    Deno.chmodSync(writable, 0o777);
+    const [program, ...args] = [
+      ...STARTERS[starter],
+      ...[Deno.execPath(), "run", "--allow-all", "--no-check", "--no-lock"],
+      ...[`${HERE}process_upgrade.ts`, FOLDER, writable],
+    ];
+    const { stdout, stderr } = new Deno.Command(program, { args }).outputSync();
+    const words = new TextDecoder().decode(stderr);
+    ok(stdout.length > 0, words);
+    const got: Upgraded = JSON.parse(new TextDecoder().decode(stdout));
+    equal(got.pids[1], got.pids[0]);
+    equal(got.parentOfChild, got.pids[1]);
+    equal(got.answer, "attack");
+    deepEqual(got.refused, ["ptrace"]);
+    deepEqual([got.ready, got.ending], [1, { status: 0, signal: 9 }]);
+    deepEqual(got.next, { missing: MISSING[starter], answer: "second" });
+    match(words, /^child: asked first\nchild: asked attack\nchild: asked second\n/);
+    // CAP_SYS_PTRACE and CAP_SYS_MODULE are none that it needs.
+    ok(got.threads.length > 3);
+    for (const thread of got.threads) {
+      const [noNewPrivileges, effective, bounding] = thread.split(",");
+      equal(noNewPrivileges, "1");
+      equal(BigInt(`0x${effective}`) & 0x90000n, 0n);
+      if (starter === "root") equal(effective, bounding);
+    }
+    deepEqual(got.tried, {
+      "write in its folder": "done",
+      "listen in its folder": "done",
+      "write elsewhere": "PermissionDenied",
+      "remove elsewhere": "PermissionDenied",
+      "read elsewhere": "done",
+      execute: "done",
+      "listen on TCP": "SystemError",
+    });
+    Deno.removeSync(writable, { recursive: true });
+  });
+}
 
 Deno.test("100 starts leave no descriptor behind", () => {
   const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });

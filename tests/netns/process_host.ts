@@ -27,6 +27,8 @@ export interface Task {
   /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
   readonly then?: "kill" | "stay";
   readonly times?: number;
+  /** Another program takes the place of the host's first. */
+  readonly replaced?: boolean;
   /** Its lines name themselves. */
   readonly verbatim?: boolean;
   /** Start it as an appliance with this many UDP sockets, and be its client. */
@@ -144,6 +146,12 @@ function start(name = "child") {
     read: [folder],
     ...options,
   });
+}
+
+if (task.replaced) {
+  const path = Deno.execPath();
+  Deno.removeSync(path);
+  Deno.copyFileSync("/bin/false", path);
 }
 
 const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
