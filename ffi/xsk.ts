@@ -178,10 +178,14 @@ export interface Xsk {
 export interface XskSlots extends Xsk {
   /**
    * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor has to stay
-   * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
+   * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4, or when its interface is gone.
+   * One thread uses a slot.
    */
   adopt(fd: number, memory: View, ring: number): number;
-  /** Goes on where the rings are: to be called when whoever used them before has ended. */
+  /**
+   * Goes on where the rings are: to be called when whoever used them before has ended. What is still on the
+   * transmit ring is sent with the next `transmit`.
+   */
   resume(slot: number): void;
   /** Lets go of the rings, and of the slot. */
   release(slot: number): void;
