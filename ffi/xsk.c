@@ -171,26 +171,35 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 }
 
 /*
- * Makes a socket with four rings of `ring` entries, which is not bound yet. Maps the first page of its
- * receive ring, for tegula_xsk_received, and stores where. The descriptor, or -errno: EAFNOSUPPORT when
- * the kernel has no AF_XDP.
+ * Maps the first page of a socket's receive ring, for tegula_xsk_statistics_of, and stores where; NULL when
+ * it cannot. 0, or -errno: EBUSY when it is bound and the kernel older than 6.4.
+ */
+EXPORT int tegula_xsk_map(int fd, const void **mapped)
+{
+	void *page = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_PGOFF_RX_RING);
+
+	*mapped = page == MAP_FAILED ? NULL : page;
+	return page == MAP_FAILED ? -errno : 0;
+}
+
+/*
+ * Makes a socket with four rings of `ring` entries, which is not bound yet, and maps it as tegula_xsk_map
+ * does. The descriptor, or -errno: EAFNOSUPPORT when the kernel has no AF_XDP.
  */
 EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 {
 	static const int RINGS[] = { XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING,
 				     XDP_TX_RING };
-	int error, fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	int error = 0, fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	for (size_t i = 0; i < COUNT(RINGS); i++)
-		if (setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)) < 0)
-			goto failed;
-	*mapped = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_PGOFF_RX_RING);
-	if (*mapped != MAP_FAILED)
+	for (size_t i = 0; i < COUNT(RINGS) && !error; i++)
+		error = result(setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)));
+	if (!error)
+		error = tegula_xsk_map(fd, mapped);
+	if (!error)
 		return fd;
-failed:
-	error = -errno;
 	close(fd);
 	return error;
 }
@@ -274,15 +283,15 @@ static int kernel_statistics(int fd, uint64_t out[6])
 
 /*
  * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
- * 2^32), which tegula_xsk_prepare has `mapped`. 0, or -errno.
+ * 2^32), which is `mapped`. 0, or -errno: EBUSY when it is not.
  */
 EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[7])
 {
 	struct xdp_mmap_offsets at;
 	socklen_t length = sizeof(at);
 
-	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
-		return -errno;
+	if (!*mapped || getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
+		return *mapped ? -errno : -EBUSY;
 	out[6] = __atomic_load_n((const uint32_t *)((const char *)*mapped + at.rx.producer),
 				 __ATOMIC_RELAXED);
 	return kernel_statistics(fd, out);
@@ -291,7 +300,8 @@ EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t 
 /* Closes a socket. Its queue is free when every process has let go of it. */
 EXPORT void tegula_xsk_close(int fd, void *const *mapped)
 {
-	munmap(*mapped, (size_t)getpagesize());
+	if (*mapped)
+		munmap(*mapped, (size_t)getpagesize());
 	close(fd);
 }
 
