@@ -29,7 +29,8 @@
 
 #define SOCKETS 256
 #define PRIORITY 100 /* in a dispatcher, after those that say nothing: they have 50 */
-/* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
+/* In copy mode a kick sends so many frames at most, and says EAGAIN when more wait. */
+#define KICK_FRAMES 32
 #define KICKS 16
 
 /* The program, as clang made it. */
@@ -548,14 +549,20 @@ EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint3
 		__builtin_prefetch(words + at[i]);
 }
 
-/* Has the kernel send what it has not taken off the ring, as long as each call gets it further. */
+/*
+ * Has the kernel send what it has not taken off the ring, as long as each call gets it further. Many
+ * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: as many calls as
+ * that takes are made before no progress is believed.
+ */
 static void wake_sender(struct socket *s)
 {
-	uint32_t waiting, before = 0;
+	uint32_t waiting, all = 0, before = 0;
 
-	for (int i = 0; i < KICKS; i++, before = waiting) {
+	for (uint32_t i = 0; i < KICKS; i++, before = waiting) {
 		waiting = s->tx.cached_prod - __atomic_load_n(s->tx.consumer, __ATOMIC_ACQUIRE);
-		if (waiting == 0 || waiting == before)
+		if (i == 0)
+			all = waiting;
+		if (waiting == 0 || (waiting == before && i * KICK_FRAMES >= all))
 			return;
 		if (!s->busy && !xsk_ring_prod__needs_wakeup(&s->tx))
 			return;
