@@ -241,8 +241,17 @@ export class Wiring {
     };
   }
 
-  /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
-  netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
+  /**
+   * For net tile `n`, once its sockets are open. `partialChecksums` is by interface, and `slots` by the
+   * descriptor of a socket.
+   */
+  netSetup(
+    n: number,
+    { partialChecksums, slots }: {
+      partialChecksums: readonly boolean[];
+      slots: ReadonlyMap<number, number>;
+    },
+  ): NetSetup {
     const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
     const { umem, record, headers, solicit, capture } = this.#rooms[n];
     return {
@@ -255,9 +264,9 @@ export class Wiring {
       largeBuffers: plan.LARGE_BUFFERS,
       headroom: plan.HEADROOM_BYTES,
       sockets: attachments.flatMap(({ ifindex, sockets: open }, i) =>
-        open.filter(({ netTile }) => netTile === n).map(({ slot, queue }) => ({
-          // This process has opened it, and `Xsk.adopt` takes it by its slot.
-          fd: slot,
+        open.filter(({ netTile }) => netTile === n).map(({ fd, queue }) => ({
+          fd,
+          slot: slots.get(fd)!,
           ifindex,
           queue,
           fill: plan.RING_ENTRIES,
