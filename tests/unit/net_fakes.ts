@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
-import { VISIBLE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
+import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../ffi/xsk.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
@@ -44,7 +44,7 @@ export const UNTOUCHED = 0xa5;
  * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one
  * be written to meanwhile.
  */
-export class FakeXsk implements Xsk {
+export class FakeXsk implements XskSlots {
   readonly #umem: Uint8Array;
   readonly #untouched: Uint8Array;
   readonly #frameBytes: number;
@@ -110,6 +110,13 @@ export class FakeXsk implements Xsk {
   }
 
   resume(): void {}
+  release(): void {}
+  memorySlot(): number {
+    return -1;
+  }
+  inject(): number {
+    return 0;
+  }
 
   /** Each call of a tile passes here, before and behind what it does. */
   #step(): void {
@@ -131,10 +138,8 @@ export class FakeXsk implements Xsk {
   visible(slot: number, out: Uint32Array): number {
     const { fill, rx, completion, slow, hides } = this.rings(slot);
     const seen = completion.slice(0, hides ? Math.max(0, completion.length - slow) : undefined);
-    out.set(
-      [...fill, ...rx.map(([offset]) => offset), ...seen.map(([offset]) => offset)],
-      VISIBLE_HEADER_WORDS,
-    );
+    const offsets = [...fill, ...rx.map(([offset]) => offset), ...seen.map(([offset]) => offset)];
+    out.set(offsets, VISIBLE_HEADER_WORDS);
     return fill.length + rx.length + seen.length;
   }
 

@@ -289,11 +289,13 @@ export class Room {
   /** The same to one that is made beside this tile; `beside` is called before it has its turn. */
   async handOverInTurn(beside: () => void = () => {}): Promise<void> {
     this.#succeed(this.apps);
-    const made = this.#create(() => {
+    const made = this.#create(async () => {
+      // It has all the time to do what it must not.
+      await new Promise((resolve) => setTimeout(resolve));
       beside();
       this.turn();
       this.tile.relinquish!();
-      return Promise.resolve(true);
+      return true;
     });
     this.#start(await made);
   }

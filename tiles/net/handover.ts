@@ -121,7 +121,10 @@ export function takeOver(
 function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
   const frames = new Uint8Array(umem.frameCount).fill(1);
   const look = () => {
-    for (const port of ports) port.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
+    for (const port of ports) {
+      const isSane = port.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
+      if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
+    }
   };
   // What the kernel takes off a ring from now on is seen here; what it had taken before, the second time.
   look();

@@ -10,7 +10,7 @@
 
 import { METRICS_BYTES, MetricsWriter } from "../app/metrics.ts";
 import { loadService, type Service } from "../app/service.ts";
-import { heapView, type View } from "../../ffi/view.ts";
+import { heapView, slice, type View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { CaptureWriter } from "../runtime/capture_ring.ts";
 import { ControlReader } from "../runtime/control.ts";
@@ -136,11 +136,10 @@ async function makeInline(
 }
 
 /** Maps the rings of all sockets, and returns their slots. Throws RingsLost. */
-function adopt(
-  { setup: { sockets, umem }, libraries: { xsk } }: TileContext<NetSetup>,
-): number[] {
-  return sockets.map(({ fd, fill }) => {
-    const slot = xsk!.adopt(fd, umem, fill);
+function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
+  const frames = slice(setup.umem, 0, setup.frames * setup.frameBytes);
+  return setup.sockets.map(({ fd, fill }) => {
+    const slot = xsk!.adopt(fd, frames, fill);
     if (slot < 0) throw RingsLost.unmapped(slot);
     return slot;
   });

@@ -4,29 +4,24 @@
  * may have out is bounded: `fill` on the way in, `tx` on the way out.
  */
 
-import { VISIBLE_HEADER_WORDS, type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";
+import {
+  VISIBLE_HEADER_WORDS,
+  XSK_CURSORS,
+  XSK_STATISTICS,
+  XskCursor,
+  type XskSlots,
+} from "../../ffi/xsk.ts";
 import { XDP_BURST } from "./arrivals.ts";
 import type { Umem } from "./umem.ts";
 
 /** Most ports of a net tile: what a cache entry can name. */
 export const MOST_PORTS = 127;
 
-/** What `Xsk.cursors` writes, by index. */
-const Cursor = {
-  fillProducer: 0,
-  fillConsumer: 1,
-  rxProducer: 2,
-  rxConsumer: 3,
-  txProducer: 4,
-  txConsumer: 5,
-  completionProducer: 6,
-  completionConsumer: 7,
-} as const;
-const CURSORS = 8;
-
 /** A socket, as main tells a net tile of it. */
 export interface XdpSocketSetup {
   readonly fd: number;
+  /** Its number in the library, where its rings are mapped already. */
+  readonly slot?: number;
   readonly ifindex: number;
   readonly queue: number;
   /** Entries of its fill ring. */
@@ -41,7 +36,7 @@ export interface XdpSocketSetup {
 export class XdpPort {
   readonly ifindex: number;
   readonly partialChecksums: boolean;
-  readonly #xsk: Xsk;
+  readonly #xsk: XskSlots;
   readonly #umem: Umem;
   readonly #slot: number;
   readonly #fill: number;
@@ -50,7 +45,7 @@ export class XdpPort {
   readonly #batch: Uint32Array;
   readonly #frames = new Uint32Array(XDP_BURST);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
-  readonly #cursors = new Uint32Array(CURSORS);
+  readonly #cursors = new Uint32Array(XSK_CURSORS);
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
@@ -58,7 +53,7 @@ export class XdpPort {
   /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
   constructor(
     setup: XdpSocketSetup,
-    { xsk, umem, slot }: { xsk: Xsk; umem: Umem; slot: number },
+    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
   ) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
@@ -74,8 +69,9 @@ export class XdpPort {
   resume(): void {
     this.#xsk.resume(this.#slot);
     const cursors = this.#readCursors();
-    this.#filled = (cursors[Cursor.fillProducer] - cursors[Cursor.rxConsumer]) | 0;
-    this.#transmitting = (cursors[Cursor.txProducer] - cursors[Cursor.completionConsumer]) | 0;
+    this.#filled = (cursors[XskCursor.fillProducer] - cursors[XskCursor.rxConsumer]) | 0;
+    this.#transmitting = (cursors[XskCursor.txProducer] - cursors[XskCursor.completionConsumer]) |
+      0;
   }
 
   /** Whether nothing was ever put on these rings. */
@@ -94,16 +90,18 @@ export class XdpPort {
    */
   isSettled(): boolean {
     const cursors = this.#readCursors();
-    const receiving = cursors[Cursor.fillConsumer] - cursors[Cursor.rxProducer];
-    const sending = cursors[Cursor.txConsumer] - cursors[Cursor.completionProducer];
+    const receiving = cursors[XskCursor.fillConsumer] - cursors[XskCursor.rxProducer];
+    const sending = cursors[XskCursor.txConsumer] - cursors[XskCursor.completionProducer];
     return (receiving | 0) <= 0 && (sending | 0) <= 0;
   }
 
-  /** Calls `visit` with an offset in each frame that stands in one of the rings. */
-  forEachVisible(visit: (offset: number) => void): void {
-    const offsets = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
-    const count = Math.max(0, this.#xsk.visible(this.#slot, offsets));
-    offsets.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
+  /** Calls `visit` with an offset in each frame that stands in one of the rings. False: they are nonsense. */
+  forEachVisible(visit: (offset: number) => void): boolean {
+    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
+    const count = this.#xsk.visible(this.#slot, words);
+    if (count < 0) return false;
+    words.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
+    return true;
   }
 
   #readCursors(): Uint32Array {
