@@ -1,29 +1,26 @@
 /**
- * The vertical slice of apps as processes: an echo in a confined process of its own (`ffi/process.ts`),
- * or in a worker as the appliance has it, and what stands in for the net tile on the other side of the
- * same links. When the process is killed its successor is started on the same regions and goes on
- * from the cursors.
+ * Apps as processes without the rest of an appliance: an echo in a confined process of its own
+ * (`master/app_process.ts`), or in a worker, and what stands in for the net tile on the other side of
+ * the same links.
  *
  *     here (net side) ──link net→app──▶ echo        each region is a memfd that both map; the reader's
  *                     ◀──link app→net──             descriptor was reopened for reading
  *                     ◀──eventfds─────▶
  */
 
-import { V8_FLAGS } from "../cli/narrow.ts";
 import { openHost } from "../ffi/host.ts";
 import { libraryPath, ROOT } from "../ffi/paths.ts";
-import {
-  type ConfinedProcess,
-  FIRST_DESCRIPTOR,
-  openProcesses,
-  RUN_FLAGS,
-} from "../ffi/process.ts";
+import { openProcesses } from "../ffi/process.ts";
 import { openRegions, type SharedRegion } from "../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile } from "../ffi/tile.ts";
-import { u32, type View } from "../ffi/view.ts";
+import { u32, u8, type View } from "../ffi/view.ts";
+import { AppFiles } from "../master/app_files.ts";
+import { AppProcess, type AppProcessPlan, type Descriptors } from "../master/app_process.ts";
+import { Watcher } from "../master/watcher.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import type { ServiceSetup } from "../tiles/app/service.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
+import { delay } from "../tiles/runtime/delay.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -44,7 +41,6 @@ import {
   TileRegion,
   Waker,
 } from "../tiles/runtime/tile_region.ts";
-import type { ProcessSetup, RegionName } from "./process_app.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;
@@ -52,6 +48,9 @@ const [APP_PORT, CLIENT_PORT] = [7, 40_000];
 const PAYLOAD_BYTES = 64;
 /** Idle turns of the echo before it blocks: none but the one that finds nothing. */
 const SPIN_TURNS = 1;
+/** The user of apps' processes. */
+const UID = 65_534;
+const NET = "net0";
 
 /** Regions of a link, by who writes them: `net…` and `control` this side, the others the app. */
 const REGIONS = {
@@ -61,16 +60,18 @@ const REGIONS = {
   netTile: { bytes: TILE_REGION_BYTES, ofApp: false },
   control: { bytes: CONTROL_BYTES, ofApp: false },
   metrics: { bytes: METRICS_BYTES, ofApp: true },
-} satisfies Record<RegionName, { readonly bytes: number; readonly ofApp: boolean }>;
+  state: { bytes: 65_536, ofApp: true },
+};
+type RegionName = keyof typeof REGIONS;
 const REGION_NAMES = Object.keys(REGIONS) as RegionName[];
 const host = openHost(libraryPath("host"));
 const regions = openRegions(libraryPath("region"));
 const tileLibrary = openTile(libraryPath("tile"));
 const processes = openProcesses(libraryPath("process"));
-const { symbols } = Deno.dlopen(libraryPath("tile"), {
-  poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
-});
-const POLLIN = 1;
+const watcher = new Watcher(host.eventfd(), tileLibrary);
+const files = new AppFiles(UID);
+
+const ECHO = `file://${ROOT}tiles/app/echo.ts`;
 
 /** Refused system calls of all processes, then of the workers. */
 const refused = new Uint32Array(new SharedArrayBuffer(2 * OBSERVED_CALLS * 4));
@@ -85,53 +86,14 @@ export function refusedCalls(): string[] {
   ).filter((name) => name !== "");
 }
 
-/** A folder that every user can read, with the app's process as plain JavaScript, and its libraries. */
-export function makeProgram(): string {
-  const folder = Deno.makeTempDirSync({ prefix: "tegula-process-" });
-  const entries = ["bench/process_app.ts", "tiles/app/echo.ts"];
-  const modules = entries.flatMap((entry) => {
-    const { modules } = JSON.parse(deno("info", "--json", entry));
-    return (modules as { local: string }[]).map(({ local }) => local);
-  });
-  deno("transpile", "--quiet", "--outdir", folder, ...new Set(modules));
-  Deno.writeTextFileSync(
-    `${folder}/main.js`,
-    'new Worker(new URL("./bench/process_app.js", import.meta.url), { type: "module" });\n',
-  );
-  for (const name of ["tile", "region"] as const) {
-    Deno.copyFileSync(libraryPath(name), `${folder}/${name}.so`);
-  }
-  finish(folder);
-  return folder;
-}
-
-function deno(...args: string[]): string {
-  const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), { args, cwd: ROOT })
-    .outputSync();
-  if (!success) throw new Error(`deno ${args[0]}: ${new TextDecoder().decode(stderr)}`);
-  return new TextDecoder().decode(stdout);
-}
-
-/** Has the modules below `folder` import those beside them, and everybody read them. */
-function finish(folder: string): void {
-  Deno.chmodSync(folder, 0o755);
-  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
-    const path = `${folder}/${name}`;
-    if (isDirectory) finish(path);
-    else if (name.endsWith(".js")) {
-      const text = Deno.readTextFileSync(path);
-      Deno.writeTextFileSync(path, text.replaceAll(/(from "\..*)\.ts"/g, '$1.js"'));
-    }
-    if (!isDirectory) Deno.chmodSync(path, 0o644);
-  }
-}
-
 /** The net side of one echo, and the regions and eventfds that join both. */
-export class EchoLink {
+export class EchoLink implements Descriptors {
   /** Requests that were sent, those that were answered, and answers to what was answered before. */
   sent = 0;
   answered = 0;
   repeated = 0;
+  /** Answers that are no request sent back: not an echo's. */
+  strange = 0;
   /** When the last answer was taken, as `performance.now()` has it. */
   answeredAt = 0;
   readonly #descriptors: Readonly<Record<RegionName, SharedRegion>>;
@@ -140,6 +102,7 @@ export class EchoLink {
   readonly #requests: LinkProducer;
   readonly #answers: LinkConsumer;
   readonly #ring: PayloadRing;
+  readonly #room: View;
   readonly #payloads: Uint32Array;
   readonly #waker: Waker;
   readonly #region: TileRegion;
@@ -147,16 +110,17 @@ export class EchoLink {
   readonly #app: TileReader;
   /** By descriptor of the link: whether its request is unanswered. */
   readonly #isOut = new Uint8Array(SHAPE.depth);
-  readonly #pollSet = new Int32Array(4);
 
-  constructor() {
+  /** `app`: what the app is called. */
+  constructor(readonly app = "echo") {
     this.#descriptors = byRegion((name) => regions.createShared(name, REGIONS[name].bytes));
     this.#own = byRegion((name) => this.#view(name, !REGIONS[name].ofApp));
-    const { app, net, appTile, netTile, control } = this.#own;
-    this.#requests = new LinkProducer(net, app, SHAPE);
-    this.#answers = new LinkConsumer(net, app, SHAPE);
+    const { app: answers, net, appTile, netTile, control } = this.#own;
+    this.#requests = new LinkProducer(net, answers, SHAPE);
+    this.#answers = new LinkConsumer(net, answers, SHAPE);
     this.#ring = new PayloadRing(SHAPE.requestBytes!, SHAPE.depth);
-    this.#payloads = u32(requestRing(net, SHAPE)!);
+    this.#room = requestRing(net, SHAPE)!;
+    this.#payloads = u32(this.#room);
     this.#app = new TileReader(appTile);
     this.#waker = new Waker(this.#app, () => tileLibrary.wake(this.#eventfds.app));
     this.#region = new TileRegion(netTile);
@@ -184,50 +148,54 @@ export class EchoLink {
     return this.sent - this.answered;
   }
 
-  /** Starts the echo in a process, from the program in `folder`. The caller disposes of it. */
-  start(folder: string): ConfinedProcess {
-    const given = byRegion((name) => ({
-      fd: FIRST_DESCRIPTOR + REGION_NAMES.indexOf(name),
-      bytes: REGIONS[name].bytes,
-      readOnly: !REGIONS[name].ofApp,
-    }));
-    const setup: ProcessSetup = {
-      libraries: { tile: `${folder}/tile.so`, region: `${folder}/region.so` },
-      regions: given,
-      eventfds: {
-        app: FIRST_DESCRIPTOR + REGION_NAMES.length,
-        net: FIRST_DESCRIPTOR + REGION_NAMES.length + 1,
-      },
+  /** What the master hands a process by this name. */
+  descriptor(name: string, readOnly: boolean): { readonly fd: number; readonly bytes: number } {
+    const { app } = this;
+    const eventfd = { [`eventfd ${app}`]: "app", [`eventfd ${NET}`]: "net" }[name];
+    if (eventfd !== undefined) {
+      return { fd: this.#eventfds[eventfd as "app" | "net"], bytes: 0 };
+    }
+    const region = ({
+      [`tile ${app}`]: "appTile",
+      [`tile ${NET}`]: "netTile",
+      [`metrics ${app}`]: "metrics",
+      [`state ${app}`]: "state",
+      [`link ${app} to ${NET}`]: "app",
+      [`link ${NET} to ${app}`]: "net",
+    } satisfies Record<string, RegionName>)[name];
+    if (region === undefined) throw new RangeError(`no ${name}`);
+    const { writable, readOnly: reading } = this.#descriptors[region as RegionName];
+    return { fd: readOnly ? reading : writable, bytes: REGIONS[region as RegionName].bytes };
+  }
+
+  /** What the app's process is started with: the echo, or whatever app `module` is. */
+  plan(module = ECHO, changes: Partial<AppProcessPlan> = {}): AppProcessPlan {
+    return {
+      name: this.app,
+      service: serviceOf(module),
       shape: SHAPE,
-      service: serviceOf(`file://${folder}/tiles/app/echo.js`),
+      nets: [NET],
       spinTurns: SPIN_TURNS,
-    };
-    const child = processes.start({
-      name: "echo",
-      args: [
-        ...RUN_FLAGS,
-        ...[V8_FLAGS, `--allow-read=${folder}`, `--allow-ffi=${folder}`],
-        ...[`${folder}/main.js`, JSON.stringify(setup)],
-      ],
-      descriptors: [
-        ...REGION_NAMES.map((name) => {
-          const { writable, readOnly } = this.#descriptors[name];
-          return REGIONS[name].ofApp ? writable : readOnly;
-        }),
-        this.#eventfds.app,
-        this.#eventfds.net,
-      ],
-      read: [folder],
+      grants: NO_GRANTS,
       memoryMib: 256,
-      isolates: 2,
+      hasState: false,
+      uid: UID,
+      ...changes,
+    };
+  }
+
+  /** Such a process, not yet started. The caller stops it. */
+  process(plan = this.plan(), log: (line: string) => void = console.error): AppProcess {
+    return new AppProcess(plan, {
+      ...{ processes, regions, observer, tileLibrary, watcher, files, log },
+      slot: 0,
+      descriptors: this,
+      tile: this.#app,
     });
-    observer.hear({ name: "echo", slot: 0, listener: child.listener, words: child.words });
-    return child;
   }
 
   /** Starts the echo in a worker of this process, confined as the appliance's. It ends by `stop`. */
   startWorker(): Promise<void> {
-    const module = `file://${ROOT}tiles/app/echo.ts`;
     const worker = new Worker(`file://${ROOT}tiles/runtime/worker.ts`, {
       type: "module",
       name: "echo",
@@ -245,7 +213,7 @@ export class EchoLink {
       beside: false,
       spinTurns: SPIN_TURNS,
       setup: {
-        ...serviceOf(module),
+        ...serviceOf(ECHO),
         metrics: this.#view("metrics", true),
         eventfd: this.#eventfds.app,
         nets: [{
@@ -268,8 +236,9 @@ export class EchoLink {
     });
   }
 
-  /** Sends up to `count` requests, as many as there is room for. */
-  send(count: number): void {
+  /** Sends up to `count` requests, as many as there is room for, with `word` at their beginning. */
+  send(count: number, word = ""): void {
+    const payload = new TextEncoder().encode(word);
     const requests = this.#requests;
     const { words } = requests;
     let room = Math.min(count, requests.refresh(), requests.depth - this.out);
@@ -278,7 +247,8 @@ export class EchoLink {
       const offset = this.#ring.reserve(PAYLOAD_BYTES, requests.pushed, outstanding);
       if (offset < 0) break;
       this.#ring.take(requests.pushed, PAYLOAD_BYTES);
-      this.#payloads.fill(this.sent, offset >>> 2, (offset + PAYLOAD_BYTES) >>> 2);
+      this.#payloads.fill(0, offset >>> 2, (offset + PAYLOAD_BYTES) >>> 2);
+      u8(this.#room).set(payload, offset);
       const at = requests.slot();
       words[at + Descriptor.offset] = offset;
       words[at + Descriptor.length] = PAYLOAD_BYTES;
@@ -302,7 +272,8 @@ export class EchoLink {
       const at = answers.slot(i);
       const place = answers.words[at + Descriptor.offset];
       if (answers.words[at + Descriptor.length] !== REFLECTED || place >= SHAPE.depth) {
-        throw new Error("the echo sent what is no request");
+        this.strange++;
+        continue;
       }
       if (this.#isOut[place] === 1) this.answered++;
       else this.repeated++;
@@ -322,23 +293,12 @@ export class EchoLink {
     this.#region.awake();
   }
 
-  /** Blocks likewise, or until the process ends; returns whether it has. */
-  waitBeside({ pidfd }: ConfinedProcess, timeoutMs: number): boolean {
-    this.#region.fallAsleep();
-    const waits = this.#answers.available() === 0;
-    this.#pollSet.set([this.#eventfds.net, POLLIN, pidfd, POLLIN]);
-    symbols.poll(this.#pollSet, 2n, waits ? timeoutMs : 0);
-    this.#region.awake();
-    if (this.#pollSet[1] >>> 16 !== 0) tileLibrary.wait(this.#eventfds.net, 0);
-    return this.#pollSet[3] >>> 16 !== 0;
-  }
-
   /** Waits until all that was sent is answered. Throws Error where that does not come within `seconds`. */
-  settle(seconds = 5): void {
+  async settle(seconds = 5): Promise<void> {
     const until = performance.now() + seconds * 1000;
     for (this.take(); this.out > 0; this.take()) {
       if (performance.now() > until) throw new Error(`${this.out} of ${this.sent} were lost`);
-      this.wait(100);
+      await delay(1);
     }
   }
 
@@ -370,19 +330,14 @@ function serviceOf(module: string): Omit<ServiceSetup, "metrics"> {
   return { name: "echo", module, options: {}, ports: [APP_PORT], served: [APP_PORT] };
 }
 
-/** Ends a process and reaps it. */
-export function dispose(child: ConfinedProcess): void {
-  child.kill();
-  symbols.poll(Int32Array.of(child.pidfd, POLLIN), 1n, 10_000);
-  if (child.wait() === null) throw new Error("the process was killed and has not ended");
-  child.close();
+/** Removes what the processes' files are in. */
+export function closeFiles(): void {
+  files.close();
 }
 
 /** What one takeover was like. */
 export interface Takeover {
-  /** From SIGKILL until it was seen to have ended, until the successor executed Deno, and answered. */
-  readonly noticedMs: number;
-  readonly executedMs: number;
+  /** From SIGKILL, or from the word to leave, until the successor answered. */
   readonly gapMs: number;
   /** Requests that waited in the link as the first answer of the successor came, and lost ones. */
   readonly waited: number;
@@ -398,55 +353,53 @@ const BURST_MS = 0.2;
 const PATIENCE_MS = 10_000;
 
 /**
- * Kills `child`, which is at work on a burst, and starts its successor on the same link, while a request
- * a millisecond goes on. Returns the successor.
+ * Has `app`, which is at work on a burst, replaced on the same link, while a request a millisecond goes
+ * on: by a successor that is ready, or, where it is killed, by what the master starts then.
  */
-export function takeOver(
+export async function takeOver(
   link: EchoLink,
-  child: ConfinedProcess,
-  folder: string,
-): { readonly successor: ConfinedProcess; readonly takeover: Takeover } {
+  app: AppProcess,
+  kind: "kill" | "hand over",
+): Promise<Takeover> {
   const { repeated } = link;
+  const before = app.pid;
+  if (kind === "hand over") await app.prepare();
   link.send(BURST);
   const killAt = performance.now() + Math.random() * BURST_MS;
   while (performance.now() < killAt);
-  child.kill();
-  const killedAt = performance.now();
-  let due = 0;
+  const begun = performance.now();
+  let [due, isOver] = [0, false];
+  const over = kind === "hand over" ? app.takeOver().then(() => isOver = true) : undefined;
+  if (kind === "kill") Deno.kill(before, "SIGKILL");
+  const isNew = () => kind === "kill" ? app.pid !== before && app.pid !== 0 : isOver;
   const load = () => {
-    const elapsed = Math.floor(performance.now() - killedAt);
+    const elapsed = Math.floor(performance.now() - begun);
     if (elapsed > PATIENCE_MS) throw new Error(`${link.out} of ${link.sent} were lost`);
     link.send(elapsed - due);
     due = elapsed;
   };
-  while (!link.waitBeside(child, 1)) load();
-  const noticedMs = performance.now() - killedAt;
-  if (child.wait() === null) throw new Error("a process that has ended cannot be reaped");
-  child.close();
-  // What it answered before is not its successor's; something waits, however fast that is.
+  while (!isNew()) {
+    load();
+    link.take();
+    await delay(1);
+  }
   link.take();
   link.send(1);
-  const successor = link.start(folder);
-  const executedMs = performance.now() - killedAt;
+  const from = link.answered;
   let waited;
   do {
     load();
     waited = link.out;
-    link.wait(1);
-  } while (link.take() === 0);
-  const gapMs = link.answeredAt - killedAt;
+    await delay(1);
+    link.take();
+  } while (link.answered === from);
+  const gapMs = link.answeredAt - begun;
   const until = link.sent;
+  await over;
   try {
-    link.settle();
+    await link.settle();
   } catch {
     // Counted below.
   }
-  return {
-    successor,
-    takeover: {
-      ...{ noticedMs, executedMs, gapMs, waited },
-      lost: until - link.answered,
-      repeated: link.repeated - repeated,
-    },
-  };
+  return { gapMs, waited, lost: until - link.answered, repeated: link.repeated - repeated };
 }

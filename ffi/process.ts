@@ -92,7 +92,10 @@ export interface ProcessOptions {
   readonly name: string;
   /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None is empty. */
   readonly args: readonly string[];
-  /** Its environment, besides what keeps Deno from looking around: HOME, DENO_DIR and PATH lead nowhere. */
+  /**
+   * Its environment, besides what keeps Deno from looking around: HOME and PATH lead nowhere, and so does
+   * DENO_DIR where none is given.
+   */
   readonly env?: { readonly [name: string]: string };
   /** The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. */
   readonly descriptors?: readonly number[];
@@ -234,9 +237,9 @@ export function openProcesses(path: string): Processes {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
         DENO_NO_UPDATE_CHECK: "1",
+        DENO_DIR: "/nonexistent",
         ...env,
         HOME: "/nonexistent",
-        DENO_DIR: "/nonexistent",
         PATH: "",
         LD_PRELOAD: libraryPath("seal"),
         ...(net ? { TEGULA_NET: "1" } : {}),

@@ -1,6 +1,7 @@
 # `deno task build`: the native libraries, from ffi/*.c to build/libtegula_NAME.so. What is newer than
 # its sources is left alone. libxdp and what it stands on are linked in, so that a built tree needs
-# nothing of the host but libc, and every symbol that no binding names is hidden.
+# nothing of the host but libc, and every symbol that no binding names is hidden. And the modules of
+# processes of their own as plain JavaScript, build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
 CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) -fvisibility=hidden -fPIC -shared \
@@ -12,7 +13,15 @@ INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
 LIBRARIES = $(foreach name,region tile host netlink udp xsk process seal,build/libtegula_$(name).so)
 
-all: $(LIBRARIES)
+PROGRAM = build/program/imports.json
+MODULES := $(shell find ffi netbase tiles -name '*.ts')
+DENO ?= deno
+
+all: $(LIBRARIES) $(PROGRAM)
+
+# The folders too: a module may be gone.
+$(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
+	$(DENO) run --allow-all --no-check scripts/program.ts
 
 $(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h ffi/policy.h scripts/build.mk | build
 	gcc $(CFLAGS) $(filter %.c,$^) $(EXTRA) $(LDFLAGS) $(INTO_PLACE)

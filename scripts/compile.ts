@@ -32,7 +32,7 @@ function run(program: string, args: string[]): void {
 function parts(): string[] {
   const built = [...Deno.readDirSync(`${ROOT}build`)].map(({ name }) => `build/${name}`);
   const libraries = built.filter((path) => path.endsWith(".so")).sort();
-  return ["cli", "ffi", "netbase", "tiles", ...libraries];
+  return ["cli", "ffi", "master", "netbase", "tiles", "build/program", ...libraries];
 }
 
 /** Whether the base binary of `deno compile` is named, or lies where Deno would have put it. */

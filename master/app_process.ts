@@ -1,0 +1,609 @@
+/**
+ * An app's process as the master has it: starts it confined, hears what it says, looks after it, and
+ * starts it again when it has ended. What it says is checked and bounded; whether it lives, and how it
+ * ended, the kernel says (its pidfd), and whether it makes progress its tile's region. Nothing that it
+ * does concerns another.
+ *
+ *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
+ *                                      └─ leave ── ended ── go of the successor that is ready
+ *
+ * A restart goes on from the cursors in the links: what waited is answered. Where the new one ends soon,
+ * too, what waits may be the reason, and is skipped.
+ */
+
+import type { Observer, TileLibrary } from "../ffi/tile.ts";
+import { libraryPath, programModule } from "../ffi/paths.ts";
+import {
+  type Channel,
+  type ConfinedProcess,
+  type Ending,
+  openChannel,
+  type Processes,
+  RUN_FLAGS,
+} from "../ffi/process.ts";
+import type { Regions, SharedRegion } from "../ffi/region.ts";
+import { u8 } from "../ffi/view.ts";
+import type { ProcessSetup } from "../tiles/app/process_worker.ts";
+import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
+import { APP } from "../tiles/runtime/counters.ts";
+import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
+import { inName } from "../tiles/runtime/log_line.ts";
+import type { Grants } from "../tiles/runtime/permissions.ts";
+import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
+import { Life, type TileReader } from "../tiles/runtime/tile_region.ts";
+import type { AppFiles, PlacedApp } from "./app_files.ts";
+import type { Watcher } from "./watcher.ts";
+
+/** What an instance of an app is started with. */
+export interface AppProcessPlan
+  extends Pick<ProcessSetup, "name" | "service" | "shape" | "nets" | "spinTurns"> {
+  readonly grants: Grants;
+  /** The most memory of its own that it may have, in MiB. */
+  readonly memoryMib: number;
+  /** Whether it has a region `state NAME`. */
+  readonly hasState: boolean;
+  /** Its user, where the master may choose. */
+  readonly uid: number;
+}
+
+/** Descriptors of the master's by their names in `handed.ts`. */
+export interface Descriptors {
+  /** For reading alone, or for reading and writing; bytes 0: it is no region. Throws where there is none. */
+  descriptor(name: string, readOnly: boolean): { readonly fd: number; readonly bytes: number };
+}
+
+/** What the master has for it. */
+export interface AppProcessParts {
+  readonly processes: Processes;
+  readonly regions: Pick<Regions, "createShared" | "mapShared" | "close">;
+  readonly observer: Pick<Observer, "hear">;
+  /** Its slot of the observer's counters. */
+  readonly slot: number;
+  readonly tileLibrary: Pick<TileLibrary, "wake">;
+  readonly watcher: Pick<Watcher, "watch" | "forget">;
+  readonly files: Pick<AppFiles, "place" | "root">;
+  readonly descriptors: Descriptors;
+  /** The region `tile NAME`. */
+  readonly tile: TileReader;
+  /** Whole lines, in the app's name. */
+  log(line: string): void;
+}
+
+/** How often a process is looked at. */
+const LOOK_MILLIS = 500;
+/** Looks in a row without progress until it is hung. */
+const HUNG_LOOKS = 10;
+/** Looks until a start is said to be long, and until it is ended however busy it is. */
+const [LATE_LOOKS, START_LOOKS] = [10, 600];
+/** The pause before it is started again: the first, and the longest after doublings. */
+const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
+/** A start that lasts this long ends the doubling. */
+const LASTING_MILLIS = 30_000;
+/** How long one that is told to end has for it. */
+const LEAVE_MILLIS = 1000;
+/** Messages that a process may send within a second, and that are taken at once. */
+const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
+/** Of its memory what V8's heap does not have: what Deno itself takes. */
+const BESIDE_HEAP_MIB = 40;
+/** V8's, as of the appliance (`../cli/narrow.ts`). */
+const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
+/** Files that looking up names takes. */
+const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
+
+/** What signals mean that end an app's process. */
+const SIGNALS: Readonly<Record<number, string>> = {
+  4: "SIGILL (it aborted)",
+  5: "SIGTRAP (its heap overflowed?)",
+  6: "SIGABRT (it aborted)",
+  7: "SIGBUS (it crashed in native code)",
+  8: "SIGFPE (it crashed in native code)",
+  9: "SIGKILL (the kernel was out of memory?)",
+  11: "SIGSEGV (it crashed in native code)",
+  31: "SIGSYS",
+};
+
+/** What a child may say, with what else is in it. */
+const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
+  loading: null,
+  ready: null,
+  running: null,
+  left: null,
+  log: "line",
+  failed: "message",
+};
+
+type Stage = "loading" | "ready" | "started" | "running";
+
+/** One process, from its start to its end. */
+class Child {
+  stage: Stage = "loading";
+  /** Resolves when it waits for `go`, and when its loop runs; both reject when it ends before. */
+  readonly ready: Promise<void>;
+  readonly running: Promise<void>;
+  /** Resolves with a clause on how it ended, when it is reaped. */
+  readonly ended: Promise<string>;
+  readonly plan: AppProcessPlan;
+  readonly missing: readonly string[];
+  readonly #parts: AppProcessParts;
+  readonly #process: ConfinedProcess;
+  readonly #channel: Channel;
+  readonly #control: ControlWriter;
+  readonly #eventfd: number;
+  readonly #log: (...said: unknown[]) => void;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #running = Promise.withResolvers<void>();
+  readonly #ended = Promise.withResolvers<string>();
+  #isOver = false;
+  /** Why it was killed, or what it said went wrong. */
+  #reason?: string;
+  #isKilled = false;
+  #progress = -1;
+  #heard = 0;
+  #looks = 0;
+  #age = 0;
+  #begun = -Infinity;
+  #messages = 0;
+
+  /** Starts it. Throws SystemError. */
+  constructor(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts) {
+    const { regions, processes, observer, watcher, descriptors, log } = parts;
+    const { name } = plan;
+    this.plan = plan;
+    this.#parts = parts;
+    this.#log = bounded((line) => log(inName(name, line)));
+    this.ready = this.#ready.promise;
+    this.running = this.#running.promise;
+    this.ended = this.#ended.promise;
+    for (const promise of [this.ready, this.running]) promise.catch(() => {});
+    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
+
+    const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
+    let setup: SharedRegion | undefined;
+    try {
+      this.#control = new ControlWriter(regions.mapShared(control.writable, CONTROL_BYTES));
+      const handed: HandedDescriptor[] = [];
+      const numbers: number[] = [];
+      const hand = (
+        name: string,
+        readOnly: boolean,
+        { fd, bytes }: { fd: number; bytes: number },
+      ) => {
+        handed.push({ name, bytes, readOnly });
+        numbers.push(fd);
+      };
+      hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
+      for (const [each, readOnly] of namesOf(plan)) {
+        hand(each, readOnly, descriptors.descriptor(each, readOnly));
+      }
+      const { service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
+      const text = new TextEncoder().encode(JSON.stringify(
+        {
+          descriptors: handed,
+          setup: {
+            ...{ name, shape, nets, spinTurns, clock, keep },
+            service: { ...service, module: placed.module },
+          },
+        } satisfies HandedSetup<ProcessSetup>,
+      ));
+      setup = regions.createShared(`setup ${name}`, text.length);
+      u8(regions.mapShared(setup.writable, text.length)).set(text);
+      this.#process = processes.start({
+        ...optionsOf(plan, placed, parts.files.root),
+        args: argumentsOf(plan, placed, { root: parts.files.root, setupBytes: text.length }),
+        descriptors: [setup.readOnly, ...numbers],
+      });
+    } finally {
+      for (const region of setup === undefined ? [control] : [control, setup]) {
+        regions.close(region.writable);
+        regions.close(region.readOnly);
+      }
+    }
+    const { listener, words, channel, pidfd, missing } = this.#process;
+    this.missing = missing;
+    observer.hear({ name, slot: parts.slot, listener, words });
+    this.#channel = openChannel(libraryPath("tile"), channel);
+    watcher.watch(channel, () => this.#hear());
+    watcher.watch(pidfd, () => this.#reap());
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
+  go(handedOver: boolean): void {
+    this.stage = "started";
+    this.#send({ type: "go", handedOver });
+  }
+
+  /** Asks its loop to end. */
+  leave(): void {
+    this.#control.stop();
+    this.#parts.tileLibrary.wake(this.#eventfd);
+  }
+
+  /** Ends it, for this reason. */
+  kill(reason?: string): void {
+    if (this.#isOver || this.#isKilled) return;
+    this.#isKilled = true;
+    this.#reason = reason;
+    this.#process.kill();
+  }
+
+  #send(message: unknown): void {
+    this.#channel.send(new TextEncoder().encode(JSON.stringify(message)));
+  }
+
+  #hear(): void {
+    for (let i = 0; i < MESSAGES_AT_ONCE && !this.#isOver; i++) {
+      let message;
+      try {
+        message = this.#channel.receive();
+      } catch {
+        message = undefined;
+      }
+      if (message === null) return;
+      if (message === undefined) return this.#parts.watcher.forget(this.#process.channel);
+      const now = performance.now();
+      if (now - this.#begun >= 1000) [this.#begun, this.#messages] = [now, 0];
+      if (++this.#messages > MESSAGES_A_SECOND) return this.kill("it floods its channel");
+      this.#read(message);
+    }
+  }
+
+  #read(bytes: Uint8Array): void {
+    let message: Record<string, unknown>;
+    try {
+      message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    } catch {
+      return this.kill("it sent a message that cannot be read");
+    }
+    const type = typeof message === "object" && message !== null ? message.type : undefined;
+    if (typeof type !== "string" || !Object.hasOwn(MESSAGES, type)) {
+      return this.kill("it sent a message that no app sends");
+    }
+    const field = MESSAGES[type];
+    const text = field === null ? "" : message[field];
+    if (typeof text !== "string" || text.length > LONGEST_LINE + 1) {
+      return this.kill(`it sent a malformed message of type ${type}`);
+    }
+    if (type === "log") return this.#log(text);
+    if (type === "failed") {
+      this.#reason ??= firstLine(text);
+      return;
+    }
+    this.#heard++;
+    if (type === "ready" && this.stage === "loading") {
+      this.stage = "ready";
+      this.#ready.resolve();
+    } else if (type === "running" && this.stage === "started") {
+      this.stage = "running";
+      this.#running.resolve();
+    } else if (type === "ready" || type === "running") {
+      this.kill(`it sent a message of type ${type} out of turn`);
+    }
+  }
+
+  #reap(): void {
+    if (this.#isOver) return;
+    let ending: Ending | null;
+    try {
+      ending = this.#process.wait();
+    } catch (error) {
+      ending = { status: 0, signal: 0 };
+      this.#reason ??= sentenceOf(error);
+    }
+    if (ending === null) return;
+    // What it said at last.
+    this.#hear();
+    this.#isOver = true;
+    this.#parts.watcher.forget(this.#process.channel);
+    this.#parts.watcher.forget(this.#process.pidfd);
+    this.#process.close();
+    const how = this.#sentence(ending);
+    const error = new AppError(this.plan.name, this.#reason ?? how);
+    this.#ready.reject(error);
+    this.#running.reject(error);
+    this.#ended.resolve(how);
+  }
+
+  #sentence({ status, signal }: Ending): string {
+    if (this.#isKilled) return `killed: ${this.#reason ?? "it was told to end"}`;
+    if (this.#reason !== undefined) return `ended: ${this.#reason}`;
+    if (signal !== 0) return `killed by ${SIGNALS[signal] ?? `signal ${signal}`}`;
+    return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
+  }
+
+  /** Every `LOOK_MILLIS`: whether it makes progress, and how much memory it has. */
+  look(): void {
+    if (this.#isOver) return;
+    this.#control.pulse();
+    this.#age++;
+    const { tile, log } = this.#parts;
+    const { name, memoryMib } = this.plan;
+    const used = residentMib(this.pid);
+    if (used > memoryMib) {
+      return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
+    }
+    const isRunning = this.stage === "running";
+    const progress = isRunning
+      ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
+      : this.#heard + ticks(this.pid);
+    const lives = progress !== this.#progress || this.stage === "ready" ||
+      (isRunning && tile.asleep && tile.life === Life.running);
+    this.#progress = progress;
+    this.#looks = lives ? 0 : this.#looks + 1;
+    if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
+    if (this.stage !== "loading") return;
+    if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
+    if (this.#age >= START_LOOKS) this.kill("it did not start in time");
+  }
+}
+
+/** Descriptors that an app's process is handed, with whether they are for reading alone. */
+function namesOf({ name, nets, shape, hasState }: AppProcessPlan): [string, boolean][] {
+  return [
+    [`tile ${name}`, false],
+    [`metrics ${name}`, false],
+    [`eventfd ${name}`, false],
+    ...(hasState ? [[`state ${name}`, false] satisfies [string, boolean]] : []),
+    ...nets.flatMap((net): [string, boolean][] => [
+      [`link ${net} to ${name}`, true],
+      [`link ${name} to ${net}`, false],
+      [`tile ${net}`, true],
+      [`eventfd ${net}`, false],
+      // Where payloads stay where they arrived.
+      ...(shape.requestBytes === undefined
+        ? [[`umem ${net}`, true] satisfies [string, boolean]]
+        : []),
+    ]),
+  ];
+}
+
+function optionsOf(
+  { name, grants, memoryMib, uid }: AppProcessPlan,
+  placed: PlacedApp,
+  root: string,
+) {
+  const { read, write, net, env, clock } = grants;
+  const variables = env.map((each) => [each, Deno.env.get(each)] as const)
+    .filter((pair): pair is [string, string] => pair[1] !== undefined);
+  return {
+    name,
+    env: {
+      TZ: new Intl.DateTimeFormat().resolvedOptions().timeZone,
+      ...Object.fromEntries(variables),
+      ...(placed.denoDir !== undefined && { DENO_DIR: placed.denoDir }),
+    },
+    read: [
+      ...[programModule("", root), libraryPath("tile", root), libraryPath("region", root)],
+      ...placed.read,
+      ...(placed.denoDir === undefined ? [] : [placed.denoDir]),
+      ...read,
+      ...write,
+      ...(net.length > 0 ? NAME_FILES.filter(exists) : []),
+    ],
+    write,
+    net: net.length > 0,
+    clock,
+    uid,
+    memoryMib,
+    isolates: 2,
+  };
+}
+
+function argumentsOf(
+  { name, grants, memoryMib }: AppProcessPlan,
+  placed: PlacedApp,
+  { root, setupBytes }: { root: string; setupBytes: number },
+): string[] {
+  const { read, write, net, env } = grants;
+  const permissions = {
+    read: [programModule("", root), ...placed.read, ...read],
+    ffi: [libraryPath("tile", root), libraryPath("region", root)],
+    write,
+    net,
+    env,
+  };
+  const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
+  return [
+    ...RUN_FLAGS,
+    `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
+    ...Object.entries(permissions).filter(([, all]) => all.length > 0).map(([kind, all]) => {
+      const split = all.find((each) => each.includes(","));
+      if (split === undefined) return `--allow-${kind}=${all.join(",")}`;
+      throw new AppError(
+        name,
+        `it cannot be allowed ${kind} of ${split}: Deno takes the comma for the end; take another path`,
+      );
+    }),
+    `--import-map=${programModule("imports.json", root)}`,
+    programModule("tiles/app/process.ts", root),
+    String(setupBytes),
+  ];
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
+function ticks(pid: number): number {
+  try {
+    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return Number(fields[11]) + Number(fields[12]);
+  } catch {
+    return 0;
+  }
+}
+
+/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
+function residentMib(pid: number): number {
+  try {
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** An instance of an app, kept running. */
+export class AppProcess {
+  readonly #parts: AppProcessParts;
+  #plan: AppProcessPlan;
+  #placed?: PlacedApp;
+  #current?: Child;
+  #successor?: { child: Child; placed: PlacedApp };
+  /** Starts in a row that did not last. */
+  #failures = 0;
+  #pause?: ReturnType<typeof setTimeout>;
+  #lasting?: ReturnType<typeof setTimeout>;
+  #watch?: ReturnType<typeof setInterval>;
+  #isStopping = false;
+
+  constructor(plan: AppProcessPlan, parts: AppProcessParts) {
+    this.#plan = plan;
+    this.#parts = parts;
+  }
+
+  get name(): string {
+    return this.#plan.name;
+  }
+
+  /** Of the process that runs; 0: none does. */
+  get pid(): number {
+    return this.#current?.pid ?? 0;
+  }
+
+  /** Walls that the system has no way to build around it, one clause each. */
+  get missing(): readonly string[] {
+    return this.#current?.missing ?? [];
+  }
+
+  /**
+   * Starts it for the first time; resolves when its loop runs. Throws AppError with what is wrong with
+   * it, SystemError where it is the system; it is not started again then.
+   */
+  async start(): Promise<void> {
+    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#placed = await this.#parts.files.place(this.#plan);
+    const child = this.#current = new Child(this.#plan, this.#placed, this.#parts);
+    await child.ready;
+    child.go(false);
+    await child.running;
+    this.#keep(child);
+  }
+
+  /**
+   * Starts a successor beside the one that runs, from the app's files as they are; resolves when it
+   * waits for its turn. Throws as `start`, and nothing has changed then.
+   */
+  async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
+    this.abandon();
+    const placed = await this.#parts.files.place(plan);
+    const child = new Child(plan, placed, this.#parts);
+    this.#successor = { child, placed };
+    try {
+      await child.ready;
+    } catch (error) {
+      this.#successor = undefined;
+      throw error;
+    }
+  }
+
+  /** Gives a successor up. */
+  abandon(): void {
+    this.#successor?.child.kill();
+    this.#successor = undefined;
+  }
+
+  /** Has the one that runs end after its turn; resolves when it has. It is not started again. */
+  async leave(): Promise<void> {
+    clearTimeout(this.#pause);
+    clearTimeout(this.#lasting);
+    const child = this.#current;
+    if (child === undefined) return;
+    // Whatever happens from here on is no failure of its own.
+    this.#current = undefined;
+    child.leave();
+    const late = setTimeout(() => child.kill("it does not end"), LEAVE_MILLIS);
+    await child.ended;
+    clearTimeout(late);
+  }
+
+  /** Has the successor take over from one that has left; resolves when its loop runs. Throws as `start`. */
+  async go(): Promise<void> {
+    const { child, placed } = this.#successor!;
+    this.#successor = undefined;
+    this.#plan = child.plan;
+    this.#placed = placed;
+    this.#current = child;
+    child.go(true);
+    try {
+      await child.running;
+    } finally {
+      // Also one that fails now is the only one there is.
+      this.#keep(child);
+    }
+  }
+
+  /** Puts the successor in place of the one that runs. */
+  async takeOver(): Promise<void> {
+    if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
+    await this.leave();
+    await this.go();
+  }
+
+  /** Ends it for good; resolves when it has ended. */
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    const successor = this.#successor?.child;
+    this.abandon();
+    await Promise.all([this.leave(), successor?.ended]);
+    clearInterval(this.#watch);
+  }
+
+  #look(): void {
+    this.#current?.look();
+    this.#successor?.child.look();
+  }
+
+  /** Starts it again when it has ended. */
+  async #keep(child: Child): Promise<void> {
+    this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+    this.#failed(child, await child.ended);
+  }
+
+  #failed(child: Child | undefined, how: string): void {
+    if (this.#current !== child || this.#isStopping) return;
+    clearTimeout(this.#lasting);
+    this.#current = undefined;
+    const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
+    this.#pause = setTimeout(() => this.#restart(), pause);
+  }
+
+  async #restart(): Promise<void> {
+    let child: Child;
+    try {
+      child = this.#current = new Child(this.#plan, this.#placed!, this.#parts);
+    } catch (error) {
+      return this.#failed(undefined, sentenceOf(error));
+    }
+    this.#keep(child);
+    try {
+      await child.ready;
+      // One that ends soon again may do so by what waits for it.
+      child.go(this.#failures === 1);
+    } catch {
+      // `#keep` has it.
+    }
+  }
+}

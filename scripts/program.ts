@@ -1,0 +1,125 @@
+/**
+ * Makes `build/program/`: the modules that run in processes of their own (`ffi/process.ts`) as plain
+ * JavaScript, with the packages that they use. Deno would compile TypeScript anew at each start, as
+ * such a process has no cache.
+ *
+ *     build/program/ffi/… netbase/… tiles/…    each module, its imports naming .js
+ *     build/program/npm/NAME.js                an import map's package; beside it node_modules/
+ */
+
+import { dirname, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import project from "../deno.json" with { type: "json" };
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const PLACE = `${ROOT}build/program`;
+const FOLDERS = ["ffi", "netbase", "tiles"];
+/** Names of packages by which a module may import; a path within the package may follow. */
+const PACKAGES = Object.keys(project.imports);
+
+function deno(...args: string[]): string {
+  const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), { args, cwd: ROOT })
+    .outputSync();
+  if (!success) throw new Error(`deno ${args[0]}: ${new TextDecoder().decode(stderr)}`);
+  return new TextDecoder().decode(stdout);
+}
+
+/** Paths of the files below `folder`. */
+function* filesBelow(folder: string): Generator<string> {
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    if (isDirectory) yield* filesBelow(`${folder}/${name}`);
+    else yield `${folder}/${name}`;
+  }
+}
+
+/** The same text, its imports naming what is in the program's folder; adds to `packages` what it imports. */
+function rewritten(path: string, text: string, packages: Set<string>): string {
+  return text.replaceAll(/^((?:import|export)\b.*from |import )"(.*)";$/gm, (all, before, name) => {
+    if (name.startsWith(".")) return `${before}"${name.replace(/\.ts$/, ".js")}";`;
+    if (!PACKAGES.includes(name.split("/")[0])) return all;
+    packages.add(name);
+    return `${before}"${relative(dirname(path), `${fresh}/${wrapper(name)}`)}";`;
+  });
+}
+
+function wrapper(name: string): string {
+  return `npm/${name.replace(/\.js$/, "").replaceAll("/", "_")}.js`;
+}
+
+/** Puts the packages, and those that they need, into the program, with a module for each import. */
+function addPackages(packages: ReadonlySet<string>): void {
+  const place = `${fresh}/npm`;
+  Deno.mkdirSync(place);
+  const temporary = Deno.makeTempDirSync({ prefix: "tegula-program-" });
+  try {
+    const { imports } = project;
+    const config = { imports, nodeModulesDir: "auto", lock: false, workspace: [] };
+    Deno.writeTextFileSync(`${temporary}/deno.json`, JSON.stringify(config));
+    Deno.copyFileSync(`${ROOT}deno.lock`, `${temporary}/deno.lock`);
+    deno(
+      ...["install", "--quiet", "--frozen", "--node-modules-dir=auto"],
+      ...["--config", `${temporary}/deno.json`, "--lock", `${temporary}/deno.lock`],
+    );
+    for (const name of packages) {
+      const [first] = name.split("/");
+      addPackage(first, `${temporary}/node_modules/${first}`, `${place}/node_modules`);
+      Deno.writeTextFileSync(
+        `${fresh}/${wrapper(name)}`,
+        'import { createRequire } from "node:module";\n' +
+          `export default createRequire(import.meta.url)("${name}");\n`,
+      );
+    }
+  } finally {
+    Deno.removeSync(temporary, { recursive: true });
+  }
+}
+
+/** Copies the package at `path`, and its dependencies, which stand beside it where Deno has it. */
+function addPackage(name: string, path: string, place: string): void {
+  const from = Deno.realPathSync(path);
+  const description = JSON.parse(Deno.readTextFileSync(`${from}/package.json`));
+  for (const file of filesBelow(from)) {
+    if (!/\.(js|cjs|json)$/.test(file)) continue;
+    const to = `${place}/${name}${file.slice(from.length)}`;
+    Deno.mkdirSync(dirname(to), { recursive: true });
+    Deno.copyFileSync(file, to);
+  }
+  const beside = from.slice(0, -name.length);
+  for (const needed of Object.keys(description.dependencies ?? {})) {
+    addPackage(needed, beside + needed, place);
+  }
+}
+
+function isThere(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
+const fresh = `${PLACE}.${Deno.pid}`;
+try {
+  const modules = FOLDERS.flatMap((folder) => [...filesBelow(folder)])
+    .filter((path) => path.endsWith(".ts"));
+  deno("transpile", "--quiet", "--outdir", fresh, ...modules);
+  const packages = new Set<string>();
+  for (const path of [...filesBelow(fresh)]) {
+    Deno.writeTextFileSync(path, rewritten(path, Deno.readTextFileSync(path), packages));
+  }
+  addPackages(packages);
+  Deno.writeTextFileSync(
+    `${fresh}/imports.json`,
+    JSON.stringify({
+      imports: Object.fromEntries([...packages].map((name) => [name, `./${wrapper(name)}`])),
+    }),
+  );
+  // Others may be at work in the old one: it goes as a whole.
+  const old = `${fresh}.old`;
+  if (isThere(PLACE)) Deno.renameSync(PLACE, old);
+  Deno.renameSync(fresh, PLACE);
+  if (isThere(old)) Deno.removeSync(old, { recursive: true });
+} finally {
+  if (isThere(fresh)) Deno.removeSync(fresh, { recursive: true });
+}
+console.error("built build/program");
