@@ -10,7 +10,13 @@ import { takeDefaults } from "./default_interfaces.ts";
 import { openLibraries } from "./libraries.ts";
 import { becomeNarrow } from "./narrow.ts";
 import { command, type Given } from "./options.ts";
-import { checkInterfaces, checkLimits, checkPorts, checkPrivileges } from "./preflight.ts";
+import {
+  checkInterfaces,
+  checkLimits,
+  checkOccupants,
+  checkPorts,
+  checkPrivileges,
+} from "./preflight.ts";
 import { log, serve } from "./serve.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
@@ -71,6 +77,7 @@ async function start(
   const hasStatus = control !== null || places.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus });
   checkPorts(config, { libraries, log });
+  checkOccupants(config, libraries);
   // What deno compile packs has its permissions baked in and cannot be started with fewer.
   if (Deno.build.standalone) return await serve(run, libraries);
   becomeNarrow(libraries.host, run, ["run", ...args]);

@@ -98,7 +98,7 @@ function prepare(
       failed();
     },
   });
-  return { appliance, config, answering, places, libraries, ports, sockets, attachments };
+  return { appliance, apps, config, answering, places, libraries, ports, sockets, attachments };
 }
 
 type Parts = ReturnType<typeof prepare>;
@@ -146,7 +146,7 @@ function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): App
 
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(parts: Parts): Promise<void> {
-  const { appliance, config, answering, places, libraries, attachments } = parts;
+  const { appliance, apps, config, answering, places, libraries, attachments } = parts;
   const { xsk, host } = libraries;
   await appliance.startMirror();
   await appliance.startStatus();
@@ -158,24 +158,19 @@ async function boot(parts: Parts): Promise<void> {
     if (attachments.length > 0) attach(parts);
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
-  await startTiles(
-    appliance,
-    attachments.map(({ name }) => preflight.partialChecksums(host, name)),
-  );
+  try {
+    await appliance.startTiles(
+      attachments.map(({ name }) => preflight.partialChecksums(host, name)),
+    );
+  } catch (error) {
+    throw error instanceof AppError
+      ? preflight.appTrouble(error, { apps, file: config.file })
+      : error;
+  }
   new RingWatch(attachments, { xsk, exists: host.exists, log }).start();
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");
-}
-
-/** An app that does not start is the operator's to mend. */
-async function startTiles(appliance: Appliance, partial: readonly boolean[]): Promise<void> {
-  try {
-    await appliance.startTiles(partial);
-  } catch (error) {
-    if (!(error instanceof AppError)) throw error;
-    throw new UserError(`the app ${error.app}: ${error.message}; see docs/apps.md`, Exit.usage);
-  }
 }
 
 /**

@@ -19,7 +19,7 @@ async function load(toml: string) {
 }
 
 function plan(...listen: string[]) {
-  return planApps({ listen: listen.map(parseListen), apps: {} });
+  return planApps({ listen: listen.map(parseListen), apps: {}, file: null });
 }
 
 Deno.test("an app named for several ports is one app", () => {
@@ -165,9 +165,12 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
   await refused(
     `listen = ["7=statsd"]\n[apps.statsd.options]\nintervall = 3`,
-    /^\[apps.statsd.options\] intervall is no option of statsd; it has interval$/,
+    /\.toml: apps.statsd.options.intervall: statsd has no such option; it has interval$/,
   );
-  await refused(`${listen}[apps.echo.options]\nx = 1`, /x is no option of echo; it has none/);
+  await refused(
+    `${listen}[apps.echo.options]\nx = 1`,
+    /apps.echo.options.x: echo has no such option; it has none/,
+  );
   await refused(
     `${listen}[apps.echo]\nrefuse_sources = "0-1023"`,
     /apps\.echo\.refuse_sources: must be a list such as \["7", "0-52"\], not "0-1023"/,
@@ -184,7 +187,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
       /apps\.echo\.most_per_second: must be a whole number, 1 or more, or 0 for no limit, not /,
     );
   }
-  await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
+  await refused(`${listen}[apps.ecco]\nclock = true`, /apps.ecco: no port is given to it/);
   for (const name of ["nothing", "constructor", "__proto__"]) {
     const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
     await refused(`listen = ["7=${name}"]`, why);

@@ -6,7 +6,7 @@
 import type { View } from "../../ffi/view.ts";
 import { bounded } from "../runtime/console.ts";
 import { APP } from "../runtime/counters.ts";
-import { AppError, readThrown, sentenceOf } from "../runtime/thrown.ts";
+import { AppError, readThrown, wordsOf } from "../runtime/thrown.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
 import { MetricsWriter } from "./metrics.ts";
 import { PromiseError } from "./misuse.ts";
@@ -44,7 +44,7 @@ export async function loadService(setup: ServiceSetup, parts: ServiceParts): Pro
     });
     return await makeService(module, setup, parts);
   } catch (error) {
-    throw new AppError(setup.name, grantable(sentenceOf(error)));
+    throw new AppError(setup.name, grantable(wordsOf(error)));
   }
 }
 
