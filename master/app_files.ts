@@ -33,13 +33,11 @@ interface Described {
 export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
-  readonly #folder: string;
-  #isMade = false;
+  #folder?: string;
   #count = 0;
 
   /** `uid`: of a process that has to read the program; any that is not the master's. */
   constructor(uid: number) {
-    this.#folder = runtimeFolder();
     if (isReadable(PROGRAM, uid) && isReadable(libraryPath("tile"), uid)) {
       this.root = ROOT;
       return;
@@ -99,31 +97,27 @@ export class AppFiles {
 
   /** Removes what it has made. */
   close(): void {
-    if (this.#isMade) Deno.removeSync(this.#folder, { recursive: true });
-    this.#isMade = false;
+    if (this.#folder !== undefined) Deno.removeSync(this.#folder, { recursive: true });
+    this.#folder = undefined;
   }
 
   #make(): string {
-    if (!this.#isMade) Deno.mkdirSync(this.#folder, { recursive: true, mode: 0o755 });
-    this.#isMade = true;
-    return this.#folder;
+    return this.#folder ??= runtimeFolder();
   }
 }
 
-/** Where such files go: what systemd made for the unit, or a folder of the host's, or the user's. */
+/** Makes where such files go: below what systemd made for the unit, or /run, or where users may. */
 function runtimeFolder(): string {
   const name = `tegula-${Deno.pid}`;
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
-  const places = given === undefined ? ["/run"] : [given];
-  for (const place of places) {
-    try {
-      Deno.mkdirSync(`${place}/${name}`, { mode: 0o755 });
-      return `${place}/${name}`;
-    } catch {
-      // Not for this user.
-    }
+  let folder = `${given ?? "/run"}/${name}`;
+  try {
+    Deno.mkdirSync(folder);
+  } catch {
+    folder = Deno.makeTempDirSync({ prefix: `${name}-` });
   }
-  return Deno.makeTempDirSync({ prefix: `${name}-` });
+  Deno.chmodSync(folder, 0o755);
+  return folder;
 }
 
 /** Runs Deno on a module, with the program's packages in reach; returns what it says. */

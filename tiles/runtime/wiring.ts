@@ -39,6 +39,9 @@ export interface AppPlan
   readonly app: string;
   readonly ports: readonly PortRange[];
   readonly grants: Grants;
+  /** The most memory that its process may have, and bytes of its state, if it has one. */
+  readonly memoryMib?: number;
+  readonly stateBytes?: number;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
 }
