@@ -222,4 +222,41 @@ Deno.test("a successor that cannot start changes nothing", async () => {
   link.close();
 });
 
+Deno.test("state outlives its process, killed or handed over, and is its predecessor's until begin()", async () => {
+  const module = Deno.makeTempFileSync({ suffix: ".js" });
+  Deno.writeTextFileSync(
+    module,
+    `export default ({ state, log }) => {
+      try { state.view } catch (error) { log(error.message); }
+      return {
+        begin() {
+          log(\`version \${state.version}, \${state.view.length} bytes, first \${state.view[0]}\`);
+          state.view[0]++;
+          state.setVersion(state.version + 1);
+        },
+        receive(requests, out) { while (requests.next()) out.reflect(); },
+      };
+    };`,
+  );
+  const link = new EchoLink("own");
+  const lines: string[] = [];
+  const app = link.process(
+    link.plan(`file://${module}`, { hasState: true }),
+    (line) => lines.push(line),
+  );
+  await app.start();
+  await app.prepare();
+  await app.takeOver();
+  Deno.kill(app.pid, "SIGKILL");
+  link.send(1);
+  await link.settle(PATIENCE_MS / 1000);
+  await app.stop();
+  link.close();
+  const early = "own: its state may still be its predecessor's: it is to be used from begin() on";
+  const begun = (n: number) => `own: version ${n}, ${65_536 - 4096} bytes, first ${n}`;
+  assert.deepEqual(lines.filter((line) => !line.includes("SIGKILL")), [
+    ...[early, begun(0), early, begun(1), early, begun(2)],
+  ]);
+});
+
 globalThis.addEventListener("unload", closeFiles);

@@ -54,17 +54,45 @@ export async function loadService(setup: ServiceSetup, parts: ServiceParts): Pro
 const DENIED =
   /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/;
 
+/** What no app can be granted. */
+const NEVER_GRANTED =
+  /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
+
+/** What the system refuses: the walls of its process, or the modes of a file. */
+const REFUSED =
+  /((?:Permission denied|Operation not permitted) \(os error (?:1|13)\))(?:: (\w+) '(.*?)')?/;
+
 /** The same with this program's way to be allowed it. */
 function grantable(sentence: string): string {
-  return sentence.replace(
+  return named(sentence).replace(
     DENIED,
     (_, kind, what) => `it has no ${kind} access to ${what}: [apps] grants it, ${kind} = [${what}]`,
   );
 }
 
+/** What is refused whatever is granted, and what the system refuses. */
+function named(sentence: string): string {
+  return sentence
+    .replace(
+      NEVER_GRANTED,
+      (_, kind, what) =>
+        `it has no ${kind} access${
+          what === undefined ? "" : ` to ${what}`
+        }, which no app can be granted`,
+    )
+    .replace(
+      REFUSED,
+      (_, refusal, call, path) =>
+        path === undefined
+          ? `${refusal}: what it does is not within what [apps] grants it`
+          : `${refusal}: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
+            "be allowed it by the file's mode",
+    );
+}
+
 /** The same of a running app. */
 function tooLate(stack: string): string {
-  return stack.replace(
+  return named(stack).replace(
     DENIED,
     (_, kind, what) =>
       `it has no ${kind} access to ${what}: what [apps] grants ends with its start, unless keep = true`,
