@@ -209,6 +209,40 @@ Deno.test("what an app is not granted is an error of its start that names the gr
   link.close();
 });
 
+Deno.test("a granted file that the app's user cannot read is an error that says so", async () => {
+  const { link, app, file } = honest(HONEST);
+  Deno.chmodSync(file, 0o600);
+  await assert.rejects(
+    app.start(),
+    new RegExp(`Permission denied.*'${file}': \\[apps\\] has to grant it .* file's mode`),
+  );
+  await app.stop();
+  link.close();
+});
+
+Deno.test("a folder of an app's files goes when nothing is started from it any more", async () => {
+  const { link, app } = honest(HONEST);
+  await app.start();
+  const place = runtimeFolders();
+  assert.equal(place.length, 1);
+  for (let i = 0; i < 3; i++) {
+    await app.prepare();
+    await app.takeOver();
+  }
+  await app.prepare();
+  app.abandon();
+  await eventually("one folder", () => Promise.resolve(runtimeFolders().length === 1 || undefined));
+  await app.stop();
+  assert.deepEqual(runtimeFolders(), []);
+  link.close();
+});
+
+/** Folders of the app `honest` in this process's folder of the runtime. */
+function runtimeFolders(): string[] {
+  return [...Deno.readDirSync(`/run/tegula-${Deno.pid}`)].map(({ name }) => name)
+    .filter((name) => name.startsWith("honest"));
+}
+
 Deno.test("a successor that cannot start changes nothing", async () => {
   const { link, lines, app } = honest(HONEST);
   await app.start();
