@@ -29,8 +29,10 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
   24: ["EMFILE", "too many open files"],
   28: ["ENOSPC", "no space left on device"],
   34: ["ERANGE", "result too large"],
+  36: ["ENAMETOOLONG", "the path is too long"],
   38: ["ENOSYS", "function not implemented"],
   71: ["EPROTO", "protocol error"],
+  88: ["ENOTSOCK", "what is there is no socket"],
   90: ["EMSGSIZE", "message too long"],
   92: ["ENOPROTOOPT", "protocol not available"],
   93: ["EPROTONOSUPPORT", "protocol not supported"],
@@ -48,6 +50,7 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
 
 /** The errors that the code asks for by name; compare with what a native function returned, negated. */
 export const EPERM = 1;
+export const ENOENT = 2;
 export const E2BIG = 7;
 export const EAGAIN = 11;
 export const ENOMEM = 12;
