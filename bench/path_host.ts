@@ -5,7 +5,7 @@
 
 import { heapView, type View } from "../ffi/view.ts";
 import { libraryPath } from "../ffi/paths.ts";
-import { openXsk, type Xsk } from "../ffi/xsk.ts";
+import { openXsk, type XskSlots } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
@@ -68,7 +68,7 @@ export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
  * AF_XDP rings as arrays. `arrive` and what the net tile calls stand for the kernel's work: the former
  * is not to be measured, the latter is as little as can be.
  */
-export class MemoryXsk implements Xsk {
+export class MemoryXsk implements XskSlots {
   readonly #filled = new Uint32Array(RING_ENTRIES);
   readonly #sent = new Uint32Array(RING_ENTRIES);
   readonly #umem: Uint16Array;
@@ -104,6 +104,23 @@ export class MemoryXsk implements Xsk {
     return this.#arrived - before;
   }
 
+  adopt(fd: number): number {
+    return fd;
+  }
+  resume(): void {}
+  release(): void {}
+  memorySlot(): number {
+    return -1;
+  }
+  inject(): number {
+    return 0;
+  }
+  cursors(_slot: number, out: Uint32Array): void {
+    out.fill(0);
+  }
+  visible(): number {
+    return 0;
+  }
   receive(_slot: number, descriptors: Uint32Array, most: number): number {
     const filled = this.#filled;
     const tail = this.#fillTail;

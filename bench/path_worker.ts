@@ -9,6 +9,8 @@ import { heapView, u16, type View } from "../ffi/view.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
+import { requestsBytes } from "../tiles/net/app_link.ts";
+import { frameRecordBytes } from "../tiles/net/handover.ts";
 import { HEARD_BYTES } from "../tiles/net/heard.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
@@ -84,12 +86,13 @@ function hostSetup(
   return {
     netbase: makeNetbase(size),
     umem,
+    record: heapView(frameRecordBytes(frameCount())),
     headers,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),
     largeBuffers: plan.LARGE_BUFFERS,
     headroom: plan.HEADROOM_BYTES,
-    sockets: [{ slot: 0, ifindex: IFINDEX, queue: 0, ...rings }],
+    sockets: [{ fd: 0, ifindex: IFINDEX, queue: 0, ...rings }],
     udp: [],
     capture: heapView(CAPTURE_BYTES),
     control: heapView(CONTROL_BYTES),
@@ -137,7 +140,9 @@ class Path {
     const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
     const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };
-    const apart = { ...app, net, app: own, shape, tile: heapView(TILE_REGION_BYTES), eventfd: -1 };
+    const requests = heapView(requestsBytes(shape));
+    const appTile = heapView(TILE_REGION_BYTES);
+    const apart = { ...app, net, app: own, requests, shape, tile: appTile, eventfd: -1 };
     const tile = await create({
       setup: {
         ...hostSetup(setup, memory),

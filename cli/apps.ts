@@ -19,6 +19,9 @@ const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: tru
   time: { options: [] },
 };
 
+/** The memory of an app's process, in MiB, where the configuration does not say. */
+const MEMORY_MIB = 256;
+
 /**
  * Says which app tiles there are. An app that is named for several ports is one app; where it has
  * instances, the n-th serves those ports that have as many. Throws UserError for an app that is not
@@ -70,7 +73,14 @@ function planApp(
       Exit.usage,
     );
   }
-  return { ...told, module: appModule(module), grants, inline };
+  if (inline && (told.memoryMib ?? told.stateBytes) !== undefined) {
+    throw new UserError(
+      `${app}@inline has no process of its own, and can have neither memory nor state`,
+      Exit.usage,
+    );
+  }
+  const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
+  return { ...memoryMib, ...told, module: appModule(module), grants, inline };
 }
 
 function appModule(app: string): string {

@@ -14,8 +14,8 @@ export function pollBusily(
   { xskSetup, log }: { xskSetup: XskSetup; log: (line: string) => void },
 ): void {
   for (const { name, sockets } of attachments) {
-    for (const { slot, queue } of sockets) {
-      const refused = xskSetup.pollBusily(slot);
+    for (const { fd, queue } of sockets) {
+      const refused = xskSetup.pollBusily(fd);
       if (refused === 0) continue;
       throw new UserError(
         `cannot poll queue ${queue} of ${name} busily: ${describeErrno(refused)}; it takes ` +

@@ -19,7 +19,7 @@ export function openLibraries() {
     regions: load("region", openRegions),
     host: load("host", openHost),
     xskSetup: load("xsk", openXskSetup),
-    /** For statistics. */
+    /** To map rings. */
     xsk: load("xsk", openXsk),
     udpSetup: load("udp", openUdpSetup),
     /** To wake tiles. */

@@ -147,7 +147,7 @@ function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): App
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(parts: Parts): Promise<void> {
   const { appliance, apps, config, answering, places, libraries, attachments } = parts;
-  const { xsk, host } = libraries;
+  const { xskSetup, host } = libraries;
   await appliance.startMirror();
   await appliance.startStatus();
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
@@ -167,7 +167,12 @@ async function boot(parts: Parts): Promise<void> {
       ? preflight.appTrouble(error, { apps, file: config.file })
       : error;
   }
-  new RingWatch(attachments, { xsk, exists: host.exists, log }).start();
+  const gone = ({ name }: { name: string }) =>
+    log(
+      `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
+        "it until tegula is started again",
+    );
+  new RingWatch(attachments, { xskSetup, exists: host.exists, gone, log }).start();
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");

@@ -1,14 +1,14 @@
 /**
- * Keeps an eye on AF_XDP for as long as it runs: what the XDP program handed to a queue's socket must
- * be what came out of its ring. An interface where frames go in and none come out, as with a driver
- * that advertises what does not work, is given back to the kernel, whose sockets are served too. So
- * it is with one that goes: made again under its name it is another, without a program or sockets.
+ * Watches AF_XDP for as long as it runs: what the XDP program handed to a queue's socket has to be what the
+ * kernel put on its ring. An interface where frames go in and none come out, as with a driver that
+ * advertises what does not work, is given back to the kernel, whose sockets are served too. One that is
+ * deleted is detached; made again under its name it is another, without a program or sockets.
  */
 
-import { type Xsk, XSK_STATISTICS, XskStatistic } from "../ffi/xsk.ts";
+import { XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
 import type { Attachment } from "../tiles/runtime/attachment.ts";
 
-/** What is watched of an interface. */
+/** What is watched of an interface. Its sockets may be replaced. */
 export type Watched = Pick<
   Attachment,
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
@@ -16,9 +16,11 @@ export type Watched = Pick<
 
 /** What the watch looks with. */
 export interface WatchParts {
-  readonly xsk: Xsk;
+  readonly xskSetup: Pick<XskSetup, "statistics">;
   /** Whether there is an interface with this index. */
   exists(ifindex: number): boolean;
+  /** An interface was deleted. It is detached and not watched any more. */
+  gone(attachment: Watched): void;
   log(line: string): void;
 }
 
@@ -26,27 +28,26 @@ const LOOK_MILLIS = 1000;
 /** Looks with frames redirected, and none received from the first to the last, before it is believed. */
 const LOOKS = 3;
 
+/** What was seen of a socket. */
+interface Seen {
+  redirected: number;
+  arrived: number;
+  /** Looks in a row with frames redirected and none arrived. */
+  bad: number;
+}
+
 /** Watches some interfaces and every queue of them. */
 export class RingWatch {
   readonly #parts: WatchParts;
   /** Those that are still there. */
   #present: readonly Watched[];
-  readonly #queues;
+  /** By descriptor. */
+  readonly #seen = new Map<number, Seen>();
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
 
   constructor(attachments: readonly Watched[], parts: WatchParts) {
     this.#parts = parts;
     this.#present = attachments;
-    this.#queues = attachments.flatMap((attachment) =>
-      attachment.sockets.map(({ slot, queue }) => ({
-        attachment,
-        slot,
-        queue,
-        redirected: 0,
-        arrived: 0,
-        bad: 0,
-      }))
-    );
   }
 
   /** Looks now and then. The timer does not keep the process alive. */
@@ -54,39 +55,46 @@ export class RingWatch {
     Deno.unrefTimer(setInterval(() => this.look(), LOOK_MILLIS));
   }
 
+  /** Watches one more, as an interface that was made again. */
+  add(attachment: Watched): void {
+    this.#present = [...this.#present, attachment];
+  }
+
   /** Looks once. */
   look(): void {
     this.#missGone();
-    const { xsk, log } = this.#parts;
-    for (const each of this.#queues) {
-      const { attachment, slot, queue } = each;
-      if (xsk.statistics(slot, this.#statistics) < 0) continue;
-      const redirected = attachment.redirected(queue);
-      const arrived = this.#arrived();
-      if (arrived !== each.arrived) each.bad = 0;
-      // Where nothing comes, nothing is learned.
-      else if (redirected > each.redirected) each.bad++;
-      each.redirected = redirected;
-      each.arrived = arrived;
-      if (each.bad < LOOKS) continue;
-      log(
+    for (const attachment of this.#present) {
+      if (!attachment.sockets.some(({ fd, queue }) => this.#lies(attachment, fd, queue))) continue;
+      this.#parts.log(
         `${attachment.name}: frames are redirected but do not arrive; the kernel has them again`,
       );
       attachment.detach();
-      each.bad = -Infinity;
     }
   }
 
+  /** Looks at one socket; whether it is one whose frames do not arrive. */
+  #lies(attachment: Watched, fd: number, queue: number): boolean {
+    if (this.#parts.xskSetup.statistics(fd, this.#statistics) < 0) return false;
+    const redirected = attachment.redirected(queue);
+    const arrived = this.#arrived();
+    const seen = this.#seen.get(fd) ?? { redirected: 0, arrived: 0, bad: 0 };
+    this.#seen.set(fd, seen);
+    if (arrived !== seen.arrived) seen.bad = 0;
+    // Where nothing comes, nothing is learned.
+    else if (redirected > seen.redirected) seen.bad++;
+    seen.redirected = redirected;
+    seen.arrived = arrived;
+    if (seen.bad < LOOKS) return false;
+    seen.bad = 0;
+    return true;
+  }
+
   #missGone(): void {
-    const { exists, log } = this.#parts;
+    const { exists, gone } = this.#parts;
     this.#present = this.#present.filter((attachment) => {
-      const { name, ifindex } = attachment;
-      if (exists(ifindex)) return true;
+      if (exists(attachment.ifindex)) return true;
       attachment.detach();
-      log(
-        `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
-          "it until tegula is started again",
-      );
+      gone(attachment);
       return false;
     });
   }

@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "native.h"
+#include "policy.h"
 
 #define MOST_THREADS 1024
 #define BACKLOG 128
@@ -168,6 +170,116 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 	if (!error)
 		return fd;
 	close(fd);
+	return error;
+}
+
+/* How tegula_host_exec() confines the process; as in host.ts. */
+struct confinement {
+	uint32_t capabilities[2]; /* at most these */
+	int32_t listen; /* whether TCP may listen, where it may not connect */
+};
+
+/*
+ * Restricts this thread, and what it executes, to write in the folders `write` alone, and to no TCP but
+ * that of `listen`. Reading and executing stay. 0, also where the kernel has no landlock, or -errno.
+ */
+static int restrict_writing(char **write, int listen)
+{
+	const uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_EXECUTE;
+	const uint64_t devices = LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK;
+	uint64_t files = ~reading;
+	long version;
+	int error, fd = make_ruleset(listen ? LANDLOCK_ACCESS_NET_CONNECT_TCP : ALL_TCP, 0, &files, &version);
+
+	if (fd < 0)
+		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
+	error = allow_path(fd, LANDLOCK_ACCESS_FS_WRITE_FILE, "/dev/null");
+	/*
+	 * A child without privileges writes the map of its user namespace below /proc, where an ordinary user
+	 * can write to nothing but its own.
+	 */
+	if (!error && geteuid() != 0)
+		error = allow_path(fd, LANDLOCK_ACCESS_FS_WRITE_FILE, "/proc");
+	for (; *write && !error; write++)
+		error = allow_path(fd, files & ~devices, *write);
+	if (!error)
+		error = result(syscall(SYS_landlock_restrict_self, fd, 0));
+	close(fd);
+	return error;
+}
+
+/* Leaves of this thread's capabilities, and of what it executes can have, at most `most`. 0, or -errno. */
+static int limit_capabilities(const uint32_t most[2])
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	/* The bounding set takes CAP_SETPCAP; without it no_new_privs has to do. */
+	for (int capability = 0; capability < 64; capability++)
+		if (!(most[capability / 32] >> capability % 32 & 1))
+			prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		data[i].permitted &= most[i];
+		data[i].effective = data[i].permitted;
+		/* Root has its bounding set after exec; others have what is ambient. */
+		data[i].inheritable = geteuid() == 0 ? 0 : data[i].permitted;
+	}
+	if (syscall(SYS_capset, &header, data) < 0)
+		return -errno;
+	for (int capability = 0; capability < 64; capability++)
+		if (data[capability / 32].inheritable >> capability % 32 & 1)
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+	return 0;
+}
+
+/* Sets whether the descriptors stay open across exec. 0, or -errno. */
+static int keep_open(const int32_t *fds, int count, int keep)
+{
+	for (int i = 0; i < count; i++)
+		if (fcntl(fds[i], F_SETFD, keep ? 0 : FD_CLOEXEC) < 0)
+			return -errno;
+	return 0;
+}
+
+/*
+ * Executes another program in this process. `strings` are three lists: the program's path and arguments,
+ * the environment, and the folders that it may write in, where it is to be confined. `fds` stay open; of
+ * all others those that do not close on exec. Only the main thread can: the children that it started die
+ * with any other end of it. Returns only with -errno; the thread stays confined then, if it was that far.
+ */
+EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, int count,
+			    const struct confinement *confinement)
+{
+	char **list[3], **lists;
+	sigset_t debugger, before;
+	int error;
+
+	if (gettid() != getpid())
+		return -EPERM;
+	lists = make_lists(strings, size, list, COUNT(list));
+	if (!lists)
+		return -ENOMEM;
+	/* Deno opens its debugger by it. All threads of what comes inherit this mask. */
+	sigemptyset(&debugger);
+	sigaddset(&debugger, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &debugger, &before);
+	error = result(access(list[0][0], X_OK));
+	if (!error)
+		error = keep_open(fds, count, 1);
+	if (!error && confinement) {
+		error = limit_capabilities(confinement->capabilities);
+		if (!error)
+			error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		if (!error)
+			error = restrict_writing(list[2], confinement->listen);
+	}
+	if (!error)
+		error = result(execve(list[0][0], list[0], list[1]));
+	keep_open(fds, count, 0);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	free(lists);
 	return error;
 }
 

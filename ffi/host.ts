@@ -3,7 +3,7 @@
  * driver says of itself, and the word to systemd.
  */
 
-import { checked } from "./errno.ts";
+import { checked, ENOENT } from "./errno.ts";
 
 /** Capability numbers of capability.h. */
 export const CAP_NET_BIND_SERVICE = 10;
@@ -12,6 +12,21 @@ export const CAP_NET_RAW = 13;
 export const CAP_IPC_LOCK = 14;
 export const CAP_SYS_ADMIN = 21;
 export const CAP_BPF = 39;
+
+/** What a master has a use for, of what it was started with; besides these it gives up all. */
+const MASTER_CAPABILITIES: readonly number[] = [
+  1, // CAP_DAC_OVERRIDE: root reads what apps were granted, and makes sockets, in folders of others
+  5, // CAP_KILL: processes of other users
+  ...[6, 7, 8], // CAP_SETGID, CAP_SETUID, CAP_SETPCAP: the user and the bounding set of a process
+  CAP_NET_BIND_SERVICE,
+  CAP_NET_ADMIN,
+  CAP_NET_RAW,
+  14, // CAP_IPC_LOCK: UMEMs beyond RLIMIT_MEMLOCK
+  CAP_SYS_ADMIN, // namespaces of a process; XDP before Linux 5.8
+  24, // CAP_SYS_RESOURCE: limits of a process beyond the master's
+  38, // CAP_PERFMON, with CAP_BPF: what of BPF took CAP_SYS_ADMIN before Linux 5.8
+  CAP_BPF,
+];
 
 /** Kinds of link of linux/if_arp.h. */
 const ARPHRD_ETHER = 1;
@@ -32,10 +47,6 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
-/** For `exec`: of signal.h. */
-const SIG_BLOCK = 0;
-const SIGUSR1 = 10;
-
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -44,6 +55,19 @@ const AF_UNIX = 1;
 const SOCK_DGRAM_CLOEXEC = 0o2000002;
 const MSG_NOSIGNAL = 0x4000;
 const LONGEST_PATH = 107;
+
+/** How a program is confined that is executed in this one's place; all of its threads will be. */
+export interface MasterConfinement {
+  /**
+   * Files and folders that exist, where it may write, make and remove. Its children are bound by this,
+   * too: what apps may write has to be in it. It may read and execute everywhere.
+   */
+  readonly write: readonly string[];
+  /** Whether it may listen on TCP; it can never connect. Sockets that were handed over go on. */
+  readonly listen?: boolean;
+  /** Capabilities that it keeps where it has them, by number; what a master needs when left out. */
+  readonly capabilities?: readonly number[];
+}
 
 /** Main's own calls. Interfaces are those of the calling thread's network namespace. */
 export interface Host {
@@ -89,6 +113,26 @@ export interface Host {
    */
   exec(argv: readonly string[]): number;
   /**
+   * The same with another environment, and with `fds` left open, which else close on exec. Children stay
+   * children: they die with main's thread (`process.ts`), which goes on. A `confinement` takes away what
+   * it does not list for good: no new privileges, capabilities, files (landlock). Returns only with -errno:
+   * -EPERM where it is not called by main's thread, -ENOENT where there is no such folder. Confined, the
+   * caller can do no more than end then.
+   */
+  execKeeping(
+    argv: readonly string[],
+    env: { readonly [name: string]: string },
+    fds: readonly number[],
+    confinement?: MasterConfinement,
+  ): number;
+  /**
+   * poll(2) over `pollSet` on a thread of its own: of each descriptor a `struct pollfd`, itself and what
+   * is waited for in one word each, where the upper half of the second comes back as what is there. Neither
+   * `pollSet` nor its descriptors may change meanwhile: an eventfd in it ends the wait. Resolves with how
+   * many are ready, 0 where `timeoutMs` passed (-1: never).
+   */
+  waitAny(pollSet: Int32Array<ArrayBuffer>, timeoutMs: number): Promise<number>;
+  /**
    * Writes a line to standard error as far as that takes it without waiting; false where it was not
    * written whole: nobody reads, or the disk is full.
    */
@@ -104,6 +148,28 @@ export function hasCapability(set: number, capability: number): boolean {
   return Math.floor(set / 2 ** capability) % 2 === 1;
 }
 
+/** Whether there is anything at `path`. */
+export function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Strings as `make_lists` of `native.h` reads them. Throws TypeError where one cannot be in a list. */
+export function stringLists(...lists: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
+  for (const text of lists.flat()) {
+    if (text === "" || text.includes("\0")) {
+      throw new TypeError(`an argument, variable or path is ${text === "" ? "empty" : "not text"}`);
+    }
+  }
+  return new TextEncoder().encode(
+    lists.map((list) => list.map((text) => `${text}\0`).join("") + "\0").join(""),
+  );
+}
+
 /** `text` as C has it. */
 function cString(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text + "\0");
@@ -117,13 +183,18 @@ export function openHost(path: string): Host {
     tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
     tegula_host_threads: { parameters: ["i32"], result: "i32" },
     tegula_host_listen_unix: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_host_exec: {
+      parameters: ["buffer", "u32", "buffer", "i32", "buffer"],
+      result: "i32",
+    },
     tegula_host_listen_tcp: { parameters: ["buffer", "i32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
-    pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
-    execv: { parameters: ["buffer", "buffer"], result: "i32" },
-    __errno_location: { parameters: [], result: "pointer" },
-    tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    wait: {
+      ...{ name: "poll", nonblocking: true },
+      parameters: ["buffer", "usize", "i32"],
+      result: "i32",
+    },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
     if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -150,6 +221,26 @@ export function openHost(path: string): Host {
     return ask(ifname, SIOCETHTOOL, data);
   }
 
+  const execKeeping: Host["execKeeping"] = (argv, env, fds, confinement) => {
+    const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+    const { write = [], listen = false, capabilities = MASTER_CAPABILITIES } = confinement ?? {};
+    if (!write.every(exists)) return -ENOENT;
+    const lists = [argv, variables, write];
+    const strings = cString(
+      lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
+    );
+    const confined = new Uint32Array(3);
+    for (const each of capabilities) confined[each >> 5] |= 1 << (each & 31);
+    confined[2] = listen ? 1 : 0;
+    return symbols.tegula_host_exec(
+      strings,
+      strings.length,
+      Int32Array.from(fds),
+      fds.length,
+      confinement === undefined ? null : confined,
+    );
+  };
+
   return {
     eventfd() {
       // Non-blocking, so that neither who wakes nor who empties it can be held up.
@@ -167,7 +258,7 @@ export function openHost(path: string): Host {
       const open = [...Deno.readDirSync("/proc/self/fd")].length;
       return { open, most: most === "unlimited" ? Infinity : Number(most) };
     },
-    isRunning: (thread) => symbols.tgkill(Deno.pid, thread, 0) === 0,
+    isRunning: (thread) => symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,
     readThread(thread, name) {
       const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
       return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
@@ -198,15 +289,11 @@ export function openHost(path: string): Host {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
-    exec(argv) {
-      // Deno opens its debugger by SIGUSR1. All threads of what comes inherit this mask.
-      const signals = new Uint32Array(32);
-      signals[0] = 1 << (SIGUSR1 - 1);
-      symbols.pthread_sigmask(SIG_BLOCK, signals, null);
-      const words = argv.map(cString);
-      const pointers = words.map((word) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(word)));
-      symbols.execv(words[0], BigUint64Array.from([...pointers, 0n]));
-      return -new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32();
+    exec: (argv) => execKeeping(argv, Deno.env.toObject(), []),
+    execKeeping,
+    async waitAny(pollSet, timeoutMs) {
+      const ready = await symbols.wait(pollSet, BigInt(pollSet.length / 2), timeoutMs);
+      return Math.max(0, ready); // a signal is no reason
     },
     log(line) {
       const bytes = new TextEncoder().encode(`${line}\n`);

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -31,6 +33,31 @@ static inline void stamp(uint32_t out[2])
 	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	out[0] = (uint32_t)time;
 	out[1] = (uint32_t)(time >> 32);
+}
+
+/*
+ * Makes `count` lists of the `size` bytes of `strings`, as execve(2) takes them: there, each list ends by
+ * an empty string. What holds them, for free(3), or NULL without memory or where lists are missing.
+ */
+static inline char **make_lists(char *strings, uint32_t size, char ***lists, size_t count)
+{
+	/* A string takes two bytes at least. */
+	char **all = calloc((size_t)size / 2 + 2 * count, sizeof(*all)), **next = all;
+	const char *end = strings + size;
+
+	for (size_t i = 0; i < count && all; i++) {
+		lists[i] = next;
+		while (strings < end && *strings) {
+			*next++ = strings;
+			strings += strlen(strings) + 1;
+		}
+		next++; /* NULL */
+		if (strings++ >= end) {
+			free(all);
+			return NULL;
+		}
+	}
+	return all;
 }
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * The policies of system calls, with the reason for each call: those of the tiles of a process that
- * has all the privileges beside them (tile.c: a filter for one thread), and the one of an app's process
- * (process.c: a filter that stands before exec, for every thread). docs/system_calls.md is made from
- * these lists, and a test compares them.
+ * The policies of system calls, with the reason for each call: those of tiles (tile.c: a filter for one
+ * thread), and those of the process of an app and of the appliance (process.c: a filter that stands
+ * before exec, for every thread). docs/system_calls.md is made from these lists, and a test compares
+ * them.
  */
 #ifndef TEGULA_POLICY_H
 #define TEGULA_POLICY_H
@@ -11,6 +11,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -20,6 +21,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -65,6 +68,7 @@ struct policy {
 	unsigned length;
 	/* What happens to a call that is neither allowed nor expected: SECCOMP_RET_*. */
 	uint32_t refuse;
+	int log; /* whether the kernel logs what it refuses; not where an observer counts it */
 };
 
 #define LOAD(p, field) emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, field))
@@ -417,7 +421,8 @@ static inline void make_signal_policy(struct policy *p)
  * is bounded by landlock, by its user and by Deno's permissions, and to write, by the flags of open.
  */
 static const uint32_t PROCESS_CALLS[] = {
-	SYS_execve, SYS_seccomp, /* the start; the preloaded seal.c forbids both before Deno's main */
+	/* The start; the preloaded seal.c forbids these before Deno's main, but seccomp in the appliance. */
+	SYS_execve, SYS_execveat, SYS_seccomp,
 	SYS_arch_prctl, SYS_set_tid_address, /* libc, as a program starts */
 	/* Modules, libraries, /proc/self/maps: reading. */
 	SYS_read, SYS_pread64, SYS_readv, SYS_lseek, SYS_close, SYS_getdents64,
@@ -471,6 +476,33 @@ static const struct {
 	{ SYS_unlinkat, EACCES },
 };
 
+/*
+ * The appliance: an app's process may make the calls above; these are those of its tiles (NET_CALLS,
+ * NETLINK_CALLS and STATUS_CALLS, which are bound to their descriptors later), those by which they
+ * start, and those by which they confine themselves.
+ */
+static const uint32_t APPLIANCE_CALLS[] = {
+	SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_recvmsg, SYS_recvmmsg, SYS_getsockopt,
+	SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_shutdown,
+	SYS_listen, /* node:net, on a socket that was handed over and listens already */
+	SYS_capget, SYS_capset, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, /* confine() */
+};
+/* bind is the netlink socket's: the addresses of all other families have another length. */
+static const int32_t APPLIANCE_ADDRESSES[] = { sizeof(struct sockaddr_nl) };
+static const int32_t APPLIANCE_LEVELS[] = { SOL_SOCKET, SOL_NETLINK, IPPROTO_TCP };
+static const int32_t APPLIANCE_PRCTL[] = { PR_SET_NAME, PR_SET_VMA, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS };
+/* A filter is for the thread that installs it, never for all (SECCOMP_FILTER_FLAG_TSYNC). */
+static const int32_t APPLIANCE_FILTERS[] = {
+	0, SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+	SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+};
+static const int32_t APPLIANCE_IOCTL[] = {
+	FIONBIO, FIOCLEX,
+	(int32_t)SECCOMP_IOCTL_NOTIF_RECV, (int32_t)SECCOMP_IOCTL_NOTIF_SEND, /* the tiles' observer */
+	TCGETS, TIOCGWINSZ, /* whoever asks is told that there is no terminal, and that is no refusal to log */
+};
+static const int32_t APPLIANCE_SELF[] = { 0 }; /* the calling thread: the netlink tile's slices */
+
 /* Memory that is shared and has no file counts in no limit of the process. */
 static inline void allow_counted_mmap(struct policy *p)
 {
@@ -482,6 +514,20 @@ static inline void allow_counted_mmap(struct policy *p)
 	RETURN(p, p->refuse);
 }
 
+/* socket makes the mirror's (netlink), and the one by which it probes neighbours (UDP). */
+static inline void allow_mirror_sockets(struct policy *p)
+{
+	IF_EQUAL(p, 0, 8, SYS_socket);
+	LOAD(p, args[0]);
+	IF_EQUAL(p, 4, 0, AF_NETLINK);
+	IF_EQUAL(p, 0, 4, AF_INET);
+	LOAD(p, args[1]);
+	emit(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, ~(uint32_t)(SOCK_CLOEXEC | SOCK_NONBLOCK));
+	IF_EQUAL(p, 0, 1, SOCK_DGRAM);
+	RETURN(p, SECCOMP_RET_ALLOW);
+	RETURN(p, p->refuse);
+}
+
 /* open is for reading, where no file was granted to be written: SQLite opens its caches, in vain. */
 static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 {
@@ -489,7 +535,7 @@ static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 	LOAD(p, args[flags]);
 	emit(p, BPF_JMP | BPF_JSET | BPF_K, 1, 0, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC);
 	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, SECCOMP_RET_ERRNO | EACCES);
+	RETURN(p, p->refuse == SECCOMP_RET_TRACE ? p->refuse : SECCOMP_RET_ERRNO | EACCES);
 }
 
 /* kill sends SIGABRT to this process alone, as tgkill does. */
@@ -504,24 +550,23 @@ static inline void allow_kill(struct policy *p)
 	RETURN(p, p->refuse);
 }
 
-/* What an app's process was granted; as in process.ts. */
-enum grant { GRANT_NET = 1, GRANT_CLOCK = 2, GRANT_WRITE = 4 };
+/* Whose process it is, and what it was granted; as in process.ts. */
+enum process { PROCESS_APP, PROCESS_APPLIANCE };
+enum grant { GRANT_NET = 1, GRANT_CLOCK = 2, GRANT_WRITE = 4, GRANT_NET_ADMIN = 8 };
 
-/*
- * The policy of the calling process. `report` is the descriptor by which it sends the filter's listener;
- * seal.c forbids that call with execve.
- */
-static inline void make_process_policy(struct policy *p, int grants, int32_t report)
+/* What policies of a process begin with, and what app and appliance have in common. */
+static inline void begin_process_policy(struct policy *p)
 {
-	const uint32_t refuse = p->refuse;
-
 	p->length = 0;
 	LOAD(p, arch);
 	IF_EQUAL(p, 1, 0, ARCHITECTURE);
 	RETURN(p, p->refuse);
 	LOAD(p, nr);
+}
+
+static inline void allow_process(struct policy *p, int grants)
+{
 	allow(p, COMMON, COUNT(COMMON));
-	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
 	if (grants & GRANT_WRITE)
 		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
 #ifdef SYS_open
@@ -530,12 +575,38 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 	allow_reading(p, SYS_openat, 2);
 	if (grants & GRANT_CLOCK)
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
-	if (grants & GRANT_NET) {
-		allow(p, PROCESS_NET_CALLS, COUNT(PROCESS_NET_CALLS));
-		/* libc looks for a cache of names on AF_UNIX, and goes on without. */
+	allow_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
+	allow_only(p, SYS_prlimit64, 0, PROCESS_SELF, COUNT(PROCESS_SELF));
+	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
+	allow_counted_mmap(p);
+	allow_threads(p);
+	allow_abort(p);
+	allow_kill(p);
+}
+
+/* Where the network was granted: sockets of IP. libc looks for a cache of names on AF_UNIX, and goes on without. */
+static inline void allow_network(struct policy *p)
+{
+	const uint32_t refuse = p->refuse;
+
+	allow(p, PROCESS_NET_CALLS, COUNT(PROCESS_NET_CALLS));
+	if (refuse != SECCOMP_RET_TRACE)
 		p->refuse = SECCOMP_RET_ERRNO | EACCES;
-		allow_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
-		p->refuse = refuse;
+	allow_only(p, SYS_socket, 0, PROCESS_FAMILIES, COUNT(PROCESS_FAMILIES));
+	p->refuse = refuse;
+}
+
+/*
+ * The policy of the calling process, which becomes an app's. `report` is the descriptor by which it
+ * sends the filter's listener; seal.c forbids that call with execve.
+ */
+static inline void make_app_policy(struct policy *p, int grants, int32_t report)
+{
+	begin_process_policy(p);
+	allow_process(p, grants);
+	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
+	if (grants & GRANT_NET) {
+		allow_network(p);
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
 		allow_only(p, SYS_sendto, 4, PROCESS_NO_ADDRESS, COUNT(PROCESS_NO_ADDRESS));
@@ -544,14 +615,7 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 			RETURN(p, SECCOMP_RET_ERRNO | EACCES);
 		}
 	}
-	allow_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
-	allow_only(p, SYS_prlimit64, 0, PROCESS_SELF, COUNT(PROCESS_SELF));
-	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
-	allow_counted_mmap(p);
-	allow_threads(p);
-	allow_abort(p);
-	allow_kill(p);
 	allow_ioctl(p, PROCESS_IOCTL, COUNT(PROCESS_IOCTL));
 	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
 		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
@@ -561,32 +625,87 @@ static inline void make_process_policy(struct policy *p, int grants, int32_t rep
 }
 
 /*
+ * The policy of the calling process, which becomes the appliance. Each of its tiles has a filter with a
+ * listener of its own, which the kernel refuses beneath another listener, so this one has none: `refuse`
+ * is SECCOMP_RET_TRACE. Without a tracer that is ENOSYS, and it gives way to a tile's own answer, so
+ * that the tiles' observer counts what a tile is refused; SECCOMP_RET_ERRNO would not.
+ */
+static inline void make_appliance_policy(struct policy *p, int grants)
+{
+	p->refuse = SECCOMP_RET_TRACE;
+	p->log = 1;
+	begin_process_policy(p);
+	allow_only(p, SYS_seccomp, 1, APPLIANCE_FILTERS, COUNT(APPLIANCE_FILTERS));
+	allow_process(p, grants);
+	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
+	allow(p, APPLIANCE_CALLS, COUNT(APPLIANCE_CALLS));
+	if (grants & GRANT_NET) {
+		allow_network(p);
+	} else {
+		allow_mirror_sockets(p);
+		allow_only(p, SYS_bind, 2, APPLIANCE_ADDRESSES, COUNT(APPLIANCE_ADDRESSES));
+		allow_only(p, SYS_setsockopt, 1, APPLIANCE_LEVELS, COUNT(APPLIANCE_LEVELS));
+	}
+	allow_only(p, SYS_prctl, 0, APPLIANCE_PRCTL, COUNT(APPLIANCE_PRCTL));
+	allow_only(p, SYS_sched_getattr, 0, APPLIANCE_SELF, COUNT(APPLIANCE_SELF));
+	allow_only(p, SYS_sched_setattr, 0, APPLIANCE_SELF, COUNT(APPLIANCE_SELF));
+	allow_ioctl(p, APPLIANCE_IOCTL, COUNT(APPLIANCE_IOCTL));
+	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
+		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
+		RETURN(p, SECCOMP_RET_ALLOW); /* make_quiet_policy refuses these */
+	}
+	RETURN(p, p->refuse);
+}
+
+/* Beneath the appliance's: what is refused as a matter of course, which the kernel does not log. */
+static inline void make_quiet_policy(struct policy *p, int grants)
+{
+	p->refuse = SECCOMP_RET_TRACE;
+	p->log = 0;
+	begin_process_policy(p);
+	if (grants & GRANT_WRITE)
+		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
+	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
+		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
+		RETURN(p, p->refuse);
+	}
+#ifdef SYS_open
+	allow_reading(p, SYS_open, 1);
+#endif
+	allow_reading(p, SYS_openat, 2);
+	RETURN(p, SECCOMP_RET_ALLOW);
+}
+
+/*
  * Puts the filter on the calling thread. Returns its listener where the policy wants one, else 0;
  * or -errno, when the kernel has no such listener (before Linux 5.0), or this is inside another's.
  */
 static inline int install(struct policy *p)
 {
 	/* Signals wait while the observer answers, from Linux 5.19 on. */
-	static const unsigned long WAYS[] = {
+	const unsigned long ways[] = {
 		SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		SECCOMP_FILTER_FLAG_NEW_LISTENER,
-		0,
+		p->log ? SECCOMP_FILTER_FLAG_LOG : 0,
 	};
 	struct sock_fprog program = { .len = (unsigned short)p->length, .filter = p->code };
 	size_t way = p->refuse == SECCOMP_RET_USER_NOTIF ? 0 : 2;
 	long fd;
 
-	while ((fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, WAYS[way], &program)) < 0 && way < 1)
+	while ((fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, ways[way], &program)) < 0 && way < 1)
 		way++;
 	return result(fd);
 }
 
+#define ALL_TCP (LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP)
+
 /*
- * Makes a landlock ruleset that handles every access to files, and TCP and the scopes of signals and
- * abstract sockets where wanted and known. Stores the accesses to files in `files`, and the version of landlock.
- * The descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has no landlock.
+ * Makes a landlock ruleset that handles the accesses `files` to files, those to TCP, and the scopes of
+ * signals and abstract sockets where wanted, as far as they are known. Stores which accesses to files these
+ * are, and the version of landlock. The descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has
+ * no landlock.
  */
-static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *version)
+static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *version)
 {
 	/* How many accesses each version of landlock knows. */
 	static const uint8_t ACCESSES[] = { 13, 14, 15, 15, 16 };
@@ -595,9 +714,10 @@ static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *versi
 	*version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	if (*version < 1)
 		return -errno;
-	*files = rules.handled_access_fs = (1ULL << ACCESSES[*version > 5 ? 4 : *version - 1]) - 1;
-	if (tcp && *version >= 4)
-		rules.handled_access_net = LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP;
+	*files &= (1ULL << ACCESSES[*version > 5 ? 4 : *version - 1]) - 1;
+	rules.handled_access_fs = *files;
+	if (*version >= 4)
+		rules.handled_access_net = tcp;
 #ifdef LANDLOCK_SCOPE_SIGNAL
 	if (scopes && *version >= 6)
 		rules.scoped = LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | LANDLOCK_SCOPE_SIGNAL;
@@ -605,6 +725,28 @@ static inline int make_ruleset(int tcp, int scopes, uint64_t *files, long *versi
 	(void)scopes;
 #endif
 	return result(syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
+}
+
+/* Accesses that landlock knows of what is no folder. */
+#define OF_FILES                                                                            \
+	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
+	 LANDLOCK_ACCESS_FS_TRUNCATE)
+
+/* Allows `access` of what is at `path`, and below. 0, or -errno. */
+static inline int allow_path(int ruleset, uint64_t access, const char *path)
+{
+	struct landlock_path_beneath_attr rule = { .allowed_access = access };
+	struct stat status;
+	int error;
+
+	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
+	if (rule.parent_fd < 0)
+		return -errno;
+	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
+		rule.allowed_access &= OF_FILES;
+	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
+	close(rule.parent_fd);
+	return error;
 }
 
 #endif

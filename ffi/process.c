@@ -1,19 +1,25 @@
 /*
- * Starts a program in a process that is confined before exec (process.ts): walls that stand before the
+ * Starts a process that is confined before exec (process.ts): walls that stand before the
  * program's first instruction stand for every thread that it will ever have. In order, in the child:
  *
  *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
- *      they are; else within a user namespace; where the system refuses both, without.
+ *      they are; else within a user namespace; where the system refuses both, without. The appliance
+ *      stays in the host's network, and is never in a user namespace: its netlink tile needs the
+ *      privileges that it keeps where the interfaces are.
  *   2. A session of its own. Descriptors: 0 is /dev/null, 1 and 2 are a pipe, 3 is the channel, given
  *      ones follow in order; all others are closed. All signals blocked but those of a thread's own
  *      faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one way to end it.
  *   3. Limits: no core, no locked memory, no message queues, descriptors, threads (where the count is
  *      its own), data.
- *   4. The bounding set dropped, user and groups of its own where allowed, no capability, death with
- *      the thread that called (it has to stay), no new privileges.
+ *   4. The bounding set dropped, user and groups of its own where allowed, no capability (but
+ *      CAP_NET_ADMIN where that is granted and the caller's), death with the thread that called (it has
+ *      to stay), no new privileges.
  *   5. Landlock: files by list, no TCP (unless granted), no signal and no abstract socket outside.
- *   6. The filter of policy.h. Its listener goes to the caller, whose observer (tile.c) answers.
- *   7. execve. The preloaded seal.c then forbids execve, and the call by which the listener went.
+ *   6. The filter of policy.h. An app's has a listener, which goes to the caller, whose observer (tile.c)
+ *      answers; the appliance's has none, so that its tiles can have theirs.
+ *   7. execve of the program that the caller is, by descriptor where its path is closed to the child's
+ *      user, or another's since an upgrade. The preloaded seal.c then
+ *      forbids execve, and the call by which the listener went.
  *
  * Where the system has no way to build a wall, the child starts without and the caller is told which is
  * missing. Any other failure ends the child, and the caller is told the step.
@@ -42,7 +48,6 @@
 #endif
 
 #define START_SECONDS 10
-#define SPARE_DESCRIPTORS 48 /* beside the given ones: Deno has 20 with one worker, 8 more with each */
 #define LEAST_DESCRIPTORS 64
 #define ISOLATED (CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWCGROUP)
 
@@ -63,13 +68,17 @@ enum wall {
 };
 
 /* Steps that may fail; as STEPS in process.ts. */
-enum step { PREPARE, GRANT, CLONE, USER_NAMESPACE, DESCRIPTORS, LIMITS, USER, PRIVILEGES, LANDLOCK, FILTER, EXEC, START };
+enum step {
+	PREPARE, GRANT, CLONE, USER_NAMESPACE, DESCRIPTORS, LIMITS, USER, PRIVILEGES, LANDLOCK, SEAL, FILTER, EXEC,
+	START,
+};
 
 /* What is wanted; as in process.ts. */
 struct order {
-	int32_t grants; /* of policy.h */
+	int32_t process, grants; /* of policy.h */
 	int32_t uid, gid; /* where the caller may choose */
 	int32_t threads;
+	int32_t spare; /* descriptors that it may have beside the given ones */
 	int32_t data_mib;
 	int32_t count;
 	int32_t fds[];
@@ -95,50 +104,26 @@ struct plan {
 	const struct order *order;
 	char **argv, **envp;
 	char uid_map[40], gid_map[40];
-	int null, words, channel, setup, ruleset;
+	int null, words, channel;
+	int seal, program; /* the library that is preloaded, and what is executed */
+	int by_path; /* whether that is still what is at its path */
+	int setup, ruleset; /* the child's own, until it executes */
+	int32_t *from; /* room for place_descriptors() */
 	int missing, user_namespace;
 };
 
-/* Reads the lists of a blob of strings: each list ends by an empty string. The next list, or NULL. */
-static char *next_list(char *at, char **list, size_t most)
-{
-	size_t count = 0;
+/* Places of descriptors: the first ones, those of the order, the seal, and those that close on exec. */
+#define FIRST_PLACES 4
+#define OWN_PLACES 3
 
-	while (*at && count + 1 < most) {
-		list[count++] = at;
-		at += strlen(at) + 1;
-	}
-	list[count] = NULL;
-	return *at ? NULL : at + 1;
-}
 
-/* Accesses that landlock knows of what is no folder. */
-#define OF_FILES                                                                            \
-	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
-	 LANDLOCK_ACCESS_FS_TRUNCATE)
+/* Accesses to the paths of each list. */
 #define TO_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define TO_EXECUTE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE)
 #define TO_WRITE                                                                            \
 	(LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_MAKE_REG | \
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
 	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
-
-/* Allows `access` of what is at `path`, and below. 0, or -errno. */
-static int allow_path(int ruleset, uint64_t access, const char *path)
-{
-	struct landlock_path_beneath_attr rule = { .allowed_access = access };
-	struct stat status;
-	int error;
-
-	rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
-	if (rule.parent_fd < 0)
-		return -errno;
-	if (fstat(rule.parent_fd, &status) == 0 && !S_ISDIR(status.st_mode))
-		rule.allowed_access &= OF_FILES;
-	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
-	close(rule.parent_fd);
-	return error;
-}
 
 /* Makes the ruleset of the child from its three lists. Its descriptor, -1 where there is no landlock, or -errno. */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write)
@@ -148,9 +133,9 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 		char **paths;
 	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
 	int error, net = plan->order->grants & GRANT_NET;
-	uint64_t files = 0;
+	uint64_t files = ~0ULL;
 	long version;
-	int ruleset = make_ruleset(!net, 1, &files, &version);
+	int ruleset = make_ruleset(net ? 0 : ALL_TCP, 1, &files, &version);
 
 	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
 		plan->missing |= WALL_FILES | WALL_TCP | WALL_SCOPES;
@@ -227,24 +212,33 @@ static int limit(int resource, rlim_t value)
 static int place_descriptors(struct plan *plan)
 {
 	const struct order *order = plan->order;
-	int places = 4 + order->count, room = places + 2;
-	const int32_t first[4] = { plan->null, plan->words, plan->words, plan->channel };
-	int from[places + 2];
+	const int places = FIRST_PLACES + order->count + 1, all = places + OWN_PLACES;
+	const int32_t first[FIRST_PLACES] = { plan->null, plan->words, plan->words, plan->channel };
+	const int32_t own[OWN_PLACES] = { plan->setup, plan->program, plan->ruleset };
+	const struct rlimit room = { 2 * (rlim_t)all, 2 * (rlim_t)all };
+	struct rlimit limit;
 
-	memset(from, 0, sizeof(from));
-	for (int i = 0; i < places + 2; i++) {
-		int fd = i < 4 ? first[i] : i < places ? order->fds[i - 4] : i == places ? plan->setup : plan->ruleset;
+	/* They are twice as many for a moment; without the privilege the caller's limit has to do. */
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < room.rlim_cur)
+		setrlimit(RLIMIT_NOFILE, &room);
+	for (int i = 0; i < all; i++) {
+		int fd = i < FIRST_PLACES ? first[i] : i < places - 1 ? order->fds[i - FIRST_PLACES] :
+			 i < places ? plan->seal : own[i - places];
 
-		from[i] = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, room);
-		if (fd >= 0 && from[i] < 0)
+		plan->from[i] = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, all);
+		if (plan->from[i] < 0 && fd >= 0)
 			return -errno;
+		if (fd < 0 && i < places)
+			return -EBADF;
 	}
-	for (int i = 0; i < places + 2; i++)
-		if (from[i] >= 0 && dup3(from[i], i, i < places ? 0 : O_CLOEXEC) < 0)
+	for (int i = 0; i < all; i++)
+		if (plan->from[i] >= 0 && dup3(plan->from[i], i, i < places ? 0 : O_CLOEXEC) < 0)
 			return -errno;
+	plan->seal = places - 1;
 	plan->setup = places;
-	plan->ruleset = from[places + 1] < 0 ? -1 : places + 1;
-	return result(syscall(SYS_close_range, (unsigned)(places + (plan->ruleset < 0 ? 1 : 2)), ~0U, 0));
+	plan->program = places + 1;
+	plan->ruleset = plan->from[places + 2] < 0 ? -1 : places + 2;
+	return result(syscall(SYS_close_range, (unsigned)(plan->ruleset < 0 ? all - 1 : all), ~0U, 0));
 }
 
 /* A user and groups of its own. 0, also where that is not allowed, or -errno. */
@@ -253,15 +247,65 @@ static int become_another(struct plan *plan)
 	const struct order *order = plan->order;
 
 	for (int capability = 0; capability < 64; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+		if (!(order->grants & GRANT_NET_ADMIN && capability == CAP_NET_ADMIN) &&
+		    prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
 			break; /* past the last one; or not allowed, and no_new_privs has to do */
 	if (plan->user_namespace)
 		return 0; /* it is the other user by its map, and this one to everybody else */
+	if (order->grants & GRANT_NET_ADMIN && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+		return -errno;
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->gid, order->gid, order->gid) < 0 ||
 	    syscall(SYS_setresuid, order->uid, order->uid, order->uid) < 0)
 		return errno == EPERM ? 0 : -errno;
 	plan->missing &= ~WALL_USER;
 	return 0;
+}
+
+/* Gives up all capabilities, but CAP_NET_ADMIN for an order that grants it and a caller that has it. 0, or -errno. */
+static int give_up_capabilities(const struct order *order)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+	uint32_t keep;
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	keep = order->grants & GRANT_NET_ADMIN ? data[0].permitted & 1u << CAP_NET_ADMIN : 0;
+	data[0] = (struct __user_cap_data_struct){ keep, keep, keep };
+	data[1] = (struct __user_cap_data_struct){ 0 };
+	if (syscall(SYS_capset, &header, data) < 0)
+		return -errno;
+	/* Else it would go with exec; where ambient ones are forbidden it does. */
+	if (keep)
+		prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0);
+	return 0;
+}
+
+/* Installs the filters. The listener, -1 where there is none, or -errno beside -1. */
+static int install_filters(struct plan *plan, int *listener)
+{
+	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
+	const struct order *order = plan->order;
+	int error;
+
+	*listener = -1;
+	if (order->process == PROCESS_APPLIANCE) {
+		make_appliance_policy(&policy, order->grants);
+		error = install(&policy);
+		make_quiet_policy(&policy, order->grants);
+		return error < 0 ? error : install(&policy);
+	}
+	policy.refuse = SECCOMP_RET_USER_NOTIF;
+	make_app_policy(&policy, order->grants, plan->setup);
+	error = install(&policy);
+	if (error > 0) {
+		*listener = error;
+		return 0;
+	}
+	plan->missing |= WALL_OBSERVER;
+	policy.refuse = SECCOMP_RET_ERRNO | EPERM;
+	make_app_policy(&policy, order->grants, plan->setup);
+	return install(&policy);
 }
 
 /* Whether the caller still has its end of the socket; 0, or -ESRCH. Its number says nothing across namespaces. */
@@ -275,11 +319,9 @@ static int has_caller(int setup)
 /* From clone to execve. */
 static _Noreturn void child(struct plan *plan)
 {
-	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
 	const struct order *order = plan->order;
-	const rlim_t descriptors = (rlim_t)order->count + 4 + SPARE_DESCRIPTORS;
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[2] = { 0 };
+	const rlim_t descriptors = (rlim_t)order->count + FIRST_PLACES + 1 + (rlim_t)order->spare;
+	char seal[32];
 	int error = 0, listener;
 
 	if (plan->user_namespace) {
@@ -317,9 +359,9 @@ static _Noreturn void child(struct plan *plan)
 	if (error)
 		report(plan->setup, LIMITS, error, 0, -1);
 
-	if (syscall(SYS_capset, &header, none) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ||
-	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		report(plan->setup, PRIVILEGES, -errno, 0, -1);
+	error = give_up_capabilities(order);
+	if (error || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		report(plan->setup, PRIVILEGES, error ? error : -errno, 0, -1);
 	if (has_caller(plan->setup) < 0) /* it ended before that could kill this one */
 		syscall(SYS_exit_group, 127);
 
@@ -328,25 +370,29 @@ static _Noreturn void child(struct plan *plan)
 		error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps");
 		if (!error) /* Deno.memoryUsage() */
 			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm");
+		if (!error && order->process == PROCESS_APPLIANCE) /* the watch over its tiles' threads */
+			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/task");
+		if (!error && order->process == PROCESS_APPLIANCE) /* a tile's list of eventfds (tile.c) */
+			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_DIR, "/proc/self/fd");
 		if (!error)
 			error = result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0));
 		if (error)
 			report(plan->setup, LANDLOCK, error, 0, -1);
 		close(plan->ruleset);
 	}
+	/* The loader goes on without a library that it cannot open: that must not be the seal. */
+	snprintf(seal, sizeof(seal), "/proc/self/fd/%d", plan->seal);
+	error = open(seal, O_RDONLY | O_CLOEXEC);
+	if (error < 0)
+		report(plan->setup, SEAL, -errno, 0, -1);
+	close(error);
 
-	policy.refuse = SECCOMP_RET_USER_NOTIF;
-	make_process_policy(&policy, order->grants, plan->setup);
-	listener = install(&policy);
-	if (listener <= 0) {
-		plan->missing |= WALL_OBSERVER;
-		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
-		make_process_policy(&policy, order->grants, plan->setup);
-		error = install(&policy);
-		listener = -1;
-	}
+	error = install_filters(plan, &listener);
 	report(plan->setup, FILTER, error, plan->missing, listener);
-	execve(plan->argv[0], plan->argv + 1, plan->envp);
+	if (plan->by_path) /* before Linux 6.14 the process had a number for its name without */
+		execve(plan->argv[0], plan->argv + 1, plan->envp);
+	if (!plan->by_path || errno == EACCES) /* a folder on its way may be closed to this user, the file is not */
+		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
 	report(plan->setup, EXEC, -errno, 0, -1);
 	__builtin_unreachable();
 }
@@ -434,42 +480,47 @@ out:
 }
 
 /*
- * Starts a program as `order` says. `strings` are six lists: the program's path and its arguments, from
- * argv[0] on; the environment; and what may be executed, read and written, for landlock. The caller
- * closes what is in `out`. It is to be called by a thread that stays: the child dies with it. 0, or
- * -errno with `out->step`.
+ * Starts a process as `order` says, of the program that the caller is. `strings` are five lists: the path
+ * of that and the arguments, from argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
+ * path of the library that LD_PRELOAD of the environment names by its descriptor, the first after those
+ * of the order. The caller closes what is in `out`. It is to be called by a thread that stays: the child
+ * dies with it. 0, or -errno with `out->step`.
  */
-EXPORT int tegula_process_start(char *strings, uint32_t size, const struct order *order, struct started *out)
+EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, const struct order *order,
+				struct started *out)
 {
-	struct plan plan = { .order = order, .null = -1, .words = -1, .channel = -1, .ruleset = -1 };
-	int words[2] = { -1, -1 }, channel[2] = { -1, -1 }, net = order->grants & GRANT_NET;
+	struct plan plan = {
+		.order = order, .null = -1, .words = -1, .channel = -1, .seal = -1, .program = -1, .ruleset = -1,
+	};
+	const int appliance = order->process == PROCESS_APPLIANCE;
+	const int net = appliance || order->grants & GRANT_NET;
+	int words[2] = { -1, -1 }, channel[2] = { -1, -1 };
+	struct stat program, at_path;
 	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
-	/* No list has more strings than there are bytes. */
-	char **lists = calloc(5 * ((size_t)size / 2 + 2), sizeof(*lists)), **list[5];
+	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
 
 	*out = (struct started){ .listener = -1, .step = PREPARE };
-	if (!lists)
-		return -ENOMEM;
-	for (size_t i = 0; i < COUNT(list) && strings; i++) {
-		list[i] = lists + i * ((size_t)size / 2 + 2);
-		strings = next_list(strings, list[i], (size_t)size / 2 + 2);
-	}
-	if (!strings) {
-		free(lists);
-		return -EINVAL;
+	plan.from = calloc((size_t)order->count + FIRST_PLACES + 1 + OWN_PLACES, sizeof(*plan.from));
+	if (!lists || !plan.from) {
+		error = -ENOMEM;
+		goto out;
 	}
 	plan.argv = list[0];
 	plan.envp = list[1];
 	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
 	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->gid, (unsigned)getegid());
 	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (plan.null < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
+	plan.seal = open(seal, O_PATH | O_CLOEXEC);
+	plan.program = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+	if (plan.null < 0 || plan.seal < 0 || plan.program < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0 ||
 	    fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 || fcntl(channel[1], F_SETFL, O_NONBLOCK) < 0) {
 		error = -errno;
 		goto out;
 	}
+	plan.by_path = fstat(plan.program, &program) == 0 && stat(plan.argv[0], &at_path) == 0 &&
+		       program.st_dev == at_path.st_dev && program.st_ino == at_path.st_ino;
 	plan.words = words[1];
 	plan.channel = channel[1];
 	out->step = GRANT;
@@ -479,7 +530,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const struct order
 
 	plan.missing |= WALL_USER;
 	error = start(&plan, flags, out);
-	if (error && (out->step == CLONE || out->step == USER_NAMESPACE))
+	if (error && out->step == CLONE && !appliance)
 		error = start(&plan, flags | CLONE_NEWUSER, out);
 	if (error && (out->step == CLONE || out->step == USER_NAMESPACE)) {
 		plan.missing |= WALL_PROCESSES | WALL_IPC | (net ? 0 : WALL_NETWORK);
@@ -489,7 +540,10 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const struct order
 	out->words = words[0];
 out:
 	free(lists);
+	free(plan.from);
 	close(plan.null);
+	close(plan.seal);
+	close(plan.program);
 	close(words[1]);
 	close(channel[1]);
 	if (plan.ruleset >= 0)
@@ -499,6 +553,39 @@ out:
 		close(channel[0]);
 	}
 	return error;
+}
+
+/*
+ * Whether user `uid`, with the group `gid` alone, can read what is at `path` and, where it is a folder,
+ * enter it: asked in a process that becomes that user, or stays the caller where it may not, as one that
+ * tegula_process_start() starts. 0, or -errno.
+ */
+EXPORT int tegula_process_readable(const char *path, int uid, int gid)
+{
+	sigset_t all, before;
+	siginfo_t ended = { 0 };
+	struct stat status;
+	long pid;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (pid == 0) {
+		int is_other = syscall(SYS_setgroups, 0, NULL) == 0 && syscall(SYS_setresgid, gid, gid, gid) == 0 &&
+			       syscall(SYS_setresuid, uid, uid, uid) == 0;
+		int readable = (is_other || errno == EPERM) && syscall(SYS_faccessat, AT_FDCWD, path, R_OK) == 0 &&
+			       stat(path, &status) == 0 &&
+			       (!S_ISDIR(status.st_mode) || syscall(SYS_faccessat, AT_FDCWD, path, X_OK) == 0);
+
+		syscall(SYS_exit_group, readable ? 0 : errno);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (pid < 0)
+		return -errno;
+	while (waitid(P_PID, (id_t)pid, &ended, WEXITED) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return ended.si_code == CLD_EXITED ? -ended.si_status : -ECHILD;
 }
 
 /* 1 when the process has ended, with its status or signal in `how`, and is reaped; 0 when not; or -errno. */

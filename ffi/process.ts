@@ -1,5 +1,5 @@
 /**
- * Processes of Deno that are confined before their first instruction, for what is not trusted: apps.
+ * Processes of Deno that are confined before their first instruction: apps, and the appliance.
  * `process.c` lists the walls in the order in which they are built; `policy.h` has the system calls.
  *
  * The child is the same Deno as the caller. It finds its descriptors in place (`FIRST_DESCRIPTOR`), and
@@ -7,9 +7,10 @@
  * standard output and error comes by a pipe, and what it is refused by a listener: both belong to the
  * observer (`tile.ts`), which gives them the app's name.
  *
- * The child dies with the *thread* that started it: start processes from main. A worker in it is under
- * the same walls and does not confine itself: the filter forbids another. Deno, its libraries and what is
- * in `read` have to be readable by the child's user.
+ * The child dies with the *thread* that started it: start processes from main. A worker in an app's
+ * process is under the same walls and does not confine itself: the filter forbids another. In the
+ * appliance each tile does, and an observer in it counts what tiles are refused. Deno, its libraries and
+ * what is in `read` have to be readable by the child's user; the folders above Deno may be closed to it.
  *
  *     observer.start(counters); // once in a process
  *     const child = processes.start({
@@ -25,11 +26,12 @@
  *     const channel = openChannel(libraryPath("tile"), child.channel);
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
- * `hear` comes at once after `start`: until then the child waits in the first call that it is refused.
+ * `hear` comes at once after `start`: until then an app waits in the first call that it is refused.
  * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
  */
 
-import { checked, SystemError } from "./errno.ts";
+import { checked, ENOENT, SystemError } from "./errno.ts";
+import { exists, stringLists } from "./host.ts";
 import { libraryPath } from "./paths.ts";
 
 /** The child's end of the channel. */
@@ -81,6 +83,7 @@ const STEPS = [
   "change to its user",
   "give up privileges",
   "restrict its files",
+  "open the library that seals it",
   "install its filter",
   "execute Deno",
   "see it execute Deno",
@@ -88,6 +91,11 @@ const STEPS = [
 
 /** What a process is started with. */
 export interface ProcessOptions {
+  /**
+   * What it is. The appliance stays in the caller's network namespace; its filter lets tiles start in
+   * it and confine themselves, and has no listener (`ConfinedProcess.listener` is -1).
+   */
+  readonly role?: "app" | "appliance";
   /** What the log calls it. */
   readonly name: string;
   /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None is empty. */
@@ -105,6 +113,8 @@ export interface ProcessOptions {
   readonly write?: readonly string[];
   /** Leave it in the caller's network namespace, with sockets of IP. */
   readonly net?: boolean;
+  /** Leave it CAP_NET_ADMIN, where the caller has that; for the appliance alone. */
+  readonly netAdmin?: boolean;
   /** Let it ask how exact the host's clock is (adjtimex). */
   readonly clock?: boolean;
   /**
@@ -113,8 +123,13 @@ export interface ProcessOptions {
    */
   readonly uid?: number;
   readonly gid?: number;
-  /** Most threads (default 64). */
+  /** Most threads of its user (default 64; an appliance 512, because two of them take turns). */
   readonly threads?: number;
+  /**
+   * Descriptors that it may have beside those it is given (default 48; an appliance 512): Deno has 20
+   * with one worker, and 8 more with each.
+   */
+  readonly spareDescriptors?: number;
   /**
    * Bounds what it allocates beside what V8 reserves for `isolates` (default 1; a worker is one more).
    * Coarse: beyond it an allocation fails, and V8 ends the process. Without, there is no bound.
@@ -129,8 +144,9 @@ export interface Ending {
   readonly signal: number;
 }
 
-/** A process that was started. */
-export interface ConfinedProcess {
+/** What is known of a process that was started; all of it is JSON. */
+export interface KnownProcess {
+  readonly name: string;
   readonly pid: number;
   /** Readable when it has ended; for poll(2). */
   readonly pidfd: number;
@@ -141,6 +157,10 @@ export interface ConfinedProcess {
   readonly listener: number;
   /** Walls that the system has no way to build here, one clause each: "it is in the host's …". */
   readonly missing: readonly string[];
+}
+
+/** A process that was started. */
+export interface ConfinedProcess extends KnownProcess {
   /** Looks whether it has ended, without waiting, and reaps it. Null when not. Throws SystemError. */
   wait(): Ending | null;
   /** Ends it; nothing when it has ended already. Throws SystemError. */
@@ -153,6 +173,16 @@ export interface ConfinedProcess {
 export interface Processes {
   /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
   start(options: ProcessOptions): ConfinedProcess;
+  /**
+   * Takes over a process that this one has started before it executed the program that it is now, and
+   * kept the descriptors of (`Host.execKeeping`).
+   */
+  adopt(known: KnownProcess): ConfinedProcess;
+  /**
+   * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
+   * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
+   */
+  readableBy(path: string, uid: number, gid?: number): boolean;
 }
 
 /** An end of a channel: whole messages, in order, of at most `MESSAGE_BYTES`. */
@@ -172,9 +202,11 @@ export interface Channel {
 /** The longest message of a channel. */
 export const MESSAGE_BYTES = 65_536;
 
+const MOST_THREADS = { app: 64, appliance: 512 };
+const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
+
 const POLLIN = 1;
 const POLLOUT = 4;
-const ENOENT = 2;
 const ESRCH = 3;
 
 /** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
@@ -184,7 +216,8 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
   const named = (pattern: RegExp) => [...mapped].filter((path) => pattern.test(path));
   const cache = "/etc/ld.so.cache";
   return {
-    execute: [Deno.execPath(), ...named(/\/ld-[^/]*\.so[^/]*$/)],
+    // Whatever is at its path by now.
+    execute: ["/proc/self/exe", ...named(/\/ld-[^/]*\.so[^/]*$/)],
     read: [
       ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
       libraryPath("seal"),
@@ -193,46 +226,54 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
   };
 }
 
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** Strings as `tegula_process_start` reads them: each list ends by an empty one. */
-function lists(...all: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
-  for (const text of all.flat()) {
-    if (text === "" || text.includes("\0")) {
-      throw new TypeError(`an argument, variable or path is ${text === "" ? "empty" : "not text"}`);
-    }
-  }
-  return new TextEncoder().encode(
-    all.map((list) => list.map((text) => `${text}\0`).join("") + "\0").join(""),
-  );
-}
-
 /** Opens the library at `path`. */
 export function openProcesses(path: string): Processes {
   const { symbols } = Deno.dlopen(path, {
-    tegula_process_start: { parameters: ["buffer", "u32", "buffer", "buffer"], result: "i32" },
+    tegula_process_start: {
+      parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
+      result: "i32",
+    },
+    tegula_process_readable: { parameters: ["buffer", "i32", "i32"], result: "i32" },
     tegula_process_wait: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_process_kill: { parameters: ["i32"], result: "i32" },
     // libc's
     close: { parameters: ["i32"], result: "i32" },
   });
+  const seal = stringLists([libraryPath("seal")]);
   let own: ReturnType<typeof ownFiles> | undefined;
 
+  const adopt: Processes["adopt"] = (known) => {
+    const { name, pidfd, channel } = known;
+    return {
+      ...known,
+      wait() {
+        const how = new Int32Array(2);
+        const ended = checked(symbols.tegula_process_wait(pidfd, how), `wait for ${name}`);
+        return ended === 0 ? null : { status: how[0], signal: how[1] };
+      },
+      kill() {
+        const error = symbols.tegula_process_kill(pidfd);
+        if (error !== -ESRCH) checked(error, `end ${name}`);
+      },
+      close() {
+        symbols.close(pidfd);
+        symbols.close(channel);
+      },
+    };
+  };
+
   return {
+    adopt,
+    readableBy: (path, uid, gid = uid) =>
+      symbols.tegula_process_readable(stringLists([path]), uid, gid) === 0,
     start({ name, args, env = {}, descriptors = [], read = [], write = [], ...options }) {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {
         if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
       }
-      const { net = false, clock = false, uid = 65534, gid = uid, threads = 64 } = options;
-      const { memoryMib, isolates = 1 } = options;
+      const { role = "app", net = false, clock = false, netAdmin = false } = options;
+      const { uid = 65534, gid = uid, memoryMib, isolates = 1 } = options;
+      const { threads = MOST_THREADS[role], spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
       const variables = {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
@@ -241,53 +282,38 @@ export function openProcesses(path: string): Processes {
         ...env,
         HOME: "/nonexistent",
         PATH: "",
-        LD_PRELOAD: libraryPath("seal"),
-        ...(net ? { TEGULA_NET: "1" } : {}),
+        // By its descriptor, which the child's user can open whatever folder it lies in.
+        LD_PRELOAD: `/proc/self/fd/${FIRST_DESCRIPTOR + descriptors.length}`,
+        TEGULA_SEAL: role === "app" && net ? "net" : role,
       };
-      const deno = Deno.execPath();
-      const strings = lists(
+      const deno = Deno.execPath().replace(/ \(deleted\)$/, "");
+      const strings = stringLists(
         [deno, deno, ...args],
         Object.entries(variables).map(([variable, value]) => `${variable}=${value}`),
         own.execute,
         [...own.read, ...read],
         write,
       );
-      const grants = (net ? 1 : 0) | (clock ? 2 : 0) | (write.length > 0 ? 4 : 0);
+      const grants = (net ? 1 : 0) | (clock ? 2 : 0) | (write.length > 0 ? 4 : 0) |
+        (role === "appliance" && netAdmin ? 8 : 0);
       const data = memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB * isolates;
       const order = Int32Array.of(
+        role === "app" ? 0 : 1,
         grants,
         uid,
         gid,
         threads,
+        spareDescriptors,
         data,
         descriptors.length,
         ...descriptors,
       );
       const started = new Int32Array(7);
-      const error = symbols.tegula_process_start(strings, strings.length, order, started);
+      const error = symbols.tegula_process_start(strings, strings.length, seal, order, started);
       const [pid, pidfd, channel, words, listener, missing, step] = started;
       if (error < 0) throw new SystemError(`start the process of ${name} (${STEPS[step]})`, error);
-      return {
-        pid,
-        pidfd,
-        channel,
-        words,
-        listener,
-        missing: WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says),
-        wait() {
-          const how = new Int32Array(2);
-          const ended = checked(symbols.tegula_process_wait(pidfd, how), `wait for ${name}`);
-          return ended === 0 ? null : { status: how[0], signal: how[1] };
-        },
-        kill() {
-          const error = symbols.tegula_process_kill(pidfd);
-          if (error !== -ESRCH) checked(error, `end ${name}`);
-        },
-        close() {
-          symbols.close(pidfd);
-          symbols.close(channel);
-        },
-      };
+      const walls = WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says);
+      return adopt({ name, pid, pidfd, channel, words, listener, missing: walls });
     },
   };
 }

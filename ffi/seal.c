@@ -1,14 +1,19 @@
 /*
  * Preloaded into a program that process.c starts, and run before its main: forbids, for this thread and
- * so for all that will be, what only the start needed: execve, seccomp, and the call that took the
- * filter's listener to the parent. Refused calls fail with EPERM, and the kernel logs them where it has
- * a log of these (audit type 1326).
+ * so for all that will be, what only the start needed: execve, and of an app seccomp and the call that
+ * took the filter's listener to the parent. Refused calls fail with EPERM, and the kernel logs them where
+ * it has a log of these (audit type 1326).
+ *
+ * TEGULA_SEAL says what stays: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
+ * its tiles confine themselves; and there a refusal gives way to that of a tile, whose observer counts it
+ * (make_appliance_policy in policy.h). LD_PRELOAD names this library by its descriptor, which is closed here.
  */
 #define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,15 +30,24 @@ static __attribute__((constructor)) void seal(void)
 		{ BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr) },
 		REFUSE(SYS_execve),
 		REFUSE(SYS_execveat),
-		REFUSE(SYS_seccomp),
-		/* The last one goes where the network was granted, and with it sendmsg. */
 		REFUSE(SYS_sendmsg),
+		REFUSE(SYS_seccomp),
 		{ BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW },
 	};
 	struct sock_fprog program = { COUNT(code), code };
 
-	if (getenv("TEGULA_NET"))
+	const char *kept = getenv("TEGULA_SEAL"), *path = getenv("LD_PRELOAD");
+
+	if (!kept || !path || !strrchr(path, '/'))
+		_exit(127);
+	close(atoi(strrchr(path, '/') + 1));
+	if (strcmp(kept, "app") != 0)
+		code[5].k = SYS_execve;
+	if (strcmp(kept, "appliance") == 0) {
 		code[7].k = SYS_execve;
+		for (size_t i = 2; i < COUNT(code) - 1; i += 2)
+			code[i].k = SECCOMP_RET_TRACE;
+	}
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_LOG, &program) < 0)
 		_exit(127);
 }

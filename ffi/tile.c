@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -48,6 +49,20 @@ enum done { DONE_LANDLOCK = 1, DONE_OBSERVED = 2 };
 EXPORT void tegula_tile_wake(int fd)
 {
 	eventfd_write(fd, 1);
+}
+
+/*
+ * The number of the calling thread as /proc has it, which another process can look it up by; gettid()
+ * is one of the PID namespace. 0 without /proc.
+ */
+EXPORT int tegula_tile_thread(void)
+{
+	char link[64] = { 0 }, *task;
+
+	if (readlink("/proc/thread-self", link, sizeof(link) - 1) < 0)
+		return 0;
+	task = strrchr(link, '/');
+	return task ? atoi(task + 1) : 0;
 }
 
 /*
@@ -102,9 +117,9 @@ static int drop_capabilities(int keep_net_admin)
  */
 static int forbid_files(void)
 {
-	uint64_t files;
+	uint64_t files = ~0ULL;
 	long version;
-	int error, fd = make_ruleset(1, 0, &files, &version);
+	int error, fd = make_ruleset(ALL_TCP, 0, &files, &version);
 
 	if (fd < 0)
 		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
@@ -122,14 +137,19 @@ static int forbid_files(void)
 #define CALLS 512 /* counters of a slot; the last is for numbers beyond, and other architectures */
 #define NAME_BYTES 64
 #define LINES_A_SECOND 50
+#define VERBATIM_LINES_A_SECOND 1000
 #define LINE_BYTES 960 /* spelled out it is less than PIPE_BUF, which is written at once */
+#define VERBATIM_LINE_BYTES 8192 /* the longest that a tile's console says, and its name */
 #define PIECE 4096
 #define FLOOD_PAUSE_MS 100
 
 struct slot {
 	_Atomic int arrived; /* 4 × a descriptor + its kind + 1, until the observer has taken it; else 0 */
-	char name[NAME_BYTES];
-	char line[LINE_BYTES]; /* what has come of a line of its words */
+	struct {
+		char name[NAME_BYTES];
+		int verbatim; /* its lines name themselves */
+	} next, now; /* of what arrives, and of what the observer listens to */
+	char line[VERBATIM_LINE_BYTES]; /* what has come of a line of its words */
 	size_t length;
 	time_t second; /* in which `lines` were written */
 	int lines;
@@ -138,6 +158,7 @@ struct slot {
 static struct slot slots[SLOTS];
 static uint32_t *counters;
 static int slot_count, knock = -1;
+static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* the observer has it but when it waits */
 static const char *certificates; /* a file of them that the environment names, or NULL */
 
 /*
@@ -152,24 +173,27 @@ struct listener {
 };
 
 /*
- * Writes the slot's line to standard error as the log has lines: whole, in the tile's name, without
- * control characters, LINES_A_SECOND at most. Where the log is not read nothing waits for it.
+ * Writes the slot's line to standard error as the log has lines: whole, in the tile's name unless it
+ * names itself, without control characters, no more than some in a second. Where the log is not read
+ * nothing waits for it.
  */
 static void write_line(struct slot *slot)
 {
-	char out[NAME_BYTES + 4 * LINE_BYTES + 64];
+	char out[NAME_BYTES + 4 * VERBATIM_LINE_BYTES + 64];
 	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
+	const int most = slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND;
 	time_t now = time(NULL);
-	size_t used;
+	size_t used = 0;
 
 	if (now != slot->second) {
 		slot->second = now;
 		slot->lines = 0;
 	}
-	used = (size_t)sprintf(out, "%s: ", slot->name);
-	if (++slot->lines > LINES_A_SECOND) {
+	if (++slot->lines > most || !slot->now.verbatim)
+		used = (size_t)sprintf(out, "%s: ", slot->now.name);
+	if (slot->lines > most) {
 		used += (size_t)sprintf(out + used, "it writes more than %d lines in a second: the rest is left out",
-					LINES_A_SECOND);
+					most);
 		slot->length = 0;
 	}
 	for (size_t i = 0; i < slot->length; i++) {
@@ -185,9 +209,16 @@ static void write_line(struct slot *slot)
 	}
 	out[used++] = '\n';
 	slot->length = 0;
-	if (slot->lines <= LINES_A_SECOND + 1 && poll(&log, 1, 0) == 1 && log.revents & POLLOUT &&
-	    write(STDERR_FILENO, out, used) < 0)
-		return; /* nobody reads the log */
+	for (size_t done = 0; slot->lines <= most + 1 && done < used;) {
+		size_t piece = used - done < PIPE_BUF ? used - done : PIPE_BUF;
+		ssize_t count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
+					write(STDERR_FILENO, out + done, piece) :
+					-1;
+
+		if (count < 0)
+			return; /* nobody reads the log */
+		done += (size_t)count;
+	}
 }
 
 /* Takes what a tile writes; a line is written when it is complete, or too long. */
@@ -196,7 +227,7 @@ static void take_words(struct slot *slot, const char *text, size_t length)
 	for (size_t i = 0; i < length; i++) {
 		if (text[i] != '\n')
 			slot->line[slot->length++] = text[i];
-		if (text[i] == '\n' || slot->length == LINE_BYTES)
+		if (text[i] == '\n' || slot->length == (slot->now.verbatim ? VERBATIM_LINE_BYTES : LINE_BYTES))
 			write_line(slot);
 	}
 }
@@ -353,7 +384,15 @@ static int hear(const struct listener *listener)
 			return 1;
 		take_words(slot, text, (size_t)count);
 	}
-	return slot->lines <= LINES_A_SECOND;
+	return slot->lines <= (slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND);
+}
+
+/* Says what is left in the pipe of a process that has ended, or whose slot another takes. */
+static void hear_out(const struct listener *listener)
+{
+	hear(listener); /* as much as a pipe holds */
+	if (slots[listener->slot].length > 0)
+		write_line(&slots[listener->slot]);
 }
 
 static void *observe(void *pipe)
@@ -365,8 +404,11 @@ static void *observe(void *pipe)
 	int waiting = 0; /* whether writers of words have to wait: their descriptors are negative */
 
 	set[0] = (struct pollfd){ .fd = knock, .events = POLLIN };
-	for (;;) {
-		if (poll(set, count, waiting ? FLOOD_PAUSE_MS : -1) < 0)
+	for (;; pthread_mutex_unlock(&busy)) {
+		int ready = poll(set, count, waiting ? FLOOD_PAUSE_MS : -1);
+
+		pthread_mutex_lock(&busy);
+		if (ready < 0)
 			continue;
 		waiting = 0;
 		for (size_t i = 1; i < count; i++) {
@@ -381,7 +423,9 @@ static void *observe(void *pipe)
 				answer(pipe, &listeners[i]);
 			else if (set[i].revents) { /* the last thread that has the filter, or the pipe, is gone */
 				/* What a process wrote last may still be in its pipe when its filter is gone. */
-				if (listeners[i].kind != PROCESS && slots[listeners[i].slot].length > 0)
+				if (listeners[i].kind == WORDS)
+					hear_out(&listeners[i]);
+				else if (listeners[i].kind == THREAD && slots[listeners[i].slot].length > 0)
 					write_line(&slots[listeners[i].slot]);
 				close(set[i].fd);
 				set[i] = set[--count];
@@ -396,6 +440,17 @@ static void *observe(void *pipe)
 
 			if (arrived < 0)
 				continue;
+			/* The slot's last process may have ended a moment ago. */
+			for (size_t i = 1; i < count && arrived % 4 == WORDS; i++) {
+				if (listeners[i].slot != slot || listeners[i].kind != WORDS)
+					continue;
+				hear_out(&listeners[i]);
+				close(listeners[i].fd);
+				set[i] = set[--count];
+				listeners[i--] = listeners[count];
+			}
+			if (arrived % 4 != PROCESS)
+				slots[slot].now = slots[slot].next;
 			if (count == COUNT(set)) {
 				close(fd); /* the kernel answers ENOSYS then; nobody waits for ever */
 				continue;
@@ -465,20 +520,36 @@ static void hand_over(int slot, int fd, enum kind kind)
 
 /*
  * Hands the observer what process.c has of a process: the listener of its filter, or -1, and the pipe
- * of what it writes, which is not blocking. Both are the observer's from then on. 0, or -errno where
- * there is no observer, or no such slot, and the caller keeps them.
+ * of what it writes, which is not blocking. Both are the observer's from then on; the slot may have been
+ * another's that has ended. 0, or -errno where there is no observer, or no such slot, and the caller
+ * keeps them.
  */
-EXPORT int tegula_tile_observe_process(int slot, const char *name, int listener, int words)
+EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim, int listener, int words)
 {
 	if (knock < 0)
 		return -ENODEV;
 	if (slot < 0 || slot >= slot_count)
 		return -EINVAL;
-	snprintf(slots[slot].name, NAME_BYTES, "%s", name);
+	while (slots[slot].arrived) /* the observer takes the last one's name */
+		sched_yield();
+	snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
+	slots[slot].next.verbatim = verbatim;
 	if (listener >= 0)
 		hand_over(slot, listener, PROCESS);
 	hand_over(slot, words, WORDS);
 	return 0;
+}
+
+/*
+ * Has the observer answer no call and write no line until it is told to go on, by the same thread: a
+ * process that is about to execute another program leaves no call of a child's half answered.
+ */
+EXPORT void tegula_tile_observe_pause(int pause)
+{
+	if (pause)
+		pthread_mutex_lock(&busy);
+	else
+		pthread_mutex_unlock(&busy);
 }
 
 /*
@@ -526,7 +597,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	if (found < 0)
 		return found;
 	if (observable)
-		snprintf(slots[slot].name, NAME_BYTES, "%s", name);
+		snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	policy.refuse = observable ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ERRNO | EPERM;
 	make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)

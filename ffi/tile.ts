@@ -66,7 +66,10 @@ export interface TileLibrary {
   readable(fd: number): boolean;
   /** The name of a system call, by its number on this architecture: "openat". */
   callName(number: number): string;
-  /** The number of the calling thread, by which main can see whether it still runs. */
+  /**
+   * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
+   * own: by it another process, too, can see whether it still runs.
+   */
   thread(): number;
   /**
    * From now on this thread, and those that it starts, can send no signal: Deno.kill() takes no
@@ -93,15 +96,25 @@ export interface Observer {
   start(counters: Uint32Array<SharedArrayBuffer>): void;
   /**
    * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
-   * writes (the pipe `words`) to standard error in its `name`. Both descriptors are the observer's from
-   * then on. Throws SystemError, and takes none, where it was not started.
+   * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
+   * as it is and 1,000, where the lines name themselves, as an appliance's do. Both descriptors are the
+   * observer's from then on, which closes them when the process has ended. The slot may have been that of
+   * a process that has ended. Throws SystemError, and takes none, where it was not started.
    */
   hear(process: {
     readonly name: string;
+    readonly verbatim?: boolean;
     readonly slot: number;
     readonly listener: number;
     readonly words: number;
   }): void;
+  /**
+   * Answers no call and writes no line until `resume`: before this process executes another program, so
+   * that no call of a child is left half answered. What is to be heard then comes with `hear` there.
+   */
+  pause(): void;
+  /** Goes on. */
+  resume(): void;
 }
 
 /** Opens the library at `path`. */
@@ -114,11 +127,11 @@ export function openTile(path: string): TileLibrary {
     },
     tegula_tile_refuse_signals: { parameters: [], result: "i32" },
     tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
+    tegula_tile_thread: { parameters: [], result: "i32" },
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    gettid: { parameters: [], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
@@ -145,7 +158,7 @@ export function openTile(path: string): TileLibrary {
       symbols.tegula_tile_call_name(number, name, name.length);
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
-    thread: symbols.gettid,
+    thread: symbols.tegula_tile_thread,
     refuseSignals: () => void checked(symbols.tegula_tile_refuse_signals(), "refuse signals"),
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
@@ -164,16 +177,22 @@ export function openTile(path: string): TileLibrary {
 export function openObserver(path: string): Observer {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
-    tegula_tile_observe_process: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
+    tegula_tile_observe_process: {
+      parameters: ["i32", "buffer", "i32", "i32", "i32"],
+      result: "i32",
+    },
+    tegula_tile_observe_pause: { parameters: ["i32"], result: "void" },
   });
   return {
-    hear({ name, slot, listener, words }) {
+    hear({ name, verbatim = false, slot, listener, words }) {
       const label = new TextEncoder().encode(`${name}\0`);
       checked(
-        symbols.tegula_tile_observe_process(slot, label, listener, words),
+        symbols.tegula_tile_observe_process(slot, label, verbatim ? 1 : 0, listener, words),
         `observe the process of ${name}`,
       );
     },
+    pause: () => symbols.tegula_tile_observe_pause(1),
+    resume: () => symbols.tegula_tile_observe_pause(0),
     start(counters) {
       checked(
         symbols.tegula_tile_observe(counters, counters.length / OBSERVED_CALLS),

@@ -1,12 +1,15 @@
 /*
- * AF_XDP (xsk.ts). Main loads the XDP program, attaches it and opens sockets; net tiles move
- * descriptors on the four rings of a socket and make the kernel go on. libxdp does UMEMs, rings and
- * sockets; it attaches a program only as one of a dispatcher's, where that is asked for, because what
- * it attaches stays when the process dies and a bpf_link does not.
+ * AF_XDP (xsk.ts). The master loads the XDP program, attaches it, makes sockets and binds them; it knows
+ * them by descriptor. A net tile, in the same or another process, maps the rings of a socket and moves
+ * descriptors on them; it knows them by slot.
  *
- * Sockets are slots in a table that all threads share: main fills an entry before a tile hears of its
- * slot and lets go of it after the tile has ended; in between its rings belong to that tile alone.
- * Only main hands slots out, so they are not checked.
+ * libxdp has the accessors of rings and the dispatcher. Its constructors bind a socket as they make it and
+ * take none that another process made, so sockets are made with the kernel's interface (linux/if_xdp.h).
+ * A program is attached by a bpf_link, which does not stay when the process dies, or as one of a
+ * dispatcher's where that is asked for.
+ *
+ * The slots are a table that all threads share; the rings of a slot belong to the thread that adopted it.
+ * A slot is not checked: it comes from `adopt` or `memory` alone.
  */
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
@@ -14,9 +17,10 @@
 #include <fcntl.h>
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
-#include <net/if.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <xdp/libxdp.h>
 #include <xdp/xsk.h>
@@ -38,14 +42,21 @@ __asm__(".section .rodata\n"
 	".previous\n");
 extern const char filter_object[], filter_object_end[];
 
+/* What is mapped of a ring. */
+struct mapping {
+	void *at; /* NULL: nothing */
+	size_t bytes;
+};
+
 static struct socket {
-	struct xsk_socket *xsk; /* NULL: the slot is free */
-	struct xsk_umem *umem;	/* shared by all sockets on `area` */
+	int taken; /* 0: the slot is free */
+	int fd;	   /* -1: rings in plain memory */
+	int busy;
+	uint32_t frame; /* bytes of a frame; in plain memory alone */
 	const void *area;
 	struct xsk_ring_prod fill, tx;
 	struct xsk_ring_cons rx, completion;
-	uint64_t received;
-	int fd, busy;
+	struct mapping mappings[4];
 } sockets[SOCKETS];
 
 static const char *const MAPS[] = { "filter", "sockets", "redirected" }; /* the order of `load` */
@@ -160,57 +171,70 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 }
 
 /*
- * Opens a socket on `queue` of `ifname`, with four rings of `ring` entries. Its UMEM is the `bytes`
- * bytes from `area`, page-aligned, in frames of `frame` bytes with `headroom`; sockets on the same
- * memory share one, and are bound as the first was. The memory must stay as long as the sockets do.
- * Socket slot, or -errno: ENODEV when `ifname` is not `ifindex`, EBUSY when the queue has a socket,
- * ENOBUFS when that much may not be locked.
+ * Makes a socket with four rings of `ring` entries, which is not bound yet. Maps the first page of its
+ * receive ring, for tegula_xsk_received, and stores where. The descriptor, or -errno: EAFNOSUPPORT when
+ * the kernel has no AF_XDP.
  */
-EXPORT int tegula_xsk_open(void *area, uint32_t bytes, uint32_t frame, uint32_t headroom,
-			   const char *ifname, uint32_t ifindex, int queue, int zero_copy, uint32_t ring)
+EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 {
-	/* Zero-copy asked for is zero-copy or an error: the kernel falls back only for who asks neither. */
-	const struct xsk_socket_config config = {
-		.rx_size = ring, .tx_size = ring,
-		.libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
-		.bind_flags = (uint16_t)((zero_copy ? XDP_ZEROCOPY : XDP_COPY) | XDP_USE_NEED_WAKEUP),
-	};
-	const struct xsk_umem_config umem = {
-		.fill_size = ring, .comp_size = ring, .frame_size = frame, .frame_headroom = headroom,
-	};
-	struct xsk_umem *shared = NULL;
-	int error = 0, slot = -1;
-	struct socket *s;
+	static const int RINGS[] = { XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING,
+				     XDP_TX_RING };
+	int error, fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
 
-	for (int i = SOCKETS - 1; i >= 0; i--) {
-		if (!sockets[i].xsk)
-			slot = i;
-		else if (sockets[i].area == area)
-			shared = sockets[i].umem;
-	}
-	if (slot < 0 || if_nametoindex(ifname) != ifindex)
-		return slot < 0 ? -EMFILE : -ENODEV;
-	s = &sockets[slot];
-	*s = (struct socket){ .umem = shared, .area = area };
-	if (!shared)
-		error = xsk_umem__create(&s->umem, area, bytes, &s->fill, &s->completion, &umem);
-	if (error)
-		return error;
-	error = xsk_socket__create_shared(&s->xsk, ifname, (uint32_t)queue, s->umem, &s->rx, &s->tx,
-					  &s->fill, &s->completion, &config);
-	if (error) {
-		s->xsk = NULL;
-		xsk_umem__delete(s->umem); /* refuses while others use it */
-		return error;
-	}
-	s->fd = xsk_socket__fd(s->xsk);
-	return slot;
+	if (fd < 0)
+		return -errno;
+	for (size_t i = 0; i < COUNT(RINGS); i++)
+		if (setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)) < 0)
+			goto failed;
+	*mapped = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_PGOFF_RX_RING);
+	if (*mapped != MAP_FAILED)
+		return fd;
+failed:
+	error = -errno;
+	close(fd);
+	return error;
 }
 
-/* From now on the program of the map `map` hands frames of the socket's queue to it. 0, or -errno. */
-EXPORT int tegula_xsk_register(int map, int slot)
+/*
+ * Makes the `bytes` bytes from `area`, page-aligned, the UMEM of a prepared socket, in frames of `frame`
+ * bytes with `headroom`. 0, or -errno: EBUSY when it has one, ENOBUFS when that much may not be locked.
+ */
+EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, uint32_t headroom)
 {
-	return xsk_socket__update_xskmap(sockets[slot].xsk, map);
+	const struct xdp_umem_reg umem = {
+		.addr = (uintptr_t)area, .len = bytes, .chunk_size = frame, .headroom = headroom,
+	};
+
+	return result(setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof(umem)));
+}
+
+/*
+ * Binds a prepared socket to `queue` of `ifindex`. One without a UMEM shares that of the bound socket
+ * `first`, and its mode; otherwise `first` is -1. 0, or -errno, after which it can be tried again.
+ */
+EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_copy, int first)
+{
+	/* Zero-copy asked for is zero-copy or an error: the kernel falls back only for who asks neither. */
+	const int mode = (zero_copy ? XDP_ZEROCOPY : XDP_COPY) | XDP_USE_NEED_WAKEUP;
+	const struct sockaddr_xdp address = {
+		.sxdp_family = AF_XDP, .sxdp_ifindex = ifindex, .sxdp_queue_id = queue,
+		.sxdp_flags = (uint16_t)(first < 0 ? mode : XDP_SHARED_UMEM),
+		.sxdp_shared_umem_fd = (uint32_t)(first < 0 ? 0 : first),
+	};
+
+	return result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
+}
+
+/* From now on the program of the map `map` hands frames of `queue` to the bound socket. 0, or -errno. */
+EXPORT int tegula_xsk_register(int map, uint32_t queue, int fd)
+{
+	return bpf_map_update_elem(map, &queue, &fd, BPF_ANY);
+}
+
+/* From now on the program passes frames of `queue` to the kernel. 0, or -errno. */
+EXPORT int tegula_xsk_unregister(int map, uint32_t queue)
+{
+	return bpf_map_delete_elem(map, &queue);
 }
 
 /*
@@ -218,26 +242,261 @@ EXPORT int tegula_xsk_register(int map, int slot)
  * up to `micros` and `budget` frames a time, and while they keep on it may leave interrupts off. 0, or
  * -errno: ENOPROTOOPT before Linux 5.11, EPERM without CAP_NET_ADMIN.
  */
-EXPORT int tegula_xsk_poll_busily(int slot, int micros, int budget)
+EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 {
-	struct socket *s = &sockets[slot];
 	const int one = 1;
 
-	s->busy = !setsockopt(s->fd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &one, sizeof(one)) &&
-		  !setsockopt(s->fd, SOL_SOCKET, SO_BUSY_POLL, &micros, sizeof(micros)) &&
-		  !setsockopt(s->fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof(budget));
-	return s->busy ? 0 : -errno;
+	if (!setsockopt(fd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &one, sizeof(one)) &&
+	    !setsockopt(fd, SOL_SOCKET, SO_BUSY_POLL, &micros, sizeof(micros)) &&
+	    !setsockopt(fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof(budget)))
+		return 0;
+	return -errno;
+}
+
+/* Whether the rings of a bound socket can be mapped: since Linux 6.4. 0, or -errno. */
+EXPORT int tegula_xsk_mappable(int fd)
+{
+	void *page = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_UMEM_PGOFF_FILL_RING);
+
+	if (page == MAP_FAILED)
+		return -errno;
+	munmap(page, (size_t)getpagesize());
+	return 0;
+}
+
+/* Stores the six totals of XDP_STATISTICS; those that an older kernel lacks stay as they are. */
+static int kernel_statistics(int fd, uint64_t out[6])
+{
+	socklen_t length = sizeof(struct xdp_statistics);
+
+	return result(getsockopt(fd, SOL_XDP, XDP_STATISTICS, out, &length));
 }
 
 /*
- * Closes a socket and frees its slot. The queue is free then, but for that of a UMEM's first socket,
- * which is when the last has been closed.
+ * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
+ * 2^32), which tegula_xsk_prepare has `mapped`. 0, or -errno.
  */
-EXPORT void tegula_xsk_close(int slot)
+EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[7])
 {
-	xsk_socket__delete(sockets[slot].xsk);
-	xsk_umem__delete(sockets[slot].umem); /* refuses while others use it */
-	sockets[slot].xsk = NULL;
+	struct xdp_mmap_offsets at;
+	socklen_t length = sizeof(at);
+
+	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
+		return -errno;
+	out[6] = __atomic_load_n((const uint32_t *)((const char *)*mapped + at.rx.producer),
+				 __ATOMIC_RELAXED);
+	return kernel_statistics(fd, out);
+}
+
+/* Closes a socket. Its queue is free when every process has let go of it. */
+EXPORT void tegula_xsk_close(int fd, void *const *mapped)
+{
+	munmap(*mapped, (size_t)getpagesize());
+	close(fd);
+}
+
+/* A free slot, or -EMFILE. */
+static int take_slot(void)
+{
+	for (int i = 0; i < SOCKETS; i++)
+		if (!__atomic_exchange_n(&sockets[i].taken, 1, __ATOMIC_ACQ_REL))
+			return i;
+	return -EMFILE;
+}
+
+/* Unmaps the rings of a slot and frees it. The descriptor stays open. */
+EXPORT void tegula_xsk_release(int slot)
+{
+	struct socket *s = &sockets[slot];
+
+	for (size_t i = 0; i < COUNT(s->mappings); i++) {
+		if (s->mappings[i].at)
+			munmap(s->mappings[i].at, s->mappings[i].bytes);
+		s->mappings[i].at = NULL;
+	}
+	__atomic_store_n(&s->taken, 0, __ATOMIC_RELEASE);
+}
+
+/*
+ * Loads the cached cursors from the rings: what another has done on them is known from now on. It must
+ * have ended.
+ */
+EXPORT void tegula_xsk_resume(int slot)
+{
+	struct socket *s = &sockets[slot];
+	struct xsk_ring_prod *const producers[] = { &s->fill, &s->tx };
+	struct xsk_ring_cons *const consumers[] = { &s->rx, &s->completion };
+	socklen_t length = sizeof(s->busy);
+
+	for (int i = 0; i < 2; i++) {
+		struct xsk_ring_prod *out = producers[i];
+		struct xsk_ring_cons *in = consumers[i];
+
+		out->cached_prod = __atomic_load_n(out->producer, __ATOMIC_ACQUIRE);
+		out->cached_cons = __atomic_load_n(out->consumer, __ATOMIC_ACQUIRE) + out->size;
+		in->cached_prod = __atomic_load_n(in->producer, __ATOMIC_ACQUIRE);
+		in->cached_cons = __atomic_load_n(in->consumer, __ATOMIC_ACQUIRE);
+	}
+	if (getsockopt(s->fd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &s->busy, &length) < 0)
+		s->busy = 0;
+}
+
+/* Both kinds of ring have the same fields. */
+#define SET_RING(ring_, entries_, base_, at_)                                                         \
+	(ring_).mask = (entries_) - 1, (ring_).size = (entries_),                                     \
+	(ring_).producer = (uint32_t *)((base_) + (at_)->producer),                                   \
+	(ring_).consumer = (uint32_t *)((base_) + (at_)->consumer),                                   \
+	(ring_).flags = (uint32_t *)((base_) + (at_)->flags), (ring_).ring = (base_) + (at_)->desc
+
+/*
+ * Maps the rings, of `ring` entries, of a socket that is prepared or, since Linux 6.4, bound; its UMEM
+ * begins at `area` here. Slot, or -errno: EBUSY when it is bound and the kernel is older.
+ */
+EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
+{
+	struct xdp_mmap_offsets at;
+	socklen_t length = sizeof(at);
+	const struct {
+		const struct xdp_ring_offset *at;
+		size_t entry;
+		off_t offset;
+	} rings[] = {
+		{ &at.fr, sizeof(uint64_t), (off_t)XDP_UMEM_PGOFF_FILL_RING },
+		{ &at.rx, sizeof(struct xdp_desc), XDP_PGOFF_RX_RING },
+		{ &at.tx, sizeof(struct xdp_desc), XDP_PGOFF_TX_RING },
+		{ &at.cr, sizeof(uint64_t), (off_t)XDP_UMEM_PGOFF_COMPLETION_RING },
+	};
+	char *bases[COUNT(rings)];
+	struct socket *s;
+	int error, slot;
+
+	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
+		return -errno;
+	slot = take_slot();
+	if (slot < 0)
+		return slot;
+	s = &sockets[slot];
+	s->fd = fd;
+	s->area = area;
+	for (size_t i = 0; i < COUNT(rings); i++) {
+		size_t bytes = rings[i].at->desc + ring * rings[i].entry;
+
+		bases[i] = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+				rings[i].offset);
+		if (bases[i] == MAP_FAILED) {
+			error = -errno;
+			tegula_xsk_release(slot);
+			return error;
+		}
+		s->mappings[i] = (struct mapping){ bases[i], bytes };
+	}
+	SET_RING(s->fill, ring, bases[0], &at.fr);
+	SET_RING(s->rx, ring, bases[1], &at.rx);
+	SET_RING(s->tx, ring, bases[2], &at.tx);
+	SET_RING(s->completion, ring, bases[3], &at.cr);
+	tegula_xsk_resume(slot);
+	return slot;
+}
+
+/*
+ * A slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject stands for the kernel. Its
+ * frames have `frame` bytes and begin at `area`. Slot, or -errno.
+ */
+EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
+{
+	static const struct xdp_ring_offset AT = {
+		.producer = 0, .consumer = 64, .flags = 128, .desc = 192,
+	};
+	const size_t bytes = AT.desc + ring * sizeof(struct xdp_desc);
+	int slot = take_slot();
+	struct socket *s = &sockets[slot];
+	char *base;
+
+	if (slot < 0)
+		return slot;
+	base = mmap(NULL, 4 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (base == MAP_FAILED) {
+		tegula_xsk_release(slot);
+		return -ENOMEM;
+	}
+	s->mappings[0] = (struct mapping){ base, 4 * bytes };
+	s->fd = -1;
+	s->area = area;
+	s->frame = frame;
+	SET_RING(s->fill, ring, base, &AT);
+	SET_RING(s->rx, ring, base + bytes, &AT);
+	SET_RING(s->tx, ring, base + 2 * bytes, &AT);
+	SET_RING(s->completion, ring, base + 3 * bytes, &AT);
+	tegula_xsk_resume(slot);
+	return slot;
+}
+
+/*
+ * What the kernel does, for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill ring to
+ * the receive ring, each by a pair (offset in the frame, length) whose offset becomes that in the UMEM,
+ * and all that fit from the transmit ring to the completion ring. How many were received.
+ */
+EXPORT int tegula_xsk_inject(int slot, uint32_t *pairs, uint32_t count)
+{
+	struct socket *s = &sockets[slot];
+	uint32_t sent = *s->tx.producer - *s->tx.consumer;
+	uint32_t filled = *s->fill.producer - *s->fill.consumer;
+	uint32_t rx_room = s->rx.size - (*s->rx.producer - *s->rx.consumer);
+	uint32_t room = s->completion.size - (*s->completion.producer - *s->completion.consumer);
+
+	for (sent = sent < room ? sent : room; sent > 0; sent--)
+		((uint64_t *)s->completion.ring)[(*s->completion.producer)++ & s->completion.mask] =
+			xsk_ring_prod__tx_desc(&s->tx, (*s->tx.consumer)++)->addr;
+	count = count < filled ? count : filled;
+	count = count < rx_room ? count : rx_room;
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t at = *xsk_ring_prod__fill_addr(&s->fill, (*s->fill.consumer)++);
+
+		at = (at & ~(uint64_t)(s->frame - 1)) + pairs[2 * i];
+		((struct xdp_desc *)s->rx.ring)[(*s->rx.producer)++ & s->rx.mask] =
+			(struct xdp_desc){ .addr = at, .len = pairs[2 * i + 1] };
+		pairs[2 * i] = (uint32_t)at;
+	}
+	return (int)count;
+}
+
+/* Stores producer and consumer of the rings for fill, receive, transmit, completion. */
+EXPORT void tegula_xsk_cursors(int slot, uint32_t out[8])
+{
+	struct socket *s = &sockets[slot];
+	const uint32_t *const words[] = {
+		s->fill.producer, s->fill.consumer, s->rx.producer,	    s->rx.consumer,
+		s->tx.producer,	  s->tx.consumer,   s->completion.producer, s->completion.consumer,
+	};
+
+	for (int i = 0; i < 8; i++)
+		out[i] = __atomic_load_n(words[i], __ATOMIC_ACQUIRE);
+}
+
+/*
+ * Stores how many entries the rings for fill, receive, transmit and completion have, and then all their
+ * offsets in this order. `out` has room for four full rings besides. How many offsets, or -EINVAL when a
+ * ring has more than its size, which no kernel and no net tile of ours does.
+ */
+EXPORT int tegula_xsk_visible(int slot, uint32_t *out)
+{
+	struct socket *s = &sockets[slot];
+	const uint64_t *const addresses[] = { s->fill.ring, NULL, NULL, s->completion.ring };
+	const struct xdp_desc *const frames[] = { NULL, s->rx.ring, s->tx.ring, NULL };
+	uint32_t cursors[8], total = 0;
+
+	tegula_xsk_cursors(slot, cursors);
+	for (int i = 0; i < 4; i++) {
+		out[i] = cursors[2 * i] - cursors[2 * i + 1];
+		if (out[i] > s->fill.size)
+			return -EINVAL;
+		for (uint32_t j = 0; j < out[i]; j++) {
+			uint32_t at = (cursors[2 * i + 1] + j) & s->fill.mask;
+
+			out[4 + total++] = (uint32_t)(addresses[i] ? addresses[i][at] : frames[i][at].addr);
+		}
+	}
+	return (int)total;
 }
 
 EXPORT int tegula_xsk_fd(int slot)
@@ -269,7 +528,6 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 		out[3 + 2 * i] = frame->len;
 	}
 	xsk_ring_cons__release(&s->rx, count);
-	__atomic_store_n(&s->received, s->received + count, __ATOMIC_RELAXED); /* main reads it */
 	return (int)count;
 }
 
@@ -348,14 +606,14 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32
 
 /*
  * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
- * are, and then how many frames were received. 0, or -errno.
+ * are, and then how many frames the kernel put on the receive ring (modulo 2^32). 0, or -errno.
  */
 EXPORT int tegula_xsk_statistics(int slot, uint64_t out[7])
 {
-	socklen_t length = sizeof(struct xdp_statistics);
+	struct socket *s = &sockets[slot];
 
-	out[6] = __atomic_load_n(&sockets[slot].received, __ATOMIC_RELAXED);
-	return result(getsockopt(sockets[slot].fd, SOL_XDP, XDP_STATISTICS, out, &length));
+	out[6] = __atomic_load_n(s->rx.producer, __ATOMIC_RELAXED);
+	return kernel_statistics(s->fd, out);
 }
 
 /* poll(2), for those who may not allocate its count. How many are ready; -1 on a signal or an error. */

@@ -1,18 +1,27 @@
 /**
- * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: main
- * loads, attaches and opens (`XskSetup`); a net tile moves descriptors (`Xsk`) and cannot name the
- * rest. Sockets are small slot numbers into a table of the library, which all threads of the process
- * share; programs, maps and links are descriptors.
+ * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: the master
+ * loads, attaches, makes sockets and binds them (`XskSetup`); a net tile maps the rings of a socket and
+ * moves descriptors (`XskSlots`), and cannot name the rest. The master knows programs, maps, links and sockets
+ * by descriptor, which it can hand to another process. A net tile knows a socket by its slot in a table
+ * of the library.
+ *
+ *     const fd = setup.prepare(umem, { frameBytes, headroom, ring });
+ *     const slot = xsk.adopt(fd, umem, ring); // here or, with the descriptor, in another process
+ *     setup.bind(fd, { ifindex, queue, mode });
+ *     setup.register(program, queue, fd);
+ *
+ * Since Linux 6.4 a socket can be adopted at any time, by one process after the other; before, until it is
+ * bound (`mappable`). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import { checked, EBUSY, EEXIST } from "./errno.ts";
+import { checked, EBADF, EBUSY, EEXIST } from "./errno.ts";
 import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 import { u8, type View } from "./view.ts";
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
 export const RECEIVE_HEADER_WORDS = 2;
 
-/** Values that `Xsk.statistics` writes, by index. The first six are those of XDP_STATISTICS. */
+/** Values that `statistics` writes, by index. The first six are those of XDP_STATISTICS. */
 export const XskStatistic = {
   rxDropped: 0,
   rxInvalidDescriptors: 1,
@@ -20,11 +29,11 @@ export const XskStatistic = {
   rxRingFull: 3,
   rxFillRingEmpty: 4,
   txRingEmpty: 5,
-  /** Frames that were taken off the receive ring. */
+  /** Frames that the kernel put on the receive ring, modulo 2³². */
   received: 6,
 } as const;
 
-/** How many values `Xsk.statistics` writes. */
+/** How many values `statistics` writes. */
 export const XSK_STATISTICS = 7;
 
 /** A loaded XDP program with maps of its own; all are descriptors. */
@@ -38,7 +47,25 @@ export interface XdpProgram {
   readonly redirected: number;
 }
 
-/** How memory is cut into frames, which queue a socket binds to, and how. */
+/** What `XskSlots.cursors` writes, by index: of each ring where its producer is, and its consumer. */
+export const XskCursor = {
+  fillProducer: 0,
+  fillConsumer: 1,
+  rxProducer: 2,
+  rxConsumer: 3,
+  txProducer: 4,
+  txConsumer: 5,
+  completionProducer: 6,
+  completionConsumer: 7,
+} as const;
+
+/** How many words `XskSlots.cursors` writes. */
+export const XSK_CURSORS = 8;
+
+/** Words that `XskSlots.visible` writes before the offsets: how many there are of each ring. */
+export const VISIBLE_HEADER_WORDS = 4;
+
+/** How memory is cut into frames, and how long rings are. */
 export interface SocketOptions {
   /** Bytes of a frame: 2048 or 4096. */
   readonly frameBytes: number;
@@ -46,15 +73,17 @@ export interface SocketOptions {
   readonly headroom: number;
   /** Entries of each of the four rings, a power of two. */
   readonly ring: number;
-  readonly ifname: string;
-  /** What `ifname` must still name: it is libxdp that wants a name. */
+}
+
+/** Which queue a socket is bound to, and how. */
+export interface BindOptions {
   readonly ifindex: number;
   readonly queue: number;
   /** All sockets on the same memory have the mode of the first. */
   readonly mode: "zero-copy" | "copy";
 }
 
-/** Main's side. Where nothing else is said a function returns 0, a slot or a descriptor, or -errno. */
+/** The master's side. Where nothing else is said a function returns 0 or a descriptor, or -errno. */
 export interface XskSetup {
   /** Loads the XDP program with maps for `queues` queues. Throws SystemError. */
   load(queues: number): XdpProgram;
@@ -79,30 +108,42 @@ export interface XskSetup {
   /** The XDP program attached to `ifindex` by whomever; its name is "" when it may not be read. */
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
   /**
-   * Opens a socket on a queue, with rings of its own and `memory` (page-aligned, as the inside of a
-   * region is) as its UMEM, which all sockets on the same memory share. Waits up to a second while the
-   * queue's former socket is being released. Socket slot, or -errno: EBUSY (a socket is there),
-   * EOPNOTSUPP or EINVAL (the driver or the queue cannot), ENODEV (the interface was renamed or went),
-   * ENOBUFS (that much memory may not be locked).
+   * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
+   * its UMEM, which sockets on the same memory share. It receives nothing until it is bound. ENOBUFS:
+   * that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
    */
-  open(memory: View, options: SocketOptions): number;
-  /** Puts the socket into the program's map: from now on frames of its queue come to it. */
-  register(program: XdpProgram, slot: number): number;
+  prepare(memory: View, options: SocketOptions): number;
+  /**
+   * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
+   * released. EBUSY: a socket is there; EOPNOTSUPP or EINVAL: the driver or the queue cannot; ENODEV: the
+   * interface is gone. After an error the socket is as it was, with its mappings, and can be bound in
+   * another way. A bound socket stays bound to its queue.
+   */
+  bind(fd: number, options: BindOptions): number;
+  /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
+  register(program: XdpProgram, queue: number, fd: number): number;
+  /** Takes the socket of a queue out of the map: from now on the kernel has the queue's frames. */
+  unregister(program: XdpProgram, queue: number): number;
   /**
    * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
-   * what belongs to it). -ENOPROTOOPT: the kernel is older than 5.11.
+   * what belongs to it). A tile that has adopted the socket knows when it resumes. -ENOPROTOOPT: the
+   * kernel is older than 5.11.
    */
-  pollBusily(slot: number): number;
+  pollBusily(fd: number): number;
+  /** Whether the rings of a bound socket can be adopted: 0, or -EBUSY before Linux 6.4. */
+  mappable(fd: number): number;
+  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+  statistics(fd: number, out: BigUint64Array): number;
   /**
-   * Closes a socket, which no net tile may use any more. The queue of the first socket on its memory
-   * stays taken until the last is closed.
+   * Closes a socket. Its queue is free when no process has its descriptor or its rings any more: those
+   * that adopted it have to end or release it.
    */
-  close(slot: number): void;
+  close(fd: number): void;
 }
 
 /** The net tile's side. Offsets are bytes from the start of the UMEM. */
 export interface Xsk {
-  /** The socket's descriptor, for `wait` and `confine`. */
+  /** The socket's descriptor, for `wait` and `confine`; -1 for a memory slot. */
   fd(slot: number): number;
   /**
    * Takes up to `most` received frames: `descriptors` gets the time (CLOCK_REALTIME ns, low, high)
@@ -131,6 +172,43 @@ export interface Xsk {
    * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
+}
+
+/** The net tile's side, with what makes slots and what a successor asks of them. */
+export interface XskSlots extends Xsk {
+  /**
+   * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor has to stay
+   * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4, or when its interface is gone.
+   * One thread uses a slot.
+   */
+  adopt(fd: number, memory: View, ring: number): number;
+  /**
+   * Goes on where the rings are: to be called when whoever used them before has ended. What is still on the
+   * transmit ring is sent with the next `transmit`.
+   */
+  resume(slot: number): void;
+  /** Lets go of the rings, and of the slot. */
+  release(slot: number): void;
+  /** Writes `XSK_CURSORS` words. */
+  cursors(slot: number, out: Uint32Array): void;
+  /**
+   * Writes the offsets of all frames in the rings for fill, receive, transmit and completion, after
+   * `VISIBLE_HEADER_WORDS` with how many there are in each. What else a predecessor had given to the
+   * kernel is in flight: fill producer - rx consumer, and tx producer - completion consumer, count it
+   * all. `out` takes those and four full rings. How many offsets; -EINVAL: a ring's cursors are nonsense.
+   */
+  visible(slot: number, out: Uint32Array): number;
+  /**
+   * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
+   * part. Slot, or -errno.
+   */
+  memorySlot(memory: View, options: Pick<SocketOptions, "frameBytes" | "ring">): number;
+  /**
+   * For a memory slot: moves all sent frames to the completion ring, and up to `count` frames from the
+   * fill ring to the receive ring, by pairs (offset in the frame, length). Puts the offset in the UMEM in
+   * the place of each pair's first word, where the caller then writes the bytes. How many it moved.
+   */
+  inject(slot: number, pairs: Uint32Array, count: number): number;
 }
 
 const NAME_BYTES = 16;
@@ -163,7 +241,18 @@ function insist(tries: number, attempt: () => number): number {
   return result;
 }
 
-/** Opens the library at `path` for main. */
+/** A socket of the master's. */
+interface PreparedSocket {
+  readonly memory: View;
+  readonly options: SocketOptions;
+  /** Where the native side has mapped its receive ring. */
+  readonly mapped: BigUint64Array<ArrayBuffer>;
+  /** Whether its UMEM is its own. */
+  registered: boolean;
+  bound: boolean;
+}
+
+/** Opens the library at `path` for the master. */
 export function openXskSetup(path: string): XskSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
@@ -171,18 +260,50 @@ export function openXskSetup(path: string): XskSetup {
     tegula_xsk_join: { parameters: ["buffer", "i32", "i32"], result: "i32" },
     tegula_xsk_leave: { parameters: ["i32"], result: "i32" },
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
-    tegula_xsk_open: {
-      parameters: ["buffer", "u32", "u32", "u32", "buffer", "u32", "i32", "i32", "u32"],
-      result: "i32",
-    },
-    tegula_xsk_register: { parameters: ["i32", "i32"], result: "i32" },
+    tegula_xsk_prepare: { parameters: ["u32", "buffer"], result: "i32" },
+    tegula_xsk_umem: { parameters: ["i32", "buffer", "u32", "u32", "u32"], result: "i32" },
+    tegula_xsk_bind: { parameters: ["i32", "u32", "u32", "i32", "i32"], result: "i32" },
+    tegula_xsk_register: { parameters: ["i32", "u32", "i32"], result: "i32" },
+    tegula_xsk_unregister: { parameters: ["i32", "u32"], result: "i32" },
     tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    tegula_xsk_close: { parameters: ["i32"], result: "void" },
-    tegula_xsk_fd: { parameters: ["i32"], result: "i32" },
+    tegula_xsk_mappable: { parameters: ["i32"], result: "i32" },
+    tegula_xsk_statistics_of: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    tegula_xsk_close: { parameters: ["i32", "buffer"], result: "void" },
     // libc's
     setsockopt: SETSOCKOPT,
     close: { parameters: ["i32"], result: "i32" },
   });
+  const sockets = new Map<number, PreparedSocket>();
+  const onSame = ({ memory: { buffer, byteOffset } }: PreparedSocket) =>
+    [...sockets].filter(([, { memory }]) =>
+      memory.buffer === buffer && memory.byteOffset === byteOffset
+    );
+
+  /** Makes its memory a UMEM of its own. 0, or -errno. */
+  function registerMemory(fd: number, socket: PreparedSocket): number {
+    const { memory, options: { frameBytes, headroom } } = socket;
+    const bytes = u8(memory);
+    const error = symbols.tegula_xsk_umem(fd, bytes, bytes.length, frameBytes, headroom);
+    socket.registered = error === 0;
+    return error;
+  }
+
+  function bindOnce(fd: number, socket: PreparedSocket, options: BindOptions): number {
+    const { ifindex, queue, mode } = options;
+    const bind = (first: number) =>
+      symbols.tegula_xsk_bind(fd, ifindex, queue, mode === "zero-copy" ? 1 : 0, first);
+    if (!socket.registered) {
+      for (const [other, { bound }] of onSame(socket)) {
+        const error = bound ? bind(other) : -EBADF;
+        // The interface of that one is gone.
+        if (error !== -EBADF) return error;
+      }
+      const error = registerMemory(fd, socket);
+      if (error < 0) return error;
+    }
+    return bind(-1);
+  }
+
   return {
     load(queues) {
       const fds = new Int32Array(4);
@@ -216,29 +337,51 @@ export function openXskSetup(path: string): XskSetup {
       if (id === 0) return null;
       return { id, name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))) };
     },
-    open(memory, { frameBytes, headroom, ring, ifname, ifindex, queue, mode }) {
-      const bytes = u8(memory);
-      const { length } = bytes;
-      const name = new TextEncoder().encode(ifname + "\0");
-      const zeroCopy = mode === "zero-copy" ? 1 : 0;
-      const { tegula_xsk_open: open, tegula_xsk_fd: descriptor, setsockopt } = symbols;
-      const slot = insist(
-        BIND_TRIES,
-        () => open(bytes, length, frameBytes, headroom, name, ifindex, queue, zeroCopy, ring),
-      );
-      if (slot < 0) return slot;
-      sizeBuffers(setsockopt, { fd: descriptor(slot), send: ring * SENT_FRAME_BYTES });
-      return slot;
+    prepare(memory, options) {
+      const mapped = new BigUint64Array(1);
+      const fd = symbols.tegula_xsk_prepare(options.ring, mapped);
+      if (fd < 0) return fd;
+      const socket = { memory, options, mapped, registered: false, bound: false };
+      if (!onSame(socket).some(([, { registered }]) => registered)) {
+        const error = registerMemory(fd, socket);
+        if (error < 0) {
+          symbols.tegula_xsk_close(fd, mapped);
+          return error;
+        }
+      }
+      sockets.set(fd, socket);
+      const { setsockopt } = symbols;
+      sizeBuffers(setsockopt, { fd, send: options.ring * SENT_FRAME_BYTES });
+      return fd;
     },
-    register: ({ sockets }, slot) => symbols.tegula_xsk_register(sockets, slot),
-    pollBusily: (slot) => symbols.tegula_xsk_poll_busily(slot, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
-    close: symbols.tegula_xsk_close,
+    bind(fd, options) {
+      const socket = sockets.get(fd)!;
+      const error = insist(BIND_TRIES, () => bindOnce(fd, socket, options));
+      socket.bound ||= error === 0;
+      return error;
+    },
+    register: ({ sockets }, queue, fd) => symbols.tegula_xsk_register(sockets, queue, fd),
+    unregister: ({ sockets }, queue) => symbols.tegula_xsk_unregister(sockets, queue),
+    pollBusily: (fd) => symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
+    mappable: symbols.tegula_xsk_mappable,
+    statistics: (fd, out) => symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),
+    close(fd) {
+      symbols.tegula_xsk_close(fd, sockets.get(fd)!.mapped);
+      sockets.delete(fd);
+    },
   };
 }
 
-/** Opens the library at `path` for a net tile, or for main to read statistics. */
-export function openXsk(path: string): Xsk {
+/** Opens the library at `path` for a net tile. */
+export function openXsk(path: string): XskSlots {
   const { symbols } = Deno.dlopen(path, {
+    tegula_xsk_adopt: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    tegula_xsk_resume: { parameters: ["i32"], result: "void" },
+    tegula_xsk_release: { parameters: ["i32"], result: "void" },
+    tegula_xsk_cursors: { parameters: ["i32", "buffer"], result: "void" },
+    tegula_xsk_visible: { parameters: ["i32", "buffer"], result: "i32" },
+    tegula_xsk_memory: { parameters: ["buffer", "u32", "u32"], result: "i32" },
+    tegula_xsk_inject: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_fd: { parameters: ["i32"], result: "i32" },
     tegula_xsk_receive: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_prefetch: { parameters: ["buffer", "buffer", "u32"], result: "void" },
@@ -249,6 +392,14 @@ export function openXsk(path: string): Xsk {
     tegula_xsk_wait: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   });
   return {
+    adopt: (fd, memory, ring) => symbols.tegula_xsk_adopt(fd, u8(memory), ring),
+    resume: symbols.tegula_xsk_resume,
+    release: symbols.tegula_xsk_release,
+    cursors: symbols.tegula_xsk_cursors,
+    visible: symbols.tegula_xsk_visible,
+    memorySlot: (memory, { frameBytes, ring }) =>
+      symbols.tegula_xsk_memory(u8(memory), frameBytes, ring),
+    inject: symbols.tegula_xsk_inject,
     fd: symbols.tegula_xsk_fd,
     receive: symbols.tegula_xsk_receive,
     prefetch: symbols.tegula_xsk_prefetch,

@@ -22,6 +22,18 @@ function mutantsOf(
 export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/runtime/loop.ts", ["unit/runtime_loop"], [
     {
+      name: "loop: a tile that leaves hands nothing over",
+      in: "runLoop",
+      from: "tile.relinquish?.();",
+      to: "",
+    },
+    {
+      name: "loop: nobody leaves",
+      in: "runLoop",
+      from: "if (control.leaving)",
+      to: "if (false)",
+    },
+    {
       name: "loop: no second look before it sleeps",
       in: "runLoop",
       from: "const sleeps = !tile.pending();",
@@ -688,7 +700,115 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("tiles/net/handover.ts", ["unit/net_handover"], [
+    {
+      name: "handover: a record is good for ever",
+      in: "FrameRecord.take",
+      from: "Atomics.exchange(this.#words, VALID, 0) !== 1",
+      to: "Atomics.load(this.#words, VALID) !== 1",
+    },
+    {
+      name: "handover: frames that are out with apps are not in the record",
+      in: "FrameRecord.write",
+      from: "for (const app of apps) app.forEachHeld(add);",
+      to: "",
+    },
+    {
+      name: "handover: frames that are out with apps are free, too",
+      in: "takeOver",
+      from: "free[index] = 0;",
+      to: "",
+    },
+    {
+      name: "handover: a frame is an app's though the kernel has it",
+      in: "takeOver",
+      from: "if (free[index] !== 1) return false;",
+      to: "",
+    },
+    {
+      name: "handover: frames that do not add up are taken over",
+      in: "takeOver",
+      from: "held + others !== umem.frameCount",
+      to: "false",
+    },
+    {
+      name: "handover: a kernel that keeps frames is not waited for",
+      in: "invisible",
+      from: "!ports.every((port) => port.isSettled())",
+      to: "false",
+    },
+    {
+      name: "handover: frames that came into a ring meanwhile are not seen",
+      in: "invisible",
+      from: "  look();\n  return frames;",
+      to: "  return frames;",
+    },
+    {
+      name: "handover: frames that left a ring meanwhile are not seen",
+      in: "invisible",
+      from: "  look();\n  const never",
+      to: "  const never",
+    },
+  ]),
+  ...mutantsOf("tiles/net/tile.ts", ["unit/net_handover"], [
+    {
+      name: "net tile: what waits for a neighbour is lost when it leaves",
+      in: "NetTile.relinquish",
+      from: "this.#holding.clear();",
+      to: "",
+    },
+    {
+      name: "net tile: what an app has reserved is lost when it leaves",
+      in: "NetTile.relinquish",
+      from: "for (const app of this.#inline) app.relinquish();",
+      to: "",
+    },
+    {
+      name: "net tile: what there is no room for is lost when it leaves",
+      in: "NetTile.relinquish",
+      from: "this.#counters[NET.index.tx_drop_ring_full] += port.dropQueued();",
+      to: "",
+    },
+    {
+      name: "net tile: does not wait for its turn",
+      in: "createInTurn",
+      from: "await context.turn?.();",
+      to: "void context.turn?.();",
+    },
+    {
+      name: "net tile: totals begin anew with new sockets",
+      in: "NetTile.#countStatistics",
+      from: "before[i] = this.#counters[counter];",
+      to: "before[i] = 0;",
+    },
+  ]),
+  ...mutantsOf("tiles/net/app_link.ts", ["unit/net_handover", "unit/net_app_link"], [
+    {
+      name: "app link: a successor does not know what was taken back",
+      in: "AppLink.#takeBack",
+      from: "this.#state[State.reclaimed] = this.#reclaimed;",
+      to: "",
+    },
+    {
+      name: "app link: a successor does not count large buffers that are out",
+      in: "AppLink.resume",
+      from: "else if (this.#umem.isLarge(offset)) this.largeOut++;",
+      to: "",
+    },
+    {
+      name: "app link: a successor copies over payloads that are being read",
+      in: "AppLink.constructor",
+      from: "if (!goesOn || pushed === reclaimed) return;",
+      to: "if (goesOn) return;",
+    },
+  ]),
   ...mutantsOf("tiles/net/heard.ts", ["unit/net_heard", "unit/stranger_tables"], [
+    {
+      name: "heard: a successor forgets later than it should",
+      in: "Heard.constructor",
+      from: "if (words[at] !== 0) this.#count++;",
+      to: "",
+    },
     {
       name: "heard: addresses are not mixed with a seed",
       in: "Heard.#hash",

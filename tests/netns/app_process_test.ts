@@ -209,6 +209,40 @@ Deno.test("what an app is not granted is an error of its start that names the gr
   link.close();
 });
 
+Deno.test("a granted file that the app's user cannot read is an error that says so", async () => {
+  const { link, app, file } = honest(HONEST);
+  Deno.chmodSync(file, 0o600);
+  await assert.rejects(
+    app.start(),
+    new RegExp(`Permission denied.*'${file}': \\[apps\\] has to grant it .* file's mode`),
+  );
+  await app.stop();
+  link.close();
+});
+
+Deno.test("a folder of an app's files goes when nothing is started from it any more", async () => {
+  const { link, app } = honest(HONEST);
+  await app.start();
+  const place = runtimeFolders();
+  assert.equal(place.length, 1);
+  for (let i = 0; i < 3; i++) {
+    await app.prepare();
+    await app.takeOver();
+  }
+  await app.prepare();
+  app.abandon();
+  await eventually("one folder", () => Promise.resolve(runtimeFolders().length === 1 || undefined));
+  await app.stop();
+  assert.deepEqual(runtimeFolders(), []);
+  link.close();
+});
+
+/** Folders of the app `honest` in this process's folder of the runtime. */
+function runtimeFolders(): string[] {
+  return [...Deno.readDirSync(`/run/tegula-${Deno.pid}`)].map(({ name }) => name)
+    .filter((name) => name.startsWith("honest"));
+}
+
 Deno.test("a successor that cannot start changes nothing", async () => {
   const { link, lines, app } = honest(HONEST);
   await app.start();
@@ -220,6 +254,43 @@ Deno.test("a successor that cannot start changes nothing", async () => {
   assert.equal(lines.length, 3);
   await app.stop();
   link.close();
+});
+
+Deno.test("state outlives its process, killed or handed over, and is its predecessor's until begin()", async () => {
+  const module = Deno.makeTempFileSync({ suffix: ".js" });
+  Deno.writeTextFileSync(
+    module,
+    `export default ({ state, log }) => {
+      try { state.view } catch (error) { log(error.message); }
+      return {
+        begin() {
+          log(\`version \${state.version}, \${state.view.length} bytes, first \${state.view[0]}\`);
+          state.view[0]++;
+          state.setVersion(state.version + 1);
+        },
+        receive(requests, out) { while (requests.next()) out.reflect(); },
+      };
+    };`,
+  );
+  const link = new EchoLink("own");
+  const lines: string[] = [];
+  const app = link.process(
+    link.plan(`file://${module}`, { hasState: true }),
+    (line) => lines.push(line),
+  );
+  await app.start();
+  await app.prepare();
+  await app.takeOver();
+  Deno.kill(app.pid, "SIGKILL");
+  link.send(1);
+  await link.settle(PATIENCE_MS / 1000);
+  await app.stop();
+  link.close();
+  const early = "own: its state may still be its predecessor's: it is to be used from begin() on";
+  const begun = (n: number) => `own: version ${n}, ${65_536 - 4096} bytes, first ${n}`;
+  assert.deepEqual(lines.filter((line) => !line.includes("SIGKILL")), [
+    ...[early, begun(0), early, begun(1), early, begun(2)],
+  ]);
 });
 
 globalThis.addEventListener("unload", closeFiles);

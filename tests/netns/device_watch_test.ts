@@ -4,7 +4,7 @@
  * drops them without a word, as a driver does whose zero-copy does not work.
  */
 
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, fail, ok } from "node:assert/strict";
 import { RingWatch } from "../../cli/watch.ts";
 import { Filter } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -24,27 +24,36 @@ const setup = openXskSetup(libraryPath("xsk"));
 const xsk = openXsk(libraryPath("xsk"));
 const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 
-const PARTS = { xsk, exists: () => true };
+const PARTS = { xskSetup: setup, exists: () => true, gone: () => {} };
 
 /** An interface that is attached, with a socket on its only queue; its frames go to socket `to`. */
-function attach({ near: { name, ifindex, mac } }: Wire, { to }: { to?: number } = {}): Attachment {
-  const register: XskSetup["register"] = (program, slot) => setup.register(program, to ?? slot);
+function attach(
+  { near: { name, ifindex, mac } }: Wire,
+  { to }: { to?: number } = {},
+): { attachment: Attachment; slot: number } {
+  const register: XskSetup["register"] = (program, queue, fd) =>
+    setup.register(program, queue, to ?? fd);
   const parts = { name, ifindex, queues: 1, map: regions.mapShared };
   const attachment = new Attachment({ ...setup, register }, parts);
   const filter = new Filter(attachment.filter);
   filter.setMac(mac);
   filter.setPorts([7]);
   filter.add(ADDRESS);
-  attachment.open([{ queue: 0, netTile: 0, umem }], "copy");
+  attachment.prepare([{ queue: 0, netTile: 0, umem }]);
+  const slot = xsk.adopt(attachment.prepared[0].fd, umem, RING_ENTRIES);
+  attachment.open("copy");
   attachment.serve();
-  return attachment;
+  return { attachment, slot };
 }
 
 /** Sends a frame that is ours before each look; returns what the watch said. */
-function watch(wire: Wire, attachment: Attachment, { receives }: { receives: boolean }): string[] {
+function watch(
+  wire: Wire,
+  { attachment, slot }: { attachment: Attachment; slot: number },
+  { receives }: { receives: boolean },
+): string[] {
   const said: string[] = [];
   const rings = new RingWatch([attachment], { ...PARTS, log: (line) => said.push(line) });
-  const [{ slot }] = attachment.sockets;
   using far = wire.farSocket();
   for (let i = 0; i < LOOKS && said.length === 0; i++) {
     far.send(ours(wire, `look ${i}`));
@@ -58,6 +67,11 @@ function watch(wire: Wire, attachment: Attachment, { receives }: { receives: boo
   return said;
 }
 
+function letGo({ attachment, slot }: { attachment: Attachment; slot: number }): void {
+  xsk.release(slot);
+  attachment.unload();
+}
+
 function ours({ near: { mac } }: Wire, payload: string): Uint8Array<ArrayBuffer> {
   return frame({ to: mac, destination: ADDRESS, port: 7, payload });
 }
@@ -66,7 +80,7 @@ Deno.test("an interface whose frames do not arrive is given back to the kernel",
   using liar = new Wire("liar");
   using other = new Wire("other");
   const good = attach(other);
-  const bad = attach(liar, { to: good.sockets[0].slot });
+  const bad = attach(liar, { to: good.attachment.sockets[0].fd });
   deepEqual(watch(liar, bad, { receives: false }), [
     "liar: frames are redirected but do not arrive; the kernel has them again",
   ]);
@@ -76,44 +90,47 @@ Deno.test("an interface whose frames do not arrive is given back to the kernel",
   using far = liar.farSocket();
   far.send(ours(liar, "for the kernel"));
   ok(kernel.receive(carries("for the kernel")), "the kernel did not get it");
-  bad.close();
-  good.close();
+  for (const each of [bad, good]) letGo(each);
 });
 
 Deno.test("an interface that is deleted is missed, once, and no other is", () => {
   using wire = new Wire("kept");
   using other = new Wire("gone");
-  const attachments = [wire, other].map((each) => attach(each));
+  const all = [wire, other].map((each) => attach(each));
+  const attachments = all.map(({ attachment }) => attachment);
   const there = new Set(attachments.map(({ ifindex }) => ifindex));
-  const said: string[] = [];
+  const gone: string[] = [];
   const rings = new RingWatch(attachments, {
-    ...{ xsk, exists: (ifindex) => there.has(ifindex) },
-    log: (line) => said.push(line),
+    xskSetup: setup,
+    exists: (ifindex) => there.has(ifindex),
+    gone: ({ name }) => gone.push(name),
+    log: fail,
   });
   rings.look();
-  deepEqual(said, []);
+  deepEqual(gone, []);
   there.delete(other.near.ifindex);
   rings.look();
   rings.look();
-  equal(said.length, 1);
-  match(said[0], /^gone: it is gone, .* until tegula is started again$/);
-  for (const attachment of attachments) attachment.close();
+  deepEqual(gone, ["gone"]);
+  equal(setup.attached(other.near.ifindex), null);
+  equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  all.forEach(letGo);
 });
 
 Deno.test("an interface whose frames arrive is left alone", () => {
   using wire = new Wire("honest");
-  const attachment = attach(wire);
+  const attached = attach(wire);
   const frames = Uint32Array.from({ length: 64 }, (_, i) => i * FRAME_BYTES);
-  equal(xsk.fill(attachment.sockets[0].slot, frames, frames.length), frames.length);
-  deepEqual(watch(wire, attachment, { receives: true }), []);
+  equal(xsk.fill(attached.slot, frames, frames.length), frames.length);
+  deepEqual(watch(wire, attached, { receives: true }), []);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");
-  attachment.close();
+  letGo(attached);
 });
 
 Deno.test("an interface that says what it dropped, here for want of frames, is left alone", () => {
   using wire = new Wire("starved");
-  const attachment = attach(wire);
-  deepEqual(watch(wire, attachment, { receives: false }), []);
+  const attached = attach(wire);
+  deepEqual(watch(wire, attached, { receives: false }), []);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");
-  attachment.close();
+  letGo(attached);
 });

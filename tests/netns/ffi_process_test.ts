@@ -6,10 +6,14 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import { openProcesses } from "../../ffi/process.ts";
+import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
+import type { Upgraded } from "./process_upgrade.ts";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const EPERM = 1, EACCES = 13, ENOSYS = 38;
+const EPERM = 1, EACCES = 13, EINVAL = 22, ENOSYS = 38, EOPNOTSUPP = 95;
+const CAP_NET_ADMIN = 1 << 12;
 
 /** A folder that every user can read, with all that a child loads. */
 const FOLDER = makeFolder();
@@ -30,8 +34,20 @@ function makeFolder(): string {
     const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);
     Deno.writeTextFileSync(`${folder}/${name}`, text.replaceAll(/(from "\..*)\.ts"/g, '$1.js"'));
   }
+  copyTree(`${folder}/appliance`, "process_appliance.ts");
   for (const { name } of Deno.readDirSync(folder)) Deno.chmodSync(`${folder}/${name}`, 0o755);
   return folder;
+}
+
+/** Copies to `folder` what a program of this folder has loaded, as it lies in the source tree. */
+function copyTree(folder: string, program: string): void {
+  for (const part of ["ffi", "build", "tests/netns"]) {
+    Deno.mkdirSync(`${folder}/${part}`, { recursive: true });
+    for (const { name } of Deno.readDirSync(`${ROOT}${part}`)) {
+      if (part === "tests/netns" && name !== program) continue;
+      Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/${part}/${name}`);
+    }
+  }
 }
 
 function run(program: string, ...args: string[]): void {
@@ -56,18 +72,22 @@ const STARTERS: { readonly [name: string]: readonly string[] } = {
   beneath: [`${FOLDER}/beneath_a_listener`],
 };
 
-function command(starter: string, task: Partial<Task>): Deno.Command {
+function command(
+  starter: string,
+  task: Partial<Task>,
+  { deno = Deno.execPath(), here = HERE } = {},
+): Deno.Command {
   const argument = JSON.stringify({ folder: FOLDER, options: {}, ...task });
   const host = [
     ...[
-      Deno.execPath(),
+      deno,
       "run",
       "--allow-all",
       "--no-check",
       "--no-lock",
       "--unstable-worker-options",
     ],
-    ...[`${HERE}process_host.ts`, argument],
+    ...[`${here}process_host.ts`, argument],
   ];
   const [program, ...args] = [...STARTERS[starter], ...host];
   return new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
@@ -78,8 +98,9 @@ function outcome(
   starter: string,
   work: string,
   task: Partial<Task> = {},
+  from?: Parameters<typeof command>[2],
 ): Outcome & { words: string } {
-  const { success, stdout, stderr } = command(starter, { work, ...task }).outputSync();
+  const { success, stdout, stderr } = command(starter, { work, ...task }, from).outputSync();
   const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
   ok(success, `${out}${words}`);
   return { ...JSON.parse(out.trim().split("\n").at(-1)!), words };
@@ -168,79 +189,170 @@ for (const starter of Object.keys(STARTERS)) {
   });
 }
 
-Deno.test("honest code has crypto, timers, workers and its files, and is refused nothing", () => {
-  const { messages, ending, refused } = outcome("root", "honest", {
-    options: { isolates: 2, memoryMib: 256 },
+/** What an appliance may do outside of its tiles that an app's process may not. */
+const APPLIANCE_MAY: { readonly [attack: string]: number } = {
+  "socket INET": 0,
+  "socket NETLINK": 0,
+  // Wrong arguments, and landlock's, which is asked after the filter.
+  seccomp: EINVAL,
+  capset: EINVAL,
+  "open to read": EACCES,
+  "open memory": EACCES,
+};
+/** Of what a tile is refused, calls that its filter has an answer of its own to. */
+const UNCOUNTED: { readonly [attack: string]: number } = {
+  clone3: ENOSYS,
+  "shared memory without a file": ENOSYS,
+};
+
+for (const starter of Object.keys(STARTERS)) {
+  Deno.test(`an appliance started by ${starter} runs tiles that confine themselves`, () => {
+    const { messages, missing, status, namespaces, ending, answers, written, words } = outcome(
+      starter,
+      "appliance",
+      {
+        then: "kill",
+        udpSockets: 8,
+        permissions: ["--allow-net"],
+        options: { role: "appliance", uid: 60123, netAdmin: true },
+      },
+    );
+    deepEqual(ending, { status: 0, signal: 9 }, words);
+    const unprivileged = !["root", "beneath"].includes(starter);
+    const netAdmin = !["user", "nobody"].includes(starter) ? CAP_NET_ADMIN : 0;
+    deepEqual(missing, unprivileged ? [...NAMESPACES.slice(1), USER, THREADS] : []);
+    deepEqual(namespaces, {
+      ...{ net: false, user: false, ipc: !unprivileged, uts: !unprivileged },
+      ...{ pid: !unprivileged, cgroup: !unprivileged },
+    });
+    for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+      equal(parseInt(status[set], 16), netAdmin, set);
+    }
+    equal(status.NoNewPrivs, "1");
+    const [{ tiles, listeners, digest, main }] = messages;
+    deepEqual([listeners, answers, digest, written], [[true, true], ["back", "back"], 32, 42]);
+    equal(tiles.netlink.did.port, true);
+    deepEqual(tiles.net.did.rings, unprivileged ? EOPNOTSUPP : 0);
+    equal(tiles.net.did.ready, 0);
+    // The launcher's own filter refuses it before ours.
+    const namespace = ["unit", "nobody"].includes(starter) ? EPERM : ENOSYS;
+    const otherwise: { readonly [attack: string]: number } = { ...APPLIANCE_MAY, namespace };
+    deepEqual(
+      main,
+      Object.fromEntries(Object.keys(main).map((name) => [name, otherwise[name] ?? ENOSYS])),
+    );
+    for (const [role, tile] of Object.entries<Said>(tiles)) {
+      deepEqual(tile.confined, { landlock: true, observed: starter !== "beneath" }, role);
+      equal(parseInt(tile.capabilities, 16), role === "netlink" ? netAdmin : 0, role);
+      ok(Object.keys(tile.errors).length > 50);
+      deepEqual(
+        tile.errors,
+        Object.fromEntries(
+          Object.keys(tile.errors).map((name) => [name, UNCOUNTED[name] ?? EPERM]),
+        ),
+        role,
+      );
+      if (starter === "beneath") continue;
+      for (const call of ["ptrace", "execve", "socket", "openat", "seccomp", "memfd_create"]) {
+        ok(tile.refused.includes(call), `${role}: ${call} of ${tile.refused}`);
+      }
+    }
   });
-  deepEqual(messages, [{
-    honest: {
-      digest: 32,
-      worker: 2,
-      own: true,
-      file: "NotCapable",
-      command: "NotCapable",
-      connect: "NotCapable",
-      memory: true,
-      date: "1970-01-01T00:00:00.000Z",
-      random: 4,
-      path: true,
-    },
-  }]);
-  deepEqual(refused, {});
-  deepEqual(ending, { status: 0, signal: 0 });
+}
+
+Deno.test("an appliance may have 4,096 sockets, and descriptors for 20 workers besides", () => {
+  const { messages, limits, answers, words } = outcome("root", "appliance", {
+    then: "kill",
+    udpSockets: 4096,
+    permissions: ["--allow-net"],
+    options: { role: "appliance", uid: 60123, threads: 300 },
+  });
+  deepEqual(answers, ["back", "back"], words);
+  equal(messages[0].tiles.net.did.ready, 0);
+  equal(limits["Max open files"], String(4 + 5 + 4096 + 1 + 512));
+  equal(limits["Max processes"], "300");
 });
 
-Deno.test("what is granted works, and opens nothing else", async () => {
-  const folder = `${FOLDER}/own`;
-  Deno.mkdirSync(folder);
-  Deno.chmodSync(folder, 0o777);
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  const echo = (async () => {
-    const connection = await listener.accept();
-    await connection.readable.pipeTo(connection.writable);
-  })();
-  const { stdout, stderr } = await command("root", {
-    work: "granted",
-    permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
-    options: {
-      net: true,
-      clock: true,
-      write: [folder],
-      env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
-    },
-  }).output();
-  const words = new TextDecoder().decode(stderr);
-  const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
-  deepEqual(messages, [{
-    granted: {
-      answer: 7,
-      datagram: 9,
-      file: "written",
-      other: "PermissionDenied",
-      clock: { adjtimex: 0 },
-      errors: {
-        "open to read": EACCES,
-        "open memory": EACCES,
-        "open to write": EACCES,
-        "open a region": EACCES,
-        openat2: ENOSYS,
-        mkdir: EACCES,
-        fork: EPERM,
-        execve: EPERM,
-        execveat: EPERM,
-        memfd_create: EPERM,
-        ptrace: EPERM,
-        "socket UNIX": EACCES,
+const PROCESSES = ["app", "appliance"] as const;
+
+for (const role of PROCESSES) {
+  Deno.test(`honest code has crypto, timers, workers and its files, and is refused nothing: ${role}`, () => {
+    const { messages, ending, refused } = outcome("root", "honest", {
+      options: { role, isolates: 2, memoryMib: 256 },
+    });
+    deepEqual(messages, [{
+      honest: {
+        digest: 32,
+        worker: 2,
+        own: true,
+        file: "NotCapable",
+        command: "NotCapable",
+        connect: "NotCapable",
+        memory: true,
+        date: "1970-01-01T00:00:00.000Z",
+        random: 4,
+        path: Deno.execPath(),
       },
-    },
-  }], words || undefined);
-  equal(namespaces.net, false);
-  equal(namespaces.pid, true);
-  equal(refused.ptrace, 1);
-  await echo;
-  listener.close();
-});
+    }]);
+    deepEqual(refused, {});
+    deepEqual(ending, { status: 0, signal: 0 });
+  });
+
+  Deno.test(`what is granted works, and opens nothing else: ${role}`, async () => {
+    const folder = `${FOLDER}/own ${role}`;
+    const refusal = (error: number) => role === "app" ? error : ENOSYS;
+    Deno.mkdirSync(folder);
+    Deno.chmodSync(folder, 0o777);
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr as Deno.NetAddr;
+    const echo = (async () => {
+      const connection = await listener.accept();
+      await connection.readable.pipeTo(connection.writable);
+    })();
+    const { stdout, stderr } = await command("root", {
+      work: "granted",
+      then: "kill",
+      permissions: ["--unstable-net", "--allow-net", "--allow-env=TASK", `--allow-write=${FOLDER}`],
+      options: {
+        role,
+        net: true,
+        clock: true,
+        write: [folder],
+        env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
+      },
+    }).output();
+    const words = new TextDecoder().decode(stderr);
+    const { messages, namespaces, refused } = JSON.parse(new TextDecoder().decode(stdout));
+    deepEqual(messages, [{
+      granted: {
+        answer: 7,
+        datagram: 9,
+        file: "written",
+        other: "PermissionDenied",
+        clock: { adjtimex: 0 },
+        errors: {
+          "open to read": EACCES,
+          "open memory": EACCES,
+          "open to write": EACCES,
+          "open a region": EACCES,
+          openat2: ENOSYS,
+          mkdir: EACCES,
+          fork: refusal(EPERM),
+          execve: refusal(EPERM),
+          execveat: refusal(EPERM),
+          memfd_create: refusal(EPERM),
+          ptrace: refusal(EPERM),
+          "socket UNIX": refusal(EACCES),
+        },
+      },
+    }], words || undefined);
+    equal(namespaces.net, false);
+    equal(namespaces.pid, true);
+    equal(refused.ptrace, role === "app" ? 1 : undefined);
+    await echo;
+    listener.close();
+  });
+}
 
 Deno.test("regions are shared by their descriptors, and one for reading stays so", () => {
   const { messages, written, ending } = outcome("root", "regions");
@@ -255,6 +367,58 @@ Deno.test("regions are shared by their descriptors, and one for reading stays so
   }]);
   equal(written, 42);
   deepEqual(ending, { status: 0, signal: 0 });
+});
+
+Deno.test("Deno and the libraries may lie in a folder that is closed to the child's user", () => {
+  const closed = `${FOLDER}/closed`;
+  Deno.mkdirSync(closed, { mode: 0o700 });
+  copyTree(closed, "process_host.ts");
+  Deno.copyFileSync(Deno.execPath(), `${closed}/deno`);
+  const from = { deno: `${closed}/deno`, here: `${closed}/tests/netns/` };
+  const { messages, ending, refused } = outcome("root", "honest", {
+    options: { isolates: 2, memoryMib: 256, uid: 60123 },
+  }, from);
+  equal(messages[0].honest.path, `${closed}/deno`);
+  deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
+  // Without the seal there is no start: the loader would go on.
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o600);
+  const task = { work: "ready", options: { uid: 60123 } };
+  const { success, stderr } = command("root", task, from).outputSync();
+  equal(success, false);
+  match(new TextDecoder().decode(stderr), /\(open the library that seals it\): EACCES/);
+  Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o755);
+  // The seal is on: execve is refused by it alone.
+  const { messages: [{ errors }] } = outcome("root", "attack", { options: { uid: 60123 } }, from);
+  deepEqual([errors.execve, errors.execveat, errors.seccomp], [EPERM, EPERM, EPERM]);
+});
+
+Deno.test("a program that was replaced goes on to start what it is", () => {
+  const deno = `${FOLDER}/replaced`;
+  Deno.copyFileSync(Deno.execPath(), deno);
+  const { messages, missing } = outcome("root", "ready", { then: "kill", replaced: true }, {
+    deno,
+  });
+  deepEqual([messages, missing], [[{ ready: true }], []]);
+});
+
+Deno.test("readableBy() says whether a user can read a file, as its folders let it", () => {
+  const { readableBy } = openProcesses(libraryPath("process"));
+  const folder = `${FOLDER}/readable`;
+  Deno.mkdirSync(`${folder}/in`, { recursive: true, mode: 0o755 });
+  Deno.writeTextFileSync(`${folder}/in/file`, "", { mode: 0o640 });
+  Deno.chownSync(`${folder}/in/file`, 60123, 60124);
+  const readers = () =>
+    [[0, 0], [60123, 60123], [1000, 60124], [1000, 1000]]
+      .map(([uid, gid]) => readableBy(`${folder}/in/file`, uid, gid));
+  deepEqual(readers(), [true, true, true, false]);
+  Deno.chmodSync(folder, 0o710);
+  deepEqual(readers(), [true, false, false, false]);
+  equal(readableBy(folder, 0), true);
+  Deno.chmodSync(folder, 0o744);
+  equal(readableBy(folder, 1000), false, "a folder has to be entered, too");
+  Deno.chmodSync(folder, 0o755);
+  equal(readableBy(folder, 1000), true);
+  equal(readableBy(`${folder}/none`, 0), false);
 });
 
 Deno.test("a process that spins is ended and reaped", () => {
@@ -289,6 +453,20 @@ Deno.test("what a process writes is said in its name, in bounds, without control
   deepEqual(ending, { status: 1, signal: 0 });
 });
 
+Deno.test("what names itself is said as it is, in wider bounds", () => {
+  const { words } = outcome("root", "talk", { verbatim: true });
+  const lines = words.trim().split("\n");
+  equal(lines[0], "line 0\\x1b[31m");
+  ok(lines.length > 500 && lines.length < 5000, `${lines.length} lines`);
+  equal(outcome("root", "long", { verbatim: true }).words.length, 4096 + 1);
+});
+
+Deno.test("a slot of the observer goes from process to process, and each line is its process's", () => {
+  const { words } = outcome("root", "name", { times: 20 });
+  const names = Array.from({ length: 20 }, (_, i) => i < 19 ? `child ${i + 1}` : "child");
+  deepEqual(words.trim().split("\n"), names.map((name) => `${name}: ${name}`));
+});
+
 Deno.test("a process dies with the one that started it", async () => {
   const host = command("root", { work: "ready", then: "stay" }).spawn();
   const reader = host.stdout.pipeThrough(new TextDecoderStream()).getReader();
@@ -309,6 +487,47 @@ Deno.test("a process dies with the one that started it", async () => {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 });
+
+for (const starter of ["root", "user"]) {
+  Deno.test(`a master started by ${starter} executes itself in its place, and its child goes on`, () => {
+    const writable = Deno.makeTempDirSync({ prefix: "process-writable-" });
+    Deno.chmodSync(writable, 0o777);
+    const [program, ...args] = [
+      ...STARTERS[starter],
+      ...[Deno.execPath(), "run", "--allow-all", "--no-check", "--no-lock"],
+      ...[`${HERE}process_upgrade.ts`, FOLDER, writable],
+    ];
+    const { stdout, stderr } = new Deno.Command(program, { args }).outputSync();
+    const words = new TextDecoder().decode(stderr);
+    ok(stdout.length > 0, words);
+    const got: Upgraded = JSON.parse(new TextDecoder().decode(stdout));
+    equal(got.pids[1], got.pids[0]);
+    equal(got.parentOfChild, got.pids[1]);
+    equal(got.answer, "attack");
+    deepEqual(got.refused, ["ptrace"]);
+    deepEqual([got.ready, got.ending], [1, { status: 0, signal: 9 }]);
+    deepEqual(got.next, { missing: MISSING[starter], answer: "second" });
+    match(words, /^child: asked first\nchild: asked attack\nchild: asked second\n/);
+    // CAP_SYS_PTRACE and CAP_SYS_MODULE are none that it needs.
+    ok(got.threads.length > 3);
+    for (const thread of got.threads) {
+      const [noNewPrivileges, effective, bounding] = thread.split(",");
+      equal(noNewPrivileges, "1");
+      equal(BigInt(`0x${effective}`) & 0x90000n, 0n);
+      if (starter === "root") equal(effective, bounding);
+    }
+    deepEqual(got.tried, {
+      "write in its folder": "done",
+      "listen in its folder": "done",
+      "write elsewhere": "PermissionDenied",
+      "remove elsewhere": "PermissionDenied",
+      "read elsewhere": "done",
+      execute: "done",
+      "listen on TCP": "SystemError",
+    });
+    Deno.removeSync(writable, { recursive: true });
+  });
+}
 
 Deno.test("100 starts leave no descriptor behind", () => {
   const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });

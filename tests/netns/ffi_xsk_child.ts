@@ -8,7 +8,7 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 
-const [ifname, ifindex, mac] = Deno.args;
+const [ifindex, mac] = Deno.args;
 const regions = openRegions(libraryPath("region"));
 const setup = openXskSetup(libraryPath("xsk"));
 const memory = regions.create("umem", 64 * 2048).writer;
@@ -17,18 +17,13 @@ const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
 filter.setMac(Uint8Array.fromHex(mac));
 filter.setPorts([7]);
 filter.add(0xc6120001);
-const slot = setup.open(memory, {
-  frameBytes: 2048,
-  headroom: 0,
-  ring: 64,
-  ifname,
-  ifindex: Number(ifindex),
-  queue: 0,
-  mode: "copy",
-});
+const fd = setup.prepare(memory, { frameBytes: 2048, headroom: 0, ring: 64 });
+const xsk = openXsk(libraryPath("xsk"));
+const slot = xsk.adopt(fd, memory, 64);
+const bound = setup.bind(fd, { ifindex: Number(ifindex), queue: 0, mode: "copy" });
 const attached = setup.attach(program, Number(ifindex), "native");
-if (slot < 0 || attached < 0) throw new Error(`open ${slot}, attach ${attached}`);
-openXsk(libraryPath("xsk")).fill(slot, Uint32Array.from({ length: 64 }, (_, i) => i * 2048), 64);
-setup.register(program, slot);
+if (slot < 0 || bound < 0 || attached < 0) throw new Error(`${slot}, ${bound}, ${attached}`);
+xsk.fill(slot, Uint32Array.from({ length: 64 }, (_, i) => i * 2048), 64);
+setup.register(program, 0, fd);
 console.log("serving");
 setInterval(() => {}, 1000);

@@ -5,6 +5,8 @@
  */
 
 import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { linesOf } from "../../cli/lines.ts";
 import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../ffi/errno.ts";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
@@ -13,7 +15,9 @@ import { u64, u8, type View } from "../../ffi/view.ts";
 import {
   openXsk,
   openXskSetup,
+  VISIBLE_HEADER_WORDS,
   type XdpProgram,
+  XSK_CURSORS,
   XSK_STATISTICS,
   XskStatistic,
 } from "../../ffi/xsk.ts";
@@ -33,6 +37,12 @@ const FRAME_BYTES = 2048;
 const FRAMES = 1024;
 const RING = 256;
 const ADDRESS = 0xc6120001;
+const OPTIONS = { frameBytes: FRAME_BYTES, headroom: 0, ring: RING };
+
+const F_SETFD = 2;
+const libc = Deno.dlopen("libc.so.6", {
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+}).symbols;
 
 const regions = openRegions(libraryPath("region"));
 const setup = openXskSetup(libraryPath("xsk"));
@@ -51,21 +61,42 @@ function loadFor(end: End, queues = 1) {
   return { program, filter, redirected: (queue: number) => Number(counts[queue]) };
 }
 
-function open(end: End, { queue = 0, mode = "copy", in: umem = memory }: {
-  queue?: number;
-  mode?: "copy" | "zero-copy";
-  in?: View;
-} = {}): number {
-  const { name: ifname, ifindex } = end;
-  return setup.open(umem, {
-    frameBytes: FRAME_BYTES,
-    headroom: 0,
-    ring: RING,
-    ifname,
-    ifindex,
-    queue,
-    mode,
-  });
+/** A socket: the descriptor, its slot, and what it is bound to. */
+interface Open {
+  readonly fd: number;
+  readonly slot: number;
+  readonly queue: number;
+}
+
+/** A socket that is prepared and adopted. */
+function prepare({ queue = 0, in: umem = memory }: { queue?: number; in?: View } = {}): Open {
+  const fd = setup.prepare(umem, OPTIONS);
+  ok(fd >= 0, `prepare: ${fd}`);
+  const slot = xsk.adopt(fd, umem, RING);
+  ok(slot >= 0, `adopt: ${slot}`);
+  return { fd, slot, queue };
+}
+
+function bind(
+  { fd, queue }: Open,
+  { ifindex }: { ifindex: number },
+  mode: "copy" | "zero-copy" = "copy",
+): number {
+  return setup.bind(fd, { ifindex, queue, mode });
+}
+
+/** A socket that is bound. */
+function open(end: End, options?: Parameters<typeof prepare>[0]): Open {
+  const socket = prepare(options);
+  equal(bind(socket, end), 0);
+  return socket;
+}
+
+function close(...sockets: Open[]): void {
+  for (const { fd, slot } of sockets) {
+    xsk.release(slot);
+    setup.close(fd);
+  }
 }
 
 /** Attaches and returns the link. */
@@ -112,10 +143,10 @@ for (const mode of ["native", "generic"] as const) {
     using wire = new Wire("basic");
     using far = wire.farSocket();
     const { program, redirected } = loadFor(wire.near);
-    const slot = open(wire.near);
-    ok(slot >= 0);
+    const socket = open(wire.near);
+    const { slot } = socket;
     const link = attach(program, wire.near, mode);
-    equal(setup.register(program, slot), 0);
+    equal(setup.register(program, 0, socket.fd), 0);
     fill(slot, 0, RING);
 
     const before = BigInt(Date.now()) * 1_000_000n;
@@ -137,7 +168,7 @@ for (const mode of ["native", "generic"] as const) {
     equal(xsk.complete(slot, sent, 1, 0), 1);
     equal(sent[0], got.offset);
 
-    setup.close(slot);
+    close(socket);
     setup.unload(program);
     equal(setup.attached(wire.near.ifindex)?.name, "tegula");
     setup.detach(link);
@@ -149,9 +180,10 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
   using wire = new Wire("again");
   using far = wire.farSocket();
   const { program } = loadFor(wire.near);
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const link = attach(program, wire.near);
-  equal(setup.register(program, slot), 0);
+  equal(setup.register(program, 0, socket.fd), 0);
   // The only frame there is, and not the first.
   fill(slot, 1, 1);
   for (const payload of ["once", "twice"]) {
@@ -164,7 +196,7 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
     ok(far.receive(carries(payload)), "the answer did not arrive");
     equal(xsk.complete(slot, new Uint32Array(RING), RING, RING), 1 | (1 << 16));
   }
-  setup.close(slot);
+  close(socket);
   setup.unload(program);
   setup.detach(link);
 });
@@ -172,7 +204,8 @@ Deno.test("a frame that was sent goes back onto the fill ring by where it was se
 Deno.test("a burst larger than one kick sends is sent whole", () => {
   using wire = new Wire("burst");
   using far = wire.farSocket();
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const pairs = new Uint32Array(2 * RING);
   for (let i = 0; i < RING; i++) {
     const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9, payload: `burst ${i}.` });
@@ -182,12 +215,13 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   equal(xsk.transmit(slot, pairs, RING), RING);
   for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
-  setup.close(slot);
+  close(socket);
 });
 
 Deno.test("a full transmit ring takes what fits and goes on when it is asked again", () => {
   using wire = new Wire("full");
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9 });
   u8(memory).set(one, 0);
   const pairs = new Uint32Array(2 * 3 * RING).fill(0);
@@ -199,7 +233,7 @@ Deno.test("a full transmit ring takes what fits and goes on when it is asked aga
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
   equal(xsk.transmit(slot, pairs, 0), 0);
   equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
-  setup.close(slot);
+  close(socket);
 });
 
 Deno.test("the program takes our datagrams and leaves everything else to the kernel", async (t) => {
@@ -208,9 +242,10 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
   using kernel = new PacketSocket(wire.near.ifindex);
   const { program, filter, redirected } = loadFor(wire.near);
   filter.setVlans([5, 6]);
-  const slot = open(wire.near);
+  const socket = open(wire.near);
+  const { slot } = socket;
   const link = attach(program, wire.near);
-  equal(setup.register(program, slot), 0);
+  equal(setup.register(program, 0, socket.fd), 0);
   fill(slot, 0, RING);
   let serial = 0;
 
@@ -272,7 +307,7 @@ Deno.test("the program takes our datagrams and leaves everything else to the ker
   });
   await t.step("without a socket everything is the kernel's", () => {
     notEqual(redirected(0), 0);
-    setup.close(slot);
+    close(socket);
     const payload = `frame ${serial++}.`;
     far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
     ok(kernel.receive(carries(payload)), "the kernel did not get it");
@@ -286,11 +321,11 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
   using two = new Wire("two", { queues: 2 });
   const ends = [{ wire: one, queue: 0 }, { wire: two, queue: 0 }, { wire: two, queue: 1 }];
   const loaded = [loadFor(one.near), loadFor(two.near, 2)];
-  const slots = ends.map(({ wire, queue }) => open(wire.near, { queue }));
+  const sockets = ends.map(({ wire, queue }) => open(wire.near, { queue }));
+  const slots = sockets.map(({ slot }) => slot);
   equal(new Set(slots).size, 3);
-  ok(slots.every((slot) => slot >= 0));
-  slots.forEach((slot, i) => {
-    equal(setup.register(loaded[i === 0 ? 0 : 1].program, slot), 0);
+  sockets.forEach(({ slot, queue, fd }, i) => {
+    equal(setup.register(loaded[i === 0 ? 0 : 1].program, queue, fd), 0);
     fill(slot, i * 300, 200);
   });
   const links = [attach(loaded[0].program, one.near), attach(loaded[1].program, two.near)];
@@ -316,39 +351,258 @@ Deno.test("one UMEM serves several interfaces and queues", () => {
       equal(statistic(slot, XskStatistic.received), got.length);
     }
   }
-  for (const slot of slots) setup.close(slot);
+  close(...sockets);
   for (const link of links) setup.detach(link);
   for (const { program } of loaded) setup.unload(program);
 });
 
-Deno.test("open() says why it failed, and the memory is good for another try", () => {
+Deno.test("bind() says why it failed, and the socket and its mappings are good for another try", () => {
   using wire = new Wire("fails");
-  equal(open(wire.near, { mode: "zero-copy" }), -EOPNOTSUPP);
-  equal(open(wire.near, { queue: 7 }), -EINVAL);
-  equal(open({ ...wire.near, ifindex: wire.near.ifindex + 1 }), -ENODEV);
-  const slot = open(wire.near);
-  ok(slot >= 0);
-  equal(open(wire.near, { queue: 7 }), -EINVAL);
-  fill(slot, 0, RING); // the one that is open has its rings still
-  setup.close(slot);
+  using far = wire.farSocket();
+  const socket = prepare();
+  const { slot } = socket;
+  // What another process has put there already.
+  fill(slot, 0, RING);
+  equal(bind(socket, wire.near, "zero-copy"), -EOPNOTSUPP);
+  equal(bind({ ...socket, queue: 7 }, wire.near), -EINVAL);
+  equal(bind(socket, { ifindex: wire.near.ifindex + 1000 }), -ENODEV);
+  equal(bind(socket, wire.near), 0);
+  const { program } = loadFor(wire.near);
+  equal(setup.register(program, 0, socket.fd), 0);
+  const link = attach(program, wire.near);
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "at last" }));
+  ok(readable([slot]), "nothing came");
+  ok(carries("at last")(bytes(receive(slot)[0])));
+  close(socket);
+  setup.detach(link);
+  setup.unload(program);
 });
 
-Deno.test("open() waits for a queue that was just let go, and gives up on one in use", () => {
+Deno.test("bind() waits for a queue that was just let go, and gives up on one in use", () => {
   using wire = new Wire("busy");
-  for (let i = 0; i < 5; i++) {
-    const slot = open(wire.near);
-    ok(slot >= 0, `try ${i}: ${slot}`);
-    setup.close(slot);
-  }
+  for (let i = 0; i < 5; i++) close(open(wire.near));
   const holder = open(wire.near);
-  const other = regions.create("another umem", FRAMES * FRAME_BYTES).writer;
+  const other = prepare({ in: regions.create("another umem", FRAMES * FRAME_BYTES).writer });
   const started = performance.now();
-  equal(open(wire.near, { in: other }), -EBUSY);
+  equal(bind(other, wire.near), -EBUSY);
   ok(performance.now() - started < 20_000);
-  setup.close(holder);
-  const late = open(wire.near, { in: other });
-  ok(late >= 0, `after the holder went: ${late}`);
-  setup.close(late);
+  close(holder);
+  equal(bind(other, wire.near), 0);
+  close(other);
+});
+
+Deno.test("a slot of plain memory receives what is injected and gives back what is sent", () => {
+  const slot = xsk.memorySlot(memory, { frameBytes: FRAME_BYTES, ring: 4 });
+  ok(slot >= 0);
+  equal(xsk.fd(slot), -1);
+  const pairs = Uint32Array.of(256, 60, 300, 61, 256, 62, 256, 63, 256, 64);
+  equal(xsk.inject(slot, pairs, 5), 0); // there is nothing to be filled
+  equal(xsk.fill(slot, Uint32Array.of(5 * FRAME_BYTES + 7, FRAME_BYTES), 2), 2);
+  equal(xsk.inject(slot, pairs, 5), 2);
+  deepEqual([...pairs.subarray(0, 4)], [5 * FRAME_BYTES + 256, 60, FRAME_BYTES + 300, 61]);
+  const got = receive(slot);
+  deepEqual(got, [
+    { offset: 5 * FRAME_BYTES + 256, length: 60 },
+    { offset: FRAME_BYTES + 300, length: 61 },
+  ]);
+  const sent = new Uint32Array(RING);
+  // Often enough for every cursor to go around.
+  for (let turn = 0; turn < 8; turn++) {
+    equal(xsk.transmit(slot, Uint32Array.of(got[0].offset, 60), 1), 1);
+    equal(xsk.complete(slot, sent, RING, RING), 0);
+    equal(xsk.inject(slot, Uint32Array.of(0, 60), 1), turn === 0 ? 0 : 1);
+    equal(xsk.complete(slot, sent, RING, RING), 1 | (1 << 16));
+    equal(sent[0], got[0].offset);
+    equal(receive(slot).length, turn === 0 ? 0 : 1);
+  }
+  xsk.release(slot);
+});
+
+/** Offsets in the four rings of a slot: fill, receive, transmit, completion. */
+function visible(slot: number): number[][] {
+  const out = new Uint32Array(VISIBLE_HEADER_WORDS + 4 * RING);
+  const total = xsk.visible(slot, out);
+  ok(total >= 0);
+  let at = VISIBLE_HEADER_WORDS;
+  return Array.from(out.subarray(0, 4), (count) => [...out.subarray(at, at += count)]);
+}
+
+Deno.test("whoever resumes a slot goes on where the rings are, and sees each frame in them", () => {
+  using wire = new Wire("resumed");
+  using far = wire.farSocket();
+  const { program } = loadFor(wire.near);
+  const first = open(wire.near);
+  const { fd, slot } = first;
+  equal(setup.register(program, 0, fd), 0);
+  const link = attach(program, wire.near);
+  equal(setup.mappable(fd), 0);
+  const heir = xsk.adopt(fd, memory, RING);
+  ok(heir >= 0 && heir !== slot);
+  const at = (frame: number) => frame * FRAME_BYTES;
+  const frameOf = (offset: number) => Math.floor(offset / FRAME_BYTES);
+
+  equal(xsk.fill(slot, Uint32Array.of(at(3), at(1), at(2)), 3), 3);
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "one" }));
+  ok(readable([slot]));
+  const [got] = receive(slot);
+  equal(xsk.transmit(slot, Uint32Array.of(got.offset, got.length), 1), 1);
+  ok(far.receive(carries("one")));
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: "two" }));
+  ok(readable([slot]));
+
+  xsk.resume(heir);
+  const [filled, received, sending, sent] = visible(heir);
+  deepEqual([filled, received.map(frameOf), sending, sent], [[at(2)], [1], [], [got.offset]]);
+  const cursors = new Uint32Array(XSK_CURSORS);
+  xsk.cursors(heir, cursors);
+  deepEqual([...cursors], [3, 2, 2, 1, 1, 1, 1, 0]);
+  ok(carries("two")(bytes(receive(heir)[0])));
+  equal(xsk.complete(heir, new Uint32Array(1), 1, 1), 1 | (1 << 16));
+  deepEqual(visible(heir)[0], [at(2), got.offset]);
+
+  xsk.release(heir);
+  close(first);
+  setup.detach(link);
+  setup.unload(program);
+});
+
+Deno.test("cursors that make no sense are told, and not followed", () => {
+  const socket = prepare();
+  const heir = xsk.adopt(socket.fd, memory, RING);
+  fill(socket.slot, 0, RING);
+  fill(heir, 0, RING); // it has not resumed
+  equal(xsk.visible(heir, new Uint32Array(VISIBLE_HEADER_WORDS + 4 * RING)), -EINVAL);
+  xsk.release(heir);
+  close(socket);
+});
+
+Deno.test("a queue stays taken while a process has the rings of its socket", () => {
+  using wire = new Wire("held");
+  const { fd, slot } = open(wire.near);
+  setup.close(fd);
+  const next = prepare();
+  equal(bind(next, wire.near), -EBUSY);
+  xsk.release(slot);
+  equal(bind(next, wire.near), 0);
+  close(next);
+});
+
+Deno.test("a socket in the map is served, and taken out of it leaves all to the kernel", () => {
+  using wire = new Wire("paused");
+  using far = wire.farSocket();
+  using kernel = new PacketSocket(wire.near.ifindex);
+  const { program } = loadFor(wire.near);
+  const socket = open(wire.near);
+  fill(socket.slot, 0, RING);
+  const link = attach(program, wire.near);
+  const send = (payload: string) =>
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+  for (const round of ["first", "second"]) {
+    equal(setup.register(program, 0, socket.fd), 0);
+    send(`${round} ours`);
+    ok(readable([socket.slot]));
+    equal(receive(socket.slot).length, 1);
+    equal(setup.unregister(program, 0), 0);
+    send(`${round} kernel's`);
+    ok(kernel.receive(carries(`${round} kernel's`)));
+    equal(receive(socket.slot).length, 0);
+  }
+  close(socket);
+  setup.detach(link);
+  setup.unload(program);
+});
+
+/** A process that answers by socket `fd` with frames in region `umem`, once it is told to `go`. */
+async function startHeir(fd: number, umem: number) {
+  for (const each of [fd, umem]) equal(libc.fcntl(each, F_SETFD, 0), 0); // not closed on exec
+  const script = fileURLToPath(new URL("./ffi_xsk_heir_child.ts", import.meta.url));
+  const process = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--allow-all",
+      "--no-check",
+      script,
+      ...[fd, umem, FRAMES, FRAME_BYTES, RING].map(String),
+    ],
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const lines = linesOf(process.stdout);
+  const line = async () => (await lines.next()).value ?? "";
+  equal(await line(), "adopted");
+  return {
+    async go(): Promise<Record<string, number>> {
+      const writer = process.stdin.getWriter();
+      await writer.write(new Uint8Array(1));
+      await writer.close();
+      return JSON.parse(await line());
+    },
+    async kill(): Promise<void> {
+      try {
+        process.kill("SIGKILL");
+      } catch {
+        // It has ended.
+      }
+      await process.status;
+      while (!(await lines.next()).done);
+    },
+  };
+}
+
+Deno.test("a successor answers all that waited when a process was killed, 20 times", async () => {
+  using wire = new Wire("heirs");
+  using far = wire.farSocket();
+  const shared = regions.createShared("handed umem", FRAMES * FRAME_BYTES);
+  const umem = regions.mapShared(shared.writable, FRAMES * FRAME_BYTES);
+  const { program, redirected } = loadFor(wire.near);
+  const fd = setup.prepare(umem, OPTIONS);
+  equal(setup.bind(fd, { ifindex: wire.near.ifindex, queue: 0, mode: "copy" }), 0);
+  const link = attach(program, wire.near);
+  equal(setup.register(program, 0, fd), 0);
+  const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+  const each = (count: number, what: (payload: string) => void, name: string) => {
+    for (let i = 0; i < count; i++) what(`${name} ${i}.`);
+  };
+  const ask = (payload: string) =>
+    far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload: `${payload}?` }));
+  const answered = (payload: string) => ok(far.receive(carries(`${payload}!`)), payload);
+
+  const heirs: Awaited<ReturnType<typeof startHeir>>[] = [];
+  const start = async () => {
+    const heir = await startHeir(fd, shared.writable);
+    heirs.push(heir);
+    return heir;
+  };
+
+  try {
+    let serving = await start();
+    const nothing = await serving.go();
+    deepEqual([nothing.received, nothing.count, nothing.hidden], [0, 0, 0]);
+    const before = descriptors();
+    for (let round = 0; round < 20; round++) {
+      const heir = await start();
+      each(20, ask, `alive ${round}`);
+      each(20, answered, `alive ${round}`);
+      await serving.kill();
+      const waiting = redirected(0) + 100;
+      each(100, ask, `waits ${round}`);
+      while (redirected(0) < waiting) await new Promise((resolve) => setTimeout(resolve, 1));
+      const found = await heir.go();
+      each(100, answered, `waits ${round}`);
+      // Every frame that the kernel was given is in a ring, and only once.
+      const { frames, count, ...others } = found;
+      deepEqual(others, { received: 100, hidden: 0, descriptors: nothing.descriptors });
+      ok(frames === count && frames >= RING, `${count} times ${frames} frames`);
+      serving = heir;
+    }
+    equal(descriptors(), before);
+  } finally {
+    for (const heir of heirs) await heir.kill();
+  }
+  setup.close(fd);
+  setup.detach(link);
+  setup.unload(program);
+  for (const each of Object.values(shared)) regions.close(each);
 });
 
 Deno.test("another program on the interface is not disturbed, and told by id and name", () => {
@@ -371,7 +625,7 @@ Deno.test("a process that is killed leaves nothing, and its successor starts at 
   using wire = new Wire("killed");
   using far = wire.farSocket();
   using kernel = new PacketSocket(wire.near.ifindex);
-  const args = [wire.near.name, String(wire.near.ifindex), wire.near.mac.toHex()];
+  const args = [String(wire.near.ifindex), wire.near.mac.toHex()];
   const ask = (payload: string) =>
     far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
 

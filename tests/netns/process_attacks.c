@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/if_xdp.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -132,6 +133,23 @@ __attribute__((visibility("default"))) int map_writable(int fd, int afterwards)
 	if (at == MAP_FAILED)
 		return errno;
 	return afterwards && mprotect(at, 4096, PROT_READ | PROT_WRITE) < 0 ? errno : 0;
+}
+
+/* Maps the four rings of AF_XDP socket `fd`, as a net tile does that takes it over: 0, or an error. */
+__attribute__((visibility("default"))) int map_rings(int fd)
+{
+	static const off_t PAGES[] = {
+		XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING,
+	};
+	struct xdp_mmap_offsets offsets;
+	socklen_t length = sizeof(offsets);
+
+	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &length) < 0)
+		return errno;
+	for (int i = 0; i < 4; i++)
+		if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, PAGES[i]) == MAP_FAILED)
+			return errno;
+	return 0;
 }
 
 __attribute__((visibility("default"))) void crash(void)

@@ -1,15 +1,17 @@
 /**
  * What `ffi_process_test.ts` has run in a confined process, in plain JavaScript as an app's process is.
- * Arguments: what to do, the library of attacks, that of regions, and a file that it may not read.
+ * Arguments: what to do, the library of attacks, that of regions, a file that it may not read, and its
+ * name.
  */
 
-const [work, attacks, regionLibrary, forbidden] = Deno.args;
+const [work, attacks, regionLibrary, forbidden, name] = Deno.args;
 const native = Deno.dlopen(attacks, {
   attack: { parameters: ["i32"], result: "i32" },
   attack_name: { parameters: ["i32", "buffer"], result: "i32" },
   map_writable: { parameters: ["i32", "i32"], result: "i32" },
   crash: { parameters: [], result: "void" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
 }).symbols;
 
 function say(message) {
@@ -63,7 +65,7 @@ const works = {
         memory: Deno.memoryUsage().rss > 0,
         date: new Date(0).toISOString(),
         random: crypto.getRandomValues(new Uint8Array(4)).length,
-        path: Deno.execPath().length > 0,
+        path: Deno.execPath(),
       },
     });
   },
@@ -89,6 +91,8 @@ const works = {
       },
     });
     Deno.removeSync(`${file}.new`);
+    // Its namespaces are looked at before it is ended.
+    setInterval(() => {}, 1000);
   },
   async regions() {
     const { openRegions } = await import(regionLibrary.replace(/[^/]*$/, "region.js"));
@@ -127,6 +131,19 @@ const works = {
   crash: () => native.crash(),
   exit: () => Deno.exit(7),
   abort: () => Deno.kill(Deno.pid, "SIGABRT"),
+  answer() {
+    const room = new Uint8Array(64);
+    setInterval(() => {
+      const count = Number(native.read(3, room, 64n));
+      if (count <= 0) return;
+      const asked = new TextDecoder().decode(room.subarray(0, count));
+      console.log(`asked ${asked}`);
+      if (asked === "attack") attackErrors(/ptrace/);
+      native.write(3, room, BigInt(count));
+    }, 1);
+  },
+  name: () => console.log(name),
+  long: () => console.log("x".repeat(4096)),
   talk() {
     for (let i = 0; i < 2000; i++) console.log(`line ${i}\x1b[31m`);
     throw new Error("last words");

@@ -3,6 +3,7 @@
  * which privileges, is the test's to choose. Its argument is a `Task` in JSON; it prints an `Outcome`.
  */
 
+import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import {
   type Ending,
@@ -13,7 +14,9 @@ import {
 } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
+import { openUdpSetup } from "../../ffi/udp.ts";
 import { u32 } from "../../ffi/view.ts";
+import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 
 export interface Task {
   /** A key of `works` in `process_child.js`, or of what only this side does. */
@@ -24,6 +27,12 @@ export interface Task {
   /** What to do when the child is ready: nothing, end it, or tell of it and wait to be killed. */
   readonly then?: "kill" | "stay";
   readonly times?: number;
+  /** Another program takes the place of the host's first. */
+  readonly replaced?: boolean;
+  /** Its lines name themselves. */
+  readonly verbatim?: boolean;
+  /** Start it as an appliance with this many UDP sockets, and be its client. */
+  readonly udpSockets?: number;
   /** Permissions of Deno, besides those to read and load what is in `folder`. */
   readonly permissions?: readonly string[];
 }
@@ -42,6 +51,8 @@ export interface Outcome {
   /** What the child wrote into its region. */
   readonly written: number;
   readonly descriptors: readonly [before: number, after: number];
+  /** What came back over an appliance's listeners. */
+  readonly answers: readonly string[];
   readonly firstMessageMs: number;
   readonly reapedMs: number;
 }
@@ -61,6 +72,51 @@ const theirs = regions.createShared("theirs", 4096);
 u32(regions.mapShared(theirs.writable, 4096))[0] = 41;
 const view = u32(regions.mapShared(own.writable, 4096));
 
+const listeners = { path: `/tmp/process-${Deno.pid}.sock`, port: 4711 };
+
+/** What an appliance is handed besides its regions: listeners, an AF_XDP socket, UDP sockets. */
+function applianceDescriptors(): number[] {
+  const host = openHost(libraryPath("host"));
+  const udp = openUdpSetup(libraryPath("udp"));
+  const sockets = Array.from({ length: task.udpSockets! }, (_, i) => udp.open(10_000 + i));
+  return [
+    host.listenUnix(listeners.path, 0o600),
+    host.listenTcp("127.0.0.1", listeners.port),
+    Deno.uid() === 0 ? openXdpSocket() : sockets[0],
+    ...sockets,
+  ];
+}
+
+/** An AF_XDP socket on loopback, which takes a privilege. */
+function openXdpSocket(): number {
+  const umem = regions.createShared("umem", 1 << 20);
+  const slot = openXskSetup(libraryPath("xsk")).open(regions.mapShared(umem.writable, 1 << 20), {
+    ...{ frameBytes: 2048, headroom: 0, ring: 64, ifname: "lo", ifindex: 1, queue: 0 },
+    mode: "copy",
+  });
+  return openXsk(libraryPath("xsk")).fd(slot);
+}
+const handed = task.udpSockets === undefined ? [] : applianceDescriptors();
+
+/** What comes back from an appliance's listeners. */
+async function ask(): Promise<string[]> {
+  const answers: string[] = [];
+  for (
+    const address of [
+      { transport: "unix", path: listeners.path } as const,
+      { hostname: "127.0.0.1", port: listeners.port },
+    ]
+  ) {
+    const connection = await Deno.connect(address as Deno.ConnectOptions);
+    await connection.write(new TextEncoder().encode("back"));
+    const room = new Uint8Array(9);
+    answers.push(new TextDecoder().decode(room.subarray(0, await connection.read(room) ?? 0)));
+    connection.close();
+  }
+  Deno.removeSync(listeners.path);
+  return answers;
+}
+
 function fields(pid: number, file: string, pattern: RegExp): Record<string, string> {
   try {
     const text = Deno.readTextFileSync(`/proc/${pid}/${file}`);
@@ -70,36 +126,44 @@ function fields(pid: number, file: string, pattern: RegExp): Record<string, stri
   }
 }
 
-function start() {
+function start(name = "child") {
   const permissions = [
     ...[`--allow-read=${folder}`, `--allow-ffi=${folder}`],
     ...(task.permissions ?? []),
   ];
-  const script = library("process_child.js");
-  const region = library("libtegula_region.so");
+  const script = task.udpSockets === undefined
+    ? [library("process_child.js"), work, library("attacks.so"), library("libtegula_region.so")]
+    : [library("appliance/tests/netns/process_appliance.ts"), library("attacks.so")];
   return processes.start({
-    name: "child",
+    name,
     args: [
       ...RUN_FLAGS,
       ...permissions,
-      script,
-      work,
-      library("attacks.so"),
-      region,
-      "/etc/passwd",
+      ...script,
+      ...(task.udpSockets === undefined ? ["/etc/passwd", name] : [`${task.udpSockets}`, "4096"]),
     ],
-    descriptors: [own.writable, theirs.readOnly],
+    descriptors: [own.writable, theirs.readOnly, ...handed],
     read: [folder],
     ...options,
   });
 }
 
+if (task.replaced) {
+  const path = Deno.execPath();
+  Deno.removeSync(path);
+  Deno.copyFileSync("/bin/false", path);
+}
+
 const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
 const moment = () => new Promise((resolve) => setTimeout(resolve, 1));
 
+function hear({ listener, words }: ReturnType<typeof start>, name = "child"): void {
+  observer.hear({ name, verbatim: task.verbatim, slot: 0, listener, words });
+}
+
 /** Ends and reaps; what the observer has it closes when nobody has the other end. */
 async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
-  child.kill();
+  if (work !== "name") child.kill();
   let ending;
   while (!(ending = child.wait())) await moment();
   child.close();
@@ -108,8 +172,8 @@ async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
 
 const before = descriptors();
 for (let i = 1; i < (task.times ?? 1); i++) {
-  const child = start();
-  observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+  const child = start(`child ${i}`);
+  hear(child, `child ${i}`);
   await dispose(child);
 }
 for (let i = 0; i < 1000 && descriptors() > before + 2; i++) await moment();
@@ -117,12 +181,13 @@ const after = descriptors();
 
 const begun = performance.now();
 const child = start();
-observer.hear({ name: "child", slot: 0, listener: child.listener, words: child.words });
+hear(child);
 const channel = openChannel(libraryPath("tile"), child.channel);
 // deno-lint-ignore no-explicit-any -- messages of the child, as JSON has them
 const messages: any[] = [];
 let ending: Ending | null = null;
 let firstMessageMs = 0, reapedMs = 0;
+let answers: string[] = [];
 let status = {}, limits = {}, namespaces = {};
 while (!ending) {
   const ended = child.wait();
@@ -143,6 +208,7 @@ while (!ending) {
         }
       }),
     );
+    if (task.udpSockets !== undefined) answers = await ask();
     if (task.then === "kill") {
       Deno.kill(child.pid, "SIGUSR1");
       Deno.kill(child.pid, "SIGTERM");
@@ -170,6 +236,7 @@ const outcome: Outcome = {
   pid: child.pid,
   written: view[0],
   descriptors: [before, after],
+  answers,
   firstMessageMs,
   reapedMs,
 };

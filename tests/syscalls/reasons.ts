@@ -30,7 +30,11 @@ export const EXPECTED_OF_PROCESSES: { readonly [call: string]: string } = {
 export const REASONS: { readonly [call: string]: string } = {
   // The start of an app's process
   execve: "the process executes Deno; seal.c forbids it before Deno's main",
-  seccomp: "seal.c, which adds that filter and forbids any other",
+  execveat:
+    "as execve, where a folder on Deno's path is closed to the process's user; forbidden with it",
+  seccomp:
+    "seal.c, which adds that filter and, in an app's process, forbids any other; in the appliance by " +
+    "which a tile installs its own, for its own thread",
   arch_prctl: "libc sets the register of a thread's own data as a program starts",
   set_tid_address: "libc, as a program starts",
   prlimit64: "limits of the process itself, which can only fall; V8 asks for the size of the stack",
@@ -53,10 +57,18 @@ export const REASONS: { readonly [call: string]: string } = {
   getegid: "libraries ask who they are",
   // The network, where an app was granted it
   socket:
-    "AF_INET and AF_INET6; AF_NETLINK, by which libc sorts addresses; not AF_UNIX, the host's services",
+    "AF_INET and AF_INET6; AF_NETLINK, by which libc sorts addresses; not AF_UNIX, the host's services; " +
+    "in the appliance the mirror's, AF_NETLINK and one of UDP to probe neighbours by",
   connect: "TCP, and the peer of a UDP socket",
-  bind: "a port",
-  listen: "a port of TCP",
+  bind: "a port; in the appliance the netlink tile's sockets, told by the length of the address",
+  listen: "a port of TCP; in the appliance one that was handed over and listens already",
+  // The appliance, whose tiles confine themselves (tile.c)
+  capget: "a tile's thread gives up its capabilities",
+  capset: "a tile's thread gives up its capabilities",
+  landlock_create_ruleset: "a tile's thread gives up all files",
+  landlock_restrict_self: "a tile's thread gives up all files",
+  sched_getattr: "the netlink tile asks for short slices of a processor",
+  sched_setattr: "the netlink tile asks for short slices of a processor, for its own thread",
   // Memory
   brk: "malloc in the main arena",
   madvise:
@@ -76,7 +88,9 @@ export const REASONS: { readonly [call: string]: string } = {
     "flags of pthread_create, so no process",
   rseq: "libc registers each new thread, and ends the process when that fails",
   set_robust_list: "libc, for each new thread",
-  prctl: "the name of a thread or of memory; nothing else",
+  prctl:
+    "the name of a thread or of memory; in the appliance no_new_privs and the bounding set, by which a " +
+    "tile gives up privileges",
   sched_getaffinity: "Rust and V8, for each new thread",
   sched_getparam: "libc: pthread_getattr_np, by which V8 finds the bounds of a stack",
   sched_getscheduler: "as sched_getparam",
@@ -126,7 +140,9 @@ export const REASONS: { readonly [call: string]: string } = {
     "/proc/self/exe: Deno.execPath and node:process panic when it is refused, before Deno looks at " +
     "permissions; tells what symbolic links point to",
   readlinkat: "readlink on aarch64",
-  ioctl: "answered ENOTTY where it asks for a terminal, as for colours, and refused else",
+  ioctl:
+    "answered ENOTTY where it asks for a terminal, as for colours, and refused else; in the appliance " +
+    "the tiles' observer receives and answers by it what their filters refuse",
   // The rest
   getcwd: "the text of an uncaught error",
   getppid: "process.ppid",
@@ -150,7 +166,9 @@ export const REASONS: { readonly [call: string]: string } = {
   epoll_ctl: "has the event loop wait for it",
   getpeername: "Deno asks for the addresses of each connection",
   getsockname: "Deno asks for the addresses of each connection",
-  setsockopt: "TCP_NODELAY, on level TCP alone",
+  setsockopt:
+    "TCP_NODELAY, on level TCP alone; in the appliance also SOL_NETLINK and SOL_SOCKET: groups and " +
+    "buffers of the netlink tile",
   shutdown: "ends a connection",
   close: "frees a connection or a file",
   // Of apps that keep files, which Deno's permissions name

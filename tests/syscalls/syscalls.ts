@@ -374,7 +374,8 @@ const LISTS: { readonly [list: string]: string } = {
   FILE_CALLS: "apps that were granted files to keep",
   CLOCK_CALLS: "apps that were granted the clock",
   PROCESS_CALLS: "an app's process, which also has to start",
-  PROCESS_ARGUMENTS: "an app's process, with some arguments",
+  PROCESS_ARGUMENTS: "an app's process or the appliance's, with some arguments",
+  APPLIANCE_CALLS: "the appliance's process, before its tiles bind them to their sockets",
   PROCESS_NET_CALLS: "an app's process that was granted the network",
 };
 
@@ -441,7 +442,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       }`,
     );
   const toTiles = (call: string) =>
-    policy.allowed.get(call)?.some((list) => !list.startsWith("PROCESS_")) ?? false;
+    policy.allowed.get(call)?.some((list) => !/^(PROCESS|APPLIANCE)_/.test(list)) ?? false;
   const later = (call: string) =>
     Object.values(all).some(({ calls }) => calls[call]?.later ?? calls[call]?.threads);
   const section = (title: string, text: string, lines: string[]) =>
@@ -477,8 +478,9 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       [...policy.expected].map(([call, error]) => line(call, `${error}; ${EXPECTED[call]}`)),
     ),
     section(
-      "Refused to an app's process as a matter of course",
-      "`PROCESS_EXPECTED` in `ffi/policy.h`: answered with this error and not counted.",
+      "Refused to a process as a matter of course",
+      "`PROCESS_EXPECTED` in `ffi/policy.h`: answered with this error, in the appliance with ENOSYS, and " +
+        "neither counted nor logged.",
       [...policy.expectedOfProcesses].map(([call, error]) =>
         item(`**${call}**: ${error}; ${EXPECTED_OF_PROCESSES[call]}`)
       ),
@@ -524,6 +526,10 @@ A mark in the trace stands for the moment of confinement: what the worker's thre
 *threads* do that it makes later, is what the filter is asked about. Then each call is refused alone, with
 EPERM from the mark on, in at most three workloads that make it; *no difference* means none that these
 notice: what asks for many things goes on after an error.
+
+The filters of processes stand before exec. What an app's is refused, the master's observer counts. The
+appliance's has no observer, because the filters of its tiles have one, and there can be but one in a
+thread; what it refuses outside of a tile gets ENOSYS, and the kernel logs it (audit type 1326).
 
 Chromium's policy for renderers is the model: threads only by clone, clone3 answered ENOSYS, signals for
 the process itself alone, pkey_mprotect as mprotect. A list that fits today's libc alone is not enough, so

@@ -198,3 +198,39 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
     /echo@inline shares the net tile's worker, and can be granted nothing but read and clock/,
   );
 });
+
+Deno.test("an app's process has 256 MiB and no state, unless the configuration says so", async () => {
+  const { apps: [plain, bounded] } = await load(`
+    listen = ["7=echo", "8=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    memory = "1G"
+    state = "64K"
+  `);
+  assert.deepEqual([plain.memoryMib, plain.stateBytes], [256, undefined]);
+  assert.deepEqual([bounded.memoryMib, bounded.stateBytes], [1024, 65_536]);
+});
+
+Deno.test("sizes are texts with a unit, within bounds", async () => {
+  const start = `listen = ["7=echo"]\n[apps.echo]\n`;
+  const memory =
+    /apps\.echo\.memory: must be a text such as "64M" \(K, M or G\), from 64M to 1024G, not /;
+  for (const wrong of ["63M", "64", "64 M", "64m", "0.5G", "-1G", "1025G", "64MiB", ""]) {
+    await assert.rejects(load(`${start}memory = "${wrong}"`), memory);
+  }
+  await assert.rejects(load(`${start}memory = 256`), memory);
+  const state =
+    /apps\.echo\.state: must be a text such as "64M" \(K, M or G\), from 4K to 1G, not /;
+  for (const wrong of ["3K", "2G", "1"]) {
+    await assert.rejects(load(`${start}state = "${wrong}"`), state);
+  }
+});
+
+Deno.test("an app inside net tiles has neither memory nor state of its own", async () => {
+  for (const said of [`memory = "64M"`, `state = "4K"`]) {
+    await assert.rejects(
+      load(`listen = ["7=echo@inline"]\n[apps.echo]\n${said}`),
+      /echo@inline has no process of its own, and can have neither memory nor state/,
+    );
+  }
+});

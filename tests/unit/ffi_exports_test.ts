@@ -32,12 +32,12 @@ Deno.test("libtegula_seal.so, which is preloaded, exports nothing", () => {
   equal(run("nm", "-D", "--defined-only", libraryPath("seal")), "");
 });
 
-Deno.test("the C, the XDP program and the headers fit in 2,800 lines", async () => {
+Deno.test("the C, the XDP program and the headers fit in 3,500 lines", async () => {
   const folder = new URL("../../ffi/", import.meta.url);
   let lines = 0;
   for await (const { name } of Deno.readDir(folder)) {
     if (!/\.[ch]$/.test(name)) continue;
     lines += (await Deno.readTextFile(new URL(name, folder))).split("\n").length - 1;
   }
-  ok(lines > 0 && lines <= 2800, `${lines} lines`);
+  ok(lines > 0 && lines <= 3500, `${lines} lines`);
 });

@@ -1,14 +1,18 @@
 /** What main asks of the host: each answer against what the system says by another way. */
 
-import { equal, notEqual } from "node:assert/strict";
+import { equal, notEqual, throws } from "node:assert/strict";
 import { hasCapability, openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
+import { openTile } from "../../ffi/tile.ts";
 
 const AF_UNIX = 1;
 const SOCK_DGRAM = 2;
 const MSG_DONTWAIT = 0x40;
 
+const POLLIN = 1;
+
 const host = openHost(libraryPath("host"));
+const tile = openTile(libraryPath("tile"));
 const libc = Deno.dlopen("libc.so.6", {
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
@@ -61,6 +65,60 @@ Deno.test("capabilities() is the effective set, those above 31 included", () => 
       (BigInt(`0x${effective}`) >> BigInt(capability) & 1n) === 1n,
     );
   }
+});
+
+/** Who connects at `path` is taken by `fd`. */
+async function connects(path: string, fd: number): Promise<boolean> {
+  const waiting = host.waitAny(Int32Array.of(fd, POLLIN), -1);
+  const connection = await Deno.connect({ transport: "unix", path });
+  const ready = await waiting;
+  connection.close();
+  return ready === 1;
+}
+
+Deno.test("listenUnix() replaces a socket that nobody serves, and nothing else", async () => {
+  const folder = Deno.makeTempDirSync();
+  const path = `${folder}/control`;
+  const before = Deno.umask(0o077);
+  const first = host.listenUnix(path, 0o660);
+  Deno.umask(before);
+  equal(Deno.statSync(path).mode! & 0o777, 0o660, "whatever the umask is");
+  equal(await connects(path, first), true);
+  throws(() => host.listenUnix(path, 0o660), /cannot listen at .*\/control: EADDRINUSE/);
+  libc.close(first);
+  const second = host.listenUnix(path, 0o600);
+  equal(await connects(path, second), true);
+  libc.close(second);
+  Deno.writeTextFileSync(`${folder}/file`, "kept");
+  throws(() => host.listenUnix(`${folder}/file`, 0o660), /ENOTSOCK, what is there is no socket/);
+  equal(Deno.readTextFileSync(`${folder}/file`), "kept");
+  throws(() => host.listenUnix(`${folder}/${"x".repeat(200)}`, 0o660), /ENAMETOOLONG/);
+  throws(() => host.listenUnix(`${folder}/none/control`, 0o660), /ENOENT/);
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("listenTcp() listens on an address, and says when somebody else does", async () => {
+  const fd = host.listenTcp("127.0.0.1", 45711);
+  const waiting = host.waitAny(Int32Array.of(fd, POLLIN), -1);
+  (await Deno.connect({ hostname: "127.0.0.1", port: 45711 })).close();
+  equal(await waiting, 1);
+  throws(() => host.listenTcp("127.0.0.1", 45711), /on port 45711 of 127.0.0.1: EADDRINUSE/);
+  libc.close(fd);
+  throws(() => host.listenTcp("localhost", 45711), /EINVAL/);
+});
+
+Deno.test("waitAny() says which of many is ready, and leaves the event loop alone", async () => {
+  const eventfds = Array.from({ length: 100 }, () => host.eventfd());
+  const pollSet = Int32Array.from(eventfds.flatMap((fd) => [fd, POLLIN]));
+  equal(await host.waitAny(pollSet, 0), 0);
+  const waiting = host.waitAny(pollSet, -1);
+  await new Promise((resolve) => setTimeout(resolve));
+  tile.wake(eventfds[70]);
+  equal(await waiting, 1);
+  equal(pollSet.findIndex((word, i) => i % 2 === 1 && word >>> 16 !== 0), 2 * 70 + 1);
+  pollSet[0] = 10_000;
+  equal(await host.waitAny(pollSet, -1), 2, "a descriptor that is closed is ready, too");
+  for (const fd of eventfds) libc.close(fd);
 });
 
 Deno.test("ifindex() knows loopback, and 0 for what there is not", () => {

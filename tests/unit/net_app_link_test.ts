@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../ffi/view.ts";
-import { AppLink } from "../../tiles/net/app_link.ts";
+import { AppLink, requestsBytes } from "../../tiles/net/app_link.ts";
 import { HeaderCache } from "../../tiles/net/header_cache.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
@@ -26,20 +26,22 @@ const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
 function room(shape = SHAPE) {
   const net = heapView(netLinkBytes(shape));
   const app = heapView(appLinkBytes(shape));
+  const requests = heapView(requestsBytes(shape));
   const tile = heapView(TILE_REGION_BYTES);
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
-  const link = new AppLink(
-    { ...PEERS, name: "echo", ports: [7], net, app, shape, tile, eventfd: 9 },
-    {
-      umem,
-      cache: new HeaderCache(heapView(256), 1),
-      index: 0,
-      wake: (eventfd) => woken.push(eventfd),
-      seed: 1,
-    },
-  );
-  return { net, app, tile, umem, link, woken };
+  const join = () =>
+    new AppLink(
+      { ...PEERS, name: "echo", ports: [7], net, app, requests, shape, tile, eventfd: 9 },
+      {
+        umem,
+        cache: new HeaderCache(heapView(256), 1),
+        index: 0,
+        wake: (eventfd) => woken.push(eventfd),
+        seed: 1,
+      },
+    );
+  return { net, app, tile, umem, link: join(), join, woken };
 }
 
 function push(link: AppLink, offset: number): boolean {
@@ -110,6 +112,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       ports: [7],
       net,
       app,
+      requests: heapView(requestsBytes(SHAPE)),
       shape: SHAPE,
       tile: heapView(4096),
       eventfd: 9,
@@ -246,13 +249,15 @@ Deno.test("an honest app's answers are seen", () => {
 
 Deno.test("copies that an app has not passed are never overwritten, whatever sizes come and go", () => {
   const shape = { ...SHAPE, requestBytes: 256 };
-  const step = fc.record({ size: fc.nat(300), passed: fc.nat(3) });
+  const step = fc.record({ size: fc.nat(300), passed: fc.nat(3), isTakenOver: fc.boolean() });
   fc.assert(fc.property(fc.array(step, { maxLength: 100, size: "max" }), (steps) => {
-    const { net, app, umem, link } = room(shape);
+    const made = room(shape);
+    const { net, app, umem } = made;
+    let { link } = made;
     const reader = new LinkConsumer(app, net, shape);
     const memory = u8(requestRing(net, shape)!);
     const expected: Uint8Array[] = [];
-    steps.forEach(({ size, passed }, i) => {
+    steps.forEach(({ size, passed, isTakenOver }, i) => {
       const offset = umem.takeFrame() + PAYLOAD_AT;
       const payload = umem.bytes.subarray(offset, offset + size).fill(i + 1);
       if (link.pushOne(offset, size, 1, 2, 3, 4, 5, 6)) expected.push(payload.slice());
@@ -271,6 +276,10 @@ Deno.test("copies that an app has not passed are never overwritten, whatever siz
       const done = Math.min(passed, expected.length);
       reader.release(done);
       expected.splice(0, done);
+      if (isTakenOver) {
+        link = made.join();
+        link.resume(() => true);
+      }
       link.reclaim();
     });
     assert.equal(umem.freeFrames, 16 - expected.length);

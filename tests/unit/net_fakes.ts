@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { type Udp, UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
-import type { Xsk } from "../../ffi/xsk.ts";
+import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../ffi/xsk.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
@@ -24,9 +24,18 @@ class Rings {
   room = Infinity;
   /** How many of the last that were sent do not complete yet. */
   slow = 0;
+  /** Whether those are off the transmit ring already, where nobody sees them. */
+  hides = false;
+  /** Frames that the driver took off the fill ring and has not filled. */
+  readonly posted: number[] = [];
+  /** How many frames were ever put on the fill ring, came in, were taken, were sent and were taken back. */
+  readonly moved = { filled: 0, came: 0, received: 0, sent: 0, completed: 0 };
   /** Frames that the fill ring takes before it is full. */
   fillRoom = Infinity;
 }
+
+/** What the fake throws from then on: the process that made the call was killed. */
+export class Killed extends Error {}
 
 /** What a frame is full of that waits to be filled. */
 export const UNTOUCHED = 0xa5;
@@ -35,7 +44,7 @@ export const UNTOUCHED = 0xa5;
  * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one
  * be written to meanwhile.
  */
-export class FakeXsk implements Xsk {
+export class FakeXsk implements XskSlots {
   readonly #umem: Uint8Array;
   readonly #untouched: Uint8Array;
   readonly #frameBytes: number;
@@ -43,6 +52,8 @@ export class FakeXsk implements Xsk {
   readonly #rings = new Map<number, Rings>();
   /** Frames that the kernel has. */
   readonly owned = new Set<number>();
+  /** Calls until the caller is killed. */
+  callsLeft = Infinity;
 
   constructor(
     umem: View,
@@ -62,9 +73,10 @@ export class FakeXsk implements Xsk {
 
   /** A frame comes in from the wire. False when there is none to put it in. */
   deliver(slot: number, bytes: Uint8Array): boolean {
-    const { fill, rx } = this.rings(slot);
-    const frame = fill.shift();
+    const { fill, rx, posted, moved } = this.rings(slot);
+    const frame = posted.shift() ?? fill.shift();
     if (frame === undefined) return false;
+    moved.came++;
     const memory = this.#umem.subarray(frame, frame + this.#frameBytes);
     assert.equal(Buffer.compare(memory, this.#untouched), 0, `frame ${frame} was written to`);
     const offset = frame + KERNEL_HEADROOM + this.#headroom;
@@ -93,21 +105,64 @@ export class FakeXsk implements Xsk {
     return 100 + slot;
   }
 
+  adopt(fd: number): number {
+    return fd - 100;
+  }
+
+  resume(): void {}
+  release(): void {}
+  memorySlot(): number {
+    return -1;
+  }
+  inject(): number {
+    return 0;
+  }
+
+  /** Each call of a tile passes here, before and behind what it does. */
+  #step(): void {
+    if (this.callsLeft-- <= 0) throw new Killed();
+  }
+
+  cursors(slot: number, out: Uint32Array): void {
+    const { fill, rx, completion, slow, hides, moved } = this.rings(slot);
+    const late = Math.min(slow, completion.length);
+    assert.equal(rx.length, moved.came - moved.received);
+    assert.equal(completion.length, moved.sent - moved.completed);
+    out.set([
+      ...[moved.filled, moved.filled - fill.length, moved.came, moved.received],
+      ...[moved.sent, hides ? moved.sent : moved.sent - late],
+      ...[moved.sent - late, moved.completed],
+    ]);
+  }
+
+  visible(slot: number, out: Uint32Array): number {
+    const { fill, rx, completion, slow, hides } = this.rings(slot);
+    const seen = completion.slice(0, hides ? Math.max(0, completion.length - slow) : undefined);
+    const offsets = [...fill, ...rx.map(([offset]) => offset), ...seen.map(([offset]) => offset)];
+    out.set(offsets, VISIBLE_HEADER_WORDS);
+    return fill.length + rx.length + seen.length;
+  }
+
   receive(slot: number, descriptors: Uint32Array, most: number): number {
+    this.#step();
     const frames = this.rings(slot).rx.splice(0, most);
+    this.rings(slot).moved.received += frames.length;
     if (frames.length > 0) descriptors.set([0x1234, 0x5678]);
     frames.forEach(([offset, length], i) => {
       this.#give(offset);
       descriptors.set([offset, length], 2 + 2 * i);
     });
+    this.#step();
     return frames.length;
   }
 
   prefetch(): void {}
 
   fill(slot: number, frames: Uint32Array, count: number): number {
+    this.#step();
     const rings = this.rings(slot);
     const taken = Math.min(count, rings.fillRoom);
+    rings.moved.filled += taken;
     rings.fillRoom -= taken;
     for (const frame of frames.subarray(0, taken)) {
       assert.equal(frame % this.#frameBytes, 0);
@@ -115,13 +170,16 @@ export class FakeXsk implements Xsk {
       this.#umem.set(this.#untouched, frame);
       rings.fill.push(frame);
     }
+    this.#step();
     return taken;
   }
 
   transmit(slot: number, descriptors: Uint32Array, count: number): number {
+    this.#step();
     const rings = this.rings(slot);
     const taken = Math.min(count, rings.room);
     rings.room -= taken;
+    rings.moved.sent += taken;
     for (let i = 0; i < taken; i++) {
       const [offset, length] = descriptors.subarray(2 * i, 2 * i + 2);
       assert.ok(offset % this.#frameBytes + length <= this.#frameBytes);
@@ -130,14 +188,17 @@ export class FakeXsk implements Xsk {
       rings.sent.push(bytes.slice());
       rings.completion.push([offset, bytes]);
     }
+    this.#step();
     return taken;
   }
 
   complete(slot: number, frames: Uint32Array, most: number, again: number): number {
+    this.#step();
     const rings = this.rings(slot);
     const ready = Math.max(0, rings.completion.length - rings.slow);
     const done = rings.completion.splice(0, Math.min(most, ready));
     rings.room += done.length;
+    rings.moved.completed += done.length;
     done.forEach(([offset, bytes], i) => {
       const now = this.#umem.subarray(offset, offset + bytes.length);
       assert.equal(Buffer.compare(now, bytes), 0, `frame at ${offset} changed while it was sent`);
@@ -149,7 +210,7 @@ export class FakeXsk implements Xsk {
     return done.length | (this.fill(slot, first, taken) << 16);
   }
 
-  statistics(): number {
+  statistics(_slot: number, _out: BigUint64Array): number {
     return 0;
   }
 

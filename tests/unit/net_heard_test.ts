@@ -48,3 +48,19 @@ Deno.test("who asked just now is known though others have all places that it may
   const known = crowd.filter((address) => heard.has(address)).length;
   assert.ok(known < crowd.length, "there were more than places");
 });
+
+Deno.test("one that takes over goes on with what was heard, and forgets no later and no earlier", () => {
+  const view = heapView(HEARD_BYTES);
+  const address = (i: number) => Math.imul(i, 0x01000193);
+  const count = 100_000;
+  let heard = new Heard(view, 1);
+  for (let i = 1; i <= count; i++) {
+    // Another seed each time: what was put in by the first must be found.
+    if (i % 1000 === 0) heard = new Heard(view, i);
+    heard.add(address(i));
+    if (i % 1000 === 0) assert.ok(heard.has(address(Math.max(1, i - 32_767))), `${i}`);
+  }
+  const known = Array.from({ length: count }, (_, i) => address(i + 1))
+    .filter((each) => new Heard(view).has(each)).length;
+  assert.ok(known >= 32_768 && known <= 65_536, `${known}`);
+});

@@ -7,7 +7,8 @@ import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import type { Prefix } from "../../tiles/net/app_link.ts";
+import { type Prefix, requestsBytes } from "../../tiles/net/app_link.ts";
+import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { HEADER_CACHE_BYTES } from "../../tiles/net/header_cache.ts";
 import { HEARD_BYTES } from "../../tiles/net/heard.ts";
 import type { InlineSetup } from "../../tiles/net/inline_app.ts";
@@ -28,7 +29,7 @@ import {
 } from "../../tiles/runtime/link.ts";
 import { HEADROOM_BYTES } from "../../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../tiles/runtime/solicit_link.ts";
-import type { Tile } from "../../tiles/runtime/tile.ts";
+import type { Tile, TileContext } from "../../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import { FakeUdp, FakeXsk } from "./net_fakes.ts";
 import { buildFrame, parseFrame, type UdpFrame } from "./net_frames.ts";
@@ -106,7 +107,8 @@ export class FakeApp {
     const net = heapView(netLinkBytes(shape));
     const app = this.region;
     const tile = heapView(TILE_REGION_BYTES);
-    const link = { ports, net, app, shape, tile, eventfd: 0 };
+    const requests = heapView(requestsBytes(shape));
+    const link = { ports, net, app, requests, shape, tile, eventfd: 0 };
     const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [this.heardElsewhere], sendTo };
     this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
     this.producer = new LinkProducer(app, net, shape);
@@ -163,14 +165,17 @@ export class FakeApp {
 export class Room {
   readonly netbase = heapView(NETBASE_BYTES);
   readonly writer: NetbaseWriter;
-  readonly xsk: FakeXsk;
+  xsk: FakeXsk;
   readonly udp = new FakeUdp();
   readonly apps: FakeApp[];
   readonly solicits: SolicitConsumer;
   tile!: Tile;
+  readonly #frames: { frameBytes: number; headroom: number };
+  /** The tile's own. */
+  readonly region = heapView(TILE_REGION_BYTES);
   readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
-  readonly setup: NetSetup;
+  setup: NetSetup;
   readonly margins: readonly Uint8Array[];
   now = 1000;
   #counted: Float64Array;
@@ -197,14 +202,15 @@ export class Room {
       inline?: App;
     } = {},
   ) {
-    const region = new TileRegion(heapView(TILE_REGION_BYTES));
+    const region = new TileRegion(this.region);
     const memory = heapView(UMEM_BYTES + 2 * MARGIN_BYTES);
     const umem = slice(memory, MARGIN_BYTES, UMEM_BYTES);
     this.margins = [0, MARGIN_BYTES + UMEM_BYTES].map((at) => u8(slice(memory, at, MARGIN_BYTES)));
     for (const margin of this.margins) margin.fill(MARGIN_BYTE);
     this.writer = new NetbaseWriter(this.netbase, { readers: [], seed: 1 });
     fillNetbase(this.writer);
-    this.xsk = new FakeXsk(umem, { frameBytes: FRAME_BYTES, headroom });
+    this.#frames = { frameBytes: FRAME_BYTES, headroom };
+    this.xsk = new FakeXsk(umem, this.#frames);
     const shape = apart ? APART_SHAPE : SHAPE;
     this.apps = ports.map((ports) => new FakeApp(ports, { umem, shape, sendTo }));
     const solicit = heapView(SOLICIT_LINK_BYTES);
@@ -213,15 +219,16 @@ export class Room {
     this.setup = {
       netbase: this.netbase,
       umem,
+      record: heapView(frameRecordBytes(FRAMES)),
       headers: heapView(HEADER_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
       headroom,
       sockets: [
-        { ...socket, slot: SLOT.eth0, ifindex: ETH0, queue: 0 },
-        { ...socket, slot: SLOT.eth0Second, ifindex: ETH0, queue: 1 },
-        { ...socket, slot: SLOT.eth1, ifindex: ETH1, queue: 0 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth0), ifindex: ETH0, queue: 0 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth0Second), ifindex: ETH0, queue: 1 },
+        { ...socket, fd: this.xsk.fd(SLOT.eth1), ifindex: ETH1, queue: 0 },
       ],
       trustChecksums,
       udp: kernelSockets
@@ -239,9 +246,15 @@ export class Room {
     };
     this.counters = region.counters;
     this.#counted = this.counters.slice();
-    const made = create({
+    const made = this.#create();
+    if (made instanceof Promise) this.#made = made;
+    else this.#start(made);
+  }
+
+  #create(turn?: TileContext<NetSetup>["turn"]): Tile | Promise<Tile> {
+    return create({
       setup: this.setup,
-      region,
+      region: new TileRegion(this.region),
       libraries: {
         tile: {
           wake() {},
@@ -258,9 +271,39 @@ export class Room {
       },
       log() {},
       ask() {},
+      ...(turn && { turn }),
     });
-    if (made instanceof Promise) this.#made = made;
-    else this.#start(made);
+  }
+
+  /**
+   * Puts another tile in this one's place, as another process would, with a header cache of its own.
+   * `apps`: those that there still are. `isCold`: its sockets are opened anew.
+   */
+  handOver({ isKilled = false, isCold = false, apps = this.apps } = {}): void {
+    if (!isKilled) this.tile.relinquish!();
+    if (isCold) this.xsk = new FakeXsk(this.setup.umem, this.#frames);
+    this.#succeed(apps);
+    this.#start(this.#create() as Tile);
+  }
+
+  /** The same to one that is made beside this tile; `beside` is called before it has its turn. */
+  async handOverInTurn(beside: () => void = () => {}): Promise<void> {
+    this.#succeed(this.apps);
+    const made = this.#create(async () => {
+      // It has all the time to do what it must not.
+      await new Promise((resolve) => setTimeout(resolve));
+      beside();
+      this.turn();
+      this.tile.relinquish!();
+      return true;
+    });
+    this.#start(await made);
+  }
+
+  #succeed(apps: readonly FakeApp[]): void {
+    const headers = heapView(HEADER_CACHE_BYTES);
+    const seed = this.setup.seed + 1;
+    this.setup = { ...this.setup, headers, seed, apps: apps.map(({ setup }) => setup) };
   }
 
   /** A host with an app in the net tile, at port 7, that does `receive`. */
@@ -346,6 +389,16 @@ export class Room {
       names.map((name, i) => [name, this.counters[i] - before[i]] as const)
         .filter(([name, by]) => by !== 0 && name !== "frames_free"),
     );
+  }
+
+  /** Handed to apps and dropped, of what was received, must be all of it. */
+  received(): { received: number; accounted: number; delivered: number } {
+    const { rx_frames, rx_socket, rx_delivered, app_link_full } = NET.index;
+    const of = (i: number) => this.counters[i];
+    const dropped = Object.entries(NET.index).filter(([name]) => name.startsWith("rx_drop_"))
+      .reduce((sum, [, i]) => sum + of(i), of(app_link_full));
+    const delivered = of(rx_delivered);
+    return { received: of(rx_frames) + of(rx_socket), accounted: delivered + dropped, delivered };
   }
 
   /** Sent and dropped, of what was accepted, must be all of it; `waiting` are still held. */

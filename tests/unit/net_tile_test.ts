@@ -8,13 +8,14 @@ import fc from "./property.ts";
 const FD = 1007;
 
 Deno.test("a UMEM too small for all rings, links and the hold queue is refused", () => {
-  const { setup } = new Room();
+  const room = new Room();
+  const { setup } = room;
   const needed = framesNeeded(setup);
   assert.throws(() =>
     create({
       setup: { ...setup, frames: needed - 1 },
       region: null as never,
-      libraries: { tile: null as never, xsk: null as never, udp: null as never },
+      libraries: { tile: null as never, xsk: room.xsk, udp: room.udp },
       log() {},
       ask() {},
     }), RangeError);

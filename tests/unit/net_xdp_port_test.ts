@@ -13,8 +13,8 @@ function makePort() {
   const region = heapView(FRAMES * FRAME_BYTES);
   const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames: FRAMES, largeBuffers: 0 });
   const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
-  const setup = { slot: 0, ifindex: 2, queue: 0, fill: FILL, tx: FRAMES, partialChecksums: false };
-  return { umem, xsk, port: new XdpPort(setup, { xsk, umem }) };
+  const setup = { fd: 100, ifindex: 2, queue: 0, fill: FILL, tx: FRAMES, partialChecksums: false };
+  return { umem, xsk, port: new XdpPort(setup, { xsk, umem, slot: 0 }) };
 }
 
 /** `count` frames come in by `port` and go out again, 40 bytes into what came. */
@@ -74,8 +74,8 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
     const ports = Array.from({ length: queues }, (_, slot) =>
       new XdpPort(
-        { slot, ifindex: 2, queue: slot, fill: FILL, tx, partialChecksums: false },
-        { xsk, umem },
+        { fd: 100 + slot, ifindex: 2, queue: slot, fill: FILL, tx, partialChecksums: false },
+        { xsk, umem, slot },
       ));
     for (const port of ports) port.refill();
     const apps: number[] = [];

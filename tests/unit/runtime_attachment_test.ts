@@ -4,7 +4,12 @@ import { deepEqual, equal, throws } from "node:assert/strict";
 import { EBUSY, EEXIST, SystemError } from "../../ffi/errno.ts";
 import { heapView } from "../../ffi/view.ts";
 import type { XskSetup } from "../../ffi/xsk.ts";
-import { Attachment, OccupiedError } from "../../tiles/runtime/attachment.ts";
+import {
+  Attachment,
+  type Binding,
+  OccupiedError,
+  type Opened,
+} from "../../tiles/runtime/attachment.ts";
 
 /** A setup that does whatever it is asked, and the modes in which it was asked to attach. */
 function willing(): { setup: XskSetup; modes: string[] } {
@@ -16,7 +21,8 @@ function willing(): { setup: XskSetup; modes: string[] } {
       modes.push(mode);
       return 7;
     },
-    open: () => 0,
+    prepare: () => 0,
+    bind: () => 0,
     detach: () => {},
     close: () => {},
   } as unknown as XskSetup;
@@ -28,19 +34,25 @@ function attachment(setup: XskSetup, notNative: string): Attachment {
   return new Attachment(setup, { name: "bond0", ifindex: 2, queues: 1, map, notNative });
 }
 
+/** Opens an interface with one queue. */
+function open(attachment: Attachment, binding: Binding): Opened {
+  attachment.prepare(SHARES);
+  return attachment.open(binding);
+}
+
 const SHARES = [{ queue: 0, netTile: 0, umem: heapView(4096) }];
 
 Deno.test("an interface that is not to be tried natively is attached in generic mode, with the reason", () => {
   const { setup, modes } = willing();
-  const opened = attachment(setup, "it lies").open(SHARES, "copy");
+  const opened = open(attachment(setup, "it lies"), "copy");
   deepEqual({ ...opened, sockets: [] }, { attach: "generic", reason: "it lies", sockets: [] });
   deepEqual(modes, ["generic"]);
-  throws(() => attachment(setup, "it lies").open(SHARES, "zero-copy"), /^Error: it lies$/);
+  throws(() => open(attachment(setup, "it lies"), "zero-copy"), /^Error: it lies$/);
 });
 
 Deno.test("any other is attached natively", () => {
   const { setup, modes } = willing();
-  deepEqual(attachment(setup, "").open(SHARES, "copy").attach, "native");
+  deepEqual(open(attachment(setup, ""), "copy").attach, "native");
   deepEqual(modes, ["native"]);
 });
 
@@ -55,7 +67,7 @@ function dispatching(answers: Partial<XskSetup> = {}): { setup: XskSetup; asked:
   Object.assign(setup, {
     attached: () => ({ id: 41, name: "xdp_dispatcher" }),
     attach: note("attach", 7),
-    open: note("open", 0),
+    bind: note("bind", 0),
     close: note("close", 0),
     join: note("join", 0),
     leave: note("leave", 0),
@@ -73,11 +85,11 @@ function joining(setup: XskSetup): Attachment {
 Deno.test("a dispatcher is joined when the sockets are open, and left before they are closed", () => {
   const { setup, asked } = dispatching();
   const joined = joining(setup);
-  equal(joined.open(SHARES, "copy").attach, "native");
-  deepEqual(asked, ["open", "join native"]);
+  equal(open(joined, "copy").attach, "native");
+  deepEqual(asked, ["bind", "join native"]);
   joined.close();
   joined.close();
-  deepEqual(asked, ["open", "join native", "leave", "close"]);
+  deepEqual(asked, ["bind", "join native", "leave", "close"]);
 });
 
 Deno.test("a dispatcher that is attached in generic mode is joined in that, with the reason", () => {
@@ -86,17 +98,17 @@ Deno.test("a dispatcher that is attached in generic mode is joined in that, with
     asked.push(mode);
     return mode === "native" ? -EEXIST : 0;
   };
-  const opened = joining(dispatching({ join }).setup).open(SHARES, "copy");
+  const opened = open(joining(dispatching({ join }).setup), "copy");
   equal(opened.attach, "generic");
   equal(opened.reason, "libxdp's dispatcher is attached in the other mode");
   deepEqual(asked, ["native", "generic"]);
 });
 
 Deno.test("where another has the queues' sockets no program of a dispatcher is touched", () => {
-  const { setup, asked } = dispatching({ open: () => -EBUSY });
+  const { setup, asked } = dispatching({ bind: () => -EBUSY });
   const isBusy = (error: unknown) => error instanceof SystemError && error.errno === EBUSY;
-  throws(() => joining(setup).open(SHARES, "copy"), isBusy);
-  deepEqual(asked, []);
+  throws(() => open(joining(setup), "copy"), isBusy);
+  deepEqual(asked, ["close"]);
 });
 
 Deno.test("a dispatcher is in the way where it is not to be joined, and another program always", () => {

@@ -243,3 +243,58 @@ Deno.test("a tile that does not drain ends all the same, and sleeps for a millis
   assert.equal(life, Life.stopped);
   assert.deepEqual(new Set(sleeps.slice(1)), new Set([1]));
 });
+
+/** Of a tile that always or never has work and never drains: what it does from its third turn on. */
+function leave(work: number): { steps: string[]; life: number } {
+  const control = heapView(CONTROL_BYTES);
+  const main = new ControlWriter(control);
+  const view = heapView(TILE_REGION_BYTES);
+  const steps: string[] = [];
+  let turns = 0;
+  const ask = () => {
+    steps.length = 0;
+    main.leave();
+  };
+  runLoop({
+    tile: {
+      turn() {
+        if (++turns === 3 && work > 0) ask();
+        steps.push("turn");
+        return work;
+      },
+      clock: () => steps.push("clock"),
+      pending: () => false,
+      wait: ask,
+      drained: () => false,
+      relinquish: () => steps.push("relinquish"),
+      close: () => steps.push("close"),
+      descriptors: [],
+    },
+    region: new TileRegion(view),
+    control: new ControlReader(control),
+    wakeups: 0,
+    spinTurns: 20,
+  });
+  return { steps, life: new TileReader(view).life };
+}
+
+Deno.test("a tile that is to leave has no other turn, drains nothing, and hands over what it has", () => {
+  assert.deepEqual(leave(64), { steps: ["turn", "relinquish", "close"], life: Life.stopped });
+});
+
+Deno.test("a tile that is to leave while it sleeps does so after one turn", () => {
+  const { steps, life } = leave(0);
+  assert.deepEqual(steps, ["clock", "turn", "relinquish", "close"]);
+  assert.equal(life, Life.stopped);
+});
+
+Deno.test("who is to leave is not told to stop, and the other way round", () => {
+  const [left, stopped] = [heapView(CONTROL_BYTES), heapView(CONTROL_BYTES)];
+  new ControlWriter(left).leave();
+  new ControlWriter(stopped).stop();
+  const seen = [left, stopped].map((view) => new ControlReader(view));
+  assert.deepEqual(seen.map(({ leaving, stopping }) => [leaving, stopping]), [
+    [true, false],
+    [false, true],
+  ]);
+});

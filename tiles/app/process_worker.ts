@@ -114,6 +114,7 @@ async function start(): Promise<() => void> {
       ...service,
       metrics: handed.view(`metrics ${name}`),
       eventfd: handed.fd(`eventfd ${name}`),
+      ...(handed.has(`state ${name}`) && { state: handed.view(`state ${name}`) }),
       nets: nets.map((net) => {
         const peer = handed.view(`link ${net} to ${name}`);
         return {

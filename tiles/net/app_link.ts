@@ -5,7 +5,7 @@
  * no more.
  */
 
-import { i32, u64, type View } from "../../ffi/view.ts";
+import { i32, slice, u32, u64, type View } from "../../ffi/view.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import {
@@ -61,6 +61,8 @@ export interface AppSetup extends PeerSetup {
   readonly net: View;
   /** The region that the app writes. */
   readonly app: View;
+  /** The region, `requestsBytes` long, of what this tile alone knows of requests that are out. */
+  readonly requests: View;
   readonly shape: LinkShape;
   /** The app's tile region, for its sleep word. */
   readonly tile: View;
@@ -145,6 +147,22 @@ export interface AppLinkParts {
   readonly seed: number;
 }
 
+/**
+ * What the net tile alone knows of requests that are out stands in a region of its own, so that a
+ * successor can go on with it:
+ *
+ *     word 0   how many descriptors were taken back, as cursors run
+ *     word 1   1 once it goes with the links
+ *     byte 64  for each descriptor `Out` words, then for each where its copy begins (`PayloadRing`)
+ */
+const State = { reclaimed: 0, joined: 1 } as const;
+const OUT_AT = 64;
+
+/** Bytes of that region. */
+export function requestsBytes({ depth }: LinkShape): number {
+  return OUT_AT + depth * ((4 << OUT_SHIFT) + 4);
+}
+
 /** What is known of a request that is out, log2 of its words, and their offsets. */
 const OUT_SHIFT = 2;
 const Out = {
@@ -164,13 +182,18 @@ class Copies {
   readonly #wide: BigUint64Array;
   readonly #wideFrames: BigUint64Array;
 
-  /** Copies from `umem` to `ring`, as `requestRing` has it, for a link of `depth`. */
-  constructor(ring: View, { umem, depth }: { umem: Umem; depth: number }) {
-    this.#ring = new PayloadRing(ring.byteLength - PAYLOAD_MARGIN, depth);
+  /** Copies from `umem` to `ring`, as `requestRing` has it. `starts` is as in `PayloadRing`. */
+  constructor(ring: View, { umem, starts }: { umem: Umem; starts: Int32Array<SharedArrayBuffer> }) {
+    this.#ring = new PayloadRing(ring.byteLength - PAYLOAD_MARGIN, starts.length, starts);
     this.#words = i32(ring);
     this.#frames = umem.words;
     this.#wide = u64(ring);
     this.#wideFrames = u64(umem.bytes);
+  }
+
+  /** Goes on after `pushed` descriptors, of which the last is of `length` bytes at `offset` of the ring. */
+  resume(pushed: number, offset: number, length: number): void {
+    this.#ring.resume(pushed, (offset & 4) + length);
   }
 
   /**
@@ -237,6 +260,7 @@ export class AppLink implements arrival.Recipient {
   readonly #waker: Waker;
   /** Where the app does not read the UMEM. */
   readonly #copies: Copies | null;
+  readonly #state: Uint32Array;
   /** For each descriptor of the link what is out, `Out` words. */
   readonly #out: Int32Array;
   #reclaimed: number;
@@ -249,7 +273,11 @@ export class AppLink implements arrival.Recipient {
 
   constructor(setup: AppSetup, { umem, cache, index, wake, seed }: AppLinkParts) {
     const { net, app, shape } = setup;
-    if (app.byteLength < appLinkBytes(shape) || net.byteLength < netLinkBytes(shape)) {
+    const { depth } = shape;
+    if (
+      app.byteLength < appLinkBytes(shape) || net.byteLength < netLinkBytes(shape) ||
+      setup.requests.byteLength < requestsBytes(shape)
+    ) {
       throw new RangeError(`the link region of app ${setup.name} is too small`);
     }
     this.name = setup.name;
@@ -259,14 +287,55 @@ export class AppLink implements arrival.Recipient {
     this.payloadBytes = payloadRing(app, shape);
     const { buffer, byteOffset, byteLength } = this.payloadBytes;
     this.payloads = new DataView(buffer, byteOffset, byteLength);
+    const outBytes = depth << (OUT_SHIFT + 2);
+    const starts = i32(slice(setup.requests, OUT_AT + outBytes, depth << 2));
     const copies = requestRing(net, shape);
-    this.#copies = copies && new Copies(copies, { umem, depth: shape.depth });
+    this.#copies = copies && new Copies(copies, { umem, starts });
     this.peers = new Peers(setup, { cache, index, seed });
     this.received = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.peers };
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
-    this.#out = new Int32Array(shape.depth << OUT_SHIFT);
-    this.#reclaimed = this.#passed = this.#requests.pushed;
+    this.#state = u32(setup.requests);
+    this.#out = i32(slice(setup.requests, OUT_AT, outBytes));
+    const { pushed } = this.#requests;
+    const reclaimed = this.#state[State.reclaimed] | 0;
+    const goesOn = this.#state[State.joined] === 1 && ((pushed - reclaimed) >>> 0) <= depth;
+    this.#reclaimed = this.#passed = goesOn ? reclaimed : pushed;
+    this.#state[State.reclaimed] = this.#reclaimed;
+    this.#state[State.joined] = 1;
+    if (!goesOn || pushed === reclaimed) return;
+    const last = this.#requests.slotAt((pushed - 1) & (depth - 1));
+    const { words } = this.#requests;
+    this.#copies?.resume(pushed, words[last + Descriptor.offset], words[last + Descriptor.length]);
+  }
+
+  /**
+   * Goes on with what a predecessor has out. `claim` says of an offset whether its frame or large buffer
+   * can be this link's; else the request has none any more. The header cache is a new one.
+   */
+  resume(claim: (offset: number) => boolean): void {
+    this.largeOut = 0;
+    const out = this.#out;
+    this.#forEachOut((at) => {
+      out[at + Out.entry] = SLOW;
+      const offset = out[at + Out.offset];
+      if (offset === -1) return;
+      if (!claim(offset)) out[at + Out.offset] = -1;
+      else if (this.#umem.isLarge(offset)) this.largeOut++;
+    });
+  }
+
+  /** Calls `visit` with an offset in each frame or large buffer that the app is reading. */
+  forEachHeld(visit: (offset: number) => void): void {
+    this.#forEachOut((at) => {
+      if (this.#out[at + Out.offset] >= 0) visit(this.#out[at + Out.offset]);
+    });
+  }
+
+  /** Calls `visit` with the word in `#out` of each descriptor that was not taken back. */
+  #forEachOut(visit: (at: number) => void): void {
+    const mask = this.#requests.depth - 1;
+    for (let i = 0; i < this.outstanding; i++) visit(((this.#reclaimed + i) & mask) << OUT_SHIFT);
   }
 
   /** Descriptors whose frames were not taken back yet. */
@@ -308,6 +377,7 @@ export class AppLink implements arrival.Recipient {
       this.#giveBack(this.#out[out + Out.offset]);
     }
     this.#reclaimed = (this.#reclaimed + count) | 0;
+    this.#state[State.reclaimed] = this.#reclaimed;
     return count;
   }
 

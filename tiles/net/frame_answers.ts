@@ -82,7 +82,7 @@ export class FrameAnswers implements Answers {
   }
 
   reserve(size: number): number {
-    this.#takeBack();
+    this.takeBack();
     const at = this.#requests.room(size);
     if (at < 0) return this.#reserveApart(size);
     this.#frame = at - PAYLOAD_AT;
@@ -94,7 +94,7 @@ export class FrameAnswers implements Answers {
   }
 
   /** Takes room back that was reserved and not sent. */
-  #takeBack(): void {
+  takeBack(): void {
     // What is in the frame of its request goes on being there.
     if (this.#frame >= 0 && this.#owner < 0) this.#umem.give(this.#frame);
     this.#frame = -1;
@@ -146,7 +146,7 @@ export class FrameAnswers implements Answers {
   }
 
   reflect(): void {
-    if (this.#frame >= 0) this.#takeBack();
+    if (this.#frame >= 0) this.takeBack();
     const requests = this.#requests;
     const { row } = requests;
     if (requests.isFramed && requests.rows[row + Arrival.sum] !== PARTIAL) {

@@ -36,12 +36,20 @@ export class Heard {
   #count = 0;
   #victim = 0;
 
-  /** Joins the table at `view`, zeroed at first. Its writer brings a random `seed`. */
+  /**
+   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`; one that takes over
+   * from another goes on with its addresses and its key.
+   */
   constructor(view: View, seed?: number) {
-    this.#words = i32(view);
-    if (seed === undefined || this.#words[KEY_AT + 1] !== 0) return;
+    const words = this.#words = i32(view);
+    if (seed === undefined) return;
+    if (words[KEY_AT + 1] !== 0) {
+      const begin = this.#place(words[YOUNGER], 0);
+      for (let at = begin; at < begin + SLOTS; at++) if (words[at] !== 0) this.#count++;
+      return;
+    }
     const { add, first, second } = keyOf(seed, Use.heard);
-    this.#words.set([add, first, second], KEY_AT);
+    words.set([add, first, second], KEY_AT);
   }
 
   /** Puts an address in, among the youngest. The writer's alone. Whether others were forgotten for it. */

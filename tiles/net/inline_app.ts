@@ -113,6 +113,11 @@ export class InlineApp implements arrival.Recipient {
     this.largeOut = 0;
   }
 
+  /** Takes back what it has reserved: the tile ends. */
+  relinquish(): void {
+    this.#answers.takeBack();
+  }
+
   /** Milliseconds to its next tick; -1 when it has none. */
   nextDue(nowMillis: number): number {
     return this.#service.nextDue(nowMillis);

@@ -41,10 +41,12 @@ export class SocketReceiver {
   constructor(parts: SocketReceiverParts) {
     this.#parts = parts;
     const { umem, apps } = parts;
-    const free = umem.freeLarge;
-    this.#buffers = new Uint32Array(Math.max(1, Math.min(UDP_BURST, free >>> 1)));
-    for (let i = 0; i < this.#buffers.length; i++) this.#buffers[i] = umem.takeLarge();
-    this.#share = Math.max(1, Math.floor(umem.freeLarge / Math.max(1, apps.length)));
+    // So many are never out with an app: a successor of this tile finds them free, too.
+    const own = Math.max(1, Math.min(UDP_BURST, umem.largeBuffers >>> 1));
+    this.#buffers = new Uint32Array(own);
+    for (let i = 0; i < own; i++) this.#buffers[i] = umem.takeLarge();
+    const others = umem.largeBuffers - own;
+    this.#share = Math.max(1, Math.floor(others / Math.max(1, apps.length)));
   }
 
   /**

@@ -8,8 +8,9 @@
  *     the same way on, or socket_sender, or holding while the neighbour is unknown.
  */
 
+import { METRICS_BYTES, MetricsWriter } from "../app/metrics.ts";
 import { loadService, type Service } from "../app/service.ts";
-import type { View } from "../../ffi/view.ts";
+import { heapView, slice, type View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { CaptureWriter } from "../runtime/capture_ring.ts";
 import { ControlReader } from "../runtime/control.ts";
@@ -24,6 +25,7 @@ import { Checks } from "./checks.ts";
 import { Detour } from "./detour.ts";
 import { Devices } from "./devices.ts";
 import { Dispatch, type UdpSocketSetup } from "./dispatch.ts";
+import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { HeaderCache } from "./header_cache.ts";
 import { HOLD_LIMITS, Holding } from "./holding.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
@@ -53,6 +55,8 @@ export interface NetSetup {
   readonly netbase: View;
   /** The UMEM: frames, then large buffers of 64 KiB. */
   readonly umem: View;
+  /** What one net tile on this UMEM tells the next of its frames (`handover.ts`). */
+  readonly record: View;
   /** The memory of its header cache. */
   readonly headers: View;
   readonly frameBytes: number;
@@ -81,27 +85,63 @@ export interface NetSetup {
   readonly seed: number;
 }
 
-/** Makes a net tile. Throws RangeError when what it is given does not fit together. */
+/**
+ * Makes a net tile. Throws RangeError when what it is given does not fit together, and RingsLost where
+ * its sockets have to be opened anew.
+ */
 export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
-  const { inline = [] } = context.setup;
-  return inline.length === 0 ? new NetTile(context, []) : createWithApps(context, inline);
+  const { setup: { inline = [], ...setup }, libraries: { xsk, udp } } = context;
+  if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
+  if (setup.frames < framesNeeded(setup)) {
+    throw new RangeError(`${setup.frames} frames do not do, it takes ${framesNeeded(setup)}`);
+  }
+  if (setup.sockets.length > MOST_PORTS) {
+    throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
+  }
+  if (inline.length > 0 || context.turn !== undefined) return createInTurn(context, inline);
+  return new NetTile(context, adopt(context), []);
 }
 
-/** Makes the apps that run inside first. Throws Error with what is wrong with one. */
-async function createWithApps(
+/**
+ * Makes the apps that run inside first, and waits for the tile's turn: until then what others may still
+ * use stays untouched. Throws Error with what is wrong with an app.
+ */
+async function createInTurn(
   context: TileContext<NetSetup>,
   setups: readonly InlineSetup[],
 ): Promise<Tile> {
-  const { libraries: { clock }, log } = context;
-  const made = setups.map(async (setup) => {
-    const region = new TileRegion(setup.region);
-    const { counters } = region;
-    const say = (line: string) => log(`${setup.name}: ${line}`);
-    const service = await loadService(setup, { counters, ...(clock && { clock }), log: say });
-    region.life = Life.running;
-    return { setup, service, counters };
+  const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
+  const slots = adopt(context);
+  await context.turn?.();
+  for (const { setup, metrics } of made) {
+    metrics?.move(setup.metrics);
+    new TileRegion(setup.region).life = Life.running;
+  }
+  return new NetTile(context, slots, made);
+}
+
+async function makeInline(
+  { libraries: { clock }, log, turn }: TileContext<NetSetup>,
+  setup: InlineSetup,
+): Promise<MadeApp> {
+  const { counters } = new TileRegion(setup.region);
+  const metrics = turn && new MetricsWriter(heapView(METRICS_BYTES));
+  const service = await loadService(setup, {
+    counters,
+    ...(clock && { clock }),
+    ...(metrics && { metrics }),
+    log: (line) => log(`${setup.name}: ${line}`),
   });
-  return new NetTile(context, await Promise.all(made));
+  return { setup, service, counters, metrics };
+}
+
+/** Maps the rings of all sockets, and returns their slots. Throws RingsLost. */
+function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
+  const frames = slice(setup.umem, 0, setup.frames * setup.frameBytes);
+  return setup.sockets.map(({ fd, fill, slot = xsk!.adopt(fd, frames, fill) }) => {
+    if (slot < 0) throw RingsLost.unmapped(slot);
+    return slot;
+  });
 }
 
 /** An app that is made and not in its place yet. */
@@ -109,6 +149,8 @@ interface MadeApp {
   readonly setup: InlineSetup;
   readonly service: Service;
   readonly counters: Float64Array;
+  /** Its own numbers, until it is in its place. */
+  readonly metrics?: MetricsWriter;
 }
 
 /** Frames that a net tile needs, so that none of its rings, links and queues can starve another. */
@@ -138,20 +180,22 @@ class NetTile implements Tile {
   readonly #netlink: Waker;
   readonly #pollSet: PollSet;
   readonly #counters: Float64Array;
+  readonly #record: FrameRecord;
+  /** What predecessors counted of cursors that could not be true. */
+  readonly #corruptBefore: number;
   #generation = -1;
   #turns = 0;
   /** Whether the last turn had work. */
   #worked = false;
 
-  constructor({ setup, region, libraries }: TileContext<NetSetup>, made: readonly MadeApp[]) {
-    const { tile, xsk, udp } = libraries;
-    if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
-    if (setup.frames < framesNeeded(setup)) {
-      throw new RangeError(`${setup.frames} frames do not do, it takes ${framesNeeded(setup)}`);
-    }
-    if (setup.sockets.length > MOST_PORTS) {
-      throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
-    }
+  /** `slots` are those of its sockets. */
+  constructor(
+    { setup, region, libraries }: TileContext<NetSetup>,
+    slots: readonly number[],
+    made: readonly MadeApp[],
+  ) {
+    const { tile } = libraries;
+    const [xsk, udp] = [libraries.xsk!, libraries.udp!];
     const { counters } = region;
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
@@ -163,7 +207,9 @@ class NetTile implements Tile {
     this.#counters = counters;
     this.#reader = reader;
     this.#cache = cache;
-    this.#ports = setup.sockets.map((socket) => new XdpPort(socket, { xsk, umem }));
+    this.#ports = setup.sockets.map((socket, i) =>
+      new XdpPort(socket, { xsk, umem, slot: slots[i] })
+    );
     const capture = new Capture(
       new ControlReader(setup.control),
       new CaptureWriter(setup.capture),
@@ -184,6 +230,10 @@ class NetTile implements Tile {
     this.#apps = setup.apps.map((app, index) =>
       new AppLink(app, { umem, cache, index, wake, seed })
     );
+    this.#record = new FrameRecord(setup.record, setup.frames);
+    this.#corruptBefore = counters[NET.index.link_corrupt];
+    // Before anything takes a frame.
+    takeOver({ umem, ports: this.#ports, apps: this.#apps, record: this.#record });
     const inside = { umem, cache, transmitter: this.#transmitter, seed };
     this.#inline = made.map(({ setup: app, ...parts }, i) =>
       new InlineApp(app, { ...parts, ...inside, index: setup.apps.length + i })
@@ -207,20 +257,22 @@ class NetTile implements Tile {
     );
     this.#pollSet = new PollSet({ xsk, udp, tile }, {
       eventfd: setup.eventfd,
-      ports: setup.sockets.map(({ slot }) => xsk.fd(slot)),
+      ports: slots.map((slot) => xsk.fd(slot)),
       sockets: receiving.map(({ fd }) => fd),
     });
     this.descriptors = [
       setup.eventfd,
-      ...setup.sockets.map(({ slot }) => xsk.fd(slot)),
+      ...slots.map((slot) => xsk.fd(slot)),
       ...setup.udp.map(({ fd }) => fd),
     ];
     this.#ports.forEach((port, i) => {
+      const isNew = port.isNew();
       port.refill();
       const { queue, fill } = setup.sockets[i];
-      if (port.filled === fill) return;
+      if (port.filled === fill || !isNew) return;
       throw new RangeError(`queue ${queue}: the fill ring took ${port.filled} of ${fill} frames`);
     });
+    this.housekeeping();
   }
 
   turn(): number {
@@ -279,14 +331,39 @@ class NetTile implements Tile {
   housekeeping(): void {
     this.#cache.moveOn();
     const totals = new Float64Array(XDP_STATISTICS);
-    for (const port of this.#ports) port.addStatistics(totals);
-    this.#counters.set(totals, NET.index.xdp_rx_dropped);
+    const areComplete = this.#ports.every((port) => port.addStatistics(totals));
+    if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
-    this.#counters[NET.index.link_corrupt] = this.#apps.reduce((sum, app) => sum + app.corrupt, 0);
+    this.#counters[NET.index.link_corrupt] = this.#apps.reduce(
+      (sum, app) => sum + app.corrupt,
+      this.#corruptBefore,
+    );
+  }
+
+  /** Counts what the kernel has counted of the sockets. Sockets that were opened anew begin at 0. */
+  #countStatistics(totals: Float64Array): void {
+    const before = this.#record.totals;
+    for (let i = 0; i < XDP_STATISTICS; i++) {
+      const counter = NET.index.xdp_rx_dropped + i;
+      if (before[i] + totals[i] < this.#counters[counter]) before[i] = this.#counters[counter];
+      this.#counters[counter] = before[i] + totals[i];
+    }
   }
 
   drained(): boolean {
     return !this.pending();
+  }
+
+  /** Lets go of every frame that is neither the kernel's nor out with an app. */
+  relinquish(): void {
+    this.#holding.clear();
+    for (const app of this.#inline) app.relinquish();
+    for (const port of this.#ports) {
+      this.#counters[NET.index.tx_frames] += port.flush();
+      this.#counters[NET.index.tx_drop_ring_full] += port.dropQueued();
+    }
+    this.housekeeping();
+    this.#record.write(this.#umem, this.#apps);
   }
 
   close(): void {

@@ -25,6 +25,7 @@ export class Umem {
   readonly frameBytes: number;
   /** Bytes of all frames together: where the large buffers begin. */
   readonly framesEnd: number;
+  readonly largeBuffers: number;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly words: Int32Array;
   readonly view: DataView;
@@ -39,6 +40,7 @@ export class Umem {
     const { frameBytes, frames, largeBuffers } = shape;
     this.frameBytes = frameBytes;
     this.framesEnd = frames * frameBytes;
+    this.largeBuffers = largeBuffers;
     const needed = this.framesEnd + largeBuffers * UDP_BUFFER_BYTES;
     if (region.byteLength < needed || needed > MOST_BYTES + 1) {
       throw new RangeError(
@@ -52,8 +54,39 @@ export class Umem {
     this.#frameMask = ~(frameBytes - 1);
     this.#frames = new Int32Array(frames);
     this.#large = new Int32Array(largeBuffers);
-    for (let i = frames - 1; i >= 0; i--) this.give(i * frameBytes);
-    for (let i = largeBuffers - 1; i >= 0; i--) this.give(this.framesEnd + i * UDP_BUFFER_BYTES);
+    this.restart(new Uint8Array(frames + largeBuffers).fill(1));
+  }
+
+  /** Frames, free or not. */
+  get frameCount(): number {
+    return this.#frames.length;
+  }
+
+  /**
+   * The number of the frame or large buffer that `offset` lies in: frames come first. -1 when there is
+   * none.
+   */
+  indexOf(offset: number): number {
+    if (offset < 0) return -1;
+    if (offset < this.framesEnd) return Math.floor(offset / this.frameBytes);
+    const large = Math.floor((offset - this.framesEnd) / UDP_BUFFER_BYTES);
+    return large < this.largeBuffers ? this.frameCount + large : -1;
+  }
+
+  /** Makes those free whose byte in `free`, by `indexOf`, is 1, and no others. */
+  restart(free: Uint8Array): void {
+    const frames = this.frameCount;
+    this.#freeFrames = this.#freeLarge = 0;
+    for (let i = free.length - 1; i >= 0; i--) {
+      if (free[i] !== 1) continue;
+      if (i < frames) this.give(i * this.frameBytes);
+      else this.give(this.framesEnd + (i - frames) * UDP_BUFFER_BYTES);
+    }
+  }
+
+  /** Calls `visit` with the offset of each free frame. */
+  forEachFreeFrame(visit: (offset: number) => void): void {
+    this.#frames.subarray(0, this.#freeFrames).forEach(visit);
   }
 
   /** Free frames. */

@@ -4,7 +4,13 @@
  * may have out is bounded: `fill` on the way in, `tx` on the way out.
  */
 
-import { type Xsk, XSK_STATISTICS } from "../../ffi/xsk.ts";
+import {
+  VISIBLE_HEADER_WORDS,
+  XSK_CURSORS,
+  XSK_STATISTICS,
+  XskCursor,
+  type XskSlots,
+} from "../../ffi/xsk.ts";
 import { XDP_BURST } from "./arrivals.ts";
 import type { Umem } from "./umem.ts";
 
@@ -13,8 +19,9 @@ export const MOST_PORTS = 127;
 
 /** A socket, as main tells a net tile of it. */
 export interface XdpSocketSetup {
-  /** Its number in the library. */
-  readonly slot: number;
+  readonly fd: number;
+  /** Its number in the library, where its rings are mapped already. */
+  readonly slot?: number;
   readonly ifindex: number;
   readonly queue: number;
   /** Entries of its fill ring. */
@@ -29,7 +36,7 @@ export interface XdpSocketSetup {
 export class XdpPort {
   readonly ifindex: number;
   readonly partialChecksums: boolean;
-  readonly #xsk: Xsk;
+  readonly #xsk: XskSlots;
   readonly #umem: Umem;
   readonly #slot: number;
   readonly #fill: number;
@@ -38,19 +45,76 @@ export class XdpPort {
   readonly #batch: Uint32Array;
   readonly #frames = new Uint32Array(XDP_BURST);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
+  readonly #cursors = new Uint32Array(XSK_CURSORS);
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
 
-  constructor(setup: XdpSocketSetup, { xsk, umem }: { xsk: Xsk; umem: Umem }) {
+  /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
+  constructor(
+    setup: XdpSocketSetup,
+    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
+  ) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
     this.#xsk = xsk;
     this.#umem = umem;
-    this.#slot = setup.slot;
+    this.#slot = slot;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
     this.#batch = new Uint32Array(2 * setup.tx);
+  }
+
+  /** Goes on with the rings as the predecessor left them, which has ended. */
+  resume(): void {
+    this.#xsk.resume(this.#slot);
+    const cursors = this.#readCursors();
+    this.#filled = (cursors[XskCursor.fillProducer] - cursors[XskCursor.rxConsumer]) | 0;
+    this.#transmitting = (cursors[XskCursor.txProducer] - cursors[XskCursor.completionConsumer]) |
+      0;
+  }
+
+  /** Whether nothing was ever put on these rings. */
+  isNew(): boolean {
+    return this.#readCursors().every((cursor) => cursor === 0);
+  }
+
+  /** Frames that the kernel has. */
+  get held(): number {
+    return this.#filled + this.#transmitting;
+  }
+
+  /**
+   * Whether all that the kernel had taken off the fill and the transmit ring is on the receive and the
+   * completion ring by now. Consumers are read before producers, so later arrivals do not matter.
+   */
+  isSettled(): boolean {
+    const cursors = this.#readCursors();
+    const receiving = cursors[XskCursor.fillConsumer] - cursors[XskCursor.rxProducer];
+    const sending = cursors[XskCursor.txConsumer] - cursors[XskCursor.completionProducer];
+    return (receiving | 0) <= 0 && (sending | 0) <= 0;
+  }
+
+  /** Calls `visit` with an offset in each frame that stands in one of the rings. False: they are nonsense. */
+  forEachVisible(visit: (offset: number) => void): boolean {
+    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
+    const count = this.#xsk.visible(this.#slot, words);
+    if (count < 0) return false;
+    words.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
+    return true;
+  }
+
+  #readCursors(): Uint32Array {
+    this.#xsk.cursors(this.#slot, this.#cursors);
+    return this.#cursors;
+  }
+
+  /** Frees what is queued still, and returns how many frames that was. */
+  dropQueued(): number {
+    const count = this.#queued;
+    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
+    this.#queued = 0;
+    return count;
   }
 
   /** Frames that the kernel has for receiving, filled or not. */
@@ -135,9 +199,13 @@ export class XdpPort {
     return this.#queued > 0;
   }
 
-  /** Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. */
-  addStatistics(sums: Float64Array): void {
-    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return;
+  /**
+   * Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. False
+   * when it does not say.
+   */
+  addStatistics(sums: Float64Array): boolean {
+    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;
     for (let i = 0; i < sums.length; i++) sums[i] += Number(this.#statistics[i]);
+    return true;
   }
 }

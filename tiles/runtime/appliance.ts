@@ -6,9 +6,10 @@
  * XDP programs' maps: each step leaves a host that works, the last one moves the traffic.
  */
 
-import { describeErrno, SystemError } from "../../ffi/errno.ts";
+import { checked, describeErrno, SystemError } from "../../ffi/errno.ts";
 import type { Observer, TileLibrary } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
+import type { XskSlots } from "../../ffi/xsk.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { type Attachment, type Binding, OccupiedError, type Opened } from "./attachment.ts";
 import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";
@@ -16,6 +17,7 @@ import { countersOf } from "./counters.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
 import { permissions } from "./permissions.ts";
+import { RING_ENTRIES } from "./plan.ts";
 import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { sentenceOf } from "./thrown.ts";
@@ -25,6 +27,8 @@ import { type TileSeat, Wiring, type WiringOptions } from "./wiring.ts";
 export interface ApplianceOptions extends WiringOptions {
   /** Main's own way to wake tiles. */
   readonly tile: TileLibrary;
+  /** Maps the rings of sockets for the net tiles, which know them by slot. */
+  readonly xsk: XskSlots;
   readonly observer: Observer;
   log(line: string): void;
   /** Does what an operator asked for, `Ask.reload` or `Ask.upgrade`: once for each number. */
@@ -79,6 +83,8 @@ export class Appliance {
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
+  /** The slot of each socket, by its descriptor. */
+  readonly #slots = new Map<number, number>();
   /** In a reload the second worker of a tile: the one that starts, then the one that is relieved. */
   #beside?: TileWorker;
   /** Settles when neither is there any more. */
@@ -117,48 +123,66 @@ export class Appliance {
 
   /**
    * Attaches the XDP programs and opens their sockets, in the best mode that works for all. Throws
-   * what `Attachment.open` throws in the last, where not even copy mode works.
+   * what `Attachment` throws in the last, where not even copy mode works.
    */
   attach(): readonly Attached[] {
-    const { attachments } = this.#options;
-    let zeroCopy: string;
-    try {
-      this.#open("zero-copy");
-      return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
-    } catch (error) {
-      if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
-      zeroCopy = `no zero-copy: ${error.message}`;
-    }
-    return this.#open("copy").map(({ attach, reason }) => ({
-      mode: `xdp ${attach} copy`,
-      reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
-    }));
-  }
-
-  /** Opens all interfaces in one mode, or none. */
-  #open(binding: Binding): Opened[] {
     const { attachments, plan: { shares } } = this.#options;
     try {
-      return attachments.map((attachment, i) => {
-        const its = shares.filter((share) => share.interface === i)
-          .map(({ queue, netTile }) => ({
-            queue,
-            netTile,
-            umem: this.#wiring.frames[netTile],
-          }));
-        return attachment.open(its, binding);
+      attachments.forEach((attachment, i) => {
+        const its = shares.filter((share) => share.interface === i);
+        attachment.prepare(its.map(({ queue, netTile }) => ({
+          queue,
+          netTile,
+          umem: this.#wiring.frames[netTile],
+        })));
       });
+      let zeroCopy: string;
+      try {
+        this.#open("zero-copy");
+        return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
+      } catch (error) {
+        if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
+        zeroCopy = `no zero-copy: ${error.message}`;
+      }
+      for (const attachment of attachments) attachment.reset();
+      return this.#open("copy").map(({ attach, reason }) => ({
+        mode: `xdp ${attach} copy`,
+        reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
+      }));
     } catch (error) {
+      this.#release();
       for (const attachment of attachments) attachment.close();
       throw error;
     }
   }
 
+  /** Maps the sockets' rings and binds them in one mode. Before Linux 6.4 it takes this order. */
+  #open(binding: Binding): Opened[] {
+    const { attachments, xsk } = this.#options;
+    this.#release();
+    for (const { fd, netTile } of attachments.flatMap(({ prepared }) => prepared)) {
+      const slot = checked(
+        xsk.adopt(fd, this.#wiring.frames[netTile], RING_ENTRIES),
+        "map the rings of an AF_XDP socket",
+      );
+      this.#slots.set(fd, slot);
+    }
+    return attachments.map((attachment) => attachment.open(binding));
+  }
+
+  /** Unmaps the sockets' rings. */
+  #release(): void {
+    for (const slot of this.#slots.values()) this.#options.xsk.release(slot);
+    this.#slots.clear();
+  }
+
   /** Starts net and app tiles, then lets the frames come. `partialChecksums` is by interface. */
   async startTiles(partialChecksums: readonly boolean[]): Promise<void> {
     const wiring = this.#wiring;
+    for (const slot of this.#slots.values()) this.#options.xsk.resume(slot);
+    const xdp = { partialChecksums, slots: this.#slots };
     await Promise.all(
-      wiring.nets.map((seat, n) => this.#start(seat, wiring.netSetup(n, partialChecksums))),
+      wiring.nets.map((seat, n) => this.#start(seat, wiring.netSetup(n, xdp))),
     );
     await Promise.all(wiring.apps.map(({ seat }, a) => this.#start(seat, wiring.appSetup(a))));
     for (const attachment of this.#options.attachments) attachment.serve();
@@ -396,6 +420,7 @@ export class Appliance {
     this.#nameRefusedCalls();
     // A tile that is late comes back to its rings: they go with the process then.
     if (!allEnded) return;
+    this.#release();
     for (const attachment of attachments) attachment.close();
   }
 

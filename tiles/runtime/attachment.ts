@@ -1,23 +1,24 @@
 /**
- * An interface's part in AF_XDP, as main sets it up: the XDP program with its maps, and one socket
- * for each queue. The program is attached before the sockets are in its map, and passes everything
- * to the kernel until they are.
+ * An interface's part in AF_XDP, as the master sets it up: the XDP program with its maps, and one socket
+ * for each queue. The program is attached before the sockets are in its map, and passes everything to the
+ * kernel until they are.
  *
- * It is attached by itself, by a link that goes with this process, or as one of those that libxdp's
- * dispatcher runs there. Out of that one it goes only when it is taken out: a Tegula that was killed
- * leaves it behind. What tells such a one from that of a Tegula that lives is that nobody has the
- * queues' sockets; so there they are opened first, and let go of last.
+ *     const attachment = new Attachment(setup, { name, ifindex, queues, map }); // loads the program
+ *     attachment.prepare(shares); // sockets, not bound: to be handed over (`descriptors`) and mapped
+ *     attachment.open("copy");    // attaches the program and binds the sockets
+ *     attachment.serve();         // from now on frames come by AF_XDP
+ *     attachment.pause();         // from now on the kernel has them
+ *
+ * Other sockets are prepared beside those that serve, and replace them by `open`. An interface that was
+ * deleted and made again has another index: `unload` the attachment and make another.
+ *
+ * The program is attached by itself, by a link that goes with this process, or as one of those that
+ * libxdp's dispatcher runs there. Out of that one it goes only when it is taken out: a Tegula that was
+ * killed leaves it behind. What tells such a one from that of a Tegula that lives is that nobody has the
+ * queues' sockets; so there they are bound first, and let go of last.
  */
 
-import {
-  describeErrno,
-  EAFNOSUPPORT,
-  EBUSY,
-  EEXIST,
-  EINVAL,
-  ENOBUFS,
-  SystemError,
-} from "../../ffi/errno.ts";
+import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../../ffi/errno.ts";
 import { FILTER_BYTES, seedFilter } from "../../ffi/filter.ts";
 import { u64, type View } from "../../ffi/view.ts";
 import type { XdpProgram, XskSetup } from "../../ffi/xsk.ts";
@@ -26,9 +27,9 @@ import * as plan from "./plan.ts";
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
 export type Binding = "zero-copy" | "copy";
 
-/** A queue's AF_XDP socket: its slot in the native library, and which net tile has it. */
+/** A queue's AF_XDP socket: its descriptor, and which net tile has it. */
 export interface QueueSocket {
-  readonly slot: number;
+  readonly fd: number;
   readonly queue: number;
   readonly netTile: number;
 }
@@ -46,6 +47,12 @@ export interface Opened {
   readonly attach: "native" | "generic";
   /** Why it is not native; empty where it is. */
   readonly reason: string;
+}
+
+/** A descriptor for another process, by the name that it is handed under (`handed.ts`). */
+export interface NamedDescriptor {
+  readonly name: string;
+  readonly fd: number;
 }
 
 /** The name of libxdp's dispatcher, as the kernel keeps it. */
@@ -77,9 +84,16 @@ export class Attachment {
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
   readonly #redirected: BigUint64Array;
+  /** What `prepare` made sockets for. */
+  #shares: readonly Share[] = [];
+  /** Those that are not bound, or not all. */
+  #prepared: QueueSocket[] = [];
+  /** How many of `#prepared` are bound. */
+  #bound = 0;
+  /** Those that are bound. */
   #sockets: QueueSocket[] = [];
-  /** How it is taken off again, once it is attached. */
-  #takeOff: (() => number) | null = null;
+  /** How the program is attached, and how it is taken off again. */
+  #on: { readonly how: Opened; readonly takeOff: () => number } | null = null;
 
   /** Loads the program for `queues` queues; nothing is attached yet. */
   constructor(
@@ -109,46 +123,84 @@ export class Attachment {
   }
 
   /**
-   * Attaches, natively if that works, and opens a socket for each share on the UMEM of the net tile
-   * that has the queue. Throws OccupiedError when another program came first, and Error with the
-   * reasons when nothing works; nothing is left attached or open then.
+   * Makes a socket for each share, on the UMEM of the net tile that has the queue, in place of those that
+   * were prepared and not bound. Throws SystemError; nothing is prepared then.
    */
-  open(shares: readonly Share[], binding: Binding): Opened {
-    const native = this.#try("native", shares, binding);
-    if (native === null) return { attach: "native", reason: "" };
-    // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
-    if (binding === "zero-copy") throw new Error(native);
-    const generic = this.#try("generic", shares, binding);
-    if (generic === null) return { attach: "generic", reason: native };
-    throw new Error(`native ${native}, generic ${generic}`);
+  prepare(shares: readonly Share[]): void {
+    this.#discard();
+    this.#shares = shares;
+    for (const { queue, netTile, umem } of shares) {
+      const fd = this.#setup.prepare(umem, {
+        frameBytes: plan.FRAME_BYTES,
+        headroom: plan.HEADROOM_BYTES,
+        ring: plan.RING_ENTRIES,
+      });
+      if (fd < 0) {
+        this.#discard();
+        throw new SystemError("open an AF_XDP socket", fd);
+      }
+      this.#prepared.push({ fd, queue, netTile });
+    }
   }
 
-  /** One way; returns why it does not work, null when it does. */
-  #try(attach: "native" | "generic", shares: readonly Share[], binding: Binding): string | null {
-    if (attach === "native" && this.#notNative !== "") return this.#notNative;
+  /**
+   * Attaches, natively if that works, unless it is attached, and binds the prepared sockets in place of
+   * those that were bound before. Throws OccupiedError when another program came first, and SystemError
+   * where no other way would help: it is closed then. Throws Error with the reasons when nothing works:
+   * it is as after `reset` then.
+   */
+  open(binding: Binding): Opened {
+    this.#close(this.#sockets);
+    this.#sockets = [];
+    const refused = this.#on !== null ? this.#bind(binding) : this.#openAnew(binding);
+    if (refused !== null) {
+      this.reset();
+      throw new Error(refused);
+    }
+    this.#sockets = this.#prepared;
+    this.#prepared = [];
+    this.#bound = 0;
+    return this.#on!.how;
+  }
+
+  /** Attaches and binds; returns why it does not work, null when it does. */
+  #openAnew(binding: Binding): string | null {
+    const native = this.#notNative === ""
+      ? this.#try({ attach: "native", reason: "" }, binding)
+      : this.#notNative;
+    // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
+    if (native === null || binding === "zero-copy") return native;
+    const generic = this.#try({ attach: "generic", reason: native }, binding);
+    return generic === null ? null : `native ${native}, generic ${generic}`;
+  }
+
+  /** One way. What it has bound stays so: in copy mode that is the same for both. */
+  #try(how: Opened, binding: Binding): string | null {
     const refused = this.#dispatcher
-      ? this.#openSockets(shares, binding) ?? this.#join(attach)
-      : this.#attach(attach) ?? this.#openSockets(shares, binding);
-    if (refused !== null) this.close();
+      ? this.#bind(binding) ?? this.#join(how)
+      : this.#attach(how) ?? this.#bind(binding);
+    if (refused !== null) this.detach();
     return refused;
   }
 
-  #attach(mode: "native" | "generic"): string | null {
-    const link = this.#setup.attach(this.#program, this.ifindex, mode);
+  #attach(how: Opened): string | null {
+    const link = this.#setup.attach(this.#program, this.ifindex, how.attach);
     if (link < 0) {
       const occupant = this.#setup.attached(this.ifindex);
-      if (occupant !== null) throw new OccupiedError(this.name, occupant);
-      return describeErrno(link);
+      if (occupant === null) return describeErrno(link);
+      this.close();
+      throw new OccupiedError(this.name, occupant);
     }
-    this.#takeOff = () => {
+    const takeOff = () => {
       this.#setup.detach(link);
       return 0;
     };
+    this.#on = { how, takeOff };
     return null;
   }
 
-  #join(mode: "native" | "generic"): string | null {
-    const refused = this.#setup.join(this.#program, this.ifindex, mode);
+  #join(how: Opened): string | null {
+    const refused = this.#setup.join(this.#program, this.ifindex, how.attach);
     if (refused === -EEXIST) return "libxdp's dispatcher is attached in the other mode";
     if (refused === -EINVAL) {
       this.close();
@@ -158,41 +210,50 @@ export class Attachment {
       );
     }
     if (refused < 0) return `libxdp's dispatcher: ${describeErrno(refused)}`;
-    this.#takeOff = () => this.#setup.leave(this.ifindex);
+    this.#on = { how, takeOff: () => this.#setup.leave(this.ifindex) };
     return null;
   }
 
-  #openSockets(shares: readonly Share[], binding: Binding): string | null {
-    for (const { queue, netTile, umem } of shares) {
-      const slot = this.#setup.open(umem, {
-        frameBytes: plan.FRAME_BYTES,
-        headroom: plan.HEADROOM_BYTES,
-        ring: plan.RING_ENTRIES,
-        ifname: this.name,
-        ifindex: this.ifindex,
-        queue,
-        mode: binding,
-      });
-      const lives = this.#dispatcher && slot === -EBUSY;
+  /** Binds those of the prepared sockets that are not. */
+  #bind(binding: Binding): string | null {
+    for (const { fd, queue } of this.#prepared.slice(this.#bound)) {
+      const error = this.#setup.bind(fd, { ifindex: this.ifindex, queue, mode: binding });
+      const lives = this.#dispatcher && error === -EBUSY;
       // Another mode would not help.
-      if (slot === -ENOBUFS || slot === -EAFNOSUPPORT || lives) {
+      if (error === -ENOBUFS || lives) {
         this.close();
-        throw new SystemError("open an AF_XDP socket", slot);
+        throw new SystemError("open an AF_XDP socket", error);
       }
-      if (slot < 0) return `queue ${queue}: ${describeErrno(slot)}`;
-      this.#sockets.push({ slot, queue, netTile });
+      if (error < 0) return `queue ${queue}: ${describeErrno(error)}`;
+      this.#bound++;
     }
     return null;
   }
 
+  /**
+   * Detaches, and has all sockets prepared for another `open`. A socket is bound once, so where any is, all
+   * are closed and made anew, with other descriptors. Throws SystemError.
+   */
+  reset(): void {
+    this.detach();
+    if (this.#bound === 0 && this.#sockets.length === 0) return;
+    this.close();
+    this.prepare(this.#shares);
+  }
+
   /** Puts the sockets into the program's map: from now on frames for us come through them. */
   serve(): void {
-    for (const { slot } of this.#sockets) this.#setup.register(this.#program, slot);
+    for (const { queue, fd } of this.#sockets) this.#setup.register(this.#program, queue, fd);
+  }
+
+  /** Takes the sockets out of the program's map: from now on the kernel has all frames. */
+  pause(): void {
+    for (const { queue } of this.#sockets) this.#setup.unregister(this.#program, queue);
   }
 
   /** Whether the program is on the interface. */
   get attached(): boolean {
-    return this.#takeOff !== null;
+    return this.#on !== null;
   }
 
   /** Frames that the program has handed to the socket of `queue`. */
@@ -200,25 +261,57 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
+  /** The sockets that are bound. */
+  get sockets(): readonly QueueSocket[] {
+    return this.#sockets;
+  }
+
+  /** The sockets that `open` will bind. */
+  get prepared(): readonly QueueSocket[] {
+    return this.#prepared;
+  }
+
+  /** What another process needs: the filter map, and the sockets that are prepared, or else bound. */
+  get descriptors(): readonly NamedDescriptor[] {
+    const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;
+    return [
+      { name: `filter ${this.name}`, fd: this.#program.filter },
+      ...sockets.map(({ queue, fd }) => ({ name: `xsk ${this.name}/${queue}`, fd })),
+    ];
+  }
+
   /**
    * Takes the program off the interface: the kernel has all frames again at once. -errno when it stays
    * in a dispatcher, where it does nothing once the sockets are closed.
    */
   detach(): number {
-    const takeOff = this.#takeOff;
-    this.#takeOff = null;
-    return takeOff?.() ?? 0;
+    const on = this.#on;
+    this.#on = null;
+    return on?.takeOff() ?? 0;
   }
 
-  /** Detaches and closes the sockets; no net tile may use them any more. */
+  /** Detaches and closes all sockets; no net tile may use them any more. */
   close(): void {
     this.detach();
-    for (const { slot } of this.#sockets) this.#setup.close(slot);
+    this.#discard();
+    this.#close(this.#sockets);
     this.#sockets = [];
   }
 
-  /** The sockets that are open. */
-  get sockets(): readonly QueueSocket[] {
-    return this.#sockets;
+  /** Closes, and lets go of the program. It is not to be used any more. */
+  unload(): void {
+    this.close();
+    this.#setup.unload(this.#program);
+  }
+
+  /** Closes what is prepared. */
+  #discard(): void {
+    this.#close(this.#prepared);
+    this.#prepared = [];
+    this.#bound = 0;
+  }
+
+  #close(sockets: readonly QueueSocket[]): void {
+    for (const { fd } of sockets) this.#setup.close(fd);
   }
 }

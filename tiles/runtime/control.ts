@@ -19,8 +19,9 @@ const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
 /** The thread of the one tile that is to end. */
 const RELIEVED = PULSE + 1;
+const LEAVE = RELIEVED + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
-const XDP_AT = RELIEVED + 1;
+const XDP_AT = LEAVE + 1;
 
 /** What net tiles put into their capture rings (`capture_ring.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -70,6 +71,15 @@ export class ControlWriter {
     this.pulse();
   }
 
+  /**
+   * Asks every tile to end after its current turn, without draining: a successor takes over. The caller
+   * wakes those that sleep.
+   */
+  leave(): void {
+    Atomics.store(this.#words, LEAVE, 1);
+    this.pulse();
+  }
+
   /** Asks the tile of this thread alone to do so; 0: nobody. */
   relieve(thread: number): void {
     Atomics.store(this.#words, RELIEVED, thread);
@@ -116,9 +126,17 @@ export class ControlReader {
       Atomics.load(this.#words, RELIEVED) === this.#thread;
   }
 
-  /** Moves when it is time to look at the clock and at `stopping`: a plain load, as `captureMode`. */
+  /** Whether this tile is to end after its current turn. */
+  get leaving(): boolean {
+    return Atomics.load(this.#words, LEAVE) === 1;
+  }
+
+  /**
+   * Moves when it is time to look at the clock, `stopping` and `leaving`. An ordered load: those words
+   * are written before this one.
+   */
   get pulse(): number {
-    return this.#words[PULSE];
+    return Atomics.load(this.#words, PULSE);
   }
 
   /** One of {@linkcode CaptureMode}: a plain load, for it is asked for every turn. */

@@ -128,10 +128,16 @@ export class PayloadRing {
   readonly #mask: number;
   #head = 0;
 
-  /** Of `bytes` for the descriptors of a link of `depth`. */
-  constructor(bytes: number, depth: number) {
-    this.#starts = new Int32Array(depth);
+  /** Of `bytes` for the descriptors of a link of `depth`; `starts` is memory for that many words. */
+  constructor(bytes: number, depth: number, starts: Int32Array = new Int32Array(depth)) {
+    this.#starts = starts;
     this.#mask = bytes - 1;
+  }
+
+  /** Goes on where a predecessor with the same `starts` was: the last of `pushed` took `bytes`. */
+  resume(pushed: number, bytes: number): void {
+    const last = this.#starts[(pushed - 1) & (this.#starts.length - 1)];
+    this.#head = (last + ((bytes + 7) & ~7)) | 0;
   }
 
   /**

@@ -47,7 +47,10 @@ export function spinTurnsFor(busy: number, cores: number): number {
   return busy > cores ? CROWDED_SPIN_TURNS : SPIN_TURNS;
 }
 
-/** Runs `tile` until main asks to stop and it has drained, or its time to drain is over. */
+/**
+ * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
+ * over.
+ */
 export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
   let idle = 0;
   let turns = 0;
@@ -63,6 +66,10 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
 
     turns = 0;
     pulse = control.pulse;
+    if (control.leaving) {
+      tile.relinquish?.();
+      break;
+    }
     const now = performance.now();
     tile.clock?.(now);
     if (now >= nextHousekeeping) {

@@ -7,7 +7,7 @@
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import type { Udp } from "../../ffi/udp.ts";
-import type { Xsk } from "../../ffi/xsk.ts";
+import type { XskSlots } from "../../ffi/xsk.ts";
 import type { View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlRequest, Outcome } from "./control.ts";
@@ -20,7 +20,7 @@ export type TileKind = "netlink" | "net" | "app" | "status";
 export interface Libraries {
   readonly tile: TileLibrary;
   readonly netlink?: NetlinkLibrary;
-  readonly xsk?: Xsk;
+  readonly xsk?: XskSlots;
   readonly udp?: Udp;
   /** For an app that was granted it. */
   readonly clock?: Clock;
@@ -58,6 +58,8 @@ export interface Tile {
   clock?(nowMillis: number): void;
   /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
   nextDue?(nowMillis: number): number;
+  /** Before it ends without draining: writes what its successor needs. No other call but `close` follows. */
+  relinquish?(): void;
   /** While stopping: whether nothing is left to do. */
   drained?(): boolean;
   /** Lets go of descriptors that are its own. */

@@ -11,7 +11,8 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
 import type { AppSetup } from "../app/tile.ts";
-import type { PeerSetup } from "../net/app_link.ts";
+import { type PeerSetup, requestsBytes } from "../net/app_link.ts";
+import { frameRecordBytes } from "../net/handover.ts";
 import { HEADER_CACHE_BYTES } from "../net/header_cache.ts";
 import { HEARD_BYTES } from "../net/heard.ts";
 import type { NetSetup } from "../net/tile.ts";
@@ -39,6 +40,9 @@ export interface AppPlan
   readonly app: string;
   readonly ports: readonly PortRange[];
   readonly grants: Grants;
+  /** The most memory that its process may have, and bytes of its state, if it has one. */
+  readonly memoryMib?: number;
+  readonly stateBytes?: number;
   /** Whether it runs inside each net tile, instead of a tile of its own. */
   readonly inline: boolean;
 }
@@ -117,11 +121,14 @@ export class Wiring {
   /** Every port that an app answers on. */
   readonly #served: readonly number[];
   /** What each net tile has for itself. */
-  readonly #rooms: readonly Record<"umem" | "headers" | "solicit" | "capture", Region>[];
+  readonly #rooms: readonly Record<
+    "umem" | "record" | "headers" | "solicit" | "capture",
+    Region
+  >[];
   /** By app, then by net tile: addresses heard from. */
   readonly #heard: readonly (readonly Region[])[];
   /** Likewise of apps in tiles of their own: pairs of links, by who writes each. */
-  readonly #links: readonly (readonly { net: Region; app: Region }[])[];
+  readonly #links: readonly (readonly { net: Region; app: Region; requests: Region }[])[];
 
   constructor(options: WiringOptions) {
     this.#options = options;
@@ -142,6 +149,7 @@ export class Wiring {
     this.refusedCalls = regions.create("refused calls", refusedCallsBytes(this.seats.length));
     this.#rooms = this.nets.map(({ name }, n) => ({
       umem: regions.create(`umem ${name}`, plan.umemBytes(frames[n])),
+      record: regions.create(`frames ${name}`, frameRecordBytes(frames[n])),
       headers: regions.create(`headers ${name}`, HEADER_CACHE_BYTES),
       solicit: regions.create(`solicit ${name}`, SOLICIT_LINK_BYTES),
       capture: regions.create(`capture ${name}`, CAPTURE_BYTES),
@@ -156,6 +164,7 @@ export class Wiring {
       this.nets.map(({ name: net }) => ({
         net: regions.create(`link ${net} to ${app}`, netLinkBytes(this.#shape)),
         app: regions.create(`link ${app} to ${net}`, appLinkBytes(this.#shape)),
+        requests: regions.create(`requests ${app} ${net}`, requestsBytes(this.#shape)),
       }))
     );
   }
@@ -233,21 +242,32 @@ export class Wiring {
     };
   }
 
-  /** For net tile `n`, once its sockets are open. `partialChecksums` is by interface. */
-  netSetup(n: number, partialChecksums: readonly boolean[]): NetSetup {
+  /**
+   * For net tile `n`, once its sockets are open. `partialChecksums` is by interface, and `slots` by the
+   * descriptor of a socket.
+   */
+  netSetup(
+    n: number,
+    { partialChecksums, slots }: {
+      partialChecksums: readonly boolean[];
+      slots: ReadonlyMap<number, number>;
+    },
+  ): NetSetup {
     const { attachments, sockets, trustChecksums, plan: { frames } } = this.#options;
-    const { umem, headers, solicit, capture } = this.#rooms[n];
+    const { umem, record, headers, solicit, capture } = this.#rooms[n];
     return {
       netbase: this.netbase.reader,
       umem: umem.writer,
+      record: record.writer,
       headers: headers.writer,
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,
       headroom: plan.HEADROOM_BYTES,
       sockets: attachments.flatMap(({ ifindex, sockets: open }, i) =>
-        open.filter(({ netTile }) => netTile === n).map(({ slot, queue }) => ({
-          slot,
+        open.filter(({ netTile }) => netTile === n).map(({ fd, queue }) => ({
+          fd,
+          slot: slots.get(fd)!,
           ifindex,
           queue,
           fill: plan.RING_ENTRIES,
@@ -262,6 +282,7 @@ export class Wiring {
         ports: portsOf(app.ports),
         net: this.#links[a][n].net.writer,
         app: this.#links[a][n].app.reader,
+        requests: this.#links[a][n].requests.writer,
         shape: this.#shape,
         tile: seat.region.reader,
         eventfd: seat.eventfd,

@@ -1,0 +1,138 @@
+/**
+ * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
+ *
+ * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
+ * What is out stands in the links' own regions (`app_link.ts`). A tile that leaves writes down which
+ * frames the kernel does not have. One that was killed wrote nothing: then those that stand in no ring
+ * are taken to be free, once the kernel has given back all that it had taken off its rings.
+ */
+
+import { describeErrno } from "../../ffi/errno.ts";
+import { f64, slice, u32, type View } from "../../ffi/view.ts";
+import type { AppLink } from "./app_link.ts";
+import type { Umem } from "./umem.ts";
+import type { XdpPort } from "./xdp_port.ts";
+
+/** The rings cannot be taken over: the sockets have to be opened anew. */
+export class RingsLost extends Error {
+  override readonly name = "RingsLost";
+
+  /** Of a socket that cannot be mapped, by -errno. */
+  static unmapped(error: number): RingsLost {
+    return new RingsLost(`the rings of a socket cannot be mapped: ${describeErrno(error)}`);
+  }
+}
+
+/** How long the kernel has to send what it has taken off the transmit rings, in polls. */
+const SETTLE_POLLS = 50;
+const POLL_MILLIS = 1;
+
+/** Word that is 1 while the record is valid; bytes where totals and bits begin. */
+const VALID = 0;
+const TOTALS_AT = 16;
+const BITS_AT = 64;
+/** How many totals of the sockets are carried on. */
+const TOTALS = 6;
+
+/** Bytes of the record for a UMEM of `frames` frames. */
+export function frameRecordBytes(frames: number): number {
+  return BITS_AT + Math.ceil(frames / 64) * 8;
+}
+
+/** What outlasts a net tile besides its links: a region of its own. */
+export class FrameRecord {
+  /** What to add to the kernel's totals of the sockets: totals of those that there were before. */
+  readonly totals: Float64Array;
+  readonly #words: Uint32Array;
+  readonly #bits: Uint32Array;
+
+  constructor(view: View, frames: number) {
+    if (view.byteLength < frameRecordBytes(frames)) {
+      throw new RangeError(`the record of ${frames} frames is too small`);
+    }
+    this.totals = f64(slice(view, TOTALS_AT, 8 * TOTALS));
+    this.#words = u32(view);
+    this.#bits = u32(slice(view, BITS_AT, frameRecordBytes(frames) - BITS_AT));
+  }
+
+  /** Writes down which frames are not the kernel's. The last that a tile does with them. */
+  write(umem: Umem, apps: readonly AppLink[]): void {
+    this.#bits.fill(0);
+    const add = (offset: number) => {
+      if (umem.isLarge(offset)) return;
+      const frame = umem.indexOf(offset);
+      this.#bits[frame >>> 5] |= 1 << (frame & 31);
+    };
+    umem.forEachFreeFrame(add);
+    for (const app of apps) app.forEachHeld(add);
+    Atomics.store(this.#words, VALID, 1);
+  }
+
+  /** The frames that were written down, 1 each, and makes the record void; null: there is none. */
+  take(umem: Umem): Uint8Array | null {
+    if (Atomics.exchange(this.#words, VALID, 0) !== 1) return null;
+    const bits = this.#bits;
+    return Uint8Array.from(
+      { length: umem.frameCount },
+      (_, frame) => (bits[frame >>> 5] >>> (frame & 31)) & 1,
+    );
+  }
+}
+
+/**
+ * Takes over rings, frames and links from whoever had them before, which has ended; on new ones all
+ * frames are free. Throws RingsLost.
+ */
+export function takeOver(
+  { umem, ports, apps, record }: {
+    umem: Umem;
+    ports: readonly XdpPort[];
+    apps: readonly AppLink[];
+    record: FrameRecord;
+  },
+): void {
+  for (const port of ports) port.resume();
+  const recorded = record.take(umem);
+  const free = new Uint8Array(umem.frameCount + umem.largeBuffers).fill(1);
+  if (!ports.every((port) => port.isNew())) {
+    const frames = recorded ?? invisible(umem, ports);
+    const held = ports.reduce((sum, port) => sum + port.held, 0);
+    const others = frames.reduce((sum, isOne) => sum + isOne, 0);
+    if (held + others !== umem.frameCount) {
+      throw new RingsLost(`of ${umem.frameCount} frames the kernel has ${held}, not all others`);
+    }
+    free.set(frames);
+  }
+  for (const app of apps) {
+    app.resume((offset) => {
+      const index = umem.indexOf(offset);
+      if (free[index] !== 1) return false;
+      free[index] = 0;
+      return true;
+    });
+  }
+  umem.restart(free);
+}
+
+/**
+ * The frames that stand in no ring, 1 each, when the kernel has given back all that it had taken off the
+ * rings. Throws RingsLost where it keeps some, as a driver does in zero-copy mode.
+ */
+function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
+  const frames = new Uint8Array(umem.frameCount).fill(1);
+  const look = () => {
+    for (const port of ports) {
+      const isSane = port.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
+      if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
+    }
+  };
+  // What the kernel takes off a ring from now on is seen here; what it had taken before, the second time.
+  look();
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  for (let polls = 0; !ports.every((port) => port.isSettled()); polls++) {
+    if (polls === SETTLE_POLLS) throw new RingsLost("the kernel keeps frames that are in no ring");
+    Atomics.wait(never, 0, 0, POLL_MILLIS);
+  }
+  look();
+  return frames;
+}
