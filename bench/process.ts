@@ -6,6 +6,7 @@
  */
 
 import { delay } from "../tiles/runtime/delay.ts";
+import { processorSeconds } from "./processes.ts";
 import {
   interleave,
   isWanted,
@@ -15,14 +16,7 @@ import {
   TEGULA,
   type Unit,
 } from "./harness.ts";
-import {
-  dispose,
-  EchoLink,
-  makeProgram,
-  refusedCalls,
-  type Takeover,
-  takeOver,
-} from "./process_slice.ts";
+import { closeFiles, EchoLink, refusedCalls, type Takeover, takeOver } from "./process_slice.ts";
 
 const ROUNDS = 15;
 const TAKEOVERS = 100;
@@ -32,77 +26,64 @@ const [RATE_MS, BURST, WINDOW] = [500, 64, 256];
 
 /** Measures what is wanted. */
 export async function run(report: Report, selection: Selection = {}): Promise<void> {
-  const folder = makeProgram();
   try {
     const wants = (...names: string[]) => names.some((name) => isWanted(name, selection));
-    if (wants("start")) await measureStarts(folder, report, selection);
-    if (wants("rtt p50", "rtt p99", "rate")) await measureTraffic(folder, report, selection);
-    if (wants(...TAKEOVER_CASES)) measureTakeovers(folder, report, selection);
+    if (wants("start", "start cpu")) await measureStarts(report, selection);
+    if (wants("rtt p50", "rtt p99", "rate")) await measureTraffic(report, selection);
+    if (wants(...TAKEOVER_CASES)) await measureTakeovers(report, selection);
     const refused = refusedCalls();
     if (refused.length > 0) throw new Error(`the app's process was refused ${refused.join(", ")}`);
   } finally {
-    Deno.removeSync(folder, { recursive: true });
+    closeFiles();
   }
 }
 
-/** Waits until the echo's loop runs; `hasEnded` says when it never will. */
-async function running(link: EchoLink, hasEnded = () => false): Promise<void> {
-  while (!link.isRunning) {
-    if (hasEnded()) throw new Error("the app's process has ended at its start");
-    await delay(1);
-  }
-}
-
-/** Starts the echo in a process, or in a worker, and returns how to end it. */
+/** Starts the echo in a process, or in a worker; resolves with its process and how to end it. */
 async function startEcho(
   link: EchoLink,
-  folder: string,
   kind: "process" | "worker",
-): Promise<() => Promise<void>> {
+): Promise<{ pid: number; end(): Promise<void> }> {
   if (kind === "process") {
-    const child = link.start(folder);
-    await running(link, () => child.wait() !== null);
-    return () => Promise.resolve(dispose(child));
+    const app = link.process();
+    await app.start();
+    return { pid: app.pid, end: () => app.stop() };
   }
   await link.startWorker();
-  await running(link);
-  return async () => {
+  while (!link.isRunning) await delay(1);
+  const end = async () => {
     link.stop();
     while (!link.hasStopped) await delay(1);
   };
+  return { pid: 0, end };
 }
 
-async function measureStarts(
-  folder: string,
-  report: Report,
-  { runs = ROUNDS }: Selection,
-): Promise<void> {
+async function measureStarts(report: Report, { runs = ROUNDS }: Selection): Promise<void> {
   const start = (kind: "process" | "worker") => async () => {
     const link = new EchoLink();
     const begun = performance.now();
-    const end = await startEcho(link, folder, kind);
+    const { pid, end } = await startEcho(link, kind);
     const took = performance.now() - begun;
+    const cpu = pid === 0 ? NaN : processorSeconds(pid) * 1000;
     await end();
     link.close();
-    return took;
+    return { took, cpu };
   };
   const samples = await interleave({ [TEGULA]: start("process"), worker: start("worker") }, {
     runs,
   });
-  report(resultOf({ bench: "process", case: "start", unit: "ms" }, samples));
+  const took = [...samples].map(([who, all]) => [who, all.map((each) => each.took)] as const);
+  report(resultOf({ bench: "process", case: "start", unit: "ms" }, new Map(took)));
+  const cpu = samples.get(TEGULA)!.map((each) => each.cpu);
+  report(resultOf({ bench: "process", case: "start cpu", unit: "ms" }, new Map([[TEGULA, cpu]])));
 }
 
-async function measureTraffic(
-  folder: string,
-  report: Report,
-  { runs = ROUNDS }: Selection,
-): Promise<void> {
+async function measureTraffic(report: Report, { runs = ROUNDS }: Selection): Promise<void> {
   const [link, beside] = [new EchoLink(), new EchoLink()];
-  const ends = [
-    await startEcho(link, folder, "process"),
-    await startEcho(beside, folder, "worker"),
-  ];
-  const traffic = (link: EchoLink) => () => ({ ...roundTrips(link), kpps: rate(link) });
+  const started = [await startEcho(link, "process"), await startEcho(beside, "worker")];
+  const traffic = (link: EchoLink) => async () => ({
+    ...roundTrips(link),
+    kpps: await rate(link),
+  });
   const samples = await interleave({ [TEGULA]: traffic(link), worker: traffic(beside) }, { runs });
   const cases = [
     ["rtt p50", "ns/op", "p50"],
@@ -115,7 +96,7 @@ async function measureTraffic(
     );
     report(resultOf({ bench: "process", case: name, unit }, new Map(figures)));
   }
-  for (const end of ends) await end();
+  for (const { end } of started) await end();
   link.close();
   beside.close();
 }
@@ -134,7 +115,7 @@ function roundTrips(link: EchoLink): { readonly p50: number; readonly p99: numbe
 }
 
 /** Thousands of answers a second to requests that are sent in bursts. */
-function rate(link: EchoLink): number {
+async function rate(link: EchoLink): Promise<number> {
   const [begun, before] = [performance.now(), link.answered];
   let elapsed;
   while ((elapsed = performance.now() - begun) < RATE_MS) {
@@ -142,61 +123,57 @@ function rate(link: EchoLink): number {
     if (link.take() === 0) link.wait(1000);
   }
   const answered = link.answered - before;
-  link.settle();
+  await link.settle();
   return answered / elapsed;
 }
 
-const TAKEOVER_CASES = [
-  "takeover noticed",
-  "takeover exec",
-  "takeover gap",
-  "takeover gap max",
-  "takeover waited",
-  "takeover repeated",
-  "takeover lost",
-  "takeover app memory",
-  "takeover own memory",
-  "takeover descriptors",
-];
+/** Of processes that are killed, and of those that hand over to a successor that is ready. */
+const TAKEOVERS_BY = { kill: "killed", "hand over": "handed over" } as const;
+const TAKEOVER_CASES = Object.values(TAKEOVERS_BY).flatMap((how) =>
+  ["gap", "gap max", "waited", "repeated", "lost", "app memory", "own memory", "descriptors"]
+    .map((name) => `${how} ${name}`)
+);
 
-function measureTakeovers(
-  folder: string,
-  report: Report,
-  { runs = TAKEOVERS }: Selection,
-): void {
-  const tell = (name: string, unit: Unit, figures: readonly number[], first?: number) =>
-    report(resultOf(
-      { bench: "process", case: `takeover ${name}`, unit },
-      new Map([[TEGULA, figures], ...(first === undefined ? [] : [["first", [first]] as const])]),
-    ));
-  const all: Takeover[] = [];
-  const link = new EchoLink();
-  let child = link.start(folder);
-  let first, last;
-  for (let i = 0; i < runs; i++) {
-    link.send(1);
-    link.settle();
-    const { successor, takeover } = takeOver(link, child, folder);
-    child = successor;
-    all.push(takeover);
-    last = { app: pss(child.pid), own: pss("self"), descriptors: descriptors() };
-    first ??= last;
+async function measureTakeovers(report: Report, selection: Selection): Promise<void> {
+  for (const [kind, how] of Object.entries(TAKEOVERS_BY)) {
+    const { runs = TAKEOVERS } = selection;
+    const tell = (name: string, unit: Unit, figures: readonly number[], first?: number) =>
+      report(resultOf(
+        { bench: "process", case: `${how} ${name}`, unit },
+        new Map([[TEGULA, figures], ...(first === undefined ? [] : [["first", [first]] as const])]),
+      ));
+    const all: Takeover[] = [];
+    const link = new EchoLink();
+    let first, last;
+    let app = link.process();
+    await app.start();
+    for (let i = 0; i < runs; i++) {
+      link.send(1);
+      await link.settle();
+      all.push(await takeOver(link, app, kind as keyof typeof TAKEOVERS_BY));
+      last = { app: pss(app.pid), own: pss("self"), descriptors: descriptors() };
+      first ??= last;
+      // Pauses before a restart grow: an instance that never failed has the first.
+      if (kind === "kill") {
+        await app.stop();
+        app = link.process(undefined, () => {});
+        await app.start();
+      }
+    }
+    await app.stop();
+    link.close();
+    const of = (name: keyof Takeover) => all.map((takeover) => takeover[name]);
+    const sum = (name: keyof Takeover) => of(name).reduce((total, one) => total + one, 0);
+    tell("gap", "ms", of("gapMs"));
+    tell("gap max", "ms", [Math.max(...of("gapMs"))]);
+    tell("waited", "requests", of("waited"));
+    tell("repeated", "requests", [sum("repeated")]);
+    tell("lost", "requests", [sum("lost")]);
+    tell("app memory", "MiB", [last!.app], first!.app);
+    tell("own memory", "MiB", [last!.own], first!.own);
+    tell("descriptors", "entries", [last!.descriptors], first!.descriptors);
+    if (sum("lost") > 0) throw new Error(`${sum("lost")} requests were lost`);
   }
-  dispose(child);
-  link.close();
-  const of = (name: keyof Takeover) => all.map((takeover) => takeover[name]);
-  const sum = (name: keyof Takeover) => of(name).reduce((total, one) => total + one, 0);
-  tell("noticed", "ms", of("noticedMs"));
-  tell("exec", "ms", of("executedMs"));
-  tell("gap", "ms", of("gapMs"));
-  tell("gap max", "ms", [Math.max(...of("gapMs"))]);
-  tell("waited", "requests", of("waited"));
-  tell("repeated", "requests", [sum("repeated")]);
-  tell("lost", "requests", [sum("lost")]);
-  tell("app memory", "MiB", [last!.app], first!.app);
-  tell("own memory", "MiB", [last!.own], first!.own);
-  tell("descriptors", "entries", [last!.descriptors], first!.descriptors);
-  if (sum("lost") > 0) throw new Error(`${sum("lost")} requests were lost`);
 }
 
 /** MiB that a process has of memory (PSS of proc_pid_smaps(5)); NaN where the caller may not look. */

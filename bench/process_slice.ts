@@ -92,6 +92,8 @@ export class EchoLink implements Descriptors {
   sent = 0;
   answered = 0;
   repeated = 0;
+  /** Answers that are no request sent back: not an echo's. */
+  strange = 0;
   /** When the last answer was taken, as `performance.now()` has it. */
   answeredAt = 0;
   readonly #descriptors: Readonly<Record<RegionName, SharedRegion>>;
@@ -270,7 +272,8 @@ export class EchoLink implements Descriptors {
       const at = answers.slot(i);
       const place = answers.words[at + Descriptor.offset];
       if (answers.words[at + Descriptor.length] !== REFLECTED || place >= SHAPE.depth) {
-        throw new Error("the echo sent what is no request");
+        this.strange++;
+        continue;
       }
       if (this.#isOut[place] === 1) this.answered++;
       else this.repeated++;

@@ -39,6 +39,21 @@ function isHost(text: string): boolean {
 const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
 
+/** Bytes of K, M and G. */
+const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 } as const;
+
+/** A number of bytes, as `256M`, from `least` to `most`. */
+function size(least: string, most: string) {
+  const bytes = (text: string) => {
+    const [, digits, unit] = /^(\d{1,12})([KMG])$/.exec(text) ?? [];
+    return unit === undefined ? NaN : Number(digits) * UNITS[unit as keyof typeof UNITS];
+  };
+  const right = wants(`a text such as "64M" (K, M or G), from ${least} to ${most}`);
+  return z.string(right)
+    .refine((text) => bytes(text) >= bytes(least) && bytes(text) <= bytes(most), right)
+    .transform(bytes);
+}
+
 /** The keys of `[apps.NAME]`. */
 export const appSchema = z.strictObject({
   module: z.string(wants("the path of a module")).optional(),
@@ -69,12 +84,15 @@ export const appSchema = z.strictObject({
   net: names("192.0.2.1:443", isHost),
   clock: z.boolean(wants("true or false")).default(false),
   keep: z.boolean(wants("true or false")).default(false),
+  memory: size("64M", "1024G").optional(),
+  state: size("4K", "1G").optional(),
 }, wants("a table"));
 
 /** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
 export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
-  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...others } = rest;
+  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
+  const { memory, state: stateBytes, ...others } = limits;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   const grants: Grants = { ...others, read: paths(read), write: paths(write) };
   return {
@@ -84,6 +102,8 @@ export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     sendTo,
     ...(refuseSources !== undefined && { refuseSources }),
     ...(mostPerSecond !== undefined && { mostPerSecond }),
+    ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
+    ...(stateBytes !== undefined && { stateBytes }),
     grants,
   };
 }

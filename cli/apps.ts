@@ -19,21 +19,26 @@ const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: tru
   time: { options: [] },
 };
 
+/** The memory of an app's process, in MiB, where the configuration does not say. */
+const MEMORY_MIB = 256;
+
 /**
  * Says which app tiles there are. An app that is named for several ports is one app; where it has
  * instances, the n-th serves those ports that have as many. Throws UserError for an app that is not
  * there, and for what its configuration says in vain.
  */
-export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): AppPlan[] {
+export function planApps(
+  { listen, apps, file }: Pick<RunConfig, "listen" | "apps" | "file">,
+): AppPlan[] {
   const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
   if (unused !== undefined) {
-    throw new UserError(`[apps.${unused}] is configured, but no port is given to it`, Exit.usage);
+    throw new UserError(`${file}: apps.${unused}: no port is given to it`, Exit.usage);
   }
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   return [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
     const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
-    const plan = planApp(app, config, inline);
+    const plan = planApp(app, { config, inline, file });
     const instances = Math.max(...group.map((one) => one.instances));
     return Array.from({ length: instances }, (_, i) => ({
       ...plan,
@@ -46,8 +51,7 @@ export function planApps({ listen, apps }: Pick<RunConfig, "listen" | "apps">): 
 
 function planApp(
   app: string,
-  config: AppConfig,
-  inline: boolean,
+  { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
 ): Omit<AppPlan, "app" | "name" | "ports"> {
   const { module = app, grants: configured, ...told } = config;
   const { options } = told;
@@ -57,7 +61,7 @@ function planApp(
   const unknown = Object.keys(options).find((each) => !known.includes(each));
   if (unknown !== undefined) {
     throw new UserError(
-      `[apps.${app}.options] ${unknown} is no option of ${module}; ` +
+      `${file}: apps.${app}.options.${unknown}: ${module} has no such option; ` +
         (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
       Exit.usage,
     );
@@ -69,7 +73,14 @@ function planApp(
       Exit.usage,
     );
   }
-  return { ...told, module: appModule(module), grants, inline, memoryMib: 256, stateMib: 0 };
+  if (inline && (told.memoryMib ?? told.stateBytes) !== undefined) {
+    throw new UserError(
+      `${app}@inline has no process of its own, and can have neither memory nor state`,
+      Exit.usage,
+    );
+  }
+  const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
+  return { ...memoryMib, ...told, module: appModule(module), grants, inline };
 }
 
 function appModule(app: string): string {

@@ -11,7 +11,7 @@ import type { RunConfig } from "./config.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
-import { missingCapabilities, OUR_PROGRAM, queues } from "./preflight.ts";
+import { missingCapabilities, OUR_PROGRAM, queues, sysctl, whoOccupies } from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {
@@ -38,7 +38,6 @@ export interface Facts extends Pick<RunConfig, "dispatcher" | "netTiles"> {
   readonly again: Again;
 }
 
-const SYSCTL = "/proc/sys/net/";
 /** Entries that the kernel's neighbour table should take at least: its own default. */
 const LEAST_NEIGHBORS = 1024;
 /** Bytes that a socket may buffer without privilege: some thousand events of routes. */
@@ -211,12 +210,15 @@ function attached(
   if (program.name === OUR_PROGRAM) return ok(name, `${which}: a tegula that runs`);
   const joins = program.name === DISPATCHER;
   if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
+  const { holder, fix } = whoOccupies(name, program.id);
   return fail(
     name,
-    `${which}, is attached already`,
+    `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
     joins
       ? again("run", { dispatcher: true })
-      : `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off   # or stop who holds it`,
+      : holder === null
+      ? `${fix}   # a bpf link: bpftool link`
+      : `${fix}   # or stop who holds it`,
   );
 }
 
@@ -272,13 +274,4 @@ export function warn(subject: string, says: string, fix: string): Finding {
 /** The same of what keeps it from starting. */
 export function fail(subject: string, says: string, fix: string): Finding {
   return { verdict: "fail", subject, says, fix };
-}
-
-/** A kernel parameter below net., null when it is not there. */
-function sysctl(name: string): number | null {
-  try {
-    return Number(Deno.readTextFileSync(SYSCTL + name));
-  } catch {
-    return null;
-  }
 }

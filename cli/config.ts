@@ -169,28 +169,30 @@ export async function readConfig(
   { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
 ) {
   const folder = dirname(path ?? "");
-  const file = path === undefined ? checked({}) : checked(await readFile(path), path);
+  const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
       option === "net-tiles" && /^\d+$/.test(String(value)) ? Number(value) : value,
     ]),
   ));
-  const { net_tiles: netTiles, busy_poll: busyPoll = false, ...said } = { ...file, ...options };
+  const { net_tiles: netTiles, busy_poll: busyPoll = false, ...said } = { ...inFile, ...options };
   return {
     provider: "auto" as const,
     checksums: "verify" as const,
     dispatcher: false,
     ...said,
     busyPoll,
+    /** The configuration file; null: there is none. */
+    file: path ?? null,
     ...(netTiles !== undefined && { netTiles }),
-    interfaces: [...file.interfaces, ...options.interfaces],
+    interfaces: [...inFile.interfaces, ...options.interfaces],
     listen: [
-      ...file.listen.map((one) => ({ ...one, app: locate(one.app, folder) })),
+      ...inFile.listen.map((one) => ({ ...one, app: locate(one.app, folder) })),
       ...options.listen.map((one) => ({ ...one, app: locate(one.app, "") })),
     ],
     apps: Object.fromEntries(
-      Object.entries(file.apps).map(([name, app]) => [
+      Object.entries(inFile.apps).map(([name, app]) => [
         locate(name, folder),
         toAppConfig(app, folder),
       ]),

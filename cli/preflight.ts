@@ -7,9 +7,9 @@ import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/e
 import * as native from "../ffi/host.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
-import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
-import { planTiles } from "../tiles/runtime/plan.ts";
+import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
+import type { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
@@ -53,8 +53,8 @@ const THREADS = { tile: 2, spare: 8 };
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
-/** Ports below need CAP_NET_BIND_SERVICE (ip(7), ip_unprivileged_port_start). */
-const FIRST_UNPRIVILEGED_PORT = 1024;
+/** The first port that takes no CAP_NET_BIND_SERVICE, unless the sysctl of that name says another. */
+const UNPRIVILEGED_PORT_START = 1024;
 
 /** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
 export function missingCapabilities(
@@ -79,19 +79,30 @@ export function missingCapabilities(
 
 /** Refuses to start without the capabilities that a configuration needs, naming them. */
 export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
+  const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
     dispatcher,
-    lowPorts: listen.some(({ ports: [first] }) => first < FIRST_UNPRIVILEGED_PORT),
+    lowPorts: listen.some(({ ports: [first] }) => first < unprivileged),
   });
   if (missing.length === 0) return;
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
         ? "(docs/operating.md: Beside other XDP programs), or leave --dispatcher out"
-        : "(scripts/install), or use --provider socket and ports from 1024"),
+        : "(scripts/install), or use --provider socket and ports from " +
+          unprivileged),
     Exit.privilege,
   );
+}
+
+/** A kernel parameter below net., null when it is not there. */
+export function sysctl(name: string): number | null {
+  try {
+    return Number(Deno.readTextFileSync(`/proc/sys/net/${name}`));
+  } catch {
+    return null;
+  }
 }
 
 /** Refuses names that no interface has. */
@@ -121,7 +132,7 @@ export function scarcity(
 ): Trouble | null {
   const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
   const cores = navigator.hardwareConcurrency;
-  const { netTiles, shares } = planTiles({
+  const { netTiles, shares, frames } = planTiles({
     ...{ queues: every, cores, apps: apps.length },
     ...(asked !== undefined && { netTiles: asked }),
   });
@@ -138,6 +149,16 @@ export function scarcity(
       fix: `ulimit -n ${files}, or LimitNOFILE=${files} in the unit`,
     };
   }
+  // The kernel locks the frames of each UMEM (xdp_umem_reg). Since 5.11 it does not count BPF maps.
+  const locked = every.length === 0 ? 0 : frames.reduce((a, b) => a + b, 0) * FRAME_BYTES;
+  const lockable = lockableBytes(host);
+  if (locked > lockable) {
+    return {
+      says: `${lockable >> 10} KiB of memory may be locked, and the frames of ${netTiles} net ` +
+        `${netTiles === 1 ? "tile" : "tiles"} take ${locked >> 10}`,
+      fix: `ulimit -l ${locked >> 10}, or LimitMEMLOCK=infinity in the unit`,
+    };
+  }
   const threads = Math.min(THREADS.tile * tiles + THREADS.spare, MOST_THREADS);
   const got = host.threads(threads);
   if (got >= threads) return null;
@@ -147,10 +168,29 @@ export function scarcity(
   };
 }
 
+/** How much memory this process may lock (RLIMIT_MEMLOCK). */
+function lockableBytes(host: Host): number {
+  if (native.hasCapability(host.capabilities(), native.CAP_IPC_LOCK)) return Infinity;
+  const limits = Deno.readTextFileSync("/proc/self/limits");
+  return Number(/^Max locked memory\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
+}
+
 /** Refuses to start where `scarcity` finds something. */
 export function checkLimits(host: Host, size: Size): void {
   const trouble = scarcity(host, size);
   if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
+}
+
+/** What is wrong with an app that does not start: of an option with the file that it stands in. */
+export function appTrouble(
+  { app: instance, message }: AppError,
+  { apps, file }: { apps: readonly Pick<AppPlan, "app" | "name">[]; file: string | null },
+): UserError {
+  const app = apps.find(({ name }) => name === instance)?.app ?? instance;
+  const sentence = message.startsWith("options.")
+    ? `${file}: apps.${app}.${message}`
+    : `the app ${app}: ${message}; see docs/apps.md`;
+  return new UserError(sentence, Exit.usage);
 }
 
 /** How many receive queues `name` has; one where the driver does not say. */
@@ -164,19 +204,20 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Names whoever has ports that are to be served, but for those that are `ours` already. AF_XDP alone
+/**
+ * Names whoever has ports that are to be served, other than those that are `ours` already. AF_XDP alone
  * serves such a port; without AF_XDP that is the end.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
-  { libraries: { udpSetup }, ours = new Set(), log }: {
-    libraries: MainLibraries;
-    ours?: ReadonlySet<number>;
+  { libraries: { udpSetup }, ours = [], log }: {
+    libraries: Pick<MainLibraries, "udpSetup">;
+    ours?: readonly number[];
     log: Log;
   },
 ): void {
-  const held = portsOf(listen.map(({ ports }) => ports)).filter((port) => {
-    if (ours.has(port)) return false;
+  const wanted = new Set(portsOf(listen.map(({ ports }) => ports))).difference(new Set(ours));
+  const held = [...wanted].filter((port) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);
     else if (fd !== -EADDRINUSE) {
@@ -215,6 +256,67 @@ function portHolders(): Map<number, string> {
 function describeHolder(holder?: string): string {
   const [, name, pid] = /^(.*) (\d+)$/.exec(holder ?? "") ?? [];
   return pid === undefined ? "another program" : asTegula(pid) ?? `${name} (pid ${pid})`;
+}
+
+/**
+ * The bpf_link by which an XDP program is attached, and the process that holds it, by what the kernel
+ * tells of descriptors (proc(5)); null: it is attached by no link of a process that may be looked at.
+ */
+function linkOf(program: number): { readonly id: string; readonly holder: string } | null {
+  for (const pid of processes()) {
+    try {
+      for (const { name: fd } of Deno.readDirSync(`/proc/${pid}/fd`)) {
+        if (!/bpf.link/.test(Deno.readLinkSync(`/proc/${pid}/fd/${fd}`))) continue;
+        const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${fd}`);
+        if (Number(/^prog_id:\s*(\d+)/m.exec(info)?.[1]) !== program) continue;
+        const name = Deno.readTextFileSync(`/proc/${pid}/comm`).trimEnd();
+        return { id: /^link_id:\s*(\d+)/m.exec(info)![1], holder: `${name} ${pid}` };
+      }
+    } catch {
+      // It has ended, or is another user's.
+    }
+  }
+  return null;
+}
+
+/** Every process, where this one may look. */
+function processes(): string[] {
+  try {
+    return [...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) =>
+      /^\d+$/.test(name)
+    );
+  } catch {
+    return [];
+  }
+}
+
+/** Who holds an XDP program on `name`, as far as that can be seen, and the command that takes it off. */
+export function whoOccupies(
+  name: string,
+  program: number,
+): { readonly holder: string | null; readonly fix: string } {
+  const link = linkOf(program);
+  if (link === null) {
+    const fix = `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off`;
+    return { holder: null, fix };
+  }
+  return { holder: describeHolder(link.holder), fix: `bpftool link detach id ${link.id}` };
+}
+
+/**
+ * Refuses interfaces on which another XDP program is. It is asked before main is narrowed, which cannot
+ * see then who holds it.
+ */
+export function checkOccupants(
+  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
+  { host, xskSetup }: Pick<MainLibraries, "host" | "xskSetup">,
+): void {
+  for (const name of provider === "socket" ? [] : interfaces) {
+    if (unfit(host, name) !== null) continue;
+    const program = xskSetup.attached(host.ifindex(name));
+    if (program === null || (dispatcher && program.name === DISPATCHER)) continue;
+    throw occupied(new OccupiedError(name, program));
+  }
 }
 
 /** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
@@ -338,11 +440,16 @@ export function fallBack(
 }
 
 function occupied({ interface: name, program }: OccupiedError): UserError {
-  const also = program.name === OUR_PROGRAM ? ", perhaps by a tegula that runs already" : "";
+  const { holder, fix } = whoOccupies(name, program.id);
+  const also = holder !== null
+    ? `, held by ${holder}`
+    : program.name === OUR_PROGRAM
+    ? ", perhaps by a tegula that runs already"
+    : "";
   const instead = program.name === DISPATCHER ? ", join it with --dispatcher," : "";
   return new UserError(
     `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
-      `${also}; detach it ('ip link set ${name} xdp off; ip link set ${name} xdpgeneric off')${instead} or use ` +
+      `${also}; ${holder === null ? "" : "stop that, "}detach it ('${fix}')${instead} or use ` +
       "--provider socket",
     Exit.xdp,
   );

@@ -10,7 +10,13 @@ import { takeDefaults } from "./default_interfaces.ts";
 import { log, type Run, serve } from "../master/master.ts";
 import { type MainLibraries, openLibraries } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
-import { checkInterfaces, checkLimits, checkPorts, checkPrivileges } from "./preflight.ts";
+import {
+  checkInterfaces,
+  checkLimits,
+  checkOccupants,
+  checkPorts,
+  checkPrivileges,
+} from "./preflight.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 
@@ -77,7 +83,8 @@ async function planRun(
   checkInterfaces(libraries.host, config.interfaces);
   const hasStatus = control !== null || places.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus });
-  const ours = new Set(before?.apps.flatMap(({ ports }) => portsOf(ports)));
+  const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];
   checkPorts(config, { libraries, ours, log });
+  if (before === undefined) checkOccupants(config, libraries);
   return { config, apps, answering: listenText(config.listen), places };
 }

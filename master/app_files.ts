@@ -21,6 +21,8 @@ export interface PlacedApp {
   readonly read: readonly string[];
   /** Deno's cache with it compiled; undefined where all of it is plain JavaScript. */
   readonly denoDir?: string;
+  /** Where its copies and its cache are, if it has any: for `discard`. */
+  readonly folder?: string;
 }
 
 /** A module as `deno info --json` describes it. */
@@ -33,13 +35,11 @@ interface Described {
 export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
-  readonly #folder: string;
-  #isMade = false;
+  #folder?: string;
   #count = 0;
 
   /** `uid`: of a process that has to read the program; any that is not the master's. */
   constructor(uid: number) {
-    this.#folder = runtimeFolder();
     if (isReadable(PROGRAM, uid) && isReadable(libraryPath("tile"), uid)) {
       this.root = ROOT;
       return;
@@ -59,75 +59,99 @@ export class AppFiles {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return { module: pathToFileURL(programModule(source, this.root)).href, read: [] };
     }
-    const path = fileURLToPath(module);
-    const { modules } = JSON.parse(await deno(["info", "--json"], path)) as {
-      modules: Described[];
-    };
-    // What is missing or wrong the process itself finds, and says where.
-    const known = modules.filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
-    const files = [...new Set([path, ...known.map(({ local }) => local!)])];
-    const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
-    const needsCopy = files.some((file) => !isReadable(file, uid));
-    if (!isCompiled && !needsCopy) return { module, read: files };
-
     const folder = `${this.#make()}/${name.replaceAll("/", "_")}-${++this.#count}`;
     Deno.mkdirSync(folder);
-    let placed = files;
-    if (needsCopy) {
-      try {
-        placed = files.map((file) => {
-          copy(file, folder + file);
-          return folder + file;
-        });
-      } catch (error) {
-        throw new AppError(name, `its module cannot be read: ${(error as Error).message}`);
-      }
+    try {
+      return await placeIn(folder, { name, path: fileURLToPath(module), uid });
+    } catch (error) {
+      removeFolder(folder);
+      throw error;
     }
-    const denoDir = `${folder}/cache`;
-    if (isCompiled) {
-      await deno(["cache", "--quiet", "--no-check", "--cached-only"], placed[0], denoDir)
-        // Said by the process, with the place.
-        .catch(() => Deno.mkdirSync(denoDir, { recursive: true }));
-    }
-    giveTo(folder, uid);
-    return {
-      module: pathToFileURL(placed[0]).href,
-      read: placed,
-      ...(isCompiled && { denoDir }),
-    };
+  }
+
+  /** Removes what an app that nothing is started from any more has here. */
+  discard({ folder }: PlacedApp): void {
+    if (folder !== undefined) removeFolder(folder);
   }
 
   /** Removes what it has made. */
   close(): void {
-    if (this.#isMade) Deno.removeSync(this.#folder, { recursive: true });
-    this.#isMade = false;
+    if (this.#folder !== undefined) removeFolder(this.#folder);
+    this.#folder = undefined;
   }
 
   #make(): string {
-    if (!this.#isMade) Deno.mkdirSync(this.#folder, { recursive: true, mode: 0o755 });
-    this.#isMade = true;
-    return this.#folder;
+    return this.#folder ??= runtimeFolder();
   }
 }
 
-/** Where such files go: what systemd made for the unit, or a folder of the host's, or the user's. */
+/** Puts what the app of the module at `path` needs into `folder`, which goes away where that is nothing. */
+async function placeIn(
+  folder: string,
+  { name, path, uid }: { name: string; path: string; uid: number },
+): Promise<PlacedApp> {
+  const denoDir = `${folder}/cache`;
+  const { modules } = JSON.parse(await deno(["info", "--json"], path, denoDir)) as {
+    modules: Described[];
+  };
+  // What is missing or wrong the process itself finds, and says where.
+  const known = modules.filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
+  const files = [...new Set([path, ...known.map(({ local }) => local!)])];
+  const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
+  const needsCopy = files.some((file) => !isReadable(file, uid));
+  const module = needsCopy ? folder + path : path;
+  if (!isCompiled && !needsCopy) {
+    removeFolder(folder);
+    return { module: pathToFileURL(module).href, read: files };
+  }
+  if (needsCopy) {
+    try {
+      for (const file of files) copy(file, folder + file);
+    } catch (error) {
+      throw new AppError(name, `its module cannot be read: ${(error as Error).message}`);
+    }
+  }
+  if (isCompiled) {
+    // What is wrong with it the process says, with its place.
+    await deno(["cache", "--quiet", "--no-check", "--cached-only"], module, denoDir).catch(
+      () => {},
+    );
+  }
+  giveTo(folder, uid);
+  return {
+    module: pathToFileURL(module).href,
+    read: needsCopy ? files.map((file) => folder + file) : files,
+    ...(isCompiled && { denoDir }),
+    folder,
+  };
+}
+
+/** Makes where such files go: below what systemd made for the unit, or /run, or where users may. */
 function runtimeFolder(): string {
   const name = `tegula-${Deno.pid}`;
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
-  const places = given === undefined ? ["/run"] : [given];
-  for (const place of places) {
-    try {
-      Deno.mkdirSync(`${place}/${name}`, { mode: 0o755 });
-      return `${place}/${name}`;
-    } catch {
-      // Not for this user.
-    }
+  let folder = `${given ?? "/run"}/${name}`;
+  try {
+    // Of one that was killed and had the same number.
+    removeFolder(folder);
+    Deno.mkdirSync(folder);
+  } catch {
+    folder = Deno.makeTempDirSync({ prefix: `${name}-` });
   }
-  return Deno.makeTempDirSync({ prefix: `${name}-` });
+  Deno.chmodSync(folder, 0o755);
+  return folder;
+}
+
+function removeFolder(folder: string): void {
+  try {
+    Deno.removeSync(folder, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }
 
 /** Runs Deno on a module, with the program's packages in reach; returns what it says. */
-async function deno(args: string[], module: string, denoDir?: string): Promise<string> {
+async function deno(args: string[], module: string, denoDir: string): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...args,
@@ -135,7 +159,7 @@ async function deno(args: string[], module: string, denoDir?: string): Promise<s
       `--import-map=${PROGRAM}/imports.json`,
       module,
     ],
-    env: { NO_COLOR: "1", ...(denoDir !== undefined && { DENO_DIR: denoDir }) },
+    env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: denoDir },
     stdin: "null",
   }).output();
   if (!success) throw new Error(new TextDecoder().decode(stderr));

@@ -62,7 +62,7 @@ export interface AppProcessParts {
   readonly slot: number;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
-  readonly files: Pick<AppFiles, "place" | "root">;
+  readonly files: Pick<AppFiles, "place" | "discard" | "root">;
   readonly descriptors: Descriptors;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
@@ -507,21 +507,26 @@ export class AppProcess {
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     this.abandon();
-    const placed = await this.#parts.files.place(plan);
-    const child = new Child(plan, placed, this.#parts);
-    this.#successor = { child, placed };
+    const { files } = this.#parts;
+    const placed = await files.place(plan);
     try {
+      const child = new Child(plan, placed, this.#parts);
+      this.#successor = { child, placed };
       await child.ready;
     } catch (error) {
       this.#successor = undefined;
+      files.discard(placed);
       throw error;
     }
   }
 
   /** Gives a successor up. */
   abandon(): void {
-    this.#successor?.child.kill();
+    if (this.#successor === undefined) return;
+    const { child, placed } = this.#successor;
     this.#successor = undefined;
+    child.kill();
+    child.ended.then(() => this.#parts.files.discard(placed));
   }
 
   /** Has the one that runs end after its turn; resolves when it has. It is not started again. */
@@ -543,7 +548,9 @@ export class AppProcess {
     const { child, placed } = this.#successor!;
     this.#successor = undefined;
     this.#plan = child.plan;
+    const before = this.#placed;
     this.#placed = placed;
+    if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
     child.go(true);
     try {
@@ -568,6 +575,8 @@ export class AppProcess {
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);
     clearInterval(this.#watch);
+    if (this.#placed !== undefined) this.#parts.files.discard(this.#placed);
+    this.#placed = undefined;
   }
 
   #look(): void {

@@ -29,6 +29,7 @@ import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "../cli/libraries.ts";
 import * as preflight from "../cli/preflight.ts";
 import { RingWatch } from "../cli/watch.ts";
+import { stateRegionBytes } from "../tiles/app/state.ts";
 import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { countersOf } from "../tiles/runtime/counters.ts";
@@ -327,6 +328,9 @@ class Master {
       const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
       for (const app of setup.apps.filter(({ inline }) => !inline)) {
         const plan = this.#appPlan(app, setup);
+        if (app.stateBytes !== undefined) {
+          this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
+        }
         const stamp = stampOf(app, plan);
         const running = isWarm ? before.apps.get(app.name) : undefined;
         const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
@@ -647,8 +651,8 @@ class Master {
       nets: frames.map((_, n) => netName(n)),
       spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
       grants: app.grants,
-      memoryMib: app.memoryMib,
-      hasState: app.stateMib > 0,
+      memoryMib: app.memoryMib!,
+      hasState: app.stateBytes !== undefined,
       uid: this.#uid(1 + this.#slot(app.name)),
     };
   }
@@ -661,7 +665,11 @@ class Master {
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
-      descriptors: inventory,
+      descriptors: {
+        // What an app remembers outlasts whatever else there is of it.
+        descriptor: (name, readOnly) =>
+          (name.startsWith("state ") ? this.#own : inventory).descriptor(name, readOnly),
+      },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     });
   }

@@ -35,7 +35,7 @@ const SEED = Deno.env.get("TEGULA_SEED") ??
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check", "--cached-only"];
 /** The product's folders: what has examples in its docs. */
-const DOCUMENTED = ["cli", "ffi", "netbase", "tiles"];
+const DOCUMENTED = ["cli", "ffi", "master", "netbase", "tiles"];
 
 /** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
 const IN_NAMESPACES = laboratoryCommand([

@@ -7,6 +7,7 @@ import { strict as assert } from "node:assert";
 import { closeFiles, EchoLink } from "../../bench/process_slice.ts";
 import { ROOT } from "../../ffi/paths.ts";
 import type { AppProcessPlan } from "../../master/app_process.ts";
+import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 import { eventually } from "./eventually.ts";
 
 const HOSTILE = `file://${ROOT}tests/fixtures/app/hostile.ts`;
@@ -40,13 +41,18 @@ async function beside(
       app,
       lines,
       said: (pattern) =>
-        eventually(() => lines.find((line) => pattern.test(line)), {
-          timeoutMs: PATIENCE_MS,
-          describe: () => `${pattern} in\n${lines.slice(-50).join("\n")}`,
+        eventually(
+          `${pattern}`,
+          () => Promise.resolve(lines.find((line) => pattern.test(line))),
+          { timeoutMs: PATIENCE_MS },
+        ).catch((error) => {
+          throw new Error(`${error.message} in\n${lines.slice(-20).join("\n")}`);
         }),
     });
     const { answered } = other;
-    await eventually(() => other.answered > answered + 100, { timeoutMs: PATIENCE_MS });
+    await eventually("answers of the echo", () => {
+      return Promise.resolve(other.answered > answered + 100 ? true : undefined);
+    }, { timeoutMs: PATIENCE_MS });
   } finally {
     clearInterval(load);
     await other.settle(PATIENCE_MS / 1000);
@@ -58,3 +64,233 @@ async function beside(
   assert.notEqual(pid, 0);
   for (const each of [link, other]) each.close();
 }
+
+/** Words of the fixture that end it, what the log says then, and how often it may end for one. */
+const ENDS: readonly [word: string, said: RegExp, changes?: Partial<AppProcessPlan>][] = [
+  ["spin", /^hostile: killed: it hangs; starting it again in \d+ ms$/],
+  ["leak", /^hostile: killed( by SIG|: its memory is \d+ MiB, beyond its 96;).*starting it again/, {
+    memoryMib: 96,
+  }],
+  ["heap", /^hostile: killed( by SIG|: its memory is).*; starting it again/, { memoryMib: 96 }],
+  ["exit", /^hostile: ended: it left; starting it again in 50 ms$/],
+  [
+    "store",
+    /^hostile: killed by SIGSEGV \(it crashed in native code\); starting it again in 50 ms$/,
+  ],
+];
+
+for (const [word, said, changes] of ENDS) {
+  Deno.test(`an app that does "${word}" is ended and started again alone`, async () => {
+    await beside(HOSTILE, async ({ link, app, said: isSaid }) => {
+      const { pid } = app;
+      link.send(1, word);
+      await isSaid(said);
+      // The second start skips what made the first one end.
+      await eventually("another process", () => {
+        return Promise.resolve(app.pid !== 0 && app.pid !== pid && link.isRunning || undefined);
+      }, { timeoutMs: PATIENCE_MS });
+      await answers(link);
+    }, changes);
+  });
+}
+
+/** Waits until the app answers: what was sent to one before it may have been skipped. */
+async function answers(link: EchoLink): Promise<void> {
+  const { answered } = link;
+  await eventually("an answer", () => {
+    link.send(1);
+    link.take();
+    return Promise.resolve(link.answered > answered || undefined);
+  }, { timeoutMs: PATIENCE_MS });
+}
+
+for (const word of ["log", "console", "metrics", "link"]) {
+  Deno.test(`an app that floods its ${word} goes on, and floods nobody else's`, async () => {
+    await beside(HOSTILE, async ({ link, app, lines }) => {
+      const { pid } = app;
+      link.send(1, word);
+      await answers(link);
+      assert.equal(app.pid, pid);
+      assert.ok(lines.length <= 102, `${lines.length} lines`);
+    });
+  });
+}
+
+Deno.test("an app that is killed is started again, and answers what waited", async () => {
+  await beside(HOSTILE, async ({ link, app, said }) => {
+    link.send(8);
+    Deno.kill(app.pid, "SIGKILL");
+    link.send(8);
+    await said(/^hostile: killed by SIGKILL .*; starting it again in 50 ms$/);
+    await link.settle(PATIENCE_MS / 1000);
+  });
+});
+
+Deno.test("a process that stands still is hung, whatever its region says last", async () => {
+  await beside(HOSTILE, async ({ link, app, said }) => {
+    link.send(1, "spin");
+    Deno.kill(app.pid, "SIGSTOP");
+    await said(/^hostile: killed: it hangs; starting/);
+    await answers(link);
+  });
+});
+
+const HONEST = `file://${ROOT}tests/fixtures/app/honest.ts`;
+
+/** An app that reads `file`, and is started in `module`. */
+function honest(module: string, changes: Partial<AppProcessPlan> = {}, options = {}) {
+  const file = Deno.makeTempFileSync();
+  Deno.writeTextFileSync(file, "seven b");
+  Deno.chmodSync(file, 0o644);
+  Deno.chmodSync(file.slice(0, file.lastIndexOf("/")), 0o1777);
+  const link = new EchoLink("honest");
+  const lines: string[] = [];
+  const plan = link.plan(module, { grants: { ...NO_GRANTS, read: [file] }, ...changes });
+  const app = link.process(
+    { ...plan, service: { ...plan.service, options: { file, ...options } } },
+    (line) => lines.push(line),
+  );
+  return { link, lines, app, file };
+}
+
+Deno.test("an app in TypeScript has an event loop as it starts, also late, and its own place", async () => {
+  const { link, lines, app } = honest(HONEST, {}, { lateMillis: 12_000 });
+  await app.start();
+  assert.deepEqual(lines.filter((line) => !line.includes("has not ended")), [
+    "honest: digest 186",
+    "honest: file 7",
+    `honest: here ${HONEST}`,
+  ]);
+  await app.stop();
+  link.close();
+});
+
+Deno.test("what never ends in a handler is named once, with its place", async () => {
+  const { link, lines, app, file } = honest(HONEST);
+  await app.start();
+  for (const word of ["timer", "timer", "fetch", "fetch", "file", "thrown"]) link.send(1, word);
+  await eventually("lines", () => Promise.resolve(lines.length >= 7 || undefined), {
+    timeoutMs: PATIENCE_MS,
+  });
+  const place = HONEST.slice("file://".length).replaceAll(".", "\\.");
+  const patterns = [
+    `^honest: answer\\(\\) started a timer \\(setTimeout at ${place}:16\\), which never fires there: `,
+    `^honest: answer\\(\\) made a promise \\(fetch at ${place}:17\\), which never settles there: `,
+    `^honest: the app threw.*: it has no read access to "${file}": what \\[apps\\] grants ends with`,
+    `^honest: the app threw.*as I was told(.|\\n)*${place}:20`,
+  ];
+  for (const [i, pattern] of patterns.entries()) {
+    const found = lines.filter((line) => new RegExp(pattern).test(line));
+    assert.equal(found.length, 1, `${i}: ${pattern} in\n${lines.join("\n")}`);
+  }
+  await app.stop();
+  link.close();
+});
+
+Deno.test("an app whose files its user cannot read is started from a copy", async () => {
+  const folder = Deno.makeTempDirSync();
+  Deno.mkdirSync(`${folder}/honest`);
+  for (const name of ["honest.ts", "honest/checksum.ts"]) {
+    Deno.copyFileSync(`${ROOT}tests/fixtures/app/${name}`, `${folder}/${name}`);
+  }
+  const { link, lines, app } = honest(`file://${folder}/honest.ts`);
+  await app.start();
+  assert.match(lines.at(-1)!, new RegExp(`^honest: here file:///.+${folder}/honest.ts$`));
+  await app.stop();
+  link.close();
+});
+
+Deno.test("what an app is not granted is an error of its start that names the grant", async () => {
+  const { link, app, file } = honest(HONEST, { grants: NO_GRANTS });
+  await assert.rejects(app.start(), {
+    message: `it has no read access to "${file}": [apps] grants it, read = ["${file}"]`,
+  });
+  await app.stop();
+  link.close();
+});
+
+Deno.test("a granted file that the app's user cannot read is an error that says so", async () => {
+  const { link, app, file } = honest(HONEST);
+  Deno.chmodSync(file, 0o600);
+  await assert.rejects(
+    app.start(),
+    new RegExp(`Permission denied.*'${file}': \\[apps\\] has to grant it .* file's mode`),
+  );
+  await app.stop();
+  link.close();
+});
+
+Deno.test("a folder of an app's files goes when nothing is started from it any more", async () => {
+  const { link, app } = honest(HONEST);
+  await app.start();
+  const place = runtimeFolders();
+  assert.equal(place.length, 1);
+  for (let i = 0; i < 3; i++) {
+    await app.prepare();
+    await app.takeOver();
+  }
+  await app.prepare();
+  app.abandon();
+  await eventually("one folder", () => Promise.resolve(runtimeFolders().length === 1 || undefined));
+  await app.stop();
+  assert.deepEqual(runtimeFolders(), []);
+  link.close();
+});
+
+/** Folders of the app `honest` in this process's folder of the runtime. */
+function runtimeFolders(): string[] {
+  return [...Deno.readDirSync(`/run/tegula-${Deno.pid}`)].map(({ name }) => name)
+    .filter((name) => name.startsWith("honest"));
+}
+
+Deno.test("a successor that cannot start changes nothing", async () => {
+  const { link, lines, app } = honest(HONEST);
+  await app.start();
+  const { pid } = app;
+  const broken = Deno.makeTempFileSync({ suffix: ".ts" });
+  Deno.writeTextFileSync(broken, "export default () => { throw new Error('broken'); };");
+  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message: "broken" });
+  assert.equal(app.pid, pid);
+  assert.equal(lines.length, 3);
+  await app.stop();
+  link.close();
+});
+
+Deno.test("state outlives its process, killed or handed over, and is its predecessor's until begin()", async () => {
+  const module = Deno.makeTempFileSync({ suffix: ".js" });
+  Deno.writeTextFileSync(
+    module,
+    `export default ({ state, log }) => {
+      try { state.view } catch (error) { log(error.message); }
+      return {
+        begin() {
+          log(\`version \${state.version}, \${state.view.length} bytes, first \${state.view[0]}\`);
+          state.view[0]++;
+          state.setVersion(state.version + 1);
+        },
+        receive(requests, out) { while (requests.next()) out.reflect(); },
+      };
+    };`,
+  );
+  const link = new EchoLink("own");
+  const lines: string[] = [];
+  const app = link.process(
+    link.plan(`file://${module}`, { hasState: true }),
+    (line) => lines.push(line),
+  );
+  await app.start();
+  await app.prepare();
+  await app.takeOver();
+  Deno.kill(app.pid, "SIGKILL");
+  link.send(1);
+  await link.settle(PATIENCE_MS / 1000);
+  await app.stop();
+  link.close();
+  const early = "own: its state may still be its predecessor's: it is to be used from begin() on";
+  const begun = (n: number) => `own: version ${n}, ${65_536 - 4096} bytes, first ${n}`;
+  assert.deepEqual(lines.filter((line) => !line.includes("SIGKILL")), [
+    ...[early, begun(0), early, begun(1), early, begun(2)],
+  ]);
+});
+
+globalThis.addEventListener("unload", closeFiles);

@@ -160,7 +160,7 @@ labTest(
     Deno.writeTextFileSync(file, `${zone("198.18.0.81")}ftp A 198.18.0.300\n`);
     assert.match(
       await reload(appliance, "dns"),
-      /^dns: not reloaded, goes on as it was: SyntaxError: .*: line 7: '198.18.0.300' is no IPv4/,
+      /^dns: not reloaded, goes on as it was: \/.*: line 7: '198.18.0.300' is no IPv4/,
     );
     assert.equal(await lookUp(asker), "198.18.0.80");
     Deno.writeTextFileSync(file, zone("198.18.0.82"));
@@ -169,7 +169,7 @@ labTest(
 
     const mistakes = {
       "export function answer( {": /its module cannot be loaded: SyntaxError/,
-      "export const nothing = 1;": /TypeError: its module exports neither/,
+      "export const nothing = 1;": /: its module exports neither/,
       "Deno.exit(5); await new Promise(() => {});": /it left$/,
       "Promise.reject(new Error('loose')); await new Promise(() => {});": /loose$/,
     };

@@ -166,14 +166,20 @@ labTest("another XDP program is named with its id and left in peace, status 6", 
 labTest("a second start on an interface is refused and the first not disturbed", async (lab) => {
   const { host, client, asker } = await pair(lab);
   await introduce({ host, client });
-  await Appliance.start(host, ECHO);
+  const first = await Appliance.start(host, ECHO);
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
   await answeredAtLeast(asker, 50);
   const program = await xdpProgram(host);
   const second = Appliance.launch(host, ["--interface", "eth0", "--listen", "9=discard"]);
   const { code, said } = await refusal(second.process);
   assert.equal(code, 6);
-  assert.match(said, /eth0.*tegula.*id \d+/);
+  const { pid } = first.process;
+  // The link's number is the kernel's to say, to whoever has its descriptor.
+  const info = [...Deno.readDirSync(`/proc/${pid}/fdinfo`)]
+    .map(({ name }) => Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`));
+  const link = info.map((text) => /^link_id:\s*(\d+)/m.exec(text)?.[1]).find(Boolean);
+  assert.match(said, new RegExp(`eth0.*tegula, id \\d+.*held by another tegula \\(pid ${pid}: `));
+  assert.match(said, new RegExp(`'bpftool link detach id ${link}'`));
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
   assert.equal((await xdpProgram(host))?.id, program?.id);

@@ -19,7 +19,7 @@ async function load(toml: string) {
 }
 
 function plan(...listen: string[]) {
-  return planApps({ listen: listen.map(parseListen), apps: {} });
+  return planApps({ listen: listen.map(parseListen), apps: {}, file: null });
 }
 
 Deno.test("an app named for several ports is one app", () => {
@@ -165,9 +165,12 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
   await refused(
     `listen = ["7=statsd"]\n[apps.statsd.options]\nintervall = 3`,
-    /^\[apps.statsd.options\] intervall is no option of statsd; it has interval$/,
+    /\.toml: apps.statsd.options.intervall: statsd has no such option; it has interval$/,
   );
-  await refused(`${listen}[apps.echo.options]\nx = 1`, /x is no option of echo; it has none/);
+  await refused(
+    `${listen}[apps.echo.options]\nx = 1`,
+    /apps.echo.options.x: echo has no such option; it has none/,
+  );
   await refused(
     `${listen}[apps.echo]\nrefuse_sources = "0-1023"`,
     /apps\.echo\.refuse_sources: must be a list such as \["7", "0-52"\], not "0-1023"/,
@@ -184,7 +187,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
       /apps\.echo\.most_per_second: must be a whole number, 1 or more, or 0 for no limit, not /,
     );
   }
-  await refused(`${listen}[apps.ecco]\nclock = true`, /\[apps.ecco\] is configured, but no port/);
+  await refused(`${listen}[apps.ecco]\nclock = true`, /apps.ecco: no port is given to it/);
   for (const name of ["nothing", "constructor", "__proto__"]) {
     const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
     await refused(`listen = ["7=${name}"]`, why);
@@ -194,4 +197,40 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
     `listen = ["7=echo@inline"]\n[apps.echo]\nenv = ["X"]`,
     /echo@inline shares the net tile's worker, and can be granted nothing but read and clock/,
   );
+});
+
+Deno.test("an app's process has 256 MiB and no state, unless the configuration says so", async () => {
+  const { apps: [plain, bounded] } = await load(`
+    listen = ["7=echo", "8=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    memory = "1G"
+    state = "64K"
+  `);
+  assert.deepEqual([plain.memoryMib, plain.stateBytes], [256, undefined]);
+  assert.deepEqual([bounded.memoryMib, bounded.stateBytes], [1024, 65_536]);
+});
+
+Deno.test("sizes are texts with a unit, within bounds", async () => {
+  const start = `listen = ["7=echo"]\n[apps.echo]\n`;
+  const memory =
+    /apps\.echo\.memory: must be a text such as "64M" \(K, M or G\), from 64M to 1024G, not /;
+  for (const wrong of ["63M", "64", "64 M", "64m", "0.5G", "-1G", "1025G", "64MiB", ""]) {
+    await assert.rejects(load(`${start}memory = "${wrong}"`), memory);
+  }
+  await assert.rejects(load(`${start}memory = 256`), memory);
+  const state =
+    /apps\.echo\.state: must be a text such as "64M" \(K, M or G\), from 4K to 1G, not /;
+  for (const wrong of ["3K", "2G", "1"]) {
+    await assert.rejects(load(`${start}state = "${wrong}"`), state);
+  }
+});
+
+Deno.test("an app inside net tiles has neither memory nor state of its own", async () => {
+  for (const said of [`memory = "64M"`, `state = "4K"`]) {
+    await assert.rejects(
+      load(`listen = ["7=echo@inline"]\n[apps.echo]\n${said}`),
+      /echo@inline has no process of its own, and can have neither memory nor state/,
+    );
+  }
 });

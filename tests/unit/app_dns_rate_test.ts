@@ -126,11 +126,11 @@ Deno.test("options set the limit and its slip, or turn them off", async () => {
   assert.equal(flood(await server({ rrl_ratelimit: 0 }), "web.example.org", 5000).whole, 5000);
   for (const wrong of [-1, 1.5, "200", NaN, 1e10, null]) {
     await assert.rejects(server({ rrl_ratelimit: wrong }), {
-      message: "its option rrl_ratelimit is to be a whole number from 0 to 1000000000",
+      message: "options.rrl_ratelimit: must be a whole number from 0 to 1000000000",
     });
   }
   await assert.rejects(server({ rrl_slip: 11 }), {
-    message: "its option rrl_slip is to be a whole number from 0 to 10",
+    message: "options.rrl_slip: must be a whole number from 0 to 10",
   });
 });
 

@@ -74,8 +74,14 @@ Deno.test("stratum and reference are as configured, and wrong ones are refused",
   assert.equal(answer.getUint32(12), 0x50505300);
   const wrong = (options: Record<string, unknown>) =>
     AppHarness.start(ntp, { clock: clock(), options });
-  await assert.rejects(wrong({ stratum: 0 }), /stratum is to be a whole number from 1 to 15/);
-  await assert.rejects(wrong({ stratum: 2.5 }), /stratum is to be a whole number from 1 to 15/);
-  await assert.rejects(wrong({ reference: "here" }), /reference is to be an IPv4 address/);
+  await assert.rejects(
+    wrong({ stratum: 0 }),
+    /options.stratum: must be a whole number from 1 to 15/,
+  );
+  await assert.rejects(
+    wrong({ stratum: 2.5 }),
+    /options.stratum: must be a whole number from 1 to 15/,
+  );
+  await assert.rejects(wrong({ reference: "here" }), /reference: must be an IPv4 address/);
   await assert.rejects(AppHarness.start(ntp), /not granted the clock/);
 });

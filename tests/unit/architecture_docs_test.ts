@@ -5,7 +5,9 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const TEXT = Deno.readTextFileSync(`${ROOT}docs/architecture.md`);
 /** Every source file of the product and of its benchmarks, by its path in the tree. */
 const SOURCES = new Map(
-  ["bench", "cli", "ffi", "netbase", "tiles"].flatMap((folder) => [...sourcesIn(folder)]),
+  ["bench", "cli", "ffi", "master", "netbase", "scripts", "tiles"].flatMap((
+    folder,
+  ) => [...sourcesIn(folder)]),
 );
 
 function* sourcesIn(folder: string): Generator<[path: string, text: string]> {

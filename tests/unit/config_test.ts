@@ -137,7 +137,7 @@ Deno.test("listenText() says it as it is written, neighbouring ports as ranges",
 });
 
 Deno.test("readConfig() reads every key", async () => {
-  const { config } = await load(`
+  const { config, folder } = await load(`
     interfaces = ["eth0", "eth1"]
     listen = ["7=echo", "37=time*2", "5300-5363=echo"]
     provider = "xdp"
@@ -155,11 +155,12 @@ Deno.test("readConfig() reads every key", async () => {
     busyPoll: true,
     dispatcher: true,
     netTiles: 2,
+    file: join(folder, "tegula.toml"),
   });
 });
 
 Deno.test("readConfig() leaves to the defaults what an empty file does not say", async () => {
-  const { config } = await load("");
+  const { config, folder } = await load("");
   assert.deepEqual(config, {
     interfaces: [],
     listen: [],
@@ -168,6 +169,7 @@ Deno.test("readConfig() leaves to the defaults what an empty file does not say",
     checksums: "verify",
     busyPoll: false,
     dispatcher: false,
+    file: join(folder, "tegula.toml"),
   });
 });
 
@@ -242,6 +244,7 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
     checksums: "verify",
     busyPoll: false,
     dispatcher: false,
+    file: null,
   };
   checkConfig(good);
   await assertRefused(() => checkConfig({ ...good, listen: [] }), /no port to answer on/);

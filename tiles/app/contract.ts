@@ -117,6 +117,11 @@ export interface Answers {
 export interface App {
   /** Deals with a burst of datagrams. */
   receive(requests: Datagrams, out: Answers): void;
+  /**
+   * Called once, before the first datagram: when the app has been made, and whoever ran in its place has
+   * ended. What it throws ends the app's start.
+   */
+  begin?(): void;
   /** Called about every `tickMillis`, for what is sent without being asked. */
   tick?(out: Answers): void;
   /** Milliseconds between two calls of `tick`; 1000 when left out. */
@@ -137,8 +142,8 @@ export interface Request {
   readonly receivedAt: number;
 }
 
-/** The short way. It may have a `tick` too, as an {@linkcode App}. */
-export interface PlainApp extends Pick<App, "tick" | "tickMillis"> {
+/** The short way. It may have `begin` and `tick` too, as an {@linkcode App}. */
+export interface PlainApp extends Pick<App, "begin" | "tick" | "tickMillis"> {
   /**
    * What to answer, as bytes or as text; nothing: no answer. It is not called for a datagram whose
    * answer could start a loop (see {@linkcode AppContext.mayLoop}).
@@ -149,6 +154,22 @@ export interface PlainApp extends Pick<App, "tick" | "tickMillis"> {
 /** A number that an app shows under a name of its own, in the metrics. */
 export interface Metric {
   value: number;
+}
+
+/**
+ * Memory of an app's own that its successor finds as it was, after a reload, a crash or a kill. What is
+ * in it survives neither a restart of Tegula nor another size. It may be used from `begin` on.
+ */
+export interface State {
+  /** The bytes, zeros at first. Typed arrays over `view.buffer` begin at `view.byteOffset`. */
+  readonly view: Uint8Array<SharedArrayBuffer>;
+  /** What `setVersion` has been given last, by whichever process of this app; 0: nothing yet. */
+  readonly version: number;
+  /**
+   * Says which layout the bytes have: a whole number of 32 bits. An app that is ended at any moment may
+   * leave them half written: set 0 before a change that must be whole, and the version after it.
+   */
+  setVersion(version: number): void;
 }
 
 /** The host's clock, for an app that was granted it (`clock = true`). */
@@ -176,6 +197,8 @@ export interface AppContext {
   readonly options: Readonly<Record<string, unknown>>;
   /** Only for apps that were granted it. */
   readonly clock?: Clock;
+  /** Only for apps that have one (`state = "64M"`). */
+  readonly state?: State;
   /**
    * Whether to leave the datagram at hand unanswered: its source port is one of `refuse_sources`, or its
    * sender has had its `most_per_second` answers. Not a mere question: true counts a refusal in the

@@ -62,7 +62,7 @@ function makeLimit(options: AppContext["options"]): RateLimit | null {
   const number = (name: string, usual: number, most: number) => {
     const { [name]: value = usual } = options;
     if (typeof value === "number" && value % 1 === 0 && value >= 0 && value <= most) return value;
-    throw new TypeError(`its option ${name} is to be a whole number from 0 to ${most}`);
+    throw new TypeError(`options.${name}: must be a whole number from 0 to ${most}`);
   };
   const [ratelimit, slip] = [number("rrl_ratelimit", 200, 1e9), number("rrl_slip", 2, 10)];
   return ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
@@ -82,7 +82,7 @@ function complaintAbout(question: Question): number {
 async function loadZones({ options, log }: AppContext): Promise<Zone[]> {
   const paths = [options.zone].flat();
   if (!paths.every((path) => typeof path === "string")) {
-    throw new TypeError("its option zone is to be the path of a zone file, or a list of them");
+    throw new TypeError("options.zone: must be the path of a zone file, or a list of them");
   }
   return await Promise.all(paths.map(async (path) => {
     const text = await Deno.readTextFile(path);

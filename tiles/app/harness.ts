@@ -13,7 +13,7 @@
  * ```
  */
 
-import { heapView, u8 } from "../../ffi/view.ts";
+import { heapView, u8, type View } from "../../ffi/view.ts";
 import { Heard, HEARD_BYTES } from "../net/heard.ts";
 import { parsePrefix } from "../netlink/addresses.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
@@ -34,6 +34,7 @@ import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
 import { NetSide } from "./net_side.ts";
 import type { RefusalSetup } from "./refusals.ts";
 import { makeService, type Service } from "./service.ts";
+import { AppState, stateRegionBytes } from "./state.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** How far apart the payloads of a burst stand in the memory that is for a UMEM here. */
@@ -50,6 +51,8 @@ export interface HarnessOptions
   readonly served?: readonly number[];
   /** What it may send to without having heard from there, as `send_to` of the configuration says it. */
   readonly sendTo?: readonly string[];
+  /** Bytes of its state, or the `state` of a harness whose successor this is. */
+  readonly state?: number | View;
 }
 
 /** A datagram to give to the app. */
@@ -77,6 +80,8 @@ export interface Answered {
 export class AppHarness {
   /** What the app logged. */
   readonly logged: string[] = [];
+  /** The memory of its state, for a successor. */
+  readonly state?: View;
   readonly #options: HarnessOptions;
   readonly #metrics = heapView(METRICS_BYTES);
   readonly #umem = heapView((SHAPE.depth + 1) * SLOT_BYTES);
@@ -92,6 +97,8 @@ export class AppHarness {
 
   private constructor(options: HarnessOptions) {
     this.#options = options;
+    const { state } = options;
+    this.state = typeof state === "number" ? heapView(stateRegionBytes(state)) : state;
     this.#sendTo = (options.sendTo ?? []).map((text) => {
       const prefix = parsePrefix(text);
       if (prefix === null) throw new RangeError(`sendTo: '${text}' is no IPv4 address or prefix`);
@@ -114,6 +121,8 @@ export class AppHarness {
     options: HarnessOptions = {},
   ): Promise<AppHarness> {
     const harness = new AppHarness(options);
+    const state = harness.state && new AppState(harness.state);
+    state?.open();
     harness.#service = await makeService(module, {
       name: "app",
       module: "",
@@ -127,6 +136,7 @@ export class AppHarness {
       counters: harness.#counters,
       log: (line) => harness.logged.push(line),
       ...(options.clock && { clock: options.clock }),
+      ...(state && { state }),
     });
     return harness;
   }

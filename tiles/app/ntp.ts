@@ -23,7 +23,7 @@ export default function create({ clock, options, refuses }: AppContext): App {
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
   if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
-    throw new TypeError("its option stratum is to be a whole number from 1 to 15");
+    throw new TypeError("options.stratum: must be a whole number from 1 to 15");
   }
   const referenceId = toReferenceId(String(reference), stratum);
   let state = clock.status();
@@ -73,7 +73,7 @@ function toReferenceId(reference: string, stratum: number): number {
   if (octets.length === 4 && octets.every((octet) => octet >= 0 && octet <= 255)) {
     return octets.reduce((word, octet) => word * 256 + octet, 0);
   }
-  throw new TypeError("its option reference is to be an IPv4 address; for stratum 1, four letters");
+  throw new TypeError("options.reference: must be an IPv4 address; for stratum 1, four letters");
 }
 
 /** Writes a word, big-endian. */

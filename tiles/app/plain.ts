@@ -11,6 +11,7 @@ const ENCODER = new TextEncoder();
 /** An app that gives each datagram to `answer`, but for those that could come back for ever. */
 export function fromPlain(app: PlainApp, context: AppContext): App {
   return {
+    ...(app.begin !== undefined && { begin: () => app.begin?.() }),
     ...(app.tick !== undefined && { tick: (out) => app.tick?.(out) }),
     tickMillis: app.tickMillis,
     receive(requests, out) {

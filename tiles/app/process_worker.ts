@@ -16,7 +16,7 @@ import { COUNTERS } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { runLoop } from "../runtime/loop.ts";
-import { sentenceOf } from "../runtime/thrown.ts";
+import { wordsOf } from "../runtime/thrown.ts";
 import type { Tile } from "../runtime/tile.ts";
 import { Life, TileRegion } from "../runtime/tile_region.ts";
 import type { ServiceSetup } from "./service.ts";
@@ -77,7 +77,7 @@ async function live(): Promise<void> {
     run();
     post({ type: "left" });
   } catch (error) {
-    post({ type: "failed", message: clipped(sentenceOf(error)) });
+    post({ type: "failed", message: clipped(wordsOf(error)) });
   }
 }
 
@@ -114,6 +114,7 @@ async function start(): Promise<() => void> {
       ...service,
       metrics: handed.view(`metrics ${name}`),
       eventfd: handed.fd(`eventfd ${name}`),
+      ...(handed.has(`state ${name}`) && { state: handed.view(`state ${name}`) }),
       nets: nets.map((net) => {
         const peer = handed.view(`link ${net} to ${name}`);
         return {

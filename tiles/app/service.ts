@@ -6,7 +6,7 @@
 import type { View } from "../../ffi/view.ts";
 import { bounded } from "../runtime/console.ts";
 import { APP } from "../runtime/counters.ts";
-import { AppError, readThrown, sentenceOf } from "../runtime/thrown.ts";
+import { AppError, readThrown, wordsOf } from "../runtime/thrown.ts";
 import type { Answers, App, AppContext, AppFactory, Datagrams, PlainApp } from "./contract.ts";
 import { MetricsWriter } from "./metrics.ts";
 import { PromiseError } from "./misuse.ts";
@@ -27,11 +27,13 @@ export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "optio
 }
 
 /** What a service reports to. */
-export interface ServiceParts extends Pick<AppContext, "clock" | "log"> {
+export interface ServiceParts extends Pick<AppContext, "clock" | "state" | "log"> {
   /** Of the tile region that stands for the app, in the order of `APP`. */
   readonly counters: Float64Array;
   /** Where its own numbers are, if that is not the region for them. */
   readonly metrics?: MetricsWriter;
+  /** Whether another may still run in its place: the caller calls `begin` then. */
+  readonly beside?: boolean;
 }
 
 /** Imports the app's module and makes the app. Throws AppError with what is wrong with it. */
@@ -44,7 +46,7 @@ export async function loadService(setup: ServiceSetup, parts: ServiceParts): Pro
     });
     return await makeService(module, setup, parts);
   } catch (error) {
-    throw new AppError(setup.name, grantable(sentenceOf(error)));
+    throw new AppError(setup.name, grantable(wordsOf(error)));
   }
 }
 
@@ -52,17 +54,45 @@ export async function loadService(setup: ServiceSetup, parts: ServiceParts): Pro
 const DENIED =
   /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/;
 
+/** What no app can be granted. */
+const NEVER_GRANTED =
+  /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
+
+/** What the system refuses: the walls of its process, or the modes of a file. */
+const REFUSED =
+  /((?:Permission denied|Operation not permitted) \(os error (?:1|13)\))(?:: (\w+) '(.*?)')?/;
+
 /** The same with this program's way to be allowed it. */
 function grantable(sentence: string): string {
-  return sentence.replace(
+  return named(sentence).replace(
     DENIED,
     (_, kind, what) => `it has no ${kind} access to ${what}: [apps] grants it, ${kind} = [${what}]`,
   );
 }
 
+/** What is refused whatever is granted, and what the system refuses. */
+function named(sentence: string): string {
+  return sentence
+    .replace(
+      NEVER_GRANTED,
+      (_, kind, what) =>
+        `it has no ${kind} access${
+          what === undefined ? "" : ` to ${what}`
+        }, which no app can be granted`,
+    )
+    .replace(
+      REFUSED,
+      (_, refusal, call, path) =>
+        path === undefined
+          ? `${refusal}: what it does is not within what [apps] grants it`
+          : `${refusal}: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
+            "be allowed it by the file's mode",
+    );
+}
+
 /** The same of a running app. */
 function tooLate(stack: string): string {
-  return stack.replace(
+  return named(stack).replace(
     DENIED,
     (_, kind, what) =>
       `it has no ${kind} access to ${what}: what [apps] grants ends with its start, unless keep = true`,
@@ -81,6 +111,7 @@ export async function makeService(
     ports: setup.ports,
     options: setup.options,
     ...(parts.clock && { clock: parts.clock }),
+    ...(parts.state && { state: parts.state }),
     ...refusals(setup, parts.counters),
     metric: (name, kind) => metrics.metric(name, kind),
     log: bounded(parts.log),
@@ -88,12 +119,17 @@ export async function makeService(
   const made = typeof module.default === "function"
     ? await (module.default as AppFactory)(context)
     : module;
-  if (isApp(made)) return new Service(synchronous(made, ["receive", "tick"]), parts);
-  if (isPlain(made)) {
-    return new Service(fromPlain(synchronous(made, ["answer", "tick"]), context), parts);
-  }
+  const service = new Service(toApp(made, context, typeof module.default === "function"), parts);
+  if (!parts.beside) service.begin();
+  return service;
+}
+
+/** Throws TypeError where it is none. `isMade`: by the module's default export. */
+function toApp(made: object, context: AppContext, isMade: boolean): App {
+  if (isApp(made)) return synchronous(made, ["begin", "receive", "tick"]);
+  if (isPlain(made)) return fromPlain(synchronous(made, ["begin", "answer", "tick"]), context);
   throw new TypeError(
-    typeof module.default === "function"
+    isMade
       ? "what its default export makes has neither receive() nor answer()"
       : "its module exports neither a function as its default nor one called answer",
   );
@@ -142,6 +178,11 @@ export class Service {
     }
     this.#tickMillis = app.tick === undefined ? -1 : Math.min(Math.max(1, tickMillis), 2 ** 31 - 1);
     this.#nextTick = performance.now() + this.#tickMillis;
+  }
+
+  /** Says that nobody else runs in its place. Once, before all else; throws what the app throws. */
+  begin(): void {
+    this.#app.begin?.();
   }
 
   /** Gives it a burst. A datagram that it throws at is lost, those after it are not. */

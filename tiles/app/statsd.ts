@@ -18,7 +18,7 @@ const MOST = 2 ** 53;
 export default function create(context: AppContext): App {
   const { interval = 10 } = context.options;
   if (typeof interval !== "number" || !(interval > 0)) {
-    throw new TypeError("its option interval is to be a number of seconds");
+    throw new TypeError("options.interval: must be a number of seconds");
   }
   const lines = context.metric("statsd.lines", "counter")!;
   const refused = context.metric("statsd.lines_refused", "counter")!;

@@ -3,27 +3,46 @@
  * its answers back. The app sees the memory that the datagrams are in, never the links themselves.
  */
 
-import { heapView } from "../../ffi/view.ts";
+import { heapView, type View } from "../../ffi/view.ts";
+import { AppError, sentenceOf } from "../runtime/thrown.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { METRICS_BYTES, MetricsWriter } from "./metrics.ts";
 import { type NetJoin, NetSide } from "./net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "./service.ts";
+import { AppState } from "./state.ts";
 
 /** What an app tile is made with. */
 export interface AppSetup extends ServiceSetup {
   readonly nets: readonly NetJoin[];
   readonly eventfd: number;
+  /** Its region for state of its own; left out: it has none. */
+  readonly state?: View;
 }
 
 /** Imports the app's module, makes the app and joins it to its net tiles. */
 export async function create(context: TileContext<AppSetup>): Promise<Tile> {
   const { setup, region, libraries: { clock }, log, turn } = context;
-  const parts = { counters: region.counters, ...(clock && { clock }), log };
-  if (turn === undefined) return new AppTile(await loadService(setup, parts), context);
+  const state = setup.state && new AppState(setup.state);
+  const parts = {
+    counters: region.counters,
+    ...(clock && { clock }),
+    ...(state && { state }),
+    log,
+  };
+  if (turn === undefined) {
+    state?.open();
+    return new AppTile(await loadService(setup, parts), context);
+  }
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
-  const service = await loadService(setup, { ...parts, metrics });
+  const service = await loadService(setup, { ...parts, metrics, beside: true });
   const handedOver = await turn();
   metrics.move(setup.metrics);
+  state?.open();
+  try {
+    service.begin();
+  } catch (error) {
+    throw new AppError(setup.name, sentenceOf(error));
+  }
   return new AppTile(service, context, handedOver);
 }
 

@@ -3,8 +3,7 @@
  * promises do not settle and timers do not fire. Each kind is named once.
  *
  * Promises are seen by V8's hook for their creation, which is called for no other reason: the loop and
- * a handler that makes none do not notice it, and it is taken away once it has spoken. It sees whatever
- * is made of promises: fetch, files, crypto.subtle, async functions. Timers are none, so the functions
+ * a handler that makes none do not notice it. It sees whatever is made of promises: fetch, files, crypto.subtle, async functions. Timers are none, so the functions
  * that start them are replaced before the app is loaded.
  */
 
@@ -84,8 +83,10 @@ export function nameUnsettled(log: (line: string) => void, timers?: Timers): voi
         "no event loop runs in a handler",
     );
   });
+  let saysPromise = true;
   core?.setPromiseHooks?.(() => {
-    core.setPromiseHooks!();
+    if (!saysPromise) return;
+    saysPromise = false;
     const { handler, place, call } = here();
     log(
       `${handler}() made a promise (${call}${place}), which never settles there: ` +

@@ -32,6 +32,12 @@ export function sentenceOf(thrown: unknown): string {
   return firstLine(name === undefined || name === "Error" ? message : `${name}: ${message}`);
 }
 
+/** The same without the class, for whoever has to mend what it is about: a configuration, a zone, an app. */
+export function wordsOf(thrown: unknown): string {
+  const { name = "", message } = readThrown(thrown);
+  return firstLine(message || name);
+}
+
 /** The first line of a text, its control characters spelled out. */
 export function firstLine(text: string): string {
   return spelledOut(text.split("\n")[0]);

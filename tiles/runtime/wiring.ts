@@ -45,10 +45,10 @@ export interface AppPlan
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a process of its own. */
   readonly inline: boolean;
-  /** The most memory of its own that its process may have, in MiB. */
-  readonly memoryMib: number;
-  /** MiB of memory that its successor finds as it was; 0: none. */
-  readonly stateMib: number;
+  /** The most memory of its own that its process may have, in MiB; none inline. */
+  readonly memoryMib?: number;
+  /** Bytes of memory that its successor finds as it was, if it has such. */
+  readonly stateBytes?: number;
 }
 
 /** What an appliance is told. Plain data, the same for master and appliance. */

@@ -15,7 +15,7 @@ import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
 import { LIBRARIES } from "./permissions.ts";
-import { AppError, sentenceOf } from "./thrown.ts";
+import { AppError, sentenceOf, wordsOf } from "./thrown.ts";
 import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
 
@@ -61,7 +61,7 @@ function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never>
   return new Promise((_, reject) => {
     const fail = (event: Event, thrown: unknown) => {
       event.preventDefault();
-      reject(new AppError(kind === "app" ? name : `in ${name}`, sentenceOf(thrown)));
+      reject(new AppError(kind === "app" ? name : `in ${name}`, wordsOf(thrown)));
     };
     addEventListener("error", (event) => fail(event, event.error), { signal });
     addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
