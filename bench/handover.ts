@@ -196,11 +196,12 @@ async function underLoad(
 ): Promise<ClientReport> {
   const client = track.client({ port: PORT, ports: PORTS, rate });
   await client.stdout.find("ready");
-  await body(async (phase) => {
+  const began = body(async (phase) => {
     await client.write(phase);
     await client.stdout.find(`began ${phase}`);
   });
-  await client.write("");
+  await Promise.race([began, client.ended()]);
+  await client.write("").catch(() => {});
   const { success } = await client.ended();
   if (!success) throw new Error(`the client failed: ${client.stderr.all.join("\n")}`);
   return JSON.parse(client.stdout.all.at(-1)!);
