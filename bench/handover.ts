@@ -29,7 +29,16 @@ import {
 } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";
 import { buildPrograms, type Programs } from "./programs.ts";
-import { descriptorsOf, echoModule, knows, memoryOf, type Said, Service } from "./service.ts";
+import {
+  descriptorsOf,
+  echoModule,
+  knows,
+  memoryOf,
+  processTree,
+  type Said,
+  Service,
+  type TreeProcess,
+} from "./service.ts";
 import { Track } from "./track.ts";
 
 const RUNS = 5;
@@ -38,6 +47,8 @@ const CHANGES = 100;
 const [FEW, MANY] = [1000, 20_000];
 const [PORT, PORTS] = [7, 2];
 const [WARM_MILLIS, QUIET_MILLIS, SETTLE_MILLIS] = [1500, 2000, 1500];
+/** What hangs is to be noticed within 6 seconds. */
+const HANG_MILLIS = 9000;
 /** As `RestartSec=` of the unit. */
 const RESTART_MILLIS = 500;
 
@@ -139,17 +150,16 @@ interface Event {
   readonly act: Act;
   /** Queues of the interface. */
   readonly queues?: number;
+  /** How long it is looked at afterwards, where that is longer than usual. */
+  readonly settleMs?: number;
   /** An app is killed: what counts is the other's loss, and the gap of its own. */
   readonly beside?: boolean;
 }
 
-/** Kills a process of a kind. */
-function killed(scene: Scene, kind: "appliance" | "app"): Promise<string | null> {
-  const all = scene.service.processes(kind);
-  // The app that is changed, where its name can be seen.
-  const victim = all.find(({ command }) => /\bchanging\b/.test(command)) ?? all.at(-1);
-  if (victim !== undefined) Deno.kill(victim.pid, "SIGKILL");
-  return Promise.resolve(victim === undefined ? null : "SIGKILL");
+/** Sends a signal to a process, where there is such a process. */
+function signalled(process: TreeProcess | undefined, signal: Deno.Signal): Promise<string | null> {
+  if (process !== undefined) Deno.kill(process.pid, signal);
+  return Promise.resolve(process === undefined ? null : signal);
 }
 
 const EVENTS: Readonly<Record<string, Event>> = {
@@ -167,8 +177,17 @@ const EVENTS: Readonly<Record<string, Event>> = {
     },
   },
   "shape differs": { act: (scene) => scene.change({ netTiles: 2 }), queues: 2 },
-  "kill app": { act: (scene) => killed(scene, "app"), beside: true },
-  "kill appliance": { act: (scene) => killed(scene, "appliance") },
+  "kill app": { act: ({ service }) => signalled(service.app("changing"), "SIGKILL"), beside: true },
+  "stop app": {
+    act: ({ service }) => signalled(service.app("changing"), "SIGSTOP"),
+    beside: true,
+    settleMs: HANG_MILLIS,
+  },
+  "kill appliance": { act: ({ service }) => signalled(service.appliance(), "SIGKILL") },
+  "stop appliance": {
+    act: ({ service }) => signalled(service.appliance(), "SIGSTOP"),
+    settleMs: HANG_MILLIS,
+  },
   "kill master": {
     async act({ service }) {
       await service.restart("SIGKILL", RESTART_MILLIS);
@@ -212,7 +231,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** One run of one event. Null where the program has no such part. */
 async function once(
   programs: Programs,
-  { act, queues = 1, beside = false }: Event,
+  { act, queues = 1, beside = false, settleMs = SETTLE_MILLIS }: Event,
   rate: number,
 ): Promise<{ figures: Figures; by: string } | null> {
   await using lab = new Lab();
@@ -225,7 +244,7 @@ async function once(
     await pause(QUIET_MILLIS);
     await begin("event");
     by = await act(scene);
-    await pause(by === null ? 0 : SETTLE_MILLIS);
+    await pause(by === null ? 0 : settleMs);
   });
   await scene.stop();
   if (by === null) return null;
@@ -350,6 +369,7 @@ async function measureHandovers(
   await using lab = new Lab();
   const scene = await Scene.start(lab, programs, 1);
   const { service } = scene;
+  const count = processTree(service.pid).length;
   const costs: { pss: number; own: number; descriptors: number; ms: number }[] = [];
   let by = "";
   const client = await underLoad(scene, MANY, async (begin) => {
@@ -360,6 +380,7 @@ async function measureHandovers(
       const begun = performance.now();
       by = await scene.change({}, { file: true });
       const ms = performance.now() - begun;
+      await service.settled(count);
       costs.push({ ms, ...memoryOf(service.pid), descriptors: descriptorsOf(service.pid) });
     }
   });
