@@ -214,6 +214,22 @@ export const CALLS: Readonly<Record<string, Attempt>> = {
     : {}),
 };
 
+/**
+ * What nobody refuses to the appliance, by what it takes it for: its tiles are confined further. Nothing of
+ * it concerns another process.
+ */
+export const OF_APPLIANCE: ReadonlySet<string> = new Set([
+  // The unit's MemoryMax bounds it.
+  "share memory that counts nowhere",
+]);
+export const OF_APPLIANCE_BESIDE_TILES: ReadonlySet<string> = new Set([
+  ...OF_APPLIANCE,
+  // Tiles confine themselves.
+  ...["put another filter on", "take capabilities"],
+  // The mirror's sockets, and those of the ports, which the tiles have by their numbers.
+  ...["a NETLINK socket", "a INET socket", "send a descriptor", "receive a descriptor"],
+]);
+
 /** The same for each descriptor of memory that the process may only read. */
 export const READ_ONLY_CALLS: Readonly<Record<string, (fd: number) => Attempt>> = {
   "map it to write": (fd) => call("mmap", 0, 4096, 3, 1, fd, 0),
