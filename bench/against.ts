@@ -24,7 +24,7 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** What of a benchmark is run unless `--only` says otherwise; the whole of `echo` takes minutes. */
 const USUAL: Readonly<Record<string, string>> = {
-  echo: "^echo( inline)?( rtt p50)?$",
+  echo: "^echo( inline)?( rtt p(50|99))?$",
   dns: "^dns( inline)?( cpu)?$",
 };
 

@@ -29,7 +29,16 @@ import {
 } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";
 import { buildPrograms, type Programs } from "./programs.ts";
-import { descriptorsOf, echoModule, knows, memoryOf, type Said, Service } from "./service.ts";
+import {
+  descriptorsOf,
+  echoModule,
+  knows,
+  memoryOf,
+  processTree,
+  type Said,
+  Service,
+  type TreeProcess,
+} from "./service.ts";
 import { Track } from "./track.ts";
 
 const RUNS = 5;
@@ -38,6 +47,8 @@ const CHANGES = 100;
 const [FEW, MANY] = [1000, 20_000];
 const [PORT, PORTS] = [7, 2];
 const [WARM_MILLIS, QUIET_MILLIS, SETTLE_MILLIS] = [1500, 2000, 1500];
+/** What hangs is to be noticed within 6 seconds. */
+const HANG_MILLIS = 9000;
 /** As `RestartSec=` of the unit. */
 const RESTART_MILLIS = 500;
 
@@ -139,17 +150,16 @@ interface Event {
   readonly act: Act;
   /** Queues of the interface. */
   readonly queues?: number;
+  /** How long it is looked at afterwards, where that is longer than usual. */
+  readonly settleMs?: number;
   /** An app is killed: what counts is the other's loss, and the gap of its own. */
   readonly beside?: boolean;
 }
 
-/** Kills a process of a kind. */
-function killed(scene: Scene, kind: "appliance" | "app"): Promise<string | null> {
-  const all = scene.service.processes(kind);
-  // The app that is changed, where its name can be seen.
-  const victim = all.find(({ command }) => /\bchanging\b/.test(command)) ?? all.at(-1);
-  if (victim !== undefined) Deno.kill(victim.pid, "SIGKILL");
-  return Promise.resolve(victim === undefined ? null : "SIGKILL");
+/** Sends a signal to a process, where there is such a process. */
+function signalled(process: TreeProcess | undefined, signal: Deno.Signal): Promise<string | null> {
+  if (process !== undefined) Deno.kill(process.pid, signal);
+  return Promise.resolve(process === undefined ? null : signal);
 }
 
 const EVENTS: Readonly<Record<string, Event>> = {
@@ -167,8 +177,17 @@ const EVENTS: Readonly<Record<string, Event>> = {
     },
   },
   "shape differs": { act: (scene) => scene.change({ netTiles: 2 }), queues: 2 },
-  "kill app": { act: (scene) => killed(scene, "app"), beside: true },
-  "kill appliance": { act: (scene) => killed(scene, "appliance") },
+  "kill app": { act: ({ service }) => signalled(service.app("changing"), "SIGKILL"), beside: true },
+  "stop app": {
+    act: ({ service }) => signalled(service.app("changing"), "SIGSTOP"),
+    beside: true,
+    settleMs: HANG_MILLIS,
+  },
+  "kill appliance": { act: ({ service }) => signalled(service.appliance(), "SIGKILL") },
+  "stop appliance": {
+    act: ({ service }) => signalled(service.appliance(), "SIGSTOP"),
+    settleMs: HANG_MILLIS,
+  },
   "kill master": {
     async act({ service }) {
       await service.restart("SIGKILL", RESTART_MILLIS);
@@ -196,11 +215,12 @@ async function underLoad(
 ): Promise<ClientReport> {
   const client = track.client({ port: PORT, ports: PORTS, rate });
   await client.stdout.find("ready");
-  await body(async (phase) => {
+  const began = body(async (phase) => {
     await client.write(phase);
     await client.stdout.find(`began ${phase}`);
   });
-  await client.write("");
+  await Promise.race([began, client.ended()]);
+  await client.write("").catch(() => {});
   const { success } = await client.ended();
   if (!success) throw new Error(`the client failed: ${client.stderr.all.join("\n")}`);
   return JSON.parse(client.stdout.all.at(-1)!);
@@ -211,7 +231,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** One run of one event. Null where the program has no such part. */
 async function once(
   programs: Programs,
-  { act, queues = 1, beside = false }: Event,
+  { act, queues = 1, beside = false, settleMs = SETTLE_MILLIS }: Event,
   rate: number,
 ): Promise<{ figures: Figures; by: string } | null> {
   await using lab = new Lab();
@@ -224,7 +244,7 @@ async function once(
     await pause(QUIET_MILLIS);
     await begin("event");
     by = await act(scene);
-    await pause(by === null ? 0 : SETTLE_MILLIS);
+    await pause(by === null ? 0 : settleMs);
   });
   await scene.stop();
   if (by === null) return null;
@@ -275,20 +295,25 @@ async function measureEvent(
   const all: Figures[] = [];
   let by = "";
   for (let i = 0; i < runs; i++) {
-    const outcome = await once(programs, event, rate);
-    if (outcome === null) {
-      report({ ...missing(name), note: "this program has no such part" });
-      return;
+    try {
+      const outcome = await once(programs, event, rate);
+      if (outcome === null) {
+        return report({ ...missing(name), note: "this program has no such part" });
+      }
+      ({ by } = outcome);
+      all.push(outcome.figures);
+    } catch (error) {
+      // The other events have their turn still.
+      console.error(`handover: ${name}: ${(error as Error).message}`);
+      return report({ ...missing(name), note: "it failed" });
     }
-    ({ by } = outcome);
-    all.push(outcome.figures);
   }
   for (const [field, unit] of Object.entries(UNITS) as [keyof Figures, Unit][]) {
     const figures = all.map((each) => each[field]);
     const samples = new Map([[TEGULA, figures], ["worst", [Math.max(...figures)]]]);
     report({
       ...resultOf({ bench: "handover", case: `${name}: ${field}`, unit }, samples),
-      note: `by ${by}`,
+      note: `by ${by}; 20 ms bring ${Math.round(rate / 50)} requests`,
     });
   }
 }
@@ -341,24 +366,22 @@ function unaccounted(
 }
 
 /** A hundred changes in a row: the books, descriptors, and memory of the last as of the first. */
-async function measureHandovers(
-  programs: Programs,
-  report: Report,
-  { runs = CHANGES }: Selection,
-): Promise<void> {
+async function measureHandovers(programs: Programs, report: Report): Promise<void> {
   await using lab = new Lab();
   const scene = await Scene.start(lab, programs, 1);
   const { service } = scene;
+  const count = processTree(service.pid).length;
   const costs: { pss: number; own: number; descriptors: number; ms: number }[] = [];
   let by = "";
   const client = await underLoad(scene, MANY, async (begin) => {
     await begin("warm");
     await pause(WARM_MILLIS);
     await begin("changes");
-    for (let i = 0; i < runs; i++) {
+    for (let i = 0; i < CHANGES; i++) {
       const begun = performance.now();
       by = await scene.change({}, { file: true });
       const ms = performance.now() - begun;
+      await service.settled(count);
       costs.push({ ms, ...memoryOf(service.pid), descriptors: descriptorsOf(service.pid) });
     }
   });
@@ -369,7 +392,7 @@ async function measureHandovers(
   const tell = (what: string, unit: Unit, figures: readonly number[], first?: number) =>
     report({
       ...resultOf(
-        { bench: "handover", case: `${runs} handovers: ${what}`, unit },
+        { bench: "handover", case: `${CHANGES} handovers: ${what}`, unit },
         new Map([[TEGULA, figures], ...(first === undefined ? [] : [["first", [first]] as const])]),
       ),
       note: `by ${by}`,
@@ -424,8 +447,6 @@ if (import.meta.main) {
         await measureEvent(programs, { event, name: caseOf(name, half), rate, runs }, report);
       }
     }
-    if (isWanted(`${selection.runs ?? CHANGES} handovers`, selection)) {
-      await measureHandovers(programs, report, selection);
-    }
+    if (isWanted(`${CHANGES} handovers`, selection)) await measureHandovers(programs, report);
   });
 }

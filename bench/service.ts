@@ -9,6 +9,8 @@ import type { LabProcess, Namespace } from "../cli/lab.ts";
 import { INTERFACE } from "./track.ts";
 
 const START_MILLIS = 30_000;
+/** How long those that were replaced may take to end. */
+const SETTLE_MILLIS = 5000;
 
 /** The beginning of the command line of the program under test. */
 export function programCommand(): string[] {
@@ -75,9 +77,20 @@ export function memoryOf(root: number): Memory {
   return { pss: sum("Pss"), own: sum("Pss_Anon") + sum("Pss_Shmem") };
 }
 
-/** How many descriptors the main process has open. */
-export function descriptorsOf(pid: number): number {
-  return [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
+/** How many descriptors a process and all that it has started have open. */
+export function descriptorsOf(root: number): number {
+  return processTree(root).reduce((all, { pid }) => all + descriptors(pid).length, 0);
+}
+
+/** What a process's descriptors are, as `/proc/PID/fd` names them. */
+function descriptors(pid: number): string[] {
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].flatMap(({ name }) => {
+    try {
+      return [Deno.readLinkSync(`/proc/${pid}/fd/${name}`)];
+    } catch {
+      return []; // It has been closed meanwhile.
+    }
+  });
 }
 
 /** What the configuration file says; the rest is the same in all benchmarks. */
@@ -171,9 +184,25 @@ export class Service {
     await this.ready();
   }
 
-  /** Its processes of a kind. */
-  processes(kind: TreeProcess["kind"]): TreeProcess[] {
-    return processTree(this.pid).filter((each) => each.kind === kind);
+  /** Its appliance. */
+  appliance(): TreeProcess | undefined {
+    return processTree(this.pid).find(({ kind }) => kind === "appliance");
+  }
+
+  /** The process of the app of this name: its region or its command line has it. */
+  app(name: string): TreeProcess | undefined {
+    const word = new RegExp(`\\b${name}\\b`);
+    return processTree(this.pid).find(({ kind, pid, command }) =>
+      kind === "app" && (word.test(command) || descriptors(pid).some((each) => word.test(each)))
+    );
+  }
+
+  /** Waits until it has no more processes than `count`: those that were replaced have ended. */
+  async settled(count: number): Promise<void> {
+    const end = performance.now() + SETTLE_MILLIS;
+    while (processTree(this.pid).length > count && performance.now() < end) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
   }
 
   /** Counters by name, of each tile by its name. */

@@ -7,6 +7,7 @@ import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/e
 import * as native from "../ffi/host.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
+import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
 import type { AppError } from "../tiles/runtime/thrown.ts";
@@ -304,8 +305,7 @@ export function whoOccupies(
 }
 
 /**
- * Refuses interfaces on which another XDP program is. It is asked before main is narrowed, which cannot
- * see then who holds it.
+ * Refuses interfaces on which another XDP program is.
  */
 export function checkOccupants(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,

@@ -65,6 +65,11 @@ export class Handed<Setup> {
     return descriptor.fd;
   }
 
+  /** Whether a descriptor called `name` was handed over, and not mapped yet. */
+  has(name: string): boolean {
+    return this.#open.has(name) || this.#readOnly.has(name);
+  }
+
   /** Maps the region called `name` as it was handed, and closes it. Throws RangeError, SystemError. */
   view(name: string): View {
     const view = this.#map(this.#open, name) ?? this.#map(this.#readOnly, name);
