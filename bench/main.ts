@@ -35,7 +35,7 @@ const USAGE =
   process   an app in a confined process of its own beside the same in a worker: start, round trips,
             rate; and what it costs to kill it and have a successor go on
   --json    one object a line
-  --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
+  --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
   --runs N         echo and dns: rounds that count
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`
