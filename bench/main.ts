@@ -38,7 +38,7 @@ const USAGE =
             answer, at 1,000 requests a second and at half of the maximum (as root)
   memory    of the program and of each app more, and how long a start takes (as root)
   --json    one object a line
-  --only REGEX     only cases whose name matches; echo and dns then skip what those do not need
+  --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
   --runs N         echo and dns: rounds that count; handover and memory: runs of each case
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`

@@ -8,9 +8,9 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { measure, type Report, type Selection } from "./harness.ts";
+import { isWanted, measure, type Report, type Selection } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";
-import { measureChanges } from "./mirror_change.ts";
+import { CHANGE_CASES, measureChanges } from "./mirror_change.ts";
 import { measureLive, measureParked } from "./mirror_events.ts";
 import { type Batch, fullTable, ip, layLinks, neighborBatch, routeBatch } from "./mirror_kernel.ts";
 import { measureMemory } from "./mirror_memory.ts";
@@ -28,33 +28,43 @@ export function run(report: Report, selection: Selection): Promise<void> {
   return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** The benchmark itself, inside the laboratory. */
-async function inside(report: Report): Promise<void> {
+/** The benchmark itself, inside the laboratory; what is not wanted is left out as far as it takes time. */
+async function inside(report: Report, selection: Selection): Promise<void> {
+  const wants = (...names: string[]) => names.some((name) => isWanted(name, selection));
   const { count_netlink: counter } = await buildPrograms();
   layLinks();
-  await measureParked(report, {
-    name: "neighbor events",
-    batches: [neighborBatch(EVENTS, 1), neighborBatch(EVENTS, 2)],
-    counter,
-  });
+  if (wants("neighbor events")) {
+    await measureParked(report, {
+      name: "neighbor events",
+      batches: [neighborBatch(EVENTS, 1), neighborBatch(EVENTS, 2)],
+      counter,
+    });
+  }
   ip("link del v0");
   const ifindex = layLinks();
   const table = fullTable(FULL);
   routeBatch(table, { verb: "add", count: FEW, shift: 0 }).run();
-  await measureMemory(report, FEW);
+  if (wants(`memory ${FEW}`)) await measureMemory(report, FEW);
 
   const batches: [Batch, Batch] = [
     routeBatch(table, { verb: "replace", count: EVENTS, shift: 1 }),
     routeBatch(table, { verb: "replace", count: EVENTS, shift: 2 }),
   ];
-  await measureParked(report, { name: "route events", batches, counter });
-  await measureLive(report, { name: "route events live", batches, counter });
+  if (wants("route events")) {
+    await measureParked(report, { name: "route events", batches, counter });
+  }
+  const live = "route events live";
+  if (wants(live)) await measureLive(report, { name: live, batches, counter });
 
+  const [sync, events, memory] = ["sync", "route events", "memory"].map((name) =>
+    `${name} ${FULL}`
+  );
+  if (!wants(sync, events, memory, ...CHANGE_CASES)) return;
   routeBatch(table, { verb: "replace", count: FULL, shift: 0 }).run();
-  await measureSync(report, counter);
-  await measureParked(report, { name: `route events ${FULL}`, batches, counter });
-  await measureChanges(report, { ifindex, batches });
-  await measureMemory(report, FULL);
+  if (wants(sync)) await measureSync(report, counter);
+  if (wants(events)) await measureParked(report, { name: events, batches, counter });
+  if (wants(...CHANGE_CASES)) await measureChanges(report, { ifindex, batches });
+  if (wants(memory)) await measureMemory(report, FULL);
 }
 
 async function measureSync(report: Report, counter: string): Promise<void> {

@@ -29,6 +29,13 @@ const BUSY_LOOK_MILLIS = 0.1;
 /** Rest between two changes, so that the tile is asleep: at least, and up to that much more. */
 const REST_MILLIS = 1;
 const PATIENCE_MILLIS = 10_000;
+/** What of each run is told. */
+const PERCENTILES = [50, 99];
+const [QUIET, BUSY] = ["change latency", "change latency busy"];
+/** Names of all cases here. */
+export const CHANGE_CASES = [QUIET, BUSY].flatMap((name) =>
+  PERCENTILES.map((p) => `${name} p${p}`)
+);
 
 /** What is changed, and what keeps the kernel busy meanwhile. */
 export interface ChangeSetup {
@@ -45,7 +52,7 @@ export async function measureChanges(report: Report, setup: ChangeSetup): Promis
   changes.once();
 
   const quiet = Array.from({ length: RUNS }, () => changes.many(QUIET_CHANGES));
-  tell(report, "change latency", quiet);
+  tell(report, QUIET, quiet);
   const loaded: number[] = [];
   const end = performance.now() + LOADED_MILLIS;
   for (let i = 0; performance.now() < end; i++) {
@@ -57,7 +64,7 @@ export async function measureChanges(report: Report, setup: ChangeSetup): Promis
     }
     await ended;
   }
-  tell(report, "change latency busy", [loaded]);
+  tell(report, BUSY, [loaded]);
   worker.terminate();
 }
 
@@ -74,7 +81,7 @@ export async function startTile(start: TileStart): Promise<Worker> {
 
 /** Reports the middle and the slow end of runs of latencies, in nanoseconds. */
 function tell(report: Report, name: string, runs: readonly number[][]): void {
-  for (const percent of [50, 99]) {
+  for (const percent of PERCENTILES) {
     const figures = runs.map((run) => percentile(run, percent) * 1e6);
     const middle = median(figures);
     report({

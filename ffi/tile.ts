@@ -56,8 +56,8 @@ export interface TileLibrary {
   /** Makes the tile that waits on `eventfd` return from its wait. */
   wake(eventfd: number): void;
   /**
-   * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: only look), and reads
-   * it empty. Returns 1 when it was written, 0 on time-out or a signal.
+   * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: not at all, as it is not
+   * blocking), and reads it empty. Returns 1 when it was written, 0 on time-out or a signal.
    */
   wait(eventfd: number, timeoutMs: number): number;
   /** Another descriptor of what `fd` is one of. Throws SystemError. */
@@ -142,7 +142,7 @@ export function openTile(path: string): TileLibrary {
     wait(eventfd, timeoutMs) {
       pollSet[0] = eventfd;
       pollSet[1] = POLLIN;
-      if (symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
+      if (timeoutMs !== 0 && symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
     },
     duplicate(fd) {

@@ -60,7 +60,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "loop: spins after it has woken a tile that shares its cores",
       in: "runLoop",
-      from: "if (crowded) patience = 1;",
+      from: "patience = handsOver ? 1 : spinTurns;",
       to: "",
     },
     {

@@ -291,7 +291,7 @@ const HONEST: Record<string, () => unknown> = {
 };
 
 function prepareRuntime(): void {
-  new Intl.DateTimeFormat().format(new Date());
+  new Date().getTimezoneOffset();
   Reflect.deleteProperty(globalThis, "Worker");
   for (const name of ["read", "write", "net", "env", "sys", "run"] as const) {
     Deno.permissions.revokeSync({ name });

@@ -67,10 +67,10 @@ Deno.test("every turn of a busy tile is seen by main", () => {
 });
 
 /**
- * Of a tile that never has work: after which of its turns it blocks, until main stops it. `during` is
- * called in each turn with its number.
+ * Of a tile that has the work that `work` says of each turn, by its number: after which of its turns it
+ * blocks, until main stops it.
  */
-function blocks(spinTurns: number, during: (turn: number) => void = () => {}): number[] {
+function blocks(spinTurns: number, work: (turn: number) => number = () => 0): number[] {
   const view = heapView(CONTROL_BYTES);
   const main = new ControlWriter(view);
   const at: number[] = [];
@@ -78,8 +78,7 @@ function blocks(spinTurns: number, during: (turn: number) => void = () => {}): n
   runLoop({
     tile: {
       turn() {
-        during(++turn);
-        return 0;
+        return work(++turn);
       },
       pending: () => false,
       wait() {
@@ -100,18 +99,21 @@ Deno.test("an idle tile blocks after as many turns as it may spin, and again aft
   assert.deepEqual(blocks(200), [200, 400, 600]);
 });
 
-Deno.test("a tile that wakes another blocks at once where they share cores, and spins where not", () => {
+Deno.test("a tile that wakes another for a small burst blocks at once where they share cores", () => {
   const view = heapView(TILE_REGION_BYTES);
   const waker = new Waker(new TileReader(view), () => {});
   const sleeper = new TileRegion(view);
-  const wakesAt = (turn: number) => (now: number) => {
-    if (now !== turn) return;
+  /** Work in turn 3 alone, with which the other is woken. */
+  const waking = (work: number) => (turn: number) => {
+    if (turn !== 3) return 0;
     sleeper.fallAsleep();
     waker.published();
+    return work;
   };
   const [alone, shared] = [spinTurnsFor(1, 1), spinTurnsFor(2, 1)];
-  assert.deepEqual(blocks(shared, wakesAt(3)), [3, 3 + shared, 3 + 2 * shared]);
-  assert.deepEqual(blocks(alone, wakesAt(3)), [alone, 2 * alone, 3 * alone]);
+  assert.deepEqual(blocks(shared, waking(1)), [4, 5, 6]);
+  assert.deepEqual(blocks(shared, waking(64)), [3 + shared, 3 + 2 * shared, 3 + 3 * shared]);
+  assert.deepEqual(blocks(alone, waking(1)), [3 + alone, 3 + 2 * alone, 3 + 3 * alone]);
 });
 
 Deno.test("where busy tiles outnumber cores each spins a tenth as long", () => {

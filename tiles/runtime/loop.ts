@@ -16,11 +16,16 @@ import { Life, type TileRegion, wakesGiven } from "./tile_region.ts";
  * some microseconds, enough to catch the next burst of a busy peer. Where tiles outnumber cores each
  * of them is one that the other tile does not run in: then a tenth is best, by measurement (with 200
  * an app in a tile of its own answered half again as late, and always spinning cost a factor of
- * eight). After waking another tile it blocks at its first idle turn there: the answer can only come
- * once the other has the core.
+ * eight).
  */
 const SPIN_TURNS = 200;
 const CROWDED_SPIN_TURNS = 20;
+/**
+ * Of shared cores: a turn with at most so much work that woke another tile is the last but one before
+ * the tile blocks, as an answer can only come once the other has the core. After a larger burst more is
+ * about to come: with 512 requests in flight, blocking as soon cost a tenth of the rate.
+ */
+const SMALL_BURST = 2;
 /**
  * Busy turns between two looks at the clock, which costs as much as two datagrams. A turn may be 64
  * datagrams of an app that takes a millisecond for each, so main's pulse has it looked at too.
@@ -54,8 +59,7 @@ export function spinTurnsFor(busy: number, cores: number): number {
  */
 export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
-  let wakes = wakesGiven;
-  /** Idle turns before it blocks this time. */
+  /** Idle turns after the last busy one before it blocks. */
   let patience = spinTurns;
   let idle = 0;
   let turns = 0;
@@ -64,12 +68,13 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
   let stopBy = Infinity;
   region.life = Life.running;
   for (;;) {
+    const wakes = wakesGiven;
     const work = tile.turn();
     region.quiescent();
     idle = work === 0 ? idle + 1 : 0;
-    if (wakesGiven !== wakes) {
-      wakes = wakesGiven;
-      if (crowded) patience = 1;
+    if (work > 0) {
+      const handsOver = crowded && work <= SMALL_BURST && wakesGiven !== wakes;
+      patience = handsOver ? 1 : spinTurns;
     }
     if (++turns < CLOCK_TURNS && idle < patience && control.pulse === pulse) continue;
 
@@ -103,8 +108,6 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     // It may have slept long, and the next burst goes by the tile's clock.
     if (sleeps) tile.clock?.(performance.now());
     idle = 0;
-    patience = spinTurns;
-    wakes = wakesGiven;
   }
   tile.close?.();
   region.life = Life.stopped;
