@@ -96,7 +96,7 @@ export class RingWatch {
     this.#present = this.#present.filter((attachment) => {
       if (exists(attachment.ifindex)) return true;
       attachment.detach();
-        gone(attachment);
+      gone(attachment);
       return false;
     });
   }

@@ -53,7 +53,9 @@ export class AppFiles {
 
   /** Makes what the process of `plan` is started from. Throws AppError. */
   async place(
-    { name, service: { module }, uid }: Pick<AppProcessPlan, "name" | "service" | "uid">,
+    { name, service: { module }, uid }: Pick<AppProcessPlan, "name" | "uid"> & {
+      readonly service: Pick<AppProcessPlan["service"], "module">;
+    },
   ): Promise<PlacedApp> {
     if (module.startsWith(`file://${ROOT}tiles/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);

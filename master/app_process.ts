@@ -138,6 +138,7 @@ class Child {
   /** Why it was killed, or what it said went wrong. */
   #reason?: string;
   #isKilled = false;
+  #isLeaving = false;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -219,7 +220,8 @@ class Child {
 
   /** Asks its loop to end. */
   leave(): void {
-    this.#control.stop();
+    this.#isLeaving = true;
+    this.#control.leave();
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
@@ -274,6 +276,8 @@ class Child {
       return;
     }
     this.#heard++;
+    // Its successor waits, and this way it ends sooner.
+    if (type === "left" && this.#isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
       this.#ready.resolve();
@@ -489,16 +493,11 @@ export class AppProcess {
 
   /**
    * Starts it for the first time; resolves when its loop runs. Throws AppError with what is wrong with
-   * it, SystemError where it is the system; it is not started again then.
+   * it, SystemError where it is the system.
    */
   async start(): Promise<void> {
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
-    this.#placed = await this.#parts.files.place(this.#plan);
-    const child = this.#current = new Child(this.#plan, this.#placed, this.#parts);
-    await child.ready;
-    child.go(false);
-    await child.running;
-    this.#keep(child);
+    await this.prepare();
+    await this.go();
   }
 
   /**
@@ -507,7 +506,9 @@ export class AppProcess {
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     this.abandon();
+    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
     const { files } = this.#parts;
+    this.#checkGrants(plan);
     const placed = await files.place(plan);
     try {
       const child = new Child(plan, placed, this.#parts);
@@ -518,6 +519,18 @@ export class AppProcess {
       files.discard(placed);
       throw error;
     }
+  }
+
+  /** Names a file that was granted and that the user of the process may not read. Throws AppError. */
+  #checkGrants({ name, uid, grants: { read } }: AppProcessPlan): void {
+    if (Deno.uid() !== 0) return;
+    const closed = read.find((path) => !this.#parts.processes.readableBy(path, uid));
+    if (closed === undefined) return;
+    throw new AppError(
+      name,
+      `its user (${uid}) may not read ${closed}, which [apps] grants it: chmod a+r ${closed}, and a+x ` +
+        "for the folders above",
+    );
   }
 
   /** Gives a successor up. */

@@ -38,6 +38,7 @@ import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
 import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
+import { AppError } from "../tiles/runtime/thrown.ts";
 import { TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   APP_REFUSALS,
@@ -241,14 +242,19 @@ class Master {
     try {
       return await this.#succeed(run, before, how);
     } catch (error) {
+      if (error instanceof AppError) {
+        throw preflight.appTrouble(error, { ...run, file: run.config.file });
+      }
       if (!(error instanceof ApplianceError)) throw error;
       if (error.ringsLost) {
         log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
         return await this.#succeed(run, before, { ...how, cold: true });
       }
-      const of = error.app === undefined ? "" : `the app ${error.app}: `;
-      const more = error.app === undefined ? "" : "; see docs/apps.md";
-      throw new UserError(`${of}${error.message}${more}`, error.status);
+      if (error.app !== undefined) {
+        const trouble = new AppError(error.app, error.message);
+        throw preflight.appTrouble(trouble, { ...run, file: run.config.file });
+      }
+      throw new UserError(error.message, error.status);
     }
   }
 
@@ -264,7 +270,7 @@ class Master {
       readonly socketsOnly?: boolean;
     },
   ): Promise<Serving> {
-    const next = this.#begin(run, before, how);
+    const next = await this.#begin(run, before, how);
     try {
       await within(
         Promise.all([
@@ -289,7 +295,7 @@ class Master {
   }
 
   /** Starts an appliance, and says which apps are to be started up to their turn. */
-  #begin(
+  async #begin(
     run: Run,
     before: Serving | undefined,
     { awaited, cold = false, socketsOnly = false }: {
@@ -297,7 +303,7 @@ class Master {
       cold?: boolean;
       socketsOnly?: boolean;
     },
-  ): Serving {
+  ): Promise<Serving> {
     const { config } = run;
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
@@ -324,6 +330,7 @@ class Master {
         else inventory.ensure(name, bytes);
       }
       if (!isWarm) prepareSockets(setup, inventory, attachments);
+      setup = { ...setup, apps: await this.#placeInline(setup.apps) };
       const apps = new Map<string, RunningApp>();
       const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
       for (const app of setup.apps.filter(({ inline }) => !inline)) {
@@ -343,6 +350,16 @@ class Master {
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
+  }
+
+  /** The apps, those inside net tiles with modules that the appliance's user can read. Throws AppError. */
+  async #placeInline(apps: readonly AppPlan[]): Promise<AppPlan[]> {
+    const uid = this.#uid(0);
+    return await Promise.all(apps.map(async (app) => {
+      if (!app.inline) return app;
+      const { module, read } = await this.#files.place({ name: app.name, service: app, uid });
+      return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
+    }));
   }
 
   /** Ends what was begun in vain. */
