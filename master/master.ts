@@ -214,13 +214,18 @@ class Master {
   }
 
   /** Has a change made once that an operator, or a signal, asks for. */
-  async change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
-    const outcome = await this.#changes.ask(number, async () => {
-      if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
-      return await (what === "reload" ? this.reload() : this.upgrade());
+  change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
+    return this.#changes.ask(number, async () => {
+      try {
+        if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
+        const line = await (what === "reload" ? this.reload() : this.upgrade());
+        log(line);
+        return line;
+      } catch (error) {
+        log(`${what} failed, it goes on as it was: ${messageOf(error)}`);
+        throw error;
+      }
     });
-    log(outcome.ok ? outcome.line : `${what} failed, it goes on as it was: ${outcome.line}`);
-    return outcome;
   }
 
   /** Runs `work` when what was begun before is over. */
