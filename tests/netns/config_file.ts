@@ -3,6 +3,8 @@
  */
 
 const FOLDER = Deno.makeTempDirSync({ prefix: "tegula-config-files-" });
+// Processes of other users read what is in it.
+Deno.chmodSync(FOLDER, 0o755);
 let count = 0;
 
 globalThis.addEventListener("unload", () => Deno.removeSync(FOLDER, { recursive: true }));
