@@ -29,7 +29,8 @@
 
 #define SOCKETS 256
 #define PRIORITY 100 /* in a dispatcher, after those that say nothing: they have 50 */
-/* In copy mode a kick sends 32 frames at most and says EAGAIN when more wait. */
+/* In copy mode a kick sends so many frames at most, and says EAGAIN when more wait. */
+#define KICK_FRAMES 32
 #define KICKS 16
 
 /* The program, as clang made it. */
@@ -171,26 +172,35 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 }
 
 /*
- * Makes a socket with four rings of `ring` entries, which is not bound yet. Maps the first page of its
- * receive ring, for tegula_xsk_received, and stores where. The descriptor, or -errno: EAFNOSUPPORT when
- * the kernel has no AF_XDP.
+ * Maps the first page of a socket's receive ring, for tegula_xsk_statistics_of, and stores where; NULL when
+ * it cannot. 0, or -errno: EBUSY when it is bound and the kernel older than 6.4.
+ */
+EXPORT int tegula_xsk_map(int fd, const void **mapped)
+{
+	void *page = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_PGOFF_RX_RING);
+
+	*mapped = page == MAP_FAILED ? NULL : page;
+	return page == MAP_FAILED ? -errno : 0;
+}
+
+/*
+ * Makes a socket with four rings of `ring` entries, which is not bound yet, and maps it as tegula_xsk_map
+ * does. The descriptor, or -errno: EAFNOSUPPORT when the kernel has no AF_XDP.
  */
 EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 {
 	static const int RINGS[] = { XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING,
 				     XDP_TX_RING };
-	int error, fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	int error = 0, fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	for (size_t i = 0; i < COUNT(RINGS); i++)
-		if (setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)) < 0)
-			goto failed;
-	*mapped = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_PGOFF_RX_RING);
-	if (*mapped != MAP_FAILED)
+	for (size_t i = 0; i < COUNT(RINGS) && !error; i++)
+		error = result(setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)));
+	if (!error)
+		error = tegula_xsk_map(fd, mapped);
+	if (!error)
 		return fd;
-failed:
-	error = -errno;
 	close(fd);
 	return error;
 }
@@ -274,15 +284,15 @@ static int kernel_statistics(int fd, uint64_t out[6])
 
 /*
  * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
- * 2^32), which tegula_xsk_prepare has `mapped`. 0, or -errno.
+ * 2^32), which is `mapped`. 0, or -errno: EBUSY when it is not.
  */
 EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[7])
 {
 	struct xdp_mmap_offsets at;
 	socklen_t length = sizeof(at);
 
-	if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
-		return -errno;
+	if (!*mapped || getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
+		return *mapped ? -errno : -EBUSY;
 	out[6] = __atomic_load_n((const uint32_t *)((const char *)*mapped + at.rx.producer),
 				 __ATOMIC_RELAXED);
 	return kernel_statistics(fd, out);
@@ -291,7 +301,8 @@ EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t 
 /* Closes a socket. Its queue is free when every process has let go of it. */
 EXPORT void tegula_xsk_close(int fd, void *const *mapped)
 {
-	munmap(*mapped, (size_t)getpagesize());
+	if (*mapped)
+		munmap(*mapped, (size_t)getpagesize());
 	close(fd);
 }
 
@@ -538,14 +549,20 @@ EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint3
 		__builtin_prefetch(words + at[i]);
 }
 
-/* Has the kernel send what it has not taken off the ring, as long as each call gets it further. */
+/*
+ * Has the kernel send what it has not taken off the ring, as long as each call gets it further. Many
+ * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: as many calls as
+ * that takes are made before no progress is believed.
+ */
 static void wake_sender(struct socket *s)
 {
-	uint32_t waiting, before = 0;
+	uint32_t waiting, all = 0, before = 0;
 
-	for (int i = 0; i < KICKS; i++, before = waiting) {
+	for (uint32_t i = 0; i < KICKS; i++, before = waiting) {
 		waiting = s->tx.cached_prod - __atomic_load_n(s->tx.consumer, __ATOMIC_ACQUIRE);
-		if (waiting == 0 || waiting == before)
+		if (i == 0)
+			all = waiting;
+		if (waiting == 0 || (waiting == before && i * KICK_FRAMES >= all))
 			return;
 		if (!s->busy && !xsk_ring_prod__needs_wakeup(&s->tx))
 			return;

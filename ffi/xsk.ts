@@ -14,7 +14,7 @@
  * bound (`mappable`). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import { checked, EBADF, EBUSY, EEXIST } from "./errno.ts";
+import { checked, EBADF, EBUSY, EEXIST, ENOBUFS } from "./errno.ts";
 import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 import { u8, type View } from "./view.ts";
 
@@ -79,7 +79,6 @@ export interface SocketOptions {
 export interface BindOptions {
   readonly ifindex: number;
   readonly queue: number;
-  /** All sockets on the same memory have the mode of the first. */
   readonly mode: "zero-copy" | "copy";
 }
 
@@ -109,10 +108,15 @@ export interface XskSetup {
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
   /**
    * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
-   * its UMEM, which sockets on the same memory share. It receives nothing until it is bound. ENOBUFS:
-   * that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
+   * its UMEM. Sockets on the same memory and in the same mode share one. It receives nothing until it is
+   * bound. ENOBUFS: that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
    */
   prepare(memory: View, options: SocketOptions): number;
+  /**
+   * Goes on with a bound socket that this process made before it executed another program. Before Linux
+   * 6.4 there are no statistics of it (-EBUSY).
+   */
+  inherit(fd: number, memory: View, options: SocketOptions, mode: BindOptions["mode"]): void;
   /**
    * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
    * released. EBUSY: a socket is there; EOPNOTSUPP or EINVAL: the driver or the queue cannot; ENODEV: the
@@ -224,8 +228,9 @@ const BUSY_POLL_MICROS = 20;
 const BUSY_POLL_FRAMES = 64;
 
 /**
- * What was let go a moment ago, the link of a process that was killed or the queue of a closed
- * socket, is released by the kernel a little later. So "in use" has to last before it is believed.
+ * What was let go a moment ago, the link of a process that was killed, or the queue and the locked
+ * memory of a closed socket, is released by the kernel a little later. So "in use" has to last before it
+ * is believed.
  */
 const PAUSE_MILLIS = 10;
 const ATTACH_TRIES = 30;
@@ -234,7 +239,7 @@ const BIND_TRIES = 100;
 function insist(tries: number, attempt: () => number): number {
   const never = new Int32Array(new SharedArrayBuffer(4));
   let result = attempt();
-  for (let i = 1; i < tries && result === -EBUSY; i++) {
+  for (let i = 1; i < tries && (result === -EBUSY || result === -ENOBUFS); i++) {
     Atomics.wait(never, 0, 0, PAUSE_MILLIS);
     result = attempt();
   }
@@ -249,7 +254,7 @@ interface PreparedSocket {
   readonly mapped: BigUint64Array<ArrayBuffer>;
   /** Whether its UMEM is its own. */
   registered: boolean;
-  bound: boolean;
+  bound: BindOptions["mode"] | null;
 }
 
 /** Opens the library at `path` for the master. */
@@ -261,6 +266,7 @@ export function openXskSetup(path: string): XskSetup {
     tegula_xsk_leave: { parameters: ["i32"], result: "i32" },
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
     tegula_xsk_prepare: { parameters: ["u32", "buffer"], result: "i32" },
+    tegula_xsk_map: { parameters: ["i32", "buffer"], result: "i32" },
     tegula_xsk_umem: { parameters: ["i32", "buffer", "u32", "u32", "u32"], result: "i32" },
     tegula_xsk_bind: { parameters: ["i32", "u32", "u32", "i32", "i32"], result: "i32" },
     tegula_xsk_register: { parameters: ["i32", "u32", "i32"], result: "i32" },
@@ -294,7 +300,7 @@ export function openXskSetup(path: string): XskSetup {
       symbols.tegula_xsk_bind(fd, ifindex, queue, mode === "zero-copy" ? 1 : 0, first);
     if (!socket.registered) {
       for (const [other, { bound }] of onSame(socket)) {
-        const error = bound ? bind(other) : -EBADF;
+        const error = bound === mode ? bind(other) : -EBADF;
         // The interface of that one is gone.
         if (error !== -EBADF) return error;
       }
@@ -341,7 +347,7 @@ export function openXskSetup(path: string): XskSetup {
       const mapped = new BigUint64Array(1);
       const fd = symbols.tegula_xsk_prepare(options.ring, mapped);
       if (fd < 0) return fd;
-      const socket = { memory, options, mapped, registered: false, bound: false };
+      const socket: PreparedSocket = { memory, options, mapped, registered: false, bound: null };
       if (!onSame(socket).some(([, { registered }]) => registered)) {
         const error = registerMemory(fd, socket);
         if (error < 0) {
@@ -354,10 +360,15 @@ export function openXskSetup(path: string): XskSetup {
       sizeBuffers(setsockopt, { fd, send: options.ring * SENT_FRAME_BYTES });
       return fd;
     },
+    inherit(fd, memory, options, mode) {
+      const mapped = new BigUint64Array(1);
+      symbols.tegula_xsk_map(fd, mapped);
+      sockets.set(fd, { memory, options, mapped, registered: true, bound: mode });
+    },
     bind(fd, options) {
       const socket = sockets.get(fd)!;
       const error = insist(BIND_TRIES, () => bindOnce(fd, socket, options));
-      socket.bound ||= error === 0;
+      if (error === 0) socket.bound = options.mode;
       return error;
     },
     register: ({ sockets }, queue, fd) => symbols.tegula_xsk_register(sockets, queue, fd),

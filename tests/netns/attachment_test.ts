@@ -22,8 +22,8 @@ const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 const SHARES = [{ queue: 0, netTile: 0, umem }];
 
 /** Loads the program for an interface, with 198.18.0.1:7 ours there, and prepares its only queue. */
-function prepared({ near: { name, ifindex, mac } }: Wire): Attachment {
-  const attachment = new Attachment(setup, { name, ifindex, queues: 1, map: regions.mapShared });
+function prepared({ near: { name, ifindex, mac } }: Wire, by = setup): Attachment {
+  const attachment = new Attachment(by, { name, ifindex, queues: 1, map: regions.mapShared });
   const filter = new Filter(attachment.filter);
   filter.setMac(mac);
   filter.setPorts([7]);
@@ -121,6 +121,32 @@ Deno.test("where one socket cannot be bound those that are bound are made again"
   attachment.open("copy");
   equal(attachment.sockets.length, 1);
   attachment.unload();
+});
+
+Deno.test("a process that executed another program goes on with what it had open", () => {
+  using wire = new Wire("upgraded");
+  const { name, ifindex } = wire.near;
+  const executed = prepared(wire, openXskSetup(libraryPath("xsk")));
+  const slot = adopt(executed);
+  equal(executed.state, null);
+  executed.open("copy");
+  executed.serve();
+  const state = JSON.parse(JSON.stringify(executed.state));
+
+  // Descriptors are all that is left.
+  const attachment = new Attachment(setup, {
+    ...{ name, ifindex, queues: 1, map: regions.mapShared },
+    before: { state, shares: SHARES },
+  });
+  ok(attachment.attached);
+  deepEqual(attachment.descriptors, executed.descriptors);
+  ok(serves(wire, slot, "as before"));
+  equal(attachment.redirected(0), 1);
+  attachment.pause();
+  ok(!serves(wire, slot, "paused"));
+  xsk.release(slot);
+  attachment.unload();
+  equal(setup.attached(ifindex), null);
 });
 
 Deno.test("an interface that was deleted and made again is attached again, on the same memory", () => {

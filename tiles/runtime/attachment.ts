@@ -55,6 +55,19 @@ export interface NamedDescriptor {
   readonly fd: number;
 }
 
+/**
+ * An open attachment, for the program that this process executes in its place. All numbers in it but
+ * indices are descriptors, which stay open then.
+ */
+export interface AttachmentState {
+  readonly program: XdpProgram;
+  /** The bpf_link; null where libxdp's dispatcher runs the program. */
+  readonly link: number | null;
+  readonly how: Opened;
+  readonly binding: Binding;
+  readonly sockets: readonly QueueSocket[];
+}
+
 /** The name of libxdp's dispatcher, as the kernel keeps it. */
 export const DISPATCHER = "xdp_dispatcher";
 
@@ -69,6 +82,12 @@ export class OccupiedError extends Error {
     this.program = program;
   }
 }
+
+const SOCKET_OPTIONS = {
+  frameBytes: plan.FRAME_BYTES,
+  headroom: plan.HEADROOM_BYTES,
+  ring: plan.RING_ENTRIES,
+};
 
 /** One interface of ours. */
 export class Attachment {
@@ -90,21 +109,26 @@ export class Attachment {
   #prepared: QueueSocket[] = [];
   /** How many of `#prepared` are bound. */
   #bound = 0;
-  /** Those that are bound. */
-  #sockets: QueueSocket[] = [];
-  /** How the program is attached, and how it is taken off again. */
-  #on: { readonly how: Opened; readonly takeOff: () => number } | null = null;
+  /** Those that are bound, and how. */
+  #sockets: readonly QueueSocket[] = [];
+  #binding: Binding = "copy";
+  /** How the program is attached, and its link, or null where a dispatcher runs it. */
+  #on: { readonly how: Opened; readonly link: number | null } | null = null;
 
-  /** Loads the program for `queues` queues; nothing is attached yet. */
+  /**
+   * Loads the program for `queues` queues; nothing is attached yet. With `before`, which is what `state` was
+   * before this process executed another program, it goes on with what is open.
+   */
   constructor(
     setup: XskSetup,
-    { name, ifindex, queues, map, notNative = "", dispatcher = false }: {
+    { name, ifindex, queues, map, notNative = "", dispatcher = false, before }: {
       name: string;
       ifindex: number;
       queues: number;
       map: (fd: number, byteLength: number) => View;
       notNative?: string;
       dispatcher?: boolean;
+      before?: { readonly state: AttachmentState; readonly shares: readonly Share[] };
     },
   ) {
     this.#notNative = notNative;
@@ -112,14 +136,35 @@ export class Attachment {
     this.#setup = setup;
     this.name = name;
     this.ifindex = ifindex;
-    const occupant = setup.attached(ifindex);
-    if (occupant !== null && !(dispatcher && occupant.name === DISPATCHER)) {
-      throw new OccupiedError(this.name, occupant);
+    if (before === undefined) {
+      const occupant = setup.attached(ifindex);
+      if (occupant !== null && !(dispatcher && occupant.name === DISPATCHER)) {
+        throw new OccupiedError(this.name, occupant);
+      }
     }
-    this.#program = setup.load(queues);
+    this.#program = before?.state.program ?? setup.load(queues);
     this.filter = map(this.#program.filter, FILTER_BYTES);
-    seedFilter(this.filter);
+    if (before === undefined) seedFilter(this.filter);
     this.#redirected = u64(map(this.#program.redirected, 8 * queues));
+    if (before !== undefined) this.#goOn(before.state, before.shares);
+  }
+
+  #goOn({ link, how, binding, sockets }: AttachmentState, shares: readonly Share[]): void {
+    this.#shares = shares;
+    this.#sockets = sockets;
+    this.#on = { how, link };
+    this.#binding = binding;
+    for (const { fd, netTile } of sockets) {
+      const { umem } = shares.find((share) => share.netTile === netTile)!;
+      this.#setup.inherit(fd, umem, SOCKET_OPTIONS, binding);
+    }
+  }
+
+  /** What goes on in the program that this process executes in its place; null when it is not open. */
+  get state(): AttachmentState | null {
+    if (this.#on === null) return null;
+    const program = this.#program;
+    return { program, ...this.#on, binding: this.#binding, sockets: this.#sockets };
   }
 
   /**
@@ -130,11 +175,7 @@ export class Attachment {
     this.#discard();
     this.#shares = shares;
     for (const { queue, netTile, umem } of shares) {
-      const fd = this.#setup.prepare(umem, {
-        frameBytes: plan.FRAME_BYTES,
-        headroom: plan.HEADROOM_BYTES,
-        ring: plan.RING_ENTRIES,
-      });
+      const fd = this.#setup.prepare(umem, SOCKET_OPTIONS);
       if (fd < 0) {
         this.#discard();
         throw new SystemError("open an AF_XDP socket", fd);
@@ -158,6 +199,7 @@ export class Attachment {
       throw new Error(refused);
     }
     this.#sockets = this.#prepared;
+    this.#binding = binding;
     this.#prepared = [];
     this.#bound = 0;
     return this.#on!.how;
@@ -191,11 +233,7 @@ export class Attachment {
       this.close();
       throw new OccupiedError(this.name, occupant);
     }
-    const takeOff = () => {
-      this.#setup.detach(link);
-      return 0;
-    };
-    this.#on = { how, takeOff };
+    this.#on = { how, link };
     return null;
   }
 
@@ -210,7 +248,7 @@ export class Attachment {
       );
     }
     if (refused < 0) return `libxdp's dispatcher: ${describeErrno(refused)}`;
-    this.#on = { how, takeOff: () => this.#setup.leave(this.ifindex) };
+    this.#on = { how, link: null };
     return null;
   }
 
@@ -287,7 +325,10 @@ export class Attachment {
   detach(): number {
     const on = this.#on;
     this.#on = null;
-    return on?.takeOff() ?? 0;
+    if (on === null) return 0;
+    if (on.link === null) return this.#setup.leave(this.ifindex);
+    this.#setup.detach(on.link);
+    return 0;
   }
 
   /** Detaches and closes all sockets; no net tile may use them any more. */
