@@ -68,8 +68,8 @@ const host = openHost(libraryPath("host"));
 const regions = openRegions(libraryPath("region"));
 const tileLibrary = openTile(libraryPath("tile"));
 const processes = openProcesses(libraryPath("process"));
-const watcher = new Watcher(host.eventfd(), tileLibrary);
-const files = new AppFiles(UID);
+const watcher = new Watcher(host, tileLibrary);
+const files = new AppFiles({ processes, uid: UID });
 
 const ECHO = `file://${ROOT}tiles/app/echo.ts`;
 

@@ -11,12 +11,14 @@
  * too, what waits may be the reason, and is skipped.
  */
 
+import { exists } from "../ffi/host.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import {
   type Channel,
   type ConfinedProcess,
   type Ending,
+  type KnownProcess,
   openChannel,
   type Processes,
   RUN_FLAGS,
@@ -115,9 +117,18 @@ const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
 
 type Stage = "loading" | "ready" | "started" | "running";
 
+/** A process, to be known again by another program that this one becomes. JSON. */
+export interface KnownApp {
+  readonly plan: AppProcessPlan;
+  readonly placed: PlacedApp;
+  readonly process: KnownProcess;
+  /** The writable descriptor of its control region. */
+  readonly control: number;
+}
+
 /** One process, from its start to its end. */
 class Child {
-  stage: Stage = "loading";
+  stage: Stage;
   /** Resolves when it waits for `go`, and when its loop runs; both reject when it ends before. */
   readonly ready: Promise<void>;
   readonly running: Promise<void>;
@@ -128,6 +139,7 @@ class Child {
   readonly #parts: AppProcessParts;
   readonly #process: ConfinedProcess;
   readonly #channel: Channel;
+  readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
   readonly #log: (...said: unknown[]) => void;
@@ -145,38 +157,27 @@ class Child {
   #begun = -Infinity;
   #messages = 0;
 
-  /** Starts it. Throws SystemError. */
-  constructor(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts) {
-    const { regions, processes, observer, watcher, descriptors, log } = parts;
-    const { name } = plan;
-    this.plan = plan;
-    this.#parts = parts;
-    this.#log = bounded((line) => log(inName(name, line)));
-    this.ready = this.#ready.promise;
-    this.running = this.#running.promise;
-    this.ended = this.#ended.promise;
-    for (const promise of [this.ready, this.running]) promise.catch(() => {});
-    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
-
+  /** Starts one. Throws SystemError, AppError. */
+  static start(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts): Child {
+    const { regions, processes, descriptors, files: { root } } = parts;
+    const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
+    const handed: HandedDescriptor[] = [];
+    const numbers: number[] = [];
+    const hand = (
+      name: string,
+      readOnly: boolean,
+      { fd, bytes }: { fd: number; bytes: number },
+    ) => {
+      handed.push({ name, bytes, readOnly });
+      numbers.push(fd);
+    };
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
     let setup: SharedRegion | undefined;
     try {
-      this.#control = new ControlWriter(regions.mapShared(control.writable, CONTROL_BYTES));
-      const handed: HandedDescriptor[] = [];
-      const numbers: number[] = [];
-      const hand = (
-        name: string,
-        readOnly: boolean,
-        { fd, bytes }: { fd: number; bytes: number },
-      ) => {
-        handed.push({ name, bytes, readOnly });
-        numbers.push(fd);
-      };
       hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
       for (const [each, readOnly] of namesOf(plan)) {
         hand(each, readOnly, descriptors.descriptor(each, readOnly));
       }
-      const { service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
       const text = new TextEncoder().encode(JSON.stringify(
         {
           descriptors: handed,
@@ -188,23 +189,60 @@ class Child {
       ));
       setup = regions.createShared(`setup ${name}`, text.length);
       u8(regions.mapShared(setup.writable, text.length)).set(text);
-      this.#process = processes.start({
-        ...optionsOf(plan, placed, parts.files.root),
-        args: argumentsOf(plan, placed, { root: parts.files.root, setupBytes: text.length }),
+      const process = processes.start({
+        ...optionsOf(plan, placed, root),
+        args: argumentsOf(plan, placed, { root, setupBytes: text.length }),
         descriptors: [setup.readOnly, ...numbers],
       });
+      return new Child({ plan, process, control: control.writable }, "loading", parts);
+    } catch (error) {
+      regions.close(control.writable);
+      throw error;
     } finally {
-      for (const region of setup === undefined ? [control] : [control, setup]) {
-        regions.close(region.writable);
-        regions.close(region.readOnly);
+      regions.close(control.readOnly);
+      for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
+        regions.close(fd);
       }
     }
-    const { listener, words, channel, pidfd, missing } = this.#process;
+  }
+
+  /** Of a process that runs already. */
+  constructor(
+    { plan, process, control }: {
+      plan: AppProcessPlan;
+      process: ConfinedProcess;
+      control: number;
+    },
+    stage: Stage,
+    parts: AppProcessParts,
+  ) {
+    const { regions, observer, watcher, descriptors, log } = parts;
+    const { name } = plan;
+    this.plan = plan;
+    this.stage = stage;
+    this.#parts = parts;
+    this.#process = process;
+    this.#controlFd = control;
+    this.#log = bounded((line) => log(inName(name, line)));
+    this.ready = this.#ready.promise;
+    this.running = this.#running.promise;
+    this.ended = this.#ended.promise;
+    for (const promise of [this.ready, this.running]) promise.catch(() => {});
+    const { listener, words, channel, pidfd, missing } = process;
     this.missing = missing;
     observer.hear({ name, slot: parts.slot, listener, words });
+    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
+    this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
     this.#channel = openChannel(libraryPath("tile"), channel);
     watcher.watch(channel, () => this.#hear());
     watcher.watch(pidfd, () => this.#reap());
+  }
+
+  /** What another program has to know to go on with it. */
+  known(placed: PlacedApp): KnownApp {
+    const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
+    const process = { name, pid, pidfd, channel, words, listener, missing };
+    return { plan: this.plan, placed, process, control: this.#controlFd };
   }
 
   get pid(): number {
@@ -217,9 +255,9 @@ class Child {
     this.#send({ type: "go", handedOver });
   }
 
-  /** Asks its loop to end. */
+  /** Asks its loop to end after its turn. */
   leave(): void {
-    this.#control.stop();
+    this.#control.leave();
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
@@ -301,6 +339,7 @@ class Child {
     this.#parts.watcher.forget(this.#process.channel);
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
+    this.#parts.regions.close(this.#controlFd);
     const how = this.#sentence(ending);
     const error = new AppError(this.plan.name, this.#reason ?? how);
     this.#ready.reject(error);
@@ -424,15 +463,6 @@ function argumentsOf(
   ];
 }
 
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
 function ticks(pid: number): number {
   try {
@@ -473,6 +503,34 @@ export class AppProcess {
     this.#parts = parts;
   }
 
+  /** Goes on with one that runs, which the program before this one has started. */
+  static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
+    const { plan, placed, control } = known;
+    const app = new AppProcess(plan, parts);
+    app.#placed = placed;
+    const process = parts.processes.adopt(known.process);
+    app.#current = new Child({ plan, process, control }, "running", parts);
+    app.#watch = setInterval(() => app.#look(), LOOK_MILLIS);
+    app.#keep(app.#current);
+    return app;
+  }
+
+  /**
+   * What the program that this one becomes has to know for `adopt`, and the descriptors that it has to be
+   * left; null where no process runs now. A successor is given up.
+   */
+  known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
+    this.abandon();
+    const child = this.#current;
+    if (child?.stage !== "running" || this.#placed === undefined) return null;
+    const known = child.known(this.#placed);
+    const { pidfd, channel, words, listener } = known.process;
+    return {
+      known,
+      descriptors: [known.control, pidfd, channel, words, listener].filter((fd) => fd >= 0),
+    };
+  }
+
   get name(): string {
     return this.#plan.name;
   }
@@ -494,7 +552,7 @@ export class AppProcess {
   async start(): Promise<void> {
     this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
     this.#placed = await this.#parts.files.place(this.#plan);
-    const child = this.#current = new Child(this.#plan, this.#placed, this.#parts);
+    const child = this.#current = Child.start(this.#plan, this.#placed, this.#parts);
     await child.ready;
     child.go(false);
     await child.running;
@@ -510,7 +568,7 @@ export class AppProcess {
     const { files } = this.#parts;
     const placed = await files.place(plan);
     try {
-      const child = new Child(plan, placed, this.#parts);
+      const child = Child.start(plan, placed, this.#parts);
       this.#successor = { child, placed };
       await child.ready;
     } catch (error) {
@@ -602,7 +660,7 @@ export class AppProcess {
   async #restart(): Promise<void> {
     let child: Child;
     try {
-      child = this.#current = new Child(this.#plan, this.#placed!, this.#parts);
+      child = this.#current = Child.start(this.#plan, this.#placed!, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }

@@ -209,6 +209,34 @@ Deno.test("what an app is not granted is an error of its start that names the gr
   link.close();
 });
 
+Deno.test("a program that is closed to the app's user is copied, and the app is started", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-closed-" });
+  const parts = ["bench", "cli", "ffi", "master", "netbase", "tiles", "build", "deno.json"];
+  const copied = await new Deno.Command("cp", {
+    args: ["-r", "--preserve=timestamps", ...parts.map((part) => ROOT + part), folder],
+  }).output();
+  assert.ok(copied.success);
+  Deno.writeTextFileSync(
+    `${folder}/start.ts`,
+    `import { closeFiles, EchoLink } from "./bench/process_slice.ts";
+    const link = new EchoLink();
+    const app = link.process();
+    await app.start();
+    link.send(1);
+    await link.settle(${PATIENCE_MS / 1000});
+    console.log("answered", link.answered);
+    await app.stop();
+    closeFiles();
+    Deno.exit();`,
+  );
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--allow-all", "--no-check", "--no-lock", `${folder}/start.ts`],
+  }).output();
+  const [said, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert.equal(said, "answered 1\n", words);
+  Deno.removeSync(folder, { recursive: true });
+});
+
 Deno.test("a granted file that the app's user cannot read is an error that says so", async () => {
   const { link, app, file } = honest(HONEST);
   Deno.chmodSync(file, 0o600);
