@@ -184,10 +184,19 @@ export class EchoLink implements Descriptors {
     };
   }
 
-  /** Such a process, not yet started. The caller stops it. */
-  process(plan = this.plan(), log: (line: string) => void = console.error): AppProcess {
+  /** Such a process, not yet started, with the program in `root`. The caller stops it. */
+  process(
+    plan = this.plan(),
+    log: (line: string) => void = console.error,
+    root = files.root,
+  ): AppProcess {
     return new AppProcess(plan, {
-      ...{ processes, regions, observer, tileLibrary, watcher, files, log },
+      ...{ processes, regions, observer, tileLibrary, watcher, log },
+      files: {
+        root,
+        place: (plan) => files.place(plan),
+        discard: (placed) => files.discard(placed),
+      },
       slot: 0,
       descriptors: this,
       tile: this.#app,

@@ -33,7 +33,7 @@ import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
-import { Life, type TileReader } from "../tiles/runtime/tile_region.ts";
+import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
 import type { Watcher } from "./watcher.ts";
 
@@ -369,8 +369,8 @@ class Child {
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
       : this.#heard + ticks(this.pid);
-    const lives = progress !== this.#progress || this.stage === "ready" ||
-      (isRunning && tile.asleep && tile.life === Life.running);
+    // One that sleeps wakes every second, and sleeps again: its region moves all the same.
+    const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
     if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
@@ -510,7 +510,7 @@ export class AppProcess {
     app.#placed = placed;
     const process = parts.processes.adopt(known.process);
     app.#current = new Child({ plan, process, control }, "running", parts);
-    app.#watch = setInterval(() => app.#look(), LOOK_MILLIS);
+    app.#watchOver();
     app.#keep(app.#current);
     return app;
   }
@@ -547,10 +547,10 @@ export class AppProcess {
 
   /**
    * Starts it for the first time; resolves when its loop runs. Throws AppError with what is wrong with
-   * it, SystemError where it is the system; it is not started again then.
+   * it, SystemError where it is the system; it is not started again then, and to be stopped.
    */
   async start(): Promise<void> {
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#watchOver();
     this.#placed = await this.#parts.files.place(this.#plan);
     const child = this.#current = Child.start(this.#plan, this.#placed, this.#parts);
     await child.ready;
@@ -565,6 +565,7 @@ export class AppProcess {
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     this.abandon();
+    this.#watchOver();
     const { files } = this.#parts;
     const placed = await files.place(plan);
     try {
@@ -635,6 +636,10 @@ export class AppProcess {
     clearInterval(this.#watch);
     if (this.#placed !== undefined) this.#parts.files.discard(this.#placed);
     this.#placed = undefined;
+  }
+
+  #watchOver(): void {
+    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
   }
 
   #look(): void {
