@@ -68,8 +68,8 @@ const host = openHost(libraryPath("host"));
 const regions = openRegions(libraryPath("region"));
 const tileLibrary = openTile(libraryPath("tile"));
 const processes = openProcesses(libraryPath("process"));
-const watcher = new Watcher(host.eventfd(), tileLibrary);
-const files = new AppFiles(UID);
+const watcher = new Watcher(host, tileLibrary);
+const files = new AppFiles({ processes, uid: UID });
 
 const ECHO = `file://${ROOT}tiles/app/echo.ts`;
 
@@ -184,10 +184,19 @@ export class EchoLink implements Descriptors {
     };
   }
 
-  /** Such a process, not yet started. The caller stops it. */
-  process(plan = this.plan(), log: (line: string) => void = console.error): AppProcess {
+  /** Such a process, not yet started, with the program in `root`. The caller stops it. */
+  process(
+    plan = this.plan(),
+    log: (line: string) => void = console.error,
+    root = files.root,
+  ): AppProcess {
     return new AppProcess(plan, {
-      ...{ processes, regions, observer, tileLibrary, watcher, files, log },
+      ...{ processes, regions, observer, tileLibrary, watcher, log },
+      files: {
+        root,
+        place: (plan) => files.place(plan),
+        discard: (placed) => files.discard(placed),
+      },
       slot: 0,
       descriptors: this,
       tile: this.#app,

@@ -1,27 +1,25 @@
 /**
- * Calls back when descriptors are readable: one thread of Deno's pool waits for all of them (poll(2)).
+ * Calls back when descriptors are readable: one thread of Deno's pool waits for all of them.
  */
 
-import { libraryPath } from "./paths.ts";
+import type { Host } from "./host.ts";
 import type { TileLibrary } from "./tile.ts";
 
 const POLLIN = 1;
 
 /** Waits for descriptors, in the event loop. */
 export class Watcher {
+  /** By which a wait is ended, to take in what is new. */
   readonly #eventfd: number;
+  readonly #host: Pick<Host, "waitAny">;
   readonly #tile: Pick<TileLibrary, "wake" | "wait">;
-  readonly #poll: (set: Int32Array<ArrayBuffer>, count: bigint, timeout: number) => Promise<number>;
   readonly #callbacks = new Map<number, () => void>();
   #isWaiting = false;
 
-  /** `eventfd` is its own, to take in what is new. */
-  constructor(eventfd: number, tile: Pick<TileLibrary, "wake" | "wait">) {
-    this.#eventfd = eventfd;
+  constructor(host: Pick<Host, "eventfd" | "waitAny">, tile: Pick<TileLibrary, "wake" | "wait">) {
+    this.#host = host;
     this.#tile = tile;
-    this.#poll = Deno.dlopen(libraryPath("tile"), {
-      poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
-    }).symbols.poll;
+    this.#eventfd = host.eventfd();
   }
 
   /**
@@ -45,7 +43,7 @@ export class Watcher {
     while (this.#callbacks.size > 0) {
       const fds = [this.#eventfd, ...this.#callbacks.keys()];
       const set = Int32Array.from(fds.flatMap((fd) => [fd, POLLIN]));
-      await this.#poll(set, BigInt(fds.length), -1);
+      await this.#host.waitAny(set, -1);
       if (set[1] >>> 16 !== 0) this.#tile.wait(this.#eventfd, 0);
       for (const [i, fd] of fds.entries()) {
         if (i > 0 && set[2 * i + 1] >>> 16 !== 0) this.#callbacks.get(fd)?.();

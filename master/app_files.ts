@@ -3,13 +3,14 @@
  * once for all starts to come, and copies what the process's user cannot read.
  *
  *     FOLDER/program/build/…     the program, where it is not readable (a clone in a home folder)
- *     FOLDER/NAME-1/cache        Deno's cache of an app (DENO_DIR): its TypeScript, compiled
- *     FOLDER/NAME-1/…            its modules with their whole paths, where they are not readable
+ *     FOLDER/NAME-…/cache        Deno's cache of an app (DENO_DIR): its TypeScript, compiled
+ *     FOLDER/NAME-…/…            its modules with their whole paths, where they are not readable
  */
 
 import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
+import type { Processes } from "../ffi/process.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
@@ -31,24 +32,41 @@ interface Described {
   readonly mediaType?: string;
 }
 
-/** Folder of the private files of this process, removed at its end. */
+/** Files of this program's own for its apps' processes, in a folder that is removed at the end. */
 export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
+  readonly #processes: Pick<Processes, "readableBy">;
   #folder?: string;
-  #count = 0;
 
-  /** `uid`: of a process that has to read the program; any that is not the master's. */
-  constructor(uid: number) {
-    if (isReadable(PROGRAM, uid) && isReadable(libraryPath("tile"), uid)) {
+  /**
+   * `uid`: of a process that has to read the program, any that is not the master's. `folder`: one that
+   * is there, such as a predecessor's `folder`; left out, one is made when it is needed.
+   */
+  constructor(
+    { processes, uid, folder }: {
+      processes: Pick<Processes, "readableBy">;
+      uid: number;
+      folder?: string;
+    },
+  ) {
+    this.#processes = processes;
+    this.#folder = folder;
+    const needed = [PROGRAM, libraryPath("tile"), libraryPath("region")];
+    if (needed.every((path) => processes.readableBy(path, uid))) {
       this.root = ROOT;
       return;
     }
-    this.root = `${this.#make()}/program/`;
+    this.root = `${this.folder}/program/`;
     copy(PROGRAM, programModule("", this.root).slice(0, -1));
     for (const name of ["tile", "region"] as const) {
       copy(libraryPath(name), libraryPath(name, this.root));
     }
+  }
+
+  /** The folder; made where it is not there. */
+  get folder(): string {
+    return this.#folder ??= runtimeFolder();
   }
 
   /** Makes what the process of `plan` is started from. Throws AppError. */
@@ -61,10 +79,11 @@ export class AppFiles {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return { module: pathToFileURL(programModule(source, this.root)).href, read: [] };
     }
-    const folder = `${this.#make()}/${name.replaceAll("/", "_")}-${++this.#count}`;
-    Deno.mkdirSync(folder);
+    const prefix = `${name.replaceAll("/", "_")}-`;
+    const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
     try {
-      return await placeIn(folder, { name, path: fileURLToPath(module), uid });
+      const path = fileURLToPath(module);
+      return await placeIn(folder, { name, path, uid, processes: this.#processes });
     } catch (error) {
       removeFolder(folder);
       throw error;
@@ -81,16 +100,17 @@ export class AppFiles {
     if (this.#folder !== undefined) removeFolder(this.#folder);
     this.#folder = undefined;
   }
-
-  #make(): string {
-    return this.#folder ??= runtimeFolder();
-  }
 }
 
 /** Puts what the app of the module at `path` needs into `folder`, which goes away where that is nothing. */
 async function placeIn(
   folder: string,
-  { name, path, uid }: { name: string; path: string; uid: number },
+  { name, path, uid, processes }: {
+    name: string;
+    path: string;
+    uid: number;
+    processes: Pick<Processes, "readableBy">;
+  },
 ): Promise<PlacedApp> {
   const denoDir = `${folder}/cache`;
   const { modules } = JSON.parse(await deno(["info", "--json"], path, denoDir)) as {
@@ -100,7 +120,7 @@ async function placeIn(
   const known = modules.filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
   const files = [...new Set([path, ...known.map(({ local }) => local!)])];
   const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
-  const needsCopy = files.some((file) => !isReadable(file, uid));
+  const needsCopy = files.some((file) => !processes.readableBy(file, uid));
   const module = needsCopy ? folder + path : path;
   if (!isCompiled && !needsCopy) {
     removeFolder(folder);
@@ -168,27 +188,6 @@ async function deno(args: string[], module: string, denoDir: string): Promise<st
   return new TextDecoder().decode(stdout);
 }
 
-/** Whether the user can read `path`, by the modes of it and of the folders above. */
-function isReadable(path: string, uid: number): boolean {
-  // Without the privilege to change it the process has the user of this one.
-  if (Deno.uid() !== 0) return true;
-  const allows = (path: string, bit: number) => {
-    const { mode, uid: owner, gid } = Deno.statSync(path);
-    const shift = owner === uid ? 6 : gid === uid ? 3 : 0;
-    return ((mode! >> shift) & bit) === bit;
-  };
-  try {
-    const real = Deno.realPathSync(path);
-    if (!allows(real, Deno.statSync(real).isDirectory ? 5 : 4)) return false;
-    for (let folder = dirname(real); folder !== "/"; folder = dirname(folder)) {
-      if (!allows(folder, 1)) return false;
-    }
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Copies a file, or a folder with all that is in it. */
 function copy(from: string, to: string): void {
   if (!Deno.statSync(from).isDirectory) {
@@ -201,12 +200,16 @@ function copy(from: string, to: string): void {
   for (const { name } of Deno.readDirSync(from)) copy(`${from}/${name}`, `${to}/${name}`);
 }
 
-/** Lets one user alone, besides this one, read what is below `path`. */
+/** Lets one user alone, besides this one, read what is below `path`; everybody, where that cannot be. */
 function giveTo(path: string, uid: number): void {
-  if (Deno.uid() !== 0) return;
-  const isDirectory = Deno.lstatSync(path).isDirectory;
-  Deno.chownSync(path, 0, uid);
-  Deno.chmodSync(path, isDirectory ? 0o750 : 0o640);
+  const { isDirectory } = Deno.lstatSync(path);
+  let mode = isDirectory ? 0o750 : 0o640;
+  try {
+    Deno.chownSync(path, null, uid);
+  } catch {
+    mode = isDirectory ? 0o755 : 0o644;
+  }
+  Deno.chmodSync(path, mode);
   if (!isDirectory) return;
   for (const { name } of Deno.readDirSync(path)) giveTo(`${path}/${name}`, uid);
 }

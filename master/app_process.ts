@@ -11,12 +11,14 @@
  * too, what waits may be the reason, and is skipped.
  */
 
+import { exists } from "../ffi/host.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import {
   type Channel,
   type ConfinedProcess,
   type Ending,
+  type KnownProcess,
   openChannel,
   type Processes,
   RUN_FLAGS,
@@ -31,7 +33,7 @@ import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
-import { Life, type TileReader } from "../tiles/runtime/tile_region.ts";
+import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
@@ -115,9 +117,18 @@ const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
 
 type Stage = "loading" | "ready" | "started" | "running";
 
+/** A process, to be known again by another program that this one becomes. JSON. */
+export interface KnownApp {
+  readonly plan: AppProcessPlan;
+  readonly placed: PlacedApp;
+  readonly process: KnownProcess;
+  /** The writable descriptor of its control region. */
+  readonly control: number;
+}
+
 /** One process, from its start to its end. */
 class Child {
-  stage: Stage = "loading";
+  stage: Stage;
   /** Resolves when it waits for `go`, and when its loop runs; both reject when it ends before. */
   readonly ready: Promise<void>;
   readonly running: Promise<void>;
@@ -128,6 +139,7 @@ class Child {
   readonly #parts: AppProcessParts;
   readonly #process: ConfinedProcess;
   readonly #channel: Channel;
+  readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
   readonly #log: (...said: unknown[]) => void;
@@ -146,38 +158,27 @@ class Child {
   #begun = -Infinity;
   #messages = 0;
 
-  /** Starts it. Throws SystemError. */
-  constructor(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts) {
-    const { regions, processes, observer, watcher, descriptors, log } = parts;
-    const { name } = plan;
-    this.plan = plan;
-    this.#parts = parts;
-    this.#log = bounded((line) => log(inName(name, line)));
-    this.ready = this.#ready.promise;
-    this.running = this.#running.promise;
-    this.ended = this.#ended.promise;
-    for (const promise of [this.ready, this.running]) promise.catch(() => {});
-    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
-
+  /** Starts one. Throws SystemError, AppError. */
+  static start(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts): Child {
+    const { regions, processes, descriptors, files: { root } } = parts;
+    const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
+    const handed: HandedDescriptor[] = [];
+    const numbers: number[] = [];
+    const hand = (
+      name: string,
+      readOnly: boolean,
+      { fd, bytes }: { fd: number; bytes: number },
+    ) => {
+      handed.push({ name, bytes, readOnly });
+      numbers.push(fd);
+    };
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
     let setup: SharedRegion | undefined;
     try {
-      this.#control = new ControlWriter(regions.mapShared(control.writable, CONTROL_BYTES));
-      const handed: HandedDescriptor[] = [];
-      const numbers: number[] = [];
-      const hand = (
-        name: string,
-        readOnly: boolean,
-        { fd, bytes }: { fd: number; bytes: number },
-      ) => {
-        handed.push({ name, bytes, readOnly });
-        numbers.push(fd);
-      };
       hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
       for (const [each, readOnly] of namesOf(plan)) {
         hand(each, readOnly, descriptors.descriptor(each, readOnly));
       }
-      const { service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
       const text = new TextEncoder().encode(JSON.stringify(
         {
           descriptors: handed,
@@ -189,23 +190,60 @@ class Child {
       ));
       setup = regions.createShared(`setup ${name}`, text.length);
       u8(regions.mapShared(setup.writable, text.length)).set(text);
-      this.#process = processes.start({
-        ...optionsOf(plan, placed, parts.files.root),
-        args: argumentsOf(plan, placed, { root: parts.files.root, setupBytes: text.length }),
+      const process = processes.start({
+        ...optionsOf(plan, placed, root),
+        args: argumentsOf(plan, placed, { root, setupBytes: text.length }),
         descriptors: [setup.readOnly, ...numbers],
       });
+      return new Child({ plan, process, control: control.writable }, "loading", parts);
+    } catch (error) {
+      regions.close(control.writable);
+      throw error;
     } finally {
-      for (const region of setup === undefined ? [control] : [control, setup]) {
-        regions.close(region.writable);
-        regions.close(region.readOnly);
+      regions.close(control.readOnly);
+      for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
+        regions.close(fd);
       }
     }
-    const { listener, words, channel, pidfd, missing } = this.#process;
+  }
+
+  /** Of a process that runs already. */
+  constructor(
+    { plan, process, control }: {
+      plan: AppProcessPlan;
+      process: ConfinedProcess;
+      control: number;
+    },
+    stage: Stage,
+    parts: AppProcessParts,
+  ) {
+    const { regions, observer, watcher, descriptors, log } = parts;
+    const { name } = plan;
+    this.plan = plan;
+    this.stage = stage;
+    this.#parts = parts;
+    this.#process = process;
+    this.#controlFd = control;
+    this.#log = bounded((line) => log(inName(name, line)));
+    this.ready = this.#ready.promise;
+    this.running = this.#running.promise;
+    this.ended = this.#ended.promise;
+    for (const promise of [this.ready, this.running]) promise.catch(() => {});
+    const { listener, words, channel, pidfd, missing } = process;
     this.missing = missing;
     observer.hear({ name, slot: parts.slot, listener, words });
+    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
+    this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
     this.#channel = openChannel(libraryPath("tile"), channel);
     watcher.watch(channel, () => this.#hear());
     watcher.watch(pidfd, () => this.#reap());
+  }
+
+  /** What another program has to know to go on with it. */
+  known(placed: PlacedApp): KnownApp {
+    const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
+    const process = { name, pid, pidfd, channel, words, listener, missing };
+    return { plan: this.plan, placed, process, control: this.#controlFd };
   }
 
   get pid(): number {
@@ -218,7 +256,7 @@ class Child {
     this.#send({ type: "go", handedOver });
   }
 
-  /** Asks its loop to end. */
+  /** Asks its loop to end after its turn. */
   leave(): void {
     this.#isLeaving = true;
     this.#control.leave();
@@ -305,6 +343,7 @@ class Child {
     this.#parts.watcher.forget(this.#process.channel);
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
+    this.#parts.regions.close(this.#controlFd);
     const how = this.#sentence(ending);
     const error = new AppError(this.plan.name, this.#reason ?? how);
     this.#ready.reject(error);
@@ -334,8 +373,8 @@ class Child {
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
       : this.#heard + ticks(this.pid);
-    const lives = progress !== this.#progress || this.stage === "ready" ||
-      (isRunning && tile.asleep && tile.life === Life.running);
+    // One that sleeps wakes every second, and sleeps again: its region moves all the same.
+    const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
     if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
@@ -428,15 +467,6 @@ function argumentsOf(
   ];
 }
 
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
 function ticks(pid: number): number {
   try {
@@ -477,6 +507,34 @@ export class AppProcess {
     this.#parts = parts;
   }
 
+  /** Goes on with one that runs, which the program before this one has started. */
+  static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
+    const { plan, placed, control } = known;
+    const app = new AppProcess(plan, parts);
+    app.#placed = placed;
+    const process = parts.processes.adopt(known.process);
+    app.#current = new Child({ plan, process, control }, "running", parts);
+    app.#watchOver();
+    app.#keep(app.#current);
+    return app;
+  }
+
+  /**
+   * What the program that this one becomes has to know for `adopt`, and the descriptors that it has to be
+   * left; null where no process runs now. A successor is given up.
+   */
+  known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
+    this.abandon();
+    const child = this.#current;
+    if (child?.stage !== "running" || this.#placed === undefined) return null;
+    const known = child.known(this.#placed);
+    const { pidfd, channel, words, listener } = known.process;
+    return {
+      known,
+      descriptors: [known.control, pidfd, channel, words, listener].filter((fd) => fd >= 0),
+    };
+  }
+
   get name(): string {
     return this.#plan.name;
   }
@@ -506,12 +564,12 @@ export class AppProcess {
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     this.abandon();
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#watchOver();
     const { files } = this.#parts;
     this.#checkGrants(plan);
     const placed = await files.place(plan);
     try {
-      const child = new Child(plan, placed, this.#parts);
+      const child = Child.start(plan, placed, this.#parts);
       this.#successor = { child, placed };
       await child.ready;
     } catch (error) {
@@ -592,6 +650,10 @@ export class AppProcess {
     this.#placed = undefined;
   }
 
+  #watchOver(): void {
+    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+  }
+
   #look(): void {
     this.#current?.look();
     this.#successor?.child.look();
@@ -615,7 +677,7 @@ export class AppProcess {
   async #restart(): Promise<void> {
     let child: Child;
     try {
-      child = this.#current = new Child(this.#plan, this.#placed!, this.#parts);
+      child = this.#current = Child.start(this.#plan, this.#placed!, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }

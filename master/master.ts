@@ -165,7 +165,7 @@ class Master {
   constructor(libraries: MainLibraries, plan: (before: Run) => Promise<Run>) {
     this.#libraries = libraries;
     this.#plan = plan;
-    this.#watcher = new Watcher(libraries.host.eventfd(), libraries.tile);
+    this.#watcher = new Watcher(libraries.host, libraries.tile);
     this.#files = new AppFiles(this.#uid(0));
     this.#own = new Inventory(libraries);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));

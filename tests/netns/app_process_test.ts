@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { closeFiles, EchoLink } from "../../bench/process_slice.ts";
-import { ROOT } from "../../ffi/paths.ts";
+import { libraryPath, ROOT } from "../../ffi/paths.ts";
 import type { AppProcessPlan } from "../../master/app_process.ts";
 import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 import { eventually } from "./eventually.ts";
@@ -116,6 +116,87 @@ for (const word of ["log", "console", "metrics", "link"]) {
   });
 }
 
+/**
+ * A program in the place of an app's process, which has the whole process to itself: what it does, and
+ * how its start fails then.
+ */
+const PROGRAMS: readonly [does: string, program: string, failure: RegExp][] = [
+  ["floods its channel", "for (;;) say({ type: 'loading' });", /^it floods its channel$/],
+  [
+    "lies that its loop runs",
+    "say({ type: 'running' });",
+    /^it sent a message of type running out/,
+  ],
+  ["says nonsense", "write('{');", /^it sent a message that cannot be read$/],
+  ["says what no app says", "say({ type: 'root' });", /^it sent a message that no app sends$/],
+  ["says no object", "say(null);", /^it sent a message that no app sends$/],
+  [
+    "says a line that is none",
+    "say({ type: 'log', line: 7 });",
+    /^it sent a malformed message of type log$/,
+  ],
+  [
+    "says too long a line",
+    "say({ type: 'log', line: 'x'.repeat(9000) });",
+    /^it sent a malformed message/,
+  ],
+  ["aborts", "native.abort();", /^killed by SIG(ABRT|SEGV|ILL|TRAP) \(it .*\)$/],
+  ["crashes in native code", "native.free(native.memset);", /^killed by SIG(SEGV|ABRT) \(it .*\)$/],
+  ["leaves with a status", "Deno.exit(7);", /^ended: it left with status 7$/],
+  [
+    "closes its channel and waits",
+    "native.close(3); Atomics.wait(words, 0, 0);",
+    /^its start hangs$/,
+  ],
+  ["stands still", "Atomics.wait(words, 0, 0);", /^its start hangs$/],
+];
+
+for (const [does, program, failure] of PROGRAMS) {
+  Deno.test(`a process that ${does} does not start, and harms nobody`, async () => {
+    const root = Deno.makeTempDirSync();
+    Deno.chmodSync(root, 0o755);
+    Deno.mkdirSync(`${root}/build/program/tiles/app`, { recursive: true });
+    for (const name of ["tile", "region"] as const) {
+      Deno.copyFileSync(libraryPath(name), libraryPath(name, `${root}/`));
+    }
+    Deno.writeTextFileSync(`${root}/build/program/imports.json`, "{}");
+    Deno.writeTextFileSync(
+      `${root}/build/program/tiles/app/process.js`,
+      `const native = Deno.dlopen("${libraryPath("tile", `${root}/`)}", {
+        write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+        close: { parameters: ["i32"], result: "i32" },
+        abort: { parameters: [], result: "void" },
+        free: { parameters: ["usize"], result: "void" },
+      }).symbols;
+      native.memset = 4096n;
+      const words = new Int32Array(new SharedArrayBuffer(4));
+      const write = (text) => {
+        const bytes = new TextEncoder().encode(text);
+        native.write(3, bytes, BigInt(bytes.length));
+      };
+      const say = (message) => write(JSON.stringify(message));
+      ${program}
+      setInterval(() => {}, 1000);`,
+    );
+    const echo = new EchoLink();
+    const other = echo.process();
+    await other.start();
+    const { pid } = other;
+    const link = new EchoLink("hostile");
+    const app = link.process(link.plan(), () => {}, `${root}/`);
+    await assert.rejects(app.start(), (error: Error) => {
+      assert.match(error.message, failure);
+      return true;
+    });
+    echo.send(10);
+    await echo.settle(PATIENCE_MS / 1000);
+    assert.equal(other.pid, pid);
+    await Promise.all([app.stop(), other.stop()]);
+    for (const each of [link, echo]) each.close();
+    Deno.removeSync(root, { recursive: true });
+  });
+}
+
 Deno.test("an app that is killed is started again, and answers what waited", async () => {
   await beside(HOSTILE, async ({ link, app, said }) => {
     link.send(8);
@@ -126,9 +207,8 @@ Deno.test("an app that is killed is started again, and answers what waited", asy
   });
 });
 
-Deno.test("a process that stands still is hung, whatever its region says last", async () => {
+Deno.test("an app that was stopped is hung, though it slept", async () => {
   await beside(HOSTILE, async ({ link, app, said }) => {
-    link.send(1, "spin");
     Deno.kill(app.pid, "SIGSTOP");
     await said(/^hostile: killed: it hangs; starting/);
     await answers(link);
@@ -207,6 +287,34 @@ Deno.test("what an app is not granted is an error of its start that names the gr
   });
   await app.stop();
   link.close();
+});
+
+Deno.test("a program that is closed to the app's user is copied, and the app is started", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-closed-" });
+  const parts = ["bench", "cli", "ffi", "master", "netbase", "tiles", "build", "deno.json"];
+  const copied = await new Deno.Command("cp", {
+    args: ["-r", "--preserve=timestamps", ...parts.map((part) => ROOT + part), folder],
+  }).output();
+  assert.ok(copied.success);
+  Deno.writeTextFileSync(
+    `${folder}/start.ts`,
+    `import { closeFiles, EchoLink } from "./bench/process_slice.ts";
+    const link = new EchoLink();
+    const app = link.process();
+    await app.start();
+    link.send(1);
+    await link.settle(${PATIENCE_MS / 1000});
+    console.log("answered", link.answered);
+    await app.stop();
+    closeFiles();
+    Deno.exit();`,
+  );
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--allow-all", "--no-check", "--no-lock", `${folder}/start.ts`],
+  }).output();
+  const [said, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert.equal(said, "answered 1\n", words);
+  Deno.removeSync(folder, { recursive: true });
 });
 
 Deno.test("a granted file that the app's user cannot read is an error that says so", async () => {

@@ -108,6 +108,6 @@ function follow(): void {
   }
 }
 
-new Watcher(host.eventfd(), tile).watch(CHANNEL_DESCRIPTOR, follow);
+new Watcher(host, tile).watch(CHANNEL_DESCRIPTOR, follow);
 setInterval(() => messages.send({ type: "beat" }), BEAT_MILLIS);
 boot().catch(fail);
