@@ -146,11 +146,12 @@ function makeAppliance(options: ConstructorParameters<typeof Appliance>[0]): App
 
 /** From nothing to serving; leaves watchers behind that live as long as the process. */
 async function boot(parts: Parts): Promise<void> {
-  const { appliance, apps, config, answering, places, libraries, attachments } = parts;
+  const { appliance, config, answering, places, libraries, attachments } = parts;
   const { xskSetup, host } = libraries;
   await appliance.startMirror();
   await appliance.startStatus();
   await preflight.waitForInterfaces(appliance.netbase, { names: config.interfaces, log });
+  await started(parts, (appliance) => appliance.startApps());
   if (config.provider === "socket") {
     for (const name of config.interfaces) log(`${name}: kernel sockets (as asked)`);
   } else {
@@ -158,15 +159,10 @@ async function boot(parts: Parts): Promise<void> {
     if (attachments.length > 0) attach(parts);
     if (config.busyPoll) pollBusily(attachments, { ...libraries, log });
   }
-  try {
-    await appliance.startTiles(
+  await started(parts, (appliance) =>
+    appliance.startTiles(
       attachments.map(({ name }) => preflight.partialChecksums(host, name)),
-    );
-  } catch (error) {
-    throw error instanceof AppError
-      ? preflight.appTrouble(error, { apps, file: config.file })
-      : error;
-  }
+    ));
   const gone = ({ name }: { name: string }) =>
     log(
       `${name}: it is gone, and AF_XDP with it; should it come back, the kernel's sockets serve ` +
@@ -176,6 +172,18 @@ async function boot(parts: Parts): Promise<void> {
   const asked = places.control === null ? "" : `; asked at ${places.control}`;
   log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
   host.notify("READY=1");
+}
+
+/** An app that does not start is the operator's to mend. */
+async function started(
+  { appliance, apps, config: { file } }: Parts,
+  start: (appliance: Appliance) => Promise<void>,
+): Promise<void> {
+  try {
+    await start(appliance);
+  } catch (error) {
+    throw error instanceof AppError ? preflight.appTrouble(error, { apps, file }) : error;
+  }
 }
 
 /**

@@ -176,7 +176,13 @@ export class Appliance {
     this.#slots.clear();
   }
 
-  /** Starts net and app tiles, then lets the frames come. `partialChecksums` is by interface. */
+  /** Starts apps in tiles of their own, which find what is wrong with them before anything is attached. */
+  async startApps(): Promise<void> {
+    const { apps } = this.#wiring;
+    await Promise.all(apps.map(({ seat }, a) => this.#start(seat, this.#wiring.appSetup(a))));
+  }
+
+  /** Starts net tiles, then lets the frames come. `partialChecksums` is by interface. */
   async startTiles(partialChecksums: readonly boolean[]): Promise<void> {
     const wiring = this.#wiring;
     for (const slot of this.#slots.values()) this.#options.xsk.resume(slot);
@@ -184,7 +190,6 @@ export class Appliance {
     await Promise.all(
       wiring.nets.map((seat, n) => this.#start(seat, wiring.netSetup(n, xdp))),
     );
-    await Promise.all(wiring.apps.map(({ seat }, a) => this.#start(seat, wiring.appSetup(a))));
     for (const attachment of this.#options.attachments) attachment.serve();
     this.#booted = true;
     this.#tellAttached();
