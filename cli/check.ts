@@ -23,6 +23,7 @@ import {
 import { checkListen, CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
 import { findDefaults } from "./default_interfaces.ts";
 import { Control } from "./control.ts";
+import { checkStart, type Running } from "./check_start.ts";
 import { Exit, UserError } from "./errors.ts";
 import { load } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
@@ -30,30 +31,39 @@ import { say } from "./output.ts";
 import { checkInterfaces, scarcity } from "./preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP = `usage: tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N]
-                    [--dispatcher] [--config FILE] [-j]
+const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]
+       tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--dispatcher] [-j]
 
-Looks at this host as 'tegula run' would find it: privileges, limits, policy rules and routes that Tegula
-does not follow, rules of the packet filter that do not see what AF_XDP takes, and each interface that is
-named, or every Ethernet interface that is up: its state, queues, driver and who has XDP there; which of
-them 'tegula run' takes when none is named. Changes nothing.
+With --config: everything that 'tegula run --config FILE' does before it attaches XDP, a line for each
+phase: configuration, control socket, privileges, interfaces, limits, ports, XDP, each app made in a process
+of its own without what it is granted of the network, and the types of apps in TypeScript. A tegula that runs
+and would be reloaded with it hands over what it has.
+
+Then, and without --config, it looks at this host as 'tegula run' would find it: privileges, limits, policy
+rules and routes that Tegula does not follow, rules of the packet filter that do not see what AF_XDP takes,
+and each interface that is named, or every Ethernet interface that is up: its state, queues, driver and who
+has XDP there; which of them 'tegula run' takes when none is named. Changes nothing.
 
   --interface IF     an interface that Tegula is to run on; may be given again
   --listen PORT=APP  as 'tegula run' has it: only rules that may be for these ports are named
   --net-tiles N      as 'tegula run' has it
   --dispatcher       as 'tegula run' has it
+  --control PATH     as 'tegula run' has it
   --config FILE      read the same from a file
   -j, --json         JSON
   --help             this
 
-Exit status: 0 all is well, 1 something is not; then each such line has the command that mends it.`;
+Exit status: with --config that of a start, 0 where it would serve, whatever else hurts; without it 0 all is
+well, 1 something is not. A line that is not well has the command that mends it.`;
 
-const { interface: name, listen, "net-tiles": netTiles, dispatcher, config } = CONFIG_OPTIONS;
+const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
+  CONFIG_OPTIONS;
 const OPTIONS = {
   interface: name,
   listen,
   "net-tiles": netTiles,
   dispatcher,
+  control,
   config,
   json: { type: "boolean", short: "j" },
 } as const;
@@ -61,13 +71,24 @@ const OPTIONS = {
 export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
-  const asked = await readConfig(configured);
-  checkListen(asked.listen);
-  const findings = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
+  const findings: Finding[] = [];
+  const tell = (finding: Finding) => {
+    findings.push(finding);
+    if (!json) say(text(finding));
+  };
+  const isStart = configured.config !== undefined;
+  if (isStart) { for await (const finding of checkStart(configured, askRunning)) tell(finding); }
+  const failed = findings.find(({ verdict }) => verdict === "fail");
+  if (failed === undefined) {
+    const asked = await readConfig(configured);
+    checkListen(asked.listen);
+    const host = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
+    // Of what would end a start its phases have told.
+    for (const each of host) if (!isStart || each.verdict === "warn") tell(each);
+  }
   if (json) say(JSON.stringify(findings));
-  else for (const finding of findings) say(text(finding));
-  const isWell = findings.every(({ verdict }) => verdict === "ok");
-  return isWell ? Exit.ok : Exit.failure;
+  if (isStart) return failed?.status ?? Exit.ok;
+  return findings.every(({ verdict }) => verdict === "ok") ? Exit.ok : Exit.failure;
 }
 
 /** Commands that repeat the options `given`. */
@@ -135,14 +156,19 @@ function checkSize(host: Host, config: RunConfig): Finding {
 
 /** What a tegula that runs here has lost since its start. */
 async function checkRunning({ control, interfaces: names }: RunConfig): Promise<Finding[]> {
+  const running = await askRunning(control);
+  return running === null ? [] : checkLost(running, names);
+}
+
+/** What a tegula that runs here says of itself; null: none runs, or it is not to be asked. */
+async function askRunning(control: string | undefined): Promise<Running | null> {
   try {
     const status = await (await Control.connect(control)).one({ do: "status" });
-    // One of before says nothing of it.
-    const { interfaces, xdp = interfaces } = status;
-    return checkLost({ interfaces: interfaces as string[], xdp: xdp as string[] }, names);
+    // One of before says nothing of XDP.
+    const { interfaces, xdp = interfaces, listen } = status;
+    return { interfaces, xdp, listen } as Running;
   } catch (error) {
-    // None runs, or it is not to be asked: this is about the host then.
-    if (error instanceof UserError) return [];
+    if (error instanceof UserError) return null;
     throw error;
   }
 }

@@ -20,6 +20,8 @@ export interface Finding {
   readonly subject: string;
   readonly says: string;
   readonly fix?: string;
+  /** What a start that comes to this ends with. */
+  readonly status?: number;
 }
 
 /**

@@ -44,6 +44,16 @@ labTest("the service answers once it is started, and under its own user alone", 
   });
   assert.equal((await ask(asker)).text, "hello");
 
+  // What is wrong is found before anything is done.
+  await machine.run(`cp ${CONFIG} /tmp/good && echo 'provider = "dpdk"' >> ${CONFIG}`);
+  await assert.rejects(machine.run("systemctl reload tegula"));
+  await machine.run(`mv /tmp/good ${CONFIG}`);
+  await eventually("the reason in the journal", async () => {
+    const said = await machine.run(journal);
+    return /^fail configuration: .*provider: must be one of/m.test(said) ? true : undefined;
+  });
+  assert.equal((await ask(asker)).text, "hello");
+
   const again = await machine.run(`${PROJECT}/scripts/install --no-build`);
   assert.match(again, /^(upgraded|what runs is as it was)/m);
   assert.equal((await ask(asker)).text, "hello");

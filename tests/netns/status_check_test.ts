@@ -2,9 +2,19 @@
 
 import assert from "node:assert/strict";
 import type { Finding } from "../../cli/check_findings.ts";
+import { dirname } from "node:path";
 import { selfCommand } from "../../cli/self.ts";
 import { temporaryFile } from "./config_file.ts";
-import { labTest, type Namespace, pair } from "./lab.ts";
+import {
+  Appliance,
+  HOST,
+  labTest,
+  type Namespace,
+  pair,
+  peer,
+  refusal,
+  socketPath,
+} from "./lab.ts";
 import { otherProgram } from "./other_program.ts";
 
 /** Exit status and findings of `tegula check -j`, started by the command `within`. */
@@ -252,3 +262,147 @@ labTest("check names each rule that would be missed, and no other", async (lab) 
   assert.deepEqual(named("ok"), ["fine"]);
   assert.ok(said.every(({ verdict, fix }) => (verdict === "ok") === (fix === undefined)));
 });
+
+/** Exit status and findings of `tegula check --config FILE`. */
+async function checkFile(host: Namespace, file: string, within: readonly string[] = []) {
+  const command = [...within, ...selfCommand(), "check", "-j", "--config", file].join(" ");
+  const said = await host.run(["sh", "-c", `${command} 2>&1; echo $?`]);
+  const [findings, status] = said.trimEnd().split("\n").slice(-2);
+  return { status: Number(status), findings: JSON.parse(findings) as Finding[] };
+}
+
+const ZONE = "$ORIGIN example.org.\n$TTL 60\n@ IN SOA ns1 host 1 3600 600 86400 60\n@ NS ns1\n";
+// Apps in processes of their own are another user.
+Deno.chmodSync(dirname(temporaryFile("")), 0o755);
+const GOOD_ZONE = temporaryFile(`${ZONE}ns1 A 198.18.0.1\n`, ".zone");
+const BAD_ZONE = temporaryFile(`${ZONE}ns1 A 198.18.0.300\n`, ".zone");
+const THROWS = temporaryFile('throw new TypeError("not today");', ".ts");
+
+function withZone(zone: string, options = ""): string {
+  return `listen = ["53=dns"]\n[apps.dns]\nread = ["${zone}"]\n` +
+    `options = { zone = "${zone}"${options} }`;
+}
+
+/** What ends a start before it attaches: what is configured, on what host, and how it ends. */
+const REFUSALS: Record<string, {
+  config: string;
+  prepare?: (host: Namespace) => Promise<unknown>;
+  within?: readonly string[];
+  subject: string;
+  status: number;
+  says: RegExp;
+}> = {
+  "a key that is wrong": {
+    ...{ config: 'provider = "dpdk"', subject: "configuration", status: 2 },
+    says: /\.toml: provider: must be one of/,
+  },
+  "an app that there is not": {
+    ...{ config: 'listen = ["7=nosuch"]', subject: "configuration", status: 2 },
+    says: /there is no app 'nosuch'/,
+  },
+  "a capability that is missing": {
+    ...{ config: 'listen = ["7=echo"]', subject: "privileges", status: 3 },
+    within: ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"],
+    says: /^missing CAP_NET_BIND_SERVICE/,
+  },
+  "an interface that there is not": {
+    ...{ config: 'interfaces = ["eth9"]\nlisten = ["7=echo"]', subject: "interfaces", status: 4 },
+    says: /no interface 'eth9'/,
+  },
+  "an MTU that does not fit": {
+    ...{ config: 'listen = ["7=echo"]', subject: "interfaces", status: 4 },
+    prepare: (host) => host.ip("link set eth0 mtu 9000"),
+    says: /its MTU is 9000/,
+  },
+  "memory that may not be locked": {
+    ...{ config: 'listen = ["7=echo"]', subject: "limits", status: 7 },
+    within: ["prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set=-ipc_lock"]
+      .concat("--inh-caps=-ipc_lock"),
+    says: /^64 KiB of memory may be locked, and the frames of 1 net tile take \d+: ulimit -l \d+/,
+  },
+  "descriptors that are too few": {
+    config: 'listen = ["7=echo@inline", "9=discard@inline"]\nnet_tiles = 64',
+    ...{ subject: "limits", status: 7 },
+    within: ["prlimit", "--nofile=128"],
+    says: /128 open files are allowed/,
+  },
+  "a port of another program": {
+    ...{ config: 'listen = ["7=echo"]\nprovider = "socket"', subject: "ports", status: 5 },
+    prepare: (host) => peer(host, "udp", HOST, "7", "theirs"),
+    says: /UDP port 7 is held by deno/,
+  },
+  "another XDP program": {
+    ...{ config: 'listen = ["7=echo"]', subject: "XDP", status: 6 },
+    prepare: (host) =>
+      host.run(["ip", "link", "set", "eth0", "xdp", "obj", OTHER_PROGRAM, "sec", "xdp"]),
+    says: /eth0: another program is attached \(other_program, id \d+\)/,
+  },
+  "an option that is wrong": {
+    ...{ config: withZone(GOOD_ZONE, ", rrl_slip = 30"), subject: "app dns", status: 2 },
+    says: /\.toml: apps\.dns\.options\.rrl_slip: must be a whole number from 0 to 10$/,
+  },
+  "a zone with a mistake": {
+    ...{ config: withZone(BAD_ZONE), subject: "app dns", status: 2 },
+    says: /^the app dns: .*\.zone: line 5: '198.18.0.300' is no IPv4 address/,
+  },
+  "an app that throws": {
+    ...{ config: `listen = ["7=${THROWS}"]`, subject: `app ${THROWS}`, status: 2 },
+    says: /not today/,
+  },
+};
+
+for (const [what, { config, prepare, within = [], ...refused }] of Object.entries(REFUSALS)) {
+  labTest(
+    `check --config and run find ${what} before XDP is attached, and say the same`,
+    async (lab) => {
+      const { host } = await pair(lab);
+      await prepare?.(host);
+      const interfaces = config.includes("interfaces") ? "" : 'interfaces = ["eth0"]\n';
+      const file = temporaryFile(`${interfaces}control = "none"\n${config}`, ".toml");
+      const { status, findings } = await checkFile(host, file, within);
+      assert.equal(status, refused.status, JSON.stringify(findings));
+      const failed = findings.find(({ verdict }) => verdict === "fail")!;
+      assert.equal(failed.subject, refused.subject);
+      assert.match(failed.says, refused.says);
+      assert.doesNotMatch(failed.says, /\w+Error:/);
+      const start = host.spawn([...within, ...selfCommand(), "run", "--config", file]);
+      const { code, said } = await refusal(start);
+      assert.equal(code, refused.status);
+      assert.equal(said, `tegula: ${failed.says}`);
+      assert.ok(!start.stderr.all.some((line) => line.startsWith("attaching")));
+    },
+  );
+}
+
+labTest(
+  "check --config tells of each phase, and of what a reload is handed by the one that runs",
+  async (lab) => {
+    const { host } = await pair(lab);
+    await host.sysctl({ "conf/all/rp_filter": 0, "conf/eth0/rp_filter": 1 });
+    const app = temporaryFile('export const answer = (request) => "one";', ".ts");
+    const file = temporaryFile(
+      `interfaces = ["eth0"]\ncontrol = "${socketPath()}"\n` +
+        withZone(GOOD_ZONE).replace('["53=dns"]', `["53=dns", "7=${app}@inline", "9=${app}*2"]`),
+      ".toml",
+    );
+    const phases = "configuration, control socket, privileges, interfaces, limits, ports, XDP"
+      .split(", ");
+    const check = async () => {
+      const { status, findings } = await checkFile(host, file);
+      assert.equal(status, 0, JSON.stringify(findings));
+      const good = findings.filter(({ verdict }) => verdict === "ok");
+      assert.deepEqual(good.map(({ subject }) => subject), [...phases, "app dns", `app ${app}`]);
+      assert.match(
+        good.find(({ subject }) => subject === "app dns")!.says,
+        /made; serves zone example\.org/,
+      );
+      const others = findings.filter(({ verdict }) => verdict !== "ok");
+      assert.deepEqual(others.map(({ verdict }) => verdict), ["warn", "warn"]);
+      assert.match(others[0].says, /\.ts:1:\d+: TS7006 .*'request' implicitly/);
+      assert.match(others[1].says, /rp_filter is strict/);
+    };
+    await check();
+    await Appliance.start(host, ["--config", file]);
+    await check();
+  },
+);
