@@ -185,8 +185,11 @@ async function main(args: string[]): Promise<number> {
       const bench = await BENCHES[name]();
       const results: Result[] = [];
       const tabled = bench.tableOf !== undefined && !values.json;
-      await bench.run(tabled ? (result) => results.push(result) : report, selection);
-      if (tabled) console.log(bench.tableOf!(results));
+      try {
+        await bench.run(tabled ? (result) => results.push(result) : report, selection);
+      } finally {
+        if (tabled) console.log(bench.tableOf!(results));
+      }
     } catch (error) {
       console.error(`${name}: ${error instanceof Error ? error.message : error}`);
       status = 1;
