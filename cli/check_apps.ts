@@ -7,9 +7,10 @@ import { openProcesses } from "../ffi/process.ts";
 import { openRegions, type Regions } from "../ffi/region.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { u32 } from "../ffi/view.ts";
-import { AppFiles } from "../master/app_files.ts";
+
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
-import { Watcher } from "../master/watcher.ts";
+import { Watcher } from "../ffi/watcher.ts";
+import { AppFiles } from "../master/app_files.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
@@ -39,16 +40,17 @@ export interface MadeApp {
 /** Makes one instance of each app, without what it is granted of the network. */
 export async function* makeApps(
   apps: readonly AppPlan[],
-  host: Pick<Host, "eventfd">,
+  host: Host,
 ): AsyncGenerator<MadeApp> {
   const [regions, tile] = [load("region", openRegions), load("tile", openTile)];
   const observer = load("tile", openObserver);
   observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
-  const files = new AppFiles(UID);
+  const processes = load("process", openProcesses);
+  const files = new AppFiles({ processes, uid: UID });
   const shared = {
     ...{ regions, observer, files, slot: 0, tileLibrary: tile },
-    processes: load("process", openProcesses),
-    watcher: new Watcher(host.eventfd(), tile),
+    processes,
+    watcher: new Watcher(host, tile),
   };
   const served = [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
   try {

@@ -6,6 +6,7 @@
 
 import { SystemError } from "../ffi/errno.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
+import { checkMtus, InterfaceError } from "../tiles/runtime/interfaces_ready.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { planApps } from "./apps.ts";
@@ -20,7 +21,6 @@ import {
   appTrouble,
   checkInterfaces,
   checkLimits,
-  checkMtus,
   checkOccupants,
   checkPorts,
   checkPrivileges,
@@ -73,7 +73,12 @@ export async function* checkStart(
     if (config.provider !== "socket") {
       const { mirror, reader } = openMirror({ log() {} });
       mirror.close();
-      checkMtus(reader, config.interfaces);
+      try {
+        checkMtus(reader, config.interfaces);
+      } catch (error) {
+        if (!(error instanceof InterfaceError)) throw error;
+        throw new UserError(error.message, Exit.interface);
+      }
     }
     return config.interfaces.join(" ");
   });
@@ -84,8 +89,8 @@ export async function* checkStart(
   const served = running?.listen ?? [];
   const lines: string[] = [];
   yield await phase("ports", () => {
-    const handedOver = portsOf(served.map(({ port, last = port }) => [port, last]));
-    checkPorts(config, { libraries, handedOver, log: (line) => lines.push(line) });
+    const ours = portsOf(served.map(({ port, last = port }) => [port, last]));
+    checkPorts(config, { libraries, ours, log: (line) => lines.push(line) });
     return "free, or of the tegula that runs";
   });
   for (const line of lines) yield warn("ports", line, "stop it, or take other ports");

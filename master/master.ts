@@ -166,7 +166,7 @@ class Master {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
-    this.#files = new AppFiles(this.#uid(0));
+    this.#files = new AppFiles({ processes: libraries.processes, uid: this.#uid(0) });
     this.#own = new Inventory(libraries);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));

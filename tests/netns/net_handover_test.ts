@@ -99,6 +99,8 @@ class Host {
           wait: () => 0,
           thread: () => 0,
           callName: () => "",
+          duplicate: () => -1,
+          readable: () => false,
           refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
