@@ -111,7 +111,7 @@ Deno.test("a tile that wakes another for a small burst blocks at once where they
     return work;
   };
   const [alone, shared] = [spinTurnsFor(1, 1), spinTurnsFor(2, 1)];
-  assert.deepEqual(blocks(shared, waking(1)), [4, 5, 6]);
+  assert.deepEqual(blocks(shared, waking(1)), [4, 4 + shared, 4 + 2 * shared]);
   assert.deepEqual(blocks(shared, waking(64)), [3 + shared, 3 + 2 * shared, 3 + 3 * shared]);
   assert.deepEqual(blocks(alone, waking(1)), [3 + alone, 3 + 2 * alone, 3 + 3 * alone]);
 });

@@ -59,7 +59,7 @@ export function spinTurnsFor(busy: number, cores: number): number {
  */
 export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
-  /** Idle turns after the last busy one before it blocks. */
+  /** Idle turns before it blocks: as the last busy turn since it woke says. */
   let patience = spinTurns;
   let idle = 0;
   let turns = 0;
@@ -108,6 +108,7 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     // It may have slept long, and the next burst goes by the tile's clock.
     if (sleeps) tile.clock?.(performance.now());
     idle = 0;
+    patience = spinTurns;
   }
   tile.close?.();
   region.life = Life.stopped;
