@@ -111,7 +111,7 @@ export class FakeXsk implements XskSlots {
 
   resume(): void {}
   release(): void {}
-  memorySlot(): number {
+  memorySlot(..._: Parameters<XskSlots["memorySlot"]>): number {
     return -1;
   }
   inject(): number {

@@ -37,6 +37,7 @@ import { SocketSender } from "./socket_sender.ts";
 import { Solicits } from "./solicits.ts";
 import { Transmitter } from "./transmit.ts";
 import { Umem } from "./umem.ts";
+import { warmUp } from "./warm_up.ts";
 import { Wire } from "./wire.ts";
 import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
 
@@ -112,7 +113,10 @@ async function createInTurn(
 ): Promise<Tile> {
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
   const slots = adopt(context);
-  await context.turn?.();
+  if (context.turn !== undefined) {
+    await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    await context.turn();
+  }
   for (const { setup, metrics } of made) {
     metrics?.move(setup.metrics);
     new TileRegion(setup.region).life = Life.running;
@@ -146,7 +150,7 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
 }
 
 /** An app that is made and not in its place yet. */
-interface MadeApp {
+export interface MadeApp {
   readonly setup: InlineSetup;
   readonly service: Service;
   readonly counters: Float64Array;
