@@ -142,8 +142,7 @@ async function makeInline(
 /** Maps the rings of all sockets, and returns their slots. Throws RingsLost. */
 function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   const frames = slice(setup.umem, 0, setup.frames * setup.frameBytes);
-  return setup.sockets.map(({ fd, fill }) => {
-    const slot = xsk!.adopt(fd, frames, fill);
+  return setup.sockets.map(({ fd, fill, slot = xsk!.adopt(fd, frames, fill) }) => {
     if (slot < 0) throw RingsLost.unmapped(slot);
     return slot;
   });
