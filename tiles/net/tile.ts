@@ -82,6 +82,8 @@ export interface NetSetup {
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
+  /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
+  readonly warmUp?: boolean;
   /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
   readonly seed: number;
 }
@@ -114,7 +116,7 @@ async function createInTurn(
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
   const slots = adopt(context);
   if (context.turn !== undefined) {
-    await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    if (setup.warmUp) await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
     await context.turn();
   }
   for (const { setup, metrics } of made) {
