@@ -37,7 +37,6 @@ import { SocketSender } from "./socket_sender.ts";
 import { Solicits } from "./solicits.ts";
 import { Transmitter } from "./transmit.ts";
 import { Umem } from "./umem.ts";
-import { warmUp } from "./warm_up.ts";
 import { Wire } from "./wire.ts";
 import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
 
@@ -116,7 +115,11 @@ async function createInTurn(
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
   const slots = adopt(context);
   if (context.turn !== undefined) {
-    if (setup.warmUp) await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    if (context.setup.warmUp) {
+      // Who starts alone needs none of it.
+      const { warmUp } = await import("./warm_up.ts");
+      await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    }
     await context.turn();
   }
   for (const { setup, metrics } of made) {
