@@ -176,20 +176,20 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 /* How tegula_host_exec() confines the process; as in host.ts. */
 struct confinement {
 	uint32_t capabilities[2]; /* at most these */
-	int32_t listen; /* whether TCP may listen, where it may not connect */
+	uint32_t tcp; /* LANDLOCK_ACCESS_NET_* that are left */
 };
 
 /*
  * Restricts this thread, and what it executes, to write in the folders `write` alone, and to no TCP but
- * that of `listen`. Reading and executing stay. 0, also where the kernel has no landlock, or -errno.
+ * `tcp`. Reading and executing stay. 0, also where the kernel has no landlock, or -errno.
  */
-static int restrict_writing(char **write, int listen)
+static int restrict_writing(char **write, uint32_t tcp)
 {
 	const uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_EXECUTE;
 	const uint64_t devices = LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK;
 	uint64_t files = ~reading;
 	long version;
-	int error, fd = make_ruleset(listen ? LANDLOCK_ACCESS_NET_CONNECT_TCP : ALL_TCP, 0, &files, &version);
+	int error, fd = make_ruleset(ALL_TCP & ~(uint64_t)tcp, 0, &files, &version);
 
 	if (fd < 0)
 		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
@@ -273,7 +273,7 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 		if (!error)
 			error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 		if (!error)
-			error = restrict_writing(list[2], confinement->listen);
+			error = restrict_writing(list[2], confinement->tcp);
 	}
 	if (!error)
 		error = result(execve(list[0][0], list[0], list[1]));

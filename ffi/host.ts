@@ -55,15 +55,16 @@ const SOCK_DGRAM_CLOEXEC = 0o2000002;
 const MSG_NOSIGNAL = 0x4000;
 const LONGEST_PATH = 107;
 
-/** How a program is confined that is executed in this one's place; all of its threads will be. */
+/**
+ * How a program is confined that is executed in this one's place: all of its threads, and its children,
+ * too. So it leaves what any of these will ever be granted; execution cannot give it back.
+ */
 export interface MasterConfinement {
-  /**
-   * Files and folders that exist, where it may write, make and remove. Its children are bound by this,
-   * too: what apps may write has to be in it. It may read and execute everywhere.
-   */
+  /** Files and folders that exist, where it may write, make and remove. It may read and execute everywhere. */
   readonly write: readonly string[];
-  /** Whether it may listen on TCP; it can never connect. Sockets that were handed over go on. */
-  readonly listen?: boolean;
+  /** Whether TCP sockets may be bound, and connected. Those that were handed over go on. */
+  readonly bindTcp?: boolean;
+  readonly connectTcp?: boolean;
   /** Capabilities that it keeps where it has them, by number; what a master needs when left out. */
   readonly capabilities?: readonly number[];
 }
@@ -220,7 +221,8 @@ export function openHost(path: string): Host {
 
   const execKeeping: Host["execKeeping"] = (argv, env, fds, confinement) => {
     const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-    const { write = [], listen = false, capabilities = MASTER_CAPABILITIES } = confinement ?? {};
+    const { write = [], bindTcp, connectTcp, capabilities = MASTER_CAPABILITIES } = confinement ??
+      {};
     if (!write.every(exists)) return -ENOENT;
     const lists = [argv, variables, write];
     const strings = cString(
@@ -228,7 +230,7 @@ export function openHost(path: string): Host {
     );
     const confined = new Uint32Array(3);
     for (const each of capabilities) confined[each >> 5] |= 1 << (each & 31);
-    confined[2] = listen ? 1 : 0;
+    confined[2] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
     return symbols.tegula_host_exec(
       strings,
       strings.length,

@@ -206,7 +206,8 @@ static int limit(int resource, rlim_t value)
 }
 
 /*
- * Puts the descriptors in their places: first all of them above the places, then each into its own.
+ * Puts the descriptors in their places: first all of them above the places, then each into its own. For
+ * a moment there are twice as many, within the caller's limit, which Deno has raised as far as it goes.
  * Those that the child still needs itself come last, and close on exec. 0, or -errno.
  */
 static int place_descriptors(struct plan *plan)
@@ -215,12 +216,7 @@ static int place_descriptors(struct plan *plan)
 	const int places = FIRST_PLACES + order->count + 1, all = places + OWN_PLACES;
 	const int32_t first[FIRST_PLACES] = { plan->null, plan->words, plan->words, plan->channel };
 	const int32_t own[OWN_PLACES] = { plan->setup, plan->program, plan->ruleset };
-	const struct rlimit room = { 2 * (rlim_t)all, 2 * (rlim_t)all };
-	struct rlimit limit;
 
-	/* They are twice as many for a moment; without the privilege the caller's limit has to do. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < room.rlim_cur)
-		setrlimit(RLIMIT_NOFILE, &room);
 	for (int i = 0; i < all; i++) {
 		int fd = i < FIRST_PLACES ? first[i] : i < places - 1 ? order->fds[i - FIRST_PLACES] :
 			 i < places ? plan->seal : own[i - places];

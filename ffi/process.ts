@@ -105,7 +105,10 @@ export interface ProcessOptions {
    * DENO_DIR where none is given.
    */
   readonly env?: { readonly [name: string]: string };
-  /** The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. */
+  /**
+   * The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. Twice as many have to
+   * be within the caller's limit (RLIMIT_NOFILE), else the start fails with EMFILE or EINVAL.
+   */
   readonly descriptors?: readonly number[];
   /** Absolute paths of files and folders that exist, which the kernel lets it read. */
   readonly read?: readonly string[];

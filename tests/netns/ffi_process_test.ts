@@ -523,7 +523,9 @@ for (const starter of ["root", "user"]) {
       "remove elsewhere": "PermissionDenied",
       "read elsewhere": "done",
       execute: "done",
-      "listen on TCP": "SystemError",
+      "bind TCP": "SystemError",
+      // Nobody listens there, and that it may ask.
+      "connect TCP": "ConnectionRefused",
     });
     Deno.removeSync(writable, { recursive: true });
   });

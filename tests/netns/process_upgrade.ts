@@ -97,7 +97,7 @@ if (known === undefined) {
     ],
     Deno.env.toObject(),
     [pidfd, child.channel, words, listener],
-    { write: [writable] },
+    { write: [writable], connectTcp: true },
   );
   throw new Error(`it cannot execute itself: ${failure}`);
 }
@@ -136,7 +136,8 @@ const upgraded: Upgraded = {
     "remove elsewhere": tried(() => Deno.removeSync(`${folder}/process_child.js`)),
     "read elsewhere": tried(() => Deno.readTextFileSync("/etc/passwd")),
     "execute": tried(() => new Deno.Command("/bin/true").outputSync()),
-    "listen on TCP": tried(() => host.listenTcp("127.0.0.1", 0)),
+    "bind TCP": tried(() => host.listenTcp("127.0.0.1", 0)),
+    "connect TCP": await Deno.connect({ hostname: "127.0.0.1", port: 9 }).catch(({ name }) => name),
   },
 };
 successor.kill();
