@@ -16,7 +16,7 @@ import { openRegions } from "../../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 import { openUdpSetup } from "../../ffi/udp.ts";
 import { u32 } from "../../ffi/view.ts";
-import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
+import { openXskSetup } from "../../ffi/xsk.ts";
 
 export interface Task {
   /** A key of `works` in `process_child.js`, or of what only this side does. */
@@ -90,11 +90,14 @@ function applianceDescriptors(): number[] {
 /** An AF_XDP socket on loopback, which takes a privilege. */
 function openXdpSocket(): number {
   const umem = regions.createShared("umem", 1 << 20);
-  const slot = openXskSetup(libraryPath("xsk")).open(regions.mapShared(umem.writable, 1 << 20), {
-    ...{ frameBytes: 2048, headroom: 0, ring: 64, ifname: "lo", ifindex: 1, queue: 0 },
-    mode: "copy",
+  const setup = openXskSetup(libraryPath("xsk"));
+  const fd = setup.prepare(regions.mapShared(umem.writable, 1 << 20), {
+    frameBytes: 2048,
+    headroom: 0,
+    ring: 64,
   });
-  return openXsk(libraryPath("xsk")).fd(slot);
+  setup.bind(fd, { ifindex: 1, queue: 0, mode: "copy" });
+  return fd;
 }
 const handed = task.udpSockets === undefined ? [] : applianceDescriptors();
 
