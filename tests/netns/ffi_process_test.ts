@@ -17,6 +17,7 @@ const CAP_NET_ADMIN = 1 << 12;
 
 /** A folder that every user can read, with all that a child loads. */
 const FOLDER = makeFolder();
+addEventListener("unload", () => Deno.removeSync(FOLDER, { recursive: true }));
 
 function makeFolder(): string {
   const folder = Deno.makeTempDirSync({ prefix: "process-" });
