@@ -141,10 +141,13 @@ export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
 /**
- * Where the master may choose it: the user of the appliance; those of apps follow. No distribution gives
- * these to anyone.
+ * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
+ * "Users, Groups, UIDs and GIDs"), by the number of its own process: the kernel counts threads by user,
+ * and another Tegula may run here.
  */
-const FIRST_UID = 64_000;
+const FIRST_UID = 0x7000_0000;
+/** Users of one master, of which the appliance has the first. Process numbers have 22 bits. */
+const USERS = 64;
 /** How the observer hears an appliance: its lines name their tiles themselves. */
 const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
@@ -174,7 +177,8 @@ export async function serve(
   write = libraries.host.log;
   const ending = Promise.withResolvers<number>();
   const carried = "appliance" in first ? first : undefined;
-  const master = new Master(libraries, { plan, args, carried });
+  const { user } = ("appliance" in first ? first.run : first).config;
+  const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
@@ -195,6 +199,8 @@ class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
   readonly #args: readonly string[];
+  /** The first user that the configuration names, if it does. */
+  readonly #user: number | undefined;
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
   /** Regions that the master itself writes. */
@@ -219,15 +225,17 @@ class Master {
 
   constructor(
     libraries: MainLibraries,
-    { plan, args, carried }: {
+    { plan, args, user, carried }: {
       plan: (before: Run) => Promise<Run>;
       args: readonly string[];
+      user?: number;
       carried?: Carried;
     },
   ) {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#args = args;
+    this.#user = user;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
     this.#files = new AppFiles({
       processes: libraries.processes,
@@ -594,10 +602,11 @@ class Master {
     }
     next.appliance.go(handedOver);
     const going = Promise.all(next.changed.map(({ process }) => process.go()));
+    // It may fail before the appliance runs.
+    going.catch(() => {});
     await next.appliance.running;
     // An app that fails once it runs is started again; at the first start it is the operator's to mend.
     if (before === undefined) await going;
-    else going.catch(() => {});
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
@@ -899,9 +908,10 @@ class Master {
     };
   }
 
-  /** The user of a process: the appliance's is the first, and each app has its own. */
+  /** The user of a process: the appliance's is the first, and each app has its own, where they suffice. */
   #uid(n: number): number {
-    return FIRST_UID + n;
+    const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
+    return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
   }
 
   /** Names the walls that this system has no way to build, once. */
