@@ -246,8 +246,13 @@ function portHolders(): Map<number, string> {
   try {
     const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
     const lines = new TextDecoder().decode(stdout)
-      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\(\("(.*?)",pid=(\d+)/gm);
-    return new Map([...lines].map(([, port, name, pid]) => [Number(port), `${name} ${pid}`]));
+      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
+    return new Map([...lines].map(([, port, users]) => {
+      const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
+      // A tegula's processes share its sockets. Its main one tells what it is.
+      const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
+      return [Number(port), `${name} ${pid}`];
+    }));
   } catch {
     // There is no such program, or it may not be started.
     return new Map();

@@ -84,7 +84,9 @@ async function planRun(
   });
   const places = { control, metrics: config.metrics ?? null };
   checkPrivileges(libraries.host, config);
-  checkInterfaces(libraries.host, config.interfaces);
+  // One that is served already may be gone for a while.
+  const served = before?.config.interfaces ?? [];
+  checkInterfaces(libraries.host, config.interfaces.filter((name) => !served.includes(name)));
   const hasStatus = control !== null || places.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus });
   const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];

@@ -154,10 +154,9 @@ const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How long an interface that was made again has to be fit to be answered on. */
-const REMADE_MILLIS = 5000;
-/** How often the master looks whether an interface was made again. */
+/** How often the master looks whether an interface was made again, and after failures at the least. */
 const LOOK_MILLIS = 1000;
+const LONGEST_LOOK_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
@@ -211,9 +210,16 @@ class Master {
   readonly #slots = new Map<string, number>();
   /** Listening sockets, by their place. */
   readonly #listening = new Map<string, number>();
+  /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
+  readonly #tried = new Map<string, number>();
+  /** When is looked again for interfaces that were made again, and the pause after a failure. */
+  #lookAgain = 0;
+  #lookPause = LOOK_MILLIS;
   /** What the log has named once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
+  /** What is being started, to take over. */
+  #starting?: Serving;
   #ringWatch?: RingWatch;
   #booted = false;
   /** One change at a time. */
@@ -276,7 +282,25 @@ class Master {
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
+<<<<<<< HEAD
       return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
+=======
+      const before = this.#serving!;
+      const run = await this.#plan(before.run);
+      const next = await this.#replace(run, before, {
+        millis: READY_MILLIS,
+        // What is served already is not waited for: it may be down.
+        awaited: run.config.interfaces.filter((name) =>
+          !before.run.config.interfaces.includes(name)
+        ),
+      });
+      const how = isByKernel(next)
+        ? "the kernel's sockets serve"
+        : next.inventory === before.inventory
+        ? "the rings were taken over"
+        : "AF_XDP was opened anew";
+      return `reloaded: answering ${run.answering}; ${how}`;
+>>>>>>> h2-tb
     });
   }
 
@@ -477,8 +501,11 @@ class Master {
       readonly socketsOnly?: boolean;
     },
   ): Promise<Serving> {
-    const next = await this.#begin(run, before, how);
+    this.#checkGoesOn();
+    const next = this.#starting = await this.#begin(run, before, how);
+    let isAttached: boolean;
     try {
+      this.#checkGoesOn();
       await within(
         Promise.all([
           next.appliance.ready,
@@ -486,19 +513,32 @@ class Master {
         ]),
         how.millis,
       );
-      if (before === undefined && !this.#attach(next)) {
-        await this.#giveUp(next, before);
-        return await this.#succeed(run, before, { ...how, socketsOnly: true });
-      }
+      this.#checkGoesOn();
+      // What no predecessor holds is taken before that leaves.
+      const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
+      isAttached = !isFree || this.#attach(next);
     } catch (error) {
       await this.#giveUp(next, before);
       throw error;
+    } finally {
+      this.#starting = undefined;
+    }
+    if (!isAttached) {
+      await this.#giveUp(next, before);
+      return await this.#succeed(run, before, { ...how, socketsOnly: true });
     }
     // From here on there is no way back.
     this.#serving = next;
     this.#watch(next);
-    await this.#takeOver(next, before);
-    return next;
+    if (await this.#takeOver(next, before)) return next;
+    this.#serving = undefined;
+    await this.#end(next, { isCold: true });
+    return await this.#succeed(run, undefined, { ...how, awaited: [], socketsOnly: true });
+  }
+
+  /** Throws UserError when it was told to stop. */
+  #checkGoesOn(): void {
+    if (this.#stopping) throw new UserError("it was told to stop", Exit.failure);
   }
 
   /** Starts an appliance, and says which apps are to be started up to their turn. */
@@ -515,10 +555,21 @@ class Master {
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
     const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
+<<<<<<< HEAD
     const isBeside = before !== undefined && !before.appliance.over;
     let setup = this.#setup(run, { names, ports, awaited, isBeside });
     const isWarm = !cold && before !== undefined && isSame(before, run, setup);
     let attachments = isWarm ? before.attachments : [];
+=======
+    let setup = this.#setup(run, { names, ports, awaited });
+    let isWarm = !cold && before !== undefined && isSame(before, run, setup);
+    let attachments: readonly Attachment[] = isWarm ? before!.attachments : [];
+    if (!isWarm && !socketsOnly) {
+      for (const name of config.interfaces) {
+        this.#tried.set(name, this.#libraries.host.ifindex(name));
+      }
+    }
+>>>>>>> h2-tb
     if (!isWarm && names.length > 0) {
       attachments = preflight.loadPrograms({ ...config, interfaces: names }, {
         libraries: this.#libraries,
@@ -527,20 +578,40 @@ class Master {
       });
     }
     if (attachments.length === 0) {
+<<<<<<< HEAD
       preflight.insistOnSockets(portsOfRun(run), ports);
       setup = this.#setup(run, { names: [], ports, awaited, isBeside });
+=======
+      // Once it serves, some ports are better than none.
+      if (!(this.#booted && socketsOnly)) preflight.insistOnSockets(portsOfRun(run), ports);
+      setup = this.#setup(run, { names: [], ports, awaited });
+      isWarm = !cold && before !== undefined && isSame(before, run, setup);
+>>>>>>> h2-tb
     }
-    const inventory = isWarm ? before.inventory : new Inventory(this.#libraries);
+    const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
       for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
         if (writer === "master") continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
+<<<<<<< HEAD
       if (!isWarm) {
         const shares = sharesOf(setup, inventory);
         attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
       }
+=======
+      if (!isWarm) prepareSockets(setup, inventory, attachments);
+    } catch (error) {
+      if (isWarm) throw error;
+      discard(attachments, inventory);
+      if (attachments.length === 0) throw error;
+      // Without the socket family, for example.
+      preflight.fallBack(error, { ...config, log });
+      return await this.#begin(run, before, { awaited, socketsOnly: true });
+    }
+    try {
+>>>>>>> h2-tb
       setup = { ...setup, apps: await this.#placeInline(setup.apps) };
       const apps = new Map<string, RunningApp>();
       const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
@@ -550,9 +621,14 @@ class Master {
           this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
         }
         const stamp = stampOf(app, plan);
+<<<<<<< HEAD
         const running = isWarm ? before.apps.get(app.name) : undefined;
         const process = running?.process ??
           new AppProcess(plan, this.#appParts(app.name, inventory));
+=======
+        const running = isWarm ? before!.apps.get(app.name) : undefined;
+        const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
+>>>>>>> h2-tb
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
@@ -576,17 +652,24 @@ class Master {
 
   /** Ends what was begun in vain. */
   async #giveUp(next: Serving, before?: Serving): Promise<void> {
-    const isCold = next.inventory !== before?.inventory;
+    await this.#end(next, { isCold: next.inventory !== before?.inventory });
+    this.#closeUnused(before);
+  }
+
+  /** Ends the appliance that was started, its apps, and what they alone were given where it is `isCold`. */
+  async #end(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
     await Promise.all([
       next.appliance.kill("it is given up"),
       ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
     ]);
     if (isCold) discard(next.attachments, next.inventory);
-    this.#closeUnused(before);
   }
 
-  /** Has `next`, which is ready, go on in place of `before`. */
-  async #takeOver(next: Serving, before?: Serving): Promise<void> {
+  /**
+   * Has `next`, which is ready, go on in place of `before`. False where `before` has ended and AF_XDP cannot
+   * be had again: nothing serves then.
+   */
+  async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
     let handedOver = false;
     if (before !== undefined && before.inventory === next.inventory) {
       const leaving = next.changed.map(({ process }) => process.leave());
@@ -598,21 +681,41 @@ class Master {
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
       await Promise.all([...before.apps.values()].map(({ process }) => process.stop()));
       discard(before.attachments, before.inventory);
-      if (!this.#attach(next)) throw new UserError("AF_XDP cannot be opened anew", Exit.xdp);
+      if (!isByKernel(before) && !this.#attachAgain(next)) return false;
     }
     next.appliance.go(handedOver);
     const going = Promise.all(next.changed.map(({ process }) => process.go()));
+<<<<<<< HEAD
     // It may fail before the appliance runs.
     going.catch(() => {});
     await next.appliance.running;
     // An app that fails once it runs is started again; at the first start it is the operator's to mend.
     if (before === undefined) await going;
+=======
+    going.catch(() => {});
+    await next.appliance.running;
+    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
+    if (!this.#booted) await going;
+>>>>>>> h2-tb
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
     }
     this.#tellAttached();
     this.#closeUnused(next);
+    for (const { process } of next.changed) this.#lack(process.name, process);
+    return true;
+  }
+
+  /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
+  #attachAgain(next: Serving): boolean {
+    try {
+      if (this.#attach(next)) return true;
+    } catch (error) {
+      log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+    }
+    for (const { name } of next.attachments) this.#tried.delete(name);
+    return false;
   }
 
   /**
@@ -673,29 +776,49 @@ class Master {
   /** Serves by AF_XDP again what was deleted and made anew. */
   async #lookForInterfaces(): Promise<void> {
     const serving = this.#serving;
-    if (serving === undefined || this.#stopping || serving.run.config.provider === "socket") return;
+    if (serving === undefined || serving.run.config.provider === "socket") return;
+    if (performance.now() < this.#lookAgain) return;
     const { host } = this.#libraries;
-    const again = serving.setup.attached
-      .filter(({ name, ifindex }) => ![0, ifindex].includes(host.ifindex(name)))
-      .map(({ name }) => name);
+    const again = serving.run.config.interfaces
+      .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
     if (again.length === 0) return;
+    this.#lookAgain = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: made again; AF_XDP is opened anew`);
-      try {
-        await this.#replace(serving.run, serving, { millis: REMADE_MILLIS, awaited: again });
-      } catch (error) {
-        log(`${again.join(", ")}: the kernel's sockets serve on: ${messageOf(error)}`);
-      }
+      log(`${again.join(", ")}: there again; AF_XDP is opened anew`);
+      await this.#replace(serving.run, serving, { millis: READY_MILLIS, awaited: [] });
+    }).then(() => {
+      this.#lookPause = LOOK_MILLIS;
+      this.#lookAgain = 0;
+    }, (error) => {
+      this.#lookPause = Math.min(2 * this.#lookPause, LONGEST_LOOK_MILLIS);
+      this.#lookAgain = performance.now() + this.#lookPause;
+      for (const name of again) this.#tried.delete(name);
+      const pause = this.#lookPause / 1000;
+      log(
+        `${
+          again.join(", ")
+        }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
+          messageOf(error),
+      );
     });
   }
 
   #watchRings(attachments: readonly Attachment[]): void {
     const { xskSetup, host } = this.#libraries;
     this.#ringWatch?.stop();
-    const gone = ({ name }: { name: string }) =>
-      log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
-    this.#ringWatch = new RingWatch(attachments, { xskSetup, exists: host.exists, gone, log });
+    this.#ringWatch = new RingWatch(attachments, {
+      xskSetup,
+      exists: host.exists,
+      gone: ({ name }) => {
+        log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
+        this.#tellAttached();
+      },
+      log: (line) => {
+        log(line);
+        this.#tellAttached();
+      },
+    });
     this.#ringWatch.start();
   }
 
@@ -915,7 +1038,7 @@ class Master {
   }
 
   /** Names the walls that this system has no way to build, once. */
-  #lack(name: string, { missing }: ConfinedProcess): void {
+  #lack(name: string, { missing }: Pick<ConfinedProcess, "missing">): void {
     for (const wall of missing) {
       if (this.#named.has(wall)) continue;
       this.#named.add(wall);
@@ -925,8 +1048,9 @@ class Master {
 
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    if (this.#serving === undefined) return {};
-    const { setup, inventory } = this.#serving;
+    const shown = this.#serving ?? this.#starting;
+    if (shown === undefined) return {};
+    const { setup, inventory } = shown;
     return countersOf(
       tilesOf(setup).map(({ kind, name }) => ({
         kind,
@@ -947,6 +1071,9 @@ class Master {
     this.#stopping = true;
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
+    // What is being started is given up; what takes over already does so first.
+    await this.#starting?.appliance.kill("it is told to stop");
+    await this.#change;
     const serving = this.#serving;
     if (serving !== undefined) {
       for (const attachment of serving.attachments) detach(attachment);
@@ -962,6 +1089,11 @@ class Master {
 /** Ports that are served, each once. */
 function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
+/** Whether the kernel's sockets alone serve. */
+function isByKernel({ attachments }: Serving): boolean {
+  return attachments.length === 0;
 }
 
 /** Whether `setup` can go on with the regions, rings and sockets that `before` has. */

@@ -1,0 +1,39 @@
+/** The processes of a running `tegula run`: the main one, and what it has started. */
+
+import { strict as assert } from "node:assert";
+
+/** One process. */
+export interface RunningProcess {
+  readonly pid: number;
+  /** The main one, the appliance, or the app of this name. */
+  readonly role: "main" | "appliance" | "app";
+}
+
+/** The main process and its children, the main one first. */
+export function processesOf(main: number): RunningProcess[] {
+  const children = Deno.readTextFileSync(`/proc/${main}/task/${main}/children`);
+  return [
+    { pid: main, role: "main" },
+    ...children.split(" ").filter((each) => each.trim() !== "").map(Number).flatMap((pid) => {
+      const program = commandLine(pid);
+      if (program.includes("/appliance_process.")) return [{ pid, role: "appliance" } as const];
+      return program.includes("/app/process.") ? [{ pid, role: "app" } as const] : [];
+    }),
+  ];
+}
+
+/** The appliance of a main process. */
+export function applianceOf(main: number): number {
+  const found = processesOf(main).findLast(({ role }) => role === "appliance");
+  assert.ok(found, `${main} has no appliance`);
+  return found.pid;
+}
+
+/** "" of one that has ended. */
+function commandLine(pid: number): string {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`);
+  } catch {
+    return "";
+  }
+}
