@@ -4,7 +4,7 @@
  */
 
 import { libraryPath } from "../ffi/paths.ts";
-import { type ConfinedProcess, openChannel } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { spelledOut } from "../tiles/runtime/log_line.ts";
@@ -108,9 +108,14 @@ export class ApplianceProcess {
   #reason?: ApplianceError;
   #over = false;
 
+  /** `isRunning`: the program before this one has started it, and it serves. */
   constructor(
     process: ConfinedProcess,
-    { watcher, events }: { watcher: Watcher; events: ApplianceEvents },
+    { watcher, events, isRunning = false }: {
+      watcher: Watcher;
+      events: ApplianceEvents;
+      isRunning?: boolean;
+    },
   ) {
     this.#process = process;
     this.#watcher = watcher;
@@ -122,11 +127,21 @@ export class ApplianceProcess {
     this.running = this.#running.promise;
     this.left = this.#left.promise;
     this.ended = this.#ended.promise;
+    if (isRunning) {
+      this.#ready.resolve();
+      this.#running.resolve();
+    }
     // Nobody may be waiting for them any more when it ends.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
     watcher.watch(process.pidfd, () => this.#look());
     this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
+  }
+
+  /** What the program that the master becomes has to know to go on with it. */
+  get known(): KnownProcess {
+    const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
+    return { name, pid, pidfd, channel, words, listener, missing };
   }
 
   /** Whether it has ended. */

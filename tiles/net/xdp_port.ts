@@ -20,6 +20,8 @@ export const MOST_PORTS = 127;
 /** A socket, as main tells a net tile of it. */
 export interface XdpSocketSetup {
   readonly fd: number;
+  /** Its number in the library, where its rings are in plain memory: it has no descriptor then. */
+  readonly slot?: number;
   readonly ifindex: number;
   readonly queue: number;
   /** Entries of its fill ring. */
