@@ -282,25 +282,7 @@ class Master {
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
-<<<<<<< HEAD
       return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
-=======
-      const before = this.#serving!;
-      const run = await this.#plan(before.run);
-      const next = await this.#replace(run, before, {
-        millis: READY_MILLIS,
-        // What is served already is not waited for: it may be down.
-        awaited: run.config.interfaces.filter((name) =>
-          !before.run.config.interfaces.includes(name)
-        ),
-      });
-      const how = isByKernel(next)
-        ? "the kernel's sockets serve"
-        : next.inventory === before.inventory
-        ? "the rings were taken over"
-        : "AF_XDP was opened anew";
-      return `reloaded: answering ${run.answering}; ${how}`;
->>>>>>> h2-tb
     });
   }
 
@@ -308,11 +290,16 @@ class Master {
   async #replaceBy(run: Run, { cold = false } = {}): Promise<string> {
     const before = this.#serving!;
     const next = await this.#replace(run, before, {
-      ...{ millis: READY_MILLIS, awaited: run.config.interfaces, cold },
+      ...{ millis: READY_MILLIS, cold },
+      // What is served already is not waited for: it may be down.
+      awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
-    const isWarm = next.inventory === before.inventory;
-    return `answering ${run.answering}; ` +
-      (isWarm ? "the rings were taken over" : "AF_XDP was opened anew");
+    const how = isByKernel(next)
+      ? "the kernel's sockets serve"
+      : next.inventory === before.inventory
+      ? "the rings were taken over"
+      : "AF_XDP was opened anew";
+    return `answering ${run.answering}; ${how}`;
   }
 
   /**
@@ -555,13 +542,8 @@ class Master {
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
     const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
-<<<<<<< HEAD
     const isBeside = before !== undefined && !before.appliance.over;
     let setup = this.#setup(run, { names, ports, awaited, isBeside });
-    const isWarm = !cold && before !== undefined && isSame(before, run, setup);
-    let attachments = isWarm ? before.attachments : [];
-=======
-    let setup = this.#setup(run, { names, ports, awaited });
     let isWarm = !cold && before !== undefined && isSame(before, run, setup);
     let attachments: readonly Attachment[] = isWarm ? before!.attachments : [];
     if (!isWarm && !socketsOnly) {
@@ -569,7 +551,6 @@ class Master {
         this.#tried.set(name, this.#libraries.host.ifindex(name));
       }
     }
->>>>>>> h2-tb
     if (!isWarm && names.length > 0) {
       attachments = preflight.loadPrograms({ ...config, interfaces: names }, {
         libraries: this.#libraries,
@@ -578,15 +559,10 @@ class Master {
       });
     }
     if (attachments.length === 0) {
-<<<<<<< HEAD
-      preflight.insistOnSockets(portsOfRun(run), ports);
-      setup = this.#setup(run, { names: [], ports, awaited, isBeside });
-=======
       // Once it serves, some ports are better than none.
       if (!(this.#booted && socketsOnly)) preflight.insistOnSockets(portsOfRun(run), ports);
-      setup = this.#setup(run, { names: [], ports, awaited });
+      setup = this.#setup(run, { names: [], ports, awaited, isBeside });
       isWarm = !cold && before !== undefined && isSame(before, run, setup);
->>>>>>> h2-tb
     }
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
@@ -595,13 +571,10 @@ class Master {
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
-<<<<<<< HEAD
       if (!isWarm) {
         const shares = sharesOf(setup, inventory);
         attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
       }
-=======
-      if (!isWarm) prepareSockets(setup, inventory, attachments);
     } catch (error) {
       if (isWarm) throw error;
       discard(attachments, inventory);
@@ -611,7 +584,6 @@ class Master {
       return await this.#begin(run, before, { awaited, socketsOnly: true });
     }
     try {
->>>>>>> h2-tb
       setup = { ...setup, apps: await this.#placeInline(setup.apps) };
       const apps = new Map<string, RunningApp>();
       const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
@@ -621,14 +593,9 @@ class Master {
           this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
         }
         const stamp = stampOf(app, plan);
-<<<<<<< HEAD
-        const running = isWarm ? before.apps.get(app.name) : undefined;
+        const running = isWarm ? before!.apps.get(app.name) : undefined;
         const process = running?.process ??
           new AppProcess(plan, this.#appParts(app.name, inventory));
-=======
-        const running = isWarm ? before!.apps.get(app.name) : undefined;
-        const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
->>>>>>> h2-tb
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
@@ -685,18 +652,11 @@ class Master {
     }
     next.appliance.go(handedOver);
     const going = Promise.all(next.changed.map(({ process }) => process.go()));
-<<<<<<< HEAD
     // It may fail before the appliance runs.
     going.catch(() => {});
     await next.appliance.running;
     // An app that fails once it runs is started again; at the first start it is the operator's to mend.
-    if (before === undefined) await going;
-=======
-    going.catch(() => {});
-    await next.appliance.running;
-    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
     if (!this.#booted) await going;
->>>>>>> h2-tb
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
