@@ -17,9 +17,9 @@ import {
 import { describeEnding } from "./ending.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
-/** How long it may say nothing. */
-const SILENT_MILLIS = 6000;
+/** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
 const LOOK_MILLIS = 500;
+const SILENT_LOOKS = 11;
 /** Messages in one go; what comes after waits for the next look of the watcher. */
 const MOST_MESSAGES = 64;
 
@@ -103,7 +103,8 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  #heard = performance.now();
+  /** Looks since it has said something; no time, since the master may have been stopped meanwhile. */
+  #silent = 0;
   /** What it said why it ends, or why it was ended. */
   #reason?: ApplianceError;
   #over = false;
@@ -207,7 +208,7 @@ export class ApplianceProcess {
       if (said === undefined) return this.#watcher.forget(this.#process.channel);
       const report = checked(said);
       if (report === null) return this.#refuse();
-      this.#heard = performance.now();
+      this.#silent = 0;
       this.#take(report);
     }
   }
@@ -229,7 +230,7 @@ export class ApplianceProcess {
 
   /** One that does not even show that its event loop runs hangs. */
   #beat(): void {
-    if (performance.now() - this.#heard > SILENT_MILLIS) void this.kill("it hangs");
+    if (++this.#silent >= SILENT_LOOKS) void this.kill("it hangs");
   }
 
   #look(): void {

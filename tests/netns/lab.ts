@@ -24,17 +24,17 @@ export class Appliance extends DemoAppliance {
     if (signal === "SIGKILL") expectedStatus.set(this.process, KILLED);
     return await super.stop(signal);
   }
+}
 
-  /** Ids of the processes that the master has started, by their program: the appliance's comes once. */
-  children(program: "appliance" | "app"): number[] {
-    const { pid } = this.process;
-    const module = { appliance: "appliance_process", app: "app/process" }[program];
-    return Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim().split(" ")
-      .map(Number).filter((child) => {
-        const words = Deno.readTextFileSync(`/proc/${child}/cmdline`).split("\0");
-        return words.some((word) => /\.[jt]s$/.test(word) && word.includes(`/tiles/`) && word.includes(module));
-      });
-  }
+/** Ids of the processes that an appliance's master has started. */
+export function childrenOf(
+  { process: { pid } }: DemoAppliance,
+  kind: "appliance" | "app",
+): number[] {
+  const module = { appliance: "runtime/appliance_process", app: "app/process" }[kind];
+  const program = new RegExp(`/tiles/${module}\\.[jt]s\0`);
+  return Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim().split(" ")
+    .filter((child) => program.test(Deno.readTextFileSync(`/proc/${child}/cmdline`))).map(Number);
 }
 
 /** Exit statuses of what SIGKILL, or a signal of a crash (ILL, TRAP, ABRT, BUS, SEGV, SYS), ended. */
