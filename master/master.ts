@@ -33,14 +33,14 @@ import { RingWatch } from "../cli/watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { countersOf } from "../tiles/runtime/counters.ts";
+import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
 import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
+import { RefusedCalls, refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
-import { TileReader } from "../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,
@@ -48,6 +48,8 @@ import {
   type AppPlan,
   linkShape,
   netName,
+  PAST_COUNTERS,
+  pastCounters,
   REGIONS_VERSION,
   regionsOf,
   servicePlan,
@@ -83,6 +85,8 @@ interface Serving {
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, RunningApp>;
+  /** All tiles; `past` is what those before them have counted, written here. */
+  readonly tiles: readonly CountedTile[];
   /** Those of them that are started for it, with what they are told. */
   readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
 }
@@ -105,6 +109,7 @@ export interface Carried {
   readonly udp: readonly (readonly [port: number, fd: number])[];
   readonly listening: readonly (readonly [place: string, fd: number])[];
   readonly slots: readonly (readonly [name: string, slot: number])[];
+  readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
   /** Folder of the apps' files, if there is one. */
   readonly folder: string | null;
   /** The operator's number for this upgrade. */
@@ -215,6 +220,8 @@ class Master {
   /** When is looked again for interfaces that were made again, and the pause after a failure. */
   #lookAgain = 0;
   #lookPause = LOOK_MILLIS;
+  /** What tiles have counted whose regions were replaced, by name. */
+  readonly #past = new Map<string, Float64Array>();
   /** What the log has named once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
@@ -224,6 +231,7 @@ class Master {
   #booted = false;
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
+  readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
   #failures = 0;
   #stopping = false;
@@ -251,6 +259,8 @@ class Master {
     this.#own = new Inventory(libraries, carried?.own);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
+    this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
+    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), LOOK_MILLIS));
   }
 
   /** From nothing to serving. Throws UserError. */
@@ -361,6 +371,7 @@ class Master {
         udp: [...this.#udp],
         listening: [...this.#listening],
         slots: [...this.#slots],
+        past: [...this.#past].map(([name, past]) => [name, [...past]]),
         folder: this.#files.folder,
       },
       descriptors: [
@@ -382,6 +393,9 @@ class Master {
     for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
     for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
     for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
+    for (const name of run.config.interfaces) {
+      this.#tried.set(name, this.#libraries.host.ifindex(name));
+    }
     const inventory = new Inventory(this.#libraries, carried.inventory);
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
@@ -398,7 +412,9 @@ class Master {
       // Whatever it was started from was another program's.
       { process: AppProcess.adopt(known, this.#appParts(name, inventory)), stamp: "" },
     ]));
-    const serving = { run, setup, inventory, attachments, appliance, apps, changed: [] };
+    for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
+    const tiles = readersOf(setup, inventory);
+    const serving = { run, setup, inventory, attachments, appliance, apps, tiles, changed: [] };
     this.#serving = serving;
     this.#watch(serving);
     this.#watchRings(attachments);
@@ -566,8 +582,8 @@ class Master {
     }
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
-      for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
-        if (writer === "master") continue;
+      for (const { name, bytes, fresh } of regionsOf(setup)) {
+        if (name === APP_REFUSALS) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -600,7 +616,8 @@ class Master {
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
-      return { run, setup, inventory, attachments, appliance, apps, changed };
+      const tiles = readersOf(setup, inventory);
+      return { run, setup, inventory, attachments, appliance, apps, tiles, changed };
     } catch (error) {
       if (!isWarm) discard(attachments, inventory);
       throw error;
@@ -632,6 +649,18 @@ class Master {
     if (isCold) discard(next.attachments, next.inventory);
   }
 
+  /** Has the counts of those tiles of `before` go on whose regions `next` has anew. */
+  #keepCounts(before: Serving, next: Serving): void {
+    const isFresh = new Map(regionsOf(next.setup).map(({ name, fresh }) => [name, fresh]));
+    const isCold = before.inventory !== next.inventory;
+    for (const { name, reader } of before.tiles) {
+      if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
+      const past = this.#past.get(name) ?? new Float64Array(TILE_COUNTERS);
+      this.#past.set(name, past.map((count, i) => count + reader.counters[i]));
+    }
+    for (const { name, past } of next.tiles) past.set(this.#past.get(name) ?? []);
+  }
+
   /**
    * Has `next`, which is ready, go on in place of `before`. False where `before` has ended and AF_XDP cannot
    * be had again: nothing serves then.
@@ -650,6 +679,7 @@ class Master {
       discard(before.attachments, before.inventory);
       if (!isByKernel(before) && !this.#attachAgain(next)) return false;
     }
+    if (before !== undefined) this.#keepCounts(before, next);
     next.appliance.go(handedOver);
     const going = Promise.all(next.changed.map(({ process }) => process.go()));
     // It may fail before the appliance runs.
@@ -896,7 +926,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        writer === "master" ? this.#own.region(name) : inventory.region(name),
+        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -997,6 +1027,19 @@ class Master {
     return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
   }
 
+  /** Names each system call that was refused to an app's process, once. */
+  #nameRefusedCalls(): void {
+    const { tile } = this.#libraries;
+    for (const [name, slot] of this.#slots) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
+        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
+        if (this.#named.has(line)) continue;
+        this.#named.add(line);
+        log(line);
+      }
+    }
+  }
+
   /** Names the walls that this system has no way to build, once. */
   #lack(name: string, { missing }: Pick<ConfinedProcess, "missing">): void {
     for (const wall of missing) {
@@ -1008,16 +1051,7 @@ class Master {
 
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    const shown = this.#serving ?? this.#starting;
-    if (shown === undefined) return {};
-    const { setup, inventory } = shown;
-    return countersOf(
-      tilesOf(setup).map(({ kind, name }) => ({
-        kind,
-        name,
-        reader: new TileReader(inventory.view(`tile ${name}`)),
-      })),
-    );
+    return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
   }
 
   #tellAttached(): void {
@@ -1054,6 +1088,15 @@ function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
 /** Whether the kernel's sockets alone serve. */
 function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
+}
+
+/** All tiles as they are seen from here. */
+function readersOf(setup: ApplianceSetup, inventory: Inventory): CountedTile[] {
+  const past = inventory.view(PAST_COUNTERS, { writable: true });
+  return tilesOf(setup).map(({ kind, name }, i) => ({
+    ...{ kind, name, reader: new TileReader(inventory.view(`tile ${name}`)) },
+    past: pastCounters(past, i),
+  }));
 }
 
 /** Whether `setup` can go on with the regions, rings and sockets that `before` has. */
