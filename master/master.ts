@@ -119,8 +119,19 @@ export interface Carried {
 /** By which variable the program finds it: the memfd's descriptor and length. */
 const CARRIED = "TEGULA_CARRIED";
 
+/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
+export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared("carried", text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+}
+
 /** What a predecessor has left to this program; null: it is started anew. */
-export function takeCarried({ regions }: Pick<MainLibraries, "regions">): Carried | null {
+export function takeCarried(
+  { regions }: Pick<MainLibraries, "regions">,
+): Run | Carried | null {
   const text = Deno.env.get(CARRIED);
   if (text === undefined) return null;
   Deno.env.delete(CARRIED);
@@ -329,18 +340,15 @@ class Master {
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
       const { carried, descriptors } = this.#carry(number);
-      const text = new TextEncoder().encode(JSON.stringify(carried));
-      const { writable, readOnly } = regions.createShared("carried", text.length);
-      u8(regions.mapShared(writable, text.length)).set(text);
-      regions.close(writable);
+      const left = leave(carried, this.#libraries);
       observer.pause();
       const failed = host.execKeeping(
         [program, ...flags, "run", ...this.#args],
-        { ...Deno.env.toObject(), [CARRIED]: `${readOnly} ${text.length}` },
-        [readOnly, ...descriptors],
+        { ...Deno.env.toObject(), ...left.carried },
+        [left.fd, ...descriptors],
       );
       observer.resume();
-      regions.close(readOnly);
+      regions.close(left.fd);
       throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`, Exit.usage);
     });
   }
