@@ -550,6 +550,11 @@ export class AppProcess {
     return this.#plan.name;
   }
 
+  /** The files that the newest of its processes was made from. */
+  get sources(): readonly string[] {
+    return (this.#successor?.placed ?? this.#placed)?.sources ?? [];
+  }
+
   /** Of the process that runs; 0: none does. */
   get pid(): number {
     return this.#current?.pid ?? 0;

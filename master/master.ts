@@ -8,7 +8,6 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { fileURLToPath } from "node:url";
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
@@ -144,8 +143,8 @@ export function takeCarried(
 /** An app, and what it was started from. */
 interface RunningApp {
   readonly process: AppProcess;
-  /** What it is told, and of its files what changes as they do. */
-  readonly stamp: string;
+  /** What it is told, and of its files what changes as they do, as of its last start. */
+  stamp: string;
 }
 
 /**
@@ -520,7 +519,10 @@ class Master {
       await within(
         Promise.all([
           next.appliance.ready,
-          ...next.changed.map(({ process, plan }) => process.prepare(plan)),
+          ...next.changed.map(async ({ process, plan }) => {
+            await process.prepare(plan);
+            next.apps.get(plan.name)!.stamp = stampOf(plan, process);
+          }),
         ]),
         how.millis,
       );
@@ -616,10 +618,10 @@ class Master {
         if (app.stateBytes !== undefined) {
           this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
         }
-        const stamp = stampOf(app, plan);
         const running = isWarm ? before!.apps.get(app.name) : undefined;
         const process = running?.process ??
           new AppProcess(plan, this.#appParts(app.name, inventory));
+        const stamp = stampOf(plan, process);
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
@@ -1158,9 +1160,8 @@ function attachAll(
 }
 
 /** What there is of an app, in a text that changes as it does: what it is told, and the files it reads. */
-function stampOf({ grants }: AppPlan, plan: AppProcessPlan): string {
-  const module = fileURLToPath(plan.service.module);
-  return JSON.stringify([plan, ...[module, ...grants.read].flatMap((path) => filesAt(path))]);
+function stampOf(plan: AppProcessPlan, { sources }: AppProcess): string {
+  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
 }
 
 /** Path, size and time of change of the file at `path`, or of all files below it. */
