@@ -357,7 +357,7 @@ class Master {
         }
         const stamp = stampOf(app, plan);
         const running = isWarm ? before.apps.get(app.name) : undefined;
-        const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
+        const process = running?.process ?? this.#makeApp(app, inventory, setup);
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
@@ -697,9 +697,10 @@ class Master {
     };
   }
 
-  #makeApp(name: string, inventory: Inventory, setup: ApplianceSetup): AppProcess {
+  #makeApp(app: AppPlan, inventory: Inventory, setup: ApplianceSetup): AppProcess {
+    const { name } = app;
     const { processes, regions, observer, tile } = this.#libraries;
-    return new AppProcess(this.#appPlan(setup.apps.find((app) => app.name === name)!, setup), {
+    return new AppProcess(this.#appPlan(app, setup), {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
       tileLibrary: tile,

@@ -22,6 +22,8 @@ import { processesOf } from "./processes.ts";
 import { assertBalanced, tileCounters } from "./wire_balance.ts";
 
 const PORT = 4000;
+/** What a net tile has in hand at most. */
+const BURST = 64;
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const INLINE = ["--interface", "eth0", "--listen", "7=echo@inline"];
 
@@ -91,12 +93,13 @@ for (const [word, why] of [["hang", "net0 ended: it hangs"], ["exit", "net0 ende
       const before = processesOf(appliance);
       const other = new Client(client);
       const flows = [{ source: CLIENT, target: HOST, port: 8 }];
-      await other.start({ flows, rate: 200 });
+      await other.start({ flows, rate: 100 });
       await answeredAtLeast(other, 20);
       await ask(asker, { port: PORT, payload: word, timeoutMs: 1 });
       await stderr.find(`appliance: ${why}; starting the next one`);
       assert.equal((await askUntilAnswered(asker, { port: PORT, payload: "fine" })).text, "fine");
       await stderr.find("appliance: the next one serves");
+      await answeredAtLeast(other, 3 * BURST);
       const after = processesOf(appliance);
       const isSame = Object.keys(before).map((user) => before[user] === after[user]);
       assert.deepEqual(isSame, [false, true], "the app in its own process runs on");
