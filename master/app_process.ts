@@ -616,22 +616,36 @@ export class AppProcess {
     child.ended.then(() => this.#parts.files.discard(placed));
   }
 
-  /** Has the one that runs end after its turn; resolves when it has. It is not started again. */
-  async leave(): Promise<void> {
+  /**
+   * Has the one that runs end after its turn; resolves when it has, false where it had to be killed in the
+   * middle of one. It is not started again.
+   */
+  async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
     clearTimeout(this.#lasting);
     const child = this.#current;
-    if (child === undefined) return;
+    if (child === undefined) return true;
     // Whatever happens from here on is no failure of its own.
     this.#current = undefined;
-    child.leave();
-    const late = setTimeout(() => child.kill("it does not end"), LEAVE_MILLIS);
+    // One that has yet to run has no turn that could end.
+    if (child.stage === "running") child.leave();
+    else child.kill();
+    let isLate = false;
+    const late = setTimeout(() => {
+      isLate = true;
+      this.#parts.log(inName(this.name, "killed: it hangs, and was to end"));
+      child.kill();
+    }, LEAVE_MILLIS);
     await child.ended;
     clearTimeout(late);
+    return !isLate;
   }
 
-  /** Has the successor take over from one that has left; resolves when its loop runs. Throws as `start`. */
-  async go(): Promise<void> {
+  /**
+   * Has the successor take over from one that has left; resolves when its loop runs. `handedOver`: what
+   * waits in the links is its own to answer. Throws as `start`.
+   */
+  async go(handedOver = true): Promise<void> {
     const { child, placed } = this.#successor!;
     this.#successor = undefined;
     this.#plan = child.plan;
@@ -639,7 +653,7 @@ export class AppProcess {
     this.#placed = placed;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
-    child.go(true);
+    child.go(handedOver);
     try {
       await child.running;
     } finally {
@@ -651,8 +665,8 @@ export class AppProcess {
   /** Puts the successor in place of the one that runs. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
-    await this.leave();
-    await this.go();
+    // What waits may be why the one before it hung.
+    await this.go(await this.leave());
   }
 
   /** Ends it for good; resolves when it has ended. */

@@ -196,7 +196,7 @@ export async function serve(
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
-  Deno.addSignalListener("SIGHUP", () => void master.change("reload", randomSeed()));
+  Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
     const started = "appliance" in first ? master.goOn(first) : master.start(first);
@@ -243,6 +243,8 @@ class Master {
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
+  /** Whether a signal has asked for a reload that has yet to begin. */
+  #hungUp = false;
   #failures = 0;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
@@ -299,10 +301,21 @@ class Master {
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
   }
 
+  /** A signal asks for a reload. One that has yet to begin is enough for all that come until then. */
+  hangUp(): void {
+    if (this.#hungUp) return;
+    this.#hungUp = true;
+    void this.change("reload", randomSeed());
+  }
+
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
-      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
+      this.#hungUp = false;
+      if (this.#serving === undefined || this.#stopping) {
+        throw new UserError("it does not serve", Exit.usage);
+      }
+      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
     });
   }
 
@@ -449,7 +462,9 @@ class Master {
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     return this.#changes.ask(number, async () => {
       try {
-        if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
+        if (what === "upgrade" && (!this.#booted || this.#stopping)) {
+          throw new UserError("it does not serve", Exit.usage);
+        }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
@@ -676,12 +691,19 @@ class Master {
    * be had again: nothing serves then.
    */
   async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
+    // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
+    const takeOverApps = () => {
+      const all = Promise.all(next.changed.map(({ process }) => process.takeOver()));
+      // One that fails once it runs is started again.
+      all.catch(() => {});
+      return all;
+    };
     let handedOver = false;
+    let going: Promise<unknown> | undefined;
     if (before !== undefined && before.inventory === next.inventory) {
-      const leaving = next.changed.map(({ process }) => process.leave());
+      going = takeOverApps();
       handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
       if (!handedOver) await before.appliance.kill("it did not leave in time");
-      await Promise.all(leaving);
     } else if (before !== undefined) {
       for (const attachment of before.attachments) detach(attachment);
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
@@ -691,11 +713,9 @@ class Master {
     }
     if (before !== undefined) this.#keepCounts(before, next);
     next.appliance.go(handedOver);
-    const going = Promise.all(next.changed.map(({ process }) => process.go()));
-    // It may fail before the appliance runs.
-    going.catch(() => {});
+    going ??= takeOverApps();
     await next.appliance.running;
-    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
+    // At the first start what fails is the operator's to mend.
     if (!this.#booted) await going;
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
