@@ -7,7 +7,7 @@ import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
 import { takeDefaults } from "./default_interfaces.ts";
-import { log, type Run, serve } from "../master/master.ts";
+import { log, type Run, serve, takeCarried } from "../master/master.ts";
 import { type MainLibraries, openLibraries } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import {
@@ -50,12 +50,16 @@ Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an int
 
 export default command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
 
-async function start({ values }: Given<typeof CONFIG_OPTIONS>): Promise<number> {
+async function start(
+  { values }: Given<typeof CONFIG_OPTIONS>,
+  args: readonly string[],
+): Promise<number> {
   const libraries = openLibraries();
-  const first = await planRun(values, { libraries });
+  const first = takeCarried(libraries) ?? await planRun(values, { libraries });
   return await serve(first, {
     plan: (before) => planRun(values, { libraries, before }),
     libraries,
+    args,
   });
 }
 

@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where the new one ends soon,
- * too, what waits may be the reason, and is skipped.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process ended at once,
+ * what waited may be the reason, and its successor skips it.
  */
 
 import { exists } from "../ffi/host.ts";
@@ -82,6 +82,8 @@ const [LATE_LOOKS, START_LOOKS] = [10, 600];
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
+/** One that runs less long may have ended by what waited for it: its successor skips that. */
+const AT_ONCE_MILLIS = 250;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
@@ -151,6 +153,8 @@ class Child {
   #reason?: string;
   #isKilled = false;
   #isLeaving = false;
+  /** When it was told to go; 0: before this program. */
+  #gone = 0;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -250,9 +254,15 @@ class Child {
     return this.#process.pid;
   }
 
+  /** How long it has served. */
+  get ranMillis(): number {
+    return performance.now() - this.#gone;
+  }
+
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
+    this.#gone = performance.now();
     this.#send({ type: "go", handedOver });
   }
 
@@ -501,6 +511,7 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
+  #endedAtOnce = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -669,6 +680,7 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
+    this.#endedAtOnce = child !== undefined && child.ranMillis < AT_ONCE_MILLIS;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
@@ -684,8 +696,8 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ends soon again may do so by what waits for it.
-      child.go(this.#failures === 1);
+      // One that ended at once may have done so by what waited for it.
+      child.go(!this.#endedAtOnce);
     } catch {
       // `#keep` has it.
     }

@@ -12,9 +12,9 @@ import { fileURLToPath } from "node:url";
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
 import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32 } from "../ffi/view.ts";
+import { slice, u32, u8 } from "../ffi/view.ts";
 import { pollBusily } from "../cli/busy_poll.ts";
 import { Changes } from "../cli/changes.ts";
 import {
@@ -28,9 +28,10 @@ import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "../cli/libraries.ts";
 import * as preflight from "../cli/preflight.ts";
+import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "../cli/watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
-import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { countersOf } from "../tiles/runtime/counters.ts";
 import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
@@ -47,15 +48,21 @@ import {
   type AppPlan,
   linkShape,
   netName,
+  REGIONS_VERSION,
   regionsOf,
   servicePlan,
   startGrants,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
 import { AppFiles } from "./app_files.ts";
-import { AppProcess, type AppProcessPlan } from "./app_process.ts";
+import {
+  AppProcess,
+  type AppProcessParts,
+  type AppProcessPlan,
+  type KnownApp,
+} from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
-import { type Handing, Inventory } from "./inventory.ts";
+import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
 import { Watcher } from "../ffi/watcher.ts";
 
 /** What is to be served, read and checked. */
@@ -80,6 +87,44 @@ interface Serving {
   readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
 }
 
+/** What a master leaves to the program that it becomes. Plain data. */
+export interface Carried {
+  readonly regionsVersion: number;
+  readonly run: Run;
+  readonly setup: ApplianceSetup;
+  readonly own: InventoryState;
+  readonly inventory: InventoryState;
+  readonly attachments: readonly {
+    readonly name: string;
+    readonly ifindex: number;
+    readonly queues: number;
+    readonly state: AttachmentState;
+  }[];
+  readonly appliance: KnownProcess;
+  readonly apps: readonly (readonly [name: string, app: KnownApp])[];
+  readonly udp: readonly (readonly [port: number, fd: number])[];
+  readonly listening: readonly (readonly [place: string, fd: number])[];
+  readonly slots: readonly (readonly [name: string, slot: number])[];
+  /** Folder of the apps' files, if there is one. */
+  readonly folder: string | null;
+  /** The operator's number for this upgrade. */
+  readonly number: number;
+}
+
+/** By which variable the program finds it: the memfd's descriptor and length. */
+const CARRIED = "TEGULA_CARRIED";
+
+/** What a predecessor has left to this program; null: it is started anew. */
+export function takeCarried({ regions }: Pick<MainLibraries, "regions">): Carried | null {
+  const text = Deno.env.get(CARRIED);
+  if (text === undefined) return null;
+  Deno.env.delete(CARRIED);
+  const [fd, bytes] = text.split(" ").map(Number);
+  const { buffer } = regions.mapShared(fd, bytes, { readOnly: true });
+  regions.close(fd);
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 0, bytes).slice()));
+}
+
 /** An app, and what it was started from. */
 interface RunningApp {
   readonly process: AppProcess;
@@ -96,10 +141,15 @@ export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
 /**
- * Where the master may choose it: the user of the appliance; those of apps follow. No distribution gives
- * these to anyone.
+ * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
+ * "Users, Groups, UIDs and GIDs"), by the number of its own process: the kernel counts threads by user,
+ * and another Tegula may run here.
  */
-const FIRST_UID = 64_000;
+const FIRST_UID = 0x7000_0000;
+/** Users of one master, of which the appliance has the first. Process numbers have 22 bits. */
+const USERS = 64;
+/** How the observer hears an appliance: its lines name their tiles themselves. */
+const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
@@ -115,19 +165,27 @@ const LASTING_MILLIS = 30_000;
 
 /** Runs until a signal ends it; returns the exit status. `plan` reads the configuration anew. */
 export async function serve(
-  first: Run,
-  { plan, libraries }: { plan: (before: Run) => Promise<Run>; libraries: MainLibraries },
+  first: Run | Carried,
+  { plan, libraries, args }: {
+    plan: (before: Run) => Promise<Run>;
+    libraries: MainLibraries;
+    /** The arguments that this program was started with. */
+    args: readonly string[];
+  },
 ): Promise<number> {
   write = libraries.host.log;
   const ending = Promise.withResolvers<number>();
-  const master = new Master(libraries, plan);
+  const carried = "appliance" in first ? first : undefined;
+  const { user } = ("appliance" in first ? first.run : first).config;
+  const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
   Deno.addSignalListener("SIGHUP", () => void master.change("reload", randomSeed()));
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
-    await Promise.race([master.start(first), ending.promise]);
+    const started = "appliance" in first ? master.goOn(first) : master.start(first);
+    await Promise.race([started, ending.promise]);
     return await ending.promise;
   } catch (error) {
     throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
@@ -139,6 +197,9 @@ export async function serve(
 class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
+  readonly #args: readonly string[];
+  /** The first user that the configuration names, if it does. */
+  readonly #user: number | undefined;
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
   /** Regions that the master itself writes. */
@@ -168,12 +229,26 @@ class Master {
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
 
-  constructor(libraries: MainLibraries, plan: (before: Run) => Promise<Run>) {
+  constructor(
+    libraries: MainLibraries,
+    { plan, args, user, carried }: {
+      plan: (before: Run) => Promise<Run>;
+      args: readonly string[];
+      user?: number;
+      carried?: Carried;
+    },
+  ) {
     this.#libraries = libraries;
     this.#plan = plan;
+    this.#args = args;
+    this.#user = user;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
-    this.#files = new AppFiles({ processes: libraries.processes, uid: this.#uid(0) });
-    this.#own = new Inventory(libraries);
+    this.#files = new AppFiles({
+      processes: libraries.processes,
+      uid: this.#uid(0),
+      ...(carried?.folder && { folder: carried.folder }),
+    });
+    this.#own = new Inventory(libraries, carried?.own);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
   }
@@ -184,11 +259,16 @@ class Master {
     const { config, answering, places } = run;
     const how = { millis: Infinity, awaited: config.interfaces };
     await this.#exclusively(() => this.#replace(run, undefined, how));
-    this.#booted = true;
-    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
+    this.#begun();
     const asked = places.control === null ? "" : `; asked at ${places.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
+  }
+
+  /** It serves, and is to be looked after. */
+  #begun(): void {
+    this.#booted = true;
+    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
     this.#beatWatchdog();
   }
 
@@ -202,27 +282,144 @@ class Master {
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
-      const before = this.#serving!;
-      const run = await this.#plan(before.run);
-      const next = await this.#replace(run, before, {
-        millis: READY_MILLIS,
-        // What is served already is not waited for: it may be down.
-        awaited: run.config.interfaces.filter((name) =>
-          !before.run.config.interfaces.includes(name)
-        ),
-      });
-      const how = isByKernel(next)
-        ? "the kernel's sockets serve"
-        : next.inventory === before.inventory
-        ? "the rings were taken over"
-        : "AF_XDP was opened anew";
-      return `reloaded: answering ${run.answering}; ${how}`;
+      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
     });
   }
 
-  /** Goes on by the program that is installed now. */
-  upgrade(): Promise<string> {
-    return Promise.reject(new UserError("upgrade: not yet", Exit.usage));
+  /** Goes on by `run`; returns what to say of it. */
+  async #replaceBy(run: Run, { cold = false } = {}): Promise<string> {
+    const before = this.#serving!;
+    const next = await this.#replace(run, before, {
+      ...{ millis: READY_MILLIS, cold },
+      // What is served already is not waited for: it may be down.
+      awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
+    });
+    const how = isByKernel(next)
+      ? "the kernel's sockets serve"
+      : next.inventory === before.inventory
+      ? "the rings were taken over"
+      : "AF_XDP was opened anew";
+    return `answering ${run.answering}; ${how}`;
+  }
+
+  /**
+   * Becomes the program that is installed now, in the same process: children, descriptors and what they
+   * carry go on, and that program replaces them. Throws UserError: all is as it was.
+   */
+  upgrade(number: number): Promise<never> {
+    return this.#exclusively(async () => {
+      const { host, observer, regions } = this.#libraries;
+      const [program, ...flags] = selfCommand();
+      const { success, stderr } = await new Deno.Command(program, {
+        args: [...flags, "--version"],
+        stdin: "null",
+      }).output();
+      if (!success) {
+        const [line] = new TextDecoder().decode(stderr).split("\n");
+        throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
+      }
+      const { carried, descriptors } = this.#carry(number);
+      const text = new TextEncoder().encode(JSON.stringify(carried));
+      const { writable, readOnly } = regions.createShared("carried", text.length);
+      u8(regions.mapShared(writable, text.length)).set(text);
+      regions.close(writable);
+      observer.pause();
+      const failed = host.execKeeping(
+        [program, ...flags, "run", ...this.#args],
+        { ...Deno.env.toObject(), [CARRIED]: `${readOnly} ${text.length}` },
+        [readOnly, ...descriptors],
+      );
+      observer.resume();
+      regions.close(readOnly);
+      throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`, Exit.usage);
+    });
+  }
+
+  /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
+  #carry(number: number): { readonly carried: Carried; readonly descriptors: readonly number[] } {
+    const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
+    const known = [...apps].map(([name, { process }]) => [name, process.known()] as const);
+    const absent = known.find(([, app]) => app === null);
+    const states = attachments.map(({ name, ifindex, state }) => ({
+      ...{ name, ifindex, state },
+      queues: preflight.queues(this.#libraries.host, name),
+    }));
+    if (appliance.over || absent !== undefined || states.some(({ state }) => state === null)) {
+      const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
+      throw new UserError(`${what} is being replaced just now; try again`, Exit.usage);
+    }
+    const { pidfd, channel, words, listener } = appliance.known;
+    return {
+      carried: {
+        regionsVersion: REGIONS_VERSION,
+        ...{ run, setup, number },
+        own: this.#own.state,
+        inventory: inventory.state,
+        attachments: states as Carried["attachments"],
+        appliance: appliance.known,
+        apps: known.map(([name, app]) => [name, app!.known]),
+        udp: [...this.#udp],
+        listening: [...this.#listening],
+        slots: [...this.#slots],
+        folder: this.#files.folder,
+      },
+      descriptors: [
+        ...this.#own.descriptors,
+        ...inventory.descriptors,
+        ...states.flatMap(({ state }) => descriptorsOf(state!)),
+        ...[pidfd, channel, words, listener].filter((fd) => fd >= 0),
+        ...known.flatMap(([, app]) => app!.descriptors),
+        ...this.#udp.values(),
+        ...this.#listening.values(),
+      ],
+    };
+  }
+
+  /** Goes on with what a predecessor in this process has left, and then replaces it. */
+  async goOn(carried: Carried): Promise<void> {
+    const { run, setup, number } = carried;
+    const { processes, observer, regions, xskSetup } = this.#libraries;
+    for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
+    for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
+    for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
+    const inventory = new Inventory(this.#libraries, carried.inventory);
+    const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
+      new Attachment(xskSetup, {
+        ...{ name, ifindex, queues, map: regions.mapShared },
+        dispatcher: run.config.dispatcher,
+        before: { state, shares: sharesOf(setup, inventory)[i] },
+      })
+    );
+    const process = processes.adopt(carried.appliance);
+    observer.hear({ ...APPLIANCE_WORDS, listener: process.listener, words: process.words });
+    const appliance = this.#watched(process, true);
+    const apps = new Map(carried.apps.map(([name, known]) => [
+      name,
+      // Whatever it was started from was another program's.
+      { process: AppProcess.adopt(known, this.#appParts(name, inventory)), stamp: "" },
+    ]));
+    const serving = { run, setup, inventory, attachments, appliance, apps, changed: [] };
+    this.#serving = serving;
+    this.#watch(serving);
+    this.#watchRings(attachments);
+    this.#begun();
+    const cold = carried.regionsVersion !== REGIONS_VERSION;
+    await this.#changes.add(
+      number,
+      this.#exclusively(async () => {
+        try {
+          const next = await this.#replaceBy(await this.#plan(run), { cold });
+          const line = `upgraded to ${VERSION}: ${next}`;
+          log(line);
+          return line;
+        } catch (error) {
+          log(
+            `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
+          );
+          throw error;
+        }
+      }),
+    );
   }
 
   /** Has a change made once that an operator, or a signal, asks for. */
@@ -230,7 +427,7 @@ class Master {
     return this.#changes.ask(number, async () => {
       try {
         if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
-        const line = await (what === "reload" ? this.reload() : this.upgrade());
+        const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
       } catch (error) {
@@ -254,7 +451,11 @@ class Master {
   async #replace(
     run: Run,
     before: Serving | undefined,
-    how: { readonly millis: number; readonly awaited: readonly string[] },
+    how: {
+      readonly millis: number;
+      readonly awaited: readonly string[];
+      readonly cold?: boolean;
+    },
   ): Promise<Serving> {
     try {
       return await this.#succeed(run, before, how);
@@ -341,7 +542,8 @@ class Master {
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
     const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
-    let setup = this.#setup(run, { names, ports, awaited });
+    const isBeside = before !== undefined && !before.appliance.over;
+    let setup = this.#setup(run, { names, ports, awaited, isBeside });
     let isWarm = !cold && before !== undefined && isSame(before, run, setup);
     let attachments: readonly Attachment[] = isWarm ? before!.attachments : [];
     if (!isWarm && !socketsOnly) {
@@ -359,7 +561,7 @@ class Master {
     if (attachments.length === 0) {
       // Once it serves, some ports are better than none.
       if (!(this.#booted && socketsOnly)) preflight.insistOnSockets(portsOfRun(run), ports);
-      setup = this.#setup(run, { names: [], ports, awaited });
+      setup = this.#setup(run, { names: [], ports, awaited, isBeside });
       isWarm = !cold && before !== undefined && isSame(before, run, setup);
     }
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
@@ -369,7 +571,10 @@ class Master {
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
-      if (!isWarm) prepareSockets(setup, inventory, attachments);
+      if (!isWarm) {
+        const shares = sharesOf(setup, inventory);
+        attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
+      }
     } catch (error) {
       if (isWarm) throw error;
       discard(attachments, inventory);
@@ -389,7 +594,8 @@ class Master {
         }
         const stamp = stampOf(app, plan);
         const running = isWarm ? before!.apps.get(app.name) : undefined;
-        const process = running?.process ?? this.#makeApp(app.name, inventory, setup);
+        const process = running?.process ??
+          new AppProcess(plan, this.#appParts(app.name, inventory));
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
@@ -446,6 +652,7 @@ class Master {
     }
     next.appliance.go(handedOver);
     const going = Promise.all(next.changed.map(({ process }) => process.go()));
+    // It may fail before the appliance runs.
     going.catch(() => {});
     await next.appliance.running;
     // An app that fails once it runs is started again; at the first start it is the operator's to mend.
@@ -588,10 +795,11 @@ class Master {
 
   #setup(
     { config, apps, places }: Run,
-    { names, ports, awaited }: {
+    { names, ports, awaited, isBeside }: {
       names: readonly string[];
       ports: readonly number[];
       awaited: readonly string[];
+      isBeside: boolean;
     },
   ): ApplianceSetup {
     const { host } = this.#libraries;
@@ -609,6 +817,7 @@ class Master {
         partialChecksums: preflight.partialChecksums(host, name),
       })),
       interfaces: awaited,
+      isBeside,
       sockets: ports,
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
@@ -724,27 +933,29 @@ class Master {
         uid: this.#uid(0),
         netAdmin: true,
       });
-      this.#libraries.observer.hear({
-        name: "appliance",
-        slot: APP_SLOTS - 1,
-        listener: child.listener,
-        words: child.words,
-      });
+      const { listener, words } = child;
+      this.#libraries.observer.hear({ ...APPLIANCE_WORDS, listener, words });
       this.#lack("appliance", child);
-      const appliance: ApplianceProcess = new ApplianceProcess(child, {
-        watcher: this.#watcher,
-        events: {
-          log,
-          ask: (what, number) => {
-            void this.change(what, number)
-              .then((outcome) => appliance.setOutcome(number, outcome));
-          },
-        },
-      });
-      return appliance;
+      return this.#watched(child);
     } finally {
       order.close();
     }
+  }
+
+  /** The appliance of a process. `isRunning`: a predecessor of this program has started it. */
+  #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
+    const appliance: ApplianceProcess = new ApplianceProcess(child, {
+      watcher: this.#watcher,
+      isRunning,
+      events: {
+        log,
+        ask: (what, number) => {
+          void this.change(what, number)
+            .then((outcome) => appliance.setOutcome(number, outcome));
+        },
+      },
+    });
+    return appliance;
   }
 
   /** What the process of an app is started with. */
@@ -763,9 +974,9 @@ class Master {
     };
   }
 
-  #makeApp(name: string, inventory: Inventory, setup: ApplianceSetup): AppProcess {
+  #appParts(name: string, inventory: Inventory): AppProcessParts {
     const { processes, regions, observer, tile } = this.#libraries;
-    return new AppProcess(this.#appPlan(setup.apps.find((app) => app.name === name)!, setup), {
+    return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
       tileLibrary: tile,
@@ -777,12 +988,13 @@ class Master {
           (name.startsWith("state ") ? this.#own : inventory).descriptor(name, readOnly),
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
-    });
+    };
   }
 
-  /** The user of a process: the appliance's is the first, and each app has its own. */
+  /** The user of a process: the appliance's is the first, and each app has its own, where they suffice. */
   #uid(n: number): number {
-    return FIRST_UID + n;
+    const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
+    return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
   }
 
   /** Names the walls that this system has no way to build, once. */
@@ -855,21 +1067,21 @@ function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolea
   return shape(before.run.config, before.setup) === shape(config, setup);
 }
 
-/** Makes the sockets of all queues, on the UMEM of the net tile that has each. */
-function prepareSockets(
-  { plan: { frames, shares } }: ApplianceSetup,
-  inventory: Inventory,
-  attachments: readonly Attachment[],
-): void {
+/** By interface its queues, each with the UMEM of the net tile that has it. */
+function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
   const umems = frames.map((count, n) =>
     slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
   );
-  attachments.forEach((attachment, i) => {
-    attachment.prepare(
-      shares.filter((share) => share.interface === i)
-        .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] })),
-    );
-  });
+  return attached.map((_, i) =>
+    shares.filter((share) => share.interface === i)
+      .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }))
+  );
+}
+
+/** Every descriptor of an attachment. */
+function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
+  const links = link === null ? [] : [link];
+  return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
 }
 
 /** Binds all in the best mode that works for all of them, and says in which and why. */

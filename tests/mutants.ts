@@ -778,8 +778,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "net tile: does not wait for its turn",
       in: "createInTurn",
-      from: "await context.turn?.();",
-      to: "void context.turn?.();",
+      from: "await context.turn();",
+      to: "void context.turn();",
     },
     {
       name: "net tile: totals begin anew with new sockets",

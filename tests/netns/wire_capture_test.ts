@@ -13,6 +13,7 @@ import {
   ask,
   askUntilAnswered,
   assertGrowth,
+  childrenOf,
   CLIENT,
   Client,
   eventually,
@@ -64,7 +65,8 @@ async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
 }
 
 /** What net tiles are told to show. */
-function captureMode({ process: { pid } }: Appliance): number {
+function captureMode(appliance: Appliance): number {
+  const [pid] = childrenOf(appliance, "appliance");
   return new ControlReader(readRegion(pid, "control", CONTROL_BYTES)).captureMode;
 }
 

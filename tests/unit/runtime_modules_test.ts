@@ -8,11 +8,14 @@ const ROOT = new URL("../../", import.meta.url);
 interface Graph {
   readonly modules: readonly {
     readonly specifier: string;
-    readonly dependencies?: readonly { readonly code?: { readonly specifier: string } }[];
+    readonly dependencies?: readonly {
+      readonly code?: { readonly specifier: string };
+      readonly isDynamic?: boolean;
+    }[];
   }[];
 }
 
-/** What running the module at `path` loads besides itself, types left out. */
+/** What the module at `path` imports, itself, types and what is imported later left out. */
 function loaded(path: string): string[] {
   const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), {
     args: ["info", "--json", fileURLToPath(new URL(path, ROOT))],
@@ -21,7 +24,9 @@ function loaded(path: string): string[] {
   const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as Graph;
   const needs = new Map(modules.map(({ specifier, dependencies = [] }) => [
     specifier,
-    dependencies.flatMap(({ code }) => code === undefined ? [] : [code.specifier]),
+    dependencies.flatMap(({ code, isDynamic = false }) =>
+      code === undefined || isDynamic ? [] : [code.specifier]
+    ),
   ]));
   const found = new Set([new URL(path, ROOT).href]);
   for (const each of found) for (const needed of needs.get(each) ?? []) found.add(needed);

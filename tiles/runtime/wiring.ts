@@ -70,9 +70,17 @@ export interface ApplianceSetup {
   readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
+  /** Whether another serves until this one is ready, so that there is time to warm up. */
+  readonly isBeside: boolean;
   /** What the status tile listens on; where that is nothing there is none. */
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
+
+/**
+ * Of what is in those regions that outlast an appliance: to be raised with each change of their layouts
+ * and meanings. A program that is another's successor takes them over where both have the same.
+ */
+export const REGIONS_VERSION = 1;
 
 /** A region, before it is made. */
 export interface RegionPlan {
@@ -371,6 +379,7 @@ export class Wiring {
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
       seed: randomSeed(),
+      warmUp: this.#setup.isBeside,
     };
   }
 
