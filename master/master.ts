@@ -723,7 +723,7 @@ class Master {
     }
     this.#tellAttached();
     this.#closeUnused(next);
-    for (const { process } of next.changed) this.#lack(process.name, process);
+    for (const { process } of next.changed) this.#lack("apps", process);
     return true;
   }
 
@@ -1071,12 +1071,11 @@ class Master {
   }
 
   /** Names the walls that this system has no way to build, once. */
-  #lack(name: string, { missing }: Pick<ConfinedProcess, "missing">): void {
-    for (const wall of missing) {
-      if (this.#named.has(wall)) continue;
-      this.#named.add(wall);
-      log(`${name}: ${wall}`);
-    }
+  #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
+    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
+    if (missing.length === 0 || this.#named.has(line)) return;
+    this.#named.add(line);
+    log(line);
   }
 
   /** Every tile's counters by its name. */
