@@ -464,3 +464,51 @@ labTest("reload answers when it is done, with status 2 where nothing was changed
   assert.match(said, /not today/);
   assert.equal((await ask(asker)).text, "two");
 });
+
+/** Reads the metrics over and over until its input ends; says how often, and fails where it cannot. */
+const SCRAPE = `import select, socket, sys
+count = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    asker = socket.create_connection((sys.argv[1], 9464), timeout=20)
+    asker.send(b"GET /metrics HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+    text = b""
+    while part := asker.recv(65536): text += part
+    assert text.startswith(b"HTTP/1.1 200 ") and b"tegula_sync_state 2" in text, text
+    count += 1
+    if count == 1: print("reading", flush=True)
+print(count, flush=True)`;
+
+labTest("counters go on through a reload and the appliance's death", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  const control = socketPath();
+  const appliance = await Appliance.start(host, [
+    ...[...ECHO, "--control", control, "--metrics", `${HOST}:9464`],
+  ]);
+  const requests = async () => {
+    const [, text] = await get(host, "/metrics");
+    return ["net_rx_frames", "net_tx_frames", "app_requests", "app_answers"].map((name) =>
+      Number(new RegExp(`^tegula_${name}_total{.*} (.*)$`, "m").exec(text)?.[1])
+    );
+  };
+  const after = (count: number) =>
+    eventually(`${count} of each`, async () => {
+      return (await requests()).every((each) => each === count) ? true : undefined;
+    });
+  for (let i = 0; i < 3; i++) assert.equal((await ask(asker)).text, "hello");
+  await after(3);
+  const scraper = client.spawn(["python3", "-c", SCRAPE, HOST], { stdin: "piped" });
+  await scraper.stdout.find("reading");
+  assert.match(await tegula(host, "reload", "--control", control), /the rings were taken over/);
+  await after(3);
+  assert.equal((await ask(asker)).text, "hello");
+  await after(4);
+  await scraper.write("enough").catch(() => {});
+  assert.equal((await scraper.ended()).code, 0, scraper.stderr.all.join("\n"));
+  const [killed] = childrenOf(appliance, "appliance");
+  Deno.kill(killed, "SIGKILL");
+  // Whoever asks now is answered by the next one.
+  assert.equal((await ask(asker)).text, "hello");
+  await after(5);
+  assert.equal(JSON.parse((await converse(control, ['{"do":"status"}']))[0]).sync, "synced");
+  assert.ok(!childrenOf(appliance, "appliance").includes(killed));
+});
