@@ -14,11 +14,13 @@ export function processesOf(main: number): RunningProcess[] {
   const children = Deno.readTextFileSync(`/proc/${main}/task/${main}/children`);
   return [
     { pid: main, role: "main" },
-    ...children.split(" ").filter((each) => each.trim() !== "").map(Number).flatMap((pid): RunningProcess[] => {
-      const program = commandLine(pid);
-      if (program.includes("/appliance_process.")) return [{ pid, role: "appliance" }];
-      return program.includes("/app/process.") ? [{ pid, role: "app" }] : [];
-    }),
+    ...children.split(" ").filter((each) => each.trim() !== "").map(Number).flatMap(
+      (pid): RunningProcess[] => {
+        const program = commandLine(pid);
+        if (program.includes("/appliance_process.")) return [{ pid, role: "appliance" }];
+        return program.includes("/app/process.") ? [{ pid, role: "app" }] : [];
+      },
+    ),
   ];
 }
 
