@@ -31,7 +31,7 @@ import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
@@ -463,14 +463,7 @@ function argumentsOf(
   return [
     ...RUN_FLAGS,
     `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
-    ...Object.entries(permissions).filter(([, all]) => all.length > 0).map(([kind, all]) => {
-      const split = all.find((each) => each.includes(","));
-      if (split === undefined) return `--allow-${kind}=${all.join(",")}`;
-      throw new AppError(
-        name,
-        `it cannot be allowed ${kind} of ${split}: Deno takes the comma for the end; take another path`,
-      );
-    }),
+    ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
