@@ -31,7 +31,7 @@ import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
@@ -90,7 +90,7 @@ const LEAVE_MILLIS = 1000;
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
-/** V8's, as of the appliance (`../cli/narrow.ts`). */
+/** V8's, as of the appliance (`master.ts`). */
 const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
@@ -463,14 +463,7 @@ function argumentsOf(
   return [
     ...RUN_FLAGS,
     `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
-    ...Object.entries(permissions).filter(([, all]) => all.length > 0).map(([kind, all]) => {
-      const split = all.find((each) => each.includes(","));
-      if (split === undefined) return `--allow-${kind}=${all.join(",")}`;
-      throw new AppError(
-        name,
-        `it cannot be allowed ${kind} of ${split}: Deno takes the comma for the end; take another path`,
-      );
-    }),
+    ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),

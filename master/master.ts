@@ -33,7 +33,7 @@ import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
+import { APPLIANCE_LIBRARIES, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
@@ -983,7 +983,7 @@ class Master {
             ...grants,
             read: [program, ...grants.read],
             ffi: libraries,
-          }),
+          }, (sentence) => new UserError(sentence, Exit.usage)),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
@@ -1226,19 +1226,6 @@ async function within<T>(work: Promise<T>, millis: number): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Deno's flags for what a process is granted. Throws UserError. */
-function permissionFlags({ read, write, env, net, ffi }: Permissions): string[] {
-  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to write one that is meant.
-    const split = all.find((each) => each.includes(","));
-    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
-    throw new UserError(
-      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
-      Exit.usage,
-    );
-  });
 }
 
 /** How a line is written; false where it is lost. */
