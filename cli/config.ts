@@ -118,6 +118,7 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
 const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
+const firstUser = wants("the number of the first of 64 users that nobody else has");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
 /** What can be said, by the names that the file has for it. */
@@ -137,6 +138,7 @@ const schema = z.strictObject({
   busy_poll: z.boolean(wants("true or false")).optional(),
   dispatcher: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
+  user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional(),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
 });
 

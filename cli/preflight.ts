@@ -40,17 +40,19 @@ const NOT_NATIVE: Readonly<Record<string, string>> = {
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
- * Descriptors, counted on a running appliance and rounded up: of each tile (event loop, standard streams,
- * eventfd), interface (program, maps, link) and queue. To spare are those of modules that load, of
- * connections to the status tile, and those that a tile leaves behind when it is started again.
+ * Descriptors of the master, counted and rounded up: of each net tile (regions, eventfd), app's process
+ * (those, channel, pidfd), net tile and app (links), interface (program, maps, link) and queue, and the
+ * rest. There are up to three of each at once: while something new takes over, and while a process that
+ * starts puts those in place that it was handed.
  */
-const FILES = { tile: 8, interface: 8, queue: 3, spare: 64 };
+const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
 /**
- * Threads of each tile, one of them for what its runtime reads while it loads, and besides: the runtime's
- * own and V8's helpers, which come and go.
+ * Threads, counted while all starts at once on two cores, and rounded up: of each tile of the appliance, and
+ * each app's process, with those of one beside it that is replaced. Most are of pools of Deno's that read
+ * what is loaded, and are gone ten seconds later.
  */
-const THREADS = { tile: 2, spare: 8 };
-/** How many are tried at most (`Host.threads`), which is what some five hundred tiles take. */
+const THREADS = { tile: 20, app: 32, spare: 64 };
+/** How many are tried at most (`Host.threads`), which is what some thirty apps take. */
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
@@ -138,12 +140,16 @@ export function scarcity(
     ...(asked !== undefined && { netTiles: asked }),
   });
   const inline = apps.filter((app) => app.inline).length;
-  const tiles = 1 + netTiles + (apps.length - inline) + (hasStatus ? 1 : 0);
+  const processes = apps.length - inline;
+  const inside = 1 + netTiles + (hasStatus ? 1 : 0);
+  const tiles = inside + processes;
   const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
   const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
   const { open, most } = host.files();
-  const files = open + ports + FILES.tile * tiles + inline * netTiles +
-    FILES.interface * every.length + FILES.queue * shares.length + FILES.spare;
+  const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
+    FILES.pair * netTiles * apps.length + FILES.interface * every.length +
+    FILES.queue * shares.length;
+  const files = open + FILES.times * held + 2 * ports + FILES.spare;
   if (files > most) {
     return {
       says: `${most} open files are allowed, and ${what} take ${files}`,
@@ -160,7 +166,10 @@ export function scarcity(
       fix: `ulimit -l ${locked >> 10}, or LimitMEMLOCK=infinity in the unit`,
     };
   }
-  const threads = Math.min(THREADS.tile * tiles + THREADS.spare, MOST_THREADS);
+  const threads = Math.min(
+    THREADS.tile * inside + THREADS.app * processes + THREADS.spare,
+    MOST_THREADS,
+  );
   const got = host.threads(threads);
   if (got >= threads) return null;
   return {
@@ -246,8 +255,13 @@ function portHolders(): Map<number, string> {
   try {
     const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
     const lines = new TextDecoder().decode(stdout)
-      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\(\("(.*?)",pid=(\d+)/gm);
-    return new Map([...lines].map(([, port, name, pid]) => [Number(port), `${name} ${pid}`]));
+      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
+    return new Map([...lines].map(([, port, users]) => {
+      const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
+      // A tegula's processes share its sockets. Its main one tells what it is.
+      const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
+      return [Number(port), `${name} ${pid}`];
+    }));
   } catch {
     // There is no such program, or it may not be started.
     return new Map();

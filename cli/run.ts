@@ -7,7 +7,8 @@ import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
 import { takeDefaults } from "./default_interfaces.ts";
-import { log, type Run, serve } from "../master/master.ts";
+import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
+import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
 import { type MainLibraries, openLibraries } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import {
@@ -50,13 +51,22 @@ Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an int
 
 export default command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
 
-async function start({ values }: Given<typeof CONFIG_OPTIONS>): Promise<number> {
+async function start(
+  { values }: Given<typeof CONFIG_OPTIONS>,
+  args: readonly string[],
+): Promise<number> {
   const libraries = openLibraries();
-  const first = await planRun(values, { libraries });
-  return await serve(first, {
-    plan: (before) => planRun(values, { libraries, before }),
-    libraries,
-  });
+  const first = takeCarried(libraries) ?? await planRun(values, { libraries });
+  if (!("appliance" in first) && !isConfined()) {
+    const { carried, fd } = leave(first, libraries);
+    becomeConfined(first, { host: libraries.host, args, carried, fds: [fd] });
+  }
+  const plan = async (before: Run) => {
+    const run = await planRun(values, { libraries, before });
+    checkConfinement(run);
+    return run;
+  };
+  return await serve(first, { plan, libraries, args });
 }
 
 /** What is to be served, read and checked, in place of what is served already. Throws UserError. */
@@ -80,7 +90,9 @@ async function planRun(
   });
   const places = { control, metrics: config.metrics ?? null };
   checkPrivileges(libraries.host, config);
-  checkInterfaces(libraries.host, config.interfaces);
+  // One that is served already may be gone for a while.
+  const served = before?.config.interfaces ?? [];
+  checkInterfaces(libraries.host, config.interfaces.filter((name) => !served.includes(name)));
   const hasStatus = control !== null || places.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus });
   const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];

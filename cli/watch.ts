@@ -67,10 +67,10 @@ export class RingWatch {
     this.#missGone();
     for (const attachment of this.#present) {
       if (!attachment.sockets.some(({ fd, queue }) => this.#lies(attachment, fd, queue))) continue;
+      attachment.detach();
       this.#parts.log(
         `${attachment.name}: frames are redirected but do not arrive; the kernel has them again`,
       );
-      attachment.detach();
     }
   }
 

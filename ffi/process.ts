@@ -126,7 +126,7 @@ export interface ProcessOptions {
    */
   readonly uid?: number;
   readonly gid?: number;
-  /** Most threads of its user (default 64; an appliance 512, because two of them take turns). */
+  /** Most threads of its user (default 256; an appliance 1,024). */
   readonly threads?: number;
   /**
    * Descriptors that it may have beside those it is given (default 48; an appliance 512): Deno has 20
@@ -205,7 +205,11 @@ export interface Channel {
 /** The longest message of a channel. */
 export const MESSAGE_BYTES = 65_536;
 
-const MOST_THREADS = { app: 64, appliance: 512 };
+/**
+ * An app takes some twenty with two cores, an appliance fifty; two take turns, and every master of a host
+ * gives them the same users.
+ */
+const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
 
 const POLLIN = 1;

@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where the new one ends soon,
- * too, what waits may be the reason, and is skipped.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process ended at once,
+ * what waited may be the reason, and its successor skips it.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -32,7 +32,7 @@ import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
@@ -83,13 +83,15 @@ const [LATE_LOOKS, START_LOOKS] = [10, 600];
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
+/** One that runs less long may have ended by what waited for it: its successor skips that. */
+const AT_ONCE_MILLIS = 250;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
-/** V8's, as of the appliance (`../cli/narrow.ts`). */
+/** V8's, as of the appliance (`master.ts`). */
 const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
@@ -152,6 +154,8 @@ class Child {
   #reason?: string;
   #isKilled = false;
   #isLeaving = false;
+  /** When it was told to go; 0: before this program. */
+  #gone = 0;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -255,9 +259,15 @@ class Child {
     return this.#process.pid;
   }
 
+  /** How long it has served. */
+  get ranMillis(): number {
+    return performance.now() - this.#gone;
+  }
+
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
+    this.#gone = performance.now();
     this.#send({ type: "go", handedOver });
   }
 
@@ -458,14 +468,7 @@ function argumentsOf(
   return [
     ...RUN_FLAGS,
     `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
-    ...Object.entries(permissions).filter(([, all]) => all.length > 0).map(([kind, all]) => {
-      const split = all.find((each) => each.includes(","));
-      if (split === undefined) return `--allow-${kind}=${all.join(",")}`;
-      throw new AppError(
-        name,
-        `it cannot be allowed ${kind} of ${split}: Deno takes the comma for the end; take another path`,
-      );
-    }),
+    ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
@@ -506,6 +509,7 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
+  #endedAtOnce = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -542,6 +546,11 @@ export class AppProcess {
 
   get name(): string {
     return this.#plan.name;
+  }
+
+  /** The files that the newest of its processes was made from. */
+  get sources(): readonly string[] {
+    return (this.#successor?.placed ?? this.#placed)?.sources ?? [];
   }
 
   /** Of the process that runs; 0: none does. */
@@ -692,6 +701,7 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
+    this.#endedAtOnce = child !== undefined && child.ranMillis < AT_ONCE_MILLIS;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
@@ -707,8 +717,8 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ends soon again may do so by what waits for it.
-      child.go(this.#failures === 1);
+      // One that ended at once may have done so by what waited for it.
+      child.go(!this.#endedAtOnce);
     } catch {
       // `#keep` has it.
     }

@@ -4,7 +4,7 @@
  */
 
 import { libraryPath } from "../ffi/paths.ts";
-import { type ConfinedProcess, openChannel } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { spelledOut } from "../tiles/runtime/log_line.ts";
@@ -17,9 +17,9 @@ import {
 import { describeEnding } from "./ending.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
-/** How long it may say nothing. */
-const SILENT_MILLIS = 6000;
+/** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
 const LOOK_MILLIS = 500;
+const SILENT_LOOKS = 11;
 /** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
 const MOST_LINES = 1000;
 /** Messages in one go; what comes after waits for the next look of the watcher. */
@@ -105,14 +105,20 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  #heard = performance.now();
+  /** Looks since it has said something; no time, since the master may have been stopped meanwhile. */
+  #silent = 0;
   /** What it said why it ends, or why it was ended. */
   #reason?: ApplianceError;
   #over = false;
 
+  /** `isRunning`: the program before this one has started it, and it serves. */
   constructor(
     process: ConfinedProcess,
-    { watcher, events }: { watcher: Watcher; events: ApplianceEvents },
+    { watcher, events, isRunning = false }: {
+      watcher: Watcher;
+      events: ApplianceEvents;
+      isRunning?: boolean;
+    },
   ) {
     this.#process = process;
     this.#watcher = watcher;
@@ -126,11 +132,21 @@ export class ApplianceProcess {
     this.running = this.#running.promise;
     this.left = this.#left.promise;
     this.ended = this.#ended.promise;
+    if (isRunning) {
+      this.#ready.resolve();
+      this.#running.resolve();
+    }
     // Nobody may be waiting for them any more when it ends.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
     watcher.watch(process.pidfd, () => this.#look());
     this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
+  }
+
+  /** What the program that the master becomes has to know to go on with it. */
+  get known(): KnownProcess {
+    const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
+    return { name, pid, pidfd, channel, words, listener, missing };
   }
 
   /** Whether it has ended. */
@@ -196,7 +212,7 @@ export class ApplianceProcess {
       if (said === undefined) return this.#watcher.forget(this.#process.channel);
       const report = checked(said);
       if (report === null) return this.#refuse();
-      this.#heard = performance.now();
+      this.#silent = 0;
       this.#take(report);
     }
   }
@@ -218,7 +234,7 @@ export class ApplianceProcess {
 
   /** One that does not even show that its event loop runs hangs. */
   #beat(): void {
-    if (performance.now() - this.#heard > SILENT_MILLIS) void this.kill("it hangs");
+    if (++this.#silent >= SILENT_LOOKS) void this.kill("it hangs");
   }
 
   #look(): void {

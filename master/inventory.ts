@@ -32,6 +32,12 @@ export interface Order {
   close(): void;
 }
 
+/** An inventory's descriptors by name: for the program that the master becomes. */
+export interface InventoryState {
+  readonly regions: readonly (readonly [name: string, region: SharedRegion & { bytes: number }])[];
+  readonly eventfds: readonly (readonly [name: string, fd: number])[];
+}
+
 /** The master's descriptors. */
 export class Inventory {
   readonly #regions: Regions;
@@ -39,9 +45,34 @@ export class Inventory {
   readonly #held = new Map<string, HeldRegion>();
   readonly #eventfds = new Map<string, number>();
 
-  constructor({ regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> }) {
+  /** With `before`, which is what `state` was before the master executed another program, goes on with that. */
+  constructor(
+    { regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> },
+    before?: InventoryState,
+  ) {
     this.#regions = regions;
     this.#host = host;
+    for (const [name, region] of before?.regions ?? []) this.#held.set(name, { ...region });
+    for (const [name, fd] of before?.eventfds ?? []) this.#eventfds.set(name, fd);
+  }
+
+  /** All that there is. */
+  get state(): InventoryState {
+    return {
+      regions: [...this.#held].map(([name, { writable, readOnly, bytes }]) => [
+        name,
+        { writable, readOnly, bytes },
+      ]),
+      eventfds: [...this.#eventfds],
+    };
+  }
+
+  /** Every descriptor. */
+  get descriptors(): number[] {
+    const regions = [...this.#held.values()].flatMap((
+      { writable, readOnly },
+    ) => [writable, readOnly]);
+    return [...regions, ...this.#eventfds.values()];
   }
 
   /** Has there be a region of this name and size: the one that is there, or a new one. Throws SystemError. */

@@ -8,13 +8,12 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { fileURLToPath } from "node:url";
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, RUN_FLAGS } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
 import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32 } from "../ffi/view.ts";
+import { slice, u32, u8 } from "../ffi/view.ts";
 import { pollBusily } from "../cli/busy_poll.ts";
 import { Changes } from "../cli/changes.ts";
 import {
@@ -28,18 +27,19 @@ import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "../cli/libraries.ts";
 import * as preflight from "../cli/preflight.ts";
+import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "../cli/watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
-import { type Attachment, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { countersOf } from "../tiles/runtime/counters.ts";
-import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
+import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
+import { APPLIANCE_LIBRARIES, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
+import { RefusedCalls, refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
-import { TileReader } from "../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,
@@ -47,15 +47,23 @@ import {
   type AppPlan,
   linkShape,
   netName,
+  PAST_COUNTERS,
+  pastCounters,
+  REGIONS_VERSION,
   regionsOf,
   servicePlan,
   startGrants,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
 import { AppFiles } from "./app_files.ts";
-import { AppProcess, type AppProcessPlan } from "./app_process.ts";
+import {
+  AppProcess,
+  type AppProcessParts,
+  type AppProcessPlan,
+  type KnownApp,
+} from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
-import { type Handing, Inventory } from "./inventory.ts";
+import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
 import { Watcher } from "../ffi/watcher.ts";
 
 /** What is to be served, read and checked. */
@@ -76,15 +84,67 @@ interface Serving {
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, RunningApp>;
+  /** All tiles; `past` is what those before them have counted, written here. */
+  readonly tiles: readonly CountedTile[];
   /** Those of them that are started for it, with what they are told. */
   readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
+}
+
+/** What a master leaves to the program that it becomes. Plain data. */
+export interface Carried {
+  readonly regionsVersion: number;
+  readonly run: Run;
+  readonly setup: ApplianceSetup;
+  readonly own: InventoryState;
+  readonly inventory: InventoryState;
+  readonly attachments: readonly {
+    readonly name: string;
+    readonly ifindex: number;
+    readonly queues: number;
+    readonly state: AttachmentState;
+  }[];
+  readonly appliance: KnownProcess;
+  readonly apps: readonly (readonly [name: string, app: KnownApp])[];
+  readonly udp: readonly (readonly [port: number, fd: number])[];
+  readonly listening: readonly (readonly [place: string, fd: number])[];
+  readonly slots: readonly (readonly [name: string, slot: number])[];
+  readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
+  /** Folder of the apps' files, if there is one. */
+  readonly folder: string | null;
+  /** The operator's number for this upgrade. */
+  readonly number: number;
+}
+
+/** By which variable the program finds it: the memfd's descriptor and length. */
+const CARRIED = "TEGULA_CARRIED";
+
+/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
+export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared("carried", text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+}
+
+/** What a predecessor has left to this program; null: it is started anew. */
+export function takeCarried(
+  { regions }: Pick<MainLibraries, "regions">,
+): Run | Carried | null {
+  const text = Deno.env.get(CARRIED);
+  if (text === undefined) return null;
+  Deno.env.delete(CARRIED);
+  const [fd, bytes] = text.split(" ").map(Number);
+  const { buffer } = regions.mapShared(fd, bytes, { readOnly: true });
+  regions.close(fd);
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 0, bytes).slice()));
 }
 
 /** An app, and what it was started from. */
 interface RunningApp {
   readonly process: AppProcess;
-  /** What it is told, and of its files what changes as they do. */
-  readonly stamp: string;
+  /** What it is told, and of its files what changes as they do, as of its last start. */
+  stamp: string;
 }
 
 /**
@@ -96,18 +156,22 @@ export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
 /**
- * Where the master may choose it: the user of the appliance; those of apps follow. No distribution gives
- * these to anyone.
+ * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
+ * "Users, Groups, UIDs and GIDs"), by the number of its own process: the kernel counts threads by user,
+ * and another Tegula may run here.
  */
-const FIRST_UID = 64_000;
+const FIRST_UID = 0x7000_0000;
+/** Users of one master, of which the appliance has the first. Process numbers have 22 bits. */
+const USERS = 64;
+/** How the observer hears an appliance: its lines name their tiles themselves. */
+const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How long an interface that was made again has to be fit to be answered on. */
-const REMADE_MILLIS = 5000;
-/** How often the master looks whether an interface was made again. */
+/** How often the master looks whether an interface was made again, and after failures at the least. */
 const LOOK_MILLIS = 1000;
+const LONGEST_LOOK_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
@@ -116,19 +180,27 @@ const LASTING_MILLIS = 30_000;
 
 /** Runs until a signal ends it; returns the exit status. `plan` reads the configuration anew. */
 export async function serve(
-  first: Run,
-  { plan, libraries }: { plan: (before: Run) => Promise<Run>; libraries: MainLibraries },
+  first: Run | Carried,
+  { plan, libraries, args }: {
+    plan: (before: Run) => Promise<Run>;
+    libraries: MainLibraries;
+    /** The arguments that this program was started with. */
+    args: readonly string[];
+  },
 ): Promise<number> {
   write = libraries.host.log;
   const ending = Promise.withResolvers<number>();
-  const master = new Master(libraries, plan);
+  const carried = "appliance" in first ? first : undefined;
+  const { user } = ("appliance" in first ? first.run : first).config;
+  const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
   Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
-    await Promise.race([master.start(first), ending.promise]);
+    const started = "appliance" in first ? master.goOn(first) : master.start(first);
+    await Promise.race([started, ending.promise]);
     return await ending.promise;
   } catch (error) {
     throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
@@ -140,6 +212,9 @@ export async function serve(
 class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
+  readonly #args: readonly string[];
+  /** The first user that the configuration names, if it does. */
+  readonly #user: number | undefined;
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
   /** Regions that the master itself writes. */
@@ -150,13 +225,23 @@ class Master {
   readonly #slots = new Map<string, number>();
   /** Listening sockets, by their place. */
   readonly #listening = new Map<string, number>();
+  /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
+  readonly #tried = new Map<string, number>();
+  /** When is looked again for interfaces that were made again, and the pause after a failure. */
+  #lookAgain = 0;
+  #lookPause = LOOK_MILLIS;
+  /** What tiles have counted whose regions were replaced, by name. */
+  readonly #past = new Map<string, Float64Array>();
   /** What the log has named once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
+  /** What is being started, to take over. */
+  #starting?: Serving;
   #ringWatch?: RingWatch;
   #booted = false;
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
+  readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
@@ -164,14 +249,30 @@ class Master {
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
 
-  constructor(libraries: MainLibraries, plan: (before: Run) => Promise<Run>) {
+  constructor(
+    libraries: MainLibraries,
+    { plan, args, user, carried }: {
+      plan: (before: Run) => Promise<Run>;
+      args: readonly string[];
+      user?: number;
+      carried?: Carried;
+    },
+  ) {
     this.#libraries = libraries;
     this.#plan = plan;
+    this.#args = args;
+    this.#user = user;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
-    this.#files = new AppFiles({ processes: libraries.processes, uid: this.#uid(0) });
-    this.#own = new Inventory(libraries);
+    this.#files = new AppFiles({
+      processes: libraries.processes,
+      uid: this.#uid(0),
+      ...(carried?.folder && { folder: carried.folder }),
+    });
+    this.#own = new Inventory(libraries, carried?.own);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
+    this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
+    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), LOOK_MILLIS));
   }
 
   /** From nothing to serving. Throws UserError. */
@@ -180,11 +281,16 @@ class Master {
     const { config, answering, places } = run;
     const how = { millis: Infinity, awaited: config.interfaces };
     await this.#exclusively(() => this.#replace(run, undefined, how));
-    this.#booted = true;
-    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
+    this.#begun();
     const asked = places.control === null ? "" : `; asked at ${places.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
+  }
+
+  /** It serves, and is to be looked after. */
+  #begun(): void {
+    this.#booted = true;
+    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
     this.#beatWatchdog();
   }
 
@@ -206,31 +312,160 @@ class Master {
   reload(): Promise<string> {
     return this.#exclusively(async () => {
       this.#hungUp = false;
-      const before = this.#serving;
-      if (before === undefined || this.#stopping) {
+      if (this.#serving === undefined || this.#stopping) {
         throw new UserError("it does not serve", Exit.usage);
       }
-      const run = await this.#plan(before.run);
-      const next = await this.#replace(run, before, {
-        millis: READY_MILLIS,
-        awaited: run.config.interfaces,
-      });
-      const isWarm = next.inventory === before.inventory;
-      return `reloaded: answering ${run.answering}; ` +
-        (isWarm ? "the rings were taken over" : "AF_XDP was opened anew");
+      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
     });
   }
 
-  /** Goes on by the program that is installed now. */
-  upgrade(): Promise<string> {
-    return Promise.reject(new UserError("upgrade: not yet", Exit.usage));
+  /** Goes on by `run`; returns what to say of it. */
+  async #replaceBy(run: Run, { cold = false } = {}): Promise<string> {
+    const before = this.#serving!;
+    const next = await this.#replace(run, before, {
+      ...{ millis: READY_MILLIS, cold },
+      // What is served already is not waited for: it may be down.
+      awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
+    });
+    const how = isByKernel(next)
+      ? "the kernel's sockets serve"
+      : next.inventory === before.inventory
+      ? "the rings were taken over"
+      : "AF_XDP was opened anew";
+    return `answering ${run.answering}; ${how}`;
+  }
+
+  /**
+   * Becomes the program that is installed now, in the same process: children, descriptors and what they
+   * carry go on, and that program replaces them. Throws UserError: all is as it was.
+   */
+  upgrade(number: number): Promise<never> {
+    return this.#exclusively(async () => {
+      const { host, observer, regions } = this.#libraries;
+      const [program, ...flags] = selfCommand();
+      const { success, stderr } = await new Deno.Command(program, {
+        args: [...flags, "--version"],
+        stdin: "null",
+      }).output();
+      if (!success) {
+        const [line] = new TextDecoder().decode(stderr).split("\n");
+        throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
+      }
+      const { carried, descriptors } = this.#carry(number);
+      const left = leave(carried, this.#libraries);
+      observer.pause();
+      const failed = host.execKeeping(
+        [program, ...flags, "run", ...this.#args],
+        { ...Deno.env.toObject(), ...left.carried },
+        [left.fd, ...descriptors],
+      );
+      observer.resume();
+      regions.close(left.fd);
+      throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`, Exit.usage);
+    });
+  }
+
+  /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
+  #carry(number: number): { readonly carried: Carried; readonly descriptors: readonly number[] } {
+    const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
+    const known = [...apps].map(([name, { process }]) => [name, process.known()] as const);
+    const absent = known.find(([, app]) => app === null);
+    const states = attachments.map(({ name, ifindex, state }) => ({
+      ...{ name, ifindex, state },
+      queues: preflight.queues(this.#libraries.host, name),
+    }));
+    if (appliance.over || absent !== undefined || states.some(({ state }) => state === null)) {
+      const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
+      throw new UserError(`${what} is being replaced just now; try again`, Exit.usage);
+    }
+    const { pidfd, channel, words, listener } = appliance.known;
+    return {
+      carried: {
+        regionsVersion: REGIONS_VERSION,
+        ...{ run, setup, number },
+        own: this.#own.state,
+        inventory: inventory.state,
+        attachments: states as Carried["attachments"],
+        appliance: appliance.known,
+        apps: known.map(([name, app]) => [name, app!.known]),
+        udp: [...this.#udp],
+        listening: [...this.#listening],
+        slots: [...this.#slots],
+        past: [...this.#past].map(([name, past]) => [name, [...past]]),
+        folder: this.#files.folder,
+      },
+      descriptors: [
+        ...this.#own.descriptors,
+        ...inventory.descriptors,
+        ...states.flatMap(({ state }) => descriptorsOf(state!)),
+        ...[pidfd, channel, words, listener].filter((fd) => fd >= 0),
+        ...known.flatMap(([, app]) => app!.descriptors),
+        ...this.#udp.values(),
+        ...this.#listening.values(),
+      ],
+    };
+  }
+
+  /** Goes on with what a predecessor in this process has left, and then replaces it. */
+  async goOn(carried: Carried): Promise<void> {
+    const { run, setup, number } = carried;
+    const { processes, observer, regions, xskSetup } = this.#libraries;
+    for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
+    for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
+    for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
+    for (const name of run.config.interfaces) {
+      this.#tried.set(name, this.#libraries.host.ifindex(name));
+    }
+    const inventory = new Inventory(this.#libraries, carried.inventory);
+    const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
+      new Attachment(xskSetup, {
+        ...{ name, ifindex, queues, map: regions.mapShared },
+        dispatcher: run.config.dispatcher,
+        before: { state, shares: sharesOf(setup, inventory)[i] },
+      })
+    );
+    const process = processes.adopt(carried.appliance);
+    observer.hear({ ...APPLIANCE_WORDS, listener: process.listener, words: process.words });
+    const appliance = this.#watched(process, true);
+    const apps = new Map(carried.apps.map(([name, known]) => [
+      name,
+      // Whatever it was started from was another program's.
+      { process: AppProcess.adopt(known, this.#appParts(name, inventory)), stamp: "" },
+    ]));
+    for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
+    const tiles = readersOf(setup, inventory);
+    const serving = { run, setup, inventory, attachments, appliance, apps, tiles, changed: [] };
+    this.#serving = serving;
+    this.#watch(serving);
+    this.#watchRings(attachments);
+    this.#begun();
+    const cold = carried.regionsVersion !== REGIONS_VERSION;
+    await this.#changes.add(
+      number,
+      this.#exclusively(async () => {
+        try {
+          const next = await this.#replaceBy(await this.#plan(run), { cold });
+          const line = `upgraded to ${VERSION}: ${next}`;
+          log(line);
+          return line;
+        } catch (error) {
+          log(
+            `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
+          );
+          throw error;
+        }
+      }),
+    );
   }
 
   /** Has a change made once that an operator, or a signal, asks for. */
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     return this.#changes.ask(number, async () => {
       try {
-        const line = await (what === "reload" ? this.reload() : this.upgrade());
+        if (what === "upgrade" && (!this.#booted || this.#stopping)) {
+          throw new UserError("it does not serve", Exit.usage);
+        }
+        const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
       } catch (error) {
@@ -254,7 +489,11 @@ class Master {
   async #replace(
     run: Run,
     before: Serving | undefined,
-    how: { readonly millis: number; readonly awaited: readonly string[] },
+    how: {
+      readonly millis: number;
+      readonly awaited: readonly string[];
+      readonly cold?: boolean;
+    },
   ): Promise<Serving> {
     try {
       return await this.#succeed(run, before, how);
@@ -287,28 +526,47 @@ class Master {
       readonly socketsOnly?: boolean;
     },
   ): Promise<Serving> {
-    const next = await this.#begin(run, before, how);
+    this.#checkGoesOn();
+    const next = this.#starting = await this.#begin(run, before, how);
+    let isAttached: boolean;
     try {
+      this.#checkGoesOn();
       await within(
         Promise.all([
           next.appliance.ready,
-          ...next.changed.map(({ process, plan }) => process.prepare(plan)),
+          ...next.changed.map(async ({ process, plan }) => {
+            await process.prepare(plan);
+            next.apps.get(plan.name)!.stamp = stampOf(plan, process);
+          }),
         ]),
         how.millis,
       );
-      if (before === undefined && !this.#attach(next)) {
-        await this.#giveUp(next, before);
-        return await this.#succeed(run, before, { ...how, socketsOnly: true });
-      }
+      this.#checkGoesOn();
+      // What no predecessor holds is taken before that leaves.
+      const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
+      isAttached = !isFree || this.#attach(next);
     } catch (error) {
       await this.#giveUp(next, before);
       throw error;
+    } finally {
+      this.#starting = undefined;
+    }
+    if (!isAttached) {
+      await this.#giveUp(next, before);
+      return await this.#succeed(run, before, { ...how, socketsOnly: true });
     }
     // From here on there is no way back.
     this.#serving = next;
     this.#watch(next);
-    await this.#takeOver(next, before);
-    return next;
+    if (await this.#takeOver(next, before)) return next;
+    this.#serving = undefined;
+    await this.#end(next, { isCold: true });
+    return await this.#succeed(run, undefined, { ...how, awaited: [], socketsOnly: true });
+  }
+
+  /** Throws UserError when it was told to stop. */
+  #checkGoesOn(): void {
+    if (this.#stopping) throw new UserError("it was told to stop", Exit.failure);
   }
 
   /** Starts an appliance, and says which apps are to be started up to their turn. */
@@ -325,9 +583,15 @@ class Master {
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
     const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
-    let setup = this.#setup(run, { names, ports, awaited });
-    const isWarm = !cold && before !== undefined && isSame(before, run, setup);
-    let attachments = isWarm ? before.attachments : [];
+    const isBeside = before !== undefined && !before.appliance.over;
+    let setup = this.#setup(run, { names, ports, awaited, isBeside });
+    let isWarm = !cold && before !== undefined && isSame(before, run, setup);
+    let attachments: readonly Attachment[] = isWarm ? before!.attachments : [];
+    if (!isWarm && !socketsOnly) {
+      for (const name of config.interfaces) {
+        this.#tried.set(name, this.#libraries.host.ifindex(name));
+      }
+    }
     if (!isWarm && names.length > 0) {
       attachments = preflight.loadPrograms({ ...config, interfaces: names }, {
         libraries: this.#libraries,
@@ -336,17 +600,31 @@ class Master {
       });
     }
     if (attachments.length === 0) {
-      preflight.insistOnSockets(portsOfRun(run), ports);
-      setup = this.#setup(run, { names: [], ports, awaited });
+      // Once it serves, some ports are better than none.
+      if (!(this.#booted && socketsOnly)) preflight.insistOnSockets(portsOfRun(run), ports);
+      setup = this.#setup(run, { names: [], ports, awaited, isBeside });
+      isWarm = !cold && before !== undefined && isSame(before, run, setup);
     }
-    const inventory = isWarm ? before.inventory : new Inventory(this.#libraries);
+    const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
-      for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
-        if (writer === "master") continue;
+      for (const { name, bytes, fresh } of regionsOf(setup)) {
+        if (name === APP_REFUSALS) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
-      if (!isWarm) prepareSockets(setup, inventory, attachments);
+      if (!isWarm) {
+        const shares = sharesOf(setup, inventory);
+        attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
+      }
+    } catch (error) {
+      if (isWarm) throw error;
+      discard(attachments, inventory);
+      if (attachments.length === 0) throw error;
+      // Without the socket family, for example.
+      preflight.fallBack(error, { ...config, log });
+      return await this.#begin(run, before, { awaited, socketsOnly: true });
+    }
+    try {
       setup = { ...setup, apps: await this.#placeInline(setup.apps) };
       const apps = new Map<string, RunningApp>();
       const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
@@ -355,14 +633,16 @@ class Master {
         if (app.stateBytes !== undefined) {
           this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
         }
-        const stamp = stampOf(app, plan);
-        const running = isWarm ? before.apps.get(app.name) : undefined;
-        const process = running?.process ?? this.#makeApp(app, inventory, setup);
+        const running = isWarm ? before!.apps.get(app.name) : undefined;
+        const process = running?.process ??
+          new AppProcess(plan, this.#appParts(app.name, inventory));
+        const stamp = stampOf(plan, process);
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
-      return { run, setup, inventory, attachments, appliance, apps, changed };
+      const tiles = readersOf(setup, inventory);
+      return { run, setup, inventory, attachments, appliance, apps, tiles, changed };
     } catch (error) {
       if (!isWarm) discard(attachments, inventory);
       throw error;
@@ -381,17 +661,36 @@ class Master {
 
   /** Ends what was begun in vain. */
   async #giveUp(next: Serving, before?: Serving): Promise<void> {
-    const isCold = next.inventory !== before?.inventory;
+    await this.#end(next, { isCold: next.inventory !== before?.inventory });
+    this.#closeUnused(before);
+  }
+
+  /** Ends the appliance that was started, its apps, and what they alone were given where it is `isCold`. */
+  async #end(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
     await Promise.all([
       next.appliance.kill("it is given up"),
       ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
     ]);
     if (isCold) discard(next.attachments, next.inventory);
-    this.#closeUnused(before);
   }
 
-  /** Has `next`, which is ready, go on in place of `before`. */
-  async #takeOver(next: Serving, before?: Serving): Promise<void> {
+  /** Has the counts of those tiles of `before` go on whose regions `next` has anew. */
+  #keepCounts(before: Serving, next: Serving): void {
+    const isFresh = new Map(regionsOf(next.setup).map(({ name, fresh }) => [name, fresh]));
+    const isCold = before.inventory !== next.inventory;
+    for (const { name, reader } of before.tiles) {
+      if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
+      const past = this.#past.get(name) ?? new Float64Array(TILE_COUNTERS);
+      this.#past.set(name, past.map((count, i) => count + reader.counters[i]));
+    }
+    for (const { name, past } of next.tiles) past.set(this.#past.get(name) ?? []);
+  }
+
+  /**
+   * Has `next`, which is ready, go on in place of `before`. False where `before` has ended and AF_XDP cannot
+   * be had again: nothing serves then.
+   */
+  async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
     // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
     const takeOverApps = () => {
       const all = Promise.all(next.changed.map(({ process }) => process.takeOver()));
@@ -410,19 +709,33 @@ class Master {
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
       await Promise.all([...before.apps.values()].map(({ process }) => process.stop()));
       discard(before.attachments, before.inventory);
-      if (!this.#attach(next)) throw new UserError("AF_XDP cannot be opened anew", Exit.xdp);
+      if (!isByKernel(before) && !this.#attachAgain(next)) return false;
     }
+    if (before !== undefined) this.#keepCounts(before, next);
     next.appliance.go(handedOver);
     going ??= takeOverApps();
     await next.appliance.running;
     // At the first start what fails is the operator's to mend.
-    if (before === undefined) await going;
+    if (!this.#booted) await going;
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
     }
     this.#tellAttached();
     this.#closeUnused(next);
+    for (const { process } of next.changed) this.#lack("apps", process);
+    return true;
+  }
+
+  /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
+  #attachAgain(next: Serving): boolean {
+    try {
+      if (this.#attach(next)) return true;
+    } catch (error) {
+      log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+    }
+    for (const { name } of next.attachments) this.#tried.delete(name);
+    return false;
   }
 
   /**
@@ -483,29 +796,49 @@ class Master {
   /** Serves by AF_XDP again what was deleted and made anew. */
   async #lookForInterfaces(): Promise<void> {
     const serving = this.#serving;
-    if (serving === undefined || this.#stopping || serving.run.config.provider === "socket") return;
+    if (serving === undefined || serving.run.config.provider === "socket") return;
+    if (performance.now() < this.#lookAgain) return;
     const { host } = this.#libraries;
-    const again = serving.setup.attached
-      .filter(({ name, ifindex }) => ![0, ifindex].includes(host.ifindex(name)))
-      .map(({ name }) => name);
+    const again = serving.run.config.interfaces
+      .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
     if (again.length === 0) return;
+    this.#lookAgain = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: made again; AF_XDP is opened anew`);
-      try {
-        await this.#replace(serving.run, serving, { millis: REMADE_MILLIS, awaited: again });
-      } catch (error) {
-        log(`${again.join(", ")}: the kernel's sockets serve on: ${messageOf(error)}`);
-      }
+      log(`${again.join(", ")}: there again; AF_XDP is opened anew`);
+      await this.#replace(serving.run, serving, { millis: READY_MILLIS, awaited: [] });
+    }).then(() => {
+      this.#lookPause = LOOK_MILLIS;
+      this.#lookAgain = 0;
+    }, (error) => {
+      this.#lookPause = Math.min(2 * this.#lookPause, LONGEST_LOOK_MILLIS);
+      this.#lookAgain = performance.now() + this.#lookPause;
+      for (const name of again) this.#tried.delete(name);
+      const pause = this.#lookPause / 1000;
+      log(
+        `${
+          again.join(", ")
+        }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
+          messageOf(error),
+      );
     });
   }
 
   #watchRings(attachments: readonly Attachment[]): void {
     const { xskSetup, host } = this.#libraries;
     this.#ringWatch?.stop();
-    const gone = ({ name }: { name: string }) =>
-      log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
-    this.#ringWatch = new RingWatch(attachments, { xskSetup, exists: host.exists, gone, log });
+    this.#ringWatch = new RingWatch(attachments, {
+      xskSetup,
+      exists: host.exists,
+      gone: ({ name }) => {
+        log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
+        this.#tellAttached();
+      },
+      log: (line) => {
+        log(line);
+        this.#tellAttached();
+      },
+    });
     this.#ringWatch.start();
   }
 
@@ -522,10 +855,11 @@ class Master {
 
   #setup(
     { config, apps, places }: Run,
-    { names, ports, awaited }: {
+    { names, ports, awaited, isBeside }: {
       names: readonly string[];
       ports: readonly number[];
       awaited: readonly string[];
+      isBeside: boolean;
     },
   ): ApplianceSetup {
     const { host } = this.#libraries;
@@ -543,6 +877,7 @@ class Master {
         partialChecksums: preflight.partialChecksums(host, name),
       })),
       interfaces: awaited,
+      isBeside,
       sockets: ports,
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
@@ -621,7 +956,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        writer === "master" ? this.#own.region(name) : inventory.region(name),
+        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -648,7 +983,7 @@ class Master {
             ...grants,
             read: [program, ...grants.read],
             ffi: libraries,
-          }),
+          }, (sentence) => new UserError(sentence, Exit.usage)),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
@@ -658,27 +993,29 @@ class Master {
         uid: this.#uid(0),
         netAdmin: true,
       });
-      this.#libraries.observer.hear({
-        name: "appliance",
-        slot: APP_SLOTS - 1,
-        listener: child.listener,
-        words: child.words,
-      });
+      const { listener, words } = child;
+      this.#libraries.observer.hear({ ...APPLIANCE_WORDS, listener, words });
       this.#lack("appliance", child);
-      const appliance: ApplianceProcess = new ApplianceProcess(child, {
-        watcher: this.#watcher,
-        events: {
-          log,
-          ask: (what, number) => {
-            void this.change(what, number)
-              .then((outcome) => appliance.setOutcome(number, outcome));
-          },
-        },
-      });
-      return appliance;
+      return this.#watched(child);
     } finally {
       order.close();
     }
+  }
+
+  /** The appliance of a process. `isRunning`: a predecessor of this program has started it. */
+  #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
+    const appliance: ApplianceProcess = new ApplianceProcess(child, {
+      watcher: this.#watcher,
+      isRunning,
+      events: {
+        log,
+        ask: (what, number) => {
+          void this.change(what, number)
+            .then((outcome) => appliance.setOutcome(number, outcome));
+        },
+      },
+    });
+    return appliance;
   }
 
   /** What the process of an app is started with. */
@@ -697,10 +1034,9 @@ class Master {
     };
   }
 
-  #makeApp(app: AppPlan, inventory: Inventory, setup: ApplianceSetup): AppProcess {
-    const { name } = app;
+  #appParts(name: string, inventory: Inventory): AppProcessParts {
     const { processes, regions, observer, tile } = this.#libraries;
-    return new AppProcess(this.#appPlan(app, setup), {
+    return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
       tileLibrary: tile,
@@ -712,34 +1048,39 @@ class Master {
           (name.startsWith("state ") ? this.#own : inventory).descriptor(name, readOnly),
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
-    });
+    };
   }
 
-  /** The user of a process: the appliance's is the first, and each app has its own. */
+  /** The user of a process: the appliance's is the first, and each app has its own, where they suffice. */
   #uid(n: number): number {
-    return FIRST_UID + n;
+    const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
+    return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
+  }
+
+  /** Names each system call that was refused to an app's process, once. */
+  #nameRefusedCalls(): void {
+    const { tile } = this.#libraries;
+    for (const [name, slot] of this.#slots) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
+        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
+        if (this.#named.has(line)) continue;
+        this.#named.add(line);
+        log(line);
+      }
+    }
   }
 
   /** Names the walls that this system has no way to build, once. */
-  #lack(name: string, { missing }: ConfinedProcess): void {
-    for (const wall of missing) {
-      if (this.#named.has(wall)) continue;
-      this.#named.add(wall);
-      log(`${name}: ${wall}`);
-    }
+  #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
+    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
+    if (missing.length === 0 || this.#named.has(line)) return;
+    this.#named.add(line);
+    log(line);
   }
 
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    if (this.#serving === undefined) return {};
-    const { setup, inventory } = this.#serving;
-    return countersOf(
-      tilesOf(setup).map(({ kind, name }) => ({
-        kind,
-        name,
-        reader: new TileReader(inventory.view(`tile ${name}`)),
-      })),
-    );
+    return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
   }
 
   #tellAttached(): void {
@@ -753,6 +1094,9 @@ class Master {
     this.#stopping = true;
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
+    // What is being started is given up; what takes over already does so first.
+    await this.#starting?.appliance.kill("it is told to stop");
+    await this.#change;
     const serving = this.#serving;
     if (serving !== undefined) {
       for (const attachment of serving.attachments) detach(attachment);
@@ -770,6 +1114,20 @@ function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
 }
 
+/** Whether the kernel's sockets alone serve. */
+function isByKernel({ attachments }: Serving): boolean {
+  return attachments.length === 0;
+}
+
+/** All tiles as they are seen from here. */
+function readersOf(setup: ApplianceSetup, inventory: Inventory): CountedTile[] {
+  const past = inventory.view(PAST_COUNTERS, { writable: true });
+  return tilesOf(setup).map(({ kind, name }, i) => ({
+    ...{ kind, name, reader: new TileReader(inventory.view(`tile ${name}`)) },
+    past: pastCounters(past, i),
+  }));
+}
+
 /** Whether `setup` can go on with the regions, rings and sockets that `before` has. */
 function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolean {
   const shape = (config: RunConfig, setup: ApplianceSetup) =>
@@ -782,21 +1140,21 @@ function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolea
   return shape(before.run.config, before.setup) === shape(config, setup);
 }
 
-/** Makes the sockets of all queues, on the UMEM of the net tile that has each. */
-function prepareSockets(
-  { plan: { frames, shares } }: ApplianceSetup,
-  inventory: Inventory,
-  attachments: readonly Attachment[],
-): void {
+/** By interface its queues, each with the UMEM of the net tile that has it. */
+function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
   const umems = frames.map((count, n) =>
     slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
   );
-  attachments.forEach((attachment, i) => {
-    attachment.prepare(
-      shares.filter((share) => share.interface === i)
-        .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] })),
-    );
-  });
+  return attached.map((_, i) =>
+    shares.filter((share) => share.interface === i)
+      .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }))
+  );
+}
+
+/** Every descriptor of an attachment. */
+function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
+  const links = link === null ? [] : [link];
+  return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
 }
 
 /** Binds all in the best mode that works for all of them, and says in which and why. */
@@ -821,9 +1179,8 @@ function attachAll(
 }
 
 /** What there is of an app, in a text that changes as it does: what it is told, and the files it reads. */
-function stampOf({ grants }: AppPlan, plan: AppProcessPlan): string {
-  const module = fileURLToPath(plan.service.module);
-  return JSON.stringify([plan, ...[module, ...grants.read].flatMap((path) => filesAt(path))]);
+function stampOf(plan: AppProcessPlan, { sources }: AppProcess): string {
+  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
 }
 
 /** Path, size and time of change of the file at `path`, or of all files below it. */
@@ -869,19 +1226,6 @@ async function within<T>(work: Promise<T>, millis: number): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Deno's flags for what a process is granted. Throws UserError. */
-function permissionFlags({ read, write, env, net, ffi }: Permissions): string[] {
-  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to write one that is meant.
-    const split = all.find((each) => each.includes(","));
-    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
-    throw new UserError(
-      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
-      Exit.usage,
-    );
-  });
 }
 
 /** How a line is written; false where it is lost. */

@@ -39,7 +39,7 @@ function rewritten(path: string, text: string, packages: Set<string>): string {
     if (!PACKAGES.includes(name.split("/")[0])) return all;
     packages.add(name);
     return `${before}"${relative(dirname(path), `${fresh}/${wrapper(name)}`)}";`;
-  });
+  }).replaceAll(/\bimport\("(\..*?)\.ts"\)/g, 'import("$1.js")');
 }
 
 function wrapper(name: string): string {

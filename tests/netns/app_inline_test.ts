@@ -18,7 +18,7 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
-import { processesOf } from "./processes.ts";
+import { childrenByUser } from "./processes.ts";
 import { assertBalanced, tileCounters } from "./wire_balance.ts";
 
 const PORT = 4000;
@@ -90,7 +90,7 @@ for (const [word, why] of [["hang", "net0 ended: it hangs"], ["exit", "net0 ende
       const listen = ["--listen", `${PORT}=${MOODY}@inline`, "--listen", "8=echo"];
       const appliance = await Appliance.start(host, [...INLINE, ...listen]);
       const { stderr } = appliance.process;
-      const before = processesOf(appliance);
+      const before = childrenByUser(appliance.process.pid);
       const other = new Client(client);
       const flows = [{ source: CLIENT, target: HOST, port: 8 }];
       await other.start({ flows, rate: 100 });
@@ -100,7 +100,7 @@ for (const [word, why] of [["hang", "net0 ended: it hangs"], ["exit", "net0 ende
       assert.equal((await askUntilAnswered(asker, { port: PORT, payload: "fine" })).text, "fine");
       await stderr.find("appliance: the next one serves");
       await answeredAtLeast(other, 3 * BURST);
-      const after = processesOf(appliance);
+      const after = childrenByUser(appliance.process.pid);
       const isSame = Object.keys(before).map((user) => before[user] === after[user]);
       assert.deepEqual(isSame, [false, true], "the app in its own process runs on");
       // What waited in the ring meanwhile is answered.

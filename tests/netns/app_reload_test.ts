@@ -24,7 +24,7 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
-import { processesOf } from "./processes.ts";
+import { childrenByUser } from "./processes.ts";
 import { tileCounters } from "./wire_balance.ts";
 
 const PORT = 4000;
@@ -140,12 +140,12 @@ labTest("a reload reads a changed zone, and costs nobody a datagram", async (lab
   const appliance = await Appliance.start(host, configured(`${listen}\n[apps.dns]\n${options}`));
   const settle = await steady(client);
   assert.equal(await lookUp(asker), "198.18.0.80");
-  let before = processesOf(appliance);
+  let before = childrenByUser(appliance.process.pid);
   for (const address of ["198.18.0.81", "198.18.0.82"]) {
     Deno.writeTextFileSync(file, zone(address));
     await assertReloads(appliance);
     await eventually("the new zone", async () => await lookUp(asker) === address || undefined);
-    const now = processesOf(appliance);
+    const now = childrenByUser(appliance.process.pid);
     // The first is the appliance, then come the apps as they are configured.
     const isSame = Object.keys(before).map((user) => before[user] === now[user]);
     assert.deepEqual(isSame, [false, true, true, false]);
@@ -168,7 +168,7 @@ labTest("a mistake in a zone, a module or the configuration leaves all as it was
   Deno.writeTextFileSync(args[1], options, { append: true });
   const appliance = await Appliance.start(host, args);
   const settle = await steady(client);
-  const before = processesOf(appliance);
+  const before = childrenByUser(appliance.process.pid);
   async function fails(sentence: RegExp): Promise<void> {
     const said = await reload(appliance);
     assert.ok(said.startsWith(FAILED), said);
@@ -176,7 +176,7 @@ labTest("a mistake in a zone, a module or the configuration leaves all as it was
     assert.equal((await ask(asker, { port: PORT })).text, "old");
     // The successors are gone, and the ones that ran run on.
     await eventually("the same processes", () => {
-      const now = JSON.stringify(processesOf(appliance));
+      const now = JSON.stringify(childrenByUser(appliance.process.pid));
       return Promise.resolve(now === JSON.stringify(before) || undefined);
     });
   }
@@ -241,11 +241,11 @@ labTest("options, ports and apps come and go by a reload", async (lab) => {
   assert.match(await reload(appliance), /^reloaded: .*9=time.*; AF_XDP was opened anew$/);
   await told(asker, "one");
   await askUntilAnswered(asker, { port: 9 });
-  assert.equal(Object.keys(processesOf(appliance)).length, 4);
+  assert.equal(Object.keys(childrenByUser(appliance.process.pid)).length, 4);
   write(tellerConfig(one, { module }));
   assert.match(await reload(appliance), /^reloaded: .*; AF_XDP was opened anew$/);
   await told(asker, "one");
-  assert.equal(Object.keys(processesOf(appliance)).length, 2);
+  assert.equal(Object.keys(childrenByUser(appliance.process.pid)).length, 2);
   assert.equal((await ask(asker, { port: 9, timeoutMs: SILENCE_MILLIS })).bytes, null);
   assert.equal((await appliance.stop()).code, 0);
 });

@@ -209,12 +209,17 @@ labTest("a start that waits tells its counters, and can be stopped", async (lab)
     const appliance = Appliance.launch(host, [...ECHO, "--control", control]);
     const { stderr } = appliance.process;
     await stderr.find("eth0: waiting");
+    // There is nothing yet that could be replaced.
+    appliance.process.kill("SIGHUP");
+    await stderr.find("reload failed, it goes on as it was: it does not serve");
     appliance.process.kill("SIGUSR2");
     assert.match(await stderr.find("counters: "), /"netlink":\{/);
     return appliance;
   };
   const after = () => assert.rejects(Deno.lstat(control), Deno.errors.NotFound);
-  await assertStopsPromptly(start, { signal: "SIGHUP", after });
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    await assertStopsPromptly(start, { signal, after });
+  }
 });
 
 labTest(

@@ -17,6 +17,7 @@ const CAP_NET_ADMIN = 1 << 12;
 
 /** A folder that every user can read, with all that a child loads. */
 const FOLDER = makeFolder();
+addEventListener("unload", () => Deno.removeSync(FOLDER, { recursive: true }));
 
 function makeFolder(): string {
   const folder = Deno.makeTempDirSync({ prefix: "process-" });
@@ -43,8 +44,8 @@ function makeFolder(): string {
 function copyTree(folder: string, program: string): void {
   for (const part of ["ffi", "build", "tests/netns"]) {
     Deno.mkdirSync(`${folder}/${part}`, { recursive: true });
-    for (const { name } of Deno.readDirSync(`${ROOT}${part}`)) {
-      if (part === "tests/netns" && name !== program) continue;
+    for (const { name, isFile } of Deno.readDirSync(`${ROOT}${part}`)) {
+      if (!isFile || (part === "tests/netns" && name !== program)) continue;
       Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/${part}/${name}`);
     }
   }

@@ -210,15 +210,16 @@ Deno.test("a burst larger than one kick sends is sent whole", () => {
   using far = wire.farSocket();
   const socket = open(wire.near);
   const { slot } = socket;
-  const pairs = new Uint32Array(2 * RING);
-  for (let i = 0; i < RING; i++) {
+  const count = 200; // more do not fit the receive buffer of a packet socket on every kernel
+  const pairs = new Uint32Array(2 * count);
+  for (let i = 0; i < count; i++) {
     const one = frame({ to: wire.far.mac, destination: ADDRESS, port: 9, payload: `burst ${i}.` });
     u8(memory).set(one, i * FRAME_BYTES);
     pairs.set([i * FRAME_BYTES, one.length], 2 * i);
   }
-  equal(xsk.transmit(slot, pairs, RING), RING);
-  for (let i = 0; i < RING; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
-  equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), RING);
+  equal(xsk.transmit(slot, pairs, count), count);
+  for (let i = 0; i < count; i++) ok(far.receive(carries(`burst ${i}.`)), `frame ${i} is missing`);
+  equal(xsk.complete(slot, new Uint32Array(RING), RING, 0), count);
   close(socket);
 });
 

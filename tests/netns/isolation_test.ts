@@ -1,6 +1,7 @@
 /**
- * What a tile cannot do, tried from inside: a probe is started by the real `worker.ts`, with the real
- * permissions and the real confinement of each kind of tile, in a child process.
+ * What a tile of the appliance cannot do, tried from inside: a probe is started by the real `worker.ts`, with
+ * the real permissions and the real confinement of each kind of tile, in a child process. Apps are processes
+ * of their own: `tests/attacks`.
  */
 
 import assert from "node:assert/strict";
@@ -34,7 +35,7 @@ async function probe(kind: TileKind, { store }: { store: boolean }) {
   return { code, signal, lines: text(stdout).split("\n"), stderr: text(stderr) };
 }
 
-for (const kind of ["netlink", "net", "app", "status"] as const) {
+for (const kind of ["netlink", "net", "status"] as const) {
   Deno.test(`a ${kind} tile is refused whatever is not its job`, async () => {
     const { lines, stderr } = await probe(kind, { store: false });
     // A kernel without landlock leaves seccomp and Deno's permissions, which refuse the same.

@@ -12,7 +12,7 @@ import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { create, type NetlinkSetup } from "../../tiles/netlink/tile.ts";
-import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
+import { CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../tiles/runtime/solicit_link.ts";
@@ -56,19 +56,33 @@ export class Sleeper {
 export class Bench implements Disposable {
   readonly reader: NetbaseReader;
   readonly solicits: readonly SolicitProducer[];
-  readonly filter = heapView(FILTER_BYTES);
+  readonly filter: View;
+  readonly control: ControlWriter;
   readonly log: string[] = [];
   readonly ifindex = indexOf("v0");
   readonly tile: Tile;
   readonly #region = new TileRegion(heapView(TILE_REGION_BYTES));
 
   constructor(
-    { links = 1, netbase = heapView(NETBASE_BYTES), sleepers = [] }: {
+    {
+      links = 1,
+      netbase = heapView(NETBASE_BYTES),
+      filter = heapView(FILTER_BYTES),
+      sleepers = [],
+      isBeside = false,
+    }: {
       links?: number;
       netbase?: View;
+      filter?: View;
       sleepers?: readonly Sleeper[];
+      /** Whether its appliance waits for its turn beside another. */
+      isBeside?: boolean;
     } = {},
   ) {
+    const control = heapView(CONTROL_BYTES);
+    this.filter = filter;
+    this.control = new ControlWriter(control);
+    if (!isBeside) this.control.serve();
     const views = Array.from({ length: links }, () => heapView(SOLICIT_LINK_BYTES));
     this.solicits = views.map((view) => new SolicitProducer(view));
     this.tile = this.#create({
@@ -79,7 +93,7 @@ export class Bench implements Disposable {
       ports: [7],
       eventfd: -1,
       wakes: sleepers.map(({ view, eventfd }) => ({ tile: view, eventfd })),
-      control: heapView(CONTROL_BYTES),
+      control,
       snapshot: heapView(SNAPSHOT_BYTES),
     });
     this.reader = new NetbaseReader(netbase);

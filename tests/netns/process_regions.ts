@@ -6,7 +6,7 @@ import { heapView, u8, type View } from "../../ffi/view.ts";
 /** A copy of the first `bytes` of region `name` of a process. */
 export function readRegion(pid: number, name: string, bytes: number): View {
   const maps = Deno.readTextFileSync(`/proc/${pid}/maps`);
-  const region = maps.match(new RegExp(`^([0-9a-f]+)-.*/memfd:tegula ${name} `, "m"));
+  const region = maps.match(new RegExp(`^([0-9a-f]+)-.*/memfd:tegula ${name} \\(deleted\\)`, "m"));
   assert.ok(region, `a region ${name}`);
   using memory = Deno.openSync(`/proc/${pid}/mem`);
   memory.seekSync(parseInt(region[1], 16), Deno.SeekMode.Start);

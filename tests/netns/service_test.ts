@@ -36,8 +36,14 @@ labTest("the service answers once it is started, and under its own user alone", 
   const request = Uint8Array.from({ length: 48 }, (_, at) => at === 0 ? 0x23 : 0);
   assert.equal((await ask(asker, { port: 123, payload: request })).bytes?.length, 48);
 
-  await machine.run("systemctl reload tegula");
+  // Within the unit's bounds there is every wall around an app and the appliance.
   const journal = "journalctl --no-pager --output=cat --unit=tegula";
+  console.log(
+    await machine.run(journal),
+    await machine.property("MemoryCurrent"),
+    await machine.property("TasksCurrent"),
+  );
+  await machine.run("systemctl reload tegula");
   await eventually("the reload in the journal", async () => {
     const said = await machine.run(journal);
     return /^reloaded/m.test(said) ? true : undefined;

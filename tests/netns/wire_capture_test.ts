@@ -27,6 +27,7 @@ import {
   socketPath,
 } from "./lab.ts";
 import { readRegion } from "./process_regions.ts";
+import { applianceOf } from "./processes.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 /** Directions as tshark gives them. */
@@ -64,7 +65,8 @@ async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
 }
 
 /** What net tiles are told to show. */
-function captureMode({ process: { pid } }: Appliance): number {
+function captureMode(appliance: Appliance): number {
+  const pid = applianceOf(appliance.process.pid);
   return new ControlReader(readRegion(pid, "control", CONTROL_BYTES)).captureMode;
 }
 

@@ -23,8 +23,11 @@ const SLOTS = 1 << SLOT_BITS;
 const KEPT = SLOTS >>> 1;
 /** Places of a half that an address may be in. */
 const PROBES = 64;
-/** Words: which half is the younger; three of the hash's key, 0 until the writer has come; the halves. */
-const [YOUNGER, KEY_AT, HALVES_AT] = [0, 1, 16];
+/**
+ * Words: which half is the younger; three of the hash's key, 0 until the writer has come; places taken in
+ * the younger half; the halves.
+ */
+const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
 
 /** Bytes of a table. */
 export const HEARD_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
@@ -32,8 +35,6 @@ export const HEARD_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
 /** A table, its writer's or a reader's. Addresses in host order, as signed words; 0 is none. */
 export class Heard {
   readonly #words: Int32Array;
-  /** Places taken in the younger half. */
-  #count = 0;
   #victim = 0;
 
   /**
@@ -43,11 +44,7 @@ export class Heard {
   constructor(view: View, seed?: number) {
     const words = this.#words = i32(view);
     if (seed === undefined) return;
-    if (words[KEY_AT + 1] !== 0) {
-      const begin = this.#place(words[YOUNGER], 0);
-      for (let at = begin; at < begin + SLOTS; at++) if (words[at] !== 0) this.#count++;
-      return;
-    }
+    if (words[KEY_AT + 1] !== 0) return;
     const { add, first, second } = keyOf(seed, Use.heard);
     words.set([add, first, second], KEY_AT);
   }
@@ -64,8 +61,8 @@ export class Heard {
     }
     if (words[at] === address) return false;
     words[at] = address;
-    if (++this.#count < KEPT) return false;
-    this.#count = 0;
+    if (++words[COUNT] < KEPT) return false;
+    words[COUNT] = 0;
     const older = 1 - half;
     words.fill(0, HALVES_AT + older * SLOTS, HALVES_AT + (older + 1) * SLOTS);
     words[YOUNGER] = older;

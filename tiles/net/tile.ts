@@ -37,7 +37,6 @@ import { SocketSender } from "./socket_sender.ts";
 import { Solicits } from "./solicits.ts";
 import { Transmitter } from "./transmit.ts";
 import { Umem } from "./umem.ts";
-import { warmUp } from "./warm_up.ts";
 import { Wire } from "./wire.ts";
 import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
 
@@ -82,6 +81,8 @@ export interface NetSetup {
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
+  /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
+  readonly warmUp?: boolean;
   /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
   readonly seed: number;
 }
@@ -114,7 +115,11 @@ async function createInTurn(
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
   const slots = adopt(context);
   if (context.turn !== undefined) {
-    await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    if (context.setup.warmUp) {
+      // Who starts alone needs none of it.
+      const { warmUp } = await import("./warm_up.ts");
+      await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+    }
     await context.turn();
   }
   for (const { setup, metrics } of made) {

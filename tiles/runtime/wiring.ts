@@ -4,6 +4,7 @@
  * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
  */
 
+import { f64, slice, type View } from "../../ffi/view.ts";
 import type { Region } from "../../ffi/region.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
@@ -27,12 +28,20 @@ import { refusedCallsBytes } from "./refused_calls.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
-import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** Slots for refused calls of apps in processes: more than there are at once. */
 export const APP_SLOTS = 256;
 /** The region with them. */
 export const APP_REFUSALS = "refused calls of apps";
+
+/** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
+export const PAST_COUNTERS = "past counters";
+
+/** The counters in it of those before the `i`-th tile. */
+export function pastCounters(view: View, i: number): Float64Array {
+  return f64(slice(view, i * TILE_COUNTERS * 8, TILE_COUNTERS * 8));
+}
 
 /** An app and the ports that it answers on. */
 export interface AppPlan
@@ -70,9 +79,17 @@ export interface ApplianceSetup {
   readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
+  /** Whether another serves until this one is ready, so that there is time to warm up. */
+  readonly isBeside: boolean;
   /** What the status tile listens on; where that is nothing there is none. */
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
+
+/**
+ * Of what is in those regions that outlast an appliance: to be raised with each change of their layouts
+ * and meanings. A program that is another's successor takes them over where both have the same.
+ */
+export const REGIONS_VERSION = 1;
 
 /** A region, before it is made. */
 export interface RegionPlan {
@@ -159,6 +176,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     fresh("control", CONTROL_BYTES),
     fresh("snapshot", SNAPSHOT_BYTES),
     fresh("refused calls", refusedCallsBytes(tiles.length)),
+    {
+      ...{ name: PAST_COUNTERS, bytes: tiles.length * TILE_COUNTERS * 8 },
+      ...{ writer: "master", fresh: true },
+    },
     {
       name: APP_REFUSALS,
       bytes: refusedCallsBytes(APP_SLOTS),
@@ -295,7 +316,7 @@ export class Wiring {
   }
 
   statusSetup(): StatusSetup {
-    const { listens, apps, attached } = this.#setup;
+    const { listens, apps, attached, slots } = this.#setup;
     return {
       listeners: {
         control: listens.control ? this.#handed.fd("listen control") : null,
@@ -306,10 +327,11 @@ export class Wiring {
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
-      tiles: this.seats.map(({ kind, name }) => ({
-        kind,
-        name,
-        region: this.#region(`tile ${name}`).reader,
+      refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
+      tiles: this.seats.map(({ kind, name }, i) => ({
+        ...{ kind, name, region: this.#region(`tile ${name}`).reader },
+        past: pastCounters(this.#region(PAST_COUNTERS).reader, i),
+        ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
       })),
       metrics: this.seats.filter(({ kind }) => kind === "app")
         .map(({ name }) => ({ name, view: this.#region(`metrics ${name}`).reader })),
@@ -371,6 +393,7 @@ export class Wiring {
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
       seed: randomSeed(),
+      warmUp: this.#setup.isBeside,
     };
   }
 

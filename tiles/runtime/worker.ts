@@ -72,7 +72,6 @@ function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never>
 interface Started {
   readonly tile: Tile | ServingTile;
   readonly region: TileRegion;
-  readonly thread: number;
 }
 
 async function start(boot: BootMessage): Promise<Started> {
@@ -101,14 +100,13 @@ async function start(boot: BootMessage): Promise<Started> {
     onMessage: (listener) => addEventListener("message", (event) => listener(dataOf(event))),
     ...(boot.beside && { turn: () => turn().finally(join) }),
   });
-  // What loading modules has left in Deno's event loop ends now: at the thread's end it would wake
-  // workers that came later, which a confined thread may not, and Deno ends the process for that.
-  await new Promise((resolve) => setTimeout(resolve));
+  // One that took its turn has others wait for it now.
+  if (!boot.beside) await loaded();
   if (!boot.keep.keep) {
     for (const name of GIVEN_UP) revoke({ name });
   }
   post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
-  return { tile, region, thread };
+  return { tile, region };
 }
 
 /** What a message of main's says, as types of Node's hide. */
@@ -116,24 +114,33 @@ function dataOf<Data>(event: Event): Data {
   return (event as MessageEvent).data;
 }
 
+/**
+ * What loading modules has left in Deno's event loop ends: at the thread's end it would wake workers that
+ * came later, which a confined thread may not, and Deno ends the process for that.
+ */
+function loaded(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
 /** Says that it is ready, and hears when whoever runs in its place has ended. */
-function turn(): Promise<boolean> {
+async function turn(): Promise<boolean> {
+  await loaded();
   const heard = new Promise<boolean>((resolve) => {
     addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
   });
   post({ type: "ready" });
-  return heard;
+  return await heard;
 }
 
 /** Until it is told to stop. */
-async function live(boot: BootMessage, { tile, region, thread }: Started): Promise<void> {
+async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
   } else if (boot.kind !== "status") {
     runLoop({
       tile,
       region,
-      control: new ControlReader(boot.control, thread),
+      control: new ControlReader(boot.control),
       wakeups: COUNTERS[boot.kind].index.wakeups,
       spinTurns: boot.spinTurns,
     });
