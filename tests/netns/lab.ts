@@ -28,7 +28,7 @@ export class Appliance extends DemoAppliance {
 
 /** Ids of the processes that an appliance's master has started. */
 export function childrenOf(
-  { process: { pid } }: DemoAppliance,
+  { process: { pid } }: Pick<DemoAppliance, "process">,
   kind: "appliance" | "app",
 ): number[] {
   const module = { appliance: "runtime/appliance_process", app: "app/process" }[kind];
