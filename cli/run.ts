@@ -7,7 +7,8 @@ import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
 import { placeControl } from "./control_place.ts";
 import { takeDefaults } from "./default_interfaces.ts";
-import { log, type Run, serve, takeCarried } from "../master/master.ts";
+import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
+import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
 import { type MainLibraries, openLibraries } from "./libraries.ts";
 import { command, type Given } from "./options.ts";
 import {
@@ -56,11 +57,16 @@ async function start(
 ): Promise<number> {
   const libraries = openLibraries();
   const first = takeCarried(libraries) ?? await planRun(values, { libraries });
-  return await serve(first, {
-    plan: (before) => planRun(values, { libraries, before }),
-    libraries,
-    args,
-  });
+  if (!("appliance" in first) && !isConfined()) {
+    const { carried, fd } = leave(first, libraries);
+    becomeConfined(first, { host: libraries.host, args, carried, fds: [fd] });
+  }
+  const plan = async (before: Run) => {
+    const run = await planRun(values, { libraries, before });
+    checkConfinement(run);
+    return run;
+  };
+  return await serve(first, { plan, libraries, args });
 }
 
 /** What is to be served, read and checked, in place of what is served already. Throws UserError. */

@@ -454,7 +454,7 @@ static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals 
 static const int32_t PROCESS_NO_ADDRESS[] = { 0 }; /* send, by which a handler wakes that thread */
 static const int32_t PROCESS_SELF[] = { 0 }; /* limits of the process itself, which can only fall */
 static const int32_t PROCESS_FCNTL[] = {
-	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, /* as FCNTL_COMMANDS; descriptors are its own here */
+	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; descriptors are its own here */
 	F_DUPFD_CLOEXEC, /* Rust's try_clone, of its own descriptors */
 };
 static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX }; /* Rust, for each pipe and socket */

@@ -21,6 +21,8 @@ export interface PlacedApp {
   readonly module: string;
   /** Files and folders that it is made of, besides the program's. */
   readonly read: readonly string[];
+  /** The files that it was made from; none of an app that ships. */
+  readonly sources: readonly string[];
   /** Deno's cache with it compiled; undefined where all of it is plain JavaScript. */
   readonly denoDir?: string;
   /** Where its copies and its cache are, if it has any: for `discard`. */
@@ -79,7 +81,11 @@ export class AppFiles {
   ): Promise<PlacedApp> {
     if (module.startsWith(`file://${ROOT}tiles/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
-      return { module: pathToFileURL(programModule(source, this.root)).href, read: [] };
+      return {
+        module: pathToFileURL(programModule(source, this.root)).href,
+        read: [],
+        sources: [],
+      };
     }
     const prefix = `${name.replaceAll("/", "_")}-`;
     const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
@@ -126,7 +132,7 @@ async function placeIn(
   const module = needsCopy ? folder + path : path;
   if (!isCompiled && !needsCopy) {
     removeFolder(folder);
-    return { module: pathToFileURL(module).href, read: files };
+    return { module: pathToFileURL(module).href, read: files, sources: files };
   }
   if (needsCopy) {
     try {
@@ -145,6 +151,7 @@ async function placeIn(
   return {
     module: pathToFileURL(module).href,
     read: needsCopy ? files.map((file) => folder + file) : files,
+    sources: files,
     ...(isCompiled && { denoDir }),
     folder,
   };

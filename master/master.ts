@@ -8,7 +8,6 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { fileURLToPath } from "node:url";
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
@@ -33,14 +32,14 @@ import { RingWatch } from "../cli/watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { countersOf } from "../tiles/runtime/counters.ts";
-import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
+import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
+import { APPLIANCE_LIBRARIES, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
+import { RefusedCalls, refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
-import { TileReader } from "../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,
@@ -48,6 +47,8 @@ import {
   type AppPlan,
   linkShape,
   netName,
+  PAST_COUNTERS,
+  pastCounters,
   REGIONS_VERSION,
   regionsOf,
   servicePlan,
@@ -83,6 +84,8 @@ interface Serving {
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, RunningApp>;
+  /** All tiles; `past` is what those before them have counted, written here. */
+  readonly tiles: readonly CountedTile[];
   /** Those of them that are started for it, with what they are told. */
   readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
 }
@@ -105,6 +108,7 @@ export interface Carried {
   readonly udp: readonly (readonly [port: number, fd: number])[];
   readonly listening: readonly (readonly [place: string, fd: number])[];
   readonly slots: readonly (readonly [name: string, slot: number])[];
+  readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
   /** Folder of the apps' files, if there is one. */
   readonly folder: string | null;
   /** The operator's number for this upgrade. */
@@ -114,8 +118,19 @@ export interface Carried {
 /** By which variable the program finds it: the memfd's descriptor and length. */
 const CARRIED = "TEGULA_CARRIED";
 
+/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
+export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared("carried", text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+}
+
 /** What a predecessor has left to this program; null: it is started anew. */
-export function takeCarried({ regions }: Pick<MainLibraries, "regions">): Carried | null {
+export function takeCarried(
+  { regions }: Pick<MainLibraries, "regions">,
+): Run | Carried | null {
   const text = Deno.env.get(CARRIED);
   if (text === undefined) return null;
   Deno.env.delete(CARRIED);
@@ -128,8 +143,8 @@ export function takeCarried({ regions }: Pick<MainLibraries, "regions">): Carrie
 /** An app, and what it was started from. */
 interface RunningApp {
   readonly process: AppProcess;
-  /** What it is told, and of its files what changes as they do. */
-  readonly stamp: string;
+  /** What it is told, and of its files what changes as they do, as of its last start. */
+  stamp: string;
 }
 
 /**
@@ -181,7 +196,7 @@ export async function serve(
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
-  Deno.addSignalListener("SIGHUP", () => void master.change("reload", randomSeed()));
+  Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
     const started = "appliance" in first ? master.goOn(first) : master.start(first);
@@ -215,6 +230,8 @@ class Master {
   /** When is looked again for interfaces that were made again, and the pause after a failure. */
   #lookAgain = 0;
   #lookPause = LOOK_MILLIS;
+  /** What tiles have counted whose regions were replaced, by name. */
+  readonly #past = new Map<string, Float64Array>();
   /** What the log has named once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
@@ -224,7 +241,10 @@ class Master {
   #booted = false;
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
+  readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
+  /** Whether a signal has asked for a reload that has yet to begin. */
+  #hungUp = false;
   #failures = 0;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
@@ -251,6 +271,8 @@ class Master {
     this.#own = new Inventory(libraries, carried?.own);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
+    this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
+    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), LOOK_MILLIS));
   }
 
   /** From nothing to serving. Throws UserError. */
@@ -279,10 +301,21 @@ class Master {
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
   }
 
+  /** A signal asks for a reload. One that has yet to begin is enough for all that come until then. */
+  hangUp(): void {
+    if (this.#hungUp) return;
+    this.#hungUp = true;
+    void this.change("reload", randomSeed());
+  }
+
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
-      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
+      this.#hungUp = false;
+      if (this.#serving === undefined || this.#stopping) {
+        throw new UserError("it does not serve", Exit.usage);
+      }
+      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
     });
   }
 
@@ -319,18 +352,15 @@ class Master {
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
       const { carried, descriptors } = this.#carry(number);
-      const text = new TextEncoder().encode(JSON.stringify(carried));
-      const { writable, readOnly } = regions.createShared("carried", text.length);
-      u8(regions.mapShared(writable, text.length)).set(text);
-      regions.close(writable);
+      const left = leave(carried, this.#libraries);
       observer.pause();
       const failed = host.execKeeping(
         [program, ...flags, "run", ...this.#args],
-        { ...Deno.env.toObject(), [CARRIED]: `${readOnly} ${text.length}` },
-        [readOnly, ...descriptors],
+        { ...Deno.env.toObject(), ...left.carried },
+        [left.fd, ...descriptors],
       );
       observer.resume();
-      regions.close(readOnly);
+      regions.close(left.fd);
       throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`, Exit.usage);
     });
   }
@@ -361,6 +391,7 @@ class Master {
         udp: [...this.#udp],
         listening: [...this.#listening],
         slots: [...this.#slots],
+        past: [...this.#past].map(([name, past]) => [name, [...past]]),
         folder: this.#files.folder,
       },
       descriptors: [
@@ -382,6 +413,9 @@ class Master {
     for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
     for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
     for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
+    for (const name of run.config.interfaces) {
+      this.#tried.set(name, this.#libraries.host.ifindex(name));
+    }
     const inventory = new Inventory(this.#libraries, carried.inventory);
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
@@ -398,7 +432,9 @@ class Master {
       // Whatever it was started from was another program's.
       { process: AppProcess.adopt(known, this.#appParts(name, inventory)), stamp: "" },
     ]));
-    const serving = { run, setup, inventory, attachments, appliance, apps, changed: [] };
+    for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
+    const tiles = readersOf(setup, inventory);
+    const serving = { run, setup, inventory, attachments, appliance, apps, tiles, changed: [] };
     this.#serving = serving;
     this.#watch(serving);
     this.#watchRings(attachments);
@@ -426,7 +462,9 @@ class Master {
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     return this.#changes.ask(number, async () => {
       try {
-        if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
+        if (what === "upgrade" && (!this.#booted || this.#stopping)) {
+          throw new UserError("it does not serve", Exit.usage);
+        }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
@@ -496,7 +534,10 @@ class Master {
       await within(
         Promise.all([
           next.appliance.ready,
-          ...next.changed.map(({ process, plan }) => process.prepare(plan)),
+          ...next.changed.map(async ({ process, plan }) => {
+            await process.prepare(plan);
+            next.apps.get(plan.name)!.stamp = stampOf(plan, process);
+          }),
         ]),
         how.millis,
       );
@@ -566,8 +607,8 @@ class Master {
     }
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
-      for (const { name, bytes, fresh, writer } of regionsOf(setup)) {
-        if (writer === "master") continue;
+      for (const { name, bytes, fresh } of regionsOf(setup)) {
+        if (name === APP_REFUSALS) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -592,15 +633,16 @@ class Master {
         if (app.stateBytes !== undefined) {
           this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
         }
-        const stamp = stampOf(app, plan);
         const running = isWarm ? before!.apps.get(app.name) : undefined;
         const process = running?.process ??
           new AppProcess(plan, this.#appParts(app.name, inventory));
+        const stamp = stampOf(plan, process);
         apps.set(app.name, { process, stamp });
         if (running?.stamp !== stamp) changed.push({ process, plan });
       }
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
-      return { run, setup, inventory, attachments, appliance, apps, changed };
+      const tiles = readersOf(setup, inventory);
+      return { run, setup, inventory, attachments, appliance, apps, tiles, changed };
     } catch (error) {
       if (!isWarm) discard(attachments, inventory);
       throw error;
@@ -632,17 +674,36 @@ class Master {
     if (isCold) discard(next.attachments, next.inventory);
   }
 
+  /** Has the counts of those tiles of `before` go on whose regions `next` has anew. */
+  #keepCounts(before: Serving, next: Serving): void {
+    const isFresh = new Map(regionsOf(next.setup).map(({ name, fresh }) => [name, fresh]));
+    const isCold = before.inventory !== next.inventory;
+    for (const { name, reader } of before.tiles) {
+      if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
+      const past = this.#past.get(name) ?? new Float64Array(TILE_COUNTERS);
+      this.#past.set(name, past.map((count, i) => count + reader.counters[i]));
+    }
+    for (const { name, past } of next.tiles) past.set(this.#past.get(name) ?? []);
+  }
+
   /**
    * Has `next`, which is ready, go on in place of `before`. False where `before` has ended and AF_XDP cannot
    * be had again: nothing serves then.
    */
   async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
+    // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
+    const takeOverApps = () => {
+      const all = Promise.all(next.changed.map(({ process }) => process.takeOver()));
+      // One that fails once it runs is started again.
+      all.catch(() => {});
+      return all;
+    };
     let handedOver = false;
+    let going: Promise<unknown> | undefined;
     if (before !== undefined && before.inventory === next.inventory) {
-      const leaving = next.changed.map(({ process }) => process.leave());
+      going = takeOverApps();
       handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
       if (!handedOver) await before.appliance.kill("it did not leave in time");
-      await Promise.all(leaving);
     } else if (before !== undefined) {
       for (const attachment of before.attachments) detach(attachment);
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
@@ -650,12 +711,11 @@ class Master {
       discard(before.attachments, before.inventory);
       if (!isByKernel(before) && !this.#attachAgain(next)) return false;
     }
+    if (before !== undefined) this.#keepCounts(before, next);
     next.appliance.go(handedOver);
-    const going = Promise.all(next.changed.map(({ process }) => process.go()));
-    // It may fail before the appliance runs.
-    going.catch(() => {});
+    going ??= takeOverApps();
     await next.appliance.running;
-    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
+    // At the first start what fails is the operator's to mend.
     if (!this.#booted) await going;
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
@@ -896,7 +956,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        writer === "master" ? this.#own.region(name) : inventory.region(name),
+        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -923,7 +983,7 @@ class Master {
             ...grants,
             read: [program, ...grants.read],
             ffi: libraries,
-          }),
+          }, (sentence) => new UserError(sentence, Exit.usage)),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
@@ -997,6 +1057,19 @@ class Master {
     return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
   }
 
+  /** Names each system call that was refused to an app's process, once. */
+  #nameRefusedCalls(): void {
+    const { tile } = this.#libraries;
+    for (const [name, slot] of this.#slots) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
+        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
+        if (this.#named.has(line)) continue;
+        this.#named.add(line);
+        log(line);
+      }
+    }
+  }
+
   /** Names the walls that this system has no way to build, once. */
   #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
     const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
@@ -1007,16 +1080,7 @@ class Master {
 
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
-    const shown = this.#serving ?? this.#starting;
-    if (shown === undefined) return {};
-    const { setup, inventory } = shown;
-    return countersOf(
-      tilesOf(setup).map(({ kind, name }) => ({
-        kind,
-        name,
-        reader: new TileReader(inventory.view(`tile ${name}`)),
-      })),
-    );
+    return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
   }
 
   #tellAttached(): void {
@@ -1053,6 +1117,15 @@ function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
 /** Whether the kernel's sockets alone serve. */
 function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
+}
+
+/** All tiles as they are seen from here. */
+function readersOf(setup: ApplianceSetup, inventory: Inventory): CountedTile[] {
+  const past = inventory.view(PAST_COUNTERS, { writable: true });
+  return tilesOf(setup).map(({ kind, name }, i) => ({
+    ...{ kind, name, reader: new TileReader(inventory.view(`tile ${name}`)) },
+    past: pastCounters(past, i),
+  }));
 }
 
 /** Whether `setup` can go on with the regions, rings and sockets that `before` has. */
@@ -1106,9 +1179,8 @@ function attachAll(
 }
 
 /** What there is of an app, in a text that changes as it does: what it is told, and the files it reads. */
-function stampOf({ grants }: AppPlan, plan: AppProcessPlan): string {
-  const module = fileURLToPath(plan.service.module);
-  return JSON.stringify([plan, ...[module, ...grants.read].flatMap((path) => filesAt(path))]);
+function stampOf(plan: AppProcessPlan, { sources }: AppProcess): string {
+  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
 }
 
 /** Path, size and time of change of the file at `path`, or of all files below it. */
@@ -1154,19 +1226,6 @@ async function within<T>(work: Promise<T>, millis: number): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Deno's flags for what a process is granted. Throws UserError. */
-function permissionFlags({ read, write, env, net, ffi }: Permissions): string[] {
-  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to write one that is meant.
-    const split = all.find((each) => each.includes(","));
-    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
-    throw new UserError(
-      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
-      Exit.usage,
-    );
-  });
 }
 
 /** How a line is written; false where it is lost. */

@@ -4,8 +4,9 @@
  */
 
 import { strict as assert } from "node:assert";
-import { askUntilAnswered, childrenOf, ECHO, labTest, pair } from "./lab.ts";
+import { askUntilAnswered, ECHO, labTest, pair } from "./lab.ts";
 import { selfCommand } from "../../cli/self.ts";
+import { processesOf } from "./processes.ts";
 
 const HAS_KEYS = /^flags\s*:.*\bpku\b/m.test(Deno.readTextFileSync("/proc/cpuinfo"));
 const WITHOUT = "DENO_V8_FLAGS=--no-memory-protection-keys";
@@ -21,9 +22,8 @@ for (
     const { host, asker } = await pair(lab);
     const process = host.spawn(["env", ...environment, ...selfCommand(), "run", ...ECHO]);
     await process.stderr.find("ready:");
-    assert.equal(usesKeys(process.pid), expected, "V8 as it was told to be");
-    for (const kind of ["appliance", "app"] as const) {
-      assert.equal(usesKeys(childrenOf({ process }, kind)[0]), HAS_KEYS, `V8 of the ${kind}`);
+    for (const { pid, role } of processesOf(process.pid)) {
+      assert.equal(usesKeys(pid), role === "main" ? expected : HAS_KEYS, `V8 of ${role}`);
     }
     assert.equal((await askUntilAnswered(asker)).text, "hello");
     process.kill("SIGHUP");

@@ -2,17 +2,9 @@
 
 import { strict as assert } from "node:assert";
 import { TILE_REGION_BYTES, TileReader } from "../../tiles/runtime/tile_region.ts";
-import {
-  Appliance,
-  ask,
-  childrenOf,
-  type Client,
-  eventually,
-  labTest,
-  type Namespace,
-  pair,
-} from "./lab.ts";
+import { Appliance, ask, type Client, eventually, labTest, type Namespace, pair } from "./lab.ts";
 import { readRegion } from "./process_regions.ts";
+import { applianceOf } from "./processes.ts";
 
 /** Times that the net tile falls asleep while it is watched, and the most datagrams that may take. */
 const SLEEPS = 20;
@@ -32,7 +24,7 @@ async function startOnOne(host: Namespace, args: readonly string[]): Promise<App
 
 /** How many turns the net tile takes for each time that it falls asleep, over a few datagrams. */
 async function turnsPerSleep(appliance: Appliance, asker: Client): Promise<number> {
-  const [pid] = childrenOf(appliance, "appliance");
+  const pid = applianceOf(appliance.process.pid);
   const net = () => new TileReader(readRegion(pid, "tile net0", TILE_REGION_BYTES));
   const before = net();
   for (let asked = 0; asked < MOST_ASKED; asked++) {

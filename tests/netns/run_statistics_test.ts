@@ -8,7 +8,6 @@ import {
   answeredAtLeast,
   Appliance,
   assertGrowth,
-  childrenOf,
   CLIENT,
   ECHO,
   eventually,
@@ -17,6 +16,7 @@ import {
   pair,
 } from "./lab.ts";
 import { xdpSockets } from "./process_sockets.ts";
+import { applianceOf } from "./processes.ts";
 
 const SOL_XDP = 283;
 const XDP_STATISTICS = 7;
@@ -37,7 +37,7 @@ labTest("what the kernel counts of all sockets is among the counters", async (la
   await asker.start({ flows, rate: 1000 });
   await answeredAtLeast(asker, 200);
   // Nobody reads meanwhile, so that rings fill up and frames run out.
-  const [reader] = childrenOf(appliance, "appliance");
+  const reader = applianceOf(appliance.process.pid);
   Deno.kill(reader, "SIGSTOP");
   await eventually(
     "frames that the kernel drops",

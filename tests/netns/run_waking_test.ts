@@ -13,13 +13,13 @@ import {
   ask,
   assertGrowth,
   assertPrompt,
-  childrenOf,
   type Client,
   ECHO,
   labTest,
   pair,
   peer,
 } from "./lab.ts";
+import { processesOf } from "./processes.ts";
 
 const PORT = 4000;
 /** Datagrams that are looked at. */
@@ -93,10 +93,9 @@ function processorMillis(pid: number): number {
 /** How much processor time the master, the appliance and apps use together in a quiet second. */
 async function idleMillis(appliance: Appliance): Promise<number> {
   await delay(1000);
-  const children = [...childrenOf(appliance, "appliance"), ...childrenOf(appliance, "app")];
-  assert.equal(children.length, 2);
-  const all = [appliance.process.pid, ...children];
-  const used = () => all.reduce((sum, pid) => sum + processorMillis(pid), 0);
+  const all = processesOf(appliance.process.pid);
+  assert.deepEqual(all.map(({ role }) => role), ["main", "appliance", "app"]);
+  const used = () => all.reduce((sum, { pid }) => sum + processorMillis(pid), 0);
   const before = used();
   await delay(2000);
   return (used() - before) / 2;

@@ -13,7 +13,6 @@ import {
   answeredAtLeast,
   Appliance,
   askUntilAnswered,
-  childrenOf,
   CLIENT,
   Client,
   eventually,
@@ -24,6 +23,7 @@ import {
   secondLink,
   socketPath,
 } from "./lab.ts";
+import { processesOf } from "./processes.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 const SECONDS = Number(Deno.env.get("TEGULA_SOAK_SECONDS") ?? 15);
@@ -71,11 +71,10 @@ function routes(verb: "add" | "del"): string[] {
   return Array.from({ length: 200 }, (_, i) => `route ${verb} 198.19.${i}.0/24 via ${CLIENT}`);
 }
 
-/** Resident memory of the master, the appliance and the app, /proc/PID/statm (proc(5)). */
-function residentBytes(appliance: Appliance): number {
-  const children = [...childrenOf(appliance, "appliance"), ...childrenOf(appliance, "app")];
-  return [appliance.process.pid, ...children]
-    .map((pid) => Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]))
+/** Resident memory of a main process and what it has started, /proc/PID/statm (proc(5)). */
+function residentBytes(main: number): number {
+  return processesOf(main)
+    .map(({ pid }) => Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]))
     .reduce((sum, pages) => sum + pages) * PAGE_BYTES;
 }
 
@@ -93,10 +92,10 @@ async function changeAllTheTime(host: Namespace, flooder: Client, until: number)
 }
 
 /** Looks at the memory of all processes now and then until `until`. */
-async function watchMemory(appliance: Appliance, until: number): Promise<number[]> {
+async function watchMemory(pid: number, until: number): Promise<number[]> {
   const seen: number[] = [];
   while (performance.now() < until) {
-    seen.push(residentBytes(appliance));
+    seen.push(residentBytes(pid));
     await delay(SECONDS * 1000 / MEMORY_LOOKS);
   }
   return seen;
@@ -154,7 +153,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   const until = performance.now() + SECONDS * 1000;
   const [rounds, memory] = await Promise.all([
     changeAllTheTime(host, flooder, until),
-    watchMemory(appliance, until),
+    watchMemory(appliance.process.pid, until),
   ]);
   const steady = await asker.stop();
   const moved = await moving.stop({ lingerMillis: 1000 });

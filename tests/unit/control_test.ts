@@ -142,7 +142,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
   const tile = await create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
-      refusedCalls: heapView(0),
+      ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },

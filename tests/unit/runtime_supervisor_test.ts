@@ -279,7 +279,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
   const tile = await create({
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
-      refusedCalls: heapView(0),
+      ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: null, metrics: null },
     },

@@ -44,7 +44,7 @@ const MODULES = {
 const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
-/** How long net tiles have to end after a turn. */
+/** How long net tiles have to end after a turn, and the status tile to answer who is connected. */
 const LEAVE_MILLIS = 1000;
 /** How often is looked whether they have. */
 const END_POLL_MILLIS = 1;
@@ -263,7 +263,13 @@ export class Appliance {
     this.#beginEnd();
     this.#control.leave();
     this.#wake();
+    this.#workers.get("status")?.post({ type: "leave" });
     return await this.#netsEnd(LEAVE_MILLIS);
+  }
+
+  /** Resolves when the status tile, which leaves, has answered who is connected, or its time is over. */
+  async answered(): Promise<void> {
+    await Promise.race([this.#workers.get("status")?.ended, delay(LEAVE_MILLIS)]);
   }
 
   /** Lets the tiles drain and ends them. The process has to end. */

@@ -89,6 +89,8 @@ const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => u
   go: ({ handedOver }: { handedOver: boolean }) => appliance.go(handedOver),
   leave: async () => {
     messages.send({ type: "left", orderly: await appliance.leave() });
+    // The successor serves already.
+    await appliance.answered();
     Deno.exit();
   },
   stop: async () => {

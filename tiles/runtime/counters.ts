@@ -147,11 +147,28 @@ export function readCounters(kind: TileKind, values: Float64Array): Record<strin
   return Object.fromEntries(Object.keys(COUNTERS[kind].help).map((name, i) => [name, values[i]]));
 }
 
-/** The same of each of `tiles`, by its name. */
+/** A tile whose counters are looked at. */
+export interface CountedTile {
+  readonly kind: TileKind;
+  readonly name: string;
+  readonly reader: TileReader;
+  /** What those before it have counted in regions of their own. */
+  readonly past: Float64Array;
+}
+
+/** A tile's counters, with what those before it have counted. */
+export function totalsOf(
+  { kind, reader: { counters }, past }: Omit<CountedTile, "name">,
+): Float64Array {
+  const names = Object.keys(COUNTERS[kind].help);
+  return Float64Array.from(names, (name, i) => counters[i] + (GAUGES.has(name) ? 0 : past[i]));
+}
+
+/** The same of each of `tiles`, by its name and theirs. */
 export function countersOf(
-  tiles: readonly { kind: TileKind; name: string; reader: TileReader }[],
+  tiles: readonly CountedTile[],
 ): Record<string, Record<string, number>> {
   return Object.fromEntries(
-    tiles.map(({ kind, name, reader }) => [name, readCounters(kind, reader.counters)]),
+    tiles.map((tile) => [tile.name, readCounters(tile.kind, totalsOf(tile))]),
   );
 }

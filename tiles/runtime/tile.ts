@@ -110,7 +110,7 @@ export type MainMessage =
 /** What a tile reports to main, which believes none of it unseen (`reports.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
-  /** Whoever runs in its place may be relieved; main answers with whether that one handed over. */
+  /** Whoever runs in its place may be replaced; main answers with whether that one handed over. */
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }

@@ -4,6 +4,7 @@
  * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
  */
 
+import { f64, slice, type View } from "../../ffi/view.ts";
 import type { Region } from "../../ffi/region.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
@@ -27,12 +28,20 @@ import { refusedCallsBytes } from "./refused_calls.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind } from "./tile.ts";
-import { Life, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** Slots for refused calls of apps in processes: more than there are at once. */
 export const APP_SLOTS = 256;
 /** The region with them. */
 export const APP_REFUSALS = "refused calls of apps";
+
+/** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
+export const PAST_COUNTERS = "past counters";
+
+/** The counters in it of those before the `i`-th tile. */
+export function pastCounters(view: View, i: number): Float64Array {
+  return f64(slice(view, i * TILE_COUNTERS * 8, TILE_COUNTERS * 8));
+}
 
 /** An app and the ports that it answers on. */
 export interface AppPlan
@@ -168,6 +177,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     fresh("snapshot", SNAPSHOT_BYTES),
     fresh("refused calls", refusedCallsBytes(tiles.length)),
     {
+      ...{ name: PAST_COUNTERS, bytes: tiles.length * TILE_COUNTERS * 8 },
+      ...{ writer: "master", fresh: true },
+    },
+    {
       name: APP_REFUSALS,
       bytes: refusedCallsBytes(APP_SLOTS),
       writer: "master",
@@ -193,7 +206,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       fresh(`headers ${net}`, HEADER_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
-      ...apps.map(({ name }) => lasting(`heard ${name} ${net}`, HEARD_BYTES)),
+      ...apps.map((app) => lasting(`heard ${placeName(app, net)} ${net}`, HEARD_BYTES)),
       ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
         lasting(`requests ${name} ${net}`, requestsBytes(shape)),
         lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
@@ -303,7 +316,7 @@ export class Wiring {
   }
 
   statusSetup(): StatusSetup {
-    const { listens, apps, attached } = this.#setup;
+    const { listens, apps, attached, slots } = this.#setup;
     return {
       listeners: {
         control: listens.control ? this.#handed.fd("listen control") : null,
@@ -314,10 +327,11 @@ export class Wiring {
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
-      tiles: this.seats.map(({ kind, name }) => ({
-        kind,
-        name,
-        region: this.#region(`tile ${name}`).reader,
+      refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
+      tiles: this.seats.map(({ kind, name }, i) => ({
+        ...{ kind, name, region: this.#region(`tile ${name}`).reader },
+        past: pastCounters(this.#region(PAST_COUNTERS).reader, i),
+        ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
       })),
       metrics: this.seats.filter(({ kind }) => kind === "app")
         .map(({ name }) => ({ name, view: this.#region(`metrics ${name}`).reader })),
@@ -384,12 +398,14 @@ export class Wiring {
   }
 
   /** To whom an app may send by net tile `n`. */
-  #peerSetup({ name, sendTo }: AppPlan, n: number): PeerSetup {
-    const heard = this.nets.map((net) => this.#region(`heard ${name} ${net.name}`));
+  #peerSetup(app: AppPlan, n: number): PeerSetup {
+    const heard = this.nets.map(({ name }) =>
+      this.#region(`heard ${placeName(app, name)} ${name}`)
+    );
     return {
       heard: heard[n].writer,
       heardElsewhere: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
-      sendTo,
+      sendTo: app.sendTo,
     };
   }
 

@@ -72,7 +72,6 @@ function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never>
 interface Started {
   readonly tile: Tile | ServingTile;
   readonly region: TileRegion;
-  readonly thread: number;
 }
 
 async function start(boot: BootMessage): Promise<Started> {
@@ -107,7 +106,7 @@ async function start(boot: BootMessage): Promise<Started> {
     for (const name of GIVEN_UP) revoke({ name });
   }
   post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
-  return { tile, region, thread };
+  return { tile, region };
 }
 
 /** What a message of main's says, as types of Node's hide. */
@@ -134,14 +133,14 @@ async function turn(): Promise<boolean> {
 }
 
 /** Until it is told to stop. */
-async function live(boot: BootMessage, { tile, region, thread }: Started): Promise<void> {
+async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
   } else if (boot.kind !== "status") {
     runLoop({
       tile,
       region,
-      control: new ControlReader(boot.control, thread),
+      control: new ControlReader(boot.control),
       wakeups: COUNTERS[boot.kind].index.wakeups,
       spinTurns: boot.spinTurns,
     });

@@ -5,9 +5,7 @@
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { parseAddress } from "../netlink/addresses.ts";
 import { Ask, type ControlReader, type Outcome } from "../runtime/control.ts";
-import { countersOf, STATUS } from "../runtime/counters.ts";
-import type { TileKind } from "../runtime/tile.ts";
-import type { TileReader } from "../runtime/tile_region.ts";
+import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
 import type { Capturing, Listening } from "./capturing.ts";
 import { DecisionEntries } from "./decision_entry.ts";
 import {
@@ -26,7 +24,7 @@ export interface AnswerParts {
   /** Makes netbase hold still for as long as `look` runs. */
   read<T>(look: () => T): T;
   /** Tiles as they are seen from here. */
-  readonly tiles: readonly { kind: TileKind; name: string; reader: TileReader }[];
+  readonly tiles: readonly CountedTile[];
   /** The status tile's own. */
   readonly counters: Float64Array;
   readonly question: Question;

@@ -4,7 +4,7 @@
  */
 
 import type { MetricKind, MetricsReader } from "../app/metrics.ts";
-import { COUNTERS, GAUGES, STATUS } from "../runtime/counters.ts";
+import { COUNTERS, GAUGES, STATUS, totalsOf } from "../runtime/counters.ts";
 import type { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Life } from "../runtime/tile_region.ts";
 import type { TileKind } from "../runtime/tile.ts";
@@ -26,7 +26,7 @@ const latin1 = new TextDecoder("latin1");
 export interface MetricsParts
   extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** System calls that tiles were refused, by tile and call. */
-  readonly refusedCalls: RefusedCalls;
+  readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */
   callName(number: number): string;
   /** The numbers of apps' own, by tile. */
@@ -183,9 +183,7 @@ function family(
 function tileFamilies(kind: TileKind, tiles: MetricsParts["tiles"]): string[] {
   return Object.entries(COUNTERS[kind].help).map(([counter, help], i) => {
     const type = GAUGES.has(counter) ? "gauge" : "counter";
-    const samples = tiles.map(({ name, reader }) =>
-      [labels({ tile: name }), reader.counters[i]] as const
-    );
+    const samples = tiles.map((tile) => [labels({ tile: tile.name }), totalsOf(tile)[i]] as const);
     return family(`${kind}_${counter}`, { type, help, samples });
   });
 }

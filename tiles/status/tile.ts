@@ -37,16 +37,34 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
-  /** Refused system calls, by tile. */
+  /** Refused system calls, by tile; and of apps that are processes by slot. */
   readonly refusedCalls: View;
+  readonly refusedCallsOfApps: View;
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
-  readonly tiles: readonly { readonly kind: TileKind; readonly name: string; region: View }[];
+  readonly tiles: readonly {
+    readonly kind: TileKind;
+    readonly name: string;
+    readonly region: View;
+    readonly past: Float64Array;
+    /** Of an app that is a process: its slot in `refusedCallsOfApps`. */
+    readonly slot?: number;
+  }[];
   /** The numbers of apps' own (`../app/metrics.ts`), by tile. */
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
   /** Interfaces that frames are taken from. */
   readonly interfaces: readonly string[];
   readonly listen: readonly Listening[];
+}
+
+/** Reads which calls were refused to the `i`-th tile. */
+function refusedCallsOf({ refusedCalls, refusedCallsOfApps, tiles }: StatusSetup) {
+  const [ofTiles, ofApps] = [refusedCalls, refusedCallsOfApps].map((view) =>
+    new RefusedCalls(view)
+  );
+  return {
+    of: (i: number) => tiles[i].slot === undefined ? ofTiles.of(i) : ofApps.of(tiles[i].slot),
+  };
 }
 
 /** Begins to listen. */
@@ -55,9 +73,8 @@ export async function create(
 ): Promise<ServingTile> {
   const { listeners, interfaces, listen } = setup;
   const netbase = new NetbaseReader(setup.netbase);
-  const tiles = setup.tiles.map(({ kind, name, region }) => ({
-    kind,
-    name,
+  const tiles = setup.tiles.map(({ region, ...tile }) => ({
+    ...tile,
     reader: new TileReader(region),
   }));
   function read<T>(look: () => T): T {
@@ -93,7 +110,7 @@ export async function create(
   const answers = new Answers({ netbase, read, tiles, listen, ...attached, ...own });
   const metrics = {
     ...{ netbase, tiles, counters, ...attached },
-    refusedCalls: new RefusedCalls(setup.refusedCalls),
+    refusedCalls: refusedCallsOf(setup),
     callName: (number: number) => libraries.tile.callName(number),
     own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };

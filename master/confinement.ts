@@ -1,0 +1,105 @@
+/**
+ * What the master itself is kept from. It becomes its own program once more, so that every thread that it
+ * will ever have inherits it: no new privileges, no capability but those that it works with, files to be
+ * written in a few places alone, and TCP only where somebody was granted it. Its children inherit that,
+ * too: what a reload would have to add takes a restart.
+ */
+
+import { dirname } from "node:path";
+import { describeErrno } from "../ffi/errno.ts";
+import { hasCapability, type Host } from "../ffi/host.ts";
+import { CAP_SYS_ADMIN } from "../ffi/host.ts";
+import { Exit, UserError } from "../cli/errors.ts";
+import { selfCommand } from "../cli/self.ts";
+import type { Run } from "./master.ts";
+
+/** In the environment of a confined master: what it may. */
+const CONFINED = "TEGULA_CONFINED";
+
+/** What a master may, besides what every one may. */
+interface Allowed {
+  /** Files and folders that it, or an app, may write. */
+  readonly write: readonly string[];
+  readonly net: boolean;
+}
+
+/** What serving `run` takes. */
+function allowedFor({ apps, places }: Run): Allowed {
+  const { control, metrics } = places;
+  return {
+    write: [
+      ...apps.flatMap(({ grants }) => grants.write),
+      ...control === null ? [] : [dirname(control)],
+    ],
+    net: metrics !== null || apps.some(({ grants }) => grants.net.length > 0),
+  };
+}
+
+/** What every master may write: devices, what is temporary, BPF's files, and of its children. */
+function alwaysWritten(host: Host): string[] {
+  const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
+  return [
+    "/dev/null",
+    Deno.env.get("TMPDIR") ?? "/tmp",
+    "/sys/fs/bpf",
+    // A process in a user namespace writes down there who it is.
+    ...hasCapability(host.capabilities(), CAP_SYS_ADMIN) ? [] : ["/proc"],
+    ...given === undefined ? [] : [given],
+  ].filter(exists);
+}
+
+/** Whether this master is confined already. */
+export function isConfined(): boolean {
+  return Deno.env.has(CONFINED);
+}
+
+/**
+ * Becomes the same program, confined for `run`. `carried` is a variable that it finds, and `fds` stay open.
+ * Does not return. Throws UserError.
+ */
+export function becomeConfined(
+  run: Run,
+  { host, args, carried, fds }: {
+    host: Host;
+    args: readonly string[];
+    carried: Readonly<Record<string, string>>;
+    fds: readonly number[];
+  },
+): never {
+  const allowed = allowedFor(run);
+  const { write, net } = allowed;
+  const program = selfCommand();
+  const failed = host.execKeeping(
+    [...program, "run", ...args],
+    { ...Deno.env.toObject(), ...carried, [CONFINED]: JSON.stringify(allowed) },
+    fds,
+    { write: [...alwaysWritten(host), ...write.filter(exists)], bindTcp: net, connectTcp: net },
+  );
+  throw new UserError(`cannot execute ${program[0]}: ${describeErrno(failed)}`, Exit.system);
+}
+
+/** Refuses to go on by a `run` for which this master is confined too much. Throws UserError. */
+export function checkConfinement(run: Run): void {
+  const text = Deno.env.get(CONFINED);
+  if (text === undefined) return;
+  const { write, net }: Allowed = JSON.parse(text);
+  const wanted = allowedFor(run);
+  const more = wanted.write.find((path) =>
+    !write.some((allowed) => path === allowed || path.startsWith(`${allowed}/`))
+  );
+  if (more === undefined && (net || !wanted.net)) return;
+  const what = more === undefined ? "TCP, for metrics or an app," : `writing ${more}`;
+  throw new UserError(
+    `${what} was not configured when it was started, and it gave that up: it takes a restart`,
+    Exit.usage,
+  );
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
