@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process ended at once,
- * what waited may be the reason, and its successor skips it.
+ * A restart goes on from the cursors in the links: what waited is answered. Where the new one ends by itself
+ * soon, too, what waits may be the reason, and is skipped.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -83,8 +83,6 @@ const [LATE_LOOKS, START_LOOKS] = [10, 600];
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
-/** One that runs less long may have ended by what waited for it: its successor skips that. */
-const AT_ONCE_MILLIS = 250;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
@@ -96,6 +94,7 @@ const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-c
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
+const SIGKILL = 9;
 /** What signals mean that end an app's process. */
 const SIGNALS: Readonly<Record<number, string>> = {
   4: "SIGILL (it aborted)",
@@ -103,7 +102,7 @@ const SIGNALS: Readonly<Record<number, string>> = {
   6: "SIGABRT (it aborted)",
   7: "SIGBUS (it crashed in native code)",
   8: "SIGFPE (it crashed in native code)",
-  9: "SIGKILL (the kernel was out of memory?)",
+  9: "SIGKILL (by somebody, or the kernel was out of memory)",
   11: "SIGSEGV (it crashed in native code)",
   31: "SIGSYS",
 };
@@ -154,8 +153,7 @@ class Child {
   #reason?: string;
   #isKilled = false;
   #isLeaving = false;
-  /** When it was told to go; 0: before this program. */
-  #gone = 0;
+  #wasKilled = false;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -259,15 +257,14 @@ class Child {
     return this.#process.pid;
   }
 
-  /** How long it has served. */
-  get ranMillis(): number {
-    return performance.now() - this.#gone;
+  /** Whether somebody else than its master has killed it. */
+  get wasKilled(): boolean {
+    return this.#wasKilled;
   }
 
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
-    this.#gone = performance.now();
     this.#send({ type: "go", handedOver });
   }
 
@@ -355,6 +352,7 @@ class Child {
     // What it said at last.
     this.#hear();
     this.#isOver = true;
+    this.#wasKilled = !this.#isKilled && ending.signal === SIGKILL;
     this.#parts.watcher.forget(this.#process.channel);
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
@@ -509,7 +507,8 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  #endedAtOnce = false;
+  /** Whether the last one was killed, and not by its master. */
+  #wasKilled = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -701,7 +700,7 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
-    this.#endedAtOnce = child !== undefined && child.ranMillis < AT_ONCE_MILLIS;
+    this.#wasKilled = child?.wasKilled ?? false;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
@@ -717,8 +716,8 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ended at once may have done so by what waited for it.
-      child.go(!this.#endedAtOnce);
+      // One that ends by itself soon again may do so by what waits for it.
+      child.go(this.#failures === 1 || this.#wasKilled);
     } catch {
       // `#keep` has it.
     }

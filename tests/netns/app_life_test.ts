@@ -102,7 +102,7 @@ labTest("an app that is killed is started again alone, and answers what waited",
   const [, , pid] = Object.values(childrenByUser(appliance.process.pid));
   Deno.kill(pid, "SIGKILL");
   await stderr.find(
-    "copy: killed by SIGKILL (the kernel was out of memory?); starting it again in",
+    "copy: killed by SIGKILL (by somebody, or the kernel was out of memory); starting it again in",
   );
   const before = await asker.progress();
   await answeredAtLeast(asker, before.answered + 300);
