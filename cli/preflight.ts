@@ -48,10 +48,14 @@ const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
 /**
  * Threads, counted while all starts at once on two cores, and rounded up: of each tile of the appliance, and
- * each app's process, with those of one beside it that is replaced. Most are of pools of Deno's that read
- * what is loaded, and are gone ten seconds later.
+ * each app's process. Most are of pools of Deno's that read what is loaded, and are gone ten seconds later.
+ * At first with those that run on while others start beside them; later what is lacking ends nothing but
+ * the change.
  */
-const THREADS = { tile: 20, app: 32, spare: 64 };
+const THREADS = {
+  first: { tile: 20, app: 32, spare: 64 },
+  beside: { tile: 16, app: 8, spare: 32 },
+};
 /** How many are tried at most (`Host.threads`), which is what some thirty apps take. */
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
@@ -123,6 +127,8 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
   readonly hasStatus: boolean;
+  /** Whether this process serves already, as much as that. */
+  readonly serves?: boolean;
 }
 
 /**
@@ -131,7 +137,7 @@ export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTi
  */
 export function scarcity(
   host: Host,
-  { interfaces, provider, netTiles: asked, apps, hasStatus }: Size,
+  { interfaces, provider, netTiles: asked, apps, hasStatus, serves = false }: Size,
 ): Trouble | null {
   const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
   const cores = navigator.hardwareConcurrency;
@@ -149,7 +155,8 @@ export function scarcity(
   const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
     FILES.pair * netTiles * apps.length + FILES.interface * every.length +
     FILES.queue * shares.length;
-  const files = open + FILES.times * held + 2 * ports + FILES.spare;
+  const times = serves ? 1 : 0;
+  const files = open + (FILES.times - times) * held + (2 - times) * ports + FILES.spare;
   if (files > most) {
     return {
       says: `${most} open files are allowed, and ${what} take ${files}`,
@@ -166,8 +173,9 @@ export function scarcity(
       fix: `ulimit -l ${locked >> 10}, or LimitMEMLOCK=infinity in the unit`,
     };
   }
+  const each = serves ? THREADS.beside : THREADS.first;
   const threads = Math.min(
-    THREADS.tile * inside + THREADS.app * processes + THREADS.spare,
+    each.tile * inside + each.app * processes + each.spare,
     MOST_THREADS,
   );
   const got = host.threads(threads);
