@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where the new one ends by itself
- * soon, too, what waits may be the reason, and is skipped.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process ended without
+ * having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -94,7 +94,6 @@ const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-c
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
-const SIGKILL = 9;
 /** What signals mean that end an app's process. */
 const SIGNALS: Readonly<Record<number, string>> = {
   4: "SIGILL (it aborted)",
@@ -152,8 +151,11 @@ class Child {
   /** Why it was killed, or what it said went wrong. */
   #reason?: string;
   #isKilled = false;
+  /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
+  #isKilledByOthers = false;
   #isLeaving = false;
-  #wasKilled = false;
+  /** What its tile had done when it was told to go; -1: that was before this program. */
+  #doneBefore = -1;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -257,14 +259,22 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Whether somebody else than its master has killed it. */
-  get wasKilled(): boolean {
-    return this.#wasKilled;
+  /** Whether it was told to go, and ended before it had done a burst, by itself or not. */
+  get wasBarren(): { readonly byItself: boolean } | null {
+    const wasToGo = this.stage === "started" || this.stage === "running";
+    if (!wasToGo || this.#done !== this.#doneBefore) return null;
+    return { byItself: !this.#isKilledByOthers };
+  }
+
+  /** Datagrams that its tile has done, in all its processes. */
+  get #done(): number {
+    return this.#parts.tile.counters[APP.index.requests];
   }
 
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
+    this.#doneBefore = this.#done;
     this.#send({ type: "go", handedOver });
   }
 
@@ -352,11 +362,11 @@ class Child {
     // What it said at last.
     this.#hear();
     this.#isOver = true;
-    this.#wasKilled = !this.#isKilled && ending.signal === SIGKILL;
     this.#parts.watcher.forget(this.#process.channel);
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
     this.#parts.regions.close(this.#controlFd);
+    this.#isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
     const error = new AppError(this.plan.name, this.#reason ?? how);
     this.#ready.reject(error);
@@ -507,8 +517,10 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  /** Whether the last one was killed, and not by its master. */
-  #wasKilled = false;
+  /** Processes in a row that ended before they had done a burst. */
+  #barren = 0;
+  /** Whether the next one skips what waits: it may be why. Whoever kills once needs no other reason. */
+  #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -700,7 +712,9 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
-    this.#wasKilled = child?.wasKilled ?? false;
+    const barren = child?.wasBarren ?? null;
+    this.#barren = barren === null ? 0 : this.#barren + 1;
+    this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
@@ -716,8 +730,7 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ends by itself soon again may do so by what waits for it.
-      child.go(this.#failures === 1 || this.#wasKilled);
+      child.go(!this.#skips);
     } catch {
       // `#keep` has it.
     }
