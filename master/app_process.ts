@@ -11,6 +11,7 @@
  * what waited may be the reason, and its successor skips it.
  */
 
+import { E2BIG, SystemError } from "../ffi/errno.ts";
 import { exists } from "../ffi/host.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
@@ -202,7 +203,11 @@ class Child {
       return new Child({ plan, process, control: control.writable }, "loading", parts);
     } catch (error) {
       regions.close(control.writable);
-      throw error;
+      if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
+      throw new AppError(
+        name,
+        "what [apps] grants it by name is more than a command line holds; grant the folder",
+      );
     } finally {
       regions.close(control.readOnly);
       for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
@@ -588,8 +593,12 @@ export class AppProcess {
     }
   }
 
-  /** Names a file that was granted and that the user of the process may not read. Throws AppError. */
-  #checkGrants({ name, uid, grants: { read } }: AppProcessPlan): void {
+  /** Names a file that is granted and is not there, or that the user of the process may not read. Throws AppError. */
+  #checkGrants({ name, uid, grants: { read, write } }: AppProcessPlan): void {
+    const missing = [...read, ...write].find((path) => !exists(path));
+    if (missing !== undefined) {
+      throw new AppError(name, `there is no ${missing}, which [apps] grants it`);
+    }
     if (Deno.uid() !== 0) return;
     const closed = read.find((path) => !this.#parts.processes.readableBy(path, uid));
     if (closed === undefined) return;

@@ -76,8 +76,7 @@ async function boot(): Promise<void> {
   await appliance.startMirror();
   await waitForInterfaces(appliance.netbase, { names: interfaces, log });
   checkMtus(appliance.netbase, attached.map(({ name }) => name));
-  await appliance.startStatus();
-  const { ready, running } = appliance.startNets();
+  const { ready, running } = appliance.makeTiles();
   await ready;
   messages.send({ type: "ready" });
   await running;

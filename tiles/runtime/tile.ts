@@ -95,13 +95,17 @@ export interface BootMessage {
   readonly keep: { readonly clock: boolean; readonly keep: boolean };
   /** Whether another runs in its place until it is ready. */
   readonly beside: boolean;
+  /** Whether it is not to be made before main says so, once its modules are loaded. */
+  readonly held: boolean;
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
   readonly setup: unknown;
 }
 
-/** What main says to a status tile that runs. */
+/** What main says to a tile. */
 export type MainMessage =
+  /** To one that is held: to be made. */
+  | { readonly type: "make" }
   /** To take no more connections, and end when those that there are have their answers. */
   | { readonly type: "leave" }
   /** What became of the change with this number. */

@@ -90,7 +90,9 @@ async function start(boot: BootMessage): Promise<Started> {
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
+  const held = boot.held ? heard() : undefined;
   const module = await import(boot.module) as TileModule<unknown>;
+  await held;
   const tile = await module.create({
     setup: boot.setup,
     region,
@@ -114,6 +116,13 @@ function dataOf<Data>(event: Event): Data {
   return (event as MessageEvent).data;
 }
 
+/** The next message of main's. */
+function heard<Data>(): Promise<Data> {
+  return new Promise((resolve) => {
+    addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
+  });
+}
+
 /**
  * What loading modules has left in Deno's event loop ends: at the thread's end it would wake workers that
  * came later, which a confined thread may not, and Deno ends the process for that.
@@ -125,11 +134,9 @@ function loaded(): Promise<void> {
 /** Says that it is ready, and hears when whoever runs in its place has ended. */
 async function turn(): Promise<boolean> {
   await loaded();
-  const heard = new Promise<boolean>((resolve) => {
-    addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
-  });
+  const its = heard<boolean>();
   post({ type: "ready" });
-  return await heard;
+  return await its;
 }
 
 /** Until it is told to stop. */
