@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process ended at once,
- * what waited may be the reason, and its successor skips it.
+ * A restart goes on from the cursors in the links: what waited is answered. It skips what waited where
+ * that may be the reason: the process hung, ended at once, or ended again without having passed a request.
  */
 
 import { exists } from "../ffi/host.ts";
@@ -153,8 +153,10 @@ class Child {
   #reason?: string;
   #isKilled = false;
   #isLeaving = false;
-  /** When it was told to go; 0: before this program. */
+  /** When it was told to go, and the requests that its tile had passed then; 0: before this program. */
   #gone = 0;
+  #requests = 0;
+  #isHung = false;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -254,15 +256,23 @@ class Child {
     return this.#process.pid;
   }
 
-  /** How long it has served. */
-  get ranMillis(): number {
-    return performance.now() - this.#gone;
+  /** Whether it was told to go, by this program or the one before. */
+  get hadTurn(): boolean {
+    return this.stage === "started" || this.stage === "running";
+  }
+
+  /** Whether it ended, the `n`-th in a row, by what waited in the links: its successor skips that. */
+  endedByWhatWaits(n: number): boolean {
+    const isSudden = this.#gone > 0 && performance.now() - this.#gone < AT_ONCE_MILLIS;
+    const isStuck = n > 1 && this.#requests === this.#parts.tile.counters[APP.index.requests];
+    return this.#isHung || isSudden || isStuck;
   }
 
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
     this.#gone = performance.now();
+    this.#requests = this.#parts.tile.counters[APP.index.requests];
     this.#send({ type: "go", handedOver });
   }
 
@@ -387,7 +397,10 @@ class Child {
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
+    if (this.#looks >= HUNG_LOOKS) {
+      this.#isHung = isRunning;
+      this.kill(isRunning ? "it hangs" : "its start hangs");
+    }
     if (this.stage !== "loading") return;
     if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
     if (this.#age >= START_LOOKS) this.kill("it did not start in time");
@@ -511,7 +524,8 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  #endedAtOnce = false;
+  /** Whether the next one skips what waits in the links. */
+  #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -639,6 +653,7 @@ export class AppProcess {
     this.#placed = placed;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
+    this.#skips = false;
     child.go(true);
     try {
       await child.running;
@@ -685,8 +700,9 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
-    this.#endedAtOnce = child !== undefined && child.ranMillis < AT_ONCE_MILLIS;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    // One that never got its turn took nothing: whatever was to be skipped still is.
+    if (child?.hadTurn) this.#skips = child.endedByWhatWaits(this.#failures);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
@@ -701,8 +717,7 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ended at once may have done so by what waited for it.
-      child.go(!this.#endedAtOnce);
+      child.go(!this.#skips);
     } catch {
       // `#keep` has it.
     }
