@@ -220,6 +220,7 @@ export class EchoLink implements Descriptors {
       control: this.#view("control", false),
       keep: { clock: false, keep: false },
       beside: false,
+      held: false,
       spinTurns: SPIN_TURNS,
       setup: {
         ...serviceOf(ECHO),

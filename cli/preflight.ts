@@ -40,17 +40,23 @@ const NOT_NATIVE: Readonly<Record<string, string>> = {
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
- * Descriptors, counted on a running appliance and rounded up: of each tile (event loop, standard streams,
- * eventfd), interface (program, maps, link) and queue. To spare are those of modules that load, of
- * connections to the status tile, and those that a tile leaves behind when it is started again.
+ * Descriptors of the master, counted and rounded up: of each net tile (regions, eventfd), app's process
+ * (those, channel, pidfd), net tile and app (links), interface (program, maps, link) and queue, and the
+ * rest. There are up to three of each at once: while something new takes over, and while a process that
+ * starts puts those in place that it was handed.
  */
-const FILES = { tile: 8, interface: 8, queue: 3, spare: 64 };
+const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
 /**
- * Threads of each tile, one of them for what its runtime reads while it loads, and besides: the runtime's
- * own and V8's helpers, which come and go.
+ * Threads, counted while all starts at once on two cores, and rounded up: of each tile of the appliance, and
+ * each app's process. Most are of pools of Deno's that read what is loaded, and are gone ten seconds later.
+ * At first with those that run on while others start beside them; later what is lacking ends nothing but
+ * the change.
  */
-const THREADS = { tile: 2, spare: 8 };
-/** How many are tried at most (`Host.threads`), which is what some five hundred tiles take. */
+const THREADS = {
+  first: { tile: 20, app: 32, spare: 64 },
+  beside: { tile: 16, app: 8, spare: 32 },
+};
+/** How many are tried at most (`Host.threads`), which is what some thirty apps take. */
 const MOST_THREADS = 1024;
 /** The name of our XDP program, as the kernel keeps it. */
 export const OUR_PROGRAM = "tegula";
@@ -121,6 +127,8 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
   readonly hasStatus: boolean;
+  /** Whether this process serves already, as much as that. */
+  readonly serves?: boolean;
 }
 
 /**
@@ -129,7 +137,7 @@ export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTi
  */
 export function scarcity(
   host: Host,
-  { interfaces, provider, netTiles: asked, apps, hasStatus }: Size,
+  { interfaces, provider, netTiles: asked, apps, hasStatus, serves = false }: Size,
 ): Trouble | null {
   const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
   const cores = navigator.hardwareConcurrency;
@@ -138,12 +146,17 @@ export function scarcity(
     ...(asked !== undefined && { netTiles: asked }),
   });
   const inline = apps.filter((app) => app.inline).length;
-  const tiles = 1 + netTiles + (apps.length - inline) + (hasStatus ? 1 : 0);
+  const processes = apps.length - inline;
+  const inside = 1 + netTiles + (hasStatus ? 1 : 0);
+  const tiles = inside + processes;
   const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
   const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
   const { open, most } = host.files();
-  const files = open + ports + FILES.tile * tiles + inline * netTiles +
-    FILES.interface * every.length + FILES.queue * shares.length + FILES.spare;
+  const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
+    FILES.pair * netTiles * apps.length + FILES.interface * every.length +
+    FILES.queue * shares.length;
+  const times = serves ? 1 : 0;
+  const files = open + (FILES.times - times) * held + (2 - times) * ports + FILES.spare;
   if (files > most) {
     return {
       says: `${most} open files are allowed, and ${what} take ${files}`,
@@ -160,7 +173,11 @@ export function scarcity(
       fix: `ulimit -l ${locked >> 10}, or LimitMEMLOCK=infinity in the unit`,
     };
   }
-  const threads = Math.min(THREADS.tile * tiles + THREADS.spare, MOST_THREADS);
+  const each = serves ? THREADS.beside : THREADS.first;
+  const threads = Math.min(
+    each.tile * inside + each.app * processes + each.spare,
+    MOST_THREADS,
+  );
   const got = host.threads(threads);
   if (got >= threads) return null;
   return {

@@ -94,7 +94,7 @@ async function planRun(
   const served = before?.config.interfaces ?? [];
   checkInterfaces(libraries.host, config.interfaces.filter((name) => !served.includes(name)));
   const hasStatus = control !== null || places.metrics !== null;
-  checkLimits(libraries.host, { ...config, apps, hasStatus });
+  checkLimits(libraries.host, { ...config, apps, hasStatus, serves: before !== undefined });
   const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];
   checkPorts(config, { libraries, ours, log });
   if (before === undefined) checkOccupants(config, libraries);

@@ -11,6 +11,7 @@ import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
 import type { Processes } from "../ffi/process.ts";
+import { APPLIANCE_LIBRARIES } from "../tiles/runtime/permissions.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
@@ -54,14 +55,15 @@ export class AppFiles {
   ) {
     this.#processes = processes;
     this.#folder = folder;
-    const needed = [PROGRAM, libraryPath("tile"), libraryPath("region")];
+    // What an app needs of them the appliance does, too.
+    const needed = [PROGRAM, ...APPLIANCE_LIBRARIES.map((name) => libraryPath(name))];
     if (needed.every((path) => processes.readableBy(path, uid))) {
       this.root = ROOT;
       return;
     }
     this.root = `${this.folder}/program/`;
     copy(PROGRAM, programModule("", this.root).slice(0, -1));
-    for (const name of ["tile", "region"] as const) {
+    for (const name of APPLIANCE_LIBRARIES) {
       copy(libraryPath(name), libraryPath(name, this.root));
     }
   }

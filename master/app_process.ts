@@ -11,6 +11,7 @@
  * that may be the reason: the process hung, ended at once, or ended again without having passed a request.
  */
 
+import { E2BIG, SystemError } from "../ffi/errno.ts";
 import { exists } from "../ffi/host.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
@@ -31,7 +32,7 @@ import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { inName } from "../tiles/runtime/log_line.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppFiles, PlacedApp } from "./app_files.ts";
@@ -90,7 +91,7 @@ const LEAVE_MILLIS = 1000;
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
-/** V8's, as of the appliance (`../cli/narrow.ts`). */
+/** V8's, as of the appliance (`master.ts`). */
 const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
@@ -204,7 +205,11 @@ class Child {
       return new Child({ plan, process, control: control.writable }, "loading", parts);
     } catch (error) {
       regions.close(control.writable);
-      throw error;
+      if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
+      throw new AppError(
+        name,
+        "what [apps] grants it by name is more than a command line holds; grant the folder",
+      );
     } finally {
       regions.close(control.readOnly);
       for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
@@ -476,14 +481,7 @@ function argumentsOf(
   return [
     ...RUN_FLAGS,
     `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
-    ...Object.entries(permissions).filter(([, all]) => all.length > 0).map(([kind, all]) => {
-      const split = all.find((each) => each.includes(","));
-      if (split === undefined) return `--allow-${kind}=${all.join(",")}`;
-      throw new AppError(
-        name,
-        `it cannot be allowed ${kind} of ${split}: Deno takes the comma for the end; take another path`,
-      );
-    }),
+    ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
@@ -609,8 +607,12 @@ export class AppProcess {
     }
   }
 
-  /** Names a file that was granted and that the user of the process may not read. Throws AppError. */
-  #checkGrants({ name, uid, grants: { read } }: AppProcessPlan): void {
+  /** Names a file that is granted and is not there, or that the user of the process may not read. Throws AppError. */
+  #checkGrants({ name, uid, grants: { read, write } }: AppProcessPlan): void {
+    const missing = [...read, ...write].find((path) => !exists(path));
+    if (missing !== undefined) {
+      throw new AppError(name, `there is no ${missing}, which [apps] grants it`);
+    }
     if (Deno.uid() !== 0) return;
     const closed = read.find((path) => !this.#parts.processes.readableBy(path, uid));
     if (closed === undefined) return;
@@ -630,22 +632,36 @@ export class AppProcess {
     child.ended.then(() => this.#parts.files.discard(placed));
   }
 
-  /** Has the one that runs end after its turn; resolves when it has. It is not started again. */
-  async leave(): Promise<void> {
+  /**
+   * Has the one that runs end after its turn; resolves when it has, false where it had to be killed in the
+   * middle of one. It is not started again.
+   */
+  async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
     clearTimeout(this.#lasting);
     const child = this.#current;
-    if (child === undefined) return;
+    if (child === undefined) return true;
     // Whatever happens from here on is no failure of its own.
     this.#current = undefined;
-    child.leave();
-    const late = setTimeout(() => child.kill("it does not end"), LEAVE_MILLIS);
+    // One that has yet to run has no turn that could end.
+    if (child.stage === "running") child.leave();
+    else child.kill();
+    let isLate = false;
+    const late = setTimeout(() => {
+      isLate = true;
+      this.#parts.log(inName(this.name, "killed: it hangs, and was to end"));
+      child.kill();
+    }, LEAVE_MILLIS);
     await child.ended;
     clearTimeout(late);
+    return !isLate;
   }
 
-  /** Has the successor take over from one that has left; resolves when its loop runs. Throws as `start`. */
-  async go(): Promise<void> {
+  /**
+   * Has the successor take over from one that has left; resolves when its loop runs. `handedOver`: what
+   * waits in the links is its own to answer. Throws as `start`.
+   */
+  async go(handedOver = true): Promise<void> {
     const { child, placed } = this.#successor!;
     this.#successor = undefined;
     this.#plan = child.plan;
@@ -654,7 +670,7 @@ export class AppProcess {
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
     this.#skips = false;
-    child.go(true);
+    child.go(handedOver);
     try {
       await child.running;
     } finally {
@@ -666,8 +682,8 @@ export class AppProcess {
   /** Puts the successor in place of the one that runs. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
-    await this.leave();
-    await this.go();
+    // What waits may be why the one before it hung.
+    await this.go(await this.leave());
   }
 
   /** Ends it for good; resolves when it has ended. */

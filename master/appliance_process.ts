@@ -20,6 +20,8 @@ import type { Watcher } from "../ffi/watcher.ts";
 /** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
 const LOOK_MILLIS = 500;
 const SILENT_LOOKS = 11;
+/** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
+const MOST_LINES = 1000;
 /** Messages in one go; what comes after waits for the next look of the watcher. */
 const MOST_MESSAGES = 64;
 
@@ -122,7 +124,9 @@ export class ApplianceProcess {
     this.#watcher = watcher;
     this.#events = events;
     this.#messages = messagesBy(openChannel(libraryPath("tile"), process.channel));
-    this.#log = bounded((text) => text.split("\n").forEach((line) => events.log(spelledOut(line))));
+    const write = (text: string) =>
+      text.split("\n").forEach((line) => events.log(spelledOut(line)));
+    this.#log = bounded(write, undefined, MOST_LINES);
     this.pid = process.pid;
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;

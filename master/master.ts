@@ -33,7 +33,7 @@ import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { APPLIANCE_LIBRARIES, type Permissions } from "../tiles/runtime/permissions.ts";
+import { APPLIANCE_LIBRARIES, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
@@ -196,7 +196,7 @@ export async function serve(
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
   }
-  Deno.addSignalListener("SIGHUP", () => void master.change("reload", randomSeed()));
+  Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
   try {
     const started = "appliance" in first ? master.goOn(first) : master.start(first);
@@ -243,6 +243,8 @@ class Master {
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
+  /** Whether a signal has asked for a reload that has yet to begin. */
+  #hungUp = false;
   #failures = 0;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
@@ -299,10 +301,21 @@ class Master {
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
   }
 
+  /** A signal asks for a reload. One that has yet to begin is enough for all that come until then. */
+  hangUp(): void {
+    if (this.#hungUp) return;
+    this.#hungUp = true;
+    void this.change("reload", randomSeed());
+  }
+
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
-      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving!.run))}`;
+      this.#hungUp = false;
+      if (this.#serving === undefined || this.#stopping) {
+        throw new UserError("it does not serve", Exit.usage);
+      }
+      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
     });
   }
 
@@ -449,7 +462,9 @@ class Master {
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     return this.#changes.ask(number, async () => {
       try {
-        if (!this.#booted || this.#stopping) throw new UserError("it does not serve", Exit.usage);
+        if (what === "upgrade" && (!this.#booted || this.#stopping)) {
+          throw new UserError("it does not serve", Exit.usage);
+        }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
@@ -676,12 +691,19 @@ class Master {
    * be had again: nothing serves then.
    */
   async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
+    // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
+    const takeOverApps = () => {
+      const all = Promise.all(next.changed.map(({ process }) => process.takeOver()));
+      // One that fails once it runs is started again.
+      all.catch(() => {});
+      return all;
+    };
     let handedOver = false;
+    let going: Promise<unknown> | undefined;
     if (before !== undefined && before.inventory === next.inventory) {
-      const leaving = next.changed.map(({ process }) => process.leave());
+      going = takeOverApps();
       handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
       if (!handedOver) await before.appliance.kill("it did not leave in time");
-      await Promise.all(leaving);
     } else if (before !== undefined) {
       for (const attachment of before.attachments) detach(attachment);
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
@@ -691,11 +713,9 @@ class Master {
     }
     if (before !== undefined) this.#keepCounts(before, next);
     next.appliance.go(handedOver);
-    const going = Promise.all(next.changed.map(({ process }) => process.go()));
-    // It may fail before the appliance runs.
-    going.catch(() => {});
+    going ??= takeOverApps();
     await next.appliance.running;
-    // An app that fails once it runs is started again; at the first start it is the operator's to mend.
+    // At the first start what fails is the operator's to mend.
     if (!this.#booted) await going;
     if (next.inventory !== before?.inventory) {
       for (const attachment of next.attachments) attachment.serve();
@@ -703,7 +723,7 @@ class Master {
     }
     this.#tellAttached();
     this.#closeUnused(next);
-    for (const { process } of next.changed) this.#lack(process.name, process);
+    for (const { process } of next.changed) this.#lack("apps", process);
     return true;
   }
 
@@ -963,7 +983,7 @@ class Master {
             ...grants,
             read: [program, ...grants.read],
             ffi: libraries,
-          }),
+          }, (sentence) => new UserError(sentence, Exit.usage)),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
@@ -1051,12 +1071,11 @@ class Master {
   }
 
   /** Names the walls that this system has no way to build, once. */
-  #lack(name: string, { missing }: Pick<ConfinedProcess, "missing">): void {
-    for (const wall of missing) {
-      if (this.#named.has(wall)) continue;
-      this.#named.add(wall);
-      log(`${name}: ${wall}`);
-    }
+  #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
+    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
+    if (missing.length === 0 || this.#named.has(line)) return;
+    this.#named.add(line);
+    log(line);
   }
 
   /** Every tile's counters by its name. */
@@ -1207,19 +1226,6 @@ async function within<T>(work: Promise<T>, millis: number): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Deno's flags for what a process is granted. Throws UserError. */
-function permissionFlags({ read, write, env, net, ffi }: Permissions): string[] {
-  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to write one that is meant.
-    const split = all.find((each) => each.includes(","));
-    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
-    throw new UserError(
-      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
-      Exit.usage,
-    );
-  });
 }
 
 /** How a line is written; false where it is lost. */

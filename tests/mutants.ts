@@ -161,13 +161,13 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/runtime/wiring.ts", ["unit/runtime_wiring"], [
     {
       name: "wiring: an app reads the UMEM beside another",
-      in: "Wiring.constructor",
+      in: "linkShape",
       from: "!inline && app === apps[0].app",
       to: "!inline",
     },
     {
       name: "wiring: an app reads the UMEM beside one that is inline",
-      in: "Wiring.constructor",
+      in: "linkShape",
       from: "!inline && app === apps[0].app",
       to: "app === apps[0].app",
     },
@@ -810,10 +810,16 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   ...mutantsOf("tiles/net/heard.ts", ["unit/net_heard", "unit/stranger_tables"], [
     {
+      name: "heard: a successor searches its predecessor's addresses by another key",
+      in: "Heard.constructor",
+      from: "if (words[KEY_AT + 1] !== 0) return;",
+      to: "",
+    },
+    {
       name: "heard: a successor forgets later than it should",
       in: "Heard.constructor",
-      from: "if (words[at] !== 0) this.#count++;",
-      to: "",
+      from: "const words = this.#words = i32(view);",
+      to: "const words = this.#words = i32(view);\n    words[COUNT] = 0;",
     },
     {
       name: "heard: addresses are not mixed with a seed",
@@ -1413,10 +1419,10 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("cli/narrow.ts", ["unit/narrow"], [
+  ...mutantsOf("tiles/runtime/permissions.ts", ["unit/runtime_permissions"], [
     {
-      name: "cli: a path with a comma allows two others",
-      in: "flags",
+      name: "permissions: a path with a comma allows two others",
+      in: "permissionFlags",
       from: 'all.find((each) => each.includes(","))',
       to: "all.find(() => false)",
     },

@@ -31,6 +31,8 @@ labTest("docs/apps.md: apps that ship can be copied, with what is said there", a
   const { host, client, asker } = await pair(lab);
   const folder = Deno.makeTempDirSync({ prefix: "tegula-copies-" });
   try {
+    // Users of apps read what they are granted.
+    Deno.chmodSync(folder, 0o755);
     await host.run(["cp", "-r", ...copied(), folder]);
     const appliance = await Appliance.start(host, ["--config", copies(folder)]);
     assert.equal((await ask(asker, { port: 7 })).text, "hello");

@@ -8,8 +8,9 @@ import {
   answeredAtLeast,
   Appliance,
   ask,
-  assertEnds,
+  askUntilAnswered,
   CLIENT,
+  Client,
   HOST,
   introduce,
   labTest,
@@ -17,8 +18,12 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "./lab.ts";
+import { childrenByUser } from "./processes.ts";
 import { assertBalanced, tileCounters } from "./wire_balance.ts";
 
+const PORT = 4000;
+/** What a net tile has in hand at most. */
+const BURST = 64;
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
 const INLINE = ["--interface", "eth0", "--listen", "7=echo@inline"];
 
@@ -77,14 +82,33 @@ labTest("what an app inside the net tile throws costs a datagram and not the til
   assert.equal((await appliance.counters()).get("errors"), 3);
 });
 
-for (const [word, why] of [["hang", "it hangs"], ["exit", "it left"]]) {
-  labTest(`an app that is told to ${word} inside a net tile ends the process`, async (lab) => {
-    const { host, asker } = await pair(lab);
-    const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];
-    const appliance = await Appliance.start(host, args);
-    await ask(asker, { payload: word, timeoutMs: 1 });
-    await assertEnds(appliance, 1);
-    const { all } = appliance.process.stderr;
-    assert.ok(all.some((line) => line.includes(`net0 ended: ${why}`)), all.join("\n"));
-  });
+for (const [word, why] of [["hang", "net0 ended: it hangs"], ["exit", "net0 ended: it left"]]) {
+  labTest(
+    `an app that is told to ${word} inside a net tile costs the appliance alone`,
+    async (lab) => {
+      const { host, client, asker } = await pair(lab);
+      const listen = ["--listen", `${PORT}=${MOODY}@inline`, "--listen", "8=echo"];
+      const appliance = await Appliance.start(host, [...INLINE, ...listen]);
+      const { stderr } = appliance.process;
+      const before = childrenByUser(appliance.process.pid);
+      const other = new Client(client);
+      const flows = [{ source: CLIENT, target: HOST, port: 8 }];
+      await other.start({ flows, rate: 100 });
+      await answeredAtLeast(other, 20);
+      await ask(asker, { port: PORT, payload: word, timeoutMs: 1 });
+      await stderr.find(`appliance: ${why}; starting the next one`);
+      assert.equal((await askUntilAnswered(asker, { port: PORT, payload: "fine" })).text, "fine");
+      await stderr.find("appliance: the next one serves");
+      await answeredAtLeast(other, 3 * BURST);
+      const after = childrenByUser(appliance.process.pid);
+      const isSame = Object.keys(before).map((user) => before[user] === after[user]);
+      assert.deepEqual(isSame, [false, true], "the app in its own process runs on");
+      // What waited in the ring meanwhile is answered.
+      const { sent, answered, mismatched } = await other.stop();
+      assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+      const ends = stderr.all.filter((line) => line.startsWith("appliance: net0 ended"));
+      assert.equal(ends.length, 1, stderr.all.join("\n"));
+      assert.equal((await appliance.stop()).code, 0);
+    },
+  );
 }

@@ -26,17 +26,6 @@ export class Appliance extends DemoAppliance {
   }
 }
 
-/** Ids of the processes that an appliance's master has started. */
-export function childrenOf(
-  { process: { pid } }: DemoAppliance,
-  kind: "appliance" | "app",
-): number[] {
-  const module = { appliance: "runtime/appliance_process", app: "app/process" }[kind];
-  const program = new RegExp(`/tiles/${module}\\.[jt]s\0`);
-  return Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim().split(" ")
-    .filter((child) => program.test(Deno.readTextFileSync(`/proc/${child}/cmdline`))).map(Number);
-}
-
 /** Exit statuses of what SIGKILL, or a signal of a crash (ILL, TRAP, ABRT, BUS, SEGV, SYS), ended. */
 const KILLED = 137;
 const CRASHED: readonly number[] = [132, 133, 134, 135, 139, 159];

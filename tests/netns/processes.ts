@@ -39,3 +39,16 @@ function commandLine(pid: number): string {
     return "";
   }
 }
+
+/**
+ * Numbers of the children of a main process by their users, in the order of these: the appliance, then the
+ * apps. Of two with the same user, such as a successor, it is the one that was started last.
+ */
+export function childrenByUser(main: number): Record<string, number> {
+  const children = Deno.readTextFileSync(`/proc/${main}/task/${main}/children`).split(" ")
+    .filter((each) => each.trim() !== "").map(Number).sort((a, b) => a - b);
+  return Object.fromEntries(children.map((child) => {
+    const status = Deno.readTextFileSync(`/proc/${child}/status`);
+    return [/^Uid:\s+(\d+)/m.exec(status)![1], child];
+  }));
+}

@@ -72,6 +72,10 @@ async function runs(host: Namespace, command: readonly string[], then = async ()
   const process = host.spawn(command);
   await process.stderr.find("ready:");
   await then();
+  // Another appliance beside the first one, too.
+  process.kill("SIGHUP");
+  await process.stderr.find("reloaded: ");
+  await then();
   process.kill("SIGTERM");
   assert.equal((await process.ended()).code, 0);
 }

@@ -16,6 +16,7 @@ import {
   pair,
 } from "./lab.ts";
 import { xdpSockets } from "./process_sockets.ts";
+import { applianceOf } from "./processes.ts";
 
 const SOL_XDP = 283;
 const XDP_STATISTICS = 7;
@@ -36,12 +37,13 @@ labTest("what the kernel counts of all sockets is among the counters", async (la
   await asker.start({ flows, rate: 1000 });
   await answeredAtLeast(asker, 200);
   // Nobody reads meanwhile, so that rings fill up and frames run out.
-  appliance.process.kill("SIGSTOP");
+  const reader = applianceOf(appliance.process.pid);
+  Deno.kill(reader, "SIGSTOP");
   await eventually(
     "frames that the kernel drops",
     () => Promise.resolve(sums()[0] > 0 || undefined),
   );
-  appliance.process.kill("SIGCONT");
+  Deno.kill(reader, "SIGCONT");
   await asker.stop({ lingerMillis: 0 });
 
   function sums(): number[] {

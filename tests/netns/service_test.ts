@@ -36,8 +36,11 @@ labTest("the service answers once it is started, and under its own user alone", 
   const request = Uint8Array.from({ length: 48 }, (_, at) => at === 0 ? 0x23 : 0);
   assert.equal((await ask(asker, { port: 123, payload: request })).bytes?.length, 48);
 
-  await machine.run("systemctl reload tegula");
   const journal = "journalctl --no-pager --output=cat --unit=tegula";
+  // Within the unit's bounds an app has every wall but a user that only the master could give it.
+  const lacking = /^apps: .*$/m.exec(await machine.run(journal))?.[0] ?? "";
+  assert.doesNotMatch(lacking, /namespace|threads/);
+  await machine.run("systemctl reload tegula");
   await eventually("the reload in the journal", async () => {
     const said = await machine.run(journal);
     return /^reloaded/m.test(said) ? true : undefined;
@@ -70,12 +73,31 @@ labTest(
     const { host, asker } = await pair(lab);
     await using machine = await installed(await SystemdHost.boot(host));
     await machine.run("systemctl start tegula");
+    assert.equal(await machine.property("WatchdogUSec"), "10s");
+    await configure(machine, "watchdog", ["[Service]", "WatchdogSec=2"]);
+    await machine.run("systemctl restart tegula");
     const first = await machine.property("MainPID");
-    await machine.run(`kill -KILL ${first}`);
-    await askUntilAnswered(asker);
-    const restarts = async () => await machine.property("NRestarts") === "1" ? true : undefined;
-    await eventually("the restart", restarts);
-    assert.notEqual(await machine.property("MainPID"), first);
+    // Its appliance and its apps are its own to start again.
+    for (
+      const child of (await machine.run(`cat /proc/${first}/task/${first}/children`)).split(" ")
+    ) {
+      await machine.run(`kill -KILL ${child}`);
+    }
+    assert.equal((await askUntilAnswered(asker)).text, "hello");
+    assert.equal(await machine.property("MainPID"), first);
+    // One that hangs is noticed, as is one that dies.
+    for (const [i, signal] of ["KILL", "STOP"].entries()) {
+      const before = await machine.property("MainPID");
+      await machine.run(`kill -${signal} ${before}`);
+      await eventually("the restart", async () => {
+        return await machine.property("NRestarts") === `${i + 1}` ? true : undefined;
+      });
+      await eventually("it to be ready", async () => {
+        return await machine.property("ActiveState") === "active" ? true : undefined;
+      });
+      assert.equal((await askUntilAnswered(asker)).text, "hello");
+      assert.notEqual(await machine.property("MainPID"), before);
+    }
 
     await machine.run(`echo 'provider = "dpdk"' >> ${CONFIG}`);
     await assert.rejects(machine.run("systemctl restart tegula"));
@@ -105,11 +127,16 @@ async function installed(machine: SystemdHost): Promise<SystemdHost> {
   await machine.run(`printf '${SERVED}' > ${CONFIG}`);
   // Where the root of this machine may not raise LimitMEMLOCK, the service gets CAP_IPC_LOCK instead.
   if (run(["prlimit", "--memlock=unlimited:unlimited", "true"]).code !== 0) {
-    const folder = "/etc/systemd/system/tegula.service.d";
     const sets = ["AmbientCapabilities", "CapabilityBoundingSet"];
-    const lines = ["[Service]", ...sets.map((set) => `${set}=CAP_IPC_LOCK`)].join("\\n");
-    await machine.run(`mkdir ${folder} && printf '${lines}\\n' > ${folder}/lock.conf`);
-    await machine.run("systemctl daemon-reload");
+    await configure(machine, "lock", ["[Service]", ...sets.map((set) => `${set}=CAP_IPC_LOCK`)]);
   }
   return machine;
+}
+
+/** Puts lines beside the service's unit. */
+async function configure(machine: SystemdHost, name: string, lines: string[]): Promise<void> {
+  const folder = "/etc/systemd/system/tegula.service.d";
+  const text = lines.join("\\n");
+  await machine.run(`mkdir -p ${folder} && printf '${text}\\n' > ${folder}/${name}.conf`);
+  await machine.run("systemctl daemon-reload");
 }

@@ -23,6 +23,7 @@ import {
   secondLink,
   socketPath,
 } from "./lab.ts";
+import { processesOf } from "./processes.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 const SECONDS = Number(Deno.env.get("TEGULA_SOAK_SECONDS") ?? 15);
@@ -70,9 +71,11 @@ function routes(verb: "add" | "del"): string[] {
   return Array.from({ length: 200 }, (_, i) => `route ${verb} 198.19.${i}.0/24 via ${CLIENT}`);
 }
 
-/** Resident memory of a process, /proc/PID/statm (proc(5)). */
-function residentBytes(pid: number): number {
-  return Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]) * PAGE_BYTES;
+/** Resident memory of a main process and what it has started, /proc/PID/statm (proc(5)). */
+function residentBytes(main: number): number {
+  return processesOf(main)
+    .map(({ pid }) => Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]))
+    .reduce((sum, pages) => sum + pages) * PAGE_BYTES;
 }
 
 /** Goes through the changes until `until`, in milliseconds of `performance.now`; returns how often. */
@@ -88,7 +91,7 @@ async function changeAllTheTime(host: Namespace, flooder: Client, until: number)
   return rounds;
 }
 
-/** Looks at a process's memory now and then until `until`. */
+/** Looks at the memory of all processes now and then until `until`. */
 async function watchMemory(pid: number, until: number): Promise<number[]> {
   const seen: number[] = [];
   while (performance.now() < until) {

@@ -11,7 +11,6 @@ import {
   Appliance,
   ask,
   askUntilAnswered,
-  childrenOf,
   CLIENT,
   Client,
   ECHO,
@@ -25,6 +24,7 @@ import {
   socketPath,
 } from "./lab.ts";
 import { temporaryFile } from "./config_file.ts";
+import { applianceOf } from "./processes.ts";
 
 /** Runs `tegula ARGS…` in a namespace and returns what it printed. */
 function tegula(namespace: Namespace, ...args: string[]): Promise<string> {
@@ -190,7 +190,7 @@ labTest("an appliance that is stopped is replaced, and nobody asks it in vain", 
   assert.equal((await ask(asker)).text, "hello");
   const capture = host.spawn([...selfCommand(), "capture", "--control", control]);
   await capture.stderr.find("capturing");
-  const [stopped] = childrenOf(appliance, "appliance");
+  const stopped = applianceOf(appliance.process.pid);
   Deno.kill(stopped, "SIGSTOP");
   const asking = ["audit", "show routes", `route get ${CLIENT}`, `explain ${CLIENT}`]
     .map((words) => host.spawn([...selfCommand(), ...words.split(" "), "--control", control]));
@@ -198,7 +198,7 @@ labTest("an appliance that is stopped is replaced, and nobody asks it in vain", 
   assert.equal((await ask(asker)).text, "hello");
   await appliance.process.stderr.find("appliance: it hangs; starting the next one");
   await appliance.process.stderr.find("appliance: the next one serves");
-  assert.ok(!childrenOf(appliance, "appliance").includes(stopped));
+  assert.notEqual(applianceOf(appliance.process.pid), stopped);
   for (const process of [capture, ...asking]) {
     const { code } = await process.ended();
     if (code === 0) continue;
@@ -315,7 +315,7 @@ for i in range(20):
 labTest("connections that are reset before they are accepted do no harm", async (lab) => {
   const { host, client } = await pair(lab);
   const appliance = await Appliance.start(host, [...ECHO, "--metrics", `${HOST}:9464`]);
-  const [process] = childrenOf(appliance, "appliance");
+  const process = applianceOf(appliance.process.pid);
   Deno.kill(process, "SIGSTOP");
   await client.run(["python3", "-c", RESET, HOST]);
   Deno.kill(process, "SIGCONT");
@@ -373,7 +373,7 @@ labTest("a status tile that fails is started again alone, traffic going on", asy
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
   await answeredAtLeast(asker, 200);
   await eventually("the end of the tile", async () => {
-    await host.run(["python3", "-c", STARVE, `${childrenOf(appliance, "appliance")[0]}`, control]);
+    await host.run(["python3", "-c", STARVE, `${applianceOf(appliance.process.pid)}`, control]);
     // Not twice: who starts it again needs descriptors too.
     return await appliance.process.stderr.find("status: ended", { timeoutMs: 10_000 })
       .catch(() => undefined);
@@ -463,4 +463,52 @@ labTest("reload answers when it is done, with status 2 where nothing was changed
   assert.equal(code, 2);
   assert.match(said, /not today/);
   assert.equal((await ask(asker)).text, "two");
+});
+
+/** Reads the metrics over and over until its input ends; says how often, and fails where it cannot. */
+const SCRAPE = `import select, socket, sys
+count = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    asker = socket.create_connection((sys.argv[1], 9464), timeout=20)
+    asker.send(b"GET /metrics HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+    text = b""
+    while part := asker.recv(65536): text += part
+    assert text.startswith(b"HTTP/1.1 200 ") and b"tegula_sync_state 2" in text, text
+    count += 1
+    if count == 1: print("reading", flush=True)
+print(count, flush=True)`;
+
+labTest("counters go on through a reload and the appliance's death", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  const control = socketPath();
+  const appliance = await Appliance.start(host, [
+    ...[...ECHO, "--control", control, "--metrics", `${HOST}:9464`],
+  ]);
+  const requests = async () => {
+    const [, text] = await get(host, "/metrics");
+    return ["net_rx_frames", "net_tx_frames", "app_requests", "app_answers"].map((name) =>
+      Number(new RegExp(`^tegula_${name}_total{.*} (.*)$`, "m").exec(text)?.[1])
+    );
+  };
+  const after = (count: number) =>
+    eventually(`${count} of each`, async () => {
+      return (await requests()).every((each) => each === count) ? true : undefined;
+    });
+  for (let i = 0; i < 3; i++) assert.equal((await ask(asker)).text, "hello");
+  await after(3);
+  const scraper = client.spawn(["python3", "-c", SCRAPE, HOST], { stdin: "piped" });
+  await scraper.stdout.find("reading");
+  assert.match(await tegula(host, "reload", "--control", control), /the rings were taken over/);
+  await after(3);
+  assert.equal((await ask(asker)).text, "hello");
+  await after(4);
+  await scraper.write("enough").catch(() => {});
+  assert.equal((await scraper.ended()).code, 0, scraper.stderr.all.join("\n"));
+  const killed = applianceOf(appliance.process.pid);
+  Deno.kill(killed, "SIGKILL");
+  // Whoever asks now is answered by the next one.
+  assert.equal((await ask(asker)).text, "hello");
+  await after(5);
+  assert.equal(JSON.parse((await converse(control, ['{"do":"status"}']))[0]).sync, "synced");
+  assert.notEqual(applianceOf(appliance.process.pid), killed);
 });

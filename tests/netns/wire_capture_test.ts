@@ -13,7 +13,6 @@ import {
   ask,
   askUntilAnswered,
   assertGrowth,
-  childrenOf,
   CLIENT,
   Client,
   eventually,
@@ -28,6 +27,7 @@ import {
   socketPath,
 } from "./lab.ts";
 import { readRegion } from "./process_regions.ts";
+import { applianceOf } from "./processes.ts";
 import { assertBalanced } from "./wire_balance.ts";
 
 /** Directions as tshark gives them. */
@@ -66,7 +66,7 @@ async function scene(lab: Lab, echo = "echo"): Promise<Scene> {
 
 /** What net tiles are told to show. */
 function captureMode(appliance: Appliance): number {
-  const [pid] = childrenOf(appliance, "appliance");
+  const pid = applianceOf(appliance.process.pid);
   return new ControlReader(readRegion(pid, "control", CONTROL_BYTES)).captureMode;
 }
 

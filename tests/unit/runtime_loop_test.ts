@@ -126,16 +126,6 @@ Deno.test("where busy tiles outnumber cores each spins a tenth as long", () => {
   }
 });
 
-Deno.test("of two tiles the one whose thread is named ends", () => {
-  const view = heapView(CONTROL_BYTES);
-  const [one, other, none] = [7, 8, undefined].map((thread) => new ControlReader(view, thread));
-  const main = new ControlWriter(view);
-  main.relieve(8);
-  assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, true, false]);
-  main.relieve(0);
-  assert.deepEqual([one.stopping, other.stopping, none.stopping], [false, false, false]);
-});
-
 /**
  * Of a tile that is given one piece of work at each of `moments`, in that order, on its way into a
  * sleep: what it was given and did, and how often it was woken. Fails where it blocks with work that

@@ -70,7 +70,7 @@ function started(kind: TileKind, beside = false) {
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
     ...{ kind, name: kind, slot: 0, module: "", region: view, control: heapView(CONTROL_BYTES) },
-    ...{ keep: { clock: false, keep: false }, beside, spinTurns: 0, setup: null },
+    ...{ keep: { clock: false, keep: false }, beside, held: false, spinTurns: 0, setup: null },
   }, {
     threads,
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },

@@ -103,7 +103,7 @@ async function start(): Promise<() => void> {
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));
-  const control = new ControlReader(handed.view(`control ${name}`), libraries.tile.thread());
+  const control = new ControlReader(handed.view(`control ${name}`));
   const log = (line: string) => post({ type: "log", line: clipped(line) });
   Object.assign(console, consoleTo(log));
   lookUp();

@@ -44,7 +44,7 @@ const MODULES = {
 const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
-/** How long net tiles have to end after a turn. */
+/** How long net tiles have to end after a turn, and the status tile to answer who is connected. */
 const LEAVE_MILLIS = 1000;
 /** How often is looked whether they have. */
 const END_POLL_MILLIS = 1;
@@ -90,27 +90,33 @@ export class Appliance {
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
-  /** Starts the netlink tile; resolves when netbase holds a first full copy of the kernel's state. */
+  /**
+   * Starts all tiles, those that read netbase up to where they are made. Resolves when it holds a first full
+   * copy of the kernel's state.
+   */
   async startMirror(): Promise<void> {
-    await this.#start(this.#wiring.netlink, this.#wiring.netlinkSetup()).running;
+    const { netlink, nets, status } = this.#wiring;
+    const mirror = this.#start(netlink, this.#wiring.netlinkSetup());
+    // They load meanwhile.
+    nets.forEach((seat, n) => this.#start(seat, this.#wiring.netSetup(n), { held: true }));
+    if (status !== null) this.#start(status, this.#wiring.statusSetup(), { held: true });
+    await mirror.running;
     this.netbase.refresh();
   }
 
-  /** Starts the status tile, if there is to be one. */
-  async startStatus(): Promise<void> {
-    const { status } = this.#wiring;
-    if (status !== null) await this.#start(status, this.#wiring.statusSetup()).running;
-  }
-
   /**
-   * Starts the net tiles. `ready` resolves when each could run; `running` when all do, which takes `go`.
+   * Makes the status and net tiles. `ready` resolves when each could run; `running` when all do, which takes
+   * `go`.
    */
-  startNets(): { readonly ready: Promise<unknown>; readonly running: Promise<unknown> } {
-    const workers = this.#wiring.nets.map((seat, n) => this.#start(seat, this.#wiring.netSetup(n)));
-    const running = Promise.all(workers.map((worker) => worker.running));
+  makeTiles(): { readonly ready: Promise<unknown>; readonly running: Promise<unknown> } {
+    const held = [...this.#workers.values()].filter(({ name }) =>
+      name !== this.#wiring.netlink.name
+    );
+    for (const worker of held) worker.make();
+    const running = Promise.all(held.map((worker) => worker.running));
     running.catch(() => {});
     // One that fails before it is ready fails in `running`.
-    const ready = Promise.race([Promise.all(workers.map((worker) => worker.ready)), running]);
+    const ready = Promise.race([Promise.all(held.map((worker) => worker.ready)), running]);
     return { ready, running };
   }
 
@@ -136,7 +142,7 @@ export class Appliance {
     this.#workers.get("status")?.post({ type: "outcome", number, outcome });
   }
 
-  #start(seat: TileSeat, setup: unknown): TileWorker {
+  #start(seat: TileSeat, setup: unknown, { held = false } = {}): TileWorker {
     const { kind, name, grants } = seat;
     const { log } = this.#parts;
     if (kind === "app") throw new TypeError("an app is a process, or inside a net tile");
@@ -152,6 +158,7 @@ export class Appliance {
       control: this.#wiring.control.reader,
       keep: { clock: grants.clock, keep: grants.keep },
       beside,
+      held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
@@ -263,7 +270,13 @@ export class Appliance {
     this.#beginEnd();
     this.#control.leave();
     this.#wake();
+    this.#workers.get("status")?.post({ type: "leave" });
     return await this.#netsEnd(LEAVE_MILLIS);
+  }
+
+  /** Resolves when the status tile, which leaves, has answered who is connected, or its time is over. */
+  async answered(): Promise<void> {
+    await Promise.race([this.#workers.get("status")?.ended, delay(LEAVE_MILLIS)]);
   }
 
   /** Lets the tiles drain and ends them. The process has to end. */

@@ -76,8 +76,7 @@ async function boot(): Promise<void> {
   await appliance.startMirror();
   await waitForInterfaces(appliance.netbase, { names: interfaces, log });
   checkMtus(appliance.netbase, attached.map(({ name }) => name));
-  await appliance.startStatus();
-  const { ready, running } = appliance.startNets();
+  const { ready, running } = appliance.makeTiles();
   await ready;
   messages.send({ type: "ready" });
   await running;
@@ -89,6 +88,8 @@ const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => u
   go: ({ handedOver }: { handedOver: boolean }) => appliance.go(handedOver),
   leave: async () => {
     messages.send({ type: "left", orderly: await appliance.leave() });
+    // The successor serves already.
+    await appliance.answered();
     Deno.exit();
   },
   stop: async () => {

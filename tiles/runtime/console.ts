@@ -25,24 +25,25 @@ const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
   c: () => "",
 };
 
-/** Says by `log` what it is given, as Deno's console would, within those bounds. */
+/** Says by `log` what it is given, as Deno's console would, within those bounds, or `most` lines a second. */
 export function bounded(
   log: (line: string) => void,
   now: () => number = () => performance.now(),
+  most = LINES_A_SECOND,
 ): (...said: unknown[]) => void {
   let begun = -Infinity;
   let lines = 0;
   return (...said) => {
     const time = now();
     if (time - begun >= 1000) [begun, lines] = [time, 0];
-    if (lines > LINES_A_SECOND) return;
+    if (lines > most) return;
     const text = clipped(formatted(said)).split("\n");
-    const fits = text.slice(0, LINES_A_SECOND - lines);
+    const fits = text.slice(0, most - lines);
     lines += text.length;
     if (fits.length > 0) log(fits.join("\n"));
     if (fits.length === text.length) return;
-    lines = LINES_A_SECOND + 1;
-    log(`it says more than ${LINES_A_SECOND} lines in a second: the rest is left out`);
+    lines = most + 1;
+    log(`it says more than ${most} lines in a second: the rest is left out`);
   };
 }
 

@@ -17,9 +17,7 @@ const ARGUMENTS_AT = 3;
 const ARGUMENTS = 4;
 const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
-/** The thread of the one tile that is to end. */
-const RELIEVED = PULSE + 1;
-const LEAVE = RELIEVED + 1;
+const LEAVE = PULSE + 1;
 const SERVES = LEAVE + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
 const XDP_AT = SERVES + 1;
@@ -81,12 +79,6 @@ export class ControlWriter {
     this.pulse();
   }
 
-  /** Asks the tile of this thread alone to do so; 0: nobody. */
-  relieve(thread: number): void {
-    Atomics.store(this.#words, RELIEVED, thread);
-    this.pulse();
-  }
-
   /** Says that this appliance serves: there is no predecessor, or not any more. */
   serve(): void {
     Atomics.store(this.#words, SERVES, 1);
@@ -119,18 +111,14 @@ export class ControlWriter {
 /** A tile's side. */
 export class ControlReader {
   readonly #words: Uint32Array;
-  readonly #thread: number;
 
-  /** `thread` is the tile's own, of which none has the number 0. */
-  constructor(view: View, thread = -1) {
+  constructor(view: View) {
     this.#words = u32(view);
-    this.#thread = thread;
   }
 
   /** Whether this tile is to end. */
   get stopping(): boolean {
-    return Atomics.load(this.#words, STOP) === 1 ||
-      Atomics.load(this.#words, RELIEVED) === this.#thread;
+    return Atomics.load(this.#words, STOP) === 1;
   }
 
   /** Whether this tile is to end after its current turn. */
@@ -138,15 +126,15 @@ export class ControlReader {
     return Atomics.load(this.#words, LEAVE) === 1;
   }
 
-  /**
-   * Moves when it is time to look at the clock, `stopping` and `leaving`. An ordered load: those words
-   * are written before this one.
-   */
   /** Whether this appliance serves: until then its predecessor has the XDP programs' filters. */
   get serves(): boolean {
     return Atomics.load(this.#words, SERVES) === 1;
   }
 
+  /**
+   * Moves when it is time to look at the clock, `stopping` and `leaving`. An ordered load: those words
+   * are written before this one.
+   */
   get pulse(): number {
     return Atomics.load(this.#words, PULSE);
   }

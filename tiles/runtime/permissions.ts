@@ -63,6 +63,21 @@ const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
 export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
 
+/** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
+export function permissionFlags(
+  { read, write, env, net, ffi }: Permissions,
+  error: (sentence: string) => Error,
+): string[] {
+  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
+    // Deno splits values at commas, and has no way to write one that is meant.
+    const split = all.find((each) => each.includes(","));
+    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
+    throw error(
+      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
+    );
+  });
+}
+
 /** What a worker may do at its start. */
 export function permissions(kind: TileKind, { read, write, env, net }: Grants): Permissions {
   const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);

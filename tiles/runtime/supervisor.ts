@@ -142,7 +142,7 @@ export class TileWorker {
   readonly name: string;
   /** Resolves with how the tile is confined once it runs; rejects when its start fails. */
   readonly running: Promise<Confined>;
-  /** Resolves when it could run, of a tile that waits for its turn. */
+  /** Resolves when it could run, or does. */
   readonly ready: Promise<void>;
   /** Resolves when the tile ended: true where it was told to, false for an error. */
   readonly ended: Promise<boolean>;
@@ -163,8 +163,8 @@ export class TileWorker {
   #age = 0;
   /** Looks in a row at which there was something wrong. */
   #looks = 0;
-  /** Whether it waits for its turn. */
-  #waits = false;
+  /** Whether it waits to be made, or for its turn. */
+  #waits: boolean;
   /** Whether it was told to end. */
   #told = false;
   #ending?: Ending;
@@ -179,6 +179,7 @@ export class TileWorker {
   ) {
     this.name = boot.name;
     this.#boot = boot;
+    this.#waits = boot.held;
     this.#events = events;
     this.#threads = threads;
     this.#reports = new Reports(boot);
@@ -203,6 +204,12 @@ export class TileWorker {
   /** Whether it has ended. */
   get over(): boolean {
     return this.#over;
+  }
+
+  /** Has one that is held be made. */
+  make(): void {
+    this.#waits = false;
+    this.post({ type: "make" });
   }
 
   /** To be called when it is told to end: only then is it believed that it did. */
@@ -239,6 +246,7 @@ export class TileWorker {
         return this.#refuse("claimed to be confined without being so");
       }
       this.#runs = true;
+      this.#ready.resolve();
       this.#looks = 0;
       this.#running.resolve(report);
     } else if (report.type === "failed") {

@@ -95,13 +95,17 @@ export interface BootMessage {
   readonly keep: { readonly clock: boolean; readonly keep: boolean };
   /** Whether another runs in its place until it is ready. */
   readonly beside: boolean;
+  /** Whether it is not to be made before main says so, once its modules are loaded. */
+  readonly held: boolean;
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
   readonly setup: unknown;
 }
 
-/** What main says to a status tile that runs. */
+/** What main says to a tile. */
 export type MainMessage =
+  /** To one that is held: to be made. */
+  | { readonly type: "make" }
   /** To take no more connections, and end when those that there are have their answers. */
   | { readonly type: "leave" }
   /** What became of the change with this number. */
@@ -110,7 +114,7 @@ export type MainMessage =
 /** What a tile reports to main, which believes none of it unseen (`reports.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
-  /** Whoever runs in its place may be relieved; main answers with whether that one handed over. */
+  /** Whoever runs in its place may be replaced; main answers with whether that one handed over. */
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }

@@ -30,7 +30,7 @@ export class TileRegion {
 
   /**
    * The region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. Writes
-   * nothing yet: an app that is to be relieved may still have it.
+   * nothing yet: a predecessor may still have it.
    */
   constructor(view: View) {
     this.#words = u32(view);

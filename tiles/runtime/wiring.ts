@@ -206,7 +206,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       fresh(`headers ${net}`, HEADER_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
-      ...apps.map(({ name }) => lasting(`heard ${name} ${net}`, HEARD_BYTES)),
+      ...apps.map((app) => lasting(`heard ${placeName(app, net)} ${net}`, HEARD_BYTES)),
       ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
         lasting(`requests ${name} ${net}`, requestsBytes(shape)),
         lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
@@ -398,12 +398,14 @@ export class Wiring {
   }
 
   /** To whom an app may send by net tile `n`. */
-  #peerSetup({ name, sendTo }: AppPlan, n: number): PeerSetup {
-    const heard = this.nets.map((net) => this.#region(`heard ${name} ${net.name}`));
+  #peerSetup(app: AppPlan, n: number): PeerSetup {
+    const heard = this.nets.map(({ name }) =>
+      this.#region(`heard ${placeName(app, name)} ${name}`)
+    );
     return {
       heard: heard[n].writer,
       heardElsewhere: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
-      sendTo,
+      sendTo: app.sendTo,
     };
   }
 

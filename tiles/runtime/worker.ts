@@ -72,7 +72,6 @@ function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never>
 interface Started {
   readonly tile: Tile | ServingTile;
   readonly region: TileRegion;
-  readonly thread: number;
 }
 
 async function start(boot: BootMessage): Promise<Started> {
@@ -91,7 +90,9 @@ async function start(boot: BootMessage): Promise<Started> {
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
+  const held = boot.held ? heard() : undefined;
   const module = await import(boot.module) as TileModule<unknown>;
+  await held;
   const tile = await module.create({
     setup: boot.setup,
     region,
@@ -107,12 +108,19 @@ async function start(boot: BootMessage): Promise<Started> {
     for (const name of GIVEN_UP) revoke({ name });
   }
   post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
-  return { tile, region, thread };
+  return { tile, region };
 }
 
 /** What a message of main's says, as types of Node's hide. */
 function dataOf<Data>(event: Event): Data {
   return (event as MessageEvent).data;
+}
+
+/** The next message of main's. */
+function heard<Data>(): Promise<Data> {
+  return new Promise((resolve) => {
+    addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
+  });
 }
 
 /**
@@ -126,22 +134,20 @@ function loaded(): Promise<void> {
 /** Says that it is ready, and hears when whoever runs in its place has ended. */
 async function turn(): Promise<boolean> {
   await loaded();
-  const heard = new Promise<boolean>((resolve) => {
-    addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
-  });
+  const its = heard<boolean>();
   post({ type: "ready" });
-  return await heard;
+  return await its;
 }
 
 /** Until it is told to stop. */
-async function live(boot: BootMessage, { tile, region, thread }: Started): Promise<void> {
+async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
   } else if (boot.kind !== "status") {
     runLoop({
       tile,
       region,
-      control: new ControlReader(boot.control, thread),
+      control: new ControlReader(boot.control),
       wakeups: COUNTERS[boot.kind].index.wakeups,
       spinTurns: boot.spinTurns,
     });
