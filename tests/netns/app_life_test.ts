@@ -24,7 +24,7 @@ import {
   refusal,
   SILENCE_MILLIS,
 } from "./lab.ts";
-import { processesOf } from "./processes.ts";
+import { childrenByUser } from "./processes.ts";
 import { tileCounters } from "./wire_balance.ts";
 
 const MOODY = fileURLToPath(new URL("../fixtures/app/moody.ts", import.meta.url));
@@ -68,7 +68,7 @@ labTest("an app that throws loses that datagram, and says so once", async (lab) 
 labTest("an app that leaves is started again alone, with longer and longer pauses", async (lab) => {
   const { appliance, other, settle } = await busy(lab);
   const { stderr } = appliance.process;
-  const before = processesOf(appliance);
+  const before = childrenByUser(appliance.process.pid);
   for (let i = 0; i < 3; i++) {
     await ask(other, { port: PORT, payload: "exit", timeoutMs: 1 });
     // The first start goes on where it was, and leaves again; from then on what waits is skipped.
@@ -81,7 +81,7 @@ labTest("an app that leaves is started again alone, with longer and longer pause
     stderr.all.filter((line) => line.startsWith("moody: ")),
     [50, 100, 200, 400].map((pause) => `moody: ended: it left; starting it again in ${pause} ms`),
   );
-  const after = processesOf(appliance);
+  const after = childrenByUser(appliance.process.pid);
   const isSame = Object.keys(before).map((user) => before[user] === after[user]);
   assert.deepEqual(isSame, [true, true, false], "of appliance, echo and moody");
   assert.equal((await appliance.stop()).code, 0);
@@ -99,7 +99,7 @@ labTest("an app that is killed is started again alone, and answers what waited",
   const flows = [7, PORT].map((port) => ({ source: CLIENT, target: HOST, port }));
   await asker.start({ flows, rate: 500 });
   await answeredAtLeast(asker, 50);
-  const [, , pid] = Object.values(processesOf(appliance));
+  const [, , pid] = Object.values(childrenByUser(appliance.process.pid));
   Deno.kill(pid, "SIGKILL");
   await stderr.find(
     "copy: killed by SIGKILL (the kernel was out of memory?); starting it again in",
@@ -108,7 +108,7 @@ labTest("an app that is killed is started again alone, and answers what waited",
   await answeredAtLeast(asker, before.answered + 300);
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
-  assert.notEqual(Object.values(processesOf(appliance))[2], pid);
+  assert.notEqual(Object.values(childrenByUser(appliance.process.pid))[2], pid);
 });
 
 labTest("an app that hangs is ended alone, and costs another no packet", async (lab) => {
