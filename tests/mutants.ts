@@ -1522,12 +1522,12 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("master/app_process.ts", ["attacks/program"], [
+  ...mutantsOf("master/app_process.ts", ["netns/app_process"], [
     {
       name: "app: what ended it is handed to each of its successors",
-      in: "Child.endedByWhatWaits",
-      from: "return this.#isHung || isSudden || isStuck;",
-      to: "return false;",
+      in: "Child.wasBarren",
+      from: "return { byItself: !this.#isKilledByOthers };",
+      to: "return null;",
     },
   ]),
 ];
