@@ -109,12 +109,8 @@ export interface Host {
   /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
   hasEthernetHeaders(ifname: string): boolean;
   /**
-   * Becomes another program, path and arguments in `argv`, which only a main with every permission
-   * may, with SIGUSR1 blocked. Returns only with -errno.
-   */
-  exec(argv: readonly string[]): number;
-  /**
-   * The same with another environment, and with `fds` left open, which else close on exec. Children stay
+   * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
+   * blocked; `fds` stay open, all else closes on exec. Only a main with every permission may. Children stay
    * children: they die with main's thread (`process.ts`), which goes on. A `confinement` takes away what
    * it does not list for good: no new privileges, capabilities, files (landlock). Returns only with -errno:
    * -EPERM where it is not called by main's thread, -ENOENT where there is no such folder. Confined, the
@@ -291,7 +287,6 @@ export function openHost(path: string): Host {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
-    exec: (argv) => execKeeping(argv, Deno.env.toObject(), []),
     execKeeping,
     async waitAny(pollSet, timeoutMs) {
       const ready = await symbols.wait(pollSet, BigInt(pollSet.length / 2), timeoutMs);

@@ -440,14 +440,10 @@ static void *observe(void *pipe)
 
 			if (arrived < 0)
 				continue;
-			/* The slot's last process may have ended a moment ago. */
+			/* The slot's last process may have ended a moment ago, or go on beside this one. */
 			for (size_t i = 1; i < count && arrived % 4 == WORDS; i++) {
-				if (listeners[i].slot != slot || listeners[i].kind != WORDS)
-					continue;
-				hear_out(&listeners[i]);
-				close(listeners[i].fd);
-				set[i] = set[--count];
-				listeners[i--] = listeners[count];
+				if (listeners[i].slot == slot && listeners[i].kind == WORDS)
+					hear_out(&listeners[i]);
 			}
 			if (arrived % 4 != PROCESS)
 				slots[slot].now = slots[slot].next;

@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process ended at once,
- * what waited may be the reason, and its successor skips it.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process ended without
+ * having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -83,8 +83,6 @@ const [LATE_LOOKS, START_LOOKS] = [10, 600];
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
-/** One that runs less long may have ended by what waited for it: its successor skips that. */
-const AT_ONCE_MILLIS = 250;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
@@ -96,6 +94,7 @@ const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-c
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
+const SIGKILL = 9;
 /** What signals mean that end an app's process. */
 const SIGNALS: Readonly<Record<number, string>> = {
   4: "SIGILL (it aborted)",
@@ -103,7 +102,7 @@ const SIGNALS: Readonly<Record<number, string>> = {
   6: "SIGABRT (it aborted)",
   7: "SIGBUS (it crashed in native code)",
   8: "SIGFPE (it crashed in native code)",
-  9: "SIGKILL (the kernel was out of memory?)",
+  9: "SIGKILL (by somebody, or the kernel was out of memory)",
   11: "SIGSEGV (it crashed in native code)",
   31: "SIGSYS",
 };
@@ -153,9 +152,11 @@ class Child {
   /** Why it was killed, or what it said went wrong. */
   #reason?: string;
   #isKilled = false;
+  /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
+  #isKilledByOthers = false;
   #isLeaving = false;
-  /** When it was told to go; 0: before this program. */
-  #gone = 0;
+  /** What its tile had done when it was told to go; -1: that was before this program. */
+  #doneBefore = -1;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -259,15 +260,22 @@ class Child {
     return this.#process.pid;
   }
 
-  /** How long it has served. */
-  get ranMillis(): number {
-    return performance.now() - this.#gone;
+  /** Whether it was told to go, and ended before it had done a burst, by itself or not. */
+  get wasBarren(): { readonly byItself: boolean } | null {
+    const wasToGo = this.stage === "started" || this.stage === "running";
+    if (!wasToGo || this.#done !== this.#doneBefore) return null;
+    return { byItself: !this.#isKilledByOthers };
+  }
+
+  /** Datagrams that its tile has done, in all its processes. */
+  get #done(): number {
+    return this.#parts.tile.counters[APP.index.requests];
   }
 
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
-    this.#gone = performance.now();
+    this.#doneBefore = this.#done;
     this.#send({ type: "go", handedOver });
   }
 
@@ -359,6 +367,7 @@ class Child {
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
     this.#parts.regions.close(this.#controlFd);
+    this.#isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
     const error = new AppError(this.plan.name, this.#reason ?? how);
     this.#ready.reject(error);
@@ -392,7 +401,9 @@ class Child {
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
+    if (this.#looks >= HUNG_LOOKS) {
+      this.kill(isRunning ? "it hangs" : "its start hangs");
+    }
     if (this.stage !== "loading") return;
     if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
     if (this.#age >= START_LOOKS) this.kill("it did not start in time");
@@ -509,7 +520,10 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  #endedAtOnce = false;
+  /** Processes in a row that ended before they had done a burst. */
+  #barren = 0;
+  /** Whether the next one skips what waits: it may be why. Whoever kills once needs no other reason. */
+  #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
     this.#plan = plan;
@@ -655,6 +669,7 @@ export class AppProcess {
     this.#placed = placed;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
+    this.#skips = false;
     child.go(handedOver);
     try {
       await child.running;
@@ -701,8 +716,11 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
-    this.#endedAtOnce = child !== undefined && child.ranMillis < AT_ONCE_MILLIS;
+    const barren = child?.wasBarren ?? null;
+    this.#barren = barren === null ? 0 : this.#barren + 1;
+    this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    // One that never got its turn took nothing: whatever was to be skipped still is.
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
@@ -717,8 +735,7 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      // One that ended at once may have done so by what waited for it.
-      child.go(!this.#endedAtOnce);
+      child.go(!this.#skips);
     } catch {
       // `#keep` has it.
     }

@@ -1521,4 +1521,13 @@ export const MUTANTS: readonly Mutant[] = [
       to: "map(writable, bytes, PROT_READ | PROT_WRITE, tried)",
     },
   ]),
+
+  ...mutantsOf("master/app_process.ts", ["attacks/program"], [
+    {
+      name: "app: what ended it is handed to each of its successors",
+      in: "Child.endedByWhatWaits",
+      from: "return this.#isHung || isSudden || isStuck;",
+      to: "return false;",
+    },
+  ]),
 ];

@@ -4,7 +4,6 @@
  * client counts echo's answers.
  */
 
-import { existsSync } from "node:fs";
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { processTree, type TreeProcess } from "../../bench/service.ts";
 import {
@@ -47,35 +46,45 @@ labTest("no tile of a running program gets out by a system call", async (lab) =>
   await answeredAtLeast(asker, 20);
   const tree = processTree(appliance.process.pid);
   const [master] = tree;
-  // As long as tiles are threads of the master, its other threads have no filter.
-  const isConfined = ({ kind }: { kind: string }, seccomp: string) =>
-    kind !== "master" || seccomp === "2";
-  let tried = 0;
-  for (const process of tree) {
-    const { pid, kind } = process;
+  deepEqual(tree.map(({ kind }) => kind).sort(), ["app", "app", "appliance", "master"]);
+  // The master holds all there is; those below it are confined from their first instruction on.
+  const users = tree.map(({ pid }) => statusOf(pid, pid).Uid);
+  equal(new Set(users).size, tree.length, `each has a user of its own: ${users}`);
+  for (const { pid, kind } of tree.filter(({ kind }) => kind !== "master")) {
     const place = {
       ...{ master: master.pid, other: Deno.pid, self: pid },
       readOnly: readOnlyDescriptors(pid).slice(0, 4),
     };
     const filters = (tid: number) => Number(statusOf(pid, tid).Seccomp_filters ?? 0);
     const fewest = Math.min(...threadsOf(pid).map(filters));
+    let tiles = 0;
     for (const tid of threadsOf(pid)) {
-      const { Name, Seccomp, NoNewPrivs, CapEff } = statusOf(pid, tid);
-      const isTile = filters(tid) > fewest;
+      const status = statusOf(pid, tid);
+      const { Name, Seccomp, NoNewPrivs, Groups, Uid } = status;
+      deepEqual({ Name, Seccomp, NoNewPrivs, Groups }, {
+        ...{ Name, Seccomp: "2", NoNewPrivs: "1", Groups: "" },
+      });
+      deepEqual(
+        Uid.split(/\s+/),
+        Array(4).fill(users[tree.findIndex((each) => each.pid === pid)].split(/\s+/)[0]),
+      );
+      // One to start by, which threads that it makes inherit, and one to run by.
+      const isTile = filters(tid) === fewest + 2;
+      if (isTile) tiles++;
+      const kept = kind === "appliance" ? CAP_NET_ADMIN : 0;
+      for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]) {
+        equal(parseInt(status[set], 16) & ~kept, 0, `${set} of ${Name} of ${kind}`);
+      }
       const may = kind === "app" ? NOTHING : isTile ? OF_APPLIANCE : OF_APPLIANCE_BESIDE_TILES;
       const attempts = attemptsOn(place).filter(([what]) => !may.has(what));
-      if (!isConfined(process, Seccomp)) continue;
-      deepEqual({ Name, Seccomp, NoNewPrivs }, { Name, Seccomp: "2", NoNewPrivs: "1" });
-      equal(parseInt(CapEff, 16) & ~CAP_NET_ADMIN, 0, `capabilities of ${Name}`);
       const outcomes = await inject(tid, attempts.map(([, { call }]) => call), place);
       const wrong = attempts.map(([what, attempt], i) => [what, attempt, outcomes[i]] as const)
         .filter(([, attempt, outcome]) => !allowedErrors(attempt).includes(outcome ?? 0))
-        .map(([what, , outcome]) => `${what}: ${outcome}`);
-      deepEqual(wrong.map((each) => `${Name}: ${each}`), []);
-      tried++;
+        .map(([what, , outcome]) => `${kind}: ${Name}: ${what}: ${outcome}`);
+      deepEqual(wrong, []);
     }
+    if (kind === "appliance") ok(tiles >= 3, `${tiles} tiles: netlink, net and status`);
   }
-  ok(tried >= 5, `${tried} threads: netlink, net, status and two apps`);
   const metrics = await host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
   for (const tile of ["netlink", "net0", "echo", "time", "status"]) {
     for (const call of ["bpf", "ptrace", "socket", "setns", "keyctl"]) {
@@ -102,18 +111,13 @@ export function answer({ payload }) {
 `;
 const PORT = 4000;
 
-/** Apps that are no processes end the program with them. */
-const ARE_PROCESSES = existsSync(
-  new URL("../../tiles/runtime/appliance_process.ts", import.meta.url),
-);
-
 /** The numbers of the program's processes, without those of the app that is attacked. */
 function others(tree: readonly TreeProcess[], attacked: number | undefined): number[] {
   return tree.map(({ pid }) => pid).filter((pid) => pid !== attacked);
 }
 
 for (const [what, { runs, goesOn, mayGoOn, processOnly }] of Object.entries(HARMS)) {
-  if (!ARE_PROCESSES || processOnly) continue;
+  if (processOnly) continue;
   labTest(`an app of the running program: ${what}: it is alone in that`, async (lab) => {
     const { host, client, asker } = await pair(lab);
     await introduce({ host, client });
@@ -147,5 +151,8 @@ for (const [what, { runs, goesOn, mayGoOn, processOnly }] of Object.entries(HARM
     const { sent, answered, mismatched } = await asker.stop();
     deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
     deepEqual(stderr.all.filter((line) => /^app1: a lie/.test(line)), []);
+    // What it was ended by waits for its successor, which may end by it, too, and skips it then.
+    const said = stderr.all.slice(from).filter((line) => /^hostile: (killed|ended)/.test(line));
+    if (!mayGoOn) ok(goesOn ? said.length === 0 : [1, 2].includes(said.length), said.join("\n"));
   }, { refusedCalls: true });
 }

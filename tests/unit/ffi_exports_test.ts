@@ -32,12 +32,14 @@ Deno.test("libtegula_seal.so, which is preloaded, exports nothing", () => {
   equal(run("nm", "-D", "--defined-only", libraryPath("seal")), "");
 });
 
-Deno.test("the C, the XDP program and the headers fit in 3,500 lines", async () => {
+// Of these the spawner of confined processes and the observer of their refused calls take a third: what
+// runs between fork and exec, or beside the threads that it answers for, cannot be TypeScript.
+Deno.test("the C, the XDP program and the headers fit in 3,600 lines", async () => {
   const folder = new URL("../../ffi/", import.meta.url);
   let lines = 0;
   for await (const { name } of Deno.readDir(folder)) {
     if (!/\.[ch]$/.test(name)) continue;
     lines += (await Deno.readTextFile(new URL(name, folder))).split("\n").length - 1;
   }
-  ok(lines > 0 && lines <= 3500, `${lines} lines`);
+  ok(lines > 0 && lines <= 3600, `${lines} lines`);
 });
