@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. It skips what waited where
- * that may be the reason: the process hung, ended at once, or ended again without having passed a request.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process ended without
+ * having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -83,8 +83,6 @@ const [LATE_LOOKS, START_LOOKS] = [10, 600];
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
-/** One that runs less long may have ended by what waited for it: its successor skips that. */
-const AT_ONCE_MILLIS = 250;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
@@ -103,7 +101,7 @@ const SIGNALS: Readonly<Record<number, string>> = {
   6: "SIGABRT (it aborted)",
   7: "SIGBUS (it crashed in native code)",
   8: "SIGFPE (it crashed in native code)",
-  9: "SIGKILL (the kernel was out of memory?)",
+  9: "SIGKILL (by somebody, or the kernel was out of memory)",
   11: "SIGSEGV (it crashed in native code)",
   31: "SIGSYS",
 };
@@ -153,11 +151,11 @@ class Child {
   /** Why it was killed, or what it said went wrong. */
   #reason?: string;
   #isKilled = false;
+  /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
+  #isKilledByOthers = false;
   #isLeaving = false;
-  /** When it was told to go, and the requests that its tile had passed then; 0: before this program. */
-  #gone = 0;
-  #requests = 0;
-  #isHung = false;
+  /** What its tile had done when it was told to go; -1: that was before this program. */
+  #doneBefore = -1;
   #progress = -1;
   #heard = 0;
   #looks = 0;
@@ -261,23 +259,22 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Whether it was told to go, by this program or the one before. */
-  get hadTurn(): boolean {
-    return this.stage === "started" || this.stage === "running";
+  /** Whether it was told to go, and ended before it had done a burst, by itself or not. */
+  get wasBarren(): { readonly byItself: boolean } | null {
+    const wasToGo = this.stage === "started" || this.stage === "running";
+    if (!wasToGo || this.#done !== this.#doneBefore) return null;
+    return { byItself: !this.#isKilledByOthers };
   }
 
-  /** Whether it ended, the `n`-th in a row, by what waited in the links: its successor skips that. */
-  endedByWhatWaits(n: number): boolean {
-    const isSudden = this.#gone > 0 && performance.now() - this.#gone < AT_ONCE_MILLIS;
-    const isStuck = n > 1 && this.#requests === this.#parts.tile.counters[APP.index.requests];
-    return this.#isHung || isSudden || isStuck;
+  /** Datagrams that its tile has done, in all its processes. */
+  get #done(): number {
+    return this.#parts.tile.counters[APP.index.requests];
   }
 
   /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
   go(handedOver: boolean): void {
     this.stage = "started";
-    this.#gone = performance.now();
-    this.#requests = this.#parts.tile.counters[APP.index.requests];
+    this.#doneBefore = this.#done;
     this.#send({ type: "go", handedOver });
   }
 
@@ -369,6 +366,7 @@ class Child {
     this.#parts.watcher.forget(this.#process.pidfd);
     this.#process.close();
     this.#parts.regions.close(this.#controlFd);
+    this.#isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
     const error = new AppError(this.plan.name, this.#reason ?? how);
     this.#ready.reject(error);
@@ -402,10 +400,7 @@ class Child {
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) {
-      this.#isHung = isRunning;
-      this.kill(isRunning ? "it hangs" : "its start hangs");
-    }
+    if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
     if (this.stage !== "loading") return;
     if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
     if (this.#age >= START_LOOKS) this.kill("it did not start in time");
@@ -522,7 +517,9 @@ export class AppProcess {
   #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  /** Whether the next one skips what waits in the links. */
+  /** Processes in a row that ended before they had done a burst. */
+  #barren = 0;
+  /** Whether the next one skips what waits: it may be why. Whoever kills once needs no other reason. */
   #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
@@ -669,7 +666,6 @@ export class AppProcess {
     this.#placed = placed;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
-    this.#skips = false;
     child.go(handedOver);
     try {
       await child.running;
@@ -716,9 +712,10 @@ export class AppProcess {
     if (this.#current !== child || this.#isStopping) return;
     clearTimeout(this.#lasting);
     this.#current = undefined;
+    const barren = child?.wasBarren ?? null;
+    this.#barren = barren === null ? 0 : this.#barren + 1;
+    this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
-    // One that never got its turn took nothing: whatever was to be skipped still is.
-    if (child?.hadTurn) this.#skips = child.endedByWhatWaits(this.#failures);
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }

@@ -531,16 +531,16 @@ class Master {
     let isAttached: boolean;
     try {
       this.#checkGoesOn();
-      await within(
-        Promise.all([
-          next.appliance.ready,
-          ...next.changed.map(async ({ process, plan }) => {
-            await process.prepare(plan);
-            next.apps.get(plan.name)!.stamp = stampOf(plan, process);
-          }),
-        ]),
-        how.millis,
-      );
+      const ready = Promise.all([
+        next.appliance.ready,
+        ...next.changed.map(async ({ process, plan }) => {
+          await process.prepare(plan);
+          next.apps.get(plan.name)!.stamp = stampOf(plan, process);
+        }),
+      ]);
+      // An appliance that is ready may end while apps are being made.
+      const ended = next.appliance.ended.then((error) => Promise.reject(error));
+      await within(Promise.race([ready, ended]), how.millis);
       this.#checkGoesOn();
       // What no predecessor holds is taken before that leaves.
       const isFree = before === undefined || isByKernel(before) && !isByKernel(next);

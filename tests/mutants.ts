@@ -1525,9 +1525,9 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("master/app_process.ts", ["attacks/program"], [
     {
       name: "app: what ended it is handed to each of its successors",
-      in: "Child.endedByWhatWaits",
-      from: "return this.#isHung || isSudden || isStuck;",
-      to: "return false;",
+      in: "AppProcess.#failed",
+      from: "barren !== null && (barren.byItself || this.#barren > 1)",
+      to: "false",
     },
   ]),
 ];

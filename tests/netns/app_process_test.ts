@@ -322,7 +322,7 @@ Deno.test("a granted file that the app's user cannot read is an error that says 
   Deno.chmodSync(file, 0o600);
   await assert.rejects(
     app.start(),
-    new RegExp(`Permission denied.*'${file}': \\[apps\\] has to grant it .* file's mode`),
+    new RegExp(`its user \\(\\d+\\) may not read ${file}, which \\[apps\\] grants it: chmod a\\+r`),
   );
   await app.stop();
   link.close();

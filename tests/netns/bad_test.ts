@@ -6,6 +6,7 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { selfCommand } from "../../cli/self.ts";
+import { exists } from "../../ffi/host.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -27,6 +28,7 @@ import {
 } from "./lab.ts";
 import { temporaryFile } from "./config_file.ts";
 import { otherProgram } from "./other_program.ts";
+import { processesOf } from "./processes.ts";
 
 /** How a start went that must fail: its status, and the one sentence that it ends with. */
 async function refused(
@@ -209,9 +211,8 @@ labTest("a start that waits tells its counters, and can be stopped", async (lab)
     const appliance = Appliance.launch(host, [...ECHO, "--control", control]);
     const { stderr } = appliance.process;
     await stderr.find("eth0: waiting");
-    // There is nothing yet that could be replaced.
+    // There is nothing yet that could be replaced, and what waits for that does not hold up the end.
     appliance.process.kill("SIGHUP");
-    await stderr.find("reload failed, it goes on as it was: it does not serve");
     appliance.process.kill("SIGUSR2");
     assert.match(await stderr.find("counters: "), /"netlink":\{/);
     return appliance;
@@ -243,6 +244,30 @@ labTest(
     const again = await Appliance.start(host, ECHO);
     assert.equal((await ask(asker)).text, "hello");
     assert.equal((await again.stop()).code, 0);
+  },
+);
+
+labTest(
+  "a main process that hangs costs nobody a datagram; one that dies leaves nobody",
+  async (lab) => {
+    const { host, client, asker } = await pair(lab);
+    await introduce({ host, client });
+    const appliance = await Appliance.start(host, ECHO);
+    await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 500 });
+    await answeredAtLeast(asker, 50);
+    appliance.process.kill("SIGSTOP");
+    const { answered } = await asker.progress();
+    await answeredAtLeast(asker, answered + 500);
+    const { sent, answered: all, mismatched } = await asker.stop();
+    assert.deepEqual({ answered: all, mismatched }, { answered: sent, mismatched: 0 });
+    const processes = processesOf(appliance.process.pid);
+    assert.deepEqual(processes.map(({ role }) => role), ["main", "appliance", "app"]);
+    await appliance.stop("SIGKILL");
+    await eventually("all processes to be gone", () => {
+      const left = processes.filter(({ pid }) => exists(`/proc/${pid}`));
+      return Promise.resolve(left.length === 0 ? true : undefined);
+    });
+    assert.equal(await xdpProgram(host), undefined);
   },
 );
 

@@ -148,6 +148,48 @@ labTest(
   },
 );
 
+/** Of a thousand requests a second, how many may be lost where the shape of what is served changes. */
+const MOST_LOST = 5;
+
+labTest("while one interface is deleted and made again another goes on", async (lab) => {
+  const parts = await pair(lab);
+  const { host, asker } = parts;
+  await introduce(parts);
+  const other = await lab.namespace("other");
+  const ends = [
+    { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
+    { namespace: other, name: "eth0", addresses: ["192.0.2.2/24"] },
+  ] as const;
+  await lab.join(...ends);
+  const appliance = await Appliance.start(host, [
+    ...["--interface", "eth0", "--interface", "eth1", ...ECHO],
+  ]);
+  const { stderr } = appliance.process;
+  await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
+  await answeredAtLeast(asker, 100);
+  await host.ip("link delete eth1");
+  await stderr.find("eth1: it is gone, and AF_XDP with it; ");
+  // What starts anew meanwhile leaves it out, and finds it afterwards.
+  appliance.process.kill("SIGHUP");
+  await stderr.find("reloaded: answering 7=echo; AF_XDP was opened anew");
+  await lab.join(...ends);
+  await stderr.find("eth1: there again; AF_XDP is opened anew");
+  const outsider = new Client(other);
+  const question = { source: "192.0.2.2", target: "192.0.2.1" };
+  await eventually("its frames to come by AF_XDP", async () => {
+    const program = await xdpProgram(host, "eth1");
+    return program === undefined ? undefined : true;
+  });
+  await askUntilAnswered(outsider, question);
+  const { sent, answered, mismatched } = await asker.stop();
+  assert.equal(mismatched, 0);
+  assert.ok(sent - answered <= MOST_LOST, `lost ${sent - answered} of ${sent}`);
+  const after = await assertBalanced(appliance);
+  await assertAnswers(outsider, question);
+  await assertAnswers(asker);
+  assert.equal(growth(after, await assertBalanced(appliance), "rx_frames"), 6);
+});
+
 labTest("a tun device is left to the kernel's sockets, which are answered", async (lab) => {
   const { host, asker } = await pair(lab);
   await host.batch([

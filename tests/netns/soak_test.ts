@@ -1,7 +1,7 @@
 /**
- * Load, and routes, neighbours, addresses and links changing all the time: no datagram uncounted, none
- * answered wrong, what nothing happens to loses nothing, the mirror is the kernel's equal afterwards,
- * and memory stays as it is.
+ * Load, and routes, neighbours, addresses and links changing all the time, and one appliance handing over
+ * to the next: no datagram uncounted, none answered wrong, what nothing happens to loses nothing, the mirror
+ * is the kernel's equal afterwards, and memory and descriptors stay as they are.
  *
  * TEGULA_SOAK_SECONDS says how long; a short while by default.
  */
@@ -32,6 +32,7 @@ const RATE = 1000;
 /** Sources that nobody on the link answers for, each time round. */
 const SPOOFED = 50;
 const PAUSE_MILLIS = 20;
+const HANDOVER_PAUSE_MILLIS = 1500;
 /** Looks at the memory; the first quarter warms up. */
 const MEMORY_LOOKS = 40;
 /** How much a garbage collector may be behind, pages that lookups of new addresses touch included. */
@@ -91,6 +92,23 @@ async function changeAllTheTime(host: Namespace, flooder: Client, until: number)
   return rounds;
 }
 
+/** Has it taken over by a successor, over and over until `until`; returns how often. */
+async function handOver({ process }: Appliance, until: number): Promise<number> {
+  let times = 0;
+  for (; performance.now() < until; times++) {
+    const from = process.stderr.all.length;
+    process.kill("SIGHUP");
+    await process.stderr.find("reloaded: answering 7=echo; the rings were taken over", { from });
+    await delay(HANDOVER_PAUSE_MILLIS);
+  }
+  return times;
+}
+
+/** Descriptors of the main process: what it keeps of those that it has replaced. */
+function descriptors({ process: { pid } }: Appliance): number {
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
+}
+
 /** Looks at the memory of all processes now and then until `until`. */
 async function watchMemory(pid: number, until: number): Promise<number[]> {
   const seen: number[] = [];
@@ -117,11 +135,6 @@ async function unread(namespace: Namespace): Promise<number> {
   const lines = await namespace.run(["grep", "^Udp:", "/proc/net/snmp"]);
   const [names, values] = lines.split("\n").map((line) => line.split(" "));
   return Number(values[names.indexOf("RcvbufErrors")]);
-}
-
-/** The middle one. */
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >>> 1];
 }
 
 labTest("under constant change nothing goes uncounted, wrong or missing", async (lab) => {
@@ -151,8 +164,10 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   });
   await answeredAtLeast(asker, RATE / 2);
   const until = performance.now() + SECONDS * 1000;
-  const [rounds, memory] = await Promise.all([
+  const open = descriptors(appliance);
+  const [rounds, handovers, memory] = await Promise.all([
     changeAllTheTime(host, flooder, until),
+    handOver(appliance, until),
     watchMemory(appliance.process.pid, until),
   ]);
   const steady = await asker.stop();
@@ -170,11 +185,15 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   assert.equal(counters.get("malformed"), 0);
   const audit = JSON.parse(await host.run([...selfCommand(), "audit", "--json", ...control]));
   assert.equal(audit.divergent, 0, JSON.stringify(audit));
+  assert.ok(handovers > 0);
+  assert.equal(descriptors(appliance), open, "descriptors are kept");
   const quarter = memory.length >>> 2;
-  const grown = median(memory.slice(-quarter)) - median(memory.slice(quarter, 2 * quarter));
+  // While one hands over to another there are two.
+  const grown = Math.min(...memory.slice(-quarter)) -
+    Math.min(...memory.slice(quarter, 2 * quarter));
   assert.ok(grown < MEMORY_SLACK_BYTES, `memory has grown by ${grown} bytes: ${memory}`);
   console.log(
-    `${rounds} rounds of changes; ${steady.sent} steady datagrams; of ${moved.sent} others ` +
+    `${rounds} rounds of changes, ${handovers} handovers; ${steady.sent} steady datagrams; of ${moved.sent} others ` +
       `${moved.answered} answered; memory ${memory.at(-1)! >> 20} MiB, grown by ${grown >> 10} KiB`,
   );
   // Everything goes again, and every frame of the UMEMs is back in its place.

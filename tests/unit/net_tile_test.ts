@@ -193,6 +193,15 @@ Deno.test("before it sleeps the tile sees an answer that waits, and frames that 
   assert.equal(room.tile.drained!(), true);
 });
 
+Deno.test("a tile has drained when apps have passed what they were given, and no sooner", () => {
+  const room = new Room();
+  room.receive(REQUEST);
+  assert.equal(room.tile.pending(), false);
+  assert.equal(room.tile.drained!(), false, "an answer may come");
+  room.apps[0].take();
+  assert.equal(room.tile.drained!(), true);
+});
+
 Deno.test("before it sleeps the tile sees that netbase has moved on for who waits, and only then", () => {
   const room = new Room();
   room.neighbor(ip("198.18.0.9"));

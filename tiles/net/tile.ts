@@ -360,7 +360,9 @@ class NetTile implements Tile {
   }
 
   drained(): boolean {
-    return !this.pending();
+    // What an app has not passed yet it may answer still.
+    const isPassed = this.#apps.every((app) => (app.reclaim(), app.outstanding === 0));
+    return isPassed && !this.pending();
   }
 
   /** Lets go of every frame that is neither the kernel's nor out with an app. */
