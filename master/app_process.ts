@@ -94,6 +94,7 @@ const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-c
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
+const SIGKILL = 9;
 /** What signals mean that end an app's process. */
 const SIGNALS: Readonly<Record<number, string>> = {
   4: "SIGILL (it aborted)",
@@ -400,7 +401,9 @@ class Child {
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) this.kill(isRunning ? "it hangs" : "its start hangs");
+    if (this.#looks >= HUNG_LOOKS) {
+      this.kill(isRunning ? "it hangs" : "its start hangs");
+    }
     if (this.stage !== "loading") return;
     if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
     if (this.#age >= START_LOOKS) this.kill("it did not start in time");
@@ -666,6 +669,7 @@ export class AppProcess {
     this.#placed = placed;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
+    this.#skips = false;
     child.go(handedOver);
     try {
       await child.running;
@@ -716,6 +720,7 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    // One that never got its turn took nothing: whatever was to be skipped still is.
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
