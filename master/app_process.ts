@@ -7,8 +7,8 @@
  *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process ended without
- * having done a single burst, what waited may be the reason, and its successor skips it.
+ * A restart goes on from the cursors in the links: what waited is answered. Where a process hung, or ended
+ * without having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
 import { E2BIG, SystemError } from "../ffi/errno.ts";
@@ -154,6 +154,8 @@ class Child {
   #isKilled = false;
   /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
   #isKilledByOthers = false;
+  /** Whether it hung in a burst, which its successor is not to have again. */
+  #isHung = false;
   #isLeaving = false;
   /** What its tile had done when it was told to go; -1: that was before this program. */
   #doneBefore = -1;
@@ -260,10 +262,10 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Whether it was told to go, and ended before it had done a burst, by itself or not. */
+  /** Whether it was told to go, and hung or ended before it had done a burst, by itself or not. */
   get wasBarren(): { readonly byItself: boolean } | null {
     const wasToGo = this.stage === "started" || this.stage === "running";
-    if (!wasToGo || this.#done !== this.#doneBefore) return null;
+    if (!wasToGo || (!this.#isHung && this.#done !== this.#doneBefore)) return null;
     return { byItself: !this.#isKilledByOthers };
   }
 
@@ -402,6 +404,7 @@ class Child {
     this.#progress = progress;
     this.#looks = lives ? 0 : this.#looks + 1;
     if (this.#looks >= HUNG_LOOKS) {
+      this.#isHung = isRunning;
       this.kill(isRunning ? "it hangs" : "its start hangs");
     }
     if (this.stage !== "loading") return;
@@ -720,7 +723,6 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
-    // One that never got its turn took nothing: whatever was to be skipped still is.
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
