@@ -21,10 +21,14 @@ export const DENO_FLAGS = [
   "--allow-all",
 ] as const;
 
-/** The beginning of a command line that runs this same program; arguments follow. */
+/** The beginning of a command line that runs this program as it is installed; arguments follow. */
 export function selfCommand(): string[] {
   const packed = Deno.env.get("TEGULA_EXECUTABLE");
-  if (packed !== undefined) return [packed];
+  return packed === undefined ? sameCommand() : [packed];
+}
+
+/** The same of the very files that this process runs. */
+export function sameCommand(): string[] {
   if (Deno.build.standalone) return [Deno.execPath()];
   return [Deno.execPath(), ...DENO_FLAGS, `${ROOT}main.ts`];
 }

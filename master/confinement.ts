@@ -10,7 +10,7 @@ import { describeErrno } from "../ffi/errno.ts";
 import { hasCapability, type Host } from "../ffi/host.ts";
 import { CAP_SYS_ADMIN } from "../ffi/host.ts";
 import { Exit, UserError } from "../cli/errors.ts";
-import { selfCommand } from "../cli/self.ts";
+import { sameCommand } from "../cli/self.ts";
 import type { Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */
@@ -68,7 +68,7 @@ export function becomeConfined(
 ): never {
   const allowed = allowedFor(run);
   const { write, net } = allowed;
-  const program = selfCommand();
+  const program = sameCommand();
   const failed = host.execKeeping(
     [...program, "run", ...args],
     { ...Deno.env.toObject(), ...carried, [CONFINED]: JSON.stringify(allowed) },
