@@ -282,6 +282,9 @@ class Master {
     const how = { millis: Infinity, awaited: config.interfaces };
     await this.#exclusively(() => this.#replace(run, undefined, how));
     this.#begun();
+    for (const { name } of run.apps.filter(({ inline }) => inline)) {
+      log(`${name}: runs inside the net tiles, and is trusted as they are`);
+    }
     const asked = places.control === null ? "" : `; asked at ${places.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");

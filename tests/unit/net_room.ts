@@ -289,6 +289,7 @@ export class Room {
   /** The same to one that is made beside this tile; `beside` is called before it has its turn. */
   async handOverInTurn(beside: () => void = () => {}): Promise<void> {
     this.#succeed(this.apps);
+    this.setup = { ...this.setup, warmUp: true };
     const made = this.#create(async () => {
       // It has all the time to do what it must not.
       await new Promise((resolve) => setTimeout(resolve));

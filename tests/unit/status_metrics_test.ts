@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
+import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
 import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
@@ -26,7 +27,7 @@ async function serving(
   const listener = await listenOn(fd, openTile(libraryPath("tile")));
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
-    tiles: [{ kind: "app", name: tile, reader }],
+    tiles: [{ kind: "app", name: tile, reader, past: new Float64Array(TILE_COUNTERS) }],
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
     own: [{ name: tile, reader: new MetricsReader(view) }],
