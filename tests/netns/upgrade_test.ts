@@ -6,7 +6,17 @@
 import assert from "node:assert/strict";
 import { selfCommand } from "../../cli/self.ts";
 import { configured, temporaryFile } from "./config_file.ts";
-import { answeredAtLeast, Appliance, CLIENT, HOST, labTest, type Namespace, pair } from "./lab.ts";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  CLIENT,
+  Client,
+  HOST,
+  labTest,
+  type Namespace,
+  pair,
+} from "./lab.ts";
 import { childrenByUser } from "./processes.ts";
 import { tileCounters } from "./wire_balance.ts";
 
@@ -38,7 +48,8 @@ async function upgrade(host: Namespace): Promise<{ code: number; said: string }>
 }
 
 labTest("an upgrade costs nobody a datagram, and leaves what apps remember", async (lab) => {
-  const { host, asker } = await pair(lab);
+  const { host, client, asker } = await pair(lab);
+  const other = new Client(client);
   const path = installed("one");
   const module = temporaryFile(COUNTER, ".js");
   const args = configured(
@@ -51,7 +62,8 @@ labTest("an upgrade costs nobody a datagram, and leaves what apps remember", asy
   await asker.start({ flows, rate: 1000 });
   await answeredAtLeast(asker, 100);
 
-  for (const release of ["two", "three"]) {
+  for (const [i, release] of ["two", "three"].entries()) {
+    assert.equal((await ask(other, { port: PORT })).text, `${i + 1}`);
     installed(release, path);
     const before = childrenByUser(pid);
     const { code, said } = await upgrade(host);
@@ -70,6 +82,7 @@ labTest("an upgrade costs nobody a datagram, and leaves what apps remember", asy
   const before = childrenByUser(pid);
   const { code, said } = await upgrade(host);
   assert.equal(code, 2);
+  assert.equal((await ask(other, { port: PORT })).text, "3");
   assert.match(said, /does not start: it is broken$/);
   assert.deepEqual(childrenByUser(pid), before);
 
