@@ -23,7 +23,7 @@ import { tileCounters } from "./wire_balance.ts";
 const PORT = 4000;
 const COUNTER = `export default ({ state }) => ({
   begin() { if (state.version === 0) state.setVersion(1); },
-  answer: () => String(++state.bytes[0]),
+  answer: () => String(++state.view[0]),
 });`;
 
 /** An installed program, which says of itself that it is this release. */
