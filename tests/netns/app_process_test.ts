@@ -65,13 +65,14 @@ async function beside(
   for (const each of [link, other]) each.close();
 }
 
+/** Who sees first that there is no memory: the master, V8, or Deno as it makes a thread (status 1). */
+const NO_MEMORY =
+  /^hostile: (killed( by SIG|: its memory is \d+ MiB, beyond its 96;)|ended: it left with status 1).*starting it again/;
 /** Words of the fixture that end it, what the log says then, and how often it may end for one. */
 const ENDS: readonly [word: string, said: RegExp, changes?: Partial<AppProcessPlan>][] = [
   ["spin", /^hostile: killed: it hangs; starting it again in \d+ ms$/],
-  ["leak", /^hostile: killed( by SIG|: its memory is \d+ MiB, beyond its 96;).*starting it again/, {
-    memoryMib: 96,
-  }],
-  ["heap", /^hostile: killed( by SIG|: its memory is).*; starting it again/, { memoryMib: 96 }],
+  ["leak", NO_MEMORY, { memoryMib: 96 }],
+  ["heap", NO_MEMORY, { memoryMib: 96 }],
   ["exit", /^hostile: ended: it left; starting it again in 50 ms$/],
   [
     "store",
