@@ -81,6 +81,8 @@ interface Serving {
   readonly setup: ApplianceSetup;
   readonly inventory: Inventory;
   readonly attachments: readonly Attachment[];
+  /** The sockets that the appliance was handed. */
+  readonly handed: string;
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, RunningApp>;
@@ -227,6 +229,8 @@ class Master {
   readonly #listening = new Map<string, number>();
   /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
   readonly #tried = new Map<string, number>();
+  /** Interfaces that are not to be tried in zero-copy again. */
+  readonly #copyOnly = new Set<string>();
   /** When is looked again for interfaces that were made again, and the pause after a failure. */
   #lookAgain = 0;
   #lookPause = LOOK_MILLIS;
@@ -437,7 +441,11 @@ class Master {
     ]));
     for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
     const tiles = readersOf(setup, inventory);
-    const serving = { run, setup, inventory, attachments, appliance, apps, tiles, changed: [] };
+    const handed = socketsOf(attachments);
+    const serving = {
+      ...{ run, setup, inventory, attachments, handed, appliance, apps, tiles },
+      changed: [],
+    };
     this.#serving = serving;
     this.#watch(serving);
     this.#watchRings(attachments);
@@ -550,6 +558,7 @@ class Master {
       isAttached = !isFree || this.#attach(next);
     } catch (error) {
       await this.#giveUp(next, before);
+      if (error instanceof SocketsChanged) return await this.#succeed(run, before, how);
       throw error;
     } finally {
       this.#starting = undefined;
@@ -645,7 +654,8 @@ class Master {
       }
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
       const tiles = readersOf(setup, inventory);
-      return { run, setup, inventory, attachments, appliance, apps, tiles, changed };
+      const handed = socketsOf(attachments);
+      return { run, setup, inventory, attachments, handed, appliance, apps, tiles, changed };
     } catch (error) {
       if (!isWarm) discard(attachments, inventory);
       throw error;
@@ -745,7 +755,7 @@ class Master {
    * Attaches the programs and binds the sockets, in the best mode that works for all, and says which and
    * why. False where AF_XDP cannot be had and the kernel's sockets may do instead. Throws UserError.
    */
-  #attach({ run: { config }, attachments, setup }: Serving): boolean {
+  #attach({ run: { config }, attachments, handed, setup }: Serving): boolean {
     if (attachments.length === 0) {
       for (const name of config.interfaces) {
         if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
@@ -755,10 +765,15 @@ class Master {
     const names = attachments.map(({ name }) => name).join(", ");
     log(`attaching XDP to ${names}; some drivers restart the link for that`);
     try {
-      attachAll(attachments).forEach(({ mode, reason }, i) => {
+      attachAll(attachments, this.#copyOnly).forEach(({ mode, reason }, i) => {
         log(`${attachments[i].name}: ${mode} (${reason})`);
       });
+      if (socketsOf(attachments) !== handed) throw new SocketsChanged();
     } catch (error) {
+      if (error instanceof SocketsChanged) {
+        for (const { name } of attachments) this.#copyOnly.add(name);
+        throw error;
+      }
       preflight.fallBack(error, { ...config, log });
       preflight.insistOnSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
       return false;
@@ -1160,11 +1175,25 @@ function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
   return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
 }
 
+/**
+ * Some sockets were bound and others could not be, so that all were made anew: the appliance that was
+ * started has others.
+ */
+class SocketsChanged extends Error {}
+
+/** Which sockets there are. */
+function socketsOf(attachments: readonly Attachment[]): string {
+  return JSON.stringify(attachments.map(({ descriptors }) => descriptors));
+}
+
 /** Binds all in the best mode that works for all of them, and says in which and why. */
 function attachAll(
   attachments: readonly Attachment[],
+  copyOnly: ReadonlySet<string>,
 ): readonly { mode: string; reason: string }[] {
   try {
+    const name = attachments.find(({ name }) => copyOnly.has(name))?.name;
+    if (name !== undefined) throw new Error(`not all sockets of ${name} could be bound so`);
     for (const attachment of attachments) attachment.open("zero-copy");
     return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
   } catch (error) {
