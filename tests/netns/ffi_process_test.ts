@@ -171,7 +171,7 @@ for (const starter of Object.keys(STARTERS)) {
     equal(limits["Max locked memory"], "0");
     equal(limits["Max msgqueue size"], "0");
     equal(limits["Max data size"], String((256 + 530) << 20));
-    if (!MISSING[starter].includes(THREADS)) equal(limits["Max processes"], "64");
+    if (!MISSING[starter].includes(THREADS)) equal(limits["Max processes"], "256");
     console.log(`started by ${starter}: first message after ${firstMessageMs.toFixed(0)} ms`);
   });
 
