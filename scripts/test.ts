@@ -2,7 +2,8 @@
  * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
  * Each file runs in a process of its own, so that a crash costs one file its count. Each file of
  * `tests/netns` and `tests/attacks` runs in network, mount and process namespaces of its own too, so
- * that what it leaves behind dies with it. Each file of `tests/vm` runs in a virtual machine
+ * that what it leaves behind dies with it. Two of these files run at a time, where there are as many
+ * processors, and what they print stands together. Each file of `tests/vm` runs in a virtual machine
  * (`scripts/vm`), where TEGULA_VM=1 asks for that.
  *
  * The first line says on what machine this runs. The last line is `N passed, N failed`, with
@@ -47,14 +48,18 @@ const IN_NAMESPACES = laboratoryCommand([
 /** Whether one failure is all there is to know: `scripts/mutants`. */
 const FAIL_FAST = Deno.env.has("TEGULA_FAIL_FAST");
 
+/** How many test files run at a time. */
+const LANES = FAIL_FAST ? 1 : Math.min(2, navigator.hardwareConcurrency);
+
 /** What came of everything so far; `remarks` are said again at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
 
 /**
- * Runs a command in the project's folder, shows its output as it comes, and returns it as lines. What
- * it puts where temporary files go is gone afterwards.
+ * Runs a command in the project's folder, shows its output, under its `name`, when it has ended, and returns
+ * the lines of its standard output. What it puts where temporary files go is gone afterwards.
  */
 async function show(
+  name: string,
   [program, ...args]: string[],
 ): Promise<{ lines: string[]; success: boolean }> {
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-test-" });
@@ -66,9 +71,11 @@ async function show(
     env: { NO_COLOR: "1", TMPDIR: temporary, TEGULA_SEED: SEED },
     stdin: "null",
     stdout: "piped",
+    stderr: "piped",
   }).spawn();
+  const shown = [`\n== ${name}`];
   const timer = setTimeout(() => {
-    console.log(`stopped: it took longer than ${STEP_MINUTES} minutes`);
+    shown.push(`stopped: it took longer than ${STEP_MINUTES} minutes`);
     child.kill("SIGKILL");
   }, STEP_MINUTES * 60_000);
   // Whoever ends this ends the step, which may have processes and namespaces of its own.
@@ -79,11 +86,12 @@ async function show(
   };
   SIGNALS.forEach((signal) => Deno.addSignalListener(signal, stop));
   const lines: string[] = [];
-  for await (const line of linesOf(child.stdout)) {
-    lines.push(line);
-    console.log(line);
-  }
+  const read = async (stream: ReadableStream<Uint8Array>, out: string[][]) => {
+    for await (const line of linesOf(stream)) for (const each of out) each.push(line);
+  };
+  await Promise.all([read(child.stdout, [lines, shown]), read(child.stderr, [shown])]);
   const { success } = await child.status;
+  console.log(shown.join("\n"));
   clearTimeout(timer);
   SIGNALS.forEach((signal) => Deno.removeSignalListener(signal, stop));
   Deno.removeSync(temporary, { recursive: true });
@@ -107,8 +115,7 @@ function leaveOut(files: string[], reason: string): void {
 
 /** A step that is right or wrong as a whole. Returns whether it was right. */
 async function step(name: string, command: string[]): Promise<boolean> {
-  console.log(`\n== ${name}`);
-  const { success } = await show(command);
+  const { success } = await show(name, command);
   if (!success) fail(1, name);
   return success;
 }
@@ -116,8 +123,7 @@ async function step(name: string, command: string[]): Promise<boolean> {
 /** One run of `deno test`, `command` being all of its command line. */
 async function tests(name: string, command: string[], skips: Map<string, string>): Promise<void> {
   if (FAIL_FAST && total.failed > 0) return;
-  console.log(`\n== ${name}`);
-  const { lines, success } = await show(FAIL_FAST ? [...command, "--fail-fast"] : command);
+  const { lines, success } = await show(name, FAIL_FAST ? [...command, "--fail-fast"] : command);
   const outcome = readOutcome(lines, success);
   total.passed += outcome.passed;
   if (outcome.failed > 0) fail(outcome.failed, name);
@@ -130,6 +136,15 @@ async function tests(name: string, command: string[], skips: Map<string, string>
       total.remarks.push(`skipped: ${test}: ${reason}`);
     }
   }
+}
+
+/** Runs `test` for each of `files`, `LANES` at a time. */
+async function inLanes(files: readonly string[], test: (file: string) => Promise<void>) {
+  const waiting = [...files];
+  const lane = async () => {
+    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) await test(file);
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
 }
 
 /** Test files of a folder whose path has one of the words in it; all when there are no words. */
@@ -158,9 +173,10 @@ async function main(words: string[]): Promise<number> {
     await step("check", [deno, "task", "--quiet", "check"]);
     await tests("examples", [...DENO_TEST, "--doc", "--permit-no-files", ...DOCUMENTED], skips);
   }
-  for (const file of testFiles("tests/unit", words)) {
-    await tests(file, [...DENO_TEST, file], skips);
-  }
+  await inLanes(
+    testFiles("tests/unit", words),
+    (file) => tests(file, [...DENO_TEST, file], skips),
+  );
   const netns = ["tests/netns", "tests/attacks"].flatMap((folder) => testFiles(folder, words));
   if (netns.length > 0 && Deno.uid() !== 0) {
     fail(
@@ -168,7 +184,7 @@ async function main(words: string[]): Promise<number> {
       "tests/netns and tests/attacks need root for their network namespaces: sudo scripts/test",
     );
   } else if (netns.length > 0 && built) {
-    for (const file of netns) await tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips);
+    await inLanes(netns, (file) => tests(file, [...IN_NAMESPACES, ...DENO_TEST, file], skips));
   }
   const vm = testFiles("tests/vm", words);
   // Most CPUs have protection keys: where this one has none, one machine is booted that has.
