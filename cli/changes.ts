@@ -45,7 +45,8 @@ async function outcomeOf(done: Promise<string>): Promise<Outcome> {
   try {
     return { ok: true, line: await done };
   } catch (error) {
-    const status = error instanceof UserError ? error.status : Exit.failure;
+    // Whatever was wrong, nothing was changed.
+    const status = error instanceof UserError ? Exit.usage : Exit.failure;
     return { ok: false, status, line: messageOf(error) };
   }
 }

@@ -12,6 +12,7 @@ import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { Watcher } from "../ffi/watcher.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
+import { stateRegionBytes } from "../tiles/app/state.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
 import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
@@ -95,7 +96,8 @@ function makeDescriptors(
   host: Pick<Host, "eventfd">,
   stateBytes = 0,
 ): Descriptors {
-  const sizes = { tile: TILE_REGION_BYTES, metrics: METRICS_BYTES, state: stateBytes };
+  const state = stateRegionBytes(stateBytes);
+  const sizes = { tile: TILE_REGION_BYTES, metrics: METRICS_BYTES, state };
   const made = new Map<string, ReturnType<Regions["createShared"]>>();
   return {
     descriptor(name, readOnly) {

@@ -83,7 +83,7 @@ export async function* checkStart(
     return config.interfaces.join(" ");
   });
   yield await phase("limits", () => {
-    checkLimits(host, { ...config, apps, hasStatus });
+    checkLimits(host, { ...config, apps, hasStatus, serves: running !== null });
     return "open files, locked memory and threads as this takes";
   });
   const served = running?.listen ?? [];

@@ -47,6 +47,9 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
+/** For `closeOnExec`: of fcntl.h. */
+const [F_SETFD, FD_CLOEXEC] = [2, 1];
+
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -136,6 +139,8 @@ export interface Host {
   log(line: string): boolean;
   /** Closes a descriptor. */
   close(fd: number): void;
+  /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
+  closeOnExec(fds: readonly number[]): void;
   /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
   notify(message: string): void;
 }
@@ -194,6 +199,7 @@ export function openHost(path: string): Host {
     },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
     if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
+    fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
     close: { parameters: ["i32"], result: "i32" },
@@ -297,6 +303,9 @@ export function openHost(path: string): Host {
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
     close: (fd) => void symbols.close(fd),
+    closeOnExec(fds) {
+      for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
+    },
     notify(message) {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));

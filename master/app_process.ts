@@ -297,6 +297,8 @@ class Child {
   }
 
   #send(message: unknown): void {
+    // The number of a closed channel may be another's.
+    if (this.#isOver) return;
     this.#channel.send(new TextEncoder().encode(JSON.stringify(message)));
   }
 
@@ -396,9 +398,10 @@ class Child {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
     const isRunning = this.stage === "running";
+    // Between its turn and its loop there is little to do, whatever processor time it takes.
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
-      : this.#heard + ticks(this.pid);
+      : this.#heard + (this.stage === "started" ? 0 : ticks(this.pid));
     // One that sleeps wakes every second, and sleeps again: its region moves all the same.
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;

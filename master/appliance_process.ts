@@ -8,6 +8,7 @@ import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/pro
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { spelledOut } from "../tiles/runtime/log_line.ts";
+import { firstLine } from "../tiles/runtime/thrown.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
@@ -22,6 +23,8 @@ const LOOK_MILLIS = 500;
 const SILENT_LOOKS = 11;
 /** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
 const MOST_LINES = 1000;
+/** How long one that has left may take to end. */
+const GONE_MILLIS = 2000;
 /** Messages in one go; what comes after waits for the next look of the watcher. */
 const MOST_MESSAGES = 64;
 
@@ -77,7 +80,7 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
 function checked(said: unknown): ApplianceReport | null {
   if (typeof said !== "object" || said === null || !("type" in said)) return null;
   const { type, ...rest } = said as { type: string } & Record<string, unknown>;
-  if (!Object.hasOwn(REPORTS, type)) return null;
+  if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) return null;
   const shape = REPORTS[type as ApplianceReport["type"]];
   const isRight = Object.keys(rest).every((name) => Object.hasOwn(shape, name)) &&
     Object.entries(shape).every(([name, check]) => check(rest[name]));
@@ -109,6 +112,7 @@ export class ApplianceProcess {
   #silent = 0;
   /** What it said why it ends, or why it was ended. */
   #reason?: ApplianceError;
+  #isLeaving = false;
   #over = false;
 
   /** `isRunning`: the program before this one has started it, and it serves. */
@@ -156,18 +160,22 @@ export class ApplianceProcess {
 
   /** Has it take over. */
   go(handedOver: boolean): void {
-    this.#messages.send({ type: "go", handedOver });
+    this.#send({ type: "go", handedOver });
   }
 
   /** Has it leave what it holds to a successor and end. Resolves as `left`, false where it does not in time. */
   async leave(millis: number): Promise<boolean> {
-    this.#messages.send({ type: "leave" });
-    return await this.#within(this.left, millis) ?? false;
+    this.#isLeaving = true;
+    this.#send({ type: "leave" });
+    const left = await this.#within(this.left, millis) ?? false;
+    // One that says so and stays would keep what its successor has.
+    this.#within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
+    return left;
   }
 
   /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
-    this.#messages.send({ type: "stop" });
+    this.#send({ type: "stop" });
     if (await this.#within(this.ended, millis) === undefined) {
       await this.kill("it did not end in time");
     }
@@ -183,12 +191,17 @@ export class ApplianceProcess {
 
   /** Tells it which interfaces AF_XDP takes the frames of. */
   setAttached(attached: readonly boolean[]): void {
-    this.#messages.send({ type: "attached", attached });
+    this.#send({ type: "attached", attached });
   }
 
   /** Tells it what became of a reload or an upgrade, for whoever asked with this number. */
   setOutcome(number: number, outcome: Outcome): void {
-    if (!this.#over) this.#messages.send({ type: "outcome", number, outcome });
+    this.#send({ type: "outcome", number, outcome });
+  }
+
+  /** The channel of one that has ended is closed, and its number may be another's. */
+  #send(order: ApplianceOrder): void {
+    if (!this.#over) this.#messages.send(order);
   }
 
   async #within<T>(promise: Promise<T>, millis: number): Promise<T | undefined> {
@@ -220,11 +233,14 @@ export class ApplianceProcess {
   #take(report: ApplianceReport): void {
     if (report.type === "ready") this.#ready.resolve();
     else if (report.type === "running") this.#running.resolve();
-    else if (report.type === "left") this.#left.resolve(report.orderly);
-    else if (report.type === "log") this.#log(report.line);
+    else if (report.type === "left") {
+      if (!this.#isLeaving) return this.#refuse();
+      this.#left.resolve(report.orderly);
+    } else if (report.type === "log") this.#log(report.line);
     else if (report.type === "ask") this.#events.ask(report.what, report.number);
     else if (report.type === "failed") {
-      this.#reason ??= new ApplianceError(spelledOut(report.message), report);
+      const app = report.app === undefined ? {} : { app: firstLine(report.app) };
+      this.#reason ??= new ApplianceError(firstLine(report.message), { ...report, ...app });
     }
   }
 

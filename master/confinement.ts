@@ -90,7 +90,8 @@ export function checkConfinement(run: Run): void {
   if (more === undefined && (net || !wanted.net)) return;
   const what = more === undefined ? "TCP, for metrics or an app," : `writing ${more}`;
   throw new UserError(
-    `${what} was not configured when it was started, and it gave that up: it takes a restart`,
+    `${what} was not configured when it was started, and it gave that up: it takes a restart, which ` +
+      "loses what comes meanwhile",
     Exit.usage,
   );
 }

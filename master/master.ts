@@ -115,6 +115,8 @@ export interface Carried {
   readonly folder: string | null;
   /** The operator's number for this upgrade. */
   readonly number: number;
+  /** All descriptors that were kept open. */
+  readonly descriptors: readonly number[];
 }
 
 /** By which variable the program finds it: the memfd's descriptor and length. */
@@ -163,8 +165,9 @@ export const V8_FLAGS =
  * and another Tegula may run here.
  */
 const FIRST_UID = 0x7000_0000;
-/** Users of one master, of which the appliance has the first. Process numbers have 22 bits. */
-const USERS = 64;
+/** Users of one master, of which the appliance has the first. Numbers of processes are taken by their last 20 bits. */
+const USERS = 256;
+const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
 /** How the observer hears an appliance: its lines name their tiles themselves. */
 const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
@@ -203,7 +206,7 @@ export async function serve(
   try {
     const started = "appliance" in first ? master.goOn(first) : master.start(first);
     await Promise.race([started, ending.promise]);
-    return await ending.promise;
+    return await Promise.race([ending.promise, master.failed.promise]);
   } catch (error) {
     throw error instanceof SystemError ? new UserError(error.message, Exit.system) : error;
   } finally {
@@ -236,12 +239,16 @@ class Master {
   #lookPause = LOOK_MILLIS;
   /** What tiles have counted whose regions were replaced, by name. */
   readonly #past = new Map<string, Float64Array>();
+  /** Settles when the last appliance that left has ended. */
+  #leaving: Promise<unknown> = Promise.resolve();
   /** What the log has named once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
   /** What is being started, to take over. */
   #starting?: Serving;
   #ringWatch?: RingWatch;
+  /** Those whose frames come to the net tiles. */
+  #served?: readonly Attachment[];
   #booted = false;
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
@@ -249,6 +256,8 @@ class Master {
   readonly #changes = new Changes();
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
+  /** Rejects when nothing serves and nothing is to be done about it. */
+  readonly failed = Promise.withResolvers<never>();
   #failures = 0;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
@@ -277,6 +286,7 @@ class Master {
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
     this.#timers.push(setInterval(() => this.#nameRefusedCalls(), LOOK_MILLIS));
+    this.failed.promise.catch(() => {});
   }
 
   /** From nothing to serving. Throws UserError. */
@@ -286,9 +296,6 @@ class Master {
     const how = { millis: Infinity, awaited: config.interfaces };
     await this.#exclusively(() => this.#replace(run, undefined, how));
     this.#begun();
-    for (const { name } of run.apps.filter(({ inline }) => inline)) {
-      log(`${name}: runs inside the net tiles, and is trusted as they are`);
-    }
     const asked = places.control === null ? "" : `; asked at ${places.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
@@ -312,7 +319,7 @@ class Master {
   hangUp(): void {
     if (this.#hungUp) return;
     this.#hungUp = true;
-    void this.change("reload", randomSeed());
+    void this.change("reload", randomSeed()).finally(() => this.#hungUp = false);
   }
 
   /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
@@ -320,7 +327,7 @@ class Master {
     return this.#exclusively(async () => {
       this.#hungUp = false;
       if (this.#serving === undefined || this.#stopping) {
-        throw new UserError("it does not serve", Exit.usage);
+        throw new UserError(NOT_NOW, Exit.usage);
       }
       return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
     });
@@ -358,13 +365,15 @@ class Master {
         const [line] = new TextDecoder().decode(stderr).split("\n");
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
-      const { carried, descriptors } = this.#carry(number);
+      // Of one that has left nothing may be left open.
+      await this.#leaving;
+      const carried = this.#carry(number);
       const left = leave(carried, this.#libraries);
       observer.pause();
       const failed = host.execKeeping(
         [program, ...flags, "run", ...this.#args],
         { ...Deno.env.toObject(), ...left.carried },
-        [left.fd, ...descriptors],
+        [left.fd, ...carried.descriptors],
       );
       observer.resume();
       regions.close(left.fd);
@@ -373,7 +382,7 @@ class Master {
   }
 
   /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
-  #carry(number: number): { readonly carried: Carried; readonly descriptors: readonly number[] } {
+  #carry(number: number): Carried {
     const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
     const known = [...apps].map(([name, { process }]) => [name, process.known()] as const);
     const absent = known.find(([, app]) => app === null);
@@ -387,20 +396,18 @@ class Master {
     }
     const { pidfd, channel, words, listener } = appliance.known;
     return {
-      carried: {
-        regionsVersion: REGIONS_VERSION,
-        ...{ run, setup, number },
-        own: this.#own.state,
-        inventory: inventory.state,
-        attachments: states as Carried["attachments"],
-        appliance: appliance.known,
-        apps: known.map(([name, app]) => [name, app!.known]),
-        udp: [...this.#udp],
-        listening: [...this.#listening],
-        slots: [...this.#slots],
-        past: [...this.#past].map(([name, past]) => [name, [...past]]),
-        folder: this.#files.folder,
-      },
+      regionsVersion: REGIONS_VERSION,
+      ...{ run, setup, number },
+      own: this.#own.state,
+      inventory: inventory.state,
+      attachments: states as Carried["attachments"],
+      appliance: appliance.known,
+      apps: known.map(([name, app]) => [name, app!.known]),
+      udp: [...this.#udp],
+      listening: [...this.#listening],
+      slots: [...this.#slots],
+      past: [...this.#past].map(([name, past]) => [name, [...past]]),
+      folder: this.#files.folder,
       descriptors: [
         ...this.#own.descriptors,
         ...inventory.descriptors,
@@ -416,7 +423,8 @@ class Master {
   /** Goes on with what a predecessor in this process has left, and then replaces it. */
   async goOn(carried: Carried): Promise<void> {
     const { run, setup, number } = carried;
-    const { processes, observer, regions, xskSetup } = this.#libraries;
+    const { processes, observer, regions, xskSetup, host } = this.#libraries;
+    host.closeOnExec(carried.descriptors);
     for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
     for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
     for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
@@ -449,6 +457,7 @@ class Master {
     this.#serving = serving;
     this.#watch(serving);
     this.#watchRings(attachments);
+    this.#served = attachments;
     this.#begun();
     const cold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
@@ -474,13 +483,14 @@ class Master {
     return this.#changes.ask(number, async () => {
       try {
         if (what === "upgrade" && (!this.#booted || this.#stopping)) {
-          throw new UserError("it does not serve", Exit.usage);
+          throw new UserError(NOT_NOW, Exit.usage);
         }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line);
         return line;
       } catch (error) {
-        log(`${what} failed, it goes on as it was: ${messageOf(error)}`);
+        const isAsItWas = error instanceof UserError;
+        log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
         throw error;
       }
     });
@@ -570,10 +580,24 @@ class Master {
     // From here on there is no way back.
     this.#serving = next;
     this.#watch(next);
-    if (await this.#takeOver(next, before)) return next;
+    try {
+      if (await this.#takeOver(next, before)) return next;
+    } catch (error) {
+      if (!this.#booted) throw error;
+      // No UserError: it does not go on as it was.
+      throw new Error(`what took over failed and is started again: ${messageOf(error)}`);
+    }
     this.#serving = undefined;
     await this.#end(next, { isCold: true });
-    return await this.#succeed(run, undefined, { ...how, awaited: [], socketsOnly: true });
+    try {
+      return await this.#succeed(run, undefined, { ...how, awaited: [], socketsOnly: true });
+    } catch (error) {
+      // There is nobody left to go on: whoever started this may start it again.
+      this.failed.reject(
+        new UserError(`nothing serves any more: ${messageOf(error)}`, Exit.failure),
+      );
+      throw error;
+    }
   }
 
   /** Throws UserError when it was told to stop. */
@@ -717,6 +741,7 @@ class Master {
       going = takeOverApps();
       handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
       if (!handedOver) await before.appliance.kill("it did not leave in time");
+      this.#leaving = before.appliance.ended;
     } else if (before !== undefined) {
       for (const attachment of before.attachments) detach(attachment);
       if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
@@ -730,9 +755,13 @@ class Master {
     await next.appliance.running;
     // At the first start what fails is the operator's to mend.
     if (!this.#booted) await going;
-    if (next.inventory !== before?.inventory) {
+    if (this.#served !== next.attachments) {
       for (const attachment of next.attachments) attachment.serve();
       this.#watchRings(next.attachments);
+      this.#served = next.attachments;
+    }
+    for (const { name } of next.setup.apps.filter(({ inline }) => inline)) {
+      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
     this.#tellAttached();
     this.#closeUnused(next);
@@ -907,7 +936,12 @@ class Master {
 
   /** The slot of an app: its refused calls are counted there, and its user goes by it. */
   #slot(name: string): number {
-    const slot = this.#slots.get(name) ?? this.#slots.size;
+    const taken = new Set(this.#slots.values());
+    let slot = this.#slots.get(name) ?? 0;
+    while (!this.#slots.has(name) && taken.has(slot)) slot++;
+    if (slot >= APPLIANCE_WORDS.slot) {
+      throw new UserError(`more than ${slot} instances of apps are too many`, Exit.usage);
+    }
     this.#slots.set(name, slot);
     return slot;
   }
@@ -925,6 +959,11 @@ class Master {
   /** Closes the sockets that `serving` has no use for. */
   #closeUnused(serving?: Serving): void {
     this.#closeListeners(serving?.run.places ?? { control: null, metrics: null });
+    // Of an app that is gone nobody remembers anything.
+    for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
+      this.#slots.delete(name);
+      this.#own.drop(`state ${name}`);
+    }
     const served = new Set(serving?.setup.sockets);
     for (const [port, fd] of this.#udp) {
       if (served.has(port)) continue;
@@ -1072,7 +1111,7 @@ class Master {
   /** The user of a process: the appliance's is the first, and each app has its own, where they suffice. */
   #uid(n: number): number {
     const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
-    return (this.#user ?? FIRST_UID + Deno.pid * USERS) + user;
+    return (this.#user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS) + user;
   }
 
   /** Names each system call that was refused to an app's process, once. */
@@ -1081,9 +1120,7 @@ class Master {
     for (const [name, slot] of this.#slots) {
       for (const { call } of this.#refusedCalls.of(slot)) {
         const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
-        if (this.#named.has(line)) continue;
-        this.#named.add(line);
-        log(line);
+        this.#logOnce(line);
       }
     }
   }
@@ -1091,7 +1128,11 @@ class Master {
   /** Names the walls that this system has no way to build, once. */
   #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
     const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
-    if (missing.length === 0 || this.#named.has(line)) return;
+    if (missing.length > 0) this.#logOnce(line);
+  }
+
+  #logOnce(line: string): void {
+    if (this.#named.has(line)) return;
     this.#named.add(line);
     log(line);
   }
@@ -1193,7 +1234,7 @@ function attachAll(
 ): readonly { mode: string; reason: string }[] {
   try {
     const name = attachments.find(({ name }) => copyOnly.has(name))?.name;
-    if (name !== undefined) throw new Error(`not all sockets of ${name} could be bound so`);
+    if (name !== undefined) throw new Error(`a queue of ${name} refused it`);
     for (const attachment of attachments) attachment.open("zero-copy");
     return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
   } catch (error) {
@@ -1215,15 +1256,30 @@ function stampOf(plan: AppProcessPlan, { sources }: AppProcess): string {
   return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
 }
 
+/** Most files that are looked at: of an app with more it is not known whether they changed. */
+const MOST_FILES = 2000;
+
 /** Path, size and time of change of the file at `path`, or of all files below it. */
 function filesAt(path: string): unknown[] {
-  try {
-    const { isDirectory, size, mtime } = Deno.statSync(path);
-    if (!isDirectory) return [path, size, mtime];
-    return [...Deno.readDirSync(path)].flatMap(({ name }) => filesAt(`${path}/${name}`));
-  } catch {
-    return [path];
+  const found: unknown[] = [];
+  for (const waiting = [path]; waiting.length > 0;) {
+    const next = waiting.pop()!;
+    if (found.length + waiting.length > MOST_FILES) return [path, Math.random()];
+    try {
+      // Not through links: they may lead in circles.
+      const { isDirectory, size, mtime } = next === path
+        ? Deno.statSync(next)
+        : Deno.lstatSync(next);
+      found.push([next, size, mtime]);
+      if (!isDirectory) continue;
+      for (const { name } of Deno.readDirSync(next)) {
+        if (waiting.push(`${next}/${name}`) > MOST_FILES) break;
+      }
+    } catch {
+      found.push(next);
+    }
   }
+  return found;
 }
 
 /** Takes a program off; the log says where it stays. */
