@@ -54,7 +54,7 @@ const CASES: readonly {
 
 const regions = openRegions(libraryPath("region"));
 
-/** Regions, as main makes them for a tile; they go with the worker that has them. */
+/** Regions, as the master makes them for a tile; they go with the worker that has them. */
 function makeMemory(): PathMemory {
   const region = (bytes: number) => regions.create("path", bytes).writer;
   return { umem: region(plan.umemBytes(frameCount())), headers: region(HEADER_CACHE_BYTES) };

@@ -43,7 +43,7 @@ export interface PathMemory {
 export interface PathShape extends HostSize {
   /** Whether the app is in the net tile's loop. */
   readonly inline: boolean;
-  /** Whether one in a tile of its own is given copies of its payloads. */
+  /** Whether one in a process of its own is given copies of its payloads. */
   readonly apart?: boolean;
 }
 

@@ -1,11 +1,11 @@
 /**
- * Contests in which Tegula takes part twice: with the app in a tile of its own, and inside the net
+ * Contests in which Tegula takes part twice: with the app in a process of its own, and inside the net
  * tile. Each of its cases is about one of the two, beside everyone else.
  */
 
 import { isWanted, type Samples, type Selection, TEGULA, type Unit } from "./harness.ts";
 
-/** Tegula with the app inside the net tile's loop; {@linkcode TEGULA} has it in a tile of its own. */
+/** Tegula with the app inside the net tile's loop; {@linkcode TEGULA} has it in a process of its own. */
 export const INLINE = "tegula inline";
 
 /** A case: one figure of the turns of `own`, beside that of the others' turns. */

@@ -1,7 +1,7 @@
 /**
- * Reloads and upgrades that operators ask for, as main does them: one after the other, and each once. Who
- * asks may lose the connection while the status tile that it asked is replaced; it asks the next one for
- * the change with the same number.
+ * Reloads and upgrades that operators ask for, as the master does them: one after the other, and each once.
+ * Who asks may lose the connection while the status tile that it asked is replaced; it asks the next one
+ * for the change with the same number.
  */
 
 import type { Outcome } from "../tiles/runtime/control.ts";

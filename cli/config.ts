@@ -41,7 +41,7 @@ export interface Listen {
   readonly app: string;
   /** Tiles that share the port, 1 to {@linkcode MAX_INSTANCES}. */
   readonly instances: number;
-  /** Whether the app runs inside the net tiles, and not in tiles of its own. */
+  /** Whether the app runs inside the net tiles, and not in processes of its own. */
   readonly inline: boolean;
 }
 

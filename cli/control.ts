@@ -42,7 +42,7 @@ class EndedError extends UserError {}
  * Has the appliance that `control` names, or the only one that runs, do what changes it, and returns the
  * sentence on what was done. Whoever is asked may be replaced by that, so its successor is asked for the
  * change with the same number, which is done once. Throws UserError, with the status to end with, when
- * nothing was changed.
+ * it was not done.
  */
 export async function askForChange(
   verb: "reload" | "upgrade",

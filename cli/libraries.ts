@@ -11,10 +11,10 @@ import { openUdpSetup } from "../ffi/udp.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 
-/** What main has open. */
+/** What the master has open. */
 export type MainLibraries = ReturnType<typeof openLibraries>;
 
-/** Opens what main needs. Throws UserError. */
+/** Opens what the master needs. Throws UserError. */
 export function openLibraries() {
   return {
     regions: load("region", openRegions),

@@ -1,5 +1,6 @@
 /**
- * The listening sockets of the status tile: made by main, which keeps them while status tiles come and go.
+ * The listening sockets of the status tile: made by the master, which keeps them while status tiles come
+ * and go.
  */
 
 import { describeErrno, SystemError } from "../ffi/errno.ts";

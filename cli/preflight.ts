@@ -266,7 +266,7 @@ function portHolders(): Map<number, string> {
       .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
     return new Map([...lines].map(([, port, users]) => {
       const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
-      // A tegula's processes share its sockets. Its main one tells what it is.
+      // A tegula's processes share its sockets. Its master tells what it is.
       const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
       return [Number(port), `${name} ${pid}`];
     }));

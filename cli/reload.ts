@@ -16,7 +16,7 @@ tells beforehand.
   --control PATH     the control socket; without it the only one in /run/tegula
   --help             this
 
-Exit status: 0 it goes on by them, 2 nothing was changed or none runs that could be asked, 3 it may not be
+Exit status: 0 it goes on by them, 2 it was not done or none runs that could be asked, 3 it may not be
 asked, 1 anything else.`;
 
 const OPTIONS = { control: { type: "string" } } as const;

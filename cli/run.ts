@@ -42,8 +42,8 @@ configuration and apps anew; SIGUSR2 prints every tile's counters.
   --metrics ADDRESS:PORT
                       where its counters are read in Prometheus's format; by default nowhere
   --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles, checksums,
-                      busy_poll, dispatcher, control, metrics), and what apps are told and granted, in
-                      [apps.NAME]
+                      busy_poll, dispatcher, control, metrics), the first user of its processes (user), and
+                      what apps are told and granted, in [apps.NAME]
   --help              this
 
 Exit status: 0 stopped as asked, 2 bad usage, 3 a privilege is missing, 4 an interface, 5 a port,

@@ -10,13 +10,14 @@ import { say } from "./output.ts";
 const HELP = `usage: tegula upgrade [--control PATH]
 
 Has the running tegula execute the program that was installed in place of its own, with its configuration
-and apps as they are now, and waits until that serves. It serves meanwhile, in the same process. Where the
-new one cannot, it goes on as it was.
+and apps as they are now, and waits until that serves. It serves meanwhile, in the same process. Where
+the new program does not start, nothing is changed. Where it is executed and cannot replace appliance and
+apps, they go on as they were, under the new master.
 
   --control PATH     the control socket; without it the only one in /run/tegula
   --help             this
 
-Exit status: 0 it goes on with that, 2 nothing was changed or none runs that could be asked, 3 it may not be
+Exit status: 0 it goes on with that, 2 it was not done or none runs that could be asked, 3 it may not be
 asked, 1 anything else.`;
 
 const OPTIONS = { control: { type: "string" } } as const;

@@ -285,7 +285,7 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 
 /*
  * Writes `length` bytes to standard error as far as they are taken without waiting: where nobody reads
- * the log, or its disk is full, main goes on. 0 when all was written, or -errno.
+ * the log, or its disk is full, the master goes on. 0 when all was written, or -errno.
  */
 EXPORT int tegula_host_log(const char *text, uint32_t length)
 {

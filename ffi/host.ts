@@ -1,5 +1,5 @@
 /**
- * What main alone asks of the host: eventfds for the tiles, its capabilities and limits, what a
+ * What the master alone asks of the host: eventfds for the tiles, its capabilities and limits, what a
  * driver says of itself, and the word to systemd.
  */
 
@@ -73,7 +73,7 @@ export interface MasterConfinement {
   readonly capabilities?: readonly number[];
 }
 
-/** Main's own calls. Interfaces are those of the calling thread's network namespace. */
+/** The master's own calls. Interfaces are those of the calling thread's network namespace. */
 export interface Host {
   /** A new eventfd, non-blocking, closed on exec. Throws Error. */
   eventfd(): number;
@@ -113,11 +113,11 @@ export interface Host {
   hasEthernetHeaders(ifname: string): boolean;
   /**
    * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
-   * blocked; `fds` stay open, all else closes on exec. Only a main with every permission may. Children stay
-   * children: they die with main's thread (`process.ts`), which goes on. A `confinement` takes away what
-   * it does not list for good: no new privileges, capabilities, files (landlock). Returns only with -errno:
-   * -EPERM where it is not called by main's thread, -ENOENT where there is no such folder. Confined, the
-   * caller can do no more than end then.
+   * blocked; `fds` stay open, all else closes on exec. Only a main isolate with every permission may.
+   * Children stay children: they die with the main thread (`process.ts`), which goes on. A `confinement`
+   * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
+   * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
+   * folder. Confined, the caller can do no more than end then.
    */
   execKeeping(
     argv: readonly string[],

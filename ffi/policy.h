@@ -218,7 +218,7 @@ static const struct {
 	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
 	 * are not told apart here, and others' sockets are among them. */
 	{ SYS_close, EPERM, -1 },
-	/* The control socket's listener, as its tile ends: main removes the file. */
+	/* The control socket's listener, as its tile ends: the master removes the file. */
 #ifdef SYS_unlink
 	{ SYS_unlink, EPERM, STATUS },
 #endif

@@ -7,8 +7,8 @@
  * standard output and error comes by a pipe, and what it is refused by a listener: both belong to the
  * observer (`tile.ts`), which gives them the app's name.
  *
- * The child dies with the *thread* that started it: start processes from main. A worker in an app's
- * process is under the same walls and does not confine itself: the filter forbids another. In the
+ * The child dies with the *thread* that started it: start processes from the main thread. A worker in an
+ * app's process is under the same walls and does not confine itself: the filter forbids another. In the
  * appliance each tile does, and an observer in it counts what tiles are refused. Deno, its libraries and
  * what is in `read` have to be readable by the child's user; the folders above Deno may be closed to it.
  *
@@ -206,8 +206,8 @@ export interface Channel {
 export const MESSAGE_BYTES = 65_536;
 
 /**
- * An app takes some twenty with two cores, an appliance fifty; two take turns, and every master of a host
- * gives them the same users.
+ * An app takes some twenty with two cores, an appliance fifty; two take turns. Users go by the master's
+ * PID, which a master in another PID namespace may have, too.
  */
 const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };

@@ -1,6 +1,6 @@
 /**
  * Memory regions: the one-writer rule, enforced by the MMU. A region is a memfd that is mapped twice:
- * read-write for its owner, and from a read-only descriptor for everyone else. Only main makes regions;
+ * read-write for its owner, and from a read-only descriptor for everyone else. Only the master makes regions;
  * tiles get the views by message. `region.c` says why a reader's mapping stays read-only.
  *
  * Each mapping takes the place of the memory of a shared WebAssembly.Memory. V8 maps that memory for
@@ -20,7 +20,7 @@ export interface Region {
   readonly reader: View;
 }
 
-/** Makes regions; held by main alone. */
+/** Makes regions; held by the master alone. */
 export interface Regions {
   /**
    * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives until nobody has a view of

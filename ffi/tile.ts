@@ -1,6 +1,6 @@
 /**
  * The one library that every tile has: to wake another tile, to wait for being woken, and to give
- * away everything else (`confine`). The policy of each role is written out in `tile.c`.
+ * away everything else (`confine`). The policy of each role is written out in `policy.h`.
  */
 
 import { checked, EMFILE } from "./errno.ts";
@@ -86,7 +86,7 @@ export interface TileLibrary {
   confine(keep: Confinement): { readonly landlock: boolean; readonly observed: boolean };
 }
 
-/** Who hears of refused system calls; main's. */
+/** Who hears of refused system calls; the master's, and the appliance's. */
 export interface Observer {
   /**
    * Starts the process's observer, a thread that counts refused system calls of confined tiles into

@@ -1,5 +1,5 @@
 /*
- * Kernel sockets behind the served ports (udp.ts): opened by main, read and written in bursts by net
+ * Kernel sockets behind the served ports (udp.ts): opened by the master, read and written in bursts by net
  * tiles. What the XDP program leaves alone comes in here, and what must go by the kernel leaves here.
  */
 #define _GNU_SOURCE

@@ -1,6 +1,6 @@
 /**
  * The kernel sockets that stand behind the served ports: one per port, read and written in bursts by
- * a net tile. Two bindings on one library: main opens sockets, a net tile can only use them.
+ * a net tile. Two bindings on one library: the master opens sockets, a net tile can only use them.
  */
 
 import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
@@ -73,7 +73,7 @@ export interface Udp {
   ready(watch: number, indices: Uint32Array, most: number): number;
 }
 
-/** Opens the library at `path` for main. */
+/** Opens the library at `path` for the master. */
 export function openUdpSetup(path: string): UdpSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_open: { parameters: ["i32"], result: "i32" },

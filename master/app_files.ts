@@ -157,7 +157,10 @@ async function placeIn(
   };
 }
 
-/** Makes where such files go: below what systemd made for the unit, or /run, or where users may. */
+/**
+ * Makes where such files go: below what systemd made for the unit, else in TMPDIR: in /run a confined master
+ * may not write.
+ */
 function runtimeFolder(): string {
   const name = `tegula-${Deno.pid}`;
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];

@@ -1,5 +1,5 @@
 /**
- * Apps inside the net tiles answer as those in tiles of their own do, and are counted as they are.
+ * Apps inside the net tiles answer as those in processes of their own do, and are counted as they are.
  */
 
 import { strict as assert } from "node:assert";

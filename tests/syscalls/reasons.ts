@@ -11,7 +11,7 @@ export const EXPECTED: { readonly [call: string]: string } = {
   fstat: "SQLite asks for the size of Deno's code cache, and gives it up",
   pread64: "SQLite reads Deno's code cache, and gives it up",
   pwrite64: "SQLite writes to Deno's code cache, and gives it up",
-  unlink: "the control socket's listener, as it ends; main removes the file",
+  unlink: "the control socket's listener, as it ends; the master removes the file",
   unlinkat: "as unlink, on aarch64",
 };
 

@@ -47,7 +47,7 @@ Deno.test("an app has the ports of ranges, those that follow each other in one",
   ]);
 });
 
-Deno.test("an app inside the net tiles is another one than the same in a tile of its own", () => {
+Deno.test("an app inside the net tiles is another one than the same in a process of its own", () => {
   assert.deepEqual(
     plan("7=echo", "8=echo@inline").map(({ ports, inline }) => [ports, inline]),
     [[[[7, 7]], false], [[[8, 8]], true]],

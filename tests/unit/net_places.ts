@@ -1,4 +1,4 @@
-/** A net tile and an app that answers, in the tile or in a tile of its own. */
+/** A net tile and an app that answers, in the net tile or in a process of its own. */
 
 import { heapView } from "../../ffi/view.ts";
 import type { App, AppContext } from "../../tiles/app/contract.ts";

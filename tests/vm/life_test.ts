@@ -20,8 +20,8 @@ labTest("an appliance serves, reloads and stops in order on this machine", async
   );
   const { process } = await serve(host, ["eth0"]);
   assert.equal(await answered(client, ADDRESSES), 3);
-  process.kill("SIGURG");
-  await process.stderr.find("echo: reloaded", { timeoutMs: RELOAD_MILLIS });
+  process.kill("SIGHUP");
+  await process.stderr.find("reloaded: ", { timeoutMs: RELOAD_MILLIS });
   assert.equal(await answered(client, ADDRESSES), 3);
 });
 

@@ -1,5 +1,5 @@
 /**
- * An app as it is run, in a tile of its own or inside a net tile: made from its module, called with
+ * An app as it is run, in a process of its own or inside a net tile: made from its module, called with
  * bursts and ticks, and kept from doing harm by what it throws.
  */
 

@@ -1,6 +1,7 @@
 /**
- * The control region: what main tells all tiles, and what it asks the netlink tile on behalf of the
- * status tile. Written by main, read by everyone.
+ * The control region: what the appliance's main isolate tells its tiles, and what it asks the netlink
+ * tile on behalf of the status tile. Written by that isolate, read by the
+ * tiles. An app's process has one that the master writes.
  */
 
 import { u32, type View } from "../../ffi/view.ts";
@@ -31,17 +32,17 @@ export const Ask = {
   routes: 1,
   /** To compare the mirror with the kernel. */
   audit: 2,
-  /** Not to the netlink tile, but to main: to set the capture mode; argument: `CaptureMode`. */
+  /** Not to the netlink tile, but to the main isolate: to set the capture mode; argument: `CaptureMode`. */
   capture: 3,
   /**
-   * To main as well: to read the configuration anew, and to go on with the program that is installed now.
-   * Main answers with an `Outcome`, and does it once for each number, however often that is asked for.
+   * To the master: to read the configuration anew, and to go on with the program that is installed now.
+   * It answers with an `Outcome`, and does it once for each number, however often that is asked for.
    */
   reload: 4,
   upgrade: 5,
 } as const;
 
-/** What became of a reload or an upgrade: a sentence, and where nothing was changed the exit status. */
+/** What became of a reload or an upgrade: a sentence, and where it was not done the exit status. */
 export type Outcome =
   | { readonly ok: true; readonly line: string }
   | { readonly ok: false; readonly status: number; readonly line: string };

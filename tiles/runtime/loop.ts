@@ -15,7 +15,7 @@ import { Life, type TileRegion, wakesGiven } from "./tile_region.ts";
  * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so these are
  * some microseconds, enough to catch the next burst of a busy peer. Where tiles outnumber cores each
  * of them is one that the other tile does not run in: then a tenth is best, by measurement (with 200
- * an app in a tile of its own answered half again as late, and always spinning cost a factor of
+ * an app in a process of its own answered half again as late, and always spinning cost a factor of
  * eight).
  */
 const SPIN_TURNS = 200;
