@@ -45,6 +45,8 @@ function alwaysWritten(host: Host): string[] {
     // A process in a user namespace writes down there who it is.
     ...hasCapability(host.capabilities(), CAP_SYS_ADMIN) ? [] : ["/proc"],
     ...given === undefined ? [] : [given],
+    // The launcher of a new version unpacks itself there.
+    Deno.env.get("TEGULA_CACHE") ?? Deno.env.get("CACHE_DIRECTORY") ?? "",
   ].filter(exists);
 }
 
@@ -97,6 +99,7 @@ export function checkConfinement(run: Run): void {
 }
 
 function exists(path: string): boolean {
+  if (path === "") return false;
   try {
     Deno.statSync(path);
     return true;
