@@ -4,6 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
+import { ROOT } from "../../ffi/paths.ts";
 import { AppFiles, type PlacedApp } from "../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */
@@ -102,6 +103,29 @@ Deno.test("an import from beside an app's folder has to be granted", async () =>
     await assert.rejects(place([`${folder}/app-part`]), { message: outside(file) });
     await place([`${folder}/app-parts`]);
   });
+});
+
+Deno.test("the program's own modules are an app's without a grant", async () => {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  const files = new AppFiles({ processes: { readableBy: () => true }, uid: UID, folder });
+  const own = `${ROOT}tiles/app/echo.ts`;
+  Deno.writeTextFileSync(`${folder}/app.ts`, `export * from "${own}";`);
+  const service = { module: `file://${folder}/app.ts` };
+  assert.ok((await files.place({ name: "own", uid: UID, service })).read.includes(own));
+  files.close();
+});
+
+Deno.test("an app inside net tiles has its grants with its module", async () => {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  const files = new AppFiles({ processes: { readableBy: () => true }, uid: UID, folder });
+  const file = Deno.realPathSync(Deno.makeTempFileSync({ suffix: ".js" }));
+  Deno.writeTextFileSync(`${folder}/app.ts`, `import "${file}";`);
+  const service = { module: `file://${folder}/app.ts` };
+  const plan = { name: "own", uid: UID };
+  await assert.rejects(files.place({ ...plan, service }), { message: outside(file) });
+  await files.place({ ...plan, service: { ...service, grants: { read: [file] } } });
+  files.close();
+  Deno.removeSync(file);
 });
 
 Deno.test("types alone are no part of an app, wherever they are", async () => {
