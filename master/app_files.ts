@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
 import type { Processes } from "../ffi/process.ts";
-import { APPLIANCE_LIBRARIES } from "../tiles/runtime/permissions.ts";
+import { APPLIANCE_LIBRARIES, type Grants } from "../tiles/runtime/permissions.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
@@ -29,10 +29,16 @@ export interface PlacedApp {
   readonly folder?: string;
 }
 
+/** How long Deno may take for a module and what that imports: an import may be a file that never ends. */
+const DENO_MILLIS = 30_000;
+
 /** A module as `deno info --json` describes it. */
 interface Described {
+  readonly specifier: string;
   readonly local?: string;
   readonly mediaType?: string;
+  /** `code`: none where types alone are imported. */
+  readonly dependencies?: readonly { readonly code?: { readonly specifier?: string } }[];
 }
 
 /** Files of this program's own for its apps' processes, in a folder that is removed at the end. */
@@ -40,20 +46,24 @@ export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
   readonly #processes: Pick<Processes, "readableBy">;
+  readonly #millis: number;
   #folder?: string;
 
   /**
    * `uid`: of a process that has to read the program, any that is not the master's. `folder`: one that
-   * is there, such as a predecessor's `folder`; left out, one is made when it is needed.
+   * is there, such as a predecessor's `folder`; left out, one is made when it is needed. `millis`: how
+   * long Deno may take for a module.
    */
   constructor(
-    { processes, uid, folder }: {
+    { processes, uid, folder, millis = DENO_MILLIS }: {
       processes: Pick<Processes, "readableBy">;
       uid: number;
       folder?: string;
+      millis?: number;
     },
   ) {
     this.#processes = processes;
+    this.#millis = millis;
     this.#folder = folder;
     // What an app needs of them the appliance does, too.
     const needed = [PROGRAM, ...APPLIANCE_LIBRARIES.map((name) => libraryPath(name))];
@@ -73,12 +83,19 @@ export class AppFiles {
     return this.#folder ??= runtimeFolder();
   }
 
-  /** Makes what the process of `plan` is started from. Throws AppError. */
+  /**
+   * Makes what the process of `plan` is started from. What an app imports is in the folder of its module,
+   * or granted to it by `read` (an app inside net tiles has its grants in `service`). Throws AppError.
+   */
   async place(
-    { name, service: { module }, uid }: Pick<AppProcessPlan, "name" | "uid"> & {
-      readonly service: Pick<AppProcessPlan["service"], "module">;
+    { name, service, uid, grants = service.grants }: Pick<AppProcessPlan, "name" | "uid"> & {
+      readonly service: Pick<AppProcessPlan["service"], "module"> & {
+        readonly grants?: Pick<Grants, "read">;
+      };
+      readonly grants?: Pick<Grants, "read">;
     },
   ): Promise<PlacedApp> {
+    const { module } = service;
     if (module.startsWith(`file://${ROOT}tiles/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return {
@@ -91,7 +108,10 @@ export class AppFiles {
     const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
     try {
       const path = fileURLToPath(module);
-      return await placeIn(folder, { name, path, uid, processes: this.#processes });
+      return await placeIn(folder, {
+        ...{ name, path, uid, granted: grants?.read ?? [] },
+        ...{ processes: this.#processes, millis: this.#millis },
+      });
     } catch (error) {
       removeFolder(folder);
       throw error;
@@ -113,20 +133,22 @@ export class AppFiles {
 /** Puts what the app of the module at `path` needs into `folder`, which goes away where that is nothing. */
 async function placeIn(
   folder: string,
-  { name, path, uid, processes }: {
+  { name, path, uid, granted, processes, millis }: {
     name: string;
     path: string;
     uid: number;
+    granted: readonly string[];
     processes: Pick<Processes, "readableBy">;
+    millis: number;
   },
 ): Promise<PlacedApp> {
   const denoDir = `${folder}/cache`;
-  const { modules } = JSON.parse(await deno(["info", "--json"], path, denoDir)) as {
-    modules: Described[];
-  };
+  const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
   // What is missing or wrong the process itself finds, and says where.
-  const known = modules.filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
+  const known = imported(JSON.parse(await run(["info", "--json"], path)))
+    .filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
   const files = [...new Set([path, ...known.map(({ local }) => local!)])];
+  const checked = checkFiles(name, files, granted);
   const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
   const needsCopy = files.some((file) => !processes.readableBy(file, uid));
   const module = needsCopy ? folder + path : path;
@@ -135,17 +157,14 @@ async function placeIn(
     return { module: pathToFileURL(module).href, read: files, sources: files };
   }
   if (needsCopy) {
-    try {
-      for (const file of files) copy(file, folder + file);
-    } catch (error) {
-      throw new AppError(name, `its module cannot be read: ${(error as Error).message}`);
-    }
+    const owner = ownerOf(path);
+    for (const file of checked) await copyOf(name, file, { to: folder + file.path, owner });
   }
   if (isCompiled) {
     // What is wrong with it the process says, with its place.
-    await deno(["cache", "--quiet", "--no-check", "--cached-only"], module, denoDir).catch(
-      () => {},
-    );
+    await run(["cache", "--quiet", "--no-check", "--cached-only"], module).catch((error) => {
+      if (error instanceof AppError) throw error;
+    });
   }
   giveTo(folder, uid);
   return {
@@ -155,6 +174,114 @@ async function placeIn(
     ...(isCompiled && { denoDir }),
     folder,
   };
+}
+
+/** The modules that run: neither those whose types alone are imported, nor what only those import. */
+function imported(
+  { roots, modules }: { roots: readonly string[]; modules: readonly Described[] },
+): Described[] {
+  const bySpecifier = new Map(modules.map((module) => [module.specifier, module]));
+  const found = new Set<Described>();
+  const waiting = [...roots];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    const module = bySpecifier.get(next);
+    if (module === undefined || found.has(module)) continue;
+    found.add(module);
+    for (const { code } of module.dependencies ?? []) {
+      if (code?.specifier !== undefined) waiting.push(code.specifier);
+    }
+  }
+  return [...found];
+}
+
+/** A file that an app may be made from. */
+interface CheckedFile {
+  readonly path: string;
+  /** Its path without symbolic links. */
+  readonly real: string;
+  readonly isGranted: boolean;
+}
+
+/**
+ * The files of an app, the one that the configuration names first. What it imports may be chosen by
+ * somebody who may not read all that this program can: nothing from elsewhere is the app's by an import,
+ * or by a symbolic link. Throws AppError.
+ */
+function checkFiles(
+  name: string,
+  files: readonly string[],
+  granted: readonly string[],
+): CheckedFile[] {
+  const read = granted.map(realPath).filter((path) => path !== undefined);
+  const own = [dirname(files[0]), ROOT].map(realPath).filter((path) => path !== undefined);
+  return files.map((path, i) => {
+    const real = realPath(path);
+    // It went, or never was: to be copied it has to be there.
+    if (real === undefined) return { path, real: path, isGranted: false };
+    const isGranted = isBelow(real, read);
+    if (i > 0 && !isGranted && !isBelow(real, own)) {
+      throw new AppError(
+        name,
+        `its module imports ${real}, which is outside of its folder: [apps] grants it, ` +
+          `read = ["${real}"]`,
+      );
+    }
+    // Of the module itself the process says what is wrong with it.
+    if (i > 0 && !Deno.statSync(real).isFile) {
+      throw new AppError(name, `its module imports ${real}, which is no regular file`);
+    }
+    return { path, real, isGranted };
+  });
+}
+
+/** The path without symbolic links; undefined where nothing is there. */
+function realPath(path: string): string | undefined {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+function isBelow(path: string, folders: readonly string[]): boolean {
+  return folders.some((folder) =>
+    path === folder || path.startsWith(folder.endsWith("/") ? folder : `${folder}/`)
+  );
+}
+
+/** Whose an app's module is: behind a symbolic link of root's the file's, else the link's. */
+function ownerOf(path: string): number | null {
+  try {
+    return Deno.lstatSync(path).uid || Deno.statSync(path).uid;
+  } catch {
+    return null;
+  }
+}
+
+/** Copies one of an app's files, which its user cannot read, where `owner` can. Throws AppError. */
+async function copyOf(
+  name: string,
+  { path, real, isGranted }: CheckedFile,
+  { to, owner }: { to: string; owner: number | null },
+): Promise<void> {
+  try {
+    // Another file may be there by now: it is asked of the one that is open.
+    using from = await Deno.open(real);
+    const { isFile, uid } = await from.stat();
+    if (!isFile || Deno.realPathSync(real) !== real) throw new Error(`${path} is no regular file`);
+    if (!isGranted && uid !== owner) {
+      throw new Error(`${path} has another owner than the module`);
+    }
+    Deno.mkdirSync(dirname(to), { recursive: true });
+    using copy = await Deno.open(to, { write: true, create: true, truncate: true });
+    for (const buffer = new Uint8Array(65_536);;) {
+      const bytes = await from.read(buffer);
+      if (bytes === null) return;
+      for (let at = 0; at < bytes;) at += await copy.write(buffer.subarray(at, bytes));
+    }
+  } catch (error) {
+    throw new AppError(name, `its module cannot be read: ${(error as Error).message}`);
+  }
 }
 
 /**
@@ -185,7 +312,16 @@ function removeFolder(folder: string): void {
 }
 
 /** Runs Deno on a module, with the program's packages in reach; returns what it says. */
-async function deno(args: string[], module: string, denoDir: string): Promise<string> {
+async function deno(
+  args: string[],
+  { name, module, denoDir, millis }: {
+    name: string;
+    module: string;
+    denoDir: string;
+    millis: number;
+  },
+): Promise<string> {
+  const signal = AbortSignal.timeout(millis);
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...args,
@@ -195,9 +331,13 @@ async function deno(args: string[], module: string, denoDir: string): Promise<st
     ],
     env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: denoDir },
     stdin: "null",
+    signal,
   }).output();
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
-  return new TextDecoder().decode(stdout);
+  if (success) return new TextDecoder().decode(stdout);
+  if (signal.aborted) {
+    throw new AppError(name, `what its module imports was not read within ${millis / 1000} s`);
+  }
+  throw new Error(new TextDecoder().decode(stderr));
 }
 
 /** Copies a file, or a folder with all that is in it. */

@@ -520,6 +520,8 @@ export class AppProcess {
   #placed?: PlacedApp;
   #current?: Child;
   #successor?: { child: Child; placed: PlacedApp };
+  /** Counts what begins or gives up a successor: one that is made meanwhile is given up. */
+  #generation = 0;
   /** Starts in a row that did not last. */
   #failures = 0;
   #pause?: ReturnType<typeof setTimeout>;
@@ -594,20 +596,29 @@ export class AppProcess {
 
   /**
    * Starts a successor beside the one that runs, from the app's files as they are; resolves when it
-   * waits for its turn. Throws as `start`, and nothing has changed then.
+   * waits for its turn. Throws as `start`, also where it is given up meanwhile, and nothing has changed
+   * then.
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     this.abandon();
     this.#watchOver();
     const { files } = this.#parts;
     this.#checkGrants(plan);
+    const generation = this.#generation;
+    const checkIsWanted = () => {
+      if (!this.#isStopping && generation === this.#generation) return;
+      throw new AppError(plan.name, "it is given up");
+    };
     const placed = await files.place(plan);
+    let child: Child | undefined;
     try {
-      const child = Child.start(plan, placed, this.#parts);
+      checkIsWanted();
+      child = Child.start(plan, placed, this.#parts);
       this.#successor = { child, placed };
       await child.ready;
+      checkIsWanted();
     } catch (error) {
-      this.#successor = undefined;
+      if (this.#successor?.child === child) this.#successor = undefined;
       files.discard(placed);
       throw error;
     }
@@ -629,8 +640,9 @@ export class AppProcess {
     );
   }
 
-  /** Gives a successor up. */
+  /** Gives a successor up, also one that is being made. */
   abandon(): void {
+    this.#generation++;
     if (this.#successor === undefined) return;
     const { child, placed } = this.#successor;
     this.#successor = undefined;

@@ -365,6 +365,93 @@ Deno.test("a successor that cannot start changes nothing", async () => {
   link.close();
 });
 
+/** The module of an app whose files are looked through until `release`, and then are all there. */
+async function heldUp(): Promise<{ module: string; release(): Promise<void> }> {
+  const folder = Deno.makeTempDirSync();
+  const [module, json] = [`${folder}/own.js`, `${folder}/x.json`];
+  Deno.writeTextFileSync(
+    module,
+    `import x from "./x.json" with { type: "json" };
+    export default ({ log }) => {
+      log(x.said);
+      return { receive(requests, out) { while (requests.next()) out.reflect(); } };
+    };`,
+  );
+  const text = '{ "said": "late" }';
+  Deno.writeTextFileSync(`${folder}/text`, text);
+  const made = await new Deno.Command("mkfifo", { args: [json] }).output();
+  assert.ok(made.success);
+  return {
+    module: `file://${module}`,
+    async release() {
+      using reader = await Deno.open(json, { write: true });
+      Deno.renameSync(`${folder}/text`, json);
+      await reader.write(new TextEncoder().encode(text));
+    },
+  };
+}
+
+const GIVEN_UP = { name: "Error", message: "it is given up" };
+
+Deno.test("a successor whose files are late is given up for a newer one", async () => {
+  const { link, lines, app } = honest(HONEST);
+  await app.start();
+  const { module, release } = await heldUp();
+  const late = assert.rejects(app.prepare(link.plan(module)), GIVEN_UP);
+  await app.prepare();
+  await Promise.all([late, release()]);
+  await app.takeOver();
+  assert.deepEqual(lines.slice(3), lines.slice(0, 3));
+  assert.equal(runtimeFolders().length, 1);
+  await app.stop();
+  link.close();
+});
+
+for (const how of ["abandon", "stop"] as const) {
+  Deno.test(`no process is started of files that are late for ${how}()`, async () => {
+    const { link, lines, app } = honest(HONEST);
+    await app.start();
+    const { module, release } = await heldUp();
+    const late = assert.rejects(app.prepare(link.plan(module)), GIVEN_UP);
+    await app[how]();
+    await Promise.all([late, release()]);
+    await assert.rejects(app.takeOver(), { message: "honest has no successor" });
+    assert.equal(lines.length, 3);
+    assert.equal(runtimeFolders().length, how === "stop" ? 0 : 1);
+    await app.stop();
+    link.close();
+  });
+}
+
+Deno.test("what an app imports from elsewhere is an error of its start, unless it is granted", async () => {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  Deno.mkdirSync(`${folder}/own`);
+  Deno.writeTextFileSync(`${folder}/text`, '{ "said": "from elsewhere" }');
+  Deno.symlinkSync("../text", `${folder}/own/x.json`);
+  Deno.writeTextFileSync(
+    `${folder}/own/own.js`,
+    `export default async ({ log }) => {
+      log((await import("./x.json", { with: { type: "json" } })).default.said);
+      return { receive() {} };
+    };`,
+  );
+  const link = new EchoLink("own");
+  const lines: string[] = [];
+  const plan = link.plan(`file://${folder}/own/own.js`);
+  const app = link.process(plan, (line) => lines.push(line));
+  await assert.rejects(app.start(), {
+    message:
+      `its module imports ${folder}/text, which is outside of its folder: [apps] grants it, ` +
+      `read = ["${folder}/text"]`,
+  });
+  Deno.chmodSync(folder, 0o755);
+  await app.prepare({ ...plan, grants: { ...NO_GRANTS, read: [`${folder}/text`] } });
+  await app.go();
+  assert.deepEqual(lines, ["own: from elsewhere"]);
+  await app.stop();
+  link.close();
+});
+
 Deno.test("state outlives its process, killed or handed over, and is its predecessor's until begin()", async () => {
   const module = Deno.makeTempFileSync({ suffix: ".js" });
   Deno.writeTextFileSync(
