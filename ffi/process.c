@@ -109,6 +109,8 @@ struct plan {
 	int by_path; /* whether that is still what is at its path */
 	int setup, ruleset; /* the child's own, until it executes */
 	int32_t *from; /* room for place_descriptors() */
+	int32_t *shared; /* of the child's descriptors those whose flags others have, too; in order */
+	int shared_count;
 	int missing, user_namespace;
 };
 
@@ -292,7 +294,7 @@ static int install_filters(struct plan *plan, int *listener)
 		return error < 0 ? error : install(&policy);
 	}
 	policy.refuse = SECCOMP_RET_USER_NOTIF;
-	make_app_policy(&policy, order->grants, plan->setup);
+	make_app_policy(&policy, order->grants, plan->setup, plan->shared, plan->shared_count);
 	error = install(&policy);
 	if (error > 0) {
 		*listener = error;
@@ -300,8 +302,22 @@ static int install_filters(struct plan *plan, int *listener)
 	}
 	plan->missing |= WALL_OBSERVER;
 	policy.refuse = SECCOMP_RET_ERRNO | EPERM;
-	make_app_policy(&policy, order->grants, plan->setup);
+	make_app_policy(&policy, order->grants, plan->setup, plan->shared, plan->shared_count);
 	return install(&policy);
+}
+
+/*
+ * Notes which of the child's descriptors it may not change the flags of: the channel, and all that it is
+ * handed but memory, which the child closes once it is mapped, so that its number becomes another's.
+ */
+static void note_shared(struct plan *plan)
+{
+	const struct order *order = plan->order;
+
+	plan->shared[plan->shared_count++] = FIRST_PLACES - 1;
+	for (int i = 0; i < order->count; i++)
+		if (fcntl(order->fds[i], F_GET_SEALS) < 0)
+			plan->shared[plan->shared_count++] = FIRST_PLACES + i;
 }
 
 /* Whether the caller still has its end of the socket; 0, or -ESRCH. Its number says nothing across namespaces. */
@@ -498,10 +514,12 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 
 	*out = (struct started){ .listener = -1, .step = PREPARE };
 	plan.from = calloc((size_t)order->count + FIRST_PLACES + 1 + OWN_PLACES, sizeof(*plan.from));
-	if (!lists || !plan.from) {
+	plan.shared = calloc((size_t)order->count + 1, sizeof(*plan.shared));
+	if (!lists || !plan.from || !plan.shared) {
 		error = -ENOMEM;
 		goto out;
 	}
+	note_shared(&plan);
 	plan.argv = list[0];
 	plan.envp = list[1];
 	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
@@ -537,6 +555,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 out:
 	free(lists);
 	free(plan.from);
+	free(plan.shared);
 	close(plan.null);
 	close(plan.seal);
 	close(plan.program);

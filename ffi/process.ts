@@ -27,7 +27,7 @@
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
  * `hear` comes at once after `start`: until then an app waits in the first call that it is refused.
- * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
+ * The child can change the count of an eventfd that it shares, but not whether it blocks.
  */
 
 import { checked, ENOENT, SystemError } from "./errno.ts";
