@@ -3,10 +3,11 @@
  * not make namespaces, and what the caller sees of it.
  */
 
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
-import { openProcesses } from "../../ffi/process.ts";
+import { openProcesses, RUN_FLAGS } from "../../ffi/process.ts";
+import { openObserver, SLOT_BYTES } from "../../ffi/tile.ts";
 import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
 import type { Upgraded } from "./process_upgrade.ts";
@@ -536,6 +537,44 @@ Deno.test("100 starts leave no descriptor behind", () => {
   const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });
   // Deno itself opens two, half a second after it was started.
   ok(after <= before + 2, `${before} before, ${after} after`);
+});
+
+Deno.test("what the observer hears by is also the caller's, until it closes the process", async () => {
+  const processes = openProcesses(libraryPath("process"));
+  const observer = openObserver(libraryPath("tile"));
+  const link = (fd: number | string) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return null;
+    }
+  };
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 1));
+  observer.start(new Uint32Array(new SharedArrayBuffer(SLOT_BYTES)));
+  const script = `${FOLDER}/process_child.js`;
+  const child = processes.start({
+    name: "child",
+    args: [...RUN_FLAGS, `--allow-read=${FOLDER}`, `--allow-ffi=${FOLDER}`, script, "spin"],
+    read: [FOLDER],
+  });
+  observer.hear({ ...child, slot: 0 });
+  const own = [child.pidfd, child.channel, child.words, child.listener];
+  const before = own.map(link);
+  const copies = () =>
+    [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => link(name) === before[2]).length;
+  equal(copies(), 2, "the observer has one, and the caller");
+  child.kill();
+  while (child.wait() === null) await moment();
+  for (let i = 0; i < 10_000 && copies() > 1; i++) await moment();
+  equal(copies(), 1, "the observer has closed its own");
+  deepEqual(own.map(link), before);
+  // What is left of it can be heard again, as after an upgrade.
+  observer.hear({ ...child, slot: 0 });
+  child.close();
+  for (let i = 0; i < 10_000 && copies() > 0; i++) await moment();
+  equal(copies(), 0);
+  deepEqual(own.map((fd, i) => link(fd) === before[i]), [false, false, false, false]);
+  throws(() => observer.hear({ ...child, slot: 0 }), /observe the process of child: EBADF/);
 });
 
 Deno.test("a start that cannot be says at which step, and leaves nothing behind", () => {
