@@ -6,9 +6,10 @@
  *      they are; else within a user namespace; where the system refuses both, without. The appliance
  *      stays in the host's network, and is never in a user namespace: its netlink tile needs the
  *      privileges that it keeps where the interfaces are.
- *   2. A session of its own. Descriptors: 0 is /dev/null, 1 and 2 are a pipe, 3 is the channel, given
- *      ones follow in order; all others are closed. All signals blocked but those of a thread's own
- *      faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one way to end it.
+ *   2. The first to be ended where memory runs out. A session of its own. Descriptors: 0 is /dev/null, 1
+ *      and 2 are a pipe, 3 is the channel, given ones follow in order; all others are closed. All signals
+ *      blocked but those of a thread's own faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one
+ *      way to end it.
  *   3. Limits: no core, no locked memory, no message queues, descriptors, threads (where the count is
  *      its own), data.
  *   4. The bounding set dropped, user and groups of its own where allowed, no capability (but
@@ -328,6 +329,16 @@ static int has_caller(int setup)
 	return poll(&end, 1, 0) > 0 && end.revents & POLLHUP ? -ESRCH : 0;
 }
 
+/*
+ * Where memory runs out, apps are ended before the appliance, and that before the caller. Where that may
+ * not be written (landlock may bound the caller) it stays as it is. Before the user changes: to the other
+ * one the file is closed.
+ */
+static void go_first(const struct order *order)
+{
+	write_file("/proc/self/oom_score_adj", order->process == PROCESS_APP ? "1000" : "500");
+}
+
 /* From clone to execve. */
 static _Noreturn void child(struct plan *plan)
 {
@@ -344,6 +355,7 @@ static _Noreturn void child(struct plan *plan)
 		if (error)
 			report(plan->setup, USER_NAMESPACE, error, 0, -1);
 	}
+	go_first(order);
 	/* A parent's session may have a terminal, by which it could send signals. */
 	setsid();
 	error = chdir("/") < 0 ? -errno : place_descriptors(plan);

@@ -469,15 +469,37 @@ Deno.test("a slot of the observer goes from process to process, and each line is
   deepEqual(words.trim().split("\n"), names.map((name) => `${name}: ${name}`));
 });
 
-Deno.test("a process dies with the one that started it", async () => {
-  const host = command("root", { work: "ready", then: "stay" }).spawn();
+/** Starts a process that stays, and its host; ends both after `body`. */
+async function whileItStays(
+  starter: string,
+  task: Partial<Task>,
+  body: (pid: number) => void,
+): Promise<void> {
+  const host = command(starter, { work: "ready", then: "stay", ...task }).spawn();
   const reader = host.stdout.pipeThrough(new TextDecoderStream()).getReader();
-  const pid = parseInt((await reader.read()).value!);
-  ok(Deno.readTextFileSync(`/proc/${pid}/status`).includes("deno"));
+  body(parseInt((await reader.read()).value!));
   host.kill("SIGKILL");
   await host.status;
   await reader.cancel();
   await host.stderr.cancel();
+}
+
+for (const starter of ["root", "user", "unit"]) {
+  Deno.test(`started by ${starter}: where memory runs out apps are ended before the appliance`, async () => {
+    for (const [role, score] of [["app", 1000], ["appliance", 500]] as const) {
+      await whileItStays(starter, { options: { role } }, (pid) => {
+        equal(Number(Deno.readTextFileSync(`/proc/${pid}/oom_score_adj`)), score);
+      });
+    }
+  });
+}
+
+Deno.test("a process dies with the one that started it", async () => {
+  let pid = 0;
+  await whileItStays("root", {}, (child) => {
+    pid = child;
+    ok(Deno.readTextFileSync(`/proc/${pid}/status`).includes("deno"));
+  });
   for (let i = 0;; i++) {
     ok(i < 10_000, "it is alive");
     try {
