@@ -417,7 +417,8 @@ static inline void make_signal_policy(struct policy *p)
 
 /*
  * An app's process: the stock Deno from its execve on, with every thread that there will ever be. Its
- * descriptors are its own, so calls on descriptors are allowed whatever the number is; what it can open
+ * descriptors are its own, so calls on descriptors are allowed whatever the number is (but those of
+ * PROCESS_SHARED); what it can open
  * is bounded by landlock, by its user and by Deno's permissions, and to write, by the flags of open.
  */
 static const uint32_t PROCESS_CALLS[] = {
@@ -454,10 +455,16 @@ static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals 
 static const int32_t PROCESS_NO_ADDRESS[] = { 0 }; /* send, by which a handler wakes that thread */
 static const int32_t PROCESS_SELF[] = { 0 }; /* limits of the process itself, which can only fall */
 static const int32_t PROCESS_FCNTL[] = {
-	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; descriptors are its own here */
+	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; but see PROCESS_SHARED */
 	F_DUPFD_CLOEXEC, /* Rust's try_clone, of its own descriptors */
 };
 static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX }; /* Rust, for each pipe and socket */
+/*
+ * What it may not do with descriptors that it was handed, but for those of memory: others have the same
+ * file, and would wait for ever where it blocks. Nor copy them, to do it by another number. (One that was
+ * granted the network can send itself a copy, over a pair of sockets.)
+ */
+static const int32_t PROCESS_SHARED[] = { F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, FIONBIO };
 
 /* Refused as a matter of course; the caller has another way, or goes on without. */
 static const struct {
@@ -584,6 +591,36 @@ static inline void allow_process(struct policy *p, int grants)
 	allow_kill(p);
 }
 
+/* Refuses what changes the flags of the `fds`, which are in order, or copies them. */
+static inline void keep_flags(struct policy *p, const int32_t *fds, int count)
+{
+	const uint8_t commands = COUNT(PROCESS_SHARED);
+	unsigned skip, other;
+
+	IF_EQUAL(p, 2, 0, SYS_fcntl);
+	IF_EQUAL(p, 1, 0, SYS_ioctl);
+	skip = p->length;
+	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
+	LOAD(p, args[1]);
+	for (uint8_t i = 0; i < commands; i++)
+		IF_EQUAL(p, (uint8_t)(commands - i), 0, (uint32_t)PROCESS_SHARED[i]);
+	other = p->length;
+	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
+	LOAD(p, args[0]);
+	for (int first = 0, next; first < count; first = next) {
+		for (next = first + 1; next < count && fds[next] == fds[next - 1] + 1; next++)
+			;
+		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
+		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
+		RETURN(p, p->refuse);
+	}
+	if (p->length < INSTRUCTIONS) {
+		p->code[other].k = p->length - other - 1;
+		p->code[skip].k = p->length - skip;
+	}
+	LOAD(p, nr);
+}
+
 /* Where the network was granted: sockets of IP. libc looks for a cache of names on AF_UNIX, and goes on without. */
 static inline void allow_network(struct policy *p)
 {
@@ -598,11 +635,14 @@ static inline void allow_network(struct policy *p)
 
 /*
  * The policy of the calling process, which becomes an app's. `report` is the descriptor by which it
- * sends the filter's listener; seal.c forbids that call with execve.
+ * sends the filter's listener; seal.c forbids that call with execve. `shared` are those, in order, whose
+ * flags are others' too.
  */
-static inline void make_app_policy(struct policy *p, int grants, int32_t report)
+static inline void make_app_policy(struct policy *p, int grants, int32_t report, const int32_t *shared,
+				   int shared_count)
 {
 	begin_process_policy(p);
+	keep_flags(p, shared, shared_count);
 	allow_process(p, grants);
 	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
 	if (grants & GRANT_NET) {

@@ -6,9 +6,10 @@
  *      they are; else within a user namespace; where the system refuses both, without. The appliance
  *      stays in the host's network, and is never in a user namespace: its netlink tile needs the
  *      privileges that it keeps where the interfaces are.
- *   2. A session of its own. Descriptors: 0 is /dev/null, 1 and 2 are a pipe, 3 is the channel, given
- *      ones follow in order; all others are closed. All signals blocked but those of a thread's own
- *      faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one way to end it.
+ *   2. The first to be ended where memory runs out. A session of its own. Descriptors: 0 is /dev/null, 1
+ *      and 2 are a pipe, 3 is the channel, given ones follow in order; all others are closed. All signals
+ *      blocked but those of a thread's own faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one
+ *      way to end it.
  *   3. Limits: no core, no locked memory, no message queues, descriptors, threads (where the count is
  *      its own), data.
  *   4. The bounding set dropped, user and groups of its own where allowed, no capability (but
@@ -109,6 +110,8 @@ struct plan {
 	int by_path; /* whether that is still what is at its path */
 	int setup, ruleset; /* the child's own, until it executes */
 	int32_t *from; /* room for place_descriptors() */
+	int32_t *shared; /* of the child's descriptors those whose flags others have, too; in order */
+	int shared_count;
 	int missing, user_namespace;
 };
 
@@ -292,7 +295,7 @@ static int install_filters(struct plan *plan, int *listener)
 		return error < 0 ? error : install(&policy);
 	}
 	policy.refuse = SECCOMP_RET_USER_NOTIF;
-	make_app_policy(&policy, order->grants, plan->setup);
+	make_app_policy(&policy, order->grants, plan->setup, plan->shared, plan->shared_count);
 	error = install(&policy);
 	if (error > 0) {
 		*listener = error;
@@ -300,8 +303,22 @@ static int install_filters(struct plan *plan, int *listener)
 	}
 	plan->missing |= WALL_OBSERVER;
 	policy.refuse = SECCOMP_RET_ERRNO | EPERM;
-	make_app_policy(&policy, order->grants, plan->setup);
+	make_app_policy(&policy, order->grants, plan->setup, plan->shared, plan->shared_count);
 	return install(&policy);
+}
+
+/*
+ * Notes which of the child's descriptors it may not change the flags of: the channel, and all that it is
+ * handed but memory, which the child closes once it is mapped, so that its number becomes another's.
+ */
+static void note_shared(struct plan *plan)
+{
+	const struct order *order = plan->order;
+
+	plan->shared[plan->shared_count++] = FIRST_PLACES - 1;
+	for (int i = 0; i < order->count; i++)
+		if (fcntl(order->fds[i], F_GET_SEALS) < 0)
+			plan->shared[plan->shared_count++] = FIRST_PLACES + i;
 }
 
 /* Whether the caller still has its end of the socket; 0, or -ESRCH. Its number says nothing across namespaces. */
@@ -310,6 +327,16 @@ static int has_caller(int setup)
 	struct pollfd end = { .fd = setup };
 
 	return poll(&end, 1, 0) > 0 && end.revents & POLLHUP ? -ESRCH : 0;
+}
+
+/*
+ * Where memory runs out, apps are ended before the appliance, and that before the caller. Where that may
+ * not be written (landlock may bound the caller) it stays as it is. Before the user changes: to the other
+ * one the file is closed.
+ */
+static void go_first(const struct order *order)
+{
+	write_file("/proc/self/oom_score_adj", order->process == PROCESS_APP ? "1000" : "500");
 }
 
 /* From clone to execve. */
@@ -328,6 +355,7 @@ static _Noreturn void child(struct plan *plan)
 		if (error)
 			report(plan->setup, USER_NAMESPACE, error, 0, -1);
 	}
+	go_first(order);
 	/* A parent's session may have a terminal, by which it could send signals. */
 	setsid();
 	error = chdir("/") < 0 ? -errno : place_descriptors(plan);
@@ -498,10 +526,12 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 
 	*out = (struct started){ .listener = -1, .step = PREPARE };
 	plan.from = calloc((size_t)order->count + FIRST_PLACES + 1 + OWN_PLACES, sizeof(*plan.from));
-	if (!lists || !plan.from) {
+	plan.shared = calloc((size_t)order->count + 1, sizeof(*plan.shared));
+	if (!lists || !plan.from || !plan.shared) {
 		error = -ENOMEM;
 		goto out;
 	}
+	note_shared(&plan);
 	plan.argv = list[0];
 	plan.envp = list[1];
 	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
@@ -537,6 +567,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 out:
 	free(lists);
 	free(plan.from);
+	free(plan.shared);
 	close(plan.null);
 	close(plan.seal);
 	close(plan.program);

@@ -4,8 +4,8 @@
  *
  * The child is the same Deno as the caller. It finds its descriptors in place (`FIRST_DESCRIPTOR`), and
  * talks to the caller over a channel of messages (`openChannel`, at both ends). What it writes to
- * standard output and error comes by a pipe, and what it is refused by a listener: both belong to the
- * observer (`tile.ts`), which gives them the app's name.
+ * standard output and error comes by a pipe, and what it is refused by a listener: the observer
+ * (`tile.ts`) has copies of both, and gives them the app's name.
  *
  * The child dies with the *thread* that started it: start processes from the main thread. A worker in an
  * app's process is under the same walls and does not confine itself: the filter forbids another. In the
@@ -27,7 +27,7 @@
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
  * `hear` comes at once after `start`: until then an app waits in the first call that it is refused.
- * Of a shared descriptor the child can change flags (O_NONBLOCK) and an eventfd's count.
+ * The child can change the count of an eventfd that it shares, but not whether it blocks.
  */
 
 import { checked, ENOENT, SystemError } from "./errno.ts";
@@ -147,7 +147,10 @@ export interface Ending {
   readonly signal: number;
 }
 
-/** What is known of a process that was started; all of it is JSON. */
+/**
+ * What is known of a process that was started; all of it is JSON. Its descriptors are open until
+ * `ConfinedProcess.close`, also when it has ended.
+ */
 export interface KnownProcess {
   readonly name: string;
   readonly pid: number;
@@ -155,7 +158,7 @@ export interface KnownProcess {
   readonly pidfd: number;
   /** The caller's end of the channel, for `openChannel`. */
   readonly channel: number;
-  /** What it writes, and the listener of its filter or -1: for `Observer.hear`, which takes both. */
+  /** What it writes, and the listener of its filter or -1: for `Observer.hear`, which copies both. */
   readonly words: number;
   readonly listener: number;
   /** Walls that the system has no way to build here, one clause each: "it is in the host's …". */
@@ -168,7 +171,7 @@ export interface ConfinedProcess extends KnownProcess {
   wait(): Ending | null;
   /** Ends it; nothing when it has ended already. Throws SystemError. */
   kill(): void;
-  /** Closes `pidfd` and `channel`, once it is reaped. */
+  /** Closes `pidfd`, `channel`, `words` and `listener`, once it is reaped. To be called once. */
   close(): void;
 }
 
@@ -250,7 +253,7 @@ export function openProcesses(path: string): Processes {
   let own: ReturnType<typeof ownFiles> | undefined;
 
   const adopt: Processes["adopt"] = (known) => {
-    const { name, pidfd, channel } = known;
+    const { name, pidfd, channel, words, listener } = known;
     return {
       ...known,
       wait() {
@@ -263,8 +266,7 @@ export function openProcesses(path: string): Processes {
         if (error !== -ESRCH) checked(error, `end ${name}`);
       },
       close() {
-        symbols.close(pidfd);
-        symbols.close(channel);
+        for (const fd of [pidfd, channel, words, listener]) if (fd >= 0) symbols.close(fd);
       },
     };
   };

@@ -448,7 +448,7 @@ static void *observe(void *pipe)
 			if (arrived % 4 != PROCESS)
 				slots[slot].now = slots[slot].next;
 			if (count == COUNT(set)) {
-				close(fd); /* the kernel answers ENOSYS then; nobody waits for ever */
+				close(fd); /* the kernel answers a tile ENOSYS then; a process waits until it is ended */
 				continue;
 			}
 			set[count] = (struct pollfd){ .fd = fd, .events = POLLIN };
@@ -515,23 +515,36 @@ static void hand_over(int slot, int fd, enum kind kind)
 }
 
 /*
- * Hands the observer what process.c has of a process: the listener of its filter, or -1, and the pipe
- * of what it writes, which is not blocking. Both are the observer's from then on; the slot may have been
- * another's that has ended. 0, or -errno where there is no observer, or no such slot, and the caller
- * keeps them.
+ * Has the observer listen to what process.c has of a process: the listener of its filter, or -1, and the
+ * pipe of what it writes, which is not blocking. It gets copies, which it closes when the process has
+ * ended; both stay the caller's. The slot may have been another's that has ended. 0, or -errno where there
+ * is no observer, or no such slot, or room for no descriptor.
  */
 EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim, int listener, int words)
 {
+	int calls = -1, error;
+
 	if (knock < 0)
 		return -ENODEV;
 	if (slot < 0 || slot >= slot_count)
 		return -EINVAL;
+	words = fcntl(words, F_DUPFD_CLOEXEC, 0);
+	if (words < 0)
+		return -errno;
+	if (listener >= 0) {
+		calls = fcntl(listener, F_DUPFD_CLOEXEC, 0);
+		if (calls < 0) {
+			error = -errno;
+			close(words);
+			return error;
+		}
+	}
 	while (slots[slot].arrived) /* the observer takes the last one's name */
 		sched_yield();
 	snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	slots[slot].next.verbatim = verbatim;
-	if (listener >= 0)
-		hand_over(slot, listener, PROCESS);
+	if (calls >= 0)
+		hand_over(slot, calls, PROCESS);
 	hand_over(slot, words, WORDS);
 	return 0;
 }

@@ -6,11 +6,13 @@
 
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import {
   type Channel,
   type ConfinedProcess,
   type Ending,
+  FIRST_DESCRIPTOR,
   openChannel,
   openProcesses,
   RUN_FLAGS,
@@ -21,6 +23,7 @@ import { eventually } from "../netns/eventually.ts";
 import {
   allowedErrors,
   attemptsOn,
+  type Call,
   inject,
   numberOf,
   type Place,
@@ -39,6 +42,9 @@ const counters = new Uint32Array(new SharedArrayBuffer(4 * SLOTS * OBSERVED_CALL
 openObserver(libraryPath("tile")).start(counters);
 const observer = openObserver(libraryPath("tile"));
 const region = regions.createShared("attacks", 4096);
+const eventfd = openHost(libraryPath("host")).eventfd();
+/** Where an app finds that. */
+const EVENTFD = FIRST_DESCRIPTOR + 2;
 
 /** A folder that every user can read, with what a process loads. */
 const FOLDER = makeFolder();
@@ -72,7 +78,7 @@ class App {
     this.child = processes.start({
       name: `app${slot}`,
       args: [...RUN_FLAGS, ...permissions, script, library],
-      descriptors: [region.writable, region.readOnly],
+      descriptors: [region.writable, region.readOnly, eventfd],
       read: [FOLDER],
       uid: 61_000 + slot,
       memoryMib: 256,
@@ -238,25 +244,39 @@ for (const [what, { runs, ends, goesOn = false }] of Object.entries(HARMS)) {
 
 Deno.test("it flips flags of what it shares, and counts up what wakes others", async () => {
   await besideAnother(async (app, place) => {
-    const [F_SETFL, O_NONBLOCK] = [4, 0o4000];
+    const [F_DUPFD, F_SETFL, F_DUPFD_CLOEXEC, FIONBIO] = [0, 4, 1030, 0x5421];
     const files = `/proc/${app.child.pid}/fd`;
     const descriptors = [...Deno.readDirSync(files)].map(({ name }) => Number(name));
-    const eventfds = descriptors.filter((fd) =>
-      /eventfd/.test(Deno.readLinkSync(`${files}/${fd}`))
-    );
-    ok(eventfds.length > 1);
-    for (const flags of [0, O_NONBLOCK]) {
-      const calls = descriptors.map((fd) => ["fcntl", fd, F_SETFL, flags] as const);
-      await inject(app.child.pid, calls, place);
-    }
-    const one = new Uint8Array([1, 0, 0, 0, 0, 0, 0, 0]);
-    await inject(
-      app.child.pid,
-      eventfds.map((fd) => ["write", fd, one, 8] as const),
-      place,
-      1000,
-    );
-    // The caller waits for nothing that it does not have.
+    // Its own end of the channel, and the eventfd after the two of memory.
+    const shared = [3, EVENTFD];
+    match(Deno.readLinkSync(`${files}/${EVENTFD}`), /eventfd/);
+    const flags = () =>
+      shared.map((fd) =>
+        /^flags:.*/m.exec(Deno.readTextFileSync(`/proc/${app.child.pid}/fdinfo/${fd}`))![0]
+      );
+    const before = flags();
+    const no = new Uint8Array(4);
+    const changes = shared.flatMap((fd): Call[] => [
+      ["fcntl", fd, F_SETFL, 0],
+      ["fcntl", fd, F_DUPFD, 0],
+      ["fcntl", fd, F_DUPFD_CLOEXEC, 0],
+      ["ioctl", fd, FIONBIO, no],
+    ]);
+    const outcomes = await inject(app.child.pid, changes, place);
+    deepEqual(outcomes, changes.map(() => -1));
+    deepEqual(flags(), before);
+    deepEqual(app.refused, { fcntl: 6, ioctl: 2 });
+    // Of all others it may; and what is full stays so.
+    const calls = descriptors.map((fd): Call => ["fcntl", fd, F_SETFL, 0]);
+    const others = (await inject(app.child.pid, calls, place))
+      .filter((_, i) => !shared.includes(descriptors[i]));
+    deepEqual(others, others.map(() => 0));
+    const most = new Uint8Array([0xfe, ...Array(7).fill(0xff)]);
+    deepEqual(await inject(app.child.pid, [["write", EVENTFD, most, 8]], place), [8]);
+    // The caller waits for nothing that it does not have: neither to wake it, nor to be woken.
+    tile.wake(eventfd);
+    equal(tile.wait(eventfd, 1000), 1);
+    equal(tile.wait(eventfd, 0), 0);
     for (let i = 0; i < 100; i++) app.channel.receive();
     app.channel.send(encode("x"));
   });

@@ -3,10 +3,11 @@
  * not make namespaces, and what the caller sees of it.
  */
 
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
-import { openProcesses } from "../../ffi/process.ts";
+import { openProcesses, RUN_FLAGS } from "../../ffi/process.ts";
+import { openObserver, SLOT_BYTES } from "../../ffi/tile.ts";
 import type { Said } from "./process_appliance.ts";
 import type { Outcome, Task } from "./process_host.ts";
 import type { Upgraded } from "./process_upgrade.ts";
@@ -468,15 +469,37 @@ Deno.test("a slot of the observer goes from process to process, and each line is
   deepEqual(words.trim().split("\n"), names.map((name) => `${name}: ${name}`));
 });
 
-Deno.test("a process dies with the one that started it", async () => {
-  const host = command("root", { work: "ready", then: "stay" }).spawn();
+/** Starts a process that stays, and its host; ends both after `body`. */
+async function whileItStays(
+  starter: string,
+  task: Partial<Task>,
+  body: (pid: number) => void,
+): Promise<void> {
+  const host = command(starter, { work: "ready", then: "stay", ...task }).spawn();
   const reader = host.stdout.pipeThrough(new TextDecoderStream()).getReader();
-  const pid = parseInt((await reader.read()).value!);
-  ok(Deno.readTextFileSync(`/proc/${pid}/status`).includes("deno"));
+  body(parseInt((await reader.read()).value!));
   host.kill("SIGKILL");
   await host.status;
   await reader.cancel();
   await host.stderr.cancel();
+}
+
+for (const starter of ["root", "user", "unit"]) {
+  Deno.test(`started by ${starter}: where memory runs out apps are ended before the appliance`, async () => {
+    for (const [role, score] of [["app", 1000], ["appliance", 500]] as const) {
+      await whileItStays(starter, { options: { role } }, (pid) => {
+        equal(Number(Deno.readTextFileSync(`/proc/${pid}/oom_score_adj`)), score);
+      });
+    }
+  });
+}
+
+Deno.test("a process dies with the one that started it", async () => {
+  let pid = 0;
+  await whileItStays("root", {}, (child) => {
+    pid = child;
+    ok(Deno.readTextFileSync(`/proc/${pid}/status`).includes("deno"));
+  });
   for (let i = 0;; i++) {
     ok(i < 10_000, "it is alive");
     try {
@@ -536,6 +559,44 @@ Deno.test("100 starts leave no descriptor behind", () => {
   const { descriptors: [before, after] } = outcome("root", "exit", { times: 100 });
   // Deno itself opens two, half a second after it was started.
   ok(after <= before + 2, `${before} before, ${after} after`);
+});
+
+Deno.test("what the observer hears by is also the caller's, until it closes the process", async () => {
+  const processes = openProcesses(libraryPath("process"));
+  const observer = openObserver(libraryPath("tile"));
+  const link = (fd: number | string) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return null;
+    }
+  };
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 1));
+  observer.start(new Uint32Array(new SharedArrayBuffer(SLOT_BYTES)));
+  const script = `${FOLDER}/process_child.js`;
+  const child = processes.start({
+    name: "child",
+    args: [...RUN_FLAGS, `--allow-read=${FOLDER}`, `--allow-ffi=${FOLDER}`, script, "spin"],
+    read: [FOLDER],
+  });
+  observer.hear({ ...child, slot: 0 });
+  const own = [child.pidfd, child.channel, child.words, child.listener];
+  const before = own.map(link);
+  const copies = () =>
+    [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => link(name) === before[2]).length;
+  equal(copies(), 2, "the observer has one, and the caller");
+  child.kill();
+  while (child.wait() === null) await moment();
+  for (let i = 0; i < 10_000 && copies() > 1; i++) await moment();
+  equal(copies(), 1, "the observer has closed its own");
+  deepEqual(own.map(link), before);
+  // What is left of it can be heard again, as after an upgrade.
+  observer.hear({ ...child, slot: 0 });
+  child.close();
+  for (let i = 0; i < 10_000 && copies() > 0; i++) await moment();
+  equal(copies(), 0);
+  deepEqual(own.map((fd, i) => link(fd) === before[i]), [false, false, false, false]);
+  throws(() => observer.hear({ ...child, slot: 0 }), /observe the process of child: EBADF/);
 });
 
 Deno.test("a start that cannot be says at which step, and leaves nothing behind", () => {

@@ -160,7 +160,7 @@ function hear({ listener, words }: ReturnType<typeof start>, name = "child"): vo
   observer.hear({ name, verbatim: task.verbatim, slot: 0, listener, words });
 }
 
-/** Ends and reaps; what the observer has it closes when nobody has the other end. */
+/** Ends and reaps; its copies the observer closes when nobody has the other end. */
 async function dispose(child: ReturnType<typeof start>): Promise<Ending> {
   if (work !== "name") child.kill();
   let ending;
@@ -219,7 +219,8 @@ while (!ending) {
     if (task.then === "stay") console.log(child.pid);
   }
   ending = ended;
-  if (!ending) await moment();
+  if (ending) child.close();
+  else await moment();
 }
 const outcome: Outcome = {
   missing: child.missing,
@@ -240,7 +241,7 @@ const outcome: Outcome = {
   reapedMs,
 };
 // The observer has another thread: what the child wrote at last is said before this ends.
-for (let i = 0; i < 2000 && descriptors() > before + 4; i++) await moment();
+for (let i = 0; i < 2000 && descriptors() > before + 2; i++) await moment();
 console.log(JSON.stringify(outcome));
 // Without the end of an isolate, which would unload the observer's code.
 Deno.exit();

@@ -135,13 +135,15 @@ export const REASONS: { readonly [call: string]: string } = {
   fcntl:
     "asking for flags, which changes nothing, and file locks: SQLite takes a refused lock for a busy " +
     "one and tries again for minutes, where a refused read makes it give up at once; for apps that keep " +
-    "files also F_DUPFD_CLOEXEC and F_SETFD, by which a folder is removed",
+    "files also F_DUPFD_CLOEXEC and F_SETFD, by which a folder is removed; an app's process changes the " +
+    "flags of its own descriptors, but neither those of what it shares with others nor copies these",
   readlink:
     "/proc/self/exe: Deno.execPath and node:process panic when it is refused, before Deno looks at " +
     "permissions; tells what symbolic links point to",
   readlinkat: "readlink on aarch64",
   ioctl:
-    "answered ENOTTY where it asks for a terminal, as for colours, and refused else; in the appliance " +
+    "answered ENOTTY where it asks for a terminal, as for colours, and refused else; in an app's process " +
+    "FIONBIO of its own descriptors, as fcntl, and FIOCLEX; in the appliance " +
     "the tiles' observer receives and answers by it what their filters refuse",
   // The rest
   getcwd: "the text of an uncaught error",
