@@ -7,8 +7,7 @@
 
 import { dirname } from "node:path";
 import { describeErrno } from "../ffi/errno.ts";
-import { hasCapability, type Host } from "../ffi/host.ts";
-import { CAP_SYS_ADMIN } from "../ffi/host.ts";
+import type { Host } from "../ffi/host.ts";
 import { Exit, UserError } from "../cli/errors.ts";
 import { sameCommand } from "../cli/self.ts";
 import type { Run } from "./master.ts";
@@ -36,14 +35,14 @@ function allowedFor({ apps, places }: Run): Allowed {
 }
 
 /** What every master may write: devices, what is temporary, BPF's files, and of its children. */
-function alwaysWritten(host: Host): string[] {
+function alwaysWritten(): string[] {
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
   return [
     "/dev/null",
     Deno.env.get("TMPDIR") ?? "/tmp",
     "/sys/fs/bpf",
-    // A process in a user namespace writes down there who it is.
-    ...hasCapability(host.capabilities(), CAP_SYS_ADMIN) ? [] : ["/proc"],
+    // A process writes down there who it is in a user namespace, and what goes first without memory.
+    "/proc",
     ...given === undefined ? [] : [given],
     // The launcher of a new version unpacks itself there.
     Deno.env.get("TEGULA_CACHE") ?? Deno.env.get("CACHE_DIRECTORY") ?? "",
@@ -75,7 +74,7 @@ export function becomeConfined(
     [...program, "run", ...args],
     { ...Deno.env.toObject(), ...carried, [CONFINED]: JSON.stringify(allowed) },
     fds,
-    { write: [...alwaysWritten(host), ...write.filter(exists)], bindTcp: net, connectTcp: net },
+    { write: [...alwaysWritten(), ...write.filter(exists)], bindTcp: net, connectTcp: net },
   );
   throw new UserError(`cannot execute ${program[0]}: ${describeErrno(failed)}`, Exit.system);
 }
