@@ -36,7 +36,7 @@ export class Resolution {
     const { reader } = lan;
     const counters = new Float64Array(TILE_COUNTERS);
     this.#resolver = new Resolver({
-      ...{ reader, devices: new Devices(reader, [IFINDEX]), cache: this.#cache },
+      ...{ reader, devices: new Devices(reader, [{ ifindex: IFINDEX }]), cache: this.#cache },
       solicits: new Solicits(new SolicitProducer(heapView(SOLICIT_LINK_BYTES)), {
         counters,
         seed: 1,

@@ -11,7 +11,14 @@ import type { RunConfig } from "./config.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
-import { missingCapabilities, OUR_PROGRAM, queues, sysctl, whoOccupies } from "./preflight.ts";
+import {
+  missingCapabilities,
+  OUR_PROGRAM,
+  queues,
+  sysctl,
+  transmitQueues,
+  whoOccupies,
+} from "./preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {
@@ -242,13 +249,13 @@ export function checkLost(
 
 /** Whether queues and net tiles go together. */
 export function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): Finding[] {
-  const counts = names.map((name) => queues(host, name));
   const { netTiles } = planTiles({
-    queues: counts,
+    queues: names.map((name) => queues(host, name)),
     cores: navigator.hardwareConcurrency,
     apps: 0,
     netTiles: asked,
   });
+  const counts = names.map((name) => Math.min(queues(host, name), transmitQueues(host, name)));
   const fewer = again("run", { "net-tiles": `${Math.min(...counts)}` });
   return names.map((name, i) => {
     const count = counts[i];

@@ -204,7 +204,7 @@ function headerStep(
   const attached = interfaces.records().filter((record) => interfaces.vlan(record) === 0)
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
     .filter((record) => names?.includes(interfaces.name(record)) ?? true)
-    .map((record) => interfaces.ifindex(record));
+    .map((record) => ({ ifindex: interfaces.ifindex(record) }));
   const cache = new HeaderCache(heapView(1024), 0);
   const resolver = new Resolver({
     reader,

@@ -197,11 +197,19 @@ export class Lab implements AsyncDisposable {
     return namespace;
   }
 
-  /** Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. */
-  async join(one: LinkEnd, other: LinkEnd, { queues = 1 } = {}): Promise<void> {
+  /**
+   * Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. The first can
+   * have fewer transmit queues.
+   */
+  async join(
+    one: LinkEnd,
+    other: LinkEnd,
+    { queues = 1, transmitQueues }: { queues?: number; transmitQueues?: number } = {},
+  ): Promise<void> {
     const many = `numrxqueues ${queues} numtxqueues ${queues}`;
+    const fewer = `numrxqueues ${queues} numtxqueues ${transmitQueues ?? queues}`;
     await one.namespace.ip(
-      `link add ${one.name} ${many} type veth peer name ${other.name} ${many} ` +
+      `link add ${one.name} ${fewer} type veth peer name ${other.name} ${many} ` +
         `netns ${other.namespace.name}`,
     );
     for (const { namespace, name, addresses = [] } of [one, other]) {

@@ -213,7 +213,12 @@ export function appTrouble(
 
 /** How many receive queues `name` has; one where the driver does not say. */
 export function queues(host: Host, name: string): number {
-  return Math.max(1, host.channels(name));
+  return Math.max(1, host.channels(name).rx);
+}
+
+/** How many transmit queues `name` has; one where the driver does not say. */
+export function transmitQueues(host: Host, name: string): number {
+  return Math.max(1, host.channels(name).tx);
 }
 
 /** Whether frames from `name` may carry only the pseudo-header's sum for a UDP checksum. */

@@ -103,8 +103,8 @@ export interface Host {
   ifindex(ifname: string): number;
   /** Whether there is an interface with this index, whatever its name. */
   exists(ifindex: number): boolean;
-  /** Receive queues of `ifname` (ETHTOOL_GCHANNELS: rx + combined); 0 when the driver does not say. */
-  channels(ifname: string): number;
+  /** Queues of `ifname` (ETHTOOL_GCHANNELS: its own and the combined); 0 when the driver does not say. */
+  channels(ifname: string): { readonly rx: number; readonly tx: number };
   /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
   driver(ifname: string): string;
   /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
@@ -278,7 +278,9 @@ export function openHost(path: string): Host {
     exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
     channels(ifname) {
       const channels = askDriver(ifname, ETHTOOL_GCHANNELS, CHANNELS_BYTES);
-      return channels === null ? 0 : channels.getUint32(20, true) + channels.getUint32(32, true);
+      if (channels === null) return { rx: 0, tx: 0 };
+      const [rx, tx, combined] = [20, 24, 32].map((at) => channels.getUint32(at, true));
+      return { rx: rx + combined, tx: tx + combined };
     },
     driver(ifname) {
       const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);

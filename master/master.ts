@@ -921,6 +921,7 @@ class Master {
       attached: names.map((name) => ({
         name,
         ifindex: host.ifindex(name),
+        transmitQueues: preflight.transmitQueues(host, name),
         partialChecksums: preflight.partialChecksums(host, name),
       })),
       interfaces: awaited,

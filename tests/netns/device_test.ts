@@ -227,9 +227,11 @@ labTest("loopback works, its own addresses and the host's, from both", async (la
   assert.deepEqual([counters.get("rx_frames"), counters.get("tx_socket")], [6, 12]);
 });
 
-for (const [queues, netTiles] of [[1, 2], [2, 4], [4, 3]]) {
-  labTest(`${queues} queues and ${netTiles} net tiles answer every flow`, async (lab) => {
-    const { host, client, asker } = await pair(lab, { queues });
+const SHAPES = [[1, 1, 2], [2, 2, 4], [4, 4, 3], [4, 1, 1], [4, 2, 3]];
+for (const [queues, transmitQueues, netTiles] of SHAPES) {
+  const shape = `${queues} queues, ${transmitQueues} to send by, and ${netTiles} net tiles`;
+  labTest(`${shape} answer every flow`, async (lab) => {
+    const { host, client, asker } = await pair(lab, { queues, transmitQueues });
     await introduce({ host, client });
     const appliance = await Appliance.start(host, [
       ...["--interface", "eth0", ...ECHO, "--net-tiles", `${netTiles}`],

@@ -137,12 +137,15 @@ export interface Pair {
 }
 
 /** Builds the usual two namespaces, with a client that can be told what to ask. */
-export async function pair(lab: Lab, { queues = 1 } = {}): Promise<Pair> {
+export async function pair(
+  lab: Lab,
+  queues: { queues?: number; transmitQueues?: number } = {},
+): Promise<Pair> {
   const [host, client] = [await lab.namespace("host"), await lab.namespace("client")];
   await lab.join(
     { namespace: host, name: "eth0", addresses: [`${HOST}/24`] },
     { namespace: client, name: "eth0", addresses: [`${CLIENT}/24`] },
-    { queues },
+    queues,
   );
   return { host, client, asker: new Client(client) };
 }

@@ -47,7 +47,7 @@ Deno.test("recorded VLAN devices, 802.1Q, 802.1ad and one in the other, are wher
     [[Q, 5, below], [AD, 5, below], [Q, 8, service.ifindex]],
   );
 
-  const devices = new Devices(reader, [below]);
+  const devices = new Devices(reader, [{ ifindex: below }]);
   assert.equal(devices.tagged(below, Q, 5), tagged.ifindex);
   assert.equal(devices.tagged(below, AD, 5), service.ifindex);
   assert.equal(devices.tagged(service.ifindex, Q, 8), double.ifindex);

@@ -6,10 +6,11 @@
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { ETH_P_8021AD, MOST_TAGS } from "./frame.ts";
+import type { XdpSocketSetup } from "./xdp_port.ts";
 
 /** Where frames of an interface go: made anew for each generation. */
 export interface Egress {
-  /** Indices of the ports on the device below, one for each of its queues that is ours. */
+  /** Indices of the ports on the device below, one for each of its queues that is ours and can send. */
   readonly ports: readonly number[];
   /** VLAN protocol << 16 | id of each tag, the outermost first. */
   readonly tags: readonly number[];
@@ -24,10 +25,14 @@ export class Devices {
   readonly #tagged = new Map<number, Map<number, number>>();
   #generation = -1;
 
-  /** `ifindices` names the device of each port, by index. */
-  constructor(reader: NetbaseReader, ifindices: readonly number[]) {
+  /** `sockets` are those of the ports, by index. */
+  constructor(
+    reader: NetbaseReader,
+    sockets: readonly Pick<XdpSocketSetup, "ifindex" | "receivesOnly">[],
+  ) {
     this.#reader = reader;
-    ifindices.forEach((ifindex, port) => {
+    sockets.forEach(({ ifindex, receivesOnly = false }, port) => {
+      if (receivesOnly) return;
       const others = this.#ports.get(ifindex);
       if (others === undefined) this.#ports.set(ifindex, [port]);
       else others.push(port);

@@ -211,7 +211,7 @@ class NetTile implements Tile {
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
     const { seed } = setup;
     const cache = new HeaderCache(setup.headers, seed);
-    const devices = new Devices(reader, setup.sockets.map(({ ifindex }) => ifindex));
+    const devices = new Devices(reader, setup.sockets);
     this.#umem = umem;
     this.#counters = counters;
     this.#reader = reader;

@@ -24,6 +24,8 @@ export interface XdpSocketSetup {
   readonly slot?: number;
   readonly ifindex: number;
   readonly queue: number;
+  /** Whether the device has no transmit queue of that number: the kernel sends nothing by it then. */
+  readonly receivesOnly?: boolean;
   /** Entries of its fill ring. */
   readonly fill: number;
   /** Entries of its transmit ring. */

@@ -68,6 +68,7 @@ export interface ApplianceSetup {
   readonly attached: readonly {
     readonly name: string;
     readonly ifindex: number;
+    readonly transmitQueues: number;
     /** Whether its frames may carry a bare pseudo-header sum for a UDP checksum. */
     readonly partialChecksums: boolean;
   }[];
@@ -89,7 +90,7 @@ export interface ApplianceSetup {
  * Of what is in those regions that outlast an appliance: to be raised with each change of their layouts
  * and meanings. A program that is another's successor takes them over where both have the same.
  */
-export const REGIONS_VERSION = 1;
+export const REGIONS_VERSION = 2;
 
 /** A region, before it is made. */
 export interface RegionPlan {
@@ -360,6 +361,7 @@ export class Wiring {
           fd: this.#handed.fd(socketName(attached[i].name, queue)),
           ifindex: attached[i].ifindex,
           queue,
+          receivesOnly: queue >= attached[i].transmitQueues,
           fill: plan.RING_ENTRIES,
           tx: plan.RING_ENTRIES,
           partialChecksums: attached[i].partialChecksums,
