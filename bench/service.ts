@@ -189,11 +189,11 @@ export class Service {
     return processTree(this.pid).find(({ kind }) => kind === "appliance");
   }
 
-  /** The process of the app of this name: its region or its command line has it. */
+  /** The process of the app of this name: it maps a region of that name. */
   app(name: string): TreeProcess | undefined {
-    const word = new RegExp(`\\b${name}\\b`);
-    return processTree(this.pid).find(({ kind, pid, command }) =>
-      kind === "app" && (word.test(command) || descriptors(pid).some((each) => word.test(each)))
+    const region = new RegExp(`memfd:tegula .*\\b${name}\\b`);
+    return processTree(this.pid).find(({ kind, pid }) =>
+      kind === "app" && region.test(Deno.readTextFileSync(`/proc/${pid}/maps`))
     );
   }
 
