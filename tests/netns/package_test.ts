@@ -12,6 +12,8 @@ const TOOLS =
   "sh stat id mkdir flock env sed tail sha256sum tar sync mv rm head ip mount unshare setpriv"
     .split(" ");
 const NOBODY = 65534;
+/** Of whom no other test has processes. */
+const LONER = 65432;
 
 mustRun([Deno.execPath(), "run", "--allow-all", `${ROOT}scripts/compile.ts`]);
 
@@ -126,7 +128,7 @@ Deno.test("limits that deno cannot start with are named", () => {
   for (const [limit, says] of [["nofile", "16 open files"], ["nproc", "3 processes"]]) {
     const few = says.split(" ")[0];
     const { code, stderr } = root.run(["/tegula", "--version"], {
-      uid: NOBODY,
+      uid: LONER,
       prefix: ["/usr/bin/prlimit", `--${limit}=${few}:${few}`],
     });
     assert.equal(code, 7, stderr);
