@@ -553,6 +553,11 @@ async function startHeir(fd: number, umem: number) {
       await writer.close();
       return JSON.parse(await line());
     },
+    /** Waits until it sleeps: what it took back from the kernel it has given again then. */
+    async settled(): Promise<void> {
+      const state = () => /\) (.)/.exec(Deno.readTextFileSync(`/proc/${process.pid}/stat`))![1];
+      while (state() !== "S") await new Promise((resolve) => setTimeout(resolve, 1));
+    },
     async kill(): Promise<void> {
       try {
         process.kill("SIGKILL");
@@ -601,6 +606,7 @@ Deno.test("a successor answers all that waited when a process was killed, 20 tim
       const heir = await start();
       each(20, ask, `alive ${round}`);
       each(20, answered, `alive ${round}`);
+      await serving.settled();
       await serving.kill();
       const waiting = redirected(0) + 100;
       each(100, ask, `waits ${round}`);
