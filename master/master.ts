@@ -75,6 +75,18 @@ export interface Run {
   readonly places: StatusPlaces;
 }
 
+/** How an appliance is started. */
+interface How {
+  /** How long it may take to be ready. */
+  readonly millis: number;
+  /** Interfaces to be waited for. */
+  readonly awaited: readonly string[];
+  /** Whether nothing of its predecessor is to be taken over. */
+  readonly cold?: boolean;
+  /** Whether to leave AF_XDP out: it was tried. */
+  readonly socketsOnly?: boolean;
+}
+
 /** One appliance with its apps, and what they were given. */
 interface Serving {
   readonly run: Run;
@@ -510,11 +522,7 @@ class Master {
   async #replace(
     run: Run,
     before: Serving | undefined,
-    how: {
-      readonly millis: number;
-      readonly awaited: readonly string[];
-      readonly cold?: boolean;
-    },
+    how: How,
   ): Promise<Serving> {
     try {
       return await this.#succeed(run, before, how);
@@ -538,14 +546,7 @@ class Master {
   async #succeed(
     run: Run,
     before: Serving | undefined,
-    how: {
-      readonly millis: number;
-      /** Interfaces to be waited for. */
-      readonly awaited: readonly string[];
-      readonly cold?: boolean;
-      /** Whether to leave AF_XDP out: it was tried. */
-      readonly socketsOnly?: boolean;
-    },
+    how: How,
   ): Promise<Serving> {
     this.#checkGoesOn();
     const next = this.#starting = await this.#begin(run, before, how);
@@ -609,11 +610,7 @@ class Master {
   async #begin(
     run: Run,
     before: Serving | undefined,
-    { awaited, cold = false, socketsOnly = false }: {
-      awaited: readonly string[];
-      cold?: boolean;
-      socketsOnly?: boolean;
-    },
+    { awaited, cold = false, socketsOnly = false }: Omit<How, "millis">,
   ): Promise<Serving> {
     const { config } = run;
     const ports = this.#takePorts(run);
