@@ -175,13 +175,26 @@ static inline void allow_threads(struct policy *p)
 	RETURN(p, p->refuse);
 }
 
-/* tgkill sends SIGABRT within this process alone: abort(3). */
-static inline void allow_abort(struct policy *p)
+/*
+ * What every policy begins with. Calls of another architecture, whose numbers mean other things, are
+ * refused; x32's carry a bit in their number that no rule has.
+ */
+static inline void begin_policy(struct policy *p)
 {
-	IF_EQUAL(p, 0, 6, SYS_tgkill);
+	p->length = 0;
+	LOAD(p, arch);
+	IF_EQUAL(p, 1, 0, ARCHITECTURE);
+	RETURN(p, p->refuse);
+	LOAD(p, nr);
+}
+
+/* `call` (kill, or tgkill) sends SIGABRT, its argument `signal`, within this process alone: abort(3). */
+static inline void allow_abort(struct policy *p, uint32_t call, int signal)
+{
+	IF_EQUAL(p, 0, 6, call);
 	LOAD(p, args[0]);
 	IF_EQUAL(p, 0, 3, (uint32_t)getpid());
-	LOAD(p, args[2]);
+	LOAD(p, args[signal]);
 	IF_EQUAL(p, 0, 1, SIGABRT);
 	RETURN(p, SECCOMP_RET_ALLOW);
 	RETURN(p, p->refuse);
@@ -347,18 +360,11 @@ static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
 /* Setting the clock takes a capability; libc reads it by the one call or the other. */
 static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
-/*
- * The whole policy of a role. Calls of another architecture (whose numbers mean other things) are
- * refused; x32's carry a bit in their number that no rule here has.
- */
+/* The whole policy of a role. */
 static inline void make_policy(struct policy *p, enum role role, int keep, int32_t *fds, int count,
 			int32_t *eventfds, int eventfd_count)
 {
-	p->length = 0;
-	LOAD(p, arch);
-	IF_EQUAL(p, 1, 0, ARCHITECTURE);
-	RETURN(p, p->refuse);
-	LOAD(p, nr);
+	begin_policy(p);
 	observe_words(p);
 	if (role == NET)
 		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
@@ -381,7 +387,7 @@ static inline void make_policy(struct policy *p, enum role role, int keep, int32
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_anonymous_mmap(p);
 	allow_threads(p);
-	allow_abort(p);
+	allow_abort(p, SYS_tgkill, 2);
 	allow_ioctl(p, NULL, 0);
 	for (size_t i = 0; i < COUNT(EXPECTED); i++) { /* last: some roles may make these calls */
 		if (EXPECTED[i].role >= 0 && EXPECTED[i].role != (int)role)
@@ -400,14 +406,10 @@ static const int SIGNALLING[] = {
 /* The policy of a tile before it is confined: every call but those that send a signal, an abort apart. */
 static inline void make_signal_policy(struct policy *p)
 {
-	p->length = 0;
-	LOAD(p, arch);
-	IF_EQUAL(p, 1, 0, ARCHITECTURE);
-	RETURN(p, p->refuse);
-	LOAD(p, nr);
+	begin_policy(p);
 	emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 1, 0x40000000); /* x32 */
 	RETURN(p, p->refuse);
-	allow_abort(p);
+	allow_abort(p, SYS_tgkill, 2);
 	for (size_t i = 0; i < COUNT(SIGNALLING); i++) {
 		IF_EQUAL(p, 0, 1, (uint32_t)SIGNALLING[i]);
 		RETURN(p, p->refuse);
@@ -545,32 +547,11 @@ static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 	RETURN(p, p->refuse == SECCOMP_RET_TRACE ? p->refuse : SECCOMP_RET_ERRNO | EACCES);
 }
 
-/* kill sends SIGABRT to this process alone, as tgkill does. */
-static inline void allow_kill(struct policy *p)
-{
-	IF_EQUAL(p, 0, 6, SYS_kill);
-	LOAD(p, args[0]);
-	IF_EQUAL(p, 0, 3, (uint32_t)getpid());
-	LOAD(p, args[1]);
-	IF_EQUAL(p, 0, 1, SIGABRT);
-	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, p->refuse);
-}
-
 /* Whose process it is, and what it was granted; as in process.ts. */
 enum process { PROCESS_APP, PROCESS_APPLIANCE };
 enum grant { GRANT_NET = 1, GRANT_CLOCK = 2, GRANT_WRITE = 4, GRANT_NET_ADMIN = 8 };
 
-/* What policies of a process begin with, and what app and appliance have in common. */
-static inline void begin_process_policy(struct policy *p)
-{
-	p->length = 0;
-	LOAD(p, arch);
-	IF_EQUAL(p, 1, 0, ARCHITECTURE);
-	RETURN(p, p->refuse);
-	LOAD(p, nr);
-}
-
+/* What policies of app and appliance have in common. */
 static inline void allow_process(struct policy *p, int grants)
 {
 	allow(p, COMMON, COUNT(COMMON));
@@ -587,8 +568,8 @@ static inline void allow_process(struct policy *p, int grants)
 	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
 	allow_counted_mmap(p);
 	allow_threads(p);
-	allow_abort(p);
-	allow_kill(p);
+	allow_abort(p, SYS_tgkill, 2);
+	allow_abort(p, SYS_kill, 1);
 }
 
 /* Refuses what changes the flags of the `fds`, which are in order, or copies them. */
@@ -641,7 +622,7 @@ static inline void allow_network(struct policy *p)
 static inline void make_app_policy(struct policy *p, int grants, int32_t report, const int32_t *shared,
 				   int shared_count)
 {
-	begin_process_policy(p);
+	begin_policy(p);
 	keep_flags(p, shared, shared_count);
 	allow_process(p, grants);
 	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
@@ -674,7 +655,7 @@ static inline void make_appliance_policy(struct policy *p, int grants)
 {
 	p->refuse = SECCOMP_RET_TRACE;
 	p->log = 1;
-	begin_process_policy(p);
+	begin_policy(p);
 	allow_only(p, SYS_seccomp, 1, APPLIANCE_FILTERS, COUNT(APPLIANCE_FILTERS));
 	allow_process(p, grants);
 	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
@@ -702,7 +683,7 @@ static inline void make_quiet_policy(struct policy *p, int grants)
 {
 	p->refuse = SECCOMP_RET_TRACE;
 	p->log = 0;
-	begin_process_policy(p);
+	begin_policy(p);
 	if (grants & GRANT_WRITE)
 		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
 	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
