@@ -62,7 +62,7 @@ Deno.test("an audit that finds more differences than it counts comes to an end",
   audit.turn(performance.now() + 10_000);
   assert.deepEqual([dumps, resyncs, reports.length], [2, 1, 1]);
   assert.equal(reports[0].divergent, 65_536);
-  assert.equal(counters[NETLINK.index.audit_routes], 65_536);
+  assert.equal(counters[NETLINK.index.audit_difference_routes], 65_536);
 });
 
 Deno.test("what an event has named meanwhile is no difference", () => {
