@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
 import type { Audited } from "../../tiles/netlink/audited.ts";
-import type { MessageCursor } from "../../tiles/netlink/message.ts";
+import type { MessageCursor } from "../../tiles/netlink/codec.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 
 Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone", () => {

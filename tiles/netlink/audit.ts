@@ -11,7 +11,7 @@
 import { NETLINK } from "../runtime/counters.ts";
 import type { Audited, AuditTable } from "./audited.ts";
 import type { DumpEnd } from "./dump.ts";
-import type { MessageCursor } from "./message.ts";
+import type { MessageCursor } from "./codec.ts";
 import type { Mirror } from "./mirror.ts";
 
 /** From the end of one audit to the next that nobody asked for. */

@@ -11,7 +11,7 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { SolicitConsumer } from "../runtime/solicit_link.ts";
-import { NTF_KEPT } from "./constants.ts";
+import { NTF_KEPT } from "./codec.ts";
 import type { NeighborMap } from "./neighbor_map.ts";
 import { Solicitor, type SolicitorParts } from "./solicitor.ts";
 
