@@ -34,7 +34,7 @@ const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
 const { MOST_BYTES, PAYLOAD_AT } = frames;
 const { NO_FRAME, Row, SLOW } = burst;
 const { appBit, Entry, MOST_WORDS, SHARED_BIT, TICK_BITS } = layout;
-const LINK_FULL = NET.index.app_link_full;
+const LINK_FULL = NET.index.rx_drop_app_link_full;
 
 /** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
 export interface Prefix {

@@ -51,7 +51,7 @@ export class Detour {
   take(app: Origin, index: number, rows: Int32Array, at: number): number {
     const row = this.#row;
     for (let word = 0; word < ROW_WORDS; word++) row[word] = rows[at + word];
-    if (!app.peers.has(row[Row.destination])) return NET.index.tx_drop_unasked;
+    if (!app.peers.has(row[Row.destination])) return NET.index.tx_drop_unsolicited;
     const { resolver, holding, cache } = this.#parts;
     let e = this.#resolve();
     // A neighbour just found may have been waited for: what came before goes before.
@@ -118,7 +118,7 @@ export class Detour {
     const { dispatch, sender } = this.#parts;
     const ports = row[Row.ports];
     const fd = dispatch.fd(ports >>> 16);
-    if (fd < 0) return NET.index.tx_drop_mtu;
+    if (fd < 0) return NET.index.tx_drop_exceeds_mtu;
     sender.send(fd, app.payloadBytes, row[Row.offset], row);
     return 0;
   }

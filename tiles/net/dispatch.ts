@@ -10,7 +10,7 @@ import * as flow from "./flow.ts";
 
 // An own constant, see frame.ts.
 const { flowHash } = flow;
-const NOT_SERVED = NET.index.rx_drop_port;
+const NOT_SERVED = NET.index.rx_drop_no_app;
 /** Instead of an app: there are several. */
 const SHARED = -32768;
 

@@ -80,8 +80,8 @@ export class SocketReceiver {
     if ((length & UDP_TRUNCATED) !== 0) return NET.index.rx_drop_truncated;
     const source = words[at + Descriptor.source] | 0;
     const destination = words[at + Descriptor.destination] | 0;
-    if (this.#isMany(destination)) return NET.index.rx_drop_destination;
-    if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_source;
+    if (this.#isMany(destination)) return NET.index.rx_drop_not_local;
+    if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_invalid_source;
     const ports = words[at + Descriptor.ports] | 0;
     const index = dispatch.app(source, ports);
     if (index < 0) return -index;
@@ -93,7 +93,7 @@ export class SocketReceiver {
       app.pushOne(offset, length, source, destination, ports, ifindex, words[0] | 0, words[1] | 0)
     ) return 0;
     this.#giveBack(offset, app);
-    return NET.index.app_link_full;
+    return NET.index.rx_drop_app_link_full;
   }
 
   /** Whether `address` stands for many: multicast, reserved, or a broadcast address of ours. */

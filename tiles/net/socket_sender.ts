@@ -56,7 +56,7 @@ export class SocketSender {
       const passed = taken > 0 ? taken : 1;
       if (taken > 0) sent += taken;
       else refused++;
-      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket, passed);
+      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket_error, passed);
       left -= passed;
       if (left > 0) {
         this.#batch.copyWithin(
@@ -66,9 +66,9 @@ export class SocketSender {
         );
       }
     }
-    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket, left);
+    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket_error, left);
     this.#counters[NET.index.tx_socket] += sent;
-    this.#counters[NET.index.tx_drop_socket] += refused + left;
+    this.#counters[NET.index.tx_drop_socket_error] += refused + left;
   }
 
   /** Shows what became of the first `count` of the batch. */

@@ -238,9 +238,9 @@ export class Transmitter {
       const ports = rows[row + Row.ports];
       let entry = SLOW;
       if (length < 0 || length > LARGEST_PAYLOAD || offset < 0 || offset > payloadBytes - length) {
-        entry = REFUSED - COUNT.tx_drop_descriptor;
+        entry = REFUSED - COUNT.tx_drop_invalid_descriptor;
       } else if ((ports & 0xffff) === 0 || !dispatch.serves(index, ports >>> 16)) {
-        entry = REFUSED - COUNT.tx_drop_port;
+        entry = REFUSED - COUNT.tx_drop_port_not_owned;
       } else {
         const destination = rows[row + Row.destination];
         const source = rows[row + Row.source];
