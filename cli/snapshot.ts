@@ -11,7 +11,7 @@ import { NetbaseReader } from "../netbase/netbase.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
-import { load } from "./libraries.ts";
+import { load } from "../master/libraries.ts";
 
 /** The kernel's state as mirrored, and what goes on following it. */
 export type Snapshot = ReturnType<typeof openMirror>;
