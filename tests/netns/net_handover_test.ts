@@ -101,7 +101,6 @@ class Host {
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: {

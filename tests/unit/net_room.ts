@@ -263,7 +263,6 @@ export class Room {
           duplicate: (fd) => fd,
           readable: () => false,
           callName: () => "",
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: this.xsk,
