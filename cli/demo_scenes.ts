@@ -125,7 +125,8 @@ export const SCENES: readonly Scene[] = [
       const lost = observed.sent - observed.answered;
       const count = (name: string) => observed.counted.get(name) ?? 0;
       // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
-      const counted = count("tx_drop_blackhole") + (stage.usesXdp ? 0 : count("tx_drop_socket"));
+      const counted = count("tx_drop_blackhole") +
+        (stage.usesXdp ? 0 : count("tx_drop_socket_error"));
       return judge(observed, 500, [
         [lost > 0, "the blackhole stood and nothing was lost"],
         [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
@@ -204,6 +205,6 @@ function judge(
 
 /** What the appliance counted as dropped. */
 function drops({ counted }: Observation): string {
-  const found = [...counted].filter(([name]) => name.includes("_drop_") || name.endsWith("_full"));
+  const found = [...counted].filter(([name]) => name.includes("_drop_"));
   return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
 }

@@ -636,7 +636,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "checks: frames with tags that nobody has reach apps",
       in: "Checks.#untag",
-      from: "if (device < 0) return -DROP.rx_drop_vlan;",
+      from: "if (device < 0) return -DROP.rx_drop_unknown_vlan;",
       to: "",
     },
   ]),
@@ -1077,8 +1077,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket sender: what the kernel refuses is not counted",
       in: "SocketSender.flush",
-      from: "this.#counters[NET.index.tx_drop_socket] += refused + left;",
-      to: "this.#counters[NET.index.tx_drop_socket] += left;",
+      from: "this.#counters[NET.index.tx_drop_socket_error] += refused + left;",
+      to: "this.#counters[NET.index.tx_drop_socket_error] += left;",
     },
   ]),
 
@@ -1086,7 +1086,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket receiver: broadcasts are answered",
       in: "SocketReceiver.#deliver",
-      from: "if (this.#isMany(destination)) return NET.index.rx_drop_destination;",
+      from: "if (this.#isMany(destination)) return NET.index.rx_drop_not_local;",
       to: "",
     },
     {
@@ -1272,7 +1272,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "app: what it answers without room is not counted",
       in: "Replies.#noRoom",
-      from: "this.#counters[COUNT.answer_no_room]++;",
+      from: "this.#counters[COUNT.tx_drop_reply_link_full]++;",
       to: "",
     },
     {

@@ -54,7 +54,7 @@ function books(tiles: Tiles) {
     }));
   return {
     came: side(/^rx_(frames|socket)$/, /^tx_accepted$/),
-    went: side(/^(rx_delivered|rx_drop_.*|app_link_full)$/, /^(tx_frames|tx_socket|tx_drop_.*)$/),
+    went: side(/^(rx_delivered|rx_drop_.*)$/, /^(tx_frames|tx_socket|tx_drop_.*)$/),
   };
 }
 

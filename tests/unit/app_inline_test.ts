@@ -199,7 +199,7 @@ Deno.test("what is reserved and not sent is taken back, and nothing is sent twic
   run();
   assert.deepEqual(sent.map(({ payload }) => [...payload]), [new Array(8).fill(5)]);
   assert.deepEqual([umem.freeFrames, umem.freeLarge], [FRAMES, LARGE]);
-  assert.equal(counters[APP.index.answer_no_room], 1);
+  assert.equal(counters[APP.index.tx_drop_reply_link_full], 1);
 });
 
 Deno.test("without a free frame there is no room, and that is counted", async () => {
@@ -208,7 +208,7 @@ Deno.test("without a free frame there is no room, and that is counted", async ()
   while (umem.takeFrame() >= 0);
   run();
   assert.equal(sent.length, 0);
-  assert.equal(counters[APP.index.answer_no_room], 1);
+  assert.equal(counters[APP.index.tx_drop_reply_link_full], 1);
 });
 
 Deno.test("any frame that is free is room for what is sent unasked, the first of the UMEM too", async () => {

@@ -18,7 +18,7 @@ Deno.test("an app that sends to whom it has not heard from sends nothing, and th
   const host = room();
   host.answer({ destination: STRANGER });
   assert.deepEqual(host.sent(ETH0), []);
-  assert.deepEqual(host.moved(), { tx_accepted: 1, tx_drop_unasked: 1 });
+  assert.deepEqual(host.moved(), { tx_accepted: 1, tx_drop_unsolicited: 1 });
 });
 
 Deno.test("an app answers, and may send later and on other ports, to whom it heard from", () => {

@@ -398,10 +398,10 @@ export class Room {
 
   /** Handed to apps and dropped, of what was received, must be all of it. */
   received(): { received: number; accounted: number; delivered: number } {
-    const { rx_frames, rx_socket, rx_delivered, app_link_full } = NET.index;
+    const { rx_frames, rx_socket, rx_delivered } = NET.index;
     const of = (i: number) => this.counters[i];
     const dropped = Object.entries(NET.index).filter(([name]) => name.startsWith("rx_drop_"))
-      .reduce((sum, [, i]) => sum + of(i), of(app_link_full));
+      .reduce((sum, [, i]) => sum + of(i), 0);
     const delivered = of(rx_delivered);
     return { received: of(rx_frames) + of(rx_socket), accounted: delivered + dropped, delivered };
   }

@@ -41,7 +41,7 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
       sender.flush();
       const sent = counters[NET.index.tx_socket];
       assert.equal(udp.sent.length, sent);
-      assert.equal(sent + counters[NET.index.tx_drop_socket], datagrams.length);
+      assert.equal(sent + counters[NET.index.tx_drop_socket_error], datagrams.length);
       const order = udp.sent.map(({ payload }) => payload[0]);
       assert.deepEqual(order, order.toSorted((a, b) => a - b));
       for (const { fd, destination, payload, sourcePort, destinationPort } of udp.sent) {

@@ -42,7 +42,11 @@ const SLOT_BYTES = 65_536;
 /** The largest UDP payload over IPv4. */
 const LARGEST_PAYLOAD = 65_507;
 /** What the net tile drops of what an app gives it, by its names for that, to be counted. */
-const NOT_DROPPED = { tx_drop_descriptor: 0, tx_drop_port: 0, tx_drop_unasked: 0 };
+const NOT_DROPPED = {
+  tx_drop_invalid_descriptor: 0,
+  tx_drop_port_not_owned: 0,
+  tx_drop_unsolicited: 0,
+};
 
 /** What the harness stands in for. All have a default. */
 export interface HarnessOptions
@@ -220,12 +224,14 @@ export class AppHarness {
 
   /** Why an answer is not sent; null where it is. */
   #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
-    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_descriptor";
-    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) return "tx_drop_port";
+    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_invalid_descriptor";
+    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) {
+      return "tx_drop_port_not_owned";
+    }
     const isConfigured = this.#sendTo.some(({ address: prefix, mask }) =>
       (address & mask) === prefix
     );
-    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unasked";
+    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unsolicited";
   }
 
   /** The request of descriptor `place`, as it goes back. */

@@ -35,7 +35,7 @@ const { ARRIVAL_SHIFT, Arrival, PARTIAL, XDP_BURST } = rx_;
 const { Entry, MOST_WORDS, SHARED_BIT, TICK_BITS, appBit } = route_cache_;
 const { MOST_BYTES, PAYLOAD_AT } = frame_;
 const { NO_FRAME, Row, SLOW } = tx_;
-const LINK_FULL = NET.index.app_link_full;
+const LINK_FULL = NET.index.rx_drop_app_link_full;
 
 /** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
 export interface Prefix {

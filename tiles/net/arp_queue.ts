@@ -64,7 +64,7 @@ export class ArpQueue {
   constructor(parts: ArpQueueParts) {
     this.#parts = parts;
     this.#queue = new PacketQueues(ARP_QUEUE_LIMITS, {
-      drop: (_frame, row) => this.#drop(row, NET.index.tx_drop_hold_full),
+      drop: (_frame, row) => this.#drop(row, NET.index.tx_drop_arp_queue_full),
       random: parts.random,
       seed: parts.seed,
     });
@@ -83,12 +83,12 @@ export class ArpQueue {
   hold(row: Int32Array): number {
     if (this.#queue.count === 0) this.#remindAt = this.#now + REMIND_MILLIS;
     if (this.#wait(row, this.#now + ARP_QUEUE_MILLIS)) {
-      this.#parts.counters[NET.index.held]++;
+      this.#parts.counters[NET.index.tx_queued]++;
       return 0;
     }
     // Counted, and shown, by the caller.
     this.#parts.umem.give(row[Row.frame]);
-    return NET.index.tx_drop_hold_full;
+    return NET.index.tx_drop_arp_queue_full;
   }
 
   /** Lets go what waits for (ifindex, address), if it can go now. True when something waited. */
@@ -112,7 +112,7 @@ export class ArpQueue {
       const deadline = this.#queue.deadline(neighbor);
       this.#queue.shift(neighbor);
       if (e !== UNRESOLVED) this.#send(e);
-      else if (!this.#wait(row, deadline)) this.#drop(row, NET.index.tx_drop_hold_full);
+      else if (!this.#wait(row, deadline)) this.#drop(row, NET.index.tx_drop_arp_queue_full);
     }
   }
 
@@ -165,7 +165,7 @@ export class ArpQueue {
       while (left > 0 && this.#queue.deadline(neighbor) <= nowMillis) {
         this.#queue.peek(neighbor, this.#row);
         left = this.#queue.shift(neighbor);
-        this.#drop(this.#row, NET.index.tx_drop_neighbor_expired);
+        this.#drop(this.#row, NET.index.tx_drop_neighbor_unresolved);
       }
     }
   }
@@ -187,7 +187,7 @@ export class ArpQueue {
       row[Row.entry] = e;
       if (wire.put(row, 1) > 0) this.#drop(row, REFUSED - row[Row.entry]);
     } else if (outcome >= 0 || outcome === Outcome.kernel) {
-      this.#handOver(outcome >= 0 ? NET.index.tx_drop_mtu : NET.index.tx_drop_no_socket);
+      this.#handOver(outcome >= 0 ? NET.index.tx_drop_exceeds_mtu : NET.index.tx_drop_no_socket);
     } else {
       this.#drop(row, dropCounter(outcome));
     }

@@ -373,7 +373,7 @@ export class FrameAnswers implements Answers {
     if (size > LARGEST_PAYLOAD) this.#frame = -1;
     else this.#frame = isLarge ? umem.takeLarge() : this.#takeFrame();
     if (this.#frame < 0) {
-      this.#counters[COUNT.answer_no_room]++;
+      this.#counters[COUNT.tx_drop_reply_link_full]++;
       return -1;
     }
     this.#at = this.#frame + (isLarge ? 0 : PAYLOAD_AT);
@@ -494,7 +494,7 @@ export class FrameAnswers implements Answers {
   /** Sends what stands in what was reserved. */
   #send(offset: number, size: number, source: number, destination: number, ports: number): void {
     if (this.#frame < 0) {
-      this.#counters[COUNT.answer_no_room]++;
+      this.#counters[COUNT.tx_drop_reply_link_full]++;
       return;
     }
     if (offset !== this.#at || !(size >= 0 && size <= this.#size)) {

@@ -301,7 +301,7 @@ const DROPS = new Map<number, number>([
   [route.RTN_UNREACHABLE, NET.index.tx_drop_unreachable],
   [route.RTN_PROHIBIT, NET.index.tx_drop_prohibit],
   [route.RTN_THROW, NET.index.tx_drop_throw],
-  [route.KIND_OVERFLOW, NET.index.tx_drop_overflow],
+  [route.KIND_OVERFLOW, NET.index.tx_drop_fib_overflow],
 ]);
 
 /** How likely a neighbour is to be real, lowest first. */
@@ -414,7 +414,7 @@ export class Resolver {
     if (kind === route.RTN_LOCAL) return Outcome.kernel;
     if (
       kind !== route.RTN_UNICAST && kind !== route.RTN_BROADCAST && kind !== route.RTN_MULTICAST
-    ) return dropOutcome(DROPS.get(kind) ?? NET.index.tx_drop_unsupported);
+    ) return dropOutcome(DROPS.get(kind) ?? NET.index.tx_drop_unsupported_route);
     if (interfaceRecord < 0 || !interfaces.isUp(interfaceRecord)) {
       return dropOutcome(NET.index.tx_drop_link_down);
     }

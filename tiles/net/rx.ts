@@ -420,7 +420,7 @@ export class Checks {
     rows[row + Arrival.interface] = ifindex;
     rows[row + Arrival.entry] = -1;
     rows[row + Arrival.sum] = STANDS;
-    if (length < SHORTEST) return -DROP.rx_drop_short;
+    if (length < SHORTEST) return -DROP.rx_drop_too_short;
     const at = this.#align(i);
     const ip = this.#untag(at, length, row);
     if (ip < 0) return ip;
@@ -444,9 +444,9 @@ export class Checks {
       return DROP.rx_drop_ip_checksum;
     }
     const total = swap16(first >>> 16);
-    if (total < IPV4_BYTES || total > room) return DROP.rx_drop_ip_total_length;
+    if (total < IPV4_BYTES || total > room) return DROP.rx_drop_ip_length;
     if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return DROP.rx_drop_fragment;
-    if (view.getUint8(ip + IP_PROTOCOL) !== IPPROTO_UDP) return DROP.rx_drop_protocol;
+    if (view.getUint8(ip + IP_PROTOCOL) !== IPPROTO_UDP) return DROP.rx_drop_not_udp;
     rows[row + Arrival.source] = view.getInt32(ip + IP_SOURCE);
     rows[row + Arrival.destination] = view.getInt32(ip + IP_DESTINATION);
     rows[row + Arrival.ports] = view.getInt32(ip + UDP_PORTS);
@@ -460,14 +460,16 @@ export class Checks {
   #judgeAddresses(source: number, destination: number): number {
     const { fib, nextHops } = this.#reader;
     if (destination !== this.#own) {
-      if (nextHops.kind(fib.lookup(destination)) !== RTN_LOCAL) return DROP.rx_drop_destination;
+      if (nextHops.kind(fib.lookup(destination)) !== RTN_LOCAL) return DROP.rx_drop_not_local;
       this.#own = destination;
     }
     const from = nextHops.kind(fib.lookup(source));
     const isHost = this.#isLoopback
       ? isPeer(source) || source >>> 24 === 127
       : isPeer(source) && from !== RTN_LOCAL;
-    return isHost && from !== RTN_BROADCAST && from !== RTN_MULTICAST ? 0 : DROP.rx_drop_source;
+    return isHost && from !== RTN_BROADCAST && from !== RTN_MULTICAST
+      ? 0
+      : DROP.rx_drop_invalid_source;
   }
 
   /** Judges the UDP header of the packet at `ip`. 0, or what is wrong. */
@@ -517,16 +519,16 @@ export class Checks {
     if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     for (let tags = 0; tags < MOST_TAGS; tags++) {
       const protocol = view.getUint16(ip - 2);
-      if (protocol !== ETH_P_8021Q && protocol !== ETH_P_8021AD) return -DROP.rx_drop_ethertype;
-      if (at + length < ip + TAG_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_short;
+      if (protocol !== ETH_P_8021Q && protocol !== ETH_P_8021AD) return -DROP.rx_drop_not_ipv4;
+      if (at + length < ip + TAG_BYTES + PACKET_HEADER_BYTES) return -DROP.rx_drop_too_short;
       const id = view.getUint16(ip) & 0xfff;
       const device = this.#devices.tagged(rows[row + Arrival.interface], protocol, id);
-      if (device < 0) return -DROP.rx_drop_vlan;
+      if (device < 0) return -DROP.rx_drop_unknown_vlan;
       rows[row + Arrival.interface] = device;
       ip += TAG_BYTES;
       if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     }
-    return -DROP.rx_drop_ethertype;
+    return -DROP.rx_drop_not_ipv4;
   }
 }
 
@@ -537,7 +539,7 @@ export class Checks {
  * then takes the datagrams of a flow always to the same of them.
  */
 
-const NOT_SERVED = NET.index.rx_drop_port;
+const NOT_SERVED = NET.index.rx_drop_no_app;
 /** Instead of an app: there are several. */
 const SHARED = -32768;
 

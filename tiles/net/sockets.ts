@@ -82,8 +82,8 @@ export class SocketReceiver {
     if ((length & UDP_TRUNCATED) !== 0) return NET.index.rx_drop_truncated;
     const source = words[at + Descriptor.source] | 0;
     const destination = words[at + Descriptor.destination] | 0;
-    if (this.#isMany(destination)) return NET.index.rx_drop_destination;
-    if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_source;
+    if (this.#isMany(destination)) return NET.index.rx_drop_not_local;
+    if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_invalid_source;
     const ports = words[at + Descriptor.ports] | 0;
     const index = dispatch.app(source, ports);
     if (index < 0) return -index;
@@ -95,7 +95,7 @@ export class SocketReceiver {
       app.pushOne(offset, length, source, destination, ports, ifindex, words[0] | 0, words[1] | 0)
     ) return 0;
     this.#giveBack(offset, app);
-    return NET.index.app_link_full;
+    return NET.index.rx_drop_app_link_full;
   }
 
   /** Whether `address` stands for many: multicast, reserved, or a broadcast address of ours. */
@@ -185,7 +185,7 @@ export class SocketSender {
       const passed = taken > 0 ? taken : 1;
       if (taken > 0) sent += taken;
       else refused++;
-      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket, passed);
+      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket_error, passed);
       left -= passed;
       if (left > 0) {
         this.#batch.copyWithin(
@@ -195,9 +195,9 @@ export class SocketSender {
         );
       }
     }
-    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket, left);
+    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket_error, left);
     this.#counters[NET.index.tx_socket] += sent;
-    this.#counters[NET.index.tx_drop_socket] += refused + left;
+    this.#counters[NET.index.tx_drop_socket_error] += refused + left;
   }
 
   /** Shows what became of the first `count` of the batch. */

@@ -352,7 +352,7 @@ class NetTile implements Tile {
   #countStatistics(totals: Float64Array): void {
     const before = this.#record.totals;
     for (let i = 0; i < XDP_STATISTICS; i++) {
-      const counter = NET.index.xdp_rx_dropped + i;
+      const counter = NET.index.xdp_rx_drop_kernel + i;
       if (before[i] + totals[i] < this.#counters[counter]) before[i] = this.#counters[counter];
       this.#counters[counter] = before[i] + totals[i];
     }

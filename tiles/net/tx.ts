@@ -248,9 +248,9 @@ export class Transmitter {
       const ports = rows[row + Row.ports];
       let entry = SLOW;
       if (length < 0 || length > LARGEST_PAYLOAD || offset < 0 || offset > payloadBytes - length) {
-        entry = REFUSED - COUNT.tx_drop_descriptor;
+        entry = REFUSED - COUNT.tx_drop_invalid_descriptor;
       } else if ((ports & 0xffff) === 0 || !dispatch.serves(index, ports >>> 16)) {
-        entry = REFUSED - COUNT.tx_drop_port;
+        entry = REFUSED - COUNT.tx_drop_port_not_owned;
       } else {
         const destination = rows[row + Row.destination];
         const source = rows[row + Row.source];
@@ -386,7 +386,7 @@ export class SlowPath {
   take(app: Origin, index: number, rows: Int32Array, at: number): number {
     const row = this.#row;
     for (let word = 0; word < ROW_WORDS; word++) row[word] = rows[at + word];
-    if (!app.peers.has(row[Row.destination])) return NET.index.tx_drop_unasked;
+    if (!app.peers.has(row[Row.destination])) return NET.index.tx_drop_unsolicited;
     const { resolver, holding, cache } = this.#parts;
     let e = this.#resolve();
     // A neighbour just found may have been waited for: what came before goes before.
@@ -453,7 +453,7 @@ export class SlowPath {
     const { dispatch, sender } = this.#parts;
     const ports = row[Row.ports];
     const fd = dispatch.fd(ports >>> 16);
-    if (fd < 0) return NET.index.tx_drop_mtu;
+    if (fd < 0) return NET.index.tx_drop_exceeds_mtu;
     sender.send(fd, app.payloadBytes, row[Row.offset], row);
     return 0;
   }
