@@ -66,7 +66,7 @@ const NO_TILE: TileLibrary = {
 
 /** The echo app, wherever it is placed. */
 function echo(ports: readonly number[]): ServiceSetup {
-  const module = import.meta.resolve("../tiles/app/echo.ts");
+  const module = import.meta.resolve("../apps/echo.ts");
   return {
     name: "echo",
     module,

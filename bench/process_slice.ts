@@ -71,7 +71,7 @@ const processes = openProcesses(libraryPath("process"));
 const watcher = new Watcher(host, tileLibrary);
 const files = new AppFiles({ processes, uid: UID });
 
-const ECHO = `file://${ROOT}tiles/app/echo.ts`;
+const ECHO = `file://${ROOT}apps/echo.ts`;
 
 /** Refused system calls of all processes, then of the workers. */
 const refused = new Uint32Array(new SharedArrayBuffer(2 * OBSERVED_CALLS * 4));

@@ -1347,7 +1347,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/dns/rate_limit.ts", ["unit/app_dns_rate"], [
+  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/app_dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1362,7 +1362,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/dns/question.ts", ["unit/app_dns_test"], [
+  ...mutantsOf("apps/dns/question.ts", ["unit/app_dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
@@ -1371,7 +1371,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/ntp.ts", ["unit/app_ntp"], [
+  ...mutantsOf("apps/ntp.ts", ["unit/app_ntp"], [
     {
       name: "ntp: an answer is answered",
       in: "create",

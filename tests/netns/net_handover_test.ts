@@ -74,7 +74,7 @@ class Host {
       udp: [],
       apps: [],
       inline: [{
-        ...{ name: "echo", module: import.meta.resolve("../../tiles/app/echo.ts") },
+        ...{ name: "echo", module: import.meta.resolve("../../apps/echo.ts") },
         ...{ ports: [7], served: [7], options: {}, otherRecentPeers: [], sendTo: [] },
         metrics: heapView(METRICS_BYTES),
         region: heapView(TILE_REGION_BYTES),

@@ -5,7 +5,7 @@
  * @example
  * ```ts
  * import { AppHarness } from "./harness.ts";
- * import * as echo from "./echo.ts";
+ * import * as echo from "../../apps/echo.ts";
  *
  * const harness = await AppHarness.start(echo, { ports: [7] });
  * const [answer] = harness.ask({ payload: "hello", port: 7 });

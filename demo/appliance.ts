@@ -2,9 +2,9 @@
  * The appliance as the demo and the tests have it: the real `tegula run`, in a namespace.
  */
 
-import { Exit, UserError } from "./errors.ts";
+import { Exit, UserError } from "../cli/errors.ts";
 import type { LabProcess, Namespace, SpawnOptions } from "./lab.ts";
-import { selfCommand } from "./self.ts";
+import { selfCommand } from "../cli/self.ts";
 
 /** How long the appliance may take to be ready on a busy machine. */
 const START_MILLIS = 30_000;

@@ -2,13 +2,13 @@
  * `tegula demo`: the appliance at work between network namespaces of its own, scene by scene.
  */
 
-import { type Outcome, type Scene, SCENES } from "./demo_scenes.ts";
-import { badEnd } from "./demo_appliance.ts";
-import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./demo_stage.ts";
-import { Exit, UserError } from "./errors.ts";
+import { type Outcome, type Scene, SCENES } from "./scenes.ts";
+import { badEnd } from "./appliance.ts";
+import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
+import { Exit, UserError } from "../cli/errors.ts";
 import { enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
-import { command, type Given, wholeNumber } from "./options.ts";
-import { selfCommand, VERSION } from "./self.ts";
+import { command, type Given, wholeNumber } from "../cli/options.ts";
+import { selfCommand, VERSION } from "../cli/self.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
 

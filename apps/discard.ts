@@ -1,6 +1,6 @@
 /** Discard (RFC 863): takes every datagram and says nothing. */
 
-import type { App } from "./contract.ts";
+import type { App } from "../tiles/app/contract.ts";
 
 /** Makes the discard service. */
 export default function create(): App {

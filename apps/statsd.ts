@@ -7,7 +7,7 @@
  * Nothing is made of a line whose name was seen before, so that they are taken at line rate.
  */
 
-import type { App, AppContext, Metric } from "./contract.ts";
+import type { App, AppContext, Metric } from "../tiles/app/contract.ts";
 
 const [COLON, BAR, AT, NEWLINE, PLUS, MINUS, DOT] = [0x3a, 0x7c, 0x40, 0x0a, 0x2b, 0x2d, 0x2e];
 const [C, G, M, H, S] = [0x63, 0x67, 0x6d, 0x68, 0x73];

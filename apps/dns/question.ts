@@ -3,7 +3,7 @@
  * of them.
  */
 
-import type { Datagrams } from "../contract.ts";
+import type { Datagrams } from "../../tiles/app/contract.ts";
 
 /** Bytes of the header of queries and answers. */
 export const HEADER_BYTES = 12;

@@ -6,7 +6,7 @@
  * up to four letters (RFC 5905 figure 12).
  */
 
-import type { App, AppContext } from "./contract.ts";
+import type { App, AppContext } from "../tiles/app/contract.ts";
 
 /** Seconds from 1900 to the Unix epoch (RFC 868). */
 const UNIX_EPOCH = 2_208_988_800;

@@ -2,7 +2,7 @@
  * Time (RFC 868): answers a datagram with the seconds since 1900-01-01 00:00 UTC, 32 bits, big-endian.
  */
 
-import type { App, AppContext } from "./contract.ts";
+import type { App, AppContext } from "../tiles/app/contract.ts";
 
 /** Seconds from 1900 to the Unix epoch (RFC 868). */
 const UNIX_EPOCH = 2_208_988_800;

@@ -3,7 +3,7 @@
  * fit, and an OPT record where the query has one (RFC 6891 §6.1.1).
  */
 
-import type { Answers } from "../contract.ts";
+import type { Answers } from "../../tiles/app/contract.ts";
 import { Field, PAYLOAD_BYTES, TRUNCATED } from "./answer.ts";
 import type { Memory } from "./memory.ts";
 import { HEADER_BYTES, OPCODE, type Question, RECURSION_DESIRED, RESPONSE } from "./question.ts";

@@ -6,8 +6,8 @@
  * process with it.
  */
 
-import { Exit, UserError } from "./errors.ts";
-import { Lines } from "./lines.ts";
+import { Exit, UserError } from "../cli/errors.ts";
+import { Lines } from "../cli/lines.ts";
 
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";

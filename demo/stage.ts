@@ -12,8 +12,8 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import { Appliance, type Counters } from "./demo_appliance.ts";
-import { flood, nowMillis, Traffic } from "./demo_traffic.ts";
+import { Appliance, type Counters } from "./appliance.ts";
+import { flood, nowMillis, Traffic } from "./traffic.ts";
 import type { Lab } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */

@@ -2,23 +2,23 @@
  * An authoritative name server (RFC 1035) for the zone files that its option `zone` names, one or a
  * list. UDP alone: what does not fit is truncated, and there is no TCP to ask again by.
  *
- * All answers are made when it starts, by dns-packet: a question costs a look-up (`dns/names.ts`) and
+ * All answers are made when it starts, by dns-packet: a question costs a look-up (`names.ts`) and
  * a copy, whether anyone has asked it before or not.
  *
- * How many answers go to one network is limited (`dns/rate_limit.ts`). Options: `rrl_ratelimit`,
+ * How many answers go to one network is limited (`rate_limit.ts`). Options: `rrl_ratelimit`,
  * answers of one kind a second to a /24, 200 when left out, 0 for no limit; `rrl_slip`, 2 when left out:
  * of how many limited answers one is sent truncated; 0: none.
  */
 
-import type { App, AppContext } from "./contract.ts";
-import { keepCode } from "./dns/answer.ts";
-import { Memory } from "./dns/memory.ts";
-import { Names } from "./dns/names.ts";
-import { OPCODE, Question } from "./dns/question.ts";
-import { RateLimit, Verdict } from "./dns/rate_limit.ts";
-import { Writer } from "./dns/writer.ts";
-import { Zone } from "./dns/zone.ts";
-import { parseZoneFile } from "./dns/zone_file.ts";
+import type { App, AppContext } from "../../tiles/app/contract.ts";
+import { keepCode } from "./answer.ts";
+import { Memory } from "./memory.ts";
+import { Names } from "./names.ts";
+import { OPCODE, Question } from "./question.ts";
+import { RateLimit, Verdict } from "./rate_limit.ts";
+import { Writer } from "./writer.ts";
+import { Zone } from "./zone.ts";
+import { parseZoneFile } from "./zone_file.ts";
 
 const [CLASS_IN, FIRST_META_TYPE, ANY] = [1, 128, 255];
 /** Response codes (RFC 6895 §2.3). */

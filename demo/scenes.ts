@@ -12,7 +12,7 @@ import {
   observe,
   ROUTER_ADDRESS,
   type Stage,
-} from "./demo_stage.ts";
+} from "./stage.ts";
 
 /** What a scene showed. */
 export type Outcome = ReturnType<typeof judge>;

@@ -1,6 +1,6 @@
 /** Echo (RFC 862): every datagram goes back as it came. */
 
-import type { App, AppContext } from "./contract.ts";
+import type { App, AppContext } from "../tiles/app/contract.ts";
 
 /** Makes the echo service. */
 export default function create(context: AppContext): App {
