@@ -292,7 +292,17 @@ Deno.test("what an app is not granted is an error of its start that names the gr
 
 Deno.test("a program that is closed to the app's user is copied, and the app is started", async () => {
   const folder = Deno.makeTempDirSync({ prefix: "tegula-closed-" });
-  const parts = ["cli", "ffi", "master", "netbase", "tiles", "build", "deno.json"];
+  const parts = [
+    "apps",
+    "cli",
+    "demo",
+    "ffi",
+    "master",
+    "netbase",
+    "tiles",
+    "build",
+    "deno.json",
+  ];
   const copied = await new Deno.Command("cp", {
     args: ["-r", "--preserve=timestamps", ...parts.map((part) => ROOT + part), folder],
   }).output();

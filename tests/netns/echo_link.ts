@@ -61,7 +61,7 @@ const processes = openProcesses(libraryPath("process"));
 const watcher = new Watcher(host, tileLibrary);
 const files = new AppFiles({ processes, uid: UID });
 
-const ECHO = `file://${ROOT}tiles/app/echo.ts`;
+const ECHO = `file://${ROOT}apps/echo.ts`;
 
 const observer = openObserver(libraryPath("tile"));
 const refused = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));

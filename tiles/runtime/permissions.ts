@@ -48,7 +48,7 @@ export const APPLIANCE_LIBRARIES: readonly LibraryName[] = [
 /** The folder that this program is in: the sources, or what is built for processes. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
-export const TILE_FOLDERS = ["ffi", "netbase", "tiles"];
+export const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 
 /** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
 export function permissionFlags(

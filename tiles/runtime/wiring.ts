@@ -10,10 +10,10 @@ import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
-import { type PeerSetup, requestsBytes } from "../net/app_link.ts";
+import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
 import { frameRecordBytes } from "../net/handover.ts";
-import { HEADER_CACHE_BYTES } from "../net/header_cache.ts";
-import { HEARD_BYTES } from "../net/heard.ts";
+import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
+import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
@@ -214,10 +214,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, plan.umemBytes(frames[n])),
       lasting(`frames ${net}`, frameRecordBytes(frames[n])),
-      fresh(`headers ${net}`, HEADER_CACHE_BYTES),
+      fresh(`headers ${net}`, ROUTE_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
-      ...apps.map((app) => lasting(`heard ${instanceName(app, net)} ${net}`, HEARD_BYTES)),
+      ...apps.map((app) => lasting(`heard ${instanceName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
       ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
         lasting(`requests ${name} ${net}`, requestsBytes(shape)),
         lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
@@ -409,8 +409,8 @@ export class Wiring {
       this.#region(`heard ${instanceName(app, name)} ${name}`)
     );
     return {
-      heard: heard[n].writer,
-      heardElsewhere: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
+      recentPeers: heard[n].writer,
+      otherRecentPeers: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
       sendTo: app.sendTo,
     };
   }
