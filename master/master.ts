@@ -44,6 +44,7 @@ import {
   APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
+  inlineGrants,
   linkShape,
   netName,
   PAST_COUNTERS,
@@ -51,7 +52,6 @@ import {
   REGIONS_VERSION,
   regionsOf,
   servicePlan,
-  startGrants,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
 import { AppFiles } from "./app_files.ts";
@@ -1024,7 +1024,7 @@ class Master {
     const { root } = this.#files;
     const program = programModule("", root);
     const libraries = APPLIANCE_LIBRARIES.map((name) => libraryPath(name, root));
-    const grants = startGrants(setup.apps.filter(({ inline }) => inline));
+    const { read, clock } = inlineGrants(setup.apps);
     const order = inventory.order(handings, setup);
     try {
       const child = this.#libraries.processes.start({
@@ -1033,17 +1033,17 @@ class Master {
         args: [
           ...RUN_FLAGS,
           V8_FLAGS,
-          ...permissionFlags({
-            ...grants,
-            read: [program, ...grants.read],
-            ffi: libraries,
-          }, (sentence) => new UserError(sentence, Exit.usage)),
+          ...permissionFlags(
+            { read: [program, ...read], ffi: libraries },
+            (sentence) => new UserError(sentence, Exit.usage),
+          ),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
         env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
-        read: [program, ...libraries, ...grants.read],
+        read: [program, ...libraries, ...read],
+        clock,
         uid: this.#uid(0),
         netAdmin: true,
       });

@@ -7,7 +7,7 @@
 
 import { i32, slice, u32, u64, type View } from "../../ffi/view.ts";
 import { NET } from "../runtime/counters.ts";
-import * as link from "../runtime/link.ts";
+import * as link_ from "../runtime/link.ts";
 import {
   appLinkBytes,
   LinkConsumer,
@@ -19,21 +19,22 @@ import {
   requestRing,
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
-import * as arrival from "./arrivals.ts";
-import type { Origin } from "./detour.ts";
-import * as layout from "./entry.ts";
-import * as frames from "./frame.ts";
-import type { HeaderCache } from "./header_cache.ts";
-import { Heard } from "./heard.ts";
-import * as burst from "./rows.ts";
-import type { Umem } from "./umem.ts";
+import * as frame_ from "./frame.ts";
+import { RecentPeers } from "./recent_peers.ts";
+import type { Umem } from "./rings.ts";
+import * as route_cache_ from "./route_cache.ts";
+import type { RouteCache } from "./route_cache.ts";
+import * as rx_ from "./rx.ts";
+import type { Recipient, RxBatch } from "./rx.ts";
+import * as tx_ from "./tx.ts";
+import type { Origin } from "./tx.ts";
 
 // Own constants, see frame.ts.
-const { Descriptor, PAYLOAD_MARGIN } = link;
-const { Arrival, ARRIVAL_SHIFT, PARTIAL, XDP_BURST } = arrival;
-const { MOST_BYTES, PAYLOAD_AT } = frames;
-const { NO_FRAME, Row, SLOW } = burst;
-const { appBit, Entry, MOST_WORDS, SHARED_BIT, TICK_BITS } = layout;
+const { Descriptor, PAYLOAD_MARGIN } = link_;
+const { ARRIVAL_SHIFT, Arrival, PARTIAL, XDP_BURST } = rx_;
+const { Entry, MOST_WORDS, SHARED_BIT, TICK_BITS, appBit } = route_cache_;
+const { MOST_BYTES, PAYLOAD_AT } = frame_;
+const { NO_FRAME, Row, SLOW } = tx_;
 const LINK_FULL = NET.index.rx_drop_app_link_full;
 
 /** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
@@ -45,9 +46,9 @@ export interface Prefix {
 /** To whom an app may send unasked. */
 export interface PeerSetup {
   /** The table of addresses that this net tile heard from for it. */
-  readonly heard: View;
+  readonly recentPeers: View;
   /** Those of the other net tiles. */
-  readonly heardElsewhere: readonly View[];
+  readonly otherRecentPeers: readonly View[];
   /** Addresses that it may send to in any case. */
   readonly sendTo: readonly Prefix[];
 }
@@ -70,22 +71,22 @@ export interface AppSetup extends PeerSetup {
 }
 
 /** Whom an app may send to: who has sent to it, and whom it is configured to. */
-export class Peers {
-  readonly #heard: Heard;
-  readonly #elsewhere: readonly Heard[];
+export class AllowedPeers {
+  readonly #recent: RecentPeers;
+  readonly #elsewhere: readonly RecentPeers[];
   readonly #sendTo: readonly Prefix[];
-  readonly #cache: HeaderCache;
+  readonly #cache: RouteCache;
   readonly #entries: Int32Array;
   /** The app's bit in entries. */
   readonly #bit: number;
 
   /** Of app number `index`. */
   constructor(
-    { heard, heardElsewhere, sendTo }: PeerSetup,
-    { cache, index, seed }: { cache: HeaderCache; index: number; seed: number },
+    { recentPeers, otherRecentPeers, sendTo }: PeerSetup,
+    { cache, index, seed }: { cache: RouteCache; index: number; seed: number },
   ) {
-    this.#heard = new Heard(heard, seed);
-    this.#elsewhere = heardElsewhere.map((view) => new Heard(view));
+    this.#recent = new RecentPeers(recentPeers, seed);
+    this.#elsewhere = otherRecentPeers.map((view) => new RecentPeers(view));
     this.#sendTo = sendTo;
     this.#cache = cache;
     this.#entries = cache.words;
@@ -94,7 +95,7 @@ export class Peers {
 
   /** Hears from `address`, host order, a signed word. */
   hear(address: number): void {
-    if (this.#heard.add(address)) this.#cache.moveOn();
+    if (this.#recent.add(address)) this.#cache.moveOn();
   }
 
   /**
@@ -127,7 +128,7 @@ export class Peers {
   /** Whether it may send to `address`, host order, a signed word. */
   has(address: number): boolean {
     if (this.#sendTo.some((prefix) => (address & prefix.mask) === prefix.address)) return true;
-    if (!this.#heard.has(address) && !this.#elsewhere.some((heard) => heard.has(address))) {
+    if (!this.#recent.has(address) && !this.#elsewhere.some((peers) => peers.has(address))) {
       return false;
     }
     this.hear(address);
@@ -136,9 +137,9 @@ export class Peers {
 }
 
 /** What the net tile's ends of an app's links work with. */
-export interface AppLinkParts {
+export interface AppPortParts {
   readonly umem: Umem;
-  readonly cache: HeaderCache;
+  readonly cache: RouteCache;
   /** The app's number in this tile. */
   readonly index: number;
   /** Wakes the tile that sleeps on an eventfd. */
@@ -244,14 +245,14 @@ class Copies {
 }
 
 /** The net tile's ends of both links of one app. */
-export class AppLink implements arrival.Recipient {
+export class AppPort implements Recipient {
   readonly name: string;
   readonly ports: readonly number[];
   /** Answers: descriptors and payloads are the app's and can change at any time. */
   readonly answers: LinkConsumer;
   readonly payloads: DataView;
   readonly payloadBytes: Uint8Array<SharedArrayBuffer>;
-  readonly peers: Peers;
+  readonly peers: AllowedPeers;
   /** Where requests come from that are sent back as they came. */
   readonly received: Origin;
   largeOut = 0;
@@ -271,7 +272,7 @@ export class AppLink implements arrival.Recipient {
   #passed: number;
   #untaken = 0;
 
-  constructor(setup: AppSetup, { umem, cache, index, wake, seed }: AppLinkParts) {
+  constructor(setup: AppSetup, { umem, cache, index, wake, seed }: AppPortParts) {
     const { net, app, shape } = setup;
     const { depth } = shape;
     if (
@@ -291,7 +292,7 @@ export class AppLink implements arrival.Recipient {
     const starts = i32(slice(setup.requests, OUT_AT + outBytes, depth << 2));
     const copies = requestRing(net, shape);
     this.#copies = copies && new Copies(copies, { umem, starts });
-    this.peers = new Peers(setup, { cache, index, seed });
+    this.peers = new AllowedPeers(setup, { cache, index, seed });
     this.received = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.peers };
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
@@ -311,7 +312,7 @@ export class AppLink implements arrival.Recipient {
 
   /**
    * Goes on with what a predecessor has out. `claim` says of an offset whether its frame or large buffer
-   * can be this link's; else the request has none any more. The header cache is a new one.
+   * can be this link's; else the request has none any more. The route cache is a new one.
    */
   resume(claim: (offset: number) => boolean): void {
     this.largeOut = 0;
@@ -444,7 +445,7 @@ export class AppLink implements arrival.Recipient {
   }
 
   /** As `Recipient` says. The app sees them after `publish`. */
-  push(arrivals: arrival.Arrivals, from: number, count: number): number {
+  push(arrivals: RxBatch, from: number, count: number): number {
     const { frames, rows } = arrivals;
     const requests = this.#requests;
     const { words } = requests;

@@ -30,10 +30,10 @@ const PROBES = 64;
 const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
 
 /** Bytes of a table. */
-export const HEARD_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
+export const RECENT_PEERS_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
 
 /** A table, its writer's or a reader's. Addresses in host order, as signed words; 0 is none. */
-export class Heard {
+export class RecentPeers {
   readonly #words: Int32Array;
   #victim = 0;
 

@@ -1,4 +1,193 @@
 /**
+ * The way in: a burst of frames from a receive ring goes through the checks, and what is good goes
+ * onto the link of the app that serves its port, payload in place. Every frame ends in an app's link
+ * or back in the UMEM, and every one that goes back is counted with its reason.
+ */
+
+import * as xsk_ from "../../ffi/xsk.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import * as route_ from "../../netbase/route.ts";
+import { NET } from "../runtime/counters.ts";
+import type { Capture } from "./capture.ts";
+import * as frame_ from "./frame.ts";
+import type { Umem, XdpPort } from "./rings.ts";
+import * as route_cache_ from "./route_cache.ts";
+import type { Devices, RouteCache } from "./route_cache.ts";
+
+// Own constants, see frame.ts.
+const { RECEIVE_HEADER_WORDS } = xsk_;
+const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route_;
+const { Entry, MOST_WORDS, NO_PEER, flowHash } = route_cache_;
+const {
+  ETHERNET_BYTES,
+  ETH_P_8021AD,
+  ETH_P_8021Q,
+  ETH_P_IP,
+  IPPROTO_UDP,
+  IPV4_BYTES,
+  IP_DESTINATION,
+  IP_PROTOCOL,
+  IP_SOURCE,
+  MOST_BYTES,
+  MOST_TAGS,
+  PACKET_HEADER_BYTES,
+  PAYLOAD,
+  TAG_BYTES,
+  UDP_BYTES,
+  UDP_CONSTANT_SUM,
+  UDP_PORTS,
+  VERSION_WORD,
+  fold,
+  halves,
+  isPeer,
+  sumWords,
+  swap16,
+} = frame_;
+const COUNT = NET.index;
+
+/** What frames are received with. */
+export interface ReceiverParts {
+  readonly umem: Umem;
+  readonly arrivals: RxBatch;
+  readonly checks: Checks;
+  readonly apps: readonly Recipient[];
+  readonly capture: Capture;
+  readonly counters: Float64Array;
+}
+
+/** Receives from AF_XDP sockets. */
+export class Receiver {
+  readonly #umem: Umem;
+  readonly #arrivals: RxBatch;
+  readonly #checks: Checks;
+  readonly #apps: readonly Recipient[];
+  readonly #capture: Capture;
+  readonly #counters: Float64Array;
+
+  constructor({ umem, arrivals, checks, apps, capture, counters }: ReceiverParts) {
+    this.#umem = umem;
+    this.#arrivals = arrivals;
+    this.#checks = checks;
+    this.#apps = apps;
+    this.#capture = capture;
+    this.#counters = counters;
+  }
+
+  /**
+   * Takes one burst from `port` and returns how many frames. Links are published, and apps in this
+   * tile run, by the caller.
+   */
+  burst(port: XdpPort): number {
+    const arrivals = this.#arrivals;
+    const count = port.receive(arrivals.frames);
+    if (count === 0) return 0;
+    this.#checks.check(count, port.ifindex, port.partialChecksums);
+    const { rows } = arrivals;
+    let dropped = 0;
+    for (let i = 0; i < count;) {
+      const app = rows[(i << ARRIVAL_SHIFT) + Arrival.app];
+      if (app >= 0) {
+        i = this.#apps[app].push(arrivals, i, count);
+        continue;
+      }
+      dropped++;
+      this.#counters[-app]++;
+      this.#umem.give(arrivals.frames[RECEIVE_HEADER_WORDS + 2 * i]);
+      i++;
+    }
+    this.#counters[COUNT.rx_frames] += count;
+    this.#counters[COUNT.rx_delivered] += count - dropped;
+    // Frames that were given back are whole as long as the fill ring has none of them.
+    if (this.#capture.wanted) this.#capture.received(arrivals, count, this.#umem.bytes);
+    return count;
+  }
+}
+
+/*
+ * A burst on its way in: what a receive ring gave, and what became known of each frame since. Filled
+ * by `xdp_port.ts` and `checks.ts`, then handed on by `app_link.ts`, or read in place by an app in the
+ * net tile (`inline_app.ts`).
+ *
+ * What headers say is read from them once and stands here in rows, in one array: V8 keeps the bounds
+ * of few arrays in registers, and the first-level cache few of frames that are two kilobytes apart.
+ */
+
+/** Most frames taken from a receive ring, or put on a transmit ring, by one call. */
+export const XDP_BURST = 64;
+
+/** Who datagrams are for: an app's link, or an app in this tile. */
+export interface Recipient {
+  /** Large buffers that the app is reading. */
+  largeOut: number;
+  /**
+   * Hands over the `from`-th and all following datagrams of `arrivals`, of `count`, that are for the
+   * same app in a row. Returns the first that it did not take; where that is because there is no room
+   * it is marked as such.
+   */
+  push(arrivals: RxBatch, from: number, count: number): number;
+  /**
+   * Hands over a datagram whose payload is `length` bytes at `offset` of the UMEM. False when there
+   * is no room; the frame is then still the caller's. Addresses, ports and times may come as signed
+   * words.
+   */
+  pushOne(
+    offset: number,
+    length: number,
+    source: number,
+    destination: number,
+    ports: number,
+    ifindex: number,
+    timeLow: number,
+    timeHigh: number,
+  ): boolean;
+}
+
+/** log2 of a row's words: row `i` begins at word `i << ARRIVAL_SHIFT`. */
+export const ARRIVAL_SHIFT = 4;
+
+/** Word offsets in a row. All but the first are of good frames alone. */
+export const Arrival = {
+  /** The app that it is for, or the number of the counter to move, negated. */
+  app: 0,
+  /** Addresses, host order, and ports, source << 16 | destination. */
+  source: 1,
+  destination: 2,
+  ports: 3,
+  /** Where its payload begins in the UMEM, and how long it is. */
+  offset: 4,
+  length: 5,
+  /** The route cache's entry for an answer; -1: not known. */
+  entry: 6,
+  /** The interface that it came in on: a VLAN device when it was tagged. */
+  interface: 7,
+  /** Sum of the pseudo header and the UDP header; or one of the two below. */
+  sum: 8,
+} as const;
+
+/** Instead of a sum: the UDP checksum stands as it is, none included. */
+export const STANDS = -1;
+/** Instead of a sum: there is no more than the pseudo header's, or that is not known. */
+export const PARTIAL = -2;
+
+/** The row that stands for none. */
+export const NONE = XDP_BURST << ARRIVAL_SHIFT;
+
+/** The burst at hand; made once. */
+export class RxBatch {
+  /** Time low, time high, then offset and length of each frame, as `Xsk.receive` writes them. */
+  readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * XDP_BURST);
+  /** A row for each, and one that stands for none. */
+  readonly rows = new Int32Array((XDP_BURST + 1) << ARRIVAL_SHIFT);
+  /** `RouteCache.changes` when their entries were found. */
+  changes = 0;
+
+  constructor() {
+    this.rows[NONE + Arrival.app] = -1;
+  }
+}
+
+/*
  * What a received frame must be to reach an app: the checks in the order of the headers, each failure
  * with its own counter. Frames come straight from the wire; nothing in them is believed.
  *
@@ -9,47 +198,6 @@
  * step by step. A last pass sums payloads.
  */
 
-import * as xsk from "../../ffi/xsk.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
-import * as route from "../../netbase/route.ts";
-import { NET } from "../runtime/counters.ts";
-import * as arrival from "./arrivals.ts";
-import type { Devices } from "./devices.ts";
-import type { Dispatch } from "./dispatch.ts";
-import * as layout from "./entry.ts";
-import * as frame from "./frame.ts";
-import type { HeaderCache } from "./header_cache.ts";
-
-// Own constants, see frame.ts.
-const { RECEIVE_HEADER_WORDS } = xsk;
-const { Arrival, ARRIVAL_SHIFT, PARTIAL, STANDS, XDP_BURST } = arrival;
-const { Entry, MOST_WORDS, NO_PEER } = layout;
-const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
-const {
-  ETH_P_8021AD,
-  ETH_P_8021Q,
-  ETH_P_IP,
-  ETHERNET_BYTES,
-  fold,
-  halves,
-  IP_DESTINATION,
-  IP_PROTOCOL,
-  IP_SOURCE,
-  IPPROTO_UDP,
-  IPV4_BYTES,
-  isPeer,
-  MOST_BYTES,
-  MOST_TAGS,
-  PACKET_HEADER_BYTES,
-  PAYLOAD,
-  sumWords,
-  swap16,
-  TAG_BYTES,
-  UDP_BYTES,
-  UDP_CONSTANT_SUM,
-  UDP_PORTS,
-  VERSION_WORD,
-} = frame;
 const DROP = NET.index;
 
 /** EtherType of IPv4 as it reads little-endian. */
@@ -81,27 +229,27 @@ export interface ChecksParts {
   readonly words: Int32Array;
   readonly reader: NetbaseReader;
   readonly devices: Devices;
-  readonly cache: HeaderCache;
+  readonly cache: RouteCache;
   readonly dispatch: Dispatch;
-  readonly xsk: Pick<xsk.Xsk, "prefetch">;
+  readonly xsk: Pick<Xsk, "prefetch">;
   /** Where the burst at hand is, and what is found out of it. */
-  readonly arrivals: arrival.Arrivals;
+  readonly arrivals: RxBatch;
   /** Whether UDP checksums are left to the NIC. */
   readonly trustChecksums?: boolean;
 }
 
 /** The checks over the frames of one UMEM. */
 export class Checks {
-  readonly #arrivals: arrival.Arrivals;
+  readonly #arrivals: RxBatch;
   readonly #view: DataView;
   readonly #words: Int32Array;
   readonly #reader: NetbaseReader;
   readonly #devices: Devices;
   readonly #trustChecksums: boolean;
-  readonly #cache: HeaderCache;
+  readonly #cache: RouteCache;
   readonly #dispatch: Dispatch;
-  readonly #xsk: Pick<xsk.Xsk, "prefetch">;
-  /** Where in the header cache each of the burst is looked for first. */
+  readonly #xsk: Pick<Xsk, "prefetch">;
+  /** Where in the route cache each of the burst is looked for first. */
   readonly #places = new Uint32Array(XDP_BURST);
   /** An address that was found to be ours in this generation of netbase; 0: none. */
   #own = 0;
@@ -176,7 +324,7 @@ export class Checks {
     }
   }
 
-  /** Finds the header cache's entry for an answer to each, once all of them are on their way. */
+  /** Finds the route cache's entry for an answer to each, once all of them are on their way. */
   #findEntries(count: number): void {
     const { rows } = this.#arrivals;
     const cache = this.#cache;
@@ -308,7 +456,7 @@ export class Checks {
     return 0;
   }
 
-  /** Judges addresses by netbase, since the header cache does not know them. 0, or what is wrong. */
+  /** Judges addresses by netbase, since the route cache does not know them. 0, or what is wrong. */
   #judgeAddresses(source: number, destination: number): number {
     const { fib, nextHops } = this.#reader;
     if (destination !== this.#own) {
@@ -381,5 +529,92 @@ export class Checks {
       if (view.getUint16(ip - 2) === ETH_P_IP) return ip;
     }
     return -DROP.rx_drop_not_ipv4;
+  }
+}
+
+/*
+ * Which app answers on a port, and which ports an app may send from. Fixed when the tile starts.
+ *
+ * A served port is a *service*, a small number; 0 stands for none. Several apps may share one, which
+ * then takes the datagrams of a flow always to the same of them.
+ */
+
+const NOT_SERVED = NET.index.rx_drop_no_app;
+/** Instead of an app: there are several. */
+const SHARED = -32768;
+
+/** A kernel socket behind a served port, as main tells a net tile of it. */
+export interface UdpSocketSetup {
+  readonly fd: number;
+  readonly port: number;
+  /** Whether this tile receives on it; every tile may send on all. */
+  readonly receive: boolean;
+}
+
+/** The ports of all apps. */
+export class Dispatch {
+  /** For each port what `app` says where that is one app, or none. */
+  readonly #alone = new Int16Array(65_536).fill(-NOT_SERVED);
+  /** Service of each port. */
+  readonly #services = new Uint16Array(65_536);
+  /** Where each service's apps begin in `#members`, and how many they are. */
+  readonly #first: Int32Array;
+  readonly #count: Int32Array;
+  readonly #members: Int32Array;
+  readonly #fds: Int32Array;
+  readonly #served: Uint8Array;
+  readonly #width: number;
+
+  constructor(
+    apps: readonly { readonly ports: readonly number[] }[],
+    sockets: readonly UdpSocketSetup[],
+  ) {
+    const ports = [...new Set(apps.flatMap((app) => app.ports))];
+    this.#width = ports.length + 1;
+    this.#first = new Int32Array(this.#width);
+    this.#count = new Int32Array(this.#width);
+    this.#fds = new Int32Array(this.#width).fill(-1);
+    this.#served = new Uint8Array(this.#width * apps.length);
+    ports.forEach((port, i) => this.#services[port] = i + 1);
+    for (const { fd, port } of sockets) this.#fds[this.#services[port]] = fd;
+    apps.forEach((app, index) => {
+      for (const port of app.ports) this.#served[index * this.#width + this.#services[port]] = 1;
+    });
+    const members: number[] = [];
+    for (const port of ports) {
+      const service = this.#services[port];
+      this.#first[service] = members.length;
+      for (let index = 0; index < apps.length; index++) {
+        if (this.serves(index, port)) members.push(index);
+      }
+      this.#count[service] = members.length - this.#first[service];
+      this.#alone[port] = this.#count[service] > 1 ? SHARED : members[this.#first[service]];
+    }
+    this.#members = Int32Array.from(members);
+  }
+
+  /**
+   * Index of the app for a datagram from `source` with `ports`; the negated number of the counter to
+   * move when the port is not served.
+   */
+  app(source: number, ports: number): number {
+    const app = this.#alone[ports & 0xffff];
+    return app === SHARED ? this.#pick(source, ports) : app;
+  }
+
+  #pick(source: number, ports: number): number {
+    const service = this.#services[ports & 0xffff];
+    const pick = (flowHash(source, 0, ports) >>> 1) % this.#count[service];
+    return this.#members[this.#first[service] + pick];
+  }
+
+  /** Whether app `index` serves `port`, and so may send from it. */
+  serves(index: number, port: number): boolean {
+    return this.#served[index * this.#width + this.#services[port]] === 1;
+  }
+
+  /** The kernel socket of a served port, -1 when another program has it. */
+  fd(port: number): number {
+    return this.#fds[this.#services[port]];
   }
 }
