@@ -356,7 +356,8 @@ export function readPolicy(source: string): Policy {
   const errors = (part: string) =>
     new Map([...part.matchAll(/\{ SYS_(\w+), (E\w+)\b/g)].map(([, call, error]) => [call, error]));
   // Rules about arguments: everything that the functions which emit them name.
-  const rules = /(?:allow_only|allow_reading|allow_abort)\(p, SYS_(\w+)|IF_EQUAL\(p, \d+, \d+, SYS_(\w+)/g;
+  const rules =
+    /(?:allow_only|allow_reading|allow_abort)\(p, SYS_(\w+)|IF_EQUAL\(p, \d+, \d+, SYS_(\w+)/g;
   for (const [, call, other] of tiles.matchAll(rules)) add(call ?? other, "arguments");
   for (const [, call, other] of processes.matchAll(rules)) add(call ?? other, "PROCESS_ARGUMENTS");
   const lists = [...text.matchAll(/EXPECTED_(?:PATHS|PARTS)\[\] = \{([^}]*)\}/g)].map(([, list]) =>

@@ -6,11 +6,11 @@
  * A table of cache lines, open addressed: an entry lies within `PROBES` places of its hash. It is
  * private to the tile and of fixed size, so addresses made up by strangers can only push others out,
  * which then cost a route and a neighbour lookup again; the hash is keyed, so that nobody can choose
- * whom (`netbase/hash.ts`).
+ * whom (`netbase/hash_table.ts`).
  */
 
 import { i32, type View } from "../../ffi/view.ts";
-import * as hashing from "../../netbase/hash.ts";
+import * as hashing from "../../netbase/hash_table.ts";
 import * as layout from "./entry.ts";
 import * as frame from "./frame.ts";
 

@@ -12,7 +12,7 @@
  * Here is only who waits for whom; frames are made in `detour.ts` and sent from `holding.ts`.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
 import { Row, ROW_WORDS } from "./rows.ts";
 
 /** How likely a neighbour is to be real, lowest first. */

@@ -4,7 +4,7 @@
  * the entry and does what its outcome says.
  */
 
-import { decide, emptyDecision } from "../../netbase/decision.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";

@@ -5,7 +5,7 @@
  * one of a flood of made-up addresses.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
 import { NET } from "../runtime/counters.ts";
 import type { SolicitProducer } from "../runtime/solicit_link.ts";
 
