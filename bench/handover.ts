@@ -16,7 +16,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Lab } from "../cli/lab.ts";
+import { Lab } from "../demo/lab.ts";
 import {
   isWanted,
   median,
@@ -351,17 +351,17 @@ function unaccounted(
 ): number {
   const all = Object.values(tiles);
   const net = all.filter((counters) => "tx_accepted" in counters);
-  const apps = all.filter((counters) => "answer_no_room" in counters);
+  const apps = all.filter((counters) => "tx_drop_reply_link_full" in counters);
   const of = (which: typeof all, names: RegExp) =>
     which.reduce((total, counters) => total + sum(counters, names), 0);
   const seen = phases.flatMap(({ ports }) => ports);
   const client = (field: "sent" | "lost" | "duplicates") =>
     seen.reduce((total, each) => total + each[field], 0);
   const steps = [
-    [client("sent"), of(net, /^(rx_frames|rx_socket|xdp_rx_dropped|xdp_rx_ring_full)$/)],
-    [of(net, /^(rx_frames|rx_socket)$/), of(net, /^(rx_delivered|rx_drop_.*|app_link_full)$/)],
+    [client("sent"), of(net, /^(rx_frames|rx_socket|xdp_rx_drop_kernel|xdp_rx_drop_ring_full)$/)],
+    [of(net, /^(rx_frames|rx_socket)$/), of(net, /^(rx_delivered|rx_drop_.*)$/)],
     [of(net, /^rx_delivered$/), of(apps, /^requests$/)],
-    [of(apps, /^requests$/), of(apps, /^(answers|answer_no_room|refused_.*)$/)],
+    [of(apps, /^requests$/), of(apps, /^(answers|tx_drop_reply_link_full|rx_drop_.*)$/)],
     [of(apps, /^answers$/), of(net, /^tx_accepted$/)],
     [of(net, /^tx_accepted$/), of(net, /^(tx_frames|tx_socket|tx_drop_.*)$/)],
     [

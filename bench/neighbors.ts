@@ -95,7 +95,7 @@ function lookUp(lan: Lan, addresses: Uint32Array): number {
   return sum;
 }
 
-/** Looks neighbours up and takes their MACs, as `resolve.ts` does. */
+/** Looks neighbours up and takes their MACs, as `route_cache.ts` does. */
 function lookUpBurst(neighbors: NeighborReader, addresses: Uint32Array, from: number): number {
   let sum = 0;
   const end = (from + BURST) | 0;

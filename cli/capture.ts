@@ -84,7 +84,7 @@ function print(frame: CapturedFrame): void {
 
 /** By what it came or left: `-` for what was dropped before it left by anything. */
 function where({ interface: name, direction, dropped }: CapturedFrame): string {
-  const hasLeft = dropped === null || dropped === "tx_drop_socket";
+  const hasLeft = dropped === null || dropped === "tx_drop_socket_error";
   return name ?? (direction === "in" || hasLeft ? "kernel" : "-");
 }
 

@@ -113,7 +113,10 @@ labTest("every way out of an app is shut, at its start and in its handlers", asy
   }
   await stderr.find("hostile: refused system call 62 (kill)");
   const metrics = await host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
-  assert.match(metrics, /^tegula_refused_calls_total\{tile="hostile",call="kill"\} [1-9]/m);
+  assert.match(
+    metrics,
+    /^tegula_refused_system_calls_total\{app="hostile",tile="hostile",call="kill"\} [1-9]/m,
+  );
   await settle(null);
 }, { refusedCalls: true });
 

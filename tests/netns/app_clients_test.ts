@@ -141,7 +141,13 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
       ? text
       : undefined;
   });
-  assert.match(shown, /tegula_app_own_total\{tile="statsd",name="page\.views"\} 42\n/);
-  assert.match(shown, /tegula_app_own\{tile="statsd",name="queue"\} 17\n/);
-  assert.match(shown, /tegula_app_own_total\{tile="statsd",name="page\.load\.sum"\} 60\n/);
+  assert.match(
+    shown,
+    /tegula_app_custom_total\{app="statsd",tile="statsd",name="page\.views"\} 42\n/,
+  );
+  assert.match(shown, /tegula_app_custom\{app="statsd",tile="statsd",name="queue"\} 17\n/);
+  assert.match(
+    shown,
+    /tegula_app_custom_total\{app="statsd",tile="statsd",name="page\.load\.sum"\} 60\n/,
+  );
 });

@@ -125,7 +125,9 @@ labTest("an app that hangs is ended alone, and costs another no packet", async (
   });
   await other.stop({ lingerMillis: 0 });
   await eventually("its link to be full", async () => {
-    return growth(before, await appliance.counters(), "app_link_full") > 0 ? true : undefined;
+    return growth(before, await appliance.counters(), "rx_drop_app_link_full") > 0
+      ? true
+      : undefined;
   });
   await stderr.find("moody: killed: it hangs; starting it again in 50 ms");
   const back = await askUntilAnswered(other, { port: PORT, payload: "fine" });

@@ -56,7 +56,7 @@ for (const placement of ["", "@inline"]) {
         }
       }
       const counters = await appliance.counters();
-      assert.equal(counters.get("refused_source"), ports.length * SERVERS.length);
+      assert.equal(counters.get("rx_drop_refused_source"), ports.length * SERVERS.length);
       assert.equal(counters.get("tx_accepted"), ports.length * 3);
     },
   );
@@ -80,7 +80,11 @@ labTest("an echo and another host's on port 19 do not answer each other", async 
     await Appliance.start(client, configured(`listen = ["19=echo"]`)),
   ];
   await forge(client, { sourcePort: 19, port: 7 });
-  assert.deepEqual(await refused(both, "refused_source"), { refused: 1, requests: 1, answers: 0 });
+  assert.deepEqual(await refused(both, "rx_drop_refused_source"), {
+    refused: 1,
+    requests: 1,
+    answers: 0,
+  });
 });
 
 labTest("two echoes on ports of clients stop answering each other at the bound", async (lab) => {
@@ -91,7 +95,7 @@ labTest("two echoes on ports of clients stop answering each other at the bound",
     await Appliance.start(client, configured(`listen = ["7001=echo"]\n${bound}`)),
   ];
   await forge(client, { sourcePort: 7001, port: 7000 });
-  const { refused: count, requests, answers } = await refused(both, "refused_rate");
+  const { refused: count, requests, answers } = await refused(both, "rx_drop_rate_limited");
   // There was one datagram, and it is gone: each answer but the last was a request to the other.
   assert.equal(count, 1);
   assert.equal(requests, answers + 1);

@@ -26,10 +26,9 @@ import {
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
 import { formatAddress, parseAddress } from "../../tiles/netlink/addresses.ts";
-import { decodeRoute } from "../../tiles/netlink/decode_route.ts";
+import { decodeRoute, type RouteQuery } from "../../tiles/netlink/codec.ts";
 import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
 import { Mirror, type MirrorOptions } from "../../tiles/netlink/mirror.ts";
-import type { RouteQuestion } from "../../tiles/netlink/requests.ts";
 import { mayBeTaken } from "./mirror_defaults.ts";
 
 export const library = openNetlink(libraryPath("netlink"));
@@ -255,7 +254,7 @@ export class Oracle implements Disposable {
   }
 
   /** What the kernel would do now. Refusals have a kind and nothing else. */
-  ask(question: RouteQuestion): Answer {
+  ask(question: RouteQuery): Answer {
     const route = this.route(question);
     if (typeof route === "number") {
       return { kind: route, gateway: 0, ifindex: 0, source: 0, mtu: 0 };
@@ -265,7 +264,7 @@ export class Oracle implements Disposable {
   }
 
   /** The kernel's answer itself, or the kind that its refusal stands for. */
-  route(question: RouteQuestion): Route | number {
+  route(question: RouteQuery): Route | number {
     let end: DumpEnd | null = null;
     const asked = this.#dumper.ask(question, {
       take: (message) => decodeRoute(message, this.#route),

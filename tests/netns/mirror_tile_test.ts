@@ -22,7 +22,7 @@ Deno.test("who is asked for is resolved at once, once, and known from then on", 
   bench.turn();
   assert.equal(bench.counter("solicits_sent"), 1);
   assert.equal(bench.counter("solicits_received"), 11);
-  assert.equal(bench.counter("solicits_duplicate"), 10);
+  assert.equal(bench.counter("solicit_drop_duplicate"), 10);
 });
 
 Deno.test("the kernel is not asked for what is not on-link, not followed, or nobody's", () => {
@@ -36,7 +36,7 @@ Deno.test("the kernel is not asked for what is not on-link, not followed, or nob
   bench.solicits[0].push(4_000_000, addr("198.18.0.10"));
   bench.solicits[0].publish();
   bench.until(() => bench.counter("solicits_received") === 7);
-  assert.equal(bench.counter("solicits_off_link"), 7);
+  assert.equal(bench.counter("solicit_drop_off_link"), 7);
   assert.equal(bench.counter("solicits_sent"), 0);
 });
 
@@ -168,7 +168,7 @@ Deno.test("who is asked for twice is asked before those of a flood, each asked f
   bench.during(200, idle);
   bench.ask(peer);
   bench.until(() => bench.isKnown(peer), { idle });
-  assert.ok(bench.counter("solicits_limited") > 0, "the flood was held back");
+  assert.ok(bench.counter("solicit_drop_rate_limited") > 0, "the flood was held back");
 });
 
 Deno.test("a neighbour in use stays confirmed, one that is not used is not asked", () => {

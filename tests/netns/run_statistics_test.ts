@@ -22,10 +22,10 @@ const SOL_XDP = 283;
 const XDP_STATISTICS = 7;
 /** struct xdp_statistics of linux/if_xdp.h, by the names that Tegula gives its fields. */
 const FIELDS = [
-  "xdp_rx_dropped",
+  "xdp_rx_drop_kernel",
   "xdp_rx_invalid_descs",
   "xdp_tx_invalid_descs",
-  "xdp_rx_ring_full",
+  "xdp_rx_drop_ring_full",
   "xdp_rx_fill_ring_empty",
   "xdp_tx_ring_empty",
 ];

@@ -178,11 +178,13 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   assert.ok(lost <= 0, `lost ${lost} of what nothing happened to: ${JSON.stringify(steady.gap)}`);
   assert.equal(moved.mismatched, 0);
   assert.ok(moved.answered > 0);
-  for (const name of ["tx_drop_blackhole", "tx_drop_unreachable", "tx_drop_prohibit", "held"]) {
+  for (
+    const name of ["tx_drop_blackhole", "tx_drop_unreachable", "tx_drop_prohibit", "tx_queued"]
+  ) {
     assert.ok(counters.get(name)! > 0, `nothing moved ${name}`);
   }
   assert.equal(counters.get("link_corrupt"), 0);
-  assert.equal(counters.get("malformed"), 0);
+  assert.equal(counters.get("malformed_messages"), 0);
   const audit = JSON.parse(await host.run([...selfCommand(), "audit", "--json", ...control]));
   assert.equal(audit.divergent, 0, JSON.stringify(audit));
   assert.ok(handovers > 0);

@@ -176,8 +176,13 @@ for (const [what, { make, found, named }] of Object.entries(FAULTS)) {
     mirrored.writer.commit();
     assert.deepEqual(divergences(audited.run()), found, audited.log.join("\n"));
     assert.match(audited.log[0], named);
-    const { audit_interfaces, audit_routes, audit_neighbors } = audited.counters;
-    assert.deepEqual([audit_interfaces, audit_routes, audit_neighbors], found);
+    const { audit_difference_interfaces, audit_difference_routes, audit_difference_neighbors } =
+      audited.counters;
+    assert.deepEqual([
+      audit_difference_interfaces,
+      audit_difference_routes,
+      audit_difference_neighbors,
+    ], found);
     mirrored.settle();
     assert.deepEqual(mirrored.content(), before);
     assert.deepEqual(divergences(audited.run()), [0, 0, 0]);

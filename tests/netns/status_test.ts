@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { selfCommand } from "../../cli/self.ts";
-import type { Counters } from "../../cli/demo_appliance.ts";
+import type { Counters } from "../../demo/appliance.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -250,16 +250,16 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
     const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge))$/.exec(line);
     if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
     if (comment !== null) continue;
-    const sample = /^((tegula_\w+)(?:\{(?:tile|interface)="[^"]+"\})?) ([0-9.e+]+)$/.exec(line);
+    const sample = /^((tegula_\w+)\{(?:\w+="[^"]+",?)+\}) ([0-9.e+]+)$/.exec(line);
     assert.ok(sample !== null && families.has(sample[2]), line);
     assert.equal(sample[2].endsWith("_total"), families.get(sample[2]) === "counter", line);
     samples.set(sample[1], Number(sample[3]));
   }
-  assert.equal(samples.get("tegula_sync_state"), 2);
+  assert.equal(samples.get('tegula_sync_state{state="synced"}'), 1);
   assert.equal(samples.get('tegula_tile_running{tile="status"}'), 1);
-  assert.equal(samples.get('tegula_net_rx_frames_total{tile="net0"}'), 3);
-  assert.equal(samples.get('tegula_app_requests_total{tile="echo"}'), 3);
-  assert.equal(samples.get('tegula_netlink_interfaces{tile="netlink"}'), 2);
+  assert.equal(samples.get('tegula_packets_total{tile="net0",direction="rx",path="af_xdp"}'), 3);
+  assert.equal(samples.get('tegula_app_requests_total{app="echo",tile="echo"}'), 3);
+  assert.equal(samples.get('tegula_mirror_entries{tile="netlink",table="interfaces"}'), 2);
   assert.ok(samples.get('tegula_net_frames_free{tile="net0"}')! > 0, "no counter: it goes down");
   assert.equal(samples.get('tegula_interface_xdp{interface="eth0"}'), 1);
   assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
@@ -473,7 +473,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     asker.send(b"GET /metrics HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
     text = b""
     while part := asker.recv(65536): text += part
-    assert text.startswith(b"HTTP/1.1 200 ") and b"tegula_sync_state 2" in text, text
+    assert text.startswith(b"HTTP/1.1 200 ") and b'tegula_sync_state{state="synced"} 1' in text, text
     count += 1
     if count == 1: print("reading", flush=True)
 print(count, flush=True)`;

@@ -6,8 +6,8 @@
 
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
-import type { Appliance, Counters } from "../../cli/demo_appliance.ts";
-import type { LabProcess } from "../../cli/lab.ts";
+import type { Appliance, Counters } from "../../demo/appliance.ts";
+import type { LabProcess } from "../../demo/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { eventually } from "./eventually.ts";
 
@@ -54,7 +54,7 @@ function books(tiles: Tiles) {
     }));
   return {
     came: side(/^rx_(frames|socket)$/, /^tx_accepted$/),
-    went: side(/^(rx_delivered|rx_drop_.*|app_link_full)$/, /^(tx_frames|tx_socket|tx_drop_.*)$/),
+    went: side(/^(rx_delivered|rx_drop_.*)$/, /^(tx_frames|tx_socket|tx_drop_.*)$/),
   };
 }
 

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
-import * as dns from "../../tiles/app/dns.ts";
+import * as dns from "../../apps/dns/dns.ts";
 import { AppHarness, type HarnessOptions } from "../../tiles/app/harness.ts";
-import { RateLimit, Verdict } from "../../tiles/app/dns/rate_limit.ts";
+import { RateLimit, Verdict } from "../../apps/dns/rate_limit.ts";
 import fc from "./property.ts";
 
 const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.url));
@@ -148,7 +148,7 @@ Deno.test("what is no query is not answered, nor a query from a port that is no 
   const text = new TextEncoder().encode(`!"#$%&'()*+,-./0123456789`);
   assert.deepEqual([7, 13, 17, 19, 37].map((port) => from(port, text)), [0, 0, 0, 0, 0]);
   assert.equal(from(40_000, text), 1);
-  assert.equal(harness.counters.refused_source, 5);
+  assert.equal(harness.counters.rx_drop_refused_source, 5);
 });
 
 Deno.test("a clock that is set back by however much stops nobody", () => {

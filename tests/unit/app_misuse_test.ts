@@ -6,7 +6,7 @@ import { ANSWER, PLACES, serve } from "./net_places.ts";
 import { ETH0, REQUEST, SLOT } from "./net_room.ts";
 
 const TO = { address: REQUEST.source, port: 9, sourcePort: 7 };
-const { errors, answer_no_room } = APP.index;
+const { errors, tx_drop_reply_link_full } = APP.index;
 
 /** Answers each request with eight bytes, in whichever way `send` does. */
 function eight(send: (out: Answers, at: number) => void): App["receive"] {
@@ -67,7 +67,7 @@ for (const place of PLACES) {
     run();
     const answer = { ...ANSWER, payload: new Uint8Array(5).fill(0x31) };
     assert.deepEqual(room.sent(ETH0), [answer, answer]);
-    assert.deepEqual([counters[answer_no_room], counters[errors]], [4, 0]);
+    assert.deepEqual([counters[tx_drop_reply_link_full], counters[errors]], [4, 0]);
   });
 
   Deno.test(`${place}: what is reserved is taken back by a request that goes back as it came`, async () => {
@@ -81,7 +81,7 @@ for (const place of PLACES) {
     room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
     run();
     assert.deepEqual(room.sent(ETH0), [ANSWER]);
-    assert.equal(counters[answer_no_room], 1);
+    assert.equal(counters[tx_drop_reply_link_full], 1);
   });
 
   for (const way of ["reply", "reflect"] as const) {

@@ -134,7 +134,7 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   side.answers.send({ address: 1, port: 1, sourcePort: 1 }, -1, 8);
   side.answers.reflect();
   side.finish();
-  assert.deepEqual([counted("answer_no_room"), counted("answers")], [4, SHAPE.depth]);
+  assert.deepEqual([counted("tx_drop_reply_link_full"), counted("answers")], [4, SHAPE.depth]);
   for (let i = 0; i < SHAPE.depth; i++) {
     const { words } = answers;
     const slot = answers.slot(i);

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { AppHarness, type Asked, type HarnessOptions } from "../../tiles/app/harness.ts";
-import * as echo from "../../tiles/app/echo.ts";
-import * as ntp from "../../tiles/app/ntp.ts";
-import * as time from "../../tiles/app/time.ts";
+import * as echo from "../../apps/echo.ts";
+import * as ntp from "../../apps/ntp.ts";
+import * as time from "../../apps/time.ts";
 import type { Datagrams } from "../../tiles/app/contract.ts";
 import { refusals } from "../../tiles/app/refusals.ts";
 import fc from "./property.ts";
@@ -19,7 +19,7 @@ type Module = Parameters<typeof AppHarness.start>[0];
 async function answered(module: Module, ports: readonly number[], options: HarnessOptions = {}) {
   const harness = await AppHarness.start(module, options);
   const all = ports.map((sourcePort) => harness.ask({ payload: "who", sourcePort }).length === 1);
-  return { all, refused: harness.counters.refused_source };
+  return { all, refused: harness.counters.rx_drop_refused_source };
 }
 
 for (const [name, module] of Object.entries({ echo, time, "an app with answer()": plain })) {
@@ -71,7 +71,7 @@ Deno.test("ntp answers requests of clients alone, from port 123 too, though that
     harness.ask({ payload: Uint8Array.from({ length: 48 }, (_, i) => i ? 0 : first), sourcePort });
   assert.equal(asked(0x23, 123).length, 1);
   assert.equal(asked(0x23, 19).length, 0);
-  assert.equal(harness.counters.refused_source, 1);
+  assert.equal(harness.counters.rx_drop_refused_source, 1);
   // All but mode 3 are somebody's answers, or control and private messages.
   for (let mode = 0; mode < 8; mode++) {
     assert.equal(asked(0x20 | mode, 123).length, mode === 3 ? 1 : 0, `mode ${mode}`);
@@ -91,7 +91,7 @@ Deno.test("most_per_second bounds the answers to one port of one address, and to
   assert.equal(count(10, { sourcePort: 40_001 }), 3);
   assert.equal(count(10, { port: 7001 }), 3);
   assert.equal(count(10, { sourceAddress: 0xc6120003 }), 3);
-  assert.equal(harness.counters.refused_rate, 28);
+  assert.equal(harness.counters.rx_drop_rate_limited, 28);
   assert.equal(
     count(10, { receivedAt: NOW + 1.2e9 }),
     3,

@@ -1,7 +1,7 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../cli/changes.ts";
+import { Changes } from "../../master/changes.ts";
 import { askForChange, Control } from "../../cli/control.ts";
 import { UserError } from "../../cli/errors.ts";
 import { linesOf } from "../../cli/lines.ts";

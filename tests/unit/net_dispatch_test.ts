@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Dispatch } from "../../tiles/net/dispatch.ts";
+import { Dispatch } from "../../tiles/net/rx.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 
 const APPS = [{ ports: [7, 53] }, { ports: [9] }, { ports: [53] }, { ports: [53] }];
@@ -9,8 +9,8 @@ Deno.test("a datagram goes to the app that serves its port, and to none where no
   const dispatch = new Dispatch(APPS, SOCKETS);
   assert.equal(dispatch.app(1, (1234 << 16) | 7), 0);
   assert.equal(dispatch.app(1, (1234 << 16) | 9), 1);
-  assert.equal(dispatch.app(1, (1234 << 16) | 8), -NET.index.rx_drop_port);
-  assert.equal(dispatch.app(1, 1234 << 16), -NET.index.rx_drop_port);
+  assert.equal(dispatch.app(1, (1234 << 16) | 8), -NET.index.rx_drop_no_app);
+  assert.equal(dispatch.app(1, 1234 << 16), -NET.index.rx_drop_no_app);
 });
 
 Deno.test("apps on one port share it by flow, evenly, and a flow keeps to one", () => {

@@ -170,7 +170,7 @@ Deno.test("what apps were asked is theirs to answer and to send back under the n
     assert.deepEqual(sent[1], { ...ANSWER, payload: new Uint8Array() });
     app.raw([place(0), REFLECTED]);
     room.turn();
-    assert.equal(room.counters[NET.index.tx_drop_descriptor], 1, "it was sent back before");
+    assert.equal(room.counters[NET.index.tx_drop_invalid_descriptor], 1, "it was sent back before");
     app.take();
     room.turn();
     assert.equal(room.freeFrames(), FRAMES - FILLED);
@@ -185,7 +185,7 @@ Deno.test("what waits for a neighbour or for room is dropped for its usual reaso
   room.tile.turn();
   room.moved();
   room.handOver();
-  assert.deepEqual(room.moved(), { tx_drop_neighbor_expired: 1, tx_drop_ring_full: 1 });
+  assert.deepEqual(room.moved(), { tx_drop_neighbor_unresolved: 1, tx_drop_ring_full: 1 });
   assert.equal(room.counters[NET.index.frames_free], FRAMES - FILLED);
 });
 
@@ -338,8 +338,12 @@ Deno.test("sockets that cannot be mapped are lost before anything else is touche
 Deno.test("until its turn a tile touches nothing that another may be using", async () => {
   const lasting = (room: Room): View[] => [
     ...[room.region, room.setup.umem, room.setup.record],
-    ...room.setup.apps.flatMap(({ net, app, requests, heard }) => [net, app, requests, heard]),
-    ...room.setup.inline!.flatMap(({ region, metrics, heard }) => [region, metrics, heard]),
+    ...room.setup.apps.flatMap((
+      { net, app, requests, recentPeers },
+    ) => [net, app, requests, recentPeers]),
+    ...room.setup.inline!.flatMap((
+      { region, metrics, recentPeers },
+    ) => [region, metrics, recentPeers]),
   ];
   const inline = await Room.inline({
     receive(requests, out) {
@@ -368,7 +372,7 @@ Deno.test("an app may still send to whom its predecessor tile heard from", () =>
   room.answer({});
   assert.equal(room.sent(ETH0).length, 1);
   room.answer({ destination: peer(9) });
-  assert.equal(room.counters[NET.index.tx_drop_unasked], 1);
+  assert.equal(room.counters[NET.index.tx_drop_unsolicited], 1);
 });
 
 Deno.test("what the kernel and links have counted goes on, on old sockets and on new ones", () => {
@@ -382,7 +386,7 @@ Deno.test("what the kernel and links have counted goes on, on old sockets and on
   };
   const counted = () => {
     room.pass(100);
-    return [NET.index.xdp_rx_dropped, NET.index.link_corrupt].map((i) => room.counters[i]);
+    return [NET.index.xdp_rx_drop_kernel, NET.index.link_corrupt].map((i) => room.counters[i]);
   };
   follow();
   totals.set(SLOT.eth0, 5n);

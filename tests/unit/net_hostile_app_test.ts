@@ -47,7 +47,7 @@ Deno.test("a payload that leaves the app's ring, by either end, is refused", () 
     room.apps[0].raw([offset, length, ...rest]);
   }
   room.turn();
-  assert.deepEqual(room.moved(), { tx_accepted: 4, tx_drop_descriptor: 4 });
+  assert.deepEqual(room.moved(), { tx_accepted: 4, tx_drop_invalid_descriptor: 4 });
   room.apps[0].raw([ring - 4, 4, ...rest]);
   room.apps[0].raw([ring, 0, ...rest]);
   room.turn();
@@ -59,7 +59,7 @@ Deno.test("an app cannot send from another app's port, nor to port 0", () => {
   room.answer({ sourcePort: 9 });
   room.answer({ sourcePort: 0 });
   room.answer({ destinationPort: 0 });
-  assert.deepEqual(room.moved(), { tx_accepted: 3, tx_drop_port: 3 });
+  assert.deepEqual(room.moved(), { tx_accepted: 3, tx_drop_port_not_owned: 3 });
 });
 
 Deno.test("an answer to a request goes where that came from, whatever else an app says, and to no other", () => {
@@ -70,7 +70,11 @@ Deno.test("an answer to a request goes where that came from, whatever else an ap
   const refused = (place: number) => {
     app.raw([0, 4, ...elsewhere, place + 1]);
     room.turn();
-    assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_descriptor: 1 }, `place ${place}`);
+    assert.deepEqual(
+      room.moved(),
+      { tx_accepted: 1, tx_drop_invalid_descriptor: 1 },
+      `place ${place}`,
+    );
   };
   refused(0);
   // What another app has is not there.

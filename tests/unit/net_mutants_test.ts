@@ -193,7 +193,7 @@ function settle(expected: Expected[], sent: { answer: string; bare: boolean }[])
 }
 
 const OUTCOMES = Object.entries(NET.index)
-  .filter(([name]) => /^rx_(drop_.*|delivered)$|^app_link_full$/.test(name))
+  .filter(([name]) => /^rx_(drop_.*|delivered)$/.test(name))
   .map(([, index]) => index);
 
 /** How many frames were counted as delivered or dropped. */

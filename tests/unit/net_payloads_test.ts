@@ -122,10 +122,10 @@ Deno.test("a payload that has no room in its app's ring costs that app the datag
   const fitting = Math.floor((requestBytes - 65_512) / 1472);
   const payload = (i: number) => new Uint8Array(1472).fill(i);
   for (let i = 0; i <= fitting; i++) room.receive({ ...REQUEST, payload: payload(i) });
-  const { rx_delivered, app_link_full } = room.moved();
-  assert.deepEqual({ rx_delivered, app_link_full }, {
+  const { rx_delivered, rx_drop_app_link_full } = room.moved();
+  assert.deepEqual({ rx_delivered, rx_drop_app_link_full }, {
     rx_delivered: 1 + fitting,
-    app_link_full: 1,
+    rx_drop_app_link_full: 1,
   });
   room.receive({ ...REQUEST, destinationPort: OTHER });
   assert.deepEqual(other.take().map(({ payload }) => payload), [REQUEST.payload]);

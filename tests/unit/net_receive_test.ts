@@ -17,10 +17,10 @@ function changed(at: number, bytes: readonly number[], frame: UdpFrame = REQUEST
 
 /** What is wrong with a frame, and the counter that must move for it. */
 const MALFORMED: readonly [what: string, frame: Uint8Array, counter: string][] = [
-  ["nothing but an Ethernet header", buildFrame(REQUEST).subarray(0, 14), "rx_drop_short"],
-  ["one byte short of a UDP header", buildFrame(REQUEST).subarray(0, 41), "rx_drop_short"],
-  ["ARP", changed(12, [0x08, 0x06]), "rx_drop_ethertype"],
-  ["IPv6", changed(12, [0x86, 0xdd]), "rx_drop_ethertype"],
+  ["nothing but an Ethernet header", buildFrame(REQUEST).subarray(0, 14), "rx_drop_too_short"],
+  ["one byte short of a UDP header", buildFrame(REQUEST).subarray(0, 41), "rx_drop_too_short"],
+  ["ARP", changed(12, [0x08, 0x06]), "rx_drop_not_ipv4"],
+  ["IPv6", changed(12, [0x86, 0xdd]), "rx_drop_not_ipv4"],
   ["version 6 under EtherType IPv4", changed(IP, [0x65]), "rx_drop_ip_version"],
   ["version 0", changed(IP, [0x05]), "rx_drop_ip_version"],
   ["a header of four words", changed(IP, [0x44]), "rx_drop_ip_header_length"],
@@ -34,39 +34,47 @@ const MALFORMED: readonly [what: string, frame: Uint8Array, counter: string][] =
     })(),
     "rx_drop_ip_checksum",
   ],
-  ["a total length below the header's", changed(IP + 2, [0, 19]), "rx_drop_ip_total_length"],
-  ["a total length past the frame", changed(IP + 2, [0x05, 0xdc]), "rx_drop_ip_total_length"],
+  ["a total length below the header's", changed(IP + 2, [0, 19]), "rx_drop_ip_length"],
+  ["a total length past the frame", changed(IP + 2, [0x05, 0xdc]), "rx_drop_ip_length"],
   ["a first fragment", changed(IP + 6, [0x20, 0]), "rx_drop_fragment"],
   ["a last fragment", changed(IP + 6, [0, 1]), "rx_drop_fragment"],
-  ["TCP", changed(IP + 9, [6]), "rx_drop_protocol"],
-  ["ICMP", changed(IP + 9, [1]), "rx_drop_protocol"],
-  ["another host's address", changed(IP + 16, be(ip("198.18.0.9"), 4)), "rx_drop_destination"],
-  ["the subnet's broadcast", changed(IP + 16, be(ip("198.18.0.255"), 4)), "rx_drop_destination"],
-  ["a multicast group", changed(IP + 16, be(ip("224.0.0.1"), 4)), "rx_drop_destination"],
-  ["an address behind the default route", changed(IP + 16, [8, 8, 8, 8]), "rx_drop_destination"],
-  ["a multicast source", changed(IP + 12, be(ip("224.0.0.1"), 4)), "rx_drop_source"],
-  ["255.255.255.255 as source", changed(IP + 12, [255, 255, 255, 255]), "rx_drop_source"],
-  ["the subnet's broadcast as source", changed(IP + 12, [198, 18, 0, 255]), "rx_drop_source"],
-  ["a reserved source", changed(IP + 12, [240, 0, 0, 1]), "rx_drop_source"],
-  ["a source of this network", changed(IP + 12, [0, 1, 2, 3]), "rx_drop_source"],
-  ["a loopback source", changed(IP + 12, [127, 0, 0, 1]), "rx_drop_source"],
-  ["0.0.0.0 as source", changed(IP + 12, [0, 0, 0, 0]), "rx_drop_source"],
-  ["our own address as source", changed(IP + 12, be(ip("198.18.0.1"), 4)), "rx_drop_source"],
+  ["TCP", changed(IP + 9, [6]), "rx_drop_not_udp"],
+  ["ICMP", changed(IP + 9, [1]), "rx_drop_not_udp"],
+  ["another host's address", changed(IP + 16, be(ip("198.18.0.9"), 4)), "rx_drop_not_local"],
+  ["the subnet's broadcast", changed(IP + 16, be(ip("198.18.0.255"), 4)), "rx_drop_not_local"],
+  ["a multicast group", changed(IP + 16, be(ip("224.0.0.1"), 4)), "rx_drop_not_local"],
+  ["an address behind the default route", changed(IP + 16, [8, 8, 8, 8]), "rx_drop_not_local"],
+  ["a multicast source", changed(IP + 12, be(ip("224.0.0.1"), 4)), "rx_drop_invalid_source"],
+  ["255.255.255.255 as source", changed(IP + 12, [255, 255, 255, 255]), "rx_drop_invalid_source"],
+  [
+    "the subnet's broadcast as source",
+    changed(IP + 12, [198, 18, 0, 255]),
+    "rx_drop_invalid_source",
+  ],
+  ["a reserved source", changed(IP + 12, [240, 0, 0, 1]), "rx_drop_invalid_source"],
+  ["a source of this network", changed(IP + 12, [0, 1, 2, 3]), "rx_drop_invalid_source"],
+  ["a loopback source", changed(IP + 12, [127, 0, 0, 1]), "rx_drop_invalid_source"],
+  ["0.0.0.0 as source", changed(IP + 12, [0, 0, 0, 0]), "rx_drop_invalid_source"],
+  [
+    "our own address as source",
+    changed(IP + 12, be(ip("198.18.0.1"), 4)),
+    "rx_drop_invalid_source",
+  ],
   ["a total length without room for UDP", changed(IP + 2, [0, 27]), "rx_drop_udp_length"],
   ["a UDP length below its header's", changed(UDP + 4, [0, 7]), "rx_drop_udp_length"],
   ["a UDP length past the packet", changed(UDP + 4, [0x01, 0]), "rx_drop_udp_length"],
   ["a wrong UDP checksum", changed(UDP + 8, [0]), "rx_drop_udp_checksum"],
-  ["a port that nobody serves", buildFrame({ ...REQUEST, destinationPort: 8 }), "rx_drop_port"],
-  ["port 0", buildFrame({ ...REQUEST, destinationPort: 0 }), "rx_drop_port"],
+  ["a port that nobody serves", buildFrame({ ...REQUEST, destinationPort: 8 }), "rx_drop_no_app"],
+  ["port 0", buildFrame({ ...REQUEST, destinationPort: 0 }), "rx_drop_no_app"],
   [
     "a VLAN that is not ours",
     buildFrame({ ...REQUEST, tags: [{ protocol: 0x8100, id: 7 }] }),
-    "rx_drop_vlan",
+    "rx_drop_unknown_vlan",
   ],
   [
     "our VLAN under 802.1ad",
     buildFrame({ ...REQUEST, tags: [{ protocol: 0x88a8, id: 100 }] }),
-    "rx_drop_vlan",
+    "rx_drop_unknown_vlan",
   ],
   [
     "a tag and nothing behind it",
@@ -74,12 +82,12 @@ const MALFORMED: readonly [what: string, frame: Uint8Array, counter: string][] =
       const frame = buildFrame({ ...REQUEST, tags: [{ protocol: 0x8100, id: 100 }] });
       return frame.subarray(0, 45);
     })(),
-    "rx_drop_short",
+    "rx_drop_too_short",
   ],
   [
     "three tags",
     buildFrame({ ...REQUEST, tags: Array(3).fill({ protocol: 0x8100, id: 0 }) }),
-    "rx_drop_ethertype",
+    "rx_drop_not_ipv4",
   ],
 ];
 
@@ -111,10 +119,10 @@ Deno.test("that there is a way to an address makes it no source, nor ours where 
     room.answer({ destination });
     room.moved();
     room.receive(changed(IP + 12, be(destination, 4)));
-    assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_source: 1 }, `${destination}`);
+    assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_invalid_source: 1 }, `${destination}`);
   }
   room.receive(changed(IP + 16, [0, 0, 0, 0]));
-  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_destination: 1 });
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_not_local: 1 });
 });
 
 Deno.test("an address that is ours no longer takes nothing, though its answers are known", () => {
@@ -133,7 +141,7 @@ Deno.test("an address that is ours no longer takes nothing, though its answers a
   room.writer.commit();
   room.receive(REQUEST);
   room.receive(stranger);
-  assert.deepEqual(room.moved(), { rx_frames: 2, rx_drop_destination: 2 });
+  assert.deepEqual(room.moved(), { rx_frames: 2, rx_drop_not_local: 2 });
 });
 
 Deno.test("a good frame reaches the app that serves its port, with all that is known of it", () => {
@@ -214,7 +222,7 @@ Deno.test("802.1Q and 802.1ad have the same ids for different VLANs, whichever c
   for (const order of [[0x8100, 0x88a8], [0x88a8, 0x8100]]) {
     const room = new Room();
     for (const protocol of order) room.receive(tagged(protocol));
-    assert.deepEqual(room.moved(), { rx_frames: 2, rx_delivered: 1, rx_drop_vlan: 1 });
+    assert.deepEqual(room.moved(), { rx_frames: 2, rx_delivered: 1, rx_drop_unknown_vlan: 1 });
     assert.deepEqual(room.apps[0].take().map(({ ifindex }) => ifindex), [VLAN]);
   }
   // And where both are ours.
@@ -239,7 +247,7 @@ Deno.test("a VLAN device that goes down, or away, takes no more frames", () => {
   room.writer.interfaces.set({ ...vlan, flags: 0 });
   room.writer.commit();
   room.receive(frame);
-  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_vlan: 1 });
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_unknown_vlan: 1 });
   room.writer.interfaces.set(vlan);
   room.writer.commit();
   room.receive(frame);
@@ -247,7 +255,7 @@ Deno.test("a VLAN device that goes down, or away, takes no more frames", () => {
   room.writer.interfaces.remove(VLAN);
   room.writer.commit();
   room.receive(frame);
-  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_vlan: 1 });
+  assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_unknown_vlan: 1 });
 });
 
 Deno.test("frames that begin elsewhere than the headroom says come through as well", () => {
@@ -277,7 +285,7 @@ Deno.test("an app that does not read loses its own datagrams and nobody else's",
   assert.deepEqual(room.moved(), {
     rx_frames: 200,
     rx_delivered: depth,
-    app_link_full: 200 - depth,
+    rx_drop_app_link_full: 200 - depth,
   });
   for (let i = 0; i < 50; i++) room.receive({ ...REQUEST, destinationPort: 9 });
   assert.deepEqual(room.moved(), { rx_frames: 50, rx_delivered: 50 });

@@ -134,7 +134,7 @@ for (const place of PLACES) {
       run();
       assert.deepEqual(room.sent(ETH0), [ANSWER, ANSWER, ANSWER, ANSWER]);
     }
-    assert.equal(room.moved().tx_drop_descriptor, undefined);
+    assert.equal(room.moved().tx_drop_invalid_descriptor, undefined);
   });
 
   Deno.test(`${place}: what comes by a kernel socket goes back, of any size, by one call for a burst`, async () => {
@@ -175,7 +175,7 @@ for (const place of PLACES) {
     }
     run();
     assert.deepEqual(room.sent(ETH0).map((frame) => frame.destinationPort), [40_000, 40_001]);
-    assert.equal(room.moved().tx_drop_port, 4);
+    assert.equal(room.moved().tx_drop_port_not_owned, 4);
     run();
     assert.equal(room.freeFrames(), free);
   });
@@ -270,7 +270,11 @@ Deno.test("own tile: a request that an app does not have, or sent back, ends in 
   const refused = (place: number) => {
     app.raw([place, REFLECTED]);
     room.turn();
-    assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_descriptor: 1 }, `place ${place}`);
+    assert.deepEqual(
+      room.moved(),
+      { tx_accepted: 1, tx_drop_invalid_descriptor: 1 },
+      `place ${place}`,
+    );
   };
   refused(0);
   room.receive(REQUEST);

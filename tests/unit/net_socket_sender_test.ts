@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { Capture } from "../../tiles/net/capture.ts";
-import { SocketSender } from "../../tiles/net/socket_sender.ts";
+import { SocketSender } from "../../tiles/net/sockets.ts";
 import { CAPTURE_BYTES, CaptureWriter } from "../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
 import { FakeUdp } from "./net_fakes.ts";
 import fc from "./property.ts";
 
@@ -41,7 +41,7 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
       sender.flush();
       const sent = counters[NET.index.tx_socket];
       assert.equal(udp.sent.length, sent);
-      assert.equal(sent + counters[NET.index.tx_drop_socket], datagrams.length);
+      assert.equal(sent + counters[NET.index.tx_drop_socket_error], datagrams.length);
       const order = udp.sent.map(({ payload }) => payload[0]);
       assert.deepEqual(order, order.toSorted((a, b) => a - b));
       for (const { fd, destination, payload, sourcePort, destinationPort } of udp.sent) {

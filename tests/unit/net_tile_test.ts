@@ -112,7 +112,7 @@ Deno.test("what a full link has no room for is counted, and its frame or buffer 
   for (const size of sizes) room.udp.arrive(FD, { ...REQUEST, payload: new Uint8Array(size) });
   room.tile.wait(0);
   room.turn();
-  assert.deepEqual(room.moved(), { rx_socket: sizes.length, app_link_full: sizes.length });
+  assert.deepEqual(room.moved(), { rx_socket: sizes.length, rx_drop_app_link_full: sizes.length });
   assert.equal(room.apps[0].take().length, depth);
   room.turn();
   assert.equal(room.freeFrames(), free);
@@ -174,7 +174,7 @@ Deno.test("broadcasts and odd sources from a kernel socket reach nobody", () => 
   room.udp.arrive(FD, { ...REQUEST, source: 0 });
   room.tile.wait(0);
   room.turn();
-  assert.deepEqual(room.moved(), { rx_socket: 4, rx_drop_destination: 2, rx_drop_source: 2 });
+  assert.deepEqual(room.moved(), { rx_socket: 4, rx_drop_not_local: 2, rx_drop_invalid_source: 2 });
 });
 
 Deno.test("before it sleeps the tile sees an answer that waits, and frames that wait for room", () => {

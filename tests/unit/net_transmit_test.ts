@@ -150,7 +150,7 @@ Deno.test("an unsupported route is never sent wrong", () => {
   const room = quietRoom();
   room.route({ destination: ip("8.8.8.8"), prefixLength: 32, unsupported: true, ifindex: ETH0 });
   room.answer({ destination: ip("8.8.8.8") });
-  assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_unsupported: 1 });
+  assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_unsupported_route: 1 });
 });
 
 Deno.test("a source that is not ours is refused", () => {
@@ -202,7 +202,7 @@ Deno.test("without a kernel socket, what needs one is dropped with its reason", 
   room.answer({ destination: ip("127.0.0.1") });
   room.answer({ payload: new Uint8Array(1473) });
   room.answer({ source: ip("192.0.2.1"), destination: ip("192.0.2.9") });
-  assert.deepEqual(room.moved(), { tx_accepted: 3, tx_drop_no_socket: 2, tx_drop_mtu: 1 });
+  assert.deepEqual(room.moved(), { tx_accepted: 3, tx_drop_no_socket: 2, tx_drop_exceeds_mtu: 1 });
 });
 
 Deno.test("a route's own MTU counts", () => {

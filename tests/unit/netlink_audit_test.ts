@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
 import type { Audited } from "../../tiles/netlink/audited.ts";
-import type { MessageCursor } from "../../tiles/netlink/message.ts";
+import type { MessageCursor } from "../../tiles/netlink/codec.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 
 Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone", () => {
@@ -62,7 +62,7 @@ Deno.test("an audit that finds more differences than it counts comes to an end",
   audit.turn(performance.now() + 10_000);
   assert.deepEqual([dumps, resyncs, reports.length], [2, 1, 1]);
   assert.equal(reports[0].divergent, 65_536);
-  assert.equal(counters[NETLINK.index.audit_routes], 65_536);
+  assert.equal(counters[NETLINK.index.audit_difference_routes], 65_536);
 });
 
 Deno.test("what an event has named meanwhile is no difference", () => {

@@ -5,22 +5,26 @@
 
 import assert from "node:assert/strict";
 import { emptyRoute, type Hop, type Route } from "../../netbase/route.ts";
-import * as nl from "../../tiles/netlink/constants.ts";
-import { decodeAddress, decodeLink, decodeSettings } from "../../tiles/netlink/decode_link.ts";
+import * as nl from "../../tiles/netlink/codec.ts";
 import {
+  decodeAddress,
+  decodeLink,
   decodeNeighbor,
   decodeNeighborTable,
+  decodeNextHop,
+  decodeRoute,
+  decodeRule,
+  decodeSettings,
+  DUMPS,
   emptyNeighborMessage,
-} from "../../tiles/netlink/decode_neighbor.ts";
-import { decodeRoute } from "../../tiles/netlink/decode_route.ts";
-import { decodeNextHop, decodeRule } from "../../tiles/netlink/decode_rule.ts";
-import {
   MalformedMessage,
   MessageBytes,
   MessageCursor,
   MessageWriter,
-} from "../../tiles/netlink/message.ts";
-import { DUMPS, writeDump, writeGetRoute, writeUseNeighbor } from "../../tiles/netlink/requests.ts";
+  writeDump,
+  writeGetRoute,
+  writeUseNeighbor,
+} from "../../tiles/netlink/codec.ts";
 import { recorded } from "../fixtures/netlink/recorded.ts";
 import { SEED } from "../seed.ts";
 import fc from "./property.ts";

@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
-import { NLMSG_HDRLEN } from "../../tiles/netlink/constants.ts";
+import {
+  MessageBytes,
+  MessageCursor,
+  MessageWriter,
+  NLMSG_HDRLEN,
+} from "../../tiles/netlink/codec.ts";
 import { EventLog } from "../../tiles/netlink/event_log.ts";
-import { MessageBytes, MessageCursor, MessageWriter } from "../../tiles/netlink/message.ts";
 
 /** A message that carries `value` in a body of `words` words. */
 function message(value: number, words = 1): MessageCursor {

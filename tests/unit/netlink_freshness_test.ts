@@ -5,7 +5,7 @@ import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
-import { NTF_EXT_LEARNED } from "../../tiles/netlink/constants.ts";
+import { NTF_EXT_LEARNED } from "../../tiles/netlink/codec.ts";
 import { Freshness } from "../../tiles/netlink/freshness.ts";
 
 const IFINDEX = 3;

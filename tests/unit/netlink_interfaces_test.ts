@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../netbase/interfaces.ts";
-import * as nl from "../../tiles/netlink/constants.ts";
+import * as nl from "../../tiles/netlink/codec.ts";
 import { type InterfaceListeners, InterfacesPart } from "../../tiles/netlink/interfaces_part.ts";
-import { MessageBytes, MessageCursor, MessageWriter } from "../../tiles/netlink/message.ts";
+import { MessageBytes, MessageCursor, MessageWriter } from "../../tiles/netlink/codec.ts";
 import { NextHopsPart } from "../../tiles/netlink/next_hops_part.ts";
 import { Notices } from "../../tiles/netlink/part.ts";
 import { RoutesPart } from "../../tiles/netlink/routes_part.ts";

@@ -90,7 +90,7 @@ Deno.test("an address is asked for at once, and once however often it is wanted"
   assert.equal(world.solicitor.turn(0), 1);
   for (let i = 0; i < 100; i++) world.want(1);
   assert.equal(world.solicitor.turn(0), 0);
-  assert.equal(world.counters[NETLINK.index.solicits_duplicate], 199);
+  assert.equal(world.counters[NETLINK.index.solicit_drop_duplicate], 199);
 });
 
 Deno.test("gateways go first, then who is wanted twice, then the rest in order", () => {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import type { Dumper, Inquirer } from "../../tiles/netlink/dump.ts";
 import { EventLog } from "../../tiles/netlink/event_log.ts";
-import { MessageBytes, MessageCursor } from "../../tiles/netlink/message.ts";
+import { MessageBytes, MessageCursor } from "../../tiles/netlink/codec.ts";
 import { type MirrorPart, Part } from "../../tiles/netlink/part.ts";
 import { Synchroniser } from "../../tiles/netlink/synchroniser.ts";
 import fc from "./property.ts";

@@ -22,12 +22,14 @@ async function serving(
   const writer = new MetricsWriter(view);
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
-  const reader = { counters: new Float64Array(Object.keys(COUNTERS.app.help).length), life: 0 };
+  const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
   const fd = openHost(libraryPath("host")).listenTcp("127.0.0.1", 0);
   const listener = await listenOn(fd, openTile(libraryPath("tile")));
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
-    tiles: [{ kind: "app", name: tile, reader, past: new Float64Array(TILE_COUNTERS) }],
+    tiles: Object.keys(COUNTERS).map((kind) => (
+      { kind, name: kind === "app" ? tile : kind, reader, past: new Float64Array(TILE_COUNTERS) }
+    )),
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
     own: [{ name: tile, reader: new MetricsReader(view) }],
@@ -72,10 +74,41 @@ Deno.test("labels tell any name as it is, and cannot be taken for more than a la
     const answer = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
     assert.ok(answer.endsWith("\n"));
     const lines = answer.trimEnd().split("\n").filter((line) => !line.startsWith("#"));
-    const shown = lines.filter((line) => line.startsWith("tegula_app_own{"));
-    assert.deepEqual(shown.map(labelsOf), names.map((name) => ({ tile, name })));
+    const shown = lines.filter((line) => line.startsWith("tegula_app_custom{"));
+    assert.deepEqual(shown.map(labelsOf), names.map((name) => ({ app: tile, tile, name })));
     assert.deepEqual(shown.map((line) => Number(line.split(" ").at(-1))), names.map((_, i) => i));
     for (const line of lines) assert.match(line, /^tegula_\w+(\{.*\})? -?[0-9.e+]+$/);
+  });
+});
+
+Deno.test("Prometheus's own checker finds nothing to say about the metrics", async () => {
+  await serving("dns.1", { rate: 1 }, async (port) => {
+    const answer = await fetch(`http://127.0.0.1:${port}/metrics`);
+    const checker = new Deno.Command("promtool", {
+      args: ["check", "metrics"],
+      ...{ stdin: "piped", stdout: "piped", stderr: "piped" },
+    }).spawn();
+    await answer.body!.pipeTo(checker.stdin);
+    const { code, stdout, stderr } = await checker.output();
+    const said = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
+    assert.deepEqual({ code, said }, { code: 0, said: "" });
+  });
+});
+
+Deno.test("a drop is a sample of one metric, by tile, direction and reason", async () => {
+  await serving("dns.1", {}, async (port) => {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    const drops = text.split("\n").filter((line) => line.startsWith("tegula_drops_total{"));
+    const counters = Object.entries(COUNTERS).flatMap(([kind, { help }]) =>
+      Object.keys(help).filter((name) => /(rx|tx)_drop_/.test(name)).map((name) => ({
+        ...(kind === "app" && { app: "dns" }),
+        tile: kind === "app" ? "dns.1" : kind,
+        direction: /(rx|tx)_drop/.exec(name)![1],
+        reason: name.split("_drop_")[1],
+      }))
+    );
+    assert.deepEqual(drops.map(labelsOf), counters);
+    assert.equal(new Set(drops).size, drops.length);
   });
 });
 
@@ -94,7 +127,10 @@ Deno.test("HTTP is answered as far as a scraper needs it, and then closed", asyn
       ["GET /metrics HTTP/1.1\r\n\r\n", "x".repeat(30_000)],
     ];
     for (const pieces of same) {
-      assert.match(await say(port, ...pieces), /^HTTP\/1\.1 200 .*\ntegula_sync_state 2\n/s);
+      assert.match(
+        await say(port, ...pieces),
+        /^HTTP\/1\.1 200 .*\ntegula_sync_state\{state="synced"\} 1\n/s,
+      );
     }
     assert.equal(counters[STATUS.index.scrapes], 1 + same.length);
 

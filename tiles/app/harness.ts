@@ -5,7 +5,7 @@
  * @example
  * ```ts
  * import { AppHarness } from "./harness.ts";
- * import * as echo from "./echo.ts";
+ * import * as echo from "../../apps/echo.ts";
  *
  * const harness = await AppHarness.start(echo, { ports: [7] });
  * const [answer] = harness.ask({ payload: "hello", port: 7 });
@@ -14,7 +14,7 @@
  */
 
 import { heapView, u8, type View } from "../../ffi/view.ts";
-import { Heard, HEARD_BYTES } from "../net/heard.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../net/recent_peers.ts";
 import { parsePrefix } from "../netlink/addresses.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
@@ -42,7 +42,11 @@ const SLOT_BYTES = 65_536;
 /** The largest UDP payload over IPv4. */
 const LARGEST_PAYLOAD = 65_507;
 /** What the net tile drops of what an app gives it, by its names for that, to be counted. */
-const NOT_DROPPED = { tx_drop_descriptor: 0, tx_drop_port: 0, tx_drop_unasked: 0 };
+const NOT_DROPPED = {
+  tx_drop_invalid_descriptor: 0,
+  tx_drop_port_not_owned: 0,
+  tx_drop_unsolicited: 0,
+};
 
 /** What the harness stands in for. All have a default. */
 export interface HarnessOptions
@@ -90,7 +94,7 @@ export class AppHarness {
   readonly #requests: LinkProducer;
   readonly #answers: LinkConsumer;
   readonly #ring: Uint8Array;
-  readonly #heard = new Heard(heapView(HEARD_BYTES), 0);
+  readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
   readonly #sendTo: readonly { address: number; mask: number }[];
   readonly #dropped = { ...NOT_DROPPED };
   #service!: Service;
@@ -188,7 +192,7 @@ export class AppHarness {
     this.#heard.add(sourceAddress | 0);
   }
 
-  /** What the app's net tile would send of what it gave; all else is counted (`../net/transmit.ts`). */
+  /** What the app's net tile would send of what it gave; all else is counted (`../net/tx.ts`). */
   #sent(): Answered[] {
     const count = this.#answers.available();
     const given = Array.from({ length: count }, (_, i) => this.#read(this.#answers.slot(i)));
@@ -220,12 +224,14 @@ export class AppHarness {
 
   /** Why an answer is not sent; null where it is. */
   #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
-    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_descriptor";
-    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) return "tx_drop_port";
+    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_invalid_descriptor";
+    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) {
+      return "tx_drop_port_not_owned";
+    }
     const isConfigured = this.#sendTo.some(({ address: prefix, mask }) =>
       (address & mask) === prefix
     );
-    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unasked";
+    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unsolicited";
   }
 
   /** The request of descriptor `place`, as it goes back. */

@@ -170,7 +170,7 @@ class Replies implements Answers {
   }
 
   #noRoom(): number {
-    this.#counters[COUNT.answer_no_room]++;
+    this.#counters[COUNT.tx_drop_reply_link_full]++;
     return -1;
   }
 

@@ -41,11 +41,11 @@ export function refusals(
 
   const refused = (requests: Datagrams, bits: number): boolean => {
     if ((ports[requests.sourcePort] & bits) !== 0) {
-      counters[APP.index.refused_source]++;
+      counters[APP.index.rx_drop_refused_source]++;
       return true;
     }
     if (recent === null || recent.take(requests)) return false;
-    counters[APP.index.refused_rate]++;
+    counters[APP.index.rx_drop_rate_limited]++;
     return true;
   };
   return {

@@ -5,9 +5,13 @@
 
 import { EPERM } from "../../ffi/errno.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
-import * as nl from "./constants.ts";
-import { type MessageCursor, MessageWriter } from "./message.ts";
-import { writeDeleteNeighbor, writeUseNeighbor } from "./requests.ts";
+import * as nl from "./codec.ts";
+import {
+  type MessageCursor,
+  MessageWriter,
+  writeDeleteNeighbor,
+  writeUseNeighbor,
+} from "./codec.ts";
 import { type MessageHandler, NetlinkSocket } from "./socket.ts";
 
 /** Asks, on a socket of its own: the kernel answers there only what it refuses. */

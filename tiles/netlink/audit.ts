@@ -11,7 +11,7 @@
 import { NETLINK } from "../runtime/counters.ts";
 import type { Audited, AuditTable } from "./audited.ts";
 import type { DumpEnd } from "./dump.ts";
-import type { MessageCursor } from "./message.ts";
+import type { MessageCursor } from "./codec.ts";
 import type { Mirror } from "./mirror.ts";
 
 /** From the end of one audit to the next that nobody asked for. */
@@ -26,9 +26,9 @@ const MOST_NAMES = 65_536;
 const MOST_LOGGED = 8;
 
 const COUNTERS: { readonly [table in AuditTable]: number } = {
-  interfaces: NETLINK.index.audit_interfaces,
-  routes: NETLINK.index.audit_routes,
-  neighbors: NETLINK.index.audit_neighbors,
+  interfaces: NETLINK.index.audit_difference_interfaces,
+  routes: NETLINK.index.audit_difference_routes,
+  neighbors: NETLINK.index.audit_difference_neighbors,
 };
 
 /** What an audit found. */

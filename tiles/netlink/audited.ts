@@ -8,11 +8,10 @@ import { NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
-import * as nl from "./constants.ts";
+import * as nl from "./codec.ts";
 import { enterInterface } from "./interfaces_part.ts";
-import type { MessageCursor } from "./message.ts";
+import type { DumpKind, MessageCursor } from "./codec.ts";
 import type { NeighborsPart } from "./neighbors_part.ts";
-import type { DumpKind } from "./requests.ts";
 import type { RoutesPart } from "./routes_part.ts";
 
 /** The tables, as the report names them. */

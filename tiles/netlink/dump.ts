@@ -5,9 +5,15 @@
 
 import { EBUSY } from "../../ffi/errno.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
-import * as nl from "./constants.ts";
-import { type MessageCursor, MessageWriter } from "./message.ts";
-import { type DumpKind, type RouteQuestion, writeDump, writeGetRoute } from "./requests.ts";
+import * as nl from "./codec.ts";
+import {
+  type DumpKind,
+  type MessageCursor,
+  MessageWriter,
+  type RouteQuery,
+  writeDump,
+  writeGetRoute,
+} from "./codec.ts";
 import { type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
 
 /** Datagrams of a dump taken with one turn: some two thousand routes. */
@@ -76,7 +82,7 @@ export class Dumper implements MessageHandler {
   }
 
   /** Asks for one route. False: not now. */
-  ask(question: RouteQuestion, inquirer: Inquirer): boolean {
+  ask(question: RouteQuery, inquirer: Inquirer): boolean {
     return this.#request((sequence) => writeGetRoute(this.#writer, question, sequence), inquirer);
   }
 

@@ -4,8 +4,7 @@
  * have told something as it was before an event that was already applied.
  */
 
-import { NLMSG_HDRLEN } from "./constants.ts";
-import { MessageBytes, MessageCursor, padded } from "./message.ts";
+import { MessageBytes, MessageCursor, NLMSG_HDRLEN, padded } from "./codec.ts";
 
 const FIRST_BYTES = 1 << 16;
 /** Half a million route events. With more than that the dump is given up and begun anew. */

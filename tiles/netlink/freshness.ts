@@ -7,7 +7,7 @@
  */
 
 import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
-import * as nl from "./constants.ts";
+import * as nl from "./codec.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 
 /** The kernel's defaults (net/ipv4/arp.c), until its own word is heard. */

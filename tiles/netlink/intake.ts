@@ -11,7 +11,7 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { SolicitConsumer } from "../runtime/solicit_link.ts";
-import { NTF_KEPT } from "./constants.ts";
+import { NTF_KEPT } from "./codec.ts";
 import type { NeighborMap } from "./neighbor_map.ts";
 import { Solicitor, type SolicitorParts } from "./solicitor.ts";
 
@@ -65,7 +65,7 @@ export class Intake {
   #offer(ifindex: number, address: number, now: number): void {
     const { reader: { neighbors }, counters, gateways } = this.#parts;
     if (!this.#isOnLink(ifindex, address)) {
-      counters[NETLINK.index.solicits_off_link]++;
+      counters[NETLINK.index.solicit_drop_off_link]++;
       return;
     }
     const record = neighbors.find(ifindex, address);
@@ -74,9 +74,9 @@ export class Intake {
       this.solicitor.refresh(ifindex, address, now);
     } else if (usable || (record >= 0 && (neighbors.flags(record) & NTF_KEPT) !== 0)) {
       // Known, or kept by somebody who asks for it.
-      counters[NETLINK.index.solicits_duplicate]++;
+      counters[NETLINK.index.solicit_drop_duplicate]++;
     } else if (!this.#resolves(ifindex)) {
-      counters[NETLINK.index.solicits_off_link]++;
+      counters[NETLINK.index.solicit_drop_off_link]++;
     } else {
       const isGateway = gateways.has(ifindex, address);
       this.solicitor.want({ ifindex, address, isGateway }, now);

@@ -13,9 +13,14 @@ import {
   withoutAddress,
 } from "../../netbase/interfaces.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
-import * as nl from "./constants.ts";
-import { type AddressMessage, decodeAddress, decodeLink, decodeSettings } from "./decode_link.ts";
-import type { MessageCursor } from "./message.ts";
+import * as nl from "./codec.ts";
+import {
+  type AddressMessage,
+  decodeAddress,
+  decodeLink,
+  decodeSettings,
+  type MessageCursor,
+} from "./codec.ts";
 import type { NextHopsPart } from "./next_hops_part.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";
 import type { RoutesPart } from "./routes_part.ts";

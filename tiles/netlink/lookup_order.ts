@@ -16,7 +16,7 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
-import { decodeRoute } from "./decode_route.ts";
+import { decodeRoute } from "./codec.ts";
 import type { DumpEnd, Dumper } from "./dump.ts";
 
 /** Finds out the lookup order. */

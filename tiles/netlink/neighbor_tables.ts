@@ -3,7 +3,7 @@
  * namespaces share, where its limits are, and how long a confirmation holds on each interface.
  */
 
-import { decodeNeighborTable, type NeighborTableMessage } from "./decode_neighbor.ts";
+import { decodeNeighborTable, type NeighborTableMessage } from "./codec.ts";
 import type { Dumper } from "./dump.ts";
 
 /** Between two looks, when neighbours are being asked for and when none is. */

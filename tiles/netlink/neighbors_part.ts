@@ -6,9 +6,13 @@
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
-import * as nl from "./constants.ts";
-import { decodeNeighbor, emptyNeighborMessage, type NeighborMessage } from "./decode_neighbor.ts";
-import type { MessageCursor } from "./message.ts";
+import * as nl from "./codec.ts";
+import {
+  decodeNeighbor,
+  emptyNeighborMessage,
+  type MessageCursor,
+  type NeighborMessage,
+} from "./codec.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";
 
 /** Who wants to know how neighbours fare. The message is good only during the call. */

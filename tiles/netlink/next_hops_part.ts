@@ -12,9 +12,8 @@ import {
   RTN_BLACKHOLE,
   RTN_UNICAST,
 } from "../../netbase/route.ts";
-import * as nl from "./constants.ts";
-import { decodeNextHop, type NextHopMessage } from "./decode_rule.ts";
-import type { MessageCursor } from "./message.ts";
+import * as nl from "./codec.ts";
+import { decodeNextHop, type MessageCursor, type NextHopMessage } from "./codec.ts";
 import { type MirrorPart, Part } from "./part.ts";
 
 /** `rtm_flags` has a next hop's RTNH_F_* in its low byte. */

@@ -4,8 +4,7 @@
  * served.
  */
 
-import type { MessageCursor } from "./message.ts";
-import type { DumpKind } from "./requests.ts";
+import type { DumpKind, MessageCursor } from "./codec.ts";
 
 /** The parts, as bits of a set, in the order in which they are read: each needs those before it. */
 export const Part = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neighbors: 16 } as const;

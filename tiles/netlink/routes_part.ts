@@ -20,9 +20,8 @@ import {
   RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
 import { formatPrefix } from "./addresses.ts";
-import * as nl from "./constants.ts";
-import { decodeRoute } from "./decode_route.ts";
-import type { MessageCursor } from "./message.ts";
+import * as nl from "./codec.ts";
+import { decodeRoute, type MessageCursor } from "./codec.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 import type { NextHopsPart } from "./next_hops_part.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";

@@ -5,9 +5,8 @@
  */
 
 import type { Rib } from "../../netbase/rib.ts";
-import * as nl from "./constants.ts";
-import { decodeRule, type RuleMessage } from "./decode_rule.ts";
-import type { MessageCursor } from "./message.ts";
+import * as nl from "./codec.ts";
+import { decodeRule, type MessageCursor, type RuleMessage } from "./codec.ts";
 import { type MirrorPart, type Notices, Part } from "./part.ts";
 
 /** Priority and table of the rules that every namespace begins with (fib_default_rules_init). */

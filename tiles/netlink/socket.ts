@@ -6,7 +6,7 @@
 
 import { ENOBUFS, SystemError } from "../../ffi/errno.ts";
 import { type NetlinkLibrary, type NetlinkOptions, TRUNCATED } from "../../ffi/netlink.ts";
-import { MalformedMessage, MessageBytes, MessageCursor } from "./message.ts";
+import { MalformedMessage, MessageBytes, MessageCursor } from "./codec.ts";
 
 /**
  * Room for one datagram: the kernel fills at most 32 KiB. The odd quarter of a KiB keeps slots from

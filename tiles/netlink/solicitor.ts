@@ -145,7 +145,7 @@ export class Solicitor {
   /** A known neighbour is in use, and its confirmation runs out. */
   refresh(ifindex: number, address: number, now: number): void {
     if (this.#rests.resting(ifindex, address, now)) {
-      this.#parts.counters[NETLINK.index.solicits_duplicate]++;
+      this.#parts.counters[NETLINK.index.solicit_drop_duplicate]++;
       return;
     }
     this.#rests.rest(ifindex, address, { until: now + REFRESH_MILLIS, failures: 0 });
@@ -162,15 +162,15 @@ export class Solicitor {
     const { counters } = this.#parts;
     // Of a flood most ends here.
     if (this.#queue.length === MOST_QUEUED && rank <= this.#queue[MOST_QUEUED - 1].rank) {
-      counters[NETLINK.index.solicits_limited]++;
+      counters[NETLINK.index.solicit_drop_rate_limited]++;
       return;
     }
     const pending = this.#pending.get(ifindex, address);
     if (pending !== undefined) {
       if (rank > pending.rank) this.#raise(pending, rank);
-      counters[NETLINK.index.solicits_duplicate]++;
+      counters[NETLINK.index.solicit_drop_duplicate]++;
     } else if (this.#rests.resting(ifindex, address, now)) {
-      counters[NETLINK.index.solicits_duplicate]++;
+      counters[NETLINK.index.solicit_drop_duplicate]++;
     } else {
       if (this.#queue.length === MOST_QUEUED) this.#drop(MOST_QUEUED - 1);
       const wanted = { ifindex, address, rank, since: now };
@@ -195,7 +195,7 @@ export class Solicitor {
   #drop(index: number): void {
     const [{ ifindex, address }] = this.#queue.splice(index, 1);
     this.#pending.delete(ifindex, address);
-    this.#parts.counters[NETLINK.index.solicits_limited]++;
+    this.#parts.counters[NETLINK.index.solicit_drop_rate_limited]++;
   }
 
   /** Asks for as many as may be asked for now; how many. */
@@ -253,7 +253,7 @@ export class Solicitor {
   #ask(ifindex: number, address: number): boolean {
     const { counters } = this.#parts;
     const asked = this.#parts.ask(ifindex, address);
-    counters[asked ? NETLINK.index.solicits_sent : NETLINK.index.solicits_failed]++;
+    counters[asked ? NETLINK.index.solicits_sent : NETLINK.index.solicit_drop_refused]++;
     return asked;
   }
 

@@ -15,7 +15,7 @@
 import { errnoName } from "../../ffi/errno.ts";
 import type { DumpEnd, Dumper } from "./dump.ts";
 import { EventLog } from "./event_log.ts";
-import type { MessageCursor } from "./message.ts";
+import type { MessageCursor } from "./codec.ts";
 import { ALL_PARTS, type MirrorPart } from "./part.ts";
 
 /** How long a cause waits for others that may come with it. */

@@ -15,8 +15,7 @@ import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
 import { Asker } from "./asker.ts";
 import { Audit } from "./audit.ts";
-import { NTF_EXT_LEARNED } from "./constants.ts";
-import type { NeighborMessage, NeighborTableMessage } from "./decode_neighbor.ts";
+import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./codec.ts";
 import { type FilterPlace, Filters } from "./filters.ts";
 import { Freshness } from "./freshness.ts";
 import { Intake, type IntakeParts } from "./intake.ts";
@@ -265,17 +264,20 @@ class NetlinkTile implements Tile, NeighborListener {
     const counters = this.#counters;
     counters[index.events] = events;
     counters[index.overruns] = overruns;
-    counters[index.malformed] = malformedMessages;
-    counters[index.unsupported] = notices.unsupported;
+    counters[index.malformed_messages] = malformedMessages;
+    counters[index.unsupported_messages] = notices.unsupported;
     counters[index.dumps] = syncCounts.dumps;
-    counters[index.dump_interrupted] = syncCounts.interrupted;
+    counters[index.dumps_interrupted] = syncCounts.interrupted;
     counters[index.resyncs] = syncCounts.resyncs;
     counters[index.interfaces] = interfaces.size;
     counters[index.routes] = rib.size;
     counters[index.neighbors] = neighbors.size;
-    counters[index.fib_overflow] = this.#writer.overflow;
-    counters[index.neighbor_overflow] = neighbors.full;
-    counters[index.solicits_lapped] = this.#intakes.reduce((sum, { lapped }) => sum + lapped, 0);
+    counters[index.routes_overflowed] = this.#writer.overflow;
+    counters[index.neighbors_overflowed] = neighbors.full;
+    counters[index.solicit_drop_overwritten] = this.#intakes.reduce(
+      (sum, { lapped }) => sum + lapped,
+      0,
+    );
   }
 }
 

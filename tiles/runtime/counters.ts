@@ -1,10 +1,13 @@
 /**
- * Every counter of every tile, declared once: its name, and one sentence for who reads it. A tile
- * counts by index into its region (`tile_region.ts`); names, help and JSON come from here.
+ * Every counter of every tile, declared once: its name, what it counts, and the Prometheus metric it belongs
+ * to. A tile counts by index into its region (`tile_region.ts`). The control socket shows counters by the names
+ * of these tables; `docs/operating/metrics.md` is generated from them.
  */
 
 import type { TileKind } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
+
+const WAKEUPS = "Times a tile woke up from blocking.";
 
 /** Declares a table of counters and gives each its index. */
 function table<const T extends Record<string, string>>(
@@ -14,133 +17,237 @@ function table<const T extends Record<string, string>>(
   return { help, index: index as { [K in keyof T]: number } };
 }
 
-/** Counters of a net tile. Those that begin with `drop_` are drops, each counted exactly once. */
+/**
+ * Counters of a net tile. Each datagram that is dropped is counted once, in one that begins with `rx_drop_`
+ * or `tx_drop_`; frames that the kernel drops in `xdp_rx_drop_…`. What follows is the reason.
+ */
 export const NET = table({
   rx_frames: "Frames taken from AF_XDP receive rings.",
-  rx_socket: "Datagrams taken from the kernel's sockets.",
-  rx_delivered: "Datagrams handed to apps.",
-  rx_drop_short: "Frames too short for Ethernet, IPv4 and UDP headers.",
-  rx_drop_ethertype: "Frames that are not IPv4.",
-  rx_drop_vlan: "Frames with a VLAN tag that no interface of ours has.",
-  rx_drop_ip_version: "IPv4 headers whose version is not 4.",
-  rx_drop_ip_header_length: "IPv4 headers with a bad length, or with options.",
-  rx_drop_ip_checksum: "IPv4 headers whose checksum is wrong.",
-  rx_drop_ip_total_length: "IPv4 packets whose total length leaves the frame.",
-  rx_drop_fragment: "IPv4 fragments.",
-  rx_drop_protocol: "IPv4 packets that are not UDP.",
-  rx_drop_destination: "Packets to an address that is not local.",
-  rx_drop_source: "Packets from a multicast, broadcast, loopback or zero address, or from our own.",
-  rx_drop_udp_length: "UDP lengths that do not fit the packet.",
-  rx_drop_udp_checksum: "UDP checksums that are wrong.",
-  rx_drop_port: "Datagrams to a port that no app serves.",
-  rx_drop_truncated: "Datagrams from a kernel socket that did not fit their buffer.",
-  rx_drop_no_buffer: "Datagrams from a kernel socket for which no frame or buffer was free.",
-  app_link_full:
-    "Datagrams dropped because the app's link, or the memory of its payloads, was full.",
-  tx_accepted: "Datagrams taken from apps.",
+  rx_socket: "Datagrams received from kernel sockets.",
+  rx_delivered: "Datagrams delivered to apps.",
+  rx_drop_too_short: "Frame too short for Ethernet, IPv4 and UDP headers.",
+  rx_drop_not_ipv4: "EtherType other than IPv4.",
+  rx_drop_unknown_vlan: "VLAN tag that matches no interface.",
+  rx_drop_ip_version: "IP version other than 4.",
+  rx_drop_ip_header_length: "Invalid IPv4 header length, or IPv4 options.",
+  rx_drop_ip_checksum: "Wrong IPv4 header checksum.",
+  rx_drop_ip_length: "IPv4 total length larger than the frame.",
+  rx_drop_fragment: "IPv4 fragment.",
+  rx_drop_not_udp: "IP protocol other than UDP.",
+  rx_drop_not_local: "Destination is not an address of this host.",
+  rx_drop_invalid_source:
+    "Source is a multicast, broadcast, loopback or zero address, or an address of this host.",
+  rx_drop_udp_length: "UDP length that does not fit the packet.",
+  rx_drop_udp_checksum: "Wrong UDP checksum.",
+  rx_drop_no_app: "Destination port that no app serves.",
+  rx_drop_truncated: "Datagram from a kernel socket that is larger than its buffer.",
+  rx_drop_no_buffer: "No free frame or buffer for a datagram from a kernel socket.",
+  rx_drop_app_link_full: "The app is too slow: its receive link, or its payload memory, is full.",
+  tx_accepted: "Datagrams accepted from apps for transmission.",
   tx_frames: "Frames put on AF_XDP transmit rings.",
-  tx_socket: "Datagrams sent through the kernel's sockets.",
-  tx_drop_descriptor: "Descriptors from an app that name memory outside its ring.",
-  tx_drop_port: "Datagrams from a port that the app does not serve, or to port 0.",
-  tx_drop_unasked:
-    "Datagrams to an address that the app has not heard from and is not configured to send to.",
-  tx_drop_no_route: "Datagrams with no route to their destination.",
-  tx_drop_blackhole: "Datagrams whose route is a blackhole.",
-  tx_drop_unreachable: "Datagrams whose route is unreachable.",
-  tx_drop_prohibit: "Datagrams whose route is prohibit.",
-  tx_drop_throw: "Datagrams whose route is throw.",
-  tx_drop_overflow: "Datagrams whose route did not fit netbase.",
-  tx_drop_unsupported: "Datagrams whose route has a next hop of a kind not supported.",
-  tx_drop_no_source: "Datagrams whose source address is not ours, or could not be chosen.",
-  tx_drop_link_down: "Datagrams whose interface is down.",
-  tx_drop_mtu:
-    "Datagrams larger than the MTU from a port without a kernel socket to fragment them.",
-  tx_drop_neighbor_expired: "Datagrams whose neighbour did not resolve in time.",
-  tx_drop_hold_full: "Datagrams for an unresolved neighbour when the hold queue was full.",
-  tx_drop_no_frame: "Datagrams for which no UMEM frame was free.",
-  tx_drop_ring_full: "Datagrams dropped because the transmit ring was full.",
-  tx_drop_socket: "Datagrams that the kernel's socket refused.",
-  tx_drop_no_socket:
-    "Datagrams that only the kernel can send, from a port without a kernel socket.",
-  solicits: "Neighbours asked for over the solicit link.",
-  held: "Datagrams that waited for a neighbour.",
-  link_corrupt: "Cursors or descriptors of an app that could not be true.",
-  frames_free: "Frames of the UMEM that are in no ring, link or queue, as of a moment ago.",
-  // XDP_STATISTICS, in its order, of all sockets together.
-  xdp_rx_dropped:
-    "Frames that the kernel dropped before the receive ring, as for want of free frames.",
-  xdp_rx_invalid_descs: "Descriptors of fill rings that the kernel refused.",
-  xdp_tx_invalid_descs: "Descriptors of transmit rings that the kernel refused.",
-  xdp_rx_ring_full: "Frames that the kernel dropped because a receive ring was full.",
-  xdp_rx_fill_ring_empty: "Times that the kernel found a fill ring empty.",
-  xdp_tx_ring_empty: "Times that the kernel found a transmit ring empty.",
-  wakeups: "Times the tile woke from blocking.",
+  tx_socket: "Datagrams sent through kernel sockets.",
+  tx_drop_invalid_descriptor: "Descriptor from an app that points outside the app's memory.",
+  tx_drop_port_not_owned: "Source port that the app does not serve, or destination port 0.",
+  tx_drop_unsolicited:
+    "Destination that sent the app nothing recently and is not in its list of destinations.",
+  tx_drop_no_route: "No route to the destination.",
+  tx_drop_blackhole: "Route of type blackhole.",
+  tx_drop_unreachable: "Route of type unreachable.",
+  tx_drop_prohibit: "Route of type prohibit.",
+  tx_drop_throw: "Route of type throw.",
+  tx_drop_fib_overflow: "The route did not fit into the forwarding table.",
+  tx_drop_unsupported_route: "The route has a next hop of a kind that Tegula does not support.",
+  tx_drop_no_source: "Source is not an address of this host, or none could be selected.",
+  tx_drop_link_down: "The outgoing interface is down.",
+  tx_drop_exceeds_mtu: "Larger than the MTU, and the port has no kernel socket to fragment it.",
+  tx_drop_neighbor_unresolved: "The neighbour did not answer in time.",
+  tx_drop_arp_queue_full: "The queue of datagrams that wait for a neighbour is full.",
+  tx_drop_no_frame: "No free UMEM frame.",
+  tx_drop_ring_full: "The AF_XDP transmit ring is full.",
+  tx_drop_socket_error: "The kernel socket refused the datagram.",
+  tx_drop_no_socket: "Only the kernel can send the datagram, and the port has no kernel socket.",
+  solicits: "Requests to resolve a neighbour, sent to the netlink tile.",
+  tx_queued: "Datagrams queued until their neighbour was resolved.",
+  link_corrupt: "Invalid cursors or descriptors found in an app's link.",
+  frames_free: "UMEM frames that are in no ring, link or queue.",
+  // XDP_STATISTICS of all sockets, in its order.
+  xdp_rx_drop_kernel:
+    "Dropped by the kernel before the AF_XDP receive ring, for example without a free frame.",
+  xdp_rx_invalid_descs: "Fill ring descriptors that the kernel refused.",
+  xdp_tx_invalid_descs: "Transmit ring descriptors that the kernel refused.",
+  xdp_rx_drop_ring_full: "Dropped by the kernel because the AF_XDP receive ring is full.",
+  xdp_rx_fill_ring_empty: "Times the kernel found a fill ring empty.",
+  xdp_tx_ring_empty: "Times the kernel found a transmit ring empty.",
+  wakeups: WAKEUPS,
 });
 
 /** Counters of the netlink tile. */
 export const NETLINK = table({
-  events: "Kernel messages applied from the monitor socket.",
-  dumps: "Dumps begun.",
-  dump_interrupted: "Dumps that the kernel said were interrupted by a change, and were repeated.",
-  overruns: "Overruns of the monitor socket's buffer, each followed by a full resync.",
-  resyncs: "Full or partial resyncs by mark and sweep.",
-  audits: "Comparisons of the whole mirror with the kernel.",
-  audit_interfaces: "Interfaces that an audit found not to be as the kernel has them.",
-  audit_routes: "Prefixes whose routes an audit found not to be as the kernel has them.",
-  audit_neighbors: "Neighbours that an audit found not to be as the kernel has them.",
-  malformed: "Messages that the codec refused.",
-  unsupported: "Messages about things that Tegula does not support.",
-  interfaces: "Interfaces mirrored.",
-  routes: "Routes mirrored.",
-  neighbors: "Neighbours mirrored.",
-  fib_overflow: "Routes that did not fit netbase.",
-  neighbor_overflow: "Neighbours that did not fit netbase.",
-  solicits_received: "Messages taken from solicit links.",
-  solicits_lapped: "Solicit messages overwritten before they were read.",
-  solicits_duplicate: "Solicits dropped because the neighbour is known or was asked for just now.",
-  solicits_off_link: "Solicits for an address that is not on-link on that interface.",
-  solicits_limited: "Solicits dropped by the token bucket.",
-  solicits_sent: "Neighbours the kernel was asked to resolve.",
-  solicits_failed: "Requests to resolve that the kernel refused.",
-  wakeups: "Times the tile woke from blocking.",
+  events: "Netlink notifications applied.",
+  dumps: "Netlink dumps started.",
+  dumps_interrupted: "Netlink dumps repeated because a change interrupted them (NLM_F_DUMP_INTR).",
+  overruns: "Overruns of the netlink socket's buffer (ENOBUFS); each causes a full resync.",
+  resyncs: "Tables that were read from the kernel again.",
+  audits: "Comparisons of all tables with the kernel.",
+  audit_difference_interfaces: "Interfaces that differed from the kernel's in an audit.",
+  audit_difference_routes: "Prefixes whose routes differed from the kernel's in an audit.",
+  audit_difference_neighbors: "Neighbours that differed from the kernel's in an audit.",
+  malformed_messages: "Netlink messages that could not be decoded.",
+  unsupported_messages: "Netlink messages about objects that Tegula does not support.",
+  interfaces: "Interfaces in the mirror.",
+  routes: "Routes in the mirror.",
+  neighbors: "Neighbours in the mirror.",
+  routes_overflowed: "Routes that currently do not fit into the forwarding table.",
+  neighbors_overflowed: "Neighbours that did not fit into the neighbour table.",
+  solicits_received: "Requests to resolve a neighbour, received from net tiles.",
+  solicit_drop_overwritten: "Overwritten before it was read.",
+  solicit_drop_duplicate: "The neighbour is known, or was requested a moment ago.",
+  solicit_drop_off_link: "The address is not on-link on that interface.",
+  solicit_drop_rate_limited: "Over the rate limit.",
+  solicit_drop_refused: "The kernel refused to resolve the neighbour.",
+  solicits_sent: "Requests to resolve a neighbour, sent to the kernel.",
+  wakeups: WAKEUPS,
 });
 
-/** Counters of an app tile. */
+/** Counters of an app tile. Each datagram that is dropped is counted once, in `rx_drop_…` or `tx_drop_…`. */
 export const APP = table({
-  requests: "Datagrams given to the app.",
-  answers: "Datagrams the app sent.",
-  answer_no_room: "Answers that found no room in the reply link.",
-  errors: "Calls of the app that threw.",
-  refused_source:
-    "Datagrams left unanswered for their source port: one of refuse_sources, or served here.",
-  refused_rate: "Datagrams left unanswered because their sender had had most_per_second answers.",
-  wakeups: "Times the tile woke from blocking.",
+  requests: "Datagrams delivered to the app's code.",
+  answers: "Datagrams sent by the app.",
+  tx_drop_reply_link_full: "The app's transmit link is full.",
+  errors: "Calls of the app's code that threw an error.",
+  rx_drop_refused_source: "Source port is in refuse_sources, or is one that this host serves.",
+  rx_drop_rate_limited: "The sender exceeded most_per_second.",
+  wakeups: WAKEUPS,
 });
 
 /** Counters of the status tile. */
 export const STATUS = table({
-  requests: "Requests on the control socket.",
-  errors: "Requests that were answered with an error.",
-  scrapes: "Times that the metrics were read.",
-  control_connections: "Connections to the control socket that are open.",
-  metrics_connections: "Connections to the metrics that are open.",
-  connections_displaced: "Connections closed in favour of new ones, as too many were open.",
-  connections_timed_out: "Connections closed because the other side took too long.",
+  control_requests: "Requests on the control socket.",
+  control_errors: "Requests on the control socket that were answered with an error.",
+  scrapes: "Requests for the metrics.",
+  control_connections: "Open connections to the control socket.",
+  metrics_connections: "Open connections to the metrics.",
+  connections_displaced: "Connections closed to make room for newer ones.",
+  connections_timed_out: "Connections closed because the peer took too long.",
 });
 
 /** The tables, by kind of tile. */
 export const COUNTERS = { netlink: NETLINK, net: NET, app: APP, status: STATUS } as const;
 
-/** Those that go down too: how much there is of something. */
+/** Gauges: what they show can decrease. */
 export const GAUGES: ReadonlySet<string> = new Set([
   "interfaces",
   "routes",
   "neighbors",
-  "fib_overflow",
+  "routes_overflowed",
   "frames_free",
   "control_connections",
   "metrics_connections",
 ]);
+
+/** A metric as Prometheus sees it. */
+export interface MetricFamily {
+  /** Without `tegula_`; a counter's without `_total`. */
+  readonly name: string;
+  readonly help: string;
+  readonly type: "counter" | "gauge";
+}
+
+/** A counter of a tile as a sample of a metric. The label of the tile itself is not among `labels`. */
+export interface CounterMetric {
+  readonly family: MetricFamily;
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+/** Metrics with a sample for each of several counters: those that match, and labels from the match's groups. */
+const SHARED: readonly {
+  readonly name: string;
+  readonly help: string;
+  /** Matched against `KIND_COUNTER`. */
+  readonly counters: RegExp;
+  /** Label values other than what matched. */
+  readonly values?: Readonly<Record<string, string>>;
+}[] = [
+  {
+    name: "packets",
+    help: "Frames through AF_XDP rings, and datagrams through kernel sockets.",
+    counters: /^net_(?<direction>rx|tx)_(?<path>frames|socket)$/,
+    values: { frames: "af_xdp" },
+  },
+  {
+    name: "drops",
+    help: "Datagrams and frames dropped, each once, by the reason.",
+    counters: /^(?:net|app)_(?:xdp_)?(?<direction>rx|tx)_drop_(?<reason>.+)$/,
+  },
+  {
+    name: "solicit_drops",
+    help: "Requests to resolve a neighbour that were dropped, by the reason.",
+    counters: /^netlink_solicit_drop_(?<reason>.+)$/,
+  },
+  {
+    name: "audit_differences",
+    help: "Entries of a table that an audit found to differ from the kernel's.",
+    counters: /^netlink_audit_difference_(?<table>.+)$/,
+  },
+  {
+    name: "mirror_entries",
+    help: "Entries mirrored from a table of the kernel.",
+    counters: /^netlink_(?<table>interfaces|routes|neighbors)$/,
+  },
+  {
+    name: "connections",
+    help: "Open connections to a listener of the status tile.",
+    counters: /^status_(?<listener>control|metrics)_connections$/,
+  },
+  {
+    name: "connections_closed",
+    help: "Connections that the status tile closed on its own account, by the reason.",
+    counters: /^status_connections_(?<reason>displaced|timed_out)$/,
+  },
+  { name: "tile_wakeups", help: WAKEUPS, counters: /_wakeups$/ },
+];
+
+/** The metric that a counter of a kind of tile belongs to. */
+export function metricOf(kind: TileKind, counter: string): CounterMetric {
+  const type = GAUGES.has(counter) ? "gauge" : "counter";
+  for (const { name, help, counters, values = {} } of SHARED) {
+    const match = counters.exec(`${kind}_${counter}`);
+    if (match === null) continue;
+    const labels = Object.entries(match.groups ?? {});
+    return {
+      family: { name, help, type },
+      labels: Object.fromEntries(labels.map(([label, text]) => [label, values[text] ?? text])),
+    };
+  }
+  const help = (COUNTERS[kind].help as Readonly<Record<string, string>>)[counter];
+  return { family: { name: `${kind}_${counter}`, help, type }, labels: {} };
+}
+
+/** Metrics that are not counters of tiles. */
+export const OTHER_METRICS = {
+  syncState: {
+    name: "sync_state",
+    help: "State of the mirror of the kernel's tables: 1 for the current state, 0 for the others.",
+    type: "gauge",
+  },
+  interfaceXdp: {
+    name: "interface_xdp",
+    help: "1: AF_XDP receives the interface's frames. 0: the kernel does.",
+    type: "gauge",
+  },
+  tileRunning: { name: "tile_running", help: "Whether the tile runs, 1 or 0.", type: "gauge" },
+  refusedCalls: {
+    name: "refused_system_calls",
+    help: "System calls refused by the tile's seccomp filter that nobody expected.",
+    type: "counter",
+  },
+  counter: {
+    name: "app_custom",
+    help: "Counters that an app defines, by their name.",
+    type: "counter",
+  },
+  gauge: { name: "app_custom", help: "Gauges that an app defines, by their name.", type: "gauge" },
+} as const satisfies Record<string, MetricFamily>;
 
 /** Values of a tile's counters by name, as of now. */
 export function readCounters(kind: TileKind, values: Float64Array): Record<string, number> {

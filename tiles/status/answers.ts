@@ -66,7 +66,7 @@ export class Answers {
   /** The answer to one line, with line ends. What is wrong with it is an answer too. */
   answer(text: string): Answer {
     const { counters } = this.#parts;
-    counters[STATUS.index.requests]++;
+    counters[STATUS.index.control_requests]++;
     try {
       const request = parse(text);
       const { do: verb } = request;
@@ -90,7 +90,7 @@ export class Answers {
   }
 
   #failed(error: unknown): string {
-    this.#parts.counters[STATUS.index.errors]++;
+    this.#parts.counters[STATUS.index.control_errors]++;
     return jsonLine({ error: error instanceof Error ? error.message : String(error) });
   }
 

@@ -3,12 +3,21 @@
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
-import type { MetricKind, MetricsReader } from "../app/metrics.ts";
-import { COUNTERS, GAUGES, STATUS, totalsOf } from "../runtime/counters.ts";
+import type { MetricsReader } from "../app/metrics.ts";
+import { SYNC_STATES } from "../netlink/entries.ts";
+import {
+  type CountedTile,
+  COUNTERS,
+  type MetricFamily,
+  metricOf,
+  OTHER_METRICS,
+  STATUS,
+  totalsOf,
+} from "../runtime/counters.ts";
 import type { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Life } from "../runtime/tile_region.ts";
-import type { TileKind } from "../runtime/tile.ts";
 import type { AnswerParts } from "./answers.ts";
+import { baseName } from "./capturing.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 
 /** Connections at a time: several scrapers, each with a connection per scrape. */
@@ -113,91 +122,64 @@ function response(status: string, body: string, fields: Record<string, string> =
   ].join("\r\n");
 }
 
+/** A family of metrics with its samples so far: labels, and a value. */
+interface Samples extends MetricFamily {
+  readonly samples: (readonly [labels: Labels, value: number])[];
+}
+type Labels = Readonly<Record<string, string>>;
+
 /** The metrics as of now. */
 function metricsText(
   { netbase, tiles, interfaces, control, own, refusedCalls, callName }: MetricsParts,
 ): string {
-  const kinds = Object.keys(COUNTERS) as TileKind[];
-  return [
-    family("sync_state", {
-      type: "gauge",
-      help: "Whether netbase is as the kernel is: 0 empty, 1 syncing, 2 synced, 3 stale.",
-      samples: [["", netbase.syncState]],
-    }),
-    family("tile_running", {
-      type: "gauge",
-      help: "Whether a tile runs.",
-      samples: tiles.map((
-        { name, reader },
-      ) => [labels({ tile: name }), Number(reader.life === Life.running)]),
-    }),
-    family("interface_xdp", {
-      type: "gauge",
-      help:
-        "Whether AF_XDP takes an interface's frames: not where it is lost until the next start.",
-      samples: interfaces.map((name, i) => [
-        labels({ interface: name }),
-        Number(control.xdp(i)),
-      ]),
-    }),
-    family("refused_calls", {
-      type: "counter",
-      help: "System calls that a tile's filter refused although nobody expected them.",
-      samples: tiles.flatMap(({ name: tile }, i) =>
-        refusedCalls.of(i).map(({ call, count }) =>
-          [labels({ tile, call: callName(call) }), count] as const
-        )
-      ),
-    }),
-    ...kinds.flatMap((kind) => tileFamilies(kind, tiles.filter((tile) => tile.kind === kind))),
-    family("app_own", {
-      type: "counter",
-      help: "What an app counts under a name of its own.",
-      samples: ownSamples("counter", own),
-    }),
-    family("app_own", {
-      type: "gauge",
-      help: "What an app measures under a name of its own.",
-      samples: ownSamples("gauge", own),
-    }),
-  ].join("");
+  const families = new Map<string, Samples>();
+  const add = (family: MetricFamily, labels: Labels, value: number) => {
+    const key = `${family.type} ${family.name}`;
+    const entry = families.get(key) ?? { ...family, samples: [] };
+    entry.samples.push([labels, value]);
+    families.set(key, entry);
+  };
+  for (const [i, state] of Object.entries(SYNC_STATES)) {
+    add(OTHER_METRICS.syncState, { state }, Number(netbase.syncState === Number(i)));
+  }
+  for (const [i, name] of interfaces.entries()) {
+    add(OTHER_METRICS.interfaceXdp, { interface: name }, Number(control.xdp(i)));
+  }
+  for (const [i, tile] of tiles.entries()) {
+    const labels = tileLabels(tile);
+    add(OTHER_METRICS.tileRunning, labels, Number(tile.reader.life === Life.running));
+    for (const { call, count } of refusedCalls.of(i)) {
+      add(OTHER_METRICS.refusedCalls, { ...labels, call: callName(call) }, count);
+    }
+    const totals = totalsOf(tile);
+    for (const [j, counter] of Object.keys(COUNTERS[tile.kind].help).entries()) {
+      const metric = metricOf(tile.kind, counter);
+      add(metric.family, { ...labels, ...metric.labels }, totals[j]);
+    }
+  }
+  for (const { name: tile, reader } of own) {
+    for (const { kind, name, value } of reader.read()) {
+      add(OTHER_METRICS[kind], { ...tileLabels({ kind: "app", name: tile }), name }, value);
+    }
+  }
+  return [...families.values()].map(familyText).join("");
 }
 
-/** What goes by one name, the labels before each value. */
-function family(
-  name: string,
-  { type, help, samples }: {
-    type: MetricKind;
-    help: string;
-    samples: readonly (readonly [labels: string, value: number])[];
-  },
-): string {
+/** The labels that say which tile: its name, and for an app, which of its instances share, the app's. */
+function tileLabels({ kind, name }: Pick<CountedTile, "kind" | "name">): Labels {
+  return { ...(kind === "app" && { app: baseName(name) }), tile: name };
+}
+
+function familyText({ name, type, help, samples }: Samples): string {
   const full = `tegula_${name}${type === "counter" ? "_total" : ""}`;
   return [
     `# HELP ${full} ${help}\n# TYPE ${full} ${type}\n`,
-    ...samples.map(([label, value]) => `${full}${label} ${value}\n`),
+    ...samples.map(([labels, value]) => `${full}${labelsText(labels)} ${value}\n`),
   ].join("");
 }
 
-/** The counters of all tiles of a kind. */
-function tileFamilies(kind: TileKind, tiles: MetricsParts["tiles"]): string[] {
-  return Object.entries(COUNTERS[kind].help).map(([counter, help], i) => {
-    const type = GAUGES.has(counter) ? "gauge" : "counter";
-    const samples = tiles.map((tile) => [labels({ tile: tile.name }), totalsOf(tile)[i]] as const);
-    return family(`${kind}_${counter}`, { type, help, samples });
-  });
-}
-
-/** What apps show under names of their own. */
-function ownSamples(kind: MetricKind, own: MetricsParts["own"]): (readonly [string, number])[] {
-  return own.flatMap(({ name: tile, reader }) =>
-    reader.read().filter((each) => each.kind === kind)
-      .map(({ name, value }) => [labels({ tile, name }), value] as const)
-  );
-}
-
-/** Labels and their values, such as a name that an app has given; those may have any letters. */
-function labels(values: Readonly<Record<string, string>>): string {
+/** Label values may be any text, as names that apps choose are. */
+function labelsText(labels: Labels): string {
   const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
-  return `{${Object.entries(values).map(([name, value]) => `${name}="${quote(value)}"`)}}`;
+  return `{${Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`)}}`;
 }
