@@ -11,7 +11,7 @@
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { Lab } from "../cli/lab.ts";
+import { Lab } from "../demo/lab.ts";
 import { nameServers } from "./dns_servers.ts";
 import {
   madeUpQuestions,

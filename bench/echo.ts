@@ -9,7 +9,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Lab } from "../cli/lab.ts";
+import { Lab } from "../demo/lab.ts";
 import { measureGrowth } from "./echo_growth.ts";
 import { measureGarbage, measureIdle } from "./echo_idle.ts";
 import { echoes, fetchBun, PORT } from "./echo_peers.ts";

@@ -3,7 +3,7 @@
  * stand beside is the same echo for one peer on one port with the few routes that a host has: `few`.
  */
 
-import type { Lab } from "../cli/lab.ts";
+import type { Lab } from "../demo/lab.ts";
 import { PORT, tegula } from "./echo_peers.ts";
 import { interleave, isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { fullTable } from "./mirror_kernel.ts";

@@ -8,7 +8,7 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import type { LabProcess } from "../cli/lab.ts";
+import type { LabProcess } from "../demo/lab.ts";
 import { MOST_PORTS_SERVED } from "../tiles/runtime/ports.ts";
 import { PORT, tegula } from "./echo_peers.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";

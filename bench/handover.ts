@@ -16,7 +16,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Lab } from "../cli/lab.ts";
+import { Lab } from "../demo/lab.ts";
 import {
   isWanted,
   median,

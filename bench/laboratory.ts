@@ -1,9 +1,9 @@
 /**
  * Benchmarks that play on the real kernel: each is started again in namespaces of its own
- * (`../cli/lab.ts`), which the kernel takes away with all that is in them however it ends.
+ * (`../demo/lab.ts`), which the kernel takes away with all that is in them however it ends.
  */
 
-import { checkLaboratory, laboratoryCommand } from "../cli/lab.ts";
+import { checkLaboratory, laboratoryCommand } from "../demo/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import type { Report, Selection } from "./harness.ts";
 

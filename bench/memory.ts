@@ -6,7 +6,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Lab } from "../cli/lab.ts";
+import { Lab } from "../demo/lab.ts";
 import { interleave, isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";
 import { buildPrograms } from "./programs.ts";

@@ -7,7 +7,7 @@
 import { slice, u32, type View } from "../ffi/view.ts";
 import { Header, NEIGHBOR_TABLE } from "../netbase/layout.ts";
 import type { NeighborReader } from "../netbase/neighbors.ts";
-import { slotsBaseOf, slotsLog2Of } from "../netbase/record_table.ts";
+import { slotsBaseOf, slotsLog2Of } from "../netbase/hash_table.ts";
 import {
   type Contestant,
   isWanted,
@@ -95,7 +95,7 @@ function lookUp(lan: Lan, addresses: Uint32Array): number {
   return sum;
 }
 
-/** Looks neighbours up and takes their MACs, as `resolve.ts` does. */
+/** Looks neighbours up and takes their MACs, as `route_cache.ts` does. */
 function lookUpBurst(neighbors: NeighborReader, addresses: Uint32Array, from: number): number {
   let sum = 0;
   const end = (from + BURST) | 0;

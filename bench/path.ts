@@ -19,7 +19,7 @@
 import { type Case, measure, type Report, TEGULA } from "./harness.ts";
 import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
-import { HEADER_CACHE_BYTES } from "../tiles/net/header_cache.ts";
+import { ROUTE_CACHE_BYTES } from "../tiles/net/route_cache.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { frameCount } from "./path_host.ts";
 import type { PathMemory, PathSetup, PathShape } from "./path_worker.ts";
@@ -57,7 +57,7 @@ const regions = openRegions(libraryPath("region"));
 /** Regions, as the master makes them for a tile; they go with the worker that has them. */
 function makeMemory(): PathMemory {
   const region = (bytes: number) => regions.create("path", bytes).writer;
-  return { umem: region(plan.umemBytes(frameCount())), headers: region(HEADER_CACHE_BYTES) };
+  return { umem: region(plan.umemBytes(frameCount())), headers: region(ROUTE_CACHE_BYTES) };
 }
 
 /** A path in a worker. */

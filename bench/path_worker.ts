@@ -9,9 +9,9 @@ import { heapView, u16, type View } from "../ffi/view.ts";
 import { METRICS_BYTES } from "../tiles/app/metrics.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
 import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
-import { requestsBytes } from "../tiles/net/app_link.ts";
+import { requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
-import { HEARD_BYTES } from "../tiles/net/heard.ts";
+import { RECENT_PEERS_BYTES } from "../tiles/net/recent_peers.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
@@ -60,13 +60,12 @@ const NO_TILE: TileLibrary = {
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",
-  refuseSignals() {},
   confine: () => ({ landlock: false, observed: false }),
 };
 
 /** The echo app, wherever it is placed. */
 function echo(ports: readonly number[]): ServiceSetup {
-  const module = import.meta.resolve("../tiles/app/echo.ts");
+  const module = import.meta.resolve("../apps/echo.ts");
   return {
     name: "echo",
     module,
@@ -138,7 +137,7 @@ class Path {
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
     const shape = setup.apart ? plan.APART_LINK_SHAPE : plan.LINK_SHAPE;
     const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
-    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
+    const peers = { recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };
     const requests = heapView(requestsBytes(shape));
     const appTile = heapView(TILE_REGION_BYTES);

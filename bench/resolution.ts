@@ -4,12 +4,12 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { Devices } from "../tiles/net/devices.ts";
-import { HEADER_CACHE_BYTES, HeaderCache } from "../tiles/net/header_cache.ts";
-import { writeHeaders } from "../tiles/net/headers.ts";
-import { Resolver } from "../tiles/net/resolve.ts";
-import * as burst from "../tiles/net/rows.ts";
-import { Solicits } from "../tiles/net/solicits.ts";
+import { Devices } from "../tiles/net/route_cache.ts";
+import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { writeHeaders } from "../tiles/net/tx.ts";
+import { Resolver } from "../tiles/net/route_cache.ts";
+import * as burst from "../tiles/net/tx.ts";
+import { Solicits } from "../tiles/net/arp_queue.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
 import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
@@ -25,7 +25,7 @@ const PORTS = (7 << 16) | 40_000;
 /** What a net tile has for it. */
 export class Resolution {
   readonly #lan: Lan;
-  readonly #cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), 1);
+  readonly #cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), 1);
   readonly #resolver: Resolver;
   readonly #rows = makeRows();
   readonly #frames = new Int32Array(BURST * FRAME_BYTES / 4);

@@ -5,7 +5,7 @@
  */
 
 import { DENO_FLAGS, selfCommand } from "../cli/self.ts";
-import type { LabProcess, Namespace } from "../cli/lab.ts";
+import type { LabProcess, Namespace } from "../demo/lab.ts";
 import { INTERFACE } from "./track.ts";
 
 const START_MILLIS = 30_000;

@@ -4,30 +4,31 @@
  * is keyed and bounded (`tests/unit/stranger_tables_test.ts`), `collide.ts` what a use of it costs.
  *
  * Not among them, since no stranger adds to them: interfaces, routes, next hops and the XDP program's
- * filter, which hold what the kernel's configuration says. Ports index an array (`dispatch.ts`), and the
+ * filter, which hold what the kernel's configuration says. Ports index an array (`rx.ts`), and the
  * flow hash picks one of several ways and keeps nothing.
  */
 
 import { heapView } from "../ffi/view.ts";
-import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
-import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../netbase/netbase.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
-import { Memory } from "../tiles/app/dns/memory.ts";
-import { Names as Domains } from "../tiles/app/dns/names.ts";
-import { RateLimit, Verdict } from "../tiles/app/dns/rate_limit.ts";
-import { Zone } from "../tiles/app/dns/zone.ts";
-import { parseZoneFile } from "../tiles/app/dns/zone_file.ts";
+import { Memory } from "../apps/dns/memory.ts";
+import { Names as Domains } from "../apps/dns/names.ts";
+import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
+import { Zone } from "../apps/dns/zone.ts";
+import { parseZoneFile } from "../apps/dns/zone_file.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/metrics.ts";
 import { RecentAnswers } from "../tiles/app/refusals.ts";
-import { Names as Series } from "../tiles/app/statsd.ts";
-import { HEADER_CACHE_BYTES, HeaderCache } from "../tiles/net/header_cache.ts";
-import { Heard, HEARD_BYTES } from "../tiles/net/heard.ts";
-import { HoldQueue, Rank } from "../tiles/net/hold.ts";
-import { HOLD_LIMITS } from "../tiles/net/holding.ts";
-import { ROW_WORDS } from "../tiles/net/rows.ts";
-import { Solicits } from "../tiles/net/solicits.ts";
+import { Names as Series } from "../apps/statsd.ts";
+import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
+import { PacketQueues } from "../tiles/net/arp_queue.ts";
+import { Rank } from "../tiles/net/route_cache.ts";
+import { ARP_QUEUE_LIMITS } from "../tiles/net/arp_queue.ts";
+import { ROW_WORDS } from "../tiles/net/tx.ts";
+import { Solicits } from "../tiles/net/arp_queue.ts";
 import { Asks } from "../tiles/netlink/asks.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
 import { Rests } from "../tiles/netlink/rests.ts";
@@ -127,7 +128,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     most: 65_536,
     mostReads: 3 * (64 + 4),
     make(seed) {
-      const heard = new Heard(heapView(HEARD_BYTES), seed);
+      const heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), seed);
       return {
         use: (key) => void (heard.has(key) || heard.add(key)),
         has: (key) => heard.has(key),
@@ -144,7 +145,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     most: 65_536,
     mostReads: 48,
     make(seed) {
-      const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), seed);
+      const cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), seed);
       return {
         use(key) {
           if (cache.find(key, OUR_ADDRESS, 0) < 0) cache.insert(key, OUR_ADDRESS, 0);
@@ -160,12 +161,12 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "neighbours that are waited for",
-    most: HOLD_LIMITS.total,
+    most: ARP_QUEUE_LIMITS.total,
     // One that is full of neighbours of one bucket, and what it takes to displace one of them.
-    mostReads: 4 * HOLD_LIMITS.total,
+    mostReads: 4 * ARP_QUEUE_LIMITS.total,
     make(seed) {
       let random = seed | 0;
-      const queue = new HoldQueue(HOLD_LIMITS, {
+      const queue = new PacketQueues(ARP_QUEUE_LIMITS, {
         ...{ drop() {}, seed },
         random: () => (random = mixed(random + 1)) / 2 ** 32 + 0.5,
       });
@@ -177,7 +178,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     },
     place(seed) {
       const at = hashOf(IFINDEX, keyOf(seed, Use.hold));
-      return (key) => at(key) & (HOLD_LIMITS.total - 1);
+      return (key) => at(key) & (ARP_QUEUE_LIMITS.total - 1);
     },
     known: (key) => mixed(key) & PLACES,
   },

@@ -6,7 +6,7 @@
  *       requests from 198.19.0.0/18                       198.19.0.0/16 via 198.18.0.1
  */
 
-import type { Lab, LabProcess, Namespace } from "../cli/lab.ts";
+import type { Lab, LabProcess, Namespace } from "../demo/lab.ts";
 import type { Programs } from "./programs.ts";
 
 /** Address of the service, and the interface that it is on. */

@@ -3,21 +3,12 @@
  */
 
 import { pathToFileURL } from "node:url";
+import { APPS } from "../apps/registry.ts";
 import { joinRanges } from "../tiles/runtime/ports.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { type AppConfig, NO_APP_CONFIG } from "./app_config.ts";
 import type { RunConfig } from "./config.ts";
 import { Exit, UserError } from "./errors.ts";
-
-/** Apps that ship, each `tiles/app/NAME.ts`: their options, and whether they have the clock untold. */
-const SHIPPED: Readonly<Record<string, { options: readonly string[]; clock?: true }>> = {
-  discard: { options: [] },
-  dns: { options: ["rrl_ratelimit", "rrl_slip", "zone"] },
-  echo: { options: [] },
-  ntp: { options: ["reference", "stratum"], clock: true },
-  statsd: { options: ["interval"] },
-  time: { options: [] },
-};
 
 /** The memory of an app's process, in MiB, where the configuration does not say. */
 const MEMORY_MIB = 256;
@@ -55,9 +46,8 @@ function planApp(
 ): Omit<AppPlan, "app" | "name" | "ports"> {
   const { module = app, grants: configured, ...told } = config;
   const { options } = told;
-  const { options: known, ...granted } = Object.hasOwn(SHIPPED, module)
-    ? SHIPPED[module]
-    : { options: Object.keys(options) };
+  const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
+  const known = shipped?.options ?? Object.keys(options);
   const unknown = Object.keys(options).find((each) => !known.includes(each));
   if (unknown !== undefined) {
     throw new UserError(
@@ -66,7 +56,7 @@ function planApp(
       Exit.usage,
     );
   }
-  const grants = { ...configured, ...granted };
+  const grants = { ...configured, clock: configured.clock || shipped?.clock === true };
   if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,
@@ -84,12 +74,10 @@ function planApp(
 }
 
 function appModule(app: string): string {
-  if (Object.hasOwn(SHIPPED, app)) {
-    return new URL(`../tiles/app/${app}.ts`, import.meta.url).href;
-  }
+  if (Object.hasOwn(APPS, app)) return new URL(`../${APPS[app].module}`, import.meta.url).href;
   if (!app.includes("/")) {
     throw new UserError(
-      `there is no app '${app}'; the apps are ${Object.keys(SHIPPED).join(", ")}, or a path such ` +
+      `there is no app '${app}'; the apps are ${Object.keys(APPS).join(", ")}, or a path such ` +
         "as ./my_app.ts",
       Exit.usage,
     );

@@ -4,25 +4,25 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../netbase/route_decision.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
 import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
 import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
-import { Devices } from "../tiles/net/devices.ts";
+import { Devices } from "../tiles/net/route_cache.ts";
 import {
   dropCounter,
   Entry as Cached,
   LINK_BYTES,
   Outcome,
   UNRESOLVED,
-} from "../tiles/net/entry.ts";
-import { flowHash } from "../tiles/net/flow.ts";
-import { HeaderCache } from "../tiles/net/header_cache.ts";
-import { Resolver } from "../tiles/net/resolve.ts";
-import { Solicits } from "../tiles/net/solicits.ts";
+} from "../tiles/net/route_cache.ts";
+import { flowHash } from "../tiles/net/route_cache.ts";
+import { RouteCache } from "../tiles/net/route_cache.ts";
+import { Resolver } from "../tiles/net/route_cache.ts";
+import { Solicits } from "../tiles/net/arp_queue.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
@@ -210,7 +210,7 @@ function headerStep(
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
     .filter((record) => names?.includes(interfaces.name(record)) ?? true)
     .map((record) => ({ ifindex: interfaces.ifindex(record) }));
-  const cache = new HeaderCache(heapView(1024), 0);
+  const cache = new RouteCache(heapView(1024), 0);
   const resolver = new Resolver({
     reader,
     cache,

@@ -12,7 +12,7 @@ type Command = (args: string[]) => Promise<number>;
 /** Each with its line of help. Modules are loaded when they are asked for. */
 const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: Command }>]> = {
   run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
-  demo: ["watch it work between network namespaces of its own", () => import("./demo.ts")],
+  demo: ["watch it work between network namespaces of its own", () => import("../demo/demo.ts")],
   show: ["print the interfaces, routes or neighbours that it would use", () => import("./show.ts")],
   route: ["print where a packet to an address would go", () => import("./route.ts")],
   explain: [

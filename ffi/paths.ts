@@ -6,7 +6,7 @@
 export const ROOT = import.meta.dirname!.replace(/(build\/program\/)?ffi$/, "");
 
 /**
- * The modules of `ffi`, `netbase` and `tiles` as plain JavaScript, made by `deno task build`
+ * The modules of `apps`, `ffi`, `netbase` and `tiles` as plain JavaScript, made by `deno task build`
  * (`scripts/program.ts`): what a process of its own runs, as it has no cache for TypeScript.
  */
 export const PROGRAM = `${ROOT}build/program`;

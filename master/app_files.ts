@@ -96,7 +96,7 @@ export class AppFiles {
     },
   ): Promise<PlacedApp> {
     const { module } = service;
-    if (module.startsWith(`file://${ROOT}tiles/`)) {
+    if (module.startsWith(`file://${ROOT}apps/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return {
         module: pathToFileURL(programModule(source, this.root)).href,

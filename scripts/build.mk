@@ -14,7 +14,7 @@ INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 LIBRARIES = $(foreach name,region tile host netlink udp xsk process seal,build/libtegula_$(name).so)
 
 PROGRAM = build/program/imports.json
-MODULES := $(shell find ffi netbase tiles -name '*.ts')
+MODULES := $(shell find apps ffi netbase tiles -name '*.ts')
 DENO ?= deno
 
 all: $(LIBRARIES) $(PROGRAM)

@@ -4,7 +4,7 @@
  *
  * - `deno compile`, where Deno's base binary `denort` is at hand: DENORT_BIN names it, or Deno has
  *   downloaded it before (`--denort` lets it do so now).
- * - Otherwise the launcher, `package/launcher.sh`, with an archive behind it: the stock deno that runs
+ * - Otherwise the launcher, `packaging/launcher.sh`, with an archive behind it: the stock deno that runs
  *   this script, the program, its npm modules and its native libraries.
  */
 
@@ -32,7 +32,17 @@ function run(program: string, args: string[]): void {
 function parts(): string[] {
   const built = [...Deno.readDirSync(`${ROOT}build`)].map(({ name }) => `build/${name}`);
   const libraries = built.filter((path) => path.endsWith(".so")).sort();
-  return ["cli", "ffi", "master", "netbase", "tiles", "build/program", ...libraries];
+  return [
+    "apps",
+    "cli",
+    "demo",
+    "ffi",
+    "master",
+    "netbase",
+    "tiles",
+    "build/program",
+    ...libraries,
+  ];
 }
 
 /** Whether the base binary of `deno compile` is named, or lies where Deno would have put it. */
@@ -83,7 +93,7 @@ function pack(): void {
   try {
     archive(`${folder}/archive.tar`, folder);
     const payload = Deno.readFileSync(`${folder}/archive.tar`);
-    const launcher = Deno.readTextFileSync(`${ROOT}scripts/package/launcher.sh`)
+    const launcher = Deno.readTextFileSync(`${ROOT}packaging/launcher.sh`)
       .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
       .replace("@BYTES@", String(payload.length))
       .replace("@FLAGS@", DENO_FLAGS.join(" "));

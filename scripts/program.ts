@@ -3,7 +3,7 @@
  * JavaScript, with the packages that they use. Deno would compile TypeScript anew at each start, as
  * such a process has no cache.
  *
- *     build/program/ffi/… netbase/… tiles/…    each module, its imports naming .js
+ *     build/program/apps/… ffi/… netbase/… tiles/…    each module, its imports naming .js
  *     build/program/npm/NAME.js                an import map's package; beside it node_modules/
  */
 
@@ -13,7 +13,7 @@ import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PLACE = `${ROOT}build/program`;
-const FOLDERS = ["ffi", "netbase", "tiles"];
+const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 /** Names of packages by which a module may import; a path within the package may follow. */
 const PACKAGES = Object.keys(project.imports);
 

@@ -13,7 +13,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { laboratoryCommand } from "../cli/lab.ts";
+import { laboratoryCommand } from "../demo/lab.ts";
 import { linesOf } from "../cli/lines.ts";
 import { testsOf } from "./docs.ts";
 import { landlock, machine } from "./machine.ts";
@@ -36,7 +36,7 @@ const SEED = Deno.env.get("TEGULA_SEED") ??
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check", "--cached-only"];
 /** The product's folders: what has examples in its docs. */
-const DOCUMENTED = ["cli", "ffi", "master", "netbase", "tiles"];
+const DOCUMENTED = ["apps", "cli", "demo", "ffi", "master", "netbase", "tiles"];
 
 /** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
 const IN_NAMESPACES = laboratoryCommand([

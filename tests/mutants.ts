@@ -255,17 +255,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
     {
-      name: "fib: a group of cells is used again without a grace period",
+      name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
-      from: "this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
-      to: "this.reclaim(old & ~FIB_GROUP_BIT);",
+      from: "this.#deferred.retire(this, old & TBL8_MASK);",
+      to: "this.reclaim(old & TBL8_MASK);",
     },
     {
-      name: "fib: groups of cells are lost",
+      name: "fib: tbl8s are lost",
       in: "FibWriter.fill",
-      from: "if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
+      from: "if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);",
       to: "",
     },
     {
@@ -276,34 +276,34 @@ export const MUTANTS: readonly Mutant[] = [
       tests: ["unit/netbase_store"],
     },
     {
-      name: "fib: a group is published before it is filled",
-      in: "FibWriter.paintBlock",
-      from: "const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
-      to: "Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);\n" +
-        "    const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
+      name: "fib: a tbl8 is published before it is filled",
+      in: "FibWriter.fillBlock",
+      from: "const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
+      to: "Atomics.store(this.#words, cell, TBL8_BIT | tbl8);\n" +
+        "    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
       tests: ["unit/netbase_store"],
     },
   ]),
 
-  ...mutantsOf("netbase/painter.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
     {
-      name: "painter: the default moves before readers have let go of cells",
-      in: "Painter.#goOn",
-      from: "if (!isOver(this.#sincePaint)) return false;",
+      name: "fib: the default moves before readers have let go of cells",
+      in: "FibBuilder.#proceed",
+      from: "if (!isOver(this.#sinceCells)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: cells change before readers have let go of the default",
-      in: "Painter.#goOn",
+      name: "fib: cells change before readers have let go of the default",
+      in: "FibBuilder.#proceed",
       from: "if (cells && !isOver(this.#sinceMove)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: what did not fit is not tried again",
-      in: "Painter.#touchHomeless",
-      from: "for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);",
+      name: "fib: what did not fit is not retried",
+      in: "FibBuilder.#retryNextHops",
+      from: "for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);",
       to: "",
       tests: ["unit/netbase_groups"],
     },
@@ -330,41 +330,41 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "rcu: what waits is given back before its time",
-      in: "Limbo.reclaim",
+      name: "rcu: items are freed before their grace period is over",
+      in: "DeferredFree.reclaim",
       from: "this.#sealed[done].grace.over",
       to: "this.#sealed.length > done",
     },
   ]),
 
-  ...mutantsOf("netbase/record_table_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
     {
-      name: "record table: its old place is used again without a grace period",
-      in: "RecordTableWriter.#rebuild",
-      from: "this.#limbo.retire(this.#placePool, old & PLACE_MASK);",
+      name: "hash table: its old place is used again without a grace period",
+      in: "HashTableWriter.#rebuild",
+      from: "this.#deferred.retire(this.#placePool, old & PLACE_MASK);",
       to: "this.#placePool.reclaim(old & PLACE_MASK);",
     },
     {
-      name: "record table: a replaced record is used again without a grace period",
-      in: "RecordTableWriter.put",
-      from: "this.#limbo.retire(this.#recordPool, this.#numberOf(this.#recordIn(before)));",
+      name: "hash table: a replaced record is used again without a grace period",
+      in: "HashTableWriter.put",
+      from: "this.#deferred.retire(this.#records, this.#numberOf(this.#recordIn(before)));",
       to: "this.#records.reclaim(this.#numberOf(this.#recordIn(before)));",
     },
     {
-      name: "record table: a removed key empties its slot",
-      in: "RecordTableWriter.#removeAt",
+      name: "hash table: a removed key empties its slot",
+      in: "HashTableWriter.#removeAt",
       from: "if (this.words[next] !== EMPTY) {",
       to: "if (false) {",
     },
     {
-      name: "record table: nothing is swept",
-      in: "RecordTableWriter.endSync",
+      name: "hash table: nothing is swept",
+      in: "HashTableWriter.endSync",
       from: "this.remove(this.words[record], this.words[record + 1]);",
       to: "",
     },
     {
-      name: "record table: records of what found no slot are lost",
-      in: "RecordTableWriter.put",
+      name: "hash table: records of what found no slot are lost",
+      in: "HashTableWriter.put",
       from: "this.#records.reclaim(this.#numberOf(record));",
       to: "",
       tests: ["unit/netbase_neighbors_full"],
@@ -386,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbor_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -410,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interface_writer.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -420,12 +420,12 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "interfaces: a run is used again without a grace period",
       in: "InterfaceWriter.#retireRun",
-      from: "this.#limbo.retire(this.#runs, this.words[record + Interface.addresses]);",
+      from: "this.#deferred.retire(this.#runs, this.words[record + Interface.addresses]);",
       to: "this.#runs.reclaim(this.words[record + Interface.addresses]);",
     },
   ]),
 
-  ...mutantsOf("netbase/decision.ts", ["unit/netbase_decision"], [
+  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase_decision"], [
     {
       name: "decision: a route's preferred source is not taken",
       in: "follow",
@@ -459,7 +459,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/attributes.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
     {
       name: "attributes: routes that differ in their source are one",
       in: "isEqual",
@@ -485,8 +485,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "rib: an appended route goes first",
       in: "Rib.add",
-      from: "append ? this.#last : this.#before",
-      to: "this.#before",
+      from: "append ? place.last : place.before",
+      to: "place.before",
     },
     {
       name: "rib: a removed route is still painted",
@@ -496,7 +496,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/xdp_port.ts", ["unit/net_xdp_port"], [
+  ...mutantsOf("tiles/net/rings.ts", ["unit/net_xdp_port"], [
     {
       name: "xdp port: frames that a fill did not take are lost",
       in: "XdpPort.refill",
@@ -544,7 +544,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/umem.ts", ["unit/net_umem"], [
+  ...mutantsOf("tiles/net/rings.ts", ["unit/net_umem"], [
     {
       name: "umem: frames come back with where their headers began",
       in: "Umem.giveFrames",
@@ -565,7 +565,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/checks.ts", ["unit/net_receive", "unit/net_mutants"], [
+  ...mutantsOf("tiles/net/rx.ts", ["unit/net_receive", "unit/net_mutants"], [
     {
       name: "checks: an odd frame's IPv4 checksum is not looked at",
       in: "Checks.#judgePacket",
@@ -641,7 +641,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/transmit.ts", ["unit/net_transmit"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net_transmit"], [
     {
       name: "transmit: an app sends what stands behind its memory",
       in: "Transmitter.#classify",
@@ -788,138 +788,138 @@ export const MUTANTS: readonly Mutant[] = [
       to: "before[i] = 0;",
     },
   ]),
-  ...mutantsOf("tiles/net/app_link.ts", ["unit/net_handover", "unit/net_app_link"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_handover", "unit/net_app_link"], [
     {
       name: "app link: a successor does not know what was taken back",
-      in: "AppLink.#takeBack",
+      in: "AppPort.#takeBack",
       from: "this.#state[State.reclaimed] = this.#reclaimed;",
       to: "",
     },
     {
       name: "app link: a successor does not count large buffers that are out",
-      in: "AppLink.resume",
+      in: "AppPort.resume",
       from: "else if (this.#umem.isLarge(offset)) this.largeOut++;",
       to: "",
     },
     {
       name: "app link: a successor copies over payloads that are being read",
-      in: "AppLink.constructor",
+      in: "AppPort.constructor",
       from: "if (!goesOn || pushed === reclaimed) return;",
       to: "if (goesOn) return;",
     },
   ]),
-  ...mutantsOf("tiles/net/heard.ts", ["unit/net_heard", "unit/stranger_tables"], [
+  ...mutantsOf("tiles/net/recent_peers.ts", ["unit/net_heard", "unit/stranger_tables"], [
     {
       name: "heard: a successor searches its predecessor's addresses by another key",
-      in: "Heard.constructor",
+      in: "RecentPeers.constructor",
       from: "if (words[KEY_AT + 1] !== 0) return;",
       to: "",
     },
     {
       name: "heard: a successor forgets later than it should",
-      in: "Heard.constructor",
+      in: "RecentPeers.constructor",
       from: "const words = this.#words = i32(view);",
       to: "const words = this.#words = i32(view);\n    words[COUNT] = 0;",
     },
     {
       name: "heard: addresses are not mixed with a seed",
-      in: "Heard.#hash",
+      in: "RecentPeers.#hash",
       from: "return hash(0, address, words[KEY_AT], words[KEY_AT + 1], words[KEY_AT + 2]);",
       to: "void words;\n    return hash(0, address, 1, 3, 5);",
     },
     {
       name: "heard: who asked just now is unknown where others have all its places",
-      in: "Heard.add",
+      in: "RecentPeers.add",
       from: "words[this.#place(half, first + this.#victim++ % PROBES)] = address;",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/net/wire.ts", ["unit/net_reflect_test"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net_reflect_test"], [
     {
       name: "wire: in a burst a request from port 0 is sent back to it",
-      in: "Wire.turnRun",
+      in: "TxWriter.turnRun",
       from: "!leads || rows[row + Arrival.ports] >>> 16 === 0",
       to: "!leads",
     },
     {
       name: "wire: more goes onto a ring than it takes",
-      in: "Wire.put",
+      in: "TxWriter.put",
       from: "port.room === 0",
       to: "port.room < 0",
       tests: ["unit/net_transmit", "unit/net_tile_test"],
     },
     {
       name: "wire: more is sent back than a ring takes",
-      in: "Wire.turnRun",
+      in: "TxWriter.turnRun",
       from: "if (room-- === 0) break;",
       to: "",
       tests: ["unit/net_reflect_crowd"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/hold.ts", ["unit/net_hold_test"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_hold_test"], [
     {
       name: "hold: strangers push gateways out",
-      in: "HoldQueue.#displace",
+      in: "PacketQueues.#displace",
       from: "lowest <= rank",
       to: "lowest < RANKS",
     },
     {
       name: "hold: one neighbour fills the queue",
-      in: "HoldQueue.add",
+      in: "PacketQueues.add",
       from:
         "if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {",
       to: "if (false) {",
     },
     {
       name: "hold: the order of datagrams is lost",
-      in: "HoldQueue.add",
+      in: "PacketQueues.add",
       from: "this.#last[neighbor] = at;",
       to: "",
     },
     {
       name: "hold: who was displaced is displaced again",
-      in: "HoldQueue.#strike",
+      in: "PacketQueues.#strike",
       from: "this.#place[moved] = this.#place[neighbor];",
       to: "void moved;",
     },
   ]),
 
-  ...mutantsOf("tiles/net/holding.ts", ["unit/net_holding"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_holding"], [
     {
       name: "holding: frames of what goes to the kernel's socket are lost",
-      in: "Holding.#handOver",
+      in: "ArpQueue.#handOver",
       from: "sender.flush();\n    umem.give(row[Row.frame]);",
       to: "sender.flush();",
     },
     {
       name: "holding: a frame is free before the kernel's socket has sent it",
-      in: "Holding.#handOver",
+      in: "ArpQueue.#handOver",
       from: "sender.flush();\n    umem.give(row[Row.frame]);",
       to: "umem.give(row[Row.frame]);",
     },
     {
       name: "holding: frames of what is dropped are lost",
-      in: "Holding.#drop",
+      in: "ArpQueue.#drop",
       from: "umem.give(row[Row.frame]);",
       to: "",
     },
     {
       name: "holding: nothing ever expires",
-      in: "Holding.clock",
+      in: "ArpQueue.clock",
       from: "this.#expire(nowMillis);",
       to: "",
     },
     {
       name: "holding: who is waited for is asked for once only",
-      in: "Holding.clock",
+      in: "ArpQueue.clock",
       from: "if (nowMillis >= this.#remindAt) this.#remind(nowMillis);",
       to: "",
     },
     {
       name: "holding: the tile sleeps over the end of what waits",
-      in: "Holding.nextDue",
+      in: "ArpQueue.nextDue",
       from: "due = Math.min(due, this.#queue.deadline(neighbor) - nowMillis);",
       to: "void neighbor;",
     },
@@ -972,31 +972,31 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/app_link.ts", ["unit/net_app_link"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_app_link"], [
     {
       name: "app link: frames come back while an answer may still name them",
-      in: "AppLink.reclaim",
+      in: "AppPort.reclaim",
       from: "if (this.#untaken === 0) count += this.#takeBack();",
       to: "count += this.#takeBack();",
       tests: ["unit/net_app_link", "unit/net_reflect"],
     },
     {
       name: "app link: a request is sent back twice from one frame",
-      in: "AppLink.takeRequest",
+      in: "AppPort.takeRequest",
       from: "out[at + Out.offset] = -1;",
       to: "",
       tests: ["unit/net_app_link", "unit/net_reflect_test"],
     },
     {
       name: "app link: an app names requests that it does not have",
-      in: "AppLink.#isOut",
+      in: "AppPort.#isOut",
       from: "place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding",
       to: "place <= mask",
       tests: ["unit/net_app_link", "unit/net_reflect_test"],
     },
     {
       name: "app link: an answer to a request that is not there goes where it says",
-      in: "AppLink.answerTo",
+      in: "AppPort.answerTo",
       from: "if (!this.#isOut(place)) return false;",
       to: "if (!this.#isOut(place)) return true;",
       tests: ["unit/net_hostile_app"],
@@ -1010,27 +1010,27 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "app link: a payload without room is handed over",
-      in: "AppLink.pushOne",
+      in: "AppPort.pushOne",
       from: "if (seen < 0) return false;",
       to: "",
       tests: ["unit/net_app_link"],
     },
     {
       name: "app link: a full link takes one more",
-      in: "AppLink.pushOne",
+      in: "AppPort.pushOne",
       from: "if (outstanding === requests.depth) return false;",
       to: "",
       tests: ["unit/net_tile_test"],
     },
     {
       name: "app link: a sleeping app is not woken",
-      in: "AppLink.publish",
+      in: "AppPort.publish",
       from: "if (this.#requests.publish()) this.#waker.published();",
       to: "this.#requests.publish();",
     },
   ]),
 
-  ...mutantsOf("tiles/net/resolve.ts", ["unit/net_transmit"], [
+  ...mutantsOf("tiles/net/route_cache.ts", ["unit/net_transmit"], [
     {
       name: "resolve: an interface that is down is sent by",
       in: "Resolver.#egress",
@@ -1052,7 +1052,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/solicits.ts", ["unit/net_solicits"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_solicits"], [
     {
       name: "solicits: one neighbour is asked for with every datagram",
       in: "Solicits.ask",
@@ -1067,7 +1067,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/socket_sender.ts", ["unit/net_socket_sender"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_socket_sender"], [
     {
       name: "socket sender: an error costs all that come after it",
       in: "SocketSender.flush",
@@ -1082,7 +1082,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/socket_receiver.ts", ["unit/net_tile_test"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_tile_test"], [
     {
       name: "socket receiver: broadcasts are answered",
       in: "SocketReceiver.#deliver",
@@ -1347,7 +1347,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/dns/rate_limit.ts", ["unit/app_dns_rate"], [
+  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/app_dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1362,7 +1362,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/dns/question.ts", ["unit/app_dns_test"], [
+  ...mutantsOf("apps/dns/question.ts", ["unit/app_dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
@@ -1371,7 +1371,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/ntp.ts", ["unit/app_ntp"], [
+  ...mutantsOf("apps/ntp.ts", ["unit/app_ntp"], [
     {
       name: "ntp: an answer is answered",
       in: "create",

@@ -5,11 +5,12 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
+import { APPS } from "../../apps/registry.ts";
 import { typedIn, writtenFolder } from "../ten_minutes.ts";
 import { temporaryFile } from "./config_file.ts";
 import { Appliance, ask, labTest, pair } from "./lab.ts";
 
-const APPS = fileURLToPath(new URL("../../tiles/app/", import.meta.url));
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const ZONE = fileURLToPath(new URL("../fixtures/app/example.zone", import.meta.url));
 
 labTest("docs/apps.md, steps 3 and 4: the app is run, and answers", async (lab) => {
@@ -49,18 +50,22 @@ labTest("docs/apps.md: apps that ship can be copied, with what is said there", a
 const SHIPPED = { discard: 9, dns: 53, echo: 7, ntp: 123, statsd: 8125, time: 37 };
 
 function copied(): string[] {
-  return [`${APPS}dns`, ...Object.keys(SHIPPED).map((name) => `${APPS}${name}.ts`)];
+  return Object.values(APPS).map(({ module }) =>
+    ROOT + (module.startsWith("apps/dns/") ? "apps/dns" : module)
+  );
 }
 
 /** A configuration of the copies, by other names than the originals have. */
 function copies(folder: string): string {
   const listen = Object.entries(SHIPPED).map(([name, port]) => `${port}=my-${name}`);
   const granted: Record<string, string> = {
-    dns: `read = ["${ZONE}", "${folder}/dns"]\noptions = { zone = "${ZONE}" }`,
+    dns: `read = ["${ZONE}"]\noptions = { zone = "${ZONE}" }`,
     ntp: "clock = true",
   };
   const apps = Object.keys(SHIPPED).map((name) =>
-    `[apps.my-${name}]\nmodule = "${folder}/${name}.ts"\n${granted[name] ?? ""}`
+    `[apps.my-${name}]\nmodule = "${folder}/${APPS[name].module.slice("apps/".length)}"\n${
+      granted[name] ?? ""
+    }`
   );
   const text = `interfaces = ["eth0"]\nlisten = ${JSON.stringify(listen)}\n${apps.join("\n")}`;
   return temporaryFile(text, ".toml");

@@ -13,8 +13,8 @@ import {
   Traffic,
   type TrafficOptions,
   type TrafficResult,
-} from "../../cli/demo_traffic.ts";
-import type { LabProcess, Namespace } from "../../cli/lab.ts";
+} from "../../demo/traffic.ts";
+import type { LabProcess, Namespace } from "../../demo/lab.ts";
 import { linesOf } from "../../cli/lines.ts";
 
 /** One datagram and the wait for its answer. */

@@ -3,7 +3,7 @@
  * in a folder of its own.
  */
 
-import { LabProcess, type Namespace } from "../../cli/lab.ts";
+import { LabProcess, type Namespace } from "../../demo/lab.ts";
 
 /** How long BIRD may take to start or to do what it is told. */
 const PATIENCE_MILLIS = 60_000;

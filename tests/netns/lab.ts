@@ -5,8 +5,8 @@
 
 import { fileURLToPath } from "node:url";
 import { strict as assert } from "node:assert";
-import { Appliance as DemoAppliance, type Counters } from "../../cli/demo_appliance.ts";
-import { Lab, type LabProcess, type Namespace } from "../../cli/lab.ts";
+import { Appliance as DemoAppliance, type Counters } from "../../demo/appliance.ts";
+import { Lab, type LabProcess, type Namespace } from "../../demo/lab.ts";
 import { within } from "../../cli/lines.ts";
 import { Client } from "./client.ts";
 import { eventually } from "./eventually.ts";

@@ -8,11 +8,11 @@ import { heapView, slice } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
-import { HEADER_CACHE_BYTES } from "../../tiles/net/header_cache.ts";
-import { HEARD_BYTES } from "../../tiles/net/heard.ts";
+import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";
+import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
@@ -65,7 +65,7 @@ class Host {
       netbase,
       umem: this.#umem,
       record: heapView(frameRecordBytes(FRAMES)),
-      headers: heapView(HEADER_CACHE_BYTES),
+      headers: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
@@ -74,11 +74,11 @@ class Host {
       udp: [],
       apps: [],
       inline: [{
-        ...{ name: "echo", module: import.meta.resolve("../../tiles/app/echo.ts") },
-        ...{ ports: [7], served: [7], options: {}, heardElsewhere: [], sendTo: [] },
+        ...{ name: "echo", module: import.meta.resolve("../../apps/echo.ts") },
+        ...{ ports: [7], served: [7], options: {}, otherRecentPeers: [], sendTo: [] },
         metrics: heapView(METRICS_BYTES),
         region: heapView(TILE_REGION_BYTES),
-        heard: heapView(HEARD_BYTES),
+        recentPeers: heapView(RECENT_PEERS_BYTES),
       }],
       solicit: heapView(SOLICIT_LINK_BYTES),
       capture: heapView(CAPTURE_BYTES),
@@ -91,7 +91,7 @@ class Host {
   /** Starts a tile on what there is. */
   async start(): Promise<void> {
     this.tile = await create({
-      setup: { ...this.#setup, headers: heapView(HEADER_CACHE_BYTES) },
+      setup: { ...this.#setup, headers: heapView(ROUTE_CACHE_BYTES) },
       region: new TileRegion(this.#region),
       libraries: {
         tile: {
@@ -101,7 +101,6 @@ class Host {
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: {

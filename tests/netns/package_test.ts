@@ -259,7 +259,7 @@ Deno.test("scripts/install puts everything in place, and takes it away again", (
 
 labTest("the unit's capabilities are enough for an ordinary user", async (lab) => {
   const { host, asker } = await pair(lab);
-  const unit = Deno.readTextFileSync(`${ROOT}scripts/package/tegula.service`);
+  const unit = Deno.readTextFileSync(`${ROOT}packaging/tegula.service`);
   const granted = /^AmbientCapabilities=(.*)$/m.exec(unit)![1].toLowerCase().split(" ");
   // IPC_LOCK stands for the unit's LimitMEMLOCK, which root in a container may not raise.
   const plus = [...granted, "cap_ipc_lock"].map((name) => `,+${name.slice(4)}`).join("");

@@ -7,7 +7,7 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { setTimeout as delay } from "node:timers/promises";
-import { pinHost } from "../../cli/demo_scenes.ts";
+import { pinHost } from "../../demo/scenes.ts";
 import {
   Appliance,
   ask,

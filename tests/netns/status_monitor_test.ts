@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import type { LabProcess, Namespace } from "../../cli/lab.ts";
+import type { LabProcess, Namespace } from "../../demo/lab.ts";
 import { selfCommand } from "../../cli/self.ts";
 import { eventually, labTest, pair } from "./lab.ts";
 

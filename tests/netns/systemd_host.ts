@@ -5,7 +5,7 @@
 
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { LabProcess, Namespace } from "../../cli/lab.ts";
+import type { LabProcess, Namespace } from "../../demo/lab.ts";
 import { mustRun, run } from "./bare_root.ts";
 import { eventually } from "./lab.ts";
 

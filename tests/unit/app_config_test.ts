@@ -60,7 +60,7 @@ Deno.test("an app that ships can have another name, and so be there twice", asyn
     apps.zones = { module = "dns", options = { zone = "a" } }
     apps.clock.module = "ntp"
   `);
-  assert.equal(one.module, new URL("../../tiles/app/dns.ts", import.meta.url).href);
+  assert.equal(one.module, new URL("../../apps/dns/dns.ts", import.meta.url).href);
   assert.deepEqual([one.name, one.options], ["zones", { zone: "a" }]);
   assert.equal(clock.grants.clock, true, "what it has untold");
   // What is no name counts from the file, with ./ and without.

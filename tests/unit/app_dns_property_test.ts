@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import packet from "dns-packet";
-import * as dns from "../../tiles/app/dns.ts";
+import * as dns from "../../apps/dns/dns.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import { oracle, type OracleRecord, type OracleZone } from "./app_dns_oracle.ts";
 import fc from "./property.ts";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
-import * as dns from "../../tiles/app/dns.ts";
+import * as dns from "../../apps/dns/dns.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
 import fc from "./property.ts";
 

@@ -108,7 +108,7 @@ Deno.test("an import from beside an app's folder has to be granted", async () =>
 Deno.test("the program's own modules are an app's without a grant", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
   const files = new AppFiles({ processes: { readableBy: () => true }, uid: UID, folder });
-  const own = `${ROOT}tiles/app/echo.ts`;
+  const own = `${ROOT}apps/echo.ts`;
   Deno.writeTextFileSync(`${folder}/app.ts`, `export * from "${own}";`);
   const service = { module: `file://${folder}/app.ts` };
   assert.ok((await files.place({ name: "own", uid: UID, service })).read.includes(own));

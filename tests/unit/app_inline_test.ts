@@ -5,12 +5,12 @@ import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { makeService } from "../../tiles/app/service.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
-import { HeaderCache } from "../../tiles/net/header_cache.ts";
-import { HEARD_BYTES } from "../../tiles/net/heard.ts";
+import { RouteCache } from "../../tiles/net/route_cache.ts";
+import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
 import { InlineApp } from "../../tiles/net/inline_app.ts";
-import { makeRows, Row, ROW_SHIFT } from "../../tiles/net/rows.ts";
-import type { Transmitter } from "../../tiles/net/transmit.ts";
-import { Umem } from "../../tiles/net/umem.ts";
+import { makeRows, Row, ROW_SHIFT } from "../../tiles/net/tx.ts";
+import type { Transmitter } from "../../tiles/net/tx.ts";
+import { Umem } from "../../tiles/net/rings.ts";
 import { APP } from "../../tiles/runtime/counters.ts";
 import fc from "./property.ts";
 
@@ -27,7 +27,7 @@ async function room(app: App) {
   const setup = {
     ...{ name: "app", module: "", ports: [7], served: [7], options: {} },
     ...{ metrics: heapView(METRICS_BYTES), region: heapView(4096) },
-    ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] },
+    ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] },
   };
   const logged: string[] = [];
   const service = await makeService({ default: () => app }, setup, {
@@ -50,7 +50,7 @@ async function room(app: App) {
       }
     },
   } as unknown as Transmitter;
-  const cache = new HeaderCache(heapView(256), 1);
+  const cache = new RouteCache(heapView(256), 1);
   const parts = { service, counters, index: 0, umem, cache, transmitter, seed: 1 };
   const inline = new InlineApp(setup, parts);
   /** A datagram comes in, its payload at `at` in a frame if it fits there. Returns the frame. */

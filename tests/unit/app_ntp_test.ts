@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { AppHarness, type HarnessOptions } from "../../tiles/app/harness.ts";
-import * as ntp from "../../tiles/app/ntp.ts";
+import * as ntp from "../../apps/ntp.ts";
 
 const UNIX_EPOCH = 2_208_988_800;
 /** A moment, in nanoseconds since 1970. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Heard } from "../../tiles/net/heard.ts";
+import { RecentPeers } from "../../tiles/net/recent_peers.ts";
 import { ETH0, ip, REQUEST, Room } from "./net_room.ts";
 
 const PEER = REQUEST.source;
@@ -66,7 +66,7 @@ Deno.test("who asks is heard anew when others were forgotten, though the way the
 
 Deno.test("what another net tile heard counts", () => {
   const host = room();
-  new Heard(host.apps[0].heardElsewhere, 2).add(PEER | 0);
+  new RecentPeers(host.apps[0].otherRecentPeers, 2).add(PEER | 0);
   host.answer({});
   assert.equal(host.sent(ETH0).length, 1);
 });

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { AppHarness, type Asked, type HarnessOptions } from "../../tiles/app/harness.ts";
-import * as echo from "../../tiles/app/echo.ts";
-import * as ntp from "../../tiles/app/ntp.ts";
-import * as time from "../../tiles/app/time.ts";
+import * as echo from "../../apps/echo.ts";
+import * as ntp from "../../apps/ntp.ts";
+import * as time from "../../apps/time.ts";
 import type { Datagrams } from "../../tiles/app/contract.ts";
 import { refusals } from "../../tiles/app/refusals.ts";
 import fc from "./property.ts";

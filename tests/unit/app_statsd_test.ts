@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import type { AppContext } from "../../tiles/app/contract.ts";
 import { AppHarness } from "../../tiles/app/harness.ts";
-import * as statsd from "../../tiles/app/statsd.ts";
+import * as statsd from "../../apps/statsd.ts";
 import fc from "./property.ts";
 
 async function sink(...payloads: string[]): Promise<AppHarness> {

@@ -5,7 +5,7 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const TEXT = Deno.readTextFileSync(`${ROOT}docs/architecture.md`);
 /** Every source file of the product and of its benchmarks, by its path in the tree. */
 const SOURCES = new Map(
-  ["bench", "cli", "ffi", "master", "netbase", "scripts", "tiles"].flatMap((
+  ["apps", "bench", "cli", "demo", "ffi", "master", "netbase", "scripts", "tiles"].flatMap((
     folder,
   ) => [...sourcesIn(folder)]),
 );

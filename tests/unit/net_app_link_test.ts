@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../ffi/view.ts";
-import { AppLink, requestsBytes } from "../../tiles/net/app_link.ts";
-import { HeaderCache } from "../../tiles/net/header_cache.ts";
+import { AppPort, requestsBytes } from "../../tiles/net/app_port.ts";
+import { RouteCache } from "../../tiles/net/route_cache.ts";
 import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
-import { HEARD_BYTES } from "../../tiles/net/heard.ts";
-import { makeRows, NO_FRAME, Row } from "../../tiles/net/rows.ts";
-import { Umem } from "../../tiles/net/umem.ts";
+import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
+import { makeRows, NO_FRAME, Row } from "../../tiles/net/tx.ts";
+import { Umem } from "../../tiles/net/rings.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -18,7 +18,7 @@ import {
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
 
-const PEERS = { heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] };
+const PEERS = { recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] };
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
 const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
 
@@ -31,11 +31,11 @@ function room(shape = SHAPE) {
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
   const join = () =>
-    new AppLink(
+    new AppPort(
       { ...PEERS, name: "echo", ports: [7], net, app, requests, shape, tile, eventfd: 9 },
       {
         umem,
-        cache: new HeaderCache(heapView(256), 1),
+        cache: new RouteCache(heapView(256), 1),
         index: 0,
         wake: (eventfd) => woken.push(eventfd),
         seed: 1,
@@ -44,7 +44,7 @@ function room(shape = SHAPE) {
   return { net, app, tile, umem, link: join(), join, woken };
 }
 
-function push(link: AppLink, offset: number): boolean {
+function push(link: AppPort, offset: number): boolean {
   return link.pushOne(offset, 10, 1, 2, 3, 4, 5, 6);
 }
 
@@ -105,7 +105,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
   const app = heapView(appLinkBytes(SHAPE));
   u32(net)[0] = 5;
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
-  const link = new AppLink(
+  const link = new AppPort(
     {
       ...PEERS,
       name: "echo",
@@ -117,7 +117,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
       tile: heapView(4096),
       eventfd: 9,
     },
-    { umem, cache: new HeaderCache(heapView(256), 1), index: 0, wake() {}, seed: 1 },
+    { umem, cache: new RouteCache(heapView(256), 1), index: 0, wake() {}, seed: 1 },
   );
   push(link, umem.takeFrame());
   link.publish();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Dispatch } from "../../tiles/net/dispatch.ts";
+import { Dispatch } from "../../tiles/net/rx.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 
 const APPS = [{ ports: [7, 53] }, { ports: [9] }, { ports: [53] }, { ports: [53] }];

@@ -338,8 +338,12 @@ Deno.test("sockets that cannot be mapped are lost before anything else is touche
 Deno.test("until its turn a tile touches nothing that another may be using", async () => {
   const lasting = (room: Room): View[] => [
     ...[room.region, room.setup.umem, room.setup.record],
-    ...room.setup.apps.flatMap(({ net, app, requests, heard }) => [net, app, requests, heard]),
-    ...room.setup.inline!.flatMap(({ region, metrics, heard }) => [region, metrics, heard]),
+    ...room.setup.apps.flatMap((
+      { net, app, requests, recentPeers },
+    ) => [net, app, requests, recentPeers]),
+    ...room.setup.inline!.flatMap((
+      { region, metrics, recentPeers },
+    ) => [region, metrics, recentPeers]),
   ];
   const inline = await Room.inline({
     receive(requests, out) {

@@ -1,10 +1,10 @@
 import { heapView } from "../../ffi/view.ts";
 import assert from "node:assert/strict";
-import { Entry, LINK_BYTES } from "../../tiles/net/entry.ts";
+import { Entry, LINK_BYTES } from "../../tiles/net/route_cache.ts";
 import { fold, IP_AT, PAYLOAD_AT, sumWords, swap16 } from "../../tiles/net/frame.ts";
-import { HeaderCache } from "../../tiles/net/header_cache.ts";
-import { copyPayloads, writeHeaders } from "../../tiles/net/headers.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
+import { RouteCache } from "../../tiles/net/route_cache.ts";
+import { copyPayloads, writeHeaders } from "../../tiles/net/tx.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
 import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./net_frames.ts";
 import fc from "./property.ts";
 
@@ -28,7 +28,7 @@ const frames: fc.Arbitrary<UdpFrame> = fc.record({
 
 /** The frame made with the header cache, as the tile makes it. */
 function build(frame: UdpFrame, payloadAt: number): Uint8Array {
-  const cache = new HeaderCache(heapView(256), 1);
+  const cache = new RouteCache(heapView(256), 1);
   const e = cache.insert(frame.destination | 0, frame.source | 0, 0);
   cache.setAddresses(e, frame.source | 0, frame.destination | 0);
   const link = [
@@ -112,7 +112,7 @@ Deno.test("everything but the Ethernet header is aligned in an outgoing frame", 
 Deno.test("the header cache finds what was inserted and nothing else", () => {
   const key = fc.tuple(fc.nat(40), fc.nat(3), fc.nat(2));
   fc.assert(fc.property(fc.array(key, { maxLength: 60 }), (keys) => {
-    const cache = new HeaderCache(heapView(1024), 1);
+    const cache = new RouteCache(heapView(1024), 1);
     const owner = new Map<number, string>();
     for (const [destination, source, member] of keys) {
       const name = `${destination} ${source} ${member}`;

@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { hash, keyOf, Use } from "../../netbase/hash.ts";
-import { Heard, HEARD_BYTES } from "../../tiles/net/heard.ts";
+import { hash, keyOf, Use } from "../../netbase/hash_table.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../../tiles/net/recent_peers.ts";
 import fc from "./property.ts";
 
 Deno.test("an address is known when it was put in, and no other is", () => {
   const address = fc.oneof(fc.integer(), fc.integer({ min: 1, max: 50 })).filter((a) => a !== 0);
   fc.assert(
     fc.property(fc.array(address), fc.array(address), (put, others) => {
-      const view = heapView(HEARD_BYTES);
-      const heard = new Heard(view, 1);
+      const view = heapView(RECENT_PEERS_BYTES);
+      const heard = new RecentPeers(view, 1);
       for (const each of put) heard.add(each);
-      const reader = new Heard(view);
+      const reader = new RecentPeers(view);
       const known = new Set(put);
       for (const each of [...put, ...others, 0]) assert.equal(reader.has(each), known.has(each));
     }),
@@ -20,7 +20,7 @@ Deno.test("an address is known when it was put in, and no other is", () => {
 });
 
 Deno.test("of a flood of strangers the last 32,768 are known, and the oldest are forgotten", () => {
-  const heard = new Heard(heapView(HEARD_BYTES), 1);
+  const heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 1);
   const count = 200_000;
   for (let i = 1; i <= count; i++) {
     heard.add(Math.imul(i, 0x01000193));
@@ -40,7 +40,7 @@ Deno.test("who asked just now is known though others have all places that it may
   for (let address = 1; crowd.length < 300; address++) {
     if ((hash(0, address, add, first, second) & 0xffff) < 32) crowd.push(address);
   }
-  const heard = new Heard(heapView(HEARD_BYTES), seed);
+  const heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), seed);
   for (const address of crowd) {
     heard.add(address);
     assert.ok(heard.has(address), `${address} asked just now`);
@@ -50,17 +50,17 @@ Deno.test("who asked just now is known though others have all places that it may
 });
 
 Deno.test("one that takes over goes on with what was heard, and forgets no later and no earlier", () => {
-  const view = heapView(HEARD_BYTES);
+  const view = heapView(RECENT_PEERS_BYTES);
   const address = (i: number) => Math.imul(i, 0x01000193);
   const count = 100_000;
-  let heard = new Heard(view, 1);
+  let heard = new RecentPeers(view, 1);
   for (let i = 1; i <= count; i++) {
     // Another seed each time: what was put in by the first must be found.
-    if (i % 1000 === 0) heard = new Heard(view, i);
+    if (i % 1000 === 0) heard = new RecentPeers(view, i);
     heard.add(address(i));
     if (i % 1000 === 0) assert.ok(heard.has(address(Math.max(1, i - 32_767))), `${i}`);
   }
   const known = Array.from({ length: count }, (_, i) => address(i + 1))
-    .filter((each) => new Heard(view).has(each)).length;
+    .filter((each) => new RecentPeers(view).has(each)).length;
   assert.ok(known >= 32_768 && known <= 65_536, `${known}`);
 });

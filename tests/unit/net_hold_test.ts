@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
-import { type HoldLimits, HoldQueue, Rank } from "../../tiles/net/hold.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
+import { PacketQueues, type QueueLimits } from "../../tiles/net/arp_queue.ts";
+import { Rank } from "../../tiles/net/route_cache.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
 import fc from "./property.ts";
 
-const LIMITS: HoldLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };
+const LIMITS: QueueLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };
 
 function held(frame: number, deadline = 0): { row: Int32Array; deadline: number } {
   const row = new Int32Array(ROW_WORDS);
@@ -11,12 +12,12 @@ function held(frame: number, deadline = 0): { row: Int32Array; deadline: number 
   return { row, deadline };
 }
 
-function makeQueue(drop: (frame: number) => void): HoldQueue {
-  return new HoldQueue(LIMITS, { drop, random: Math.random, seed: 1 });
+function makeQueue(drop: (frame: number) => void): PacketQueues {
+  return new PacketQueues(LIMITS, { drop, random: Math.random, seed: 1 });
 }
 
 /** Takes everything that waits for a neighbour. */
-function drain(queue: HoldQueue, ifindex: number, address: number): number[] {
+function drain(queue: PacketQueues, ifindex: number, address: number): number[] {
   const frames: number[] = [];
   const out = new Int32Array(ROW_WORDS);
   for (;;) {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import * as route from "../../netbase/route.ts";
-import { HOLD_LIMITS, HOLD_MILLIS, REMIND_MILLIS } from "../../tiles/net/holding.ts";
+import { ARP_QUEUE_LIMITS, ARP_QUEUE_MILLIS, REMIND_MILLIS } from "../../tiles/net/arp_queue.ts";
 import { ETH0, ETH1, FRAMES, ip, PEER_MAC, REQUEST, Room } from "./net_room.ts";
 import fc from "./property.ts";
 
@@ -50,7 +50,7 @@ Deno.test("what waits leaves before what is newer, even if the neighbour appears
 Deno.test("what waits too long is dropped, counted, and its frame is free again", () => {
   const room = new Room();
   room.answer({});
-  room.pass(HOLD_MILLIS - 1);
+  room.pass(ARP_QUEUE_MILLIS - 1);
   assert.deepEqual(room.moved(), { tx_accepted: 1, tx_queued: 1, solicits: 2 });
   assert.equal(room.tile.nextDue!(room.now), 1);
   room.pass(1);
@@ -66,14 +66,14 @@ Deno.test("one neighbour holds a few datagrams, a gateway many, and all together
   for (let i = 0; i < 40; i++) room.answer({});
   assert.deepEqual(room.moved(), {
     tx_accepted: 40,
-    tx_queued: HOLD_LIMITS.perNeighbor,
-    tx_drop_arp_queue_full: 40 - HOLD_LIMITS.perNeighbor,
+    tx_queued: ARP_QUEUE_LIMITS.perNeighbor,
+    tx_drop_arp_queue_full: 40 - ARP_QUEUE_LIMITS.perNeighbor,
     solicits: 1,
   });
   for (let i = 0; i < 400; i++) room.answer({ destination: ip("8.8.8.8") + i });
   const { tx_queued } = room.moved();
-  assert.equal(tx_queued, HOLD_LIMITS.total / 2);
-  room.pass(HOLD_MILLIS);
+  assert.equal(tx_queued, ARP_QUEUE_LIMITS.total / 2);
+  room.pass(ARP_QUEUE_MILLIS);
   assert.equal(room.freeFrames(), FRAMES - room.xsk.owned.size, "all their frames are free again");
 });
 
@@ -81,7 +81,7 @@ Deno.test("a flood of strangers does not cost a gateway's or a returning peer's 
   const room = new Room();
   const returning = ip("198.18.0.200");
   room.answer({ destination: returning });
-  room.pass(HOLD_MILLIS);
+  room.pass(ARP_QUEUE_MILLIS);
   // Within the time that it is remembered for: it was asked for again just now.
   room.answer({ destination: returning, payload: numbered(1) });
   room.answer({ destination: ip("8.8.8.8"), payload: numbered(2) });
@@ -92,7 +92,11 @@ Deno.test("a flood of strangers does not cost a gateway's or a returning peer's 
   room.turn();
   assert.deepEqual(numbers(room).toSorted(), [1, 2]);
   const { accepted, accounted } = room.balance();
-  assert.equal(accepted - accounted, HOLD_LIMITS.total - 2, "the rest of the queue is strangers");
+  assert.equal(
+    accepted - accounted,
+    ARP_QUEUE_LIMITS.total - 2,
+    "the rest of the queue is strangers",
+  );
 });
 
 Deno.test("what waits for a gateway leaves by another way when the route moves", () => {
@@ -180,7 +184,7 @@ Deno.test("what waits goes on waiting, for the new gateway, when that is unknown
   room.route({ destination, prefixLength: 32, gateway: ip("198.19.0.9"), ifindex: ETH1 });
   room.turn();
   assert.deepEqual(room.solicited(), [[ETH0, GATEWAY], [ETH1, ip("198.19.0.9")]]);
-  room.pass(HOLD_MILLIS - 501);
+  room.pass(ARP_QUEUE_MILLIS - 501);
   assert.equal(room.tile.nextDue!(room.now), 1, "its time goes on from the start");
   room.neighbor(ip("198.19.0.9"), { ifindex: ETH1 });
   room.turn();

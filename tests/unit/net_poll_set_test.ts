@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { UDP_BURST } from "../../ffi/udp.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
-import { PollSet } from "../../tiles/net/poll_set.ts";
+import { PollSet } from "../../tiles/net/sockets.ts";
 import { FakeUdp } from "./net_fakes.ts";
 
 const EVENTFD = 3;

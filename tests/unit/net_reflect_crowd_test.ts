@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { HEADER_CACHE_BYTES, HeaderCache } from "../../tiles/net/header_cache.ts";
+import { ROUTE_CACHE_BYTES, RouteCache } from "../../tiles/net/route_cache.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ANSWER, echo, PEER, PLACES, serve } from "./net_places.ts";
 import { ETH0, ETH1, ip, MAC, REQUEST, SLOT } from "./net_room.ts";
@@ -75,7 +75,7 @@ for (const place of PLACES) {
 
 /** Addresses whose entries in the header cache have their place where that of `address` has it. */
 function sharers(address: number, source: number): number[] {
-  const cache = new HeaderCache(heapView(HEADER_CACHE_BYTES), 1);
+  const cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), 1);
   const found: number[] = [];
   const place = cache.insert(address | 0, source | 0, 0);
   for (let other = ip("203.0.114.0"); found.length < 8; other++) {

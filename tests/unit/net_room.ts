@@ -3,14 +3,14 @@
 import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import { type Prefix, requestsBytes } from "../../tiles/net/app_link.ts";
+import { type Prefix, requestsBytes } from "../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
-import { HEADER_CACHE_BYTES } from "../../tiles/net/header_cache.ts";
-import { HEARD_BYTES } from "../../tiles/net/heard.ts";
+import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";
+import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
 import type { InlineSetup } from "../../tiles/net/inline_app.ts";
 import { create, type NetSetup } from "../../tiles/net/tile.ts";
 import { CAPTURE_BYTES } from "../../tiles/runtime/capture_ring.ts";
@@ -98,7 +98,7 @@ export class FakeApp {
   #at = 0;
 
   /** What another net tile heard for it. */
-  readonly heardElsewhere = heapView(HEARD_BYTES);
+  readonly otherRecentPeers = heapView(RECENT_PEERS_BYTES);
 
   constructor(
     ports: readonly number[],
@@ -109,7 +109,11 @@ export class FakeApp {
     const tile = heapView(TILE_REGION_BYTES);
     const requests = heapView(requestsBytes(shape));
     const link = { ports, net, app, requests, shape, tile, eventfd: 0 };
-    const peers = { heard: heapView(HEARD_BYTES), heardElsewhere: [this.heardElsewhere], sendTo };
+    const peers = {
+      recentPeers: heapView(RECENT_PEERS_BYTES),
+      otherRecentPeers: [this.otherRecentPeers],
+      sendTo,
+    };
     this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
     this.producer = new LinkProducer(app, net, shape);
     this.consumer = new LinkConsumer(app, net, shape);
@@ -220,7 +224,7 @@ export class Room {
       netbase: this.netbase,
       umem,
       record: heapView(frameRecordBytes(FRAMES)),
-      headers: heapView(HEADER_CACHE_BYTES),
+      headers: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
@@ -263,7 +267,6 @@ export class Room {
           duplicate: (fd) => fd,
           readable: () => false,
           callName: () => "",
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: this.xsk,
@@ -302,7 +305,7 @@ export class Room {
   }
 
   #succeed(apps: readonly FakeApp[]): void {
-    const headers = heapView(HEADER_CACHE_BYTES);
+    const headers = heapView(ROUTE_CACHE_BYTES);
     const seed = this.setup.seed + 1;
     this.setup = { ...this.setup, headers, seed, apps: apps.map(({ setup }) => setup) };
   }
@@ -419,6 +422,6 @@ function scripted(app: App): InlineSetup {
     module: import.meta.resolve("../fixtures/scripted.ts"),
     metrics: heapView(METRICS_BYTES),
     region: heapView(TILE_REGION_BYTES),
-    ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: ANYWHERE },
+    ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: ANYWHERE },
   };
 }

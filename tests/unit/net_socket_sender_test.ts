@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { Capture } from "../../tiles/net/capture.ts";
-import { SocketSender } from "../../tiles/net/socket_sender.ts";
+import { SocketSender } from "../../tiles/net/sockets.ts";
 import { CAPTURE_BYTES, CaptureWriter } from "../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/rows.ts";
+import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
 import { FakeUdp } from "./net_fakes.ts";
 import fc from "./property.ts";
 

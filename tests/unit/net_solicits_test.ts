@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { ASK_AGAIN_MILLIS, Solicits } from "../../tiles/net/solicits.ts";
+import { ASK_AGAIN_MILLIS, Solicits } from "../../tiles/net/arp_queue.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import {
   SOLICIT_LINK_BYTES,

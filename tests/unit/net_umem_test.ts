@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { Umem } from "../../tiles/net/umem.ts";
+import { Umem } from "../../tiles/net/rings.ts";
 
 const SHAPE = { frameBytes: 2048, frames: 4, largeBuffers: 2 };
 const LARGE_BYTES = 65_536;

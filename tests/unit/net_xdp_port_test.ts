@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { Umem } from "../../tiles/net/umem.ts";
-import { XdpPort } from "../../tiles/net/xdp_port.ts";
+import { Umem } from "../../tiles/net/rings.ts";
+import { XdpPort } from "../../tiles/net/rings.ts";
 import { FakeXsk } from "./net_fakes.ts";
 import fc from "./property.ts";
 

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { Devices } from "../../tiles/net/devices.ts";
+import { Devices } from "../../tiles/net/route_cache.ts";
 import * as nl from "../../tiles/netlink/codec.ts";
 import { type InterfaceListeners, InterfacesPart } from "../../tiles/netlink/interfaces_part.ts";
 import { MessageBytes, MessageCursor } from "../../tiles/netlink/codec.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import {
+  ARP_QUEUE_ENTRIES,
   HEADROOM_BYTES,
-  HOLD_ENTRIES,
   LINK_SHAPE,
   planTiles,
   RING_ENTRIES,
@@ -33,7 +33,7 @@ Deno.test("every queue has exactly one net tile, and each UMEM has a frame for a
     for (const { queue, netTile } of shares) assert.equal(netTile, queue % netTiles);
     frames.forEach((count, tile) => {
       const sockets = shares.filter((share) => share.netTile === tile).length;
-      const most = sockets * 2 * RING_ENTRIES + shape.apps * LINK_SHAPE.depth + HOLD_ENTRIES;
+      const most = sockets * 2 * RING_ENTRIES + shape.apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
       assert.equal(count, most);
     });
   }));

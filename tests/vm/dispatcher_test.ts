@@ -4,7 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import type { Lab } from "../../cli/lab.ts";
+import type { Lab } from "../../demo/lab.ts";
 import {
   answered,
   Appliance,

@@ -4,7 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import type { Lab } from "../../cli/lab.ts";
+import type { Lab } from "../../demo/lab.ts";
 import { xdpSockets } from "../netns/process_sockets.ts";
 import {
   answered,

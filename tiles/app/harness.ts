@@ -5,7 +5,7 @@
  * @example
  * ```ts
  * import { AppHarness } from "./harness.ts";
- * import * as echo from "./echo.ts";
+ * import * as echo from "../../apps/echo.ts";
  *
  * const harness = await AppHarness.start(echo, { ports: [7] });
  * const [answer] = harness.ask({ payload: "hello", port: 7 });
@@ -14,7 +14,7 @@
  */
 
 import { heapView, u8, type View } from "../../ffi/view.ts";
-import { Heard, HEARD_BYTES } from "../net/heard.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../net/recent_peers.ts";
 import { parsePrefix } from "../netlink/addresses.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
@@ -94,7 +94,7 @@ export class AppHarness {
   readonly #requests: LinkProducer;
   readonly #answers: LinkConsumer;
   readonly #ring: Uint8Array;
-  readonly #heard = new Heard(heapView(HEARD_BYTES), 0);
+  readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
   readonly #sendTo: readonly { address: number; mask: number }[];
   readonly #dropped = { ...NOT_DROPPED };
   #service!: Service;
@@ -192,7 +192,7 @@ export class AppHarness {
     this.#heard.add(sourceAddress | 0);
   }
 
-  /** What the app's net tile would send of what it gave; all else is counted (`../net/transmit.ts`). */
+  /** What the app's net tile would send of what it gave; all else is counted (`../net/tx.ts`). */
   #sent(): Answered[] {
     const count = this.#answers.available();
     const given = Array.from({ length: count }, (_, i) => this.#read(this.#answers.slot(i)));

@@ -12,10 +12,10 @@ import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
 import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/capture_ring.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
 import { Descriptor } from "../runtime/link.ts";
-import { Arrival, ARRIVAL_SHIFT, type Arrivals } from "./arrivals.ts";
+import { Arrival, ARRIVAL_SHIFT, type RxBatch } from "./rx.ts";
 import { fold, IPPROTO_UDP, IPV4_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } from "./frame.ts";
 
-/** Words of a descriptor, and offsets of a row (`rows.ts`), are the same up to the ports. */
+/** Words of a descriptor, and offsets of a row (`tx.ts`), are the same up to the ports. */
 type Words = Int32Array | Uint32Array;
 
 /** Shows what passes. Made once; does nothing until it is wanted. */
@@ -39,7 +39,7 @@ export class Capture {
   }
 
   /** A burst from a receive ring, delivered or refused as its `apps` say. */
-  received(arrivals: Arrivals, count: number, umem: Uint8Array): void {
+  received(arrivals: RxBatch, count: number, umem: Uint8Array): void {
     const now = nowMillis();
     for (let i = 0; i < count; i++) {
       const row = i << ARRIVAL_SHIFT;

@@ -1,6 +1,6 @@
 /**
  * What a frame looks like: where the fields of Ethernet, 802.1Q, IPv4 and UDP headers stand, and the
- * arithmetic of their checksums. Used on the way in (`checks.ts`) and on the way out (`headers.ts`).
+ * arithmetic of their checksums. Used on the way in (`rx.ts`) and on the way out (`tx.ts`).
  *
  * Sums are taken in the machine's own byte order (little-endian): a one's complement sum of 16-bit
  * words does not care, as long as the result is stored as it was summed (RFC 1071 §1.2 B).
@@ -106,7 +106,7 @@ export const UDP_CONSTANT_SUM = swap16(IPPROTO_UDP);
  */
 export const MOST_BYTES = 0x3fffffff;
 
-/** Where the IPv4 header begins in an outgoing frame (`headers.ts`). */
+/** Where the IPv4 header begins in an outgoing frame (`tx.ts`). */
 export const IP_AT = 24;
 /** Where the payload begins in an outgoing frame. */
 export const PAYLOAD_AT = IP_AT + PACKET_HEADER_BYTES;

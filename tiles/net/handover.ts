@@ -2,16 +2,16 @@
  * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
  *
  * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
- * What is out stands in the links' own regions (`app_link.ts`). A tile that leaves writes down which
+ * What is out stands in the links' own regions (`app_port.ts`). A tile that leaves writes down which
  * frames the kernel does not have. One that was killed wrote nothing: then those that stand in no ring
  * are taken to be free, once the kernel has given back all that it had taken off its rings.
  */
 
 import { describeErrno } from "../../ffi/errno.ts";
 import { f64, slice, u32, type View } from "../../ffi/view.ts";
-import type { AppLink } from "./app_link.ts";
-import type { Umem } from "./umem.ts";
-import type { XdpPort } from "./xdp_port.ts";
+import type { AppPort } from "./app_port.ts";
+import type { Umem } from "./rings.ts";
+import type { XdpPort } from "./rings.ts";
 
 /** The rings cannot be taken over: the sockets have to be opened anew. */
 export class RingsLost extends Error {
@@ -56,7 +56,7 @@ export class FrameRecord {
   }
 
   /** Writes down which frames are not the kernel's. The last that a tile does with them. */
-  write(umem: Umem, apps: readonly AppLink[]): void {
+  write(umem: Umem, apps: readonly AppPort[]): void {
     this.#bits.fill(0);
     const add = (offset: number) => {
       if (umem.isLarge(offset)) return;
@@ -87,7 +87,7 @@ export function takeOver(
   { umem, ports, apps, record }: {
     umem: Umem;
     ports: readonly XdpPort[];
-    apps: readonly AppLink[];
+    apps: readonly AppPort[];
     record: FrameRecord;
   },
 ): void {

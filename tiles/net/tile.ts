@@ -2,10 +2,9 @@
  * The net tile: frames in, frames out. It owns some queues of the attached interfaces and the kernel
  * sockets behind the served ports; one turn of it is one packet's way through this folder:
  *
- *     xdp_port / socket_receiver → checks → dispatch → app_link → (the app) →
- *     transmit → header_cache → headers → wire → xdp_port,
- *     and where the header cache has nothing ready, transmit → detour → resolve, and then either
- *     the same way on, or socket_sender, or holding while the neighbour is unknown.
+ *     rings / sockets → rx → app_port → (the app) → tx → rings,
+ *     and where the route cache has nothing ready, tx → route_cache, and then either the same way
+ *     on, or sockets, or arp_queue while the neighbour is unknown.
  */
 
 import { METRICS_BYTES, MetricsWriter } from "../app/metrics.ts";
@@ -18,27 +17,27 @@ import { NET } from "../runtime/counters.ts";
 import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
-import { AppLink, type AppSetup } from "./app_link.ts";
-import { Arrivals } from "./arrivals.ts";
+import { AppPort, type AppSetup } from "./app_port.ts";
+import { RxBatch } from "./rx.ts";
 import { Capture } from "./capture.ts";
-import { Checks } from "./checks.ts";
-import { Detour } from "./detour.ts";
-import { Devices } from "./devices.ts";
-import { Dispatch, type UdpSocketSetup } from "./dispatch.ts";
+import { Checks } from "./rx.ts";
+import { SlowPath } from "./tx.ts";
+import { Devices } from "./route_cache.ts";
+import { Dispatch, type UdpSocketSetup } from "./rx.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
-import { HeaderCache } from "./header_cache.ts";
-import { HOLD_LIMITS, Holding } from "./holding.ts";
+import { RouteCache } from "./route_cache.ts";
+import { ARP_QUEUE_LIMITS, ArpQueue } from "./arp_queue.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
-import { PollSet } from "./poll_set.ts";
-import { Receiver } from "./receive.ts";
-import { Resolver } from "./resolve.ts";
-import { SocketReceiver } from "./socket_receiver.ts";
-import { SocketSender } from "./socket_sender.ts";
-import { Solicits } from "./solicits.ts";
-import { Transmitter } from "./transmit.ts";
-import { Umem } from "./umem.ts";
-import { Wire } from "./wire.ts";
-import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./xdp_port.ts";
+import { PollSet } from "./sockets.ts";
+import { Receiver } from "./rx.ts";
+import { Resolver } from "./route_cache.ts";
+import { SocketReceiver } from "./sockets.ts";
+import { SocketSender } from "./sockets.ts";
+import { Solicits } from "./arp_queue.ts";
+import { Transmitter } from "./tx.ts";
+import { Umem } from "./rings.ts";
+import { TxWriter } from "./tx.ts";
+import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./rings.ts";
 
 /**
  * Turns with other work between two looks at which kernel sockets have something. Turns without work
@@ -57,7 +56,7 @@ export interface NetSetup {
   readonly umem: View;
   /** What one net tile on this UMEM tells the next of its frames (`handover.ts`). */
   readonly record: View;
-  /** The memory of its header cache. */
+  /** The memory of its route cache. */
   readonly headers: View;
   readonly frameBytes: number;
   readonly frames: number;
@@ -83,7 +82,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash_table.ts`). */
   readonly seed: number;
 }
 
@@ -166,16 +165,16 @@ export interface MadeApp {
 export function framesNeeded(setup: Pick<NetSetup, "sockets" | "apps">): number {
   const rings = setup.sockets.reduce((sum, { fill, tx }) => sum + fill + tx, 0);
   const links = setup.apps.reduce((sum, { shape }) => sum + shape.depth, 0);
-  return rings + links + HOLD_LIMITS.total;
+  return rings + links + ARP_QUEUE_LIMITS.total;
 }
 
 class NetTile implements Tile {
   readonly descriptors: readonly number[];
   readonly #umem: Umem;
   readonly #reader: NetbaseReader;
-  readonly #cache: HeaderCache;
+  readonly #cache: RouteCache;
   readonly #ports: readonly XdpPort[];
-  readonly #apps: readonly AppLink[];
+  readonly #apps: readonly AppPort[];
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #sockets: SocketReceiver;
@@ -183,7 +182,7 @@ class NetTile implements Tile {
   readonly #socketFds: Int32Array;
   readonly #socketPorts: Int32Array;
   readonly #transmitter: Transmitter;
-  readonly #holding: Holding;
+  readonly #holding: ArpQueue;
   readonly #solicits: Solicits;
   readonly #capture: Capture;
   readonly #netlink: Waker;
@@ -210,7 +209,7 @@ class NetTile implements Tile {
     const reader = new NetbaseReader(setup.netbase);
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
     const { seed } = setup;
-    const cache = new HeaderCache(setup.headers, seed);
+    const cache = new RouteCache(setup.headers, seed);
     const devices = new Devices(reader, setup.sockets);
     this.#umem = umem;
     this.#counters = counters;
@@ -225,19 +224,19 @@ class NetTile implements Tile {
     );
     this.#capture = capture;
     this.#solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
-    const wire = new Wire({ umem, cache, ports: this.#ports, capture });
+    const wire = new TxWriter({ umem, cache, ports: this.#ports, capture });
     const sender = new SocketSender(udp, { capture, counters });
     const { frameBytes } = setup;
     const solicits = this.#solicits;
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
     const out = { umem, cache, resolver, wire, sender, dispatch, capture, counters };
-    this.#holding = new Holding({ ...out, solicits, random: Math.random, seed });
-    const detour = new Detour({ ...out, holding: this.#holding });
+    this.#holding = new ArpQueue({ ...out, solicits, random: Math.random, seed });
+    const detour = new SlowPath({ ...out, holding: this.#holding });
     this.#transmitter = new Transmitter({ ...out, detour });
 
     const { wake } = tile;
     this.#apps = setup.apps.map((app, index) =>
-      new AppLink(app, { umem, cache, index, wake, seed })
+      new AppPort(app, { umem, cache, index, wake, seed })
     );
     this.#record = new FrameRecord(setup.record, setup.frames);
     this.#corruptBefore = counters[NET.index.link_corrupt];
@@ -247,7 +246,7 @@ class NetTile implements Tile {
     this.#inline = made.map(({ setup: app, ...parts }, i) =>
       new InlineApp(app, { ...parts, ...inside, index: setup.apps.length + i })
     );
-    const arrivals = new Arrivals();
+    const arrivals = new RxBatch();
     const { view, words } = umem;
     const { trustChecksums = false } = setup;
     const lookups = { reader, devices, cache, dispatch, xsk };

@@ -8,7 +8,7 @@ import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
@@ -26,11 +26,11 @@ import {
 import { SOLICIT_LINK_BYTES } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../runtime/tile_region.ts";
-import { requestsBytes } from "./app_link.ts";
-import { XDP_BURST } from "./arrivals.ts";
+import { requestsBytes } from "./app_port.ts";
+import { XDP_BURST } from "./rx.ts";
 import { frameRecordBytes } from "./handover.ts";
-import { HEADER_CACHE_BYTES } from "./header_cache.ts";
-import { HEARD_BYTES } from "./heard.ts";
+import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
+import { RECENT_PEERS_BYTES } from "./recent_peers.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
 /** The longest that it may take. */
@@ -76,13 +76,13 @@ export async function warmUp(
     netbase: makeNetbase(),
     umem,
     record: heapView(frameRecordBytes(frames)),
-    headers: heapView(HEADER_CACHE_BYTES),
+    headers: heapView(ROUTE_CACHE_BYTES),
     sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
     udp: [],
     apps: setup.apps.slice(0, 1).map(() => ({
       ...{ name: "", ports: [PORT], net, app, shape, tile, eventfd: -1 },
       requests: heapView(requestsBytes(shape)),
-      ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] },
+      ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] },
     })),
     inline: [],
     solicit: heapView(SOLICIT_LINK_BYTES),
@@ -155,7 +155,7 @@ async function makeInline(): Promise<MadeApp> {
   const setup = {
     ...{ name: "", module: "", ports: [INLINE_PORT], served: [INLINE_PORT], options: {} },
     ...{ metrics: heapView(METRICS_BYTES), region: heapView(TILE_REGION_BYTES) },
-    ...{ heard: heapView(HEARD_BYTES), heardElsewhere: [], sendTo: [] },
+    ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] },
   };
   const { counters } = new TileRegion(setup.region);
   const service = await makeService({ default: () => app }, setup, { counters, log() {} });

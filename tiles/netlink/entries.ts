@@ -3,7 +3,7 @@
  * the same order, left out where `ip` leaves them out.
  */
 
-import { decide, emptyDecision } from "../../netbase/decision.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
 import {
   IFF_LOOPBACK,
   IFF_RUNNING,

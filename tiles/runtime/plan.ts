@@ -24,7 +24,7 @@ export const LARGE_BUFFERS = 64;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 1024;
 /** Datagrams that may wait for a neighbour, per net tile. */
-export const HOLD_ENTRIES = 256;
+export const ARP_QUEUE_ENTRIES = 256;
 /**
  * Each link between a net and an app tile, where the UMEM is one app's alone. The ring of answers'
  * payloads holds sixteen of the largest.
@@ -50,7 +50,7 @@ export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
 /**
  * Lays out net tiles: as many as asked for, else min(queues, cores − 1) and at least one; tile t of T
  * owns queues t, t + T, … of every interface. A UMEM holds the sum of all fill and transmit rings,
- * app links and the hold queue, so that no app that stops can starve another or a ring.
+ * app links and the ARP queue, so that no app that stops can starve another or a ring.
  */
 export function planTiles(
   { queues, cores, apps, netTiles: asked }: {
@@ -73,7 +73,7 @@ export function planTiles(
   /** Frames of each net tile's UMEM. */
   const frames = Array.from({ length: netTiles }, (_, netTile) => {
     const sockets = shares.filter((share) => share.netTile === netTile).length;
-    return sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + HOLD_ENTRIES;
+    return sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
   });
   return { netTiles, shares, frames };
 }

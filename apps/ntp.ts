@@ -1,0 +1,92 @@
+/**
+ * A time server (NTP, RFC 5905, server mode) that tells the kernel's clock, which something else on
+ * the host keeps synchronised: chrony, ntpd, a hardware clock. When the kernel says that nothing does,
+ * so do the answers. Options: `stratum`, what to say of ourselves, 3 when left out, which is right
+ * where the host takes its time from a public server; `reference`, an IPv4 address or, for stratum 1,
+ * up to four letters (RFC 5905 figure 12).
+ */
+
+import type { App, AppContext } from "../tiles/app/contract.ts";
+
+/** Seconds from 1900 to the Unix epoch (RFC 868). */
+const UNIX_EPOCH = 2_208_988_800;
+const PACKET_BYTES = 48;
+/** Modes (RFC 5905 figure 10). */
+const [CLIENT, SERVER] = [3, 4];
+/** What stands in a packet for the stratum 16 of the unsynchronised (RFC 5905 §7.3). */
+const UNSYNCHRONISED = { leap: 3, stratum: 0 };
+/** About the microsecond that it takes to read the clock, as a power of two seconds. */
+const PRECISION = -20;
+
+/** Makes the time server. Throws TypeError where it was not granted the clock. */
+export default function create({ clock, options, refuses }: AppContext): App {
+  if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
+  const { stratum = 3, reference = "127.127.1.1" } = options;
+  if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
+    throw new TypeError("options.stratum: must be a whole number from 1 to 15");
+  }
+  const referenceId = toReferenceId(String(reference), stratum);
+  let state = clock.status();
+  let updated = clock.now();
+
+  return {
+    tick() {
+      state = clock.status();
+      updated = clock.now();
+    },
+    receive(requests, out) {
+      while (requests.next()) {
+        const { bytes, offset, size } = requests;
+        const version = (bytes[offset] >>> 3) & 7;
+        if (size < PACKET_BYTES || (bytes[offset] & 7) !== CLIENT || version < 1 || version > 4) {
+          continue;
+        }
+        if (refuses(requests)) continue;
+        const at = out.reserve(PACKET_BYTES);
+        if (at < 0) continue;
+        const { leap, stratum: told } = state.synchronised
+          ? { leap: state.leap === 1 ? 1 : state.leap === -1 ? 2 : 0, stratum }
+          : UNSYNCHRONISED;
+        out.bytes[at] = (leap << 6) | (version << 3) | SERVER;
+        out.bytes[at + 1] = told;
+        out.bytes[at + 2] = bytes[offset + 2];
+        out.bytes[at + 3] = PRECISION;
+        put(out.bytes, at + 4, 0); // root delay: all that is known is the error in sum
+        put(out.bytes, at + 8, Math.min(state.maxErrorMicros / 1e6 * 0x10000, 0xffffffff));
+        put(out.bytes, at + 12, state.synchronised ? referenceId : 0);
+        if (state.synchronised) putTime(out.bytes, at + 16, updated);
+        else out.bytes.fill(0, at + 16, at + 24);
+        for (let i = 0; i < 8; i++) out.bytes[at + 24 + i] = bytes[offset + 40 + i];
+        putTime(out.bytes, at + 32, requests.receivedAt);
+        putTime(out.bytes, at + 40, clock.now());
+        out.reply(at, PACKET_BYTES);
+      }
+    },
+  };
+}
+
+/** Letters for stratum 1, an address otherwise (RFC 5905 §7.3). */
+function toReferenceId(reference: string, stratum: number): number {
+  const octets = stratum === 1
+    ? [...reference.padEnd(4, "\0")].map((letter) => letter.charCodeAt(0))
+    : reference.split(".").map(Number);
+  if (octets.length === 4 && octets.every((octet) => octet >= 0 && octet <= 255)) {
+    return octets.reduce((word, octet) => word * 256 + octet, 0);
+  }
+  throw new TypeError("options.reference: must be an IPv4 address; for stratum 1, four letters");
+}
+
+/** Writes a word, big-endian. */
+function put(bytes: Uint8Array, at: number, word: number): void {
+  bytes[at] = word / 0x1000000;
+  bytes[at + 1] = word >>> 16;
+  bytes[at + 2] = word >>> 8;
+  bytes[at + 3] = word;
+}
+
+/** Writes nanoseconds since 1970 as a timestamp: seconds since 1900 and their fraction, 32 bits each. */
+function putTime(bytes: Uint8Array, at: number, nanoseconds: number): void {
+  const seconds = Math.floor(nanoseconds / 1e9);
+  put(bytes, at, seconds + UNIX_EPOCH);
+  put(bytes, at + 4, (nanoseconds - seconds * 1e9) / 1e9 * 2 ** 32);
+}

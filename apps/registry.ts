@@ -1,0 +1,24 @@
+/**
+ * The apps that ship, by the name that `--listen` takes. To add one, write its module in this folder,
+ * in the form of `echo.ts`, and list it here. `docs/apps.md` describes what an app can do.
+ */
+
+/** An app that ships. */
+export interface ShippedApp {
+  /** Path of its module in the source tree. */
+  readonly module: string;
+  /** Names of the options that it takes from `[apps.NAME.options]`. */
+  readonly options: readonly string[];
+  /** Set if the app is granted the host's clock without `clock = true` in the configuration. */
+  readonly clock?: true;
+}
+
+/** All of them, in the order in which help and errors list them. */
+export const APPS: Readonly<Record<string, ShippedApp>> = {
+  discard: { module: "apps/discard.ts", options: [] },
+  dns: { module: "apps/dns/dns.ts", options: ["rrl_ratelimit", "rrl_slip", "zone"] },
+  echo: { module: "apps/echo.ts", options: [] },
+  ntp: { module: "apps/ntp.ts", options: ["reference", "stratum"], clock: true },
+  statsd: { module: "apps/statsd.ts", options: ["interval"] },
+  time: { module: "apps/time.ts", options: [] },
+};

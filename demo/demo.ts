@@ -1,0 +1,189 @@
+/**
+ * `tegula demo`: the appliance at work between network namespaces of its own, scene by scene.
+ */
+
+import { type Outcome, type Scene, SCENES } from "./scenes.ts";
+import { badEnd } from "./appliance.ts";
+import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
+import { Exit, UserError } from "../cli/errors.ts";
+import { enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
+import { command, type Given, wholeNumber } from "../cli/options.ts";
+import { selfCommand, VERSION } from "../cli/self.ts";
+
+const HELP = `tegula demo: watch Tegula answer while the network changes under it
+
+usage: tegula demo [OPTIONS]
+
+  --seconds N        how long traffic flows in all scenes together, 1 to 3600 (default 14); no
+                     scene is shorter than half a second
+  --json             print one JSON object instead of lines for people
+  --hold             leave everything standing at the end, until Ctrl-C
+  --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
+
+It needs root, and touches nothing outside the namespaces that it makes.
+Exit status 0 when every scene, and then the appliance, ended as it must, else 1.`;
+
+const OPTIONS = {
+  seconds: { type: "string", default: "14" },
+  json: { type: "boolean", default: false },
+  hold: { type: "boolean", default: false },
+  provider: { type: "string", default: "auto" },
+} as const;
+
+export default command({ name: "demo", help: HELP, options: OPTIONS }, start);
+
+/** Long enough for what changes in a scene to be over within it. */
+const SHORTEST_SCENE_MILLIS = 500;
+
+/** Plays it in namespaces that die with it. */
+async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
+  const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
+  if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
+  return await play({ ...values, seconds });
+}
+
+/** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
+async function play(
+  { seconds, provider, json, hold }: Omit<Given<typeof OPTIONS>["values"], "seconds"> & {
+    seconds: number;
+  },
+): Promise<number> {
+  const say = json ? () => {} : (line: string) => console.log(line);
+  let holding = false;
+  await using lab = new Lab();
+  const stage = await buildStage(lab, {
+    provider,
+    sceneMillis: Math.max(SHORTEST_SCENE_MILLIS, seconds * 1000 / SCENES.length),
+    onLine: (line) => holding && say(line),
+  });
+  say(opening(stage));
+  const outcomes = await playScenes(stage, say);
+  const end = hold ? null : await stop(stage);
+  const summary = summarize(stage, { outcomes, end, provider });
+  say(closing(summary));
+  if (json) console.log(JSON.stringify(summary));
+  if (hold) {
+    holding = true;
+    console.error(holdHelp());
+    const status = await stage.appliance.process.ended();
+    if (!status.success) throw badEnd(status, "while everything was left standing");
+  }
+  if (end !== null) throw end;
+  return summary.ok ? Exit.ok : Exit.failure;
+}
+
+/** Plays every scene. Throws UserError when the appliance ends meanwhile. */
+async function playScenes(stage: Stage, say: (line: string) => void): Promise<Outcome[]> {
+  const { process } = stage.appliance;
+  const outcomes: Outcome[] = [];
+  for (const scene of SCENES) {
+    const outcome = await scene.play(stage).catch(async (error) => {
+      throw process.stderr.ended ? badEnd(await process.ended(), `in "${scene.name}"`) : error;
+    });
+    outcomes.push(outcome);
+    say(sceneLine(scene, outcome));
+    for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
+  }
+  return outcomes;
+}
+
+/** Stops the appliance. Returns the error when it ends otherwise than with status 0, else null. */
+async function stop({ appliance }: Stage): Promise<UserError | null> {
+  try {
+    await appliance.stop();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error;
+    throw error;
+  }
+}
+
+/** Adds the scenes up: the object that `--json` prints. */
+function summarize(
+  stage: Stage,
+  { outcomes, end, provider }: {
+    outcomes: readonly Outcome[];
+    end: UserError | null;
+    provider: string;
+  },
+) {
+  const total = (name: "sent" | "answered" | "mismatched") =>
+    outcomes.reduce((sum, outcome) => sum + outcome[name], 0);
+  const rtts = Float64Array.from(outcomes.flatMap((outcome) => outcome.rttMicros)).sort();
+  const quantile = (q: number) => rtts[Math.min(rtts.length - 1, Math.floor(q * rtts.length))] ?? 0;
+  const fast = provider === "socket" || stage.usesXdp;
+  if (!fast) console.error(`    the mode is '${stage.mode}', which is not an AF_XDP one`);
+  return {
+    ok: fast && end === null && outcomes.every(({ failures }) => failures.length === 0),
+    /** The mode of the appliance's interfaces, as it says itself. */
+    mode: stage.mode,
+    sent: total("sent"),
+    answered: total("answered"),
+    mismatched: total("mismatched"),
+    rttMicros: { p50: quantile(0.5), p99: quantile(0.99) },
+    changes: outcomes.map(({ sent, answered, recoveredMillis }, i) => ({
+      name: SCENES[i].name,
+      lost: sent - answered,
+      /** Null (JSON has no infinity) where answers did not come back. */
+      recoveredMillis,
+    })),
+  };
+}
+
+/** Columns of the table, left of what changed. */
+const NAME_WIDTH = Math.max(...SCENES.map(({ name }) => name.length));
+
+function opening(stage: Stage): string {
+  const columns = `${"scene".padEnd(NAME_WIDTH)}   sent   lost   back after   what changed`;
+  return [
+    `Tegula ${VERSION} serves echo on ${HOST_ADDRESS} port ${ECHO_PORT} (${stage.mode});` +
+    " clients keep asking while the network changes.",
+    "",
+    `    ${columns}`,
+  ].join("\n");
+}
+
+function sceneLine(scene: Scene, outcome: Outcome): string {
+  const lost = outcome.sent - outcome.answered;
+  const back = lost === 0 ? "–" : `${outcome.recoveredMillis} ms`;
+  return [
+    outcome.failures.length === 0 ? "  ✓" : "  ✗",
+    scene.name.padEnd(NAME_WIDTH),
+    `${outcome.sent}`.padStart(6),
+    `${lost}`.padStart(6),
+    `${back}  `.padStart(14),
+    scene.change,
+  ].join(" ");
+}
+
+function closing(summary: ReturnType<typeof summarize>): string {
+  const { sent, answered, mismatched, rttMicros: { p50, p99 } } = summary;
+  const verdict = summary.ok
+    ? "Every scene ended as it must."
+    : "Not everything ended as it must; the reasons stand beside it.";
+  return [
+    "",
+    `${answered} of ${sent} datagrams answered, ${mismatched} answers wrong; ` +
+    `round trip ${p50} µs (median), ${p99} µs (99 %).`,
+    verdict,
+  ].join("\n");
+}
+
+/** What to type elsewhere to look at what stands. */
+function holdHelp(): string {
+  const enter = `nsenter --target ${Deno.env.get(OUTER_PID)} --mount --pid`;
+  const self = selfCommand().join(" ");
+  return [
+    "",
+    "All of it still stands. In another terminal, as root:",
+    "",
+    `  ${enter} ip netns exec client bash -c \\`,
+    `    'exec 3<>/dev/udp/${HOST_ADDRESS}/${ECHO_PORT}; echo hello >&3; head -n 1 <&3'`,
+    `  ${enter} ip netns exec host ${self} show routes`,
+    `  ${enter} ip -n host route add blackhole ${FAR_ADDRESS}`,
+    `  ${enter} ip netns exec host ${self} route get ${FAR_ADDRESS}`,
+    `  ${enter} sh -c 'kill -USR2 $(ip netns pids host)'   # counters, shown here`,
+    "",
+    "Ctrl-C here takes it down.",
+  ].join("\n");
+}

@@ -1,0 +1,245 @@
+/**
+ * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
+ * kernel. It stands wholly inside a mount, network and process namespace of its own
+ * (`enterLaboratory`), with a private `/run`. When the first process in there ends, or the one that
+ * started it, by Ctrl-C for example, the kernel takes every namespace, interface, XDP program and
+ * process with it.
+ */
+
+import { Exit, UserError } from "../cli/errors.ts";
+import { Lines } from "../cli/lines.ts";
+
+/** Set in the environment of the process that runs inside. */
+const INSIDE = "TEGULA_LABORATORY";
+
+/** The environment variable with the number of the first process inside, as seen from outside. */
+export const OUTER_PID = "TEGULA_OUTER_PID";
+
+/**
+ * Mounts the namespaces' own `/proc`, where a process finds itself by its number, and covers `/run`
+ * with a private, empty one: `ip netns` keeps its names there, and the appliance its control socket.
+ * Not `/run/netns` alone: where it does not exist, making it would leave it behind.
+ */
+const PRIVATE = `read -r ${OUTER_PID} rest </proc/self/stat && export ${OUTER_PID} && ` +
+  "mount -t proc none /proc && mount -t tmpfs none /run && mkdir /run/netns";
+
+/** Throws UserError where no laboratory can be made. */
+export function checkLaboratory(): void {
+  if (Deno.uid() !== 0) {
+    throw new UserError(
+      "network namespaces can only be made by root: use sudo",
+      Exit.privilege,
+    );
+  }
+  if (!new Deno.Command("sh", { args: ["-c", "command -v ip"] }).outputSync().success) {
+    throw new UserError("the program ip is missing: apt-get install iproute2", Exit.system);
+  }
+}
+
+/** Whether this process is the one that `enterLaboratory` started. */
+export function insideLaboratory(): boolean {
+  return Deno.env.get(INSIDE) !== undefined;
+}
+
+/** The command line that runs `command` in namespaces that die with it. */
+export function laboratoryCommand(command: readonly string[]): string[] {
+  return [
+    ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
+    ...["sh", "-c", `${PRIVATE} && exec "$@"`, "sh"],
+    ...command,
+  ];
+}
+
+/** Runs `command` inside and returns its exit status. Throws UserError where that cannot be done. */
+export async function enterLaboratory(command: readonly string[]): Promise<number> {
+  checkLaboratory();
+  const [program, ...args] = laboratoryCommand(command);
+  const options = { args, stdin: "null", env: { [INSIDE]: "1" } } as const;
+  return (await new Deno.Command(program, options).spawn().status).code;
+}
+
+/** How a process is started in a namespace. */
+export interface SpawnOptions {
+  readonly stdin?: "piped" | "null";
+  readonly env?: Record<string, string>;
+  /** Called with each line of its standard error. */
+  readonly onLine?: (line: string) => void;
+}
+
+/** A running process with its output collected line by line. */
+export class LabProcess {
+  readonly stdout: Lines;
+  readonly stderr: Lines;
+  readonly #child: Deno.ChildProcess;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array> | null;
+  #status: Deno.CommandStatus | null = null;
+
+  constructor(child: Deno.ChildProcess, options: SpawnOptions = {}) {
+    this.#child = child;
+    this.stdout = new Lines(child.stdout);
+    this.stderr = new Lines(child.stderr, options.onLine);
+    this.#input = options.stdin === "piped" ? child.stdin.getWriter() : null;
+    child.status.then((status) => this.#status = status);
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** How it ended; null while it runs. */
+  get status(): Deno.CommandStatus | null {
+    return this.#status;
+  }
+
+  /** Settles when the process has ended and all it wrote has been read. */
+  async ended(): Promise<Deno.CommandStatus> {
+    const status = await this.#child.status;
+    await Promise.all([this.stdout.closed, this.stderr.closed]);
+    return status;
+  }
+
+  /** Sends a signal; does nothing when the process is gone. */
+  kill(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch {
+      // It ended before us.
+    }
+  }
+
+  /** Writes one line to its standard input. */
+  async write(line: string): Promise<void> {
+    await this.#input?.write(new TextEncoder().encode(`${line}\n`));
+  }
+}
+
+/** One network namespace. */
+export class Namespace {
+  /** The name that `ip netns` knows. */
+  readonly name: string;
+  readonly #processes: LabProcess[];
+
+  constructor(name: string, processes: LabProcess[]) {
+    this.name = name;
+    this.#processes = processes;
+  }
+
+  /** `ip` in this namespace, arguments separated by single spaces; returns what it printed. */
+  ip(args: string): Promise<string> {
+    return execute(["ip", "-n", this.name, ...args.split(" ")]);
+  }
+
+  /** Many `ip` commands in one process. */
+  batch(lines: readonly string[]): Promise<string> {
+    return execute(["ip", "-n", this.name, "-batch", "-"], `${lines.join("\n")}\n`);
+  }
+
+  /** Runs a program here to its end and returns what it printed. */
+  run(command: readonly string[]): Promise<string> {
+    return execute(["ip", "netns", "exec", this.name, ...command]);
+  }
+
+  /** Sets kernel parameters, named as in `/proc/sys/net/ipv4`. */
+  async sysctl(settings: Readonly<Record<string, number | string>>): Promise<void> {
+    const script = Object.entries(settings)
+      .map(([name, value]) => `echo "${value}" > /proc/sys/net/ipv4/${name}`);
+    await this.run(["sh", "-ec", script.join("\n")]);
+  }
+
+  /** Starts a program here; the laboratory kills it at the end. */
+  spawn(command: readonly string[], options: SpawnOptions = {}): LabProcess {
+    const child = new Deno.Command("ip", {
+      args: ["netns", "exec", this.name, ...command],
+      stdin: options.stdin ?? "null",
+      stdout: "piped",
+      stderr: "piped",
+      env: options.env,
+    }).spawn();
+    const process = new LabProcess(child, options);
+    this.#processes.push(process);
+    return process;
+  }
+}
+
+/** One end of a veth pair. */
+export interface LinkEnd {
+  readonly namespace: Namespace;
+  readonly name: string;
+  /** Addresses with prefix lengths. */
+  readonly addresses?: readonly string[];
+}
+
+/** The laboratory itself: makes namespaces and joins them. Use with `await using`. */
+export class Lab implements AsyncDisposable {
+  readonly #namespaces: Namespace[] = [];
+  readonly #processes: LabProcess[] = [];
+
+  /** Everything that was started in the namespaces, ended or not. */
+  get processes(): readonly LabProcess[] {
+    return this.#processes;
+  }
+
+  /** Makes a namespace with its loopback device up. */
+  namespace(name: string): Promise<Namespace> {
+    return this.#name(name, "add");
+  }
+
+  /** Gives the namespace that this process is in a name too. */
+  here(name: string): Promise<Namespace> {
+    return this.#name(name, "attach", `${Deno.pid}`);
+  }
+
+  async #name(name: string, verb: string, ...process: string[]): Promise<Namespace> {
+    await execute(["ip", "netns", verb, name, ...process]);
+    const namespace = new Namespace(name, this.#processes);
+    this.#namespaces.push(namespace);
+    await namespace.ip("link set lo up");
+    return namespace;
+  }
+
+  /**
+   * Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. The first can
+   * have fewer transmit queues.
+   */
+  async join(
+    one: LinkEnd,
+    other: LinkEnd,
+    { queues = 1, transmitQueues }: { queues?: number; transmitQueues?: number } = {},
+  ): Promise<void> {
+    const many = `numrxqueues ${queues} numtxqueues ${queues}`;
+    const fewer = `numrxqueues ${queues} numtxqueues ${transmitQueues ?? queues}`;
+    await one.namespace.ip(
+      `link add ${one.name} ${fewer} type veth peer name ${other.name} ${many} ` +
+        `netns ${other.namespace.name}`,
+    );
+    for (const { namespace, name, addresses = [] } of [one, other]) {
+      await namespace.batch([
+        ...addresses.map((address) => `address add ${address} dev ${name}`),
+        `link set ${name} up`,
+      ]);
+    }
+  }
+
+  /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const process of this.#processes) process.kill("SIGKILL");
+    await Promise.all(this.#processes.map((process) => process.ended()));
+    for (const { name } of this.#namespaces.splice(0)) {
+      await execute(["ip", "netns", "delete", name]);
+    }
+  }
+}
+
+/** Runs a program to its end; returns its output, or throws with what it said. */
+async function execute(command: readonly string[], input = ""): Promise<string> {
+  const [program, ...args] = command;
+  const pipes = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  const child = new Deno.Command(program, { args, ...pipes }).spawn();
+  // One that does not read to the end is no failure of ours.
+  const written = new Blob([input]).stream().pipeTo(child.stdin).catch(() => {});
+  const { success, stdout, stderr } = await child.output();
+  await written;
+  if (success) return new TextDecoder().decode(stdout);
+  const said = new TextDecoder().decode(stderr).trim();
+  throw new UserError(`the command "${command.join(" ")}" failed: ${said}`, Exit.failure);
+}

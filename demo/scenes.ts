@@ -1,0 +1,210 @@
+/**
+ * The demo's scenes. Each changes something about the host's network while clients go on asking, and
+ * says by its bound what they may notice of that.
+ */
+
+import {
+  FAR_ADDRESS,
+  floodHost,
+  HOST_ADDRESS,
+  NEAR_ADDRESSES,
+  type Observation,
+  observe,
+  ROUTER_ADDRESS,
+  type Stage,
+} from "./stage.ts";
+
+/** What a scene showed. */
+export type Outcome = ReturnType<typeof judge>;
+
+/** A scene. */
+export interface Scene {
+  /** Its name in the JSON output, which stays as it is. */
+  readonly name: string;
+  /** What changes, for people. */
+  readonly change: string;
+  play(stage: Stage): Promise<Outcome>;
+}
+
+/** How much earlier than the first step a datagram may be sent that falls victim to it. */
+const IN_FLIGHT_MILLIS = 250;
+/** Distinct source addresses of the flood. */
+const SPOOFED_SOURCES = 4000;
+/** Half of the kernel's default gc_thresh3, which all namespaces of a host share. */
+const KERNEL_NEIGHBORS = 512;
+
+const NEW_MAC = "02:00:5e:00:53:02";
+const VIA_CLIENT = `default via ${NEAR_ADDRESSES[0]} dev eth0`;
+const VIA_ROUTER = `via ${ROUTER_ADDRESS} dev eth1`;
+
+/** All scenes, in the order in which they are played. */
+export const SCENES: readonly Scene[] = [
+  {
+    // The client's own ARP does not give it away. Not the address that is the host's gateway, which
+    // may be asked for before there is traffic.
+    name: "nothing known",
+    change: "the first datagram makes Tegula ask for its neighbour",
+    async play(stage) {
+      await pinHost(stage);
+      const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
+      const observed = await observe(stage, [NEAR_ADDRESSES[1]], []);
+      await unpinHost(stage);
+      // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
+      return judge(observed, 500, [
+        [observed.gap?.first !== 0, "the first datagram was lost"],
+        [known === "", `the host knew its neighbour before: ${known.trim()}`],
+        [!stage.usesXdp || observed.counted.has("solicits"), "no neighbour was asked for"],
+      ]);
+    },
+  },
+  {
+    // The client's interface takes another MAC and says so by gratuitous ARP.
+    name: "neighbour changes MAC",
+    change: `client: ip link set eth0 address ${NEW_MAC}`,
+    async play(stage) {
+      const [near] = NEAR_ADDRESSES;
+      const observed = await observe(stage, [near], [
+        { at: 0.4, act: () => stage.client.ip(`link set eth0 address ${NEW_MAC}`) },
+      ]);
+      const [neighbor] = JSON.parse(await stage.host.ip(`-j neigh show ${near} dev eth0`));
+      return judge(observed, 1000, [
+        [neighbor?.lladdr === NEW_MAC, "the host's kernel did not learn the new MAC"],
+      ]);
+    },
+  },
+  {
+    name: "default route moves",
+    change: `host: ip route replace default ${VIA_ROUTER}, and back`,
+    async play(stage) {
+      const observed = await observe(stage, [FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route replace default ${VIA_ROUTER}`) },
+        { at: 0.7, act: () => stage.host.ip(`route replace ${VIA_CLIENT}`) },
+      ]);
+      return judge(observed, 0, [tookRouter(observed)]);
+    },
+  },
+  {
+    name: "specific route",
+    change: `host: ip route add ${FAR_ADDRESS} ${VIA_ROUTER}, then del`,
+    async play(stage) {
+      const observed = await observe(stage, [FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route add ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
+        { at: 0.7, act: () => stage.host.ip(`route del ${FAR_ADDRESS}/32 ${VIA_ROUTER}`) },
+      ]);
+      return judge(observed, 0, [tookRouter(observed)]);
+    },
+  },
+  {
+    // When the interface goes down the kernel withdraws its routes and forgets its neighbours; the
+    // default route does not come back by itself. The client keeps the host's MAC, so that its own
+    // ARP neither holds requests back nor tells the host who it is.
+    name: "interface down and up",
+    change: "host: ip link set eth0 down, then up",
+    async play(stage) {
+      await pinHost(stage);
+      const observed = await observe(stage, [NEAR_ADDRESSES[0]], [
+        { at: 0.3, act: () => stage.host.ip("link set eth0 down") },
+        { at: 0.5, act: () => stage.host.ip("link set eth0 up") },
+      ]);
+      await stage.host.ip(`route replace ${VIA_CLIENT}`);
+      await unpinHost(stage);
+      return judge(observed, 2000, [
+        [observed.answered < observed.sent, "the interface was down and nothing was lost"],
+      ]);
+    },
+  },
+  {
+    // What a blackhole swallows is counted as that, one by one.
+    name: "blackhole route",
+    change: `host: ip route add blackhole ${FAR_ADDRESS}, then del`,
+    async play(stage) {
+      const observed = await observe(stage, [FAR_ADDRESS], [
+        { at: 0.3, act: () => stage.host.ip(`route add blackhole ${FAR_ADDRESS}/32`) },
+        { at: 0.5, act: () => stage.host.ip(`route del blackhole ${FAR_ADDRESS}/32`) },
+      ]);
+      const lost = observed.sent - observed.answered;
+      const count = (name: string) => observed.counted.get(name) ?? 0;
+      // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
+      const counted = count("tx_drop_blackhole") +
+        (stage.usesXdp ? 0 : count("tx_drop_socket_error"));
+      return judge(observed, 500, [
+        [lost > 0, "the blackhole stood and nothing was lost"],
+        [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
+      ]);
+    },
+  },
+  {
+    // Clients that are known notice nothing of a burst from neighbours that do not exist.
+    name: "spoofed flood",
+    change: `${SPOOFED_SOURCES} datagrams from as many spoofed neighbours`,
+    async play(stage) {
+      const observed = await observe(stage, NEAR_ADDRESSES, [
+        { at: 0.3, act: () => floodHost(SPOOFED_SOURCES) },
+      ]);
+      const held = (await stage.host.ip("neigh show dev eth0")).trim().split("\n").length;
+      return judge(observed, 0, [
+        [
+          !stage.usesXdp || held <= KERNEL_NEIGHBORS,
+          `the kernel's neighbour table grew to ${held}`,
+        ],
+      ]);
+    },
+  },
+];
+
+/** Gives the client the host's MAC for good, so that it does not use ARP. */
+export async function pinHost({ host, client }: Pick<Stage, "host" | "client">): Promise<void> {
+  const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
+  await client.ip(`neigh replace ${HOST_ADDRESS} lladdr ${address} dev eth0 nud permanent`);
+}
+
+/** Lets the client use ARP again. */
+async function unpinHost({ client }: Stage): Promise<void> {
+  await client.ip(`neigh del ${HOST_ADDRESS} dev eth0`);
+}
+
+type Condition = readonly [holds: boolean, failure: string];
+
+/** Whether answers took the way by the router while they had to. */
+function tookRouter({ answered, byRouter }: Observation): Condition {
+  return [byRouter > answered / 5, `only ${byRouter} of ${answered} answers went by the router`];
+}
+
+/**
+ * Holds what was observed against the scene's own conditions, and against its bound: milliseconds from
+ * the last step to the last loss's end, 0 where nothing may be lost.
+ */
+function judge(
+  observed: Observation,
+  allowedMillis: number,
+  conditions: readonly Condition[],
+) {
+  const { sent, answered, mismatched, gap, steps } = observed;
+  const lost = sent - answered;
+  const changed = steps.at(-1) ?? gap?.fromMillis ?? 0;
+  const backAfter = gap === null ? 0 : (gap.untilMillis ?? Infinity) - changed;
+  // Milliseconds from the last change to the first answer after the last loss; 0: nothing lost.
+  const recoveredMillis = Math.max(0, Math.round(backAfter));
+  const all: Condition[] = [
+    ...conditions,
+    [answered > 0, `${sent} sent, ${answered} answered`],
+    [mismatched === 0, `${mismatched} answers differ from what was sent`],
+    [allowedMillis > 0 || lost === 0, `${lost} lost, where nothing may be; ${drops(observed)}`],
+    [
+      allowedMillis === 0 || recoveredMillis <= allowedMillis,
+      `recovered after ${recoveredMillis} ms, allowed are ${allowedMillis}`,
+    ],
+    [
+      gap === null || steps.length === 0 || gap.fromMillis >= steps[0] - IN_FLIGHT_MILLIS,
+      "something was lost before anything had changed",
+    ],
+  ];
+  const failures = all.filter(([holds]) => !holds).map(([, failure]) => failure);
+  return { ...observed, recoveredMillis, failures };
+}
+
+/** What the appliance counted as dropped. */
+function drops({ counted }: Observation): string {
+  const found = [...counted].filter(([name]) => name.includes("_drop_"));
+  return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
+}

@@ -1,0 +1,42 @@
+/**
+ * Opening native parts, with a sentence for where they were not built.
+ */
+
+import { openHost } from "../ffi/host.ts";
+import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { openProcesses } from "../ffi/process.ts";
+import { openRegions } from "../ffi/region.ts";
+import { openObserver, openTile } from "../ffi/tile.ts";
+import { openUdpSetup } from "../ffi/udp.ts";
+import { openXskSetup } from "../ffi/xsk.ts";
+import { Exit, messageOf, UserError } from "../cli/errors.ts";
+
+/** What the master has open. */
+export type MainLibraries = ReturnType<typeof openLibraries>;
+
+/** Opens what the master needs. Throws UserError. */
+export function openLibraries() {
+  return {
+    regions: load("region", openRegions),
+    host: load("host", openHost),
+    xskSetup: load("xsk", openXskSetup),
+    udpSetup: load("udp", openUdpSetup),
+    processes: load("process", openProcesses),
+    /** To wake tiles. */
+    tile: load("tile", openTile),
+    observer: load("tile", openObserver),
+  };
+}
+
+/** Opens one library, or throws UserError with what to do. */
+export function load<Library>(name: LibraryName, open: (path: string) => Library): Library {
+  const path = libraryPath(name);
+  try {
+    return open(path);
+  } catch (error) {
+    throw new UserError(
+      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
+      Exit.system,
+    );
+  }
+}

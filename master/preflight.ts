@@ -1,0 +1,510 @@
+/**
+ * What `tegula run` looks at before and while it starts: privileges, interfaces, ports, MTUs. Each
+ * check either passes, waits and says so, or ends with one sentence on what to do.
+ */
+
+import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
+import * as native from "../ffi/host.ts";
+import type { XskSetup } from "../ffi/xsk.ts";
+import type { MainLibraries } from "./libraries.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
+import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
+import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
+import { portsOf, portsText } from "../tiles/runtime/ports.ts";
+import type { AppError } from "../tiles/runtime/thrown.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Exit, UserError } from "../cli/errors.ts";
+
+type Host = native.Host;
+type Log = (line: string) => void;
+
+/**
+ * Drivers whose frames may have come from this host or a guest of it, and then carry a partial UDP
+ * checksum; loopback has no driver. Bridge, macvlan and the like hand on what came in below.
+ */
+const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
+  "",
+  "802.1Q VLAN Support",
+  ..."veth virtio_net tun bridge macvlan bonding team openvswitch vxlan".split(" "),
+];
+/**
+ * Drivers that attach natively, and whose frames no socket then receives: they still come in by the
+ * ports of a bond, whose queues are not the bond's.
+ */
+const NOT_NATIVE: Readonly<Record<string, string>> = {
+  bonding: "the frames of a bond are its ports'",
+};
+/**
+ * Drivers that drop what AF_XDP sends by them without a word: before they make room for the outer
+ * headers they look for a network header, which the kernel does not mark in such frames.
+ */
+const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
+/**
+ * Descriptors of the master, counted and rounded up: of each net tile (regions, eventfd), app's process
+ * (those, channel, pidfd), net tile and app (links), interface (program, maps, link) and queue, and the
+ * rest. There are up to three of each at once: while something new takes over, and while a process that
+ * starts puts those in place that it was handed.
+ */
+const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
+/**
+ * Threads, counted while all starts at once on two cores, and rounded up: of each tile of the appliance, and
+ * each app's process. Most are of pools of Deno's that read what is loaded, and are gone ten seconds later.
+ * At first with those that run on while others start beside them; later what is lacking ends nothing but
+ * the change.
+ */
+const THREADS = {
+  first: { tile: 20, app: 32, spare: 64 },
+  beside: { tile: 16, app: 8, spare: 32 },
+};
+/** How many are tried at most (`Host.threads`), which is what some thirty apps take. */
+const MOST_THREADS = 1024;
+/** The name of our XDP program, as the kernel keeps it. */
+export const OUR_PROGRAM = "tegula";
+/** The first port that takes no CAP_NET_BIND_SERVICE, unless the sysctl of that name says another. */
+const UNPRIVILEGED_PORT_START = 1024;
+
+/** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
+export function missingCapabilities(
+  host: Host,
+  { xdp = false, dispatcher = false, lowPorts = false },
+): string[] {
+  const has = host.capabilities();
+  const wanted: [name: string, isWanted: boolean, ...anyOf: number[]][] = [
+    ["CAP_NET_ADMIN", xdp, native.CAP_NET_ADMIN],
+    ["CAP_NET_RAW", xdp, native.CAP_NET_RAW],
+    ["CAP_BPF", xdp, native.CAP_BPF, native.CAP_SYS_ADMIN],
+    // libxdp asks for programs by their ids.
+    ["CAP_SYS_ADMIN", dispatcher, native.CAP_SYS_ADMIN],
+    ["CAP_NET_BIND_SERVICE", lowPorts, native.CAP_NET_BIND_SERVICE],
+  ];
+  return wanted
+    .filter(([, isWanted, ...anyOf]) =>
+      isWanted && !anyOf.some((each) => native.hasCapability(has, each))
+    )
+    .map(([name]) => name);
+}
+
+/** Refuses to start without the capabilities that a configuration needs, naming them. */
+export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
+  const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
+  const missing = missingCapabilities(host, {
+    xdp: provider !== "socket",
+    dispatcher,
+    lowPorts: listen.some(({ ports: [first] }) => first < unprivileged),
+  });
+  if (missing.length === 0) return;
+  throw new UserError(
+    `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
+      (missing.includes("CAP_SYS_ADMIN")
+        ? "(docs/operating.md: Beside other XDP programs), or leave --dispatcher out"
+        : "(scripts/install), or use --provider socket and ports from " +
+          unprivileged),
+    Exit.privilege,
+  );
+}
+
+/** A kernel parameter below net., null when it is not there. */
+export function sysctl(name: string): number | null {
+  try {
+    return Number(Deno.readTextFileSync(`/proc/sys/net/${name}`));
+  } catch {
+    return null;
+  }
+}
+
+/** Refuses names that no interface has. */
+export function checkInterfaces(host: Host, names: readonly string[]): void {
+  for (const name of names) {
+    if (host.ifindex(name) !== 0) continue;
+    throw new UserError(
+      `there is no interface '${name}'; 'ip link' lists those that there are`,
+      Exit.interface,
+    );
+  }
+}
+
+/** What is to be served, as far as descriptors and threads go. */
+export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
+  readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
+  readonly hasStatus: boolean;
+  /** Whether this process serves already, as much as that. */
+  readonly serves?: boolean;
+}
+
+/**
+ * Which limit of this process is too low for what is to be served; null: none. Deno takes a worker's
+ * descriptors and threads for granted, and ends with a panic where it gets none.
+ */
+export function scarcity(
+  host: Host,
+  { interfaces, provider, netTiles: asked, apps, hasStatus, serves = false }: Size,
+): Trouble | null {
+  const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
+  const cores = navigator.hardwareConcurrency;
+  const { netTiles, shares, frames } = planTiles({
+    ...{ queues: every, cores, apps: apps.length },
+    ...(asked !== undefined && { netTiles: asked }),
+  });
+  const inline = apps.filter((app) => app.inline).length;
+  const processes = apps.length - inline;
+  const inside = 1 + netTiles + (hasStatus ? 1 : 0);
+  const tiles = inside + processes;
+  const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
+  const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
+  const { open, most } = host.files();
+  const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
+    FILES.pair * netTiles * apps.length + FILES.interface * every.length +
+    FILES.queue * shares.length;
+  const times = serves ? 1 : 0;
+  const files = open + (FILES.times - times) * held + (2 - times) * ports + FILES.spare;
+  if (files > most) {
+    return {
+      says: `${most} open files are allowed, and ${what} take ${files}`,
+      fix: `ulimit -n ${files}, or LimitNOFILE=${files} in the unit`,
+    };
+  }
+  // The kernel locks the frames of each UMEM (xdp_umem_reg). Since 5.11 it does not count BPF maps.
+  const locked = every.length === 0 ? 0 : frames.reduce((a, b) => a + b, 0) * FRAME_BYTES;
+  const lockable = lockableBytes(host);
+  if (locked > lockable) {
+    return {
+      says: `${lockable >> 10} KiB of memory may be locked, and the frames of ${netTiles} net ` +
+        `${netTiles === 1 ? "tile" : "tiles"} take ${locked >> 10}`,
+      fix: `ulimit -l ${locked >> 10}, or LimitMEMLOCK=infinity in the unit`,
+    };
+  }
+  const each = serves ? THREADS.beside : THREADS.first;
+  const threads = Math.min(
+    each.tile * inside + each.app * processes + each.spare,
+    MOST_THREADS,
+  );
+  const got = host.threads(threads);
+  if (got >= threads) return null;
+  return {
+    says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
+    fix: "a higher 'ulimit -u', or TasksMax= in the unit",
+  };
+}
+
+/** How much memory this process may lock (RLIMIT_MEMLOCK). */
+function lockableBytes(host: Host): number {
+  if (native.hasCapability(host.capabilities(), native.CAP_IPC_LOCK)) return Infinity;
+  const limits = Deno.readTextFileSync("/proc/self/limits");
+  return Number(/^Max locked memory\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
+}
+
+/** Refuses to start where `scarcity` finds something. */
+export function checkLimits(host: Host, size: Size): void {
+  const trouble = scarcity(host, size);
+  if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
+}
+
+/** What is wrong with an app that does not start: of an option with the file that it stands in. */
+export function appTrouble(
+  { app: instance, message }: AppError,
+  { apps, file }: { apps: readonly Pick<AppPlan, "app" | "name">[]; file: string | null },
+): UserError {
+  const app = apps.find(({ name }) => name === instance)?.app ?? instance;
+  const sentence = message.startsWith("options.")
+    ? `${file}: apps.${app}.${message}`
+    : `the app ${app}: ${message}; see docs/apps.md`;
+  return new UserError(sentence, Exit.usage);
+}
+
+/** How many receive queues `name` has; one where the driver does not say. */
+export function queues(host: Host, name: string): number {
+  return Math.max(1, host.channels(name).rx);
+}
+
+/** How many transmit queues `name` has; one where the driver does not say. */
+export function transmitQueues(host: Host, name: string): number {
+  return Math.max(1, host.channels(name).tx);
+}
+
+/** Whether frames from `name` may carry only the pseudo-header's sum for a UDP checksum. */
+export function partialChecksums(host: Host, name: string): boolean {
+  return PARTIAL_CHECKSUM_DRIVERS.includes(host.driver(name));
+}
+
+/**
+ * Names whoever has ports that are to be served, other than those that are `ours` already. AF_XDP alone
+ * serves such a port; without AF_XDP that is the end.
+ */
+export function checkPorts(
+  { listen, provider }: RunConfig,
+  { libraries: { udpSetup }, ours = [], log }: {
+    libraries: Pick<MainLibraries, "udpSetup">;
+    ours?: readonly number[];
+    log: Log;
+  },
+): void {
+  const wanted = new Set(portsOf(listen.map(({ ports }) => ports))).difference(new Set(ours));
+  const held = [...wanted].filter((port) => {
+    const fd = udpSetup.open(port);
+    if (fd >= 0) udpSetup.close(fd);
+    else if (fd !== -EADDRINUSE) {
+      throw new UserError(`cannot bind UDP port ${port}: ${describeErrno(fd)}`, Exit.port);
+    }
+    return fd < 0;
+  });
+  if (held.length === 0) return;
+  const holders = portHolders();
+  const byHolder = Map.groupBy(held.toSorted((a, b) => a - b), (port) => holders.get(port));
+  for (const [holder, ports] of byHolder) {
+    const says = `${portsText(ports)} held by ${describeHolder(holder)}`;
+    if (provider === "socket") {
+      throw new UserError(`UDP ${says}; stop it or take another port`, Exit.port);
+    }
+    log(
+      `${says}: only AF_XDP serves ${ports.length === 1 ? "it" : "them"}, what else the ` +
+        "kernel receives is theirs",
+    );
+  }
+}
+
+/** Who has which UDP port, as `NAME PID`, by what `ss` of iproute2 tells. */
+function portHolders(): Map<number, string> {
+  try {
+    const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
+    const lines = new TextDecoder().decode(stdout)
+      .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
+    return new Map([...lines].map(([, port, users]) => {
+      const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
+      // A tegula's processes share its sockets. Its master tells what it is.
+      const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
+      return [Number(port), `${name} ${pid}`];
+    }));
+  } catch {
+    // There is no such program, or it may not be started.
+    return new Map();
+  }
+}
+
+function describeHolder(holder?: string): string {
+  const [, name, pid] = /^(.*) (\d+)$/.exec(holder ?? "") ?? [];
+  return pid === undefined ? "another program" : asTegula(pid) ?? `${name} (pid ${pid})`;
+}
+
+/**
+ * The bpf_link by which an XDP program is attached, and the process that holds it, by what the kernel
+ * tells of descriptors (proc(5)); null: it is attached by no link of a process that may be looked at.
+ */
+function linkOf(program: number): { readonly id: string; readonly holder: string } | null {
+  for (const pid of processes()) {
+    try {
+      for (const { name: fd } of Deno.readDirSync(`/proc/${pid}/fd`)) {
+        if (!/bpf.link/.test(Deno.readLinkSync(`/proc/${pid}/fd/${fd}`))) continue;
+        const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${fd}`);
+        if (Number(/^prog_id:\s*(\d+)/m.exec(info)?.[1]) !== program) continue;
+        const name = Deno.readTextFileSync(`/proc/${pid}/comm`).trimEnd();
+        return { id: /^link_id:\s*(\d+)/m.exec(info)![1], holder: `${name} ${pid}` };
+      }
+    } catch {
+      // It has ended, or is another user's.
+    }
+  }
+  return null;
+}
+
+/** Every process, where this one may look. */
+function processes(): string[] {
+  try {
+    return [...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) =>
+      /^\d+$/.test(name)
+    );
+  } catch {
+    return [];
+  }
+}
+
+/** Who holds an XDP program on `name`, as far as that can be seen, and the command that takes it off. */
+export function whoOccupies(
+  name: string,
+  program: number,
+): { readonly holder: string | null; readonly fix: string } {
+  const link = linkOf(program);
+  if (link === null) {
+    const fix = `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off`;
+    return { holder: null, fix };
+  }
+  return { holder: describeHolder(link.holder), fix: `bpftool link detach id ${link.id}` };
+}
+
+/**
+ * Refuses interfaces on which another XDP program is.
+ */
+export function checkOccupants(
+  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
+  { host, xskSetup }: Pick<MainLibraries, "host" | "xskSetup">,
+): void {
+  for (const name of provider === "socket" ? [] : interfaces) {
+    if (unfit(host, name) !== null) continue;
+    const program = xskSetup.attached(host.ifindex(name));
+    if (program === null || (dispatcher && program.name === DISPATCHER)) continue;
+    throw occupied(new OccupiedError(name, program));
+  }
+}
+
+/** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
+function asTegula(pid: string): string | null {
+  const args = commandLine(pid);
+  const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
+  if (main < 0) return null;
+  return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
+}
+
+/** The command line of a process; none of one that has ended, or is another user's. */
+function commandLine(pid: string): string[] {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. All at
+ * once, so that their descriptors follow each other and tiles are confined to them as a range.
+ */
+export function takePorts(
+  ports: readonly number[],
+  { libraries: { udpSetup } }: { libraries: MainLibraries },
+): { readonly port: number; readonly fd: number }[] {
+  return ports.map((port) => ({ port, fd: udpSetup.open(port, ports.length) }))
+    .filter(({ fd }) => fd >= 0);
+}
+
+/** Refuses to go on by the kernel's sockets alone where another program has a port's. */
+export function insistOnSockets(ports: readonly number[], sockets: readonly number[]): void {
+  const taken = new Set(sockets);
+  const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
+  if (lacking.length === 0) return;
+  throw new UserError(
+    `UDP ${portsText(lacking)} held by another program, and no AF_XDP serves ` +
+      `${lacking.length === 1 ? "it" : "them"} besides; stop it or take another port`,
+    Exit.port,
+  );
+}
+
+/**
+ * Loads the XDP program once for each interface. Where this kernel cannot, `auto` goes on without
+ * AF_XDP and says why.
+ */
+export function loadPrograms(
+  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
+  { libraries: { host, xskSetup, regions }, replaced = [], log }: {
+    libraries: MainLibraries;
+    /** Those whose programs are there until these are attached. */
+    replaced?: readonly Attachment[];
+    log: Log;
+  },
+): Attachment[] {
+  const fit = interfaces.filter((name) => {
+    const why = unfit(host, name);
+    if (why !== null) fallBack(new Error(why), { interfaces: [name], provider, log });
+    return why === null;
+  });
+  try {
+    return fit.map((name) =>
+      new Attachment(xskSetup, {
+        name,
+        ifindex: host.ifindex(name),
+        queues: queues(host, name),
+        map: regions.mapShared,
+        notNative: NOT_NATIVE[host.driver(name)] ?? "",
+        dispatcher,
+        replaces: replaced.find((each) => each.name === name),
+      })
+    );
+  } catch (error) {
+    fallBack(error, { interfaces, provider, log });
+    return [];
+  }
+}
+
+/** Why AF_XDP is not even tried on `name`; null where it is. */
+export function unfit(host: Host, name: string): string | null {
+  if (!host.hasEthernetHeaders(name)) return "its packets have no Ethernet header";
+  if (NO_SENDING.includes(host.driver(name))) return "the tunnel drops what AF_XDP sends";
+  return null;
+}
+
+/**
+ * What to do when AF_XDP cannot be had: returns, having said why, where `provider` allows the
+ * kernel's sockets instead; throws the sentence for the operator otherwise. What the operator can
+ * mend (another program there, too little locked memory) ends the start in any case.
+ */
+export function fallBack(
+  error: unknown,
+  { interfaces, provider, log }: Pick<RunConfig, "interfaces" | "provider"> & { log: Log },
+): void {
+  if (!(error instanceof Error)) throw error;
+  if (error instanceof OccupiedError) throw occupied(error);
+  const names = interfaces.join(", ");
+  const errno = error instanceof SystemError ? error.errno : 0;
+  if (errno === ENOBUFS) {
+    throw new UserError(
+      `too little memory may be locked for ${names} (${error.message}); raise it with ` +
+        "'ulimit -l unlimited' or LimitMEMLOCK=infinity in the unit",
+      Exit.system,
+    );
+  }
+  if (errno === EBUSY) {
+    throw new UserError(
+      `another program has AF_XDP sockets on ${names}, perhaps a tegula that runs already; stop it or ` +
+        "use --provider socket",
+      Exit.xdp,
+    );
+  }
+  if (provider === "xdp") {
+    throw new UserError(
+      `AF_XDP does not work on ${names}: ${error.message}; use --provider socket`,
+      errno !== 0 ? Exit.system : Exit.xdp,
+    );
+  }
+  for (const name of interfaces) log(`${name}: kernel sockets (${error.message})`);
+}
+
+function occupied({ interface: name, program }: OccupiedError): UserError {
+  const { holder, fix } = whoOccupies(name, program.id);
+  const also = holder !== null
+    ? `, held by ${holder}`
+    : program.name === OUR_PROGRAM
+    ? ", perhaps by a tegula that runs already"
+    : "";
+  const instead = program.name === DISPATCHER ? ", join it with --dispatcher," : "";
+  return new UserError(
+    `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
+      `${also}; ${holder === null ? "" : "stop that, "}detach it ('${fix}')${instead} or use ` +
+      "--provider socket",
+    Exit.xdp,
+  );
+}
+
+/**
+ * Turns on busy polling for every open socket: the calls of the net tiles drive the drivers of their
+ * AF_XDP sockets, and interrupts stay off meanwhile (Documentation/networking/napi.rst of the kernel).
+ * Throws UserError if the kernel refuses, because it was asked for.
+ */
+export function pollBusily(
+  attachments: readonly Attachment[],
+  { xskSetup, log }: { xskSetup: XskSetup; log: (line: string) => void },
+): void {
+  for (const { name, sockets } of attachments) {
+    for (const { fd, queue } of sockets) {
+      const refused = xskSetup.pollBusily(fd);
+      if (refused === 0) continue;
+      throw new UserError(
+        `cannot poll queue ${queue} of ${name} busily: ${describeErrno(refused)}; it takes ` +
+          "Linux 5.11 and CAP_NET_ADMIN, or leave busy polling out",
+        Exit.system,
+      );
+    }
+    if (sockets.length === 0) continue;
+    log(
+      `${name}: busy polling; its interrupts stay off for as long as napi_defer_hard_irqs and ` +
+        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating.md)`,
+    );
+  }
+}
