@@ -5,8 +5,7 @@
 import type { AuditReport } from "../tiles/netlink/audit.ts";
 import { Control } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given } from "./options.ts";
-import { say } from "./output.ts";
+import { command, type Given, say } from "./command.ts";
 
 const HELP = `usage: tegula audit [-j] [--control PATH]
 

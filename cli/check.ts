@@ -22,14 +22,12 @@ import type { Route } from "../netbase/route.ts";
 import { DISPATCHER } from "../tiles/runtime/attachment.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
-import { planApps } from "./apps.ts";
-import { checkListen, CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
+import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
 import { checkStart, fail, type Finding, ok, type Running, warn } from "./check_start.ts";
 import { Control } from "./control.ts";
 import { findDefaults } from "./default_interfaces.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { command, type Given } from "./options.ts";
-import { say } from "./output.ts";
+import { command, type Given, say } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]

@@ -4,10 +4,9 @@
  * with its place and what is allowed.
  */
 
-import { dirname } from "node:path";
-import { parse as parseToml, TomlError } from "smol-toml";
-import { z } from "zod";
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { APPS } from "../apps/registry.ts";
+import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
+import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
   joinRanges,
@@ -18,9 +17,13 @@ import {
   portsText,
   rangeText,
 } from "../tiles/runtime/ports.ts";
-import { appSchema, locate, toAppConfig, wants } from "./app_config.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import type { Given } from "./options.ts";
+import type { Given } from "./command.ts";
+import { dirname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parse as parseToml, TomlError } from "smol-toml";
+import { z } from "zod";
 
 /** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -103,6 +106,128 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
 function isPlace(text: string): boolean {
   const [address, port, ...more] = text.split(":");
   return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
+}
+
+/** What the configuration says of an app. */
+export type AppConfig = ReturnType<typeof toAppConfig>;
+
+/** The sentence where something else is given. */
+export function wants(what: string) {
+  return {
+    error: ({ input }: { input?: unknown }) => `must be ${what}, not ${JSON.stringify(input)}`,
+  };
+}
+
+/** A list of texts such as `example`. What Deno would not take of them, `right` refuses. */
+function names(example: string, right: (text: string) => boolean) {
+  const one = wants(`a text such as "${example}"`);
+  const list = wants(`a list such as ["${example}"]`);
+  return z.array(z.string(one).refine(right, one), list).default([]);
+}
+
+const isPath = (text: string) => /^[^\0]+$/.test(text);
+const isVariable = (text: string) => /^[^=,\0]+$/.test(text);
+
+/** `HOST` or `HOST:PORT`; IPv6 addresses stand in brackets. */
+function isHost(text: string): boolean {
+  const [, port = "1"] = /^(?:\[[\da-fA-F:.]+\]|[\w.*-]+)(?::(\d{1,5}))?$/.exec(text) ?? [, "0"];
+  return Number(port) >= 1 && Number(port) <= 65_535;
+}
+
+const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
+const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
+
+/** Bytes of K, M and G. */
+const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 } as const;
+
+/** A number of bytes, as `256M`, from `least` to `most`. */
+function size(least: string, most: string) {
+  const bytes = (text: string) => {
+    const [, digits, unit] = /^(\d{1,12})([KMG])$/.exec(text) ?? [];
+    return unit === undefined ? NaN : Number(digits) * UNITS[unit as keyof typeof UNITS];
+  };
+  const right = wants(`a text such as "64M" (K, M or G), from ${least} to ${most}`);
+  return z.string(right)
+    .refine((text) => bytes(text) >= bytes(least) && bytes(text) <= bytes(most), right)
+    .transform(bytes);
+}
+
+/** The keys of `[apps.NAME]`. */
+export const appSchema = z.strictObject({
+  module: z.string(wants("the path of a module")).optional(),
+  options: z.record(z.string(), z.unknown(), wants("a table")).default({}),
+  send_to: z.array(
+    z.string(wants('a text such as "198.51.100.0/24"')).transform((text, context) => {
+      const prefix = parsePrefix(text);
+      if (prefix !== null) return prefix;
+      const message = `'${text}' is no IPv4 address or prefix, such as 198.51.100.0/24`;
+      context.addIssue({ code: "custom", message });
+      return z.NEVER;
+    }),
+    wants('a list such as ["198.51.100.0/24"]'),
+  ).default([]),
+  refuse_sources: z.array(
+    z.string(onePorts).transform((text, context) => {
+      const range = parseRange(text, 0);
+      if (range !== null) return range;
+      context.addIssue({ code: "custom", message: onePorts.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["7", "0-52"]'),
+  ).optional(),
+  most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional(),
+  read: names("./zones", isPath),
+  write: names("/var/lib/tegula/my_app", isPath),
+  env: names("NAME", isVariable),
+  net: names("192.0.2.1:443", isHost),
+  clock: z.boolean(wants("true or false")).default(false),
+  keep: z.boolean(wants("true or false")).default(false),
+  memory: size("64M", "1024G").optional(),
+  state: size("4K", "1G").optional(),
+}, wants("a table"));
+
+/** Makes sense of what `appSchema` read, relative paths counted from `folder`. */
+export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
+  const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
+  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
+  const { memory, state: stateBytes, ...others } = limits;
+  const paths = (all: string[]) => all.map((path) => resolve(folder, path));
+  const grants: Grants = { ...others, read: paths(read), write: paths(write) };
+  return {
+    /** Name of an app that ships, or the path of a module; left out, the app's own name says which. */
+    module: module === undefined || isName(module) ? module : resolve(folder, module),
+    options: locateAll(options, folder) as AppPlan["options"],
+    sendTo,
+    ...(refuseSources !== undefined && { refuseSources }),
+    ...(mostPerSecond !== undefined && { mostPerSecond }),
+    ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
+    ...(stateBytes !== undefined && { stateBytes }),
+    grants,
+  };
+}
+
+/** What an app has of which the configuration says nothing. */
+export const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
+
+/** Whether a module is named and not the path of a file, which has its folder or its ending. */
+function isName(module: string): boolean {
+  return /^[^./]+$/.test(module);
+}
+
+/** A path that begins with ./ or ../ counts from the file that it stands in. */
+export function locate(text: string, folder: string): string {
+  return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
+}
+
+/** The same for every text in a value, however deep. What JSON has no word for becomes text. */
+function locateAll(value: unknown, folder: string): unknown {
+  if (typeof value === "string") return locate(value, folder);
+  if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
+  if (value instanceof Date) return value.toISOString();
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
+  if (typeof value !== "object" || value === null) return value;
+  const all = Object.entries(value);
+  return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
 }
 
 const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
@@ -279,4 +404,83 @@ function explain(issue: z.core.$ZodIssue): string {
     typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
   ).join("");
   return `${place}: ${issue.message}`;
+}
+
+/** The memory of an app's process, in MiB, where the configuration does not say. */
+const MEMORY_MIB = 256;
+
+/**
+ * Says which app tiles there are. An app that is named for several ports is one app; where it has
+ * instances, the n-th serves those ports that have as many. Throws UserError for an app that is not
+ * there, and for what its configuration says in vain.
+ */
+export function planApps(
+  { listen, apps, file }: Pick<RunConfig, "listen" | "apps" | "file">,
+): AppPlan[] {
+  const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
+  if (unused !== undefined) {
+    throw new UserError(`${file}: apps.${unused}: no port is given to it`, Exit.usage);
+  }
+  const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
+  return [...groups.values()].flatMap((group) => {
+    const [{ app, inline }] = group;
+    const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
+    const plan = planApp(app, { config, inline, file });
+    const instances = Math.max(...group.map((one) => one.instances));
+    return Array.from({ length: instances }, (_, i) => ({
+      ...plan,
+      app,
+      name: instances === 1 ? app : `${app}.${i + 1}`,
+      ports: joinRanges(group.filter((one) => one.instances > i).map(({ ports }) => ports)),
+    }));
+  });
+}
+
+function planApp(
+  app: string,
+  { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
+): Omit<AppPlan, "app" | "name" | "ports"> {
+  const { module = app, grants: configured, ...told } = config;
+  const { options } = told;
+  const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
+  const known = shipped?.options ?? Object.keys(options);
+  const unknown = Object.keys(options).find((each) => !known.includes(each));
+  if (unknown !== undefined) {
+    throw new UserError(
+      `${file}: apps.${app}.options.${unknown}: ${module} has no such option; ` +
+        (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
+      Exit.usage,
+    );
+  }
+  const grants = { ...configured, clock: configured.clock || shipped?.clock === true };
+  if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
+    throw new UserError(
+      `${app}@inline shares the net tile's worker, and can be granted nothing but read and clock`,
+      Exit.usage,
+    );
+  }
+  if (inline && (told.memoryMib ?? told.stateBytes) !== undefined) {
+    throw new UserError(
+      `${app}@inline has no process of its own, and can have neither memory nor state`,
+      Exit.usage,
+    );
+  }
+  const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
+  return { ...memoryMib, ...told, module: appModule(module), grants, inline };
+}
+
+function appModule(app: string): string {
+  if (Object.hasOwn(APPS, app)) return new URL(`../${APPS[app].module}`, import.meta.url).href;
+  if (!app.includes("/")) {
+    throw new UserError(
+      `there is no app '${app}'; the apps are ${Object.keys(APPS).join(", ")}, or a path such ` +
+        "as ./my_app.ts",
+      Exit.usage,
+    );
+  }
+  try {
+    return pathToFileURL(Deno.realPathSync(app)).href;
+  } catch {
+    throw new UserError(`cannot read the app module ${app}; check the path`, Exit.usage);
+  }
 }

@@ -3,7 +3,7 @@
  */
 
 import { Exit, statusOf, UserError } from "./errors.ts";
-import { say } from "./output.ts";
+import { say } from "./command.ts";
 import { VERSION } from "./self.ts";
 
 /** A command: its arguments in, its exit status out. */

@@ -15,9 +15,8 @@ import {
   routeEntry,
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
-import { interfaceText, neighborText, routeText } from "./entry_text.ts";
-import { command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { interfaceText, neighborText, routeText } from "./format.ts";
+import { command, type Given, say, word } from "./command.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync]

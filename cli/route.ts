@@ -7,11 +7,10 @@
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { decisionEntry, type Entry } from "../tiles/netlink/entries.ts";
 import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { routeText } from "./entry_text.ts";
+import { routeText } from "./format.ts";
 import { Exit } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { address, command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { address, command, type Given, say, word } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]

@@ -3,14 +3,13 @@
  */
 
 import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/ports.ts";
-import { planApps } from "./apps.ts";
-import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
+import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
 import { placeControl } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
 import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
 import { type MainLibraries, openLibraries } from "../master/libraries.ts";
-import { command, type Given } from "./options.ts";
+import { command, type Given } from "./command.ts";
 import {
   checkInterfaces,
   checkLimits,

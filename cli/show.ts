@@ -5,8 +5,7 @@
 
 import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { command, type Given, say, word } from "./command.ts";
 import {
   type Entry,
   interfaceEntries,
@@ -15,7 +14,7 @@ import {
   routeEntry,
 } from "../tiles/netlink/entries.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
-import { interfaceText, neighborText, routeText } from "./entry_text.ts";
+import { interfaceText, neighborText, routeText } from "./format.ts";
 
 const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
 

@@ -4,8 +4,7 @@
 
 import { askForChange } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command } from "./options.ts";
-import { say } from "./output.ts";
+import { command, say } from "./command.ts";
 
 const HELP = `usage: tegula upgrade [--control PATH]
 

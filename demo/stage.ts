@@ -12,9 +12,8 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import { Appliance, type Counters } from "./appliance.ts";
+import { Appliance, type Counters, type Lab } from "./lab.ts";
 import { flood, nowMillis, Traffic } from "./traffic.ts";
-import type { Lab } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */
 const RATE = 500;

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { planApps } from "../../cli/apps.ts";
-import { parseListen, readConfig } from "../../cli/config.ts";
+import { parseListen, planApps, readConfig } from "../../cli/config.ts";
 import { UserError } from "../../cli/errors.ts";
 import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 

@@ -3,10 +3,9 @@
  * what was given and what is allowed.
  */
 
-import { parseArgs, type ParseArgsConfig } from "node:util";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { say } from "./output.ts";
+import { parseArgs, type ParseArgsConfig } from "node:util";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
@@ -97,4 +96,28 @@ export function wholeNumber(
     `--${option} takes a whole number from ${least} to ${most}, not '${value}'`,
     Exit.usage,
   );
+}
+
+/** Prints a text and a line's end. See `write`. */
+export function say(text: string): void {
+  write(new TextEncoder().encode(`${text}\n`));
+}
+
+/**
+ * Writes all of `bytes`, to standard output unless told otherwise. Ends the process when whoever read has
+ * gone, which is no failure; throws UserError when it cannot be written for another reason.
+ */
+export function write(
+  bytes: Uint8Array,
+  { to = Deno.stdout, name = "standard output" }: {
+    to?: Pick<Deno.FsFile, "writeSync">;
+    name?: string;
+  } = {},
+): void {
+  try {
+    for (let at = 0; at < bytes.length;) at += to.writeSync(bytes.subarray(at));
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(Exit.ok);
+    throw new UserError(`cannot write ${name}: ${messageOf(error)}`, Exit.failure);
+  }
 }
