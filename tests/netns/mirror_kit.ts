@@ -7,7 +7,6 @@
 import assert from "node:assert/strict";
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import { openNetlink, pollSet } from "../../ffi/netlink.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
 import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
@@ -32,7 +31,7 @@ import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
 import { Mirror, type MirrorOptions } from "../../tiles/netlink/mirror.ts";
 import { mayBeTaken } from "./mirror_defaults.ts";
 
-export const library = openNetlink(libraryPath("netlink"));
+export const library = openNetlink();
 
 /** How long the mirror may take to be the kernel's equal, and anything else: the machine may be busy. */
 const CONVERGES_MILLIS = 10_000;
