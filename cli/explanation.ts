@@ -4,7 +4,7 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../netbase/route_decision.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
 import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";

@@ -9,11 +9,11 @@
  */
 
 import { heapView } from "../../ffi/view.ts";
-import { isEqual } from "../../netbase/attributes.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { isEqual } from "../../netbase/rib.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";

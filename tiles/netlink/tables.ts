@@ -8,16 +8,17 @@
  * and then the routes are read anew.
  */
 
-import { withAddress, withoutAddress } from "../../netbase/interface_writer.ts";
 import {
   IFF_LOWER_UP,
   IFF_RUNNING,
   IFF_UP,
   type InterfaceEntry,
   type InterfaceLink,
+  withAddress,
+  withoutAddress,
 } from "../../netbase/interfaces.ts";
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import {
   emptyRoute,

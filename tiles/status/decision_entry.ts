@@ -1,9 +1,9 @@
 /**
- * What `netbase/decision.ts` decides about an address, as an object with iproute2's names: the answer
+ * What `netbase/route_decision.ts` decides about an address, as an object with iproute2's names: the answer
  * of `tegula route get`, whether asked of a mirror or of a running appliance.
  */
 
-import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_UNSPEC } from "../../netbase/route.ts";
 import { formatAddress } from "../netlink/addresses.ts";
