@@ -1404,7 +1404,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
     {
       name: "metrics: labels are not quoted",
-      in: "labels",
+      in: "labelsText",
       from: "${quote(value)}",
       to: "${value}",
     },
