@@ -18,7 +18,7 @@ import { openRegions } from "../ffi/region.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { formatAddress } from "../tiles/netlink/addresses.ts";
-import { Dumper } from "../tiles/netlink/dump.ts";
+import { Dumper } from "../tiles/netlink/socket.ts";
 import { NeighborTables } from "../tiles/netlink/neighbor_tables.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";

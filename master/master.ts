@@ -12,23 +12,22 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
-import { pollBusily } from "../cli/busy_poll.ts";
-import { Changes } from "../cli/changes.ts";
+import { Changes } from "./changes.ts";
 import {
   listenControl,
   listenMetrics,
   reasonOf,
   removeControl,
   type StatusPlaces,
-} from "../cli/listen.ts";
+} from "./listen.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "../cli/libraries.ts";
-import * as preflight from "../cli/preflight.ts";
+import type { MainLibraries } from "./libraries.ts";
+import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
-import { RingWatch } from "../cli/watch.ts";
+import { RingWatch } from "./watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -804,7 +803,7 @@ class Master {
       preflight.insistOnSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
       return false;
     }
-    if (config.busyPoll) pollBusily(attachments, { ...this.#libraries, log });
+    if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
     return true;
   }
 

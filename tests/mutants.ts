@@ -255,17 +255,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
     {
-      name: "fib: a group of cells is used again without a grace period",
+      name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
-      from: "this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
-      to: "this.reclaim(old & ~FIB_GROUP_BIT);",
+      from: "this.#deferred.retire(this, old & TBL8_MASK);",
+      to: "this.reclaim(old & TBL8_MASK);",
     },
     {
-      name: "fib: groups of cells are lost",
+      name: "fib: tbl8s are lost",
       in: "FibWriter.fill",
-      from: "if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
+      from: "if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);",
       to: "",
     },
     {
@@ -276,34 +276,34 @@ export const MUTANTS: readonly Mutant[] = [
       tests: ["unit/netbase_store"],
     },
     {
-      name: "fib: a group is published before it is filled",
-      in: "FibWriter.paintBlock",
-      from: "const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
-      to: "Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);\n" +
-        "    const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
+      name: "fib: a tbl8 is published before it is filled",
+      in: "FibWriter.fillBlock",
+      from: "const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
+      to: "Atomics.store(this.#words, cell, TBL8_BIT | tbl8);\n" +
+        "    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
       tests: ["unit/netbase_store"],
     },
   ]),
 
-  ...mutantsOf("netbase/painter.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
     {
-      name: "painter: the default moves before readers have let go of cells",
-      in: "Painter.#goOn",
-      from: "if (!isOver(this.#sincePaint)) return false;",
+      name: "fib: the default moves before readers have let go of cells",
+      in: "FibBuilder.#proceed",
+      from: "if (!isOver(this.#sinceCells)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: cells change before readers have let go of the default",
-      in: "Painter.#goOn",
+      name: "fib: cells change before readers have let go of the default",
+      in: "FibBuilder.#proceed",
       from: "if (cells && !isOver(this.#sinceMove)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: what did not fit is not tried again",
-      in: "Painter.#touchHomeless",
-      from: "for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);",
+      name: "fib: what did not fit is not retried",
+      in: "FibBuilder.#retryNextHops",
+      from: "for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);",
       to: "",
       tests: ["unit/netbase_groups"],
     },
@@ -330,41 +330,41 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "rcu: what waits is given back before its time",
-      in: "Limbo.reclaim",
+      name: "rcu: items are freed before their grace period is over",
+      in: "DeferredFree.reclaim",
       from: "this.#sealed[done].grace.over",
       to: "this.#sealed.length > done",
     },
   ]),
 
-  ...mutantsOf("netbase/record_table_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
     {
-      name: "record table: its old place is used again without a grace period",
-      in: "RecordTableWriter.#rebuild",
-      from: "this.#limbo.retire(this.#placePool, old & PLACE_MASK);",
+      name: "hash table: its old place is used again without a grace period",
+      in: "HashTableWriter.#rebuild",
+      from: "this.#deferred.retire(this.#placePool, old & PLACE_MASK);",
       to: "this.#placePool.reclaim(old & PLACE_MASK);",
     },
     {
-      name: "record table: a replaced record is used again without a grace period",
-      in: "RecordTableWriter.put",
-      from: "this.#limbo.retire(this.#recordPool, this.#numberOf(this.#recordIn(before)));",
+      name: "hash table: a replaced record is used again without a grace period",
+      in: "HashTableWriter.put",
+      from: "this.#deferred.retire(this.#records, this.#numberOf(this.#recordIn(before)));",
       to: "this.#records.reclaim(this.#numberOf(this.#recordIn(before)));",
     },
     {
-      name: "record table: a removed key empties its slot",
-      in: "RecordTableWriter.#removeAt",
+      name: "hash table: a removed key empties its slot",
+      in: "HashTableWriter.#removeAt",
       from: "if (this.words[next] !== EMPTY) {",
       to: "if (false) {",
     },
     {
-      name: "record table: nothing is swept",
-      in: "RecordTableWriter.endSync",
+      name: "hash table: nothing is swept",
+      in: "HashTableWriter.endSync",
       from: "this.remove(this.words[record], this.words[record + 1]);",
       to: "",
     },
     {
-      name: "record table: records of what found no slot are lost",
-      in: "RecordTableWriter.put",
+      name: "hash table: records of what found no slot are lost",
+      in: "HashTableWriter.put",
       from: "this.#records.reclaim(this.#numberOf(record));",
       to: "",
       tests: ["unit/netbase_neighbors_full"],
@@ -386,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbor_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -410,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interface_writer.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -420,12 +420,12 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "interfaces: a run is used again without a grace period",
       in: "InterfaceWriter.#retireRun",
-      from: "this.#limbo.retire(this.#runs, this.words[record + Interface.addresses]);",
+      from: "this.#deferred.retire(this.#runs, this.words[record + Interface.addresses]);",
       to: "this.#runs.reclaim(this.words[record + Interface.addresses]);",
     },
   ]),
 
-  ...mutantsOf("netbase/decision.ts", ["unit/netbase_decision"], [
+  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase_decision"], [
     {
       name: "decision: a route's preferred source is not taken",
       in: "follow",
@@ -459,7 +459,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/attributes.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
     {
       name: "attributes: routes that differ in their source are one",
       in: "isEqual",
@@ -485,8 +485,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "rib: an appended route goes first",
       in: "Rib.add",
-      from: "append ? this.#last : this.#before",
-      to: "this.#before",
+      from: "append ? place.last : place.before",
+      to: "place.before",
     },
     {
       name: "rib: a removed route is still painted",
@@ -1118,60 +1118,60 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/interfaces_part.ts", ["unit/netlink_interfaces"], [
+  ...mutantsOf("tiles/netlink/tables.ts", ["unit/netlink_interfaces"], [
     {
       name: "mirror: routes stay whose preferred source is gone",
-      in: "InterfacesPart.#addressGone",
-      from: "if (!elsewhere) this.#listeners.routes.sourceGone(local);",
+      in: "InterfacesTable.#addressGone",
+      from: "if (!elsewhere) this.#routes.sourceGone(local);",
       to: "void local;",
     },
     {
       name: "mirror: routes go though their preferred source is elsewhere",
-      in: "InterfacesPart.#addressGone",
+      in: "InterfacesTable.#addressGone",
       from: "if (!elsewhere) this",
       to: "this",
     },
     {
       name: "mirror: routes stay by an interface that lost its last address",
-      in: "InterfacesPart.#addressGone",
-      from: "if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });",
+      in: "InterfacesTable.#addressGone",
+      from: "if (left === 0) this.#routes.deviceDown(ifindex, { force: true });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is down",
-      in: "InterfacesPart.#linkChanged",
-      from: "if (wentDown) routes.deviceDown(ifindex, { force: false });",
+      in: "InterfacesTable.#linkChanged",
+      from: "if (wentDown) this.#routes.deviceDown(ifindex, { force: false });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is gone",
-      in: "InterfacesPart.#linkGone",
-      from: "this.#listeners.routes.deviceGone(ifindex);",
+      in: "InterfacesTable.#linkGone",
+      from: "this.#routes.deviceGone(ifindex);",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_event_log"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_change_log"], [
     {
-      name: "event log: what does not fit is lost without a word",
-      in: "EventLog.#grow",
+      name: "change log: what does not fit is lost without a word",
+      in: "ChangeLog.#grow",
       from:
         "if (needed > MOST_BYTES) this.overflowed = true;\n    if (this.overflowed) return false;",
       to: "if (needed > MOST_BYTES) return false;",
     },
     {
-      name: "event log: an overflow is never forgotten",
-      in: "EventLog.clear",
+      name: "change log: an overflow is never forgotten",
+      in: "ChangeLog.clear",
       from: "this.overflowed = false;",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/synchroniser.ts", ["unit/netlink_synchroniser"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_resync"], [
     {
-      name: "synchroniser: a read is whole though events beside it were lost",
-      in: "Synchroniser.#ended",
-      from: 'else if (this.#events.overflowed) this.#failed(plan, "damaged");',
+      name: "resync: a read is whole though events beside it were lost",
+      in: "Resync.#ended",
+      from: 'else if (this.#events.overflowed) this.#failed(schedule, "damaged", now);',
       to: "",
     },
   ]),
@@ -1242,14 +1242,14 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink_audit"], [
     {
       name: "audit: what an event has named counts as a difference",
-      in: "Audit.#forgetNamed",
-      from: "if (this.#named.has(what)) this.#differing.delete(what);",
+      in: "Audit.#begin",
+      from: "this.#mirror.watchEvents((message, now) => resync.event(message, now));",
       to: "",
     },
     {
       name: "audit: a difference is not mended",
       in: "Audit.#repair",
-      from: "this.#mirror.resync();",
+      from: "this.#mirror.resync(undefined, now);",
       to: "",
     },
   ]),
@@ -1404,7 +1404,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
     {
       name: "metrics: labels are not quoted",
-      in: "labels",
+      in: "labelsText",
       from: "${quote(value)}",
       to: "${value}",
     },
