@@ -152,8 +152,8 @@ function quoted(word: string | boolean): string {
 
 function checkHost(config: RunConfig, again: Again): Finding[] {
   const { interfaces: names, listen, netTiles, dispatcher } = config;
-  const host = load("host", openHost);
-  const facts = { host, xsk: load("xsk", openXskSetup), dispatcher, netTiles, again };
+  const host = load(openHost);
+  const facts = { host, xsk: load(openXskSetup), dispatcher, netTiles, again };
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
   const { reader: { interfaces, neighbors }, writer } = live;
