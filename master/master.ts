@@ -28,7 +28,7 @@ import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "./watch.ts";
-import { stateRegionBytes } from "../tiles/app/state.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";

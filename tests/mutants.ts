@@ -1299,7 +1299,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/service.ts", ["unit/app_service"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_service"], [
     {
       name: "service: an error ends the app's burst",
       in: "Service.receive",
@@ -1315,7 +1315,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "service: errors are not counted",
       in: "Service.#failed",
-      from: "this.#parts.counters[APP.index.errors]++;",
+      from: "this.#host.counters[APP.index.errors]++;",
       to: "",
     },
     {
@@ -1326,17 +1326,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/refusals.ts", ["unit/app_refusals"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_refusals"], [
     {
       name: "refusals: the last port of a range is answered",
       in: "refusals",
-      from: "ports.fill(REFUSED, first, last + 1)",
-      to: "ports.fill(REFUSED, first, last)",
+      from: "ports.fill(REFUSED_PORT, first, last + 1)",
+      to: "ports.fill(REFUSED_PORT, first, last)",
     },
     {
       name: "refusals: two of our own ports answer each other for ever",
       in: "refusals",
-      from: "for (const port of served) ports[port] |= SERVED;",
+      from: "for (const port of served) ports[port] |= SERVED_PORT;",
       to: "",
     },
     {

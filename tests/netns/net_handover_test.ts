@@ -9,7 +9,7 @@ import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";

@@ -7,8 +7,8 @@
  *     on, or sockets, or arp_queue while the neighbour is unknown.
  */
 
-import { METRICS_BYTES, MetricsWriter } from "../app/metrics.ts";
-import { loadService, type Service } from "../app/service.ts";
+import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
+import { loadService, type Service } from "../app/host.ts";
 import { heapView, slice, type View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { CaptureWriter } from "../runtime/capture_ring.ts";

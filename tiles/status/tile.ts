@@ -19,7 +19,7 @@ import { listenOn } from "./connections.ts";
 import { serveControl } from "./control_socket.ts";
 import { interfaceNames } from "../netlink/entries.ts";
 import { serveMetrics } from "./metrics.ts";
-import { MetricsReader } from "../app/metrics.ts";
+import { MetricsReader } from "../app/regions.ts";
 import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
 
@@ -50,7 +50,7 @@ export interface StatusSetup {
     /** Of an app that is a process: its slot in `refusedCallsOfApps`. */
     readonly slot?: number;
   }[];
-  /** The numbers of apps' own (`../app/metrics.ts`), by tile. */
+  /** The numbers of apps' own (`../app/regions.ts`), by tile. */
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
   /** Interfaces that frames are taken from. */
   readonly interfaces: readonly string[];
