@@ -323,17 +323,16 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "rcu: a batch takes more in though a reader has moved",
-      in: "Grace.restart",
-      from:
-        "if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;",
-      to: "",
+      name: "rcu: a batch takes more in while its grace period runs",
+      in: "DeferredFree.retire",
+      from: "this.#open.push({ pool, item });",
+      to: "this.#sealed.push({ pool, item });",
     },
     {
       name: "rcu: items are freed before their grace period is over",
       in: "DeferredFree.reclaim",
-      from: "this.#sealed[done].grace.over",
-      to: "this.#sealed.length > done",
+      from: "this.#sealed.length === 0 || this.#grace.over",
+      to: "true",
     },
   ]),
 

@@ -55,6 +55,8 @@ export interface HarnessOptions
   readonly sendTo?: readonly string[];
   /** Bytes of its state, or the `state` of a harness whose successor this is. */
   readonly state?: number | View;
+  /** A monotonic clock, milliseconds. */
+  readonly now?: () => number;
 }
 
 /** A datagram to give to the app. */
@@ -139,6 +141,7 @@ export class AppHarness {
       log: (line) => harness.logged.push(line),
       ...(options.clock && { clock: options.clock }),
       ...(state && { state }),
+      ...(options.now && { now: options.now }),
     });
     return harness;
   }

@@ -50,6 +50,8 @@ export interface ServiceHost extends Pick<AppContext, "clock" | "state" | "log">
   readonly metrics?: MetricsWriter;
   /** A predecessor may still run: the caller calls `begin` when it has ended. */
   readonly beside?: boolean;
+  /** A monotonic clock, milliseconds; `performance.now` when left out. */
+  readonly now?: () => number;
 }
 
 /** Imports the app's module and makes the app. AppError: what is wrong with it. */
@@ -81,7 +83,7 @@ export async function makeService(
     ...(host.state && { state: host.state }),
     ...refusals(setup, host.counters),
     metric: (name, kind) => metrics.metric(name, kind),
-    log: bounded(host.log),
+    log: bounded(host.log, host.now),
   };
   const isMade = typeof module.default === "function";
   const made: object = isMade ? await (module.default as AppFactory)(context) : module;
@@ -173,15 +175,16 @@ export class Service {
   readonly #seen = new Set<string>();
   #nextTick: number;
 
-  constructor(app: App, host: Pick<ServiceHost, "counters" | "log">) {
+  constructor(app: App, host: Pick<ServiceHost, "counters" | "log" | "now">) {
     this.#app = app;
     this.#host = host;
     const { tickMillis = 1000 } = app;
+    const { now = () => performance.now() } = host;
     if (typeof tickMillis !== "number" || Number.isNaN(tickMillis)) {
       throw new TypeError("its tickMillis is to be a number of milliseconds");
     }
     this.#tickMillis = app.tick === undefined ? -1 : Math.min(Math.max(1, tickMillis), 2 ** 31 - 1);
-    this.#nextTick = performance.now() + this.#tickMillis;
+    this.#nextTick = now() + this.#tickMillis;
   }
 
   /** Says that no predecessor runs any more. Once, before all else; throws what the app throws. */

@@ -69,9 +69,6 @@ const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 const interval = setInterval(() => post({ type: "loading" }), LOADING_MILLIS);
 const stopSaying = clearInterval.bind(globalThis, interval);
 
-// Not awaited: messages arrive once this module has been evaluated.
-live();
-
 async function live(): Promise<void> {
   try {
     const over = new AbortController();
@@ -341,3 +338,6 @@ function placeOf(stack: string): { handler: string; place: string; call: string 
   const [, call = "async"] = /^ +at (?:async )?(?:new )?([\w.]+) \(/.exec(callee ?? "") ?? [];
   return { handler, place: ` at ${decodeURI(file)}:${line}`, call };
 }
+
+// Not awaited: messages arrive once this module has been evaluated.
+live();
