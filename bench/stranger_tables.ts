@@ -135,7 +135,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(0, keyOf(seed, Use.heard));
+      const at = hashOf(0, keyOf(seed, Use.recentPeers));
       return (key) => at(key) & PLACES;
     },
     known: (key) => mixed(key) & PLACES,
@@ -154,7 +154,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(OUR_ADDRESS, keyOf(seed, Use.headers));
+      const at = hashOf(OUR_ADDRESS, keyOf(seed, Use.routeCache));
       return (key) => at(key) & PLACES;
     },
     known: (key) => mixed(key) & PLACES,
@@ -177,7 +177,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(IFINDEX, keyOf(seed, Use.hold));
+      const at = hashOf(IFINDEX, keyOf(seed, Use.arpQueue));
       return (key) => at(key) & (ARP_QUEUE_LIMITS.total - 1);
     },
     known: (key) => mixed(key) & PLACES,

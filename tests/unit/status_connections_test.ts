@@ -3,18 +3,16 @@
 import assert from "node:assert/strict";
 import type { AddressInfo, Socket } from "node:net";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { STATUS } from "../../tiles/runtime/counters.ts";
-import { type Answers } from "../../tiles/status/answers.ts";
 import { type Connection, listenOn, serveConnections } from "../../tiles/status/connections.ts";
-import { serveControl } from "../../tiles/status/control_socket.ts";
+import { serveControl } from "../../tiles/status/control.ts";
 import { eventually } from "../netns/eventually.ts";
 
 const { index } = STATUS;
 const encoder = new TextEncoder();
-const host = openHost(libraryPath("host"));
-const tile = openTile(libraryPath("tile"));
+const host = openHost();
+const tile = openTile();
 
 function makeCounters(): Float64Array {
   return new Float64Array(Object.keys(STATUS.help).length);
@@ -181,8 +179,8 @@ async function controlled(
   const path = `${folder}/control.sock`;
   const listener = await listenOn(host.listenUnix(path, 0o600), tile);
   const counters = makeCounters();
-  const answers = { answer: (line: string) => `${line}!\n` } as unknown as Answers;
-  const served = serveControl(listener, { answers, counters, ...limits });
+  const answer = (line: string) => `${line}!\n`;
+  const served = serveControl(listener, { answer, counters, ...limits });
   await use(() => Deno.connect({ transport: "unix", path }), counters);
   await eventually("all to be closed", () => none(counters, index.control_connections));
   listener.close();

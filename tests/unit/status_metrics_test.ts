@@ -4,13 +4,12 @@ import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
 import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/regions.ts";
 import { COUNTERS, STATUS } from "../../tiles/runtime/counters.ts";
 import { listenOn } from "../../tiles/status/connections.ts";
-import { type MetricsParts, serveMetrics } from "../../tiles/status/metrics.ts";
+import { type Measured, serveMetrics } from "../../tiles/status/metrics.ts";
 
 /** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
 async function serving(
@@ -23,8 +22,8 @@ async function serving(
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
   const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
-  const fd = openHost(libraryPath("host")).listenTcp("127.0.0.1", 0);
-  const listener = await listenOn(fd, openTile(libraryPath("tile")));
+  const fd = openHost().listenTcp("127.0.0.1", 0);
+  const listener = await listenOn(fd, openTile());
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
     tiles: Object.keys(COUNTERS).map((kind) => (
@@ -32,9 +31,9 @@ async function serving(
     )),
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
-    own: [{ name: tile, reader: new MetricsReader(view) }],
+    custom: [{ name: tile, reader: new MetricsReader(view) }],
   };
-  const served = serveMetrics(listener, parts as unknown as MetricsParts);
+  const served = serveMetrics(listener, parts as unknown as Measured);
   await use((listener.address as AddressInfo).port, counters);
   listener.close();
   await served;

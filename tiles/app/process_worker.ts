@@ -9,7 +9,6 @@
  */
 
 import { openClock } from "../../ffi/clock.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
@@ -95,11 +94,11 @@ function loose(signal: AbortSignal): Promise<never> {
 
 /** Makes the app and returns what runs its loop until it is told to end. */
 async function start(): Promise<() => void> {
-  const library = openTile(libraryPath("tile"));
-  const regions = openRegions(libraryPath("region"));
+  const library = openTile();
+  const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
-  const clockIfGranted = clock ? { clock: openClock(libraryPath("tile")) } : {};
+  const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));

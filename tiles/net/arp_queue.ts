@@ -289,7 +289,7 @@ export class PacketQueues {
     this.#limits = limits;
     this.#drop = drop;
     this.#random = random;
-    this.#key = keyOf(seed, Use.hold);
+    this.#key = keyOf(seed, Use.arpQueue);
     this.#held = new Int32Array(total * ROW_WORDS);
     this.#deadline = new Float64Array(total);
     this.#next = freeList(total);

@@ -45,7 +45,7 @@ export class RecentPeers {
     const words = this.#words = i32(view);
     if (seed === undefined) return;
     if (words[KEY_AT + 1] !== 0) return;
-    const { add, first, second } = keyOf(seed, Use.heard);
+    const { add, first, second } = keyOf(seed, Use.recentPeers);
     words.set([add, first, second], KEY_AT);
   }
 

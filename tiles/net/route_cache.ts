@@ -161,7 +161,7 @@ export class RouteCache {
     this.words = i32(memory);
     this.view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
     this.#mask = this.words.length / ENTRY_WORDS - 1;
-    const { add, first, second } = keyOf(seed, Use.headers);
+    const { add, first, second } = keyOf(seed, Use.routeCache);
     this.#add = add;
     this.#first = first;
     this.#second = second;
