@@ -12,7 +12,7 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash_table.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
 import { Changes } from "./changes.ts";
 import {

@@ -8,10 +8,10 @@
  * reader may use what it has found until its next quiescent state (one per burst); after that it
  * holds nothing.
  *
- * Why that is right. A retired item was made unreachable by a store that came before a `Grace` reads
+ * Why that is right. A retired item was made unreachable by a store that came before `#seal()` reads
  * the readers' burst counters. A reader that has the item found it in a burst that had begun by then,
  * and that burst ends with the next change of its counter. So once the counter differs from the value
- * that the `Grace` read, or the reader says that it sleeps, it does not hold the item, and later bursts
+ * seen at `#seal()`, or the reader says that it sleeps, it does not hold the item, and later bursts
  * cannot find it: `NetbaseReader.refresh()` opens each with a sequentially consistent load after the
  * tile's sequentially consistent store of counter or sleep word, and on x86-64 as on arm64 (`stlr`
  * before `ldar`) no later load passes that pair.
@@ -58,6 +58,13 @@ export class Grace {
     }
     return over;
   }
+
+  /** Begins again if no reader's burst counter has moved since; returns whether it did. */
+  restart(): boolean {
+    if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;
+    this.#passed.fill(0);
+    return true;
+  }
 }
 
 /** An allocator of items that are freed through {@linkcode DeferredFree}. */
@@ -66,22 +73,19 @@ export interface Pool {
   reclaim(item: number): void;
 }
 
-/** An item that waits, and where it goes. */
-interface Retired {
-  readonly pool: Pool;
-  readonly item: number;
+/** What was retired between two seals. */
+interface Batch {
+  readonly pools: Pool[];
+  readonly items: number[];
+  readonly grace: Grace;
 }
 
-/**
- * Frees items a grace period after they were unpublished. One batch waits at a time; items retired
- * meanwhile are the next batch, so that however slow a reader is there are only two.
- */
+/** Frees items a grace period after they were unpublished. */
 export class DeferredFree {
   readonly #readers: readonly Reader[];
-  /** The batch whose grace period runs. */
-  #sealed: Retired[] = [];
-  #open: Retired[] = [];
-  #grace = new Grace([]);
+  readonly #sealed: Batch[] = [];
+  #pools: Pool[] = [];
+  #items: number[] = [];
 
   constructor(readers: readonly Reader[]) {
     this.#readers = readers;
@@ -89,26 +93,41 @@ export class DeferredFree {
 
   /** Number of items that wait. */
   get size(): number {
-    return this.#sealed.length + this.#open.length;
+    return this.#sealed.reduce((sum, batch) => sum + batch.items.length, this.#items.length);
   }
 
   /** Gives `item`, which no reader can find from now on, back to `pool` when none holds it any more. */
   retire(pool: Pool, item: number): void {
-    this.#open.push({ pool, item });
+    this.#pools.push(pool);
+    this.#items.push(item);
   }
 
   /**
-   * Frees the waiting batch if its grace period is over, and then begins one for the items retired since.
-   * The stores that made items unreachable must be ordered before this by an `Atomics.store`.
+   * Begins a grace period for the items retired since the last call, and frees those whose grace
+   * period is over. The stores that made items unreachable must be ordered before this by an
+   * `Atomics.store`.
    */
   reclaim(): void {
-    while (this.size > 0 && (this.#sealed.length === 0 || this.#grace.over)) {
-      const done = this.#sealed;
-      this.#sealed = this.#open;
-      this.#open = [];
-      this.#grace = new Grace(this.#readers);
-      for (const { pool, item } of done) pool.reclaim(item);
+    if (this.#items.length > 0) this.#seal();
+    let done = 0;
+    while (done < this.#sealed.length && this.#sealed[done].grace.over) done++;
+    for (const batch of this.#sealed.splice(0, done)) {
+      for (let i = 0; i < batch.items.length; i++) batch.pools[i].reclaim(batch.items[i]);
     }
+  }
+
+  /** Closes the open batch. While no reader moves it joins the last one, so that batches stay few. */
+  #seal(): void {
+    const last = this.#sealed.at(-1);
+    if (last !== undefined && last.grace.restart()) {
+      for (const pool of this.#pools) last.pools.push(pool);
+      for (const item of this.#items) last.items.push(item);
+    } else {
+      const grace = new Grace(this.#readers);
+      this.#sealed.push({ pools: this.#pools, items: this.#items, grace });
+    }
+    this.#pools = [];
+    this.#items = [];
   }
 }
 

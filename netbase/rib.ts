@@ -9,8 +9,8 @@
  */
 
 import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";
-import type { Change, ListenerSlot } from "./netbase.ts";
-import type { NextHopFields, NextHopWriter } from "./next_hops.ts";
+import type { Change, ListenerSlot } from "./netbase_writer.ts";
+import type { NextHopFields, NextHopWriter } from "./fib_writer.ts";
 import {
   type Hop,
   isRefusal,

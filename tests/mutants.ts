@@ -255,7 +255,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -285,7 +285,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -323,20 +323,21 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "rcu: a batch takes more in while its grace period runs",
-      in: "DeferredFree.retire",
-      from: "this.#open.push({ pool, item });",
-      to: "this.#sealed.push({ pool, item });",
+      name: "rcu: a batch takes more in though a reader has moved",
+      in: "Grace.restart",
+      from:
+        "if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;",
+      to: "",
     },
     {
       name: "rcu: items are freed before their grace period is over",
       in: "DeferredFree.reclaim",
-      from: "this.#sealed.length === 0 || this.#grace.over",
-      to: "true",
+      from: "this.#sealed[done].grace.over",
+      to: "this.#sealed.length > done",
     },
   ]),
 
-  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -385,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -409,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",

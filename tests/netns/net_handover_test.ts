@@ -7,7 +7,7 @@ import { heapView, slice } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";

@@ -3,7 +3,7 @@
  * bursts and ticks, and survives what it throws.
  */
 
-import { hash } from "../../netbase/hash_table.ts";
+import { hash } from "../../netbase/hash.ts";
 import type { View } from "../../ffi/view.ts";
 import { formatAddress } from "../netlink/addresses.ts";
 import { bounded } from "../runtime/console.ts";

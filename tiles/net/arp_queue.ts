@@ -4,7 +4,7 @@
  * time is over it is dropped.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";

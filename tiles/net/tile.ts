@@ -82,7 +82,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash_table.ts`). */
+  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
   readonly seed: number;
 }
 

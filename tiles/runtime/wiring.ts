@@ -6,7 +6,7 @@
 
 import { f64, slice, type View } from "../../ffi/view.ts";
 import type { Region } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import type { ServiceSetup } from "../app/host.ts";
