@@ -21,8 +21,7 @@ import {
   checkPorts,
   checkPrivileges,
 } from "../master/preflight.ts";
-import { METRICS_BYTES } from "../tiles/app/metrics.ts";
-import { stateRegionBytes } from "../tiles/app/state.ts";
+import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
 import { checkMtus, InterfaceError } from "../tiles/runtime/interfaces_ready.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
