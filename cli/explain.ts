@@ -1,5 +1,7 @@
 /**
- * `tegula explain`: tells in words what becomes of a datagram to an address, and why.
+ * `tegula explain`: explains what happens to a datagram to an address, and why: the route among its
+ * candidates, the hop of a group, the neighbour, and the headers or the drop. The functions that net tiles
+ * use decide it, over a mirror.
  */
 
 import * as route from "../netbase/route.ts";
@@ -42,18 +44,17 @@ import { openMirror } from "./snapshot.ts";
 const HELP =
   `usage: tegula explain ADDRESS [--source ADDRESS] [--sport PORT] [--dport PORT] [-j] [--live]
 
-Tells what becomes of a datagram to ADDRESS, with the routes and neighbours that the kernel has now: which route is
-taken and why no other, which hop of several for this flow, the neighbour and its state, and the headers, or
-why it is dropped and the command that shows the cause. Needs no privileges.
+Explains what happens to a datagram to ADDRESS, by the routes and neighbours that the kernel has now: which
+route is used and why no other, which of several next hops for this flow, the neighbour and its state, and
+the headers, or why it is dropped and which command shows the cause. Needs no privileges.
 
-  --source ADDRESS   the address that it comes from; without it the one that would be chosen
-  --sport PORT       the port that it comes from (7), and
-  --dport PORT       goes to (50000): with the addresses they choose the hop
-  -j, --json         JSON
-  --live             by the interfaces that the running tegula has; without it by all that have
-                     Ethernet headers
-  --control PATH     the same, of the one with this control socket
-  --help             this`;
+  --source ADDRESS   the source address; by default the one that would be chosen
+  --sport PORT       the source port (default 7), and
+  --dport PORT       the destination port (default 50000): with the addresses, they choose the next hop
+  -j, --json         print JSON
+  --live             assume the interfaces of the running tegula; by default all with Ethernet headers
+  --control PATH     the same, of the tegula at this control socket
+  --help             print this`;
 
 const OPTIONS = {
   source: { type: "string" },
@@ -101,7 +102,7 @@ function portOf(text: string, option: string): number {
   return wholeNumber(text, { option, least: 1, most: 65_535 });
 }
 
-/** The datagram asked about; addresses in host order, 0 for a source that is to be chosen. */
+/** The datagram. Addresses in host order; source 0: to be chosen. */
 export interface Flow {
   readonly destination: number;
   readonly source: number;
@@ -109,27 +110,27 @@ export interface Flow {
   readonly destinationPort: number;
 }
 
-/** What is to be explained, and what is known besides the mirror. */
+/** The mirror, and what else is known. */
 export interface Facts {
   readonly reader: NetbaseReader;
   readonly rib: Rib;
-  /** Interfaces that net tiles send by; null: all that have Ethernet headers. */
+  /** Interfaces that net tiles send by; null: all with Ethernet headers. */
   readonly attached: readonly string[] | null;
-  /** Milliseconds since a neighbour was last known to be reachable; -1: not told. */
+  /** Milliseconds since a neighbour was last confirmed reachable; -1: unknown. */
   confirmedMillis(ifindex: number, address: number): number;
 }
 
-/** Each step of the decision as a sentence, and the outcome in the form of `route get -j`. */
+/** The steps of the decision as sentences, and the outcome in the form of `route get -j`. */
 export interface Explanation {
   readonly outcome: Entry;
   readonly steps: readonly { readonly about: string; readonly says: string }[];
 }
 
 type Step = Explanation["steps"][number];
-/** The same with what interfaces are called. */
+/** The same, with names of interfaces. */
 type Named = Facts & { readonly nameOf: (ifindex: number) => string };
 
-/** Explains what becomes of a datagram. */
+/** Explains what happens to a datagram. */
 export function explain(facts: Facts, flow: Flow): Explanation {
   const { reader } = facts;
   const named = { ...facts, nameOf: interfaceNames(reader.interfaces) };
@@ -149,12 +150,12 @@ export function explain(facts: Facts, flow: Flow): Explanation {
 }
 
 function routeSteps({ rib, reader, nameOf }: Named, destination: number, by: Decision): Step[] {
-  if (destination === 0) return [{ about: "route", says: "none is asked: 0.0.0.0 is this host" }];
+  if (destination === 0) return [{ about: "route", says: "no lookup: 0.0.0.0 is this host" }];
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
   const first = rib.bestFor(destination);
   if (first === null) return [{ about: "route", says: "none covers it" }];
-  // One of several default routes of equal metric may stand in for the first.
+  // Another default route of equal metric may be used instead of the first.
   const best = by.group !== 0 || by.nextHop === 0 || leadsBy(first, reader, by) ? first : (
     covering.find((each) => isEqual(each, first) && leadsBy(each, reader, by)) ?? first
   );
@@ -174,13 +175,13 @@ function routeSteps({ rib, reader, nameOf }: Named, destination: number, by: Dec
   ];
 }
 
-/** Whether two routes compete by nothing but their order. */
+/** Whether only their order decides between two routes. */
 function isEqual(a: route.Route, b: route.Route): boolean {
   return a.table === b.table && a.prefixLength === b.prefixLength && a.tos === b.tos &&
     a.priority === b.priority;
 }
 
-/** Whether a route, or the first of its hops, leads where the decision does. */
+/** Whether a route, or the first of its hops, has the next hop of the decision. */
 function leadsBy(each: route.Route, { nextHops }: Facts["reader"], { nextHop }: Decision): boolean {
   const { gateway, ifindex } = each.hops?.[0] ?? each;
   return gateway === nextHops.gateway(nextHop) && ifindex === nextHops.ifindex(nextHop);
@@ -195,8 +196,8 @@ function isSilent({ neighbors }: Facts["reader"], each: route.Route): boolean {
 function whyNot(each: route.Route, best: route.Route, order: string): string {
   if (order === "separate" && each.table !== best.table) {
     return each.table === route.RT_TABLE_MAIN
-      ? "table local is asked first"
-      : "it throws, and table main is asked";
+      ? "table local is looked up first"
+      : "it throws, and table main is looked up";
   }
   if (each.prefixLength < best.prefixLength) {
     return `${formatPrefix(best.destination, best.prefixLength)} is longer`;
@@ -206,7 +207,7 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   if (each.priority > best.priority) {
     return `metric ${best.priority} is lower than ${each.priority}`;
   }
-  return "it stands behind the one that is taken";
+  return "it comes after the one that is used";
 }
 
 function hopSteps({ reader, nameOf }: Named, { group, nextHop }: Decision, hash: number): Step[] {
@@ -230,16 +231,16 @@ function hopSteps({ reader, nameOf }: Named, { group, nextHop }: Decision, hash:
   return [{ about: "hop", says }];
 }
 
-/** Which source the datagram has, and why. */
+/** The source address, and why. */
 function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): Step[] {
   if (asked === 0 && by.interfaceRecord < 0) return [];
   const why = asked !== 0
     ? by.source === 0 ? "is no address of this host" : "as asked for"
     : by.source === 0
-    ? "no address has a scope that is wide enough"
+    ? "no address has a wide enough scope"
     : by.nextHop !== 0 && nextHops.source(by.nextHop) === by.source
     ? "the route prefers it (src)"
-    : "chosen as the kernel does: of the interface, in the gateway's prefix if there is one";
+    : "chosen as the kernel does: an address of the interface, in the gateway's prefix if there is one";
   return [{ about: "source", says: `${formatAddress(asked || by.source)}: ${why}` }];
 }
 
@@ -250,7 +251,7 @@ function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination
   const about = "neighbour";
   if (record < 0) {
     const says =
-      `${formatAddress(address)} dev ${nameOf(ifindex)} is not known: it is asked for, and ` +
+      `${formatAddress(address)} dev ${nameOf(ifindex)} is unknown: it is solicited, and ` +
       "the datagram waits";
     return [{ about, says }];
   }
@@ -260,12 +261,12 @@ function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination
   const then = (state & NUD_VALID) !== 0
     ? age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`
     : state === NUD_INCOMPLETE
-    ? ": the kernel asks for it and has no answer yet; the datagram waits"
-    : ": it did not answer; it is asked for again, and the datagram waits";
+    ? ": the kernel solicits it and has no answer yet; the datagram waits"
+    : ": it did not answer; it is solicited again, and the datagram waits";
   return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` }];
 }
 
-/** The headers that a net tile on every Ethernet interface would build, or the counter that moves. */
+/** The headers that a net tile would build, or the drop counter that it would increment. */
 function headerStep(
   { reader, attached: names, nameOf }: Named,
   decision: Decision,
