@@ -9,7 +9,6 @@
 
 import { fileURLToPath } from "node:url";
 import { linesOf } from "../cli/lines.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
@@ -48,7 +47,7 @@ function nameOf(lookups: number): string {
 
 /** Prints what this process weighs at first, and after each of these numbers of lookups. */
 function weigh(counts: readonly number[]): void {
-  const region = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
+  const region = openRegions().create("netbase", NETBASE_BYTES);
   const writer = new NetbaseWriter(region.writer, { readers: [], seed: 1 });
   writer.rib.add(defaultRoute(), NLM_F_CREATE);
   const table = prefixes(ROUTES);

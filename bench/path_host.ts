@@ -4,7 +4,6 @@
  */
 
 import { heapView, type View } from "../ffi/view.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openXsk, type XskSlots } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
@@ -19,7 +18,7 @@ import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 export const IFINDEX = 2;
 export const PORT = 7;
 
-const library = openXsk(libraryPath("xsk"));
+const library = openXsk();
 
 /** Payload of the smallest Ethernet frame (60 bytes without its check sequence). */
 const PAYLOAD_BYTES = 18;

@@ -43,10 +43,10 @@ export async function* makeApps(
   apps: readonly AppPlan[],
   host: Host,
 ): AsyncGenerator<MadeApp> {
-  const [regions, tile] = [load("region", openRegions), load("tile", openTile)];
-  const observer = load("tile", openObserver);
+  const [regions, tile] = [load(openRegions), load(openTile)];
+  const observer = load(openObserver);
   observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
-  const processes = load("process", openProcesses);
+  const processes = load(openProcesses);
   const files = new AppFiles({ processes, uid: UID });
   const shared = {
     ...{ regions, observer, files, slot: 0, tileLibrary: tile },

@@ -24,7 +24,7 @@ export function openMirror(
     Pick<MirrorOptions, "log" | "neighbors">
   > = {},
 ) {
-  const library = load("netlink", openNetlink);
+  const library = load(openNetlink);
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
   try {

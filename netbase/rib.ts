@@ -961,7 +961,7 @@ class AttributeTable {
 }
 
 /** Whether two sets are equal, apart from `ignored` flags. */
-function isEqual(
+export function isEqual(
   a: Readonly<RouteAttributes>,
   b: Readonly<RouteAttributes>,
   ignored: number,

@@ -1118,60 +1118,60 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/interfaces_part.ts", ["unit/netlink_interfaces"], [
+  ...mutantsOf("tiles/netlink/tables.ts", ["unit/netlink_interfaces"], [
     {
       name: "mirror: routes stay whose preferred source is gone",
-      in: "InterfacesPart.#addressGone",
-      from: "if (!elsewhere) this.#listeners.routes.sourceGone(local);",
+      in: "InterfacesTable.#addressGone",
+      from: "if (!elsewhere) this.#routes.sourceGone(local);",
       to: "void local;",
     },
     {
       name: "mirror: routes go though their preferred source is elsewhere",
-      in: "InterfacesPart.#addressGone",
+      in: "InterfacesTable.#addressGone",
       from: "if (!elsewhere) this",
       to: "this",
     },
     {
       name: "mirror: routes stay by an interface that lost its last address",
-      in: "InterfacesPart.#addressGone",
-      from: "if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });",
+      in: "InterfacesTable.#addressGone",
+      from: "if (left === 0) this.#routes.deviceDown(ifindex, { force: true });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is down",
-      in: "InterfacesPart.#linkChanged",
-      from: "if (wentDown) routes.deviceDown(ifindex, { force: false });",
+      in: "InterfacesTable.#linkChanged",
+      from: "if (wentDown) this.#routes.deviceDown(ifindex, { force: false });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is gone",
-      in: "InterfacesPart.#linkGone",
-      from: "this.#listeners.routes.deviceGone(ifindex);",
+      in: "InterfacesTable.#linkGone",
+      from: "this.#routes.deviceGone(ifindex);",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_event_log"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_change_log"], [
     {
-      name: "event log: what does not fit is lost without a word",
-      in: "EventLog.#grow",
+      name: "change log: what does not fit is lost without a word",
+      in: "ChangeLog.#grow",
       from:
         "if (needed > MOST_BYTES) this.overflowed = true;\n    if (this.overflowed) return false;",
       to: "if (needed > MOST_BYTES) return false;",
     },
     {
-      name: "event log: an overflow is never forgotten",
-      in: "EventLog.clear",
+      name: "change log: an overflow is never forgotten",
+      in: "ChangeLog.clear",
       from: "this.overflowed = false;",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/synchroniser.ts", ["unit/netlink_synchroniser"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_resync"], [
     {
-      name: "synchroniser: a read is whole though events beside it were lost",
-      in: "Synchroniser.#ended",
-      from: 'else if (this.#events.overflowed) this.#failed(plan, "damaged");',
+      name: "resync: a read is whole though events beside it were lost",
+      in: "Resync.#ended",
+      from: 'else if (this.#events.overflowed) this.#failed(schedule, "damaged", now);',
       to: "",
     },
   ]),
@@ -1242,14 +1242,14 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink_audit"], [
     {
       name: "audit: what an event has named counts as a difference",
-      in: "Audit.#forgetNamed",
-      from: "if (this.#named.has(what)) this.#differing.delete(what);",
+      in: "Audit.#begin",
+      from: "this.#mirror.watchEvents((message, now) => resync.event(message, now));",
       to: "",
     },
     {
       name: "audit: a difference is not mended",
       in: "Audit.#repair",
-      from: "this.#mirror.resync();",
+      from: "this.#mirror.resync(undefined, now);",
       to: "",
     },
   ]),

@@ -7,7 +7,6 @@
  */
 
 import { openClock } from "../../ffi/clock.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { clipped, consoleTo } from "../runtime/console.ts";
@@ -95,11 +94,11 @@ function loose(signal: AbortSignal): Promise<never> {
 
 /** Makes the app; what comes of it runs its loop until it is told to end. */
 async function start(): Promise<() => void> {
-  const libraries = { tile: openTile(libraryPath("tile")) };
-  const regions = openRegions(libraryPath("region"));
+  const libraries = { tile: openTile() };
+  const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service, shape, nets, spinTurns, clock, keep } = handed.setup;
-  const readers = clock ? { clock: openClock(libraryPath("tile")) } : {};
+  const readers = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));

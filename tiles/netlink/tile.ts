@@ -21,7 +21,7 @@ import { Freshness } from "./freshness.ts";
 import { Intake, type IntakeParts } from "./intake.ts";
 import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
-import type { NeighborListener } from "./neighbors_part.ts";
+import type { NeighborListener } from "./tables.ts";
 import { Snapshots } from "./snapshots.ts";
 
 /** What the netlink tile is made with. */
@@ -201,12 +201,12 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#asker.close();
   }
 
-  neighborTold(neighbor: NeighborMessage): void {
+  neighborChanged(neighbor: NeighborMessage): void {
     this.#freshness.told(neighbor, this.#now);
     for (const { solicitor } of this.#intakes) solicitor.neighborTold(neighbor, this.#now);
   }
 
-  neighborGone(ifindex: number, address: number): void {
+  neighborRemoved(ifindex: number, address: number): void {
     this.#freshness.gone(ifindex, address);
     for (const { solicitor } of this.#intakes) {
       solicitor.neighborGone({ ifindex, address }, this.#now);
@@ -253,7 +253,7 @@ class NetlinkTile implements Tile, NeighborListener {
     }
     if (followed.symmetricDifference(this.#followed).size === 0) return;
     this.#followed = followed;
-    this.#mirror.followNeighborsOf(followed);
+    this.#mirror.followNeighborsOf(followed, this.#now);
   }
 
   /** Puts into the counters what is counted or held elsewhere. */
