@@ -7,7 +7,7 @@ import { Lines } from "../cli/lines.ts";
 import { openNetlink, pollSet } from "../ffi/netlink.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";
 import { interleave, type Report, resultOf, TEGULA } from "./harness.ts";
 import type { Batch } from "./mirror_kernel.ts";

@@ -12,7 +12,7 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash_table.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
 import { Changes } from "./changes.ts";
 import {
@@ -28,7 +28,7 @@ import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "./watch.ts";
-import { stateRegionBytes } from "../tiles/app/state.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
 import {
   attachAll,
   Attachment,

@@ -16,8 +16,8 @@ import { u32, u8, type View } from "../../ffi/view.ts";
 import { AppFiles } from "../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan, type Descriptors } from "../../master/app_process.ts";
 import { Watcher } from "../../ffi/watcher.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import type { ServiceSetup } from "../../tiles/app/service.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
+import type { ServiceSetup } from "../../tiles/app/host.ts";
 import { delay } from "../../tiles/runtime/delay.ts";
 import {
   appLinkBytes,

@@ -8,9 +8,9 @@ import assert from "node:assert/strict";
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import { openNetlink, pollSet } from "../../ffi/netlink.ts";
 import { heapView } from "../../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   emptyRoute,
   KIND_UNSUPPORTED,
@@ -24,6 +24,7 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import { formatAddress, parseAddress } from "../../tiles/netlink/addresses.ts";
 import { decodeRoute, type RouteQuery } from "../../tiles/netlink/codec.ts";
 import { type DumpEnd, Dumper } from "../../tiles/netlink/socket.ts";

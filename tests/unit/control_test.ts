@@ -9,7 +9,7 @@ import { openHost } from "../../ffi/host.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import type { MainMessage } from "../../tiles/runtime/tile.ts";

@@ -6,7 +6,7 @@ import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
 import { openHost } from "../../ffi/host.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
-import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/regions.ts";
 import { COUNTERS, STATUS } from "../../tiles/runtime/counters.ts";
 import { listenOn } from "../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../tiles/status/metrics.ts";
