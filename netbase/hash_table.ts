@@ -61,8 +61,8 @@ export const Use = {
   heard: 5,
   hold: 6,
   solicits: 7,
-  asks: 8,
-  rests: 9,
+  demand: 8,
+  backOff: 9,
   neighborMap: 10,
 } as const;
 
