@@ -255,7 +255,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -285,7 +285,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -337,7 +337,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -386,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -410,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -1299,7 +1299,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/service.ts", ["unit/app_service"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_service"], [
     {
       name: "service: an error ends the app's burst",
       in: "Service.receive",
@@ -1315,7 +1315,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "service: errors are not counted",
       in: "Service.#failed",
-      from: "this.#parts.counters[APP.index.errors]++;",
+      from: "this.#host.counters[APP.index.errors]++;",
       to: "",
     },
     {
@@ -1326,17 +1326,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/refusals.ts", ["unit/app_refusals"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_refusals"], [
     {
       name: "refusals: the last port of a range is answered",
       in: "refusals",
-      from: "ports.fill(REFUSED, first, last + 1)",
-      to: "ports.fill(REFUSED, first, last)",
+      from: "ports.fill(REFUSED_PORT, first, last + 1)",
+      to: "ports.fill(REFUSED_PORT, first, last)",
     },
     {
       name: "refusals: two of our own ports answer each other for ever",
       in: "refusals",
-      from: "for (const port of served) ports[port] |= SERVED;",
+      from: "for (const port of served) ports[port] |= SERVED_PORT;",
       to: "",
     },
     {

@@ -1,8 +1,8 @@
 /** Audits of a mirror whose tables are real and whose kernel is made up. */
 
 import assert from "node:assert/strict";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { NLM_F_APPEND } from "../../netbase/route.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
 import { MessageCursor } from "../../tiles/netlink/codec.ts";
 import { Resync } from "../../tiles/netlink/mirror.ts";

@@ -4,7 +4,7 @@
  * time is over it is dropped.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
@@ -289,7 +289,7 @@ export class PacketQueues {
     this.#limits = limits;
     this.#drop = drop;
     this.#random = random;
-    this.#key = keyOf(seed, Use.hold);
+    this.#key = keyOf(seed, Use.arpQueue);
     this.#held = new Int32Array(total * ROW_WORDS);
     this.#deadline = new Float64Array(total);
     this.#next = freeList(total);

@@ -6,12 +6,12 @@
  * A table of cache lines, open addressed: an entry lies within `PROBES` places of its hash. It is
  * private to the tile and of fixed size, so addresses made up by strangers can only push others out,
  * which then cost a route and a neighbour lookup again; the hash is keyed, so that nobody can choose
- * whom (`netbase/hash_table.ts`).
+ * whom (`netbase/hash.ts`).
  */
 
 import { i32, type View } from "../../ffi/view.ts";
 import { decide, emptyDecision } from "../../netbase/route_decision.ts";
-import * as hash_ from "../../netbase/hash_table.ts";
+import * as hash_ from "../../netbase/hash.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
@@ -161,7 +161,7 @@ export class RouteCache {
     this.words = i32(memory);
     this.view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
     this.#mask = this.words.length / ENTRY_WORDS - 1;
-    const { add, first, second } = keyOf(seed, Use.headers);
+    const { add, first, second } = keyOf(seed, Use.routeCache);
     this.#add = add;
     this.#first = first;
     this.#second = second;

@@ -9,10 +9,10 @@
  */
 
 import { heapView } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { isEqual } from "../../netbase/rib.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";

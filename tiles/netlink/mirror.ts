@@ -13,7 +13,7 @@
 import { EINVAL, errnoName, SystemError } from "../../ffi/errno.ts";
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as nl from "./codec.ts";
 import { LookupOrder, RulesTable } from "./rules.ts";
 import { type DumpEnd, Dumper, type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";

@@ -9,7 +9,8 @@
  * namespaces share. `NeighborTablePoll` reads both now and then.
  */
 
-import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import type { NeighborWriter } from "../../netbase/tables_writer.ts";
 import {
   decodeNeighborTable,
   type NeighborMessage,

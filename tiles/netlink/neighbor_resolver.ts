@@ -28,7 +28,7 @@
 import { EPERM } from "../../ffi/errno.ts";
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { IFF_NOARP } from "../../netbase/interfaces.ts";
 import { NUD_FAILED, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";

@@ -14,11 +14,9 @@ import {
   IFF_UP,
   type InterfaceEntry,
   type InterfaceLink,
-  withAddress,
-  withoutAddress,
 } from "../../netbase/interfaces.ts";
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import {
   emptyRoute,
@@ -38,6 +36,7 @@ import {
   RTNH_F_LINKDOWN,
   RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
+import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
 import { formatPrefix } from "./addresses.ts";
 import * as nl from "./codec.ts";
 import { NeighborMap } from "./neighbor_map.ts";

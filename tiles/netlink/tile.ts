@@ -5,9 +5,10 @@
 
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
