@@ -773,9 +773,9 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "net tile: does not wait for its turn",
-      in: "createInTurn",
-      from: "await context.turn();",
+      name: "net tile: does not wait for its predecessor",
+      in: "createBeside",
+      from: "await context.predecessor();",
       to: "void context.turn();",
     },
     {
