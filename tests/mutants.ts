@@ -776,7 +776,7 @@ export const MUTANTS: readonly Mutant[] = [
       name: "net tile: does not wait for its predecessor",
       in: "createBeside",
       from: "await context.predecessor();",
-      to: "void context.turn();",
+      to: "void context.predecessor();",
     },
     {
       name: "net tile: totals begin anew with new sockets",
