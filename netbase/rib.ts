@@ -868,17 +868,17 @@ class AttributeTable {
   intern(attributes: Readonly<RouteAttributes>): number {
     // Neighbouring routes of a full table mostly have the same attributes.
     if (this.#last !== undefined && isEqual(this.#last, attributes, 0)) {
-      return this.#retain(this.#last);
+      return this.#hold(this.#last);
     }
     const hash = hashOf(attributes);
     const alike = this.#byHash.get(hash);
     const known = alike?.find((set) => isEqual(set, attributes, 0));
-    if (known !== undefined) return this.#retain(known);
+    if (known !== undefined) return this.#hold(known);
     const set = makeSet(attributes, this.#free.pop() ?? this.#sets.length, hash);
     this.#sets[set.id] = set;
     if (alike === undefined) this.#byHash.set(hash, [set]);
     else alike.push(set);
-    return this.#retain(set);
+    return this.#hold(set);
   }
 
   /** One more candidate has set `id`. */
@@ -953,7 +953,7 @@ class AttributeTable {
     return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
   }
 
-  #retain(set: AttributeSet): number {
+  #hold(set: AttributeSet): number {
     set.count++;
     this.#last = set;
     return set.id;
