@@ -19,7 +19,7 @@ import {
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
-import { DISPATCHER } from "../tiles/runtime/attachment.ts";
+import { DISPATCHER } from "../master/attachment.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
@@ -192,7 +192,7 @@ function checkPrivileges({ host, dispatcher }: Facts): Finding[] {
     ...also.length === 0 ? [] : [fail(
       "privileges",
       `missing ${also.join(", ")}: no dispatcher`,
-      "run it as root, or as a service that has it (docs/operating.md: Beside other XDP programs)",
+      "run it as root, or as a service that has it (docs/operating/configure.md: Beside other XDP programs)",
     )],
   ];
 }

@@ -1,13 +1,14 @@
 /**
  * The client of a running tegula's control socket, for `--live`, `tegula reload` and other commands.
- * docs/control.md describes the protocol.
+ * docs/operating/observe.md describes the protocol.
  */
 
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { CONTROL_FOLDER, isServed } from "../master/listen.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { lineBatches, within } from "./lines.ts";
+import { within } from "../tiles/runtime/delay.ts";
+import { lineBatches } from "./lines.ts";
 
 /** The options of commands that can ask a running tegula. */
 export const LIVE_OPTIONS = {

@@ -2,6 +2,8 @@
  * Lines of a stream: as an iterator, in batches, or collected with a bounded wait for a particular one.
  */
 
+import { within } from "../tiles/runtime/delay.ts";
+
 /** Yields the lines of a stream, without line ends. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   for await (const lines of lineBatches(stream)) yield* lines;
@@ -73,16 +75,5 @@ export class Lines {
   #missing(prefix: string): string {
     const why = this.#ended ? "the process ended" : "it timed out";
     return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
-  }
-}
-
-/** Whether `promise` resolves within `millis`. Throws what it rejects with by then. */
-export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
-  const late = Promise.withResolvers<boolean>();
-  const timer = setTimeout(late.resolve, millis, false);
-  try {
-    return await Promise.race([promise.then(() => true), late.promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -36,7 +36,7 @@ prints the counters of all tiles.
   --net-tiles N       number of net tiles; by default the number of queues, at most the cores less one
   --checksums WHICH   of received UDP: verify (default), or nic, to trust the NIC
   --busy-poll         net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts
-  --dispatcher        attach beside other XDP programs, by libxdp's dispatcher (docs/operating.md)
+  --dispatcher        attach beside other XDP programs, by libxdp's dispatcher (docs/operating/configure.md)
   --control PATH      the control socket, for 'tegula show --live' and others, or none; by default
                       /run/tegula/IF.sock, with the first interface
   --metrics ADDRESS:PORT

@@ -1,5 +1,5 @@
 /**
- * An app's process as the master has it: starts it confined, hears what it says, looks after it, and
+ * An app's process as the master has it: starts it confined, hears what it says, watches it, and
  * starts it again when it has ended. What it says is checked and bounded; whether it lives, and how it
  * ended, the kernel says (its pidfd), and whether it makes progress its tile's region. Nothing that it
  * does concerns another.
@@ -23,15 +23,16 @@ import {
   openChannel,
   type Processes,
   RUN_FLAGS,
+  SIGNALS,
+  V8_FLAGS,
 } from "../ffi/process.ts";
 import type { Regions, SharedRegion } from "../ffi/region.ts";
 import { u8 } from "../ffi/view.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
-import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { bounded, inName, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { inName } from "../tiles/runtime/log_line.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
@@ -73,12 +74,12 @@ export interface AppProcessParts {
   log(line: string): void;
 }
 
-/** How often a process is looked at. */
-const LOOK_MILLIS = 500;
-/** Looks in a row without progress until it is hung. */
-const HUNG_LOOKS = 10;
-/** Looks until a start is said to be long, and until it is ended however busy it is. */
-const [LATE_LOOKS, START_LOOKS] = [10, 600];
+/** How often a process is polled. */
+const POLL_MILLIS = 500;
+/** Polls in a row without progress until it is hung. */
+const HUNG_POLLS = 10;
+/** Polls until a start is said to be long, and until it is ended however busy it is. */
+const [LATE_POLLS, START_POLLS] = [10, 600];
 /** The pause before it is started again: the first, and the longest after doublings. */
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
@@ -89,24 +90,10 @@ const LEAVE_MILLIS = 1000;
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
-/** V8's, as of the appliance (`master.ts`). */
-const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
-/** What signals mean that end an app's process. */
-const SIGNALS: Readonly<Record<number, string>> = {
-  4: "SIGILL (it aborted)",
-  5: "SIGTRAP (its heap overflowed?)",
-  6: "SIGABRT (it aborted)",
-  7: "SIGBUS (it crashed in native code)",
-  8: "SIGFPE (it crashed in native code)",
-  9: "SIGKILL (by somebody, or the kernel was out of memory)",
-  11: "SIGSEGV (it crashed in native code)",
-  31: "SIGSYS",
-};
-
 /** What a child may say, with what else is in it. */
 const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
   loading: null,
@@ -161,7 +148,7 @@ class Child {
   #doneBefore = -1;
   #progress = -1;
   #heard = 0;
-  #looks = 0;
+  #stalled = 0;
   #age = 0;
   #begun = -Infinity;
   #messages = 0;
@@ -382,12 +369,15 @@ class Child {
   #sentence({ status, signal }: Ending): string {
     if (this.#isKilled) return `killed: ${this.#reason ?? "it was told to end"}`;
     if (this.#reason !== undefined) return `ended: ${this.#reason}`;
-    if (signal !== 0) return `killed by ${SIGNALS[signal] ?? `signal ${signal}`}`;
+    if (signal !== 0) {
+      const { name, says } = SIGNALS[signal] ?? { name: `signal ${signal}` };
+      return `killed by ${name}${says === undefined ? "" : ` (${says})`}`;
+    }
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
-  /** Every `LOOK_MILLIS`: whether it makes progress, and how much memory it has. */
-  look(): void {
+  /** To be called every `POLL_MILLIS`: whether it makes progress, and how much memory it has. */
+  poll(): void {
     if (this.#isOver) return;
     this.#control.pulse();
     this.#age++;
@@ -405,14 +395,14 @@ class Child {
     // One that sleeps wakes every second, and sleeps again: its region moves all the same.
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
-    this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) {
+    this.#stalled = lives ? 0 : this.#stalled + 1;
+    if (this.#stalled >= HUNG_POLLS) {
       this.#isHung = isRunning;
       this.kill(isRunning ? "it hangs" : "its start hangs");
     }
     if (this.stage !== "loading") return;
-    if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
-    if (this.#age >= START_LOOKS) this.kill("it did not start in time");
+    if (this.#age === LATE_POLLS) log(inName(name, "its start has not ended yet"));
+    if (this.#age >= START_POLLS) this.kill("it did not start in time");
   }
 }
 
@@ -484,7 +474,7 @@ function argumentsOf(
   const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
   return [
     ...RUN_FLAGS,
-    `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
+    `${V8_FLAGS},--max-old-space-size=${heap}`,
     ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
@@ -716,12 +706,12 @@ export class AppProcess {
   }
 
   #watchOver(): void {
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#watch ??= setInterval(() => this.#poll(), POLL_MILLIS);
   }
 
-  #look(): void {
-    this.#current?.look();
-    this.#successor?.child.look();
+  #poll(): void {
+    this.#current?.poll();
+    this.#successor?.child.poll();
   }
 
   /** Starts it again when it has ended. */

@@ -3,10 +3,10 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
-import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/process.ts";
-import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
+import { bounded, LONGEST_LINE, spelledOut } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { spelledOut } from "../tiles/runtime/log_line.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { firstLine } from "../tiles/runtime/thrown.ts";
 import {
   type ApplianceOrder,
@@ -14,12 +14,11 @@ import {
   type Messages,
   messagesBy,
 } from "../tiles/runtime/messages.ts";
-import { describeEnding } from "./ending.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
-/** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
-const LOOK_MILLIS = 500;
-const SILENT_LOOKS = 11;
+/** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
+const POLL_MILLIS = 500;
+const SILENT_POLLS = 11;
 /** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
 const MOST_LINES = 1000;
 /** How long one that has left may take to end. */
@@ -107,7 +106,7 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  /** Looks since it has said something; no time, since the master may have been stopped meanwhile. */
+  /** Polls since it has said something; no time, since the master may have been stopped meanwhile. */
   #silent = 0;
   /** What it said why it ends, or why it was ended. */
   #reason?: ApplianceError;
@@ -142,8 +141,8 @@ export class ApplianceProcess {
     // Nobody may be waiting for them any more when it ends.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
-    watcher.watch(process.pidfd, () => this.#look());
-    this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
+    watcher.watch(process.pidfd, () => this.#reap());
+    this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
   }
 
   /** What the program that the master becomes has to know to go on with it. */
@@ -166,18 +165,16 @@ export class ApplianceProcess {
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
     this.#send({ type: "leave" });
-    const left = await this.#within(this.left, millis) ?? false;
+    const isInTime = await within(this.left, millis);
     // One that says so and stays would keep what its successor has.
-    this.#within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
-    return left;
+    within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
+    return isInTime && await this.left;
   }
 
   /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.#send({ type: "stop" });
-    if (await this.#within(this.ended, millis) === undefined) {
-      await this.kill("it did not end in time");
-    }
+    if (!await within(this.ended, millis)) await this.kill("it did not end in time");
   }
 
   /** Ends it. Resolves when it is reaped. */
@@ -201,14 +198,6 @@ export class ApplianceProcess {
   /** The channel of one that has ended is closed, and its number may be another's. */
   #send(order: ApplianceOrder): void {
     if (!this.#over) this.#messages.send(order);
-  }
-
-  async #within<T>(promise: Promise<T>, millis: number): Promise<T | undefined> {
-    const late = Promise.withResolvers<undefined>();
-    const timer = setTimeout(late.resolve, millis, undefined);
-    const first = await Promise.race([promise, late.promise]);
-    clearTimeout(timer);
-    return first;
   }
 
   #hear(): void {
@@ -249,10 +238,10 @@ export class ApplianceProcess {
 
   /** One that does not even show that its event loop runs hangs. */
   #beat(): void {
-    if (++this.#silent >= SILENT_LOOKS) void this.kill("it hangs");
+    if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
   }
 
-  #look(): void {
+  #reap(): void {
     const ending = this.#process.wait();
     if (ending === null || this.#over) return;
     this.#hear();
@@ -261,7 +250,11 @@ export class ApplianceProcess {
     this.#watcher.forget(this.#process.pidfd);
     this.#watcher.forget(this.#process.channel);
     this.#process.close();
-    const error = this.#reason ?? new ApplianceError(describeEnding(ending));
+    const { status, signal } = ending;
+    const how = signal === 0
+      ? `it ended with status ${status}`
+      : `it was ended by ${SIGNALS[signal]?.name ?? `signal ${signal}`}`;
+    const error = this.#reason ?? new ApplianceError(how);
     this.#ready.reject(error);
     this.#running.reject(error);
     this.#left.resolve(false);

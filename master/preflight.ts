@@ -7,7 +7,7 @@ import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/e
 import * as native from "../ffi/host.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import type { MainLibraries } from "./libraries.ts";
-import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
@@ -97,7 +97,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
-        ? "(docs/operating.md: Beside other XDP programs), or leave --dispatcher out"
+        ? "(docs/operating/configure.md: Beside other XDP programs), or leave --dispatcher out"
         : "(scripts/install), or use --provider socket and ports from " +
           unprivileged),
     Exit.privilege,
@@ -376,7 +376,7 @@ export function takePorts(
 }
 
 /** Refuses to go on by the kernel's sockets alone where another program has a port's. */
-export function insistOnSockets(ports: readonly number[], sockets: readonly number[]): void {
+export function requireSockets(ports: readonly number[], sockets: readonly number[]): void {
   const taken = new Set(sockets);
   const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
   if (lacking.length === 0) return;
@@ -504,7 +504,7 @@ export function pollBusily(
     if (sockets.length === 0) continue;
     log(
       `${name}: busy polling; its interrupts stay off for as long as napi_defer_hard_irqs and ` +
-        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating.md)`,
+        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating/configure.md)`,
     );
   }
 }

@@ -204,14 +204,14 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "supervisor: one that hangs is not ended",
-      in: "TileWorker.look",
-      from: "this.#looks = lives ? 0 : this.#looks + 1;",
-      to: "this.#looks = 0;",
+      in: "TileWorker.poll",
+      from: "this.#stalled = lives ? 0 : this.#stalled + 1;",
+      to: "this.#stalled = 0;",
     },
     {
       name: "supervisor: a tile that claims that it was stopped is believed",
-      in: "TileWorker.#hear",
-      from: "else if (this.#told) this.#end",
+      in: "TileWorker.#receive",
+      from: "else if (this.#isToEnd) this.#end",
       to: "else if (!this.#over) this.#end",
     },
     {
@@ -222,19 +222,16 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "supervisor: the kernel is not asked whether a thread is confined",
-      in: "TileWorker.#hear",
+      in: "TileWorker.#receive",
       from: "!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])",
       to: "false",
     },
     {
       name: "supervisor: a start that never ends is not ended",
-      in: "TileWorker.look",
-      from: "const late = !this.#runs && this.#age >= START_LOOKS;",
+      in: "TileWorker.poll",
+      from: "const late = !this.#runs && this.#age >= START_POLLS;",
       to: "const late = false;",
     },
-  ]),
-
-  ...mutantsOf("tiles/runtime/reports.ts", ["unit/runtime_supervisor"], [
     {
       name: "reports: a second worker takes a tile's place by what one says",
       in: "Reports.#expect",
@@ -776,10 +773,10 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "net tile: does not wait for its turn",
-      in: "createInTurn",
-      from: "await context.turn();",
-      to: "void context.turn();",
+      name: "net tile: does not wait for its predecessor",
+      in: "createBeside",
+      from: "await context.predecessor();",
+      to: "void context.predecessor();",
     },
     {
       name: "net tile: totals begin anew with new sockets",
@@ -1176,49 +1173,49 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/solicitor.ts", ["unit/netlink_solicitor"], [
+  ...mutantsOf("tiles/netlink/neighbor_resolver.ts", ["unit/netlink_neighbor_resolver"], [
     {
-      name: "solicitor: the rate limit is never spent",
-      in: "Solicitor.#askUnknown",
+      name: "resolver: the rate limit is never spent",
+      in: "NeighborResolver.#solicitUnknown",
       from: "this.#tokens--;",
       to: "",
     },
     {
-      name: "solicitor: a flood fills the kernel's table",
-      in: "Solicitor.#most",
+      name: "resolver: a flood fills the kernel's table",
+      in: "NeighborResolver.#most",
       from: "Math.min(this.#mostOutstanding, this.#room)",
       to: "Infinity",
     },
     {
-      name: "solicitor: who does not answer is asked for again at once",
-      in: "Solicitor.#rest",
-      from: "this.#rests.rest(ifindex, address, { until, failures: failures + 1 });",
+      name: "resolver: who does not answer is asked for again at once",
+      in: "NeighborResolver.#fail",
+      from: "this.#backOff.set(ifindex, address, { until, failures: failures + 1 });",
       to: "void [until, failures];",
     },
     {
-      name: "solicitor: entries without answer stay in the kernel's table",
-      in: "Solicitor.neighborTold",
-      from: "this.#parts.release(ifindex, address);",
+      name: "resolver: entries without answer stay in the kernel's table",
+      in: "NeighborResolver.neighborChanged",
+      from: "this.#kernel.release(ifindex, address);",
       to: "",
     },
     {
-      name: "solicitor: routers wait with all others",
-      in: "Solicitor.want",
-      from: "isGateway ? GATEWAY : asks",
-      to: "asks",
+      name: "resolver: routers wait with all others",
+      in: "NeighborResolver.resolve",
+      from: "isGateway ? GATEWAY : demand",
+      to: "demand",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/freshness.ts", ["unit/netlink_freshness"], [
+  ...mutantsOf("tiles/netlink/neighbor_ageing.ts", ["unit/netlink_neighbor_ageing"], [
     {
-      name: "freshness: nobody is marked when the time has come",
-      in: "Freshness.turn",
+      name: "ageing: nobody is marked when the time has come",
+      in: "NeighborAgeing.turn",
       from: "if (this.#neighbors.wantRefresh(ifindex, address)) marked++;",
       to: "void marked;",
     },
     {
-      name: "freshness: a stale neighbour is not asked for",
-      in: "Freshness.told",
+      name: "ageing: a stale neighbour is not asked for",
+      in: "NeighborAgeing.neighborChanged",
       from: "if (state === NUD_STALE) this.#neighbors.wantRefresh(ifindex, address);",
       to: "",
     },
@@ -1228,7 +1225,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "filters: an address that is gone stays in the XDP program",
       in: "Filters.#updateAddresses",
-      from: "if (!addresses.has(address)) held.filter.remove(address);",
+      from: "if (!addresses.has(address)) written.filter.remove(address);",
       to: "",
     },
     {
