@@ -22,13 +22,10 @@ import { parseZoneFile } from "../apps/dns/zone_file.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/metrics.ts";
 import { RecentAnswers } from "../tiles/app/refusals.ts";
 import { Names as Series } from "../apps/statsd.ts";
-import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { ARP_QUEUE_LIMITS, ArpQueue, Rank, Solicits } from "../tiles/net/arp_queue.ts";
+import { PACKET_WORDS } from "../tiles/net/frame.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
-import { PacketQueues } from "../tiles/net/arp_queue.ts";
-import { Rank } from "../tiles/net/route_cache.ts";
-import { ARP_QUEUE_LIMITS } from "../tiles/net/arp_queue.ts";
-import { ROW_WORDS } from "../tiles/net/tx.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
+import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { Asks } from "../tiles/netlink/asks.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
 import { Rests } from "../tiles/netlink/rests.ts";
@@ -166,13 +163,15 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     mostReads: 4 * ARP_QUEUE_LIMITS.total,
     make(seed) {
       let random = seed | 0;
-      const queue = new PacketQueues(ARP_QUEUE_LIMITS, {
-        ...{ drop() {}, seed },
+      const queue = new ArpQueue(ARP_QUEUE_LIMITS, {
+        ...{ drop() {}, seed, solicits: { ask() {} } },
         random: () => (random = mixed(random + 1)) / 2 ** 32 + 0.5,
       });
-      const held = { row: new Int32Array(ROW_WORDS), deadline: 1 };
+      const packet = new Int32Array(PACKET_WORDS);
+      const add = (neighbor: number) =>
+        queue.add({ ifindex: IFINDEX, neighbor, rank: Rank.stranger }, packet, 1);
       return {
-        use: (key) => void queue.add(IFINDEX, key, Rank.stranger, held),
+        use: (key) => void add(key),
         has: (key) => queue.find(IFINDEX, key) >= 0,
       };
     },

@@ -27,7 +27,7 @@ import { SOLICIT_LINK_BYTES } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../runtime/tile_region.ts";
 import { requestsBytes } from "./app_port.ts";
-import { XDP_BURST } from "./rx.ts";
+import { BATCH } from "./frame.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import { RECENT_PEERS_BYTES } from "./recent_peers.ts";
@@ -76,7 +76,7 @@ export async function warmUp(
     netbase: makeNetbase(),
     umem,
     record: heapView(frameRecordBytes(frames)),
-    headers: heapView(ROUTE_CACHE_BYTES),
+    routeCache: heapView(ROUTE_CACHE_BYTES),
     sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
     udp: [],
     apps: setup.apps.slice(0, 1).map(() => ({
@@ -98,17 +98,17 @@ export async function warmUp(
   );
   const requests = new LinkConsumer(app, net, shape);
   const answers = new LinkProducer(app, net, shape);
-  const pairs = new Uint32Array(2 * XDP_BURST);
+  const pairs = new Uint32Array(2 * BATCH);
   const bytes = u8(umem);
   const requestFrames = ports.map(makeFrame);
   const until = performance.now() + MOST_MILLIS;
   for (let turns = 0; turns < TURNS && performance.now() < until; turns++) {
-    for (let i = 0; i < XDP_BURST; i++) {
+    for (let i = 0; i < BATCH; i++) {
       pairs[2 * i] = KERNEL_HEADROOM + setup.headroom;
       pairs[2 * i + 1] = HEADERS_BYTES + PAYLOAD_BYTES;
     }
     const frame = requestFrames[turns % requestFrames.length];
-    const count = xsk.inject(slot, pairs, XDP_BURST);
+    const count = xsk.inject(slot, pairs, BATCH);
     for (let i = 0; i < count; i++) bytes.set(frame, pairs[2 * i]);
     warm.turn();
     answer(requests, answers, turns % 2 === 0);

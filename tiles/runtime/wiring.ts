@@ -351,7 +351,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       umem: own("umem"),
       record: own("frames"),
-      headers: own("headers"),
+      routeCache: own("headers"),
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,
