@@ -21,8 +21,8 @@ import { machine } from "../scripts/machine.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE =
-  `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [process]
-                       [handover] [memory] [OPTIONS]
+  `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
+                       [memory] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -32,8 +32,6 @@ const USAGE =
   mirror    events and routes per second from the kernel to netbase, latency, memory (as root)
   solicit   what a flood of made-up addresses costs the netlink tile and who it serves (as root)
   collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
-  process   an app in a confined process of its own beside the same in a worker: start, round trips,
-            rate; and what it costs to kill it and have a successor go on
   handover  what clients see of every kind of change and death of a part, by a client that counts each
             answer, at 1,000 requests a second and at half of the maximum (as root)
   memory    of the program and of each app more, and how long a start takes (as root)
@@ -63,7 +61,6 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   mirror: () => import("./mirror.ts"),
   solicit: () => import("./solicit.ts"),
   collide: () => import("./collide.ts"),
-  process: () => import("./process.ts"),
   handover: () => import("./handover.ts"),
   memory: () => import("./memory.ts"),
 };

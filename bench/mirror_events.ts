@@ -8,7 +8,7 @@ import { openNetlink, pollSet } from "../ffi/netlink.ts";
 import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../netbase/netbase.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";
 import { interleave, type Report, resultOf, TEGULA } from "./harness.ts";
 import type { Batch } from "./mirror_kernel.ts";

@@ -7,7 +7,7 @@
 import { slice, u32, type View } from "../ffi/view.ts";
 import { Header, NEIGHBOR_TABLE } from "../netbase/layout.ts";
 import type { NeighborReader } from "../netbase/neighbors.ts";
-import { slotsBaseOf, slotsLog2Of } from "../netbase/record_table.ts";
+import { slotsBaseOf, slotsLog2Of } from "../netbase/hash_table.ts";
 import {
   type Contestant,
   isWanted,

@@ -8,9 +8,8 @@
 
 import { heapView, type View } from "../ffi/view.ts";
 import type { FibReader } from "../netbase/fib.ts";
-import { FIB_CELLS, NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseReader } from "../netbase/netbase.ts";
-import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { NETBASE_BYTES, TBL24_CELLS } from "../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
 import type { NextHopReader } from "../netbase/next_hops.ts";
 import { emptyRoute, NLM_F_CREATE, NLM_F_REPLACE } from "../netbase/route.ts";
 import { type Case, isWanted, measure, type Report, type Selection, timed } from "./harness.ts";
@@ -78,7 +77,7 @@ function nextHopOf(gateway: number): number {
 async function measureFib(report: Report, size: number, dpdk: string | null): Promise<void> {
   const table = prefixes(size);
   const { fib, nextHops } = new NetbaseReader(netbaseWith(table).view);
-  const flat = new Uint16Array(FIB_CELLS).fill(1);
+  const flat = new Uint16Array(TBL24_CELLS).fill(1);
   const sets = [
     { name: "hot", addresses: coveredAddresses(table, HOT), rounds: HOT_ROUNDS },
     { name: "random", addresses: randomAddresses(COLD), rounds: 1 },

@@ -60,7 +60,6 @@ const NO_TILE: TileLibrary = {
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",
-  refuseSignals() {},
   confine: () => ({ landlock: false, observed: false }),
 };
 

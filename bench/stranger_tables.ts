@@ -9,10 +9,10 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
-import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../netbase/netbase.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { Memory } from "../apps/dns/memory.ts";
 import { Names as Domains } from "../apps/dns/names.ts";

@@ -4,7 +4,7 @@
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
-import { baseName, type CapturedFrame } from "../tiles/status/capturing.ts";
+import { appNames, type CapturedFrame, type Listening } from "../tiles/status/capture.ts";
 import { locate } from "./app_config.ts";
 import { CaptureFile } from "./capture_file.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
@@ -63,8 +63,8 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 /** The app that is meant, among those that there are. Throws UserError. */
 async function appOf(control: Control, given: string): Promise<string> {
   const { listen } = await control.one({ do: "status" });
-  const names = (listen as { app: string }[]).map(({ app }) => baseName(app));
-  return oneOf(locate(given, Deno.cwd()), { option: "app", allowed: [...new Set(names)] });
+  const allowed = appNames(listen as readonly Listening[]);
+  return oneOf(locate(given, Deno.cwd()), { option: "app", allowed });
 }
 
 /** One line on standard output. */

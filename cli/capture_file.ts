@@ -8,7 +8,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import type { CapturedFrame } from "../tiles/status/capturing.ts";
+import type { CapturedFrame } from "../tiles/status/capture.ts";
 
 const SECTION_HEADER = 0x0a0d0d0a;
 const BYTE_ORDER_MAGIC = 0x1a2b3c4d;

@@ -25,10 +25,10 @@ import { findDefaults } from "./default_interfaces.ts";
 import { Control } from "./control.ts";
 import { checkStart, type Running } from "./check_start.ts";
 import { Exit, UserError } from "./errors.ts";
-import { load } from "./libraries.ts";
+import { load } from "../master/libraries.ts";
 import { command, type Given } from "./options.ts";
 import { say } from "./output.ts";
-import { checkInterfaces, scarcity } from "./preflight.ts";
+import { checkInterfaces, scarcity } from "../master/preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]

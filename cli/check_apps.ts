@@ -19,7 +19,7 @@ import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { load } from "./libraries.ts";
+import { load } from "../master/libraries.ts";
 import { within } from "./lines.ts";
 
 /** The user of these processes, where it may be chosen. */

@@ -18,7 +18,7 @@ import {
   sysctl,
   transmitQueues,
   whoOccupies,
-} from "./preflight.ts";
+} from "../master/preflight.ts";
 
 /** One thing, how it is, and the command that mends it where it is not well. */
 export interface Finding {

@@ -13,10 +13,10 @@ import { planApps } from "./apps.ts";
 import { makeApps } from "./check_apps.ts";
 import { type Finding, ok, warn } from "./check_findings.ts";
 import { checkConfig, listenText, readConfig, type RunConfig } from "./config.ts";
-import { placeControl } from "./control_place.ts";
+import { placeControl } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { Exit, UserError } from "./errors.ts";
-import { openLibraries } from "./libraries.ts";
+import { openLibraries } from "../master/libraries.ts";
 import {
   appTrouble,
   checkInterfaces,
@@ -24,7 +24,7 @@ import {
   checkOccupants,
   checkPorts,
   checkPrivileges,
-} from "./preflight.ts";
+} from "../master/preflight.ts";
 import { openMirror } from "./snapshot.ts";
 
 /** What a tegula that runs says of itself, as far as it is asked here. */
@@ -125,7 +125,7 @@ async function phase(subject: string, look: () => Promise<string> | string): Pro
 async function* checkTypes(apps: readonly AppPlan[]): AsyncGenerator<Finding> {
   const program = new URL("..", import.meta.url).href;
   for (const module of new Set(apps.map(({ module }) => module))) {
-    if (!/\.[cm]?tsx?$/.test(module) || module.startsWith(`${program}tiles/`)) continue;
+    if (!/\.[cm]?tsx?$/.test(module) || module.startsWith(`${program}apps/`)) continue;
     const path = decodeURIComponent(new URL(module).pathname);
     if (Deno.build.standalone) {
       yield ok("types", `${path}: not checked, there is no 'deno' here`);

@@ -5,7 +5,7 @@
 
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import { findControl } from "./control_place.ts";
+import { CONTROL_FOLDER, isServed } from "../master/listen.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import { lineBatches, within } from "./lines.ts";
 
@@ -178,4 +178,25 @@ async function isAnswering(path: string, millis: number): Promise<boolean> {
 function throwing(entry: Entry): Entry {
   if ("error" in entry) throw new UserError(String(entry.error), Exit.failure);
   return entry;
+}
+
+/** The socket to ask: `asked`, else the only one that is served in the usual folder. Throws UserError. */
+async function findControl(asked: string | undefined): Promise<string> {
+  if (asked !== undefined) return asked;
+  const served: string[] = [];
+  for (const path of socketsIn(CONTROL_FOLDER)) if (await isServed(path)) served.push(path);
+  if (served.length === 1) return served[0];
+  const found = served.length === 0
+    ? `no running tegula found in ${CONTROL_FOLDER}`
+    : `several run: ${served.join(", ")}`;
+  throw new UserError(`${found}; name its socket with --control PATH`, Exit.usage);
+}
+
+function socketsIn(folder: string): string[] {
+  try {
+    return [...Deno.readDirSync(folder)].map(({ name }) => `${folder}/${name}`)
+      .filter((path) => path.endsWith(".sock")).sort();
+  } catch {
+    return [];
+  }
 }

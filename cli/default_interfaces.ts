@@ -6,7 +6,7 @@
 import type { Host } from "../ffi/host.ts";
 import { RT_TABLE_MAIN, RTN_UNICAST } from "../netbase/route.ts";
 import { Exit, UserError } from "./errors.ts";
-import { unfit } from "./preflight.ts";
+import { unfit } from "../master/preflight.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 /** Takes them, and says so. Throws UserError where there is none, or where that is not allowed. */

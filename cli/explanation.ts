@@ -4,7 +4,7 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../netbase/route_decision.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
 import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
@@ -26,8 +26,13 @@ import {
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
-import { DecisionEntries } from "../tiles/status/decision_entry.ts";
-import { type Entry, interfaceNames, neighborEntry, routeEntry } from "../tiles/netlink/entries.ts";
+import {
+  decisionEntry,
+  type Entry,
+  interfaceNames,
+  neighborEntry,
+  routeEntry,
+} from "../tiles/netlink/entries.ts";
 import { neighborText, routeText } from "./entry_text.ts";
 
 /** The datagram asked about; addresses in host order, 0 for a source that is to be chosen. */
@@ -66,7 +71,7 @@ export function explain(facts: Facts, flow: Flow): Explanation {
   const ports = (flow.sourcePort << 16) | flow.destinationPort;
   const hash = flowHash(flow.destination | 0, flow.source | 0, ports) >>> 0;
   const kind = decide(reader, flow.destination, flow.source, hash, decision);
-  const outcome = new DecisionEntries(reader).entry(flow.destination, flow.source);
+  const outcome = decisionEntry(reader, flow.destination, flow.source);
   const steps = [
     ...routeSteps(named, flow.destination, decision),
     ...hopSteps(named, decision, hash),

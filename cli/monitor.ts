@@ -7,7 +7,7 @@ import { pollSet } from "../ffi/netlink.ts";
 import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { Route } from "../netbase/route.ts";
-import type { Change, Watcher } from "../netbase/watcher.ts";
+import type { Change, ChangeListener } from "../netbase/netbase.ts";
 import {
   type Entry,
   interfaceEntry,
@@ -77,7 +77,7 @@ function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string
 }
 
 /** Notes the changes of a mirror from now on, each as an object once it stands in netbase. */
-class Changes implements Watcher {
+class Changes implements ChangeListener {
   readonly #live: Snapshot;
   readonly #topics: readonly Topic[];
   /** Names of interfaces told so far, those too that are gone. */
@@ -92,7 +92,7 @@ class Changes implements Watcher {
     this.#live = live;
     this.#topics = topics;
     this.#state = live.reader.syncState;
-    live.writer.watch.watcher = this;
+    live.writer.listeners.current = this;
   }
 
   /** After each turn of the mirror, which was begun at `began`: what is shown by now. */

@@ -5,8 +5,7 @@
  */
 
 import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { DecisionEntries } from "../tiles/status/decision_entry.ts";
-import type { Entry } from "../tiles/netlink/entries.ts";
+import { decisionEntry, type Entry } from "../tiles/netlink/entries.ts";
 import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { routeText } from "./entry_text.ts";
 import { Exit } from "./errors.ts";
@@ -58,14 +57,14 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
 }
 
 function askMirror(source: string | undefined): Answerer {
-  const decisions = new DecisionEntries(openMirror().reader);
+  const { reader } = openMirror();
   const from = source === undefined ? 0 : parseAddress(source);
   return (destinations) =>
     destinations.map((text) => {
       const to = parseAddress(text);
       return to < 0
         ? { error: `no IPv4 address: ${JSON.stringify(text)}` }
-        : decisions.entry(to, from);
+        : decisionEntry(reader, to, from);
     });
 }
 

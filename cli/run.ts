@@ -5,11 +5,11 @@
 import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/ports.ts";
 import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
-import { placeControl } from "./control_place.ts";
+import { placeControl } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
 import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
-import { type MainLibraries, openLibraries } from "./libraries.ts";
+import { type MainLibraries, openLibraries } from "../master/libraries.ts";
 import { command, type Given } from "./options.ts";
 import {
   checkInterfaces,
@@ -17,7 +17,7 @@ import {
   checkOccupants,
   checkPorts,
   checkPrivileges,
-} from "./preflight.ts";
+} from "../master/preflight.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 

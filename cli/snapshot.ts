@@ -7,11 +7,10 @@ import { SystemError } from "../ffi/errno.ts";
 import { openNetlink } from "../ffi/netlink.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseReader } from "../netbase/netbase.ts";
-import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
-import { load } from "./libraries.ts";
+import { load } from "../master/libraries.ts";
 
 /** The kernel's state as mirrored, and what goes on following it. */
 export type Snapshot = ReturnType<typeof openMirror>;

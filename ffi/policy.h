@@ -52,10 +52,10 @@
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
 #endif
 
-/* What may be kept besides; as KEEP in tile.ts. */
-enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2, KEEP_FILES = 4 };
+/* What a tile may keep besides; as in tile.ts. */
+enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2 };
 
-enum role { NETLINK, NET, APP, STATUS };
+enum role { NETLINK, NET, STATUS };
 
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
@@ -136,7 +136,7 @@ static inline void allow_ranges(struct policy *p, const uint32_t *calls, size_t 
 		p->code[skip].k = p->length - skip - 1;
 }
 
-/* Standard output and error are the observer's, also where files may be written. */
+/* Writes to standard output and error go to the observer. */
 static inline void observe_words(struct policy *p)
 {
 	IF_EQUAL(p, 1, 0, SYS_write);
@@ -298,10 +298,7 @@ static const uint32_t COMMON[] = {
  * also to report an error: SQLite takes a refused lock for a busy one and tries again for minutes,
  * where a refused read makes it give up at once.
  */
-static const int32_t FCNTL_COMMANDS[] = {
-	F_GETFD, F_GETFL, F_SETLK,
-	F_DUPFD_CLOEXEC, F_SETFD, /* the last two for apps with files alone: they remove a folder */
-};
+static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL, F_SETLK };
 
 /*
  * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
@@ -338,23 +335,6 @@ static const uint32_t STATUS_CALLS[] = {
 static const int32_t NO_ADDRESS[] = { 0 };
 static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
 
-/*
- * What an app needs that was granted files. Which ones is left to Deno's permissions: the descriptors
- * are not known beforehand, and of those that are open it can reach none from JavaScript.
- */
-static const uint32_t FILE_CALLS[] = {
-	SYS_openat, SYS_close, SYS_read, SYS_write, SYS_pread64, SYS_pwrite64, SYS_lseek,
-	SYS_fstat, SYS_newfstatat, SYS_statx, SYS_readlinkat, SYS_getdents64, SYS_ftruncate, SYS_fsync,
-	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2,
-	/* Also a mere copy, or a write by Node's functions, sets the file's mode. */
-	SYS_fchmod, SYS_fchmodat, SYS_faccessat2, SYS_copy_file_range,
-	SYS_fdatasync, SYS_flock, SYS_utimensat, SYS_getuid,
-#ifdef SYS_open
-	SYS_access, SYS_chmod,
-	SYS_open, SYS_stat, SYS_lstat, SYS_readlink, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
-#endif
-};
-
 static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
 
 /* Setting the clock takes a capability; libc reads it by the one call or the other. */
@@ -378,12 +358,9 @@ static inline void make_policy(struct policy *p, enum role role, int keep, int32
 	allow(p, COMMON, COUNT(COMMON));
 	if (keep & KEEP_CLOCK)
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
-	if (keep & KEEP_FILES)
-		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
 	allow_ranges(p, EVENTFD_CALLS, COUNT(EVENTFD_CALLS), eventfds, eventfd_count);
 	allow_only(p, SYS_rt_sigaction, 0, FAULT_SIGNALS, COUNT(FAULT_SIGNALS));
-	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS,
-		   (int)COUNT(FCNTL_COMMANDS) - (keep & KEEP_FILES ? 0 : 2));
+	allow_only(p, SYS_fcntl, 1, FCNTL_COMMANDS, COUNT(FCNTL_COMMANDS));
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_anonymous_mmap(p);
 	allow_threads(p);
@@ -396,25 +373,6 @@ static inline void make_policy(struct policy *p, enum role role, int keep, int32
 		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
 	}
 	RETURN(p, p->refuse);
-}
-
-/* By which a signal is sent. */
-static const int SIGNALLING[] = {
-	SYS_kill, SYS_tkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_pidfd_send_signal,
-};
-
-/* The policy of a tile before it is confined: every call but those that send a signal, an abort apart. */
-static inline void make_signal_policy(struct policy *p)
-{
-	begin_policy(p);
-	emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 1, 0x40000000); /* x32 */
-	RETURN(p, p->refuse);
-	allow_abort(p, SYS_tgkill, 2);
-	for (size_t i = 0; i < COUNT(SIGNALLING); i++) {
-		IF_EQUAL(p, 0, 1, (uint32_t)SIGNALLING[i]);
-		RETURN(p, p->refuse);
-	}
-	RETURN(p, SECCOMP_RET_ALLOW);
 }
 
 /*
@@ -439,6 +397,19 @@ static const uint32_t PROCESS_CALLS[] = {
 	SYS_rt_sigaction, /* its own handlers: V8's traps, Rust's overflow of a stack */
 	SYS_uname, SYS_umask, SYS_getpriority, /* Deno's inquiries about itself */
 	SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
+};
+
+/*
+ * Where the app was granted files to write. Which ones is landlock's to say, and Deno's permissions; what
+ * only reads is in PROCESS_CALLS.
+ */
+static const uint32_t PROCESS_FILE_CALLS[] = {
+	SYS_openat, SYS_pwrite64, SYS_ftruncate, SYS_fsync, SYS_fdatasync, SYS_flock, SYS_copy_file_range,
+	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2, SYS_utimensat,
+	SYS_fchmod, SYS_fchmodat, /* also a mere copy, or a write by Node's functions, sets the file's mode */
+#ifdef SYS_open
+	SYS_open, SYS_chmod, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
+#endif
 };
 
 /* Where the app was granted the network. */
@@ -556,7 +527,7 @@ static inline void allow_process(struct policy *p, int grants)
 {
 	allow(p, COMMON, COUNT(COMMON));
 	if (grants & GRANT_WRITE)
-		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
+		allow(p, PROCESS_FILE_CALLS, COUNT(PROCESS_FILE_CALLS));
 #ifdef SYS_open
 	allow_reading(p, SYS_open, 1);
 #endif
@@ -685,7 +656,7 @@ static inline void make_quiet_policy(struct policy *p, int grants)
 	p->log = 0;
 	begin_policy(p);
 	if (grants & GRANT_WRITE)
-		allow(p, FILE_CALLS, COUNT(FILE_CALLS));
+		allow(p, PROCESS_FILE_CALLS, COUNT(PROCESS_FILE_CALLS));
 	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
 		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
 		RETURN(p, p->refuse);

@@ -562,20 +562,6 @@ EXPORT void tegula_tile_observe_pause(int pause)
 }
 
 /*
- * Refuses, on this thread and those that it starts, every call that sends a signal but an abort: before
- * a tile is confined, too, an app could stop the process or have it reload for ever. 0, or -errno.
- */
-EXPORT int tegula_tile_refuse_signals(void)
-{
-	struct policy policy = { .refuse = SECCOMP_RET_ERRNO | EPERM };
-
-	make_signal_policy(&policy);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -errno;
-	return install(&policy);
-}
-
-/*
  * Puts the filter on this thread. With an observer its listener goes there, and without one, or where
  * the kernel has no such listener (before Linux 5.0, or inside another's), unexpected calls are just
  * refused. 1 when the observer answers, 0 when not, or -errno.
@@ -614,7 +600,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	error = drop_capabilities(keep & KEEP_NET_ADMIN);
 	if (!error)
 		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	landlock = error || keep & KEEP_FILES ? error : forbid_files();
+	landlock = error ? error : forbid_files();
 	if (landlock < 0)
 		return landlock;
 	observed = filter(&policy, slot);

@@ -9,9 +9,9 @@ import { checked, EMFILE } from "./errno.ts";
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 
 /** What kind of tile confines itself; decides which system calls remain. */
-export type Role = "netlink" | "net" | "app" | "status";
+export type Role = "netlink" | "net" | "status";
 
-const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, app: 2, status: 3 };
+const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, status: 2 };
 
 const F_DUPFD_CLOEXEC = 1030;
 const POLLIN = 1;
@@ -45,10 +45,8 @@ export interface Confinement {
   readonly fds: Int32Array;
   /** Keep CAP_NET_ADMIN (the netlink tile, for NTF_USE); every other capability goes. */
   readonly keepNetAdmin?: boolean;
-  /** Keep adjtimex(2), which without a capability only reads (an app that was granted the clock). */
+  /** Keep adjtimex(2), which without a capability only reads (for an inline app with the clock). */
   readonly keepClock?: boolean;
-  /** Keep calls on files, which Deno's permissions still bound, and no landlock (an app with files). */
-  readonly keepFiles?: boolean;
 }
 
 /** What every tile may do. */
@@ -71,11 +69,6 @@ export interface TileLibrary {
    * own: by it another process, too, can see whether it still runs.
    */
   thread(): number;
-  /**
-   * From now on this thread, and those that it starts, can send no signal: Deno.kill() takes no
-   * permission for the process itself. Throws SystemError.
-   */
-  refuseSignals(): void;
   /**
    * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
    * where the kernel has it) and every system call that the role does not need. Refused calls fail
@@ -127,7 +120,6 @@ export function openTile(path: string): TileLibrary {
       parameters: ["i32", "buffer", "i32", "i32", "buffer", "i32"],
       result: "i32",
     },
-    tegula_tile_refuse_signals: { parameters: [], result: "i32" },
     tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
     tegula_tile_thread: { parameters: [], result: "i32" },
     // libc's
@@ -161,10 +153,9 @@ export function openTile(path: string): TileLibrary {
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
     thread: symbols.tegula_tile_thread,
-    refuseSignals: () => void checked(symbols.tegula_tile_refuse_signals(), "refuse signals"),
-    confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false, keepFiles = false }) {
+    confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
-      const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0) | (keepFiles ? 4 : 0);
+      const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0);
       const label = encode(`${name}\0`);
       const done = checked(
         symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep, label, slot),

@@ -12,23 +12,22 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
-import { pollBusily } from "../cli/busy_poll.ts";
-import { Changes } from "../cli/changes.ts";
+import { Changes } from "./changes.ts";
 import {
   listenControl,
   listenMetrics,
   reasonOf,
   removeControl,
   type StatusPlaces,
-} from "../cli/listen.ts";
+} from "./listen.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "../cli/libraries.ts";
-import * as preflight from "../cli/preflight.ts";
+import type { MainLibraries } from "./libraries.ts";
+import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
-import { RingWatch } from "../cli/watch.ts";
+import { RingWatch } from "./watch.ts";
 import { stateRegionBytes } from "../tiles/app/state.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -45,6 +44,7 @@ import {
   APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
+  inlineGrants,
   linkShape,
   netName,
   PAST_COUNTERS,
@@ -52,7 +52,6 @@ import {
   REGIONS_VERSION,
   regionsOf,
   servicePlan,
-  startGrants,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
 import { AppFiles } from "./app_files.ts";
@@ -804,7 +803,7 @@ class Master {
       preflight.insistOnSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
       return false;
     }
-    if (config.busyPoll) pollBusily(attachments, { ...this.#libraries, log });
+    if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
     return true;
   }
 
@@ -1025,7 +1024,7 @@ class Master {
     const { root } = this.#files;
     const program = programModule("", root);
     const libraries = APPLIANCE_LIBRARIES.map((name) => libraryPath(name, root));
-    const grants = startGrants(setup.apps.filter(({ inline }) => inline));
+    const { read, clock } = inlineGrants(setup.apps);
     const order = inventory.order(handings, setup);
     try {
       const child = this.#libraries.processes.start({
@@ -1034,17 +1033,17 @@ class Master {
         args: [
           ...RUN_FLAGS,
           V8_FLAGS,
-          ...permissionFlags({
-            ...grants,
-            read: [program, ...grants.read],
-            ffi: libraries,
-          }, (sentence) => new UserError(sentence, Exit.usage)),
+          ...permissionFlags(
+            { read: [program, ...read], ffi: libraries },
+            (sentence) => new UserError(sentence, Exit.usage),
+          ),
           programModule("tiles/runtime/appliance_process.ts", root),
           String(order.bytes),
         ],
         env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
-        read: [program, ...libraries, ...grants.read],
+        read: [program, ...libraries, ...read],
+        clock,
         uid: this.#uid(0),
         netAdmin: true,
       });

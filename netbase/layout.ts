@@ -1,14 +1,15 @@
 /**
- * The layout of netbase: what stands where in the region, and how much fits. Nothing else knows
+ * The layout of netbase: where everything is in the region, and how much fits. No other file knows
  * offsets. All words are in the machine's byte order; addresses are IPv4 in host order. The region
- * is a sparse memfd: what is never touched costs nothing, so capacities are generous.
+ * is a sparse memfd, in which untouched pages cost nothing, so capacities are generous.
  *
  *     header        one page: magic, generation, sync state, and the words that publish tables
- *     FIB           2²⁴ cells of 16 bits, groups of 256 cells for what is longer than /24, the default
+ *     FIB           tbl24: 2²⁴ cells of 16 bits; tbl8s: 256 cells each for a /24 that has longer
+ *                   prefixes; the default
  *     next hops     records of 8 words, named by cells
- *     paths         per ECMP group its slot table and members, 16-bit words
- *     interfaces    record table (see record_table.ts) and the runs of their addresses
- *     neighbours    record table
+ *     paths         slot tables and members of ECMP groups, 16-bit words
+ *     interfaces    hash table (see hash_table.ts) and the runs of their addresses
+ *     neighbours    hash table
  */
 
 const PAGE = 4096;
@@ -17,13 +18,13 @@ const PAGE = 4096;
 export const NETBASE_MAGIC = 0x54_47_4c_42;
 export const LAYOUT_VERSION = 2;
 
-/** Word offsets in the header. Each stands in a cache line of its own where readers look often. */
+/** Word offsets in the header. Words that readers load often have a cache line of their own. */
 export const Header = {
   magic: 0,
   version: 1,
-  /** Moves when something changed that a packet can see. */
+  /** Changes when something changed that a packet can see. */
   generation: 16,
-  /** The words that publish the record tables. */
+  /** The words that publish the hash tables. */
   interfaceTable: 48,
   neighborTable: 64,
   /** One of {@linkcode Sync}, and when it was entered, milliseconds since the epoch in two words. */
@@ -32,24 +33,24 @@ export const Header = {
   syncTimeHigh: 82,
   /** The writer's own, for `fence()`. */
   fence: 96,
-  /** Two secret multipliers of the record tables' hash, odd; written once. */
+  /** Two secret multipliers of the hash tables' hash, odd; written once. */
   hash: 112,
 } as const;
 
 /** Sync states. `stale`: the last good state is served while a resync runs. */
 export const Sync = { empty: 0, syncing: 1, synced: 2, stale: 3 } as const;
 
-/** FIB: cells, and groups for prefixes longer than /24. A cell with bit 15 set names a group. */
-export const FIB_CELLS = 1 << 24;
-export const FIB_GROUPS = 1 << 15;
-export const FIB_GROUP_CELLS = 256;
-export const FIB_GROUP_BIT = 0x8000;
-/** Behind the groups: the next hop id that cell 0 stands for. */
-export const FIB_DEFAULT = FIB_CELLS + FIB_GROUPS * FIB_GROUP_CELLS;
-/** 16-bit words of the FIB in all. */
+/** FIB: a cell per /24, and tbl8s for prefixes longer than /24. A cell with bit 15 set names a tbl8. */
+export const TBL24_CELLS = 1 << 24;
+export const TBL8S = 1 << 15;
+export const TBL8_CELLS = 256;
+export const TBL8_BIT = 0x8000;
+/** Behind the tbl8s: the next hop id that cell 0 stands for. */
+export const FIB_DEFAULT = TBL24_CELLS + TBL8S * TBL8_CELLS;
+/** 16-bit words of the whole FIB. */
 export const FIB_WORDS = FIB_DEFAULT + 32;
 
-/** Next hops: ids 1 to 0x7fff. Id 0 is "no route", 1 stands for all that did not fit. */
+/** Next hops: ids 1 to 0x7fff. Id 0 means no route, 1 a route that did not fit. */
 export const NEXT_HOPS = 1 << 15;
 export const NEXT_HOP_OVERFLOW = 1;
 export const NEXT_HOP_WORDS = 8;
@@ -65,7 +66,7 @@ export const NextHop = {
   source: 3,
   /** RTAX_MTU; 0: the interface's */
   mtu: 4,
-  /** groups: where in the paths its slots begin, in units of PATH_UNIT words */
+  /** groups: where its slots begin in the paths, in units of PATH_UNIT words */
   paths: 5,
   /** groups: log2 of the number of slots << 16 | number of members */
   shape: 6,
@@ -75,23 +76,23 @@ export const NextHop = {
 export const NextHopFlag = {
   /** The gateway is on-link though no address says so (RTNH_F_ONLINK). */
   onlink: 1,
-  /** The prefix is shorter than /4: multicast that falls under it does not go by the gateway. */
+  /** The prefix is shorter than /4: multicast under it does not go to the gateway. */
   short: 2,
-  /** The group is a next-hop object, whose member the source address has no say in. */
+  /** The group is a next-hop object: its member does not depend on the source address. */
   object: 4,
-  /** The group is of default routes of equal metric: the first whose gateway is not dead is taken. */
+  /** The group has default routes of equal metric: the first whose gateway is not dead is taken. */
   ordered: 8,
 } as const;
 
-/** ECMP paths: 16-bit words, handed out in units. */
+/** ECMP paths: 16-bit words, allocated in units. */
 export const PATH_UNIT = 32;
 export const PATH_UNITS = 1 << 16;
 /** Members of one group, and slots of the largest. */
 export const GROUP_MEMBERS = 256;
 export const GROUP_SLOTS_LOG2 = 13;
 
-/** Shape of a record table: records, words of one (a power of two), and log2 of the most slots. */
-export interface RecordTableShape {
+/** Shape of a hash table: records, words of one (a power of two), and log2 of the most slots. */
+export interface HashTableShape {
   readonly records: number;
   readonly recordWords: number;
   readonly slotsLog2: number;
@@ -116,7 +117,7 @@ export const Interface = {
   /** IFF_* as in `ifi_flags` */
   flags: 2,
   mtu: 3,
-  /** bytes 0–3 of the MAC address as they lie in memory */
+  /** bytes 0–3 of the MAC address as in memory */
   macHead: 4,
   /** bytes 4–5 likewise, in the low half */
   macTail: 5,
@@ -155,7 +156,7 @@ export const Address = {
   label: 4,
 } as const;
 
-/** Neighbours: 131,072 of them; as many records again may wait for readers to let go. */
+/** Neighbours: 131,072 of them; as many records again may wait for a grace period. */
 export const NEIGHBORS = 1 << 17;
 const NEIGHBOR_WORDS = 8;
 
@@ -165,7 +166,7 @@ export const Neighbor = {
   address: 1,
   macHead: 2,
   macTail: 3,
-  /** NUD_* | refresh wanted << 8 | NTF_* << 16: the one word of a record that may change */
+  /** NUD_* | refresh wanted << 8 | NTF_* << 16: the only word of a record that may change */
   state: 4,
 } as const;
 
@@ -185,22 +186,22 @@ export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
 export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);
 
 /** A table of 2ᵏ slots has two places, so that it can be built anew: all sizes together, 2ᵏ⁺². */
-function recordTable(
-  shape: Omit<RecordTableShape, "slotsAt" | "recordsAt">,
-): RecordTableShape {
+function hashTable(
+  shape: Omit<HashTableShape, "slotsAt" | "recordsAt">,
+): HashTableShape {
   const { records, recordWords, slotsLog2 } = shape;
   const slotsAt = section(4 << (slotsLog2 + 2));
   return { ...shape, slotsAt, recordsAt: section(records * recordWords * 4) };
 }
 
-export const INTERFACE_TABLE = recordTable({
+export const INTERFACE_TABLE = hashTable({
   records: INTERFACES * 2,
   recordWords: INTERFACE_WORDS,
   slotsLog2: 13,
   publishedAt: Header.interfaceTable,
 });
 
-export const NEIGHBOR_TABLE = recordTable({
+export const NEIGHBOR_TABLE = hashTable({
   records: NEIGHBORS * 2,
   recordWords: NEIGHBOR_WORDS,
   slotsLog2: 18,

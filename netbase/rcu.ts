@@ -1,17 +1,17 @@
 /**
- * When may what readers no longer find be used again? Netbase's one answer, for next hops, groups,
- * slots, records and whole tables: read-copy-update by quiescent states, as the kernel and DPDK's
- * rte_rcu_qsbr do it.
+ * Memory reclamation for all of netbase: when may next hops, tbl8s, records and whole tables that
+ * readers no longer find be used again? Read-copy-update by quiescent states, as in the kernel and in
+ * DPDK's rte_rcu_qsbr.
  *
- * The rule for the writer: write a record while nobody can see it, publish it by one store, never
- * change it afterwards. To change, publish another in its place and `retire` the old one. The rule
- * for a reader: between two of its quiescent states (one per burst) it may use what it has found;
- * after one it holds nothing.
+ * The writer fills a record while nobody can see it, publishes it by one store, and never changes it
+ * afterwards. To change it, the writer publishes another in its place and `retire`s the old one. A
+ * reader may use what it has found until its next quiescent state (one per burst); after that it
+ * holds nothing.
  *
- * Why that is right. A retired item was made unreachable by a store that came before `seal()` reads
- * the readers' burst counters. A reader that has it found it in a burst that had begun by then, and
- * that burst ends with the next move of its counter. So once the counter differs from the value seen
- * at `seal()`, or the reader says that it sleeps, it holds the item no more, and bursts begun later
+ * Why that is right. A retired item was made unreachable by a store that came before `#seal()` reads
+ * the readers' burst counters. A reader that has the item found it in a burst that had begun by then,
+ * and that burst ends with the next change of its counter. So once the counter differs from the value
+ * seen at `#seal()`, or the reader says that it sleeps, it does not hold the item, and later bursts
  * cannot find it: `NetbaseReader.refresh()` opens each with a sequentially consistent load after the
  * tile's sequentially consistent store of counter or sleep word, and on x86-64 as on arm64 (`stlr`
  * before `ldar`) no later load passes that pair.
@@ -20,25 +20,25 @@
  * depends on the load of the slot for its address, and no processor that JavaScript runs on reorders
  * those; the writer publishes by a release store (`Atomics.store`), or by plain stores after
  * `fence()`. V8 neither removes nor merges loads from array buffers and leaves them on their side of
- * an `Atomics` operation. Nobody waits, and nobody retries, for anybody.
+ * an `Atomics` operation. No reader ever waits or retries.
  */
 
 /** What netbase's writer must know of each reader; a `TileReader` fits. */
 export interface Reader {
-  /** Has moved once the reader has let go of all it read before. */
+  /** Changes when the reader passes a quiescent state. */
   readonly burst: number;
   /** The reader blocks and holds nothing. */
   readonly asleep: boolean;
 }
 
 /**
- * A grace period: over when every reader has moved on from where it was at the beginning. What had been
- * stored before, and ordered before by an `Atomics.store`, is then all that any of them sees.
+ * A grace period: over when every reader has passed a quiescent state since it began. From then on
+ * readers see all that was stored, and ordered by an `Atomics.store`, before it began.
  */
 export class Grace {
   readonly #readers: readonly Reader[];
   readonly #bursts: Uint32Array;
-  /** 1: this reader has moved on. */
+  /** 1: this reader has passed a quiescent state. */
   readonly #passed: Uint8Array;
 
   /** Begins now. */
@@ -59,7 +59,7 @@ export class Grace {
     return over;
   }
 
-  /** Begins again if no reader's counter has moved, which takes no new one; whether it did. */
+  /** Begins again if no reader's burst counter has moved since; returns whether it did. */
   restart(): boolean {
     if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;
     this.#passed.fill(0);
@@ -67,9 +67,9 @@ export class Grace {
   }
 }
 
-/** Whoever hands out the items that are retired. */
+/** An allocator of items that are freed through {@linkcode DeferredFree}. */
 export interface Pool {
-  /** `item` is in no reader's hands any more. */
+  /** No reader holds `item` any more. */
   reclaim(item: number): void;
 }
 
@@ -80,8 +80,8 @@ interface Batch {
   readonly grace: Grace;
 }
 
-/** Items that were unpublished and wait until every reader has moved on. */
-export class Limbo {
+/** Frees items a grace period after they were unpublished. */
+export class DeferredFree {
   readonly #readers: readonly Reader[];
   readonly #sealed: Batch[] = [];
   #pools: Pool[] = [];
@@ -91,20 +91,21 @@ export class Limbo {
     this.#readers = readers;
   }
 
-  /** How many items wait. */
+  /** Number of items that wait. */
   get size(): number {
     return this.#sealed.reduce((sum, batch) => sum + batch.items.length, this.#items.length);
   }
 
-  /** Takes `item`, which no reader can find from now on, until none has it any more. */
+  /** Gives `item`, which no reader can find from now on, back to `pool` when none holds it any more. */
   retire(pool: Pool, item: number): void {
     this.#pools.push(pool);
     this.#items.push(item);
   }
 
   /**
-   * Begins a grace period for what was retired, and gives back all whose grace period is over. The
-   * stores that made the items unreachable must be ordered before this by an `Atomics.store`.
+   * Begins a grace period for the items retired since the last call, and frees those whose grace
+   * period is over. The stores that made items unreachable must be ordered before this by an
+   * `Atomics.store`.
    */
   reclaim(): void {
     if (this.#items.length > 0) this.#seal();
@@ -115,7 +116,7 @@ export class Limbo {
     }
   }
 
-  /** Closes the open batch. While readers stand still it joins the last one: one batch, not many. */
+  /** Closes the open batch. While no reader moves it joins the last one, so that batches stay few. */
   #seal(): void {
     const last = this.#sealed.at(-1);
     if (last !== undefined && last.grace.restart()) {
@@ -132,11 +133,108 @@ export class Limbo {
 
 /**
  * Orders all loads and stores made before it ahead of all made after it: for plain stores that publish
- * what was just written, and for readers that look whether what they copied was overwritten meanwhile.
+ * what was just written, and for readers that check whether what they copied was overwritten meanwhile.
  * `word` of `words` is any word of shared memory that only the caller stores to. A sequentially
  * consistent store followed by such a load is a full barrier on x86-64 and arm64.
  */
 export function fence(words: Uint32Array, word: number): void {
   Atomics.store(words, word, words[word]);
   Atomics.load(words, word);
+}
+
+/** Allocates numbers from `first` to below `end`: next hops, tbl8s, records. In the writer's heap. */
+export class IdPool {
+  readonly #end: number;
+  readonly #used: Uint8Array;
+  readonly #free: number[] = [];
+  /** Numbers from here on were never allocated, but may be reserved. */
+  #next: number;
+
+  constructor(first: number, end: number) {
+    this.#next = first;
+    this.#end = end;
+    this.#used = new Uint8Array(end);
+  }
+
+  /** A free number, or -1 when there is none. */
+  allocate(): number {
+    const id = this.#free.pop() ?? this.#fresh();
+    if (id >= 0) this.#used[id] = 1;
+    return id;
+  }
+
+  /** Takes a number that was never allocated: one that a predecessor has left in use. */
+  reserve(id: number): void {
+    this.#used[id] = 1;
+  }
+
+  /** Frees `id`. */
+  reclaim(id: number): void {
+    if (this.#used[id] === 0) return;
+    this.#used[id] = 0;
+    this.#free.push(id);
+  }
+
+  #fresh(): number {
+    while (this.#next < this.#end && this.#used[this.#next] === 1) this.#next++;
+    return this.#next < this.#end ? this.#next++ : -1;
+  }
+}
+
+/** Free units from `start` to below `end`. */
+interface Run {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Allocates runs of consecutive units: paths of ECMP groups, addresses of interfaces. First fit; a
+ * freed run merges with its neighbours. Few runs are free, so a sorted list is enough. In the
+ * writer's heap.
+ */
+export class RunPool {
+  /** In order; no two adjoin. */
+  readonly #free: Run[];
+  /** Length of each allocated run, by its start. */
+  readonly #taken = new Map<number, number>();
+
+  constructor(units: number) {
+    this.#free = [{ start: 0, end: units }];
+  }
+
+  /** First unit of a run of `length` units, or -1 when none is free. */
+  allocate(length: number): number {
+    const run = this.#free.find(({ start, end }) => end - start >= length);
+    if (run === undefined) return -1;
+    this.reserve(run.start, length);
+    return run.start;
+  }
+
+  /** Takes a given run, one that a predecessor has left in use. False: it is not free. */
+  reserve(start: number, length: number): boolean {
+    const end = start + length;
+    const i = this.#free.findIndex((run) => run.start <= start && end <= run.end);
+    if (i < 0) return false;
+    const { start: first, end: last } = this.#free[i];
+    const left = [{ start: first, end: start }, { start: end, end: last }];
+    this.#free.splice(i, 1, ...left.filter((run) => run.start < run.end));
+    this.#taken.set(start, length);
+    return true;
+  }
+
+  /** Frees the run that begins at `start`. */
+  reclaim(start: number): void {
+    const length = this.#taken.get(start);
+    if (length === undefined) return;
+    this.#taken.delete(start);
+    const after = this.#free.findIndex((run) => run.start > start);
+    const i = after < 0 ? this.#free.length : after;
+    const end = start + length;
+    const [before, behind] = [this.#free[i - 1], this.#free[i]];
+    const joins = [before?.end === start, behind?.start === end];
+    this.#free.splice(joins[0] ? i - 1 : i, Number(joins[0]) + Number(joins[1]), {
+      start: joins[0] ? before.start : start,
+      end: joins[1] ? behind.end : end,
+    });
+  }
 }

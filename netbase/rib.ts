@@ -1,14 +1,20 @@
 /**
  * The RIB: every route of `local` and `main` exactly as the kernel has it, with all candidates of a
- * prefix in the kernel's order. Events go in one by one; `Painter` brings what they come to into the
- * FIB when the batch is committed. Only in the netlink tile's heap: a million routes are some 60 MiB of
- * typed arrays.
+ * prefix in the kernel's order. Events go in one by one; `FibBuilder` brings them into the FIB when the
+ * batch is committed. Only in the netlink tile's heap: a million routes are some 60 MiB of typed arrays.
+ *
+ *     Trie             prefixes; a node names the first candidate in `local` and in `main`
+ *     CandidatePool    lists of candidates; a candidate names its attributes
+ *     AttributeTable   what routes say beyond their key, and the next hop published for it
  */
 
-import { isEqual, isSameRoute } from "./attributes.ts";
-import type { NextHopWriter } from "./next_hop_writer.ts";
-import { listWord, RibView } from "./rib_view.ts";
+import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";
+import type { Change, ListenerSlot } from "./netbase.ts";
+import type { NextHopFields, NextHopWriter } from "./next_hops.ts";
 import {
+  type Hop,
+  KIND_GROUP,
+  KIND_UNSUPPORTED,
   NLM_F_APPEND,
   NLM_F_EXCL,
   NLM_F_REPLACE,
@@ -16,53 +22,84 @@ import {
   type RouteAttributes,
   RT_TABLE_LOCAL,
   RT_TABLE_MAIN,
+  RTN_BLACKHOLE,
+  RTN_LOCAL,
+  RTN_THROW,
+  RTN_UNICAST,
+  RTNH_DYNAMIC_FLAGS,
+  RTNH_F_DEAD,
+  RTNH_F_ONLINK,
 } from "./route.ts";
-import { Node, NODE_WORDS, ROOT } from "./trie.ts";
-import type { Change, Watch } from "./watcher.ts";
 
-/** Routes by prefix, table and the kernel's order. */
-export class Rib extends RibView {
-  /**
-   * What `#seek` found in a list: the last candidate before those of equal key, the first and the last
-   * of equal key, and the one among them that is the same route; 0: none.
-   */
-  #before = 0;
-  #first = 0;
-  #last = 0;
-  #match = 0;
-  readonly #watch: Watch;
+/**
+ * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`
+ * and `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw`
+ * ends the search (measured on 6.18; `fib_trie_unmerge` in fib_trie.c). Once a rule has been touched
+ * they are separate for good: `local` is asked first as a whole, and its `throw` falls through to `main`.
+ */
+export type LookupOrder = "merged" | "separate";
 
-  /** With `joined` nothing is painted before the first `endSync`. */
-  constructor(nextHops: NextHopWriter, { watch, joined }: { watch: Watch; joined: boolean }) {
-    super(nextHops, joined);
-    this.#watch = watch;
+/** Where a route belongs in a list; 0 stands for none. */
+interface Place {
+  /** The last candidate before those of equal key. */
+  before: number;
+  /** The first and the last of equal key. */
+  first: number;
+  last: number;
+  /** The one among them that is the same route. */
+  match: number;
+}
+
+/** Routes by prefix, table and the kernel's order. A *list* is the index of its head in the trie's words. */
+export class Rib {
+  readonly trie = new Trie();
+  readonly candidates = new CandidatePool();
+  readonly attributes: AttributeTable;
+  /** Shows with `commit()`. */
+  lookupOrder: LookupOrder = "merged";
+  /** Nodes whose candidates changed since the FIB builder took these; each has `TOUCHED` in its `best`. */
+  touched: number[] = [];
+  /** False while a successor fills its RIB and readers use the FIB that its predecessor left. */
+  whole: boolean;
+  /** The lists of `local` that are not empty: a handful. */
+  readonly #locals = new Set<number>();
+  readonly #listeners: ListenerSlot;
+
+  /** With `joined` the FIB stays as it is until the first `endSync`. */
+  constructor(
+    nextHops: NextHopWriter,
+    { listeners, joined }: { listeners: ListenerSlot; joined: boolean },
+  ) {
+    this.attributes = new AttributeTable(nextHops);
+    this.whole = !joined;
+    this.#listeners = listeners;
   }
 
-  /** Routes held. */
+  /** Number of routes. */
   get size(): number {
     return this.candidates.count;
   }
 
   /**
    * An RTM_NEWROUTE event. `nlmsgFlags` (NLM_F_*) says where among its equals it goes, as
-   * `fib_table_insert` tells them: replace takes the first's place, append goes last, else first;
+   * `fib_table_insert` does: replace takes the first's place, append goes last, else first;
    * NLM_F_EXCL means that the kernel has no equal. RangeError for tables other than `local` and `main`.
    * Shows with `commit()`.
    */
   add(route: Readonly<Route>, nlmsgFlags: number): void {
     const node = this.#nodeOf(route);
-    const list = node * NODE_WORDS + listWord(route.table);
+    const list = listOf(node, route.table);
     const attributes = this.attributes.intern(route);
-    this.#seek(list, route);
-    const place = this.#match !== 0 ? this.#match : this.#first;
-    if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place)) this.touch(node);
+    const place = this.#seek(list, route);
+    const target = place.match !== 0 ? place.match : place.first;
+    if ((nlmsgFlags & NLM_F_EXCL) !== 0 && this.#dropEquals(list, place, target)) this.touch(node);
     const replaces = (nlmsgFlags & (NLM_F_REPLACE | NLM_F_EXCL)) !== 0;
-    if (place !== 0 && (replaces || place === this.#match)) {
-      this.candidates.mark(place);
-      if (this.#swap(list, place, attributes)) this.touch(node);
+    if (target !== 0 && (replaces || target === place.match)) {
+      this.candidates.mark(target);
+      if (this.#swap(list, target, attributes)) this.touch(node);
     } else {
-      const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && this.#last !== 0;
-      this.#insert(list, append ? this.#last : this.#before, route, attributes);
+      const append = (nlmsgFlags & NLM_F_APPEND) !== 0 && place.last !== 0;
+      this.#insert(list, append ? place.last : place.before, route, attributes);
       this.touch(node);
     }
   }
@@ -73,43 +110,46 @@ export class Rib extends RibView {
    */
   addFromDump(route: Readonly<Route>): void {
     const node = this.#nodeOf(route);
-    const list = node * NODE_WORDS + listWord(route.table);
+    const list = listOf(node, route.table);
     const attributes = this.attributes.intern(route);
-    this.#seek(list, route);
-    const before = this.#lastNamed();
-    if (this.#match === 0) {
+    const place = this.#seek(list, route);
+    const { match } = place;
+    const before = this.#lastNamed(place);
+    if (match === 0) {
       this.#insert(list, before, route, attributes);
       this.touch(node);
     } else {
-      this.candidates.mark(this.#match);
-      const news = this.#swap(list, this.#match, attributes);
-      if (this.#moveAfter(list, before) || news) this.touch(node);
+      this.candidates.mark(match);
+      const isNew = this.#swap(list, match, attributes);
+      const moves = this.#isAhead(match, before);
+      if (moves) this.#moveAfter(list, before, match);
+      if (moves || isNew) this.touch(node);
     }
   }
 
   /**
-   * Whether a route of a dump, after `beginSync()`, is here and in its place, which it then is confirmed
-   * to be. Changes nothing that anyone sees.
+   * Whether a route of a dump, after `beginSync()`, is here and in its place; if so it counts as named.
+   * Changes nothing that readers see.
    */
   confirm(route: Readonly<Route>): boolean {
     const node = this.trie.find(route.destination, route.prefixLength);
     if (node === 0) return false;
-    this.#seek(node * NODE_WORDS + listWord(route.table), route);
-    if (this.#match === 0) return false;
-    const inPlace = !this.#isAhead(this.#lastNamed());
-    this.candidates.mark(this.#match);
+    const place = this.#seek(listOf(node, route.table), route);
+    if (place.match === 0) return false;
+    const inPlace = !this.#isAhead(place.match, this.#lastNamed(place));
+    this.candidates.mark(place.match);
     return inPlace &&
-      isEqual(this.attributes.get(this.candidates.attributes(this.#match)), route, 0);
+      isEqual(this.attributes.get(this.candidates.attributes(place.match)), route, 0);
   }
 
   /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
   remove(route: Readonly<Route>): boolean {
     const node = this.trie.find(route.destination, route.prefixLength);
     if (node === 0) return false;
-    const list = node * NODE_WORDS + listWord(route.table);
-    this.#seek(list, route);
-    if (this.#match === 0) return false;
-    this.#drop(list, this.#match);
+    const list = listOf(node, route.table);
+    const { match } = this.#seek(list, route);
+    if (match === 0) return false;
+    this.#drop(list, match);
     this.touch(node);
     return true;
   }
@@ -119,7 +159,7 @@ export class Rib extends RibView {
     this.candidates.beginSync();
   }
 
-  /** Takes away what no `add` or `addFromDump` has named since `beginSync()`; how many. */
+  /** Removes what no `add` or `addFromDump` has named since `beginSync()`, and returns how many. */
   endSync(): number {
     const count = this.candidates.allNamed ? 0 : this.#change((list, candidate) => {
       if (this.candidates.isNamed(candidate)) return false;
@@ -131,8 +171,8 @@ export class Rib extends RibView {
   }
 
   /**
-   * Calls `change` once per distinct set of attributes; what it returns takes its place on every
-   * route that has it; null removes those routes. Returns how many routes changed. Goes through the
+   * Calls `change` once per distinct set of attributes, and gives every route that has it the attributes
+   * that `change` returns; null removes those routes. Returns how many routes changed. Goes through the
    * whole RIB when any set changes.
    */
   rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number {
@@ -142,9 +182,112 @@ export class Rib extends RibView {
       if (wanted === null) changes.set(set.id, 0);
       else if (!isEqual(wanted, set, 0)) changes.set(set.id, this.attributes.intern(wanted));
     }
-    const count = changes.size === 0 ? 0 : this.#rewriteRoutes(changes);
+    const count = changes.size === 0 ? 0 : this.#change((list, candidate) => {
+      const wanted = changes.get(this.candidates.attributes(candidate));
+      if (wanted === undefined) return false;
+      if (wanted === 0) {
+        this.#drop(list, candidate);
+      } else {
+        this.attributes.retain(wanted);
+        this.#swap(list, candidate, wanted);
+      }
+      return true;
+    });
     for (const id of changes.values()) if (id !== 0) this.attributes.release(id);
     return count;
+  }
+
+  /** Notes that the candidates of `node` changed. */
+  touch(node: number): void {
+    const at = node * NODE_WORDS + Node.best;
+    if ((this.trie.words[at] & TOUCHED) !== 0) return;
+    this.trie.words[at] |= TOUCHED;
+    this.touched.push(node);
+  }
+
+  /**
+   * All routes by prefix, in the kernel's order within one; or those from a prefix (host order) on. The
+   * iteration ends with the next change.
+   */
+  *routes({ prefix, length } = { prefix: 0, length: 0 }): IterableIterator<Route> {
+    let node = this.trie.seek(prefix, length);
+    for (; node !== 0; node = this.trie.next(node)) yield* this.#routesAt(node);
+  }
+
+  /** The routes whose prefix covers an address, shorter ones first. */
+  *routesCovering(address: number): IterableIterator<Route> {
+    for (let node = ROOT; node !== 0; node = this.trie.step(node, address)) {
+      if (!this.trie.covers(node, address)) return;
+      yield* this.#routesAt(node);
+    }
+  }
+
+  /** What no `add`, `addFromDump` or `confirm` has named since `beginSync()`. */
+  *unconfirmed(): IterableIterator<Route> {
+    if (this.candidates.allNamed) return;
+    const wanted = (candidate: number) => !this.candidates.isNamed(candidate);
+    for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
+      yield* this.#routesAt(node, wanted);
+    }
+  }
+
+  /** The route that an address takes, null for none. */
+  bestFor(address: number, order = this.lookupOrder): Route | null {
+    const { list, candidate } = this.#find(address >>> 0, order);
+    return candidate === 0 ? null : this.#route(list, candidate);
+  }
+
+  /**
+   * An address for which the two lookup orders have different outcomes, or -1: what to ask the kernel
+   * about when no rule tells the order. Goes through what is under prefixes of `local`.
+   */
+  ambiguousAddress(): number {
+    const { words } = this.trie;
+    for (const list of this.#locals) {
+      const node = (list - Node.local) / NODE_WORDS;
+      for (let below = node; below !== 0; below = this.trie.next(below)) {
+        const first = words[below * NODE_WORDS + Node.prefix];
+        if (!this.trie.covers(node, first)) break;
+        const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
+        // The kernel answers for 0.0.0.0/8 without a look at its routes.
+        const inside = first >>> 24 === 0 ? 0x0100_0000 : first;
+        if (this.trie.covers(below, inside) && this.#isAmbiguous(inside)) return inside;
+        if (last >>> 24 !== 0 && this.#isAmbiguous(last)) return last;
+      }
+    }
+    return -1;
+  }
+
+  /** The first candidate of a list that the kernel would take for tos 0; 0: none. */
+  firstUsable(list: number): number {
+    const { candidates, attributes } = this;
+    let candidate = this.trie.words[list];
+    while (candidate !== 0) {
+      if (candidates.tos(candidate) === 0) {
+        if (attributes.get(candidates.attributes(candidate)).usable) return candidate;
+      }
+      candidate = candidates.next(candidate);
+    }
+    return 0;
+  }
+
+  /**
+   * The attributes of the default route `best` (0: none) and of those that the kernel may take in its
+   * place for the state of their gateways: of equal metric and scope, and through a gateway themselves.
+   */
+  equalDefaults(best: number): number[] {
+    if (best === 0) return [];
+    const { candidates, attributes } = this;
+    const ids = [candidates.attributes(best)];
+    const { hops, scope } = attributes.get(ids[0]);
+    if (hops !== null || !attributes.standsIn(ids[0])) return ids;
+    let candidate = candidates.next(best);
+    for (; candidate !== 0; candidate = candidates.next(candidate)) {
+      if (candidates.priority(candidate) !== candidates.priority(best)) break;
+      const id = candidates.attributes(candidate);
+      if (attributes.standsIn(id) && attributes.get(id).scope === scope) ids.push(id);
+    }
+    return ids;
   }
 
   /** The node of a route's prefix, made when it is not there. */
@@ -155,95 +298,90 @@ export class Rib extends RibView {
     return this.trie.insert(route.destination, route.prefixLength);
   }
 
-  /** Finds a route's place in a list, see `#before` and its fellows. */
-  #seek(list: number, route: Readonly<Route>): void {
-    this.#before = this.#first = 0;
-    this.#last = this.#match = 0;
+  /** A route's place in a list. */
+  #seek(list: number, route: Readonly<Route>): Place {
+    const place: Place = { before: 0, first: 0, last: 0, match: 0 };
     let candidate = this.trie.words[list];
     for (; candidate !== 0; candidate = this.candidates.next(candidate)) {
       const order = this.candidates.compare(candidate, route);
-      if (order > 0) return;
+      if (order > 0) break;
       if (order < 0) {
-        this.#before = candidate;
+        place.before = candidate;
         continue;
       }
-      if (this.#first === 0) this.#first = candidate;
-      this.#last = candidate;
+      if (place.first === 0) place.first = candidate;
+      place.last = candidate;
       const set = this.attributes.get(this.candidates.attributes(candidate));
-      if (this.#match === 0 && isSameRoute(set, route)) this.#match = candidate;
+      if (place.match === 0 && isSameRoute(set, route)) place.match = candidate;
     }
+    return place;
   }
 
   /** The last candidate of equal key that the running sync has named, else the one before them all. */
-  #lastNamed(): number {
-    let named = this.#before;
-    let candidate = this.#first;
+  #lastNamed({ before, first, last }: Place): number {
+    let named = before;
+    let candidate = first;
     while (candidate !== 0) {
       if (this.candidates.isNamed(candidate)) named = candidate;
-      candidate = candidate === this.#last ? 0 : this.candidates.next(candidate);
+      candidate = candidate === last ? 0 : this.candidates.next(candidate);
     }
     return named;
   }
 
-  /** Moves the match to behind `before` where it stands in front of it; whether it did. */
-  #moveAfter(list: number, before: number): boolean {
-    if (!this.#isAhead(before)) return false;
+  #moveAfter(list: number, before: number, candidate: number): void {
     const words = this.trie.words;
-    words[list] = this.candidates.unlink(words[list], this.#match);
-    words[list] = this.candidates.insertAfter(words[list], before, this.#match);
-    this.#tell("changed", list, this.#match);
-    return true;
+    words[list] = this.candidates.unlink(words[list], candidate);
+    words[list] = this.candidates.insertAfter(words[list], before, candidate);
+    this.#notify("changed", list, candidate);
   }
 
-  /** Whether the match stands in front of `before`. */
-  #isAhead(before: number): boolean {
-    let candidate = this.#match;
-    while (candidate !== 0 && candidate !== before) candidate = this.candidates.next(candidate);
-    return candidate !== 0 && before !== this.#match;
+  /** Whether `candidate` is in front of `other` in its list. */
+  #isAhead(candidate: number, other: number): boolean {
+    let current = candidate;
+    while (current !== 0 && current !== other) current = this.candidates.next(current);
+    return current !== 0 && other !== candidate;
   }
 
   #insert(list: number, before: number, route: Readonly<Route>, attributes: number): void {
     const candidate = this.candidates.allocate(route, attributes);
     const words = this.trie.words;
     words[list] = this.candidates.insertAfter(words[list], before, candidate);
-    if (route.table === RT_TABLE_LOCAL) this.locals.add(list);
-    this.#tell("added", list, candidate);
+    if (route.table === RT_TABLE_LOCAL) this.#locals.add(list);
+    this.#notify("added", list, candidate);
   }
 
-  /** Gives a candidate a set of attributes, held by the caller; whether that changes it. */
+  /** Gives a candidate a set of attributes, retained by the caller; whether that changes it. */
   #swap(list: number, candidate: number, attributes: number): boolean {
     const old = this.candidates.attributes(candidate);
     this.candidates.setAttributes(candidate, attributes);
     this.attributes.release(old);
     if (old === attributes) return false;
-    this.#tell("changed", list, candidate);
+    this.#notify("changed", list, candidate);
     return true;
   }
 
   #drop(list: number, candidate: number): void {
-    this.#tell("removed", list, candidate);
+    this.#notify("removed", list, candidate);
     const words = this.trie.words;
     words[list] = this.candidates.unlink(words[list], candidate);
-    if (words[list] === 0) this.locals.delete(list);
+    if (words[list] === 0) this.#locals.delete(list);
     this.attributes.release(this.candidates.attributes(candidate));
     this.candidates.release(candidate);
   }
 
-  /** Drops all of equal key but `kept`; whether there were any. */
-  #dropEquals(list: number, kept: number): boolean {
+  /** Drops the candidates of equal key except `kept`; whether there were any. */
+  #dropEquals(list: number, { first, last }: Place, kept: number): boolean {
     const before = this.size;
-    const last = this.#last;
-    let candidate = this.#first;
+    let candidate = first;
     while (candidate !== 0) {
       const next = candidate === last ? 0 : this.candidates.next(candidate);
       if (candidate !== kept) this.#drop(list, candidate);
       candidate = next;
     }
-    this.#last = kept;
     return this.size !== before;
   }
 
-  /** Offers each candidate and its list to `change`, which says whether it did. How many it did. */
+  /** Offers each candidate and its list to `change`, which returns whether it changed it. Returns how many. */
   #change(change: (list: number, candidate: number) => boolean): number {
     let count = 0;
     for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
@@ -260,23 +398,686 @@ export class Rib extends RibView {
     return count;
   }
 
-  /** Gives routes other attributes (0: removes them), by what they have. */
-  #rewriteRoutes(changes: ReadonlyMap<number, number>): number {
-    return this.#change((list, candidate) => {
-      const wanted = changes.get(this.candidates.attributes(candidate));
-      if (wanted === undefined) return false;
-      if (wanted === 0) {
-        this.#drop(list, candidate);
-      } else {
-        this.attributes.retain(wanted);
-        this.#swap(list, candidate, wanted);
+  *#routesAt(node: number, wanted?: (candidate: number) => boolean): IterableIterator<Route> {
+    for (let list = node * NODE_WORDS + Node.local; list <= node * NODE_WORDS + Node.main; list++) {
+      let candidate = this.trie.words[list];
+      for (; candidate !== 0; candidate = this.candidates.next(candidate)) {
+        if (wanted?.(candidate) !== false) yield this.#route(list, candidate);
       }
-      return true;
-    });
+    }
   }
 
-  #tell(change: Change, list: number, candidate: number): void {
-    const { watcher } = this.#watch;
-    if (watcher !== null) watcher.route(change, this.route(list, candidate));
+  /** Two refusals of one kind do not differ: the kernel says the same. */
+  #isAmbiguous(address: number): boolean {
+    const merged = this.#find(address, "merged").candidate;
+    const separate = this.#find(address, "separate").candidate;
+    if (merged === separate) return false;
+    const refusal = this.#refusal(merged);
+    return refusal === 0 || refusal !== this.#refusal(separate);
   }
+
+  /** RTN_* by which a candidate refuses, that of no route being `throw`; 0: it leads somewhere. */
+  #refusal(candidate: number): number {
+    if (candidate === 0) return RTN_THROW;
+    const { type } = this.attributes.get(this.candidates.attributes(candidate));
+    return refuses(type) ? type : 0;
+  }
+
+  /** The candidate that `address` takes, 0 for none, and its list. */
+  #find(address: number, order: LookupOrder): { list: number; candidate: number } {
+    let [local, main, localList, mainList] = [0, 0, 0, 0];
+    for (let node = ROOT; node !== 0; node = this.trie.step(node, address)) {
+      if (!this.trie.covers(node, address)) break;
+      const at = node * NODE_WORDS;
+      const ownLocal = this.firstUsable(at + Node.local);
+      const ownMain = this.firstUsable(at + Node.main);
+      if (ownLocal !== 0) [local, localList] = [ownLocal, at + Node.local];
+      else if (ownMain !== 0 && order === "merged") local = 0;
+      if (ownMain !== 0) [main, mainList] = [ownMain, at + Node.main];
+    }
+    const set = local === 0 ? null : this.attributes.get(this.candidates.attributes(local));
+    if (order === "separate" && set?.type === RTN_THROW) local = 0;
+    return local !== 0
+      ? { list: localList, candidate: local }
+      : { list: mainList, candidate: main };
+  }
+
+  /** The route that a candidate in a list is. */
+  #route(list: number, candidate: number): Route {
+    const word = list % NODE_WORDS;
+    const node = list - word;
+    const shared = this.attributes.get(this.candidates.attributes(candidate));
+    const { id: _id, hash: _hash, usable: _usable, count: _count, nextHops: _ids, ...set } = shared;
+    return {
+      table: word === Node.local ? RT_TABLE_LOCAL : RT_TABLE_MAIN,
+      destination: this.trie.words[node + Node.prefix],
+      prefixLength: this.trie.words[node + Node.length],
+      tos: this.candidates.tos(candidate),
+      priority: this.candidates.priority(candidate),
+      ...set,
+    };
+  }
+
+  #notify(change: Change, list: number, candidate: number): void {
+    const { current } = this.#listeners;
+    if (current !== null) current.route(change, this.#route(list, candidate));
+  }
+}
+
+/** The list of a table at a node. */
+function listOf(node: number, table: number): number {
+  return node * NODE_WORDS + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
+}
+
+/** The node of 0.0.0.0/0, always there. Node 0 means "none". */
+export const ROOT = 1;
+
+/** Words of a node; a node's words begin at `node * NODE_WORDS`. */
+export const NODE_WORDS = 8;
+export const Node = {
+  /** host order, bits beyond the length zero */
+  prefix: 0,
+  /** 0 to 32 */
+  length: 1,
+  parent: 2,
+  /** the child whose next bit is 0, and the one whose next bit is 1 */
+  child0: 3,
+  child1: 4,
+  /** first candidate in table `local`, in table `main`; 0: none */
+  local: 5,
+  main: 6,
+  /** what is in the FIB for it: next hop id of local << 16 | of main, 0: none; and {@linkcode TOUCHED} */
+  best: 7,
+} as const;
+/** In a node's `best`, whose ids have 15 bits: it was touched since the last commit. */
+export const TOUCHED = 0x8000;
+
+/** Length of a node that is not in use. */
+const FREED = 0xff;
+/** Capacity of nodes at start. */
+const FIRST_NODES = 1 << 10;
+
+/** The prefix of `length` bits that covers `address`. */
+function maskAddress(address: number, length: number): number {
+  return length === 0 ? 0 : (address & (-1 << (32 - length))) >>> 0;
+}
+
+/**
+ * A path-compressed binary trie in one typed array, so that a million prefixes cost 32 bytes each, no
+ * garbage, and mostly one cache line per step down. A node is a prefix that has routes, or one where two
+ * such diverge.
+ */
+export class Trie {
+  /** All nodes. Replaced when it grows: reload it after an `insert`. */
+  words = new Uint32Array(FIRST_NODES * NODE_WORDS);
+  #next = ROOT + 1;
+  /** Freed nodes, chained by their parent word. */
+  #free = 0;
+
+  /** The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. */
+  insert(prefix: number, length: number): number {
+    let node = ROOT;
+    while (this.words[node * NODE_WORDS + Node.length] !== length) {
+      const words = this.words;
+      const link = node * NODE_WORDS + Node.child0 + bitAt(prefix, words[node * NODE_WORDS + 1]);
+      const child = words[link];
+      if (child === 0) return this.#attach(node, prefix, length);
+      const childLength = words[child * NODE_WORDS + Node.length];
+      const differ = Math.clz32(prefix ^ words[child * NODE_WORDS + Node.prefix]);
+      const common = Math.min(differ, length, childLength);
+      if (common === childLength) node = child;
+      else return this.#split(node, child, common, prefix, length);
+    }
+    return node;
+  }
+
+  /** The node of a prefix, or 0. */
+  find(prefix: number, length: number): number {
+    const words = this.words;
+    let node = ROOT;
+    while (node !== 0 && words[node * NODE_WORDS + Node.length] < length) {
+      node = this.step(node, prefix);
+    }
+    if (node === 0 || words[node * NODE_WORDS + Node.length] !== length) return 0;
+    return words[node * NODE_WORDS + Node.prefix] === prefix >>> 0 ? node : 0;
+  }
+
+  /** The child of `node` towards `address`, which it need not cover; 0: none. */
+  step(node: number, address: number): number {
+    const at = node * NODE_WORDS;
+    const length = this.words[at + Node.length];
+    return length === 32 ? 0 : this.words[at + Node.child0 + bitAt(address, length)];
+  }
+
+  /** Whether the prefix of `node` covers `address`. */
+  covers(node: number, address: number): boolean {
+    const at = node * NODE_WORDS;
+    return maskAddress(address, this.words[at + Node.length]) === this.words[at + Node.prefix];
+  }
+
+  /**
+   * Removes `node`, and its parent likewise, when it has no candidates, is not in the FIB and is no
+   * branch. Does nothing to a node that is removed already.
+   */
+  prune(node: number): void {
+    let current = node;
+    while (current !== ROOT && current !== 0) {
+      const at = current * NODE_WORDS;
+      if (this.words[at + Node.length] === FREED) return;
+      const [child0, child1] = [this.words[at + Node.child0], this.words[at + Node.child1]];
+      if (this.words[at + Node.local] !== 0 || this.words[at + Node.main] !== 0) return;
+      // It is in the FIB, or touched.
+      if (this.words[at + Node.best] !== 0) return;
+      if (child0 !== 0 && child1 !== 0) return;
+      const child = child0 !== 0 ? child0 : child1;
+      const parent = this.words[at + Node.parent];
+      this.#replaceChild(parent, current, child);
+      this.#release(current);
+      current = child === 0 ? parent : 0;
+    }
+  }
+
+  /** The node after `node` by prefix, shorter ones first; 0 after the last. */
+  next(node: number): number {
+    const words = this.words;
+    const at = node * NODE_WORDS;
+    if (words[at + Node.child0] !== 0) return words[at + Node.child0];
+    if (words[at + Node.child1] !== 0) return words[at + Node.child1];
+    return this.#nextBeside(node);
+  }
+
+  /** The first node, in the order of `next`, that is not before a prefix; 0: none. */
+  seek(prefix: number, length: number): number {
+    let node = ROOT;
+    while (this.words[node * NODE_WORDS + Node.length] < length) {
+      const child = this.step(node, prefix);
+      const side = bitAt(prefix, this.words[node * NODE_WORDS + Node.length]);
+      if (child === 0) {
+        const other = side === 0 ? this.words[node * NODE_WORDS + Node.child1] : 0;
+        return other !== 0 ? other : this.#nextBeside(node);
+      }
+      const at = child * NODE_WORDS;
+      if (this.words[at + Node.length] > length || !this.covers(child, prefix)) {
+        // The child does not cover the prefix: it and all below it come before the prefix, or none does.
+        return this.words[at + Node.prefix] < prefix ? this.#nextBeside(child) : child;
+      }
+      node = child;
+    }
+    return node;
+  }
+
+  /** The first node after `node` that is not below it; 0: none. */
+  #nextBeside(node: number): number {
+    const words = this.words;
+    let current = node;
+    while (current !== ROOT) {
+      const parent = words[current * NODE_WORDS + Node.parent] * NODE_WORDS;
+      const sibling = words[parent + Node.child1];
+      if (sibling !== 0 && sibling !== current) return sibling;
+      current = parent / NODE_WORDS;
+    }
+    return 0;
+  }
+
+  #attach(parent: number, prefix: number, length: number): number {
+    const node = this.#allocate(prefix, length);
+    this.#link(parent, node);
+    return node;
+  }
+
+  /** Adds a node where `child` diverges from the prefix, and the prefix's own node below, or as, that. */
+  #split(parent: number, child: number, common: number, prefix: number, length: number): number {
+    const between = this.#allocate(maskAddress(prefix, common), common);
+    this.#link(parent, between);
+    this.#link(between, child);
+    return common === length ? between : this.#attach(between, prefix, length);
+  }
+
+  /** Makes `node` a child of `parent`, on the side of its next bit. */
+  #link(parent: number, node: number): void {
+    const at = parent * NODE_WORDS;
+    const side = bitAt(this.words[node * NODE_WORDS + Node.prefix], this.words[at + Node.length]);
+    this.words[at + Node.child0 + side] = node;
+    this.words[node * NODE_WORDS + Node.parent] = parent;
+  }
+
+  #replaceChild(parent: number, node: number, child: number): void {
+    const at = parent * NODE_WORDS;
+    const side = this.words[at + Node.child0] === node ? 0 : 1;
+    this.words[at + Node.child0 + side] = child;
+    if (child !== 0) this.words[child * NODE_WORDS + Node.parent] = parent;
+  }
+
+  #allocate(prefix: number, length: number): number {
+    let node = this.#free;
+    if (node !== 0) {
+      this.#free = this.words[node * NODE_WORDS + Node.parent];
+      this.words.fill(0, node * NODE_WORDS, (node + 1) * NODE_WORDS);
+    } else {
+      node = this.#next++;
+      if (node * NODE_WORDS >= this.words.length) this.#grow();
+    }
+    const at = node * NODE_WORDS;
+    this.words[at + Node.prefix] = prefix;
+    this.words[at + Node.length] = length;
+    return node;
+  }
+
+  #release(node: number): void {
+    const at = node * NODE_WORDS;
+    this.words[at + Node.parent] = this.#free;
+    this.words[at + Node.length] = FREED;
+    this.#free = node;
+  }
+
+  #grow(): void {
+    const words = new Uint32Array(this.words.length * 2);
+    words.set(this.words);
+    this.words = words;
+  }
+}
+
+/** Bit number `i` of an address, counted from the left. */
+function bitAt(address: number, i: number): number {
+  return (address >>> (31 - i)) & 1;
+}
+
+/** Words of a candidate; its words begin at `candidate * CANDIDATE_WORDS`. Candidate 0: none. */
+const CANDIDATE_WORDS = 4;
+const Candidate = {
+  next: 0,
+  /** id of its set in the attribute table */
+  attributes: 1,
+  priority: 2,
+  /** tos << 16 | the sync in which it was last named */
+  tosSync: 3,
+} as const;
+
+/** Capacity of candidates at start. */
+const FIRST_CANDIDATES = 1 << 10;
+
+/** What a list is ordered by. Routes of one prefix and table with equal keys compete. */
+interface CandidateKey {
+  readonly tos: number;
+  readonly priority: number;
+}
+
+/**
+ * The candidates of each prefix and table, in the kernel's order: by descending tos, ascending metric, and
+ * among equals as they were put there (appended, prepended, replaced). The first that is usable wins.
+ * Linked lists in one typed array, 16 bytes a route; a list is known by its head, the first candidate.
+ */
+class CandidatePool {
+  /** Candidates in use. */
+  count = 0;
+  #words = new Uint32Array(FIRST_CANDIDATES * CANDIDATE_WORDS);
+  #next = 1;
+  /** Freed candidates, chained. */
+  #free = 0;
+  #sync = 1;
+  /** Candidates that the running sync has named. */
+  #named = 0;
+
+  next(candidate: number): number {
+    return this.#words[candidate * CANDIDATE_WORDS + Candidate.next];
+  }
+
+  attributes(candidate: number): number {
+    return this.#words[candidate * CANDIDATE_WORDS + Candidate.attributes];
+  }
+
+  setAttributes(candidate: number, attributes: number): void {
+    this.#words[candidate * CANDIDATE_WORDS + Candidate.attributes] = attributes;
+  }
+
+  priority(candidate: number): number {
+    return this.#words[candidate * CANDIDATE_WORDS + Candidate.priority];
+  }
+
+  tos(candidate: number): number {
+    return this.#words[candidate * CANDIDATE_WORDS + Candidate.tosSync] >>> 16;
+  }
+
+  /** Begins a mark and sweep: from now on only candidates allocated or marked count as named. */
+  beginSync(): void {
+    this.#sync = (this.#sync + 1) & 0xffff;
+    this.#named = 0;
+  }
+
+  /** Whether the running sync has named every candidate, so that there is nothing to sweep. */
+  get allNamed(): boolean {
+    return this.#named === this.count;
+  }
+
+  /** Whether the running sync has named it. */
+  isNamed(candidate: number): boolean {
+    return (this.#words[candidate * CANDIDATE_WORDS + Candidate.tosSync] & 0xffff) === this.#sync;
+  }
+
+  /** Notes that the running sync has named it. */
+  mark(candidate: number): void {
+    if (this.isNamed(candidate)) return;
+    const at = candidate * CANDIDATE_WORDS + Candidate.tosSync;
+    this.#words[at] = (this.#words[at] & 0xffff0000) | this.#sync;
+    this.#named++;
+  }
+
+  /** Orders `candidate` and `key` in a list: below 0 before, 0 equal, above 0 after. */
+  compare(candidate: number, key: CandidateKey): number {
+    const tos = this.tos(candidate);
+    return tos !== key.tos ? key.tos - tos : this.priority(candidate) - key.priority;
+  }
+
+  /** A new candidate, in no list and named. */
+  allocate(key: CandidateKey, attributes: number): number {
+    let candidate = this.#free;
+    if (candidate !== 0) {
+      this.#free = this.next(candidate);
+    } else {
+      candidate = this.#next++;
+      if (candidate * CANDIDATE_WORDS >= this.#words.length) this.#grow();
+    }
+    const at = candidate * CANDIDATE_WORDS;
+    this.#words[at + Candidate.attributes] = attributes;
+    this.#words[at + Candidate.priority] = key.priority;
+    this.#words[at + Candidate.tosSync] = (key.tos << 16) | this.#sync;
+    this.count++;
+    this.#named++;
+    return candidate;
+  }
+
+  /** Inserts `candidate` after `before` (0: first) into the list `head`, and returns the new head. */
+  insertAfter(head: number, before: number, candidate: number): number {
+    const after = before === 0 ? head : this.next(before);
+    this.#words[candidate * CANDIDATE_WORDS + Candidate.next] = after;
+    if (before === 0) return candidate;
+    this.#words[before * CANDIDATE_WORDS + Candidate.next] = candidate;
+    return head;
+  }
+
+  /** Removes `candidate` from the list `head` without freeing it, and returns the new head. */
+  unlink(head: number, candidate: number): number {
+    const after = this.next(candidate);
+    if (head === candidate) return after;
+    let before = head;
+    while (this.next(before) !== candidate) before = this.next(before);
+    this.#words[before * CANDIDATE_WORDS + Candidate.next] = after;
+    return head;
+  }
+
+  /** Frees a candidate that is in no list. */
+  release(candidate: number): void {
+    if (this.isNamed(candidate)) this.#named--;
+    this.#words[candidate * CANDIDATE_WORDS + Candidate.next] = this.#free;
+    this.#free = candidate;
+    this.count--;
+  }
+
+  #grow(): void {
+    const words = new Uint32Array(this.#words.length * 2);
+    words.set(this.#words);
+    this.#words = words;
+  }
+}
+
+/** A set of attributes in use. */
+interface AttributeSet extends Readonly<RouteAttributes> {
+  readonly id: number;
+  readonly hash: number;
+  /** False: the kernel skips such a candidate (RTNH_F_DEAD). */
+  readonly usable: boolean;
+  /** Number of candidates that have it. */
+  count: number;
+  /** Next hop ids once published, for prefixes shorter than /4 and for all others; 0: not yet. */
+  readonly nextHops: [number, number];
+}
+
+/**
+ * Route attributes, shared: a million routes of a full table have a few hundred different sets of them, so
+ * each is stored once and counted, and a route has its id. Also the next hop of each set, published on
+ * first need.
+ */
+class AttributeTable {
+  readonly #sets: (AttributeSet | undefined)[] = [undefined];
+  readonly #free: number[] = [];
+  readonly #byHash = new Map<number, AttributeSet[]>();
+  readonly #nextHops: NextHopWriter;
+  /** Sets that lost their last candidate, and whose next hops may still be in the FIB. */
+  readonly #dying = new Set<AttributeSet>();
+  #last: AttributeSet | undefined;
+  /** The group of default routes, the sets in it, and earlier groups, which may still be in the FIB. */
+  #defaults = 0;
+  #defaultsOf = "";
+  readonly #formerDefaults: number[] = [];
+
+  constructor(nextHops: NextHopWriter) {
+    this.#nextHops = nextHops;
+  }
+
+  /** Set `id`, which is in use. */
+  get(id: number): AttributeSet {
+    return this.#sets[id]!;
+  }
+
+  /** All sets in use. */
+  all(): AttributeSet[] {
+    return this.#sets.filter((set) => set !== undefined);
+  }
+
+  /** The id of the set that equals `attributes`, retained. */
+  intern(attributes: Readonly<RouteAttributes>): number {
+    // Neighbouring routes of a full table mostly have the same attributes.
+    if (this.#last !== undefined && isEqual(this.#last, attributes, 0)) {
+      return this.#retain(this.#last);
+    }
+    const hash = hashOf(attributes);
+    const alike = this.#byHash.get(hash);
+    const known = alike?.find((set) => isEqual(set, attributes, 0));
+    if (known !== undefined) return this.#retain(known);
+    const set = makeSet(attributes, this.#free.pop() ?? this.#sets.length, hash);
+    this.#sets[set.id] = set;
+    if (alike === undefined) this.#byHash.set(hash, [set]);
+    else alike.push(set);
+    return this.#retain(set);
+  }
+
+  /** One more candidate has set `id`. */
+  retain(id: number): void {
+    this.get(id).count++;
+  }
+
+  /** A candidate with set `id` is gone. */
+  release(id: number): void {
+    const set = this.get(id);
+    if (--set.count === 0) this.#dying.add(set);
+  }
+
+  /** Frees the sets that no candidate has. The FIB must no longer name their next hops. */
+  sweep(): void {
+    for (const set of this.#dying) {
+      if (set.count > 0) continue;
+      for (const id of set.nextHops) if (id !== 0) this.#nextHops.release(id);
+      this.#sets[set.id] = undefined;
+      this.#free.push(set.id);
+      const alike = this.#byHash.get(set.hash)!.filter((other) => other !== set);
+      if (alike.length === 0) this.#byHash.delete(set.hash);
+      else this.#byHash.set(set.hash, alike);
+      if (this.#last === set) this.#last = undefined;
+    }
+    this.#dying.clear();
+    for (const id of this.#formerDefaults.splice(0)) this.#nextHops.release(id);
+  }
+
+  /**
+   * The next hop id of set `id` under a prefix of `length` bits, NEXT_HOP_OVERFLOW when it does not fit.
+   * Flows keep their members of the next hop `earlier`, where both are groups.
+   */
+  nextHop(id: number, length: number, earlier: number): number {
+    const set = this.get(id);
+    const short = length < 4 ? 0 : 1;
+    if (set.nextHops[short] !== 0) return set.nextHops[short];
+    const flags = short === 0 ? NextHopFlag.short : 0;
+    const nextHop = publish(this.#nextHops, set, flags, earlier);
+    // What did not fit is retried when there may be room.
+    if (nextHop !== NEXT_HOP_OVERFLOW) set.nextHops[short] = nextHop;
+    return nextHop;
+  }
+
+  /**
+   * The next hop id of default routes of equal metric, given as the ids of their sets in the kernel's
+   * order: that of the only one, or of a group of them in that order; 0 for none, NEXT_HOP_OVERFLOW when
+   * it does not fit.
+   */
+  defaultNextHop(ids: readonly number[], earlier: number): number {
+    if (this.#defaults !== 0 && this.#defaultsOf === ids.join()) return this.#defaults;
+    if (this.#defaults !== 0) this.#formerDefaults.push(this.#defaults);
+    this.#defaults = 0;
+    if (ids.length < 2) return ids.length === 0 ? 0 : this.nextHop(ids[0], 0, earlier);
+    const flags = NextHopFlag.short;
+    const members = ids.map((id) => this.get(id)).map((set) => {
+      // In place of another route the kernel takes only the first hop of a multipath route.
+      return { fields: fieldsOf(set, flags, set.hops?.[0] ?? set), weight: 1 };
+    });
+    const whole = { ...refusal(KIND_GROUP), flags: flags | NextHopFlag.ordered };
+    const id = this.#nextHops.publishGroup(whole, members, 0);
+    if (id !== NEXT_HOP_OVERFLOW) [this.#defaults, this.#defaultsOf] = [id, ids.join()];
+    return id;
+  }
+
+  /**
+   * Whether the kernel may take a default route with set `id` in place of another of equal metric whose
+   * gateway is dead, and the reverse (`fib_select_default`).
+   */
+  standsIn(id: number): boolean {
+    const { type, gateway, hops, unsupported, usable } = this.get(id);
+    return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
+  }
+
+  #retain(set: AttributeSet): number {
+    set.count++;
+    this.#last = set;
+    return set.id;
+  }
+}
+
+/** Whether two sets are equal, apart from `ignored` flags. */
+function isEqual(
+  a: Readonly<RouteAttributes>,
+  b: Readonly<RouteAttributes>,
+  ignored: number,
+): boolean {
+  return a.gateway === b.gateway && a.ifindex === b.ifindex && a.source === b.source &&
+    a.type === b.type && a.scope === b.scope && a.protocol === b.protocol && a.mtu === b.mtu &&
+    ((a.flags ^ b.flags) & ~ignored) === 0 && a.nextHopId === b.nextHopId &&
+    a.unsupported === b.unsupported && hasEqualHops(a, b, ignored);
+}
+
+/**
+ * Whether two sets are of the same route, whatever state the kernel says it is in. A route with a
+ * next-hop object stays the same when the object changes.
+ */
+function isSameRoute(a: Readonly<RouteAttributes>, b: Readonly<RouteAttributes>): boolean {
+  if (a.nextHopId === 0 || a.nextHopId !== b.nextHopId) return isEqual(a, b, RTNH_DYNAMIC_FLAGS);
+  return a.source === b.source && a.mtu === b.mtu && a.scope === b.scope &&
+    a.protocol === b.protocol;
+}
+
+function hasEqualHops(
+  a: Readonly<RouteAttributes>,
+  b: Readonly<RouteAttributes>,
+  ignored: number,
+): boolean {
+  if (a.hops === null || b.hops === null) return a.hops === b.hops;
+  if (a.hops.length !== b.hops.length) return false;
+  for (let i = 0; i < a.hops.length; i++) {
+    const [one, other] = [a.hops[i], b.hops[i]];
+    if (one.gateway !== other.gateway || one.ifindex !== other.ifindex) return false;
+    if (one.weight !== other.weight || ((one.flags ^ other.flags) & ~ignored) !== 0) return false;
+  }
+  return true;
+}
+
+function hashOf(attributes: Readonly<RouteAttributes>): number {
+  let h = Math.imul(attributes.gateway ^ Math.imul(attributes.ifindex, 0x9e3779b1), 0x85ebca6b);
+  h = Math.imul((h ^ (h >>> 15)) + attributes.source, 0xc2b2ae35);
+  h = Math.imul((h ^ (h >>> 13)) + attributes.mtu + (attributes.nextHopId << 8), 0x9e3779b1);
+  const small = attributes.type | (attributes.scope << 8) | (attributes.protocol << 16);
+  h = Math.imul((h ^ (h >>> 16)) + small + (attributes.flags << 24), 0x85ebca6b);
+  for (const hop of attributes.hops ?? []) {
+    h = Math.imul((h ^ (h >>> 15)) + hop.gateway + hop.ifindex + (hop.flags << 20), 0xc2b2ae35);
+  }
+  return h ^ (h >>> 16);
+}
+
+function makeSet(attributes: Readonly<RouteAttributes>, id: number, hash: number): AttributeSet {
+  const { type, scope, protocol, flags, source, gateway, ifindex, mtu, nextHopId } = attributes;
+  const hops = attributes.hops?.map((hop) => ({ ...hop })) ?? null;
+  return {
+    ...{ type, scope, protocol, flags, source, gateway, ifindex, mtu, nextHopId, hops },
+    unsupported: attributes.unsupported,
+    id,
+    hash,
+    usable: isUsable(attributes),
+    count: 0,
+    nextHops: [0, 0],
+  };
+}
+
+/** As `fib_table_lookup`: routes that refuse always count, others unless they are dead. */
+function isUsable(attributes: Readonly<RouteAttributes>): boolean {
+  if (refuses(attributes.type)) return true;
+  if ((attributes.flags & RTNH_F_DEAD) !== 0) return false;
+  return attributes.hops === null || attributes.hops.some((hop) => isAlive(hop));
+}
+
+function refuses(type: number): boolean {
+  return type >= RTN_BLACKHOLE && type <= RTN_THROW;
+}
+
+function isAlive(hop: Hop): boolean {
+  return (hop.flags & RTNH_F_DEAD) === 0;
+}
+
+/** Publishes a set as a next hop or a group of its live hops. */
+function publish(
+  nextHops: NextHopWriter,
+  set: AttributeSet,
+  flags: number,
+  earlier: number,
+): number {
+  if (set.unsupported) return nextHops.publish(refusal(KIND_UNSUPPORTED));
+  if (refuses(set.type)) return nextHops.publish(refusal(set.type));
+  const alive = set.hops?.filter(isAlive) ?? [set];
+  const members = alive.map((hop) => ({
+    fields: fieldsOf(set, flags, hop),
+    weight: "weight" in hop ? hop.weight : 1,
+  }));
+  if (members.length === 1) return nextHops.publish(members[0].fields);
+  const groupFlags = flags | (set.nextHopId !== 0 ? NextHopFlag.object : 0);
+  const { scope, source, mtu } = set;
+  const whole = { kind: KIND_GROUP, scope, flags: groupFlags, source, mtu, gateway: 0, ifindex: 0 };
+  return nextHops.publishGroup(whole, members, earlier);
+}
+
+/** One way of a route. Tegula cannot follow a way without an interface. */
+function fieldsOf(
+  set: AttributeSet,
+  flags: number,
+  way: { gateway: number; ifindex: number; flags: number },
+): NextHopFields {
+  if (set.unsupported) return refusal(KIND_UNSUPPORTED);
+  if (way.ifindex === 0 && set.type !== RTN_LOCAL) return refusal(KIND_UNSUPPORTED);
+  return {
+    kind: set.type,
+    scope: set.scope,
+    flags: flags | ((way.flags & RTNH_F_ONLINK) !== 0 ? NextHopFlag.onlink : 0),
+    gateway: way.gateway,
+    ifindex: way.ifindex,
+    source: set.source,
+    mtu: set.mtu,
+  };
+}
+
+function refusal(kind: number): NextHopFields {
+  return { kind, scope: 0, flags: 0, gateway: 0, ifindex: 0, source: 0, mtu: 0 };
 }

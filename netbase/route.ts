@@ -1,6 +1,6 @@
 /**
- * Routes as rtnetlink tells them, in the kernel's own numbers. The codec fills a {@linkcode Route},
- * the RIB keeps it, `show` prints it.
+ * Routes as in rtnetlink, in the kernel's own numbers. The codec fills a {@linkcode Route}, the RIB
+ * stores it, `show` prints it. A file of its own, for tiles that need its numbers and not the RIB.
  */
 
 /** Routing tables that Tegula mirrors (rtnetlink(7), `enum rt_class_t`). */
@@ -18,11 +18,11 @@ export const RTN_UNREACHABLE = 7;
 export const RTN_PROHIBIT = 8;
 export const RTN_THROW = 9;
 
-/** Next hop kinds beyond the kernel's route types: several members, one of which a flow takes. */
+/** Next hop kinds beyond the kernel's route types. A group has members, of which a flow takes one. */
 export const KIND_GROUP = 32;
 /** A route that the kernel can follow and Tegula cannot (IPv6 next hop, encapsulation, …). */
 export const KIND_UNSUPPORTED = 33;
-/** A route that did not fit netbase's capacities (`layout.ts`); never sent wrong, but dropped. */
+/** A route that did not fit netbase (`layout.ts`): its packets are dropped, never sent wrong. */
 export const KIND_OVERFLOW = 34;
 
 /** Route scopes (`rtm_scope`). */
@@ -39,14 +39,11 @@ export const RTNH_F_LINKDOWN = 16;
 export const RTNH_F_UNRESOLVED = 32;
 export const RTNH_F_TRAP = 64;
 
-/**
- * Flags that the kernel changes on its own while a route stands, mostly without saying so: they are
- * not part of a route's identity.
- */
+/** Flags that the kernel changes on its own, mostly without an event: not part of a route's identity. */
 export const RTNH_DYNAMIC_FLAGS = RTNH_F_DEAD | RTNH_F_OFFLOAD | RTNH_F_LINKDOWN |
   RTNH_F_UNRESOLVED | RTNH_F_TRAP;
 
-/** `nlmsg_flags` of RTM_NEWROUTE events, which say where among its equals a route was put. */
+/** `nlmsg_flags` of RTM_NEWROUTE events: where among its equals a route was put. */
 export const NLM_F_REPLACE = 0x100;
 export const NLM_F_EXCL = 0x200;
 export const NLM_F_CREATE = 0x400;
@@ -61,7 +58,7 @@ export interface Hop {
   flags: number;
 }
 
-/** What a route says beyond its key. Two routes with equal attributes share them in the RIB. */
+/** What a route says beyond its key. Routes with equal attributes share them in the RIB. */
 export interface RouteAttributes {
   /** RTN_* */
   type: number;
@@ -83,7 +80,7 @@ export interface RouteAttributes {
   nextHopId: number;
   /** RTA_MULTIPATH, in the kernel's order; null: a single next hop */
   hops: readonly Hop[] | null;
-  /** There is something about the next hop that Tegula cannot follow. */
+  /** Tegula cannot follow the next hop. */
   unsupported: boolean;
 }
 
@@ -100,7 +97,7 @@ export interface Route extends RouteAttributes {
   priority: number;
 }
 
-/** A route of table `main` with nothing in it, to be filled. */
+/** An empty route of table `main`, to be filled. */
 export function emptyRoute(): Route {
   return {
     table: RT_TABLE_MAIN,

@@ -255,17 +255,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
     {
-      name: "fib: a group of cells is used again without a grace period",
+      name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
-      from: "this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
-      to: "this.reclaim(old & ~FIB_GROUP_BIT);",
+      from: "this.#deferred.retire(this, old & TBL8_MASK);",
+      to: "this.reclaim(old & TBL8_MASK);",
     },
     {
-      name: "fib: groups of cells are lost",
+      name: "fib: tbl8s are lost",
       in: "FibWriter.fill",
-      from: "if ((old & FIB_GROUP_BIT) !== 0) this.#limbo.retire(this, old & ~FIB_GROUP_BIT);",
+      from: "if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);",
       to: "",
     },
     {
@@ -276,34 +276,34 @@ export const MUTANTS: readonly Mutant[] = [
       tests: ["unit/netbase_store"],
     },
     {
-      name: "fib: a group is published before it is filled",
-      in: "FibWriter.paintBlock",
-      from: "const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
-      to: "Atomics.store(this.#words, cell, FIB_GROUP_BIT | group);\n" +
-        "    const base = FIB_CELLS + group * FIB_GROUP_CELLS;",
+      name: "fib: a tbl8 is published before it is filled",
+      in: "FibWriter.fillBlock",
+      from: "const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
+      to: "Atomics.store(this.#words, cell, TBL8_BIT | tbl8);\n" +
+        "    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
       tests: ["unit/netbase_store"],
     },
   ]),
 
-  ...mutantsOf("netbase/painter.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
     {
-      name: "painter: the default moves before readers have let go of cells",
-      in: "Painter.#goOn",
-      from: "if (!isOver(this.#sincePaint)) return false;",
+      name: "fib: the default moves before readers have let go of cells",
+      in: "FibBuilder.#proceed",
+      from: "if (!isOver(this.#sinceCells)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: cells change before readers have let go of the default",
-      in: "Painter.#goOn",
+      name: "fib: cells change before readers have let go of the default",
+      in: "FibBuilder.#proceed",
       from: "if (cells && !isOver(this.#sinceMove)) return false;",
       to: "",
       tests: ["unit/netbase_store", "unit/netbase_fib"],
     },
     {
-      name: "painter: what did not fit is not tried again",
-      in: "Painter.#touchHomeless",
-      from: "for (const node of take(this.#homeless, MOST_RETRIES)) this.#rib.touch(node);",
+      name: "fib: what did not fit is not retried",
+      in: "FibBuilder.#retryNextHops",
+      from: "for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);",
       to: "",
       tests: ["unit/netbase_groups"],
     },
@@ -330,41 +330,41 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "rcu: what waits is given back before its time",
-      in: "Limbo.reclaim",
+      name: "rcu: items are freed before their grace period is over",
+      in: "DeferredFree.reclaim",
       from: "this.#sealed[done].grace.over",
       to: "this.#sealed.length > done",
     },
   ]),
 
-  ...mutantsOf("netbase/record_table_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
     {
-      name: "record table: its old place is used again without a grace period",
-      in: "RecordTableWriter.#rebuild",
-      from: "this.#limbo.retire(this.#placePool, old & PLACE_MASK);",
+      name: "hash table: its old place is used again without a grace period",
+      in: "HashTableWriter.#rebuild",
+      from: "this.#deferred.retire(this.#placePool, old & PLACE_MASK);",
       to: "this.#placePool.reclaim(old & PLACE_MASK);",
     },
     {
-      name: "record table: a replaced record is used again without a grace period",
-      in: "RecordTableWriter.put",
-      from: "this.#limbo.retire(this.#recordPool, this.#numberOf(this.#recordIn(before)));",
+      name: "hash table: a replaced record is used again without a grace period",
+      in: "HashTableWriter.put",
+      from: "this.#deferred.retire(this.#records, this.#numberOf(this.#recordIn(before)));",
       to: "this.#records.reclaim(this.#numberOf(this.#recordIn(before)));",
     },
     {
-      name: "record table: a removed key empties its slot",
-      in: "RecordTableWriter.#removeAt",
+      name: "hash table: a removed key empties its slot",
+      in: "HashTableWriter.#removeAt",
       from: "if (this.words[next] !== EMPTY) {",
       to: "if (false) {",
     },
     {
-      name: "record table: nothing is swept",
-      in: "RecordTableWriter.endSync",
+      name: "hash table: nothing is swept",
+      in: "HashTableWriter.endSync",
       from: "this.remove(this.words[record], this.words[record + 1]);",
       to: "",
     },
     {
-      name: "record table: records of what found no slot are lost",
-      in: "RecordTableWriter.put",
+      name: "hash table: records of what found no slot are lost",
+      in: "HashTableWriter.put",
       from: "this.#records.reclaim(this.#numberOf(record));",
       to: "",
       tests: ["unit/netbase_neighbors_full"],
@@ -386,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbor_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -410,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interface_writer.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -420,12 +420,12 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "interfaces: a run is used again without a grace period",
       in: "InterfaceWriter.#retireRun",
-      from: "this.#limbo.retire(this.#runs, this.words[record + Interface.addresses]);",
+      from: "this.#deferred.retire(this.#runs, this.words[record + Interface.addresses]);",
       to: "this.#runs.reclaim(this.words[record + Interface.addresses]);",
     },
   ]),
 
-  ...mutantsOf("netbase/decision.ts", ["unit/netbase_decision"], [
+  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase_decision"], [
     {
       name: "decision: a route's preferred source is not taken",
       in: "follow",
@@ -459,7 +459,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/attributes.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
     {
       name: "attributes: routes that differ in their source are one",
       in: "isEqual",
@@ -485,8 +485,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "rib: an appended route goes first",
       in: "Rib.add",
-      from: "append ? this.#last : this.#before",
-      to: "this.#before",
+      from: "append ? place.last : place.before",
+      to: "place.before",
     },
     {
       name: "rib: a removed route is still painted",
@@ -568,75 +568,75 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/net/rx.ts", ["unit/net_receive", "unit/net_mutants"], [
     {
       name: "checks: an odd frame's IPv4 checksum is not looked at",
-      in: "Checks.#judgePacket",
+      in: "Receiver.#checkPacket",
       from: "fold(sumWords(this.#words, ip >>> 2, IPV4_BYTES)) !== 0xffff",
       to: "false",
     },
     {
       name: "checks: a packet may be longer than its frame",
-      in: "Checks.#judgePacket",
+      in: "Receiver.#checkPacket",
       from: "total < IPV4_BYTES || total > room",
       to: "total < IPV4_BYTES",
     },
     {
       name: "checks: fragments reach apps",
-      in: "Checks.#judgePacket",
+      in: "Receiver.#checkPacket",
       from:
-        "if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return DROP.rx_drop_fragment;",
+        "if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return COUNT.rx_drop_fragment;",
       to: "",
     },
     {
       name: "checks: of known peers fragments reach apps",
-      in: "Checks.#passOrdinary",
+      in: "Receiver.#passOrdinary",
       from: "fold(sum) ^ 0xffff | words[w + 1] & FRAGMENT_BITS |",
       to: "fold(sum) ^ 0xffff |",
     },
     {
       name: "checks: of known peers the IPv4 checksum is not looked at",
-      in: "Checks.#passOrdinary",
+      in: "Receiver.#passOrdinary",
       from: "fold(sum) ^ 0xffff | words",
       to: "words",
     },
     {
       name: "checks: a datagram may be longer than its packet",
-      in: "Checks.#judgeDatagram",
-      from: "length < UDP_BYTES || length > rows[row + Arrival.length]",
+      in: "Receiver.#checkDatagram",
+      from: "length < UDP_BYTES || length > packets[p + Packet.length]",
       to: "length < UDP_BYTES",
     },
     {
       name: "checks: a UDP length below its header is taken",
-      in: "Checks.#judgeDatagram",
+      in: "Receiver.#checkDatagram",
       from: "length < UDP_BYTES || ",
       to: "",
     },
     {
       name: "checks: UDP checksums of known peers are not looked at",
-      in: "Checks.#sumPayloads",
-      from: "if (fold(sum) !== 0xffff) rows[row + Arrival.app] = -DROP.rx_drop_udp_checksum;",
+      in: "Receiver.#sumPayloads",
+      from: "if (fold(sum) !== 0xffff) packets[p + Packet.app] = -COUNT.rx_drop_udp_checksum;",
       to: "void fold(sum);",
     },
     {
       name: "checks: what comes from our own address is answered",
-      in: "Checks.#judgeAddresses",
-      from: "isPeer(source) && from !== RTN_LOCAL",
-      to: "isPeer(source)",
+      in: "Receiver.#checkAddresses",
+      from: "isPeer(peer) && from !== RTN_LOCAL",
+      to: "isPeer(peer)",
     },
     {
       name: "checks: what comes from a broadcast address is answered",
-      in: "Checks.#judgeAddresses",
+      in: "Receiver.#checkAddresses",
       from: "isHost && from !== RTN_BROADCAST &&",
       to: "isHost &&",
     },
     {
       name: "checks: an address that is no longer ours goes on being ours",
-      in: "Checks.check",
+      in: "Receiver.#check",
       from: "this.#own = 0;",
       to: "",
     },
     {
       name: "checks: frames with tags that nobody has reach apps",
-      in: "Checks.#untag",
-      from: "if (device < 0) return -DROP.rx_drop_unknown_vlan;",
+      in: "Receiver.#untag",
+      from: "if (device < 0) return -COUNT.rx_drop_unknown_vlan;",
       to: "",
     },
   ]),
@@ -645,63 +645,63 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "transmit: an app sends what stands behind its memory",
       in: "Transmitter.#classify",
-      from: "offset > payloadBytes - length",
-      to: "offset > payloadBytes",
+      from: "offset > memoryBytes - length",
+      to: "offset > memoryBytes",
       tests: ["unit/net_transmit", "unit/net_hostile_app"],
     },
     {
       name: "transmit: an app sends from the port of another",
       in: "Transmitter.#classify",
-      from: " || !dispatch.serves(index, ports >>> 16)",
+      from: " || !dispatch.serves(index, ports & 0xffff)",
       to: "",
       tests: ["unit/net_hostile_app"],
     },
     {
       name: "transmit: an answer goes to port 0",
       in: "Transmitter.#classify",
-      from: "(ports & 0xffff) === 0 || ",
+      from: "ports >>> 16 === 0 || ",
       to: "",
       tests: ["unit/net_transmit", "unit/net_reflect_test"],
     },
     {
-      name: "transmit: a request from port 0 is sent back to it",
-      in: "Transmitter.#isReady",
-      from: " && (rows[row + Row.ports] & 0xffff) !== 0",
+      name: "transmit: a bare pseudo-header sum leaves with a request that is sent back",
+      in: "Transmitter.#turnRound",
+      from: " ||\n        packets[p + Packet.sum] === CHECKSUM_PARTIAL",
       to: "",
       tests: ["unit/net_reflect_test"],
     },
     {
-      name: "transmit: a bare pseudo-header sum leaves with a request that is sent back",
-      in: "Transmitter.#isReady",
-      from: "rows[row + Row.sum] !== PARTIAL && ",
-      to: "",
-      tests: ["unit/net_reflect_test"],
+      name: "transmit: it is not asked again whether an app may send a request back",
+      in: "Transmitter.#turnRound",
+      from: "(routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked",
+      to: "bits < checked - bits",
+      tests: ["unit/app_peers", "unit/net_reflect_test"],
     },
     {
       name: "transmit: it is not asked again whether an app may send somewhere",
       in: "Transmitter.#classify",
-      from: "&&\n            (entries[e + Entry.checked] & bits) === checked",
-      to: "&& bits > checked - bits",
+      from: " ||\n          (routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked",
+      to: " || bits < checked - bits",
       tests: ["unit/net_transmit", "unit/app_peers", "unit/net_reflect_test"],
     },
     {
       name: "transmit: an app writes over what a kernel socket has yet to send",
       in: "Transmitter.burst",
-      from: "this.#sender.flush();\n    app.release(count);",
+      from: "this.#sockets.flush();\n    app.release(count);",
       to: "app.release(count);",
       tests: ["unit/net_transmit", "unit/net_tile_test"],
     },
     {
       name: "transmit: frames that a full ring refused are lost",
-      in: "Transmitter.#giveBack",
-      from: "this.#umem.give(rows[row + Row.frame]);",
-      to: "void entry;",
+      in: "Transmitter.#sendOthers",
+      from: "this.#umem.give(packets[p + Packet.frame]);",
+      to: "void r;",
       tests: ["unit/net_transmit", "unit/net_reflect_test"],
     },
     {
       name: "transmit: what is dropped is not counted",
-      in: "Transmitter.#others",
-      from: "this.#counters[refused]++;",
+      in: "Transmitter.#drop",
+      from: "this.#counters[counter]++;",
       to: "",
     },
   ]),
@@ -760,7 +760,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "net tile: what waits for a neighbour is lost when it leaves",
       in: "NetTile.relinquish",
-      from: "this.#holding.clear();",
+      from: "this.#transmitter.queue.clear();",
       to: "",
     },
     {
@@ -830,7 +830,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "heard: who asked just now is unknown where others have all its places",
       in: "RecentPeers.add",
-      from: "words[this.#place(half, first + this.#victim++ % PROBES)] = address;",
+      from: "words[this.#slot(half, first + this.#victim++ % PROBES)] = address;",
       to: "",
     },
   ]),
@@ -838,20 +838,20 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/net/tx.ts", ["unit/net_reflect_test"], [
     {
       name: "wire: in a burst a request from port 0 is sent back to it",
-      in: "TxWriter.turnRun",
-      from: "!leads || rows[row + Arrival.ports] >>> 16 === 0",
-      to: "!leads",
+      in: "Transmitter.#turnRound",
+      from: "if (packets[p + Packet.ports] >>> 16 === 0) break;",
+      to: "",
     },
     {
       name: "wire: more goes onto a ring than it takes",
-      in: "TxWriter.put",
+      in: "Transmitter.#write",
       from: "port.room === 0",
       to: "port.room < 0",
       tests: ["unit/net_transmit", "unit/net_tile_test"],
     },
     {
       name: "wire: more is sent back than a ring takes",
-      in: "TxWriter.turnRun",
+      in: "Transmitter.#turnRound",
       from: "if (room-- === 0) break;",
       to: "",
       tests: ["unit/net_reflect_crowd"],
@@ -861,50 +861,58 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_hold_test"], [
     {
       name: "hold: strangers push gateways out",
-      in: "PacketQueues.#displace",
+      in: "ArpQueue.#displace",
       from: "lowest <= rank",
       to: "lowest < RANKS",
     },
     {
       name: "hold: one neighbour fills the queue",
-      in: "PacketQueues.add",
+      in: "ArpQueue.add",
       from:
         "if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {",
       to: "if (false) {",
     },
     {
       name: "hold: the order of datagrams is lost",
-      in: "PacketQueues.add",
+      in: "ArpQueue.add",
       from: "this.#last[neighbor] = at;",
       to: "",
     },
     {
       name: "hold: who was displaced is displaced again",
-      in: "PacketQueues.#strike",
-      from: "this.#place[moved] = this.#place[neighbor];",
+      in: "ArpQueue.#strike",
+      from: "this.#slot[moved] = this.#slot[neighbor];",
       to: "void moved;",
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_holding"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_holding"], [
     {
-      name: "holding: frames of what goes to the kernel's socket are lost",
-      in: "ArpQueue.#handOver",
-      from: "sender.flush();\n    umem.give(row[Row.frame]);",
-      to: "sender.flush();",
+      name: "socket sender: frames of what goes to the kernel's socket are lost",
+      in: "SocketSender.#finish",
+      from: "if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);",
+      to: "void isInUmem;",
     },
     {
-      name: "holding: a frame is free before the kernel's socket has sent it",
-      in: "ArpQueue.#handOver",
-      from: "sender.flush();\n    umem.give(row[Row.frame]);",
-      to: "umem.give(row[Row.frame]);",
+      name: "socket sender: a frame is free before the kernel's socket has sent it",
+      in: "SocketSender.send",
+      from: "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;",
+      to:
+        "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;\n    if (memory === this.#umem.bytes) this.#umem.give(packet[Packet.offset]);",
+      tests: ["unit/net_holding", "unit/net_reflect_test"],
     },
+  ]),
+
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net_holding"], [
     {
       name: "holding: frames of what is dropped are lost",
-      in: "ArpQueue.#drop",
-      from: "umem.give(row[Row.frame]);",
+      in: "Transmitter.constructor",
+      from: "this.#umem.give(packet[Packet.frame]);",
       to: "",
     },
+  ]),
+
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_holding"], [
     {
       name: "holding: nothing ever expires",
       in: "ArpQueue.clock",
@@ -920,8 +928,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "holding: the tile sleeps over the end of what waits",
       in: "ArpQueue.nextDue",
-      from: "due = Math.min(due, this.#queue.deadline(neighbor) - nowMillis);",
-      to: "void neighbor;",
+      from: "due = Math.min(due, this.#deadline[this.#first[this.#ranked[rank][i]]]);",
+      to: "",
     },
   ]),
 
@@ -954,19 +962,19 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "net tile: kernel sockets starve while frames come",
       in: "NetTile.#receiveSockets",
-      from: "if (!set.full && this.#worked && ++this.#turns >= LOOK_TURNS) {",
+      from: "if (!set.full && this.#worked && ++this.#turns >= POLL_TURNS) {",
       to: "if (false) {",
     },
     {
       name: "net tile: kernel sockets starve beyond those that one look finds",
       in: "NetTile.#receiveSockets",
-      from: "if (set.full) set.look();",
+      from: "if (set.full) set.poll();",
       to: "",
     },
     {
       name: "net tile: what waited goes after what is newer",
       in: "NetTile.#refresh",
-      from: "this.#holding.releaseAll();",
+      from: "this.#transmitter.releaseAll();",
       to: "",
       tests: ["unit/net_holding"],
     },
@@ -1010,16 +1018,16 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "app link: a payload without room is handed over",
-      in: "AppPort.pushOne",
-      from: "if (seen < 0) return false;",
+      in: "AppPort.push",
+      from: "if (seen < 0) break;",
       to: "",
       tests: ["unit/net_app_link"],
     },
     {
       name: "app link: a full link takes one more",
-      in: "AppPort.pushOne",
-      from: "if (outstanding === requests.depth) return false;",
-      to: "",
+      in: "AppPort.push",
+      from: "Math.min(end, from + room)",
+      to: "end",
       tests: ["unit/net_tile_test"],
     },
     {
@@ -1040,12 +1048,12 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "resolve: from an address that is not ours is sent",
       in: "Resolver.#egress",
-      from: "source !== 0 && nextHops.kind(fib.lookup(source)) !== route.RTN_LOCAL",
+      from: "local !== 0 && nextHops.kind(fib.lookup(local)) !== route.RTN_LOCAL",
       to: "false",
     },
     {
       name: "resolve: a neighbour whose confirmation runs out is not asked for",
-      in: "Resolver.refresh",
+      in: "Resolver.confirm",
       from: "this.#solicits.ask(neighbors.ifindex(record), neighbors.address(record) | 0);",
       to: "",
       tests: ["unit/net_reflect_test"],
@@ -1086,7 +1094,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket receiver: broadcasts are answered",
       in: "SocketReceiver.#deliver",
-      from: "if (this.#isMany(destination)) return NET.index.rx_drop_not_local;",
+      from: "if (this.#isMany(packets[p + Packet.local])) return NET.index.rx_drop_not_local;",
       to: "",
     },
     {
@@ -1097,8 +1105,8 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "socket receiver: buffers of a full link are lost",
-      in: "SocketReceiver.#giveBack",
-      from: "umem.give(offset);",
+      in: "SocketReceiver.#deliver",
+      from: "this.#umem.give(offset);",
       to: "",
     },
   ]),
@@ -1404,7 +1412,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
     {
       name: "metrics: labels are not quoted",
-      in: "labels",
+      in: "labelsText",
       from: "${quote(value)}",
       to: "${value}",
     },

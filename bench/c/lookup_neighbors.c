@@ -1,5 +1,5 @@
 /*
- * Netbase's neighbour table in C: the same slots, records and hash (netbase/record_table.ts), the same
+ * Netbase's neighbour table in C: the same slots, records and hash (netbase/hash_table.ts), the same
  * addresses. What the table in JavaScript stands beside.
  *
  *     lookup_neighbors TABLE ADDRESSES…

@@ -69,6 +69,20 @@ labTest("each of several net tiles has an app of its own, beside apps in tiles",
   assert.equal(one.requests + other.requests + echo.requests, sent);
 });
 
+labTest("an app inside the net tile reads the clock that it was granted", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const appliance = await Appliance.start(host, [
+    ...["--interface", "eth0", "--listen", `${PORT}=ntp@inline`],
+  ]);
+  // NTP version 4, a client's.
+  const payload = new Uint8Array(48);
+  payload[0] = 0x23;
+  const { bytes } = await ask(asker, { port: PORT, payload });
+  assert.equal(bytes?.length, 48);
+  assert.equal(bytes![0] & 7, 4, "a server's");
+  assert.equal((await appliance.counters()).get("errors"), 0);
+});
+
 labTest("what an app inside the net tile throws costs a datagram and not the tile", async (lab) => {
   const { host, asker } = await pair(lab);
   const args = ["--interface", "eth0", "--listen", `7=${MOODY}@inline`];

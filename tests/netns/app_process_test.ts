@@ -4,10 +4,10 @@
  */
 
 import { strict as assert } from "node:assert";
-import { closeFiles, EchoLink } from "../../bench/process_slice.ts";
 import { libraryPath, ROOT } from "../../ffi/paths.ts";
 import type { AppProcessPlan } from "../../master/app_process.ts";
 import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
+import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
 import { eventually } from "./eventually.ts";
 
 const HOSTILE = `file://${ROOT}tests/fixtures/app/hostile.ts`;
@@ -294,7 +294,6 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
   const folder = Deno.makeTempDirSync({ prefix: "tegula-closed-" });
   const parts = [
     "apps",
-    "bench",
     "cli",
     "demo",
     "ffi",
@@ -308,9 +307,14 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
     args: ["-r", "--preserve=timestamps", ...parts.map((part) => ROOT + part), folder],
   }).output();
   assert.ok(copied.success);
+  Deno.mkdirSync(`${folder}/tests/netns`, { recursive: true });
+  Deno.copyFileSync(
+    new URL("./echo_link.ts", import.meta.url),
+    `${folder}/tests/netns/echo_link.ts`,
+  );
   Deno.writeTextFileSync(
     `${folder}/start.ts`,
-    `import { closeFiles, EchoLink } from "./bench/process_slice.ts";
+    `import { closeFiles, EchoLink } from "./tests/netns/echo_link.ts";
     const link = new EchoLink();
     const app = link.process();
     await app.start();
@@ -498,6 +502,41 @@ Deno.test("state outlives its process, killed or handed over, and is its predece
   assert.deepEqual(lines.filter((line) => !line.includes("SIGKILL")), [
     ...[early, begun(0), early, begun(1), early, begun(2)],
   ]);
+});
+
+Deno.test("a restart answers all that waited in the link as an app's process was killed", async () => {
+  const link = new EchoLink();
+  const before = refusedCalls();
+  for (let i = 0; i < 3; i++) {
+    const app = link.process(undefined, () => {});
+    await app.start();
+    const { waited, lost } = await takeOver(link, app, "kill");
+    assert.equal(lost, 0);
+    assert.ok(waited > 0);
+    await app.stop();
+  }
+  assert.deepEqual(refusedCalls(), before);
+  link.close();
+});
+
+Deno.test("of forty handovers none loses a request or a descriptor, or has one answered twice", async () => {
+  const link = new EchoLink();
+  const app = link.process();
+  const [before, descriptors]: [Uint32Array, number[]] = [refusedCalls(), []];
+  await app.start();
+  for (let i = 0; i < 40; i++) {
+    link.send(1);
+    await link.settle();
+    const { lost, repeated } = await takeOver(link, app, "hand over");
+    assert.deepEqual({ lost, repeated }, { lost: 0, repeated: 0 });
+    descriptors.push([...Deno.readDirSync("/proc/self/fd")].length);
+  }
+  await app.stop();
+  // Two of one that has ended may be open until the observer's thread has looked.
+  const [first, last] = [descriptors[0], descriptors.at(-1)!];
+  assert.ok(last <= first + 4, `${first} descriptors became ${last}`);
+  assert.deepEqual(refusedCalls(), before);
+  link.close();
 });
 
 globalThis.addEventListener("unload", closeFiles);

@@ -1,5 +1,5 @@
 /**
- * What each wall of a tile's confinement refuses alone. `attempts.c` makes the system calls, without
+ * What each wall of a tile's or an app's confinement refuses alone. `attempts.c` makes the system calls, without
  * Deno, behind capabilities, landlock or seccomp, so that no wall is covered by another. What is tried
  * works where there is no wall.
  */
@@ -17,9 +17,9 @@ mustRun([
   ...["-o", PROGRAM, `${ROOT}tests/fixtures/isolation/attempts.c`],
 ]);
 
-/** As in tile.c. */
-const ROLES = { netlink: 0, net: 1, app: 2, status: 3 };
-const KEEP_FILES = 4;
+/** As in policy.h; an app's process has no role. */
+const ROLES = { app: -1, netlink: 0, net: 1, status: 2 };
+const GRANTS = { net: 1, write: 4 };
 
 /** What a kernel may be built or told not to offer. */
 const NOT_EVERYWHERE = [
@@ -30,10 +30,10 @@ const NOT_EVERYWHERE = [
 ];
 
 /** The result of each attempt behind a wall, by its name, and the version of landlock. */
-function behind(wall: string, role: keyof typeof ROLES = "app", keep = 0): Map<string, string> {
+function behind(wall: string, role: keyof typeof ROLES = "net", grants = 0): Map<string, string> {
   const folder = Deno.makeTempDirSync({ dir: FOLDER });
   const { success, stdout } = new Deno.Command("unshare", {
-    args: ["--mount", PROGRAM, wall, `${ROLES[role]}`, `${keep}`],
+    args: ["--mount", PROGRAM, wall, `${ROLES[role]}`, `${grants}`],
     cwd: folder,
   }).outputSync();
   const lines = new TextDecoder().decode(stdout).trim().split("\n");
@@ -64,15 +64,14 @@ Deno.test("what the walls are tried with succeeds where there is none", () => {
   assert.deepEqual(failing, []);
 });
 
-/** What seccomp alone leaves to each role, besides waiting, waking, memory and time. */
+/** What seccomp alone leaves to each kind of tile, besides waiting, waking, memory and time. */
 const LEFT = {
-  app: [],
   net: ["send_by_its_own_socket"],
   netlink: ["send_by_its_own_socket"],
   status: ["accept_a_connection", "receive_by_a_socket_of_others", "send_by_a_connection"],
 };
 
-for (const role of ["app", "net", "netlink", "status"] as const) {
+for (const role of ["net", "netlink", "status"] as const) {
   Deno.test(`seccomp alone refuses a ${role} tile every call that is not its job`, () => {
     const results = behind("seccomp", role);
     assert.deepEqual(those(results, (result) => result === "ok"), possible(LEFT[role]));
@@ -82,25 +81,48 @@ for (const role of ["app", "net", "netlink", "status"] as const) {
   });
 }
 
-Deno.test("seccomp alone leaves an app that was granted files these, and nothing else", () => {
-  const results = behind("seccomp", "app", KEEP_FILES);
-  assert.deepEqual(
-    those(results, (result) => result === "ok"),
-    possible([
-      ...[
-        "open_to_read",
-        "open_to_write",
-        "open_a_folder",
-        "create_a_file",
-        "change_a_mode",
-        "remove_a_file",
-      ],
-      ...["rename_a_file", "make_a_folder", "look_at_a_file"],
-      // Of descriptors that it did not open it knows none: JavaScript has no way to name them.
-      ...["read_from_a_file", "write_to_a_file", "read_from_a_pipe", "write_to_a_pipe"],
-    ]),
-  );
-});
+/** What seccomp alone leaves to an app's process: its descriptors are its own, and landlock bounds its files. */
+const LEFT_TO_APPS = [
+  ...["open_to_read", "open_a_folder", "look_at_a_file", "map_a_file"],
+  ...["read_from_a_file", "write_to_a_file", "read_from_a_pipe", "write_to_a_pipe"],
+  ...["change_a_descriptor", "receive_by_a_socket_of_others", "send_by_a_connection"],
+  ...["make_a_pair_of_sockets", "make_an_eventfd", "make_a_pipe"],
+  // The preloaded seal.c refuses these before Deno's main.
+  ...["execute_a_program", "add_a_filter"],
+];
+/** And where it was granted something. */
+const LEFT_BY_GRANT = {
+  none: [],
+  write: [
+    ...["open_to_write", "create_a_file", "change_a_mode", "remove_a_file", "rename_a_file"],
+    "make_a_folder",
+  ],
+  net: [
+    // A raw one takes a capability.
+    ...["make_a_socket", "make_a_raw_socket", "make_a_netlink_socket", "connect_by_tcp"],
+    ...["listen_by_tcp", "accept_a_connection", "connect_a_socket_of_others"],
+    ...["send_by_a_socket_of_others", "send_by_its_own_socket"],
+  ],
+};
+
+for (const [grant, left] of Object.entries(LEFT_BY_GRANT)) {
+  Deno.test(`seccomp alone leaves an app's process these, and nothing else (granted: ${grant})`, () => {
+    const grants = grant === "none" ? 0 : GRANTS[grant as keyof typeof GRANTS];
+    const results = behind("seccomp", "app", grants);
+    assert.deepEqual(
+      those(results, (result) => result === "ok"),
+      possible([...LEFT_TO_APPS, ...left]),
+    );
+    assert.deepEqual(
+      those(results, (result) => result === "ENOSYS"),
+      possible(["make_a_process_by_clone3", "make_an_io_uring", "open_by_openat2"]),
+    );
+    const known = ["ok", "ENOSYS", "EPERM", "EACCES"];
+    // Its socket is none: that failed before.
+    const others = those(results, (result) => !known.includes(result));
+    assert.deepEqual(others, grant === "net" ? ["connect_to_a_local_socket"] : []);
+  });
+}
 
 Deno.test({
   name: "landlock alone refuses every file, TCP, and other processes' memory",

@@ -1,11 +1,11 @@
 /**
- * The watch over the rings (`cli/watch.ts`) on the real kernel. A device that takes frames and delivers
+ * The watch over the rings (`master/watch.ts`) on the real kernel. A device that takes frames and delivers
  * none is made of two: the program of one hands its frames to a socket of the other, where the kernel
  * drops them without a word, as a driver does whose zero-copy does not work.
  */
 
 import { deepEqual, equal, fail, ok } from "node:assert/strict";
-import { RingWatch } from "../../cli/watch.ts";
+import { RingWatch } from "../../master/watch.ts";
 import { Filter } from "../../ffi/filter.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { DENO_FLAGS } from "../../cli/self.ts";
 import { landlock } from "../../scripts/machine.ts";
-import type { TileKind } from "../../tiles/runtime/tile.ts";
+import type { WorkerKind } from "../../tiles/runtime/tile.ts";
 
 const HOST = fileURLToPath(new URL("../fixtures/isolation/host.ts", import.meta.url));
 
@@ -25,7 +25,7 @@ const REFUSALS = {
   "write to standard output": ["BadResource"],
 };
 
-async function probe(kind: TileKind, { store }: { store: boolean }) {
+async function probe(kind: WorkerKind, { store }: { store: boolean }) {
   const child = new Deno.Command(Deno.execPath(), {
     args: [...DENO_FLAGS, HOST, JSON.stringify({ kind, store })],
     signal: AbortSignal.timeout(120_000),

@@ -9,10 +9,9 @@ import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import { openNetlink, pollSet } from "../../ffi/netlink.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../../netbase/decision.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   emptyRoute,
   KIND_UNSUPPORTED,

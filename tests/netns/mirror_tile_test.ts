@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { heapView, u32, u8, type View } from "../../ffi/view.ts";
-import { decide, emptyDecision } from "../../netbase/decision.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_STALE } from "../../netbase/neighbors.ts";
 import { addr, ip, ipBatch } from "./mirror_kit.ts";

@@ -8,7 +8,7 @@ import { heapView, slice } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";
@@ -101,7 +101,6 @@ class Host {
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: {

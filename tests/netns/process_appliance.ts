@@ -28,6 +28,8 @@ export interface Said {
   readonly did: Record<string, unknown>;
   readonly confined: { readonly landlock: boolean; readonly observed: boolean };
   readonly thread: number;
+  /** Of the calls that send a signal, before it is confined; and of all attacks afterwards. */
+  readonly signals: Record<string, number>;
   readonly errors: Record<string, number>;
   /** What main adds to it: the thread's capabilities, and the calls that the observer has counted. */
   readonly capabilities: string;
@@ -42,12 +44,16 @@ const native = () =>
     write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   }).symbols;
 
-function attackErrors({ attack, attack_name: nameOf }: ReturnType<typeof native>) {
+function attackErrors(
+  { attack, attack_name: nameOf }: ReturnType<typeof native>,
+  wanted = /./,
+): Record<string, number> {
   const errors: Record<string, number> = {};
   const room = new Uint8Array(64);
   for (let i = 0, length; (length = nameOf(i, room)) > 0; i++) {
     const name = new TextDecoder().decode(room.subarray(0, length));
     // On the channel, which is main's own.
+    if (!wanted.test(name)) continue;
     if (!/^(sendmsg|sendto|recvmsg)$/.test(name)) errors[name] = attack(i);
   }
   return errors;
@@ -72,14 +78,13 @@ const works: { readonly [role in Role]: (symbols: ReturnType<typeof native>) => 
     return { watch, rings: map_rings(XSK), ready: udp.ready(watch, new Uint32Array(8), 8) };
   },
   status: () => ({}),
-  app: () => ({}),
 };
 
 function runTile(role: Role): void {
   const tile = openTile(libraryPath("tile"));
   const symbols = native();
-  tile.refuseSignals();
   const did = works[role](symbols);
+  const signals = attackErrors(symbols, /kill|sigqueue|pidfd_send_signal/);
   const slot = ROLES.indexOf(role);
   const [fds, thread] = [Int32Array.of(UDP), tile.thread()];
   const confined = tile.confine({
@@ -90,6 +95,7 @@ function runTile(role: Role): void {
     did,
     confined,
     thread,
+    signals,
     errors: attackErrors(symbols),
   };
   self.postMessage(said);

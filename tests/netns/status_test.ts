@@ -125,9 +125,13 @@ labTest(
     assert.equal(status.sync, "synced");
     assert.deepEqual([status.interfaces, status.xdp], [["eth0"], ["eth0"]]);
     assert.deepEqual(status.listen, [{ port: 7, app: "echo" }]);
-    const [{ status: { errors, requests } }] = (await converse(control, ['{"do":"counters"}']))
-      .map((line) => JSON.parse(line));
-    assert.deepEqual({ errors, requests }, { errors: bad.length, requests: bad.length + 2 });
+    const [{ status: { control_errors, control_requests } }] =
+      (await converse(control, ['{"do":"counters"}']))
+        .map((line) => JSON.parse(line));
+    assert.deepEqual({ control_errors, control_requests }, {
+      control_errors: bad.length,
+      control_requests: bad.length + 2,
+    });
   },
 );
 
@@ -294,14 +298,14 @@ labTest("metrics are read while a crowd holds connections with half a request", 
   }
   await crowd.stdout.find("all closed");
   const [, text] = await get(host, "/metrics");
-  const value = (name: string) =>
-    Number(new RegExp(`^tegula_status_${name}{tile="status"} (.*)$`, "m").exec(text)![1]);
-  const [displaced, late] = ["displaced", "timed_out"].map((name) =>
-    value(`connections_${name}_total`)
+  const value = (name: string, label: string) =>
+    Number(new RegExp(`^tegula_${name}{tile="status",${label}} (.*)$`, "m").exec(text)![1]);
+  const [displaced, late] = ["displaced", "timed_out"].map((reason) =>
+    value("connections_closed_total", `reason="${reason}"`)
   );
   assert.ok(displaced > 900 && late > 0, `${displaced} displaced, ${late} late`);
   assert.equal(displaced + late, 1000);
-  assert.equal(value("metrics_connections"), 1, "only who asks");
+  assert.equal(value("connections", 'listener="metrics"'), 1, "only who asks");
 });
 
 /** Resets 20 connections, while nobody accepts them, and one that is half a request in. */
@@ -486,9 +490,10 @@ labTest("counters go on through a reload and the appliance's death", async (lab)
   ]);
   const requests = async () => {
     const [, text] = await get(host, "/metrics");
-    return ["net_rx_frames", "net_tx_frames", "app_requests", "app_answers"].map((name) =>
-      Number(new RegExp(`^tegula_${name}_total{.*} (.*)$`, "m").exec(text)?.[1])
-    );
+    const packets = (way: string) => `packets_total{tile="net0",direction="${way}",path="af_xdp"}`;
+    return [
+      ...[packets("rx"), packets("tx"), "app_requests_total{.*}", "app_answers_total{.*}"],
+    ].map((name) => Number(new RegExp(`^tegula_${name} (.*)$`, "m").exec(text)?.[1]));
   };
   const after = (count: number) =>
     eventually(`${count} of each`, async () => {

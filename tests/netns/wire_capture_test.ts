@@ -155,7 +155,7 @@ labTest("drops alone are captured with their reason, and of one app only its own
   const dropped = await dissect(host, drops, fields);
   assert.deepEqual(dropped.map(([port]) => port), ["7", "37"]);
   for (const [, , comment] of dropped) {
-    assert.equal(comment, "dropped: tx_drop_blackhole (Datagrams whose route is a blackhole.)");
+    assert.equal(comment, "dropped: tx_drop_blackhole (Route of type blackhole.)");
   }
   const own = await dissect(host, ofTime, fields);
   assert.deepEqual(own.map(([from, to, comment]) => [from === "37" || to === "37", comment]), [

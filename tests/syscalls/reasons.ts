@@ -134,9 +134,8 @@ export const REASONS: { readonly [call: string]: string } = {
     "so that the last words of V8, Rust and libc reach the log",
   fcntl:
     "asking for flags, which changes nothing, and file locks: SQLite takes a refused lock for a busy " +
-    "one and tries again for minutes, where a refused read makes it give up at once; for apps that keep " +
-    "files also F_DUPFD_CLOEXEC and F_SETFD, by which a folder is removed; an app's process changes the " +
-    "flags of its own descriptors, but neither those of what it shares with others nor copies these",
+    "one and tries again for minutes, where a refused read makes it give up at once; an app's process " +
+    "changes the flags of its own descriptors and copies them, but none that it shares with others",
   readlink:
     "/proc/self/exe: Deno.execPath and node:process panic when it is refused, before Deno looks at " +
     "permissions; tells what symbolic links point to",
@@ -173,7 +172,7 @@ export const REASONS: { readonly [call: string]: string } = {
     "buffers of the netlink tile",
   shutdown: "ends a connection",
   close: "frees a connection or a file",
-  // Of apps that keep files, which Deno's permissions name
+  // Files of an app's process, which landlock and Deno's permissions name
   access: "node:fs accessSync",
   chmod: "node:fs writeFileSync sets the mode of what it has written",
   copy_file_range: "Deno.copyFile",

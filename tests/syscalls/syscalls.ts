@@ -6,13 +6,18 @@
  * from the policy in `ffi/policy.h`, and from the reasons in `reasons.ts`.
  *
  * `syscalls.ts record WORKLOADS KNOWN`, two lists in JSON, prints what it sees as JSON. This is how it
- * is called in the virtual machine.
+ * is called in the virtual machine. `syscalls.ts confine PLAY` runs a workload in an app's process, and
+ * `syscalls.ts confined` records all of them so, and nothing else.
  */
 
+import { constants } from "node:os";
 import { fileURLToPath } from "node:url";
+import { libraryPath } from "../../ffi/paths.ts";
+import { openProcesses, RUN_FLAGS } from "../../ffi/process.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 import { machine } from "../../scripts/machine.ts";
 import { EXPECTED, EXPECTED_OF_PROCESSES, REASONS } from "./reasons.ts";
-import { type Play, WORKLOADS } from "./workloads.ts";
+import { type Play, stopAndContinue, WORKLOADS } from "./workloads.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const EPERM = 1;
@@ -128,7 +133,11 @@ const WHY = [
 ];
 
 /** How a process ended, and why. */
-function endOf({ code, signal }: Deno.CommandStatus, output: string, over: boolean): string {
+function endOf(
+  { code, signal }: Pick<Deno.CommandStatus, "code" | "signal">,
+  output: string,
+  over: boolean,
+): string {
   // An error of the workload's own, by the status that it ends with then.
   if (code === 3 && !over) return "an error";
   const how = over ? "does not end" : signal ?? `status ${code}`;
@@ -156,6 +165,8 @@ export async function play(
   const folder = await Deno.makeTempDir({ prefix: "syscalls-" });
   const trace = `${folder}/trace`;
   await Deno.mkdir(`${folder}/own`);
+  // An app's process has another user.
+  if (confined) { for (const path of [folder, `${folder}/own`]) await Deno.chmod(path, 0o777); }
   const flags = [v8Flags, WORKLOADS[name].v8Flags].filter((each) => each !== undefined);
   const unknown = known.length > 0 ? ["--seccomp-bpf", "-e", `trace=!${known.join(",")}`] : [];
   const command = [
@@ -170,8 +181,10 @@ export async function play(
       "--allow-all",
       "--unstable-worker-options",
     ],
-    ...(flags.length > 0 ? [`--v8-flags=${flags.join(",")}`] : []),
-    `${ROOT}tests/syscalls/workloads.ts`,
+    ...(flags.length > 0 && !confined ? [`--v8-flags=${flags.join(",")}`] : []),
+    ...(confined
+      ? [import.meta.filename!, "confine", flags.join(",")]
+      : [`${ROOT}tests/syscalls/workloads.ts`]),
     JSON.stringify({ name, folder: `${folder}/own`, refuse, confined } satisfies Play),
   ];
   const child = new Deno.Command(command[0], {
@@ -192,7 +205,68 @@ export async function play(
   const text = traced ? await Deno.readTextFile(trace) : "";
   await Deno.remove(folder, { recursive: true });
   const refused = [...output.matchAll(/^refused (\w+)$/gm)].map(([, call]) => call);
-  return { end: endOf(status, output, over), refused, text };
+  const ended = /^ended (\d+) (\w*)$/m.exec(output);
+  if (confined && ended === null && !over) throw new Error(output);
+  const how = ended === null
+    ? status
+    : { code: Number(ended[1]), signal: (ended[2] || null) as Deno.Signal | null };
+  return { end: endOf(how, output.replaceAll(/^app: /gm, ""), over), refused, text };
+}
+
+/** Copies what an app's process runs to where its user can read it, and returns the folder. */
+function makeFolder(): string {
+  const folder = Deno.makeTempDirSync({ prefix: "syscalls-" });
+  for (const part of ["ffi", "build", "tests/syscalls"]) {
+    Deno.mkdirSync(`${folder}/${part}`, { recursive: true });
+    for (const { name, isFile } of Deno.readDirSync(ROOT + part)) {
+      if (isFile) Deno.copyFileSync(`${ROOT}${part}/${name}`, `${folder}/${part}/${name}`);
+    }
+  }
+  Deno.chmodSync(folder, 0o755);
+  return folder;
+}
+
+/**
+ * Runs one workload in a process that was started as an app's is (`master/app_process.ts`). Prints what it
+ * was refused, and how it ended. Its memory has no bound, which would end some.
+ */
+async function confine(v8Flags: string, play: Play): Promise<void> {
+  const program = makeFolder();
+  const library = libraryPath("region", `${program}/`);
+  const script = `${program}/tests/syscalls/workloads.ts`;
+  const write = WORKLOADS[play.name].files ? [play.folder] : [];
+  const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
+  const observer = openObserver(libraryPath("tile"));
+  observer.start(counters);
+  const child = openProcesses(libraryPath("process")).start({
+    name: "app",
+    args: [
+      ...RUN_FLAGS,
+      ...(v8Flags === "" ? [] : [`--v8-flags=${v8Flags}`]),
+      `--allow-read=${[program, ...write].join(",")}`,
+      ...write.map((path) => `--allow-write=${path}`),
+      `--allow-ffi=${library}`,
+      script,
+      JSON.stringify(play),
+    ],
+    read: [program, ...write],
+    write,
+  });
+  observer.hear({ name: "app", slot: 0, listener: child.listener, words: child.words });
+  if (play.name === "stop and continue") stopAndContinue(child.pid);
+  let ending;
+  while ((ending = child.wait()) === null) await new Promise((resolve) => setTimeout(resolve, 10));
+  // Another thread writes what it said at last.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const { callName } = openTile(libraryPath("tile"));
+  for (const [call, count] of counters.entries()) {
+    if (count > 0) console.log(`refused ${callName(call)}`);
+  }
+  const { status, signal } = ending;
+  const name = Object.entries(constants.signals).find(([, number]) => number === signal)?.[0];
+  console.log(`ended ${status} ${name ?? ""}`);
+  Deno.removeSync(program, { recursive: true });
+  Deno.exit(0);
 }
 
 /** Does something with each, two at a time where there are processors. */
@@ -261,7 +335,7 @@ async function refuseEach(seen: Seen): Promise<NonNullable<Seen["refused"]>> {
   return refused;
 }
 
-/** Runs each workload under the filter of an app. */
+/** Runs each workload in an app's process. */
 async function confineEach(names: readonly string[]): Promise<NonNullable<Seen["confined"]>> {
   const confined: NonNullable<Seen["confined"]> = {};
   await forEach(names, async (name) => {
@@ -311,6 +385,13 @@ async function record(name: string): Promise<void> {
     for (const who of WHO) if (by[who] !== undefined) by[who] = by[who].slice(0, MOST_NAMED + 1);
   }
   await Deno.writeTextFile(`${KEPT}/${name}.json`, await formatted(JSON.stringify(seen), "json"));
+}
+
+/** Records anew what follows under the filter, and keeps what was traced. */
+async function recordConfined(): Promise<void> {
+  const { here } = kept();
+  const seen = { ...here, confined: await confineEach(Object.keys(WORKLOADS)) };
+  await Deno.writeTextFile(`${KEPT}/here.json`, await formatted(JSON.stringify(seen), "json"));
 }
 
 /** A text as the project's files of that kind are formatted. */
@@ -372,9 +453,9 @@ const LISTS: { readonly [list: string]: string } = {
   NET_CALLS: "net tiles, on their own sockets",
   NETLINK_CALLS: "the netlink tile, on its own sockets",
   STATUS_CALLS: "the status tile",
-  FILE_CALLS: "apps that were granted files to keep",
-  CLOCK_CALLS: "apps that were granted the clock",
+  CLOCK_CALLS: "apps that were granted the clock, in a process or inline",
   PROCESS_CALLS: "an app's process, which also has to start",
+  PROCESS_FILE_CALLS: "an app's process that was granted files to write",
   PROCESS_ARGUMENTS: "an app's process or the appliance's, with some arguments",
   APPLIANCE_CALLS: "the appliance's process, before its tiles bind them to their sockets",
   PROCESS_NET_CALLS: "an app's process that was granted the network",
@@ -466,7 +547,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       section(
         `Besides, to ${says}`,
         list === "PROCESS_ARGUMENTS"
-          ? "`make_process_policy` in `ffi/policy.h`."
+          ? "`make_app_policy` and `make_appliance_policy` in `ffi/policy.h`."
           : `\`${list}\` in \`ffi/policy.h\`.`,
         allowed.filter((call) => policy.allowed.get(call)!.includes(list) && !every(call))
           .map((call) => line(call, REASONS[call])),
@@ -487,7 +568,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       ),
     ),
     section(
-      "Refused",
+      "Refused to tiles",
       "Counted and named in the log, and made by one workload at least: of code that does what a tile may " +
         "not, or asks for what it could do without.",
       calls.filter((call) => later(call) && !toTiles(call) && !policy.expected.has(call))
@@ -495,8 +576,8 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     ),
     section(
       "Under the filter",
-      "Each workload once more, in a worker that confined itself as an app's tile does. These end otherwise " +
-        "than without the filter, or have calls counted.",
+      "Each workload once more, in a process that was started as an app's is, with files of its own to write " +
+        "where it works on files. These end otherwise than without the filter, or have calls counted.",
       Object.entries(all.here.confined ?? {})
         .filter(([name, { end, refused }]) => end !== all.here.ends[name] || refused.length > 0)
         .map(([name, { end, refused }]) =>
@@ -554,9 +635,14 @@ if (import.meta.main) {
   const [first, names, known] = Deno.args;
   if (first === "record") {
     console.log(JSON.stringify(await observe(JSON.parse(names), { known: JSON.parse(known) })));
+  } else if (first === "confine") {
+    await confine(names, JSON.parse(known));
   } else {
     const variants = Deno.args.length > 0 ? Deno.args : Object.keys(VARIANTS);
-    for (const name of variants) if (name !== "nothing") await record(name);
+    for (const name of variants) {
+      if (name === "confined") await recordConfined();
+      else if (name !== "nothing") await record(name);
+    }
     const policy = readPolicy(Deno.readTextFileSync(`${ROOT}ffi/policy.h`));
     await Deno.writeTextFile(DOCUMENT, await formatted(documentText(kept(), policy), "md"));
   }

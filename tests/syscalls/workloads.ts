@@ -1,7 +1,8 @@
 /**
- * The worker that `scripts/syscalls` traces: it does one thing that code in a tile may do. All that it
- * needs is loaded before the mark "begin", as a tile loads its modules before it is confined; what the
- * trace has after that is what the thread does later.
+ * The worker that `scripts/syscalls` traces: it does one thing that code in a tile, or an app, may do. All
+ * that it needs is loaded before the mark "begin", as a tile loads its modules before it is confined; what
+ * the trace has after that is what the thread does later. The same program is started as an app's process
+ * is, under the filter of that.
  */
 
 import { Buffer } from "node:buffer";
@@ -11,7 +12,6 @@ import * as os from "node:os";
 import process from "node:process";
 import * as zlib from "node:zlib";
 import { libraryPath } from "../../ffi/paths.ts";
-import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 
 /** What a workload may use. */
 export interface Context {
@@ -30,7 +30,7 @@ export interface Workload {
   readonly fatal?: true;
   /** Permissions of the worker; all when left out. */
   readonly permissions?: "none";
-  /** It works on files, as an app does that was granted them. */
+  /** It works on files, as an app does that was granted them to write. */
   readonly files?: true;
   /** It takes longer than a test should. */
   readonly slow?: true;
@@ -545,7 +545,7 @@ export const WORKLOADS: { readonly [name: string]: Workload } = {
     slow: true,
   },
   "kill oneself": { run: () => Deno.kill(Deno.pid, "SIGWINCH"), permissions: "none" },
-  // By main, below.
+  // By `stopAndContinue`.
   "stop and continue": {
     run: () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500),
     slow: true,
@@ -581,10 +581,12 @@ export interface Play {
   readonly folder: string;
   /** What is refused from the mark on, on the worker's thread and those that it starts. */
   readonly refuse?: { readonly call: number; readonly errno: number };
-  /** Whether the worker confines itself in the mark's place, as an app's tile; then main prints what was refused. */
+  /** Whether this is an app's process: there is no mark then, and no library but ours. */
   readonly confined?: true;
 }
 
+/** One that is linked to libc, whose functions are called. */
+const LIBRARY = libraryPath("region");
 const scope = globalThis as unknown as Worker & { close(): void };
 
 if ("WorkerGlobalScope" in globalThis) {
@@ -594,26 +596,12 @@ if ("WorkerGlobalScope" in globalThis) {
 }
 
 function playInWorker(play: Play): void {
-  const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
-  // As main of an appliance does it, before there are tiles.
-  if (play.confined) {
-    openObserver(libraryPath("tile")).start(counters);
-    Deno.addSignalListener("SIGTERM", () => Deno.exit(0));
-    new Date().getTimezoneOffset();
-  }
   const none = WORKLOADS[play.name].permissions === "none";
   const worker = new Worker(import.meta.url, {
     type: "module",
-    deno: { permissions: none ? { ffi: true } : "inherit" },
+    deno: { permissions: none ? { ffi: [LIBRARY] } : "inherit" },
   } as WorkerOptions);
-  const end = (status: number) =>
-    setTimeout(() => {
-      const { callName } = openTile(libraryPath("tile"));
-      for (const [call, count] of counters.entries()) {
-        if (count > 0) console.log(`refused ${callName(call)}`);
-      }
-      Deno.exit(status);
-    }, 200);
+  const end = (status: number) => setTimeout(() => Deno.exit(status), 200);
   worker.onmessage = ({ data }) => {
     if (data.type === "ended") end(data.error === undefined ? 0 : 3);
     if (data.error !== undefined) console.error(`failed: ${data.error}`);
@@ -624,25 +612,27 @@ function playInWorker(play: Play): void {
     end(4);
   };
   worker.postMessage(play);
-  if (play.name === "stop and continue") {
-    const script = `sleep 1; kill -STOP ${Deno.pid}; sleep 0.3; kill -CONT ${Deno.pid}`;
-    new Deno.Command("sh", { args: ["-c", script] }).spawn();
-  }
+  if (play.name === "stop and continue" && !play.confined) stopAndContinue(Deno.pid);
+}
+
+/** What else the workload of that name takes. */
+export function stopAndContinue(pid: number): void {
+  const script = `sleep 1; kill -STOP ${pid}; sleep 0.3; kill -CONT ${pid}`;
+  new Deno.Command("sh", { args: ["-c", script] }).spawn();
 }
 
 async function playHere({ name, folder, refuse, confined }: Play): Promise<void> {
-  const { symbols } = Deno.dlopen("libc.so.6", {
+  const { symbols } = Deno.dlopen(LIBRARY, {
     access: { parameters: ["buffer", "i32"], result: "i32" },
     abort: { parameters: [], result: "void" },
     raise: { parameters: ["i32"], result: "i32" },
     prctl: { parameters: ["i32", "u64", "buffer", "u64", "u64"], result: "i32" },
   });
-  const tile = confined && openTile(libraryPath("tile"));
   const mark = (word: string) => {
     if (!confined) symbols.access(new TextEncoder().encode(`/tegula/${word}\0`), 0);
   };
   const context = { folder, native: symbols };
-  const { run, before, permissions, files } = WORKLOADS[name];
+  const { run, before, permissions } = WORKLOADS[name];
   await before?.(context);
   await sleep(0);
   const filter = refuse && filterOf(refuse);
@@ -652,7 +642,6 @@ async function playHere({ name, folder, refuse, confined }: Play): Promise<void>
     const failed = symbols.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter.program, 0n, 0n);
     if (failed !== 0) throw new Error("no seccomp filter");
   }
-  tile?.confine({ name: "app", slot: 0, role: "app", fds: new Int32Array(0), keepFiles: files });
   mark("begin");
   const ended: { type: string; error?: string } = { type: "ended" };
   try {

@@ -14,7 +14,7 @@ import {
 } from "../../tiles/runtime/capture_ring.ts";
 import { CaptureMode, ControlWriter } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
-import { Capturing, parseUdp } from "../../tiles/status/capturing.ts";
+import { appNames, Captures, parseUdp } from "../../tiles/status/capture.ts";
 import { buildFrame } from "./net_frames.ts";
 import { ETH0, ETH1, ip, REQUEST, Room, SLOT, VLAN } from "./net_room.ts";
 import fc from "./property.ts";
@@ -198,17 +198,15 @@ Deno.test("a burst that nobody reads is bounded, and the newest is there", () =>
 
 Deno.test("net tiles are told to show what somebody wants, and nothing when nobody does", async () => {
   const modes: number[] = [];
-  const capturing = new Capturing({
-    rings: [heapView(CAPTURE_BYTES)],
-    setMode: (mode) => modes.push(mode),
-    mode: () => modes.at(-1)!,
-    interfaceNames: () => String,
-    listen: [{ port: 7, app: "echo.1" }, { port: 7, app: "echo.2" }],
+  const listen = [{ port: 7, app: "echo.1" }, { port: 7, app: "echo.2" }];
+  assert.deepEqual(appNames(listen), ["echo"]);
+  const captures = new Captures([heapView(CAPTURE_BYTES)], listen, {
+    get: () => modes.at(-1)!,
+    set: (mode) => modes.push(mode),
   });
-  assert.deepEqual(capturing.apps, ["echo"]);
-  const drops = capturing.stream({ dropsOnly: true });
+  const drops = captures.stream({ dropsOnly: true }, () => String);
   await drops.next();
-  const all = capturing.stream({ dropsOnly: false });
+  const all = captures.stream({ dropsOnly: false }, () => String);
   await all.next();
   await all.return(undefined);
   await drops.return(undefined);

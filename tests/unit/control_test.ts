@@ -1,7 +1,7 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../cli/changes.ts";
+import { Changes } from "../../master/changes.ts";
 import { askForChange, Control } from "../../cli/control.ts";
 import { UserError } from "../../cli/errors.ts";
 import { linesOf } from "../../cli/lines.ts";
@@ -10,7 +10,7 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import type { MainMessage } from "../../tiles/runtime/tile.ts";

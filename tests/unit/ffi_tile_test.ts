@@ -10,7 +10,7 @@ import { openTile, type Role } from "../../ffi/tile.ts";
 import type { Result } from "./ffi_tile_child.ts";
 import type { Task } from "./ffi_tile_worker.ts";
 
-const ROLES: Role[] = ["app", "net", "netlink", "status"];
+const ROLES: Role[] = ["net", "netlink", "status"];
 const CAP_NET_ADMIN = 1 << 12;
 const SIGTERM_BLOCKED = 1n << 14n;
 const SIGSEGV_BLOCKED = 1n << 10n;
@@ -28,7 +28,7 @@ function confined(...tasks: Partial<Task>[]): Result[] {
 /** The same, as the child leaves it. */
 function run(tasks: readonly Partial<Task>[], flags: readonly string[] = []) {
   const complete = tasks.map((task) => ({
-    role: "app",
+    role: "net",
     work: "attempts",
     keepNetAdmin: false,
     milliseconds: 0,
@@ -56,7 +56,6 @@ const ALL_MAY = ["readlink", "write to stdout"];
 
 /** What each role may do besides that, waiting and waking, of all that the worker tries. */
 const ALLOWED: Record<Role, string[]> = {
-  app: [],
   status: ["accept4", "close", "epoll_ctl", "recvfrom on other's", "recvfrom on own"],
   net: [
     "sendto on own",
@@ -135,14 +134,14 @@ for (const [without, flags] of Object.entries(FLAGS)) {
   Deno.test(`an abort in a confined tile is an abort, and its last words are in the log${without}`, () => {
     const { signal, stderr } = run([{ work: "abort" }], flags);
     equal(signal, "SIGABRT");
-    match(stderr, /^app: last words\\x1b\[2J\napp: of one\n/);
+    match(stderr, /^net: last words\\x1b\[2J\nnet: of one\n/);
   });
 }
 
 Deno.test("where the heap of a confined tile overflows, V8's last words are in the log", () => {
   const { signal, stderr } = run([{ work: "overflow" }], ["--v8-flags=--max-old-space-size=64"]);
   equal(signal, "SIGTRAP");
-  match(stderr, /^app: # Fatal JavaScript out of memory/m);
+  match(stderr, /^net: # Fatal JavaScript out of memory/m);
 });
 
 Deno.test("confine() leaves a net tile the descriptors that it lists, and none between them", () => {
@@ -175,7 +174,7 @@ Deno.test("confine() leaves the netlink tile CAP_NET_ADMIN when told to, and not
 });
 
 Deno.test("confine() leaves signals to main, but for those of the thread's own faults", () => {
-  const [{ thread, main }] = confined({ role: "app" });
+  const [{ thread, main }] = confined({ role: "net" });
   const blocked = BigInt(`0x${thread.SigBlk}`);
   equal(blocked & SIGTERM_BLOCKED, SIGTERM_BLOCKED);
   equal(blocked & SIGSEGV_BLOCKED, 0n);

@@ -3,7 +3,7 @@
 import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
@@ -267,7 +267,6 @@ export class Room {
           duplicate: (fd) => fd,
           readable: () => false,
           callName: () => "",
-          refuseSignals() {},
           confine: () => ({ landlock: false, observed: false }),
         },
         xsk: this.xsk,

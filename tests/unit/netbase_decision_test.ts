@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { decide, emptyDecision } from "../../netbase/decision.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   KIND_UNSUPPORTED,
   type Route,

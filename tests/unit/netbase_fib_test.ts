@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { fibWords } from "../../netbase/fib.ts";
-import { FIB_CELLS, FIB_GROUP_BIT, FIB_GROUP_CELLS } from "../../netbase/layout.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { TBL24_CELLS, TBL8_BIT, TBL8_CELLS } from "../../netbase/layout.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   NLM_F_APPEND,
   NLM_F_REPLACE,
@@ -281,9 +281,9 @@ Deno.test("a group of cells is not used again while a reader may be on its way i
   writer.commit();
   // What a reader has in hand between the two loads of a lookup.
   const cell = cellOf(1);
-  assert.notEqual(cell & FIB_GROUP_BIT, 0);
-  const at = FIB_CELLS + (cell & ~FIB_GROUP_BIT) * FIB_GROUP_CELLS;
-  const found = words.slice(at, at + FIB_GROUP_CELLS);
+  assert.notEqual(cell & TBL8_BIT, 0);
+  const at = TBL24_CELLS + (cell & ~TBL8_BIT) * TBL8_CELLS;
+  const found = words.slice(at, at + TBL8_CELLS);
   writer.rib.remove(half(1));
   writer.commit();
   for (let third = 2; third < 6; third++) {
@@ -291,7 +291,7 @@ Deno.test("a group of cells is not used again while a reader may be on its way i
     writer.commit();
     assert.notEqual(cellOf(third), cell);
   }
-  assert.deepEqual(words.slice(at, at + FIB_GROUP_CELLS), found);
+  assert.deepEqual(words.slice(at, at + TBL8_CELLS), found);
   assert.equal(answerOf(reader, ip("10.0.1.1")), "none");
   standing.burst++;
   writer.commit();

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
-import { FIB_GROUPS, NEXT_HOPS } from "../../netbase/layout.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   type Hop,
   KIND_GROUP,
@@ -177,7 +176,7 @@ Deno.test("routes beyond the last next hop are dropped under their own name, unt
 Deno.test("a /24 beyond the last group of cells is dropped under its own name, until there is room", () => {
   const { writer, reader, standing } = makeRoom();
   const half = (i: number) => routeTo(`10.${i >> 8}.${i & 255}.0/25`, { ifindex: 2 });
-  const count = FIB_GROUPS + 10;
+  const count = TBL8S + 10;
   for (let i = 0; i < count; i++) writer.rib.add(half(i), 0);
   writer.commit();
   assert.equal(writer.overflow, 10);

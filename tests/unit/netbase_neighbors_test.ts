@@ -12,7 +12,7 @@ import {
   NUD_REACHABLE,
   NUD_STALE,
 } from "../../netbase/neighbors.ts";
-import { slotsBaseOf, slotsLog2Of } from "../../netbase/record_table.ts";
+import { slotsBaseOf, slotsLog2Of } from "../../netbase/hash_table.ts";
 import { ip } from "./netbase_kernel.ts";
 import { makeRoom } from "./netbase_room.ts";
 import fc from "./property.ts";

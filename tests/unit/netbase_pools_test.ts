@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { Grace, Limbo } from "../../netbase/rcu.ts";
-import { IdPool, RunPool } from "../../netbase/pools.ts";
+import { DeferredFree, Grace, IdPool, RunPool } from "../../netbase/rcu.ts";
 import { StandingReader } from "./netbase_room.ts";
 import fc from "./property.ts";
 
@@ -56,7 +55,7 @@ Deno.test("nothing retired comes back before every reader has moved on or slept"
   fc.assert(
     fc.property(acts, (history) => {
       const readers = [new StandingReader(), new StandingReader()];
-      const limbo = new Limbo(readers);
+      const deferred = new DeferredFree(readers);
       /** What each reader may hold: it read in a burst that has not ended. */
       const held = [new Set<number>(), new Set<number>()];
       let next = 0;
@@ -68,15 +67,15 @@ Deno.test("nothing retired comes back before every reader has moved on or slept"
       for (const act of history) {
         if (act === "retire") {
           for (const set of held) set.add(next);
-          limbo.retire(pool, next++);
+          deferred.retire(pool, next++);
         } else if (act === "reclaim") {
-          limbo.reclaim();
+          deferred.reclaim();
         } else {
           const reader = Number(act[0]);
           held[reader].clear();
           if (act.endsWith("sleeps")) {
             readers[reader].asleep = true;
-            limbo.reclaim();
+            deferred.reclaim();
             readers[reader].asleep = false;
           } else {
             readers[reader].burst++;
@@ -85,10 +84,10 @@ Deno.test("nothing retired comes back before every reader has moved on or slept"
       }
       for (const reader of readers) reader.burst++;
       for (const set of held) set.clear();
-      limbo.reclaim();
+      deferred.reclaim();
       for (const reader of readers) reader.burst++;
-      limbo.reclaim();
-      assert.equal(limbo.size, 0);
+      deferred.reclaim();
+      assert.equal(deferred.size, 0);
     }),
     { numRuns: 300 },
   );

@@ -6,8 +6,7 @@
 import assert from "node:assert/strict";
 import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import {
   type Hop,
   KIND_GROUP,

@@ -2,10 +2,9 @@ import assert from "node:assert/strict";
 import { heapView, type View } from "../../ffi/view.ts";
 import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { fibWords } from "../../netbase/fib.ts";
-import { FIB_CELLS, FIB_DEFAULT, FIB_GROUP_BIT, NETBASE_BYTES } from "../../netbase/layout.ts";
+import { FIB_DEFAULT, NETBASE_BYTES, TBL24_CELLS, TBL8_BIT } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../netbase/route.ts";
 import { loadHooked } from "./netbase_hooked.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";
@@ -320,6 +319,6 @@ Deno.test("an answer is right in whatever order the cell and the default were re
 /** The next hop id of an address by its cell alone. */
 function withoutDefault(words: Uint16Array, address: number): number {
   const cell = words[address >>> 8];
-  if ((cell & FIB_GROUP_BIT) === 0) return cell;
-  return words[FIB_CELLS + (cell & ~FIB_GROUP_BIT) * 256 + (address & 0xff)];
+  if ((cell & TBL8_BIT) === 0) return cell;
+  return words[TBL24_CELLS + (cell & ~TBL8_BIT) * 256 + (address & 0xff)];
 }

@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import { Threads, TileWorker } from "../../tiles/runtime/supervisor.ts";
-import type { TileKind } from "../../tiles/runtime/tile.ts";
+import type { WorkerKind } from "../../tiles/runtime/tile.ts";
 import {
   Life,
   TILE_REGION_BYTES,
@@ -16,7 +16,7 @@ import {
 } from "../../tiles/runtime/tile_region.ts";
 import { create } from "../../tiles/status/tile.ts";
 
-/** Looks until an app or net tile is said to hang, and the others. */
+/** Looks until a net tile is said to hang, and the others. */
 const QUICK = 10;
 const LONG = 60;
 
@@ -42,7 +42,7 @@ const CONFINED =
 const RUNNING = { type: "running", landlock: true, observed: true };
 
 /** A tile of a kind that runs and sleeps, its region, and what main hears of it. */
-function running(kind: TileKind, beside = false) {
+function running(kind: WorkerKind, beside = false) {
   const { worker, region, ...others } = started(kind, beside);
   if (!beside) worker.onmessage({ data: RUNNING });
   region.life = Life.running;
@@ -51,7 +51,7 @@ function running(kind: TileKind, beside = false) {
 }
 
 /** A tile that has said that it is started, and no more. */
-function started(kind: TileKind, beside = false) {
+function started(kind: WorkerKind, beside = false) {
   const view = heapView(TILE_REGION_BYTES);
   const region = new TileRegion(view);
   const heard: string[] = [];
@@ -70,7 +70,7 @@ function started(kind: TileKind, beside = false) {
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
     ...{ kind, name: kind, slot: 0, module: "", region: view, control: heapView(CONTROL_BYTES) },
-    ...{ keep: { clock: false, keep: false }, beside, held: false, spinTurns: 0, setup: null },
+    ...{ clock: false, beside, held: false, spinTurns: 0, setup: null },
   }, {
     threads,
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },
@@ -114,7 +114,7 @@ Deno.test("a status tile that gets on is left alone, however seldom", () => {
 });
 
 Deno.test("other tiles may sleep for as long as they like, but not stand still awake", () => {
-  for (const [kind, looks] of [["netlink", LONG], ["app", QUICK], ["net", QUICK]] as const) {
+  for (const [kind, looks] of [["netlink", LONG], ["net", QUICK]] as const) {
     const { region, heard, look } = running(kind);
     for (let i = 0; i < 2 * LONG; i++) look();
     assert.deepEqual(heard, [], kind);
@@ -133,13 +133,13 @@ Deno.test("a tile that waits for its turn is left alone", () => {
 });
 
 Deno.test("a start that takes processor time goes on for minutes, one that only waits does not", () => {
-  const busy = started("app");
+  const busy = started("net");
   for (let i = 0; i < 5 * LONG; i++) {
     busy.kernel.ticks++;
     busy.look();
   }
   assert.deepEqual(busy.heard, ["late"]);
-  const idle = started("app");
+  const idle = started("net");
   for (let i = 0; i <= LONG; i++) idle.look();
   assert.deepEqual(idle.heard, ["late", "it did not start in time and is ended"]);
   for (let i = 0; i < 10 * LONG; i++) {
@@ -183,7 +183,7 @@ const LIES: Record<string, readonly unknown[]> = {
 for (const [what, lies] of Object.entries(LIES)) {
   Deno.test(`a tile that ${what} is ended and named`, () => {
     for (const lie of lies) {
-      const { post, worker, heard, look } = started("app");
+      const { post, worker, heard, look } = started("net");
       post(lie);
       assert.ok(worker.ended, JSON.stringify(lie));
       post({ type: "started", thread: 1 });
@@ -203,7 +203,7 @@ Deno.test("a tile counts as confined when the kernel says so of its thread, not 
     "",
   ];
   for (const status of statuses) {
-    const { post, kernel, worker, tile, look } = started("app");
+    const { post, kernel, worker, tile, look } = started("net");
     kernel.status = status;
     post(RUNNING);
     assert.ok(worker.ended, status);
@@ -220,7 +220,7 @@ Deno.test("a tile counts as confined when the kernel says so of its thread, not 
 });
 
 Deno.test("a tile is not taken at its word for a thread that is main's, another's or nobody's", () => {
-  const { threads, kernel } = started("app");
+  const { threads, kernel } = started("net");
   assert.equal(threads.take(THREAD), false, "it is that tile's");
   assert.equal(threads.take(THREAD + 1), false, "there is none");
   assert.equal(threads.take(Deno.pid), false);
@@ -231,7 +231,7 @@ Deno.test("a tile is not taken at its word for a thread that is main's, another'
 });
 
 Deno.test("a tile that says it has failed has done so when its thread is gone, not before", async () => {
-  const { post, worker, tile, heard, look, kernel } = started("app");
+  const { post, worker, tile, heard, look, kernel } = started("net");
   post({ type: "failed", message: "lied" });
   assert.ok(!tile.over);
   look();
@@ -240,22 +240,30 @@ Deno.test("a tile that says it has failed has done so when its thread is gone, n
   kernel.exists = false;
   await assert.rejects(tile.running, /lied/);
   assert.deepEqual(heard, ["lied"]);
-  const lying = running("app");
+  const lying = running("net");
   lying.post({ type: "failed", message: "lied" });
   for (let i = 0; i < QUICK; i++) lying.look();
   assert.deepEqual(lying.heard, ["stuck: it hangs and cannot be ended"], "the process has to end");
   lying.kernel.exists = false;
 });
 
-Deno.test("an app speaks for no other app", async () => {
-  const { post, tile, kernel } = started("app");
-  kernel.exists = false;
-  post({ type: "failed", message: "lied", app: "echo" });
-  await assert.rejects(tile.running, { app: "app", message: "lied" });
+Deno.test("a net tile speaks for the apps inside it, and no other tile for any", async () => {
+  const failing = (kind: WorkerKind) => {
+    const { post, tile, kernel } = started(kind);
+    kernel.exists = false;
+    post({ type: "failed", message: "lied", app: "echo" });
+    return tile.running;
+  };
+  await assert.rejects(failing("net"), { app: "echo", message: "lied" });
+  await assert.rejects(failing("netlink"), (error: Error) => {
+    assert.ok(!("app" in error));
+    assert.equal(error.message, "netlink: lied");
+    return true;
+  });
 });
 
 Deno.test("a tile that was told to stop has ended when its thread is gone", async () => {
-  const { post, tile, kernel } = running("app");
+  const { post, tile, kernel } = running("net");
   tile.expectEnd();
   post({ type: "stopped" });
   assert.ok(!tile.over);
@@ -264,7 +272,7 @@ Deno.test("a tile that was told to stop has ended when its thread is gone", asyn
 });
 
 Deno.test("main writes 50 lines a second of a tile's log, and ends one that floods it", () => {
-  const { post, heard, worker } = running("app");
+  const { post, heard, worker } = running("net");
   for (let i = 0; i < 1900; i++) post({ type: "log", line: `${i}` });
   assert.equal(heard.length, 51);
   assert.match(heard[50], /the rest is left out/);

@@ -6,9 +6,8 @@ import { openHost } from "../../ffi/host.ts";
 import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { STATUS } from "../../tiles/runtime/counters.ts";
-import { type Answers } from "../../tiles/status/answers.ts";
 import { type Connection, listenOn, serveConnections } from "../../tiles/status/connections.ts";
-import { serveControl } from "../../tiles/status/control_socket.ts";
+import { serveControl } from "../../tiles/status/control.ts";
 import { eventually } from "../netns/eventually.ts";
 
 const { index } = STATUS;
@@ -181,8 +180,8 @@ async function controlled(
   const path = `${folder}/control.sock`;
   const listener = await listenOn(host.listenUnix(path, 0o600), tile);
   const counters = makeCounters();
-  const answers = { answer: (line: string) => `${line}!\n` } as unknown as Answers;
-  const served = serveControl(listener, { answers, counters, ...limits });
+  const answer = (line: string) => `${line}!\n`;
+  const served = serveControl(listener, { answer, counters, ...limits });
   await use(() => Deno.connect({ transport: "unix", path }), counters);
   await eventually("all to be closed", () => none(counters, index.control_connections));
   listener.close();

@@ -10,7 +10,7 @@ import { heapView } from "../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
 import { COUNTERS, STATUS } from "../../tiles/runtime/counters.ts";
 import { listenOn } from "../../tiles/status/connections.ts";
-import { type MetricsParts, serveMetrics } from "../../tiles/status/metrics.ts";
+import { type Measured, serveMetrics } from "../../tiles/status/metrics.ts";
 
 /** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
 async function serving(
@@ -32,9 +32,9 @@ async function serving(
     )),
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
-    own: [{ name: tile, reader: new MetricsReader(view) }],
+    custom: [{ name: tile, reader: new MetricsReader(view) }],
   };
-  const served = serveMetrics(listener, parts as unknown as MetricsParts);
+  const served = serveMetrics(listener, parts as unknown as Measured);
   await use((listener.address as AddressInfo).port, counters);
   listener.close();
   await served;

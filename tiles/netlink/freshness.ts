@@ -6,8 +6,7 @@
  * kernel takes that for use, and asks the neighbour itself. Who is not sent to is not asked.
  */
 
-import { NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
-import type { NeighborWriter } from "../../netbase/neighbor_writer.ts";
+import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
 import * as nl from "./codec.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 

@@ -3,15 +3,16 @@
  * to withdraw routes without telling, and says so to those who keep them.
  */
 
-import { withAddress, withoutAddress } from "../../netbase/interface_writer.ts";
 import {
   IFF_LOWER_UP,
   IFF_RUNNING,
   IFF_UP,
   type InterfaceEntry,
   type InterfaceLink,
+  withAddress,
+  withoutAddress,
 } from "../../netbase/interfaces.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import * as nl from "./codec.ts";
 import {
   type AddressMessage,

@@ -10,7 +10,7 @@
 import { EINVAL, SystemError } from "../../ffi/errno.ts";
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { type Audited, auditedInterfaces, auditedNeighbors, auditedRoutes } from "./audited.ts";
 import * as nl from "./codec.ts";
 import { Dumper } from "./dump.ts";

@@ -5,9 +5,9 @@
  * key, which nobody can predict.
  */
 
-import { type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
+import { type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash_table.ts";
 
-/** Maps `address` to another word, one to one: two rounds as in `hash.ts`, each of them invertible. */
+/** Maps `address` to another word, one to one: two rounds as in `hash`, each of them invertible. */
 export function scramble(address: number, { add, first, second }: HashKey): number {
   const mixed = Math.imul(address + add, first);
   const again = Math.imul(mixed ^ (mixed >>> 16), second);

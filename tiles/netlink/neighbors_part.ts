@@ -4,7 +4,7 @@
  */
 
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
-import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { NetbaseWriter } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST, RTN_MULTICAST } from "../../netbase/route.ts";
 import * as nl from "./codec.ts";
 import {

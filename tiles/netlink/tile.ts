@@ -5,10 +5,9 @@
 
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
-import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
@@ -106,7 +105,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
     const intake: IntakeParts = {
       ask: (ifindex, address) => this.#asker.ask(ifindex, address),
-      // That a gateway is dead is to be known: routes have another way then (`netbase/decision.ts`).
+      // That a gateway is dead is to be known: routes have another way then (`netbase/route_decision.ts`).
       release: (ifindex, address) =>
         this.#mirror.routes.gateways.has(ifindex, address) || this.#asker.release(ifindex, address),
       reader: this.#reader,

@@ -20,7 +20,7 @@ import { permissions } from "./permissions.ts";
 import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { Life } from "./tile_region.ts";
-import { type ApplianceSetup, type TileSeat, Wiring } from "./wiring.ts";
+import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
 /** What an appliance is made with. */
 export interface ApplianceParts {
@@ -98,7 +98,7 @@ export class Appliance {
     const { netlink, nets, status } = this.#wiring;
     const mirror = this.#start(netlink, this.#wiring.netlinkSetup());
     // They load meanwhile.
-    nets.forEach((seat, n) => this.#start(seat, this.#wiring.netSetup(n), { held: true }));
+    nets.forEach((net, n) => this.#start(net, this.#wiring.netSetup(n), { held: true }));
     if (status !== null) this.#start(status, this.#wiring.statusSetup(), { held: true });
     await mirror.running;
     this.netbase.refresh();
@@ -142,34 +142,34 @@ export class Appliance {
     this.#workers.get("status")?.post({ type: "outcome", number, outcome });
   }
 
-  #start(seat: TileSeat, setup: unknown, { held = false } = {}): TileWorker {
-    const { kind, name, grants } = seat;
+  #start(tile: WorkerHandle, setup: unknown, { held = false } = {}): TileWorker {
+    const { kind, name, slot, region } = tile;
     const { log } = this.#parts;
-    if (kind === "app") throw new TypeError("an app is a process, or inside a net tile");
     const beside = kind === "net";
-    const { nets, seats } = this.#wiring;
-    const apps = seats.filter(({ kind, region }) => kind === "app" && region === undefined);
+    const { read, clock } = inlineGrants(beside ? this.#setup.apps : []);
+    const { nets } = this.#wiring;
+    const apps = this.#setup.apps.filter(({ inline }) => !inline);
     const worker: TileWorker = new TileWorker({
       kind,
       name,
       module: new URL(MODULES[kind] + EXTENSION, import.meta.url).href,
-      slot: this.#wiring.seats.indexOf(seat),
-      region: seat.region!.writer,
+      slot,
+      region: region.writer,
       control: this.#wiring.control.reader,
-      keep: { clock: grants.clock, keep: grants.keep },
+      clock,
       beside,
       held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
-      permissions: permissions(kind, grants),
+      permissions: permissions(kind, read),
       threads: this.#threads,
       events: {
         log: (text) => log(inName(name, text)),
         ask: (request) => this.#ask(request),
         failed: (message) => {
           const isItsTurn = this.#workers.get(name) === worker;
-          if (isItsTurn && this.#running && !this.#ending) this.#failed(seat, { message, setup });
+          if (isItsTurn && this.#running && !this.#ending) this.#failed(tile, { message, setup });
         },
         late: () => {
           for (const late of this.#wiring.starting(name)) {
@@ -200,14 +200,14 @@ export class Appliance {
   #look(): void {
     if (this.#ending) return;
     this.#control.pulse();
-    for (const { name, reader } of this.#wiring.seats) this.#workers.get(name)?.look(reader);
+    for (const { name, reader } of this.#wiring.workers) this.#workers.get(name)?.look(reader);
     this.#nameRefusedCalls();
   }
 
   /** Names each system call that was refused to a tile, once. */
   #nameRefusedCalls(): void {
     const { log, tile } = this.#parts;
-    for (const [slot, { name }] of this.#wiring.seats.entries()) {
+    for (const { name, slot } of this.#wiring.workers) {
       for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
         this.#named.add(`${slot} ${call}`);
@@ -221,23 +221,23 @@ export class Appliance {
    * doubles while they do not last: net tiles forward on the last good state meanwhile. With a net tile
    * the process ends: the master has the rings, and starts the next one.
    */
-  #failed(seat: TileSeat, { message, setup }: { message: string; setup: unknown }): void {
+  #failed(tile: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
     const { log, fatal } = this.#parts;
-    if (seat.kind === "net") return fatal(seat.name, message);
-    const failures = this.#failures.get(seat.name) ?? 0;
+    if (tile.kind === "net") return fatal(tile.name, message);
+    const failures = this.#failures.get(tile.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
-    this.#failures.set(seat.name, failures + 1);
-    log(`${seat.name}: ended (${message}); starting it again in ${pause} ms`);
+    this.#failures.set(tile.name, failures + 1);
+    log(`${tile.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
-      if (this.#ending || !this.#workers.get(seat.name)?.over) return;
-      const lasted = setTimeout(() => this.#failures.delete(seat.name), LASTING_MILLIS);
+      if (this.#ending || !this.#workers.get(tile.name)?.over) return;
+      const lasted = setTimeout(() => this.#failures.delete(tile.name), LASTING_MILLIS);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
-        this.#start(seat, setup);
+        this.#start(tile, setup);
       } catch (error) {
         clearTimeout(lasted);
         if (!(error instanceof SystemError)) throw error;
-        this.#failed(seat, { message: error.message, setup });
+        this.#failed(tile, { message: error.message, setup });
       }
     }, pause);
   }
@@ -256,9 +256,7 @@ export class Appliance {
   }
 
   #wake(): void {
-    for (const { eventfd, region } of this.#wiring.seats) {
-      if (region !== undefined && eventfd >= 0) this.#parts.tile.wake(eventfd);
-    }
+    for (const { eventfd } of this.#wiring.workers) this.#parts.tile.wake(eventfd);
   }
 
   /**

@@ -1,10 +1,10 @@
 /**
- * What each kind of tile's worker is given before it gives it up: the libraries that it opens and the
- * modules that it reads (DESIGN: the table of tiles). Nothing else, and neither once its loop runs.
+ * What each worker of the appliance is given, before it gives it up: the libraries that it opens and the
+ * files that it reads. And what an app may be granted.
  */
 
 import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
-import type { TileKind } from "./tile.ts";
+import type { WorkerKind } from "./tile.ts";
 
 /** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {
@@ -15,11 +15,11 @@ export interface Permissions {
   readonly net: readonly string[];
 }
 
-/** What is granted by name, besides what every tile of a kind has. */
+/** What the configuration grants an app. An inline app is granted `read` and `clock` alone. */
 export interface Grants extends Omit<Permissions, "ffi"> {
   /** The host's clock (`ffi/clock.ts`). */
   readonly clock: boolean;
-  /** Whether the tile keeps all this once it runs; its thread can then still work on files. */
+  /** Whether the app keeps all this once it runs. */
   readonly keep: boolean;
 }
 
@@ -33,23 +33,10 @@ export const NO_GRANTS: Grants = {
   keep: false,
 };
 
-/** All that any of `all` grants. */
-export function together(all: readonly Grants[]): Grants {
-  const list = (name: "read" | "write" | "env" | "net") => [
-    ...new Set(all.flatMap((grants) => grants[name])),
-  ];
-  return {
-    ...{ read: list("read"), write: list("write"), env: list("env"), net: list("net") },
-    clock: all.some(({ clock }) => clock),
-    keep: all.some(({ keep }) => keep),
-  };
-}
-
 /** Which libraries a tile opens. */
-export const LIBRARIES: { readonly [kind in TileKind]: readonly LibraryName[] } = {
+export const LIBRARIES: { readonly [kind in WorkerKind]: readonly LibraryName[] } = {
   netlink: ["tile", "netlink"],
   net: ["tile", "xsk", "udp"],
-  app: ["tile"],
   status: ["tile"],
 };
 
@@ -65,9 +52,10 @@ export const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 
 /** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
 export function permissionFlags(
-  { read, write, env, net, ffi }: Permissions,
+  permissions: Partial<Permissions>,
   error: (sentence: string) => Error,
 ): string[] {
+  const { read = [], write = [], env = [], net = [], ffi = [] } = permissions;
   return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
     // Deno splits values at commas, and has no way to write one that is meant.
     const split = all.find((each) => each.includes(","));
@@ -78,9 +66,9 @@ export function permissionFlags(
   });
 }
 
-/** What a worker may do at its start. */
-export function permissions(kind: TileKind, { read, write, env, net }: Grants): Permissions {
+/** What a worker may do at its start. `read`: what is granted besides the program. */
+export function permissions(kind: WorkerKind, read: readonly string[]): Permissions {
   const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);
   const ffi = LIBRARIES[kind].map((name) => libraryPath(name));
-  return { ffi, read: [...folders, ...read], write, env, net };
+  return { ffi, read: [...folders, ...read], write: [], env: [], net: [] };
 }

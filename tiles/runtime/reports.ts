@@ -1,11 +1,11 @@
 /**
- * What main makes of a tile's messages. A message comes from the tile's worker, where an app's code can
- * post whatever the runtime can: so each is checked against the shape of its type and against what the tile may say
+ * What main makes of a tile's messages. A message comes from the tile's worker, where an inline app's
+ * code can post whatever the runtime can: so each is checked against the shape of its type and against what the tile may say
  * at this point of its life, and how many there may be is limited here.
  */
 
 import { LONGEST_LINE } from "./console.ts";
-import type { TileKind, TileReport } from "./tile.ts";
+import type { TileReport, WorkerKind } from "./tile.ts";
 
 type Check = (value: unknown) => boolean;
 
@@ -53,7 +53,7 @@ export const REPORTS_A_SECOND = 2000;
 
 /** Reads the messages of one worker. */
 export class Reports {
-  readonly #kind: TileKind;
+  readonly #kind: WorkerKind;
   readonly #beside: boolean;
   readonly #said = new Set<TileReport["type"]>();
   readonly #now: () => number;
@@ -63,7 +63,7 @@ export class Reports {
 
   /** Of a worker of this kind; `beside`: it starts beside the one whose place it is to take. */
   constructor(
-    { kind, beside }: { kind: TileKind; beside: boolean },
+    { kind, beside }: { kind: WorkerKind; beside: boolean },
     now: () => number = () => performance.now(),
   ) {
     this.#kind = kind;

@@ -7,11 +7,10 @@ import { EAGAIN, SystemError } from "../../ffi/errno.ts";
 import { CAP_NET_ADMIN, type Host } from "../../ffi/host.ts";
 import { bounded } from "./console.ts";
 import type { ControlRequest } from "./control.ts";
-import { APP } from "./counters.ts";
 import type { Permissions } from "./permissions.ts";
 import { Reports } from "./reports.ts";
 import { AppError, firstLine, sentenceOf } from "./thrown.ts";
-import type { BootMessage, MainMessage, TileKind, TileReport } from "./tile.ts";
+import type { BootMessage, MainMessage, TileReport, WorkerKind } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
 
 /** What main wants to hear of. */
@@ -37,7 +36,7 @@ const WORKER = import.meta.url.replace(/supervisor(?=\.\w+$)/, "worker");
 
 /** How often a tile is looked after. */
 export const LOOK_MILLIS = 500;
-/** Looks without progress of an app or net tile that is awake, until it is hung. */
+/** Looks without progress of a net tile that is awake, until it is hung. */
 const HUNG_LOOKS = 10;
 /** The same of others, which may have a million routes to go through, and of every start. */
 const LONG_LOOKS = 60;
@@ -102,10 +101,9 @@ export class Threads {
 const [USER_TIME, SYSTEM_TIME, START_TIME] = [11, 12, 19];
 
 /** What a worker of a kind may have of capabilities once it is confined. */
-const ALLOWED_CAPABILITIES: { readonly [kind in TileKind]: number } = {
+const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
   netlink: 1 << CAP_NET_ADMIN,
   net: 0,
-  app: 0,
   status: 0,
 };
 
@@ -250,7 +248,7 @@ export class TileWorker {
       this.#looks = 0;
       this.#running.resolve(report);
     } else if (report.type === "failed") {
-      // A net tile speaks for the apps inside it, an app for itself.
+      // A net tile speaks for the apps inside it.
       const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
       this.#end({ failure: firstLine(report.message), app });
     } else if (this.#told) this.#end({ failure: null });
@@ -283,7 +281,7 @@ export class TileWorker {
     return this.#thread === 0 || !this.#threads.isRunning(this.#thread);
   }
 
-  #settle({ failure, app = this.#boot.kind === "app" ? this.name : undefined }: Ending): void {
+  #settle({ failure, app }: Ending): void {
     this.#over = true;
     const message = failure ?? "it was told to end";
     this.#running.reject(
@@ -307,7 +305,7 @@ export class TileWorker {
     if (this.#waits) return;
     const { kind } = this.#boot;
     const progress = this.#runs
-      ? progressOf(tile, kind)
+      ? tile.burst + tile.sleepSequence
       : Math.floor(this.#threads.ticks(this.#thread) / START_TICKS);
     const lives = progress !== this.#progress ||
       (this.#runs && tile.asleep && kind !== "status");
@@ -315,7 +313,7 @@ export class TileWorker {
     this.#looks = lives ? 0 : this.#looks + 1;
     this.#age++;
     if (!this.#runs && this.#age === LATE_LOOKS) this.#events.late();
-    const quick = this.#runs && (kind === "app" || kind === "net");
+    const quick = this.#runs && kind === "net";
     const late = !this.#runs && this.#age >= START_LOOKS;
     if (this.#looks < (quick ? HUNG_LOOKS : LONG_LOOKS) && !late) return;
     if (kind === "net" && this.#runs) return this.#stuck("it hangs");
@@ -346,12 +344,4 @@ export class TileWorker {
   terminate(): void {
     this.#worker.terminate();
   }
-}
-
-/**
- * A number that moves as the tile gets on: with each turn, each sleep, and each answer that an app
- * finds room for, since it may be long at a burst.
- */
-function progressOf({ burst, sleepSequence, counters }: TileReader, kind: TileKind): number {
-  return burst + sleepSequence + (kind === "app" ? counters[APP.index.answers] : 0);
 }

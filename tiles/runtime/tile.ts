@@ -13,8 +13,10 @@ import type { Clock } from "../app/contract.ts";
 import type { ControlRequest, Outcome } from "./control.ts";
 import type { TileRegion } from "./tile_region.ts";
 
-/** The kinds of tile that run in a worker of their own. */
-export type TileKind = "netlink" | "net" | "app" | "status";
+/** The kinds of tile. An app's runs in a process of its own, or inside a net tile. */
+export type TileKind = WorkerKind | "app";
+/** Those that run in a worker of the appliance. */
+export type WorkerKind = "netlink" | "net" | "status";
 
 /** The native libraries a tile has opened; which ones depends on its kind. */
 export interface Libraries {
@@ -22,7 +24,7 @@ export interface Libraries {
   readonly netlink?: NetlinkLibrary;
   readonly xsk?: XskSlots;
   readonly udp?: Udp;
-  /** For an app that was granted it. */
+  /** Where an app was granted it. */
   readonly clock?: Clock;
 }
 
@@ -81,9 +83,9 @@ export interface TileModule<Setup> {
 
 /** What main sends to a new worker. Everything in it is plain data. */
 export interface BootMessage {
-  readonly kind: TileKind;
+  readonly kind: WorkerKind;
   readonly name: string;
-  /** URL of the tile's module; for an app tile that of `tiles/app/tile.ts`. */
+  /** URL of the tile's module. */
   readonly module: string;
   /** Its slot among the observer's counters of refused system calls. */
   readonly slot: number;
@@ -91,8 +93,8 @@ export interface BootMessage {
   readonly region: View;
   /** The control region, read-only. */
   readonly control: View;
-  /** What it keeps once it runs. */
-  readonly keep: { readonly clock: boolean; readonly keep: boolean };
+  /** Whether an app inside it was granted the host's clock. */
+  readonly clock: boolean;
   /** Whether another runs in its place until it is ready. */
   readonly beside: boolean;
   /** Whether it is not to be made before main says so, once its modules are loaded. */

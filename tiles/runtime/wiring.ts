@@ -6,7 +6,7 @@
 
 import { f64, slice, type View } from "../../ffi/view.ts";
 import type { Region } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/metrics.ts";
 import type { ServiceSetup } from "../app/service.ts";
@@ -21,13 +21,13 @@ import { CAPTURE_BYTES } from "./capture_ring.ts";
 import { CONTROL_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
-import { type Grants, NO_GRANTS, together } from "./permissions.ts";
+import type { Grants } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
 import { refusedCallsBytes } from "./refused_calls.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
-import type { TileKind } from "./tile.ts";
+import type { TileKind, WorkerKind } from "./tile.ts";
 import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 
 /** Slots for refused calls of apps in processes: more than there are at once. */
@@ -102,22 +102,32 @@ export interface RegionPlan {
   readonly fresh: boolean;
 }
 
-/** What there is of a tile before and after its worker. */
-export interface TileSeat {
+/** A tile as the appliance has it, whether it runs or not. */
+export interface TileHandle {
   readonly kind: TileKind;
   readonly name: string;
-  /** What its worker is granted besides what all of its kind have. */
-  readonly grants: Grants;
-  /** Its region, to be written; none of an app in a process of its own. */
-  readonly region?: Region;
+  /** Its place in `tilesOf`, and slot of counters of refused calls. */
+  readonly slot: number;
   readonly reader: TileReader;
+  /** -1 of an inline app, which its net tile calls. */
   readonly eventfd: number;
 }
 
-/** What starting `apps` takes: their modules, and what each is granted. */
-export function startGrants(apps: readonly AppPlan[]): Grants {
-  const modules = apps.map(({ module }) => decodeURIComponent(new URL(module).pathname));
-  return together([{ ...NO_GRANTS, read: modules }, ...apps.map(({ grants }) => grants)]);
+/** A tile that runs in a worker of the appliance. */
+export interface WorkerHandle extends TileHandle {
+  readonly kind: WorkerKind;
+  /** Its region. */
+  readonly region: Region;
+}
+
+/** What the inline apps of `apps` take: the files that they are started from or read, and the clock. */
+export function inlineGrants(apps: readonly AppPlan[]): Pick<Grants, "read" | "clock"> {
+  const inline = apps.filter((app) => app.inline);
+  const modules = inline.map(({ module }) => decodeURIComponent(new URL(module).pathname));
+  return {
+    read: [...new Set([...modules, ...inline.flatMap(({ grants }) => grants.read)])],
+    clock: inline.some(({ grants }) => grants.clock),
+  };
 }
 
 /** Name of the n-th net tile. */
@@ -126,7 +136,7 @@ export function netName(n: number): string {
 }
 
 /** What the app's tile region, metrics and log are called: the app, or the app in a net tile. */
-function placeName(app: AppPlan, net: string): string {
+function instanceName(app: AppPlan, net: string): string {
   return app.inline ? `${app.name}@${net}` : app.name;
 }
 
@@ -152,7 +162,7 @@ export function tilesOf(
     ...apps.filter(({ inline }) => !inline).map(({ name }) => ({ kind: "app", name }) as const),
     ...nets.flatMap((net) =>
       apps.filter(({ inline }) => inline)
-        .map((app) => ({ kind: "app", name: placeName(app, net), inside: net }) as const)
+        .map((app) => ({ kind: "app", name: instanceName(app, net), inside: net }) as const)
     ),
   ];
 }
@@ -207,7 +217,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       fresh(`headers ${net}`, ROUTE_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
-      ...apps.map((app) => lasting(`heard ${placeName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
+      ...apps.map((app) => lasting(`heard ${instanceName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
       ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
         lasting(`requests ${name} ${net}`, requestsBytes(shape)),
         lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
@@ -222,13 +232,15 @@ export class Wiring {
   readonly netbase: Region;
   readonly control: Region;
   readonly snapshot: Region;
-  /** Written by the observer: refused system calls by tile, in the order of `seats`. */
+  /** Written by the observer: refused system calls by tile, in the order of `tiles`. */
   readonly refusedCalls: Region;
   /** Every tile there is, in the order in which they are started. */
-  readonly seats: readonly TileSeat[];
-  readonly netlink: TileSeat;
-  readonly nets: readonly TileSeat[];
-  readonly status: TileSeat | null;
+  readonly tiles: readonly TileHandle[];
+  /** Those that run in workers. */
+  readonly workers: readonly WorkerHandle[];
+  readonly netlink: WorkerHandle;
+  readonly nets: readonly WorkerHandle[];
+  readonly status: WorkerHandle | null;
   readonly #setup: ApplianceSetup;
   readonly #handed: Handed<unknown>;
   readonly #shape: LinkShape;
@@ -251,41 +263,33 @@ export class Wiring {
     this.control = this.#region("control");
     this.snapshot = this.#region("snapshot");
     this.refusedCalls = this.#region("refused calls");
-    this.seats = tilesOf(setup).map(({ kind, name, inside }) => {
-      const region = this.#region(`tile ${name}`);
-      const isHere = kind !== "app" || inside !== undefined;
-      return {
-        kind,
-        name,
-        grants: this.#grants(kind),
-        ...(isHere && { region }),
-        reader: new TileReader(region.reader),
-        eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
-      };
+    this.tiles = tilesOf(setup).map(({ kind, name, inside }, slot) => ({
+      ...{ kind, name, slot },
+      reader: new TileReader(this.#region(`tile ${name}`).reader),
+      eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
+    }));
+    this.workers = this.tiles.flatMap((tile) => {
+      const { kind, name } = tile;
+      return kind === "app" ? [] : [{ ...tile, kind, region: this.#region(`tile ${name}`) }];
     });
-    this.netlink = this.seats[0];
-    this.nets = this.seats.filter(({ kind }) => kind === "net");
-    this.status = this.seats.find(({ kind }) => kind === "status") ?? null;
+    this.netlink = this.workers[0];
+    this.nets = this.workers.filter(({ kind }) => kind === "net");
+    this.status = this.workers.find(({ kind }) => kind === "status") ?? null;
   }
 
   #region(name: string): Region {
     return this.#regions.get(name)!;
   }
 
-  #grants(kind: TileKind): Grants {
-    if (kind === "net") return startGrants(this.#setup.apps.filter(({ inline }) => inline));
-    return NO_GRANTS;
-  }
-
-  #seat(name: string): TileSeat {
-    return this.seats.find((seat) => seat.name === name)!;
+  #tile(name: string): TileHandle {
+    return this.tiles.find((tile) => tile.name === name)!;
   }
 
   /** Names of those that have not started of the apps in net tile `name`; of another tile its own. */
   starting(name: string): string[] {
     const late = this.#setup.apps
       .filter(({ inline }) => inline)
-      .filter((app) => this.#seat(placeName(app, name))?.reader.life === Life.booting);
+      .filter((app) => this.#tile(instanceName(app, name)).reader.life === Life.booting);
     return late.length === 0 ? [name] : late.map((app) => app.name);
   }
 
@@ -293,7 +297,7 @@ export class Wiring {
     const status = this.status === null ? [] : [this.status];
     return {
       netbase: this.netbase.writer,
-      readers: [...this.nets, ...status].map(({ region }) => region!.reader),
+      readers: [...this.nets, ...status].map(({ region }) => region.reader),
       solicits: this.nets.map(({ name }) => this.#region(`solicit ${name}`).reader),
       filters: this.#setup.attached.map(({ ifindex, name }) => ({
         ifindex,
@@ -301,7 +305,7 @@ export class Wiring {
       })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
-      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region!.reader, eventfd })),
+      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
       control: this.control.reader,
       snapshot: this.snapshot.writer,
     };
@@ -329,12 +333,12 @@ export class Wiring {
       refusedCalls: this.refusedCalls.reader,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
-      tiles: this.seats.map(({ kind, name }, i) => ({
+      tiles: this.tiles.map(({ kind, name }, i) => ({
         ...{ kind, name, region: this.#region(`tile ${name}`).reader },
         past: pastCounters(this.#region(PAST_COUNTERS).reader, i),
         ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
       })),
-      metrics: this.seats.filter(({ kind }) => kind === "app")
+      metrics: this.tiles.filter(({ kind }) => kind === "app")
         .map(({ name }) => ({ name, view: this.#region(`metrics ${name}`).reader })),
       interfaces: attached.map(({ name }) => name),
       listen: apps.flatMap(({ name: app, ports }) =>
@@ -380,18 +384,18 @@ export class Wiring {
         requests: this.#region(`requests ${app.name} ${net}`).writer,
         shape: this.#shape,
         tile: this.#region(`tile ${app.name}`).reader,
-        eventfd: this.#seat(app.name).eventfd,
+        eventfd: this.#tile(app.name).eventfd,
         ...this.#peerSetup(app, n),
       })),
       inline: apps.filter(({ inline }) => inline).map((app) => ({
         ...this.#serviceSetup(app, net),
         ...this.#peerSetup(app, n),
-        region: this.#region(`tile ${placeName(app, net)}`).writer,
+        region: this.#region(`tile ${instanceName(app, net)}`).writer,
       })),
       solicit: own("solicit"),
       capture: own("capture"),
       control: this.control.reader,
-      netlinkTile: this.netlink.region!.reader,
+      netlinkTile: this.netlink.region.reader,
       netlinkEventfd: this.netlink.eventfd,
       eventfd: this.nets[n].eventfd,
       seed: randomSeed(),
@@ -402,7 +406,7 @@ export class Wiring {
   /** To whom an app may send by net tile `n`. */
   #peerSetup(app: AppPlan, n: number): PeerSetup {
     const heard = this.nets.map(({ name }) =>
-      this.#region(`heard ${placeName(app, name)} ${name}`)
+      this.#region(`heard ${instanceName(app, name)} ${name}`)
     );
     return {
       recentPeers: heard[n].writer,
@@ -414,7 +418,7 @@ export class Wiring {
   #serviceSetup(app: AppPlan, net: string): ServiceSetup {
     return {
       ...servicePlan(app, this.#served),
-      metrics: this.#region(`metrics ${placeName(app, net)}`).writer,
+      metrics: this.#region(`metrics ${instanceName(app, net)}`).writer,
     };
   }
 }

@@ -19,9 +19,6 @@ import { AppError, sentenceOf, wordsOf } from "./thrown.ts";
 import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
 
-/** Permissions that are for the start alone: to load modules, to listen, to read what an app needs. */
-const GIVEN_UP = ["read", "write", "env", "net"] as const;
-
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<BootMessage>) => void) | null;
   postMessage(report: TileReport): void;
@@ -57,11 +54,11 @@ async function run(boot: BootMessage): Promise<void> {
 }
 
 /** Rejects with what is thrown where nobody awaits it: a start has such things of apps alone. */
-function loose({ kind, name }: BootMessage, signal: AbortSignal): Promise<never> {
+function loose({ name }: BootMessage, signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     const fail = (event: Event, thrown: unknown) => {
       event.preventDefault();
-      reject(new AppError(kind === "app" ? name : `in ${name}`, wordsOf(thrown)));
+      reject(new AppError(`in ${name}`, wordsOf(thrown)));
     };
     addEventListener("error", (event) => fail(event, event.error), { signal });
     addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
@@ -77,7 +74,6 @@ interface Started {
 async function start(boot: BootMessage): Promise<Started> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
-  libraries.tile.refuseSignals();
   post({ type: "started", thread });
   revoke({ name: "ffi" });
   const region = new TileRegion(boot.region);
@@ -104,9 +100,7 @@ async function start(boot: BootMessage): Promise<Started> {
   });
   // One that took its turn has others wait for it now.
   if (!boot.beside) await loaded();
-  if (!boot.keep.keep) {
-    for (const name of GIVEN_UP) revoke({ name });
-  }
+  revoke({ name: "read" });
   post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
   return { tile, region };
 }
@@ -154,14 +148,14 @@ async function live(boot: BootMessage, { tile, region }: Started): Promise<void>
   }
 }
 
-function openLibraries({ kind, keep }: BootMessage): Libraries {
+function openLibraries({ kind, clock }: BootMessage): Libraries {
   const has = (name: LibraryName) => LIBRARIES[kind].includes(name);
   return {
     tile: openTile(libraryPath("tile")),
     ...(has("netlink") && { netlink: openNetlink(libraryPath("netlink")) }),
     ...(has("xsk") && { xsk: openXsk(libraryPath("xsk")) }),
     ...(has("udp") && { udp: openUdp(libraryPath("udp")) }),
-    ...(keep.clock && { clock: openClock(libraryPath("tile")) }),
+    ...(clock && { clock: openClock(libraryPath("tile")) }),
   };
 }
 
@@ -173,8 +167,7 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
     role: boot.kind,
     fds: Int32Array.from(own),
     keepNetAdmin: boot.kind === "netlink",
-    keepClock: boot.keep.clock,
-    keepFiles: boot.keep.keep,
+    keepClock: boot.clock,
   });
 }
 

@@ -1,6 +1,6 @@
 /**
- * Whoever connects to the status tile, bounded in number and in time: connections that are opened and
- * left alone must neither pile up nor keep others out.
+ * Connections to the status tile. They are bounded in number and in time, so that idle connections neither
+ * accumulate nor keep others out.
  */
 
 import { on, once } from "node:events";
@@ -9,38 +9,38 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import { STATUS } from "../runtime/counters.ts";
 import { delay } from "../runtime/delay.ts";
 
-/** How long those that are connected may go on once nobody else can connect. */
+/** How long open connections may go on after the listener is closed. */
 const LEAVE_MILLIS = 400;
 
-/** A listening socket whose connections wait until they are served. */
+/** A listening socket. */
 export interface Listener {
-  /** The address, of TCP. */
+  /** Its address if it is a TCP socket. */
   readonly address: ReturnType<Server["address"]>;
-  /** Connections in the order in which they came, until it is closed. */
+  /** Connections in their order, until it is closed. */
   readonly connections: AsyncIterable<Socket[]>;
-  /** Takes no more connections. */
+  /** Accepts no more connections. */
   close(): void;
   /**
-   * Whether connections have waited, without one being accepted, since this was asked last: where Deno
-   * is refused a descriptor for one it does not try again.
+   * Whether connections are waiting and none has been accepted since the last call. Deno stops accepting
+   * for good after it was refused a descriptor.
    */
   isStuck(): boolean;
 }
 
 /**
- * Listens on a socket that others may listen on as well: each connection comes to one of them. `fd` stays
- * the caller's. Throws Error when it is no such socket.
+ * Accepts connections of a listening socket. Several can share the socket: each connection comes to one of
+ * them. The caller keeps `fd`. Throws Error if it is not a listening socket.
  */
 export async function listenOn(
   fd: number,
   tile: Pick<TileLibrary, "duplicate" | "readable">,
 ): Promise<Listener> {
   const server = createServer({ allowHalfOpen: true });
-  // The server's own "close" comes when the last connection has ended.
+  // The server emits "close" only after its last connection has ended.
   const connections = on(server, "connection", { close: ["leave"] });
   let [accepted, before] = [0, -1];
   server.on("connection", () => accepted++);
-  // The server closes what it is given, and so does the end of this thread.
+  // The server closes its descriptor, and so does the end of this thread.
   server.listen({ fd: tile.duplicate(fd) });
   await once(server, "listening");
   return {
@@ -60,16 +60,16 @@ export async function listenOn(
 
 /** How connections to one listener are served. */
 export interface Service {
-  /** Connections at a time. */
+  /** Concurrent connections. */
   readonly most: number;
-  /** The status tile's counters, and which of them says how many connections are open. */
+  /** The status tile's counters, and the index of the gauge of open connections. */
   readonly counters: Float64Array;
   readonly gauge: number;
-  /** Serves one connection, which is closed when this settles. */
+  /** Serves one connection. It is closed when the promise settles. */
   converse(connection: Connection): Promise<void>;
 }
 
-/** One connection. What the peer has to do, it has to do in the time that `allow` gives. */
+/** One connection. `allow` limits the time that reads and writes wait for the peer. */
 export class Connection {
   readonly #socket: Socket;
   readonly #chunks: AsyncIterator<Uint8Array>;
@@ -81,13 +81,13 @@ export class Connection {
   constructor(socket: Socket) {
     this.#socket = socket;
     this.#chunks = socket.iterator({ destroyOnReturn: false });
-    // Whoever reads or writes is told as well.
+    // A pending read or write rejects with the same error.
     socket.on("error", () => {});
   }
 
   /**
-   * The peer's network, an IPv4 /24, or /8 for this host; empty on a Unix socket, which does not tell
-   * peers apart. One peer may have many addresses of a network.
+   * The peer's network: an IPv4 /24, or 127/8. Empty for Unix sockets, whose peers cannot be told apart.
+   * One peer may have many addresses of a network.
    */
   get peer(): string {
     const [first, ...rest] = (this.#socket.remoteAddress ?? "").split(".");
@@ -99,24 +99,24 @@ export class Connection {
     return this.#timedOut;
   }
 
-  /** When the peer was last given time, while it is waited for; null: its request is being worked on. */
+  /** When `allow` was last called, if the peer is waited for; null while its request is processed. */
   get waitingSince(): number | null {
     return this.#isWaiting ? this.#since : null;
   }
 
-  /** Gives the peer so long from now for what it is to do next, in however many pieces it does it. */
+  /** Gives the peer this long from now for its next reads and writes together. */
   allow(millis: number): void {
     this.#since = performance.now();
     this.#deadline = this.#since + millis;
   }
 
-  /** What came next, null at the end. */
+  /** The next bytes, or null at the end. Rejects at the deadline. */
   async read(): Promise<Uint8Array | null> {
     const { value, done } = await this.#wait(this.#chunks.next());
     return done ? null : value;
   }
 
-  /** Writes all of `text`. */
+  /** Writes all of `text`. Rejects at the deadline. */
   write(text: string): Promise<void> {
     return this.#wait(
       new Promise((resolve, reject) =>
@@ -125,12 +125,12 @@ export class Connection {
     );
   }
 
-  /** Tells the peer that nothing more comes. */
+  /** Closes the writing direction. */
   closeWrite(): void {
     this.#socket.end();
   }
 
-  /** Closes it; a read or write that waits rejects. */
+  /** Closes the connection. Pending reads and writes reject. */
   close(): void {
     this.#socket.destroy();
   }
@@ -151,10 +151,9 @@ export class Connection {
 }
 
 /**
- * Serves whoever connects until the listener is closed, and for a moment those that are still there. When
- * `most` are open, a new connection takes the place of the one that has waited longest for its peer, among those
- * of the network with most connections: a host that opens many displaces its own. Where none waits, the
- * new one is closed.
+ * Serves connections until the listener is closed, and open ones for a moment longer. If `most` are open,
+ * a new connection displaces one of the network with most connections: the one that has waited longest for its
+ * peer. So a host that opens many displaces its own. If none of them waits, the new one is closed.
  */
 export async function serveConnections(
   { connections }: Pick<Listener, "connections">,
@@ -166,7 +165,7 @@ export async function serveConnections(
   for await (const [socket] of connections) {
     const connection = new Connection(socket);
     const done = converse(connection)
-      // A peer that goes away in the middle of an answer does not want it.
+      // The peer is gone, or has timed out.
       .catch(() => {})
       .finally(() => {
         if (connection.timedOut) counters[STATUS.index.connections_timed_out]++;
@@ -186,7 +185,7 @@ export async function serveConnections(
   await Promise.race([Promise.all(open.values()), delay(LEAVE_MILLIS)]);
 }
 
-/** Which one has to go; the newest, the last of them, where all others are being worked for. */
+/** The connection to close: the newest one if none of the crowded network waits. */
 function longestWaiting(open: readonly Connection[]): Connection {
   const byPeer = [...Map.groupBy(open, ({ peer }) => peer).values()];
   const crowd = byPeer.reduce((most, each) => each.length > most.length ? each : most);

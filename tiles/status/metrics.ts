@@ -16,49 +16,53 @@ import {
 } from "../runtime/counters.ts";
 import type { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Life } from "../runtime/tile_region.ts";
-import type { AnswerParts } from "./answers.ts";
-import { baseName } from "./capturing.ts";
+import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
+import type { Appliance } from "./control.ts";
 
-/** Connections at a time: several scrapers, each with a connection per scrape. */
+/** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
 /** Bytes of a request's head. */
 const MOST_REQUEST = 1 << 13;
-/** Bytes behind it that are read and thrown away, so that the answer arrives. */
+/** Bytes after the head that are read and discarded, so that the answer is not lost to a reset. */
 const MOST_UNREAD = 1 << 16;
-/** How long a request may take to come, and its answer to be taken. */
+/** How long a request may take to arrive, and its answer to be read. */
 const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 
 const latin1 = new TextDecoder("latin1");
 
-/** What there is to tell. */
-export interface MetricsParts
-  extends Pick<AnswerParts, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
-  /** System calls that tiles were refused, by tile and call. */
+/** What the metrics are made from. */
+export interface Measured
+  extends Pick<Appliance, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
+  /** System calls that the filters of `tiles` refused, by index. */
   readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */
   callName(number: number): string;
-  /** The numbers of apps' own, by tile. */
-  readonly own: readonly { readonly name: string; readonly reader: MetricsReader }[];
+  /** Metrics that apps define, by tile. */
+  readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
 /** Serves `/metrics` until the listener is closed. */
-export function serveMetrics(listener: Listener, parts: MetricsParts): Promise<void> {
+export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
-    counters: parts.counters,
+    counters: measured.counters,
     gauge: STATUS.index.metrics_connections,
-    converse: (connection) => converse(connection, parts),
+    converse: (connection) => converse(connection, measured),
   });
 }
 
 /** Answers one request. HTTP/1.1 lets a server close after each (RFC 9112, section 9.6). */
-async function converse(connection: Connection, parts: MetricsParts): Promise<void> {
+async function converse(connection: Connection, measured: Measured): Promise<void> {
   connection.allow(REQUEST_MILLIS);
-  const head = await readHead(connection);
-  if (head === null) return;
+  let head = "";
+  do {
+    const chunk = await connection.read();
+    if (chunk === null) return;
+    head += latin1.decode(chunk);
+  } while (!isComplete(head) && head.length < MOST_REQUEST);
   connection.allow(ANSWER_MILLIS);
-  await connection.write(answer(head, parts));
+  await connection.write(answer(head.slice(0, MOST_REQUEST), measured));
   // The kernel resets a connection that is closed with bytes unread, and the answer is lost with it.
   connection.closeWrite();
   for (let left = MOST_UNREAD; left > 0;) {
@@ -68,61 +72,43 @@ async function converse(connection: Connection, parts: MetricsParts): Promise<vo
   }
 }
 
-/** What comes before the empty line that ends a request's head, or as much as that may be; null: it never ends. */
-async function readHead(connection: Connection): Promise<string | null> {
-  for (let head = "";;) {
-    const chunk = await connection.read();
-    if (chunk === null) return null;
-    const from = Math.max(0, head.length - 3);
-    head += latin1.decode(chunk);
-    if (/\n\r?\n/.test(head.slice(from)) || head.length >= MOST_REQUEST) {
-      return head.slice(0, MOST_REQUEST);
-    }
-  }
+/** Whether the empty line is there that ends a request's head. */
+function isComplete(head: string): boolean {
+  return /\n\r?\n/.test(head);
 }
 
-/** The answer to a request, of which only the first line matters. */
-function answer(head: string, parts: MetricsParts): string {
+/** The answer to a request. Only its first line matters. */
+function answer(head: string, measured: Measured): string {
   const [, method, target] = /^([A-Z]+) (\S+) HTTP\/1\.[01]\r?\n/.exec(head) ?? [];
   if (method === undefined) return response("400 Bad Request", "no HTTP/1 request\n");
-  if (!/\n\r?\n/.test(head)) {
+  if (!isComplete(head)) {
     return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
   }
-  // The absolute form of a target is for proxies, but servers have to take it.
+  // The absolute form of a target is for proxies, but servers must accept it.
   if (!/^(?:http:\/\/[^/?]*)?\/metrics(?:\?|$)/.test(target)) {
     return response("404 Not Found", "see /metrics\n");
   }
   if (method !== "GET" && method !== "HEAD") {
     return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
   }
-  parts.counters[STATUS.index.scrapes]++;
+  measured.counters[STATUS.index.scrapes]++;
   const type = "text/plain; version=0.0.4; charset=utf-8";
-  const whole = response("200 OK", metricsText(parts), { "content-type": type });
+  const whole = response("200 OK", metricsText(measured), { "content-type": type });
   return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
-}
-
-/** The time of an answer (RFC 9110, section 6.6.1). */
-function httpDate(): string {
-  return new Date().toUTCString();
 }
 
 function response(status: string, body: string, fields: Record<string, string> = {}): string {
   const all = Object.entries({
-    date: httpDate(),
+    date: new Date().toUTCString(),
     "content-type": "text/plain",
     ...fields,
     "content-length": new TextEncoder().encode(body).length,
     connection: "close",
-  });
-  return [
-    `HTTP/1.1 ${status}`,
-    ...all.map(([name, value]) => `${name}: ${value}`),
-    "",
-    body,
-  ].join("\r\n");
+  }).map(([name, value]) => `${name}: ${value}`);
+  return [`HTTP/1.1 ${status}`, ...all, "", body].join("\r\n");
 }
 
-/** A family of metrics with its samples so far: labels, and a value. */
+/** A metric and its samples. */
 interface Samples extends MetricFamily {
   readonly samples: (readonly [labels: Labels, value: number])[];
 }
@@ -130,7 +116,7 @@ type Labels = Readonly<Record<string, string>>;
 
 /** The metrics as of now. */
 function metricsText(
-  { netbase, tiles, interfaces, control, own, refusedCalls, callName }: MetricsParts,
+  { netbase, tiles, interfaces, control, custom, refusedCalls, callName }: Measured,
 ): string {
   const families = new Map<string, Samples>();
   const add = (family: MetricFamily, labels: Labels, value: number) => {
@@ -157,7 +143,7 @@ function metricsText(
       add(metric.family, { ...labels, ...metric.labels }, totals[j]);
     }
   }
-  for (const { name: tile, reader } of own) {
+  for (const { name: tile, reader } of custom) {
     for (const { kind, name, value } of reader.read()) {
       add(OTHER_METRICS[kind], { ...tileLabels({ kind: "app", name: tile }), name }, value);
     }
@@ -165,7 +151,7 @@ function metricsText(
   return [...families.values()].map(familyText).join("");
 }
 
-/** The labels that say which tile: its name, and for an app, which of its instances share, the app's. */
+/** The labels of a tile: its name, and for an app the app's, which its instances share. */
 function tileLabels({ kind, name }: Pick<CountedTile, "kind" | "name">): Labels {
   return { ...(kind === "app" && { app: baseName(name) }), tile: name };
 }
@@ -178,7 +164,7 @@ function familyText({ name, type, help, samples }: Samples): string {
   ].join("");
 }
 
-/** Label values may be any text, as names that apps choose are. */
+/** Label values can be any text: apps choose names. */
 function labelsText(labels: Labels): string {
   const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
   return `{${Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`)}}`;

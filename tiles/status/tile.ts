@@ -1,43 +1,38 @@
 /**
- * The status tile: answers operators, over the control socket and as metrics, from what the other
- * tiles show of themselves. It reads netbase and every tile's region, writes none but its own, and is
- * never on the way of a packet.
+ * The status tile: answers operators, over the control socket and as metrics. It reads netbase and the
+ * regions of all tiles, writes only its own region, and no packet passes it.
  *
- * Unlike the other tiles it waits in Deno's event loop. To netbase's writer it is a reader that sleeps
- * but for the moments in which it looks (`read`), so nothing waits for it. To main that says nothing of
- * whether it gets on, so it shows that now and then.
+ * Unlike the other tiles it runs in Deno's event loop. For netbase's grace periods it is a reader that sleeps
+ * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
-import { Life, TileReader } from "../runtime/tile_region.ts";
-import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
-import { Answers, REPLACED } from "./answers.ts";
-import { Capturing, type Listening } from "./capturing.ts";
-import { listenOn } from "./connections.ts";
-import { serveControl } from "./control_socket.ts";
-import { interfaceNames } from "../netlink/entries.ts";
-import { serveMetrics } from "./metrics.ts";
 import { MetricsReader } from "../app/metrics.ts";
+import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
 import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
+import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
+import { Life, TileReader } from "../runtime/tile_region.ts";
+import { Captures, type Listening } from "./capture.ts";
+import { listenOn } from "./connections.ts";
+import { answerLine, type Appliance, REPLACED, serveControl } from "./control.ts";
+import { serveMetrics } from "./metrics.ts";
 
-/** How often it shows that it gets on, and looks whether it does: several times until it is said to hang. */
+/** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
 
-/** What the status tile is made with. */
+/** What the appliance gives the status tile. All views are read-only. */
 export interface StatusSetup {
   /**
-   * Listening sockets; null: nobody is served there. They stay the caller's, and may be those of a
-   * predecessor that still serves: each connection comes to one of both.
+   * Listening sockets; null: none. The caller keeps them. A predecessor may still serve them: then each
+   * connection comes to one of both.
    */
   readonly listeners: { readonly control: number | null; readonly metrics: number | null };
-  /** Read-only, like all views here. */
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
-  /** Refused system calls, by tile; and of apps that are processes by slot. */
+  /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
   /** The capture ring of each net tile. */
@@ -50,33 +45,22 @@ export interface StatusSetup {
     /** Of an app that is a process: its slot in `refusedCallsOfApps`. */
     readonly slot?: number;
   }[];
-  /** The numbers of apps' own (`../app/metrics.ts`), by tile. */
+  /** Metrics that apps define (`../app/metrics.ts`), by tile. */
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
-  /** Interfaces that frames are taken from. */
+  /** Names of the interfaces that AF_XDP was requested for. */
   readonly interfaces: readonly string[];
   readonly listen: readonly Listening[];
 }
 
-/** Reads which calls were refused to the `i`-th tile. */
-function refusedCallsOf({ refusedCalls, refusedCallsOfApps, tiles }: StatusSetup) {
-  const [ofTiles, ofApps] = [refusedCalls, refusedCallsOfApps].map((view) =>
-    new RefusedCalls(view)
-  );
-  return {
-    of: (i: number) => tiles[i].slot === undefined ? ofTiles.of(i) : ofApps.of(tiles[i].slot),
-  };
-}
-
-/** Begins to listen. */
+/** Starts listening. */
 export async function create(
   { setup, region, ask, onMessage, libraries }: TileContext<StatusSetup>,
 ): Promise<ServingTile> {
   const { listeners, interfaces, listen } = setup;
+  const { counters } = region;
   const netbase = new NetbaseReader(setup.netbase);
-  const tiles = setup.tiles.map(({ region, ...tile }) => ({
-    ...tile,
-    reader: new TileReader(region),
-  }));
+  const control = new ControlReader(setup.control);
+  region.fallAsleep();
   function read<T>(look: () => T): T {
     region.awake();
     netbase.refresh();
@@ -86,33 +70,36 @@ export async function create(
       region.fallAsleep();
     }
   }
-  region.fallAsleep();
-  const { counters } = region;
-  const question = new Question(setup, ask);
-  const control = new ControlReader(setup.control);
-  const capturing = new Capturing({
-    rings: setup.captures,
-    setMode: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
-    mode: () => control.captureMode,
-    interfaceNames: () => read(() => interfaceNames(netbase.interfaces)),
-    listen,
-  });
-  /** Those who wait for what becomes of a change that they asked for, by its number. */
-  const waiting = new Map<number, PromiseWithResolvers<Outcome>>();
-  const change = (kind: number, number: number) => {
-    const outcome = waiting.get(number) ?? Promise.withResolvers<Outcome>();
-    if (!waiting.has(number)) ask({ number, kind, arguments: [] });
-    waiting.set(number, outcome);
-    return outcome.promise;
+  /** Outcomes of reloads and upgrades that clients wait for, by number. */
+  const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
+  const appliance: Appliance = {
+    ...{ netbase, read, counters, control, interfaces, listen },
+    tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
+    question: new Question(setup, ask),
+    captures: new Captures(setup.captures, listen, {
+      get: () => control.captureMode,
+      set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
+    }),
+    change(kind, number) {
+      const outcome = outcomes.get(number) ?? Promise.withResolvers<Outcome>();
+      if (!outcomes.has(number)) ask({ number, kind, arguments: [] });
+      outcomes.set(number, outcome);
+      return outcome.promise;
+    },
   };
-  const own = { counters, question, capturing, change };
-  const attached = { interfaces, control };
-  const answers = new Answers({ netbase, read, tiles, listen, ...attached, ...own });
-  const metrics = {
-    ...{ netbase, tiles, counters, ...attached },
-    refusedCalls: refusedCallsOf(setup),
+  const [ofTiles, ofApps] = [setup.refusedCalls, setup.refusedCallsOfApps].map((view) =>
+    new RefusedCalls(view)
+  );
+  const measured = {
+    ...appliance,
+    refusedCalls: {
+      of(i: number) {
+        const { slot } = setup.tiles[i];
+        return slot === undefined ? ofTiles.of(i) : ofApps.of(slot);
+      },
+    },
     callName: (number: number) => libraries.tile.callName(number),
-    own: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
+    custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
   const [controlListener, metricsListener] = await Promise.all(
     [listeners.control, listeners.metrics].map((fd) =>
@@ -121,14 +108,15 @@ export async function create(
   );
   onMessage?.((message) => {
     if (message.type === "outcome") {
-      waiting.get(message.number)?.resolve(message.outcome);
-      waiting.delete(message.number);
+      outcomes.get(message.number)?.resolve(message.outcome);
+      outcomes.delete(message.number);
     } else {
-      for (const { reject } of waiting.values()) reject(REPLACED);
+      for (const { reject } of outcomes.values()) reject(REPLACED);
       controlListener?.close();
       metricsListener?.close();
     }
   });
+  const answer = (line: string) => answerLine(appliance, line);
   return {
     descriptors: [],
     async serve() {
@@ -143,8 +131,8 @@ export async function create(
       await Promise.race([
         stuck.promise,
         Promise.all([
-          controlListener && serveControl(controlListener, { answers, counters }),
-          metricsListener && serveMetrics(metricsListener, metrics),
+          controlListener && serveControl(controlListener, { answer, counters }),
+          metricsListener && serveMetrics(metricsListener, measured),
         ]),
       ]);
     },

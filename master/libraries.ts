@@ -9,7 +9,7 @@ import { openRegions } from "../ffi/region.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openUdpSetup } from "../ffi/udp.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "../cli/errors.ts";
 
 /** What the master has open. */
 export type MainLibraries = ReturnType<typeof openLibraries>;

@@ -1,26 +1,24 @@
 /**
  * Apps as processes without the rest of an appliance: an echo in a confined process of its own
- * (`master/app_process.ts`), or in a worker, and what stands in for the net tile on the other side of
- * the same links.
+ * (`master/app_process.ts`), and a stand-in for the net tile on the other side of the same links.
  *
  *     here (net side) ──link net→app──▶ echo        each region is a memfd that both map; the reader's
  *                     ◀──link app→net──             descriptor was reopened for reading
  *                     ◀──eventfds─────▶
  */
 
-import { openHost } from "../ffi/host.ts";
-import { libraryPath, ROOT } from "../ffi/paths.ts";
-import { openProcesses } from "../ffi/process.ts";
-import { openRegions, type SharedRegion } from "../ffi/region.ts";
-import { OBSERVED_CALLS, openObserver, openTile } from "../ffi/tile.ts";
-import { u32, u8, type View } from "../ffi/view.ts";
-import { AppFiles } from "../master/app_files.ts";
-import { AppProcess, type AppProcessPlan, type Descriptors } from "../master/app_process.ts";
-import { Watcher } from "../ffi/watcher.ts";
-import { METRICS_BYTES } from "../tiles/app/metrics.ts";
-import type { ServiceSetup } from "../tiles/app/service.ts";
-import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
-import { delay } from "../tiles/runtime/delay.ts";
+import { openHost } from "../../ffi/host.ts";
+import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import { openProcesses } from "../../ffi/process.ts";
+import { openRegions, type SharedRegion } from "../../ffi/region.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
+import { u32, u8, type View } from "../../ffi/view.ts";
+import { AppFiles } from "../../master/app_files.ts";
+import { AppProcess, type AppProcessPlan, type Descriptors } from "../../master/app_process.ts";
+import { Watcher } from "../../ffi/watcher.ts";
+import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import type { ServiceSetup } from "../../tiles/app/service.ts";
+import { delay } from "../../tiles/runtime/delay.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -30,17 +28,10 @@ import {
   PayloadRing,
   REFLECTED,
   requestRing,
-} from "../tiles/runtime/link.ts";
-import { NO_GRANTS, permissions } from "../tiles/runtime/permissions.ts";
-import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
-import type { BootMessage, TileReport } from "../tiles/runtime/tile.ts";
-import {
-  Life,
-  TILE_REGION_BYTES,
-  TileReader,
-  TileRegion,
-  Waker,
-} from "../tiles/runtime/tile_region.ts";
+} from "../../tiles/runtime/link.ts";
+import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
+import { APART_LINK_SHAPE } from "../../tiles/runtime/plan.ts";
+import { Life, TILE_REGION_BYTES, TileReader, Waker } from "../../tiles/runtime/tile_region.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;
@@ -52,13 +43,12 @@ const SPIN_TURNS = 1;
 const UID = 65_534;
 const NET = "net0";
 
-/** Regions of a link, by who writes them: `net…` and `control` this side, the others the app. */
+/** Regions of a link, by who writes them: `net…` this side, the others the app. */
 const REGIONS = {
   app: { bytes: appLinkBytes(SHAPE), ofApp: true },
   net: { bytes: netLinkBytes(SHAPE), ofApp: false },
   appTile: { bytes: TILE_REGION_BYTES, ofApp: true },
   netTile: { bytes: TILE_REGION_BYTES, ofApp: false },
-  control: { bytes: CONTROL_BYTES, ofApp: false },
   metrics: { bytes: METRICS_BYTES, ofApp: true },
   state: { bytes: 65_536, ofApp: true },
 };
@@ -73,17 +63,13 @@ const files = new AppFiles({ processes, uid: UID });
 
 const ECHO = `file://${ROOT}apps/echo.ts`;
 
-/** Refused system calls of all processes, then of the workers. */
-const refused = new Uint32Array(new SharedArrayBuffer(2 * OBSERVED_CALLS * 4));
 const observer = openObserver(libraryPath("tile"));
+const refused = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
 observer.start(refused);
 
-/** Names of the system calls that the processes' filter has refused so far. */
-export function refusedCalls(): string[] {
-  return Array.from(
-    refused.subarray(0, OBSERVED_CALLS),
-    (count, call) => count > 0 ? tileLibrary.callName(call) : "",
-  ).filter((name) => name !== "");
+/** How often each system call was refused to the processes so far, by its number. */
+export function refusedCalls(): Uint32Array {
+  return refused.slice();
 }
 
 /** The net side of one echo, and the regions and eventfds that join both. */
@@ -94,8 +80,6 @@ export class EchoLink implements Descriptors {
   repeated = 0;
   /** Answers that are no request sent back: not an echo's. */
   strange = 0;
-  /** When the last answer was taken, as `performance.now()` has it. */
-  answeredAt = 0;
   readonly #descriptors: Readonly<Record<RegionName, SharedRegion>>;
   readonly #eventfds = { app: host.eventfd(), net: host.eventfd() };
   readonly #own: Readonly<Record<RegionName, View>>;
@@ -105,8 +89,6 @@ export class EchoLink implements Descriptors {
   readonly #room: View;
   readonly #payloads: Uint32Array;
   readonly #waker: Waker;
-  readonly #region: TileRegion;
-  readonly #control: ControlWriter;
   readonly #app: TileReader;
   /** By descriptor of the link: whether its request is unanswered. */
   readonly #isOut = new Uint8Array(SHAPE.depth);
@@ -115,7 +97,7 @@ export class EchoLink implements Descriptors {
   constructor(readonly app = "echo") {
     this.#descriptors = byRegion((name) => regions.createShared(name, REGIONS[name].bytes));
     this.#own = byRegion((name) => this.#view(name, !REGIONS[name].ofApp));
-    const { app: answers, net, appTile, netTile, control } = this.#own;
+    const { app: answers, net, appTile } = this.#own;
     this.#requests = new LinkProducer(net, answers, SHAPE);
     this.#answers = new LinkConsumer(net, answers, SHAPE);
     this.#ring = new PayloadRing(SHAPE.requestBytes!, SHAPE.depth);
@@ -123,8 +105,6 @@ export class EchoLink implements Descriptors {
     this.#payloads = u32(this.#room);
     this.#app = new TileReader(appTile);
     this.#waker = new Waker(this.#app, () => tileLibrary.wake(this.#eventfds.app));
-    this.#region = new TileRegion(netTile);
-    this.#control = new ControlWriter(control);
   }
 
   #view(name: RegionName, writable: boolean): View {
@@ -134,13 +114,9 @@ export class EchoLink implements Descriptors {
     });
   }
 
-  /** Whether the echo's loop runs. Says nothing of a successor before it has joined. */
+  /** Whether the app's loop runs. Says nothing of a successor before it has joined. */
   get isRunning(): boolean {
     return this.#app.life === Life.running;
-  }
-
-  get hasStopped(): boolean {
-    return this.#app.life === Life.stopped;
   }
 
   /** Requests without an answer. */
@@ -203,49 +179,6 @@ export class EchoLink implements Descriptors {
     });
   }
 
-  /** Starts the echo in a worker of this process, confined as the appliance's. It ends by `stop`. */
-  startWorker(): Promise<void> {
-    const worker = new Worker(`file://${ROOT}tiles/runtime/worker.ts`, {
-      type: "module",
-      name: "echo",
-      deno: { permissions: permissions("app", NO_GRANTS) as Deno.PermissionOptionsObject },
-    });
-    const peer = this.#view("net", false);
-    const boot: BootMessage = {
-      kind: "app",
-      name: "echo",
-      module: `file://${ROOT}tiles/app/tile.ts`,
-      slot: 1,
-      region: this.#view("appTile", true),
-      control: this.#view("control", false),
-      keep: { clock: false, keep: false },
-      beside: false,
-      held: false,
-      spinTurns: SPIN_TURNS,
-      setup: {
-        ...serviceOf(ECHO),
-        metrics: this.#view("metrics", true),
-        eventfd: this.#eventfds.app,
-        nets: [{
-          own: this.#view("app", true),
-          peer,
-          payloads: requestRing(peer, SHAPE)!,
-          shape: SHAPE,
-          tile: this.#view("netTile", false),
-          eventfd: this.#eventfds.net,
-        }],
-      },
-    };
-    return new Promise((resolve, reject) => {
-      worker.onmessage = ({ data }: MessageEvent<TileReport>) => {
-        if (data.type === "running") resolve();
-        if (data.type === "failed") reject(new Error(data.message));
-      };
-      worker.onerror = (event) => reject(new Error(event.message));
-      worker.postMessage(boot);
-    });
-  }
-
   /** Sends up to `count` requests, as many as there is room for, with `word` at their beginning. */
   send(count: number, word = ""): void {
     const payload = new TextEncoder().encode(word);
@@ -289,18 +222,8 @@ export class EchoLink implements Descriptors {
       else this.repeated++;
       this.#isOut[place] = 0;
     }
-    if (count > 0) {
-      answers.release(count);
-      this.answeredAt = performance.now();
-    }
+    if (count > 0) answers.release(count);
     return this.answered - before;
-  }
-
-  /** Blocks until there are answers, or `timeoutMs` passed. */
-  wait(timeoutMs: number): void {
-    this.#region.fallAsleep();
-    if (this.#answers.available() === 0) tileLibrary.wait(this.#eventfds.net, timeoutMs);
-    this.#region.awake();
   }
 
   /** Waits until all that was sent is answered. Throws Error where that does not come within `seconds`. */
@@ -310,12 +233,6 @@ export class EchoLink implements Descriptors {
       if (performance.now() > until) throw new Error(`${this.out} of ${this.sent} were lost`);
       await delay(1);
     }
-  }
-
-  /** Has the echo's loop end. */
-  stop(): void {
-    this.#control.stop();
-    tileLibrary.wake(this.#eventfds.app);
   }
 
   /** Closes what is open here; the echo has ended. */
@@ -347,8 +264,6 @@ export function closeFiles(): void {
 
 /** What one takeover was like. */
 export interface Takeover {
-  /** From SIGKILL, or from the word to leave, until the successor answered. */
-  readonly gapMs: number;
   /** Requests that waited in the link as the first answer of the successor came, and lost ones. */
   readonly waited: number;
   readonly lost: number;
@@ -403,7 +318,6 @@ export async function takeOver(
     await delay(1);
     link.take();
   } while (link.answered === from);
-  const gapMs = link.answeredAt - begun;
   const until = link.sent;
   await over;
   try {
@@ -411,5 +325,5 @@ export async function takeOver(
   } catch {
     // Counted below.
   }
-  return { gapMs, waited, lost: until - link.answered, repeated: link.repeated - repeated };
+  return { waited, lost: until - link.answered, repeated: link.repeated - repeated };
 }

@@ -5,7 +5,7 @@
  */
 
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { Exit, messageOf, UserError } from "../cli/errors.ts";
 
 /** Changes that are remembered. One that is under way is never forgotten. */
 const MOST = 16;

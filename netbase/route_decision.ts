@@ -1,8 +1,8 @@
 /**
- * The route decision: what becomes of a packet to an address, as the kernel would decide. Net tiles
- * (for each header they build) and `tegula route get` ask the same function. It follows
- * `ip_route_output_key_hash_rcu` and `__mkroute_output` in net/ipv4/route.c, and `inet_select_addr` in
- * devinet.c for the source.
+ * The route decision: how a packet to an address is routed, as the kernel would decide. Net tiles (for
+ * each header they build) and `tegula route get` use the same function. It follows
+ * `ip_route_output_key_hash_rcu` and `__mkroute_output` in net/ipv4/route.c, and for the source
+ * `inet_select_addr` in devinet.c.
  */
 
 import type { InterfaceReader } from "./interfaces.ts";
@@ -31,15 +31,15 @@ const INADDR_BROADCAST = 0xffffffff;
 /** The outcome of a route decision. Made once, filled by {@linkcode decide}. */
 export interface Decision {
   /**
-   * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Never a group: its member.
-   * RTN_BLACKHOLE also stands for what the kernel refuses likewise, with EINVAL.
+   * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Of a group it is the member's.
+   * RTN_BLACKHOLE also stands for other packets that the kernel refuses with EINVAL.
    */
   kind: number;
   /** Next hop id (of the member, for a group); 0: none. */
   nextHop: number;
   /** Next hop id of the group that the member was chosen from; 0: none. */
   group: number;
-  /** Whom to resolve: the gateway; 0: the destination itself is on-link. Host order. */
+  /** The gateway, host order; 0: the destination itself is on-link. */
   gateway: number;
   /** Outgoing interface; for `local` the loopback device. 0: none. */
   ifindex: number;
@@ -47,11 +47,11 @@ export interface Decision {
   source: number;
   /** The route's MTU, else the interface's; 0: neither is known. */
   mtu: number;
-  /** Record of the interface, or -1. Good until the reader's next quiescent state. */
+  /** Record of the interface, or -1. Valid until the reader's next quiescent state. */
   interfaceRecord: number;
 }
 
-/** A decision with nothing in it. */
+/** An empty decision. */
 export function emptyDecision(): Decision {
   return {
     kind: RTN_UNSPEC,
@@ -66,9 +66,9 @@ export function emptyDecision(): Decision {
 }
 
 /**
- * Decides what becomes of a packet to `destination` from `source` (0: choose one), both in host order.
+ * Decides how a packet to `destination` from `source` (0: choose one), both in host order, is routed.
  * `flowHash`: 32 well-mixed bits, which pick the member of a group. Returns `out.kind`; where that is
- * a refusal, only `kind` and `nextHop` of `out` say something.
+ * a refusal, only `kind` and `nextHop` of `out` are set.
  */
 export function decide(
   reader: NetbaseReader,
@@ -82,7 +82,7 @@ export function decide(
   const from = source >>> 0;
   const everyone = isMulticast(to) || to === INADDR_BROADCAST;
   if (from !== 0) {
-    // What is sent from an address must have it; what goes to everyone leaves by where that is.
+    // The source must be our own. A packet to everyone leaves by the interface that has it.
     const own = reader.fib.lookup(from);
     if (own === 0 || reader.nextHops.kind(own) !== RTN_LOCAL) return RTN_UNSPEC;
     out.source = from;
@@ -106,7 +106,7 @@ function clear(out: Decision): void {
   out.interfaceRecord = -1;
 }
 
-/** To 0.0.0.0 means to oneself. */
+/** 0.0.0.0 means this host. */
 function decideSelf(reader: NetbaseReader, out: Decision): number {
   if (out.source === 0) out.source = INADDR_LOOPBACK;
   out.kind = RTN_LOCAL;
@@ -141,7 +141,7 @@ function follow(reader: NetbaseReader, to: number, flowHash: number, out: Decisi
   return true;
 }
 
-/** What the address itself makes of it, whatever the route says. */
+/** Applies what the address itself implies, whatever the route says. */
 function finish(reader: NetbaseReader, to: number, out: Decision): number {
   const record = reader.interfaces.find(out.ifindex);
   out.interfaceRecord = record;
@@ -154,7 +154,7 @@ function finish(reader: NetbaseReader, to: number, out: Decision): number {
     out.mtu = 0;
   } else if (isMulticast(to)) {
     out.kind = RTN_MULTICAST;
-    // A default route takes multicast to its link, but not to its gateway.
+    // Multicast under a default route goes to its link, but not to its gateway.
     if (out.nextHop === 0 || (reader.nextHops.flags(out.nextHop) & NextHopFlag.short) !== 0) {
       out.gateway = 0;
       out.mtu = 0;
@@ -174,10 +174,10 @@ function isMulticast(address: number): boolean {
 }
 
 /**
- * The member of a group that a flow takes. Where the source is given, members that would choose it
- * themselves come first, so that each uplink carries its own addresses (`fib_select_multipath` from
- * Linux 6.16 on). Next-hop objects have no such preference, but pass over members whose gateway is
- * dead (`nexthop_select_path_hthr`).
+ * The member of a group that a flow takes. With a given source, members that would choose it
+ * themselves come first, so that each uplink carries its own addresses (`fib_select_multipath` since
+ * Linux 6.16). Next-hop objects have no such preference, but skip members whose gateway is dead
+ * (`nexthop_select_path_hthr`).
  */
 function chooseMember(
   reader: NetbaseReader,
@@ -197,7 +197,7 @@ function chooseMember(
   return chosen;
 }
 
-/** Whether a member may be taken before others. */
+/** Whether a member is preferred to those that do not suit. */
 function suits(reader: NetbaseReader, group: number, member: number, source: number): boolean {
   const isObject = (reader.nextHops.flags(group) & NextHopFlag.object) !== 0;
   if (isObject) return !isDead(reader, member);
@@ -205,9 +205,9 @@ function suits(reader: NetbaseReader, group: number, member: number, source: num
 }
 
 /**
- * Of default routes of equal metric the first whose gateway is not known to be dead, as
- * `fib_select_default` does. Where the kernel tries another gateway each time, all of them dead, flows
- * are spread over them, so that one that comes back is found out.
+ * The first default route of equal metric whose gateway is not known to be dead, as
+ * `fib_select_default` chooses. If all are dead the kernel tries another gateway each time; here flows
+ * are spread over them, so that one that comes back is noticed.
  */
 function chooseDefault(reader: NetbaseReader, group: number, flowHash: number): number {
   const hops = reader.nextHops;
@@ -219,14 +219,14 @@ function chooseDefault(reader: NetbaseReader, group: number, flowHash: number): 
   return hops.memberId(group, (flowHash >>> 0) % count);
 }
 
-/** Whether the neighbour that a next hop goes by is known not to answer (`ipv4_good_nh`). */
+/** Whether the gateway of a next hop is known not to answer (`ipv4_good_nh`). */
 function isDead({ nextHops, neighbors }: NetbaseReader, id: number): boolean {
   const gateway = nextHops.gateway(id);
   const record = gateway === 0 ? -1 : neighbors.find(nextHops.ifindex(id), gateway);
   return record >= 0 && (neighbors.state(record) & NUD_VALID) === 0;
 }
 
-/** The source that a next hop without a preferred one chooses (`inet_select_addr`); 0: none. */
+/** The source of a next hop without a preferred one (`inet_select_addr`); 0: none. */
 function ownSource(reader: NetbaseReader, id: number): number {
   const interfaces = reader.interfaces;
   const scope = reader.nextHops.scope(id);
@@ -238,8 +238,8 @@ function ownSource(reader: NetbaseReader, id: number): number {
 }
 
 /**
- * Of an interface's primary addresses of a scope wide enough, the one whose prefix `gateway` is in,
- * else the first; 0: none.
+ * Among an interface's primary addresses whose scope is wide enough, the one whose prefix covers
+ * `gateway`, else the first; 0: none.
  */
 function selectAddress(
   interfaces: InterfaceReader,
@@ -259,7 +259,7 @@ function selectAddress(
   return first;
 }
 
-/** Whether `address` is in the prefix of a record's `i`-th address. */
+/** Whether the prefix of a record's `i`-th address covers `address`. */
 function isInPrefix(
   interfaces: InterfaceReader,
   record: number,
@@ -271,7 +271,7 @@ function isInPrefix(
 }
 
 /**
- * For an interface without a fitting address: the first of any interface, by index, which is nearly
+ * For an interface without a suitable address: the first of any interface, by index, which is nearly
  * the kernel's order (that of registration). Rare, and allocates.
  */
 function anyAddress(interfaces: InterfaceReader, scope: number): number {

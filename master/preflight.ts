@@ -5,6 +5,7 @@
 
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
 import * as native from "../ffi/host.ts";
+import type { XskSetup } from "../ffi/xsk.ts";
 import type { MainLibraries } from "./libraries.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
@@ -12,8 +13,8 @@ import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
 import type { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import type { RunConfig } from "./config.ts";
-import { Exit, UserError } from "./errors.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Exit, UserError } from "../cli/errors.ts";
 
 type Host = native.Host;
 type Log = (line: string) => void;
@@ -226,7 +227,6 @@ export function partialChecksums(host: Host, name: string): boolean {
   return PARTIAL_CHECKSUM_DRIVERS.includes(host.driver(name));
 }
 
-/**
 /**
  * Names whoever has ports that are to be served, other than those that are `ours` already. AF_XDP alone
  * serves such a port; without AF_XDP that is the end.
@@ -480,4 +480,31 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
       "--provider socket",
     Exit.xdp,
   );
+}
+
+/**
+ * Turns on busy polling for every open socket: the calls of the net tiles drive the drivers of their
+ * AF_XDP sockets, and interrupts stay off meanwhile (Documentation/networking/napi.rst of the kernel).
+ * Throws UserError if the kernel refuses, because it was asked for.
+ */
+export function pollBusily(
+  attachments: readonly Attachment[],
+  { xskSetup, log }: { xskSetup: XskSetup; log: (line: string) => void },
+): void {
+  for (const { name, sockets } of attachments) {
+    for (const { fd, queue } of sockets) {
+      const refused = xskSetup.pollBusily(fd);
+      if (refused === 0) continue;
+      throw new UserError(
+        `cannot poll queue ${queue} of ${name} busily: ${describeErrno(refused)}; it takes ` +
+          "Linux 5.11 and CAP_NET_ADMIN, or leave busy polling out",
+        Exit.system,
+      );
+    }
+    if (sockets.length === 0) continue;
+    log(
+      `${name}: busy polling; its interrupts stay off for as long as napi_defer_hard_irqs and ` +
+        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating.md)`,
+    );
+  }
 }

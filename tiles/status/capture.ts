@@ -1,0 +1,191 @@
+/**
+ * Packet captures: passes what net tiles write into their capture rings to clients of the control socket.
+ * While nobody captures, net tiles write nothing there.
+ */
+
+import type { View } from "../../ffi/view.ts";
+import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/frame.ts";
+import { formatAddress } from "../netlink/addresses.ts";
+import { type Entry, jsonLine } from "../netlink/entries.ts";
+import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ring.ts";
+import { CaptureMode } from "../runtime/control.ts";
+import { NET } from "../runtime/counters.ts";
+import { delay } from "../runtime/delay.ts";
+import { portsOf } from "../runtime/ports.ts";
+
+/** Pause between two polls of empty rings. A ring has 512 records, so this allows 50,000 a second. */
+const POLL_MILLIS = 10;
+/** How often the number of lost records is written. A write fails if the client has gone. */
+const BEAT_MILLIS = 1000;
+/** How long the appliance may take to set the capture mode. */
+const MODE_MILLIS = 5000;
+/** Records read from one ring at a time. */
+const BATCH = 256;
+/** Concurrent captures. Each formats every record for itself. */
+const MOST_CAPTURES = 8;
+
+const REASONS = Object.keys(NET.help);
+
+/** A port, or the ports up to `last`, and the app that serves them. */
+export interface Listening {
+  readonly port: number;
+  readonly last?: number;
+  readonly app: string;
+}
+
+/** The name of an app without the number of the instance. */
+export function baseName(app: string): string {
+  return app.replace(/\.\d+$/, "");
+}
+
+/** The names of all apps that listen. */
+export function appNames(listen: readonly Listening[]): string[] {
+  return [...new Set(listen.map(({ app }) => baseName(app)))];
+}
+
+/** Which frames a capture shows. */
+export interface CaptureFilter {
+  readonly dropsOnly: boolean;
+  /** Only those of this app's ports. */
+  readonly app?: string;
+}
+
+/** All captures of an appliance. */
+export class Captures {
+  readonly #rings: readonly View[];
+  readonly #listen: readonly Listening[];
+  readonly #mode: { get(): number; set(mode: number): void };
+  readonly #open = new Set<CaptureFilter>();
+
+  /**
+   * `rings` are those of all net tiles. `mode` sets what they write (`CaptureMode`), and gets what they
+   * were last set to. Captures that a predecessor left open end.
+   */
+  constructor(
+    rings: readonly View[],
+    listen: readonly Listening[],
+    mode: { get(): number; set(mode: number): void },
+  ) {
+    this.#rings = rings;
+    this.#listen = listen;
+    this.#mode = mode;
+    this.#updateMode();
+  }
+
+  /**
+   * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names
+   * by index as they are then. Throws Error if there are too many captures, or net tiles do not start.
+   */
+  async *stream(
+    filter: CaptureFilter,
+    interfaceNames: () => (ifindex: number) => string,
+  ): AsyncGenerator<string> {
+    if (this.#open.size === MOST_CAPTURES) {
+      throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
+    }
+    const readers = this.#rings.map((ring) => new CaptureReader(ring));
+    const own = this.#listen.filter(({ app }) => baseName(app) === filter.app);
+    const ports = filter.app === undefined
+      ? null
+      : new Set(portsOf(own.map(({ port, last = port }) => [port, last])));
+    this.#open.add(filter);
+    try {
+      this.#updateMode();
+      await this.#modeIsSet();
+      yield jsonLine({ capturing: true });
+      for (let lastBeat = performance.now();;) {
+        const records = readers.flatMap((reader) => take(reader, filter));
+        // Each ring is in order. Several are not.
+        records.sort((a, b) => a.seconds - b.seconds || a.micros - b.micros);
+        const nameOf = records.length === 0 ? String : interfaceNames();
+        const entries: Entry[] = records.map((record) => entryOf(record, nameOf)).filter((frame) =>
+          ports?.has(frame.direction === "out" ? frame.sourcePort! : frame.destinationPort!) ?? true
+        );
+        if (performance.now() - lastBeat > BEAT_MILLIS) {
+          lastBeat = performance.now();
+          entries.push({ lost: readers.reduce((sum, { lost }) => sum + lost, 0) });
+        }
+        if (entries.length > 0) yield entries.map(jsonLine).join("");
+        else await delay(POLL_MILLIS);
+      }
+    } finally {
+      this.#open.delete(filter);
+      this.#updateMode();
+    }
+  }
+
+  #updateMode(): void {
+    this.#mode.set(this.#wantedMode());
+  }
+
+  /** Resolves when net tiles have the mode, so that no later frame is missed. */
+  async #modeIsSet(): Promise<void> {
+    const deadline = performance.now() + MODE_MILLIS;
+    while (this.#mode.get() !== this.#wantedMode()) {
+      if (performance.now() > deadline) throw new Error("the capture could not be begun");
+      await delay(1);
+    }
+  }
+
+  #wantedMode(): number {
+    const filters = [...this.#open];
+    if (filters.length === 0) return CaptureMode.off;
+    return filters.every(({ dropsOnly }) => dropsOnly) ? CaptureMode.drops : CaptureMode.all;
+  }
+}
+
+/** The next records of a ring. */
+function take(reader: CaptureReader, { dropsOnly }: CaptureFilter): Captured[] {
+  const taken: Captured[] = [];
+  for (let i = 0; i < BATCH; i++) {
+    const record = reader.next();
+    if (record === null) break;
+    if (!dropsOnly || record.reason !== 0) taken.push(record);
+  }
+  return taken;
+}
+
+/** The addresses and ports of a captured frame; null if it is not IPv4 UDP, or is cut off. */
+export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const ip = (flags & CaptureFlag.bare) !== 0 ? 0 : ipHeaderAt(view);
+  if (ip < 0 || view.byteLength < ip + 24) return null;
+  const udp = ip + (view.getUint8(ip) & 0x0f) * 4;
+  if (view.getUint8(ip) >>> 4 !== 4 || view.getUint8(ip + 9) !== IPPROTO_UDP) return null;
+  if (udp < ip + 20 || view.byteLength < udp + 4) return null;
+  return {
+    source: formatAddress(view.getUint32(ip + 12)),
+    sourcePort: view.getUint16(udp),
+    destination: formatAddress(view.getUint32(ip + 16)),
+    destinationPort: view.getUint16(udp + 2),
+  };
+}
+
+/** Where the IPv4 header begins after an Ethernet header and its VLAN tags; -1 if there is none. */
+function ipHeaderAt(view: DataView): number {
+  for (let at = ETHERNET_BYTES; at <= view.byteLength; at += 4) {
+    const type = view.getUint16(at - 2);
+    if (type === ETH_P_IP) return at;
+    if (type !== ETH_P_8021Q && type !== ETH_P_8021AD) return -1;
+  }
+  return -1;
+}
+
+/** A captured frame as JSON. */
+export type CapturedFrame = ReturnType<typeof entryOf>;
+
+function entryOf(
+  { flags, reason, ifindex, size, seconds, micros, bytes }: Captured,
+  nameOf: (ifindex: number) => string,
+) {
+  return {
+    time: `${seconds}.${String(micros).padStart(6, "0")}`,
+    interface: ifindex === 0 ? null : nameOf(ifindex),
+    direction: (flags & CaptureFlag.out) !== 0 ? "out" as const : "in" as const,
+    dropped: reason === 0 ? null : REASONS[reason] ?? String(reason),
+    link: (flags & CaptureFlag.bare) !== 0 ? "ipv4" as const : "ethernet" as const,
+    ...parseUdp({ flags, bytes }),
+    size,
+    frame: bytes.toHex(),
+  };
+}

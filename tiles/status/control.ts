@@ -1,0 +1,256 @@
+/**
+ * The control socket: a Unix stream socket with one JSON object a line each way. Answers come in the order
+ * of the requests. docs/control.md describes it for users.
+ */
+
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { parseAddress } from "../netlink/addresses.ts";
+import {
+  decisionEntry,
+  type Entry,
+  interfaceEntries,
+  interfaceNames,
+  jsonLine,
+  neighborEntries,
+  SYNC_STATES,
+} from "../netlink/entries.ts";
+import type { RoutesPart } from "../netlink/snapshots.ts";
+import { Ask, type ControlReader, type Outcome } from "../runtime/control.ts";
+import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
+import type { Question, Told } from "../runtime/snapshot.ts";
+import { appNames, type Captures, type Listening } from "./capture.ts";
+import { type Connection, type Listener, serveConnections } from "./connections.ts";
+
+/** Concurrent connections. */
+const MOST_CONNECTIONS = 64;
+/** Characters of a request. */
+const MOST_REQUEST = 1 << 16;
+/** How long a request may take from its first byte to its last. */
+const REQUEST_MILLIS = 30_000;
+/** How long a client may send nothing, or read nothing of an answer. A pager can wait for minutes. */
+const IDLE_MILLIS = 300_000;
+
+/** What an appliance answers from. */
+export interface Appliance {
+  readonly netbase: NetbaseReader;
+  /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
+  read<T>(look: () => T): T;
+  /** All tiles. */
+  readonly tiles: readonly CountedTile[];
+  /** Counters of the status tile. */
+  readonly counters: Float64Array;
+  /** For what only the netlink tile has. */
+  readonly question: Question;
+  /** Has the master reload or upgrade (`Ask`), once for each number. */
+  change(kind: number, number: number): Promise<Outcome>;
+  readonly captures: Captures;
+  /** Names of the interfaces that AF_XDP was requested for. */
+  readonly interfaces: readonly string[];
+  readonly control: ControlReader;
+  readonly listen: readonly Listening[];
+}
+
+/** `change` rejects with this if a successor has the answer. The connection ends without one. */
+export const REPLACED = new Error("another status tile answers");
+
+/** Lines of JSON, at once or in pieces. */
+export type Answer = string | AsyncIterable<string>;
+type Request = Readonly<Record<string, unknown>>;
+
+/** Serves connections until the listener is closed; `answer` answers one line. The limits are for tests. */
+export function serveControl(
+  listener: Listener,
+  { counters, answer, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: {
+    readonly counters: Float64Array;
+    answer(line: string): Answer;
+    readonly requestMillis?: number;
+    readonly idleMillis?: number;
+  },
+): Promise<void> {
+  return serveConnections(listener, {
+    most: MOST_CONNECTIONS,
+    counters,
+    gauge: STATUS.index.control_connections,
+    converse: (connection) => converse(connection, { answer, requestMillis, idleMillis }),
+  });
+}
+
+async function converse(
+  connection: Connection,
+  { answer, requestMillis, idleMillis }: {
+    answer(line: string): Answer;
+    readonly requestMillis: number;
+    readonly idleMillis: number;
+  },
+): Promise<void> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  // The client has the same time for each piece of an answer.
+  const write = async (text: string) => {
+    if (text === "") return;
+    connection.allow(idleMillis);
+    await connection.write(text);
+  };
+  connection.allow(idleMillis);
+  for (;;) {
+    const chunk = await connection.read();
+    if (chunk === null) return;
+    const hadBegun = rest !== "";
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    if (rest.length > MOST_REQUEST) return;
+    // One read can have thousands of requests. Their answers are written together.
+    let ready = "";
+    for (const line of lines) {
+      const answered = answer(line);
+      if (typeof answered === "string") {
+        ready += answered;
+        continue;
+      }
+      await write(ready);
+      ready = "";
+      for await (const piece of answered) await write(piece);
+    }
+    await write(ready);
+    if (rest === "") connection.allow(idleMillis);
+    else if (lines.length > 0 || !hadBegun) connection.allow(requestMillis);
+  }
+}
+
+const VERBS: Readonly<Record<string, (appliance: Appliance, request: Request) => Answer>> = {
+  status,
+  counters: ({ tiles }) => jsonLine(countersOf(tiles)),
+  show,
+  route,
+  audit,
+  capture,
+  reload: (appliance, request) => change(appliance, Ask.reload, request),
+  upgrade: (appliance, request) => change(appliance, Ask.upgrade, request),
+};
+
+/** Answers one line. An invalid request is answered with an error. */
+export function answerLine(appliance: Appliance, line: string): Answer {
+  const { counters } = appliance;
+  const failed = (error: unknown) => {
+    counters[STATUS.index.control_errors]++;
+    return jsonLine({ error: error instanceof Error ? error.message : String(error) });
+  };
+  counters[STATUS.index.control_requests]++;
+  try {
+    const request = parse(line);
+    const { do: verb } = request;
+    if (typeof verb !== "string" || !Object.hasOwn(VERBS, verb)) {
+      throw new Error(`"do" takes ${Object.keys(VERBS).join(", ")}`);
+    }
+    const answer = VERBS[verb](appliance, request);
+    if (typeof answer === "string") return answer;
+    return (async function* () {
+      try {
+        yield* answer;
+      } catch (error) {
+        if (error === REPLACED) throw error;
+        yield failed(error);
+      }
+    })();
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function status({ netbase, tiles, interfaces, control, listen }: Appliance): string {
+  return jsonLine({
+    sync: SYNC_STATES[netbase.syncState],
+    since: new Date(netbase.syncTimeMillis).toISOString(),
+    interfaces,
+    xdp: interfaces.filter((_, i) => control.xdp(i)),
+    listen,
+    tiles: tiles.map(({ kind, name }) => ({ kind, name })),
+  });
+}
+
+function show({ netbase, read, question }: Appliance, { what }: Request): Answer {
+  switch (what) {
+    case "interfaces":
+      return list(read(() => interfaceEntries(netbase)));
+    case "neighbors":
+      return list(read(() => neighborEntries(netbase)));
+    case "routes":
+      return routes(question);
+  }
+  throw new Error('"what" takes interfaces, routes, neighbors');
+}
+
+/** One entry a line, and their number. */
+function list(entries: readonly Entry[]): string {
+  return entries.map(jsonLine).join("") + jsonLine({ end: entries.length });
+}
+
+/** A full table has a million routes, so the netlink tile sends them in parts. */
+async function* routes(question: Question): AsyncGenerator<string> {
+  const ask = (from: readonly number[]) => question.ask<RoutesPart>(Ask.routes, ...from);
+  let count = 0;
+  for (let next: Promise<Told<RoutesPart>> | null = ask([0, 0, 0]); next !== null;) {
+    const { head, lines }: Told<RoutesPart> = await next;
+    // The next part is made while the client reads this one.
+    next = head.next === null ? null : ask(head.next);
+    yield lines;
+    count += head.count;
+  }
+  yield jsonLine({ end: count });
+}
+
+function route({ netbase, read }: Appliance, { destination, source }: Request): string {
+  const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
+  return jsonLine(read(() => decisionEntry(netbase, to, from)));
+}
+
+async function* audit({ question }: Appliance): AsyncGenerator<string> {
+  yield jsonLine((await question.ask<Entry>(Ask.audit)).head);
+}
+
+function capture(
+  { captures, listen, netbase, read }: Appliance,
+  { drops = false, app }: Request,
+): Answer {
+  if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
+  const apps = appNames(listen);
+  if (app !== undefined && (typeof app !== "string" || !apps.includes(app))) {
+    throw new Error(`"app" takes ${apps.join(", ")}`);
+  }
+  const names = () => read(() => interfaceNames(netbase.interfaces));
+  return captures.stream({ dropsOnly: drops, app }, names);
+}
+
+/**
+ * A reload replaces this tile, so the answer may have to come from the successor. A client that asks it
+ * again with the same number gets the outcome of the same change.
+ */
+function change(appliance: Appliance, kind: number, { number = randomNumber() }: Request): Answer {
+  if (!Number.isInteger(number) || Number(number) < 1 || Number(number) > 0xffffffff) {
+    throw new Error('"number" takes a whole number from 1 to 4294967295');
+  }
+  return (async function* () {
+    yield jsonLine({ ...await appliance.change(kind, Number(number)) });
+  })();
+}
+
+function randomNumber(): number {
+  return 1 + Math.floor(Math.random() * 0xffffffff);
+}
+
+function parse(text: string): Request {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    value = null;
+  }
+  if (typeof value === "object" && value !== null) return value as Request;
+  throw new Error("a request is a JSON object on one line");
+}
+
+function address(value: unknown): number {
+  const parsed = typeof value === "string" ? parseAddress(value) : -1;
+  if (parsed >= 0) return parsed;
+  throw new Error(`no IPv4 address: ${JSON.stringify(value)}`);
+}
