@@ -5,7 +5,7 @@
 
 /// <reference lib="deno.worker" />
 
-import { NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { TileReader } from "../tiles/runtime/tile_region.ts";
 import {
   CHANGES_PER_SECOND,

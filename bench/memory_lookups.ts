@@ -9,10 +9,10 @@
 
 import { fileURLToPath } from "node:url";
 import { linesOf } from "../cli/lines.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseReader } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE } from "../netbase/route.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { defaultRoute, fillRoute, prefixes, Random } from "./routes.ts";
@@ -48,7 +48,7 @@ function nameOf(lookups: number): string {
 
 /** Prints what this process weighs at first, and after each of these numbers of lookups. */
 function weigh(counts: readonly number[]): void {
-  const region = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
+  const region = openRegions().create("netbase", NETBASE_BYTES);
   const writer = new NetbaseWriter(region.writer, { readers: [], seed: 1 });
   writer.rib.add(defaultRoute(), NLM_F_CREATE);
   const table = prefixes(ROUTES);

@@ -7,7 +7,6 @@
 
 import { openHost } from "../ffi/host.ts";
 import { openNetlink } from "../ffi/netlink.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
@@ -45,8 +44,8 @@ export interface ChangeSetup {
 
 /** Measures the latency of changes, quiet and at full rate. */
 export async function measureChanges(report: Report, setup: ChangeSetup): Promise<void> {
-  const region = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
-  const eventfd = openHost(libraryPath("host")).eventfd();
+  const region = openRegions().create("netbase", NETBASE_BYTES);
+  const eventfd = openHost().eventfd();
   const worker = await startTile({ netbase: region.writer, eventfd });
   const changes = new Changes(setup.ifindex, new NetbaseReader(region.reader));
   changes.once();
@@ -109,7 +108,7 @@ function nextTask(): Promise<void> {
 
 /** Changes one route again and again. */
 class Changes {
-  readonly #library = openNetlink(libraryPath("netlink"));
+  readonly #library = openNetlink();
   readonly #socket = this.#library.open({ groups: [], receiveBuffer: 1 << 16, strict: false });
   readonly #writer = new MessageWriter();
   readonly #random = new Random(7);

@@ -5,10 +5,9 @@
 
 import { Lines } from "../cli/lines.ts";
 import { openNetlink, pollSet } from "../ffi/netlink.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";
 import { interleave, type Report, resultOf, TEGULA } from "./harness.ts";
 import type { Batch } from "./mirror_kernel.ts";
@@ -19,8 +18,8 @@ const PATIENCE_MILLIS = 30_000;
 
 /** A mirror into a region like the appliance's, in this thread. */
 export function openMirror(): Mirror {
-  const library = openNetlink(libraryPath("netlink"));
-  const region = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
+  const library = openNetlink();
+  const region = openRegions().create("netbase", NETBASE_BYTES);
   return new Mirror({
     library,
     writer: new NetbaseWriter(region.writer, { readers: [], seed: 1 }),
@@ -151,7 +150,7 @@ async function liveMirror(
 
 /** Turns until `count` events were taken in. Throws when some were lost. */
 function follow(mirror: Mirror, count: number): void {
-  const library = openNetlink(libraryPath("netlink"));
+  const library = openNetlink();
   const polled = pollSet(mirror.descriptors);
   const from = mirror.events;
   const end = performance.now() + PATIENCE_MILLIS;

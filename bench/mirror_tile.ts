@@ -4,7 +4,6 @@
  */
 
 import { openNetlink } from "../ffi/netlink.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openTile } from "../ffi/tile.ts";
 import { heapView, type View } from "../ffi/view.ts";
 import type { FilterPlace } from "../tiles/netlink/filters.ts";
@@ -52,8 +51,8 @@ scope.onmessage = ({ data }) => {
     },
     region,
     libraries: {
-      tile: openTile(libraryPath("tile")),
-      netlink: openNetlink(libraryPath("netlink")),
+      tile: openTile(),
+      netlink: openNetlink(),
     },
     log: () => {},
     ask: () => {},

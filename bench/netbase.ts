@@ -7,10 +7,10 @@
  */
 
 import { heapView, type View } from "../ffi/view.ts";
-import type { FibReader } from "../netbase/fib.ts";
+import type { FibReader, NextHopReader } from "../netbase/fib.ts";
 import { NETBASE_BYTES, TBL24_CELLS } from "../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
-import type { NextHopReader } from "../netbase/next_hops.ts";
+import { NetbaseReader } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE, NLM_F_REPLACE } from "../netbase/route.ts";
 import { type Case, isWanted, measure, type Report, type Selection, timed } from "./harness.ts";
 import { buildDpdkPeer, LookupPeer } from "./lookup_peer.ts";

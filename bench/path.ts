@@ -17,7 +17,6 @@
  */
 
 import { type Case, measure, type Report, TEGULA } from "./harness.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { ROUTE_CACHE_BYTES } from "../tiles/net/route_cache.ts";
 import * as plan from "../tiles/runtime/plan.ts";
@@ -52,7 +51,7 @@ const CASES: readonly {
   },
 ];
 
-const regions = openRegions(libraryPath("region"));
+const regions = openRegions();
 
 /** Regions, as the master makes them for a tile; they go with the worker that has them. */
 function makeMemory(): PathMemory {

@@ -4,12 +4,11 @@
  */
 
 import { heapView, type View } from "../ffi/view.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openXsk, type XskSlots } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
-import { NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import * as route from "../netbase/route.ts";
 import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/frame.ts";
 import { FRAME_BYTES, HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
@@ -19,7 +18,7 @@ import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 export const IFINDEX = 2;
 export const PORT = 7;
 
-const library = openXsk(libraryPath("xsk"));
+const library = openXsk();
 
 /** Payload of the smallest Ethernet frame (60 bytes without its check sequence). */
 const PAYLOAD_BYTES = 18;

@@ -6,9 +6,9 @@
 import type { TileLibrary } from "../ffi/tile.ts";
 import type { Udp } from "../ffi/udp.ts";
 import { heapView, u16, type View } from "../ffi/view.ts";
-import { METRICS_BYTES } from "../tiles/app/metrics.ts";
+import { METRICS_BYTES } from "../tiles/app/regions.ts";
 import { NetSide } from "../tiles/app/net_side.ts";
-import { loadService, type Service, type ServiceSetup } from "../tiles/app/service.ts";
+import { loadService, type Service, type ServiceSetup } from "../tiles/app/host.ts";
 import { requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
 import { RECENT_PEERS_BYTES } from "../tiles/net/recent_peers.ts";

@@ -14,12 +14,11 @@ import { fileURLToPath } from "node:url";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { openNetlink } from "../ffi/netlink.ts";
 import { openHost } from "../ffi/host.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openRegions } from "../ffi/region.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { formatAddress } from "../tiles/netlink/addresses.ts";
-import { Dumper } from "../tiles/netlink/dump.ts";
+import { Dumper } from "../tiles/netlink/socket.ts";
 import { NeighborTables } from "../tiles/netlink/neighbor_tables.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
@@ -114,7 +113,7 @@ class Bench {
   readonly #tile: TileReader;
   /** Most entries in the kernel's table, of all namespaces together, since it was 0. */
   #entries = 0;
-  readonly #dumper = new Dumper(openNetlink(libraryPath("netlink")));
+  readonly #dumper = new Dumper(openNetlink());
   readonly #tables = new NeighborTables(
     this.#dumper,
     ({ entries }) => this.#entries = Math.max(this.#entries, entries),
@@ -127,8 +126,8 @@ class Bench {
 
   static async open(): Promise<Bench> {
     const ifindex = layLinks();
-    const eventfd = openHost(libraryPath("host")).eventfd();
-    const netbase = openRegions(libraryPath("region")).create("netbase", NETBASE_BYTES);
+    const eventfd = openHost().eventfd();
+    const netbase = openRegions().create("netbase", NETBASE_BYTES);
     const [link, tile] = [heapView(SOLICIT_LINK_BYTES), heapView(TILE_REGION_BYTES)];
     await startTile({
       ...{ netbase: netbase.writer, eventfd, region: tile, solicits: [link] },

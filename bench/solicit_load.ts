@@ -5,7 +5,6 @@
  */
 
 import { openNetlink } from "../ffi/netlink.ts";
-import { libraryPath } from "../ffi/paths.ts";
 import { openTile } from "../ffi/tile.ts";
 import type { View } from "../ffi/view.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
@@ -135,7 +134,7 @@ class Run {
 
 class Load {
   readonly #start: LoadStart;
-  readonly #library = openNetlink(libraryPath("netlink"));
+  readonly #library = openNetlink();
   readonly #socket = this.#library.open({ groups: [], receiveBuffer: 1 << 16, strict: false });
   readonly #writer = new MessageWriter();
   readonly #producer: SolicitProducer;
@@ -150,7 +149,7 @@ class Load {
   constructor(start: LoadStart) {
     this.#start = start;
     this.#producer = new SolicitProducer(start.link);
-    const { wake } = openTile(libraryPath("tile"));
+    const { wake } = openTile();
     this.#waker = new Waker(new TileReader(start.tile), () => wake(start.eventfd));
     this.#reader = new NetbaseReader(start.netbase);
   }

@@ -9,18 +9,18 @@
  */
 
 import { heapView } from "../ffi/view.ts";
-import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
-import { NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { Memory } from "../apps/dns/memory.ts";
 import { Names as Domains } from "../apps/dns/names.ts";
 import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
 import { Zone } from "../apps/dns/zone.ts";
 import { parseZoneFile } from "../apps/dns/zone_file.ts";
-import { METRICS_BYTES, MetricsWriter } from "../tiles/app/metrics.ts";
-import { RecentAnswers } from "../tiles/app/refusals.ts";
+import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
+import { RecentAnswers } from "../tiles/app/host.ts";
 import { Names as Series } from "../apps/statsd.ts";
 import { ARP_QUEUE_LIMITS, ArpQueue, Rank, Solicits } from "../tiles/net/arp_queue.ts";
 import { PACKET_WORDS } from "../tiles/net/frame.ts";
@@ -132,7 +132,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(0, keyOf(seed, Use.heard));
+      const at = hashOf(0, keyOf(seed, Use.recentPeers));
       return (key) => at(key) & PLACES;
     },
     known: (key) => mixed(key) & PLACES,
@@ -151,7 +151,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(OUR_ADDRESS, keyOf(seed, Use.headers));
+      const at = hashOf(OUR_ADDRESS, keyOf(seed, Use.routeCache));
       return (key) => at(key) & PLACES;
     },
     known: (key) => mixed(key) & PLACES,
@@ -176,7 +176,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       };
     },
     place(seed) {
-      const at = hashOf(IFINDEX, keyOf(seed, Use.hold));
+      const at = hashOf(IFINDEX, keyOf(seed, Use.arpQueue));
       return (key) => at(key) & (ARP_QUEUE_LIMITS.total - 1);
     },
     known: (key) => mixed(key) & PLACES,

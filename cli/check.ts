@@ -112,8 +112,8 @@ function findAll(
   again: Again,
 ): Finding[] {
   const { interfaces: names, listen, netTiles, dispatcher } = config;
-  const host = load("host", openHost);
-  const facts = { host, xsk: load("xsk", openXskSetup), dispatcher, netTiles, again };
+  const host = load(openHost);
+  const facts = { host, xsk: load(openXskSetup), dispatcher, netTiles, again };
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
   const { reader, writer } = live;

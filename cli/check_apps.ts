@@ -11,8 +11,7 @@ import { u32 } from "../ffi/view.ts";
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { Watcher } from "../ffi/watcher.ts";
 import { AppFiles } from "../master/app_files.ts";
-import { METRICS_BYTES } from "../tiles/app/metrics.ts";
-import { stateRegionBytes } from "../tiles/app/state.ts";
+import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
 import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
@@ -43,10 +42,10 @@ export async function* makeApps(
   apps: readonly AppPlan[],
   host: Host,
 ): AsyncGenerator<MadeApp> {
-  const [regions, tile] = [load("region", openRegions), load("tile", openTile)];
-  const observer = load("tile", openObserver);
+  const [regions, tile] = [load(openRegions), load(openTile)];
+  const observer = load(openObserver);
   observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
-  const processes = load("process", openProcesses);
+  const processes = load(openProcesses);
   const files = new AppFiles({ processes, uid: UID });
   const shared = {
     ...{ regions, observer, files, slot: 0, tileLibrary: tile },

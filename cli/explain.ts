@@ -59,10 +59,10 @@ function ask(flow: Flow, attached: readonly string[] | null): Explanation {
   const confirmed = new NeighborMap<number>();
   const { reader, writer: { rib } } = openMirror({
     neighbors: {
-      neighborTold({ ifindex, address, confirmedMillis }) {
+      neighborChanged({ ifindex, address, confirmedMillis }) {
         confirmed.set(ifindex, address, confirmedMillis);
       },
-      neighborGone() {},
+      neighborRemoved() {},
     },
   });
   const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;

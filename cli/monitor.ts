@@ -6,8 +6,8 @@
 import { pollSet } from "../ffi/netlink.ts";
 import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
+import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";
 import type { Route } from "../netbase/route.ts";
-import type { Change, ChangeListener } from "../netbase/netbase.ts";
 import {
   type Entry,
   interfaceEntry,

@@ -7,7 +7,8 @@ import { SystemError } from "../ffi/errno.ts";
 import { openNetlink } from "../ffi/netlink.ts";
 import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../netbase/netbase.ts";
+import { NetbaseReader } from "../netbase/netbase.ts";
+import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
 import { load } from "../master/libraries.ts";
@@ -24,7 +25,7 @@ export function openMirror(
     Pick<MirrorOptions, "log" | "neighbors">
   > = {},
 ) {
-  const library = load("netlink", openNetlink);
+  const library = load(openNetlink);
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 0 });
   try {

@@ -4,6 +4,7 @@
 
 import type { Clock } from "../tiles/app/contract.ts";
 import { checked } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 
 /** What adjtimex(2) returns: a leap second is to be added or removed, or nobody keeps the clock. */
 const [TIME_INS, TIME_DEL, TIME_ERROR] = [1, 2, 5];
@@ -12,8 +13,8 @@ const TIMEX_WORDS = 26;
 const MAX_ERROR = 3;
 const CLOCK_REALTIME = 0;
 
-/** Opens the library at `path`, any that is linked to libc: its functions do. */
-export function openClock(path: string): Clock {
+/** Opens the library at `path`. */
+export function openClock(path = libraryPath()): Clock {
   const { symbols } = Deno.dlopen(path, {
     clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
     adjtimex: { parameters: ["buffer"], result: "i32" },

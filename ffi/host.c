@@ -178,6 +178,7 @@ struct confinement {
 	uint32_t capabilities[2]; /* at most these */
 	uint32_t tcp; /* LANDLOCK_ACCESS_NET_* that are left */
 };
+_Static_assert(sizeof(struct confinement) == 3 * sizeof(uint32_t), "as in host.ts");
 
 /*
  * Restricts this thread, and what it executes, to write in the folders `write` alone, and to no TCP but

@@ -4,6 +4,7 @@
  */
 
 import { checked, ENOENT } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 
 /** Capability numbers of capability.h. */
 export const CAP_NET_BIND_SERVICE = 10;
@@ -178,7 +179,7 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 }
 
 /** Opens the library at `path`. */
-export function openHost(path: string): Host {
+export function openHost(path = libraryPath()): Host {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
     tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },

@@ -1,8 +1,8 @@
 /*
- * What all native libraries share. Each is a few functions that a TypeScript binding of the same
- * name calls: they take descriptors, sizes and memory, look into no packet and no message, and return
- * a count, 0, or -errno. Everything not marked EXPORT is hidden, so that a worker which may load one
- * library finds nothing of ours in it besides what its binding names.
+ * What the C files share, which make one library. Each is a few functions that a TypeScript binding of the
+ * same name calls: they take descriptors, sizes and memory, look into no packet and no message, and return
+ * a count, 0, or -errno. What is not marked EXPORT is hidden, so that a worker which may load the library
+ * finds nothing in it but what the bindings name.
  */
 #ifndef TEGULA_NATIVE_H
 #define TEGULA_NATIVE_H

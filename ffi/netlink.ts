@@ -4,6 +4,7 @@
  */
 
 import { checked } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 import { setNumber, SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 
 /** In `lengths`: the message did not fit its slot. */
@@ -76,7 +77,7 @@ export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer>
 }
 
 /** Opens the library at `path`. */
-export function openNetlink(path: string): NetlinkLibrary {
+export function openNetlink(path = libraryPath()): NetlinkLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
     tegula_netlink_receive: {

@@ -16,18 +16,12 @@ export function programModule(source: string, root = ROOT): string {
   return `${root}build/program/${source.replace(/\.ts$/, ".js")}`;
 }
 
-/** The native libraries, each `build/libtegula_NAME.so`, made by `deno task build`. */
-export type LibraryName =
-  | "host"
-  | "netlink"
-  | "process"
-  | "region"
-  | "seal"
-  | "tile"
-  | "udp"
-  | "xsk";
+/** The absolute path of the native library, made by `deno task build`: what `ffi` permissions are given. */
+export function libraryPath(root = ROOT): string {
+  return `${root}build/libtegula.so`;
+}
 
-/** The absolute path of a library: what `Deno.dlopen` and a worker's `ffi` permission are given. */
-export function libraryPath(name: LibraryName, root = ROOT): string {
-  return `${root}build/libtegula_${name}.so`;
+/** The absolute path of the library that a confined process starts with (`seal.c`). */
+export function sealPath(root = ROOT): string {
+  return `${root}build/libtegula_seal.so`;
 }

@@ -55,7 +55,7 @@
 /* What a tile may keep besides; as in tile.ts. */
 enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2 };
 
-enum role { NETLINK, NET, STATUS };
+enum role { NETLINK, NET, STATUS }; /* as ROLES in tile.ts */
 
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,

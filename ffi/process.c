@@ -84,6 +84,7 @@ struct order {
 	int32_t count;
 	int32_t fds[];
 };
+_Static_assert(offsetof(struct order, fds) == 8 * sizeof(int32_t), "as in process.ts");
 
 /* What the caller gets; as in process.ts. */
 struct started {
@@ -94,6 +95,8 @@ struct started {
 	int32_t missing; /* of WALL_* */
 	int32_t step; /* where it failed */
 };
+_Static_assert(sizeof(struct started) == 7 * sizeof(int32_t), "as in process.ts");
+_Static_assert(START == 12 && WALL_OBSERVER == 256, "as STEPS and WALLS in process.ts");
 
 /* What the child says of itself before execve. */
 struct report {

@@ -23,7 +23,7 @@
  *     });
  *     for (const wall of child.missing) console.warn(`echo: ${wall}`);
  *     observer.hear({ name: "echo", slot, listener: child.listener, words: child.words });
- *     const channel = openChannel(libraryPath("tile"), child.channel);
+ *     const channel = openChannel(child.channel);
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
  * `hear` comes at once after `start`: until then an app waits in the first call that it is refused.
@@ -32,7 +32,7 @@
 
 import { checked, ENOENT, SystemError } from "./errno.ts";
 import { exists, stringLists } from "./host.ts";
-import { libraryPath } from "./paths.ts";
+import { libraryPath, sealPath } from "./paths.ts";
 
 /** The child's end of the channel. */
 export const CHANNEL_DESCRIPTOR = 3;
@@ -230,14 +230,14 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
     execute: ["/proc/self/exe", ...named(/\/ld-[^/]*\.so[^/]*$/)],
     read: [
       ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
-      libraryPath("seal"),
+      sealPath(),
       ...(exists(cache) ? [cache] : []),
     ],
   };
 }
 
 /** Opens the library at `path`. */
-export function openProcesses(path: string): Processes {
+export function openProcesses(path = libraryPath()): Processes {
   const { symbols } = Deno.dlopen(path, {
     tegula_process_start: {
       parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
@@ -249,7 +249,7 @@ export function openProcesses(path: string): Processes {
     // libc's
     close: { parameters: ["i32"], result: "i32" },
   });
-  const seal = stringLists([libraryPath("seal")]);
+  const seal = stringLists([sealPath()]);
   let own: ReturnType<typeof ownFiles> | undefined;
 
   const adopt: Processes["adopt"] = (known) => {
@@ -327,8 +327,8 @@ export function openProcesses(path: string): Processes {
   };
 }
 
-/** Opens an end of a channel, by any of our libraries: the functions are libc's. */
-export function openChannel(path: string, fd: number): Channel {
+/** Opens an end of a channel. The functions are libc's, which the library at `path` is linked to. */
+export function openChannel(fd: number, path = libraryPath()): Channel {
   const { symbols } = Deno.dlopen(path, {
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     read: { parameters: ["i32", "buffer", "usize"], result: "isize" },

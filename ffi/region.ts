@@ -10,6 +10,7 @@
  */
 
 import { checked, ENOMEM, SystemError } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 import type { View } from "./view.ts";
 
 /** A region. `writer` goes to the one tile that owns it, `reader` to all others. */
@@ -61,7 +62,7 @@ function reserve(pages: number): SharedArrayBuffer {
 }
 
 /** Opens the library at `path`. */
-export function openRegions(path: string): Regions {
+export function openRegions(path = libraryPath()): Regions {
   const { symbols } = Deno.dlopen(path, {
     tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
     tegula_region_map: { parameters: ["buffer", "u32", "i32", "i32"], result: "i32" },

@@ -4,6 +4,7 @@
  */
 
 import { checked, EMFILE } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 
 /** Taken before an app's code runs, which may put another in its place. */
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
@@ -113,7 +114,7 @@ export interface Observer {
 }
 
 /** Opens the library at `path`. */
-export function openTile(path: string): TileLibrary {
+export function openTile(path = libraryPath()): TileLibrary {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
     tegula_tile_confine: {
@@ -167,7 +168,7 @@ export function openTile(path: string): TileLibrary {
 }
 
 /** Opens the observer's part of the library at `path`. */
-export function openObserver(path: string): Observer {
+export function openObserver(path = libraryPath()): Observer {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
     tegula_tile_observe_process: {

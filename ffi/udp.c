@@ -19,6 +19,7 @@
 struct descriptor {
 	uint32_t offset, length, source, destination, ports, interface, unused[2];
 };
+_Static_assert(sizeof(struct descriptor) == 8 * sizeof(uint32_t), "UDP_DESCRIPTOR_WORDS of udp.ts");
 
 /* What one call moves. IP_PKTINFO is the one control message that is asked for or sent. */
 struct burst {

@@ -3,6 +3,7 @@
  * a net tile. Two bindings on one library: the master opens sockets, a net tile can only use them.
  */
 
+import { libraryPath } from "./paths.ts";
 import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 
 /** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */
@@ -74,7 +75,7 @@ export interface Udp {
 }
 
 /** Opens the library at `path` for the master. */
-export function openUdpSetup(path: string): UdpSetup {
+export function openUdpSetup(path = libraryPath()): UdpSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_open: { parameters: ["i32"], result: "i32" },
     // libc's
@@ -95,7 +96,7 @@ export function openUdpSetup(path: string): UdpSetup {
 }
 
 /** Opens the library at `path` for a net tile. */
-export function openUdp(path: string): Udp {
+export function openUdp(path = libraryPath()): Udp {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_receive: {
       parameters: ["i32", "i32", "buffer", "buffer", "i32", "buffer"],

@@ -33,6 +33,10 @@ struct filter {
 	__u32 ports[65536 / 32];
 	__u32 addresses[ADDRESS_SLOTS];
 };
+_Static_assert(__builtin_offsetof(struct filter, seed) == 8 && __builtin_offsetof(struct filter, vlans) == 12 &&
+	       __builtin_offsetof(struct filter, ports) == 12 + 512 &&
+	       __builtin_offsetof(struct filter, addresses) == 12 + 512 + 8192, "as in filter.ts");
+_Static_assert(sizeof(struct filter) <= 28672, "FILTER_BYTES of filter.ts");
 
 struct vlan_tag {
 	__be16 id;

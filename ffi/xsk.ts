@@ -15,6 +15,7 @@
  */
 
 import { checked, EBADF, EBUSY, EEXIST, ENOBUFS } from "./errno.ts";
+import { libraryPath } from "./paths.ts";
 import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
 import { u8, type View } from "./view.ts";
 
@@ -254,7 +255,7 @@ interface PreparedSocket {
 }
 
 /** Opens the library at `path` for the master. */
-export function openXskSetup(path: string): XskSetup {
+export function openXskSetup(path = libraryPath()): XskSetup {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
     tegula_xsk_attach: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -380,7 +381,7 @@ export function openXskSetup(path: string): XskSetup {
 }
 
 /** Opens the library at `path` for a net tile. */
-export function openXsk(path: string): XskSlots {
+export function openXsk(path = libraryPath()): XskSlots {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_adopt: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_resume: { parameters: ["i32"], result: "void" },

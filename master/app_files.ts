@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
 import type { Processes } from "../ffi/process.ts";
-import { APPLIANCE_LIBRARIES, type Grants } from "../tiles/runtime/permissions.ts";
+import type { Grants } from "../tiles/runtime/permissions.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
@@ -66,16 +66,13 @@ export class AppFiles {
     this.#millis = millis;
     this.#folder = folder;
     // What an app needs of them the appliance does, too.
-    const needed = [PROGRAM, ...APPLIANCE_LIBRARIES.map((name) => libraryPath(name))];
-    if (needed.every((path) => processes.readableBy(path, uid))) {
+    if ([PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid))) {
       this.root = ROOT;
       return;
     }
     this.root = `${this.folder}/program/`;
     copy(PROGRAM, programModule("", this.root).slice(0, -1));
-    for (const name of APPLIANCE_LIBRARIES) {
-      copy(libraryPath(name), libraryPath(name, this.root));
-    }
+    copy(libraryPath(), libraryPath(this.root));
   }
 
   /** The folder; made where it is not there. */

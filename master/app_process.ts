@@ -246,7 +246,7 @@ class Child {
     observer.hear({ name, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
-    this.#channel = openChannel(libraryPath("tile"), channel);
+    this.#channel = openChannel(channel);
     watcher.watch(channel, () => this.#hear());
     watcher.watch(pidfd, () => this.#reap());
   }
@@ -452,7 +452,7 @@ function optionsOf(
       ...(placed.denoDir !== undefined && { DENO_DIR: placed.denoDir }),
     },
     read: [
-      ...[programModule("", root), libraryPath("tile", root), libraryPath("region", root)],
+      ...[programModule("", root), libraryPath(root)],
       ...placed.read,
       ...(placed.denoDir === undefined ? [] : [placed.denoDir]),
       ...read,
@@ -476,7 +476,7 @@ function argumentsOf(
   const { read, write, net, env } = grants;
   const permissions = {
     read: [programModule("", root), ...placed.read, ...read],
-    ffi: [libraryPath("tile", root), libraryPath("region", root)],
+    ffi: [libraryPath(root)],
     write,
     net,
     env,

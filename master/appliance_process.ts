@@ -3,7 +3,6 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
-import { libraryPath } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -127,7 +126,7 @@ export class ApplianceProcess {
     this.#process = process;
     this.#watcher = watcher;
     this.#events = events;
-    this.#messages = messagesBy(openChannel(libraryPath("tile"), process.channel));
+    this.#messages = messagesBy(openChannel(process.channel));
     const write = (text: string) =>
       text.split("\n").forEach((line) => events.log(spelledOut(line)));
     this.#log = bounded(write, undefined, MOST_LINES);

@@ -3,7 +3,7 @@
  */
 
 import { openHost } from "../ffi/host.ts";
-import { type LibraryName, libraryPath } from "../ffi/paths.ts";
+import { libraryPath } from "../ffi/paths.ts";
 import { openProcesses } from "../ffi/process.ts";
 import { openRegions } from "../ffi/region.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
@@ -17,20 +17,20 @@ export type MainLibraries = ReturnType<typeof openLibraries>;
 /** Opens what the master needs. Throws UserError. */
 export function openLibraries() {
   return {
-    regions: load("region", openRegions),
-    host: load("host", openHost),
-    xskSetup: load("xsk", openXskSetup),
-    udpSetup: load("udp", openUdpSetup),
-    processes: load("process", openProcesses),
+    regions: load(openRegions),
+    host: load(openHost),
+    xskSetup: load(openXskSetup),
+    udpSetup: load(openUdpSetup),
+    processes: load(openProcesses),
     /** To wake tiles. */
-    tile: load("tile", openTile),
-    observer: load("tile", openObserver),
+    tile: load(openTile),
+    observer: load(openObserver),
   };
 }
 
-/** Opens one library, or throws UserError with what to do. */
-export function load<Library>(name: LibraryName, open: (path: string) => Library): Library {
-  const path = libraryPath(name);
+/** Opens one part of the library, or throws UserError with what to do. */
+export function load<Library>(open: (path: string) => Library): Library {
+  const path = libraryPath();
   try {
     return open(path);
   } catch (error) {

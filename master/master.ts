@@ -12,7 +12,7 @@ import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash_table.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
 import { Changes } from "./changes.ts";
 import {
@@ -28,11 +28,11 @@ import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "./watch.ts";
-import { stateRegionBytes } from "../tiles/app/state.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { APPLIANCE_LIBRARIES, permissionFlags } from "../tiles/runtime/permissions.ts";
+import { permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
@@ -1023,7 +1023,7 @@ class Master {
     ];
     const { root } = this.#files;
     const program = programModule("", root);
-    const libraries = APPLIANCE_LIBRARIES.map((name) => libraryPath(name, root));
+    const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
     const order = inventory.order(handings, setup);
     try {
@@ -1034,7 +1034,7 @@ class Master {
           ...RUN_FLAGS,
           V8_FLAGS,
           ...permissionFlags(
-            { read: [program, ...read], ffi: libraries },
+            { read: [program, ...read], ffi: [library] },
             (sentence) => new UserError(sentence, Exit.usage),
           ),
           programModule("tiles/runtime/appliance_process.ts", root),
@@ -1042,7 +1042,7 @@ class Master {
         ],
         env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
-        read: [program, ...libraries, ...read],
+        read: [program, library, ...read],
         clock,
         uid: this.#uid(0),
         netAdmin: true,

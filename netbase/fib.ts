@@ -1,5 +1,6 @@
 /**
- * The FIB: longest prefix match in one or two loads (DIR-24-8, as DPDK's rte_lpm), and how it is built
+ * The FIB: longest prefix match in one or two loads (DIR-24-8, as DPDK's rte_lpm), and the next hops that
+ * its cells name. This is the readers' side; `fib_writer.ts`, which only the netlink tile loads, builds it
  * from the RIB.
  *
  * The tbl24 has a cell for every /24. A cell is a next hop id; or, with bit 15, a tbl8 of 256 cells for
@@ -21,18 +22,15 @@
 
 import { slice, u16, u32, type View } from "../ffi/view.ts";
 import * as layout from "./layout.ts";
-import type { NextHopWriter } from "./next_hops.ts";
-import { type DeferredFree, fence, Grace, IdPool, type Reader } from "./rcu.ts";
-import { type LookupOrder, Node, NODE_WORDS, type Rib, ROOT, TOUCHED, type Trie } from "./rib.ts";
-import { RTN_THROW } from "./route.ts";
 
 // V8 folds constants of the same module that are not exported. Others it loads and checks at each use,
 // which made a lookup three times as slow.
-const { FIB_AT, FIB_DEFAULT, FIB_WORDS, NEXT_HOP_OVERFLOW, TBL24_CELLS } = layout;
-const { TBL8_BIT, TBL8_CELLS, TBL8S } = layout;
+const { FIB_AT, FIB_DEFAULT, FIB_WORDS, TBL24_CELLS, TBL8_BIT } = layout;
+const { NEXT_HOP_WORDS, NEXT_HOPS, NEXT_HOPS_AT, NextHop, PATH_UNIT, PATH_UNITS, PATHS_AT } =
+  layout;
 const TBL8_MASK = TBL8_BIT - 1;
 
-/** The readers' side. */
+/** Finds the next hop id of an address. */
 export class FibReader {
   // Declared only, see `hash_table.ts`.
   declare private readonly words: Uint16Array;
@@ -60,497 +58,87 @@ export function fibWords(view: View): Uint16Array {
   return u16(slice(view, FIB_AT, FIB_WORDS * 2));
 }
 
-/** Stores into the FIB so that a reader is right at every moment. */
-class FibWriter {
-  /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
-  reclaimed = 0;
-  /** Counts stores that a reader can see. */
-  stores = 0;
-  /**
-   * While true no cell becomes 0, so that no address is without a route between a change of cells and
-   * a change of the default that cell 0 means.
-   */
-  keepCovered = false;
-  readonly #words: Uint16Array;
-  readonly #deferred: DeferredFree;
-  readonly #tbl8s = new IdPool(0, TBL8S);
-
-  /** Joins at `view`; with `joined` the tbl8s that a predecessor's cells name are in use. */
-  constructor(view: View, deferred: DeferredFree, joined: boolean) {
-    this.#words = fibWords(view);
-    this.#deferred = deferred;
-    if (!joined) return;
-    for (let i = 0; i < TBL24_CELLS; i++) {
-      const cell = this.#words[i];
-      if ((cell & TBL8_BIT) !== 0) this.#tbl8s.reserve(cell & TBL8_MASK);
-    }
-  }
-
-  /** Next hop id of the default route, 0: none. */
-  get defaultRoute(): number {
-    return this.#words[FIB_DEFAULT];
-  }
-
-  /** Moves the default route by one store. */
-  set defaultRoute(id: number) {
-    Atomics.store(this.#words, FIB_DEFAULT, id);
-    this.stores++;
-  }
-
-  /** Routes the /24s from number `from` to below `to` through one next hop. */
-  fill(from: number, to: number, id: number): void {
-    if (id === 0 && this.keepCovered) return;
-    for (let i = from; i < to; i++) {
-      const old = this.#words[i];
-      if (old === id) continue;
-      this.#words[i] = id;
-      this.stores++;
-      if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);
-    }
-  }
-
-  /**
-   * Routes the 256 addresses of the /24 with number `cell` through `ids`. False: no tbl8 is free for it,
-   * and the whole /24 now has NEXT_HOP_OVERFLOW.
-   */
-  fillBlock(cell: number, ids: Uint16Array): boolean {
-    if (isUniform(ids)) {
-      this.fill(cell, cell + 1, ids[0]);
-      return true;
-    }
-    const old = this.#words[cell];
-    if ((old & TBL8_BIT) !== 0) {
-      this.#refill(old & TBL8_MASK, ids);
-      return true;
-    }
-    const tbl8 = this.#tbl8s.allocate();
-    if (tbl8 < 0) {
-      this.fill(cell, cell + 1, NEXT_HOP_OVERFLOW);
-      return false;
-    }
-    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
-    for (let i = 0; i < TBL8_CELLS; i++) {
-      this.#words[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
-    }
-    Atomics.store(this.#words, cell, TBL8_BIT | tbl8);
-    this.stores++;
-    return true;
-  }
-
-  /** For `DeferredFree`: no reader looks at `tbl8` any more. */
-  reclaim(tbl8: number): void {
-    this.#tbl8s.reclaim(tbl8);
-    this.reclaimed++;
-  }
-
-  #refill(tbl8: number, ids: Uint16Array): void {
-    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
-    for (let i = 0; i < TBL8_CELLS; i++) {
-      if (this.#words[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
-      this.#words[base + i] = ids[i];
-      this.stores++;
-    }
-  }
-}
-
-function isUniform(ids: Uint16Array): boolean {
-  const first = ids[0];
-  for (let i = 1; i < ids.length; i++) if (ids[i] !== first) return false;
-  return true;
-}
-
-/** A node's `best`: next hop id of `local` << 16 | of `main`, 0 for none. */
-const LOCAL_MASK = 0x7fff0000;
-const MAIN_MASK = 0x7fff;
-
-/** Which tables a change concerns. */
-const CHANGED_LOCAL = 1;
-const CHANGED_MAIN = 2;
-const BOTH = CHANGED_LOCAL | CHANGED_MAIN;
-/** Write every cell, whatever prefix is above. */
-const ALL = 4;
-
-/** Polls of the readers before a commit leaves the rest to the next one; some tens of microseconds. */
-const MOST_POLLS = 1000;
-/** Prefixes that did not fit and are retried in one commit, at most. */
-const MOST_RETRIES = 4096;
-
 /**
- * Keeps the FIB as the RIB says. It works once per batch (`commit`), in three steps, so that each cell goes
- * straight from what was right before the batch to what is right after it: first the best candidates of
- * all touched prefixes are chosen and their next hops written; then cells are stored; then next hops that
- * no cell names any more are released. A route that is deleted and added again within a batch is never
- * seen to be gone.
+ * Next hops. A record says all that a packet needs of its route. The record of an ECMP group names a slot
+ * table: 2ᵏ slots, each naming a member, of which a flow takes one by its hash.
  *
- * Cells under the default route alone are 0, and one word says what that means. When that word moves,
- * first the cells are written that will need it no more, then it is moved, then those that become 0; with
- * a grace period after each, so that no reader takes an old cell for a new default or the reverse.
+ * Records are found by the id that `FibReader.lookup` gives; an id is valid until the reader's next quiescent
+ * state. Records do not change, and everything is found through the id, so plain loads are enough
+ * (`rcu.ts`).
  */
-export class FibBuilder {
-  readonly #rib: Rib;
-  readonly #trie: Trie;
-  readonly #nextHops: NextHopWriter;
-  readonly #readers: readonly Reader[];
-  readonly #header: Uint32Array;
-  readonly #fib: FibWriter;
-  readonly #reader: FibReader;
-  readonly #block = new Uint16Array(TBL8_CELLS);
-  /** How far the batch has come. */
-  #stage: "idle" | "covering" | "uncovering" = "idle";
-  /** The nodes of the batch, and which tables changed for each. */
-  #nodes: number[] = [];
-  #changed: number[] = [];
-  /** Since cells were written last, and since the default was moved last. */
-  #sinceCells = new Grace([]);
-  #sinceMove = this.#sinceCells;
-  /** What the default is to become. */
-  #default = 0;
-  /** Every cell is to be written, and: what did not fit is retried. */
-  #rebuild: boolean;
-  #retrying = false;
-  /** The root's `best` at the last commit. */
-  #rootBest = 0;
-  #order: LookupOrder = "merged";
-  /** Separate tables, and `local` has a default route: it hides that of `main`. */
-  #localDefault = false;
-  /** Nodes without a next hop and /24s without a tbl8, for want of room. */
-  readonly #noNextHop = new Set<number>();
-  readonly #noTbl8 = new Set<number>();
-  /** `#reclaims` at the last retry, and how many of each kind have yet to be retried. */
-  #reclaimed = 0;
-  #untried = 0;
+export class NextHopReader {
+  // Declared only, see `hash_table.ts`.
+  declare readonly words: Uint32Array;
+  declare readonly paths: Uint16Array;
 
-  /** Joins at `view`. Until the RIB is whole, cells stay as a predecessor left them. */
-  constructor(view: View, { rib, nextHops, deferred, readers }: {
-    rib: Rib;
-    nextHops: NextHopWriter;
-    deferred: DeferredFree;
-    readers: readonly Reader[];
-  }) {
-    this.#rib = rib;
-    this.#trie = rib.trie;
-    this.#nextHops = nextHops;
-    this.#readers = readers;
-    this.#header = u32(view);
-    this.#fib = new FibWriter(view, deferred, !rib.whole);
-    this.#reader = new FibReader(view);
-    this.#rebuild = !rib.whole;
+  constructor(view: View) {
+    this.words = u32(slice(view, NEXT_HOPS_AT, NEXT_HOPS * NEXT_HOP_WORDS * 4));
+    this.paths = u16(slice(view, PATHS_AT, PATH_UNITS * PATH_UNIT * 2));
   }
 
-  /** Counts stores that a reader can see. */
-  get stores(): number {
-    return this.#fib.stores;
+  /** RTN_* or KIND_*; 0 for id 0. */
+  kind(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.kind] & 0xff;
   }
 
-  /**
-   * Whether the last `commit()` left something to do: for a reader that has not ended its burst, or
-   * because something that did not fit is to be retried.
-   */
-  get pending(): boolean {
-    return this.#rib.whole &&
-      (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
+  /** RT_SCOPE_* of the route */
+  scope(id: number): number {
+    return (this.words[id * NEXT_HOP_WORDS + NextHop.kind] >>> 8) & 0xff;
   }
 
-  /** Prefixes and /24s that do not fit just now. */
-  get overflow(): number {
-    return this.#noNextHop.size + this.#noTbl8.size;
+  /** `NextHopFlag` */
+  flags(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.kind] >>> 16;
   }
 
-  /** Brings all touched prefixes into the FIB, or continues with what an earlier call had to leave. */
-  commit(): void {
-    if (!this.#rib.whole || (this.#stage !== "idle" && !this.#proceed())) return;
-    if (this.#begin()) this.#proceed();
+  /** Host order; 0: on-link */
+  gateway(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.gateway];
   }
 
-  /** Begins a batch and writes the cells that must not wait for the default. False: nothing to do. */
-  #begin(): boolean {
-    this.#retrying = this.#retryNextHops();
-    const { lookupOrder, touched } = this.#rib;
-    if (lookupOrder !== this.#order && this.#fib.stores > 0) this.#rebuild = true;
-    this.#order = lookupOrder;
-    if (touched.length === 0 && !this.#rebuild && !this.#retrying) return false;
-    this.#nodes = touched;
-    this.#rib.touched = [];
-    this.#changed = this.#nodes.map((node) => this.#choose(node));
-    this.#default = this.#chooseDefault();
-    this.#fence();
-    this.#stage = "uncovering";
-    if (this.#default !== this.#fib.defaultRoute) {
-      this.#stage = "covering";
-      this.#fib.keepCovered = true;
-      this.#write();
-      this.#fib.keepCovered = false;
-    }
-    return true;
+  ifindex(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.ifindex];
   }
 
-  /** Continues a batch as far as the readers allow. False: it is not done. */
-  #proceed(): boolean {
-    if (this.#stage === "covering") {
-      if (!isOver(this.#sinceCells)) return false;
-      this.#fib.defaultRoute = this.#default;
-      this.#sinceMove = new Grace(this.#readers);
-      this.#stage = "uncovering";
-    }
-    const cells = this.#rebuild || this.#retrying || this.#nodes.some((node) => node !== ROOT);
-    if (cells && !isOver(this.#sinceMove)) return false;
-    this.#write();
-    this.#stage = "idle";
-    this.#rebuild = false;
-    for (const node of this.#nodes) this.#trie.prune(node);
-    // A node touched since may have lost a next hop that cells still name.
-    if (this.#rib.touched.length === 0) this.#rib.attributes.sweep();
-    this.#nextHops.disinherit();
-    return true;
+  /** The route's preferred source, host order; 0: choose one */
+  source(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.source];
   }
 
-  #fence(): void {
-    fence(this.#header, layout.Header.fence);
+  /** The route's MTU; 0: the interface's */
+  mtu(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.mtu];
   }
 
-  /** How often room has come free. */
-  get #reclaims(): number {
-    return this.#nextHops.reclaimed + this.#fib.reclaimed;
+  /** Groups: the member (a next hop id) that a flow takes. `flowHash`: 32 well-mixed bits. */
+  member(id: number, flowHash: number): number {
+    const log2 = this.words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16;
+    // Two shifts: a shift by 32 is one by 0 in JavaScript, and log2 may be 0.
+    return this.paths[this.#pathsAt(id) + ((flowHash >>> 1) >>> (31 - log2))];
   }
 
-  /** How many nodes, or /24s if they are more, are to be retried: all, once room has come free. */
-  get #retries(): number {
-    const most = Math.max(this.#noNextHop.size, this.#noTbl8.size);
-    return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
+  /** Groups: number of members. */
+  memberCount(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.shape] & 0xffff;
   }
 
-  /** Touches nodes that found no next hop, where something is to be retried; whether it is. */
-  #retryNextHops(): boolean {
-    const retries = this.#retries;
-    this.#reclaimed = this.#reclaims;
-    this.#untried = Math.max(0, retries - MOST_RETRIES);
-    if (retries === 0) return false;
-    for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);
-    return true;
+  /** Groups: next hop id of the `i`-th member, in the kernel's order. */
+  memberId(id: number, i: number): number {
+    return this.paths[this.#memberAt(id, i)];
   }
 
-  /** Publishes the next hops that `node` has now, and returns for which tables they are new. */
-  #choose(node: number): number {
-    const at = node * NODE_WORDS;
-    const before = this.#trie.words[at + Node.best] & ~TOUCHED;
-    const local = this.#nextHopOf(node, Node.local, before >>> 16);
-    const main = this.#nextHopOf(node, Node.main, before & MAIN_MASK);
-    const best = (local << 16) | main;
-    this.#trie.words[at + Node.best] = best;
-    if (local === NEXT_HOP_OVERFLOW || main === NEXT_HOP_OVERFLOW) this.#noNextHop.add(node);
-    else this.#noNextHop.delete(node);
-    return tablesIn(before ^ best);
+  /** Groups: weight of the `i`-th member, 1 or more. */
+  memberWeight(id: number, i: number): number {
+    return this.paths[this.#memberAt(id, i) + 1] + 1;
   }
 
-  /** Next hop id of the first usable candidate in a node's list; 0: none. */
-  #nextHopOf(node: number, list: number, earlier: number): number {
-    const { candidates, attributes } = this.#rib;
-    const at = node * NODE_WORDS;
-    const best = this.#rib.firstUsable(at + list);
-    if (node === ROOT && list === Node.main) {
-      return attributes.defaultNextHop(this.#rib.equalDefaults(best), earlier);
-    }
-    if (best === 0) return 0;
-    // A predecessor's flows keep their members, too.
-    const before = earlier === 0 && this.#rebuild
-      ? this.#reader.lookup(this.#trie.words[at + Node.prefix])
-      : earlier;
-    const length = this.#trie.words[at + Node.length];
-    return attributes.nextHop(candidates.attributes(best), length, before);
+  #pathsAt(id: number): number {
+    return this.words[id * NEXT_HOP_WORDS + NextHop.paths] * PATH_UNIT;
   }
 
-  /** What cell 0 is to mean. */
-  #chooseDefault(): number {
-    const best = this.#trie.words[ROOT * NODE_WORDS + Node.best];
-    const local = best >>> 16;
-    const main = best & MAIN_MASK;
-    const separate = this.#order === "separate";
-    const wins = local !== 0 && !(separate && this.#isThrow(local));
-    const hides = wins && separate;
-    // Where it hides `main`, cells that are 0 may have to change, and the reverse.
-    if (best !== this.#rootBest && (hides || this.#localDefault)) this.#rebuild = true;
-    this.#rootBest = best;
-    this.#localDefault = hides;
-    return wins ? local : main;
+  /** Members follow the slots, two words each. */
+  #memberAt(id: number, i: number): number {
+    const log2 = this.words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16;
+    return this.#pathsAt(id) + (1 << log2) + i * 2;
   }
-
-  /** Writes the batch's cells. */
-  #write(): void {
-    const stores = this.#fib.stores;
-    if (this.#rebuild) this.#writeNode(ROOT, 0, ALL);
-    else this.#writeBatch();
-    const retries = this.#retrying ? take(this.#noTbl8, MOST_RETRIES) : [];
-    for (const cell of retries) this.#writeCell(cell);
-    if (this.#fib.stores === stores) return;
-    this.#fence();
-    this.#sinceCells = new Grace(this.#readers);
-  }
-
-  #writeBatch(): void {
-    const words = this.#trie.words;
-    let lastCell = -1;
-    for (let i = 0; i < this.#nodes.length; i++) {
-      const node = this.#nodes[i];
-      const changed = this.#changed[i];
-      if (changed === 0 || node === ROOT) continue;
-      const at = node * NODE_WORDS;
-      const cell = words[at + Node.prefix] >>> 8;
-      const best = words[at + Node.best];
-      const length = words[at + Node.length];
-      // Most prefixes hide all that is above: no need to walk down to them and collect it.
-      const hides = this.#hides(best) === BOTH;
-      if (length < 24) {
-        const pair = this.#override(hides ? 0 : this.#inherited(node), best);
-        this.#writeNode(node, pair, changed);
-      } else if (cell !== lastCell) {
-        if (length === 24 && hides) this.#writeBlock(cell, 0, node);
-        else this.#writeCell(cell);
-        lastCell = cell;
-      }
-    }
-  }
-
-  /** The pair of the prefixes above `node`, without the default. */
-  #inherited(node: number): number {
-    const words = this.#trie.words;
-    const prefix = words[node * NODE_WORDS + Node.prefix];
-    let pair = 0;
-    let current = this.#trie.step(ROOT, prefix);
-    while (current !== node) {
-      pair = this.#override(pair, words[current * NODE_WORDS + Node.best]);
-      current = this.#trie.step(current, prefix);
-    }
-    return pair;
-  }
-
-  /**
-   * Writes a prefix shorter than /24 whose routes are `pair`: fills the gaps between more specific
-   * prefixes, and goes down into those through which a change of `tables` shows.
-   */
-  #writeNode(node: number, pair: number, tables: number): void {
-    const words = this.#trie.words;
-    const at = node * NODE_WORDS;
-    const id = this.#effective(pair);
-    let cell = words[at + Node.prefix] >>> 8;
-    const end = cell + (TBL24_CELLS >>> words[at + Node.length]);
-    for (let side = 0; side < 2; side++) {
-      const child = words[at + Node.child0 + side];
-      if (child === 0) continue;
-      this.#fib.fill(cell, words[child * NODE_WORDS + Node.prefix] >>> 8, id);
-      cell = this.#writeChild(child, pair, tables);
-    }
-    this.#fib.fill(cell, end, id);
-  }
-
-  /** Writes `child` of a prefix whose routes are `pair`, and returns the cell after it. */
-  #writeChild(child: number, pair: number, tables: number): number {
-    const at = child * NODE_WORDS;
-    const best = this.#trie.words[at + Node.best];
-    const length = this.#trie.words[at + Node.length];
-    const cell = this.#trie.words[at + Node.prefix] >>> 8;
-    const shows = tables & ~this.#hides(best);
-    if (length > 24 || (length === 24 && shows !== 0)) this.#writeBlock(cell, pair, child);
-    else if (shows !== 0) this.#writeNode(child, this.#override(pair, best), shows);
-    return length >= 24 ? cell + 1 : cell + (TBL24_CELLS >>> length);
-  }
-
-  /** Writes one /24, whatever is in it. */
-  #writeCell(cell: number): void {
-    const words = this.#trie.words;
-    const address = (cell << 8) >>> 0;
-    let pair = 0;
-    let node = this.#trie.step(ROOT, address);
-    while (node !== 0 && words[node * NODE_WORDS + Node.length] < 24) {
-      if (!this.#trie.covers(node, address)) node = 0;
-      else {
-        pair = this.#override(pair, words[node * NODE_WORDS + Node.best]);
-        node = this.#trie.step(node, address);
-      }
-    }
-    const inside = node !== 0 && words[node * NODE_WORDS + Node.prefix] >>> 8 === cell;
-    this.#writeBlock(cell, pair, inside ? node : 0);
-  }
-
-  /** Writes one /24 whose routes are `pair` except where `node` (/24 or longer; 0: none) covers it. */
-  #writeBlock(cell: number, pair: number, node: number): void {
-    if (this.#hasOneRoute(node)) {
-      const best = node === 0 ? 0 : this.#trie.words[node * NODE_WORDS + Node.best];
-      this.#fib.fill(cell, cell + 1, this.#effective(this.#override(pair, best)));
-      this.#noTbl8.delete(cell);
-      return;
-    }
-    this.#block.fill(this.#effective(pair));
-    if (node !== 0) this.#overlay(node, pair);
-    if (this.#fib.fillBlock(cell, this.#block)) this.#noTbl8.delete(cell);
-    else this.#noTbl8.add(cell);
-  }
-
-  /** Whether all of a /24 has one route: the topmost prefix in it is that /24, with nothing below. */
-  #hasOneRoute(topmost: number): boolean {
-    const words = this.#trie.words;
-    const at = topmost * NODE_WORDS;
-    if (topmost === 0) return true;
-    return words[at + Node.length] === 24 &&
-      (words[at + Node.child0] | words[at + Node.child1]) === 0;
-  }
-
-  #overlay(node: number, inherited: number): void {
-    const words = this.#trie.words;
-    const at = node * NODE_WORDS;
-    const pair = this.#override(inherited, words[at + Node.best]);
-    const first = words[at + Node.prefix] & 0xff;
-    this.#block.fill(this.#effective(pair), first, first + 2 ** (32 - words[at + Node.length]));
-    const [child0, child1] = [words[at + Node.child0], words[at + Node.child1]];
-    if (child0 !== 0) this.#overlay(child0, pair);
-    if (child1 !== 0) this.#overlay(child1, pair);
-  }
-
-  /** The pair of a prefix that has `best` of its own below a prefix whose pair is `pair`. */
-  #override(pair: number, best: number): number {
-    if (this.#order === "merged") return (best & ~TOUCHED) !== 0 ? best & ~TOUCHED : pair;
-    const local = best & LOCAL_MASK;
-    const main = best & MAIN_MASK;
-    return (local !== 0 ? local : pair & LOCAL_MASK) | (main !== 0 ? main : pair & MAIN_MASK);
-  }
-
-  /** The tables whose routes above a prefix are hidden by its own `best`. */
-  #hides(best: number): number {
-    const own = tablesIn(best);
-    return this.#order === "merged" && own !== 0 ? BOTH : own;
-  }
-
-  /** The next hop id that a cell has for `pair`. */
-  #effective(pair: number): number {
-    const local = pair >>> 16;
-    const main = pair & MAIN_MASK;
-    if (local !== 0 && (this.#order === "merged" || !this.#isThrow(local))) return local;
-    if (!this.#localDefault) return main;
-    // The default of `local` hides `main`, unless a `throw` of `local` leads past it; to what `main`
-    // has, or to nothing, which the `throw` says as well.
-    if (local === 0) return 0;
-    return main || (this.#trie.words[ROOT * NODE_WORDS + Node.best] & MAIN_MASK) || local;
-  }
-
-  #isThrow(id: number): boolean {
-    return this.#nextHops.kind(id) === RTN_THROW;
-  }
-}
-
-/** The tables for which a pair, or the difference of two, has something. */
-function tablesIn(pair: number): number {
-  return ((pair & LOCAL_MASK) !== 0 ? CHANGED_LOCAL : 0) |
-    ((pair & MAIN_MASK) !== 0 ? CHANGED_MAIN : 0);
-}
-
-/** Whether a grace period is over, polled for a little while. */
-function isOver(grace: Grace): boolean {
-  for (let poll = 0; poll < MOST_POLLS; poll++) if (grace.over) return true;
-  return false;
-}
-
-/** Removes at most `most` members of a set and returns them. */
-function take(set: Set<number>, most: number): number[] {
-  const taken = [...set.values().take(most)];
-  for (const one of taken) set.delete(one);
-  return taken;
 }

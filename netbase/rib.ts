@@ -9,10 +9,11 @@
  */
 
 import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";
-import type { Change, ListenerSlot } from "./netbase.ts";
-import type { NextHopFields, NextHopWriter } from "./next_hops.ts";
+import type { Change, ListenerSlot } from "./netbase_writer.ts";
+import type { NextHopFields, NextHopWriter } from "./fib_writer.ts";
 import {
   type Hop,
+  isRefusal,
   KIND_GROUP,
   KIND_UNSUPPORTED,
   NLM_F_APPEND,
@@ -22,7 +23,6 @@ import {
   type RouteAttributes,
   RT_TABLE_LOCAL,
   RT_TABLE_MAIN,
-  RTN_BLACKHOLE,
   RTN_LOCAL,
   RTN_THROW,
   RTN_UNICAST,
@@ -420,7 +420,7 @@ export class Rib {
   #refusal(candidate: number): number {
     if (candidate === 0) return RTN_THROW;
     const { type } = this.attributes.get(this.candidates.attributes(candidate));
-    return refuses(type) ? type : 0;
+    return isRefusal(type) ? type : 0;
   }
 
   /** The candidate that `address` takes, 0 for none, and its list. */
@@ -961,7 +961,7 @@ class AttributeTable {
 }
 
 /** Whether two sets are equal, apart from `ignored` flags. */
-function isEqual(
+export function isEqual(
   a: Readonly<RouteAttributes>,
   b: Readonly<RouteAttributes>,
   ignored: number,
@@ -1025,13 +1025,9 @@ function makeSet(attributes: Readonly<RouteAttributes>, id: number, hash: number
 
 /** As `fib_table_lookup`: routes that refuse always count, others unless they are dead. */
 function isUsable(attributes: Readonly<RouteAttributes>): boolean {
-  if (refuses(attributes.type)) return true;
+  if (isRefusal(attributes.type)) return true;
   if ((attributes.flags & RTNH_F_DEAD) !== 0) return false;
   return attributes.hops === null || attributes.hops.some((hop) => isAlive(hop));
-}
-
-function refuses(type: number): boolean {
-  return type >= RTN_BLACKHOLE && type <= RTN_THROW;
 }
 
 function isAlive(hop: Hop): boolean {
@@ -1046,7 +1042,7 @@ function publish(
   earlier: number,
 ): number {
   if (set.unsupported) return nextHops.publish(refusal(KIND_UNSUPPORTED));
-  if (refuses(set.type)) return nextHops.publish(refusal(set.type));
+  if (isRefusal(set.type)) return nextHops.publish(refusal(set.type));
   const alive = set.hops?.filter(isAlive) ?? [set];
   const members = alive.map((hop) => ({
     fields: fieldsOf(set, flags, hop),

@@ -18,6 +18,11 @@ export const RTN_UNREACHABLE = 7;
 export const RTN_PROHIBIT = 8;
 export const RTN_THROW = 9;
 
+/** Whether a route type refuses packets: blackhole, unreachable, prohibit, throw. */
+export function isRefusal(type: number): boolean {
+  return type >= RTN_BLACKHOLE && type <= RTN_THROW;
+}
+
 /** Next hop kinds beyond the kernel's route types. A group has members, of which a flow takes one. */
 export const KIND_GROUP = 32;
 /** A route that the kernel can follow and Tegula cannot (IPv6 next hop, encapsulation, …). */

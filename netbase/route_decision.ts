@@ -10,6 +10,7 @@ import { NextHopFlag } from "./layout.ts";
 import { NUD_VALID } from "./neighbors.ts";
 import type { NetbaseReader } from "./netbase.ts";
 import {
+  isRefusal,
   KIND_GROUP,
   KIND_OVERFLOW,
   KIND_UNSUPPORTED,
@@ -19,7 +20,6 @@ import {
   RTN_BROADCAST,
   RTN_LOCAL,
   RTN_MULTICAST,
-  RTN_THROW,
   RTN_UNSPEC,
 } from "./route.ts";
 
@@ -165,8 +165,8 @@ function finish(reader: NetbaseReader, to: number, out: Decision): number {
 }
 
 function refuses(kind: number): boolean {
-  return kind === RTN_UNSPEC || (kind >= RTN_BLACKHOLE && kind <= RTN_THROW) ||
-    kind === KIND_UNSUPPORTED || kind === KIND_OVERFLOW;
+  return kind === RTN_UNSPEC || isRefusal(kind) || kind === KIND_UNSUPPORTED ||
+    kind === KIND_OVERFLOW;
 }
 
 function isMulticast(address: number): boolean {

@@ -1,7 +1,7 @@
-# `deno task build`: the native libraries, from ffi/*.c to build/libtegula_NAME.so. What is newer than
-# its sources is left alone. libxdp and what it stands on are linked in, so that a built tree needs
-# nothing of the host but libc, and every symbol that no binding names is hidden. And the modules of
-# processes of their own as plain JavaScript, build/program/.
+# `deno task build`: the native library, build/libtegula.so, and the one that confined processes start
+# with, build/libtegula_seal.so, from ffi/*.c. What is newer than its sources is left alone. libxdp and what
+# it stands on are linked in, so that a built tree needs nothing of the host but libc, and every symbol that
+# no binding names is hidden. And the modules of processes of their own as plain JavaScript, build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
 CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) -fvisibility=hidden -fPIC -shared \
@@ -11,32 +11,28 @@ FILTER = build/xdp_filter.bpf.o
 # Written aside and renamed: a program that has the old one open keeps it.
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
-LIBRARIES = $(foreach name,region tile host netlink udp xsk process seal,build/libtegula_$(name).so)
-
 PROGRAM = build/program/imports.json
 MODULES := $(shell find apps ffi netbase tiles -name '*.ts')
 DENO ?= deno
 
-all: $(LIBRARIES) $(PROGRAM)
+all: build/libtegula.so build/libtegula_seal.so $(PROGRAM)
 
 # The folders too: a module may be gone.
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
 	$(DENO) run --allow-all --no-check scripts/program.ts
 
-$(LIBRARIES): build/libtegula_%.so: ffi/%.c ffi/native.h ffi/policy.h scripts/build.mk | build
-	gcc $(CFLAGS) $(filter %.c,$^) $(EXTRA) $(LDFLAGS) $(INTO_PLACE)
+build/libtegula.so: $(foreach name,host netlink process region tile udp xsk xsk_static,ffi/$(name).c) \
+		ffi/native.h ffi/policy.h build/system_calls.inc $(FILTER) scripts/build.mk | build
+	gcc $(CFLAGS) -Ibuild -DFILTER_OBJECT='"$(abspath $(FILTER))"' $(filter %.c,$^) -Wl,--wrap=stderr \
+		-Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic $(LDFLAGS) $(INTO_PLACE)
+
+build/libtegula_seal.so: ffi/seal.c scripts/build.mk | build
+	gcc $(CFLAGS) $< $(LDFLAGS) $(INTO_PLACE)
 
 # The names of this architecture's system calls, by number.
 build/system_calls.inc: scripts/build.mk | build
 	echo '#include <asm/unistd.h>' | gcc -dM -E - >$@.$$$$ && \
 		sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' $@.$$$$ >$@ && rm $@.$$$$
-build/libtegula_tile.so: build/system_calls.inc
-build/libtegula_tile.so: EXTRA = -Ibuild
-
-build/libtegula_xsk.so: ffi/xsk_static.c $(FILTER)
-build/libtegula_xsk.so: EXTRA = -DFILTER_OBJECT='"$(abspath $(FILTER))"' \
-	-Wl,--wrap=stderr -Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic
-
 $(FILTER): ffi/xdp_filter.bpf.c scripts/build.mk | build
 	clang -target bpf -O2 -g $(WARNINGS) -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
 

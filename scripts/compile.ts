@@ -30,8 +30,6 @@ function run(program: string, args: string[]): void {
 
 /** What the program is made of, apart from main.ts, deno.json and npm modules, seen from ROOT. */
 function parts(): string[] {
-  const built = [...Deno.readDirSync(`${ROOT}build`)].map(({ name }) => `build/${name}`);
-  const libraries = built.filter((path) => path.endsWith(".so")).sort();
   return [
     "apps",
     "cli",
@@ -41,7 +39,8 @@ function parts(): string[] {
     "netbase",
     "tiles",
     "build/program",
-    ...libraries,
+    "build/libtegula.so",
+    "build/libtegula_seal.so",
   ];
 }
 

@@ -255,7 +255,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -285,7 +285,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -337,7 +337,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -386,7 +386,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -410,7 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -1126,60 +1126,60 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/interfaces_part.ts", ["unit/netlink_interfaces"], [
+  ...mutantsOf("tiles/netlink/tables.ts", ["unit/netlink_interfaces"], [
     {
       name: "mirror: routes stay whose preferred source is gone",
-      in: "InterfacesPart.#addressGone",
-      from: "if (!elsewhere) this.#listeners.routes.sourceGone(local);",
+      in: "InterfacesTable.#addressGone",
+      from: "if (!elsewhere) this.#routes.sourceGone(local);",
       to: "void local;",
     },
     {
       name: "mirror: routes go though their preferred source is elsewhere",
-      in: "InterfacesPart.#addressGone",
+      in: "InterfacesTable.#addressGone",
       from: "if (!elsewhere) this",
       to: "this",
     },
     {
       name: "mirror: routes stay by an interface that lost its last address",
-      in: "InterfacesPart.#addressGone",
-      from: "if (left === 0) this.#listeners.routes.deviceDown(ifindex, { force: true });",
+      in: "InterfacesTable.#addressGone",
+      from: "if (left === 0) this.#routes.deviceDown(ifindex, { force: true });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is down",
-      in: "InterfacesPart.#linkChanged",
-      from: "if (wentDown) routes.deviceDown(ifindex, { force: false });",
+      in: "InterfacesTable.#linkChanged",
+      from: "if (wentDown) this.#routes.deviceDown(ifindex, { force: false });",
       to: "",
     },
     {
       name: "mirror: routes stay by an interface that is gone",
-      in: "InterfacesPart.#linkGone",
-      from: "this.#listeners.routes.deviceGone(ifindex);",
+      in: "InterfacesTable.#linkGone",
+      from: "this.#routes.deviceGone(ifindex);",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/event_log.ts", ["unit/netlink_event_log"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_change_log"], [
     {
-      name: "event log: what does not fit is lost without a word",
-      in: "EventLog.#grow",
+      name: "change log: what does not fit is lost without a word",
+      in: "ChangeLog.#grow",
       from:
         "if (needed > MOST_BYTES) this.overflowed = true;\n    if (this.overflowed) return false;",
       to: "if (needed > MOST_BYTES) return false;",
     },
     {
-      name: "event log: an overflow is never forgotten",
-      in: "EventLog.clear",
+      name: "change log: an overflow is never forgotten",
+      in: "ChangeLog.clear",
       from: "this.overflowed = false;",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/synchroniser.ts", ["unit/netlink_synchroniser"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_resync"], [
     {
-      name: "synchroniser: a read is whole though events beside it were lost",
-      in: "Synchroniser.#ended",
-      from: 'else if (this.#events.overflowed) this.#failed(plan, "damaged");',
+      name: "resync: a read is whole though events beside it were lost",
+      in: "Resync.#ended",
+      from: 'else if (this.#events.overflowed) this.#failed(schedule, "damaged", now);',
       to: "",
     },
   ]),
@@ -1250,14 +1250,14 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink_audit"], [
     {
       name: "audit: what an event has named counts as a difference",
-      in: "Audit.#forgetNamed",
-      from: "if (this.#named.has(what)) this.#differing.delete(what);",
+      in: "Audit.#begin",
+      from: "this.#mirror.watchEvents((message, now) => resync.event(message, now));",
       to: "",
     },
     {
       name: "audit: a difference is not mended",
       in: "Audit.#repair",
-      from: "this.#mirror.resync();",
+      from: "this.#mirror.resync(undefined, now);",
       to: "",
     },
   ]),
@@ -1307,7 +1307,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/service.ts", ["unit/app_service"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_service"], [
     {
       name: "service: an error ends the app's burst",
       in: "Service.receive",
@@ -1323,7 +1323,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "service: errors are not counted",
       in: "Service.#failed",
-      from: "this.#parts.counters[APP.index.errors]++;",
+      from: "this.#host.counters[APP.index.errors]++;",
       to: "",
     },
     {
@@ -1334,17 +1334,17 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/refusals.ts", ["unit/app_refusals"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app_refusals"], [
     {
       name: "refusals: the last port of a range is answered",
       in: "refusals",
-      from: "ports.fill(REFUSED, first, last + 1)",
-      to: "ports.fill(REFUSED, first, last)",
+      from: "ports.fill(REFUSED_PORT, first, last + 1)",
+      to: "ports.fill(REFUSED_PORT, first, last)",
     },
     {
       name: "refusals: two of our own ports answer each other for ever",
       in: "refusals",
-      from: "for (const port of served) ports[port] |= SERVED;",
+      from: "for (const port of served) ports[port] |= SERVED_PORT;",
       to: "",
     },
     {

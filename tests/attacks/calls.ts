@@ -6,7 +6,6 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { libraryPath } from "../../ffi/paths.ts";
 import { OBSERVED_CALLS, openTile } from "../../ffi/tile.ts";
 
 /** Whom it is tried on, as the thread's own PID namespace does not name them. */
@@ -242,7 +241,7 @@ export const READ_ONLY_CALLS: Readonly<Record<string, (fd: number) => Attempt>> 
   "copy into it": (fd) => call("copy_file_range", fd, 0, fd, 0, 1, 0),
 };
 
-const tile = openTile(libraryPath("tile"));
+const tile = openTile();
 const NUMBERS = new Map(
   Array.from({ length: OBSERVED_CALLS }, (_, number) => [tile.callName(number), number]),
 );

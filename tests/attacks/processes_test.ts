@@ -35,14 +35,14 @@ import { HARMS } from "./harms.ts";
 
 const VICTIM = fileURLToPath(new URL("./victim.js", import.meta.url));
 const SLOTS = 2;
-const processes = openProcesses(libraryPath("process"));
-const regions = openRegions(libraryPath("region"));
-const tile = openTile(libraryPath("tile"));
+const processes = openProcesses();
+const regions = openRegions();
+const tile = openTile();
 const counters = new Uint32Array(new SharedArrayBuffer(4 * SLOTS * OBSERVED_CALLS));
-openObserver(libraryPath("tile")).start(counters);
-const observer = openObserver(libraryPath("tile"));
+openObserver().start(counters);
+const observer = openObserver();
 const region = regions.createShared("attacks", 4096);
-const eventfd = openHost(libraryPath("host")).eventfd();
+const eventfd = openHost().eventfd();
 /** Where an app finds that. */
 const EVENTFD = FIRST_DESCRIPTOR + 2;
 
@@ -52,8 +52,8 @@ const FOLDER = makeFolder();
 function makeFolder(): string {
   const folder = Deno.makeTempDirSync({ prefix: "tegula-attacks-" });
   Deno.copyFileSync(VICTIM, `${folder}/victim.js`);
-  Deno.copyFileSync(libraryPath("region"), `${folder}/libtegula_region.so`);
-  for (const path of [folder, `${folder}/victim.js`, `${folder}/libtegula_region.so`]) {
+  Deno.copyFileSync(libraryPath(), `${folder}/libtegula.so`);
+  for (const path of [folder, `${folder}/victim.js`, `${folder}/libtegula.so`]) {
     Deno.chmodSync(path, 0o755);
   }
   return folder;
@@ -72,7 +72,7 @@ class App {
 
   private constructor(slot: number) {
     this.#slot = slot;
-    const library = `${FOLDER}/libtegula_region.so`;
+    const library = `${FOLDER}/libtegula.so`;
     const script = `${FOLDER}/victim.js`;
     const permissions = [`--allow-read=${script}`, `--allow-ffi=${library}`];
     this.child = processes.start({
@@ -87,7 +87,7 @@ class App {
     const { listener, words, channel } = this.child;
     this.#before = counters.slice(slot * OBSERVED_CALLS, (slot + 1) * OBSERVED_CALLS);
     observer.hear({ name: `app${slot}`, slot, listener, words });
-    this.channel = openChannel(libraryPath("tile"), channel);
+    this.channel = openChannel(channel);
   }
 
   /** Starts one and waits until it echoes. */

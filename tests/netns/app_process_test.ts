@@ -157,13 +157,11 @@ for (const [does, program, failure] of PROGRAMS) {
     const root = Deno.makeTempDirSync();
     Deno.chmodSync(root, 0o755);
     Deno.mkdirSync(`${root}/build/program/tiles/app`, { recursive: true });
-    for (const name of ["tile", "region"] as const) {
-      Deno.copyFileSync(libraryPath(name), libraryPath(name, `${root}/`));
-    }
+    Deno.copyFileSync(libraryPath(), libraryPath(`${root}/`));
     Deno.writeTextFileSync(`${root}/build/program/imports.json`, "{}");
     Deno.writeTextFileSync(
       `${root}/build/program/tiles/app/process.js`,
-      `const native = Deno.dlopen("${libraryPath("tile", `${root}/`)}", {
+      `const native = Deno.dlopen("${libraryPath(`${root}/`)}", {
         write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
         close: { parameters: ["i32"], result: "i32" },
         abort: { parameters: [], result: "void" },

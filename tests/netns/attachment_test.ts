@@ -5,7 +5,6 @@
 
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { Filter } from "../../ffi/filter.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { u8 } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
@@ -15,9 +14,9 @@ import { carries, command, frame, PacketSocket, Wire } from "./ffi_wire.ts";
 
 const ADDRESS = 0xc6120001;
 
-const regions = openRegions(libraryPath("region"));
-const setup = openXskSetup(libraryPath("xsk"));
-const xsk = openXsk(libraryPath("xsk"));
+const regions = openRegions();
+const setup = openXskSetup();
+const xsk = openXsk();
 const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 const SHARES = [{ queue: 0, netTile: 0, umem }];
 
@@ -126,7 +125,7 @@ Deno.test("where one socket cannot be bound those that are bound are made again"
 Deno.test("a process that executed another program goes on with what it had open", () => {
   using wire = new Wire("upgraded");
   const { name, ifindex } = wire.near;
-  const executed = prepared(wire, openXskSetup(libraryPath("xsk")));
+  const executed = prepared(wire, openXskSetup());
   const slot = adopt(executed);
   equal(executed.state, null);
   executed.open("copy");

@@ -6,7 +6,7 @@
 import { strict as assert } from "node:assert";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { formatAddress } from "../../tiles/netlink/addresses.ts";
 import { Mirror } from "../../tiles/netlink/mirror.ts";
 import { TILE_REGION_BYTES, TileReader } from "../../tiles/runtime/tile_region.ts";

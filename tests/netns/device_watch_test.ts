@@ -7,7 +7,6 @@
 import { deepEqual, equal, fail, ok } from "node:assert/strict";
 import { RingWatch } from "../../master/watch.ts";
 import { Filter } from "../../ffi/filter.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openXsk, openXskSetup, type XskSetup } from "../../ffi/xsk.ts";
 import { Attachment } from "../../tiles/runtime/attachment.ts";
@@ -19,9 +18,9 @@ const ADDRESS = 0xc6120001;
 const LOOKS = 5;
 const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
-const regions = openRegions(libraryPath("region"));
-const setup = openXskSetup(libraryPath("xsk"));
-const xsk = openXsk(libraryPath("xsk"));
+const regions = openRegions();
+const setup = openXskSetup();
+const xsk = openXsk();
 const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 
 const PARTS = { xskSetup: setup, exists: () => true, gone: () => {} };

@@ -8,7 +8,7 @@
  */
 
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath, ROOT } from "../../ffi/paths.ts";
+import { ROOT } from "../../ffi/paths.ts";
 import { openProcesses } from "../../ffi/process.ts";
 import { openRegions, type SharedRegion } from "../../ffi/region.ts";
 import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
@@ -16,8 +16,8 @@ import { u32, u8, type View } from "../../ffi/view.ts";
 import { AppFiles } from "../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan, type Descriptors } from "../../master/app_process.ts";
 import { Watcher } from "../../ffi/watcher.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
-import type { ServiceSetup } from "../../tiles/app/service.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
+import type { ServiceSetup } from "../../tiles/app/host.ts";
 import { delay } from "../../tiles/runtime/delay.ts";
 import {
   appLinkBytes,
@@ -54,16 +54,16 @@ const REGIONS = {
 };
 type RegionName = keyof typeof REGIONS;
 const REGION_NAMES = Object.keys(REGIONS) as RegionName[];
-const host = openHost(libraryPath("host"));
-const regions = openRegions(libraryPath("region"));
-const tileLibrary = openTile(libraryPath("tile"));
-const processes = openProcesses(libraryPath("process"));
+const host = openHost();
+const regions = openRegions();
+const tileLibrary = openTile();
+const processes = openProcesses();
 const watcher = new Watcher(host, tileLibrary);
 const files = new AppFiles({ processes, uid: UID });
 
 const ECHO = `file://${ROOT}apps/echo.ts`;
 
-const observer = openObserver(libraryPath("tile"));
+const observer = openObserver();
 const refused = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
 observer.start(refused);
 

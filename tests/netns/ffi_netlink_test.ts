@@ -3,7 +3,6 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { ENOBUFS } from "../../ffi/errno.ts";
 import { openNetlink, TRUNCATED } from "../../ffi/netlink.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { command, inNamespace, Wire } from "./ffi_wire.ts";
 
 const RTM_NEWLINK = 16;
@@ -19,7 +18,7 @@ const POLLIN = 1;
 const SLOT_BYTES = 65536;
 const SLOTS = 16;
 
-const netlink = openNetlink(libraryPath("netlink"));
+const netlink = openNetlink();
 
 /** A socket with room to receive into. */
 class Socket {

@@ -28,9 +28,9 @@ function makeFolder(): string {
   run("gcc", "-O1", "-o", `${folder}/without_namespaces`, source);
   run("gcc", "-O1", "-DLISTENER", "-o", `${folder}/beneath_a_listener`, source);
   Deno.copyFileSync(`${HERE}process_child.js`, `${folder}/process_child.js`);
-  Deno.copyFileSync(libraryPath("region"), `${folder}/libtegula_region.so`);
+  Deno.copyFileSync(libraryPath(), `${folder}/libtegula.so`);
   // Plain JavaScript, as an app's process gets it.
-  const modules = ["region", "errno", "view"].map((name) => `${ROOT}ffi/${name}.ts`);
+  const modules = ["region", "errno", "paths", "view"].map((name) => `${ROOT}ffi/${name}.ts`);
   run(Deno.execPath(), "transpile", "--quiet", "--outdir", folder, ...modules);
   for (const { name } of Deno.readDirSync(`${folder}/ffi`)) {
     const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);
@@ -407,7 +407,7 @@ Deno.test("a program that was replaced goes on to start what it is", () => {
 });
 
 Deno.test("readableBy() says whether a user can read a file, as its folders let it", () => {
-  const { readableBy } = openProcesses(libraryPath("process"));
+  const { readableBy } = openProcesses();
   const folder = `${FOLDER}/readable`;
   Deno.mkdirSync(`${folder}/in`, { recursive: true, mode: 0o755 });
   Deno.writeTextFileSync(`${folder}/in/file`, "", { mode: 0o640 });
@@ -565,8 +565,8 @@ Deno.test("100 starts leave no descriptor behind", () => {
 });
 
 Deno.test("what the observer hears by is also the caller's, until it closes the process", async () => {
-  const processes = openProcesses(libraryPath("process"));
-  const observer = openObserver(libraryPath("tile"));
+  const processes = openProcesses();
+  const observer = openObserver();
   const link = (fd: number | string) => {
     try {
       return Deno.readLinkSync(`/proc/self/fd/${fd}`);

@@ -2,7 +2,6 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { EADDRINUSE } from "../../ffi/errno.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import {
   openUdp,
   openUdpSetup,
@@ -18,9 +17,9 @@ const LOOPBACK = 0x7f000001;
 const LOOPBACK_IFINDEX = 1;
 const LARGEST = 65_507;
 
-const setup = openUdpSetup(libraryPath("udp"));
-const udp = openUdp(libraryPath("udp"));
-const { wait } = openXsk(libraryPath("xsk"));
+const setup = openUdpSetup();
+const udp = openUdp();
+const { wait } = openXsk();
 const memory = new Uint8Array(UDP_BURST * UDP_BUFFER_BYTES);
 const buffers = Uint32Array.from({ length: UDP_BURST }, (_, i) => i * UDP_BUFFER_BYTES);
 

@@ -4,13 +4,12 @@
  */
 
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 
 const [ifindex, mac] = Deno.args;
-const regions = openRegions(libraryPath("region"));
-const setup = openXskSetup(libraryPath("xsk"));
+const regions = openRegions();
+const setup = openXskSetup();
 const memory = regions.create("umem", 64 * 2048).writer;
 const program = setup.load(1);
 const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
@@ -18,7 +17,7 @@ filter.setMac(Uint8Array.fromHex(mac));
 filter.setPorts([7]);
 filter.add(0xc6120001);
 const fd = setup.prepare(memory, { frameBytes: 2048, headroom: 0, ring: 64 });
-const xsk = openXsk(libraryPath("xsk"));
+const xsk = openXsk();
 const slot = xsk.adopt(fd, memory, 64);
 const bound = setup.bind(fd, { ifindex: Number(ifindex), queue: 0, mode: "copy" });
 const attached = setup.attach(program, Number(ifindex), "native");

@@ -3,14 +3,13 @@
  * another. Says `adopted`, waits for a line, and says what it found in the rings before it serves.
  */
 
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { u8 } from "../../ffi/view.ts";
 import { openXsk, VISIBLE_HEADER_WORDS, XSK_CURSORS, XskCursor } from "../../ffi/xsk.ts";
 
 const [socket, umem, frames, frameBytes, ring] = Deno.args.map(Number);
-const memory = openRegions(libraryPath("region")).mapShared(umem, frames * frameBytes);
-const xsk = openXsk(libraryPath("xsk"));
+const memory = openRegions().mapShared(umem, frames * frameBytes);
+const xsk = openXsk();
 const slot = xsk.adopt(socket, memory, ring);
 if (slot < 0) throw new Error(`adopt: ${slot}`);
 console.log("adopted");

@@ -9,7 +9,6 @@ import { fileURLToPath } from "node:url";
 import { linesOf } from "../../cli/lines.ts";
 import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../ffi/errno.ts";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { u64, u8, type View } from "../../ffi/view.ts";
 import {
@@ -48,9 +47,9 @@ const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
 }).symbols;
 
-const regions = openRegions(libraryPath("region"));
-const setup = openXskSetup(libraryPath("xsk"));
-const xsk = openXsk(libraryPath("xsk"));
+const regions = openRegions();
+const setup = openXskSetup();
+const xsk = openXsk();
 /** One region serves all tests: the memory of a UMEM may be registered again. */
 const memory: View = regions.create("umem", FRAMES * FRAME_BYTES).writer;
 

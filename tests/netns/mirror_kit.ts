@@ -7,11 +7,10 @@
 import assert from "node:assert/strict";
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/errno.ts";
 import { openNetlink, pollSet } from "../../ffi/netlink.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
-import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   emptyRoute,
   KIND_UNSUPPORTED,
@@ -25,13 +24,14 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
+import { decide, type Decision, emptyDecision } from "../../netbase/route_decision.ts";
 import { formatAddress, parseAddress } from "../../tiles/netlink/addresses.ts";
 import { decodeRoute, type RouteQuery } from "../../tiles/netlink/codec.ts";
-import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
+import { type DumpEnd, Dumper } from "../../tiles/netlink/socket.ts";
 import { Mirror, type MirrorOptions } from "../../tiles/netlink/mirror.ts";
 import { mayBeTaken } from "./mirror_defaults.ts";
 
-export const library = openNetlink(libraryPath("netlink"));
+export const library = openNetlink();
 
 /** How long the mirror may take to be the kernel's equal, and anything else: the machine may be busy. */
 const CONVERGES_MILLIS = 10_000;
@@ -266,15 +266,16 @@ export class Oracle implements Disposable {
   /** The kernel's answer itself, or the kind that its refusal stands for. */
   route(question: RouteQuery): Route | number {
     let end: DumpEnd | null = null;
-    const asked = this.#dumper.ask(question, {
-      take: (message) => decodeRoute(message, this.#route),
-      done: (how) => end = how,
+    let errno = 0;
+    const asked = this.#dumper.lookup(question, {
+      reply: (message) => decodeRoute(message, this.#route),
+      done: (...outcome) => [end, errno] = outcome,
     });
     assert.ok(asked);
     this.#dumper.turn();
     if (end === "done") return { ...this.#route };
     assert.equal(end, "refused");
-    return kindOfErrno(this.#dumper.errno);
+    return kindOfErrno(errno);
   }
 
   [Symbol.dispose](): void {

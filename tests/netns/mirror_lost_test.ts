@@ -5,8 +5,8 @@
 
 import assert from "node:assert/strict";
 import { Sync } from "../../netbase/layout.ts";
-import { type DumpEnd, Dumper } from "../../tiles/netlink/dump.ts";
-import { Part } from "../../tiles/netlink/part.ts";
+import { type DumpEnd, Dumper } from "../../tiles/netlink/socket.ts";
+import { TableBit } from "../../tiles/netlink/tables.ts";
 import {
   addr,
   assertCurrent,
@@ -52,7 +52,7 @@ Deno.test("an overrun in the middle of a resync begins everything anew", () => {
   ipBatch(prefixes(5000, (prefix) => `route add ${prefix} via 198.18.0.9`));
   mirrored.sync();
   for (let round = 0; round < 3; round++) {
-    mirrored.mirror.resync(Part.routes);
+    mirrored.mirror.resync(TableBit.routes);
     turnUntil(mirrored, () => mirrored.mirror.dumper.busy);
     ipBatch(prefixes(1000, (prefix) => `route replace ${prefix} via 198.18.0.${round + 10}`));
     mirrored.settle();
@@ -80,7 +80,7 @@ Deno.test("a dump that the kernel says was interrupted is dropped and made again
   ipBatch(Array.from({ length: 6000 }, (_, i) => `nexthop add id ${i + 1} via 198.18.0.7 dev v0`));
   using mirrored = new Mirrored().sync();
   for (let round = 0; round < 40 && mirrored.mirror.syncCounts.interrupted === 0; round++) {
-    mirrored.mirror.resync(Part.nextHops);
+    mirrored.mirror.resync(TableBit.nextHops);
     turnUntil(mirrored, () => mirrored.mirror.dumper.busy);
     // The change falls between the dump's first reply and its last.
     ip(`nexthop add id ${10_000 + round} via 198.18.0.8 dev v0`);
@@ -96,7 +96,7 @@ Deno.test("routes that change while they are dumped end up as the kernel has the
   ipBatch(prefixes(4000, (prefix) => `route add ${prefix} via 198.18.0.9`));
   using mirrored = new Mirrored().sync();
   for (let round = 0; round < 10; round++) {
-    mirrored.mirror.resync(Part.routes);
+    mirrored.mirror.resync(TableBit.routes);
     turnUntil(mirrored, () => mirrored.mirror.dumper.busy);
     const some = (n: number) => `10.${(round + n) % 15}.${n * 37 % 256}.0/24`;
     ipBatch([
@@ -119,11 +119,11 @@ Deno.test("replies of a dump that was given up are not taken for those of the ne
   let links = 0;
   const ends: DumpEnd[] = [];
   const done = (end: DumpEnd) => ends.push(end);
-  assert.ok(dumper.dump(["routes"], { take: () => strays++, done }));
+  assert.ok(dumper.dump(["routes"], { reply: () => strays++, done }));
   dumper.turn();
   dumper.abandon();
   const before = strays;
-  const counting = { take: () => links++, done };
+  const counting = { reply: () => links++, done };
   assert.equal(dumper.dump(["links"], counting), false, "the kernel still has the other dump");
   for (let turns = 0; dumper.busy; turns++) {
     assert.ok(turns < 1000);

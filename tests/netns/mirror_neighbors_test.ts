@@ -101,7 +101,7 @@ Deno.test("only the neighbours of followed interfaces are kept, and of others on
   const has = (dev: string, address: string) =>
     mirrored.reader.neighbors.lookup(indexOf(dev), addr(address)) >= 0;
   assert.deepEqual([has("v0", "198.18.0.20"), has("v2", "198.18.1.20")], [true, false]);
-  mirrored.mirror.followNeighborsOf(new Set([indexOf("v0"), indexOf("v2")]));
+  mirrored.mirror.followNeighborsOf(new Set([indexOf("v0"), indexOf("v2")]), performance.now());
   mirrored.settle();
   assert.deepEqual([has("v0", "198.18.0.20"), has("v2", "198.18.1.20")], [true, true]);
 });

@@ -6,7 +6,6 @@
 import assert from "node:assert/strict";
 import { FILTER_BYTES } from "../../ffi/filter.ts";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
@@ -20,7 +19,7 @@ import type { Tile } from "../../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../tiles/runtime/tile_region.ts";
 import { cleanSlate, indexOf, ip, ipBatch, library, tryIp } from "./mirror_kit.ts";
 
-const tileLibrary = openTile(libraryPath("tile"));
+const tileLibrary = openTile();
 
 /** How long anything may take, on a busy machine. */
 const PATIENCE_MILLIS = 30_000;
@@ -44,7 +43,7 @@ performance.now = () => {
 export class Sleeper {
   readonly view = heapView(TILE_REGION_BYTES);
   readonly region = new TileRegion(this.view);
-  readonly eventfd = openHost(libraryPath("host")).eventfd();
+  readonly eventfd = openHost().eventfd();
 
   /** Whether it was woken since this was last asked. */
   get woken(): boolean {

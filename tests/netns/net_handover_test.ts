@@ -2,14 +2,13 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { heapView, slice } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
@@ -35,9 +34,9 @@ const HANDOVERS = 60;
 const [major, minor] = Deno.osRelease().split(".").map(Number);
 const REMAPS = major > 6 || major === 6 && minor >= 4;
 
-const regions = openRegions(libraryPath("region"));
-const setup = openXskSetup(libraryPath("xsk"));
-const xsk = openXsk(libraryPath("xsk"));
+const regions = openRegions();
+const setup = openXskSetup();
+const xsk = openXsk();
 
 /** What lasts from one net tile to the next. */
 class Host {

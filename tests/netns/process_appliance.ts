@@ -10,7 +10,6 @@
 import { createServer } from "node:net";
 import { openHost } from "../../ffi/host.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { CHANNEL_DESCRIPTOR, FIRST_DESCRIPTOR } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile, type Role, SLOT_BYTES } from "../../ffi/tile.ts";
@@ -62,17 +61,17 @@ function attackErrors(
 /** What a tile does before it is confined. */
 const works: { readonly [role in Role]: (symbols: ReturnType<typeof native>) => Said["did"] } = {
   netlink() {
-    const netlink = openNetlink(libraryPath("netlink"));
+    const netlink = openNetlink();
     const socket = netlink.open({ groups: [1, 3, 5, 7], receiveBuffer: 1 << 20, strict: true });
     const probe = netlink.openProbe();
     return { socket, probe, prompt: netlink.bePrompt(), port: netlink.portId(socket) > 0 };
   },
   net({ map_rings }) {
-    openXsk(libraryPath("xsk"));
-    const udp = openUdp(libraryPath("udp"));
+    openXsk();
+    const udp = openUdp();
     const fds = Int32Array.from({ length: Number(udpSockets) }, (_, i) => UDP + i);
     const watch = udp.watch(fds);
-    const regions = openRegions(libraryPath("region"));
+    const regions = openRegions();
     const own = u32(regions.mapShared(OWN, Number(regionBytes)));
     own[0] = u32(regions.mapShared(THEIRS, 4096, { readOnly: true }))[0] + 1;
     return { watch, rings: map_rings(XSK), ready: udp.ready(watch, new Uint32Array(8), 8) };
@@ -81,7 +80,7 @@ const works: { readonly [role in Role]: (symbols: ReturnType<typeof native>) => 
 };
 
 function runTile(role: Role): void {
-  const tile = openTile(libraryPath("tile"));
+  const tile = openTile();
   const symbols = native();
   const did = works[role](symbols);
   const signals = attackErrors(symbols, /kill|sigqueue|pidfd_send_signal/);
@@ -108,8 +107,8 @@ async function runMain(): Promise<void> {
     symbols.write(CHANNEL_DESCRIPTOR, bytes, BigInt(bytes.length));
   };
   const counters = new Uint32Array(new SharedArrayBuffer(ROLES.length * SLOT_BYTES));
-  openObserver(libraryPath("tile")).start(counters);
-  const [tile, host] = [openTile(libraryPath("tile")), openHost(libraryPath("host"))];
+  openObserver().start(counters);
+  const [tile, host] = [openTile(), openHost()];
   const tiles: Record<string, Said> = {};
   for (const [slot, role] of ROLES.entries()) {
     const worker = new Worker(import.meta.url, { type: "module", name: role });

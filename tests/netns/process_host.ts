@@ -4,7 +4,6 @@
  */
 
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import {
   type Ending,
   openChannel,
@@ -58,10 +57,10 @@ export interface Outcome {
 }
 
 const task: Task = JSON.parse(Deno.args[0]);
-const tile = openTile(libraryPath("tile"));
-const observer = openObserver(libraryPath("tile"));
-const processes = openProcesses(libraryPath("process"));
-const regions = openRegions(libraryPath("region"));
+const tile = openTile();
+const observer = openObserver();
+const processes = openProcesses();
+const regions = openRegions();
 const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
 observer.start(counters);
 
@@ -76,8 +75,8 @@ const listeners = { path: `/tmp/process-${Deno.pid}.sock`, port: 4711 };
 
 /** What an appliance is handed besides its regions: listeners, an AF_XDP socket, UDP sockets. */
 function applianceDescriptors(): number[] {
-  const host = openHost(libraryPath("host"));
-  const udp = openUdpSetup(libraryPath("udp"));
+  const host = openHost();
+  const udp = openUdpSetup();
   const sockets = Array.from({ length: task.udpSockets! }, (_, i) => udp.open(10_000 + i));
   return [
     host.listenUnix(listeners.path, 0o600),
@@ -90,7 +89,7 @@ function applianceDescriptors(): number[] {
 /** An AF_XDP socket on loopback, which takes a privilege. */
 function openXdpSocket(): number {
   const umem = regions.createShared("umem", 1 << 20);
-  return openXskSetup(libraryPath("xsk")).prepare(
+  return openXskSetup().prepare(
     regions.mapShared(umem.writable, 1 << 20),
     { frameBytes: 2048, headroom: 0, ring: 64 },
   );
@@ -131,7 +130,7 @@ function start(name = "child") {
     ...(task.permissions ?? []),
   ];
   const script = task.udpSockets === undefined
-    ? [library("process_child.js"), work, library("attacks.so"), library("libtegula_region.so")]
+    ? [library("process_child.js"), work, library("attacks.so"), library("libtegula.so")]
     : [library("appliance/tests/netns/process_appliance.ts"), library("attacks.so")];
   return processes.start({
     name,
@@ -181,7 +180,7 @@ const after = descriptors();
 const begun = performance.now();
 const child = start();
 hear(child);
-const channel = openChannel(libraryPath("tile"), child.channel);
+const channel = openChannel(child.channel);
 // deno-lint-ignore no-explicit-any -- messages of the child, as JSON has them
 const messages: any[] = [];
 let ending: Ending | null = null;

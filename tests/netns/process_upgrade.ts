@@ -5,7 +5,6 @@
  */
 
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import {
   type ConfinedProcess,
   type Ending,
@@ -35,10 +34,10 @@ export interface Upgraded {
 }
 
 const [folder, writable, known] = Deno.args;
-const host = openHost(libraryPath("host"));
-const processes = openProcesses(libraryPath("process"));
-const observer = openObserver(libraryPath("tile"));
-const tile = openTile(libraryPath("tile"));
+const host = openHost();
+const processes = openProcesses();
+const observer = openObserver();
+const tile = openTile();
 const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
 observer.start(counters);
 
@@ -58,7 +57,7 @@ function start(): ConfinedProcess {
 
 /** What the child makes of `text`. */
 async function answerOf(child: KnownProcess, text: string): Promise<string> {
-  const channel = openChannel(libraryPath("tile"), child.channel);
+  const channel = openChannel(child.channel);
   channel.send(new TextEncoder().encode(text));
   await host.waitAny(Int32Array.of(child.channel, 1), 20_000);
   return new TextDecoder().decode(channel.receive() ?? new Uint8Array());

@@ -232,13 +232,13 @@ function makeFolder(): string {
  */
 async function confine(v8Flags: string, play: Play): Promise<void> {
   const program = makeFolder();
-  const library = libraryPath("region", `${program}/`);
+  const library = libraryPath(`${program}/`);
   const script = `${program}/tests/syscalls/workloads.ts`;
   const write = WORKLOADS[play.name].files ? [play.folder] : [];
   const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES));
-  const observer = openObserver(libraryPath("tile"));
+  const observer = openObserver();
   observer.start(counters);
-  const child = openProcesses(libraryPath("process")).start({
+  const child = openProcesses().start({
     name: "app",
     args: [
       ...RUN_FLAGS,
@@ -258,7 +258,7 @@ async function confine(v8Flags: string, play: Play): Promise<void> {
   while ((ending = child.wait()) === null) await new Promise((resolve) => setTimeout(resolve, 10));
   // Another thread writes what it said at last.
   await new Promise((resolve) => setTimeout(resolve, 200));
-  const { callName } = openTile(libraryPath("tile"));
+  const { callName } = openTile();
   for (const [call, count] of counters.entries()) {
     if (count > 0) console.log(`refused ${callName(call)}`);
   }

@@ -586,7 +586,7 @@ export interface Play {
 }
 
 /** One that is linked to libc, whose functions are called. */
-const LIBRARY = libraryPath("region");
+const LIBRARY = libraryPath();
 const scope = globalThis as unknown as Worker & { close(): void };
 
 if ("WorkerGlobalScope" in globalThis) {

@@ -4,7 +4,7 @@ import * as echo from "../../apps/echo.ts";
 import * as ntp from "../../apps/ntp.ts";
 import * as time from "../../apps/time.ts";
 import type { Datagrams } from "../../tiles/app/contract.ts";
-import { refusals } from "../../tiles/app/refusals.ts";
+import { refusals } from "../../tiles/app/host.ts";
 import fc from "./property.ts";
 
 /** Some moment, in nanoseconds since 1970. */

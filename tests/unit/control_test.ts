@@ -6,11 +6,10 @@ import { askForChange, Control } from "../../cli/control.ts";
 import { UserError } from "../../cli/errors.ts";
 import { linesOf } from "../../cli/lines.ts";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import type { MainMessage } from "../../tiles/runtime/tile.ts";
@@ -147,7 +146,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
       listeners: { control: fd, metrics: null },
     },
     region: new TileRegion(heapView(TILE_REGION_BYTES)),
-    libraries: { tile: openTile(libraryPath("tile")) },
+    libraries: { tile: openTile() },
     log() {},
     ask,
     onMessage: (listener) => told.resolve(listener),
@@ -162,7 +161,7 @@ Deno.test({
   async fn() {
     const folder = await Deno.makeTempDir();
     const path = `${folder}/control.sock`;
-    const fd = openHost(libraryPath("host")).listenUnix(path, 0o600);
+    const fd = openHost().listenUnix(path, 0o600);
     const changes = new Changes();
     const asked: ControlRequest[] = [];
     let reloads = 0;

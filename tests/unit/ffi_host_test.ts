@@ -2,7 +2,6 @@
 
 import { deepEqual, equal, notEqual, throws } from "node:assert/strict";
 import { hasCapability, openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 
 const AF_UNIX = 1;
@@ -11,8 +10,8 @@ const MSG_DONTWAIT = 0x40;
 
 const POLLIN = 1;
 
-const host = openHost(libraryPath("host"));
-const tile = openTile(libraryPath("tile"));
+const host = openHost();
+const tile = openTile();
 const libc = Deno.dlopen("libc.so.6", {
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },

@@ -3,13 +3,12 @@
  */
 
 import { errnoName } from "../../ffi/errno.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { u32, u8, type View } from "../../ffi/view.ts";
 
 const PROT_READ_WRITE = 3;
 
-const regions = openRegions(libraryPath("region"));
+const regions = openRegions();
 const { writer, reader } = regions.create("tried", 4096);
 
 /** Regions small enough that malloc would place their memory among its own. */

@@ -15,9 +15,9 @@ const MAP_SHARED = 1;
 const F_ADD_SEALS = 1033;
 const F_SEAL_FUTURE_WRITE = 16;
 
-const regions = openRegions(libraryPath("region"));
+const regions = openRegions();
 
-const native = Deno.dlopen(libraryPath("region"), {
+const native = Deno.dlopen(libraryPath(), {
   tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
 }).symbols;
 

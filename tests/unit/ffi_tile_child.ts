@@ -4,7 +4,6 @@
  */
 
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 import type { Task } from "./ffi_tile_worker.ts";
 
@@ -23,11 +22,11 @@ export interface Result {
   error?: string;
 }
 
-const host = openHost(libraryPath("host"));
-const tile = openTile(libraryPath("tile"));
+const host = openHost();
+const tile = openTile();
 const tasks: Omit<Task, "eventfd" | "slot">[] = JSON.parse(Deno.args[0]);
 const counters = new Uint32Array(new SharedArrayBuffer(SLOT_BYTES * tasks.length));
-openObserver(libraryPath("tile")).start(counters);
+openObserver().start(counters);
 
 function refused(slot: number): Record<string, number> {
   const own = counters.subarray(slot * OBSERVED_CALLS, (slot + 1) * OBSERVED_CALLS);

@@ -5,7 +5,6 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile, type Role } from "../../ffi/tile.ts";
 import type { Result } from "./ffi_tile_child.ts";
 import type { Task } from "./ffi_tile_worker.ts";
@@ -182,8 +181,8 @@ Deno.test("confine() leaves signals to main, but for those of the thread's own f
 });
 
 Deno.test("wait() returns 1 once for any number of wakes, and 0 when there was none", () => {
-  const tile = openTile(libraryPath("tile"));
-  const host = openHost(libraryPath("host"));
+  const tile = openTile();
+  const host = openHost();
   const eventfd = host.eventfd();
   equal(tile.wait(eventfd, 0), 0);
   tile.wake(eventfd);

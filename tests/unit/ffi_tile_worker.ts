@@ -10,7 +10,6 @@
 
 import { errnoName } from "../../ffi/errno.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile, type Role } from "../../ffi/tile.ts";
 import { openUdp, openUdpSetup } from "../../ffi/udp.ts";
 
@@ -51,10 +50,10 @@ const libc = Deno.dlopen("libc.so.6", {
   __errno_location: { parameters: [], result: "pointer" },
 }).symbols;
 
-const tile = openTile(libraryPath("tile"));
-const udp = openUdp(libraryPath("udp"));
-const udpSetup = openUdpSetup(libraryPath("udp"));
-const netlink = openNetlink(libraryPath("netlink"));
+const tile = openTile();
+const udp = openUdp();
+const udpSetup = openUdpSetup();
+const netlink = openNetlink();
 
 /** x86-64 numbers of system calls that no tile may make whatever the arguments. */
 const FORBIDDEN: Record<string, number> = {

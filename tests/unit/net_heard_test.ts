@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
-import { hash, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, keyOf, Use } from "../../netbase/hash.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../../tiles/net/recent_peers.ts";
 import fc from "./property.ts";
 
@@ -34,7 +34,7 @@ Deno.test("of a flood of strangers the last 32,768 are known, and the oldest are
 
 Deno.test("who asked just now is known though others have all places that it may be in", () => {
   const seed = 1;
-  const { add, first, second } = keyOf(seed, Use.heard);
+  const { add, first, second } = keyOf(seed, Use.recentPeers);
   // Addresses that all begin their search within the same few of 65,536 slots.
   const crowd: number[] = [];
   for (let address = 1; crowd.length < 300; address++) {

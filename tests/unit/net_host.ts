@@ -8,7 +8,7 @@
  */
 
 import { IFF_BROADCAST, IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 
 /** An IPv4 address as a number, host order. */

@@ -2,9 +2,9 @@
 
 import { heapView } from "../../ffi/view.ts";
 import type { App, AppContext } from "../../tiles/app/contract.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { NetSide } from "../../tiles/app/net_side.ts";
-import { makeService } from "../../tiles/app/service.ts";
+import { makeService } from "../../tiles/app/host.ts";
 import { TileReader } from "../../tiles/runtime/tile_region.ts";
 import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./net_room.ts";
 

@@ -3,10 +3,10 @@
 import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../../tiles/app/contract.ts";
-import { METRICS_BYTES } from "../../tiles/app/metrics.ts";
+import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { type Prefix, requestsBytes } from "../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../tiles/net/route_cache.ts";

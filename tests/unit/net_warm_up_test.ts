@@ -1,13 +1,12 @@
 /** That a net tile's warm-up goes the whole way of datagrams, by the library's own calls, and ends there. */
 
 import assert from "node:assert/strict";
-import { libraryPath } from "../../ffi/paths.ts";
 import { heapView } from "../../ffi/view.ts";
 import { openXsk } from "../../ffi/xsk.ts";
 import type { FakeXsk } from "./net_fakes.ts";
 import { FRAME_BYTES, FRAMES, Room } from "./net_room.ts";
 
-const real = openXsk(libraryPath("xsk"));
+const real = openXsk();
 const memory = heapView(FRAMES * FRAME_BYTES);
 /** Slots of the library begin here, those of the fake at 0. */
 const BASE = 1000;

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { decide, emptyDecision } from "../../netbase/route_decision.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   KIND_UNSUPPORTED,
   type Route,
@@ -16,6 +15,7 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../netbase/route.ts";
+import { decide, emptyDecision } from "../../netbase/route_decision.ts";
 import { ip, routeTo } from "./netbase_kernel.ts";
 import { makeRoom } from "./netbase_room.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE, type Route } from "../../netbase/route.ts";
 import { TILE_REGION_BYTES, TileReader } from "../../tiles/runtime/tile_region.ts";
 import { type FibResult, type FibTask } from "./netbase_fib_reader.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { fibWords } from "../../netbase/fib.ts";
 import { TBL24_CELLS, TBL8_BIT, TBL8_CELLS } from "../../netbase/layout.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   NLM_F_APPEND,
   NLM_F_REPLACE,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   type Hop,
   KIND_GROUP,

@@ -5,7 +5,8 @@
  * may let an ordinary writer do something.
  */
 
-import type { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 
 /** What is called before each load of shared memory, and before each store into it. */
 export interface Hook {
@@ -78,9 +79,8 @@ export async function loadHooked(): Promise<Hooked> {
     const shadowed = `import { Atomics } from "../ffi/view.ts";\n${text}`;
     await Deno.writeTextFile(`${root}/netbase/${file.name}`, shadowed);
   }
-  const { NetbaseReader: Reader, NetbaseWriter: Writer } = await import(
-    `file://${root}/netbase/netbase.ts`
-  );
+  const { NetbaseReader: Reader } = await import(`file://${root}/netbase/netbase.ts`);
+  const { NetbaseWriter: Writer } = await import(`file://${root}/netbase/netbase_writer.ts`);
   const view = await import(`file://${root}/ffi/view.ts`);
   await Deno.remove(root, { recursive: true });
   return { Writer, Reader, hook: view.hook };

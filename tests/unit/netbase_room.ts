@@ -6,7 +6,8 @@
 import assert from "node:assert/strict";
 import { heapView, type View } from "../../ffi/view.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import {
   type Hop,
   KIND_GROUP,

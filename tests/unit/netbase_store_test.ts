@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { heapView, type View } from "../../ffi/view.ts";
-import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { fibWords } from "../../netbase/fib.ts";
+import type { InterfaceLink } from "../../netbase/interfaces.ts";
 import { FIB_DEFAULT, NETBASE_BYTES, TBL24_CELLS, TBL8_BIT } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../netbase/route.ts";
 import { loadHooked } from "./netbase_hooked.ts";
 import { ip, Kernel, routeTo } from "./netbase_kernel.ts";

@@ -1,105 +1,152 @@
+/** Audits of a mirror whose tables are real and whose kernel is made up. */
+
 import assert from "node:assert/strict";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { NLM_F_APPEND } from "../../netbase/route.ts";
 import { Audit, type AuditedMirror, type AuditReport } from "../../tiles/netlink/audit.ts";
-import type { Audited } from "../../tiles/netlink/audited.ts";
-import type { MessageCursor } from "../../tiles/netlink/codec.ts";
+import { MessageCursor } from "../../tiles/netlink/codec.ts";
+import { Resync } from "../../tiles/netlink/mirror.ts";
+import type { Dumper, ReplyHandler } from "../../tiles/netlink/socket.ts";
+import { type Table, TableBit } from "../../tiles/netlink/tables.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
+import { routeTo } from "./netbase_kernel.ts";
+import { makeRoom } from "./netbase_room.ts";
+
+/** A mirror without routes, and an audit of it whose copy gets `routes` from its one dump. */
+class World {
+  readonly counters = new Float64Array(Object.keys(NETLINK.index).length);
+  readonly writer = makeRoom().writer;
+  readonly dumper = {
+    busy: false,
+    abandoned: 0,
+    dumps: 0,
+    isRefused: false,
+    handler: null as ReplyHandler | null,
+    dump(_kinds: unknown, handler: ReplyHandler) {
+      if (this.isRefused) return false;
+      this.dumps++;
+      this.handler = handler;
+      return true;
+    },
+    abandon() {
+      this.abandoned++;
+    },
+  };
+  readonly mirror = {
+    writer: this.writer,
+    current: true,
+    disruptions: 0,
+    resyncs: 0,
+    copyInto: (copy: NetbaseWriter) => this.#copyInto(copy),
+    watchEvents: (watcher: typeof this.watcher) => this.watcher = watcher,
+    resync() {
+      this.resyncs++;
+    },
+  };
+  watcher: ((message: MessageCursor, now: number) => void) | null = null;
+  readonly audit = new Audit(this.mirror as unknown as AuditedMirror, {
+    ...{ counters: this.counters, now: 0, log() {} },
+  });
+  readonly reports: AuditReport[] = [];
+  #copy: NetbaseWriter | null = null;
+  readonly #routes: number;
+
+  constructor({ routes = 0 } = {}) {
+    this.#routes = routes;
+  }
+
+  #copyInto(copy: NetbaseWriter): Resync {
+    this.#copy = copy;
+    const table: Table = {
+      ...{ bit: TableBit.routes, dumps: ["routes"], types: [24], beginSync() {}, dumped() {} },
+      event() {
+        copy.rib.remove(routeOf(0));
+        return 0;
+      },
+      endSync: () => {
+        for (let i = 0; i < this.#routes; i++) copy.rib.add(routeOf(i), NLM_F_APPEND);
+      },
+    };
+    return new Resync(this.dumper as unknown as Dumper, { tables: [table], log() {} });
+  }
+
+  /** Requests an audit and lets the copy be read. */
+  begin(): void {
+    this.audit.request((report) => this.reports.push(report));
+    this.audit.turn(0);
+    this.audit.turn(0);
+  }
+
+  endDump(): void {
+    this.dumper.handler!.done("done", 0, 0);
+  }
+
+  /** Turns from `now` on until nothing is done. */
+  turn(now: number): void {
+    while (this.audit.turn(now) > 0);
+  }
+
+  /** An event about the first route of the copy. */
+  event(): void {
+    assert.notEqual(this.#copy, null);
+    this.watcher?.({ type: 24 } as MessageCursor, 0);
+  }
+}
+
+function routeOf(i: number) {
+  return routeTo(`10.${i >>> 16}.${i >>> 8 & 255}.${i & 255}/32`, { gateway: 1, ifindex: 2 });
+}
 
 Deno.test("an audit that cannot ask the kernel leaves the dumps of others alone", () => {
-  const done: string[] = [];
-  let refused = 0;
-  const dumper = {
-    busy: false,
-    dump: () => ++refused > 1,
-    abandon: () => done.push("abandoned"),
-  };
-  const mirror = { current: true, dumper, audited: [], resync() {}, watchEvents() {} };
-  const counters = new Float64Array(Object.keys(NETLINK.index).length);
-  const audit = new Audit(mirror as unknown as AuditedMirror, { counters, now: 0, log() {} });
-  audit.request(() => {});
-  audit.turn(0);
-  assert.equal(refused, 1);
-  // By now the synchroniser has begun a dump.
-  dumper.busy = true;
-  audit.turn(1);
-  assert.deepEqual(done, []);
-  dumper.busy = false;
-  audit.turn(100);
-  assert.equal(refused, 2, "it begins anew");
+  const world = new World();
+  world.dumper.isRefused = true;
+  world.begin();
+  // By now the mirror has begun a dump, and then loses events.
+  world.dumper.busy = true;
+  world.mirror.disruptions++;
+  world.turn(1);
+  assert.equal(world.dumper.abandoned, 0);
+  world.dumper.busy = world.dumper.isRefused = false;
+  world.turn(100);
+  assert.equal(world.dumper.dumps, 1, "it begins anew");
+});
+
+Deno.test("an audit that is disturbed abandons its own dump, and comes to an end later", () => {
+  const world = new World();
+  world.begin();
+  world.mirror.disruptions++;
+  world.turn(1);
+  assert.equal(world.dumper.abandoned, 1);
+  world.turn(100);
+  world.endDump();
+  world.turn(100);
+  assert.deepEqual(world.reports.map(({ divergent }) => divergent), [0]);
 });
 
 Deno.test("an audit that finds more differences than it counts comes to an end", () => {
-  let dumps = 0;
-  let resyncs = 0;
-  const routes: Audited = {
-    ...{ table: "routes", types: [], dumps: ["routes"], entries: () => 0, begin() {}, read() {} },
-    end(differs) {
-      for (let i = 0; i < 100_000; i++) differs(`route ${i}`);
-    },
-  };
-  let endPass = (_end: "done") => {};
-  const dumper = {
-    busy: false,
-    dump(_kinds: unknown, { done }: { done(end: "done"): void }) {
-      dumps++;
-      endPass = done;
-      return true;
-    },
-    abandon: () => assert.fail("nothing is to be given up"),
-  };
-  const mirror = {
-    ...{ current: true, dumper, audited: [routes], watchEvents() {} },
-    resync: () => resyncs++,
-  };
-  const counters = new Float64Array(Object.keys(NETLINK.index).length);
-  const audit = new Audit(mirror as unknown as AuditedMirror, { counters, now: 0, log() {} });
-  const reports: AuditReport[] = [];
-  audit.request((report) => reports.push(report));
-  audit.turn(0);
-  for (let pass = 0; pass < 2; pass++) {
-    endPass("done");
-    audit.turn(0);
-  }
-  audit.turn(performance.now() + 10_000);
-  assert.deepEqual([dumps, resyncs, reports.length], [2, 1, 1]);
+  const world = new World({ routes: 100_000 });
+  world.begin();
+  world.endDump();
+  world.turn(0);
+  world.turn(10_000);
+  const { mirror: { resyncs }, reports } = world;
+  assert.deepEqual([resyncs, reports.length], [1, 1]);
   assert.equal(reports[0].divergent, 65_536);
-  assert.equal(counters[NETLINK.index.audit_difference_routes], 65_536);
+  assert.equal(world.counters[NETLINK.index.audit_difference_routes], 65_536);
 });
 
 Deno.test("what an event has named meanwhile is no difference", () => {
-  const routes: Audited = {
-    ...{ table: "routes", types: [24], dumps: ["routes"], entries: () => 2, begin() {}, read() {} },
-    subject: () => "route 1",
-    end(differs) {
-      for (const what of ["route 1", "route 2"]) differs(what);
-    },
-  };
-  let endPass = (_end: "done") => {};
-  let watcher: ((message: MessageCursor) => void) | null = null;
-  const dumper = {
-    busy: false,
-    dump(_kinds: unknown, { done }: { done(end: "done"): void }) {
-      endPass = done;
-      return true;
-    },
-    abandon() {},
-  };
-  const mirror = {
-    ...{ current: true, dumper, audited: [routes], resync() {} },
-    watchEvents: (wanted: typeof watcher) => watcher = wanted,
-  };
-  const counters = new Float64Array(Object.keys(NETLINK.index).length);
-  /** What an audit finds where the event comes at this moment. */
+  /** What an audit finds when the event comes at this moment. */
   const found = (moment: "none" | "before its end" | "behind its end") => {
-    const audit = new Audit(mirror as unknown as AuditedMirror, { counters, now: 0, log() {} });
-    let divergent = -1;
-    audit.request((report) => divergent = report.divergent);
-    audit.turn(0);
-    endPass("done");
-    if (moment === "before its end") watcher!({ type: 24 } as MessageCursor);
-    endPass("done");
-    if (moment === "behind its end") watcher!({ type: 24 } as MessageCursor);
-    audit.turn(performance.now() + 10_000);
-    return divergent;
+    const world = new World({ routes: 2 });
+    world.begin();
+    world.endDump();
+    if (moment === "before its end") world.event();
+    world.turn(0);
+    assert.equal(world.reports.length, 0, "it is compared twice");
+    if (moment === "behind its end") world.event();
+    world.turn(10_000);
+    return world.reports[0].divergent;
   };
   assert.equal(found("none"), 2);
   assert.equal(found("before its end"), 1);

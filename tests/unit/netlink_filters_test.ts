@@ -8,7 +8,7 @@ import { Filter, FILTER_BYTES } from "../../ffi/filter.ts";
 import { heapView, u32, type View } from "../../ffi/view.ts";
 import { IFF_UP, type InterfaceLink } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { Filters } from "../../tiles/netlink/filters.ts";
 
 const LINK: InterfaceLink = {

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
 import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { NTF_EXT_LEARNED } from "../../tiles/netlink/codec.ts";
 import { Freshness } from "../../tiles/netlink/freshness.ts";
 

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../netbase/interfaces.ts";
 import * as nl from "../../tiles/netlink/codec.ts";
-import { type InterfaceListeners, InterfacesPart } from "../../tiles/netlink/interfaces_part.ts";
+import {
+  InterfacesTable,
+  NextHopsTable,
+  Notices,
+  RoutesTable,
+} from "../../tiles/netlink/tables.ts";
 import { MessageBytes, MessageCursor, MessageWriter } from "../../tiles/netlink/codec.ts";
-import { NextHopsPart } from "../../tiles/netlink/next_hops_part.ts";
-import { Notices } from "../../tiles/netlink/part.ts";
-import { RoutesPart } from "../../tiles/netlink/routes_part.ts";
 import { ip, routeTo } from "./netbase_kernel.ts";
 import { answerOf, makeRoom } from "./netbase_room.ts";
 
@@ -40,10 +42,12 @@ Deno.test("a link that goes down and up at once is up, though copies of its addr
   const { writer, reader, standing } = makeRoom();
   standing.asleep = true;
   const others = { deviceDown() {}, deviceLost() {} };
-  const listeners = { routes: others, nextHops: others } as unknown as InterfaceListeners;
-  const part = new InterfacesPart(writer, listeners);
+  const listeners = { routes: others, nextHops: others } as unknown as ConstructorParameters<
+    typeof InterfacesTable
+  >[1];
+  const table = new InterfacesTable(writer, listeners);
   const up = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
-  part.event(linkWith(up), false);
+  table.event(linkWith(up), false);
   // Two copies fit, a third does not.
   const addresses = Array.from({ length: 22_000 }, (_, local) => {
     return { local, address: local, prefixLength: 32, broadcast: 0, scope: 0, secondary: false };
@@ -52,7 +56,7 @@ Deno.test("a link that goes down and up at once is up, though copies of its addr
   assert.ok(writer.interfaces.put({ ...link, addresses }));
   writer.commit();
   for (const flags of [0, up, 0, up]) {
-    part.event(linkWith(flags), false);
+    table.event(linkWith(flags), false);
     assert.equal(reader.interfaces.isUp(reader.interfaces.find(IFINDEX)), flags !== 0);
   }
 });
@@ -65,12 +69,12 @@ function makeHost() {
   const { writer, reader, standing } = makeRoom();
   standing.asleep = true;
   const notices = new Notices(() => {});
-  const nextHops = new NextHopsPart(writer.rib);
-  const routes = new RoutesPart(writer.rib, { nextHops, notices });
-  const part = new InterfacesPart(writer, { routes, nextHops, notices });
+  const nextHops = new NextHopsTable(writer.rib);
+  const routes = new RoutesTable(writer.rib, { nextHops, notices });
+  const table = new InterfacesTable(writer, { routes, nextHops, notices });
   /** Applies an event, and shows what it alone has changed: nothing is read anew here. */
   const happen = (message: MessageCursor) => {
-    const stale = part.event(message, false);
+    const stale = table.event(message, false);
     writer.commit();
     reader.refresh();
     return stale;

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { Devices } from "../../tiles/net/route_cache.ts";
 import * as nl from "../../tiles/netlink/codec.ts";
-import { type InterfaceListeners, InterfacesPart } from "../../tiles/netlink/interfaces_part.ts";
+import { InterfacesTable } from "../../tiles/netlink/tables.ts";
 import { MessageBytes, MessageCursor } from "../../tiles/netlink/codec.ts";
 import { recordedVlans } from "../fixtures/netlink/recorded.ts";
 import { makeRoom } from "./netbase_room.ts";
@@ -27,13 +27,14 @@ function messages(type: number, { dumped }: { dumped: boolean }): MessageCursor[
 Deno.test("recorded VLAN devices, 802.1Q, 802.1ad and one in the other, are where their frames go", () => {
   const { writer, reader } = makeRoom();
   const others = { deviceDown() {}, deviceGone() {}, deviceLost() {}, carrierLost() {} };
-  const part = new InterfacesPart(
+  const tables = { routes: others, nextHops: others };
+  const table = new InterfacesTable(
     writer,
-    { routes: others, nextHops: others, changed() {} } as unknown as InterfaceListeners,
+    tables as unknown as ConstructorParameters<typeof InterfacesTable>[1],
   );
-  part.beginSync();
-  for (const message of messages(nl.RTM_NEWLINK, { dumped: true })) part.dumped(message);
-  part.endSync();
+  table.beginSync();
+  for (const message of messages(nl.RTM_NEWLINK, { dumped: true })) table.dumped(message);
+  table.endSync();
   writer.commit();
   reader.refresh();
   const all = [...writer.interfaces.all()];
@@ -55,7 +56,7 @@ Deno.test("recorded VLAN devices, 802.1Q, 802.1ad and one in the other, are wher
   assert.deepEqual(devices.egress(tagged.ifindex)?.tags, [Q * 0x10000 + 5]);
   assert.deepEqual(devices.egress(double.ifindex)?.tags, [AD * 0x10000 + 5, Q * 0x10000 + 8]);
 
-  for (const message of messages(nl.RTM_DELLINK, { dumped: false })) part.event(message, false);
+  for (const message of messages(nl.RTM_DELLINK, { dumped: false })) table.event(message, false);
   writer.commit();
   reader.refresh();
   assert.deepEqual([...writer.interfaces.all()], []);

@@ -33,13 +33,17 @@ function loaded(path: string): string[] {
   return [...found].slice(1).map((each) => each.replace(ROOT.href, ""));
 }
 
-const TILES = ["app", "net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`);
+const TILES = [
+  "tiles/app/process_worker.ts",
+  ...["net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`),
+];
 
 /** What of Node's it takes to listen on a descriptor that is handed over. */
 const LISTENING = ["node:events", "node:net"];
 const ENTRIES = [
-  ...["tiles/runtime/appliance_process.ts", "tiles/runtime/worker.ts"],
-  ...["tiles/app/process.ts", "tiles/app/process_worker.ts"],
+  "tiles/runtime/appliance_process.ts",
+  "tiles/runtime/worker.ts",
+  "tiles/app/process.ts",
 ];
 
 for (const path of [...ENTRIES, ...TILES]) {

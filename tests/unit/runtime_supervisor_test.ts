@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES } from "../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../tiles/runtime/snapshot.ts";
 import { Threads, TileWorker } from "../../tiles/runtime/supervisor.ts";

@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import type { AddressInfo, Socket } from "node:net";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { STATUS } from "../../tiles/runtime/counters.ts";
 import { type Connection, listenOn, serveConnections } from "../../tiles/status/connections.ts";
@@ -12,8 +11,8 @@ import { eventually } from "../netns/eventually.ts";
 
 const { index } = STATUS;
 const encoder = new TextEncoder();
-const host = openHost(libraryPath("host"));
-const tile = openTile(libraryPath("tile"));
+const host = openHost();
+const tile = openTile();
 
 function makeCounters(): Float64Array {
   return new Float64Array(Object.keys(STATUS.help).length);

@@ -4,10 +4,9 @@ import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
 import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
-import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/metrics.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../tiles/app/regions.ts";
 import { COUNTERS, STATUS } from "../../tiles/runtime/counters.ts";
 import { listenOn } from "../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../tiles/status/metrics.ts";
@@ -23,8 +22,8 @@ async function serving(
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
   const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
-  const fd = openHost(libraryPath("host")).listenTcp("127.0.0.1", 0);
-  const listener = await listenOn(fd, openTile(libraryPath("tile")));
+  const fd = openHost().listenTcp("127.0.0.1", 0);
+  const listener = await listenOn(fd, openTile());
   const parts = {
     ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
     tiles: Object.keys(COUNTERS).map((kind) => (

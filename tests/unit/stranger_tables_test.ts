@@ -11,7 +11,7 @@ import {
   STRANGER_TABLES,
   type StrangerTable,
 } from "../../bench/stranger_tables.ts";
-import { hash, keyOf, randomSeed, Use } from "../../netbase/hash_table.ts";
+import { hash, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
 import { NeighborMap } from "../../tiles/netlink/neighbor_map.ts";
 import fc from "./property.ts";
 import { Random } from "./random.ts";

@@ -30,11 +30,9 @@ import {
 } from "../runtime/link.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
 import type { AppContext } from "./contract.ts";
-import { METRICS_BYTES, MetricsReader } from "./metrics.ts";
+import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 import { NetSide } from "./net_side.ts";
-import type { RefusalSetup } from "./refusals.ts";
-import { makeService, type Service } from "./service.ts";
-import { AppState, stateRegionBytes } from "./state.ts";
+import { makeService, type RefusalSetup, type Service } from "./host.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** How far apart the payloads of a burst stand in the memory that is for a UMEM here. */
@@ -57,6 +55,8 @@ export interface HarnessOptions
   readonly sendTo?: readonly string[];
   /** Bytes of its state, or the `state` of a harness whose successor this is. */
   readonly state?: number | View;
+  /** A monotonic clock, milliseconds. */
+  readonly now?: () => number;
 }
 
 /** A datagram to give to the app. */
@@ -141,6 +141,7 @@ export class AppHarness {
       log: (line) => harness.logged.push(line),
       ...(options.clock && { clock: options.clock }),
       ...(state && { state }),
+      ...(options.now && { now: options.now }),
     });
     return harness;
   }

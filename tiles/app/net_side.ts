@@ -17,7 +17,7 @@ import {
 } from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";
 import type { Answers, Destination } from "./contract.ts";
-import { checkWithin, noDatagram } from "./misuse.ts";
+import { checkWithin, noDatagram } from "./host.ts";
 import { Requests } from "./requests.ts";
 
 // Own constants, as in requests.ts.

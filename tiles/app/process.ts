@@ -10,9 +10,8 @@ import { libraryPath } from "../../ffi/paths.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import type { WorkerMessage } from "./process_worker.ts";
 
-const library = libraryPath("tile");
-const channel = openChannel(library, CHANNEL_DESCRIPTOR);
-const { symbols } = Deno.dlopen(library, {
+const channel = openChannel(CHANNEL_DESCRIPTOR);
+const { symbols } = Deno.dlopen(libraryPath(), {
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
 });
 const POLLIN = 1;

@@ -1,27 +1,29 @@
 /**
  * The worker of an app's process: maps the regions that the process was handed (`../runtime/handed.ts`),
- * makes the app, waits for its turn and runs the tile's loop. The walls were built before exec
- * (`../../ffi/process.ts`); like a tile of the appliance it also gives up what only its start needs.
+ * makes the app, waits for its turn and runs the app tile's loop: bursts of datagrams from each net tile's
+ * link go to the app, its answers go back. The app sees the memory that the datagrams are in, never the
+ * links themselves. The process was confined before exec (`../../ffi/process.ts`); like a tile of the
+ * appliance it also gives up what only its start needs.
  *
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`.
  */
 
 import { openClock } from "../../ffi/clock.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { openRegions } from "../../ffi/region.ts";
-import { openTile } from "../../ffi/tile.ts";
+import { openTile, type TileLibrary } from "../../ffi/tile.ts";
+import { heapView } from "../../ffi/view.ts";
 import { clipped, consoleTo } from "../runtime/console.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { COUNTERS } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { runLoop } from "../runtime/loop.ts";
-import { wordsOf } from "../runtime/thrown.ts";
+import { AppError, sentenceOf, wordsOf } from "../runtime/thrown.ts";
 import type { Tile } from "../runtime/tile.ts";
 import { Life, TileRegion } from "../runtime/tile_region.ts";
-import type { ServiceSetup } from "./service.ts";
-import { create } from "./tile.ts";
-import { nameUnsettled, watchTimers } from "./unsettled.ts";
+import { loadService, type Service, type ServiceSetup } from "./host.ts";
+import { NetSide } from "./net_side.ts";
+import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
 /** What an app's process is told, besides its descriptors. */
 export interface ProcessSetup {
@@ -60,14 +62,11 @@ const scope = globalThis as unknown as {
   postMessage(message: WorkerMessage): void;
   close(): void;
 };
-// Taken before an app's code runs, which may put others in their place.
+// Bound before the app's code runs, which may replace them.
 const post = scope.postMessage.bind(scope);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 const interval = setInterval(() => post({ type: "loading" }), LOADING_MILLIS);
 const stopSaying = clearInterval.bind(globalThis, interval);
-
-// Not awaited: messages are heard once this module has been evaluated.
-live();
 
 async function live(): Promise<void> {
   try {
@@ -81,7 +80,7 @@ async function live(): Promise<void> {
   }
 }
 
-/** Rejects with what is thrown where nobody awaits it. */
+/** Rejects with errors and rejections that nothing catches. */
 function loose(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     const fail = (event: Event, thrown: unknown) => {
@@ -93,13 +92,13 @@ function loose(signal: AbortSignal): Promise<never> {
   });
 }
 
-/** Makes the app; what comes of it runs its loop until it is told to end. */
+/** Makes the app and returns what runs its loop until it is told to end. */
 async function start(): Promise<() => void> {
-  const libraries = { tile: openTile(libraryPath("tile")) };
-  const regions = openRegions(libraryPath("region"));
+  const library = openTile();
+  const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
-  const { name, service, shape, nets, spinTurns, clock, keep } = handed.setup;
-  const readers = clock ? { clock: openClock(libraryPath("tile")) } : {};
+  const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));
@@ -109,52 +108,81 @@ async function start(): Promise<() => void> {
   lookUp();
   takeAway();
   const timers = watchTimers();
-  const tile = await create({
-    setup: {
-      ...service,
-      metrics: handed.view(`metrics ${name}`),
-      eventfd: handed.fd(`eventfd ${name}`),
-      ...(handed.has(`state ${name}`) && { state: handed.view(`state ${name}`) }),
-      nets: nets.map((net) => {
-        const peer = handed.view(`link ${net} to ${name}`);
-        return {
-          own: handed.view(`link ${name} to ${net}`),
-          peer,
-          payloads: requestRing(peer, shape) ?? handed.view(`umem ${net}`),
-          shape,
-          tile: handed.view(`tile ${net}`),
-          eventfd: handed.fd(`eventfd ${net}`),
-        };
-      }),
-    },
-    region,
-    libraries: { ...libraries, ...readers },
-    log,
-    ask: () => {},
-    turn: async () => {
-      const handedOver = await turn();
-      region.awake();
-      region.life = Life.booting;
-      return handedOver;
-    },
-  }) as Tile;
+  const { counters } = region;
+  const metricsView = handed.view(`metrics ${name}`);
+  const eventfd = handed.fd(`eventfd ${name}`);
+  const state = handed.has(`state ${name}`)
+    ? new AppState(handed.view(`state ${name}`))
+    : undefined;
+  const joins = nets.map((net) => {
+    const own = handed.view(`link ${name} to ${net}`);
+    const peer = handed.view(`link ${net} to ${name}`);
+    const payloads = requestRing(peer, shape) ?? handed.view(`umem ${net}`);
+    const ofNet = { tile: handed.view(`tile ${net}`), eventfd: handed.fd(`eventfd ${net}`) };
+    return { own, peer, payloads, shape, ...ofNet };
+  });
+  // The region for metrics is the predecessor's until it has ended.
+  const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+  const service = await loadService({ ...setup, metrics: metricsView }, {
+    ...{ counters, metrics, log, beside: true },
+    ...clockIfGranted,
+    ...(state && { state }),
+  });
+  const handedOver = await turn();
+  region.awake();
+  region.life = Life.booting;
+  metrics.move(metricsView);
+  state?.open();
+  try {
+    service.begin();
+  } catch (error) {
+    throw new AppError(setup.name, sentenceOf(error));
+  }
+  const sides = joins.map((join) =>
+    new NetSide(join, { counters, wake: () => library.wake(join.eventfd), handedOver })
+  );
+  const tile = appTile(service, sides, { library, eventfd });
   stopSaying();
   if (!keep) {
     for (const name of GIVEN_UP) revoke({ name });
   }
   post({ type: "running" });
   nameUnsettled(log, timers);
-  return () =>
-    runLoop({
-      tile,
-      region,
-      control,
-      wakeups: COUNTERS.app.index.wakeups,
-      spinTurns,
-    });
+  const wakeups = COUNTERS.app.index.wakeups;
+  return () => runLoop({ tile, region, control, wakeups, spinTurns });
 }
 
-/** Says that it is ready, and waits for the master's `go`: whether a predecessor handed over. */
+/** The app as a tile's loop sees it, with a side for each net tile. */
+function appTile(
+  service: Service,
+  sides: readonly NetSide[],
+  { library, eventfd }: { library: TileLibrary; eventfd: number },
+): Tile {
+  return {
+    descriptors: [eventfd],
+    turn() {
+      let work = 0;
+      for (const side of sides) {
+        const count = side.take();
+        if (count === 0) continue;
+        work += count;
+        service.receive(side.requests, side.answers);
+        side.finish();
+      }
+      return work;
+    },
+    pending: () => sides.some((side) => side.waiting),
+    wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
+    nextDue: (nowMillis) => service.nextDue(nowMillis),
+    clock(nowMillis) {
+      const [side] = sides;
+      side.answers.refresh();
+      if (service.clock(nowMillis, side.answers)) side.finish();
+    },
+  };
+}
+
+/** Reports ready and waits for the master's `go`. Returns whether a predecessor handed over. */
 function turn(): Promise<boolean> {
   const heard = new Promise<boolean>((resolve) => {
     addEventListener("message", (event) => resolve((event as MessageEvent<boolean>).data), {
@@ -165,19 +193,150 @@ function turn(): Promise<boolean> {
   return heard;
 }
 
-/** Looks up what V8 remembers, while files can be read. */
+/** Has V8 load and remember time zone data while files can be read. */
 function lookUp(): void {
   new Date().getTimezoneOffset();
   new Intl.DateTimeFormat().format();
 }
 
-/** Takes away what no permission governs and no app may have. */
+/** Removes what no app may have and no permission governs. */
 function takeAway(): void {
-  // An app's words go through its console.
+  // An app writes through its console.
   for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
-  // Messages of a worker are for its other isolate alone.
+  // Only this module may post messages to the process's other isolate.
   Reflect.deleteProperty(globalThis, "postMessage");
-  // A nested worker is an isolate more than the process's memory has room for.
+  // The process's memory has no room for the isolate of a nested worker.
   Reflect.deleteProperty(globalThis, "Worker");
   for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }
+
+/*
+ * No event loop runs in a handler, so promises do not settle and timers do not fire. What follows names
+ * those that an app starts anyway, each kind once.
+ *
+ * V8 has a hook for the creation of promises. It is called for no other reason, so it costs neither the
+ * loop nor a handler that makes none, and it sees all that is made of promises: fetch, files,
+ * crypto.subtle, async functions. Timers are not, so the functions that start them are replaced before the
+ * app is loaded.
+ */
+
+/** Functions that start something without a promise. */
+const TIMERS = ["setTimeout", "setInterval", "setImmediate", "queueMicrotask"] as const;
+
+type Starter = (callback: (...given: unknown[]) => void, ...rest: unknown[]) => unknown;
+
+/** V8's hooks as Deno has them; unstable, so they may be missing. */
+const core = (Deno as unknown as Record<symbol, {
+  core?: {
+    setPromiseHooks?(...hooks: (((promise: Promise<unknown>) => void) | undefined)[]): void;
+  };
+}>)[(Deno as unknown as { internal: symbol }).internal]?.core;
+
+/** Timers of an app. */
+interface Timers {
+  /** Where each timer was started that has neither fired nor been cleared. */
+  pending(): string[];
+  /** From now on no timer fires: calls `notify` for each that is started. */
+  freeze(notify: (name: string) => void): void;
+}
+
+/** Replaces the functions that start timers by functions that note them. */
+function watchTimers(): Timers {
+  const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
+  const running = new Map<unknown, { name: string; at: Error }>();
+  let frozen: ((name: string) => void) | undefined;
+  for (const name of TIMERS) {
+    const start = scope[name];
+    if (start === undefined) continue;
+    const watched: Starter = (callback, ...rest) => {
+      if (frozen !== undefined) {
+        frozen(name);
+        return start(callback, ...rest);
+      }
+      if (name === "queueMicrotask" || typeof callback !== "function") {
+        return start(callback, ...rest);
+      }
+      const id = start((...given) => {
+        if (name !== "setInterval") running.delete(id);
+        callback(...given);
+      }, ...rest);
+      running.set(id, { name, at: new Error() });
+      return id;
+    };
+    scope[name] = Object.assign(watched, start) as typeof start;
+  }
+  for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
+    const end = scope[name];
+    if (end === undefined) continue;
+    scope[name] = ((id: unknown) => {
+      running.delete(id);
+      end(id);
+    }) as typeof end;
+  }
+  return {
+    pending: () =>
+      [...running.values()].map(({ name, at }) => `${name}${placeOf(at.stack ?? "").place}`),
+    freeze: (notify) => frozen = notify,
+  };
+}
+
+/** Logs what never ends, from now on: the event loop does not run again. */
+function nameUnsettled(log: (line: string) => void, timers?: Timers): void {
+  const [left] = timers?.pending() ?? [];
+  if (left !== undefined) {
+    log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);
+  }
+  let saysTimer = true;
+  timers?.freeze((name) => {
+    if (!saysTimer) return;
+    saysTimer = false;
+    const { handler, place } = here();
+    log(
+      `${handler}() started a timer (${name}${place}), which never fires there: ` +
+        "no event loop runs in a handler",
+    );
+  });
+  let saysPromise = true;
+  core?.setPromiseHooks?.(() => {
+    if (!saysPromise) return;
+    saysPromise = false;
+    const { handler, place, call } = here();
+    log(
+      `${handler}() made a promise (${call}${place}), which never settles there: ` +
+        "no event loop runs in a handler",
+    );
+  });
+}
+
+/** The running handler, and where it is. */
+function here(): ReturnType<typeof placeOf> {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 100;
+  const { stack = "" } = new Error();
+  Error.stackTraceLimit = stackTraceLimit;
+  return placeOf(stack);
+}
+
+/** Frames of these files are not the app's. */
+const OWN = new URL("./", import.meta.url).href;
+const RUNNERS = ["process_worker", "host"].map((name) => `${OWN}${name}.`);
+
+/** From a stack: the app's handler, ` at FILE:LINE`, and what it called there. */
+function placeOf(stack: string): { handler: string; place: string; call: string } {
+  const frames = stack.split("\n").filter((line) => line.startsWith("    at "));
+  const isOurs = (frame: string) => RUNNERS.some((runner) => frame.includes(runner));
+  const first = frames.findIndex((frame) => frame.includes("file://") && !isOurs(frame));
+  const handler = frames.some((frame) => frame.includes("Service.clock"))
+    ? "tick"
+    : frames.some((frame) => frame.includes("receivePlain"))
+    ? "answer"
+    : "receive";
+  if (first < 0) return { handler, place: "", call: "by Deno" };
+  const [, file = "?", line = "?"] = /file:\/\/(.*?):(\d+)(?::\d+)?\)?$/.exec(frames[first]) ?? [];
+  const callee = frames.slice(0, first).findLast((frame) => !frame.includes("file://"));
+  const [, call = "async"] = /^ +at (?:async )?(?:new )?([\w.]+) \(/.exec(callee ?? "") ?? [];
+  return { handler, place: ` at ${decodeURI(file)}:${line}`, call };
+}
+
+// Not awaited: messages arrive once this module has been evaluated.
+live();

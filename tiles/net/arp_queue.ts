@@ -10,7 +10,7 @@
  * is in the kernel's table, is more than a number out of a flood.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
 import type { SolicitProducer } from "../runtime/solicit_link.ts";
@@ -93,7 +93,7 @@ export class ArpQueue {
     this.#solicits = solicits;
     this.#drop = drop;
     this.#random = random;
-    this.#key = keyOf(seed, Use.hold);
+    this.#key = keyOf(seed, Use.arpQueue);
     this.#waitedFor = new Int32Array(2 * total);
     this.#packets = new Int32Array(total * PACKET_WORDS);
     this.#deadline = new Float64Array(total);

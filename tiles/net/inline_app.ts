@@ -17,8 +17,7 @@
 
 import type { View } from "../../ffi/view.ts";
 import type { Answers, Datagrams, Destination } from "../app/contract.ts";
-import { checkWithin, noDatagram } from "../app/misuse.ts";
-import type { Service, ServiceSetup } from "../app/service.ts";
+import { checkWithin, noDatagram, type Service, type ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
 import { AllowedPeers, type PeerSetup } from "./app_port.ts";
 import * as frame from "./frame.ts";

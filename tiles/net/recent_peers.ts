@@ -9,14 +9,14 @@
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
  * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
- * hash is keyed, so nobody can choose addresses that collide (`netbase/hash_table.ts`). Its key is in the
+ * hash is keyed, so nobody can choose addresses that collide (`netbase/hash.ts`). Its key is in the
  * table's header, for the readers.
  *
  * Readers need no lock: a slot is one word, which is empty or holds an address.
  */
 
 import { i32, type View } from "../../ffi/view.ts";
-import { hash, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, keyOf, Use } from "../../netbase/hash.ts";
 
 const SLOT_BITS = 16;
 const SLOTS = 1 << SLOT_BITS;
@@ -46,7 +46,7 @@ export class RecentPeers {
     const words = this.#words = i32(view);
     if (seed === undefined) return;
     if (words[KEY_AT + 1] !== 0) return;
-    const { add, first, second } = keyOf(seed, Use.heard);
+    const { add, first, second } = keyOf(seed, Use.recentPeers);
     words.set([add, first, second], KEY_AT);
   }
 

@@ -8,12 +8,12 @@
  * The cache is a table of cache lines, open addressed: an entry is within `PROBES` slots of its hash. It
  * is private to the tile and of fixed size, so addresses that strangers make up can only evict others,
  * which then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
- * (`netbase/hash_table.ts`).
+ * (`netbase/hash.ts`).
  */
 
 import { i32, type View } from "../../ffi/view.ts";
 import { decide, emptyDecision } from "../../netbase/route_decision.ts";
-import * as hashing from "../../netbase/hash_table.ts";
+import * as hashing from "../../netbase/hash.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
@@ -156,7 +156,7 @@ export class RouteCache {
     this.words = i32(memory);
     this.view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
     this.#mask = this.words.length / ENTRY_WORDS - 1;
-    const { add, first, second } = keyOf(seed, Use.headers);
+    const { add, first, second } = keyOf(seed, Use.routeCache);
     this.#add = add;
     this.#first = first;
     this.#second = second;

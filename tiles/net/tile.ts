@@ -9,8 +9,8 @@
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
-import { METRICS_BYTES, MetricsWriter } from "../app/metrics.ts";
-import { loadService, type Service } from "../app/service.ts";
+import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
+import { loadService, type Service } from "../app/host.ts";
 import { heapView, slice, type View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { CaptureWriter } from "../runtime/capture_ring.ts";
@@ -73,7 +73,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
   readonly seed: number;
 }
 

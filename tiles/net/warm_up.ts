@@ -8,11 +8,11 @@ import { heapView, slice, u8, type View } from "../../ffi/view.ts";
 import { IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
-import { METRICS_BYTES } from "../app/metrics.ts";
-import { makeService } from "../app/service.ts";
+import { METRICS_BYTES } from "../app/regions.ts";
+import { makeService } from "../app/host.ts";
 import { CAPTURE_BYTES } from "../runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../runtime/control.ts";
 import {

@@ -4,7 +4,7 @@
  * would have it, and at line rate no table could hold everyone that a flood names.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 
 /** A count is of the window now and of the one before. */
 const WINDOW_MILLIS = 500;

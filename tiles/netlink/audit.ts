@@ -1,29 +1,38 @@
 /**
- * The audit: is the mirror what the kernel has? Fresh dumps are compared with it, twice. A difference
- * counts when both show it and no event has named it meanwhile: what an event was still to tell is no
- * fault. So the number should be 0; where it is not, it is logged, and the mirror reads everything
- * anew.
+ * The audit compares the mirror with a second copy of the kernel's state, which is read for that
+ * purpose. From its first dump on the copy gets the same events as the mirror, so when neither is
+ * stale they are equal. A difference counts when two comparisons show it: the copy may have read
+ * something whose event is still to come. A difference is a fault: it is logged and counted, and the
+ * mirror reads everything anew.
  *
- * It wants a mirror that is reading nothing for itself. When that begins to, or something happens of which
- * the kernel does not tell all consequences, the audit begins anew.
+ * The copy takes as much memory as the mirror does, until the audit ends.
  */
 
+import { heapView } from "../../ffi/view.ts";
+import { randomSeed } from "../../netbase/hash.ts";
+import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import { NUD_VALID } from "../../netbase/neighbors.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import { isEqual } from "../../netbase/rib.ts";
+import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import type { Audited, AuditTable } from "./audited.ts";
-import type { DumpEnd } from "./dump.ts";
-import type { MessageCursor } from "./codec.ts";
-import type { Mirror } from "./mirror.ts";
+import { formatAddress, formatPrefix } from "./addresses.ts";
+import type { Mirror, Resync } from "./mirror.ts";
 
-/** From the end of one audit to the next that nobody asked for. */
+/** From the end of one audit to the next periodic one. */
 const PERIOD_MILLIS = 300_000;
-/** How long an audit that was disturbed waits before it begins anew. */
+/** Pause before an audit that was disturbed restarts. */
 const PAUSE_MILLIS = 20;
-/** Some events come late: a link's carrier is told up to a second after it changed. */
+/** Some events come late: a link's carrier is reported up to a second after it changed. */
 const LATE_MILLIS = 1_500;
-/** Things that events may name in one audit, with more it begins anew; and differences that it counts. */
-const MOST_NAMES = 65_536;
-/** Differences that are named in the log, of one audit. */
+/** Routes that are compared in one turn: a few milliseconds' work. */
+const ROUTES_PER_TURN = 2_048;
+/** Differences that count, and those that the log names. */
+const MOST_DIFFERENCES = 65_536;
 const MOST_LOGGED = 8;
+
+/** The tables that are compared, as the report names them. */
+type AuditTable = "interfaces" | "routes" | "neighbors";
 
 const COUNTERS: { readonly [table in AuditTable]: number } = {
   interfaces: NETLINK.index.audit_difference_interfaces,
@@ -31,40 +40,49 @@ const COUNTERS: { readonly [table in AuditTable]: number } = {
   neighbors: NETLINK.index.audit_difference_neighbors,
 };
 
-/** What an audit found. */
+/** The result of an audit. */
 export interface AuditReport {
   readonly tables: Readonly<Record<AuditTable, { entries: number; divergent: number }>>;
-  /** Of all tables. */
+  /** Sum over all tables. */
   readonly divergent: number;
   readonly millis: number;
 }
 
-/** What the audit has to see of the mirror. */
+/** What the audit uses of the mirror. */
 export type AuditedMirror = Pick<
   Mirror,
-  "current" | "dumper" | "audited" | "resync" | "watchEvents"
+  "writer" | "current" | "disruptions" | "copyInto" | "watchEvents" | "resync"
 >;
 
-/** Audits now and then, and when asked to. */
+/** An audit that is under way. */
+interface Running {
+  readonly began: number;
+  readonly disruptions: number;
+  /** The second copy, and what reads it. */
+  readonly copy: NetbaseWriter;
+  readonly resync: Resync;
+  /** Names of what differs in this comparison, and in the first one; null: this is the first. */
+  differing: Map<string, AuditTable>;
+  first: ReadonlyMap<string, AuditTable> | null;
+  /** Where the comparison of routes goes on; null: it has not begun. */
+  from: { prefix: number; length: number } | null;
+  /** Time before which the comparison does not begin. */
+  due: number;
+}
+
+/** Runs audits: every five minutes, and on request. */
 export class Audit {
   readonly #mirror: AuditedMirror;
   readonly #counters: Float64Array;
   readonly #log: (line: string) => void;
-  #phase: "idle" | "reading" | "waiting" = "idle";
-  /** When the next phase begins by itself; monotonic milliseconds. */
+  #running: Running | null = null;
+  /** When the next audit begins; monotonic milliseconds. */
   #due: number;
-  #began = 0;
-  /** What differed in this pass, with its table, and in the first one; null: this is the first. */
-  #differing = new Map<string, AuditTable>();
-  #before: ReadonlyMap<string, AuditTable> | null = null;
-  /** What events have named since the audit began. */
-  readonly #named = new Set<string>();
-  #disturbed = false;
-  /** Who asked for an audit that has yet to begin, and for the one that runs. */
-  #asked: ((report: AuditReport) => void)[] = [];
+  /** Callbacks of requests for the next audit, and for the one that is running. */
+  #requests: ((report: AuditReport) => void)[] = [];
   #answering: ((report: AuditReport) => void)[] = [];
 
-  /** `counters` as `counters.ts` has them for the netlink tile. */
+  /** `counters` are the netlink tile's. */
   constructor(
     mirror: AuditedMirror,
     { counters, now, log }: { counters: Float64Array; now: number; log(line: string): void },
@@ -75,126 +93,185 @@ export class Audit {
     this.#due = now + PERIOD_MILLIS;
   }
 
-  /** Asks for an audit that has yet to begin; `done` is told what it found. */
+  /** Requests an audit that begins after this call; `done` gets its report. */
   request(done: (report: AuditReport) => void): void {
-    this.#asked.push(done);
-    if (this.#phase === "idle") this.#due = 0;
+    this.#requests.push(done);
+    if (this.#running === null) this.#due = 0;
   }
 
-  /** Milliseconds until it has something to do. */
+  /** Milliseconds until `turn` has something to do; -1: nothing. */
   nextDue(now: number): number {
-    return this.#phase === "reading" ? 0 : Math.max(0, Math.ceil(this.#due - now));
+    if (this.#running === null) return Math.max(0, Math.ceil(this.#due - now));
+    const { resync, due } = this.#running;
+    if (!resync.current) return resync.nextDue(now);
+    return this.#mirror.current ? Math.max(0, Math.ceil(due - now)) : PAUSE_MILLIS;
   }
 
-  /** Goes on. How much was done. */
+  /** Goes on with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
   turn(now: number): number {
-    if (this.#phase === "idle") return now < this.#due ? 0 : this.#begin(now);
-    if (this.#disturbed || !this.#mirror.current) return this.#beginAnew(now);
-    return this.#phase === "reading" || now < this.#due ? 0 : this.#end(now);
+    const running = this.#running;
+    if (running === null) return now < this.#due ? 0 : this.#begin(now);
+    if (running.disruptions !== this.#mirror.disruptions) {
+      this.#stop(now);
+      this.#due = now + PAUSE_MILLIS;
+      return 0;
+    }
+    const work = running.resync.turn(now);
+    if (work > 0 || now < running.due) return work;
+    if (!running.resync.current || !this.#mirror.current) return 0;
+    if (this.#compareSome(running)) this.#endComparison(running, now);
+    return 1;
   }
 
   #begin(now: number): number {
-    if (!this.#mirror.current || this.#mirror.dumper.busy) return this.#beginAnew(now);
-    this.#answering.push(...this.#asked.splice(0));
-    this.#began = now;
-    this.#named.clear();
-    this.#disturbed = false;
-    this.#before = null;
-    this.#mirror.watchEvents((message) => this.#event(message));
-    return this.#beginPass();
-  }
-
-  #beginPass(): number {
-    this.#differing = new Map();
-    const { audited, dumper } = this.#mirror;
-    for (const table of audited) table.begin();
-    const began = dumper.dump(audited.flatMap(({ dumps }) => dumps), {
-      take: (message) => {
-        const table = this.#tableOf(message);
-        table?.read(message, (what) => this.#differs(what, table.table));
-      },
-      done: (end) => this.#endPass(end),
-    });
-    // What did not begin is not to be abandoned: the next dump is somebody else's.
-    this.#phase = began ? "reading" : "waiting";
-    this.#disturbed ||= !began;
+    if (!this.#mirror.current) {
+      this.#due = now + PAUSE_MILLIS;
+      return 0;
+    }
+    this.#answering.push(...this.#requests.splice(0));
+    const copy = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: randomSeed() });
+    const resync = this.#mirror.copyInto(copy);
+    this.#mirror.watchEvents((message, now) => resync.event(message, now));
+    const { disruptions } = this.#mirror;
+    const differing = new Map();
+    this.#running = {
+      ...{ began: now, disruptions, copy, resync, differing, first: null, from: null, due: 0 },
+    };
     return 1;
   }
 
-  /** Gives up what is under way, and begins anew after a moment. */
-  #beginAnew(now: number): number {
-    if (this.#phase === "reading") this.#mirror.dumper.abandon();
+  #stop(now: number): void {
     this.#mirror.watchEvents(null);
-    this.#phase = "idle";
-    this.#due = now + PAUSE_MILLIS;
-    return 0;
+    this.#running?.resync.abandon(now);
+    this.#running = null;
   }
 
-  #endPass(end: DumpEnd): void {
-    this.#phase = "waiting";
-    this.#disturbed ||= end !== "done";
-    if (this.#disturbed || !this.#mirror.current) return;
-    for (const table of this.#mirror.audited) table.end((what) => this.#differs(what, table.table));
-    this.#forgetNamed();
-    if (this.#before === null && this.#differing.size > 0) {
-      this.#before = this.#differing;
-      this.#beginPass();
-    } else {
-      this.#due = performance.now() + (this.#differing.size === 0 ? 0 : LATE_MILLIS);
+  /** Compares one turn's share. Whether the comparison is complete. */
+  #compareSome(running: Running): boolean {
+    if (running.from === null) {
+      this.#compareInterfaces(running);
+      this.#compareNeighbors(running);
+    }
+    running.from = this.#compareRoutes(running, running.from ?? { prefix: 0, length: 0 });
+    return running.from === null;
+  }
+
+  #compareInterfaces(running: Running): void {
+    const [ours, theirs] = [this.#mirror.writer.interfaces, running.copy.interfaces];
+    for (const entry of theirs.all()) {
+      if (!ours.has(entry)) differs(running, "interfaces", `interface ${entry.ifindex}`);
+    }
+    for (const { ifindex } of ours.all()) {
+      if (theirs.find(ifindex) < 0) differs(running, "interfaces", `interface ${ifindex}`);
     }
   }
 
-  /** What differs does not count when an event has named it. */
-  #forgetNamed(): void {
-    for (const what of this.#differing.keys()) {
-      if (this.#named.has(what)) this.#differing.delete(what);
+  /** Compares the MACs that may be used: no event reports a probe, or an entry's ageing. */
+  #compareNeighbors(running: Running): void {
+    const theirs = macs(running.copy);
+    for (const [name, mac] of macs(this.#mirror.writer)) {
+      if (theirs.get(name) !== mac) differs(running, "neighbors", name);
+      theirs.delete(name);
     }
+    for (const name of theirs.keys()) differs(running, "neighbors", name);
   }
 
-  #end(now: number): number {
-    this.#forgetNamed();
-    this.#mirror.watchEvents(null);
-    this.#phase = "idle";
-    this.#due = this.#asked.length > 0 ? 0 : now + PERIOD_MILLIS;
+  /** Compares routes from a prefix on. Returns the prefix to go on from; null: all are compared. */
+  #compareRoutes(running: Running, from: { prefix: number; length: number }): Running["from"] {
+    const ours = this.#mirror.writer.rib.routes(from);
+    const theirs = running.copy.rib.routes(from);
+    let [a, b] = [next(ours), next(theirs)];
+    let last: Route | null = null;
+    for (let count = 0; a !== null || b !== null; count++) {
+      const order = a === null ? 1 : b === null ? -1 : compareKeys(a, b);
+      const route: Route = order <= 0 ? a! : b!;
+      const { destination: prefix, prefixLength: length } = route;
+      const isNext = prefix !== last?.destination || length !== last.prefixLength;
+      if (count >= ROUTES_PER_TURN && isNext) return { prefix, length };
+      if (order !== 0 || !isSame(a!, b!)) differs(running, "routes", nameRoute(route));
+      if (order <= 0) a = next(ours);
+      if (order >= 0) b = next(theirs);
+      last = route;
+    }
+    return null;
+  }
+
+  #endComparison(running: Running, now: number): void {
+    if (running.first === null && running.differing.size > 0) {
+      running.first = running.differing;
+      running.differing = new Map();
+      running.due = now + LATE_MILLIS;
+      return;
+    }
+    this.#stop(now);
+    this.#due = this.#requests.length > 0 ? 0 : now + PERIOD_MILLIS;
     this.#counters[NETLINK.index.audits]++;
-    if (this.#differing.size > 0) this.#repair();
-    const divergent = [...this.#differing.values()];
-    const tables = Object.fromEntries(this.#mirror.audited.map(({ table, entries }) => [
-      table,
-      { entries: entries(), divergent: divergent.filter((its) => its === table).length },
-    ])) as AuditReport["tables"];
-    const report = { tables, divergent: divergent.length, millis: Math.round(now - this.#began) };
+    if (running.differing.size > 0) this.#repair(running.differing, now);
+    const report = this.#report(running, now);
     for (const done of this.#answering.splice(0)) done(report);
-    return 1;
   }
 
-  #repair(): void {
-    this.#mirror.resync();
-    const names = [...this.#differing.keys()];
-    for (const table of this.#differing.values()) this.#counters[COUNTERS[table]]++;
-    for (const what of names.slice(0, MOST_LOGGED)) {
-      this.#log(`audit: ${what} was not as the kernel has it; reading everything anew`);
+  #repair(differing: ReadonlyMap<string, AuditTable>, now: number): void {
+    this.#mirror.resync(undefined, now);
+    const names = [...differing.keys()];
+    for (const table of differing.values()) this.#counters[COUNTERS[table]]++;
+    for (const name of names.slice(0, MOST_LOGGED)) {
+      this.#log(`audit: ${name} was not as the kernel has it; reading everything anew`);
     }
     if (names.length > MOST_LOGGED) {
       this.#log(`audit: nor were ${names.length - MOST_LOGGED} others`);
     }
   }
 
-  /** An event was applied, whether it changed anything or not. */
-  #event(message: MessageCursor): void {
-    const table = this.#tableOf(message);
-    const what = table?.subject?.(message);
-    if (what) this.#named.add(what);
-    if (table?.subject === undefined || this.#named.size > MOST_NAMES) this.#disturbed = true;
+  #report({ began, differing }: Running, now: number): AuditReport {
+    const { interfaces, rib, neighbors } = this.#mirror.writer;
+    const divergent = [...differing.values()];
+    const table = (entries: number, table: AuditTable) => {
+      return { entries, divergent: divergent.filter((its) => its === table).length };
+    };
+    return {
+      tables: {
+        interfaces: table(interfaces.size, "interfaces"),
+        routes: table(rib.size, "routes"),
+        neighbors: table(neighbors.size, "neighbors"),
+      },
+      divergent: divergent.length,
+      millis: Math.round(now - began),
+    };
   }
+}
 
-  #tableOf({ type }: MessageCursor): Audited | undefined {
-    return this.#mirror.audited.find(({ types }) => types.includes(type));
-  }
+/** Notes a difference by its name, unless the first comparison did not show it. */
+function differs({ first, differing }: Running, table: AuditTable, name: string): void {
+  const counts = first?.has(name) ?? differing.size < MOST_DIFFERENCES;
+  if (counts) differing.set(name, table);
+}
 
-  /** Counts unless the first read did not show it, or so many do that all is to be read anew anyway. */
-  #differs(what: string, table: AuditTable): void {
-    const counts = this.#before?.has(what) ?? this.#differing.size < MOST_NAMES;
-    if (counts) this.#differing.set(what, table);
-  }
+/** MACs of usable neighbours, as text, by name. */
+function macs({ neighbors }: NetbaseWriter): Map<string, string> {
+  const found = new Map<string, string>();
+  neighbors.forEach(({ ifindex, address, state, macHead, macTail }) => {
+    if ((state & NUD_VALID) === 0) return;
+    const name = `neighbour ${formatAddress(address)} on interface ${ifindex}`;
+    found.set(name, `${macHead} ${macTail}`);
+  });
+  return found;
+}
+
+function next(routes: Iterator<Route>): Route | null {
+  return routes.next().value ?? null;
+}
+
+/** Order of two routes in `Rib.routes()` but for their order in one table. */
+function compareKeys(a: Route, b: Route): number {
+  return a.destination - b.destination || a.prefixLength - b.prefixLength || b.table - a.table;
+}
+
+function isSame(a: Route, b: Route): boolean {
+  return a.tos === b.tos && a.priority === b.priority && isEqual(a, b, 0);
+}
+
+function nameRoute({ table, destination, prefixLength }: Route): string {
+  const prefix = formatPrefix(destination, prefixLength);
+  return table === RT_TABLE_LOCAL ? `local route ${prefix}` : `route ${prefix}`;
 }

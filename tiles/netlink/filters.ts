@@ -7,7 +7,8 @@
 
 import { Filter } from "../../ffi/filter.ts";
 import type { View } from "../../ffi/view.ts";
-import { IFF_UP, type InterfaceWriter } from "../../netbase/interfaces.ts";
+import { IFF_UP } from "../../netbase/interfaces.ts";
+import type { InterfaceWriter } from "../../netbase/tables_writer.ts";
 import { formatAddress } from "./addresses.ts";
 
 /** An attached interface's filter. */

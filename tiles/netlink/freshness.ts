@@ -6,7 +6,8 @@
  * kernel takes that for use, and asks the neighbour itself. Who is not sent to is not asked.
  */
 
-import { type NeighborWriter, NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import { NUD_REACHABLE, NUD_STALE } from "../../netbase/neighbors.ts";
+import type { NeighborWriter } from "../../netbase/tables_writer.ts";
 import * as nl from "./codec.ts";
 import { NeighborMap } from "./neighbor_map.ts";
 

@@ -1,40 +1,44 @@
 /**
- * The mirror: keeps a netbase equal to the kernel's network state. It joins the kernel's groups,
- * then reads everything, then follows events; whenever it may have missed something it reads that
- * anew.
+ * The mirror keeps a netbase equal to the kernel's network state. It joins the kernel's multicast
+ * groups, then reads all tables, then follows events; a table that may be stale is read anew.
  *
- * This is all of the netlink tile that `show`, `route get`, tests and benchmarks need: it runs in
- * any thread, as any user.
+ * The way of an event: `Mirror.turn` receives datagrams, `Mirror.message` gets each message,
+ * `Resync.event` finds its table, and the table (`tables.ts`) decodes it and applies it to netbase's
+ * writer. `Mirror.turn` then commits, and net tiles read the new cells.
+ *
+ * The commands `show` and `route get`, tests and benchmarks use the mirror without the rest of the
+ * netlink tile. It runs in any thread, as any user.
  */
 
-import { EINVAL, SystemError } from "../../ffi/errno.ts";
+import { EINVAL, errnoName, SystemError } from "../../ffi/errno.ts";
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import { Sync } from "../../netbase/layout.ts";
-import type { NetbaseWriter } from "../../netbase/netbase.ts";
-import { type Audited, auditedInterfaces, auditedNeighbors, auditedRoutes } from "./audited.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as nl from "./codec.ts";
-import { Dumper } from "./dump.ts";
-import { InterfacesPart } from "./interfaces_part.ts";
-import { LookupOrderQuestion } from "./lookup_order.ts";
-import type { MessageCursor } from "./codec.ts";
-import { type NeighborListener, NeighborsPart } from "./neighbors_part.ts";
-import { NextHopsPart } from "./next_hops_part.ts";
-import { ALL_PARTS, type MirrorPart, Notices, Part } from "./part.ts";
-import { RoutesPart } from "./routes_part.ts";
-import { RulesPart } from "./rules_part.ts";
-import { type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
-import { Synchroniser } from "./synchroniser.ts";
+import { LookupOrder, RulesTable } from "./rules.ts";
+import { type DumpEnd, Dumper, type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
+import {
+  ALL_TABLES,
+  InterfacesTable,
+  type NeighborListener,
+  NeighborsTable,
+  NextHopsTable,
+  Notices,
+  RoutesTable,
+  type Table,
+  TableBit,
+} from "./tables.ts";
 
 /**
  * Receive buffer of the monitor socket. An event takes about 830 bytes of it, so this holds some
- * 150,000 (the kernel doubles it) where SO_RCVBUFFORCE is allowed; it is used only when needed.
+ * 150,000 (the kernel doubles it) where SO_RCVBUFFORCE is allowed. It is used only when needed.
  */
 const RECEIVE_BUFFER = 64 << 20;
-/** Datagrams taken with one call. */
+/** Datagrams received with one call. */
 const BURST = 64;
-/** How long a blocking read may take. */
+/** Bound of a blocking read. */
 const PATIENCE_MILLIS = 60_000;
-/** Bursts after which changes are shown though more events wait. */
+/** Bursts after which changes are committed though more events are queued. */
 const MOST_BURSTS_UNSHOWN = 32;
 const GROUPS = [
   nl.RTNLGRP_LINK,
@@ -45,91 +49,84 @@ const GROUPS = [
   nl.RTNLGRP_IPV4_NETCONF,
 ];
 
-/** What a mirror is made with. */
+/** Options of a mirror. */
 export interface MirrorOptions {
   readonly library: NetlinkLibrary;
   readonly writer: NetbaseWriter;
-  /** Interfaces whose neighbours are kept, all when left out; see `followNeighborsOf`. */
+  /** Interfaces whose neighbours are stored, all by default; see `followNeighborsOf`. */
   readonly neighborsOf?: ReadonlySet<number>;
   readonly neighbors?: NeighborListener;
-  /** Bytes of receive buffer asked for, unless the usual. */
+  /** Bytes of receive buffer to ask for, instead of the default. */
   readonly receiveBuffer?: number;
-  /** A line for the log. */
+  /** Writes a line to the log. */
   log?(line: string): void;
 }
 
 /** Follows the kernel. */
 export class Mirror implements MessageHandler {
   readonly writer: NetbaseWriter;
-  readonly routes: RoutesPart;
-  readonly rules: RulesPart;
+  readonly routes: RoutesTable;
+  readonly rules: RulesTable;
   readonly dumper: Dumper;
-  /** What an audit compares. */
-  readonly audited: readonly Audited[];
+  readonly notices: Notices;
   /** Events applied, messages refused by the codec, and overruns of the receive buffer. */
   events = 0;
   malformedMessages = 0;
   overruns = 0;
-  readonly notices: Notices;
+  /** How often events were lost or unreadable, or other neighbours were followed: an audit restarts. */
+  disruptions = 0;
   readonly #library: NetlinkLibrary;
   readonly #monitor: NetlinkSocket;
-  readonly #synchroniser: Synchroniser;
-  readonly #neighbors: NeighborsPart;
-  readonly #question: LookupOrderQuestion;
-  /** The part that each message type is about. */
-  readonly #partOf = new Map<number, MirrorPart>();
+  readonly #resync: Resync;
+  readonly #neighbors: NeighborsTable;
+  readonly #lookupOrder: LookupOrder;
   /** Events or a dump have changed something that is not committed yet. */
   #unshown = false;
   #burstsUnshown = 0;
   /** The last burst was a full one. */
   #moreWaits = false;
-  /** Events were lost, and what the kernel has left of those before them is not all taken yet. */
+  /** Events were lost, and not all that were queued before them are received yet. */
   #draining = false;
   #now = 0;
   #state = -1;
-  #eventWatcher: ((message: MessageCursor) => void) | null = null;
+  #watcher: ((message: nl.MessageCursor, now: number) => void) | null = null;
 
-  /** Opens the sockets and begins nothing. Throws SystemError. */
+  /** Opens the sockets; reads nothing yet. Throws SystemError. */
   constructor(options: MirrorOptions) {
     const { library, writer } = options;
     const log = (line: string) => options.log?.(line);
     this.writer = writer;
     this.#library = library;
-    this.notices = new Notices(log);
-    const { notices } = this;
+    const notices = this.notices = new Notices(log);
     this.#monitor = openMonitor(library, options.receiveBuffer ?? RECEIVE_BUFFER);
     this.dumper = new Dumper(library);
-    const nextHops = new NextHopsPart(writer.rib);
-    this.routes = new RoutesPart(writer.rib, { nextHops, notices });
-    this.rules = new RulesPart(writer.rib, notices);
-    this.#neighbors = new NeighborsPart(writer, {
-      interfaces: options.neighborsOf ?? null,
+    const lookupOrder = this.#lookupOrder = new LookupOrder(writer.rib, this.dumper);
+    this.rules = new RulesTable(lookupOrder, notices);
+    const { interfaces, nextHops, routes, neighbors } = makeTables(writer, {
       notices,
-      listener: options.neighbors ?? null,
+      note: (route) => lookupOrder.note(route),
+      interfaces: options.neighborsOf ?? null,
+      listener: options.neighbors,
     });
-    this.audited = [
-      auditedInterfaces(writer),
-      auditedRoutes(writer, this.routes),
-      auditedNeighbors(writer, this.#neighbors),
-    ];
-    const interfaces = new InterfacesPart(writer, { routes: this.routes, nextHops, notices });
-    const parts: MirrorPart[] = [interfaces, this.rules, nextHops, this.routes, this.#neighbors];
-    for (const part of parts) {
-      for (const type of part.types) this.#partOf.set(type, part);
-    }
-    this.#synchroniser = new Synchroniser(this.dumper, { parts, log });
-    this.#question = new LookupOrderQuestion(writer.rib, this.dumper);
-    this.#synchroniser.lost(0);
+    this.routes = routes;
+    this.#neighbors = neighbors;
+    const tables = [interfaces, this.rules, nextHops, routes, neighbors];
+    this.#resync = new Resync(this.dumper, { tables, log });
   }
 
   /** Whether everything has been read at least once. */
   get complete(): boolean {
-    return this.#synchroniser.complete && this.#question.settled;
+    return this.#resync.complete && this.#lookupOrder.settled;
   }
 
-  /** Whether nothing is known to be stale, under way or waiting. */
+  /** Whether everything has been read, and no table is stale or being read. */
+  get current(): boolean {
+    return this.#resync.current;
+  }
+
+  /** Whether the mirror is current, and netbase shows every event received. */
   get settled(): boolean {
-    return this.complete && this.#synchroniser.settled && this.shown && !this.#moreWaits;
+    return this.complete && this.current && this.shown && !this.#moreWaits;
   }
 
   /** Whether netbase shows all that was applied. */
@@ -137,46 +134,52 @@ export class Mirror implements MessageHandler {
     return !this.#unshown;
   }
 
-  /** Descriptors to be polled for reading; the first one becomes ready when there is an event. */
+  /** Descriptors to poll for reading; the first is ready when there is an event. */
   get descriptors(): readonly number[] {
     return [this.#monitor.fd, this.dumper.fd];
   }
 
-  get syncCounts(): Synchroniser["counts"] {
-    return this.#synchroniser.counts;
+  get syncCounts(): Resync["counts"] {
+    return this.#resync.counts;
   }
 
-  /** Follows the neighbours of these interfaces from now on. */
-  followNeighborsOf(interfaces: ReadonlySet<number>): void {
+  /** Stores the neighbours of these interfaces from now on. */
+  followNeighborsOf(interfaces: ReadonlySet<number>, now: number): void {
+    this.disruptions++;
     this.#neighbors.interfaces = interfaces;
-    this.#synchroniser.want(Part.neighbors, performance.now());
+    this.#resync.markStale(TableBit.neighbors, now);
   }
 
-  /** Whether everything has been read, and nothing is being read anew or about to be. */
-  get current(): boolean {
-    return this.#synchroniser.complete && this.#synchroniser.settled;
+  /**
+   * A second copy of the kernel's state, in `writer`: nothing is read yet, and its events are those of
+   * `watchEvents`. It uses this mirror's dumper.
+   */
+  copyInto(writer: NetbaseWriter): Resync {
+    const tables = makeTables(writer, {
+      notices: new Notices(() => {}),
+      interfaces: this.#neighbors.interfaces,
+    });
+    return new Resync(this.dumper, { tables: Object.values(tables), log() {} });
   }
 
-  /** Calls `watcher` after each event that was applied; null: nobody. */
-  watchEvents(watcher: ((message: MessageCursor) => void) | null): void {
-    this.#eventWatcher = watcher;
+  /** Calls `watcher` with each event that was applied; null: nobody. */
+  watchEvents(watcher: ((message: nl.MessageCursor, now: number) => void) | null): void {
+    this.#watcher = watcher;
   }
 
-  /** Reads all of `parts` (bits of `Part`) anew. */
-  resync(parts = ALL_PARTS): void {
-    this.#synchroniser.want(parts, performance.now());
+  /** Reads tables (bits of `TableBit`) anew, all by default. */
+  resync(tables = ALL_TABLES, now = performance.now()): void {
+    this.#resync.markStale(tables, now);
   }
 
-  /** One burst of events, one of a dump; shows what changed. How much there was to do. */
+  /** Receives one burst of events and one of a dump; commits what changed. Returns how much was done. */
   turn(now = performance.now()): number {
     this.#now = now;
     const events = this.#readEvents();
-    let read = this.dumper.turn();
-    // What is still taken is older than a dump that began now, and what happens meanwhile is lost
-    // without another word: after an overrun the kernel drops all until its queue is empty.
-    if (!this.#draining) {
-      read += this.#synchroniser.turn(now) + this.#question.turn(this.rules.touched);
-    }
+    let read = this.dumper.turn(now);
+    // After an overrun the kernel drops events until its queue is empty. Queued events are older
+    // than a dump that begins now, and those dropped meanwhile would be missing.
+    if (!this.#draining) read += this.#resync.turn(now) + this.#lookupOrder.turn();
     if (read > 0) this.#unshown = true;
     this.#show();
     return events + read;
@@ -184,18 +187,15 @@ export class Mirror implements MessageHandler {
 
   /** Milliseconds until `turn` has something to do besides events; -1: nothing. */
   nextDue(now: number): number {
-    return this.dumper.busy || this.#unshown ? 0 : this.#synchroniser.nextDue(now);
+    return this.dumper.busy || this.#unshown ? 0 : this.#resync.nextDue(now);
   }
 
-  /** Turns, blocking, until `complete`; the first full copy. Throws Error when that takes a minute. */
+  /** Blocks until `complete`, the first full copy. Throws Error after a minute. */
   sync(): void {
     this.#turnUntil(() => this.complete);
   }
 
-  /**
-   * Turns, blocking, until everything that the kernel has said is in netbase and nothing is stale.
-   * Throws Error when that takes a minute.
-   */
+  /** Blocks until `settled`. Throws Error after a minute. */
   settle(): void {
     this.turn();
     this.#turnUntil(() => this.settled);
@@ -219,8 +219,9 @@ export class Mirror implements MessageHandler {
     const count = this.#monitor.receive(this);
     if (count === OVERRUN) {
       this.overruns++;
+      this.disruptions++;
       this.#moreWaits = this.#draining = true;
-      this.#synchroniser.lost(this.#now);
+      this.#resync.eventsLost(this.#now);
       return 1;
     }
     this.#moreWaits = count === BURST;
@@ -228,40 +229,34 @@ export class Mirror implements MessageHandler {
     return count;
   }
 
-  /** One event. */
-  message(message: MessageCursor): void {
-    const part = this.#partOf.get(message.type);
-    if (part === undefined) return;
+  /** Applies an event. */
+  message(message: nl.MessageCursor): void {
+    if (!this.#resync.event(message, this.#now)) return;
     this.events++;
     this.#unshown = true;
-    this.#synchroniser.event(part, message, this.#now);
-    this.#eventWatcher?.(message);
+    this.#watcher?.(message, this.#now);
   }
 
-  /** An event that could not be read: whatever it said, it is looked up. */
+  /** An event could not be read: everything may be stale. */
   malformed(reason: string): void {
     this.malformedMessages++;
+    this.disruptions++;
     this.notices.once(`an event could not be read: ${reason}`);
-    this.#synchroniser.want(ALL_PARTS, this.#now);
+    this.resync(ALL_TABLES, this.#now);
   }
 
   #show(): void {
-    // While more waits, what would be shown is a state that the kernel has left already.
+    // While more events are queued, netbase would show a state that the kernel has left already.
     const wait = this.#moreWaits && ++this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
     if (this.#unshown && !wait) {
       this.writer.commit();
-      // A default route that moves together with others may wait for a net tile's burst to end.
+      // A default route that moves with others may have to wait for the end of a net tile's burst.
       this.#unshown = this.writer.pending;
       this.#burstsUnshown = 0;
-      if (this.routes.orderMayMatter) this.#question.routesChanged();
-      this.routes.orderMayMatter = false;
+      this.#lookupOrder.committed();
     }
-    this.#tellState();
-  }
-
-  #tellState(): void {
-    const { settled, complete } = this.#synchroniser;
-    const state = !complete ? Sync.syncing : settled ? Sync.synced : Sync.stale;
+    const { complete, current } = this.#resync;
+    const state = !complete ? Sync.syncing : current ? Sync.synced : Sync.stale;
     if (state === this.#state) return;
     this.#state = state;
     this.writer.setSync(state, Date.now());
@@ -281,5 +276,257 @@ function openMonitor(library: NetlinkLibrary, receiveBuffer: number): NetlinkSoc
     // Before Linux 5.3 there are no next-hop objects, and no such group.
     if (!(error instanceof SystemError) || error.errno !== EINVAL) throw error;
     return new NetlinkSocket(library, { ...options, groups: GROUPS });
+  }
+}
+
+/** The tables of a copy in `writer`, in the order in which they are read. */
+function makeTables(
+  writer: NetbaseWriter,
+  { notices, note, interfaces: neighborsOf, listener }:
+    & Omit<ConstructorParameters<typeof RoutesTable>[1], "nextHops">
+    & ConstructorParameters<typeof NeighborsTable>[1],
+) {
+  const nextHops = new NextHopsTable(writer.rib);
+  const routes = new RoutesTable(writer.rib, { nextHops, notices, note });
+  const interfaces = new InterfacesTable(writer, { routes, nextHops, notices });
+  const neighbors = new NeighborsTable(writer, { interfaces: neighborsOf, notices, listener });
+  return { interfaces, nextHops, routes, neighbors };
+}
+
+/** How long a stale table waits for others that may become stale with it. */
+const COALESCE_MILLIS = 1;
+/** Rest after a read, as a multiple of its duration, and at most. */
+const REST = 4;
+const MOST_REST_MILLIS = 10_000;
+/** Back-off after a failed attempt: doubled from the first to the most, ± a quarter. */
+const FIRST_RETRY_MILLIS = 10;
+const MOST_RETRY_MILLIS = 1_000;
+/** Attempts that fail in a row before the log says so. */
+const ATTEMPTS_TO_LOG = 8;
+
+/** When a table is to be read. */
+interface Schedule {
+  readonly table: Table;
+  /** Monotonic milliseconds before which a stale table is not read. */
+  due: number;
+  /** End of the rest after its last read. */
+  restUntil: number;
+  /** Attempts that failed in a row. */
+  failed: number;
+}
+
+/**
+ * Applies events to tables, and reads tables anew when they may be stale, by mark and sweep.
+ *
+ * A dump and the events beside it have no common order. So events for a table that is being dumped
+ * are recorded and replayed after the dump; then they are at least as new as the dump. They are also
+ * applied at once, so that nothing waits, but for ordered tables, whose order that would mix up. A
+ * dump that the kernel reports as inconsistent (NLM_F_DUMP_INTR) is discarded and retried later. A
+ * table rests after a read in proportion to its duration, so that reading takes a fifth of the time
+ * at most.
+ */
+export class Resync {
+  /** Dumps begun, interrupted ones, and tables read. */
+  readonly counts = { dumps: 0, interrupted: 0, resyncs: 0 };
+  readonly #dumper: Dumper;
+  readonly #schedules: readonly Schedule[];
+  /** Table of each message type. */
+  readonly #tableOf = new Map<number, Table>();
+  readonly #events = new ChangeLog();
+  readonly #log: (line: string) => void;
+  readonly #random: () => number;
+  /** All tables, those that are stale, and those that were never read, as bits. */
+  readonly #all: number;
+  #stale: number;
+  #unread: number;
+  #running: Schedule | null = null;
+  #startedAt = 0;
+
+  /** `tables` in the order in which they are read; all are stale. */
+  constructor(
+    dumper: Dumper,
+    { tables, log, random = Math.random }: {
+      readonly tables: readonly Table[];
+      log(line: string): void;
+      random?(): number;
+    },
+  ) {
+    this.#dumper = dumper;
+    this.#schedules = tables.map((table) => ({ table, due: 0, restUntil: 0, failed: 0 }));
+    for (const table of tables) for (const type of table.types) this.#tableOf.set(type, table);
+    this.#all = this.#stale = this.#unread = tables.reduce((bits, { bit }) => bits | bit, 0);
+    this.#log = log;
+    this.#random = random;
+  }
+
+  /** Whether every table has been read at least once. */
+  get complete(): boolean {
+    return this.#unread === 0;
+  }
+
+  /** Whether every table has been read, and none is stale or being read. */
+  get current(): boolean {
+    return this.complete && this.#stale === 0 && this.#running === null;
+  }
+
+  /** These tables, as bits, may be stale: they are read soon. */
+  markStale(tables: number, now: number): void {
+    const news = tables & this.#all & ~this.#stale;
+    for (const schedule of this.#schedules) {
+      if ((news & schedule.table.bit) === 0) continue;
+      schedule.due = Math.max(now + COALESCE_MILLIS, schedule.restUntil);
+    }
+    this.#stale |= news;
+  }
+
+  /** Events were lost: all tables are read without delay. */
+  eventsLost(now: number): void {
+    this.abandon(now);
+    this.#stale = this.#all;
+    for (const schedule of this.#schedules) schedule.due = now;
+  }
+
+  /** Abandons the read that is under way, if any. */
+  abandon(now: number): void {
+    if (this.#running === null) return;
+    const { table } = this.#running;
+    this.#dumper.abandon();
+    this.#running = null;
+    this.#applyRecorded(table, { replayed: false, now });
+  }
+
+  /** Applies an event to its table, now or when its dump has ended. False: it is about no table. */
+  event(message: nl.MessageCursor, now: number): boolean {
+    const table = this.#tableOf.get(message.type);
+    if (table === undefined) return false;
+    const dumping = this.#running?.table === table;
+    if (dumping) this.#events.add(message);
+    const stale = dumping && table.ordered ? 0 : table.event(message, false);
+    if (stale !== 0) this.markStale(stale, now);
+    return true;
+  }
+
+  /** Milliseconds until a read is to begin; -1: none is. */
+  nextDue(now: number): number {
+    let next = Infinity;
+    for (const { table, due } of this.#schedules) {
+      if ((this.#stale & table.bit) !== 0) next = Math.min(next, due);
+    }
+    return next === Infinity ? -1 : Math.max(0, Math.ceil(next - now));
+  }
+
+  /**
+   * Begins the read that is due; the dumper's turns carry it on. Returns how much was done. What was
+   * read is in netbase's writer then, and not committed.
+   */
+  turn(now: number): number {
+    if (this.#stale === 0 || this.#dumper.busy) return 0;
+    const schedule = this.#schedules.find(({ table, due }) =>
+      (this.#stale & table.bit) !== 0 && due <= now
+    );
+    if (schedule === undefined) return 0;
+    const { table } = schedule;
+    this.#running = schedule;
+    this.#stale &= ~table.bit;
+    this.#startedAt = now;
+    this.#events.clear();
+    table.beginSync();
+    this.counts.dumps += table.dumps.length;
+    const begun = this.#dumper.dump(table.dumps, {
+      reply: (message) => table.dumped(message),
+      done: (end, errno, now) => this.#ended(schedule, end, errno, now),
+    });
+    if (!begun) this.#failed(schedule, "damaged", now);
+    return 1;
+  }
+
+  #ended(schedule: Schedule, end: DumpEnd, errno: number, now: number): void {
+    // What the kernel is built without is empty: next-hop objects before 5.3, policy rules.
+    const absent = end === "refused" && schedule.table.optional;
+    if (end !== "done" && !absent) {
+      this.#failed(schedule, end, now, errno);
+    } else if (this.#events.overflowed) this.#failed(schedule, "damaged", now);
+    else this.#finish(schedule, now);
+  }
+
+  #finish(schedule: Schedule, now: number): void {
+    const { table } = schedule;
+    this.#running = null;
+    this.#applyRecorded(table, { replayed: true, now });
+    table.endSync();
+    schedule.failed = 0;
+    schedule.restUntil = now + Math.min((now - this.#startedAt) * REST, MOST_REST_MILLIS);
+    this.#unread &= ~table.bit;
+    this.counts.resyncs++;
+  }
+
+  /** `replayed`: after a complete dump. Without one, tables that are not ordered have the events. */
+  #applyRecorded(table: Table, { replayed, now }: { replayed: boolean; now: number }): void {
+    let stale = 0;
+    if (replayed || table.ordered) {
+      this.#events.forEach((message) => stale |= table.event(message, replayed));
+    }
+    this.#events.clear();
+    this.markStale(stale, now);
+  }
+
+  #failed(schedule: Schedule, end: DumpEnd, now: number, errno = 0): void {
+    const { table } = schedule;
+    this.#running = null;
+    this.#applyRecorded(table, { replayed: false, now });
+    if (end === "interrupted") this.counts.interrupted++;
+    const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** schedule.failed, MOST_RETRY_MILLIS);
+    schedule.due = now + delay * (0.75 + this.#random() / 2);
+    schedule.failed++;
+    this.#stale |= table.bit;
+    if (schedule.failed !== ATTEMPTS_TO_LOG) return;
+    const why = end === "refused" ? `refused with ${errnoName(errno)}` : end;
+    const what = table.dumps.join(" and ");
+    this.#log(
+      `reading the kernel's ${what} was ${why} ${schedule.failed} times in a row; still trying`,
+    );
+  }
+}
+
+const FIRST_BYTES = 1 << 16;
+/** Half a million route events; with more, the dump is discarded and retried. */
+const MOST_BYTES = 64 << 20;
+
+/** Events recorded while a table is read, to be replayed. */
+export class ChangeLog {
+  /** There were more events than fit. */
+  overflowed = false;
+  #bytes = new Uint8Array(FIRST_BYTES);
+  #used = 0;
+
+  clear(): void {
+    this.#used = 0;
+    this.overflowed = false;
+    if (this.#bytes.length > FIRST_BYTES) this.#bytes = new Uint8Array(FIRST_BYTES);
+  }
+
+  /** Copies the message at the cursor. */
+  add({ bytes, bodyAt, end }: nl.MessageCursor): void {
+    const from = bodyAt - nl.NLMSG_HDRLEN;
+    const needed = this.#used + nl.padded(end - from);
+    if (needed > this.#bytes.length && !this.#grow(needed)) return;
+    this.#bytes.set(bytes.u8.subarray(from, end), this.#used);
+    this.#used = needed;
+  }
+
+  #grow(needed: number): boolean {
+    if (needed > MOST_BYTES) this.overflowed = true;
+    if (this.overflowed) return false;
+    const larger = new Uint8Array(Math.max(needed, this.#bytes.length * 2));
+    larger.set(this.#bytes.subarray(0, this.#used));
+    this.#bytes = larger;
+    return true;
+  }
+
+  /** Calls `each` with a cursor at each message, in order. */
+  forEach(each: (message: nl.MessageCursor) => void): void {
+    const cursor = new nl.MessageCursor(new nl.MessageBytes(this.#bytes));
+    cursor.begin(0, this.#used);
+    while (cursor.next()) each(cursor);
   }
 }

@@ -5,7 +5,7 @@
  * key, which nobody can predict.
  */
 
-import { type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash_table.ts";
+import { type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
 
 /** Maps `address` to another word, one to one: two rounds as in `hash`, each of them invertible. */
 export function scramble(address: number, { add, first, second }: HashKey): number {

@@ -4,7 +4,7 @@
  */
 
 import { decodeNeighborTable, type NeighborTableMessage } from "./codec.ts";
-import type { Dumper } from "./dump.ts";
+import type { Dumper } from "./socket.ts";
 
 /** Between two looks, when neighbours are being asked for and when none is. */
 const BUSY_MILLIS = 500;
@@ -27,7 +27,7 @@ export class NeighborTables {
     if (this.#dumper.busy || now - this.#lookedAt < (asking ? BUSY_MILLIS : QUIET_MILLIS)) return;
     this.#lookedAt = now;
     this.#dumper.dump(["neighborTables"], {
-      take: (message) => {
+      reply: (message) => {
         const table = decodeNeighborTable(message);
         if (table !== null) this.#told(table);
       },

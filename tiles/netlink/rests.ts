@@ -4,7 +4,7 @@
  * makes room; being forgotten costs no more than one request too early.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 
 /** Entries that a neighbour may be in. */
 const WAYS = 4;

@@ -5,9 +5,10 @@
 
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
-import { NetbaseReader, NetbaseWriter } from "../../netbase/netbase.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
@@ -21,7 +22,7 @@ import { Freshness } from "./freshness.ts";
 import { Intake, type IntakeParts } from "./intake.ts";
 import { Mirror } from "./mirror.ts";
 import { NeighborTables } from "./neighbor_tables.ts";
-import type { NeighborListener } from "./neighbors_part.ts";
+import type { NeighborListener } from "./tables.ts";
 import { Snapshots } from "./snapshots.ts";
 
 /** What the netlink tile is made with. */
@@ -201,12 +202,12 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#asker.close();
   }
 
-  neighborTold(neighbor: NeighborMessage): void {
+  neighborChanged(neighbor: NeighborMessage): void {
     this.#freshness.told(neighbor, this.#now);
     for (const { solicitor } of this.#intakes) solicitor.neighborTold(neighbor, this.#now);
   }
 
-  neighborGone(ifindex: number, address: number): void {
+  neighborRemoved(ifindex: number, address: number): void {
     this.#freshness.gone(ifindex, address);
     for (const { solicitor } of this.#intakes) {
       solicitor.neighborGone({ ifindex, address }, this.#now);
@@ -253,7 +254,7 @@ class NetlinkTile implements Tile, NeighborListener {
     }
     if (followed.symmetricDifference(this.#followed).size === 0) return;
     this.#followed = followed;
-    this.#mirror.followNeighborsOf(followed);
+    this.#mirror.followNeighborsOf(followed, this.#now);
   }
 
   /** Puts into the counters what is counted or held elsewhere. */

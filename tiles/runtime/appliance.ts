@@ -16,7 +16,7 @@ import { delay } from "./delay.ts";
 import type { Handed } from "./handed.ts";
 import { inName } from "./log_line.ts";
 import { spinTurnsFor } from "./loop.ts";
-import { permissions } from "./permissions.ts";
+import { workerPermissions } from "./permissions.ts";
 import { RefusedCalls } from "./refused_calls.ts";
 import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { Life } from "./tile_region.ts";
@@ -162,7 +162,7 @@ export class Appliance {
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
     }, {
-      permissions: permissions(kind, read),
+      permissions: workerPermissions(read),
       threads: this.#threads,
       events: {
         log: (text) => log(inName(name, text)),

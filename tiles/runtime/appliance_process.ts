@@ -4,7 +4,6 @@
  */
 
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openObserver, openTile } from "../../ffi/tile.ts";
@@ -22,13 +21,13 @@ import type { ApplianceSetup } from "./wiring.ts";
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
 
-const host = openHost(libraryPath("host"));
+const host = openHost();
 const messages = messagesBy<ApplianceReport, ApplianceOrder>(
-  openChannel(libraryPath("tile"), CHANNEL_DESCRIPTOR),
+  openChannel(CHANNEL_DESCRIPTOR),
 );
-const tile = openTile(libraryPath("tile"));
+const tile = openTile();
 const handed = new Handed<ApplianceSetup>(
-  openRegions(libraryPath("region")),
+  openRegions(),
   Number(Deno.args.at(-1)),
 );
 
@@ -63,7 +62,7 @@ function fail(error: unknown): never {
 const appliance = new Appliance(handed, {
   host,
   tile,
-  observer: openObserver(libraryPath("tile")),
+  observer: openObserver(),
   log,
   fatal: (tile, message) => fail(new Error(`${tile} ended: ${message}`)),
   ask: ({ kind, number }) => {

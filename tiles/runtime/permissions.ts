@@ -1,10 +1,9 @@
 /**
- * What each worker of the appliance is given, before it gives it up: the libraries that it opens and the
- * files that it reads. And what an app may be granted.
+ * What a worker of the appliance is given, before it gives it up: the library, and the files that it reads.
+ * And what an app may be granted.
  */
 
-import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
-import type { WorkerKind } from "./tile.ts";
+import { libraryPath } from "../../ffi/paths.ts";
 
 /** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {
@@ -33,18 +32,6 @@ export const NO_GRANTS: Grants = {
   keep: false,
 };
 
-/** Which libraries a tile opens. */
-export const LIBRARIES: { readonly [kind in WorkerKind]: readonly LibraryName[] } = {
-  netlink: ["tile", "netlink"],
-  net: ["tile", "xsk", "udp"],
-  status: ["tile"],
-};
-
-/** Which libraries an appliance's process opens, its tiles' among them. */
-export const APPLIANCE_LIBRARIES: readonly LibraryName[] = [
-  ...new Set<LibraryName>(["host", "region", ...LIBRARIES.netlink, ...LIBRARIES.net]),
-];
-
 /** The folder that this program is in: the sources, or what is built for processes. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
@@ -67,8 +54,7 @@ export function permissionFlags(
 }
 
 /** What a worker may do at its start. `read`: what is granted besides the program. */
-export function permissions(kind: WorkerKind, read: readonly string[]): Permissions {
+export function workerPermissions(read: readonly string[]): Permissions {
   const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);
-  const ffi = LIBRARIES[kind].map((name) => libraryPath(name));
-  return { ffi, read: [...folders, ...read], write: [], env: [], net: [] };
+  return { ffi: [libraryPath()], read: [...folders, ...read], write: [], env: [], net: [] };
 }

@@ -6,10 +6,10 @@
 
 import { f64, slice, type View } from "../../ffi/view.ts";
 import type { Region } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { METRICS_BYTES } from "../app/metrics.ts";
-import type { ServiceSetup } from "../app/service.ts";
+import { METRICS_BYTES } from "../app/regions.ts";
+import type { ServiceSetup } from "../app/host.ts";
 import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";

@@ -6,7 +6,6 @@
 
 import { openClock } from "../../ffi/clock.ts";
 import { openNetlink } from "../../ffi/netlink.ts";
-import { type LibraryName, libraryPath } from "../../ffi/paths.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
@@ -14,7 +13,6 @@ import { clipped, consoleTo } from "./console.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { runLoop } from "./loop.ts";
-import { LIBRARIES } from "./permissions.ts";
 import { AppError, sentenceOf, wordsOf } from "./thrown.ts";
 import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
@@ -148,14 +146,13 @@ async function live(boot: BootMessage, { tile, region }: Started): Promise<void>
   }
 }
 
+/** Opens what tiles of this kind use of the library. */
 function openLibraries({ kind, clock }: BootMessage): Libraries {
-  const has = (name: LibraryName) => LIBRARIES[kind].includes(name);
   return {
-    tile: openTile(libraryPath("tile")),
-    ...(has("netlink") && { netlink: openNetlink(libraryPath("netlink")) }),
-    ...(has("xsk") && { xsk: openXsk(libraryPath("xsk")) }),
-    ...(has("udp") && { udp: openUdp(libraryPath("udp")) }),
-    ...(clock && { clock: openClock(libraryPath("tile")) }),
+    tile: openTile(),
+    ...(kind === "netlink" && { netlink: openNetlink() }),
+    ...(kind === "net" && { xsk: openXsk(), udp: openUdp() }),
+    ...(clock && { clock: openClock() }),
   };
 }
 

@@ -3,7 +3,7 @@
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
-import type { MetricsReader } from "../app/metrics.ts";
+import type { MetricsReader } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
 import {
   type CountedTile,

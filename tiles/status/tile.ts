@@ -8,7 +8,7 @@
 
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { MetricsReader } from "../app/metrics.ts";
+import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
 import { RefusedCalls } from "../runtime/refused_calls.ts";
 import { Question } from "../runtime/snapshot.ts";
@@ -45,7 +45,7 @@ export interface StatusSetup {
     /** Of an app that is a process: its slot in `refusedCallsOfApps`. */
     readonly slot?: number;
   }[];
-  /** Metrics that apps define (`../app/metrics.ts`), by tile. */
+  /** Metrics that apps define (`../app/regions.ts`), by tile. */
   readonly metrics: readonly { readonly name: string; readonly view: View }[];
   /** Names of the interfaces that AF_XDP was requested for. */
   readonly interfaces: readonly string[];

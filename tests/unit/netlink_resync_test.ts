@@ -1,11 +1,10 @@
-/** Events that come while a part of the mirror is read: kept in order, and never lost in silence. */
+/** Events that come while a table is read: kept in order, and never lost silently. */
 
 import assert from "node:assert/strict";
-import type { Dumper, Inquirer } from "../../tiles/netlink/dump.ts";
-import { EventLog } from "../../tiles/netlink/event_log.ts";
+import type { Dumper, ReplyHandler } from "../../tiles/netlink/socket.ts";
+import { ChangeLog, Resync } from "../../tiles/netlink/mirror.ts";
 import { MessageBytes, MessageCursor } from "../../tiles/netlink/codec.ts";
-import { type MirrorPart, Part } from "../../tiles/netlink/part.ts";
-import { Synchroniser } from "../../tiles/netlink/synchroniser.ts";
+import { type Table, TableBit } from "../../tiles/netlink/tables.ts";
 import fc from "./property.ts";
 
 /** What the kept events take at most, and a message of which few fill that. */
@@ -24,7 +23,7 @@ function message(length: number, sequence: number): MessageCursor {
 }
 
 /** Lengths and sequence numbers of all that is kept. */
-function kept(log: EventLog): [number, number][] {
+function kept(log: ChangeLog): [number, number][] {
   const all: [number, number][] = [];
   log.forEach(({ bodyAt, end, sequence }) => all.push([end - bodyAt + 16, sequence]));
   return all;
@@ -33,7 +32,7 @@ function kept(log: EventLog): [number, number][] {
 Deno.test("events are kept in order and whole, until they are forgotten", () => {
   const lengths = fc.array(fc.oneof(fc.integer({ min: 16, max: 99 }), fc.constant(40_000)));
   fc.assert(fc.property(fc.array(lengths, { maxLength: 3 }), (rounds) => {
-    const log = new EventLog();
+    const log = new ChangeLog();
     for (const lengths of rounds) {
       lengths.forEach((length, i) => log.add(message(length, i)));
       assert.deepEqual(kept(log), lengths.map((length, i) => [length, i]));
@@ -45,7 +44,7 @@ Deno.test("events are kept in order and whole, until they are forgotten", () => 
 });
 
 Deno.test("of more events than it takes the log says so, until it is cleared", () => {
-  const log = new EventLog();
+  const log = new ChangeLog();
   for (let i = 0; i < LARGE_FIT; i++) log.add(message(LARGE, i));
   assert.equal(log.overflowed, false);
   log.add(message(16, 100));
@@ -58,8 +57,8 @@ Deno.test("of more events than it takes the log says so, until it is cleared", (
 
 Deno.test("a dump beside which more events came than are kept is made again", () => {
   const applied: string[] = [];
-  const part: MirrorPart = {
-    ...{ bit: Part.routes, dumps: ["routes"], types: [24], ordered: true },
+  const table: Table = {
+    ...{ bit: TableBit.routes, dumps: ["routes"], types: [24], ordered: true },
     event({ sequence }, replayed) {
       applied.push(`${replayed ? "behind a dump" : "alone"} ${sequence}`);
       return 0;
@@ -68,28 +67,27 @@ Deno.test("a dump beside which more events came than are kept is made again", ()
     dumped() {},
     endSync: () => void applied.push("end"),
   };
-  let inquirer: Inquirer | null = null;
+  let handler: ReplyHandler | null = null;
   const dumper = {
     busy: false,
-    errno: 0,
-    dump: (_: unknown, asking: Inquirer) => (inquirer = asking) !== null,
+    dump: (_: unknown, asking: ReplyHandler) => (handler = asking) !== null,
   };
-  const synchroniser = new Synchroniser(dumper as unknown as Dumper, {
-    parts: [part],
+  const resync = new Resync(dumper as unknown as Dumper, {
+    tables: [table],
     log: (line) => assert.fail(line),
   });
   const read = (events: number) => {
-    const due = synchroniser.nextDue(0);
-    assert.equal(synchroniser.turn(due), 1);
-    for (let i = 0; i < events; i++) synchroniser.event(part, message(LARGE, i), 0);
-    inquirer!.done("done");
+    const due = resync.nextDue(0);
+    assert.equal(resync.turn(due), 1);
+    for (let i = 0; i < events; i++) resync.event(message(LARGE, i), 0);
+    handler!.done("done", 0, due);
   };
-  synchroniser.want(Part.routes, 0);
+  resync.markStale(TableBit.routes, 0);
   read(LARGE_FIT + 1);
   assert.ok(!applied.includes("end"), "what was not named may be there");
-  assert.equal(synchroniser.settled, false);
+  assert.equal(resync.current, false);
   applied.length = 0;
   read(1);
   assert.deepEqual(applied, ["begin", "behind a dump 0", "end"]);
-  assert.equal(synchroniser.settled, true);
+  assert.equal(resync.current, true);
 });

@@ -1,16 +1,23 @@
 /**
- * The numbers of an app's own: a region that the app tile writes and the status tile reads. A header
- * with how many there are, then records; a record is written whole before the count that includes it
- * is published, and its name never changes.
+ * The regions of an app's own: its metrics and its state.
  *
- *     word 0       how many records
+ * Metrics: the app tile writes them and the status tile reads them. A header with the number of records,
+ * then the records; a record is written before the count that includes it is published, and its name never
+ * changes.
+ *
+ *     word 0       number of records
  *     byte 64 …    records: value (double) │ kind << 16 | bytes of the name │ (free) │ name, UTF-8
+ *
+ * State: it lives longer than the app's process.
+ *
+ *     word 0       version: 0 until the app has set one
+ *     byte 4096 …  the app's bytes
  */
 
-import { f64, u32, u8, type View } from "../../ffi/view.ts";
-import type { Metric } from "./contract.ts";
+import { f64, slice, u32, u8, type View } from "../../ffi/view.ts";
+import type { Metric, State } from "./contract.ts";
 
-/** Most numbers of an app. */
+/** Most metrics of an app. */
 const MOST_METRICS = 4096;
 
 const RECORDS_AT = 64;
@@ -19,14 +26,14 @@ const HEAD_AT = 8;
 const NAME_AT = 16;
 const LONGEST_NAME = RECORD_BYTES - NAME_AT;
 
-/** Bytes of the region. Pages of it that no record is in cost nothing. */
+/** Bytes of the metrics region. Untouched pages cost nothing. */
 export const METRICS_BYTES = RECORDS_AT + MOST_METRICS * RECORD_BYTES;
 
 const KINDS = ["counter", "gauge"] as const;
-/** A counter only grows, a gauge does as it likes. */
+/** A counter only grows. */
 export type MetricKind = typeof KINDS[number];
 
-/** A number in the region. */
+/** A metric in the region. */
 class Cell implements Metric {
   #values: Float64Array;
   #at: number;
@@ -42,14 +49,14 @@ class Cell implements Metric {
     this.#values[this.#at] = value;
   }
 
-  /** Stands where `other` does from now on. */
+  /** Moves to where `other` is. */
   become(other: Cell): void {
     this.#values = other.#values;
     this.#at = other.#at;
   }
 }
 
-/** The app tile's side. One that joins again carries on with the numbers that are there. */
+/** The app tile's side. A successor goes on with the metrics in the region. */
 export class MetricsWriter {
   #words!: Uint32Array;
   #bytes!: Uint8Array;
@@ -68,8 +75,8 @@ export class MetricsWriter {
   }
 
   /**
-   * Moves to the region at `view`, which a predecessor has let go of: what was counted here is added
-   * to the counters there, gauges become what they are here.
+   * Moves to the region at `view`, which a predecessor has left: counters are added to those there,
+   * gauges replace them.
    */
   move(view: View): void {
     const early = [...this.#cells];
@@ -84,7 +91,7 @@ export class MetricsWriter {
     }
   }
 
-  /** The number with this name and of this kind; null when it is too long or there are too many. */
+  /** The metric of this name and kind; null when the name is too long or there are too many. */
   metric(name: string, kind: MetricKind): Cell | null {
     const known = this.#cells.get(`${kind} ${name}`);
     if (known !== undefined) return known;
@@ -108,7 +115,7 @@ export class MetricsWriter {
   }
 }
 
-/** Everyone else's side. What the app wrote is bounded, not believed. */
+/** The readers' side. It trusts nothing that the app wrote. */
 export class MetricsReader {
   readonly #words: Uint32Array;
   readonly #bytes: Uint8Array;
@@ -120,7 +127,7 @@ export class MetricsReader {
     this.#values = f64(view);
   }
 
-  /** All numbers as of now. */
+  /** All metrics as of now. */
   read(): { name: string; kind: MetricKind; value: number }[] {
     const count = Math.min(Atomics.load(this.#words, 0), MOST_METRICS);
     return Array.from({ length: count }, (_, i) => {
@@ -131,5 +138,52 @@ export class MetricsReader {
       const name = new TextDecoder().decode(this.#bytes.slice(at + NAME_AT, end));
       return { name, kind: KINDS[head >>> 16] ?? "gauge", value: this.#values[at >>> 3] };
     });
+  }
+}
+
+const STATE_AT = 4096;
+
+/** Bytes of the region for `bytes` of state. Untouched pages cost nothing. */
+export function stateRegionBytes(bytes: number): number {
+  return STATE_AT + bytes;
+}
+
+/** The app's state. A predecessor may still write the region, so nothing is accessible until `open`. */
+export class AppState implements State {
+  readonly #words: Uint32Array;
+  readonly #bytes: Uint8Array<SharedArrayBuffer>;
+  #isOpen = false;
+
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.#bytes = u8(slice(view, STATE_AT, view.byteLength - STATE_AT));
+  }
+
+  /** Gives the app access: its predecessor has ended. */
+  open(): void {
+    this.#isOpen = true;
+  }
+
+  get view(): Uint8Array<SharedArrayBuffer> {
+    this.#expectOpen();
+    return this.#bytes;
+  }
+
+  get version(): number {
+    this.#expectOpen();
+    return this.#words[0];
+  }
+
+  setVersion(version: number): void {
+    this.#expectOpen();
+    if (!Number.isInteger(version) || version < 0 || version > 0xffff_ffff) {
+      throw new RangeError(`the version of its state is to be a whole number of 32 bits`);
+    }
+    Atomics.store(this.#words, 0, version);
+  }
+
+  #expectOpen(): void {
+    if (this.#isOpen) return;
+    throw new Error("its state may still be its predecessor's: it is to be used from begin() on");
   }
 }

@@ -5,7 +5,7 @@ import {
   MessageWriter,
   NLMSG_HDRLEN,
 } from "../../tiles/netlink/codec.ts";
-import { EventLog } from "../../tiles/netlink/event_log.ts";
+import { ChangeLog } from "../../tiles/netlink/mirror.ts";
 
 /** A message that carries `value` in a body of `words` words. */
 function message(value: number, words = 1): MessageCursor {
@@ -19,14 +19,14 @@ function message(value: number, words = 1): MessageCursor {
 }
 
 /** What is kept, by the first word of each message's body. */
-function kept(log: EventLog): number[] {
+function kept(log: ChangeLog): number[] {
   const values: number[] = [];
   log.forEach(({ bytes, bodyAt }) => values.push(bytes.u32[bodyAt >>> 2]));
   return values;
 }
 
 Deno.test("events are kept in their order, of any size, until they are forgotten", () => {
-  const log = new EventLog();
+  const log = new ChangeLog();
   const values = Array.from({ length: 100 }, (_, i) => i);
   for (const value of values) log.add(message(value, 1 + value * 37));
   assert.deepEqual(kept(log), values);
@@ -37,7 +37,7 @@ Deno.test("events are kept in their order, of any size, until they are forgotten
 });
 
 Deno.test("more events than are kept are told, until they are forgotten", () => {
-  const log = new EventLog();
+  const log = new ChangeLog();
   const large = message(1, 1 << 20);
   let added = 0;
   while (!log.overflowed) {

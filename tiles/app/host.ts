@@ -1,0 +1,409 @@
+/**
+ * Hosts an app, in a process of its own or inside a net tile: makes it from its module, calls it with
+ * bursts and ticks, and survives what it throws.
+ */
+
+import { hash } from "../../netbase/hash.ts";
+import type { View } from "../../ffi/view.ts";
+import { formatAddress } from "../netlink/addresses.ts";
+import { bounded } from "../runtime/console.ts";
+import { APP } from "../runtime/counters.ts";
+import type { PortRange } from "../runtime/ports.ts";
+import { AppError, readThrown, wordsOf } from "../runtime/thrown.ts";
+import type {
+  Answers,
+  App,
+  AppContext,
+  AppFactory,
+  Datagrams,
+  PlainApp,
+  Request,
+} from "./contract.ts";
+import { MetricsWriter } from "./regions.ts";
+
+/** Kinds of error that are logged; further ones are only counted. */
+const MOST_KINDS = 64;
+
+/** Which datagrams an app leaves unanswered. Missing fields are as in a configuration without them. */
+export interface RefusalSetup {
+  /** Source ports that are not answered. */
+  readonly refuseSources?: readonly PortRange[];
+  /** Answers a second to one address, from one of its ports to one of ours; 0: no limit. */
+  readonly mostPerSecond?: number;
+}
+
+/** What the configuration says of an app. Plain data. */
+export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "options">, RefusalSetup {
+  /** URL of its module. */
+  readonly module: string;
+  /** Every port served here, by any app. */
+  readonly served: readonly number[];
+  /** The region for its metrics. */
+  readonly metrics: View;
+}
+
+/** What the host gives an app. */
+export interface ServiceHost extends Pick<AppContext, "clock" | "state" | "log"> {
+  /** Of the tile region that stands for the app, in the order of `APP`. */
+  readonly counters: Float64Array;
+  /** Where its metrics are, if not yet in the region for them. */
+  readonly metrics?: MetricsWriter;
+  /** A predecessor may still run: the caller calls `begin` when it has ended. */
+  readonly beside?: boolean;
+  /** A monotonic clock, milliseconds; `performance.now` when left out. */
+  readonly now?: () => number;
+}
+
+/** Imports the app's module and makes the app. AppError: what is wrong with it. */
+export async function loadService(setup: ServiceSetup, host: ServiceHost): Promise<Service> {
+  try {
+    const module = await import(setup.module).catch((error) => {
+      const [first, ...more] = readThrown(error).message.split("\n");
+      const [place = ""] = more.join("\n").match(/ at file:\S+/) ?? [];
+      throw new Error(`its module cannot be loaded: ${first}${place}`);
+    });
+    return await makeService(module, setup, host);
+  } catch (error) {
+    throw new AppError(setup.name, explainDenials(wordsOf(error), "[apps] grants it, $1 = [$2]"));
+  }
+}
+
+/** Makes the app of a module that is loaded. */
+export async function makeService(
+  module: { default?: unknown; answer?: unknown },
+  setup: ServiceSetup,
+  host: ServiceHost,
+): Promise<Service> {
+  const metrics = host.metrics ?? new MetricsWriter(setup.metrics);
+  const context: AppContext = {
+    name: setup.name,
+    ports: setup.ports,
+    options: setup.options,
+    ...(host.clock && { clock: host.clock }),
+    ...(host.state && { state: host.state }),
+    ...refusals(setup, host.counters),
+    metric: (name, kind) => metrics.metric(name, kind),
+    log: bounded(host.log, host.now),
+  };
+  const isMade = typeof module.default === "function";
+  const made: object = isMade ? await (module.default as AppFactory)(context) : module;
+  const service = new Service(toApp(made, context, isMade), host);
+  if (!host.beside) service.begin();
+  return service;
+}
+
+/** `made` as an App, by the module's default export if `isMade`. TypeError: it is none. */
+function toApp(made: object, context: AppContext, isMade: boolean): App {
+  if (typeof (made as App | undefined)?.receive === "function") {
+    return synchronous(made as App, ["begin", "receive", "tick"]);
+  }
+  if (typeof (made as PlainApp | undefined)?.answer === "function") {
+    return fromPlain(synchronous(made as PlainApp, ["begin", "answer", "tick"]), context);
+  }
+  throw new TypeError(
+    isMade
+      ? "what its default export makes has neither receive() nor answer()"
+      : "its module exports neither a function as its default nor one called answer",
+  );
+}
+
+const AsyncFunction = (async () => {}).constructor;
+
+/**
+ * The same app. TypeError: one of `names` is `async`. Its promise would never settle, and V8 and Deno
+ * would keep memory for it with every call.
+ */
+function synchronous<Made extends object>(made: Made, names: readonly (keyof Made)[]): Made {
+  const name = names.find((each) => made[each] instanceof AsyncFunction);
+  if (name === undefined) return made;
+  throw new TypeError(`its ${String(name)}() must not be async: a promise never settles there`);
+}
+
+const ENCODER = new TextEncoder();
+
+/** An app that gives each datagram to `answer`, except those that could start a loop. */
+function fromPlain(app: PlainApp, context: AppContext): App {
+  return {
+    ...(app.begin !== undefined && { begin: () => app.begin?.() }),
+    ...(app.tick !== undefined && { tick: (out) => app.tick?.(out) }),
+    tickMillis: app.tickMillis,
+    receive: function receivePlain(requests, out) {
+      while (requests.next()) {
+        if (context.mayLoop(requests)) continue;
+        const said = app.answer(toRequest(requests));
+        if (said === undefined || said === null) continue;
+        const bytes = toBytes(said);
+        const at = out.reserve(bytes.length);
+        if (at < 0) continue;
+        out.bytes.set(bytes, at);
+        out.reply(at, bytes.length);
+      }
+    },
+  };
+}
+
+/** TypeError: the module broke the types of its contract. */
+function toBytes(said: unknown): Uint8Array {
+  if (typeof said === "string") return ENCODER.encode(said);
+  if (said instanceof Uint8Array) return said;
+  if (said instanceof Promise) throw new PromiseError("answer", said);
+  throw new TypeError(`answer() gave ${typeof said}; it is to give bytes, a string or nothing`);
+}
+
+function toRequest(requests: Datagrams): Request {
+  const { bytes, offset, size } = requests;
+  return {
+    payload: new Uint8Array(bytes.subarray(offset, offset + size)),
+    address: formatAddress(requests.sourceAddress),
+    port: requests.sourcePort,
+    destinationPort: requests.destinationPort,
+    receivedAt: requests.receivedAt / 1e6,
+  };
+}
+
+/** A burst as a service goes through it, wherever its datagrams are described. */
+export interface Burst extends Datagrams {
+  /** Datagrams that `next` has not gone to yet. */
+  readonly left: number;
+}
+
+/** A running app. */
+export class Service {
+  readonly #app: App;
+  readonly #host: Pick<ServiceHost, "counters" | "log">;
+  readonly #tickMillis: number;
+  readonly #seen = new Set<string>();
+  #nextTick: number;
+
+  constructor(app: App, host: Pick<ServiceHost, "counters" | "log" | "now">) {
+    this.#app = app;
+    this.#host = host;
+    const { tickMillis = 1000 } = app;
+    const { now = () => performance.now() } = host;
+    if (typeof tickMillis !== "number" || Number.isNaN(tickMillis)) {
+      throw new TypeError("its tickMillis is to be a number of milliseconds");
+    }
+    this.#tickMillis = app.tick === undefined ? -1 : Math.min(Math.max(1, tickMillis), 2 ** 31 - 1);
+    this.#nextTick = now() + this.#tickMillis;
+  }
+
+  /** Says that no predecessor runs any more. Once, before all else; throws what the app throws. */
+  begin(): void {
+    this.#app.begin?.();
+  }
+
+  /** Gives it a burst. An error costs the datagram it is thrown at, and none after it. */
+  receive(requests: Burst, out: Answers): void {
+    for (;;) {
+      const before = requests.left;
+      try {
+        const said: unknown = this.#app.receive(requests, out);
+        if (!(said instanceof Promise)) return;
+        throw new PromiseError("receive", said);
+      } catch (error) {
+        this.#failed(error);
+      }
+      if (requests.left === before) requests.next();
+      if (requests.left === 0) return;
+    }
+  }
+
+  /** Milliseconds to its next tick; -1 when it has none. */
+  nextDue(nowMillis: number): number {
+    return this.#tickMillis < 0 ? -1 : Math.max(0, Math.ceil(this.#nextTick - nowMillis));
+  }
+
+  /** Calls its tick when that is due; returns whether it was. */
+  clock(nowMillis: number, out: Answers): boolean {
+    if (this.#tickMillis < 0 || nowMillis < this.#nextTick) return false;
+    this.#nextTick = Math.max(this.#nextTick + this.#tickMillis, nowMillis);
+    try {
+      const said: unknown = this.#app.tick?.(out);
+      if (said instanceof Promise) throw new PromiseError("tick", said);
+    } catch (error) {
+      this.#failed(error);
+    }
+    return true;
+  }
+
+  #say(kind: string, line: string): void {
+    if (this.#seen.has(kind)) return;
+    this.#seen.add(kind);
+    this.#host.log(line);
+  }
+
+  /** Counts an error of the app, and logs it the first time that it comes from this place. */
+  #failed(error: unknown): void {
+    this.#host.counters[APP.index.errors]++;
+    if (this.#seen.size >= MOST_KINDS) return;
+    if (PromiseError.is(error)) return this.#say(error.message, error.message);
+    const { name, message, stack } = readThrown(error);
+    // Two errors are the same by their class and where they were thrown, not by their words.
+    const place = stack.split("\n").find((line) => line.startsWith("    at "));
+    const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
+    const explained = explainDenials(
+      stack,
+      "what [apps] grants ends with its start, unless keep = true",
+    );
+    this.#say(kind, `the app threw, which cost a datagram; said once: ${explained}`);
+  }
+}
+
+/** Deno's sentence about a permission that a configuration can grant. */
+const DENIED =
+  /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/;
+/** The same about one that no app can be granted. */
+const NEVER_GRANTED =
+  /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
+/** What the system refuses: by the confinement of the process, or by a file's mode. */
+const REFUSED =
+  /((?:Permission denied|Operation not permitted) \(os error (?:1|13)\))(?:: (\w+) '(.*?)')?/;
+
+/**
+ * Replaces Deno's and the system's words for what an app was denied by what an operator can do. `grant`
+ * is that for a permission: $1 its kind, $2 what it is for.
+ */
+function explainDenials(text: string, grant: string): string {
+  return text
+    .replace(NEVER_GRANTED, (_, kind, what) => {
+      const access = what === undefined ? "" : ` to ${what}`;
+      return `it has no ${kind} access${access}, which no app can be granted`;
+    })
+    .replace(
+      REFUSED,
+      (_, refusal, call, path) =>
+        path === undefined
+          ? `${refusal}: what it does is not within what [apps] grants it`
+          : `${refusal}: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
+            "be allowed it by the file's mode",
+    )
+    .replace(DENIED, `it has no $1 access to $2: ${grant}`);
+}
+
+/** A handler that returned a promise, as a function can that is not declared `async`. */
+class PromiseError extends TypeError {
+  readonly #handler: string;
+
+  /** The promise of `handler` is not waited for. */
+  constructor(handler: string, promise: Promise<unknown>) {
+    super(
+      `its ${handler}() gave a promise: it must not be async, for a promise never settles there`,
+    );
+    // If it settles after all, in a test or at the end, its outcome is ignored.
+    promise.catch(() => {});
+    this.#handler = handler;
+  }
+
+  /** Whether `thrown` is such an error; unlike `instanceof` it runs none of the app's code. */
+  static is(thrown: unknown): thrown is PromiseError {
+    return typeof thrown === "object" && thrown !== null && #handler in thrown;
+  }
+}
+
+/** Throws RangeError unless `size` bytes at `offset` lie within the `room` bytes reserved at `at`. */
+export function checkWithin(
+  offset: number,
+  size: number,
+  { at, room }: { at: number; room: number },
+): void {
+  if (offset >= at && size >= 0 && offset - at + size <= room) return;
+  throw new RangeError(
+    `an answer of ${size} bytes at ${offset} is not within what was reserved: ${room} at ${at}`,
+  );
+}
+
+/** What `call` throws when no datagram is current. */
+export function noDatagram(call: "reply" | "reflect"): TypeError {
+  return new TypeError(
+    `${call}() is about the datagram at hand, and there is none: next() goes to one, in receive()`,
+  );
+}
+
+/**
+ * The well-known ports (RFC 6335 §6) except those of DNS and NTP, which clients of these use too. Echo,
+ * chargen, quotd and the like answer from the others.
+ */
+export const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
+
+/** Bits of a port. */
+const [REFUSED_PORT, SERVED_PORT] = [1, 2];
+
+/**
+ * Decides which datagrams an app leaves unanswered, so that two servers do not answer each other without
+ * end: those from ports that no client uses, and those of senders that have had their answers of this
+ * second. `served`: every port served here.
+ */
+export function refusals(
+  { refuseSources = WELL_KNOWN_PORTS, mostPerSecond = 0, served }: RefusalSetup & {
+    readonly served: readonly number[];
+  },
+  counters: Float64Array,
+): Pick<AppContext, "refuses" | "mayLoop"> {
+  // A table, since a set takes three times as long.
+  const ports = new Uint8Array(65_536);
+  for (const [first, last] of refuseSources) ports.fill(REFUSED_PORT, first, last + 1);
+  for (const port of served) ports[port] |= SERVED_PORT;
+  const recent = mostPerSecond > 0 ? new RecentAnswers(mostPerSecond) : null;
+
+  const refused = (requests: Datagrams, bits: number): boolean => {
+    if ((ports[requests.sourcePort] & bits) !== 0) {
+      counters[APP.index.rx_drop_refused_source]++;
+      return true;
+    }
+    if (recent === null || recent.take(requests)) return false;
+    counters[APP.index.rx_drop_rate_limited]++;
+    return true;
+  };
+  return {
+    refuses: (requests) => refused(requests, REFUSED_PORT),
+    mayLoop: (requests) => refused(requests, REFUSED_PORT | SERVED_PORT),
+  };
+}
+
+/** Slots of the table, and words of a slot. */
+const [SLOT_BITS, SLOT_WORDS] = [16, 4];
+const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
+
+/**
+ * Counts the answers to each sender in this second. A sender's hash names its only slot; a new sender
+ * replaces the one in it, so the table never grows. The hash is keyed, so nobody can choose addresses
+ * and ports that replace a given sender.
+ */
+export class RecentAnswers {
+  readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
+  readonly #key: Uint32Array;
+  readonly #most: number;
+
+  /** `key`: three random words, the hash's key. */
+  constructor(most: number, key = crypto.getRandomValues(new Uint32Array(3))) {
+    this.#key = key;
+    this.#most = most;
+  }
+
+  /** Counts an answer to the current datagram. False when its sender has had all its answers. */
+  take(
+    requests: Pick<Datagrams, "sourceAddress" | "sourcePort" | "destinationPort" | "receivedAt">,
+  ): boolean {
+    const words = this.#words;
+    const address = requests.sourceAddress >>> 0;
+    const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;
+    const second = Math.floor(requests.receivedAt / 1e9) >>> 0;
+    const key = this.#key;
+    const hashed = hash(ports, address, key[0], key[1] | 1, key[2] | 1);
+    const at = (hashed & ((1 << SLOT_BITS) - 1)) * SLOT_WORDS;
+    // One net tile may be a burst behind another, so the previous second counts as this one.
+    const behind = words[at + Word.second] - second;
+    if (
+      words[at + Word.address] !== address || words[at + Word.ports] !== ports ||
+      behind < 0 || behind > 1
+    ) {
+      words[at + Word.address] = address;
+      words[at + Word.ports] = ports;
+      words[at + Word.second] = second;
+      words[at + Word.count] = 0;
+    }
+    if (words[at + Word.count] >= this.#most) return false;
+    words[at + Word.count]++;
+    return true;
+  }
+}

@@ -1,0 +1,631 @@
+/**
+ * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours.
+ * Each applies the events of some message types to netbase, and can be read anew by mark and sweep
+ * while its content goes on being served (`mirror.ts` does that; `rules.ts` has the policy rules).
+ *
+ * The kernel withdraws routes without an RTM_DELROUTE when a link goes down, or when an address or a
+ * next-hop object is removed. The same is done here at once, so that no packet is sent to nowhere,
+ * and then the routes are read anew.
+ */
+
+import {
+  IFF_LOWER_UP,
+  IFF_RUNNING,
+  IFF_UP,
+  type InterfaceEntry,
+  type InterfaceLink,
+} from "../../netbase/interfaces.ts";
+import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
+import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
+import type { Rib } from "../../netbase/rib.ts";
+import {
+  emptyRoute,
+  type Hop,
+  NLM_F_EXCL,
+  NLM_F_REPLACE,
+  type Route,
+  type RouteAttributes,
+  RT_SCOPE_HOST,
+  RT_TABLE_LOCAL,
+  RT_TABLE_MAIN,
+  RTN_BLACKHOLE,
+  RTN_BROADCAST,
+  RTN_MULTICAST,
+  RTN_UNICAST,
+  RTNH_F_DEAD,
+  RTNH_F_LINKDOWN,
+  RTNH_F_ONLINK,
+} from "../../netbase/route.ts";
+import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
+import { formatPrefix } from "./addresses.ts";
+import * as nl from "./codec.ts";
+import { NeighborMap } from "./neighbor_map.ts";
+
+/** The tables as bits of a set, in the order in which they are read: each needs those before it. */
+export const TableBit = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neighbors: 16 } as const;
+
+/** All of them. */
+export const ALL_TABLES = 31;
+
+/** One table. */
+export interface Table {
+  /** One of {@linkcode TableBit}. */
+  readonly bit: number;
+  /** The dumps that have all of it, in order. */
+  readonly dumps: readonly nl.DumpKind[];
+  /** The types of messages that are about it. */
+  readonly types: readonly number[];
+  /** Some kernels are built without it: when a dump is refused, it is empty. */
+  readonly optional?: boolean;
+  /** An event says where among others its subject goes, so no event may come before a dump's end. */
+  readonly ordered?: boolean;
+  /**
+   * Applies an event and returns the set of tables that may be stale as a result. `replayed`: a dump
+   * that may be newer than the event was applied before it.
+   */
+  event(message: nl.MessageCursor, replayed: boolean): number;
+  /** Begins mark and sweep, or restarts it. */
+  beginSync(): void;
+  /** Applies a message of a dump. */
+  dumped(message: nl.MessageCursor): void;
+  /** Ends mark and sweep: removes what neither a dump nor an event has named since `beginSync`. */
+  endSync(): void;
+}
+
+const MOST_NOTICES = 256;
+
+/** Log lines that are written once each, and the count of things that are not supported. */
+export class Notices {
+  /** Messages about things that are not supported. */
+  unsupported = 0;
+  readonly #logged = new Set<string>();
+  readonly #log: (line: string) => void;
+
+  constructor(log: (line: string) => void) {
+    this.#log = log;
+  }
+
+  /** Logs `line` unless it was logged before; at most 256 different lines. */
+  once(line: string): void {
+    if (this.#logged.size >= MOST_NOTICES || this.#logged.has(line)) return;
+    this.#logged.add(line);
+    this.#log(line);
+  }
+
+  /** Counts a thing that is not supported, and names it once. */
+  unsupportedThing(line: string): void {
+    this.unsupported++;
+    this.once(`not supported: ${line}`);
+  }
+}
+
+/** Commits to wait for room: about a millisecond. */
+const MOST_COMMITS = 1000;
+
+/** Interfaces and their IPv4 addresses. */
+export class InterfacesTable implements Table {
+  readonly bit = TableBit.interfaces;
+  readonly dumps = ["links", "addresses", "settings"] as const;
+  readonly types = [
+    ...[nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_NEWADDR, nl.RTM_DELADDR],
+    ...[nl.RTM_NEWNETCONF, nl.RTM_DELNETCONF],
+  ];
+  readonly #netbase: NetbaseWriter;
+  readonly #routes: RoutesTable;
+  readonly #nextHops: NextHopsTable;
+  readonly #notices: Notices;
+  /** What the current dump has named. */
+  readonly #dumped = new Map<number, InterfaceEntry>();
+  /** Indices, NETCONFA_IFINDEX_ALL and _DEFAULT among them, with `ignore_routes_with_linkdown` set. */
+  readonly #ignoringLinkdown = new Set<number>();
+
+  /** `routes` and `nextHops` are told of changes that withdraw routes. */
+  constructor(
+    netbase: NetbaseWriter,
+    { routes, nextHops, notices }: {
+      readonly routes: RoutesTable;
+      readonly nextHops: NextHopsTable;
+      readonly notices: Notices;
+    },
+  ) {
+    this.#netbase = netbase;
+    this.#routes = routes;
+    this.#nextHops = nextHops;
+    this.#notices = notices;
+  }
+
+  event(message: nl.MessageCursor, replayed: boolean): number {
+    if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
+    if (replayed) {
+      this.#enter(message);
+      return 0;
+    }
+    return message.type < nl.RTM_NEWADDR ? this.#applyLink(message) : this.#applyAddress(message);
+  }
+
+  beginSync(): void {
+    this.#dumped.clear();
+  }
+
+  dumped(message: nl.MessageCursor): void {
+    if (message.type >= nl.RTM_NEWNETCONF) this.#applySettings(message);
+    else this.#enter(message);
+  }
+
+  endSync(): void {
+    const { interfaces } = this.#netbase;
+    for (const { ifindex } of interfaces.all()) {
+      if (!this.#dumped.has(ifindex)) interfaces.remove(ifindex);
+    }
+    for (const entry of this.#dumped.values()) this.#store(() => interfaces.put(entry));
+  }
+
+  /** Enters a message of the dumps, or an event that is replayed after them. */
+  #enter(message: nl.MessageCursor): void {
+    const { type } = message;
+    const entry = type < nl.RTM_NEWADDR ? nl.decodeLink(message) : nl.decodeAddress(message);
+    if (entry === null) return;
+    const { ifindex } = entry;
+    const known = this.#dumped.get(ifindex);
+    if (type === nl.RTM_DELLINK) {
+      this.#dumped.delete(ifindex);
+    } else if ("name" in entry) {
+      this.#dumped.set(ifindex, { ...entry, addresses: known?.addresses ?? [] });
+    } else if (known !== undefined) {
+      const change = type === nl.RTM_NEWADDR ? withAddress : withoutAddress;
+      this.#dumped.set(ifindex, { ...known, addresses: change(known.addresses, entry) });
+    }
+  }
+
+  #applyLink(message: nl.MessageCursor): number {
+    const { interfaces } = this.#netbase;
+    const link = nl.decodeLink(message);
+    // A bridge sends RTM_DELLINK in the same group when a port leaves it.
+    if (link === null) return 0;
+    if (message.type === nl.RTM_DELLINK) return this.#linkGone(link.ifindex);
+    const before = interfaces.get(link.ifindex);
+    this.#store(() => interfaces.set(link));
+    // The first end of a new veth pair is reported before it has its peer, and not again.
+    return before === null ? TableBit.interfaces : this.#linkChanged(before, link);
+  }
+
+  #linkChanged(before: InterfaceLink, now: InterfaceLink): number {
+    const { ifindex } = now;
+    const ignoring = this.#ignoringLinkdown;
+    const wentDown = hasLost(IFF_UP, before.flags, now.flags);
+    const lostCarrier = hasLost(IFF_RUNNING | IFF_LOWER_UP, before.flags, now.flags);
+    if (wentDown) this.#routes.deviceDown(ifindex, { force: false });
+    if (wentDown || lostCarrier) this.#nextHops.deviceLost(ifindex);
+    if (lostCarrier && (ignoring.has(ifindex) || ignoring.has(nl.NETCONFA_IFINDEX_ALL))) {
+      this.#routes.carrierLost(ifindex);
+    }
+    const state = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
+    if (((before.flags ^ now.flags) & state) !== 0) return TableBit.nextHops | TableBit.routes;
+    // Joining or leaving a VRF moves the routes to another table; an MTU below 68 ends IPv4.
+    return before.master !== now.master || before.mtu !== now.mtu ? TableBit.routes : 0;
+  }
+
+  /** Which hops count may have changed; a dump of the routes has that in the hops' flags. */
+  #applySettings(message: nl.MessageCursor): number {
+    const { ifindex, ignoreLinkdown } = nl.decodeSettings(message);
+    const ignoring = this.#ignoringLinkdown;
+    const ignores = message.type === nl.RTM_NEWNETCONF && ignoreLinkdown;
+    if (ignores === null || ignores === ignoring.has(ifindex)) return 0;
+    if (ignores) ignoring.add(ifindex);
+    else ignoring.delete(ifindex);
+    // A new default applies to interfaces without a setting of their own, and no event names them.
+    const isDefault = ifindex === nl.NETCONFA_IFINDEX_DEFAULT;
+    return isDefault ? TableBit.interfaces | TableBit.routes : TableBit.routes;
+  }
+
+  #linkGone(ifindex: number): number {
+    this.#netbase.interfaces.remove(ifindex);
+    this.#netbase.neighbors.removeInterface(ifindex);
+    this.#routes.deviceGone(ifindex);
+    this.#nextHops.deviceLost(ifindex);
+    return TableBit.nextHops | TableBit.routes;
+  }
+
+  #applyAddress(message: nl.MessageCursor): number {
+    const { interfaces } = this.#netbase;
+    const address = nl.decodeAddress(message);
+    if (address === null) return 0;
+    if (message.type === nl.RTM_DELADDR) {
+      return interfaces.removeAddress(address.ifindex, address) ? this.#addressGone(address) : 0;
+    }
+    const { ifindex } = address;
+    const before = interfaces.get(ifindex)?.addresses;
+    if (before === undefined) return TableBit.interfaces;
+    if (!this.#store(() => interfaces.setAddress(ifindex, address))) return TableBit.interfaces;
+    // The event may be about the address's lifetime only.
+    const same = ["local", "address", "prefixLength", "secondary"] as const;
+    const isKnown = before.some((other) => same.every((key) => other[key] === address[key]));
+    return isKnown ? 0 : TableBit.routes;
+  }
+
+  /**
+   * Each change makes a new copy of all addresses of an interface. The old one is freed when the net
+   * tiles have passed a commit, which takes microseconds. False: no room.
+   */
+  #store(write: () => boolean): boolean {
+    for (let tries = 0; tries < MOST_COMMITS; tries++) {
+      if (write()) return true;
+      this.#netbase.commit();
+    }
+    this.#notices.once("there are more addresses than netbase holds");
+    return false;
+  }
+
+  #addressGone({ ifindex, local }: nl.AddressMessage): number {
+    const { interfaces } = this.#netbase;
+    const left = interfaces.get(ifindex)?.addresses.length ?? 0;
+    // Without an address IPv4 is off on the interface, and every route out of it goes.
+    if (left === 0) this.#routes.deviceDown(ifindex, { force: true });
+    const elsewhere = interfaces.all().some(({ addresses }) =>
+      addresses.some((other) => other.local === local)
+    );
+    if (!elsewhere) this.#routes.sourceGone(local);
+    return TableBit.routes;
+  }
+}
+
+/** Whether one of `flags` was set and none of them is any more. */
+function hasLost(flags: number, before: number, now: number): boolean {
+  return (before & flags) !== 0 && (now & flags) === 0;
+}
+
+/** The low byte of `rtm_flags` holds a next hop's RTNH_F_*. */
+const RTNH_FLAGS = 0xff;
+
+/**
+ * Next-hop objects (`ip nexthop`) and groups of them. A route that names an object follows it: its
+ * gateway, interface and hops are the object's, from the first message on and whenever the object
+ * changes. Removing an object removes every route that names it.
+ */
+export class NextHopsTable implements Table {
+  readonly bit = TableBit.nextHops;
+  readonly dumps = ["nextHops"] as const;
+  readonly types = [nl.RTM_NEWNEXTHOP, nl.RTM_DELNEXTHOP];
+  readonly optional = true;
+  readonly #rib: Rib;
+  readonly #objects = new Map<number, nl.NextHopMessage>();
+  #seen = new Set<number>();
+
+  constructor(rib: Rib) {
+    this.#rib = rib;
+  }
+
+  event(message: nl.MessageCursor, replayed: boolean): number {
+    const object = nl.decodeNextHop(message);
+    if (message.type === nl.RTM_NEWNEXTHOP) {
+      this.#set(object);
+      return 0;
+    }
+    const withdrawn = this.#remove(new Set([object.id]));
+    // The kernel withdraws those routes silently, so check that they are the same ones.
+    return withdrawn > 0 && !replayed ? TableBit.routes : 0;
+  }
+
+  beginSync(): void {
+    this.#seen = new Set();
+  }
+
+  dumped(message: nl.MessageCursor): void {
+    this.#set(nl.decodeNextHop(message));
+  }
+
+  endSync(): void {
+    this.#remove(new Set([...this.#objects.keys()].filter((id) => !this.#seen.has(id))));
+  }
+
+  #set(object: nl.NextHopMessage): void {
+    this.#seen.add(object.id);
+    const known = this.#objects.get(object.id);
+    this.#objects.set(object.id, object);
+    if (known === undefined || JSON.stringify(known) !== JSON.stringify(object)) {
+      this.#updateRoutes(new Set([object.id]));
+    }
+  }
+
+  /** Removes objects, also from their groups; returns how many routes changed. */
+  #remove(ids: Set<number>): number {
+    if (ids.size === 0) return 0;
+    const gone = new Set(ids);
+    for (const id of ids) this.#objects.delete(id);
+    for (const [id, object] of this.#objects) {
+      if (!object.group?.some((member) => ids.has(member.id))) continue;
+      const group = object.group.filter((member) => !ids.has(member.id));
+      // A group goes with its last member.
+      if (group.length === 0) this.#objects.delete(id);
+      else this.#objects.set(id, { ...object, group });
+      gone.add(id);
+    }
+    return this.#updateRoutes(gone);
+  }
+
+  /**
+   * An interface went down, lost its carrier or is gone: the kernel silently drops its objects, and
+   * the routes with them (`nexthop_flush_dev`).
+   */
+  deviceLost(ifindex: number): void {
+    const lost = [...this.#objects.values()].filter((object) =>
+      object.group === null && object.ifindex === ifindex
+    );
+    this.#remove(new Set(lost.map(({ id }) => id)));
+  }
+
+  #updateRoutes(ids: ReadonlySet<number>): number {
+    const concerned = new Set(ids);
+    for (const [id, { group }] of this.#objects) {
+      if (group?.some((member) => ids.has(member.id))) concerned.add(id);
+    }
+    return this.#rib.rewrite((attributes) => {
+      if (!concerned.has(attributes.nextHopId)) return attributes;
+      if (!this.#objects.has(attributes.nextHopId)) return null;
+      const changed = { ...attributes };
+      this.follow(changed);
+      return changed;
+    });
+  }
+
+  /** Makes a route follow its object. A route that names an unknown one stays as it is. */
+  follow(route: Route | RouteAttributes): void {
+    const object = this.#objects.get(route.nextHopId);
+    if (object === undefined) return;
+    const hops = object.group?.flatMap(({ id, weight }) => this.#hop(id, weight)) ?? [];
+    const only = object.group === null ? object : hops.length === 1 ? hops[0] : null;
+    const members = object.group?.map(({ id }) => this.#objects.get(id)) ?? [object];
+    route.unsupported = members.some((member) => member?.unsupported === true);
+    route.type = members.some((member) => member?.blackhole === true) ? RTN_BLACKHOLE : RTN_UNICAST;
+    route.gateway = only?.gateway ?? 0;
+    route.ifindex = only?.ifindex ?? 0;
+    route.flags = (route.flags & ~RTNH_FLAGS) | (only?.flags ?? 0) & RTNH_FLAGS;
+    route.hops = only === null ? hops : null;
+  }
+
+  #hop(id: number, weight: number): Hop[] {
+    const object = this.#objects.get(id);
+    if (object === undefined) return [];
+    const { gateway, ifindex, flags } = object;
+    return [{ gateway, ifindex, weight, flags: flags & RTNH_FLAGS }];
+  }
+}
+
+/** Gateways to remember; with more routers, some may be resolved a little later. */
+const MOST_GATEWAYS = 4096;
+
+/** Routes of the tables `local` and `main`. */
+export class RoutesTable implements Table {
+  readonly bit = TableBit.routes;
+  readonly dumps = ["routes"] as const;
+  readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
+  readonly ordered = true;
+  /**
+   * Gateways of routes since the last full read, which are resolved first. True: the route says that
+   * the gateway is on-link (RTNH_F_ONLINK), whatever the prefixes say.
+   */
+  readonly gateways = new NeighborMap<boolean>();
+  readonly #rib: Rib;
+  readonly #nextHops: NextHopsTable;
+  readonly #notices: Notices;
+  readonly #note: ((route: Readonly<Route>) => void) | undefined;
+  readonly #route = emptyRoute();
+  #lastGateway = 0;
+  #lastIfindex = 0;
+
+  /** `note` is called with each route of a message; it is valid only during the call. */
+  constructor(
+    rib: Rib,
+    { nextHops, notices, note }: {
+      readonly nextHops: NextHopsTable;
+      readonly notices: Notices;
+      readonly note?: (route: Readonly<Route>) => void;
+    },
+  ) {
+    this.#rib = rib;
+    this.#nextHops = nextHops;
+    this.#notices = notices;
+    this.#note = note;
+  }
+
+  event(message: nl.MessageCursor, replayed: boolean): number {
+    const route = this.#read(message);
+    if (route === null) return 0;
+    if (message.type === nl.RTM_NEWROUTE) {
+      this.#rib.add(route, message.flags);
+      // After a dump that may have it already, a route beside others may end in another position.
+      const beside = (message.flags & (NLM_F_EXCL | NLM_F_REPLACE)) === 0;
+      return replayed && beside ? TableBit.routes : 0;
+    }
+    // A route that is not here was missed, or is withdrawn already.
+    return this.#rib.remove(route) || replayed ? 0 : TableBit.routes;
+  }
+
+  beginSync(): void {
+    this.gateways.clear();
+    this.#lastIfindex = 0;
+    this.#rib.beginSync();
+  }
+
+  dumped(message: nl.MessageCursor): void {
+    const route = this.#read(message);
+    if (route !== null) this.#rib.addFromDump(route);
+  }
+
+  endSync(): void {
+    this.#rib.endSync();
+  }
+
+  /** The route of a message as it is stored, valid until the next; null: not one of ours. */
+  #read(message: nl.MessageCursor): Readonly<Route> | null {
+    const route = this.#route;
+    if (!nl.decodeRoute(message, route)) return null;
+    // An entry of the route cache says nothing about the tables.
+    if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
+    if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
+      this.#notices.unsupportedThing(
+        `routes in table ${route.table}; lookups go to local, then main`,
+      );
+      return null;
+    }
+    if (route.nextHopId !== 0) this.#nextHops.follow(route);
+    if (route.unsupported || route.tos !== 0) this.#noticeUnsupported();
+    this.#noteGateways();
+    this.#note?.(route);
+    return route;
+  }
+
+  #noticeUnsupported(): void {
+    const { tos, destination, prefixLength } = this.#route;
+    const prefix = formatPrefix(destination, prefixLength);
+    this.#notices.unsupportedThing(
+      tos !== 0
+        ? `routes for one type of service only, such as ${prefix} tos ${tos}; they are never taken`
+        : `next hops by IPv6 or by a tunnel, such as that of ${prefix}; it counts as unreachable`,
+    );
+  }
+
+  #noteGateways(): void {
+    const { hops } = this.#route;
+    if (hops !== null) hops.forEach((hop) => this.#noteGateway(hop));
+    else this.#noteGateway(this.#route);
+  }
+
+  #noteGateway({ ifindex, gateway, flags }: Readonly<Hop | Route>): void {
+    // A full table has few gateways: usually it is the previous one again.
+    if (gateway === this.#lastGateway && ifindex === this.#lastIfindex) return;
+    this.#lastGateway = gateway;
+    this.#lastIfindex = ifindex;
+    if (gateway === 0 || this.gateways.size >= MOST_GATEWAYS) return;
+    const onlink = (flags & RTNH_F_ONLINK) !== 0 || this.gateways.get(ifindex, gateway) === true;
+    this.gateways.set(ifindex, gateway, onlink);
+  }
+
+  /**
+   * An interface went down (`fib_sync_down_dev`): routes out of it go, a multipath route when its
+   * last hop is dead. Routes of host scope, which are the addresses themselves, stay unless `force`.
+   */
+  deviceDown(ifindex: number, { force }: { force: boolean }): void {
+    this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));
+  }
+
+  /**
+   * An interface that ignores routes with linkdown lost its carrier: another route or hop takes over
+   * at once. Its addresses stay (`fib_sync_down_dev`, `fib_nexthop_info`).
+   */
+  carrierLost(ifindex: number): void {
+    this.#rib.rewrite((attributes) => withoutCarrier(attributes, ifindex));
+  }
+
+  /** An interface is gone: a multipath route with one hop there goes as a whole. */
+  deviceGone(ifindex: number): void {
+    this.#rib.rewrite((attributes) =>
+      attributes.hops?.some((hop) => hop.ifindex === ifindex)
+        ? null
+        : withoutDevice(attributes, { ifindex, force: true })
+    );
+  }
+
+  /** An address is gone: routes with it as preferred source go (`fib_sync_down_addr`). */
+  sourceGone(address: number): void {
+    this.#rib.rewrite((attributes) => attributes.source === address ? null : attributes);
+  }
+}
+
+function withoutDevice(
+  attributes: Readonly<RouteAttributes>,
+  { ifindex, force }: { ifindex: number; force: boolean },
+): RouteAttributes | null {
+  // A route that follows an object goes with the object.
+  if (attributes.nextHopId !== 0) return attributes;
+  if (attributes.hops === null) {
+    const stays = attributes.ifindex !== ifindex || attributes.scope === RT_SCOPE_HOST && !force;
+    return stays ? attributes : null;
+  }
+  if (!attributes.hops.some((hop) => hop.ifindex === ifindex)) return attributes;
+  const hops = attributes.hops.map((hop) =>
+    hop.ifindex === ifindex ? { ...hop, flags: hop.flags | RTNH_F_DEAD } : hop
+  );
+  return hops.every(({ flags }) => (flags & RTNH_F_DEAD) !== 0) ? null : { ...attributes, hops };
+}
+
+function withoutCarrier(attributes: Readonly<RouteAttributes>, ifindex: number): RouteAttributes {
+  if (attributes.nextHopId !== 0 || attributes.scope === RT_SCOPE_HOST) return attributes;
+  const after = <Way extends { ifindex: number; flags: number }>(way: Way): Way =>
+    way.ifindex === ifindex ? { ...way, flags: way.flags | RTNH_F_LINKDOWN | RTNH_F_DEAD } : way;
+  return attributes.hops === null
+    ? after(attributes)
+    : { ...attributes, hops: attributes.hops.map(after) };
+}
+
+/** Is notified of neighbours. */
+export interface NeighborListener {
+  /** The kernel's current state of a neighbour, from an event or a dump; valid during the call. */
+  neighborChanged(neighbor: nl.NeighborMessage): void;
+  /** A neighbour was removed from the kernel's table. */
+  neighborRemoved(ifindex: number, address: number): void;
+}
+
+/**
+ * Neighbours of the interfaces that packets leave by. Those of all other interfaces are in the same
+ * multicast group, and so are those of bridges, of proxies and of IPv6.
+ */
+export class NeighborsTable implements Table {
+  readonly bit = TableBit.neighbors;
+  readonly dumps = ["neighbors"] as const;
+  readonly types = [nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH];
+  /** Interfaces whose neighbours are stored; null: all. */
+  interfaces: ReadonlySet<number> | null;
+  readonly #netbase: NetbaseWriter;
+  readonly #notices: Notices;
+  readonly #listener: NeighborListener | undefined;
+  readonly #neighbor = nl.emptyNeighborMessage();
+
+  constructor(
+    netbase: NetbaseWriter,
+    { interfaces, notices, listener }: {
+      readonly interfaces: ReadonlySet<number> | null;
+      readonly notices: Notices;
+      readonly listener?: NeighborListener;
+    },
+  ) {
+    this.#netbase = netbase;
+    this.interfaces = interfaces;
+    this.#notices = notices;
+    this.#listener = listener;
+  }
+
+  event(message: nl.MessageCursor, _replayed: boolean): number {
+    const neighbor = this.#neighbor;
+    if (!nl.decodeNeighbor(message, neighbor)) return 0;
+    const { ifindex, address, type, state, hasMac } = neighbor;
+    if (this.interfaces?.has(ifindex) === false) return 0;
+    // The kernel's own entries for broadcast and multicast have MACs that follow from the address,
+    // and no event reports them. Entries that an administrator made in their place have other states.
+    if ((type === RTN_MULTICAST || type === RTN_BROADCAST) && state === NUD_NOARP) return 0;
+    if (message.type === nl.RTM_DELNEIGH) {
+      this.#netbase.neighbors.remove(ifindex, address);
+      this.#listener?.neighborRemoved(ifindex, address);
+      return 0;
+    }
+    // Without a MAC a valid state is of no use: a tunnel's peer, or a broadcast address.
+    if ((state & NUD_VALID) !== 0 && !hasMac) return 0;
+    if (!this.#netbase.neighbors.set(neighbor)) {
+      this.#notices.once("more neighbours than netbase holds; what does not fit is not resolved");
+    }
+    this.#listener?.neighborChanged(neighbor);
+    return 0;
+  }
+
+  beginSync(): void {
+    this.#netbase.neighbors.beginSync();
+  }
+
+  dumped(message: nl.MessageCursor): void {
+    this.event(message, true);
+  }
+
+  endSync(): void {
+    this.#netbase.neighbors.endSync();
+  }
+}
