@@ -78,7 +78,7 @@ export function checkHost({ host, dispatcher }: Facts, { neighbors }: NetbaseRea
     ...also.length === 0 ? [] : [fail(
       "privileges",
       `missing ${also.join(", ")}: no dispatcher`,
-      "run it as root, or as a service that has it (docs/operating.md: Beside other XDP programs)",
+      "run it as root, or as a service that has it (docs/operating/configure.md: Beside other XDP programs)",
     )],
     neighborTable(neighbors),
     bufferLimit(!missing.includes("CAP_NET_ADMIN")),

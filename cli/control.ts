@@ -1,6 +1,6 @@
 /**
  * Asking a running appliance over its control socket: what `--live`, `tegula reload` and others do.
- * docs/control.md has the protocol.
+ * docs/operating/observe.md has the protocol.
  */
 
 import type { Outcome } from "../tiles/runtime/control.ts";

@@ -3,7 +3,7 @@
  * else that is thrown is a defect and is shown with its stack.
  */
 
-/** Exit statuses of `tegula`, as `docs/operating.md` lists them. */
+/** Exit statuses of `tegula`, as `docs/operating/incidents.md` lists them. */
 export const Exit = {
   ok: 0,
   failure: 1,

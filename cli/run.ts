@@ -36,7 +36,7 @@ configuration and apps anew; SIGUSR2 prints every tile's counters.
   --net-tiles N       how many net tiles; by default the queues, at most the cores less one
   --checksums WHICH   of received UDP: verify (default), or nic, which is believed
   --busy-poll         net tiles poll the drivers of their AF_XDP sockets, in place of interrupts
-  --dispatcher        beside other XDP programs, by libxdp's dispatcher (docs/operating.md)
+  --dispatcher        beside other XDP programs, by libxdp's dispatcher (docs/operating/configure.md)
   --control PATH      where it can be asked while it runs ('tegula show --live'), or none; by default
                       /run/tegula/IF.sock of the first interface
   --metrics ADDRESS:PORT

@@ -97,7 +97,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   throw new UserError(
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
-        ? "(docs/operating.md: Beside other XDP programs), or leave --dispatcher out"
+        ? "(docs/operating/configure.md: Beside other XDP programs), or leave --dispatcher out"
         : "(scripts/install), or use --provider socket and ports from " +
           unprivileged),
     Exit.privilege,
@@ -504,7 +504,7 @@ export function pollBusily(
     if (sockets.length === 0) continue;
     log(
       `${name}: busy polling; its interrupts stay off for as long as napi_defer_hard_irqs and ` +
-        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating.md)`,
+        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating/configure.md)`,
     );
   }
 }

@@ -95,7 +95,7 @@ case "$0" in
   *) self=$PWD/$0 ;;
 esac
 
-# The first of the folders that docs/operating.md lists.
+# The first of the folders that docs/operating/install.md lists.
 cache=${TEGULA_CACHE:-${CACHE_DIRECTORY-}}
 if [ -n "$cache" ]; then
   ours "$cache" -L || {

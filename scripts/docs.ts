@@ -3,9 +3,12 @@
  *
  * - `docs/app_contract.txt`: the types of an app as `deno doc` prints them, from `tiles/app/contract.ts`.
  * - `docs/testing.md`, below its heading "Inventory": the names of all tests, from the test files.
+ * - `docs/operating/metrics.md`: all metrics and counters, from `tiles/runtime/counters.ts`.
  */
 
 import { fileURLToPath } from "node:url";
+import { COUNTERS, type MetricFamily, metricOf, OTHER_METRICS } from "../tiles/runtime/counters.ts";
+import type { TileKind } from "../tiles/runtime/tile.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -61,7 +64,88 @@ export function testsOf(source: string): string[] {
   });
 }
 
+/** Where the list of metrics is. */
+export const METRICS = `${ROOT}docs/operating/metrics.md`;
+
+/** A metric's name, type and help as an item of a list. */
+function metricItem({ name, type, help }: MetricFamily, labels: readonly string[]): string {
+  const full = `tegula_${name}${type === "counter" ? "_total" : ""}`;
+  return item(`\`${full}{${labels}}\` (${type}): ${help}`);
+}
+
+/** An item of a list, wrapped as `deno fmt` does. */
+function item(text: string): string {
+  const lines = ["-"];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`;
+    if (longer.length <= 100) lines[lines.length - 1] = longer;
+    else lines.push(`  ${word}`);
+  }
+  return lines.join("\n") + "\n";
+}
+
+/** The text that belongs there. */
+export function metricsText(): string {
+  const tile = {
+    app: ["app", "tile"],
+    net: ["tile"],
+    netlink: ["tile"],
+    status: ["tile"],
+  } as const;
+  const families = new Map<string, string>();
+  const samples: Record<string, string> = {};
+  for (const kind of Object.keys(COUNTERS) as TileKind[]) {
+    samples[kind] = "";
+    for (const [counter, help] of Object.entries(COUNTERS[kind].help)) {
+      const { family, labels } = metricOf(kind, counter);
+      const names = [...tile[family.name === "drops" ? "net" : kind], ...Object.keys(labels)];
+      if (!families.has(family.name)) families.set(family.name, metricItem(family, names));
+      const shared = Object.entries(labels).map(([label, value]) => `${label}="${value}"`);
+      const of = family.help === help ? "" : `, \`${family.name}{${shared}}\``;
+      samples[kind] += item(`\`${counter}\`${of}: ${help}`);
+    }
+  }
+  const others = {
+    syncState: ["state"],
+    interfaceXdp: ["interface"],
+    tileRunning: ["tile"],
+    refusedCalls: ["tile", "call"],
+    counter: ["app", "tile", "name"],
+    gauge: ["app", "tile", "name"],
+  };
+  const all = Object.entries(OTHER_METRICS).map(([key, family]) =>
+    metricItem(family, others[key as keyof typeof others])
+  );
+  return `# Metrics and counters
+
+\`deno task docs\` generates this page from \`tiles/runtime/counters.ts\`.
+
+## Metrics
+
+Prometheus reads these. Metrics of apps also have the label \`app\`.
+
+${all.join("")}${[...families.values()].join("")}
+## Counters
+
+The control socket, SIGUSR2 and \`tegula capture\` show counters of each tile by these names. If a
+counter is one sample of a metric, the metric follows, without \`tegula_\` and \`_total\`.
+
+### Net tiles
+
+${samples.net}
+### Netlink tile
+
+${samples.netlink}
+### Apps
+
+${samples.app}
+### Status tile
+
+${samples.status}`;
+}
+
 if (import.meta.main) {
+  Deno.writeTextFileSync(METRICS, metricsText());
   Deno.writeTextFileSync(CONTRACT, contractText());
   Deno.writeTextFileSync(TESTING, testingText());
 }

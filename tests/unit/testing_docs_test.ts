@@ -1,8 +1,12 @@
 import assert from "node:assert/strict";
-import { TESTING, testingText, testsOf } from "../../scripts/docs.ts";
+import { METRICS, metricsText, TESTING, testingText, testsOf } from "../../scripts/docs.ts";
 
 Deno.test("docs/testing.md names every test: deno task docs", () => {
   assert.equal(Deno.readTextFileSync(TESTING), testingText());
+});
+
+Deno.test("docs/operating/metrics.md names every counter: deno task docs", () => {
+  assert.equal(Deno.readTextFileSync(METRICS), metricsText());
 });
 
 Deno.test("testsOf() finds names of tests and steps, and calls of other functions it does not take", () => {

@@ -56,7 +56,7 @@ function loader({ name }: Namespace, args: string): string {
 
 /**
  * What starts programs in a namespace with the machine's /sys too, whose pins they are to see, and with
- * no more of root than docs/operating.md says that it takes.
+ * no more of root than docs/operating/configure.md says that it takes.
  */
 function withPins(host: Namespace): Pick<Namespace, "spawn"> {
   const kept = ["net_admin", "net_raw", "bpf", "net_bind_service", "sys_admin"];

@@ -1,6 +1,6 @@
 /**
  * The control socket: a Unix stream socket with one JSON object a line each way. Answers come in the order
- * of the requests. docs/control.md describes it for users.
+ * of the requests. docs/operating/observe.md describes it for users.
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
