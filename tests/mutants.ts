@@ -1292,7 +1292,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/requests.ts", ["unit/app_net_side"], [
+  ...mutantsOf("tiles/app/net_side.ts", ["unit/app_net_side"], [
     {
       name: "app: a request's length is believed",
       in: "Requests.size",
