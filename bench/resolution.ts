@@ -1,5 +1,5 @@
 /**
- * From an address to a finished header, in bursts, by what the net tile does it with: the header cache,
+ * From an address to a finished header, in bursts, by what the net tile does it with: the route cache,
  * the resolver for what is not in it, and the headers' words written into frames.
  */
 

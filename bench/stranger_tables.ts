@@ -138,7 +138,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     known: (key) => mixed(key) & PLACES,
   },
   {
-    name: "header cache",
+    name: "route cache",
     most: 65_536,
     mostReads: 48,
     make(seed) {

@@ -149,7 +149,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/link.ts", ["unit/app_net_side", "unit/net_app_link"], [
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/app_net_side", "unit/net_app_port"], [
     {
       name: "link: a payload overwrites one that was not read yet",
       in: "PayloadRing.reserve",
@@ -399,7 +399,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NeighborWriter.set",
       from: "if (!isSame) this.changes++;",
       to: "",
-      tests: ["unit/netbase_neighbors", "unit/net_holding"],
+      tests: ["unit/netbase_neighbors", "unit/net_arp_release"],
     },
     {
       name: "neighbours: a wrong MAC stays where there is no room for the right one",
@@ -498,31 +498,31 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("tiles/net/rings.ts", ["unit/net_xdp_port"], [
     {
-      name: "xdp port: frames that a fill did not take are lost",
+      name: "rings: frames that a fill did not take are lost",
       in: "XdpPort.refill",
       from: "for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);",
       to: "",
     },
     {
-      name: "xdp port: a ring that is slow to send takes all free frames",
+      name: "rings: a ring that is slow to send takes all free frames",
       in: "XdpPort.refill",
       from: "Math.min(this.#transmitting, this.#fill >>> 1)",
       to: "0",
     },
     {
-      name: "xdp port: a ring that is slow to send is left with none to receive in",
+      name: "rings: a ring that is slow to send is left with none to receive in",
       in: "XdpPort.refill",
       from: "Math.min(this.#transmitting, this.#fill >>> 1)",
       to: "this.#transmitting",
     },
     {
-      name: "xdp port: frames on their way do not count",
+      name: "rings: frames on their way do not count",
       in: "XdpPort.room",
       from: " - this.#transmitting",
       to: "",
     },
     {
-      name: "xdp port: what the kernel did not take is sent twice or never",
+      name: "rings: what the kernel did not take is sent twice or never",
       in: "XdpPort.flush",
       from:
         "if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
@@ -530,13 +530,13 @@ export const MUTANTS: readonly Mutant[] = [
       tests: ["unit/net_xdp_port", "unit/net_tile_test", "unit/net_transmit"],
     },
     {
-      name: "xdp port: sent frames are lost",
+      name: "rings: sent frames are lost",
       in: "XdpPort.complete",
       from: "if (taken < count) this.#umem.giveFrames(frames, taken, count);",
       to: "",
     },
     {
-      name: "xdp port: it sleeps while frames wait for room",
+      name: "rings: it sleeps while frames wait for room",
       in: "XdpPort.unfinished",
       from: "return this.#queued > 0;",
       to: "return false;",
@@ -546,19 +546,19 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("tiles/net/rings.ts", ["unit/net_umem"], [
     {
-      name: "umem: frames come back with where their headers began",
+      name: "rings: frames come back with where their headers began",
       in: "Umem.giveFrames",
       from: "offsets[i] & mask",
       to: "offsets[i]",
     },
     {
-      name: "umem: large buffers come back with where their payload began",
+      name: "rings: large buffers come back with where their payload began",
       in: "Umem.give",
       from: "this.#large[this.#freeLarge++] = offset - into;",
       to: "this.#large[this.#freeLarge++] = offset;\n      void into;",
     },
     {
-      name: "umem: a frame that is not there is handed out",
+      name: "rings: a frame that is not there is handed out",
       in: "Umem.takeFrame",
       from: "this.#freeFrames === 0 ? -1 : ",
       to: "",
@@ -567,74 +567,74 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("tiles/net/rx.ts", ["unit/net_receive", "unit/net_mutants"], [
     {
-      name: "checks: an odd frame's IPv4 checksum is not looked at",
+      name: "rx: an odd frame's IPv4 checksum is not looked at",
       in: "Receiver.#checkPacket",
       from: "fold(sumWords(this.#words, ip >>> 2, IPV4_BYTES)) !== 0xffff",
       to: "false",
     },
     {
-      name: "checks: a packet may be longer than its frame",
+      name: "rx: a packet may be longer than its frame",
       in: "Receiver.#checkPacket",
       from: "total < IPV4_BYTES || total > room",
       to: "total < IPV4_BYTES",
     },
     {
-      name: "checks: fragments reach apps",
+      name: "rx: fragments reach apps",
       in: "Receiver.#checkPacket",
       from:
         "if ((this.#words[(ip >>> 2) + 1] & FRAGMENT_BITS) !== 0) return COUNT.rx_drop_fragment;",
       to: "",
     },
     {
-      name: "checks: of known peers fragments reach apps",
+      name: "rx: of known peers fragments reach apps",
       in: "Receiver.#passOrdinary",
       from: "fold(sum) ^ 0xffff | words[w + 1] & FRAGMENT_BITS |",
       to: "fold(sum) ^ 0xffff |",
     },
     {
-      name: "checks: of known peers the IPv4 checksum is not looked at",
+      name: "rx: of known peers the IPv4 checksum is not looked at",
       in: "Receiver.#passOrdinary",
       from: "fold(sum) ^ 0xffff | words",
       to: "words",
     },
     {
-      name: "checks: a datagram may be longer than its packet",
+      name: "rx: a datagram may be longer than its packet",
       in: "Receiver.#checkDatagram",
       from: "length < UDP_BYTES || length > packets[p + Packet.length]",
       to: "length < UDP_BYTES",
     },
     {
-      name: "checks: a UDP length below its header is taken",
+      name: "rx: a UDP length below its header is taken",
       in: "Receiver.#checkDatagram",
       from: "length < UDP_BYTES || ",
       to: "",
     },
     {
-      name: "checks: UDP checksums of known peers are not looked at",
+      name: "rx: UDP checksums of known peers are not looked at",
       in: "Receiver.#sumPayloads",
       from: "if (fold(sum) !== 0xffff) packets[p + Packet.app] = -COUNT.rx_drop_udp_checksum;",
       to: "void fold(sum);",
     },
     {
-      name: "checks: what comes from our own address is answered",
+      name: "rx: what comes from our own address is answered",
       in: "Receiver.#checkAddresses",
       from: "isPeer(peer) && from !== RTN_LOCAL",
       to: "isPeer(peer)",
     },
     {
-      name: "checks: what comes from a broadcast address is answered",
+      name: "rx: what comes from a broadcast address is answered",
       in: "Receiver.#checkAddresses",
       from: "isHost && from !== RTN_BROADCAST &&",
       to: "isHost &&",
     },
     {
-      name: "checks: an address that is no longer ours goes on being ours",
+      name: "rx: an address that is no longer ours goes on being ours",
       in: "Receiver.#check",
       from: "this.#own = 0;",
       to: "",
     },
     {
-      name: "checks: frames with tags that nobody has reach apps",
+      name: "rx: frames with tags that nobody has reach apps",
       in: "Receiver.#untag",
       from: "if (device < 0) return -COUNT.rx_drop_unknown_vlan;",
       to: "",
@@ -788,47 +788,47 @@ export const MUTANTS: readonly Mutant[] = [
       to: "before[i] = 0;",
     },
   ]),
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_handover", "unit/net_app_link"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_handover", "unit/net_app_port"], [
     {
-      name: "app link: a successor does not know what was taken back",
+      name: "app port: a successor does not know what was taken back",
       in: "AppPort.#takeBack",
       from: "this.#state[State.reclaimed] = this.#reclaimed;",
       to: "",
     },
     {
-      name: "app link: a successor does not count large buffers that are out",
+      name: "app port: a successor does not count large buffers that are out",
       in: "AppPort.resume",
       from: "else if (this.#umem.isLarge(offset)) this.largeOut++;",
       to: "",
     },
     {
-      name: "app link: a successor copies over payloads that are being read",
+      name: "app port: a successor copies over payloads that are being read",
       in: "AppPort.constructor",
       from: "if (!goesOn || pushed === reclaimed) return;",
       to: "if (goesOn) return;",
     },
   ]),
-  ...mutantsOf("tiles/net/recent_peers.ts", ["unit/net_heard", "unit/stranger_tables"], [
+  ...mutantsOf("tiles/net/recent_peers.ts", ["unit/net_recent_peers", "unit/stranger_tables"], [
     {
-      name: "heard: a successor searches its predecessor's addresses by another key",
+      name: "recent peers: a successor searches its predecessor's addresses by another key",
       in: "RecentPeers.constructor",
       from: "if (words[KEY_AT + 1] !== 0) return;",
       to: "",
     },
     {
-      name: "heard: a successor forgets later than it should",
+      name: "recent peers: a successor forgets later than it should",
       in: "RecentPeers.constructor",
       from: "const words = this.#words = i32(view);",
       to: "const words = this.#words = i32(view);\n    words[COUNT] = 0;",
     },
     {
-      name: "heard: addresses are not mixed with a seed",
+      name: "recent peers: addresses are not mixed with a seed",
       in: "RecentPeers.#hash",
       from: "return hash(0, address, words[KEY_AT], words[KEY_AT + 1], words[KEY_AT + 2]);",
       to: "void words;\n    return hash(0, address, 1, 3, 5);",
     },
     {
-      name: "heard: who asked just now is unknown where others have all its places",
+      name: "recent peers: who asked just now is unknown where others have all its places",
       in: "RecentPeers.add",
       from: "words[this.#slot(half, first + this.#victim++ % PROBES)] = address;",
       to: "",
@@ -837,20 +837,20 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("tiles/net/tx.ts", ["unit/net_reflect_test"], [
     {
-      name: "wire: in a burst a request from port 0 is sent back to it",
+      name: "transmit: in a burst a request from port 0 is sent back to it",
       in: "Transmitter.#turnRound",
       from: "if (packets[p + Packet.ports] >>> 16 === 0) break;",
       to: "",
     },
     {
-      name: "wire: more goes onto a ring than it takes",
+      name: "transmit: more goes onto a ring than it takes",
       in: "Transmitter.#write",
       from: "port.room === 0",
       to: "port.room < 0",
       tests: ["unit/net_transmit", "unit/net_tile_test"],
     },
     {
-      name: "wire: more is sent back than a ring takes",
+      name: "transmit: more is sent back than a ring takes",
       in: "Transmitter.#turnRound",
       from: "if (room-- === 0) break;",
       to: "",
@@ -858,35 +858,35 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_hold_test"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_arp_queue_test"], [
     {
-      name: "hold: strangers push gateways out",
+      name: "ARP queue: strangers push gateways out",
       in: "ArpQueue.#displace",
       from: "lowest <= rank",
       to: "lowest < RANKS",
     },
     {
-      name: "hold: one neighbour fills the queue",
+      name: "ARP queue: one neighbour fills the queue",
       in: "ArpQueue.add",
       from:
         "if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {",
       to: "if (false) {",
     },
     {
-      name: "hold: the order of datagrams is lost",
+      name: "ARP queue: the order of datagrams is lost",
       in: "ArpQueue.add",
       from: "this.#last[neighbor] = at;",
       to: "",
     },
     {
-      name: "hold: who was displaced is displaced again",
+      name: "ARP queue: who was displaced is displaced again",
       in: "ArpQueue.#strike",
       from: "this.#slot[moved] = this.#slot[neighbor];",
       to: "void moved;",
     },
   ]),
 
-  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_holding"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_arp_release"], [
     {
       name: "socket sender: frames of what goes to the kernel's socket are lost",
       in: "SocketSender.#finish",
@@ -899,34 +899,34 @@ export const MUTANTS: readonly Mutant[] = [
       from: "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;",
       to:
         "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;\n    if (memory === this.#umem.bytes) this.#umem.give(packet[Packet.offset]);",
-      tests: ["unit/net_holding", "unit/net_reflect_test"],
+      tests: ["unit/net_arp_release", "unit/net_reflect_test"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/tx.ts", ["unit/net_holding"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net_arp_release"], [
     {
-      name: "holding: frames of what is dropped are lost",
+      name: "ARP queue: frames of what is dropped are lost",
       in: "Transmitter.constructor",
       from: "this.#umem.give(packet[Packet.frame]);",
       to: "",
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_holding"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_arp_release"], [
     {
-      name: "holding: nothing ever expires",
+      name: "ARP queue: nothing ever expires",
       in: "ArpQueue.clock",
       from: "this.#expire(nowMillis);",
       to: "",
     },
     {
-      name: "holding: who is waited for is asked for once only",
+      name: "ARP queue: who is waited for is asked for once only",
       in: "ArpQueue.clock",
       from: "if (nowMillis >= this.#remindAt) this.#remind(nowMillis);",
       to: "",
     },
     {
-      name: "holding: the tile sleeps over the end of what waits",
+      name: "ARP queue: the tile sleeps over the end of what waits",
       in: "ArpQueue.nextDue",
       from: "due = Math.min(due, this.#deadline[this.#first[this.#ranked[rank][i]]]);",
       to: "",
@@ -976,62 +976,62 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NetTile.#refresh",
       from: "this.#transmitter.releaseAll();",
       to: "",
-      tests: ["unit/net_holding"],
+      tests: ["unit/net_arp_release"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_app_link"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_app_port"], [
     {
-      name: "app link: frames come back while an answer may still name them",
+      name: "app port: frames come back while an answer may still name them",
       in: "AppPort.reclaim",
       from: "if (this.#untaken === 0) count += this.#takeBack();",
       to: "count += this.#takeBack();",
-      tests: ["unit/net_app_link", "unit/net_reflect"],
+      tests: ["unit/net_app_port", "unit/net_reflect"],
     },
     {
-      name: "app link: a request is sent back twice from one frame",
+      name: "app port: a request is sent back twice from one frame",
       in: "AppPort.takeRequest",
       from: "out[at + Out.offset] = -1;",
       to: "",
-      tests: ["unit/net_app_link", "unit/net_reflect_test"],
+      tests: ["unit/net_app_port", "unit/net_reflect_test"],
     },
     {
-      name: "app link: an app names requests that it does not have",
+      name: "app port: an app names requests that it does not have",
       in: "AppPort.#isOut",
       from: "place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding",
       to: "place <= mask",
-      tests: ["unit/net_app_link", "unit/net_reflect_test"],
+      tests: ["unit/net_app_port", "unit/net_reflect_test"],
     },
     {
-      name: "app link: an answer to a request that is not there goes where it says",
+      name: "app port: an answer to a request that is not there goes where it says",
       in: "AppPort.answerTo",
       from: "if (!this.#isOut(place)) return false;",
       to: "if (!this.#isOut(place)) return true;",
       tests: ["unit/net_hostile_app"],
     },
     {
-      name: "app link: a copy takes along what is behind the payload",
+      name: "app port: a copy takes along what is behind the payload",
       in: "Copies.copy",
       from: "frames[from] & ((1 << (rest << 3)) - 1)",
       to: "frames[from]",
       tests: ["unit/net_payloads"],
     },
     {
-      name: "app link: a payload without room is handed over",
+      name: "app port: a payload without room is handed over",
       in: "AppPort.push",
       from: "if (seen < 0) break;",
       to: "",
-      tests: ["unit/net_app_link"],
+      tests: ["unit/net_app_port"],
     },
     {
-      name: "app link: a full link takes one more",
+      name: "app port: a full link takes one more",
       in: "AppPort.push",
       from: "Math.min(end, from + room)",
       to: "end",
       tests: ["unit/net_tile_test"],
     },
     {
-      name: "app link: a sleeping app is not woken",
+      name: "app port: a sleeping app is not woken",
       in: "AppPort.publish",
       from: "if (this.#requests.publish()) this.#waker.published();",
       to: "this.#requests.publish();",

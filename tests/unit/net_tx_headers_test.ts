@@ -32,7 +32,7 @@ const frames: fc.Arbitrary<UdpFrame> = fc.record({
   payload: fc.uint8Array({ maxLength: 300 }),
 }, { noNullPrototype: true });
 
-/** The frame made with the header cache, as the tile makes it. */
+/** The frame made with the route cache, as the tile makes it. */
 function build(frame: UdpFrame, payloadAt: number): Uint8Array {
   const cache = new RouteCache(heapView(256), 1);
   const e = cache.insert(frame.destination | 0, frame.source | 0, 0);
@@ -115,7 +115,7 @@ Deno.test("everything but the Ethernet header is aligned in an outgoing frame", 
   assert.equal(IP_AT, LINK_BYTES);
 });
 
-Deno.test("the header cache finds what was inserted and nothing else", () => {
+Deno.test("the route cache finds what was inserted and nothing else", () => {
   const key = fc.tuple(fc.nat(40), fc.nat(3), fc.nat(2));
   fc.assert(fc.property(fc.array(key, { maxLength: 60 }), (keys) => {
     const cache = new RouteCache(heapView(1024), 1);
