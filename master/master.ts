@@ -1,7 +1,7 @@
 /**
  * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance
- * and the apps confined, watches them, and replaces them: a successor is started beside whoever runs,
- * takes over when it is ready, or nothing has happened. No packet passes here.
+ * and the apps confined, watches them, and replaces them: a successor is started beside what runs and takes
+ * over when it is ready, else nothing has happened. No packet passes here.
  *
  * A *warm* handover leaves regions, rings and sockets as they are: the successor maps the same ones. A
  * *cold* one, where their shape differs, makes new ones, binds them when the predecessor has ended, and
@@ -190,11 +190,11 @@ interface ChangedApp {
 
 /**
  * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
- * "Users, Groups, UIDs and GIDs"), by the number of its own process: the kernel counts threads by user,
- * and another Tegula may run here.
+ * "Users, Groups, UIDs and GIDs"), counted from its own PID: the kernel counts threads by user, and
+ * another Tegula may run here.
  */
 const FIRST_UID = 0x7000_0000;
-/** Users of one master, of which the appliance has the first. Numbers of processes are taken by their last 20 bits. */
+/** Users of one master, of which the appliance has the first. Of a PID the last 20 bits count. */
 const USERS = 256;
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
 /** How the observer hears an appliance: its lines name their tiles themselves. */
@@ -203,7 +203,7 @@ const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How often the master polls for interfaces that were made again, and after failures at the least. */
+/** How often the master polls for interfaces that were made again; after failures, the longest pause. */
 const POLL_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
