@@ -12,7 +12,7 @@ import { Watcher } from "../ffi/watcher.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { type MainLibraries, openLibraries } from "../master/libraries.ts";
-import { placeControl } from "../master/listen.ts";
+import { controlPath } from "../master/listen.ts";
 import {
   appTrouble,
   checkInterfaces,
@@ -90,9 +90,9 @@ export async function* checkStart(
   let hasStatus = running !== null;
   yield await phase("control socket", async () => {
     if (hasStatus) return "that of the running tegula";
-    const place = await placeControl(config.control, { interfaces: config.interfaces, host });
-    hasStatus = place !== null || config.metrics !== undefined;
-    return place ?? "none";
+    const path = await controlPath(config.control, { interfaces: config.interfaces, host });
+    hasStatus = path !== null || config.metrics !== undefined;
+    return path ?? "none";
   });
   yield await phase("privileges", () => {
     checkPrivileges(host, config);
