@@ -6,7 +6,7 @@
 import { openNetlink } from "../ffi/netlink.ts";
 import { openTile } from "../ffi/tile.ts";
 import { heapView, type View } from "../ffi/view.ts";
-import type { FilterPlace } from "../tiles/netlink/filters.ts";
+import type { InterfaceFilter } from "../tiles/netlink/filters.ts";
 import { create } from "../tiles/netlink/tile.ts";
 import { CONTROL_BYTES, ControlReader } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
@@ -22,7 +22,7 @@ export interface TileStart {
   readonly region?: View;
   /** Of net tiles, and the interfaces that they have. */
   readonly solicits?: readonly View[];
-  readonly filters?: readonly FilterPlace[];
+  readonly filters?: readonly InterfaceFilter[];
 }
 
 /** What of the worker's own scope is used here. */

@@ -19,7 +19,7 @@ import { heapView } from "../ffi/view.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { formatAddress } from "../tiles/netlink/addresses.ts";
 import { Dumper } from "../tiles/netlink/socket.ts";
-import { NeighborTables } from "../tiles/netlink/neighbor_tables.ts";
+import { NeighborTablePoll } from "../tiles/netlink/neighbor_ageing.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
@@ -114,7 +114,7 @@ class Bench {
   /** Most entries in the kernel's table, of all namespaces together, since it was 0. */
   #entries = 0;
   readonly #dumper = new Dumper(openNetlink());
-  readonly #tables = new NeighborTables(
+  readonly #tables = new NeighborTablePoll(
     this.#dumper,
     ({ entries }) => this.#entries = Math.max(this.#entries, entries),
   );
@@ -149,7 +149,7 @@ class Bench {
     this.#worker.onerror = (event) => reject(new Error(event.message));
     this.#entries = 0;
     const look = setInterval(() => {
-      this.#tables.turn(performance.now(), { asking: true });
+      this.#tables.turn(performance.now(), { busy: true });
       while (this.#dumper.turn() > 0);
     }, LOOK_MILLIS);
     this.#worker.postMessage(order);

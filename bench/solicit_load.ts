@@ -223,7 +223,7 @@ class Load {
     ];
   }
 
-  /** Asks for one stranger after the other: whom nobody has asked for before. */
+  /** DemandCounter for one stranger after the other: whom nobody has asked for before. */
   #twice(): Probe {
     const { ifindex, strangers: { first, count } } = this.#start;
     const known = () => this.#reader.neighbors.lookup(ifindex, address) >= 0;

@@ -22,16 +22,12 @@ import { parseZoneFile } from "../apps/dns/zone_file.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { Names as Series } from "../apps/statsd.ts";
-import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { Rank, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
-import { PacketQueues } from "../tiles/net/arp_queue.ts";
-import { Rank } from "../tiles/net/route_cache.ts";
-import { ARP_QUEUE_LIMITS } from "../tiles/net/arp_queue.ts";
+import { ARP_QUEUE_LIMITS, PacketQueues, Solicits } from "../tiles/net/arp_queue.ts";
 import { ROW_WORDS } from "../tiles/net/tx.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
-import { Asks } from "../tiles/netlink/asks.ts";
+import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
-import { Rests } from "../tiles/netlink/rests.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
 
@@ -235,17 +231,17 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     most: 1 << SIZE_LOG2,
     mostReads: 32,
     make(seed) {
-      const rests = new Rests({ sizeLog2: SIZE_LOG2, seed });
+      const rests = new BackOff({ sizeLog2: SIZE_LOG2, seed });
       return {
         use(key) {
-          if (rests.resting(IFINDEX, key >>> 0, 1)) return;
-          rests.rest(IFINDEX, key >>> 0, { until: 1_000, failures: 1 });
+          if (rests.isActive(IFINDEX, key >>> 0, 1)) return;
+          rests.set(IFINDEX, key >>> 0, { until: 1_000, failures: 1 });
         },
-        has: (key) => rests.resting(IFINDEX, key >>> 0, 1),
+        has: (key) => rests.isActive(IFINDEX, key >>> 0, 1),
       };
     },
     place(seed) {
-      const at = hashOf(IFINDEX, keyOf(seed, Use.rests));
+      const at = hashOf(IFINDEX, keyOf(seed, Use.backOff));
       return (key) => at(key) & (PLACES >>> 2);
     },
     known: (key) => mixed(key) & PLACES,
@@ -255,14 +251,14 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     most: Infinity,
     mostReads: 2,
     make(seed) {
-      const asks = new Asks({ sizeLog2: SKETCH_LOG2, seed });
+      const asks = new DemandCounter({ sizeLog2: SKETCH_LOG2, seed });
       return {
         use: (key) => void asks.count(IFINDEX, key >>> 0),
         has: (key) => asks.count(IFINDEX, key >>> 0) > 1,
       };
     },
     place(seed) {
-      const at = hashOf(IFINDEX, keyOf(seed, Use.asks));
+      const at = hashOf(IFINDEX, keyOf(seed, Use.demand));
       // One cell in each row.
       return (key) => at(key) >>> 24 << 8 | Math.imul(at(key), 0x27d4eb2f) >>> 24;
     },
@@ -270,7 +266,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "maps by neighbour",
-    // Its users bound it: the solicitor's queue, and the neighbours in netbase. V8 walks a whole chain,
+    // Its users bound it: the resolver's queue, and the neighbours in netbase. V8 walks a whole chain,
     // so the seed alone keeps chains short.
     most: Infinity,
     mostReads: Infinity,

@@ -12,6 +12,7 @@ import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { Watcher } from "../ffi/watcher.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
 import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
@@ -19,7 +20,6 @@ import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { load } from "../master/libraries.ts";
-import { within } from "./lines.ts";
 
 /** The user of these processes, where it may be chosen. */
 const UID = 65534;

@@ -8,7 +8,7 @@ import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
 import type { RunConfig } from "./config.ts";
-import { DISPATCHER } from "../tiles/runtime/attachment.ts";
+import { DISPATCHER } from "../master/attachment.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
 import {

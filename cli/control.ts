@@ -7,7 +7,8 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { CONTROL_FOLDER, isServed } from "../master/listen.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { lineBatches, within } from "./lines.ts";
+import { within } from "../tiles/runtime/delay.ts";
+import { lineBatches } from "./lines.ts";
 
 /** The options by which a command asks a running appliance. */
 export const LIVE_OPTIONS = {

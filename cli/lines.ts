@@ -3,6 +3,8 @@
  * matters.
  */
 
+import { within } from "../tiles/runtime/delay.ts";
+
 /** The lines of a stream, without their ends, as they come. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   for await (const lines of lineBatches(stream)) yield* lines;
@@ -74,16 +76,5 @@ export class Lines {
   #missing(prefix: string): string {
     const why = this.#ended ? "the process ended" : "waited in vain";
     return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
-  }
-}
-
-/** Whether `promise` settles within `millis`. Throws what it rejects with by then. */
-export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
-  const late = Promise.withResolvers<boolean>();
-  const timer = setTimeout(late.resolve, millis, false);
-  try {
-    return await Promise.race([promise.then(() => true), late.promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -362,3 +362,37 @@ function giveTo(path: string, uid: number): void {
   if (!isDirectory) return;
   for (const { name } of Deno.readDirSync(path)) giveTo(`${path}/${name}`, uid);
 }
+
+/** A text that changes when an app's plan does, or a file that it was started from or may read. */
+export function stampOf(
+  plan: AppProcessPlan,
+  { sources }: { readonly sources: readonly string[] },
+): string {
+  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
+}
+
+/** Most files that are looked at: of an app with more it is not known whether they changed. */
+const MOST_FILES = 2000;
+
+/** Path, size and time of change of the file at `path`, or of all files below it. */
+function filesAt(path: string): unknown[] {
+  const found: unknown[] = [];
+  for (const waiting = [path]; waiting.length > 0;) {
+    const next = waiting.pop()!;
+    if (found.length + waiting.length > MOST_FILES) return [path, Math.random()];
+    try {
+      // Not through links: they may lead in circles.
+      const { isDirectory, size, mtime } = next === path
+        ? Deno.statSync(next)
+        : Deno.lstatSync(next);
+      found.push([next, size, mtime]);
+      if (!isDirectory) continue;
+      for (const { name } of Deno.readDirSync(next)) {
+        if (waiting.push(`${next}/${name}`) > MOST_FILES) break;
+      }
+    } catch {
+      found.push(next);
+    }
+  }
+  return found;
+}

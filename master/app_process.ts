@@ -23,6 +23,8 @@ import {
   openChannel,
   type Processes,
   RUN_FLAGS,
+  SIGNALS,
+  V8_FLAGS,
 } from "../ffi/process.ts";
 import type { Regions, SharedRegion } from "../ffi/region.ts";
 import { u8 } from "../ffi/view.ts";
@@ -89,24 +91,10 @@ const LEAVE_MILLIS = 1000;
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
-/** V8's, as of the appliance (`master.ts`). */
-const V8_OPTIONS = ["--min-inlining-frequency=0", "--max-inlined-bytecode-size-cumulative=2000"];
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
-/** What signals mean that end an app's process. */
-const SIGNALS: Readonly<Record<number, string>> = {
-  4: "SIGILL (it aborted)",
-  5: "SIGTRAP (its heap overflowed?)",
-  6: "SIGABRT (it aborted)",
-  7: "SIGBUS (it crashed in native code)",
-  8: "SIGFPE (it crashed in native code)",
-  9: "SIGKILL (by somebody, or the kernel was out of memory)",
-  11: "SIGSEGV (it crashed in native code)",
-  31: "SIGSYS",
-};
-
 /** What a child may say, with what else is in it. */
 const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
   loading: null,
@@ -382,7 +370,10 @@ class Child {
   #sentence({ status, signal }: Ending): string {
     if (this.#isKilled) return `killed: ${this.#reason ?? "it was told to end"}`;
     if (this.#reason !== undefined) return `ended: ${this.#reason}`;
-    if (signal !== 0) return `killed by ${SIGNALS[signal] ?? `signal ${signal}`}`;
+    if (signal !== 0) {
+      const { name, says } = SIGNALS[signal] ?? { name: `signal ${signal}` };
+      return `killed by ${name}${says === undefined ? "" : ` (${says})`}`;
+    }
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
@@ -484,7 +475,7 @@ function argumentsOf(
   const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
   return [
     ...RUN_FLAGS,
-    `--v8-flags=${[...V8_OPTIONS, `--max-old-space-size=${heap}`].join(",")}`,
+    `${V8_FLAGS},--max-old-space-size=${heap}`,
     ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),

@@ -3,9 +3,10 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
-import { type ConfinedProcess, type KnownProcess, openChannel } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { spelledOut } from "../tiles/runtime/log_line.ts";
 import { firstLine } from "../tiles/runtime/thrown.ts";
 import {
@@ -14,7 +15,6 @@ import {
   type Messages,
   messagesBy,
 } from "../tiles/runtime/messages.ts";
-import { describeEnding } from "./ending.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
@@ -166,18 +166,16 @@ export class ApplianceProcess {
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
     this.#send({ type: "leave" });
-    const left = await this.#within(this.left, millis) ?? false;
+    const isInTime = await within(this.left, millis);
     // One that says so and stays would keep what its successor has.
-    this.#within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
-    return left;
+    within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
+    return isInTime && await this.left;
   }
 
   /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.#send({ type: "stop" });
-    if (await this.#within(this.ended, millis) === undefined) {
-      await this.kill("it did not end in time");
-    }
+    if (!await within(this.ended, millis)) await this.kill("it did not end in time");
   }
 
   /** Ends it. Resolves when it is reaped. */
@@ -201,14 +199,6 @@ export class ApplianceProcess {
   /** The channel of one that has ended is closed, and its number may be another's. */
   #send(order: ApplianceOrder): void {
     if (!this.#over) this.#messages.send(order);
-  }
-
-  async #within<T>(promise: Promise<T>, millis: number): Promise<T | undefined> {
-    const late = Promise.withResolvers<undefined>();
-    const timer = setTimeout(late.resolve, millis, undefined);
-    const first = await Promise.race([promise, late.promise]);
-    clearTimeout(timer);
-    return first;
   }
 
   #hear(): void {
@@ -261,7 +251,11 @@ export class ApplianceProcess {
     this.#watcher.forget(this.#process.pidfd);
     this.#watcher.forget(this.#process.channel);
     this.#process.close();
-    const error = this.#reason ?? new ApplianceError(describeEnding(ending));
+    const { status, signal } = ending;
+    const how = signal === 0
+      ? `it ended with status ${status}`
+      : `it was ended by ${SIGNALS[signal]?.name ?? `signal ${signal}`}`;
+    const error = this.#reason ?? new ApplianceError(how);
     this.#ready.reject(error);
     this.#running.reject(error);
     this.#left.resolve(false);

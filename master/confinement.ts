@@ -7,7 +7,7 @@
 
 import { dirname } from "node:path";
 import { describeErrno } from "../ffi/errno.ts";
-import type { Host } from "../ffi/host.ts";
+import { exists, type Host } from "../ffi/host.ts";
 import { Exit, UserError } from "../cli/errors.ts";
 import { sameCommand } from "../cli/self.ts";
 import type { Run } from "./master.ts";
@@ -95,14 +95,4 @@ export function checkConfinement(run: Run): void {
       "loses what comes meanwhile",
     Exit.usage,
   );
-}
-
-function exists(path: string): boolean {
-  if (path === "") return false;
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
 }

@@ -11,7 +11,7 @@
 import { describeErrno, SystemError } from "../ffi/errno.ts";
 import { FILTER_BYTES } from "../ffi/filter.ts";
 import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS } from "../ffi/process.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
 import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
 import { Changes } from "./changes.ts";
@@ -29,8 +29,15 @@ import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
 import { RingWatch } from "./watch.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import { Attachment, type AttachmentState, OccupiedError } from "../tiles/runtime/attachment.ts";
+import {
+  attachAll,
+  Attachment,
+  type AttachmentState,
+  descriptorsOf,
+  socketsOf,
+} from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
 import { permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
@@ -54,7 +61,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
-import { AppFiles } from "./app_files.ts";
+import { AppFiles, stampOf } from "./app_files.ts";
 import {
   AppProcess,
   type AppProcessParts,
@@ -74,16 +81,29 @@ export interface Run {
   readonly places: StatusPlaces;
 }
 
-/** How an appliance is started. */
-interface How {
-  /** How long it may take to be ready. */
+/** A change of what serves: from `before` to what serves `run`. */
+interface Handover {
+  readonly run: Run;
+  /** What serves now; left out: nothing does. */
+  readonly before?: Serving;
+  /** How long the successor may take to be ready. */
   readonly millis: number;
-  /** Interfaces to be waited for. */
+  /** Interfaces that the successor waits for. */
   readonly awaited: readonly string[];
-  /** Whether nothing of its predecessor is to be taken over. */
-  readonly cold?: boolean;
+  /** Whether nothing of the predecessor is to be taken over. */
+  readonly isCold?: boolean;
   /** Whether to leave AF_XDP out: it was tried. */
-  readonly socketsOnly?: boolean;
+  readonly isSocketsOnly?: boolean;
+}
+
+/** A handover failed, and is to be tried again with these changes. */
+class Retry extends Error {
+  readonly changes: Partial<Handover>;
+
+  constructor(message: string, changes: Partial<Handover>) {
+    super(message);
+    this.changes = changes;
+  }
 }
 
 /** One appliance with its apps, and what they were given. */
@@ -99,8 +119,8 @@ interface Serving {
   readonly apps: ReadonlyMap<string, RunningApp>;
   /** All tiles; `past` is what those before them have counted, written here. */
   readonly tiles: readonly CountedTile[];
-  /** Those of them that are started for it, with what they are told. */
-  readonly changed: readonly { readonly process: AppProcess; readonly plan: AppProcessPlan }[];
+  /** Those of the apps that are started anew for it. */
+  readonly changed: readonly ChangedApp[];
 }
 
 /** What a master leaves to the program that it becomes. Plain data. */
@@ -158,17 +178,15 @@ export function takeCarried(
 /** An app, and what it was started from. */
 interface RunningApp {
   readonly process: AppProcess;
-  /** What it is told, and of its files what changes as they do, as of its last start. */
+  /** Its plan and files as of its last start (`stampOf`). */
   stamp: string;
 }
 
-/**
- * What V8 is told. It inlines what a function called often while that got warm; but the first datagram
- * of a peer goes the long way, so where a start sees many, the short way was compiled with a call for
- * each of its steps, and stayed so at twice the time. With this it inlines whatever is called.
- */
-export const V8_FLAGS =
-  "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
+/** An app that is started anew, or for the first time. */
+interface ChangedApp {
+  readonly process: AppProcess;
+  readonly plan: AppProcessPlan;
+}
 
 /**
  * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
@@ -185,9 +203,9 @@ const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How often the master looks whether an interface was made again, and after failures at the least. */
-const LOOK_MILLIS = 1000;
-const LONGEST_LOOK_MILLIS = 300_000;
+/** How often the master polls for interfaces that were made again, and after failures at the least. */
+const POLL_MILLIS = 1000;
+const LONGEST_POLL_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
@@ -245,9 +263,9 @@ class Master {
   readonly #tried = new Map<string, number>();
   /** Interfaces that are not to be tried in zero-copy again. */
   readonly #copyOnly = new Set<string>();
-  /** When is looked again for interfaces that were made again, and the pause after a failure. */
-  #lookAgain = 0;
-  #lookPause = LOOK_MILLIS;
+  /** When interfaces that were made again are polled for next, and the pause after a failure. */
+  #nextPoll = 0;
+  #pollPause = POLL_MILLIS;
   /** What tiles have counted whose regions were replaced, by name. */
   readonly #past = new Map<string, Float64Array>();
   /** Settles when the last appliance that left has ended. */
@@ -296,7 +314,7 @@ class Master {
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
-    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), LOOK_MILLIS));
+    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), POLL_MILLIS));
     this.failed.promise.catch(() => {});
   }
 
@@ -304,18 +322,19 @@ class Master {
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
     const { config, answering, places } = run;
-    const how = { millis: Infinity, awaited: config.interfaces };
-    await this.#exclusively(() => this.#replace(run, undefined, how));
-    this.#begun();
+    await this.#exclusively(() =>
+      this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
+    );
+    this.#startTimers();
     const asked = places.control === null ? "" : `; asked at ${places.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
   }
 
-  /** It serves, and is to be looked after. */
-  #begun(): void {
+  /** It serves: from now on interfaces are polled, and systemd is told that the event loop runs. */
+  #startTimers(): void {
     this.#booted = true;
-    this.#timers.push(setInterval(() => void this.#lookForInterfaces(), LOOK_MILLIS));
+    this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
     this.#beatWatchdog();
   }
 
@@ -340,15 +359,16 @@ class Master {
       if (this.#serving === undefined || this.#stopping) {
         throw new UserError(NOT_NOW, Exit.usage);
       }
-      return `reloaded: ${await this.#replaceBy(await this.#plan(this.#serving.run))}`;
+      return `reloaded: ${await this.#changeTo(await this.#plan(this.#serving.run))}`;
     });
   }
 
-  /** Goes on by `run`; returns what to say of it. */
-  async #replaceBy(run: Run, { cold = false } = {}): Promise<string> {
+  /** Hands over to what serves `run`; returns a sentence. Throws UserError: all is as it was. */
+  async #changeTo(run: Run, { isCold = false } = {}): Promise<string> {
     const before = this.#serving!;
-    const next = await this.#replace(run, before, {
-      ...{ millis: READY_MILLIS, cold },
+    const next = await this.#handOver({
+      ...{ run, before, isCold },
+      millis: READY_MILLIS,
       // What is served already is not waited for: it may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
@@ -469,13 +489,13 @@ class Master {
     this.#watch(serving);
     this.#watchRings(attachments);
     this.#served = attachments;
-    this.#begun();
-    const cold = carried.regionsVersion !== REGIONS_VERSION;
+    this.#startTimers();
+    const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
       this.#exclusively(async () => {
         try {
-          const next = await this.#replaceBy(await this.#plan(run), { cold });
+          const next = await this.#changeTo(await this.#plan(run), { isCold });
           const line = `upgraded to ${VERSION}: ${next}`;
           log(line);
           return line;
@@ -515,88 +535,68 @@ class Master {
   }
 
   /**
-   * Starts what serves `run` beside `before`, and has it take over. Throws UserError when it cannot start
-   * within `millis`; all is as it was then.
+   * Starts a successor beside what serves, and has it take over:
+   *
+   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go → running
+   *     └────────── else it is given up ───────────┘
+   *
+   * What fails in one way is tried again in another. Throws UserError when the successor cannot start: all is
+   * as it was then.
    */
-  async #replace(
-    run: Run,
-    before: Serving | undefined,
-    how: How,
-  ): Promise<Serving> {
-    try {
-      return await this.#succeed(run, before, how);
-    } catch (error) {
-      if (error instanceof AppError) {
-        throw preflight.appTrouble(error, { ...run, file: run.config.file });
+  async #handOver(handover: Handover): Promise<Serving> {
+    for (let attempt = handover;;) {
+      try {
+        return await this.#attempt(attempt);
+      } catch (error) {
+        if (error instanceof Retry) {
+          attempt = { ...attempt, ...error.changes };
+        } else if (error instanceof ApplianceError && error.ringsLost && !attempt.isCold) {
+          log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
+          attempt = { ...attempt, isCold: true };
+        } else {
+          // Its predecessor has left: whoever started this program may start it again.
+          if (handover.before !== undefined && attempt.before === undefined) {
+            const line = `nothing serves any more: ${messageOf(error)}`;
+            this.failed.reject(new UserError(line, Exit.failure));
+          }
+          throw troubleOf(error, handover.run);
+        }
       }
-      if (!(error instanceof ApplianceError)) throw error;
-      if (error.ringsLost) {
-        log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
-        return await this.#succeed(run, before, { ...how, cold: true });
-      }
-      if (error.app !== undefined) {
-        const trouble = new AppError(error.app, error.message);
-        throw preflight.appTrouble(trouble, { ...run, file: run.config.file });
-      }
-      throw new UserError(error.message, error.status);
     }
   }
 
-  async #succeed(
-    run: Run,
-    before: Serving | undefined,
-    how: How,
-  ): Promise<Serving> {
+  /** One try of a handover. Throws Retry. */
+  async #attempt(handover: Handover): Promise<Serving> {
+    const { before, millis } = handover;
     this.#checkGoesOn();
-    const next = this.#starting = await this.#begin(run, before, how);
-    let isAttached: boolean;
+    const next = this.#starting = await this.#startSuccessor(handover);
     try {
-      this.#checkGoesOn();
-      const ready = Promise.all([
-        next.appliance.ready,
-        ...next.changed.map(async ({ process, plan }) => {
-          await process.prepare(plan);
-          next.apps.get(plan.name)!.stamp = stampOf(plan, process);
-        }),
-      ]);
-      // An appliance that is ready may end while apps are being made.
-      const ended = next.appliance.ended.then((error) => Promise.reject(error));
-      await within(Promise.race([ready, ended]), how.millis);
-      this.#checkGoesOn();
+      await this.#untilReady(next, millis);
       // What no predecessor holds is taken before that leaves.
       const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
-      isAttached = !isFree || this.#attach(next);
+      if (isFree) this.#attach(next);
     } catch (error) {
-      await this.#giveUp(next, before);
-      if (error instanceof SocketsChanged) return await this.#succeed(run, before, how);
+      await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
+      this.#closeUnused(before);
       throw error;
     } finally {
       this.#starting = undefined;
-    }
-    if (!isAttached) {
-      await this.#giveUp(next, before);
-      return await this.#succeed(run, before, { ...how, socketsOnly: true });
     }
     // From here on there is no way back.
     this.#serving = next;
     this.#watch(next);
     try {
-      if (await this.#takeOver(next, before)) return next;
+      await this.#switchOver(next, before);
+      return next;
     } catch (error) {
+      if (error instanceof Retry) {
+        this.#serving = undefined;
+        await this.#endSuccessor(next, { isCold: true });
+        throw error;
+      }
       if (!this.#booted) throw error;
       // No UserError: it does not go on as it was.
       throw new Error(`what took over failed and is started again: ${messageOf(error)}`);
-    }
-    this.#serving = undefined;
-    await this.#end(next, { isCold: true });
-    try {
-      return await this.#succeed(run, undefined, { ...how, awaited: [], socketsOnly: true });
-    } catch (error) {
-      // There is nobody left to go on: whoever started this may start it again.
-      this.failed.reject(
-        new UserError(`nothing serves any more: ${messageOf(error)}`, Exit.failure),
-      );
-      throw error;
     }
   }
 
@@ -605,73 +605,17 @@ class Master {
     if (this.#stopping) throw new UserError("it was told to stop", Exit.failure);
   }
 
-  /** Starts an appliance, and says which apps are to be started up to their turn. */
-  async #begin(
-    run: Run,
-    before: Serving | undefined,
-    { awaited, cold = false, socketsOnly = false }: Omit<How, "millis">,
-  ): Promise<Serving> {
-    const { config } = run;
+  /** Starts an appliance, and says which apps are to be started. Throws Retry. */
+  async #startSuccessor(handover: Handover): Promise<Serving> {
+    const { run, before } = handover;
     const ports = this.#takePorts(run);
     const listeners = this.#listeners(run.places);
-    const names = socketsOnly || config.provider === "socket" ? [] : this.#fit(config);
-    const isBeside = before !== undefined && !before.appliance.over;
-    let setup = this.#setup(run, { names, ports, awaited, isBeside });
-    let isWarm = !cold && before !== undefined && isSame(before, run, setup);
-    let attachments: readonly Attachment[] = isWarm ? before!.attachments : [];
-    if (!isWarm && !socketsOnly) {
-      for (const name of config.interfaces) {
-        this.#tried.set(name, this.#libraries.host.ifindex(name));
-      }
-    }
-    if (!isWarm && names.length > 0) {
-      attachments = preflight.loadPrograms({ ...config, interfaces: names }, {
-        libraries: this.#libraries,
-        replaced: before?.attachments ?? [],
-        log,
-      });
-    }
-    if (attachments.length === 0) {
-      // Once it serves, some ports are better than none.
-      if (!(this.#booted && socketsOnly)) preflight.insistOnSockets(portsOfRun(run), ports);
-      setup = this.#setup(run, { names: [], ports, awaited, isBeside });
-      isWarm = !cold && before !== undefined && isSame(before, run, setup);
-    }
+    const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
-      for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (name === APP_REFUSALS) continue;
-        if (fresh) inventory.renew(name, bytes);
-        else inventory.ensure(name, bytes);
-      }
-      if (!isWarm) {
-        const shares = sharesOf(setup, inventory);
-        attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
-      }
-    } catch (error) {
-      if (isWarm) throw error;
-      discard(attachments, inventory);
-      if (attachments.length === 0) throw error;
-      // Without the socket family, for example.
-      preflight.fallBack(error, { ...config, log });
-      return await this.#begin(run, before, { awaited, socketsOnly: true });
-    }
-    try {
-      setup = { ...setup, apps: await this.#placeInline(setup.apps) };
-      const apps = new Map<string, RunningApp>();
-      const changed: { process: AppProcess; plan: AppProcessPlan }[] = [];
-      for (const app of setup.apps.filter(({ inline }) => !inline)) {
-        const plan = this.#appPlan(app, setup);
-        if (app.stateBytes !== undefined) {
-          this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
-        }
-        const running = isWarm ? before!.apps.get(app.name) : undefined;
-        const process = running?.process ??
-          new AppProcess(plan, this.#appParts(app.name, inventory));
-        const stamp = stampOf(plan, process);
-        apps.set(app.name, { process, stamp });
-        if (running?.stamp !== stamp) changed.push({ process, plan });
-      }
+      this.#makeRegions(planned, { config: run.config, attachments, inventory, isWarm });
+      const setup = { ...planned, apps: await this.#placeInline(planned.apps) };
+      const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
       const tiles = readersOf(setup, inventory);
       const handed = socketsOf(attachments);
@@ -680,6 +624,92 @@ class Master {
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
+  }
+
+  /**
+   * What a successor is told, its AF_XDP programs, and whether it goes on with the regions, rings and sockets
+   * of its predecessor. Throws UserError.
+   */
+  #planSuccessor(
+    { run, before, awaited, isCold, isSocketsOnly }: Handover,
+    ports: readonly number[],
+  ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
+    const { config } = run;
+    const isBeside = before !== undefined && !before.appliance.over;
+    const plan = (names: readonly string[]) => {
+      const setup = this.#setup(run, { names, ports, awaited, isBeside });
+      return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
+    };
+    const names = isSocketsOnly || config.provider === "socket" ? [] : this.#fit(config);
+    const planned = plan(names);
+    if (names.length > 0 && planned.isWarm) {
+      return { ...planned, attachments: before!.attachments };
+    }
+    if (!planned.isWarm && !isSocketsOnly) {
+      for (const name of config.interfaces) {
+        this.#tried.set(name, this.#libraries.host.ifindex(name));
+      }
+    }
+    const attachments = names.length === 0
+      ? []
+      : preflight.loadPrograms({ ...config, interfaces: names }, {
+        libraries: this.#libraries,
+        replaced: before?.attachments ?? [],
+        log,
+      });
+    if (attachments.length > 0) return { ...planned, attachments };
+    // Once it serves, some ports are better than none.
+    if (!(this.#booted && isSocketsOnly)) preflight.requireSockets(portsOfRun(run), ports);
+    return { ...plan([]), attachments };
+  }
+
+  /** Makes the regions that are not there yet, and AF_XDP sockets on them. Throws Retry. */
+  #makeRegions(
+    setup: ApplianceSetup,
+    { config, attachments, inventory, isWarm }: {
+      config: RunConfig;
+      attachments: readonly Attachment[];
+      inventory: Inventory;
+      isWarm: boolean;
+    },
+  ): void {
+    try {
+      for (const { name, bytes, fresh } of regionsOf(setup)) {
+        if (name === APP_REFUSALS) continue;
+        if (fresh) inventory.renew(name, bytes);
+        else inventory.ensure(name, bytes);
+      }
+      if (isWarm) return;
+      const shares = sharesOf(setup, inventory);
+      attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
+    } catch (error) {
+      if (isWarm || attachments.length === 0) throw error;
+      // Without the socket family, for example.
+      preflight.fallBack(error, { ...config, log });
+      throw new Retry(messageOf(error), { isSocketsOnly: true });
+    }
+  }
+
+  /** The apps that are processes: those that go on from `before`, and those that are to be started. */
+  #planApps(
+    setup: ApplianceSetup,
+    inventory: Inventory,
+    before?: Serving,
+  ): Pick<Serving, "apps" | "changed"> {
+    const apps = new Map<string, RunningApp>();
+    const changed: ChangedApp[] = [];
+    for (const app of setup.apps.filter(({ inline }) => !inline)) {
+      const plan = this.#appPlan(app, setup);
+      if (app.stateBytes !== undefined) {
+        this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
+      }
+      const running = before?.apps.get(app.name);
+      const process = running?.process ?? new AppProcess(plan, this.#appParts(app.name, inventory));
+      const stamp = stampOf(plan, process);
+      apps.set(app.name, { process, stamp });
+      if (running?.stamp !== stamp) changed.push({ process, plan });
+    }
+    return { apps, changed };
   }
 
   /** The apps, those inside net tiles with modules that the appliance's user can read. Throws AppError. */
@@ -692,19 +722,71 @@ class Master {
     }));
   }
 
-  /** Ends what was begun in vain. */
-  async #giveUp(next: Serving, before?: Serving): Promise<void> {
-    await this.#end(next, { isCold: next.inventory !== before?.inventory });
-    this.#closeUnused(before);
+  /** Resolves when the appliance and all apps that changed could run. */
+  async #untilReady({ appliance, apps, changed }: Serving, millis: number): Promise<void> {
+    this.#checkGoesOn();
+    const ready = Promise.all([
+      appliance.ready,
+      ...changed.map(async ({ process, plan }) => {
+        await process.prepare(plan);
+        apps.get(plan.name)!.stamp = stampOf(plan, process);
+      }),
+    ]);
+    // An appliance that is ready may end while apps are being made.
+    const ended = appliance.ended.then((error) => Promise.reject(error));
+    if (!await within(Promise.race([ready, ended]), millis)) {
+      throw new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure);
+    }
+    this.#checkGoesOn();
   }
 
-  /** Ends the appliance that was started, its apps, and what they alone were given where it is `isCold`. */
-  async #end(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
+  /** Ends a successor: its appliance, its apps, and what they alone were given where it is `isCold`. */
+  async #endSuccessor(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
     await Promise.all([
       next.appliance.kill("it is given up"),
       ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
     ]);
     if (isCold) discard(next.attachments, next.inventory);
+  }
+
+  /**
+   * Has `next`, which is ready, go on in place of `before`. Throws Retry where `before` has ended and AF_XDP
+   * cannot be had again: nothing serves then.
+   */
+  async #switchOver(next: Serving, before?: Serving): Promise<void> {
+    let handedOver = false;
+    let apps: Promise<unknown> | undefined;
+    if (before?.inventory === next.inventory) {
+      // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
+      apps = takeOverApps(next);
+      handedOver = await this.#letLeave(before);
+    } else if (before !== undefined) {
+      await this.#stopServing(before);
+      if (!isByKernel(before)) this.#attachAgain(next);
+    }
+    if (before !== undefined) this.#keepCounts(before, next);
+    next.appliance.go(handedOver);
+    apps ??= takeOverApps(next);
+    await next.appliance.running;
+    // At the first start what fails is the operator's to mend.
+    if (!this.#booted) await apps;
+    this.#serve(next);
+  }
+
+  /** Has the appliance leave what it holds to its successor. Whether it did, in order. */
+  async #letLeave({ appliance }: Serving): Promise<boolean> {
+    const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
+    if (!hasLeft) await appliance.kill("it did not leave in time");
+    this.#leaving = appliance.ended;
+    return hasLeft;
+  }
+
+  /** Gives the traffic back to the kernel, lets the appliance and all apps drain, and ends them. */
+  async #stopServing({ attachments, appliance, apps, inventory }: Serving): Promise<void> {
+    for (const attachment of attachments) detach(attachment);
+    if (!appliance.over) await appliance.stop(STOP_MILLIS);
+    await Promise.all([...apps.values()].map(({ process }) => process.stop()));
+    discard(attachments, inventory);
   }
 
   /** Has the counts of those tiles of `before` go on whose regions `next` has anew. */
@@ -719,73 +801,48 @@ class Master {
     for (const { name, past } of next.tiles) past.set(this.#past.get(name) ?? []);
   }
 
-  /**
-   * Has `next`, which is ready, go on in place of `before`. False where `before` has ended and AF_XDP cannot
-   * be had again: nothing serves then.
-   */
-  async #takeOver(next: Serving, before?: Serving): Promise<boolean> {
-    // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
-    const takeOverApps = () => {
-      const all = Promise.all(next.changed.map(({ process }) => process.takeOver()));
-      // One that fails once it runs is started again.
-      all.catch(() => {});
-      return all;
-    };
-    let handedOver = false;
-    let going: Promise<unknown> | undefined;
-    if (before !== undefined && before.inventory === next.inventory) {
-      going = takeOverApps();
-      handedOver = !before.appliance.over && await before.appliance.leave(LEAVE_MILLIS);
-      if (!handedOver) await before.appliance.kill("it did not leave in time");
-      this.#leaving = before.appliance.ended;
-    } else if (before !== undefined) {
-      for (const attachment of before.attachments) detach(attachment);
-      if (!before.appliance.over) await before.appliance.stop(STOP_MILLIS);
-      await Promise.all([...before.apps.values()].map(({ process }) => process.stop()));
-      discard(before.attachments, before.inventory);
-      if (!isByKernel(before) && !this.#attachAgain(next)) return false;
+  /** All run: frames come to the net tiles from now on, and what nobody uses is let go. */
+  #serve(next: Serving): void {
+    const { attachments, setup, changed } = next;
+    if (this.#served !== attachments) {
+      for (const attachment of attachments) attachment.serve();
+      this.#watchRings(attachments);
+      this.#served = attachments;
     }
-    if (before !== undefined) this.#keepCounts(before, next);
-    next.appliance.go(handedOver);
-    going ??= takeOverApps();
-    await next.appliance.running;
-    // At the first start what fails is the operator's to mend.
-    if (!this.#booted) await going;
-    if (this.#served !== next.attachments) {
-      for (const attachment of next.attachments) attachment.serve();
-      this.#watchRings(next.attachments);
-      this.#served = next.attachments;
-    }
-    for (const { name } of next.setup.apps.filter(({ inline }) => inline)) {
+    for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
-    this.#tellAttached();
+    this.#notifyAttached();
     this.#closeUnused(next);
-    for (const { process } of next.changed) this.#lack("apps", process);
-    return true;
+    for (const { process } of changed) this.#lack("apps", process);
   }
 
   /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
-  #attachAgain(next: Serving): boolean {
+  #attachAgain(next: Serving): void {
     try {
-      if (this.#attach(next)) return true;
+      this.#attach(next);
     } catch (error) {
-      log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+      // The reason why the kernel's sockets do instead is in the log already.
+      if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
+        log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+      }
+      for (const { name } of next.attachments) this.#tried.delete(name);
+      const changes = { before: undefined, awaited: [], isSocketsOnly: true };
+      throw new Retry(messageOf(error), changes);
     }
-    for (const { name } of next.attachments) this.#tried.delete(name);
-    return false;
   }
 
   /**
    * Attaches the programs and binds the sockets, in the best mode that works for all, and says which and
-   * why. False where AF_XDP cannot be had and the kernel's sockets may do instead. Throws UserError.
+   * why. Throws UserError, and Retry where the appliance has to be started with other sockets, or with the
+   * kernel's alone.
    */
-  #attach({ run: { config }, attachments, handed, setup }: Serving): boolean {
+  #attach({ run: { config }, attachments, handed, setup }: Serving): void {
     if (attachments.length === 0) {
       for (const name of config.interfaces) {
         if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
       }
-      return true;
+      return;
     }
     const names = attachments.map(({ name }) => name).join(", ");
     log(`attaching XDP to ${names}; some drivers restart the link for that`);
@@ -793,18 +850,17 @@ class Master {
       attachAll(attachments, this.#copyOnly).forEach(({ mode, reason }, i) => {
         log(`${attachments[i].name}: ${mode} (${reason})`);
       });
-      if (socketsOf(attachments) !== handed) throw new SocketsChanged();
     } catch (error) {
-      if (error instanceof SocketsChanged) {
-        for (const { name } of attachments) this.#copyOnly.add(name);
-        throw error;
-      }
       preflight.fallBack(error, { ...config, log });
-      preflight.insistOnSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
-      return false;
+      preflight.requireSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
+      throw new Retry(messageOf(error), { isSocketsOnly: true });
+    }
+    if (socketsOf(attachments) !== handed) {
+      // Some could be bound and others not, so that all were made anew.
+      for (const { name } of attachments) this.#copyOnly.add(name);
+      throw new Retry("its sockets had to be made anew", {});
     }
     if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
-    return true;
   }
 
   /** Looks after a serving appliance. */
@@ -827,7 +883,7 @@ class Master {
       void this.#exclusively(async () => {
         if (this.#stopping || this.#serving !== serving) return;
         try {
-          await this.#replace(serving.run, serving, { millis: READY_MILLIS, awaited: [] });
+          await this.#handOver(sameAgain(serving));
           log("appliance: the next one serves");
         } catch (error) {
           if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
@@ -837,27 +893,27 @@ class Master {
   }
 
   /** Serves by AF_XDP again what was deleted and made anew. */
-  async #lookForInterfaces(): Promise<void> {
+  async #pollInterfaces(): Promise<void> {
     const serving = this.#serving;
     if (serving === undefined || serving.run.config.provider === "socket") return;
-    if (performance.now() < this.#lookAgain) return;
+    if (performance.now() < this.#nextPoll) return;
     const { host } = this.#libraries;
     const again = serving.run.config.interfaces
       .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
     if (again.length === 0) return;
-    this.#lookAgain = Infinity;
+    this.#nextPoll = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
       log(`${again.join(", ")}: there again; AF_XDP is opened anew`);
-      await this.#replace(serving.run, serving, { millis: READY_MILLIS, awaited: [] });
+      await this.#handOver(sameAgain(serving));
     }).then(() => {
-      this.#lookPause = LOOK_MILLIS;
-      this.#lookAgain = 0;
+      this.#pollPause = POLL_MILLIS;
+      this.#nextPoll = 0;
     }, (error) => {
-      this.#lookPause = Math.min(2 * this.#lookPause, LONGEST_LOOK_MILLIS);
-      this.#lookAgain = performance.now() + this.#lookPause;
+      this.#pollPause = Math.min(2 * this.#pollPause, LONGEST_POLL_MILLIS);
+      this.#nextPoll = performance.now() + this.#pollPause;
       for (const name of again) this.#tried.delete(name);
-      const pause = this.#lookPause / 1000;
+      const pause = this.#pollPause / 1000;
       log(
         `${
           again.join(", ")
@@ -875,11 +931,11 @@ class Master {
       exists: host.exists,
       gone: ({ name }) => {
         log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
-        this.#tellAttached();
+        this.#notifyAttached();
       },
       log: (line) => {
         log(line);
-        this.#tellAttached();
+        this.#notifyAttached();
       },
     });
     this.#ringWatch.start();
@@ -1139,7 +1195,7 @@ class Master {
     return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
   }
 
-  #tellAttached(): void {
+  #notifyAttached(): void {
     const { appliance, attachments } = this.#serving!;
     appliance.setAttached(attachments.map(({ attached }) => attached));
   }
@@ -1153,13 +1209,7 @@ class Master {
     // What is being started is given up; what takes over already does so first.
     await this.#starting?.appliance.kill("it is told to stop");
     await this.#change;
-    const serving = this.#serving;
-    if (serving !== undefined) {
-      for (const attachment of serving.attachments) detach(attachment);
-      if (!serving.appliance.over) await serving.appliance.stop(STOP_MILLIS);
-      await Promise.all([...serving.apps.values()].map(({ process }) => process.stop()));
-      discard(serving.attachments, serving.inventory);
-    }
+    if (this.#serving !== undefined) await this.#stopServing(this.#serving);
     this.#closeUnused();
     this.#files.close();
   }
@@ -1168,6 +1218,11 @@ class Master {
 /** Ports that are served, each once. */
 function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
+/** A handover to the same once more. */
+function sameAgain(before: Serving): Handover {
+  return { run: before.run, before, millis: READY_MILLIS, awaited: [] };
 }
 
 /** Whether the kernel's sockets alone serve. */
@@ -1207,76 +1262,20 @@ function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, invent
   );
 }
 
-/** Every descriptor of an attachment. */
-function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
-  const links = link === null ? [] : [link];
-  return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
+/** Has the apps that changed take over. One that fails once it runs is started again. */
+function takeOverApps({ changed }: Serving): Promise<unknown> {
+  const all = Promise.all(changed.map(({ process }) => process.takeOver()));
+  all.catch(() => {});
+  return all;
 }
 
-/**
- * Some sockets were bound and others could not be, so that all were made anew: the appliance that was
- * started has others.
- */
-class SocketsChanged extends Error {}
-
-/** Which sockets there are. */
-function socketsOf(attachments: readonly Attachment[]): string {
-  return JSON.stringify(attachments.map(({ descriptors }) => descriptors));
-}
-
-/** Binds all in the best mode that works for all of them, and says in which and why. */
-function attachAll(
-  attachments: readonly Attachment[],
-  copyOnly: ReadonlySet<string>,
-): readonly { mode: string; reason: string }[] {
-  try {
-    const name = attachments.find(({ name }) => copyOnly.has(name))?.name;
-    if (name !== undefined) throw new Error(`a queue of ${name} refused it`);
-    for (const attachment of attachments) attachment.open("zero-copy");
-    return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
-  } catch (error) {
-    if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
-    for (const attachment of attachments) attachment.reset();
-    const zeroCopy = `no zero-copy: ${error.message}`;
-    return attachments.map((attachment) => {
-      const { attach, reason } = attachment.open("copy");
-      return {
-        mode: `xdp ${attach} copy`,
-        reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
-      };
-    });
-  }
-}
-
-/** What there is of an app, in a text that changes as it does: what it is told, and the files it reads. */
-function stampOf(plan: AppProcessPlan, { sources }: AppProcess): string {
-  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
-}
-
-/** Most files that are looked at: of an app with more it is not known whether they changed. */
-const MOST_FILES = 2000;
-
-/** Path, size and time of change of the file at `path`, or of all files below it. */
-function filesAt(path: string): unknown[] {
-  const found: unknown[] = [];
-  for (const waiting = [path]; waiting.length > 0;) {
-    const next = waiting.pop()!;
-    if (found.length + waiting.length > MOST_FILES) return [path, Math.random()];
-    try {
-      // Not through links: they may lead in circles.
-      const { isDirectory, size, mtime } = next === path
-        ? Deno.statSync(next)
-        : Deno.lstatSync(next);
-      found.push([next, size, mtime]);
-      if (!isDirectory) continue;
-      for (const { name } of Deno.readDirSync(next)) {
-        if (waiting.push(`${next}/${name}`) > MOST_FILES) break;
-      }
-    } catch {
-      found.push(next);
-    }
-  }
-  return found;
+/** What an operator hears of a handover that failed. */
+function troubleOf(error: unknown, run: Run): unknown {
+  const about = { ...run, file: run.config.file };
+  if (error instanceof AppError) return preflight.appTrouble(error, about);
+  if (!(error instanceof ApplianceError)) return error;
+  if (error.app === undefined) return new UserError(error.message, error.status);
+  return preflight.appTrouble(new AppError(error.app, error.message), about);
 }
 
 /** Takes a program off; the log says where it stays. */
@@ -1297,20 +1296,6 @@ function handing(name: string, fd: number): Handing {
 function discard(attachments: readonly Attachment[], inventory: Inventory): void {
   for (const attachment of attachments) attachment.close();
   inventory.close();
-}
-
-/** `work`, unless it takes longer. */
-async function within<T>(work: Promise<T>, millis: number): Promise<T> {
-  if (millis === Infinity) return await work;
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => {
-    late.reject(new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure));
-  }, millis);
-  try {
-    return await Promise.race([work, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** How a line is written; false where it is lost. */

@@ -7,7 +7,7 @@ import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/e
 import * as native from "../ffi/host.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import type { MainLibraries } from "./libraries.ts";
-import { Attachment, DISPATCHER, OccupiedError } from "../tiles/runtime/attachment.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
@@ -376,7 +376,7 @@ export function takePorts(
 }
 
 /** Refuses to go on by the kernel's sockets alone where another program has a port's. */
-export function insistOnSockets(ports: readonly number[], sockets: readonly number[]): void {
+export function requireSockets(ports: readonly number[], sockets: readonly number[]): void {
   const taken = new Set(sockets);
   const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
   if (lacking.length === 0) return;

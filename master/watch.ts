@@ -6,7 +6,7 @@
  */
 
 import { XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
-import type { Attachment } from "../tiles/runtime/attachment.ts";
+import type { Attachment } from "./attachment.ts";
 
 /** What is watched of an interface. Its sockets may be replaced. */
 export type Watched = Pick<
@@ -14,7 +14,7 @@ export type Watched = Pick<
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
 >;
 
-/** What the watch looks with. */
+/** What the watch polls with. */
 export interface WatchParts {
   readonly xskSetup: Pick<XskSetup, "statistics">;
   /** Whether there is an interface with this index. */
@@ -24,15 +24,15 @@ export interface WatchParts {
   log(line: string): void;
 }
 
-const LOOK_MILLIS = 1000;
-/** Looks with frames redirected, and none received from the first to the last, before it is believed. */
-const LOOKS = 3;
+const POLL_MILLIS = 1000;
+/** Polls with frames redirected, and none received from the first to the last, before it is believed. */
+const POLLS = 3;
 
 /** What was seen of a socket. */
 interface Seen {
   redirected: number;
   arrived: number;
-  /** Looks in a row with frames redirected and none arrived. */
+  /** Polls in a row with frames redirected and none arrived. */
   bad: number;
 }
 
@@ -51,9 +51,9 @@ export class RingWatch {
     this.#present = attachments;
   }
 
-  /** Looks now and then. The timer does not keep the process alive. */
+  /** Polls now and then. The timer does not keep the process alive. */
   start(): void {
-    this.#timer = setInterval(() => this.look(), LOOK_MILLIS);
+    this.#timer = setInterval(() => this.poll(), POLL_MILLIS);
     Deno.unrefTimer(this.#timer);
   }
 
@@ -62,8 +62,8 @@ export class RingWatch {
     clearInterval(this.#timer);
   }
 
-  /** Looks once. */
-  look(): void {
+  /** Polls once. */
+  poll(): void {
     this.#missGone();
     for (const attachment of this.#present) {
       if (!attachment.sockets.some(({ fd, queue }) => this.#lies(attachment, fd, queue))) continue;
@@ -74,7 +74,7 @@ export class RingWatch {
     }
   }
 
-  /** Looks at one socket; whether it is one whose frames do not arrive. */
+  /** Polls one socket; whether it is one whose frames do not arrive. */
   #lies(attachment: Watched, fd: number, queue: number): boolean {
     if (this.#parts.xskSetup.statistics(fd, this.#statistics) < 0) return false;
     const redirected = attachment.redirected(queue);
@@ -86,7 +86,7 @@ export class RingWatch {
     else if (redirected > seen.redirected) seen.bad++;
     seen.redirected = redirected;
     seen.arrived = arrived;
-    if (seen.bad < LOOKS) return false;
+    if (seen.bad < POLLS) return false;
     seen.bad = 0;
     return true;
   }

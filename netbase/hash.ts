@@ -30,8 +30,8 @@ export const Use = {
   recentPeers: 5,
   arpQueue: 6,
   solicits: 7,
-  asks: 8,
-  rests: 9,
+  demand: 8,
+  backOff: 9,
   neighborMap: 10,
 } as const;
 

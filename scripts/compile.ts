@@ -12,7 +12,7 @@ import { createHash } from "node:crypto";
 import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { V8_FLAGS } from "../master/master.ts";
+import { V8_FLAGS } from "../ffi/process.ts";
 import { DENO_FLAGS } from "../cli/self.ts";
 import project from "../deno.json" with { type: "json" };
 

@@ -1176,49 +1176,49 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/solicitor.ts", ["unit/netlink_solicitor"], [
+  ...mutantsOf("tiles/netlink/neighbor_resolver.ts", ["unit/netlink_neighbor_resolver"], [
     {
-      name: "solicitor: the rate limit is never spent",
-      in: "Solicitor.#askUnknown",
+      name: "resolver: the rate limit is never spent",
+      in: "NeighborResolver.#solicitUnknown",
       from: "this.#tokens--;",
       to: "",
     },
     {
-      name: "solicitor: a flood fills the kernel's table",
-      in: "Solicitor.#most",
+      name: "resolver: a flood fills the kernel's table",
+      in: "NeighborResolver.#most",
       from: "Math.min(this.#mostOutstanding, this.#room)",
       to: "Infinity",
     },
     {
-      name: "solicitor: who does not answer is asked for again at once",
-      in: "Solicitor.#rest",
-      from: "this.#rests.rest(ifindex, address, { until, failures: failures + 1 });",
+      name: "resolver: who does not answer is asked for again at once",
+      in: "NeighborResolver.#fail",
+      from: "this.#backOff.set(ifindex, address, { until, failures: failures + 1 });",
       to: "void [until, failures];",
     },
     {
-      name: "solicitor: entries without answer stay in the kernel's table",
-      in: "Solicitor.neighborTold",
-      from: "this.#parts.release(ifindex, address);",
+      name: "resolver: entries without answer stay in the kernel's table",
+      in: "NeighborResolver.neighborChanged",
+      from: "this.#kernel.release(ifindex, address);",
       to: "",
     },
     {
-      name: "solicitor: routers wait with all others",
-      in: "Solicitor.want",
-      from: "isGateway ? GATEWAY : asks",
-      to: "asks",
+      name: "resolver: routers wait with all others",
+      in: "NeighborResolver.resolve",
+      from: "isGateway ? GATEWAY : demand",
+      to: "demand",
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/freshness.ts", ["unit/netlink_freshness"], [
+  ...mutantsOf("tiles/netlink/neighbor_ageing.ts", ["unit/netlink_neighbor_ageing"], [
     {
-      name: "freshness: nobody is marked when the time has come",
-      in: "Freshness.turn",
+      name: "ageing: nobody is marked when the time has come",
+      in: "NeighborAgeing.turn",
       from: "if (this.#neighbors.wantRefresh(ifindex, address)) marked++;",
       to: "void marked;",
     },
     {
-      name: "freshness: a stale neighbour is not asked for",
-      in: "Freshness.told",
+      name: "ageing: a stale neighbour is not asked for",
+      in: "NeighborAgeing.neighborChanged",
       from: "if (state === NUD_STALE) this.#neighbors.wantRefresh(ifindex, address);",
       to: "",
     },
@@ -1228,7 +1228,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "filters: an address that is gone stays in the XDP program",
       in: "Filters.#updateAddresses",
-      from: "if (!addresses.has(address)) held.filter.remove(address);",
+      from: "if (!addresses.has(address)) written.filter.remove(address);",
       to: "",
     },
     {

@@ -1,5 +1,5 @@
 /**
- * An interface's attachment (`tiles/runtime/attachment.ts`) on the real kernel: sockets that are handed
+ * An interface's attachment (`master/attachment.ts`) on the real kernel: sockets that are handed
  * over before they are bound, replaced while they serve, and made again with their interface.
  */
 
@@ -8,7 +8,7 @@ import { Filter } from "../../ffi/filter.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { u8 } from "../../ffi/view.ts";
 import { openXsk, openXskSetup } from "../../ffi/xsk.ts";
-import { Attachment } from "../../tiles/runtime/attachment.ts";
+import { Attachment } from "../../master/attachment.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../tiles/runtime/plan.ts";
 import { carries, command, frame, PacketSocket, Wire } from "./ffi_wire.ts";
 

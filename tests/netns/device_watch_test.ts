@@ -9,7 +9,7 @@ import { RingWatch } from "../../master/watch.ts";
 import { Filter } from "../../ffi/filter.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openXsk, openXskSetup, type XskSetup } from "../../ffi/xsk.ts";
-import { Attachment } from "../../tiles/runtime/attachment.ts";
+import { Attachment } from "../../master/attachment.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../tiles/runtime/plan.ts";
 import { carries, frame, PacketSocket, Wire } from "./ffi_wire.ts";
 
@@ -59,9 +59,9 @@ function watch(
     while (attachment.redirected(0) <= i) Atomics.wait(NEVER, 0, 0, 1);
     // What was redirected is in the ring when the kernel is through with its burst.
     while (receives && xsk.receive(slot, new Uint32Array(4), 1) === 0) Atomics.wait(NEVER, 0, 0, 1);
-    rings.look();
+    rings.poll();
     // Traffic may be light.
-    rings.look();
+    rings.poll();
   }
   return said;
 }
@@ -105,11 +105,11 @@ Deno.test("an interface that is deleted is missed, once, and no other is", () =>
     gone: ({ name }) => gone.push(name),
     log: fail,
   });
-  rings.look();
+  rings.poll();
   deepEqual(gone, []);
   there.delete(other.near.ifindex);
-  rings.look();
-  rings.look();
+  rings.poll();
+  rings.poll();
   deepEqual(gone, ["gone"]);
   equal(setup.attached(other.near.ifindex), null);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");

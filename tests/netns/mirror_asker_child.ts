@@ -3,14 +3,14 @@
  * until it is known. Arguments: interface and address.
  */
 
-import { Asker } from "../../tiles/netlink/asker.ts";
+import { NeighborSocket } from "../../tiles/netlink/neighbor_resolver.ts";
 import { addr, indexOf, library, Mirrored, turnUntil } from "./mirror_kit.ts";
 
 const [name, address] = [Deno.args[0], addr(Deno.args[1])];
 const ifindex = indexOf(name);
 using mirrored = new Mirrored().sync();
-const asker = new Asker(library, console.log);
-if (!asker.ask(ifindex, address)) throw new Error("not asked");
+const socket = new NeighborSocket(library, console.log);
+if (!socket.solicit(ifindex, address)) throw new Error("not asked");
 turnUntil(mirrored, () => mirrored.reader.neighbors.lookup(ifindex, address) >= 0);
-console.log(`resolved, privileged: ${asker.privileged}`);
-asker.close();
+console.log(`resolved, privileged: ${socket.privileged}`);
+socket.close();

@@ -8,7 +8,7 @@ import {
   spread,
   TEGULA,
 } from "../../bench/harness.ts";
-import { V8_FLAGS } from "../../master/master.ts";
+import { V8_FLAGS } from "../../ffi/process.ts";
 import project from "../../deno.json" with { type: "json" };
 
 Deno.test("benchmarks run with what the appliance tells V8", () => {

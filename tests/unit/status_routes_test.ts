@@ -10,7 +10,7 @@ import { Ask, CONTROL_BYTES, ControlWriter } from "../../tiles/runtime/control.t
 import { Question, SNAPSHOT_BYTES, type Told } from "../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../tiles/netlink/audit.ts";
 import { interfaceNames, routeEntry } from "../../tiles/netlink/entries.ts";
-import { type RoutesPart, Snapshots } from "../../tiles/netlink/snapshots.ts";
+import { type RoutesPage, Snapshots } from "../../tiles/netlink/snapshots.ts";
 import { anyRoute, makeRoom } from "./netbase_room.ts";
 import fc from "./property.ts";
 
@@ -70,7 +70,7 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
   const told: string[] = [];
   let parts = 0;
   for (let next: readonly number[] | null = [0, 0, 0]; next !== null; parts++) {
-    const { head, lines }: Told<RoutesPart> = await question.ask(Ask.routes, ...next);
+    const { head, lines }: Told<RoutesPage> = await question.ask(Ask.routes, ...next);
     const own = lines.trimEnd().split("\n");
     assert.equal(own.length, head.count);
     told.push(...own);

@@ -1,8 +1,7 @@
 /**
- * Keeps the XDP programs' filters as the interface table is: a frame is Tegula's only when it is
- * sent to the interface's MAC address and to an address of this host. As the kernel does, an
- * interface answers for every address of the host, whichever interface that is on; loopback's
- * excepted.
+ * Keeps the XDP programs' filters equal to the interface table: a program takes a frame only when
+ * it is sent to the interface's MAC address and to an address of this host. As in the kernel, an
+ * interface answers for the addresses of every interface, but for loopback's.
  */
 
 import { Filter } from "../../ffi/filter.ts";
@@ -11,34 +10,34 @@ import { IFF_UP } from "../../netbase/interfaces.ts";
 import type { InterfaceWriter } from "../../netbase/tables_writer.ts";
 import { formatAddress } from "./addresses.ts";
 
-/** An attached interface's filter. */
-export interface FilterPlace {
+/** The filter of an attached interface. */
+export interface InterfaceFilter {
   readonly ifindex: number;
-  /** The program's map, writable. */
+  /** The XDP program's map, writable. */
   readonly view: View;
 }
 
 /** 127.0.0.0/8 */
 const LOOPBACK_NET = 127;
 
-/** What one filter holds. */
-interface Held {
+/** A filter that is written. */
+interface Written {
   readonly ifindex: number;
   readonly filter: Filter;
-  /** It was said that there is no room for all addresses. */
-  toldFull: boolean;
+  /** The log says that there is no room for all addresses. */
+  isFullLogged: boolean;
 }
 
 /** Writes the filters. */
 export class Filters {
   readonly #interfaces: InterfaceWriter;
-  readonly #held: readonly Held[];
+  readonly #filters: readonly Written[];
   readonly #log: (line: string) => void;
-  /** The interfaces' count of changes that the filters are up to. */
+  /** The interface table's count of changes that the filters include. */
   #seen = -1;
 
   constructor(
-    places: readonly FilterPlace[],
+    filters: readonly InterfaceFilter[],
     { interfaces, ports, log }: {
       interfaces: InterfaceWriter;
       ports: readonly number[];
@@ -47,21 +46,21 @@ export class Filters {
   ) {
     this.#interfaces = interfaces;
     this.#log = log;
-    this.#held = places.map(({ ifindex, view }) => {
-      // What a predecessor wrote stays until it is known to be wrong.
+    this.#filters = filters.map(({ ifindex, view }) => {
+      // Entries of a predecessor stay until they are known to be wrong.
       const filter = new Filter(view);
       filter.setPorts(ports);
-      return { ifindex, filter, toldFull: false };
+      return { ifindex, filter, isFullLogged: false };
     });
   }
 
-  /** Brings the filters up to date. True: something had changed. */
+  /** Brings the filters up to date. True: the interface table had changed. */
   turn(): boolean {
     if (this.#seen === this.#interfaces.changes) return false;
     this.#seen = this.#interfaces.changes;
-    if (this.#held.length === 0) return true;
+    if (this.#filters.length === 0) return true;
     const addresses = this.#localAddresses();
-    for (const held of this.#held) this.#update(held, addresses);
+    for (const each of this.#filters) this.#update(each, addresses);
     return true;
   }
 
@@ -71,16 +70,16 @@ export class Filters {
     return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
   }
 
-  #update(held: Held, addresses: ReadonlySet<number>): void {
-    const link = this.#interfaces.get(held.ifindex);
+  #update(written: Written, addresses: ReadonlySet<number>): void {
+    const link = this.#interfaces.get(written.ifindex);
     if (link === null) return;
-    held.filter.setMac([
+    written.filter.setMac([
       ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
       ...[link.macTail & 255, link.macTail >>> 8 & 255],
     ]);
-    // 0 is no VLAN but a priority: the frame is the interface's own.
-    held.filter.setVlans([0, ...this.#vlansOn(held.ifindex)]);
-    this.#updateAddresses(held, addresses);
+    // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
+    written.filter.setVlans([0, ...this.#vlansOn(written.ifindex)]);
+    this.#updateAddresses(written, addresses);
   }
 
   /** Ids of the VLAN devices on an interface that are up. */
@@ -91,13 +90,13 @@ export class Filters {
       .map(({ vlanId }) => vlanId);
   }
 
-  #updateAddresses(held: Held, addresses: ReadonlySet<number>): void {
-    for (const address of held.filter.addresses()) {
-      if (!addresses.has(address)) held.filter.remove(address);
+  #updateAddresses(written: Written, addresses: ReadonlySet<number>): void {
+    for (const address of written.filter.addresses()) {
+      if (!addresses.has(address)) written.filter.remove(address);
     }
-    const left = [...addresses].filter((address) => !held.filter.add(address));
-    if (left.length === 0 || held.toldFull) return;
-    held.toldFull = true;
+    const left = [...addresses].filter((address) => !written.filter.add(address));
+    if (left.length === 0 || written.isFullLogged) return;
+    written.isFullLogged = true;
     this.#log(
       `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
         "filter: what is sent to them comes in by the kernel's sockets",

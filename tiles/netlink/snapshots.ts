@@ -1,8 +1,7 @@
 /**
- * Answers what the status tile asks for that only this tile's heap has: all routes, an audit. Requests
- * come through the control region, one at a time; answers go into the snapshot region: a line of JSON
- * about the answer, and the lines that it consists of. A full table is given part by part, so that no
- * event waits for it.
+ * Answers requests of the status tile for what only this tile's heap has: all routes, an audit.
+ * Requests come through the control region, one at a time. Answers go to the snapshot region: a line
+ * of JSON about the answer, then its lines. Routes are answered by the page, so that no event waits.
  */
 
 import type { View } from "../../ffi/view.ts";
@@ -13,49 +12,50 @@ import { interfaceNames, routeEntry } from "./entries.ts";
 import { Ask, ControlReader } from "../runtime/control.ts";
 import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
 
-/** Lines in one answer: a few milliseconds' work. */
-const PART_LINES = 2048;
-/** Characters of them, of which one takes three bytes at most, with something to spare for the head. */
-const PART_CHARACTERS = Math.floor(MOST_ANSWER_BYTES / 3) - 128;
+/** Lines of one page: a few milliseconds' work. */
+const PAGE_LINES = 2048;
+/** Characters of a page, up to three bytes each, with room for the head. */
+const PAGE_CHARACTERS = Math.floor(MOST_ANSWER_BYTES / 3) - 128;
 
-/** What is asked about. */
-export interface SnapshotParts {
-  /** The control region, read-only. */
-  readonly control: View;
-  /** The snapshot region, writable. */
-  readonly snapshot: View;
-  readonly rib: Rib;
-  readonly reader: NetbaseReader;
-  readonly audit: Audit;
-}
-
-/** What is said of a part of all routes; `next` asks for the following one. */
-export interface RoutesPart {
+/** The head of a page of routes; `next` are the arguments of the request for the next page. */
+export interface RoutesPage {
   readonly next: readonly number[] | null;
   readonly count: number;
 }
 
-/** The netlink tile's end. */
+/** The netlink tile's end of the snapshot region. */
 export class Snapshots {
-  readonly #parts: SnapshotParts;
   readonly #control: ControlReader;
   readonly #writer: SnapshotWriter;
+  readonly #rib: Rib;
+  readonly #reader: NetbaseReader;
+  readonly #audit: Audit;
   #answered: number;
 
-  /** Begins with what is asked from now on. */
-  constructor(parts: SnapshotParts) {
-    this.#parts = parts;
-    this.#control = new ControlReader(parts.control);
-    this.#writer = new SnapshotWriter(parts.snapshot);
+  /** `control` is read-only. Answers requests that come from now on. */
+  constructor(
+    { control, snapshot, rib, reader, audit }: {
+      readonly control: View;
+      readonly snapshot: View;
+      readonly rib: Rib;
+      readonly reader: NetbaseReader;
+      readonly audit: Audit;
+    },
+  ) {
+    this.#control = new ControlReader(control);
+    this.#writer = new SnapshotWriter(snapshot);
+    this.#rib = rib;
+    this.#reader = reader;
+    this.#audit = audit;
     this.#answered = this.#control.requestNumber;
   }
 
-  /** Whether there is a request. */
+  /** Whether a request is unanswered. */
   get pending(): boolean {
     return this.#control.requestNumber !== this.#answered;
   }
 
-  /** Answers what was asked. How much there was to do. */
+  /** Answers a request. Returns how much was done. */
   turn(): number {
     if (!this.pending) return 0;
     const { number, kind, arguments: words } = this.#control.request;
@@ -65,30 +65,30 @@ export class Snapshots {
     if (kind === Ask.routes) {
       const { lines, ...head } = this.#routes(words);
       answer(head, lines);
-    } else if (kind === Ask.audit) this.#parts.audit.request(answer);
+    } else if (kind === Ask.audit) this.#audit.request(answer);
     return 1;
   }
 
-  /** Routes from a prefix on, without the first `skipped` of it, and where the next part begins. */
-  #routes([prefix, length, skipped]: readonly number[]): RoutesPart & { lines: string } {
-    const nameOf = interfaceNames(this.#parts.reader.interfaces);
-    let place = { prefix, length, count: 0 };
+  /** Routes from a prefix on, without the first `skipped` of it. */
+  #routes([prefix, length, skipped]: readonly number[]): RoutesPage & { lines: string } {
+    const nameOf = interfaceNames(this.#reader.interfaces);
+    let at = { prefix, length, count: 0 };
     let [lines, count] = ["", 0];
-    for (const route of this.#parts.rib.routes({ prefix, length })) {
+    for (const route of this.#rib.routes({ prefix, length })) {
       const { destination, prefixLength } = route;
-      if (destination !== place.prefix || prefixLength !== place.length) {
-        place = { prefix: destination, length: prefixLength, count: 0 };
+      if (destination !== at.prefix || prefixLength !== at.length) {
+        at = { prefix: destination, length: prefixLength, count: 0 };
       }
-      if (destination !== prefix || prefixLength !== length || place.count >= skipped) {
+      if (destination !== prefix || prefixLength !== length || at.count >= skipped) {
         const line = JSON.stringify(routeEntry(route, nameOf));
-        const isFull = count === PART_LINES || lines.length + line.length > PART_CHARACTERS;
+        const isFull = count === PAGE_LINES || lines.length + line.length > PAGE_CHARACTERS;
         if (isFull && count > 0) {
-          return { lines, count, next: [place.prefix, place.length, place.count] };
+          return { lines, count, next: [at.prefix, at.length, at.count] };
         }
         lines += `${line}\n`;
         count++;
       }
-      place.count++;
+      at.count++;
     }
     return { lines, count, next: null };
   }

@@ -1,6 +1,6 @@
 /**
- * The netlink tile: mirrors the kernel's network state into netbase, keeps the XDP filters to it,
- * and asks the kernel for the neighbours that net tiles need. It moves no packet.
+ * The netlink tile mirrors the kernel's network state into netbase, keeps the XDP filters equal to
+ * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
  */
 
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
@@ -14,38 +14,41 @@ import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
-import { Asker } from "./asker.ts";
 import { Audit } from "./audit.ts";
 import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./codec.ts";
-import { type FilterPlace, Filters } from "./filters.ts";
-import { Freshness } from "./freshness.ts";
-import { Intake, type IntakeParts } from "./intake.ts";
+import { Filters, type InterfaceFilter } from "./filters.ts";
 import { Mirror } from "./mirror.ts";
-import { NeighborTables } from "./neighbor_tables.ts";
-import type { NeighborListener } from "./tables.ts";
+import { NeighborAgeing, NeighborTablePoll } from "./neighbor_ageing.ts";
+import {
+  type NeighborKernel,
+  NeighborResolver,
+  NeighborSocket,
+  SolicitReceiver,
+} from "./neighbor_resolver.ts";
 import { Snapshots } from "./snapshots.ts";
+import type { NeighborListener } from "./tables.ts";
 
-/** What the netlink tile is made with. */
+/** What the netlink tile is given. */
 export interface NetlinkSetup {
   /** Netbase, writable. */
   readonly netbase: View;
-  /** Regions of the tiles that read it, all net tiles. */
+  /** Tile regions of all net tiles, which read it. */
   readonly readers: readonly View[];
   /** Their solicit links. */
   readonly solicits: readonly View[];
   /** The XDP programs' filters, by interface. */
-  readonly filters: readonly FilterPlace[];
-  /** The ports that are served. */
+  readonly filters: readonly InterfaceFilter[];
+  /** UDP ports that are served. */
   readonly ports: readonly number[];
   readonly eventfd: number;
-  /** Net tiles that may sleep with datagrams that wait for what is published here. */
+  /** Net tiles to wake when netbase changes: their ARP queues may wait for that. */
   readonly wakes: readonly { readonly tile: View; readonly eventfd: number }[];
-  /** The control region, for what the status tile asks, and where the answers go. */
+  /** The control region, with requests of the status tile, and the region for answers. */
   readonly control: View;
   readonly snapshot: View;
 }
 
-/** Makes the tile; returns when netbase holds a first full copy of the kernel's state. */
+/** Makes the tile; returns when netbase holds the first full copy of the kernel's state. */
 export function create(context: TileContext<NetlinkSetup>): Tile {
   const tile = new NetlinkTile(context);
   tile.start();
@@ -60,14 +63,14 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #writer: NetbaseWriter;
   readonly #reader: NetbaseReader;
   readonly #mirror: Mirror;
-  /** Of none until this appliance serves: its predecessor has them until then. */
+  /** None until this appliance serves: until then its predecessor writes them. */
   #filters: Filters;
   #serves = false;
   readonly #control: ControlReader;
-  readonly #freshness: Freshness;
-  readonly #asker: Asker;
-  readonly #tables: NeighborTables;
-  readonly #intakes: readonly Intake[];
+  readonly #ageing: NeighborAgeing;
+  readonly #tablePoll: NeighborTablePoll;
+  readonly #neighborSocket: NeighborSocket;
+  readonly #receivers: readonly SolicitReceiver[];
   readonly #audit: Audit;
   readonly #snapshots: Snapshots;
   readonly #wakers: readonly Waker[];
@@ -75,7 +78,7 @@ class NetlinkTile implements Tile, NeighborListener {
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
   #now = performance.now();
-  /** The generation that sleeping net tiles were last woken for. */
+  /** The generation for which net tiles were woken last. */
   #announced = -1;
 
   constructor(context: TileContext<NetlinkSetup>) {
@@ -92,7 +95,7 @@ class NetlinkTile implements Tile, NeighborListener {
       wait: () => this.#library.wait(pollSet([]), 1),
     });
     this.#reader = new NetbaseReader(setup.netbase);
-    this.#freshness = new Freshness(this.#writer.neighbors);
+    this.#ageing = new NeighborAgeing(this.#writer.neighbors);
     this.#control = new ControlReader(setup.control);
     this.#filters = this.#makeFilters([]);
     this.#mirror = new Mirror({
@@ -102,23 +105,27 @@ class NetlinkTile implements Tile, NeighborListener {
       neighbors: this,
       log,
     });
-    this.#asker = new Asker(this.#library, log);
-    this.#tables = new NeighborTables(this.#mirror.dumper, (table) => this.#tableTold(table));
-    const intake: IntakeParts = {
-      ask: (ifindex, address) => this.#asker.ask(ifindex, address),
-      // That a gateway is dead is to be known: routes have another way then (`netbase/route_decision.ts`).
+    const { dumper, routes: { gateways } } = this.#mirror;
+    this.#tablePoll = new NeighborTablePoll(dumper, (table) => this.#tableRead(table));
+    const socket = this.#neighborSocket = new NeighborSocket(this.#library, log);
+    const kernel: NeighborKernel = {
+      solicit: (ifindex, address) => socket.solicit(ifindex, address),
+      // A dead gateway's entry stays: it makes routes take another (`netbase/route_decision.ts`).
       release: (ifindex, address) =>
-        this.#mirror.routes.gateways.has(ifindex, address) || this.#asker.release(ifindex, address),
-      reader: this.#reader,
-      gateways: this.#mirror.routes.gateways,
-      isFollowed: (ifindex) => this.#followed.has(ifindex),
-      counters: this.#counters,
-      random: Math.random,
-      seed,
-      sharers: setup.solicits.length,
+        gateways.has(ifindex, address) || socket.release(ifindex, address),
     };
-    this.#intakes = setup.solicits.map((link) => new Intake(link, intake));
     const { counters } = region;
+    const sharers = setup.solicits.length;
+    this.#receivers = setup.solicits.map((link) =>
+      new SolicitReceiver(
+        link,
+        new NeighborResolver(kernel, { counters, random: Math.random, seed, sharers }),
+        {
+          ...{ reader: this.#reader, gateways, counters },
+          isFollowed: (ifindex) => this.#followed.has(ifindex),
+        },
+      )
+    );
     this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
     this.#snapshots = new Snapshots({
       ...setup,
@@ -129,21 +136,21 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
       new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
     );
-    const polled = [setup.eventfd, ...this.#mirror.descriptors, this.#asker.descriptors[0]];
+    const polled = [setup.eventfd, ...this.#mirror.descriptors, socket.descriptors[0]];
     this.#pollSet = pollSet(polled);
-    this.descriptors = [...this.#mirror.descriptors, ...this.#asker.descriptors];
+    this.descriptors = [...this.#mirror.descriptors, ...socket.descriptors];
   }
 
-  #makeFilters(places: readonly FilterPlace[]): Filters {
+  #makeFilters(filters: readonly InterfaceFilter[]): Filters {
     const { setup: { ports }, log } = this.#context;
-    return new Filters(places, { interfaces: this.#writer.interfaces, ports, log });
+    return new Filters(filters, { interfaces: this.#writer.interfaces, ports, log });
   }
 
-  /** Makes the first full copy; blocks. */
+  /** Reads the first full copy; blocks. */
   start(): void {
     this.#library.bePrompt();
-    // How long confirmations hold is known before there is anything to be kept confirmed.
-    this.#tables.turn(this.#now, { asking: false });
+    // The ageing times come before the first neighbour.
+    this.#tablePoll.turn(this.#now, { busy: false });
     while (this.#mirror.dumper.turn() > 0);
     this.#mirror.sync();
     if (this.#filters.turn()) this.#followInterfaces();
@@ -160,82 +167,82 @@ class NetlinkTile implements Tile, NeighborListener {
     }
     if (this.#filters.turn()) this.#followInterfaces();
     this.#announce();
-    this.#tables.turn(now, { asking: this.#intakes.some(({ solicitor }) => solicitor.busy) });
+    this.#tablePoll.turn(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
     this.#reader.refresh();
-    for (const intake of this.#intakes) work += intake.turn(now);
+    for (const receiver of this.#receivers) work += receiver.turn(now);
     return work + this.#snapshots.turn() + this.#audit.turn(now);
   }
 
   pending(): boolean {
     return (!this.#serves && this.#control.serves) || this.#snapshots.pending ||
-      this.#intakes.some((intake) => intake.pending);
+      this.#receivers.some(({ pending }) => pending);
   }
 
   wait(timeoutMs: number): void {
     if (this.#library.wait(this.#pollSet, timeoutMs) <= 0) return;
     const { libraries, setup } = this.#context;
     libraries.tile.wait(setup.eventfd, 0);
-    this.#asker.turn();
+    this.#neighborSocket.turn();
   }
 
   clock(nowMillis: number): void {
-    if (this.#freshness.turn(nowMillis) > 0) this.#writer.commit();
+    if (this.#ageing.turn(nowMillis) > 0) this.#writer.commit();
   }
 
   nextDue(nowMillis: number): number {
     const dues = [
       this.#mirror.nextDue(nowMillis),
-      this.#freshness.nextDue(nowMillis),
+      this.#ageing.nextDue(nowMillis),
       this.#audit.nextDue(nowMillis),
-      ...this.#intakes.map(({ solicitor }) => solicitor.nextDue(nowMillis)),
+      ...this.#receivers.map(({ resolver }) => resolver.nextDue(nowMillis)),
     ].filter((due) => due >= 0);
     return dues.length === 0 ? -1 : Math.min(...dues);
   }
 
   housekeeping(nowMillis: number): void {
-    for (const { solicitor } of this.#intakes) solicitor.expire(nowMillis);
+    for (const { resolver } of this.#receivers) resolver.expire(nowMillis);
     this.#gauge();
   }
 
   close(): void {
     this.#mirror.close();
-    this.#asker.close();
+    this.#neighborSocket.close();
   }
 
   neighborChanged(neighbor: NeighborMessage): void {
-    this.#freshness.told(neighbor, this.#now);
-    for (const { solicitor } of this.#intakes) solicitor.neighborTold(neighbor, this.#now);
+    this.#ageing.neighborChanged(neighbor, this.#now);
+    for (const { resolver } of this.#receivers) resolver.neighborChanged(neighbor, this.#now);
   }
 
   neighborRemoved(ifindex: number, address: number): void {
-    this.#freshness.gone(ifindex, address);
-    for (const { solicitor } of this.#intakes) {
-      solicitor.neighborGone({ ifindex, address }, this.#now);
+    this.#ageing.neighborRemoved(ifindex, address);
+    for (const { resolver } of this.#receivers) {
+      resolver.neighborRemoved({ ifindex, address }, this.#now);
     }
   }
 
-  /** Wakes who may wait for what was published; publishing was a store before this load. */
+  /** Wakes net tiles after a commit; the commit was a store before this load. */
   #announce(): void {
     if (this.#announced === this.#writer.generation) return;
     this.#announced = this.#writer.generation;
     for (const waker of this.#wakers) waker.published();
   }
 
-  /** Neighbours that the kernel has been asked for and that have not answered yet. */
+  /** Unanswered solicits of all net tiles. */
   get #outstanding(): number {
-    return this.#intakes.reduce((sum, { solicitor }) => sum + solicitor.outstanding, 0);
+    return this.#receivers.reduce((sum, { resolver }) => sum + resolver.outstanding, 0);
   }
 
-  #tableTold(table: NeighborTableMessage): void {
-    this.#freshness.setTimes(table);
+  #tableRead(table: NeighborTableMessage): void {
+    this.#ageing.setTimes(table);
     const { capacity, entries } = table;
     if (capacity === 0 || entries < 0) return;
     const exempt = entries > capacity / 2 ? this.#exempt() : 0;
     const others = Math.max(0, entries - exempt - this.#outstanding);
-    for (const { solicitor } of this.#intakes) solicitor.setTable({ others, capacity });
+    for (const { resolver } of this.#receivers) resolver.setTable({ others, capacity });
   }
 
-  /** Neighbours that do not count for the kernel's limit (neighbour.c, `exempt_from_gc`), as far as known. */
+  /** Neighbours that do not count for gc_thresh3 (neighbour.c, `exempt_from_gc`), as far as known. */
   #exempt(): number {
     let exempt = 0;
     this.#writer.neighbors.forEach(({ state, flags }) => {
@@ -244,10 +251,10 @@ class NetlinkTile implements Tile, NeighborListener {
     return exempt;
   }
 
-  /** Interfaces have changed: one may have gone for good, a VLAN device may have come. */
+  /** Interfaces have changed: one may be gone, a VLAN device may be new. */
   #followInterfaces(): void {
     const present = this.#writer.interfaces.all();
-    this.#freshness.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
+    this.#ageing.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
     const followed = new Set(this.#context.setup.filters.map(({ ifindex }) => ifindex));
     for (const { ifindex, link, vlanProtocol } of present) {
       if (vlanProtocol !== 0 && followed.has(link)) followed.add(ifindex);
@@ -257,7 +264,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#mirror.followNeighborsOf(followed, this.#now);
   }
 
-  /** Puts into the counters what is counted or held elsewhere. */
+  /** Copies to the counters what is counted elsewhere. */
   #gauge(): void {
     const { syncCounts, notices, events, overruns, malformedMessages } = this.#mirror;
     const { rib, interfaces, neighbors } = this.#writer;
@@ -275,14 +282,14 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbors] = neighbors.size;
     counters[index.routes_overflowed] = this.#writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
-    counters[index.solicit_drop_overwritten] = this.#intakes.reduce(
+    counters[index.solicit_drop_overwritten] = this.#receivers.reduce(
       (sum, { lapped }) => sum + lapped,
       0,
     );
   }
 }
 
-/** A net tile as a reader of netbase: one that has not begun, or has ended, holds nothing. */
+/** A net tile as a reader of netbase; one that does not run holds nothing. */
 function readerOf(view: View): Reader {
   const tile = new TileReader(view);
   return {

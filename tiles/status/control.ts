@@ -14,7 +14,7 @@ import {
   neighborEntries,
   SYNC_STATES,
 } from "../netlink/entries.ts";
-import type { RoutesPart } from "../netlink/snapshots.ts";
+import type { RoutesPage } from "../netlink/snapshots.ts";
 import { Ask, type ControlReader, type Outcome } from "../runtime/control.ts";
 import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
 import type { Question, Told } from "../runtime/snapshot.ts";
@@ -187,10 +187,10 @@ function list(entries: readonly Entry[]): string {
 
 /** A full table has a million routes, so the netlink tile sends them in parts. */
 async function* routes(question: Question): AsyncGenerator<string> {
-  const ask = (from: readonly number[]) => question.ask<RoutesPart>(Ask.routes, ...from);
+  const ask = (from: readonly number[]) => question.ask<RoutesPage>(Ask.routes, ...from);
   let count = 0;
-  for (let next: Promise<Told<RoutesPart>> | null = ask([0, 0, 0]); next !== null;) {
-    const { head, lines }: Told<RoutesPart> = await next;
+  for (let next: Promise<Told<RoutesPage>> | null = ask([0, 0, 0]); next !== null;) {
+    const { head, lines }: Told<RoutesPage> = await next;
     // The next part is made while the client reads this one.
     next = head.next === null ? null : ask(head.next);
     yield lines;

@@ -18,11 +18,11 @@
  * queues' sockets; so there they are bound first, and let go of last.
  */
 
-import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../../ffi/errno.ts";
-import { FILTER_BYTES, seedFilter } from "../../ffi/filter.ts";
-import { u64, type View } from "../../ffi/view.ts";
-import type { XdpProgram, XskSetup } from "../../ffi/xsk.ts";
-import * as plan from "./plan.ts";
+import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/errno.ts";
+import { FILTER_BYTES, seedFilter } from "../ffi/filter.ts";
+import { u64, type View } from "../ffi/view.ts";
+import type { XdpProgram, XskSetup } from "../ffi/xsk.ts";
+import * as plan from "../tiles/runtime/plan.ts";
 
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
 export type Binding = "zero-copy" | "copy";
@@ -357,5 +357,40 @@ export class Attachment {
 
   #close(sockets: readonly QueueSocket[]): void {
     for (const { fd } of sockets) this.#setup.close(fd);
+  }
+}
+
+/** Every descriptor of an attachment. */
+export function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
+  const links = link === null ? [] : [link];
+  return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
+}
+
+/** Which sockets there are. */
+export function socketsOf(attachments: readonly Attachment[]): string {
+  return JSON.stringify(attachments.map(({ descriptors }) => descriptors));
+}
+
+/** Binds all in the best mode that works for all of them, and says in which and why. */
+export function attachAll(
+  attachments: readonly Attachment[],
+  copyOnly: ReadonlySet<string>,
+): readonly { mode: string; reason: string }[] {
+  try {
+    const name = attachments.find(({ name }) => copyOnly.has(name))?.name;
+    if (name !== undefined) throw new Error(`a queue of ${name} refused it`);
+    for (const attachment of attachments) attachment.open("zero-copy");
+    return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
+  } catch (error) {
+    if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
+    for (const attachment of attachments) attachment.reset();
+    const zeroCopy = `no zero-copy: ${error.message}`;
+    return attachments.map((attachment) => {
+      const { attach, reason } = attachment.open("copy");
+      return {
+        mode: `xdp ${attach} copy`,
+        reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
+      };
+    });
   }
 }

@@ -2,9 +2,12 @@
 
 import assert from "node:assert/strict";
 import { NUD_FAILED, NUD_REACHABLE } from "../../netbase/neighbors.ts";
-import { Asks } from "../../tiles/netlink/asks.ts";
-import { Rests } from "../../tiles/netlink/rests.ts";
-import { Solicitor } from "../../tiles/netlink/solicitor.ts";
+import {
+  BackOff,
+  DemandCounter,
+  type NeighborKernel,
+  NeighborResolver,
+} from "../../tiles/netlink/neighbor_resolver.ts";
 import { NETLINK } from "../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../tiles/runtime/tile_region.ts";
 import fc from "./property.ts";
@@ -13,12 +16,12 @@ const IFINDEX = 70_000;
 /** The kernel gives up on a neighbour after this long. */
 const GIVES_UP_MILLIS = 3_000;
 
-/** A solicitor, its kernel and its clock. `answers` are the addresses that somebody has. */
+/** A resolver, its kernel and its clock. `answers` are the addresses that somebody has. */
 class World {
   readonly asked: { address: number; at: number }[] = [];
   readonly released: number[] = [];
   readonly counters = new Float64Array(TILE_COUNTERS);
-  readonly solicitor: Solicitor;
+  readonly resolver: NeighborResolver;
   readonly #answers: ReadonlySet<number>;
   readonly #waiting = new Map<number, number>();
   now = 0;
@@ -27,8 +30,8 @@ class World {
   /** `privileged`: whether the kernel lets entries be taken back. */
   constructor({ answers = [] as readonly number[], sharers = 1, privileged = true } = {}) {
     this.#answers = new Set(answers);
-    this.solicitor = new Solicitor({
-      ask: (_ifindex, address) => {
+    const kernel: NeighborKernel = {
+      solicit: (_ifindex, address) => {
         assert.ok(!this.#waiting.has(address), "asked for while it is being asked for");
         this.asked.push({ address, at: this.now });
         this.#waiting.set(address, this.now);
@@ -40,6 +43,8 @@ class World {
         if (privileged) this.released.push(address);
         return privileged;
       },
+    };
+    this.resolver = new NeighborResolver(kernel, {
       counters: this.counters,
       random: () => 0.5,
       seed: 1,
@@ -48,24 +53,24 @@ class World {
   }
 
   want(address: number, { isGateway = false } = {}): void {
-    this.solicitor.want({ ifindex: IFINDEX, address, isGateway }, this.now);
+    this.resolver.resolve({ ifindex: IFINDEX, address, isGateway }, this.now);
   }
 
   /** Lets `millis` pass in steps, the kernel answering or giving up meanwhile. */
   pass(millis: number, { each = () => {}, step = 10 } = {}): void {
     for (const end = this.now + millis; this.now < end;) {
       this.now += step;
-      this.solicitor.clock(this.now);
+      this.resolver.clock(this.now);
       each();
       for (const [address, since] of this.#waiting) {
         const answered = this.#answers.has(address);
         if (!answered && this.now - since < GIVES_UP_MILLIS) continue;
         this.#waiting.delete(address);
         const state = answered ? NUD_REACHABLE : NUD_FAILED;
-        this.solicitor.neighborTold({ ifindex: IFINDEX, address, state }, this.now);
+        this.resolver.neighborChanged({ ifindex: IFINDEX, address, state }, this.now);
       }
-      this.solicitor.turn(this.now);
-      this.solicitor.expire(this.now);
+      this.resolver.turn(this.now);
+      this.resolver.expire(this.now);
     }
   }
 
@@ -73,7 +78,7 @@ class World {
   sleep(millis: number): number {
     let wakeups = 0;
     for (const end = this.now + millis; this.now < end; wakeups++) {
-      const due = this.solicitor.nextDue(this.now);
+      const due = this.resolver.nextDue(this.now);
       this.pass(due < 0 ? 1_000 : due, { step: due < 0 ? 1_000 : due });
     }
     return wakeups;
@@ -87,9 +92,9 @@ class World {
 Deno.test("an address is asked for at once, and once however often it is wanted", () => {
   const world = new World({ answers: [1] });
   for (let i = 0; i < 100; i++) world.want(1);
-  assert.equal(world.solicitor.turn(0), 1);
+  assert.equal(world.resolver.turn(0), 1);
   for (let i = 0; i < 100; i++) world.want(1);
-  assert.equal(world.solicitor.turn(0), 0);
+  assert.equal(world.resolver.turn(0), 0);
   assert.equal(world.counters[NETLINK.index.solicit_drop_duplicate], 199);
 });
 
@@ -98,7 +103,7 @@ Deno.test("gateways go first, then who is wanted twice, then the rest in order",
   for (const address of [1, 2, 3, 4]) world.want(address);
   world.want(3);
   world.want(9, { isGateway: true });
-  world.solicitor.turn(0);
+  world.resolver.turn(0);
   assert.deepEqual(world.addresses(), [9, 3, 1, 2, 4]);
 });
 
@@ -144,7 +149,7 @@ Deno.test("a flood has no more than its share of the kernel's table waiting, wha
   fc.assert(
     fc.property(worlds, ({ capacity, others, sharers, burst, spread }) => {
       const world = new World({ sharers });
-      world.solicitor.setTable({ capacity, others });
+      world.resolver.setTable({ capacity, others });
       let state = 1;
       world.pass(2_000, {
         each: () => {
@@ -164,13 +169,13 @@ Deno.test("a flood has no more than its share of the kernel's table waiting, wha
 Deno.test("the kernel is asked for 256 at once, and for 1,000 a second after that, of all net tiles", () => {
   for (const sharers of [1, 4]) {
     const world = new World({ sharers });
-    world.solicitor.setTable({ capacity: 1_000_000, others: 0 });
+    world.resolver.setTable({ capacity: 1_000_000, others: 0 });
     let next = 0;
     const flood = () => {
       for (let i = 0; i < 200; i++) world.want(next++);
     };
     flood();
-    world.solicitor.turn(0);
+    world.resolver.turn(0);
     world.pass(2_000, { each: flood, step: 1 });
     const most = 256 + 2_000 / sharers;
     const asked = world.asked.length;
@@ -181,7 +186,7 @@ Deno.test("the kernel is asked for 256 at once, and for 1,000 a second after tha
 Deno.test("four thousand clients that answer are all resolved within a second", () => {
   const clients = Array.from({ length: 4096 }, (_, i) => 100 + i);
   const world = new World({ answers: clients });
-  world.solicitor.setTable({ capacity: 16_384, others: 0 });
+  world.resolver.setTable({ capacity: 16_384, others: 0 });
   const unknown = new Set(clients);
   world.pass(1_000, {
     each: () => {
@@ -196,7 +201,7 @@ Deno.test("four thousand clients that answer are all resolved within a second", 
 Deno.test("strangers fill the kernel's table to its half, answered or not; then routers alone are asked for", () => {
   const strangers = Array.from({ length: 4096 }, (_, i) => 100 + i);
   const world = new World({ answers: [...strangers, 1, 2] });
-  world.solicitor.setTable({ capacity: 1024, others: 100 });
+  world.resolver.setTable({ capacity: 1024, others: 100 });
   const wantAll = () => {
     for (const address of strangers) world.want(address);
   };
@@ -208,12 +213,12 @@ Deno.test("strangers fill the kernel's table to its half, answered or not; then 
   // Full by others' doing: one of those that come again between two looks.
   const before = world.asked.length;
   for (let looks = 0; looks < 4; looks++) {
-    world.solicitor.setTable({ capacity: 1024, others: 600 });
+    world.resolver.setTable({ capacity: 1024, others: 600 });
     world.pass(500, { each: () => world.want(2) });
   }
   const beyond = world.addresses().slice(before);
   assert.ok(beyond.includes(2) && beyond.length <= 4, `${beyond}`);
-  const due = world.solicitor.nextDue(world.now);
+  const due = world.resolver.nextDue(world.now);
   assert.ok(due === -1 || due >= 100, `${due} ms`);
 });
 
@@ -221,7 +226,7 @@ Deno.test("a known neighbour in use is asked for whatever waits, but not without
   const world = new World();
   world.pass(1_000, { each: () => world.want(1_000 + world.now) });
   const before = world.asked.length;
-  for (let i = 0; i < 50; i++) world.solicitor.refresh(IFINDEX, 5, world.now);
+  for (let i = 0; i < 50; i++) world.resolver.confirm(IFINDEX, 5, world.now);
   assert.equal(world.asked.length, before + 1);
 });
 
@@ -231,19 +236,19 @@ Deno.test("where others wait for its place, who does not answer is given up soon
     for (let i = 0; i < 20; i++) world.want(1_000 + world.now * 10 + i);
   };
   world.pass(5_000, { each: flood, step: 9.7 });
-  const due = world.solicitor.nextDue(world.now);
+  const due = world.resolver.nextDue(world.now);
   assert.ok(Number.isInteger(due) && due > 0 && due <= 200, `${due} ms`);
   // A quarter of 256 places, each kept for 200 ms.
   assert.ok(world.asked.length > 1_000, `${world.asked.length} asked for`);
   assert.ok(world.mostWaiting <= 64);
-  assert.equal(world.asked.length - world.released.length, world.solicitor.outstanding);
+  assert.equal(world.asked.length - world.released.length, world.resolver.outstanding);
 });
 
 Deno.test("who waits for room in the kernel's table wakes nobody for it but to look", () => {
   const world = new World();
   world.want(1);
   world.pass(400);
-  world.solicitor.setTable({ capacity: 1024, others: 600 });
+  world.resolver.setTable({ capacity: 1024, others: 600 });
   world.want(2);
   const wakeups = world.sleep(1_500);
   assert.ok(wakeups <= 7, `${wakeups} wake-ups`);
@@ -252,14 +257,14 @@ Deno.test("who waits for room in the kernel's table wakes nobody for it but to l
 
 Deno.test("what cannot be taken back, and of which nothing is told, makes room in the end", () => {
   const world = new World({ privileged: false });
-  const { solicitor } = world;
-  solicitor.setTable({ capacity: 16, others: 0 });
+  const { resolver } = world;
+  resolver.setTable({ capacity: 16, others: 0 });
   for (const [address, now] of [[1, 0], [2, 4_900]]) {
-    solicitor.want({ ifindex: IFINDEX, address, isGateway: false }, now);
-    solicitor.turn(now);
+    resolver.resolve({ ifindex: IFINDEX, address, isGateway: false }, now);
+    resolver.turn(now);
   }
-  assert.equal(solicitor.nextDue(4_900), 100);
-  solicitor.turn(5_000);
+  assert.equal(resolver.nextDue(4_900), 100);
+  resolver.turn(5_000);
   assert.deepEqual(world.addresses(), [1, 2]);
 });
 
@@ -309,36 +314,36 @@ Deno.test("in a flood that names all of a /8 again and again, who keeps being wa
 });
 
 Deno.test("asks are counted over this window and the one before, never too few", () => {
-  const asks = new Asks({ sizeLog2: 12, seed: 7 });
-  asks.clock(1_000);
-  assert.equal(asks.count(1, 5), 1);
-  assert.equal(asks.count(1, 5), 2);
-  assert.equal(asks.count(2, 5), 1);
-  asks.clock(1_600);
-  assert.equal(asks.count(1, 5), 3);
-  asks.clock(2_200);
-  assert.equal(asks.count(1, 5), 2);
-  asks.clock(10_000);
-  assert.equal(asks.count(1, 5), 1);
-  for (let i = 0; i < 100; i++) asks.count(1, 5);
-  assert.equal(asks.count(1, 5), 15);
-  for (let i = 0; i < 100_000; i++) asks.count(1, 1_000 + i);
-  assert.ok(asks.count(1, 6) > 1, "others share its cells");
+  const demand = new DemandCounter({ sizeLog2: 12, seed: 7 });
+  demand.clock(1_000);
+  assert.equal(demand.count(1, 5), 1);
+  assert.equal(demand.count(1, 5), 2);
+  assert.equal(demand.count(2, 5), 1);
+  demand.clock(1_600);
+  assert.equal(demand.count(1, 5), 3);
+  demand.clock(2_200);
+  assert.equal(demand.count(1, 5), 2);
+  demand.clock(10_000);
+  assert.equal(demand.count(1, 5), 1);
+  for (let i = 0; i < 100; i++) demand.count(1, 5);
+  assert.equal(demand.count(1, 5), 15);
+  for (let i = 0; i < 100_000; i++) demand.count(1, 1_000 + i);
+  assert.ok(demand.count(1, 6) > 1, "others share its cells");
 });
 
-Deno.test("who rests is left alone until then; whose rest ends first makes room", () => {
-  const rests = new Rests({ sizeLog2: 10, seed: 7 });
-  assert.equal(rests.resting(1, 5, 0), false);
-  rests.rest(1, 5, { until: 900, failures: 3 });
-  assert.equal(rests.resting(1, 5, 899), true);
-  assert.equal(rests.resting(2, 5, 899), false);
-  assert.equal(rests.resting(1, 5, 900), false);
-  assert.equal(rests.failures(1, 5, 5_000), 3);
-  assert.equal(rests.failures(1, 5, 20_000), 0);
-  rests.forget(1, 5);
-  assert.equal(rests.failures(1, 5, 900), 0);
-  rests.rest(1, 5, { until: 900, failures: 3 });
-  for (let i = 0; i < 100_000; i++) rests.rest(1, 1_000 + i, { until: 2_000, failures: 1 });
-  assert.equal(rests.resting(1, 100_999, 1_000), true);
-  assert.equal(rests.resting(1, 5, 0), false);
+Deno.test("who backOff is left alone until then; whose rest ends first makes room", () => {
+  const backOff = new BackOff({ sizeLog2: 10, seed: 7 });
+  assert.equal(backOff.isActive(1, 5, 0), false);
+  backOff.set(1, 5, { until: 900, failures: 3 });
+  assert.equal(backOff.isActive(1, 5, 899), true);
+  assert.equal(backOff.isActive(2, 5, 899), false);
+  assert.equal(backOff.isActive(1, 5, 900), false);
+  assert.equal(backOff.failures(1, 5, 5_000), 3);
+  assert.equal(backOff.failures(1, 5, 20_000), 0);
+  backOff.clear(1, 5);
+  assert.equal(backOff.failures(1, 5, 900), 0);
+  backOff.set(1, 5, { until: 900, failures: 3 });
+  for (let i = 0; i < 100_000; i++) backOff.set(1, 1_000 + i, { until: 2_000, failures: 1 });
+  assert.equal(backOff.isActive(1, 100_999, 1_000), true);
+  assert.equal(backOff.isActive(1, 5, 0), false);
 });

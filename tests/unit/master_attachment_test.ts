@@ -4,12 +4,7 @@ import { deepEqual, equal, throws } from "node:assert/strict";
 import { EBUSY, EEXIST, SystemError } from "../../ffi/errno.ts";
 import { heapView } from "../../ffi/view.ts";
 import type { XskSetup } from "../../ffi/xsk.ts";
-import {
-  Attachment,
-  type Binding,
-  OccupiedError,
-  type Opened,
-} from "../../tiles/runtime/attachment.ts";
+import { Attachment, type Binding, OccupiedError, type Opened } from "../../master/attachment.ts";
 
 /** A setup that does whatever it is asked, and the modes in which it was asked to attach. */
 function willing(): { setup: XskSetup; modes: string[] } {

@@ -1,0 +1,640 @@
+/**
+ * Resolves the neighbours that net tiles need. A net tile puts interface and address on its solicit
+ * link; `SolicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`
+ * decides whether and when the kernel is asked; `NeighborSocket` asks it. The kernel's answer comes
+ * to the mirror as an ordinary event, and through netbase to the net tile.
+ *
+ * This is the one way from untrusted traffic into the netlink tile. Addresses that nobody has may
+ * come at line rate, so everything has a fixed size, and what a flood makes the kernel do is bounded:
+ *
+ * - Only on-link addresses are solicited, each once at a time.
+ * - Solicits without an answer take entries of the kernel's table, which all namespaces share. They
+ *   are limited to a quarter of that table. With what was answered since its size was last read, they
+ *   are limited to what fills it to the half. Beyond that only gateways are solicited, and between
+ *   two reads of its size one address that is in demand. A client that asks for us is in that table
+ *   anyway, and the kernel drops entries that are unused for a minute.
+ * - Of the addresses that wait, gateways go first, then those most in demand: a flood names each of
+ *   its addresses as often as chance has it, a client comes again.
+ * - An address that does not answer backs off, longer each time, and its entry is given back to the
+ *   kernel. While others wait, it has 200 ms to answer, not the kernel's 3 s.
+ * - Each net tile has a share of its own of all that, so that a flood at one does not cost another.
+ *
+ * A flood that names most of a prefix's addresses twice a second makes all of them look like clients,
+ * more than a kernel can resolve. Then a client is solicited when its demand is above the flood's.
+ *
+ * Known neighbours that need a new confirmation take no new entry, and none of this delays them.
+ */
+
+import { EPERM } from "../../ffi/errno.ts";
+import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import type { View } from "../../ffi/view.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
+import { IFF_NOARP } from "../../netbase/interfaces.ts";
+import { NUD_FAILED, NUD_VALID } from "../../netbase/neighbors.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
+import { NETLINK } from "../runtime/counters.ts";
+import { SolicitConsumer } from "../runtime/solicit_link.ts";
+import {
+  type MessageCursor,
+  MessageWriter,
+  type NeighborKey,
+  NLMSG_ERROR,
+  NTF_KEPT,
+  writeDeleteNeighbor,
+  writeUseNeighbor,
+} from "./codec.ts";
+import { NeighborMap } from "./neighbor_map.ts";
+import { type MessageHandler, NetlinkSocket } from "./socket.ts";
+
+/** Solicits taken in one turn: less than a millisecond's work, so that events need not wait. */
+const MOST_TAKEN = 4_096;
+
+/** The netlink tile's end of the solicit link of one net tile. */
+export class SolicitReceiver {
+  readonly resolver: NeighborResolver;
+  readonly #link: SolicitConsumer;
+  readonly #reader: NetbaseReader;
+  readonly #gateways: NeighborMap<boolean>;
+  readonly #isFollowed: (ifindex: number) => boolean;
+  readonly #counters: Float64Array;
+  readonly #pairs = new Uint32Array(MOST_TAKEN * 2);
+
+  /**
+   * `link` may be read-only; `reader` is as of its last `refresh()`; `gateways` are those of routes,
+   * true for on-link ones (`RoutesTable`); `isFollowed` says whether packets leave by an interface.
+   */
+  constructor(
+    link: View,
+    resolver: NeighborResolver,
+    { reader, gateways, isFollowed, counters }: {
+      readonly reader: NetbaseReader;
+      readonly gateways: NeighborMap<boolean>;
+      readonly counters: Float64Array;
+      isFollowed(ifindex: number): boolean;
+    },
+  ) {
+    this.resolver = resolver;
+    this.#link = new SolicitConsumer(link);
+    this.#reader = reader;
+    this.#gateways = gateways;
+    this.#isFollowed = isFollowed;
+    this.#counters = counters;
+  }
+
+  /** Solicits that were overwritten before they were taken. */
+  get lapped(): number {
+    return this.#link.lapped;
+  }
+
+  /** Whether there are solicits to take. */
+  get pending(): boolean {
+    return this.#link.waiting;
+  }
+
+  /** Takes solicits, and asks the kernel for as many as may be. Returns how much was done. */
+  turn(now: number): number {
+    const pairs = this.#pairs;
+    const count = this.pending ? this.#link.take(pairs, MOST_TAKEN) : 0;
+    this.resolver.clock(now);
+    this.#counters[NETLINK.index.solicits_received] += count;
+    for (let i = 0; i < count; i++) this.#take(pairs[i * 2], pairs[i * 2 + 1], now);
+    return count + this.resolver.turn(now);
+  }
+
+  /** Most of a flood is not on-link, so that is checked first. */
+  #take(ifindex: number, address: number, now: number): void {
+    const { neighbors } = this.#reader;
+    const counters = this.#counters;
+    if (!this.#isOnLink(ifindex, address)) {
+      counters[NETLINK.index.solicit_drop_off_link]++;
+      return;
+    }
+    const record = neighbors.find(ifindex, address);
+    const usable = record >= 0 && (neighbors.state(record) & NUD_VALID) !== 0;
+    if (usable && neighbors.refreshWanted(record)) {
+      this.resolver.confirm(ifindex, address, now);
+    } else if (usable || (record >= 0 && (neighbors.flags(record) & NTF_KEPT) !== 0)) {
+      // It is known, or whoever keeps its entry resolves it.
+      counters[NETLINK.index.solicit_drop_duplicate]++;
+    } else if (!this.#hasArp(ifindex)) {
+      counters[NETLINK.index.solicit_drop_off_link]++;
+    } else {
+      const isGateway = this.#gateways.has(ifindex, address);
+      this.resolver.resolve({ ifindex, address, isGateway }, now);
+    }
+  }
+
+  /** Whether a route without gateway leads to `address` on that link, or it is an on-link gateway. */
+  #isOnLink(ifindex: number, address: number): boolean {
+    const { fib, nextHops } = this.#reader;
+    if (!this.#isFollowed(ifindex)) return false;
+    const id = fib.lookup(address);
+    const isGroup = id !== 0 && nextHops.kind(id) === KIND_GROUP;
+    for (let i = 0; i < (isGroup ? nextHops.memberCount(id) : 1); i++) {
+      if (this.#leadsTo(ifindex, isGroup ? nextHops.memberId(id, i) : id)) return true;
+    }
+    return this.#gateways.get(ifindex, address) === true;
+  }
+
+  #leadsTo(ifindex: number, id: number): boolean {
+    const { nextHops } = this.#reader;
+    return nextHops.ifindex(id) === ifindex && nextHops.gateway(id) === 0 &&
+      nextHops.kind(id) === RTN_UNICAST;
+  }
+
+  /** Whether the kernel resolves neighbours on an interface now. */
+  #hasArp(ifindex: number): boolean {
+    const { interfaces } = this.#reader;
+    const record = interfaces.find(ifindex);
+    return record >= 0 && interfaces.isUp(record) && (interfaces.flags(record) & IFF_NOARP) === 0;
+  }
+}
+
+/** The kernel as the resolver uses it. Addresses in host order. */
+export interface NeighborKernel {
+  /** Has the kernel resolve or confirm a neighbour. False: it refused. */
+  solicit(ifindex: number, address: number): boolean;
+  /** Removes an entry without an answer from the kernel's table. False: not permitted. */
+  release(ifindex: number, address: number): boolean;
+}
+
+/** A known neighbour is confirmed once in this time at most. */
+const CONFIRM_MILLIS = 100;
+/** An address that waits longer than this is dropped: the packet that needs it is gone. */
+const PATIENCE_MILLIS = 1_000;
+/** Time to answer (the kernel gives up after about 3 s), and while others wait. */
+const ANSWER_MILLIS = 5_000;
+const HURRIED_MILLIS = 200;
+/** Back-off after the first time without an answer, doubled each time, ± a quarter. */
+const FIRST_BACK_OFF_MILLIS = 1_000;
+const MOST_BACK_OFF_MILLIS = 60_000;
+/**
+ * Solicits a second in the long run, and at once; one that is answered does not count. A kernel with
+ * a table of the usual size, full of addresses that nobody has, sends as many by itself.
+ */
+const RATE = 1_000;
+const BURST = 256;
+/** Addresses that wait to be solicited. */
+const MOST_QUEUED = 256;
+/** log2 of the back-off entries and of the demand cells, of all net tiles together. */
+const BACK_OFF_LOG2 = 16;
+const DEMAND_LOG2 = 20;
+/** The kernel's default gc_thresh3, and how many gateways may be unanswered in any case. */
+const DEFAULT_CAPACITY = 1024;
+const LEAST_OUTSTANDING = 16;
+
+/** Rank of gateways; that of other addresses is their demand. */
+const GATEWAY = Infinity;
+/** An address is in demand from this rank on; the share of all solicits for those, and for others. */
+const IN_DEMAND = 2;
+const IN_DEMAND_SHARE = 0.75;
+const ONCE_SHARE = 0.25;
+
+/** An unknown neighbour that is queued or solicited. */
+interface Pending extends NeighborKey {
+  rank: number;
+  /** When it was queued, or solicited. */
+  since: number;
+}
+
+/** Solicits neighbours for one net tile; see the head of this file. */
+export class NeighborResolver {
+  readonly #kernel: NeighborKernel;
+  readonly #counters: Float64Array;
+  readonly #random: () => number;
+  readonly #sharers: number;
+  readonly #demand: DemandCounter;
+  readonly #backOff: BackOff;
+  /** All that are queued or solicited. */
+  readonly #pending: NeighborMap<Pending>;
+  /** By rank, and in order of arrival within one. */
+  readonly #queue: Pending[] = [];
+  /** Solicited and unanswered, the oldest first. */
+  readonly #outstanding = new Set<Pending>();
+  #hurriedMillis = HURRIED_MILLIS;
+  #tokens = BURST;
+  #refilledAt = 0;
+  #mostOutstanding = 0;
+  /** Entries that may be added until the table is half full, as of its last size. */
+  #room = 0;
+  /** Addresses in demand that were solicited since then although the table is half full. */
+  #beyond = 0;
+
+  /**
+   * `counters` are the netlink tile's; `random` is from 0 to below 1; `seed` is random, so that nobody
+   * can choose addresses that collide; `sharers` is the number of net tiles.
+   */
+  constructor(
+    kernel: NeighborKernel,
+    { counters, random, seed, sharers }: {
+      readonly counters: Float64Array;
+      readonly seed: number;
+      readonly sharers: number;
+      random(): number;
+    },
+  ) {
+    this.#kernel = kernel;
+    this.#counters = counters;
+    this.#random = random;
+    this.#sharers = sharers;
+    this.#pending = new NeighborMap(seed);
+    const less = Math.ceil(Math.log2(sharers));
+    this.#demand = new DemandCounter({ sizeLog2: Math.max(10, DEMAND_LOG2 - less), seed });
+    this.#backOff = new BackOff({ sizeLog2: Math.max(10, BACK_OFF_LOG2 - less), seed });
+    this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });
+  }
+
+  /** Solicits that are unanswered. */
+  get outstanding(): number {
+    return this.#outstanding.size;
+  }
+
+  /** Whether anything is queued or unanswered. */
+  get busy(): boolean {
+    return this.#outstanding.size > 0 || this.#queue.length > 0;
+  }
+
+  /** Sets the size of the kernel's table (gc_thresh3), and its entries that we have not caused. */
+  setTable({ others, capacity }: { others: number; capacity: number }): void {
+    this.#room = Math.floor((capacity / 2 - others) / this.#sharers);
+    this.#mostOutstanding = Math.floor(capacity / 4 / this.#sharers);
+    this.#beyond = 0;
+  }
+
+  /** Sets the time, before anything is requested. */
+  clock(now: number): void {
+    this.#demand.clock(now);
+    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
+    this.#refilledAt = now;
+  }
+
+  /** A known neighbour is in use and needs a new confirmation. */
+  confirm(ifindex: number, address: number, now: number): void {
+    if (this.#backOff.isActive(ifindex, address, now)) {
+      this.#counters[NETLINK.index.solicit_drop_duplicate]++;
+      return;
+    }
+    this.#backOff.set(ifindex, address, { until: now + CONFIRM_MILLIS, failures: 0 });
+    this.#solicit(ifindex, address);
+  }
+
+  /** An unknown neighbour is needed. */
+  resolve(
+    { ifindex, address, isGateway }: NeighborKey & { readonly isGateway: boolean },
+    now: number,
+  ): void {
+    const demand = this.#demand.count(ifindex, address);
+    const rank = isGateway ? GATEWAY : demand;
+    // Most of a flood ends here.
+    if (this.#queue.length === MOST_QUEUED && rank <= this.#queue[MOST_QUEUED - 1].rank) {
+      this.#counters[NETLINK.index.solicit_drop_rate_limited]++;
+      return;
+    }
+    const pending = this.#pending.get(ifindex, address);
+    if (pending !== undefined) {
+      if (rank > pending.rank) this.#raise(pending, rank);
+      this.#counters[NETLINK.index.solicit_drop_duplicate]++;
+    } else if (this.#backOff.isActive(ifindex, address, now)) {
+      this.#counters[NETLINK.index.solicit_drop_duplicate]++;
+    } else {
+      if (this.#queue.length === MOST_QUEUED) this.#drop(MOST_QUEUED - 1);
+      const added = { ifindex, address, rank, since: now };
+      this.#enqueue(added);
+      this.#pending.set(ifindex, address, added);
+    }
+  }
+
+  #enqueue(pending: Pending): void {
+    const behind = this.#queue.findIndex(({ rank }) => rank < pending.rank);
+    this.#queue.splice(behind < 0 ? this.#queue.length : behind, 0, pending);
+  }
+
+  #raise(pending: Pending, rank: number): void {
+    pending.rank = rank;
+    if (this.#outstanding.has(pending)) return;
+    this.#queue.splice(this.#queue.indexOf(pending), 1);
+    this.#enqueue(pending);
+  }
+
+  #drop(index: number): void {
+    const [{ ifindex, address }] = this.#queue.splice(index, 1);
+    this.#pending.delete(ifindex, address);
+    this.#counters[NETLINK.index.solicit_drop_rate_limited]++;
+  }
+
+  /** Solicits as many queued addresses as the limits allow; returns how many. */
+  turn(now: number): number {
+    let solicited = 0;
+    for (let i = this.#queue.length - 1; i >= 0; i--) {
+      if (now - this.#queue[i].since > PATIENCE_MILLIS) this.#drop(i);
+    }
+    while (this.#queue.length > 0 && this.#tokens >= 1 && this.#hasRoom(this.#queue[0].rank, now)) {
+      solicited += this.#solicitUnknown(this.#queue.shift()!, now);
+    }
+    return solicited;
+  }
+
+  /** Whether one more of `rank` may be solicited; gives up old ones to make room. */
+  #hasRoom(rank: number, now: number): boolean {
+    const most = this.#most(rank);
+    if (most < 1) return rank >= IN_DEMAND && this.#beyond++ === 0;
+    while (this.#outstanding.size >= most) {
+      const [oldest] = this.#outstanding;
+      if (now - oldest.since < this.#hurriedMillis) return false;
+      if (!this.#kernel.release(oldest.ifindex, oldest.address)) {
+        // Without permission the kernel releases the entry, and takes its time.
+        this.#hurriedMillis = ANSWER_MILLIS;
+        if (now - oldest.since < ANSWER_MILLIS) return false;
+      }
+      this.#fail(oldest, now);
+    }
+    return true;
+  }
+
+  /** How many may be unanswered for one more of `rank`. */
+  #most(rank: number): number {
+    const most = Math.min(this.#mostOutstanding, this.#room);
+    if (rank === GATEWAY) return Math.max(LEAST_OUTSTANDING, most);
+    return most * (rank >= IN_DEMAND ? IN_DEMAND_SHARE : ONCE_SHARE);
+  }
+
+  /** Tokens per millisecond. */
+  get #rate(): number {
+    return RATE / 1000 / this.#sharers;
+  }
+
+  #solicitUnknown(pending: Pending, now: number): number {
+    if (!this.#solicit(pending.ifindex, pending.address)) {
+      this.#fail(pending, now);
+      return 0;
+    }
+    pending.since = now;
+    this.#outstanding.add(pending);
+    this.#tokens--;
+    return 1;
+  }
+
+  #solicit(ifindex: number, address: number): boolean {
+    const sent = this.#kernel.solicit(ifindex, address);
+    this.#counters[sent ? NETLINK.index.solicits_sent : NETLINK.index.solicit_drop_refused]++;
+    return sent;
+  }
+
+  /** There is no answer. */
+  #fail(pending: Pending, now: number): void {
+    const { ifindex, address } = pending;
+    const failures = this.#backOff.failures(ifindex, address, now);
+    const millis = Math.min(FIRST_BACK_OFF_MILLIS * 2 ** failures, MOST_BACK_OFF_MILLIS);
+    const until = now + millis * (0.75 + this.#random() / 2);
+    this.#backOff.set(ifindex, address, { until, failures: failures + 1 });
+    this.#outstanding.delete(pending);
+    this.#pending.delete(ifindex, address);
+  }
+
+  /** The kernel reports a neighbour in a NUD_* state. */
+  neighborChanged(
+    { ifindex, address, state }: NeighborKey & { readonly state: number },
+    now: number,
+  ): void {
+    const pending = this.#pending.get(ifindex, address);
+    if ((state & NUD_VALID) !== 0) {
+      this.#backOff.clear(ifindex, address);
+      if (pending === undefined) return;
+      this.#pending.delete(ifindex, address);
+      if (this.#outstanding.delete(pending)) {
+        this.#tokens = Math.min(BURST, this.#tokens + 1);
+        this.#room--;
+      } else this.#queue.splice(this.#queue.indexOf(pending), 1);
+    } else if (state === NUD_FAILED && pending !== undefined && this.#outstanding.has(pending)) {
+      this.#fail(pending, now);
+      this.#kernel.release(ifindex, address);
+    }
+  }
+
+  /** A neighbour was removed from the kernel's table. */
+  neighborRemoved({ ifindex, address }: NeighborKey, now: number): void {
+    const pending = this.#pending.get(ifindex, address);
+    if (pending !== undefined && this.#outstanding.has(pending)) this.#fail(pending, now);
+  }
+
+  /** Gives up addresses that do not answer though no other waits for room. */
+  expire(now: number): void {
+    for (const pending of this.#outstanding) {
+      if (now - pending.since <= ANSWER_MILLIS) break;
+      this.#fail(pending, now);
+    }
+  }
+
+  /** Whole milliseconds until a queued address may be solicited; -1: none waits for time alone. */
+  nextDue(now: number): number {
+    if (this.#queue.length === 0) return -1;
+    if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
+    const [oldest] = this.#outstanding;
+    // With a full table nothing can be given up, but its next size may allow more.
+    const isFull = oldest === undefined || this.#most(this.#queue[0].rank) < 1;
+    const due = isFull ? HURRIED_MILLIS : oldest.since + this.#hurriedMillis - now;
+    return Math.max(1, Math.ceil(due));
+  }
+}
+
+/** A count covers the current window and the one before. */
+const WINDOW_MILLIS = 500;
+/** A cell holds the number of its last window, the count in that, and in the window before. */
+const COUNT_BITS = 4;
+const MOST_COUNT = (1 << COUNT_BITS) - 1;
+const WINDOWS = 1 << (16 - 2 * COUNT_BITS);
+
+/**
+ * Counts how often each neighbour was requested lately: a count-min sketch, since no table holds all
+ * that a flood names. A client that retries is requested more often than chance has it for one of a
+ * flood's addresses.
+ */
+export class DemandCounter {
+  readonly #rows: readonly [Uint16Array, Uint16Array];
+  readonly #shift: number;
+  readonly #key: HashKey;
+  #window = 0;
+  #windowEnd = 0;
+
+  /** Two rows of 2^`sizeLog2` cells of two bytes. A random `seed` prevents chosen collisions. */
+  constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
+    this.#rows = [new Uint16Array(1 << sizeLog2), new Uint16Array(1 << sizeLog2)];
+    this.#shift = 32 - sizeLog2;
+    this.#key = keyOf(seed, Use.demand);
+  }
+
+  /** Sets the time, monotonic milliseconds. */
+  clock(now: number): void {
+    if (now < this.#windowEnd) return;
+    // After a pause of a whole window, counts from before it do not count.
+    const passed = now < this.#windowEnd + WINDOW_MILLIS ? 1 : 2;
+    this.#window = (this.#window + passed) % WINDOWS;
+    this.#windowEnd = now + WINDOW_MILLIS;
+  }
+
+  /**
+   * Counts a request, and returns the number of the last half to whole second, this one included. It
+   * is never too low, up to a cell's maximum, and too high when others share the cells.
+   */
+  count(ifindex: number, address: number): number {
+    const { add, first, second } = this.#key;
+    const mixed = hash(ifindex, address, add, first, second);
+    const one = this.#add(this.#rows[0], mixed >>> this.#shift);
+    const other = this.#add(this.#rows[1], Math.imul(mixed, 0x27d4eb2f) >>> this.#shift);
+    return one < other ? one : other;
+  }
+
+  #add(row: Uint16Array, at: number): number {
+    const cell = row[at];
+    const age = (this.#window - (cell >>> 2 * COUNT_BITS)) & (WINDOWS - 1);
+    let now = age === 0 ? cell & MOST_COUNT : 0;
+    const before = age === 0
+      ? (cell >>> COUNT_BITS) & MOST_COUNT
+      : age === 1
+      ? cell & MOST_COUNT
+      : 0;
+    if (now < MOST_COUNT) now++;
+    row[at] = this.#window << 2 * COUNT_BITS | before << COUNT_BITS | now;
+    return now + before;
+  }
+}
+
+/** Entries in which a neighbour may be. */
+const WAYS = 4;
+/** How long after a back-off the failures are remembered. */
+const REMEMBER_MILLIS = 10_000;
+const MOST_FAILURES = 255;
+
+/**
+ * Neighbours that are not to be solicited before a certain time. The table has a fixed size; an entry
+ * whose time ends first makes room, which costs no more than a solicit that comes too early.
+ */
+export class BackOff {
+  /** Interface and address of each entry. */
+  readonly #keys: Uint32Array;
+  /** When the back-off ends, monotonic milliseconds; 0: an unused entry. */
+  readonly #until: Float64Array;
+  readonly #failures: Uint8Array;
+  readonly #setMask: number;
+  readonly #key: HashKey;
+
+  /** Room for 2^`sizeLog2` entries. A random `seed` prevents chosen collisions. */
+  constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
+    this.#keys = new Uint32Array(2 << sizeLog2);
+    this.#until = new Float64Array(1 << sizeLog2);
+    this.#failures = new Uint8Array(1 << sizeLog2);
+    this.#setMask = (1 << sizeLog2) / WAYS - 1;
+    this.#key = keyOf(seed, Use.backOff);
+  }
+
+  isActive(ifindex: number, address: number, now: number): boolean {
+    const at = this.#find(ifindex, address);
+    return at >= 0 && this.#until[at] > now;
+  }
+
+  /** Failures in a row, as far as remembered. */
+  failures(ifindex: number, address: number, now: number): number {
+    const at = this.#find(ifindex, address);
+    return at >= 0 && now - this.#until[at] <= REMEMBER_MILLIS ? this.#failures[at] : 0;
+  }
+
+  set(
+    ifindex: number,
+    address: number,
+    { until, failures }: { until: number; failures: number },
+  ): void {
+    const found = this.#find(ifindex, address);
+    const at = found < 0 ? ~found : found;
+    this.#keys[at * 2] = ifindex;
+    this.#keys[at * 2 + 1] = address;
+    this.#until[at] = until;
+    this.#failures[at] = Math.min(failures, MOST_FAILURES);
+  }
+
+  clear(ifindex: number, address: number): void {
+    const at = this.#find(ifindex, address);
+    if (at >= 0) this.#until[at] = this.#failures[at] = 0;
+  }
+
+  /** The entry; or `~entry`, below 0, of the one to replace: whose time ends first. */
+  #find(ifindex: number, address: number): number {
+    const { add, first: multiplier, second } = this.#key;
+    const mixed = hash(ifindex, address, add, multiplier, second);
+    const first = (mixed & this.#setMask) * WAYS;
+    let soonest = first;
+    for (let at = first; at < first + WAYS; at++) {
+      if (this.#keys[at * 2] === ifindex && this.#keys[at * 2 + 1] === address) return at;
+      if (this.#until[at] < this.#until[soonest]) soonest = at;
+    }
+    return ~soonest;
+  }
+}
+
+/**
+ * Makes the kernel resolve neighbours: by RTM_NEWNEIGH with NTF_USE or, without CAP_NET_ADMIN, by an
+ * empty datagram to the neighbour's discard port. On the socket the kernel replies only to refuse.
+ */
+export class NeighborSocket implements MessageHandler, NeighborKernel {
+  /** Whether the kernel permits NTF_USE, as far as known. */
+  privileged = true;
+  readonly #library: NetlinkLibrary;
+  readonly #socket: NetlinkSocket;
+  readonly #probeFd: number;
+  readonly #writer = new MessageWriter();
+  readonly #log: (line: string) => void;
+
+  /** Throws SystemError. */
+  constructor(library: NetlinkLibrary, log: (line: string) => void) {
+    this.#library = library;
+    this.#log = log;
+    this.#socket = new NetlinkSocket(library, {
+      groups: [],
+      receiveBuffer: 1 << 18,
+      strict: false,
+      burst: 16,
+    });
+    this.#probeFd = library.openProbe();
+  }
+
+  /** Descriptors that are used; the first is to be polled for reading. */
+  get descriptors(): readonly number[] {
+    return [this.#socket.fd, this.#probeFd];
+  }
+
+  solicit(ifindex: number, address: number): boolean {
+    if (this.privileged) {
+      const length = writeUseNeighbor(this.#writer, { ifindex, address });
+      const sent = this.#socket.send(this.#writer.bytes, length) === 0;
+      // A refusal is there by now.
+      if (sent) this.turn();
+      if (this.privileged) return sent;
+    }
+    return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
+  }
+
+  release(ifindex: number, address: number): boolean {
+    if (!this.privileged) return false;
+    const length = writeDeleteNeighbor(this.#writer, { ifindex, address });
+    return this.#socket.send(this.#writer.bytes, length) === 0;
+  }
+
+  /** Reads refusals. */
+  turn(): void {
+    this.#socket.receive(this);
+  }
+
+  /** Only a lack of privilege matters: an entry to delete may be gone already. */
+  message(message: MessageCursor): void {
+    if (message.type !== NLMSG_ERROR || message.error !== -EPERM || !this.privileged) return;
+    this.privileged = false;
+    this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
+  }
+
+  malformed(_reason: string): void {}
+
+  close(): void {
+    this.#socket.close();
+    this.#library.close(this.#probeFd);
+  }
+}
