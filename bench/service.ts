@@ -25,7 +25,7 @@ export async function knows(name: string): Promise<boolean> {
 }
 
 /** Kinds of processes, by what their command lines have. */
-const KINDS = { appliance: "tiles/runtime/appliance_process", app: "tiles/app/process" } as const;
+const KINDS = { appliance: "tiles/runtime/appliance", app: "tiles/app/process" } as const;
 
 /** A process of the program's tree. */
 export interface TreeProcess {

@@ -5,7 +5,7 @@
 import type { Host } from "../ffi/host.ts";
 import { openProcesses } from "../ffi/process.ts";
 import { openRegions, type Regions } from "../ffi/region.ts";
-import { openObserver, openTile } from "../ffi/tile.ts";
+import { openObserver, openTile, refusedCallsBytes } from "../ffi/tile.ts";
 import { u32 } from "../ffi/view.ts";
 
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
@@ -15,7 +15,6 @@ import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
 import { within } from "../tiles/runtime/delay.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";

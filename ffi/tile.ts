@@ -5,6 +5,7 @@
 
 import { checked, EMFILE } from "./errno.ts";
 import { libraryPath } from "./paths.ts";
+import { u32, type View } from "./view.ts";
 
 /** Taken before an app's code runs, which may put another in its place. */
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
@@ -194,4 +195,38 @@ export function openObserver(path = libraryPath()): Observer {
       );
     },
   };
+}
+
+/** Bytes of the counters of this many slots. */
+export function refusedCallsBytes(slots: number): number {
+  return slots * SLOT_BYTES;
+}
+
+/** A call that was refused. */
+export interface RefusedCall {
+  /** Its number on this architecture. */
+  readonly call: number;
+  readonly count: number;
+}
+
+/**
+ * Reads the observer's counters at `view`. Each call in it was refused although nobody expected it: a defect
+ * of the policy or of an app, until somebody has decided.
+ */
+export class RefusedCalls {
+  readonly #words: Uint32Array;
+
+  constructor(view: View) {
+    this.#words = u32(view);
+  }
+
+  /** The calls that were refused to what has this slot. */
+  of(slot: number): RefusedCall[] {
+    const refused: RefusedCall[] = [];
+    for (let call = 0; call < OBSERVED_CALLS; call++) {
+      const count = this.#words[slot * OBSERVED_CALLS + call];
+      if (count > 0) refused.push({ call, count });
+    }
+    return refused;
+  }
 }

@@ -1,5 +1,5 @@
 /**
- * An app's process as the master has it: starts it confined, hears what it says, looks after it, and
+ * An app's process as the master has it: starts it confined, hears what it says, watches it, and
  * starts it again when it has ended. What it says is checked and bounded; whether it lives, and how it
  * ended, the kernel says (its pidfd), and whether it makes progress its tile's region. Nothing that it
  * does concerns another.
@@ -29,11 +29,10 @@ import {
 import type { Regions, SharedRegion } from "../ffi/region.ts";
 import { u8 } from "../ffi/view.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
-import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { bounded, inName, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { inName } from "../tiles/runtime/log_line.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
@@ -75,12 +74,12 @@ export interface AppProcessParts {
   log(line: string): void;
 }
 
-/** How often a process is looked at. */
-const LOOK_MILLIS = 500;
-/** Looks in a row without progress until it is hung. */
-const HUNG_LOOKS = 10;
-/** Looks until a start is said to be long, and until it is ended however busy it is. */
-const [LATE_LOOKS, START_LOOKS] = [10, 600];
+/** How often a process is polled. */
+const POLL_MILLIS = 500;
+/** Polls in a row without progress until it is hung. */
+const HUNG_POLLS = 10;
+/** Polls until a start is said to be long, and until it is ended however busy it is. */
+const [LATE_POLLS, START_POLLS] = [10, 600];
 /** The pause before it is started again: the first, and the longest after doublings. */
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
@@ -149,7 +148,7 @@ class Child {
   #doneBefore = -1;
   #progress = -1;
   #heard = 0;
-  #looks = 0;
+  #stalled = 0;
   #age = 0;
   #begun = -Infinity;
   #messages = 0;
@@ -377,8 +376,8 @@ class Child {
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
-  /** Every `LOOK_MILLIS`: whether it makes progress, and how much memory it has. */
-  look(): void {
+  /** To be called every `POLL_MILLIS`: whether it makes progress, and how much memory it has. */
+  poll(): void {
     if (this.#isOver) return;
     this.#control.pulse();
     this.#age++;
@@ -396,14 +395,14 @@ class Child {
     // One that sleeps wakes every second, and sleeps again: its region moves all the same.
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
-    this.#looks = lives ? 0 : this.#looks + 1;
-    if (this.#looks >= HUNG_LOOKS) {
+    this.#stalled = lives ? 0 : this.#stalled + 1;
+    if (this.#stalled >= HUNG_POLLS) {
       this.#isHung = isRunning;
       this.kill(isRunning ? "it hangs" : "its start hangs");
     }
     if (this.stage !== "loading") return;
-    if (this.#age === LATE_LOOKS) log(inName(name, "its start has not ended yet"));
-    if (this.#age >= START_LOOKS) this.kill("it did not start in time");
+    if (this.#age === LATE_POLLS) log(inName(name, "its start has not ended yet"));
+    if (this.#age >= START_POLLS) this.kill("it did not start in time");
   }
 }
 
@@ -707,12 +706,12 @@ export class AppProcess {
   }
 
   #watchOver(): void {
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#watch ??= setInterval(() => this.#poll(), POLL_MILLIS);
   }
 
-  #look(): void {
-    this.#current?.look();
-    this.#successor?.child.look();
+  #poll(): void {
+    this.#current?.poll();
+    this.#successor?.child.poll();
   }
 
   /** Starts it again when it has ended. */

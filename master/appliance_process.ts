@@ -4,10 +4,9 @@
  */
 
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
-import { bounded, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import { bounded, LONGEST_LINE, spelledOut } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { within } from "../tiles/runtime/delay.ts";
-import { spelledOut } from "../tiles/runtime/log_line.ts";
 import { firstLine } from "../tiles/runtime/thrown.ts";
 import {
   type ApplianceOrder,
@@ -17,9 +16,9 @@ import {
 } from "../tiles/runtime/messages.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
-/** How often is looked whether it has said something, and looks in a row that find nothing until it hangs. */
-const LOOK_MILLIS = 500;
-const SILENT_LOOKS = 11;
+/** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
+const POLL_MILLIS = 500;
+const SILENT_POLLS = 11;
 /** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
 const MOST_LINES = 1000;
 /** How long one that has left may take to end. */
@@ -107,7 +106,7 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  /** Looks since it has said something; no time, since the master may have been stopped meanwhile. */
+  /** Polls since it has said something; no time, since the master may have been stopped meanwhile. */
   #silent = 0;
   /** What it said why it ends, or why it was ended. */
   #reason?: ApplianceError;
@@ -142,8 +141,8 @@ export class ApplianceProcess {
     // Nobody may be waiting for them any more when it ends.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
-    watcher.watch(process.pidfd, () => this.#look());
-    this.#watch = setInterval(() => this.#beat(), LOOK_MILLIS);
+    watcher.watch(process.pidfd, () => this.#reap());
+    this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
   }
 
   /** What the program that the master becomes has to know to go on with it. */
@@ -239,10 +238,10 @@ export class ApplianceProcess {
 
   /** One that does not even show that its event loop runs hangs. */
   #beat(): void {
-    if (++this.#silent >= SILENT_LOOKS) void this.kill("it hangs");
+    if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
   }
 
-  #look(): void {
+  #reap(): void {
     const ending = this.#process.wait();
     if (ending === null || this.#over) return;
     this.#hear();

@@ -43,7 +43,7 @@ import { permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { RefusedCalls, refusedCallsBytes } from "../tiles/runtime/refused_calls.ts";
+import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
 import {
@@ -1093,7 +1093,7 @@ class Master {
             { read: [program, ...read], ffi: [library] },
             (sentence) => new UserError(sentence, Exit.usage),
           ),
-          programModule("tiles/runtime/appliance_process.ts", root),
+          programModule("tiles/runtime/appliance.ts", root),
           String(order.bytes),
         ],
         env: { DENO_NO_UPDATE_CHECK: "1" },

@@ -7,7 +7,7 @@ import { u32, type View } from "../ffi/view.ts";
 import { FibReader, fibWords, NextHopReader } from "./fib.ts";
 import * as layout from "./layout.ts";
 import { type DeferredFree, fence, Grace, IdPool, type Reader, RunPool } from "./rcu.ts";
-import { type LookupOrder, Node, NODE_WORDS, type Rib, ROOT, TOUCHED, type Trie } from "./rib.ts";
+import { type LookupOrder, Node, type Rib, ROOT, TOUCHED, type Trie } from "./rib.ts";
 import { KIND_GROUP, KIND_OVERFLOW, RTN_THROW } from "./route.ts";
 
 // As in `fib.ts`.
@@ -605,12 +605,11 @@ export class FibBuilder {
 
   /** Publishes the next hops that `node` has now, and returns for which tables they are new. */
   #choose(node: number): number {
-    const at = node * NODE_WORDS;
-    const before = this.#trie.words[at + Node.best] & ~TOUCHED;
+    const before = this.#trie.words[node + Node.best] & ~TOUCHED;
     const local = this.#nextHopOf(node, Node.local, before >>> 16);
     const main = this.#nextHopOf(node, Node.main, before & MAIN_MASK);
     const best = (local << 16) | main;
-    this.#trie.words[at + Node.best] = best;
+    this.#trie.words[node + Node.best] = best;
     if (local === NEXT_HOP_OVERFLOW || main === NEXT_HOP_OVERFLOW) this.#noNextHop.add(node);
     else this.#noNextHop.delete(node);
     return tablesIn(before ^ best);
@@ -619,23 +618,22 @@ export class FibBuilder {
   /** Next hop id of the first usable candidate in a node's list; 0: none. */
   #nextHopOf(node: number, list: number, earlier: number): number {
     const { candidates, attributes } = this.#rib;
-    const at = node * NODE_WORDS;
-    const best = this.#rib.firstUsable(at + list);
+    const best = this.#rib.firstUsable(node + list);
     if (node === ROOT && list === Node.main) {
       return attributes.defaultNextHop(this.#rib.equalDefaults(best), earlier);
     }
     if (best === 0) return 0;
     // A predecessor's flows keep their members, too.
     const before = earlier === 0 && this.#rebuild
-      ? this.#reader.lookup(this.#trie.words[at + Node.prefix])
+      ? this.#reader.lookup(this.#trie.words[node + Node.prefix])
       : earlier;
-    const length = this.#trie.words[at + Node.length];
+    const length = this.#trie.words[node + Node.length];
     return attributes.nextHop(candidates.attributes(best), length, before);
   }
 
   /** What cell 0 is to mean. */
   #chooseDefault(): number {
-    const best = this.#trie.words[ROOT * NODE_WORDS + Node.best];
+    const best = this.#trie.words[ROOT + Node.best];
     const local = best >>> 16;
     const main = best & MAIN_MASK;
     const separate = this.#order === "separate";
@@ -667,10 +665,9 @@ export class FibBuilder {
       const node = this.#nodes[i];
       const changed = this.#changed[i];
       if (changed === 0 || node === ROOT) continue;
-      const at = node * NODE_WORDS;
-      const cell = words[at + Node.prefix] >>> 8;
-      const best = words[at + Node.best];
-      const length = words[at + Node.length];
+      const cell = words[node + Node.prefix] >>> 8;
+      const best = words[node + Node.best];
+      const length = words[node + Node.length];
       // Most prefixes hide all that is above: no need to walk down to them and collect it.
       const hides = this.#hides(best) === BOTH;
       if (length < 24) {
@@ -687,11 +684,11 @@ export class FibBuilder {
   /** The pair of the prefixes above `node`, without the default. */
   #inherited(node: number): number {
     const words = this.#trie.words;
-    const prefix = words[node * NODE_WORDS + Node.prefix];
+    const prefix = words[node + Node.prefix];
     let pair = 0;
     let current = this.#trie.step(ROOT, prefix);
     while (current !== node) {
-      pair = this.#override(pair, words[current * NODE_WORDS + Node.best]);
+      pair = this.#override(pair, words[current + Node.best]);
       current = this.#trie.step(current, prefix);
     }
     return pair;
@@ -703,14 +700,13 @@ export class FibBuilder {
    */
   #writeNode(node: number, pair: number, tables: number): void {
     const words = this.#trie.words;
-    const at = node * NODE_WORDS;
     const id = this.#effective(pair);
-    let cell = words[at + Node.prefix] >>> 8;
-    const end = cell + (TBL24_CELLS >>> words[at + Node.length]);
+    let cell = words[node + Node.prefix] >>> 8;
+    const end = cell + (TBL24_CELLS >>> words[node + Node.length]);
     for (let side = 0; side < 2; side++) {
-      const child = words[at + Node.child0 + side];
+      const child = words[node + Node.child0 + side];
       if (child === 0) continue;
-      this.#fib.fill(cell, words[child * NODE_WORDS + Node.prefix] >>> 8, id);
+      this.#fib.fill(cell, words[child + Node.prefix] >>> 8, id);
       cell = this.#writeChild(child, pair, tables);
     }
     this.#fib.fill(cell, end, id);
@@ -718,10 +714,9 @@ export class FibBuilder {
 
   /** Writes `child` of a prefix whose routes are `pair`, and returns the cell after it. */
   #writeChild(child: number, pair: number, tables: number): number {
-    const at = child * NODE_WORDS;
-    const best = this.#trie.words[at + Node.best];
-    const length = this.#trie.words[at + Node.length];
-    const cell = this.#trie.words[at + Node.prefix] >>> 8;
+    const best = this.#trie.words[child + Node.best];
+    const length = this.#trie.words[child + Node.length];
+    const cell = this.#trie.words[child + Node.prefix] >>> 8;
     const shows = tables & ~this.#hides(best);
     if (length > 24 || (length === 24 && shows !== 0)) this.#writeBlock(cell, pair, child);
     else if (shows !== 0) this.#writeNode(child, this.#override(pair, best), shows);
@@ -734,21 +729,21 @@ export class FibBuilder {
     const address = (cell << 8) >>> 0;
     let pair = 0;
     let node = this.#trie.step(ROOT, address);
-    while (node !== 0 && words[node * NODE_WORDS + Node.length] < 24) {
+    while (node !== 0 && words[node + Node.length] < 24) {
       if (!this.#trie.covers(node, address)) node = 0;
       else {
-        pair = this.#override(pair, words[node * NODE_WORDS + Node.best]);
+        pair = this.#override(pair, words[node + Node.best]);
         node = this.#trie.step(node, address);
       }
     }
-    const inside = node !== 0 && words[node * NODE_WORDS + Node.prefix] >>> 8 === cell;
+    const inside = node !== 0 && words[node + Node.prefix] >>> 8 === cell;
     this.#writeBlock(cell, pair, inside ? node : 0);
   }
 
   /** Writes one /24 whose routes are `pair` except where `node` (/24 or longer; 0: none) covers it. */
   #writeBlock(cell: number, pair: number, node: number): void {
     if (this.#hasOneRoute(node)) {
-      const best = node === 0 ? 0 : this.#trie.words[node * NODE_WORDS + Node.best];
+      const best = node === 0 ? 0 : this.#trie.words[node + Node.best];
       this.#fib.fill(cell, cell + 1, this.#effective(this.#override(pair, best)));
       this.#noTbl8.delete(cell);
       return;
@@ -762,19 +757,17 @@ export class FibBuilder {
   /** Whether all of a /24 has one route: the topmost prefix in it is that /24, with nothing below. */
   #hasOneRoute(topmost: number): boolean {
     const words = this.#trie.words;
-    const at = topmost * NODE_WORDS;
     if (topmost === 0) return true;
-    return words[at + Node.length] === 24 &&
-      (words[at + Node.child0] | words[at + Node.child1]) === 0;
+    return words[topmost + Node.length] === 24 &&
+      (words[topmost + Node.child0] | words[topmost + Node.child1]) === 0;
   }
 
   #overlay(node: number, inherited: number): void {
     const words = this.#trie.words;
-    const at = node * NODE_WORDS;
-    const pair = this.#override(inherited, words[at + Node.best]);
-    const first = words[at + Node.prefix] & 0xff;
-    this.#block.fill(this.#effective(pair), first, first + 2 ** (32 - words[at + Node.length]));
-    const [child0, child1] = [words[at + Node.child0], words[at + Node.child1]];
+    const pair = this.#override(inherited, words[node + Node.best]);
+    const first = words[node + Node.prefix] & 0xff;
+    this.#block.fill(this.#effective(pair), first, first + 2 ** (32 - words[node + Node.length]));
+    const [child0, child1] = [words[node + Node.child0], words[node + Node.child1]];
     if (child0 !== 0) this.#overlay(child0, pair);
     if (child1 !== 0) this.#overlay(child1, pair);
   }
@@ -802,7 +795,7 @@ export class FibBuilder {
     // The default of `local` hides `main`, unless a `throw` of `local` leads past it; to what `main`
     // has, or to nothing, which the `throw` says as well.
     if (local === 0) return 0;
-    return main || (this.#trie.words[ROOT * NODE_WORDS + Node.best] & MAIN_MASK) || local;
+    return main || (this.#trie.words[ROOT + Node.best] & MAIN_MASK) || local;
   }
 
   #isThrow(id: number): boolean {

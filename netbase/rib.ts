@@ -199,9 +199,8 @@ export class Rib {
 
   /** Notes that the candidates of `node` changed. */
   touch(node: number): void {
-    const at = node * NODE_WORDS + Node.best;
-    if ((this.trie.words[at] & TOUCHED) !== 0) return;
-    this.trie.words[at] |= TOUCHED;
+    if ((this.trie.words[node + Node.best] & TOUCHED) !== 0) return;
+    this.trie.words[node + Node.best] |= TOUCHED;
     this.touched.push(node);
   }
 
@@ -244,11 +243,11 @@ export class Rib {
   ambiguousAddress(): number {
     const { words } = this.trie;
     for (const list of this.#locals) {
-      const node = (list - Node.local) / NODE_WORDS;
+      const node = list - Node.local;
       for (let below = node; below !== 0; below = this.trie.next(below)) {
-        const first = words[below * NODE_WORDS + Node.prefix];
+        const first = words[below + Node.prefix];
         if (!this.trie.covers(node, first)) break;
-        const last = (first | ~maskAddress(-1, words[below * NODE_WORDS + Node.length])) >>> 0;
+        const last = (first | ~maskAddress(-1, words[below + Node.length])) >>> 0;
         // The kernel answers for 0.0.0.0/8 without a look at its routes.
         const inside = first >>> 24 === 0 ? 0x0100_0000 : first;
         if (this.trie.covers(below, inside) && this.#isAmbiguous(inside)) return inside;
@@ -386,7 +385,7 @@ export class Rib {
     let count = 0;
     for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
       for (let word: number = Node.local; word <= Node.main; word++) {
-        const list = node * NODE_WORDS + word;
+        const list = node + word;
         for (let candidate = this.trie.words[list], next = 0; candidate !== 0; candidate = next) {
           next = this.candidates.next(candidate);
           if (!change(list, candidate)) continue;
@@ -399,7 +398,7 @@ export class Rib {
   }
 
   *#routesAt(node: number, wanted?: (candidate: number) => boolean): IterableIterator<Route> {
-    for (let list = node * NODE_WORDS + Node.local; list <= node * NODE_WORDS + Node.main; list++) {
+    for (let list = node + Node.local; list <= node + Node.main; list++) {
       let candidate = this.trie.words[list];
       for (; candidate !== 0; candidate = this.candidates.next(candidate)) {
         if (wanted?.(candidate) !== false) yield this.#route(list, candidate);
@@ -428,12 +427,11 @@ export class Rib {
     let [local, main, localList, mainList] = [0, 0, 0, 0];
     for (let node = ROOT; node !== 0; node = this.trie.step(node, address)) {
       if (!this.trie.covers(node, address)) break;
-      const at = node * NODE_WORDS;
-      const ownLocal = this.firstUsable(at + Node.local);
-      const ownMain = this.firstUsable(at + Node.main);
-      if (ownLocal !== 0) [local, localList] = [ownLocal, at + Node.local];
+      const ownLocal = this.firstUsable(node + Node.local);
+      const ownMain = this.firstUsable(node + Node.main);
+      if (ownLocal !== 0) [local, localList] = [ownLocal, node + Node.local];
       else if (ownMain !== 0 && order === "merged") local = 0;
-      if (ownMain !== 0) [main, mainList] = [ownMain, at + Node.main];
+      if (ownMain !== 0) [main, mainList] = [ownMain, node + Node.main];
     }
     const set = local === 0 ? null : this.attributes.get(this.candidates.attributes(local));
     if (order === "separate" && set?.type === RTN_THROW) local = 0;
@@ -466,14 +464,11 @@ export class Rib {
 
 /** The list of a table at a node. */
 function listOf(node: number, table: number): number {
-  return node * NODE_WORDS + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
+  return node + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
 }
 
-/** The node of 0.0.0.0/0, always there. Node 0 means "none". */
-export const ROOT = 1;
-
-/** Words of a node; a node's words begin at `node * NODE_WORDS`. */
-export const NODE_WORDS = 8;
+/** Words of a node. A node is known by the index of its first word; 0: none. */
+const NODE_WORDS = 8;
 export const Node = {
   /** host order, bits beyond the length zero */
   prefix: 0,
@@ -489,6 +484,8 @@ export const Node = {
   /** what is in the FIB for it: next hop id of local << 16 | of main, 0: none; and {@linkcode TOUCHED} */
   best: 7,
 } as const;
+/** The node of 0.0.0.0/0, always there. */
+export const ROOT = NODE_WORDS;
 /** In a node's `best`, whose ids have 15 bits: it was touched since the last commit. */
 export const TOUCHED = 0x8000;
 
@@ -510,20 +507,20 @@ function maskAddress(address: number, length: number): number {
 export class Trie {
   /** All nodes. Replaced when it grows: reload it after an `insert`. */
   words = new Uint32Array(FIRST_NODES * NODE_WORDS);
-  #next = ROOT + 1;
+  #next = ROOT + NODE_WORDS;
   /** Freed nodes, chained by their parent word. */
   #free = 0;
 
   /** The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. */
   insert(prefix: number, length: number): number {
     let node = ROOT;
-    while (this.words[node * NODE_WORDS + Node.length] !== length) {
+    while (this.words[node + Node.length] !== length) {
       const words = this.words;
-      const link = node * NODE_WORDS + Node.child0 + bitAt(prefix, words[node * NODE_WORDS + 1]);
+      const link = node + Node.child0 + bitAt(prefix, words[node + Node.length]);
       const child = words[link];
       if (child === 0) return this.#attach(node, prefix, length);
-      const childLength = words[child * NODE_WORDS + Node.length];
-      const differ = Math.clz32(prefix ^ words[child * NODE_WORDS + Node.prefix]);
+      const childLength = words[child + Node.length];
+      const differ = Math.clz32(prefix ^ words[child + Node.prefix]);
       const common = Math.min(differ, length, childLength);
       if (common === childLength) node = child;
       else return this.#split(node, child, common, prefix, length);
@@ -535,24 +532,22 @@ export class Trie {
   find(prefix: number, length: number): number {
     const words = this.words;
     let node = ROOT;
-    while (node !== 0 && words[node * NODE_WORDS + Node.length] < length) {
+    while (node !== 0 && words[node + Node.length] < length) {
       node = this.step(node, prefix);
     }
-    if (node === 0 || words[node * NODE_WORDS + Node.length] !== length) return 0;
-    return words[node * NODE_WORDS + Node.prefix] === prefix >>> 0 ? node : 0;
+    if (node === 0 || words[node + Node.length] !== length) return 0;
+    return words[node + Node.prefix] === prefix >>> 0 ? node : 0;
   }
 
   /** The child of `node` towards `address`, which it need not cover; 0: none. */
   step(node: number, address: number): number {
-    const at = node * NODE_WORDS;
-    const length = this.words[at + Node.length];
-    return length === 32 ? 0 : this.words[at + Node.child0 + bitAt(address, length)];
+    const length = this.words[node + Node.length];
+    return length === 32 ? 0 : this.words[node + Node.child0 + bitAt(address, length)];
   }
 
   /** Whether the prefix of `node` covers `address`. */
   covers(node: number, address: number): boolean {
-    const at = node * NODE_WORDS;
-    return maskAddress(address, this.words[at + Node.length]) === this.words[at + Node.prefix];
+    return maskAddress(address, this.words[node + Node.length]) === this.words[node + Node.prefix];
   }
 
   /**
@@ -562,15 +557,17 @@ export class Trie {
   prune(node: number): void {
     let current = node;
     while (current !== ROOT && current !== 0) {
-      const at = current * NODE_WORDS;
-      if (this.words[at + Node.length] === FREED) return;
-      const [child0, child1] = [this.words[at + Node.child0], this.words[at + Node.child1]];
-      if (this.words[at + Node.local] !== 0 || this.words[at + Node.main] !== 0) return;
+      if (this.words[current + Node.length] === FREED) return;
+      const [child0, child1] = [
+        this.words[current + Node.child0],
+        this.words[current + Node.child1],
+      ];
+      if (this.words[current + Node.local] !== 0 || this.words[current + Node.main] !== 0) return;
       // It is in the FIB, or touched.
-      if (this.words[at + Node.best] !== 0) return;
+      if (this.words[current + Node.best] !== 0) return;
       if (child0 !== 0 && child1 !== 0) return;
       const child = child0 !== 0 ? child0 : child1;
-      const parent = this.words[at + Node.parent];
+      const parent = this.words[current + Node.parent];
       this.#replaceChild(parent, current, child);
       this.#release(current);
       current = child === 0 ? parent : 0;
@@ -580,26 +577,24 @@ export class Trie {
   /** The node after `node` by prefix, shorter ones first; 0 after the last. */
   next(node: number): number {
     const words = this.words;
-    const at = node * NODE_WORDS;
-    if (words[at + Node.child0] !== 0) return words[at + Node.child0];
-    if (words[at + Node.child1] !== 0) return words[at + Node.child1];
+    if (words[node + Node.child0] !== 0) return words[node + Node.child0];
+    if (words[node + Node.child1] !== 0) return words[node + Node.child1];
     return this.#nextBeside(node);
   }
 
   /** The first node, in the order of `next`, that is not before a prefix; 0: none. */
   seek(prefix: number, length: number): number {
     let node = ROOT;
-    while (this.words[node * NODE_WORDS + Node.length] < length) {
+    while (this.words[node + Node.length] < length) {
       const child = this.step(node, prefix);
-      const side = bitAt(prefix, this.words[node * NODE_WORDS + Node.length]);
+      const side = bitAt(prefix, this.words[node + Node.length]);
       if (child === 0) {
-        const other = side === 0 ? this.words[node * NODE_WORDS + Node.child1] : 0;
+        const other = side === 0 ? this.words[node + Node.child1] : 0;
         return other !== 0 ? other : this.#nextBeside(node);
       }
-      const at = child * NODE_WORDS;
-      if (this.words[at + Node.length] > length || !this.covers(child, prefix)) {
+      if (this.words[child + Node.length] > length || !this.covers(child, prefix)) {
         // The child does not cover the prefix: it and all below it come before the prefix, or none does.
-        return this.words[at + Node.prefix] < prefix ? this.#nextBeside(child) : child;
+        return this.words[child + Node.prefix] < prefix ? this.#nextBeside(child) : child;
       }
       node = child;
     }
@@ -611,10 +606,10 @@ export class Trie {
     const words = this.words;
     let current = node;
     while (current !== ROOT) {
-      const parent = words[current * NODE_WORDS + Node.parent] * NODE_WORDS;
+      const parent = words[current + Node.parent];
       const sibling = words[parent + Node.child1];
       if (sibling !== 0 && sibling !== current) return sibling;
-      current = parent / NODE_WORDS;
+      current = parent;
     }
     return 0;
   }
@@ -635,46 +630,44 @@ export class Trie {
 
   /** Makes `node` a child of `parent`, on the side of its next bit. */
   #link(parent: number, node: number): void {
-    const at = parent * NODE_WORDS;
-    const side = bitAt(this.words[node * NODE_WORDS + Node.prefix], this.words[at + Node.length]);
-    this.words[at + Node.child0 + side] = node;
-    this.words[node * NODE_WORDS + Node.parent] = parent;
+    const side = bitAt(this.words[node + Node.prefix], this.words[parent + Node.length]);
+    this.words[parent + Node.child0 + side] = node;
+    this.words[node + Node.parent] = parent;
   }
 
   #replaceChild(parent: number, node: number, child: number): void {
-    const at = parent * NODE_WORDS;
-    const side = this.words[at + Node.child0] === node ? 0 : 1;
-    this.words[at + Node.child0 + side] = child;
-    if (child !== 0) this.words[child * NODE_WORDS + Node.parent] = parent;
+    const side = this.words[parent + Node.child0] === node ? 0 : 1;
+    this.words[parent + Node.child0 + side] = child;
+    if (child !== 0) this.words[child + Node.parent] = parent;
   }
 
   #allocate(prefix: number, length: number): number {
     let node = this.#free;
     if (node !== 0) {
-      this.#free = this.words[node * NODE_WORDS + Node.parent];
-      this.words.fill(0, node * NODE_WORDS, (node + 1) * NODE_WORDS);
+      this.#free = this.words[node + Node.parent];
+      this.words.fill(0, node, node + NODE_WORDS);
     } else {
-      node = this.#next++;
-      if (node * NODE_WORDS >= this.words.length) this.#grow();
+      node = this.#next;
+      this.#next += NODE_WORDS;
+      if (node === this.words.length) this.words = grown(this.words);
     }
-    const at = node * NODE_WORDS;
-    this.words[at + Node.prefix] = prefix;
-    this.words[at + Node.length] = length;
+    this.words[node + Node.prefix] = prefix;
+    this.words[node + Node.length] = length;
     return node;
   }
 
   #release(node: number): void {
-    const at = node * NODE_WORDS;
-    this.words[at + Node.parent] = this.#free;
-    this.words[at + Node.length] = FREED;
+    this.words[node + Node.parent] = this.#free;
+    this.words[node + Node.length] = FREED;
     this.#free = node;
   }
+}
 
-  #grow(): void {
-    const words = new Uint32Array(this.words.length * 2);
-    words.set(this.words);
-    this.words = words;
-  }
+/** A copy of twice the length. */
+function grown(words: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
+  const larger = new Uint32Array(words.length * 2);
+  larger.set(words);
+  return larger;
 }
 
 /** Bit number `i` of an address, counted from the left. */
@@ -682,7 +675,7 @@ function bitAt(address: number, i: number): number {
   return (address >>> (31 - i)) & 1;
 }
 
-/** Words of a candidate; its words begin at `candidate * CANDIDATE_WORDS`. Candidate 0: none. */
+/** Words of a candidate. A candidate is known by the index of its first word; 0: none. */
 const CANDIDATE_WORDS = 4;
 const Candidate = {
   next: 0,
@@ -711,7 +704,7 @@ class CandidatePool {
   /** Candidates in use. */
   count = 0;
   #words = new Uint32Array(FIRST_CANDIDATES * CANDIDATE_WORDS);
-  #next = 1;
+  #next = CANDIDATE_WORDS;
   /** Freed candidates, chained. */
   #free = 0;
   #sync = 1;
@@ -719,23 +712,23 @@ class CandidatePool {
   #named = 0;
 
   next(candidate: number): number {
-    return this.#words[candidate * CANDIDATE_WORDS + Candidate.next];
+    return this.#words[candidate + Candidate.next];
   }
 
   attributes(candidate: number): number {
-    return this.#words[candidate * CANDIDATE_WORDS + Candidate.attributes];
+    return this.#words[candidate + Candidate.attributes];
   }
 
   setAttributes(candidate: number, attributes: number): void {
-    this.#words[candidate * CANDIDATE_WORDS + Candidate.attributes] = attributes;
+    this.#words[candidate + Candidate.attributes] = attributes;
   }
 
   priority(candidate: number): number {
-    return this.#words[candidate * CANDIDATE_WORDS + Candidate.priority];
+    return this.#words[candidate + Candidate.priority];
   }
 
   tos(candidate: number): number {
-    return this.#words[candidate * CANDIDATE_WORDS + Candidate.tosSync] >>> 16;
+    return this.#words[candidate + Candidate.tosSync] >>> 16;
   }
 
   /** Begins a mark and sweep: from now on only candidates allocated or marked count as named. */
@@ -751,13 +744,13 @@ class CandidatePool {
 
   /** Whether the running sync has named it. */
   isNamed(candidate: number): boolean {
-    return (this.#words[candidate * CANDIDATE_WORDS + Candidate.tosSync] & 0xffff) === this.#sync;
+    return (this.#words[candidate + Candidate.tosSync] & 0xffff) === this.#sync;
   }
 
   /** Notes that the running sync has named it. */
   mark(candidate: number): void {
     if (this.isNamed(candidate)) return;
-    const at = candidate * CANDIDATE_WORDS + Candidate.tosSync;
+    const at = candidate + Candidate.tosSync;
     this.#words[at] = (this.#words[at] & 0xffff0000) | this.#sync;
     this.#named++;
   }
@@ -774,13 +767,13 @@ class CandidatePool {
     if (candidate !== 0) {
       this.#free = this.next(candidate);
     } else {
-      candidate = this.#next++;
-      if (candidate * CANDIDATE_WORDS >= this.#words.length) this.#grow();
+      candidate = this.#next;
+      this.#next += CANDIDATE_WORDS;
+      if (candidate === this.#words.length) this.#words = grown(this.#words);
     }
-    const at = candidate * CANDIDATE_WORDS;
-    this.#words[at + Candidate.attributes] = attributes;
-    this.#words[at + Candidate.priority] = key.priority;
-    this.#words[at + Candidate.tosSync] = (key.tos << 16) | this.#sync;
+    this.#words[candidate + Candidate.attributes] = attributes;
+    this.#words[candidate + Candidate.priority] = key.priority;
+    this.#words[candidate + Candidate.tosSync] = (key.tos << 16) | this.#sync;
     this.count++;
     this.#named++;
     return candidate;
@@ -789,9 +782,9 @@ class CandidatePool {
   /** Inserts `candidate` after `before` (0: first) into the list `head`, and returns the new head. */
   insertAfter(head: number, before: number, candidate: number): number {
     const after = before === 0 ? head : this.next(before);
-    this.#words[candidate * CANDIDATE_WORDS + Candidate.next] = after;
+    this.#words[candidate + Candidate.next] = after;
     if (before === 0) return candidate;
-    this.#words[before * CANDIDATE_WORDS + Candidate.next] = candidate;
+    this.#words[before + Candidate.next] = candidate;
     return head;
   }
 
@@ -801,22 +794,16 @@ class CandidatePool {
     if (head === candidate) return after;
     let before = head;
     while (this.next(before) !== candidate) before = this.next(before);
-    this.#words[before * CANDIDATE_WORDS + Candidate.next] = after;
+    this.#words[before + Candidate.next] = after;
     return head;
   }
 
   /** Frees a candidate that is in no list. */
   release(candidate: number): void {
     if (this.isNamed(candidate)) this.#named--;
-    this.#words[candidate * CANDIDATE_WORDS + Candidate.next] = this.#free;
+    this.#words[candidate + Candidate.next] = this.#free;
     this.#free = candidate;
     this.count--;
-  }
-
-  #grow(): void {
-    const words = new Uint32Array(this.#words.length * 2);
-    words.set(this.#words);
-    this.#words = words;
   }
 }
 
@@ -868,17 +855,17 @@ class AttributeTable {
   intern(attributes: Readonly<RouteAttributes>): number {
     // Neighbouring routes of a full table mostly have the same attributes.
     if (this.#last !== undefined && isEqual(this.#last, attributes, 0)) {
-      return this.#retain(this.#last);
+      return this.#hold(this.#last);
     }
     const hash = hashOf(attributes);
     const alike = this.#byHash.get(hash);
     const known = alike?.find((set) => isEqual(set, attributes, 0));
-    if (known !== undefined) return this.#retain(known);
+    if (known !== undefined) return this.#hold(known);
     const set = makeSet(attributes, this.#free.pop() ?? this.#sets.length, hash);
     this.#sets[set.id] = set;
     if (alike === undefined) this.#byHash.set(hash, [set]);
     else alike.push(set);
-    return this.#retain(set);
+    return this.#hold(set);
   }
 
   /** One more candidate has set `id`. */
@@ -953,7 +940,7 @@ class AttributeTable {
     return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
   }
 
-  #retain(set: AttributeSet): number {
+  #hold(set: AttributeSet): number {
     set.count++;
     this.#last = set;
     return set.id;

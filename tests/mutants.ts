@@ -204,14 +204,14 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "supervisor: one that hangs is not ended",
-      in: "TileWorker.look",
-      from: "this.#looks = lives ? 0 : this.#looks + 1;",
-      to: "this.#looks = 0;",
+      in: "TileWorker.poll",
+      from: "this.#stalled = lives ? 0 : this.#stalled + 1;",
+      to: "this.#stalled = 0;",
     },
     {
       name: "supervisor: a tile that claims that it was stopped is believed",
-      in: "TileWorker.#hear",
-      from: "else if (this.#told) this.#end",
+      in: "TileWorker.#receive",
+      from: "else if (this.#isToEnd) this.#end",
       to: "else if (!this.#over) this.#end",
     },
     {
@@ -222,19 +222,16 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "supervisor: the kernel is not asked whether a thread is confined",
-      in: "TileWorker.#hear",
+      in: "TileWorker.#receive",
       from: "!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])",
       to: "false",
     },
     {
       name: "supervisor: a start that never ends is not ended",
-      in: "TileWorker.look",
-      from: "const late = !this.#runs && this.#age >= START_LOOKS;",
+      in: "TileWorker.poll",
+      from: "const late = !this.#runs && this.#age >= START_POLLS;",
       to: "const late = false;",
     },
-  ]),
-
-  ...mutantsOf("tiles/runtime/reports.ts", ["unit/runtime_supervisor"], [
     {
       name: "reports: a second worker takes a tile's place by what one says",
       in: "Reports.#expect",
@@ -776,10 +773,10 @@ export const MUTANTS: readonly Mutant[] = [
       to: "",
     },
     {
-      name: "net tile: does not wait for its turn",
-      in: "createInTurn",
-      from: "await context.turn();",
-      to: "void context.turn();",
+      name: "net tile: does not wait for its predecessor",
+      in: "createBeside",
+      from: "await context.predecessor();",
+      to: "void context.predecessor();",
     },
     {
       name: "net tile: totals begin anew with new sockets",

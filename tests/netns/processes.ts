@@ -17,7 +17,7 @@ export function processesOf(main: number): RunningProcess[] {
     ...children.split(" ").filter((each) => each.trim() !== "").map(Number).flatMap(
       (pid): RunningProcess[] => {
         const program = commandLine(pid);
-        if (program.includes("/appliance_process.")) return [{ pid, role: "appliance" }];
+        if (program.includes("/runtime/appliance.")) return [{ pid, role: "appliance" }];
         return program.includes("/app/process.") ? [{ pid, role: "app" }] : [];
       },
     ),

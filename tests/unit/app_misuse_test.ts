@@ -85,7 +85,7 @@ for (const place of PLACES) {
   });
 
   for (const way of ["reply", "reflect"] as const) {
-    Deno.test(`${place}: ${way}() without a datagram at hand is the app's error and sends nothing`, async () => {
+    Deno.test(`${place}: ${way}() without a current datagram is the app's error and sends nothing`, async () => {
       let kept: Answers | null = null;
       const answer = (out: Answers) => {
         if (way === "reflect") out.reflect();
@@ -99,8 +99,8 @@ for (const place of PLACES) {
           assert.deepEqual([offset, size, sourceAddress, destinationPort], [0, 0, 0, 0]);
           assert.throws(() => answer(out), {
             name: "TypeError",
-            message: `${way}() is about the datagram at hand, and there is none: ` +
-              "next() goes to one, in receive()",
+            message: `${way}() is about the current datagram, and there is none: ` +
+              "next() makes one current, in receive()",
           });
           while (requests.next()) out.reflect();
         },

@@ -10,7 +10,7 @@ import fc from "./property.ts";
 /** Some moment, in nanoseconds since 1970. */
 const NOW = 1_764_000_000 * 1e9;
 
-/** The short way: answers whatever comes. */
+/** The short form: answers whatever comes. */
 const plain = { answer: () => "x" };
 
 type Module = Parameters<typeof AppHarness.start>[0];

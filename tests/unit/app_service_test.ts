@@ -129,7 +129,7 @@ Deno.test("a handler that gives a promise is named once, and counted each time t
   }
 });
 
-Deno.test("the short way is one function from a request to its answer", async () => {
+Deno.test("the short form is one function from a request to its answer", async () => {
   const harness = await AppHarness.start({
     answer: ({ payload, address, port, destinationPort, receivedAt }: Request) =>
       `${text(payload)} ${address}:${port} ${destinationPort} ${receivedAt}`,
@@ -142,7 +142,7 @@ Deno.test("the short way is one function from a request to its answer", async ()
   );
 });
 
-Deno.test("the short way may be an object that remembers", async () => {
+Deno.test("the short form may be an object that remembers", async () => {
   class Counting {
     #asked = 0;
     answer(): string {
@@ -154,7 +154,7 @@ Deno.test("the short way may be an object that remembers", async () => {
   assert.deepEqual(answers.map(({ payload }) => text(payload)), ["1", "2"], harness.logged[0]);
 });
 
-Deno.test("the short way may tick too, at its own pace", async () => {
+Deno.test("the short form may tick too, at its own pace", async () => {
   const asked: number[] = [];
   const module = {
     tickMillis: 20_000,
@@ -176,7 +176,7 @@ Deno.test("the short way may tick too, at its own pace", async () => {
   assert.ok(due > 10_000 && due <= 20_000, `${due} ms`);
 });
 
-Deno.test("the short way may answer with bytes or with nothing, and never a served port", async () => {
+Deno.test("the short form may answer with bytes or with nothing, and never a served port", async () => {
   const harness = await AppHarness.start({
     default: async (_context: AppContext) => {
       await Promise.resolve();
@@ -193,7 +193,7 @@ Deno.test("the short way may answer with bytes or with nothing, and never a serv
   assert.deepEqual(answers.map(({ payload }) => text(payload)), ["cba"]);
 });
 
-Deno.test("the short way answers nothing, and says why, where it gives what is no answer", async () => {
+Deno.test("the short form answers nothing, and says why, where it gives what is no answer", async () => {
   for (const said of [42, { payload: "x" }, [1, 2]]) {
     const harness = await AppHarness.start({ answer: () => said });
     assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);

@@ -255,7 +255,7 @@ export class Room {
     else this.#start(made);
   }
 
-  #create(turn?: TileContext<NetSetup>["turn"]): Tile | Promise<Tile> {
+  #create(predecessor?: TileContext<NetSetup>["predecessor"]): Tile | Promise<Tile> {
     return create({
       setup: this.setup,
       region: new TileRegion(this.region),
@@ -274,7 +274,7 @@ export class Room {
       },
       log() {},
       ask() {},
-      ...(turn && { turn }),
+      ...(predecessor && { predecessor }),
     });
   }
 
@@ -289,7 +289,7 @@ export class Room {
     this.#start(this.#create() as Tile);
   }
 
-  /** The same to one that is made beside this tile; `beside` is called before it has its turn. */
+  /** The same to one that is made beside this tile; `beside` is called before this one ends. */
   async handOverInTurn(beside: () => void = () => {}): Promise<void> {
     this.#succeed(this.apps);
     this.setup = { ...this.setup, warmUp: true };

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { consoleTo } from "../../tiles/runtime/console.ts";
+import { consoleTo, inName } from "../../tiles/runtime/console.ts";
 
 /** A console whose clock is turned by hand, and what it said. */
 function talking() {
@@ -83,4 +83,12 @@ Deno.test("a long line is cut", () => {
   const { said, console } = talking();
   console.log("x".repeat(1e6));
   assert.equal(said[0].length, 4097);
+});
+
+Deno.test("each line of what a tile says is in its name, whoever sent it", () => {
+  assert.equal(inName("dns", "got x\nnet0: forged"), "dns: got x\ndns: net0: forged");
+});
+
+Deno.test("what would move a terminal is spelled out, tabs and all else as they are", () => {
+  assert.equal(inName("dns", "a\x1b[2J\r\x07\x9bb\tc é"), "dns: a\\x1b[2J\\x0d\\x07\\x9bb\tc é");
 });

@@ -41,7 +41,7 @@ const TILES = [
 /** What of Node's it takes to listen on a descriptor that is handed over. */
 const LISTENING = ["node:events", "node:net"];
 const ENTRIES = [
-  "tiles/runtime/appliance_process.ts",
+  "tiles/runtime/appliance.ts",
   "tiles/runtime/worker.ts",
   "tiles/app/process.ts",
 ];

@@ -16,7 +16,7 @@ import {
 } from "../../tiles/runtime/tile_region.ts";
 import { create } from "../../tiles/status/tile.ts";
 
-/** Looks until a net tile is said to hang, and the others. */
+/** Polls until a net tile is said to hang, and the others. */
 const QUICK = 10;
 const LONG = 60;
 
@@ -79,7 +79,7 @@ function started(kind: WorkerKind, beside = false) {
       failed: (message) => heard.push(message),
       late: note("late"),
       stuck: (reason) => heard.push(`stuck: ${reason}`),
-      turn: () => new Promise(() => {}),
+      predecessor: () => new Promise(() => {}),
     },
   });
   globalThis.Worker = Worker;
@@ -87,47 +87,47 @@ function started(kind: WorkerKind, beside = false) {
   const post = (data: unknown) => worker.onmessage({ data });
   post({ type: "started", thread: THREAD });
   const reader = new TileReader(view);
-  const look = (exists = true) => {
+  const poll = (exists = true) => {
     kernel.exists = exists;
-    tile.look(reader);
+    tile.poll(reader);
   };
-  return { region, heard, worker, tile, look, kernel, threads, post };
+  return { region, heard, worker, tile, poll, kernel, threads, post };
 }
 
 Deno.test("a status tile that hangs as it waits is ended, and has failed once its thread is gone", () => {
-  const { worker, heard, look } = running("status");
-  for (let i = 0; i < LONG; i++) look();
+  const { worker, heard, poll } = running("status");
+  for (let i = 0; i < LONG; i++) poll();
   assert.ok(!worker.ended);
-  look();
+  poll();
   assert.ok(worker.ended);
-  look(false);
+  poll(false);
   assert.deepEqual(heard, ["it hangs and is ended", "it hangs"]);
 });
 
 Deno.test("a status tile that gets on is left alone, however seldom", () => {
-  const { region, heard, look } = running("status");
+  const { region, heard, poll } = running("status");
   for (let i = 0; i < 10 * LONG; i++) {
     if (i % (LONG - 1) === 0) region.quiescent();
-    look();
+    poll();
   }
   assert.deepEqual(heard, []);
 });
 
 Deno.test("other tiles may sleep for as long as they like, but not stand still awake", () => {
-  for (const [kind, looks] of [["netlink", LONG], ["net", QUICK]] as const) {
-    const { region, heard, look } = running(kind);
-    for (let i = 0; i < 2 * LONG; i++) look();
+  for (const [kind, polls] of [["netlink", LONG], ["net", QUICK]] as const) {
+    const { region, heard, poll } = running(kind);
+    for (let i = 0; i < 2 * LONG; i++) poll();
     assert.deepEqual(heard, [], kind);
     region.awake();
-    for (let i = 0; i <= looks; i++) look();
+    for (let i = 0; i <= polls; i++) poll();
     assert.deepEqual(heard, [kind === "net" ? "stuck: it hangs" : "it hangs and is ended"], kind);
   }
 });
 
 Deno.test("a tile that waits for its turn is left alone", () => {
-  const { post, heard, look, worker } = started("net", true);
+  const { post, heard, poll, worker } = started("net", true);
   post({ type: "ready" });
-  for (let i = 0; i < 10 * LONG; i++) look();
+  for (let i = 0; i < 10 * LONG; i++) poll();
   assert.deepEqual(heard, []);
   assert.ok(!worker.ended);
 });
@@ -136,15 +136,15 @@ Deno.test("a start that takes processor time goes on for minutes, one that only 
   const busy = started("net");
   for (let i = 0; i < 5 * LONG; i++) {
     busy.kernel.ticks++;
-    busy.look();
+    busy.poll();
   }
   assert.deepEqual(busy.heard, ["late"]);
   const idle = started("net");
-  for (let i = 0; i <= LONG; i++) idle.look();
+  for (let i = 0; i <= LONG; i++) idle.poll();
   assert.deepEqual(idle.heard, ["late", "it did not start in time and is ended"]);
   for (let i = 0; i < 10 * LONG; i++) {
     busy.kernel.ticks++;
-    busy.look();
+    busy.poll();
   }
   assert.ok(busy.worker.ended, "but not for ever");
 });
@@ -183,12 +183,12 @@ const LIES: Record<string, readonly unknown[]> = {
 for (const [what, lies] of Object.entries(LIES)) {
   Deno.test(`a tile that ${what} is ended and named`, () => {
     for (const lie of lies) {
-      const { post, worker, heard, look } = started("net");
+      const { post, worker, heard, poll } = started("net");
       post(lie);
       assert.ok(worker.ended, JSON.stringify(lie));
       post({ type: "started", thread: 1 });
       post({ type: "log", line: "more" });
-      look(false);
+      poll(false);
       assert.deepEqual(heard, [`it ${what} and is ended`, `it ${what}`]);
     }
   });
@@ -203,11 +203,11 @@ Deno.test("a tile counts as confined when the kernel says so of its thread, not 
     "",
   ];
   for (const status of statuses) {
-    const { post, kernel, worker, tile, look } = started("net");
+    const { post, kernel, worker, tile, poll } = started("net");
     kernel.status = status;
     post(RUNNING);
     assert.ok(worker.ended, status);
-    look(false);
+    poll(false);
     await assert.rejects(tile.running, /claimed to be confined without being so/);
   }
   const { post, kernel, tile } = started("netlink");
@@ -231,10 +231,10 @@ Deno.test("a tile is not taken at its word for a thread that is main's, another'
 });
 
 Deno.test("a tile that says it has failed has done so when its thread is gone, not before", async () => {
-  const { post, worker, tile, heard, look, kernel } = started("net");
+  const { post, worker, tile, heard, poll, kernel } = started("net");
   post({ type: "failed", message: "lied" });
   assert.ok(!tile.over);
-  look();
+  poll();
   assert.ok(worker.ended, "it is still there half a second later");
   assert.deepEqual(heard, []);
   kernel.exists = false;
@@ -242,7 +242,7 @@ Deno.test("a tile that says it has failed has done so when its thread is gone, n
   assert.deepEqual(heard, ["lied"]);
   const lying = running("net");
   lying.post({ type: "failed", message: "lied" });
-  for (let i = 0; i < QUICK; i++) lying.look();
+  for (let i = 0; i < QUICK; i++) lying.poll();
   assert.deepEqual(lying.heard, ["stuck: it hangs and cannot be ended"], "the process has to end");
   lying.kernel.exists = false;
 });

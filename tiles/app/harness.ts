@@ -1,6 +1,6 @@
 /**
- * An app on its own, without root or network: the real app side of a link with memory instead of a
- * net tile at the other end. Datagrams go in, answers come out. Meant for an app's tests.
+ * Runs an app alone, without root or network, for its tests: the real app side of a link, with memory in
+ * place of a net tile at the other end. Datagrams go in, answers come out.
  *
  * @example
  * ```ts
@@ -35,25 +35,25 @@ import { NetSide } from "./net_side.ts";
 import { makeService, type RefusalSetup, type Service } from "./host.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
-/** How far apart the payloads of a burst stand in the memory that is for a UMEM here. */
+/** Distance between the payloads of a burst in the memory that stands for a UMEM. */
 const SLOT_BYTES = 65_536;
 /** The largest UDP payload over IPv4. */
 const LARGEST_PAYLOAD = 65_507;
-/** What the net tile drops of what an app gives it, by its names for that, to be counted. */
+/** Answers that a net tile would drop, by its counters. */
 const NOT_DROPPED = {
   tx_drop_invalid_descriptor: 0,
   tx_drop_port_not_owned: 0,
   tx_drop_unsolicited: 0,
 };
 
-/** What the harness stands in for. All have a default. */
+/** What the harness provides in place of the host. All have a default. */
 export interface HarnessOptions
   extends Partial<Pick<AppContext, "ports" | "options" | "clock">>, RefusalSetup {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
-  /** What it may send to without having heard from there, as `send_to` of the configuration says it. */
+  /** Where it may send unsolicited datagrams to, as `send_to` of the configuration. */
   readonly sendTo?: readonly string[];
-  /** Bytes of its state, or the `state` of a harness whose successor this is. */
+  /** Bytes of its state, or the `state` of its predecessor's harness. */
   readonly state?: number | View;
   /** A monotonic clock, milliseconds. */
   readonly now?: () => number;
@@ -119,7 +119,7 @@ export class AppHarness {
     this.#ring = payloadRing(own, SHAPE);
   }
 
-  /** Starts the app of `module`, as the tile would. Throws Error with what is wrong with it. */
+  /** Starts the app of `module` as its process would. Error: what is wrong with it. */
   static async start(
     module: { default?: unknown; answer?: unknown },
     options: HarnessOptions = {},
@@ -147,8 +147,8 @@ export class AppHarness {
   }
 
   /**
-   * Gives the app one burst, at most 64 datagrams, and returns what it sent. What the net tile would not
-   * send is not among that, but counted.
+   * Gives the app one burst, at most 64 datagrams, and returns what it sent, without what a net tile would
+   * drop and count.
    */
   ask(...burst: readonly Asked[]): Answered[] {
     burst.forEach((asked, i) => this.#push(asked, i * SLOT_BYTES));
@@ -161,7 +161,7 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Lets the app's next tick be due, and returns what it sent. */
+  /** Calls the app's tick, and returns what it sent. */
   tick(): Answered[] {
     this.#side.answers.refresh();
     this.#service.clock(Infinity, this.#side.answers);
@@ -169,7 +169,7 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Counters of the tile, what its net tile would drop, and the app's own metrics, by name. */
+  /** Counters of the tile, drops of its net tile, and the app's own metrics, by name. */
   get counters(): Record<string, number> {
     const own = new MetricsReader(this.#metrics).read().map(({ name, value }) => [name, value]);
     return { ...readCounters("app", this.#counters), ...this.#dropped, ...Object.fromEntries(own) };
@@ -193,7 +193,7 @@ export class AppHarness {
     this.#heard.add(sourceAddress | 0);
   }
 
-  /** What the app's net tile would send of what it gave; all else is counted (`../net/tx.ts`). */
+  /** The app's answers that a net tile would send; the others are counted (`../net/tx.ts`). */
   #sent(): Answered[] {
     const count = this.#answers.available();
     const given = Array.from({ length: count }, (_, i) => this.#read(this.#answers.slot(i)));
@@ -223,7 +223,7 @@ export class AppHarness {
     };
   }
 
-  /** Why an answer is not sent; null where it is. */
+  /** The reason for which an answer is dropped; null: it is sent. */
   #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
     if (payload.length > LARGEST_PAYLOAD) return "tx_drop_invalid_descriptor";
     if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) {
@@ -235,7 +235,7 @@ export class AppHarness {
     return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unsolicited";
   }
 
-  /** The request of descriptor `place`, as it goes back. */
+  /** The request of descriptor `place`, sent back unchanged. */
   #reflected(place: number): Answered {
     const { words } = this.#requests;
     const slot = linkWords(SHAPE).base + place * DESCRIPTOR_WORDS;

@@ -315,7 +315,7 @@ export function checkWithin(
 /** What `call` throws when no datagram is current. */
 export function noDatagram(call: "reply" | "reflect"): TypeError {
   return new TypeError(
-    `${call}() is about the datagram at hand, and there is none: next() goes to one, in receive()`,
+    `${call}() is about the current datagram, and there is none: next() makes one current, in receive()`,
   );
 }
 

@@ -1,9 +1,9 @@
 /**
- * The entry of an app's process (`../../master/app_process.ts` starts it). This isolate has the event
- * loop: it starts the worker that runs the app (`process_worker.ts`) and carries messages between it
+ * The entry of an app's process, which `../../master/app_process.ts` starts. This isolate has the event
+ * loop: it starts the worker that runs the app (`process_worker.ts`) and passes messages between it
  * and the master. The worker's thread never returns to its event loop once the tile's loop runs.
  *
- * It ends when the worker has ended, by itself: nothing else keeps its event loop alive.
+ * The process ends when the worker has ended: nothing else keeps its event loop alive.
  */
 
 import { libraryPath } from "../../ffi/paths.ts";
@@ -15,9 +15,9 @@ const { symbols } = Deno.dlopen(libraryPath(), {
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
 });
 const POLLIN = 1;
-/** How long one wait for `go` lasts: it may outlive the worker by that. */
+/** How long one wait for `go` lasts; the process may outlive the worker by that. */
 const POLL_MILLIS = 500;
-/** Has the event loop not wait for what is promised. */
+/** Lets the event loop end though a promise is pending. */
 const unref = (Deno as unknown as Record<symbol, {
   core: { unrefOpPromise(promise: Promise<unknown>): void };
 }>)[(Deno as unknown as { internal: symbol }).internal].core.unrefOpPromise;
@@ -30,7 +30,7 @@ let isOver = false;
 
 worker.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
   if (data.type === "left" || data.type === "failed") isOver = true;
-  // A line that the master has no room for is lost; anything else comes when nothing else is said.
+  // A log line is lost when the channel is full; the other messages are sent while it is empty.
   channel.send(new TextEncoder().encode(JSON.stringify(data)));
   if (isOver) Deno.exit(data.type === "left" ? 0 : 1);
 };

@@ -80,7 +80,7 @@ export interface NetSetup {
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
-  /** Whether there is time to warm up before its turn: its predecessor serves meanwhile. */
+  /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
   /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
   readonly seed: number;
@@ -99,27 +99,27 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   if (setup.sockets.length > MOST_PORTS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
   }
-  if (inline.length > 0 || context.turn !== undefined) return createInTurn(context, inline);
+  if (inline.length > 0 || context.predecessor !== undefined) return createBeside(context, inline);
   return new NetTile(context, adopt(context), []);
 }
 
 /**
- * Makes the apps that run inside first, and waits for the tile's turn: until then what others may still
- * use stays untouched. Throws Error with what is wrong with an app.
+ * Makes the apps that run inside first, and waits for the predecessor's end: until then what others may
+ * still use stays untouched. Throws Error with what is wrong with an app.
  */
-async function createInTurn(
+async function createBeside(
   context: TileContext<NetSetup>,
   setups: readonly InlineSetup[],
 ): Promise<Tile> {
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
   const slots = adopt(context);
-  if (context.turn !== undefined) {
+  if (context.predecessor !== undefined) {
     if (context.setup.warmUp) {
       // Who starts alone needs none of it.
       const { warmUp } = await import("./warm_up.ts");
       await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
     }
-    await context.turn();
+    await context.predecessor();
   }
   for (const { setup, metrics } of made) {
     metrics?.move(setup.metrics);
@@ -129,11 +129,11 @@ async function createInTurn(
 }
 
 async function makeInline(
-  { libraries: { clock }, log, turn }: TileContext<NetSetup>,
+  { libraries: { clock }, log, predecessor }: TileContext<NetSetup>,
   setup: InlineSetup,
 ): Promise<MadeApp> {
   const { counters } = new TileRegion(setup.region);
-  const metrics = turn && new MetricsWriter(heapView(METRICS_BYTES));
+  const metrics = predecessor && new MetricsWriter(heapView(METRICS_BYTES));
   const service = await loadService(setup, {
     counters,
     ...(clock && { clock }),

@@ -1,38 +1,31 @@
 /**
- * The appliance inside its process: starts the netlink, net and status tiles as workers, watches them,
- * and hands over to its successor or ends. The master (`../../master/`) made every region, socket and
- * program, and says when.
+ * The appliance: the entry of its process, which the master (`../../master/`) starts confined
+ * (`ffi/process.ts`). It maps the regions that it was handed, starts the netlink, net and status tiles as
+ * workers, watches them, and hands over to its successor or ends, as the master says.
  *
- * mirror → status tile → net tiles up to their turn → (the master says go) → serving
+ *     mirror ── status and net tiles made ── ready ── go (the predecessor has ended) ── running
  */
 
-import type { Observer, TileLibrary } from "../../ffi/tile.ts";
-import type { Host } from "../../ffi/host.ts";
-import { u32 } from "../../ffi/view.ts";
-import { NetbaseReader } from "../../netbase/netbase.ts";
 import { SystemError } from "../../ffi/errno.ts";
+import { openHost } from "../../ffi/host.ts";
+import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
+import { openRegions } from "../../ffi/region.ts";
+import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
+import { u32 } from "../../ffi/view.ts";
+import { Watcher } from "../../ffi/watcher.ts";
+import { NetbaseReader } from "../../netbase/netbase.ts";
+import { clipped, inName } from "./console.ts";
 import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";
 import { delay } from "./delay.ts";
-import type { Handed } from "./handed.ts";
-import { inName } from "./log_line.ts";
+import { Handed } from "./handed.ts";
+import { checkMtus, InterfaceError, waitForInterfaces } from "./interfaces_ready.ts";
 import { spinTurnsFor } from "./loop.ts";
+import { type ApplianceOrder, type ApplianceReport, messagesBy } from "./messages.ts";
 import { workerPermissions } from "./permissions.ts";
-import { RefusedCalls } from "./refused_calls.ts";
-import { LOOK_MILLIS, Threads, TileWorker } from "./supervisor.ts";
+import { POLL_MILLIS, Threads, TileWorker } from "./supervisor.ts";
+import { AppError, sentenceOf } from "./thrown.ts";
 import { Life } from "./tile_region.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
-
-/** What an appliance is made with. */
-export interface ApplianceParts {
-  readonly host: Host;
-  readonly tile: TileLibrary;
-  readonly observer: Observer;
-  log(line: string): void;
-  /** A tile ended that cannot be started again in place: the process has to end. */
-  fatal(tile: string, message: string): void;
-  /** A request of an operator that only the master can meet. */
-  ask(request: ControlRequest): void;
-}
 
 /** Where a tile's module is, from here. */
 const MODULES = {
@@ -44,9 +37,9 @@ const MODULES = {
 const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 /** How long tiles have to drain and end; the loop's own limit is shorter. */
 const STOP_MILLIS = 600;
-/** How long net tiles have to end after a turn, and the status tile to answer who is connected. */
+/** How long net tiles have to finish a burst and end, and the status tile to answer who is connected. */
 const LEAVE_MILLIS = 1000;
-/** How often is looked whether they have. */
+/** How often it is polled whether they have. */
 const END_POLL_MILLIS = 1;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
 const FIRST_PAUSE_MILLIS = 50;
@@ -54,39 +47,73 @@ const LONGEST_PAUSE_MILLIS = 10_000;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
+/** Exit statuses (`cli/errors.ts`). */
+const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
+const BEAT_MILLIS = 500;
+
+const host = openHost();
+const messages = messagesBy<ApplianceReport, ApplianceOrder>(
+  openChannel(CHANNEL_DESCRIPTOR),
+);
+const tile = openTile();
+const handed = new Handed<ApplianceSetup>(
+  openRegions(),
+  Number(Deno.args.at(-1)),
+);
+
+/** Lines that the master had no room for. */
+let lost = 0;
+function log(text: string): void {
+  for (const line of text.split("\n")) {
+    if (lost > 0 && messages.send({ type: "log", line: `${lost} lines of the log were lost` })) {
+      lost = 0;
+    }
+    if (!messages.send({ type: "log", line: clipped(line) })) lost++;
+  }
+}
+
+/** Ends the process for a reason that the master hears. */
+function fail(error: unknown): never {
+  const app = error instanceof AppError ? { app: error.app } : {};
+  messages.send({
+    type: "failed",
+    message: sentenceOf(error),
+    status: error instanceof AppError
+      ? USAGE
+      : error instanceof InterfaceError
+      ? INTERFACE
+      : FAILURE,
+    ...app,
+    ...(/^net\d+: RingsLost: /.test(sentenceOf(error)) && { ringsLost: true }),
+  });
+  Deno.exit(FAILURE);
+}
+
 /** A booting, running or leaving appliance. */
-export class Appliance {
+class Appliance {
   /**
-   * The mirror, to be looked at until the net tiles run: until then they are readers that stand still, so
-   * that nothing of it is used again. Main is none of its readers, and nobody waits for it.
+   * The mirror, to be read until the net tiles run: until then they are readers that do not move on, so that
+   * nothing of it is freed. Main is none of its readers, and no writer waits for it.
    */
   readonly netbase: NetbaseReader;
-  readonly #setup: ApplianceSetup;
-  readonly #parts: ApplianceParts;
-  readonly #wiring: Wiring;
-  readonly #control: ControlWriter;
-  readonly #threads: Threads;
-  readonly #refusedCalls: RefusedCalls;
+  readonly #wiring = new Wiring(handed.setup, handed);
+  readonly #control = new ControlWriter(this.#wiring.control.writer);
+  readonly #threads = new Threads(host);
+  readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
   /** What the log has named once. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
-  /** Resolves with whether the predecessor handed over, when there is none any more. */
-  readonly #turn = Promise.withResolvers<boolean>();
+  /** Resolves when the predecessor has ended, with whether it handed over. */
+  readonly #predecessor = Promise.withResolvers<boolean>();
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
 
-  /** Maps every region; starts nothing. */
-  constructor(handed: Handed<ApplianceSetup>, parts: ApplianceParts) {
-    this.#setup = handed.setup;
-    this.#parts = parts;
-    this.#wiring = new Wiring(handed.setup, handed);
-    this.#control = new ControlWriter(this.#wiring.control.writer);
-    this.#threads = new Threads(parts.host);
-    this.#refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
-    parts.observer.start(u32(this.#wiring.refusedCalls.writer));
+  /** Maps every region; starts no tile. */
+  constructor() {
+    openObserver().start(u32(this.#wiring.refusedCalls.writer));
     this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
   }
 
@@ -124,7 +151,7 @@ export class Appliance {
   go(handedOver: boolean): void {
     this.#control.serve();
     this.#wake();
-    this.#turn.resolve(handedOver);
+    this.#predecessor.resolve(handedOver);
   }
 
   /** Every tile runs: from now on one that fails is started again, or ends the appliance. */
@@ -142,13 +169,12 @@ export class Appliance {
     this.#workers.get("status")?.post({ type: "outcome", number, outcome });
   }
 
-  #start(tile: WorkerHandle, setup: unknown, { held = false } = {}): TileWorker {
-    const { kind, name, slot, region } = tile;
-    const { log } = this.#parts;
+  #start(own: WorkerHandle, setup: unknown, { held = false } = {}): TileWorker {
+    const { kind, name, slot, region } = own;
     const beside = kind === "net";
-    const { read, clock } = inlineGrants(beside ? this.#setup.apps : []);
+    const { read, clock } = inlineGrants(beside ? handed.setup.apps : []);
     const { nets } = this.#wiring;
-    const apps = this.#setup.apps.filter(({ inline }) => !inline);
+    const apps = handed.setup.apps.filter(({ inline }) => !inline);
     const worker: TileWorker = new TileWorker({
       kind,
       name,
@@ -168,20 +194,20 @@ export class Appliance {
         log: (text) => log(inName(name, text)),
         ask: (request) => this.#ask(request),
         failed: (message) => {
-          const isItsTurn = this.#workers.get(name) === worker;
-          if (isItsTurn && this.#running && !this.#ending) this.#failed(tile, { message, setup });
+          const isCurrent = this.#workers.get(name) === worker;
+          if (isCurrent && this.#running && !this.#ending) this.#failed(own, { message, setup });
         },
         late: () => {
           for (const late of this.#wiring.starting(name)) {
             log(`${late}: its start has not ended yet`);
           }
         },
-        stuck: (reason) => this.#parts.fatal(name, reason),
-        ...(beside && { turn: () => this.#turn.promise }),
+        stuck: (reason) => fatal(name, reason),
+        ...(beside && { predecessor: () => this.#predecessor.promise }),
       },
     });
     this.#workers.set(name, worker);
-    this.#watch ??= setInterval(() => this.#look(), LOOK_MILLIS);
+    this.#watch ??= setInterval(() => this.#poll(), POLL_MILLIS);
     worker.running.then(({ landlock, observed }) => {
       if (!landlock) this.#lack("the kernel has no landlock: tiles are confined by seccomp alone");
       if (!observed) this.#lack("the kernel does not say which system calls it refuses to tiles");
@@ -193,20 +219,19 @@ export class Appliance {
   #lack(sentence: string): void {
     if (this.#named.has(sentence)) return;
     this.#named.add(sentence);
-    this.#parts.log(sentence);
+    log(sentence);
   }
 
-  /** Looks after every tile. */
-  #look(): void {
+  /** Polls every tile. */
+  #poll(): void {
     if (this.#ending) return;
     this.#control.pulse();
-    for (const { name, reader } of this.#wiring.workers) this.#workers.get(name)?.look(reader);
+    for (const { name, reader } of this.#wiring.workers) this.#workers.get(name)?.poll(reader);
     this.#nameRefusedCalls();
   }
 
   /** Names each system call that was refused to a tile, once. */
   #nameRefusedCalls(): void {
-    const { log, tile } = this.#parts;
     for (const { name, slot } of this.#wiring.workers) {
       for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
@@ -221,23 +246,22 @@ export class Appliance {
    * doubles while they do not last: net tiles forward on the last good state meanwhile. With a net tile
    * the process ends: the master has the rings, and starts the next one.
    */
-  #failed(tile: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
-    const { log, fatal } = this.#parts;
-    if (tile.kind === "net") return fatal(tile.name, message);
-    const failures = this.#failures.get(tile.name) ?? 0;
+  #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
+    if (own.kind === "net") return fatal(own.name, message);
+    const failures = this.#failures.get(own.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
-    this.#failures.set(tile.name, failures + 1);
-    log(`${tile.name}: ended (${message}); starting it again in ${pause} ms`);
+    this.#failures.set(own.name, failures + 1);
+    log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
-      if (this.#ending || !this.#workers.get(tile.name)?.over) return;
-      const lasted = setTimeout(() => this.#failures.delete(tile.name), LASTING_MILLIS);
+      if (this.#ending || !this.#workers.get(own.name)?.over) return;
+      const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
-        this.#start(tile, setup);
+        this.#start(own, setup);
       } catch (error) {
         clearTimeout(lasted);
         if (!(error instanceof SystemError)) throw error;
-        this.#failed(tile, { message: error.message, setup });
+        this.#failed(own, { message: error.message, setup });
       }
     }, pause);
   }
@@ -249,18 +273,20 @@ export class Appliance {
       return;
     }
     if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
-      return this.#parts.ask(request);
+      const what = request.kind === Ask.reload ? "reload" : "upgrade";
+      messages.send({ type: "ask", what, number: request.number });
+      return;
     }
     this.#control.ask(request);
-    this.#parts.tile.wake(this.#wiring.netlink.eventfd);
+    tile.wake(this.#wiring.netlink.eventfd);
   }
 
   #wake(): void {
-    for (const { eventfd } of this.#wiring.workers) this.#parts.tile.wake(eventfd);
+    for (const { eventfd } of this.#wiring.workers) tile.wake(eventfd);
   }
 
   /**
-   * Has net tiles end after their turn and leave to a successor what they hold. Resolves with whether all
+   * Has net tiles end after their burst and leave to a successor what they hold. Resolves with whether all
    * did in time.
    */
   async leave(): Promise<boolean> {
@@ -304,3 +330,52 @@ export class Appliance {
     return true;
   }
 }
+
+/** Ends the process for a tile that cannot be started again in place. */
+function fatal(tile: string, message: string): never {
+  fail(new Error(`${tile} ended: ${message}`));
+}
+
+const appliance = new Appliance();
+
+async function boot(): Promise<void> {
+  const { setup: { interfaces, attached } } = handed;
+  await appliance.startMirror();
+  await waitForInterfaces(appliance.netbase, { names: interfaces, log });
+  checkMtus(appliance.netbase, attached.map(({ name }) => name));
+  const { ready, running } = appliance.makeTiles();
+  await ready;
+  messages.send({ type: "ready" });
+  await running;
+  appliance.settle();
+  messages.send({ type: "running" });
+}
+
+const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => unknown } = {
+  go: ({ handedOver }: { handedOver: boolean }) => appliance.go(handedOver),
+  leave: async () => {
+    messages.send({ type: "left", orderly: await appliance.leave() });
+    // The successor serves already.
+    await appliance.answered();
+    Deno.exit();
+  },
+  stop: async () => {
+    await appliance.stop();
+    Deno.exit();
+  },
+  attached: ({ attached }: { attached: boolean[] }) => appliance.setAttached(attached),
+  outcome: ({ number, outcome }: { number: number; outcome: Outcome }) =>
+    appliance.setOutcome(number, outcome),
+};
+
+/** Does what the master says; ends with it. */
+function follow(): void {
+  for (let order = messages.receive(); order !== null; order = messages.receive()) {
+    if (order === undefined) Deno.exit(FAILURE);
+    handlers[order.type](order as never);
+  }
+}
+
+new Watcher(host, tile).watch(CHANNEL_DESCRIPTOR, follow);
+setInterval(() => messages.send({ type: "beat" }), BEAT_MILLIS);
+boot().catch(fail);

@@ -1,7 +1,9 @@
 /**
  * `console` inside a tile: a confined thread can write to no terminal, so what is said there goes to the
  * log by main, in the tile's name. Bounded, since a word for each datagram would be more than anyone
- * reads and more than main can write; so is what apps say by their context's `log`.
+ * reads and more than main can write; so is what apps say by their context's `log`. And lines as they stand
+ * in the log: what a client sent may be in them, which must not pass for another's line, nor reach a
+ * terminal as a command.
  */
 
 /** Lines that are said within a second; further ones of that second are left out. */
@@ -99,4 +101,21 @@ function whole(value: unknown): string {
 
 function text(said: unknown): string {
   return typeof said === "string" ? said : Deno.inspect(said);
+}
+
+/** Whatever is no line end and no tab of the control characters. */
+const CONTROL = /[^\P{Cc}\t]/gu;
+
+/** `text` with each of its lines in the name of the tile, and its control characters spelled out. */
+export function inName(name: string, text: string): string {
+  return text.split("\n").map((line) => `${name}: ${spelledOut(line)}`).join("\n");
+}
+
+/** A line with its control characters spelled out. */
+export function spelledOut(line: string): string {
+  return line.replace(CONTROL, spelled);
+}
+
+function spelled(character: string): string {
+  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 }

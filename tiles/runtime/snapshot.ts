@@ -22,8 +22,8 @@ const NUMBER = 0;
 const LENGTH = 1;
 /** How long an answer may take; an audit of a full table takes seconds. */
 const ANSWER_MILLIS = 120_000;
-/** How often is looked whether the answer is there, while one is waited for. */
-const LOOK_MILLIS = 1;
+/** How often the answer is polled for. */
+const POLL_MILLIS = 1;
 
 /** The netlink tile's side. */
 export class SnapshotWriter {
@@ -84,7 +84,7 @@ export class Question {
   }
 
   /**
-   * It is looked for again and again: a notify would have V8 write, on the netlink tile's thread, to an
+   * It is polled for: a notify would have V8 write, on the netlink tile's thread, to an
    * eventfd of this tile's event loop, which that thread may not.
    */
   async #one<Head>(kind: number, words: readonly number[]): Promise<Told<Head>> {
@@ -93,7 +93,7 @@ export class Question {
     const deadline = performance.now() + this.#timeoutMs;
     while (Atomics.load(this.#words, NUMBER) !== this.#number) {
       if (performance.now() > deadline) throw new Error("the netlink tile does not answer");
-      await delay(LOOK_MILLIS);
+      await delay(POLL_MILLIS);
     }
     // What decodes does not read shared memory.
     const text = new TextDecoder().decode(this.#text.slice(0, this.#words[LENGTH]));

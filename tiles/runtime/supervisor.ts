@@ -1,14 +1,14 @@
 /**
- * A tile as main sees it: the worker, what it reported, and how it ended. Main believes no report that
- * it can check: a tile counts as confined when the kernel says so of its thread.
+ * A tile's worker as the appliance's main thread has it: starts it, reads what it reports, polls whether it
+ * makes progress, and ends it. Main believes no report that it can check: a tile counts as confined when
+ * the kernel says so of its thread.
  */
 
 import { EAGAIN, SystemError } from "../../ffi/errno.ts";
 import { CAP_NET_ADMIN, type Host } from "../../ffi/host.ts";
-import { bounded } from "./console.ts";
+import { bounded, LONGEST_LINE } from "./console.ts";
 import type { ControlRequest } from "./control.ts";
 import type { Permissions } from "./permissions.ts";
-import { Reports } from "./reports.ts";
 import { AppError, firstLine, sentenceOf } from "./thrown.ts";
 import type { BootMessage, MainMessage, TileReport, WorkerKind } from "./tile.ts";
 import type { TileReader } from "./tile_region.ts";
@@ -22,11 +22,8 @@ export interface TileEvents {
   late(): void;
   /** It hangs or broke a rule, and cannot be ended, or nothing can stand in for it. */
   stuck(reason: string): void;
-  /**
-   * One that starts beside another could run. Resolves when that one has ended, with whether it handed
-   * over.
-   */
-  turn?(): Promise<boolean>;
+  /** It could run, beside its predecessor. Resolves when that one has ended, with whether it handed over. */
+  predecessor?(): Promise<boolean>;
   /** A request to be put into the control region. */
   ask?(request: ControlRequest): void;
 }
@@ -34,22 +31,22 @@ export interface TileEvents {
 /** Of the same kind as this module: TypeScript in the sources, JavaScript where it was built. */
 const WORKER = import.meta.url.replace(/supervisor(?=\.\w+$)/, "worker");
 
-/** How often a tile is looked after. */
-export const LOOK_MILLIS = 500;
-/** Looks without progress of a net tile that is awake, until it is hung. */
-const HUNG_LOOKS = 10;
+/** How often a tile is polled. */
+export const POLL_MILLIS = 500;
+/** Polls without progress of a net tile that is awake, until it is hung. */
+const HUNG_POLLS = 10;
 /** The same of others, which may have a million routes to go through, and of every start. */
-const LONG_LOOKS = 60;
-/** Looks until a start is said to be long. */
-const LATE_LOOKS = 10;
+const LONG_POLLS = 60;
+/** Polls until a start is said to be long. */
+const LATE_POLLS = 10;
 /** Clock ticks, of 10 ms, in which a start has made progress; one that waits takes some, too. */
 const START_TICKS = 10;
-/** Looks until a start is ended however busy it is. */
-const START_LOOKS = 600;
-/** How often the thread of a tile that ends is looked for: a reload waits for it. */
+/** Polls until a start is ended however busy it is. */
+const START_POLLS = 600;
+/** How often the thread of a tile that ends is polled: a reload waits for it. */
 const GONE_POLL_MILLIS = 2;
-/** Looks until the thread of a tile that was ended must be gone. */
-const GONE_LOOKS = 6;
+/** Polls until the thread of a tile that was ended must be gone. */
+const GONE_POLLS = 6;
 
 /** The threads of this process that tiles run on, by what the kernel tells of them (proc(5)). */
 export class Threads {
@@ -157,14 +154,14 @@ export class TileWorker {
   #runs = false;
   #thread = 0;
   #progress = -1;
-  /** Looks since it was started. */
+  /** Polls since it was started. */
   #age = 0;
-  /** Looks in a row at which there was something wrong. */
-  #looks = 0;
-  /** Whether it waits to be made, or for its turn. */
+  /** Polls in a row that found something wrong. */
+  #stalled = 0;
+  /** Whether it waits to be made, or for its predecessor's end. */
   #waits: boolean;
   /** Whether it was told to end. */
-  #told = false;
+  #isToEnd = false;
   #ending?: Ending;
 
   constructor(
@@ -189,7 +186,7 @@ export class TileWorker {
     this.running.catch(() => {});
 
     this.#worker = makeWorker(boot.name, permissions);
-    this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#hear(data);
+    this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#receive(data);
     this.#worker.onmessageerror = () => this.#refuse("posted a message that cannot be read");
     this.#worker.onerror = (event) => {
       event.preventDefault();
@@ -212,10 +209,10 @@ export class TileWorker {
 
   /** To be called when it is told to end: only then is it believed that it did. */
   expectEnd(): void {
-    this.#told = true;
+    this.#isToEnd = true;
   }
 
-  #hear(data: unknown): void {
+  #receive(data: unknown): void {
     if (this.#over || this.#ending !== undefined) return;
     let report: TileReport;
     try {
@@ -234,9 +231,9 @@ export class TileWorker {
     } else if (report.type === "ready") {
       this.#waits = true;
       this.#ready.resolve();
-      this.#events.turn?.().then((handedOver) => {
+      this.#events.predecessor?.().then((handedOver) => {
         this.#waits = false;
-        this.#looks = 0;
+        this.#stalled = 0;
         this.#worker.postMessage(handedOver);
       });
     } else if (report.type === "running") {
@@ -245,13 +242,13 @@ export class TileWorker {
       }
       this.#runs = true;
       this.#ready.resolve();
-      this.#looks = 0;
+      this.#stalled = 0;
       this.#running.resolve(report);
     } else if (report.type === "failed") {
       // A net tile speaks for the apps inside it.
       const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
       this.#end({ failure: firstLine(report.message), app });
-    } else if (this.#told) this.#end({ failure: null });
+    } else if (this.#isToEnd) this.#end({ failure: null });
     else this.#refuse("claimed to have been stopped");
   }
 
@@ -268,7 +265,7 @@ export class TileWorker {
   #end(ending: Ending): void {
     if (this.#over || this.#ending !== undefined) return;
     this.#ending = ending;
-    this.#looks = 0;
+    this.#stalled = 0;
     const poll = () => {
       if (this.#over) return;
       if (this.#isGone()) this.#settle(ending);
@@ -292,13 +289,12 @@ export class TileWorker {
   }
 
   /**
-   * Looks after the tile, every `LOOK_MILLIS`. One whose thread is gone without a word has failed. One
-   * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and
+   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a word has failed. One that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and
    * a start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when
    * its thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`,
    * and so is a hung net tile, which holds rings.
    */
-  look(tile: TileReader): void {
+  poll(tile: TileReader): void {
     if (this.#over || this.#thread === 0) return;
     if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
     if (this.#ending !== undefined) return this.#retryEnd();
@@ -310,12 +306,12 @@ export class TileWorker {
     const lives = progress !== this.#progress ||
       (this.#runs && tile.asleep && kind !== "status");
     this.#progress = progress;
-    this.#looks = lives ? 0 : this.#looks + 1;
+    this.#stalled = lives ? 0 : this.#stalled + 1;
     this.#age++;
-    if (!this.#runs && this.#age === LATE_LOOKS) this.#events.late();
+    if (!this.#runs && this.#age === LATE_POLLS) this.#events.late();
     const quick = this.#runs && kind === "net";
-    const late = !this.#runs && this.#age >= START_LOOKS;
-    if (this.#looks < (quick ? HUNG_LOOKS : LONG_LOOKS) && !late) return;
+    const late = !this.#runs && this.#age >= START_POLLS;
+    if (this.#stalled < (quick ? HUNG_POLLS : LONG_POLLS) && !late) return;
     if (kind === "net" && this.#runs) return this.#stuck("it hangs");
     const reason = this.#runs ? "hangs" : "did not start in time";
     this.#events.log(`it ${reason} and is ended`);
@@ -325,9 +321,9 @@ export class TileWorker {
 
   /** Of one that is ending: its thread is still there, whatever it said. */
   #retryEnd(): void {
-    this.#looks++;
-    if (this.#looks === 1) this.#worker.terminate();
-    if (this.#looks >= GONE_LOOKS) this.#stuck("it hangs and cannot be ended");
+    this.#stalled++;
+    if (this.#stalled === 1) this.#worker.terminate();
+    if (this.#stalled >= GONE_POLLS) this.#stuck("it hangs and cannot be ended");
   }
 
   #stuck(reason: string): void {
@@ -343,5 +339,110 @@ export class TileWorker {
   /** Ends the worker. One that blocks in a native call goes on until that returns. */
   terminate(): void {
     this.#worker.terminate();
+  }
+}
+
+type Check = (value: unknown) => boolean;
+
+const isWord: Check = (value) =>
+  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffffffff;
+const isNumber: Check = (value) => isWord(value) && value !== 0;
+const isFlag: Check = (value) => typeof value === "boolean";
+/** A line of the log, and the mark that it was clipped. */
+const isText: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
+const isRequest = isShaped({
+  number: isNumber,
+  kind: isWord,
+  arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
+});
+
+/**
+ * What each type of report has besides its type. A table of our own: a schema library takes 11 MiB of
+ * main for it.
+ */
+const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
+  started: isShaped({ thread: isNumber }),
+  ready: isShaped({}),
+  running: isShaped({ landlock: isFlag, observed: isFlag }),
+  log: isShaped({ line: isText }),
+  ask: isShaped({ request: isRequest }),
+  stopped: isShaped({}),
+  failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),
+};
+
+/** Whether something is a plain object with these fields, and with none but them and `type`. */
+function isShaped(fields: Readonly<Record<string, Check>>): Check {
+  return (value) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
+    Object.entries(fields).every(([name, check]) =>
+      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
+    );
+}
+
+/**
+ * Messages that a tile may post within a second. Lines of the log beyond `LINES_A_SECOND` are left out
+ * by the tile itself, for each app in it.
+ */
+const REPORTS_A_SECOND = 2000;
+
+/**
+ * Reads the messages of one worker. An inline app's code can post there whatever the runtime can, so each is
+ * checked against the shape of its type and against what the tile may say at this point of its life, and
+ * how many there may be is limited.
+ */
+class Reports {
+  readonly #kind: WorkerKind;
+  readonly #beside: boolean;
+  readonly #said = new Set<TileReport["type"]>();
+  readonly #now: () => number;
+  /** When the second began in which `#count` messages came. */
+  #begun = -Infinity;
+  #count = 0;
+
+  /** Of a worker of this kind; `beside`: it starts beside the one whose place it is to take. */
+  constructor(
+    { kind, beside }: { kind: WorkerKind; beside: boolean },
+    now: () => number = () => performance.now(),
+  ) {
+    this.#kind = kind;
+    this.#beside = beside;
+    this.#now = now;
+  }
+
+  /** The report that `data` is. Throws Error, with what is wrong, when this tile cannot have said it now. */
+  read(data: unknown): TileReport {
+    const now = this.#now();
+    if (now - this.#begun >= 1000) [this.#begun, this.#count] = [now, 0];
+    if (++this.#count > REPORTS_A_SECOND) {
+      throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
+    }
+    const type = typeof data === "object" && data !== null && Object.hasOwn(data, "type")
+      ? (data as { type: unknown }).type
+      : undefined;
+    if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) {
+      throw new Error("posted a message that no tile posts");
+    }
+    const report = data as TileReport;
+    if (!REPORTS[report.type](report)) {
+      throw new Error(`posted a malformed message of type ${type}`);
+    }
+    this.#expect(report.type);
+    return report;
+  }
+
+  #expect(type: TileReport["type"]): void {
+    if (type === "log") return;
+    if (type === "ask") {
+      if (this.#kind === "status") return;
+      throw new Error("posted a request, which only the status tile may");
+    }
+    const after = type === "started" || type === "failed" || type === "stopped"
+      ? true
+      : this.#said.has("started") && (type !== "ready" || this.#beside);
+    if (!after || this.#said.has(type)) {
+      throw new Error(`posted a message of type ${type} out of turn`);
+    }
+    this.#said.add(type);
   }
 }

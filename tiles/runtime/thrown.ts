@@ -2,7 +2,7 @@
  * What was thrown, read with care: an app may throw anything, whose getters and toString() throw too.
  */
 
-import { spelledOut } from "./log_line.ts";
+import { spelledOut } from "./console.ts";
 
 /** An app does not start, which is for whoever wrote it to mend. */
 export class AppError extends Error {

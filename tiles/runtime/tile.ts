@@ -40,10 +40,10 @@ export interface TileContext<Setup> {
   /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
   /**
-   * Where another runs with the same regions: to be awaited before they are touched. Resolves when
-   * that one has ended, with whether it handed over; what it left unread is to be answered then.
+   * Where a predecessor runs on the same regions: to be awaited before they are touched. Resolves when it has
+   * ended, with whether it handed over; what it left unread is to be answered then.
    */
-  turn?(): Promise<boolean>;
+  predecessor?(): Promise<boolean>;
 }
 
 /** One tile, as its loop sees it. */
@@ -95,7 +95,7 @@ export interface BootMessage {
   readonly control: View;
   /** Whether an app inside it was granted the host's clock. */
   readonly clock: boolean;
-  /** Whether another runs in its place until it is ready. */
+  /** Whether a predecessor runs on the same regions until it is ready. */
   readonly beside: boolean;
   /** Whether it is not to be made before main says so, once its modules are loaded. */
   readonly held: boolean;
@@ -113,10 +113,10 @@ export type MainMessage =
   /** What became of the change with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
-/** What a tile reports to main, which believes none of it unseen (`reports.ts`). Not on the data path. */
+/** What a tile reports to main, which believes none of it unseen (`supervisor.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
-  /** Whoever runs in its place may be replaced; main answers with whether that one handed over. */
+  /** Its predecessor may be replaced; main answers with whether that one handed over. */
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }

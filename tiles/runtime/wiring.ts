@@ -24,7 +24,7 @@ import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import type { Grants } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
-import { refusedCallsBytes } from "./refused_calls.ts";
+import { refusedCallsBytes } from "../../ffi/tile.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
 import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind, WorkerKind } from "./tile.ts";

@@ -23,7 +23,7 @@ const scope = globalThis as unknown as {
   close(): void;
 };
 
-// Taken before an app's code runs, which may put others in their place.
+// Taken before an inline app's code runs, which may put others in their place.
 const post = scope.postMessage.bind(scope);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 
@@ -84,9 +84,9 @@ async function start(boot: BootMessage): Promise<Started> {
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
-  const held = boot.held ? heard() : undefined;
+  const made = boot.held ? nextMessage() : undefined;
   const module = await import(boot.module) as TileModule<unknown>;
-  await held;
+  await made;
   const tile = await module.create({
     setup: boot.setup,
     region,
@@ -94,9 +94,9 @@ async function start(boot: BootMessage): Promise<Started> {
     log,
     ask: (request) => post({ type: "ask", request }),
     onMessage: (listener) => addEventListener("message", (event) => listener(dataOf(event))),
-    ...(boot.beside && { turn: () => turn().finally(join) }),
+    ...(boot.beside && { predecessor: () => predecessor().finally(join) }),
   });
-  // One that took its turn has others wait for it now.
+  // One that waited for a predecessor did this before, and others wait for it now.
   if (!boot.beside) await loaded();
   revoke({ name: "read" });
   post({ type: "running", ...confine(boot, libraries, tile.descriptors) });
@@ -109,7 +109,7 @@ function dataOf<Data>(event: Event): Data {
 }
 
 /** The next message of main's. */
-function heard<Data>(): Promise<Data> {
+function nextMessage<Data>(): Promise<Data> {
   return new Promise((resolve) => {
     addEventListener("message", (event) => resolve(dataOf(event)), { once: true });
   });
@@ -123,15 +123,15 @@ function loaded(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve));
 }
 
-/** Says that it is ready, and hears when whoever runs in its place has ended. */
-async function turn(): Promise<boolean> {
+/** Reports that it is ready. Resolves when the predecessor has ended, with whether it handed over. */
+async function predecessor(): Promise<boolean> {
   await loaded();
-  const its = heard<boolean>();
+  const handedOver = nextMessage<boolean>();
   post({ type: "ready" });
-  return await its;
+  return await handedOver;
 }
 
-/** Until it is told to stop. */
+/** Runs the tile until main has it stop. */
 async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();

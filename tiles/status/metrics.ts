@@ -14,7 +14,7 @@ import {
   STATUS,
   totalsOf,
 } from "../runtime/counters.ts";
-import type { RefusedCalls } from "../runtime/refused_calls.ts";
+import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile_region.ts";
 import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";

@@ -10,7 +10,7 @@ import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
-import { RefusedCalls } from "../runtime/refused_calls.ts";
+import { RefusedCalls } from "../../ffi/tile.ts";
 import { Question } from "../runtime/snapshot.ts";
 import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
