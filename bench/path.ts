@@ -56,7 +56,7 @@ const regions = openRegions();
 /** Regions, as the master makes them for a tile; they go with the worker that has them. */
 function makeMemory(): PathMemory {
   const region = (bytes: number) => regions.create("path", bytes).writer;
-  return { umem: region(plan.umemBytes(frameCount())), headers: region(ROUTE_CACHE_BYTES) };
+  return { umem: region(plan.umemBytes(frameCount())), routeCache: region(ROUTE_CACHE_BYTES) };
 }
 
 /** A path in a worker. */

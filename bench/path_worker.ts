@@ -36,7 +36,7 @@ import {
 export interface PathMemory {
   /** `frameCount` frames, and the large buffers. */
   readonly umem: View;
-  readonly headers: View;
+  readonly routeCache: View;
 }
 
 /** What is measured. */
@@ -79,14 +79,14 @@ function echo(ports: readonly number[]): ServiceSetup {
 /** What a net tile is told, but for its apps. */
 function hostSetup(
   size: HostSize,
-  { umem, headers }: PathMemory,
+  { umem, routeCache }: PathMemory,
 ): Omit<NetSetup, "apps" | "inline"> {
   const rings = { fill: plan.RING_ENTRIES, tx: plan.RING_ENTRIES, partialChecksums: false };
   return {
     netbase: makeNetbase(size),
     umem,
     record: heapView(frameRecordBytes(frameCount())),
-    headers,
+    routeCache,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),
     largeBuffers: plan.LARGE_BUFFERS,

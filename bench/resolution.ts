@@ -1,34 +1,33 @@
 /**
- * From an address to a finished header, in bursts, by what the net tile does it with: the header cache,
+ * From an address to a finished header, in bursts, by what the net tile does it with: the route cache,
  * the resolver for what is not in it, and the headers' words written into frames.
  */
 
 import { heapView } from "../ffi/view.ts";
-import { Devices } from "../tiles/net/route_cache.ts";
-import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
-import { writeHeaders } from "../tiles/net/tx.ts";
-import { Resolver } from "../tiles/net/route_cache.ts";
-import * as burst from "../tiles/net/tx.ts";
 import { Solicits } from "../tiles/net/arp_queue.ts";
+import * as frame from "../tiles/net/frame.ts";
+import { Devices, Resolver, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { headers } from "../tiles/net/tx.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
 import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
 
 // Own constants, see tiles/net/frame.ts.
-const { BURST, makeRows, Row, ROW_SHIFT } = burst;
+const { BATCH, Packet, PACKET_SHIFT } = frame;
+const { writeHeaders } = headers;
 
 const FRAME_BYTES = 2048;
 const PAYLOAD_BYTES = 18;
-/** Source port 7, destination port 40,000. */
-const PORTS = (7 << 16) | 40_000;
+/** The peer's port is 40,000, ours 7. */
+const PORTS = (40_000 << 16) | 7;
 
 /** What a net tile has for it. */
 export class Resolution {
   readonly #lan: Lan;
   readonly #cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), 1);
   readonly #resolver: Resolver;
-  readonly #rows = makeRows();
-  readonly #frames = new Int32Array(BURST * FRAME_BYTES / 4);
+  readonly #packets = frame.makePackets();
+  readonly #frames = new Int32Array(BATCH * FRAME_BYTES / 4);
   #generation = -1;
 
   constructor(lan: Lan) {
@@ -43,11 +42,11 @@ export class Resolution {
       }),
       frameBytes: FRAME_BYTES,
     });
-    for (let row = 0; row < BURST; row++) {
-      this.#rows[(row << ROW_SHIFT) + Row.frame] = row * FRAME_BYTES;
-      this.#rows[(row << ROW_SHIFT) + Row.length] = PAYLOAD_BYTES;
-      this.#rows[(row << ROW_SHIFT) + Row.ports] = PORTS;
-      this.#rows[(row << ROW_SHIFT) + Row.source] = OUR_ADDRESS | 0;
+    for (let row = 0; row < BATCH; row++) {
+      this.#packets[(row << PACKET_SHIFT) + Packet.frame] = row * FRAME_BYTES;
+      this.#packets[(row << PACKET_SHIFT) + Packet.length] = PAYLOAD_BYTES;
+      this.#packets[(row << PACKET_SHIFT) + Packet.ports] = PORTS;
+      this.#packets[(row << PACKET_SHIFT) + Packet.local] = OUR_ADDRESS | 0;
     }
   }
 
@@ -58,35 +57,35 @@ export class Resolution {
     if (generation !== this.#generation) this.#cache.clear();
     this.#generation = generation;
     if (this.#find(addresses, from, count) > 0) this.#resolve(count);
-    writeHeaders(this.#frames, this.#cache.words, this.#rows, count);
+    writeHeaders(this.#frames, this.#cache.words, this.#packets, count);
     return this.#frames[0];
   }
 
   /** Looks all up in the cache, and returns how many are not there. */
   #find(addresses: Int32Array, from: number, count: number): number {
-    const rows = this.#rows;
+    const packets = this.#packets;
     const cache = this.#cache;
     let missing = 0;
     for (let i = 0; i < count; i++) {
-      const row = (i & (BURST - 1)) << ROW_SHIFT;
+      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       const destination = addresses[from + i];
-      const entry = cache.find(destination, rows[row + Row.source], 0);
-      rows[row + Row.destination] = destination;
-      rows[row + Row.entry] = entry;
+      const entry = cache.find(destination, packets[p + Packet.local], 0);
+      packets[p + Packet.peer] = destination;
+      packets[p + Packet.route] = entry;
       missing += entry >>> 31;
     }
     return missing;
   }
 
   #resolve(count: number): void {
-    const rows = this.#rows;
+    const packets = this.#packets;
     for (let i = 0; i < count; i++) {
-      const row = i << ROW_SHIFT;
-      if (rows[row + Row.entry] >= 0) continue;
-      const destination = rows[row + Row.destination];
-      const entry = this.#resolver.resolve(destination, rows[row + Row.source], PORTS);
+      const p = i << PACKET_SHIFT;
+      if (packets[p + Packet.route] >= 0) continue;
+      const destination = packets[p + Packet.peer];
+      const entry = this.#resolver.resolve(destination, packets[p + Packet.local], PORTS).route;
       if (entry < 0) throw new Error("a neighbour of the benchmark was not found");
-      rows[row + Row.entry] = entry;
+      packets[p + Packet.route] = entry;
     }
   }
 }

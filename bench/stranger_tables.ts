@@ -22,10 +22,10 @@ import { parseZoneFile } from "../apps/dns/zone_file.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { Names as Series } from "../apps/statsd.ts";
-import { Rank, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
+import { ARP_QUEUE_LIMITS, ArpQueue, Rank, Solicits } from "../tiles/net/arp_queue.ts";
+import { PACKET_WORDS } from "../tiles/net/frame.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
-import { ARP_QUEUE_LIMITS, PacketQueues, Solicits } from "../tiles/net/arp_queue.ts";
-import { ROW_WORDS } from "../tiles/net/tx.ts";
+import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
@@ -137,7 +137,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     known: (key) => mixed(key) & PLACES,
   },
   {
-    name: "header cache",
+    name: "route cache",
     most: 65_536,
     mostReads: 48,
     make(seed) {
@@ -162,13 +162,15 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     mostReads: 4 * ARP_QUEUE_LIMITS.total,
     make(seed) {
       let random = seed | 0;
-      const queue = new PacketQueues(ARP_QUEUE_LIMITS, {
-        ...{ drop() {}, seed },
+      const queue = new ArpQueue(ARP_QUEUE_LIMITS, {
+        ...{ drop() {}, seed, solicits: { ask() {} } },
         random: () => (random = mixed(random + 1)) / 2 ** 32 + 0.5,
       });
-      const held = { row: new Int32Array(ROW_WORDS), deadline: 1 };
+      const packet = new Int32Array(PACKET_WORDS);
+      const add = (neighbor: number) =>
+        queue.add({ ifindex: IFINDEX, neighbor, rank: Rank.stranger }, packet, 1);
       return {
-        use: (key) => void queue.add(IFINDEX, key, Rank.stranger, held),
+        use: (key) => void add(key),
         has: (key) => queue.find(IFINDEX, key) >= 0,
       };
     },

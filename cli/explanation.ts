@@ -11,18 +11,18 @@ import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
 import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
-import { Devices } from "../tiles/net/route_cache.ts";
+import { Solicits } from "../tiles/net/arp_queue.ts";
+import { flowHash } from "../tiles/net/frame.ts";
 import {
+  Devices,
   dropCounter,
-  Entry as Cached,
+  layout,
   LINK_BYTES,
   Outcome,
+  Resolver,
+  RouteCache,
   UNRESOLVED,
 } from "../tiles/net/route_cache.ts";
-import { flowHash } from "../tiles/net/route_cache.ts";
-import { RouteCache } from "../tiles/net/route_cache.ts";
-import { Resolver } from "../tiles/net/route_cache.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
@@ -221,17 +221,24 @@ function headerStep(
     ),
     frameBytes: FRAME_BYTES,
   });
-  const at = resolver.resolve(destination | 0, source | 0, ports);
+  const { route: at } = resolver.resolve(
+    destination | 0,
+    source | 0,
+    (ports << 16) | (ports >>> 16),
+  );
   const about = "headers";
   if (at === UNRESOLVED) return { about, says: "built when the neighbour is known" };
-  const result = cache.words[at + Cached.outcome];
+  const result = cache.words[at + layout.Route.outcome];
   if (result === Outcome.kernel) {
     return { about, says: "by the kernel's socket of the source port" };
   }
   if (result < 0) return dropStep(dropCounter(result), destination, nameOf(decision.ifindex));
   const begin = (result >>> 16) & 0x1f;
   const link = Array.from({ length: LINK_BYTES - begin }, (_, i) => {
-    return cache.view.getUint8(((at + Cached.link) << 2) + begin + i).toString(16).padStart(2, "0");
+    return cache.view.getUint8(((at + layout.Route.link) << 2) + begin + i).toString(16).padStart(
+      2,
+      "0",
+    );
   });
   const [to, from, rest] = [link.slice(0, 6), link.slice(6, 12), link.slice(12)];
   const ip = `IPv4 ${formatAddress(decision.source)} > ${formatAddress(destination)}`;

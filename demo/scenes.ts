@@ -49,7 +49,7 @@ export const SCENES: readonly Scene[] = [
       const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
       const observed = await observe(stage, [NEAR_ADDRESSES[1]], []);
       await unpinHost(stage);
-      // Answers wait while the kernel asks, as many as the hold queue takes for one neighbour.
+      // Answers wait while the kernel asks, as many as the ARP queue takes for one neighbour.
       return judge(observed, 500, [
         [observed.gap?.first !== 0, "the first datagram was lost"],
         [known === "", `the host knew its neighbour before: ${known.trim()}`],

@@ -64,7 +64,7 @@ class Host {
       netbase,
       umem: this.#umem,
       record: heapView(frameRecordBytes(FRAMES)),
-      headers: heapView(ROUTE_CACHE_BYTES),
+      routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
@@ -90,7 +90,7 @@ class Host {
   /** Starts a tile on what there is. */
   async start(): Promise<void> {
     this.tile = await create({
-      setup: { ...this.#setup, headers: heapView(ROUTE_CACHE_BYTES) },
+      setup: { ...this.#setup, routeCache: heapView(ROUTE_CACHE_BYTES) },
       region: new TileRegion(this.#region),
       libraries: {
         tile: {

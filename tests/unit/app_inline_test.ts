@@ -4,13 +4,13 @@ import { heapView } from "../../ffi/view.ts";
 import type { App } from "../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../tiles/app/regions.ts";
 import { makeService } from "../../tiles/app/host.ts";
-import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
-import { RouteCache } from "../../tiles/net/route_cache.ts";
-import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
+import { LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } from "../../tiles/net/frame.ts";
 import { InlineApp } from "../../tiles/net/inline_app.ts";
-import { makeRows, Row, ROW_SHIFT } from "../../tiles/net/tx.ts";
-import type { Transmitter } from "../../tiles/net/tx.ts";
+import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
 import { Umem } from "../../tiles/net/rings.ts";
+import { RouteCache } from "../../tiles/net/route_cache.ts";
+import { RxBatch } from "../../tiles/net/rx.ts";
+import type { Transmitter } from "../../tiles/net/tx.ts";
 import { APP } from "../../tiles/runtime/counters.ts";
 import fc from "./property.ts";
 
@@ -34,34 +34,49 @@ async function room(app: App) {
     counters,
     log: (line) => logged.push(line),
   });
-  const rows = makeRows();
+  const batch = new RxBatch();
+  const { packets: answers } = new RxBatch();
   const sent: { payload: Uint8Array; ports: number; inPlace: boolean; frame: number }[] = [];
   const transmitter = {
-    rows,
-    sendFrames(_app: unknown, _index: number, count: number) {
+    packets: answers,
+    send(_from: unknown, count: number) {
       for (let i = 0; i < count; i++) {
-        const row = i << ROW_SHIFT;
-        const [offset, length] = [rows[row + Row.offset], rows[row + Row.length]];
-        const inPlace = offset === rows[row + Row.frame] + PAYLOAD_AT;
+        const p = i << PACKET_SHIFT;
+        const [offset, length] = [answers[p + Packet.offset], answers[p + Packet.length]];
+        const frame = answers[p + Packet.frame];
+        const inPlace = offset === frame + PAYLOAD_AT;
         const payload = umem.bytes.slice(offset, offset + length);
-        const frame = rows[row + Row.frame];
-        sent.push({ payload, ports: rows[row + Row.ports] >>> 0, inPlace, frame });
-        umem.give(frame);
+        sent.push({ payload, ports: answers[p + Packet.ports] >>> 0, inPlace, frame });
+        umem.give(offset);
       }
     },
   } as unknown as Transmitter;
   const cache = new RouteCache(heapView(256), 1);
-  const parts = { service, counters, index: 0, umem, cache, transmitter, seed: 1 };
+  const parts = { service, counters, index: 0, umem, batch, cache, transmitter, seed: 1 };
   const inline = new InlineApp(setup, parts);
+  let waiting = 0;
   /** A datagram comes in, its payload at `at` in a frame if it fits there. Returns the frame. */
   function receive(payload: Uint8Array, at = 0): number {
     const frame = payload.length + at <= FRAME_BYTES ? umem.takeFrame() : umem.takeLarge();
     const offset = frame + (umem.isLarge(frame) ? 0 : at);
     umem.bytes.set(payload, offset);
-    assert.ok(inline.pushOne(offset, payload.length, 1, 2, (4000 << 16) | 7, 0, 0, 0));
+    const { packets } = batch;
+    const p = waiting << PACKET_SHIFT;
+    packets.fill(0, p, p + (1 << PACKET_SHIFT));
+    packets[p + Packet.offset] = offset;
+    packets[p + Packet.length] = payload.length;
+    packets[p + Packet.peer] = 1;
+    packets[p + Packet.local] = 2;
+    packets[p + Packet.ports] = (4000 << 16) | 7;
+    packets[p + Packet.route] = LOOK_UP;
+    assert.equal(inline.push(batch, waiting, waiting + 1), ++waiting);
     return frame;
   }
-  return { umem, counters, logged, sent, receive, run: () => inline.run(), inline };
+  function run(): void {
+    waiting = 0;
+    inline.run();
+  }
+  return { umem, counters, logged, sent, receive, run, inline };
 }
 
 const echo: App = {
@@ -89,7 +104,7 @@ Deno.test("answers are built where frames have their payload, and no frame is lo
         const same = payloads.some((each) => Buffer.compare(each, payload) === 0);
         assert.ok(same, `${payload.length} bytes came back changed`);
         assert.equal(inPlace, payload.length <= FRAME_BYTES - PAYLOAD_AT);
-        assert.equal(ports, ((7 << 16) | 4000) >>> 0);
+        assert.equal(ports, ((4000 << 16) | 7) >>> 0);
       }
       assert.deepEqual([umem.freeFrames, umem.freeLarge], [FRAMES, LARGE]);
     }

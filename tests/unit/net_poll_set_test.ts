@@ -35,19 +35,19 @@ function make(count: number) {
 Deno.test("a socket that goes on having something is told once", () => {
   const { set, udp, ready } = make(3);
   udp.arrive(101, DATAGRAM);
-  for (let i = 0; i < 2 * UDP_BURST; i++) set.look();
+  for (let i = 0; i < 2 * UDP_BURST; i++) set.poll();
   udp.arrive(102, DATAGRAM);
-  set.look();
+  set.poll();
   assert.deepEqual(ready(), [1, 2]);
 });
 
 Deno.test("a socket that was emptied is told again, and the others stay", () => {
   const { set, udp, ready } = make(3);
   for (const fd of [100, 101, 102]) udp.arrive(fd, DATAGRAM);
-  set.look();
+  set.poll();
   set.emptied(set.ready.indexOf(0));
   assert.deepEqual(ready(), [1, 2]);
-  set.look();
+  set.poll();
   assert.deepEqual(ready(), [0, 1, 2]);
 });
 
@@ -57,7 +57,7 @@ Deno.test("sockets beyond those that one look finds get their turn, however busy
   for (let i = 0; i < count; i++) udp.arrive(100 + i, DATAGRAM);
   const told = new Map<number, number>();
   for (let i = 0; i < count; i++) {
-    set.look();
+    set.poll();
     assert.equal(set.full, true);
     for (const index of ready()) told.set(index, (told.get(index) ?? 0) + 1);
   }
@@ -68,7 +68,7 @@ Deno.test("sockets beyond those that one look finds get their turn, however busy
 Deno.test("one look finds as many sockets as a burst has datagrams, and fewer are not full", () => {
   const { set, udp, ready } = make(UDP_BURST);
   for (let i = 1; i < UDP_BURST; i++) udp.arrive(100 + i, DATAGRAM);
-  set.look();
+  set.poll();
   assert.deepEqual([ready().length, set.full], [UDP_BURST - 1, false]);
 });
 

@@ -103,7 +103,7 @@ function acquainted(): Room {
 
 for (const [what, frame, counter] of MALFORMED) {
   Deno.test(`a frame with ${what} moves ${counter} and nothing else`, () => {
-    // From a stranger, and from whom the header cache knows.
+    // From a stranger, and from whom the route cache knows.
     for (const room of [new Room(), acquainted()]) {
       room.receive(frame);
       assert.deepEqual(room.moved(), { rx_frames: 1, [counter]: 1 });
@@ -127,7 +127,7 @@ Deno.test("that there is a way to an address makes it no source, nor ours where 
 
 Deno.test("an address that is ours no longer takes nothing, though its answers are known", () => {
   const room = acquainted();
-  // From whom the header cache knows, and from a stranger, for whom the address itself is looked up.
+  // From whom the route cache knows, and from a stranger, for whom the address itself is looked up.
   const stranger = { ...REQUEST, source: ip("198.18.0.99") };
   room.receive(REQUEST);
   room.receive(stranger);

@@ -73,7 +73,7 @@ for (const place of PLACES) {
   });
 }
 
-/** Addresses whose entries in the header cache have their place where that of `address` has it. */
+/** Addresses whose entries in the route cache have their place where that of `address` has it. */
 function sharers(address: number, source: number): number[] {
   const cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), 1);
   const found: number[] = [];

@@ -224,7 +224,7 @@ export class Room {
       netbase: this.netbase,
       umem,
       record: heapView(frameRecordBytes(FRAMES)),
-      headers: heapView(ROUTE_CACHE_BYTES),
+      routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
@@ -279,7 +279,7 @@ export class Room {
   }
 
   /**
-   * Puts another tile in this one's place, as another process would, with a header cache of its own.
+   * Puts another tile in this one's place, as another process would, with a route cache of its own.
    * `apps`: those that there still are. `isCold`: its sockets are opened anew.
    */
   handOver({ isKilled = false, isCold = false, apps = this.apps } = {}): void {
@@ -305,9 +305,9 @@ export class Room {
   }
 
   #succeed(apps: readonly FakeApp[]): void {
-    const headers = heapView(ROUTE_CACHE_BYTES);
+    const routeCache = heapView(ROUTE_CACHE_BYTES);
     const seed = this.setup.seed + 1;
-    this.setup = { ...this.setup, headers, seed, apps: apps.map(({ setup }) => setup) };
+    this.setup = { ...this.setup, routeCache, seed, apps: apps.map(({ setup }) => setup) };
   }
 
   /** A host with an app in the net tile, at port 7, that does `receive`. */

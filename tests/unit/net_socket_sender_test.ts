@@ -5,18 +5,19 @@ import { SocketSender } from "../../tiles/net/sockets.ts";
 import { CAPTURE_BYTES, CaptureWriter } from "../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES, ControlReader } from "../../tiles/runtime/control.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
+import { Packet, PACKET_WORDS } from "../../tiles/net/frame.ts";
 import { FakeUdp } from "./net_fakes.ts";
 import fc from "./property.ts";
 
-/** A datagram of three bytes to `destination`. */
-function row(destination: number): Int32Array {
-  const row = new Int32Array(ROW_WORDS);
-  row[Row.length] = 3;
-  row[Row.source] = 1;
-  row[Row.destination] = destination;
-  row[Row.ports] = (7 << 16) | 4000;
-  return row;
+/** A datagram of three bytes to `peer`, its payload at `offset`. */
+function packet(peer: number, offset: number): Int32Array {
+  const packet = new Int32Array(PACKET_WORDS);
+  packet[Packet.offset] = offset;
+  packet[Packet.length] = 3;
+  packet[Packet.local] = 1;
+  packet[Packet.peer] = peer;
+  packet[Packet.ports] = (4000 << 16) | 7;
+  return packet;
 }
 
 Deno.test("every datagram is sent or counted as dropped, in order, whatever the kernel refuses", () => {
@@ -35,9 +36,10 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
       for (const destination of refused) udp.refused.add(destination);
       udp.room = room;
       const counters = new Float64Array(Object.keys(NET.help).length);
-      const sender = new SocketSender(udp, { capture, counters });
+      const umem = { bytes: new Uint8Array(new SharedArrayBuffer(0)), give() {} };
+      const sender = new SocketSender({ udp, umem, capture, counters });
       const memory = Uint8Array.from({ length: 256 }, (_, i) => i);
-      datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, i, row(to)));
+      datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, packet(to, i)));
       sender.flush();
       const sent = counters[NET.index.tx_socket];
       assert.equal(udp.sent.length, sent);

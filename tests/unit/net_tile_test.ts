@@ -7,7 +7,7 @@ import fc from "./property.ts";
 
 const FD = 1007;
 
-Deno.test("a UMEM too small for all rings, links and the hold queue is refused", () => {
+Deno.test("a UMEM too small for all rings, links and the ARP queue is refused", () => {
   const room = new Room();
   const { setup } = room;
   const needed = framesNeeded(setup);

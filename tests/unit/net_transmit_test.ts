@@ -183,6 +183,19 @@ Deno.test("what routes to local goes by the kernel's socket of its port, from th
   assert.deepEqual(room.moved(), { tx_accepted: 2, tx_socket: 2 });
 });
 
+Deno.test("what a kernel's socket sends from an app's memory stays the app's until it is sent", () => {
+  const room = quietRoom();
+  const { producer } = room.apps[0];
+  const send = room.udp.send.bind(room.udp);
+  const free: number[] = [];
+  room.udp.send = (...args) => {
+    free.push(producer.refresh());
+    return send(...args);
+  };
+  room.answer({ source: ip("127.0.0.1"), destination: ip("127.0.0.1") });
+  assert.deepEqual([...free, producer.refresh()], [producer.depth - 1, producer.depth]);
+});
+
 Deno.test("what leaves by an interface without a socket here goes by the kernel's", () => {
   const room = quietRoom();
   room.answer({ source: ip("192.0.2.1"), destination: ip("192.0.2.9") });

@@ -49,11 +49,11 @@ Deno.test("what an app, the kernel or a peer knows of outlasts an appliance, and
   const fresh = (name: string) =>
     regionsOf(setup("echo")).find((each) => each.name === name)!.fresh;
   for (
-    const name of ["tile net0", "umem net0", "frames net0", "link net0 to echo", "heard echo net0"]
+    const name of ["tile net0", "umem net0", "frames net0", "link net0 to echo", "peers echo net0"]
   ) {
     assert.equal(fresh(name), false, name);
   }
-  for (const name of ["netbase", "control", "solicit net0", "headers net0", "tile netlink"]) {
+  for (const name of ["netbase", "control", "solicit net0", "routes net0", "tile netlink"]) {
     assert.equal(fresh(name), true, name);
   }
 });

@@ -2,9 +2,10 @@
  * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
  *
  * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
- * What is out stands in the links' own regions (`app_port.ts`). A tile that leaves writes down which
- * frames the kernel does not have. One that was killed wrote nothing: then those that stand in no ring
- * are taken to be free, once the kernel has given back all that it had taken off its rings.
+ * Those that are out with apps are recorded in regions of the links (`app_port.ts`). A tile that leaves
+ * records which frames the kernel does not have. A tile that was killed has recorded nothing: then
+ * frames that are in no ring count as free, once the kernel has given back all that it had taken off
+ * its rings.
  */
 
 import { describeErrno } from "../../ffi/errno.ts";
@@ -23,7 +24,7 @@ export class RingsLost extends Error {
   }
 }
 
-/** How long the kernel has to send what it has taken off the transmit rings, in polls. */
+/** How long the kernel has to finish what it has taken off its rings, in polls. */
 const SETTLE_POLLS = 50;
 const POLL_MILLIS = 1;
 
@@ -31,7 +32,7 @@ const POLL_MILLIS = 1;
 const VALID = 0;
 const TOTALS_AT = 16;
 const BITS_AT = 64;
-/** How many totals of the sockets are carried on. */
+/** How many totals of the sockets are carried over. */
 const TOTALS = 6;
 
 /** Bytes of the record for a UMEM of `frames` frames. */
@@ -39,9 +40,9 @@ export function frameRecordBytes(frames: number): number {
   return BITS_AT + Math.ceil(frames / 64) * 8;
 }
 
-/** What outlasts a net tile besides its links: a region of its own. */
+/** The region in which a net tile leaves a record for its successor. */
 export class FrameRecord {
-  /** What to add to the kernel's totals of the sockets: totals of those that there were before. */
+  /** What to add to the kernel's totals of the sockets: totals of earlier sockets. */
   readonly totals: Float64Array;
   readonly #words: Uint32Array;
   readonly #bits: Uint32Array;
@@ -55,7 +56,7 @@ export class FrameRecord {
     this.#bits = u32(slice(view, BITS_AT, frameRecordBytes(frames) - BITS_AT));
   }
 
-  /** Writes down which frames are not the kernel's. The last that a tile does with them. */
+  /** Records which frames the kernel does not have. The last thing that a tile does with them. */
   write(umem: Umem, apps: readonly AppPort[]): void {
     this.#bits.fill(0);
     const add = (offset: number) => {
@@ -68,7 +69,7 @@ export class FrameRecord {
     Atomics.store(this.#words, VALID, 1);
   }
 
-  /** The frames that were written down, 1 each, and makes the record void; null: there is none. */
+  /** Returns the recorded frames, 1 each, and makes the record void; null: there is none. */
   take(umem: Umem): Uint8Array | null {
     if (Atomics.exchange(this.#words, VALID, 0) !== 1) return null;
     const bits = this.#bits;
@@ -80,8 +81,8 @@ export class FrameRecord {
 }
 
 /**
- * Takes over rings, frames and links from whoever had them before, which has ended; on new ones all
- * frames are free. Throws RingsLost.
+ * Takes over rings, frames and links from a predecessor that has ended; on new ones all frames are
+ * free. Throws RingsLost.
  */
 export function takeOver(
   { umem, ports, apps, record }: {
@@ -115,8 +116,8 @@ export function takeOver(
 }
 
 /**
- * The frames that stand in no ring, 1 each, when the kernel has given back all that it had taken off the
- * rings. Throws RingsLost where it keeps some, as a driver does in zero-copy mode.
+ * The frames that are in no ring, 1 each, once the kernel has given back all that it had taken off the
+ * rings. Throws RingsLost if it keeps some, as a driver does in zero-copy mode.
  */
 function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
   const frames = new Uint8Array(umem.frameCount).fill(1);
@@ -126,7 +127,7 @@ function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
       if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
     }
   };
-  // What the kernel takes off a ring from now on is seen here; what it had taken before, the second time.
+  // This sees frames that the kernel takes off a ring from now on; the second look those it had before.
   look();
   const never = new Int32Array(new SharedArrayBuffer(4));
   for (let polls = 0; !ports.every((port) => port.isSettled()); polls++) {

@@ -1,8 +1,18 @@
 /**
  * An app inside the net tile's loop: the same contract and the same counters, but no other thread, and
- * no link: it reads a burst as it came off the ring, and its answers are built in the very frames that
- * they leave in. It can therefore do whatever the net tile can: write into any frame, and stop the
- * tile by not returning.
+ * no link. It reads a batch as it came off the ring, and its answers are built in the frames that they
+ * leave in. It can therefore do whatever the net tile can: write into any frame, and stop the tile by
+ * not returning.
+ *
+ * An answer is built in the request's own frame if it fits, with its headers, before the request's
+ * payload, which the app may go on reading:
+ *
+ *     request   │ headroom              │ Ethernet │ IPv4 │ UDP │ payload …
+ *     answer    │      Ethernet │ IPv4 │ UDP │ payload │
+ *
+ * A short answer then touches no memory that reading the request has not brought into the cache, and
+ * uses no other frame. Else it is built in a free frame, or, if no frame can hold it, in a large buffer,
+ * which only a kernel socket can send from.
  */
 
 import type { View } from "../../ffi/view.ts";
@@ -10,109 +20,83 @@ import type { Answers, Datagrams, Destination } from "../app/contract.ts";
 import { checkWithin, noDatagram, type Service, type ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
 import { AllowedPeers, type PeerSetup } from "./app_port.ts";
-import * as frame_ from "./frame.ts";
+import * as frame from "./frame.ts";
 import type { Umem } from "./rings.ts";
 import type { RouteCache } from "./route_cache.ts";
-import * as rx_ from "./rx.ts";
-import { type Recipient, RxBatch } from "./rx.ts";
-import * as tx_ from "./tx.ts";
-import type { Origin, Transmitter } from "./tx.ts";
+import type { Recipient, RxBatch } from "./rx.ts";
+import type { Sender, Transmitter } from "./tx.ts";
 
 // Own constants, see frame.ts.
-const { ARRIVAL_SHIFT, Arrival, NONE, PARTIAL, XDP_BURST } = rx_;
-const { LARGEST_PAYLOAD, PAYLOAD_AT } = frame_;
-const { BURST, NO_FRAME, ROW_SHIFT, Row, SLOW } = tx_;
-/** An app inside the net tile, as main tells of it. */
+const { BATCH, LARGEST_PAYLOAD, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } = frame;
+const COUNT = APP.index;
+
+/** The description of no packet, see `makePackets`. */
+const NONE = BATCH << PACKET_SHIFT;
+/** In a description instead of the app: the frame is given away. */
+const SPENT = -1;
+/** All bits of the longest answer that may be built before a payload. */
+const MOST_IN_PLACE = 0xfff;
+
+/** An app inside the net tile, as the master hands it over. */
 export interface InlineSetup extends ServiceSetup, PeerSetup {
   /** The tile region that its counters are in. */
   readonly region: View;
 }
 
-/** What an app is run with. */
-export interface InlineAppParts {
-  readonly service: Service;
-  readonly counters: Float64Array;
-  /** Its number among the tile's apps. */
-  readonly index: number;
-  readonly umem: Umem;
-  readonly cache: RouteCache;
-  readonly transmitter: Transmitter;
-  /** As in `AppPortParts`. */
-  readonly seed: number;
-}
-
 /** An app inside the net tile. */
-export class InlineApp implements Recipient {
+export class InlineApp implements Recipient, Sender {
+  readonly index: number;
+  readonly peers: AllowedPeers;
+  readonly view: DataView;
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
   largeOut = 0;
   readonly #service: Service;
   readonly #counters: Float64Array;
-  readonly #peers: AllowedPeers;
-  readonly #requests: ArrivedRequests;
-  readonly #answers: FrameAnswers;
-  /** What came by the kernel's sockets. */
-  readonly #datagrams = new RxBatch();
+  readonly #requests: InlineRequests;
+  readonly #answers: InlineAnswers;
 
+  /** Of app number `index`. `batch`: any that it will be given. */
   constructor(
     setup: InlineSetup,
-    { service, counters, index, umem, cache, transmitter, seed }: InlineAppParts,
+    parts: {
+      service: Service;
+      counters: Float64Array;
+      index: number;
+      umem: Umem;
+      batch: RxBatch;
+      cache: RouteCache;
+      transmitter: Transmitter;
+      seed: number;
+    },
   ) {
-    this.#service = service;
+    const { umem, transmitter, counters } = parts;
+    this.index = parts.index;
+    this.peers = new AllowedPeers(setup, parts);
+    this.view = umem.view;
+    this.bytes = umem.bytes;
+    this.#service = parts.service;
     this.#counters = counters;
-    this.#peers = new AllowedPeers(setup, { cache, index, seed });
-    const requests = new ArrivedRequests(umem, this.#datagrams);
-    const origin = { payloads: umem.view, payloadBytes: umem.bytes, peers: this.#peers };
-    this.#requests = requests;
-    this.#answers = new FrameAnswers({ origin, index, requests, umem, transmitter, counters });
+    this.#requests = new InlineRequests(umem, parts.batch);
+    this.#answers = new InlineAnswers(this, this.#requests, { umem, transmitter, counters });
   }
 
-  /** As `Recipient` says. It has room for a burst, and is to run after each. */
-  push(arrivals: RxBatch, from: number, count: number): number {
-    const end = this.#peers.hearRun(arrivals.rows, from, count);
-    this.#requests.pick(arrivals, from, end);
+  /** As `Recipient` says. There is room for a batch; the app is to be run after each. */
+  push(batch: RxBatch, from: number, count: number): number {
+    const end = this.peers.addRun(batch.packets, from, count);
+    this.#requests.pick(batch, from, end);
     return end;
   }
 
-  /** As `Recipient` says. It is to run after each burst. */
-  pushOne(
-    offset: number,
-    length: number,
-    source: number,
-    destination: number,
-    ports: number,
-    ifindex: number,
-    timeLow: number,
-    timeHigh: number,
-  ): boolean {
-    const { count } = this.#requests;
-    if (count === XDP_BURST) return false;
-    const { frames, rows } = this.#datagrams;
-    const row = count << ARRIVAL_SHIFT;
-    frames[0] = timeLow;
-    frames[1] = timeHigh;
-    rows[row + Arrival.app] = 0;
-    rows[row + Arrival.source] = source;
-    rows[row + Arrival.destination] = destination;
-    rows[row + Arrival.ports] = ports;
-    rows[row + Arrival.offset] = offset;
-    rows[row + Arrival.length] = length;
-    rows[row + Arrival.entry] = -1;
-    rows[row + Arrival.interface] = ifindex;
-    rows[row + Arrival.sum] = PARTIAL;
-    this.#requests.pick(this.#datagrams, count, count + 1);
-    this.#peers.hear(source);
-    return true;
-  }
-
-  /** Gives the app the burst that has come, and sends its answers. */
+  /** Gives the app the batch that has come, and sends its answers. */
   run(): void {
     const requests = this.#requests;
     const { count } = requests;
     if (count === 0) return;
-    this.#counters[APP.index.requests] += count;
+    this.#counters[COUNT.requests] += count;
     this.#service.receive(requests, this.#answers);
     this.#answers.finish();
     requests.end();
-    // What it had of them is free.
+    // Large buffers of the batch are free.
     this.largeOut = 0;
   }
 
@@ -132,78 +116,74 @@ export class InlineApp implements Recipient {
   }
 }
 
-/*
- * The burst at hand as an app in the net tile goes through it: straight from what the checks found
- * out of it (`rx.ts`), with no link in between.
- */
-
-/** In a row, instead of its app: the frame is given away. */
-const SPENT = -1;
-/** All bits of the longest answer that may stand before a payload. */
-const MOST_IN_PLACE = 0xfff;
-
-/** Those datagrams of a burst that are for one app. */
-export class ArrivedRequests implements Datagrams {
+/** Those packets of a batch that are for one app, read as the checks described them. */
+class InlineRequests implements Datagrams {
   readonly bytes: Uint8Array;
   readonly #umem: Umem;
-  /** Rows of the burst that are the app's, by their first word. */
-  readonly #picked = new Int32Array(XDP_BURST);
-  #arrivals: RxBatch;
-  #rows: Int32Array;
+  /** The app's packets, by the words at which they begin. */
+  readonly #picked = new Int32Array(BATCH);
+  #batch: RxBatch;
+  #packets: Int32Array;
   #count = 0;
   #spent = 0;
-  /** How many `next` has gone to, and the row of the last. */
+  /** How many `next` has gone to, and the packet of the last. */
   #gone = 0;
-  #row = NONE;
+  #current = NONE;
 
-  /** Picks from `arrivals` unless told otherwise. */
-  constructor(umem: Umem, arrivals: RxBatch) {
+  constructor(umem: Umem, batch: RxBatch) {
     this.bytes = umem.bytes;
     this.#umem = umem;
-    this.#arrivals = arrivals;
-    this.#rows = arrivals.rows;
+    this.#batch = batch;
+    this.#packets = batch.packets;
   }
 
-  /** How many there are in the burst. */
+  /** How many there are in the batch. */
   get count(): number {
     return this.#count;
   }
 
-  /** Adds the `from`-th to before the `end`-th of `arrivals`, which all of a burst come from. */
-  pick(arrivals: RxBatch, from: number, end: number): void {
+  /** Adds packets number `from` to before `end` of `batch`, from which all come until `end()`. */
+  pick(batch: RxBatch, from: number, end: number): void {
     const picked = this.#picked;
     let count = this.#count;
-    for (let i = from; i < end; i++) picked[count++ & (XDP_BURST - 1)] = i << ARRIVAL_SHIFT;
-    this.#arrivals = arrivals;
-    this.#rows = arrivals.rows;
+    for (let i = from; i < end; i++) picked[count++ & (BATCH - 1)] = i << PACKET_SHIFT;
+    this.#batch = batch;
+    this.#packets = batch.packets;
     this.#count = count;
   }
 
-  /** Frees the frames that are left, and makes ready for the next burst. */
+  /** Frees the frames that are left, and makes ready for the next batch. */
   end(): void {
     if (this.#spent < this.#count) this.#giveBack();
     this.#count = 0;
     this.#spent = 0;
     this.#gone = 0;
-    this.#row = NONE;
+    this.#current = NONE;
   }
 
   #giveBack(): void {
-    const rows = this.#rows;
-    for (let place = 0; place < this.#count; place++) {
-      const row = this.#picked[place];
-      if (rows[row + Arrival.app] !== SPENT) this.#umem.give(rows[row + Arrival.offset]);
+    const packets = this.#packets;
+    for (let i = 0; i < this.#count; i++) {
+      const p = this.#picked[i];
+      if (packets[p + Packet.app] !== SPENT) this.#umem.give(packets[p + Packet.offset]);
     }
   }
 
-  /** The row at hand, while there is one. */
-  get row(): number {
-    return this.#row;
+  get batch(): RxBatch {
+    return this.#batch;
+  }
+  /** The descriptions of the batch. */
+  get packets(): Int32Array {
+    return this.#packets;
+  }
+  /** The word of the current datagram's description; NONE without one. */
+  get current(): number {
+    return this.#current;
   }
 
   /**
-   * Room for an answer of `size` bytes in the frame of the datagram at hand, before its payload, with
-   * what comes before a payload before that. -1: there is none, or the frame is given away.
+   * Room for an answer of `size` bytes in the frame of the current datagram, before its payload, with
+   * room for headers before that. -1: there is none, or the frame is given away.
    */
   room(size: number): number {
     if ((size & ~MOST_IN_PLACE) !== 0 || !this.isFramed) return -1;
@@ -211,25 +191,25 @@ export class ArrivedRequests implements Datagrams {
     return at >= this.#umem.frameAt(this.offset) + PAYLOAD_AT ? at : -1;
   }
 
-  /** Whether the datagram at hand is in a frame, or buffer, that is not given away. */
+  /** Whether the current datagram is in a frame, or buffer, that is not given away. */
   get isHere(): boolean {
-    return this.#rows[this.#row + Arrival.app] !== SPENT;
+    return this.#packets[this.#current + Packet.app] !== SPENT;
   }
 
-  /** Whether that is a frame, in which there is room for what comes before a payload, too. */
+  /** Whether that is a frame, in which there is room for headers before the payload. */
   get isFramed(): boolean {
     return this.isHere && !this.#umem.isLarge(this.offset);
   }
 
-  /** Gives away the frame of the datagram in row `row`. */
-  spend(row: number): void {
-    this.#rows[row + Arrival.app] = SPENT;
+  /** Gives away the frame of the packet at word `p`. */
+  spend(p: number): void {
+    this.#packets[p + Packet.app] = SPENT;
     this.#spent++;
   }
 
-  /** Whether `frame` is that of the datagram at hand and was given away. */
+  /** Whether `frame` is that of the current datagram and was given away. */
   isReading(frame: number): boolean {
-    return this.#row !== NONE && !this.isHere && this.#umem.frameAt(this.offset) === frame;
+    return this.#current !== NONE && !this.isHere && this.#umem.frameAt(this.offset) === frame;
   }
 
   /** Datagrams that `next` has not gone to yet. */
@@ -241,148 +221,109 @@ export class ArrivedRequests implements Datagrams {
     const gone = this.#gone;
     if (gone >= this.#count) return false;
     this.#gone = gone + 1;
-    this.#row = this.#picked[gone & (XDP_BURST - 1)];
+    this.#current = this.#picked[gone & (BATCH - 1)];
     return true;
   }
 
   get offset(): number {
-    return this.#rows[this.#row + Arrival.offset];
+    return this.#packets[this.#current + Packet.offset];
   }
   get size(): number {
-    return this.#rows[this.#row + Arrival.length];
+    return this.#packets[this.#current + Packet.length];
   }
   get sourceAddress(): number {
-    return this.#rows[this.#row + Arrival.source] >>> 0;
+    return this.#packets[this.#current + Packet.peer] >>> 0;
   }
   get sourcePort(): number {
-    return this.#rows[this.#row + Arrival.ports] >>> 16;
+    return this.#packets[this.#current + Packet.ports] >>> 16;
   }
   get destinationAddress(): number {
-    return this.#rows[this.#row + Arrival.destination] >>> 0;
+    return this.#packets[this.#current + Packet.local] >>> 0;
   }
   get destinationPort(): number {
-    return this.#rows[this.#row + Arrival.ports] & 0xffff;
+    return this.#packets[this.#current + Packet.ports] & 0xffff;
   }
   get receivedAt(): number {
-    const { frames } = this.#arrivals;
+    const { frames } = this.#batch;
     return frames[1] * 2 ** 32 + frames[0];
   }
-  get arrivals(): RxBatch {
-    return this.#arrivals;
-  }
-  /** The rows of the burst at hand. */
-  get rows(): Int32Array {
-    return this.#rows;
-  }
 }
 
-/*
- * Answers of an app in the net tile, built where they leave from: the payload stands in a frame, and
- * the headers will be put right before it.
- *
- * That frame is the request's own when the answer and its headers fit before the request's payload,
- * which the app may go on reading:
- *
- *     request   │ headroom              │ Ethernet │ IPv4 │ UDP │ payload …
- *     answer    │      Ethernet │ IPv4 │ UDP │ payload │
- *
- * A short answer then touches no memory that reading the request has not brought into the cache, and
- * no other frame is in use. Else it is a free frame, or a large buffer for what no frame can hold,
- * which only a kernel socket can send from.
- */
-
-const COUNT = APP.index;
-
-/** What answers are made with. */
-export interface FrameAnswersParts {
-  readonly origin: Origin;
-  /** The app's number in this tile. */
-  readonly index: number;
-  readonly requests: ArrivedRequests;
-  readonly umem: Umem;
-  readonly transmitter: Transmitter;
-  readonly counters: Float64Array;
-}
-
-/** The answers of one app. */
-export class FrameAnswers implements Answers {
+/** The answers of one app, built where they leave from. */
+class InlineAnswers implements Answers {
   readonly bytes: Uint8Array;
-  readonly #origin: Origin;
-  readonly #index: number;
-  readonly #requests: ArrivedRequests;
+  readonly #sender: Sender;
+  readonly #requests: InlineRequests;
   readonly #umem: Umem;
   readonly #transmitter: Transmitter;
-  readonly #rows: Int32Array;
+  /** The transmitter's batch, of which `#count` are filled. */
+  readonly #packets: Int32Array;
   readonly #counters: Float64Array;
   /**
-   * What was reserved and is not sent yet, -1 when nothing is: where a frame would begin that has its
-   * payload there, or a large buffer; and the row of the request whose frame it is, else -1.
+   * Where the room begins that was reserved and is not used yet, -1 without it, and how many bytes were
+   * asked for. What is behind them was sent by or to others, so no more than that leaves.
    */
-  #frame = -1;
-  #owner = -1;
-  /**
-   * Where its room begins, and how many bytes were asked for. What stands behind them is what others
-   * sent and were sent, so no more than that leaves.
-   */
-  #at = 0;
+  #at = -1;
   #size = 0;
-  /** What the row of it begins with as its entry, see `Transmitter.sendFrames`. */
-  #entry = SLOW;
+  /** Whether that is in a large buffer. Else, the packet of the request whose frame it is in; -1: none. */
+  #isLarge = false;
+  #owner = -1;
   #count = 0;
-  /** Rows of requests that are to go back as they came, by their first word: all after what `#rows` has. */
-  readonly #reflected = new Int32Array(BURST);
+  /** Requests that go back as they came, by their words: all after what is in `#packets`. */
+  readonly #reflected = new Int32Array(BATCH);
   #reflections = 0;
 
-  constructor({ origin, index, requests, umem, transmitter, counters }: FrameAnswersParts) {
-    this.bytes = umem.bytes;
-    this.#origin = origin;
-    this.#index = index;
+  constructor(
+    sender: Sender,
+    requests: InlineRequests,
+    parts: { umem: Umem; transmitter: Transmitter; counters: Float64Array },
+  ) {
+    this.bytes = parts.umem.bytes;
+    this.#sender = sender;
     this.#requests = requests;
-    this.#umem = umem;
-    this.#transmitter = transmitter;
-    this.#rows = transmitter.rows;
-    this.#counters = counters;
+    this.#umem = parts.umem;
+    this.#transmitter = parts.transmitter;
+    this.#packets = parts.transmitter.packets;
+    this.#counters = parts.counters;
   }
 
   reserve(size: number): number {
     this.takeBack();
     const at = this.#requests.room(size);
     if (at < 0) return this.#reserveApart(size);
-    this.#frame = at - PAYLOAD_AT;
-    this.#owner = this.#requests.row;
-    this.#entry = SLOW;
+    this.#owner = this.#requests.current;
+    this.#isLarge = false;
     this.#at = at;
     this.#size = size | 0;
     return at;
   }
 
-  /** Takes room back that was reserved and not sent. */
+  /** Takes back room that was reserved and not used. */
   takeBack(): void {
-    // What is in the frame of its request goes on being there.
-    if (this.#frame >= 0 && this.#owner < 0) this.#umem.give(this.#frame);
-    this.#frame = -1;
+    // The frame of a request stays with it.
+    if (this.#at >= 0 && this.#owner < 0) this.#umem.give(this.#at);
+    this.#at = -1;
   }
 
-  /** Room that is not in the request's frame. */
+  /** Reserves room that is not in the request's frame. */
   #reserveApart(size: number): number {
     const umem = this.#umem;
     const isLarge = size > umem.frameBytes - PAYLOAD_AT;
-    this.#owner = -1;
-    this.#entry = isLarge ? NO_FRAME : SLOW;
-    if (size > LARGEST_PAYLOAD) this.#frame = -1;
-    else this.#frame = isLarge ? umem.takeLarge() : this.#takeFrame();
-    if (this.#frame < 0) {
+    const begin = size > LARGEST_PAYLOAD ? -1 : isLarge ? umem.takeLarge() : this.#takeFrame();
+    if (begin < 0) {
       this.#counters[COUNT.tx_drop_reply_link_full]++;
       return -1;
     }
-    this.#at = this.#frame + (isLarge ? 0 : PAYLOAD_AT);
+    this.#owner = -1;
+    this.#isLarge = isLarge;
+    this.#at = isLarge ? begin : begin + PAYLOAD_AT;
     this.#size = size | 0;
     return this.#at;
   }
 
   /**
-   * Takes a free frame, but not the one of the request at hand: that can be free when more answers to
-   * it were sent than a burst has, and the first of them was dropped.
+   * Takes a free frame, but not that of the current request. It can be free when more answers to it were
+   * sent than a batch has, and the first of them was dropped.
    */
   #takeFrame(): number {
     const umem = this.#umem;
@@ -409,27 +350,24 @@ export class FrameAnswers implements Answers {
   }
 
   reflect(): void {
-    if (this.#frame >= 0) this.takeBack();
+    if (this.#at >= 0) this.takeBack();
     const requests = this.#requests;
-    const { row } = requests;
-    if (requests.isFramed && requests.rows[row + Arrival.sum] !== PARTIAL) {
-      // Answers leave in their order.
-      if (this.#count > 0) this.#flush();
-      this.#reflected[this.#reflections++ & (BURST - 1)] = row;
-      requests.spend(row);
-    } else this.#reflectSlowly();
+    if (!requests.isFramed) return this.#reflectApart();
+    // Answers leave in their order.
+    if (this.#count > 0) this.#flush();
+    const { current } = requests;
+    this.#reflected[this.#reflections++ & (BATCH - 1)] = current;
+    requests.spend(current);
   }
 
-  /** Sends a request back whose headers cannot just be turned round, or whose frame has left. */
-  #reflectSlowly(): void {
+  /** Sends back a request that is in a large buffer, or whose frame was given away. */
+  #reflectApart(): void {
     const requests = this.#requests;
-    if (requests.row === NONE) throw noDatagram("reflect");
+    if (requests.current === NONE) throw noDatagram("reflect");
     const { offset, size } = requests;
     if (requests.isHere) {
-      const { isFramed } = requests;
-      this.#frame = isFramed ? offset - PAYLOAD_AT : offset;
-      this.#owner = requests.row;
-      this.#entry = isFramed ? SLOW : NO_FRAME;
+      this.#owner = requests.current;
+      this.#isLarge = true;
       this.#at = offset;
       this.#size = size;
       this.reply(offset, size);
@@ -441,45 +379,16 @@ export class FrameAnswers implements Answers {
     this.reply(room, size);
   }
 
-  /** Sends back what is to go back as it came. */
-  #turnBack(): void {
-    const { arrivals } = this.#requests;
-    const { rows } = arrivals;
-    const reflected = this.#reflected;
-    const count = this.#reflections;
-    this.#reflections = 0;
-    for (let done = 0; done < count; done++) {
-      const from = done;
-      done = this.#transmitter.reflect(arrivals, reflected, from, count);
-      this.#counters[COUNT.answers] += done - from;
-      if (done === count) return;
-      const row = reflected[done];
-      const offset = rows[row + Arrival.offset];
-      const ports = rows[row + Arrival.ports];
-      this.#add(
-        offset,
-        rows[row + Arrival.length],
-        rows[row + Arrival.destination],
-        rows[row + Arrival.source],
-        (ports << 16) | (ports >>> 16),
-        offset - PAYLOAD_AT,
-        SLOW,
-      );
-      this.#flush();
-    }
-  }
-
   reply(offset: number, size: number): void {
-    const { rows, row } = this.#requests;
-    if (row === NONE) throw noDatagram("reply");
-    const ports = rows[row + Arrival.ports];
-    this.#send(
-      offset,
-      size,
-      rows[row + Arrival.destination],
-      rows[row + Arrival.source],
-      (ports << 16) | (ports >>> 16),
-    );
+    const { packets, current } = this.#requests;
+    if (current === NONE) throw noDatagram("reply");
+    const p = this.#add(offset, size);
+    if (p < 0) return;
+    const answers = this.#packets;
+    answers[p + Packet.peer] = packets[current + Packet.peer];
+    answers[p + Packet.local] = packets[current + Packet.local];
+    answers[p + Packet.ports] = packets[current + Packet.ports];
+    answers[p + Packet.route] = packets[current + Packet.route];
   }
 
   send(
@@ -487,72 +396,73 @@ export class FrameAnswers implements Answers {
     offset: number,
     size: number,
   ) {
-    this.#send(offset, size, sourceAddress, address, (sourcePort << 16) | port);
+    const p = this.#add(offset, size);
+    if (p < 0) return;
+    const answers = this.#packets;
+    answers[p + Packet.peer] = address;
+    answers[p + Packet.local] = sourceAddress;
+    answers[p + Packet.ports] = (port << 16) | sourcePort;
+    answers[p + Packet.route] = LOOK_UP;
   }
 
-  /** Sends what stands in what was reserved. */
-  #send(offset: number, size: number, source: number, destination: number, ports: number): void {
-    if (this.#frame < 0) {
+  /**
+   * Adds to the batch what is in the reserved room, and returns the word of its description, of which the
+   * caller writes where it goes; -1 when nothing is reserved. Throws RangeError outside of the room.
+   */
+  #add(offset: number, size: number): number {
+    if (this.#at < 0) {
       this.#counters[COUNT.tx_drop_reply_link_full]++;
-      return;
+      return -1;
     }
     if (offset !== this.#at || !(size >= 0 && size <= this.#size)) {
-      offset = this.#settle(offset, size);
+      offset = this.#move(offset, size);
     }
     if (this.#reflections > 0) this.#turnBack();
-    this.#add(offset, size, source, destination, ports, this.#frame, this.#entry);
-    if (this.#owner >= 0) this.#requests.spend(this.#owner);
-    this.#frame = -1;
-  }
-
-  /** Fills the next row. */
-  #add(
-    offset: number,
-    size: number,
-    source: number,
-    destination: number,
-    ports: number,
-    frame: number,
-    entry: number,
-  ): void {
-    if (this.#count === BURST) this.#flush();
-    const rows = this.#rows;
-    const row = (this.#count & (BURST - 1)) << ROW_SHIFT;
-    rows[row + Row.offset] = offset;
-    rows[row + Row.length] = size;
-    rows[row + Row.source] = source;
-    rows[row + Row.destination] = destination;
-    rows[row + Row.ports] = ports;
-    rows[row + Row.frame] = frame;
-    rows[row + Row.entry] = entry;
+    if (this.#count === BATCH) this.#flush();
+    const answers = this.#packets;
+    const p = (this.#count & (BATCH - 1)) << PACKET_SHIFT;
+    answers[p + Packet.offset] = offset;
+    answers[p + Packet.length] = size;
+    answers[p + Packet.frame] = this.#isLarge ? -1 : offset - PAYLOAD_AT;
     this.#count++;
+    if (this.#owner >= 0) this.#requests.spend(this.#owner);
+    this.#at = -1;
+    return p;
   }
 
   /**
    * Moves an answer that does not begin where its room does to where it must be in its frame, and
    * returns where it is. Throws RangeError when it is not within its room.
    */
-  #settle(offset: number, size: number): number {
+  #move(offset: number, size: number): number {
     checkWithin(offset, size, { at: this.#at, room: this.#size });
-    if (this.#entry === NO_FRAME) return offset;
+    if (this.#isLarge) return offset;
     this.bytes.copyWithin(this.#at, offset, offset + size);
     return this.#at;
   }
 
-  /** Sends what is in rows. */
+  /** Sends requests that go back as they came. */
+  #turnBack(): void {
+    const count = this.#reflections;
+    this.#reflections = 0;
+    this.#counters[COUNT.answers] += count;
+    this.#transmitter.reflect(this.#sender, this.#requests.batch, this.#reflected, count);
+  }
+
+  /** Sends the batch. */
   #flush(): void {
     const count = this.#count;
     if (count === 0) return;
     this.#counters[COUNT.answers] += count;
-    this.#transmitter.sendFrames(this.#origin, this.#index, count);
+    this.#transmitter.send(this.#sender, count);
     this.#count = 0;
   }
 
-  /** Sends what was answered when a burst is through. Room that was reserved stays the app's. */
+  /** Sends what was answered when a batch is done. Room that was reserved stays the app's. */
   finish(): void {
     this.#flush();
-    this.#turnBack();
-    if (this.#frame < 0 || this.#owner < 0) return;
+    if (this.#reflections > 0) this.#turnBack();
+    if (this.#at < 0 || this.#owner < 0) return;
     this.#requests.spend(this.#owner);
     this.#owner = -1;
   }

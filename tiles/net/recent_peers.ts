@@ -1,17 +1,18 @@
 /**
- * The addresses that an app has heard from, and so may send to unasked: a table per app and net tile,
- * written by that net tile and read by the others, since an app may send by any of them.
+ * The addresses that have sent to an app, and that it may therefore send to without being asked: a table
+ * per app and net tile, written by that net tile and read by the others, since an app may send by any of
+ * them.
  *
- * Two open-addressed halves: addresses go into one, and when that has its fill the other, older one is
- * forgotten and becomes the next. So the last `KEPT` addresses are known whatever strangers send, and
- * never one that nobody sent from; who asked just now is always among them.
+ * Two open-addressed halves: addresses go into one, and when that has its fill, the other, older one is
+ * cleared and becomes the next. So the last `KEPT` addresses are known whatever strangers send, and
+ * never one that nothing came from; the most recent is always among them.
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
  * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
  * hash is keyed, so nobody can choose addresses that collide (`netbase/hash.ts`). Its key is in the
  * table's header, for the readers.
  *
- * Readers need no lock: a place is one word, which is empty or holds an address that was heard from.
+ * Readers need no lock: a slot is one word, which is empty or holds an address.
  */
 
 import { i32, type View } from "../../ffi/view.ts";
@@ -21,10 +22,10 @@ const SLOT_BITS = 16;
 const SLOTS = 1 << SLOT_BITS;
 /** Addresses that are remembered at least. */
 const KEPT = SLOTS >>> 1;
-/** Places of a half that an address may be in. */
+/** Slots of a half that an address may be in. */
 const PROBES = 64;
 /**
- * Words: which half is the younger; three of the hash's key, 0 until the writer has come; places taken in
+ * Words: which half is the younger; three of the hash's key, 0 until the writer has come; slots taken in
  * the younger half; the halves.
  */
 const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
@@ -38,8 +39,8 @@ export class RecentPeers {
   #victim = 0;
 
   /**
-   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`; one that takes over
-   * from another goes on with its addresses and its key.
+   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`; a writer that takes
+   * over from another goes on with its addresses and its key.
    */
   constructor(view: View, seed?: number) {
     const words = this.#words = i32(view);
@@ -49,14 +50,14 @@ export class RecentPeers {
     words.set([add, first, second], KEY_AT);
   }
 
-  /** Puts an address in, among the youngest. The writer's alone. Whether others were forgotten for it. */
+  /** Adds an address, as the most recent. The writer's alone. Returns whether others were forgotten for it. */
   add(address: number): boolean {
     const words = this.#words;
     const half = words[YOUNGER];
     const first = this.#hash(address);
     const at = this.#find(half, first, address);
     if (at < 0) {
-      words[this.#place(half, first + this.#victim++ % PROBES)] = address;
+      words[this.#slot(half, first + this.#victim++ % PROBES)] = address;
       return true;
     }
     if (words[at] === address) return false;
@@ -69,7 +70,7 @@ export class RecentPeers {
     return true;
   }
 
-  /** Whether an address is in. */
+  /** Whether an address is in the table. */
   has(address: number): boolean {
     if (address === 0) return false;
     const words = this.#words;
@@ -80,18 +81,18 @@ export class RecentPeers {
     return other >= 0 && words[other] === address;
   }
 
-  /** Where an address is in a half, or would be, from the slot `first` on; -1: others have all its places. */
+  /** The slot of a half that an address is in, or would be; -1: others have all its slots. */
   #find(half: number, first: number, address: number): number {
     const words = this.#words;
     for (let i = 0; i < PROBES; i++) {
-      const at = this.#place(half, first + i);
-      const there = words[at];
-      if (there === address || there === 0) return at;
+      const at = this.#slot(half, first + i);
+      const found = words[at];
+      if (found === address || found === 0) return at;
     }
     return -1;
   }
 
-  #place(half: number, slot: number): number {
+  #slot(half: number, slot: number): number {
     return HALVES_AT + half * SLOTS + (slot & (SLOTS - 1));
   }
 

@@ -1,7 +1,13 @@
 /**
- * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring topped up, gives out what
- * it received, gathers what is to be transmitted, and takes finished frames back. How many frames it
- * may have out is bounded: `fill` on the way in, `tx` on the way out.
+ * The memory that packets are in, and the rings by which frames go to the kernel and come back.
+ *
+ * The UMEM has the frames of a net tile, and behind them buffers for datagrams of the kernel's sockets,
+ * which may be as long as IPv4 lets them:
+ *
+ *     │ frame 0 │ frame 1 │ … │ large buffer 0 (64 KiB) │ large buffer 1 │ … │
+ *
+ * A frame is in a ring of an AF_XDP socket, in an app's link, in the ARP queue, or free. Free frames and
+ * buffers are on stacks, so that what was used last, and is still in the cache, is used next.
  */
 
 import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
@@ -13,217 +19,7 @@ import {
   XskCursor,
   type XskSlots,
 } from "../../ffi/xsk.ts";
-import { MOST_BYTES } from "./frame.ts";
-import { XDP_BURST } from "./rx.ts";
-
-/** Most ports of a net tile: what a cache entry can name. */
-export const MOST_PORTS = 127;
-
-/** A socket, as main tells a net tile of it. */
-export interface XdpSocketSetup {
-  readonly fd: number;
-  /** Its number in the library, where its rings are in plain memory: it has no descriptor then. */
-  readonly slot?: number;
-  readonly ifindex: number;
-  readonly queue: number;
-  /** Whether the device has no transmit queue of that number: the kernel sends nothing by it then. */
-  readonly receivesOnly?: boolean;
-  /** Entries of its fill ring. */
-  readonly fill: number;
-  /** Entries of its transmit ring. */
-  readonly tx: number;
-  /** Whether a bare pseudo-header sum is a right UDP checksum here (veth, virtio, loopback). */
-  readonly partialChecksums: boolean;
-}
-
-/** A queue of an attached interface, as the net tile works with it. */
-export class XdpPort {
-  readonly ifindex: number;
-  readonly partialChecksums: boolean;
-  readonly #xsk: XskSlots;
-  readonly #umem: Umem;
-  readonly #slot: number;
-  readonly #fill: number;
-  readonly #tx: number;
-  /** (offset, length) pairs to be transmitted, oldest first. */
-  readonly #batch: Uint32Array;
-  readonly #frames = new Uint32Array(XDP_BURST);
-  readonly #statistics = new BigUint64Array(XSK_STATISTICS);
-  readonly #cursors = new Uint32Array(XSK_CURSORS);
-  #queued = 0;
-  #filled = 0;
-  #transmitting = 0;
-
-  /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
-  constructor(
-    setup: XdpSocketSetup,
-    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
-  ) {
-    this.ifindex = setup.ifindex;
-    this.partialChecksums = setup.partialChecksums;
-    this.#xsk = xsk;
-    this.#umem = umem;
-    this.#slot = slot;
-    this.#fill = setup.fill;
-    this.#tx = setup.tx;
-    this.#batch = new Uint32Array(2 * setup.tx);
-  }
-
-  /** Goes on with the rings as the predecessor left them, which has ended. */
-  resume(): void {
-    this.#xsk.resume(this.#slot);
-    const cursors = this.#readCursors();
-    this.#filled = (cursors[XskCursor.fillProducer] - cursors[XskCursor.rxConsumer]) | 0;
-    this.#transmitting = (cursors[XskCursor.txProducer] - cursors[XskCursor.completionConsumer]) |
-      0;
-  }
-
-  /** Whether nothing was ever put on these rings. */
-  isNew(): boolean {
-    return this.#readCursors().every((cursor) => cursor === 0);
-  }
-
-  /** Frames that the kernel has. */
-  get held(): number {
-    return this.#filled + this.#transmitting;
-  }
-
-  /**
-   * Whether all that the kernel had taken off the fill and the transmit ring is on the receive and the
-   * completion ring by now. Consumers are read before producers, so later arrivals do not matter.
-   */
-  isSettled(): boolean {
-    const cursors = this.#readCursors();
-    const receiving = cursors[XskCursor.fillConsumer] - cursors[XskCursor.rxProducer];
-    const sending = cursors[XskCursor.txConsumer] - cursors[XskCursor.completionProducer];
-    return (receiving | 0) <= 0 && (sending | 0) <= 0;
-  }
-
-  /** Calls `visit` with an offset in each frame that stands in one of the rings. False: they are nonsense. */
-  forEachVisible(visit: (offset: number) => void): boolean {
-    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
-    const count = this.#xsk.visible(this.#slot, words);
-    if (count < 0) return false;
-    words.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
-    return true;
-  }
-
-  #readCursors(): Uint32Array {
-    this.#xsk.cursors(this.#slot, this.#cursors);
-    return this.#cursors;
-  }
-
-  /** Frees what is queued still, and returns how many frames that was. */
-  dropQueued(): number {
-    const count = this.#queued;
-    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
-    this.#queued = 0;
-    return count;
-  }
-
-  /** Frames that the kernel has for receiving, filled or not. */
-  get filled(): number {
-    return this.#filled;
-  }
-
-  /** How many more frames can be queued. */
-  get room(): number {
-    return this.#tx - this.#queued - this.#transmitting;
-  }
-
-  /** Takes a burst into `frames` and returns how many; they are the caller's now. */
-  receive(frames: Uint32Array): number {
-    const count = this.#xsk.receive(this.#slot, frames, XDP_BURST);
-    if (count <= 0) return 0;
-    this.#filled -= count;
-    return count;
-  }
-
-  /**
-   * Gives the kernel free frames until it has as many as its fill ring takes, counting those that it is
-   * sending and will give back soon, but for at most half of the ring.
-   */
-  refill(): void {
-    const enough = this.#fill - Math.min(this.#transmitting, this.#fill >>> 1);
-    while (this.#filled < enough) {
-      const wanted = Math.min(enough - this.#filled, XDP_BURST);
-      const most = this.#umem.takeFrames(this.#frames, wanted);
-      if (most === 0) return;
-      const taken = Math.max(0, this.#xsk.fill(this.#slot, this.#frames, most));
-      this.#filled += taken;
-      for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);
-      if (taken < most) return;
-    }
-  }
-
-  /** Queues `length` bytes at `offset` of the UMEM. Only while there is `room`. */
-  queue(offset: number, length: number): void {
-    this.#batch[2 * this.#queued] = offset;
-    this.#batch[2 * this.#queued + 1] = length;
-    this.#queued++;
-  }
-
-  /**
-   * Hands what is queued to the kernel, as much as it takes, and returns how much. The rest stays
-   * queued, in order, for the next turn.
-   */
-  flush(): number {
-    if (this.#queued === 0) return 0;
-    const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
-    this.#transmitting += taken;
-    this.#queued -= taken;
-    if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
-    return taken;
-  }
-
-  /**
-   * Takes transmitted frames back: onto the fill ring at once while there are less than it takes, else
-   * into the UMEM.
-   */
-  complete(): void {
-    const frames = this.#frames;
-    while (this.#transmitting > 0) {
-      const wanted = this.#fill - this.#filled;
-      const result = this.#xsk.complete(this.#slot, frames, XDP_BURST, wanted);
-      const count = result & 0xffff;
-      const taken = result >>> 16;
-      this.#transmitting -= count;
-      this.#filled += taken;
-      if (taken < count) this.#umem.giveFrames(frames, taken, count);
-      if (count < XDP_BURST) return;
-    }
-  }
-
-  /**
-   * Before the tile blocks: whether frames still wait here for room. Makes the kernel go on with what
-   * is on its rings.
-   */
-  unfinished(): boolean {
-    if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
-    return this.#queued > 0;
-  }
-
-  /**
-   * Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. False
-   * when it does not say.
-   */
-  addStatistics(sums: Float64Array): boolean {
-    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;
-    for (let i = 0; i < sums.length; i++) sums[i] += Number(this.#statistics[i]);
-    return true;
-  }
-}
-
-/*
- * The UMEM: the memory that all frames of a net tile stand in, and who of them is free.
- *
- *     │ frame 0 │ frame 1 │ … │ large buffer 0 (64 KiB) │ large buffer 1 │ … │
- *
- * Frames travel between the rings of AF_XDP sockets, app links and the ARP queue; each is in exactly
- * one of these places or free. Large buffers are for what comes through the kernel's sockets, where
- * a datagram may be as long as IPv4 lets it. The free ones of both lie on stacks, so that what was
- * used last, and is still in the cache, is used next.
- */
+import { BATCH, MOST_BYTES } from "./frame.ts";
 
 /** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
 export interface UmemShape {
@@ -358,5 +154,207 @@ export class Umem {
       const into = (offset - this.framesEnd) % UDP_BUFFER_BYTES;
       this.#large[this.#freeLarge++] = offset - into;
     }
+  }
+}
+
+/** The most ports of a net tile: as many as an entry of the route cache can name. */
+export const MOST_PORTS = 127;
+
+/** An AF_XDP socket, as the master hands it to a net tile. */
+export interface XdpSocketSetup {
+  readonly fd: number;
+  /** Its number in the library, if its rings are in plain memory; it has no descriptor then. */
+  readonly slot?: number;
+  readonly ifindex: number;
+  readonly queue: number;
+  /** Whether the device has no transmit queue of that number: the kernel sends nothing by it then. */
+  readonly receivesOnly?: boolean;
+  /** Entries of its fill ring. */
+  readonly fill: number;
+  /** Entries of its transmit ring. */
+  readonly tx: number;
+  /** Whether a bare pseudo-header sum is a valid UDP checksum here (veth, virtio, loopback). */
+  readonly partialChecksums: boolean;
+}
+
+/**
+ * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring filled, returns what it
+ * received, gathers what is to be transmitted, and takes finished frames back. How many frames it may
+ * have out is bounded: `fill` on the way in, `tx` on the way out.
+ */
+export class XdpPort {
+  readonly ifindex: number;
+  readonly partialChecksums: boolean;
+  readonly #xsk: XskSlots;
+  readonly #umem: Umem;
+  readonly #slot: number;
+  readonly #fill: number;
+  readonly #tx: number;
+  /** (offset, length) pairs to be transmitted, oldest first. */
+  readonly #batch: Uint32Array;
+  readonly #frames = new Uint32Array(BATCH);
+  readonly #statistics = new BigUint64Array(XSK_STATISTICS);
+  readonly #cursors = new Uint32Array(XSK_CURSORS);
+  #queued = 0;
+  #filled = 0;
+  #transmitting = 0;
+
+  /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
+  constructor(
+    setup: XdpSocketSetup,
+    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
+  ) {
+    this.ifindex = setup.ifindex;
+    this.partialChecksums = setup.partialChecksums;
+    this.#xsk = xsk;
+    this.#umem = umem;
+    this.#slot = slot;
+    this.#fill = setup.fill;
+    this.#tx = setup.tx;
+    this.#batch = new Uint32Array(2 * setup.tx);
+  }
+
+  /** Goes on with the rings as the predecessor, which has ended, left them. */
+  resume(): void {
+    this.#xsk.resume(this.#slot);
+    const cursors = this.#readCursors();
+    this.#filled = (cursors[XskCursor.fillProducer] - cursors[XskCursor.rxConsumer]) | 0;
+    this.#transmitting = (cursors[XskCursor.txProducer] - cursors[XskCursor.completionConsumer]) |
+      0;
+  }
+
+  /** Whether these rings were never used. */
+  isNew(): boolean {
+    return this.#readCursors().every((cursor) => cursor === 0);
+  }
+
+  /** Frames that the kernel has. */
+  get held(): number {
+    return this.#filled + this.#transmitting;
+  }
+
+  /**
+   * Whether all that the kernel had taken off the fill and the transmit ring is on the receive and the
+   * completion ring by now. Consumers are read before producers, so later arrivals do not matter.
+   */
+  isSettled(): boolean {
+    const cursors = this.#readCursors();
+    const receiving = cursors[XskCursor.fillConsumer] - cursors[XskCursor.rxProducer];
+    const sending = cursors[XskCursor.txConsumer] - cursors[XskCursor.completionProducer];
+    return (receiving | 0) <= 0 && (sending | 0) <= 0;
+  }
+
+  /** Calls `visit` with an offset in each frame that stands in one of the rings. False: they are nonsense. */
+  forEachVisible(visit: (offset: number) => void): boolean {
+    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
+    const count = this.#xsk.visible(this.#slot, words);
+    if (count < 0) return false;
+    words.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
+    return true;
+  }
+
+  #readCursors(): Uint32Array {
+    this.#xsk.cursors(this.#slot, this.#cursors);
+    return this.#cursors;
+  }
+
+  /** Frees what is queued still, and returns how many frames that was. */
+  dropQueued(): number {
+    const count = this.#queued;
+    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
+    this.#queued = 0;
+    return count;
+  }
+
+  /** Frames that the kernel has for receiving, filled or not. */
+  get filled(): number {
+    return this.#filled;
+  }
+
+  /** How many more frames can be queued. */
+  get room(): number {
+    return this.#tx - this.#queued - this.#transmitting;
+  }
+
+  /** Takes a burst into `frames` and returns how many; they are the caller's now. */
+  receive(frames: Uint32Array): number {
+    const count = this.#xsk.receive(this.#slot, frames, BATCH);
+    if (count <= 0) return 0;
+    this.#filled -= count;
+    return count;
+  }
+
+  /**
+   * Gives the kernel free frames until it has as many as its fill ring takes, counting those that it is
+   * sending and will give back soon, but for at most half of the ring.
+   */
+  refill(): void {
+    const enough = this.#fill - Math.min(this.#transmitting, this.#fill >>> 1);
+    while (this.#filled < enough) {
+      const wanted = Math.min(enough - this.#filled, BATCH);
+      const most = this.#umem.takeFrames(this.#frames, wanted);
+      if (most === 0) return;
+      const taken = Math.max(0, this.#xsk.fill(this.#slot, this.#frames, most));
+      this.#filled += taken;
+      for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);
+      if (taken < most) return;
+    }
+  }
+
+  /** Queues `length` bytes at `offset` of the UMEM. Only while there is `room`. */
+  queue(offset: number, length: number): void {
+    this.#batch[2 * this.#queued] = offset;
+    this.#batch[2 * this.#queued + 1] = length;
+    this.#queued++;
+  }
+
+  /**
+   * Hands what is queued to the kernel, as much as it takes, and returns how much. The rest stays
+   * queued, in order, for the next turn.
+   */
+  flush(): number {
+    if (this.#queued === 0) return 0;
+    const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
+    this.#transmitting += taken;
+    this.#queued -= taken;
+    if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
+    return taken;
+  }
+
+  /**
+   * Takes transmitted frames back: onto the fill ring at once while there are less than it takes, else
+   * into the UMEM.
+   */
+  complete(): void {
+    const frames = this.#frames;
+    while (this.#transmitting > 0) {
+      const wanted = this.#fill - this.#filled;
+      const result = this.#xsk.complete(this.#slot, frames, BATCH, wanted);
+      const count = result & 0xffff;
+      const taken = result >>> 16;
+      this.#transmitting -= count;
+      this.#filled += taken;
+      if (taken < count) this.#umem.giveFrames(frames, taken, count);
+      if (count < BATCH) return;
+    }
+  }
+
+  /**
+   * Before the tile blocks: whether frames still wait here for room. Makes the kernel go on with what
+   * is on its rings.
+   */
+  unfinished(): boolean {
+    if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
+    return this.#queued > 0;
+  }
+
+  /**
+   * Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. False
+   * when it does not say.
+   */
+  addStatistics(sums: Float64Array): boolean {
+    if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;
+    for (let i = 0; i < sums.length; i++) sums[i] += Number(this.#statistics[i]);
+    return true;
   }
 }

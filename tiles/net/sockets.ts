@@ -1,9 +1,8 @@
 /**
- * The way in through the kernel's sockets: for what the XDP program leaves alone, loopback,
- * reassembled fragments, interfaces that are not attached. The kernel has checked the packets; what
- * is left is to keep out broadcast and multicast. Datagrams are received into large buffers, since
- * one can be as long as IPv4 lets it; those that fit go on in an ordinary frame, so that an app keeps
- * a large buffer only for what needs one, and no more of them than its share.
+ * The kernel's sockets behind the served ports: for what the XDP program leaves alone (loopback,
+ * reassembled fragments, interfaces that are not attached), and for what is routed to the host itself,
+ * leaves by an interface without an AF_XDP socket, or is too long for one packet. The kernel has checked
+ * what comes in; what is left is to keep out broadcast and multicast.
  */
 
 import { checked } from "../../ffi/errno.ts";
@@ -12,105 +11,126 @@ import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../
 import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
+import { CaptureFlag } from "../runtime/capture_ring.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
 import type { Capture } from "./capture.ts";
-import { PAYLOAD_AT } from "./frame.ts";
+import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } from "./frame.ts";
 import type { Umem } from "./rings.ts";
-import type { Dispatch, Recipient } from "./rx.ts";
-import { Row } from "./tx.ts";
+import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 
-/** What datagrams are received with. */
-export interface SocketReceiverParts {
-  readonly udp: Udp;
-  readonly umem: Umem;
-  readonly reader: NetbaseReader;
-  readonly dispatch: Dispatch;
-  readonly apps: readonly Recipient[];
-  readonly capture: Capture;
-  readonly counters: Float64Array;
-}
-
-/** Receives from kernel sockets. */
+/**
+ * Receives from kernel sockets. Datagrams are received into large buffers, since one can be as long as
+ * IPv4 lets it. Those that fit go on in an ordinary frame, so that an app keeps a large buffer only for
+ * what needs one, and no more of them than its share.
+ */
 export class SocketReceiver {
-  readonly #parts: SocketReceiverParts;
+  readonly #udp: Udp;
+  readonly #umem: Umem;
+  readonly #reader: NetbaseReader;
+  readonly #dispatch: Dispatch;
+  readonly #apps: readonly Recipient[];
+  readonly #capture: Capture;
+  readonly #counters: Float64Array;
+  readonly #batch = new RxBatch();
   /** Large buffers that the next datagrams go into. */
   readonly #buffers: Uint32Array;
   readonly #received = new Uint32Array(RECEIVE_HEADER_WORDS + UDP_BURST * UDP_DESCRIPTOR_WORDS);
   /** Large buffers that one app may keep. */
   readonly #share: number;
 
-  constructor(parts: SocketReceiverParts) {
-    this.#parts = parts;
+  constructor(
+    parts: {
+      udp: Udp;
+      umem: Umem;
+      reader: NetbaseReader;
+      dispatch: Dispatch;
+      apps: readonly Recipient[];
+      capture: Capture;
+      counters: Float64Array;
+    },
+  ) {
     const { umem, apps } = parts;
+    this.#udp = parts.udp;
+    this.#umem = umem;
+    this.#reader = parts.reader;
+    this.#dispatch = parts.dispatch;
+    this.#apps = apps;
+    this.#capture = parts.capture;
+    this.#counters = parts.counters;
     // So many are never out with an app: a successor of this tile finds them free, too.
     const own = Math.max(1, Math.min(UDP_BURST, umem.largeBuffers >>> 1));
-    this.#buffers = new Uint32Array(own);
-    for (let i = 0; i < own; i++) this.#buffers[i] = umem.takeLarge();
+    this.#buffers = Uint32Array.from({ length: own }, () => umem.takeLarge());
     const others = umem.largeBuffers - own;
     this.#share = Math.max(1, Math.floor(others / Math.max(1, apps.length)));
   }
 
   /**
-   * Takes one burst from `fd`, the socket of `port`, and returns how many datagrams. Links are published
-   * by the caller.
+   * Takes one batch from `fd`, the socket of `port`, and returns how many datagrams. The caller publishes
+   * links and runs inline apps.
    */
   burst(fd: number, port: number): number {
-    const { udp, umem, capture, counters } = this.#parts;
+    const buffers = this.#buffers;
+    const { bytes } = this.#umem;
+    const { frames, packets } = this.#batch;
     const received = this.#received;
-    const count = udp.receive(fd, port, umem.bytes, this.#buffers, this.#buffers.length, received);
+    const count = this.#udp.receive(fd, port, bytes, buffers, buffers.length, received);
     if (count <= 0) return 0;
-    counters[NET.index.rx_socket] += count;
+    this.#counters[NET.index.rx_socket] += count;
+    frames.set(received.subarray(0, RECEIVE_HEADER_WORDS));
     for (let i = 0; i < count; i++) {
       const at = RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS;
-      const refused = this.#deliver(i, at);
-      counters[refused === 0 ? NET.index.rx_delivered : refused]++;
-      if (!capture.wanted) continue;
-      capture.datagram(0, refused, received, at, umem.bytes, received[at + Descriptor.offset]);
+      const p = i << PACKET_SHIFT;
+      packets[p + Packet.offset] = received[at + Descriptor.offset];
+      packets[p + Packet.length] = received[at + Descriptor.length] & ~UDP_TRUNCATED;
+      packets[p + Packet.peer] = received[at + Descriptor.source];
+      packets[p + Packet.local] = received[at + Descriptor.destination];
+      packets[p + Packet.ports] = received[at + Descriptor.ports];
+      packets[p + Packet.interface] = received[at + Descriptor.interface];
+      packets[p + Packet.route] = LOOK_UP;
+      packets[p + Packet.sum] = CHECKSUM_PARTIAL;
+      const isCut = (received[at + Descriptor.length] & UDP_TRUNCATED) !== 0;
+      const refused = isCut ? NET.index.rx_drop_truncated : this.#deliver(i, p);
+      this.#counters[refused === 0 ? NET.index.rx_delivered : refused]++;
+      if (this.#capture.wanted) {
+        this.#capture.datagram(0, refused, received.subarray(at), bytes);
+      }
     }
     return count;
   }
 
-  /**
-   * Hands the datagram in the i-th buffer, whose descriptor is at word `at`, to its app. Returns 0,
-   * or the number of the counter to move.
-   */
-  #deliver(i: number, at: number): number {
-    const { dispatch, apps } = this.#parts;
-    const words = this.#received;
-    const length = words[at + Descriptor.length] | 0;
-    if ((length & UDP_TRUNCATED) !== 0) return NET.index.rx_drop_truncated;
-    const source = words[at + Descriptor.source] | 0;
-    const destination = words[at + Descriptor.destination] | 0;
-    if (this.#isMany(destination)) return NET.index.rx_drop_not_local;
-    if (source === 0 || this.#isMany(source)) return NET.index.rx_drop_invalid_source;
-    const ports = words[at + Descriptor.ports] | 0;
-    const index = dispatch.app(source, ports);
+  /** Hands packet number `i` to its app. Returns 0, or the counter to increment. */
+  #deliver(i: number, p: number): number {
+    const { packets } = this.#batch;
+    const peer = packets[p + Packet.peer];
+    if (this.#isMany(packets[p + Packet.local])) return NET.index.rx_drop_not_local;
+    if (peer === 0 || this.#isMany(peer)) return NET.index.rx_drop_invalid_source;
+    const index = this.#dispatch.app(peer, packets[p + Packet.ports]);
+    packets[p + Packet.app] = index;
     if (index < 0) return -index;
-    const app = apps[index];
-    const offset = this.#place(i, length, app);
+    const app = this.#apps[index];
+    const offset = this.#place(i, packets[p + Packet.length], app);
     if (offset < 0) return NET.index.rx_drop_no_buffer;
-    const ifindex = words[at + Descriptor.interface];
-    if (
-      app.pushOne(offset, length, source, destination, ports, ifindex, words[0] | 0, words[1] | 0)
-    ) return 0;
-    this.#giveBack(offset, app);
-    return NET.index.rx_drop_app_link_full;
+    packets[p + Packet.offset] = offset;
+    if (app.push(this.#batch, i, i + 1) > i) return 0;
+    if (this.#umem.isLarge(offset)) app.largeOut--;
+    this.#umem.give(offset);
+    return -packets[p + Packet.app];
   }
 
   /** Whether `address` stands for many: multicast, reserved, or a broadcast address of ours. */
   #isMany(address: number): boolean {
-    const { fib, nextHops } = this.#parts.reader;
+    const { fib, nextHops } = this.#reader;
     return (address >>> 24) > 223 || nextHops.kind(fib.lookup(address)) === RTN_BROADCAST;
   }
 
   /**
-   * Where the payload in the i-th buffer goes on: a frame that it is copied to, with room for headers
-   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1 when
-   * neither is to be had.
+   * Where the payload in buffer number `i` goes on: a frame that it is copied to, with room for headers
+   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1 when neither
+   * is to be had.
    */
   #place(i: number, length: number, app: Recipient): number {
-    const { umem } = this.#parts;
+    const umem = this.#umem;
     const buffer = this.#buffers[i];
     if (length <= umem.frameBytes - PAYLOAD_AT) {
       const frame = umem.takeFrame();
@@ -125,23 +145,16 @@ export class SocketReceiver {
     app.largeOut++;
     return buffer;
   }
-
-  #giveBack(offset: number, app: Recipient): void {
-    const { umem } = this.#parts;
-    if (umem.isLarge(offset)) app.largeOut--;
-    umem.give(offset);
-  }
 }
 
-/*
- * The way out through the kernel's sockets: for what routes to `local`, leaves by an interface without
- * an AF_XDP socket here, or is too long for one packet. Datagrams are gathered while they come from
- * the same memory for the same socket, and sent by one call, straight from that memory.
+/**
+ * Sends through kernel sockets. Datagrams are gathered while they come from the same memory for the same
+ * socket, and sent by one call, straight from that memory. Each is counted as sent or as dropped. One in
+ * the UMEM gives its frame or large buffer away.
  */
-
-/** Sends through kernel sockets. Every datagram given to it is counted as sent or as dropped. */
 export class SocketSender {
   readonly #udp: Udp;
+  readonly #umem: Pick<Umem, "bytes" | "give">;
   readonly #capture: Capture;
   readonly #counters: Float64Array;
   readonly #batch = new Uint32Array(UDP_BURST * UDP_DESCRIPTOR_WORDS);
@@ -149,26 +162,35 @@ export class SocketSender {
   #memory: Uint8Array = new Uint8Array();
   #count = 0;
 
-  constructor(udp: Udp, { capture, counters }: { capture: Capture; counters: Float64Array }) {
+  constructor(
+    { udp, umem, capture, counters }: {
+      udp: Udp;
+      umem: Pick<Umem, "bytes" | "give">;
+      capture: Capture;
+      counters: Float64Array;
+    },
+  ) {
     this.#udp = udp;
+    this.#umem = umem;
     this.#capture = capture;
     this.#counters = counters;
   }
 
   /**
-   * Sends the datagram of `row`, whose payload is at byte `offset` of `memory`, by the socket `fd`,
-   * with the next flush at the latest; until then the memory must stay.
+   * Sends `packet`, whose payload is in `memory`, by the socket `fd`, with the next flush at the latest.
+   * Until then the memory must stay.
    */
-  send(fd: number, memory: Uint8Array, offset: number, row: Int32Array): void {
+  send(fd: number, memory: Uint8Array, packet: Int32Array): void {
     if (fd !== this.#fd || memory !== this.#memory || this.#count === UDP_BURST) this.flush();
     this.#fd = fd;
     this.#memory = memory;
     const at = this.#count++ * UDP_DESCRIPTOR_WORDS;
-    this.#batch[at + Descriptor.offset] = offset;
-    this.#batch[at + Descriptor.length] = row[Row.length];
-    this.#batch[at + Descriptor.source] = row[Row.source];
-    this.#batch[at + Descriptor.destination] = row[Row.destination];
-    this.#batch[at + Descriptor.ports] = row[Row.ports];
+    const ports = packet[Packet.ports];
+    this.#batch[at + Descriptor.offset] = packet[Packet.offset];
+    this.#batch[at + Descriptor.length] = packet[Packet.length];
+    this.#batch[at + Descriptor.source] = packet[Packet.local];
+    this.#batch[at + Descriptor.destination] = packet[Packet.peer];
+    this.#batch[at + Descriptor.ports] = (ports << 16) | (ports >>> 16);
     this.#batch[at + Descriptor.interface] = 0;
   }
 
@@ -185,62 +207,63 @@ export class SocketSender {
       const passed = taken > 0 ? taken : 1;
       if (taken > 0) sent += taken;
       else refused++;
-      if (this.#capture.wanted) this.#show(taken > 0 ? 0 : NET.index.tx_drop_socket_error, passed);
+      this.#finish(taken > 0 ? 0 : NET.index.tx_drop_socket_error, passed);
       left -= passed;
       if (left > 0) {
-        this.#batch.copyWithin(
-          0,
-          passed * UDP_DESCRIPTOR_WORDS,
-          (passed + left) * UDP_DESCRIPTOR_WORDS,
-        );
+        const from = passed * UDP_DESCRIPTOR_WORDS;
+        this.#batch.copyWithin(0, from, from + left * UDP_DESCRIPTOR_WORDS);
       }
     }
-    if (left > 0 && this.#capture.wanted) this.#show(NET.index.tx_drop_socket_error, left);
+    this.#finish(NET.index.tx_drop_socket_error, left);
     this.#counters[NET.index.tx_socket] += sent;
     this.#counters[NET.index.tx_drop_socket_error] += refused + left;
   }
 
-  /** Shows what became of the first `count` of the batch. */
-  #show(reason: number, count: number): void {
-    this.#capture.handedOver(reason, this.#batch, count, this.#memory);
+  /** Shows what became of the first `count` of the batch, and frees their memory. */
+  #finish(reason: number, count: number): void {
+    const isInUmem = this.#memory === this.#umem.bytes;
+    for (let i = 0; i < count; i++) {
+      const at = i * UDP_DESCRIPTOR_WORDS;
+      if (this.#capture.wanted) {
+        const descriptor = this.#batch.subarray(at);
+        this.#capture.datagram(CaptureFlag.out, reason, descriptor, this.#memory);
+      }
+      if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);
+    }
   }
 }
-
-/*
- * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives
- * on. The last may be thousands, and stand behind one descriptor, which tells those that have something.
- */
 
 /** poll(2): something to be read. */
 const POLLIN = 0x1;
 
-/** The descriptors of a poll set. */
-export interface PollSetParts {
-  readonly eventfd: number;
-  readonly ports: readonly number[];
-  readonly sockets: readonly number[];
-}
-
-/** A poll set, each entry two words: descriptor, events | revents << 16 (struct pollfd). */
+/**
+ * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives on.
+ * The last may be thousands, and are behind one descriptor, which tells those that have something. A poll
+ * set has two words for each: descriptor, events | revents << 16 (struct pollfd).
+ */
 export class PollSet {
   /** Indices of kernel sockets that have something to receive: the first {@linkcode readyCount}. */
   readonly ready = new Uint32Array(UDP_BURST);
   readyCount = 0;
-  /** Whether the last look filled `ready`, so that other sockets may be waiting for their turn. */
+  /** Whether the last poll filled `ready`, so that other sockets may be waiting for their turn. */
   full = false;
   readonly #xsk: Xsk;
   readonly #udp: Udp;
   readonly #tile: TileLibrary;
   readonly #eventfd: number;
-  /** Stands for all kernel sockets; -1, which poll(2) leaves out, where there are none. */
+  /** Stands for all kernel sockets; -1, which poll(2) ignores, without any. */
   readonly #watch: number;
   /** The eventfd, the watch, and the AF_XDP sockets. */
   readonly #all: Int32Array;
 
-  /** Throws SystemError. */
+  /** `ports`: descriptors of AF_XDP sockets. Throws SystemError. */
   constructor(
     { xsk, udp, tile }: { xsk: Xsk; udp: Udp; tile: TileLibrary },
-    { eventfd, ports, sockets }: PollSetParts,
+    { eventfd, ports, sockets }: {
+      eventfd: number;
+      ports: readonly number[];
+      sockets: readonly number[];
+    },
   ) {
     this.#xsk = xsk;
     this.#udp = udp;
@@ -257,14 +280,14 @@ export class PollSet {
     const set = this.#all;
     if (this.#xsk.wait(set, set.length >>> 1, timeoutMs) <= 0) return;
     if (set[1] >>> 16 !== 0) this.#tile.wait(this.#eventfd, 0);
-    if (set[3] >>> 16 !== 0) this.look();
+    if (set[3] >>> 16 !== 0) this.poll();
   }
 
   /**
    * Finds out which kernel sockets have something, without blocking. Epoll moves the sockets that it
-   * reports behind the others, so repeated looks reach every socket, however many stay busy.
+   * reports behind the others, so repeated polls reach every socket, however many stay busy.
    */
-  look(): void {
+  poll(): void {
     if (this.#watch < 0) return;
     const count = this.#udp.ready(this.#watch, this.ready, this.ready.length);
     this.readyCount = Math.max(count, 0);

@@ -1,10 +1,12 @@
 /**
- * The net tile: frames in, frames out. It owns some queues of the attached interfaces and the kernel
- * sockets behind the served ports; one turn of it is one packet's way through this folder:
+ * The net tile: frames in, frames out. It owns some queues of the attached interfaces, and the kernel
+ * sockets behind the served ports. The way of a datagram through this folder:
  *
- *     rings / sockets → rx → app_port → (the app) → tx → rings,
- *     and where the route cache has nothing ready, tx → route_cache, and then either the same way
- *     on, or sockets, or arp_queue while the neighbour is unknown.
+ *     rings (or sockets) → rx → app_port → (the app) → tx → rings
+ *
+ * An inline app takes the place of `app_port`. `rx` looks the route of the answer up in `route_cache`;
+ * without one, `tx` takes the slow path: it resolves it, and then sends as usual, or by `sockets`, or
+ * queues in `arp_queue` while the neighbour is unknown.
  */
 
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
@@ -18,33 +20,22 @@ import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
 import { AppPort, type AppSetup } from "./app_port.ts";
-import { RxBatch } from "./rx.ts";
+import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";
-import { Checks } from "./rx.ts";
-import { SlowPath } from "./tx.ts";
-import { Devices } from "./route_cache.ts";
-import { Dispatch, type UdpSocketSetup } from "./rx.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
-import { RouteCache } from "./route_cache.ts";
-import { ARP_QUEUE_LIMITS, ArpQueue } from "./arp_queue.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
-import { PollSet } from "./sockets.ts";
-import { Receiver } from "./rx.ts";
-import { Resolver } from "./route_cache.ts";
-import { SocketReceiver } from "./sockets.ts";
-import { SocketSender } from "./sockets.ts";
-import { Solicits } from "./arp_queue.ts";
+import { MOST_PORTS, Umem, XdpPort, type XdpSocketSetup } from "./rings.ts";
+import { Devices, Resolver, RouteCache } from "./route_cache.ts";
+import { Dispatch, Receiver, RxBatch, type UdpSocketSetup } from "./rx.ts";
+import { PollSet, SocketReceiver, SocketSender } from "./sockets.ts";
 import { Transmitter } from "./tx.ts";
-import { Umem } from "./rings.ts";
-import { TxWriter } from "./tx.ts";
-import { MOST_PORTS, XdpPort, type XdpSocketSetup } from "./rings.ts";
 
 /**
- * Turns with other work between two looks at which kernel sockets have something. Turns without work
- * need none: after some the tile blocks, on those sockets too, and a look is a system call, which a
- * single request would wait for.
+ * Turns with other work between two polls of the kernel sockets. Turns without work need none: after
+ * some the tile blocks, on those sockets too, and a poll is a system call, which a single request would
+ * wait for.
  */
-const LOOK_TURNS = 16;
+const POLL_TURNS = 16;
 /** How many totals the kernel has of an AF_XDP socket. */
 const XDP_STATISTICS = 6;
 
@@ -54,10 +45,10 @@ export interface NetSetup {
   readonly netbase: View;
   /** The UMEM: frames, then large buffers of 64 KiB. */
   readonly umem: View;
-  /** What one net tile on this UMEM tells the next of its frames (`handover.ts`). */
+  /** What a net tile on this UMEM leaves its successor about its frames (`handover.ts`). */
   readonly record: View;
   /** The memory of its route cache. */
-  readonly headers: View;
+  readonly routeCache: View;
   readonly frameBytes: number;
   readonly frames: number;
   readonly largeBuffers: number;
@@ -82,19 +73,19 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables that strangers' addresses go into (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
   readonly seed: number;
 }
 
 /**
- * Makes a net tile. Throws RangeError when what it is given does not fit together, and RingsLost where
- * its sockets have to be opened anew.
+ * Makes a net tile. Throws RangeError if its setup does not fit together, and RingsLost if its sockets
+ * have to be opened anew.
  */
 export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   const { setup: { inline = [], ...setup }, libraries: { xsk, udp } } = context;
   if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
   if (setup.frames < framesNeeded(setup)) {
-    throw new RangeError(`${setup.frames} frames do not do, it takes ${framesNeeded(setup)}`);
+    throw new RangeError(`${setup.frames} frames are too few, it takes ${framesNeeded(setup)}`);
   }
   if (setup.sockets.length > MOST_PORTS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
@@ -115,7 +106,7 @@ async function createBeside(
   const slots = adopt(context);
   if (context.predecessor !== undefined) {
     if (context.setup.warmUp) {
-      // Who starts alone needs none of it.
+      // A tile without a predecessor needs none of it.
       const { warmUp } = await import("./warm_up.ts");
       await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
     }
@@ -152,12 +143,12 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   });
 }
 
-/** An app that is made and not in its place yet. */
+/** An inline app that is made, and not in the tile yet. */
 export interface MadeApp {
   readonly setup: InlineSetup;
   readonly service: Service;
   readonly counters: Float64Array;
-  /** Its own numbers, until it is in its place. */
+  /** Its own numbers, until it is in the tile. */
   readonly metrics?: MetricsWriter;
 }
 
@@ -177,19 +168,19 @@ class NetTile implements Tile {
   readonly #apps: readonly AppPort[];
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
-  readonly #sockets: SocketReceiver;
+  readonly #socketReceiver: SocketReceiver;
+  readonly #socketSender: SocketSender;
   /** The kernel sockets that this tile receives on, and the port of each. */
   readonly #socketFds: Int32Array;
   readonly #socketPorts: Int32Array;
   readonly #transmitter: Transmitter;
-  readonly #holding: ArpQueue;
   readonly #solicits: Solicits;
   readonly #capture: Capture;
   readonly #netlink: Waker;
   readonly #pollSet: PollSet;
   readonly #counters: Float64Array;
   readonly #record: FrameRecord;
-  /** What predecessors counted of cursors that could not be true. */
+  /** What predecessors counted in `link_corrupt`. */
   readonly #corruptBefore: number;
   #generation = -1;
   #turns = 0;
@@ -205,56 +196,50 @@ class NetTile implements Tile {
     const { tile } = libraries;
     const [xsk, udp] = [libraries.xsk!, libraries.udp!];
     const { counters } = region;
+    const { seed, frameBytes, trustChecksums } = setup;
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
-    const { seed } = setup;
-    const cache = new RouteCache(setup.headers, seed);
+    const cache = new RouteCache(setup.routeCache, seed);
     const devices = new Devices(reader, setup.sockets);
-    this.#umem = umem;
-    this.#counters = counters;
-    this.#reader = reader;
-    this.#cache = cache;
-    this.#ports = setup.sockets.map((socket, i) =>
+    const ports = setup.sockets.map((socket, i) =>
       new XdpPort(socket, { xsk, umem, slot: slots[i] })
     );
     const capture = new Capture(
       new ControlReader(setup.control),
       new CaptureWriter(setup.capture),
     );
-    this.#capture = capture;
-    this.#solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
-    const wire = new TxWriter({ umem, cache, ports: this.#ports, capture });
-    const sender = new SocketSender(udp, { capture, counters });
-    const { frameBytes } = setup;
-    const solicits = this.#solicits;
+    const solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
-    const out = { umem, cache, resolver, wire, sender, dispatch, capture, counters };
-    this.#holding = new ArpQueue({ ...out, solicits, random: Math.random, seed });
-    const detour = new SlowPath({ ...out, holding: this.#holding });
-    this.#transmitter = new Transmitter({ ...out, detour });
+    const sockets = new SocketSender({ udp, umem, capture, counters });
+    const all = { umem, reader, dispatch, cache, devices, capture, counters, seed };
+    this.#umem = umem;
+    this.#counters = counters;
+    this.#reader = reader;
+    this.#cache = cache;
+    this.#ports = ports;
+    this.#capture = capture;
+    this.#solicits = solicits;
+    this.#socketSender = sockets;
+    this.#transmitter = new Transmitter({
+      ...{ ...all, resolver, solicits, ports, sockets, random: Math.random },
+    });
 
     const { wake } = tile;
-    this.#apps = setup.apps.map((app, index) =>
-      new AppPort(app, { umem, cache, index, wake, seed })
-    );
+    this.#apps = setup.apps.map((app, index) => new AppPort(app, { ...all, index, wake }));
     this.#record = new FrameRecord(setup.record, setup.frames);
     this.#corruptBefore = counters[NET.index.link_corrupt];
     // Before anything takes a frame.
-    takeOver({ umem, ports: this.#ports, apps: this.#apps, record: this.#record });
-    const inside = { umem, cache, transmitter: this.#transmitter, seed };
-    this.#inline = made.map(({ setup: app, ...parts }, i) =>
-      new InlineApp(app, { ...parts, ...inside, index: setup.apps.length + i })
-    );
-    const arrivals = new RxBatch();
-    const { view, words } = umem;
-    const { trustChecksums = false } = setup;
-    const lookups = { reader, devices, cache, dispatch, xsk };
-    const checks = new Checks({ view, words, ...lookups, arrivals, trustChecksums });
+    takeOver({ umem, ports, apps: this.#apps, record: this.#record });
+    const batch = new RxBatch();
+    const transmitter = this.#transmitter;
+    this.#inline = made.map(({ setup: app, service, counters }, i) => {
+      const index = setup.apps.length + i;
+      return new InlineApp(app, { ...all, service, counters, index, batch, transmitter });
+    });
     const apps = [...this.#apps, ...this.#inline];
-    const into = { umem, dispatch, apps, capture, counters };
-    this.#receiver = new Receiver({ ...into, arrivals, checks });
-    this.#sockets = new SocketReceiver({ ...into, udp, reader });
+    this.#receiver = new Receiver({ ...all, batch, xsk, apps, trustChecksums });
+    this.#socketReceiver = new SocketReceiver({ ...all, udp, apps });
     const receiving = setup.udp.filter(({ receive }) => receive);
     this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
     this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
@@ -263,17 +248,14 @@ class NetTile implements Tile {
       new TileReader(setup.netlinkTile),
       () => tile.wake(setup.netlinkEventfd),
     );
+    const portFds = slots.map((slot) => xsk.fd(slot));
     this.#pollSet = new PollSet({ xsk, udp, tile }, {
       eventfd: setup.eventfd,
-      ports: slots.map((slot) => xsk.fd(slot)),
+      ports: portFds,
       sockets: receiving.map(({ fd }) => fd),
     });
-    this.descriptors = [
-      setup.eventfd,
-      ...slots.map((slot) => xsk.fd(slot)),
-      ...setup.udp.map(({ fd }) => fd),
-    ];
-    this.#ports.forEach((port, i) => {
+    this.descriptors = [setup.eventfd, ...portFds, ...setup.udp.map(({ fd }) => fd)];
+    ports.forEach((port, i) => {
       const isNew = port.isNew();
       port.refill();
       const { queue, fill } = setup.sockets[i];
@@ -285,7 +267,7 @@ class NetTile implements Tile {
 
   turn(): number {
     this.#refresh();
-    this.#capture.look();
+    this.#capture.poll();
     const ports = this.#ports;
     const apps = this.#apps;
     let work = 0;
@@ -297,11 +279,12 @@ class NetTile implements Tile {
     }
     work += this.#receiveSockets();
     for (let i = 0; i < apps.length; i++) apps[i].publish();
-    for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i], i);
+    for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i]);
+    this.#socketSender.flush();
     let sent = 0;
     for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
     this.#counters[NET.index.tx_frames] += sent;
-    // Nobody waits for what the kernel gets only now.
+    // Last: no answer waits for the kernel to have free frames.
     for (let i = 0; i < ports.length; i++) ports[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
@@ -318,17 +301,18 @@ class NetTile implements Tile {
   }
 
   clock(nowMillis: number): void {
-    // It may have slept since the last turn, and ticks send by what is in the cache.
+    // It may have slept since the last turn, and ticks of apps send by what is in the cache.
     this.#refresh();
     this.#solicits.clock(nowMillis);
-    this.#holding.clock(nowMillis);
+    this.#transmitter.queue.clock(nowMillis);
     for (const app of this.#inline) app.clock(nowMillis);
-    // The tile may be about to sleep: what was asked for now does not wait for the next turn.
+    this.#socketSender.flush();
+    // The tile may be about to sleep: a solicit of this call must not wait for the next turn.
     this.#askNetlink();
   }
 
   nextDue(nowMillis: number): number {
-    let due = this.#holding.nextDue(nowMillis);
+    let due = this.#transmitter.queue.nextDue(nowMillis);
     for (const app of this.#inline) {
       const its = app.nextDue(nowMillis);
       if (its >= 0 && (due < 0 || its < due)) due = its;
@@ -337,7 +321,7 @@ class NetTile implements Tile {
   }
 
   housekeeping(): void {
-    this.#cache.moveOn();
+    this.#cache.nextTick();
     const totals = new Float64Array(XDP_STATISTICS);
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
@@ -348,7 +332,7 @@ class NetTile implements Tile {
     );
   }
 
-  /** Counts what the kernel has counted of the sockets. Sockets that were opened anew begin at 0. */
+  /** Takes over what the kernel has counted of the sockets. New sockets begin at 0. */
   #countStatistics(totals: Float64Array): void {
     const before = this.#record.totals;
     for (let i = 0; i < XDP_STATISTICS; i++) {
@@ -359,14 +343,14 @@ class NetTile implements Tile {
   }
 
   drained(): boolean {
-    // What an app has not passed yet it may answer still.
+    // An app may still answer what it has not passed.
     const isPassed = this.#apps.every((app) => (app.reclaim(), app.outstanding === 0));
     return isPassed && !this.pending();
   }
 
-  /** Lets go of every frame that is neither the kernel's nor out with an app. */
+  /** Gives up every frame that neither the kernel nor an app has. */
   relinquish(): void {
-    this.#holding.clear();
+    this.#transmitter.queue.clear();
     for (const app of this.#inline) app.relinquish();
     for (const port of this.#ports) {
       this.#counters[NET.index.tx_frames] += port.flush();
@@ -377,26 +361,26 @@ class NetTile implements Tile {
   }
 
   close(): void {
-    this.#holding.clear();
+    this.#transmitter.queue.clear();
   }
 
-  /** Whether netbase has moved on for datagrams that wait; the netlink tile wakes us on that. */
+  /** Whether netbase has changed for packets that wait; the netlink tile wakes us on that. */
   #overtaken(): boolean {
-    if (this.#holding.count === 0) return false;
+    if (this.#transmitter.queue.count === 0) return false;
     this.#reader.refresh();
     return this.#reader.generation !== this.#generation;
   }
 
-  /** Sees what changed in netbase; what was waiting for it goes first. */
+  /** Follows netbase; what waited for a change is sent first. */
   #refresh(): void {
     this.#reader.refresh();
     if (this.#generation === this.#reader.generation) return;
     this.#generation = this.#reader.generation;
     this.#cache.clear();
-    this.#holding.releaseAll();
+    this.#transmitter.releaseAll();
   }
 
-  /** Lets apps in this tile deal with the burst that has come. */
+  /** Lets apps in this tile answer the batch that has come. */
   #runInline(): void {
     for (let i = 0; i < this.#inline.length; i++) this.#inline[i].run();
   }
@@ -406,26 +390,26 @@ class NetTile implements Tile {
   }
 
   /**
-   * Receives from kernel sockets that have something. Looks which have now and then, and each turn
-   * while more are busy than a look finds, so that all of them are served.
+   * Receives from kernel sockets that have something. Polls now and then which have, and each turn while
+   * more are busy than a poll finds, so that all of them are served.
    */
   #receiveSockets(): number {
     const set = this.#pollSet;
     if (this.#socketFds.length === 0) return 0;
-    if (!set.full && this.#worked && ++this.#turns >= LOOK_TURNS) {
+    if (!set.full && this.#worked && ++this.#turns >= POLL_TURNS) {
       this.#turns = 0;
-      set.look();
+      set.poll();
     }
     let work = 0;
     for (let at = set.readyCount - 1; at >= 0; at--) {
       const index = set.ready[at];
-      const count = this.#sockets.burst(this.#socketFds[index], this.#socketPorts[index]);
+      const count = this.#socketReceiver.burst(this.#socketFds[index], this.#socketPorts[index]);
       this.#runInline();
-      // The one that comes to stand here has had its turn.
+      // The one that takes its place has had its turn.
       if (count === 0) set.emptied(at);
       work += count;
     }
-    if (set.full) set.look();
+    if (set.full) set.poll();
     return work;
   }
 }

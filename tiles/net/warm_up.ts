@@ -1,7 +1,7 @@
 /**
- * What V8 has not seen it interprets, and a net tile that takes over has its first datagrams at once. So
- * before its turn it serves made-up requests in memory of its own, by the same code and the same calls
- * of the library, until V8 has had time to compile that.
+ * V8 interprets code until it is hot, but a net tile that takes over has its first datagrams at once. So
+ * before its turn it answers made-up requests in memory of its own, by the same code and the same calls
+ * of the library, until V8 has had time to compile it.
  */
 
 import { heapView, slice, u8, type View } from "../../ffi/view.ts";
@@ -27,15 +27,15 @@ import { SOLICIT_LINK_BYTES } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../runtime/tile_region.ts";
 import { requestsBytes } from "./app_port.ts";
-import { XDP_BURST } from "./rx.ts";
+import { BATCH } from "./frame.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import { RECENT_PEERS_BYTES } from "./recent_peers.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
-/** The longest that it may take. */
+/** How long it may take. */
 const MOST_MILLIS = 100;
-/** Turns after which V8 has optimised what there is. */
+/** Turns after which V8 has optimised all of it. */
 const TURNS = 4000;
 
 const IFINDEX = 1;
@@ -45,10 +45,10 @@ const OURS = 0xc6120001;
 const PEER = 0xc6120002;
 const HEADERS_BYTES = 42;
 const PAYLOAD_BYTES = 18;
-/** Where the kernel puts a frame, besides the headroom that it is told. */
+/** Where the kernel puts a frame, besides the headroom that it is told to keep. */
 const KERNEL_HEADROOM = 256;
 
-/** Serves made-up requests by a tile that `make` makes of a context, the slots of its sockets, and apps. */
+/** Has a tile, made by `make`, answer made-up requests. */
 export async function warmUp(
   context: TileContext<NetSetup>,
   make: (
@@ -63,7 +63,7 @@ export async function warmUp(
   const { frames, frameBytes } = setup;
   const ring = setup.sockets[0]?.fill ?? 0;
   const hasInline = (setup.inline ?? []).length > 0;
-  // What runs in V8 here is what will run.
+  // The same kinds of app as will be served.
   const ports = [...setup.apps.slice(0, 1).map(() => PORT), ...hasInline ? [INLINE_PORT] : []];
   if (ring === 0 || ports.length === 0) return;
   const slot = xsk.memorySlot(slice(umem, 0, frames * frameBytes), { frameBytes, ring });
@@ -76,7 +76,7 @@ export async function warmUp(
     netbase: makeNetbase(),
     umem,
     record: heapView(frameRecordBytes(frames)),
-    headers: heapView(ROUTE_CACHE_BYTES),
+    routeCache: heapView(ROUTE_CACHE_BYTES),
     sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
     udp: [],
     apps: setup.apps.slice(0, 1).map(() => ({
@@ -98,17 +98,17 @@ export async function warmUp(
   );
   const requests = new LinkConsumer(app, net, shape);
   const answers = new LinkProducer(app, net, shape);
-  const pairs = new Uint32Array(2 * XDP_BURST);
+  const pairs = new Uint32Array(2 * BATCH);
   const bytes = u8(umem);
   const requestFrames = ports.map(makeFrame);
   const until = performance.now() + MOST_MILLIS;
   for (let turns = 0; turns < TURNS && performance.now() < until; turns++) {
-    for (let i = 0; i < XDP_BURST; i++) {
+    for (let i = 0; i < BATCH; i++) {
       pairs[2 * i] = KERNEL_HEADROOM + setup.headroom;
       pairs[2 * i + 1] = HEADERS_BYTES + PAYLOAD_BYTES;
     }
     const frame = requestFrames[turns % requestFrames.length];
-    const count = xsk.inject(slot, pairs, XDP_BURST);
+    const count = xsk.inject(slot, pairs, BATCH);
     for (let i = 0; i < count; i++) bytes.set(frame, pairs[2 * i]);
     warm.turn();
     answer(requests, answers, turns % 2 === 0);
@@ -117,7 +117,7 @@ export async function warmUp(
   xsk.release(slot);
 }
 
-/** Answers all that waits: sends it back, or something else. */
+/** Answers all requests that wait: sends them back as they came, or something else. */
 function answer(requests: LinkConsumer, answers: LinkProducer, isReflected: boolean): void {
   const count = Math.min(requests.available(), answers.refresh());
   const { words } = answers;
@@ -135,7 +135,7 @@ function answer(requests: LinkConsumer, answers: LinkProducer, isReflected: bool
   requests.release(count);
 }
 
-/** An app inside the tile that sends back every other request, and answers the others. */
+/** An inline app that sends back every other request as it came, and answers the others. */
 async function makeInline(): Promise<MadeApp> {
   let count = 0;
   const app: App = {
@@ -189,7 +189,7 @@ function makeNetbase(): View {
   return view;
 }
 
-/** A request to `port` as it comes in, with both checksums. */
+/** A request to `port` as a frame, with both checksums. */
 function makeFrame(port: number): Uint8Array {
   const bytes = new Uint8Array(HEADERS_BYTES + PAYLOAD_BYTES);
   const view = new DataView(bytes.buffer);

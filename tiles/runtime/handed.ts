@@ -2,8 +2,8 @@
  * What a process of Tegula is handed at its start: descriptors, in a known order, and one memfd that says
  * in JSON what each of them is and what to do. Master and child agree on nothing but names:
  *
- *     netbase, control, snapshot, solicit NET, headers NET, capture NET   of one appliance
- *     tile NAME, metrics NAME, link A to B, requests APP NET, heard APP NET, umem NET, frames NET
+ *     netbase, control, snapshot, solicit NET, routes NET, capture NET   of one appliance
+ *     tile NAME, metrics NAME, link A to B, requests APP NET, peers APP NET, umem NET, frames NET
  *                                                                         go on with the next appliance
  *     eventfd NAME, udp PORT, xsk INTERFACE/QUEUE, filter INTERFACE       no memory of ours
  *

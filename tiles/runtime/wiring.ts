@@ -90,7 +90,7 @@ export interface ApplianceSetup {
  * Of what is in those regions that outlast an appliance: to be raised with each change of their layouts
  * and meanings. A program that is another's successor takes them over where both have the same.
  */
-export const REGIONS_VERSION = 2;
+export const REGIONS_VERSION = 3;
 
 /** A region, before it is made. */
 export interface RegionPlan {
@@ -214,10 +214,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, plan.umemBytes(frames[n])),
       lasting(`frames ${net}`, frameRecordBytes(frames[n])),
-      fresh(`headers ${net}`, ROUTE_CACHE_BYTES),
+      fresh(`routes ${net}`, ROUTE_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
-      ...apps.map((app) => lasting(`heard ${instanceName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
+      ...apps.map((app) => lasting(`peers ${instanceName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
       ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
         lasting(`requests ${name} ${net}`, requestsBytes(shape)),
         lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
@@ -355,7 +355,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       umem: own("umem"),
       record: own("frames"),
-      headers: own("headers"),
+      routeCache: own("routes"),
       frameBytes: plan.FRAME_BYTES,
       frames: frames[n],
       largeBuffers: plan.LARGE_BUFFERS,
@@ -406,7 +406,7 @@ export class Wiring {
   /** To whom an app may send by net tile `n`. */
   #peerSetup(app: AppPlan, n: number): PeerSetup {
     const heard = this.nets.map(({ name }) =>
-      this.#region(`heard ${instanceName(app, name)} ${name}`)
+      this.#region(`peers ${instanceName(app, name)} ${name}`)
     );
     return {
       recentPeers: heard[n].writer,

@@ -1,10 +1,16 @@
 import { heapView } from "../../ffi/view.ts";
 import assert from "node:assert/strict";
-import { Entry, LINK_BYTES } from "../../tiles/net/route_cache.ts";
-import { fold, IP_AT, PAYLOAD_AT, sumWords, swap16 } from "../../tiles/net/frame.ts";
-import { RouteCache } from "../../tiles/net/route_cache.ts";
-import { copyPayloads, writeHeaders } from "../../tiles/net/tx.ts";
-import { Row, ROW_WORDS } from "../../tiles/net/tx.ts";
+import {
+  fold,
+  IP_AT,
+  Packet,
+  PACKET_WORDS,
+  PAYLOAD_AT,
+  sumWords,
+  swap16,
+} from "../../tiles/net/frame.ts";
+import { layout, LINK_BYTES, RouteCache } from "../../tiles/net/route_cache.ts";
+import { headers } from "../../tiles/net/tx.ts";
 import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./net_frames.ts";
 import fc from "./property.ts";
 
@@ -26,7 +32,7 @@ const frames: fc.Arbitrary<UdpFrame> = fc.record({
   payload: fc.uint8Array({ maxLength: 300 }),
 }, { noNullPrototype: true });
 
-/** The frame made with the header cache, as the tile makes it. */
+/** The frame made with the route cache, as the tile makes it. */
 function build(frame: UdpFrame, payloadAt: number): Uint8Array {
   const cache = new RouteCache(heapView(256), 1);
   const e = cache.insert(frame.destination | 0, frame.source | 0, 0);
@@ -39,21 +45,21 @@ function build(frame: UdpFrame, payloadAt: number): Uint8Array {
     0x00,
   ];
   const begin = LINK_BYTES - link.length;
-  link.forEach((byte, i) => cache.view.setUint8(((e + Entry.link) << 2) + begin + i, byte));
+  link.forEach((byte, i) => cache.view.setUint8(((e + layout.Route.link) << 2) + begin + i, byte));
 
   const memory = new Uint8Array(payloadAt + frame.payload.length);
   memory.set(frame.payload, payloadAt);
   const words = new Int32Array(256).fill(-1);
   const length = frame.payload.length;
   const at = 64;
-  const row = new Int32Array(ROW_WORDS);
-  row[Row.offset] = payloadAt;
-  row[Row.length] = length;
-  row[Row.ports] = (frame.sourcePort << 16) | frame.destinationPort;
-  row[Row.entry] = e;
-  row[Row.frame] = at;
-  copyPayloads(new DataView(memory.buffer), words, row, 1);
-  writeHeaders(words, cache.words, row, 0);
+  const packet = new Int32Array(PACKET_WORDS);
+  packet[Packet.offset] = payloadAt;
+  packet[Packet.length] = length;
+  packet[Packet.ports] = (frame.destinationPort << 16) | frame.sourcePort;
+  packet[Packet.route] = e;
+  packet[Packet.frame] = at;
+  headers.copyPayloads(new DataView(memory.buffer), words, packet, 1);
+  headers.writeHeaders(words, cache.words, packet, 0);
   return new Uint8Array(words.buffer).slice(at + begin, at + PAYLOAD_AT + length);
 }
 
@@ -109,7 +115,7 @@ Deno.test("everything but the Ethernet header is aligned in an outgoing frame", 
   assert.equal(IP_AT, LINK_BYTES);
 });
 
-Deno.test("the header cache finds what was inserted and nothing else", () => {
+Deno.test("the route cache finds what was inserted and nothing else", () => {
   const key = fc.tuple(fc.nat(40), fc.nat(3), fc.nat(2));
   fc.assert(fc.property(fc.array(key, { maxLength: 60 }), (keys) => {
     const cache = new RouteCache(heapView(1024), 1);

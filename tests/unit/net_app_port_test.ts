@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../ffi/view.ts";
 import { AppPort, requestsBytes } from "../../tiles/net/app_port.ts";
 import { RouteCache } from "../../tiles/net/route_cache.ts";
-import { PAYLOAD_AT } from "../../tiles/net/frame.ts";
+import { makePackets, Packet, PAYLOAD_AT } from "../../tiles/net/frame.ts";
 import { RECENT_PEERS_BYTES } from "../../tiles/net/recent_peers.ts";
-import { makeRows, NO_FRAME, Row } from "../../tiles/net/tx.ts";
+import { RxBatch } from "../../tiles/net/rx.ts";
 import { Umem } from "../../tiles/net/rings.ts";
 import {
   appLinkBytes,
@@ -44,8 +44,18 @@ function room(shape = SHAPE) {
   return { net, app, tile, umem, link: join(), join, woken };
 }
 
-function push(link: AppPort, offset: number): boolean {
-  return link.pushOne(offset, 10, 1, 2, 3, 4, 5, 6);
+/** Hands a datagram over, from address 1 to 2, whose payload is at `offset`. Whether there was room. */
+function push(link: AppPort, offset: number, length = 10, ports = 3): boolean {
+  const batch = new RxBatch();
+  batch.frames.set([5, 6]);
+  batch.packets[Packet.offset] = offset;
+  batch.packets[Packet.length] = length;
+  batch.packets[Packet.peer] = 1;
+  batch.packets[Packet.local] = 2;
+  batch.packets[Packet.ports] = ports;
+  batch.packets[Packet.interface] = 4;
+  batch.packets[Packet.route] = -1;
+  return link.push(batch, 0, 1) === 1;
 }
 
 Deno.test("a UMEM that is smaller than its shape is refused", () => {
@@ -204,25 +214,24 @@ Deno.test("what an app has passed comes back when the answers it gave before tha
 Deno.test("a request that is sent back is the answer's, once, and does not come back", () => {
   const { net, app, umem, link } = room();
   const reader = new LinkConsumer(app, net, SHAPE);
-  const [rows, frame, large] = [makeRows(), umem.takeFrame(), umem.takeLarge()];
+  const [packets, frame, large] = [makePackets(), umem.takeFrame(), umem.takeLarge()];
   link.largeOut = 1;
-  link.pushOne(frame + 320, 10, 1, 2, (3 << 16) | 7, 4, 5, 6);
-  link.pushOne(large, 5000, 1, 2, (3 << 16) | 7, 4, 5, 6);
+  push(link, frame + 320, 10, (3 << 16) | 7);
+  push(link, large, 5000, (3 << 16) | 7);
   link.publish();
   for (const place of [2, 7, 8, 0xffffffff]) {
-    assert.equal(link.takeRequest(place, rows, 0), false, `nothing is out at ${place}`);
+    assert.equal(link.takeRequest(place, packets, 0), false, `nothing is out at ${place}`);
   }
-  assert.ok(link.takeRequest(0, rows, 0));
-  assert.deepEqual([...rows.subarray(0, 5)], [frame + 320, 10, 2, 1, (7 << 16) | 3]);
-  assert.equal(rows[Row.frame], frame + 320 - PAYLOAD_AT);
-  assert.ok(link.takeRequest(1, rows, 0));
-  assert.deepEqual([rows[Row.entry], rows[Row.frame]], [NO_FRAME, large]);
+  assert.ok(link.takeRequest(0, packets, 0));
+  assert.deepEqual([...packets.subarray(0, 5)], [frame + 320, 10, 1, 2, (3 << 16) | 7]);
+  assert.ok(link.takeRequest(1, packets, 0));
+  assert.deepEqual([packets[Packet.offset], packets[Packet.length]], [large, 5000]);
   assert.equal(link.largeOut, 0);
-  assert.equal(link.takeRequest(0, rows, 0), false, "it is not there any more");
+  assert.equal(link.takeRequest(0, packets, 0), false, "it is not there any more");
   reader.release(2);
   assert.equal(link.reclaim(), 2);
   assert.deepEqual([umem.freeFrames, umem.freeLarge], [15, 3]);
-  assert.equal(link.takeRequest(1, rows, 0), false);
+  assert.equal(link.takeRequest(1, packets, 0), false);
 });
 
 Deno.test("cursors that cannot be true are counted", () => {
@@ -260,7 +269,7 @@ Deno.test("copies that an app has not passed are never overwritten, whatever siz
     steps.forEach(({ size, passed, isTakenOver }, i) => {
       const offset = umem.takeFrame() + PAYLOAD_AT;
       const payload = umem.bytes.subarray(offset, offset + size).fill(i + 1);
-      if (link.pushOne(offset, size, 1, 2, 3, 4, 5, 6)) expected.push(payload.slice());
+      if (push(link, offset, size)) expected.push(payload.slice());
       else {
         assert.ok(expected.length > 0 || size > 252, "there is room");
         umem.give(offset);
