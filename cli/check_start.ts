@@ -13,7 +13,7 @@ import { planApps } from "./apps.ts";
 import { makeApps } from "./check_apps.ts";
 import { type Finding, ok, warn } from "./check_findings.ts";
 import { checkConfig, listenText, readConfig, type RunConfig } from "./config.ts";
-import { placeControl } from "../master/listen.ts";
+import { controlPath } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { Exit, UserError } from "./errors.ts";
 import { openLibraries } from "../master/libraries.ts";
@@ -60,9 +60,9 @@ export async function* checkStart(
   let hasStatus = running !== null;
   yield await phase("control socket", async () => {
     if (hasStatus) return "that of the tegula that runs";
-    const place = await placeControl(config.control, { interfaces: config.interfaces, host });
-    hasStatus = place !== null || config.metrics !== undefined;
-    return place ?? "none";
+    const path = await controlPath(config.control, { interfaces: config.interfaces, host });
+    hasStatus = path !== null || config.metrics !== undefined;
+    return path ?? "none";
   });
   yield await phase("privileges", () => {
     checkPrivileges(host, config);

@@ -5,7 +5,7 @@
 import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/ports.ts";
 import { planApps } from "./apps.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, readConfig } from "./config.ts";
-import { placeControl } from "../master/listen.ts";
+import { controlPath } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
 import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
@@ -83,20 +83,20 @@ async function planRun(
     log,
   });
   const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-  const control = await placeControl(config.control, {
+  const control = await controlPath(config.control, {
     interfaces: config.interfaces,
     host: libraries.host,
-    ours: before?.places.control ?? null,
+    ours: before?.addresses.control ?? null,
   });
-  const places = { control, metrics: config.metrics ?? null };
+  const addresses = { control, metrics: config.metrics ?? null };
   checkPrivileges(libraries.host, config);
   // One that is served already may be gone for a while.
   const served = before?.config.interfaces ?? [];
   checkInterfaces(libraries.host, config.interfaces.filter((name) => !served.includes(name)));
-  const hasStatus = control !== null || places.metrics !== null;
+  const hasStatus = control !== null || addresses.metrics !== null;
   checkLimits(libraries.host, { ...config, apps, hasStatus, serves: before !== undefined });
   const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];
   checkPorts(config, { libraries, ours, log });
   if (before === undefined) checkOccupants(config, libraries);
-  return { config, apps, answering: listenText(config.listen), places };
+  return { config, apps, answering: listenText(config.listen), addresses };
 }
