@@ -1,4 +1,4 @@
-/** Discard (RFC 863): takes every datagram and says nothing. */
+/** Discard (RFC 863): receives every datagram and answers none. */
 
 import type { App } from "../tiles/app/contract.ts";
 

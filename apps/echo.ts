@@ -7,7 +7,7 @@ export default function create(context: AppContext): App {
   return {
     receive(requests, out) {
       while (requests.next()) {
-        // Two echoes would never stop.
+        // Two echo services would answer each other forever.
         if (!context.mayLoop(requests)) out.reflect();
       }
     },

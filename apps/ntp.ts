@@ -1,9 +1,8 @@
 /**
- * A time server (NTP, RFC 5905, server mode) that tells the kernel's clock, which something else on
- * the host keeps synchronised: chrony, ntpd, a hardware clock. When the kernel says that nothing does,
- * so do the answers. Options: `stratum`, what to say of ourselves, 3 when left out, which is right
- * where the host takes its time from a public server; `reference`, an IPv4 address or, for stratum 1,
- * up to four letters (RFC 5905 figure 12).
+ * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or a
+ * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers. Options:
+ * `stratum`, 3 by default, which is right if the host takes its time from a public server; `reference`, an
+ * IPv4 address or, for stratum 1, up to four letters (RFC 5905 figure 12).
  */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";
@@ -13,12 +12,12 @@ const UNIX_EPOCH = 2_208_988_800;
 const PACKET_BYTES = 48;
 /** Modes (RFC 5905 figure 10). */
 const [CLIENT, SERVER] = [3, 4];
-/** What stands in a packet for the stratum 16 of the unsynchronised (RFC 5905 §7.3). */
+/** How a packet expresses stratum 16, unsynchronised (RFC 5905 §7.3). */
 const UNSYNCHRONISED = { leap: 3, stratum: 0 };
-/** About the microsecond that it takes to read the clock, as a power of two seconds. */
+/** About a microsecond, the time it takes to read the clock, as a power of two seconds. */
 const PRECISION = -20;
 
-/** Makes the time server. Throws TypeError where it was not granted the clock. */
+/** Makes the time server. Throws TypeError if it was not granted the clock. */
 export default function create({ clock, options, refuses }: AppContext): App {
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
@@ -51,7 +50,7 @@ export default function create({ clock, options, refuses }: AppContext): App {
         out.bytes[at + 1] = told;
         out.bytes[at + 2] = bytes[offset + 2];
         out.bytes[at + 3] = PRECISION;
-        put(out.bytes, at + 4, 0); // root delay: all that is known is the error in sum
+        put(out.bytes, at + 4, 0); // root delay: only the sum of all errors is known
         put(out.bytes, at + 8, Math.min(state.maxErrorMicros / 1e6 * 0x10000, 0xffffffff));
         put(out.bytes, at + 12, state.synchronised ? referenceId : 0);
         if (state.synchronised) putTime(out.bytes, at + 16, updated);
@@ -65,7 +64,7 @@ export default function create({ clock, options, refuses }: AppContext): App {
   };
 }
 
-/** Letters for stratum 1, an address otherwise (RFC 5905 §7.3). */
+/** Converts letters for stratum 1, else an address (RFC 5905 §7.3). */
 function toReferenceId(reference: string, stratum: number): number {
   const octets = stratum === 1
     ? [...reference.padEnd(4, "\0")].map((letter) => letter.charCodeAt(0))

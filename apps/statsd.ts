@@ -1,17 +1,17 @@
 /**
- * A StatsD sink: lines of `name:value|type`, several to a datagram, with `|@rate` after it for what was
- * sampled; tags, and what else may follow, are passed over. Counters (`c`), gauges (`g`; with a sign:
- * by how much) and timers (`ms`, `h`) are shown in the metrics: of a timer its count and sum, and of
- * each interval median, 99th percentile and largest. Option: `interval`, seconds, 10 when left out.
+ * A StatsD sink. A datagram has one or more lines `name:value|type`, with `|@rate` behind them for sampled
+ * values; tags and anything else that follows are ignored. Counters (`c`), gauges (`g`; a sign makes the value
+ * a difference) and timers (`ms`, `h`) appear in the metrics. A timer has a count and a sum, and for each
+ * interval the median, the 99th percentile and the maximum. Option: `interval` in seconds, 10 by default.
  *
- * Nothing is made of a line whose name was seen before, so that they are taken at line rate.
+ * A line whose name was seen before allocates nothing, so lines are handled at line rate.
  */
 
 import type { App, AppContext, Metric } from "../tiles/app/contract.ts";
 
 const [COLON, BAR, AT, NEWLINE, PLUS, MINUS, DOT] = [0x3a, 0x7c, 0x40, 0x0a, 0x2b, 0x2d, 0x2e];
 const [C, G, M, H, S] = [0x63, 0x67, 0x6d, 0x68, 0x73];
-/** The largest number that one line may add, which double precision counts exactly. */
+/** The largest number that one line may add, which a double represents exactly. */
 const MOST = 2 ** 53;
 
 /** Makes the sink. */
@@ -46,9 +46,9 @@ export default function create(context: AppContext): App {
   };
 }
 
-/** A line, read where it stands. Good until the next call of `read`. */
+/** A parsed line, valid until the next call of `read`. */
 class Line {
-  /** Where the line begins, where its name ends, and where the line does. */
+  /** Offsets of the line's start, its name's end, and its end. */
   at = 0;
   nameEnd = 0;
   end = 0;
@@ -56,12 +56,12 @@ class Line {
   value = 0;
   /** Whether the value has a sign. */
   signed = false;
-  /** Of how many, one was sent. */
+  /** How many values this one stands for, by its sample rate. */
   weight = 1;
   isGood = false;
   #cursor = 0;
 
-  /** Reads the line at `at` of what ends at `end`. False when it is empty. */
+  /** Parses the line at `at`, in a datagram that ends at `end`. Returns false if it is empty. */
   read(bytes: Uint8Array, at: number, end: number): boolean {
     this.at = this.nameEnd = this.end = at;
     while (this.end < end && bytes[this.end] !== NEWLINE) this.end++;
@@ -74,14 +74,14 @@ class Line {
     const sampled = this.#isAt(bytes, BAR) && bytes[this.#cursor + 1] === AT;
     if (sampled) this.#cursor += 2;
     this.weight = sampled ? 1 / this.#number(bytes) : 1;
-    // Sums that are not finite would stay so for ever, and those of all but gauges only grow.
+    // A sum that is not finite would stay so. All sums except gauges only grow.
     const least = this.type === G ? -MOST : 0;
     this.isGood = this.nameEnd > at && this.weight >= 1 && this.weight <= MOST &&
       this.value >= least && this.value * this.weight <= MOST;
     return this.end > at;
   }
 
-  /** Reads the type, all letters up to what comes after it; 0 when it is none of ours. */
+  /** Reads the type. Returns 0 if it is not one of ours. */
   #type(bytes: Uint8Array): number {
     if (!this.#isAt(bytes, BAR)) return 0;
     const type = bytes[++this.#cursor];
@@ -90,12 +90,12 @@ class Line {
     return this.#cursor >= this.end || bytes[this.#cursor] === BAR ? type : 0;
   }
 
-  /** Whether the cursor is at `byte`, and there is one more before the line's end. */
+  /** Whether the cursor is at `byte`, and another byte follows in this line. */
   #isAt(bytes: Uint8Array, byte: number): boolean {
     return this.#cursor + 1 < this.end && bytes[this.#cursor] === byte;
   }
 
-  /** Reads a decimal number at the cursor, which it moves past it; NaN when there is none. */
+  /** Reads a decimal number and moves the cursor past it. Returns NaN if there is none. */
   #number(bytes: Uint8Array): number {
     const negative = bytes[this.#cursor] === MINUS;
     if (negative || bytes[this.#cursor] === PLUS) this.#cursor++;
@@ -114,13 +114,13 @@ class Line {
   }
 }
 
-/** What a line does to what is kept under its name. */
+/** Applies a line to the metrics of its name. */
 type Series = (line: Line) => void;
 
-/** Buckets of a timer's histogram: eight to an octave, from 2⁻¹⁰ on, which is right to 5 %. */
+/** Buckets of a timer's histogram: eight to an octave, from 2⁻¹⁰ on, exact to 5 %. */
 const [BUCKETS, PER_OCTAVE, FIRST_OCTAVE] = [320, 8, -10];
 
-/** Its count, sum, median, 99th percentile and largest, as they are shown. */
+/** The metrics of a timer: count, sum, median, 99th percentile and maximum. */
 class Timer {
   readonly #shown: readonly Metric[];
   readonly #buckets = new Float64Array(BUCKETS);
@@ -139,7 +139,7 @@ class Timer {
     this.#buckets[Math.min(Math.max(bucket, 0), BUCKETS - 1)] += weight;
   }
 
-  /** Shows what the interval was like, and begins another. */
+  /** Sets the metrics of the interval that ends, and begins another. */
   flush(): void {
     const [, , median, p99, upper] = this.#shown;
     const all = this.#buckets.reduce((sum, count) => sum + count, 0);
@@ -150,7 +150,7 @@ class Timer {
     this.#largest = 0;
   }
 
-  /** The middle of the bucket that has the value with `rank` values up to it. */
+  /** The middle of the bucket that contains the value of rank `rank`. */
   #quantile(rank: number): number {
     let [passed, bucket] = [0, 0];
     while (bucket < BUCKETS - 1 && (passed += this.#buckets[bucket]) < rank) bucket++;
@@ -158,16 +158,16 @@ class Timer {
   }
 }
 
-/** Names that may have one hash: more of them nobody has without knowing the key of the hash. */
+/** How many names may share a hash. More would take knowledge of its key. */
 const MOST_ALIKE = 4;
 
-/** Every series, found by the bytes of its name and its type. */
+/** All series, by name and type. */
 export class Names {
   readonly timers: Timer[] = [];
   readonly #context: AppContext;
   /**
-   * By a keyed hash of name and type, since clients choose names; those few that share one are told apart
-   * by their names.
+   * By a keyed hash of name and type, since clients choose names. The few that share a hash are compared by
+   * name.
    */
   readonly #series = new Map<number, { name: Uint8Array; type: number; series: Series }[]>();
 
@@ -181,7 +181,7 @@ export class Names {
     this.#multiplier = key[1] | 1;
   }
 
-  /** The series that a line is about; null when its type is unknown, or there is no more room. */
+  /** Finds or makes the series of a line. Null if its type is unknown, or if there is no room. */
   find(
     bytes: Uint8Array,
     { at, nameEnd, type }: Pick<Line, "at" | "nameEnd" | "type">,
@@ -225,7 +225,7 @@ export class Names {
   }
 }
 
-/** Whether `name` is what stands from `at` to `end`. */
+/** Whether `name` equals `bytes` from `at` to `end`. */
 function isAt(name: Uint8Array, bytes: Uint8Array, at: number, end: number): boolean {
   if (name.length !== end - at) return false;
   for (let i = 0; i < name.length; i++) if (name[i] !== bytes[at + i]) return false;

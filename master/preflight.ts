@@ -1,6 +1,6 @@
 /**
- * What `tegula run` looks at before and while it starts: privileges, interfaces, ports, MTUs. Each
- * check either passes, waits and says so, or ends with one sentence on what to do.
+ * The checks before and during a start: privileges, interfaces, limits, ports, XDP. Each passes, or throws
+ * one sentence that says what to do.
  */
 
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
@@ -21,7 +21,7 @@ type Log = (line: string) => void;
 
 /**
  * Drivers whose frames may have come from this host or a guest of it, and then carry a partial UDP
- * checksum; loopback has no driver. Bridge, macvlan and the like hand on what came in below.
+ * checksum. Loopback has no driver. Bridges, macvlan and others pass on frames of devices below them.
  */
 const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
   "",
@@ -29,42 +29,42 @@ const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
   ..."veth virtio_net tun bridge macvlan bonding team openvswitch vxlan".split(" "),
 ];
 /**
- * Drivers that attach natively, and whose frames no socket then receives: they still come in by the
- * ports of a bond, whose queues are not the bond's.
+ * Drivers that attach natively, but then deliver no frames to sockets. The frames of a bond come in by its
+ * ports, whose queues are not the bond's.
  */
 const NOT_NATIVE: Readonly<Record<string, string>> = {
   bonding: "the frames of a bond are its ports'",
 };
 /**
- * Drivers that drop what AF_XDP sends by them without a word: before they make room for the outer
- * headers they look for a network header, which the kernel does not mark in such frames.
+ * Drivers that silently drop what AF_XDP sends. Before they add the outer headers they look for a network
+ * header, which the kernel does not mark in such frames.
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
- * Descriptors of the master, counted and rounded up: of each net tile (regions, eventfd), app's process
- * (those, channel, pidfd), net tile and app (links), interface (program, maps, link) and queue, and the
- * rest. There are up to three of each at once: while something new takes over, and while a process that
- * starts puts those in place that it was handed.
+ * Descriptors of the master, counted and rounded up: for each net tile (regions, eventfd), app's process
+ * (the same, channel, pidfd), pair of net tile and app (links), interface (program, maps, link) and queue,
+ * and the rest. Up to three of each are open at once: during a handover, and while a new process moves the
+ * descriptors that it was handed into place.
  */
 const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
 /**
- * Threads, counted while all starts at once on two cores, and rounded up: of each tile of the appliance, and
- * each app's process. Most are of pools of Deno's that read what is loaded, and are gone ten seconds later.
- * At first with those that run on while others start beside them; later what is lacking ends nothing but
+ * Threads, counted while everything starts at once on two cores, and rounded up: for each tile of the
+ * appliance and each app's process. Most belong to thread pools of Deno that load files, and end ten seconds
+ * later. The first start needs enough for a later handover, too. In a handover, a lack of threads only fails
  * the change.
  */
 const THREADS = {
   first: { tile: 20, app: 32, spare: 64 },
   beside: { tile: 16, app: 8, spare: 32 },
 };
-/** How many are tried at most (`Host.threads`), which is what some thirty apps take. */
+/** The most threads that `Host.threads` tries, which is what some thirty apps need. */
 const MOST_THREADS = 1024;
-/** The name of our XDP program, as the kernel keeps it. */
+/** The name of our XDP program in the kernel. */
 export const OUR_PROGRAM = "tegula";
-/** The first port that takes no CAP_NET_BIND_SERVICE, unless the sysctl of that name says another. */
+/** The first port that needs no CAP_NET_BIND_SERVICE, unless a sysctl changes it. */
 const UNPRIVILEGED_PORT_START = 1024;
 
-/** The capabilities that AF_XDP takes, or that low ports take, and that this process lacks. */
+/** The capabilities that AF_XDP, the dispatcher or low ports need and this process lacks. */
 export function missingCapabilities(
   host: Host,
   { xdp = false, dispatcher = false, lowPorts = false },
@@ -74,7 +74,7 @@ export function missingCapabilities(
     ["CAP_NET_ADMIN", xdp, native.CAP_NET_ADMIN],
     ["CAP_NET_RAW", xdp, native.CAP_NET_RAW],
     ["CAP_BPF", xdp, native.CAP_BPF, native.CAP_SYS_ADMIN],
-    // libxdp asks for programs by their ids.
+    // libxdp opens programs by their ids.
     ["CAP_SYS_ADMIN", dispatcher, native.CAP_SYS_ADMIN],
     ["CAP_NET_BIND_SERVICE", lowPorts, native.CAP_NET_BIND_SERVICE],
   ];
@@ -85,7 +85,7 @@ export function missingCapabilities(
     .map(([name]) => name);
 }
 
-/** Refuses to start without the capabilities that a configuration needs, naming them. */
+/** Throws UserError if a capability that the configuration needs is missing. */
 export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
   const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
@@ -104,7 +104,7 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
   );
 }
 
-/** A kernel parameter below net., null when it is not there. */
+/** A kernel parameter below net.; null if it does not exist. */
 export function sysctl(name: string): number | null {
   try {
     return Number(Deno.readTextFileSync(`/proc/sys/net/${name}`));
@@ -113,28 +113,28 @@ export function sysctl(name: string): number | null {
   }
 }
 
-/** Refuses names that no interface has. */
+/** Throws UserError for a name that no interface has. */
 export function checkInterfaces(host: Host, names: readonly string[]): void {
   for (const name of names) {
     if (host.ifindex(name) !== 0) continue;
     throw new UserError(
-      `there is no interface '${name}'; 'ip link' lists those that there are`,
+      `there is no interface '${name}'; 'ip link' lists the interfaces`,
       Exit.interface,
     );
   }
 }
 
-/** What is to be served, as far as descriptors and threads go. */
+/** What the need for descriptors, locked memory and threads depends on. */
 export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
   readonly hasStatus: boolean;
-  /** Whether this process serves already, as much as that. */
+  /** Whether this process serves as much already. */
   readonly serves?: boolean;
 }
 
 /**
- * Which limit of this process is too low for what is to be served; null: none. Deno takes a worker's
- * descriptors and threads for granted, and ends with a panic where it gets none.
+ * Returns which limit of this process is too low; null for none. Without a check, Deno panics if it cannot
+ * get a descriptor or thread for a worker.
  */
 export function scarcity(
   host: Host,
@@ -194,13 +194,13 @@ function lockableBytes(host: Host): number {
   return Number(/^Max locked memory\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
 }
 
-/** Refuses to start where `scarcity` finds something. */
+/** Throws UserError if `scarcity` finds something. */
 export function checkLimits(host: Host, size: Size): void {
   const trouble = scarcity(host, size);
   if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
 }
 
-/** What is wrong with an app that does not start: of an option with the file that it stands in. */
+/** The error for an app that does not start. For an option it names the file. */
 export function appTrouble(
   { app: instance, message }: AppError,
   { apps, file }: { apps: readonly Pick<AppPlan, "app" | "name">[]; file: string | null },
@@ -212,12 +212,12 @@ export function appTrouble(
   return new UserError(sentence, Exit.usage);
 }
 
-/** How many receive queues `name` has; one where the driver does not say. */
+/** The number of receive queues of `name`; 1 if the driver does not report it. */
 export function queues(host: Host, name: string): number {
   return Math.max(1, host.channels(name).rx);
 }
 
-/** How many transmit queues `name` has; one where the driver does not say. */
+/** The number of transmit queues of `name`; 1 if the driver does not report it. */
 export function transmitQueues(host: Host, name: string): number {
   return Math.max(1, host.channels(name).tx);
 }
@@ -228,8 +228,8 @@ export function partialChecksums(host: Host, name: string): boolean {
 }
 
 /**
- * Names whoever has ports that are to be served, other than those that are `ours` already. AF_XDP alone
- * serves such a port; without AF_XDP that is the end.
+ * Logs which programs hold ports that are to be served, except `ours`. Only AF_XDP serves such a port.
+ * Throws UserError if AF_XDP is not used.
  */
 export function checkPorts(
   { listen, provider }: RunConfig,
@@ -258,12 +258,12 @@ export function checkPorts(
     }
     log(
       `${says}: only AF_XDP serves ${ports.length === 1 ? "it" : "them"}, what else the ` +
-        "kernel receives is theirs",
+        "kernel receives goes to that program",
     );
   }
 }
 
-/** Who has which UDP port, as `NAME PID`, by what `ss` of iproute2 tells. */
+/** The holders of UDP ports, as `NAME PID`, from `ss` of iproute2. */
 function portHolders(): Map<number, string> {
   try {
     const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
@@ -271,12 +271,12 @@ function portHolders(): Map<number, string> {
       .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
     return new Map([...lines].map(([, port, users]) => {
       const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
-      // A tegula's processes share its sockets. Its master tells what it is.
+      // The processes of a tegula share its sockets. Only its master's command line shows what it is.
       const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
       return [Number(port), `${name} ${pid}`];
     }));
   } catch {
-    // There is no such program, or it may not be started.
+    // ss is missing, or may not be run.
     return new Map();
   }
 }
@@ -287,8 +287,8 @@ function describeHolder(holder?: string): string {
 }
 
 /**
- * The bpf_link by which an XDP program is attached, and the process that holds it, by what the kernel
- * tells of descriptors (proc(5)); null: it is attached by no link of a process that may be looked at.
+ * The bpf_link by which an XDP program is attached, and the process that holds it, from /proc/PID/fdinfo
+ * (proc(5)). Null if there is none, or none that this process may see.
  */
 function linkOf(program: number): { readonly id: string; readonly holder: string } | null {
   for (const pid of processes()) {
@@ -307,7 +307,7 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
   return null;
 }
 
-/** Every process, where this one may look. */
+/** The pids of all processes that this one may see. */
 function processes(): string[] {
   try {
     return [...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) =>
@@ -318,7 +318,7 @@ function processes(): string[] {
   }
 }
 
-/** Who holds an XDP program on `name`, as far as that can be seen, and the command that takes it off. */
+/** The holder of an XDP program on `name`, if it can be seen, and the command that detaches it. */
 export function whoOccupies(
   name: string,
   program: number,
@@ -331,9 +331,7 @@ export function whoOccupies(
   return { holder: describeHolder(link.holder), fix: `bpftool link detach id ${link.id}` };
 }
 
-/**
- * Refuses interfaces on which another XDP program is.
- */
+/** Throws UserError if another XDP program is attached to one of the interfaces. */
 export function checkOccupants(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
   { host, xskSetup }: Pick<MainLibraries, "host" | "xskSetup">,
@@ -346,7 +344,7 @@ export function checkOccupants(
   }
 }
 
-/** Another Tegula, by what it was told: its program is called deno. Null: it is none. */
+/** Describes another tegula by its command line, since its program is called deno. Null for others. */
 function asTegula(pid: string): string | null {
   const args = commandLine(pid);
   const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
@@ -354,7 +352,7 @@ function asTegula(pid: string): string | null {
   return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
 
-/** The command line of a process; none of one that has ended, or is another user's. */
+/** The command line of a process; empty if it has ended or may not be seen. */
 function commandLine(pid: string): string[] {
   try {
     return Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
@@ -364,8 +362,8 @@ function commandLine(pid: string): string[] {
 }
 
 /**
- * Binds a kernel socket to each port that nobody else has; `checkPorts` has named those who do. All at
- * once, so that their descriptors follow each other and tiles are confined to them as a range.
+ * Binds a kernel socket to each port that no other program holds. All at once, so that the descriptors are a
+ * range, to which tiles can be confined.
  */
 export function takePorts(
   ports: readonly number[],
@@ -375,7 +373,7 @@ export function takePorts(
     .filter(({ fd }) => fd >= 0);
 }
 
-/** Refuses to go on by the kernel's sockets alone where another program has a port's. */
+/** Throws UserError if only the kernel's sockets serve, and another program holds a port. */
 export function requireSockets(ports: readonly number[], sockets: readonly number[]): void {
   const taken = new Set(sockets);
   const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
@@ -388,14 +386,14 @@ export function requireSockets(ports: readonly number[], sockets: readonly numbe
 }
 
 /**
- * Loads the XDP program once for each interface. Where this kernel cannot, `auto` goes on without
- * AF_XDP and says why.
+ * Loads the XDP program once for each interface. If the kernel cannot, provider `auto` goes on without AF_XDP
+ * and logs why.
  */
 export function loadPrograms(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
   { libraries: { host, xskSetup, regions }, replaced = [], log }: {
     libraries: MainLibraries;
-    /** Those whose programs are there until these are attached. */
+    /** Attachments that stay until the new ones replace them. */
     replaced?: readonly Attachment[];
     log: Log;
   },
@@ -423,7 +421,7 @@ export function loadPrograms(
   }
 }
 
-/** Why AF_XDP is not even tried on `name`; null where it is. */
+/** Why AF_XDP is not tried on `name`; null if it is. */
 export function unfit(host: Host, name: string): string | null {
   if (!host.hasEthernetHeaders(name)) return "its packets have no Ethernet header";
   if (NO_SENDING.includes(host.driver(name))) return "the tunnel drops what AF_XDP sends";
@@ -431,9 +429,9 @@ export function unfit(host: Host, name: string): string | null {
 }
 
 /**
- * What to do when AF_XDP cannot be had: returns, having said why, where `provider` allows the
- * kernel's sockets instead; throws the sentence for the operator otherwise. What the operator can
- * mend (another program there, too little locked memory) ends the start in any case.
+ * Handles an error of AF_XDP. Logs it and returns if `provider` allows the kernel's sockets instead, else
+ * throws UserError. What the operator can fix (another program, too little locked memory) is thrown in any
+ * case.
  */
 export function fallBack(
   error: unknown,

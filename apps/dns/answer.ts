@@ -1,7 +1,7 @@
 /**
- * Answers, made before anyone asks: the records are encoded by dns-packet and compressed once. To send
- * one costs a copy, and where the name that is asked for is longer or shorter than the one that the
- * answer was made for, the moving of its pointers.
+ * Answers, made in advance: dns-packet encodes the records, and `compress` compresses their names
+ * (RFC 1035 §4.1.4). To send one costs a copy. If the name in the question is longer or shorter than the one
+ * that the answer was made for, its compression pointers are adjusted.
  */
 
 import packet from "dns-packet";
@@ -16,48 +16,48 @@ import {
 } from "./question.ts";
 import type { Reply } from "./zone.ts";
 
-/** The largest answer that we send, and say that we take: it crosses any network unfragmented. */
+/** The largest answer that we send, and the size that we advertise. No network fragments it. */
 export const PAYLOAD_BYTES = 1232;
-/** Bits of the header's third byte: we are the authority; records are left out. */
+/** Bits AA and TC of the header's third byte. */
 export const [AUTHORITATIVE, TRUNCATED] = [0x04, 0x02];
 const NXDOMAIN = 3;
 
-/** What an answer is made of, in words of 16 bits. */
+/** The fields of an answer, as 16-bit words. */
 export const Field = {
-  /** Response code (RFC 6895 §2.3), and what there is to say in the third byte of the header. */
+  /** Response code (RFC 6895 §2.3), and bits of the third byte of the header. */
   rcode: 0,
   flags: 1,
-  /** How many records there are of each section. */
+  /** Number of records in each section. */
   answers: 2,
   authorities: 3,
   additionals: 4,
-  /** Bytes of all records, and of those that are not to be left out. */
+  /** Bytes of all records, and of the records that must not be left out. */
   whole: 5,
   required: 6,
-  /** Where the question ends that its pointers are right for, and how many pointers there are. */
+  /** End of the question that the pointers are made for, and the number of pointers. */
   questionEnd: 7,
   pointers: 8,
   /**
-   * Where pointers are, but for those to the whole name of the question, counted from where the records
-   * begin; and then the records.
+   * Offsets of the pointers in the records, without those to the whole name of the question; then the
+   * records.
    */
   lists: 9,
 } as const;
 
-/** Makes an answer without records, and returns where it is in the halves of `memory`. */
+/** Makes an answer without records. Returns its index in the halves of `memory`. */
 export function keepCode(memory: Memory, rcode: number): number {
   return keep(memory, [rcode, 0, 0, 0, 0, 0, 0, 0], [], new Uint8Array());
 }
 
-/** Makes the answer that says `reply` to questions about `name`, and returns where it is. */
+/** Makes the answer `reply` to questions about `name`. Returns its index in the halves of `memory`. */
 export function keepReply(memory: Memory, reply: Reply, name: string): number {
   const { answers, authorities, additionals, rcode, authoritative } = reply;
   const questions = [{ name, type: "A" }];
   const message = packet.encode({ type: "response", questions, answers, authorities, additionals });
   const { questionEnd, ends, pointers, records } = compress(message);
-  // What is added unasked may be left out, but not the way to a delegation: RFC 2181 §9.
+  // Additional records may be left out, except the addresses of a delegation (RFC 2181 §9).
   const required = answers.length + authorities.length + (authoritative ? 0 : additionals.length);
-  // What is too large for anyone is not kept.
+  // Records that never fit are not stored.
   const kept = [ends.length, required, 0].find((count) => endOf(ends, count) <= PAYLOAD_BYTES)!;
   const whole = endOf(ends, kept);
   return keep(
@@ -77,12 +77,12 @@ export function keepReply(memory: Memory, reply: Reply, name: string): number {
   );
 }
 
-/** Where the first `count` records end. */
+/** The end of the first `count` records. */
 function endOf(ends: readonly number[], count: number): number {
   return count === 0 ? 0 : ends[count - 1];
 }
 
-/** Keeps an answer; `head` is its fields as they follow each other, up to the number of pointers. */
+/** Stores an answer. `head` has its fields in order, up to the number of pointers. */
 function keep(
   memory: Memory,
   head: readonly number[],
@@ -97,15 +97,19 @@ function keep(
 
 const LEAST_BYTES = 1 << 16;
 
-/** Memory that grows, in words of 32 bits, of 16 and as bytes. */
+/**
+ * Growing memory for names and answers, as 32-bit words, as 16-bit halves and as bytes. It is filled when the
+ * server starts, and keeps together what is used together. As objects, each answer would be spread over the
+ * heap, and the cache misses would cost more than all the computation for a question.
+ */
 export class Memory {
   words = new Int32Array(LEAST_BYTES >>> 2);
   halves = new Uint16Array(this.words.buffer);
   bytes = new Uint8Array(this.words.buffer);
-  /** Word 0 is nobody's: no place is 0. */
+  /** Word 0 is unused, so that 0 is never an index. */
   #end = 1;
 
-  /** Takes `bytes` bytes and returns the word that they begin at. */
+  /** Allocates `bytes` bytes. Returns the index of their first word. */
   take(bytes: number): number {
     const at = this.#end;
     this.#end += (bytes + 3) >>> 2;
@@ -128,8 +132,8 @@ const POINTER = 0xc000;
 const LAST_PLACE = 0x3fff - 255;
 
 /**
- * Where names stand in the data of a type: what comes before them, and how many. Only the types of RFC
- * 1035: who does not know a later type, such as SRV, could not read a pointer in it (RFC 3597 §4).
+ * Where a type has names in its data: bytes before them, and how many. Only types of RFC 1035, since a
+ * resolver that does not know a later type, for example SRV, could not resolve a pointer in it (RFC 3597 §4).
  */
 const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> = {
   2: [0, 1], // NS
@@ -139,17 +143,17 @@ const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> 
   15: [2, 1], // MX
 };
 
-/** The records of a message, their names compressed. Places in them are counted from `questionEnd`. */
+/** The records of a message with compressed names. Offsets begin at `questionEnd`. */
 export interface Compressed {
   readonly questionEnd: number;
   readonly records: Uint8Array;
-  /** Where each record ends. */
+  /** The end of each record. */
   readonly ends: readonly number[];
-  /** Where pointers are, but for those to the whole name of the question. */
+  /** Offsets of the pointers, without those to the whole name of the question. */
   readonly pointers: readonly number[];
 }
 
-/** Compresses the records of `message`, which has a question, and no pointers yet. */
+/** Compresses the records of `message`, which has one question and no pointers. */
 export function compress(message: Uint8Array): Compressed {
   return new Compressor(message).run();
 }
@@ -157,10 +161,10 @@ export function compress(message: Uint8Array): Compressed {
 class Compressor {
   readonly #from: Uint8Array;
   readonly #to: Uint8Array;
-  /** What has been read and written. */
+  /** Read and write positions. */
   #at = 0;
   #size = 0;
-  /** Names and the ends of names: where they are, their bytes, and where they were written. */
+  /** Names and their suffixes: read position, length, and write position. */
   readonly #places: { from: number; bytes: number; to: number }[] = [];
   readonly #pointers: number[] = [];
 
@@ -195,7 +199,7 @@ class Compressor {
     this.#put(begin - 2, this.#size - begin);
   }
 
-  /** Writes a name, its end as a pointer when that was written before. */
+  /** Writes a name. A suffix that was written before becomes a pointer. */
   #name(): void {
     let end = this.#at;
     while (this.#from[end] !== 0) end += this.#from[end] + 1;
@@ -216,7 +220,7 @@ class Compressor {
     this.#copy(1);
   }
 
-  /** Whether what stands there stands here too, its case aside. */
+  /** Whether the name at the read position equals an earlier one, ignoring case. */
   #isHere({ from, bytes }: { from: number; bytes: number }): boolean {
     for (let i = 0; i < bytes; i++) {
       if (LOWER[this.#from[from + i]] !== LOWER[this.#from[this.#at + i]]) return false;
@@ -239,11 +243,14 @@ class Compressor {
   }
 }
 
-/** Our OPT record, and where in it the part of the response code is that the header has no room for. */
+/** Our OPT record, and the offset of the upper bits of the response code in it. */
 const OPT = Uint8Array.of(0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0, 0, 0);
 const RCODE_AT = 5;
 
-/** Writes the answers that are in a memory, which does not grow any more. */
+/**
+ * Writes answers: the header, the question as it was asked, the records that fit, and an OPT record if the
+ * query has one (RFC 6891 §6.1.1). Its memory must not grow any more.
+ */
 export class Writer {
   readonly #halves: Uint16Array;
   readonly #bytes: Uint8Array;
@@ -254,16 +261,16 @@ export class Writer {
   }
 
   /**
-   * Answers `question`, if there is room, by what is at `answer` of the halves; `isCut`: truncated,
-   * whatever room there is.
+   * Sends the answer at index `answer` of the halves, if `out` has room. `isCut`: send it truncated even if
+   * it fits.
    */
   reply(question: Question, answer: number, out: Answers, isCut: boolean): void {
     const halves = this.#halves;
     const { end, hasEdns } = question;
     const fixed = end + (hasEdns ? OPT.length : 0);
     const room = Math.min(question.payloadBytes, PAYLOAD_BYTES) - fixed;
-    // RFC 2181 §9: what need not be sent is left out before anything is truncated. Of an answer that is
-    // truncated nothing is of use.
+    // RFC 2181 §9: leave out optional records before truncating. The records of a truncated answer would
+    // be ignored, so it has none.
     let size = halves[answer + Field.whole];
     if (size > room) size = halves[answer + Field.required];
     if (size > room || isCut) size = 0;
@@ -282,7 +289,7 @@ export class Writer {
     out.reply(at, fixed + size);
   }
 
-  /** Writes all of the header but the number, which is there. `size`: bytes of the records. */
+  /** Writes the header except its ID, which is there already. `size`: bytes of the records. */
   #header(question: Question, answer: number, size: number, bytes: Uint8Array, at: number): void {
     const halves = this.#halves;
     const isWhole = size === halves[answer + Field.whole];
@@ -297,7 +304,7 @@ export class Writer {
     putWord(bytes, at + 10, additionals + (question.hasEdns ? 1 : 0));
   }
 
-  /** Writes `size` bytes of records, and moves pointers in them as the question is longer or shorter. */
+  /** Writes `size` bytes of records, and adjusts their pointers to the length of the question. */
   #records(answer: number, size: number, bytes: Uint8Array, at: number, end: number): void {
     const halves = this.#halves;
     const pointers = answer + Field.lists;

@@ -1,13 +1,12 @@
 /**
  * An authoritative name server (RFC 1035) for the zone files that its option `zone` names, one or a
- * list. UDP alone: what does not fit is truncated, and there is no TCP to ask again by.
+ * list. It has no TCP: an answer that does not fit is truncated, and cannot be asked for again.
  *
- * All answers are made when it starts, by dns-packet: a question costs a look-up (`names.ts`) and
- * a copy, whether anyone has asked it before or not.
+ * All answers are made by dns-packet when it starts. A question then costs a lookup (`names.ts`) and a copy.
  *
- * How many answers go to one network is limited (`rate_limit.ts`). Options: `rrl_ratelimit`,
- * answers of one kind a second to a /24, 200 when left out, 0 for no limit; `rrl_slip`, 2 when left out:
- * of how many limited answers one is sent truncated; 0: none.
+ * Answers to one network are limited (`rate_limit.ts`). Options: `rrl_ratelimit`, answers of one kind a
+ * second to a /24, 200 by default, 0 for no limit; `rrl_slip`, 2 by default: one in so many limited answers
+ * is sent truncated, 0 for none.
  */
 
 import type { App, AppContext } from "../../tiles/app/contract.ts";
@@ -22,7 +21,7 @@ const [CLASS_IN, FIRST_META_TYPE, ANY] = [1, 128, 255];
 /** Response codes (RFC 6895 §2.3). */
 const [FORMERR, NOTIMP, REFUSED, BADVERS] = [1, 4, 5, 16];
 
-/** Makes the name server. Its start reads the zone files, which it has to be granted (`read`). */
+/** Makes the name server. It reads the zone files at its start, and needs a grant for them (`read`). */
 export default async function create(context: AppContext): Promise<App> {
   const limit = makeLimit(context.options);
   const memory = new Memory();
@@ -55,7 +54,7 @@ export default async function create(context: AppContext): Promise<App> {
   };
 }
 
-/** The limit that the options say; null: none. Throws TypeError where they say what cannot be. */
+/** Makes the limit that the options describe; null for none. Throws TypeError for a wrong option. */
 function makeLimit(options: AppContext["options"]): RateLimit | null {
   const number = (name: string, usual: number, most: number) => {
     const { [name]: value = usual } = options;
@@ -66,13 +65,13 @@ function makeLimit(options: AppContext["options"]): RateLimit | null {
   return ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
 }
 
-/** The code to answer with what is no question about a name, or none that we know; 0: it is one. */
+/** The response code for a query that is malformed or of an unsupported kind; 0 for a question. */
 function complaintAbout(question: Question): number {
   if ((question.flags & OPCODE) !== 0) return NOTIMP;
   if (question.isMalformed) return FORMERR;
   if (question.ednsVersion !== 0) return BADVERS;
   if (question.classCode !== CLASS_IN) return REFUSED;
-  // RFC 6895 §3.1: of questions and not of records. AXFR, one of them, is not for UDP (RFC 5936 §4.2).
+  // Types of questions only (RFC 6895 §3.1). AXFR, one of them, does not use UDP (RFC 5936 §4.2).
   const { type } = question;
   return type >= FIRST_META_TYPE && type < ANY ? NOTIMP : 0;
 }

@@ -1,8 +1,7 @@
 /**
- * The names of all zones, each with its answers, and the way from a question to its answer: from the
- * root down to the last name that is there, label by label as they stand in the query. All is made
- * before the first question: names made up by strangers cost a step for each label that they share
- * with a zone, and leave nothing behind.
+ * The names of all zones with their answers, and the lookup of a question: from the root down to the last
+ * name that exists, label by label. All is made before the first question. A name that a stranger makes up
+ * costs a step for each label that it shares with a zone, and leaves nothing behind.
  */
 
 import types from "dns-packet/types.js";
@@ -12,17 +11,17 @@ import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./
 
 const DS = types.toType("DS");
 const LEAST_SLOTS = 64;
-/** Slots that a name may be in, from its hash on: where it finds none of them free the table grows. */
+/** Slots that a name may be in, from its hash on. If none of them is free the table grows. */
 const MOST_PROBES = 32;
 
 /** Words of a name: the one above it, its hash, and lists of answers. Then comes its first label. */
 const Word = {
   parent: 0,
   hash: 1,
-  /** The list of answers to questions about this name, and about names below it that are not there. */
+  /** Lists of answers for this name, and for names below it that do not exist. */
   own: 2,
   below: 3,
-  /** In lower case, its length before it. */
+  /** In lower case, with its length in front. */
   label: 4,
 } as const;
 
@@ -30,15 +29,15 @@ const Word = {
 const List = { count: 0, others: 1, types: 2 } as const;
 
 /**
- * The names, in an open-addressed table. Strangers choose what is looked up: the hash is keyed, so that
- * they cannot choose names that take long to be not found.
+ * The names, in an open-addressed table. Strangers choose what is looked up, so the hash is keyed: they
+ * cannot choose names with long probe sequences.
  */
 export class Names {
   readonly #memory: Memory;
   readonly #root: number;
   /** The list for names that are in no zone. */
   readonly #strangers: number;
-  /** Hash and place of each name, in turn; place 0: the slot is free. */
+  /** Hash and index of each name, in turn. Index 0: the slot is free. */
   #slots = new Int32Array(LEAST_SLOTS * 2);
   #count = 0;
   readonly #labels = new TextEncoder();
@@ -48,7 +47,7 @@ export class Names {
   readonly #multiplier: number;
 
   /**
-   * Keeps all in `memory`. What is in none of `zones` is answered by `unknown`. `key`: two random words.
+   * Stores all in `memory`. `unknown` answers questions outside all `zones`. `key`: two random words.
    */
   constructor(
     memory: Memory,
@@ -63,7 +62,7 @@ export class Names {
     memory.words.set([0, unknown], this.#strangers);
     this.#root = this.#keep(0, new Uint8Array(1));
     memory.words.set([this.#strangers, this.#strangers], this.#root + Word.own);
-    // A zone comes after the one that it is below, and hides what that has there.
+    // A zone comes after the one above it, and hides that one's records.
     const sorted = zones.toSorted((a, b) => a.origin.length - b.origin.length);
     for (const [i, zone] of sorted.entries()) {
       if (sorted.findIndex(({ origin }) => origin === zone.origin) < i) {
@@ -73,7 +72,7 @@ export class Names {
     }
   }
 
-  /** Where the answer to `question` is, in halves of the memory. */
+  /** Returns the index of the answer to `question`, in halves of the memory. */
   find(
     { bytes, offset, labels, labelCount, type }: Pick<
       Question,
@@ -107,8 +106,8 @@ export class Names {
   }
 
   /**
-   * The slot of the name below `parent` with the label at `at` of `bytes`, or the free one for it; -1:
-   * others have all that it may be in.
+   * Returns the slot of the name below `parent` with the label at `at` of `bytes`, or a free slot for it, or
+   * -1 if all its slots are taken.
    */
   #slot(parent: number, bytes: Uint8Array, at: number): number {
     const slots = this.#slots;
@@ -126,7 +125,7 @@ export class Names {
     return -1;
   }
 
-  /** The slot where to begin to look for `hash`. */
+  /** The first slot for `hash`. */
   #first(hash: number): number {
     return (hash << 1) & (this.#slots.length - 1);
   }
@@ -153,7 +152,7 @@ export class Names {
       const replies = zone.about(asked);
       return replies.others === missing ? nothing : this.#list(replies, prepared, asked, more);
     };
-    // RFC 4035 §3.1.4.1: about DS records it is the zone above that is asked, if it is here.
+    // RFC 4035 §3.1.4.1: the parent zone answers for DS records, if it is served here.
     const above = memory.words[this.#name(origin) + Word.own];
     const signer = above === this.#strangers ? [] : [DS, this.#answer(above, DS)];
     this.#name(origin, { isNew: true });
@@ -185,7 +184,7 @@ export class Names {
     };
     const answers = [...byType].flatMap(([type, reply]) => [types.toType(type), answer(reply)]);
     const count = byType.size + more.length / 2;
-    // To make an answer may move the memory: only then is it to be written.
+    // Making an answer may move the memory, so write to it only afterwards.
     const words = [count, answer(others), ...more, ...answers];
     memory.words.set(words, list);
     return list;
@@ -218,7 +217,7 @@ export class Names {
     return name;
   }
 
-  /** Makes the table twice as large, or as large as it takes for every name to find a slot. */
+  /** Doubles the table until every name finds a slot. */
   #grow(): void {
     const old = this.#slots;
     for (let length = old.length * 2;; length *= 2) {
@@ -227,7 +226,7 @@ export class Names {
     }
   }
 
-  /** Takes the names of another table. False: one of them finds no slot. */
+  /** Inserts the names of another table. Returns false if one finds no slot. */
   #takeAll(old: Int32Array): boolean {
     const slots = this.#slots;
     for (let at = 0; at < old.length; at += 2) {

@@ -1,6 +1,5 @@
 /**
- * A query (RFC 1035 §4.1) and its EDNS (RFC 6891), read where they stand and without making anything
- * of them.
+ * A query (RFC 1035 §4.1) and its EDNS (RFC 6891), parsed in place without allocation.
  */
 
 import type { Datagrams } from "../../tiles/app/contract.ts";
@@ -9,35 +8,35 @@ import type { Datagrams } from "../../tiles/app/contract.ts";
 export const HEADER_BYTES = 12;
 /** Bits of the header's third byte. */
 export const [RESPONSE, OPCODE, RECURSION_DESIRED] = [0x80, 0x78, 0x01];
-/** Payload that anyone takes who does not say so by EDNS (RFC 1035 §4.2.1). */
+/** The largest answer without EDNS (RFC 1035 §4.2.1). */
 const LEAST_PAYLOAD = 512;
 const [MOST_LABEL_BYTES, MOST_NAME_BYTES, MOST_LABELS] = [63, 255, 127];
 const OPT = 41;
 
-/** Lower case of every octet. Lengths of labels are below the letters, and stay what they are. */
+/** Lower case of every octet. Lengths of labels are smaller than letters, so they are unchanged. */
 export const LOWER = Uint8Array.from(
   { length: 256 },
   (_, octet) => octet >= 0x41 && octet <= 0x5a ? octet | 0x20 : octet,
 );
 
-/** What is asked. Good until the next call of `read`. */
+/** A parsed query, valid until the next call of `read`. */
 export class Question {
   bytes: Uint8Array = new Uint8Array();
-  /** Where the query begins in `bytes`. */
+  /** Offset of the query in `bytes`. */
   offset = 0;
-  /** Bytes of the header and the question; of the header alone when there is no question to read. */
+  /** Bytes of the header and the question, or of the header if the question cannot be read. */
   end = 0;
-  /** Where the labels of the name begin, counted from the query's beginning, and how many they are. */
+  /** Offsets of the name's labels in the query, and their number. */
   readonly labels = new Uint16Array(MOST_LABELS);
   labelCount = 0;
-  /** Whether the query is not as RFC 1035 and RFC 6891 want it. */
+  /** Whether the query violates RFC 1035 or RFC 6891. */
   isMalformed = false;
   hasEdns = false;
   ednsVersion = 0;
-  /** Bytes that the asker takes. */
+  /** The largest answer that the client accepts. */
   payloadBytes = LEAST_PAYLOAD;
 
-  /** Reads the query at hand. False when it is none, and nothing is to be answered. */
+  /** Parses the current datagram. Returns false if it is not a query and must not be answered. */
   read(requests: Datagrams): boolean {
     const { bytes, offset, size } = requests;
     if (size < HEADER_BYTES || (bytes[offset + 2] & RESPONSE) !== 0) return false;
@@ -51,7 +50,7 @@ export class Question {
     return true;
   }
 
-  /** The flags of the header that stand in its third byte. */
+  /** The flags in the third byte of the header. */
   get flags(): number {
     return this.bytes[this.offset + 2];
   }
@@ -62,14 +61,14 @@ export class Question {
     return this.#word(this.end - 2);
   }
 
-  /** Finds the labels of the one question that a query has. */
+  /** Finds the labels of the only question. Returns false if it is malformed. */
   #readQuestion(size: number): boolean {
     const { bytes, offset, labels } = this;
     if (this.#word(4) !== 1 || this.#word(6) !== 0) return false;
     let [at, count] = [HEADER_BYTES, 0];
-    // What is past the end of a query that ends amid its name are bytes of its frame still.
+    // If the query ends within its name, the bytes after it still belong to its frame.
     for (let length = bytes[offset + at]; length !== 0; length = bytes[offset + at]) {
-      // Pointers have larger numbers than any length: a question is where they would point to.
+      // A pointer is larger than any length, and has nothing to point to before the question.
       if (length > MOST_LABEL_BYTES) return false;
       labels[count++] = at;
       at += length + 1;
@@ -81,7 +80,7 @@ export class Question {
     return true;
   }
 
-  /** Looks for an OPT record among those after the question; false when one of them is broken. */
+  /** Looks for an OPT record after the question. Returns false if a record is malformed. */
   #readEdns(size: number): boolean {
     let at = this.end;
     for (let left = this.#word(8) + this.#word(10); left > 0; left--) {
@@ -89,7 +88,7 @@ export class Question {
       const next = fixed + 10 + this.#word(fixed + 8);
       if (next > size) return false;
       if (this.#word(fixed) === OPT) {
-        // RFC 6891 §6.1.1: of the root, and one alone.
+        // RFC 6891 §6.1.1: its owner is the root, and there is only one.
         if (this.hasEdns || fixed !== at + 1) return false;
         this.hasEdns = true;
         this.payloadBytes = Math.max(LEAST_PAYLOAD, this.#word(fixed + 2));
@@ -100,7 +99,7 @@ export class Question {
     return true;
   }
 
-  /** Where the name at `at` ends, or past `size`. */
+  /** The end of the name at `at`, or a number beyond `size`. */
   #endOfName(at: number, size: number): number {
     const { bytes, offset } = this;
     while (at < size) {

@@ -9,10 +9,10 @@
  * to ask over TCP or to ask another server. Queries above the limit count towards the rate too.
  */
 
-/** What becomes of an answer. */
+/** What happens to an answer. */
 export const Verdict = { send: 0, drop: 1, truncate: 2 } as const;
 
-/** How much is answered. */
+/** The limits. */
 export interface Limits {
   /** Answers a second, 1 or more. */
   readonly ratelimit: number;
@@ -34,7 +34,7 @@ const FORGOTTEN = 16;
 export class RateLimit {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
   readonly #key: Uint32Array;
-  /** A steady rate comes to twice itself, since half of what was before is added. */
+  /** A steady rate adds up to twice itself, since half of the previous sum is added. */
   readonly #most: number;
   readonly #slip: number;
 

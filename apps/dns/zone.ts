@@ -1,11 +1,11 @@
 /**
- * A zone and what it says about its names: RFC 1034 §4.3.2, wildcards as RFC 4592 has them, negative
- * answers as RFC 2308. It is asked about each name once, before the first question (`names.ts`).
+ * A zone and its answers (RFC 1034 §4.3.2), with wildcards (RFC 4592) and negative answers (RFC 2308). Each
+ * name is looked up here once, before the first question (`names.ts`).
  */
 
 import type { ZoneRecord } from "./zone_file.ts";
 
-/** What a zone says. Records as npm's dns-packet takes them. */
+/** An answer. Records are in the form of npm's dns-packet. */
 export interface Reply {
   readonly rcode: "NOERROR" | "NXDOMAIN";
   /** Whether we are the authority: not below a delegation. */
@@ -15,13 +15,13 @@ export interface Reply {
   readonly additionals: readonly ZoneRecord[];
 }
 
-/** What a zone says about a name: to questions of the types that it has, and to all others. */
+/** The answers for a name: to questions of the types that it has, and to all others. */
 export interface Replies {
   readonly byType: ReadonlyMap<string, Reply>;
   readonly others: Reply;
 }
 
-/** Aliases that are followed at most. */
+/** The most aliases that are followed. */
 const LONGEST_CHAIN = 8;
 
 /** A name right below `name` that no zone file can have, so that it is there by a wildcard or not at all. */
@@ -33,13 +33,13 @@ export function strangerBelow(name: string): string {
 export class Zone {
   /** Its own name, in lower case. */
   readonly origin: string;
-  /** What it says about a name that is not there, and about one without records of the type. */
+  /** Answers for a name that does not exist, and for one without records of the type. */
   readonly missing: Reply;
   readonly empty: Reply;
   /** Records by lower-case owner and type; names between owners and the origin are there, empty. */
   readonly #nodes = new Map<string, Map<string, ZoneRecord[]>>();
 
-  /** Throws SyntaxError when the records are no zone. */
+  /** Throws SyntaxError if the records do not form a zone. */
   constructor(records: readonly ZoneRecord[]) {
     const soas = records.filter(({ type }) => type === "SOA");
     if (soas.length !== 1) {
@@ -50,7 +50,7 @@ export class Zone {
     this.origin = soa.name.toLowerCase();
     for (const record of records) this.#add(record);
     for (const node of this.#nodes.values()) tidy(node);
-    // RFC 2308 §5: that something is not there may be kept no longer than the SOA record that says so.
+    // RFC 2308 §5: a negative answer is cached no longer than its SOA record.
     const ttl = Math.min(soa.ttl, (soa.data as { minimum: number }).minimum);
     const negative = { authoritative: true, answers: [], additionals: [] };
     this.missing = { ...negative, rcode: "NXDOMAIN", authorities: [{ ...soa, ttl }] };
@@ -95,19 +95,19 @@ export class Zone {
     return names;
   }
 
-  /** What the zone says about `name`, which is in it. */
+  /** The answers for `name`, which is in the zone. */
   about(name: string): Replies {
     const byType = new Map<string, Reply>();
     const links: ZoneRecord[] = [];
     const passed = new Set<string>();
     for (let at = name; links.length < LONGEST_CHAIN && this.#has(at.toLowerCase());) {
       const asked = at.toLowerCase();
-      // Where aliases lead round in a circle, once round is all there is to say.
+      // In a loop of aliases each is sent once.
       if (passed.has(asked)) break;
       passed.add(asked);
       const { node, delegation } = this.#find(asked);
       if (delegation !== null) {
-        // RFC 4035 §3.1.4.1: whether the zone below is signed is said above the cut.
+        // RFC 4035 §3.1.4.1: DS records belong to the parent side of a zone cut.
         if (delegation[0].name.toLowerCase() === asked) byType.set("DS", after(links, this.empty));
         return { byType, others: this.#referral(links, delegation) };
       }
@@ -116,7 +116,7 @@ export class Zone {
       for (const [type, records] of node) {
         const owned = records.map((record) => ({ ...record, name: at }));
         const reply = this.#positive([...links, ...owned]);
-        // RFC 8482 §4.1: to ANY the records of one type are enough of an answer.
+        // RFC 8482 §4.1: the records of one type suffice as an answer to ANY.
         if (links.length === 0 && !byType.has("ANY")) byType.set("ANY", reply);
         if (links.length === 0 || alias === undefined) byType.set(type, reply);
       }

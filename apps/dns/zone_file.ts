@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 
 /** A resource record, its data as npm's dns-packet takes it. Names are absolute, without a last dot. */
 export interface ZoneRecord {
-  /** Where in the file it begins. */
+  /** The line that it begins on. */
   readonly line: number;
   readonly name: string;
   readonly ttl: number;
@@ -49,14 +49,14 @@ export function parseZoneFile(text: string): ZoneRecord[] {
 
 interface State {
   origin: string | null;
-  /** What $TTL says. */
+  /** The TTL of the last $TTL. */
   ttl: number | null;
-  /** The TTL given last. */
+  /** The last TTL of a record. */
   lastTtl: number | null;
   owner: string | null;
 }
 
-/** Cuts the file into entries. */
+/** Splits the file into entries. */
 function* tokens(text: string): Generator<Entry> {
   const pattern = /;[^\n]*|"((?:[^"\\]|\\[^])*)"|[()\n]|[^\S\n]+|((?:[^\s"();\\]|\\[^])+)|(.)/gy;
   let [words, owned, depth, line, begun]: [Word[], boolean, number, number, number] = [
@@ -113,7 +113,7 @@ function record({ words, owned, line }: Entry, state: State): ZoneRecord | null 
   }
   const data = read(new Fields(rest, state));
   if (rest.length > 0) throw new Error(`'${rest[0].text}' is too much for type ${type}`);
-  // RFC 2308 §4: what is left out is as $TTL says, RFC 1035 §5.1: else as before.
+  // A missing TTL is that of $TTL (RFC 2308 §4), else that of the last record (RFC 1035 §5.1).
   const used = ttl ?? state.ttl ?? state.lastTtl;
   if (used === null) throw new Error("no TTL: give one, or $TTL before it");
   state.lastTtl = used;
