@@ -301,7 +301,7 @@ class NetTile implements Tile {
   }
 
   clock(nowMillis: number): void {
-    // It may have slept since the last turn, and ticks of apps send by what is in the cache.
+    // The tile may have slept since the last turn, and apps send by cached routes in their ticks.
     this.#refresh();
     this.#solicits.clock(nowMillis);
     this.#transmitter.queue.clock(nowMillis);
