@@ -394,7 +394,7 @@ class Reports {
   #begun = -Infinity;
   #count = 0;
 
-  /** Of a worker of this kind; `beside`: it starts beside the one whose place it is to take. */
+  /** Of a worker of this kind; `beside`: it starts beside its predecessor. */
   constructor(
     { kind, beside }: { kind: WorkerKind; beside: boolean },
     now: () => number = () => performance.now(),
