@@ -16,7 +16,7 @@ import { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
 /** An app whose process can be started. */
-export interface PlacedApp {
+export interface StagedApp {
   /** URL of its module. */
   readonly module: string;
   /** Files and folders that it is made of, besides the program's. */
@@ -84,14 +84,14 @@ export class AppFiles {
    * Makes what the process of `plan` is started from. What an app imports is in the folder of its module,
    * or granted to it by `read` (an app inside net tiles has its grants in `service`). Throws AppError.
    */
-  async place(
+  async stage(
     { name, service, uid, grants = service.grants }: Pick<AppProcessPlan, "name" | "uid"> & {
       readonly service: Pick<AppProcessPlan["service"], "module"> & {
         readonly grants?: Pick<Grants, "read">;
       };
       readonly grants?: Pick<Grants, "read">;
     },
-  ): Promise<PlacedApp> {
+  ): Promise<StagedApp> {
     const { module } = service;
     if (module.startsWith(`file://${ROOT}apps/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
@@ -116,7 +116,7 @@ export class AppFiles {
   }
 
   /** Removes what an app that nothing is started from any more has here. */
-  discard({ folder }: PlacedApp): void {
+  discard({ folder }: StagedApp): void {
     if (folder !== undefined) removeFolder(folder);
   }
 
@@ -138,7 +138,7 @@ async function placeIn(
     processes: Pick<Processes, "readableBy">;
     millis: number;
   },
-): Promise<PlacedApp> {
+): Promise<StagedApp> {
   const denoDir = `${folder}/cache`;
   const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
   // What is missing or wrong the process itself finds, and says where.

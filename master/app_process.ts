@@ -36,7 +36,7 @@ import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
 import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
 import type { TileReader } from "../tiles/runtime/tile_region.ts";
-import type { AppFiles, PlacedApp } from "./app_files.ts";
+import type { AppFiles, StagedApp } from "./app_files.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
@@ -66,7 +66,7 @@ export interface AppProcessParts {
   readonly slot: number;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
-  readonly files: Pick<AppFiles, "place" | "discard" | "root">;
+  readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
   readonly descriptors: Descriptors;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
@@ -109,7 +109,7 @@ type Stage = "loading" | "ready" | "started" | "running";
 /** A process, to be known again by another program that this one becomes. JSON. */
 export interface KnownApp {
   readonly plan: AppProcessPlan;
-  readonly placed: PlacedApp;
+  readonly staged: StagedApp;
   readonly process: KnownProcess;
   /** The writable descriptor of its control region. */
   readonly control: number;
@@ -154,7 +154,7 @@ class Child {
   #messages = 0;
 
   /** Starts one. Throws SystemError, AppError. */
-  static start(plan: AppProcessPlan, placed: PlacedApp, parts: AppProcessParts): Child {
+  static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): Child {
     const { regions, processes, descriptors, files: { root } } = parts;
     const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
     const handed: HandedDescriptor[] = [];
@@ -179,15 +179,15 @@ class Child {
           descriptors: handed,
           setup: {
             ...{ name, shape, nets, spinTurns, clock, keep },
-            service: { ...service, module: placed.module },
+            service: { ...service, module: staged.module },
           },
         } satisfies HandedSetup<ProcessSetup>,
       ));
       setup = regions.createShared(`setup ${name}`, text.length);
       u8(regions.mapShared(setup.writable, text.length)).set(text);
       const process = processes.start({
-        ...optionsOf(plan, placed, root),
-        args: argumentsOf(plan, placed, { root, setupBytes: text.length }),
+        ...optionsOf(plan, staged, root),
+        args: argumentsOf(plan, staged, { root, setupBytes: text.length }),
         descriptors: [setup.readOnly, ...numbers],
       });
       return new Child({ plan, process, control: control.writable }, "loading", parts);
@@ -239,10 +239,10 @@ class Child {
   }
 
   /** What another program has to know to go on with it. */
-  known(placed: PlacedApp): KnownApp {
+  known(staged: StagedApp): KnownApp {
     const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
     const process = { name, pid, pidfd, channel, words, listener, missing };
-    return { plan: this.plan, placed, process, control: this.#controlFd };
+    return { plan: this.plan, staged, process, control: this.#controlFd };
   }
 
   get pid(): number {
@@ -428,7 +428,7 @@ function namesOf({ name, nets, shape, hasState }: AppProcessPlan): [string, bool
 
 function optionsOf(
   { name, grants, memoryMib, uid }: AppProcessPlan,
-  placed: PlacedApp,
+  staged: StagedApp,
   root: string,
 ) {
   const { read, write, net, env, clock } = grants;
@@ -439,12 +439,12 @@ function optionsOf(
     env: {
       TZ: new Intl.DateTimeFormat().resolvedOptions().timeZone,
       ...Object.fromEntries(variables),
-      ...(placed.denoDir !== undefined && { DENO_DIR: placed.denoDir }),
+      ...(staged.denoDir !== undefined && { DENO_DIR: staged.denoDir }),
     },
     read: [
       ...[programModule("", root), libraryPath(root)],
-      ...placed.read,
-      ...(placed.denoDir === undefined ? [] : [placed.denoDir]),
+      ...staged.read,
+      ...(staged.denoDir === undefined ? [] : [staged.denoDir]),
       ...read,
       ...write,
       ...(net.length > 0 ? NAME_FILES.filter(exists) : []),
@@ -460,12 +460,12 @@ function optionsOf(
 
 function argumentsOf(
   { name, grants, memoryMib }: AppProcessPlan,
-  placed: PlacedApp,
+  staged: StagedApp,
   { root, setupBytes }: { root: string; setupBytes: number },
 ): string[] {
   const { read, write, net, env } = grants;
   const permissions = {
-    read: [programModule("", root), ...placed.read, ...read],
+    read: [programModule("", root), ...staged.read, ...read],
     ffi: [libraryPath(root)],
     write,
     net,
@@ -507,9 +507,9 @@ function residentMib(pid: number): number {
 export class AppProcess {
   readonly #parts: AppProcessParts;
   #plan: AppProcessPlan;
-  #placed?: PlacedApp;
+  #staged?: StagedApp;
   #current?: Child;
-  #successor?: { child: Child; placed: PlacedApp };
+  #successor?: { child: Child; staged: StagedApp };
   /** Counts what begins or gives up a successor: one that is made meanwhile is given up. */
   #generation = 0;
   /** Starts in a row that did not last. */
@@ -530,9 +530,9 @@ export class AppProcess {
 
   /** Goes on with one that runs, which the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
-    const { plan, placed, control } = known;
+    const { plan, staged, control } = known;
     const app = new AppProcess(plan, parts);
-    app.#placed = placed;
+    app.#staged = staged;
     const process = parts.processes.adopt(known.process);
     app.#current = new Child({ plan, process, control }, "running", parts);
     app.#watchOver();
@@ -547,8 +547,8 @@ export class AppProcess {
   known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
     this.abandon();
     const child = this.#current;
-    if (child?.stage !== "running" || this.#placed === undefined) return null;
-    const known = child.known(this.#placed);
+    if (child?.stage !== "running" || this.#staged === undefined) return null;
+    const known = child.known(this.#staged);
     const { pidfd, channel, words, listener } = known.process;
     return {
       known,
@@ -562,7 +562,7 @@ export class AppProcess {
 
   /** The files that the newest of its processes was made from. */
   get sources(): readonly string[] {
-    return (this.#successor?.placed ?? this.#placed)?.sources ?? [];
+    return (this.#successor?.staged ?? this.#staged)?.sources ?? [];
   }
 
   /** Of the process that runs; 0: none does. */
@@ -599,17 +599,17 @@ export class AppProcess {
       if (!this.#isStopping && generation === this.#generation) return;
       throw new AppError(plan.name, "it is given up");
     };
-    const placed = await files.place(plan);
+    const staged = await files.stage(plan);
     let child: Child | undefined;
     try {
       checkIsWanted();
-      child = Child.start(plan, placed, this.#parts);
-      this.#successor = { child, placed };
+      child = Child.start(plan, staged, this.#parts);
+      this.#successor = { child, staged };
       await child.ready;
       checkIsWanted();
     } catch (error) {
       if (this.#successor?.child === child) this.#successor = undefined;
-      files.discard(placed);
+      files.discard(staged);
       throw error;
     }
   }
@@ -634,10 +634,10 @@ export class AppProcess {
   abandon(): void {
     this.#generation++;
     if (this.#successor === undefined) return;
-    const { child, placed } = this.#successor;
+    const { child, staged } = this.#successor;
     this.#successor = undefined;
     child.kill();
-    child.ended.then(() => this.#parts.files.discard(placed));
+    child.ended.then(() => this.#parts.files.discard(staged));
   }
 
   /**
@@ -670,11 +670,11 @@ export class AppProcess {
    * waits in the links is its own to answer. Throws as `start`.
    */
   async go(handedOver = true): Promise<void> {
-    const { child, placed } = this.#successor!;
+    const { child, staged } = this.#successor!;
     this.#successor = undefined;
     this.#plan = child.plan;
-    const before = this.#placed;
-    this.#placed = placed;
+    const before = this.#staged;
+    this.#staged = staged;
     if (before !== undefined) this.#parts.files.discard(before);
     this.#current = child;
     this.#skips = false;
@@ -701,8 +701,8 @@ export class AppProcess {
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);
     clearInterval(this.#watch);
-    if (this.#placed !== undefined) this.#parts.files.discard(this.#placed);
-    this.#placed = undefined;
+    if (this.#staged !== undefined) this.#parts.files.discard(this.#staged);
+    this.#staged = undefined;
   }
 
   #watchOver(): void {
@@ -735,7 +735,7 @@ export class AppProcess {
   async #restart(): Promise<void> {
     let child: Child;
     try {
-      child = this.#current = Child.start(this.#plan, this.#placed!, this.#parts);
+      child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }

@@ -1,7 +1,7 @@
 /**
  * What the master itself is kept from. It becomes its own program once more, so that every thread that it
  * will ever have inherits it: no new privileges, no capability but those that it works with, files to be
- * written in a few places alone, and TCP only where somebody was granted it. Its children inherit that,
+ * written in a few addresses alone, and TCP only where somebody was granted it. Its children inherit that,
  * too: what a reload would have to add takes a restart.
  */
 
@@ -23,8 +23,8 @@ interface Allowed {
 }
 
 /** What serving `run` takes. */
-function allowedFor({ apps, places }: Run): Allowed {
-  const { control, metrics } = places;
+function allowedFor({ apps, addresses }: Run): Allowed {
+  const { control, metrics } = addresses;
   return {
     write: [
       ...apps.flatMap(({ grants }) => grants.write),

@@ -16,8 +16,8 @@ export const CONTROL_FOLDER = "/run/tegula";
 /** The value of `control` that means no control socket. */
 const NO_CONTROL = "none";
 
-/** Where the status tile is found; null: not at all. */
-export interface StatusPlaces {
+/** What the status tile listens on; null: not at all. */
+export interface StatusAddresses {
   /** Path of the control socket. */
   readonly control: string | null;
   /** `address:port` of the metrics. */
@@ -29,9 +29,9 @@ export function listenControl(host: Pick<Host, "listenUnix">, path: string): num
   return host.listenUnix(path, CONTROL_MODE);
 }
 
-/** A socket that listens at `place`, `address:port`. Throws SystemError. */
-export function listenMetrics(host: Pick<Host, "listenTcp">, place: string): number {
-  const [address, port] = place.split(":");
+/** A socket that listens at `endpoint`, `address:port`. Throws SystemError. */
+export function listenMetrics(host: Pick<Host, "listenTcp">, endpoint: string): number {
+  const [address, port] = endpoint.split(":");
   return host.listenTcp(address, Number(port));
 }
 
@@ -44,7 +44,7 @@ export function removeControl(path: string): void {
   }
 }
 
-/** Why one cannot listen there, without the place. Throws what is no SystemError. */
+/** Why one cannot listen there, without the address. Throws what is no SystemError. */
 export function reasonOf(error: unknown): string {
   if (error instanceof SystemError) return describeErrno(error.errno);
   throw error;
@@ -54,7 +54,7 @@ export function reasonOf(error: unknown): string {
  * The path to listen at, null for none: what was `asked` for, else `/run/tegula/INTERFACE.sock` of the
  * first interface, where that can be had. Throws UserError when what was asked for cannot be had.
  */
-export async function placeControl(
+export async function controlPath(
   asked: string | undefined,
   { interfaces, host, ours = null }: {
     interfaces: readonly string[];

@@ -1,7 +1,7 @@
 /**
  * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance
- * and the apps confined, watches them, and replaces them: a successor is started beside whoever runs,
- * takes over when it is ready, or nothing has happened. No packet passes here.
+ * and the apps confined, watches them, and replaces them: a successor is started beside what runs and takes
+ * over when it is ready, else nothing has happened. No packet passes here.
  *
  * A *warm* handover leaves regions, rings and sockets as they are: the successor maps the same ones. A
  * *cold* one, where their shape differs, makes new ones, binds them when the predecessor has ended, and
@@ -20,7 +20,7 @@ import {
   listenMetrics,
   reasonOf,
   removeControl,
-  type StatusPlaces,
+  type StatusAddresses,
 } from "./listen.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
@@ -78,7 +78,7 @@ export interface Run {
   readonly apps: readonly AppPlan[];
   /** What is answered where, for the log: `7=echo 5300-5363=dns*2`. */
   readonly answering: string;
-  readonly places: StatusPlaces;
+  readonly addresses: StatusAddresses;
 }
 
 /** A change of what serves: from `before` to what serves `run`. */
@@ -139,7 +139,7 @@ export interface Carried {
   readonly appliance: KnownProcess;
   readonly apps: readonly (readonly [name: string, app: KnownApp])[];
   readonly udp: readonly (readonly [port: number, fd: number])[];
-  readonly listening: readonly (readonly [place: string, fd: number])[];
+  readonly listening: readonly (readonly [address: string, fd: number])[];
   readonly slots: readonly (readonly [name: string, slot: number])[];
   readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
   /** Folder of the apps' files, if there is one. */
@@ -190,11 +190,11 @@ interface ChangedApp {
 
 /**
  * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
- * "Users, Groups, UIDs and GIDs"), by the number of its own process: the kernel counts threads by user,
- * and another Tegula may run here.
+ * "Users, Groups, UIDs and GIDs"), counted from its own PID: the kernel counts threads by user, and
+ * another Tegula may run here.
  */
 const FIRST_UID = 0x7000_0000;
-/** Users of one master, of which the appliance has the first. Numbers of processes are taken by their last 20 bits. */
+/** Users of one master, of which the appliance has the first. Of a PID the last 20 bits count. */
 const USERS = 256;
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
 /** How the observer hears an appliance: its lines name their tiles themselves. */
@@ -203,7 +203,7 @@ const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How often the master polls for interfaces that were made again, and after failures at the least. */
+/** How often the master polls for interfaces that were made again; after failures, the longest pause. */
 const POLL_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
@@ -257,7 +257,7 @@ class Master {
   readonly #udp = new Map<number, number>();
   /** Slots and users of apps, by name. */
   readonly #slots = new Map<string, number>();
-  /** Listening sockets, by their place. */
+  /** Listening sockets, by their address. */
   readonly #listening = new Map<string, number>();
   /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
   readonly #tried = new Map<string, number>();
@@ -321,12 +321,12 @@ class Master {
   /** From nothing to serving. Throws UserError. */
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
-    const { config, answering, places } = run;
+    const { config, answering, addresses } = run;
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
     this.#startTimers();
-    const asked = places.control === null ? "" : `; asked at ${places.control}`;
+    const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
   }
@@ -457,7 +457,7 @@ class Master {
     const { processes, observer, regions, xskSetup, host } = this.#libraries;
     host.closeOnExec(carried.descriptors);
     for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
-    for (const [place, fd] of carried.listening) this.#listening.set(place, fd);
+    for (const [address, fd] of carried.listening) this.#listening.set(address, fd);
     for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
     for (const name of run.config.interfaces) {
       this.#tried.set(name, this.#libraries.host.ifindex(name));
@@ -609,12 +609,12 @@ class Master {
   async #startSuccessor(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
     const ports = this.#takePorts(run);
-    const listeners = this.#listeners(run.places);
+    const listeners = this.#listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     try {
       this.#makeRegions(planned, { config: run.config, attachments, inventory, isWarm });
-      const setup = { ...planned, apps: await this.#placeInline(planned.apps) };
+      const setup = { ...planned, apps: await this.#stageInline(planned.apps) };
       const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
       const tiles = readersOf(setup, inventory);
@@ -713,11 +713,11 @@ class Master {
   }
 
   /** The apps, those inside net tiles with modules that the appliance's user can read. Throws AppError. */
-  async #placeInline(apps: readonly AppPlan[]): Promise<AppPlan[]> {
+  async #stageInline(apps: readonly AppPlan[]): Promise<AppPlan[]> {
     const uid = this.#uid(0);
     return await Promise.all(apps.map(async (app) => {
       if (!app.inline) return app;
-      const { module, read } = await this.#files.place({ name: app.name, service: app, uid });
+      const { module, read } = await this.#files.stage({ name: app.name, service: app, uid });
       return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
     }));
   }
@@ -754,18 +754,17 @@ class Master {
    * cannot be had again: nothing serves then.
    */
   async #switchOver(next: Serving, before?: Serving): Promise<void> {
-    let handedOver = false;
     let apps: Promise<unknown> | undefined;
     if (before?.inventory === next.inventory) {
       // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
       apps = takeOverApps(next);
-      handedOver = await this.#letLeave(before);
+      await this.#letLeave(before);
     } else if (before !== undefined) {
       await this.#stopServing(before);
       if (!isByKernel(before)) this.#attachAgain(next);
     }
     if (before !== undefined) this.#keepCounts(before, next);
-    next.appliance.go(handedOver);
+    next.appliance.go();
     apps ??= takeOverApps(next);
     await next.appliance.running;
     // At the first start what fails is the operator's to mend.
@@ -773,12 +772,11 @@ class Master {
     this.#serve(next);
   }
 
-  /** Has the appliance leave what it holds to its successor. Whether it did, in order. */
-  async #letLeave({ appliance }: Serving): Promise<boolean> {
+  /** Has the appliance leave what it holds to its successor, or kills it. */
+  async #letLeave({ appliance }: Serving): Promise<void> {
     const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
     if (!hasLeft) await appliance.kill("it did not leave in time");
     this.#leaving = appliance.ended;
-    return hasLeft;
   }
 
   /** Gives the traffic back to the kernel, lets the appliance and all apps drain, and ends them. */
@@ -953,7 +951,7 @@ class Master {
   }
 
   #setup(
-    { config, apps, places }: Run,
+    { config, apps, addresses }: Run,
     { names, ports, awaited, isBeside }: {
       names: readonly string[];
       ports: readonly number[];
@@ -983,7 +981,7 @@ class Master {
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
       ),
       trustChecksums: config.checksums === "nic",
-      listens: { control: places.control !== null, metrics: places.metrics !== null },
+      listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
     };
   }
 
@@ -1011,7 +1009,7 @@ class Master {
 
   /** Closes the sockets that `serving` has no use for. */
   #closeUnused(serving?: Serving): void {
-    this.#closeListeners(serving?.run.places ?? { control: null, metrics: null });
+    this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
     // Of an app that is gone nobody remembers anything.
     for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
       this.#slots.delete(name);
@@ -1026,32 +1024,35 @@ class Master {
   }
 
   /** The listening sockets of the status tile, made where they are not there yet. Throws UserError. */
-  #listeners({ control, metrics }: StatusPlaces): Handing[] {
+  #listeners({ control, metrics }: StatusAddresses): Handing[] {
     const { host } = this.#libraries;
-    const places = [
+    const addresses = [
       // What is to be removed at the end is made last.
       ["metrics", metrics, () => listenMetrics(host, metrics!)],
       ["control", control, () => listenControl(host, control!)],
     ] as const;
-    return places.flatMap(([name, place, make]) => {
-      if (place === null) return [];
+    return addresses.flatMap(([name, address, make]) => {
+      if (address === null) return [];
       try {
-        const fd = this.#listening.get(place) ?? make();
-        this.#listening.set(place, fd);
+        const fd = this.#listening.get(address) ?? make();
+        this.#listening.set(address, fd);
         return [handing(`listen ${name}`, fd)];
       } catch (error) {
-        throw new UserError(`cannot listen at ${place} (--${name}): ${reasonOf(error)}`, Exit.port);
+        throw new UserError(
+          `cannot listen at ${address} (--${name}): ${reasonOf(error)}`,
+          Exit.port,
+        );
       }
     });
   }
 
-  /** Closes the listening sockets that `places` does not name. */
-  #closeListeners({ control, metrics }: StatusPlaces): void {
-    for (const [place, fd] of this.#listening) {
-      if (place === control || place === metrics) continue;
+  /** Closes the listening sockets that `addresses` does not name. */
+  #closeListeners({ control, metrics }: StatusAddresses): void {
+    for (const [address, fd] of this.#listening) {
+      if (address === control || address === metrics) continue;
       this.#libraries.host.close(fd);
-      this.#listening.delete(place);
-      if (place.includes("/")) removeControl(place);
+      this.#listening.delete(address);
+      if (address.includes("/")) removeControl(address);
     }
   }
 

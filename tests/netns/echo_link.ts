@@ -170,8 +170,8 @@ export class EchoLink implements Descriptors {
       ...{ processes, regions, observer, tileLibrary, watcher, log },
       files: {
         root,
-        place: (plan) => files.place(plan),
-        discard: (placed) => files.discard(placed),
+        stage: (plan) => files.stage(plan),
+        discard: (staged) => files.discard(staged),
       },
       slot: 0,
       descriptors: this,

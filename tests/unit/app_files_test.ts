@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { ROOT } from "../../ffi/paths.ts";
-import { AppFiles, type PlacedApp } from "../../master/app_files.ts";
+import { AppFiles, type StagedApp } from "../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */
 const UID = 64_321;
@@ -15,11 +15,11 @@ type Files = Readonly<Record<string, string>>;
 const APP = "export default () => ({ receive() {} });\n";
 
 /** Places `app/app.ts` of such files, none of which its user can read; `act` is given the folder. */
-async function placed(
+async function staged(
   files: Files,
   act: (
     folder: string,
-    place: (read?: readonly string[]) => Promise<PlacedApp>,
+    stage: (read?: readonly string[]) => Promise<StagedApp>,
   ) => void | Promise<void>,
   millis?: number,
 ): Promise<void> {
@@ -31,10 +31,10 @@ async function placed(
   const made = Deno.makeTempDirSync();
   const processes = { readableBy: (path: string) => !path.startsWith(folder) };
   const all = new AppFiles({ processes, uid: UID, folder: made, millis });
-  const apps: PlacedApp[] = [];
+  const apps: StagedApp[] = [];
   try {
     await act(folder, async (read = []) => {
-      const app = await all.place({
+      const app = await all.stage({
         ...{ name: "own", uid: UID, grants: { read } },
         service: { module: `file://${folder}/app/app.ts` },
       });
@@ -53,15 +53,15 @@ const outside = (file: string) =>
   `its module imports ${file}, which is outside of its folder: [apps] grants it, read = ["${file}"]`;
 
 Deno.test("an app imports from its folder and those inside it", async () => {
-  await placed({
+  await staged({
     "app/app.ts":
       `import "./parts/one.ts";\nimport x from "./parts/x.json" with { type: "json" };\n${APP}`,
     "app/parts/one.ts": `import "../two.ts";`,
     "app/two.ts": "export {};",
     "app/parts/x.json": "{}",
-  }, async (folder, place) => {
+  }, async (folder, stage) => {
     Deno.symlinkSync("app.ts", `${folder}/app/link.ts`);
-    const { read, sources } = await place();
+    const { read, sources } = await stage();
     const names = ["app.ts", "parts/one.ts", "parts/x.json", "two.ts"];
     assert.deepEqual([...sources].sort(), names.map((name) => `${folder}/app/${name}`));
     for (const [i, path] of read.entries()) {
@@ -73,35 +73,35 @@ Deno.test("an app imports from its folder and those inside it", async () => {
 for (const how of ["import", 'await import("./x.json", { with: { type: "json" } });']) {
   const line = how === "import" ? `import x from "./x.json" with { type: "json" };` : how;
   Deno.test(`a link to a file elsewhere is not the app's: ${line}`, async () => {
-    await placed({ "app/app.ts": `${line}\n${APP}`, "secret": "{}" }, async (folder, place) => {
+    await staged({ "app/app.ts": `${line}\n${APP}`, "secret": "{}" }, async (folder, stage) => {
       Deno.symlinkSync("../secret", `${folder}/app/x.json`);
-      await assert.rejects(place(), { name: "Error", message: outside(`${folder}/secret`) });
-      const { read } = await place([`${folder}/secret`]);
+      await assert.rejects(stage(), { name: "Error", message: outside(`${folder}/secret`) });
+      const { read } = await stage([`${folder}/secret`]);
       assert.equal(read.length, 2);
     });
   });
 }
 
 Deno.test("a folder that is a link leads elsewhere, too", async () => {
-  await placed({
+  await staged({
     "app/app.ts": `import "./parts/one.js";\n${APP}`,
     "else/one.js": "export {};",
-  }, async (folder, place) => {
+  }, async (folder, stage) => {
     Deno.symlinkSync("../else", `${folder}/app/parts`);
-    await assert.rejects(place(), { message: outside(`${folder}/else/one.js`) });
-    await place([`${folder}/else`]);
+    await assert.rejects(stage(), { message: outside(`${folder}/else/one.js`) });
+    await stage([`${folder}/else`]);
   });
 });
 
 Deno.test("an import from beside an app's folder has to be granted", async () => {
-  await placed({
+  await staged({
     "app/app.ts": `import "../app-parts/one.ts";\n${APP}`,
     "app-parts/one.ts": "export {};",
-  }, async (folder, place) => {
+  }, async (folder, stage) => {
     const file = `${folder}/app-parts/one.ts`;
-    await assert.rejects(place(), { message: outside(file) });
-    await assert.rejects(place([`${folder}/app-part`]), { message: outside(file) });
-    await place([`${folder}/app-parts`]);
+    await assert.rejects(stage(), { message: outside(file) });
+    await assert.rejects(stage([`${folder}/app-part`]), { message: outside(file) });
+    await stage([`${folder}/app-parts`]);
   });
 });
 
@@ -111,7 +111,7 @@ Deno.test("the program's own modules are an app's without a grant", async () => 
   const own = `${ROOT}apps/echo.ts`;
   Deno.writeTextFileSync(`${folder}/app.ts`, `export * from "${own}";`);
   const service = { module: `file://${folder}/app.ts` };
-  assert.ok((await files.place({ name: "own", uid: UID, service })).read.includes(own));
+  assert.ok((await files.stage({ name: "own", uid: UID, service })).read.includes(own));
   files.close();
 });
 
@@ -122,18 +122,18 @@ Deno.test("an app inside net tiles has its grants with its module", async () => 
   Deno.writeTextFileSync(`${folder}/app.ts`, `import "${file}";`);
   const service = { module: `file://${folder}/app.ts` };
   const plan = { name: "own", uid: UID };
-  await assert.rejects(files.place({ ...plan, service }), { message: outside(file) });
-  await files.place({ ...plan, service: { ...service, grants: { read: [file] } } });
+  await assert.rejects(files.stage({ ...plan, service }), { message: outside(file) });
+  await files.stage({ ...plan, service: { ...service, grants: { read: [file] } } });
   files.close();
   Deno.removeSync(file);
 });
 
 Deno.test("types alone are no part of an app, wherever they are", async () => {
-  await placed({
+  await staged({
     "app/app.ts": `import type { T } from "../types/one.ts";\nexport const t: T = 1;\n${APP}`,
     "types/one.ts": "export type T = number;",
-  }, async (folder, place) => {
-    assert.deepEqual((await place()).sources, [`${folder}/app/app.ts`]);
+  }, async (folder, stage) => {
+    assert.deepEqual((await stage()).sources, [`${folder}/app/app.ts`]);
   });
 });
 
@@ -141,35 +141,35 @@ Deno.test({
   name: "a file of another owner is not copied for an app, unless it is granted",
   ignore: Deno.uid() !== 0,
   async fn() {
-    await placed({
+    await staged({
       "app/app.ts": `import x from "./x.json" with { type: "json" };\n${APP}`,
       "app/x.json": "{}",
-    }, async (folder, place) => {
+    }, async (folder, stage) => {
       Deno.chownSync(`${folder}/app/app.ts`, 64_322, 64_322);
       const message =
         `its module cannot be read: ${folder}/app/x.json has another owner than the module`;
-      await assert.rejects(place(), { message });
-      await place([`${folder}/app/x.json`]);
+      await assert.rejects(stage(), { message });
+      await stage([`${folder}/app/x.json`]);
       // Nor by a link in the module's own place.
       Deno.removeSync(`${folder}/app/app.ts`);
       Deno.writeTextFileSync(`${folder}/other.ts`, APP);
       Deno.symlinkSync("../other.ts", `${folder}/app/app.ts`);
-      await place();
+      await stage();
       const link = new Deno.Command("chown", { args: ["-h", "64322", `${folder}/app/app.ts`] });
       assert.ok((await link.output()).success);
-      await assert.rejects(place(), /app\.ts has another owner than the module/);
+      await assert.rejects(stage(), /app\.ts has another owner than the module/);
     });
   },
 });
 
 Deno.test("an import that never ends is given up, and leaves no process", async () => {
-  await placed({
+  await staged({
     "app/app.ts": `import x from "./x.json" with { type: "json" };\n${APP}`,
-  }, async (folder, place) => {
+  }, async (folder, stage) => {
     assert.ok(
       (await new Deno.Command("mkfifo", { args: [`${folder}/app/x.json`] }).output()).success,
     );
-    await assert.rejects(place(), {
+    await assert.rejects(stage(), {
       message: "what its module imports was not read within 1.5 s",
     });
     assert.deepEqual(processesWith(`${folder}/app/app.ts`), []);

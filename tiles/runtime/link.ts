@@ -33,7 +33,7 @@ export const Descriptor = {
   /** net→app: the interface that the request came in on. */
   interface: 5,
   /**
-   * app→net: one more than the place in the other link of the request that this answers. It goes where
+   * app→net: one more than the slot in the other link of the request that this answers. It goes where
    * that came from, and its own addresses and ports do not count. 0: it goes where it says.
    */
   request: 5,
@@ -57,8 +57,8 @@ const MOST_DESCRIPTORS = 1 << 16;
  * Word index of a descriptor. The mask changes nothing, but tells V8 that no index can overflow, which
  * saves a check at every access; for the same reason cursors are kept as signed words.
  */
-function descriptorAt(place: number): number {
-  return FIRST_DESCRIPTOR + ((place & (MOST_DESCRIPTORS - 1)) << DESCRIPTOR_SHIFT);
+function descriptorAt(slot: number): number {
+  return FIRST_DESCRIPTOR + ((slot & (MOST_DESCRIPTORS - 1)) << DESCRIPTOR_SHIFT);
 }
 
 const PRODUCED = 0;
@@ -222,9 +222,9 @@ export class LinkProducer {
     return descriptorAt(this.#head & (this.depth - 1));
   }
 
-  /** Word index of the `place`-th descriptor of the link. */
-  slotAt(place: number): number {
-    return descriptorAt(place);
+  /** Word index of the descriptor in this slot of the link. */
+  slotAt(slot: number): number {
+    return descriptorAt(slot);
   }
 
   /** Takes the descriptor just written into the burst. */

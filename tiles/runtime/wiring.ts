@@ -106,7 +106,7 @@ export interface RegionPlan {
 export interface TileHandle {
   readonly kind: TileKind;
   readonly name: string;
-  /** Its place in `tilesOf`, and slot of counters of refused calls. */
+  /** Its index in `tilesOf`, and its slot of counters of refused calls. */
   readonly slot: number;
   readonly reader: TileReader;
   /** -1 of an inline app, which its net tile calls. */

@@ -59,7 +59,7 @@ export async function listenOn(
 }
 
 /** How connections to one listener are served. */
-export interface Service {
+export interface ConnectionService {
   /** Concurrent connections. */
   readonly most: number;
   /** The status tile's counters, and the index of the gauge of open connections. */
@@ -157,7 +157,7 @@ export class Connection {
  */
 export async function serveConnections(
   { connections }: Pick<Listener, "connections">,
-  { most, counters, gauge, converse }: Service,
+  { most, counters, gauge, converse }: ConnectionService,
 ): Promise<void> {
   const open = new Map<Connection, Promise<void>>();
   const count = () => counters[gauge] = open.size;

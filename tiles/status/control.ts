@@ -31,7 +31,7 @@ const REQUEST_MILLIS = 30_000;
 const IDLE_MILLIS = 300_000;
 
 /** What an appliance answers from. */
-export interface Appliance {
+export interface ApplianceView {
   readonly netbase: NetbaseReader;
   /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
   read<T>(look: () => T): T;
@@ -117,7 +117,7 @@ async function converse(
   }
 }
 
-const VERBS: Readonly<Record<string, (appliance: Appliance, request: Request) => Answer>> = {
+const VERBS: Readonly<Record<string, (appliance: ApplianceView, request: Request) => Answer>> = {
   status,
   counters: ({ tiles }) => jsonLine(countersOf(tiles)),
   show,
@@ -129,7 +129,7 @@ const VERBS: Readonly<Record<string, (appliance: Appliance, request: Request) =>
 };
 
 /** Answers one line. An invalid request is answered with an error. */
-export function answerLine(appliance: Appliance, line: string): Answer {
+export function answerLine(appliance: ApplianceView, line: string): Answer {
   const { counters } = appliance;
   const failed = (error: unknown) => {
     counters[STATUS.index.control_errors]++;
@@ -157,7 +157,7 @@ export function answerLine(appliance: Appliance, line: string): Answer {
   }
 }
 
-function status({ netbase, tiles, interfaces, control, listen }: Appliance): string {
+function status({ netbase, tiles, interfaces, control, listen }: ApplianceView): string {
   return jsonLine({
     sync: SYNC_STATES[netbase.syncState],
     since: new Date(netbase.syncTimeMillis).toISOString(),
@@ -168,7 +168,7 @@ function status({ netbase, tiles, interfaces, control, listen }: Appliance): str
   });
 }
 
-function show({ netbase, read, question }: Appliance, { what }: Request): Answer {
+function show({ netbase, read, question }: ApplianceView, { what }: Request): Answer {
   switch (what) {
     case "interfaces":
       return list(read(() => interfaceEntries(netbase)));
@@ -199,17 +199,17 @@ async function* routes(question: Question): AsyncGenerator<string> {
   yield jsonLine({ end: count });
 }
 
-function route({ netbase, read }: Appliance, { destination, source }: Request): string {
+function route({ netbase, read }: ApplianceView, { destination, source }: Request): string {
   const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
   return jsonLine(read(() => decisionEntry(netbase, to, from)));
 }
 
-async function* audit({ question }: Appliance): AsyncGenerator<string> {
+async function* audit({ question }: ApplianceView): AsyncGenerator<string> {
   yield jsonLine((await question.ask<Entry>(Ask.audit)).head);
 }
 
 function capture(
-  { captures, listen, netbase, read }: Appliance,
+  { captures, listen, netbase, read }: ApplianceView,
   { drops = false, app }: Request,
 ): Answer {
   if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
@@ -225,7 +225,11 @@ function capture(
  * A reload replaces this tile, so the answer may have to come from the successor. A client that asks it
  * again with the same number gets the outcome of the same change.
  */
-function change(appliance: Appliance, kind: number, { number = randomNumber() }: Request): Answer {
+function change(
+  appliance: ApplianceView,
+  kind: number,
+  { number = randomNumber() }: Request,
+): Answer {
   if (!Number.isInteger(number) || Number(number) < 1 || Number(number) > 0xffffffff) {
     throw new Error('"number" takes a whole number from 1 to 4294967295');
   }
