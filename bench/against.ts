@@ -8,7 +8,7 @@
  * change of the product, and a note says where `bench/` differs.
  */
 
-import { wholeNumber } from "../cli/options.ts";
+import { wholeNumber } from "../cli/command.ts";
 import { linesOf } from "../cli/lines.ts";
 import { interval, median, type Result, type Unit } from "./harness.ts";
 

@@ -5,7 +5,7 @@
  */
 
 import { parseArgs } from "node:util";
-import { wholeNumber } from "../cli/options.ts";
+import { wholeNumber } from "../cli/command.ts";
 import {
   AGAINST_OPTIONS,
   type AgainstOptions,

@@ -14,7 +14,7 @@ import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
-import { Memory } from "../apps/dns/memory.ts";
+import { Memory } from "../apps/dns/answer.ts";
 import { Names as Domains } from "../apps/dns/names.ts";
 import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
 import { Zone } from "../apps/dns/zone.ts";

@@ -1,25 +1,23 @@
 /**
- * `tegula audit`: has the appliance that runs compare its mirror with the kernel.
+ * `tegula audit`: compares the mirror of a running tegula with the kernel.
  */
 
 import type { AuditReport } from "../tiles/netlink/audit.ts";
 import { Control } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given } from "./options.ts";
-import { say } from "./output.ts";
+import { command, type Given, say } from "./command.ts";
 
 const HELP = `usage: tegula audit [-j] [--control PATH]
 
-Has the running tegula read the kernel's interfaces, routes and neighbours anew and compare them with
-what it has mirrored. A difference counts when two readings show it and no event named it meanwhile; it is
-logged and put right. It does this by itself every five minutes.
+The running tegula reads the kernel's interfaces, routes and neighbours again and compares them with its
+mirror. A difference counts if two reads show it and no event announced it between them. It is logged and
+corrected. An audit also runs every five minutes by itself.
 
-  -j, --json         JSON
-  --control PATH     the control socket; without it the only one in /run/tegula
-  --help             this
+  -j, --json         print JSON
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
 
-Exit status: 0 nothing differed, 1 something did or it does not answer, 2 none runs that could be asked, 3 it
-may not be asked.`;
+Exit status: 0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },

@@ -1,30 +1,29 @@
 /**
- * `tegula capture`: shows the frames that a running appliance receives and sends, or only those that
- * it drops, each with its reason; as lines, or as a file for Wireshark.
+ * `tegula capture`: shows the frames that a running tegula receives and sends, or only those that it
+ * drops, with the reason. Prints lines, or writes a pcapng file (draft-ietf-opsawg-pcapng) for Wireshark.
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { appNames, type CapturedFrame, type Listening } from "../tiles/status/capture.ts";
-import { locate } from "./app_config.ts";
-import { CaptureFile } from "./capture_file.ts";
+import { locate } from "./config.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { command, type Given, oneOf, wholeNumber } from "./options.ts";
-import { say, write } from "./output.ts";
+import { command, type Given, oneOf, say, wholeNumber, write } from "./command.ts";
 import { VERSION } from "./self.ts";
+import { Buffer } from "node:buffer";
 
 const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
 
-Shows what the net tiles of a running tegula receive and send, until Ctrl-C. What they cannot show
-in time is left out and counted; no datagram waits for it.
+Shows the frames that the net tiles of a running tegula receive and send, until Ctrl-C. A frame that cannot
+be captured in time is left out and counted; no datagram waits for it.
 
-  --drops            only what is dropped, with the reason
+  --drops            only frames that are dropped, with the reason
   --app NAME         only datagrams from and to the ports of an app
-  --count N          end after N
-  -w, --write FILE   pcapng, for Wireshark and tshark, '-' for standard output: a drop's reason is its
-                     comment; what goes by the kernel's sockets is shown as bare IPv4 packets
-  --control PATH     by this control socket; without it the only one in /run/tegula
-  --help             this`;
+  --count N          end after N frames
+  -w, --write FILE   write pcapng, for Wireshark and tshark; '-' is standard output. The reason of a drop is
+                     the comment of its packet. Traffic of the kernel's sockets has no Ethernet header
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this`;
 
 const OPTIONS = {
   drops: { type: "boolean" },
@@ -44,7 +43,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const app = values.app === undefined ? {} : { app: await appOf(control, values.app) };
   const show = values.write === undefined ? print : fileWriter(values.write);
   let [shown, lost] = [0, 0];
-  // Ctrl-C is no failure here; what was shown is written by then.
+  // Ctrl-C is the usual end, with status 0. All that was shown has been written by then.
   const end = (): never => {
     console.error(`${shown} captured, ${lost} lost`);
     Deno.exit(Exit.ok);
@@ -60,14 +59,14 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   return end();
 }
 
-/** The app that is meant, among those that there are. Throws UserError. */
+/** Returns the name of the app that `given` means. Throws UserError if it is not served. */
 async function appOf(control: Control, given: string): Promise<string> {
   const { listen } = await control.one({ do: "status" });
   const allowed = appNames(listen as readonly Listening[]);
   return oneOf(locate(given, Deno.cwd()), { option: "app", allowed });
 }
 
-/** One line on standard output. */
+/** Prints a frame as one line. */
 function print(frame: CapturedFrame): void {
   const time = new Date(Number(frame.time) * 1000).toISOString().slice(11, 19);
   const fraction = frame.time.slice(frame.time.indexOf("."));
@@ -82,24 +81,24 @@ function print(frame: CapturedFrame): void {
   );
 }
 
-/** By what it came or left: `-` for what was dropped before it left by anything. */
+/** The interface that it came or left by; `-` if it was dropped before it left. */
 function where({ interface: name, direction, dropped }: CapturedFrame): string {
   const hasLeft = dropped === null || dropped === "tx_drop_socket_error";
   return name ?? (direction === "in" || hasLeft ? "kernel" : "-");
 }
 
-/** Its source address: `*` where none was chosen, or the kernel is to choose it. */
+/** Its source address; `*` if none was chosen, or the kernel is to choose it. */
 function source({ source }: CapturedFrame): string {
   return source === "0.0.0.0" ? "*" : `${source}`;
 }
 
-/** The counter's name, and what it counts. */
+/** The name of a drop counter, and what it counts. */
 function reasonText(counter: string): string {
   const help: Record<string, string> = COUNTERS.net.help;
   return `${counter} (${help[counter] ?? "?"})`;
 }
 
-/** Writes frames to a pcapng file. Throws UserError when it cannot be made. */
+/** Returns a function that writes frames to a pcapng file. Throws UserError if it cannot be created. */
 function fileWriter(path: string): (frame: CapturedFrame) => void {
   const place = path === "-" ? {} : { to: create(path), name: path };
   const pcapng = new CaptureFile((bytes) => write(bytes, place), `tegula ${VERSION}`);
@@ -113,4 +112,86 @@ function create(path: string): Deno.FsFile {
   } catch (error) {
     throw new UserError(`cannot write ${path}: ${messageOf(error)}`, Exit.failure);
   }
+}
+
+const SECTION_HEADER = 0x0a0d0d0a;
+const BYTE_ORDER_MAGIC = 0x1a2b3c4d;
+const INTERFACE_DESCRIPTION = 1;
+const ENHANCED_PACKET = 6;
+/** Option codes: of every block, of a section, of an interface, of a packet. */
+const OPT_COMMENT = 1;
+const SHB_USERAPPL = 4;
+const IF_NAME = 2;
+const EPB_FLAGS = 2;
+
+/** LINKTYPE_* of https://www.tcpdump.org/linktypes.html. */
+const LINK_TYPES = { ethernet: 1, ipv4: 228 } as const;
+/** Bits 0 and 1 of epb_flags. */
+const DIRECTIONS = { in: 1, out: 2 } as const;
+
+/**
+ * Writes a pcapng file: a section header, an interface block for each interface and link type when it is
+ * first seen, and an enhanced packet block for each frame. Lengths are multiples of four. The byte order is
+ * the writer's, which is little-endian on every machine this runs on.
+ */
+export class CaptureFile {
+  readonly #write: (bytes: Uint8Array) => void;
+  readonly #interfaces = new Map<string, number>();
+
+  /** Begins a section of version 1.0 and unknown length. `application` names its creator. */
+  constructor(write: (bytes: Uint8Array) => void, application: string) {
+    this.#write = write;
+    const fields = words(BYTE_ORDER_MAGIC, 1, 0xffffffff, 0xffffffff);
+    write(block(SECTION_HEADER, fields, option(SHB_USERAPPL, Buffer.from(application)), END));
+  }
+
+  /** Writes a frame, with a comment unless it is "". */
+  packet({ time, link, direction, size, ...captured }: CapturedFrame, comment: string): void {
+    const number = this.#interface(captured.interface ?? "unknown", link);
+    const micros = BigInt(time.replace(".", ""));
+    const [high, low] = [Number(micros >> 32n), Number(micros & 0xffffffffn)];
+    const bytes = Uint8Array.fromHex(captured.frame);
+    this.#write(block(
+      ENHANCED_PACKET,
+      words(number, high, low, bytes.length, size),
+      padded(bytes),
+      ...comment === "" ? [] : [option(OPT_COMMENT, Buffer.from(comment))],
+      option(EPB_FLAGS, words(DIRECTIONS[direction])),
+      END,
+    ));
+  }
+
+  /** Returns the number of an interface in this section. Writes its block on first use. */
+  #interface(name: string, link: keyof typeof LINK_TYPES): number {
+    const key = `${name} ${link}`;
+    const known = this.#interfaces.get(key);
+    if (known !== undefined) return known;
+    const named = option(IF_NAME, Buffer.from(name));
+    this.#write(block(INTERFACE_DESCRIPTION, words(LINK_TYPES[link], 0), named, END));
+    this.#interfaces.set(key, this.#interfaces.size);
+    return this.#interfaces.size - 1;
+  }
+}
+
+/** 32-bit words. */
+function words(...values: readonly number[]): Uint8Array {
+  return new Uint8Array(Uint32Array.from(values).buffer);
+}
+
+/** opt_endofopt. */
+const END = words(0);
+
+function padded(bytes: Uint8Array): Uint8Array {
+  return Buffer.concat([bytes], (bytes.length + 3) & ~3);
+}
+
+function option(code: number, value: Uint8Array): Uint8Array {
+  return Buffer.concat([words(value.length << 16 | code), padded(value)]);
+}
+
+/** A block: its type, its length before and after the body. */
+function block(type: number, ...parts: readonly Uint8Array[]): Uint8Array {
+  const body = Buffer.concat(parts);
+  const length = words(body.length + 12);
+  return Buffer.concat([words(type), length, body, length]);
 }

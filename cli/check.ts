@@ -1,60 +1,59 @@
 /**
- * `tegula check`: what on this host Tegula would not honour or would suffer from, each with a verdict and
- * the command that mends it.
+ * `tegula check`: what on this host Tegula does not honour or suffers from, each finding with a verdict
+ * and the command that fixes it. With --config it first goes through a start (`check_start.ts`).
  */
 
 import { type Host, openHost } from "../ffi/host.ts";
-import { openXskSetup } from "../ffi/xsk.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
-import { planApps } from "./apps.ts";
-import { checkFilters } from "./check_filters.ts";
-import {
-  type Again,
-  checkHost,
-  checkInterface,
-  checkLost,
-  checkMultipath,
-  checkQueues,
-  checkRoutes,
-  fail,
-  type Finding,
-  ok,
-} from "./check_findings.ts";
-import { checkListen, CONFIG_OPTIONS, readConfig, type RunConfig } from "./config.ts";
-import { findDefaults } from "./default_interfaces.ts";
-import { Control } from "./control.ts";
-import { checkStart, type Running } from "./check_start.ts";
-import { Exit, UserError } from "./errors.ts";
+import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
 import { load } from "../master/libraries.ts";
-import { command, type Given } from "./options.ts";
-import { say } from "./output.ts";
-import { checkInterfaces, scarcity } from "../master/preflight.ts";
+import {
+  checkInterfaces,
+  missingCapabilities,
+  OUR_PROGRAM,
+  queues,
+  scarcity,
+  sysctl,
+  transmitQueues,
+  whoOccupies,
+} from "../master/preflight.ts";
+import type { InterfaceReader } from "../netbase/interfaces.ts";
+import type { NetbaseReader } from "../netbase/netbase.ts";
+import type { Route } from "../netbase/route.ts";
+import { DISPATCHER } from "../master/attachment.ts";
+import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
+import { planTiles } from "../tiles/runtime/plan.ts";
+import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
+import { checkStart, fail, type Finding, ok, type Running, warn } from "./check_start.ts";
+import { Control } from "./control.ts";
+import { findDefaults } from "./default_interfaces.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
+import { command, type Given, say } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]
        tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--dispatcher] [-j]
 
-With --config: everything that 'tegula run --config FILE' does before it attaches XDP, a line for each
-phase: configuration, control socket, privileges, interfaces, limits, ports, XDP, each app made in a process
-of its own without what it is granted of the network, and the types of apps in TypeScript. A tegula that runs
-and would be reloaded with it hands over what it has.
+With --config, goes through all that 'tegula run --config FILE' does before it attaches XDP, and prints a
+line for each phase: configuration, control socket, privileges, interfaces, limits, ports, XDP, each app
+(started in a process of its own, without its network grants), and the types of apps in TypeScript. What a
+running tegula would hand over on a reload counts as free.
 
-Then, and without --config, it looks at this host as 'tegula run' would find it: privileges, limits, policy
-rules and routes that Tegula does not follow, rules of the packet filter that do not see what AF_XDP takes,
-and each interface that is named, or every Ethernet interface that is up: its state, queues, driver and who
-has XDP there; which of them 'tegula run' takes when none is named. Changes nothing.
+Then, and without --config, looks at this host: privileges, limits, policy rules and routes that Tegula does
+not follow, tables of the packet filter that do not see what AF_XDP takes, and each interface that is named,
+or every Ethernet interface that is up: its state, queues, driver, and attached XDP programs. Without
+--interface, also says which interfaces 'tegula run' would take. Changes nothing.
 
-  --interface IF     an interface that Tegula is to run on; may be given again
-  --listen PORT=APP  as 'tegula run' has it: only rules that may be for these ports are named
-  --net-tiles N      as 'tegula run' has it
-  --dispatcher       as 'tegula run' has it
-  --control PATH     as 'tegula run' has it
-  --config FILE      read the same from a file
-  -j, --json         JSON
-  --help             this
+  --interface IF     an interface that Tegula is to run on; may be repeated
+  --listen PORT=APP  as for 'tegula run': whether limits suffice for these ports
+  --net-tiles N      as for 'tegula run'
+  --dispatcher       as for 'tegula run'
+  --control PATH     as for 'tegula run'
+  --config FILE      read these from a file
+  -j, --json         print JSON
+  --help             print this
 
-Exit status: with --config that of a start, 0 where it would serve, whatever else hurts; without it 0 all is
-well, 1 something is not. A line that is not well has the command that mends it.`;
+Exit status: with --config that of a start, 0 if it would serve, whatever the host's findings; without it
+0 if all is well, else 1. Each finding that is not ok names the command that fixes it.`;
 
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;
@@ -68,112 +67,380 @@ const OPTIONS = {
   json: { type: "boolean", short: "j" },
 } as const;
 
+/**
+ * Returns a command line of `tegula run` or `tegula check` with the options that this check was given,
+ * those in `other` replaced.
+ */
+type Again = (
+  command: "run" | "check",
+  other: Readonly<Record<string, string | boolean | readonly string[] | undefined>>,
+) => string;
+
+/** What the checks of the host need. */
+interface Facts extends Pick<RunConfig, "dispatcher" | "netTiles"> {
+  readonly host: Host;
+  readonly xsk: Pick<XskSetup, "attached">;
+  readonly again: Again;
+}
+
+/** The least useful size of the kernel's neighbour table: its own default. */
+const LEAST_NEIGHBORS = 1024;
+/** Bytes that a socket may buffer without privilege: some thousand route events. */
+const LEAST_RMEM = 4 << 20;
+/** Value of fib_multipath_hash_policy: addresses and ports. */
+const BY_PORTS = 1;
+/** Value of rp_filter: drop packets that came in by another interface than answers go out by. */
+const STRICT = 1;
+/** Options that keep to the kernel's sockets. A dispatcher would contradict them. */
+const SOCKETS = { provider: "socket", dispatcher: undefined };
+/** Drivers that have native XDP (`ndo_bpf` in Linux 6.12). All others take it in generic mode. */
+const XDP_DRIVERS: ReadonlySet<string> = new Set(
+  ("veth virtio_net tun i40e ice ixgbe ixgbevf igb igc mlx4_en mlx5_core bnxt_en ena nfp sfc qede " +
+    "gve hv_netvsc mana atlantic mvneta mvpp2 stmmaceth st_gmac fec cpsw am65-cpsw-nuss tsnep enetc " +
+    "fsl_dpaa fsl_dpaa2_eth lan966x-switch nicvf funeth vmxnet3 xen_netfront netdevsim")
+    .split(" "),
+);
+/** Hooks of the packet filter that a datagram to or from this host passes. */
+const HOOKS = ["ingress", "prerouting", "input", "output", "postrouting", "egress"];
+/** Families of the packet filter whose chains see IPv4. */
+const FAMILIES = ["ip", "inet", "netdev"];
+
 export default command({ name: "check", help: HELP, options: OPTIONS }, run);
 
 async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
   const findings: Finding[] = [];
-  const tell = (finding: Finding) => {
+  const report = (finding: Finding) => {
     findings.push(finding);
     if (!json) say(text(finding));
   };
   const isStart = configured.config !== undefined;
-  if (isStart) { for await (const finding of checkStart(configured, askRunning)) tell(finding); }
+  if (isStart) {
+    for await (const finding of checkStart(configured, askRunning)) report(finding);
+  }
   const failed = findings.find(({ verdict }) => verdict === "fail");
   if (failed === undefined) {
     const asked = await readConfig(configured);
     checkListen(asked.listen);
-    const host = [...findAll(asked, againWith(configured)), ...await checkRunning(asked)];
-    // Of what would end a start its phases have told.
-    for (const each of host) if (!isStart || each.verdict === "warn") tell(each);
+    const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
+    // The phases of a start have named whatever would end it.
+    for (const each of host) if (!isStart || each.verdict === "warn") report(each);
   }
   if (json) say(JSON.stringify(findings));
   if (isStart) return failed?.status ?? Exit.ok;
   return findings.every(({ verdict }) => verdict === "ok") ? Exit.ok : Exit.failure;
 }
 
-/** Commands that repeat the options `given`. */
+function text({ verdict, subject, says, fix }: Finding): string {
+  const line = `${verdict.padEnd(4)} ${subject}: ${says}`;
+  return fix === undefined ? line : `${line}\n       ${fix}`;
+}
+
 function againWith(given: Parameters<Again>[1]): Again {
   return (command, other) => {
-    const options = Object.entries({ ...given, ...other }).flatMap(([option, said]) =>
-      [said ?? []].flat().map((one) => one === true ? `--${option}` : `--${option} ${quoted(one)}`)
+    const options = Object.entries({ ...given, ...other }).flatMap(([option, value]) =>
+      [value ?? []].flat().map((one) => one === true ? `--${option}` : `--${option} ${quoted(one)}`)
     );
     return ["tegula", command, ...options].join(" ");
   };
 }
 
-/** A word as a shell takes it. */
+/** Quotes a word for a shell, if it has to be. */
 function quoted(word: string | boolean): string {
   const text = String(word);
   return /^[\w=./:@,+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-function findAll(
-  config: RunConfig,
-  again: Again,
-): Finding[] {
+function checkHost(config: RunConfig, again: Again): Finding[] {
   const { interfaces: names, listen, netTiles, dispatcher } = config;
   const host = load(openHost);
   const facts = { host, xsk: load(openXskSetup), dispatcher, netTiles, again };
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
-  const { reader, writer } = live;
-  const { interfaces } = reader;
-  const records = interfaces.records();
+  const { reader: { interfaces, neighbors }, writer } = live;
   checkInterfaces(host, names);
-  const wanted = records.filter((record) =>
+  const wanted = interfaces.records().filter((record) =>
     names.length > 0
       ? names.includes(interfaces.name(record))
       : interfaces.isUp(record) && interfaces.macHead(record) !== 0
   );
   const wantedNames = wanted.map((record) => interfaces.name(record));
-  // What 'tegula run' would take.
-  const defaults = ok("without --interface and --config", findDefaults(host, live).says);
   return [
-    ...checkHost(facts, reader),
+    ...checkPrivileges(facts),
+    checkNeighborTable(neighbors),
+    checkReceiveBuffers(host),
     ...listen.length === 0 ? [] : [checkSize(host, { ...config, interfaces: wantedNames })],
-    ...names.length === 0 ? [defaults] : [],
+    ...names.length > 0
+      ? []
+      : [ok("without --interface and --config", findDefaults(host, live).says)],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
-    ...checkFilters({
-      interfaces: wantedNames,
-      ports: portsOf(listen.map(({ ports }) => ports)),
-      again,
-    }),
+    ...checkFilters(wantedNames, again),
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
   ];
 }
 
-/** Whether this process might have as many descriptors and threads as what is to be served takes. */
+function checkPrivileges({ host, dispatcher }: Facts): Finding[] {
+  const missing = missingCapabilities(host, { xdp: true });
+  const also = missingCapabilities(host, { dispatcher });
+  return [
+    missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
+      "privileges",
+      `missing ${missing.join(", ")}: no AF_XDP`,
+      "run it as root, or as the service of scripts/install",
+    ),
+    ...also.length === 0 ? [] : [fail(
+      "privileges",
+      `missing ${also.join(", ")}: no dispatcher`,
+      "run it as root, or as a service that has it (docs/operating/configure.md: Beside other XDP programs)",
+    )],
+  ];
+}
+
+function checkNeighborTable(neighbors: NetbaseReader["neighbors"]): Finding {
+  const subject = "neighbour table";
+  const most = sysctl("ipv4/neigh/default/gc_thresh3");
+  let count = 0;
+  neighbors.forEach(() => count++);
+  const wanted = Math.max(LEAST_NEIGHBORS, 2 ** Math.ceil(Math.log2(count * 2 + 1)));
+  // Network namespaces other than the first share the table, but do not see its size.
+  if (most === null) return ok(subject, `${count} entries; the host sets its size`);
+  if (most >= wanted) return ok(subject, `${count} of ${most} entries`);
+  return warn(
+    subject,
+    `gc_thresh3 is ${most} with ${count} entries: new clients may not be resolved`,
+    `sysctl -w net.ipv4.neigh.default.gc_thresh3=${wanted}`,
+  );
+}
+
+function checkReceiveBuffers(host: Host): Finding {
+  const subject = "receive buffers";
+  const most = sysctl("core/rmem_max");
+  const mayForce = !missingCapabilities(host, { xdp: true }).includes("CAP_NET_ADMIN");
+  if (mayForce || most === null) return ok(subject, "as large as needed");
+  if (most >= LEAST_RMEM) return ok(subject, `up to ${most} bytes`);
+  return warn(
+    subject,
+    `rmem_max is ${most}: a burst of changes overruns the netlink socket and costs a resync`,
+    `sysctl -w net.core.rmem_max=${LEAST_RMEM}`,
+  );
+}
+
+/** Whether this process may have the descriptors, locked memory and threads that a run needs. */
 function checkSize(host: Host, config: RunConfig): Finding {
   const apps = planApps(config);
   const trouble = scarcity(host, { ...config, apps, hasStatus: true });
   const subject = "open files, threads";
-  return trouble === null
-    ? ok(subject, "as many as this takes")
-    : fail(subject, trouble.says, trouble.fix);
+  return trouble === null ? ok(subject, "enough") : fail(subject, trouble.says, trouble.fix);
 }
 
-/** What a tegula that runs here has lost since its start. */
+/** Names the policy rules and routes that the mirror said it does not follow. */
+function checkRoutes(notices: readonly string[]): Finding[] {
+  const mark = "not supported: ";
+  const found = notices.filter((line) => line.startsWith(mark)).map((line) => {
+    const says = line.slice(mark.length);
+    const rule = /^policy rule (\d+)/.exec(says);
+    return rule === null
+      ? warn("routes", says, "ip route show table all   # replace them by routes of table main")
+      : warn("policy rules", says, `ip rule delete priority ${rule[1]}`);
+  });
+  return found.length > 0 ? found : [ok("routes", "all are followed; there are no policy rules")];
+}
+
+/**
+ * Names the settings by which the kernel spreads flows over next hops differently than Tegula. Netlink has
+ * no message about them.
+ */
+function checkMultipath(routes: Iterable<Route>): Finding[] {
+  const kinds = { hops: false, objects: false };
+  for (const { hops, nextHopId } of routes) {
+    if (hops !== null) kinds[nextHopId === 0 ? "hops" : "objects"] = true;
+  }
+  const findings: Finding[] = [];
+  const policy = sysctl("ipv4/fib_multipath_hash_policy");
+  if ((kinds.hops || kinds.objects) && policy !== BY_PORTS) {
+    findings.push(warn(
+      "multipath",
+      `fib_multipath_hash_policy is ${policy}: Tegula hashes ports, too`,
+      `sysctl -w net.ipv4.fib_multipath_hash_policy=${BY_PORTS}`,
+    ));
+  }
+  if (kinds.hops && sysctl("ipv4/fib_multipath_use_neigh")) {
+    findings.push(warn(
+      "multipath",
+      "fib_multipath_use_neigh is set: Tegula avoids a dead gateway only in next-hop groups",
+      "sysctl -w net.ipv4.fib_multipath_use_neigh=0   # or use 'ip nexthop' groups",
+    ));
+  }
+  return findings;
+}
+
+/**
+ * Names the tables of the packet filter that the kernel applies to datagrams to or from this host, and
+ * that AF_XDP bypasses. `nft -j list ruleset` (libnftables-json(5)) prints those made by iptables as well,
+ * except for iptables-legacy.
+ */
+function checkFilters(interfaces: readonly string[], again: Again): Finding[] {
+  const subject = "packet filter";
+  // deno-lint-ignore no-explicit-any -- nft's JSON
+  let objects: any[];
+  try {
+    const { success, stdout, stderr } = new Deno.Command("nft", {
+      args: ["-j", "list", "ruleset"],
+    }).outputSync();
+    const [printed, said] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+    if (!success) throw new Error(`nft: ${said.trim().split("\n")[0]}`);
+    objects = JSON.parse(printed).nftables;
+  } catch (error) {
+    return error instanceof Deno.errors.NotFound
+      ? [warn(subject, "nft, which lists it, is missing", "apt-get install nftables")]
+      : [warn(subject, `cannot be read: ${messageOf(error)}`, `sudo ${again("check", {})}`)];
+  }
+  const withRules = new Set(
+    objects.flatMap(({ rule }) => rule ? [`${rule.family} ${rule.table} ${rule.chain}`] : []),
+  );
+  const chains = objects.flatMap(({ chain }) => chain ?? [])
+    .filter(({ family, table, name, hook, dev, policy }) =>
+      FAMILIES.includes(family) && HOOKS.includes(hook) &&
+      (dev === undefined || [dev].flat().some((each) => interfaces.includes(each))) &&
+      (policy === "drop" || withRules.has(`${family} ${table} ${name}`))
+    );
+  if (chains.length === 0) {
+    return [ok(subject, "no table has rules for what AF_XDP takes or sends")];
+  }
+  return [...Map.groupBy(chains, ({ family, table }) => `${family} ${table}`)].map(
+    ([table, chains]) =>
+      warn(
+        subject,
+        `table ${table} hooks ${[...new Set(chains.map(({ hook }) => hook))].join(", ")}: ` +
+          "its rules do not apply to what AF_XDP takes or sends",
+        `nft list table ${table}   # if they matter here: ${again("run", SOCKETS)}`,
+      ),
+  );
+}
+
+function checkInterface(
+  facts: Facts,
+  interfaces: InterfaceReader,
+  record: number,
+): Finding[] {
+  const { host, xsk, again } = facts;
+  const name = interfaces.name(record);
+  const driver = host.driver(name);
+  const findings: Finding[] = [];
+  const lacks = lacking(interfaces, record);
+  if (lacks !== null) findings.push(warn(name, `${lacks.says}: a start waits for it`, lacks.fix));
+  const long = excess(interfaces, record);
+  if (long !== null) findings.push(fail(name, long.says, long.fix));
+  findings.push(...checkTags(host, interfaces, record));
+  const program = xsk.attached(interfaces.ifindex(record));
+  if (program !== null) findings.push(checkProgram(facts, name, program));
+  const filter = Math.max(
+    ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
+  );
+  if (filter === STRICT) {
+    findings.push(warn(
+      name,
+      "rp_filter is strict: the kernel drops what its sockets get from hosts routed elsewhere",
+      `sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${name}.rp_filter=2`,
+    ));
+  }
+  if (!XDP_DRIVERS.has(driver)) {
+    const which = driver || "(unnamed)";
+    findings.push(warn(
+      name,
+      `its driver ${which} is not known for native XDP: generic mode`,
+      `${again("run", SOCKETS)}   # compare`,
+    ));
+  }
+  return findings.length > 0
+    ? findings
+    : [ok(name, `driver ${driver}, MTU ${interfaces.mtu(record)}`)];
+}
+
+/** Warns of VLAN devices on an interface that strips tags from frames before XDP sees them. */
+function checkTags(host: Host, interfaces: InterfaceReader, record: number): Finding[] {
+  const name = interfaces.name(record);
+  const hasVlans = interfaces.records().some((each) =>
+    interfaces.vlan(each) !== 0 && interfaces.link(each) === interfaces.ifindex(record)
+  );
+  if (!hasVlans || !host.stripsTags(name)) return [];
+  return [warn(
+    name,
+    "it has VLAN devices, and strips the tags from frames before XDP sees them: Tegula also takes " +
+      "frames to our addresses in VLANs that are not ours",
+    `ethtool -K ${name} rxvlan off   # of a veth also: ethtool -K PEER txvlan off`,
+  )];
+}
+
+/** Judges an XDP program that is attached already. One of another kind keeps ours out. */
+function checkProgram(
+  { dispatcher, again }: Facts,
+  name: string,
+  program: { readonly id: number; readonly name: string },
+): Finding {
+  const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
+  if (program.name === OUR_PROGRAM) return ok(name, `${which}: that of a running tegula`);
+  const joins = program.name === DISPATCHER;
+  if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
+  const { holder, fix } = whoOccupies(name, program.id);
+  return fail(
+    name,
+    `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
+    joins
+      ? again("run", { dispatcher: true })
+      : holder === null
+      ? `${fix}   # a bpf link: bpftool link`
+      : `${fix}   # or stop its holder`,
+  );
+}
+
+/** Whether each interface has a queue for each net tile. */
+function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): Finding[] {
+  const { netTiles } = planTiles({
+    queues: names.map((name) => queues(host, name)),
+    cores: navigator.hardwareConcurrency,
+    apps: 0,
+    netTiles: asked,
+  });
+  const counts = names.map((name) => Math.min(queues(host, name), transmitQueues(host, name)));
+  const fewer = again("run", { "net-tiles": `${Math.min(...counts)}` });
+  return names.map((name, i) => {
+    const count = counts[i];
+    if (count >= netTiles) return ok(name, `queues: ${count}, net tiles: ${netTiles}`);
+    const have = count === 1 ? "has a queue" : "have queues";
+    return warn(
+      name,
+      `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
+        "kernel's sockets",
+      `${fewer}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
+    );
+  });
+}
+
+/** Names the interfaces on which a running tegula has lost AF_XDP. */
 async function checkRunning({ control, interfaces: names }: RunConfig): Promise<Finding[]> {
-  const running = await askRunning(control);
-  return running === null ? [] : checkLost(running, names);
+  const { interfaces = [], xdp = [] } = await askRunning(control) ?? {};
+  const lost = interfaces.filter((name) => !xdp.includes(name));
+  return lost.filter((name) => names.length === 0 || names.includes(name)).map((name) =>
+    warn(
+      name,
+      "the running tegula has lost AF_XDP here, as when an interface is deleted and made again: the " +
+        "kernel's sockets serve it",
+      "systemctl restart tegula   # or however it was started",
+    )
+  );
 }
 
-/** What a tegula that runs here says of itself; null: none runs, or it is not to be asked. */
+/** What a running tegula says of itself; null if none runs, or it may not be asked. */
 async function askRunning(control: string | undefined): Promise<Running | null> {
   try {
     const status = await (await Control.connect(control)).one({ do: "status" });
-    // One of before says nothing of XDP.
+    // An older one does not say which interfaces have XDP.
     const { interfaces, xdp = interfaces, listen } = status;
     return { interfaces, xdp, listen } as Running;
   } catch (error) {
     if (error instanceof UserError) return null;
     throw error;
   }
-}
-
-function text({ verdict, subject, says, fix }: Finding): string {
-  const line = `${verdict.padEnd(4)} ${subject}: ${says}`;
-  return fix === undefined ? line : `${line}\n       ${fix}`;
 }

@@ -1,13 +1,11 @@
 /**
- * What a run is told: the configuration file (TOML), and the words that stand both in it and on the
- * command line. Everything is checked here, before anything is touched, and what is wrong is said
- * with its place and what is allowed.
+ * The configuration of a run: the file (TOML) and the options of the command line, checked before anything
+ * is changed. Errors name the place and what is allowed.
  */
 
-import { dirname } from "node:path";
-import { parse as parseToml, TomlError } from "smol-toml";
-import { z } from "zod";
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { APPS } from "../apps/registry.ts";
+import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
+import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
   joinRanges,
@@ -18,40 +16,43 @@ import {
   portsText,
   rangeText,
 } from "../tiles/runtime/ports.ts";
-import { appSchema, locate, toAppConfig, wants } from "./app_config.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import type { Given } from "./options.ts";
+import type { Given } from "./command.ts";
+import { dirname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parse as parseToml, TomlError } from "smol-toml";
+import { z } from "zod";
 
-/** How frames are taken: the best that works, AF_XDP or nothing, the kernel's sockets alone. */
+/** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
-/** Who sees to it that received UDP checksums are right: Tegula, or the NIC, which is believed. */
+/** Who verifies the UDP checksums of received datagrams: Tegula or the NIC. */
 const CHECKSUMS = ["verify", "nic"] as const;
-/** Most instances that share a port. */
+/** The most instances that may share a port. */
 const MAX_INSTANCES = 64;
-/** Most net tiles. */
+/** The most net tiles. */
 const MAX_NET_TILES = 64;
-/** Longest name that an interface can have: IFNAMSIZ of linux/if.h less the final zero. */
+/** The longest name of an interface: IFNAMSIZ of linux/if.h without the final zero. */
 const LONGEST_INTERFACE_NAME = 15;
 
-/** Ports, the app that answers on them, and how many instances of that app share each. */
+/** Ports, the app that answers on them, and how many of its instances share each. */
 export interface Listen {
   /** UDP ports, 1 to 65535. */
   readonly ports: PortRange;
   /** Name of an app that ships, or the path of a module. */
   readonly app: string;
-  /** Tiles that share the port, 1 to {@linkcode MAX_INSTANCES}. */
+  /** Instances that share the port, 1 to {@linkcode MAX_INSTANCES}. */
   readonly instances: number;
-  /** Whether the app runs inside the net tiles, and not in processes of its own. */
+  /** Whether the app runs inside the net tiles instead of in processes of its own. */
   readonly inline: boolean;
 }
 
-/** What `tegula run` is told. */
+/** What `tegula run` is configured to do. */
 export type RunConfig = Readonly<Awaited<ReturnType<typeof readConfig>>>;
 
 /**
- * Reads `PORTS=APP`, `PORTS=APP*INSTANCES` or `PORTS=APP@inline`, PORTS being one port or `FIRST-LAST`,
- * for example `7=echo`, `5300-5363=echo` or `5353=./my_service.ts*4`. Throws UserError that says what is
- * wrong and what is allowed.
+ * Parses `PORTS=APP`, `PORTS=APP*INSTANCES` or `PORTS=APP@inline`. PORTS is one port or `FIRST-LAST`, for
+ * example `7=echo`, `5300-5363=echo` or `5353=./my_service.ts*4`. Throws UserError.
  */
 export function parseListen(text: string): Listen {
   const parts = /^([^=]*)=(.*?)(?:\*([^*/]*)|@([^@/]*))?$/s.exec(text) ?? [];
@@ -66,15 +67,14 @@ export function parseListen(text: string): Listen {
     throw new UserError(
       `${
         JSON.stringify(text)
-      } is not PORT=APP, such as 7=echo, FIRST-LAST=APP, such as 5300-5363=echo, PORT=APP*N or ` +
-        "PORT=APP@inline, with ports from 1 to 65535 and N, how many instances, from 1 to " +
-        `${MAX_INSTANCES}`,
+      } is not PORT=APP, for example 7=echo, FIRST-LAST=APP, for example 5300-5363=echo, PORT=APP*N ` +
+        `or PORT=APP@inline, with ports from 1 to 65535 and N instances, 1 to ${MAX_INSTANCES}`,
       Exit.usage,
     );
   }
   if (ports === null) {
     throw new UserError(
-      `${JSON.stringify(text)} goes backwards: a range begins with its lowest port, as in ` +
+      `${JSON.stringify(text)} has its ports in the wrong order: write ` +
         `${turned}=${app}`,
       Exit.usage,
     );
@@ -82,7 +82,7 @@ export function parseListen(text: string): Listen {
   return { ports, app, instances: Number(instances), inline: placement === "inline" };
 }
 
-/** What is answered, as it is written and in as few words: `7=echo 5300-5363=dns*2`. */
+/** Formats what is answered, ranges joined: `7=echo 5300-5363=dns*2`. */
 export function listenText(listen: readonly Listen[]): string {
   const byApp = Map.groupBy(
     listen,
@@ -105,6 +105,128 @@ function isPlace(text: string): boolean {
   return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
 }
 
+/** The configuration of an app. */
+export type AppConfig = ReturnType<typeof toAppConfig>;
+
+/** The error for any value that is not `what`. */
+export function wants(what: string) {
+  return {
+    error: ({ input }: { input?: unknown }) => `must be ${what}, not ${JSON.stringify(input)}`,
+  };
+}
+
+/** A list of texts like `example`. `right` rejects what Deno's permission flags could not express. */
+function names(example: string, right: (text: string) => boolean) {
+  const one = wants(`a text such as "${example}"`);
+  const list = wants(`a list such as ["${example}"]`);
+  return z.array(z.string(one).refine(right, one), list).default([]);
+}
+
+const isPath = (text: string) => /^[^\0]+$/.test(text);
+const isVariable = (text: string) => /^[^=,\0]+$/.test(text);
+
+/** `HOST` or `HOST:PORT`, IPv6 addresses in brackets. */
+function isHost(text: string): boolean {
+  const [, port = "1"] = /^(?:\[[\da-fA-F:.]+\]|[\w.*-]+)(?::(\d{1,5}))?$/.exec(text) ?? [, "0"];
+  return Number(port) >= 1 && Number(port) <= 65_535;
+}
+
+const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
+const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
+
+/** K, M and G in bytes. */
+const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 } as const;
+
+/** A number of bytes from `least` to `most`, for example `256M`. */
+function size(least: string, most: string) {
+  const bytes = (text: string) => {
+    const [, digits, unit] = /^(\d{1,12})([KMG])$/.exec(text) ?? [];
+    return unit === undefined ? NaN : Number(digits) * UNITS[unit as keyof typeof UNITS];
+  };
+  const right = wants(`a text such as "64M" (K, M or G), from ${least} to ${most}`);
+  return z.string(right)
+    .refine((text) => bytes(text) >= bytes(least) && bytes(text) <= bytes(most), right)
+    .transform(bytes);
+}
+
+/** The keys of `[apps.NAME]`. */
+export const appSchema = z.strictObject({
+  module: z.string(wants("the path of a module")).optional(),
+  options: z.record(z.string(), z.unknown(), wants("a table")).default({}),
+  send_to: z.array(
+    z.string(wants('a text such as "198.51.100.0/24"')).transform((text, context) => {
+      const prefix = parsePrefix(text);
+      if (prefix !== null) return prefix;
+      const message = `'${text}' is no IPv4 address or prefix, for example 198.51.100.0/24`;
+      context.addIssue({ code: "custom", message });
+      return z.NEVER;
+    }),
+    wants('a list such as ["198.51.100.0/24"]'),
+  ).default([]),
+  refuse_sources: z.array(
+    z.string(onePorts).transform((text, context) => {
+      const range = parseRange(text, 0);
+      if (range !== null) return range;
+      context.addIssue({ code: "custom", message: onePorts.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["7", "0-52"]'),
+  ).optional(),
+  most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional(),
+  read: names("./zones", isPath),
+  write: names("/var/lib/tegula/my_app", isPath),
+  env: names("NAME", isVariable),
+  net: names("192.0.2.1:443", isHost),
+  clock: z.boolean(wants("true or false")).default(false),
+  keep: z.boolean(wants("true or false")).default(false),
+  memory: size("64M", "1024G").optional(),
+  state: size("4K", "1G").optional(),
+}, wants("a table"));
+
+/** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
+export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
+  const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
+  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
+  const { memory, state: stateBytes, ...others } = limits;
+  const paths = (all: string[]) => all.map((path) => resolve(folder, path));
+  const grants: Grants = { ...others, read: paths(read), write: paths(write) };
+  return {
+    /** Name of an app that ships, or the path of a module; by default the app's own name or path. */
+    module: module === undefined || isName(module) ? module : resolve(folder, module),
+    options: locateAll(options, folder) as AppPlan["options"],
+    sendTo,
+    ...(refuseSources !== undefined && { refuseSources }),
+    ...(mostPerSecond !== undefined && { mostPerSecond }),
+    ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
+    ...(stateBytes !== undefined && { stateBytes }),
+    grants,
+  };
+}
+
+/** The configuration of an app that the file does not mention. */
+export const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
+
+/** Whether `module` is a name and not a path, which has a slash or a dot. */
+function isName(module: string): boolean {
+  return /^[^./]+$/.test(module);
+}
+
+/** Resolves a path that begins with ./ or ../ against `folder`; returns any other text as it is. */
+export function locate(text: string, folder: string): string {
+  return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
+}
+
+/** Does so for every text in a value, however deep. Values that JSON does not have become text. */
+function locateAll(value: unknown, folder: string): unknown {
+  if (typeof value === "string") return locate(value, folder);
+  if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
+  if (value instanceof Date) return value.toISOString();
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
+  if (typeof value !== "object" || value === null) return value;
+  const all = Object.entries(value);
+  return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
+}
+
 const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
   (text, context) => {
     try {
@@ -121,7 +243,7 @@ const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
 const firstUser = wants("the number of the first of 64 users that nobody else has");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
-/** What can be said, by the names that the file has for it. */
+/** The keys of the file. */
 const schema = z.strictObject({
   interfaces: z.array(
     z.string(interfaceName).regex(/^[^\s/]+$/, interfaceName).max(
@@ -142,7 +264,7 @@ const schema = z.strictObject({
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
 });
 
-/** The options that say, or add to, what stands in the file; --config names that. */
+/** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
   interface: { type: "string", multiple: true },
   listen: { type: "string", multiple: true },
@@ -156,16 +278,15 @@ export const CONFIG_OPTIONS = {
   config: { type: "string" },
 } as const;
 
-/** What the file calls an option: the plural, or with an underscore. */
+/** The key in the file that corresponds to an option. */
 function keyOf(option: string): string {
   return option === "interface" ? "interfaces" : option.replace("-", "_");
 }
 
 /**
- * The file and the options together; what both say, the options say, but that interfaces and ports add
- * up. An app named by a path that begins with `./` or `../` is sought from the file's own folder, or
- * from the working directory where the command line names it.
- * Throws UserError when the file cannot be read, or when something is wrong.
+ * Reads the file and the options. Options override the file, except that interfaces and ports are added to
+ * its own. The path of an app that begins with `./` or `../` is relative to the file's folder, or to the
+ * working directory if it stands on the command line. Throws UserError.
  */
 export async function readConfig(
   { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
@@ -185,7 +306,7 @@ export async function readConfig(
     dispatcher: false,
     ...said,
     busyPoll,
-    /** The configuration file; null: there is none. */
+    /** Path of the configuration file; null without one. */
     file: path ?? null,
     ...(netTiles !== undefined && { netTiles }),
     interfaces: [...inFile.interfaces, ...options.interfaces],
@@ -203,8 +324,8 @@ export async function readConfig(
 }
 
 /**
- * Checks what only shows once file and command line are put together: there is a port, no port and no
- * interface is given twice, and nothing contradicts another. Throws a {@linkcode UserError}.
+ * Checks file and options together: there is a port, no port or interface is repeated, and no options
+ * contradict each other. Throws a {@linkcode UserError}.
  */
 export function checkConfig(config: RunConfig): void {
   const usage = (sentence: string) => new UserError(sentence, Exit.usage);
@@ -215,11 +336,11 @@ export function checkConfig(config: RunConfig): void {
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.provider === "socket" && (config.busyPoll || config.dispatcher)) {
-    throw usage("--provider socket leaves out AF_XDP, and with it --busy-poll and --dispatcher");
+    throw usage("--provider socket does not use AF_XDP, which --busy-poll and --dispatcher need");
   }
 }
 
-/** Checks that no port is given twice, and that they are not too many. Throws a {@linkcode UserError}. */
+/** Checks that no port is repeated, and that there are not too many. Throws a {@linkcode UserError}. */
 export function checkListen(listen: readonly Listen[]): void {
   const ranges = listen.map(({ ports }) => ports).toSorted(([a], [b]) => a - b);
   let taken = 0;
@@ -238,7 +359,7 @@ export function checkListen(listen: readonly Listen[]): void {
   );
 }
 
-/** The first value that stands in the list more than once. */
+/** The first value that occurs more than once. */
 function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
 }
@@ -255,7 +376,7 @@ async function readFile(path: string): Promise<unknown> {
   }
 }
 
-/** What the file at `path` says, or without one what the options do. Throws UserError. */
+/** Checks the content of the file at `path`, or the options if there is no path. Throws UserError. */
 function checked(said: unknown, path?: string): z.output<typeof schema> {
   const { data, error } = schema.safeParse(said);
   if (data !== undefined) return data;
@@ -268,7 +389,7 @@ function checked(said: unknown, path?: string): z.output<typeof schema> {
   throw new UserError(sentence, Exit.usage);
 }
 
-/** The first thing that is wrong, with its place in the file. */
+/** Describes an issue, with its place in the file. */
 function explain(issue: z.core.$ZodIssue): string {
   if (issue.code === "unrecognized_keys") {
     const known = Object.keys(issue.path[0] === "apps" ? appSchema.shape : schema.shape);
@@ -279,4 +400,83 @@ function explain(issue: z.core.$ZodIssue): string {
     typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
   ).join("");
   return `${place}: ${issue.message}`;
+}
+
+/** The default memory of an app's process, in MiB. */
+const MEMORY_MIB = 256;
+
+/**
+ * Returns the app tiles that a configuration needs. An app on several ports is one app. If it has
+ * instances, the n-th serves the ports that have at least n. Throws UserError for an unknown app, and for
+ * configuration that has no effect.
+ */
+export function planApps(
+  { listen, apps, file }: Pick<RunConfig, "listen" | "apps" | "file">,
+): AppPlan[] {
+  const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
+  if (unused !== undefined) {
+    throw new UserError(`${file}: apps.${unused}: no port is given to it`, Exit.usage);
+  }
+  const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
+  return [...groups.values()].flatMap((group) => {
+    const [{ app, inline }] = group;
+    const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
+    const plan = planApp(app, { config, inline, file });
+    const instances = Math.max(...group.map((one) => one.instances));
+    return Array.from({ length: instances }, (_, i) => ({
+      ...plan,
+      app,
+      name: instances === 1 ? app : `${app}.${i + 1}`,
+      ports: joinRanges(group.filter((one) => one.instances > i).map(({ ports }) => ports)),
+    }));
+  });
+}
+
+function planApp(
+  app: string,
+  { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
+): Omit<AppPlan, "app" | "name" | "ports"> {
+  const { module = app, grants: configured, ...told } = config;
+  const { options } = told;
+  const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
+  const known = shipped?.options ?? Object.keys(options);
+  const unknown = Object.keys(options).find((each) => !known.includes(each));
+  if (unknown !== undefined) {
+    throw new UserError(
+      `${file}: apps.${app}.options.${unknown}: ${module} has no such option; ` +
+        (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
+      Exit.usage,
+    );
+  }
+  const grants = { ...configured, clock: configured.clock || shipped?.clock === true };
+  if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
+    throw new UserError(
+      `${app}@inline shares the net tile's worker, and can only be granted read and clock`,
+      Exit.usage,
+    );
+  }
+  if (inline && (told.memoryMib ?? told.stateBytes) !== undefined) {
+    throw new UserError(
+      `${app}@inline has no process of its own, so it can have neither memory nor state`,
+      Exit.usage,
+    );
+  }
+  const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
+  return { ...memoryMib, ...told, module: appModule(module), grants, inline };
+}
+
+function appModule(app: string): string {
+  if (Object.hasOwn(APPS, app)) return new URL(`../${APPS[app].module}`, import.meta.url).href;
+  if (!app.includes("/")) {
+    throw new UserError(
+      `there is no app '${app}'; the apps are ${Object.keys(APPS).join(", ")}, or a path such ` +
+        "as ./my_app.ts",
+      Exit.usage,
+    );
+  }
+  try {
+    return pathToFileURL(Deno.realPathSync(app)).href;
+  } catch {
+    throw new UserError(`cannot read the app module ${app}; check the path`, Exit.usage);
+  }
 }

@@ -1,6 +1,6 @@
 /**
- * Asking a running appliance over its control socket: what `--live`, `tegula reload` and others do.
- * docs/operating/observe.md has the protocol.
+ * The client of a running tegula's control socket, for `--live`, `tegula reload` and other commands.
+ * docs/operating/observe.md describes the protocol.
  */
 
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -10,40 +10,39 @@ import { Exit, messageOf, UserError } from "./errors.ts";
 import { within } from "../tiles/runtime/delay.ts";
 import { lineBatches } from "./lines.ts";
 
-/** The options by which a command asks a running appliance. */
+/** The options of commands that can ask a running tegula. */
 export const LIVE_OPTIONS = {
   live: { type: "boolean" },
   control: { type: "string" },
 } as const;
 
-/** The appliance that is to be asked by those options, null where none is. Throws UserError. */
+/** Connects to the running tegula if these options say so, else returns null. Throws UserError. */
 export async function liveControl(
   { live, control }: { live?: boolean; control?: string },
 ): Promise<Control | null> {
   return live || control !== undefined ? await Control.connect(control) : null;
 }
 
-/** Their help. */
+/** Their lines of help. */
 export const LIVE_HELP =
-  `  --live             ask the tegula that runs, instead of mirroring the kernel's state anew
-  --control PATH     by this control socket; without it the only one in /run/tegula`;
+  `  --live             ask the running tegula, instead of mirroring the kernel's state anew
+  --control PATH     the same, by this control socket; by default the only one in /run/tegula`;
 
 /**
- * How long nothing may come before it is asked beside whether the appliance answers at all, and how
- * long that may take. An audit, or a capture where nothing comes, may be silent for minutes.
+ * How long to wait for an answer before a second connection checks that the tegula answers at all, and how
+ * long that check may take. An audit, or a capture without traffic, may be silent for minutes.
  */
 const PATIENCE_MILLIS = 5000;
-/** How many ask for one change, each because its connection ended first: two in a change that goes well. */
+/** How often one change is asked for, if connections close before the answer. A successful one needs two. */
 const MOST_ASKED = 8;
 
-/** A conversation ended before the answer came. */
+/** The connection was closed before the answer. */
 class EndedError extends UserError {}
 
 /**
- * Has the appliance that `control` names, or the only one that runs, do what changes it, and returns the
- * sentence on what was done. Whoever is asked may be replaced by that, so its successor is asked for the
- * change with the same number, which is done once. Throws UserError, with the status to end with, when
- * it was not done.
+ * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status
+ * tile that is asked may be replaced by the change, so its successor is asked for the change with the same
+ * number, which is done once. Throws UserError if it was not done.
  */
 export async function askForChange(
   verb: "reload" | "upgrade",
@@ -68,7 +67,7 @@ export async function askForChange(
   throw ended;
 }
 
-/** A conversation. Answers come in the order of the requests. */
+/** A connection. Answers come in the order of the requests. */
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
@@ -95,24 +94,27 @@ export class Control {
       return new Control(connection, path, patienceMillis);
     } catch (error) {
       const [next, status] = error instanceof Deno.errors.PermissionDenied
-        ? ["ask as root, its user or its group", Exit.privilege]
-        : ["none runs there; its line 'ready: …' names its socket", Exit.usage];
-      throw new UserError(`cannot ask the tegula at ${path}: ${messageOf(error)}; ${next}`, status);
+        ? ["run this as root, or as its user or group", Exit.privilege]
+        : ["none listens there; a running one names its socket in its line 'ready: …'", Exit.usage];
+      throw new UserError(
+        `cannot connect to the tegula at ${path}: ${messageOf(error)}; ${next}`,
+        status,
+      );
     }
   }
 
-  /** The one object that answers a request. Throws UserError when that is an error. */
+  /** Sends a request that has one object as its answer. Throws UserError if that is an error. */
   async one(request: Entry): Promise<Entry> {
     const [entry] = await this.each([request]);
     return throwing(entry);
   }
 
-  /** The objects of an answer that is a list. Throws UserError when it is an error. */
+  /** Sends a request that has a list as its answer, and yields the objects. Throws UserError if it is an error. */
   async *list(request: Entry): AsyncGenerator<Entry> {
     for await (const lines of this.lists(request)) yield* lines.map((line) => JSON.parse(line));
   }
 
-  /** The same as lines of JSON, those together that came together. */
+  /** Does the same, but yields lines of JSON in the batches that they arrive in. */
   async *lists(request: Entry): AsyncGenerator<string[]> {
     await this.#send([request]);
     for (;;) {
@@ -126,9 +128,9 @@ export class Control {
     }
   }
 
-  /** Many requests with one object each for an answer, which may be an error. */
+  /** Sends requests that each have one object as the answer, and returns all answers, errors too. */
   async each(requests: readonly Entry[]): Promise<Entry[]> {
-    // Read while it is written: neither side holds all of it.
+    // Answers are read while requests are written, so neither side has to buffer all of them.
     const sent = this.#send(requests);
     const answers: Entry[] = [];
     while (answers.length < requests.length) {
@@ -140,36 +142,39 @@ export class Control {
     return answers;
   }
 
-  /** That a conversation has ended is told where its answers do not come. */
+  /** Sends requests. A closed connection is reported where the answers are read. */
   #send(requests: readonly Entry[]): Promise<void> {
     const text = requests.map((request) => `${JSON.stringify(request)}\n`).join("");
     return this.#writer.write(new TextEncoder().encode(text)).catch(() => {});
   }
 
-  /** Lines that came together. Throws UserError when none come any more. */
+  /** Returns the next batch of lines. Throws UserError if the connection ends or the tegula hangs. */
   async #next(): Promise<string[]> {
     if (this.#lines.length > 0) return this.#lines.splice(0);
     const batch = this.#batches.next().catch(() => ({ value: undefined }));
     while (!await within(batch, this.#patienceMillis)) {
       if (await isAnswering(this.#path, this.#patienceMillis)) continue;
       throw new UserError(
-        `the tegula at ${this.#path} does not answer: it hangs or was stopped, as by SIGSTOP; ` +
-          "SIGCONT or a new start mends that",
+        `the tegula at ${this.#path} does not answer: it hangs, or was stopped (SIGSTOP); ` +
+          "continue it (SIGCONT) or restart it",
         Exit.failure,
       );
     }
     const { value } = await batch;
     if (value) return value;
-    throw new EndedError(`the tegula at ${this.#path} ended in the middle of it`, Exit.failure);
+    throw new EndedError(
+      `the tegula at ${this.#path} closed the connection before the answer`,
+      Exit.failure,
+    );
   }
 }
 
-/** Whether the appliance at `path` answers within `millis` what it can at once. */
+/** Whether the tegula at `path` answers a request for its status within `millis`. */
 async function isAnswering(path: string, millis: number): Promise<boolean> {
   try {
     using connection = await Deno.connect({ transport: "unix", path });
     await connection.write(new TextEncoder().encode('{"do":"status"}\n'));
-    // One that is asked by too many hangs up, which is an answer too.
+    // If it has too many connections it closes this one, which is an answer, too.
     return await within(connection.read(new Uint8Array(1)), millis);
   } catch {
     return false;
@@ -181,7 +186,7 @@ function throwing(entry: Entry): Entry {
   return entry;
 }
 
-/** The socket to ask: `asked`, else the only one that is served in the usual folder. Throws UserError. */
+/** Returns `asked`, or the only socket in the usual folder that someone listens at. Throws UserError. */
 async function findControl(asked: string | undefined): Promise<string> {
   if (asked !== undefined) return asked;
   const served: string[] = [];
@@ -189,7 +194,7 @@ async function findControl(asked: string | undefined): Promise<string> {
   if (served.length === 1) return served[0];
   const found = served.length === 0
     ? `no running tegula found in ${CONTROL_FOLDER}`
-    : `several run: ${served.join(", ")}`;
+    : `several are running: ${served.join(", ")}`;
   throw new UserError(`${found}; name its socket with --control PATH`, Exit.usage);
 }
 

@@ -1,6 +1,6 @@
 /**
- * Which interfaces `tegula run` takes where none is named: those that the default routes of table
- * `main` go by, as far as AF_XDP can be had on them.
+ * The interfaces that `tegula run` takes if none is named: those of the default routes of table `main`,
+ * except those that AF_XDP does not work on.
  */
 
 import type { Host } from "../ffi/host.ts";
@@ -9,12 +9,12 @@ import { Exit, UserError } from "./errors.ts";
 import { unfit } from "../master/preflight.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
-/** Takes them, and says so. Throws UserError where there is none, or where that is not allowed. */
+/** Returns and logs them. Throws UserError if there is none, or if that is not allowed. */
 export function takeDefaults(
   host: Host,
   { isAllowed, log }: { isAllowed: boolean; log: (line: string) => void },
 ): readonly string[] {
-  const wanted = "no interface: give at least one --interface NAME; `ip link` lists them";
+  const wanted = "no interface: give at least one --interface NAME; 'ip link' lists them";
   if (!isAllowed) throw new UserError(wanted, Exit.usage);
   const live = openMirror({ log: () => {} });
   live.mirror.close();
@@ -24,7 +24,7 @@ export function takeDefaults(
   return names;
 }
 
-/** Finds those to take, in the order of the routes, and a sentence on that. */
+/** Finds them, in the order of the routes, and describes the choice in a sentence. */
 export function findDefaults(
   host: Host,
   { reader, writer }: Pick<Snapshot, "reader" | "writer">,
@@ -43,9 +43,9 @@ export function findDefaults(
   const found = records.map((record) => {
     const name = interfaces.name(record);
     const why = interfaces.isLoopback(record)
-      ? "nothing comes by it from outside"
+      ? "it is loopback"
       : interfaces.vlan(record) !== 0
-      ? "it is a VLAN device, name what is below"
+      ? "it is a VLAN device; name the device below it"
       : unfit(host, name);
     return { name, why };
   });
@@ -55,7 +55,7 @@ export function findDefaults(
   const says = names.length > 0
     ? `${names.join(", ")}, where the default route goes${not}`
     : passed.length > 0
-    ? `the default route goes where AF_XDP is not to be had: ${passed.join(", ")}`
+    ? `AF_XDP does not work where the default route goes: ${passed.join(", ")}`
     : "there is no default route";
   return { names, says };
 }

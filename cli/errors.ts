@@ -1,6 +1,6 @@
 /**
- * What goes wrong in a way that the operator can mend: one sentence and an exit status. Everything
- * else that is thrown is a defect and is shown with its stack.
+ * Errors that the operator can fix: one sentence and an exit status. Everything else that is thrown is a
+ * defect, and is printed with its stack.
  */
 
 /** Exit statuses of `tegula`, as `docs/operating/incidents.md` lists them. */
@@ -15,12 +15,12 @@ export const Exit = {
   system: 7,
 } as const;
 
-/** What something that was thrown says. */
+/** The message of a thrown value. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** The exit status of `work`: its own, or that of the UserError that it throws, which is said. */
+/** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */
 export async function statusOf(work: () => Promise<number>): Promise<number> {
   try {
     return await work();
@@ -29,13 +29,13 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
     try {
       console.error(`tegula: ${error.message}`);
     } catch {
-      // Standard error cannot be written: the status tells.
+      // Standard error cannot be written. The status remains.
     }
     return error.status;
   }
 }
 
-/** One clear sentence for the operator, and the exit status that goes with it. */
+/** An error that the operator can fix: one sentence, and the exit status that goes with it. */
 export class UserError extends Error {
   override readonly name = "UserError";
   readonly status: number;

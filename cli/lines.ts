@@ -1,16 +1,15 @@
 /**
- * The lines that a process writes, collected as they come, with a bounded wait for the one that
- * matters.
+ * Lines of a stream: as an iterator, in batches, or collected with a bounded wait for a particular one.
  */
 
 import { within } from "../tiles/runtime/delay.ts";
 
-/** The lines of a stream, without their ends, as they come. */
+/** Yields the lines of a stream, without line ends. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   for await (const lines of lineBatches(stream)) yield* lines;
 }
 
-/** The same, those together that came together: a wait for each of a million lines takes its time. */
+/** Yields them in the batches that they arrive in. Awaiting each of a million lines would be slow. */
 export async function* lineBatches(stream: ReadableStream<Uint8Array>): AsyncGenerator<string[]> {
   const decoder = new TextDecoder();
   let rest = "";
@@ -22,7 +21,7 @@ export async function* lineBatches(stream: ReadableStream<Uint8Array>): AsyncGen
   if (rest !== "") yield [rest];
 }
 
-/** Lines of a stream. Reading begins at once and goes on to the end. */
+/** Collects the lines of a stream, from the constructor on and up to its end. */
 export class Lines {
   /** All lines so far. */
   readonly all: string[] = [];
@@ -58,8 +57,8 @@ export class Lines {
   }
 
   /**
-   * The first line, from the `from`-th on, that begins with `prefix`. Throws after `timeoutMs`, or
-   * when the stream has ended without it, and then shows what there was instead.
+   * Returns the first line from index `from` on that begins with `prefix`. Throws an Error with the last
+   * lines after `timeoutMs`, or when the stream has ended without it.
    */
   async find(prefix: string, { from = 0, timeoutMs = 30_000 } = {}): Promise<string> {
     const deadline = performance.now() + timeoutMs;
@@ -74,7 +73,7 @@ export class Lines {
   }
 
   #missing(prefix: string): string {
-    const why = this.#ended ? "the process ended" : "waited in vain";
+    const why = this.#ended ? "the process ended" : "it timed out";
     return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
   }
 }

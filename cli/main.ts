@@ -1,40 +1,46 @@
 /**
- * The command line: which command, and what becomes of its errors.
+ * The command line: finds the command, runs it and reports its errors.
  */
 
 import { Exit, statusOf, UserError } from "./errors.ts";
-import { say } from "./output.ts";
+import { say } from "./command.ts";
 import { VERSION } from "./self.ts";
 
-/** A command: its arguments in, its exit status out. */
+/** Takes a command's arguments and returns its exit status. */
 type Command = (args: string[]) => Promise<number>;
 
-/** Each with its line of help. Modules are loaded when they are asked for. */
+/** The commands, each with its line of help. A command's module is loaded when it is run. */
 const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: Command }>]> = {
   run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
-  demo: ["watch it work between network namespaces of its own", () => import("../demo/demo.ts")],
-  show: ["print the interfaces, routes or neighbours that it would use", () => import("./show.ts")],
-  route: ["print where a packet to an address would go", () => import("./route.ts")],
+  demo: [
+    "watch Tegula at work between network namespaces of its own",
+    () => import("../demo/demo.ts"),
+  ],
+  show: ["print the interfaces, routes or neighbours that Tegula uses", () => import("./show.ts")],
+  route: ["print the route of a packet to an address", () => import("./route.ts")],
   explain: [
-    "tell in words what becomes of a packet to an address, and why",
+    "explain what happens to a packet to an address, and why",
     () => import("./explain.ts"),
   ],
   reload: [
-    "have a running one go on by its configuration and apps as they are now",
+    "load the configuration and apps of a running tegula anew",
     () => import("./reload.ts"),
   ],
   upgrade: [
-    "have a running one go on with the program that is installed now",
+    "switch a running tegula to the program that is installed now",
     () => import("./upgrade.ts"),
   ],
-  check: ["look for what would hurt on this host, and how to mend it", () => import("./check.ts")],
+  check: [
+    "find problems of this host and its configuration, and their fixes",
+    () => import("./check.ts"),
+  ],
   monitor: [
-    "print changes of the kernel's network state as they are mirrored",
+    "print changes of the kernel's network state as they happen",
     () => import("./monitor.ts"),
   ],
-  audit: ["have a running one compare its mirror with the kernel", () => import("./audit.ts")],
+  audit: ["compare the mirror of a running tegula with the kernel", () => import("./audit.ts")],
   capture: [
-    "show the frames that a running one receives, sends and drops",
+    "show the frames that a running tegula receives, sends and drops",
     () => import("./capture.ts"),
   ],
 };
@@ -47,7 +53,7 @@ function help(): string {
     "",
     ...Object.entries(COMMANDS).map(([name, [summary]]) => `  ${name.padEnd(8)} ${summary}`),
     "",
-    "  tegula COMMAND --help tells a command's options; tegula --version the version.",
+    "  'tegula COMMAND --help' prints a command's options, 'tegula --version' the version.",
   ].join("\n");
 }
 
@@ -76,8 +82,8 @@ async function run([name, ...rest]: string[]): Promise<number> {
 }
 
 /**
- * Regions are made through /proc, and threads looked at; and Deno panics without it, some of its modules
- * as they are loaded.
+ * Throws UserError unless this process's own /proc is mounted. Regions and threads are accessed through
+ * it, and Deno panics without it, some of its modules while they are loaded.
  */
 function checkProc(): void {
   let self: string;

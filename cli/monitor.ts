@@ -1,6 +1,6 @@
 /**
- * `tegula monitor`: prints what changes in the mirror of the kernel's network state as it reaches
- * netbase, in the manner of `ip monitor`; also what the kernel withdraws without a word.
+ * `tegula monitor`: prints each change of the kernel's network state when netbase shows it, as
+ * `ip monitor` does, and also routes that the kernel removes without an event.
  */
 
 import { pollSet } from "../ffi/netlink.ts";
@@ -15,28 +15,27 @@ import {
   routeEntry,
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
-import { interfaceText, neighborText, routeText } from "./entry_text.ts";
-import { command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { interfaceText, neighborText, routeText } from "./format.ts";
+import { command, type Given, say, word } from "./command.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync]
 
-Mirrors the kernel's network state as 'tegula run' does and prints each change once it is mirrored: when, and how
-long it took from the moment that the kernel woke us. Without a word for what to watch, all of it. Needs
-no privileges; ends with Ctrl-C.
+Mirrors the kernel's network state as 'tegula run' does and prints each change once it is mirrored, with the
+time and the delay since the kernel's event. By default prints all kinds of changes. Needs no privileges;
+Ctrl-C ends it.
 
-  interfaces   and their addresses
-  routes       of the tables local and main, those too that go without an event
-  neighbors    and their states
-  sync         whether the mirror is current, and what was read anew
+  interfaces   with their addresses
+  routes       of the tables local and main, also those that the kernel removes without an event
+  neighbors    with their states
+  sync         whether the mirror is in sync, and resyncs
 
-  -j, --json   one JSON object a line
-  --help       this`;
+  -j, --json   print one JSON object a line
+  --help       print this`;
 
 const OPTIONS = { json: { type: "boolean", short: "j" } } as const;
 
-/** What can be watched, and how it is printed. */
+/** The topics, and how each is printed. */
 const TEXTS = {
   interfaces: interfaceText,
   routes: routeText,
@@ -51,7 +50,7 @@ const LONGEST_WAIT_MILLIS = 1000;
 
 export default command({ name: "monitor", help: HELP, options: OPTIONS, positionals: 1 }, run);
 
-/** Blocks in the wait for events, so only a signal ends it, or that nobody reads any more. */
+/** Blocks while it waits for events, so only a signal ends it, or that its reader has gone. */
 function run({ values, positionals }: Given<typeof OPTIONS>): never {
   const [one] = positionals;
   const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];
@@ -76,15 +75,15 @@ function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string
   return `[${time} +${latencyMicros}us] [${String(topic).toUpperCase()}] ${deleted}${text}`;
 }
 
-/** Notes the changes of a mirror from now on, each as an object once it stands in netbase. */
+/** Collects the changes of a mirror, and yields each as an object once netbase shows it. */
 class Changes implements ChangeListener {
   readonly #live: Snapshot;
   readonly #topics: readonly Topic[];
-  /** Names of interfaces told so far, those too that are gone. */
+  /** Names of interfaces seen so far, including those that are gone. */
   readonly #names = new Map<number, string>();
   readonly #nameOf = (ifindex: number) => this.#name(ifindex);
   #state: number;
-  /** Changes that netbase does not show yet, and when the first of them was begun with. */
+  /** Changes that netbase does not show yet, and when work on the first of them began. */
   #unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
   #since = -1;
 
@@ -95,7 +94,7 @@ class Changes implements ChangeListener {
     live.writer.listeners.current = this;
   }
 
-  /** After each turn of the mirror, which was begun at `began`: what is shown by now. */
+  /** Called after each turn of the mirror, which began at `began`. Yields the changes that are shown now. */
   *turn(began: number): Generator<Entry> {
     this.#noteState();
     if (this.#unshown.length === 0) return;
@@ -104,7 +103,7 @@ class Changes implements ChangeListener {
     const time = new Date().toISOString();
     const latencyMicros = Math.round((performance.now() - this.#since) * 1000);
     this.#since = -1;
-    // All routes may go at once: each is told before the next is put into words.
+    // All routes may go at once. Each is printed before the text of the next is made.
     for (const { topic, change, entry } of this.#unshown.splice(0)) {
       yield { topic, change, time, latencyMicros, ...entry() };
     }

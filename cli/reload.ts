@@ -1,23 +1,21 @@
 /**
- * `tegula reload`: has the appliance that runs go on by its configuration and apps as they are now.
+ * `tegula reload`: loads the configuration and apps of a running tegula anew.
  */
 
 import { askForChange } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command } from "./options.ts";
-import { say } from "./output.ts";
+import { command, say } from "./command.ts";
 
 const HELP = `usage: tegula reload [--control PATH]
 
-Has the running tegula read its configuration and its apps' files anew, and waits until it goes on by them.
-It serves meanwhile. Where something is wrong with them it goes on as it was: 'tegula check --config FILE'
-tells beforehand.
+The running tegula reads its configuration and the files of its apps anew; waits until they are in use. It
+keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
+errors beforehand.
 
-  --control PATH     the control socket; without it the only one in /run/tegula
-  --help             this
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
 
-Exit status: 0 it goes on by them, 2 it was not done or none runs that could be asked, 3 it may not be
-asked, 1 anything else.`;
+Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
 
 const OPTIONS = { control: { type: "string" } } as const;
 

@@ -1,31 +1,29 @@
 /**
- * `tegula route get`: what Tegula would do with a packet to an address, decided by the very function
- * that net tiles use, over a mirror made for the purpose or in the appliance that runs; printed in the
- * manner of `ip route get`.
+ * `tegula route get`: prints the route of a packet to an address, as `ip route get` does. The decision is
+ * made by the function that net tiles use, over a new mirror or in a running tegula.
  */
 
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { decisionEntry, type Entry } from "../tiles/netlink/entries.ts";
 import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { routeText } from "./entry_text.ts";
+import { routeText } from "./format.ts";
 import { Exit } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { address, command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { address, command, type Given, say, word } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
 
-Prints where Tegula would send a datagram to ADDRESS, with the routes that the kernel has now. Needs no
-privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole,
-unreachable, prohibit, throw), none without a route, or unsupported for a next hop that Tegula cannot
-take, such as an IPv6 gateway.
+Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs no
+privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
+prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
+an IPv6 gateway.
 
-  -                  take addresses from standard input, one a line, and print a line of JSON for each
-  --source ADDRESS   the address that the datagram comes from; without it the one that would be chosen
-  -j, --json         JSON, with iproute2's names of fields
+  -                  read addresses from standard input, one a line, and print a line of JSON for each
+  --source ADDRESS   the source address of the datagram; by default the one that would be chosen
+  -j, --json         print JSON, with iproute2's field names
 ${LIVE_HELP}
-  --help             this`;
+  --help             print this`;
 
 const OPTIONS = {
   source: { type: "string" },
@@ -33,12 +31,12 @@ const OPTIONS = {
   ...LIVE_OPTIONS,
 } as const;
 
-/** Addresses whose answers are made and written together. */
+/** How many addresses are answered and written together. */
 const BATCH = 4096;
-/** Of a line that is no address, so much is told: a running one reads no request of any length. */
+/** Characters of a line that are passed on. A running tegula limits the length of requests. */
 const LONGEST = 256;
 
-/** Answers for addresses, in order; what is no address gets an object with an error. */
+/** Returns a decision for each address, in order, or an object with `error` for text that is not one. */
 type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
 
 export default command({ name: "route", help: HELP, options: OPTIONS, positionals: 2 }, run);
@@ -73,7 +71,7 @@ function askRunning(control: Control, source: string | undefined): Answerer {
     control.each(destinations.map((destination) => ({ do: "route", destination, source })));
 }
 
-/** Answers what comes on standard input. */
+/** Answers the addresses on standard input. */
 async function answerLines(answerer: Answerer): Promise<number> {
   let failed = false;
   let batch: string[] = [];

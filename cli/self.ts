@@ -1,17 +1,16 @@
 /**
- * This program: its version, and how it starts itself again, for the demo and for its appliance in
- * another network namespace.
+ * This program: its version, and the command line that starts it.
  */
 
 import project from "../deno.json" with { type: "json" };
 import { ROOT } from "../ffi/paths.ts";
 
-/** As in deno.json, which is where a release changes it. */
+/** The version in deno.json, where a release changes it. */
 export const VERSION: string = project.version;
 
 /**
- * Deno's flags that the program needs; `scripts/run`, the launcher and `selfCommand` agree on them. Deno
- * asks npm's registry about packages that it has, in the background, unless it may only use its cache.
+ * The flags that the program needs of Deno. `scripts/run` and the launcher use the same. Without
+ * --cached-only, Deno asks npm's registry in the background about packages that it has already.
  */
 export const DENO_FLAGS = [
   "run",
@@ -21,13 +20,13 @@ export const DENO_FLAGS = [
   "--allow-all",
 ] as const;
 
-/** The beginning of a command line that runs this program as it is installed; arguments follow. */
+/** The command line, without arguments, that runs this program as it is installed now. */
 export function selfCommand(): string[] {
   const packed = Deno.env.get("TEGULA_EXECUTABLE");
   return packed === undefined ? sameCommand() : [packed];
 }
 
-/** The same of the very files that this process runs. */
+/** The command line, without arguments, that runs the very files that this process runs. */
 export function sameCommand(): string[] {
   if (Deno.build.standalone) return [Deno.execPath()];
   return [Deno.execPath(), ...DENO_FLAGS, `${ROOT}main.ts`];

@@ -1,12 +1,11 @@
 /**
- * `tegula show`: prints the interfaces, routes or neighbours as Tegula has mirrored them, in the
- * manner of `ip address`, `ip route` and `ip neighbour`; with `-j` in iproute2's JSON.
+ * `tegula show`: prints the interfaces, routes or neighbours of a mirror, as `ip address`, `ip route` and
+ * `ip neighbour` do. With `-j` it prints iproute2's JSON.
  */
 
 import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given, word } from "./options.ts";
-import { say } from "./output.ts";
+import { command, type Given, say, word } from "./command.ts";
 import {
   type Entry,
   interfaceEntries,
@@ -15,20 +14,20 @@ import {
   routeEntry,
 } from "../tiles/netlink/entries.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
-import { interfaceText, neighborText, routeText } from "./entry_text.ts";
+import { interfaceText, neighborText, routeText } from "./format.ts";
 
 const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
 
-Mirrors the kernel's network state as 'tegula run' does, prints it and ends. Needs no privileges.
+Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.
 
   interfaces         with their IPv4 addresses, as 'ip address' prints them
   routes             of the tables local and main, as 'ip route show table all' prints them
-  neighbors          with a MAC address or without, as 'ip neighbour' prints them; a running tegula
-                     keeps those of the interfaces that it sends by
+  neighbors          also those without a MAC address, as 'ip neighbour' prints them; a running tegula
+                     has those of the interfaces that it sends by
 
-  -j, --json         JSON, with iproute2's names of fields
+  -j, --json         print JSON, with iproute2's field names
 ${LIVE_HELP}
-  --help             this`;
+  --help             print this`;
 
 const OPTIONS = {
   json: { type: "boolean", short: "j" },
@@ -48,7 +47,7 @@ const OBJECTS = {
   },
 } as const;
 
-/** Entries written with one call. */
+/** How many entries are written by one call. */
 const BATCH = 4096;
 
 export default command({ name: "show", help: HELP, options: OPTIONS, positionals: 1 }, run);
@@ -84,8 +83,8 @@ function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
 }
 
 /**
- * Writes entries as they come, a batch with one call: a full table is a million of them. In JSON it is one
- * array, an entry a line.
+ * Writes entries as they come, a batch by one call, since a full table has a million of them. JSON is one
+ * array with an entry a line.
  */
 async function print<Item>(
   batches: Iterable<Item[]> | AsyncIterable<Item[]>,

@@ -1,6 +1,6 @@
 /**
- * A mirror of this moment, for the commands that look at the kernel's network state the way Tegula
- * does: heap memory, the netlink library, no privileges.
+ * A mirror of the kernel's network state as it is now, for commands that show what Tegula sees. It needs
+ * heap memory and no privileges.
  */
 
 import { SystemError } from "../ffi/errno.ts";
@@ -13,12 +13,12 @@ import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./errors.ts";
 import { load } from "../master/libraries.ts";
 
-/** The kernel's state as mirrored, and what goes on following it. */
+/** The mirrored state, and the mirror that goes on to follow the kernel. */
 export type Snapshot = ReturnType<typeof openMirror>;
 
 /**
- * Mirrors the kernel's state of the namespace that this process is in. What is not supported is said
- * on standard error, or to `log`. Throws UserError.
+ * Mirrors the kernel's state of the network namespace of this process. Logs what is not supported, to
+ * standard error by default. Throws UserError.
  */
 export function openMirror(
   { log = (line) => console.error(`tegula: ${line}`), ...options }: Partial<
@@ -34,6 +34,6 @@ export function openMirror(
     return { library, mirror, writer, reader: new NetbaseReader(view) };
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
-    throw new UserError(`${error.message}; the kernel's network state cannot be read`, Exit.system);
+    throw new UserError(`cannot read the kernel's network state: ${error.message}`, Exit.system);
   }
 }

@@ -1,24 +1,22 @@
 /**
- * `tegula upgrade`: has the appliance that runs go on with the program that is installed now.
+ * `tegula upgrade`: switches a running tegula to the program that is installed now.
  */
 
 import { askForChange } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command } from "./options.ts";
-import { say } from "./output.ts";
+import { command, say } from "./command.ts";
 
 const HELP = `usage: tegula upgrade [--control PATH]
 
-Has the running tegula execute the program that was installed in place of its own, with its configuration
-and apps as they are now, and waits until that serves. It serves meanwhile, in the same process. Where
-the new program does not start, nothing is changed. Where it is executed and cannot replace appliance and
-apps, they go on as they were, under the new master.
+The running tegula executes the program that was installed in place of its own, with the current
+configuration and apps; waits until the new one serves. It keeps serving meanwhile, and its process id stays.
+If the new program does not start, nothing changes. If it starts but cannot replace appliance and apps,
+these go on under the new master.
 
-  --control PATH     the control socket; without it the only one in /run/tegula
-  --help             this
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
 
-Exit status: 0 it goes on with that, 2 it was not done or none runs that could be asked, 3 it may not be
-asked, 1 anything else.`;
+Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
 
 const OPTIONS = { control: { type: "string" } } as const;
 

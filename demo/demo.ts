@@ -1,27 +1,26 @@
 /**
- * `tegula demo`: the appliance at work between network namespaces of its own, scene by scene.
+ * `tegula demo`: shows Tegula at work between network namespaces of its own, scene by scene.
  */
 
 import { type Outcome, type Scene, SCENES } from "./scenes.ts";
-import { badEnd } from "./appliance.ts";
+import { badEnd, enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
 import { Exit, UserError } from "../cli/errors.ts";
-import { enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
-import { command, type Given, wholeNumber } from "../cli/options.ts";
+import { command, type Given, wholeNumber } from "../cli/command.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
 
 usage: tegula demo [OPTIONS]
 
-  --seconds N        how long traffic flows in all scenes together, 1 to 3600 (default 14); no
-                     scene is shorter than half a second
-  --json             print one JSON object instead of lines for people
-  --hold             leave everything standing at the end, until Ctrl-C
+  --seconds N        duration of the traffic of all scenes together, 1 to 3600 (default 14); a scene
+                     takes at least half a second
+  --json             print one JSON object instead of text
+  --hold             keep everything running at the end, until Ctrl-C
   --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
 
-It needs root, and touches nothing outside the namespaces that it makes.
-Exit status 0 when every scene, and then the appliance, ended as it must, else 1.`;
+It needs root, and changes nothing outside the namespaces that it makes.
+Exit status: 0 if every scene and the end of the appliance were as expected, else 1.`;
 
 const OPTIONS = {
   seconds: { type: "string", default: "14" },
@@ -32,17 +31,17 @@ const OPTIONS = {
 
 export default command({ name: "demo", help: HELP, options: OPTIONS }, start);
 
-/** Long enough for what changes in a scene to be over within it. */
+/** Long enough for all changes of a scene. */
 const SHORTEST_SCENE_MILLIS = 500;
 
-/** Plays it in namespaces that die with it. */
+/** Runs the demo in namespaces that end with it. */
 async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
   return await play({ ...values, seconds });
 }
 
-/** Builds the stage and plays every scene on it; all of it is gone afterwards, whatever happens. */
+/** Builds the stage and plays every scene on it. Everything is removed afterwards, whatever happens. */
 async function play(
   { seconds, provider, json, hold }: Omit<Given<typeof OPTIONS>["values"], "seconds"> & {
     seconds: number;
@@ -66,13 +65,13 @@ async function play(
     holding = true;
     console.error(holdHelp());
     const status = await stage.appliance.process.ended();
-    if (!status.success) throw badEnd(status, "while everything was left standing");
+    if (!status.success) throw badEnd(status, "while everything was kept running");
   }
   if (end !== null) throw end;
   return summary.ok ? Exit.ok : Exit.failure;
 }
 
-/** Plays every scene. Throws UserError when the appliance ends meanwhile. */
+/** Plays every scene. Throws UserError if the appliance ends meanwhile. */
 async function playScenes(stage: Stage, say: (line: string) => void): Promise<Outcome[]> {
   const { process } = stage.appliance;
   const outcomes: Outcome[] = [];
@@ -87,7 +86,7 @@ async function playScenes(stage: Stage, say: (line: string) => void): Promise<Ou
   return outcomes;
 }
 
-/** Stops the appliance. Returns the error when it ends otherwise than with status 0, else null. */
+/** Stops the appliance. Returns an error if it does not end with status 0, else null. */
 async function stop({ appliance }: Stage): Promise<UserError | null> {
   try {
     await appliance.stop();
@@ -98,7 +97,7 @@ async function stop({ appliance }: Stage): Promise<UserError | null> {
   }
 }
 
-/** Adds the scenes up: the object that `--json` prints. */
+/** Sums the scenes up in the object that `--json` prints. */
 function summarize(
   stage: Stage,
   { outcomes, end, provider }: {
@@ -115,7 +114,7 @@ function summarize(
   if (!fast) console.error(`    the mode is '${stage.mode}', which is not an AF_XDP one`);
   return {
     ok: fast && end === null && outcomes.every(({ failures }) => failures.length === 0),
-    /** The mode of the appliance's interfaces, as it says itself. */
+    /** The mode of its interfaces, as the appliance logs it. */
     mode: stage.mode,
     sent: total("sent"),
     answered: total("answered"),
@@ -124,20 +123,20 @@ function summarize(
     changes: outcomes.map(({ sent, answered, recoveredMillis }, i) => ({
       name: SCENES[i].name,
       lost: sent - answered,
-      /** Null (JSON has no infinity) where answers did not come back. */
+      /** Null (JSON has no infinity) if answers did not come back. */
       recoveredMillis,
     })),
   };
 }
 
-/** Columns of the table, left of what changed. */
+/** Width of the first column. */
 const NAME_WIDTH = Math.max(...SCENES.map(({ name }) => name.length));
 
 function opening(stage: Stage): string {
   const columns = `${"scene".padEnd(NAME_WIDTH)}   sent   lost   back after   what changed`;
   return [
     `Tegula ${VERSION} serves echo on ${HOST_ADDRESS} port ${ECHO_PORT} (${stage.mode});` +
-    " clients keep asking while the network changes.",
+    " clients keep sending while the network changes.",
     "",
     `    ${columns}`,
   ].join("\n");
@@ -159,8 +158,8 @@ function sceneLine(scene: Scene, outcome: Outcome): string {
 function closing(summary: ReturnType<typeof summarize>): string {
   const { sent, answered, mismatched, rttMicros: { p50, p99 } } = summary;
   const verdict = summary.ok
-    ? "Every scene ended as it must."
-    : "Not everything ended as it must; the reasons stand beside it.";
+    ? "Every scene ended as expected."
+    : "Some scenes did not end as expected; the reasons are above.";
   return [
     "",
     `${answered} of ${sent} datagrams answered, ${mismatched} answers wrong; ` +
@@ -169,13 +168,13 @@ function closing(summary: ReturnType<typeof summarize>): string {
   ].join("\n");
 }
 
-/** What to type elsewhere to look at what stands. */
+/** Commands for another terminal, to inspect what is running. */
 function holdHelp(): string {
   const enter = `nsenter --target ${Deno.env.get(OUTER_PID)} --mount --pid`;
   const self = selfCommand().join(" ");
   return [
     "",
-    "All of it still stands. In another terminal, as root:",
+    "Everything is still running. In another terminal, as root:",
     "",
     `  ${enter} ip netns exec client bash -c \\`,
     `    'exec 3<>/dev/udp/${HOST_ADDRESS}/${ECHO_PORT}; echo hello >&3; head -n 1 <&3'`,
@@ -184,6 +183,6 @@ function holdHelp(): string {
     `  ${enter} ip netns exec host ${self} route get ${FAR_ADDRESS}`,
     `  ${enter} sh -c 'kill -USR2 $(ip netns pids host)'   # counters, shown here`,
     "",
-    "Ctrl-C here takes it down.",
+    "Ctrl-C here removes it.",
   ].join("\n");
 }

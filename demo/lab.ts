@@ -1,29 +1,28 @@
 /**
- * A laboratory of network namespaces joined by veth pairs, for the demo and for the tests on the real
- * kernel. It stands wholly inside a mount, network and process namespace of its own
- * (`enterLaboratory`), with a private `/run`. When the first process in there ends, or the one that
- * started it, by Ctrl-C for example, the kernel takes every namespace, interface, XDP program and
- * process with it.
+ * A laboratory of network namespaces joined by veth pairs, and a `tegula run` in one of them, for the demo,
+ * for tests on the real kernel and for benchmarks. It lives in a mount, network and PID namespace of its own
+ * (`enterLaboratory`), with a private `/run`. When the first process in there ends, or the one that started
+ * it, the kernel removes every namespace, interface, XDP program and process of it.
  */
 
 import { Exit, UserError } from "../cli/errors.ts";
 import { Lines } from "../cli/lines.ts";
+import { selfCommand } from "../cli/self.ts";
 
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";
 
-/** The environment variable with the number of the first process inside, as seen from outside. */
+/** The environment variable with the pid of the first process inside, as seen from outside. */
 export const OUTER_PID = "TEGULA_OUTER_PID";
 
 /**
- * Mounts the namespaces' own `/proc`, where a process finds itself by its number, and covers `/run`
- * with a private, empty one: `ip netns` keeps its names there, and the appliance its control socket.
- * Not `/run/netns` alone: where it does not exist, making it would leave it behind.
+ * Mounts the PID namespace's own `/proc`, and an empty, private `/run`, where `ip netns` keeps its names and
+ * the appliance its control socket. Mounting `/run/netns` only could leave that folder behind on the host.
  */
 const PRIVATE = `read -r ${OUTER_PID} rest </proc/self/stat && export ${OUTER_PID} && ` +
   "mount -t proc none /proc && mount -t tmpfs none /run && mkdir /run/netns";
 
-/** Throws UserError where no laboratory can be made. */
+/** Throws UserError if no laboratory can be made. */
 export function checkLaboratory(): void {
   if (Deno.uid() !== 0) {
     throw new UserError(
@@ -41,7 +40,7 @@ export function insideLaboratory(): boolean {
   return Deno.env.get(INSIDE) !== undefined;
 }
 
-/** The command line that runs `command` in namespaces that die with it. */
+/** The command line that runs `command` in namespaces that end with it. */
 export function laboratoryCommand(command: readonly string[]): string[] {
   return [
     ..."setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child".split(" "),
@@ -50,7 +49,7 @@ export function laboratoryCommand(command: readonly string[]): string[] {
   ];
 }
 
-/** Runs `command` inside and returns its exit status. Throws UserError where that cannot be done. */
+/** Runs `command` inside and returns its exit status. Throws UserError if no laboratory can be made. */
 export async function enterLaboratory(command: readonly string[]): Promise<number> {
   checkLaboratory();
   const [program, ...args] = laboratoryCommand(command);
@@ -66,7 +65,7 @@ export interface SpawnOptions {
   readonly onLine?: (line: string) => void;
 }
 
-/** A running process with its output collected line by line. */
+/** A process whose output is collected line by line. */
 export class LabProcess {
   readonly stdout: Lines;
   readonly stderr: Lines;
@@ -86,28 +85,28 @@ export class LabProcess {
     return this.#child.pid;
   }
 
-  /** How it ended; null while it runs. */
+  /** Its exit status; null while it runs. */
   get status(): Deno.CommandStatus | null {
     return this.#status;
   }
 
-  /** Settles when the process has ended and all it wrote has been read. */
+  /** Resolves when the process has ended and all its output has been read. */
   async ended(): Promise<Deno.CommandStatus> {
     const status = await this.#child.status;
     await Promise.all([this.stdout.closed, this.stderr.closed]);
     return status;
   }
 
-  /** Sends a signal; does nothing when the process is gone. */
+  /** Sends a signal, unless the process has ended. */
   kill(signal: Deno.Signal): void {
     try {
       this.#child.kill(signal);
     } catch {
-      // It ended before us.
+      // It has ended.
     }
   }
 
-  /** Writes one line to its standard input. */
+  /** Writes a line to its standard input. */
   async write(line: string): Promise<void> {
     await this.#input?.write(new TextEncoder().encode(`${line}\n`));
   }
@@ -124,17 +123,17 @@ export class Namespace {
     this.#processes = processes;
   }
 
-  /** `ip` in this namespace, arguments separated by single spaces; returns what it printed. */
+  /** Runs `ip` in this namespace, with arguments separated by single spaces. Returns its output. */
   ip(args: string): Promise<string> {
     return execute(["ip", "-n", this.name, ...args.split(" ")]);
   }
 
-  /** Many `ip` commands in one process. */
+  /** Runs many `ip` commands in one process. */
   batch(lines: readonly string[]): Promise<string> {
     return execute(["ip", "-n", this.name, "-batch", "-"], `${lines.join("\n")}\n`);
   }
 
-  /** Runs a program here to its end and returns what it printed. */
+  /** Runs a program here to its end and returns its output. */
   run(command: readonly string[]): Promise<string> {
     return execute(["ip", "netns", "exec", this.name, ...command]);
   }
@@ -146,7 +145,7 @@ export class Namespace {
     await this.run(["sh", "-ec", script.join("\n")]);
   }
 
-  /** Starts a program here; the laboratory kills it at the end. */
+  /** Starts a program here. The laboratory kills it at the end. */
   spawn(command: readonly string[], options: SpawnOptions = {}): LabProcess {
     const child = new Deno.Command("ip", {
       args: ["netns", "exec", this.name, ...command],
@@ -169,12 +168,12 @@ export interface LinkEnd {
   readonly addresses?: readonly string[];
 }
 
-/** The laboratory itself: makes namespaces and joins them. Use with `await using`. */
+/** Makes namespaces and joins them. Use with `await using`. */
 export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespace[] = [];
   readonly #processes: LabProcess[] = [];
 
-  /** Everything that was started in the namespaces, ended or not. */
+  /** All processes that were started in the namespaces, ended or not. */
   get processes(): readonly LabProcess[] {
     return this.#processes;
   }
@@ -184,7 +183,7 @@ export class Lab implements AsyncDisposable {
     return this.#name(name, "add");
   }
 
-  /** Gives the namespace that this process is in a name too. */
+  /** Gives a name to the namespace that this process is in. */
   here(name: string): Promise<Namespace> {
     return this.#name(name, "attach", `${Deno.pid}`);
   }
@@ -198,8 +197,8 @@ export class Lab implements AsyncDisposable {
   }
 
   /**
-   * Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. The first can
-   * have fewer transmit queues.
+   * Joins two namespaces by a veth pair, gives its ends their addresses and brings them up. The first end
+   * may have fewer transmit queues than the other.
    */
   async join(
     one: LinkEnd,
@@ -220,7 +219,7 @@ export class Lab implements AsyncDisposable {
     }
   }
 
-  /** Kills what still runs in the namespaces, waits until it is gone, and deletes them. */
+  /** Kills the processes in the namespaces, waits for their end, and deletes the namespaces. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const process of this.#processes) process.kill("SIGKILL");
     await Promise.all(this.#processes.map((process) => process.ended()));
@@ -230,16 +229,104 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-/** Runs a program to its end; returns its output, or throws with what it said. */
+/** Runs a program to its end and returns its output. Throws UserError with its standard error. */
 async function execute(command: readonly string[], input = ""): Promise<string> {
   const [program, ...args] = command;
   const pipes = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
   const child = new Deno.Command(program, { args, ...pipes }).spawn();
-  // One that does not read to the end is no failure of ours.
+  // The program need not read all of its input.
   const written = new Blob([input]).stream().pipeTo(child.stdin).catch(() => {});
   const { success, stdout, stderr } = await child.output();
   await written;
   if (success) return new TextDecoder().decode(stdout);
   const said = new TextDecoder().decode(stderr).trim();
   throw new UserError(`the command "${command.join(" ")}" failed: ${said}`, Exit.failure);
+}
+
+/** How long the appliance may take until it is ready, on a busy machine. */
+const START_MILLIS = 30_000;
+
+/** Counters by name, summed over all tiles. */
+export type Counters = ReadonlyMap<string, number>;
+
+/** A running `tegula run`. */
+export class Appliance {
+  /** The process, for tests. */
+  readonly process: LabProcess;
+
+  protected constructor(process: LabProcess) {
+    this.process = process;
+  }
+
+  /** Starts `tegula run ARGS…` without waiting. */
+  static launch(
+    namespace: Pick<Namespace, "spawn">,
+    args: readonly string[],
+    options: SpawnOptions = {},
+  ): Appliance {
+    return new this(namespace.spawn([...selfCommand(), "run", ...args], options));
+  }
+
+  /** Starts `tegula run ARGS…` and waits until it is ready. Throws UserError if it ends before. */
+  static async start(
+    namespace: Namespace,
+    args: readonly string[],
+    options: SpawnOptions = {},
+  ): Promise<Appliance> {
+    const appliance = this.launch(namespace, args, options);
+    await appliance.ready();
+    return appliance;
+  }
+
+  /** Resolves when it is ready. Throws UserError with its own message if it ends before. */
+  async ready(): Promise<void> {
+    const { stderr } = this.process;
+    try {
+      await stderr.find("ready:", { timeoutMs: START_MILLIS });
+    } catch (error) {
+      if (!stderr.ended) throw error;
+      const { code } = await this.process.ended();
+      const sentence = stderr.all.find((line) => line.startsWith("tegula: "))?.slice(8);
+      const said = sentence ?? (stderr.all.join("\n") || "it said nothing");
+      throw new UserError(`the appliance did not start: ${said}`, code || Exit.failure);
+    }
+  }
+
+  /** The mode of an interface, as the appliance logs it: `xdp native copy`. */
+  async mode(interfaceName: string): Promise<string> {
+    const line = await this.process.stderr.find(`${interfaceName}: `);
+    return line.slice(interfaceName.length + 2).replace(/ *[(;,].*$/, "").trim();
+  }
+
+  /** Its counters now. */
+  async counters(): Promise<Counters> {
+    const from = this.process.stderr.all.length;
+    this.process.kill("SIGUSR2");
+    const line = await this.process.stderr.find("counters: ", { from });
+    const tiles: Record<string, Record<string, number>> = JSON.parse(line.slice(10));
+    const sums = new Map<string, number>();
+    for (const [name, value] of Object.values(tiles).flatMap(Object.entries<number>)) {
+      sums.set(name, (sums.get(name) ?? 0) + value);
+    }
+    return sums;
+  }
+
+  /**
+   * Stops it by a signal. Returns its exit status and how long that took. Throws UserError unless it ends
+   * with status 0, or by SIGKILL if that was the signal.
+   */
+  async stop(signal: Deno.Signal = "SIGTERM"): Promise<{ code: number; millis: number }> {
+    const begin = performance.now();
+    this.process.kill(signal);
+    const status = await this.process.ended();
+    const expected = signal === "SIGKILL" ? status.signal === signal : status.success;
+    if (!expected) throw badEnd(status, `after ${signal}`);
+    return { code: status.code, millis: performance.now() - begin };
+  }
+}
+
+/** The error for an appliance that ended unexpectedly. `when` completes the sentence. */
+export function badEnd({ code, signal }: Deno.CommandStatus, when: string): UserError {
+  const how = signal === null ? `ended with status ${code}` : `was ended by ${signal}`;
+  return new UserError(`the appliance ${how} ${when}`, Exit.failure);
 }

@@ -1,6 +1,6 @@
 /**
- * The demo's scenes. Each changes something about the host's network while clients go on asking, and
- * says by its bound what they may notice of that.
+ * The scenes of the demo. Each changes the host's network while clients keep sending, and has a bound for
+ * what they may notice.
  */
 
 import {
@@ -14,19 +14,19 @@ import {
   type Stage,
 } from "./stage.ts";
 
-/** What a scene showed. */
+/** The result of a scene. */
 export type Outcome = ReturnType<typeof judge>;
 
 /** A scene. */
 export interface Scene {
-  /** Its name in the JSON output, which stays as it is. */
+  /** Its name, also in the JSON output, where it must not change. */
   readonly name: string;
   /** What changes, for people. */
   readonly change: string;
   play(stage: Stage): Promise<Outcome>;
 }
 
-/** How much earlier than the first step a datagram may be sent that falls victim to it. */
+/** How long before the first step a datagram may have been sent that it loses. */
 const IN_FLIGHT_MILLIS = 250;
 /** Distinct source addresses of the flood. */
 const SPOOFED_SOURCES = 4000;
@@ -37,11 +37,11 @@ const NEW_MAC = "02:00:5e:00:53:02";
 const VIA_CLIENT = `default via ${NEAR_ADDRESSES[0]} dev eth0`;
 const VIA_ROUTER = `via ${ROUTER_ADDRESS} dev eth1`;
 
-/** All scenes, in the order in which they are played. */
+/** All scenes, in order. */
 export const SCENES: readonly Scene[] = [
   {
-    // The client's own ARP does not give it away. Not the address that is the host's gateway, which
-    // may be asked for before there is traffic.
+    // The client does not use ARP here, so the host cannot learn its address from a request. NEAR_ADDRESSES[0]
+    // is the host's gateway, which Tegula may have solicited before.
     name: "nothing known",
     change: "the first datagram makes Tegula ask for its neighbour",
     async play(stage) {
@@ -49,7 +49,7 @@ export const SCENES: readonly Scene[] = [
       const known = await stage.host.ip(`neigh show ${NEAR_ADDRESSES[1]} dev eth0`);
       const observed = await observe(stage, [NEAR_ADDRESSES[1]], []);
       await unpinHost(stage);
-      // Answers wait while the kernel asks, as many as the ARP queue takes for one neighbour.
+      // Answers wait while the kernel solicits, as many as the ARP queue takes for one neighbour.
       return judge(observed, 500, [
         [observed.gap?.first !== 0, "the first datagram was lost"],
         [known === "", `the host knew its neighbour before: ${known.trim()}`],
@@ -58,7 +58,7 @@ export const SCENES: readonly Scene[] = [
     },
   },
   {
-    // The client's interface takes another MAC and says so by gratuitous ARP.
+    // The client's interface gets another MAC and announces it by gratuitous ARP.
     name: "neighbour changes MAC",
     change: `client: ip link set eth0 address ${NEW_MAC}`,
     async play(stage) {
@@ -95,9 +95,9 @@ export const SCENES: readonly Scene[] = [
     },
   },
   {
-    // When the interface goes down the kernel withdraws its routes and forgets its neighbours; the
-    // default route does not come back by itself. The client keeps the host's MAC, so that its own
-    // ARP neither holds requests back nor tells the host who it is.
+    // When the interface goes down the kernel removes its routes and neighbours, and the default route does
+    // not come back by itself. The client has the host's MAC as a permanent entry, so its own ARP neither
+    // delays requests nor tells the host its address.
     name: "interface down and up",
     change: "host: ip link set eth0 down, then up",
     async play(stage) {
@@ -114,7 +114,7 @@ export const SCENES: readonly Scene[] = [
     },
   },
   {
-    // What a blackhole swallows is counted as that, one by one.
+    // Each answer that the blackhole drops is counted.
     name: "blackhole route",
     change: `host: ip route add blackhole ${FAR_ADDRESS}, then del`,
     async play(stage) {
@@ -124,7 +124,7 @@ export const SCENES: readonly Scene[] = [
       ]);
       const lost = observed.sent - observed.answered;
       const count = (name: string) => observed.counted.get(name) ?? 0;
-      // By its own sockets the kernel may refuse what Tegula was about to send when the route came.
+      // With sockets, the kernel may refuse what Tegula was about to send when the route appeared.
       const counted = count("tx_drop_blackhole") +
         (stage.usesXdp ? 0 : count("tx_drop_socket_error"));
       return judge(observed, 500, [
@@ -134,7 +134,7 @@ export const SCENES: readonly Scene[] = [
     },
   },
   {
-    // Clients that are known notice nothing of a burst from neighbours that do not exist.
+    // Known clients do not notice a burst from neighbours that do not exist.
     name: "spoofed flood",
     change: `${SPOOFED_SOURCES} datagrams from as many spoofed neighbours`,
     async play(stage) {
@@ -152,7 +152,7 @@ export const SCENES: readonly Scene[] = [
   },
 ];
 
-/** Gives the client the host's MAC for good, so that it does not use ARP. */
+/** Gives the client a permanent entry with the host's MAC, so that it does not use ARP. */
 export async function pinHost({ host, client }: Pick<Stage, "host" | "client">): Promise<void> {
   const [{ address }] = JSON.parse(await host.ip("-j link show dev eth0"));
   await client.ip(`neigh replace ${HOST_ADDRESS} lladdr ${address} dev eth0 nud permanent`);
@@ -165,14 +165,14 @@ async function unpinHost({ client }: Stage): Promise<void> {
 
 type Condition = readonly [holds: boolean, failure: string];
 
-/** Whether answers took the way by the router while they had to. */
+/** Whether answers went through the router while its route was set. */
 function tookRouter({ answered, byRouter }: Observation): Condition {
   return [byRouter > answered / 5, `only ${byRouter} of ${answered} answers went by the router`];
 }
 
 /**
- * Holds what was observed against the scene's own conditions, and against its bound: milliseconds from
- * the last step to the last loss's end, 0 where nothing may be lost.
+ * Checks an observation against the scene's conditions and its bound: milliseconds from the last step to the
+ * end of the last loss, 0 if nothing may be lost.
  */
 function judge(
   observed: Observation,
@@ -189,10 +189,10 @@ function judge(
     ...conditions,
     [answered > 0, `${sent} sent, ${answered} answered`],
     [mismatched === 0, `${mismatched} answers differ from what was sent`],
-    [allowedMillis > 0 || lost === 0, `${lost} lost, where nothing may be; ${drops(observed)}`],
+    [allowedMillis > 0 || lost === 0, `${lost} lost, none allowed; ${drops(observed)}`],
     [
       allowedMillis === 0 || recoveredMillis <= allowedMillis,
-      `recovered after ${recoveredMillis} ms, allowed are ${allowedMillis}`,
+      `recovered after ${recoveredMillis} ms, at most ${allowedMillis} allowed`,
     ],
     [
       gap === null || steps.length === 0 || gap.fromMillis >= steps[0] - IN_FLIGHT_MILLIS,
@@ -203,8 +203,8 @@ function judge(
   return { ...observed, recoveredMillis, failures };
 }
 
-/** What the appliance counted as dropped. */
+/** Names the drops that the appliance counted. */
 function drops({ counted }: Observation): string {
-  const found = [...counted].filter(([name]) => name.includes("_drop_"));
+  const found = [...counted].filter(([name]) => /(rx|tx)_drop_/.test(name));
   return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
 }

@@ -1,5 +1,5 @@
 /**
- * Where the demo plays. Three namespaces, of which the client's is this process's own:
+ * The network of the demo: three namespaces, of which the client's is this process's own.
  *
  *     host                                   client
  *       eth0 198.18.0.1/16  ───────────────  eth0 198.18.0.2/16, .3, .4
@@ -8,26 +8,25 @@
  *         └──── eth0 192.0.2.2/24              │
  *               eth1 198.51.100.1/24 ──────────┘
  *
- * The host's default route leads by the client itself, or by the router when a scene moves it.
+ * The host's default route is via the client, or via the router when a scene moves it.
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import { Appliance, type Counters } from "./appliance.ts";
+import { Appliance, type Counters, type Lab } from "./lab.ts";
 import { flood, nowMillis, Traffic } from "./traffic.ts";
-import type { Lab } from "./lab.ts";
 
 /** Datagrams per second of a scene's traffic. */
 const RATE = 500;
-/** How long late answers are waited for; a held datagram's neighbour may need a second request. */
+/** How long to wait for late answers. The neighbour of a held datagram may need a second request. */
 const LINGER_MILLIS = 1500;
-/** A scene goes on for this long beyond its end while nothing is answered: the longest bound of any. */
+/** How much longer a scene may take while nothing is answered: the largest bound of any scene. */
 const RECOVERY_MILLIS = 2000;
-/** How often that is looked at. */
+/** How often to check for that. */
 const LOOK_MILLIS = 5;
 
 /** UDP port of the echo service. */
 export const ECHO_PORT = 7;
-/** The appliance's address that is asked. */
+/** The appliance's address that clients send to. */
 export const HOST_ADDRESS = "198.18.0.1";
 /** The client's addresses in the subnet that it shares with the host. */
 export const NEAR_ADDRESSES = ["198.18.0.2", "198.18.0.3", "198.18.0.4"] as const;
@@ -35,10 +34,10 @@ export const NEAR_ADDRESSES = ["198.18.0.2", "198.18.0.3", "198.18.0.4"] as cons
 export const FAR_ADDRESS = "203.0.113.2";
 /** The router's address towards the host. */
 export const ROUTER_ADDRESS = "192.0.2.2";
-/** Source addresses of the flood: in the connected subnet, and nobody there answers for them. */
+/** Source addresses of the flood, in the connected subnet. Nobody answers ARP for them. */
 const SPOOFED = { first: "198.18.64.0", prefix: "198.18.64.0/18" };
 
-/** What the demo was asked for. */
+/** Options of the demo. */
 export interface StageOptions {
   /** As for `tegula run`. */
   readonly provider: string;
@@ -48,14 +47,14 @@ export interface StageOptions {
   readonly onLine?: (line: string) => void;
 }
 
-/** Something done in a scene. */
+/** A change in a scene. */
 export interface Step {
-  /** At which part of the scene's duration, what steps take by themselves left out. */
+  /** When, as a fraction of the scene's duration, not counting the time that steps take. */
   readonly at: number;
   act(): Promise<unknown>;
 }
 
-/** Traffic while steps were taken. */
+/** The traffic of a scene, and what happened meanwhile. */
 export type Observation = Awaited<ReturnType<typeof observe>>;
 
 /** The namespaces with the appliance running. */
@@ -67,14 +66,14 @@ export async function buildStage(lab: Lab, options: StageOptions) {
   const args = ["--interface", "eth0", "--interface", "eth1", "--listen", `${ECHO_PORT}=echo`];
   const provider = ["--provider", options.provider];
   const appliance = await Appliance.start(spaces.host, [...args, ...provider], options);
-  // In which mode it serves, as it says itself: `xdp native copy`.
+  // The mode, as it logs it: `xdp native copy`.
   const mode = await appliance.mode("eth0");
   return { ...options, ...spaces, appliance, mode, usesXdp: mode.startsWith("xdp") };
 }
 
 /**
- * Sends from `sources` for the duration of a scene, and until there are answers again after the last of
- * `steps`, which it takes meanwhile; and collects.
+ * Sends from `sources` for the duration of a scene, and until answers come back after the last of `steps`,
+ * which are done meanwhile.
  */
 export async function observe(
   stage: Stage,
@@ -105,9 +104,9 @@ export async function observe(
     ...result,
     /** When each step began, milliseconds since the epoch. */
     steps: began,
-    /** By how much the appliance's counters grew; those that did not are left out. */
+    /** By how much the appliance's counters grew, without those that did not. */
     counted,
-    /** Packets that the router took from the host. */
+    /** Packets that the router received from the host. */
     byRouter: await throughRouter(stage) - routed,
   };
 }
@@ -147,14 +146,14 @@ async function network(lab: Lab) {
     { namespace: router, name: "eth1", addresses: ["198.51.100.1/24"] },
     { namespace: client, name: "eth1", addresses: ["198.51.100.2/24"] },
   );
-  // Answers come back by another way than the requests went, on purpose.
+  // Answers take another path than requests, on purpose.
   const rpFilter = ["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0]);
   for (const namespace of [host, client, router]) {
     await namespace.sysctl(Object.fromEntries(rpFilter));
   }
   await router.sysctl({ ip_forward: 1 });
-  // The client announces a new MAC as a machine that takes over does, and answers ARP for what is
-  // really its own only.
+  // The client announces a new MAC, as in a failover, and answers ARP only for addresses of the interface
+  // that is asked.
   await client.sysctl({ "conf/eth0/arp_notify": 1, "conf/eth0/arp_ignore": 1 });
   await client.batch([
     `address add ${FAR_ADDRESS}/32 dev lo`,

@@ -1,7 +1,6 @@
 /**
- * Traffic that an ordinary client makes, with the kernel's own sockets: numbered datagrams at a
- * steady pace over one or more flows, each answer compared with what was sent, byte by byte and
- * address by address.
+ * Client traffic through the kernel's sockets: numbered datagrams at a steady rate over one or more flows.
+ * Payload and addresses of each answer are compared with the request.
  */
 
 import { Buffer } from "node:buffer";
@@ -25,17 +24,17 @@ export interface TrafficOptions {
   readonly rate: number;
 }
 
-/** What came of it. Times in milliseconds since the epoch. */
+/** The result. Times in milliseconds since the epoch. */
 export type TrafficResult = Awaited<ReturnType<Traffic["stop"]>>;
 
-/** Payloads are a mark, a number and noise; sizes go round so that every length class is seen. */
+/** A payload is a mark, a number and noise. Sizes cycle through all lengths. */
 const HEADER_BYTES = 8;
 const LARGEST_BYTES = 1400;
-/** The most that is sent at once to catch up after a pause of this process. */
+/** The most datagrams that are sent at once to catch up after a pause of this process. */
 const LARGEST_BURST = 32;
-/** Room for the answers to a second or more of traffic, should this process not get to run. */
+/** Room for the answers to a second or more of traffic, in case this process is not scheduled. */
 const RECEIVE_BYTES = 1 << 22;
-/** How often the pace is looked at. */
+/** How often due datagrams are sent. */
 const TICK_MILLIS = 1;
 
 /** Milliseconds since the epoch with the fraction that `Date.now` lacks. */
@@ -70,25 +69,25 @@ export class Traffic {
     this.#sender = this.#send();
   }
 
-  /** Binds every flow's socket and begins to send. Throws when an address is not ours. */
+  /** Binds a socket for each flow and begins to send. Throws if an address is not local. */
   static async start(options: TrafficOptions): Promise<Traffic> {
     const sockets = await Promise.all(options.flows.map(({ source }) => bind(source)));
     widenBuffers();
     return new Traffic(options, sockets);
   }
 
-  /** How many datagrams went out and came back. */
+  /** How many datagrams were sent and answered so far. */
   progress(): { sent: number; answered: number } {
     return { sent: this.#sentAt.length, answered: this.#answered };
   }
 
-  /** Whether any datagram has been answered of those from number `first` on. */
+  /** Whether any datagram from number `first` on has been answered. */
   isAnsweredFrom(first: number): boolean {
     for (let i = first; i < this.#rttMillis.length; i++) if (this.#rttMillis[i] > 0) return true;
     return false;
   }
 
-  /** Stops sending, waits for late answers at most `lingerMillis`, and says what came of it. */
+  /** Stops sending, waits up to `lingerMillis` for late answers, and returns the result. */
   async stop({ lingerMillis }: { lingerMillis: number }) {
     this.#stopping = true;
     await this.#sender;
@@ -105,8 +104,8 @@ export class Traffic {
       mismatched: this.#mismatched,
       rttMicros: rtts.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
       /**
-       * Of those that were not answered: the number of the first, when that was sent, and when the first
-       * behind the last one was; null where there is none.
+       * The unanswered datagrams: number and send time of the first, and the send time of the first one
+       * after the last. Null if there are none.
        */
       gap: first < 0 ? null : {
         first,
@@ -138,11 +137,11 @@ export class Traffic {
     const payload = this.#write(sequence, this.#outgoing);
     this.#sentAt.push(nowMillis());
     this.#rttMillis.push(0);
-    // What the kernel refuses to send (no route just now) is lost like what the wire loses.
+    // What the kernel refuses to send, for want of a route, counts as lost.
     await send(this.#sockets[turn], payload, this.#options.flows[turn]).catch(() => {});
   }
 
-  /** The payload with this number, written into `buffer`. */
+  /** Writes the payload with this number into `buffer`. */
   #write(sequence: number, buffer: Buffer): Buffer {
     const size = HEADER_BYTES + (sequence * 37) % (LARGEST_BYTES - HEADER_BYTES + 1);
     const from = sequence % LARGEST_BYTES;
@@ -152,7 +151,7 @@ export class Traffic {
     return buffer.subarray(0, size);
   }
 
-  /** Checks an answer off, unless it is none, is not as it was sent, or came before. */
+  /** Counts an answer, as mismatched if it is a duplicate or differs from the request. */
   #receive(payload: Buffer, from: RemoteInfo, flow: Flow): void {
     const now = nowMillis();
     const sequence = payload.length < HEADER_BYTES ? Infinity : payload.readUInt32BE(4);
@@ -169,7 +168,7 @@ export class Traffic {
   }
 }
 
-/** Who a flood comes from: `sources` addresses, from `first` on, all of which must be bindable here. */
+/** The sources of a flood: `sources` addresses from `first` on, all of which must be local. */
 export interface FloodOptions extends Omit<Flow, "source"> {
   readonly first: string;
   readonly sources: number;
@@ -194,7 +193,7 @@ export async function bind(address: string, port = 0): Promise<Socket> {
   return socket;
 }
 
-/** Gives every socket of this process room for `RECEIVE_BYTES`; Deno 2.9's own option has no effect. */
+/** Sets the receive buffer of every socket of this process. Deno 2.9's own option has no effect. */
 function widenBuffers(): void {
   const libc = Deno.dlopen("libc.so.6", { setsockopt: SETSOCKOPT });
   for (const { name } of Deno.readDirSync("/proc/self/fd")) {
@@ -203,7 +202,7 @@ function widenBuffers(): void {
   libc.close();
 }
 
-/** Sends one datagram; settles when the kernel has it. */
+/** Sends a datagram. Resolves when the kernel has it. */
 export function send(
   socket: Socket,
   payload: Uint8Array,

@@ -127,21 +127,6 @@ export class Rib {
     }
   }
 
-  /**
-   * Whether a route of a dump, after `beginSync()`, is here and in its place; if so it counts as named.
-   * Changes nothing that readers see.
-   */
-  confirm(route: Readonly<Route>): boolean {
-    const node = this.trie.find(route.destination, route.prefixLength);
-    if (node === 0) return false;
-    const place = this.#seek(listOf(node, route.table), route);
-    if (place.match === 0) return false;
-    const inPlace = !this.#isAhead(place.match, this.#lastNamed(place));
-    this.candidates.mark(place.match);
-    return inPlace &&
-      isEqual(this.attributes.get(this.candidates.attributes(place.match)), route, 0);
-  }
-
   /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
   remove(route: Readonly<Route>): boolean {
     const node = this.trie.find(route.destination, route.prefixLength);
@@ -221,13 +206,49 @@ export class Rib {
     }
   }
 
-  /** What no `add`, `addFromDump` or `confirm` has named since `beginSync()`. */
-  *unconfirmed(): IterableIterator<Route> {
-    if (this.candidates.allNamed) return;
-    const wanted = (candidate: number) => !this.candidates.isNamed(candidate);
-    for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
-      yield* this.#routesAt(node, wanted);
+  /**
+   * Compares the routes of `most` prefixes, from one (host order) on, with those of another RIB. Calls
+   * `differs` with one route for each prefix and table whose lists differ. Returns the prefix to go on
+   * from; null: all are compared.
+   */
+  compare(
+    other: Rib,
+    from: { prefix: number; length: number },
+    { most, differs }: { most: number; differs(route: Route): void },
+  ): { prefix: number; length: number } | null {
+    let [own, its] = [this, other].map(({ trie }) => trie.seek(from.prefix, from.length));
+    for (let count = 0; own !== 0 || its !== 0; count++) {
+      const order = own === 0 ? 1 : its === 0 ? -1 : this.trie.compare(own, other.trie, its);
+      if (count === most) return order <= 0 ? this.trie.prefix(own) : other.trie.prefix(its);
+      for (let word: number = Node.local; word <= Node.main; word++) {
+        const ownList = order <= 0 ? own + word : 0;
+        const itsList = order >= 0 ? its + word : 0;
+        const differing = this.#difference(ownList, other, itsList);
+        if (differing !== null) differs(differing);
+      }
+      if (order <= 0) own = this.trie.next(own);
+      if (order >= 0) its = other.trie.next(its);
     }
+    return null;
+  }
+
+  /** A route by which a list (0: none) differs from one of another RIB; null: they are equal. */
+  #difference(ownList: number, other: Rib, itsList: number): Route | null {
+    let own = ownList === 0 ? 0 : this.trie.words[ownList];
+    let its = itsList === 0 ? 0 : other.trie.words[itsList];
+    for (; own !== 0 && its !== 0; own = this.candidates.next(own)) {
+      const isSame = this.candidates.tos(own) === other.candidates.tos(its) &&
+        this.candidates.priority(own) === other.candidates.priority(its) &&
+        isEqual(
+          this.attributes.get(this.candidates.attributes(own)),
+          other.attributes.get(other.candidates.attributes(its)),
+          0,
+        );
+      if (!isSame) break;
+      its = other.candidates.next(its);
+    }
+    if (own !== 0) return this.#route(ownList, own);
+    return its === 0 ? null : other.#route(itsList, its);
   }
 
   /** The route that an address takes, null for none. */
@@ -397,11 +418,11 @@ export class Rib {
     return count;
   }
 
-  *#routesAt(node: number, wanted?: (candidate: number) => boolean): IterableIterator<Route> {
+  *#routesAt(node: number): IterableIterator<Route> {
     for (let list = node + Node.local; list <= node + Node.main; list++) {
       let candidate = this.trie.words[list];
       for (; candidate !== 0; candidate = this.candidates.next(candidate)) {
-        if (wanted?.(candidate) !== false) yield this.#route(list, candidate);
+        yield this.#route(list, candidate);
       }
     }
   }
@@ -526,6 +547,17 @@ export class Trie {
       else return this.#split(node, child, common, prefix, length);
     }
     return node;
+  }
+
+  /** The prefix of a node. */
+  prefix(node: number): { prefix: number; length: number } {
+    return { prefix: this.words[node + Node.prefix], length: this.words[node + Node.length] };
+  }
+
+  /** Order of a node and one of another trie: below 0, 0 for one prefix, or above 0. */
+  compare(own: number, other: Trie, its: number): number {
+    return this.words[own + Node.prefix] - other.words[its + Node.prefix] ||
+      this.words[own + Node.length] - other.words[its + Node.length];
   }
 
   /** The node of a prefix, or 0. */
@@ -948,7 +980,7 @@ class AttributeTable {
 }
 
 /** Whether two sets are equal, apart from `ignored` flags. */
-export function isEqual(
+function isEqual(
   a: Readonly<RouteAttributes>,
   b: Readonly<RouteAttributes>,
   ignored: number,

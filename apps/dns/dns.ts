@@ -11,12 +11,10 @@
  */
 
 import type { App, AppContext } from "../../tiles/app/contract.ts";
-import { keepCode } from "./answer.ts";
-import { Memory } from "./memory.ts";
+import { keepCode, Memory, Writer } from "./answer.ts";
 import { Names } from "./names.ts";
 import { OPCODE, Question } from "./question.ts";
 import { RateLimit, Verdict } from "./rate_limit.ts";
-import { Writer } from "./writer.ts";
 import { Zone } from "./zone.ts";
 import { parseZoneFile } from "./zone_file.ts";
 

@@ -6,8 +6,7 @@
  */
 
 import types from "dns-packet/types.js";
-import { keepReply } from "./answer.ts";
-import { Memory } from "./memory.ts";
+import { keepReply, Memory } from "./answer.ts";
 import { LOWER, type Question } from "./question.ts";
 import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./zone.ts";
 

@@ -6,7 +6,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import type { Finding } from "../../cli/check_findings.ts";
+import type { Finding } from "../../cli/check_start.ts";
 import { selfCommand } from "../../cli/self.ts";
 import {
   answeredAtLeast,
@@ -127,7 +127,7 @@ labTest(
     const lost = async () => {
       const command = [...selfCommand(), "check", "-j", "--interface", "eth0"].join(" ");
       const findings: Finding[] = JSON.parse(await host.run(["sh", "-c", `${command}; true`]));
-      return findings.filter(({ says }) => says.includes("has no AF_XDP here"));
+      return findings.filter(({ says }) => says.includes("has lost AF_XDP here"));
     };
     const program = 'console.log(await (await fetch("http://127.0.0.1:9464/metrics")).text())';
     const gauge = async () => {

@@ -5,8 +5,13 @@
 
 import { fileURLToPath } from "node:url";
 import { strict as assert } from "node:assert";
-import { Appliance as DemoAppliance, type Counters } from "../../demo/appliance.ts";
-import { Lab, type LabProcess, type Namespace } from "../../demo/lab.ts";
+import {
+  Appliance as DemoAppliance,
+  type Counters,
+  Lab,
+  type LabProcess,
+  type Namespace,
+} from "../../demo/lab.ts";
 import { within } from "../../tiles/runtime/delay.ts";
 import { Client } from "./client.ts";
 import { eventually } from "./eventually.ts";

@@ -66,7 +66,7 @@ labTest(
     const { host } = await pair(lab);
     await host.ip("route add default via 198.18.0.2 dev eth0 table 100");
     await host.ip("route add unreachable default metric 9");
-    const wanted = "no interface: give at least one --interface NAME; `ip link` lists them";
+    const wanted = "no interface: give at least one --interface NAME; 'ip link' lists them";
     await refused(host, new RegExp(`${wanted} \\(there is no default route\\)`));
     assert.match(await checked(host) ?? "", /: there is no default route$/);
     await host.ip("tuntap add tun0 mode tun");
@@ -74,7 +74,7 @@ labTest(
     await host.ip("route add default dev tun0");
     await refused(
       host,
-      /\(the default route goes where AF_XDP is not to be had: tun0: its packets/,
+      /\(AF_XDP does not work where the default route goes: tun0: its packets/,
     );
     await host.ip("route add default via 198.18.0.2 dev eth0 metric 10");
     await refused(

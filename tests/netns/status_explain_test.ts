@@ -59,9 +59,9 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
       /^via (\S+) dev eth0 weight [12], [12] of 2, by the flow's hash/.exec(about("hop"))![1],
     );
   }
-  assert.match((await explain("198.18.0.77")).about("neighbour"), /is not known: it is asked for/);
+  assert.match((await explain("198.18.0.77")).about("neighbour"), /is unknown: it is solicited/);
   assert.match((await explain("198.18.0.1")).about("headers"), /by the kernel's socket/);
-  assert.match((await explain("0.0.0.0")).about("route"), /^none is asked/);
+  assert.match((await explain("0.0.0.0")).about("route"), /^no lookup/);
   await host.batch([
     "route append default via 198.18.0.7 metric 50",
     "neighbour replace 198.18.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud stale",
@@ -76,7 +76,7 @@ labTest("explain tells route, hop, neighbour, headers, and why not otherwise", a
   assert.match(other.about("not taken"), /via 198\.18\.0\.9 .*: its gateway does not answer/);
   assert.match(
     (await explain("198.18.0.9")).about("neighbour"),
-    / FAILED: it did not answer; it is asked for again/,
+    / FAILED: it did not answer; it is solicited again/,
   );
   const passedOver = /^via 198.18.0.8 .*because via 198.18.0.9 dev eth0 does not answer$/;
   for (let port = 1, said = ""; !passedOver.test(said); port++) {

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { selfCommand } from "../../cli/self.ts";
-import type { Counters } from "../../demo/appliance.ts";
+import type { Counters } from "../../demo/lab.ts";
 import {
   answeredAtLeast,
   Appliance,

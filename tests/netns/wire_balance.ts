@@ -6,8 +6,7 @@
 
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
-import type { Appliance, Counters } from "../../demo/appliance.ts";
-import type { LabProcess } from "../../demo/lab.ts";
+import type { Appliance, Counters, LabProcess } from "../../demo/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { eventually } from "./eventually.ts";
 

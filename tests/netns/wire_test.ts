@@ -10,7 +10,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import type { Counters } from "../../demo/appliance.ts";
+import type { Counters } from "../../demo/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
 import { configured } from "./config_file.ts";
 import {

@@ -533,19 +533,19 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     INTRODUCTION,
     section(
       "Machines",
-      "The names by which the lists below say where a call was seen, if not everywhere.",
+      "The lists below use these names for machines, if a call was not seen on all of them.",
       Object.entries(all).map(([name, { machine }]) =>
         item(`${name}, ${VARIANTS[name].says}: ${machine}`)
       ),
     ),
     section(
       "Allowed to every tile",
-      "With the reason. Where arguments decide, the reason says which.",
+      "Each has its reason, which names the arguments if only some are allowed.",
       allowed.filter(every).map((call) => line(call, REASONS[call])),
     ),
     ...Object.entries(LISTS).map(([list, says]) =>
       section(
-        `Besides, to ${says}`,
+        `Also allowed to ${says}`,
         list === "PROCESS_ARGUMENTS"
           ? "`make_app_policy` and `make_appliance_policy` in `ffi/policy.h`."
           : `\`${list}\` in \`ffi/policy.h\`.`,
@@ -554,30 +554,30 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
       )
     ),
     section(
-      "Refused as a matter of course",
-      "Answered with this error and not counted; so are searches for files with these in their paths: " +
+      "Expected and refused",
+      "These calls fail with the error shown and are not counted. The same holds for opening files whose paths contain " +
         policy.paths.map((path) => `\`${path}\``).join(", ") + ".",
       [...policy.expected].map(([call, error]) => line(call, `${error}; ${EXPECTED[call]}`)),
     ),
     section(
-      "Refused to a process as a matter of course",
-      "`PROCESS_EXPECTED` in `ffi/policy.h`: answered with this error, in the appliance with ENOSYS, and " +
-        "neither counted nor logged.",
+      "Expected and refused to a process",
+      "`PROCESS_EXPECTED` in `ffi/policy.h`. These calls fail with the error shown, in the appliance with " +
+        "ENOSYS. They are neither counted nor logged.",
       [...policy.expectedOfProcesses].map(([call, error]) =>
         item(`**${call}**: ${error}; ${EXPECTED_OF_PROCESSES[call]}`)
       ),
     ),
     section(
       "Refused to tiles",
-      "Counted and named in the log, and made by one workload at least: of code that does what a tile may " +
-        "not, or asks for what it could do without.",
+      "These calls are counted and named in the log. At least one workload makes them: code that does what " +
+        "a tile may not do, or tries what it does not need.",
       calls.filter((call) => later(call) && !toTiles(call) && !policy.expected.has(call))
         .map((call) => line(call)),
     ),
     section(
       "Under the filter",
-      "Each workload once more, in a process that was started as an app's is, with files of its own to write " +
-        "where it works on files. These end otherwise than without the filter, or have calls counted.",
+      "Each workload runs again in a process that is confined like an app's, with files to write if it needs " +
+        "them. The workloads in this list end differently than without the filter, or have calls counted.",
       Object.entries(all.here.confined ?? {})
         .filter(([name, { end, refused }]) => end !== all.here.ends[name] || refused.length > 0)
         .map(([name, { end, refused }]) =>
@@ -591,7 +591,7 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
     ),
     section(
       "Only before confinement",
-      "By the worker's thread, as it loads modules.",
+      "The worker's thread makes these calls while it loads modules.",
       [item(calls.filter((call) => !later(call)).join(", "))],
     ),
   ].join("\n");
@@ -599,23 +599,23 @@ export function documentText(all: { readonly [variant: string]: Seen }, policy: 
 
 const INTRODUCTION = `# System calls
 
-Which system calls code in a tile makes, which of them the filter in \`ffi/policy.h\` allows and why, and
-what follows where one is refused. \`scripts/syscalls\` writes this file; a test holds it and the policy
-together, and looks whether a short run makes a call that does not stand here.
+This page lists the system calls that code in a tile makes, which of them the filters in \`ffi/policy.h\`
+allow and why, and what happens if one is refused. \`scripts/syscalls\` generates it. A test compares it with
+the policy, and checks that a short run makes no call that is missing here.
 
-Each workload of \`tests/syscalls/workloads.ts\` runs in a worker under strace, in a process of its own.
-A mark in the trace stands for the moment of confinement: what the worker's thread does *later*, and what
-*threads* do that it makes later, is what the filter is asked about. Then each call is refused alone, with
-EPERM from the mark on, in at most three workloads that make it; *no difference* means none that these
-notice: what asks for many things goes on after an error.
+Each workload of \`tests/syscalls/workloads.ts\` runs in a worker under strace, in a process of its own. A mark
+in the trace shows the moment of confinement. The filter must handle the calls that the worker's thread makes
+*later*, and those of *threads* that it creates later. Then each call is refused alone, with EPERM after the
+mark, in at most three workloads that make it. *No difference* means that these workloads end as before. Code
+that tries many things continues after an error.
 
-The filters of processes stand before exec. What an app's is refused, the master's observer counts. The
-appliance's has no observer, because the filters of its tiles have one, and there can be but one in a
-thread; what it refuses outside of a tile gets ENOSYS, and the kernel logs it (audit type 1326).
+The filter of a process is installed before exec. The master's observer counts what an app's filter refuses. The
+appliance's filter has no observer, because a thread can have only one and the filters of its tiles need it. A
+call that it refuses outside of a tile fails with ENOSYS, and the kernel logs it (audit type 1326).
 
-Chromium's policy for renderers is the model: threads only by clone, clone3 answered ENOSYS, signals for
-the process itself alone, pkey_mprotect as mprotect. A list that fits today's libc alone is not enough, so
-some calls are allowed that no workload made.
+The model is Chromium's policy for renderers: threads only by clone, clone3 fails with ENOSYS, signals only to
+the process itself, pkey_mprotect like mprotect. A list that fits only today's libc is not enough, so some calls
+are allowed that no workload made.
 `;
 
 /** What is kept of all variants. */

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { planApps } from "../../cli/apps.ts";
-import { parseListen, readConfig } from "../../cli/config.ts";
+import { parseListen, planApps, readConfig } from "../../cli/config.ts";
 import { UserError } from "../../cli/errors.ts";
 import { NO_GRANTS } from "../../tiles/runtime/permissions.ts";
 
@@ -195,7 +194,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
   await refused(
     `listen = ["7=echo@inline"]\n[apps.echo]\nenv = ["X"]`,
-    /echo@inline shares the net tile's worker, and can be granted nothing but read and clock/,
+    /echo@inline shares the net tile's worker, and can only be granted read and clock/,
   );
 });
 
@@ -230,7 +229,7 @@ Deno.test("an app inside net tiles has neither memory nor state of its own", asy
   for (const said of [`memory = "64M"`, `state = "4K"`]) {
     await assert.rejects(
       load(`listen = ["7=echo@inline"]\n[apps.echo]\n${said}`),
-      /echo@inline has no process of its own, and can have neither memory nor state/,
+      /echo@inline has no process of its own, so it can have neither memory nor state/,
     );
   }
 });

@@ -1,7 +1,7 @@
 /** What a net tile shows of what passes: the ring, its content, and the file that is made of it. */
 
 import assert from "node:assert/strict";
-import { CaptureFile } from "../../cli/capture_file.ts";
+import { CaptureFile } from "../../cli/capture.ts";
 import { heapView } from "../../ffi/view.ts";
 import {
   CAPTURE_BYTES,

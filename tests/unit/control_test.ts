@@ -61,8 +61,8 @@ Deno.test({
   fn: () =>
     listen(() => null, async (path) => {
       const hangs = {
-        message: `the tegula at ${path} does not answer: it hangs or was stopped, as by SIGSTOP; ` +
-          "SIGCONT or a new start mends that",
+        message: `the tegula at ${path} does not answer: it hangs, or was stopped (SIGSTOP); ` +
+          "continue it (SIGCONT) or restart it",
         status: 1,
       };
       const connect = () => Control.connect(path, { patienceMillis: 50 });
@@ -125,7 +125,7 @@ Deno.test("a reload that is not done ends with what the answer says, and one wit
   assert.deepEqual((await reloaded([HANG_UP, answer])).outcome, refused);
   const { requests, outcome } = await reloaded(new Array(20).fill(HANG_UP));
   assert.deepEqual(outcome, {
-    message: "the tegula at SOCKET ended in the middle of it",
+    message: "the tegula at SOCKET closed the connection before the answer",
     status: 1,
   });
   assert.equal(requests.length, 8);

@@ -46,6 +46,33 @@ Deno.test("routesCovering() gives the routes whose prefix the address is in, sho
   }));
 });
 
+Deno.test("compare() finds just the prefixes and tables whose routes differ, in steps of any size", () => {
+  const some = fc.array(anyRoute, { maxLength: 30 });
+  const steps = fc.integer({ min: 1, max: 5 });
+  fc.assert(fc.property(some, some, some, steps, (common, ours, theirs, most) => {
+    const [own, other] = [ours, theirs].map((routes) => {
+      const { rib } = makeRoom().writer;
+      for (const route of [...common, ...routes]) rib.add(route, NLM_F_APPEND);
+      return rib;
+    });
+    const nameOf = ({ table, destination, prefixLength }: Route) =>
+      `${table} ${destination}/${prefixLength}`;
+    const listsOf = (rib: typeof own) =>
+      Map.groupBy(
+        [...rib.routes()].map((route) => [nameOf(route), JSON.stringify(route)]),
+        ([name]) => name,
+      );
+    const [a, b] = [listsOf(own), listsOf(other)];
+    const expected = [...new Set([...a.keys(), ...b.keys()])]
+      .filter((name) => JSON.stringify(a.get(name)) !== JSON.stringify(b.get(name)));
+    const found: string[] = [];
+    const differs = (route: Route) => found.push(nameOf(route));
+    let from: Place | null = { prefix: 0, length: 0 };
+    while (from !== null) from = own.compare(other, from, { most, differs });
+    assert.deepEqual(found.toSorted(), expected.toSorted());
+  }));
+});
+
 Deno.test("routes come in parts, a prefix with more routes than a part holds among them", async () => {
   const { writer: { rib }, reader } = makeRoom();
   const [route] = fc.sample(anyRoute, { numRuns: 1, seed: 7 });

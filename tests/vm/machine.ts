@@ -5,7 +5,7 @@
 
 import { fileURLToPath } from "node:url";
 import { strict as assert } from "node:assert";
-import type { Finding } from "../../cli/check_findings.ts";
+import type { Finding } from "../../cli/check_start.ts";
 import { selfCommand } from "../../cli/self.ts";
 import { Appliance, type Lab, type Namespace } from "../netns/lab.ts";
 

@@ -13,7 +13,6 @@ import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
-import { isEqual } from "../../netbase/rib.ts";
 import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { formatAddress, formatPrefix } from "./addresses.ts";
@@ -25,8 +24,8 @@ const PERIOD_MILLIS = 300_000;
 const PAUSE_MILLIS = 20;
 /** Some events come late: a link's carrier is reported up to a second after it changed. */
 const LATE_MILLIS = 1_500;
-/** Routes that are compared in one turn: a few milliseconds' work. */
-const ROUTES_PER_TURN = 2_048;
+/** Prefixes that are compared in one turn: a few milliseconds' work. */
+const PREFIXES_PER_TURN = 8_192;
 /** Differences that count, and those that the log names. */
 const MOST_DIFFERENCES = 65_536;
 const MOST_LOGGED = 8;
@@ -152,7 +151,14 @@ export class Audit {
       this.#compareInterfaces(running);
       this.#compareNeighbors(running);
     }
-    running.from = this.#compareRoutes(running, running.from ?? { prefix: 0, length: 0 });
+    running.from = this.#mirror.writer.rib.compare(
+      running.copy.rib,
+      running.from ?? { prefix: 0, length: 0 },
+      {
+        most: PREFIXES_PER_TURN,
+        differs: (route) => differs(running, "routes", nameRoute(route)),
+      },
+    );
     return running.from === null;
   }
 
@@ -174,26 +180,6 @@ export class Audit {
       theirs.delete(name);
     }
     for (const name of theirs.keys()) differs(running, "neighbors", name);
-  }
-
-  /** Compares routes from a prefix on. Returns the prefix to go on from; null: all are compared. */
-  #compareRoutes(running: Running, from: { prefix: number; length: number }): Running["from"] {
-    const ours = this.#mirror.writer.rib.routes(from);
-    const theirs = running.copy.rib.routes(from);
-    let [a, b] = [next(ours), next(theirs)];
-    let last: Route | null = null;
-    for (let count = 0; a !== null || b !== null; count++) {
-      const order = a === null ? 1 : b === null ? -1 : compareKeys(a, b);
-      const route: Route = order <= 0 ? a! : b!;
-      const { destination: prefix, prefixLength: length } = route;
-      const isNext = prefix !== last?.destination || length !== last.prefixLength;
-      if (count >= ROUTES_PER_TURN && isNext) return { prefix, length };
-      if (order !== 0 || !isSame(a!, b!)) differs(running, "routes", nameRoute(route));
-      if (order <= 0) a = next(ours);
-      if (order >= 0) b = next(theirs);
-      last = route;
-    }
-    return null;
   }
 
   #endComparison(running: Running, now: number): void {
@@ -256,19 +242,6 @@ function macs({ neighbors }: NetbaseWriter): Map<string, string> {
     found.set(name, `${macHead} ${macTail}`);
   });
   return found;
-}
-
-function next(routes: Iterator<Route>): Route | null {
-  return routes.next().value ?? null;
-}
-
-/** Order of two routes in `Rib.routes()` but for their order in one table. */
-function compareKeys(a: Route, b: Route): number {
-  return a.destination - b.destination || a.prefixLength - b.prefixLength || b.table - a.table;
-}
-
-function isSame(a: Route, b: Route): boolean {
-  return a.tos === b.tos && a.priority === b.priority && isEqual(a, b, 0);
 }
 
 function nameRoute({ table, destination, prefixLength }: Route): string {

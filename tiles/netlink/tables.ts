@@ -119,7 +119,7 @@ export class InterfacesTable implements Table {
   /** Indices, NETCONFA_IFINDEX_ALL and _DEFAULT among them, with `ignore_routes_with_linkdown` set. */
   readonly #ignoringLinkdown = new Set<number>();
 
-  /** `routes` and `nextHops` are told of changes that withdraw routes. */
+  /** `routes` and `nextHops` are notified of changes that withdraw routes. */
   constructor(
     netbase: NetbaseWriter,
     { routes, nextHops, notices }: {

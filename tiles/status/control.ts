@@ -31,7 +31,7 @@ const REQUEST_MILLIS = 30_000;
 const IDLE_MILLIS = 300_000;
 
 /** What an appliance answers from. */
-export interface Appliance {
+export interface ApplianceView {
   readonly netbase: NetbaseReader;
   /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
   read<T>(look: () => T): T;
@@ -57,31 +57,30 @@ export const REPLACED = new Error("another status tile answers");
 export type Answer = string | AsyncIterable<string>;
 type Request = Readonly<Record<string, unknown>>;
 
-/** Serves connections until the listener is closed; `answer` answers one line. The limits are for tests. */
+/** How requests on the control socket are answered. Tests set other limits. */
+interface Conversation {
+  /** Answers one line. */
+  answer(line: string): Answer;
+  readonly requestMillis?: number;
+  readonly idleMillis?: number;
+}
+
+/** Serves connections until the listener is closed. */
 export function serveControl(
   listener: Listener,
-  { counters, answer, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: {
-    readonly counters: Float64Array;
-    answer(line: string): Answer;
-    readonly requestMillis?: number;
-    readonly idleMillis?: number;
-  },
+  { counters, ...conversation }: Conversation & { readonly counters: Float64Array },
 ): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
     counters,
     gauge: STATUS.index.control_connections,
-    converse: (connection) => converse(connection, { answer, requestMillis, idleMillis }),
+    converse: (connection) => converse(connection, conversation),
   });
 }
 
 async function converse(
   connection: Connection,
-  { answer, requestMillis, idleMillis }: {
-    answer(line: string): Answer;
-    readonly requestMillis: number;
-    readonly idleMillis: number;
-  },
+  { answer, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: Conversation,
 ): Promise<void> {
   const decoder = new TextDecoder();
   let rest = "";
@@ -117,7 +116,7 @@ async function converse(
   }
 }
 
-const VERBS: Readonly<Record<string, (appliance: Appliance, request: Request) => Answer>> = {
+const VERBS: Readonly<Record<string, (appliance: ApplianceView, request: Request) => Answer>> = {
   status,
   counters: ({ tiles }) => jsonLine(countersOf(tiles)),
   show,
@@ -129,7 +128,7 @@ const VERBS: Readonly<Record<string, (appliance: Appliance, request: Request) =>
 };
 
 /** Answers one line. An invalid request is answered with an error. */
-export function answerLine(appliance: Appliance, line: string): Answer {
+export function answerLine(appliance: ApplianceView, line: string): Answer {
   const { counters } = appliance;
   const failed = (error: unknown) => {
     counters[STATUS.index.control_errors]++;
@@ -157,7 +156,7 @@ export function answerLine(appliance: Appliance, line: string): Answer {
   }
 }
 
-function status({ netbase, tiles, interfaces, control, listen }: Appliance): string {
+function status({ netbase, tiles, interfaces, control, listen }: ApplianceView): string {
   return jsonLine({
     sync: SYNC_STATES[netbase.syncState],
     since: new Date(netbase.syncTimeMillis).toISOString(),
@@ -168,7 +167,7 @@ function status({ netbase, tiles, interfaces, control, listen }: Appliance): str
   });
 }
 
-function show({ netbase, read, question }: Appliance, { what }: Request): Answer {
+function show({ netbase, read, question }: ApplianceView, { what }: Request): Answer {
   switch (what) {
     case "interfaces":
       return list(read(() => interfaceEntries(netbase)));
@@ -199,17 +198,17 @@ async function* routes(question: Question): AsyncGenerator<string> {
   yield jsonLine({ end: count });
 }
 
-function route({ netbase, read }: Appliance, { destination, source }: Request): string {
+function route({ netbase, read }: ApplianceView, { destination, source }: Request): string {
   const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
   return jsonLine(read(() => decisionEntry(netbase, to, from)));
 }
 
-async function* audit({ question }: Appliance): AsyncGenerator<string> {
+async function* audit({ question }: ApplianceView): AsyncGenerator<string> {
   yield jsonLine((await question.ask<Entry>(Ask.audit)).head);
 }
 
 function capture(
-  { captures, listen, netbase, read }: Appliance,
+  { captures, listen, netbase, read }: ApplianceView,
   { drops = false, app }: Request,
 ): Answer {
   if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
@@ -225,7 +224,11 @@ function capture(
  * A reload replaces this tile, so the answer may have to come from the successor. A client that asks it
  * again with the same number gets the outcome of the same change.
  */
-function change(appliance: Appliance, kind: number, { number = randomNumber() }: Request): Answer {
+function change(
+  appliance: ApplianceView,
+  kind: number,
+  { number = randomNumber() }: Request,
+): Answer {
   if (!Number.isInteger(number) || Number(number) < 1 || Number(number) > 0xffffffff) {
     throw new Error('"number" takes a whole number from 1 to 4294967295');
   }

@@ -18,7 +18,7 @@ import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile_region.ts";
 import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
-import type { Appliance } from "./control.ts";
+import type { ApplianceView } from "./control.ts";
 
 /** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
@@ -33,7 +33,7 @@ const latin1 = new TextDecoder("latin1");
 
 /** What the metrics are made from. */
 export interface Measured
-  extends Pick<Appliance, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
+  extends Pick<ApplianceView, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
   /** System calls that the filters of `tiles` refused, by index. */
   readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */

@@ -16,7 +16,7 @@ import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
 import { Life, TileReader } from "../runtime/tile_region.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
-import { answerLine, type Appliance, REPLACED, serveControl } from "./control.ts";
+import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
 import { serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
@@ -72,7 +72,7 @@ export async function create(
   }
   /** Outcomes of reloads and upgrades that clients wait for, by number. */
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
-  const appliance: Appliance = {
+  const appliance: ApplianceView = {
     ...{ netbase, read, counters, control, interfaces, listen },
     tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
     question: new Question(setup, ask),

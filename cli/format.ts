@@ -1,11 +1,10 @@
 /**
- * The text that `ip` prints for what `entries.ts` gives in its JSON: made from that, so that both say
- * the same.
+ * The text that `ip` prints for entries, made from their JSON, so that both say the same.
  */
 
 import type { Entry } from "../tiles/netlink/entries.ts";
 
-/** Fields whose text is a keyword and the value. */
+/** A field that is printed as a keyword and its value. */
 type Keyword = readonly [field: string, keyword: string];
 
 const ROUTE: readonly Keyword[] = [
@@ -14,7 +13,7 @@ const ROUTE: readonly Keyword[] = [
   ...[["prefsrc", "src"], ["metric", "metric"]] as const,
 ];
 
-/** As `ip address` prints an interface. */
+/** Formats an interface as `ip address` does. */
 export function interfaceText(entry: Entry): string {
   const { ifindex, ifname, link, flags, mtu, master, operstate } = entry;
   const name = link === undefined ? ifname : `${ifname}@${link}`;
@@ -42,7 +41,7 @@ function addressText(entry: Entry): string {
   return `inet ${local}${peer}/${prefixlen}${brd} scope ${scope}${marks}`;
 }
 
-/** As `ip route` prints a route. */
+/** Formats a route as `ip route` does. */
 export function routeText(entry: Entry): string {
   const metrics = (entry.metrics as { mtu: number }[] | undefined) ?? [];
   const words = [
@@ -57,14 +56,14 @@ export function routeText(entry: Entry): string {
   return [words.join(" "), ...hops.map((hop) => `\tnexthop ${hopText(hop)}`)].join("\n");
 }
 
-/** A hop of a multipath route, behind the word `nexthop`. */
+/** Formats a next hop of a multipath route, without the word `nexthop`. */
 function hopText(hop: Entry): string {
   const flags = (hop.flags as string[] | undefined) ?? [];
   return [...keywords(hop, [["gateway", "via"], ["dev", "dev"], ["weight", "weight"]]), ...flags]
     .join(" ");
 }
 
-/** As `ip neighbour` prints a neighbour. */
+/** Formats a neighbour as `ip neighbour` does. */
 export function neighborText(entry: Entry): string {
   return [
     entry.dst,
@@ -74,7 +73,7 @@ export function neighborText(entry: Entry): string {
   ].join(" ");
 }
 
-/** The keywords and values of those fields that there are, as one string each. */
+/** Formats those of `fields` that the entry has. */
 function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
   return fields.filter(([field]) => entry[field] !== undefined)
     .map(([field, keyword]) => `${keyword} ${entry[field]}`);

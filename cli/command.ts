@@ -1,23 +1,22 @@
 /**
- * Reading a command's options with node's `parseArgs`, its errors turned into one sentence that says
- * what was given and what is allowed.
+ * What all commands share: they read their options with `parseArgs` of node:util, whose errors become one
+ * sentence, and write to standard output.
  */
 
-import { parseArgs, type ParseArgsConfig } from "node:util";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { say } from "./output.ts";
+import { parseArgs, type ParseArgsConfig } from "node:util";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
 
-/** What a command was given, by the options that it has. */
+/** The parsed arguments of a command with options `T`. */
 export type Given<T extends Options> = ReturnType<typeof parseArgs<Config<T>>>;
 
 /**
- * A command, from arguments to exit status: reads its options, and at most so many positional arguments,
- * and gives them to `run`. With --help, which every command has, it prints `help` instead. It throws
- * UserError (status 2) for an option that is unknown or lacks its value, and for what is too much.
+ * Makes a command, from arguments to exit status. It parses its options and at most `positionals`
+ * arguments and passes them to `run`, or prints `help` if it is given --help. It throws UserError
+ * (status 2) for an unknown option, a missing value or an extra argument.
  */
 export function command<T extends Options>(
   { name, help, options, positionals = 0 }: {
@@ -35,10 +34,10 @@ export function command<T extends Options>(
       return parseArgs({ args, options: all, allowPositionals: true, strict: true });
     } catch (error) {
       const said = messageOf(error);
-      // Where a value begins with a dash it says how to write that, in three lines.
+      // For a value that begins with a dash, Node's message has three lines.
       const [, option] = /dash use '(--[\w-]+)=/.exec(said) ?? [];
       if (option !== undefined) {
-        throw fail(`${option} takes a value; one that begins with a dash is written ${option}=-…`);
+        throw fail(`${option} takes a value; if it begins with a dash, write ${option}=-…`);
       }
       const known = Object.keys(all).map((each) => `--${each}`).join(", ");
       throw fail(`${said.split(". ")[0]} (options: ${known})`);
@@ -54,7 +53,7 @@ export function command<T extends Options>(
   };
 }
 
-/** A word that is given behind a command, one of `allowed`. Throws UserError. */
+/** Returns the word behind a command, which must be one of `allowed`. Throws UserError. */
 export function word<const T extends string>(
   given: string | undefined,
   { command, allowed }: { command: string; allowed: readonly T[] },
@@ -65,7 +64,7 @@ export function word<const T extends string>(
   throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
 
-/** An option that must be one of `allowed`. */
+/** Returns the value of an option, which must be one of `allowed`. Throws UserError. */
 export function oneOf<const T extends string>(
   value: string,
   { option, allowed }: { option: string; allowed: readonly T[] },
@@ -78,15 +77,15 @@ export function oneOf<const T extends string>(
   );
 }
 
-/** An argument that must be an IPv4 address, `what`; in host order. */
+/** Parses an argument, `what`, that must be an IPv4 address. Returns it in host order. Throws UserError. */
 export function address(text: string | undefined, what: string): number {
   const found = parseAddress(text ?? "");
   if (found >= 0) return found;
-  const given = text === undefined ? "is missing" : `is no IPv4 address: '${text}'`;
-  throw new UserError(`${what} ${given} (such as 192.0.2.1)`, Exit.usage);
+  const given = text === undefined ? "is missing" : `is not an IPv4 address: '${text}'`;
+  throw new UserError(`${what} ${given} (for example 192.0.2.1)`, Exit.usage);
 }
 
-/** An option that must be a whole number from `least` to `most`. */
+/** Parses an option that must be a whole number from `least` to `most`. Throws UserError. */
 export function wholeNumber(
   value: string,
   { option, least, most }: { option: string; least: number; most: number },
@@ -97,4 +96,31 @@ export function wholeNumber(
     `--${option} takes a whole number from ${least} to ${most}, not '${value}'`,
     Exit.usage,
   );
+}
+
+/**
+ * Prints a line to standard output, as `write` does. `console.log` would not notice that the reader has
+ * gone, and `tegula monitor | head -1` would never end.
+ */
+export function say(text: string): void {
+  write(new TextEncoder().encode(`${text}\n`));
+}
+
+/**
+ * Writes all of `bytes`, to standard output by default. Ends the process with status 0 if the reader has
+ * gone. Throws UserError for any other error.
+ */
+export function write(
+  bytes: Uint8Array,
+  { to = Deno.stdout, name = "standard output" }: {
+    to?: Pick<Deno.FsFile, "writeSync">;
+    name?: string;
+  } = {},
+): void {
+  try {
+    for (let at = 0; at < bytes.length;) at += to.writeSync(bytes.subarray(at));
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(Exit.ok);
+    throw new UserError(`cannot write ${name}: ${messageOf(error)}`, Exit.failure);
+  }
 }
