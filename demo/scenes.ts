@@ -205,6 +205,6 @@ function judge(
 
 /** Names the drops that the appliance counted. */
 function drops({ counted }: Observation): string {
-  const found = [...counted].filter(([name]) => name.includes("_drop_"));
+  const found = [...counted].filter(([name]) => /(rx|tx)_drop_/.test(name));
   return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;
 }

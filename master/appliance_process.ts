@@ -156,9 +156,9 @@ export class ApplianceProcess {
     return this.#over;
   }
 
-  /** Has it take over. */
-  go(handedOver: boolean): void {
-    this.#send({ type: "go", handedOver });
+  /** Has it take over what its predecessor, which has ended, did not hand over. */
+  go(): void {
+    this.#send({ type: "go" });
   }
 
   /** Has it leave what it holds to a successor and end. Resolves as `left`, false where it does not in time. */

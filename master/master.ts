@@ -754,18 +754,17 @@ class Master {
    * cannot be had again: nothing serves then.
    */
   async #switchOver(next: Serving, before?: Serving): Promise<void> {
-    let handedOver = false;
     let apps: Promise<unknown> | undefined;
     if (before?.inventory === next.inventory) {
       // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
       apps = takeOverApps(next);
-      handedOver = await this.#letLeave(before);
+      await this.#letLeave(before);
     } else if (before !== undefined) {
       await this.#stopServing(before);
       if (!isByKernel(before)) this.#attachAgain(next);
     }
     if (before !== undefined) this.#keepCounts(before, next);
-    next.appliance.go(handedOver);
+    next.appliance.go();
     apps ??= takeOverApps(next);
     await next.appliance.running;
     // At the first start what fails is the operator's to mend.
@@ -773,12 +772,11 @@ class Master {
     this.#serve(next);
   }
 
-  /** Has the appliance leave what it holds to its successor. Whether it did, in order. */
-  async #letLeave({ appliance }: Serving): Promise<boolean> {
+  /** Has the appliance leave what it holds to its successor, or kills it. */
+  async #letLeave({ appliance }: Serving): Promise<void> {
     const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
     if (!hasLeft) await appliance.kill("it did not leave in time");
     this.#leaving = appliance.ended;
-    return hasLeft;
   }
 
   /** Gives the traffic back to the kernel, lets the appliance and all apps drain, and ends them. */

@@ -775,8 +775,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "net tile: does not wait for its predecessor",
       in: "createBeside",
-      from: "await context.predecessor();",
-      to: "void context.predecessor();",
+      from: "await context.predecessor(opened.descriptors);",
+      to: "void context.predecessor(opened.descriptors);",
     },
     {
       name: "net tile: totals begin anew with new sockets",

@@ -40,7 +40,10 @@ const TELLER = `export default async function create({ options }) {
   const read = () => Deno.readTextFile(options.file);
   let text = await read();
   if (text === "wait") console.log("waits");
-  for (; text === "wait"; text = await read()) await new Promise((done) => setTimeout(done, 10));
+  // Empty it is half written.
+  for (; ["wait", ""].includes(text); text = await read()) {
+    await new Promise((done) => setTimeout(done, 10));
+  }
   if (text === "broken") throw new Error("what it reads is broken");
   return {
     answer({ payload }) {

@@ -285,7 +285,7 @@ Deno.test("beside a predecessor the filter is its own to write, and the successo
 
 Deno.test("without CAP_NET_ADMIN neighbours are resolved by a datagram to their discard port", () => {
   withPeer(["198.18.0.9"]);
-  const script = new URL("./mirror_asker_child.ts", import.meta.url).pathname;
+  const script = new URL("./mirror_solicit_child.ts", import.meta.url).pathname;
   const { code, stdout, stderr } = new Deno.Command("setpriv", {
     args: [
       ...["--bounding-set=-net_admin", "--inh-caps=-net_admin", Deno.execPath(), "run"],

@@ -43,7 +43,7 @@ Deno.test("every file that docs/architecture.md names is there", () => {
 
 Deno.test("every class and method that docs/architecture.md names is there", () => {
   const gone = missing(/^([A-Z][a-z]\w*)\.(#?[a-z]\w*)$/, (name, method) => {
-    const declared = new RegExp(`^  (async |get )?${method}\\(`, "m");
+    const declared = new RegExp(`^  (async |get |static )?${method}\\(`, "m");
     return declaring(name).some((text) => declared.test(text));
   });
   assert.deepEqual(gone.filter((name) => name !== "Atomics.wait"), []);

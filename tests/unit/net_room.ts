@@ -299,7 +299,6 @@ export class Room {
       beside();
       this.turn();
       this.tile.relinquish!();
-      return true;
     });
     this.#start(await made);
   }

@@ -79,7 +79,6 @@ function started(kind: WorkerKind, beside = false) {
       failed: (message) => heard.push(message),
       late: note("late"),
       stuck: (reason) => heard.push(`stuck: ${reason}`),
-      predecessor: () => new Promise(() => {}),
     },
   });
   globalThis.Worker = Worker;

@@ -28,7 +28,7 @@ export interface Prefix {
   readonly mask: number;
 }
 
-/** To whom an app may send. */
+/** Where an app may send. */
 export interface PeerSetup {
   /** The table of addresses that sent to it by this net tile. */
   readonly recentPeers: View;
@@ -55,7 +55,7 @@ export interface AppSetup extends PeerSetup {
   readonly eventfd: number;
 }
 
-/** Whom an app may send to: peers that have sent to it, and those that it is configured to. */
+/** The peers of an app: it may send to those that have sent to it, and to configured ones. */
 export class AllowedPeers {
   readonly #recent: RecentPeers;
   readonly #others: readonly RecentPeers[];
@@ -199,7 +199,7 @@ class Copies {
     }
     for (; left > 0; left--) words[to++] = frames[from++];
     const rest = length & 3;
-    // What is behind a payload in its frame was sent by or to others.
+    // Bytes behind the payload in its frame are of other packets.
     if (rest !== 0) words[to] = frames[from] & ((1 << (rest << 3)) - 1);
     return at + into;
   }
@@ -236,7 +236,7 @@ export class AppPort implements Recipient, Sender {
   /** If the app does not read the UMEM. */
   readonly #copies: Copies | null;
   readonly #state: Uint32Array;
-  /** For each descriptor of the link what is out, `Out` words. */
+  /** `Out` words for each descriptor of the link. */
   readonly #out: Int32Array;
   #reclaimed: number;
   /**

@@ -24,7 +24,7 @@ const RANKS = 3;
 export interface ArpQueueLimits {
   /** Packets in all; also the most neighbours. */
   readonly total: number;
-  /** Packets of one neighbour; a gateway, which stands for many peers, may have half of all. */
+  /** Packets of one neighbour. A gateway, which has many peers behind it, may have half of all. */
   readonly perNeighbor: number;
   /** Packets of one neighbour while the queue is more than half full. */
   readonly perNeighborCrowded: number;
@@ -352,7 +352,7 @@ export class Solicits {
   #windowEnd = 0;
   #now = 0;
 
-  /** `seed`, random, keeps others from choosing whom they are taken for. */
+  /** `seed`, random, keeps others from choosing addresses that collide. */
   constructor(
     link: SolicitProducer,
     { counters, seed }: { counters: Float64Array; seed: number },
@@ -374,7 +374,7 @@ export class Solicits {
     this.#windowEnd = nowMillis + WINDOW_MILLIS;
   }
 
-  /** Whether this neighbour was asked for lately. May rarely be true of one that was not. */
+  /** Whether this neighbour was asked for lately. Rarely true of another neighbour with the same hash. */
   askedBefore(ifindex: number, address: number): boolean {
     const bit = this.#hash(ifindex, address) & (WINDOW_BITS - 1);
     return (((this.#window[bit >>> 5] | this.#before[bit >>> 5]) >>> (bit & 31)) & 1) === 1;

@@ -105,7 +105,7 @@ export const Packet = {
   frame: 9,
 } as const;
 
-/** As a route: none that it can be sent by at once. The slow path decides. */
+/** As a route: no cached route can be used. The packet takes the slow path. */
 export const UNROUTED = -1;
 /** As a route: not looked up yet. */
 export const LOOK_UP = -2;

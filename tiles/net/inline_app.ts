@@ -261,7 +261,7 @@ class InlineAnswers implements Answers {
   readonly #counters: Float64Array;
   /**
    * Where the room begins that was reserved and is not used yet, -1 without it, and how many bytes were
-   * asked for. What is behind them was sent by or to others, so no more than that leaves.
+   * asked for. Bytes behind them are of other packets, so no more than that is sent.
    */
   #at = -1;
   #size = 0;
@@ -269,7 +269,7 @@ class InlineAnswers implements Answers {
   #isLarge = false;
   #owner = -1;
   #count = 0;
-  /** Requests that go back as they came, by their words: all after what is in `#packets`. */
+  /** Requests that go back as they came, by the words of their descriptions; they follow `#packets`. */
   readonly #reflected = new Int32Array(BATCH);
   #reflections = 0;
 
@@ -406,7 +406,7 @@ class InlineAnswers implements Answers {
   }
 
   /**
-   * Adds to the batch what is in the reserved room, and returns the word of its description, of which the
+   * Adds the answer in the reserved room to the batch. Returns the word of its description, into which the
    * caller writes where it goes; -1 when nothing is reserved. Throws RangeError outside of the room.
    */
   #add(offset: number, size: number): number {

@@ -4,8 +4,8 @@
  * them.
  *
  * Two open-addressed halves: addresses go into one, and when that has its fill, the other, older one is
- * cleared and becomes the next. So the last `KEPT` addresses are known whatever strangers send, and
- * never one that nothing came from; the most recent is always among them.
+ * cleared and becomes the next. So the last `KEPT` addresses are known, whatever strangers send, and no
+ * address that sent nothing is. The most recent address is always known.
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
  * them; since at most half of the slots are taken, that happens once in some four hundred halves. The

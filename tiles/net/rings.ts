@@ -146,7 +146,7 @@ export class Umem {
     this.#freeFrames = free;
   }
 
-  /** Frees the frame or large buffer that `offset` lies in. Whoever calls this owns it until now. */
+  /** Frees the frame or large buffer that `offset` is in. The caller owned it. */
   give(offset: number): void {
     if (offset < this.framesEnd) {
       this.#frames[this.#freeFrames++] = offset & this.#frameMask;
@@ -244,7 +244,7 @@ export class XdpPort {
     return (receiving | 0) <= 0 && (sending | 0) <= 0;
   }
 
-  /** Calls `visit` with an offset in each frame that stands in one of the rings. False: they are nonsense. */
+  /** Calls `visit` with an offset in each frame that is in one of the rings. False: their cursors are corrupt. */
   forEachVisible(visit: (offset: number) => void): boolean {
     const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
     const count = this.#xsk.visible(this.#slot, words);
@@ -258,7 +258,7 @@ export class XdpPort {
     return this.#cursors;
   }
 
-  /** Frees what is queued still, and returns how many frames that was. */
+  /** Frees the frames that are still queued, and returns how many there were. */
   dropQueued(): number {
     const count = this.#queued;
     for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
@@ -276,7 +276,7 @@ export class XdpPort {
     return this.#tx - this.#queued - this.#transmitting;
   }
 
-  /** Takes a burst into `frames` and returns how many; they are the caller's now. */
+  /** Takes a batch into `frames` and returns how many frames; they are the caller's now. */
   receive(frames: Uint32Array): number {
     const count = this.#xsk.receive(this.#slot, frames, BATCH);
     if (count <= 0) return 0;
@@ -309,7 +309,7 @@ export class XdpPort {
   }
 
   /**
-   * Hands what is queued to the kernel, as much as it takes, and returns how much. The rest stays
+   * Hands queued frames to the kernel, as many as it takes, and returns how many. The rest stay
    * queued, in order, for the next turn.
    */
   flush(): number {

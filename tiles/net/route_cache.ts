@@ -81,7 +81,7 @@ export function appBit(index: number): number {
 export const LINK_BYTES = 24;
 
 /**
- * Outcomes of an entry. One that is not negative says "by an AF_XDP socket": number of the port << 24 |
+ * Outcomes of an entry. Those from 0 on mean "by an AF_XDP socket": number of the port << 24 |
  * `NO_PEER` or not | where in the frame the Ethernet header begins << 16 | largest payload.
  */
 export const Outcome = {

@@ -1,8 +1,8 @@
 /**
  * The way in: a batch of frames from a receive ring is checked, and each good packet is handed to the
- * app that serves its port, its payload where it lies. Every frame ends with an app or back in the
- * UMEM, and one that goes back is counted with its reason. Frames come straight from the wire; nothing
- * in them is believed.
+ * app that serves its port, with its payload in place. Every frame ends with an app or back in the UMEM;
+ * if it goes back, the reason is counted. Frames come straight from the wire; nothing in them is
+ * believed.
  *
  * Nearly all are alike: untagged, well formed, to a served port, from a peer with a cached route. One
  * pass over the batch reads the addresses; the cache entries that they name are prefetched all at once,

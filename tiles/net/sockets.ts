@@ -2,7 +2,7 @@
  * The kernel's sockets behind the served ports: for what the XDP program leaves alone (loopback,
  * reassembled fragments, interfaces that are not attached), and for what is routed to the host itself,
  * leaves by an interface without an AF_XDP socket, or is too long for one packet. The kernel has checked
- * what comes in; what is left is to keep out broadcast and multicast.
+ * incoming packets; only broadcast and multicast are still to be kept out.
  */
 
 import { checked } from "../../ffi/errno.ts";

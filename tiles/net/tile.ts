@@ -91,7 +91,7 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
   }
   if (inline.length > 0 || context.predecessor !== undefined) return createBeside(context, inline);
-  return new NetTile(context, adopt(context), []);
+  return new NetTile(context, open(context, adopt(context)), []);
 }
 
 /**
@@ -103,20 +103,20 @@ async function createBeside(
   setups: readonly InlineSetup[],
 ): Promise<Tile> {
   const made = await Promise.all(setups.map((setup) => makeInline(context, setup)));
-  const slots = adopt(context);
+  const opened = open(context, adopt(context));
   if (context.predecessor !== undefined) {
     if (context.setup.warmUp) {
       // A tile without a predecessor needs none of it.
       const { warmUp } = await import("./warm_up.ts");
-      await warmUp(context, (warm, slots, made) => new NetTile(warm, slots, made));
+      await warmUp(context, (warm, slots, made) => new NetTile(warm, open(warm, slots), made));
     }
-    await context.predecessor();
+    await context.predecessor(opened.descriptors);
   }
   for (const { setup, metrics } of made) {
     metrics?.move(setup.metrics);
     new TileRegion(setup.region).life = Life.running;
   }
-  return new NetTile(context, slots, made);
+  return new NetTile(context, opened, made);
 }
 
 async function makeInline(
@@ -141,6 +141,31 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
     if (slot < 0) throw RingsLost.unmapped(slot);
     return slot;
   });
+}
+
+/** What a net tile opens before it is confined. */
+interface Opened {
+  /** The slots of its AF_XDP sockets in the library. */
+  readonly slots: readonly number[];
+  /** The kernel sockets that it receives on. */
+  readonly receiving: readonly UdpSocketSetup[];
+  readonly pollSet: PollSet;
+  readonly descriptors: readonly number[];
+}
+
+/** Opens what takes more system calls than a confined tile has. Throws SystemError. */
+function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly number[]): Opened {
+  const { eventfd } = setup;
+  const [xsk, udp] = [libraries.xsk!, libraries.udp!];
+  const ports = slots.map((slot) => xsk.fd(slot));
+  const receiving = setup.udp.filter(({ receive }) => receive);
+  const sockets = receiving.map(({ fd }) => fd);
+  return {
+    slots,
+    receiving,
+    pollSet: new PollSet({ xsk, udp, tile: libraries.tile }, { eventfd, ports, sockets }),
+    descriptors: [eventfd, ...ports, ...setup.udp.map(({ fd }) => fd)],
+  };
 }
 
 /** An inline app that is made, and not in the tile yet. */
@@ -187,10 +212,9 @@ class NetTile implements Tile {
   /** Whether the last turn had work. */
   #worked = false;
 
-  /** `slots` are those of its sockets. */
   constructor(
     { setup, region, libraries }: TileContext<NetSetup>,
-    slots: readonly number[],
+    { slots, receiving, pollSet, descriptors }: Opened,
     made: readonly MadeApp[],
   ) {
     const { tile } = libraries;
@@ -240,7 +264,6 @@ class NetTile implements Tile {
     const apps = [...this.#apps, ...this.#inline];
     this.#receiver = new Receiver({ ...all, batch, xsk, apps, trustChecksums });
     this.#socketReceiver = new SocketReceiver({ ...all, udp, apps });
-    const receiving = setup.udp.filter(({ receive }) => receive);
     this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
     this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
 
@@ -248,13 +271,8 @@ class NetTile implements Tile {
       new TileReader(setup.netlinkTile),
       () => tile.wake(setup.netlinkEventfd),
     );
-    const portFds = slots.map((slot) => xsk.fd(slot));
-    this.#pollSet = new PollSet({ xsk, udp, tile }, {
-      eventfd: setup.eventfd,
-      ports: portFds,
-      sockets: receiving.map(({ fd }) => fd),
-    });
-    this.descriptors = [setup.eventfd, ...portFds, ...setup.udp.map(({ fd }) => fd)];
+    this.#pollSet = pollSet;
+    this.descriptors = descriptors;
     ports.forEach((port, i) => {
       const isNew = port.isNew();
       port.refill();
@@ -301,7 +319,7 @@ class NetTile implements Tile {
   }
 
   clock(nowMillis: number): void {
-    // It may have slept since the last turn, and ticks of apps send by what is in the cache.
+    // The tile may have slept since the last turn, and apps send by cached routes in their ticks.
     this.#refresh();
     this.#solicits.clock(nowMillis);
     this.#transmitter.queue.clock(nowMillis);

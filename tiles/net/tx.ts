@@ -54,7 +54,7 @@ export interface Sender {
 
 /** Sends what apps answer. */
 export class Transmitter {
-  /** The descriptions of the batch at hand. The caller of `send` fills them. */
+  /** The descriptions of the current batch. The caller of `send` fills them. */
   readonly packets = frame.makePackets();
   /** Packets whose neighbour is being resolved. */
   readonly queue: ArpQueue;
@@ -130,7 +130,7 @@ export class Transmitter {
 
   /**
    * Sends back the requests that the answers from number `from` on name, and returns the first answer
-   * that is something else, or names none that the app has.
+   * that does not, or that names no request of the app.
    */
   #reflectRun(app: AppPort, from: number, end: number): number {
     const { answers } = app;
@@ -150,7 +150,7 @@ export class Transmitter {
   /**
    * Sends received packets of `from` back, each in its own frame and without reading its payload:
    * the first `count` that `picked` lists, by the words at which they begin in `batch`. They leave in
-   * order. One that cannot be sent like that goes the way of other answers.
+   * order. A packet that cannot be sent like that is sent as any other answer.
    */
   reflect(
     from: Sender,

@@ -24,7 +24,6 @@ import { type ApplianceOrder, type ApplianceReport, messagesBy } from "./message
 import { workerPermissions } from "./permissions.ts";
 import { POLL_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { AppError, sentenceOf } from "./thrown.ts";
-import { Life } from "./tile_region.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
 /** Where a tile's module is, from here. */
@@ -39,8 +38,8 @@ const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 const STOP_MILLIS = 600;
 /** How long net tiles have to finish a burst and end, and the status tile to answer who is connected. */
 const LEAVE_MILLIS = 1000;
-/** How often it is polled whether they have. */
-const END_POLL_MILLIS = 1;
+/** How long the process stays once its successor serves. */
+const LINGER_MILLIS = 100;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
 const FIRST_PAUSE_MILLIS = 50;
 const LONGEST_PAUSE_MILLIS = 10_000;
@@ -105,8 +104,6 @@ class Appliance {
   readonly #workers = new Map<string, TileWorker>();
   /** Starts in a row that did not last, by tile. */
   readonly #failures = new Map<string, number>();
-  /** Resolves when the predecessor has ended, with whether it handed over. */
-  readonly #predecessor = Promise.withResolvers<boolean>();
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
@@ -148,10 +145,9 @@ class Appliance {
   }
 
   /** Has the tiles take over: their predecessors have ended. */
-  go(handedOver: boolean): void {
+  go(): void {
     this.#control.serve();
     this.#wake();
-    this.#predecessor.resolve(handedOver);
   }
 
   /** Every tile runs: from now on one that fails is started again, or ends the appliance. */
@@ -203,7 +199,6 @@ class Appliance {
           }
         },
         stuck: (reason) => fatal(name, reason),
-        ...(beside && { predecessor: () => this.#predecessor.promise }),
       },
     });
     this.#workers.set(name, worker);
@@ -321,13 +316,9 @@ class Appliance {
 
   /** Waits until all net tiles have ended, or `millis` are over; whether they have. */
   async #netsEnd(millis: number): Promise<boolean> {
-    const until = performance.now() + millis;
-    // A tile's word for having stopped is its last store; its thread takes a while longer.
-    while (this.#wiring.nets.some(({ reader }) => reader.life !== Life.stopped)) {
-      if (performance.now() > until) return false;
-      await delay(END_POLL_MILLIS);
-    }
-    return true;
+    const ends = this.#wiring.nets.map(({ name }) => this.#workers.get(name)!.ended);
+    const all = Promise.all(ends).then((orderly) => orderly.every(Boolean));
+    return await Promise.race([all, delay(millis).then(() => false)]);
   }
 }
 
@@ -352,11 +343,13 @@ async function boot(): Promise<void> {
 }
 
 const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => unknown } = {
-  go: ({ handedOver }: { handedOver: boolean }) => appliance.go(handedOver),
+  go: () => appliance.go(),
   leave: async () => {
     messages.send({ type: "left", orderly: await appliance.leave() });
     // The successor serves already.
     await appliance.answered();
+    // Taking a process apart takes processors, which the successor needs for its first datagrams.
+    await delay(LINGER_MILLIS);
     Deno.exit();
   },
   stop: async () => {

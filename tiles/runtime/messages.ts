@@ -31,8 +31,8 @@ export type ApplianceReport =
 
 /** What the master says. */
 export type ApplianceOrder =
-  /** Take over; `handedOver`: the predecessor left in order. */
-  | { readonly type: "go"; readonly handedOver: boolean }
+  /** Take over what has not been handed over: the predecessor has ended. */
+  | { readonly type: "go" }
   | { readonly type: "leave" }
   | { readonly type: "stop" }
   /** Of each attached interface: whether AF_XDP takes its frames. */

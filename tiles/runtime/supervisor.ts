@@ -22,8 +22,6 @@ export interface TileEvents {
   late(): void;
   /** It hangs or broke a rule, and cannot be ended, or nothing can stand in for it. */
   stuck(reason: string): void;
-  /** It could run, beside its predecessor. Resolves when that one has ended, with whether it handed over. */
-  predecessor?(): Promise<boolean>;
   /** A request to be put into the control region. */
   ask?(request: ControlRequest): void;
 }
@@ -231,16 +229,12 @@ export class TileWorker {
     } else if (report.type === "ready") {
       this.#waits = true;
       this.#ready.resolve();
-      this.#events.predecessor?.().then((handedOver) => {
-        this.#waits = false;
-        this.#stalled = 0;
-        this.#worker.postMessage(handedOver);
-      });
     } else if (report.type === "running") {
       if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])) {
         return this.#refuse("claimed to be confined without being so");
       }
       this.#runs = true;
+      this.#waits = false;
       this.#ready.resolve();
       this.#stalled = 0;
       this.#running.resolve(report);

@@ -40,10 +40,11 @@ export interface TileContext<Setup> {
   /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
   /**
-   * Where a predecessor runs on the same regions: to be awaited before they are touched. Resolves when it has
-   * ended, with whether it handed over; what it left unread is to be answered then.
+   * Where a predecessor runs on the same regions: to be awaited before they are touched. Confines the
+   * thread, so that it can open nothing from then on and has no descriptors but these. Resolves when the
+   * predecessor has ended.
    */
-  predecessor?(): Promise<boolean>;
+  predecessor?(descriptors: readonly number[]): Promise<void>;
 }
 
 /** One tile, as its loop sees it. */

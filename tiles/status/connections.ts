@@ -75,8 +75,10 @@ export class Connection {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #since = performance.now();
   #deadline = this.#since;
-  #isWaiting = true;
-  #timedOut = false;
+  /** When `allow` was last called, if the peer is waited for; null while its request is processed. */
+  waitingSince: number | null = this.#since;
+  /** Whether it was closed because the peer took too long. */
+  timedOut = false;
 
   constructor(socket: Socket) {
     this.#socket = socket;
@@ -92,16 +94,6 @@ export class Connection {
   get peer(): string {
     const [first, ...rest] = (this.#socket.remoteAddress ?? "").split(".");
     return first === "127" ? first : [first, ...rest.slice(0, 2)].join(".");
-  }
-
-  /** Whether it was closed because the peer took too long. */
-  get timedOut(): boolean {
-    return this.#timedOut;
-  }
-
-  /** When `allow` was last called, if the peer is waited for; null while its request is processed. */
-  get waitingSince(): number | null {
-    return this.#isWaiting ? this.#since : null;
   }
 
   /** Gives the peer this long from now for its next reads and writes together. */
@@ -137,15 +129,15 @@ export class Connection {
 
   async #wait<T>(done: Promise<T>): Promise<T> {
     const timer = setTimeout(() => {
-      this.#timedOut = true;
+      this.timedOut = true;
       this.close();
     }, Math.max(0, this.#deadline - performance.now()));
-    this.#isWaiting = true;
+    this.waitingSince = this.#since;
     try {
       return await done;
     } finally {
       clearTimeout(timer);
-      this.#isWaiting = false;
+      this.waitingSince = null;
     }
   }
 }

@@ -57,31 +57,30 @@ export const REPLACED = new Error("another status tile answers");
 export type Answer = string | AsyncIterable<string>;
 type Request = Readonly<Record<string, unknown>>;
 
-/** Serves connections until the listener is closed; `answer` answers one line. The limits are for tests. */
+/** How requests on the control socket are answered. Tests set other limits. */
+interface Conversation {
+  /** Answers one line. */
+  answer(line: string): Answer;
+  readonly requestMillis?: number;
+  readonly idleMillis?: number;
+}
+
+/** Serves connections until the listener is closed. */
 export function serveControl(
   listener: Listener,
-  { counters, answer, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: {
-    readonly counters: Float64Array;
-    answer(line: string): Answer;
-    readonly requestMillis?: number;
-    readonly idleMillis?: number;
-  },
+  { counters, ...conversation }: Conversation & { readonly counters: Float64Array },
 ): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
     counters,
     gauge: STATUS.index.control_connections,
-    converse: (connection) => converse(connection, { answer, requestMillis, idleMillis }),
+    converse: (connection) => converse(connection, conversation),
   });
 }
 
 async function converse(
   connection: Connection,
-  { answer, requestMillis, idleMillis }: {
-    answer(line: string): Answer;
-    readonly requestMillis: number;
-    readonly idleMillis: number;
-  },
+  { answer, requestMillis = REQUEST_MILLIS, idleMillis = IDLE_MILLIS }: Conversation,
 ): Promise<void> {
   const decoder = new TextDecoder();
   let rest = "";
