@@ -1,28 +1,28 @@
 #!/bin/sh
-# The beginning of dist/tegula, the one-file executable that `deno task compile` makes where Deno's own
-# base binary cannot be had: this script, and behind it a tar archive of the stock deno, the program,
-# its npm modules and its native libraries. It takes what every Debian has: sh, coreutils, tar and
-# flock. On its first start it unpacks the archive into a private folder named by the archive's hash;
-# from then on it only executes deno from there. scripts/compile.ts fills in what stands between @.
+# The beginning of dist/tegula, the one-file executable that `deno task compile` makes if Deno's base
+# binary for `deno compile` is not available. A tar archive follows this script: the stock deno, the program,
+# its npm modules and its native libraries. It needs what every Debian has: sh, coreutils, tar and flock. The
+# first start unpacks the archive into a private folder that is named after the archive's hash. Later starts
+# only execute deno from there. scripts/compile.ts replaces the words between @.
 #
-# Of the environment nothing reaches deno that would change what it does.
+# Environment variables that change what deno does are unset.
 #
-# The folder is trusted with what the caller may do, so it must belong to the caller and be writable
-# by nobody else. It appears whole, by a rename, and is in use while a shared lock on it is held: the
-# lock goes with the descriptor through exec and ends with the process. Who unpacks a new version
-# takes away those that nobody uses.
+# The code in the folder runs with the caller's rights, so the folder must belong to the caller and be
+# writable by nobody else. A rename puts it in place as a whole. A shared lock marks it as in use; the lock
+# survives exec with its descriptor, and ends with the process. The start that unpacks a new version removes
+# versions that are not in use.
 set -eu
 version=@VERSION@
 archive_bytes=@BYTES@
 
-# As cli/errors.ts: the system lacks something.
+# Exit.system of cli/errors.ts: something is missing on the system.
 fail() {
   echo "tegula: $*" >&2
   exit 7
 }
 
-# ours FOLDER [-L]: whether it is the caller's alone, having made it when it is not there. -L: a link
-# to such a folder will do.
+# ours FOLDER [-L]: creates FOLDER if it is missing, and checks that it is the caller's and writable by nobody
+# else. With -L it may be a link to such a folder.
 ours() {
   mkdir -p -m 700 "$1" 2>/dev/null || :
   case "$(stat ${2-} -c %A -- "$1" 2>/dev/null)" in
@@ -31,13 +31,13 @@ ours() {
   esac
 }
 
-# Opens the version's folder with a shared lock, as descriptor 9 that deno inherits. Fails when it is
-# not there, or was removed between the two.
+# Opens the version's folder as descriptor 9, which deno inherits, and locks it shared. Fails if the folder is
+# missing, or was removed before it was locked.
 hold() {
   [ -d "$place" ] && command exec 9<"$place" && flock -s 9 && [ "$place" -ef /proc/self/fd/9 ]
 }
 
-# Puts the version's folder in place and holds it. One at a time: by a lock on the cache folder.
+# Puts the version's folder in place and holds it. A lock on the cache folder admits one at a time.
 unpack() {
   exec 8<"$cache"
   flock 8
@@ -72,9 +72,9 @@ unpack() {
   exec 8<&-
 }
 
-# Below these deno ends with a panic before it can say anything; what a run takes besides, run checks.
-# Deno raises the soft limit of open files to the hard one, and root's processes are not limited. Where
-# few processes are allowed nothing can be started to look, so this does not.
+# Below these limits deno panics at its start; `tegula run` checks what it needs beyond them. Deno raises the
+# soft limit of open files to the hard limit, and root's processes are not limited. This starts no other
+# program, since few processes may be allowed.
 [ -r /proc/self/status ] || fail "/proc is missing; 'mount -t proc proc /proc' mounts it"
 while read -r key uid _; do
   [ "$key" != Uid: ] || break

@@ -398,8 +398,13 @@ class NetTile implements Tile {
     this.#transmitter.releaseAll();
   }
 
-  /** Lets apps in this tile answer the batch that has come. */
+  /**
+   * Lets apps in this tile answer the batch that has come. Requests of the same batch for other apps are
+   * published first: an inline app that hangs or ends the tile must not take them along.
+   */
   #runInline(): void {
+    if (this.#inline.length === 0) return;
+    for (let i = 0; i < this.#apps.length; i++) this.#apps[i].publish();
     for (let i = 0; i < this.#inline.length; i++) this.#inline[i].run();
   }
 
