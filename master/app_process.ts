@@ -523,6 +523,8 @@ export class AppProcess {
   #successor?: { child: Child; staged: StagedApp };
   /** Counts what begins or gives up a successor: one that is made meanwhile is given up. */
   #generation = 0;
+  /** Settles when a successor that takes over has got its turn; undefined: none does. */
+  #turn?: Promise<unknown>;
   /** Starts in a row that did not last. */
   #failures = 0;
   #pause?: ReturnType<typeof setTimeout>;
@@ -607,15 +609,21 @@ export class AppProcess {
    * then.
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
-    this.abandon();
-    this.#watchOver();
-    const { files } = this.#parts;
-    this.#checkGrants(plan);
-    const generation = this.#generation;
+    let generation = this.#generation;
     const checkIsWanted = () => {
       if (!this.#isStopping && generation === this.#generation) return;
       throw new AppError(plan.name, "it is given up");
     };
+    if (this.#turn !== undefined) {
+      // The one that takes over is all that there will be, should this one fail.
+      await this.#turn;
+      checkIsWanted();
+    }
+    this.abandon();
+    generation = this.#generation;
+    this.#watchOver();
+    const { files } = this.#parts;
+    this.#checkGrants(plan);
     const staged = await files.stage(plan);
     let child: Child | undefined;
     try {
@@ -647,10 +655,10 @@ export class AppProcess {
     );
   }
 
-  /** Gives a successor up, also one that is being made. */
+  /** Gives a successor up, also one that is being made, but not one that takes over. */
   abandon(): void {
     this.#generation++;
-    if (this.#successor === undefined) return;
+    if (this.#successor === undefined || this.#turn !== undefined) return;
     const { child, staged } = this.#successor;
     this.#successor = undefined;
     child.kill();
@@ -707,13 +715,18 @@ export class AppProcess {
   /** Puts the successor in place of the one that runs. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
+    const leaving = this.leave();
+    this.#turn = leaving;
     // What waits may be why the one before it hung.
-    await this.go(await this.leave());
+    const handedOver = await leaving;
+    this.#turn = undefined;
+    await this.go(handedOver);
   }
 
   /** Ends it for good; resolves when it has ended. */
   async stop(): Promise<void> {
     this.#isStopping = true;
+    if (this.#turn !== undefined) await this.#turn;
     const successor = this.#successor?.child;
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);

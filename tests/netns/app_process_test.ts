@@ -381,6 +381,39 @@ Deno.test("a successor that cannot start changes nothing", async () => {
   link.close();
 });
 
+Deno.test("a successor that takes over is not given up for a newer one", async () => {
+  const link = new EchoLink();
+  const lines: string[] = [];
+  const app = link.process(undefined, (line) => lines.push(line));
+  await app.start();
+  await app.prepare();
+  // It is slow to leave, and meanwhile the next one is asked for, which cannot start.
+  Deno.kill(app.pid, "SIGSTOP");
+  const over = app.takeOver();
+  const broken = Deno.makeTempFileSync({ suffix: ".ts" });
+  Deno.writeTextFileSync(broken, "export default () => { throw new Error('broken'); };");
+  const next = assert.rejects(app.prepare(), GIVEN_UP);
+  app.abandon();
+  assert.equal(app.known(), null, "no other program can go on with it now");
+  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message: "broken" });
+  await Promise.all([next, over]);
+  assert.notEqual(app.pid, 0);
+  link.send(1);
+  await link.settle(PATIENCE_MS / 1000);
+  const late = app.prepare();
+  app.abandon();
+  await assert.rejects(late, GIVEN_UP);
+  // Told to stop, it stops.
+  await app.prepare();
+  Deno.kill(app.pid, "SIGSTOP");
+  const last = app.takeOver().catch(() => {});
+  await Promise.all([app.stop(), last]);
+  assert.equal(app.pid, 0);
+  assert.ok(lines.includes("echo: killed: it hangs, and was to end"), lines.join("\n"));
+  await app.stop();
+  link.close();
+});
+
 /** The module of an app whose files are looked through until `release`, and then are all there. */
 async function heldUp(): Promise<{ module: string; release(): Promise<void> }> {
   const folder = Deno.makeTempDirSync();
