@@ -195,7 +195,7 @@ async function* makeApps(
   { host, regions, processes, tile, observer }: MainLibraries,
 ): AsyncGenerator<MadeApp> {
   observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
-  const files = new AppFiles({ processes, uid: UID });
+  const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
     ...{ regions, observer, files, slot: 0, tileLibrary: tile },
     processes,
@@ -216,7 +216,7 @@ async function* makeApps(
         ...{ name, service, shape: APART_LINK_SHAPE, nets: [], spinTurns: 0, uid: UID },
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
-        hasState: stateBytes !== undefined,
+        ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),
       }, {
         ...{ ...shared, descriptors },
         tile: new TileReader(regions.mapShared(fd, TILE_REGION_BYTES, { readOnly: true })),

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -281,6 +282,29 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	keep_open(fds, count, 0);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	free(lists);
+	return error;
+}
+
+/*
+ * Opens a folder and locks it (flock(2)), for as long as a copy of the descriptor is open. Only one that is
+ * this user's own, which no other can write, and no symbolic link. The descriptor, or -errno: -EWOULDBLOCK
+ * where somebody has it locked.
+ */
+EXPORT int tegula_host_lock_folder(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), error;
+	struct stat folder;
+
+	if (fd < 0)
+		return -errno;
+	error = result(fstat(fd, &folder));
+	if (!error && (folder.st_uid != geteuid() || folder.st_mode & (S_IWGRP | S_IWOTH)))
+		error = -EPERM;
+	if (!error)
+		error = result(flock(fd, LOCK_EX | LOCK_NB));
+	if (!error)
+		return fd;
+	close(fd);
 	return error;
 }
 

@@ -138,6 +138,12 @@ export interface Host {
    * written whole: nobody reads, or the disk is full.
    */
   log(line: string): boolean;
+  /**
+   * Locks the folder at `path` for as long as the descriptor that it returns is open, across `execKeeping`,
+   * too. Returns -errno where somebody else has it locked, or it is not a folder of this user's own that no
+   * other can write; a symbolic link is none.
+   */
+  lockFolder(path: string): number;
   /** Closes a descriptor. */
   close(fd: number): void;
   /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
@@ -190,6 +196,7 @@ export function openHost(path = libraryPath()): Host {
       parameters: ["buffer", "u32", "buffer", "i32", "buffer"],
       result: "i32",
     },
+    tegula_host_lock_folder: { parameters: ["buffer"], result: "i32" },
     tegula_host_listen_tcp: { parameters: ["buffer", "i32"], result: "i32" },
     // libc's, which the library is linked to.
     eventfd: { parameters: ["u32", "i32"], result: "i32" },
@@ -305,6 +312,7 @@ export function openHost(path = libraryPath()): Host {
       const bytes = new TextEncoder().encode(`${line}\n`);
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
+    lockFolder: (path) => symbols.tegula_host_lock_folder(cString(path)),
     close: (fd) => void symbols.close(fd),
     closeOnExec(fds) {
       for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);

@@ -9,6 +9,7 @@
 
 import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { exists, type Host } from "../ffi/host.ts";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
 import type { Processes } from "../ffi/process.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
@@ -23,6 +24,8 @@ export interface StagedApp {
   readonly read: readonly string[];
   /** The files that it was made from; none of an app that ships. */
   readonly sources: readonly string[];
+  /** Its plan and files as they were before its process read any (`stampOf`). */
+  readonly stamp: string;
   /** Deno's cache with it compiled; undefined where all of it is plain JavaScript. */
   readonly denoDir?: string;
   /** Where its copies and its cache are, if it has any: for `discard`. */
@@ -45,26 +48,34 @@ interface Described {
 export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
+  readonly #host: Pick<Host, "lockFolder" | "close">;
   readonly #processes: Pick<Processes, "readableBy">;
   readonly #millis: number;
   #folder?: string;
+  #lock = -1;
 
   /**
    * `uid`: of a process that has to read the program, any that is not the master's. `folder`: one that
-   * is there, such as a predecessor's `folder`; left out, one is made when it is needed. `millis`: how
-   * long Deno may take for a module.
+   * is there, such as a predecessor's `folder` with its `lock`; left out, one is made when it is needed,
+   * and those of masters that were killed are removed. `millis`: how long Deno may take for a module.
    */
   constructor(
-    { processes, uid, folder, millis = DENO_MILLIS }: {
+    { host, processes, uid, folder, lock, millis = DENO_MILLIS }: {
+      host: Pick<Host, "lockFolder" | "close">;
       processes: Pick<Processes, "readableBy">;
       uid: number;
       folder?: string;
+      lock?: number;
       millis?: number;
     },
   ) {
+    this.#host = host;
     this.#processes = processes;
     this.#millis = millis;
     this.#folder = folder;
+    if (folder === undefined) removeLeft(host);
+    // Of a predecessor that had no lock yet.
+    else this.#lock = lock ?? host.lockFolder(folder);
     // What an app needs of them the appliance does, too.
     if ([PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid))) {
       this.root = ROOT;
@@ -77,7 +88,16 @@ export class AppFiles {
 
   /** The folder; made where it is not there. */
   get folder(): string {
-    return this.#folder ??= runtimeFolder();
+    if (this.#folder === undefined) {
+      const { folder, lock } = makeRuntimeFolder(this.#host);
+      [this.#folder, this.#lock] = [folder, lock];
+    }
+    return this.#folder;
+  }
+
+  /** The descriptor that keeps other masters from removing the folder; below 0: there is none. */
+  get lock(): number {
+    return this.#lock;
   }
 
   /**
@@ -85,20 +105,23 @@ export class AppFiles {
    * or granted to it by `read` (an app inside net tiles has its grants in `service`). Throws AppError.
    */
   async stage(
-    { name, service, uid, grants = service.grants }: Pick<AppProcessPlan, "name" | "uid"> & {
+    plan: Pick<AppProcessPlan, "name" | "uid"> & {
       readonly service: Pick<AppProcessPlan["service"], "module"> & {
         readonly grants?: Pick<Grants, "read">;
       };
       readonly grants?: Pick<Grants, "read">;
     },
   ): Promise<StagedApp> {
+    const { name, service, uid, grants = service.grants } = plan;
     const { module } = service;
+    const granted = grants?.read ?? [];
     if (module.startsWith(`file://${ROOT}apps/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return {
         module: pathToFileURL(programModule(source, this.root)).href,
         read: [],
         sources: [],
+        stamp: stampOf(plan, granted),
       };
     }
     const prefix = `${name.replaceAll("/", "_")}-`;
@@ -106,7 +129,8 @@ export class AppFiles {
     try {
       const path = fileURLToPath(module);
       return await placeIn(folder, {
-        ...{ name, path, uid, granted: grants?.read ?? [] },
+        ...{ name, path, uid, granted },
+        stampOf: (sources) => stampOf(plan, [...sources, ...granted]),
         ...{ processes: this.#processes, millis: this.#millis },
       });
     } catch (error) {
@@ -123,18 +147,21 @@ export class AppFiles {
   /** Removes what it has made. */
   close(): void {
     if (this.#folder !== undefined) removeFolder(this.#folder);
-    this.#folder = undefined;
+    if (this.#lock >= 0) this.#host.close(this.#lock);
+    [this.#folder, this.#lock] = [undefined, -1];
   }
 }
 
 /** Puts what the app of the module at `path` needs into `folder`, which goes away where that is nothing. */
 async function placeIn(
   folder: string,
-  { name, path, uid, granted, processes, millis }: {
+  { name, path, uid, granted, stampOf, processes, millis }: {
     name: string;
     path: string;
     uid: number;
     granted: readonly string[];
+    /** The stamp of an app that was made from these files. */
+    stampOf: (sources: readonly string[]) => string;
     processes: Pick<Processes, "readableBy">;
     millis: number;
   },
@@ -145,13 +172,16 @@ async function placeIn(
   const known = imported(JSON.parse(await run(["info", "--json"], path)))
     .filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
   const files = [...new Set([path, ...known.map(({ local }) => local!)])];
+  // A change from here on is the next reload's. One that came since Deno looked cannot bring in a file that
+  // has no part in the stamp: it is not copied, and the process may not read it.
+  const stamp = stampOf(files);
   const checked = checkFiles(name, files, granted);
   const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
   const needsCopy = files.some((file) => !processes.readableBy(file, uid));
   const module = needsCopy ? folder + path : path;
   if (!isCompiled && !needsCopy) {
     removeFolder(folder);
-    return { module: pathToFileURL(module).href, read: files, sources: files };
+    return { module: pathToFileURL(module).href, read: files, sources: files, stamp };
   }
   if (needsCopy) {
     const owner = ownerOf(path);
@@ -167,7 +197,7 @@ async function placeIn(
   return {
     module: pathToFileURL(module).href,
     read: needsCopy ? files.map((file) => folder + file) : files,
-    sources: files,
+    ...{ sources: files, stamp },
     ...(isCompiled && { denoDir }),
     folder,
   };
@@ -281,23 +311,75 @@ async function copyOf(
   }
 }
 
-/**
- * Makes where such files go: below what systemd made for the unit, else in TMPDIR: in /run a confined master
- * may not write.
- */
-function runtimeFolder(): string {
-  const name = `tegula-${Deno.pid}`;
+/** Folders that such files may be in: what systemd made for the unit, or /run; and TMPDIR. */
+function runtimePlaces(): string[] {
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
-  let folder = `${given ?? "/run"}/${name}`;
-  try {
-    // Of one that was killed and had the same number.
-    removeFolder(folder);
-    Deno.mkdirSync(folder);
-  } catch {
-    folder = Deno.makeTempDirSync({ prefix: `${name}-` });
+  return [given ?? "/run", Deno.env.get("TMPDIR") ?? "/tmp"];
+}
+
+/** What the folder of a master's files is called: after its PID, for whoever looks there. */
+const RUNTIME_FOLDER = /^tegula-\d+-[0-9a-f]+\.files$/;
+
+/**
+ * Makes where such files go, with the lock that says that its master runs; below 0 where there are no locks.
+ * In /run a confined master may not write.
+ */
+function makeRuntimeFolder(
+  { lockFolder, close }: Pick<Host, "lockFolder" | "close">,
+): { folder: string; lock: number } {
+  const [first, last] = runtimePlaces();
+  const options = { prefix: `tegula-${Deno.pid}-`, suffix: ".files" };
+  for (let attempt = 0;; attempt++) {
+    let folder: string;
+    try {
+      folder = Deno.makeTempDirSync({ dir: first, ...options });
+    } catch {
+      folder = Deno.makeTempDirSync({ dir: last, ...options });
+    }
+    const lock = lockFolder(folder);
+    // Before it was locked another master may have taken it for one that was left.
+    if ((lock < 0 || !exists(folder)) && attempt < 3) {
+      if (lock >= 0) close(lock);
+      removeFolder(folder);
+      continue;
+    }
+    Deno.chmodSync(folder, 0o755);
+    return { folder, lock };
   }
-  Deno.chmodSync(folder, 0o755);
-  return folder;
+}
+
+/**
+ * Removes the folders that masters of this user have left that were killed: nobody holds their lock. A PID
+ * would not tell: another process may have it by now, and one of another PID namespace is not seen.
+ */
+function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): void {
+  for (const place of new Set(runtimePlaces())) {
+    for (const path of foldersLeftIn(place)) {
+      const lock = lockFolder(path);
+      if (lock < 0) continue;
+      try {
+        removeFolder(path);
+      } catch {
+        // It is of no harm but for its space.
+      } finally {
+        close(lock);
+      }
+    }
+  }
+}
+
+/** Paths of what may be such folders; none where others could put something else in their place. */
+function foldersLeftIn(place: string): string[] {
+  try {
+    const { uid, mode } = Deno.statSync(place);
+    const isSticky = (mode! & 0o1000) !== 0;
+    if (![0, Deno.uid()].includes(uid!) || (mode! & 0o022) !== 0 && !isSticky) return [];
+    return [...Deno.readDirSync(place)]
+      .filter(({ name, isDirectory }) => isDirectory && RUNTIME_FOLDER.test(name))
+      .map(({ name }) => `${place}/${name}`);
+  } catch {
+    return [];
+  }
 }
 
 function removeFolder(folder: string): void {
@@ -363,18 +445,15 @@ function giveTo(path: string, uid: number): void {
   for (const { name } of Deno.readDirSync(path)) giveTo(`${path}/${name}`, uid);
 }
 
-/** A text that changes when an app's plan does, or a file that it was started from or may read. */
-export function stampOf(
-  plan: AppProcessPlan,
-  { sources }: { readonly sources: readonly string[] },
-): string {
-  return JSON.stringify([plan, ...[...sources, ...plan.grants.read].flatMap(filesAt)]);
+/** A text that changes when an app's plan does, or a file at `paths`: what it was made from or may read. */
+export function stampOf(plan: unknown, paths: readonly string[]): string {
+  return JSON.stringify([plan, ...paths.flatMap(filesAt)]);
 }
 
 /** Most files that are looked at: of an app with more it is not known whether they changed. */
 const MOST_FILES = 2000;
 
-/** Path, size and time of change of the file at `path`, or of all files below it. */
+/** Path, inode, size and times of change of the file at `path`, or of all files below it. */
 function filesAt(path: string): unknown[] {
   const found: unknown[] = [];
   for (const waiting = [path]; waiting.length > 0;) {
@@ -382,10 +461,11 @@ function filesAt(path: string): unknown[] {
     if (found.length + waiting.length > MOST_FILES) return [path, Math.random()];
     try {
       // Not through links: they may lead in circles.
-      const { isDirectory, size, mtime } = next === path
+      const { isDirectory, ino, size, mtime, ctime } = next === path
         ? Deno.statSync(next)
         : Deno.lstatSync(next);
-      found.push([next, size, mtime]);
+      // Whoever copies or unpacks a file may set its mtime, but not its ctime.
+      found.push([next, ino, size, mtime, ctime]);
       if (!isDirectory) continue;
       for (const { name } of Deno.readDirSync(next)) {
         if (waiting.push(`${next}/${name}`) > MOST_FILES) break;

@@ -45,16 +45,23 @@ export interface AppProcessPlan
   readonly grants: Grants;
   /** The most memory of its own that it may have, in MiB. */
   readonly memoryMib: number;
-  /** Whether it has a region `state NAME`. */
-  readonly hasState: boolean;
+  /** Bytes of its region `state NAME`, if it has one. */
+  readonly stateBytes?: number;
   /** Its user, where the master may choose. */
   readonly uid: number;
 }
 
 /** Descriptors of the master's by their names in `handed.ts`. */
 export interface Descriptors {
-  /** For reading alone, or for reading and writing; bytes 0: it is no region. Throws where there is none. */
-  descriptor(name: string, readOnly: boolean): { readonly fd: number; readonly bytes: number };
+  /**
+   * For reading alone, or for reading and writing; bytes 0: it is no region. `bytes`: of a state, which a
+   * successor may have in another size. Throws where there is none.
+   */
+  descriptor(
+    name: string,
+    readOnly: boolean,
+    bytes?: number,
+  ): { readonly fd: number; readonly bytes: number };
 }
 
 /** What the master has for it. */
@@ -171,8 +178,8 @@ class Child {
     let setup: SharedRegion | undefined;
     try {
       hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
-      for (const [each, readOnly] of namesOf(plan)) {
-        hand(each, readOnly, descriptors.descriptor(each, readOnly));
+      for (const [each, readOnly, bytes] of namesOf(plan)) {
+        hand(each, readOnly, descriptors.descriptor(each, readOnly, bytes));
       }
       const text = new TextEncoder().encode(JSON.stringify(
         {
@@ -406,13 +413,17 @@ class Child {
   }
 }
 
-/** Descriptors that an app's process is handed, with whether they are for reading alone. */
-function namesOf({ name, nets, shape, hasState }: AppProcessPlan): [string, boolean][] {
+/** Descriptors that an app's process is handed, with whether they are for reading alone, and a state's size. */
+function namesOf(
+  { name, nets, shape, stateBytes }: AppProcessPlan,
+): [name: string, readOnly: boolean, bytes?: number][] {
   return [
     [`tile ${name}`, false],
     [`metrics ${name}`, false],
     [`eventfd ${name}`, false],
-    ...(hasState ? [[`state ${name}`, false] satisfies [string, boolean]] : []),
+    ...(stateBytes === undefined
+      ? []
+      : [[`state ${name}`, false, stateBytes] satisfies [string, boolean, number]]),
     ...nets.flatMap((net): [string, boolean][] => [
       [`link ${net} to ${name}`, true],
       [`link ${name} to ${net}`, false],
@@ -532,7 +543,8 @@ export class AppProcess {
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
     const { plan, staged, control } = known;
     const app = new AppProcess(plan, parts);
-    app.#staged = staged;
+    // Whatever it was started from was another program's.
+    app.#staged = { ...staged, stamp: "" };
     const process = parts.processes.adopt(known.process);
     app.#current = new Child({ plan, process, control }, "running", parts);
     app.#watchOver();
@@ -563,6 +575,11 @@ export class AppProcess {
   /** The files that the newest of its processes was made from. */
   get sources(): readonly string[] {
     return (this.#successor?.staged ?? this.#staged)?.sources ?? [];
+  }
+
+  /** The stamp of the newest of its processes (`StagedApp`); "": there is none to compare with. */
+  get stamp(): string {
+    return (this.#successor?.staged ?? this.#staged)?.stamp ?? "";
   }
 
   /** Of the process that runs; 0: none does. */

@@ -116,7 +116,7 @@ interface Serving {
   readonly handed: string;
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
-  readonly apps: ReadonlyMap<string, RunningApp>;
+  readonly apps: ReadonlyMap<string, AppProcess>;
   /** All tiles; `past` is what those before them have counted, written here. */
   readonly tiles: readonly CountedTile[];
   /** Those of the apps that are started anew for it. */
@@ -142,8 +142,9 @@ export interface Carried {
   readonly listening: readonly (readonly [address: string, fd: number])[];
   readonly slots: readonly (readonly [name: string, slot: number])[];
   readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
-  /** Folder of the apps' files, if there is one. */
+  /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
   readonly folder: string | null;
+  readonly lock?: number;
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */
@@ -173,13 +174,6 @@ export function takeCarried(
   const { buffer } = regions.mapShared(fd, bytes, { readOnly: true });
   regions.close(fd);
   return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 0, bytes).slice()));
-}
-
-/** An app, and what it was started from. */
-interface RunningApp {
-  readonly process: AppProcess;
-  /** Its plan and files as of its last start (`stampOf`). */
-  stamp: string;
 }
 
 /** An app that is started anew, or for the first time. */
@@ -306,9 +300,9 @@ class Master {
     this.#user = user;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
     this.#files = new AppFiles({
-      processes: libraries.processes,
+      ...{ host: libraries.host, processes: libraries.processes },
       uid: this.#uid(0),
-      ...(carried?.folder && { folder: carried.folder }),
+      ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
     });
     this.#own = new Inventory(libraries, carried?.own);
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
@@ -415,7 +409,7 @@ class Master {
   /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
   #carry(number: number): Carried {
     const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
-    const known = [...apps].map(([name, { process }]) => [name, process.known()] as const);
+    const known = [...apps].map(([name, process]) => [name, process.known()] as const);
     const absent = known.find(([, app]) => app === null);
     const states = attachments.map(({ name, ifindex, state }) => ({
       ...{ name, ifindex, state },
@@ -426,6 +420,7 @@ class Master {
       throw new UserError(`${what} is being replaced just now; try again`, Exit.usage);
     }
     const { pidfd, channel, words, listener } = appliance.known;
+    const { folder, lock } = this.#files;
     return {
       regionsVersion: REGIONS_VERSION,
       ...{ run, setup, number },
@@ -438,12 +433,12 @@ class Master {
       listening: [...this.#listening],
       slots: [...this.#slots],
       past: [...this.#past].map(([name, past]) => [name, [...past]]),
-      folder: this.#files.folder,
+      ...{ folder, lock },
       descriptors: [
         ...this.#own.descriptors,
         ...inventory.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
-        ...[pidfd, channel, words, listener].filter((fd) => fd >= 0),
+        ...[pidfd, channel, words, listener, lock].filter((fd) => fd >= 0),
         ...known.flatMap(([, app]) => app!.descriptors),
         ...this.#udp.values(),
         ...this.#listening.values(),
@@ -475,8 +470,7 @@ class Master {
     const appliance = this.#watched(process, true);
     const apps = new Map(carried.apps.map(([name, known]) => [
       name,
-      // Whatever it was started from was another program's.
-      { process: AppProcess.adopt(known, this.#appParts(name, inventory)), stamp: "" },
+      AppProcess.adopt(known, this.#appParts(name, inventory)),
     ]));
     for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
     const tiles = readersOf(setup, inventory);
@@ -537,7 +531,7 @@ class Master {
   /**
    * Starts a successor beside what serves, and has it take over:
    *
-   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go → running
+   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go, running
    *     └────────── else it is given up ───────────┘
    *
    * What fails in one way is tried again in another. Throws UserError when the successor cannot start: all is
@@ -568,8 +562,14 @@ class Master {
   /** One try of a handover. Throws Retry. */
   async #attempt(handover: Handover): Promise<Serving> {
     const { before, millis } = handover;
+    // Until it has ended, one that has left has sockets and ports open.
+    await this.#leaving;
     this.#checkGoesOn();
-    const next = this.#starting = await this.#startSuccessor(handover);
+    const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
+      // Without a predecessor what was taken is for the next try.
+      if (before !== undefined) this.#closeUnused(before);
+      throw error;
+    });
     try {
       await this.#untilReady(next, millis);
       // What no predecessor holds is taken before that leaves.
@@ -696,18 +696,18 @@ class Master {
     inventory: Inventory,
     before?: Serving,
   ): Pick<Serving, "apps" | "changed"> {
-    const apps = new Map<string, RunningApp>();
+    const apps = new Map<string, AppProcess>();
     const changed: ChangedApp[] = [];
     for (const app of setup.apps.filter(({ inline }) => !inline)) {
       const plan = this.#appPlan(app, setup);
-      if (app.stateBytes !== undefined) {
-        this.#own.ensure(`state ${app.name}`, stateRegionBytes(app.stateBytes));
+      if (plan.stateBytes !== undefined) {
+        this.#own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
       }
-      const running = before?.apps.get(app.name);
-      const process = running?.process ?? new AppProcess(plan, this.#appParts(app.name, inventory));
-      const stamp = stampOf(plan, process);
-      apps.set(app.name, { process, stamp });
-      if (running?.stamp !== stamp) changed.push({ process, plan });
+      const process = before?.apps.get(app.name) ??
+        new AppProcess(plan, this.#appParts(app.name, inventory));
+      apps.set(app.name, process);
+      const stamp = stampOf(plan, [...process.sources, ...plan.grants.read]);
+      if (process.stamp !== stamp) changed.push({ process, plan });
     }
     return { apps, changed };
   }
@@ -723,14 +723,11 @@ class Master {
   }
 
   /** Resolves when the appliance and all apps that changed could run. */
-  async #untilReady({ appliance, apps, changed }: Serving, millis: number): Promise<void> {
+  async #untilReady({ appliance, changed }: Serving, millis: number): Promise<void> {
     this.#checkGoesOn();
     const ready = Promise.all([
       appliance.ready,
-      ...changed.map(async ({ process, plan }) => {
-        await process.prepare(plan);
-        apps.get(plan.name)!.stamp = stampOf(plan, process);
-      }),
+      ...changed.map(({ process, plan }) => process.prepare(plan)),
     ]);
     // An appliance that is ready may end while apps are being made.
     const ended = appliance.ended.then((error) => Promise.reject(error));
@@ -783,7 +780,7 @@ class Master {
   async #stopServing({ attachments, appliance, apps, inventory }: Serving): Promise<void> {
     for (const attachment of attachments) detach(attachment);
     if (!appliance.over) await appliance.stop(STOP_MILLIS);
-    await Promise.all([...apps.values()].map(({ process }) => process.stop()));
+    await Promise.all([...apps.values()].map((process) => process.stop()));
     discard(attachments, inventory);
   }
 
@@ -1007,13 +1004,20 @@ class Master {
     return wanted.filter((port) => this.#udp.has(port));
   }
 
-  /** Closes the sockets that `serving` has no use for. */
+  /** Lets go of the sockets and states that `serving` has no use for. */
   #closeUnused(serving?: Serving): void {
     this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
     // Of an app that is gone nobody remembers anything.
     for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
       this.#slots.delete(name);
-      this.#own.drop(`state ${name}`);
+    }
+    const states = new Set(
+      serving?.setup.apps.map(({ name, stateBytes }) =>
+        stateName(name, stateBytes === undefined ? 0 : stateRegionBytes(stateBytes))
+      ),
+    );
+    for (const [name] of this.#own.state.regions) {
+      if (name.startsWith("state ") && !states.has(name)) this.#own.drop(name);
     }
     const served = new Set(serving?.setup.sockets);
     for (const [port, fd] of this.#udp) {
@@ -1140,7 +1144,7 @@ class Master {
       spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
       grants: app.grants,
       memoryMib: app.memoryMib!,
-      hasState: app.stateBytes !== undefined,
+      ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
       uid: this.#uid(1 + this.#slot(app.name)),
     };
   }
@@ -1155,8 +1159,10 @@ class Master {
       files: this.#files,
       descriptors: {
         // What an app remembers outlasts whatever else there is of it.
-        descriptor: (name, readOnly) =>
-          (name.startsWith("state ") ? this.#own : inventory).descriptor(name, readOnly),
+        descriptor: (each, readOnly, bytes) =>
+          bytes === undefined
+            ? inventory.descriptor(each, readOnly)
+            : this.#own.descriptor(stateName(name, bytes), readOnly),
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
@@ -1219,6 +1225,11 @@ class Master {
 /** Ports that are served, each once. */
 function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
+/** What the master calls the state of an app: until a successor with another size takes over there are two. */
+function stateName(app: string, bytes: number): string {
+  return `state ${bytes} ${app}`;
 }
 
 /** A handover to the same once more. */

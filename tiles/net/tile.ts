@@ -376,6 +376,8 @@ class NetTile implements Tile {
     }
     this.housekeeping();
     this.#record.write(this.#umem, this.#apps);
+    // Its frames are the successor's: what an inline app left behind, a promise say, gets none any more.
+    this.#umem.restart(new Uint8Array(0));
   }
 
   close(): void {
@@ -398,8 +400,13 @@ class NetTile implements Tile {
     this.#transmitter.releaseAll();
   }
 
-  /** Lets apps in this tile answer the batch that has come. */
+  /**
+   * Lets apps in this tile answer the batch that has come. Requests of the same batch for other apps are
+   * published first: an inline app that hangs or ends the tile must not take them along.
+   */
   #runInline(): void {
+    if (this.#inline.length === 0) return;
+    for (let i = 0; i < this.#apps.length; i++) this.#apps[i].publish();
     for (let i = 0; i < this.#inline.length; i++) this.#inline[i].run();
   }
 

@@ -59,7 +59,7 @@ const regions = openRegions();
 const tileLibrary = openTile();
 const processes = openProcesses();
 const watcher = new Watcher(host, tileLibrary);
-const files = new AppFiles({ processes, uid: UID });
+const files = new AppFiles({ host, processes, uid: UID });
 
 const ECHO = `file://${ROOT}apps/echo.ts`;
 
@@ -154,7 +154,6 @@ export class EchoLink implements Descriptors {
       spinTurns: SPIN_TURNS,
       grants: NO_GRANTS,
       memoryMib: 256,
-      hasState: false,
       uid: UID,
       ...changes,
     };

@@ -361,8 +361,11 @@ Deno.test("a folder of an app's files goes when nothing is started from it any m
 
 /** Folders of the app `honest` in this process's folder of the runtime. */
 function runtimeFolders(): string[] {
-  return [...Deno.readDirSync(`/run/tegula-${Deno.pid}`)].map(({ name }) => name)
-    .filter((name) => name.startsWith("honest"));
+  const own = [...Deno.readDirSync("/run")].filter(({ name }) =>
+    name.startsWith(`tegula-${Deno.pid}-`)
+  );
+  return own.flatMap((folder) => [...Deno.readDirSync(`/run/${folder.name}`)])
+    .map(({ name }) => name).filter((name) => name.startsWith("honest"));
 }
 
 Deno.test("a successor that cannot start changes nothing", async () => {
@@ -484,7 +487,7 @@ Deno.test("state outlives its process, killed or handed over, and is its predece
   const link = new EchoLink("own");
   const lines: string[] = [];
   const app = link.process(
-    link.plan(`file://${module}`, { hasState: true }),
+    link.plan(`file://${module}`, { stateBytes: 65_536 }),
     (line) => lines.push(line),
   );
   await app.start();

@@ -396,3 +396,77 @@ labTest("what an app remembers outlasts its reload and its end", async (lab) => 
   await ask(asker, { port: PORT, payload: "exit", timeoutMs: SILENCE_MILLIS });
   assert.equal((await askUntilAnswered(asker, { port: PORT })).text, `new 7 ${answers + 1}`);
 });
+
+labTest("a file that changes while its app starts is read by the next reload", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const file = temporaryFile("one");
+  // Of what it has read the start ends when there is something else.
+  const module = temporaryFile(
+    `export default async function create({ options }) {
+      const text = await Deno.readTextFile(options.file);
+      if (text === "one") console.log("has read it");
+      while (text === "one" && await Deno.readTextFile(options.file) !== "two") {
+        await new Promise((done) => setTimeout(done, 10));
+      }
+      return { answer: () => text };
+    }`,
+    ".ts",
+  );
+  const appliance = Appliance.launch(host, configured(tellerConfig(file, { module })));
+  await appliance.process.stderr.find("teller: has read it");
+  Deno.writeTextFileSync(file, "two");
+  await appliance.ready();
+  assert.equal((await ask(asker, { port: PORT })).text, "one");
+  await assertReloads(appliance);
+  await told(asker, "two");
+  // What is as it was is not started again.
+  const before = childrenByUser(appliance.process.pid);
+  await assertReloads(appliance);
+  const now = childrenByUser(appliance.process.pid);
+  assert.deepEqual(Object.keys(before).map((user) => before[user] === now[user]), [false, true]);
+});
+
+labTest("a reload that fails leaves an app its state, and takes no port", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const counting = `export default ({ state }) => ({
+    begin() { if (state.version === 0) state.setVersion(1); },
+    answer({ payload }) {
+      if (payload.length === 4) Deno.exit(3);
+      return \`\${state.view.length} \${++state.view[0]}\`;
+    },
+  });`;
+  const module = temporaryFile(counting, ".js");
+  const args = configured("");
+  const write = (state: string, others = "") =>
+    Deno.writeTextFileSync(
+      args[1],
+      `interfaces = ["eth0"]\nlisten = ["${PORT}=mine"${others}]\n` +
+        `[apps.mine]\nmodule = "${module}"\nstate = "${state}"`,
+    );
+  write("64K");
+  const appliance = await Appliance.start(host, args);
+  const counted = async () => (await ask(asker, { port: PORT })).text;
+  assert.equal(await counted(), "65536 1");
+  write("128K");
+  Deno.writeTextFileSync(module, "throw new Error('broken');");
+  assert.match(await reload(appliance), /^reload failed.*: the app mine: .*broken/);
+  Deno.writeTextFileSync(module, counting);
+  assert.equal(await counted(), "65536 2");
+  await ask(asker, { port: PORT, payload: "exit", timeoutMs: SILENCE_MILLIS });
+  assert.equal((await askUntilAnswered(asker, { port: PORT })).text, "65536 3");
+  await assertReloads(appliance);
+  await eventually("the other size", async () => await counted() === "131072 2" || undefined);
+  await ask(asker, { port: PORT, payload: "exit", timeoutMs: SILENCE_MILLIS });
+  assert.equal((await askUntilAnswered(asker, { port: PORT })).text, "131072 3");
+
+  // One that fails before a successor is started.
+  const elsewhere = temporaryFile('import "/etc/hostname.ts";', ".ts");
+  write("128K", `, "${PORT + 1}=${elsewhere}@inline"`);
+  assert.ok((await reload(appliance)).startsWith(FAILED));
+  const sockets = Deno.readTextFileSync(`/proc/${appliance.process.pid}/net/udp`);
+  assert.match(sockets, new RegExp(`:${PORT.toString(16).toUpperCase().padStart(4, "0")} `));
+  assert.doesNotMatch(
+    sockets,
+    new RegExp(`:${(PORT + 1).toString(16).toUpperCase().padStart(4, "0")} `),
+  );
+});

@@ -92,3 +92,35 @@ labTest("an upgrade costs nobody a datagram, and leaves what apps remember", asy
   assert.equal(tiles["echo.1"].requests + tiles["echo.2"].requests, sent);
   assert.equal((await appliance.stop()).code, 0);
 });
+
+labTest("a master's files outlast its upgrade, and go once it is killed", async (lab) => {
+  const { host, client } = await pair(lab);
+  const path = installed("one");
+  const module = temporaryFile('export const answer = (): string => "here";', ".ts");
+  const args = configured(`listen = ["${PORT}=own"]\n[apps.own]\nmodule = "${module}"`);
+  const env = { TEGULA_EXECUTABLE: path };
+  const appliance = await Appliance.start(host, args, { env });
+  const { pid } = appliance.process;
+  const temporary = Deno.env.get("TMPDIR") ?? "/tmp";
+  const folders = () =>
+    [...Deno.readDirSync(temporary)].map(({ name }) => name)
+      .filter((name) => name.startsWith(`tegula-${pid}-`));
+  const [folder, ...more] = folders();
+  assert.ok(folder !== undefined);
+  assert.deepEqual(more, []);
+  const startAnother = async () => {
+    const other = await Appliance.start(client, [
+      ...["--interface", "eth0", "--listen", "7=echo", "--control", "none"],
+    ]);
+    assert.equal((await other.stop()).code, 0);
+  };
+  await startAnother();
+  assert.deepEqual(folders(), [folder]);
+  assert.equal((await upgrade(host)).code, 0);
+  assert.equal(releaseOf(pid), "one");
+  await startAnother();
+  assert.deepEqual(folders(), [folder]);
+  await appliance.stop("SIGKILL");
+  await startAnother();
+  assert.deepEqual(folders(), []);
+});

@@ -29,7 +29,7 @@ import { formatAddress, parseAddress } from "../../../tiles/netlink/addresses.ts
 import { decodeRoute, type RouteQuery } from "../../../tiles/netlink/codec.ts";
 import { type DumpEnd, Dumper } from "../../../tiles/netlink/socket.ts";
 import { Mirror, type MirrorOptions } from "../../../tiles/netlink/mirror.ts";
-import { mayBeTaken } from "./defaults.ts";
+import { LOOPBACK, mayBeRefused, mayBeTaken } from "./defaults.ts";
 
 export const library = openNetlink();
 
@@ -40,8 +40,6 @@ const PATIENCE_MILLIS = 30_000;
 const LOOK_MILLIS = 100;
 /** The setting by which routes over a link without carrier do not count. */
 export const IGNORE_LINKDOWN = "ignore_routes_with_linkdown";
-/** Index of the loopback device in every namespace. */
-const LOOPBACK = 1;
 
 /** Runs `ip` with the words of `command`. Throws when it fails. */
 export function ip(command: string): string {
@@ -319,6 +317,10 @@ function compareDecisions(
   if (decision.group !== 0 && source >>> 24 === 127) return;
   // A way by IPv6 is no way for Tegula, and no kind of the kernel's.
   if (decision.kind === KIND_UNSUPPORTED) return;
+  if (
+    source >>> 24 === 127 && kernel.kind === RTN_BLACKHOLE && decision.ifindex === LOOPBACK &&
+    mayBeRefused(mirrored, address)
+  ) return;
   const kind = decision.kind === RTN_THROW ? RTN_UNSPEC : decision.kind;
   const context = `${formatAddress(address)} from ${formatAddress(source)}: kernel ${
     JSON.stringify(kernel)

@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import { RTN_LOCAL, RTN_UNICAST, RTN_UNSPEC } from "../../../netbase/route.ts";
+import { RTN_BLACKHOLE, RTN_LOCAL, RTN_UNICAST, RTN_UNSPEC } from "../../../netbase/route.ts";
 import {
   addr,
   assertCurrent,
@@ -159,6 +159,36 @@ Deno.test("a carrier's loss takes routes and hops along with its event where the
     assert.equal(gateway, addr("198.18.1.9"));
   }
   assert.equal(mirrored.decide(addr("198.18.0.2")).kind, RTN_LOCAL);
+});
+
+Deno.test("the kernel may take a hop that is ignored for its carrier, which no dump tells", () => {
+  routes();
+  ip("route add 203.0.118.0/24 nexthop via 198.18.0.9 nexthop dev lo");
+  using mirrored = new Mirrored().sync();
+  using oracle = new Oracle(mirrored);
+  ip("link set v1 down");
+  const end = performance.now() + 30_000;
+  while (!ip("link show dev v0").includes("NO-CARRIER")) assert.ok(performance.now() < end);
+  command(`sysctl conf/v0/${IGNORE_LINKDOWN} 1`);
+  const source = addr("127.0.0.1");
+  const addresses = Array.from({ length: 64 }, (_, host) => addr("203.0.118.0") + host);
+  /** What becomes of packets from 127.0.0.1, which only loopback may send. */
+  const kernelKinds = () => {
+    mirrored.settle();
+    for (const address of addresses) {
+      assertDecides(mirrored, oracle, { address, source });
+      assert.equal(mirrored.decide(address, source).kind, RTN_UNICAST);
+    }
+    assertCurrent(mirrored);
+    return new Set(addresses.map((address) => oracle.ask({ address, source }).kind));
+  };
+  const dump = ip("-d route show table all");
+  assert.deepEqual(kernelKinds(), new Set([RTN_UNICAST, RTN_BLACKHOLE]));
+  // A new address has the kernel distribute flows again.
+  ip("addr add 198.18.7.1/32 dev v0");
+  ip("addr del 198.18.7.1/32 dev v0");
+  assert.equal(ip("-d route show table all"), dump);
+  assert.deepEqual(kernelKinds(), new Set([RTN_UNICAST]));
 });
 
 Deno.test("links that go up and down without a pause leave mirror and kernel equal", () => {

@@ -4,11 +4,13 @@
  */
 
 import { strict as assert } from "node:assert";
+import { openHost } from "../../../ffi/host.ts";
 import { ROOT } from "../../../ffi/paths.ts";
 import { AppFiles, type StagedApp } from "../../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */
 const UID = 64_321;
+const HOST = openHost();
 /** Files of an app, by name. */
 type Files = Readonly<Record<string, string>>;
 
@@ -30,7 +32,7 @@ async function staged(
   }
   const made = Deno.makeTempDirSync();
   const processes = { readableBy: (path: string) => !path.startsWith(folder) };
-  const all = new AppFiles({ processes, uid: UID, folder: made, millis });
+  const all = new AppFiles({ host: HOST, processes, uid: UID, folder: made, millis });
   const apps: StagedApp[] = [];
   try {
     await act(folder, async (read = []) => {
@@ -107,7 +109,12 @@ Deno.test("an import from beside an app's folder has to be granted", async () =>
 
 Deno.test("the program's own modules are an app's without a grant", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
-  const files = new AppFiles({ processes: { readableBy: () => true }, uid: UID, folder });
+  const files = new AppFiles({
+    host: HOST,
+    processes: { readableBy: () => true },
+    uid: UID,
+    folder,
+  });
   const own = `${ROOT}apps/echo.ts`;
   Deno.writeTextFileSync(`${folder}/app.ts`, `export * from "${own}";`);
   const service = { module: `file://${folder}/app.ts` };
@@ -117,7 +124,12 @@ Deno.test("the program's own modules are an app's without a grant", async () => 
 
 Deno.test("an app inside net tiles has its grants with its module", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
-  const files = new AppFiles({ processes: { readableBy: () => true }, uid: UID, folder });
+  const files = new AppFiles({
+    host: HOST,
+    processes: { readableBy: () => true },
+    uid: UID,
+    folder,
+  });
   const file = Deno.realPathSync(Deno.makeTempFileSync({ suffix: ".js" }));
   Deno.writeTextFileSync(`${folder}/app.ts`, `import "${file}";`);
   const service = { module: `file://${folder}/app.ts` };
@@ -174,6 +186,98 @@ Deno.test("an import that never ends is given up, and leaves no process", async 
     });
     assert.deepEqual(processesWith(`${folder}/app/app.ts`), []);
   }, 1500);
+});
+
+/** Runs `act` with a folder for the files of masters, which lie there as if systemd had made it. */
+function withPlace(act: (place: string) => void): void {
+  const place = Deno.realPathSync(Deno.makeTempDirSync());
+  Deno.env.set("RUNTIME_DIRECTORY", place);
+  try {
+    act(place);
+  } finally {
+    Deno.env.delete("RUNTIME_DIRECTORY");
+    Deno.removeSync(place, { recursive: true });
+  }
+}
+
+const startFiles = () =>
+  new AppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
+
+/** Makes such a folder, or what looks like one, as a killed master leaves it. */
+function leave(path: string, mode = 0o755): string {
+  Deno.mkdirSync(`${path}/own-1/cache`, { recursive: true });
+  Deno.writeTextFileSync(`${path}/own-1/cache/file`, "");
+  Deno.chmodSync(path, mode);
+  return path;
+}
+
+Deno.test("a master removes the folders of those that were killed, and of none that runs", () => {
+  withPlace((place) => {
+    const running = startFiles();
+    const { folder } = running;
+    assert.ok(folder.startsWith(`${place}/tegula-${Deno.pid}-`), folder);
+    leave(`${place}/tegula-1-abcd.files`);
+    leave(`${place}/tegula-${Deno.pid}-0123.files`);
+    const next = startFiles();
+    assert.deepEqual([...Deno.readDirSync(place)].map(({ name }) => `${place}/${name}`), [folder]);
+    next.close();
+    running.close();
+    assert.deepEqual([...Deno.readDirSync(place)], []);
+  });
+});
+
+Deno.test("a master that goes on with the folder of one without a lock locks it", () => {
+  withPlace((place) => {
+    const folder = leave(`${place}/tegula-${Deno.pid}-0123.files`);
+    const files = new AppFiles({
+      ...{ host: HOST, processes: { readableBy: () => true }, uid: UID, folder },
+    });
+    startFiles().close();
+    assert.ok(Deno.statSync(`${folder}/own-1/cache/file`).isFile);
+    files.close();
+  });
+});
+
+Deno.test("a master removes nothing that may be another's", () => {
+  withPlace((place) => {
+    const others = Deno.makeTempDirSync();
+    leave(`${others}/kept`);
+    const names = ["tegula-1-abcd", "tegula-1-abcd.files~", "tegula-x-abcd.files", "tegula-test-1"];
+    for (const name of names) leave(`${place}/${name}`);
+    leave(`${place}/tegula-1-aaaa.files`, 0o775);
+    leave(`${place}/tegula-1-bbbb.files`, 0o757);
+    Deno.symlinkSync(`${others}/kept`, `${place}/tegula-1-cccc.files`);
+    Deno.writeTextFileSync(`${place}/tegula-1-dddd.files`, "");
+    if (Deno.uid() === 0) Deno.chownSync(leave(`${place}/tegula-1-eeee.files`), UID, UID);
+    // Of one that is removed, what a link in it leads to is not.
+    Deno.symlinkSync(`${others}/kept`, `${leave(`${place}/tegula-1-ffff.files`)}/link`);
+    const before = [...Deno.readDirSync(place)].map(({ name }) => name);
+    startFiles().close();
+    const now = [...Deno.readDirSync(place)].map(({ name }) => name);
+    assert.deepEqual(now.sort(), before.filter((name) => !name.includes("ffff")).sort());
+    assert.ok(Deno.statSync(`${others}/kept/own-1/cache/file`).isFile);
+    // Where others may put something else into its place in between, it is left.
+    leave(`${place}/tegula-1-ffff.files`);
+    Deno.chmodSync(place, 0o777);
+    startFiles().close();
+    assert.ok(Deno.statSync(`${place}/tegula-1-ffff.files/own-1/cache/file`).isFile);
+    Deno.chmodSync(place, 0o1777);
+    startFiles().close();
+    assert.throws(() => Deno.statSync(`${place}/tegula-1-ffff.files`), Deno.errors.NotFound);
+    Deno.removeSync(others, { recursive: true });
+  });
+});
+
+Deno.test("an app's stamp tells a file from another of the same size and time", async () => {
+  await staged({ "app/app.ts": APP }, async (folder, stage) => {
+    const { stamp } = await stage();
+    assert.equal((await stage()).stamp, stamp);
+    const { atime, mtime } = Deno.statSync(`${folder}/app/app.ts`);
+    Deno.writeTextFileSync(`${folder}/new.ts`, APP.replace("receive", "RECEIVE"));
+    Deno.utimeSync(`${folder}/new.ts`, atime!, mtime!);
+    Deno.renameSync(`${folder}/new.ts`, `${folder}/app/app.ts`);
+    assert.notEqual((await stage()).stamp, stamp);
+  });
 });
 
 /** Numbers of the processes that have this word on their command line. */

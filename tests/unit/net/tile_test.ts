@@ -216,6 +216,20 @@ Deno.test("before it sleeps the tile sees that netbase has moved on for who wait
   assert.equal(room.tile.pending(), false);
 });
 
+Deno.test("requests of other apps are published before an app inside the tile runs, which may hang", async () => {
+  const seen: number[] = [];
+  const room = await Room.inline((requests) => {
+    while (requests.next()) seen.push(room.apps[0].consumer.available());
+  }, { ports: [[8]] });
+  const deliver = (destinationPort: number) =>
+    room.xsk.deliver(SLOT.eth0, buildFrame({ ...REQUEST, destinationPort }));
+  deliver(8);
+  deliver(7);
+  deliver(8);
+  room.turn();
+  assert.deepEqual(seen, [2]);
+});
+
 Deno.test("after a sleep a tick of an app inside goes by what netbase has become", async () => {
   const to = { address: REQUEST.source, port: 40_000, sourcePort: 7 };
   const room = await Room.inline({

@@ -1,7 +1,7 @@
 import { strict as assert } from "node:assert";
 import { heapView } from "../../../ffi/view.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { runLoop, spinTurnsFor } from "../../../tiles/runtime/loop.ts";
+import { awaitPredecessor, runLoop, spinTurnsFor } from "../../../tiles/runtime/loop.ts";
 import {
   Life,
   TILE_REGION_BYTES,
@@ -44,6 +44,30 @@ function run(
   });
   return looks;
 }
+
+for (const hasPredecessor of [true, false]) {
+  const who = hasPredecessor ? "a predecessor" : "none";
+  Deno.test(`a successor of ${who} takes over ${hasPredecessor ? "at its last store" : "when main says so"}`, () => {
+    const [region, view] = [heapView(TILE_REGION_BYTES), heapView(CONTROL_BYTES)];
+    const [own, main] = [new TileRegion(region), new ControlWriter(view)];
+    const steps = hasPredecessor
+      ? [Life.running, Life.stopped].map((life) => () => own.life = life)
+      // What stands there is of one that ended before.
+      : [() => own.life = Life.stopped, () => main.serve()];
+    awaitPredecessor({ region, hasPredecessor }, new ControlReader(view), () => steps.shift()!());
+    assert.deepEqual(steps, []);
+  });
+}
+
+Deno.test("a successor whose predecessor was killed takes over when main says so", () => {
+  const [region, view] = [heapView(TILE_REGION_BYTES), heapView(CONTROL_BYTES)];
+  new TileRegion(region).life = Life.running;
+  let pauses = 0;
+  awaitPredecessor({ region, hasPredecessor: true }, new ControlReader(view), () => {
+    if (++pauses === 3) new ControlWriter(view).serve();
+  });
+  assert.equal(pauses, 3);
+});
 
 Deno.test("a busy tile looks at the clock every 256 turns, and when main's pulse says so", () => {
   assert.deepEqual(run(600, () => {}), [256, 512, 601]);

@@ -70,7 +70,7 @@ function started(kind: WorkerKind, beside = false) {
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
     ...{ kind, name: kind, slot: 0, module: "", region: view, control: heapView(CONTROL_BYTES) },
-    ...{ clock: false, beside, held: false, spinTurns: 0, setup: null },
+    ...{ clock: false, beside, hasPredecessor: beside, held: false, spinTurns: 0, setup: null },
   }, {
     threads,
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },
@@ -129,6 +129,22 @@ Deno.test("a tile that waits for its turn is left alone", () => {
   for (let i = 0; i < 10 * LONG; i++) poll();
   assert.deepEqual(heard, []);
   assert.ok(!worker.ended);
+});
+
+Deno.test("a tile that hangs as it takes over has not started in time", () => {
+  const { post, heard, poll: look, tile, worker } = started("net", true);
+  post({ type: "ready" });
+  for (let i = 0; i < LONG; i++) look();
+  tile.takeOver();
+  for (let i = 0; i < LONG; i++) look();
+  assert.ok(!worker.ended);
+  look();
+  assert.ok(worker.ended);
+  look(false);
+  assert.deepEqual(heard.filter((line) => line !== "late"), [
+    "it did not start in time and is ended",
+    "it did not start in time",
+  ]);
 });
 
 Deno.test("a start that takes processor time goes on for minutes, one that only waits does not", () => {
