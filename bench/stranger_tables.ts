@@ -1,7 +1,7 @@
 /**
  * Every table whose keys strangers choose: by the source of datagrams, by what makes us ask for a
  * neighbour, by names in payloads. Whoever makes such a table adds it here: a test shows of each that it
- * is keyed and bounded (`tests/unit/stranger_tables_test.ts`), `collide.ts` what a use of it costs.
+ * is keyed and bounded (`tests/unit/netbase/stranger_tables_test.ts`), `collide.ts` what a use of it costs.
  *
  * Not among them, since no stranger adds to them: interfaces, routes, next hops and the XDP program's
  * filter, which hold what the kernel's configuration says. Ports index an array (`rx.ts`), and the

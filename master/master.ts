@@ -531,7 +531,7 @@ class Master {
   /**
    * Starts a successor beside what serves, and has it take over:
    *
-   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go → running
+   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go, running
    *     └────────── else it is given up ───────────┘
    *
    * What fails in one way is tried again in another. Throws UserError when the successor cannot start: all is
@@ -562,6 +562,8 @@ class Master {
   /** One try of a handover. Throws Retry. */
   async #attempt(handover: Handover): Promise<Serving> {
     const { before, millis } = handover;
+    // Until it has ended, one that has left has sockets and ports open.
+    await this.#leaving;
     this.#checkGoesOn();
     const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
       // Without a predecessor what was taken is for the next try.

@@ -58,8 +58,8 @@ function finish(word: number): number {
  * round alone crowds a whole arithmetic progression now and then; the second breaks those up. A seed
  * that is XORed to the key before a known mixer would keep the differences of keys, and with them the
  * pairs that collide. No bound is proven for the lower bits, which tables use. What is measured is in
- * `tests/unit/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024 slots
- * about as often as chance has it.
+ * `tests/unit/netbase/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024
+ * slots about as often as chance has it.
  *
  * It is no cryptographic hash: its key can be worked out from its results, so those stay in memory
  * that strangers cannot read.

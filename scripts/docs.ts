@@ -42,7 +42,8 @@ export function testingText(): string {
   return `${byHand}${INVENTORY}\n\`\`\`text\n${files.join("\n\n")}\n\`\`\`\n`;
 }
 
-function* testFiles(folder: string): Generator<string> {
+/** The paths of all test files in a folder and in the folders in it. */
+export function* testFiles(folder: string): Generator<string> {
   for (const { name, isDirectory } of Deno.readDirSync(folder)) {
     if (isDirectory) yield* testFiles(`${folder}/${name}`);
     else if (name.endsWith("_test.ts")) yield `${folder}/${name}`;

@@ -15,7 +15,7 @@
 import { fileURLToPath } from "node:url";
 import { laboratoryCommand } from "../demo/lab.ts";
 import { linesOf } from "../cli/lines.ts";
-import { testsOf } from "./docs.ts";
+import { testFiles, testsOf } from "./docs.ts";
 import { landlock, machine } from "./machine.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";
 
@@ -172,10 +172,9 @@ async function inLanes(
 }
 
 /** Test files of a folder whose path has one of the words in it; all when there are no words. */
-function testFiles(folder: string, words: string[]): string[] {
-  const names = [...Deno.readDirSync(ROOT + folder)].map((entry) => `${folder}/${entry.name}`);
-  return names
-    .filter((path) => path.endsWith("_test.ts"))
+function chosenFiles(folder: string, words: string[]): string[] {
+  return [...testFiles(ROOT + folder)]
+    .map((path) => path.slice(ROOT.length))
     .filter((path) => words.length === 0 || words.some((word) => path.includes(word)))
     .sort();
 }
@@ -197,8 +196,8 @@ async function main(words: string[]): Promise<number> {
     await step("check", [deno, "task", "--quiet", "check"]);
     await tests("examples", [...DENO_TEST, "--doc", "--permit-no-files", ...DOCUMENTED], skips);
   }
-  await inLanes(testFiles("tests/unit", words), DENO_TEST, skips);
-  const netns = ["tests/netns", "tests/attacks"].flatMap((folder) => testFiles(folder, words));
+  await inLanes(chosenFiles("tests/unit", words), DENO_TEST, skips);
+  const netns = ["tests/netns", "tests/attacks"].flatMap((folder) => chosenFiles(folder, words));
   if (netns.length > 0 && Deno.uid() !== 0) {
     fail(
       netns.length,
@@ -207,7 +206,7 @@ async function main(words: string[]): Promise<number> {
   } else if (netns.length > 0 && built) {
     await inLanes(netns, [...IN_NAMESPACES, ...DENO_TEST], skips);
   }
-  const vm = testFiles("tests/vm", words);
+  const vm = chosenFiles("tests/vm", words);
   // Most CPUs have protection keys: where this one has none, one machine is booted that has.
   const isWanted = (file: string) => WITH_MACHINES || (file === LIFE && LACKS_KEYS);
   leaveOut(

@@ -20,7 +20,7 @@ function mutantsOf(
 
 /** All of them. */
 export const MUTANTS: readonly Mutant[] = [
-  ...mutantsOf("tiles/runtime/loop.ts", ["unit/runtime_loop"], [
+  ...mutantsOf("tiles/runtime/loop.ts", ["unit/runtime/loop"], [
     {
       name: "loop: a tile that leaves hands nothing over",
       in: "runLoop",
@@ -89,7 +89,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/tile_region.ts", ["unit/runtime_tile_region"], [
+  ...mutantsOf("tiles/runtime/tile_region.ts", ["unit/runtime/tile_region"], [
     {
       name: "waker: a sleeping tile is not woken",
       in: "Waker.published",
@@ -116,7 +116,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/link.ts", ["unit/runtime_link_test"], [
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/runtime/link_test"], [
     {
       name: "link: a full link is taken for a corrupt one",
       in: "LinkConsumer.available",
@@ -149,7 +149,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/link.ts", ["unit/app_net_side", "unit/net_app_port"], [
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/app/net_side", "unit/net/app_port"], [
     {
       name: "link: a payload overwrites one that was not read yet",
       in: "PayloadRing.reserve",
@@ -158,7 +158,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/wiring.ts", ["unit/runtime_wiring"], [
+  ...mutantsOf("tiles/runtime/wiring.ts", ["unit/runtime/wiring"], [
     {
       name: "wiring: an app reads the UMEM beside another",
       in: "linkShape",
@@ -173,7 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/solicit_link.ts", ["unit/runtime_solicit_link"], [
+  ...mutantsOf("tiles/runtime/solicit_link.ts", ["unit/runtime/solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
       in: "SolicitConsumer.take",
@@ -195,7 +195,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime_supervisor"], [
+  ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime/supervisor"], [
     {
       name: "supervisor: a tile whose thread is gone lives on",
       in: "TileWorker.#isGone",
@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase/fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -270,7 +270,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "FibWriter.fill",
       from: "if (id === 0 && this.keepCovered) return;",
       to: "",
-      tests: ["unit/netbase_store"],
+      tests: ["unit/netbase/store"],
     },
     {
       name: "fib: a tbl8 is published before it is filled",
@@ -278,35 +278,35 @@ export const MUTANTS: readonly Mutant[] = [
       from: "const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
       to: "Atomics.store(this.#words, cell, TBL8_BIT | tbl8);\n" +
         "    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
-      tests: ["unit/netbase_store"],
+      tests: ["unit/netbase/store"],
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase_store"], [
+  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase/store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
       from: "if (!isOver(this.#sinceCells)) return false;",
       to: "",
-      tests: ["unit/netbase_store", "unit/netbase_fib"],
+      tests: ["unit/netbase/store", "unit/netbase/fib"],
     },
     {
       name: "fib: cells change before readers have let go of the default",
       in: "FibBuilder.#proceed",
       from: "if (cells && !isOver(this.#sinceMove)) return false;",
       to: "",
-      tests: ["unit/netbase_store", "unit/netbase_fib"],
+      tests: ["unit/netbase/store", "unit/netbase/fib"],
     },
     {
       name: "fib: what did not fit is not retried",
       in: "FibBuilder.#retryNextHops",
       from: "for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);",
       to: "",
-      tests: ["unit/netbase_groups"],
+      tests: ["unit/netbase/groups"],
     },
   ]),
 
-  ...mutantsOf("netbase/rcu.ts", ["unit/netbase_pools"], [
+  ...mutantsOf("netbase/rcu.ts", ["unit/netbase/pools"], [
     {
       name: "rcu: a grace period ends with the first reader",
       in: "Grace.over",
@@ -334,7 +334,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -364,11 +364,11 @@ export const MUTANTS: readonly Mutant[] = [
       in: "HashTableWriter.put",
       from: "this.#records.reclaim(this.#numberOf(record));",
       to: "",
-      tests: ["unit/netbase_neighbors_full"],
+      tests: ["unit/netbase/neighbors_full"],
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "neighbours: in DELAY their MAC is not used",
       in: "NUD_VALID",
@@ -383,7 +383,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -396,18 +396,18 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NeighborWriter.set",
       from: "if (!isSame) this.changes++;",
       to: "",
-      tests: ["unit/netbase_neighbors", "unit/net_arp_release"],
+      tests: ["unit/netbase/neighbors", "unit/net/arp_release"],
     },
     {
       name: "neighbours: a wrong MAC stays where there is no room for the right one",
       in: "NeighborWriter.set",
       from: "this.remove(entry.ifindex, entry.address);",
       to: "",
-      tests: ["unit/netbase_neighbors_full"],
+      tests: ["unit/netbase/neighbors_full"],
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase_interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -422,7 +422,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase_decision"], [
+  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase/decision"], [
     {
       name: "decision: a route's preferred source is not taken",
       in: "follow",
@@ -456,7 +456,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase/fib_test"], [
     {
       name: "attributes: routes that differ in their source are one",
       in: "isEqual",
@@ -474,11 +474,11 @@ export const MUTANTS: readonly Mutant[] = [
       in: "AttributeTable.sweep",
       from: "for (const id of set.nextHops) if (id !== 0) this.#nextHops.release(id);",
       to: "",
-      tests: ["unit/netbase_groups", "unit/netbase_fib_test"],
+      tests: ["unit/netbase/groups", "unit/netbase/fib_test"],
     },
   ]),
 
-  ...mutantsOf("netbase/rib.ts", ["unit/netbase_fib_test"], [
+  ...mutantsOf("netbase/rib.ts", ["unit/netbase/fib_test"], [
     {
       name: "rib: an appended route goes first",
       in: "Rib.add",
@@ -493,7 +493,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/rings.ts", ["unit/net_xdp_port"], [
+  ...mutantsOf("tiles/net/rings.ts", ["unit/net/xdp_port"], [
     {
       name: "rings: frames that a fill did not take are lost",
       in: "XdpPort.refill",
@@ -524,7 +524,7 @@ export const MUTANTS: readonly Mutant[] = [
       from:
         "if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
       to: "",
-      tests: ["unit/net_xdp_port", "unit/net_tile_test", "unit/net_transmit"],
+      tests: ["unit/net/xdp_port", "unit/net/tile_test", "unit/net/transmit"],
     },
     {
       name: "rings: sent frames are lost",
@@ -537,11 +537,11 @@ export const MUTANTS: readonly Mutant[] = [
       in: "XdpPort.unfinished",
       from: "return this.#queued > 0;",
       to: "return false;",
-      tests: ["unit/net_tile_test"],
+      tests: ["unit/net/tile_test"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/rings.ts", ["unit/net_umem"], [
+  ...mutantsOf("tiles/net/rings.ts", ["unit/net/umem"], [
     {
       name: "rings: frames come back with where their headers began",
       in: "Umem.giveFrames",
@@ -562,7 +562,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/rx.ts", ["unit/net_receive", "unit/net_mutants"], [
+  ...mutantsOf("tiles/net/rx.ts", ["unit/net/receive", "unit/net/mutants"], [
     {
       name: "rx: an odd frame's IPv4 checksum is not looked at",
       in: "Receiver.#checkPacket",
@@ -638,62 +638,62 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/tx.ts", ["unit/net_transmit"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net/transmit"], [
     {
       name: "transmit: an app sends what stands behind its memory",
       in: "Transmitter.#classify",
       from: "offset > memoryBytes - length",
       to: "offset > memoryBytes",
-      tests: ["unit/net_transmit", "unit/net_hostile_app"],
+      tests: ["unit/net/transmit", "unit/net/hostile_app"],
     },
     {
       name: "transmit: an app sends from the port of another",
       in: "Transmitter.#classify",
       from: " || !dispatch.serves(index, ports & 0xffff)",
       to: "",
-      tests: ["unit/net_hostile_app"],
+      tests: ["unit/net/hostile_app"],
     },
     {
       name: "transmit: an answer goes to port 0",
       in: "Transmitter.#classify",
       from: "ports >>> 16 === 0 || ",
       to: "",
-      tests: ["unit/net_transmit", "unit/net_reflect_test"],
+      tests: ["unit/net/transmit", "unit/net/reflect_test"],
     },
     {
       name: "transmit: a bare pseudo-header sum leaves with a request that is sent back",
       in: "Transmitter.#turnRound",
       from: " ||\n        packets[p + Packet.sum] === CHECKSUM_PARTIAL",
       to: "",
-      tests: ["unit/net_reflect_test"],
+      tests: ["unit/net/reflect_test"],
     },
     {
       name: "transmit: it is not asked again whether an app may send a request back",
       in: "Transmitter.#turnRound",
       from: "(routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked",
       to: "bits < checked - bits",
-      tests: ["unit/app_peers", "unit/net_reflect_test"],
+      tests: ["unit/net/app_peers", "unit/net/reflect_test"],
     },
     {
       name: "transmit: it is not asked again whether an app may send somewhere",
       in: "Transmitter.#classify",
       from: " ||\n          (routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked",
       to: " || bits < checked - bits",
-      tests: ["unit/net_transmit", "unit/app_peers", "unit/net_reflect_test"],
+      tests: ["unit/net/transmit", "unit/net/app_peers", "unit/net/reflect_test"],
     },
     {
       name: "transmit: an app writes over what a kernel socket has yet to send",
       in: "Transmitter.burst",
       from: "this.#sockets.flush();\n    app.release(count);",
       to: "app.release(count);",
-      tests: ["unit/net_transmit", "unit/net_tile_test"],
+      tests: ["unit/net/transmit", "unit/net/tile_test"],
     },
     {
       name: "transmit: frames that a full ring refused are lost",
       in: "Transmitter.#sendOthers",
       from: "this.#umem.give(packets[p + Packet.frame]);",
       to: "void r;",
-      tests: ["unit/net_transmit", "unit/net_reflect_test"],
+      tests: ["unit/net/transmit", "unit/net/reflect_test"],
     },
     {
       name: "transmit: what is dropped is not counted",
@@ -703,7 +703,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/handover.ts", ["unit/net_handover"], [
+  ...mutantsOf("tiles/net/handover.ts", ["unit/net/handover"], [
     {
       name: "handover: a record is good for ever",
       in: "FrameRecord.take",
@@ -753,7 +753,7 @@ export const MUTANTS: readonly Mutant[] = [
       to: "  const never",
     },
   ]),
-  ...mutantsOf("tiles/net/tile.ts", ["unit/net_handover"], [
+  ...mutantsOf("tiles/net/tile.ts", ["unit/net/handover"], [
     {
       name: "net tile: what waits for a neighbour is lost when it leaves",
       in: "NetTile.relinquish",
@@ -785,7 +785,7 @@ export const MUTANTS: readonly Mutant[] = [
       to: "before[i] = 0;",
     },
   ]),
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_handover", "unit/net_app_port"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net/handover", "unit/net/app_port"], [
     {
       name: "app port: a successor does not know what was taken back",
       in: "AppPort.#takeBack",
@@ -805,7 +805,10 @@ export const MUTANTS: readonly Mutant[] = [
       to: "if (goesOn) return;",
     },
   ]),
-  ...mutantsOf("tiles/net/recent_peers.ts", ["unit/net_recent_peers", "unit/stranger_tables"], [
+  ...mutantsOf("tiles/net/recent_peers.ts", [
+    "unit/net/recent_peers",
+    "unit/netbase/stranger_tables",
+  ], [
     {
       name: "recent peers: a successor searches its predecessor's addresses by another key",
       in: "RecentPeers.constructor",
@@ -832,7 +835,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/tx.ts", ["unit/net_reflect_test"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net/reflect_test"], [
     {
       name: "transmit: in a burst a request from port 0 is sent back to it",
       in: "Transmitter.#turnRound",
@@ -844,18 +847,18 @@ export const MUTANTS: readonly Mutant[] = [
       in: "Transmitter.#write",
       from: "port.room === 0",
       to: "port.room < 0",
-      tests: ["unit/net_transmit", "unit/net_tile_test"],
+      tests: ["unit/net/transmit", "unit/net/tile_test"],
     },
     {
       name: "transmit: more is sent back than a ring takes",
       in: "Transmitter.#turnRound",
       from: "if (room-- === 0) break;",
       to: "",
-      tests: ["unit/net_reflect_crowd"],
+      tests: ["unit/net/reflect_crowd"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_arp_queue_test"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/arp_queue_test"], [
     {
       name: "ARP queue: strangers push gateways out",
       in: "ArpQueue.#displace",
@@ -883,7 +886,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_arp_release"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net/arp_release"], [
     {
       name: "socket sender: frames of what goes to the kernel's socket are lost",
       in: "SocketSender.#finish",
@@ -896,11 +899,11 @@ export const MUTANTS: readonly Mutant[] = [
       from: "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;",
       to:
         "const at = this.#count++ * UDP_DESCRIPTOR_WORDS;\n    if (memory === this.#umem.bytes) this.#umem.give(packet[Packet.offset]);",
-      tests: ["unit/net_arp_release", "unit/net_reflect_test"],
+      tests: ["unit/net/arp_release", "unit/net/reflect_test"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/tx.ts", ["unit/net_arp_release"], [
+  ...mutantsOf("tiles/net/tx.ts", ["unit/net/arp_release"], [
     {
       name: "ARP queue: frames of what is dropped are lost",
       in: "Transmitter.constructor",
@@ -909,7 +912,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_arp_release"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/arp_release"], [
     {
       name: "ARP queue: nothing ever expires",
       in: "ArpQueue.clock",
@@ -930,7 +933,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/tile.ts", ["unit/net_tile_test"], [
+  ...mutantsOf("tiles/net/tile.ts", ["unit/net/tile_test"], [
     {
       name: "net tile: what netbase has become is not seen before a sleep",
       in: "NetTile.pending",
@@ -948,7 +951,7 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NetTile.#refresh",
       from: "this.#cache.clear();",
       to: "",
-      tests: ["unit/net_tile_test", "unit/net_transmit"],
+      tests: ["unit/net/tile_test", "unit/net/transmit"],
     },
     {
       name: "net tile: the app is not told of what came",
@@ -973,59 +976,59 @@ export const MUTANTS: readonly Mutant[] = [
       in: "NetTile.#refresh",
       from: "this.#transmitter.releaseAll();",
       to: "",
-      tests: ["unit/net_arp_release"],
+      tests: ["unit/net/arp_release"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net_app_port"], [
+  ...mutantsOf("tiles/net/app_port.ts", ["unit/net/app_port"], [
     {
       name: "app port: frames come back while an answer may still name them",
       in: "AppPort.reclaim",
       from: "if (this.#untaken === 0) count += this.#takeBack();",
       to: "count += this.#takeBack();",
-      tests: ["unit/net_app_port", "unit/net_reflect"],
+      tests: ["unit/net/app_port", "unit/net/reflect"],
     },
     {
       name: "app port: a request is sent back twice from one frame",
       in: "AppPort.takeRequest",
       from: "out[at + Out.offset] = -1;",
       to: "",
-      tests: ["unit/net_app_port", "unit/net_reflect_test"],
+      tests: ["unit/net/app_port", "unit/net/reflect_test"],
     },
     {
       name: "app port: an app names requests that it does not have",
       in: "AppPort.#isOut",
       from: "place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding",
       to: "place <= mask",
-      tests: ["unit/net_app_port", "unit/net_reflect_test"],
+      tests: ["unit/net/app_port", "unit/net/reflect_test"],
     },
     {
       name: "app port: an answer to a request that is not there goes where it says",
       in: "AppPort.answerTo",
       from: "if (!this.#isOut(place)) return false;",
       to: "if (!this.#isOut(place)) return true;",
-      tests: ["unit/net_hostile_app"],
+      tests: ["unit/net/hostile_app"],
     },
     {
       name: "app port: a copy takes along what is behind the payload",
       in: "Copies.copy",
       from: "frames[from] & ((1 << (rest << 3)) - 1)",
       to: "frames[from]",
-      tests: ["unit/net_payloads"],
+      tests: ["unit/net/payloads"],
     },
     {
       name: "app port: a payload without room is handed over",
       in: "AppPort.push",
       from: "if (seen < 0) break;",
       to: "",
-      tests: ["unit/net_app_port"],
+      tests: ["unit/net/app_port"],
     },
     {
       name: "app port: a full link takes one more",
       in: "AppPort.push",
       from: "Math.min(end, from + room)",
       to: "end",
-      tests: ["unit/net_tile_test"],
+      tests: ["unit/net/tile_test"],
     },
     {
       name: "app port: a sleeping app is not woken",
@@ -1035,7 +1038,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/route_cache.ts", ["unit/net_transmit"], [
+  ...mutantsOf("tiles/net/route_cache.ts", ["unit/net/transmit"], [
     {
       name: "resolve: an interface that is down is sent by",
       in: "Resolver.#egress",
@@ -1053,11 +1056,11 @@ export const MUTANTS: readonly Mutant[] = [
       in: "Resolver.confirm",
       from: "this.#solicits.ask(neighbors.ifindex(record), neighbors.address(record) | 0);",
       to: "",
-      tests: ["unit/net_reflect_test"],
+      tests: ["unit/net/reflect_test"],
     },
   ]),
 
-  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net_solicits"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/solicits"], [
     {
       name: "solicits: one neighbour is asked for with every datagram",
       in: "Solicits.ask",
@@ -1072,7 +1075,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_socket_sender"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net/socket_sender"], [
     {
       name: "socket sender: an error costs all that come after it",
       in: "SocketSender.flush",
@@ -1087,7 +1090,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/sockets.ts", ["unit/net_tile_test"], [
+  ...mutantsOf("tiles/net/sockets.ts", ["unit/net/tile_test"], [
     {
       name: "socket receiver: broadcasts are answered",
       in: "SocketReceiver.#deliver",
@@ -1108,7 +1111,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/tile.ts", ["netns/mirror_wakes"], [
+  ...mutantsOf("tiles/netlink/tile.ts", ["netns/netlink/wakes"], [
     {
       name: "netlink tile: sleeping net tiles are not woken by a new generation",
       in: "NetlinkTile.#announce",
@@ -1123,7 +1126,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/tables.ts", ["unit/netlink_interfaces"], [
+  ...mutantsOf("tiles/netlink/tables.ts", ["unit/netlink/interfaces"], [
     {
       name: "mirror: routes stay whose preferred source is gone",
       in: "InterfacesTable.#addressGone",
@@ -1156,7 +1159,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_change_log"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink/change_log"], [
     {
       name: "change log: what does not fit is lost without a word",
       in: "ChangeLog.#grow",
@@ -1172,7 +1175,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink_resync"], [
+  ...mutantsOf("tiles/netlink/mirror.ts", ["unit/netlink/resync"], [
     {
       name: "resync: a read is whole though events beside it were lost",
       in: "Resync.#ended",
@@ -1181,7 +1184,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/neighbor_resolver.ts", ["unit/netlink_neighbor_resolver"], [
+  ...mutantsOf("tiles/netlink/neighbor_resolver.ts", ["unit/netlink/neighbor_resolver"], [
     {
       name: "resolver: the rate limit is never spent",
       in: "NeighborResolver.#solicitUnknown",
@@ -1214,7 +1217,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/neighbor_ageing.ts", ["unit/netlink_neighbor_ageing"], [
+  ...mutantsOf("tiles/netlink/neighbor_ageing.ts", ["unit/netlink/neighbor_ageing"], [
     {
       name: "ageing: nobody is marked when the time has come",
       in: "NeighborAgeing.turn",
@@ -1229,7 +1232,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/filters.ts", ["unit/netlink_filters"], [
+  ...mutantsOf("tiles/netlink/filters.ts", ["unit/netlink/filters"], [
     {
       name: "filters: an address that is gone stays in the XDP program",
       in: "Filters.#updateAddresses",
@@ -1244,7 +1247,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink_audit"], [
+  ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink/audit"], [
     {
       name: "audit: what an event has named counts as a difference",
       in: "Audit.#begin",
@@ -1259,7 +1262,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/net_side.ts", ["unit/app_net_side"], [
+  ...mutantsOf("tiles/app/net_side.ts", ["unit/app/net_side"], [
     {
       name: "app: a sleeping net tile is not woken by an answer",
       in: "NetSide.finish",
@@ -1285,11 +1288,11 @@ export const MUTANTS: readonly Mutant[] = [
       in: "Replies.#slot",
       from: "checkWithin(offset, size, { at: this.#at, room });",
       to: "",
-      tests: ["unit/app_net_side", "unit/app_misuse"],
+      tests: ["unit/app/net_side", "unit/net/app_misuse"],
     },
   ]),
 
-  ...mutantsOf("tiles/app/net_side.ts", ["unit/app_net_side"], [
+  ...mutantsOf("tiles/app/net_side.ts", ["unit/app/net_side"], [
     {
       name: "app: a request's length is believed",
       in: "Requests.size",
@@ -1304,7 +1307,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/host.ts", ["unit/app_service"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app/service"], [
     {
       name: "service: an error ends the app's burst",
       in: "Service.receive",
@@ -1331,7 +1334,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/host.ts", ["unit/app_refusals"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app/refusals"], [
     {
       name: "refusals: the last port of a range is answered",
       in: "refusals",
@@ -1352,7 +1355,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/app_dns_rate"], [
+  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/apps/dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1367,7 +1370,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/question.ts", ["unit/app_dns_test"], [
+  ...mutantsOf("apps/dns/question.ts", ["unit/apps/dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
@@ -1376,7 +1379,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/ntp.ts", ["unit/app_ntp"], [
+  ...mutantsOf("apps/ntp.ts", ["unit/apps/ntp"], [
     {
       name: "ntp: an answer is answered",
       in: "create",
@@ -1391,7 +1394,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/status/connections.ts", ["unit/status_connections"], [
+  ...mutantsOf("tiles/status/connections.ts", ["unit/status/connections"], [
     {
       name: "connections: closed ones are counted for ever",
       in: "serveConnections",
@@ -1406,7 +1409,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/status/metrics.ts", ["unit/status_metrics"], [
+  ...mutantsOf("tiles/status/metrics.ts", ["unit/status/metrics"], [
     {
       name: "metrics: labels are not quoted",
       in: "labelsText",
@@ -1415,7 +1418,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("cli/main.ts", ["unit/cli_main"], [
+  ...mutantsOf("cli/main.ts", ["unit/cli/main"], [
     {
       name: "cli: without a command all is well",
       in: "run",
@@ -1424,7 +1427,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/permissions.ts", ["unit/runtime_permissions"], [
+  ...mutantsOf("tiles/runtime/permissions.ts", ["unit/runtime/permissions"], [
     {
       name: "permissions: a path with a comma allows two others",
       in: "permissionFlags",
@@ -1433,7 +1436,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/filter.ts", ["unit/ffi_filter"], [
+  ...mutantsOf("ffi/filter.ts", ["unit/ffi/filter"], [
     {
       name: "filter: the map may take an address twice",
       in: "Filter.add",
@@ -1448,10 +1451,10 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/tile.c", ["unit/ffi_tile_test"], [
+  ...mutantsOf("ffi/tile.c", ["unit/ffi/tile_test"], [
     {
       name: "confinement: landlock is not applied",
-      tests: ["netns/confinement"],
+      tests: ["netns/master/confinement"],
       in: "forbid_files",
       from: "error = result(syscall(SYS_landlock_restrict_self, fd, 0));",
       to: "error = 0;",
@@ -1476,7 +1479,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/policy.h", ["unit/ffi_tile_test"], [
+  ...mutantsOf("ffi/policy.h", ["unit/ffi/tile_test"], [
     {
       name: "confinement: files may be mapped",
       in: "allow_anonymous_mmap",
@@ -1497,7 +1500,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/region.c", ["unit/ffi_region"], [
+  ...mutantsOf("ffi/region.c", ["unit/ffi/region"], [
     {
       name: "region: readers have a descriptor that can write",
       in: "tegula_region_create",
@@ -1512,7 +1515,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/region.ts", ["unit/ffi_region"], [
+  ...mutantsOf("ffi/region.ts", ["unit/ffi/region"], [
     {
       name: "region: its descriptors stay open",
       in: "openRegions",
@@ -1527,7 +1530,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("master/app_process.ts", ["netns/app_process"], [
+  ...mutantsOf("master/app_process.ts", ["netns/app/process"], [
     {
       name: "app: what ended it is handed to each of its successors",
       in: "Child.wasBarren",

@@ -19,7 +19,7 @@ import {
 } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { OBSERVED_CALLS, openObserver, openTile } from "../../ffi/tile.ts";
-import { eventually } from "../netns/eventually.ts";
+import { eventually } from "../eventually.ts";
 import {
   allowedErrors,
   attemptsOn,

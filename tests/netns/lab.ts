@@ -14,7 +14,7 @@ import {
 } from "../../demo/lab.ts";
 import { within } from "../../tiles/runtime/delay.ts";
 import { Client } from "./client.ts";
-import { eventually } from "./eventually.ts";
+import { eventually } from "../eventually.ts";
 import { assertLeftBalanced } from "./wire_balance.ts";
 
 export { Client, eventually, Lab, type Namespace };

@@ -8,7 +8,7 @@ import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Appliance, Counters, LabProcess } from "../../demo/lab.ts";
 import { NET } from "../../tiles/runtime/counters.ts";
-import { eventually } from "./eventually.ts";
+import { eventually } from "../eventually.ts";
 
 /** Far longer than datagrams may wait for a neighbour. */
 const PATIENCE_MILLIS = 20_000;

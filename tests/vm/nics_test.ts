@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import type { Lab } from "../../demo/lab.ts";
-import { xdpSockets } from "../netns/process_sockets.ts";
+import { xdpSockets } from "../netns/net/process_sockets.ts";
 import {
   answered,
   type Appliance,

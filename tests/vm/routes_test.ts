@@ -11,7 +11,7 @@ import {
   ip,
   Mirrored,
   Oracle,
-} from "../netns/mirror_kit.ts";
+} from "../netns/netlink/kit.ts";
 
 /** What is asked after each step: in each device's network, beyond its gateway, and its broadcast. */
 const ADDRESSES = [

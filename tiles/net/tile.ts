@@ -376,6 +376,8 @@ class NetTile implements Tile {
     }
     this.housekeeping();
     this.#record.write(this.#umem, this.#apps);
+    // Its frames are the successor's: what an inline app left behind, a promise say, gets none any more.
+    this.#umem.restart(new Uint8Array(0));
   }
 
   close(): void {

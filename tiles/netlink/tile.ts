@@ -165,7 +165,8 @@ class NetlinkTile implements Tile, NeighborListener {
       this.#serves = true;
       this.#filters = this.#makeFilters(this.#context.setup.filters);
     }
-    if (this.#filters.turn()) this.#followInterfaces();
+    // From its leave on they are its successor's.
+    if (!this.#control.leaving && this.#filters.turn()) this.#followInterfaces();
     this.#announce();
     this.#tablePoll.turn(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
     this.#reader.refresh();

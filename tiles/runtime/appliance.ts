@@ -3,7 +3,7 @@
  * (`ffi/process.ts`). It maps the regions that it was handed, starts the netlink, net and status tiles as
  * workers, watches them, and hands over to its successor or ends, as the master says.
  *
- *     mirror ── status and net tiles made ── ready ── go (the predecessor has ended) ── running
+ *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
 
 import { SystemError } from "../../ffi/errno.ts";
@@ -130,7 +130,7 @@ class Appliance {
 
   /**
    * Makes the status and net tiles. `ready` resolves when each could run; `running` when all do, which takes
-   * `go`.
+   * the end of each predecessor, or `go`.
    */
   makeTiles(): { readonly ready: Promise<unknown>; readonly running: Promise<unknown> } {
     const held = [...this.#workers.values()].filter(({ name }) =>
@@ -144,10 +144,11 @@ class Appliance {
     return { ready, running };
   }
 
-  /** Has the tiles take over: their predecessors have ended. */
+  /** All predecessors have ended: what has not taken over does, and the netlink tile writes the filters. */
   go(): void {
     this.#control.serve();
     this.#wake();
+    for (const { name } of this.#wiring.nets) this.#workers.get(name)!.takeOver();
   }
 
   /** Every tile runs: from now on one that fails is started again, or ends the appliance. */
@@ -180,6 +181,7 @@ class Appliance {
       control: this.#wiring.control.reader,
       clock,
       beside,
+      hasPredecessor: beside && handed.setup.isBeside,
       held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,

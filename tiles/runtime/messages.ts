@@ -10,7 +10,7 @@ import type { Outcome } from "./control.ts";
 export type ApplianceReport =
   /** Its tiles could run. */
   | { readonly type: "ready" }
-  /** All of them do, after `go`. */
+  /** All of them do. */
   | { readonly type: "running" }
   /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
   | { readonly type: "left"; readonly orderly: boolean }

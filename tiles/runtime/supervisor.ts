@@ -156,7 +156,7 @@ export class TileWorker {
   #age = 0;
   /** Polls in a row that found something wrong. */
   #stalled = 0;
-  /** Whether it waits to be made, or for its predecessor's end. */
+  /** Whether it waits to be made, or may wait for its predecessor's end. */
   #waits: boolean;
   /** Whether it was told to end. */
   #isToEnd = false;
@@ -283,10 +283,11 @@ export class TileWorker {
   }
 
   /**
-   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a word has failed. One that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and
-   * a start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when
-   * its thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`,
-   * and so is a hung net tile, which holds rings.
+   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a word has failed. One
+   * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and a
+   * start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when its
+   * thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`, and so is
+   * a hung net tile, which holds rings.
    */
   poll(tile: TileReader): void {
     if (this.#over || this.#thread === 0) return;
@@ -311,6 +312,12 @@ export class TileWorker {
     this.#events.log(`it ${reason} and is ended`);
     this.#worker.terminate();
     this.#end({ failure: `it ${reason}` });
+  }
+
+  /** Its predecessor has ended: from now on it is hung if it makes no progress. */
+  takeOver(): void {
+    this.#waits = false;
+    this.#stalled = 0;
   }
 
   /** Of one that is ending: its thread is still there, whatever it said. */

@@ -96,8 +96,10 @@ export interface BootMessage {
   readonly control: View;
   /** Whether an app inside it was granted the host's clock. */
   readonly clock: boolean;
-  /** Whether a predecessor runs on the same regions until it is ready. */
+  /** Whether it reports that it is ready, and takes regions over that outlast a tile: a net tile. */
   readonly beside: boolean;
+  /** Whether a predecessor runs on those regions. */
+  readonly hasPredecessor: boolean;
   /** Whether it is not to be made before main says so, once its modules are loaded. */
   readonly held: boolean;
   /** Idle turns before its loop blocks. */
@@ -117,7 +119,7 @@ export type MainMessage =
 /** What a tile reports to main, which believes none of it unseen (`supervisor.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
-  /** Its predecessor may be replaced; main answers with whether that one handed over. */
+  /** It takes over once its predecessor has ended. */
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }

@@ -3,7 +3,7 @@
  *
  *     word 0  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
  *     word 1  burst counter: quiescent states passed       (read by netbase's writer, and as heartbeat by main)
- *     word 2  life: booting, running, stopped              (read by main)
+ *     word 2  life: booting, running, stopped              (read by main, its successor and who shows it)
  *     byte 1024…  counters, doubles, in the order of `counters.ts`
  */
 

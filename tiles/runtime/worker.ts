@@ -12,13 +12,10 @@ import { openXsk } from "../../ffi/xsk.ts";
 import { clipped, consoleTo } from "./console.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
-import { runLoop } from "./loop.ts";
+import { awaitPredecessor, runLoop } from "./loop.ts";
 import { AppError, sentenceOf, wordsOf } from "./thrown.ts";
 import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
-import { Life, TileReader, TileRegion } from "./tile_region.ts";
-
-/** How often a successor polls whether its predecessor has ended. */
-const PREDECESSOR_POLL_MILLIS = 0.2;
+import { Life, TileRegion } from "./tile_region.ts";
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<BootMessage>) => void) | null;
@@ -107,7 +104,7 @@ async function start(boot: BootMessage): Promise<Started> {
       predecessor: async (descriptors) => {
         await secure(descriptors);
         post({ type: "ready" });
-        awaitPredecessor(boot);
+        awaitPredecessor(boot, new ControlReader(boot.control));
         join();
       },
     }),
@@ -135,20 +132,6 @@ function nextMessage(): Promise<void> {
  */
 function loaded(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve));
-}
-
-/**
- * Blocks until the predecessor, whose last store in the region of both says that it has stopped, or main
- * says that there is none. Datagrams wait meanwhile, so no message is used: through three event loops it
- * took 20 ms.
- */
-function awaitPredecessor(boot: BootMessage): void {
-  const control = new ControlReader(boot.control);
-  const predecessor = new TileReader(boot.region);
-  const never = new Int32Array(new SharedArrayBuffer(4));
-  while (predecessor.life !== Life.stopped && !control.serves) {
-    Atomics.wait(never, 0, 0, PREDECESSOR_POLL_MILLIS);
-  }
 }
 
 /** Runs the tile until main has it stop. */

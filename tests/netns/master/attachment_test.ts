@@ -1,0 +1,168 @@
+/**
+ * An interface's attachment (`master/attachment.ts`) on the real kernel: sockets that are handed
+ * over before they are bound, replaced while they serve, and made again with their interface.
+ */
+
+import { deepEqual, equal, ok, throws } from "node:assert/strict";
+import { Filter } from "../../../ffi/filter.ts";
+import { openRegions } from "../../../ffi/region.ts";
+import { u8 } from "../../../ffi/view.ts";
+import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
+import { Attachment } from "../../../master/attachment.ts";
+import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
+import { carries, command, frame, PacketSocket, Wire } from "../wire.ts";
+
+const ADDRESS = 0xc6120001;
+
+const regions = openRegions();
+const setup = openXskSetup();
+const xsk = openXsk();
+const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
+const SHARES = [{ queue: 0, netTile: 0, umem }];
+
+/** Loads the program for an interface, with 198.18.0.1:7 ours there, and prepares its only queue. */
+function prepared({ near: { name, ifindex, mac } }: Wire, by = setup): Attachment {
+  const attachment = new Attachment(by, { name, ifindex, queues: 1, map: regions.mapShared });
+  const filter = new Filter(attachment.filter);
+  filter.setMac(mac);
+  filter.setPorts([7]);
+  filter.add(ADDRESS);
+  attachment.prepare(SHARES);
+  return attachment;
+}
+
+/** What a net tile does before the sockets are bound: maps the rings, and fills one frame, `index`. */
+function adopt({ prepared: [{ fd }] }: Attachment, index = 0): number {
+  const slot = xsk.adopt(fd, umem, RING_ENTRIES);
+  ok(slot >= 0, `adopt: ${slot}`);
+  equal(xsk.fill(slot, Uint32Array.of(index * FRAME_BYTES), 1), 1);
+  return slot;
+}
+
+function send(wire: Wire, payload: string): void {
+  using far = wire.farSocket();
+  far.send(frame({ to: wire.near.mac, destination: ADDRESS, port: 7, payload }));
+}
+
+/** Whether what is sent comes to the socket. It then has its frame again. */
+function serves(wire: Wire, slot: number, payload: string): boolean {
+  using kernel = new PacketSocket(wire.near.ifindex);
+  send(wire, payload);
+  if (kernel.receive(carries(payload), 100) !== null) return false;
+  const words = new Uint32Array(4);
+  equal(xsk.receive(slot, words, 1), 1, `${payload} came nowhere`);
+  ok(carries(payload)(u8(umem).subarray(words[2], words[2] + words[3])));
+  equal(xsk.fill(slot, words.subarray(2), 1), 1);
+  return true;
+}
+
+Deno.test("sockets that were handed over stay the same when zero-copy is refused", () => {
+  using wire = new Wire("refused");
+  const attachment = prepared(wire);
+  const { descriptors } = attachment;
+  deepEqual(descriptors.map(({ name }) => name), ["filter refused", "xsk refused/0"]);
+  const slot = adopt(attachment);
+  throws(() => attachment.open("zero-copy"), /^Error: queue 0: EOPNOTSUPP/);
+  equal(setup.attached(wire.near.ifindex), null);
+  deepEqual(attachment.open("copy"), { attach: "native", reason: "" });
+  deepEqual(attachment.descriptors, descriptors);
+  ok(!serves(wire, slot, "too early"));
+  attachment.serve();
+  ok(serves(wire, slot, "served"));
+  attachment.pause();
+  ok(!serves(wire, slot, "paused"));
+  attachment.serve();
+  ok(serves(wire, slot, "again"));
+  xsk.release(slot);
+  attachment.unload();
+  equal(setup.attached(wire.near.ifindex), null);
+});
+
+Deno.test("prepared sockets wait beside those that serve, and replace them", () => {
+  using wire = new Wire("replaced");
+  const attachment = prepared(wire);
+  const before = adopt(attachment);
+  attachment.open("copy");
+  attachment.serve();
+  const { filter } = attachment;
+
+  attachment.prepare(SHARES);
+  const after = adopt(attachment, 1);
+  ok(serves(wire, before, "the one before"));
+  xsk.release(before);
+  attachment.open("copy");
+  equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  ok(!serves(wire, after, "between"));
+  attachment.serve();
+  ok(serves(wire, after, "the one after"));
+  equal(attachment.filter, filter);
+
+  // What is prepared and not wanted goes without a trace.
+  attachment.prepare(SHARES);
+  attachment.prepare([]);
+  ok(serves(wire, after, "the one that stays"));
+  xsk.release(after);
+  attachment.unload();
+});
+
+Deno.test("where one socket cannot be bound those that are bound are made again", () => {
+  using wire = new Wire("partly", { queues: 2 });
+  const { name, ifindex } = wire.near;
+  const attachment = new Attachment(setup, { name, ifindex, queues: 2, map: regions.mapShared });
+  attachment.prepare([...SHARES, { ...SHARES[0], queue: 7 }]);
+  throws(
+    () => attachment.open("copy"),
+    /^Error: native queue 7: EINVAL.*, generic queue 7: EINVAL/,
+  );
+  equal(setup.attached(ifindex), null);
+  equal(attachment.prepared.length, 2);
+  attachment.prepare(SHARES);
+  attachment.open("copy");
+  equal(attachment.sockets.length, 1);
+  attachment.unload();
+});
+
+Deno.test("a process that executed another program goes on with what it had open", () => {
+  using wire = new Wire("upgraded");
+  const { name, ifindex } = wire.near;
+  const executed = prepared(wire, openXskSetup());
+  const slot = adopt(executed);
+  equal(executed.state, null);
+  executed.open("copy");
+  executed.serve();
+  const state = JSON.parse(JSON.stringify(executed.state));
+
+  // Descriptors are all that is left.
+  const attachment = new Attachment(setup, {
+    ...{ name, ifindex, queues: 1, map: regions.mapShared },
+    before: { state, shares: SHARES },
+  });
+  ok(attachment.attached);
+  deepEqual(attachment.descriptors, executed.descriptors);
+  ok(serves(wire, slot, "as before"));
+  equal(attachment.redirected(0), 1);
+  attachment.pause();
+  ok(!serves(wire, slot, "paused"));
+  xsk.release(slot);
+  attachment.unload();
+  equal(setup.attached(ifindex), null);
+});
+
+Deno.test("an interface that was deleted and made again is attached again, on the same memory", () => {
+  using other = new Wire("other");
+  const beside = prepared(other);
+  beside.open("copy");
+  for (let round = 0; round < 3; round++) {
+    using wire = new Wire("anew");
+    const attachment = prepared(wire);
+    const slot = adopt(attachment);
+    attachment.open("copy");
+    attachment.serve();
+    ok(serves(wire, slot, `round ${round}`));
+    command("ip link del anew");
+    xsk.release(slot);
+    attachment.unload();
+    command("ip link add anew type veth peer name anew-far"); // for the end of the test
+  }
+  beside.unload();
+});

@@ -1,0 +1,121 @@
+import assert from "node:assert/strict";
+import type { Answers, App, AppContext, PlainApp } from "../../../tiles/app/contract.ts";
+import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
+
+const PEER = 0xc6120002;
+const STRANGER = 0xc6336407;
+
+/** What comes out of an app that does `what` when it is asked, and what is counted as dropped. */
+async function outcome(what: (out: Answers) => void, options: HarnessOptions = {}) {
+  const app = (): App => ({
+    receive(requests, out) {
+      while (requests.next()) what(out);
+    },
+  });
+  const harness = await AppHarness.start({ default: app }, { ports: [7, 8], ...options });
+  const sent = harness.ask({ payload: "asked", sourceAddress: PEER });
+  const dropped = Object.entries(harness.counters).filter(([name, value]) =>
+    name.startsWith("tx_drop") && value > 0
+  );
+  assert.equal(harness.counters.errors, 0, harness.logged[0]);
+  return [sent.length, Object.fromEntries(dropped)];
+}
+
+/** Sends one byte to `address` and `port`. */
+function sending(address: number, { port = 9, sourcePort = 7 } = {}) {
+  return (out: Answers) => out.send({ address, port, sourcePort }, out.reserve(1), 1);
+}
+
+Deno.test("the harness sends what the net tile would", async () => {
+  assert.deepEqual(await outcome((out) => out.reply(out.reserve(65_507), 65_507)), [1, {}]);
+  assert.deepEqual(await outcome((out) => out.reflect()), [1, {}]);
+  assert.deepEqual(await outcome(sending(PEER, { sourcePort: 8 })), [1, {}]);
+  const sendTo = ["192.0.2.1", "198.51.100.0/24"];
+  assert.deepEqual(await outcome(sending(STRANGER), { sendTo }), [1, {}]);
+});
+
+Deno.test("the harness drops what the net tile would, and counts it by the same name", async () => {
+  const descriptor = [0, { tx_drop_invalid_descriptor: 1 }];
+  assert.deepEqual(await outcome((out) => out.reply(out.reserve(65_508), 65_508)), descriptor);
+  assert.deepEqual(await outcome(sending(PEER, { sourcePort: 9 })), [0, {
+    tx_drop_port_not_owned: 1,
+  }]);
+  assert.deepEqual(await outcome(sending(PEER, { port: 0 })), [0, { tx_drop_port_not_owned: 1 }]);
+  assert.deepEqual(await outcome(sending(STRANGER)), [0, { tx_drop_unsolicited: 1 }]);
+  const sendTo = ["192.0.2.0/24"];
+  assert.deepEqual(await outcome(sending(STRANGER), { sendTo }), [0, { tx_drop_unsolicited: 1 }]);
+});
+
+Deno.test("the harness refuses a sendTo that is no prefix", async () => {
+  await assert.rejects(outcome(() => {}, { sendTo: ["here/33"] }), /'here\/33' is no IPv4 address/);
+});
+
+/** Counts its lives in its state; each datagram is answered with their number. */
+function counting({ state }: AppContext): PlainApp {
+  return {
+    begin() {
+      state!.view[0] = state!.version === 7 ? state!.view[0] + 1 : 1;
+      state!.setVersion(7);
+    },
+    answer: () => Uint8Array.of(state!.view[0]),
+  };
+}
+
+Deno.test("a successor finds its predecessor's state as it was, with its version", async () => {
+  let first = await AppHarness.start({ default: counting }, { state: 64 });
+  for (const life of [1, 2, 3]) {
+    assert.deepEqual(first.ask({ payload: "" })[0].payload, Uint8Array.of(life));
+    first = await AppHarness.start({ default: counting }, { state: first.state });
+  }
+});
+
+Deno.test("state has the bytes that were asked for, zeros and version 0 at first", async () => {
+  let seen;
+  const app = ({ state }: AppContext): PlainApp => ({
+    begin: () => void (seen = [state!.version, state!.view.length, state!.view.some(Boolean)]),
+    answer() {},
+  });
+  await AppHarness.start({ default: app }, { state: 100 });
+  assert.deepEqual(seen, [0, 100, false]);
+});
+
+Deno.test("an app without state has none, and a version is 32 bits", async () => {
+  await AppHarness.start({
+    default: ({ state }: AppContext) => {
+      assert.equal(state, undefined);
+      return { answer() {} };
+    },
+  });
+  for (const version of [-1, 1.5, 2 ** 32]) {
+    const app = ({ state }: AppContext) => ({
+      begin: () => state!.setVersion(version),
+      answer() {},
+    });
+    await assert.rejects(
+      AppHarness.start({ default: app }, { state: 1 }),
+      /whole number of 32 bits/,
+    );
+  }
+});
+
+Deno.test("begin() is called once, before the first datagram, and what it throws ends the start", async () => {
+  const calls: string[] = [];
+  const app: App = {
+    begin: () => void calls.push("begin"),
+    receive: () => void calls.push("receive"),
+  };
+  const harness = await AppHarness.start({ default: () => app });
+  harness.ask({ payload: "" }, { payload: "" });
+  assert.deepEqual(calls, ["begin", "receive"]);
+  const failing = {
+    answer() {},
+    begin() {
+      throw new Error("not today");
+    },
+  };
+  await assert.rejects(AppHarness.start(failing), /not today/);
+  await assert.rejects(
+    AppHarness.start({ default: () => ({ answer() {}, begin: async () => {} }) }),
+    /its begin\(\) must not be async/,
+  );
+});

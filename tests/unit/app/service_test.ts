@@ -1,0 +1,298 @@
+import assert from "node:assert/strict";
+import type { Answers, App, AppContext, Request } from "../../../tiles/app/contract.ts";
+import { heapView } from "../../../ffi/view.ts";
+import { AppHarness } from "../../../tiles/app/harness.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
+import { makeService } from "../../../tiles/app/host.ts";
+import fc from "../property.ts";
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Echoes, but throws at payloads that begin with `!`. */
+const touchy = {
+  default: (): App => ({
+    receive(requests, out) {
+      while (requests.next()) {
+        if (requests.bytes[requests.offset] === 0x21) throw new Error("touched");
+        const at = out.reserve(requests.size);
+        out.copy(at);
+        out.reply(at, requests.size);
+      }
+    },
+  }),
+};
+
+Deno.test("a throw costs the datagram that it was thrown at, and no other", async () => {
+  const payloads = fc.array(fc.constantFrom("!", "a", "b", "c"), { maxLength: 64 });
+  await fc.assert(fc.asyncProperty(payloads, async (payloads) => {
+    const harness = await AppHarness.start(touchy);
+    const answers = harness.ask(...payloads.map((payload) => ({ payload })));
+    assert.deepEqual(
+      answers.map(({ payload }) => text(payload)),
+      payloads.filter((payload) => payload !== "!"),
+    );
+    const thrown = payloads.length - answers.length;
+    assert.equal(harness.counters.errors, thrown);
+    assert.equal(harness.counters.requests, payloads.length);
+    assert.equal(harness.logged.length, thrown === 0 ? 0 : 1, "logged once per kind");
+  }));
+});
+
+Deno.test("an app that throws before it looks at a datagram is not asked for ever", async () => {
+  const harness = await AppHarness.start({
+    default: (): App => ({
+      receive() {
+        throw new Error("always");
+      },
+    }),
+  });
+  assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }, { payload: "c" }), []);
+  assert.equal(harness.counters.errors, 3);
+});
+
+Deno.test("errors of different kinds are each logged once, whatever words they use", async () => {
+  const harness = await AppHarness.start({
+    answer({ payload }: Request) {
+      if (payload[0] === 0x61) throw new RangeError(`a ${Math.random()}`);
+      throw new TypeError(`b ${Math.random()}`);
+    },
+  });
+  for (let i = 0; i < 5; i++) harness.ask({ payload: "a" }, { payload: "b" });
+  assert.equal(harness.counters.errors, 10);
+  assert.equal(harness.logged.length, 2);
+});
+
+Deno.test("whatever an app throws is counted, even what cannot be read", async () => {
+  const fail = () => {
+    throw new Error("not this either");
+  };
+  const all = [
+    { toString: fail },
+    Object.create(null),
+    Object.defineProperty(new Error(), "stack", { get: fail }),
+    new Proxy({}, { getPrototypeOf: fail }),
+    Symbol("x"),
+    null,
+  ];
+  const harness = await AppHarness.start({
+    answer({ payload: [which] }: Request) {
+      throw all[which];
+    },
+  });
+  all.forEach((_, which) => harness.ask({ payload: Uint8Array.of(which) }));
+  assert.equal(harness.counters.errors, all.length);
+  assert.match(harness.logged[0], /said once: something that cannot be read$/);
+});
+
+Deno.test("an app that is async on the data path does not start", async () => {
+  const receive = () => {};
+  const plain = { answer: () => {}, tick: async () => {} };
+  for (
+    const [module, name] of [
+      [{ default: () => ({ receive: async () => {} }) }, "receive"],
+      [{ default: () => ({ receive, tick: async () => {} }) }, "tick"],
+      [{ answer: async () => {} }, "answer"],
+      [plain, "tick"],
+    ] as const
+  ) {
+    await assert.rejects(AppHarness.start(module), {
+      name: "TypeError",
+      message: `its ${name}() must not be async: a promise never settles there`,
+    });
+  }
+});
+
+Deno.test("a handler that gives a promise is named once, and counted each time that it is waited for", async () => {
+  const later = async (out?: Answers) => {
+    await Promise.resolve();
+    out?.reflect();
+  };
+  const takesAll: App["receive"] = (requests) => {
+    while (requests.next());
+  };
+  for (
+    const [module, name] of [
+      [{ default: () => ({ receive: (_: unknown, out: Answers) => later(out) }) }, "receive"],
+      [{ default: () => ({ receive: takesAll, tick: () => later() }) }, "tick"],
+      [{ answer: () => later() }, "answer"],
+    ] as const
+  ) {
+    const harness = await AppHarness.start(module);
+    assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);
+    if (name === "tick") assert.deepEqual([...harness.tick(), ...harness.tick()], []);
+    assert.equal(harness.counters.errors, 2);
+    assert.deepEqual(harness.logged, [
+      `its ${name}() gave a promise: it must not be async, for a promise never settles there`,
+    ]);
+  }
+});
+
+Deno.test("the short form is one function from a request to its answer", async () => {
+  const harness = await AppHarness.start({
+    answer: ({ payload, address, port, destinationPort, receivedAt }: Request) =>
+      `${text(payload)} ${address}:${port} ${destinationPort} ${receivedAt}`,
+  }, { ports: [9] });
+  const [answer] = harness.ask({ payload: "hi", sourcePort: 1234, receivedAt: 2_500_000 });
+  assert.equal(text(answer.payload), "hi 198.18.0.2:1234 9 2.5");
+  assert.deepEqual(
+    [answer.address, answer.port, answer.sourceAddress, answer.sourcePort],
+    [0xc6120002, 1234, 0xc6120001, 9],
+  );
+});
+
+Deno.test("the short form may be an object that remembers", async () => {
+  class Counting {
+    #asked = 0;
+    answer(): string {
+      return `${++this.#asked}`;
+    }
+  }
+  const harness = await AppHarness.start({ default: () => new Counting() });
+  const answers = harness.ask({ payload: "" }, { payload: "" });
+  assert.deepEqual(answers.map(({ payload }) => text(payload)), ["1", "2"], harness.logged[0]);
+});
+
+Deno.test("the short form may tick too, at its own pace", async () => {
+  const asked: number[] = [];
+  const module = {
+    tickMillis: 20_000,
+    answer({ port }: Request) {
+      asked.push(port);
+    },
+    tick(out: Answers) {
+      const at = out.reserve(1);
+      for (const port of asked) out.send({ address: 0xc6120002, port, sourcePort: 7 }, at, 1);
+    },
+  };
+  const harness = await AppHarness.start(module);
+  assert.deepEqual(harness.ask({ payload: "", sourcePort: 1234 }), []);
+  assert.deepEqual(harness.tick().map(({ port }) => port), [1234]);
+  const parts = { counters: new Float64Array(99), log() {} };
+  const setup = { name: "", module: "", ports: [], served: [], options: {} };
+  const metrics = heapView(METRICS_BYTES);
+  const due = (await makeService(module, { ...setup, metrics }, parts)).nextDue(performance.now());
+  assert.ok(due > 10_000 && due <= 20_000, `${due} ms`);
+});
+
+Deno.test("the short form may answer with bytes or with nothing, and never a served port", async () => {
+  const harness = await AppHarness.start({
+    default: async (_context: AppContext) => {
+      await Promise.resolve();
+      return {
+        answer: ({ payload }: Request) => payload.length === 0 ? undefined : payload.reverse(),
+      };
+    },
+  }, { ports: [7], served: [7, 53] });
+  const answers = harness.ask(
+    { payload: "" },
+    { payload: "abc" },
+    { payload: "abc", sourcePort: 53 },
+  );
+  assert.deepEqual(answers.map(({ payload }) => text(payload)), ["cba"]);
+});
+
+Deno.test("the short form answers nothing, and says why, where it gives what is no answer", async () => {
+  for (const said of [42, { payload: "x" }, [1, 2]]) {
+    const harness = await AppHarness.start({ answer: () => said });
+    assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);
+    assert.equal(harness.counters.errors, 2);
+    assert.match(
+      harness.logged.join(),
+      /answer\(\) gave (number|object);/,
+    );
+  }
+});
+
+Deno.test("an app that says a word for each datagram fills no log", async () => {
+  const module = { default: ({ log }: AppContext) => ({ answer: () => void log("a word") }) };
+  // However long it takes, it all is said in one second.
+  const harness = await AppHarness.start(module, { now: () => 5000 });
+  for (let i = 0; i < 20; i++) harness.ask(...Array(50).fill({ payload: "" }));
+  assert.equal(harness.logged.length, 51);
+  assert.match(harness.logged[50], /more than 50 lines in a second/);
+});
+
+Deno.test("a module without an app is refused with what it lacks", async () => {
+  await assert.rejects(AppHarness.start({}), /exports neither a function as its default nor/);
+  await assert.rejects(AppHarness.start({ default: 5 }), /exports neither/);
+  await assert.rejects(
+    AppHarness.start({ default: () => ({}) }),
+    /neither receive\(\) nor answer\(\)/,
+  );
+  await assert.rejects(AppHarness.start({ default: () => undefined }), /neither receive\(\) nor/);
+});
+
+Deno.test("an app whose tickMillis is no number does not start", async () => {
+  for (const tickMillis of [NaN, "x", null]) {
+    const app = { tickMillis, receive() {}, tick() {} };
+    await assert.rejects(AppHarness.start({ default: () => app }), /tickMillis is to be a number/);
+  }
+});
+
+Deno.test("a tick is called when it is due, and what it throws is counted", async () => {
+  let ticks = 0;
+  const harness = await AppHarness.start({
+    default: (): App => ({
+      tickMillis: 1e9,
+      receive() {},
+      tick(out) {
+        if (++ticks === 2) throw new Error("second");
+        const at = out.reserve(1);
+        out.send({ address: 0xc6120009, port: 9, sourcePort: 7 }, at, 1);
+      },
+    }),
+  }, { sendTo: ["198.18.0.8/29"] });
+  assert.equal(harness.tick()[0].address, 0xc6120009);
+  assert.deepEqual(harness.tick(), []);
+  assert.equal(harness.counters.errors, 1);
+});
+
+Deno.test("metrics are read as they were written, and a successor carries on with them", () => {
+  const names = fc.uniqueArray(fc.string({ unit: "grapheme", minLength: 1, maxLength: 20 }), {
+    maxLength: 50,
+  });
+  fc.assert(fc.property(names, (names) => {
+    const view = heapView(METRICS_BYTES);
+    const first = new MetricsWriter(view);
+    names.forEach((name, i) => first.metric(name, i % 2 ? "gauge" : "counter")!.value = i);
+    const second = new MetricsWriter(view);
+    names.forEach((name, i) => second.metric(name, i % 2 ? "gauge" : "counter")!.value++);
+    assert.deepEqual(
+      new MetricsReader(view).read(),
+      names.map((name, i) => ({ name, kind: i % 2 ? "gauge" : "counter", value: i + 1 })),
+    );
+  }));
+});
+
+Deno.test("what a successor counts before its turn is added, and its gauges begin as it sets them", () => {
+  const view = heapView(METRICS_BYTES);
+  const old = new MetricsWriter(view);
+  const early = new MetricsWriter(heapView(METRICS_BYTES));
+  const [counted, set, added] = [
+    early.metric("counted", "counter")!,
+    early.metric("set twice", "gauge")!,
+    early.metric("its own", "counter")!,
+  ];
+  old.metric("later", "counter")!.value = 5;
+  old.metric("set twice", "gauge")!.value = 7;
+  old.metric("counted", "counter")!.value = 3;
+  counted.value++;
+  set.value = 2;
+  early.move(view);
+  counted.value++;
+  added.value++;
+  set.value += 2;
+  early.metric("later", "counter")!.value++;
+  const values = new MetricsReader(view).read().map(({ name, value }) => [name, value]);
+  assert.deepEqual(values, [["later", 6], ["set twice", 4], ["counted", 5], ["its own", 1]]);
+});
+
+Deno.test("a metric whose name is too long, or one too many, is not to be had", () => {
+  const writer = new MetricsWriter(heapView(METRICS_BYTES));
+  assert.equal(writer.metric("x".repeat(113), "gauge"), null);
+  for (let i = 0; i < 4096; i++) assert.ok(writer.metric(`${i}`, "gauge"));
+  assert.equal(writer.metric("one more", "gauge"), null);
+  assert.ok(writer.metric("17", "gauge"));
+});

@@ -1,0 +1,235 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { parseListen, planApps, readConfig } from "../../../cli/config.ts";
+import { UserError } from "../../../cli/errors.ts";
+import { NO_GRANTS } from "../../../tiles/runtime/permissions.ts";
+
+/** Loads `toml` from a folder of its own, in which there is an app `mine.ts`. */
+async function load(toml: string) {
+  const folder = await Deno.makeTempDir({ prefix: "tegula-apps-" });
+  try {
+    await Deno.writeTextFile(join(folder, "mine.ts"), "export function answer() {}");
+    await Deno.writeTextFile(join(folder, "tegula.toml"), toml);
+    const config = await readConfig({ config: join(folder, "tegula.toml") });
+    return { apps: planApps(config), folder };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+function plan(...listen: string[]) {
+  return planApps({ listen: listen.map(parseListen), apps: {}, file: null });
+}
+
+Deno.test("an app named for several ports is one app", () => {
+  const apps = plan("7=echo", "9=discard", "1007=echo");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo", [[7, 7], [1007, 1007]]],
+    ["discard", [[9, 9]]],
+  ]);
+});
+
+Deno.test("the n-th instance serves the ports that have as many", () => {
+  const apps = plan("53=echo*3", "54=echo*2", "55=echo");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo.1", [[53, 55]]],
+    ["echo.2", [[53, 54]]],
+    ["echo.3", [[53, 53]]],
+  ]);
+});
+
+Deno.test("an app has the ports of ranges, those that follow each other in one", () => {
+  const apps = plan("100-110=echo*2", "7=echo", "111=echo*2", "200-201=echo*2");
+  assert.deepEqual(apps.map(({ name, ports }) => [name, ports]), [
+    ["echo.1", [[100, 110], [7, 7], [111, 111], [200, 201]]],
+    ["echo.2", [[100, 111], [200, 201]]],
+  ]);
+});
+
+Deno.test("an app inside the net tiles is another one than the same in a process of its own", () => {
+  assert.deepEqual(
+    plan("7=echo", "8=echo@inline").map(({ ports, inline }) => [ports, inline]),
+    [[[[7, 7]], false], [[[8, 8]], true]],
+  );
+});
+
+Deno.test("an app that ships can have another name, and so be there twice", async () => {
+  const { apps: [one, clock] } = await load(`
+    listen = ["53=zones", "123=clock"]
+    apps.zones = { module = "dns", options = { zone = "a" } }
+    apps.clock.module = "ntp"
+  `);
+  assert.equal(one.module, new URL("../../../apps/dns/dns.ts", import.meta.url).href);
+  assert.deepEqual([one.name, one.options], ["zones", { zone: "a" }]);
+  assert.equal(clock.grants.clock, true, "what it has untold");
+  // What is no name counts from the file, with ./ and without.
+  for (const module of ["./mine.ts", "mine.ts"]) {
+    const { apps: [mine] } = await load(`
+      listen = ["7=mine"]
+      apps.mine.module = "${module}"
+    `);
+    assert.match(mine.module, /^file:.*\/mine\.ts$/);
+  }
+  await assert.rejects(
+    load(`
+      listen = ["7=mine"]
+      apps.mine.module = "ecko"
+    `),
+    {
+      message: /^there is no app 'ecko'; the apps are .*echo.*, or a path such as \.\/my_app\.ts$/,
+    },
+  );
+});
+
+Deno.test("an app has no options and no grants but those of the configuration", async () => {
+  const { apps: [plain] } = await load(`listen = ["7=./mine.ts"]`);
+  assert.deepEqual([plain.options, plain.sendTo, plain.grants], [{}, [], NO_GRANTS]);
+  const { apps: [mine], folder } = await load(`
+    listen = ["7=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    send_to = ["198.18.0.2", "198.51.100.7/24"]
+    read = ["./zones", "/etc/zones"]
+    env = ["NAME"]
+    net = ["192.0.2.1:443"]
+    clock = true
+    [apps.mine.options]
+    zone = "./zones/a"
+    deep = { list = ["../b", "c"], number = 5 }
+    unlike_json = [1979-05-27, inf]
+  `);
+  assert.equal(mine.name, "mine");
+  assert.match(mine.module, /^file:.*\/mine\.ts$/);
+  assert.deepEqual(mine.grants, {
+    ...NO_GRANTS,
+    read: [join(folder, "zones"), "/etc/zones"],
+    env: ["NAME"],
+    net: ["192.0.2.1:443"],
+    clock: true,
+  });
+  assert.deepEqual(mine.options, {
+    zone: join(folder, "zones/a"),
+    deep: { list: [join(folder, "../b"), "c"], number: 5 },
+    unlike_json: ["1979-05-27", "Infinity"],
+  });
+  assert.deepEqual(mine.sendTo, [
+    { address: 0xc6120002 | 0, mask: -1 },
+    { address: 0xc6336400 | 0, mask: 0xffffff00 | 0 },
+  ]);
+  assert.deepEqual(JSON.parse(JSON.stringify(mine)), mine);
+});
+
+Deno.test("whom an app refuses is the configuration's to say, and else the default", async () => {
+  const { apps: [plain] } = await load(`listen = ["7=echo"]`);
+  assert.ok(!("refuseSources" in plain) && !("mostPerSecond" in plain));
+  const { apps: [told, , other] } = await load(`
+    listen = ["7=echo*2", "37=time"]
+    [apps.echo]
+    refuse_sources = ["7", "0-52", "65535"]
+    most_per_second = 100
+    [apps.time]
+    refuse_sources = []
+  `);
+  assert.deepEqual(told.refuseSources, [[7, 7], [0, 52], [65_535, 65_535]]);
+  assert.equal(told.mostPerSecond, 100);
+  assert.deepEqual(other.refuseSources, []);
+});
+
+Deno.test("of the apps that ship ntp has the clock, and none has more", () => {
+  for (const name of ["discard", "dns", "echo", "ntp", "statsd", "time"]) {
+    const [{ grants }] = plan(`7=${name}`);
+    assert.deepEqual(grants, { ...NO_GRANTS, clock: name === "ntp" });
+  }
+});
+
+Deno.test("what is wrong in an app's configuration is said with its place", async () => {
+  const refused = (toml: string, sentence: RegExp) =>
+    assert.rejects(load(toml), (error) => {
+      assert.ok(error instanceof UserError, String(error));
+      assert.match(error.message, sentence);
+      return true;
+    });
+  const listen = `listen = ["7=echo"]\n`;
+  await refused(`${listen}[apps.echo]\nrun = []`, /apps.echo: unknown key run; known are module,/);
+  await refused(`${listen}[apps.echo]\nread = "x"`, /apps\.echo\.read: must be a list such as/);
+  await refused(`${listen}[apps.echo]\nsend_to = [1]`, /apps\.echo\.send_to\[0\]: must be a text/);
+  await refused(`${listen}[apps]\necho = 1`, /apps\.echo: must be a table, not 1/);
+  await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is no IPv4 address or prefix/);
+  for (const wrong of ['env = ["A=B"]', 'env = [""]', 'read = [""]', "write = [1]"]) {
+    await refused(`${listen}[apps.echo]\n${wrong}`, /\[0\]: must be a text such as ".*", not ./);
+  }
+  for (const host of ["no such host", "192.0.2.1:99999", "192.0.2.1:0", "::1", "https://x", ""]) {
+    await refused(`${listen}[apps.echo]\nnet = ["${host}"]`, /\.net\[0\]: must be .*:443", not /);
+  }
+  await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
+  await refused(
+    `listen = ["7=statsd"]\n[apps.statsd.options]\nintervall = 3`,
+    /\.toml: apps.statsd.options.intervall: statsd has no such option; it has interval$/,
+  );
+  await refused(
+    `${listen}[apps.echo.options]\nx = 1`,
+    /apps.echo.options.x: echo has no such option; it has none/,
+  );
+  await refused(
+    `${listen}[apps.echo]\nrefuse_sources = "0-1023"`,
+    /apps\.echo\.refuse_sources: must be a list such as \["7", "0-52"\], not "0-1023"/,
+  );
+  for (const wrong of ['"x"', '"9-7"', '"65536"', '"7-65536"', '"-1"', '""', '"1-2-3"', "7"]) {
+    await refused(
+      `${listen}[apps.echo]\nrefuse_sources = [${wrong}]`,
+      /\.refuse_sources\[0\]: must be a port or a range such as "7" or "0-52", from 0 to 65535, not /,
+    );
+  }
+  for (const wrong of ["-1", "1.5", '"5"', "inf"]) {
+    await refused(
+      `${listen}[apps.echo]\nmost_per_second = ${wrong}`,
+      /apps\.echo\.most_per_second: must be a whole number, 1 or more, or 0 for no limit, not /,
+    );
+  }
+  await refused(`${listen}[apps.ecco]\nclock = true`, /apps.ecco: no port is given to it/);
+  for (const name of ["nothing", "constructor", "__proto__"]) {
+    const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
+    await refused(`listen = ["7=${name}"]`, why);
+  }
+  await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
+  await refused(
+    `listen = ["7=echo@inline"]\n[apps.echo]\nenv = ["X"]`,
+    /echo@inline shares the net tile's worker, and can only be granted read and clock/,
+  );
+});
+
+Deno.test("an app's process has 256 MiB and no state, unless the configuration says so", async () => {
+  const { apps: [plain, bounded] } = await load(`
+    listen = ["7=echo", "8=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    memory = "1G"
+    state = "64K"
+  `);
+  assert.deepEqual([plain.memoryMib, plain.stateBytes], [256, undefined]);
+  assert.deepEqual([bounded.memoryMib, bounded.stateBytes], [1024, 65_536]);
+});
+
+Deno.test("sizes are texts with a unit, within bounds", async () => {
+  const start = `listen = ["7=echo"]\n[apps.echo]\n`;
+  const memory =
+    /apps\.echo\.memory: must be a text such as "64M" \(K, M or G\), from 64M to 1024G, not /;
+  for (const wrong of ["63M", "64", "64 M", "64m", "0.5G", "-1G", "1025G", "64MiB", ""]) {
+    await assert.rejects(load(`${start}memory = "${wrong}"`), memory);
+  }
+  await assert.rejects(load(`${start}memory = 256`), memory);
+  const state =
+    /apps\.echo\.state: must be a text such as "64M" \(K, M or G\), from 4K to 1G, not /;
+  for (const wrong of ["3K", "2G", "1"]) {
+    await assert.rejects(load(`${start}state = "${wrong}"`), state);
+  }
+});
+
+Deno.test("an app inside net tiles has neither memory nor state of its own", async () => {
+  for (const said of [`memory = "64M"`, `state = "4K"`]) {
+    await assert.rejects(
+      load(`listen = ["7=echo@inline"]\n[apps.echo]\n${said}`),
+      /echo@inline has no process of its own, so it can have neither memory nor state/,
+    );
+  }
+});

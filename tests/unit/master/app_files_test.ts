@@ -1,0 +1,292 @@
+/**
+ * Which files an app is made from: what is in its module's folder or granted to it, and nothing that a
+ * link, an import or a file without an end brings in from elsewhere.
+ */
+
+import { strict as assert } from "node:assert";
+import { openHost } from "../../../ffi/host.ts";
+import { ROOT } from "../../../ffi/paths.ts";
+import { AppFiles, type StagedApp } from "../../../master/app_files.ts";
+
+/** A user who can read nothing of these tests. */
+const UID = 64_321;
+const HOST = openHost();
+/** Files of an app, by name. */
+type Files = Readonly<Record<string, string>>;
+
+const APP = "export default () => ({ receive() {} });\n";
+
+/** Places `app/app.ts` of such files, none of which its user can read; `act` is given the folder. */
+async function staged(
+  files: Files,
+  act: (
+    folder: string,
+    stage: (read?: readonly string[]) => Promise<StagedApp>,
+  ) => void | Promise<void>,
+  millis?: number,
+): Promise<void> {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  for (const [name, text] of Object.entries(files)) {
+    Deno.mkdirSync(`${folder}/${name}`.replace(/\/[^/]*$/, ""), { recursive: true });
+    Deno.writeTextFileSync(`${folder}/${name}`, text);
+  }
+  const made = Deno.makeTempDirSync();
+  const processes = { readableBy: (path: string) => !path.startsWith(folder) };
+  const all = new AppFiles({ host: HOST, processes, uid: UID, folder: made, millis });
+  const apps: StagedApp[] = [];
+  try {
+    await act(folder, async (read = []) => {
+      const app = await all.stage({
+        ...{ name: "own", uid: UID, grants: { read } },
+        service: { module: `file://${folder}/app/app.ts` },
+      });
+      apps.push(app);
+      return app;
+    });
+    for (const app of apps) all.discard(app);
+    assert.deepEqual([...Deno.readDirSync(made)], []);
+  } finally {
+    all.close();
+    Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+const outside = (file: string) =>
+  `its module imports ${file}, which is outside of its folder: [apps] grants it, read = ["${file}"]`;
+
+Deno.test("an app imports from its folder and those inside it", async () => {
+  await staged({
+    "app/app.ts":
+      `import "./parts/one.ts";\nimport x from "./parts/x.json" with { type: "json" };\n${APP}`,
+    "app/parts/one.ts": `import "../two.ts";`,
+    "app/two.ts": "export {};",
+    "app/parts/x.json": "{}",
+  }, async (folder, stage) => {
+    Deno.symlinkSync("app.ts", `${folder}/app/link.ts`);
+    const { read, sources } = await stage();
+    const names = ["app.ts", "parts/one.ts", "parts/x.json", "two.ts"];
+    assert.deepEqual([...sources].sort(), names.map((name) => `${folder}/app/${name}`));
+    for (const [i, path] of read.entries()) {
+      assert.equal(Deno.readTextFileSync(path), Deno.readTextFileSync(sources[i]));
+    }
+  });
+});
+
+for (const how of ["import", 'await import("./x.json", { with: { type: "json" } });']) {
+  const line = how === "import" ? `import x from "./x.json" with { type: "json" };` : how;
+  Deno.test(`a link to a file elsewhere is not the app's: ${line}`, async () => {
+    await staged({ "app/app.ts": `${line}\n${APP}`, "secret": "{}" }, async (folder, stage) => {
+      Deno.symlinkSync("../secret", `${folder}/app/x.json`);
+      await assert.rejects(stage(), { name: "Error", message: outside(`${folder}/secret`) });
+      const { read } = await stage([`${folder}/secret`]);
+      assert.equal(read.length, 2);
+    });
+  });
+}
+
+Deno.test("a folder that is a link leads elsewhere, too", async () => {
+  await staged({
+    "app/app.ts": `import "./parts/one.js";\n${APP}`,
+    "else/one.js": "export {};",
+  }, async (folder, stage) => {
+    Deno.symlinkSync("../else", `${folder}/app/parts`);
+    await assert.rejects(stage(), { message: outside(`${folder}/else/one.js`) });
+    await stage([`${folder}/else`]);
+  });
+});
+
+Deno.test("an import from beside an app's folder has to be granted", async () => {
+  await staged({
+    "app/app.ts": `import "../app-parts/one.ts";\n${APP}`,
+    "app-parts/one.ts": "export {};",
+  }, async (folder, stage) => {
+    const file = `${folder}/app-parts/one.ts`;
+    await assert.rejects(stage(), { message: outside(file) });
+    await assert.rejects(stage([`${folder}/app-part`]), { message: outside(file) });
+    await stage([`${folder}/app-parts`]);
+  });
+});
+
+Deno.test("the program's own modules are an app's without a grant", async () => {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  const files = new AppFiles({
+    host: HOST,
+    processes: { readableBy: () => true },
+    uid: UID,
+    folder,
+  });
+  const own = `${ROOT}apps/echo.ts`;
+  Deno.writeTextFileSync(`${folder}/app.ts`, `export * from "${own}";`);
+  const service = { module: `file://${folder}/app.ts` };
+  assert.ok((await files.stage({ name: "own", uid: UID, service })).read.includes(own));
+  files.close();
+});
+
+Deno.test("an app inside net tiles has its grants with its module", async () => {
+  const folder = Deno.realPathSync(Deno.makeTempDirSync());
+  const files = new AppFiles({
+    host: HOST,
+    processes: { readableBy: () => true },
+    uid: UID,
+    folder,
+  });
+  const file = Deno.realPathSync(Deno.makeTempFileSync({ suffix: ".js" }));
+  Deno.writeTextFileSync(`${folder}/app.ts`, `import "${file}";`);
+  const service = { module: `file://${folder}/app.ts` };
+  const plan = { name: "own", uid: UID };
+  await assert.rejects(files.stage({ ...plan, service }), { message: outside(file) });
+  await files.stage({ ...plan, service: { ...service, grants: { read: [file] } } });
+  files.close();
+  Deno.removeSync(file);
+});
+
+Deno.test("types alone are no part of an app, wherever they are", async () => {
+  await staged({
+    "app/app.ts": `import type { T } from "../types/one.ts";\nexport const t: T = 1;\n${APP}`,
+    "types/one.ts": "export type T = number;",
+  }, async (folder, stage) => {
+    assert.deepEqual((await stage()).sources, [`${folder}/app/app.ts`]);
+  });
+});
+
+Deno.test({
+  name: "a file of another owner is not copied for an app, unless it is granted",
+  ignore: Deno.uid() !== 0,
+  async fn() {
+    await staged({
+      "app/app.ts": `import x from "./x.json" with { type: "json" };\n${APP}`,
+      "app/x.json": "{}",
+    }, async (folder, stage) => {
+      Deno.chownSync(`${folder}/app/app.ts`, 64_322, 64_322);
+      const message =
+        `its module cannot be read: ${folder}/app/x.json has another owner than the module`;
+      await assert.rejects(stage(), { message });
+      await stage([`${folder}/app/x.json`]);
+      // Nor by a link in the module's own place.
+      Deno.removeSync(`${folder}/app/app.ts`);
+      Deno.writeTextFileSync(`${folder}/other.ts`, APP);
+      Deno.symlinkSync("../other.ts", `${folder}/app/app.ts`);
+      await stage();
+      const link = new Deno.Command("chown", { args: ["-h", "64322", `${folder}/app/app.ts`] });
+      assert.ok((await link.output()).success);
+      await assert.rejects(stage(), /app\.ts has another owner than the module/);
+    });
+  },
+});
+
+Deno.test("an import that never ends is given up, and leaves no process", async () => {
+  await staged({
+    "app/app.ts": `import x from "./x.json" with { type: "json" };\n${APP}`,
+  }, async (folder, stage) => {
+    assert.ok(
+      (await new Deno.Command("mkfifo", { args: [`${folder}/app/x.json`] }).output()).success,
+    );
+    await assert.rejects(stage(), {
+      message: "what its module imports was not read within 1.5 s",
+    });
+    assert.deepEqual(processesWith(`${folder}/app/app.ts`), []);
+  }, 1500);
+});
+
+/** Runs `act` with a folder for the files of masters, which lie there as if systemd had made it. */
+function withPlace(act: (place: string) => void): void {
+  const place = Deno.realPathSync(Deno.makeTempDirSync());
+  Deno.env.set("RUNTIME_DIRECTORY", place);
+  try {
+    act(place);
+  } finally {
+    Deno.env.delete("RUNTIME_DIRECTORY");
+    Deno.removeSync(place, { recursive: true });
+  }
+}
+
+const startFiles = () =>
+  new AppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
+
+/** Makes such a folder, or what looks like one, as a killed master leaves it. */
+function leave(path: string, mode = 0o755): string {
+  Deno.mkdirSync(`${path}/own-1/cache`, { recursive: true });
+  Deno.writeTextFileSync(`${path}/own-1/cache/file`, "");
+  Deno.chmodSync(path, mode);
+  return path;
+}
+
+Deno.test("a master removes the folders of those that were killed, and of none that runs", () => {
+  withPlace((place) => {
+    const running = startFiles();
+    const { folder } = running;
+    assert.ok(folder.startsWith(`${place}/tegula-${Deno.pid}-`), folder);
+    leave(`${place}/tegula-1-abcd.files`);
+    leave(`${place}/tegula-${Deno.pid}-0123.files`);
+    const next = startFiles();
+    assert.deepEqual([...Deno.readDirSync(place)].map(({ name }) => `${place}/${name}`), [folder]);
+    next.close();
+    running.close();
+    assert.deepEqual([...Deno.readDirSync(place)], []);
+  });
+});
+
+Deno.test("a master that goes on with the folder of one without a lock locks it", () => {
+  withPlace((place) => {
+    const folder = leave(`${place}/tegula-${Deno.pid}-0123.files`);
+    const files = new AppFiles({
+      ...{ host: HOST, processes: { readableBy: () => true }, uid: UID, folder },
+    });
+    startFiles().close();
+    assert.ok(Deno.statSync(`${folder}/own-1/cache/file`).isFile);
+    files.close();
+  });
+});
+
+Deno.test("a master removes nothing that may be another's", () => {
+  withPlace((place) => {
+    const others = Deno.makeTempDirSync();
+    leave(`${others}/kept`);
+    const names = ["tegula-1-abcd", "tegula-1-abcd.files~", "tegula-x-abcd.files", "tegula-test-1"];
+    for (const name of names) leave(`${place}/${name}`);
+    leave(`${place}/tegula-1-aaaa.files`, 0o775);
+    leave(`${place}/tegula-1-bbbb.files`, 0o757);
+    Deno.symlinkSync(`${others}/kept`, `${place}/tegula-1-cccc.files`);
+    Deno.writeTextFileSync(`${place}/tegula-1-dddd.files`, "");
+    if (Deno.uid() === 0) Deno.chownSync(leave(`${place}/tegula-1-eeee.files`), UID, UID);
+    // Of one that is removed, what a link in it leads to is not.
+    Deno.symlinkSync(`${others}/kept`, `${leave(`${place}/tegula-1-ffff.files`)}/link`);
+    const before = [...Deno.readDirSync(place)].map(({ name }) => name);
+    startFiles().close();
+    const now = [...Deno.readDirSync(place)].map(({ name }) => name);
+    assert.deepEqual(now.sort(), before.filter((name) => !name.includes("ffff")).sort());
+    assert.ok(Deno.statSync(`${others}/kept/own-1/cache/file`).isFile);
+    // Where others may put something else into its place in between, it is left.
+    leave(`${place}/tegula-1-ffff.files`);
+    Deno.chmodSync(place, 0o777);
+    startFiles().close();
+    assert.ok(Deno.statSync(`${place}/tegula-1-ffff.files/own-1/cache/file`).isFile);
+    Deno.chmodSync(place, 0o1777);
+    startFiles().close();
+    assert.throws(() => Deno.statSync(`${place}/tegula-1-ffff.files`), Deno.errors.NotFound);
+    Deno.removeSync(others, { recursive: true });
+  });
+});
+
+Deno.test("an app's stamp tells a file from another of the same size and time", async () => {
+  await staged({ "app/app.ts": APP }, async (folder, stage) => {
+    const { stamp } = await stage();
+    assert.equal((await stage()).stamp, stamp);
+    const { atime, mtime } = Deno.statSync(`${folder}/app/app.ts`);
+    Deno.writeTextFileSync(`${folder}/new.ts`, APP.replace("receive", "RECEIVE"));
+    Deno.utimeSync(`${folder}/new.ts`, atime!, mtime!);
+    Deno.renameSync(`${folder}/new.ts`, `${folder}/app/app.ts`);
+    assert.notEqual((await stage()).stamp, stamp);
+  });
+});
+
+/** Numbers of the processes that have this word on their command line. */
+function processesWith(word: string): string[] {
+  return [...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) => {
+    try {
+      return /^\d+$/.test(name) && Deno.readTextFileSync(`/proc/${name}/cmdline`).includes(word);
+    } catch {
+      return false;
+    }
+  });
+}

@@ -1,0 +1,104 @@
+/**
+ * The XDP filters as the interface table changes. VLAN devices are made up here, as the kernels
+ * that tests run on need not have any.
+ */
+
+import assert from "node:assert/strict";
+import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
+import { heapView, u32, type View } from "../../../ffi/view.ts";
+import { IFF_UP, type InterfaceLink } from "../../../netbase/interfaces.ts";
+import { NETBASE_BYTES } from "../../../netbase/layout.ts";
+import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
+import { Filters } from "../../../tiles/netlink/filters.ts";
+
+const LINK: InterfaceLink = {
+  ifindex: 3,
+  name: "eth0",
+  flags: IFF_UP,
+  mtu: 1500,
+  operstate: 6,
+  macHead: 0x04030201,
+  macTail: 0x0605,
+  link: 0,
+  master: 0,
+  vlanId: 0,
+  vlanProtocol: 0,
+};
+
+/** Filters of interface 3 over an interface table of their own. */
+function world(view = heapView(FILTER_BYTES)) {
+  const log: string[] = [];
+  const writer = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: 1 });
+  const { interfaces } = writer;
+  const filters = new Filters([{ ifindex: 3, view }], {
+    interfaces,
+    ports: [7, 53],
+    log: (line) => log.push(line),
+  });
+  const update = () => filters.turn();
+  interfaces.set(LINK);
+  return { view, interfaces, update, log, commit: () => writer.commit() };
+}
+
+function address(local: number) {
+  return { local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false };
+}
+
+function hasVlan(view: View, id: number): boolean {
+  return (u32(view)[(12 >>> 2) + (id >>> 5)] >>> (id & 31) & 1) === 1;
+}
+
+Deno.test("addresses of every interface are served, but for loopback's own", () => {
+  const { view, interfaces, update } = world();
+  interfaces.set({ ...LINK, ifindex: 1, name: "lo" });
+  interfaces.setAddress(1, address(0x7f000001));
+  interfaces.setAddress(1, address(0xc0000201));
+  interfaces.setAddress(3, address(0xc6120001));
+  update();
+  assert.deepEqual(new Filter(view).addresses().sort(), [0xc0000201, 0xc6120001]);
+  interfaces.removeAddress(1, address(0xc0000201));
+  update();
+  assert.deepEqual(new Filter(view).addresses(), [0xc6120001]);
+});
+
+Deno.test("VLAN ids of devices on the interface are served while those are up", () => {
+  const { view, interfaces, update } = world();
+  const vlan = { ...LINK, link: 3, vlanProtocol: 0x8100 };
+  interfaces.set({ ...vlan, ifindex: 10, name: "eth0.5", vlanId: 5 });
+  interfaces.set({ ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6, flags: 0 });
+  interfaces.set({ ...vlan, ifindex: 12, name: "eth9.7", vlanId: 7, link: 4 });
+  update();
+  assert.deepEqual([0, 5, 6, 7].map((id) => hasVlan(view, id)), [true, true, false, false]);
+  interfaces.set({ ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6 });
+  interfaces.remove(10);
+  update();
+  assert.deepEqual([0, 5, 6, 7].map((id) => hasVlan(view, id)), [true, false, true, false]);
+});
+
+Deno.test("what a predecessor wrote stays as far as it is still true", () => {
+  const view = heapView(FILTER_BYTES);
+  const before = new Filter(view);
+  before.add(0xc6120001);
+  before.add(0xc6120099);
+  const { interfaces, update } = world(view);
+  interfaces.setAddress(3, address(0xc6120001));
+  assert.deepEqual(new Filter(view).addresses().length, 2);
+  update();
+  assert.deepEqual(new Filter(view).addresses(), [0xc6120001]);
+});
+
+Deno.test("addresses that find no room are said once and left to the kernel", () => {
+  const { view, interfaces, update, log, commit } = world();
+  for (let ifindex = 10; ifindex < 70; ifindex++) {
+    interfaces.set({ ...LINK, ifindex });
+    for (let i = 0; i < 100; i++) {
+      interfaces.setAddress(ifindex, address(0xc6120001 + ifindex * 100 + i));
+    }
+    commit();
+  }
+  update();
+  const served = new Filter(view).addresses().length;
+  assert.ok(served > 3000 && served <= 4096, `${served}`);
+  update();
+  assert.equal(log.length, 1, log.join("\n"));
+});

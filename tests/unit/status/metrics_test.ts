@@ -1,0 +1,151 @@
+/** The metrics as a scraper gets them: HTTP, and Prometheus's text. */
+
+import assert from "node:assert/strict";
+import type { AddressInfo } from "node:net";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
+import { openHost } from "../../../ffi/host.ts";
+import { openTile } from "../../../ffi/tile.ts";
+import { heapView } from "../../../ffi/view.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
+import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { listenOn } from "../../../tiles/status/connections.ts";
+import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
+
+/** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
+async function serving(
+  tile: string,
+  own: Readonly<Record<string, number>>,
+  use: (port: number, counters: Float64Array) => Promise<void>,
+): Promise<void> {
+  const view = heapView(METRICS_BYTES);
+  const writer = new MetricsWriter(view);
+  for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
+  const counters = new Float64Array(Object.keys(STATUS.help).length);
+  const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
+  const fd = openHost().listenTcp("127.0.0.1", 0);
+  const listener = await listenOn(fd, openTile());
+  const parts = {
+    ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
+    tiles: Object.keys(COUNTERS).map((kind) => (
+      { kind, name: kind === "app" ? tile : kind, reader, past: new Float64Array(TILE_COUNTERS) }
+    )),
+    refusedCalls: { of: () => [{ call: 329, count: 2 }] },
+    callName: () => "pkey_mprotect",
+    custom: [{ name: tile, reader: new MetricsReader(view) }],
+  };
+  const served = serveMetrics(listener, parts as unknown as Measured);
+  await use((listener.address as AddressInfo).port, counters);
+  listener.close();
+  await served;
+}
+
+/** Says something in pieces, and returns all that comes back. */
+async function say(port: number, ...pieces: string[]): Promise<string> {
+  using connection = await Deno.connect({ hostname: "127.0.0.1", port });
+  connection.setNoDelay();
+  for (const piece of pieces) await connection.write(new TextEncoder().encode(piece));
+  const bytes: number[] = [];
+  const buffer = new Uint8Array(1 << 16);
+  for (let count; (count = await connection.read(buffer)) !== null;) {
+    bytes.push(...buffer.subarray(0, count));
+  }
+  return new TextDecoder().decode(Uint8Array.from(bytes));
+}
+
+/** Label sets by the rules of the text format, undone. */
+function labelsOf(line: string): Record<string, string> {
+  const [, inside] = /^\w+\{((?:\w+="(?:[^"\\]|\\[\\"n])*",?)*)\} \S+$/.exec(line) ?? [];
+  assert.ok(inside !== undefined, `no sample with labels: ${line}`);
+  const unquote = (text: string) =>
+    text.replace(/\\(.)/g, (_, letter) => letter === "n" ? "\n" : letter);
+  return Object.fromEntries(
+    [...inside.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, name, value]) =>
+      [name, unquote(value)] as const
+    ),
+  );
+}
+
+Deno.test("labels tell any name as it is, and cannot be taken for more than a label", async () => {
+  const tile = 'a "quoted" \\ name\nwith two lines';
+  const names = ['x"} 7\nforged{y="', "\\", '\\"', "\n", 'a",tile="b', "größe"];
+  const own = Object.fromEntries(names.map((name, i) => [name, i]));
+  await serving(tile, own, async (port) => {
+    const answer = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    assert.ok(answer.endsWith("\n"));
+    const lines = answer.trimEnd().split("\n").filter((line) => !line.startsWith("#"));
+    const shown = lines.filter((line) => line.startsWith("tegula_app_custom{"));
+    assert.deepEqual(shown.map(labelsOf), names.map((name) => ({ app: tile, tile, name })));
+    assert.deepEqual(shown.map((line) => Number(line.split(" ").at(-1))), names.map((_, i) => i));
+    for (const line of lines) assert.match(line, /^tegula_\w+(\{.*\})? -?[0-9.e+]+$/);
+  });
+});
+
+Deno.test("Prometheus's own checker finds nothing to say about the metrics", async () => {
+  await serving("dns.1", { rate: 1 }, async (port) => {
+    const answer = await fetch(`http://127.0.0.1:${port}/metrics`);
+    const checker = new Deno.Command("promtool", {
+      args: ["check", "metrics"],
+      ...{ stdin: "piped", stdout: "piped", stderr: "piped" },
+    }).spawn();
+    await answer.body!.pipeTo(checker.stdin);
+    const { code, stdout, stderr } = await checker.output();
+    const said = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
+    assert.deepEqual({ code, said }, { code: 0, said: "" });
+  });
+});
+
+Deno.test("a drop is a sample of one metric, by tile, direction and reason", async () => {
+  await serving("dns.1", {}, async (port) => {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    const drops = text.split("\n").filter((line) => line.startsWith("tegula_drops_total{"));
+    const counters = Object.entries(COUNTERS).flatMap(([kind, { help }]) =>
+      Object.keys(help).filter((name) => /(rx|tx)_drop_/.test(name)).map((name) => ({
+        ...(kind === "app" && { app: "dns" }),
+        tile: kind === "app" ? "dns.1" : kind,
+        direction: /(rx|tx)_drop/.exec(name)![1],
+        reason: name.split("_drop_")[1],
+      }))
+    );
+    assert.deepEqual(drops.map(labelsOf), counters);
+    assert.equal(new Set(drops).size, drops.length);
+  });
+});
+
+Deno.test("HTTP is answered as far as a scraper needs it, and then closed", async () => {
+  await serving("echo", {}, async (port, counters) => {
+    const whole = await say(port, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    const [head, body] = whole.split("\r\n\r\n");
+    assert.match(head, /^HTTP\/1\.1 200 OK\r\n/);
+    assert.equal(Number(/^content-length: (\d+)$/m.exec(head)![1]), body.length);
+    assert.match(head, /^connection: close$/m);
+    const same = [
+      ["GET /metr", "ics HTTP/1.1\r", "\nhost: x\r\n\r", "\n"],
+      ["GET /metrics?name=x HTTP/1.0\n\n"],
+      ["GET http://127.0.0.1/metrics HTTP/1.1\r\nhost: x\r\n\r\n"],
+      // More than it reads is no reason for the answer not to arrive.
+      ["GET /metrics HTTP/1.1\r\n\r\n", "x".repeat(30_000)],
+    ];
+    for (const pieces of same) {
+      assert.match(
+        await say(port, ...pieces),
+        /^HTTP\/1\.1 200 .*\ntegula_sync_state\{state="synced"\} 1\n/s,
+      );
+    }
+    assert.equal(counters[STATUS.index.scrapes], 1 + same.length);
+
+    const begin = await say(port, "HEAD /metrics HTTP/1.1\r\n\r\n");
+    assert.match(begin, /^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n$/s);
+    assert.match(begin, new RegExp(`^content-length: ${body.length}$`, "m"));
+    const others: [request: string, status: number][] = [
+      ["GET / HTTP/1.1\r\n\r\n", 404],
+      ["GET /metricsx HTTP/1.1\r\n\r\n", 404],
+      ["POST /metrics HTTP/1.1\r\n\r\n", 405],
+      ["hello\r\n\r\n", 400],
+      ["PRI * HTTP/2.0\r\n\r\n", 400],
+      [`GET /metrics HTTP/1.1\r\nx: ${"y".repeat(20_000)}\r\n\r\n`, 431],
+    ];
+    for (const [request, status] of others) {
+      assert.ok((await say(port, request)).startsWith(`HTTP/1.1 ${status} `), request.slice(0, 40));
+    }
+  });
+});
