@@ -43,7 +43,7 @@ export class Random {
     return this.#state >>> 0;
   }
 
-  /** Below `end`. */
+  /** A random integer from 0 to `end` − 1. */
   below(end: number): number {
     return Math.floor(this.next() / 2 ** 32 * end);
   }

@@ -317,7 +317,7 @@ static const int32_t PRCTL_OPTIONS[] = { PR_SET_NAME, PR_SET_VMA };
 static const uint32_t NET_CALLS[] = {
 	SYS_sendto, SYS_recvfrom, /* AF_XDP kicks */
 	SYS_recvmmsg, SYS_sendmmsg, /* kernel sockets */
-	SYS_getsockopt, /* XDP_STATISTICS */
+	SYS_getsockopt, /* XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over */
 };
 static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
 

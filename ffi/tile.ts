@@ -106,8 +106,8 @@ export interface Observer {
   }): void;
   /**
    * Answers no call and writes no line until `resume`: before this process executes another program, so
-   * that no call of a child is left half answered. What is to be heard then comes with `hear` there;
-   * between the two here it would wait for ever.
+   * that no call of a child is left half answered. The new program calls `hear` again. Between `pause` and
+   * `resume`, `hear` would block for ever.
    */
   pause(): void;
   /** Goes on. */

@@ -329,8 +329,8 @@ EXPORT void tegula_xsk_release(int slot)
 }
 
 /*
- * Loads the cached cursors from the rings: what another has done on them is known from now on. It must
- * have ended.
+ * Loads the cached cursors from the rings, as the last user left them. Cursors that were loaded while
+ * another process works on the rings are loaded again once that has ended.
  */
 EXPORT void tegula_xsk_resume(int slot)
 {
@@ -551,8 +551,8 @@ EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint3
 
 /*
  * Has the kernel send what it has not taken off the ring, as long as each call gets it further. Many
- * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: as many calls as
- * that takes are made before no progress is believed.
+ * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: only after as many
+ * calls as that takes does a ring that stands still count as no progress.
  */
 static void wake_sender(struct socket *s)
 {

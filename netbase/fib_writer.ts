@@ -290,9 +290,12 @@ function slotsLog2(members: readonly SlotMember[]): number {
 
 /**
  * Fills a slot table: for each slot the index of its member. `earlier` is the table that this one
- * replaces, as the member's key of each slot (empty: none). As few slots move as possible: first those
- * of members that are gone, to the member that lacks most; then from the member that has most too many,
- * until new members have their shares and all others are as near to theirs as they have to be.
+ * replaces, as the member's key of each slot (empty: none). As few slots move as possible:
+ *
+ * 1. Slots of members that are gone go to the member that lacks most.
+ * 2. Slots of the member with the largest excess go to new members, until those have their shares and all
+ *    others are as near to theirs as they have to be.
+ *
  * The table is never smaller than the earlier one, and where it is larger each old slot becomes a
  * row of new ones, since slots are picked by the hash's upper bits.
  */

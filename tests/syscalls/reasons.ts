@@ -151,7 +151,7 @@ export const REASONS: { readonly [call: string]: string } = {
   getrusage: "process.resourceUsage, which tells of this process alone",
   sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
   // Of net tiles and the netlink tile, on their own descriptors
-  getsockopt: "XDP_STATISTICS",
+  getsockopt: "XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over",
   recvfrom:
     "kicks of AF_XDP's fill ring; the status tile reads requests; in an app's process Deno's thread for " +
     "signals reads what woke it",

@@ -240,8 +240,8 @@ export class AppPort implements Recipient, Sender {
   readonly #out: Int32Array;
   #reclaimed: number;
   /**
-   * How far the app was when it was last read, and how many of the answers that it had given by then are
-   * not taken yet: one of them may send back what it has passed.
+   * The app's cursor as last read, and how many of its older answers are unread. Such an answer may return
+   * a request that the app has passed already, so its frame stays.
    */
   #passed: number;
   #untaken = 0;

@@ -31,9 +31,8 @@ import { PollSet, SocketReceiver, SocketSender } from "./sockets.ts";
 import { Transmitter } from "./tx.ts";
 
 /**
- * Turns with other work between two polls of the kernel sockets. Turns without work need none: after
- * some the tile blocks, on those sockets too, and a poll is a system call, which a single request would
- * wait for.
+ * Busy turns between two polls of the kernel sockets. Idle turns do not poll: the system call would delay
+ * the next request, and the tile soon blocks on these sockets anyway.
  */
 const POLL_TURNS = 16;
 /** How many totals the kernel has of an AF_XDP socket. */

@@ -9,8 +9,8 @@
  *
  * - Only on-link addresses are solicited, each once at a time.
  * - Solicits without an answer take entries of the kernel's table, which all namespaces share. They
- *   are limited to a quarter of that table. With what was answered since its size was last read, they
- *   are limited to what fills it to the half. Beyond that only gateways are solicited, and between
+ *   may fill a quarter of that table. Together with those answered since its size was last read, they
+ *   may fill it to the half. Beyond that only gateways are solicited, and between
  *   two reads of its size one address that is in demand. A client that asks for us is in that table
  *   anyway, and the kernel drops entries that are unused for a minute.
  * - Of the addresses that wait, gateways go first, then those most in demand: a flood names each of

@@ -32,13 +32,13 @@ const DEFAULT_RULES: { readonly [priority: number]: number } = {
   32767: 253,
 };
 
-/** Checks the rules. */
+/** Checks that there are the default rules alone. */
 export class RulesTable implements Table {
   readonly bit = TableBit.rules;
   readonly dumps = ["rules"] as const;
   readonly types = [nl.RTM_NEWRULE, nl.RTM_DELRULE];
   readonly optional = true;
-  /** Rules besides the default ones, and default ones that are missing. */
+  /** The number of rules that are not default ones, and of default ones that are missing. */
   custom = 0;
   readonly #lookupOrder: LookupOrder;
   readonly #notices: Notices;

@@ -13,17 +13,17 @@ import { Life, TileReader, type TileRegion, wakesGiven } from "./tile_region.ts"
 
 /**
  * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so these are
- * some microseconds, enough to catch the next burst of a busy peer. Where tiles outnumber cores each
- * of them is one that the other tile does not run in: then a tenth is best, by measurement (with 200
- * an app in a process of its own answered half again as late, and always spinning cost a factor of
- * eight).
+ * some microseconds, enough to catch the next burst of a busy peer. Where there are
+ * more tiles than cores, a spinning tile keeps another from running: then a tenth is best, by
+ * measurement (with 200 an app in a process of its own answered half again as late, and always
+ * spinning cost a factor of eight).
  */
 const SPIN_TURNS = 200;
 const CROWDED_SPIN_TURNS = 20;
 /**
- * Of shared cores: a turn with at most so much work that woke another tile is the last but one before
- * the tile blocks, as an answer can only come once the other has the core. After a larger burst more is
- * about to come: with 512 requests in flight, blocking as soon cost a tenth of the rate.
+ * If cores are shared: after a turn with at most this much work that woke another tile, the tile allows
+ * one idle turn and blocks, as an answer can only come once the other has the core. After a larger burst
+ * more is about to come: with 512 requests in flight, blocking as soon cost a tenth of the rate.
  */
 const SMALL_BURST = 2;
 /**

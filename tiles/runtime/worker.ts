@@ -127,8 +127,8 @@ function nextMessage(): Promise<void> {
 }
 
 /**
- * What loading modules has left in Deno's event loop ends: at the thread's end it would wake workers that
- * came later, which a confined thread may not, and Deno ends the process for that.
+ * Waits until Deno has finished what loading modules started. Otherwise Deno writes to eventfds of newer
+ * workers when this thread ends, which a confined thread may not, and ends the process.
  */
 function loaded(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve));
