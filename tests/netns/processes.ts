@@ -47,8 +47,14 @@ function commandLine(pid: number): string {
 export function childrenByUser(main: number): Record<string, number> {
   const children = Deno.readTextFileSync(`/proc/${main}/task/${main}/children`).split(" ")
     .filter((each) => each.trim() !== "").map(Number).sort((a, b) => a - b);
-  return Object.fromEntries(children.map((child) => {
-    const status = Deno.readTextFileSync(`/proc/${child}/status`);
-    return [/^Uid:\s+(\d+)/m.exec(status)![1], child];
+  return Object.fromEntries(children.flatMap((child) => {
+    try {
+      const status = Deno.readTextFileSync(`/proc/${child}/status`);
+      return [[/^Uid:\s+(\d+)/m.exec(status)![1], child]];
+    } catch (error) {
+      // It was reaped meanwhile.
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
   }));
 }
