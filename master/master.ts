@@ -61,7 +61,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
-import { AppFiles, stampOf } from "./app_files.ts";
+import { AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import {
   AppProcess,
   type AppProcessParts,
@@ -612,15 +612,19 @@ class Master {
     const listeners = this.#listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
+    const staged: StagedApp[] = [];
+    const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
     try {
       this.#makeRegions(planned, { config: run.config, attachments, inventory, isWarm });
-      const setup = { ...planned, apps: await this.#stageInline(planned.apps) };
+      const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
       const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
       const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
+      void appliance.ended.then(discardStaged);
       const tiles = readersOf(setup, inventory);
       const handed = socketsOf(attachments);
       return { run, setup, inventory, attachments, handed, appliance, apps, tiles, changed };
     } catch (error) {
+      discardStaged();
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
@@ -712,14 +716,23 @@ class Master {
     return { apps, changed };
   }
 
-  /** The apps, those inside net tiles with modules that the appliance's user can read. Throws AppError. */
-  async #stageInline(apps: readonly AppPlan[]): Promise<AppPlan[]> {
+  /**
+   * The apps, those inside net tiles with modules that the appliance's user can read, which are put into
+   * `staged`. Throws AppError.
+   */
+  async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
     const uid = this.#uid(0);
-    return await Promise.all(apps.map(async (app) => {
+    const all = await Promise.allSettled(apps.map(async (app) => {
       if (!app.inline) return app;
-      const { module, read } = await this.#files.stage({ name: app.name, service: app, uid });
+      const made = await this.#files.stage({ name: app.name, service: app, uid });
+      staged.push(made);
+      const { module, read } = made;
       return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
     }));
+    return all.map((each) => {
+      if (each.status === "rejected") throw each.reason;
+      return each.value;
+    });
   }
 
   /** Resolves when the appliance and all apps that changed could run. */

@@ -367,6 +367,15 @@ labTest("an app inside the net tile is reloaded, too, and loses nothing", async 
   assert.match(await reload(appliance), /its module cannot be loaded: SyntaxError/);
   assert.equal((await ask(asker, { port: PORT })).text, "new");
   await settle();
+  // Of all these there are the files of the appliance that runs.
+  const files = () => {
+    const temporary = Deno.env.get("TMPDIR") ?? "/tmp";
+    const own = [...Deno.readDirSync(temporary)].map(({ name }) => name)
+      .filter((name) => name.startsWith(`tegula-${appliance.process.pid}-`));
+    return own.flatMap((name) => [...Deno.readDirSync(`${temporary}/${name}`)])
+      .filter(({ name }) => name.startsWith("mine-"));
+  };
+  await eventually("one folder", () => Promise.resolve(files().length === 1 || undefined));
 });
 
 labTest("what an app remembers outlasts its reload and its end", async (lab) => {
