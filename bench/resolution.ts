@@ -57,7 +57,9 @@ export class Resolution {
     if (generation !== this.#generation) this.#cache.clear();
     this.#generation = generation;
     if (this.#find(addresses, from, count) > 0) this.#resolve(count);
-    writeHeaders(this.#frames, this.#cache.words, this.#packets, count);
+    for (let i = 0; i < count; i++) {
+      writeHeaders(this.#frames, this.#cache.words, this.#packets, i << PACKET_SHIFT);
+    }
     return this.#frames[0];
   }
 

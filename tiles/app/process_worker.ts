@@ -12,13 +12,13 @@ import { openClock } from "../../ffi/clock.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
-import { clipped, consoleTo } from "../runtime/console.ts";
+import { clipped, consoleTo, takeAway } from "../runtime/console.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { COUNTERS } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { runLoop } from "../runtime/loop.ts";
-import { AppError, sentenceOf, wordsOf } from "../runtime/thrown.ts";
+import { AppError, sentenceOf, uncaught, wordsOf } from "../runtime/thrown.ts";
 import type { Tile } from "../runtime/tile.ts";
 import { Life, TileRegion } from "../runtime/tile_region.ts";
 import { loadService, type Service, type ServiceSetup } from "./host.ts";
@@ -71,25 +71,13 @@ const stopSaying = clearInterval.bind(globalThis, interval);
 async function live(): Promise<void> {
   try {
     const over = new AbortController();
-    const run = await Promise.race([start(), loose(over.signal)]);
+    const run = await Promise.race([start(), uncaught(over.signal)]);
     over.abort();
     run();
     post({ type: "left" });
   } catch (error) {
     post({ type: "failed", message: clipped(wordsOf(error)) });
   }
-}
-
-/** Rejects with errors and rejections that nothing catches. */
-function loose(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const fail = (event: Event, thrown: unknown) => {
-      event.preventDefault();
-      reject(thrown);
-    };
-    addEventListener("error", (event) => fail(event, event.error), { signal });
-    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
-  });
 }
 
 /** Makes the app and returns what runs its loop until it is told to end. */
@@ -197,17 +185,6 @@ function turn(): Promise<boolean> {
 function lookUp(): void {
   new Date().getTimezoneOffset();
   new Intl.DateTimeFormat().format();
-}
-
-/** Removes what no app may have and no permission governs. */
-function takeAway(): void {
-  // An app writes through its console.
-  for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
-  // Only this module may post messages to the process's other isolate.
-  Reflect.deleteProperty(globalThis, "postMessage");
-  // The process's memory has no room for the isolate of a nested worker.
-  Reflect.deleteProperty(globalThis, "Worker");
-  for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }
 
 /*

@@ -119,3 +119,16 @@ export function spelledOut(line: string): string {
 function spelled(character: string): string {
   return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 }
+
+/** Removes from a worker what no permission governs and no tile or app may have. */
+export function takeAway(): void {
+  // Its words go through the log.
+  for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
+  // Only the worker's own module posts messages: the other isolate would have to read one of any size.
+  Reflect.deleteProperty(globalThis, "postMessage");
+  // In the appliance a nested worker would start outside of the thread's filter or end the process; the
+  // memory of an app's process has no room for it.
+  Reflect.deleteProperty(globalThis, "Worker");
+  // Files of Deno's own, shared by all apps, without limit.
+  for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
+}

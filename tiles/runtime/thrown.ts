@@ -42,3 +42,15 @@ export function wordsOf(thrown: unknown): string {
 export function firstLine(text: string): string {
   return spelledOut(text.split("\n")[0]);
 }
+
+/** Rejects with what is thrown where nobody awaits it, until `signal` is aborted. */
+export function uncaught(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const fail = (event: Event, thrown: unknown) => {
+      event.preventDefault();
+      reject(thrown);
+    };
+    addEventListener("error", (event) => fail(event, event.error), { signal });
+    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
+  });
+}

@@ -9,11 +9,11 @@ import { openNetlink } from "../../ffi/netlink.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
-import { clipped, consoleTo } from "./console.ts";
+import { clipped, consoleTo, takeAway } from "./console.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import { awaitPredecessor, runLoop } from "./loop.ts";
-import { AppError, sentenceOf, wordsOf } from "./thrown.ts";
+import { AppError, sentenceOf, uncaught, wordsOf } from "./thrown.ts";
 import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
 import { Life, TileRegion } from "./tile_region.ts";
 
@@ -39,27 +39,24 @@ scope.onmessage = (event) => {
 
 async function run(boot: BootMessage): Promise<void> {
   const over = new AbortController();
-  const started = await Promise.race([start(boot), loose(boot, over.signal)]).catch((error) => {
-    // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
-    const app = error instanceof AppError ? { app: error.app } : {};
-    post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
-    return null;
-  });
+  const started = await Promise.race([start(boot), uncaughtIn(boot, over.signal)]).catch(
+    (error) => {
+      // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
+      const app = error instanceof AppError ? { app: error.app } : {};
+      post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
+      return null;
+    },
+  );
   over.abort();
   if (started !== null) await live(boot, started);
   post({ type: "stopped" });
   scope.close();
 }
 
-/** Rejects with what is thrown where nobody awaits it: a start has such things of apps alone. */
-function loose({ name }: BootMessage, signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const fail = (event: Event, thrown: unknown) => {
-      event.preventDefault();
-      reject(new AppError(`in ${name}`, wordsOf(thrown)));
-    };
-    addEventListener("error", (event) => fail(event, event.error), { signal });
-    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
+/** Rejects as `uncaught`, in the tile's name: a start has such things of apps alone. */
+function uncaughtIn({ name }: BootMessage, signal: AbortSignal): Promise<never> {
+  return uncaught(signal).catch((thrown) => {
+    throw new AppError(`in ${name}`, wordsOf(thrown));
   });
 }
 
@@ -177,16 +174,4 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
  */
 function lookUp(): void {
   new Date().getTimezoneOffset();
-}
-
-/** Takes away what no permission governs and no tile may have. */
-function takeAway(): void {
-  // Standard output and error belong to main: a tile's words go through the log.
-  for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
-  // A message of any size is main's to read before main can refuse it.
-  Reflect.deleteProperty(globalThis, "postMessage");
-  // A nested worker's thread would start outside of this one's filter, or end the process inside it.
-  Reflect.deleteProperty(globalThis, "Worker");
-  // Files of Deno's own, shared by all apps, without limit.
-  for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }
