@@ -71,6 +71,8 @@ export interface AppProcessParts {
   readonly observer: Pick<Observer, "hear">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
+  /** It is started again after a failure. */
+  restarted(): void;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
@@ -763,6 +765,7 @@ export class AppProcess {
   }
 
   async #restart(): Promise<void> {
+    this.#parts.restarted();
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);

@@ -13,6 +13,7 @@ import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../../tiles/runtime/control.ts";
 import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
 import type { MainMessage } from "../../../tiles/runtime/tile.ts";
+import { MASTER_REGION_BYTES } from "../../../tiles/runtime/master_region.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
 import { create } from "../../../tiles/status/tile.ts";
 
@@ -142,6 +143,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
+      ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },
