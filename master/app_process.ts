@@ -29,14 +29,21 @@ import {
 import type { Regions, SharedRegion } from "../ffi/region.ts";
 import { u8 } from "../ffi/view.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
-import { bounded, inName, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import {
+  AppError,
+  bounded,
+  firstLine,
+  inName,
+  LONGEST_LINE,
+  sentenceOf,
+} from "../tiles/runtime/log.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
-import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
-import type { TileReader } from "../tiles/runtime/tile_region.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
+import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { residentMib, ticks } from "./proc.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
@@ -493,27 +500,6 @@ function argumentsOf(
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
   ];
-}
-
-/** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
-function ticks(pid: number): number {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return Number(fields[11]) + Number(fields[12]);
-  } catch {
-    return 0;
-  }
-}
-
-/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
-function residentMib(pid: number): number {
-  try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
-  } catch {
-    return 0;
-  }
 }
 
 /** An instance of an app, kept running. */

@@ -28,7 +28,7 @@ import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import type { MainLibraries } from "./libraries.ts";
 import * as preflight from "./preflight.ts";
 import { COMMIT, selfCommand, VERSION } from "../cli/self.ts";
-import { processValues } from "./process_values.ts";
+import { processValues } from "./proc.ts";
 import { RingWatch } from "./watch.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import {
@@ -39,16 +39,12 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
-import { spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
+import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
 import { APP_SLOTS, MasterRegion } from "../tiles/runtime/master_region.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,

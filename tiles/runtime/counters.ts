@@ -1,11 +1,10 @@
 /**
  * Every counter of every tile, declared once: its name and what it counts. A tile counts by index into its
- * region (`tile_region.ts`). The control socket shows counters by the names of these tables; the metric that a
+ * region (`tile.ts`). The control socket shows counters by the names of these tables; the metric that a
  * counter belongs to is in `metrics.ts`.
  */
 
-import type { TileKind } from "./tile.ts";
-import type { TileReader } from "./tile_region.ts";
+import type { TileKind, TileReader } from "./tile.ts";
 
 const WAKEUPS = "Times a tile woke up from blocking.";
 const BUSY = "Seconds in turns with work, estimated from every 61st turn.";

@@ -12,7 +12,7 @@ import type { MasterReader, ProcessValues } from "../runtime/master_region.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
 import type { ApplianceSetup } from "../runtime/wiring.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
-import { Life } from "../runtime/tile_region.ts";
+import { Life } from "../runtime/tile.ts";
 import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 import type { ApplianceView } from "./control.ts";

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand, VERSION } from "../../../cli/self.ts";
 import type { Counters } from "../../../demo/lab.ts";
 import {
   answeredAtLeast,
@@ -256,7 +256,9 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
     const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge|histogram))$/.exec(line);
     if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
     if (comment !== null) continue;
-    const sample = /^(((?:tegula|process)_\w+)(?:\{(?:\w+="[^"]+",?)+\})?) ([0-9.e+-]+)$/.exec(line);
+    const sample = /^(((?:tegula|process)_\w+)(?:\{(?:\w+="[^"]+",?)+\})?) ([0-9.e+-]+)$/.exec(
+      line,
+    );
     assert.ok(sample !== null, line);
     const family = sample[2].replace(/_(bucket|sum|count)$/, "");
     const type = families.get(sample[2]) ?? families.get(family);

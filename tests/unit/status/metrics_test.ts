@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { openHost } from "../../../ffi/host.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
-import { processValues } from "../../../master/process_values.ts";
+import { processValues } from "../../../master/proc.ts";
 import {
   MASTER_REGION_BYTES,
   MasterReader,

@@ -1,10 +1,10 @@
-/** What the kernel says of a process (proc(5)), for the metrics. */
+/** What the kernel says of a process (proc(5)). */
 
 import type { ProcessValues } from "../tiles/runtime/master_region.ts";
 
 /** Clock ticks a second, which Linux has fixed for user space (USER_HZ). */
 const TICKS = 100;
-/** Bytes of a page: x86-64 has no other, and aarch64 no other that Deno runs on. */
+/** Bytes of a page where Deno runs. */
 const PAGE = 4096;
 
 /** When the system was booted, seconds since 1970. */
@@ -13,12 +13,36 @@ const bootedAt = (() => {
   return Number(seconds);
 })();
 
-/** The values of a process now; null: it has ended. */
+/** Fields of a process's `stat`, from the third on: the second, its name, may have anything in it. */
+function statOf(pid: number): number[] {
+  const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ").map(Number);
+}
+
+/** Processor time of a process, in ticks; 0 when it has ended. */
+export function ticks(pid: number): number {
+  try {
+    const fields = statOf(pid);
+    return fields[11] + fields[12];
+  } catch {
+    return 0;
+  }
+}
+
+/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
+export function residentMib(pid: number): number {
+  try {
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** What the metrics tell of a process; null when it has ended. */
 export function processValues(pid: number): ProcessValues | null {
   try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    // The second field, its name, may have anything in it: this begins with the third.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ").map(Number);
+    const fields = statOf(pid);
     const [, most] = /^Max open files\s+(\d+)/m
       .exec(Deno.readTextFileSync(`/proc/${pid}/limits`)) ?? [];
     return {
