@@ -832,6 +832,7 @@ class Master {
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
+    this.#measure();
   }
 
   /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
