@@ -9,33 +9,31 @@
  */
 
 import { createHash } from "node:crypto";
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32, u8 } from "../ffi/view.ts";
-import { Changes } from "./changes.ts";
+import * as preflight from "./preflight.ts";
 import {
   listenControl,
   listenMetrics,
   reasonOf,
   removeControl,
   type StatusAddresses,
-} from "./listen.ts";
+} from "./preflight.ts";
+import { describeErrno, SystemError } from "../ffi/errno.ts";
+import { FILTER_BYTES } from "../ffi/filter.ts";
+import { libraryPath, programModule } from "../ffi/paths.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { randomSeed } from "../netbase/hash.ts";
+import { slice, u32, u8 } from "../ffi/view.ts";
 import type { RunConfig } from "../cli/config.ts";
-import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "./libraries.ts";
-import * as preflight from "./preflight.ts";
-import { COMMIT, selfCommand, VERSION } from "../cli/self.ts";
+import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
+import type { MainLibraries } from "./confinement.ts";
 import { processValues } from "./proc.ts";
-import { RingWatch } from "./watch.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import {
   attachAll,
   Attachment,
   type AttachmentState,
   descriptorsOf,
+  RingWatch,
   socketsOf,
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -1369,4 +1367,52 @@ let lost = 0;
 export function log(line: string): void {
   if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
   if (!write(line)) lost++;
+}
+
+// Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the
+// connection while the status tile that was asked is replaced. The next one is asked for the change with the
+// same number.
+
+/** Changes that are remembered. One that is under way is never forgotten. */
+const MOST = 16;
+
+/** All changes, by their numbers. */
+export class Changes {
+  readonly #outcomes = new Map<number, Promise<Outcome>>();
+  #last: Promise<unknown> = Promise.resolve();
+  #underWay = 0;
+
+  /**
+   * The outcome of change `number`, which `work` does when those before it are over, unless it has begun.
+   * `work` returns the sentence for the operator; a UserError is an outcome, too.
+   */
+  ask(number: number, work: () => Promise<string>): Promise<Outcome> {
+    const known = this.#outcomes.get(number);
+    if (known !== undefined) return known;
+    if (this.#underWay === MOST) {
+      const line = `${MOST} reloads and upgrades are waiting; ask again later`;
+      return Promise.resolve({ ok: false, status: Exit.usage, line });
+    }
+    return this.add(number, this.#last.then(work));
+  }
+
+  /** Takes a change that has begun, as the program did before an upgrade. */
+  add(number: number, done: Promise<string>): Promise<Outcome> {
+    this.#underWay++;
+    const outcome = outcomeOf(done).finally(() => this.#underWay--);
+    this.#last = outcome;
+    this.#outcomes.set(number, outcome);
+    if (this.#outcomes.size > MOST) this.#outcomes.delete(this.#outcomes.keys().next().value!);
+    return outcome;
+  }
+}
+
+async function outcomeOf(done: Promise<string>): Promise<Outcome> {
+  try {
+    return { ok: true, line: await done };
+  } catch (error) {
+    // Whatever was wrong, nothing was changed.
+    const status = error instanceof UserError ? Exit.usage : Exit.failure;
+    return { ok: false, status, line: messageOf(error) };
+  }
 }

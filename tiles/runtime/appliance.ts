@@ -49,7 +49,7 @@ const LONGEST_PAUSE_MILLIS = 10_000;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
-/** Exit statuses (`cli/errors.ts`). */
+/** Exit statuses (`cli/command.ts`). */
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
 

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { selfCommand, VERSION } from "../../../cli/self.ts";
+import { selfCommand, VERSION } from "../../../cli/command.ts";
 import type { Counters } from "../../../demo/lab.ts";
 import {
   answeredAtLeast,

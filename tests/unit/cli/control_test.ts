@@ -1,10 +1,9 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../../master/changes.ts";
+import { Changes } from "../../../master/master.ts";
 import { askForChange, Control } from "../../../cli/control.ts";
-import { UserError } from "../../../cli/errors.ts";
-import { linesOf } from "../../../cli/lines.ts";
+import { linesOf, UserError } from "../../../cli/command.ts";
 import { openHost } from "../../../ffi/host.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";
