@@ -11,6 +11,7 @@ import { loadService, NetSide, type Service, type ServiceSetup } from "../tiles/
 import { requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
 import { RECENT_PEERS_BYTES } from "../tiles/net/recent_peers.ts";
+import { TRAFFIC_BYTES } from "../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
@@ -83,6 +84,7 @@ function hostSetup(
     netbase: makeNetbase(size),
     umem,
     record: heapView(frameRecordBytes(frameCount())),
+    traffic: heapView(TRAFFIC_BYTES),
     routeCache,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),

@@ -103,6 +103,8 @@ export const Packet = {
   sum: 8,
   /** To be sent: its frame, payload at `PAYLOAD_AT`. -1: it has none. */
   frame: 9,
+  /** To be sent, out of a link: when what it answers arrived, in ticks (`traffic.ts`); 0: it answers nothing. */
+  arrival: 10,
 } as const;
 
 /** As a route: no cached route can be used. The packet takes the slow path. */

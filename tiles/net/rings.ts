@@ -13,6 +13,7 @@
 import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import { u8, type View } from "../../ffi/view.ts";
 import {
+  RECEIVE_HEADER_WORDS,
   VISIBLE_HEADER_WORDS,
   XSK_CURSORS,
   XSK_STATISTICS,
@@ -20,6 +21,7 @@ import {
   type XskSlots,
 } from "../../ffi/xsk.ts";
 import { BATCH, MOST_BYTES } from "./frame.ts";
+import { SocketCell } from "./traffic.ts";
 
 /** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
 export interface UmemShape {
@@ -195,6 +197,7 @@ export class XdpPort {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
+  readonly #cells: Float64Array;
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
@@ -202,13 +205,20 @@ export class XdpPort {
   /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
   constructor(
     setup: XdpSocketSetup,
-    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
+    { xsk, umem, slot, cells }: {
+      xsk: XskSlots;
+      umem: Umem;
+      slot: number;
+      /** Where it is counted, by `SocketCell`. */
+      cells: Float64Array;
+    },
   ) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
     this.#xsk = xsk;
     this.#umem = umem;
     this.#slot = slot;
+    this.#cells = cells;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
     this.#batch = new Uint32Array(2 * setup.tx);
@@ -258,10 +268,13 @@ export class XdpPort {
     return this.#cursors;
   }
 
-  /** Frees the frames that are still queued, and returns how many there were. */
-  dropQueued(): number {
+  /** Frees the frames that are still queued, calls `visit` with where each begins, and returns how many. */
+  dropQueued(visit: (offset: number) => void): number {
     const count = this.#queued;
-    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
+    for (let i = 0; i < count; i++) {
+      visit(this.#batch[2 * i]);
+      this.#umem.give(this.#batch[2 * i]);
+    }
     this.#queued = 0;
     return count;
   }
@@ -281,6 +294,10 @@ export class XdpPort {
     const count = this.#xsk.receive(this.#slot, frames, BATCH);
     if (count <= 0) return 0;
     this.#filled -= count;
+    let bytes = 0;
+    for (let i = 0; i < count; i++) bytes += frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+    this.#cells[SocketCell.rxPackets] += count;
+    this.#cells[SocketCell.rxBytes] += bytes;
     return count;
   }
 
@@ -317,6 +334,11 @@ export class XdpPort {
     const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
     this.#transmitting += taken;
     this.#queued -= taken;
+    const batch = this.#batch;
+    let bytes = 0;
+    for (let i = 0; i < taken; i++) bytes += batch[2 * i + 1];
+    this.#cells[SocketCell.txPackets] += taken;
+    this.#cells[SocketCell.txBytes] += bytes;
     if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
     return taken;
   }
@@ -346,6 +368,18 @@ export class XdpPort {
   unfinished(): boolean {
     if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
     return this.#queued > 0;
+  }
+
+  /** Notes how full the rings are. */
+  measure(): void {
+    const cursors = this.#readCursors();
+    const share = (producer: number, consumer: number, entries: number) =>
+      ((cursors[producer] - cursors[consumer]) >>> 0) / entries;
+    const { rxProducer, rxConsumer, txProducer, txConsumer } = XskCursor;
+    this.#cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, this.#fill);
+    this.#cells[SocketCell.txRing] = share(txProducer, txConsumer, this.#tx);
+    const { fillProducer, fillConsumer } = XskCursor;
+    this.#cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, this.#fill);
   }
 
   /**

@@ -17,11 +17,12 @@
 import * as xsk from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
-import { NET } from "../runtime/counters.ts";
+import { HISTOGRAMS, NET } from "../runtime/counters.ts";
 import type { Capture } from "./capture.ts";
 import * as frame from "./frame.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
+import { countBatch, PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
 
 // Own constants, see frame.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
@@ -65,6 +66,8 @@ export class RxBatch {
   readonly packets = frame.makePackets();
   /** `RouteCache.changes` when their routes were found. */
   changes = 0;
+  /** When it came, in ticks (`traffic.ts`). */
+  arrival = 0;
 }
 
 /** An app as the way in knows it: its link, or itself if it is in this tile. */
@@ -161,6 +164,7 @@ export class Receiver {
   readonly #apps: readonly Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
+  readonly #traffic: TrafficCounter;
   readonly #trustChecksums: boolean;
   /** Where in the route cache each packet's route is looked for first. */
   readonly #slots = new Uint32Array(BATCH);
@@ -184,6 +188,7 @@ export class Receiver {
       apps: readonly Recipient[];
       capture: Capture;
       counters: Float64Array;
+      traffic: TrafficCounter;
       trustChecksums?: boolean;
     },
   ) {
@@ -199,6 +204,7 @@ export class Receiver {
     this.#apps = parts.apps;
     this.#capture = parts.capture;
     this.#counters = parts.counters;
+    this.#traffic = parts.traffic;
     this.#trustChecksums = parts.trustChecksums ?? false;
   }
 
@@ -210,6 +216,7 @@ export class Receiver {
     const batch = this.#batch;
     const count = port.receive(batch.frames);
     if (count === 0) return 0;
+    batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
     this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;
     let dropped = 0;
@@ -221,11 +228,17 @@ export class Receiver {
       }
       dropped++;
       this.#counters[-app]++;
+      if (app === -COUNT.rx_drop_app_link_full) {
+        const port = packets[(i << PACKET_SHIFT) + Packet.ports] & 0xffff;
+        this.#traffic.dropped(port, PortCell.rxDrops);
+      }
       this.#umem.give(batch.frames[RECEIVE_HEADER_WORDS + 2 * i]);
       i++;
     }
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
+    countBatch(this.#counters, HISTOGRAMS.rx_batch, count);
+    this.#traffic.received(batch, count);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;

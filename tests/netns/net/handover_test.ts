@@ -12,6 +12,7 @@ import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
+import { TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
 import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
@@ -62,6 +63,7 @@ class Host {
       netbase,
       umem: this.#umem,
       record: heapView(frameRecordBytes(FRAMES)),
+      traffic: heapView(TRAFFIC_BYTES),
       routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,

@@ -304,7 +304,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
-      ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
+      ...{ captures: [], nets: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: null, metrics: null },
     },
     region: new TileRegion(view),
