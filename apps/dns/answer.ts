@@ -243,9 +243,15 @@ class Compressor {
   }
 }
 
-/** Our OPT record, and the offset of the upper bits of the response code in it. */
-const OPT = Uint8Array.of(0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0, 0, 0);
-const RCODE_AT = 5;
+/** Offsets in an OPT record: the upper bits of the response code, and the flags. */
+const [RCODE_AT, FLAGS_AT] = [5, 7];
+
+/** Our OPT record with `options`. */
+function optRecord(...options: readonly number[]): Uint8Array {
+  const fixed = [0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0];
+  return Uint8Array.of(...fixed, 0, options.length, ...options);
+}
+const OPT = optRecord();
 
 /**
  * Writes answers: the header, the question as it was asked, the records that fit, and an OPT record if the
@@ -254,10 +260,14 @@ const RCODE_AT = 5;
 export class Writer {
   readonly #halves: Uint16Array;
   readonly #bytes: Uint8Array;
+  /** The OPT record for clients that ask for the server's identifier (NSID, RFC 5001). */
+  readonly #named: Uint8Array;
 
-  constructor({ halves, bytes }: Memory) {
+  /** `nsid`: the server's identifier, at most 128 bytes; empty for none. */
+  constructor({ halves, bytes }: Memory, nsid: Uint8Array) {
     this.#halves = halves;
     this.#bytes = bytes;
+    this.#named = nsid.length === 0 ? OPT : optRecord(0, 3, 0, nsid.length, ...nsid);
   }
 
   /**
@@ -267,7 +277,8 @@ export class Writer {
   reply(question: Question, answer: number, out: Answers, isCut: boolean): void {
     const halves = this.#halves;
     const { end, hasEdns } = question;
-    const fixed = end + (hasEdns ? OPT.length : 0);
+    const edns = question.wantsNsid ? this.#named : OPT;
+    const fixed = end + (hasEdns ? edns.length : 0);
     const room = Math.min(question.payloadBytes, PAYLOAD_BYTES) - fixed;
     // RFC 2181 §9: leave out optional records before truncating. The records of a truncated answer would
     // be ignored, so it has none.
@@ -283,8 +294,9 @@ export class Writer {
     this.#records(answer, size, bytes, at, end);
     if (hasEdns) {
       const opt = at + end + size;
-      copy(OPT, 0, bytes, opt, OPT.length);
+      copy(edns, 0, bytes, opt, edns.length);
       bytes[opt + RCODE_AT] = halves[answer + Field.rcode] >>> 4;
+      bytes[opt + FLAGS_AT] = question.dnssecOk;
     }
     out.reply(at, fixed + size);
   }

@@ -3,7 +3,8 @@
  * name is looked up here once, before the first question (`names.ts`).
  */
 
-import type { ZoneRecord } from "./zone_file.ts";
+import packet from "dns-packet";
+import { rawType, type ZoneRecord } from "./zone_file.ts";
 
 /** An answer. Records are in the form of npm's dns-packet. */
 export interface Reply {
@@ -21,6 +22,9 @@ export interface Replies {
   readonly others: Reply;
 }
 
+const DS = rawType(43);
+/** SVCB and HTTPS, and where the target's name is in their data (RFC 9460 §2.2). */
+const [SERVICE_TYPES, SERVICE_TARGET] = [[rawType(64), rawType(65)], 2];
 /** The most aliases that are followed. */
 const LONGEST_CHAIN = 8;
 
@@ -108,7 +112,13 @@ export class Zone {
       const { node, delegation } = this.#find(asked);
       if (delegation !== null) {
         // RFC 4035 §3.1.4.1: DS records belong to the parent side of a zone cut.
-        if (delegation[0].name.toLowerCase() === asked) byType.set("DS", after(links, this.empty));
+        if (delegation[0].name.toLowerCase() === asked) {
+          const signers = this.#nodes.get(asked)?.get(DS);
+          const reply = signers === undefined
+            ? after(links, this.empty)
+            : this.#positive([...links, ...signers]);
+          byType.set(DS, reply);
+        }
         return { byType, others: this.#referral(links, delegation) };
       }
       if (node === null) return { byType, others: after(links, this.missing) };
@@ -182,11 +192,15 @@ function tidy(node: Map<string, ZoneRecord[]>): void {
   }
 }
 
-/** The host that a record names for who will ask for its address next. */
+/** The host that a record names, whose address a client needs next. */
 function hostOf({ type, data }: ZoneRecord): string | null {
   if (type === "NS") return data as string;
   if (type === "MX") return (data as { exchange: string }).exchange;
-  return type === "SRV" ? (data as { target: string }).target : null;
+  if (type === "SRV") return (data as { target: string }).target;
+  if (!SERVICE_TYPES.includes(type)) return null;
+  // The root stands for the record's owner (RFC 9460 §2.5.2).
+  const target = packet.name.decode(data, SERVICE_TARGET);
+  return target === "." ? null : target;
 }
 
 /** The name that `name` is right below; of the root and of what is below it the root, "". */
