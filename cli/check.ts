@@ -5,6 +5,7 @@
 
 import { type Host, openHost } from "../ffi/host.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
+import { DISPATCHER } from "../master/attachment.ts";
 import { load } from "../master/libraries.ts";
 import {
   checkInterfaces,
@@ -19,15 +20,14 @@ import {
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
-import { DISPATCHER } from "../master/attachment.ts";
 import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
 import { planTiles } from "../tiles/runtime/plan.ts";
-import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
 import { checkStart, fail, type Finding, ok, type Running, warn } from "./check_start.ts";
+import { command, type Given, say } from "./command.ts";
+import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
 import { Control } from "./control.ts";
 import { findDefaults } from "./default_interfaces.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { command, type Given, say } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]

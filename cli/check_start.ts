@@ -4,11 +4,10 @@
  * interfaces and control socket on a reload, so they count as free.
  */
 
-import { SystemError } from "../ffi/errno.ts";
-import type { Host } from "../ffi/host.ts";
-import type { Regions } from "../ffi/region.ts";
-import { u32 } from "../ffi/view.ts";
-import { Watcher } from "../ffi/watcher.ts";
+import { type Host, Watcher } from "../ffi/host.ts";
+import { SystemError } from "../ffi/library.ts";
+import { type Regions, u32 } from "../ffi/region.ts";
+import { refusedCallsBytes } from "../ffi/tile.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { type MainLibraries, openLibraries } from "../master/libraries.ts";
@@ -22,17 +21,16 @@ import {
   checkPrivileges,
 } from "../master/preflight.ts";
 import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { checkMtus, InterfaceError } from "../tiles/runtime/interfaces_ready.ts";
 import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { refusedCallsBytes } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { checkConfig, listenText, planApps, readConfig, type RunConfig } from "./config.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { Exit, UserError } from "./errors.ts";
-import { within } from "../tiles/runtime/delay.ts";
 import { openMirror } from "./snapshot.ts";
 
 /** One finding, with the command that fixes it unless it is "ok". */

@@ -3,9 +3,9 @@
  * sentence, and write to standard output.
  */
 
-import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { parseAddress } from "../netbase/route.ts";
+import { Exit, messageOf, UserError } from "./errors.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };

@@ -3,13 +3,13 @@
  * made by the function that net tiles use, over a new mirror or in a running tegula.
  */
 
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { parseAddress } from "../netbase/route.ts";
 import { decisionEntry, type Entry } from "../tiles/netlink/entries.ts";
-import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { routeText } from "./format.ts";
-import { Exit } from "./errors.ts";
-import { linesOf } from "./lines.ts";
 import { address, command, type Given, say, word } from "./command.ts";
+import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
+import { Exit } from "./errors.ts";
+import { routeText } from "./format.ts";
+import { linesOf } from "./lines.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]

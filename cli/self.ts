@@ -3,7 +3,7 @@
  */
 
 import project from "../deno.json" with { type: "json" };
-import { ROOT } from "../ffi/paths.ts";
+import { ROOT } from "../ffi/library.ts";
 
 /** The version in deno.json, where a release changes it. */
 export const VERSION: string = project.version;

@@ -3,18 +3,18 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
+import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
 import { bounded, LONGEST_LINE, spelledOut } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { within } from "../tiles/runtime/delay.ts";
-import { firstLine } from "../tiles/runtime/thrown.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
 } from "../tiles/runtime/messages.ts";
-import type { Watcher } from "../ffi/watcher.ts";
+import { firstLine } from "../tiles/runtime/thrown.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
 const POLL_MILLIS = 500;

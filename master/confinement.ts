@@ -6,10 +6,10 @@
  */
 
 import { dirname } from "node:path";
-import { describeErrno } from "../ffi/errno.ts";
-import { exists, type Host } from "../ffi/host.ts";
 import { Exit, UserError } from "../cli/errors.ts";
 import { sameCommand } from "../cli/self.ts";
+import { exists, type Host } from "../ffi/host.ts";
+import { describeErrno } from "../ffi/library.ts";
 import type { Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */

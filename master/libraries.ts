@@ -2,14 +2,14 @@
  * Opening native parts, with a sentence for where they were not built.
  */
 
+import { Exit, messageOf, UserError } from "../cli/errors.ts";
 import { openHost } from "../ffi/host.ts";
-import { libraryPath } from "../ffi/paths.ts";
+import { libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
 import { openRegions } from "../ffi/region.ts";
+import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
-import { openUdpSetup } from "../ffi/udp.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
-import { Exit, messageOf, UserError } from "../cli/errors.ts";
 
 /** What the master has open. */
 export type MainLibraries = ReturnType<typeof openLibraries>;

@@ -5,9 +5,9 @@
 
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import type { Host } from "../ffi/host.ts";
 import { Exit, UserError } from "../cli/errors.ts";
+import type { Host } from "../ffi/host.ts";
+import { describeErrno, SystemError } from "../ffi/library.ts";
 
 /** Who may connect to the control socket: the user that Tegula runs as, and the socket's group. */
 const CONTROL_MODE = 0o660;

@@ -8,42 +8,24 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32, u8 } from "../ffi/view.ts";
-import { Changes } from "./changes.ts";
-import {
-  listenControl,
-  listenMetrics,
-  reasonOf,
-  removeControl,
-  type StatusAddresses,
-} from "./listen.ts";
 import type { RunConfig } from "../cli/config.ts";
 import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "./libraries.ts";
-import * as preflight from "./preflight.ts";
 import { selfCommand, VERSION } from "../cli/self.ts";
-import { RingWatch } from "./watch.ts";
+import { Watcher } from "../ffi/host.ts";
+import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { slice, u32, u8 } from "../ffi/region.ts";
+import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import {
-  attachAll,
-  Attachment,
-  type AttachmentState,
-  descriptorsOf,
-  socketsOf,
-} from "./attachment.ts";
+import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
+import { within } from "../tiles/runtime/delay.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
+import { permissionFlags } from "../tiles/runtime/permissions.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf } from "../tiles/runtime/ports.ts";
-import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
 import {
@@ -69,8 +51,25 @@ import {
   type KnownApp,
 } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import {
+  attachAll,
+  Attachment,
+  type AttachmentState,
+  descriptorsOf,
+  socketsOf,
+} from "./attachment.ts";
+import { Changes } from "./changes.ts";
 import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
-import { Watcher } from "../ffi/watcher.ts";
+import type { MainLibraries } from "./libraries.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusAddresses,
+} from "./listen.ts";
+import * as preflight from "./preflight.ts";
+import { RingWatch } from "./watch.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {

@@ -3,18 +3,18 @@
  * one sentence that says what to do.
  */
 
-import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Exit, UserError } from "../cli/errors.ts";
 import * as native from "../ffi/host.ts";
+import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
-import type { MainLibraries } from "./libraries.ts";
-import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { Trouble } from "../tiles/runtime/interfaces_ready.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
 import { portsOf, portsText } from "../tiles/runtime/ports.ts";
 import type { AppError } from "../tiles/runtime/thrown.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import type { RunConfig } from "../cli/config.ts";
-import { Exit, UserError } from "../cli/errors.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
+import type { MainLibraries } from "./libraries.ts";
 
 type Host = native.Host;
 type Log = (line: string) => void;

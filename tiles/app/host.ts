@@ -3,9 +3,9 @@
  * bursts and ticks, and survives what it throws.
  */
 
-import { hash } from "../../netbase/hash.ts";
-import type { View } from "../../ffi/view.ts";
-import { formatAddress } from "../netlink/addresses.ts";
+import type { View } from "../../ffi/region.ts";
+import { hash } from "../../netbase/hash_table.ts";
+import { formatAddress } from "../../netbase/route.ts";
 import { bounded } from "../runtime/console.ts";
 import { APP } from "../runtime/counters.ts";
 import type { PortRange } from "../runtime/ports.ts";

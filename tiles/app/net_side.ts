@@ -4,7 +4,7 @@
  * checked again by the net tile.
  */
 
-import { u32, u8, type View } from "../../ffi/view.ts";
+import { u32, u8, type View } from "../../ffi/region.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile_region.ts";

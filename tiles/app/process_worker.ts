@@ -8,10 +8,8 @@
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`.
  */
 
-import { openClock } from "../../ffi/clock.ts";
-import { openRegions } from "../../ffi/region.ts";
-import { openTile, type TileLibrary } from "../../ffi/tile.ts";
-import { heapView } from "../../ffi/view.ts";
+import { heapView, openRegions } from "../../ffi/region.ts";
+import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { clipped, consoleTo, takeAway } from "../runtime/console.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { COUNTERS } from "../runtime/counters.ts";

@@ -9,18 +9,17 @@
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
-import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
-import { loadService, type Service } from "../app/host.ts";
-import { heapView, slice, type View } from "../../ffi/view.ts";
+import { heapView, slice, type View } from "../../ffi/region.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
+import { loadService, type Service } from "../app/host.ts";
+import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { CaptureWriter } from "../runtime/capture_ring.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import { SolicitProducer } from "../runtime/solicit_link.ts";
 import type { Tile, TileContext } from "../runtime/tile.ts";
 import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
 import { AppPort, type AppSetup } from "./app_port.ts";
-import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
+import { ARP_QUEUE_LIMITS, SolicitProducer, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
@@ -72,7 +71,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
   readonly seed: number;
 }
 

@@ -6,13 +6,11 @@
  *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
 
-import { SystemError } from "../../ffi/errno.ts";
-import { openHost } from "../../ffi/host.ts";
+import { openHost, Watcher } from "../../ffi/host.ts";
+import { SystemError } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
-import { openRegions } from "../../ffi/region.ts";
+import { openRegions, u32 } from "../../ffi/region.ts";
 import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
-import { u32 } from "../../ffi/view.ts";
-import { Watcher } from "../../ffi/watcher.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { clipped, inName } from "./console.ts";
 import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";

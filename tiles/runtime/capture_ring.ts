@@ -11,7 +11,7 @@
  * how many it has lost. So a capture costs a bounded amount of memory and never a datagram.
  */
 
-import { u32, u8, type View } from "../../ffi/view.ts";
+import { u32, u8, type View } from "../../ffi/region.ts";
 import { fence } from "../../netbase/rcu.ts";
 
 /** Records that a ring keeps. */

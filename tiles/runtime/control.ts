@@ -4,7 +4,7 @@
  * tiles. An app's process has one that the master writes.
  */
 
-import { u32, type View } from "../../ffi/view.ts";
+import { u32, type View } from "../../ffi/region.ts";
 
 /** Bytes of the control region: one page. */
 export const CONTROL_BYTES = 4096;

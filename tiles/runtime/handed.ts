@@ -12,8 +12,7 @@
  */
 
 import { FIRST_DESCRIPTOR } from "../../ffi/process.ts";
-import type { Region, Regions } from "../../ffi/region.ts";
-import type { View } from "../../ffi/view.ts";
+import type { Region, Regions, View } from "../../ffi/region.ts";
 
 /** One descriptor, as the child is told of it. */
 export interface HandedDescriptor {

@@ -3,7 +3,7 @@
  * And what an app may be granted.
  */
 
-import { libraryPath } from "../../ffi/paths.ts";
+import { libraryPath } from "../../ffi/library.ts";
 
 /** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {
@@ -16,7 +16,7 @@ export interface Permissions {
 
 /** What the configuration grants an app. An inline app is granted `read` and `clock` alone. */
 export interface Grants extends Omit<Permissions, "ffi"> {
-  /** The host's clock (`ffi/clock.ts`). */
+  /** The host's clock (`ffi/tile.ts`). */
   readonly clock: boolean;
   /** Whether the app keeps all this once it runs. */
   readonly keep: boolean;

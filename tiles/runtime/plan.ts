@@ -4,7 +4,7 @@
  * arithmetic over what the host has, so that it can be read and tested apart.
  */
 
-import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
+import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
 import type { LinkShape } from "./link.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */

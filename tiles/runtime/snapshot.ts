@@ -8,7 +8,7 @@
  *     byte 64…  the text, UTF-8
  */
 
-import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
 import { ControlReader, type ControlRequest } from "./control.ts";
 import { delay } from "./delay.ts";
 

@@ -4,8 +4,8 @@
  * the kernel says so of its thread.
  */
 
-import { EAGAIN, SystemError } from "../../ffi/errno.ts";
 import { CAP_NET_ADMIN, type Host } from "../../ffi/host.ts";
+import { EAGAIN, SystemError } from "../../ffi/library.ts";
 import { bounded, LONGEST_LINE } from "./console.ts";
 import type { ControlRequest } from "./control.ts";
 import type { Permissions } from "./permissions.ts";

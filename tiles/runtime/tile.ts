@@ -4,11 +4,10 @@
  * `worker.ts`.
  */
 
-import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import type { View } from "../../ffi/region.ts";
+import type { NetlinkLibrary, Udp } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import type { Udp } from "../../ffi/udp.ts";
 import type { XskSlots } from "../../ffi/xsk.ts";
-import type { View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlRequest, Outcome } from "./control.ts";
 import type { TileRegion } from "./tile_region.ts";

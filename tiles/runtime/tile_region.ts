@@ -7,7 +7,7 @@
  *     byte 1024…  counters, doubles, in the order of `counters.ts`
  */
 
-import { f64, slice, u32, type View } from "../../ffi/view.ts";
+import { f64, slice, u32, type View } from "../../ffi/region.ts";
 
 /** Bytes of a tile region: one page. */
 export const TILE_REGION_BYTES = 4096;

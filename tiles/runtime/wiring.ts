@@ -4,16 +4,16 @@
  * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
  */
 
-import { f64, slice, type View } from "../../ffi/view.ts";
-import type { Region } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { f64, type Region, slice, type View } from "../../ffi/region.ts";
+import { refusedCallsBytes } from "../../ffi/tile.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { METRICS_BYTES } from "../app/regions.ts";
 import type { ServiceSetup } from "../app/host.ts";
-import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
+import { METRICS_BYTES } from "../app/regions.ts";
+import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
+import { SOLICIT_LINK_BYTES } from "../net/arp_queue.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
-import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
@@ -24,9 +24,7 @@ import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import type { Grants } from "./permissions.ts";
 import * as plan from "./plan.ts";
 import { type PortRange, portsOf } from "./ports.ts";
-import { refusedCallsBytes } from "../../ffi/tile.ts";
 import { SNAPSHOT_BYTES } from "./snapshot.ts";
-import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
 import type { TileKind, WorkerKind } from "./tile.ts";
 import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
 

@@ -1,13 +1,13 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../../master/changes.ts";
 import { askForChange, Control } from "../../../cli/control.ts";
 import { UserError } from "../../../cli/errors.ts";
 import { linesOf } from "../../../cli/lines.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { Changes } from "../../../master/changes.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../../tiles/runtime/control.ts";

@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
 
