@@ -20,8 +20,7 @@ import {
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
-import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
-import { planTiles } from "../tiles/runtime/plan.ts";
+import { excess, lacking, planTiles } from "../tiles/runtime/plan.ts";
 import { checkStart, fail, type Finding, ok, type Running, warn } from "./check_start.ts";
 import { command, type Given, say } from "./command.ts";
 import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";

@@ -9,9 +9,9 @@ import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
 import { parseAddress, parsePrefix } from "../netbase/route.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
+  type Grants,
   joinRanges,
   MOST_PORTS_SERVED,
   parseRange,
@@ -19,7 +19,7 @@ import {
   portsOf,
   portsText,
   rangeText,
-} from "../tiles/runtime/ports.ts";
+} from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import type { Given } from "./command.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";

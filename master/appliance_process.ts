@@ -5,16 +5,15 @@
 
 import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
-import { bounded, LONGEST_LINE, spelledOut } from "../tiles/runtime/console.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
-} from "../tiles/runtime/messages.ts";
-import { firstLine } from "../tiles/runtime/thrown.ts";
+} from "../tiles/runtime/handed.ts";
+import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
+import { within } from "../tiles/runtime/tile.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
 const POLL_MILLIS = 500;

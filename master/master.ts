@@ -21,13 +21,9 @@ import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { within } from "../tiles/runtime/delay.ts";
-import { spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
-import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
+import { AppError } from "../tiles/runtime/log.ts";
+import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,

@@ -28,10 +28,9 @@ import {
   payloadRing,
   REFLECTED,
 } from "../runtime/link.ts";
-import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
+import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import type { AppContext } from "./contract.ts";
-import { makeService, type RefusalSetup, type Service } from "./host.ts";
-import { NetSide } from "./net_side.ts";
+import { makeService, NetSide, type RefusalSetup, type Service } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };

@@ -9,7 +9,7 @@ import { i32, slice, u32, u64, type View } from "../../ffi/region.ts";
 import { hash, keyOf, Use } from "../../netbase/hash_table.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { TileReader, Waker } from "../runtime/tile_region.ts";
+import { TileReader, Waker } from "../runtime/tile.ts";
 import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
 import * as cached from "./route_cache.ts";

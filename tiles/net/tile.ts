@@ -13,13 +13,19 @@ import { heapView, slice, type View } from "../../ffi/region.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { loadService, type Service } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
-import { CaptureWriter } from "../runtime/capture_ring.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import type { Tile, TileContext } from "../runtime/tile.ts";
-import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
+import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
+import {
+  Life,
+  type Tile,
+  type TileContext,
+  TileReader,
+  TileRegion,
+  Waker,
+} from "../runtime/tile.ts";
 import { AppPort, type AppSetup } from "./app_port.ts";
-import { ARP_QUEUE_LIMITS, SolicitProducer, Solicits } from "./arp_queue.ts";
+import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";

@@ -13,7 +13,6 @@ import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
 import { makeService } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
-import { CAPTURE_BYTES } from "../runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../runtime/control.ts";
 import {
   appLinkBytes,
@@ -23,10 +22,9 @@ import {
   netLinkBytes,
   REFLECTED,
 } from "../runtime/link.ts";
-import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../runtime/tile_region.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../runtime/lossy_rings.ts";
+import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
-import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { BATCH } from "./rings.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";

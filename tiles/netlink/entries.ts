@@ -18,8 +18,7 @@ import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase
 import type { Rib } from "../../netbase/rib.ts";
 import * as route from "../../netbase/route.ts";
 import { formatAddress, formatPrefix, type Route } from "../../netbase/route.ts";
-import { Ask, ControlReader } from "../runtime/control.ts";
-import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
+import { Ask, ControlReader, MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/control.ts";
 import type { Audit } from "./audit.ts";
 
 /** Names of {@linkcode Sync}. */

@@ -16,7 +16,6 @@ import { AppFiles } from "../../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan, type Descriptors } from "../../../master/app_process.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { delay } from "../../../tiles/runtime/delay.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -27,9 +26,8 @@ import {
   REFLECTED,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
-import { NO_GRANTS } from "../../../tiles/runtime/permissions.ts";
-import { APART_LINK_SHAPE } from "../../../tiles/runtime/plan.ts";
-import { Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile_region.ts";
+import { APART_LINK_SHAPE, NO_GRANTS } from "../../../tiles/runtime/plan.ts";
+import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;

@@ -8,12 +8,10 @@ import * as route from "../../../netbase/route.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
-import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../../tiles/net/arp_queue.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import type { InlineSetup } from "../../../tiles/net/inline_app.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import { CAPTURE_BYTES } from "../../../tiles/runtime/capture_ring.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import {
@@ -27,9 +25,18 @@ import {
   payloadRing,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
+import {
+  CAPTURE_BYTES,
+  SOLICIT_LINK_BYTES,
+  SolicitConsumer,
+} from "../../../tiles/runtime/lossy_rings.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
-import type { Tile, TileContext } from "../../../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import {
+  type Tile,
+  TILE_REGION_BYTES,
+  type TileContext,
+  TileRegion,
+} from "../../../tiles/runtime/tile.ts";
 import { FakeUdp, FakeXsk } from "./fakes.ts";
 import { buildFrame, parseFrame, type UdpFrame } from "./frames.ts";
 import { ETH0, ETH1, fillNetbase, ip, MAC, macWords, PEER_MAC } from "./host.ts";

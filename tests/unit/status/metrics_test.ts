@@ -7,7 +7,7 @@ import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
 

@@ -13,8 +13,14 @@ import {
   type RoutesPage,
   Snapshots,
 } from "../../../tiles/netlink/entries.ts";
-import { Ask, CONTROL_BYTES, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { Question, SNAPSHOT_BYTES, type Told } from "../../../tiles/runtime/snapshot.ts";
+import {
+  Ask,
+  CONTROL_BYTES,
+  ControlWriter,
+  Question,
+  SNAPSHOT_BYTES,
+  type Told,
+} from "../../../tiles/runtime/control.ts";
 import { anyRoute, makeRoom } from "../netbase_room.ts";
 import fc from "../property.ts";
 
