@@ -21,8 +21,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import type { Given } from "./command.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { Exit, type Given, messageOf, UserError } from "./command.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;

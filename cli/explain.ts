@@ -33,9 +33,8 @@ import {
 import { NET } from "../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
-import { address, command, type Given, say, wholeNumber } from "./command.ts";
+import { address, command, Exit, type Given, say, wholeNumber } from "./command.ts";
 import { LIVE_OPTIONS, liveControl } from "./control.ts";
-import { Exit } from "./errors.ts";
 import { neighborText, routeText } from "./format.ts";
 import { openMirror } from "./snapshot.ts";
 

@@ -11,7 +11,7 @@
 import { heapView, openRegions } from "../../ffi/region.ts";
 import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { ControlReader } from "../runtime/control.ts";
-import { COUNTERS } from "../runtime/counters.ts";
+import { APP } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import {
@@ -138,8 +138,7 @@ async function start(): Promise<() => void> {
   }
   post({ type: "running" });
   nameUnsettled(log, timers);
-  const wakeups = COUNTERS.app.index.wakeups;
-  return () => runLoop({ tile, region, control, wakeups, spinTurns });
+  return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
 }
 
 /** The app as a tile's loop sees it, with a side for each net tile. */

@@ -4,8 +4,8 @@
  */
 
 import { strict as assert } from "node:assert";
+import { selfCommand } from "../../../cli/command.ts";
 import { Control } from "../../../cli/control.ts";
-import { selfCommand } from "../../../cli/self.ts";
 import { ROOT } from "../../../ffi/library.ts";
 import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import {
