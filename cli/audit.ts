@@ -3,28 +3,25 @@
  */
 
 import type { AuditReport } from "../tiles/netlink/audit.ts";
-import { Control } from "./control.ts";
+import { Control, CONTROL_OPTION } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given, say } from "./command.ts";
-
-const HELP = `usage: tegula audit [-j] [--control PATH]
-
-The running tegula reads the kernel's interfaces, routes and neighbours again and compares them with its
-mirror. A difference counts if two reads show it and no event announced it between them. It is logged and
-corrected. An audit also runs every five minutes by itself.
-
-  -j, --json         print JSON
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this
-
-Exit status: 0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.`;
+import { command, type Given, JSON_OPTION, say } from "./command.ts";
 
 const OPTIONS = {
-  json: { type: "boolean", short: "j" },
-  control: { type: "string" },
+  json: { ...JSON_OPTION, help: "print JSON" },
+  control: CONTROL_OPTION,
 } as const;
 
-export default command({ name: "audit", help: HELP, options: OPTIONS }, run);
+export default command({
+  name: "audit",
+  usage: ["[-j] [--control PATH]"],
+  about:
+    `The running tegula reads the kernel's interfaces, routes and neighbours again and compares them with
+its mirror. A difference counts if two reads show it and no event announced it between them. It is logged and
+corrected. An audit also runs every five minutes by itself.`,
+  options: OPTIONS,
+  status: "0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.",
+}, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const control = await Control.connect(values.control);

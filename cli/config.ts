@@ -266,16 +266,67 @@ const schema = z.strictObject({
 
 /** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
-  interface: { type: "string", multiple: true },
-  listen: { type: "string", multiple: true },
-  provider: { type: "string" },
-  "net-tiles": { type: "string" },
-  checksums: { type: "string" },
-  "busy-poll": { type: "boolean" },
-  dispatcher: { type: "boolean" },
-  control: { type: "string" },
-  metrics: { type: "string" },
-  config: { type: "string" },
+  interface: {
+    type: "string",
+    multiple: true,
+    value: "IF",
+    help: "an interface to take frames from; may be repeated. By default, without --config, the " +
+      "interfaces of the default route, which the log names",
+  },
+  listen: {
+    type: "string",
+    multiple: true,
+    value: "PORT=APP",
+    help:
+      `a UDP port and the app that answers on it: ${
+        Object.keys(APPS).join(", ")
+      }, or the path of a ` +
+      "module; may be repeated. FIRST-LAST=APP: all ports of a range; PORT=APP*N: N instances share the " +
+      `port by flow; PORT=APP@inline: inside the net tiles. At most ${MOST_PORTS_SERVED} ports in all`,
+  },
+  provider: {
+    type: "string",
+    value: PROVIDERS.join("|"),
+    help:
+      "auto (default): zero-copy, native copy, generic mode, else the kernel's sockets; xdp: AF_XDP " +
+      "or nothing; socket: the kernel's sockets only",
+  },
+  "net-tiles": {
+    type: "string",
+    value: "N",
+    help: "number of net tiles; by default the number of queues, at most the cores less one",
+  },
+  checksums: {
+    type: "string",
+    value: CHECKSUMS.join("|"),
+    help: "of received UDP: verify (default), or nic, to trust the NIC",
+  },
+  "busy-poll": {
+    type: "boolean",
+    help: "net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts",
+  },
+  dispatcher: {
+    type: "boolean",
+    help: "attach beside other XDP programs, by libxdp's dispatcher",
+  },
+  control: {
+    type: "string",
+    value: "PATH",
+    help: "the control socket, for 'tegula show --live' and others, or none; by default " +
+      "/run/tegula/IF.sock, with the first interface",
+  },
+  metrics: {
+    type: "string",
+    value: "ADDRESS:PORT",
+    help:
+      "serve the metrics for Prometheus there, for example 127.0.0.1:9464 or [::1]:9464; by default " +
+      "not at all",
+  },
+  config: {
+    type: "string",
+    value: "FILE",
+    help: "read the same from a file, and also options and grants of apps: see tegula.toml(5)",
+  },
 } as const;
 
 /** The key in the file that corresponds to an option. */

@@ -10,10 +10,23 @@ import { Exit, messageOf, UserError } from "./errors.ts";
 import { within } from "../tiles/runtime/delay.ts";
 import { lineBatches } from "./lines.ts";
 
-/** The options of commands that can ask a running tegula. */
+/** The option of commands that ask a running tegula. */
+export const CONTROL_OPTION = {
+  type: "string",
+  value: "PATH",
+  help: "the control socket; by default the only one in /run/tegula",
+} as const;
+
+/** The options of commands that can ask one. */
 export const LIVE_OPTIONS = {
-  live: { type: "boolean" },
-  control: { type: "string" },
+  live: {
+    type: "boolean",
+    help: "ask the running tegula, instead of mirroring the kernel's state anew",
+  },
+  control: {
+    ...CONTROL_OPTION,
+    help: "the same, by this control socket; by default the only one in /run/tegula",
+  },
 } as const;
 
 /** Connects to the running tegula if these options say so, else returns null. Throws UserError. */
@@ -22,11 +35,6 @@ export async function liveControl(
 ): Promise<Control | null> {
   return live || control !== undefined ? await Control.connect(control) : null;
 }
-
-/** Their lines of help. */
-export const LIVE_HELP =
-  `  --live             ask the running tegula, instead of mirroring the kernel's state anew
-  --control PATH     the same, by this control socket; by default the only one in /run/tegula`;
 
 /**
  * How long to wait for an answer before a second connection checks that the tegula answers at all, and how
@@ -38,6 +46,10 @@ const MOST_ASKED = 8;
 
 /** The connection was closed before the answer. */
 class EndedError extends UserError {}
+
+/** The exit statuses of commands that ask for a change. */
+export const CHANGE_STATUS =
+  "0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.";
 
 /**
  * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status

@@ -5,29 +5,20 @@
 
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { decisionEntry, type Entry } from "../tiles/netlink/entries.ts";
-import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
+import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { routeText } from "./format.ts";
 import { Exit } from "./errors.ts";
 import { linesOf } from "./lines.ts";
-import { address, command, type Given, say, word } from "./command.ts";
+import { address, command, type Given, JSON_OPTION, say, word } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
-
-Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs no
-privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
-prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
-an IPv6 gateway.
-
-  -                  read addresses from standard input, one a line, and print a line of JSON for each
-  --source ADDRESS   the source address of the datagram; by default the one that would be chosen
-  -j, --json         print JSON, with iproute2's field names
-${LIVE_HELP}
-  --help             print this`;
-
 const OPTIONS = {
-  source: { type: "string" },
-  json: { type: "boolean", short: "j" },
+  source: {
+    type: "string",
+    value: "ADDRESS",
+    help: "the source address of the datagram; by default the one that would be chosen",
+  },
+  json: JSON_OPTION,
   ...LIVE_OPTIONS,
 } as const;
 
@@ -39,7 +30,21 @@ const LONGEST = 256;
 /** Returns a decision for each address, in order, or an object with `error` for text that is not one. */
 type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
 
-export default command({ name: "route", help: HELP, options: OPTIONS, positionals: 2 }, run);
+export default command({
+  name: "route",
+  usage: ["get ADDRESS [--source ADDRESS] [-j] [--live]", "get - [--source ADDRESS] [--live]"],
+  about:
+    `Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs
+no privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
+prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
+an IPv6 gateway.
+
+With '-' instead of ADDRESS, reads addresses from standard input, one a line, and prints a line of JSON for
+each.`,
+  words: { get: "as 'ip route get'" },
+  options: OPTIONS,
+  positionals: 2,
+}, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const [verb, destination] = positionals;
@@ -50,7 +55,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
   const answerer = running === null ? askMirror(values.source) : askRunning(running, values.source);
   if (destination === "-") return await answerLines(answerer);
   const [entry] = await answerer([destination]);
-  say(values.json ? JSON.stringify(entry) : decisionText(entry));
+  say(values.json ? JSON.stringify([entry]) : decisionText(entry));
   return Exit.ok;
 }
 

@@ -3,9 +3,9 @@
  * `ip neighbour` do. With `-j` it prints iproute2's JSON.
  */
 
-import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
+import { LIVE_OPTIONS, liveControl } from "./control.ts";
 import { Exit } from "./errors.ts";
-import { command, type Given, say, word } from "./command.ts";
+import { command, type Given, JSON_OPTION, say, word } from "./command.ts";
 import {
   type Entry,
   interfaceEntries,
@@ -16,23 +16,7 @@ import {
 import { openMirror, type Snapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./format.ts";
 
-const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
-
-Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.
-
-  interfaces         with their IPv4 addresses, as 'ip address' prints them
-  routes             of the tables local and main, as 'ip route show table all' prints them
-  neighbors          also those without a MAC address, as 'ip neighbour' prints them; a running tegula
-                     has those of the interfaces that it sends by
-
-  -j, --json         print JSON, with iproute2's field names
-${LIVE_HELP}
-  --help             print this`;
-
-const OPTIONS = {
-  json: { type: "boolean", short: "j" },
-  ...LIVE_OPTIONS,
-} as const;
+const OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 
 /** What can be shown. */
 const OBJECTS = {
@@ -50,7 +34,21 @@ const OBJECTS = {
 /** How many entries are written by one call. */
 const BATCH = 4096;
 
-export default command({ name: "show", help: HELP, options: OPTIONS, positionals: 1 }, run);
+export default command({
+  name: "show",
+  usage: ["interfaces|routes|neighbors [-j] [--live]"],
+  about:
+    "Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.",
+  words: {
+    interfaces: "with their IPv4 addresses, as 'ip address' prints them",
+    routes: "of the tables local and main, as 'ip route show table all' prints them",
+    neighbors:
+      "also those without a MAC address, as 'ip neighbour' prints them; a running tegula " +
+      "has those of the interfaces that it sends by",
+  },
+  options: OPTIONS,
+  positionals: 1,
+}, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const allowed = ["interfaces", "routes", "neighbors"] as const;
