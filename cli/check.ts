@@ -20,8 +20,7 @@ import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
 import { DISPATCHER } from "../master/attachment.ts";
-import { excess, lacking } from "../tiles/runtime/interfaces_ready.ts";
-import { planTiles } from "../tiles/runtime/plan.ts";
+import { excess, lacking, planTiles } from "../tiles/runtime/plan.ts";
 import { checkListen, CONFIG_OPTIONS, planApps, readConfig, type RunConfig } from "./config.ts";
 import { checkStart, fail, type Finding, ok, type Running, warn } from "./check_start.ts";
 import { Control } from "./control.ts";
@@ -99,18 +98,20 @@ names the command that fixes it.`,
     "start, without it 1.",
 }, run);
 
-async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  const { json, quiet = false, ...configured } = values;
   const findings: Finding[] = [];
   const report = (finding: Finding) => {
+    if (quiet && finding.verdict !== "fail") return;
     findings.push(finding);
     if (!json) say(text(finding));
   };
+  const failed = () => findings.find(({ verdict }) => verdict === "fail");
   const isStart = configured.config !== undefined;
   if (isStart) {
     for await (const finding of checkStart(configured, askRunning)) report(finding);
   }
-  const failed = findings.find(({ verdict }) => verdict === "fail");
-  if (failed === undefined) {
+  if (failed() === undefined) {
     const asked = await readConfig(configured);
     checkListen(asked.listen);
     const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
@@ -118,8 +119,9 @@ async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): 
     for (const each of host) if (!isStart || each.verdict === "warn") report(each);
   }
   if (json) say(JSON.stringify(findings));
-  if (isStart) return failed?.status ?? Exit.ok;
-  return findings.every(({ verdict }) => verdict === "ok") ? Exit.ok : Exit.failure;
+  const first = failed();
+  if (first !== undefined) return first.status ?? Exit.failure;
+  return findings.some(({ verdict }) => verdict === "warn") ? Exit.warning : Exit.ok;
 }
 
 function text({ verdict, subject, says, fix }: Finding): string {

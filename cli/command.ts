@@ -87,7 +87,8 @@ export const JSON_OPTION = {
   short: "j",
   help: "print JSON, with iproute2's field names",
 } as const;
-const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
+/** The option of every command. */
+export const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
 /** Columns of a help text, and where the second column of its lists may begin at most. */
 const [WIDTH, MOST_INDENT] = [80, 22];
 

@@ -13,7 +13,21 @@ export const Exit = {
   port: 5,
   xdp: 6,
   system: 7,
+  warning: 8,
 } as const;
+
+/** What they mean, in their order. */
+export const EXIT_STATUSES = [
+  "it ended as requested",
+  "any other reason, for example that the running tegula does not answer",
+  "wrong usage or configuration, or no tegula runs that could be asked",
+  "a privilege is missing",
+  "an interface: none has that name, or its MTU does not fit",
+  "a port: another program has it",
+  "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
+  "the system lacks something: a library, /proc, memory, or a limit is too low",
+  "tegula check has found warnings, and no failure",
+] as const;
 
 /** The message of a thrown value. */
 export function messageOf(error: unknown): string {

@@ -45,23 +45,26 @@ export const COMMANDS: Record<
   ],
 };
 
-/** What is no module of its own. */
-const ALSO = {
+/** What the program is. */
+export const ABOUT =
+  "answers UDP through AF_XDP with the network configuration that the kernel has";
+/** Commands without a module. */
+export const OTHER_COMMANDS = {
   help: "print this, or the options of a command",
   version: "print the version",
 } as const;
-const NAMES = [...Object.keys(COMMANDS), ...Object.keys(ALSO)];
+const NAMES = [...Object.keys(COMMANDS), ...Object.keys(OTHER_COMMANDS)];
 /** `r` might also be `run`, but `tegula r g` is to be what `ip r g` is. */
 const SHORT = new Map([["r", "route"], ["-h", "help"], ["--help", "help"]])
   .set("-V", "version").set("--version", "version");
 
 function help(): string {
   return [
-    "tegula: answers UDP through AF_XDP with the network configuration that the kernel has",
+    `tegula: ${ABOUT}`,
     "usage: tegula COMMAND [OPTIONS]",
     listText([
       ...Object.entries(COMMANDS).map(([name, [summary]]) => [name, summary] as const),
-      ...Object.entries(ALSO),
+      ...Object.entries(OTHER_COMMANDS),
     ]),
     "'tegula COMMAND --help' prints a command's options. Names may be abbreviated: 'tegula sh ro'.",
   ].join("\n\n");

@@ -2,7 +2,7 @@
  * `tegula run`: answers UDP on interfaces of this host until it is stopped.
  */
 
-import { portsOf } from "../tiles/runtime/ports.ts";
+import { portsOf } from "../tiles/runtime/plan.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
 import { controlPath } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";
