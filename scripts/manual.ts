@@ -7,9 +7,8 @@
 
 import { dirname } from "node:path";
 import project from "../deno.json" with { type: "json" };
-import { type Declaration, HELP_OPTION, optionText } from "../cli/command.ts";
+import { type Declaration, EXIT_STATUSES, HELP_OPTION, optionText } from "../cli/command.ts";
 import { appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
-import { EXIT_STATUSES } from "../cli/errors.ts";
 import { ABOUT, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
 
 /** A command, with its line of `tegula --help`. */
@@ -21,7 +20,7 @@ type List = readonly (readonly [name: string, help: string])[];
 export async function manual(): Promise<Record<string, string>> {
   const commands = await Promise.all(
     Object.values(COMMANDS).map(async ([summary, load]) => {
-      const { declaration } = (await load()).default;
+      const { declaration } = await load();
       return { ...declaration, options: { ...declaration.options, help: HELP_OPTION }, summary };
     }),
   );

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { COMMANDS, OTHER_COMMANDS } from "../../../cli/main.ts";
-import { Exit, EXIT_STATUSES } from "../../../cli/errors.ts";
+import { Exit, EXIT_STATUSES } from "../../../cli/command.ts";
 import { appSchema, configSchema } from "../../../cli/config.ts";
 import { manual } from "../../../scripts/manual.ts";
 
@@ -39,7 +39,7 @@ Deno.test("every command has a man page and completions, with each of its option
       assert.match(text, new RegExp(`\\b${name}\\b`), name);
     }
     assert.ok(offered("tegula", "").includes(name));
-    const { declaration } = (await load()).default;
+    const { declaration } = await load();
     assert.equal(declaration.name, name);
     const offers = offered("tegula", name, "");
     for (const option of [...Object.keys(declaration.options), "help"]) {
