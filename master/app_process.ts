@@ -79,6 +79,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
   log(line: string): void;
+  /** It ended by itself and is started again, or its loop runs. */
+  changed(what: "ended" | "running"): void;
 }
 
 /** How often a process is polled. */
@@ -256,6 +258,9 @@ class Child {
     return this.#process.pid;
   }
 
+  /** Memory of its own as it was polled last, in MiB. */
+  memoryMib = 0;
+
   /** Whether it was told to go, and hung or ended before it had done a burst, by itself or not. */
   get wasBarren(): { readonly byItself: boolean } | null {
     const wasToGo = this.stage === "started" || this.stage === "running";
@@ -390,7 +395,7 @@ class Child {
     this.#age++;
     const { tile, log } = this.#parts;
     const { name, memoryMib } = this.plan;
-    const used = residentMib(this.pid);
+    const used = this.memoryMib = residentMib(this.pid);
     if (used > memoryMib) {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
@@ -505,7 +510,7 @@ function ticks(pid: number): number {
 }
 
 /** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
-function residentMib(pid: number): number {
+export function residentMib(pid: number): number {
   try {
     const status = Deno.readTextFileSync(`/proc/${pid}/status`);
     return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
@@ -587,6 +592,16 @@ export class AppProcess {
   /** Of the process that runs; 0: none does. */
   get pid(): number {
     return this.#current?.pid ?? 0;
+  }
+
+  /** Memory of its own, in MiB. */
+  get memoryMib(): number {
+    return this.#current?.memoryMib ?? 0;
+  }
+
+  /** Whether it answers: its loop runs. */
+  get isReady(): boolean {
+    return this.#current?.stage === "running";
   }
 
   /** Walls that the system has no way to build around it, one clause each. */
@@ -758,6 +773,7 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    this.#parts.changed("ended");
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
@@ -773,6 +789,8 @@ export class AppProcess {
     try {
       await child.ready;
       child.go(!this.#skips);
+      await child.running;
+      this.#parts.changed("running");
     } catch {
       // `#keep` has it.
     }

@@ -13,6 +13,8 @@ import {
   type ApplianceReport,
   type Messages,
   messagesBy,
+  type Request,
+  REQUESTS,
 } from "../tiles/runtime/messages.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
@@ -49,7 +51,9 @@ export class ApplianceError extends Error {
 export interface ApplianceEvents {
   log(line: string): void;
   /** An operator asks for something, with a number of the asker's. */
-  ask(what: "reload" | "upgrade", number: number): void;
+  ask(what: Request, number: number): void;
+  /** A tile ended and is started again in place. */
+  restarted(tile: "netlink" | "status"): void;
 }
 
 type Check = (value: unknown) => boolean;
@@ -65,7 +69,8 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
   beat: {},
   left: { orderly: isFlag },
   log: { line: isLine },
-  ask: { what: (value) => value === "reload" || value === "upgrade", number: isNumber },
+  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
+  restarted: { tile: (value) => value === "netlink" || value === "status" },
   failed: {
     message: isLine,
     status: isNumber,
@@ -190,7 +195,7 @@ export class ApplianceProcess {
     this.#send({ type: "attached", attached });
   }
 
-  /** Tells it what became of a reload or an upgrade, for whoever asked with this number. */
+  /** Tells it what became of what was asked for with this number. */
   setOutcome(number: number, outcome: Outcome): void {
     this.#send({ type: "outcome", number, outcome });
   }
@@ -225,7 +230,9 @@ export class ApplianceProcess {
       if (!this.#isLeaving) return this.#refuse();
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.line);
-    else if (report.type === "ask") this.#events.ask(report.what, report.number);
+    else if (report.type === "restarted") {
+      this.#events.restarted(report.tile);
+    } else if (report.type === "ask") this.#events.ask(report.what, report.number);
     else if (report.type === "failed") {
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };
       this.#reason ??= new ApplianceError(firstLine(report.message), { ...report, ...app });

@@ -38,11 +38,12 @@ import {
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { within } from "../tiles/runtime/delay.ts";
-import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
+import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
 import { permissionFlags } from "../tiles/runtime/permissions.ts";
 import { spinTurnsFor } from "../tiles/runtime/loop.ts";
 import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
+import { HEALTH, HEALTH_BYTES, HealthWriter } from "../tiles/runtime/health.ts";
+import { portsOf, rangeText } from "../tiles/runtime/ports.ts";
 import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/thrown.ts";
 import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
@@ -53,6 +54,7 @@ import {
   type AppPlan,
   inlineGrants,
   linkShape,
+  MASTERS_OWN,
   netName,
   PAST_COUNTERS,
   pastCounters,
@@ -67,8 +69,10 @@ import {
   type AppProcessParts,
   type AppProcessPlan,
   type KnownApp,
+  residentMib,
 } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import { HealthMonitor, type Observed } from "./health.ts";
 import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
 import { Watcher } from "../ffi/watcher.ts";
 
@@ -145,6 +149,12 @@ export interface Carried {
   /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
   readonly folder: string | null;
   readonly lock?: number;
+  /** Left out by programs that had no health. */
+  readonly health?: {
+    readonly started: number;
+    readonly isDraining: boolean;
+    readonly hadXdp: readonly string[];
+  };
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */
@@ -199,6 +209,8 @@ const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
 /** How often the master polls for interfaces that were made again; after failures, the longest pause. */
 const POLL_MILLIS = 1000;
+/** How often health is evaluated besides events. */
+const HEALTH_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
 /** The pause before an appliance that failed is started again: the first, and the longest. */
 const FIRST_PAUSE_MILLIS = 50;
@@ -276,6 +288,14 @@ class Master {
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
+  /** Whether all is well; observers are added in the constructor. */
+  readonly #health: HealthMonitor;
+  readonly #report: HealthWriter;
+  /** When this master was started, before any upgrade. */
+  readonly #started: number;
+  /** Interfaces that have had AF_XDP and are to have it. */
+  #hadXdp: readonly string[];
+  #wasUnwell = false;
   readonly #changes = new Changes();
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
@@ -308,6 +328,18 @@ class Master {
     this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
+    this.#own.ensure(HEALTH, HEALTH_BYTES);
+    this.#report = new HealthWriter(this.#own.view(HEALTH, { writable: true }));
+    this.#started = carried?.health?.started ?? now();
+    this.#hadXdp = carried?.health?.hadXdp ?? [];
+    this.#health = new HealthMonitor(now(), carried?.health);
+    this.#health.observe(({ state, reasons }) => {
+      if (this.#stopping) return;
+      if (reasons.length > 0) log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`);
+      else if (state === "ready" && this.#wasUnwell) log("well again");
+      this.#wasUnwell = reasons.length > 0;
+    });
+    this.#timers.push(setInterval(() => this.#checkHealth(), HEALTH_MILLIS));
     this.#timers.push(setInterval(() => this.#nameRefusedCalls(), POLL_MILLIS));
     this.failed.promise.catch(() => {});
   }
@@ -328,6 +360,7 @@ class Master {
   /** It serves: from now on interfaces are polled, and systemd is told that the event loop runs. */
   #startTimers(): void {
     this.#booted = true;
+    this.#checkHealth();
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
     this.#beatWatchdog();
   }
@@ -424,6 +457,11 @@ class Master {
     return {
       regionsVersion: REGIONS_VERSION,
       ...{ run, setup, number },
+      health: {
+        started: this.#started,
+        isDraining: this.#health.isDraining,
+        hadXdp: this.#hadXdp,
+      },
       own: this.#own.state,
       inventory: inventory.state,
       attachments: states as Carried["attachments"],
@@ -483,6 +521,7 @@ class Master {
     this.#watch(serving);
     this.#watchRings(attachments);
     this.#served = attachments;
+    this.#rememberXdp(serving);
     this.#startTimers();
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
@@ -519,6 +558,76 @@ class Master {
         throw error;
       }
     });
+  }
+
+  /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
+  drain(isDraining: boolean): Outcome {
+    this.#health.setDraining(isDraining);
+    this.#checkHealth();
+    const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
+    log(line);
+    return { ok: true, line };
+  }
+
+  /** Evaluates what is to be seen now, and reports it to the status tile. */
+  #checkHealth(): void {
+    const at = now();
+    const health = this.#health.evaluate(at, this.#observe());
+    const serving = this.#serving;
+    const { appliance } = serving ?? {};
+    this.#report.write({
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      config: serving?.run.config.file ?? null,
+      processes: [
+        { name: "master", pid: Deno.pid, memoryMib: residentMib(Deno.pid) },
+        ...appliance === undefined ? [] : [{
+          ...{ name: "appliance", pid: appliance.over ? 0 : appliance.pid },
+          memoryMib: appliance.over ? 0 : residentMib(appliance.pid),
+        }],
+        ...serving?.apps.values() ?? [],
+      ].map(({ name, pid, memoryMib }) => ({
+        ...{ name, pid, restarts: this.#health.restarts(name) },
+        memoryMib: Math.round(memoryMib),
+      })),
+    });
+  }
+
+  #observe(): Observed {
+    const serving = this.#serving;
+    const hasAppliance = serving !== undefined && !serving.appliance.over;
+    const { tiles = [], apps, attachments = [], run } = serving ?? {};
+    const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
+    return {
+      starting: !this.#booted,
+      hasAppliance,
+      // Inline apps have no loop of their own.
+      tiles: tiles.filter(({ kind, name }) =>
+        kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
+      ).map(({ kind, name, reader }) => ({
+        ...{ kind, name },
+        progress: reader.burst + reader.sleepSequence +
+          (kind === "app" ? reader.counters[APP.index.answers] : 0),
+      })),
+      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
+        ...{ name: rangeText(ports), apps: app },
+        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
+          .slice(0, instances).some(isReady),
+      })),
+      lostXdp: this.#hadXdp.filter((name) =>
+        !attachments.some((each) => each.name === name && each.attached)
+      ),
+      unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
+      neighborsFull: netlink?.[NETLINK.index.neighbor_table_full] === 1,
+    };
+  }
+
+  /** From now on it is a loss when AF_XDP leaves these interfaces. */
+  #rememberXdp({ run: { config }, attachments }: Serving): void {
+    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
+    this.#hadXdp = config.provider === "socket"
+      ? []
+      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
   /** Runs `work` when what was begun before is over. */
@@ -679,7 +788,7 @@ class Master {
   ): void {
     try {
       for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (name === APP_REFUSALS) continue;
+        if (MASTERS_OWN.has(name)) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -820,6 +929,7 @@ class Master {
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
+    this.#rememberXdp(next);
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
@@ -886,6 +996,8 @@ class Master {
       ? 0
       : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
     this.#failures++;
+    this.#health.restarted("appliance", now());
+    this.#checkHealth();
     log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
     setTimeout(() => {
       void this.#exclusively(async () => {
@@ -1084,7 +1196,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
+        MASTERS_OWN.has(name) ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -1137,10 +1249,13 @@ class Master {
       isRunning,
       events: {
         log,
-        ask: (what, number) => {
-          void this.change(what, number)
-            .then((outcome) => appliance.setOutcome(number, outcome));
+        ask: async (what, number) => {
+          const outcome = what === "drain" || what === "undrain"
+            ? this.drain(what === "drain")
+            : await this.change(what, number);
+          appliance.setOutcome(number, outcome);
         },
+        restarted: (name) => this.#health.restarted(name, now()),
       },
     });
     return appliance;
@@ -1166,6 +1281,10 @@ class Master {
     const { processes, regions, observer, tile } = this.#libraries;
     return {
       ...{ processes, regions, observer, log },
+      changed: (what) => {
+        if (what === "ended") this.#health.restarted(name, now());
+        this.#checkHealth();
+      },
       slot: this.#slot(name),
       tileLibrary: tile,
       watcher: this.#watcher,
@@ -1218,12 +1337,16 @@ class Master {
   #notifyAttached(): void {
     const { appliance, attachments } = this.#serving!;
     appliance.setAttached(attachments.map(({ attached }) => attached));
+    this.#checkHealth();
   }
 
   /** Gives the traffic back to the kernel, lets everyone drain, ends them. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    // Whoever observes hears of it before anything is gone.
+    this.#health.setDraining(true);
+    this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
     // What is being started is given up; what takes over already does so first.
@@ -1233,6 +1356,16 @@ class Master {
     this.#closeUnused();
     this.#files.close();
   }
+}
+
+/** Milliseconds since the epoch, by a clock that nobody sets. */
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** The inode of this thread's network namespace. */
+function netns(): number {
+  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
 }
 
 /** Ports that are served, each once. */

@@ -20,7 +20,7 @@ import { delay } from "./delay.ts";
 import { Handed } from "./handed.ts";
 import { checkMtus, InterfaceError, waitForInterfaces } from "./interfaces_ready.ts";
 import { spinTurnsFor } from "./loop.ts";
-import { type ApplianceOrder, type ApplianceReport, messagesBy } from "./messages.ts";
+import { type ApplianceOrder, type ApplianceReport, messagesBy, REQUESTS } from "./messages.ts";
 import { workerPermissions } from "./permissions.ts";
 import { POLL_MILLIS, Threads, TileWorker } from "./supervisor.ts";
 import { AppError, sentenceOf } from "./thrown.ts";
@@ -248,6 +248,7 @@ class Appliance {
     const failures = this.#failures.get(own.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(own.name, failures + 1);
+    messages.send({ type: "restarted", tile: own.kind });
     log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
@@ -269,8 +270,8 @@ class Appliance {
       this.#control.captureMode = request.arguments[0];
       return;
     }
-    if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
-      const what = request.kind === Ask.reload ? "reload" : "upgrade";
+    const what = REQUESTS.find((each) => Ask[each] === request.kind);
+    if (what !== undefined) {
       messages.send({ type: "ask", what, number: request.number });
       return;
     }

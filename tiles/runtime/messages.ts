@@ -6,6 +6,10 @@
 import { type Channel, MESSAGE_BYTES } from "../../ffi/process.ts";
 import type { Outcome } from "./control.ts";
 
+/** What an operator can ask of the master. */
+export type Request = (typeof REQUESTS)[number];
+export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
+
 /** What an appliance says. */
 export type ApplianceReport =
   /** Its tiles could run. */
@@ -15,10 +19,12 @@ export type ApplianceReport =
   /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
   | { readonly type: "left"; readonly orderly: boolean }
   | { readonly type: "log"; readonly line: string }
+  /** A tile ended and is started again in place. */
+  | { readonly type: "restarted"; readonly tile: "netlink" | "status" }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
-  /** An operator asks for a reload or an upgrade, by a number of its own. */
-  | { readonly type: "ask"; readonly what: "reload" | "upgrade"; readonly number: number }
+  /** An operator asks for something, by a number of its own. */
+  | { readonly type: "ask"; readonly what: Request; readonly number: number }
   /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
   | {
     readonly type: "failed";
@@ -37,7 +43,7 @@ export type ApplianceOrder =
   | { readonly type: "stop" }
   /** Of each attached interface: whether AF_XDP takes its frames. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** What became of the reload or upgrade that was asked for with this number. */
+  /** What became of what was asked for with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
 /** Sends and receives messages of these types. */

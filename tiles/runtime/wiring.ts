@@ -11,6 +11,7 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import type { ServiceSetup } from "../app/host.ts";
 import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
+import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
@@ -34,6 +35,9 @@ import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_regio
 export const APP_SLOTS = 256;
 /** The region with them. */
 export const APP_REFUSALS = "refused calls of apps";
+
+/** Regions that outlast whatever there is besides the master, which has them itself. */
+export const MASTERS_OWN: ReadonlySet<string> = new Set([APP_REFUSALS, HEALTH]);
 
 /** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
 export const PAST_COUNTERS = "past counters";
@@ -197,6 +201,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       writer: "master",
       fresh: false,
     },
+    { name: HEALTH, bytes: HEALTH_BYTES, writer: "master", fresh: false },
     ...tiles.flatMap(({ kind, name, inside }) => {
       const ofProcess = kind === "app" && inside === undefined;
       return [
@@ -332,6 +337,7 @@ export class Wiring {
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
+      health: this.#region(HEALTH).reader,
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
       tiles: this.tiles.map(({ kind, name }, i) => ({
         ...{ kind, name, region: this.#region(`tile ${name}`).reader },

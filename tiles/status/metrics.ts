@@ -1,5 +1,5 @@
 /**
- * Every counter of every tile in Prometheus's text format, over HTTP.
+ * Over HTTP: every counter of every tile in Prometheus's text format, and whether Tegula lives and is ready.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
@@ -14,6 +14,7 @@ import {
   STATUS,
   totalsOf,
 } from "../runtime/counters.ts";
+import { UNWELL } from "../runtime/health.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile_region.ts";
 import { baseName } from "./capture.ts";
@@ -29,11 +30,15 @@ const MOST_UNREAD = 1 << 16;
 /** How long a request may take to arrive, and its answer to be read. */
 const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 
+/** Reasons with which it is not live. */
+const NOT_LIVE: ReadonlySet<string> = new Set(["no_appliance", "no_progress"]);
+
 const latin1 = new TextDecoder("latin1");
 
 /** What the metrics are made from. */
 export interface Measured
-  extends Pick<ApplianceView, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
+  extends
+    Pick<ApplianceView, "netbase" | "tiles" | "counters" | "interfaces" | "control" | "health"> {
   /** System calls that the filters of `tiles` refused, by index. */
   readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */
@@ -42,7 +47,7 @@ export interface Measured
   readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
-/** Serves `/metrics` until the listener is closed. */
+/** Serves `/metrics`, `/live` and `/ready` until the listener is closed. */
 export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
@@ -85,16 +90,37 @@ function answer(head: string, measured: Measured): string {
     return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
   }
   // The absolute form of a target is for proxies, but servers must accept it.
-  if (!/^(?:http:\/\/[^/?]*)?\/metrics(?:\?|$)/.test(target)) {
-    return response("404 Not Found", "see /metrics\n");
-  }
+  const [, path = ""] = /^(?:http:\/\/[^/?]*)?\/(metrics|live|ready)(?:\?|$)/.exec(target) ?? [];
+  if (path === "") return response("404 Not Found", "see /metrics, /live, /ready\n");
   if (method !== "GET" && method !== "HEAD") {
     return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
   }
+  const whole = path === "metrics" ? metrics(measured) : probe(path, measured);
+  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+}
+
+function metrics(measured: Measured): string {
   measured.counters[STATUS.index.scrapes]++;
   const type = "text/plain; version=0.0.4; charset=utf-8";
-  const whole = response("200 OK", metricsText(measured), { "content-type": type });
-  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+  return response("200 OK", metricsText(measured), { "content-type": type });
+}
+
+/**
+ * `/live`: whether it makes progress. `/ready`: whether it is to have traffic. Of what is wrong a probe shows
+ * everything, a line each.
+ */
+function probe(path: string, { health }: Pick<Measured, "health">): string {
+  const report = health.read();
+  if (report === null || !health.isFresh(performance.now())) {
+    return response("503 Service Unavailable", "the main process makes no progress\n");
+  }
+  const { state, reasons } = report;
+  const stuck = reasons.filter(({ reason }) => NOT_LIVE.has(reason));
+  const isGood = path === "live" ? stuck.length === 0 : state === "ready";
+  const lines = (path === "live" ? stuck : reasons).map(({ text }) => `${text}\n`);
+  return isGood
+    ? response("200 OK", path === "live" ? "live\n" : "ready\n")
+    : response("503 Service Unavailable", [path === "live" ? "" : `${state}\n`, ...lines].join(""));
 }
 
 function response(status: string, body: string, fields: Record<string, string> = {}): string {
@@ -116,7 +142,7 @@ type Labels = Readonly<Record<string, string>>;
 
 /** The metrics as of now. */
 function metricsText(
-  { netbase, tiles, interfaces, control, custom, refusedCalls, callName }: Measured,
+  { netbase, tiles, interfaces, control, health, custom, refusedCalls, callName }: Measured,
 ): string {
   const families = new Map<string, Samples>();
   const add = (family: MetricFamily, labels: Labels, value: number) => {
@@ -125,6 +151,12 @@ function metricsText(
     entry.samples.push([labels, value]);
     families.set(key, entry);
   };
+  const { state, reasons = [] } = health.read() ?? {};
+  add(OTHER_METRICS.ready, {}, Number(state === "ready"));
+  for (const reason of Object.keys(UNWELL)) {
+    const count = reasons.filter((each) => each.reason === reason).length;
+    add(OTHER_METRICS.unwell, { reason }, count);
+  }
   for (const [i, state] of Object.entries(SYNC_STATES)) {
     add(OTHER_METRICS.syncState, { state }, Number(netbase.syncState === Number(i)));
   }
@@ -167,5 +199,6 @@ function familyText({ name, type, help, samples }: Samples): string {
 /** Label values can be any text: apps choose names. */
 function labelsText(labels: Labels): string {
   const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
-  return `{${Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`)}}`;
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`);
+  return pairs.length === 0 ? "" : `{${pairs}}`;
 }

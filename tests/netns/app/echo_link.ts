@@ -172,6 +172,7 @@ export class EchoLink implements Descriptors {
         stage: (plan) => files.stage(plan),
         discard: (staged) => files.discard(staged),
       },
+      changed() {},
       slot: 0,
       descriptors: this,
       tile: this.#app,

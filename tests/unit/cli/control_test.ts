@@ -11,6 +11,7 @@ import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { Ask, CONTROL_BYTES, type ControlRequest } from "../../../tiles/runtime/control.ts";
+import { HEALTH_BYTES } from "../../../tiles/runtime/health.ts";
 import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
 import type { MainMessage } from "../../../tiles/runtime/tile.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
@@ -142,6 +143,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
+      health: heapView(HEALTH_BYTES),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },

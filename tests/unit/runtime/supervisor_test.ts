@@ -5,6 +5,7 @@ import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
+import { HEALTH_BYTES } from "../../../tiles/runtime/health.ts";
 import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
 import { Threads, TileWorker } from "../../../tiles/runtime/supervisor.ts";
 import type { WorkerKind } from "../../../tiles/runtime/tile.ts";
@@ -303,6 +304,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
+      health: heapView(HEALTH_BYTES),
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: null, metrics: null },
     },
