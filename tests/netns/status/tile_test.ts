@@ -254,11 +254,13 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
     const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge))$/.exec(line);
     if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
     if (comment !== null) continue;
-    const sample = /^((tegula_\w+)\{(?:\w+="[^"]+",?)+\}) ([0-9.e+]+)$/.exec(line);
+    const sample = /^((tegula_\w+)(?:\{(?:\w+="[^"]+",?)+\})?) ([0-9.e+]+)$/.exec(line);
     assert.ok(sample !== null && families.has(sample[2]), line);
     assert.equal(sample[2].endsWith("_total"), families.get(sample[2]) === "counter", line);
     samples.set(sample[1], Number(sample[3]));
   }
+  assert.equal(samples.get("tegula_ready"), 1);
+  assert.equal(samples.get('tegula_unwell{reason="no_progress"}'), 0);
   assert.equal(samples.get('tegula_sync_state{state="synced"}'), 1);
   assert.equal(samples.get('tegula_tile_running{tile="status"}'), 1);
   assert.equal(samples.get('tegula_packets_total{tile="net0",direction="rx",path="af_xdp"}'), 3);
