@@ -5,9 +5,9 @@
 
 import { APPS } from "../apps/registry.ts";
 import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
+  type Grants,
   joinRanges,
   MOST_PORTS_SERVED,
   parseRange,
@@ -15,7 +15,7 @@ import {
   portsOf,
   portsText,
   rangeText,
-} from "../tiles/runtime/ports.ts";
+} from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import type { Given } from "./command.ts";

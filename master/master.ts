@@ -37,16 +37,18 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
-import { spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
+import {
+  FRAME_BYTES,
+  permissionFlags,
+  planTiles,
+  portsOf,
+  rangeText,
+} from "../tiles/runtime/plan.ts";
 import { HEALTH, HEALTH_BYTES, HealthWriter } from "../tiles/runtime/health.ts";
-import { portsOf, rangeText } from "../tiles/runtime/ports.ts";
 import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,

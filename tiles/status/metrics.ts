@@ -16,7 +16,7 @@ import {
 } from "../runtime/counters.ts";
 import { UNWELL } from "../runtime/health.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
-import { Life } from "../runtime/tile_region.ts";
+import { Life } from "../runtime/tile.ts";
 import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 import type { ApplianceView } from "./control.ts";
