@@ -43,6 +43,7 @@ import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { residentMib, ticks } from "./proc.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
@@ -85,8 +86,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
   log(line: string): void;
-  /** It ended by itself and is started again, or its loop runs. */
-  changed(what: "ended" | "running"): void;
+  /** It ended by itself, is started again, or runs again. */
+  changed(what: "ended" | "restarts" | "runs"): void;
 }
 
 /** How often a process is polled. */
@@ -264,9 +265,6 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Memory of its own as it was polled last, in MiB. */
-  memoryMib = 0;
-
   /** Whether it was told to go, and hung or ended before it had done a burst, by itself or not. */
   get wasBarren(): { readonly byItself: boolean } | null {
     const wasToGo = this.stage === "started" || this.stage === "running";
@@ -401,7 +399,7 @@ class Child {
     this.#age++;
     const { tile, log } = this.#parts;
     const { name, memoryMib } = this.plan;
-    const used = this.memoryMib = residentMib(this.pid);
+    const used = residentMib(this.pid);
     if (used > memoryMib) {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
@@ -504,27 +502,6 @@ function argumentsOf(
   ];
 }
 
-/** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
-function ticks(pid: number): number {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return Number(fields[11]) + Number(fields[12]);
-  } catch {
-    return 0;
-  }
-}
-
-/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
-export function residentMib(pid: number): number {
-  try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
-  } catch {
-    return 0;
-  }
-}
-
 /** An instance of an app, kept running. */
 export class AppProcess {
   readonly #parts: AppProcessParts;
@@ -598,11 +575,6 @@ export class AppProcess {
   /** Of the process that runs; 0: none does. */
   get pid(): number {
     return this.#current?.pid ?? 0;
-  }
-
-  /** Memory of its own, in MiB. */
-  get memoryMib(): number {
-    return this.#current?.memoryMib ?? 0;
   }
 
   /** Whether it answers: its loop runs. */
@@ -785,6 +757,7 @@ export class AppProcess {
   }
 
   async #restart(): Promise<void> {
+    this.#parts.changed("restarts");
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
@@ -796,7 +769,7 @@ export class AppProcess {
       await child.ready;
       child.go(!this.#skips);
       await child.running;
-      this.#parts.changed("running");
+      this.#parts.changed("runs");
     } catch {
       // `#keep` has it.
     }

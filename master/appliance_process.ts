@@ -51,8 +51,6 @@ export interface ApplianceEvents {
   log(line: string): void;
   /** An operator asks for something, with a number of the asker's. */
   ask(what: Request, number: number): void;
-  /** A tile ended and is started again in place. */
-  restarted(tile: "netlink" | "status"): void;
 }
 
 type Check = (value: unknown) => boolean;
@@ -69,7 +67,6 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
   left: { orderly: isFlag },
   log: { line: isLine },
   ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
-  restarted: { tile: (value) => value === "netlink" || value === "status" },
   failed: {
     message: isLine,
     status: isNumber,
@@ -229,9 +226,7 @@ export class ApplianceProcess {
       if (!this.#isLeaving) return this.#refuse();
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.line);
-    else if (report.type === "restarted") {
-      this.#events.restarted(report.tile);
-    } else if (report.type === "ask") this.#events.ask(report.what, report.number);
+    else if (report.type === "ask") this.#events.ask(report.what, report.number);
     else if (report.type === "failed") {
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };
       this.#reason ??= new ApplianceError(firstLine(report.message), { ...report, ...app });

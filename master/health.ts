@@ -30,6 +30,8 @@ export interface Observed {
   readonly hasAppliance: boolean;
   /** Tiles that run. What is read of a tile moves while it makes progress. */
   readonly tiles: readonly { kind: TileKind; name: string; progress: number }[];
+  /** How often each process, or tile that is started again in place, was started again. */
+  readonly restarts: readonly { name: string; count: number }[];
   /** The apps of each port, or range of ports, and whether one of them is ready. */
   readonly ports: readonly { name: string; apps: string; ready: boolean }[];
   /** Interfaces that had AF_XDP and have it no more. */
@@ -44,7 +46,7 @@ export class HealthMonitor {
   readonly #progress = new Map<string, { value: number; since: number }>();
   /** Since when each condition has held, by reason and what it is about. */
   #held = new Map<string, number>();
-  /** How often each thing was started again, and when lately. */
+  /** How often each thing was started again, and when last. */
   readonly #restarts = new Map<string, { count: number; recent: number[] }>();
   #isDraining: boolean;
   #health: Health;
@@ -66,17 +68,6 @@ export class HealthMonitor {
   /** Whether it is to be without new traffic, although it serves. */
   setDraining(isDraining: boolean): void {
     this.#isDraining = isDraining;
-  }
-
-  /** A process or a tile ended and is started again. */
-  restarted(name: string, now: number): void {
-    const { count, recent } = this.#restarts.get(name) ?? { count: 0, recent: [] };
-    this.#restarts.set(name, { count: count + 1, recent: [...recent, now].slice(-RESTARTS) });
-  }
-
-  /** How often `name` was started again. */
-  restarts(name: string): number {
-    return this.#restarts.get(name)?.count ?? 0;
   }
 
   /** `observer` hears of each change of the state or the reasons, once it is evaluated. */
@@ -119,7 +110,8 @@ export class HealthMonitor {
       if (now - this.#movedAt(name, progress, now) < STALLED_MILLIS[kind]) continue;
       add("no_progress", name, `${name} makes no progress`);
     }
-    for (const [name, { recent }] of this.#restarts) {
+    for (const { name, count } of seen.restarts) {
+      const recent = this.#restartsLately(name, count, now);
       if (recent.length < RESTARTS || now - recent[0] >= RESTARTS_MILLIS) continue;
       add("restarts", name, `${name} was started again ${RESTARTS} times within a minute`);
     }
@@ -140,6 +132,16 @@ export class HealthMonitor {
     const names = new Set(seen.tiles.map(({ name }) => name));
     for (const name of this.#progress.keys()) if (!names.has(name)) this.#progress.delete(name);
     return reasons.slice(0, MOST_REASONS);
+  }
+
+  /** When `name`, which was started again `count` times in all, was so last. */
+  #restartsLately(name: string, count: number, now: number): number[] {
+    // What is counted anew, or was counted for another program, was not now.
+    const { count: before, recent } = this.#restarts.get(name) ?? { count, recent: [] };
+    for (let i = before; i < count; i++) recent.push(now);
+    const last = recent.slice(-RESTARTS);
+    this.#restarts.set(name, { count, recent: last });
+    return last;
   }
 
   /** When the tile was last seen to have moved. */

@@ -298,6 +298,9 @@ class NetlinkTile implements Tile, NeighborListener {
       ? 0
       : (performance.now() - this.#unsyncedSince) / 1000;
     counters[index.neighbor_table_full] = Number(this.#refuses || neighbors.size >= NEIGHBORS);
+    counters[index.used_neighbors] = neighbors.size;
+    counters[index.used_next_hops] = this.#writer.used.nextHops;
+    counters[index.used_tbl8s] = this.#writer.used.tbl8s;
     counters[index.solicit_drop_overwritten] = this.#receivers.reduce(
       (sum, { lapped }) => sum + lapped,
       0,

@@ -55,7 +55,7 @@ const LONGEST_PAUSE_MILLIS = 10_000;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
-/** Exit statuses (`cli/errors.ts`). */
+/** Exit statuses (`cli/command.ts`). */
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
 
@@ -218,11 +218,11 @@ class Appliance {
     const failures = this.#failures.get(own.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(own.name, failures + 1);
-    this.#messages.send({ type: "restarted", tile: own.kind });
     this.#log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
+      this.#control.restarted(own.slot);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
         this.#start(own, setup);

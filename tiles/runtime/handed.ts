@@ -120,8 +120,6 @@ export type ApplianceReport =
   /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
   | { readonly type: "left"; readonly orderly: boolean }
   | { readonly type: "log"; readonly line: string }
-  /** A tile ended and is started again in place. */
-  | { readonly type: "restarted"; readonly tile: "netlink" | "status" }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
   /** An operator asks for something, by a number of its own. */

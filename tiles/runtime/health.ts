@@ -40,10 +40,6 @@ export interface ProcessReport {
   readonly name: string;
   /** 0: it does not run. */
   readonly pid: number;
-  /** How often it was started again. */
-  readonly restarts: number;
-  /** Memory of its own, in MiB. */
-  readonly memoryMib: number;
 }
 
 /** What the master reports, about every second. */
