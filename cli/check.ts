@@ -663,6 +663,7 @@ async function* makeApps(
       }, {
         ...{ ...shared, descriptors },
         tile: new TileReader(regions.mapShared(fd, TILE_REGION_BYTES, { readOnly: true })),
+        restarted() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
       try {

@@ -177,6 +177,15 @@ export class UserError extends Error {
 /** The version in deno.json, where a release changes it. */
 export const VERSION: string = project.version;
 
+/** The commit that it was built from; "" if that is not known. */
+export const COMMIT: string = (() => {
+  try {
+    return Deno.readTextFileSync(`${ROOT}build/commit`).trim();
+  } catch {
+    return "";
+  }
+})();
+
 /**
  * The flags that the program needs of Deno. `scripts/run` and the launcher use the same. Without
  * --cached-only, Deno asks npm's registry in the background about packages that it has already.

@@ -8,6 +8,7 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
+import { createHash } from "node:crypto";
 import * as preflight from "./preflight.ts";
 import {
   listenControl,
@@ -23,8 +24,10 @@ import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "..
 import { randomSeed } from "../netbase/hash.ts";
 import { slice, u32, u8 } from "../ffi/view.ts";
 import type { RunConfig } from "../cli/config.ts";
-import { Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
+import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
 import type { MainLibraries } from "./confinement.ts";
+import { processValues } from "./proc.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
 import {
   attachAll,
   Attachment,
@@ -33,20 +36,21 @@ import {
   RingWatch,
   socketsOf,
 } from "./attachment.ts";
-import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
-import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
+import { APP_SLOTS, MasterRegion } from "../tiles/runtime/master_region.ts";
+import { RefusedCalls } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/log.ts";
 import {
   APP_REFUSALS,
-  APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
   inlineGrants,
+  KEPT_REGIONS,
   linkShape,
+  MASTER_REGION,
   netName,
   PAST_COUNTERS,
   pastCounters,
@@ -270,6 +274,7 @@ class Master {
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
+  readonly #region: MasterRegion;
   readonly #changes = new Changes();
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
@@ -299,10 +304,14 @@ class Master {
       ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
     });
     this.#own = new Inventory(libraries, carried?.own);
-    this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
+    for (const [name, bytes] of KEPT_REGIONS) this.#own.ensure(name, bytes);
+    this.#region = new MasterRegion(this.#own.view(MASTER_REGION, { writable: true }));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
-    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), POLL_MILLIS));
+    this.#timers.push(setInterval(() => {
+      this.#nameRefusedCalls();
+      this.#measure();
+    }, POLL_MILLIS));
     this.failed.promise.catch(() => {});
   }
 
@@ -313,6 +322,7 @@ class Master {
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
+    this.#loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
@@ -360,6 +370,7 @@ class Master {
       // What is served already is not waited for: it may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
+    this.#loaded(run);
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -488,6 +499,7 @@ class Master {
           log(line);
           return line;
         } catch (error) {
+          this.#region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
           );
@@ -508,6 +520,7 @@ class Master {
         log(line);
         return line;
       } catch (error) {
+        this.#region.refused();
         const isAsItWas = error instanceof UserError;
         log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
         throw error;
@@ -673,7 +686,7 @@ class Master {
   ): void {
     try {
       for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (name === APP_REFUSALS) continue;
+        if (KEPT_REGIONS.has(name)) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -817,6 +830,7 @@ class Master {
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
+    this.#measure();
   }
 
   /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
@@ -880,6 +894,7 @@ class Master {
       ? 0
       : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
     this.#failures++;
+    this.#region.restarted("appliance");
     log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
     setTimeout(() => {
       void this.#exclusively(async () => {
@@ -984,6 +999,7 @@ class Master {
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
       ),
+      build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
       listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
     };
@@ -1016,6 +1032,7 @@ class Master {
     this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
     // Of an app that is gone nobody remembers anything.
     for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
+      this.#region.clear(this.#slots.get(name)!);
       this.#slots.delete(name);
     }
     const states = new Set(
@@ -1078,7 +1095,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
+        KEPT_REGIONS.has(name) ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -1161,6 +1178,7 @@ class Master {
     return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
+      restarted: () => this.#region.restarted(this.#slot(name)),
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
@@ -1179,6 +1197,23 @@ class Master {
   #uid(n: number): number {
     const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
     return (this.#user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS) + user;
+  }
+
+  /** Tells the status tile that `run` is served. */
+  #loaded({ config }: Run): void {
+    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+    this.#region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
+  }
+
+  /** Tells the status tile what each process has. */
+  #measure(): void {
+    this.#region.set("master", processValues(Deno.pid));
+    if (this.#serving === undefined) return;
+    const { appliance, apps } = this.#serving;
+    this.#region.set("appliance", appliance.over ? null : processValues(appliance.pid));
+    for (const [name, { pid }] of apps) {
+      this.#region.set(this.#slot(name), pid === 0 ? null : processValues(pid));
+    }
   }
 
   /** Names each system call that was refused to an app's process, once. */

@@ -41,6 +41,7 @@ function parts(): string[] {
     "build/program",
     "build/libtegula.so",
     "build/libtegula_seal.so",
+    "build/commit",
   ];
 }
 

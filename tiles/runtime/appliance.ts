@@ -216,6 +216,7 @@ class Appliance {
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
+      this.#control.restarted(own.slot);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
         this.#start(own, setup);
