@@ -658,7 +658,7 @@ async function* makeApps(
       }, {
         ...{ ...shared, descriptors },
         tile: new TileReader(regions.mapShared(fd, TILE_REGION_BYTES, { readOnly: true })),
-        restarted() {},
+        changed() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
       try {

@@ -2,9 +2,17 @@
  * `tegula demo`: shows Tegula at work between network namespaces of its own, scene by scene.
  */
 
-import { type Outcome, type Scene, SCENES } from "./scenes.ts";
+import {
+  buildStage,
+  ECHO_PORT,
+  FAR_ADDRESS,
+  HOST_ADDRESS,
+  type Outcome,
+  type Scene,
+  SCENES,
+  type Stage,
+} from "./scenes.ts";
 import { badEnd, enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
-import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
 import {
   command,
   Exit,

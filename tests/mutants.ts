@@ -1355,7 +1355,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/apps/dns_rate"], [
+  ...mutantsOf("apps/dns/dns.ts", ["unit/apps/dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1370,7 +1370,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/question.ts", ["unit/apps/dns_test"], [
+  ...mutantsOf("apps/dns/answer.ts", ["unit/apps/dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
