@@ -9,10 +9,9 @@
  */
 
 import { Memory } from "../apps/dns/answer.ts";
+import { RateLimit, Verdict } from "../apps/dns/dns.ts";
 import { Names as Domains } from "../apps/dns/names.ts";
-import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
-import { Zone } from "../apps/dns/zone.ts";
-import { parseZoneFile } from "../apps/dns/zone_file.ts";
+import { parseZoneFile, Zone } from "../apps/dns/zone.ts";
 import { Names as Series } from "../apps/statsd.ts";
 import { heapView } from "../ffi/region.ts";
 import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";

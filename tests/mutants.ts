@@ -1355,7 +1355,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/apps/dns_rate"], [
+  ...mutantsOf("apps/dns/dns.ts", ["unit/apps/dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1370,7 +1370,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/question.ts", ["unit/apps/dns_test"], [
+  ...mutantsOf("apps/dns/answer.ts", ["unit/apps/dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
@@ -1422,8 +1422,14 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "cli: without a command all is well",
       in: "run",
-      from: "name === undefined ? Exit.usage : Exit.ok",
-      to: "Exit.ok",
+      from: "return Exit.usage;",
+      to: "return Exit.ok;",
+    },
+    {
+      name: "cli: an abbreviation that fits several is taken for the first",
+      in: "nameOf",
+      from: " && others.length === 0",
+      to: "",
     },
   ]),
 

@@ -13,7 +13,13 @@ import { openRegions, u32 } from "../../ffi/region.ts";
 import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
-import { type ApplianceOrder, type ApplianceReport, Handed, messagesBy } from "./handed.ts";
+import {
+  type ApplianceOrder,
+  type ApplianceReport,
+  Handed,
+  messagesBy,
+  REQUESTS,
+} from "./handed.ts";
 import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import {
@@ -232,8 +238,8 @@ class Appliance {
       this.#control.captureMode = request.arguments[0];
       return;
     }
-    if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
-      const what = request.kind === Ask.reload ? "reload" : "upgrade";
+    const what = REQUESTS.find((each) => Ask[each] === request.kind);
+    if (what !== undefined) {
       this.#messages.send({ type: "ask", what, number: request.number });
       return;
     }

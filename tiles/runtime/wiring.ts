@@ -18,9 +18,10 @@ import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
-import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
+import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
+import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
 import {
   APART_LINK_SHAPE,
   FRAME_BYTES,
@@ -49,6 +50,7 @@ export const MASTER_REGION = "master";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
   [MASTER_REGION, MASTER_REGION_BYTES],
+  [HEALTH, HEALTH_BYTES],
 ]);
 
 /** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
@@ -349,6 +351,7 @@ export class Wiring {
       master: this.#region(MASTER_REGION).reader,
       build: this.#setup.build,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
+      health: this.#region(HEALTH).reader,
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
       tiles: this.tiles.map(({ kind, name }, i) => ({
         ...{ kind, name, region: this.#region(`tile ${name}`).reader },
