@@ -4,14 +4,14 @@
  * netlink tile is, and changes neighbours when it is told to.
  */
 
-import { heapView, type View } from "../ffi/view.ts";
+import { heapView, type View } from "../ffi/region.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
 import type { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import * as route from "../netbase/route.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 import type { Contestant } from "./harness.ts";
 
 export const IFINDEX = 2;

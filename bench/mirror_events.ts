@@ -3,9 +3,9 @@
  * Beside the mirror stands a C program that gets the same events and only counts them.
  */
 
-import { Lines } from "../cli/lines.ts";
-import { openNetlink, pollSet } from "../ffi/netlink.ts";
+import { Lines } from "../demo/lab.ts";
 import { openRegions } from "../ffi/region.ts";
+import { openNetlink, pollSet } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";

@@ -11,10 +11,8 @@
  * without having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
-import { E2BIG, SystemError } from "../ffi/errno.ts";
-import { exists } from "../ffi/host.ts";
-import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
+import { exists, type Watcher } from "../ffi/host.ts";
+import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
   type Channel,
   type ConfinedProcess,
@@ -26,18 +24,24 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import { u8 } from "../ffi/view.ts";
+import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
+import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
-import { bounded, inName, LONGEST_LINE } from "../tiles/runtime/console.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
-import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
-import type { TileReader } from "../tiles/runtime/tile_region.ts";
+import {
+  AppError,
+  bounded,
+  firstLine,
+  inName,
+  LONGEST_LINE,
+  sentenceOf,
+} from "../tiles/runtime/log.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
+import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
-import type { Watcher } from "../ffi/watcher.ts";
+import { residentMib, ticks } from "./proc.ts";
 
 /** What an instance of an app is started with. */
 export interface AppProcessPlan
@@ -79,6 +83,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
   log(line: string): void;
+  /** It ended by itself, is started again, or runs again. */
+  changed(what: "ended" | "restarts" | "runs"): void;
 }
 
 /** How often a process is polled. */
@@ -493,27 +499,6 @@ function argumentsOf(
   ];
 }
 
-/** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
-function ticks(pid: number): number {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return Number(fields[11]) + Number(fields[12]);
-  } catch {
-    return 0;
-  }
-}
-
-/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
-function residentMib(pid: number): number {
-  try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
-  } catch {
-    return 0;
-  }
-}
-
 /** An instance of an app, kept running. */
 export class AppProcess {
   readonly #parts: AppProcessParts;
@@ -587,6 +572,11 @@ export class AppProcess {
   /** Of the process that runs; 0: none does. */
   get pid(): number {
     return this.#current?.pid ?? 0;
+  }
+
+  /** Whether it answers: its loop runs. */
+  get isReady(): boolean {
+    return this.#current?.stage === "running";
   }
 
   /** Walls that the system has no way to build around it, one clause each. */
@@ -758,11 +748,13 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    this.#parts.changed("ended");
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
 
   async #restart(): Promise<void> {
+    this.#parts.changed("restarts");
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
@@ -773,6 +765,8 @@ export class AppProcess {
     try {
       await child.ready;
       child.go(!this.#skips);
+      await child.running;
+      this.#parts.changed("runs");
     } catch {
       // `#keep` has it.
     }

@@ -6,10 +6,14 @@
  */
 
 import { dirname } from "node:path";
-import { describeErrno } from "../ffi/errno.ts";
-import { exists, type Host } from "../ffi/host.ts";
-import { Exit, UserError } from "../cli/errors.ts";
-import { sameCommand } from "../cli/self.ts";
+import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
+import { exists, type Host, openHost } from "../ffi/host.ts";
+import { describeErrno, libraryPath } from "../ffi/library.ts";
+import { openProcesses } from "../ffi/process.ts";
+import { openRegions } from "../ffi/region.ts";
+import { openUdpSetup } from "../ffi/sockets.ts";
+import { openObserver, openTile } from "../ffi/tile.ts";
+import { openXskSetup } from "../ffi/xsk.ts";
 import type { Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */
@@ -95,4 +99,36 @@ export function checkConfinement(run: Run): void {
       "loses what comes meanwhile",
     Exit.usage,
   );
+}
+
+// The parts of the shared library that the master uses.
+
+/** What the master has open. */
+export type MainLibraries = ReturnType<typeof openLibraries>;
+
+/** Opens what the master needs. Throws UserError. */
+export function openLibraries() {
+  return {
+    regions: load(openRegions),
+    host: load(openHost),
+    xskSetup: load(openXskSetup),
+    udpSetup: load(openUdpSetup),
+    processes: load(openProcesses),
+    /** To wake tiles. */
+    tile: load(openTile),
+    observer: load(openObserver),
+  };
+}
+
+/** Opens one part of the library, or throws UserError with what to do. */
+export function load<Library>(open: (path: string) => Library): Library {
+  const path = libraryPath();
+  try {
+    return open(path);
+  } catch (error) {
+    throw new UserError(
+      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
+      Exit.system,
+    );
+  }
 }

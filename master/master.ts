@@ -8,51 +8,38 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32, u8 } from "../ffi/view.ts";
-import { Changes } from "./changes.ts";
-import {
-  listenControl,
-  listenMetrics,
-  reasonOf,
-  removeControl,
-  type StatusAddresses,
-} from "./listen.ts";
+import { createHash } from "node:crypto";
+import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
 import type { RunConfig } from "../cli/config.ts";
-import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "./libraries.ts";
-import * as preflight from "./preflight.ts";
-import { selfCommand, VERSION } from "../cli/self.ts";
-import { RingWatch } from "./watch.ts";
+import { Watcher } from "../ffi/host.ts";
+import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { slice, u32, u8 } from "../ffi/region.ts";
+import { RefusedCalls } from "../ffi/tile.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
+import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
+import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
+import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
+import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { AppError } from "../tiles/runtime/log.ts";
+import { APP_SLOTS, MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
-  attachAll,
-  Attachment,
-  type AttachmentState,
-  descriptorsOf,
-  socketsOf,
-} from "./attachment.ts";
-import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
-import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
-import { spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
-import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
+  FRAME_BYTES,
+  permissionFlags,
+  planTiles,
+  portsOf,
+  rangeText,
+} from "../tiles/runtime/plan.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
-  APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
   inlineGrants,
+  KEPT_REGIONS,
   linkShape,
+  MASTER_REGION,
   netName,
   PAST_COUNTERS,
   pastCounters,
@@ -69,8 +56,26 @@ import {
   type KnownApp,
 } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import {
+  attachAll,
+  Attachment,
+  type AttachmentState,
+  descriptorsOf,
+  RingWatch,
+  socketsOf,
+} from "./attachment.ts";
+import type { MainLibraries } from "./confinement.ts";
+import { HealthMonitor, type Observed } from "./health.ts";
 import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
-import { Watcher } from "../ffi/watcher.ts";
+import * as preflight from "./preflight.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusAddresses,
+} from "./preflight.ts";
+import { processValues } from "./proc.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {
@@ -145,6 +150,12 @@ export interface Carried {
   /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
   readonly folder: string | null;
   readonly lock?: number;
+  /** Left out by programs that had no health. */
+  readonly health?: {
+    readonly started: number;
+    readonly isDraining: boolean;
+    readonly hadXdp: readonly string[];
+  };
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */
@@ -276,6 +287,15 @@ class Master {
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
+  readonly #region: MasterRegion;
+  /** Whether all is well; observers are added in the constructor. */
+  readonly #health: HealthMonitor;
+  readonly #report: HealthWriter;
+  /** When this master was started, before any upgrade. */
+  readonly #started: number;
+  /** Interfaces that have had AF_XDP and are to have it. */
+  #hadXdp: readonly string[];
+  #wasUnwell = false;
   readonly #changes = new Changes();
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
@@ -305,10 +325,25 @@ class Master {
       ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
     });
     this.#own = new Inventory(libraries, carried?.own);
-    this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
+    for (const [name, bytes] of KEPT_REGIONS) this.#own.ensure(name, bytes);
+    this.#region = new MasterRegion(this.#own.view(MASTER_REGION, { writable: true }));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
-    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), POLL_MILLIS));
+    this.#timers.push(setInterval(() => {
+      this.#nameRefusedCalls();
+      this.#measure();
+      this.#checkHealth();
+    }, POLL_MILLIS));
+    this.#report = new HealthWriter(this.#own.view(HEALTH, { writable: true }));
+    this.#started = carried?.health?.started ?? now();
+    this.#hadXdp = carried?.health?.hadXdp ?? [];
+    this.#health = new HealthMonitor(now(), carried?.health);
+    this.#health.observe(({ state, reasons }) => {
+      if (this.#stopping) return;
+      if (reasons.length > 0) log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`);
+      else if (state === "ready" && this.#wasUnwell) log("well again");
+      this.#wasUnwell = reasons.length > 0;
+    });
     this.failed.promise.catch(() => {});
   }
 
@@ -319,6 +354,7 @@ class Master {
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
+    this.#loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
@@ -328,6 +364,7 @@ class Master {
   /** It serves: from now on interfaces are polled, and systemd is told that the event loop runs. */
   #startTimers(): void {
     this.#booted = true;
+    this.#checkHealth();
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
     this.#beatWatchdog();
   }
@@ -366,6 +403,7 @@ class Master {
       // What is served already is not waited for: it may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
+    this.#loaded(run);
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -424,6 +462,11 @@ class Master {
     return {
       regionsVersion: REGIONS_VERSION,
       ...{ run, setup, number },
+      health: {
+        started: this.#started,
+        isDraining: this.#health.isDraining,
+        hadXdp: this.#hadXdp,
+      },
       own: this.#own.state,
       inventory: inventory.state,
       attachments: states as Carried["attachments"],
@@ -483,6 +526,7 @@ class Master {
     this.#watch(serving);
     this.#watchRings(attachments);
     this.#served = attachments;
+    this.#rememberXdp(serving);
     this.#startTimers();
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
@@ -494,6 +538,7 @@ class Master {
           log(line);
           return line;
         } catch (error) {
+          this.#region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
           );
@@ -514,11 +559,95 @@ class Master {
         log(line);
         return line;
       } catch (error) {
+        this.#region.refused();
         const isAsItWas = error instanceof UserError;
         log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
         throw error;
       }
     });
+  }
+
+  /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
+  drain(isDraining: boolean): Outcome {
+    this.#health.setDraining(isDraining);
+    this.#checkHealth();
+    const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
+    log(line);
+    return { ok: true, line };
+  }
+
+  /** Evaluates what is to be seen now, and reports it to the status tile. */
+  #checkHealth(): void {
+    const at = now();
+    const health = this.#health.evaluate(at, this.#observe());
+    const serving = this.#serving;
+    const { appliance } = serving ?? {};
+    this.#report.write({
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      config: serving?.run.config.file ?? null,
+      processes: [
+        { name: "master", pid: Deno.pid },
+        { name: "appliance", pid: appliance?.over === false ? appliance.pid : 0 },
+        ...[...serving?.apps.values() ?? []].map(({ name, pid }) => ({ name, pid })),
+      ],
+    });
+  }
+
+  #observe(): Observed {
+    const serving = this.#serving;
+    const hasAppliance = serving !== undefined && !serving.appliance.over;
+    const { tiles = [], apps, attachments = [], run } = serving ?? {};
+    const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
+    return {
+      starting: !this.#booted,
+      hasAppliance,
+      restarts: this.#restarts(),
+      // Inline apps have no loop of their own.
+      tiles: tiles.filter(({ kind, name }) =>
+        kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
+      ).map(({ kind, name, reader }) => ({
+        ...{ kind, name },
+        progress: reader.burst + reader.sleepSequence +
+          (kind === "app" ? reader.counters[APP.index.answers] : 0),
+      })),
+      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
+        ...{ name: rangeText(ports), apps: app },
+        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
+          .slice(0, instances).some(isReady),
+      })),
+      lostXdp: this.#hadXdp.filter((name) =>
+        !attachments.some((each) => each.name === name && each.attached)
+      ),
+      unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
+      neighborsFull: netlink?.[NETLINK.index.neighbor_table_full] === 1,
+    };
+  }
+
+  /** How often each process, and each tile that is started again in place, was started again. */
+  #restarts(): Observed["restarts"] {
+    const { inventory, apps, tiles = [] } = this.#serving ?? {};
+    const region = new MasterReader(this.#own.view(MASTER_REGION));
+    const control = inventory && new ControlReader(inventory.view("control"));
+    return [
+      { name: "appliance", count: region.restarts("appliance") },
+      ...[...apps?.keys() ?? []].map((name) => (
+        { name, count: region.restarts(this.#slot(name)) }
+      )),
+      ...tiles.flatMap(({ kind, name }, slot) =>
+        control !== undefined && (kind === "netlink" || kind === "status")
+          ? [{ name, count: control.restarts(slot) }]
+          : []
+      ),
+    ];
+  }
+
+  /** From now on it is a loss when AF_XDP leaves these interfaces. */
+  #rememberXdp({ run: { config }, attachments }: Serving): void {
+    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
+    this.#hadXdp = config.provider === "socket"
+      ? []
+      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
   /** Runs `work` when what was begun before is over. */
@@ -679,7 +808,7 @@ class Master {
   ): void {
     try {
       for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (name === APP_REFUSALS) continue;
+        if (KEPT_REGIONS.has(name)) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -820,9 +949,11 @@ class Master {
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
+    this.#rememberXdp(next);
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
+    this.#measure();
   }
 
   /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
@@ -886,6 +1017,8 @@ class Master {
       ? 0
       : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
     this.#failures++;
+    this.#region.restarted("appliance");
+    this.#checkHealth();
     log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
     setTimeout(() => {
       void this.#exclusively(async () => {
@@ -990,6 +1123,7 @@ class Master {
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
       ),
+      build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
       listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
     };
@@ -1022,6 +1156,7 @@ class Master {
     this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
     // Of an app that is gone nobody remembers anything.
     for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
+      this.#region.clear(this.#slots.get(name)!);
       this.#slots.delete(name);
     }
     const states = new Set(
@@ -1084,7 +1219,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
+        KEPT_REGIONS.has(name) ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -1137,9 +1272,11 @@ class Master {
       isRunning,
       events: {
         log,
-        ask: (what, number) => {
-          void this.change(what, number)
-            .then((outcome) => appliance.setOutcome(number, outcome));
+        ask: async (what, number) => {
+          const outcome = what === "drain" || what === "undrain"
+            ? this.drain(what === "drain")
+            : await this.change(what, number);
+          appliance.setOutcome(number, outcome);
         },
       },
     });
@@ -1167,6 +1304,10 @@ class Master {
     return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
+      changed: (what) => {
+        if (what === "restarts") this.#region.restarted(this.#slot(name));
+        this.#checkHealth();
+      },
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
@@ -1185,6 +1326,23 @@ class Master {
   #uid(n: number): number {
     const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
     return (this.#user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS) + user;
+  }
+
+  /** Tells the status tile that `run` is served. */
+  #loaded({ config }: Run): void {
+    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+    this.#region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
+  }
+
+  /** Tells the status tile what each process has. */
+  #measure(): void {
+    this.#region.set("master", processValues(Deno.pid));
+    if (this.#serving === undefined) return;
+    const { appliance, apps } = this.#serving;
+    this.#region.set("appliance", appliance.over ? null : processValues(appliance.pid));
+    for (const [name, { pid }] of apps) {
+      this.#region.set(this.#slot(name), pid === 0 ? null : processValues(pid));
+    }
   }
 
   /** Names each system call that was refused to an app's process, once. */
@@ -1218,12 +1376,16 @@ class Master {
   #notifyAttached(): void {
     const { appliance, attachments } = this.#serving!;
     appliance.setAttached(attachments.map(({ attached }) => attached));
+    this.#checkHealth();
   }
 
   /** Gives the traffic back to the kernel, lets everyone drain, ends them. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    // Whoever observes hears of it before anything is gone.
+    this.#health.setDraining(true);
+    this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
     // What is being started is given up; what takes over already does so first.
@@ -1233,6 +1395,16 @@ class Master {
     this.#closeUnused();
     this.#files.close();
   }
+}
+
+/** Milliseconds since the epoch, by a clock that nobody sets. */
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** The inode of this thread's network namespace. */
+function netns(): number {
+  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
 }
 
 /** Ports that are served, each once. */
@@ -1338,4 +1510,52 @@ let lost = 0;
 export function log(line: string): void {
   if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
   if (!write(line)) lost++;
+}
+
+// Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the
+// connection while the status tile that was asked is replaced. The next one is asked for the change with the
+// same number.
+
+/** Changes that are remembered. One that is under way is never forgotten. */
+const MOST = 16;
+
+/** All changes, by their numbers. */
+export class Changes {
+  readonly #outcomes = new Map<number, Promise<Outcome>>();
+  #last: Promise<unknown> = Promise.resolve();
+  #underWay = 0;
+
+  /**
+   * The outcome of change `number`, which `work` does when those before it are over, unless it has begun.
+   * `work` returns the sentence for the operator; a UserError is an outcome, too.
+   */
+  ask(number: number, work: () => Promise<string>): Promise<Outcome> {
+    const known = this.#outcomes.get(number);
+    if (known !== undefined) return known;
+    if (this.#underWay === MOST) {
+      const line = `${MOST} reloads and upgrades are waiting; ask again later`;
+      return Promise.resolve({ ok: false, status: Exit.usage, line });
+    }
+    return this.add(number, this.#last.then(work));
+  }
+
+  /** Takes a change that has begun, as the program did before an upgrade. */
+  add(number: number, done: Promise<string>): Promise<Outcome> {
+    this.#underWay++;
+    const outcome = outcomeOf(done).finally(() => this.#underWay--);
+    this.#last = outcome;
+    this.#outcomes.set(number, outcome);
+    if (this.#outcomes.size > MOST) this.#outcomes.delete(this.#outcomes.keys().next().value!);
+    return outcome;
+  }
+}
+
+async function outcomeOf(done: Promise<string>): Promise<Outcome> {
+  try {
+    return { ok: true, line: await done };
+  } catch (error) {
+    // Whatever was wrong, nothing was changed.
+    const status = error instanceof UserError ? Exit.usage : Exit.failure;
+    return { ok: false, status, line: messageOf(error) };
+  }
 }

@@ -6,14 +6,21 @@
  * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
-import type { View } from "../../ffi/view.ts";
+import type { View } from "../../ffi/region.ts";
+import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
-import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
-import { RefusedCalls } from "../../ffi/tile.ts";
-import { Question } from "../runtime/snapshot.ts";
-import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
-import { Life, TileReader } from "../runtime/tile_region.ts";
+import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
+import { HealthReader } from "../runtime/health.ts";
+import { MasterReader } from "../runtime/master_region.ts";
+import {
+  Life,
+  type ServingTile,
+  type TileContext,
+  type TileKind,
+  TileReader,
+} from "../runtime/tile.ts";
+import type { ApplianceSetup } from "../runtime/wiring.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
@@ -32,9 +39,14 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
+  /** What the master reports. */
+  readonly health: View;
   /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
+  /** What the master tells (`master_region.ts`). */
+  readonly master: View;
+  readonly build: ApplianceSetup["build"];
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
   readonly tiles: readonly {
@@ -60,6 +72,7 @@ export async function create(
   const { counters } = region;
   const netbase = new NetbaseReader(setup.netbase);
   const control = new ControlReader(setup.control);
+  const health = new HealthReader(setup.health);
   region.fallAsleep();
   function read<T>(look: () => T): T {
     region.awake();
@@ -72,9 +85,10 @@ export async function create(
   }
   /** Outcomes of reloads and upgrades that clients wait for, by number. */
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
+  const tiles = setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) }));
   const appliance: ApplianceView = {
-    ...{ netbase, read, counters, control, interfaces, listen },
-    tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
+    ...{ netbase, read, counters, control, health, interfaces, listen },
+    tiles,
     question: new Question(setup, ask),
     captures: new Captures(setup.captures, listen, {
       get: () => control.captureMode,
@@ -92,6 +106,7 @@ export async function create(
   );
   const measured = {
     ...appliance,
+    tiles,
     refusedCalls: {
       of(i: number) {
         const { slot } = setup.tiles[i];
@@ -99,6 +114,7 @@ export async function create(
       },
     },
     callName: (number: number) => libraries.tile.callName(number),
+    ...{ build: setup.build, master: new MasterReader(setup.master) },
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
   const [controlListener, metricsListener] = await Promise.all(
@@ -124,6 +140,7 @@ export async function create(
       const stuck = Promise.withResolvers<never>();
       setInterval(() => {
         region.quiescent();
+        health.isFresh(performance.now());
         if (controlListener?.isStuck() || metricsListener?.isStuck()) {
           stuck.reject(new Error("it cannot accept connections; are too many files open?"));
         }

@@ -4,10 +4,10 @@
  */
 
 import { strict as assert } from "node:assert";
+import { selfCommand } from "../../../cli/command.ts";
 import { Control } from "../../../cli/control.ts";
-import { selfCommand } from "../../../cli/self.ts";
-import { ROOT } from "../../../ffi/paths.ts";
-import { MOST_PORTS_SERVED } from "../../../tiles/runtime/ports.ts";
+import { ROOT } from "../../../ffi/library.ts";
+import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import {
   Appliance,
   ask,

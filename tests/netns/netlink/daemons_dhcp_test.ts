@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { isDeepStrictEqual } from "node:util";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { Appliance, ask, Client, eventually, labTest, type Namespace } from "../lab.ts";
 
 const GATEWAY = "192.0.2.161";
@@ -54,7 +54,7 @@ async function assertDecides(
   const command = [...selfCommand(), "route", "get", destination, "-j", "--control", control];
   let decision: object = {};
   await eventually("what it was just told to be mirrored", async () => {
-    const { dst: _dst, mtu: _mtu, ...rest } = JSON.parse(await host.run(command));
+    const [{ dst: _dst, mtu: _mtu, ...rest }] = JSON.parse(await host.run(command));
     decision = rest;
     return isDeepStrictEqual(decision, expected) ? true : undefined;
   }).catch(() => {});

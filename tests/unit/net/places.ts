@@ -1,11 +1,10 @@
 /** A net tile and an app that answers, in the net tile or in a process of its own. */
 
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import type { App, AppContext } from "../../../tiles/app/contract.ts";
+import { makeService, NetSide } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { NetSide } from "../../../tiles/app/net_side.ts";
-import { makeService } from "../../../tiles/app/host.ts";
-import { TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { TileReader } from "../../../tiles/runtime/tile.ts";
 import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./room.ts";
 
 export const PEER = REQUEST.source;

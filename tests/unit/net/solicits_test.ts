@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { ASK_AGAIN_MILLIS, Solicits } from "../../../tiles/net/arp_queue.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import {
   SOLICIT_LINK_BYTES,
   SolicitConsumer,
   SolicitProducer,
-} from "../../../tiles/runtime/solicit_link.ts";
+} from "../../../tiles/runtime/lossy_rings.ts";
 
 function room() {
   const view = heapView(SOLICIT_LINK_BYTES);

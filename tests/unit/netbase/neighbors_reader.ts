@@ -6,9 +6,9 @@
 
 /// <reference lib="deno.worker" />
 
-import type { View } from "../../../ffi/view.ts";
+import type { View } from "../../../ffi/region.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
-import { TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import { TileRegion } from "../../../tiles/runtime/tile.ts";
 
 /** What the reader is given. */
 export interface ReaderTask {

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import {
   SOLICIT_DEPTH,
   SOLICIT_LINK_BYTES,
   SolicitConsumer,
   SolicitProducer,
-} from "../../../tiles/runtime/solicit_link.ts";
+} from "../../../tiles/runtime/lossy_rings.ts";
 import fc from "../property.ts";
 
 Deno.test("solicits arrive in order, and one that laps the reader costs only the lapped", () => {

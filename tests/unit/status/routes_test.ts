@@ -4,13 +4,23 @@
  */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NLM_F_APPEND, type Route } from "../../../netbase/route.ts";
-import { Ask, CONTROL_BYTES, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { Question, SNAPSHOT_BYTES, type Told } from "../../../tiles/runtime/snapshot.ts";
 import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
-import { interfaceNames, routeEntry } from "../../../tiles/netlink/entries.ts";
-import { type RoutesPage, Snapshots } from "../../../tiles/netlink/snapshots.ts";
+import {
+  interfaceNames,
+  routeEntry,
+  type RoutesPage,
+  Snapshots,
+} from "../../../tiles/netlink/entries.ts";
+import {
+  Ask,
+  CONTROL_BYTES,
+  ControlWriter,
+  Question,
+  SNAPSHOT_BYTES,
+  type Told,
+} from "../../../tiles/runtime/control.ts";
 import { anyRoute, makeRoom } from "../netbase_room.ts";
 import fc from "../property.ts";
 

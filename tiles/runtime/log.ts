@@ -1,0 +1,186 @@
+/**
+ * What tiles and apps write to the log: `console`, the `log` of an app's context, and errors. A confined
+ * thread has no terminal, so main writes the lines, under the tile's name. Their number is bounded, as an
+ * app might log every datagram. A line may contain what a client sent, so control characters are escaped:
+ * it can neither forge a line nor control a terminal.
+ */
+
+/** Lines that are said within a second; further ones of that second are left out. */
+const LINES_A_SECOND = 50;
+/** The longest line, in UTF-16 units. */
+export const LONGEST_LINE = 4096;
+
+/** Methods that say what they are given. */
+const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
+
+/** What stands for a value in a text that has `%` and this letter for it. */
+const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
+  s: String,
+  d: whole,
+  i: whole,
+  f: (value) => typeof value === "symbol" ? "NaN" : `${parseFloat(String(value))}`,
+  j: (value) => JSON.stringify(value) ?? "undefined",
+  o: (value) => Deno.inspect(value),
+  O: (value) => Deno.inspect(value),
+  // Colours are for terminals.
+  c: () => "",
+};
+
+/** Says by `log` what it is given, as Deno's console would, within those bounds, or `most` lines a second. */
+export function bounded(
+  log: (line: string) => void,
+  now: () => number = () => performance.now(),
+  most = LINES_A_SECOND,
+): (...said: unknown[]) => void {
+  let begun = -Infinity;
+  let lines = 0;
+  return (...said) => {
+    const time = now();
+    if (time - begun >= 1000) [begun, lines] = [time, 0];
+    if (lines > most) return;
+    const text = clipped(formatted(said)).split("\n");
+    const fits = text.slice(0, most - lines);
+    lines += text.length;
+    if (fits.length > 0) log(fits.join("\n"));
+    if (fits.length === text.length) return;
+    lines = most + 1;
+    log(`it says more than ${most} lines in a second: the rest is left out`);
+  };
+}
+
+/** `line` as far as the log takes it. */
+export function clipped(line: string): string {
+  return line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line;
+}
+
+/** Every method of a console, to be put in place of Deno's. */
+export function consoleTo(
+  log: (line: string) => void,
+  now?: () => number,
+): Record<string, (...said: unknown[]) => void> {
+  const say = bounded(log, now);
+  const methods = Object.keys(console).filter((name) =>
+    typeof console[name as keyof Console] === "function"
+  );
+  return {
+    // Counting, timing and the like would only be half of it: they do nothing.
+    ...Object.fromEntries(methods.map((name) => [name, SAYING.includes(name) ? say : () => {}])),
+    assert: (condition, ...said) => {
+      const [first, ...rest] = said;
+      if (condition) return;
+      if (typeof first === "string") say(`assertion failed: ${first}`, ...rest);
+      else say("assertion failed:", ...said);
+    },
+  };
+}
+
+/**
+ * All on one line; where the first is a text with directives they take what comes next (Formatter of
+ * console.spec.whatwg.org). Who logs does not fail by it: what cannot be shown so is as it is elsewhere.
+ */
+function formatted([first, ...rest]: readonly unknown[]): string {
+  if (typeof first !== "string" || rest.length === 0) return [first, ...rest].map(text).join(" ");
+  const filled = first.replace(/%([sdifjoOc%])/g, (directive, letter) => {
+    if (letter === "%") return "%";
+    if (rest.length === 0) return directive;
+    const value = rest.shift();
+    try {
+      return FORMATS[letter](value);
+    } catch {
+      return text(value);
+    }
+  });
+  return [filled, ...rest.map(text)].join(" ");
+}
+
+function whole(value: unknown): string {
+  if (typeof value === "symbol") return "NaN";
+  return typeof value === "bigint" ? `${value}` : `${parseInt(String(value))}`;
+}
+
+function text(said: unknown): string {
+  return typeof said === "string" ? said : Deno.inspect(said);
+}
+
+/** Whatever is no line end and no tab of the control characters. */
+const CONTROL = /[^\P{Cc}\t]/gu;
+
+/** `text` with each of its lines in the name of the tile, and its control characters spelled out. */
+export function inName(name: string, text: string): string {
+  return text.split("\n").map((line) => `${name}: ${spelledOut(line)}`).join("\n");
+}
+
+/** A line with its control characters spelled out. */
+export function spelledOut(line: string): string {
+  return line.replace(CONTROL, spelled);
+}
+
+function spelled(character: string): string {
+  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+}
+
+/** Removes from a worker what no permission governs and no tile or app may have. */
+export function takeAway(): void {
+  // Its words go through the log.
+  for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
+  // Only the worker's own module posts messages: the other isolate would have to read one of any size.
+  Reflect.deleteProperty(globalThis, "postMessage");
+  // In the appliance a nested worker would start outside of the thread's filter or end the process; the
+  // memory of an app's process has no room for it.
+  Reflect.deleteProperty(globalThis, "Worker");
+  // Files of Deno's own, shared by all apps, without limit.
+  for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
+}
+
+// Errors. They are read with care: an app may throw anything, whose getters and toString() may throw, too.
+
+/** An app does not start, which is for whoever wrote it to mend. */
+export class AppError extends Error {
+  readonly app: string;
+
+  constructor(app: string, message: string) {
+    super(message);
+    this.app = app;
+  }
+}
+
+/** An error's class, words and stack; of what is no error there is but its text. */
+export function readThrown(thrown: unknown): { name?: string; message: string; stack: string } {
+  try {
+    if (!(thrown instanceof Error)) return { message: String(thrown), stack: String(thrown) };
+    const { name, message, stack } = thrown;
+    return { name: String(name), message: String(message), stack: String(stack ?? message) };
+  } catch {
+    const message = "something that cannot be read";
+    return { message, stack: message };
+  }
+}
+
+/** The same in a line, which is fit for the log. */
+export function sentenceOf(thrown: unknown): string {
+  const { name, message } = readThrown(thrown);
+  return firstLine(name === undefined || name === "Error" ? message : `${name}: ${message}`);
+}
+
+/** The same without the class, for whoever has to mend what it is about: a configuration, a zone, an app. */
+export function wordsOf(thrown: unknown): string {
+  const { name = "", message } = readThrown(thrown);
+  return firstLine(message || name);
+}
+
+/** The first line of a text, its control characters spelled out. */
+export function firstLine(text: string): string {
+  return spelledOut(text.split("\n")[0]);
+}
+
+/** Rejects with what is thrown where nobody awaits it, until `signal` is aborted. */
+export function uncaught(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const fail = (event: Event, thrown: unknown) => {
+      event.preventDefault();
+      reject(thrown);
+    };
+    addEventListener("error", (event) => fail(event, event.error), { signal });
+    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
+  });
+}
