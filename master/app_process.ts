@@ -78,8 +78,6 @@ export interface AppProcessParts {
   readonly observer: Pick<Observer, "hear">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
-  /** It is started again after a failure. */
-  restarted(): void;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
@@ -88,6 +86,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
   log(line: string): void;
+  /** It ended by itself, is started again, or runs again. */
+  changed(what: "ended" | "restarts" | "runs"): void;
 }
 
 /** How often a process is polled. */
@@ -577,6 +577,11 @@ export class AppProcess {
     return this.#current?.pid ?? 0;
   }
 
+  /** Whether it answers: its loop runs. */
+  get isReady(): boolean {
+    return this.#current?.stage === "running";
+  }
+
   /** Walls that the system has no way to build around it, one clause each. */
   get missing(): readonly string[] {
     return this.#current?.missing ?? [];
@@ -746,12 +751,13 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    this.#parts.changed("ended");
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
 
   async #restart(): Promise<void> {
-    this.#parts.restarted();
+    this.#parts.changed("restarts");
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
@@ -762,6 +768,8 @@ export class AppProcess {
     try {
       await child.ready;
       child.go(!this.#skips);
+      await child.running;
+      this.#parts.changed("runs");
     } catch {
       // `#keep` has it.
     }

@@ -1422,8 +1422,14 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "cli: without a command all is well",
       in: "run",
-      from: "name === undefined ? Exit.usage : Exit.ok",
-      to: "Exit.ok",
+      from: "return Exit.usage;",
+      to: "return Exit.ok;",
+    },
+    {
+      name: "cli: an abbreviation that fits several is taken for the first",
+      in: "nameOf",
+      from: " && others.length === 0",
+      to: "",
     },
   ]),
 

@@ -160,6 +160,9 @@ export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 export const NDTA_THRESH3 = 4;
 export const NDTA_CONFIG = 5;
 export const NDTA_PARMS = 6;
+export const NDTA_STATS = 7;
+/** In struct ndt_stats: the last of its 64-bit counters, ndts_table_fulls. */
+const TABLE_FULLS_AT = 80;
 export const NDTPA_IFINDEX = 1;
 export const NDTPA_REACHABLE_TIME = 3;
 export const NDTPA_DELAY_PROBE_TIME = 7;
@@ -672,6 +675,8 @@ export interface NeighborTableMessage {
   readonly capacity: number;
   /** Entries of all namespaces; -1: unknown. */
   readonly entries: number;
+  /** How often the kernel has refused an entry for want of room, modulo 2³²; -1: unknown. */
+  readonly refused: number;
   /** How long a neighbour stays REACHABLE after a confirmation, and in DELAY. */
   readonly reachableMillis: number;
   readonly delayProbeMillis: number;
@@ -682,11 +687,14 @@ export function decodeNeighborTable(message: MessageCursor): NeighborTableMessag
   const table = new Attributes().of(message, NDTMSG_BYTES);
   if (message.bytes.u8[message.bodyAt] !== AF_INET) return null;
   const parameters = table.nested(NDTA_PARMS);
+  const stats = table.has(NDTA_STATS) ? table.extent(NDTA_STATS) : { at: 0, end: 0 };
+  const hasRefused = stats.end - stats.at >= TABLE_FULLS_AT + 8;
   return {
     ifindex: parameters.u32(NDTPA_IFINDEX),
     capacity: table.u32(NDTA_THRESH3),
     // struct ndt_config: two 16-bit sizes, then the number of entries.
     entries: table.has(NDTA_CONFIG) ? Math.floor(table.u64(NDTA_CONFIG) / 2 ** 32) : -1,
+    refused: hasRefused ? message.bytes.u32[(stats.at + TABLE_FULLS_AT) >>> 2] : -1,
     reachableMillis: parameters.u64(NDTPA_REACHABLE_TIME),
     delayProbeMillis: parameters.u64(NDTPA_DELAY_PROBE_TIME),
   };

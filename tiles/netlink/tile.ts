@@ -6,6 +6,7 @@
 import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
 import type { View } from "../../ffi/view.ts";
 import { randomSeed } from "../../netbase/hash.ts";
+import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -77,6 +78,11 @@ class NetlinkTile implements Tile, NeighborListener {
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
   #now = performance.now();
+  /** Since when the mirror is not in sync; undefined: it is. */
+  #unsyncedSince?: number;
+  /** How many neighbours the kernel had refused when that was read last, and whether it was more than before. */
+  #refused = -1;
+  #refuses = false;
   /** The generation for which net tiles were woken last. */
   #announced = -1;
 
@@ -235,7 +241,11 @@ class NetlinkTile implements Tile, NeighborListener {
 
   #tableRead(table: NeighborTableMessage): void {
     this.#ageing.setTimes(table);
-    const { capacity, entries } = table;
+    const { capacity, entries, refused } = table;
+    if (refused >= 0) {
+      this.#refuses = this.#refused >= 0 && refused !== this.#refused;
+      this.#refused = refused;
+    }
     if (capacity === 0 || entries < 0) return;
     const exempt = entries > capacity / 2 ? this.#exempt() : 0;
     const others = Math.max(0, entries - exempt - this.#outstanding);
@@ -282,6 +292,12 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbors] = neighbors.size;
     counters[index.routes_overflowed] = this.#writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
+    if (this.#reader.syncState === Sync.synced) this.#unsyncedSince = undefined;
+    else this.#unsyncedSince ??= performance.now();
+    counters[index.unsynced_seconds] = this.#unsyncedSince === undefined
+      ? 0
+      : (performance.now() - this.#unsyncedSince) / 1000;
+    counters[index.neighbor_table_full] = Number(this.#refuses || neighbors.size >= NEIGHBORS);
     counters[index.used_neighbors] = neighbors.size;
     counters[index.used_next_hops] = this.#writer.used.nextHops;
     counters[index.used_tbl8s] = this.#writer.used.tbl8s;

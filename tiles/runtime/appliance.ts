@@ -25,7 +25,13 @@ import {
   type TileReport,
   type WorkerKind,
 } from "./tile.ts";
-import { type ApplianceOrder, type ApplianceReport, Handed, messagesBy } from "./handed.ts";
+import {
+  type ApplianceOrder,
+  type ApplianceReport,
+  Handed,
+  messagesBy,
+  REQUESTS,
+} from "./handed.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
@@ -234,8 +240,8 @@ class Appliance {
       this.#control.captureMode = request.arguments[0];
       return;
     }
-    if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
-      const what = request.kind === Ask.reload ? "reload" : "upgrade";
+    const what = REQUESTS.find((each) => Ask[each] === request.kind);
+    if (what !== undefined) {
       this.#messages.send({ type: "ask", what, number: request.number });
       return;
     }

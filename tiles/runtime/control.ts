@@ -43,9 +43,12 @@ export const Ask = {
    */
   reload: 4,
   upgrade: 5,
+  /** To the master, too: to be without new traffic, or to take it again. */
+  drain: 6,
+  undrain: 7,
 } as const;
 
-/** What became of a reload or an upgrade: a sentence, and where it was not done the exit status. */
+/** What became of what the master was asked for: a sentence, and where it was not done the exit status. */
 export type Outcome =
   | { readonly ok: true; readonly line: string }
   | { readonly ok: false; readonly status: number; readonly line: string };

@@ -107,6 +107,10 @@ export class Handed<Setup> {
 // Messages between the master and the appliance: JSON objects on the channel that the process was started
 // with. The master checks all that it receives.
 
+/** What an operator can ask of the master. */
+export type Request = (typeof REQUESTS)[number];
+export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
+
 /** What an appliance says. */
 export type ApplianceReport =
   /** Its tiles could run. */
@@ -118,8 +122,8 @@ export type ApplianceReport =
   | { readonly type: "log"; readonly line: string }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
-  /** An operator asks for a reload or an upgrade, by a number of its own. */
-  | { readonly type: "ask"; readonly what: "reload" | "upgrade"; readonly number: number }
+  /** An operator asks for something, by a number of its own. */
+  | { readonly type: "ask"; readonly what: Request; readonly number: number }
   /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
   | {
     readonly type: "failed";
@@ -138,7 +142,7 @@ export type ApplianceOrder =
   | { readonly type: "stop" }
   /** Of each attached interface: whether AF_XDP takes its frames. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** What became of the reload or upgrade that was asked for with this number. */
+  /** What became of what was asked for with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
 /** Sends and receives messages of these types. */

@@ -11,6 +11,7 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import type { ServiceSetup } from "../app/host.ts";
 import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
+import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
@@ -51,6 +52,7 @@ export const MASTER_REGION = "master";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
   [MASTER_REGION, MASTER_REGION_BYTES],
+  [HEALTH, HEALTH_BYTES],
 ]);
 
 /** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
@@ -351,6 +353,7 @@ export class Wiring {
       master: this.#region(MASTER_REGION).reader,
       build: this.#setup.build,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
+      health: this.#region(HEALTH).reader,
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
       tiles: this.tiles.map(({ kind, name }, i) => ({
         ...{ kind, name, region: this.#region(`tile ${name}`).reader },

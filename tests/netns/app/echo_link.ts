@@ -170,8 +170,8 @@ export class EchoLink implements Descriptors {
         stage: (plan) => files.stage(plan),
         discard: (staged) => files.discard(staged),
       },
+      changed() {},
       slot: 0,
-      restarted() {},
       descriptors: this,
       tile: this.#app,
     });
