@@ -4,9 +4,9 @@
  */
 
 import project from "../deno.json" with { type: "json" };
-import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { parseArgs } from "node:util";
-import { ROOT } from "../ffi/paths.ts";
+import { ROOT } from "../ffi/library.ts";
+import { parseAddress } from "../netbase/route.ts";
 
 /** An option, as parseArgs takes it, with what the help says of it. */
 interface Option {

@@ -6,8 +6,7 @@
  */
 
 import type { Host } from "../ffi/host.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import { u8, type View } from "../ffi/view.ts";
+import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts";
 import { Exit, UserError } from "../cli/command.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";

@@ -9,30 +9,21 @@
  */
 
 import { createHash } from "node:crypto";
-import * as preflight from "./preflight.ts";
-import { type StatusAddresses } from "./preflight.ts";
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32 } from "../ffi/view.ts";
-import type { RunConfig } from "../cli/config.ts";
 import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
-import { leave, type MainLibraries } from "./confinement.ts";
-import { processValues } from "./proc.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Watcher } from "../ffi/host.ts";
+import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { slice, u32 } from "../ffi/region.ts";
+import { RefusedCalls } from "../ffi/tile.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import {
-  attachAll,
-  Attachment,
-  type AttachmentState,
-  descriptorsOf,
-  RingWatch,
-  socketsOf,
-} from "./attachment.ts";
+import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
-import { spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
+import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { AppError } from "../tiles/runtime/log.ts";
+import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
   FRAME_BYTES,
   permissionFlags,
@@ -40,10 +31,7 @@ import {
   portsOf,
   rangeText,
 } from "../tiles/runtime/plan.ts";
-import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
-import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
-import { RefusedCalls } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/log.ts";
+import { spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
@@ -69,6 +57,16 @@ import {
 } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
 import {
+  attachAll,
+  Attachment,
+  type AttachmentState,
+  descriptorsOf,
+  RingWatch,
+  socketsOf,
+} from "./attachment.ts";
+import { leave, type MainLibraries } from "./confinement.ts";
+import { HealthMonitor, type Observed } from "./health.ts";
+import {
   APPLIANCE_SLOT,
   type Handing,
   handing,
@@ -78,8 +76,9 @@ import {
   type InventoryState,
   stateName,
 } from "./inventory.ts";
-import { HealthMonitor, type Observed } from "./health.ts";
-import { Watcher } from "../ffi/watcher.ts";
+import * as preflight from "./preflight.ts";
+import type { StatusAddresses } from "./preflight.ts";
+import { processValues } from "./proc.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {

@@ -28,7 +28,7 @@ FORCE:
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
 	$(DENO) run --allow-all --no-check scripts/program.ts
 
-build/libtegula.so: $(foreach name,host netlink process region tile udp xsk xsk_static,ffi/$(name).c) \
+build/libtegula.so: $(foreach name,host process region sockets tile xsk,ffi/$(name).c) \
 		ffi/native.h ffi/policy.h build/system_calls.inc $(FILTER) scripts/build.mk | build
 	gcc $(CFLAGS) -Ibuild -DFILTER_OBJECT='"$(abspath $(FILTER))"' $(filter %.c,$^) -Wl,--wrap=stderr \
 		-Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic $(LDFLAGS) $(INTO_PLACE)

@@ -4,7 +4,7 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import { parseAddress } from "../netlink/addresses.ts";
+import { parseAddress } from "../../netbase/route.ts";
 import {
   decisionEntry,
   type Entry,
@@ -12,9 +12,9 @@ import {
   interfaceNames,
   jsonLine,
   neighborEntries,
+  type RoutesPage,
   SYNC_STATES,
 } from "../netlink/entries.ts";
-import type { RoutesPage } from "../netlink/snapshots.ts";
 import {
   Ask,
   type ControlReader,

@@ -6,12 +6,12 @@
  * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
-import type { View } from "../../ffi/view.ts";
+import type { View } from "../../ffi/region.ts";
+import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
 import { HealthReader } from "../runtime/health.ts";
-import { RefusedCalls } from "../../ffi/tile.ts";
 import { MasterReader } from "../runtime/master_region.ts";
 import {
   Life,

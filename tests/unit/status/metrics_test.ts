@@ -2,10 +2,9 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { processValues } from "../../../master/proc.ts";
 import {
@@ -14,6 +13,7 @@ import {
   MasterRegion,
 } from "../../../tiles/runtime/master_region.ts";
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
 
