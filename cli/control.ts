@@ -37,7 +37,7 @@ const PATIENCE_MILLIS = 5000;
 const MOST_ASKED = 8;
 
 /** The connection was closed before the answer. */
-class EndedError extends UserError {}
+export class EndedError extends UserError {}
 
 /**
  * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status

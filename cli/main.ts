@@ -38,6 +38,7 @@ const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: 
     "print changes of the kernel's network state as they happen",
     () => import("./monitor.ts"),
   ],
+  top: ["watch the rates, drops and load of a running tegula", () => import("./top.ts")],
   audit: ["compare the mirror of a running tegula with the kernel", () => import("./audit.ts")],
   capture: [
     "show the frames that a running tegula receives, sends and drops",

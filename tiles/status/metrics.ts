@@ -1,8 +1,11 @@
 /**
- * Every counter of every tile in Prometheus's text format, over HTTP.
- * https://prometheus.io/docs/instrumenting/exposition_formats/
+ * Every counter of every tile in Prometheus's text format, over HTTP
+ * (https://prometheus.io/docs/instrumenting/exposition_formats/), and the status page, which makes its tables
+ * and plots from the same text (`page/`).
  */
 
+import { Buffer } from "node:buffer";
+import { PROGRAM } from "../../ffi/paths.ts";
 import type { MetricsReader } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
 import {
@@ -31,6 +34,30 @@ const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 
 const latin1 = new TextDecoder("latin1");
 
+const CONTENT_TYPES: Readonly<Record<string, string>> = {
+  html: "text/html; charset=utf-8",
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+};
+/** The page uses nothing from elsewhere, and nothing inline but its icon. */
+const PAGE_FIELDS = {
+  "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  // Another program may serve another page.
+  "cache-control": "no-store",
+  "content-encoding": "gzip",
+};
+
+/** Reads the files of the status page, compressed, as `scripts/program.ts` makes them; by name. */
+export function readPage(): ReadonlyMap<string, Uint8Array> {
+  const folder = `${PROGRAM}/tiles/status/page`;
+  const names = [...Deno.readDirSync(folder)].map(({ name }) => name)
+    .filter((name) => name.endsWith(".gz"));
+  return new Map(names.map((name) => [name.slice(0, -3), Deno.readFileSync(`${folder}/${name}`)]));
+}
+
 /** What the metrics are made from. */
 export interface Measured
   extends Pick<ApplianceView, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
@@ -40,9 +67,11 @@ export interface Measured
   callName(number: number): string;
   /** Metrics that apps define, by tile. */
   readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
+  /** The status page (`readPage`). */
+  readonly page: ReadonlyMap<string, Uint8Array>;
 }
 
-/** Serves `/metrics` until the listener is closed. */
+/** Serves `/metrics`, and the status page as `/`, until the listener is closed. */
 export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
@@ -78,34 +107,55 @@ function isComplete(head: string): boolean {
 }
 
 /** The answer to a request. Only its first line matters. */
-function answer(head: string, measured: Measured): string {
+function answer(head: string, measured: Measured): Uint8Array {
   const [, method, target] = /^([A-Z]+) (\S+) HTTP\/1\.[01]\r?\n/.exec(head) ?? [];
-  if (method === undefined) return response("400 Bad Request", "no HTTP/1 request\n");
+  if (method === undefined) return response("400 Bad Request", { body: "no HTTP/1 request\n" });
   if (!isComplete(head)) {
-    return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
+    const body = `more than ${MOST_REQUEST} bytes\n`;
+    return response("431 Request Header Fields Too Large", { body });
   }
   // The absolute form of a target is for proxies, but servers must accept it.
-  if (!/^(?:http:\/\/[^/?]*)?\/metrics(?:\?|$)/.test(target)) {
-    return response("404 Not Found", "see /metrics\n");
+  const [, path] = /^(?:http:\/\/[^/?]*)?\/([^?]*)/.exec(target) ?? [];
+  const name = path || "index.html";
+  const file = measured.page.get(name);
+  if (path === undefined || (path !== "metrics" && file === undefined)) {
+    return response("404 Not Found", { body: "see / and /metrics\n" });
   }
   if (method !== "GET" && method !== "HEAD") {
-    return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
+    return response("405 Method Not Allowed", { fields: { allow: "GET, HEAD" } });
+  }
+  const isHead = method === "HEAD";
+  if (file !== undefined) {
+    const type = CONTENT_TYPES[name.slice(name.lastIndexOf(".") + 1)];
+    // Who sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser takes this.
+    return response("200 OK", {
+      ...{ body: file, isHead, fields: { ...PAGE_FIELDS, "content-type": type } },
+    });
   }
   measured.counters[STATUS.index.scrapes]++;
-  const type = "text/plain; version=0.0.4; charset=utf-8";
-  const whole = response("200 OK", metricsText(measured), { "content-type": type });
-  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+  const fields = { "content-type": "text/plain; version=0.0.4; charset=utf-8" };
+  return response("200 OK", { body: metricsText(measured), isHead, fields });
 }
 
-function response(status: string, body: string, fields: Record<string, string> = {}): string {
+/** A response, without its body to a HEAD request. */
+function response(
+  status: string,
+  { body = "", isHead = false, fields = {} }: {
+    body?: string | Uint8Array;
+    isHead?: boolean;
+    fields?: Readonly<Record<string, string>>;
+  },
+): Uint8Array {
+  const bytes = Buffer.from(body);
   const all = Object.entries({
     date: new Date().toUTCString(),
     "content-type": "text/plain",
     ...fields,
-    "content-length": new TextEncoder().encode(body).length,
+    "content-length": bytes.length,
     connection: "close",
   }).map(([name, value]) => `${name}: ${value}`);
-  return [`HTTP/1.1 ${status}`, ...all, "", body].join("\r\n");
+  const head = Buffer.from([`HTTP/1.1 ${status}`, ...all, "", ""].join("\r\n"));
+  return isHead ? head : Buffer.concat([head, bytes]);
 }
 
 /** A metric and its samples. */
@@ -115,7 +165,7 @@ interface Samples extends MetricFamily {
 type Labels = Readonly<Record<string, string>>;
 
 /** The metrics as of now. */
-function metricsText(
+export function metricsText(
   { netbase, tiles, interfaces, control, custom, refusedCalls, callName }: Measured,
 ): string {
   const families = new Map<string, Samples>();
