@@ -82,6 +82,14 @@ class Plot {
     this.#data = [times.slice(from), ...lines.map((line) => line.slice(from))];
     if (added.length > 0 || this.#plot === null) this.#draw();
     else this.#plot.setData(this.#data);
+    this.#nameLatest();
+  }
+
+  /** Has the legend say the latest values, unless the cursor is at others. */
+  #nameLatest(): void {
+    if ((this.#plot?.cursor.left ?? 0) < 0) {
+      this.#plot!.setLegend({ idx: this.#data[0].length - 1 });
+    }
   }
 
   get #size() {
@@ -96,9 +104,10 @@ class Plot {
       {
         ...this.#size,
         cursor: { drag: { x: false, y: false } },
+        hooks: { setCursor: [() => this.#nameLatest()] },
         scales: { y: { range: (_, _least, most) => [0, most > 0 ? most * 1.1 : 1] } },
         axes: [
-          { ...axis, values: (_, ticks) => ticks.map(timeText) },
+          { ...axis, values: (_, ticks) => ticks.map(timeText), size: 30, space: 80 },
           { ...axis, values: (_, ticks) => ticks.map(text), size: 60 },
         ],
         series: [
