@@ -3,8 +3,8 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { selfCommand } from "../cli/self.ts";
-import { rangeText } from "../tiles/runtime/ports.ts";
+import { selfCommand } from "../cli/command.ts";
+import { rangeText } from "../tiles/runtime/plan.ts";
 import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";
 import type { Programs } from "./programs.ts";

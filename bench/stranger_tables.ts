@@ -16,9 +16,8 @@ import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { Memory } from "../apps/dns/answer.ts";
 import { Names as Domains } from "../apps/dns/names.ts";
-import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
-import { Zone } from "../apps/dns/zone.ts";
-import { parseZoneFile } from "../apps/dns/zone_file.ts";
+import { RateLimit, Verdict } from "../apps/dns/dns.ts";
+import { parseZoneFile, Zone } from "../apps/dns/zone.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { Names as Series } from "../apps/statsd.ts";
@@ -28,8 +27,8 @@ import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
-import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
+import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */
 export interface OpenTable {

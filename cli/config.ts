@@ -5,9 +5,9 @@
 
 import { APPS } from "../apps/registry.ts";
 import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
+  type Grants,
   joinRanges,
   MOST_PORTS_SERVED,
   parseRange,
@@ -15,10 +15,9 @@ import {
   portsOf,
   portsText,
   rangeText,
-} from "../tiles/runtime/ports.ts";
+} from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
-import type { Given } from "./command.ts";
+import { Exit, type Given, messageOf, UserError } from "./command.ts";
 import { dirname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";

@@ -13,10 +13,9 @@ import {
   SORTS,
   type Table,
 } from "../tiles/status/page/overview.ts";
-import { delay } from "../tiles/runtime/delay.ts";
+import { delay } from "../tiles/runtime/tile.ts";
 import { Control, EndedError } from "./control.ts";
-import { command, type Given, oneOf, say, wholeNumber, write } from "./command.ts";
-import { Exit, UserError } from "./errors.ts";
+import { command, Exit, type Given, oneOf, say, UserError, wholeNumber, write } from "./command.ts";
 
 const HELP = `usage: tegula top [--once | --count N] [--sort packets|bytes|name] [--control PATH]
 

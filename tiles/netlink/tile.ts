@@ -12,8 +12,7 @@ import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Reader } from "../../netbase/rcu.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import type { Tile, TileContext } from "../runtime/tile.ts";
-import { Life, TileReader, Waker } from "../runtime/tile_region.ts";
+import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
 import { Audit } from "./audit.ts";
 import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./codec.ts";
 import { Filters, type InterfaceFilter } from "./filters.ts";
@@ -283,6 +282,9 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbors] = neighbors.size;
     counters[index.routes_overflowed] = this.#writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
+    counters[index.used_neighbors] = neighbors.size;
+    counters[index.used_next_hops] = this.#writer.used.nextHops;
+    counters[index.used_tbl8s] = this.#writer.used.tbl8s;
     counters[index.solicit_drop_overwritten] = this.#receivers.reduce(
       (sum, { lapped }) => sum + lapped,
       0,

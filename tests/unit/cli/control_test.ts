@@ -1,19 +1,22 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../../master/changes.ts";
+import { Changes } from "../../../master/master.ts";
 import { askForChange, Control } from "../../../cli/control.ts";
-import { UserError } from "../../../cli/errors.ts";
-import { linesOf } from "../../../cli/lines.ts";
+import { linesOf, UserError } from "../../../cli/command.ts";
 import { openHost } from "../../../ffi/host.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { Ask, CONTROL_BYTES, type ControlRequest } from "../../../tiles/runtime/control.ts";
-import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
-import type { MainMessage } from "../../../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import {
+  Ask,
+  CONTROL_BYTES,
+  type ControlRequest,
+  SNAPSHOT_BYTES,
+} from "../../../tiles/runtime/control.ts";
+import { MASTER_REGION_BYTES } from "../../../tiles/runtime/master_region.ts";
+import { type MainMessage, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { create } from "../../../tiles/status/tile.ts";
 
 const AUDIT = { do: "audit" };
@@ -142,6 +145,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
+      ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },

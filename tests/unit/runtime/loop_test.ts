@@ -1,14 +1,16 @@
 import { strict as assert } from "node:assert";
 import { heapView } from "../../../ffi/view.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { awaitPredecessor, runLoop, spinTurnsFor } from "../../../tiles/runtime/loop.ts";
 import {
+  awaitPredecessor,
   Life,
+  runLoop,
+  spinTurnsFor,
   TILE_REGION_BYTES,
   TileReader,
   TileRegion,
   Waker,
-} from "../../../tiles/runtime/tile_region.ts";
+} from "../../../tiles/runtime/tile.ts";
 
 /**
  * Runs a tile that has work in each of `turns` turns and then none. `during` is called in each turn
@@ -39,7 +41,7 @@ function run(
     },
     region: new TileRegion(region),
     control: new ControlReader(view),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return looks;
@@ -112,7 +114,7 @@ function blocks(spinTurns: number, work: (turn: number) => number = () => 0): nu
     },
     region: new TileRegion(heapView(TILE_REGION_BYTES)),
     control: new ControlReader(view),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns,
   });
   return at;
@@ -203,7 +205,7 @@ function giveWork(moments: string[]): { done: number; woken: number } {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns,
   });
   return { done, woken };
@@ -253,7 +255,7 @@ function aroundSleep(parts: { nextDue?: number; drains?: boolean } = {}) {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return { steps, sleeps, life: seen.life };
@@ -305,7 +307,7 @@ function leave(work: number): { steps: string[]; life: number } {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return { steps, life: new TileReader(view).life };
