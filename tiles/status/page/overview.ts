@@ -54,8 +54,8 @@ function unquoted(text: string): string {
     : text;
 }
 
-/** How cells of a column are written. `packets` and `bytes` are rates. */
-export type Kind = "text" | "packets" | "bytes" | "count" | "memory" | "share" | "seconds";
+/** What is in a column: `packets`, `bytes` and `rate` are per second, `memory` is in bytes. */
+export type Kind = "text" | "packets" | "bytes" | "rate" | "count" | "memory" | "share" | "seconds";
 
 /** A column of a table. */
 export interface Column {
@@ -199,11 +199,11 @@ export function overview(
     interfaces(interval),
     traffic(interval, "port", [{ title: "app", kind: "text", cells: appOf(now) }]),
     traffic(interval, "app", [], [
-      ...[{
+      {
         title: "errors/s",
-        kind: "packets" as const,
+        kind: "rate",
         cells: interval.rates("tegula_app_errors_total", by("app")),
-      }],
+      },
       {
         title: "link",
         kind: "share",
@@ -233,9 +233,12 @@ interface Cells extends Column {
   readonly cells: ReadonlyMap<string, number | string>;
 }
 
-/** A table of the rows that any of `columns` has a cell for. */
-function table(name: string, columns: readonly Cells[]): Table {
-  const names = new Set(columns.flatMap(({ cells }) => [...cells.keys()]));
+/** A table with a row for each of `names`; by default what any of `columns` has a cell for. */
+function table(
+  name: string,
+  columns: readonly Cells[],
+  names: Iterable<string> = new Set(columns.flatMap(({ cells }) => [...cells.keys()])),
+): Table {
   return {
     columns: [
       { title: name, kind: "text" },
@@ -271,7 +274,7 @@ function traffic(
   ]);
   const dropped: Cells[] = label === "interface" ? [] : [{
     title: "drops/s",
-    kind: "packets",
+    kind: "rate",
     cells: interval.rates("tegula_port_drops_total", by(label)),
   }];
   const totals = both.map(({ direction, key }): Cells => ({
@@ -317,8 +320,8 @@ function tiles(interval: Interval, busy: ReadonlyMap<string, number>): Table {
     { title: "state", kind: "text", cells: states },
     { title: "busy", kind: "share", cells: busy },
     {
-      title: "wakeups/s",
-      kind: "packets",
+      title: "wakes/s",
+      kind: "rate",
       cells: interval.rates("tegula_tile_wakeups_total", by("tile")),
     },
     {
@@ -326,7 +329,8 @@ function tiles(interval: Interval, busy: ReadonlyMap<string, number>): Table {
       kind: "count",
       cells: interval.totals("tegula_refused_calls_total", by("tile")),
     },
-  ]);
+    restarts(interval),
+  ], states.keys());
 }
 
 function processes(interval: Interval, nowSeconds: number): Table {
@@ -344,12 +348,14 @@ function processes(interval: Interval, nowSeconds: number): Table {
       cells: interval.totals("process_resident_memory_bytes", by("process")),
     },
     { title: "up", kind: "seconds", cells: ages },
-    {
-      title: "restarts",
-      kind: "count",
-      cells: interval.totals("tegula_restarts_total", by("process")),
-    },
-  ]);
+    restarts(interval),
+  ], starts.keys());
+}
+
+/** Of processes, and of tiles that are started again without their process. */
+function restarts(interval: Interval): Cells {
+  const cells = interval.totals("tegula_restarts_total", by("process"));
+  return { title: "restarts", kind: "count", cells };
 }
 
 /** What is to be known about the whole: what runs, since when, and how it is. */
