@@ -14,31 +14,18 @@ import {
   type Table,
 } from "../tiles/status/page/overview.ts";
 import { delay } from "../tiles/runtime/tile.ts";
-import { Control, EndedError } from "./control.ts";
+import { Control, CONTROL_OPTION, EndedError } from "./control.ts";
 import { command, Exit, type Given, oneOf, say, UserError, wholeNumber, write } from "./command.ts";
 
-const HELP = `usage: tegula top [--once | --count N] [--sort packets|bytes|name] [--control PATH]
-
-Shows, each second, rates by interface, port and app, drops by reason, the time that datagrams spend inside,
-how busy tiles and processes are, and what is wrong. Goes on through a reload or an upgrade, and ends with the
-running tegula.
-
-In a terminal: q or Ctrl-C ends it, s changes the order, p pauses. Otherwise, or with --count, it prints one
-block each second, as 'top -b' does.
-
-  --once             print one block and end; the same as --count 1
-  --count N          print N blocks and end
-  --sort WHICH       the order of interfaces, ports and apps: packets (default), bytes, name
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this
-
-Exit status: 0 ended as asked, 1 the tegula has ended or does not answer, 2 none runs here, 3 not permitted.`;
-
 const OPTIONS = {
-  once: { type: "boolean" },
-  count: { type: "string" },
-  sort: { type: "string" },
-  control: { type: "string" },
+  once: { type: "boolean", help: "print one block and end; the same as --count 1" },
+  count: { type: "string", value: "N", help: "print N blocks and end" },
+  sort: {
+    type: "string",
+    value: SORTS.join("|"),
+    help: "the order of interfaces, ports and apps; by default packets",
+  },
+  control: CONTROL_OPTION,
 } as const;
 
 const PERIOD_MILLIS = 1000;
@@ -47,7 +34,20 @@ const MOST_ENDED = 8;
 /** Rows of a table in a printed block. */
 const BLOCK_ROWS = 10;
 
-export default command({ name: "top", help: HELP, options: OPTIONS }, run);
+export default command({
+  name: "top",
+  usage: ["[--once | --count N] [--sort WHICH]"],
+  about:
+    `Shows, each second, rates by interface, port and app, drops by reason, how long datagrams stay inside,
+how busy tiles and processes are, and what is wrong. Goes on through a reload or an upgrade, and ends with the
+running tegula.
+
+In a terminal, q or Ctrl-C ends it, s changes the order, p pauses. Elsewhere, or with --count, it prints a
+block each second, as 'top -b' does.`,
+  options: OPTIONS,
+  status: "0 ended as asked, 1 the tegula has ended or does not answer, 2 none runs here, 3 not " +
+    "permitted.",
+}, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const count = values.count === undefined
@@ -64,9 +64,10 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 
 /** Where the metrics come from: the status tile, or after a reload its successor. */
 class Source {
-  readonly #path: string | undefined;
+  /** The path of its socket; undefined: the only one. */
+  #path: string | undefined;
   #control: Control | null = null;
-  #connected = false;
+  #isConnected = false;
 
   constructor(path: string | undefined) {
     this.#path = path;
@@ -89,10 +90,11 @@ class Source {
   async #connect(): Promise<Control> {
     try {
       const control = await Control.connect(this.#path);
-      this.#connected = true;
+      this.#path = control.path;
+      this.#isConnected = true;
       return control;
     } catch (error) {
-      if (!this.#connected) throw error;
+      if (!this.#isConnected) throw error;
       throw new UserError("the tegula has ended", Exit.failure);
     }
   }
