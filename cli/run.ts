@@ -17,10 +17,12 @@ import {
   becomeConfined,
   checkConfinement,
   isConfined,
+  leave,
   type MainLibraries,
   openLibraries,
+  takeCarried,
 } from "../master/confinement.ts";
-import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
+import { log, type Run, serve } from "../master/master.ts";
 import { command, type Given } from "./command.ts";
 
 export default command({
