@@ -61,6 +61,7 @@ async function start(
   args: readonly string[],
 ): Promise<number> {
   const libraries = openLibraries();
+  libraries.tile.nameThread("tegula");
   const first = takeCarried(libraries) ?? await planRun(values, { libraries });
   if (!("appliance" in first) && !isConfined()) {
     const { carried, fd } = leave(first, libraries);

@@ -15,6 +15,7 @@ export type Role = "netlink" | "net" | "status";
 
 const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, status: 2 };
 
+const PR_SET_NAME = 15;
 const F_DUPFD_CLOEXEC = 1030;
 const POLLIN = 1;
 const SIG_SETMASK = 2;
@@ -71,6 +72,8 @@ export interface TileLibrary {
    * own: by it another process, too, can see whether it still runs.
    */
   thread(): number;
+  /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
+  nameThread(name: string): void;
   /**
    * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
    * where the kernel has it) and every system call that the role does not need. Refused calls fail
@@ -128,6 +131,7 @@ export function openTile(path = libraryPath()): TileLibrary {
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    prctl: { parameters: ["i32", "buffer", "usize", "usize", "usize"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
@@ -155,6 +159,10 @@ export function openTile(path = libraryPath()): TileLibrary {
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
     thread: symbols.tegula_tile_thread,
+    nameThread(name) {
+      const text = encode(`${name.replace(/.*\//, "")}\0`);
+      symbols.prctl(PR_SET_NAME, text, 0n, 0n, 0n);
+    },
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0);

@@ -499,6 +499,7 @@ function argumentsOf(
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
+    name,
   ];
 }
 

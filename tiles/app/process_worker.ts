@@ -90,6 +90,7 @@ async function start(): Promise<() => void> {
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 

@@ -82,6 +82,7 @@ class Appliance {
 
   /** Starts, and does from then on what the master says. Ends with the process. */
   run(): void {
+    this.#tile.nameThread("appliance");
     openObserver().start(u32(this.#wiring.refusedCalls.writer));
     new Watcher(this.#host, this.#tile).watch(CHANNEL_DESCRIPTOR, () => this.#follow());
     setInterval(() => this.#messages.send({ type: "beat" }), BEAT_MILLIS);

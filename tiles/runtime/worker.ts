@@ -77,6 +77,7 @@ interface Started {
 async function start(boot: BootMessage): Promise<Started> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
+  libraries.tile.nameThread(boot.name);
   post({ type: "started", thread });
   revoke({ name: "ffi" });
   const region = new TileRegion(boot.region);

@@ -72,3 +72,31 @@ labTest("an app that is stopped makes it unwell, and its successor well again", 
   assert.equal(await probe(host, "/ready"), "200 ready");
   assert.equal((await askUntilAnswered(asker)).text, "hello");
 });
+
+/** Names of a process's threads, the process's own first. */
+function threadNames(pid: number): string[] {
+  return [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) => Number(name))
+    .sort((a, b) => a - b)
+    .map((thread) => Deno.readTextFileSync(`/proc/${pid}/task/${thread}/comm`).trimEnd());
+}
+
+labTest("ps, top and ss show by its name which process and which thread is which", async (lab) => {
+  const { host } = await pair(lab);
+  const appliance = await Appliance.start(host, [
+    ...["--interface", "eth0", "--listen", "7=echo*2", "--control", socketPath()],
+  ]);
+  const processes = processesOf(appliance.process.pid);
+  assert.deepEqual(
+    processes.map(({ pid }) => threadNames(pid)[0]),
+    ["tegula", "appliance", "echo.1", "echo.2"],
+  );
+  const ofAppliance = threadNames(processes[1].pid);
+  for (const tile of ["netlink", "net0", "status"]) {
+    assert.ok(ofAppliance.includes(tile), ofAppliance.join(" "));
+  }
+  // The app's tile is a thread beside the first.
+  assert.ok(threadNames(processes[2].pid).slice(1).includes("echo.1"));
+  const shown = await host.run(["ps", "-o", "args=", "-p", processes.map(({ pid }) => pid).join()]);
+  assert.match(shown, /^tegula: appliance .*\ntegula: echo\.1 .*\ntegula: echo\.2 /m);
+  assert.match(await host.run(["ss", "-Hulpn", "sport = :7"]), /\("tegula",/);
+});

@@ -271,6 +271,7 @@ export class Room {
           wake() {},
           wait: () => 0,
           thread: () => 0,
+          nameThread() {},
           duplicate: (fd) => fd,
           readable: () => false,
           callName: () => "",
