@@ -4,6 +4,8 @@
  */
 
 import project from "../deno.json" with { type: "json" };
+import { prefix } from "../master/log.ts";
+import { Level } from "../tiles/runtime/log.ts";
 import { parseAddress } from "../tiles/netlink/addresses.ts";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { ROOT } from "../ffi/paths.ts";
@@ -153,7 +155,7 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     try {
-      console.error(`tegula: ${error.message}`);
+      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
     } catch {
       // Standard error cannot be written. The status remains.
     }

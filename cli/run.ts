@@ -21,7 +21,8 @@ import {
   type MainLibraries,
   openLibraries,
 } from "../master/confinement.ts";
-import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
+import { log } from "../master/log.ts";
+import { leave, type Run, serve, takeCarried } from "../master/master.ts";
 import { command, type Given } from "./command.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]

@@ -95,7 +95,8 @@ export interface Observer {
   /**
    * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
    * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
-   * as it is and 1,000, where the lines name themselves, as an appliance's do. The observer has copies of
+   * as it is and 1,000, where the lines name themselves, as an appliance's do. Where the name begins with a
+   * level for the journal, as in `<3>dns`, so do the lines. The observer has copies of
    * both descriptors, which it closes when the process has ended: they stay the caller's, to close or to
    * hand on. The slot may have been that of a process that has ended. Throws SystemError where it was not
    * started, or the process can have no more descriptors.

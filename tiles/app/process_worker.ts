@@ -16,6 +16,8 @@ import {
   AppError,
   clipped,
   consoleTo,
+  Level,
+  type Log,
   sentenceOf,
   takeAway,
   uncaught,
@@ -54,7 +56,7 @@ export type WorkerMessage =
   /** It is still being made, and its event loop runs. */
   | { readonly type: "loading" }
   | { readonly type: "failed"; readonly message: string }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
@@ -96,7 +98,7 @@ async function start(): Promise<() => void> {
 
   const region = new TileRegion(handed.view(`tile ${name}`));
   const control = new ControlReader(handed.view(`control ${name}`));
-  const log = (line: string) => post({ type: "log", line: clipped(line) });
+  const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
@@ -262,7 +264,8 @@ function watchTimers(): Timers {
 }
 
 /** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(log: (line: string) => void, timers?: Timers): void {
+function nameUnsettled(say: Log, timers?: Timers): void {
+  const log = (line: string) => say(line, Level.warning);
   const [left] = timers?.pending() ?? [];
   if (left !== undefined) {
     log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);

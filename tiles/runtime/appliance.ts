@@ -14,7 +14,17 @@ import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
 import { Watcher } from "../../ffi/watcher.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
+import {
+  AppError,
+  bounded,
+  clipped,
+  firstLine,
+  inName,
+  isLevel,
+  Level,
+  LONGEST_LINE,
+  sentenceOf,
+} from "./log.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import {
   type BootMessage,
@@ -160,7 +170,7 @@ class Appliance {
       permissions: workerPermissions(read),
       threads: this.#threads,
       events: {
-        log: (text) => this.#log(inName(name, text)),
+        log: (text, level) => this.#log(inName(name, text), level),
         ask: (request) => this.#ask(request),
         failed: (message) => {
           const isCurrent = this.#workers.get(name) === worker;
@@ -295,11 +305,12 @@ class Appliance {
     return await Promise.race([all, delay(millis).then(() => false)]);
   }
 
-  #log(text: string): void {
+  /** Of what the appliance and its tiles say, all is for operators to see; apps choose levels. */
+  #log(text: string, level: number = Level.warning): void {
     for (const line of text.split("\n")) {
       const lost = `${this.#lost} lines of the log were lost`;
-      if (this.#lost > 0 && this.#messages.send({ type: "log", line: lost })) this.#lost = 0;
-      if (!this.#messages.send({ type: "log", line: clipped(line) })) this.#lost++;
+      if (this.#lost > 0 && this.#messages.send({ type: "log", line: lost, level })) this.#lost = 0;
+      if (!this.#messages.send({ type: "log", line: clipped(line), level })) this.#lost++;
     }
   }
 
@@ -330,7 +341,7 @@ class Appliance {
 
 /** What main wants to hear of. */
 export interface TileEvents {
-  log(line: string): void;
+  log(line: string, level?: number): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
   /** It has been starting for long. */
@@ -458,7 +469,7 @@ export class TileWorker {
   readonly #events: TileEvents;
   readonly #threads: Threads;
   readonly #reports: Reports;
-  readonly #log: (line: string) => void;
+  readonly #log: (level: number | undefined, line: string) => void;
   readonly #worker: Worker;
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<Confined>();
@@ -491,7 +502,7 @@ export class TileWorker {
     this.#events = events;
     this.#threads = threads;
     this.#reports = new Reports(boot);
-    this.#log = bounded((line) => events.log(line));
+    this.#log = bounded((line, level) => events.log(line, level));
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;
     this.ended = this.#ended.promise;
@@ -534,7 +545,7 @@ export class TileWorker {
       return this.#refuse(sentenceOf(error));
     }
     const { kind } = this.#boot;
-    if (report.type === "log") this.#log(report.line);
+    if (report.type === "log") this.#log(report.level, report.line);
     else if (report.type === "ask") this.#events.ask?.(report.request);
     else if (report.type === "started") {
       if (!this.#threads.take(report.thread)) {
@@ -680,7 +691,7 @@ const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
   started: isShaped({ thread: isNumber }),
   ready: isShaped({}),
   running: isShaped({ landlock: isFlag, observed: isFlag }),
-  log: isShaped({ line: isText }),
+  log: isShaped({ line: isText, level: isLevel }),
   ask: isShaped({ request: isRequest }),
   stopped: isShaped({}),
   failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),

@@ -9,7 +9,16 @@ import { openNetlink } from "../../ffi/netlink.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
-import { AppError, clipped, consoleTo, sentenceOf, takeAway, uncaught, wordsOf } from "./log.ts";
+import {
+  AppError,
+  clipped,
+  consoleTo,
+  type Log,
+  sentenceOf,
+  takeAway,
+  uncaught,
+  wordsOf,
+} from "./log.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import {
@@ -86,7 +95,7 @@ async function start(boot: BootMessage): Promise<Started> {
     region.life = Life.booting;
   };
   if (!boot.beside) join();
-  const log = (line: string) => post({ type: "log", line: clipped(line) });
+  const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
