@@ -11,10 +11,8 @@
  * without having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
-import { E2BIG, SystemError } from "../ffi/errno.ts";
-import { exists } from "../ffi/host.ts";
-import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
+import { exists, type Watcher } from "../ffi/host.ts";
+import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
   type Channel,
   type ConfinedProcess,
@@ -26,9 +24,12 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import { u8 } from "../ffi/view.ts";
+import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
+import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
+import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
+import { APP } from "../tiles/runtime/counters.ts";
+import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import {
   AppError,
   bounded,
@@ -40,15 +41,11 @@ import {
   LONGEST_LINE,
   sentenceOf,
 } from "../tiles/runtime/log.ts";
-import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
-import { APP } from "../tiles/runtime/counters.ts";
-import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import type { TileReader } from "../tiles/runtime/tile.ts";
 import { prefix } from "./log.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import { residentMib, ticks } from "./proc.ts";
-import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
 export interface AppProcessPlan

@@ -3,7 +3,17 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
+import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
+import {
+  type ApplianceOrder,
+  type ApplianceReport,
+  type Messages,
+  messagesBy,
+  type Request,
+  REQUESTS,
+} from "../tiles/runtime/handed.ts";
 import {
   bounded,
   firstLine,
@@ -13,17 +23,7 @@ import {
   LONGEST_LINE,
   spelledOut,
 } from "../tiles/runtime/log.ts";
-import type { Outcome } from "../tiles/runtime/control.ts";
 import { within } from "../tiles/runtime/tile.ts";
-import {
-  type ApplianceOrder,
-  type ApplianceReport,
-  type Messages,
-  messagesBy,
-  type Request,
-  REQUESTS,
-} from "../tiles/runtime/handed.ts";
-import type { Watcher } from "../ffi/watcher.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
 const POLL_MILLIS = 500;

@@ -6,9 +6,9 @@
  * The process ends when the worker has ended: nothing else keeps its event loop alive.
  */
 
-import { libraryPath } from "../../ffi/paths.ts";
-import { openTile } from "../../ffi/tile.ts";
+import { libraryPath } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
+import { openTile } from "../../ffi/tile.ts";
 import type { WorkerMessage } from "./process_worker.ts";
 
 const channel = openChannel(CHANNEL_DESCRIPTOR);

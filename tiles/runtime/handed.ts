@@ -13,8 +13,7 @@
  */
 
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
-import type { Region, Regions } from "../../ffi/region.ts";
-import type { View } from "../../ffi/view.ts";
+import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
 
 /** One descriptor, as the child is told of it. */
