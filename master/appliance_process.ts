@@ -3,17 +3,27 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
+import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
-import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/tile.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
+  type Request,
+  REQUESTS,
 } from "../tiles/runtime/handed.ts";
-import type { Watcher } from "../ffi/watcher.ts";
+import {
+  bounded,
+  firstLine,
+  isLevel,
+  Level,
+  type Log,
+  LONGEST_LINE,
+  spelledOut,
+} from "../tiles/runtime/log.ts";
+import { within } from "../tiles/runtime/tile.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
 const POLL_MILLIS = 500;
@@ -46,9 +56,9 @@ export class ApplianceError extends Error {
 
 /** What the master hears of an appliance. */
 export interface ApplianceEvents {
-  log(line: string): void;
+  readonly log: Log;
   /** An operator asks for something, with a number of the asker's. */
-  ask(what: "reload" | "upgrade", number: number): void;
+  ask(what: Request, number: number): void;
 }
 
 type Check = (value: unknown) => boolean;
@@ -63,8 +73,8 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
   running: {},
   beat: {},
   left: { orderly: isFlag },
-  log: { line: isLine },
-  ask: { what: (value) => value === "reload" || value === "upgrade", number: isNumber },
+  log: { line: isLine, level: isLevel },
+  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
   failed: {
     message: isLine,
     status: isNumber,
@@ -99,7 +109,7 @@ export class ApplianceProcess {
   readonly #watcher: Watcher;
   readonly #events: ApplianceEvents;
   readonly #messages: Messages<ApplianceOrder, ApplianceReport>;
-  readonly #log: (line: string) => void;
+  readonly #log: (level: number | undefined, line: string) => void;
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<void>();
   readonly #left = Promise.withResolvers<boolean>();
@@ -125,8 +135,8 @@ export class ApplianceProcess {
     this.#watcher = watcher;
     this.#events = events;
     this.#messages = messagesBy(openChannel(process.channel));
-    const write = (text: string) =>
-      text.split("\n").forEach((line) => events.log(spelledOut(line)));
+    const write: Log = (text, level) =>
+      text.split("\n").forEach((line) => events.log(spelledOut(line), level));
     this.#log = bounded(write, undefined, MOST_LINES);
     this.pid = process.pid;
     this.ready = this.#ready.promise;
@@ -189,7 +199,7 @@ export class ApplianceProcess {
     this.#send({ type: "attached", attached });
   }
 
-  /** Tells it what became of a reload or an upgrade, for whoever asked with this number. */
+  /** Tells it what became of what was asked for with this number. */
   setOutcome(number: number, outcome: Outcome): void {
     this.#send({ type: "outcome", number, outcome });
   }
@@ -223,7 +233,7 @@ export class ApplianceProcess {
     else if (report.type === "left") {
       if (!this.#isLeaving) return this.#refuse();
       this.#left.resolve(report.orderly);
-    } else if (report.type === "log") this.#log(report.line);
+    } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
     else if (report.type === "ask") this.#events.ask(report.what, report.number);
     else if (report.type === "failed") {
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };

@@ -17,7 +17,7 @@
  *     byte 4096 …  the app's bytes
  */
 
-import { f64, slice, u32, u8, type View } from "../../ffi/view.ts";
+import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { Histogram, Metric, MetricLabels, State } from "./contract.ts";
 
 /** Most metrics of an app. */

@@ -9,13 +9,13 @@
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
-import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
-import { loadService, type Service } from "../app/host.ts";
-import { heapView, slice, type View } from "../../ffi/view.ts";
+import { heapView, slice, type View } from "../../ffi/region.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
+import { loadService, type Service } from "../app/host.ts";
+import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
+import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
 import {
   Life,
   type Tile,
@@ -27,10 +27,18 @@ import {
 import { AppPort, type AppSetup } from "./app_port.ts";
 import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";
-import { ETH_P_IP, ETHERNET_BYTES, TAG_BYTES, UDP_PORTS } from "./frame.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
-import { MOST_PORTS, Umem, XdpPort, type XdpSocketSetup } from "./rings.ts";
+import {
+  ETH_P_IP,
+  ETHERNET_BYTES,
+  MOST_PORTS,
+  TAG_BYTES,
+  UDP_PORTS,
+  Umem,
+  XdpPort,
+  type XdpSocketSetup,
+} from "./rings.ts";
 import { Devices, Resolver, RouteCache } from "./route_cache.ts";
 import { Dispatch, Receiver, RxBatch, type UdpSocketSetup } from "./rx.ts";
 import { PollSet, SocketReceiver, SocketSender } from "./sockets.ts";
@@ -81,7 +89,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
   readonly seed: number;
 }
 
@@ -137,7 +145,7 @@ async function makeInline(
     counters,
     ...(clock && { clock }),
     ...(metrics && { metrics }),
-    log: (line) => log(`${setup.name}: ${line}`),
+    log: (line, level) => log(`${setup.name}: ${line}`, level),
   });
   return { setup, service, counters, metrics };
 }

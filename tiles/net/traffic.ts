@@ -13,30 +13,19 @@
  * descriptions of its packets.
  */
 
-import { f64, type View } from "../../ffi/view.ts";
+import { f64, type View } from "../../ffi/region.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import { HISTOGRAMS } from "../runtime/counters.ts";
-import * as frame from "./frame.ts";
+import * as frame from "./rings.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 
-// Own constants, see frame.ts.
-const { BATCH, Packet, PACKET_SHIFT } = frame;
+// Own constants, see rings.ts.
+const { BATCH, Packet, PACKET_SHIFT, SocketCell } = frame;
 const { at: LATENCY, sum: LATENCY_SUM } = HISTOGRAMS.latency;
 
 /** Doubles of a record, and which is which. */
 const RECORD_SHIFT = 3;
 const RECORD = 1 << RECORD_SHIFT;
-export const SocketCell = {
-  rxPackets: 0,
-  rxBytes: 1,
-  txPackets: 2,
-  txBytes: 3,
-  rxRing: 4,
-  txRing: 5,
-  fillRing: 6,
-  /** ifindex and queue: counts of another socket are not gone on with. */
-  key: 7,
-} as const;
 export const PortCell = {
   rxPackets: 0,
   rxBytes: 1,

@@ -6,12 +6,13 @@
  * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
-import type { View } from "../../ffi/view.ts";
+import type { View } from "../../ffi/region.ts";
+import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
-import { RefusedCalls } from "../../ffi/tile.ts";
 import { Traffic } from "../net/traffic.ts";
+import { HealthReader } from "../runtime/health.ts";
 import { MasterReader } from "../runtime/master_region.ts";
 import {
   Life,
@@ -24,7 +25,7 @@ import type { ApplianceSetup } from "../runtime/wiring.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
-import { serveMetrics } from "./metrics.ts";
+import { metricsText, readPage, serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
@@ -39,6 +40,8 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
+  /** What the master reports. */
+  readonly health: View;
   /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
@@ -76,6 +79,7 @@ export async function create(
   const { counters } = region;
   const netbase = new NetbaseReader(setup.netbase);
   const control = new ControlReader(setup.control);
+  const health = new HealthReader(setup.health);
   region.fallAsleep();
   function read<T>(look: () => T): T {
     region.awake();
@@ -90,9 +94,10 @@ export async function create(
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
   const tiles = setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) }));
   const appliance: ApplianceView = {
-    ...{ netbase, read, counters, control, interfaces, listen },
+    ...{ netbase, read, counters, control, health, interfaces, listen },
     tiles,
     question: new Question(setup, ask),
+    metrics: () => metricsText(measured),
     captures: new Captures(setup.captures, listen, {
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
@@ -120,6 +125,7 @@ export async function create(
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
     ...{ build: setup.build, master: new MasterReader(setup.master) },
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
+    page: listeners.metrics === null ? new Map() : readPage(),
   };
   const [controlListener, metricsListener] = await Promise.all(
     [listeners.control, listeners.metrics].map((fd) =>
@@ -144,6 +150,7 @@ export async function create(
       const stuck = Promise.withResolvers<never>();
       setInterval(() => {
         region.quiescent();
+        health.isFresh(performance.now());
         if (controlListener?.isStuck() || metricsListener?.isStuck()) {
           stuck.reject(new Error("it cannot accept connections; are too many files open?"));
         }

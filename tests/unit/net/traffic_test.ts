@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { HISTOGRAMS } from "../../../tiles/runtime/counters.ts";
 import { DESCRIPTOR_WORDS, linkWords } from "../../../tiles/runtime/link.ts";
-import { latencyBucket, PortCell, SocketCell, Traffic } from "../../../tiles/net/traffic.ts";
+import { SocketCell } from "../../../tiles/net/rings.ts";
+import { latencyBucket, PortCell, Traffic } from "../../../tiles/net/traffic.ts";
 import * as route from "../../../netbase/route.ts";
 import { ETH0, ip, PEER_MAC } from "./host.ts";
 import { REQUEST, Room } from "./room.ts";

@@ -2,10 +2,9 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { processValues } from "../../../master/proc.ts";
 import {
@@ -15,8 +14,15 @@ import {
 } from "../../../tiles/runtime/master_region.ts";
 import { Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { COUNTERS, HISTOGRAMS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
-import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
+import { type Measured, readPage, serveMetrics } from "../../../tiles/status/metrics.ts";
+
+/** What the master reports; tests change it. */
+const health: { current: unknown; isFresh: boolean } = {
+  current: { state: "ready", reasons: [] },
+  isFresh: true,
+};
 
 /** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
 async function serving(
@@ -53,9 +59,11 @@ async function serving(
       past: new Float64Array(TILE_COUNTERS),
       ...(kind === "app" && { slot: 0 }),
     })),
+    health: { read: () => health.current, isFresh: () => health.isFresh },
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
     custom: [{ name: tile, reader: new MetricsReader(view) }],
+    page: readPage(),
   };
   const served = serveMetrics(listener, parts as unknown as Measured);
   await use((listener.address as AddressInfo).port, counters);
@@ -184,6 +192,52 @@ Deno.test("a histogram is told by cumulative buckets, their sum and their count"
   });
 });
 
+Deno.test("probes say whether it lives and is ready, and what is wrong", async () => {
+  const probe = async (port: number, path: string) => {
+    const answer = await fetch(`http://127.0.0.1:${port}${path}`);
+    return `${answer.status} ${(await answer.text()).trimEnd()}`;
+  };
+  const reasons = {
+    stuck: { reason: "no_progress", about: "dns", text: "dns makes no progress" },
+    lost: { reason: "af_xdp_lost", about: "eth0", text: "AF_XDP is lost on eth0" },
+  };
+  const cases: [current: unknown, live: string, ready: string][] = [
+    [null, "503 the main process makes no progress", "503 the main process makes no progress"],
+    [{ state: "ready", reasons: [] }, "200 live", "200 ready"],
+    [{ state: "starting", reasons: [] }, "200 live", "503 starting"],
+    [{ state: "draining", reasons: [] }, "200 live", "503 draining"],
+    [
+      { state: "draining", reasons: [reasons.lost] },
+      "200 live",
+      "503 draining\nAF_XDP is lost on eth0",
+    ],
+    [
+      { state: "unwell", reasons: [reasons.lost, reasons.stuck] },
+      "503 dns makes no progress",
+      "503 unwell\nAF_XDP is lost on eth0\ndns makes no progress",
+    ],
+  ];
+  await serving("dns.1", {}, async (port) => {
+    for (const [current, live, ready] of cases) {
+      health.current = current;
+      assert.equal(await probe(port, "/live"), live);
+      assert.equal(await probe(port, "/ready"), ready);
+    }
+    const unwell = (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split("\n")
+      .filter((line) => /^tegula_(unwell|ready).* 1$/.test(line));
+    assert.deepEqual(unwell, [
+      'tegula_unwell{reason="no_progress"} 1',
+      'tegula_unwell{reason="af_xdp_lost"} 1',
+    ]);
+    Object.assign(health, { current: { state: "ready", reasons: [] }, isFresh: false });
+    for (const path of ["/live", "/ready"]) {
+      assert.equal(await probe(port, path), "503 the main process makes no progress");
+    }
+    health.isFresh = true;
+    assert.match(await say(port, "HEAD /ready HTTP/1.1\r\n\r\n"), /^HTTP\/1\.1 200 OK\r\n/);
+  });
+});
+
 Deno.test("HTTP is answered as far as a scraper needs it, and then closed", async () => {
   await serving("echo", {}, async (port, counters) => {
     const whole = await say(port, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -210,7 +264,10 @@ Deno.test("HTTP is answered as far as a scraper needs it, and then closed", asyn
     assert.match(begin, /^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n$/s);
     assert.match(begin, new RegExp(`^content-length: ${body.length}$`, "m"));
     const others: [request: string, status: number][] = [
-      ["GET / HTTP/1.1\r\n\r\n", 404],
+      ["GET /page.ts HTTP/1.1\r\n\r\n", 404],
+      ["GET //index.html HTTP/1.1\r\n\r\n", 404],
+      ["GET /../page.js HTTP/1.1\r\n\r\n", 404],
+      ["POST / HTTP/1.1\r\n\r\n", 405],
       ["GET /metricsx HTTP/1.1\r\n\r\n", 404],
       ["POST /metrics HTTP/1.1\r\n\r\n", 405],
       ["hello\r\n\r\n", 400],
@@ -220,5 +277,40 @@ Deno.test("HTTP is answered as far as a scraper needs it, and then closed", asyn
     for (const [request, status] of others) {
       assert.ok((await say(port, request)).startsWith(`HTTP/1.1 ${status} `), request.slice(0, 40));
     }
+  });
+});
+
+Deno.test("the status page has nothing inline, nothing from elsewhere, and less than 80 kB", async () => {
+  await serving("echo", {}, async (port) => {
+    const root = `http://127.0.0.1:${port}/`;
+    const answer = await fetch(root);
+    assert.equal(answer.headers.get("content-type"), "text/html; charset=utf-8");
+    assert.match(answer.headers.get("content-security-policy")!, /^default-src 'none'; /);
+    assert.doesNotMatch(answer.headers.get("content-security-policy")!, /unsafe|\*|https?:/);
+    const html = await answer.text();
+    assert.doesNotMatch(html, /<style|<script(?![^>]* src=)| style=| on\w+=/);
+    const whole = await say(port, "GET / HTTP/1.1\r\n\r\n");
+    let bytes = Number(/^content-length: (\d+)$/m.exec(whole)![1]);
+    const seen = new Set<string>();
+    const load = async (name: string) => {
+      assert.match(name, /^[\w.]+$/);
+      if (seen.has(name)) return;
+      seen.add(name);
+      const answer = await fetch(root + name);
+      assert.equal(answer.status, 200, name);
+      bytes += readPage().get(name)!.length;
+      const text = await answer.text();
+      for (const [, module] of text.matchAll(/^import\b[^;]* from "\.\/([^"]+)";/gm)) {
+        await load(module);
+      }
+    };
+    const files = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, name]) => name);
+    for (const name of files.filter((name) => !["data:,", "metrics"].includes(name))) {
+      await load(name);
+    }
+    assert.deepEqual([...seen].sort(), [
+      ...["overview.js", "page.css", "page.js", "uplot.css", "uplot.js"],
+    ]);
+    assert.ok(bytes > 10_000 && bytes < 80_000, `${bytes} bytes`);
   });
 });

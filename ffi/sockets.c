@@ -1,0 +1,279 @@
+/*
+ * Sockets (sockets.ts). First the kernel sockets behind the served ports: opened by the master, read and
+ * written in bursts by net tiles. What the XDP program leaves alone comes in here, and what must go by the
+ * kernel leaves here. Then rtnetlink sockets: opened, read in batches and written, never looked into.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <linux/netlink.h>
+#include <linux/sched/types.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "native.h"
+
+#define BURST 64
+#define BUFFER_BYTES 65536
+#define TRUNCATED 0x80000000u
+
+/* A datagram as sockets.ts describes it; addresses and ports in host order. */
+struct descriptor {
+	uint32_t offset, length, source, destination, ports, interface, unused[2];
+};
+_Static_assert(sizeof(struct descriptor) == 8 * sizeof(uint32_t), "UDP_DESCRIPTOR_WORDS of sockets.ts");
+
+/* What one call moves. IP_PKTINFO is the one control message that is asked for or sent. */
+struct burst {
+	struct mmsghdr messages[BURST];
+	struct sockaddr_in peers[BURST];
+	struct iovec parts[BURST];
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(struct in_pktinfo))];
+	} controls[BURST];
+};
+
+/*
+ * A socket on 0.0.0.0:`port`, non-blocking, that says to which address and on which interface each
+ * datagram came. Without SO_REUSEADDR or SO_REUSEPORT, so that the port is ours or an error. Returns
+ * the descriptor, or -errno.
+ */
+EXPORT int tegula_udp_open(int port)
+{
+	const struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	int error, one = 1, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one));
+	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
+	if (error) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+/*
+ * A descriptor that is readable while one of the `count` sockets has something to be read or an error
+ * (epoll(7)), so that waiting for thousands costs what waiting for one does. Or -errno.
+ */
+EXPORT int tegula_udp_watch(const int32_t *fds, int count)
+{
+	int error, watch = epoll_create1(EPOLL_CLOEXEC);
+
+	if (watch < 0)
+		return -errno;
+	for (int i = 0; i < count; i++) {
+		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
+
+		error = result(epoll_ctl(watch, EPOLL_CTL_ADD, fds[i], &event));
+		if (!error)
+			continue;
+		close(watch);
+		return error;
+	}
+	return watch;
+}
+
+/*
+ * Stores which of the sockets of `watch` are ready, by their place in its list: `most` of them, BURST at
+ * most, others the next time. Returns how many, 0 when none is, or -errno. Never blocks.
+ */
+EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
+{
+	struct epoll_event events[BURST];
+	int count = result(epoll_wait(watch, events, most < BURST ? most : BURST, 0));
+
+	for (int i = 0; i < count; i++)
+		ready[i] = events[i].data.u32;
+	return count == -EINTR ? 0 : count;
+}
+
+/* Makes the i-th message of a burst: `length` bytes at `bytes`, with room for a peer and IP_PKTINFO. */
+static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
+{
+	b->parts[i] = (struct iovec){ bytes, length };
+	b->messages[i].msg_hdr = (struct msghdr){
+		.msg_name = &b->peers[i], .msg_namelen = sizeof(b->peers[i]),
+		.msg_iov = &b->parts[i], .msg_iovlen = 1,
+		.msg_control = &b->controls[i], .msg_controllen = sizeof(b->controls[i]),
+	};
+}
+
+/* What is known of the i-th datagram, which was received at `offset` for `port`. */
+static struct descriptor describe(struct burst *b, int i, int port, uint32_t offset)
+{
+	const struct msghdr *message = &b->messages[i].msg_hdr;
+	const struct cmsghdr *control = CMSG_FIRSTHDR(message);
+	struct in_pktinfo info = { 0 };
+
+	if (control && control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_PKTINFO)
+		memcpy(&info, CMSG_DATA(control), sizeof(info));
+	return (struct descriptor){
+		.offset = offset,
+		.length = b->messages[i].msg_len | (message->msg_flags & MSG_TRUNC ? TRUNCATED : 0),
+		.source = ntohl(b->peers[i].sin_addr.s_addr), .destination = ntohl(info.ipi_addr.s_addr),
+		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | (uint16_t)port,
+		.interface = (uint32_t)info.ipi_ifindex,
+	};
+}
+
+/*
+ * Receives up to `count` datagrams for `port`, each into BUFFER_BYTES at its offset in `memory`. `out`
+ * has two words for the time, then `count` descriptors. How many, 0 when none waits, or -errno.
+ */
+EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t *buffers, int count,
+			      uint32_t *out)
+{
+	struct burst b;
+	int received;
+
+	count = count < BURST ? count : BURST;
+	for (int i = 0; i < count; i++)
+		lay_out(&b, i, memory + buffers[i], BUFFER_BYTES);
+	received = recvmmsg(fd, b.messages, (unsigned)count, MSG_DONTWAIT, NULL);
+	if (received <= 0)
+		return received == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	stamp(out);
+	for (int i = 0; i < received; i++)
+		((struct descriptor *)(out + 2))[i] = describe(&b, i, port, buffers[i]);
+	return received;
+}
+
+/* Addresses the i-th message to where `d` says, from the source address and interface it says. */
+static void address(struct burst *b, int i, const struct descriptor *d)
+{
+	struct cmsghdr *control = b->messages[i].msg_hdr.msg_control;
+	const struct in_pktinfo info = {
+		.ipi_ifindex = (int)d->interface, .ipi_spec_dst = { htonl(d->source) },
+	};
+
+	b->peers[i] = (struct sockaddr_in){
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)d->ports),
+		.sin_addr = { htonl(d->destination) },
+	};
+	*control = (struct cmsghdr){ CMSG_LEN(sizeof(info)), IPPROTO_IP, IP_PKTINFO };
+	memcpy(CMSG_DATA(control), &info, sizeof(info));
+}
+
+/*
+ * Sends up to `count` datagrams of `list` from `memory`, BURST at most. Returns how many the kernel
+ * took from the start, 0 when its buffer is full, or -errno when it refused the first.
+ */
+EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct descriptor *list, int count)
+{
+	struct burst b;
+	int sent;
+
+	count = count < BURST ? count : BURST;
+	for (int i = 0; i < count; i++) {
+		lay_out(&b, i, memory + list[i].offset, list[i].length);
+		address(&b, i, &list[i]);
+	}
+	sent = result(sendmmsg(fd, b.messages, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL));
+	return sent == -EAGAIN || sent == -EINTR ? 0 : sent;
+}
+
+#define DID_NOT_FIT 0xffffffffu
+#define DISCARD_PORT 9 /* RFC 863 */
+#define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
+
+/*
+ * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
+ * caller closes, or -errno.
+ */
+EXPORT int tegula_netlink_open(const int32_t *groups, int count)
+{
+	const struct sockaddr_nl self = { .nl_family = AF_NETLINK };
+	int error, fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+
+	if (fd < 0)
+		return -errno;
+	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
+	for (int i = 0; i < count && !error; i++)
+		error = result(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(int)));
+	if (error) {
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+/*
+ * Receives up to `count` datagrams into slots of `slot_bytes` in `buffer`, which has `count` of them,
+ * and their sizes into `lengths`: DID_NOT_FIT for one that did not fit, 0 for one that another process
+ * sent (any may). Returns how many, 0 when none waits, or -errno, ENOBUFS after an overrun.
+ */
+EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, int count,
+				  uint32_t slot_bytes)
+{
+	struct mmsghdr messages[BURST];
+	struct sockaddr_nl from[BURST];
+	struct iovec slots[BURST];
+	int received;
+
+	count = count < BURST ? count : BURST;
+	for (int i = 0; i < count; i++) {
+		slots[i] = (struct iovec){ buffer + (size_t)i * slot_bytes, slot_bytes };
+		messages[i].msg_hdr = (struct msghdr){
+			.msg_name = &from[i], .msg_namelen = sizeof(from[i]),
+			.msg_iov = &slots[i], .msg_iovlen = 1,
+		};
+	}
+	received = recvmmsg(fd, messages, (unsigned)count, MSG_DONTWAIT, NULL);
+	if (received < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	for (int i = 0; i < received; i++) {
+		if (from[i].nl_pid != 0)
+			lengths[i] = 0;
+		else if (messages[i].msg_hdr.msg_flags & MSG_TRUNC)
+			lengths[i] = DID_NOT_FIT;
+		else
+			lengths[i] = messages[i].msg_len;
+	}
+	return received;
+}
+
+/*
+ * Makes the kernel resolve `address` (host order) on `ifindex`, by an empty datagram to its discard
+ * port. IP_PKTINFO names the interface, MSG_DONTROUTE keeps it on-link: with both the socket needs
+ * neither a capability nor to be bound to the device. 0, or -errno.
+ */
+EXPORT int tegula_netlink_probe(int fd, int ifindex, uint32_t address)
+{
+	struct {
+		struct cmsghdr header;
+		struct in_pktinfo info;
+	} control = {
+		{ CMSG_LEN(sizeof(control.info)), IPPROTO_IP, IP_PKTINFO }, { .ipi_ifindex = ifindex },
+	};
+	struct sockaddr_in to = {
+		.sin_family = AF_INET, .sin_port = htons(DISCARD_PORT), .sin_addr = { htonl(address) },
+	};
+	struct msghdr message = {
+		.msg_name = &to, .msg_namelen = sizeof(to),
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+
+	return result(sendmsg(fd, &message, MSG_DONTWAIT | MSG_DONTROUTE | MSG_NOSIGNAL));
+}
+
+/*
+ * Asks for the shortest slices of a processor for the calling thread. It gets no more of it than
+ * before, but when it wakes it runs at once, where another that never pauses would go on for
+ * milliseconds. Before Linux 6.12 there are no such slices, and nothing changes. 0, or -errno.
+ */
+EXPORT int tegula_netlink_be_prompt(void)
+{
+	struct sched_attr attr = { 0 };
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
+		return -errno;
+	attr.sched_runtime = SHORTEST_SLICE_NS;
+	return result(syscall(SYS_sched_setattr, 0, &attr, 0));
+}

@@ -1,0 +1,207 @@
+/**
+ * Keeps the XDP programs' filters equal to the interface table: a program takes a frame only when
+ * it is sent to the interface's MAC address and to an address of this host. As in the kernel, an
+ * interface answers for the addresses of every interface, but for loopback's.
+ */
+
+import type { View } from "../../ffi/region.ts";
+import { IFF_UP, type InterfaceWriter } from "../../netbase/interfaces.ts";
+import { formatAddress } from "../../netbase/route.ts";
+
+/*
+ * The XDP program's filter as TypeScript writes it: which frames are ours. It is a memory-mapped BPF
+ * array of one element (`struct filter` in `xdp_filter.bpf.c`, whose layout is repeated here); the
+ * program reads it for every frame, so every change is one store and takes effect with it.
+ */
+
+const MAC = 0;
+const SEED = 8;
+const VLANS = 12;
+const PORTS = VLANS + 512;
+const ADDRESSES = PORTS + 8192;
+const ADDRESS_SLOTS = 4096;
+const PROBES = 16;
+
+/** Bytes of the map to be given to `Regions.mapShared`: the struct, filled up to whole pages. */
+export const FILTER_BYTES = 28672;
+
+/** Gives a new filter's hash a seed of its own, before anyone reads or writes it. */
+export function seedFilter({ buffer, byteOffset }: View): void {
+  // Not into shared memory directly, which this takes for a mistake.
+  const [seed] = crypto.getRandomValues(new Uint32Array(1));
+  new DataView(buffer, byteOffset).setUint32(SEED, seed, true);
+}
+
+/** Writes the filter; one writer at a time. A second one that joins finds what the first wrote. */
+export class Filter {
+  readonly #bytes: DataView;
+  readonly #vlans: Uint32Array;
+  readonly #ports: Uint32Array;
+  readonly #addresses: Uint32Array;
+  /** Chosen by `seedFilter`, so that nobody can prepare addresses that fall into one place. */
+  readonly #seed: number;
+
+  constructor(view: View) {
+    const { buffer, byteOffset } = view;
+    this.#bytes = new DataView(buffer, byteOffset, FILTER_BYTES);
+    this.#vlans = new Uint32Array(buffer, byteOffset + VLANS, 128);
+    this.#ports = new Uint32Array(buffer, byteOffset + PORTS, 2048);
+    this.#addresses = new Uint32Array(buffer, byteOffset + ADDRESSES, ADDRESS_SLOTS);
+    this.#seed = this.#bytes.getUint32(SEED, true);
+  }
+
+  /** Frames are ours only when sent to this MAC address (6 bytes). */
+  setMac(mac: ArrayLike<number>): void {
+    // Two stores: in between a frame can only fail to match, and the kernel takes it.
+    this.#bytes.setUint32(MAC, mac[0] | mac[1] << 8 | mac[2] << 16 | mac[3] << 24, true);
+    this.#bytes.setUint16(MAC + 4, mac[4] | mac[5] << 8, true);
+  }
+
+  /** These UDP destination ports are ours, and no others. */
+  setPorts(ports: Iterable<number>): void {
+    setBits(this.#ports, ports);
+  }
+
+  /** Frames tagged with these VLAN ids are looked into, and no others. */
+  setVlans(ids: Iterable<number>): void {
+    setBits(this.#vlans, ids);
+  }
+
+  /**
+   * IPv4 address `address` (host order, not 0) is ours. False when there is no room for it: its
+   * datagrams go to the kernel then, and come in by the kernel's socket.
+   */
+  add(address: number): boolean {
+    if (this.#find(address) >= 0) return true;
+    const free = this.#probe(address, 0);
+    if (free < 0) return false;
+    this.#addresses[free] = address;
+    return true;
+  }
+
+  /** IPv4 address `address` is no longer ours. */
+  remove(address: number): void {
+    const at = this.#find(address);
+    if (at >= 0) this.#addresses[at] = 0;
+  }
+
+  /** The addresses in it, in no order: for a writer that takes over from another. */
+  addresses(): number[] {
+    return Array.from(this.#addresses).filter((address) => address !== 0);
+  }
+
+  #find(address: number): number {
+    return this.#probe(address, address >>> 0);
+  }
+
+  /** The first of the slots that `address` may stand in that holds `wanted`, or -1. */
+  #probe(address: number, wanted: number): number {
+    const first = (Math.imul(address, 0x9e3779b1) ^ this.#seed) >>> 20;
+    for (let i = 0; i < PROBES; i++) {
+      const slot = (first + i) & (ADDRESS_SLOTS - 1);
+      if (this.#addresses[slot] === wanted) return slot;
+    }
+    return -1;
+  }
+}
+
+/** Sets these bits and clears the others. A word that stays as it is is stored as it is. */
+function setBits(words: Uint32Array, bits: Iterable<number>): void {
+  const wanted = new Uint32Array(words.length);
+  for (const bit of bits) wanted[bit >>> 5] |= 1 << (bit & 31);
+  for (let i = 0; i < words.length; i++) words[i] = wanted[i];
+}
+
+/** The filter of an attached interface. */
+export interface InterfaceFilter {
+  readonly ifindex: number;
+  /** The XDP program's map, writable. */
+  readonly view: View;
+}
+
+/** 127.0.0.0/8 */
+const LOOPBACK_NET = 127;
+
+/** A filter that is written. */
+interface Written {
+  readonly ifindex: number;
+  readonly filter: Filter;
+  /** The log says that there is no room for all addresses. */
+  isFullLogged: boolean;
+}
+
+/** Writes the filters. */
+export class Filters {
+  readonly #interfaces: InterfaceWriter;
+  readonly #filters: readonly Written[];
+  readonly #log: (line: string) => void;
+  /** The interface table's count of changes that the filters include. */
+  #seen = -1;
+
+  constructor(
+    filters: readonly InterfaceFilter[],
+    { interfaces, ports, log }: {
+      interfaces: InterfaceWriter;
+      ports: readonly number[];
+      log(line: string): void;
+    },
+  ) {
+    this.#interfaces = interfaces;
+    this.#log = log;
+    this.#filters = filters.map(({ ifindex, view }) => {
+      // Entries of a predecessor stay until they are known to be wrong.
+      const filter = new Filter(view);
+      filter.setPorts(ports);
+      return { ifindex, filter, isFullLogged: false };
+    });
+  }
+
+  /** Brings the filters up to date. True: the interface table had changed. */
+  turn(): boolean {
+    if (this.#seen === this.#interfaces.changes) return false;
+    this.#seen = this.#interfaces.changes;
+    if (this.#filters.length === 0) return true;
+    const addresses = this.#localAddresses();
+    for (const each of this.#filters) this.#update(each, addresses);
+    return true;
+  }
+
+  #localAddresses(): Set<number> {
+    const all = this.#interfaces.all().flatMap(({ addresses }) => addresses);
+    const locals = all.map(({ local }) => local);
+    return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
+  }
+
+  #update(written: Written, addresses: ReadonlySet<number>): void {
+    const link = this.#interfaces.get(written.ifindex);
+    if (link === null) return;
+    written.filter.setMac([
+      ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
+      ...[link.macTail & 255, link.macTail >>> 8 & 255],
+    ]);
+    // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
+    written.filter.setVlans([0, ...this.#vlansOn(written.ifindex)]);
+    this.#updateAddresses(written, addresses);
+  }
+
+  /** Ids of the VLAN devices on an interface that are up. */
+  #vlansOn(ifindex: number): number[] {
+    return this.#interfaces.all()
+      .filter(({ link, flags }) => link === ifindex && (flags & IFF_UP) !== 0)
+      .filter(({ vlanProtocol }) => vlanProtocol !== 0)
+      .map(({ vlanId }) => vlanId);
+  }
+
+  #updateAddresses(written: Written, addresses: ReadonlySet<number>): void {
+    for (const address of written.filter.addresses()) {
+      if (!addresses.has(address)) written.filter.remove(address);
+    }
+    const left = [...addresses].filter((address) => !written.filter.add(address));
+    if (left.length === 0 || written.isFullLogged) return;
+    written.isFullLogged = true;
+    this.#log(
+      `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
+        "filter: what is sent to them comes in by the kernel's sockets",
+    );
+  }
+}
