@@ -275,6 +275,20 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.equal(samples.get('tegula_mirror_entries{tile="netlink",table="interfaces"}'), 2);
   assert.ok(samples.get('tegula_net_frames_free{tile="net0"}')! > 0, "no counter: it goes down");
   assert.equal(samples.get('tegula_interface_xdp{interface="eth0"}'), 1);
+  for (const direction of ["rx", "tx"]) {
+    const port = `{app="echo",port="7",direction="${direction}"}`;
+    const own = `{interface="eth0",direction="${direction}"}`;
+    assert.equal(samples.get(`tegula_port_packets_total${port}`), 3);
+    assert.equal(samples.get(`tegula_port_bytes_total${port}`), 3 * "hello".length);
+    assert.equal(samples.get(`tegula_port_drops_total${port}`), 0);
+    assert.equal(samples.get(`tegula_interface_packets_total${own}`), 3);
+    assert.ok(samples.get(`tegula_interface_bytes_total${own}`)! >= 3 * (42 + "hello".length));
+    assert.ok(samples.get(`tegula_batch_packets_sum{tile="net0",direction="${direction}"}`) === 3);
+  }
+  assert.equal(samples.get('tegula_latency_seconds_count{tile="net0"}'), 3);
+  assert.ok(samples.get('tegula_latency_seconds_sum{tile="net0"}')! < 3, "answers took no second");
+  assert.ok(samples.get('tegula_ring_fill_ratio{interface="eth0",queue="0",ring="fill"}')! > 0.5);
+  assert.equal(samples.get('tegula_link_fill_ratio{app="echo",tile="echo",net="net0"}'), 0);
   assert.equal(samples.get("tegula_config_last_reload_successful"), 1);
   assert.ok(Date.now() / 1000 - samples.get(LOADED_AT)! < 60, "it was loaded just now");
   const [build] = [...samples.keys()].filter((name) => name.startsWith("tegula_build_info{"));
