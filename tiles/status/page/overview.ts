@@ -112,10 +112,13 @@ export interface Overview {
 /** Chooses samples and gives each the name of the row that it belongs to. */
 type Key = (labels: Labels) => string | undefined;
 
+/** The value of a label, where others are as `only` says. Ports without a metric of their own go by their app. */
 function by(label: string, only: Labels = {}): Key {
   const wanted = Object.entries(only);
-  return (labels) =>
-    wanted.every(([name, value]) => labels[name] === value) ? labels[label] : undefined;
+  return (labels) => {
+    if (!wanted.every(([name, value]) => labels[name] === value)) return undefined;
+    return label === "port" && labels.port === "other" ? `other ${labels.app}` : labels[label];
+  };
 }
 
 /** Two scrapes, and what happened between them. */
@@ -314,8 +317,9 @@ function interfaces(interval: Interval): Table {
 
 /** The app of each port. */
 function appOf(now: Scrape): ReadonlyMap<string, string> {
+  const port = by("port");
   return new Map(
-    now.samples("tegula_port_packets_total").map(({ labels }) => [labels.port, labels.app]),
+    now.samples("tegula_port_packets_total").map(({ labels }) => [port(labels)!, labels.app]),
   );
 }
 
