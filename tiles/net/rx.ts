@@ -34,6 +34,7 @@ const { IP_DESTINATION, IP_PROTOCOL, IP_SOURCE, IPPROTO_UDP, IPV4_BYTES, VERSION
 const { PACKET_HEADER_BYTES, PAYLOAD, UDP_BYTES, UDP_CONSTANT_SUM, UDP_PORTS } = frame;
 const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
 const COUNT = NET.index;
+const BATCHES = HISTOGRAMS.rx_batch;
 
 /** EtherType of IPv4, read little-endian. */
 const ETH_P_IP_LE = swap16(ETH_P_IP);
@@ -237,7 +238,7 @@ export class Receiver {
     }
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
-    countBatch(this.#counters, HISTOGRAMS.rx_batch, count);
+    countBatch(this.#counters, BATCHES, count);
     this.#traffic.received(batch, count);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);

@@ -52,6 +52,7 @@ import { Transmitter } from "./tx.ts";
 const POLL_TURNS = 16;
 /** How many totals the kernel has of an AF_XDP socket. */
 const XDP_STATISTICS = 6;
+const BATCHES = HISTOGRAMS.tx_batch;
 
 /** What a net tile is made with. */
 export interface NetSetup {
@@ -328,7 +329,7 @@ class NetTile implements Tile {
     let sent = 0;
     for (let i = 0; i < ports.length; i++) {
       const count = ports[i].flush();
-      if (count > 0) countBatch(this.#counters, HISTOGRAMS.tx_batch, count);
+      if (count > 0) countBatch(this.#counters, BATCHES, count);
       sent += count;
     }
     this.#counters[NET.index.tx_frames] += sent;

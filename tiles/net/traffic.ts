@@ -153,12 +153,10 @@ export class TrafficCounter {
   sent(
     index: number,
     packets: Int32Array,
-    { picked, from, end, arrival }: {
-      picked: Int32Array;
-      from: number;
-      end: number;
-      arrival: number;
-    },
+    picked: Int32Array,
+    from: number,
+    end: number,
+    arrival: number,
   ): void {
     let ports = -1;
     let time = arrival;

@@ -171,7 +171,7 @@ export class Transmitter {
       const first = done;
       done = this.#turnRound(from, batch, picked, first, count);
       this.#counters[COUNT.tx_accepted] += done - first;
-      this.#traffic.sent(from.index, packets, { picked, from: first, end: done, arrival });
+      this.#traffic.sent(from.index, packets, picked, first, done, arrival);
       if (done === count) return;
       copyPacket(packets, picked[done], this.packets);
       const offset = this.packets[Packet.offset];
@@ -185,7 +185,7 @@ export class Transmitter {
     const { packets } = this;
     const count = this.#read(app, from, end);
     this.#classify(app, count);
-    this.#traffic.sent(app.index, packets, { picked: ALL, from: 0, end: count, arrival: 0 });
+    this.#traffic.sent(app.index, packets, ALL, 0, count, 0);
     this.#takeFrames(count);
     copyPayloads(app.view, this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(app, count);
@@ -201,7 +201,7 @@ export class Transmitter {
   send(from: Sender, count: number, arrival: number): void {
     const { packets } = this;
     this.#classify(from, count);
-    this.#traffic.sent(from.index, packets, { picked: ALL, from: 0, end: count, arrival });
+    this.#traffic.sent(from.index, packets, ALL, 0, count, arrival);
     sumPayloads(this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(from, count);
     this.#counters[COUNT.tx_accepted] += count;
