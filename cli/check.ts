@@ -3,8 +3,14 @@
  * and the command that fixes it. With --config it first goes through a start.
  */
 
-import { type Host, openHost } from "../ffi/host.ts";
+import { type Host, openHost, Watcher } from "../ffi/host.ts";
+import { SystemError } from "../ffi/library.ts";
+import { type Regions, u32 } from "../ffi/region.ts";
+import { refusedCallsBytes } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
+import { AppFiles } from "../master/app_files.ts";
+import { AppProcess, type Descriptors } from "../master/app_process.ts";
+import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
 import {
   appTrouble,
@@ -25,7 +31,8 @@ import {
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
-import { DISPATCHER } from "../master/attachment.ts";
+import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import {
   APART_LINK_SHAPE,
   checkMtus,
@@ -35,6 +42,9 @@ import {
   planTiles,
   portsOf,
 } from "../tiles/runtime/plan.ts";
+import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import {
   checkConfig,
   checkListen,
@@ -46,18 +56,6 @@ import {
 } from "./config.ts";
 import { Control } from "./control.ts";
 import { findDefaults, openMirror, takeDefaults } from "./snapshot.ts";
-import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
-import { SystemError } from "../ffi/errno.ts";
-import type { Regions } from "../ffi/region.ts";
-import { u32 } from "../ffi/view.ts";
-import { Watcher } from "../ffi/watcher.ts";
-import { AppFiles } from "../master/app_files.ts";
-import { AppProcess, type Descriptors } from "../master/app_process.ts";
-import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
-import { refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/log.ts";
-import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
-import type { AppPlan } from "../tiles/runtime/wiring.ts";
 
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;

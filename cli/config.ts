@@ -3,8 +3,12 @@
  * is changed. Errors name the place and what is allowed.
  */
 
+import { dirname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parse as parseToml, TomlError } from "smol-toml";
+import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
-import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
+import { parseAddress, parsePrefix } from "../netbase/route.ts";
 import {
   countPorts,
   type Grants,
@@ -18,10 +22,6 @@ import {
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, type Given, messageOf, UserError } from "./command.ts";
-import { dirname, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
-import { parse as parseToml, TomlError } from "smol-toml";
-import { z } from "zod";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;

@@ -4,15 +4,15 @@
  * use decide it, over a mirror.
  */
 
-import * as route from "../netbase/route.ts";
-import { heapView } from "../ffi/view.ts";
+import { heapView } from "../ffi/region.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
-import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
-import type { NetbaseReader } from "../netbase/netbase.ts";
+import { NeighborMap, NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import { decide, type Decision, emptyDecision, type NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/route_decision.ts";
+import * as route from "../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../netbase/route.ts";
 import { Solicits } from "../tiles/net/arp_queue.ts";
-import { flowHash } from "../tiles/net/frame.ts";
+import { flowHash } from "../tiles/net/rings.ts";
 import {
   Devices,
   dropCounter,
@@ -23,7 +23,6 @@ import {
   RouteCache,
   UNRESOLVED,
 } from "../tiles/net/route_cache.ts";
-import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
 import {
   decisionEntry,
   type Entry,
@@ -31,13 +30,12 @@ import {
   neighborEntry,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
+import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
+import { address, command, Exit, type Given, JSON_OPTION, say, wholeNumber } from "./command.ts";
 import { CONTROL_OPTION, liveControl } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
-import { address, command, Exit, type Given, JSON_OPTION, say, wholeNumber } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const OPTIONS = {

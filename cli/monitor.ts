@@ -3,7 +3,7 @@
  * `ip monitor` does, and also routes that the kernel removes without an event.
  */
 
-import { pollSet } from "../ffi/netlink.ts";
+import { pollSet } from "../ffi/sockets.ts";
 import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";
@@ -15,8 +15,8 @@ import {
   routeEntry,
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
-import { interfaceText, neighborText, routeText } from "./format.ts";
 import { command, type Given, JSON_OPTION, say, word } from "./command.ts";
+import { interfaceText, neighborText, routeText } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const OPTIONS = { json: { ...JSON_OPTION, help: "print one JSON object a line" } } as const;

@@ -3,8 +3,7 @@
  * `ip neighbour` do. With `-j` it prints iproute2's JSON.
  */
 
-import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { address, command, Exit, type Given, JSON_OPTION, linesOf, say, word } from "./command.ts";
+import { parseAddress } from "../netbase/route.ts";
 import {
   decisionEntry,
   type Entry,
@@ -13,9 +12,10 @@ import {
   neighborEntries,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { openMirror, type Snapshot } from "./snapshot.ts";
+import { address, command, Exit, type Given, JSON_OPTION, linesOf, say, word } from "./command.ts";
+import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { interfaceText, neighborText, routeText } from "./format.ts";
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const SHOW_OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 

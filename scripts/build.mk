@@ -14,7 +14,7 @@ FILTER = build/xdp_filter.bpf.o
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
 PROGRAM = build/program/imports.json
-MODULES := $(shell find apps ffi netbase tiles -name '*.ts')
+MODULES := $(shell find apps ffi netbase tiles -name '*.ts' -o -name '*.html' -o -name '*.css')
 DENO ?= deno
 
 all: build/libtegula.so build/libtegula_seal.so $(PROGRAM) build/commit
@@ -28,7 +28,7 @@ FORCE:
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
 	$(DENO) run --allow-all --no-check scripts/program.ts
 
-build/libtegula.so: $(foreach name,host netlink process region tile udp xsk xsk_static,ffi/$(name).c) \
+build/libtegula.so: $(foreach name,host process region sockets tile xsk,ffi/$(name).c) \
 		ffi/native.h ffi/policy.h build/system_calls.inc $(FILTER) scripts/build.mk | build
 	gcc $(CFLAGS) -Ibuild -DFILTER_OBJECT='"$(abspath $(FILTER))"' $(filter %.c,$^) -Wl,--wrap=stderr \
 		-Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic $(LDFLAGS) $(INTO_PLACE)

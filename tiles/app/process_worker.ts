@@ -8,23 +8,23 @@
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`.
  */
 
-import { openClock } from "../../ffi/clock.ts";
-import { openRegions } from "../../ffi/region.ts";
-import { openTile, type TileLibrary } from "../../ffi/tile.ts";
-import { heapView } from "../../ffi/view.ts";
+import { heapView, openRegions } from "../../ffi/region.ts";
+import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
+import { ControlReader } from "../runtime/control.ts";
+import { APP } from "../runtime/counters.ts";
+import { Handed } from "../runtime/handed.ts";
+import { type LinkShape, requestRing } from "../runtime/link.ts";
 import {
   AppError,
   clipped,
   consoleTo,
+  Level,
+  type Log,
   sentenceOf,
   takeAway,
   uncaught,
   wordsOf,
 } from "../runtime/log.ts";
-import { ControlReader } from "../runtime/control.ts";
-import { APP } from "../runtime/counters.ts";
-import { Handed } from "../runtime/handed.ts";
-import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
 import { loadService, NetSide, type Service, type ServiceSetup } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
@@ -54,7 +54,7 @@ export type WorkerMessage =
   /** It is still being made, and its event loop runs. */
   | { readonly type: "loading" }
   | { readonly type: "failed"; readonly message: string }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
@@ -90,12 +90,13 @@ async function start(): Promise<() => void> {
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));
   const control = new ControlReader(handed.view(`control ${name}`));
-  const log = (line: string) => post({ type: "log", line: clipped(line) });
+  const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
@@ -261,7 +262,8 @@ function watchTimers(): Timers {
 }
 
 /** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(log: (line: string) => void, timers?: Timers): void {
+function nameUnsettled(say: Log, timers?: Timers): void {
+  const log = (line: string) => say(line, Level.warning);
   const [left] = timers?.pending() ?? [];
   if (left !== undefined) {
     log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);

@@ -3,9 +3,9 @@
  * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
  */
 
-import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
-import type { View } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import type { View } from "../../ffi/region.ts";
+import { type NetlinkLibrary, pollSet } from "../../ffi/sockets.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
@@ -15,18 +15,19 @@ import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
 import { Audit } from "./audit.ts";
-import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./codec.ts";
-import { Filters, type InterfaceFilter } from "./filters.ts";
+import { Snapshots } from "./entries.ts";
 import { Mirror } from "./mirror.ts";
-import { NeighborAgeing, NeighborTablePoll } from "./neighbor_ageing.ts";
 import {
+  NeighborAgeing,
   type NeighborKernel,
   NeighborResolver,
   NeighborSocket,
+  NeighborTablePoll,
   SolicitReceiver,
 } from "./neighbor_resolver.ts";
-import { Snapshots } from "./snapshots.ts";
+import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import type { NeighborListener } from "./tables.ts";
+import { Filters, type InterfaceFilter } from "./xdp_filter.ts";
 
 /** What the netlink tile is given. */
 export interface NetlinkSetup {
@@ -115,7 +116,7 @@ class NetlinkTile implements Tile, NeighborListener {
     const socket = this.#neighborSocket = new NeighborSocket(this.#library, log);
     const kernel: NeighborKernel = {
       solicit: (ifindex, address) => socket.solicit(ifindex, address),
-      // A dead gateway's entry stays: it makes routes take another (`netbase/route_decision.ts`).
+      // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
       release: (ifindex, address) =>
         gateways.has(ifindex, address) || socket.release(ifindex, address),
     };

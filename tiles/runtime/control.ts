@@ -4,7 +4,7 @@
  * the master writes. The answers of the netlink tile are in the snapshot region.
  */
 
-import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
 import { delay } from "./tile.ts";
 
 /** Bytes of the control region: one page. */

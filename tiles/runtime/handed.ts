@@ -13,8 +13,7 @@
  */
 
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
-import type { Region, Regions } from "../../ffi/region.ts";
-import type { View } from "../../ffi/view.ts";
+import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
 
 /** One descriptor, as the child is told of it. */
@@ -119,7 +118,7 @@ export type ApplianceReport =
   | { readonly type: "running" }
   /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
   | { readonly type: "left"; readonly orderly: boolean }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
   /** An operator asks for something, by a number of its own. */

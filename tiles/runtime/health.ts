@@ -3,7 +3,7 @@
  * own. The status tile reads it when it is asked: `/live`, `/ready`, the metrics and `tegula status`.
  */
 
-import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
 
 /** Why Tegula is unwell, by the label of the metric `tegula_unwell`. */
 export const UNWELL = {

@@ -3,11 +3,10 @@
  * that runs it. How a worker becomes a tile is in `worker.ts`.
  */
 
-import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import { f64, slice, u32, type View } from "../../ffi/region.ts";
+import type { NetlinkLibrary, Udp } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import type { Udp } from "../../ffi/udp.ts";
 import type { XskSlots } from "../../ffi/xsk.ts";
-import { f64, slice, u32, type View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlReader, ControlRequest, Outcome } from "./control.ts";
 
@@ -32,7 +31,7 @@ export interface TileContext<Setup> {
   readonly region: TileRegion;
   readonly libraries: Libraries;
   /** A line for the log, in the tile's name. Never on the data path. */
-  log(line: string): void;
+  log(line: string, level?: number): void;
   /** Has main put a request into the control region: the status tile's. */
   ask(request: ControlRequest): void;
   /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
@@ -121,7 +120,7 @@ export type TileReport =
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   | { readonly type: "ask"; readonly request: ControlRequest }
   | { readonly type: "stopped" }
   /** Its start failed; `app`: because of that app. */

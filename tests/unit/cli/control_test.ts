@@ -1,12 +1,12 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../../master/master.ts";
-import { askForChange, Control } from "../../../cli/control.ts";
 import { linesOf, UserError } from "../../../cli/command.ts";
+import { askForChange, Control } from "../../../cli/control.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { Changes } from "../../../master/master.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import {

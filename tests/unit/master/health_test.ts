@@ -1,7 +1,7 @@
 /** When an appliance is well, and the region by which that is reported. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { HealthMonitor, type Observed } from "../../../master/health.ts";
 import {
   HEALTH_BYTES,

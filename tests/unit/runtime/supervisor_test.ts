@@ -1,7 +1,7 @@
 /** How main looks after tiles, with workers that this test plays. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
