@@ -123,14 +123,8 @@ labTest(
     const control = socketPath();
     const told = `${Deno.makeTempDirSync()}/notify`;
     // What systemd is told, a line each.
-    const systemd = host.spawn(["socat", "-u", `UNIX-RECVFROM:${told},fork`, "STDOUT"]);
-    await eventually("systemd's socket", () => {
-      try {
-        return Promise.resolve(Deno.lstatSync(told).isSocket || undefined);
-      } catch {
-        return Promise.resolve(undefined);
-      }
-    });
+    const systemd = host.spawn(["python3", "-c", SYSTEMD, told]);
+    await systemd.stdout.find("bound");
     const start = (seconds: number) =>
       Appliance.start(
         host,
@@ -149,7 +143,7 @@ labTest(
     assert.equal((await brief.ended()).code, 0);
     systemd.kill("SIGTERM");
     await systemd.ended();
-    const words = systemd.stdout.all.join("");
+    const words = systemd.stdout.all.join("\n");
     for (const word of ["READY=1", "STATUS=starting", "STATUS=ready", "STATUS=draining"]) {
       assert.ok(words.includes(word), `${word} is not in ${words}`);
     }
