@@ -116,6 +116,13 @@ labTest(
   },
 );
 
+/** Prints what is said to the socket that systemd would listen on; its argument is the path. */
+const SYSTEMD = `import socket, sys
+told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+told.bind(sys.argv[1])
+print("bound", flush=True)
+while True: print(told.recv(4096).decode(), flush=True)`;
+
 labTest(
   "SIGTERM drains first for as long as is configured, and a second one ends it",
   async (lab) => {
