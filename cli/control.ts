@@ -240,14 +240,17 @@ async function findControl(asked: string | undefined): Promise<string> {
   throw new NotRunningError(`no running tegula found in ${CONTROL_FOLDER}; ${next}`, Exit.usage);
 }
 
+/** Of /proc/net/unix (proc_net_unix(5)): the path of a socket that listens, as its flags say. */
+const LISTENING = /^\S+ \S+ \S+ 00010000 .* (\/.*)$/gm;
+
 /**
  * Whether the socket at `path` was made in another network namespace: /proc/net/unix has those of its reader's
- * alone. False where that cannot be read.
+ * alone, beside connections from there. False where that cannot be read.
  */
 function isElsewhere(path: string): boolean {
   try {
     const [real, name] = [Deno.realPathSync(path), path.replace(/.*\//, "")];
-    const bound = Deno.readTextFileSync("/proc/net/unix").matchAll(/ (\/.*)$/gm);
+    const bound = Deno.readTextFileSync("/proc/net/unix").matchAll(LISTENING);
     return !Array.from(bound, ([, each]) => each)
       .some((each) => each.endsWith(`/${name}`) && isAt(each, real));
   } catch {
