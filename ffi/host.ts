@@ -4,6 +4,7 @@
  */
 
 import { checked, ENOENT, libraryPath } from "./library.ts";
+import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
 /** Capability numbers of capability.h. */
@@ -241,9 +242,11 @@ export function openHost(path = libraryPath()): Host {
     const strings = cString(
       lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
     );
-    const confined = new Uint32Array(3);
-    for (const each of capabilities) confined[each >> 5] |= 1 << (each & 31);
-    confined[2] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
+    const confined = new Uint32Array(Object.keys(Confinement).length);
+    for (const each of capabilities) {
+      confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
+    }
+    confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
     return symbols.tegula_host_exec(
       strings,
       strings.length,

@@ -7,10 +7,9 @@
  * dropped before they had a frame, are shown as bare IPv4 packets with headers made for them.
  */
 
-import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
-import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/lossy_rings.ts";
+import { RECEIVE_HEADER_WORDS, UDP_DESCRIPTOR_WORDS, UdpDescriptor } from "../../ffi/shared.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
-import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
+import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/lossy_rings.ts";
 import {
   fold,
   IPPROTO_UDP,
@@ -61,20 +60,20 @@ export class Capture {
   /** A packet that an app sent and that is dropped, its payload in `memory`. */
   dropped(reason: number, packet: Int32Array, memory: Uint8Array): void {
     const ports = packet[Packet.ports];
-    const words = new Uint32Array(DESCRIPTOR_WORDS);
-    words[Descriptor.offset] = packet[Packet.offset];
-    words[Descriptor.length] = packet[Packet.length];
-    words[Descriptor.source] = packet[Packet.local];
-    words[Descriptor.destination] = packet[Packet.peer];
-    words[Descriptor.ports] = (ports << 16) | (ports >>> 16);
+    const words = new Uint32Array(UDP_DESCRIPTOR_WORDS);
+    words[UdpDescriptor.offset] = packet[Packet.offset];
+    words[UdpDescriptor.length] = packet[Packet.length];
+    words[UdpDescriptor.source] = packet[Packet.local];
+    words[UdpDescriptor.destination] = packet[Packet.peer];
+    words[UdpDescriptor.ports] = (ports << 16) | (ports >>> 16);
     this.datagram(CaptureFlag.out, reason, words, memory);
   }
 
   /** A datagram from or to a kernel's socket, by its descriptor; its payload is in `memory`. */
   datagram(flags: number, reason: number, words: Uint32Array, memory: Uint8Array): void {
     if (this.#dropsOnly && reason === 0) return;
-    const offset = words[Descriptor.offset];
-    const length = words[Descriptor.length] & 0xffff;
+    const offset = words[UdpDescriptor.offset];
+    const length = words[UdpDescriptor.length] & 0xffff;
     const { bytes, at } = this.#ring;
     writePacketHeader(new DataView(bytes.buffer, bytes.byteOffset + at), words, length);
     const shown = Math.min(length, MOST_CAPTURED - PACKET_HEADER_BYTES);
@@ -82,7 +81,7 @@ export class Capture {
     if (offset + shown <= memory.length) bytes.set(memory.subarray(offset, offset + shown), to);
     else bytes.fill(0, to, to + shown);
     const size = PACKET_HEADER_BYTES + length;
-    const ifindex = words[Descriptor.interface];
+    const ifindex = words[UdpDescriptor.interface];
     this.#ring.publish(flags | CaptureFlag.bare, reason, ifindex, size, nowMillis());
   }
 
@@ -105,11 +104,11 @@ function writePacketHeader(view: DataView, words: Uint32Array, length: number): 
   view.setUint32(0, 0x45000000 | (total & 0xffff));
   view.setUint32(4, 0);
   view.setUint32(8, (64 << 24) | (IPPROTO_UDP << 16));
-  view.setUint32(12, words[Descriptor.source]);
-  view.setUint32(16, words[Descriptor.destination]);
+  view.setUint32(12, words[UdpDescriptor.source]);
+  view.setUint32(16, words[UdpDescriptor.destination]);
   let sum = 0;
   for (let i = 0; i < IPV4_BYTES; i += 2) sum += view.getUint16(i);
   view.setUint16(10, ~fold(sum) & 0xffff);
-  view.setUint32(IPV4_BYTES, words[Descriptor.ports]);
+  view.setUint32(IPV4_BYTES, words[UdpDescriptor.ports]);
   view.setUint32(IPV4_BYTES + 4, ((UDP_BYTES + length) & 0xffff) << 16);
 }

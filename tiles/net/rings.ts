@@ -11,14 +11,14 @@
  */
 
 import { u8, type View } from "../../ffi/region.ts";
-import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
 import {
+  UDP_BUFFER_BYTES,
   VISIBLE_HEADER_WORDS,
   XSK_CURSORS,
   XSK_STATISTICS,
   XskCursor,
-  type XskSlots,
-} from "../../ffi/xsk.ts";
+} from "../../ffi/shared.ts";
+import type { XskSlots } from "../../ffi/xsk.ts";
 
 /*
  * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and

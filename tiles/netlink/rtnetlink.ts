@@ -14,7 +14,8 @@
  */
 
 import { EBUSY, ENOBUFS, SystemError } from "../../ffi/library.ts";
-import { type NetlinkLibrary, type NetlinkOptions, TRUNCATED } from "../../ffi/sockets.ts";
+import { NETLINK_TRUNCATED } from "../../ffi/shared.ts";
+import type { NetlinkLibrary, NetlinkOptions } from "../../ffi/sockets.ts";
 import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";
 import { emptyNeighbor, type NeighborEntry } from "../../netbase/neighbors.ts";
 import {
@@ -934,7 +935,7 @@ export class NetlinkSocket {
     if (count < 0) throw new SystemError("read a netlink socket", count);
     for (let i = 0; i < count; i++) {
       const length = this.#lengths[i];
-      if (length === TRUNCATED) handler.malformed("a datagram larger than 32 KiB");
+      if (length === NETLINK_TRUNCATED) handler.malformed("a datagram larger than 32 KiB");
       else this.#handle(i * SLOT_BYTES, length, handler);
     }
     return count;

@@ -1,8 +1,9 @@
 /** Netlink sockets on the real kernel: events, dumps, overruns, and what comes from others. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
+import { TRUNCATED } from "../../../apps/dns/answer.ts";
 import { ENOBUFS } from "../../../ffi/library.ts";
-import { openNetlink, TRUNCATED } from "../../../ffi/sockets.ts";
+import { openNetlink } from "../../../ffi/sockets.ts";
 import { command, inNamespace, Wire } from "../wire.ts";
 
 const RTM_NEWLINK = 16;

@@ -2,6 +2,7 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { heapView, openRegions, slice } from "../../../ffi/region.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
@@ -11,7 +12,7 @@ import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../../../tiles/runtime/lossy_rings.ts";

@@ -6,8 +6,9 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { u8, type View } from "../../../ffi/region.ts";
-import { type Udp, UDP_BUFFER_BYTES } from "../../../ffi/sockets.ts";
-import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../../ffi/xsk.ts";
+import { UDP_BUFFER_BYTES, VISIBLE_HEADER_WORDS } from "../../../ffi/shared.ts";
+import type { Udp } from "../../../ffi/sockets.ts";
+import type { XskSlots } from "../../../ffi/xsk.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
