@@ -103,7 +103,6 @@ export const Order = {
   dataMib: 6,
   count: 7,
 } as const;
-export const ORDER_WORDS = 8;
 
 /** What the caller gets. */
 export const Started = {
@@ -120,7 +119,6 @@ export const Started = {
   /** Where it failed. */
   step: 6,
 } as const;
-export const STARTED_WORDS = 7;
 
 /** Walls that may be missing: bits. */
 export const Wall = {

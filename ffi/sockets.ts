@@ -18,7 +18,7 @@ function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number
 }
 
 /** Main's side. */
-export interface UdpSetup {
+interface UdpSetup {
   /**
    * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
    * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
@@ -107,7 +107,7 @@ export const SETSOCKOPT = {
 } as const;
 
 /** The call: descriptor, level, option, value and its size. 0, or -1. */
-export type SetSocketOption = (
+type SetSocketOption = (
   fd: number,
   level: number,
   option: number,
@@ -123,7 +123,7 @@ const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 
 /** Sets an option that is a number. Whether it was taken. */
-export function setNumber(
+function setNumber(
   set: SetSocketOption,
   { fd, level, option, value }: { fd: number; level: number; option: number; value: number },
 ): boolean {
@@ -154,8 +154,6 @@ const SOCKADDR_NL_WORDS = 3;
 /** Of linux/netlink.h. */
 const SOL_NETLINK = 270;
 const NETLINK_GET_STRICT_CHK = 12;
-/** POLLIN (poll.h). */
-const POLLIN = 1;
 /** The kernel's address. */
 const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
 
@@ -203,11 +201,6 @@ export interface NetlinkLibrary {
   bePrompt(): number;
   /** Closes a descriptor of this library. */
   close(fd: number): void;
-}
-
-/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
-export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
-  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }
 
 /** Opens the library at `path`. */

@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from "../tiles/app/contract.ts";
-import { checked, EMFILE, libraryPath } from "./library.ts";
+import { checked, EMFILE, libraryPath, POLLIN } from "./library.ts";
 import { u32, type View } from "./region.ts";
 import { Confined, Keep, OBSERVED_CALLS, Role as RoleNumber } from "./shared.ts";
 
@@ -16,7 +16,6 @@ export type Role = keyof typeof RoleNumber;
 
 const PR_SET_NAME = 15;
 const F_DUPFD_CLOEXEC = 1030;
-const POLLIN = 1;
 const SIG_SETMASK = 2;
 /** SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS: a thread's own (signal(7)). */
 const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 27, 31];
@@ -212,7 +211,7 @@ export function refusedCallsBytes(slots: number): number {
 }
 
 /** A call that was refused. */
-export interface RefusedCall {
+interface RefusedCall {
   /** Its number on this architecture. */
   readonly call: number;
   readonly count: number;

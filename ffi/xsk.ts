@@ -30,7 +30,7 @@ export interface XdpProgram {
 }
 
 /** How memory is cut into frames, and how long rings are. */
-export interface SocketOptions {
+interface SocketOptions {
   /** Bytes of a frame: 2048 or 4096. */
   readonly frameBytes: number;
   /** Bytes that the kernel leaves free before each received frame, besides its own 256. */
@@ -40,7 +40,7 @@ export interface SocketOptions {
 }
 
 /** Which queue a socket is bound to, and how. */
-export interface BindOptions {
+interface BindOptions {
   readonly ifindex: number;
   readonly queue: number;
   readonly mode: "zero-copy" | "copy";

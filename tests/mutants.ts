@@ -890,7 +890,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket sender: frames of what goes to the kernel's socket are lost",
       in: "SocketSender.#finish",
-      from: "if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);",
+      from: "if (isInUmem) this.#umem.give(this.#batch[at + UdpDescriptor.offset]);",
       to: "void isInUmem;",
     },
     {

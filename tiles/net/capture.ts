@@ -75,7 +75,7 @@ export class Capture {
     const offset = words[UdpDescriptor.offset];
     const length = words[UdpDescriptor.length] & 0xffff;
     const { bytes, at } = this.#ring;
-    writePacketHeader(new DataView(bytes.buffer, bytes.byteOffset + at), words, length);
+    writeBareHeaders(new DataView(bytes.buffer, bytes.byteOffset + at), words, length);
     const shown = Math.min(length, MOST_CAPTURED - PACKET_HEADER_BYTES);
     const to = at + PACKET_HEADER_BYTES;
     if (offset + shown <= memory.length) bytes.set(memory.subarray(offset, offset + shown), to);
@@ -99,7 +99,7 @@ function nowMillis(): number {
 }
 
 /** IPv4 and UDP headers for the datagram of a descriptor, without a UDP checksum. */
-function writePacketHeader(view: DataView, words: Uint32Array, length: number): void {
+function writeBareHeaders(view: DataView, words: Uint32Array, length: number): void {
   const total = PACKET_HEADER_BYTES + length;
   view.setUint32(0, 0x45000000 | (total & 0xffff));
   view.setUint32(4, 0);

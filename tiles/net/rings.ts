@@ -54,8 +54,6 @@ export const IPV4_BYTES = 20;
 export const UDP_BYTES = 8;
 /** Bytes of IPv4 and UDP headers. */
 export const PACKET_HEADER_BYTES = IPV4_BYTES + UDP_BYTES;
-/** The largest UDP payload over IPv4: 65,535 bytes less both headers. */
-export const LARGEST_PAYLOAD = 65_507;
 
 /** EtherTypes (linux/if_ether.h). */
 export const ETH_P_IP = 0x0800;
@@ -205,7 +203,7 @@ export function flowHash(a: number, b: number, ports: number): number {
 }
 
 /** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
-export interface UmemShape {
+interface UmemShape {
   readonly frameBytes: number;
   readonly frames: number;
   readonly largeBuffers: number;

@@ -5,7 +5,7 @@
  * incoming packets; only broadcast and multicast are still to be kept out.
  */
 
-import { checked } from "../../ffi/library.ts";
+import { checked, pollSet } from "../../ffi/library.ts";
 import {
   BURST,
   RECEIVE_HEADER_WORDS,
@@ -238,9 +238,6 @@ export class SocketSender {
   }
 }
 
-/** poll(2): something to be read. */
-const POLLIN = 0x1;
-
 /**
  * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives on.
  * The last may be thousands, and are behind one descriptor, which tells those that have something. A poll
@@ -277,7 +274,7 @@ export class PollSet {
     this.#watch = sockets.length === 0
       ? -1
       : checked(udp.watch(Int32Array.from(sockets)), `watch ${sockets.length} sockets`);
-    this.#all = Int32Array.from([eventfd, this.#watch, ...ports].flatMap((fd) => [fd, POLLIN]));
+    this.#all = pollSet([eventfd, this.#watch, ...ports]);
   }
 
   /** Blocks until something is ready or `timeoutMs` passed; empties the eventfd. */

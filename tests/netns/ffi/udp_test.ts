@@ -35,7 +35,9 @@ function receive(fd: number, count = BURST, port = 7002): Datagram[] {
   const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
   return Array.from({ length: received }, (_, i) => {
-    const [offset, length, source, destination, ports, ifindex] = words.subarray(2 + i * 8);
+    const [offset, length, source, destination, ports, ifindex] = words.subarray(
+      2 + i * UDP_DESCRIPTOR_WORDS,
+    );
     const [sourcePort, destinationPort] = [ports >>> 16, ports & 0xffff];
     return { offset, length, source, destination, sourcePort, destinationPort, ifindex };
   });
@@ -45,7 +47,7 @@ function receive(fd: number, count = BURST, port = 7002): Datagram[] {
 function descriptor(
   { offset = 0, length = 4, source = 0, destination = LOOPBACK, from = 0, to = 0, ifindex = 0 },
 ): number[] {
-  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex, 0, 0];
+  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex];
 }
 
 /** Sends one datagram, and waits while the socket's buffer is full. */
