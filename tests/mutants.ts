@@ -173,7 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/lossy_rings.ts", ["unit/runtime/solicit_link"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
       in: "SolicitConsumer.take",

@@ -19,8 +19,7 @@ import type { Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
-import { CaptureFlag } from "../runtime/lossy_rings.ts";
-import type { Capture } from "./capture.ts";
+import { type Capture, CaptureFlag } from "./capture.ts";
 import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem } from "./rings.ts";
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 
