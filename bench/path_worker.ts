@@ -12,6 +12,7 @@ import { RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../tiles/net/capture.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
+import { TRAFFIC_BYTES } from "../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
@@ -84,6 +85,7 @@ function hostSetup(
     netbase: makeNetbase(size),
     umem,
     record: heapView(frameRecordBytes(frameCount())),
+    traffic: heapView(TRAFFIC_BYTES),
     routeCache,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),

@@ -28,6 +28,7 @@ import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
 import { CAPTURE_BYTES } from "./capture.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { BATCH } from "./rings.ts";
+import { TRAFFIC_BYTES } from "./traffic.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
@@ -74,6 +75,7 @@ export async function warmUp(
     netbase: makeNetbase(),
     umem,
     record: heapView(frameRecordBytes(frames)),
+    traffic: heapView(TRAFFIC_BYTES),
     routeCache: heapView(ROUTE_CACHE_BYTES),
     sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
     udp: [],

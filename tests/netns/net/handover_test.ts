@@ -13,6 +13,7 @@ import { SOLICIT_LINK_BYTES } from "../../../tiles/net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../../../tiles/net/capture.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
+import { TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
 import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
@@ -63,6 +64,7 @@ class Host {
       netbase,
       umem: this.#umem,
       record: heapView(frameRecordBytes(FRAMES)),
+      traffic: heapView(TRAFFIC_BYTES),
       routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,

@@ -14,6 +14,7 @@ import {
 } from "../../../ffi/shared.ts";
 import type { Udp } from "../../../ffi/sockets.ts";
 import type { XskSlots } from "../../../ffi/xsk.ts";
+import { ticksOf } from "../../../tiles/net/traffic.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
@@ -163,6 +164,11 @@ export class FakeXsk implements XskSlots {
   }
 
   prefetch(): void {}
+
+  /** What `receive` says, 10 µs later. */
+  ticks(): number {
+    return ticksOf(0x1234, 0x5678) + 40;
+  }
 
   fill(slot: number, frames: Uint32Array, count: number): number {
     this.#step();
