@@ -1,8 +1,8 @@
 /** Netlink sockets on the real kernel: events, dumps, overruns, and what comes from others. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { TRUNCATED } from "../../../apps/dns/answer.ts";
 import { ENOBUFS } from "../../../ffi/library.ts";
+import { NETLINK_TRUNCATED } from "../../../ffi/shared.ts";
 import { openNetlink } from "../../../ffi/sockets.ts";
 import { command, inNamespace, Wire } from "../wire.ts";
 
@@ -166,7 +166,7 @@ Deno.test("a message that does not fit its slot is said to be truncated", () => 
   socket.request(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1);
   const lengths = new Uint32Array(1);
   equal(netlink.receive(socket.fd, new Uint8Array(64), lengths, 64), 1);
-  equal(lengths[0], TRUNCATED);
+  equal(lengths[0], NETLINK_TRUNCATED);
 });
 
 Deno.test("what another process sends is given as nothing", () => {
