@@ -4,6 +4,7 @@
  * links with net tiles (`NetSide`).
  */
 
+import { inWords } from "../../ffi/library.ts";
 import { u32, u8, type View } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { hash } from "../../netbase/hash_table.ts";
@@ -264,27 +265,28 @@ const NEVER_GRANTED =
   /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
 /** What the system refuses: by the confinement of the process, or by a file's mode. */
 const REFUSED =
-  /((?:Permission denied|Operation not permitted) \(os error (?:1|13)\))(?:: (\w+) '(.*?)')?/;
+  /(?:Permission denied|Operation not permitted) \(os error (?:1|13)\)(?:: (\w+) '(.*?)')?/;
 
 /**
  * Replaces Deno's and the system's words for what an app was denied by what an operator can do. `grant`
  * is that for a permission: $1 its kind, $2 what it is for.
  */
 function explainDenials(text: string, grant: string): string {
-  return text
+  const explained = text
     .replace(NEVER_GRANTED, (_, kind, what) => {
       const access = what === undefined ? "" : ` to ${what}`;
       return `it has no ${kind} access${access}, which no app can be granted`;
     })
     .replace(
       REFUSED,
-      (_, refusal, call, path) =>
+      (_, call, path) =>
         path === undefined
-          ? `${refusal}: what it does is not within what [apps] grants it`
-          : `${refusal}: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
+          ? "permission denied: what it does is not within what [apps] grants it"
+          : `permission denied: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
             "be allowed it by the file's mode",
     )
     .replace(DENIED, `it has no $1 access to $2: ${grant}`);
+  return inWords(explained);
 }
 
 /** A handler that returned a promise, as a function can that is not declared `async`. */
