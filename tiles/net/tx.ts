@@ -171,7 +171,6 @@ export class Transmitter {
       const first = done;
       done = this.#turnRound(from, batch, picked, first, count);
       this.#counters[COUNT.tx_accepted] += done - first;
-      this.#traffic.sent(from.index, packets, picked, first, done, arrival);
       if (done === count) return;
       copyPacket(packets, picked[done], this.packets);
       const offset = this.packets[Packet.offset];
@@ -330,7 +329,7 @@ export class Transmitter {
    */
   #turnRound(
     { index }: Sender,
-    { packets, changes }: ReflectedBatch,
+    { packets, changes, arrival }: ReflectedBatch,
     picked: Int32Array,
     from: number,
     end: number,
@@ -347,6 +346,9 @@ export class Transmitter {
     let port: XdpPort | undefined;
     let number = -1;
     let room = 0;
+    let bytes = 0;
+    let all = -1;
+    let any = 0;
     let i = from;
     for (; i < end; i++) {
       const p = picked[i & (BATCH - 1)];
@@ -360,7 +362,8 @@ export class Transmitter {
         packets[p + Packet.sum] === CHECKSUM_PARTIAL
       ) break;
       // Port 0 is nobody's.
-      if (packets[p + Packet.ports] >>> 16 === 0) break;
+      const ports = packets[p + Packet.ports];
+      if (ports >>> 16 === 0) break;
       const outcome = routes[(r & MOST_WORDS) + Route.outcome];
       if (outcome >>> 24 !== number) {
         number = outcome >>> 24;
@@ -372,6 +375,17 @@ export class Transmitter {
       turnHeaders(frames, routes, at, r, length);
       const begin = (outcome >>> 16) & BEGIN_BITS;
       port!.queue(at + begin, length + PAYLOAD_AT - begin);
+      bytes += length;
+      all &= ports;
+      any |= ports;
+    }
+    if (i > from) {
+      // Requests are answered in their order: if the first and the last came together, all did.
+      const first = arrival || packets[picked[from] + Packet.arrival];
+      const last = arrival || packets[picked[i - 1] + Packet.arrival];
+      if (((all ^ any) & 0xffff) === 0 && first === last) {
+        this.#traffic.sentAlike(index, any & 0xffff, i - from, bytes, first);
+      } else this.#traffic.sent(index, packets, picked, from, i, arrival);
     }
     if (this.#capture.wanted) {
       for (let j = from; j < i; j++) {
