@@ -391,7 +391,7 @@ export class XdpPort {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
-  /** Where it is counted, by `SocketCell`; what is received, by the receiver. */
+  /** Where it is counted, by `SocketCell`; bytes, and what is received, by those who have them at hand. */
   readonly cells: Float64Array;
   #queued = 0;
   #filled = 0;
@@ -525,11 +525,7 @@ export class XdpPort {
     const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
     this.#transmitting += taken;
     this.#queued -= taken;
-    const batch = this.#batch;
-    let bytes = 0;
-    for (let i = 0; i < taken; i++) bytes += batch[2 * i + 1];
     this.cells[SocketCell.txPackets] += taken;
-    this.cells[SocketCell.txBytes] += bytes;
     if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
     return taken;
   }

@@ -32,7 +32,7 @@ const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } =
 const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
 const { fold, halves, sumWords, swap16 } = frame;
-const { FRAGMENT_WORD, PROTOCOL_WORD, VERSION_WORD } = frame;
+const { FRAGMENT_WORD, PROTOCOL_WORD, SocketCell, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
 /** Instead of the counter of a drop: the packet is sent or queued, and its frame given away. */
@@ -313,6 +313,7 @@ export class Transmitter {
       const begin = (outcome >>> 16) & BEGIN_BITS;
       const length = packets[p + Packet.length] + PAYLOAD_AT - begin;
       port.queue(packets[p + Packet.frame] + begin, length);
+      port.cells[SocketCell.txBytes] += length;
     }
     if (this.#capture.wanted) {
       for (let i = 0; i < count; i++) {
@@ -346,6 +347,7 @@ export class Transmitter {
     let port: XdpPort | undefined;
     let number = -1;
     let room = 0;
+    let frameBytes = 0;
     let bytes = 0;
     let all = -1;
     let any = 0;
@@ -366,6 +368,8 @@ export class Transmitter {
       if (ports >>> 16 === 0) break;
       const outcome = routes[(r & MOST_WORDS) + Route.outcome];
       if (outcome >>> 24 !== number) {
+        if (port !== undefined) port.cells[SocketCell.txBytes] += frameBytes;
+        frameBytes = 0;
         number = outcome >>> 24;
         port = xdpPorts[number];
         room = port.room;
@@ -374,12 +378,15 @@ export class Transmitter {
       const at = packets[p + Packet.offset] - PAYLOAD_AT;
       turnHeaders(frames, routes, at, r, length);
       const begin = (outcome >>> 16) & BEGIN_BITS;
-      port!.queue(at + begin, length + PAYLOAD_AT - begin);
+      const size = length + PAYLOAD_AT - begin;
+      port!.queue(at + begin, size);
+      frameBytes += size;
       bytes += length;
       all &= ports;
       any |= ports;
     }
     if (i > from) {
+      port!.cells[SocketCell.txBytes] += frameBytes;
       // Requests are answered in their order: if the first and the last came together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
