@@ -26,7 +26,7 @@ import {
 } from "../ffi/process.ts";
 import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import type { ProcessSetup } from "../tiles/app/process_worker.ts";
+import type { ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
@@ -103,6 +103,11 @@ const LEAVE_MILLIS = 1000;
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
 /** Of its memory what V8's heap does not have: what Deno itself takes. */
 const BESIDE_HEAP_MIB = 40;
+/**
+ * The kernel's limit is so much above the app's bound, or a quarter of that. An app that catches its RangeError
+ * at the limit would otherwise go on just below the bound that the master watches.
+ */
+const LEAST_MARGIN_MIB = 32;
 /** Files that looking up names takes. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
@@ -470,8 +475,7 @@ function optionsOf(
     net: net.length > 0,
     clock,
     uid,
-    memoryMib,
-    isolates: 2,
+    memoryMib: memoryMib + Math.max(LEAST_MARGIN_MIB, memoryMib >> 2),
   };
 }
 

@@ -62,14 +62,19 @@ export class Inventory {
   readonly #host: Pick<Host, "eventfd">;
   readonly #held = new Map<string, HeldRegion>();
   readonly #eventfds = new Map<string, number>();
+  readonly #below?: Inventory;
 
-  /** With `before`, which is what `state` was before the master executed another program, goes on with that. */
+  /**
+   * `before`: its `state` before the master executed another program. `below`: has what is looked up here and is
+   * not there, and all eventfds.
+   */
   constructor(
     { regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> },
-    before?: InventoryState,
+    { before, below }: { before?: InventoryState; below?: Inventory } = {},
   ) {
     this.#regions = regions;
     this.#host = host;
+    this.#below = below;
     for (const [name, region] of before?.regions ?? []) this.#held.set(name, { ...region });
     for (const [name, fd] of before?.eventfds ?? []) this.#eventfds.set(name, fd);
   }
@@ -93,14 +98,9 @@ export class Inventory {
     return [...regions, ...this.#eventfds.values()];
   }
 
-  /** Has there be a region of this name and size: the one that is there, or a new one. Throws SystemError. */
+  /** Creates the region of this name, in place of one with another size. Throws SystemError. */
   ensure(name: string, bytes: number): void {
     if (this.#held.get(name)?.bytes === bytes) return;
-    this.renew(name, bytes);
-  }
-
-  /** Puts a new region in place of any of this name; who has the old one keeps it. Throws SystemError. */
-  renew(name: string, bytes: number): void {
     this.drop(name);
     this.#held.set(name, { ...this.#regions.createShared(name, bytes), bytes });
   }
@@ -125,8 +125,9 @@ export class Inventory {
 
   #find(name: string): HeldRegion {
     const held = this.#held.get(name);
-    if (held === undefined) throw new RangeError(`there is no region ${name}`);
-    return held;
+    if (held !== undefined) return held;
+    if (this.#below !== undefined) return this.#below.#find(name);
+    throw new RangeError(`there is no region ${name}`);
   }
 
   /** The region's descriptor for who writes it, or for who reads it. Throws RangeError. */
@@ -138,6 +139,7 @@ export class Inventory {
 
   /** The eventfd of this name; made when it is first asked for. Throws Error. */
   eventfd(name: string): Handing {
+    if (this.#below !== undefined) return this.#below.eventfd(name);
     const fd = this.#eventfds.get(name) ?? this.#host.eventfd();
     this.#eventfds.set(name, fd);
     return handing(`eventfd ${name}`, fd);
@@ -229,7 +231,7 @@ export class Holdings {
   ) {
     this.#libraries = libraries;
     this.#firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
-    this.own = new Inventory(libraries, before?.own);
+    this.own = new Inventory(libraries, { before: before?.own });
     this.#udp = new Map(before?.udp);
     this.#listening = new Map(before?.listening);
     this.#slots = new Map(before?.slots);

@@ -118,7 +118,12 @@ class Retry extends Error {
 interface Serving {
   readonly run: Run;
   readonly setup: ApplianceSetup;
+  /** What the next appliance takes over, if the handover is warm. */
   readonly inventory: Inventory;
+  /** What this appliance alone has, above that. */
+  readonly fresh: Inventory;
+  /** Files of inline apps that this appliance was started from. */
+  readonly staged: readonly StagedApp[];
   readonly attachments: readonly Attachment[];
   /** The sockets that the appliance was handed. */
   readonly handed: string;
@@ -137,6 +142,9 @@ export interface Carried extends HoldingsState {
   readonly run: Run;
   readonly setup: ApplianceSetup;
   readonly inventory: InventoryState;
+  /** Programs that did not know these left them out. */
+  readonly fresh?: InventoryState;
+  readonly staged?: readonly StagedApp[];
   readonly attachments: readonly {
     readonly name: string;
     readonly ifindex: number;
@@ -400,7 +408,7 @@ class Master {
 
   /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
   #carry(number: number): Carried {
-    const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
+    const { run, setup, inventory, fresh, staged, attachments, appliance, apps } = this.#serving!;
     const known = [...apps].map(([name, process]) => [name, process.known()] as const);
     const absent = known.find(([, app]) => app === null);
     const states = attachments.map(({ name, ifindex, state }) => ({
@@ -423,6 +431,8 @@ class Master {
       },
       ...this.#holdings.state,
       inventory: inventory.state,
+      fresh: fresh.state,
+      staged,
       attachments: states as Carried["attachments"],
       appliance: appliance.known,
       apps: known.map(([name, app]) => [name, app!.known]),
@@ -430,6 +440,7 @@ class Master {
       descriptors: [
         ...this.#holdings.descriptors,
         ...inventory.descriptors,
+        ...fresh.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
         ...[pidfd, channel, words, listener, lock].filter((fd) => fd >= 0),
         ...known.flatMap(([, app]) => app!.descriptors),
@@ -445,7 +456,9 @@ class Master {
     for (const name of run.config.interfaces) {
       this.#tried.set(name, this.#libraries.host.ifindex(name));
     }
-    const inventory = new Inventory(this.#libraries, carried.inventory);
+    const inventory = new Inventory(this.#libraries, { before: carried.inventory });
+    const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
+    const { staged = [] } = carried;
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
         ...{ name, ifindex, queues, map: regions.mapShared },
@@ -460,10 +473,11 @@ class Master {
       name,
       AppProcess.adopt(known, this.#appParts(name, inventory)),
     ]));
-    const tiles = readersOf(setup, inventory);
+    void appliance.ended.then(() => staged.forEach((app) => this.#files.discard(app)));
+    const tiles = readersOf(setup, fresh);
     const handed = socketsOf(attachments);
     const serving = {
-      ...{ run, setup, inventory, attachments, handed, appliance, apps, tiles },
+      ...{ run, setup, inventory, fresh, staged, attachments, handed, appliance, apps, tiles },
       changed: [],
     };
     this.#serving = serving;
@@ -570,9 +584,9 @@ class Master {
 
   /** How often each process, and each tile that is started again in place, was started again. */
   #restarts(): Observed["restarts"] {
-    const { inventory, apps, tiles = [] } = this.#serving ?? {};
+    const { fresh, apps, tiles = [] } = this.#serving ?? {};
     const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
-    const control = inventory && new ControlReader(inventory.view("control"));
+    const control = fresh && new ControlReader(fresh.view("control"));
     return [
       { name: "appliance", count: region.restarts("appliance") },
       ...[...apps?.keys() ?? []].map((name) => (
@@ -685,19 +699,24 @@ class Master {
     const listeners = this.#holdings.listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
+    const fresh = new Inventory(this.#libraries, { below: inventory });
     const staged: StagedApp[] = [];
     const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
     try {
-      this.#makeRegions(planned, { config: run.config, attachments, inventory, isWarm });
+      this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
       const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
       const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
-      const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
+      const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
       void appliance.ended.then(discardStaged);
-      const tiles = readersOf(setup, inventory);
+      const tiles = readersOf(setup, fresh);
       const handed = socketsOf(attachments);
-      return { run, setup, inventory, attachments, handed, appliance, apps, tiles, changed };
+      return {
+        ...{ run, setup, inventory, fresh, staged, attachments, handed },
+        ...{ appliance, apps, tiles, changed },
+      };
     } catch (error) {
       discardStaged();
+      fresh.close();
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
@@ -743,18 +762,17 @@ class Master {
   /** Makes the regions that are not there yet, and AF_XDP sockets on them. Throws Retry. */
   #makeRegions(
     setup: ApplianceSetup,
-    { config, attachments, inventory, isWarm }: {
+    { config, attachments, inventory, fresh, isWarm }: {
       config: RunConfig;
       attachments: readonly Attachment[];
       inventory: Inventory;
+      fresh: Inventory;
       isWarm: boolean;
     },
   ): void {
     try {
-      for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (KEPT_REGIONS.has(name)) continue;
-        if (fresh) inventory.renew(name, bytes);
-        else inventory.ensure(name, bytes);
+      for (const { name, bytes, fresh: isFresh } of regionsOf(setup)) {
+        if (!KEPT_REGIONS.has(name)) (isFresh ? fresh : inventory).ensure(name, bytes);
       }
       if (isWarm) return;
       const shares = sharesOf(setup, inventory);
@@ -829,6 +847,7 @@ class Master {
       next.appliance.kill("it is given up"),
       ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
     ]);
+    next.fresh.close();
     if (isCold) discard(next.attachments, next.inventory);
   }
 
@@ -846,7 +865,10 @@ class Master {
       await this.#stopServing(before);
       if (!isByKernel(before)) this.#attachAgain(next);
     }
-    if (before !== undefined) this.#keepCounts(before, next);
+    if (before !== undefined) {
+      this.#keepCounts(before, next);
+      before.fresh.close();
+    }
     next.appliance.go();
     apps ??= takeOverApps(next);
     await next.appliance.running;
@@ -863,10 +885,11 @@ class Master {
   }
 
   /** Gives the traffic back to the kernel, lets the appliance and all apps drain, and ends them. */
-  async #stopServing({ attachments, appliance, apps, inventory }: Serving): Promise<void> {
+  async #stopServing({ attachments, appliance, apps, inventory, fresh }: Serving): Promise<void> {
     for (const attachment of attachments) detach(attachment);
     if (!appliance.over) await appliance.stop(STOP_MILLIS);
     await Promise.all([...apps.values()].map((process) => process.stop()));
+    fresh.close();
     discard(attachments, inventory);
   }
 
@@ -1079,19 +1102,19 @@ class Master {
 
   #startAppliance(
     setup: ApplianceSetup,
-    { inventory, attachments, listeners }: {
-      inventory: Inventory;
+    { fresh, attachments, listeners }: {
+      fresh: Inventory;
       attachments: readonly Attachment[];
       listeners: readonly Handing[];
     },
   ): ApplianceProcess {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
-        ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : inventory.region(name),
+        ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
+        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : fresh.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
-        .map(({ name }) => inventory.eventfd(name)),
+        .map(({ name }) => fresh.eventfd(name)),
       ...this.#holdings.sockets(setup.sockets),
       ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
         ...handing(name, fd),
@@ -1103,7 +1126,7 @@ class Master {
     const program = programModule("", root);
     const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
-    const order = inventory.order(handings, setup);
+    const order = fresh.order(handings, setup);
     try {
       const child = this.#libraries.processes.start({
         name: "appliance",
@@ -1286,10 +1309,10 @@ function isByKernel({ attachments }: Serving): boolean {
 }
 
 /** All tiles as they are seen from here. */
-function readersOf(setup: ApplianceSetup, inventory: Inventory): CountedTile[] {
-  const past = inventory.view(PAST_COUNTERS, { writable: true });
+function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
+  const past = regions.view(PAST_COUNTERS, { writable: true });
   return tilesOf(setup).map(({ kind, name }, i) => ({
-    ...{ kind, name, reader: new TileReader(inventory.view(`tile ${name}`)) },
+    ...{ kind, name, reader: new TileReader(regions.view(`tile ${name}`)) },
     past: pastCounters(past, i),
   }));
 }

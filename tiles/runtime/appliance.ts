@@ -25,6 +25,7 @@ import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions
 import {
   type BootMessage,
   delay,
+  Life,
   type MainMessage,
   spinTurnsFor,
   type TileReader,
@@ -45,6 +46,8 @@ const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 const STOP_MILLIS = 600;
 /** How long net tiles have to finish a burst and end, and the status tile to answer who is connected. */
 const LEAVE_MILLIS = 1000;
+/** How often it is polled whether they have. */
+const STOP_POLL_MILLIS = 1;
 /** How long the process stays once its successor serves. */
 const LINGER_MILLIS = 100;
 /** The pause before a tile is started again: the first, and the longest after doublings. */
@@ -259,7 +262,7 @@ class Appliance {
     this.#wake();
     const status = this.#workers.get("status");
     status?.post({ type: "leave" });
-    const orderly = wasRunning && await this.#netsEnd(LEAVE_MILLIS);
+    const orderly = wasRunning && await this.#netsStop(LEAVE_MILLIS);
     this.#messages.send({ type: "left", orderly });
     // The successor serves already. The status tile answers the clients that are connected.
     await Promise.race([status?.ended, delay(LEAVE_MILLIS)]);
@@ -285,11 +288,24 @@ class Appliance {
     for (const worker of this.#workers.values()) worker.expectEnd();
   }
 
-  /** Waits until all net tiles have ended, or `millis` are over; whether they have. */
-  async #netsEnd(millis: number): Promise<boolean> {
+  /**
+   * Waits until all net tiles have stopped, or `millis` are over. Returns whether they have. A tile has stopped
+   * with its last store, which its successor waits for; its thread may take longer to end.
+   */
+  async #netsStop(millis: number): Promise<boolean> {
+    const { nets } = this.#wiring;
+    for (const end = performance.now() + millis; performance.now() < end;) {
+      if (nets.every(({ reader }) => reader.life === Life.stopped)) return true;
+      if (nets.some(({ name }) => this.#workers.get(name)!.hasFailed)) return false;
+      await delay(STOP_POLL_MILLIS);
+    }
+    return false;
+  }
+
+  /** Waits until all net tiles have ended, or `millis` are over. */
+  async #netsEnd(millis: number): Promise<void> {
     const ends = this.#wiring.nets.map(({ name }) => this.#workers.get(name)!.ended);
-    const all = Promise.all(ends).then((orderly) => orderly.every(Boolean));
-    return await Promise.race([all, delay(millis).then(() => false)]);
+    await Promise.race([Promise.all(ends), delay(millis)]);
   }
 
   #log(text: string): void {
@@ -509,6 +525,11 @@ export class TileWorker {
   /** Whether it has ended. */
   get over(): boolean {
     return this.#over;
+  }
+
+  /** Whether it has ended, or is ending, for an error. */
+  get hasFailed(): boolean {
+    return this.#ending?.failure != null;
   }
 
   /** Has one that is held be made. */

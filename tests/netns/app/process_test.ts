@@ -73,7 +73,7 @@ const ENDS: readonly [word: string, said: RegExp, changes?: Partial<AppProcessPl
   ["spin", /^hostile: killed: it hangs; starting it again in \d+ ms$/],
   ["leak", NO_MEMORY, { memoryMib: 96 }],
   ["heap", NO_MEMORY, { memoryMib: 96 }],
-  ["exit", /^hostile: ended: it left; starting it again in 50 ms$/],
+  ["exit", /^hostile: ended: it left with status 3; starting it again in 50 ms$/],
   [
     "store",
     /^hostile: killed by SIGSEGV \(it crashed in native code\); starting it again in 50 ms$/,

@@ -34,7 +34,7 @@ function loaded(path: string): string[] {
 }
 
 const TILES = [
-  "tiles/app/process_worker.ts",
+  "tiles/app/process.ts",
   ...["net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`),
 ];
 
