@@ -6,7 +6,9 @@
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
 import { ROOT } from "../ffi/library.ts";
+import { prefix } from "../master/log.ts";
 import { parseAddress } from "../netbase/route.ts";
+import { Level } from "../tiles/runtime/log.ts";
 
 /** An option, as parseArgs takes it, with what the help says of it. */
 interface Option {
@@ -229,6 +231,10 @@ export const Exit = {
   xdp: 6,
   system: 7,
   warning: 8,
+  starting: 9,
+  draining: 10,
+  unwell: 11,
+  notRunning: 12,
 } as const;
 
 /** What they mean, in their order. */
@@ -242,6 +248,10 @@ export const EXIT_STATUSES = [
   "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
   "the system lacks something: a library, /proc, memory, or a limit is too low",
   "tegula check has found warnings, and no failure",
+  "tegula status: it is starting",
+  "tegula status: it is draining",
+  "tegula status: it is unwell",
+  "tegula status: no tegula runs here",
 ] as const;
 
 /** The message of a thrown value. */
@@ -256,7 +266,7 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     try {
-      console.error(`tegula: ${error.message}`);
+      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
     } catch {
       // Standard error cannot be written. The status remains.
     }

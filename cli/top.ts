@@ -63,7 +63,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 }
 
 /** Where the metrics come from: the status tile, or after a reload its successor. */
-class Source {
+export class Source {
   /** The path of its socket; undefined: the only one. */
   #path: string | undefined;
   #control: Control | null = null;
@@ -71,6 +71,11 @@ class Source {
 
   constructor(path: string | undefined) {
     this.#path = path;
+  }
+
+  /** The path of the socket, once it was asked. */
+  get path(): string | undefined {
+    return this.#path;
   }
 
   /** The metrics now. Throws UserError if the tegula has ended. */
@@ -189,7 +194,9 @@ class Screen {
   }
 
   #draw(): void {
-    const { columns, rows } = Deno.consoleSize();
+    const size = Deno.consoleSize();
+    // A serial line has no size.
+    const [columns, rows] = [size.columns || 80, size.rows || 24];
     const nowSeconds = Date.now() / 1000;
     const shown = overview(this.#before, this.#now, { nowSeconds, sort: this.#sort });
     const keys = `q ends, s sorts (by ${this.#sort}), p ${this.#paused ? "goes on" : "pauses"}`;
@@ -225,18 +232,19 @@ function leaveScreen(): void {
   }
 }
 
-/** A line, and a control sequence for how it looks. */
+/** A line, in which names may have any character, and a control sequence for how it looks. */
 interface Line {
   readonly text: string;
   readonly style?: string;
 }
 
-function plain({ text }: Line): string {
-  return text.trimEnd();
+export function plain({ text }: Line): string {
+  return text.trimEnd().replaceAll(/\p{Cc}/gu, "?");
 }
 
-function styled({ text, style = "" }: Line, columns: number): string {
-  return `${style}${text.slice(0, columns)}${style && RESET}${ERASE_LINE}`;
+function styled(line: Line, columns: number): string {
+  const { style = "" } = line;
+  return `${style}${plain(line).slice(0, columns)}${style && RESET}${ERASE_LINE}`;
 }
 
 /** What runs and how it is, in as many lines as that takes, and the rates of the whole. */
@@ -288,7 +296,7 @@ function rowCounts(tables: readonly Table[], room: number): number[] {
 const [NAME_WIDTH, WIDTH] = [16, 9];
 
 /** The first `counts` rows of each table, without the columns that do not fit. */
-function tableLines(
+export function tableLines(
   tables: readonly Table[],
   counts: readonly number[],
   columns: number,

@@ -22,7 +22,7 @@ import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
 import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
-import { AppError } from "../tiles/runtime/log.ts";
+import { AppError, Level } from "../tiles/runtime/log.ts";
 import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
   FRAME_BYTES,
@@ -65,7 +65,8 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed } from "./health.ts";
+import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
+import { log, logBy, prefix } from "./log.ts";
 import {
   APPLIANCE_SLOT,
   type Handing,
@@ -175,8 +176,6 @@ interface ChangedApp {
 }
 
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
-/** How the observer hears an appliance: its lines name their tiles themselves. */
-const APPLIANCE_WORDS = { name: "appliance", slot: APPLIANCE_SLOT, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
@@ -200,13 +199,13 @@ export async function serve(
     args: readonly string[];
   },
 ): Promise<number> {
-  write = libraries.host.log;
+  logBy(libraries.host.log);
   const ending = Promise.withResolvers<number>();
   const carried = "appliance" in first ? first : undefined;
   const { user } = ("appliance" in first ? first.run : first).config;
   const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
+    Deno.addSignalListener(signal, () => master.drainFirst(() => ending.resolve(Exit.ok)));
   }
   Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
@@ -253,6 +252,7 @@ class Master {
   /** Whether all is well; observers are added in the constructor. */
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
+  readonly #statusLine = new StatusLine();
   /** When this master was started, before any upgrade. */
   readonly #started: number;
   /** Interfaces that have had AF_XDP and are to have it. */
@@ -264,6 +264,8 @@ class Master {
   /** Rejects when nothing serves and nothing is to be done about it. */
   readonly failed = Promise.withResolvers<never>();
   #failures = 0;
+  /** Whether it drains before it ends. */
+  #isEnding = false;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
 
@@ -302,10 +304,12 @@ class Master {
     this.#health = new HealthMonitor(now(), carried?.health);
     this.#health.observe(({ state, reasons }) => {
       if (this.#stopping) return;
-      if (reasons.length > 0) log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`);
-      else if (state === "ready" && this.#wasUnwell) log("well again");
+      if (reasons.length > 0) {
+        log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
+      } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
+    this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -319,7 +323,7 @@ class Master {
     this.#loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
-    log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
+    log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`, Level.notice);
     host.notify("READY=1");
   }
 
@@ -467,7 +471,7 @@ class Master {
       })
     );
     const process = processes.adopt(carried.appliance);
-    observer.hear({ ...APPLIANCE_WORDS, listener: process.listener, words: process.words });
+    observer.hear({ ...applianceWords(), listener: process.listener, words: process.words });
     const appliance = this.#watched(process, true);
     const apps = new Map(carried.apps.map(([name, known]) => [
       name,
@@ -493,12 +497,13 @@ class Master {
         try {
           const next = await this.#changeTo(await this.#plan(run), { isCold });
           const line = `upgraded to ${VERSION}: ${next}`;
-          log(line);
+          log(line, Level.notice);
           return line;
         } catch (error) {
           this.#region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
+            Level.error,
           );
           throw error;
         }
@@ -514,15 +519,26 @@ class Master {
           throw new UserError(NOT_NOW, Exit.usage);
         }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
-        log(line);
+        log(line, Level.notice);
         return line;
       } catch (error) {
         this.#region.refused();
         const isAsItWas = error instanceof UserError;
-        log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
+        const says = isAsItWas ? ", it goes on as it was" : "";
+        log(`${what} failed${says}: ${messageOf(error)}`, Level.error);
         throw error;
       }
     });
+  }
+
+  /** Calls `end` after it has drained for as long as is configured; asked again, at once. */
+  drainFirst(end: () => void): void {
+    const { drain_seconds: seconds = 0 } = this.#serving?.run.config ?? {};
+    if (seconds === 0 || this.#isEnding) return end();
+    this.#isEnding = true;
+    this.drain(true);
+    log(`it ends in ${seconds} s; another signal ends it at once`, Level.notice);
+    setTimeout(end, 1000 * seconds);
   }
 
   /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
@@ -530,7 +546,7 @@ class Master {
     this.#health.setDraining(isDraining);
     this.#checkHealth();
     const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
-    log(line);
+    log(line, Level.notice);
     return { ok: true, line };
   }
 
@@ -540,6 +556,8 @@ class Master {
     const health = this.#health.evaluate(at, this.#observe());
     const serving = this.#serving;
     const { appliance } = serving ?? {};
+    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
+    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     this.#report.write({
       ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
       config: serving?.run.config.file ?? null,
@@ -632,7 +650,10 @@ class Master {
         if (error instanceof Retry) {
           attempt = { ...attempt, ...error.changes };
         } else if (error instanceof ApplianceError && error.ringsLost && !attempt.isCold) {
-          log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
+          log(
+            `the rings cannot be taken over (${error.message}): AF_XDP is opened anew`,
+            Level.warning,
+          );
           attempt = { ...attempt, isCold: true };
         } else {
           // Its predecessor has left: whoever started this program may start it again.
@@ -913,7 +934,7 @@ class Master {
       this.#served = attachments;
     }
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
-      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
+      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
     }
     this.#rememberXdp(next);
     this.#notifyAttached();
@@ -929,7 +950,10 @@ class Master {
     } catch (error) {
       // The reason why the kernel's sockets do instead is in the log already.
       if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
-        log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+        log(
+          `AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`,
+          Level.error,
+        );
       }
       for (const { name } of next.attachments) this.#tried.delete(name);
       const changes = { before: undefined, awaited: [], isSocketsOnly: true };
@@ -985,13 +1009,14 @@ class Master {
     this.#failures++;
     this.#region.restarted("appliance");
     this.#checkHealth();
-    log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
+    const when = pause === 0 ? "" : ` in ${pause} ms`;
+    log(`appliance: ${message}; starting the next one${when}`, Level.error);
     setTimeout(() => {
       void this.#exclusively(async () => {
         if (this.#stopping || this.#serving !== serving) return;
         try {
           await this.#handOver(sameAgain(serving));
-          log("appliance: the next one serves");
+          log("appliance: the next one serves", Level.notice);
         } catch (error) {
           if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
         }
@@ -1011,7 +1036,7 @@ class Master {
     this.#nextPoll = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: there again; AF_XDP is opened anew`);
+      log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
       await this.#handOver(sameAgain(serving));
     }).then(() => {
       this.#pollPause = POLL_MILLIS;
@@ -1026,6 +1051,7 @@ class Master {
           again.join(", ")
         }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
           messageOf(error),
+        Level.error,
       );
     });
   }
@@ -1037,11 +1063,14 @@ class Master {
       xskSetup,
       exists: host.exists,
       gone: ({ name }) => {
-        log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
+        log(
+          `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
+          Level.error,
+        );
         this.#notifyAttached();
       },
       log: (line) => {
-        log(line);
+        log(line, Level.error);
         this.#notifyAttached();
       },
     });
@@ -1149,7 +1178,7 @@ class Master {
         netAdmin: true,
       });
       const { listener, words } = child;
-      this.#libraries.observer.hear({ ...APPLIANCE_WORDS, listener, words });
+      this.#libraries.observer.hear({ ...applianceWords(), listener, words });
       this.#lack("appliance", child);
       return this.#watched(child);
     } finally {
@@ -1248,10 +1277,10 @@ class Master {
     if (missing.length > 0) this.#logOnce(line);
   }
 
-  #logOnce(line: string): void {
+  #logOnce(line: string, level: number = Level.warning): void {
     if (this.#named.has(line)) return;
     this.#named.add(line);
-    log(line);
+    log(line, level);
   }
 
   /** Every tile's counters by its name. */
@@ -1283,9 +1312,14 @@ class Master {
   }
 }
 
+/** How the observer hears an appliance: its lines name their tiles themselves. */
+function applianceWords() {
+  return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
+}
+
 /** Milliseconds since the epoch, by a clock that nobody sets. */
 function now(): number {
-  return performance.timeOrigin + performance.now();
+  return Math.floor(performance.timeOrigin + performance.now());
 }
 
 /** The inode of this thread's network namespace. */
@@ -1363,6 +1397,7 @@ function detach(attachment: Attachment): void {
   log(
     `${attachment.name}: its program stays in libxdp's dispatcher, and passes everything on ` +
       `(${describeErrno(failed)})`,
+    Level.warning,
   );
 }
 
@@ -1370,23 +1405,6 @@ function detach(attachment: Attachment): void {
 function discard(attachments: readonly Attachment[], inventory: Inventory): void {
   for (const attachment of attachments) attachment.close();
   inventory.close();
-}
-
-/** How a line is written; false where it is lost. */
-let write = (line: string): boolean => {
-  console.error(line);
-  return true;
-};
-/** Lines that could not be written since the last one that could. */
-let lost = 0;
-
-/**
- * One line for whoever watches: stderr, so that stdout stays free. Once it serves, the master waits for no
- * reader of it, and what is lost is counted.
- */
-export function log(line: string): void {
-  if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
-  if (!write(line)) lost++;
 }
 
 // Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the
