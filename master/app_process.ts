@@ -14,7 +14,6 @@
 import { exists, type Watcher } from "../ffi/host.ts";
 import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
-  type Channel,
   type ConfinedProcess,
   type Ending,
   type KnownProcess,
@@ -24,12 +23,18 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
+import type { Regions } from "../ffi/region.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import type { ProcessSetup } from "../tiles/app/process.ts";
+import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
-import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
+import {
+  checkedMessage,
+  isText,
+  type Messages,
+  messagesBy,
+  type Shapes,
+} from "../tiles/runtime/handed.ts";
 import {
   AppError,
   bounded,
@@ -38,13 +43,13 @@ import {
   isLevel,
   Level,
   type Log,
-  LONGEST_LINE,
   sentenceOf,
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
-import type { TileReader } from "../tiles/runtime/tile.ts";
+import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
 import { prefix } from "./log.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { type Order, orderOf } from "./inventory.ts";
 import { residentMib, ticks } from "./proc.ts";
 
 /** What an instance of an app is started with. */
@@ -97,10 +102,6 @@ const POLL_MILLIS = 500;
 const HUNG_POLLS = 10;
 /** Polls until a start is said to be long, and until it is ended however busy it is. */
 const [LATE_POLLS, START_POLLS] = [10, 600];
-/** The pause before it is started again: the first, and the longest after doublings. */
-const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
 /** How long one that is told to end has for it. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send within a second, and that are taken at once. */
@@ -116,14 +117,14 @@ const LEAST_MARGIN_MIB = 32;
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
-/** What a child may say, with what else is in it. */
-const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
-  loading: null,
-  ready: null,
-  running: null,
-  left: null,
-  log: "line",
-  failed: "message",
+/** What a child may report. */
+const REPORTS: Shapes<AppReport> = {
+  loading: {},
+  ready: {},
+  running: {},
+  left: {},
+  log: { line: isText, level: isLevel },
+  failed: { message: isText },
 };
 
 type Stage = "loading" | "ready" | "started" | "running";
@@ -149,7 +150,7 @@ class Child {
   readonly missing: readonly string[];
   readonly #parts: AppProcessParts;
   readonly #process: ConfinedProcess;
-  readonly #channel: Channel;
+  readonly #messages: Messages<AppOrder, AppReport>;
   readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
@@ -173,44 +174,29 @@ class Child {
   #stalled = 0;
   #age = 0;
   #begun = -Infinity;
-  #messages = 0;
+  #received = 0;
 
   /** Starts one. Throws SystemError, AppError. */
   static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): Child {
     const { regions, processes, descriptors, files: { root } } = parts;
     const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
-    const handed: HandedDescriptor[] = [];
-    const numbers: number[] = [];
-    const hand = (
-      name: string,
-      readOnly: boolean,
-      { fd, bytes }: { fd: number; bytes: number },
-    ) => {
-      handed.push({ name, bytes, readOnly });
-      numbers.push(fd);
-    };
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
-    let setup: SharedRegion | undefined;
+    let order: Order | undefined;
     try {
-      hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
-      for (const [each, readOnly, bytes] of namesOf(plan)) {
-        hand(each, readOnly, descriptors.descriptor(each, readOnly, bytes));
-      }
-      const text = new TextEncoder().encode(JSON.stringify(
-        {
-          descriptors: handed,
-          setup: {
-            ...{ name, shape, nets, spinTurns, clock, keep },
-            service: { ...service, module: staged.module },
-          },
-        } satisfies HandedSetup<ProcessSetup>,
+      const handings = namesOf(plan).map(([each, readOnly, bytes]) => (
+        { ...descriptors.descriptor(each, readOnly, bytes), name: each, readOnly }
       ));
-      setup = regions.createShared(`setup ${name}`, text.length);
-      u8(regions.mapShared(setup.writable, text.length)).set(text);
+      order = orderOf<ProcessSetup>(regions, [
+        { name: `control ${name}`, fd: control.readOnly, bytes: CONTROL_BYTES, readOnly: true },
+        ...handings,
+      ], {
+        ...{ name, shape, nets, spinTurns, clock, keep },
+        service: { ...service, module: staged.module },
+      });
       const process = processes.start({
         ...optionsOf(plan, staged, root),
-        args: argumentsOf(plan, staged, { root, setupBytes: text.length }),
-        descriptors: [setup.readOnly, ...numbers],
+        args: argumentsOf(plan, staged, { root, setupBytes: order.bytes }),
+        descriptors: order.descriptors,
       });
       return new Child({ plan, process, control: control.writable }, "loading", parts);
     } catch (error) {
@@ -222,9 +208,7 @@ class Child {
       );
     } finally {
       regions.close(control.readOnly);
-      for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
-        regions.close(fd);
-      }
+      order?.close();
     }
   }
 
@@ -256,7 +240,7 @@ class Child {
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
-    this.#channel = openChannel(channel);
+    this.#messages = messagesBy(openChannel(channel));
     watcher.watch(channel, () => this.#hear());
     watcher.watch(pidfd, () => this.#reap());
   }
@@ -306,48 +290,41 @@ class Child {
     this.#process.kill();
   }
 
-  #send(message: unknown): void {
+  #send(order: AppOrder): void {
     // The number of a closed channel may be another's.
-    if (this.#isOver) return;
-    this.#channel.send(new TextEncoder().encode(JSON.stringify(message)));
+    if (!this.#isOver) this.#messages.send(order);
   }
 
   #hear(): void {
     for (let i = 0; i < MESSAGES_AT_ONCE && !this.#isOver; i++) {
-      let message;
+      let message: unknown;
       try {
-        message = this.#channel.receive();
-      } catch {
-        message = undefined;
+        message = this.#messages.receive();
+      } catch (error) {
+        if (!(error instanceof SystemError)) {
+          return this.kill("it sent a message that cannot be read");
+        }
       }
       if (message === null) return;
       if (message === undefined) return this.#parts.watcher.forget(this.#process.channel);
       const now = performance.now();
-      if (now - this.#begun >= 1000) [this.#begun, this.#messages] = [now, 0];
-      if (++this.#messages > MESSAGES_A_SECOND) return this.kill("it floods its channel");
+      if (now - this.#begun >= 1000) [this.#begun, this.#received] = [now, 0];
+      if (++this.#received > MESSAGES_A_SECOND) return this.kill("it floods its channel");
       this.#read(message);
     }
   }
 
-  #read(bytes: Uint8Array): void {
-    let message: Record<string, unknown>;
+  #read(message: unknown): void {
+    let report: AppReport;
     try {
-      message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    } catch {
-      return this.kill("it sent a message that cannot be read");
+      report = checkedMessage(message, REPORTS);
+    } catch (error) {
+      return this.kill(`it sent ${sentenceOf(error)}`);
     }
-    const type = typeof message === "object" && message !== null ? message.type : undefined;
-    if (typeof type !== "string" || !Object.hasOwn(MESSAGES, type)) {
-      return this.kill("it sent a message that no app sends");
-    }
-    const field = MESSAGES[type];
-    const text = field === null ? "" : message[field];
-    if (typeof text !== "string" || text.length > LONGEST_LINE + 1) {
-      return this.kill(`it sent a malformed message of type ${type}`);
-    }
-    if (type === "log" && isLevel(message.level)) return this.#log(message.level, text);
+    const { type } = report;
+    if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
-      this.#reason ??= firstLine(text);
+      this.#reason ??= firstLine(report.message);
       return;
     }
     this.#heard++;
@@ -520,10 +497,8 @@ export class AppProcess {
   #generation = 0;
   /** Settles when a successor that takes over has got its turn; undefined: none does. */
   #turn?: Promise<unknown>;
-  /** Starts in a row that did not last. */
-  #failures = 0;
+  readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
-  #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
   /** Processes in a row that ended before they had done a burst. */
@@ -671,7 +646,7 @@ export class AppProcess {
    */
   async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
-    clearTimeout(this.#lasting);
+    this.#restartPause.ended();
     const child = this.#current;
     if (child === undefined) return true;
     // Whatever happens from here on is no failure of its own.
@@ -746,18 +721,17 @@ export class AppProcess {
 
   /** Starts it again when it has ended. */
   async #keep(child: Child): Promise<void> {
-    this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+    this.#restartPause.started();
     this.#failed(child, await child.ended);
   }
 
   #failed(child: Child | undefined, how: string): void {
     if (this.#current !== child || this.#isStopping) return;
-    clearTimeout(this.#lasting);
     this.#current = undefined;
     const barren = child?.wasBarren ?? null;
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
-    const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    const pause = this.#restartPause.next();
     this.#parts.changed("ended");
     const line = `${how}; starting it again in ${pause} ms`;
     this.#parts.log(inName(this.name, line), Level.error);

@@ -9,10 +9,16 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
+  checkedMessage,
+  isFlag,
+  isText,
+  isWord,
   type Messages,
   messagesBy,
+  optional,
   type Request,
   REQUESTS,
+  type Shapes,
 } from "../tiles/runtime/handed.ts";
 import {
   bounded,
@@ -20,7 +26,7 @@ import {
   isLevel,
   Level,
   type Log,
-  LONGEST_LINE,
+  sentenceOf,
   spelledOut,
 } from "../tiles/runtime/log.ts";
 import { within } from "../tiles/runtime/tile.ts";
@@ -61,38 +67,21 @@ export interface ApplianceEvents {
   ask(what: Request, number: number): void;
 }
 
-type Check = (value: unknown) => boolean;
-const isLine: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
-const isFlag: Check = (value) => typeof value === "boolean";
-const isNumber: Check = (value) => Number.isInteger(value) && Number(value) >= 0;
-const isAbsent = (check: Check): Check => (value) => value === undefined || check(value);
-
-/** What each type of report has besides its type. */
-const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<string, Check>> } = {
+/** What an appliance may report. */
+const REPORTS: Shapes<ApplianceReport> = {
   ready: {},
   running: {},
   beat: {},
   left: { orderly: isFlag },
-  log: { line: isLine, level: isLevel },
-  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
+  log: { line: isText, level: isLevel },
+  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isWord },
   failed: {
-    message: isLine,
-    status: isNumber,
-    app: isAbsent(isLine),
-    ringsLost: isAbsent(isFlag),
+    message: isText,
+    status: isWord,
+    app: optional(isText),
+    ringsLost: optional(isFlag),
   },
 };
-
-/** A report, if it is one. */
-function checked(said: unknown): ApplianceReport | null {
-  if (typeof said !== "object" || said === null || !("type" in said)) return null;
-  const { type, ...rest } = said as { type: string } & Record<string, unknown>;
-  if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) return null;
-  const shape = REPORTS[type as ApplianceReport["type"]];
-  const isRight = Object.keys(rest).every((name) => Object.hasOwn(shape, name)) &&
-    Object.entries(shape).every(([name, check]) => check(rest[name]));
-  return isRight ? said as ApplianceReport : null;
-}
 
 /** A running appliance. */
 export class ApplianceProcess {
@@ -215,13 +204,17 @@ export class ApplianceProcess {
       try {
         said = this.#messages.receive();
       } catch {
-        return this.#refuse();
+        return this.#refuse("it sent a message that cannot be read");
       }
       if (said === null) return;
       // It has closed its end: what follows is its end.
       if (said === undefined) return this.#watcher.forget(this.#process.channel);
-      const report = checked(said);
-      if (report === null) return this.#refuse();
+      let report: ApplianceReport;
+      try {
+        report = checkedMessage(said, REPORTS);
+      } catch (error) {
+        return this.#refuse(`it sent ${sentenceOf(error)}`);
+      }
       this.#silent = 0;
       this.#take(report);
     }
@@ -231,7 +224,7 @@ export class ApplianceProcess {
     if (report.type === "ready") this.#ready.resolve();
     else if (report.type === "running") this.#running.resolve();
     else if (report.type === "left") {
-      if (!this.#isLeaving) return this.#refuse();
+      if (!this.#isLeaving) return this.#refuse("it said that it left, and was not told to");
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
     else if (report.type === "ask") this.#events.ask(report.what, report.number);
@@ -241,8 +234,8 @@ export class ApplianceProcess {
     }
   }
 
-  #refuse(): void {
-    void this.kill("it sent what is no message");
+  #refuse(reason: string): void {
+    void this.kill(reason);
   }
 
   /** One that does not even show that its event loop runs hangs. */

@@ -10,10 +10,11 @@ import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
 import { exists, type Host, openHost } from "../ffi/host.ts";
 import { describeErrno, libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
-import { openRegions, u8 } from "../ffi/region.ts";
+import { openRegions } from "../ffi/region.ts";
 import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import { shareJson } from "./inventory.ts";
 import type { Carried, Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */
@@ -108,11 +109,8 @@ const CARRIED = "TEGULA_CARRIED";
 
 /** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
 export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
-  const text = new TextEncoder().encode(JSON.stringify(what));
-  const { writable, readOnly } = regions.createShared("carried", text.length);
-  u8(regions.mapShared(writable, text.length)).set(text);
-  regions.close(writable);
-  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+  const { fd, bytes } = shareJson(regions, "carried", what);
+  return { carried: { [CARRIED]: `${fd} ${bytes}` }, fd };
 }
 
 /** What a predecessor has left to this program; null: it is started anew. */

@@ -157,23 +157,38 @@ export class Inventory {
     const [, tile] = /^eventfd (.*)$/.exec(name) ?? [];
     return tile === undefined ? this.region(name, { writable: !readOnly }) : this.eventfd(tile);
   }
+}
 
-  /** What a process is started with that is to find `handings` by their names. Throws SystemError. */
-  order<Setup>(handings: readonly Handing[], setup: Setup): Order {
-    const told: HandedSetup<Setup> = {
-      descriptors: handings.map(({ name, bytes, readOnly }) => ({ name, bytes, readOnly })),
-      setup,
-    };
-    const text = new TextEncoder().encode(JSON.stringify(told));
-    const { writable, readOnly } = this.#regions.createShared("setup", text.length);
-    u8(this.#regions.mapShared(writable, text.length)).set(text);
-    this.#regions.close(writable);
-    return {
-      descriptors: [readOnly, ...handings.map(({ fd }) => fd)],
-      bytes: text.length,
-      close: () => void this.#regions.close(readOnly),
-    };
-  }
+/** What a process is started with that is to find `handings` by their names. Throws SystemError. */
+export function orderOf<Setup>(
+  regions: Pick<Regions, "createShared" | "mapShared" | "close">,
+  handings: readonly Handing[],
+  setup: Setup,
+): Order {
+  const descriptors = handings.map(({ name, bytes, readOnly }) => ({ name, bytes, readOnly }));
+  const { fd, bytes } = shareJson(
+    regions,
+    "setup",
+    { descriptors, setup } satisfies HandedSetup<Setup>,
+  );
+  return {
+    descriptors: [fd, ...handings.map((handing) => handing.fd)],
+    bytes,
+    close: () => void regions.close(fd),
+  };
+}
+
+/** A memfd with `what` as JSON, to be read alone, and its length. Throws SystemError. */
+export function shareJson(
+  regions: Pick<Regions, "createShared" | "mapShared" | "close">,
+  name: string,
+  what: unknown,
+): { readonly fd: number; readonly bytes: number } {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared(name, text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { fd: readOnly, bytes: text.length };
 }
 
 /**

@@ -31,7 +31,7 @@ import {
   portsOf,
   rangeText,
 } from "../tiles/runtime/plan.ts";
-import { spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
+import { RestartPause, spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
@@ -75,6 +75,7 @@ import {
   type HoldingsState,
   Inventory,
   type InventoryState,
+  orderOf,
   stateName,
 } from "./inventory.ts";
 import * as preflight from "./preflight.ts";
@@ -183,12 +184,6 @@ const READY_MILLIS = 60_000;
 /** How often the master polls for interfaces that were made again; after failures, the longest pause. */
 const POLL_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
-/** The pause before an appliance that failed is started again: the first, and the longest. */
-const FIRST_PAUSE_MILLIS = 50;
-const LONGEST_PAUSE_MILLIS = 10_000;
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
-
 /** Runs until a signal ends it; returns the exit status. `plan` reads the configuration anew. */
 export async function serve(
   first: Run | Carried,
@@ -263,7 +258,7 @@ class Master {
   #hungUp = false;
   /** Rejects when nothing serves and nothing is to be done about it. */
   readonly failed = Promise.withResolvers<never>();
-  #failures = 0;
+  readonly #restartPause = new RestartPause();
   /** Whether it drains before it ends. */
   #isEnding = false;
   #stopping = false;
@@ -994,19 +989,16 @@ class Master {
 
   /** Looks after a serving appliance. */
   #watch(serving: Serving): void {
-    const lasted = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+    this.#restartPause.started();
     serving.appliance.ended.then((error) => {
-      clearTimeout(lasted);
+      if (this.#serving === serving) this.#restartPause.ended();
       if (this.#booted && !this.#stopping && this.#serving === serving) this.#lost(serving, error);
     });
   }
 
   /** The appliance has ended by itself: datagrams wait in its rings for the next one. */
   #lost(serving: Serving, { message }: ApplianceError): void {
-    const pause = this.#failures === 0
-      ? 0
-      : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
-    this.#failures++;
+    const pause = this.#restartPause.next({ isFirstImmediate: true });
     this.#region.restarted("appliance");
     this.#checkHealth();
     const when = pause === 0 ? "" : ` in ${pause} ms`;
@@ -1155,7 +1147,7 @@ class Master {
     const program = programModule("", root);
     const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
-    const order = fresh.order(handings, setup);
+    const order = orderOf(this.#libraries.regions, handings, setup);
     try {
       const child = this.#libraries.processes.start({
         name: "appliance",

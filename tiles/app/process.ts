@@ -15,7 +15,7 @@ import { heapView, openRegions } from "../../ffi/region.ts";
 import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
-import { Handed } from "../runtime/handed.ts";
+import { Handed, messagesBy } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import {
   AppError,
@@ -61,6 +61,12 @@ export type AppReport =
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
+/** What the master says: take the regions. `handedOver`: what waits in the links is its own to answer. */
+export interface AppOrder {
+  readonly type: "go";
+  readonly handedOver: boolean;
+}
+
 /** How often a start says that its event loop runs. */
 const LOADING_MILLIS = 1000;
 const GIVEN_UP = ["read", "write", "env", "net"] as const;
@@ -69,22 +75,19 @@ const GIVEN_UP = ["read", "write", "env", "net"] as const;
 const GO_POLL_MILLIS = 500;
 const POLLIN = 1;
 
-const channel = openChannel(CHANNEL_DESCRIPTOR);
+const messages = messagesBy<AppReport, AppOrder>(openChannel(CHANNEL_DESCRIPTOR));
 const { symbols } = Deno.dlopen(libraryPath(), {
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
 });
 // Bound before the app's code runs, which may replace them.
 const exit = Deno.exit.bind(Deno);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
-const encoder = new TextEncoder();
-const encode = encoder.encode.bind(encoder);
-const { stringify } = JSON;
 const interval = setInterval(() => report({ type: "loading" }), LOADING_MILLIS);
 const stopSaying = clearInterval.bind(globalThis, interval);
 
 /** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
 function report(what: AppReport): void {
-  channel.send(encode(stringify(what)));
+  messages.send(what);
 }
 
 async function live(): Promise<void> {
@@ -107,7 +110,7 @@ async function start(): Promise<() => void> {
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
-  library.nameThread(Deno.args[1]);
+  library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
@@ -195,13 +198,10 @@ function appTile(
 async function turn(): Promise<boolean> {
   report({ type: "ready" });
   for (;;) {
-    const message = channel.receive();
+    const order = messages.receive();
     // The master has closed the channel.
-    if (message === undefined) exit(1);
-    if (message !== null) {
-      const { type, handedOver } = JSON.parse(new TextDecoder().decode(message));
-      if (type === "go") return handedOver;
-    }
+    if (order === undefined) return exit(1);
+    if (order !== null) return order.handedOver;
     await symbols.poll(Int32Array.of(CHANNEL_DESCRIPTOR, POLLIN), 1n, GO_POLL_MILLIS);
   }
 }

@@ -16,9 +16,17 @@ import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
+  type Check,
+  checkedMessage,
   Handed,
+  isFlag,
+  isShaped,
+  isText,
+  isWord,
   messagesBy,
+  optional,
   REQUESTS,
+  type Shapes,
 } from "./handed.ts";
 import {
   AppError,
@@ -28,7 +36,6 @@ import {
   inName,
   isLevel,
   Level,
-  LONGEST_LINE,
   sentenceOf,
 } from "./log.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
@@ -37,6 +44,7 @@ import {
   delay,
   Life,
   type MainMessage,
+  RestartPause,
   spinTurnsFor,
   type TileReader,
   type TileReport,
@@ -60,12 +68,6 @@ const LEAVE_MILLIS = 1000;
 const STOP_POLL_MILLIS = 1;
 /** How long the process stays once its successor serves. */
 const LINGER_MILLIS = 100;
-/** The pause before a tile is started again: the first, and the longest after doublings. */
-const FIRST_PAUSE_MILLIS = 50;
-const LONGEST_PAUSE_MILLIS = 10_000;
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
-
 /** Exit statuses (`cli/command.ts`). */
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
@@ -83,8 +85,8 @@ class Appliance {
   /** What the log has named once. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
-  /** Starts in a row that did not last, by tile. */
-  readonly #failures = new Map<string, number>();
+  /** By tile that is started again in place. */
+  readonly #restartPauses = new Map<string, RestartPause>();
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
@@ -230,19 +232,17 @@ class Appliance {
    */
   #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
     if (own.kind === "net") return this.#fatal(own.name, message);
-    const failures = this.#failures.get(own.name) ?? 0;
-    const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
-    this.#failures.set(own.name, failures + 1);
+    const restart = this.#restartPauses.getOrInsertComputed(own.name, () => new RestartPause());
+    const pause = restart.next();
     this.#log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
-      const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
+      restart.started();
       this.#control.restarted(own.slot);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
         this.#start(own, setup);
       } catch (error) {
-        clearTimeout(lasted);
         if (!(error instanceof SystemError)) throw error;
         this.#failed(own, { message: error.message, setup });
       }
@@ -691,43 +691,24 @@ export class TileWorker {
   }
 }
 
-type Check = (value: unknown) => boolean;
-
-const isWord: Check = (value) =>
-  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffffffff;
 const isNumber: Check = (value) => isWord(value) && value !== 0;
-const isFlag: Check = (value) => typeof value === "boolean";
-/** A line of the log, and the mark that it was clipped. */
-const isText: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
-const isRequest = isShaped({
-  number: isNumber,
-  kind: isWord,
-  arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
-});
 
-/**
- * What each type of report has besides its type. A table of our own: a schema library takes 11 MiB of
- * main for it.
- */
-const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
-  started: isShaped({ thread: isNumber }),
-  ready: isShaped({}),
-  running: isShaped({ landlock: isFlag, observed: isFlag }),
-  log: isShaped({ line: isText, level: isLevel }),
-  ask: isShaped({ request: isRequest }),
-  stopped: isShaped({}),
-  failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),
+/** What a tile may report. */
+const REPORTS: Shapes<TileReport> = {
+  started: { thread: isNumber },
+  ready: {},
+  running: { landlock: isFlag, observed: isFlag },
+  log: { line: isText, level: isLevel },
+  ask: {
+    request: isShaped({
+      number: isNumber,
+      kind: isWord,
+      arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
+    }),
+  },
+  stopped: {},
+  failed: { message: isText, app: optional(isText) },
 };
-
-/** Whether something is a plain object with these fields, and with none but them and `type`. */
-function isShaped(fields: Readonly<Record<string, Check>>): Check {
-  return (value) =>
-    typeof value === "object" && value !== null && !Array.isArray(value) &&
-    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
-    Object.entries(fields).every(([name, check]) =>
-      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
-    );
-}
 
 /**
  * Messages that a tile may post within a second. Lines of the log beyond `LINES_A_SECOND` are left out
@@ -766,15 +747,11 @@ class Reports {
     if (++this.#count > REPORTS_A_SECOND) {
       throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
     }
-    const type = typeof data === "object" && data !== null && Object.hasOwn(data, "type")
-      ? (data as { type: unknown }).type
-      : undefined;
-    if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) {
-      throw new Error("posted a message that no tile posts");
-    }
-    const report = data as TileReport;
-    if (!REPORTS[report.type](report)) {
-      throw new Error(`posted a malformed message of type ${type}`);
+    let report: TileReport;
+    try {
+      report = checkedMessage(data, REPORTS);
+    } catch (error) {
+      throw new Error(`posted ${sentenceOf(error)}`);
     }
     this.#expect(report.type);
     return report;

@@ -15,6 +15,7 @@
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
 import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
+import { LONGEST_LINE } from "./log.ts";
 
 /** One descriptor, as the child is told of it. */
 export interface HandedDescriptor {
@@ -144,24 +145,80 @@ export type ApplianceOrder =
   /** What became of what was asked for with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
+/** Whether a field of a message is as it has to be. */
+export type Check = (value: unknown) => boolean;
+/** The fields of messages by their type, without `type`. */
+export type Shapes<Message extends { readonly type: string }> = {
+  readonly [type in Message["type"]]: Readonly<Record<string, Check>>;
+};
+
+export const isWord: Check = (value) =>
+  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffff_ffff;
+export const isFlag: Check = (value) => typeof value === "boolean";
+/** A line of the log, and the mark that it was clipped. */
+export const isText: Check = (value) =>
+  typeof value === "string" && value.length <= LONGEST_LINE + 1;
+
+/** Accepts also a field that is left out. */
+export function optional(check: Check): Check {
+  return (value) => value === undefined || check(value);
+}
+
+/** Accepts a plain object with these fields, and with none but them and `type`. */
+export function isShaped(fields: Readonly<Record<string, Check>>): Check {
+  return (value) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
+    Object.entries(fields).every(([name, check]) =>
+      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
+    );
+}
+
+/**
+ * The message, if it has one of these shapes. Throws Error with what it is instead. The shapes are tables of our
+ * own, because a schema library takes 11 MiB.
+ */
+export function checkedMessage<Message extends { readonly type: string }>(
+  said: unknown,
+  shapes: Shapes<Message>,
+): Message {
+  const type = typeof said === "object" && said !== null && Object.hasOwn(said, "type")
+    ? (said as { type: unknown }).type
+    : undefined;
+  if (typeof type !== "string" || !Object.hasOwn(shapes, type)) {
+    throw new Error("a message of no known type");
+  }
+  if (!isShaped(shapes[type as Message["type"]])(said)) {
+    throw new Error(`a malformed message of type ${type}`);
+  }
+  return said as Message;
+}
+
 /** Sends and receives messages of these types. */
 export interface Messages<Sent, Received> {
   /** Whether it went. */
   send(message: Sent): boolean;
-  /** The next message; null: none now; undefined: the other end is closed. Throws SyntaxError. */
+  /**
+   * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
+   * cannot be read, and SystemError.
+   */
   receive(): Received | null | undefined;
 }
 
 /** Messages by `channel`. What is received is as the other side made it: to be checked. */
 export function messagesBy<Sent, Received>(channel: Channel): Messages<Sent, Received> {
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  // An app's code may replace the global ones.
+  const { parse, stringify } = JSON;
   return {
     send(message) {
-      const bytes = new TextEncoder().encode(JSON.stringify(message));
+      const bytes = encoder.encode(stringify(message));
       return bytes.length <= MESSAGE_BYTES && channel.send(bytes);
     },
     receive() {
       const bytes = channel.receive();
-      return bytes ? JSON.parse(new TextDecoder().decode(bytes)) as Received : bytes;
+      return bytes ? parse(decoder.decode(bytes)) as Received : bytes;
     },
   };
 }

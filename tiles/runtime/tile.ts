@@ -417,3 +417,32 @@ export async function within(promise: Promise<unknown>, millis: number): Promise
     clearTimeout(timer);
   }
 }
+
+/** The pause before something that failed is started again: the first, and the longest after doublings. */
+const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
+/** A start that lasts this long ends the doubling. */
+const LASTING_MILLIS = 30_000;
+
+/** The pauses between restarts. They double while starts do not last. */
+export class RestartPause {
+  #failures = 0;
+  #lasting?: ReturnType<typeof setTimeout>;
+
+  /** To be called with each start. */
+  started(): void {
+    clearTimeout(this.#lasting);
+    this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+  }
+
+  /** To be called when it ends, for whatever reason. */
+  ended(): void {
+    clearTimeout(this.#lasting);
+  }
+
+  /** Returns the milliseconds until the next start. `isFirstImmediate`: the first pause is 0. */
+  next({ isFirstImmediate = false } = {}): number {
+    this.ended();
+    const doublings = this.#failures++ - (isFirstImmediate ? 1 : 0);
+    return doublings < 0 ? 0 : Math.min(FIRST_PAUSE_MILLIS * 2 ** doublings, LONGEST_PAUSE_MILLIS);
+  }
+}
