@@ -61,7 +61,7 @@ export class ApplianceError extends Error {
 }
 
 /** What the master hears of an appliance. */
-export interface ApplianceEvents {
+interface ApplianceEvents {
   readonly log: Log;
   /** An operator asks for something, with a number of the asker's. */
   ask(what: Request, number: number): void;

@@ -7,7 +7,7 @@
  *     attachment.prepare(shares); // sockets, not bound: to be handed over (`descriptors`) and mapped
  *     attachment.open("copy");    // attaches the program and binds the sockets
  *     attachment.serve();         // from now on frames come by AF_XDP
- *     attachment.pause();         // from now on the kernel has them
+ *     attachment.detach();        // from now on the kernel has them
  *
  * Other sockets are prepared beside those that serve, and replace them by `open`. An interface that was
  * deleted and made again has another index: `unload` the attachment and make another.
@@ -23,19 +23,20 @@ import { u64, type View } from "../ffi/region.ts";
 import { type XdpProgram, XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
 import { FILTER_BYTES, seedFilter } from "../tiles/netlink/xdp_filter.ts";
 import * as plan from "../tiles/runtime/plan.ts";
+import { socketName } from "../tiles/runtime/wiring.ts";
 
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
 export type Binding = "zero-copy" | "copy";
 
 /** A queue's AF_XDP socket: its descriptor, and which net tile has it. */
-export interface QueueSocket {
+interface QueueSocket {
   readonly fd: number;
   readonly queue: number;
   readonly netTile: number;
 }
 
 /** A queue, the net tile that has it, and that tile's UMEM. */
-export interface Share {
+interface Share {
   readonly queue: number;
   readonly netTile: number;
   readonly umem: View;
@@ -50,7 +51,7 @@ export interface Opened {
 }
 
 /** A descriptor for another process, by the name that it is handed under (`handed.ts`). */
-export interface NamedDescriptor {
+interface NamedDescriptor {
   readonly name: string;
   readonly fd: number;
 }
@@ -287,11 +288,6 @@ export class Attachment {
     for (const { queue, fd } of this.#sockets) this.#setup.register(this.#program, queue, fd);
   }
 
-  /** Takes the sockets out of the program's map: from now on the kernel has all frames. */
-  pause(): void {
-    for (const { queue } of this.#sockets) this.#setup.unregister(this.#program, queue);
-  }
-
   /** Whether the program is on the interface. */
   get attached(): boolean {
     return this.#on !== null;
@@ -317,7 +313,7 @@ export class Attachment {
     const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
-      ...sockets.map(({ queue, fd }) => ({ name: `xsk ${this.name}/${queue}`, fd })),
+      ...sockets.map(({ queue, fd }) => ({ name: socketName(this.name, queue), fd })),
     ];
   }
 
@@ -401,13 +397,13 @@ export function attachAll(
 // its name it is another interface, without a program or sockets.
 
 /** What is watched of an interface. Its sockets may be replaced. */
-export type Watched = Pick<
+type Watched = Pick<
   Attachment,
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
 >;
 
 /** What the watch polls with. */
-export interface WatchParts {
+interface WatchParts {
   readonly xskSetup: Pick<XskSetup, "statistics">;
   /** Whether there is an interface with this index. */
   exists(ifindex: number): boolean;

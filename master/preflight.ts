@@ -125,7 +125,7 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 }
 
 /** What the need for descriptors, locked memory and threads depends on. */
-export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
+interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
   readonly hasStatus: boolean;
   /** Whether this process serves as much already. */

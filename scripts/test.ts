@@ -221,7 +221,7 @@ async function main(words: string[]): Promise<number> {
 }
 
 /** The counts of one run, and the names of its skipped tests. */
-export interface Outcome {
+interface Outcome {
   passed: number;
   failed: number;
   readonly skipped: string[];

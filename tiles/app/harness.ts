@@ -71,7 +71,7 @@ export interface Asked {
 }
 
 /** A datagram from the app. Addresses in host order. */
-export interface Answered {
+interface Answered {
   readonly payload: Uint8Array<ArrayBuffer>;
   readonly address: number;
   readonly port: number;

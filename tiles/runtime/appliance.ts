@@ -357,7 +357,7 @@ class Appliance {
 // the kernel says so of its thread.
 
 /** What main wants to hear of. */
-export interface TileEvents {
+interface TileEvents {
   log(line: string, level?: number): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
@@ -373,7 +373,7 @@ export interface TileEvents {
 const WORKER = import.meta.url.replace(/appliance(?=\.\w+$)/, "worker");
 
 /** How often a tile is polled. */
-export const POLL_MILLIS = 500;
+const POLL_MILLIS = 500;
 /** Polls without progress of a net tile that is awake, until it is hung. */
 const HUNG_POLLS = 10;
 /** The same of others, which may have a million routes to go through, and of every start. */
@@ -446,7 +446,7 @@ const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
 };
 
 /** How a tile is confined. */
-export interface Confined {
+interface Confined {
   readonly landlock: boolean;
   readonly observed: boolean;
 }

@@ -35,7 +35,7 @@ export interface HandedSetup<Setup> {
 /** The descriptor of the memfd with the JSON; its length is the process's last argument. */
 export const SETUP_DESCRIPTOR = FIRST_DESCRIPTOR;
 /** The first of the others. */
-export const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
+const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 
 /** The child's side: finds descriptors by name. */
 export class Handed<Setup> {
@@ -218,7 +218,8 @@ export function messagesBy<Sent, Received>(channel: Channel): Messages<Sent, Rec
     },
     receive() {
       const bytes = channel.receive();
-      return bytes ? parse(decoder.decode(bytes)) as Received : bytes;
+      // A `null` must not pass for "none now": it is a message of no known type.
+      return bytes ? parse(decoder.decode(bytes)) as Received ?? {} as Received : bytes;
     },
   };
 }

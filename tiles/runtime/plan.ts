@@ -21,7 +21,7 @@ export const HEADROOM_BYTES = 2;
 /** XDP_PACKET_HEADROOM (linux/bpf.h): what the kernel keeps before the frame. */
 const KERNEL_HEADROOM_BYTES = 256;
 /** The largest MTU whose frames, with Ethernet header and two VLAN tags, fit a UMEM frame. */
-export const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
+const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
 /** Buffers of 64 KiB behind the frames, for what arrives through the kernel's sockets. */
 export const LARGE_BUFFERS = 64;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
@@ -198,20 +198,10 @@ export interface Grants extends Omit<Permissions, "ffi"> {
   readonly keep: boolean;
 }
 
-/** Nothing. */
-export const NO_GRANTS: Grants = {
-  read: [],
-  write: [],
-  env: [],
-  net: [],
-  clock: false,
-  keep: false,
-};
-
 /** The folder that this program is in: the sources, or what is built for processes. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
-export const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
+const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 
 /** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
 export function permissionFlags(

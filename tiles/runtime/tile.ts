@@ -220,7 +220,7 @@ export class TileReader {
 }
 
 /** How often this thread's tile has woken another; a thread runs one tile. */
-export let wakesGiven = 0;
+let wakesGiven = 0;
 
 /** Wakes one tile, at most once per sleep, after something was published for it. */
 export class Waker {
@@ -284,7 +284,7 @@ const DRAIN_MILLIS = 300;
 const TIMED_TURNS = 61;
 
 /** What the loop turns with. */
-export interface LoopParts {
+interface LoopParts {
   readonly tile: Tile;
   readonly region: TileRegion;
   readonly control: ControlReader;

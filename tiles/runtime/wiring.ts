@@ -114,7 +114,7 @@ export interface ApplianceSetup {
 export const REGIONS_VERSION = 3;
 
 /** A region, before it is made. */
-export interface RegionPlan {
+interface RegionPlan {
   readonly name: string;
   readonly bytes: number;
   /** Who can write it: the appliance, the master, or the app of this name. */
@@ -124,7 +124,7 @@ export interface RegionPlan {
 }
 
 /** A tile as the appliance has it, whether it runs or not. */
-export interface TileHandle {
+interface TileHandle {
   readonly kind: TileKind;
   readonly name: string;
   /** Its index in `tilesOf`, and its slot of counters of refused calls. */

@@ -140,7 +140,7 @@ labTest("a master's files outlast its upgrade, and go once it is killed", async 
 
 labTest("an upgrade after a reload that failed has the counts of all before it", async (lab) => {
   const { host } = await pair(lab);
-  const module = temporaryFile('export const answer = (): string => "here";', ".js");
+  const module = temporaryFile('export const answer = () => "here";', ".js");
   const args = configured(`listen = ["${PORT}=own"]\n[apps.own]\nmodule = "${module}"`);
   const env = { TEGULA_EXECUTABLE: installed("one") };
   const appliance = await Appliance.start(host, args, { env });
