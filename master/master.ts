@@ -378,12 +378,15 @@ class Master {
     return this.#exclusively(async () => {
       const { host, observer, regions } = this.#libraries;
       const [program, ...flags] = selfCommand();
-      const { success, stderr } = await new Deno.Command(program, {
-        args: [...flags, "--version"],
-        stdin: "null",
-      }).output();
-      if (!success) {
-        const [line] = new TextDecoder().decode(stderr).split("\n");
+      let tried: Deno.CommandOutput;
+      try {
+        tried = await new Deno.Command(program, { args: [...flags, "--version"], stdin: "null" })
+          .output();
+      } catch (error) {
+        throw new UserError(`no program is installed: ${messageOf(error)}`, Exit.usage);
+      }
+      if (!tried.success) {
+        const [line] = new TextDecoder().decode(tried.stderr).split("\n");
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
       // Of one that has left nothing may be left open.
