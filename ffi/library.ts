@@ -131,6 +131,14 @@ export class SystemError extends Error {
   }
 }
 
+/** Events of poll(2). */
+export const [POLLIN, POLLOUT] = [1, 4];
+
+/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
+export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
+  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
+}
+
 /** Hands `result` on, or throws a {@linkcode SystemError} when it is -errno. */
 export function checked(result: number, tried: string): number {
   if (result < 0) throw new SystemError(tried, result);
