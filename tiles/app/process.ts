@@ -9,10 +9,10 @@
  * is one isolate, whose event loop runs until then, and never again.
  */
 
-import { libraryPath } from "../../ffi/library.ts";
+import { libraryPath, pollSet } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { heapView, openRegions } from "../../ffi/region.ts";
-import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
+import { openClock, openTile } from "../../ffi/tile.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
 import { Handed, messagesBy } from "../runtime/handed.ts";
@@ -28,8 +28,8 @@ import {
   uncaught,
   wordsOf,
 } from "../runtime/log.ts";
-import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
-import { loadService, NetSide, type Service, type ServiceSetup } from "./host.ts";
+import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
+import { appTile, loadService, NetSide, type ServiceSetup } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
 /** What an app's process is told, besides its descriptors. */
@@ -73,7 +73,6 @@ const GIVEN_UP = ["read", "write", "env", "net"] as const;
 
 /** How long one wait for `go` lasts. */
 const GO_POLL_MILLIS = 500;
-const POLLIN = 1;
 
 const messages = messagesBy<AppReport, AppOrder>(openChannel(CHANNEL_DESCRIPTOR));
 const { symbols } = Deno.dlopen(libraryPath(), {
@@ -164,36 +163,6 @@ async function start(): Promise<() => void> {
   return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
 }
 
-/** The app as a tile's loop sees it, with a side for each net tile. */
-function appTile(
-  service: Service,
-  sides: readonly NetSide[],
-  { library, eventfd }: { library: TileLibrary; eventfd: number },
-): Tile {
-  return {
-    descriptors: [eventfd],
-    turn() {
-      let work = 0;
-      for (const side of sides) {
-        const count = side.take();
-        if (count === 0) continue;
-        work += count;
-        service.receive(side.requests, side.answers);
-        side.finish();
-      }
-      return work;
-    },
-    pending: () => sides.some((side) => side.waiting),
-    wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
-    nextDue: (nowMillis) => service.nextDue(nowMillis),
-    clock(nowMillis) {
-      const [side] = sides;
-      side.answers.refresh();
-      if (service.clock(nowMillis, side.answers)) side.finish();
-    },
-  };
-}
-
 /** Reports ready and waits for the master's `go`. Returns whether a predecessor handed over. */
 async function turn(): Promise<boolean> {
   report({ type: "ready" });
@@ -202,7 +171,7 @@ async function turn(): Promise<boolean> {
     // The master has closed the channel.
     if (order === undefined) return exit(1);
     if (order !== null) return order.handedOver;
-    await symbols.poll(Int32Array.of(CHANNEL_DESCRIPTOR, POLLIN), 1n, GO_POLL_MILLIS);
+    await symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, GO_POLL_MILLIS);
   }
 }
 
