@@ -145,6 +145,9 @@ function spelled(character: string): string {
 
 /** Removes from a worker what no permission governs and no tile or app may have. */
 export function takeAway(): void {
+  // Deno's operations, of which some check no permission. Modules of Node's bring hundreds of them when they are
+  // loaded, unless in a worker.
+  Reflect.deleteProperty(Deno, (Deno as unknown as { internal: symbol }).internal);
   // Its words go through the log.
   for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
   // Only the worker's own module posts messages: the other isolate would have to read one of any size.
