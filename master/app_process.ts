@@ -1,14 +1,13 @@
 /**
- * An app's process as the master has it: starts it confined, hears what it says, watches it, and
- * starts it again when it has ended. What it says is checked and bounded; whether it lives, and how it
- * ended, the kernel says (its pidfd), and whether it makes progress its tile's region. Nothing that it
- * does concerns another.
+ * The master's side of an app's process: it starts the process confined, reads and checks its messages, watches it, and
+ * restarts it. The pidfd tells whether it lives and how it ended, and the tile's region whether it makes progress.
+ * Nothing that it does affects another process.
  *
- *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
+ *     start ── ready ── go ── running ─┬─ ended: a pause, and a restart on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process hung, or ended
- * without having done a single burst, what waited may be the reason, and its successor skips it.
+ * A restarted process continues at the cursors in the links, so waiting datagrams are answered. If a process hung, or ended
+ * before its first burst, a waiting datagram may be the reason, and its successor skips them.
  */
 
 import { exists, type Watcher } from "../ffi/host.ts";
@@ -52,23 +51,23 @@ import type { AppFiles, StagedApp } from "./app_files.ts";
 import { type Order, orderOf } from "./inventory.ts";
 import { residentMib, ticks } from "./proc.ts";
 
-/** What an instance of an app is started with. */
+/** The plan of an instance of an app. */
 export interface AppProcessPlan
   extends Pick<ProcessSetup, "name" | "service" | "shape" | "nets" | "spinTurns"> {
   readonly grants: Grants;
-  /** The most memory of its own that it may have, in MiB. */
+  /** The limit of its own memory, in MiB. */
   readonly memoryMib: number;
   /** Bytes of its region `state NAME`, if it has one. */
   readonly stateBytes?: number;
-  /** Its user, where the master may choose. */
+  /** Its user, if the master may choose. */
   readonly uid: number;
 }
 
-/** Descriptors of the master's by their names in `handed.ts`. */
+/** The master's descriptors by their names in `handed.ts`. */
 export interface Descriptors {
   /**
-   * For reading alone, or for reading and writing; bytes 0: it is no region. `bytes`: of a state, which a
-   * successor may have in another size. Throws where there is none.
+   * The descriptor for readers or for the writer, with the bytes of a region, else 0. `bytes`: of a state, which may
+   * have another size in a successor. Throws RangeError.
    */
   descriptor(
     name: string,
@@ -77,7 +76,7 @@ export interface Descriptors {
   ): { readonly fd: number; readonly bytes: number };
 }
 
-/** What the master has for it. */
+/** The environment of an app's process. */
 export interface AppProcessParts {
   readonly processes: Processes;
   readonly regions: Pick<Regions, "createShared" | "mapShared" | "close">;
@@ -90,9 +89,9 @@ export interface AppProcessParts {
   readonly descriptors: Descriptors;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
-  /** Whole lines, in the app's name. */
+  /** Logs whole lines, under the app's name. */
   readonly log: Log;
-  /** It ended by itself, is started again, or runs again. */
+  /** It ended by itself, is restarted, or runs again. */
   changed(what: "ended" | "restarts" | "runs"): void;
 }
 
@@ -100,20 +99,20 @@ export interface AppProcessParts {
 const POLL_MILLIS = 500;
 /** Polls in a row without progress until it is hung. */
 const HUNG_POLLS = 10;
-/** Polls until a start is said to be long, and until it is ended however busy it is. */
+/** Polls until a long start is logged, and until it is killed. */
 const [LATE_POLLS, START_POLLS] = [10, 600];
-/** How long one that is told to end has for it. */
+/** How long it may take to leave. */
 const LEAVE_MILLIS = 1000;
-/** Messages that a process may send within a second, and that are taken at once. */
+/** Messages that a process may send in a second, and that are read at once. */
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
-/** Of its memory what V8's heap does not have: what Deno itself takes. */
+/** Memory of Deno outside of V8's heap. */
 const BESIDE_HEAP_MIB = 40;
 /**
- * The kernel's limit is so much above the app's bound, or a quarter of that. An app that catches its RangeError
- * at the limit would otherwise go on just below the bound that the master watches.
+ * The kernel's limit is this much, or a quarter, above the app's limit. Otherwise an app that catches its RangeError
+ * could stay just below the limit that the master watches.
  */
 const LEAST_MARGIN_MIB = 32;
-/** Files that looking up names takes. */
+/** Files that name lookups read. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
@@ -129,7 +128,7 @@ const REPORTS: Shapes<AppReport> = {
 
 type Stage = "loading" | "ready" | "started" | "running";
 
-/** A process, to be known again by another program that this one becomes. JSON. */
+/** A process as plain data: for the program that the master becomes. */
 export interface KnownApp {
   readonly plan: AppProcessPlan;
   readonly staged: StagedApp;
@@ -141,10 +140,10 @@ export interface KnownApp {
 /** One process, from its start to its end. */
 class Child {
   stage: Stage;
-  /** Resolves when it waits for `go`, and when its loop runs; both reject when it ends before. */
+  /** Resolve when it waits for `go`, and when its loop runs. Reject with AppError if it ends before. */
   readonly ready: Promise<void>;
   readonly running: Promise<void>;
-  /** Resolves with a clause on how it ended, when it is reaped. */
+  /** Resolves when it is reaped, with a clause about its end. */
   readonly ended: Promise<string>;
   readonly plan: AppProcessPlan;
   readonly missing: readonly string[];
@@ -159,15 +158,15 @@ class Child {
   readonly #running = Promise.withResolvers<void>();
   readonly #ended = Promise.withResolvers<string>();
   #isOver = false;
-  /** Why it was killed, or what it said went wrong. */
+  /** Why it was killed, or what failed by its own message. */
   #reason?: string;
   #isKilled = false;
-  /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
+  /** Whether somebody else sent SIGKILL: an operator, or the kernel without memory. */
   #isKilledByOthers = false;
-  /** Whether it hung in a burst, which its successor is not to have again. */
+  /** Whether it hung in a burst, which its successor has to skip. */
   #isHung = false;
   #isLeaving = false;
-  /** What its tile had done when it was told to go; -1: that was before this program. */
+  /** The tile's requests when it was told to go; -1 if that was before this program. */
   #doneBefore = -1;
   #progress = -1;
   #heard = 0;
@@ -212,7 +211,7 @@ class Child {
     }
   }
 
-  /** Of a process that runs already. */
+  /** Takes a process that has been started. */
   constructor(
     { plan, process, control }: {
       plan: AppProcessPlan;
@@ -236,7 +235,7 @@ class Child {
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     const { listener, words, channel, pidfd, missing } = process;
     this.missing = missing;
-    // What it writes itself are the last words of V8 or libc.
+    // Its standard error has only last words of V8 or libc.
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
@@ -245,7 +244,7 @@ class Child {
     watcher.watch(pidfd, () => this.#reap());
   }
 
-  /** What another program has to know to go on with it. */
+  /** Its state for the program that the master becomes. */
   known(staged: StagedApp): KnownApp {
     const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
     const process = { name, pid, pidfd, channel, words, listener, missing };
@@ -256,33 +255,33 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Whether it was told to go, and hung or ended before it had done a burst, by itself or not. */
+  /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
   get wasBarren(): { readonly byItself: boolean } | null {
     const wasToGo = this.stage === "started" || this.stage === "running";
     if (!wasToGo || (!this.#isHung && this.#done !== this.#doneBefore)) return null;
     return { byItself: !this.#isKilledByOthers };
   }
 
-  /** Datagrams that its tile has done, in all its processes. */
+  /** Requests that the tile has handled, in all its processes. */
   get #done(): number {
     return this.#parts.tile.counters[APP.index.requests];
   }
 
-  /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
+  /** Tells it to take the regions. `handedOver`: it answers what waits in the links. */
   go(handedOver: boolean): void {
     this.stage = "started";
     this.#doneBefore = this.#done;
     this.#send({ type: "go", handedOver });
   }
 
-  /** Asks its loop to end after its turn. */
+  /** Tells its loop to end after its turn. */
   leave(): void {
     this.#isLeaving = true;
     this.#control.leave();
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
-  /** Ends it, for this reason. */
+  /** Kills it for this reason. */
   kill(reason?: string): void {
     if (this.#isOver || this.#isKilled) return;
     this.#isKilled = true;
@@ -291,7 +290,7 @@ class Child {
   }
 
   #send(order: AppOrder): void {
-    // The number of a closed channel may be another's.
+    // The number of a closed channel may be reused.
     if (!this.#isOver) this.#messages.send(order);
   }
 
@@ -328,7 +327,7 @@ class Child {
       return;
     }
     this.#heard++;
-    // Its successor waits, and this way it ends sooner.
+    // Its successor waits, and SIGKILL is quicker.
     if (type === "left" && this.#isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
@@ -351,7 +350,7 @@ class Child {
       this.#reason ??= sentenceOf(error);
     }
     if (ending === null) return;
-    // What it said at last.
+    // Its last messages.
     this.#hear();
     this.#isOver = true;
     this.#parts.watcher.forget(this.#process.channel);
@@ -376,7 +375,7 @@ class Child {
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
-  /** To be called every `POLL_MILLIS`: whether it makes progress, and how much memory it has. */
+  /** Checks its progress and memory. Called every `POLL_MILLIS`. */
   poll(): void {
     if (this.#isOver) return;
     this.#control.pulse();
@@ -388,11 +387,11 @@ class Child {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
     const isRunning = this.stage === "running";
-    // Between its turn and its loop there is little to do, whatever processor time it takes.
+    // Between `go` and its loop processor time is no progress, as there is little to do.
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
       : this.#heard + (this.stage === "started" ? 0 : ticks(this.pid));
-    // One that sleeps wakes every second, and sleeps again: its region moves all the same.
+    // A sleeping tile wakes every second, which changes its region.
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#stalled = lives ? 0 : this.#stalled + 1;
@@ -406,7 +405,7 @@ class Child {
   }
 }
 
-/** Descriptors that an app's process is handed, with whether they are for reading alone, and a state's size. */
+/** The descriptors of an app's process: their names, whether they are read-only, and a state's size. */
 function namesOf(
   { name, nets, shape, stateBytes }: AppProcessPlan,
 ): [name: string, readOnly: boolean, bytes?: number][] {
@@ -422,7 +421,7 @@ function namesOf(
       [`link ${name} to ${net}`, false],
       [`tile ${net}`, true],
       [`eventfd ${net}`, false],
-      // Where payloads stay where they arrived.
+      // For payloads that are read in the UMEM.
       ...(shape.requestBytes === undefined
         ? [[`umem ${net}`, true] satisfies [string, boolean]]
         : []),
@@ -493,17 +492,17 @@ export class AppProcess {
   #staged?: StagedApp;
   #current?: Child;
   #successor?: { child: Child; staged: StagedApp };
-  /** Counts what begins or gives up a successor: one that is made meanwhile is given up. */
+  /** Counts successors that begin or are given up. One that is still made for an older number is given up. */
   #generation = 0;
-  /** Settles when a successor that takes over has got its turn; undefined: none does. */
+  /** Settles when the old process has left, while a successor takes over. */
   #turn?: Promise<unknown>;
   readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  /** Processes in a row that ended before they had done a burst. */
+  /** Processes in a row that ended before their first burst. */
   #barren = 0;
-  /** Whether the next one skips what waits: it may be why. Whoever kills once needs no other reason. */
+  /** Whether the next process skips what waits, since that may be why this one ended. */
   #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
@@ -511,11 +510,11 @@ export class AppProcess {
     this.#parts = parts;
   }
 
-  /** Goes on with one that runs, which the program before this one has started. */
+  /** Takes a running process that the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
     const { plan, staged, control } = known;
     const app = new AppProcess(plan, parts);
-    // Whatever it was started from was another program's.
+    // The program before it had staged its files.
     app.#staged = { ...staged, stamp: "" };
     const process = parts.processes.adopt(known.process);
     app.#current = new Child({ plan, process, control }, "running", parts);
@@ -525,8 +524,8 @@ export class AppProcess {
   }
 
   /**
-   * What the program that this one becomes has to know for `adopt`, and the descriptors that it has to be
-   * left; null where no process runs now. A successor is given up.
+   * The state for `adopt` in the next program, and the descriptors to keep open; null if no process runs. Gives up a
+   * successor.
    */
   known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
     this.abandon();
@@ -544,34 +543,34 @@ export class AppProcess {
     return this.#plan.name;
   }
 
-  /** The files that the newest of its processes was made from. */
+  /** The source files of its newest process. */
   get sources(): readonly string[] {
     return (this.#successor?.staged ?? this.#staged)?.sources ?? [];
   }
 
-  /** The stamp of the newest of its processes (`StagedApp`); "": there is none to compare with. */
+  /** The stamp of its newest process (`StagedApp`); "" without one. */
   get stamp(): string {
     return (this.#successor?.staged ?? this.#staged)?.stamp ?? "";
   }
 
-  /** Of the process that runs; 0: none does. */
+  /** The PID of the running process, or 0. */
   get pid(): number {
     return this.#current?.pid ?? 0;
   }
 
-  /** Whether it answers: its loop runs. */
+  /** Whether its loop runs. */
   get isReady(): boolean {
     return this.#current?.stage === "running";
   }
 
-  /** Walls that the system has no way to build around it, one clause each. */
+  /** Walls that the system cannot build around it, a clause for each. */
   get missing(): readonly string[] {
     return this.#current?.missing ?? [];
   }
 
   /**
-   * Starts it for the first time; resolves when its loop runs. Throws AppError with what is wrong with
-   * it, SystemError where it is the system.
+   * Starts it for the first time. Resolves when its loop runs. Throws AppError for an error of the app, and SystemError
+   * for one of the system.
    */
   async start(): Promise<void> {
     await this.prepare();
@@ -579,9 +578,8 @@ export class AppProcess {
   }
 
   /**
-   * Starts a successor beside the one that runs, from the app's files as they are; resolves when it
-   * waits for its turn. Throws as `start`, also where it is given up meanwhile, and nothing has changed
-   * then.
+   * Starts a successor beside the running process, from the app's present files. Resolves when it waits for its turn.
+   * Throws as `start`, also if it is given up meanwhile; then nothing has changed.
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     let generation = this.#generation;
@@ -590,7 +588,7 @@ export class AppProcess {
       throw new AppError(plan.name, "it is given up");
     };
     if (this.#turn !== undefined) {
-      // The one that takes over is all that there will be, should this one fail.
+      // A successor that takes over finishes first, as it stays if this one fails.
       await this.#turn;
       checkIsWanted();
     }
@@ -614,7 +612,7 @@ export class AppProcess {
     }
   }
 
-  /** Names a file that is granted and is not there, or that the user of the process may not read. Throws AppError. */
+  /** Throws AppError for a granted file that does not exist, or that the process's user may not read. */
   #checkGrants({ name, uid, grants: { read, write } }: AppProcessPlan): void {
     const missing = [...read, ...write].find((path) => !exists(path));
     if (missing !== undefined) {
@@ -630,7 +628,7 @@ export class AppProcess {
     );
   }
 
-  /** Gives a successor up, also one that is being made, but not one that takes over. */
+  /** Gives up a successor, also one that is being made, but not one that takes over. */
   abandon(): void {
     this.#generation++;
     if (this.#successor === undefined || this.#turn !== undefined) return;
@@ -641,17 +639,17 @@ export class AppProcess {
   }
 
   /**
-   * Has the one that runs end after its turn; resolves when it has, false where it had to be killed in the
-   * middle of one. It is not started again.
+   * Tells the running process to end after its turn, and does not restart it. Resolves when it has ended, with false if
+   * it had to be killed in a turn.
    */
   async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
     this.#restartPause.ended();
     const child = this.#current;
     if (child === undefined) return true;
-    // Whatever happens from here on is no failure of its own.
+    // Its end is no failure from here on.
     this.#current = undefined;
-    // One that has yet to run has no turn that could end.
+    // Without a loop it cannot leave.
     if (child.stage === "running") child.leave();
     else child.kill();
     let isLate = false;
@@ -666,8 +664,8 @@ export class AppProcess {
   }
 
   /**
-   * Has the successor take over from one that has left; resolves when its loop runs. `handedOver`: what
-   * waits in the links is its own to answer. Throws as `start`.
+   * Starts the successor after the old process has left. Resolves when its loop runs. `handedOver`: it answers what
+   * waits in the links. Throws as `start`.
    */
   async go(handedOver = true): Promise<void> {
     const { child, staged } = this.#successor!;
@@ -682,23 +680,23 @@ export class AppProcess {
     try {
       await child.running;
     } finally {
-      // Also one that fails now is the only one there is.
+      // Also if it fails now, since there is no other.
       this.#keep(child);
     }
   }
 
-  /** Puts the successor in place of the one that runs. */
+  /** Replaces the running process by its successor. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
     const leaving = this.leave();
     this.#turn = leaving;
-    // What waits may be why the one before it hung.
+    // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
     this.#turn = undefined;
     await this.go(handedOver);
   }
 
-  /** Ends it for good; resolves when it has ended. */
+  /** Ends it for good. Resolves when it has ended. */
   async stop(): Promise<void> {
     this.#isStopping = true;
     if (this.#turn !== undefined) await this.#turn;
@@ -719,7 +717,7 @@ export class AppProcess {
     this.#successor?.child.poll();
   }
 
-  /** Starts it again when it has ended. */
+  /** Restarts it when it has ended. */
   async #keep(child: Child): Promise<void> {
     this.#restartPause.started();
     this.#failed(child, await child.ended);
@@ -753,7 +751,7 @@ export class AppProcess {
       await child.running;
       this.#parts.changed("runs");
     } catch {
-      // `#keep` has it.
+      // `#keep` restarts it.
     }
   }
 }

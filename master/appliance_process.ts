@@ -1,6 +1,6 @@
 /**
- * An appliance as the master sees it: a process, what it says, and how it ends. The master believes none
- * of its messages unseen: each is checked for its shape, its length and its time.
+ * The master's side of an appliance: its process, its messages, and its end. Each message is checked for its shape, its
+ * length and its time.
  */
 
 import type { Watcher } from "../ffi/host.ts";
@@ -31,17 +31,17 @@ import {
 } from "../tiles/runtime/log.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
-/** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
+/** How often it is polled whether it sent something, and polls without a message until it is hung. */
 const POLL_MILLIS = 500;
 const SILENT_POLLS = 11;
-/** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
+/** Lines of its log in a second. Each of its tiles has a smaller limit. */
 const MOST_LINES = 1000;
-/** How long one that has left may take to end. */
+/** How long it may take to end after it has left. */
 const GONE_MILLIS = 2000;
-/** Messages in one go; what comes after waits for the next look of the watcher. */
+/** Messages that are read at once. */
 const MOST_MESSAGES = 64;
 
-/** Why an appliance did not start, or ended. */
+/** The reason why an appliance did not start, or ended. */
 export class ApplianceError extends Error {
   /** An exit status. */
   readonly status: number;
@@ -60,10 +60,10 @@ export class ApplianceError extends Error {
   }
 }
 
-/** What the master hears of an appliance. */
+/** Events of an appliance. */
 interface ApplianceEvents {
   readonly log: Log;
-  /** An operator asks for something, with a number of the asker's. */
+  /** An operator asks for something, with a number. */
   ask(what: Request, number: number): void;
 }
 
@@ -85,11 +85,11 @@ const REPORTS: Shapes<ApplianceReport> = {
 
 /** A running appliance. */
 export class ApplianceProcess {
-  /** Resolves when its tiles could run; rejects with ApplianceError when it ends before. */
+  /** Resolves when its tiles are ready. Rejects with ApplianceError if it ends before. */
   readonly ready: Promise<void>;
-  /** Resolves when they do; rejects likewise. */
+  /** Resolves when its tiles run. Rejects likewise. */
   readonly running: Promise<void>;
-  /** Resolves when it has left what it held to a successor: whether in order. */
+  /** Resolves when it has left, with whether it left in order. */
   readonly left: Promise<boolean>;
   /** Resolves with how it ended, once it is reaped. */
   readonly ended: Promise<ApplianceError>;
@@ -104,14 +104,14 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  /** Polls since it has said something; no time, since the master may have been stopped meanwhile. */
+  /** Polls since its last message. Not a time, since the master may have been stopped meanwhile. */
   #silent = 0;
-  /** What it said why it ends, or why it was ended. */
+  /** Why it ends, by its own message, or why it was killed. */
   #reason?: ApplianceError;
   #isLeaving = false;
   #over = false;
 
-  /** `isRunning`: the program before this one has started it, and it serves. */
+  /** `isRunning`: it serves, as the program before this one has started it. */
   constructor(
     process: ConfinedProcess,
     { watcher, events, isRunning = false }: {
@@ -136,14 +136,14 @@ export class ApplianceProcess {
       this.#ready.resolve();
       this.#running.resolve();
     }
-    // Nobody may be waiting for them any more when it ends.
+    // It may end when nobody waits for them.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
     watcher.watch(process.pidfd, () => this.#reap());
     this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
   }
 
-  /** What the program that the master becomes has to know to go on with it. */
+  /** Its state for the program that the master becomes. */
   get known(): KnownProcess {
     const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
     return { name, pid, pidfd, channel, words, listener, missing };
@@ -154,28 +154,28 @@ export class ApplianceProcess {
     return this.#over;
   }
 
-  /** Has it take over what its predecessor, which has ended, did not hand over. */
+  /** Tells it that its predecessor has ended, and that it serves. */
   go(): void {
     this.#send({ type: "go" });
   }
 
-  /** Has it leave what it holds to a successor and end. Resolves as `left`, false where it does not in time. */
+  /** Tells it to leave and end. Resolves as `left`, or with false if it does not leave in time. */
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
     this.#send({ type: "leave" });
     const isInTime = await within(this.left, millis);
-    // One that says so and stays would keep what its successor has.
+    // If it stayed it would keep what its successor has.
     within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
     return isInTime && await this.left;
   }
 
-  /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
+  /** Tells it to drain and end, and kills it if it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.#send({ type: "stop" });
     if (!await within(this.ended, millis)) await this.kill("it did not end in time");
   }
 
-  /** Ends it. Resolves when it is reaped. */
+  /** Kills it. Resolves when it is reaped. */
   async kill(reason: string): Promise<void> {
     if (this.#over) return;
     this.#reason ??= new ApplianceError(reason);
@@ -183,17 +183,17 @@ export class ApplianceProcess {
     await this.ended;
   }
 
-  /** Tells it which interfaces AF_XDP takes the frames of. */
+  /** Tells it which interfaces have AF_XDP. */
   setAttached(attached: readonly boolean[]): void {
     this.#send({ type: "attached", attached });
   }
 
-  /** Tells it what became of what was asked for with this number. */
+  /** Tells it the outcome of the request with this number. */
   setOutcome(number: number, outcome: Outcome): void {
     this.#send({ type: "outcome", number, outcome });
   }
 
-  /** The channel of one that has ended is closed, and its number may be another's. */
+  /** Does not send after its end: the channel is closed, and its number may be reused. */
   #send(order: ApplianceOrder): void {
     if (!this.#over) this.#messages.send(order);
   }
@@ -207,7 +207,7 @@ export class ApplianceProcess {
         return this.#refuse("it sent a message that cannot be read");
       }
       if (said === null) return;
-      // It has closed its end: what follows is its end.
+      // It has closed its end, and will end.
       if (said === undefined) return this.#watcher.forget(this.#process.channel);
       let report: ApplianceReport;
       try {
@@ -238,7 +238,7 @@ export class ApplianceProcess {
     void this.kill(reason);
   }
 
-  /** One that does not even show that its event loop runs hangs. */
+  /** Counts polls. Without a message, not even a beat, it hangs. */
   #beat(): void {
     if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
   }

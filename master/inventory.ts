@@ -25,7 +25,7 @@ import {
 /** A region that the master holds. */
 interface HeldRegion extends SharedRegion {
   readonly bytes: number;
-  /** The master's own mappings, made when they are asked for. */
+  /** The master's own mappings, made on demand. */
   writer?: View;
   reader?: View;
 }
@@ -35,7 +35,7 @@ export interface Handing extends HandedDescriptor {
   readonly fd: number;
 }
 
-/** What a process is started with. */
+/** The descriptors and setup of a new process. */
 export interface Order {
   /** The descriptors, the memfd with the JSON first (`SETUP_DESCRIPTOR`). */
   readonly descriptors: readonly number[];
@@ -45,12 +45,12 @@ export interface Order {
   close(): void;
 }
 
-/** How a descriptor that is no region is handed over. */
+/** A descriptor that is no region, to be handed over. */
 export function handing(name: string, fd: number): Handing {
   return { name, fd, bytes: 0, readOnly: false };
 }
 
-/** An inventory's descriptors by name: for the program that the master becomes. */
+/** An inventory as plain data: for the program that the master becomes. */
 export interface InventoryState {
   readonly regions: readonly (readonly [name: string, region: SharedRegion & { bytes: number }])[];
   readonly eventfds: readonly (readonly [name: string, fd: number])[];
@@ -79,7 +79,7 @@ export class Inventory {
     for (const [name, fd] of before?.eventfds ?? []) this.#eventfds.set(name, fd);
   }
 
-  /** All that there is. */
+  /** As plain data. */
   get state(): InventoryState {
     return {
       regions: [...this.#held].map(([name, { writable, readOnly, bytes }]) => [
@@ -105,7 +105,7 @@ export class Inventory {
     this.#held.set(name, { ...this.#regions.createShared(name, bytes), bytes });
   }
 
-  /** Lets go of a region; who has it keeps it. */
+  /** Closes a region. Processes that have it keep it. */
   drop(name: string): void {
     const held = this.#held.get(name);
     if (held === undefined) return;
@@ -130,14 +130,14 @@ export class Inventory {
     throw new RangeError(`there is no region ${name}`);
   }
 
-  /** The region's descriptor for who writes it, or for who reads it. Throws RangeError. */
+  /** The region's descriptor for its writer or for readers. Throws RangeError. */
   region(name: string, { writable = false } = {}): Handing {
     const held = this.#find(name);
     const fd = writable ? held.writable : held.readOnly;
     return { name, fd, bytes: held.bytes, readOnly: !writable };
   }
 
-  /** The eventfd of this name; made when it is first asked for. Throws Error. */
+  /** The eventfd of this name, created on demand. Throws Error. */
   eventfd(name: string): Handing {
     if (this.#below !== undefined) return this.#below.eventfd(name);
     const fd = this.#eventfds.get(name) ?? this.#host.eventfd();
@@ -145,21 +145,21 @@ export class Inventory {
     return handing(`eventfd ${name}`, fd);
   }
 
-  /** Lets go of everything. Who has it keeps it. */
+  /** Closes everything. Processes keep what they have. */
   close(): void {
     for (const name of [...this.#held.keys()]) this.drop(name);
     for (const fd of this.#eventfds.values()) this.#regions.close(fd);
     this.#eventfds.clear();
   }
 
-  /** A region or eventfd by the name that it is handed under. Throws RangeError. */
+  /** A region or eventfd by its name in `handed.ts`. Throws RangeError. */
   descriptor(name: string, readOnly: boolean): Handing {
     const [, tile] = /^eventfd (.*)$/.exec(name) ?? [];
     return tile === undefined ? this.region(name, { writable: !readOnly }) : this.eventfd(tile);
   }
 }
 
-/** What a process is started with that is to find `handings` by their names. Throws SystemError. */
+/** The order for a process that finds `handings` by their names. Throws SystemError. */
 export function orderOf<Setup>(
   regions: Pick<Regions, "createShared" | "mapShared" | "close">,
   handings: readonly Handing[],
@@ -178,7 +178,7 @@ export function orderOf<Setup>(
   };
 }
 
-/** A memfd with `what` as JSON, to be read alone, and its length. Throws SystemError. */
+/** A read-only memfd with `what` as JSON, and its length. Throws SystemError. */
 export function shareJson(
   regions: Pick<Regions, "createShared" | "mapShared" | "close">,
   name: string,
@@ -310,7 +310,7 @@ export class Holdings {
   listeners({ control, metrics }: StatusAddresses): Handing[] {
     const { host } = this.#libraries;
     const addresses = [
-      // What is to be removed at the end is made last.
+      // Last, because the control socket has to be removed at the end.
       ["metrics", metrics, () => listenMetrics(host, metrics!)],
       ["control", control, () => listenControl(host, control!)],
     ] as const;
