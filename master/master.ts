@@ -21,7 +21,7 @@ import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { HEALTH, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
 import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
@@ -152,7 +152,8 @@ export interface Carried extends HoldingsState {
   /** Left out by programs that had no health. */
   readonly health?: {
     readonly started: number;
-    readonly isDraining: boolean;
+    readonly state: HealthState;
+    readonly since: number;
     readonly hadXdp: readonly string[];
   };
   /** The operator's number for this upgrade. */
@@ -301,7 +302,8 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
-    this.#checkHealth();
+    // What the program before this one has reported is good until this one knows better.
+    if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -422,7 +424,8 @@ class Master {
       ...{ run, setup, number },
       health: {
         started: this.#started,
-        isDraining: this.#health.isDraining,
+        state: this.#health.health.state,
+        since: this.#health.health.since,
         hadXdp: this.#hadXdp,
       },
       ...this.#holdings.state,
