@@ -21,7 +21,7 @@ import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { HEALTH, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
 import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
@@ -161,7 +161,8 @@ export interface Carried extends HoldingsState {
   /** Absent from programs that did not know it. */
   readonly health?: {
     readonly started: number;
-    readonly isDraining: boolean;
+    readonly state: HealthState;
+    readonly since: number;
     readonly hadXdp: readonly string[];
   };
   /** The operator's number for this upgrade. */
@@ -248,6 +249,8 @@ class Master {
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
   readonly #statusLine = new StatusLine();
+  /** The inode of its network namespace. */
+  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   /** When this master was started, before any upgrade. */
   readonly #started: number;
   /** Interfaces that had AF_XDP and should have it. */
@@ -304,7 +307,8 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
-    this.#checkHealth();
+    // What the program before this one has reported is good until this one knows better.
+    if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -430,7 +434,8 @@ class Master {
       ...{ run, setup, number },
       health: {
         started: this.#started,
-        isDraining: this.#health.isDraining,
+        state: this.#health.health.state,
+        since: this.#health.health.since,
         hadXdp: this.#hadXdp,
       },
       ...this.#holdings.state,
@@ -559,7 +564,7 @@ class Master {
     const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
     if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     this.#report.write({
-      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
       config: serving?.run.config.file ?? null,
       processes: [
         { name: "master", pid: Deno.pid },
@@ -574,6 +579,8 @@ class Master {
     const hasAppliance = serving !== undefined && !serving.appliance.over;
     const { tiles = [], apps, attachments = [], run } = serving ?? {};
     const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
+    const instances = Map.groupBy(run?.apps ?? [], keyOf);
     const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
     return {
       starting: !this.#booted,
@@ -587,10 +594,9 @@ class Master {
         progress: reader.burst + reader.sleepSequence +
           (kind === "app" ? reader.counters[APP.index.answers] : 0),
       })),
-      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
-        ...{ name: rangeText(ports), apps: app },
-        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
-          .slice(0, instances).some(isReady),
+      ports: (run?.config.listen ?? []).map((one) => ({
+        ...{ name: rangeText(one.ports), apps: one.app },
+        ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
       })),
       lostXdp: this.#hadXdp.filter((name) =>
         !attachments.some((each) => each.name === name && each.attached)
@@ -1324,11 +1330,6 @@ function applianceWords() {
 /** Milliseconds since the epoch, by a monotonic clock. */
 function now(): number {
   return Math.floor(performance.timeOrigin + performance.now());
-}
-
-/** The inode of this thread's network namespace. */
-function netns(): number {
-  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
 }
 
 /** The served ports, each once. */
