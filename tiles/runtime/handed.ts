@@ -17,15 +17,15 @@ import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
 import { LONGEST_LINE } from "./log.ts";
 
-/** One descriptor, as the child is told of it. */
+/** One descriptor in the setup of a process. */
 export interface HandedDescriptor {
   readonly name: string;
-  /** Bytes of a region; 0: it is none. */
+  /** Bytes of a region, else 0. */
   readonly bytes: number;
   readonly readOnly: boolean;
 }
 
-/** Everything that a process is told; `setup` depends on its kind. */
+/** The setup of a process; `setup` depends on its kind. */
 export interface HandedSetup<Setup> {
   /** In the order of their numbers, from `FIRST_HANDED` on. */
   readonly descriptors: readonly HandedDescriptor[];
@@ -41,7 +41,7 @@ const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 export class Handed<Setup> {
   readonly setup: Setup;
   readonly #regions: Pick<Regions, "mapShared" | "close">;
-  /** Those that are open, by name; of a region the writable one and the other. */
+  /** Open descriptors by name; the read-only ones of regions are apart. */
   readonly #open = new Map<string, HandedDescriptor & { readonly fd: number }>();
   readonly #readOnly = new Map<string, HandedDescriptor & { readonly fd: number }>();
 
@@ -50,7 +50,7 @@ export class Handed<Setup> {
     this.#regions = regions;
     const { buffer } = regions.mapShared(SETUP_DESCRIPTOR, byteLength, { readOnly: true });
     regions.close(SETUP_DESCRIPTOR);
-    // What is shared cannot be decoded.
+    // Shared memory cannot be decoded.
     const text = new TextDecoder().decode(new Uint8Array(buffer, 0, byteLength).slice());
     const { descriptors, setup }: HandedSetup<Setup> = JSON.parse(text);
     this.setup = setup;
@@ -60,7 +60,7 @@ export class Handed<Setup> {
     });
   }
 
-  /** The descriptor called `name`, which is no region. Throws RangeError where there is none. */
+  /** The descriptor called `name`, which is no region. Throws RangeError. */
   fd(name: string): number {
     const descriptor = this.#open.get(name);
     if (descriptor === undefined) throw new RangeError(`no descriptor ${name} was handed over`);
@@ -98,7 +98,7 @@ export class Handed<Setup> {
     descriptors.delete(name);
     const { fd, bytes, readOnly } = descriptor;
     const view = this.#regions.mapShared(fd, bytes, { readOnly });
-    // A descriptor that stayed open could be mapped again.
+    // An open descriptor could be mapped again.
     this.#regions.close(fd);
     return view;
   }
@@ -111,41 +111,41 @@ export class Handed<Setup> {
 export type Request = (typeof REQUESTS)[number];
 export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
 
-/** What an appliance says. */
+/** A report of the appliance. */
 export type ApplianceReport =
-  /** Its tiles could run. */
+  /** Its tiles are ready. */
   | { readonly type: "ready" }
-  /** All of them do. */
+  /** All of them run. */
   | { readonly type: "running" }
-  /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
+  /** Its net tiles have left after `leave`, or not. */
   | { readonly type: "left"; readonly orderly: boolean }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
   /** An operator asks for something, by a number of its own. */
   | { readonly type: "ask"; readonly what: Request; readonly number: number }
-  /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
+  /** It fails and ends. `status`: an exit status. `app`: because of that app. */
   | {
     readonly type: "failed";
     readonly message: string;
     readonly status: number;
     readonly app?: string;
-    /** The rings of its predecessor cannot be taken over: the sockets have to be opened anew. */
+    /** The rings of its predecessor cannot be taken over, so the sockets have to be created again. */
     readonly ringsLost?: boolean;
   };
 
-/** What the master says. */
+/** An order of the master. */
 export type ApplianceOrder =
-  /** Take over what has not been handed over: the predecessor has ended. */
+  /** Serve: the predecessor has ended. */
   | { readonly type: "go" }
   | { readonly type: "leave" }
   | { readonly type: "stop" }
-  /** Of each attached interface: whether AF_XDP takes its frames. */
+  /** Whether AF_XDP takes the frames of each attached interface. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** What became of what was asked for with this number. */
+  /** The outcome of the request with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
-/** Whether a field of a message is as it has to be. */
+/** Checks a field of a message. */
 export type Check = (value: unknown) => boolean;
 /** The fields of messages by their type, without `type`. */
 export type Shapes<Message extends { readonly type: string }> = {
@@ -196,7 +196,7 @@ export function checkedMessage<Message extends { readonly type: string }>(
 
 /** Sends and receives messages of these types. */
 export interface Messages<Sent, Received> {
-  /** Whether it went. */
+  /** Returns whether it was sent. */
   send(message: Sent): boolean;
   /**
    * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
