@@ -4,6 +4,7 @@
  */
 
 import { APPS } from "../apps/registry.ts";
+import { MARKER_TABLE } from "../master/announcer.ts";
 import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
 import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
@@ -239,6 +240,48 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 );
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
+/** Tables that the kernel itself uses. */
+const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
+/** The shortest prefix that can be announced. */
+const SHORTEST_PREFIX = 8;
+
+const announced = wants(
+  `an IPv4 address or prefix without further bits, such as "203.0.113.53/32" (/${SHORTEST_PREFIX} to /32)`,
+);
+const markerTable = wants(
+  "the number of a routing table of its own, from 1 to 4294967295 and none of the kernel's " +
+    `(253 to 255), for example ${MARKER_TABLE}`,
+);
+
+/** The keys of `[announce]`. */
+const announceSchema = z.strictObject({
+  addresses: z.array(
+    z.string(announced).transform((text, context) => {
+      const prefix = parsePrefix(text);
+      const length = Number(text.split("/")[1] ?? 32);
+      const address = parseAddress(text.split("/")[0]);
+      if (prefix !== null && prefix.address === (address | 0) && length >= SHORTEST_PREFIX) {
+        return { address, length };
+      }
+      context.addIssue({ code: "custom", message: announced.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["203.0.113.53/32"]'),
+  ).min(1, {
+    error: 'must name an address, for example ["203.0.113.53/32"], or leave [announce] out',
+  })
+    .refine(
+      (all) =>
+        new Set(all.map(({ address, length }) => `${address}/${length}`)).size === all.length,
+      { error: "must name each address once" },
+    ),
+  table: z.int(markerTable).min(1, markerTable).max(2 ** 32 - 1, markerTable)
+    .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE),
+}, wants("a table"));
+
+/** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
+export type Announce = z.output<typeof announceSchema>;
+
 const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
 const firstUser = wants("the number of the first of 64 users that nobody else has");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
@@ -262,6 +305,7 @@ const schema = z.strictObject({
   control: z.string(wants('the path of a socket, or "none"')).optional(),
   user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional(),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
+  announce: announceSchema.optional(),
 });
 
 /** The options that override or add to the file, and --config, which names the file. */
@@ -392,7 +436,9 @@ function checked(said: unknown, path?: string): z.output<typeof schema> {
 /** Describes an issue, with its place in the file. */
 function explain(issue: z.core.$ZodIssue): string {
   if (issue.code === "unrecognized_keys") {
-    const known = Object.keys(issue.path[0] === "apps" ? appSchema.shape : schema.shape);
+    const { shape } = { apps: appSchema, announce: announceSchema }[String(issue.path[0])] ??
+      schema;
+    const known = Object.keys(shape);
     const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
     return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
   }

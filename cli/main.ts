@@ -30,6 +30,10 @@ const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: 
     "switch a running tegula to the program that is installed now",
     () => import("./upgrade.ts"),
   ],
+  withdraw: [
+    "remove the markers of a tegula that was killed (the unit does)",
+    () => import("./withdraw.ts"),
+  ],
   check: [
     "find problems of this host and its configuration, and their fixes",
     () => import("./check.ts"),

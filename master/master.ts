@@ -61,6 +61,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
+import { Announcer } from "./announcer.ts";
 import { AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import {
   AppProcess,
@@ -277,6 +278,7 @@ class Master {
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
   readonly #changes = new Changes();
+  readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
   /** Rejects when nothing serves and nothing is to be done about it. */
@@ -316,10 +318,12 @@ class Master {
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
     const { config, answering, addresses } = run;
+    this.#announcer.start(config.announce);
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
     this.#startTimers();
+    this.#announcer.set(true);
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
@@ -329,6 +333,7 @@ class Master {
   #startTimers(): void {
     this.#booted = true;
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
+    this.#timers.push(setInterval(() => this.#announcer.update(), POLL_MILLIS));
     this.#beatWatchdog();
   }
 
@@ -484,6 +489,8 @@ class Master {
     this.#watchRings(attachments);
     this.#served = attachments;
     this.#startTimers();
+    this.#announcer.configure(run.config.announce);
+    this.#announcer.set(true);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
@@ -820,6 +827,7 @@ class Master {
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
+    this.#announcer.configure(next.run.config.announce);
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
@@ -1224,6 +1232,7 @@ class Master {
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#announcer.set(false);
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
     // What is being started is given up; what takes over already does so first.
