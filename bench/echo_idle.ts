@@ -9,7 +9,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { LabProcess } from "../demo/lab.ts";
-import { MOST_PORTS_SERVED } from "../tiles/runtime/ports.ts";
+import { MOST_PORTS_SERVED } from "../tiles/runtime/plan.ts";
 import { PORT, tegula } from "./echo_peers.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { processorSeconds } from "./processes.ts";

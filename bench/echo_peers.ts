@@ -4,7 +4,7 @@
 
 import { fileURLToPath } from "node:url";
 import { selfCommand } from "../cli/self.ts";
-import { rangeText } from "../tiles/runtime/ports.ts";
+import { rangeText } from "../tiles/runtime/plan.ts";
 import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";
 import type { Programs } from "./programs.ts";

@@ -11,7 +11,7 @@ import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
 import type { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import * as route from "../netbase/route.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 import type { Contestant } from "./harness.ts";
 
 export const IFINDEX = 2;

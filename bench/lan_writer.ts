@@ -6,7 +6,7 @@
 /// <reference lib="deno.worker" />
 
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
-import { TileReader } from "../tiles/runtime/tile_region.ts";
+import { TileReader } from "../tiles/runtime/tile.ts";
 import {
   CHANGES_PER_SECOND,
   furnish,

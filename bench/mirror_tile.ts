@@ -8,11 +8,9 @@ import { openTile } from "../ffi/tile.ts";
 import { heapView, type View } from "../ffi/view.ts";
 import type { InterfaceFilter } from "../tiles/netlink/filters.ts";
 import { create } from "../tiles/netlink/tile.ts";
-import { CONTROL_BYTES, ControlReader } from "../tiles/runtime/control.ts";
+import { CONTROL_BYTES, ControlReader, SNAPSHOT_BYTES } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
-import { runLoop, spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { SNAPSHOT_BYTES } from "../tiles/runtime/snapshot.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+import { runLoop, spinTurnsFor, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 
 /** What the worker is sent. It answers with any message once it runs, and never stops. */
 export interface TileStart {

@@ -7,20 +7,17 @@ import type { TileLibrary } from "../ffi/tile.ts";
 import type { Udp } from "../ffi/udp.ts";
 import { heapView, u16, type View } from "../ffi/view.ts";
 import { METRICS_BYTES } from "../tiles/app/regions.ts";
-import { NetSide } from "../tiles/app/net_side.ts";
-import { loadService, type Service, type ServiceSetup } from "../tiles/app/host.ts";
+import { loadService, NetSide, type Service, type ServiceSetup } from "../tiles/app/host.ts";
 import { requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
 import { RECENT_PEERS_BYTES } from "../tiles/net/recent_peers.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
-import { CAPTURE_BYTES } from "../tiles/runtime/capture_ring.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { appLinkBytes, netLinkBytes, requestRing } from "../tiles/runtime/link.ts";
 import * as plan from "../tiles/runtime/plan.ts";
-import { SOLICIT_LINK_BYTES } from "../tiles/runtime/solicit_link.ts";
-import type { Tile } from "../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile_region.ts";
+import { type Tile, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 import {
   frameCount,
   type HostSize,

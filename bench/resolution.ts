@@ -8,8 +8,8 @@ import { Solicits } from "../tiles/net/arp_queue.ts";
 import * as frame from "../tiles/net/frame.ts";
 import { Devices, Resolver, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { headers } from "../tiles/net/tx.ts";
-import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
+import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
 
 // Own constants, see tiles/net/frame.ts.

@@ -11,8 +11,8 @@ import { NetbaseReader } from "../netbase/netbase.ts";
 import { NUD_REACHABLE, NUD_STALE } from "../netbase/neighbors.ts";
 import * as nl from "../tiles/netlink/codec.ts";
 import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/codec.ts";
-import { SolicitProducer } from "../tiles/runtime/solicit_link.ts";
-import { TileReader, Waker } from "../tiles/runtime/tile_region.ts";
+import { SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
+import { TileReader, Waker } from "../tiles/runtime/tile.ts";
 import { Random } from "./routes.ts";
 
 /** What the worker is sent first. Addresses in host order. */

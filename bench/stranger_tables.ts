@@ -28,8 +28,8 @@ import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
 import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
-import { TILE_COUNTERS } from "../tiles/runtime/tile_region.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
+import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */
 export interface OpenTable {

@@ -22,17 +22,14 @@ import {
   checkPrivileges,
 } from "../master/preflight.ts";
 import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
-import { checkMtus, InterfaceError } from "../tiles/runtime/interfaces_ready.ts";
-import { APART_LINK_SHAPE } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
+import { APART_LINK_SHAPE, checkMtus, InterfaceError, portsOf } from "../tiles/runtime/plan.ts";
 import { refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile_region.ts";
+import { AppError } from "../tiles/runtime/log.ts";
+import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { checkConfig, listenText, planApps, readConfig, type RunConfig } from "./config.ts";
 import { takeDefaults } from "./default_interfaces.ts";
 import { Exit, UserError } from "./errors.ts";
-import { within } from "../tiles/runtime/delay.ts";
 import { openMirror } from "./snapshot.ts";
 
 /** One finding, with the command that fixes it unless it is "ok". */

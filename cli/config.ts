@@ -6,9 +6,9 @@
 import { APPS } from "../apps/registry.ts";
 import { MARKER_TABLE } from "../master/announcer.ts";
 import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
 import {
   countPorts,
+  type Grants,
   joinRanges,
   MOST_PORTS_SERVED,
   parseRange,
@@ -16,7 +16,7 @@ import {
   portsOf,
   portsText,
   rangeText,
-} from "../tiles/runtime/ports.ts";
+} from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
 import type { Given } from "./command.ts";

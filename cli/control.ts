@@ -7,7 +7,7 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { CONTROL_FOLDER, isServed } from "../master/listen.ts";
 import { Exit, messageOf, UserError } from "./errors.ts";
-import { within } from "../tiles/runtime/delay.ts";
+import { within } from "../tiles/runtime/tile.ts";
 import { lineBatches } from "./lines.ts";
 
 /** The options of commands that can ask a running tegula. */

@@ -34,7 +34,7 @@ import {
 import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/solicit_link.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { LIVE_OPTIONS, liveControl } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
 import { Exit } from "./errors.ts";

@@ -2,7 +2,7 @@
  * Lines of a stream: as an iterator, in batches, or collected with a bounded wait for a particular one.
  */
 
-import { within } from "../tiles/runtime/delay.ts";
+import { within } from "../tiles/runtime/tile.ts";
 
 /** Yields the lines of a stream, without line ends. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {

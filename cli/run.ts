@@ -3,7 +3,7 @@
  */
 
 import { APPS } from "../apps/registry.ts";
-import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/ports.ts";
+import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/plan.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
 import { controlPath } from "../master/listen.ts";
 import { takeDefaults } from "./default_interfaces.ts";

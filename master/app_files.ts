@@ -12,8 +12,8 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { exists, type Host } from "../ffi/host.ts";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
 import type { Processes } from "../ffi/process.ts";
-import type { Grants } from "../tiles/runtime/permissions.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
+import type { Grants } from "../tiles/runtime/plan.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import type { AppProcessPlan } from "./app_process.ts";
 
 /** An app whose process can be started. */

@@ -29,13 +29,19 @@ import {
 import type { Regions, SharedRegion } from "../ffi/region.ts";
 import { u8 } from "../ffi/view.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
-import { bounded, inName, LONGEST_LINE } from "../tiles/runtime/console.ts";
+import {
+  AppError,
+  bounded,
+  firstLine,
+  inName,
+  LONGEST_LINE,
+  sentenceOf,
+} from "../tiles/runtime/log.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { type Grants, permissionFlags } from "../tiles/runtime/permissions.ts";
-import { AppError, firstLine, sentenceOf } from "../tiles/runtime/thrown.ts";
-import type { TileReader } from "../tiles/runtime/tile_region.ts";
+import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
+import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 

@@ -4,16 +4,15 @@
  */
 
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
-import { bounded, LONGEST_LINE, spelledOut } from "../tiles/runtime/console.ts";
+import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
-import { firstLine } from "../tiles/runtime/thrown.ts";
+import { within } from "../tiles/runtime/tile.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
-} from "../tiles/runtime/messages.ts";
+} from "../tiles/runtime/handed.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */

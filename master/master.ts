@@ -37,15 +37,11 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/delay.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { permissionFlags } from "../tiles/runtime/permissions.ts";
-import { spinTurnsFor } from "../tiles/runtime/loop.ts";
-import { FRAME_BYTES, planTiles } from "../tiles/runtime/plan.ts";
-import { portsOf } from "../tiles/runtime/ports.ts";
+import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
 import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/thrown.ts";
-import { TILE_COUNTERS, TileReader } from "../tiles/runtime/tile_region.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import {
   APP_REFUSALS,
   APP_SLOTS,

@@ -20,7 +20,7 @@ function mutantsOf(
 
 /** All of them. */
 export const MUTANTS: readonly Mutant[] = [
-  ...mutantsOf("tiles/runtime/loop.ts", ["unit/runtime/loop"], [
+  ...mutantsOf("tiles/runtime/tile.ts", ["unit/runtime/loop"], [
     {
       name: "loop: a tile that leaves hands nothing over",
       in: "runLoop",
@@ -89,7 +89,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/tile_region.ts", ["unit/runtime/tile_region"], [
+  ...mutantsOf("tiles/runtime/tile.ts", ["unit/runtime/tile_region"], [
     {
       name: "waker: a sleeping tile is not woken",
       in: "Waker.published",
@@ -173,7 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/solicit_link.ts", ["unit/runtime/solicit_link"], [
+  ...mutantsOf("tiles/runtime/lossy_rings.ts", ["unit/runtime/solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
       in: "SolicitConsumer.take",
@@ -195,7 +195,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/supervisor.ts", ["unit/runtime/supervisor"], [
+  ...mutantsOf("tiles/runtime/appliance.ts", ["unit/runtime/supervisor"], [
     {
       name: "supervisor: a tile whose thread is gone lives on",
       in: "TileWorker.#isGone",
@@ -1262,7 +1262,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/net_side.ts", ["unit/app/net_side"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app/net_side"], [
     {
       name: "app: a sleeping net tile is not woken by an answer",
       in: "NetSide.finish",
@@ -1292,7 +1292,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/app/net_side.ts", ["unit/app/net_side"], [
+  ...mutantsOf("tiles/app/host.ts", ["unit/app/net_side"], [
     {
       name: "app: a request's length is believed",
       in: "Requests.size",
@@ -1427,7 +1427,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/permissions.ts", ["unit/runtime/permissions"], [
+  ...mutantsOf("tiles/runtime/plan.ts", ["unit/runtime/permissions"], [
     {
       name: "permissions: a path with a comma allows two others",
       in: "permissionFlags",

@@ -12,7 +12,7 @@ import {
   type LabProcess,
   type Namespace,
 } from "../../demo/lab.ts";
-import { within } from "../../tiles/runtime/delay.ts";
+import { within } from "../../tiles/runtime/tile.ts";
 import { Client } from "./client.ts";
 import { eventually } from "../eventually.ts";
 import { assertLeftBalanced } from "./wire_balance.ts";

@@ -28,11 +28,10 @@ import {
   payloadRing,
   REFLECTED,
 } from "../runtime/link.ts";
-import { TILE_REGION_BYTES } from "../runtime/tile_region.ts";
+import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import type { AppContext } from "./contract.ts";
 import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
-import { NetSide } from "./net_side.ts";
-import { makeService, type RefusalSetup, type Service } from "./host.ts";
+import { makeService, NetSide, type RefusalSetup, type Service } from "./host.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** Distance between the payloads of a burst in the memory that stands for a UMEM. */

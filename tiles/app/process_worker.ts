@@ -12,17 +12,21 @@ import { openClock } from "../../ffi/clock.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { heapView } from "../../ffi/view.ts";
-import { clipped, consoleTo, takeAway } from "../runtime/console.ts";
+import {
+  AppError,
+  clipped,
+  consoleTo,
+  sentenceOf,
+  takeAway,
+  uncaught,
+  wordsOf,
+} from "../runtime/log.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { COUNTERS } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
-import { runLoop } from "../runtime/loop.ts";
-import { AppError, sentenceOf, uncaught, wordsOf } from "../runtime/thrown.ts";
-import type { Tile } from "../runtime/tile.ts";
-import { Life, TileRegion } from "../runtime/tile_region.ts";
-import { loadService, type Service, type ServiceSetup } from "./host.ts";
-import { NetSide } from "./net_side.ts";
+import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
+import { loadService, NetSide, type Service, type ServiceSetup } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
 /** What an app's process is told, besides its descriptors. */

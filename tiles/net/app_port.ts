@@ -8,7 +8,7 @@
 import { i32, slice, u32, u64, type View } from "../../ffi/view.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { TileReader, Waker } from "../runtime/tile_region.ts";
+import { TileReader, Waker } from "../runtime/tile.ts";
 import * as frame from "./frame.ts";
 import { RecentPeers } from "./recent_peers.ts";
 import type { Umem } from "./rings.ts";

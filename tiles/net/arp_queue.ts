@@ -13,7 +13,7 @@
 import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
-import type { SolicitProducer } from "../runtime/solicit_link.ts";
+import type { SolicitProducer } from "../runtime/lossy_rings.ts";
 import { PACKET_WORDS } from "./frame.ts";
 
 /** How likely a neighbour is to be real, lowest first. */

@@ -8,7 +8,7 @@
  */
 
 import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
-import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/capture_ring.ts";
+import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/lossy_rings.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
 import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
 import { fold, IPPROTO_UDP, IPV4_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } from "./frame.ts";

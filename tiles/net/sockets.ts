@@ -11,7 +11,7 @@ import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../
 import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
-import { CaptureFlag } from "../runtime/capture_ring.ts";
+import { CaptureFlag } from "../runtime/lossy_rings.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
 import type { Capture } from "./capture.ts";

@@ -13,12 +13,17 @@ import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { loadService, type Service } from "../app/host.ts";
 import { heapView, slice, type View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { CaptureWriter } from "../runtime/capture_ring.ts";
+import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import { SolicitProducer } from "../runtime/solicit_link.ts";
-import type { Tile, TileContext } from "../runtime/tile.ts";
-import { Life, TileReader, TileRegion, Waker } from "../runtime/tile_region.ts";
+import {
+  Life,
+  type Tile,
+  type TileContext,
+  TileReader,
+  TileRegion,
+  Waker,
+} from "../runtime/tile.ts";
 import { AppPort, type AppSetup } from "./app_port.ts";
 import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";

@@ -13,7 +13,7 @@ import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import { makeService } from "../app/host.ts";
-import { CAPTURE_BYTES } from "../runtime/capture_ring.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../runtime/control.ts";
 import {
   appLinkBytes,
@@ -23,9 +23,7 @@ import {
   netLinkBytes,
   REFLECTED,
 } from "../runtime/link.ts";
-import { SOLICIT_LINK_BYTES } from "../runtime/solicit_link.ts";
-import type { Tile, TileContext } from "../runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../runtime/tile_region.ts";
+import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
 import { requestsBytes } from "./app_port.ts";
 import { BATCH } from "./frame.ts";
 import { frameRecordBytes } from "./handover.ts";

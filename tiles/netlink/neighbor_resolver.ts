@@ -34,7 +34,7 @@ import { NUD_FAILED, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import { SolicitConsumer } from "../runtime/solicit_link.ts";
+import { SolicitConsumer } from "../runtime/lossy_rings.ts";
 import {
   type MessageCursor,
   MessageWriter,

@@ -9,8 +9,7 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import type { Audit } from "./audit.ts";
 import { interfaceNames, routeEntry } from "./entries.ts";
-import { Ask, ControlReader } from "../runtime/control.ts";
-import { MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/snapshot.ts";
+import { Ask, ControlReader, MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/control.ts";
 
 /** Lines of one page: a few milliseconds' work. */
 const PAGE_LINES = 2048;

@@ -6,24 +6,27 @@
  *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
 
-import { SystemError } from "../../ffi/errno.ts";
-import { openHost } from "../../ffi/host.ts";
+import { EAGAIN, SystemError } from "../../ffi/errno.ts";
+import { CAP_NET_ADMIN, type Host, openHost } from "../../ffi/host.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
 import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
 import { u32 } from "../../ffi/view.ts";
 import { Watcher } from "../../ffi/watcher.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { clipped, inName } from "./console.ts";
-import { Ask, type ControlRequest, ControlWriter, type Outcome } from "./control.ts";
-import { delay } from "./delay.ts";
-import { Handed } from "./handed.ts";
-import { checkMtus, InterfaceError, waitForInterfaces } from "./interfaces_ready.ts";
-import { spinTurnsFor } from "./loop.ts";
-import { type ApplianceOrder, type ApplianceReport, messagesBy } from "./messages.ts";
-import { workerPermissions } from "./permissions.ts";
-import { POLL_MILLIS, Threads, TileWorker } from "./supervisor.ts";
-import { AppError, sentenceOf } from "./thrown.ts";
+import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
+import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
+import {
+  type BootMessage,
+  delay,
+  type MainMessage,
+  spinTurnsFor,
+  type TileReader,
+  type TileReport,
+  type WorkerKind,
+} from "./tile.ts";
+import { type ApplianceOrder, type ApplianceReport, Handed, messagesBy } from "./handed.ts";
+import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
 /** Where a tile's module is, from here. */
@@ -50,54 +53,15 @@ const LASTING_MILLIS = 30_000;
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
 
-const host = openHost();
-const messages = messagesBy<ApplianceReport, ApplianceOrder>(
-  openChannel(CHANNEL_DESCRIPTOR),
-);
-const tile = openTile();
-const handed = new Handed<ApplianceSetup>(
-  openRegions(),
-  Number(Deno.args.at(-1)),
-);
-
-/** Lines that the master had no room for. */
-let lost = 0;
-function log(text: string): void {
-  for (const line of text.split("\n")) {
-    if (lost > 0 && messages.send({ type: "log", line: `${lost} lines of the log were lost` })) {
-      lost = 0;
-    }
-    if (!messages.send({ type: "log", line: clipped(line) })) lost++;
-  }
-}
-
-/** Ends the process for a reason that the master hears. */
-function fail(error: unknown): never {
-  const app = error instanceof AppError ? { app: error.app } : {};
-  messages.send({
-    type: "failed",
-    message: sentenceOf(error),
-    status: error instanceof AppError
-      ? USAGE
-      : error instanceof InterfaceError
-      ? INTERFACE
-      : FAILURE,
-    ...app,
-    ...(/^net\d+: RingsLost: /.test(sentenceOf(error)) && { ringsLost: true }),
-  });
-  Deno.exit(FAILURE);
-}
-
-/** A booting, running or leaving appliance. */
+/** This process: an appliance that starts, runs, leaves or stops. */
 class Appliance {
-  /**
-   * The mirror, to be read until the net tiles run: until then they are readers that do not move on, so that
-   * nothing of it is freed. Main is none of its readers, and no writer waits for it.
-   */
-  readonly netbase: NetbaseReader;
-  readonly #wiring = new Wiring(handed.setup, handed);
+  readonly #host = openHost();
+  readonly #tile = openTile();
+  readonly #messages = messagesBy<ApplianceReport, ApplianceOrder>(openChannel(CHANNEL_DESCRIPTOR));
+  readonly #handed = new Handed<ApplianceSetup>(openRegions(), Number(Deno.args.at(-1)));
+  readonly #wiring = new Wiring(this.#handed.setup, this.#handed);
   readonly #control = new ControlWriter(this.#wiring.control.writer);
-  readonly #threads = new Threads(host);
+  readonly #threads = new Threads(this.#host);
   readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
   /** What the log has named once. */
   readonly #named = new Set<string>();
@@ -107,71 +71,71 @@ class Appliance {
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
+  /** Lines of the log that the master had no room for. */
+  #lost = 0;
 
-  /** Maps every region; starts no tile. */
-  constructor() {
+  /** Starts, and does from then on what the master says. Ends with the process. */
+  run(): void {
     openObserver().start(u32(this.#wiring.refusedCalls.writer));
-    this.netbase = new NetbaseReader(this.#wiring.netbase.reader);
+    new Watcher(this.#host, this.#tile).watch(CHANNEL_DESCRIPTOR, () => this.#follow());
+    setInterval(() => this.#messages.send({ type: "beat" }), BEAT_MILLIS);
+    this.#boot().catch((error) => this.#fail(error));
   }
 
-  /**
-   * Starts all tiles, those that read netbase up to where they are made. Resolves when it holds a first full
-   * copy of the kernel's state.
-   */
-  async startMirror(): Promise<void> {
+  /** From nothing to running tiles. The net tiles wait for the end of each predecessor, or for `go`. */
+  async #boot(): Promise<void> {
+    const { setup: { interfaces, attached } } = this.#handed;
     const { netlink, nets, status } = this.#wiring;
     const mirror = this.#start(netlink, this.#wiring.netlinkSetup());
-    // They load meanwhile.
-    nets.forEach((net, n) => this.#start(net, this.#wiring.netSetup(n), { held: true }));
-    if (status !== null) this.#start(status, this.#wiring.statusSetup(), { held: true });
+    // The others load meanwhile.
+    const others = nets.map((net, n) => this.#start(net, this.#wiring.netSetup(n), { held: true }));
+    if (status !== null) {
+      others.push(this.#start(status, this.#wiring.statusSetup(), { held: true }));
+    }
     await mirror.running;
-    this.netbase.refresh();
+    // Main is no reader that the netlink tile waits for. But the net tiles are, and do not move on before they
+    // run, so nothing of the mirror is freed until then.
+    const netbase = new NetbaseReader(this.#wiring.netbase.reader);
+    const log = (line: string) => this.#log(line);
+    await waitForInterfaces(netbase, { names: interfaces, log });
+    checkMtus(netbase, attached.map(({ name }) => name));
+    for (const worker of others) worker.make();
+    const running = Promise.all(others.map((worker) => worker.running));
+    running.catch(() => {});
+    // A tile that fails before it is ready rejects `running`.
+    await Promise.race([Promise.all(others.map((worker) => worker.ready)), running]);
+    this.#messages.send({ type: "ready" });
+    await running;
+    // From now on a tile that fails is started again, or ends the appliance.
+    this.#running = true;
+    this.#messages.send({ type: "running" });
   }
 
-  /**
-   * Makes the status and net tiles. `ready` resolves when each could run; `running` when all do, which takes
-   * the end of each predecessor, or `go`.
-   */
-  makeTiles(): { readonly ready: Promise<unknown>; readonly running: Promise<unknown> } {
-    const held = [...this.#workers.values()].filter(({ name }) =>
-      name !== this.#wiring.netlink.name
-    );
-    for (const worker of held) worker.make();
-    const running = Promise.all(held.map((worker) => worker.running));
-    running.catch(() => {});
-    // One that fails before it is ready fails in `running`.
-    const ready = Promise.race([Promise.all(held.map((worker) => worker.ready)), running]);
-    return { ready, running };
+  #follow(): void {
+    for (let order = this.#messages.receive(); order !== null; order = this.#messages.receive()) {
+      if (order === undefined) Deno.exit(FAILURE);
+      if (order.type === "go") this.#go();
+      else if (order.type === "leave") void this.#leave();
+      else if (order.type === "stop") void this.#stop();
+      else if (order.type === "attached") {
+        order.attached.forEach((takes, i) => this.#control.setXdp(i, takes));
+      } else if (order.type === "outcome") this.#workers.get("status")?.post(order);
+    }
   }
 
   /** All predecessors have ended: what has not taken over does, and the netlink tile writes the filters. */
-  go(): void {
+  #go(): void {
     this.#control.serve();
     this.#wake();
     for (const { name } of this.#wiring.nets) this.#workers.get(name)!.takeOver();
   }
 
-  /** Every tile runs: from now on one that fails is started again, or ends the appliance. */
-  settle(): void {
-    this.#running = true;
-  }
-
-  /** Says of each interface whether AF_XDP takes its frames, for operators. */
-  setAttached(attached: readonly boolean[]): void {
-    attached.forEach((takes, i) => this.#control.setXdp(i, takes));
-  }
-
-  /** Has whoever asked with this number hear what became of it. */
-  setOutcome(number: number, outcome: Outcome): void {
-    this.#workers.get("status")?.post({ type: "outcome", number, outcome });
-  }
-
   #start(own: WorkerHandle, setup: unknown, { held = false } = {}): TileWorker {
     const { kind, name, slot, region } = own;
     const beside = kind === "net";
-    const { read, clock } = inlineGrants(beside ? handed.setup.apps : []);
+    const { read, clock } = inlineGrants(beside ? this.#handed.setup.apps : []);
     const { nets } = this.#wiring;
-    const apps = handed.setup.apps.filter(({ inline }) => !inline);
+    const apps = this.#handed.setup.apps.filter(({ inline }) => !inline);
     const worker: TileWorker = new TileWorker({
       kind,
       name,
@@ -181,7 +145,7 @@ class Appliance {
       control: this.#wiring.control.reader,
       clock,
       beside,
-      hasPredecessor: beside && handed.setup.isBeside,
+      hasPredecessor: beside && this.#handed.setup.isBeside,
       held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
@@ -189,7 +153,7 @@ class Appliance {
       permissions: workerPermissions(read),
       threads: this.#threads,
       events: {
-        log: (text) => log(inName(name, text)),
+        log: (text) => this.#log(inName(name, text)),
         ask: (request) => this.#ask(request),
         failed: (message) => {
           const isCurrent = this.#workers.get(name) === worker;
@@ -197,10 +161,10 @@ class Appliance {
         },
         late: () => {
           for (const late of this.#wiring.starting(name)) {
-            log(`${late}: its start has not ended yet`);
+            this.#log(`${late}: its start has not ended yet`);
           }
         },
-        stuck: (reason) => fatal(name, reason),
+        stuck: (reason) => this.#fatal(name, reason),
       },
     });
     this.#workers.set(name, worker);
@@ -216,7 +180,7 @@ class Appliance {
   #lack(sentence: string): void {
     if (this.#named.has(sentence)) return;
     this.#named.add(sentence);
-    log(sentence);
+    this.#log(sentence);
   }
 
   /** Polls every tile. */
@@ -233,7 +197,7 @@ class Appliance {
       for (const { call } of this.#refusedCalls.of(slot)) {
         if (this.#named.has(`${slot} ${call}`)) continue;
         this.#named.add(`${slot} ${call}`);
-        log(`${name}: refused system call ${call} (${tile.callName(call)})`);
+        this.#log(`${name}: refused system call ${call} (${this.#tile.callName(call)})`);
       }
     }
   }
@@ -244,11 +208,11 @@ class Appliance {
    * the process ends: the master has the rings, and starts the next one.
    */
   #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
-    if (own.kind === "net") return fatal(own.name, message);
+    if (own.kind === "net") return this.#fatal(own.name, message);
     const failures = this.#failures.get(own.name) ?? 0;
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
     this.#failures.set(own.name, failures + 1);
-    log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
+    this.#log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
@@ -271,43 +235,43 @@ class Appliance {
     }
     if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
       const what = request.kind === Ask.reload ? "reload" : "upgrade";
-      messages.send({ type: "ask", what, number: request.number });
+      this.#messages.send({ type: "ask", what, number: request.number });
       return;
     }
     this.#control.ask(request);
-    tile.wake(this.#wiring.netlink.eventfd);
+    this.#tile.wake(this.#wiring.netlink.eventfd);
   }
 
   #wake(): void {
-    for (const { eventfd } of this.#wiring.workers) tile.wake(eventfd);
+    for (const { eventfd } of this.#wiring.workers) this.#tile.wake(eventfd);
   }
 
-  /**
-   * Has net tiles end after their burst and leave to a successor what they hold. Resolves with whether all
-   * did in time.
-   */
-  async leave(): Promise<boolean> {
-    if (!this.#running) return false;
+  /** Has net tiles end after their burst and leave to a successor what they hold. Ends the process. */
+  async #leave(): Promise<void> {
+    const wasRunning = this.#running;
     this.#beginEnd();
     this.#control.leave();
     this.#wake();
-    this.#workers.get("status")?.post({ type: "leave" });
-    return await this.#netsEnd(LEAVE_MILLIS);
+    const status = this.#workers.get("status");
+    status?.post({ type: "leave" });
+    const orderly = wasRunning && await this.#netsEnd(LEAVE_MILLIS);
+    this.#messages.send({ type: "left", orderly });
+    // The successor serves already. The status tile answers the clients that are connected.
+    await Promise.race([status?.ended, delay(LEAVE_MILLIS)]);
+    // Ending a process takes processor time, which the successor needs for its first datagrams.
+    await delay(LINGER_MILLIS);
+    Deno.exit();
   }
 
-  /** Resolves when the status tile, which leaves, has answered who is connected, or its time is over. */
-  async answered(): Promise<void> {
-    await Promise.race([this.#workers.get("status")?.ended, delay(LEAVE_MILLIS)]);
-  }
-
-  /** Lets the tiles drain and ends them. The process has to end. */
-  async stop(): Promise<void> {
+  /** Lets the tiles drain and ends the process. */
+  async #stop(): Promise<void> {
     this.#beginEnd();
     this.#control.stop();
     this.#wake();
     this.#workers.get("status")?.terminate();
     await this.#netsEnd(STOP_MILLIS);
     this.#nameRefusedCalls();
+    Deno.exit();
   }
 
   #beginEnd(): void {
@@ -322,55 +286,496 @@ class Appliance {
     const all = Promise.all(ends).then((orderly) => orderly.every(Boolean));
     return await Promise.race([all, delay(millis).then(() => false)]);
   }
-}
 
-/** Ends the process for a tile that cannot be started again in place. */
-function fatal(tile: string, message: string): never {
-  fail(new Error(`${tile} ended: ${message}`));
-}
+  #log(text: string): void {
+    for (const line of text.split("\n")) {
+      const lost = `${this.#lost} lines of the log were lost`;
+      if (this.#lost > 0 && this.#messages.send({ type: "log", line: lost })) this.#lost = 0;
+      if (!this.#messages.send({ type: "log", line: clipped(line) })) this.#lost++;
+    }
+  }
 
-const appliance = new Appliance();
+  /** Ends the process for a tile that cannot be started again in place. */
+  #fatal(tile: string, message: string): never {
+    this.#fail(new Error(`${tile} ended: ${message}`));
+  }
 
-async function boot(): Promise<void> {
-  const { setup: { interfaces, attached } } = handed;
-  await appliance.startMirror();
-  await waitForInterfaces(appliance.netbase, { names: interfaces, log });
-  checkMtus(appliance.netbase, attached.map(({ name }) => name));
-  const { ready, running } = appliance.makeTiles();
-  await ready;
-  messages.send({ type: "ready" });
-  await running;
-  appliance.settle();
-  messages.send({ type: "running" });
-}
-
-const handlers: { readonly [type in ApplianceOrder["type"]]: (order: never) => unknown } = {
-  go: () => appliance.go(),
-  leave: async () => {
-    messages.send({ type: "left", orderly: await appliance.leave() });
-    // The successor serves already.
-    await appliance.answered();
-    // Taking a process apart takes processors, which the successor needs for its first datagrams.
-    await delay(LINGER_MILLIS);
-    Deno.exit();
-  },
-  stop: async () => {
-    await appliance.stop();
-    Deno.exit();
-  },
-  attached: ({ attached }: { attached: boolean[] }) => appliance.setAttached(attached),
-  outcome: ({ number, outcome }: { number: number; outcome: Outcome }) =>
-    appliance.setOutcome(number, outcome),
-};
-
-/** Does what the master says; ends with it. */
-function follow(): void {
-  for (let order = messages.receive(); order !== null; order = messages.receive()) {
-    if (order === undefined) Deno.exit(FAILURE);
-    handlers[order.type](order as never);
+  /** Ends the process for a reason that it tells the master. */
+  #fail(error: unknown): never {
+    const message = sentenceOf(error);
+    const status = error instanceof AppError
+      ? USAGE
+      : error instanceof InterfaceError
+      ? INTERFACE
+      : FAILURE;
+    this.#messages.send({
+      ...{ type: "failed", message, status },
+      ...(error instanceof AppError && { app: error.app }),
+      ...(/^net\d+: RingsLost: /.test(message) && { ringsLost: true }),
+    });
+    Deno.exit(FAILURE);
   }
 }
 
-new Watcher(host, tile).watch(CHANNEL_DESCRIPTOR, follow);
-setInterval(() => messages.send({ type: "beat" }), BEAT_MILLIS);
-boot().catch(fail);
+// A tile's worker as main sees it. Main believes no report that it can check: a tile counts as confined if
+// the kernel says so of its thread.
+
+/** What main wants to hear of. */
+export interface TileEvents {
+  log(line: string): void;
+  /** An error that nobody caught ended the tile's loop or its start. */
+  failed(message: string): void;
+  /** It has been starting for long. */
+  late(): void;
+  /** It hangs or broke a rule, and cannot be ended, or nothing can stand in for it. */
+  stuck(reason: string): void;
+  /** A request to be put into the control region. */
+  ask?(request: ControlRequest): void;
+}
+
+/** Of the same kind as this module: TypeScript in the sources, JavaScript where it was built. */
+const WORKER = import.meta.url.replace(/appliance(?=\.\w+$)/, "worker");
+
+/** How often a tile is polled. */
+export const POLL_MILLIS = 500;
+/** Polls without progress of a net tile that is awake, until it is hung. */
+const HUNG_POLLS = 10;
+/** The same of others, which may have a million routes to go through, and of every start. */
+const LONG_POLLS = 60;
+/** Polls until a start is said to be long. */
+const LATE_POLLS = 10;
+/** Clock ticks, of 10 ms, in which a start has made progress; one that waits takes some, too. */
+const START_TICKS = 10;
+/** Polls until a start is ended however busy it is. */
+const START_POLLS = 600;
+/** How often the thread of a tile that ends is polled: a reload waits for it. */
+const GONE_POLL_MILLIS = 2;
+/** Polls until the thread of a tile that was ended must be gone. */
+const GONE_POLLS = 6;
+
+/** The threads of this process that tiles run on, by what the kernel tells of them (proc(5)). */
+export class Threads {
+  readonly #host: Pick<Host, "isRunning" | "readThread">;
+  /** Threads of tiles, and when each was started: numbers come again. */
+  readonly #taken = new Map<number, string | undefined>();
+
+  constructor(host: Pick<Host, "isRunning" | "readThread">) {
+    this.#host = host;
+  }
+
+  /** Takes `thread` for one tile. False where it is none of this process, main's, or another tile's. */
+  take(thread: number): boolean {
+    const stat = this.#stat(thread);
+    if (thread === Deno.pid || stat === null) return false;
+    if (this.#taken.has(thread) && this.#taken.get(thread) === stat[START_TIME]) return false;
+    this.#taken.set(thread, stat[START_TIME]);
+    return true;
+  }
+
+  /** Whether the thread that was taken still runs. */
+  isRunning(thread: number): boolean {
+    return this.#host.isRunning(thread) &&
+      this.#stat(thread)?.[START_TIME] === this.#taken.get(thread);
+  }
+
+  /** Whether `thread` has a seccomp filter, no new privileges, and no capability but those `allowed`. */
+  isConfined(thread: number, allowed: number): boolean {
+    const status = this.#host.readThread(thread, "status") ?? "";
+    const field = (name: string) => status.match(new RegExp(`^${name}:\\s*(\\w+)$`, "m"))?.[1];
+    const sets = ["CapEff", "CapPrm", "CapInh", "CapAmb"].map((name) => field(name));
+    return field("Seccomp") === "2" && field("NoNewPrivs") === "1" &&
+      sets.every((set) => set !== undefined && (BigInt(`0x${set}`) & ~BigInt(allowed)) === 0n);
+  }
+
+  /** Processor time of `thread` in clock ticks; it stands still where the thread only waits. */
+  ticks(thread: number): number {
+    const stat = this.#stat(thread);
+    return stat === null ? 0 : Number(stat[USER_TIME]) + Number(stat[SYSTEM_TIME]);
+  }
+
+  /** Fields of the thread's `stat` from the third on: the second, its name, may have anything in it. */
+  #stat(thread: number): string[] | null {
+    return this.#host.readThread(thread, "stat")?.replace(/^.*\)/s, "").trim().split(" ") ?? null;
+  }
+}
+
+/** Fields 14, 15 and 22 of proc(5)'s `stat`, where the third is the first. */
+const [USER_TIME, SYSTEM_TIME, START_TIME] = [11, 12, 19];
+
+/** What a worker of a kind may have of capabilities once it is confined. */
+const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
+  netlink: 1 << CAP_NET_ADMIN,
+  net: 0,
+  status: 0,
+};
+
+/** How a tile is confined. */
+export interface Confined {
+  readonly landlock: boolean;
+  readonly observed: boolean;
+}
+
+/** Starts a worker's thread. Throws SystemError where no more threads are allowed. */
+function makeWorker(name: string, permissions: Permissions): Worker {
+  try {
+    return new Worker(WORKER, {
+      type: "module",
+      name,
+      deno: { permissions: permissions as Deno.PermissionOptionsObject },
+    });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+    throw new SystemError(`start the thread of ${name}; a higher 'ulimit -u' may help`, EAGAIN);
+  }
+}
+
+/** How a tile ends; it has ended when its thread is gone. */
+interface Ending {
+  /** What went wrong; null: it was told to end, and did. */
+  readonly failure: string | null;
+  /** The app that it was for. */
+  readonly app?: string;
+}
+
+/** One running tile. */
+export class TileWorker {
+  readonly name: string;
+  /** Resolves with how the tile is confined once it runs; rejects when its start fails. */
+  readonly running: Promise<Confined>;
+  /** Resolves when it could run, or does. */
+  readonly ready: Promise<void>;
+  /** Resolves when the tile ended: true where it was told to, false for an error. */
+  readonly ended: Promise<boolean>;
+  readonly #boot: BootMessage;
+  readonly #events: TileEvents;
+  readonly #threads: Threads;
+  readonly #reports: Reports;
+  readonly #log: (line: string) => void;
+  readonly #worker: Worker;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #running = Promise.withResolvers<Confined>();
+  readonly #ended = Promise.withResolvers<boolean>();
+  #over = false;
+  #runs = false;
+  #thread = 0;
+  #progress = -1;
+  /** Polls since it was started. */
+  #age = 0;
+  /** Polls in a row that found something wrong. */
+  #stalled = 0;
+  /** Whether it waits to be made, or may wait for its predecessor's end. */
+  #waits: boolean;
+  /** Whether it was told to end. */
+  #isToEnd = false;
+  #ending?: Ending;
+
+  constructor(
+    boot: BootMessage,
+    { permissions, events, threads }: {
+      permissions: Permissions;
+      events: TileEvents;
+      threads: Threads;
+    },
+  ) {
+    this.name = boot.name;
+    this.#boot = boot;
+    this.#waits = boot.held;
+    this.#events = events;
+    this.#threads = threads;
+    this.#reports = new Reports(boot);
+    this.#log = bounded((line) => events.log(line));
+    this.ready = this.#ready.promise;
+    this.running = this.#running.promise;
+    this.ended = this.#ended.promise;
+    // Nobody may be waiting for it any more when a start fails late.
+    this.running.catch(() => {});
+
+    this.#worker = makeWorker(boot.name, permissions);
+    this.#worker.onmessage = ({ data }: MessageEvent<unknown>) => this.#receive(data);
+    this.#worker.onmessageerror = () => this.#refuse("posted a message that cannot be read");
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      const line = firstLine(event.message);
+      this.#end({ failure: line.replace(/^Uncaught (\(in promise\) )?(Error: )?/, "") });
+    };
+    this.#worker.postMessage(boot);
+  }
+
+  /** Whether it has ended. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** Has one that is held be made. */
+  make(): void {
+    this.#waits = false;
+    this.post({ type: "make" });
+  }
+
+  /** To be called when it is told to end: only then is it believed that it did. */
+  expectEnd(): void {
+    this.#isToEnd = true;
+  }
+
+  #receive(data: unknown): void {
+    if (this.#over || this.#ending !== undefined) return;
+    let report: TileReport;
+    try {
+      report = this.#reports.read(data);
+    } catch (error) {
+      return this.#refuse(sentenceOf(error));
+    }
+    const { kind } = this.#boot;
+    if (report.type === "log") this.#log(report.line);
+    else if (report.type === "ask") this.#events.ask?.(report.request);
+    else if (report.type === "started") {
+      if (!this.#threads.take(report.thread)) {
+        return this.#refuse(`claimed thread ${report.thread}, which is not its own`);
+      }
+      this.#thread = report.thread;
+    } else if (report.type === "ready") {
+      this.#waits = true;
+      this.#ready.resolve();
+    } else if (report.type === "running") {
+      if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])) {
+        return this.#refuse("claimed to be confined without being so");
+      }
+      this.#runs = true;
+      this.#waits = false;
+      this.#ready.resolve();
+      this.#stalled = 0;
+      this.#running.resolve(report);
+    } else if (report.type === "failed") {
+      // A net tile speaks for the apps inside it.
+      const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
+      this.#end({ failure: firstLine(report.message), app });
+    } else if (this.#isToEnd) this.#end({ failure: null });
+    else this.#refuse("claimed to have been stopped");
+  }
+
+  /** Ends a tile for what it did or said: a loop does not end by itself, so that the process has to. */
+  #refuse(reason: string): void {
+    if (this.#over || this.#ending !== undefined) return;
+    if (this.#runs) return this.#stuck(`it ${reason}`);
+    this.#events.log(`it ${reason} and is ended`);
+    this.#worker.terminate();
+    this.#end({ failure: `it ${reason}` });
+  }
+
+  /** From now on it counts as ending in this way; it has ended when its thread is gone. */
+  #end(ending: Ending): void {
+    if (this.#over || this.#ending !== undefined) return;
+    this.#ending = ending;
+    this.#stalled = 0;
+    const poll = () => {
+      if (this.#over) return;
+      if (this.#isGone()) this.#settle(ending);
+      else setTimeout(poll, GONE_POLL_MILLIS);
+    };
+    poll();
+  }
+
+  #isGone(): boolean {
+    return this.#thread === 0 || !this.#threads.isRunning(this.#thread);
+  }
+
+  #settle({ failure, app }: Ending): void {
+    this.#over = true;
+    const message = failure ?? "it was told to end";
+    this.#running.reject(
+      app === undefined ? new Error(`${this.name}: ${message}`) : new AppError(app, message),
+    );
+    this.#ended.resolve(failure === null);
+    if (failure !== null) this.#events.failed(failure);
+  }
+
+  /**
+   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a word has failed. One
+   * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and a
+   * start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when its
+   * thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`, and so is
+   * a hung net tile, which holds rings.
+   */
+  poll(tile: TileReader): void {
+    if (this.#over || this.#thread === 0) return;
+    if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
+    if (this.#ending !== undefined) return this.#retryEnd();
+    if (this.#waits) return;
+    const { kind } = this.#boot;
+    const progress = this.#runs
+      ? tile.burst + tile.sleepSequence
+      : Math.floor(this.#threads.ticks(this.#thread) / START_TICKS);
+    const lives = progress !== this.#progress ||
+      (this.#runs && tile.asleep && kind !== "status");
+    this.#progress = progress;
+    this.#stalled = lives ? 0 : this.#stalled + 1;
+    this.#age++;
+    if (!this.#runs && this.#age === LATE_POLLS) this.#events.late();
+    const quick = this.#runs && kind === "net";
+    const late = !this.#runs && this.#age >= START_POLLS;
+    if (this.#stalled < (quick ? HUNG_POLLS : LONG_POLLS) && !late) return;
+    if (kind === "net" && this.#runs) return this.#stuck("it hangs");
+    const reason = this.#runs ? "hangs" : "did not start in time";
+    this.#events.log(`it ${reason} and is ended`);
+    this.#worker.terminate();
+    this.#end({ failure: `it ${reason}` });
+  }
+
+  /** Its predecessor has ended: from now on it is hung if it makes no progress. */
+  takeOver(): void {
+    this.#waits = false;
+    this.#stalled = 0;
+  }
+
+  /** Of one that is ending: its thread is still there, whatever it said. */
+  #retryEnd(): void {
+    this.#stalled++;
+    if (this.#stalled === 1) this.#worker.terminate();
+    if (this.#stalled >= GONE_POLLS) this.#stuck("it hangs and cannot be ended");
+  }
+
+  #stuck(reason: string): void {
+    this.#over = true;
+    this.#events.stuck(reason);
+  }
+
+  /** Says something to a status tile. */
+  post(message: MainMessage): void {
+    this.#worker.postMessage(message);
+  }
+
+  /** Ends the worker. One that blocks in a native call goes on until that returns. */
+  terminate(): void {
+    this.#worker.terminate();
+  }
+}
+
+type Check = (value: unknown) => boolean;
+
+const isWord: Check = (value) =>
+  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffffffff;
+const isNumber: Check = (value) => isWord(value) && value !== 0;
+const isFlag: Check = (value) => typeof value === "boolean";
+/** A line of the log, and the mark that it was clipped. */
+const isText: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
+const isRequest = isShaped({
+  number: isNumber,
+  kind: isWord,
+  arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
+});
+
+/**
+ * What each type of report has besides its type. A table of our own: a schema library takes 11 MiB of
+ * main for it.
+ */
+const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
+  started: isShaped({ thread: isNumber }),
+  ready: isShaped({}),
+  running: isShaped({ landlock: isFlag, observed: isFlag }),
+  log: isShaped({ line: isText }),
+  ask: isShaped({ request: isRequest }),
+  stopped: isShaped({}),
+  failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),
+};
+
+/** Whether something is a plain object with these fields, and with none but them and `type`. */
+function isShaped(fields: Readonly<Record<string, Check>>): Check {
+  return (value) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
+    Object.entries(fields).every(([name, check]) =>
+      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
+    );
+}
+
+/**
+ * Messages that a tile may post within a second. Lines of the log beyond `LINES_A_SECOND` are left out
+ * by the tile itself, for each app in it.
+ */
+const REPORTS_A_SECOND = 2000;
+
+/**
+ * Reads the messages of one worker. An inline app's code can post there whatever the runtime can, so each is
+ * checked against the shape of its type and against what the tile may say at this point of its life, and
+ * how many there may be is limited.
+ */
+class Reports {
+  readonly #kind: WorkerKind;
+  readonly #beside: boolean;
+  readonly #said = new Set<TileReport["type"]>();
+  readonly #now: () => number;
+  /** When the second began in which `#count` messages came. */
+  #begun = -Infinity;
+  #count = 0;
+
+  /** Of a worker of this kind; `beside`: it starts beside its predecessor. */
+  constructor(
+    { kind, beside }: { kind: WorkerKind; beside: boolean },
+    now: () => number = () => performance.now(),
+  ) {
+    this.#kind = kind;
+    this.#beside = beside;
+    this.#now = now;
+  }
+
+  /** The report that `data` is. Throws Error, with what is wrong, when this tile cannot have said it now. */
+  read(data: unknown): TileReport {
+    const now = this.#now();
+    if (now - this.#begun >= 1000) [this.#begun, this.#count] = [now, 0];
+    if (++this.#count > REPORTS_A_SECOND) {
+      throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
+    }
+    const type = typeof data === "object" && data !== null && Object.hasOwn(data, "type")
+      ? (data as { type: unknown }).type
+      : undefined;
+    if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) {
+      throw new Error("posted a message that no tile posts");
+    }
+    const report = data as TileReport;
+    if (!REPORTS[report.type](report)) {
+      throw new Error(`posted a malformed message of type ${type}`);
+    }
+    this.#expect(report.type);
+    return report;
+  }
+
+  #expect(type: TileReport["type"]): void {
+    if (type === "log") return;
+    if (type === "ask") {
+      if (this.#kind === "status") return;
+      throw new Error("posted a request, which only the status tile may");
+    }
+    const after = type === "started" || type === "failed" || type === "stopped"
+      ? true
+      : this.#said.has("started") && (type !== "ready" || this.#beside);
+    if (!after || this.#said.has(type)) {
+      throw new Error(`posted a message of type ${type} out of turn`);
+    }
+    this.#said.add(type);
+  }
+}
+
+/** How often a start that waits polls. */
+const WAIT_POLL_MILLIS = 20;
+
+/** Waits until each interface exists in the mirror and lacks nothing, and says what it waits for. */
+async function waitForInterfaces(
+  netbase: NetbaseReader,
+  { names, log }: { names: readonly string[]; log(line: string): void },
+): Promise<void> {
+  const { interfaces } = netbase;
+  for (const name of names) {
+    for (let said = "";; await delay(WAIT_POLL_MILLIS)) {
+      netbase.refresh();
+      const record = interfaces.records().find((each) => interfaces.name(each) === name);
+      const trouble = record === undefined
+        ? { says: "is not there", fix: "ip link" }
+        : lacking(interfaces, record);
+      if (trouble === null) break;
+      if (trouble.says !== said) log(`${name}: waiting, it ${trouble.says} ('${trouble.fix}')`);
+      said = trouble.says;
+    }
+  }
+}
+
+if (import.meta.main) new Appliance().run();

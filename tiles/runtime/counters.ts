@@ -1,11 +1,10 @@
 /**
  * Every counter of every tile, declared once: its name, what it counts, and the Prometheus metric it belongs
- * to. A tile counts by index into its region (`tile_region.ts`). The control socket shows counters by the names
+ * to. A tile counts by index into its region (`tile.ts`). The control socket shows counters by the names
  * of these tables; `docs/operating/metrics.md` is generated from them.
  */
 
-import type { TileKind } from "./tile.ts";
-import type { TileReader } from "./tile_region.ts";
+import type { TileKind, TileReader } from "./tile.ts";
 
 const WAKEUPS = "Times a tile woke up from blocking.";
 

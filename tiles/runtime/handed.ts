@@ -1,6 +1,7 @@
 /**
- * What a process of Tegula is handed at its start: descriptors, in a known order, and one memfd that says
- * in JSON what each of them is and what to do. Master and child agree on nothing but names:
+ * What passes between the master and its processes. At its start a process gets descriptors, in a known
+ * order, and one memfd that says in JSON what each of them is and what to do; afterwards there are messages.
+ * Master and child agree on nothing but names:
  *
  *     netbase, control, snapshot, solicit NET, routes NET, capture NET   of one appliance
  *     tile NAME, metrics NAME, link A to B, requests APP NET, peers APP NET, umem NET, frames NET
@@ -11,9 +12,10 @@
  * appliance has both of its own, since its tiles are readers of each other.
  */
 
-import { FIRST_DESCRIPTOR } from "../../ffi/process.ts";
+import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
 import type { Region, Regions } from "../../ffi/region.ts";
 import type { View } from "../../ffi/view.ts";
+import type { Outcome } from "./control.ts";
 
 /** One descriptor, as the child is told of it. */
 export interface HandedDescriptor {
@@ -100,4 +102,63 @@ export class Handed<Setup> {
     this.#regions.close(fd);
     return view;
   }
+}
+
+// Messages between the master and the appliance: JSON objects on the channel that the process was started
+// with. The master checks all that it receives.
+
+/** What an appliance says. */
+export type ApplianceReport =
+  /** Its tiles could run. */
+  | { readonly type: "ready" }
+  /** All of them do. */
+  | { readonly type: "running" }
+  /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
+  | { readonly type: "left"; readonly orderly: boolean }
+  | { readonly type: "log"; readonly line: string }
+  /** Its event loop runs; twice a second. */
+  | { readonly type: "beat" }
+  /** An operator asks for a reload or an upgrade, by a number of its own. */
+  | { readonly type: "ask"; readonly what: "reload" | "upgrade"; readonly number: number }
+  /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
+  | {
+    readonly type: "failed";
+    readonly message: string;
+    readonly status: number;
+    readonly app?: string;
+    /** The rings of its predecessor cannot be taken over: the sockets have to be opened anew. */
+    readonly ringsLost?: boolean;
+  };
+
+/** What the master says. */
+export type ApplianceOrder =
+  /** Take over what has not been handed over: the predecessor has ended. */
+  | { readonly type: "go" }
+  | { readonly type: "leave" }
+  | { readonly type: "stop" }
+  /** Of each attached interface: whether AF_XDP takes its frames. */
+  | { readonly type: "attached"; readonly attached: readonly boolean[] }
+  /** What became of the reload or upgrade that was asked for with this number. */
+  | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
+
+/** Sends and receives messages of these types. */
+export interface Messages<Sent, Received> {
+  /** Whether it went. */
+  send(message: Sent): boolean;
+  /** The next message; null: none now; undefined: the other end is closed. Throws SyntaxError. */
+  receive(): Received | null | undefined;
+}
+
+/** Messages by `channel`. What is received is as the other side made it: to be checked. */
+export function messagesBy<Sent, Received>(channel: Channel): Messages<Sent, Received> {
+  return {
+    send(message) {
+      const bytes = new TextEncoder().encode(JSON.stringify(message));
+      return bytes.length <= MESSAGE_BYTES && channel.send(bytes);
+    },
+    receive() {
+      const bytes = channel.receive();
+      return bytes ? JSON.parse(new TextDecoder().decode(bytes)) as Received : bytes;
+    },
+  };
 }

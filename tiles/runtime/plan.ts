@@ -1,11 +1,14 @@
 /**
- * Who gets what: how many net tiles there are, which of them owns which queue of which interface,
- * how deep links and rings are, and how many frames a net tile's UMEM therefore needs. Pure
- * arithmetic over what the host has, so that it can be read and tested apart.
+ * Who gets what: how many net tiles there are, which of them owns which queue of which interface, how deep
+ * links and rings are, and how many frames a net tile's UMEM needs; ranges of ports; what is granted. No
+ * I/O, so that it can be tested apart.
  */
 
 import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
 import type { LinkShape } from "./link.ts";
+import { libraryPath } from "../../ffi/paths.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
@@ -76,4 +79,158 @@ export function planTiles(
     return sockets * 2 * RING_ENTRIES + apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
   });
   return { netTiles, shares, frames };
+}
+
+// Ranges of UDP ports.
+
+/** Most ports that one appliance serves. Behind each stands a kernel socket, a descriptor of ours. */
+export const MOST_PORTS_SERVED = 4096;
+
+/** The first and the last port of a range; the same twice for a single port. */
+export type PortRange = readonly [first: number, last: number];
+
+/** Reads `7` or `5300-5363`, of ports from `least` on; null for anything else. */
+export function parseRange(text: string, least: number): PortRange | null {
+  const [, first, last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(text) ?? [];
+  const range = [Number(first), Number(last)] as const;
+  return least <= range[0] && range[0] <= range[1] && range[1] <= 65_535 ? range : null;
+}
+
+/** How many ports there are in all of the ranges together. */
+export function countPorts(ranges: readonly PortRange[]): number {
+  return ranges.reduce((sum, [first, last]) => sum + last - first + 1, 0);
+}
+
+/** Every port of the ranges, in their order. */
+export function portsOf(ranges: readonly PortRange[]): number[] {
+  return ranges.flatMap(([first, last]) =>
+    Array.from({ length: last - first + 1 }, (_, i) => first + i)
+  );
+}
+
+/** The same ports in fewer ranges: one that begins where the one before it ends is added to that. */
+export function joinRanges(ranges: readonly PortRange[]): PortRange[] {
+  const joined: PortRange[] = [];
+  for (const [first, last] of ranges) {
+    const before = joined.at(-1);
+    if (before !== undefined && before[1] + 1 === first) joined.push([joined.pop()![0], last]);
+    else joined.push([first, last]);
+  }
+  return joined;
+}
+
+/** `5300-5363`, or `7` for a single port. */
+export function rangeText([first, last]: PortRange): string {
+  return first === last ? `${first}` : `${first}-${last}`;
+}
+
+/** Ranges that are named before the rest is only counted. */
+const RANGES_NAMED = 8;
+
+/** Ports in ascending order as a sentence has them: `port 7 is`, `ports 7, 5300-5363 are`. */
+export function portsText(ports: readonly number[]): string {
+  if (ports.length === 1) return `port ${ports[0]} is`;
+  const ranges = joinRanges(ports.map((port) => [port, port]));
+  const more = countPorts(ranges.slice(RANGES_NAMED));
+  const others = more === 0 ? "" : ` and ${more} more`;
+  return `ports ${ranges.slice(0, RANGES_NAMED).map(rangeText).join(", ")}${others} are`;
+}
+
+// What an interface needs before Tegula can answer on it.
+
+/** An interface is not as it has to be. */
+export class InterfaceError extends Error {}
+
+/** What is wrong, and what mends it: of an interface a command. */
+export interface Trouble {
+  readonly says: string;
+  readonly fix: string;
+}
+
+/** What an interface lacks to be served; null: nothing. */
+export function lacking(interfaces: InterfaceReader, record: number): Trouble | null {
+  const name = interfaces.name(record);
+  if ((interfaces.flags(record) & IFF_UP) === 0) {
+    return { says: "is down", fix: `ip link set ${name} up` };
+  }
+  if (interfaces.addressCount(record) > 0) return null;
+  return { says: "has no IPv4 address", fix: `ip address add ADDRESS/LENGTH dev ${name}` };
+}
+
+/** Whether the largest frames of an interface do not fit a UMEM frame; null: they do. */
+export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
+  const mtu = interfaces.mtu(record);
+  // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
+  if (mtu <= LARGEST_MTU || interfaces.isLoopback(record)) return null;
+  return {
+    says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
+    fix: `ip link set ${interfaces.name(record)} mtu ${LARGEST_MTU}`,
+  };
+}
+
+/** Refuses interfaces whose largest frames do not fit. Throws InterfaceError. */
+export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[]): void {
+  for (const record of interfaces.records()) {
+    const name = interfaces.name(record);
+    const trouble = names.includes(name) ? excess(interfaces, record) : null;
+    if (trouble === null) continue;
+    const { says, fix } = trouble;
+    throw new InterfaceError(`${name}: ${says}: '${fix}' or use --provider socket`);
+  }
+}
+
+// What a worker of the appliance is given, before it gives it up, and what an app may be granted.
+
+/** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
+export interface Permissions {
+  readonly ffi: readonly string[];
+  readonly read: readonly string[];
+  readonly write: readonly string[];
+  readonly env: readonly string[];
+  readonly net: readonly string[];
+}
+
+/** What the configuration grants an app. An inline app is granted `read` and `clock` alone. */
+export interface Grants extends Omit<Permissions, "ffi"> {
+  /** The host's clock (`ffi/clock.ts`). */
+  readonly clock: boolean;
+  /** Whether the app keeps all this once it runs. */
+  readonly keep: boolean;
+}
+
+/** Nothing. */
+export const NO_GRANTS: Grants = {
+  read: [],
+  write: [],
+  env: [],
+  net: [],
+  clock: false,
+  keep: false,
+};
+
+/** The folder that this program is in: the sources, or what is built for processes. */
+const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
+/** Folders of the program that tiles' modules are in. */
+export const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
+
+/** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
+export function permissionFlags(
+  permissions: Partial<Permissions>,
+  error: (sentence: string) => Error,
+): string[] {
+  const { read = [], write = [], env = [], net = [], ffi = [] } = permissions;
+  return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
+    // Deno splits values at commas, and has no way to write one that is meant.
+    const split = all.find((each) => each.includes(","));
+    if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
+    throw error(
+      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
+    );
+  });
+}
+
+/** What a worker may do at its start. `read`: what is granted besides the program. */
+export function workerPermissions(read: readonly string[]): Permissions {
+  const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);
+  return { ffi: [libraryPath()], read: [...folders, ...read], write: [], env: [], net: [] };
 }

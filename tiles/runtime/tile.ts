@@ -1,17 +1,15 @@
 /**
- * What a tile is to the runtime: the few calls that its loop makes, and what the tile is given. The
- * loop itself, spinning, sleeping and stop, is `loop.ts`; how a worker becomes a tile is
- * `worker.ts`.
+ * A tile: the calls that it implements, the region in which it tells others about itself, and the loop
+ * that runs it. How a worker becomes a tile is in `worker.ts`.
  */
 
 import type { NetlinkLibrary } from "../../ffi/netlink.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import type { Udp } from "../../ffi/udp.ts";
 import type { XskSlots } from "../../ffi/xsk.ts";
-import type { View } from "../../ffi/view.ts";
+import { f64, slice, u32, type View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
-import type { ControlRequest, Outcome } from "./control.ts";
-import type { TileRegion } from "./tile_region.ts";
+import type { ControlReader, ControlRequest, Outcome } from "./control.ts";
 
 /** The kinds of tile. An app's runs in a process of its own, or inside a net tile. */
 export type TileKind = WorkerKind | "app";
@@ -116,7 +114,7 @@ export type MainMessage =
   /** What became of the change with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
-/** What a tile reports to main, which believes none of it unseen (`supervisor.ts`). Not on the data path. */
+/** What a tile reports to main, which believes none of it unseen (`appliance.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
   /** It takes over once its predecessor has ended. */
@@ -128,3 +126,278 @@ export type TileReport =
   | { readonly type: "stopped" }
   /** Its start failed; `app`: because of that app. */
   | { readonly type: "failed"; readonly message: string; readonly app?: string };
+
+// The tile region: what a tile tells the others about itself. One page, written by that tile alone.
+//
+//     word 0  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
+//     word 1  burst counter: quiescent states passed       (read by netbase's writer, and as heartbeat by main)
+//     word 2  life: booting, running, stopped              (read by main, its successor and status commands)
+//     byte 1024…  counters, doubles, in the order of `counters.ts`
+
+/** Bytes of a tile region: one page. */
+export const TILE_REGION_BYTES = 4096;
+/** Counters that fit. */
+export const TILE_COUNTERS = 384;
+
+const SLEEP = 0;
+const BURST = 1;
+const LIFE = 2;
+const COUNTERS_AT = 1024;
+
+/** Where a tile stands in its life. */
+export const Life = { booting: 0, running: 1, stopped: 2 } as const;
+
+/** A tile's own, writable side of its region. */
+export class TileRegion {
+  /** Counters, indexed as `counters.ts` declares them for this kind of tile. */
+  readonly counters: Float64Array;
+  readonly #words: Uint32Array;
+
+  /**
+   * The region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. Writes
+   * nothing yet: a predecessor may still have it.
+   */
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
+  }
+
+  /**
+   * Announces a quiescent state: no index into netbase that was read before this call is used after
+   * it. Once per turn of the loop. A sequentially consistent store, so that the reads of the turn
+   * before cannot be moved past it by compiler or processor.
+   */
+  quiescent(): void {
+    Atomics.store(this.#words, BURST, this.#words[BURST] + 1);
+  }
+
+  /**
+   * Says "about to block". After this the tile must look at every link once more before it blocks:
+   * store-then-load here and store-then-load in `Waker.published` are both sequentially consistent,
+   * so at least one side sees the other and no wake-up is lost.
+   */
+  fallAsleep(): void {
+    Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) | 1);
+  }
+
+  /** Says "awake again", before anything of netbase is read. */
+  awake(): void {
+    Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) & ~1);
+  }
+
+  /** Publishes where the tile stands in its life, one of {@linkcode Life}. */
+  set life(life: number) {
+    Atomics.store(this.#words, LIFE, life);
+  }
+}
+
+/** What the others see of a tile. */
+export class TileReader {
+  readonly counters: Float64Array;
+  readonly #words: Uint32Array;
+
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
+  }
+
+  /** The burst counter: it has moved once the tile has let go of all it read from netbase before. */
+  get burst(): number {
+    return Atomics.load(this.#words, BURST);
+  }
+
+  /** Odd while the tile blocks; a new value each time it falls asleep. */
+  get sleepSequence(): number {
+    return Atomics.load(this.#words, SLEEP);
+  }
+
+  get asleep(): boolean {
+    return (this.sleepSequence & 1) === 1;
+  }
+
+  get life(): number {
+    return Atomics.load(this.#words, LIFE);
+  }
+}
+
+/** How often this thread's tile has woken another; a thread runs one tile. */
+export let wakesGiven = 0;
+
+/** Wakes one tile, at most once per sleep, after something was published for it. */
+export class Waker {
+  readonly #tile: TileReader;
+  readonly #wake: () => void;
+  #woken = 0;
+
+  /** `wake` makes the tile's blocking call return, as by a write to its eventfd. */
+  constructor(tile: TileReader, wake: () => void) {
+    this.#tile = tile;
+    this.#wake = wake;
+  }
+
+  /** To be called after a burst was published (by a sequentially consistent store). */
+  published(): void {
+    const sleep = this.#tile.sleepSequence;
+    if ((sleep & 1) === 0 || sleep === this.#woken) return;
+    this.#woken = sleep;
+    wakesGiven++;
+    this.#wake();
+  }
+}
+
+// The loop: a burst of work, a quiescent state, now and then housekeeping. After some idle turns the tile
+// announces that it is about to sleep, checks everything once more, and blocks.
+//
+// The order matters: `fallAsleep` is a sequentially consistent store before `pending` reads the producers'
+// cursors, and producers publish before they read the sleep word. So whatever is published is either seen
+// here or wakes the tile. Nothing ever waits for a time-out.
+
+/**
+ * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so these are
+ * some microseconds, enough to catch the next burst of a busy peer. Where there are
+ * more tiles than cores, a spinning tile keeps another from running: then a tenth is best, by
+ * measurement (with 200 an app in a process of its own answered half again as late, and always
+ * spinning cost a factor of eight).
+ */
+const SPIN_TURNS = 200;
+const CROWDED_SPIN_TURNS = 20;
+/**
+ * If cores are shared: after a turn with at most this much work that woke another tile, the tile allows
+ * one idle turn and blocks, as an answer can only come once the other has the core. After a larger burst
+ * more is about to come: with 512 requests in flight, blocking as soon cost a tenth of the rate.
+ */
+const SMALL_BURST = 2;
+/**
+ * Busy turns between two looks at the clock, which costs as much as two datagrams. A turn may be 64
+ * datagrams of an app that takes a millisecond for each, so main's pulse has it looked at too.
+ */
+const CLOCK_TURNS = 256;
+const HOUSEKEEPING_MILLIS = 100;
+/** The longest a tile blocks: how late its housekeeping may be while nothing happens. */
+const LONGEST_SLEEP_MILLIS = 1000;
+/** How long a stopping tile may take to hand over what it holds. */
+const DRAIN_MILLIS = 300;
+
+/** What the loop turns with. */
+export interface LoopParts {
+  readonly tile: Tile;
+  readonly region: TileRegion;
+  readonly control: ControlReader;
+  /** Index of the counter for wake-ups among `region.counters`. */
+  readonly wakeups: number;
+  /** Idle turns before it blocks. */
+  readonly spinTurns: number;
+}
+
+/** How often a successor polls whether its predecessor has ended: datagrams wait until it sees that. */
+const PREDECESSOR_POLL_MILLIS = 1;
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Blocks until the predecessor, whose last store in the region of both says that it has stopped, or main
+ * says that there is none. No message is used: through three event loops it took 20 ms. Where nobody runs
+ * on the region, main alone says so: what stands there is of one that ended before.
+ */
+export function awaitPredecessor(
+  { region, hasPredecessor }: Pick<BootMessage, "region" | "hasPredecessor">,
+  control: ControlReader,
+  pause: () => void = () => void Atomics.wait(never, 0, 0, PREDECESSOR_POLL_MILLIS),
+): void {
+  const predecessor = new TileReader(region);
+  while (!control.serves && !(hasPredecessor && predecessor.life === Life.stopped)) pause();
+}
+
+/** How many idle turns suit where `busy` tiles move datagrams on `cores` processors. */
+export function spinTurnsFor(busy: number, cores: number): number {
+  return busy > cores ? CROWDED_SPIN_TURNS : SPIN_TURNS;
+}
+
+/**
+ * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
+ * over.
+ */
+export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
+  const crowded = spinTurns === CROWDED_SPIN_TURNS;
+  /** Idle turns before it blocks: as the last busy turn since it woke says. */
+  let patience = spinTurns;
+  let idle = 0;
+  let turns = 0;
+  let pulse = control.pulse;
+  let nextHousekeeping = 0;
+  let stopBy = Infinity;
+  region.life = Life.running;
+  for (;;) {
+    const wakes = wakesGiven;
+    const work = tile.turn();
+    region.quiescent();
+    idle = work === 0 ? idle + 1 : 0;
+    if (work > 0) {
+      const handsOver = crowded && work <= SMALL_BURST && wakesGiven !== wakes;
+      patience = handsOver ? 1 : spinTurns;
+    }
+    if (++turns < CLOCK_TURNS && idle < patience && control.pulse === pulse) continue;
+
+    turns = 0;
+    pulse = control.pulse;
+    if (control.leaving) {
+      tile.relinquish?.();
+      break;
+    }
+    const now = performance.now();
+    tile.clock?.(now);
+    if (now >= nextHousekeeping) {
+      nextHousekeeping = now + HOUSEKEEPING_MILLIS;
+      tile.housekeeping?.(now);
+    }
+    if (control.stopping) {
+      if (stopBy === Infinity) stopBy = now + DRAIN_MILLIS;
+      // No pulse is like this one: from now on every turn ends here.
+      pulse = -1;
+      if (now >= stopBy || (idle > 0 && (tile.drained?.() ?? true))) break;
+    }
+    if (idle < patience) continue;
+
+    region.fallAsleep();
+    const sleeps = !tile.pending();
+    if (sleeps) {
+      tile.wait(sleepMillis(tile, now, control.stopping));
+      region.counters[wakeups]++;
+    }
+    region.awake();
+    // It may have slept long, and the next burst goes by the tile's clock.
+    if (sleeps) tile.clock?.(performance.now());
+    idle = 0;
+    patience = spinTurns;
+  }
+  tile.close?.();
+  region.life = Life.stopped;
+}
+
+function sleepMillis(tile: Tile, now: number, stopping: boolean): number {
+  if (stopping) return 1;
+  const due = tile.nextDue?.(now) ?? -1;
+  return due < 0 ? LONGEST_SLEEP_MILLIS : Math.min(due, LONGEST_SLEEP_MILLIS);
+}
+
+// Waiting in an event loop, such as the status tile's. `node:timers/promises` would cost a tile 1.8 MiB.
+
+/** Resolves after `millis` milliseconds. */
+export function delay(millis: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, millis));
+}
+
+/**
+ * Whether `promise` settles within `millis`, which may be Infinity. Throws what it rejects with by then; what
+ * it rejects with later is lost.
+ */
+export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
+  const settled = promise.then(() => true);
+  if (millis === Infinity) return await settled;
+  const late = Promise.withResolvers<boolean>();
+  const timer = setTimeout(late.resolve, millis, false);
+  try {
+    return await Promise.race([settled, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -17,18 +17,32 @@ import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
-import { CAPTURE_BYTES } from "./capture_ring.ts";
-import { CONTROL_BYTES } from "./control.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
+import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
-import type { Grants } from "./permissions.ts";
-import * as plan from "./plan.ts";
-import { type PortRange, portsOf } from "./ports.ts";
+import {
+  APART_LINK_SHAPE,
+  FRAME_BYTES,
+  type Grants,
+  HEADROOM_BYTES,
+  LARGE_BUFFERS,
+  LINK_SHAPE,
+  type PortRange,
+  portsOf,
+  RING_ENTRIES,
+  type TilePlan,
+  umemBytes,
+} from "./plan.ts";
 import { refusedCallsBytes } from "../../ffi/tile.ts";
-import { SNAPSHOT_BYTES } from "./snapshot.ts";
-import { SOLICIT_LINK_BYTES } from "./solicit_link.ts";
-import type { TileKind, WorkerKind } from "./tile.ts";
-import { Life, TILE_COUNTERS, TILE_REGION_BYTES, TileReader } from "./tile_region.ts";
+import {
+  Life,
+  TILE_COUNTERS,
+  TILE_REGION_BYTES,
+  type TileKind,
+  TileReader,
+  type WorkerKind,
+} from "./tile.ts";
 
 /** Slots for refused calls of apps in processes: more than there are at once. */
 export const APP_SLOTS = 256;
@@ -62,7 +76,7 @@ export interface AppPlan
 
 /** What an appliance is told. Plain data, the same for master and appliance. */
 export interface ApplianceSetup {
-  readonly plan: plan.TilePlan;
+  readonly plan: TilePlan;
   readonly apps: readonly AppPlan[];
   /** Interfaces that AF_XDP takes frames of, in the order of the plan's shares. */
   readonly attached: readonly {
@@ -146,7 +160,7 @@ function instanceName(app: AppPlan, net: string): string {
  */
 export function linkShape(apps: readonly AppPlan[]): LinkShape {
   const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
-  return isAlone ? plan.LINK_SHAPE : plan.APART_LINK_SHAPE;
+  return isAlone ? LINK_SHAPE : APART_LINK_SHAPE;
 }
 
 /** Kinds and names of all tiles, in the order of their slots for refused calls. */
@@ -212,7 +226,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       ];
     }),
     ...nets.flatMap((net, n) => [
-      lasting(`umem ${net}`, plan.umemBytes(frames[n])),
+      lasting(`umem ${net}`, umemBytes(frames[n])),
       lasting(`frames ${net}`, frameRecordBytes(frames[n])),
       fresh(`routes ${net}`, ROUTE_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
@@ -356,18 +370,18 @@ export class Wiring {
       umem: own("umem"),
       record: own("frames"),
       routeCache: own("routes"),
-      frameBytes: plan.FRAME_BYTES,
+      frameBytes: FRAME_BYTES,
       frames: frames[n],
-      largeBuffers: plan.LARGE_BUFFERS,
-      headroom: plan.HEADROOM_BYTES,
+      largeBuffers: LARGE_BUFFERS,
+      headroom: HEADROOM_BYTES,
       sockets: attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n)
         .map(({ interface: i, queue }) => ({
           fd: this.#handed.fd(socketName(attached[i].name, queue)),
           ifindex: attached[i].ifindex,
           queue,
           receivesOnly: queue >= attached[i].transmitQueues,
-          fill: plan.RING_ENTRIES,
-          tx: plan.RING_ENTRIES,
+          fill: RING_ENTRIES,
+          tx: RING_ENTRIES,
           partialChecksums: attached[i].partialChecksums,
         })),
       trustChecksums,

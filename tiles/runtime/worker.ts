@@ -9,13 +9,21 @@ import { openNetlink } from "../../ffi/netlink.ts";
 import { openTile } from "../../ffi/tile.ts";
 import { openUdp } from "../../ffi/udp.ts";
 import { openXsk } from "../../ffi/xsk.ts";
-import { clipped, consoleTo, takeAway } from "./console.ts";
+import { AppError, clipped, consoleTo, sentenceOf, takeAway, uncaught, wordsOf } from "./log.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
-import { awaitPredecessor, runLoop } from "./loop.ts";
-import { AppError, sentenceOf, uncaught, wordsOf } from "./thrown.ts";
-import type { BootMessage, Libraries, ServingTile, Tile, TileModule, TileReport } from "./tile.ts";
-import { Life, TileRegion } from "./tile_region.ts";
+import {
+  awaitPredecessor,
+  type BootMessage,
+  type Libraries,
+  Life,
+  runLoop,
+  type ServingTile,
+  type Tile,
+  type TileModule,
+  TileRegion,
+  type TileReport,
+} from "./tile.ts";
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<BootMessage>) => void) | null;

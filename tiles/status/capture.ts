@@ -7,11 +7,11 @@ import type { View } from "../../ffi/view.ts";
 import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/frame.ts";
 import { formatAddress } from "../netlink/addresses.ts";
 import { type Entry, jsonLine } from "../netlink/entries.ts";
-import { type Captured, CaptureFlag, CaptureReader } from "../runtime/capture_ring.ts";
+import { type Captured, CaptureFlag, CaptureReader } from "../runtime/lossy_rings.ts";
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import { delay } from "../runtime/delay.ts";
-import { portsOf } from "../runtime/ports.ts";
+import { delay } from "../runtime/tile.ts";
+import { portsOf } from "../runtime/plan.ts";
 
 /** Pause between two polls of empty rings. A ring has 512 records, so this allows 50,000 a second. */
 const POLL_MILLIS = 10;

@@ -7,7 +7,7 @@ import { on, once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { STATUS } from "../runtime/counters.ts";
-import { delay } from "../runtime/delay.ts";
+import { delay } from "../runtime/tile.ts";
 
 /** How long open connections may go on after the listener is closed. */
 const LEAVE_MILLIS = 400;

@@ -15,9 +15,14 @@ import {
   SYNC_STATES,
 } from "../netlink/entries.ts";
 import type { RoutesPage } from "../netlink/snapshots.ts";
-import { Ask, type ControlReader, type Outcome } from "../runtime/control.ts";
+import {
+  Ask,
+  type ControlReader,
+  type Outcome,
+  type Question,
+  type Told,
+} from "../runtime/control.ts";
 import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
-import type { Question, Told } from "../runtime/snapshot.ts";
 import { appNames, type Captures, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 

@@ -15,7 +15,7 @@ import {
   totalsOf,
 } from "../runtime/counters.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
-import { Life } from "../runtime/tile_region.ts";
+import { Life } from "../runtime/tile.ts";
 import { baseName } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 import type { ApplianceView } from "./control.ts";

@@ -9,11 +9,15 @@
 import type { View } from "../../ffi/view.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
-import { Ask, ControlReader, type Outcome } from "../runtime/control.ts";
+import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
 import { RefusedCalls } from "../../ffi/tile.ts";
-import { Question } from "../runtime/snapshot.ts";
-import type { ServingTile, TileContext, TileKind } from "../runtime/tile.ts";
-import { Life, TileReader } from "../runtime/tile_region.ts";
+import {
+  Life,
+  type ServingTile,
+  type TileContext,
+  type TileKind,
+  TileReader,
+} from "../runtime/tile.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";

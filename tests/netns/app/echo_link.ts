@@ -18,7 +18,7 @@ import { AppProcess, type AppProcessPlan, type Descriptors } from "../../../mast
 import { Watcher } from "../../../ffi/watcher.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
-import { delay } from "../../../tiles/runtime/delay.ts";
+import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -29,9 +29,7 @@ import {
   REFLECTED,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
-import { NO_GRANTS } from "../../../tiles/runtime/permissions.ts";
-import { APART_LINK_SHAPE } from "../../../tiles/runtime/plan.ts";
-import { Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile_region.ts";
+import { APART_LINK_SHAPE, NO_GRANTS } from "../../../tiles/runtime/plan.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;

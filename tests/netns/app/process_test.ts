@@ -6,7 +6,7 @@
 import { strict as assert } from "node:assert";
 import { libraryPath, ROOT } from "../../../ffi/paths.ts";
 import type { AppProcessPlan } from "../../../master/app_process.ts";
-import { NO_GRANTS } from "../../../tiles/runtime/permissions.ts";
+import { NO_GRANTS } from "../../../tiles/runtime/plan.ts";
 import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
 import { eventually } from "../../eventually.ts";
 

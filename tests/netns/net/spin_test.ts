@@ -1,7 +1,7 @@
 /** How many turns a tile takes before it blocks, in the real program. */
 
 import { strict as assert } from "node:assert";
-import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
 import { Appliance, ask, type Client, eventually, labTest, type Namespace, pair } from "../lab.ts";
 import { readRegion } from "./process_regions.ts";
 import { applianceOf } from "../processes.ts";

@@ -1,6 +1,6 @@
 /**
  * With every tile asleep, what an app sends of its own accord goes out at once, and so does a solicit:
- * nobody waits for a time-out, of which the shortest is a second (`tiles/runtime/loop.ts`).
+ * nobody waits for a time-out, of which the shortest is a second (`tiles/runtime/tile.ts`).
  */
 
 import assert from "node:assert/strict";

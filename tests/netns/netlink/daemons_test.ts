@@ -9,7 +9,7 @@ import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { formatAddress } from "../../../tiles/netlink/addresses.ts";
 import { Mirror } from "../../../tiles/netlink/mirror.ts";
-import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
 import { Bird } from "./daemons_bird.ts";
 import type { ReaderResult, ReaderTask } from "./daemons_reader.ts";
 import {

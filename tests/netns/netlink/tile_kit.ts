@@ -11,12 +11,10 @@ import { heapView, type View } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { create, type NetlinkSetup } from "../../../tiles/netlink/tile.ts";
-import { CONTROL_BYTES, ControlWriter } from "../../../tiles/runtime/control.ts";
+import { CONTROL_BYTES, ControlWriter, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
 import { NETLINK } from "../../../tiles/runtime/counters.ts";
-import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../../tiles/runtime/solicit_link.ts";
-import type { Tile } from "../../../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../../tiles/runtime/lossy_rings.ts";
+import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { cleanSlate, indexOf, ip, ipBatch, library, tryIp } from "./kit.ts";
 
 const tileLibrary = openTile();

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView, u8 } from "../../../ffi/view.ts";
-import { NetSide } from "../../../tiles/app/net_side.ts";
+import { NetSide } from "../../../tiles/app/host.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -11,7 +11,7 @@ import {
   payloadRing,
 } from "../../../tiles/runtime/link.ts";
 import { APP } from "../../../tiles/runtime/counters.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import fc from "../property.ts";
 
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };

@@ -9,7 +9,7 @@ import {
   type RunConfig,
 } from "../../../cli/config.ts";
 import { Exit, UserError } from "../../../cli/errors.ts";
-import { MOST_PORTS_SERVED } from "../../../tiles/runtime/ports.ts";
+import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import fc from "../property.ts";
 
 /** Asserts that `body` fails with one sentence that matches, and with the usage status. */

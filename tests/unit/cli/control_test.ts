@@ -10,10 +10,13 @@ import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { Ask, CONTROL_BYTES, type ControlRequest } from "../../../tiles/runtime/control.ts";
-import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
-import type { MainMessage } from "../../../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import {
+  Ask,
+  CONTROL_BYTES,
+  type ControlRequest,
+  SNAPSHOT_BYTES,
+} from "../../../tiles/runtime/control.ts";
+import { type MainMessage, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { create } from "../../../tiles/status/tile.ts";
 
 const AUDIT = { do: "audit" };

@@ -15,7 +15,7 @@ import {
   netLinkBytes,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import fc from "../property.ts";
 
 const PEERS = { recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] };

@@ -11,7 +11,7 @@ import {
   CaptureReader,
   CaptureWriter,
   MOST_CAPTURED,
-} from "../../../tiles/runtime/capture_ring.ts";
+} from "../../../tiles/runtime/lossy_rings.ts";
 import { CaptureMode, ControlWriter } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { appNames, Captures, parseUdp } from "../../../tiles/status/capture.ts";

@@ -3,9 +3,8 @@
 import { heapView } from "../../../ffi/view.ts";
 import type { App, AppContext } from "../../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { NetSide } from "../../../tiles/app/net_side.ts";
-import { makeService } from "../../../tiles/app/host.ts";
-import { TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { makeService, NetSide } from "../../../tiles/app/host.ts";
+import { TileReader } from "../../../tiles/runtime/tile.ts";
 import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./room.ts";
 
 export const PEER = REQUEST.source;

@@ -13,7 +13,11 @@ import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
 import type { InlineSetup } from "../../../tiles/net/inline_app.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import { CAPTURE_BYTES } from "../../../tiles/runtime/capture_ring.ts";
+import {
+  CAPTURE_BYTES,
+  SOLICIT_LINK_BYTES,
+  SolicitConsumer,
+} from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import {
@@ -28,9 +32,12 @@ import {
   requestRing,
 } from "../../../tiles/runtime/link.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
-import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../../tiles/runtime/solicit_link.ts";
-import type { Tile, TileContext } from "../../../tiles/runtime/tile.ts";
-import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import {
+  type Tile,
+  TILE_REGION_BYTES,
+  type TileContext,
+  TileRegion,
+} from "../../../tiles/runtime/tile.ts";
 import { FakeUdp, FakeXsk } from "./fakes.ts";
 import { buildFrame, parseFrame, type UdpFrame } from "./frames.ts";
 import { ETH0, ETH1, fillNetbase, ip, MAC, macWords, PEER_MAC } from "./host.ts";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/view.ts";
 import { Capture } from "../../../tiles/net/capture.ts";
 import { SocketSender } from "../../../tiles/net/sockets.ts";
-import { CAPTURE_BYTES, CaptureWriter } from "../../../tiles/runtime/capture_ring.ts";
+import { CAPTURE_BYTES, CaptureWriter } from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES, ControlReader } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { Packet, PACKET_WORDS } from "../../../tiles/net/frame.ts";

@@ -6,7 +6,7 @@ import {
   SOLICIT_LINK_BYTES,
   SolicitConsumer,
   SolicitProducer,
-} from "../../../tiles/runtime/solicit_link.ts";
+} from "../../../tiles/runtime/lossy_rings.ts";
 
 function room() {
   const view = heapView(SOLICIT_LINK_BYTES);

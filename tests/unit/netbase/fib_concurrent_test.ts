@@ -3,7 +3,7 @@ import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE, type Route } from "../../../netbase/route.ts";
-import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
 import { type FibResult, type FibTask } from "./fib_reader.ts";
 import { ip } from "../netbase_kernel.ts";
 

@@ -8,7 +8,7 @@
 
 import type { View } from "../../../ffi/view.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
-import { TileRegion } from "../../../tiles/runtime/tile_region.ts";
+import { TileRegion } from "../../../tiles/runtime/tile.ts";
 
 /** What the reader is given. */
 export interface FibTask {

@@ -3,7 +3,7 @@ import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE, NUD_STALE } from "../../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
 import { macHeadOf, type ReaderResult, type ReaderTask, STOP } from "./neighbors_reader.ts";
 
 const READERS = 2;

@@ -9,7 +9,7 @@ import {
   NeighborResolver,
 } from "../../../tiles/netlink/neighbor_resolver.ts";
 import { NETLINK } from "../../../tiles/runtime/counters.ts";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import fc from "../property.ts";
 
 const IFINDEX = 70_000;

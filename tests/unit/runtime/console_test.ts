@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { consoleTo, inName } from "../../../tiles/runtime/console.ts";
+import { consoleTo, inName } from "../../../tiles/runtime/log.ts";
 
 /** A console whose clock is turned by hand, and what it said. */
 function talking() {

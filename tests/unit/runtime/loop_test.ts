@@ -1,14 +1,16 @@
 import { strict as assert } from "node:assert";
 import { heapView } from "../../../ffi/view.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { awaitPredecessor, runLoop, spinTurnsFor } from "../../../tiles/runtime/loop.ts";
 import {
+  awaitPredecessor,
   Life,
+  runLoop,
+  spinTurnsFor,
   TILE_REGION_BYTES,
   TileReader,
   TileRegion,
   Waker,
-} from "../../../tiles/runtime/tile_region.ts";
+} from "../../../tiles/runtime/tile.ts";
 
 /**
  * Runs a tile that has work in each of `turns` turns and then none. `during` is called in each turn

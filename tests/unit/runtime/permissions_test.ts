@@ -1,7 +1,7 @@
 /** What processes are granted, as Deno takes it. */
 
 import assert from "node:assert/strict";
-import { permissionFlags, type Permissions } from "../../../tiles/runtime/permissions.ts";
+import { permissionFlags, type Permissions } from "../../../tiles/runtime/plan.ts";
 
 const NONE: Permissions = { read: [], write: [], env: [], net: [], ffi: [] };
 const flags = (granted: Partial<Permissions>) =>

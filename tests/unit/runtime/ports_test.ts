@@ -5,7 +5,7 @@ import {
   type PortRange,
   portsOf,
   portsText,
-} from "../../../tiles/runtime/ports.ts";
+} from "../../../tiles/runtime/plan.ts";
 import fc from "../property.ts";
 
 const ranges = fc.array(

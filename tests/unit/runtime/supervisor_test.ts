@@ -4,16 +4,15 @@ import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
-import { SNAPSHOT_BYTES } from "../../../tiles/runtime/snapshot.ts";
-import { Threads, TileWorker } from "../../../tiles/runtime/supervisor.ts";
-import type { WorkerKind } from "../../../tiles/runtime/tile.ts";
+import { CONTROL_BYTES, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
+import { Threads, TileWorker } from "../../../tiles/runtime/appliance.ts";
 import {
   Life,
   TILE_REGION_BYTES,
   TileReader,
   TileRegion,
-} from "../../../tiles/runtime/tile_region.ts";
+  type WorkerKind,
+} from "../../../tiles/runtime/tile.ts";
 import { create } from "../../../tiles/status/tile.ts";
 
 /** Polls until a net tile is said to hang, and the others. */

@@ -1,11 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/view.ts";
-import {
-  TILE_REGION_BYTES,
-  TileReader,
-  TileRegion,
-  Waker,
-} from "../../../tiles/runtime/tile_region.ts";
+import { TILE_REGION_BYTES, TileReader, TileRegion, Waker } from "../../../tiles/runtime/tile.ts";
 
 function tileWithWaker() {
   const view = heapView(TILE_REGION_BYTES);

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile_region.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { openHost } from "../../../ffi/host.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";

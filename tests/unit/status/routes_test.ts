@@ -6,8 +6,14 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/view.ts";
 import { NLM_F_APPEND, type Route } from "../../../netbase/route.ts";
-import { Ask, CONTROL_BYTES, ControlWriter } from "../../../tiles/runtime/control.ts";
-import { Question, SNAPSHOT_BYTES, type Told } from "../../../tiles/runtime/snapshot.ts";
+import {
+  Ask,
+  CONTROL_BYTES,
+  ControlWriter,
+  Question,
+  SNAPSHOT_BYTES,
+  type Told,
+} from "../../../tiles/runtime/control.ts";
 import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
 import { interfaceNames, routeEntry } from "../../../tiles/netlink/entries.ts";
 import { type RoutesPage, Snapshots } from "../../../tiles/netlink/snapshots.ts";

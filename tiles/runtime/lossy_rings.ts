@@ -1,14 +1,14 @@
 /**
- * The capture ring: what a net tile shows of the frames that it has dealt with, each with what became
- * of it. One per net tile, written by it while a capture is on (`control.ts` says so), read by the
- * status tile.
+ * Two rings whose writer waits for nobody and overwrites the oldest record: the capture ring and the solicit
+ * link. A reader that is too slow finds by the cursor how many records it has lost. A record may be
+ * overwritten while it is read, so the reader copies it and then reads the cursor again.
+ *
+ * The capture ring has the frames that a net tile has dealt with, each with what became of it. One per net
+ * tile, which writes it while a capture is on (`control.ts`). The status tile reads it.
  *
  *     word 0  records written so far, runs freely through 32 bits; moves once a record is whole
  *     byte 2048·n  record n − 1: eight words (flags, reason, interface, size, seconds, microseconds: see
  *                  `Captured`), then the first bytes of the frame
- *
- * The writer waits for nobody: it overwrites the oldest. A reader that is too slow sees by the cursor
- * how many it has lost. So a capture costs a bounded amount of memory and never a datagram.
  */
 
 import { u32, u8, type View } from "../../ffi/view.ts";
@@ -130,5 +130,102 @@ export class CaptureReader {
     const begin = at + HEADER_WORDS * 4;
     const bytes = new Uint8Array(this.#bytes.slice(begin, begin + Math.min(size, MOST_CAPTURED)));
     return { flags, reason, ifindex, size, seconds, micros, bytes };
+  }
+}
+
+// The solicit link: a net tile's only way to ask for something. A message is two words, interface index and
+// IPv4 address (host order), and nothing else, because it is the one path from untrusted traffic into the
+// netlink tile.
+
+/**
+ * Messages that fit, a power of two: what a flood of ten million a second puts in while the netlink
+ * tile waits some milliseconds for a processor.
+ */
+export const SOLICIT_DEPTH = 65_536;
+
+/** Of these, the oldest that are not safe to read: the producer may be overwriting them unpublished. */
+const UNSAFE = SOLICIT_DEPTH >>> 2;
+
+const PRODUCED = 0;
+const MESSAGES_AT = 16;
+/** Bytes of the region, in pages. */
+export const SOLICIT_LINK_BYTES = Math.ceil((MESSAGES_AT + SOLICIT_DEPTH * 2) * 4 / 4096) * 4096;
+
+/** The net tile's end. */
+export class SolicitProducer {
+  readonly #words: Uint32Array;
+  #head: number;
+
+  constructor(own: View) {
+    this.#words = u32(own);
+    this.#head = this.#words[PRODUCED];
+  }
+
+  /** Asks for the neighbour `address` (host order) on `ifindex`; goes out with the next publish. */
+  push(ifindex: number, address: number): void {
+    const at = MESSAGES_AT + (this.#head & (SOLICIT_DEPTH - 1)) * 2;
+    this.#words[at] = ifindex;
+    this.#words[at + 1] = address;
+    this.#head = (this.#head + 1) >>> 0;
+  }
+
+  /** Publishes what was pushed by one store; false when there was nothing. */
+  publish(): boolean {
+    if (this.#words[PRODUCED] === this.#head) return false;
+    Atomics.store(this.#words, PRODUCED, this.#head);
+    // What is pushed from now on must not be seen before the cursor is.
+    fence(this.#words, PRODUCED);
+    return true;
+  }
+}
+
+/** The netlink tile's end, one per net tile. */
+export class SolicitConsumer {
+  readonly #words: Uint32Array;
+  /** For `fence()`: the region cannot be written. */
+  readonly #own = new Uint32Array(new SharedArrayBuffer(4));
+  #tail: number;
+  /** Messages that were overwritten before they were read. */
+  lapped = 0;
+
+  /** Begins with what is asked from now on. */
+  constructor(peer: View) {
+    this.#words = u32(peer);
+    this.#tail = Atomics.load(this.#words, PRODUCED);
+  }
+
+  /** Whether anything has been asked that was not taken yet. */
+  get waiting(): boolean {
+    return Atomics.load(this.#words, PRODUCED) !== this.#tail;
+  }
+
+  /** Takes at most `most` messages as pairs into `out` and returns how many. */
+  take(out: Uint32Array, most: number): number {
+    let head = Atomics.load(this.#words, PRODUCED);
+    if (((head - this.#tail) >>> 0) > SOLICIT_DEPTH - UNSAFE) this.#skip(head);
+    const waiting = (head - this.#tail) >>> 0;
+    const count = Math.min(most, waiting, out.length >>> 1);
+    for (let i = 0; i < count; i++) {
+      const at = MESSAGES_AT + ((this.#tail + i) & (SOLICIT_DEPTH - 1)) * 2;
+      out[i * 2] = this.#words[at];
+      out[i * 2 + 1] = this.#words[at + 1];
+    }
+    // The producer overwrites slots from `head` on before it publishes them.
+    fence(this.#own, 0);
+    head = Atomics.load(this.#words, PRODUCED);
+    const behind = (head - this.#tail) >>> 0;
+    if (behind > SOLICIT_DEPTH - UNSAFE) {
+      this.#skip(head);
+      return 0;
+    }
+    this.#tail = (this.#tail + count) >>> 0;
+    return count;
+  }
+
+  /** Passes what was overwritten, and the older half of what was not: it soon will be. */
+  #skip(head: number): void {
+    const tail = (head - SOLICIT_DEPTH / 2) >>> 0;
+    this.lapped += (tail - this.#tail) >>> 0;
+    this.#tail = tail;
   }
 }

@@ -1,9 +1,8 @@
 /**
- * `console` inside a tile: a confined thread can write to no terminal, so what is said there goes to the
- * log by main, in the tile's name. Bounded, since a word for each datagram would be more than anyone
- * reads and more than main can write; so is what apps say by their context's `log`. And lines as they stand
- * in the log: what a client sent may be in them, which must not pass for another's line, nor reach a
- * terminal as a command.
+ * What tiles and apps write to the log: `console`, the `log` of an app's context, and errors. A confined
+ * thread has no terminal, so main writes the lines, under the tile's name. Their number is bounded, as an
+ * app might log every datagram. A line may contain what a client sent, so control characters are escaped:
+ * it can neither forge a line nor control a terminal.
  */
 
 /** Lines that are said within a second; further ones of that second are left out. */
@@ -131,4 +130,57 @@ export function takeAway(): void {
   Reflect.deleteProperty(globalThis, "Worker");
   // Files of Deno's own, shared by all apps, without limit.
   for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
+}
+
+// Errors. They are read with care: an app may throw anything, whose getters and toString() may throw, too.
+
+/** An app does not start, which is for whoever wrote it to mend. */
+export class AppError extends Error {
+  readonly app: string;
+
+  constructor(app: string, message: string) {
+    super(message);
+    this.app = app;
+  }
+}
+
+/** An error's class, words and stack; of what is no error there is but its text. */
+export function readThrown(thrown: unknown): { name?: string; message: string; stack: string } {
+  try {
+    if (!(thrown instanceof Error)) return { message: String(thrown), stack: String(thrown) };
+    const { name, message, stack } = thrown;
+    return { name: String(name), message: String(message), stack: String(stack ?? message) };
+  } catch {
+    const message = "something that cannot be read";
+    return { message, stack: message };
+  }
+}
+
+/** The same in a line, which is fit for the log. */
+export function sentenceOf(thrown: unknown): string {
+  const { name, message } = readThrown(thrown);
+  return firstLine(name === undefined || name === "Error" ? message : `${name}: ${message}`);
+}
+
+/** The same without the class, for whoever has to mend what it is about: a configuration, a zone, an app. */
+export function wordsOf(thrown: unknown): string {
+  const { name = "", message } = readThrown(thrown);
+  return firstLine(message || name);
+}
+
+/** The first line of a text, its control characters spelled out. */
+export function firstLine(text: string): string {
+  return spelledOut(text.split("\n")[0]);
+}
+
+/** Rejects with what is thrown where nobody awaits it, until `signal` is aborted. */
+export function uncaught(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const fail = (event: Event, thrown: unknown) => {
+      event.preventDefault();
+      reject(thrown);
+    };
+    addEventListener("error", (event) => fail(event, event.error), { signal });
+    addEventListener("unhandledrejection", (event) => fail(event, event.reason), { signal });
+  });
 }
