@@ -485,8 +485,9 @@ class Master {
     this.#watchRings(attachments);
     this.#served = attachments;
     this.#startTimers();
-    this.#announcer.configure(run.config.announce);
+    // In this order, or what is announced would be withdrawn first.
     this.#announcer.set(true);
+    this.#announcer.configure(run.config.announce);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
