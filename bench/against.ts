@@ -8,8 +8,7 @@
  * change of the product, and a note says where `bench/` differs.
  */
 
-import { wholeNumber } from "../cli/command.ts";
-import { linesOf } from "../cli/lines.ts";
+import { linesOf, wholeNumber } from "../cli/command.ts";
 import { interval, median, type Result, type Unit } from "./harness.ts";
 
 /** Rounds, unless told: so many that the interval leaves out the extremes. */

@@ -3,7 +3,7 @@
  * configuration, and the command line that starts them in the foreground.
  */
 
-import { selfCommand } from "../cli/self.ts";
+import { selfCommand } from "../cli/command.ts";
 import { ORIGIN } from "./dns_zone.ts";
 import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";

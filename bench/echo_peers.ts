@@ -3,7 +3,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { selfCommand } from "../cli/self.ts";
+import { selfCommand } from "../cli/command.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
 import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";

@@ -4,7 +4,7 @@
  */
 
 import { checkLaboratory, laboratoryCommand } from "../demo/lab.ts";
-import { linesOf } from "../cli/lines.ts";
+import { linesOf } from "../cli/command.ts";
 import type { Report, Selection } from "./harness.ts";
 
 /** Runs the module at `path` in there, which does its work in {@linkcode inLaboratory}. */

@@ -3,7 +3,7 @@
  * tables and addresses in files, and then asked for one measurement after the other.
  */
 
-import { linesOf } from "../cli/lines.ts";
+import { linesOf } from "../cli/command.ts";
 import { buildProgram, libraryOptions } from "./programs.ts";
 
 /** What a C program measured. */

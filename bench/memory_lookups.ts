@@ -8,7 +8,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { linesOf } from "../cli/lines.ts";
+import { linesOf } from "../cli/command.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";

@@ -3,7 +3,7 @@
  * Beside the mirror stands a C program that gets the same events and only counts them.
  */
 
-import { Lines } from "../cli/lines.ts";
+import { Lines } from "../demo/lab.ts";
 import { openNetlink, pollSet } from "../ffi/netlink.ts";
 import { openRegions } from "../ffi/region.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";

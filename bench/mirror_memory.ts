@@ -8,7 +8,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Lines } from "../cli/lines.ts";
+import { Lines } from "../demo/lab.ts";
 import { measure, type Report } from "./harness.ts";
 import { INTERFACE } from "./mirror_kernel.ts";
 

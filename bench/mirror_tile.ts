@@ -60,7 +60,7 @@ scope.onmessage = ({ data }) => {
     tile,
     region,
     control: new ControlReader(control),
-    wakeups: NETLINK.index.wakeups,
+    index: NETLINK.index,
     spinTurns: spinTurnsFor(1, 1),
   });
 };

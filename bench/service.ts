@@ -4,7 +4,7 @@
  * may be another commit's (`TEGULA_TREE`, as `--against` sets it for these benchmarks).
  */
 
-import { DENO_FLAGS, selfCommand } from "../cli/self.ts";
+import { DENO_FLAGS, selfCommand } from "../cli/command.ts";
 import type { LabProcess, Namespace } from "../demo/lab.ts";
 import { INTERFACE } from "./track.ts";
 

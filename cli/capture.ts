@@ -7,9 +7,18 @@ import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { appNames, type CapturedFrame, type Listening } from "../tiles/status/capture.ts";
 import { locate } from "./config.ts";
 import { Control, LIVE_OPTIONS } from "./control.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
-import { command, type Given, oneOf, say, wholeNumber, write } from "./command.ts";
-import { VERSION } from "./self.ts";
+import {
+  command,
+  Exit,
+  type Given,
+  messageOf,
+  oneOf,
+  say,
+  UserError,
+  VERSION,
+  wholeNumber,
+  write,
+} from "./command.ts";
 import { Buffer } from "node:buffer";
 
 const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]

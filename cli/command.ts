@@ -3,9 +3,10 @@
  * sentence, and write to standard output.
  */
 
+import project from "../deno.json" with { type: "json" };
 import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { ROOT } from "../ffi/paths.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
@@ -123,4 +124,107 @@ export function write(
     if (error instanceof Deno.errors.BrokenPipe) Deno.exit(Exit.ok);
     throw new UserError(`cannot write ${name}: ${messageOf(error)}`, Exit.failure);
   }
+}
+
+// Errors that the operator can fix: one sentence and an exit status. Everything else that is thrown is a
+// defect, and is printed with its stack.
+
+/** Exit statuses of `tegula`, as `docs/operating/incidents.md` lists them. */
+export const Exit = {
+  ok: 0,
+  failure: 1,
+  usage: 2,
+  privilege: 3,
+  interface: 4,
+  port: 5,
+  xdp: 6,
+  system: 7,
+} as const;
+
+/** The message of a thrown value. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */
+export async function statusOf(work: () => Promise<number>): Promise<number> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    try {
+      console.error(`tegula: ${error.message}`);
+    } catch {
+      // Standard error cannot be written. The status remains.
+    }
+    return error.status;
+  }
+}
+
+/** An error that the operator can fix: one sentence, and the exit status that goes with it. */
+export class UserError extends Error {
+  override readonly name = "UserError";
+  readonly status: number;
+
+  constructor(message: string, status: number) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// This program: its version, and the command line that starts it.
+
+/** The version in deno.json, where a release changes it. */
+export const VERSION: string = project.version;
+
+/** The commit that it was built from; "" if that is not known. */
+export const COMMIT: string = (() => {
+  try {
+    return Deno.readTextFileSync(`${ROOT}build/commit`).trim();
+  } catch {
+    return "";
+  }
+})();
+
+/**
+ * The flags that the program needs of Deno. `scripts/run` and the launcher use the same. Without
+ * --cached-only, Deno asks npm's registry in the background about packages that it has already.
+ */
+export const DENO_FLAGS = [
+  "run",
+  "--no-prompt",
+  "--cached-only",
+  "--unstable-worker-options",
+  "--allow-all",
+] as const;
+
+/** The command line, without arguments, that runs this program as it is installed now. */
+export function selfCommand(): string[] {
+  const packed = Deno.env.get("TEGULA_EXECUTABLE");
+  return packed === undefined ? sameCommand() : [packed];
+}
+
+/** The command line, without arguments, that runs the very files that this process runs. */
+export function sameCommand(): string[] {
+  if (Deno.build.standalone) return [Deno.execPath()];
+  return [Deno.execPath(), ...DENO_FLAGS, `${ROOT}main.ts`];
+}
+
+// Lines of a stream.
+
+/** Yields the lines of a stream, without line ends. */
+export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  for await (const lines of lineBatches(stream)) yield* lines;
+}
+
+/** Yields them in the batches that they arrive in. Awaiting each of a million lines would be slow. */
+export async function* lineBatches(stream: ReadableStream<Uint8Array>): AsyncGenerator<string[]> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of stream) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    if (lines.length > 0) yield lines;
+  }
+  if (rest !== "") yield [rest];
 }

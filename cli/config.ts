@@ -18,8 +18,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
-import type { Given } from "./command.ts";
+import { Exit, type Given, messageOf, UserError } from "./command.ts";
 import { dirname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";

@@ -3,12 +3,14 @@
  * docs/operating/observe.md describes the protocol.
  */
 
+import type { AuditReport } from "../tiles/netlink/audit.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import { CONTROL_FOLDER, isServed } from "../master/listen.ts";
-import { Exit, messageOf, UserError } from "./errors.ts";
+import { command, Exit, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
-import { lineBatches } from "./lines.ts";
+
+/** The folder of control sockets, unless the configuration says otherwise. systemd makes it for the service. */
+export const CONTROL_FOLDER = "/run/tegula";
 
 /** The options of commands that can ask a running tegula. */
 export const LIVE_OPTIONS = {
@@ -169,6 +171,16 @@ export class Control {
   }
 }
 
+/** Whether somebody listens at `path`; what a dead process left there is not served. */
+export async function isServed(path: string): Promise<boolean> {
+  try {
+    (await Deno.connect({ transport: "unix", path })).close();
+    return true;
+  } catch (error) {
+    return error instanceof Deno.errors.PermissionDenied;
+  }
+}
+
 /** Whether the tegula at `path` answers a request for its status within `millis`. */
 async function isAnswering(path: string, millis: number): Promise<boolean> {
   try {
@@ -204,5 +216,78 @@ function socketsIn(folder: string): string[] {
       .filter((path) => path.endsWith(".sock")).sort();
   } catch {
     return [];
+  }
+}
+
+// Commands that only ask a running tegula.
+
+const RELOAD_HELP = `usage: tegula reload [--control PATH]
+
+The running tegula reads its configuration and the files of its apps anew; waits until they are in use. It
+keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
+errors beforehand.
+
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
+
+Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
+
+const UPGRADE_HELP = `usage: tegula upgrade [--control PATH]
+
+The running tegula executes the program that was installed in place of its own, with the current
+configuration and apps; waits until the new one serves. It keeps serving meanwhile, and its process id stays.
+If the new program does not start, nothing changes. If it starts but cannot replace appliance and apps,
+these go on under the new master.
+
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
+
+Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
+
+/** `tegula reload`: loads the configuration and apps of a running tegula anew. */
+export const reload = changeCommand("reload", RELOAD_HELP);
+/** `tegula upgrade`: switches a running tegula to the program that is installed now. */
+export const upgrade = changeCommand("upgrade", UPGRADE_HELP);
+
+function changeCommand(name: "reload" | "upgrade", help: string) {
+  const options = { control: { type: "string" } } as const;
+  return command({ name, help, options }, async ({ values: { control } }) => {
+    say(await askForChange(name, control));
+    return Exit.ok;
+  });
+}
+
+const AUDIT_HELP = `usage: tegula audit [-j] [--control PATH]
+
+The running tegula reads the kernel's interfaces, routes and neighbours again and compares them with its
+mirror. A difference counts if two reads show it and no event announced it between them. It is logged and
+corrected. An audit also runs every five minutes by itself.
+
+  -j, --json         print JSON
+  --control PATH     the control socket; by default the only one in /run/tegula
+  --help             print this
+
+Exit status: 0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.`;
+
+const AUDIT_OPTIONS = {
+  json: { type: "boolean", short: "j" },
+  control: { type: "string" },
+} as const;
+
+/** `tegula audit`: compares the mirror of a running tegula with the kernel. */
+export const audit = command(
+  { name: "audit", help: AUDIT_HELP, options: AUDIT_OPTIONS },
+  async ({ values }) => {
+    const control = await Control.connect(values.control);
+    const report = await control.one({ do: "audit" }) as unknown as AuditReport;
+    if (values.json) say(JSON.stringify(report));
+    else printTables(report);
+    return report.divergent === 0 ? Exit.ok : Exit.failure;
+  },
+);
+
+function printTables({ tables }: AuditReport): void {
+  for (const [table, { entries, divergent }] of Object.entries(tables)) {
+    say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
   }
 }

@@ -37,8 +37,7 @@ import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { LIVE_OPTIONS, liveControl } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
-import { Exit } from "./errors.ts";
-import { address, command, type Given, say, wholeNumber } from "./command.ts";
+import { address, command, Exit, type Given, say, wholeNumber } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
 const HELP =

@@ -2,50 +2,57 @@
  * The command line: finds the command, runs it and reports its errors.
  */
 
-import { Exit, statusOf, UserError } from "./errors.ts";
-import { say } from "./command.ts";
-import { VERSION } from "./self.ts";
+import { Exit, say, statusOf, UserError, VERSION } from "./command.ts";
 
 /** Takes a command's arguments and returns its exit status. */
 type Command = (args: string[]) => Promise<number>;
 
 /** The commands, each with its line of help. A command's module is loaded when it is run. */
-const COMMANDS: Record<string, [summary: string, load: () => Promise<{ default: Command }>]> = {
-  run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
+const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
+  run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).default],
   demo: [
     "watch Tegula at work between network namespaces of its own",
-    () => import("../demo/demo.ts"),
+    async () => (await import("../demo/demo.ts")).default,
   ],
-  show: ["print the interfaces, routes or neighbours that Tegula uses", () => import("./show.ts")],
-  route: ["print the route of a packet to an address", () => import("./route.ts")],
+  show: [
+    "print the interfaces, routes or neighbours that Tegula uses",
+    async () => (await import("./show.ts")).show,
+  ],
+  route: [
+    "print the route of a packet to an address",
+    async () => (await import("./show.ts")).route,
+  ],
   explain: [
     "explain what happens to a packet to an address, and why",
-    () => import("./explain.ts"),
+    async () => (await import("./explain.ts")).default,
   ],
   reload: [
     "load the configuration and apps of a running tegula anew",
-    () => import("./reload.ts"),
+    async () => (await import("./control.ts")).reload,
   ],
   upgrade: [
     "switch a running tegula to the program that is installed now",
-    () => import("./upgrade.ts"),
+    async () => (await import("./control.ts")).upgrade,
   ],
   withdraw: [
     "remove the markers of a tegula that was killed (the unit does)",
-    () => import("./withdraw.ts"),
+    async () => (await import("./withdraw.ts")).default,
   ],
   check: [
     "find problems of this host and its configuration, and their fixes",
-    () => import("./check.ts"),
+    async () => (await import("./check.ts")).default,
   ],
   monitor: [
     "print changes of the kernel's network state as they happen",
-    () => import("./monitor.ts"),
+    async () => (await import("./monitor.ts")).default,
   ],
-  audit: ["compare the mirror of a running tegula with the kernel", () => import("./audit.ts")],
+  audit: [
+    "compare the mirror of a running tegula with the kernel",
+    async () => (await import("./control.ts")).audit,
+  ],
   capture: [
     "show the frames that a running tegula receives, sends and drops",
-    () => import("./capture.ts"),
+    async () => (await import("./capture.ts")).default,
   ],
 };
 
@@ -81,7 +88,7 @@ async function run([name, ...rest]: string[]): Promise<number> {
   }
   checkProc();
   const [, load] = COMMANDS[name];
-  const { default: command } = await load();
+  const command = await load();
   return await command(rest);
 }
 

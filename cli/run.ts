@@ -5,19 +5,24 @@
 import { APPS } from "../apps/registry.ts";
 import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/plan.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
-import { controlPath } from "../master/listen.ts";
-import { takeDefaults } from "./default_interfaces.ts";
-import { becomeConfined, checkConfinement, isConfined } from "../master/confinement.ts";
-import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
-import { type MainLibraries, openLibraries } from "../master/libraries.ts";
-import { command, type Given } from "./command.ts";
 import {
   checkInterfaces,
   checkLimits,
   checkOccupants,
   checkPorts,
   checkPrivileges,
+  controlPath,
 } from "../master/preflight.ts";
+import { takeDefaults } from "./snapshot.ts";
+import {
+  becomeConfined,
+  checkConfinement,
+  isConfined,
+  type MainLibraries,
+  openLibraries,
+} from "../master/confinement.ts";
+import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
+import { command, type Given } from "./command.ts";
 
 const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
 

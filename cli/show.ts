@@ -3,10 +3,10 @@
  * `ip neighbour` do. With `-j` it prints iproute2's JSON.
  */
 
-import { LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { Exit } from "./errors.ts";
-import { command, type Given, say, word } from "./command.ts";
+import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
+import { address, command, Exit, type Given, linesOf, say, word } from "./command.ts";
 import {
+  decisionEntry,
   type Entry,
   interfaceEntries,
   interfaceNames,
@@ -15,8 +15,9 @@ import {
 } from "../tiles/netlink/entries.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 import { interfaceText, neighborText, routeText } from "./format.ts";
+import { parseAddress } from "../tiles/netlink/addresses.ts";
 
-const HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
+const SHOW_HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
 
 Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.
 
@@ -29,7 +30,7 @@ Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no
 ${LIVE_HELP}
   --help             print this`;
 
-const OPTIONS = {
+const SHOW_OPTIONS = {
   json: { type: "boolean", short: "j" },
   ...LIVE_OPTIONS,
 } as const;
@@ -50,9 +51,14 @@ const OBJECTS = {
 /** How many entries are written by one call. */
 const BATCH = 4096;
 
-export default command({ name: "show", help: HELP, options: OPTIONS, positionals: 1 }, run);
+export const show = command({
+  name: "show",
+  help: SHOW_HELP,
+  options: SHOW_OPTIONS,
+  positionals: 1,
+}, runShow);
 
-async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
+async function runShow({ values, positionals }: Given<typeof SHOW_OPTIONS>): Promise<number> {
   const allowed = ["interfaces", "routes", "neighbors"] as const;
   const what = word(positionals[0], { command: "show", allowed });
   const { entries, text } = OBJECTS[what];
@@ -99,4 +105,90 @@ async function print<Item>(
     first = false;
   }
   if (json) say(first ? "[]" : "]");
+}
+
+// `tegula route`: prints the route of a packet.
+
+const ROUTE_HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
+
+Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs no
+privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
+prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
+an IPv6 gateway.
+
+  -                  read addresses from standard input, one a line, and print a line of JSON for each
+  --source ADDRESS   the source address of the datagram; by default the one that would be chosen
+  -j, --json         print JSON, with iproute2's field names
+${LIVE_HELP}
+  --help             print this`;
+
+const ROUTE_OPTIONS = {
+  source: { type: "string" },
+  json: { type: "boolean", short: "j" },
+  ...LIVE_OPTIONS,
+} as const;
+
+/** Characters of a line that are passed on. A running tegula limits the length of requests. */
+const LONGEST = 256;
+
+/** Returns a decision for each address, in order, or an object with `error` for text that is not one. */
+type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
+
+export const route = command({
+  name: "route",
+  help: ROUTE_HELP,
+  options: ROUTE_OPTIONS,
+  positionals: 2,
+}, runRoute);
+
+async function runRoute({ values, positionals }: Given<typeof ROUTE_OPTIONS>): Promise<number> {
+  const [verb, destination] = positionals;
+  word(verb, { command: "route", allowed: ["get"] });
+  if (destination !== "-") address(destination, "the address to route to");
+  if (values.source !== undefined) address(values.source, "--source");
+  const running = await liveControl(values);
+  const answerer = running === null ? askMirror(values.source) : askRunning(running, values.source);
+  if (destination === "-") return await answerLines(answerer);
+  const [entry] = await answerer([destination]);
+  say(values.json ? JSON.stringify(entry) : decisionText(entry));
+  return Exit.ok;
+}
+
+function askMirror(source: string | undefined): Answerer {
+  const { reader } = openMirror();
+  const from = source === undefined ? 0 : parseAddress(source);
+  return (destinations) =>
+    destinations.map((text) => {
+      const to = parseAddress(text);
+      return to < 0
+        ? { error: `no IPv4 address: ${JSON.stringify(text)}` }
+        : decisionEntry(reader, to, from);
+    });
+}
+
+function askRunning(control: Control, source: string | undefined): Answerer {
+  return (destinations) =>
+    control.each(destinations.map((destination) => ({ do: "route", destination, source })));
+}
+
+/** Answers the addresses on standard input. */
+async function answerLines(answerer: Answerer): Promise<number> {
+  let failed = false;
+  let batch: string[] = [];
+  async function answer(): Promise<void> {
+    const entries = await answerer(batch);
+    failed ||= entries.some((entry) => "error" in entry);
+    if (entries.length > 0) say(entries.map((entry) => JSON.stringify(entry)).join("\n"));
+    batch = [];
+  }
+  for await (const line of linesOf(Deno.stdin.readable)) {
+    if (batch.push(line.trim().slice(0, LONGEST)) === BATCH) await answer();
+  }
+  await answer();
+  return failed ? Exit.failure : Exit.ok;
+}
+
+function decisionText({ type, mtu, ...way }: Entry): string {
+  const kind = type === "unicast" ? {} : { type };
+  return routeText({ ...kind, ...way, flags: [], metrics: mtu === undefined ? [] : [{ mtu }] });
 }

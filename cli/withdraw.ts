@@ -6,8 +6,7 @@
 
 import { parse } from "smol-toml";
 import { MARKER_TABLE, Markers, markerText } from "../master/announcer.ts";
-import { command, say } from "./command.ts";
-import { Exit, UserError } from "./errors.ts";
+import { command, Exit, say, UserError } from "./command.ts";
 import { EPERM, SystemError } from "../ffi/errno.ts";
 
 const HELP = `usage: tegula withdraw [--config FILE]

@@ -5,9 +5,15 @@
 import { type Outcome, type Scene, SCENES } from "./scenes.ts";
 import { badEnd, enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
 import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
-import { Exit, UserError } from "../cli/errors.ts";
-import { command, type Given, wholeNumber } from "../cli/command.ts";
-import { selfCommand, VERSION } from "../cli/self.ts";
+import {
+  command,
+  Exit,
+  type Given,
+  selfCommand,
+  UserError,
+  VERSION,
+  wholeNumber,
+} from "../cli/command.ts";
 
 const HELP = `tegula demo: watch Tegula answer while the network changes under it
 

@@ -5,9 +5,8 @@
  * it, the kernel removes every namespace, interface, XDP program and process of it.
  */
 
-import { Exit, UserError } from "../cli/errors.ts";
-import { Lines } from "../cli/lines.ts";
-import { selfCommand } from "../cli/self.ts";
+import { Exit, linesOf, selfCommand, UserError } from "../cli/command.ts";
+import { within } from "../tiles/runtime/tile.ts";
 
 /** Set in the environment of the process that runs inside. */
 const INSIDE = "TEGULA_LABORATORY";
@@ -329,4 +328,61 @@ export class Appliance {
 export function badEnd({ code, signal }: Deno.CommandStatus, when: string): UserError {
   const how = signal === null ? `ended with status ${code}` : `was ended by ${signal}`;
   return new UserError(`the appliance ${how} ${when}`, Exit.failure);
+}
+
+/** Collects the lines of a stream, from the constructor on and up to its end. */
+export class Lines {
+  /** All lines so far. */
+  readonly all: string[] = [];
+  /** Settles at the end of the stream. */
+  readonly closed: Promise<void>;
+  readonly #onLine: (line: string) => void;
+  #ended = false;
+  #changed = Promise.withResolvers<void>();
+
+  constructor(stream: ReadableStream<Uint8Array>, onLine: (line: string) => void = () => {}) {
+    this.#onLine = onLine;
+    this.closed = this.#read(stream);
+  }
+
+  /** Whether the stream has ended. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  async #read(stream: ReadableStream<Uint8Array>): Promise<void> {
+    for await (const line of linesOf(stream)) {
+      this.all.push(line);
+      this.#onLine(line);
+      this.#wake();
+    }
+    this.#ended = true;
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers<void>();
+  }
+
+  /**
+   * Returns the first line from index `from` on that begins with `prefix`. Throws an Error with the last
+   * lines after `timeoutMs`, or when the stream has ended without it.
+   */
+  async find(prefix: string, { from = 0, timeoutMs = 30_000 } = {}): Promise<string> {
+    const deadline = performance.now() + timeoutMs;
+    for (let at = from;; at++) {
+      while (at >= this.all.length) {
+        const left = deadline - performance.now();
+        if (this.#ended || left <= 0) throw new Error(this.#missing(prefix));
+        await within(this.#changed.promise, left);
+      }
+      if (this.all[at].startsWith(prefix)) return this.all[at];
+    }
+  }
+
+  #missing(prefix: string): string {
+    const why = this.#ended ? "the process ended" : "it timed out";
+    return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
+  }
 }

@@ -27,8 +27,8 @@ import {
 } from "../tiles/netlink/codec.ts";
 import { type MessageHandler, NetlinkSocket } from "../tiles/netlink/socket.ts";
 import type { Announce } from "../cli/config.ts";
-import { messageOf } from "../cli/errors.ts";
-import { load } from "./libraries.ts";
+import { messageOf } from "../cli/command.ts";
+import { load } from "./confinement.ts";
 
 /** The table of the markers, unless the configuration names another. */
 export const MARKER_TABLE = 5353;

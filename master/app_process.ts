@@ -43,6 +43,7 @@ import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { residentMib, ticks } from "./proc.ts";
 import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
@@ -77,6 +78,8 @@ export interface AppProcessParts {
   readonly observer: Pick<Observer, "hear">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
+  /** It is started again after a failure. */
+  restarted(): void;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
@@ -499,27 +502,6 @@ function argumentsOf(
   ];
 }
 
-/** Processor time of a process, in ticks (proc_pid_stat(5)); 0 when it has ended. */
-function ticks(pid: number): number {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return Number(fields[11]) + Number(fields[12]);
-  } catch {
-    return 0;
-  }
-}
-
-/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
-function residentMib(pid: number): number {
-  try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
-  } catch {
-    return 0;
-  }
-}
-
 /** An instance of an app, kept running. */
 export class AppProcess {
   readonly #parts: AppProcessParts;
@@ -769,6 +751,7 @@ export class AppProcess {
   }
 
   async #restart(): Promise<void> {
+    this.#parts.restarted();
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);

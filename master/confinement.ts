@@ -7,10 +7,15 @@
 
 import { dirname } from "node:path";
 import { describeErrno } from "../ffi/errno.ts";
-import { exists, type Host } from "../ffi/host.ts";
-import { Exit, UserError } from "../cli/errors.ts";
-import { sameCommand } from "../cli/self.ts";
+import { exists, type Host, openHost } from "../ffi/host.ts";
+import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
 import type { Run } from "./master.ts";
+import { libraryPath } from "../ffi/paths.ts";
+import { openProcesses } from "../ffi/process.ts";
+import { openRegions } from "../ffi/region.ts";
+import { openObserver, openTile } from "../ffi/tile.ts";
+import { openUdpSetup } from "../ffi/udp.ts";
+import { openXskSetup } from "../ffi/xsk.ts";
 
 /** In the environment of a confined master: what it may. */
 const CONFINED = "TEGULA_CONFINED";
@@ -95,4 +100,36 @@ export function checkConfinement(run: Run): void {
       "loses what comes meanwhile",
     Exit.usage,
   );
+}
+
+// The parts of the shared library that the master uses.
+
+/** What the master has open. */
+export type MainLibraries = ReturnType<typeof openLibraries>;
+
+/** Opens what the master needs. Throws UserError. */
+export function openLibraries() {
+  return {
+    regions: load(openRegions),
+    host: load(openHost),
+    xskSetup: load(openXskSetup),
+    udpSetup: load(openUdpSetup),
+    processes: load(openProcesses),
+    /** To wake tiles. */
+    tile: load(openTile),
+    observer: load(openObserver),
+  };
+}
+
+/** Opens one part of the library, or throws UserError with what to do. */
+export function load<Library>(open: (path: string) => Library): Library {
+  const path = libraryPath();
+  try {
+    return open(path);
+  } catch (error) {
+    throw new UserError(
+      `cannot load ${path}: ${messageOf(error)}; build it with 'deno task build'`,
+      Exit.system,
+    );
+  }
 }

@@ -8,47 +8,49 @@
  * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
  */
 
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32, u8 } from "../ffi/view.ts";
-import { Changes } from "./changes.ts";
+import { createHash } from "node:crypto";
+import * as preflight from "./preflight.ts";
 import {
   listenControl,
   listenMetrics,
   reasonOf,
   removeControl,
   type StatusAddresses,
-} from "./listen.ts";
+} from "./preflight.ts";
+import { describeErrno, SystemError } from "../ffi/errno.ts";
+import { FILTER_BYTES } from "../ffi/filter.ts";
+import { libraryPath, programModule } from "../ffi/paths.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { randomSeed } from "../netbase/hash.ts";
+import { slice, u32, u8 } from "../ffi/view.ts";
 import type { RunConfig } from "../cli/config.ts";
-import { Exit, messageOf, UserError } from "../cli/errors.ts";
-import type { MainLibraries } from "./libraries.ts";
-import * as preflight from "./preflight.ts";
-import { selfCommand, VERSION } from "../cli/self.ts";
-import { RingWatch } from "./watch.ts";
+import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
+import type { MainLibraries } from "./confinement.ts";
+import { processValues } from "./proc.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import {
   attachAll,
   Attachment,
   type AttachmentState,
   descriptorsOf,
+  RingWatch,
   socketsOf,
 } from "./attachment.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
-import { RefusedCalls, refusedCallsBytes } from "../ffi/tile.ts";
+import { APP_SLOTS, MasterRegion } from "../tiles/runtime/master_region.ts";
+import { RefusedCalls } from "../ffi/tile.ts";
 import { AppError } from "../tiles/runtime/log.ts";
 import {
   APP_REFUSALS,
-  APP_SLOTS,
   type ApplianceSetup,
   type AppPlan,
   inlineGrants,
+  KEPT_REGIONS,
   linkShape,
+  MASTER_REGION,
   netName,
   PAST_COUNTERS,
   pastCounters,
@@ -273,6 +275,7 @@ class Master {
   /** One change at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
+  readonly #region: MasterRegion;
   readonly #changes = new Changes();
   readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has yet to begin. */
@@ -303,10 +306,14 @@ class Master {
       ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
     });
     this.#own = new Inventory(libraries, carried?.own);
-    this.#own.ensure(APP_REFUSALS, refusedCallsBytes(APP_SLOTS));
+    for (const [name, bytes] of KEPT_REGIONS) this.#own.ensure(name, bytes);
+    this.#region = new MasterRegion(this.#own.view(MASTER_REGION, { writable: true }));
     libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
     this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
-    this.#timers.push(setInterval(() => this.#nameRefusedCalls(), POLL_MILLIS));
+    this.#timers.push(setInterval(() => {
+      this.#nameRefusedCalls();
+      this.#measure();
+    }, POLL_MILLIS));
     this.failed.promise.catch(() => {});
   }
 
@@ -318,6 +325,7 @@ class Master {
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
+    this.#loaded(run);
     this.#startTimers();
     this.#announcer.set(true);
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
@@ -367,6 +375,7 @@ class Master {
       // What is served already is not waited for: it may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
+    this.#loaded(run);
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -498,6 +507,7 @@ class Master {
           log(line);
           return line;
         } catch (error) {
+          this.#region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
           );
@@ -518,6 +528,7 @@ class Master {
         log(line);
         return line;
       } catch (error) {
+        this.#region.refused();
         const isAsItWas = error instanceof UserError;
         log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
         throw error;
@@ -683,7 +694,7 @@ class Master {
   ): void {
     try {
       for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (name === APP_REFUSALS) continue;
+        if (KEPT_REGIONS.has(name)) continue;
         if (fresh) inventory.renew(name, bytes);
         else inventory.ensure(name, bytes);
       }
@@ -828,6 +839,7 @@ class Master {
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
+    this.#measure();
   }
 
   /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
@@ -891,6 +903,7 @@ class Master {
       ? 0
       : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
     this.#failures++;
+    this.#region.restarted("appliance");
     log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
     setTimeout(() => {
       void this.#exclusively(async () => {
@@ -995,6 +1008,7 @@ class Master {
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
       ),
+      build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
       listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
     };
@@ -1027,6 +1041,7 @@ class Master {
     this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
     // Of an app that is gone nobody remembers anything.
     for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
+      this.#region.clear(this.#slots.get(name)!);
       this.#slots.delete(name);
     }
     const states = new Set(
@@ -1089,7 +1104,7 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        name === APP_REFUSALS ? this.#own.region(name) : inventory.region(name),
+        KEPT_REGIONS.has(name) ? this.#own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
@@ -1172,6 +1187,7 @@ class Master {
     return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
+      restarted: () => this.#region.restarted(this.#slot(name)),
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
@@ -1190,6 +1206,23 @@ class Master {
   #uid(n: number): number {
     const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
     return (this.#user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS) + user;
+  }
+
+  /** Tells the status tile that `run` is served. */
+  #loaded({ config }: Run): void {
+    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+    this.#region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
+  }
+
+  /** Tells the status tile what each process has. */
+  #measure(): void {
+    this.#region.set("master", processValues(Deno.pid));
+    if (this.#serving === undefined) return;
+    const { appliance, apps } = this.#serving;
+    this.#region.set("appliance", appliance.over ? null : processValues(appliance.pid));
+    for (const [name, { pid }] of apps) {
+      this.#region.set(this.#slot(name), pid === 0 ? null : processValues(pid));
+    }
   }
 
   /** Names each system call that was refused to an app's process, once. */
@@ -1344,4 +1377,52 @@ let lost = 0;
 export function log(line: string): void {
   if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
   if (!write(line)) lost++;
+}
+
+// Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the
+// connection while the status tile that was asked is replaced. The next one is asked for the change with the
+// same number.
+
+/** Changes that are remembered. One that is under way is never forgotten. */
+const MOST = 16;
+
+/** All changes, by their numbers. */
+export class Changes {
+  readonly #outcomes = new Map<number, Promise<Outcome>>();
+  #last: Promise<unknown> = Promise.resolve();
+  #underWay = 0;
+
+  /**
+   * The outcome of change `number`, which `work` does when those before it are over, unless it has begun.
+   * `work` returns the sentence for the operator; a UserError is an outcome, too.
+   */
+  ask(number: number, work: () => Promise<string>): Promise<Outcome> {
+    const known = this.#outcomes.get(number);
+    if (known !== undefined) return known;
+    if (this.#underWay === MOST) {
+      const line = `${MOST} reloads and upgrades are waiting; ask again later`;
+      return Promise.resolve({ ok: false, status: Exit.usage, line });
+    }
+    return this.add(number, this.#last.then(work));
+  }
+
+  /** Takes a change that has begun, as the program did before an upgrade. */
+  add(number: number, done: Promise<string>): Promise<Outcome> {
+    this.#underWay++;
+    const outcome = outcomeOf(done).finally(() => this.#underWay--);
+    this.#last = outcome;
+    this.#outcomes.set(number, outcome);
+    if (this.#outcomes.size > MOST) this.#outcomes.delete(this.#outcomes.keys().next().value!);
+    return outcome;
+  }
+}
+
+async function outcomeOf(done: Promise<string>): Promise<Outcome> {
+  try {
+    return { ok: true, line: await done };
+  } catch (error) {
+    // Whatever was wrong, nothing was changed.
+    const status = error instanceof UserError ? Exit.usage : Exit.failure;
+    return { ok: false, status, line: messageOf(error) };
+  }
 }

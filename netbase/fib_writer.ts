@@ -63,6 +63,11 @@ export class NextHopWriter {
     if (joined) this.#inherit();
   }
 
+  /** Records in use. */
+  get used(): number {
+    return this.#ids.count;
+  }
+
   /** RTN_* or KIND_* of a record; 0 for id 0. */
   kind(id: number): number {
     return this.#reader.kind(id);
@@ -363,6 +368,11 @@ class FibWriter {
     }
   }
 
+  /** Tbl8s in use. */
+  get used(): number {
+    return this.#tbl8s.count;
+  }
+
   /** Next hop id of the default route, 0: none. */
   get defaultRoute(): number {
     return this.#words[FIB_DEFAULT];
@@ -583,6 +593,11 @@ export class FibBuilder {
 
   #fence(): void {
     fence(this.#header, layout.Header.fence);
+  }
+
+  /** As in `NetbaseWriter`. */
+  get used() {
+    return { nextHops: this.#nextHops.used, tbl8s: this.#fib.used };
   }
 
   /** How often room has come free. */

@@ -121,6 +121,11 @@ export class NetbaseWriter {
     return this.#fib.overflow;
   }
 
+  /** Records in use of the tables that the FIB is made of. */
+  get used(): { readonly nextHops: number; readonly tbl8s: number } {
+    return this.#fib.used;
+  }
+
   /**
    * Ends a batch: brings the routes that changed into the FIB, moves `generation` when a packet can see
    * a difference, and reuses what no reader holds any more. True when generation moved.

@@ -147,6 +147,8 @@ export class IdPool {
   readonly #end: number;
   readonly #used: Uint8Array;
   readonly #free: number[] = [];
+  /** How many are in use. */
+  count = 0;
   /** Numbers from here on were never allocated, but may be reserved. */
   #next: number;
 
@@ -159,12 +161,16 @@ export class IdPool {
   /** A free number, or -1 when there is none. */
   allocate(): number {
     const id = this.#free.pop() ?? this.#fresh();
-    if (id >= 0) this.#used[id] = 1;
+    if (id >= 0) {
+      this.#used[id] = 1;
+      this.count++;
+    }
     return id;
   }
 
   /** Takes a number that was never allocated: one that a predecessor has left in use. */
   reserve(id: number): void {
+    if (this.#used[id] === 0) this.count++;
     this.#used[id] = 1;
   }
 
@@ -172,6 +178,7 @@ export class IdPool {
   reclaim(id: number): void {
     if (this.#used[id] === 0) return;
     this.#used[id] = 0;
+    this.count--;
     this.#free.push(id);
   }
 

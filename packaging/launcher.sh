@@ -15,7 +15,7 @@ set -eu
 version=@VERSION@
 archive_bytes=@BYTES@
 
-# Exit.system of cli/errors.ts: something is missing on the system.
+# Exit.system of cli/command.ts: something is missing on the system.
 fail() {
   echo "tegula: $*" >&2
   exit 7

@@ -15,7 +15,12 @@ PROGRAM = build/program/imports.json
 MODULES := $(shell find apps ffi netbase tiles -name '*.ts')
 DENO ?= deno
 
-all: build/libtegula.so build/libtegula_seal.so $(PROGRAM)
+all: build/libtegula.so build/libtegula_seal.so $(PROGRAM) build/commit
+
+# Where this is no clone it stays as it is, or empty.
+build/commit: FORCE | build
+	git rev-parse --short=12 HEAD >$@.$$$$ 2>/dev/null && mv $@.$$$$ $@ || { rm $@.$$$$; touch $@; }
+FORCE:
 
 # The folders too: a module may be gone.
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build

@@ -13,7 +13,7 @@ import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { V8_FLAGS } from "../ffi/process.ts";
-import { DENO_FLAGS } from "../cli/self.ts";
+import { DENO_FLAGS } from "../cli/command.ts";
 import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -41,6 +41,7 @@ function parts(): string[] {
     "build/program",
     "build/libtegula.so",
     "build/libtegula_seal.so",
+    "build/commit",
   ];
 }
 

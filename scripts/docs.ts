@@ -3,11 +3,13 @@
  *
  * - `docs/app_contract.txt`: the types of an app as `deno doc` prints them, from `tiles/app/contract.ts`.
  * - `docs/testing.md`, below its heading "Inventory": the names of all tests, from the test files.
- * - `docs/operating/metrics.md`: all metrics and counters, from `tiles/runtime/counters.ts`.
+ * - `docs/operating/metrics.md`: all metrics and counters, from `tiles/runtime/metrics.ts` and
+ *   `counters.ts`.
  */
 
 import { fileURLToPath } from "node:url";
-import { COUNTERS, type MetricFamily, metricOf, OTHER_METRICS } from "../tiles/runtime/counters.ts";
+import { COUNTERS } from "../tiles/runtime/counters.ts";
+import { metricOf, METRICS as TABLE } from "../tiles/runtime/metrics.ts";
 import type { TileKind } from "../tiles/runtime/tile.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -68,12 +70,6 @@ export function testsOf(source: string): string[] {
 /** Where the list of metrics is. */
 export const METRICS = `${ROOT}docs/operating/metrics.md`;
 
-/** A metric's name, type and help as an item of a list. */
-function metricItem({ name, type, help }: MetricFamily, labels: readonly string[]): string {
-  const full = `tegula_${name}${type === "counter" ? "_total" : ""}`;
-  return item(`\`${full}{${labels}}\` (${type}): ${help}`);
-}
-
 /** An item of a list, wrapped as `deno fmt` does. */
 function item(text: string): string {
   const lines = ["-"];
@@ -87,49 +83,38 @@ function item(text: string): string {
 
 /** The text that belongs there. */
 export function metricsText(): string {
-  const tile = {
-    app: ["app", "tile"],
-    net: ["tile"],
-    netlink: ["tile"],
-    status: ["tile"],
-  } as const;
-  const families = new Map<string, string>();
-  const samples: Record<string, string> = {};
-  for (const kind of Object.keys(COUNTERS) as TileKind[]) {
-    samples[kind] = "";
-    for (const [counter, help] of Object.entries(COUNTERS[kind].help)) {
-      const { family, labels } = metricOf(kind, counter);
-      const names = [...tile[family.name === "drops" ? "net" : kind], ...Object.keys(labels)];
-      if (!families.has(family.name)) families.set(family.name, metricItem(family, names));
-      const shared = Object.entries(labels).map(([label, value]) => `${label}="${value}"`);
-      const of = family.help === help ? "" : `, \`${family.name}{${shared}}\``;
-      samples[kind] += item(`\`${counter}\`${of}: ${help}`);
-    }
-  }
-  const others = {
-    syncState: ["state"],
-    interfaceXdp: ["interface"],
-    tileRunning: ["tile"],
-    refusedCalls: ["tile", "call"],
-    counter: ["app", "tile", "name"],
-    gauge: ["app", "tile", "name"],
-  };
-  const all = Object.entries(OTHER_METRICS).map(([key, family]) =>
-    metricItem(family, others[key as keyof typeof others])
+  const metrics = Object.entries(TABLE).map(([name, { type, labels, unit, help, from }]) => {
+    const shown = labels.length === 0 ? name : `${name}{${labels}}`;
+    const source = typeof from === "string" ? from : "counters";
+    const about = [type, ...unit === undefined ? [] : [unit], `from ${source}`].join("; ");
+    return item(`\`${shown}\` (${about}): ${help}`);
+  });
+  const samples = Object.fromEntries(
+    Object.entries(COUNTERS).map(([kind, { help }]) => [
+      kind,
+      Object.entries(help).map(([counter, sentence]) => {
+        const { name, labels } = metricOf(kind as TileKind, counter);
+        const shared = Object.entries(labels).map(([label, value]) => `${label}="${value}"`);
+        const sample = shared.length === 0 ? name : `${name}{${shared}}`;
+        return item(`\`${counter}\`, \`${sample}\`: ${sentence}`);
+      }).join(""),
+    ]),
   );
   return `# Metrics and counters
 
-\`deno task docs\` generates this page from \`tiles/runtime/counters.ts\`.
+\`deno task docs\` generates this page from \`tiles/runtime/metrics.ts\` and
+\`tiles/runtime/counters.ts\`.
 
 ## Metrics
 
-Prometheus reads these. Metrics of apps also have the label \`app\`.
+Prometheus reads these. Each has its type, its unit, where the status tile reads it, and what it is.
+Metrics of an app's tile also have the label \`app\`.
 
-${all.join("")}${[...families.values()].join("")}
+${metrics.join("")}
 ## Counters
 
-The control socket, SIGUSR2 and \`tegula capture\` show counters of each tile by these names. If a
-counter is one sample of a metric, the metric follows, without \`tegula_\` and \`_total\`.
+The control socket, SIGUSR2 and \`tegula capture\` show counters of each tile by these names. The
+metric follows that the counter is a sample of.
 
 ### Net tiles
 

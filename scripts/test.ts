@@ -14,7 +14,7 @@
 
 import { fileURLToPath } from "node:url";
 import { laboratoryCommand } from "../demo/lab.ts";
-import { linesOf } from "../cli/lines.ts";
+import { linesOf } from "../cli/command.ts";
 import { testFiles, testsOf } from "./docs.ts";
 import { landlock, machine } from "./machine.ts";
 import { readOutcome, readSkips } from "./test_outcome.ts";

@@ -115,7 +115,7 @@ labTest("every way out of an app is shut, at its start and in its handlers", asy
   const metrics = await host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
   assert.match(
     metrics,
-    /^tegula_refused_system_calls_total\{app="hostile",tile="hostile",call="kill"\} [1-9]/m,
+    /^tegula_refused_calls_total\{app="hostile",tile="hostile",call="kill"\} [1-9]/m,
   );
   await settle(null);
 }, { refusedCalls: true });

@@ -89,7 +89,7 @@ labTest("no tile of a running program gets out by a system call", async (lab) =>
     const labels = `${["echo", "time"].includes(tile) ? `app="${tile}",` : ""}tile="${tile}"`;
     for (const call of ["bpf", "ptrace", "socket", "setns", "keyctl"]) {
       ok(
-        metrics.includes(`tegula_refused_system_calls_total{${labels},call="${call}"} `),
+        metrics.includes(`tegula_refused_calls_total{${labels},call="${call}"} `),
         `${tile} ${call}`,
       );
     }

@@ -15,7 +15,7 @@ import {
   type TrafficResult,
 } from "../../demo/traffic.ts";
 import type { LabProcess, Namespace } from "../../demo/lab.ts";
-import { linesOf } from "../../cli/lines.ts";
+import { linesOf } from "../../cli/command.ts";
 
 /** One datagram and the wait for its answer. */
 export interface ExchangeOptions {

@@ -8,7 +8,7 @@
 
 import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
-import { selfCommand } from "../../cli/self.ts";
+import { selfCommand } from "../../cli/command.ts";
 import {
   answeredAtLeast,
   Appliance,

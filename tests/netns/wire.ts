@@ -5,7 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { linesOf } from "../../cli/lines.ts";
+import { linesOf } from "../../cli/command.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW = 3;

@@ -5,8 +5,8 @@
 
 import { fileURLToPath } from "node:url";
 import { strict as assert } from "node:assert";
-import type { Finding } from "../../cli/check_start.ts";
-import { selfCommand } from "../../cli/self.ts";
+import type { Finding } from "../../cli/check.ts";
+import { selfCommand } from "../../cli/command.ts";
 import { Appliance, type Lab, type Namespace } from "../netns/lab.ts";
 
 export { Appliance };

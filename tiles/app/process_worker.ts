@@ -22,7 +22,7 @@ import {
   wordsOf,
 } from "../runtime/log.ts";
 import { ControlReader } from "../runtime/control.ts";
-import { COUNTERS } from "../runtime/counters.ts";
+import { APP } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
 import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
@@ -140,8 +140,7 @@ async function start(): Promise<() => void> {
   }
   post({ type: "running" });
   nameUnsettled(log, timers);
-  const wakeups = COUNTERS.app.index.wakeups;
-  return () => runLoop({ tile, region, control, wakeups, spinTurns });
+  return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
 }
 
 /** The app as a tile's loop sees it, with a side for each net tile. */

@@ -348,6 +348,7 @@ class NetTile implements Tile {
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
+    this.#counters[NET.index.arp_queue] = this.#transmitter.queue.count;
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce(
       (sum, app) => sum + app.corrupt,
       this.#corruptBefore,

@@ -282,6 +282,9 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbors] = neighbors.size;
     counters[index.routes_overflowed] = this.#writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
+    counters[index.used_neighbors] = neighbors.size;
+    counters[index.used_next_hops] = this.#writer.used.nextHops;
+    counters[index.used_tbl8s] = this.#writer.used.tbl8s;
     counters[index.solicit_drop_overwritten] = this.#receivers.reduce(
       (sum, { lapped }) => sum + lapped,
       0,

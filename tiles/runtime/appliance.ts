@@ -49,7 +49,7 @@ const LONGEST_PAUSE_MILLIS = 10_000;
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
 
-/** Exit statuses (`cli/errors.ts`). */
+/** Exit statuses (`cli/command.ts`). */
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
 
@@ -216,6 +216,7 @@ class Appliance {
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
       const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
+      this.#control.restarted(own.slot);
       // A failure of this start comes back through `failed`, unless not even a thread was to be had.
       try {
         this.#start(own, setup);

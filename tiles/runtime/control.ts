@@ -21,8 +21,10 @@ const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
 const LEAVE = PULSE + 1;
 const SERVES = LEAVE + 1;
+/** How often the netlink tile, and the status tile, was started again: by their slots. */
+const RESTARTS_AT = SERVES + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
-const XDP_AT = SERVES + 1;
+const XDP_AT = RESTARTS_AT + 2;
 
 /** What net tiles put into their capture rings (`lossy_rings.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
@@ -102,6 +104,11 @@ export class ControlWriter {
     Atomics.store(this.#words, XDP_AT + i, takes ? 1 : 0);
   }
 
+  /** Counts that the tile with this slot was started again in place. */
+  restarted(slot: number): void {
+    this.#words[RESTARTS_AT + slot]++;
+  }
+
   /** Puts a request in place of the last one, which must have been answered or given up. */
   ask(request: ControlRequest): void {
     this.#words[KIND] = request.kind;
@@ -149,6 +156,11 @@ export class ControlReader {
   /** Whether AF_XDP takes the frames of the `i`-th interface that was to be attached. */
   xdp(i: number): boolean {
     return Atomics.load(this.#words, XDP_AT + i) === 1;
+  }
+
+  /** How often the tile with this slot was started again in place. */
+  restarts(slot: number): number {
+    return this.#words[RESTARTS_AT + slot];
   }
 
   /** Number of the last request; 0: there was none. */

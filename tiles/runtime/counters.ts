@@ -1,12 +1,13 @@
 /**
- * Every counter of every tile, declared once: its name, what it counts, and the Prometheus metric it belongs
- * to. A tile counts by index into its region (`tile.ts`). The control socket shows counters by the names
- * of these tables; `docs/operating/metrics.md` is generated from them.
+ * Every counter of every tile, declared once: its name and what it counts. A tile counts by index into its
+ * region (`tile.ts`). The control socket shows counters by the names of these tables; the metric that a
+ * counter belongs to is in `metrics.ts`.
  */
 
 import type { TileKind, TileReader } from "./tile.ts";
 
 const WAKEUPS = "Times a tile woke up from blocking.";
+const BUSY = "Seconds in turns with work, estimated from every 61st turn.";
 
 /** Declares a table of counters and gives each its index. */
 function table<const T extends Record<string, string>>(
@@ -78,6 +79,8 @@ export const NET = table({
   xdp_rx_fill_ring_empty: "Times the kernel found a fill ring empty.",
   xdp_tx_ring_empty: "Times the kernel found a transmit ring empty.",
   wakeups: WAKEUPS,
+  busy_seconds: BUSY,
+  arp_queue: "Datagrams that wait for their neighbour.",
 });
 
 /** Counters of the netlink tile. */
@@ -106,6 +109,10 @@ export const NETLINK = table({
   solicit_drop_refused: "The kernel refused to resolve the neighbour.",
   solicits_sent: "Requests to resolve a neighbour, sent to the kernel.",
   wakeups: WAKEUPS,
+  busy_seconds: BUSY,
+  used_neighbors: "Records of the neighbour table in use.",
+  used_next_hops: "Next hop records in use.",
+  used_tbl8s: "Tables of the FIB for prefixes longer than /24 in use.",
 });
 
 /** Counters of an app tile. Each datagram that is dropped is counted once, in `rx_drop_…` or `tx_drop_…`. */
@@ -117,6 +124,7 @@ export const APP = table({
   rx_drop_refused_source: "Source port is in refuse_sources, or is one that this host serves.",
   rx_drop_rate_limited: "The sender exceeded most_per_second.",
   wakeups: WAKEUPS,
+  busy_seconds: BUSY,
 });
 
 /** Counters of the status tile. */
@@ -140,113 +148,13 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "neighbors",
   "routes_overflowed",
   "frames_free",
+  "arp_queue",
+  "used_neighbors",
+  "used_next_hops",
+  "used_tbl8s",
   "control_connections",
   "metrics_connections",
 ]);
-
-/** A metric as Prometheus sees it. */
-export interface MetricFamily {
-  /** Without `tegula_`; a counter's without `_total`. */
-  readonly name: string;
-  readonly help: string;
-  readonly type: "counter" | "gauge";
-}
-
-/** A counter of a tile as a sample of a metric. The label of the tile itself is not among `labels`. */
-export interface CounterMetric {
-  readonly family: MetricFamily;
-  readonly labels: Readonly<Record<string, string>>;
-}
-
-/** Metrics with a sample for each of several counters: those that match, and labels from the match's groups. */
-const SHARED: readonly {
-  readonly name: string;
-  readonly help: string;
-  /** Matched against `KIND_COUNTER`. */
-  readonly counters: RegExp;
-  /** Label values other than what matched. */
-  readonly values?: Readonly<Record<string, string>>;
-}[] = [
-  {
-    name: "packets",
-    help: "Frames through AF_XDP rings, and datagrams through kernel sockets.",
-    counters: /^net_(?<direction>rx|tx)_(?<path>frames|socket)$/,
-    values: { frames: "af_xdp" },
-  },
-  {
-    name: "drops",
-    help: "Datagrams and frames dropped, each once, by the reason.",
-    counters: /^(?:net|app)_(?:xdp_)?(?<direction>rx|tx)_drop_(?<reason>.+)$/,
-  },
-  {
-    name: "solicit_drops",
-    help: "Requests to resolve a neighbour that were dropped, by the reason.",
-    counters: /^netlink_solicit_drop_(?<reason>.+)$/,
-  },
-  {
-    name: "audit_differences",
-    help: "Entries of a table that an audit found to differ from the kernel's.",
-    counters: /^netlink_audit_difference_(?<table>.+)$/,
-  },
-  {
-    name: "mirror_entries",
-    help: "Entries mirrored from a table of the kernel.",
-    counters: /^netlink_(?<table>interfaces|routes|neighbors)$/,
-  },
-  {
-    name: "connections",
-    help: "Open connections to a listener of the status tile.",
-    counters: /^status_(?<listener>control|metrics)_connections$/,
-  },
-  {
-    name: "connections_closed",
-    help: "Connections that the status tile closed on its own account, by the reason.",
-    counters: /^status_connections_(?<reason>displaced|timed_out)$/,
-  },
-  { name: "tile_wakeups", help: WAKEUPS, counters: /_wakeups$/ },
-];
-
-/** The metric that a counter of a kind of tile belongs to. */
-export function metricOf(kind: TileKind, counter: string): CounterMetric {
-  const type = GAUGES.has(counter) ? "gauge" : "counter";
-  for (const { name, help, counters, values = {} } of SHARED) {
-    const match = counters.exec(`${kind}_${counter}`);
-    if (match === null) continue;
-    const labels = Object.entries(match.groups ?? {});
-    return {
-      family: { name, help, type },
-      labels: Object.fromEntries(labels.map(([label, text]) => [label, values[text] ?? text])),
-    };
-  }
-  const help = (COUNTERS[kind].help as Readonly<Record<string, string>>)[counter];
-  return { family: { name: `${kind}_${counter}`, help, type }, labels: {} };
-}
-
-/** Metrics that are not counters of tiles. */
-export const OTHER_METRICS = {
-  syncState: {
-    name: "sync_state",
-    help: "State of the mirror of the kernel's tables: 1 for the current state, 0 for the others.",
-    type: "gauge",
-  },
-  interfaceXdp: {
-    name: "interface_xdp",
-    help: "1: AF_XDP receives the interface's frames. 0: the kernel does.",
-    type: "gauge",
-  },
-  tileRunning: { name: "tile_running", help: "Whether the tile runs, 1 or 0.", type: "gauge" },
-  refusedCalls: {
-    name: "refused_system_calls",
-    help: "System calls refused by the tile's seccomp filter that nobody expected.",
-    type: "counter",
-  },
-  counter: {
-    name: "app_custom",
-    help: "Counters that an app defines, by their name.",
-    type: "counter",
-  },
-  gauge: { name: "app_custom", help: "Gauges that an app defines, by their name.", type: "gauge" },
-} as const satisfies Record<string, MetricFamily>;
 
 /** Values of a tile's counters by name, as of now. */
 export function readCounters(kind: TileKind, values: Float64Array): Record<string, number> {

@@ -278,13 +278,19 @@ const LONGEST_SLEEP_MILLIS = 1000;
 /** How long a stopping tile may take to hand over what it holds. */
 const DRAIN_MILLIS = 300;
 
+/**
+ * Of so many turns one is timed, for the share of time that is busy: reading the clock costs as much as two
+ * datagrams. A prime, so that it keeps step with nothing.
+ */
+const TIMED_TURNS = 61;
+
 /** What the loop turns with. */
 export interface LoopParts {
   readonly tile: Tile;
   readonly region: TileRegion;
   readonly control: ControlReader;
-  /** Index of the counter for wake-ups among `region.counters`. */
-  readonly wakeups: number;
+  /** The kind's counters for wake-ups and busy time. */
+  readonly index: { readonly wakeups: number; readonly busy_seconds: number };
   /** Idle turns before it blocks. */
   readonly spinTurns: number;
 }
@@ -316,19 +322,30 @@ export function spinTurnsFor(busy: number, cores: number): number {
  * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
  * over.
  */
-export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts): void {
+export function runLoop({ tile, region, control, index, spinTurns }: LoopParts): void {
+  const { counters } = region;
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
   /** Idle turns before it blocks: as the last busy turn since it woke says. */
   let patience = spinTurns;
   let idle = 0;
   let turns = 0;
+  let untimed = TIMED_TURNS;
   let pulse = control.pulse;
   let nextHousekeeping = 0;
   let stopBy = Infinity;
   region.life = Life.running;
   for (;;) {
     const wakes = wakesGiven;
-    const work = tile.turn();
+    let work;
+    if (--untimed > 0) work = tile.turn();
+    else {
+      untimed = TIMED_TURNS;
+      const begin = performance.now();
+      work = tile.turn();
+      if (work > 0) {
+        counters[index.busy_seconds] += (performance.now() - begin) * TIMED_TURNS / 1000;
+      }
+    }
     region.quiescent();
     idle = work === 0 ? idle + 1 : 0;
     if (work > 0) {
@@ -361,7 +378,7 @@ export function runLoop({ tile, region, control, wakeups, spinTurns }: LoopParts
     const sleeps = !tile.pending();
     if (sleeps) {
       tile.wait(sleepMillis(tile, now, control.stopping));
-      region.counters[wakeups]++;
+      counters[index.wakeups]++;
     }
     region.awake();
     // It may have slept long, and the next burst goes by the tile's clock.

@@ -20,6 +20,7 @@ import type { StatusSetup } from "../status/tile.ts";
 import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
+import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import {
   APART_LINK_SHAPE,
@@ -44,10 +45,13 @@ import {
   type WorkerKind,
 } from "./tile.ts";
 
-/** Slots for refused calls of apps in processes: more than there are at once. */
-export const APP_SLOTS = 256;
-/** The region with them. */
+/** The regions that the master itself keeps, whatever else is replaced. */
 export const APP_REFUSALS = "refused calls of apps";
+export const MASTER_REGION = "master";
+export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
+  [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
+  [MASTER_REGION, MASTER_REGION_BYTES],
+]);
 
 /** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
 export const PAST_COUNTERS = "past counters";
@@ -96,6 +100,8 @@ export interface ApplianceSetup {
   readonly trustChecksums: boolean;
   /** Whether another serves until this one is ready, so that there is time to warm up. */
   readonly isBeside: boolean;
+  /** What runs, for the metrics: version and commit, the latter "" if it is unknown. */
+  readonly build: { readonly version: string; readonly commit: string };
   /** What the status tile listens on; where that is nothing there is none. */
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
@@ -205,12 +211,9 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       ...{ name: PAST_COUNTERS, bytes: tiles.length * TILE_COUNTERS * 8 },
       ...{ writer: "master", fresh: true },
     },
-    {
-      name: APP_REFUSALS,
-      bytes: refusedCallsBytes(APP_SLOTS),
-      writer: "master",
-      fresh: false,
-    },
+    ...[...KEPT_REGIONS].map(([name, bytes]): RegionPlan => (
+      { name, bytes, writer: "master", fresh: false }
+    )),
     ...tiles.flatMap(({ kind, name, inside }) => {
       const ofProcess = kind === "app" && inside === undefined;
       return [
@@ -345,6 +348,8 @@ export class Wiring {
       control: this.control.reader,
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
+      master: this.#region(MASTER_REGION).reader,
+      build: this.#setup.build,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
       tiles: this.tiles.map(({ kind, name }, i) => ({

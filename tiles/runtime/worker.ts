@@ -148,7 +148,7 @@ async function live(boot: BootMessage, { tile, region }: Started): Promise<void>
       tile,
       region,
       control: new ControlReader(boot.control),
-      wakeups: COUNTERS[boot.kind].index.wakeups,
+      index: COUNTERS[boot.kind].index,
       spinTurns: boot.spinTurns,
     });
   }

@@ -1,19 +1,16 @@
 /**
- * Every counter of every tile in Prometheus's text format, over HTTP.
+ * All metrics (`../runtime/metrics.ts`) in Prometheus's text format, over HTTP.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
 import type { MetricsReader } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
-import {
-  type CountedTile,
-  COUNTERS,
-  type MetricFamily,
-  metricOf,
-  OTHER_METRICS,
-  STATUS,
-  totalsOf,
-} from "../runtime/counters.ts";
+import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
+import { ARP_QUEUE_LIMITS } from "../net/arp_queue.ts";
+import { type CountedTile, COUNTERS, STATUS, totalsOf } from "../runtime/counters.ts";
+import type { MasterReader, ProcessValues } from "../runtime/master_region.ts";
+import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
+import type { ApplianceSetup } from "../runtime/wiring.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile.ts";
 import { baseName } from "./capture.ts";
@@ -29,11 +26,18 @@ const MOST_UNREAD = 1 << 16;
 /** How long a request may take to arrive, and its answer to be read. */
 const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 
+/** What fits into the tables of netbase, by the names of `tegula_table_entries`. */
+const LIMITS = { neighbors: NEIGHBORS, next_hops: NEXT_HOPS, tbl8s: TBL8S };
+
 const latin1 = new TextDecoder("latin1");
 
 /** What the metrics are made from. */
 export interface Measured
-  extends Pick<ApplianceView, "netbase" | "tiles" | "counters" | "interfaces" | "control"> {
+  extends Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control"> {
+  /** All tiles; `slot`: of an app that is a process. */
+  readonly tiles: readonly (CountedTile & { readonly slot?: number })[];
+  readonly build: ApplianceSetup["build"];
+  readonly master: Pick<MasterReader, "config" | "process" | "restarts">;
   /** System calls that the filters of `tiles` refused, by index. */
   readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */
@@ -108,47 +112,95 @@ function response(status: string, body: string, fields: Record<string, string> =
   return [`HTTP/1.1 ${status}`, ...all, "", body].join("\r\n");
 }
 
-/** A metric and its samples. */
-interface Samples extends MetricFamily {
-  readonly samples: (readonly [labels: Labels, value: number])[];
-}
 type Labels = Readonly<Record<string, string>>;
 
-/** The metrics as of now. */
-function metricsText(
-  { netbase, tiles, interfaces, control, custom, refusedCalls, callName }: Measured,
-): string {
-  const families = new Map<string, Samples>();
-  const add = (family: MetricFamily, labels: Labels, value: number) => {
-    const key = `${family.type} ${family.name}`;
-    const entry = families.get(key) ?? { ...family, samples: [] };
-    entry.samples.push([labels, value]);
-    families.set(key, entry);
+/** How often a value fell into each bucket: one more bucket than there are bounds. */
+export interface Distribution {
+  /** Upper bounds, inclusive. */
+  readonly bounds: readonly number[];
+  readonly counts: ArrayLike<number>;
+  readonly sum: number;
+}
+
+/** A metric and its samples. */
+export interface Family extends Metric {
+  readonly name: string;
+  readonly samples: { readonly labels: Labels; readonly value: number | Distribution }[];
+}
+
+/** All metrics as of now. */
+export function collect(measured: Measured): Family[] {
+  const families = new Map<string, Family>();
+  const put = (name: string, labels: Labels, value: number | Distribution) => {
+    const family = families.get(name) ?? { ...METRICS[name], name, samples: [] };
+    family.samples.push({ labels, value });
+    families.set(name, family);
   };
+  const add: Add = put;
+  const { netbase, interfaces, control, custom } = measured;
+  addMaster(measured, add);
   for (const [i, state] of Object.entries(SYNC_STATES)) {
-    add(OTHER_METRICS.syncState, { state }, Number(netbase.syncState === Number(i)));
+    add("tegula_sync_state", { state }, Number(netbase.syncState === Number(i)));
   }
   for (const [i, name] of interfaces.entries()) {
-    add(OTHER_METRICS.interfaceXdp, { interface: name }, Number(control.xdp(i)));
+    add("tegula_interface_xdp", { interface: name }, Number(control.xdp(i)));
   }
-  for (const [i, tile] of tiles.entries()) {
+  for (const [table, limit] of Object.entries(LIMITS)) {
+    add("tegula_table_limit_entries", { table }, limit);
+  }
+  for (const [i, tile] of measured.tiles.entries()) {
     const labels = tileLabels(tile);
-    add(OTHER_METRICS.tileRunning, labels, Number(tile.reader.life === Life.running));
-    for (const { call, count } of refusedCalls.of(i)) {
-      add(OTHER_METRICS.refusedCalls, { ...labels, call: callName(call) }, count);
+    add("tegula_tile_running", labels, Number(tile.reader.life === Life.running));
+    if (tile.kind === "net") {
+      add("tegula_arp_queue_limit_datagrams", labels, ARP_QUEUE_LIMITS.total);
+    }
+    for (const { call, count } of measured.refusedCalls.of(i)) {
+      add("tegula_refused_calls_total", { ...labels, call: measured.callName(call) }, count);
     }
     const totals = totalsOf(tile);
     for (const [j, counter] of Object.keys(COUNTERS[tile.kind].help).entries()) {
       const metric = metricOf(tile.kind, counter);
-      add(metric.family, { ...labels, ...metric.labels }, totals[j]);
+      put(metric.name, { ...labels, ...metric.labels }, totals[j]);
     }
   }
   for (const { name: tile, reader } of custom) {
     for (const { kind, name, value } of reader.read()) {
-      add(OTHER_METRICS[kind], { ...tileLabels({ kind: "app", name: tile }), name }, value);
+      const labels = { ...tileLabels({ kind: "app", name: tile }), name };
+      add(kind === "counter" ? "tegula_app_custom_total" : "tegula_app_custom", labels, value);
     }
   }
-  return [...families.values()].map(familyText).join("");
+  return [...families.values()];
+}
+
+type Add = (name: DeclaredMetric, labels: Labels, value: number | Distribution) => void;
+
+/** What the master tells, and what runs. */
+function addMaster({ build, master, tiles, control }: Measured, add: Add): void {
+  add("tegula_build_info", { ...build, deno: Deno.version.deno, v8: Deno.version.v8 }, 1);
+  const { hash, loadedAt, isGood } = master.config;
+  add("tegula_config_hash", {}, hash);
+  add("tegula_config_last_reload_successful", {}, isGood);
+  add("tegula_config_last_reload_success_timestamp_seconds", {}, loadedAt);
+  const processes = [
+    ["master", "master"],
+    ["appliance", "appliance"],
+    ...tiles.flatMap(({ name, slot }) => slot === undefined ? [] : [[name, slot] as const]),
+  ] as const;
+  for (const [process, key] of processes) {
+    for (const [name, value] of Object.entries(master.process(key) ?? {})) {
+      add(name as keyof ProcessValues, { process }, value);
+    }
+    if (key !== "master") add("tegula_restarts_total", { process }, master.restarts(key));
+  }
+  for (const [slot, { kind, name }] of tiles.entries()) {
+    if (kind !== "netlink" && kind !== "status") continue;
+    add("tegula_restarts_total", { process: name }, control.restarts(slot));
+  }
+}
+
+/** The metrics as of now, in the text format. */
+function metricsText(measured: Measured): string {
+  return collect(measured).map(familyText).join("");
 }
 
 /** The labels of a tile: its name, and for an app the app's, which its instances share. */
@@ -156,16 +208,35 @@ function tileLabels({ kind, name }: Pick<CountedTile, "kind" | "name">): Labels 
   return { ...(kind === "app" && { app: baseName(name) }), tile: name };
 }
 
-function familyText({ name, type, help, samples }: Samples): string {
-  const full = `tegula_${name}${type === "counter" ? "_total" : ""}`;
+function familyText({ name, type, help, samples }: Family): string {
   return [
-    `# HELP ${full} ${help}\n# TYPE ${full} ${type}\n`,
-    ...samples.map(([labels, value]) => `${full}${labelsText(labels)} ${value}\n`),
+    `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`,
+    ...samples.map(({ labels, value }) =>
+      typeof value === "number"
+        ? `${name}${labelsText(labels)} ${value}\n`
+        : distributionText(name, labels, value)
+    ),
   ].join("");
+}
+
+function distributionText(
+  name: string,
+  labels: Labels,
+  { bounds, counts, sum }: Distribution,
+): string {
+  let count = 0;
+  const buckets = Array.from(counts, (each, i) => {
+    count += each;
+    const le = i < bounds.length ? String(bounds[i]) : "+Inf";
+    return `${name}_bucket${labelsText({ ...labels, le })} ${count}\n`;
+  });
+  const own = labelsText(labels);
+  return `${buckets.join("")}${name}_sum${own} ${sum}\n${name}_count${own} ${count}\n`;
 }
 
 /** Label values can be any text: apps choose names. */
 function labelsText(labels: Labels): string {
   const quote = (text: string) => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
-  return `{${Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`)}}`;
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${quote(value)}"`);
+  return pairs.length === 0 ? "" : `{${pairs}}`;
 }

@@ -11,6 +11,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
 import { RefusedCalls } from "../../ffi/tile.ts";
+import { MasterReader } from "../runtime/master_region.ts";
 import {
   Life,
   type ServingTile,
@@ -18,6 +19,7 @@ import {
   type TileKind,
   TileReader,
 } from "../runtime/tile.ts";
+import type { ApplianceSetup } from "../runtime/wiring.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
@@ -39,6 +41,9 @@ export interface StatusSetup {
   /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
+  /** What the master tells (`master_region.ts`). */
+  readonly master: View;
+  readonly build: ApplianceSetup["build"];
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
   readonly tiles: readonly {
@@ -76,9 +81,10 @@ export async function create(
   }
   /** Outcomes of reloads and upgrades that clients wait for, by number. */
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
+  const tiles = setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) }));
   const appliance: ApplianceView = {
     ...{ netbase, read, counters, control, interfaces, listen },
-    tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
+    tiles,
     question: new Question(setup, ask),
     captures: new Captures(setup.captures, listen, {
       get: () => control.captureMode,
@@ -96,6 +102,7 @@ export async function create(
   );
   const measured = {
     ...appliance,
+    tiles,
     refusedCalls: {
       of(i: number) {
         const { slot } = setup.tiles[i];
@@ -103,6 +110,7 @@ export async function create(
       },
     },
     callName: (number: number) => libraries.tile.callName(number),
+    ...{ build: setup.build, master: new MasterReader(setup.master) },
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
   };
   const [controlListener, metricsListener] = await Promise.all(

@@ -171,6 +171,7 @@ export class EchoLink implements Descriptors {
         discard: (staged) => files.discard(staged),
       },
       slot: 0,
+      restarted() {},
       descriptors: this,
       tile: this.#app,
     });

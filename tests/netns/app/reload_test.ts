@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import packet from "dns-packet";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import {
   answeredAtLeast,

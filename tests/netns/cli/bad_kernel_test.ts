@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { endianness } from "node:os";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { landlock } from "../../../scripts/machine.ts";
 import {
   Appliance,

@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { exists } from "../../../ffi/host.ts";
 import {
   answeredAtLeast,

@@ -1,9 +1,9 @@
 /** `tegula check` on the real kernel: each thing that hurts is found, with a command that mends it. */
 
 import assert from "node:assert/strict";
-import type { Finding } from "../../../cli/check_start.ts";
+import type { Finding } from "../../../cli/check.ts";
 import { dirname } from "node:path";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { temporaryFile } from "../config_file.ts";
 import {
   Appliance,

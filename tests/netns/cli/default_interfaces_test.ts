@@ -3,7 +3,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import {
   Appliance,

@@ -1,7 +1,7 @@
 /** `tegula explain` on the real kernel: each kind of decision in words. */
 
 import assert from "node:assert/strict";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { Appliance, labTest, pair } from "../lab.ts";
 
 labTest("explain tells route, hop, neighbour, headers, and why not otherwise", async (lab) => {

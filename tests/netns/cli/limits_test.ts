@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { Control } from "../../../cli/control.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { ROOT } from "../../../ffi/paths.ts";
 import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import {

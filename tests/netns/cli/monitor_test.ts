@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import type { LabProcess, Namespace } from "../../../demo/lab.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { eventually, labTest, pair } from "../lab.ts";
 
 /** Starts a monitor and waits until it tells of a change that was made for that. */

@@ -1,7 +1,7 @@
 /** Interfaces as `tegula show` prints them, by a mirror of its own and of a running one, beside `ip -j address`. */
 
 import assert from "node:assert/strict";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { Appliance, ECHO, eventually, labTest, pair, socketPath } from "../lab.ts";
 
 /** What `ip` tells besides, of interfaces and of addresses: queues, groups, lifetimes. */

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import {
   answeredAtLeast,

@@ -3,8 +3,8 @@
  */
 
 import { strict as assert } from "node:assert";
-import { Lines } from "../../../cli/lines.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import { Lines } from "../../../demo/lab.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { temporaryFile } from "../config_file.ts";
 import { eventually } from "../lab.ts";
 

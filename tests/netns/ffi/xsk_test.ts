@@ -6,7 +6,7 @@
 
 import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { linesOf } from "../../../cli/lines.ts";
+import { linesOf } from "../../../cli/command.ts";
 import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../../ffi/errno.ts";
 import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
 import { openRegions } from "../../../ffi/region.ts";

@@ -1,7 +1,7 @@
 /** The markers of [announce]: routes in a table of their own, there while Tegula is ready. */
 
 import { strict as assert } from "node:assert";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { configured } from "../config_file.ts";
 import { Appliance, eventually, HOST, labTest, type Namespace, pair, socketPath } from "../lab.ts";
 

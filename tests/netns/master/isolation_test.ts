@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { DENO_FLAGS } from "../../../cli/self.ts";
+import { DENO_FLAGS } from "../../../cli/command.ts";
 import { landlock } from "../../../scripts/machine.ts";
 import type { WorkerKind } from "../../../tiles/runtime/tile.ts";
 

@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { askUntilAnswered, ECHO, labTest, pair } from "../lab.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { processesOf } from "../processes.ts";
 
 const HAS_KEYS = /^flags\s*:.*\bpku\b/m.test(Deno.readTextFileSync("/proc/cpuinfo"));

@@ -1,15 +1,14 @@
 /**
- * The watch over the rings (`master/watch.ts`) on the real kernel. A device that takes frames and delivers
+ * The watch over the rings (`master/attachment.ts`) on the real kernel. A device that takes frames and delivers
  * none is made of two: the program of one hands its frames to a socket of the other, where the kernel
  * drops them without a word, as a driver does whose zero-copy does not work.
  */
 
 import { deepEqual, equal, fail, ok } from "node:assert/strict";
-import { RingWatch } from "../../../master/watch.ts";
+import { Attachment, RingWatch } from "../../../master/attachment.ts";
 import { Filter } from "../../../ffi/filter.ts";
 import { openRegions } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup, type XskSetup } from "../../../ffi/xsk.ts";
-import { Attachment } from "../../../master/attachment.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, frame, PacketSocket, Wire } from "../wire.ts";
 

@@ -4,7 +4,7 @@
  */
 
 import { strict as assert } from "node:assert";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { temporaryFile } from "../config_file.ts";
 import {
   answeredAtLeast,

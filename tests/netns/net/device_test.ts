@@ -6,8 +6,8 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
-import type { Finding } from "../../../cli/check_start.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import type { Finding } from "../../../cli/check.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import {
   answeredAtLeast,
   Appliance,

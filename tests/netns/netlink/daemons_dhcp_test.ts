@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { isDeepStrictEqual } from "node:util";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { Appliance, ask, Client, eventually, labTest, type Namespace } from "../lab.ts";
 
 const GATEWAY = "192.0.2.161";

@@ -8,7 +8,7 @@ import { strict as assert } from "node:assert";
 import { setTimeout as delay } from "node:timers/promises";
 import { pss } from "../../../bench/mirror_memory.ts";
 import { prefixes } from "../../../bench/routes.ts";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand } from "../../../cli/command.ts";
 import { formatAddress } from "../../../tiles/netlink/addresses.ts";
 import { Bird } from "./daemons_bird.ts";
 import { Appliance, ask, CLIENT, eventually, labTest, type Namespace, pair } from "../lab.ts";

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { selfCommand } from "../../../cli/self.ts";
+import { selfCommand, VERSION } from "../../../cli/command.ts";
 import type { Counters } from "../../../demo/lab.ts";
 import {
   answeredAtLeast,
@@ -242,6 +242,8 @@ async function get(namespace: Namespace, path: string): Promise<string[]> {
   return (await namespace.run([Deno.execPath(), "eval", program])).split("\r\n\r\n");
 }
 
+const LOADED_AT = "tegula_config_last_reload_success_timestamp_seconds";
+
 labTest("the metrics tell every tile's counters in Prometheus's format", async (lab) => {
   const { host, asker } = await pair(lab);
   await Appliance.start(host, [...ECHO, "--control", "none", "--metrics", "198.18.0.1:9464"]);
@@ -251,12 +253,17 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   const families = new Map<string, string>();
   const samples = new Map<string, number>();
   for (const line of fetched.trimEnd().split("\n")) {
-    const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge))$/.exec(line);
+    const comment = /^# (?:HELP (\w+) \S.*|TYPE (\w+) (counter|gauge|histogram))$/.exec(line);
     if (comment?.[2] !== undefined) families.set(comment[2], comment[3]);
     if (comment !== null) continue;
-    const sample = /^((tegula_\w+)\{(?:\w+="[^"]+",?)+\}) ([0-9.e+]+)$/.exec(line);
-    assert.ok(sample !== null && families.has(sample[2]), line);
-    assert.equal(sample[2].endsWith("_total"), families.get(sample[2]) === "counter", line);
+    const sample = /^(((?:tegula|process)_\w+)(?:\{(?:\w+="[^"]+",?)+\})?) ([0-9.e+-]+)$/.exec(
+      line,
+    );
+    assert.ok(sample !== null, line);
+    const family = sample[2].replace(/_(bucket|sum|count)$/, "");
+    const type = families.get(sample[2]) ?? families.get(family);
+    assert.ok(type !== undefined, line);
+    assert.equal(sample[2].endsWith("_total"), type === "counter", line);
     samples.set(sample[1], Number(sample[3]));
   }
   assert.equal(samples.get('tegula_sync_state{state="synced"}'), 1);
@@ -266,6 +273,22 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.equal(samples.get('tegula_mirror_entries{tile="netlink",table="interfaces"}'), 2);
   assert.ok(samples.get('tegula_net_frames_free{tile="net0"}')! > 0, "no counter: it goes down");
   assert.equal(samples.get('tegula_interface_xdp{interface="eth0"}'), 1);
+  assert.equal(samples.get("tegula_config_last_reload_successful"), 1);
+  assert.ok(Date.now() / 1000 - samples.get(LOADED_AT)! < 60, "it was loaded just now");
+  const [build] = [...samples.keys()].filter((name) => name.startsWith("tegula_build_info{"));
+  const { deno, v8 } = Deno.version;
+  assert.ok(build.includes(`version="${VERSION}"`) && build.includes(`deno="${deno}",v8="${v8}"`));
+  for (const process of ["master", "appliance", "echo"]) {
+    const value = (name: string) => samples.get(`process_${name}{process="${process}"}`)!;
+    assert.ok(Math.abs(Date.now() / 1000 - value("start_time_seconds")) < 60, process);
+    assert.ok(value("cpu_seconds_total") > 0 && value("threads") > 1, process);
+    assert.ok(value("virtual_memory_bytes") > value("resident_memory_bytes"), process);
+    assert.ok(value("resident_memory_bytes") > 2 ** 20, process);
+    assert.ok(value("open_fds") > 3 && value("open_fds") < value("max_fds"), process);
+  }
+  for (const process of ["appliance", "netlink", "status", "echo"]) {
+    assert.equal(samples.get(`tegula_restarts_total{process="${process}"}`), 0);
+  }
   assert.match((await get(host, "/else"))[0], /^HTTP\/1.1 404 /);
 });
 

@@ -8,7 +8,7 @@ import {
   readConfig,
   type RunConfig,
 } from "../../../cli/config.ts";
-import { Exit, UserError } from "../../../cli/errors.ts";
+import { Exit, UserError } from "../../../cli/command.ts";
 import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import fc from "../property.ts";
 

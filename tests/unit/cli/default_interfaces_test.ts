@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { findDefaults } from "../../../cli/default_interfaces.ts";
+import { findDefaults } from "../../../cli/snapshot.ts";
 import type { Host } from "../../../ffi/host.ts";
 import { IFF_LOOPBACK, IFF_UP } from "../../../netbase/interfaces.ts";
 import { RTN_UNREACHABLE } from "../../../netbase/route.ts";

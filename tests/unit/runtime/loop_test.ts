@@ -41,7 +41,7 @@ function run(
     },
     region: new TileRegion(region),
     control: new ControlReader(view),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return looks;
@@ -114,7 +114,7 @@ function blocks(spinTurns: number, work: (turn: number) => number = () => 0): nu
     },
     region: new TileRegion(heapView(TILE_REGION_BYTES)),
     control: new ControlReader(view),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns,
   });
   return at;
@@ -205,7 +205,7 @@ function giveWork(moments: string[]): { done: number; woken: number } {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns,
   });
   return { done, woken };
@@ -255,7 +255,7 @@ function aroundSleep(parts: { nextDue?: number; drains?: boolean } = {}) {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return { steps, sleeps, life: seen.life };
@@ -307,7 +307,7 @@ function leave(work: number): { steps: string[]; life: number } {
     },
     region: new TileRegion(view),
     control: new ControlReader(control),
-    wakeups: 0,
+    index: { wakeups: 0, busy_seconds: 1 },
     spinTurns: 20,
   });
   return { steps, life: new TileReader(view).life };

@@ -17,6 +17,7 @@ function setup(...names: string[]) {
   return {
     ...{ apps, attached: [], interfaces: [], sockets: [], slots: {}, trustChecksums: false },
     isBeside: false,
+    build: { version: "0", commit: "" },
     plan: planTiles({ queues: [2], cores: 3, apps: apps.length }),
     listens: { control: true, metrics: false },
   };

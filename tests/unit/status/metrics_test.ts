@@ -7,6 +7,12 @@ import { openHost } from "../../../ffi/host.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
+import { processValues } from "../../../master/proc.ts";
+import {
+  MASTER_REGION_BYTES,
+  MasterReader,
+  MasterRegion,
+} from "../../../tiles/runtime/master_region.ts";
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
@@ -22,10 +28,14 @@ async function serving(
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
   const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
+  const told = heapView(MASTER_REGION_BYTES);
+  new MasterRegion(told).set("master", processValues(Deno.pid));
   const fd = openHost().listenTcp("127.0.0.1", 0);
   const listener = await listenOn(fd, openTile());
   const parts = {
-    ...{ netbase: { syncState: 2 }, control: { xdp: () => true }, interfaces: ["eth0"], counters },
+    ...{ netbase: { syncState: 2 }, interfaces: ["eth0"], counters },
+    control: { xdp: () => true, restarts: () => 0 },
+    ...{ build: { version: "0.1.0", commit: "abc" }, master: new MasterReader(told) },
     tiles: Object.keys(COUNTERS).map((kind) => (
       { kind, name: kind === "app" ? tile : kind, reader, past: new Float64Array(TILE_COUNTERS) }
     )),
@@ -76,7 +86,7 @@ Deno.test("labels tell any name as it is, and cannot be taken for more than a la
     const shown = lines.filter((line) => line.startsWith("tegula_app_custom{"));
     assert.deepEqual(shown.map(labelsOf), names.map((name) => ({ app: tile, tile, name })));
     assert.deepEqual(shown.map((line) => Number(line.split(" ").at(-1))), names.map((_, i) => i));
-    for (const line of lines) assert.match(line, /^tegula_\w+(\{.*\})? -?[0-9.e+]+$/);
+    for (const line of lines) assert.match(line, /^(tegula|process)_\w+(\{.*\})? -?[0-9.e+]+$/);
   });
 });
 

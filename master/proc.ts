@@ -1,0 +1,61 @@
+/** What the kernel says of a process (proc(5)). */
+
+import type { ProcessValues } from "../tiles/runtime/master_region.ts";
+
+/** Clock ticks a second, which Linux has fixed for user space (USER_HZ). */
+const TICKS = 100;
+/** Bytes of a page where Deno runs. */
+const PAGE = 4096;
+
+/** When the system was booted, seconds since 1970. */
+const bootedAt = (() => {
+  const [, seconds] = /^btime (\d+)$/m.exec(Deno.readTextFileSync("/proc/stat")) ?? [];
+  return Number(seconds);
+})();
+
+/** Fields of a process's `stat`, from the third on: the second, its name, may have anything in it. */
+function statOf(pid: number): number[] {
+  const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ").map(Number);
+}
+
+/** Processor time of a process, in ticks; 0 when it has ended. */
+export function ticks(pid: number): number {
+  try {
+    const fields = statOf(pid);
+    return fields[11] + fields[12];
+  } catch {
+    return 0;
+  }
+}
+
+/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
+export function residentMib(pid: number): number {
+  try {
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** What the metrics tell of a process; null when it has ended. */
+export function processValues(pid: number): ProcessValues | null {
+  try {
+    const fields = statOf(pid);
+    const [, most] = /^Max open files\s+(\d+)/m
+      .exec(Deno.readTextFileSync(`/proc/${pid}/limits`)) ?? [];
+    return {
+      process_start_time_seconds: bootedAt + fields[19] / TICKS,
+      process_cpu_seconds_total: (fields[11] + fields[12]) / TICKS,
+      process_resident_memory_bytes: fields[21] * PAGE,
+      process_virtual_memory_bytes: fields[20],
+      // Since Linux 6.2; reading the folder would take the right to trace the process.
+      process_open_fds: Deno.statSync(`/proc/${pid}/fd`).size,
+      process_max_fds: Number(most),
+      process_threads: fields[17],
+    };
+  } catch {
+    return null;
+  }
+}
