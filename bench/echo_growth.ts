@@ -4,10 +4,10 @@
  */
 
 import type { Lab } from "../demo/lab.ts";
+import { formatPrefix } from "../netbase/route.ts";
 import { PORT, tegula } from "./echo_peers.ts";
 import { interleave, isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { fullTable } from "./mirror_kernel.ts";
-import { formatPrefix } from "../tiles/netlink/addresses.ts";
 import { ADDRESS, INTERFACE, Track } from "./track.ts";
 
 const [PEERS, PORTS, ROUTES] = [10_000, 64, 1_000_000];

@@ -4,7 +4,7 @@
  * netlink tile is, and changes neighbours when it is told to.
  */
 
-import { heapView, type View } from "../ffi/view.ts";
+import { heapView, type View } from "../ffi/region.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";

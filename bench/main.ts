@@ -6,6 +6,8 @@
 
 import { parseArgs } from "node:util";
 import { wholeNumber } from "../cli/command.ts";
+import { ROOT } from "../ffi/library.ts";
+import { machine } from "../scripts/machine.ts";
 import {
   AGAINST_OPTIONS,
   type AgainstOptions,
@@ -16,8 +18,6 @@ import {
   type Row,
   tableOf,
 } from "./against.ts";
-import { ROOT } from "../ffi/paths.ts";
-import { machine } from "../scripts/machine.ts";
 import { isWanted, type Report, type Result, type Selection } from "./harness.ts";
 
 const USAGE =

@@ -6,16 +6,16 @@
  */
 
 import { openHost } from "../ffi/host.ts";
-import { openNetlink } from "../ffi/netlink.ts";
 import { openRegions } from "../ffi/region.ts";
+import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
-import * as nl from "../tiles/netlink/codec.ts";
-import { MessageWriter } from "../tiles/netlink/codec.ts";
+import * as nl from "../tiles/netlink/rtnetlink.ts";
+import { MessageWriter } from "../tiles/netlink/rtnetlink.ts";
 import { median, type Report } from "./harness.ts";
 import { type Batch, GATEWAY } from "./mirror_kernel.ts";
-import { Random } from "./routes.ts";
 import type { TileStart } from "./mirror_tile.ts";
+import { Random } from "./routes.ts";
 
 /** The prefix that changes, 203.0.113.0/24, and an address under it. */
 const DESTINATION = 0xcb007100;

@@ -5,7 +5,7 @@
  *     v0 198.18.0.1/24 ───── v1       gateways 198.18.0.2 to .201; neighbours from 198.18.1.0 on
  */
 
-import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
+import { formatAddress, formatPrefix } from "../netbase/route.ts";
 import { prefixes } from "./routes.ts";
 
 /** The interface that everything is on. */

@@ -3,11 +3,11 @@
  * `solicit.ts`.
  */
 
-import { openNetlink } from "../ffi/netlink.ts";
+import { heapView, type View } from "../ffi/region.ts";
+import { openNetlink } from "../ffi/sockets.ts";
 import { openTile } from "../ffi/tile.ts";
-import { heapView, type View } from "../ffi/view.ts";
-import type { InterfaceFilter } from "../tiles/netlink/filters.ts";
 import { create } from "../tiles/netlink/tile.ts";
+import type { InterfaceFilter } from "../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES, ControlReader, SNAPSHOT_BYTES } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { runLoop, spinTurnsFor, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";

@@ -4,10 +4,10 @@
  * address to a finished header (`resolution.ts`).
  */
 
-import { slice, u32, type View } from "../ffi/view.ts";
+import { slice, u32, type View } from "../ffi/region.ts";
+import { slotsBaseOf, slotsLog2Of } from "../netbase/hash_table.ts";
 import { Header, NEIGHBOR_TABLE } from "../netbase/layout.ts";
 import type { NeighborReader } from "../netbase/neighbors.ts";
-import { slotsBaseOf, slotsLog2Of } from "../netbase/hash_table.ts";
 import {
   type Contestant,
   isWanted,

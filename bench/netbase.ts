@@ -6,7 +6,7 @@
  * DPDK's `rte_fib` and `rte_lpm`; the same neighbour table in C (`neighbors.ts`).
  */
 
-import { heapView, type View } from "../ffi/view.ts";
+import { heapView, type View } from "../ffi/region.ts";
 import type { FibReader, NextHopReader } from "../netbase/fib.ts";
 import { NETBASE_BYTES, TBL24_CELLS } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";

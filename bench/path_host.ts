@@ -3,14 +3,14 @@
  * them, and a netbase that knows every peer.
  */
 
-import { heapView, type View } from "../ffi/view.ts";
+import { heapView, type View } from "../ffi/region.ts";
 import { openXsk, type XskSlots } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import * as route from "../netbase/route.ts";
-import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/frame.ts";
+import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/net/rings.ts";
 import { FRAME_BYTES, HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
 import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 

@@ -3,19 +3,18 @@
  * V8 sees in it what it sees there, and nothing of the other cases.
  */
 
+import { heapView, u16, type View } from "../ffi/region.ts";
+import type { Udp } from "../ffi/sockets.ts";
 import type { TileLibrary } from "../ffi/tile.ts";
-import type { Udp } from "../ffi/udp.ts";
-import { heapView, u16, type View } from "../ffi/view.ts";
-import { METRICS_BYTES } from "../tiles/app/regions.ts";
 import { loadService, NetSide, type Service, type ServiceSetup } from "../tiles/app/host.ts";
-import { requestsBytes } from "../tiles/net/app_port.ts";
+import { METRICS_BYTES } from "../tiles/app/regions.ts";
+import { RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
-import { RECENT_PEERS_BYTES } from "../tiles/net/recent_peers.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { appLinkBytes, netLinkBytes, requestRing } from "../tiles/runtime/link.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 import {

@@ -3,16 +3,16 @@
  * the resolver for what is not in it, and the headers' words written into frames.
  */
 
-import { heapView } from "../ffi/view.ts";
+import { heapView } from "../ffi/region.ts";
 import { Solicits } from "../tiles/net/arp_queue.ts";
-import * as frame from "../tiles/net/frame.ts";
+import * as frame from "../tiles/net/rings.ts";
 import { Devices, Resolver, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { headers } from "../tiles/net/tx.ts";
-import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
+import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
 
-// Own constants, see tiles/net/frame.ts.
+// Own constants, see tiles/net/rings.ts.
 const { BATCH, Packet, PACKET_SHIFT } = frame;
 const { writeHeaders } = headers;
 

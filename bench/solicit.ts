@@ -11,15 +11,14 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { openNetlink } from "../ffi/netlink.ts";
 import { openHost } from "../ffi/host.ts";
-import { openRegions } from "../ffi/region.ts";
-import { heapView } from "../ffi/view.ts";
+import { heapView, openRegions } from "../ffi/region.ts";
+import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { formatAddress } from "../tiles/netlink/addresses.ts";
-import { Dumper } from "../tiles/netlink/socket.ts";
-import { NeighborTablePoll } from "../tiles/netlink/neighbor_ageing.ts";
+import { formatAddress } from "../netbase/route.ts";
+import { NeighborTablePoll } from "../tiles/netlink/neighbor_resolver.ts";
+import { Dumper } from "../tiles/netlink/rtnetlink.ts";
+import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile.ts";

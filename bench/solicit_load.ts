@@ -4,13 +4,13 @@
  * without pause, so that what it tells is the netlink tile's time and the kernel's.
  */
 
-import { openNetlink } from "../ffi/netlink.ts";
+import type { View } from "../ffi/region.ts";
+import { openNetlink } from "../ffi/sockets.ts";
 import { openTile } from "../ffi/tile.ts";
-import type { View } from "../ffi/view.ts";
-import { NetbaseReader } from "../netbase/netbase.ts";
 import { NUD_REACHABLE, NUD_STALE } from "../netbase/neighbors.ts";
-import * as nl from "../tiles/netlink/codec.ts";
-import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/codec.ts";
+import { NetbaseReader } from "../netbase/netbase.ts";
+import * as nl from "../tiles/netlink/rtnetlink.ts";
+import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/rtnetlink.ts";
 import { SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { TileReader, Waker } from "../tiles/runtime/tile.ts";
 import { Random } from "./routes.ts";

@@ -8,26 +8,24 @@
  * flow hash picks one of several ways and keeps nothing.
  */
 
-import { heapView } from "../ffi/view.ts";
-import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
+import { Memory } from "../apps/dns/answer.ts";
+import { RateLimit, Verdict } from "../apps/dns/dns.ts";
+import { Names as Domains } from "../apps/dns/names.ts";
+import { parseZoneFile, Zone } from "../apps/dns/zone.ts";
+import { Names as Series } from "../apps/statsd.ts";
+import { heapView } from "../ffi/region.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
+import { NeighborMap, NeighborReader, NUD_REACHABLE, scramble } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
-import { Memory } from "../apps/dns/answer.ts";
-import { Names as Domains } from "../apps/dns/names.ts";
-import { RateLimit, Verdict } from "../apps/dns/rate_limit.ts";
-import { Zone } from "../apps/dns/zone.ts";
-import { parseZoneFile } from "../apps/dns/zone_file.ts";
-import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
-import { Names as Series } from "../apps/statsd.ts";
+import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/app_port.ts";
 import { ARP_QUEUE_LIMITS, ArpQueue, Rank, Solicits } from "../tiles/net/arp_queue.ts";
-import { PACKET_WORDS } from "../tiles/net/frame.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/recent_peers.ts";
+import { PACKET_WORDS } from "../tiles/net/rings.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
-import { NeighborMap, scramble } from "../tiles/netlink/neighbor_map.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 

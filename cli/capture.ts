@@ -6,7 +6,7 @@
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { appNames, type CapturedFrame, type Listening } from "../tiles/status/capture.ts";
 import { locate } from "./config.ts";
-import { Control, LIVE_OPTIONS } from "./control.ts";
+import { Control, CONTROL_OPTION } from "./control.ts";
 import {
   command,
   Exit,
@@ -21,28 +21,29 @@ import {
 } from "./command.ts";
 import { Buffer } from "node:buffer";
 
-const HELP = `usage: tegula capture [--drops] [--app NAME] [--count N] [-w FILE.pcapng]
-
-Shows the frames that the net tiles of a running tegula receive and send, until Ctrl-C. A frame that cannot
-be captured in time is left out and counted; no datagram waits for it.
-
-  --drops            only frames that are dropped, with the reason
-  --app NAME         only datagrams from and to the ports of an app
-  --count N          end after N frames
-  -w, --write FILE   write pcapng, for Wireshark and tshark; '-' is standard output. The reason of a drop is
-                     the comment of its packet. Traffic of the kernel's sockets has no Ethernet header
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this`;
-
 const OPTIONS = {
-  drops: { type: "boolean" },
-  app: { type: "string" },
-  count: { type: "string" },
-  write: { type: "string", short: "w" },
-  control: LIVE_OPTIONS.control,
+  drops: { type: "boolean", help: "only frames that are dropped, with the reason" },
+  app: { type: "string", value: "NAME", help: "only datagrams from and to the ports of an app" },
+  count: { type: "string", value: "N", help: "end after N frames" },
+  write: {
+    type: "string",
+    short: "w",
+    value: "FILE",
+    help:
+      "write pcapng, for Wireshark and tshark; '-' is standard output. The reason of a drop is the " +
+      "comment of its packet. Traffic of the kernel's sockets has no Ethernet header",
+  },
+  control: CONTROL_OPTION,
 } as const;
 
-export default command({ name: "capture", help: HELP, options: OPTIONS }, run);
+export default command({
+  name: "capture",
+  usage: ["[--drops] [--app NAME] [--count N] [-w FILE.pcapng]"],
+  about:
+    `Shows the frames that the net tiles of a running tegula receive and send, until Ctrl-C. A frame that
+cannot be captured in time is left out and counted; no datagram waits for it.`,
+  options: OPTIONS,
+}, run);
 
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const most = values.count === undefined

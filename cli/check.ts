@@ -3,8 +3,14 @@
  * and the command that fixes it. With --config it first goes through a start.
  */
 
-import { type Host, openHost } from "../ffi/host.ts";
+import { type Host, openHost, Watcher } from "../ffi/host.ts";
+import { SystemError } from "../ffi/library.ts";
+import { type Regions, u32 } from "../ffi/region.ts";
+import { refusedCallsBytes } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
+import { AppFiles } from "../master/app_files.ts";
+import { AppProcess, type Descriptors } from "../master/app_process.ts";
+import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
 import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts";
 import {
@@ -26,7 +32,8 @@ import {
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
-import { DISPATCHER } from "../master/attachment.ts";
+import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
+import { AppError } from "../tiles/runtime/log.ts";
 import {
   APART_LINK_SHAPE,
   checkMtus,
@@ -36,6 +43,9 @@ import {
   planTiles,
   portsOf,
 } from "../tiles/runtime/plan.ts";
+import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import {
   checkConfig,
   checkListen,
@@ -47,54 +57,13 @@ import {
 } from "./config.ts";
 import { Control } from "./control.ts";
 import { findDefaults, openMirror, takeDefaults } from "./snapshot.ts";
-import { command, Exit, type Given, messageOf, say, UserError } from "./command.ts";
-import { SystemError } from "../ffi/errno.ts";
-import type { Regions } from "../ffi/region.ts";
-import { u32 } from "../ffi/view.ts";
-import { Watcher } from "../ffi/watcher.ts";
-import { AppFiles } from "../master/app_files.ts";
-import { AppProcess, type Descriptors } from "../master/app_process.ts";
-import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
-import { refusedCallsBytes } from "../ffi/tile.ts";
-import { AppError } from "../tiles/runtime/log.ts";
-import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
-import type { AppPlan } from "../tiles/runtime/wiring.ts";
-
-const HELP = `usage: tegula check --config FILE [--control PATH] [OPTIONS]
-       tegula check [--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--dispatcher] [-j]
-
-With --config, goes through all that 'tegula run --config FILE' does before it attaches XDP, and prints a
-line for each phase: configuration, control socket, privileges, interfaces, limits, ports, XDP, each app
-(started in a process of its own, without its network grants), and the types of apps in TypeScript. What a
-running tegula would hand over on a reload counts as free.
-
-Then, and without --config, looks at this host: privileges, limits, policy rules and routes that Tegula does
-not follow, tables of the packet filter that do not see what AF_XDP takes, and each interface that is named,
-or every Ethernet interface that is up: its state, queues, driver, and attached XDP programs. Without
---interface, also says which interfaces 'tegula run' would take. Changes nothing.
-
-  --interface IF     an interface that Tegula is to run on; may be repeated
-  --listen PORT=APP  as for 'tegula run': whether limits suffice for these ports
-  --net-tiles N      as for 'tegula run'
-  --dispatcher       as for 'tegula run'
-  --control PATH     as for 'tegula run'
-  --config FILE      read these from a file
-  -j, --json         print JSON
-  --help             print this
-
-Exit status: with --config that of a start, 0 if it would serve, whatever the host's findings; without it
-0 if all is well, else 1. Each finding that is not ok names the command that fixes it.`;
 
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;
 const OPTIONS = {
-  interface: name,
-  listen,
-  "net-tiles": netTiles,
-  dispatcher,
-  control,
-  config,
-  json: { type: "boolean", short: "j" },
+  ...{ interface: name, listen, "net-tiles": netTiles, dispatcher, control, config },
+  quiet: { type: "boolean", short: "q", help: "print failures alone; warnings do not count" },
+  json: { ...JSON_OPTION, help: "print JSON" },
 } as const;
 
 /**
@@ -135,20 +104,43 @@ const HOOKS = ["ingress", "prerouting", "input", "output", "postrouting", "egres
 /** Families of the packet filter whose chains see IPv4. */
 const FAMILIES = ["ip", "inet", "netdev"];
 
-export default command({ name: "check", help: HELP, options: OPTIONS }, run);
+export default command({
+  name: "check",
+  usage: [
+    "--config FILE [--control PATH] [OPTIONS]",
+    "[--interface IF…] [--listen PORT=APP…] [--net-tiles N] [--dispatcher] [-j]",
+  ],
+  about:
+    `With --config, goes through all that 'tegula run --config FILE' does before it attaches XDP, and
+prints a line for each phase: configuration, control socket, privileges, interfaces, limits, ports, XDP, each
+app (started in a process of its own, without its network grants), and the types of apps in TypeScript. What
+a running tegula would hand over on a reload counts as free.
 
-async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): Promise<number> {
+Then, and without --config, looks at this host: privileges, limits, policy rules and routes that Tegula does
+not follow, tables of the packet filter that do not see what AF_XDP takes, and each interface that is named,
+or every Ethernet interface that is up: its state, queues, driver, and attached XDP programs. Without
+--interface, also says which interfaces 'tegula run' would take. Changes nothing. Each finding that is not ok
+names the command that fixes it.`,
+  options: OPTIONS,
+  status:
+    "0 all is well, 8 only warnings (0 with --quiet), else a failure: with --config the status of the " +
+    "start, without it 1.",
+}, run);
+
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  const { json, quiet = false, ...configured } = values;
   const findings: Finding[] = [];
   const report = (finding: Finding) => {
+    if (quiet && finding.verdict !== "fail") return;
     findings.push(finding);
     if (!json) say(text(finding));
   };
+  const failed = () => findings.find(({ verdict }) => verdict === "fail");
   const isStart = configured.config !== undefined;
   if (isStart) {
     for await (const finding of checkStart(configured, askRunning)) report(finding);
   }
-  const failed = findings.find(({ verdict }) => verdict === "fail");
-  if (failed === undefined) {
+  if (failed() === undefined) {
     const asked = await readConfig(configured);
     checkListen(asked.listen);
     const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
@@ -156,8 +148,9 @@ async function run({ values: { json, ...configured } }: Given<typeof OPTIONS>): 
     for (const each of host) if (!isStart || each.verdict === "warn") report(each);
   }
   if (json) say(JSON.stringify(findings));
-  if (isStart) return failed?.status ?? Exit.ok;
-  return findings.every(({ verdict }) => verdict === "ok") ? Exit.ok : Exit.failure;
+  const first = failed();
+  if (first !== undefined) return first.status ?? Exit.failure;
+  return findings.some(({ verdict }) => verdict === "warn") ? Exit.warning : Exit.ok;
 }
 
 function text({ verdict, subject, says, fix }: Finding): string {
@@ -682,7 +675,7 @@ async function* makeApps(
       }, {
         ...{ ...shared, descriptors },
         tile: new TileReader(regions.mapShared(fd, TILE_REGION_BYTES, { readOnly: true })),
-        restarted() {},
+        changed() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
       try {

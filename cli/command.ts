@@ -4,31 +4,58 @@
  */
 
 import project from "../deno.json" with { type: "json" };
-import { parseAddress } from "../tiles/netlink/addresses.ts";
-import { parseArgs, type ParseArgsConfig } from "node:util";
-import { ROOT } from "../ffi/paths.ts";
+import { parseArgs } from "node:util";
+import { ROOT } from "../ffi/library.ts";
+import { parseAddress } from "../netbase/route.ts";
 
-type Options = NonNullable<ParseArgsConfig["options"]>;
+/** An option, as parseArgs takes it, with what the help says of it. */
+interface Option {
+  readonly type: "string" | "boolean";
+  readonly short?: string;
+  readonly multiple?: boolean;
+  readonly default?: string | boolean;
+  /** Its value: a name in capitals (PATH and FILE, IF: an interface), or the possible values, as in "a|b". */
+  readonly value?: string;
+  readonly help: string;
+}
+export type Options = Readonly<Record<string, Option>>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
 
 /** The parsed arguments of a command with options `T`. */
 export type Given<T extends Options> = ReturnType<typeof parseArgs<Config<T>>>;
 
+/** A command. Its help, its man page and the shells' completions are made from this. */
+export interface Declaration<T extends Options = Options> {
+  readonly name: string;
+  /** What follows its name on a command line; one for each way to use it. */
+  readonly usage: readonly string[];
+  /** Paragraphs, with an empty line between them. */
+  readonly about: string;
+  /** The words that its first argument may be, if it is one of a few. */
+  readonly words?: Readonly<Record<string, string>>;
+  readonly options: T;
+  /** The most arguments. */
+  readonly positionals?: number;
+  /** Its exit statuses, unless they are 0 and that of the error. */
+  readonly status?: string;
+}
+
+/** A command, from arguments to exit status. */
+export interface Command {
+  (args: string[]): Promise<number>;
+  readonly declaration: Declaration;
+}
+
 /**
- * Makes a command, from arguments to exit status. It parses its options and at most `positionals`
- * arguments and passes them to `run`, or prints `help` if it is given --help. It throws UserError
- * (status 2) for an unknown option, a missing value or an extra argument.
+ * Makes a command. It parses its options and arguments and passes them to `run`, or prints its help if it is
+ * given --help. It throws UserError (status 2) for an unknown option, a missing value or an extra argument.
  */
 export function command<T extends Options>(
-  { name, help, options, positionals = 0 }: {
-    readonly name: string;
-    readonly help: string;
-    readonly options: T;
-    readonly positionals?: number;
-  },
+  declaration: Declaration<T>,
   run: (given: Given<T>, args: string[]) => number | Promise<number>,
-): (args: string[]) => Promise<number> {
-  const all = { ...options, help: { type: "boolean", short: "h" } } as const;
+): Command {
+  const { name, options, positionals = 0 } = declaration;
+  const all = { ...options, help: HELP_OPTION };
   const fail = (what: string) => new UserError(`${what}; see 'tegula ${name} --help'`, Exit.usage);
   const parse = (args: string[]) => {
     try {
@@ -44,23 +71,85 @@ export function command<T extends Options>(
       throw fail(`${said.split(". ")[0]} (options: ${known})`);
     }
   };
-  return async (args) => {
+  const parsed = async (args: string[]) => {
     const given = parse(args);
     const [extra] = given.positionals.slice(positionals);
     if (extra !== undefined) throw fail(`'${extra}' is one argument too many`);
     if (!("help" in given.values)) return await run(given as Given<T>, args);
-    say(help);
+    say(helpText(declaration));
     return Exit.ok;
   };
+  return Object.assign(parsed, { declaration });
 }
 
-/** Returns the word behind a command, which must be one of `allowed`. Throws UserError. */
+/** For what `ip` can print as JSON. */
+export const JSON_OPTION = {
+  type: "boolean",
+  short: "j",
+  help: "print JSON, with iproute2's field names",
+} as const;
+/** The option of every command. */
+export const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
+/** Columns of a help text, and where the second column of its lists may begin at most. */
+const [WIDTH, MOST_INDENT] = [80, 22];
+
+/** What `--help` prints. */
+function helpText({ name, usage, about, words = {}, options, status }: Declaration): string {
+  const rows = [
+    ...Object.entries(words),
+    ...Object.entries({ ...options, help: HELP_OPTION }).map(([option, declared]) =>
+      [optionText(option, declared), declared.help] as const
+    ),
+  ];
+  return [
+    usage.map((each, i) => `${i === 0 ? "usage:" : "      "} tegula ${name} ${each}`).join("\n"),
+    ...about.split("\n\n").map((paragraph) => wrapped(paragraph)),
+    listText(rows),
+    ...status === undefined ? [] : [wrapped(`Exit status: ${status}`)],
+  ].join("\n\n");
+}
+
+/** An option as the help names it, for example `-w, --write FILE`. */
+export function optionText(name: string, { short, value }: Option): string {
+  const names = short === undefined ? `--${name}` : `-${short}, --${name}`;
+  return value === undefined ? names : `${names} ${value}`;
+}
+
+/** Formats names and what they mean in two columns. */
+export function listText(rows: readonly (readonly [name: string, help: string])[]): string {
+  const indent = Math.min(MOST_INDENT, Math.max(...rows.map(([name]) => name.length)) + 4);
+  return rows.map(([name, help]) => {
+    const text = wrapped(help, indent);
+    return name.length + 4 > indent
+      ? `  ${name}\n${" ".repeat(indent)}${text}`
+      : `  ${name}`.padEnd(indent) + text;
+  }).join("\n");
+}
+
+/** Breaks a paragraph into lines, all but the first behind `indent` spaces. */
+function wrapped(text: string, indent = 0): string {
+  const line = new RegExp(`(.{1,${WIDTH - indent}})(?:\\s+|$)`, "g");
+  return text.replaceAll(/\s+/g, " ").replaceAll(line, `$1\n${" ".repeat(indent)}`).trimEnd();
+}
+
+/**
+ * Returns those of `allowed` that `given` is, or is the beginning of, as for `ip`. `neighbour` is spelled as
+ * there, too.
+ */
+export function abbreviated<T extends string>(given: string, allowed: readonly T[]): T[] {
+  const text = given.replace("neighbour", "neighbor");
+  const whole = allowed.find((each) => each === text);
+  if (whole !== undefined) return [whole];
+  return text === "" ? [] : allowed.filter((each) => each.startsWith(text));
+}
+
+/** Returns the word behind a command, which must be or abbreviate one of `allowed`. Throws UserError. */
 export function word<const T extends string>(
   given: string | undefined,
   { command, allowed }: { command: string; allowed: readonly T[] },
 ): T {
-  const found = allowed.find((each) => each === given);
-  if (found !== undefined) return found;
+  const [found, ...others] = abbreviated(given ?? "", allowed);
+  if (found !== undefined && others.length === 0) return found;
   const what = given === undefined ? `${command} what?` : `cannot ${command} '${given}':`;
   throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
 }
@@ -139,7 +228,21 @@ export const Exit = {
   port: 5,
   xdp: 6,
   system: 7,
+  warning: 8,
 } as const;
+
+/** What they mean, in their order. */
+export const EXIT_STATUSES = [
+  "it ended as requested",
+  "any other reason, for example that the running tegula does not answer",
+  "wrong usage or configuration, or no tegula runs that could be asked",
+  "a privilege is missing",
+  "an interface: none has that name, or its MTU does not fit",
+  "a port: another program has it",
+  "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
+  "the system lacks something: a library, /proc, memory, or a limit is too low",
+  "tegula check has found warnings, and no failure",
+] as const;
 
 /** The message of a thrown value. */
 export function messageOf(error: unknown): string {

@@ -3,9 +3,13 @@
  * is changed. Errors name the place and what is allowed.
  */
 
+import { dirname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parse as parseToml, TomlError } from "smol-toml";
+import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
 import { MARKER_TABLE } from "../master/announcer.ts";
-import { parseAddress, parsePrefix } from "../tiles/netlink/addresses.ts";
+import { parseAddress, parsePrefix } from "../netbase/route.ts";
 import {
   countPorts,
   type Grants,
@@ -19,10 +23,6 @@ import {
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Exit, type Given, messageOf, UserError } from "./command.ts";
-import { dirname, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
-import { parse as parseToml, TomlError } from "smol-toml";
-import { z } from "zod";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -149,10 +149,12 @@ function size(least: string, most: string) {
     .transform(bytes);
 }
 
-/** The keys of `[apps.NAME]`. */
+/** The keys of `[apps.NAME]`, with their descriptions for tegula.toml(5). */
 export const appSchema = z.strictObject({
-  module: z.string(wants("the path of a module")).optional(),
-  options: z.record(z.string(), z.unknown(), wants("a table")).default({}),
+  module: z.string(wants("the path of a module")).optional()
+    .describe("the module, or the name of an app that ships; by default what NAME says"),
+  options: z.record(z.string(), z.unknown(), wants("a table")).default({})
+    .describe("a table of the app's own options"),
   send_to: z.array(
     z.string(wants('a text such as "198.51.100.0/24"')).transform((text, context) => {
       const prefix = parsePrefix(text);
@@ -162,7 +164,7 @@ export const appSchema = z.strictObject({
       return z.NEVER;
     }),
     wants('a list such as ["198.51.100.0/24"]'),
-  ).default([]),
+  ).default([]).describe("prefixes where it may send without having received anything"),
   refuse_sources: z.array(
     z.string(onePorts).transform((text, context) => {
       const range = parseRange(text, 0);
@@ -171,16 +173,25 @@ export const appSchema = z.strictObject({
       return z.NEVER;
     }),
     wants('a list such as ["7", "0-52"]'),
-  ).optional(),
-  most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional(),
-  read: names("./zones", isPath),
-  write: names("/var/lib/tegula/my_app", isPath),
-  env: names("NAME", isVariable),
-  net: names("192.0.2.1:443", isHost),
-  clock: z.boolean(wants("true or false")).default(false),
-  keep: z.boolean(wants("true or false")).default(false),
-  memory: size("64M", "1024G").optional(),
-  state: size("4K", "1G").optional(),
+  ).optional().describe(
+    "source ports that get no answer; by default the well-known ones but 53 and 123",
+  ),
+  most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional()
+    .describe("answers a second to one address and port; 0 (default): no limit"),
+  read: names("./zones", isPath).describe("files and folders that it may read"),
+  write: names("/var/lib/tegula/my_app", isPath).describe("files and folders that it may write"),
+  env: names("NAME", isVariable).describe("environment variables that it may read"),
+  net: names("192.0.2.1:443", isHost).describe("hosts and ports that it may connect to by TCP"),
+  clock: z.boolean(wants("true or false")).default(false)
+    .describe("whether it may read the state of the kernel's clock; false by default"),
+  keep: z.boolean(wants("true or false")).default(false)
+    .describe("whether it keeps its grants after its start; false by default"),
+  memory: size("64M", "1024G").optional()
+    .describe(
+      "the most memory of its own, beyond which it is started again: 64M or more, 256M by default",
+    ),
+  state: size("4K", "1G").optional()
+    .describe("memory that its successor finds unchanged, 4K to 1G; none by default"),
 }, wants("a table"));
 
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
@@ -253,7 +264,7 @@ const markerTable = wants(
 );
 
 /** The keys of `[announce]`. */
-const announceSchema = z.strictObject({
+export const announceSchema = z.strictObject({
   addresses: z.array(
     z.string(announced).transform((text, context) => {
       const prefix = parsePrefix(text);
@@ -273,9 +284,12 @@ const announceSchema = z.strictObject({
       (all) =>
         new Set(all.map(({ address, length }) => `${address}/${length}`)).size === all.length,
       { error: "must name each address once" },
+    ).describe(
+      'IPv4 addresses or prefixes, for example ["203.0.113.53/32"]; the addresses are on lo',
     ),
   table: z.int(markerTable).min(1, markerTable).max(2 ** 32 - 1, markerTable)
-    .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE),
+    .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE)
+    .describe("the routing table of the markers, which nothing else may use"),
 }, wants("a table"));
 
 /** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
@@ -285,44 +299,103 @@ const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
 const firstUser = wants("the number of the first of 64 users that nobody else has");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
-/** The keys of the file. */
-const schema = z.strictObject({
+/** The keys of the file. Those that have no option of the same name have a description. */
+export const configSchema = z.strictObject({
   interfaces: z.array(
     z.string(interfaceName).regex(/^[^\s/]+$/, interfaceName).max(
       LONGEST_INTERFACE_NAME,
       wants(`the name of an interface, at most ${LONGEST_INTERFACE_NAME} characters`),
     ),
     wants('a list such as ["eth0"]'),
-  ).default([]),
-  apps: z.record(z.string(), appSchema, wants("tables such as [apps.dns]")).default({}),
-  listen: z.array(listenSchema, wants('a list such as ["7=echo"]')).default([]),
+  ).default([]).describe('the interfaces where frames are received, for example ["eth0"]'),
+  apps: z.record(z.string(), appSchema, wants("tables such as [apps.dns]")).default({})
+    .describe("options and grants of the app NAME"),
+  listen: z.array(listenSchema, wants('a list such as ["7=echo"]')).default([])
+    .describe(
+      'the ports, and the apps that answer, as for --listen: for example ["7=echo", "53=dns*2"]',
+    ),
   provider: z.enum(PROVIDERS, wants(`one of ${PROVIDERS.join(", ")}`)).optional(),
   net_tiles: z.int(netTiles).min(1, netTiles).max(MAX_NET_TILES, netTiles).optional(),
   checksums: z.enum(CHECKSUMS, wants(`one of ${CHECKSUMS.join(", ")}`)).optional(),
   busy_poll: z.boolean(wants("true or false")).optional(),
   dispatcher: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
-  user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional(),
+  user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional()
+    .describe(
+      "the first of 64 user numbers for its processes, if it runs as root; nobody else may have them",
+    ),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
-  announce: announceSchema.optional(),
+  announce: announceSchema.optional()
+    .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
 });
 
 /** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
-  interface: { type: "string", multiple: true },
-  listen: { type: "string", multiple: true },
-  provider: { type: "string" },
-  "net-tiles": { type: "string" },
-  checksums: { type: "string" },
-  "busy-poll": { type: "boolean" },
-  dispatcher: { type: "boolean" },
-  control: { type: "string" },
-  metrics: { type: "string" },
-  config: { type: "string" },
+  interface: {
+    type: "string",
+    multiple: true,
+    value: "IF",
+    help: "an interface to take frames from; may be repeated. By default, without --config, the " +
+      "interfaces of the default route, which the log names",
+  },
+  listen: {
+    type: "string",
+    multiple: true,
+    value: "PORT=APP",
+    help:
+      `a UDP port and the app that answers on it: ${
+        Object.keys(APPS).join(", ")
+      }, or the path of a ` +
+      "module; may be repeated. FIRST-LAST=APP: all ports of a range; PORT=APP*N: N instances share the " +
+      `port by flow; PORT=APP@inline: inside the net tiles. At most ${MOST_PORTS_SERVED} ports in all`,
+  },
+  provider: {
+    type: "string",
+    value: PROVIDERS.join("|"),
+    help:
+      "auto (default): zero-copy, native copy, generic mode, else the kernel's sockets; xdp: AF_XDP " +
+      "or nothing; socket: the kernel's sockets only",
+  },
+  "net-tiles": {
+    type: "string",
+    value: "N",
+    help: "number of net tiles; by default the number of queues, at most the cores less one",
+  },
+  checksums: {
+    type: "string",
+    value: CHECKSUMS.join("|"),
+    help: "of received UDP: verify (default), or nic, to trust the NIC",
+  },
+  "busy-poll": {
+    type: "boolean",
+    help: "net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts",
+  },
+  dispatcher: {
+    type: "boolean",
+    help: "attach beside other XDP programs, by libxdp's dispatcher",
+  },
+  control: {
+    type: "string",
+    value: "PATH",
+    help: "the control socket, for 'tegula show --live' and others, or none; by default " +
+      "/run/tegula/IF.sock, with the first interface",
+  },
+  metrics: {
+    type: "string",
+    value: "ADDRESS:PORT",
+    help:
+      "serve the metrics for Prometheus there, for example 127.0.0.1:9464 or [::1]:9464; by default " +
+      "not at all",
+  },
+  config: {
+    type: "string",
+    value: "FILE",
+    help: "read the same from a file, and also options and grants of apps: see tegula.toml(5)",
+  },
 } as const;
 
 /** The key in the file that corresponds to an option. */
-function keyOf(option: string): string {
+export function keyOf(option: string): string {
   return option === "interface" ? "interfaces" : option.replace("-", "_");
 }
 
@@ -420,8 +493,8 @@ async function readFile(path: string): Promise<unknown> {
 }
 
 /** Checks the content of the file at `path`, or the options if there is no path. Throws UserError. */
-function checked(said: unknown, path?: string): z.output<typeof schema> {
-  const { data, error } = schema.safeParse(said);
+function checked(said: unknown, path?: string): z.output<typeof configSchema> {
+  const { data, error } = configSchema.safeParse(said);
   if (data !== undefined) return data;
   const [issue] = error.issues;
   const sentence = path === undefined
@@ -436,7 +509,7 @@ function checked(said: unknown, path?: string): z.output<typeof schema> {
 function explain(issue: z.core.$ZodIssue): string {
   if (issue.code === "unrecognized_keys") {
     const { shape } = { apps: appSchema, announce: announceSchema }[String(issue.path[0])] ??
-      schema;
+      configSchema;
     const known = Object.keys(shape);
     const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
     return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;

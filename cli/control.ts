@@ -6,16 +6,29 @@
 import type { AuditReport } from "../tiles/netlink/audit.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
-import { command, Exit, lineBatches, messageOf, say, UserError } from "./command.ts";
+import { command, Exit, JSON_OPTION, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
 /** The folder of control sockets, unless the configuration says otherwise. systemd makes it for the service. */
 export const CONTROL_FOLDER = "/run/tegula";
 
-/** The options of commands that can ask a running tegula. */
+/** The option of commands that ask a running tegula. */
+export const CONTROL_OPTION = {
+  type: "string",
+  value: "PATH",
+  help: "the control socket; by default the only one in /run/tegula",
+} as const;
+
+/** The options of commands that can ask one. */
 export const LIVE_OPTIONS = {
-  live: { type: "boolean" },
-  control: { type: "string" },
+  live: {
+    type: "boolean",
+    help: "ask the running tegula, instead of mirroring the kernel's state anew",
+  },
+  control: {
+    ...CONTROL_OPTION,
+    help: "the same, by this control socket; by default the only one in /run/tegula",
+  },
 } as const;
 
 /** Connects to the running tegula if these options say so, else returns null. Throws UserError. */
@@ -24,11 +37,6 @@ export async function liveControl(
 ): Promise<Control | null> {
   return live || control !== undefined ? await Control.connect(control) : null;
 }
-
-/** Their lines of help. */
-export const LIVE_HELP =
-  `  --live             ask the running tegula, instead of mirroring the kernel's state anew
-  --control PATH     the same, by this control socket; by default the only one in /run/tegula`;
 
 /**
  * How long to wait for an answer before a second connection checks that the tegula answers at all, and how
@@ -221,62 +229,47 @@ function socketsIn(folder: string): string[] {
 
 // Commands that only ask a running tegula.
 
-const RELOAD_HELP = `usage: tegula reload [--control PATH]
-
-The running tegula reads its configuration and the files of its apps anew; waits until they are in use. It
-keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
-errors beforehand.
-
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this
-
-Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
-
-const UPGRADE_HELP = `usage: tegula upgrade [--control PATH]
-
-The running tegula executes the program that was installed in place of its own, with the current
+/** `tegula reload`: loads the configuration and apps of a running tegula anew. */
+export const reload = changeCommand(
+  "reload",
+  `The running tegula reads its configuration and the files of its apps anew; waits until they are in use.
+It keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
+errors beforehand.`,
+);
+/** `tegula upgrade`: switches a running tegula to the program that is installed now. */
+export const upgrade = changeCommand(
+  "upgrade",
+  `The running tegula executes the program that was installed in place of its own, with the current
 configuration and apps; waits until the new one serves. It keeps serving meanwhile, and its process id stays.
 If the new program does not start, nothing changes. If it starts but cannot replace appliance and apps,
-these go on under the new master.
+these go on under the new master.`,
+);
 
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this
-
-Exit status: 0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.`;
-
-/** `tegula reload`: loads the configuration and apps of a running tegula anew. */
-export const reload = changeCommand("reload", RELOAD_HELP);
-/** `tegula upgrade`: switches a running tegula to the program that is installed now. */
-export const upgrade = changeCommand("upgrade", UPGRADE_HELP);
-
-function changeCommand(name: "reload" | "upgrade", help: string) {
-  const options = { control: { type: "string" } } as const;
-  return command({ name, help, options }, async ({ values: { control } }) => {
+function changeCommand(name: "reload" | "upgrade", about: string) {
+  return command({
+    name,
+    usage: ["[--control PATH]"],
+    about,
+    options: { control: CONTROL_OPTION },
+    status: "0 done, 2 not done, or no tegula runs here, 3 not permitted, 1 any other error.",
+  }, async ({ values: { control } }) => {
     say(await askForChange(name, control));
     return Exit.ok;
   });
 }
 
-const AUDIT_HELP = `usage: tegula audit [-j] [--control PATH]
-
-The running tegula reads the kernel's interfaces, routes and neighbours again and compares them with its
-mirror. A difference counts if two reads show it and no event announced it between them. It is logged and
-corrected. An audit also runs every five minutes by itself.
-
-  -j, --json         print JSON
-  --control PATH     the control socket; by default the only one in /run/tegula
-  --help             print this
-
-Exit status: 0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.`;
-
-const AUDIT_OPTIONS = {
-  json: { type: "boolean", short: "j" },
-  control: { type: "string" },
-} as const;
-
 /** `tegula audit`: compares the mirror of a running tegula with the kernel. */
 export const audit = command(
-  { name: "audit", help: AUDIT_HELP, options: AUDIT_OPTIONS },
+  {
+    name: "audit",
+    usage: ["[-j] [--control PATH]"],
+    about:
+      `The running tegula reads the kernel's interfaces, routes and neighbours again and compares them
+with its mirror. A difference counts if two reads show it and no event announced it between them. It is logged
+and corrected. An audit also runs every five minutes by itself.`,
+    options: { json: { ...JSON_OPTION, help: "print JSON" }, control: CONTROL_OPTION },
+    status: "0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.",
+  },
   async ({ values }) => {
     const control = await Control.connect(values.control);
     const report = await control.one({ do: "audit" }) as unknown as AuditReport;

@@ -4,15 +4,15 @@
  * use decide it, over a mirror.
  */
 
-import * as route from "../netbase/route.ts";
-import { heapView } from "../ffi/view.ts";
+import { heapView } from "../ffi/region.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
-import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
-import type { NetbaseReader } from "../netbase/netbase.ts";
+import { NeighborMap, NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import { decide, type Decision, emptyDecision, type NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
-import { decide, type Decision, emptyDecision } from "../netbase/route_decision.ts";
+import * as route from "../netbase/route.ts";
+import { formatAddress, formatPrefix } from "../netbase/route.ts";
 import { Solicits } from "../tiles/net/arp_queue.ts";
-import { flowHash } from "../tiles/net/frame.ts";
+import { flowHash } from "../tiles/net/rings.ts";
 import {
   Devices,
   dropCounter,
@@ -23,7 +23,6 @@ import {
   RouteCache,
   UNRESOLVED,
 } from "../tiles/net/route_cache.ts";
-import { formatAddress, formatPrefix } from "../tiles/netlink/addresses.ts";
 import {
   decisionEntry,
   type Entry,
@@ -31,39 +30,45 @@ import {
   neighborEntry,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { NeighborMap } from "../tiles/netlink/neighbor_map.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
-import { LIVE_OPTIONS, liveControl } from "./control.ts";
+import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
+import { address, command, Exit, type Given, JSON_OPTION, say, wholeNumber } from "./command.ts";
+import { CONTROL_OPTION, liveControl } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
-import { address, command, Exit, type Given, say, wholeNumber } from "./command.ts";
 import { openMirror } from "./snapshot.ts";
 
-const HELP =
-  `usage: tegula explain ADDRESS [--source ADDRESS] [--sport PORT] [--dport PORT] [-j] [--live]
-
-Explains what happens to a datagram to ADDRESS, by the routes and neighbours that the kernel has now: which
-route is used and why no other, which of several next hops for this flow, the neighbour and its state, and
-the headers, or why it is dropped and which command shows the cause. Needs no privileges.
-
-  --source ADDRESS   the source address; by default the one that would be chosen
-  --sport PORT       the source port (default 7), and
-  --dport PORT       the destination port (default 50000): with the addresses, they choose the next hop
-  -j, --json         print JSON
-  --live             assume the interfaces of the running tegula; by default all with Ethernet headers
-  --control PATH     the same, of the tegula at this control socket
-  --help             print this`;
-
 const OPTIONS = {
-  source: { type: "string" },
-  sport: { type: "string", default: "7" },
-  dport: { type: "string", default: "50000" },
-  json: { type: "boolean", short: "j" },
-  ...LIVE_OPTIONS,
+  source: {
+    type: "string",
+    value: "ADDRESS",
+    help: "the source address; by default the one that would be chosen",
+  },
+  sport: { type: "string", default: "7", value: "PORT", help: "the source port (default 7), and" },
+  dport: {
+    type: "string",
+    default: "50000",
+    value: "PORT",
+    help: "the destination port (default 50000): with the addresses, they choose the next hop",
+  },
+  json: { ...JSON_OPTION, help: "print JSON" },
+  live: {
+    type: "boolean",
+    help: "assume the interfaces of the running tegula; by default all with Ethernet headers",
+  },
+  control: { ...CONTROL_OPTION, help: "the same, of the tegula at this control socket" },
 } as const;
 
-export default command({ name: "explain", help: HELP, options: OPTIONS, positionals: 1 }, run);
+export default command({
+  name: "explain",
+  usage: ["ADDRESS [--source ADDRESS] [--sport PORT] [--dport PORT] [-j] [--live]"],
+  about:
+    `Explains what happens to a datagram to ADDRESS, by the routes and neighbours that the kernel has now:
+which route is used and why no other, which of several next hops for this flow, the neighbour and its state,
+and the headers, or why it is dropped and which command shows the cause. Needs no privileges.`,
+  options: OPTIONS,
+  positionals: 1,
+}, run);
 
 async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
   const flow = {

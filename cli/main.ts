@@ -2,13 +2,19 @@
  * The command line: finds the command, runs it and reports its errors.
  */
 
-import { Exit, say, statusOf, UserError, VERSION } from "./command.ts";
-
-/** Takes a command's arguments and returns its exit status. */
-type Command = (args: string[]) => Promise<number>;
+import {
+  abbreviated,
+  type Command,
+  Exit,
+  listText,
+  say,
+  statusOf,
+  UserError,
+  VERSION,
+} from "./command.ts";
 
 /** The commands, each with its line of help. A command's module is loaded when it is run. */
-const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
+export const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
   run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).default],
   demo: [
     "watch Tegula at work between network namespaces of its own",
@@ -56,16 +62,29 @@ const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> 
   ],
 };
 
+/** What the program is. */
+export const ABOUT =
+  "answers UDP through AF_XDP with the network configuration that the kernel has";
+/** Commands without a module. */
+export const OTHER_COMMANDS = {
+  help: "print this, or the options of a command",
+  version: "print the version",
+} as const;
+const NAMES = [...Object.keys(COMMANDS), ...Object.keys(OTHER_COMMANDS)];
+/** `r` might also be `run`, but `tegula r g` is to be what `ip r g` is. */
+const SHORT = new Map([["r", "route"], ["-h", "help"], ["--help", "help"]])
+  .set("-V", "version").set("--version", "version");
+
 function help(): string {
   return [
-    "tegula: answers UDP through AF_XDP with the network configuration that the kernel has",
-    "",
+    `tegula: ${ABOUT}`,
     "usage: tegula COMMAND [OPTIONS]",
-    "",
-    ...Object.entries(COMMANDS).map(([name, [summary]]) => `  ${name.padEnd(8)} ${summary}`),
-    "",
-    "  'tegula COMMAND --help' prints a command's options, 'tegula --version' the version.",
-  ].join("\n");
+    listText([
+      ...Object.entries(COMMANDS).map(([name, [summary]]) => [name, summary] as const),
+      ...Object.entries(OTHER_COMMANDS),
+    ]),
+    "'tegula COMMAND --help' prints a command's options. Names may be abbreviated: 'tegula sh ro'.",
+  ].join("\n\n");
 }
 
 /** Runs the command that `args` name and returns the exit status. */
@@ -73,23 +92,36 @@ export function main(args: string[]): Promise<number> {
   return statusOf(() => run(args));
 }
 
-async function run([name, ...rest]: string[]): Promise<number> {
-  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+async function run([given, ...rest]: string[]): Promise<number> {
+  if (given === undefined) {
     say(help());
-    return name === undefined ? Exit.usage : Exit.ok;
+    return Exit.usage;
   }
-  if (name === "--version" || name === "-V") {
+  const name = nameOf(given);
+  if (name === "version") {
     say(`tegula ${VERSION}`);
     return Exit.ok;
   }
-  if (!Object.hasOwn(COMMANDS, name)) {
-    const known = Object.keys(COMMANDS).join(", ");
-    throw new UserError(`unknown command '${name}'; the commands are ${known}`, Exit.usage);
+  if (name === "help") {
+    const about = rest[0] === undefined ? name : nameOf(rest[0]);
+    if (Object.hasOwn(COMMANDS, about)) return await run([about, "--help"]);
+    say(help());
+    return Exit.ok;
   }
   checkProc();
   const [, load] = COMMANDS[name];
   const command = await load();
   return await command(rest);
+}
+
+/** The command that `given` is, or abbreviates. Throws UserError. */
+function nameOf(given: string): string {
+  const [name, ...others] = SHORT.has(given) ? [SHORT.get(given)!] : abbreviated(given, NAMES);
+  if (name !== undefined && others.length === 0) return name;
+  const which = name === undefined
+    ? `unknown command '${given}'; the commands are ${NAMES.join(", ")}`
+    : `'${given}' may be ${[name, ...others].join(" or ")}`;
+  throw new UserError(which, Exit.usage);
 }
 
 /**

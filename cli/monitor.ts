@@ -3,7 +3,7 @@
  * `ip monitor` does, and also routes that the kernel removes without an event.
  */
 
-import { pollSet } from "../ffi/netlink.ts";
+import { pollSet } from "../ffi/sockets.ts";
 import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";
@@ -15,25 +15,11 @@ import {
   routeEntry,
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
+import { command, type Given, JSON_OPTION, say, word } from "./command.ts";
 import { interfaceText, neighborText, routeText } from "./format.ts";
-import { command, type Given, say, word } from "./command.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
-const HELP = `usage: tegula monitor [-j] [interfaces|routes|neighbors|sync]
-
-Mirrors the kernel's network state as 'tegula run' does and prints each change once it is mirrored, with the
-time and the delay since the kernel's event. By default prints all kinds of changes. Needs no privileges;
-Ctrl-C ends it.
-
-  interfaces   with their addresses
-  routes       of the tables local and main, also those that the kernel removes without an event
-  neighbors    with their states
-  sync         whether the mirror is in sync, and resyncs
-
-  -j, --json   print one JSON object a line
-  --help       print this`;
-
-const OPTIONS = { json: { type: "boolean", short: "j" } } as const;
+const OPTIONS = { json: { ...JSON_OPTION, help: "print one JSON object a line" } } as const;
 
 /** The topics, and how each is printed. */
 const TEXTS = {
@@ -48,7 +34,22 @@ const TOPICS = Object.keys(TEXTS) as Topic[];
 /** The longest wait; Ctrl-C ends the process in the middle of one. */
 const LONGEST_WAIT_MILLIS = 1000;
 
-export default command({ name: "monitor", help: HELP, options: OPTIONS, positionals: 1 }, run);
+export default command({
+  name: "monitor",
+  usage: ["[-j] [interfaces|routes|neighbors|sync]"],
+  about:
+    `Mirrors the kernel's network state as 'tegula run' does and prints each change once it is mirrored,
+with the time and the delay since the kernel's event. By default prints all kinds of changes. Needs no
+privileges; Ctrl-C ends it.`,
+  words: {
+    interfaces: "with their addresses",
+    routes: "of the tables local and main, also those that the kernel removes without an event",
+    neighbors: "with their states",
+    sync: "whether the mirror is in sync, and resyncs",
+  },
+  options: OPTIONS,
+  positionals: 1,
+}, run);
 
 /** Blocks while it waits for events, so only a signal ends it, or that its reader has gone. */
 function run({ values, positionals }: Given<typeof OPTIONS>): never {

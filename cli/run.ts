@@ -2,8 +2,7 @@
  * `tegula run`: answers UDP on interfaces of this host until it is stopped.
  */
 
-import { APPS } from "../apps/registry.ts";
-import { MOST_PORTS_SERVED, portsOf } from "../tiles/runtime/plan.ts";
+import { portsOf } from "../tiles/runtime/plan.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
 import {
   checkInterfaces,
@@ -24,37 +23,18 @@ import {
 import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
 import { command, type Given } from "./command.ts";
 
-const HELP = `usage: tegula run [--interface IF…] --listen PORT=APP… [OPTIONS]
-
-Answers UDP on the interfaces, by AF_XDP if possible, with the addresses, routes and neighbours that the
-kernel has. SIGTERM and SIGINT stop it. SIGHUP reloads configuration and apps, like 'tegula reload'. SIGUSR2
-prints the counters of all tiles.
-
-  --interface IF      an interface to take frames from; may be repeated. By default, without --config, the
-                      interfaces of the default route, which the log names
-  --listen PORT=APP   a UDP port and the app that answers on it: ${Object.keys(APPS).join(", ")},
-                      or the path of a module; may be repeated. FIRST-LAST=APP: all ports of a range;
-                      PORT=APP*N: N instances share the port by flow; PORT=APP@inline: inside the net
-                      tiles (docs/apps.md). At most ${MOST_PORTS_SERVED} ports in all
-  --provider WHICH    auto (default): zero-copy, native copy, generic mode, else the kernel's sockets;
-                      xdp: AF_XDP or nothing; socket: the kernel's sockets only
-  --net-tiles N       number of net tiles; by default the number of queues, at most the cores less one
-  --checksums WHICH   of received UDP: verify (default), or nic, to trust the NIC
-  --busy-poll         net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts
-  --dispatcher        attach beside other XDP programs, by libxdp's dispatcher (docs/operating/configure.md)
-  --control PATH      the control socket, for 'tegula show --live' and others, or none; by default
-                      /run/tegula/IF.sock, with the first interface
-  --metrics ADDRESS:PORT
-                      serve the counters in Prometheus's format there; by default not at all
-  --config FILE       read the same from a file (TOML: interfaces, listen, provider, net_tiles, checksums,
-                      busy_poll, dispatcher, control, metrics), and also the first user of its processes
-                      (user) and the options and grants of apps ([apps.NAME])
-  --help              print this
-
-Exit status: 0 stopped as asked, 2 wrong usage, 3 a missing privilege, 4 an interface, 5 a port, 6 XDP or
-AF_XDP, 7 something missing on the system, 1 anything else.`;
-
-export default command({ name: "run", help: HELP, options: CONFIG_OPTIONS }, start);
+export default command({
+  name: "run",
+  usage: ["[--interface IF…] --listen PORT=APP… [OPTIONS]", "--config FILE [OPTIONS]"],
+  about:
+    `Answers UDP on the interfaces, by AF_XDP if possible, with the addresses, routes and neighbours that
+the kernel has. SIGTERM and SIGINT stop it. SIGHUP reloads configuration and apps, like 'tegula reload'.
+SIGUSR2 prints the counters of all tiles.`,
+  options: CONFIG_OPTIONS,
+  status:
+    `0 stopped as asked, 2 wrong usage, 3 a missing privilege, 4 an interface, 5 a port, 6 XDP or AF_XDP,
+7 something missing on the system, 1 anything else.`,
+}, start);
 
 async function start(
   { values }: Given<typeof CONFIG_OPTIONS>,

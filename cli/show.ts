@@ -3,8 +3,7 @@
  * `ip neighbour` do. With `-j` it prints iproute2's JSON.
  */
 
-import { type Control, LIVE_HELP, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { address, command, Exit, type Given, linesOf, say, word } from "./command.ts";
+import { parseAddress } from "../netbase/route.ts";
 import {
   decisionEntry,
   type Entry,
@@ -13,27 +12,12 @@ import {
   neighborEntries,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { openMirror, type Snapshot } from "./snapshot.ts";
+import { address, command, Exit, type Given, JSON_OPTION, linesOf, say, word } from "./command.ts";
+import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { interfaceText, neighborText, routeText } from "./format.ts";
-import { parseAddress } from "../tiles/netlink/addresses.ts";
+import { openMirror, type Snapshot } from "./snapshot.ts";
 
-const SHOW_HELP = `usage: tegula show interfaces|routes|neighbors [-j] [--live]
-
-Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.
-
-  interfaces         with their IPv4 addresses, as 'ip address' prints them
-  routes             of the tables local and main, as 'ip route show table all' prints them
-  neighbors          also those without a MAC address, as 'ip neighbour' prints them; a running tegula
-                     has those of the interfaces that it sends by
-
-  -j, --json         print JSON, with iproute2's field names
-${LIVE_HELP}
-  --help             print this`;
-
-const SHOW_OPTIONS = {
-  json: { type: "boolean", short: "j" },
-  ...LIVE_OPTIONS,
-} as const;
+const SHOW_OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 
 /** What can be shown. */
 const OBJECTS = {
@@ -53,7 +37,16 @@ const BATCH = 4096;
 
 export const show = command({
   name: "show",
-  help: SHOW_HELP,
+  usage: ["interfaces|routes|neighbors [-j] [--live]"],
+  about:
+    "Mirrors the kernel's network state as 'tegula run' does, and prints it. Needs no privileges.",
+  words: {
+    interfaces: "with their IPv4 addresses, as 'ip address' prints them",
+    routes: "of the tables local and main, as 'ip route show table all' prints them",
+    neighbors:
+      "also those without a MAC address, as 'ip neighbour' prints them; a running tegula " +
+      "has those of the interfaces that it sends by",
+  },
   options: SHOW_OPTIONS,
   positionals: 1,
 }, runShow);
@@ -109,22 +102,13 @@ async function print<Item>(
 
 // `tegula route`: prints the route of a packet.
 
-const ROUTE_HELP = `usage: tegula route get ADDRESS|- [--source ADDRESS] [-j] [--live]
-
-Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs no
-privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
-prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
-an IPv6 gateway.
-
-  -                  read addresses from standard input, one a line, and print a line of JSON for each
-  --source ADDRESS   the source address of the datagram; by default the one that would be chosen
-  -j, --json         print JSON, with iproute2's field names
-${LIVE_HELP}
-  --help             print this`;
-
 const ROUTE_OPTIONS = {
-  source: { type: "string" },
-  json: { type: "boolean", short: "j" },
+  source: {
+    type: "string",
+    value: "ADDRESS",
+    help: "the source address of the datagram; by default the one that would be chosen",
+  },
+  json: JSON_OPTION,
   ...LIVE_OPTIONS,
 } as const;
 
@@ -136,7 +120,16 @@ type Answerer = (destinations: readonly string[]) => Entry[] | Promise<Entry[]>;
 
 export const route = command({
   name: "route",
-  help: ROUTE_HELP,
+  usage: ["get ADDRESS [--source ADDRESS] [-j] [--live]", "get - [--source ADDRESS] [--live]"],
+  about:
+    `Prints where Tegula would send a datagram to ADDRESS, by the routes that the kernel has now. Needs
+no privileges. The type is that of the route (unicast, local, broadcast, multicast, blackhole, unreachable,
+prohibit, throw), "none" without a route, or "unsupported" for a next hop that Tegula cannot use, for example
+an IPv6 gateway.
+
+With '-' instead of ADDRESS, reads addresses from standard input, one a line, and prints a line of JSON for
+each.`,
+  words: { get: "as 'ip route get'" },
   options: ROUTE_OPTIONS,
   positionals: 2,
 }, runRoute);
@@ -150,7 +143,7 @@ async function runRoute({ values, positionals }: Given<typeof ROUTE_OPTIONS>): P
   const answerer = running === null ? askMirror(values.source) : askRunning(running, values.source);
   if (destination === "-") return await answerLines(answerer);
   const [entry] = await answerer([destination]);
-  say(values.json ? JSON.stringify(entry) : decisionText(entry));
+  say(values.json ? JSON.stringify([entry]) : decisionText(entry));
   return Exit.ok;
 }
 

@@ -3,18 +3,18 @@
  * heap memory and no privileges.
  */
 
-import { SystemError } from "../ffi/errno.ts";
-import { openNetlink } from "../ffi/netlink.ts";
-import { heapView } from "../ffi/view.ts";
+import type { Host } from "../ffi/host.ts";
+import { SystemError } from "../ffi/library.ts";
+import { heapView } from "../ffi/region.ts";
+import { openNetlink } from "../ffi/sockets.ts";
+import { load } from "../master/confinement.ts";
+import { unfit } from "../master/preflight.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { RT_TABLE_MAIN, RTN_UNICAST } from "../netbase/route.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./command.ts";
-import { load } from "../master/confinement.ts";
-import type { Host } from "../ffi/host.ts";
-import { RT_TABLE_MAIN, RTN_UNICAST } from "../netbase/route.ts";
-import { unfit } from "../master/preflight.ts";
 
 /** The mirrored state, and the mirror that goes on to follow the kernel. */
 export type Snapshot = ReturnType<typeof openMirror>;

@@ -7,24 +7,25 @@
 import { parse } from "smol-toml";
 import { MARKER_TABLE, Markers, markerText } from "../master/announcer.ts";
 import { command, Exit, say, UserError } from "./command.ts";
-import { EPERM, SystemError } from "../ffi/errno.ts";
-
-const HELP = `usage: tegula withdraw [--config FILE]
-
-Removes the markers of [announce] that a tegula left which was killed, so that routers send no more traffic to
-this host. The unit does so whenever the service ends. A tegula that runs puts its markers back within a second:
-'tegula drain' is for that. Needs CAP_NET_ADMIN.
-
-  --config FILE      the file with the table ([announce] table); by default, and if it cannot be read,
-                     table ${MARKER_TABLE}
-  --help             print this
-
-Exit status: 0 done, or there were none, 2 wrong usage, 3 a missing privilege, 1 any other error.`;
-
-const OPTIONS = { config: { type: "string" } } as const;
+import { EPERM, SystemError } from "../ffi/library.ts";
 
 export default command(
-  { name: "withdraw", help: HELP, options: OPTIONS },
+  {
+    name: "withdraw",
+    usage: ["[--config FILE]"],
+    about:
+      "Removes the markers of [announce] that a killed tegula left, so that routers send no more traffic " +
+      "to this host. The unit does so whenever the service has ended. A tegula that runs puts its markers " +
+      "back within a second: use 'tegula drain' there. Needs CAP_NET_ADMIN.",
+    options: {
+      config: {
+        type: "string",
+        value: "FILE",
+        help: `the file that names the table ([announce] table); by default table ${MARKER_TABLE}`,
+      },
+    },
+    status: "0 done, or there were none, 2 wrong usage, 3 a missing privilege, 1 any other error.",
+  },
   async ({ values: { config } }) => {
     const table = config === undefined ? MARKER_TABLE : await tableIn(config);
     try {

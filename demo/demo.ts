@@ -2,9 +2,17 @@
  * `tegula demo`: shows Tegula at work between network namespaces of its own, scene by scene.
  */
 
-import { type Outcome, type Scene, SCENES } from "./scenes.ts";
+import {
+  buildStage,
+  ECHO_PORT,
+  FAR_ADDRESS,
+  HOST_ADDRESS,
+  type Outcome,
+  type Scene,
+  SCENES,
+  type Stage,
+} from "./scenes.ts";
 import { badEnd, enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
-import { buildStage, ECHO_PORT, FAR_ADDRESS, HOST_ADDRESS, type Stage } from "./stage.ts";
 import {
   command,
   Exit,
@@ -15,27 +23,38 @@ import {
   wholeNumber,
 } from "../cli/command.ts";
 
-const HELP = `tegula demo: watch Tegula answer while the network changes under it
-
-usage: tegula demo [OPTIONS]
-
-  --seconds N        duration of the traffic of all scenes together, 1 to 3600 (default 14); a scene
-                     takes at least half a second
-  --json             print one JSON object instead of text
-  --hold             keep everything running at the end, until Ctrl-C
-  --provider NAME    auto, xdp or socket, as for 'tegula run' (default auto)
-
-It needs root, and changes nothing outside the namespaces that it makes.
-Exit status: 0 if every scene and the end of the appliance were as expected, else 1.`;
-
 const OPTIONS = {
-  seconds: { type: "string", default: "14" },
-  json: { type: "boolean", default: false },
-  hold: { type: "boolean", default: false },
-  provider: { type: "string", default: "auto" },
+  seconds: {
+    type: "string",
+    default: "14",
+    value: "N",
+    help:
+      "duration of the traffic of all scenes together, 1 to 3600 (default 14); a scene takes at least " +
+      "half a second",
+  },
+  json: { type: "boolean", default: false, help: "print one JSON object instead of text" },
+  hold: {
+    type: "boolean",
+    default: false,
+    help: "keep everything running at the end, until Ctrl-C",
+  },
+  provider: {
+    type: "string",
+    default: "auto",
+    value: "auto|xdp|socket",
+    help: "as for 'tegula run' (default auto)",
+  },
 } as const;
 
-export default command({ name: "demo", help: HELP, options: OPTIONS }, start);
+export default command({
+  name: "demo",
+  usage: ["[OPTIONS]"],
+  about:
+    "Shows Tegula answering while the network changes under it, in network namespaces of its own. " +
+    "Needs root, and changes nothing outside these namespaces.",
+  options: OPTIONS,
+  status: "0 if every scene and the end of the appliance were as expected, else 1.",
+}, start);
 
 /** Long enough for all changes of a scene. */
 const SHORTEST_SCENE_MILLIS = 500;

@@ -7,8 +7,8 @@ import { Buffer } from "node:buffer";
 import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
-import { SETSOCKOPT, sizeBuffers } from "../ffi/socket_options.ts";
-import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
+import { SETSOCKOPT, sizeBuffers } from "../ffi/sockets.ts";
+import { formatAddress, parseAddress } from "../netbase/route.ts";
 
 /** One flow: a socket bound to the local address `source`, sending to `target`; IPv4, dotted. */
 export interface Flow {

@@ -30,9 +30,8 @@
  * The child can change the count of an eventfd that it shares, but not whether it blocks.
  */
 
-import { checked, ENOENT, SystemError } from "./errno.ts";
 import { exists, stringLists } from "./host.ts";
-import { libraryPath, sealPath } from "./paths.ts";
+import { checked, ENOENT, libraryPath, sealPath, SystemError } from "./library.ts";
 
 /** The child's end of the channel. */
 export const CHANNEL_DESCRIPTOR = 3;

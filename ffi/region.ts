@@ -1,5 +1,7 @@
 /**
- * Memory regions: the one-writer rule, enforced by the MMU. A region is a memfd that is mapped twice:
+ * Memory that tiles share: views on it, and regions.
+ *
+ * Regions are the one-writer rule, enforced by the MMU. A region is a memfd that is mapped twice:
  * read-write for its owner, and from a read-only descriptor for everyone else. Only the master makes regions;
  * tiles get the views by message. `region.c` says why a reader's mapping stays read-only.
  *
@@ -9,9 +11,62 @@
  * region.
  */
 
-import { checked, ENOMEM, SystemError } from "./errno.ts";
-import { libraryPath } from "./paths.ts";
-import type { View } from "./view.ts";
+import { checked, ENOMEM, libraryPath, SystemError } from "./library.ts";
+
+/**
+ * A stretch of shared memory, as plain data that structured cloning copies. Offsets and lengths in
+ * bytes; `byteOffset` is 8-aligned.
+ */
+export interface View {
+  readonly buffer: SharedArrayBuffer;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+/** Ordinary shared memory of `byteLength` bytes, zeroed, writable by whoever holds it. */
+export function heapView(byteLength: number): View {
+  return { buffer: new SharedArrayBuffer(byteLength), byteOffset: 0, byteLength };
+}
+
+/** The part of `view` that begins `byteOffset` bytes into it. Throws RangeError past its end. */
+export function slice(view: View, byteOffset: number, byteLength: number): View {
+  if (byteOffset < 0 || byteLength < 0 || byteOffset + byteLength > view.byteLength) {
+    throw new RangeError(
+      `slice ${byteOffset}+${byteLength} leaves a view of ${view.byteLength} bytes`,
+    );
+  }
+  return { buffer: view.buffer, byteOffset: view.byteOffset + byteOffset, byteLength };
+}
+
+/** The view as bytes. */
+export function u8(view: View): Uint8Array<SharedArrayBuffer> {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** The view as 16-bit words in the machine's byte order. */
+export function u16(view: View): Uint16Array<SharedArrayBuffer> {
+  return new Uint16Array(view.buffer, view.byteOffset, view.byteLength >>> 1);
+}
+
+/** The view as unsigned 32-bit words in the machine's byte order. */
+export function u32(view: View): Uint32Array<SharedArrayBuffer> {
+  return new Uint32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
+}
+
+/** The view as signed 32-bit words in the machine's byte order. */
+export function i32(view: View): Int32Array<SharedArrayBuffer> {
+  return new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
+}
+
+/** The view as unsigned 64-bit words in the machine's byte order. */
+export function u64(view: View): BigUint64Array<SharedArrayBuffer> {
+  return new BigUint64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);
+}
+
+/** The view as doubles, which is how counters are kept (exact up to 2⁵³, one plain store each). */
+export function f64(view: View): Float64Array<SharedArrayBuffer> {
+  return new Float64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);
+}
 
 /** A region. `writer` goes to the one tile that owns it, `reader` to all others. */
 export interface Region {

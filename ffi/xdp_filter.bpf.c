@@ -22,7 +22,7 @@
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 
 /*
- * What is ours; written by filter.ts, whose offsets these are. Bitmaps are by VLAN id and by port.
+ * What is ours; written by tiles/netlink/xdp_filter.ts, whose offsets these are. Bitmaps are by VLAN id and by port.
  * `addresses` is open-addressed, in host order, 0 for empty; all PROBES slots from the hash are always
  * looked at, so that adding and removing an address are one store.
  */
@@ -35,8 +35,8 @@ struct filter {
 };
 _Static_assert(__builtin_offsetof(struct filter, seed) == 8 && __builtin_offsetof(struct filter, vlans) == 12 &&
 	       __builtin_offsetof(struct filter, ports) == 12 + 512 &&
-	       __builtin_offsetof(struct filter, addresses) == 12 + 512 + 8192, "as in filter.ts");
-_Static_assert(sizeof(struct filter) <= 28672, "FILTER_BYTES of filter.ts");
+	       __builtin_offsetof(struct filter, addresses) == 12 + 512 + 8192, "as in xdp_filter.ts");
+_Static_assert(sizeof(struct filter) <= 28672, "FILTER_BYTES of xdp_filter.ts");
 
 struct vlan_tag {
 	__be16 id;

@@ -18,6 +18,7 @@
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -638,3 +639,20 @@ EXPORT int tegula_xsk_wait(struct pollfd *set, int count, int timeout_ms)
 {
 	return poll(set, (nfds_t)count, timeout_ms);
 }
+
+/*
+ * What the static libelf and libbpf need to go into a shared object. Debian compiles the archives for
+ * executables (PIE): a thread-local variable of libelf and a reference to libc's `stderr` in libbpf
+ * cannot be linked here, and libelf.a leaves out the search tree that its own code names. Definitions
+ * of the same names take their place; the linker then leaves the archive's out (stderr by --wrap).
+ *
+ * None of it is ever needed: the ELF files read are those that we carry, nothing is printed, and the
+ * tree belongs to elf_getdata_rawchunk, which libbpf does not call (it would not link).
+ */
+FILE *__wrap_stderr;
+
+void __libelf_seterrno(int value) { (void)value; }
+int elf_errno(void) { return 0; }
+const char *elf_errmsg(int error) { (void)error; return "libelf failed"; }
+void eu_search_tree_init(void *tree) { (void)tree; }
+void eu_search_tree_fini(void *tree, void (*release)(void *)) { (void)tree, (void)release; }

@@ -14,10 +14,9 @@
  * bound (`mappable`). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import { checked, EBADF, EBUSY, EEXIST, ENOBUFS } from "./errno.ts";
-import { libraryPath } from "./paths.ts";
-import { SETSOCKOPT, sizeBuffers } from "./socket_options.ts";
-import { u8, type View } from "./view.ts";
+import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, libraryPath } from "./library.ts";
+import { u8, type View } from "./region.ts";
+import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
 export const RECEIVE_HEADER_WORDS = 2;

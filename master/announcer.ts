@@ -5,15 +5,16 @@
  * configuration.
  */
 
-import { EEXIST, ENOENT, ESRCH, SystemError } from "../ffi/errno.ts";
-import { openNetlink } from "../ffi/netlink.ts";
-import { emptyRoute, RTN_BLACKHOLE } from "../netbase/route.ts";
-import { formatAddress, parseAddress } from "../tiles/netlink/addresses.ts";
+import { EEXIST, ENOENT, ESRCH, SystemError } from "../ffi/library.ts";
+import { openNetlink } from "../ffi/sockets.ts";
+import { emptyRoute, formatAddress, parseAddress, RTN_BLACKHOLE } from "../netbase/route.ts";
 import {
   decodeRoute,
   type Marker,
   type MessageCursor,
+  type MessageHandler,
   MessageWriter,
+  NetlinkSocket,
   NLM_F_ACK,
   NLM_F_CREATE,
   NLM_F_DUMP,
@@ -24,8 +25,7 @@ import {
   RTM_NEWROUTE,
   RTPROT_TEGULA,
   writeMarker,
-} from "../tiles/netlink/codec.ts";
-import { type MessageHandler, NetlinkSocket } from "../tiles/netlink/socket.ts";
+} from "../tiles/netlink/rtnetlink.ts";
 import type { Announce } from "../cli/config.ts";
 import { messageOf } from "../cli/command.ts";
 import { load } from "./confinement.ts";

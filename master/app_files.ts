@@ -10,7 +10,7 @@
 import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { exists, type Host } from "../ffi/host.ts";
-import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/paths.ts";
+import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/library.ts";
 import type { Processes } from "../ffi/process.ts";
 import type { Grants } from "../tiles/runtime/plan.ts";
 import { AppError } from "../tiles/runtime/log.ts";

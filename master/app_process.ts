@@ -11,10 +11,8 @@
  * without having done a single burst, what waited may be the reason, and its successor skips it.
  */
 
-import { E2BIG, SystemError } from "../ffi/errno.ts";
-import { exists } from "../ffi/host.ts";
-import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
+import { exists, type Watcher } from "../ffi/host.ts";
+import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
   type Channel,
   type ConfinedProcess,
@@ -26,9 +24,12 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import { u8 } from "../ffi/view.ts";
+import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
+import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import type { ProcessSetup } from "../tiles/app/process_worker.ts";
+import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
+import { APP } from "../tiles/runtime/counters.ts";
+import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import {
   AppError,
   bounded,
@@ -37,14 +38,10 @@ import {
   LONGEST_LINE,
   sentenceOf,
 } from "../tiles/runtime/log.ts";
-import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
-import { APP } from "../tiles/runtime/counters.ts";
-import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import type { TileReader } from "../tiles/runtime/tile.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import { residentMib, ticks } from "./proc.ts";
-import type { Watcher } from "../ffi/watcher.ts";
 
 /** What an instance of an app is started with. */
 export interface AppProcessPlan
@@ -78,8 +75,6 @@ export interface AppProcessParts {
   readonly observer: Pick<Observer, "hear">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
-  /** It is started again after a failure. */
-  restarted(): void;
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
@@ -88,6 +83,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
   log(line: string): void;
+  /** It ended by itself, is started again, or runs again. */
+  changed(what: "ended" | "restarts" | "runs"): void;
 }
 
 /** How often a process is polled. */
@@ -577,6 +574,11 @@ export class AppProcess {
     return this.#current?.pid ?? 0;
   }
 
+  /** Whether it answers: its loop runs. */
+  get isReady(): boolean {
+    return this.#current?.stage === "running";
+  }
+
   /** Walls that the system has no way to build around it, one clause each. */
   get missing(): readonly string[] {
     return this.#current?.missing ?? [];
@@ -746,12 +748,13 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    this.#parts.changed("ended");
     this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
 
   async #restart(): Promise<void> {
-    this.#parts.restarted();
+    this.#parts.changed("restarts");
     let child: Child;
     try {
       child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
@@ -762,6 +765,8 @@ export class AppProcess {
     try {
       await child.ready;
       child.go(!this.#skips);
+      await child.running;
+      this.#parts.changed("runs");
     } catch {
       // `#keep` has it.
     }

@@ -3,17 +3,19 @@
  * of its messages unseen: each is checked for its shape, its length and its time.
  */
 
+import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type KnownProcess, openChannel, SIGNALS } from "../ffi/process.ts";
-import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
-import { within } from "../tiles/runtime/tile.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
   type Messages,
   messagesBy,
+  type Request,
+  REQUESTS,
 } from "../tiles/runtime/handed.ts";
-import type { Watcher } from "../ffi/watcher.ts";
+import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
+import { within } from "../tiles/runtime/tile.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
 const POLL_MILLIS = 500;
@@ -48,7 +50,7 @@ export class ApplianceError extends Error {
 export interface ApplianceEvents {
   log(line: string): void;
   /** An operator asks for something, with a number of the asker's. */
-  ask(what: "reload" | "upgrade", number: number): void;
+  ask(what: Request, number: number): void;
 }
 
 type Check = (value: unknown) => boolean;
@@ -64,7 +66,7 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
   beat: {},
   left: { orderly: isFlag },
   log: { line: isLine },
-  ask: { what: (value) => value === "reload" || value === "upgrade", number: isNumber },
+  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
   failed: {
     message: isLine,
     status: isNumber,
@@ -189,7 +191,7 @@ export class ApplianceProcess {
     this.#send({ type: "attached", attached });
   }
 
-  /** Tells it what became of a reload or an upgrade, for whoever asked with this number. */
+  /** Tells it what became of what was asked for with this number. */
   setOutcome(number: number, outcome: Outcome): void {
     this.#send({ type: "outcome", number, outcome });
   }

@@ -18,11 +18,11 @@
  * queues' sockets; so there they are bound first, and let go of last.
  */
 
-import * as plan from "../tiles/runtime/plan.ts";
-import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES, seedFilter } from "../ffi/filter.ts";
-import { u64, type View } from "../ffi/view.ts";
+import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/library.ts";
+import { u64, type View } from "../ffi/region.ts";
 import { type XdpProgram, XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
+import { FILTER_BYTES, seedFilter } from "../tiles/netlink/xdp_filter.ts";
+import * as plan from "../tiles/runtime/plan.ts";
 
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
 export type Binding = "zero-copy" | "copy";

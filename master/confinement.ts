@@ -6,16 +6,15 @@
  */
 
 import { dirname } from "node:path";
-import { describeErrno } from "../ffi/errno.ts";
-import { exists, type Host, openHost } from "../ffi/host.ts";
 import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
-import type { Run } from "./master.ts";
-import { libraryPath } from "../ffi/paths.ts";
+import { exists, type Host, openHost } from "../ffi/host.ts";
+import { describeErrno, libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
 import { openRegions } from "../ffi/region.ts";
+import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
-import { openUdpSetup } from "../ffi/udp.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import type { Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */
 const CONFINED = "TEGULA_CONFINED";

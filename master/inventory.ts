@@ -5,8 +5,7 @@
  */
 
 import type { Host } from "../ffi/host.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import { u8, type View } from "../ffi/view.ts";
+import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
 
 /** A region that the master holds. */

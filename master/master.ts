@@ -9,40 +9,29 @@
  */
 
 import { createHash } from "node:crypto";
-import * as preflight from "./preflight.ts";
-import {
-  listenControl,
-  listenMetrics,
-  reasonOf,
-  removeControl,
-  type StatusAddresses,
-} from "./preflight.ts";
-import { describeErrno, SystemError } from "../ffi/errno.ts";
-import { FILTER_BYTES } from "../ffi/filter.ts";
-import { libraryPath, programModule } from "../ffi/paths.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { randomSeed } from "../netbase/hash.ts";
-import { slice, u32, u8 } from "../ffi/view.ts";
-import type { RunConfig } from "../cli/config.ts";
 import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
-import type { MainLibraries } from "./confinement.ts";
-import { processValues } from "./proc.ts";
-import { stateRegionBytes } from "../tiles/app/regions.ts";
-import {
-  attachAll,
-  Attachment,
-  type AttachmentState,
-  descriptorsOf,
-  RingWatch,
-  socketsOf,
-} from "./attachment.ts";
-import type { Outcome } from "../tiles/runtime/control.ts";
-import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
-import { type CountedTile, countersOf } from "../tiles/runtime/counters.ts";
-import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
-import { APP_SLOTS, MasterRegion } from "../tiles/runtime/master_region.ts";
+import type { RunConfig } from "../cli/config.ts";
+import { Watcher } from "../ffi/host.ts";
+import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
+import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { slice, u32, u8 } from "../ffi/region.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
+import { randomSeed } from "../netbase/hash_table.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
+import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
+import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
+import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
+import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
 import { AppError } from "../tiles/runtime/log.ts";
+import { APP_SLOTS, MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
+import {
+  FRAME_BYTES,
+  permissionFlags,
+  planTiles,
+  portsOf,
+  rangeText,
+} from "../tiles/runtime/plan.ts";
+import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
@@ -68,8 +57,26 @@ import {
   type KnownApp,
 } from "./app_process.ts";
 import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import {
+  attachAll,
+  Attachment,
+  type AttachmentState,
+  descriptorsOf,
+  RingWatch,
+  socketsOf,
+} from "./attachment.ts";
+import type { MainLibraries } from "./confinement.ts";
+import { HealthMonitor, type Observed } from "./health.ts";
 import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
-import { Watcher } from "../ffi/watcher.ts";
+import * as preflight from "./preflight.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusAddresses,
+} from "./preflight.ts";
+import { processValues } from "./proc.ts";
 
 /** What is to be served, read and checked. */
 export interface Run {
@@ -144,6 +151,12 @@ export interface Carried {
   /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
   readonly folder: string | null;
   readonly lock?: number;
+  /** Left out by programs that had no health. */
+  readonly health?: {
+    readonly started: number;
+    readonly isDraining: boolean;
+    readonly hadXdp: readonly string[];
+  };
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */
@@ -276,6 +289,14 @@ class Master {
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
   readonly #region: MasterRegion;
+  /** Whether all is well; observers are added in the constructor. */
+  readonly #health: HealthMonitor;
+  readonly #report: HealthWriter;
+  /** When this master was started, before any upgrade. */
+  readonly #started: number;
+  /** Interfaces that have had AF_XDP and are to have it. */
+  #hadXdp: readonly string[];
+  #wasUnwell = false;
   readonly #changes = new Changes();
   readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has yet to begin. */
@@ -313,7 +334,20 @@ class Master {
     this.#timers.push(setInterval(() => {
       this.#nameRefusedCalls();
       this.#measure();
+      this.#checkHealth();
+      this.#announcer.update();
     }, POLL_MILLIS));
+    this.#report = new HealthWriter(this.#own.view(HEALTH, { writable: true }));
+    this.#started = carried?.health?.started ?? now();
+    this.#hadXdp = carried?.health?.hadXdp ?? [];
+    this.#health = new HealthMonitor(now(), carried?.health);
+    this.#health.observe(({ state, reasons }) => {
+      if (this.#stopping) return;
+      if (reasons.length > 0) log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`);
+      else if (state === "ready" && this.#wasUnwell) log("well again");
+      this.#wasUnwell = reasons.length > 0;
+    });
+    this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
     this.failed.promise.catch(() => {});
   }
 
@@ -327,7 +361,6 @@ class Master {
     );
     this.#loaded(run);
     this.#startTimers();
-    this.#announcer.set(true);
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
     host.notify("READY=1");
@@ -336,8 +369,8 @@ class Master {
   /** It serves: from now on interfaces are polled, and systemd is told that the event loop runs. */
   #startTimers(): void {
     this.#booted = true;
+    this.#checkHealth();
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
-    this.#timers.push(setInterval(() => this.#announcer.update(), POLL_MILLIS));
     this.#beatWatchdog();
   }
 
@@ -434,6 +467,11 @@ class Master {
     return {
       regionsVersion: REGIONS_VERSION,
       ...{ run, setup, number },
+      health: {
+        started: this.#started,
+        isDraining: this.#health.isDraining,
+        hadXdp: this.#hadXdp,
+      },
       own: this.#own.state,
       inventory: inventory.state,
       attachments: states as Carried["attachments"],
@@ -493,9 +531,9 @@ class Master {
     this.#watch(serving);
     this.#watchRings(attachments);
     this.#served = attachments;
+    this.#rememberXdp(serving);
     this.#startTimers();
-    // In this order, or what is announced would be withdrawn first.
-    this.#announcer.set(true);
+    // Not before it is known whether it is ready, or what is announced would be withdrawn.
     this.#announcer.configure(run.config.announce);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
@@ -534,6 +572,89 @@ class Master {
         throw error;
       }
     });
+  }
+
+  /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
+  drain(isDraining: boolean): Outcome {
+    this.#health.setDraining(isDraining);
+    this.#checkHealth();
+    const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
+    log(line);
+    return { ok: true, line };
+  }
+
+  /** Evaluates what is to be seen now, and reports it to the status tile. */
+  #checkHealth(): void {
+    const at = now();
+    const health = this.#health.evaluate(at, this.#observe());
+    const serving = this.#serving;
+    const { appliance } = serving ?? {};
+    this.#report.write({
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      config: serving?.run.config.file ?? null,
+      processes: [
+        { name: "master", pid: Deno.pid },
+        { name: "appliance", pid: appliance?.over === false ? appliance.pid : 0 },
+        ...[...serving?.apps.values() ?? []].map(({ name, pid }) => ({ name, pid })),
+      ],
+    });
+  }
+
+  #observe(): Observed {
+    const serving = this.#serving;
+    const hasAppliance = serving !== undefined && !serving.appliance.over;
+    const { tiles = [], apps, attachments = [], run } = serving ?? {};
+    const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
+    return {
+      starting: !this.#booted,
+      hasAppliance,
+      restarts: this.#restarts(),
+      // Inline apps have no loop of their own.
+      tiles: tiles.filter(({ kind, name }) =>
+        kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
+      ).map(({ kind, name, reader }) => ({
+        ...{ kind, name },
+        progress: reader.burst + reader.sleepSequence +
+          (kind === "app" ? reader.counters[APP.index.answers] : 0),
+      })),
+      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
+        ...{ name: rangeText(ports), apps: app },
+        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
+          .slice(0, instances).some(isReady),
+      })),
+      lostXdp: this.#hadXdp.filter((name) =>
+        !attachments.some((each) => each.name === name && each.attached)
+      ),
+      unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
+      neighborsFull: netlink?.[NETLINK.index.neighbor_table_full] === 1,
+    };
+  }
+
+  /** How often each process, and each tile that is started again in place, was started again. */
+  #restarts(): Observed["restarts"] {
+    const { inventory, apps, tiles = [] } = this.#serving ?? {};
+    const region = new MasterReader(this.#own.view(MASTER_REGION));
+    const control = inventory && new ControlReader(inventory.view("control"));
+    return [
+      { name: "appliance", count: region.restarts("appliance") },
+      ...[...apps?.keys() ?? []].map((name) => (
+        { name, count: region.restarts(this.#slot(name)) }
+      )),
+      ...tiles.flatMap(({ kind, name }, slot) =>
+        control !== undefined && (kind === "netlink" || kind === "status")
+          ? [{ name, count: control.restarts(slot) }]
+          : []
+      ),
+    ];
+  }
+
+  /** From now on it is a loss when AF_XDP leaves these interfaces. */
+  #rememberXdp({ run: { config }, attachments }: Serving): void {
+    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
+    this.#hadXdp = config.provider === "socket"
+      ? []
+      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
   /** Runs `work` when what was begun before is over. */
@@ -836,6 +957,7 @@ class Master {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
     }
     this.#announcer.configure(next.run.config.announce);
+    this.#rememberXdp(next);
     this.#notifyAttached();
     this.#closeUnused(next);
     for (const { process } of changed) this.#lack("apps", process);
@@ -904,6 +1026,7 @@ class Master {
       : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
     this.#failures++;
     this.#region.restarted("appliance");
+    this.#checkHealth();
     log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
     setTimeout(() => {
       void this.#exclusively(async () => {
@@ -1157,9 +1280,11 @@ class Master {
       isRunning,
       events: {
         log,
-        ask: (what, number) => {
-          void this.change(what, number)
-            .then((outcome) => appliance.setOutcome(number, outcome));
+        ask: async (what, number) => {
+          const outcome = what === "drain" || what === "undrain"
+            ? this.drain(what === "drain")
+            : await this.change(what, number);
+          appliance.setOutcome(number, outcome);
         },
       },
     });
@@ -1187,7 +1312,10 @@ class Master {
     return {
       ...{ processes, regions, observer, log },
       slot: this.#slot(name),
-      restarted: () => this.#region.restarted(this.#slot(name)),
+      changed: (what) => {
+        if (what === "restarts") this.#region.restarted(this.#slot(name));
+        this.#checkHealth();
+      },
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
@@ -1256,13 +1384,16 @@ class Master {
   #notifyAttached(): void {
     const { appliance, attachments } = this.#serving!;
     appliance.setAttached(attachments.map(({ attached }) => attached));
+    this.#checkHealth();
   }
 
   /** Gives the traffic back to the kernel, lets everyone drain, ends them. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#announcer.set(false);
+    // Whoever observes hears of it before anything is gone.
+    this.#health.setDraining(true);
+    this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
     // What is being started is given up; what takes over already does so first.
@@ -1272,6 +1403,16 @@ class Master {
     this.#closeUnused();
     this.#files.close();
   }
+}
+
+/** Milliseconds since the epoch, by a clock that nobody sets. */
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** The inode of this thread's network namespace. */
+function netns(): number {
+  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
 }
 
 /** Ports that are served, each once. */

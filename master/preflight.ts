@@ -3,19 +3,19 @@
  * one sentence that says what to do.
  */
 
-import * as native from "../ffi/host.ts";
-import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/errno.ts";
-import type { XskSetup } from "../ffi/xsk.ts";
-import type { MainLibraries } from "./confinement.ts";
-import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
-import { FRAME_BYTES, planTiles, portsOf, portsText, type Trouble } from "../tiles/runtime/plan.ts";
-import type { AppError } from "../tiles/runtime/log.ts";
-import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import type { RunConfig } from "../cli/config.ts";
-import { Exit, UserError } from "../cli/command.ts";
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
+import { Exit, UserError } from "../cli/command.ts";
+import type { RunConfig } from "../cli/config.ts";
 import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
+import * as native from "../ffi/host.ts";
+import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
+import type { XskSetup } from "../ffi/xsk.ts";
+import type { AppError } from "../tiles/runtime/log.ts";
+import { FRAME_BYTES, planTiles, portsOf, portsText, type Trouble } from "../tiles/runtime/plan.ts";
+import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
+import type { MainLibraries } from "./confinement.ts";
 
 type Host = native.Host;
 type Log = (line: string) => void;

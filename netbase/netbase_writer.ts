@@ -3,17 +3,16 @@
  * it: with all that it needs it takes some 260 KiB of a tile's heap.
  */
 
-import { u32, type View } from "../ffi/view.ts";
-import { FibBuilder, NextHopWriter } from "./fib_writer.ts";
-import { keyOf, Use } from "./hash.ts";
-import type { InterfaceEntry } from "./interfaces.ts";
+import { u32, type View } from "../ffi/region.ts";
+import { FibBuilder, NextHopWriter } from "./fib.ts";
+import { keyOf, Use } from "./hash_table.ts";
+import { type InterfaceEntry, InterfaceWriter } from "./interfaces.ts";
 import { Header, LAYOUT_VERSION, NETBASE_MAGIC } from "./layout.ts";
-import type { NeighborEntry } from "./neighbors.ts";
+import { type NeighborEntry, NeighborWriter } from "./neighbors.ts";
 import { checkRegion } from "./netbase.ts";
 import { DeferredFree, fence, Grace, type Reader } from "./rcu.ts";
 import { Rib } from "./rib.ts";
 import type { Route } from "./route.ts";
-import { InterfaceWriter, NeighborWriter } from "./tables_writer.ts";
 
 /** What was done to an entry; "aged": only a neighbour's state has changed. */
 export type Change = "added" | "changed" | "removed" | "aged";

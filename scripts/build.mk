@@ -4,7 +4,9 @@
 # no binding names is hidden. And the modules of processes of their own as plain JavaScript, build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
-CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) -fvisibility=hidden -fPIC -shared \
+# The same bytes wherever the tree is.
+NO_PATHS = -ffile-prefix-map=$(CURDIR)=.
+CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) $(NO_PATHS) -fvisibility=hidden -fPIC -shared \
 	-fstack-protector-strong -D_FORTIFY_SOURCE=2
 LDFLAGS = -Wl,--exclude-libs,ALL,--gc-sections,-z,defs,-z,now,-z,relro
 FILTER = build/xdp_filter.bpf.o
@@ -26,7 +28,7 @@ FORCE:
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
 	$(DENO) run --allow-all --no-check scripts/program.ts
 
-build/libtegula.so: $(foreach name,host netlink process region tile udp xsk xsk_static,ffi/$(name).c) \
+build/libtegula.so: $(foreach name,host process region sockets tile xsk,ffi/$(name).c) \
 		ffi/native.h ffi/policy.h build/system_calls.inc $(FILTER) scripts/build.mk | build
 	gcc $(CFLAGS) -Ibuild -DFILTER_OBJECT='"$(abspath $(FILTER))"' $(filter %.c,$^) -Wl,--wrap=stderr \
 		-Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic $(LDFLAGS) $(INTO_PLACE)
@@ -39,7 +41,7 @@ build/system_calls.inc: scripts/build.mk | build
 	echo '#include <asm/unistd.h>' | gcc -dM -E - >$@.$$$$ && \
 		sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' $@.$$$$ >$@ && rm $@.$$$$
 $(FILTER): ffi/xdp_filter.bpf.c scripts/build.mk | build
-	clang -target bpf -O2 -g $(WARNINGS) -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
+	clang -target bpf -O2 -g $(WARNINGS) $(NO_PATHS) -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
 
 build:
 	mkdir -p build

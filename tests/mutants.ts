@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase/fib_test"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase/fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -282,7 +282,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib_writer.ts", ["unit/netbase/store"], [
+  ...mutantsOf("netbase/fib.ts", ["unit/netbase/store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -334,7 +334,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -383,7 +383,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -407,7 +407,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/interfaces"], [
+  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase/interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -422,7 +422,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/route_decision.ts", ["unit/netbase/decision"], [
+  ...mutantsOf("netbase/netbase.ts", ["unit/netbase/decision"], [
     {
       name: "decision: a route's preferred source is not taken",
       in: "follow",
@@ -805,7 +805,7 @@ export const MUTANTS: readonly Mutant[] = [
       to: "if (goesOn) return;",
     },
   ]),
-  ...mutantsOf("tiles/net/recent_peers.ts", [
+  ...mutantsOf("tiles/net/app_port.ts", [
     "unit/net/recent_peers",
     "unit/netbase/stranger_tables",
   ], [
@@ -1217,7 +1217,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/neighbor_ageing.ts", ["unit/netlink/neighbor_ageing"], [
+  ...mutantsOf("tiles/netlink/neighbor_resolver.ts", ["unit/netlink/neighbor_ageing"], [
     {
       name: "ageing: nobody is marked when the time has come",
       in: "NeighborAgeing.turn",
@@ -1232,7 +1232,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/netlink/filters.ts", ["unit/netlink/filters"], [
+  ...mutantsOf("tiles/netlink/xdp_filter.ts", ["unit/netlink/filters"], [
     {
       name: "filters: an address that is gone stays in the XDP program",
       in: "Filters.#updateAddresses",
@@ -1355,7 +1355,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/rate_limit.ts", ["unit/apps/dns_rate"], [
+  ...mutantsOf("apps/dns/dns.ts", ["unit/apps/dns_rate"], [
     {
       name: "dns: what is limited is dropped, never truncated",
       in: "RateLimit.judge",
@@ -1370,7 +1370,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("apps/dns/question.ts", ["unit/apps/dns_test"], [
+  ...mutantsOf("apps/dns/answer.ts", ["unit/apps/dns_test"], [
     {
       name: "dns: an answer is answered",
       in: "Question.read",
@@ -1422,8 +1422,14 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "cli: without a command all is well",
       in: "run",
-      from: "name === undefined ? Exit.usage : Exit.ok",
-      to: "Exit.ok",
+      from: "return Exit.usage;",
+      to: "return Exit.ok;",
+    },
+    {
+      name: "cli: an abbreviation that fits several is taken for the first",
+      in: "nameOf",
+      from: " && others.length === 0",
+      to: "",
     },
   ]),
 
@@ -1436,7 +1442,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("ffi/filter.ts", ["unit/ffi/filter"], [
+  ...mutantsOf("tiles/netlink/xdp_filter.ts", ["unit/netlink/xdp_filter"], [
     {
       name: "filter: the map may take an address twice",
       in: "Filter.add",

@@ -4,17 +4,124 @@
  * that the answer was made for, its compression pointers are adjusted.
  */
 
-import packet from "dns-packet";
-import type { Answers } from "../../tiles/app/contract.ts";
-import {
-  HEADER_BYTES,
-  LOWER,
-  OPCODE,
-  type Question,
-  RECURSION_DESIRED,
-  RESPONSE,
-} from "./question.ts";
+import type { Answers, Datagrams } from "../../tiles/app/contract.ts";
 import type { Reply } from "./zone.ts";
+
+import packet from "dns-packet";
+
+// Queries (RFC 1035 §4.1) and their EDNS (RFC 6891), parsed in place without allocation.
+
+/** Bytes of the header of queries and answers. */
+export const HEADER_BYTES = 12;
+/** Bits of the header's third byte. */
+export const [RESPONSE, OPCODE, RECURSION_DESIRED] = [0x80, 0x78, 0x01];
+/** The largest answer without EDNS (RFC 1035 §4.2.1). */
+const LEAST_PAYLOAD = 512;
+const [MOST_LABEL_BYTES, MOST_NAME_BYTES, MOST_LABELS] = [63, 255, 127];
+const OPT_TYPE = 41;
+
+/** Lower case of every octet. Lengths of labels are smaller than letters, so they are unchanged. */
+export const LOWER = Uint8Array.from(
+  { length: 256 },
+  (_, octet) => octet >= 0x41 && octet <= 0x5a ? octet | 0x20 : octet,
+);
+
+/** A parsed query, valid until the next call of `read`. */
+export class Question {
+  bytes: Uint8Array = new Uint8Array();
+  /** Offset of the query in `bytes`. */
+  offset = 0;
+  /** Bytes of the header and the question, or of the header if the question cannot be read. */
+  end = 0;
+  /** Offsets of the name's labels in the query, and their number. */
+  readonly labels = new Uint16Array(MOST_LABELS);
+  labelCount = 0;
+  /** Whether the query violates RFC 1035 or RFC 6891. */
+  isMalformed = false;
+  hasEdns = false;
+  ednsVersion = 0;
+  /** The largest answer that the client accepts. */
+  payloadBytes = LEAST_PAYLOAD;
+
+  /** Parses the current datagram. Returns false if it is not a query and must not be answered. */
+  read(requests: Datagrams): boolean {
+    const { bytes, offset, size } = requests;
+    if (size < HEADER_BYTES || (bytes[offset + 2] & RESPONSE) !== 0) return false;
+    this.bytes = bytes;
+    this.offset = offset;
+    this.end = HEADER_BYTES;
+    this.hasEdns = false;
+    this.ednsVersion = 0;
+    this.payloadBytes = LEAST_PAYLOAD;
+    this.isMalformed = !this.#readQuestion(size) || !this.#readEdns(size);
+    return true;
+  }
+
+  /** The flags in the third byte of the header. */
+  get flags(): number {
+    return this.bytes[this.offset + 2];
+  }
+  get type(): number {
+    return this.#word(this.end - 4);
+  }
+  get classCode(): number {
+    return this.#word(this.end - 2);
+  }
+
+  /** Finds the labels of the only question. Returns false if it is malformed. */
+  #readQuestion(size: number): boolean {
+    const { bytes, offset, labels } = this;
+    if (this.#word(4) !== 1 || this.#word(6) !== 0) return false;
+    let [at, count] = [HEADER_BYTES, 0];
+    // If the query ends within its name, the bytes after it still belong to its frame.
+    for (let length = bytes[offset + at]; length !== 0; length = bytes[offset + at]) {
+      // A pointer is larger than any length, and has nothing to point to before the question.
+      if (length > MOST_LABEL_BYTES) return false;
+      labels[count++] = at;
+      at += length + 1;
+      if (at >= HEADER_BYTES + MOST_NAME_BYTES) return false;
+    }
+    if (at + 5 > size) return false;
+    this.labelCount = count;
+    this.end = at + 5;
+    return true;
+  }
+
+  /** Looks for an OPT record after the question. Returns false if a record is malformed. */
+  #readEdns(size: number): boolean {
+    let at = this.end;
+    for (let left = this.#word(8) + this.#word(10); left > 0; left--) {
+      const fixed = this.#endOfName(at, size);
+      const next = fixed + 10 + this.#word(fixed + 8);
+      if (next > size) return false;
+      if (this.#word(fixed) === OPT_TYPE) {
+        // RFC 6891 §6.1.1: its owner is the root, and there is only one.
+        if (this.hasEdns || fixed !== at + 1) return false;
+        this.hasEdns = true;
+        this.payloadBytes = Math.max(LEAST_PAYLOAD, this.#word(fixed + 2));
+        this.ednsVersion = this.bytes[this.offset + fixed + 5];
+      }
+      at = next;
+    }
+    return true;
+  }
+
+  /** The end of the name at `at`, or a number beyond `size`. */
+  #endOfName(at: number, size: number): number {
+    const { bytes, offset } = this;
+    while (at < size) {
+      const length = bytes[offset + at];
+      if (length > MOST_LABEL_BYTES) return at + 2;
+      at += length + 1;
+      if (length === 0) return at;
+    }
+    return at;
+  }
+
+  #word(at: number): number {
+    return this.bytes[this.offset + at] << 8 | this.bytes[this.offset + at + 1];
+  }
+}
 
 /** The largest answer that we send, and the size that we advertise. No network fragments it. */
 export const PAYLOAD_BYTES = 1232;

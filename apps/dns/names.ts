@@ -5,8 +5,7 @@
  */
 
 import types from "dns-packet/types.js";
-import { keepReply, Memory } from "./answer.ts";
-import { LOWER, type Question } from "./question.ts";
+import { keepReply, LOWER, Memory, type Question } from "./answer.ts";
 import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./zone.ts";
 
 const DS = types.toType("DS");

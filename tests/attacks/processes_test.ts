@@ -7,7 +7,7 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { openHost } from "../../ffi/host.ts";
-import { libraryPath } from "../../ffi/paths.ts";
+import { libraryPath } from "../../ffi/library.ts";
 import {
   type Channel,
   type ConfinedProcess,

@@ -12,7 +12,7 @@
 
 import { constants } from "node:os";
 import { fileURLToPath } from "node:url";
-import { libraryPath } from "../../ffi/paths.ts";
+import { libraryPath } from "../../ffi/library.ts";
 import { openProcesses, RUN_FLAGS } from "../../ffi/process.ts";
 import { openObserver, openTile, SLOT_BYTES } from "../../ffi/tile.ts";
 import { machine } from "../../scripts/machine.ts";

@@ -11,7 +11,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import process from "node:process";
 import * as zlib from "node:zlib";
-import { libraryPath } from "../../ffi/paths.ts";
+import { libraryPath } from "../../ffi/library.ts";
 
 /** What a workload may use. */
 export interface Context {

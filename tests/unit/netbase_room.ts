@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { heapView, type View } from "../../ffi/view.ts";
+import { heapView, type View } from "../../ffi/region.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";

@@ -13,9 +13,9 @@
  * ```
  */
 
-import { heapView, u8, type View } from "../../ffi/view.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../net/recent_peers.ts";
-import { parsePrefix } from "../netlink/addresses.ts";
+import { heapView, u8, type View } from "../../ffi/region.ts";
+import { parsePrefix } from "../../netbase/route.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../net/app_port.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
   appLinkBytes,
@@ -30,8 +30,8 @@ import {
 } from "../runtime/link.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import type { AppContext } from "./contract.ts";
-import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 import { makeService, NetSide, type RefusalSetup, type Service } from "./host.ts";
+import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** Distance between the payloads of a burst in the memory that stands for a UMEM. */

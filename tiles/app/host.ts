@@ -4,13 +4,14 @@
  * links with net tiles (`NetSide`).
  */
 
-import * as link from "../runtime/link.ts";
-import { hash } from "../../netbase/hash.ts";
-import { u32, u8, type View } from "../../ffi/view.ts";
-import { formatAddress } from "../netlink/addresses.ts";
-import { AppError, bounded, readThrown, wordsOf } from "../runtime/log.ts";
+import { u32, u8, type View } from "../../ffi/region.ts";
+import { hash } from "../../netbase/hash_table.ts";
+import { formatAddress } from "../../netbase/route.ts";
 import { APP } from "../runtime/counters.ts";
+import * as link from "../runtime/link.ts";
+import { AppError, bounded, readThrown, wordsOf } from "../runtime/log.ts";
 import type { PortRange } from "../runtime/plan.ts";
+import { TileReader, Waker } from "../runtime/tile.ts";
 import type {
   Answers,
   App,
@@ -22,7 +23,6 @@ import type {
   Request,
 } from "./contract.ts";
 import { MetricsWriter } from "./regions.ts";
-import { TileReader, Waker } from "../runtime/tile.ts";
 
 /** Kinds of error that are logged; further ones are only counted. */
 const MOST_KINDS = 64;

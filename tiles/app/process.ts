@@ -6,7 +6,7 @@
  * The process ends when the worker has ended: nothing else keeps its event loop alive.
  */
 
-import { libraryPath } from "../../ffi/paths.ts";
+import { libraryPath } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import type { WorkerMessage } from "./process_worker.ts";
 

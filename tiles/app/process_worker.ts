@@ -8,10 +8,12 @@
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`.
  */
 
-import { openClock } from "../../ffi/clock.ts";
-import { openRegions } from "../../ffi/region.ts";
-import { openTile, type TileLibrary } from "../../ffi/tile.ts";
-import { heapView } from "../../ffi/view.ts";
+import { heapView, openRegions } from "../../ffi/region.ts";
+import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
+import { ControlReader } from "../runtime/control.ts";
+import { APP } from "../runtime/counters.ts";
+import { Handed } from "../runtime/handed.ts";
+import { type LinkShape, requestRing } from "../runtime/link.ts";
 import {
   AppError,
   clipped,
@@ -21,10 +23,6 @@ import {
   uncaught,
   wordsOf,
 } from "../runtime/log.ts";
-import { ControlReader } from "../runtime/control.ts";
-import { APP } from "../runtime/counters.ts";
-import { Handed } from "../runtime/handed.ts";
-import { type LinkShape, requestRing } from "../runtime/link.ts";
 import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
 import { loadService, NetSide, type Service, type ServiceSetup } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";

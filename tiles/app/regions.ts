@@ -14,7 +14,7 @@
  *     byte 4096 …  the app's bytes
  */
 
-import { f64, slice, u32, u8, type View } from "../../ffi/view.ts";
+import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { Metric, State } from "./contract.ts";
 
 /** Most metrics of an app. */

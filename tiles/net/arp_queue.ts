@@ -10,11 +10,11 @@
  * is in the kernel's table, is more than a number out of a flood.
  */
 
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
 import { NET } from "../runtime/counters.ts";
-import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
 import type { SolicitProducer } from "../runtime/lossy_rings.ts";
-import { PACKET_WORDS } from "./frame.ts";
+import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";
+import { PACKET_WORDS } from "./rings.ts";
 
 /** How likely a neighbour is to be real, lowest first. */
 export const Rank = { stranger: 0, acquainted: 1, gateway: 2 } as const;

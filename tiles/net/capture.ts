@@ -11,8 +11,15 @@ import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
 import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/lossy_rings.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
 import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
-import { fold, IPPROTO_UDP, IPV4_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } from "./frame.ts";
-import { Packet, PACKET_SHIFT } from "./frame.ts";
+import {
+  fold,
+  IPPROTO_UDP,
+  IPV4_BYTES,
+  Packet,
+  PACKET_HEADER_BYTES,
+  PACKET_SHIFT,
+  UDP_BYTES,
+} from "./rings.ts";
 import type { RxBatch } from "./rx.ts";
 
 /** Shows what passes. Made once; does nothing until it is wanted. */

@@ -8,11 +8,10 @@
  * its rings.
  */
 
-import { describeErrno } from "../../ffi/errno.ts";
-import { f64, slice, u32, type View } from "../../ffi/view.ts";
+import { describeErrno } from "../../ffi/library.ts";
+import { f64, slice, u32, type View } from "../../ffi/region.ts";
 import type { AppPort } from "./app_port.ts";
-import type { Umem } from "./rings.ts";
-import type { XdpPort } from "./rings.ts";
+import type { Umem, XdpPort } from "./rings.ts";
 
 /** The rings cannot be taken over: the sockets have to be opened anew. */
 export class RingsLost extends Error {

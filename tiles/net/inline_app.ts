@@ -15,18 +15,18 @@
  * which only a kernel socket can send from.
  */
 
-import type { View } from "../../ffi/view.ts";
+import type { View } from "../../ffi/region.ts";
 import type { Answers, Datagrams, Destination } from "../app/contract.ts";
 import { checkWithin, noDatagram, type Service, type ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
 import { AllowedPeers, type PeerSetup } from "./app_port.ts";
-import * as frame from "./frame.ts";
+import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
 import type { RouteCache } from "./route_cache.ts";
 import type { Recipient, RxBatch } from "./rx.ts";
 import type { Sender, Transmitter } from "./tx.ts";
 
-// Own constants, see frame.ts.
+// Own constants, see rings.ts.
 const { BATCH, LARGEST_PAYLOAD, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } = frame;
 const COUNT = APP.index;
 

@@ -8,20 +8,19 @@
  * The cache is a table of cache lines, open addressed: an entry is within `PROBES` slots of its hash. It
  * is private to the tile and of fixed size, so addresses that strangers make up can only evict others,
  * which then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
- * (`netbase/hash.ts`).
+ * (`netbase/hash_table.ts`).
  */
 
-import { i32, type View } from "../../ffi/view.ts";
-import { decide, emptyDecision } from "../../netbase/route_decision.ts";
-import * as hashing from "../../netbase/hash.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { i32, type View } from "../../ffi/region.ts";
+import * as hashing from "../../netbase/hash_table.ts";
+import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import { Rank, type Solicits } from "./arp_queue.ts";
-import * as frame from "./frame.ts";
+import * as frame from "./rings.ts";
 import type { XdpSocketSetup } from "./rings.ts";
 
-// Own constants, see frame.ts.
+// Own constants, see rings.ts.
 const { hash, keyOf, Use } = hashing;
 const { ETH_P_8021AD, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { flowHash, fold, halves, isPeer, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } = frame;
@@ -60,7 +59,7 @@ const Route = {
   checked: 15,
 } as const;
 
-/** For other modules. Constants that are exported by themselves V8 does not fold here, see frame.ts. */
+/** For other modules. Constants that are exported by themselves V8 does not fold here, see rings.ts. */
 export const layout = { MOST_WORDS, Route } as const;
 
 /** In the word `checked`: the low bits of the tick. */

@@ -19,11 +19,11 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import type { Capture } from "./capture.ts";
-import * as frame from "./frame.ts";
+import * as frame from "./rings.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 
-// Own constants, see frame.ts.
+// Own constants, see rings.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;

@@ -5,9 +5,9 @@
  * incoming packets; only broadcast and multicast are still to be kept out.
  */
 
-import { checked } from "../../ffi/errno.ts";
+import { checked } from "../../ffi/library.ts";
+import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../ffi/udp.ts";
 import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
@@ -15,8 +15,7 @@ import { CaptureFlag } from "../runtime/lossy_rings.ts";
 import { NET } from "../runtime/counters.ts";
 import { Descriptor } from "../runtime/link.ts";
 import type { Capture } from "./capture.ts";
-import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } from "./frame.ts";
-import type { Umem } from "./rings.ts";
+import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem } from "./rings.ts";
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 
 /**

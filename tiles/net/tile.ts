@@ -9,13 +9,13 @@
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
-import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
-import { loadService, type Service } from "../app/host.ts";
-import { heapView, slice, type View } from "../../ffi/view.ts";
+import { heapView, slice, type View } from "../../ffi/region.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
+import { loadService, type Service } from "../app/host.ts";
+import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
+import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
 import {
   Life,
   type Tile,
@@ -77,7 +77,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
   readonly seed: number;
 }
 

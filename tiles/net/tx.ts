@@ -17,13 +17,13 @@ import * as link from "../runtime/link.ts";
 import type { AllowedPeers, AppPort } from "./app_port.ts";
 import { ARP_QUEUE_LIMITS, ArpQueue, type Solicits } from "./arp_queue.ts";
 import type { Capture } from "./capture.ts";
-import * as frame from "./frame.ts";
+import * as frame from "./rings.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 import type { SocketSender } from "./sockets.ts";
 
-// Own constants, see frame.ts.
+// Own constants, see rings.ts.
 const { Descriptor, REFLECTED } = link;
 const { appBit, BEGIN_BITS, layout: { MOST_WORDS, Route }, LINK_BYTES, TICK_BITS } = cached;
 const { dropCounter, Outcome, UNRESOLVED } = cached;

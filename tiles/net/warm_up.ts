@@ -4,16 +4,15 @@
  * of the library, until V8 has had time to compile it.
  */
 
-import { heapView, slice, u8, type View } from "../../ffi/view.ts";
+import { heapView, slice, u8, type View } from "../../ffi/region.ts";
 import { IFF_LOWER_UP, IFF_UP } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
-import { METRICS_BYTES } from "../app/regions.ts";
 import { makeService } from "../app/host.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../runtime/lossy_rings.ts";
+import { METRICS_BYTES } from "../app/regions.ts";
 import { CONTROL_BYTES } from "../runtime/control.ts";
 import {
   appLinkBytes,
@@ -23,12 +22,12 @@ import {
   netLinkBytes,
   REFLECTED,
 } from "../runtime/link.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../runtime/lossy_rings.ts";
 import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
-import { requestsBytes } from "./app_port.ts";
-import { BATCH } from "./frame.ts";
+import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
 import { frameRecordBytes } from "./handover.ts";
+import { BATCH } from "./rings.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
-import { RECENT_PEERS_BYTES } from "./recent_peers.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
 /** How long it may take. */

@@ -8,14 +8,13 @@
  * The copy takes as much memory as the mirror does, until the audit ends.
  */
 
-import { heapView } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { heapView } from "../../ffi/region.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
-import { type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
+import { formatAddress, formatPrefix, type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import { formatAddress, formatPrefix } from "./addresses.ts";
 import type { Mirror, Resync } from "./mirror.ts";
 
 /** From the end of one audit to the next periodic one. */

@@ -10,21 +10,22 @@
  * netlink tile. It runs in any thread, as any user.
  */
 
-import { EINVAL, errnoName, SystemError } from "../../ffi/errno.ts";
-import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
+import { EINVAL, errnoName, SystemError } from "../../ffi/library.ts";
+import { type NetlinkLibrary, pollSet } from "../../ffi/sockets.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
-import * as nl from "./codec.ts";
-import { LookupOrder, RulesTable } from "./rules.ts";
-import { type DumpEnd, Dumper, type MessageHandler, NetlinkSocket, OVERRUN } from "./socket.ts";
+import * as nl from "./rtnetlink.ts";
+import { type DumpEnd, Dumper, type MessageHandler, NetlinkSocket, OVERRUN } from "./rtnetlink.ts";
 import {
   ALL_TABLES,
   InterfacesTable,
+  LookupOrder,
   type NeighborListener,
   NeighborsTable,
   NextHopsTable,
   Notices,
   RoutesTable,
+  RulesTable,
   type Table,
   TableBit,
 } from "./tables.ts";

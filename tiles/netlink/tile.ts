@@ -3,9 +3,10 @@
  * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
  */
 
-import { type NetlinkLibrary, pollSet } from "../../ffi/netlink.ts";
-import type { View } from "../../ffi/view.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import type { View } from "../../ffi/region.ts";
+import { type NetlinkLibrary, pollSet } from "../../ffi/sockets.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
+import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -14,18 +15,19 @@ import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
 import { Audit } from "./audit.ts";
-import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./codec.ts";
-import { Filters, type InterfaceFilter } from "./filters.ts";
+import { Snapshots } from "./entries.ts";
 import { Mirror } from "./mirror.ts";
-import { NeighborAgeing, NeighborTablePoll } from "./neighbor_ageing.ts";
 import {
+  NeighborAgeing,
   type NeighborKernel,
   NeighborResolver,
   NeighborSocket,
+  NeighborTablePoll,
   SolicitReceiver,
 } from "./neighbor_resolver.ts";
-import { Snapshots } from "./snapshots.ts";
+import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import type { NeighborListener } from "./tables.ts";
+import { Filters, type InterfaceFilter } from "./xdp_filter.ts";
 
 /** What the netlink tile is given. */
 export interface NetlinkSetup {
@@ -77,6 +79,11 @@ class NetlinkTile implements Tile, NeighborListener {
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
   #followed: ReadonlySet<number>;
   #now = performance.now();
+  /** Since when the mirror is not in sync; undefined: it is. */
+  #unsyncedSince?: number;
+  /** How many neighbours the kernel had refused when that was read last, and whether it was more than before. */
+  #refused = -1;
+  #refuses = false;
   /** The generation for which net tiles were woken last. */
   #announced = -1;
 
@@ -109,7 +116,7 @@ class NetlinkTile implements Tile, NeighborListener {
     const socket = this.#neighborSocket = new NeighborSocket(this.#library, log);
     const kernel: NeighborKernel = {
       solicit: (ifindex, address) => socket.solicit(ifindex, address),
-      // A dead gateway's entry stays: it makes routes take another (`netbase/route_decision.ts`).
+      // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
       release: (ifindex, address) =>
         gateways.has(ifindex, address) || socket.release(ifindex, address),
     };
@@ -235,7 +242,11 @@ class NetlinkTile implements Tile, NeighborListener {
 
   #tableRead(table: NeighborTableMessage): void {
     this.#ageing.setTimes(table);
-    const { capacity, entries } = table;
+    const { capacity, entries, refused } = table;
+    if (refused >= 0) {
+      this.#refuses = this.#refused >= 0 && refused !== this.#refused;
+      this.#refused = refused;
+    }
     if (capacity === 0 || entries < 0) return;
     const exempt = entries > capacity / 2 ? this.#exempt() : 0;
     const others = Math.max(0, entries - exempt - this.#outstanding);
@@ -282,6 +293,12 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.neighbors] = neighbors.size;
     counters[index.routes_overflowed] = this.#writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
+    if (this.#reader.syncState === Sync.synced) this.#unsyncedSince = undefined;
+    else this.#unsyncedSince ??= performance.now();
+    counters[index.unsynced_seconds] = this.#unsyncedSince === undefined
+      ? 0
+      : (performance.now() - this.#unsyncedSince) / 1000;
+    counters[index.neighbor_table_full] = Number(this.#refuses || neighbors.size >= NEIGHBORS);
     counters[index.used_neighbors] = neighbors.size;
     counters[index.used_next_hops] = this.#writer.used.nextHops;
     counters[index.used_tbl8s] = this.#writer.used.tbl8s;

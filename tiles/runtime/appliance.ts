@@ -6,16 +6,22 @@
  *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
 
-import { EAGAIN, SystemError } from "../../ffi/errno.ts";
-import { CAP_NET_ADMIN, type Host, openHost } from "../../ffi/host.ts";
+import { CAP_NET_ADMIN, type Host, openHost, Watcher } from "../../ffi/host.ts";
+import { EAGAIN, SystemError } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
-import { openRegions } from "../../ffi/region.ts";
+import { openRegions, u32 } from "../../ffi/region.ts";
 import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
-import { u32 } from "../../ffi/view.ts";
-import { Watcher } from "../../ffi/watcher.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
+import {
+  type ApplianceOrder,
+  type ApplianceReport,
+  Handed,
+  messagesBy,
+  REQUESTS,
+} from "./handed.ts";
+import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
+import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import {
   type BootMessage,
   delay,
@@ -25,8 +31,6 @@ import {
   type TileReport,
   type WorkerKind,
 } from "./tile.ts";
-import { type ApplianceOrder, type ApplianceReport, Handed, messagesBy } from "./handed.ts";
-import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
 /** Where a tile's module is, from here. */
@@ -234,8 +238,8 @@ class Appliance {
       this.#control.captureMode = request.arguments[0];
       return;
     }
-    if (request.kind === Ask.reload || request.kind === Ask.upgrade) {
-      const what = request.kind === Ask.reload ? "reload" : "upgrade";
+    const what = REQUESTS.find((each) => Ask[each] === request.kind);
+    if (what !== undefined) {
       this.#messages.send({ type: "ask", what, number: request.number });
       return;
     }

@@ -4,7 +4,7 @@
  * the master writes. The answers of the netlink tile are in the snapshot region.
  */
 
-import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
 import { delay } from "./tile.ts";
 
 /** Bytes of the control region: one page. */
@@ -43,9 +43,12 @@ export const Ask = {
    */
   reload: 4,
   upgrade: 5,
+  /** To the master, too: to be without new traffic, or to take it again. */
+  drain: 6,
+  undrain: 7,
 } as const;
 
-/** What became of a reload or an upgrade: a sentence, and where it was not done the exit status. */
+/** What became of what the master was asked for: a sentence, and where it was not done the exit status. */
 export type Outcome =
   | { readonly ok: true; readonly line: string }
   | { readonly ok: false; readonly status: number; readonly line: string };

@@ -101,6 +101,10 @@ export const NETLINK = table({
   neighbors: "Neighbours in the mirror.",
   routes_overflowed: "Routes that currently do not fit into the forwarding table.",
   neighbors_overflowed: "Neighbours that did not fit into the neighbour table.",
+  neighbor_table_full:
+    "1: Tegula's neighbour table has no more room, or the kernel has just refused a neighbour. 0: neither.",
+  unsynced_seconds:
+    "Seconds since the mirror was last in sync with the kernel's tables; 0 while it is.",
   solicits_received: "Requests to resolve a neighbour, received from net tiles.",
   solicit_drop_overwritten: "Overwritten before it was read.",
   solicit_drop_duplicate: "The neighbour is known, or was requested a moment ago.",
@@ -147,6 +151,8 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "routes",
   "neighbors",
   "routes_overflowed",
+  "neighbor_table_full",
+  "unsynced_seconds",
   "frames_free",
   "arp_queue",
   "used_neighbors",

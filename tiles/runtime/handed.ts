@@ -13,8 +13,7 @@
  */
 
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
-import type { Region, Regions } from "../../ffi/region.ts";
-import type { View } from "../../ffi/view.ts";
+import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
 
 /** One descriptor, as the child is told of it. */
@@ -107,6 +106,10 @@ export class Handed<Setup> {
 // Messages between the master and the appliance: JSON objects on the channel that the process was started
 // with. The master checks all that it receives.
 
+/** What an operator can ask of the master. */
+export type Request = (typeof REQUESTS)[number];
+export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
+
 /** What an appliance says. */
 export type ApplianceReport =
   /** Its tiles could run. */
@@ -118,8 +121,8 @@ export type ApplianceReport =
   | { readonly type: "log"; readonly line: string }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
-  /** An operator asks for a reload or an upgrade, by a number of its own. */
-  | { readonly type: "ask"; readonly what: "reload" | "upgrade"; readonly number: number }
+  /** An operator asks for something, by a number of its own. */
+  | { readonly type: "ask"; readonly what: Request; readonly number: number }
   /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
   | {
     readonly type: "failed";
@@ -138,7 +141,7 @@ export type ApplianceOrder =
   | { readonly type: "stop" }
   /** Of each attached interface: whether AF_XDP takes its frames. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** What became of the reload or upgrade that was asked for with this number. */
+  /** What became of what was asked for with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
 /** Sends and receives messages of these types. */

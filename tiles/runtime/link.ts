@@ -11,7 +11,7 @@
  * published once per burst.
  */
 
-import { slice, u32, u8, type View } from "../../ffi/view.ts";
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
 
 /** Words of a descriptor. */
 export const DESCRIPTOR_WORDS = 8;

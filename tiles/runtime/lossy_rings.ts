@@ -11,7 +11,7 @@
  *                  `Captured`), then the first bytes of the frame
  */
 
-import { u32, u8, type View } from "../../ffi/view.ts";
+import { u32, u8, type View } from "../../ffi/region.ts";
 import { fence } from "../../netbase/rcu.ts";
 
 /** Records that a ring keeps. */

@@ -6,7 +6,7 @@
  *     8 …      a record for each process: the master, the appliance, then apps by their slots
  */
 
-import { f64, type View } from "../../ffi/view.ts";
+import { f64, type View } from "../../ffi/region.ts";
 
 /** Slots of apps that are processes: more than there are at once. */
 export const APP_SLOTS = 256;

@@ -30,6 +30,7 @@ export interface Metric {
 /** The values of `from` that are more than one metric's. */
 const MASTER = "the master's region";
 const PROC = "/proc, read by the master every second";
+const HEALTH = "the health region";
 const TRAFFIC = "the traffic regions of net tiles";
 const HISTOGRAM = "the tile region";
 const CUSTOM = "the app's metrics region";
@@ -117,6 +118,18 @@ const DECLARED = {
     labels: ["tile", "call"],
     help: "System calls refused by the tile's seccomp filter that nobody expected.",
     from: "the regions for refused calls",
+  },
+  tegula_ready: {
+    type: "gauge",
+    labels: [],
+    help: "1: Tegula is ready. 0: it is starting, draining or unwell.",
+    from: HEALTH,
+  },
+  tegula_unwell: {
+    type: "gauge",
+    labels: ["reason"],
+    help: "How many things are wrong, by the reason; any makes Tegula unwell.",
+    from: HEALTH,
   },
   tegula_sync_state: {
     type: "gauge",

@@ -4,11 +4,11 @@
  * I/O, so that it can be tested apart.
  */
 
-import { UDP_BUFFER_BYTES } from "../../ffi/udp.ts";
-import type { LinkShape } from "./link.ts";
-import { libraryPath } from "../../ffi/paths.ts";
-import type { NetbaseReader } from "../../netbase/netbase.ts";
+import { libraryPath } from "../../ffi/library.ts";
+import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
 import { IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
+import type { NetbaseReader } from "../../netbase/netbase.ts";
+import type { LinkShape } from "./link.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
@@ -192,7 +192,7 @@ export interface Permissions {
 
 /** What the configuration grants an app. An inline app is granted `read` and `clock` alone. */
 export interface Grants extends Omit<Permissions, "ffi"> {
-  /** The host's clock (`ffi/clock.ts`). */
+  /** The host's clock (`ffi/tile.ts`). */
   readonly clock: boolean;
   /** Whether the app keeps all this once it runs. */
   readonly keep: boolean;

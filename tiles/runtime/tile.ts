@@ -3,11 +3,10 @@
  * that runs it. How a worker becomes a tile is in `worker.ts`.
  */
 
-import type { NetlinkLibrary } from "../../ffi/netlink.ts";
+import { f64, slice, u32, type View } from "../../ffi/region.ts";
+import type { NetlinkLibrary, Udp } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import type { Udp } from "../../ffi/udp.ts";
 import type { XskSlots } from "../../ffi/xsk.ts";
-import { f64, slice, u32, type View } from "../../ffi/view.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlReader, ControlRequest, Outcome } from "./control.ts";
 

@@ -4,24 +4,24 @@
  * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
  */
 
-import { f64, slice, type View } from "../../ffi/view.ts";
-import type { Region } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash.ts";
+import { f64, type Region, slice, type View } from "../../ffi/region.ts";
+import { refusedCallsBytes } from "../../ffi/tile.ts";
+import { randomSeed } from "../../netbase/hash_table.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
-import { METRICS_BYTES } from "../app/regions.ts";
 import type { ServiceSetup } from "../app/host.ts";
-import { type PeerSetup, requestsBytes } from "../net/app_port.ts";
+import { METRICS_BYTES } from "../app/regions.ts";
+import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
-import { RECENT_PEERS_BYTES } from "../net/recent_peers.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
-import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
+import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
+import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
 import {
   APART_LINK_SHAPE,
   FRAME_BYTES,
@@ -35,7 +35,6 @@ import {
   type TilePlan,
   umemBytes,
 } from "./plan.ts";
-import { refusedCallsBytes } from "../../ffi/tile.ts";
 import {
   Life,
   TILE_COUNTERS,
@@ -51,6 +50,7 @@ export const MASTER_REGION = "master";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
   [MASTER_REGION, MASTER_REGION_BYTES],
+  [HEALTH, HEALTH_BYTES],
 ]);
 
 /** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
@@ -351,6 +351,7 @@ export class Wiring {
       master: this.#region(MASTER_REGION).reader,
       build: this.#setup.build,
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
+      health: this.#region(HEALTH).reader,
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
       tiles: this.tiles.map(({ kind, name }, i) => ({
         ...{ kind, name, region: this.#region(`tile ${name}`).reader },

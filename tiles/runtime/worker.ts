@@ -4,10 +4,8 @@
  * give up read, confine the thread, run the loop. This file is the entry of every worker.
  */
 
-import { openClock } from "../../ffi/clock.ts";
-import { openNetlink } from "../../ffi/netlink.ts";
-import { openTile } from "../../ffi/tile.ts";
-import { openUdp } from "../../ffi/udp.ts";
+import { openNetlink, openUdp } from "../../ffi/sockets.ts";
+import { openClock, openTile } from "../../ffi/tile.ts";
 import { openXsk } from "../../ffi/xsk.ts";
 import { AppError, clipped, consoleTo, sentenceOf, takeAway, uncaught, wordsOf } from "./log.ts";
 import { ControlReader } from "./control.ts";

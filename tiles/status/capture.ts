@@ -3,9 +3,9 @@
  * While nobody captures, net tiles write nothing there.
  */
 
-import type { View } from "../../ffi/view.ts";
-import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/frame.ts";
-import { formatAddress } from "../netlink/addresses.ts";
+import type { View } from "../../ffi/region.ts";
+import { formatAddress } from "../../netbase/route.ts";
+import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/rings.ts";
 import { type Entry, jsonLine } from "../netlink/entries.ts";
 import { type Captured, CaptureFlag, CaptureReader } from "../runtime/lossy_rings.ts";
 import { CaptureMode } from "../runtime/control.ts";

@@ -4,7 +4,7 @@
  */
 
 import type { NetbaseReader } from "../../netbase/netbase.ts";
-import { parseAddress } from "../netlink/addresses.ts";
+import { parseAddress } from "../../netbase/route.ts";
 import {
   decisionEntry,
   type Entry,
@@ -12,9 +12,9 @@ import {
   interfaceNames,
   jsonLine,
   neighborEntries,
+  type RoutesPage,
   SYNC_STATES,
 } from "../netlink/entries.ts";
-import type { RoutesPage } from "../netlink/snapshots.ts";
 import {
   Ask,
   type ControlReader,
@@ -22,6 +22,7 @@ import {
   type Question,
   type Told,
 } from "../runtime/control.ts";
+import type { HealthReader } from "../runtime/health.ts";
 import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
 import { appNames, type Captures, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
@@ -46,7 +47,9 @@ export interface ApplianceView {
   readonly counters: Float64Array;
   /** For what only the netlink tile has. */
   readonly question: Question;
-  /** Has the master reload or upgrade (`Ask`), once for each number. */
+  /** What the master reports. */
+  readonly health: HealthReader;
+  /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
   change(kind: number, number: number): Promise<Outcome>;
   readonly captures: Captures;
   /** Names of the interfaces that AF_XDP was requested for. */
@@ -130,6 +133,8 @@ const VERBS: Readonly<Record<string, (appliance: ApplianceView, request: Request
   capture,
   reload: (appliance, request) => change(appliance, Ask.reload, request),
   upgrade: (appliance, request) => change(appliance, Ask.upgrade, request),
+  drain: (appliance, request) => change(appliance, Ask.drain, request),
+  undrain: (appliance, request) => change(appliance, Ask.undrain, request),
 };
 
 /** Answers one line. An invalid request is answered with an error. */
@@ -161,8 +166,11 @@ export function answerLine(appliance: ApplianceView, line: string): Answer {
   }
 }
 
-function status({ netbase, tiles, interfaces, control, listen }: ApplianceView): string {
+function status(
+  { netbase, tiles, interfaces, control, listen, health }: ApplianceView,
+): string {
   return jsonLine({
+    health: health.read(),
     sync: SYNC_STATES[netbase.syncState],
     since: new Date(netbase.syncTimeMillis).toISOString(),
     interfaces,

@@ -1,5 +1,5 @@
 /**
- * All metrics (`../runtime/metrics.ts`) in Prometheus's text format, over HTTP.
+ * Over HTTP: whether Tegula lives and is ready, and all metrics (`../runtime/metrics.ts`) in Prometheus's text format.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
@@ -8,6 +8,7 @@ import { SYNC_STATES } from "../netlink/entries.ts";
 import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
 import { ARP_QUEUE_LIMITS } from "../net/arp_queue.ts";
 import { type CountedTile, COUNTERS, STATUS, totalsOf } from "../runtime/counters.ts";
+import { UNWELL } from "../runtime/health.ts";
 import type { MasterReader, ProcessValues } from "../runtime/master_region.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
 import type { ApplianceSetup } from "../runtime/wiring.ts";
@@ -29,11 +30,14 @@ const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 /** What fits into the tables of netbase, by the names of `tegula_table_entries`. */
 const LIMITS = { neighbors: NEIGHBORS, next_hops: NEXT_HOPS, tbl8s: TBL8S };
 
+/** Reasons with which it is not live. */
+const NOT_LIVE: ReadonlySet<string> = new Set(["no_appliance", "no_progress"]);
+
 const latin1 = new TextDecoder("latin1");
 
 /** What the metrics are made from. */
 export interface Measured
-  extends Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control"> {
+  extends Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health"> {
   /** All tiles; `slot`: of an app that is a process. */
   readonly tiles: readonly (CountedTile & { readonly slot?: number })[];
   readonly build: ApplianceSetup["build"];
@@ -46,7 +50,7 @@ export interface Measured
   readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
 }
 
-/** Serves `/metrics` until the listener is closed. */
+/** Serves `/metrics`, `/live` and `/ready` until the listener is closed. */
 export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
@@ -89,16 +93,37 @@ function answer(head: string, measured: Measured): string {
     return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
   }
   // The absolute form of a target is for proxies, but servers must accept it.
-  if (!/^(?:http:\/\/[^/?]*)?\/metrics(?:\?|$)/.test(target)) {
-    return response("404 Not Found", "see /metrics\n");
-  }
+  const [, path = ""] = /^(?:http:\/\/[^/?]*)?\/(metrics|live|ready)(?:\?|$)/.exec(target) ?? [];
+  if (path === "") return response("404 Not Found", "see /metrics, /live, /ready\n");
   if (method !== "GET" && method !== "HEAD") {
     return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
   }
+  const whole = path === "metrics" ? metrics(measured) : probe(path, measured);
+  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+}
+
+function metrics(measured: Measured): string {
   measured.counters[STATUS.index.scrapes]++;
   const type = "text/plain; version=0.0.4; charset=utf-8";
-  const whole = response("200 OK", metricsText(measured), { "content-type": type });
-  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+  return response("200 OK", metricsText(measured), { "content-type": type });
+}
+
+/**
+ * `/live`: whether it makes progress. `/ready`: whether it is to have traffic. Of what is wrong a probe shows
+ * everything, a line each.
+ */
+function probe(path: string, { health }: Pick<Measured, "health">): string {
+  const report = health.read();
+  if (report === null || !health.isFresh(performance.now())) {
+    return response("503 Service Unavailable", "the main process makes no progress\n");
+  }
+  const { state, reasons } = report;
+  const stuck = reasons.filter(({ reason }) => NOT_LIVE.has(reason));
+  const isGood = path === "live" ? stuck.length === 0 : state === "ready";
+  const lines = (path === "live" ? stuck : reasons).map(({ text }) => `${text}\n`);
+  return isGood
+    ? response("200 OK", path === "live" ? "live\n" : "ready\n")
+    : response("503 Service Unavailable", [path === "live" ? "" : `${state}\n`, ...lines].join(""));
 }
 
 function response(status: string, body: string, fields: Record<string, string> = {}): string {
@@ -137,8 +162,14 @@ export function collect(measured: Measured): Family[] {
     families.set(name, family);
   };
   const add: Add = put;
-  const { netbase, interfaces, control, custom } = measured;
+  const { netbase, interfaces, control, health, custom } = measured;
   addMaster(measured, add);
+  const { state, reasons = [] } = health.read() ?? {};
+  add("tegula_ready", {}, Number(state === "ready"));
+  for (const reason of Object.keys(UNWELL)) {
+    const count = reasons.filter((each) => each.reason === reason).length;
+    add("tegula_unwell", { reason }, count);
+  }
   for (const [i, state] of Object.entries(SYNC_STATES)) {
     add("tegula_sync_state", { state }, Number(netbase.syncState === Number(i)));
   }

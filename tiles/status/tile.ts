@@ -6,11 +6,12 @@
  * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
-import type { View } from "../../ffi/view.ts";
+import type { View } from "../../ffi/region.ts";
+import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
-import { RefusedCalls } from "../../ffi/tile.ts";
+import { HealthReader } from "../runtime/health.ts";
 import { MasterReader } from "../runtime/master_region.ts";
 import {
   Life,
@@ -38,6 +39,8 @@ export interface StatusSetup {
   readonly netbase: View;
   readonly control: View;
   readonly snapshot: View;
+  /** What the master reports. */
+  readonly health: View;
   /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
@@ -69,6 +72,7 @@ export async function create(
   const { counters } = region;
   const netbase = new NetbaseReader(setup.netbase);
   const control = new ControlReader(setup.control);
+  const health = new HealthReader(setup.health);
   region.fallAsleep();
   function read<T>(look: () => T): T {
     region.awake();
@@ -83,7 +87,7 @@ export async function create(
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
   const tiles = setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) }));
   const appliance: ApplianceView = {
-    ...{ netbase, read, counters, control, interfaces, listen },
+    ...{ netbase, read, counters, control, health, interfaces, listen },
     tiles,
     question: new Question(setup, ask),
     captures: new Captures(setup.captures, listen, {
@@ -136,6 +140,7 @@ export async function create(
       const stuck = Promise.withResolvers<never>();
       setInterval(() => {
         region.quiescent();
+        health.isFresh(performance.now());
         if (controlListener?.isStuck() || metricsListener?.isStuck()) {
           stuck.reject(new Error("it cannot accept connections; are too many files open?"));
         }

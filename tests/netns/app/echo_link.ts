@@ -7,18 +7,15 @@
  *                     ◀──eventfds─────▶
  */
 
-import { openHost } from "../../../ffi/host.ts";
-import { ROOT } from "../../../ffi/paths.ts";
+import { openHost, Watcher } from "../../../ffi/host.ts";
+import { ROOT } from "../../../ffi/library.ts";
 import { openProcesses } from "../../../ffi/process.ts";
-import { openRegions, type SharedRegion } from "../../../ffi/region.ts";
+import { openRegions, type SharedRegion, u32, u8, type View } from "../../../ffi/region.ts";
 import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
-import { u32, u8, type View } from "../../../ffi/view.ts";
 import { AppFiles } from "../../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan, type Descriptors } from "../../../master/app_process.ts";
-import { Watcher } from "../../../ffi/watcher.ts";
-import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
-import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
+import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -30,6 +27,7 @@ import {
   requestRing,
 } from "../../../tiles/runtime/link.ts";
 import { APART_LINK_SHAPE, NO_GRANTS } from "../../../tiles/runtime/plan.ts";
+import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
 const SHAPE = APART_LINK_SHAPE;
@@ -170,8 +168,8 @@ export class EchoLink implements Descriptors {
         stage: (plan) => files.stage(plan),
         discard: (staged) => files.discard(staged),
       },
+      changed() {},
       slot: 0,
-      restarted() {},
       descriptors: this,
       tile: this.#app,
     });

@@ -4,11 +4,11 @@
  */
 
 import { strict as assert } from "node:assert";
-import { libraryPath, ROOT } from "../../../ffi/paths.ts";
+import { libraryPath, ROOT } from "../../../ffi/library.ts";
 import type { AppProcessPlan } from "../../../master/app_process.ts";
 import { NO_GRANTS } from "../../../tiles/runtime/plan.ts";
-import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
 import { eventually } from "../../eventually.ts";
+import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
 
 const HOSTILE = `file://${ROOT}tests/fixtures/app/hostile.ts`;
 /** Signals of the kernel are what ends a process here, under load from elsewhere, too. */

@@ -4,9 +4,9 @@
  */
 
 import { strict as assert } from "node:assert";
-import { Control } from "../../../cli/control.ts";
 import { selfCommand } from "../../../cli/command.ts";
-import { ROOT } from "../../../ffi/paths.ts";
+import { Control } from "../../../cli/control.ts";
+import { ROOT } from "../../../ffi/library.ts";
 import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
 import {
   Appliance,

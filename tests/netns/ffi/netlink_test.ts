@@ -1,8 +1,8 @@
 /** Netlink sockets on the real kernel: events, dumps, overruns, and what comes from others. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { ENOBUFS } from "../../../ffi/errno.ts";
-import { openNetlink, TRUNCATED } from "../../../ffi/netlink.ts";
+import { ENOBUFS } from "../../../ffi/library.ts";
+import { openNetlink, TRUNCATED } from "../../../ffi/sockets.ts";
 import { command, inNamespace, Wire } from "../wire.ts";
 
 const RTM_NEWLINK = 16;

@@ -9,9 +9,9 @@
 
 import { createServer } from "node:net";
 import { openHost } from "../../../ffi/host.ts";
-import { openNetlink } from "../../../ffi/netlink.ts";
 import { CHANNEL_DESCRIPTOR, FIRST_DESCRIPTOR } from "../../../ffi/process.ts";
-import { openRegions } from "../../../ffi/region.ts";
+import { openRegions, u32 } from "../../../ffi/region.ts";
+import { openNetlink, openUdp } from "../../../ffi/sockets.ts";
 import {
   OBSERVED_CALLS,
   openObserver,
@@ -19,8 +19,6 @@ import {
   type Role,
   SLOT_BYTES,
 } from "../../../ffi/tile.ts";
-import { openUdp } from "../../../ffi/udp.ts";
-import { u32 } from "../../../ffi/view.ts";
 import { openXsk } from "../../../ffi/xsk.ts";
 
 /** In this order from `FIRST_DESCRIPTOR` on; UDP sockets follow. */

@@ -11,10 +11,9 @@ import {
   type ProcessOptions,
   RUN_FLAGS,
 } from "../../../ffi/process.ts";
-import { openRegions } from "../../../ffi/region.ts";
+import { openRegions, u32 } from "../../../ffi/region.ts";
+import { openUdpSetup } from "../../../ffi/sockets.ts";
 import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
-import { openUdpSetup } from "../../../ffi/udp.ts";
-import { u32 } from "../../../ffi/view.ts";
 import { openXskSetup } from "../../../ffi/xsk.ts";
 
 export interface Task {

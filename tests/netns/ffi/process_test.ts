@@ -5,7 +5,7 @@
 
 import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { libraryPath, ROOT } from "../../../ffi/paths.ts";
+import { libraryPath, ROOT } from "../../../ffi/library.ts";
 import { openProcesses, RUN_FLAGS } from "../../../ffi/process.ts";
 import { openObserver, SLOT_BYTES } from "../../../ffi/tile.ts";
 import type { Said } from "./process_appliance.ts";

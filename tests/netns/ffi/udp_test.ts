@@ -1,14 +1,14 @@
 /** Kernel sockets behind served ports: every field of a descriptor, both ways, over loopback and a wire. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { EADDRINUSE } from "../../../ffi/errno.ts";
+import { EADDRINUSE } from "../../../ffi/library.ts";
 import {
   openUdp,
   openUdpSetup,
   UDP_BUFFER_BYTES,
   UDP_BURST,
   UDP_DESCRIPTOR_WORDS,
-} from "../../../ffi/udp.ts";
+} from "../../../ffi/sockets.ts";
 import { openXsk } from "../../../ffi/xsk.ts";
 import { carries, command, frame, Wire } from "../wire.ts";
 

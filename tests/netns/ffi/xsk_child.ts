@@ -3,9 +3,9 @@
  * does, says so, and stays until it is killed.
  */
 
-import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
 import { openRegions } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
+import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 
 const [ifindex, mac] = Deno.args;
 const regions = openRegions();

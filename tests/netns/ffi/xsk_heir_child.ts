@@ -3,8 +3,7 @@
  * another. Says `adopted`, waits for a line, and says what it found in the rings before it serves.
  */
 
-import { openRegions } from "../../../ffi/region.ts";
-import { u8 } from "../../../ffi/view.ts";
+import { openRegions, u8 } from "../../../ffi/region.ts";
 import { openXsk, VISIBLE_HEADER_WORDS, XSK_CURSORS, XskCursor } from "../../../ffi/xsk.ts";
 
 const [socket, umem, frames, frameBytes, ring] = Deno.args.map(Number);

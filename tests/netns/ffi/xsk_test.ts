@@ -7,10 +7,8 @@
 import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { linesOf } from "../../../cli/command.ts";
-import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../../ffi/errno.ts";
-import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
-import { openRegions } from "../../../ffi/region.ts";
-import { u64, u8, type View } from "../../../ffi/view.ts";
+import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../../ffi/library.ts";
+import { openRegions, u64, u8, type View } from "../../../ffi/region.ts";
 import {
   openXsk,
   openXskSetup,
@@ -20,6 +18,8 @@ import {
   XSK_STATISTICS,
   XskStatistic,
 } from "../../../ffi/xsk.ts";
+import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+import { otherProgram } from "../other_program.ts";
 import {
   carries,
   child,
@@ -30,7 +30,6 @@ import {
   PacketSocket,
   Wire,
 } from "../wire.ts";
-import { otherProgram } from "../other_program.ts";
 
 const FRAME_BYTES = 2048;
 const FRAMES = 1024;

@@ -3,7 +3,7 @@
 import { strict as assert } from "node:assert";
 import { selfCommand } from "../../../cli/command.ts";
 import { configured } from "../config_file.ts";
-import { Appliance, eventually, HOST, labTest, type Namespace, pair, socketPath } from "../lab.ts";
+import { Appliance, eventually, labTest, type Namespace, pair, socketPath } from "../lab.ts";
 
 /** As what the kernel knows them. */
 const PROTOCOL = 153;
@@ -93,9 +93,10 @@ labTest("a prefix in which the host has no address is named, and not announced",
   const { host, args } = await announcing(lab);
   const others = [FOREIGN, NO_MARKER];
   await host.ip("address del 203.0.113.53/32 dev lo");
-  const checked = await tegula(host, "check", ...args);
+  const check = () =>
+    host.run(["sh", "-c", [...selfCommand(), "check", ...args, "|| true"].join(" ")]);
   assert.match(
-    checked,
+    await check(),
     /^warn announce: this host has no address in 203\.0\.113\.53\/32, .*\n +ip address add 203\.0\.113\.53\/32 dev lo$/m,
   );
   const appliance = await Appliance.start(host, args);
@@ -105,7 +106,7 @@ labTest("a prefix in which the host has no address is named, and not announced",
   assert.deepEqual(await routes(host), [...others].sort());
   await host.ip("address add 203.0.113.53/32 dev lo");
   await untilRoutes(host, [...others, marker("203.0.113.53")]);
-  assert.match(await tegula(host, "check", ...args), /^(?!.*warn announce)/s);
+  assert.doesNotMatch(await check(), /warn announce/);
   await host.ip("address del 203.0.113.53/32 dev lo");
   await untilRoutes(host, others);
 });

@@ -4,11 +4,10 @@
  */
 
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
-import { Filter } from "../../../ffi/filter.ts";
-import { openRegions } from "../../../ffi/region.ts";
-import { u8 } from "../../../ffi/view.ts";
+import { openRegions, u8 } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
 import { Attachment } from "../../../master/attachment.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, command, frame, PacketSocket, Wire } from "../wire.ts";
 

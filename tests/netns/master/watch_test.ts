@@ -5,10 +5,10 @@
  */
 
 import { deepEqual, equal, fail, ok } from "node:assert/strict";
-import { Attachment, RingWatch } from "../../../master/attachment.ts";
-import { Filter } from "../../../ffi/filter.ts";
 import { openRegions } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup, type XskSetup } from "../../../ffi/xsk.ts";
+import { Attachment, RingWatch } from "../../../master/attachment.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, frame, PacketSocket, Wire } from "../wire.ts";
 

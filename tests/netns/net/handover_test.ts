@@ -1,21 +1,20 @@
 /** One net tile after another on a socket of the real kernel, while datagrams come. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
-import { openRegions } from "../../../ffi/region.ts";
-import { heapView, slice } from "../../../ffi/view.ts";
+import { heapView, openRegions, slice } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
+import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../../../tiles/runtime/lossy_rings.ts";
+import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
+import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../../../tiles/runtime/lossy_rings.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { buildFrame } from "../../unit/net/frames.ts";
 import { ETH0, fillNetbase, ip, macWords } from "../../unit/net/host.ts";

@@ -1,7 +1,7 @@
 /** The regions of a running appliance, as the kernel has them mapped: read, and never touched. */
 
 import { strict as assert } from "node:assert";
-import { heapView, u8, type View } from "../../../ffi/view.ts";
+import { heapView, u8, type View } from "../../../ffi/region.ts";
 
 /** A copy of the first `bytes` of region `name` of a process. */
 export function readRegion(pid: number, name: string, bytes: number): View {

@@ -54,7 +54,7 @@ async function assertDecides(
   const command = [...selfCommand(), "route", "get", destination, "-j", "--control", control];
   let decision: object = {};
   await eventually("what it was just told to be mirrored", async () => {
-    const { dst: _dst, mtu: _mtu, ...rest } = JSON.parse(await host.run(command));
+    const [{ dst: _dst, mtu: _mtu, ...rest }] = JSON.parse(await host.run(command));
     decision = rest;
     return isDeepStrictEqual(decision, expected) ? true : undefined;
   }).catch(() => {});

@@ -4,14 +4,12 @@
  */
 
 import { strict as assert } from "node:assert";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { formatAddress } from "../../../tiles/netlink/addresses.ts";
+import { formatAddress } from "../../../netbase/route.ts";
 import { Mirror } from "../../../tiles/netlink/mirror.ts";
 import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
-import { Bird } from "./daemons_bird.ts";
-import type { ReaderResult, ReaderTask } from "./daemons_reader.ts";
 import {
   answeredAtLeast,
   Appliance,
@@ -22,6 +20,8 @@ import {
   labTest,
   peer,
 } from "../lab.ts";
+import { Bird } from "./daemons_bird.ts";
+import type { ReaderResult, ReaderTask } from "./daemons_reader.ts";
 import { assertCurrent, cleanSlate, ipBatch, library, Mirrored } from "./kit.ts";
 
 /** Routes that BIRD brings, and those that `ip -batch` replaces. */

@@ -5,15 +5,17 @@
  */
 
 import assert from "node:assert/strict";
-import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../../ffi/errno.ts";
-import { openNetlink, pollSet } from "../../../ffi/netlink.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../../ffi/library.ts";
+import { heapView } from "../../../ffi/region.ts";
+import { openNetlink, pollSet } from "../../../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
-import { NetbaseReader } from "../../../netbase/netbase.ts";
+import { decide, type Decision, emptyDecision, NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import {
   emptyRoute,
+  formatAddress,
   KIND_UNSUPPORTED,
+  parseAddress,
   type Route,
   RT_SCOPE_LINK,
   RTN_BLACKHOLE,
@@ -24,11 +26,13 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../../netbase/route.ts";
-import { decide, type Decision, emptyDecision } from "../../../netbase/route_decision.ts";
-import { formatAddress, parseAddress } from "../../../tiles/netlink/addresses.ts";
-import { decodeRoute, type RouteQuery } from "../../../tiles/netlink/codec.ts";
-import { type DumpEnd, Dumper } from "../../../tiles/netlink/socket.ts";
 import { Mirror, type MirrorOptions } from "../../../tiles/netlink/mirror.ts";
+import {
+  decodeRoute,
+  type DumpEnd,
+  Dumper,
+  type RouteQuery,
+} from "../../../tiles/netlink/rtnetlink.ts";
 import { LOOPBACK, mayBeRefused, mayBeTaken } from "./defaults.ts";
 
 export const library = openNetlink();

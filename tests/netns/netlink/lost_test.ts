@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { Sync } from "../../../netbase/layout.ts";
-import { type DumpEnd, Dumper } from "../../../tiles/netlink/socket.ts";
+import { type DumpEnd, Dumper } from "../../../tiles/netlink/rtnetlink.ts";
 import { TableBit } from "../../../tiles/netlink/tables.ts";
 import { addr, assertCurrent, ip, ipBatch, library, Mirrored, turnUntil, twoPairs } from "./kit.ts";
 

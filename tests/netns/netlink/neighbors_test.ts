@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { NUD_FAILED, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../../netbase/neighbors.ts";
-import { formatAddress } from "../../../tiles/netlink/addresses.ts";
+import { formatAddress } from "../../../netbase/route.ts";
 import { addr, assertCurrent, indexOf, ip, ipBatch, Mirrored, turnUntil, twoPairs } from "./kit.ts";
 
 const PEER = addr("198.18.0.20");

@@ -4,13 +4,13 @@
  */
 
 import assert from "node:assert/strict";
-import { FILTER_BYTES } from "../../../ffi/filter.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView, type View } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView, type View } from "../../../ffi/view.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { create, type NetlinkSetup } from "../../../tiles/netlink/tile.ts";
+import { FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES, ControlWriter, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
 import { NETLINK } from "../../../tiles/runtime/counters.ts";
 import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../../tiles/runtime/lossy_rings.ts";

@@ -5,10 +5,10 @@
  */
 
 import assert from "node:assert/strict";
-import { heapView, u32, u8, type View } from "../../../ffi/view.ts";
-import { decide, emptyDecision } from "../../../netbase/route_decision.ts";
+import { heapView, u32, u8, type View } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_STALE } from "../../../netbase/neighbors.ts";
+import { decide, emptyDecision } from "../../../netbase/netbase.ts";
 import { addr, ip, ipBatch } from "./kit.ts";
 import { Bench, kernelEntries, realNow, withPeer } from "./tile_kit.ts";
 

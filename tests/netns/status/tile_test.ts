@@ -266,6 +266,8 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
     assert.equal(sample[2].endsWith("_total"), type === "counter", line);
     samples.set(sample[1], Number(sample[3]));
   }
+  assert.equal(samples.get("tegula_ready"), 1);
+  assert.equal(samples.get('tegula_unwell{reason="no_progress"}'), 0);
   assert.equal(samples.get('tegula_sync_state{state="synced"}'), 1);
   assert.equal(samples.get('tegula_tile_running{tile="status"}'), 1);
   assert.equal(samples.get('tegula_packets_total{tile="net0",direction="rx",path="af_xdp"}'), 3);

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
-import { heapView, u8 } from "../../../ffi/view.ts";
+import { heapView, u8 } from "../../../ffi/region.ts";
 import { NetSide } from "../../../tiles/app/host.ts";
+import { APP } from "../../../tiles/runtime/counters.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -10,7 +11,6 @@ import {
   netLinkBytes,
   payloadRing,
 } from "../../../tiles/runtime/link.ts";
-import { APP } from "../../../tiles/runtime/counters.ts";
 import { TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import fc from "../property.ts";
 

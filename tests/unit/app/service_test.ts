@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
+import { heapView } from "../../../ffi/region.ts";
 import type { Answers, App, AppContext, Request } from "../../../tiles/app/contract.ts";
-import { heapView } from "../../../ffi/view.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
-import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { makeService } from "../../../tiles/app/host.ts";
+import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import fc from "../property.ts";
 
 function text(bytes: Uint8Array): string {

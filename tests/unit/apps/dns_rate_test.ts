@@ -3,8 +3,8 @@ import { Buffer } from "node:buffer";
 import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
 import * as dns from "../../../apps/dns/dns.ts";
+import { RateLimit, Verdict } from "../../../apps/dns/dns.ts";
 import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
-import { RateLimit, Verdict } from "../../../apps/dns/rate_limit.ts";
 import fc from "../property.ts";
 
 const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { Zone } from "../../../apps/dns/zone.ts";
-import { parseZoneFile } from "../../../apps/dns/zone_file.ts";
+import { parseZoneFile, Zone } from "../../../apps/dns/zone.ts";
 
 Deno.test("a zone file that is wrong is refused with its line", () => {
   const soa = "$ORIGIN a.\n@ 60 SOA ns x 1 1 1 1 1\n";

@@ -1,12 +1,12 @@
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";
-import { Changes } from "../../../master/master.ts";
-import { askForChange, Control } from "../../../cli/control.ts";
 import { linesOf, UserError } from "../../../cli/command.ts";
+import { askForChange, Control } from "../../../cli/control.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { Changes } from "../../../master/master.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import {
@@ -15,6 +15,7 @@ import {
   type ControlRequest,
   SNAPSHOT_BYTES,
 } from "../../../tiles/runtime/control.ts";
+import { HEALTH_BYTES } from "../../../tiles/runtime/health.ts";
 import { MASTER_REGION_BYTES } from "../../../tiles/runtime/master_region.ts";
 import { type MainMessage, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { create } from "../../../tiles/status/tile.ts";
@@ -145,6 +146,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
     setup: {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
+      health: heapView(HEALTH_BYTES),
       ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
       ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },

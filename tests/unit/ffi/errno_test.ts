@@ -1,7 +1,7 @@
 /** Error numbers in messages. */
 
 import { equal, throws } from "node:assert/strict";
-import { checked, describeErrno, errnoName, SystemError } from "../../../ffi/errno.ts";
+import { checked, describeErrno, errnoName, SystemError } from "../../../ffi/library.ts";
 
 Deno.test("errnoName() and describeErrno() take either sign", () => {
   equal(errnoName(-16), "EBUSY");

@@ -4,7 +4,7 @@
  */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { libraryPath, sealPath } from "../../../ffi/paths.ts";
+import { libraryPath, sealPath } from "../../../ffi/library.ts";
 
 const FOLDER = new URL("../../../ffi/", import.meta.url);
 

@@ -2,9 +2,8 @@
  * Tries one thing on regions, named on the command line; some of them end this process.
  */
 
-import { errnoName } from "../../../ffi/errno.ts";
-import { openRegions } from "../../../ffi/region.ts";
-import { u32, u8, type View } from "../../../ffi/view.ts";
+import { errnoName } from "../../../ffi/library.ts";
+import { openRegions, u32, u8, type View } from "../../../ffi/region.ts";
 
 const PROT_READ_WRITE = 3;
 

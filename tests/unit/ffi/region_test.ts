@@ -5,10 +5,8 @@
 
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { checked, errnoName } from "../../../ffi/errno.ts";
-import { libraryPath } from "../../../ffi/paths.ts";
-import { openRegions } from "../../../ffi/region.ts";
-import { u32, u8 } from "../../../ffi/view.ts";
+import { checked, errnoName, libraryPath } from "../../../ffi/library.ts";
+import { openRegions, u32, u8 } from "../../../ffi/region.ts";
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;

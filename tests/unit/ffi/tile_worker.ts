@@ -8,10 +8,9 @@
 
 /// <reference lib="deno.worker" />
 
-import { errnoName } from "../../../ffi/errno.ts";
-import { openNetlink } from "../../../ffi/netlink.ts";
+import { errnoName } from "../../../ffi/library.ts";
+import { openNetlink, openUdp, openUdpSetup } from "../../../ffi/sockets.ts";
 import { openTile, type Role } from "../../../ffi/tile.ts";
-import { openUdp, openUdpSetup } from "../../../ffi/udp.ts";
 
 /** What the child sends to begin with. */
 export interface Task {

@@ -5,7 +5,7 @@
 
 import { strict as assert } from "node:assert";
 import { openHost } from "../../../ffi/host.ts";
-import { ROOT } from "../../../ffi/paths.ts";
+import { ROOT } from "../../../ffi/library.ts";
 import { AppFiles, type StagedApp } from "../../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */

@@ -1,8 +1,8 @@
 /** How an interface is attached, with no kernel to say no. */
 
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { EBUSY, EEXIST, SystemError } from "../../../ffi/errno.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { EBUSY, EEXIST, SystemError } from "../../../ffi/library.ts";
+import { heapView } from "../../../ffi/region.ts";
 import type { XskSetup } from "../../../ffi/xsk.ts";
 import {
   Attachment,

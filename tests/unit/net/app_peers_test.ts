@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { RecentPeers } from "../../../tiles/net/recent_peers.ts";
+import { RecentPeers } from "../../../tiles/net/app_port.ts";
 import { ETH0, ip, REQUEST, Room } from "./room.ts";
 
 const PEER = REQUEST.source;

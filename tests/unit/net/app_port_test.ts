@@ -1,11 +1,9 @@
 import assert from "node:assert/strict";
-import { heapView, u32, u8 } from "../../../ffi/view.ts";
-import { AppPort, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { heapView, u32, u8 } from "../../../ffi/region.ts";
+import { AppPort, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { makePackets, Packet, PAYLOAD_AT, Umem } from "../../../tiles/net/rings.ts";
 import { RouteCache } from "../../../tiles/net/route_cache.ts";
-import { makePackets, Packet, PAYLOAD_AT } from "../../../tiles/net/frame.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
 import { RxBatch } from "../../../tiles/net/rx.ts";
-import { Umem } from "../../../tiles/net/rings.ts";
 import {
   appLinkBytes,
   Descriptor,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { ArpQueue, type ArpQueueLimits, Rank } from "../../../tiles/net/arp_queue.ts";
-import { Packet, PACKET_WORDS } from "../../../tiles/net/frame.ts";
+import { Packet, PACKET_WORDS } from "../../../tiles/net/rings.ts";
 import fc from "../property.ts";
 
 const LIMITS: ArpQueueLimits = { total: 16, perNeighbor: 4, perNeighborCrowded: 2 };

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { CaptureFile } from "../../../cli/capture.ts";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import {
   CAPTURE_BYTES,
   CAPTURE_RECORDS,
@@ -15,9 +15,9 @@ import {
 import { CaptureMode, ControlWriter } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { appNames, Captures, parseUdp } from "../../../tiles/status/capture.ts";
+import fc from "../property.ts";
 import { buildFrame } from "./frames.ts";
 import { ETH0, ETH1, ip, REQUEST, Room, SLOT, VLAN } from "./room.ts";
-import fc from "../property.ts";
 
 /** Everything that is in a ring. */
 function drain(reader: CaptureReader): Captured[] {

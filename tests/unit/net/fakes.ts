@@ -5,8 +5,8 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { type Udp, UDP_BUFFER_BYTES } from "../../../ffi/udp.ts";
-import { u8, type View } from "../../../ffi/view.ts";
+import { u8, type View } from "../../../ffi/region.ts";
+import { type Udp, UDP_BUFFER_BYTES } from "../../../ffi/sockets.ts";
 import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../../ffi/xsk.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 

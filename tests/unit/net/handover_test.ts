@@ -1,15 +1,15 @@
 /** A net tile that takes over from another: after an orderly leave, after a kill, on old and new sockets. */
 
 import assert from "node:assert/strict";
-import { heapView, i32, u8, type View } from "../../../ffi/view.ts";
+import { heapView, i32, u8, type View } from "../../../ffi/region.ts";
 import { frameRecordBytes, RingsLost } from "../../../tiles/net/handover.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { Descriptor, REFLECTED } from "../../../tiles/runtime/link.ts";
+import fc from "../property.ts";
 import { Killed } from "./fakes.ts";
 import { buildFrame } from "./frames.ts";
 import { ANSWER, known } from "./places.ts";
 import { ETH0, FRAMES, ip, REQUEST, Room, SLOT } from "./room.ts";
-import fc from "../property.ts";
 
 const FD = 1007;
 const FILLED = 96;

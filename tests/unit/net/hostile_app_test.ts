@@ -4,11 +4,11 @@
  */
 
 import assert from "node:assert/strict";
-import { u32 } from "../../../ffi/view.ts";
+import { u32 } from "../../../ffi/region.ts";
 import { payloadRing, REFLECTED } from "../../../tiles/runtime/link.ts";
+import fc from "../property.ts";
 import { ANSWER, known, PEER } from "./places.ts";
 import { ETH0, ip, REQUEST, Room, SLOT } from "./room.ts";
-import fc from "../property.ts";
 
 /** A room whose peer is known. */
 function quietRoom(): Room {

@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import type { App } from "../../../tiles/app/contract.ts";
-import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { makeService } from "../../../tiles/app/host.ts";
-import { LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } from "../../../tiles/net/frame.ts";
+import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
+import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
 import { InlineApp } from "../../../tiles/net/inline_app.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
-import { Umem } from "../../../tiles/net/rings.ts";
+import { LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, Umem } from "../../../tiles/net/rings.ts";
 import { RouteCache } from "../../../tiles/net/route_cache.ts";
 import { RxBatch } from "../../../tiles/net/rx.ts";
 import type { Transmitter } from "../../../tiles/net/tx.ts";

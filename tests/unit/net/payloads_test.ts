@@ -1,7 +1,7 @@
 /** What an app gets to see of payloads: its own where it is alone, and of several each its own. */
 
 import assert from "node:assert/strict";
-import { u8 } from "../../../ffi/view.ts";
+import { u8 } from "../../../ffi/region.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import spy from "../../fixtures/app/spy.ts";
 import { UNTOUCHED } from "./fakes.ts";

@@ -1,9 +1,9 @@
 /** A net tile and an app that answers, in the net tile or in a process of its own. */
 
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import type { App, AppContext } from "../../../tiles/app/contract.ts";
-import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { makeService, NetSide } from "../../../tiles/app/host.ts";
+import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { TileReader } from "../../../tiles/runtime/tile.ts";
 import { ETH0, ETH1, ip, MAC, PEER_MAC, REQUEST, Room, VLAN } from "./room.ts";
 

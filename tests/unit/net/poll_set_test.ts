@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
+import { UDP_BURST } from "../../../ffi/sockets.ts";
 import type { TileLibrary } from "../../../ffi/tile.ts";
-import { UDP_BURST } from "../../../ffi/udp.ts";
 import type { Xsk } from "../../../ffi/xsk.ts";
 import { PollSet } from "../../../tiles/net/sockets.ts";
 import { FakeUdp } from "./fakes.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
-import { hash, keyOf, Use } from "../../../netbase/hash.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../../../tiles/net/recent_peers.ts";
+import { heapView } from "../../../ffi/region.ts";
+import { hash, keyOf, Use } from "../../../netbase/hash_table.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../../../tiles/net/app_port.ts";
 import fc from "../property.ts";
 
 Deno.test("an address is known when it was put in, and no other is", () => {

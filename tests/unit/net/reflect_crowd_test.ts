@@ -1,7 +1,7 @@
 /** Requests that are sent back where others are in the way. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../../../tiles/net/route_cache.ts";
 import { buildFrame } from "./frames.ts";
 import { ANSWER, echo, PEER, PLACES, serve } from "./places.ts";

@@ -1,23 +1,17 @@
 /** A net tile in the host of `host.ts`: rings faked, an app whose ends are at hand. */
 
-import { heapView, slice, u8, type View } from "../../../ffi/view.ts";
+import { heapView, slice, u8, type View } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import * as route from "../../../netbase/route.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { type Prefix, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
-import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/recent_peers.ts";
 import type { InlineSetup } from "../../../tiles/net/inline_app.ts";
+import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import {
-  CAPTURE_BYTES,
-  SOLICIT_LINK_BYTES,
-  SolicitConsumer,
-} from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import {
@@ -31,6 +25,11 @@ import {
   payloadRing,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
+import {
+  CAPTURE_BYTES,
+  SOLICIT_LINK_BYTES,
+  SolicitConsumer,
+} from "../../../tiles/runtime/lossy_rings.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 import {
   type Tile,

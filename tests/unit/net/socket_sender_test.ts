@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { Capture } from "../../../tiles/net/capture.ts";
+import { Packet, PACKET_WORDS } from "../../../tiles/net/rings.ts";
 import { SocketSender } from "../../../tiles/net/sockets.ts";
 import { CAPTURE_BYTES, CaptureWriter } from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES, ControlReader } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
-import { Packet, PACKET_WORDS } from "../../../tiles/net/frame.ts";
-import { FakeUdp } from "./fakes.ts";
 import fc from "../property.ts";
+import { FakeUdp } from "./fakes.ts";
 
 /** A datagram of three bytes to `peer`, its payload at `offset`. */
 function packet(peer: number, offset: number): Int32Array {

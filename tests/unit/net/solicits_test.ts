@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { ASK_AGAIN_MILLIS, Solicits } from "../../../tiles/net/arp_queue.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import {

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { UDP_BURST } from "../../../ffi/udp.ts";
+import { UDP_BURST } from "../../../ffi/sockets.ts";
 import { create, framesNeeded } from "../../../tiles/net/tile.ts";
+import fc from "../property.ts";
 import { buildFrame } from "./frames.ts";
 import { ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./room.ts";
-import fc from "../property.ts";
 
 const FD = 1007;
 

@@ -1,5 +1,5 @@
-import { heapView } from "../../../ffi/view.ts";
 import assert from "node:assert/strict";
+import { heapView } from "../../../ffi/region.ts";
 import {
   fold,
   IP_AT,
@@ -8,11 +8,11 @@ import {
   PAYLOAD_AT,
   sumWords,
   swap16,
-} from "../../../tiles/net/frame.ts";
+} from "../../../tiles/net/rings.ts";
 import { layout, LINK_BYTES, RouteCache } from "../../../tiles/net/route_cache.ts";
 import { headers } from "../../../tiles/net/tx.ts";
-import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./frames.ts";
 import fc from "../property.ts";
+import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./frames.ts";
 
 /** Arbitrary frames of ours to send. */
 const frames: fc.Arbitrary<UdpFrame> = fc.record({

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { Umem } from "../../../tiles/net/rings.ts";
 
 const SHAPE = { frameBytes: 2048, frames: 4, largeBuffers: 2 };

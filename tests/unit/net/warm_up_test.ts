@@ -1,7 +1,7 @@
 /** That a net tile's warm-up goes the whole way of datagrams, by the library's own calls, and ends there. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openXsk } from "../../../ffi/xsk.ts";
 import type { FakeXsk } from "./fakes.ts";
 import { FRAME_BYTES, FRAMES, Room } from "./room.ts";

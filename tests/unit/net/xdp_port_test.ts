@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
-import { Umem } from "../../../tiles/net/rings.ts";
-import { XdpPort } from "../../../tiles/net/rings.ts";
-import { FakeXsk } from "./fakes.ts";
+import { heapView } from "../../../ffi/region.ts";
+import { Umem, XdpPort } from "../../../tiles/net/rings.ts";
 import fc from "../property.ts";
+import { FakeXsk } from "./fakes.ts";
 
 const FRAME_BYTES = 2048;
 const FRAMES = 64;

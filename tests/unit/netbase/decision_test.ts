@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { decide, emptyDecision } from "../../../netbase/netbase.ts";
 import type { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import {
   KIND_UNSUPPORTED,
@@ -15,7 +16,6 @@ import {
   RTN_UNREACHABLE,
   RTN_UNSPEC,
 } from "../../../netbase/route.ts";
-import { decide, emptyDecision } from "../../../netbase/route_decision.ts";
 import { ip, routeTo } from "../netbase_kernel.ts";
 import { makeRoom } from "../netbase_room.ts";
 

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE, type Route } from "../../../netbase/route.ts";
 import { TILE_REGION_BYTES, TileReader } from "../../../tiles/runtime/tile.ts";
-import { type FibResult, type FibTask } from "./fib_reader.ts";
 import { ip } from "../netbase_kernel.ts";
+import type { FibResult, FibTask } from "./fib_reader.ts";
 
 const FIRST = ip("198.18.0.0");
 const ADDRESSES = 4096;

@@ -6,7 +6,7 @@
 
 /// <reference lib="deno.worker" />
 
-import type { View } from "../../../ffi/view.ts";
+import type { View } from "../../../ffi/region.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { TileRegion } from "../../../tiles/runtime/tile.ts";
 

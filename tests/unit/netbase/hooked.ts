@@ -14,8 +14,8 @@ export interface Hook {
   onStore: () => void;
 }
 
-/** Stands in for ffi/view.ts in the copy. */
-const HOOKED_VIEW = `
+/** Stands in for ffi/region.ts in the copy. */
+const HOOKED_REGION = `
 export const hook = { onLoad: () => {}, onStore: () => {} };
 const targets = new WeakMap();
 function hooked(array) {
@@ -73,15 +73,15 @@ export async function loadHooked(): Promise<Hooked> {
   const source = new URL("../../../netbase/", import.meta.url);
   await Deno.mkdir(`${root}/netbase`);
   await Deno.mkdir(`${root}/ffi`);
-  await Deno.writeTextFile(`${root}/ffi/view.ts`, HOOKED_VIEW);
+  await Deno.writeTextFile(`${root}/ffi/region.ts`, HOOKED_REGION);
   for await (const file of Deno.readDir(source)) {
     const text = await Deno.readTextFile(new URL(file.name, source));
-    const shadowed = `import { Atomics } from "../ffi/view.ts";\n${text}`;
+    const shadowed = `import { Atomics } from "../ffi/region.ts";\n${text}`;
     await Deno.writeTextFile(`${root}/netbase/${file.name}`, shadowed);
   }
   const { NetbaseReader: Reader } = await import(`file://${root}/netbase/netbase.ts`);
   const { NetbaseWriter: Writer } = await import(`file://${root}/netbase/netbase_writer.ts`);
-  const view = await import(`file://${root}/ffi/view.ts`);
+  const view = await import(`file://${root}/ffi/region.ts`);
   await Deno.remove(root, { recursive: true });
   return { Writer, Reader, hook: view.hook };
 }

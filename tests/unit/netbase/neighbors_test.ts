@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { u32 } from "../../../ffi/view.ts";
+import { u32 } from "../../../ffi/region.ts";
+import { slotsBaseOf, slotsLog2Of } from "../../../netbase/hash_table.ts";
 import { Header, NEIGHBOR_TABLE, NEIGHBORS } from "../../../netbase/layout.ts";
 import {
   type NeighborEntry,
@@ -12,7 +13,6 @@ import {
   NUD_REACHABLE,
   NUD_STALE,
 } from "../../../netbase/neighbors.ts";
-import { slotsBaseOf, slotsLog2Of } from "../../../netbase/hash_table.ts";
 import { ip } from "../netbase_kernel.ts";
 import { makeRoom } from "../netbase_room.ts";
 import fc from "../property.ts";

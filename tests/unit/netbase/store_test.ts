@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView, type View } from "../../../ffi/view.ts";
+import { heapView, type View } from "../../../ffi/region.ts";
 import { fibWords } from "../../../netbase/fib.ts";
 import type { InterfaceLink } from "../../../netbase/interfaces.ts";
 import { FIB_DEFAULT, NETBASE_BYTES, TBL24_CELLS, TBL8_BIT } from "../../../netbase/layout.ts";
@@ -7,10 +7,10 @@ import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../../netbase/route.ts";
-import { loadHooked } from "./hooked.ts";
 import { ip, Kernel, routeTo } from "../netbase_kernel.ts";
 import { answerOf, anyRoute, describe, PROBES, StandingReader } from "../netbase_room.ts";
 import fc from "../property.ts";
+import { loadHooked } from "./hooked.ts";
 
 const { Writer, Reader, hook } = await loadHooked();
 

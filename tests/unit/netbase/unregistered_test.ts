@@ -1,7 +1,7 @@
 /** What becomes of a lookup during which the writer goes on, by a reader that it knows of, and by one it does not. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import type { Reader } from "../../../netbase/rcu.ts";

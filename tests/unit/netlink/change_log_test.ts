@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
+import { ChangeLog } from "../../../tiles/netlink/mirror.ts";
 import {
   MessageBytes,
   MessageCursor,
   MessageWriter,
   NLMSG_HDRLEN,
-} from "../../../tiles/netlink/codec.ts";
-import { ChangeLog } from "../../../tiles/netlink/mirror.ts";
+} from "../../../tiles/netlink/rtnetlink.ts";
 
 /** A message that carries `value` in a body of `words` words. */
 function message(value: number, words = 1): MessageCursor {

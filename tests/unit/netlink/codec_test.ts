@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { emptyRoute, type Hop, type Route } from "../../../netbase/route.ts";
-import * as nl from "../../../tiles/netlink/codec.ts";
+import * as nl from "../../../tiles/netlink/rtnetlink.ts";
 import {
   decodeAddress,
   decodeLink,
@@ -24,7 +24,7 @@ import {
   writeDump,
   writeGetRoute,
   writeUseNeighbor,
-} from "../../../tiles/netlink/codec.ts";
+} from "../../../tiles/netlink/rtnetlink.ts";
 import { recorded } from "../../fixtures/netlink/recorded.ts";
 import { SEED } from "../../seed.ts";
 import fc from "../property.ts";

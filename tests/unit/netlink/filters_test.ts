@@ -4,12 +4,11 @@
  */
 
 import assert from "node:assert/strict";
-import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
-import { heapView, u32, type View } from "../../../ffi/view.ts";
+import { heapView, u32, type View } from "../../../ffi/region.ts";
 import { IFF_UP, type InterfaceLink } from "../../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { Filters } from "../../../tiles/netlink/filters.ts";
+import { Filter, FILTER_BYTES, Filters } from "../../../tiles/netlink/xdp_filter.ts";
 
 const LINK: InterfaceLink = {
   ifindex: 3,

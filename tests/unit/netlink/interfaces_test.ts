@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../../netbase/interfaces.ts";
-import * as nl from "../../../tiles/netlink/codec.ts";
+import * as nl from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageBytes, MessageCursor, MessageWriter } from "../../../tiles/netlink/rtnetlink.ts";
 import {
   InterfacesTable,
   NextHopsTable,
   Notices,
   RoutesTable,
 } from "../../../tiles/netlink/tables.ts";
-import { MessageBytes, MessageCursor, MessageWriter } from "../../../tiles/netlink/codec.ts";
 import { ip, routeTo } from "../netbase_kernel.ts";
 import { answerOf, makeRoom } from "../netbase_room.ts";
 

@@ -1,13 +1,13 @@
 /** When neighbours are marked "refresh wanted", in made-up time. */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { NTF_EXT_LEARNED } from "../../../tiles/netlink/codec.ts";
-import { NeighborAgeing } from "../../../tiles/netlink/neighbor_ageing.ts";
+import { NeighborAgeing } from "../../../tiles/netlink/neighbor_resolver.ts";
+import { NTF_EXT_LEARNED } from "../../../tiles/netlink/rtnetlink.ts";
 
 const IFINDEX = 3;
 

@@ -1,9 +1,13 @@
 /** Events that come while a table is read: kept in order, and never lost silently. */
 
 import assert from "node:assert/strict";
-import type { Dumper, ReplyHandler } from "../../../tiles/netlink/socket.ts";
 import { ChangeLog, Resync } from "../../../tiles/netlink/mirror.ts";
-import { MessageBytes, MessageCursor } from "../../../tiles/netlink/codec.ts";
+import {
+  type Dumper,
+  MessageBytes,
+  MessageCursor,
+  type ReplyHandler,
+} from "../../../tiles/netlink/rtnetlink.ts";
 import { type Table, TableBit } from "../../../tiles/netlink/tables.ts";
 import fc from "../property.ts";
 

@@ -5,9 +5,9 @@
 
 import assert from "node:assert/strict";
 import { Devices } from "../../../tiles/net/route_cache.ts";
-import * as nl from "../../../tiles/netlink/codec.ts";
+import * as nl from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageBytes, MessageCursor } from "../../../tiles/netlink/rtnetlink.ts";
 import { InterfacesTable } from "../../../tiles/netlink/tables.ts";
-import { MessageBytes, MessageCursor } from "../../../tiles/netlink/codec.ts";
 import { recordedVlans } from "../../fixtures/netlink/recorded.ts";
 import { makeRoom } from "../netbase_room.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView, u32 } from "../../../ffi/view.ts";
+import { heapView, u32 } from "../../../ffi/region.ts";
 import {
   appLinkBytes,
   DESCRIPTOR_WORDS,

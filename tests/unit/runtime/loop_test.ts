@@ -1,5 +1,5 @@
 import { strict as assert } from "node:assert";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runtime/control.ts";
 import {
   awaitPredecessor,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import {
   SOLICIT_DEPTH,
   SOLICIT_LINK_BYTES,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { TILE_REGION_BYTES, TileReader, TileRegion, Waker } from "../../../tiles/runtime/tile.ts";
 
 function tileWithWaker() {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readOutcome, readSkips } from "../../../scripts/test_outcome.ts";
+import { readOutcome, readSkips } from "../../../scripts/test.ts";
 
 const OUTPUT = `running 3 tests from ./tests/unit/a_test.ts
 one ... ok (1ms)

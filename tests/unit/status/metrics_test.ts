@@ -2,10 +2,9 @@
 
 import assert from "node:assert/strict";
 import type { AddressInfo } from "node:net";
-import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { openHost } from "../../../ffi/host.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { heapView } from "../../../ffi/view.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { processValues } from "../../../master/proc.ts";
 import {
@@ -14,8 +13,15 @@ import {
   MasterRegion,
 } from "../../../tiles/runtime/master_region.ts";
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
+
+/** What the master reports; tests change it. */
+const health: { current: unknown; isFresh: boolean } = {
+  current: { state: "ready", reasons: [] },
+  isFresh: true,
+};
 
 /** Serves metrics of an app tile of this name, with numbers of its own, for as long as `use` takes. */
 async function serving(
@@ -39,6 +45,7 @@ async function serving(
     tiles: Object.keys(COUNTERS).map((kind) => (
       { kind, name: kind === "app" ? tile : kind, reader, past: new Float64Array(TILE_COUNTERS) }
     )),
+    health: { read: () => health.current, isFresh: () => health.isFresh },
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
     custom: [{ name: tile, reader: new MetricsReader(view) }],
@@ -118,6 +125,52 @@ Deno.test("a drop is a sample of one metric, by tile, direction and reason", asy
     );
     assert.deepEqual(drops.map(labelsOf), counters);
     assert.equal(new Set(drops).size, drops.length);
+  });
+});
+
+Deno.test("probes say whether it lives and is ready, and what is wrong", async () => {
+  const probe = async (port: number, path: string) => {
+    const answer = await fetch(`http://127.0.0.1:${port}${path}`);
+    return `${answer.status} ${(await answer.text()).trimEnd()}`;
+  };
+  const reasons = {
+    stuck: { reason: "no_progress", about: "dns", text: "dns makes no progress" },
+    lost: { reason: "af_xdp_lost", about: "eth0", text: "AF_XDP is lost on eth0" },
+  };
+  const cases: [current: unknown, live: string, ready: string][] = [
+    [null, "503 the main process makes no progress", "503 the main process makes no progress"],
+    [{ state: "ready", reasons: [] }, "200 live", "200 ready"],
+    [{ state: "starting", reasons: [] }, "200 live", "503 starting"],
+    [{ state: "draining", reasons: [] }, "200 live", "503 draining"],
+    [
+      { state: "draining", reasons: [reasons.lost] },
+      "200 live",
+      "503 draining\nAF_XDP is lost on eth0",
+    ],
+    [
+      { state: "unwell", reasons: [reasons.lost, reasons.stuck] },
+      "503 dns makes no progress",
+      "503 unwell\nAF_XDP is lost on eth0\ndns makes no progress",
+    ],
+  ];
+  await serving("dns.1", {}, async (port) => {
+    for (const [current, live, ready] of cases) {
+      health.current = current;
+      assert.equal(await probe(port, "/live"), live);
+      assert.equal(await probe(port, "/ready"), ready);
+    }
+    const unwell = (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split("\n")
+      .filter((line) => /^tegula_(unwell|ready).* 1$/.test(line));
+    assert.deepEqual(unwell, [
+      'tegula_unwell{reason="no_progress"} 1',
+      'tegula_unwell{reason="af_xdp_lost"} 1',
+    ]);
+    Object.assign(health, { current: { state: "ready", reasons: [] }, isFresh: false });
+    for (const path of ["/live", "/ready"]) {
+      assert.equal(await probe(port, path), "503 the main process makes no progress");
+    }
+    health.isFresh = true;
+    assert.match(await say(port, "HEAD /ready HTTP/1.1\r\n\r\n"), /^HTTP\/1\.1 200 OK\r\n/);
   });
 });
 

@@ -4,8 +4,15 @@
  */
 
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/view.ts";
+import { heapView } from "../../../ffi/region.ts";
 import { NLM_F_APPEND, type Route } from "../../../netbase/route.ts";
+import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
+import {
+  interfaceNames,
+  routeEntry,
+  type RoutesPage,
+  Snapshots,
+} from "../../../tiles/netlink/entries.ts";
 import {
   Ask,
   CONTROL_BYTES,
@@ -14,9 +21,6 @@ import {
   SNAPSHOT_BYTES,
   type Told,
 } from "../../../tiles/runtime/control.ts";
-import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
-import { interfaceNames, routeEntry } from "../../../tiles/netlink/entries.ts";
-import { type RoutesPage, Snapshots } from "../../../tiles/netlink/snapshots.ts";
 import { anyRoute, makeRoom } from "../netbase_room.ts";
 import fc from "../property.ts";
 

@@ -4,8 +4,8 @@
  */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
-import { Filter, FILTER_BYTES } from "../../../ffi/filter.ts";
-import { heapView, u32, u8, type View } from "../../../ffi/view.ts";
+import { heapView, u32, u8, type View } from "../../../ffi/region.ts";
+import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 import fc from "../property.ts";
 
 /** An empty filter as the loader leaves it: zero but for the seed. */

@@ -1,0 +1,279 @@
+/**
+ * Sockets of the kernel. First those behind the served ports: the master opens them, net tiles read and
+ * write them in bursts. Then rtnetlink sockets of the netlink tile.
+ */
+
+import { checked, libraryPath } from "./library.ts";
+
+/** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */
+export const UDP_DESCRIPTOR_WORDS = 8;
+
+/** In the length word: the datagram was longer than its buffer. */
+export const UDP_TRUNCATED = 0x80000000;
+
+/** Bytes a receive buffer must have. */
+export const UDP_BUFFER_BYTES = 65536;
+
+/** Datagrams in a burst, at most. */
+export const UDP_BURST = 64;
+
+/**
+ * Bytes of a socket's buffers, and of those of all sockets together: with many ports each has less, but
+ * room for a few of the largest datagrams.
+ */
+const RECEIVE_BUFFER = { most: 8 << 20, least: 256 << 10, together: 256 << 20 };
+const SEND_BUFFER = { most: 4 << 20, least: 256 << 10, together: 128 << 20 };
+
+/** Bytes for each of `sockets`. */
+function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number): number {
+  return Math.max(least, Math.min(most, Math.floor(together / sockets)));
+}
+
+/** Main's side. */
+export interface UdpSetup {
+  /**
+   * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
+   * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
+   * the port).
+   */
+  open(port: number, sockets?: number): number;
+  /** Closes it. */
+  close(fd: number): void;
+}
+
+/** The net tile's side. Addresses and ports in host order. */
+export interface Udp {
+  /**
+   * Takes up to `count` (at most `UDP_BURST`) datagrams for `port`, the i-th into `memory` at byte
+   * `buffers[i]`, `UDP_BUFFER_BYTES` long. `out` gets the time (CLOCK_REALTIME ns, low, high), then
+   * per datagram 8 words: offset, length (| UDP_TRUNCATED), source, destination, source port << 16 |
+   * destination port, ifindex, 0, 0. Returns how many; 0 when none waits; -errno.
+   */
+  receive(
+    fd: number,
+    port: number,
+    memory: Uint8Array,
+    buffers: Uint32Array,
+    count: number,
+    out: Uint32Array,
+  ): number;
+  /**
+   * Sends up to `count` (at most `UDP_BURST`) datagrams of `descriptors`, the same 8 words each: from
+   * source (0: as the kernel chooses) out of interface (0: as the kernel routes). Returns how many
+   * from the start the kernel took, 0 when it takes none now, or -errno when it refused the first:
+   * skip that one and go on.
+   */
+  send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
+  /** A descriptor for poll(2) that is readable while any of `fds` has something, or -errno. */
+  watch(fds: Int32Array): number;
+  /**
+   * Stores which of the sockets of a `watch` have something, by their index in its list: at most `most`,
+   * and `UDP_BURST`, others the next time. Returns how many, or -errno; never blocks.
+   */
+  ready(watch: number, indices: Uint32Array, most: number): number;
+}
+
+/** Opens the library at `path` for the master. */
+export function openUdpSetup(path = libraryPath()): UdpSetup {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_udp_open: { parameters: ["i32"], result: "i32" },
+    // libc's
+    setsockopt: SETSOCKOPT,
+    close: { parameters: ["i32"], result: "i32" },
+  });
+  return {
+    open(port, sockets = 1) {
+      const fd = symbols.tegula_udp_open(port);
+      const [receive, send] = [share(RECEIVE_BUFFER, sockets), share(SEND_BUFFER, sockets)];
+      if (fd >= 0) sizeBuffers(symbols.setsockopt, { fd, receive, send });
+      return fd;
+    },
+    close(fd) {
+      symbols.close(fd);
+    },
+  };
+}
+
+/** Opens the library at `path` for a net tile. */
+export function openUdp(path = libraryPath()): Udp {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_udp_receive: {
+      parameters: ["i32", "i32", "buffer", "buffer", "i32", "buffer"],
+      result: "i32",
+    },
+    tegula_udp_send: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+    tegula_udp_watch: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_udp_ready: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+  });
+  return {
+    receive: symbols.tegula_udp_receive,
+    send: symbols.tegula_udp_send,
+    watch: (fds) => symbols.tegula_udp_watch(fds, fds.length),
+    ready: symbols.tegula_udp_ready,
+  };
+}
+
+/** libc's setsockopt(2), as bindings name it to `Deno.dlopen`. Here a refused option is no error. */
+export const SETSOCKOPT = {
+  parameters: ["i32", "i32", "i32", "buffer", "u32"],
+  result: "i32",
+} as const;
+
+/** The call: descriptor, level, option, value and its size. 0, or -1. */
+export type SetSocketOption = (
+  fd: number,
+  level: number,
+  option: number,
+  value: BufferSource,
+  bytes: number,
+) => number;
+
+/** Numbers of asm-generic/socket.h. */
+const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
+const SO_SNDBUFFORCE = 32;
+const SO_RCVBUFFORCE = 33;
+
+/** Sets an option that is a number. Whether it was taken. */
+export function setNumber(
+  set: SetSocketOption,
+  { fd, level, option, value }: { fd: number; level: number; option: number; value: number },
+): boolean {
+  const number = Int32Array.of(value);
+  return set(fd, level, option, number, number.byteLength) === 0;
+}
+
+/** Makes buffers as large as may be had: over the system's limit with CAP_NET_ADMIN, else up to it. */
+export function sizeBuffers(
+  set: SetSocketOption,
+  { fd, receive = 0, send = 0 }: { fd: number; receive?: number; send?: number },
+): void {
+  const size = (value: number, force: number, option: number) =>
+    value === 0 ||
+    setNumber(set, { fd, level: SOL_SOCKET, option: force, value }) ||
+    setNumber(set, { fd, level: SOL_SOCKET, option, value });
+  size(receive, SO_RCVBUFFORCE, SO_RCVBUF);
+  size(send, SO_SNDBUFFORCE, SO_SNDBUF);
+}
+
+/** In `lengths`: the message did not fit its slot. */
+export const TRUNCATED = 0xffffffff;
+
+/** Numbers of sys/socket.h; struct sockaddr_nl is its family, then the port id, then groups. */
+const AF_INET = 2;
+const AF_NETLINK = 16;
+const SOCK_DGRAM = 2;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const SOCKADDR_NL_WORDS = 3;
+/** Of linux/netlink.h. */
+const SOL_NETLINK = 270;
+const NETLINK_GET_STRICT_CHK = 12;
+/** POLLIN (poll.h). */
+const POLLIN = 1;
+/** The kernel's address. */
+const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
+
+/** How a socket is opened. */
+export interface NetlinkOptions {
+  /** Multicast groups (RTNLGRP_*) to join before anything is received. */
+  readonly groups: readonly number[];
+  /** Bytes of receive buffer wanted: SO_RCVBUFFORCE, else SO_RCVBUF up to the system's limit. */
+  readonly receiveBuffer: number;
+  /** NETLINK_GET_STRICT_CHK, so that dumps honour their filters; older kernels ignore it. */
+  readonly strict: boolean;
+}
+
+/** The netlink tile's native calls. */
+export interface NetlinkLibrary {
+  /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
+  open(options: NetlinkOptions): number;
+  /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. 0: it is none. */
+  portId(fd: number): number;
+  /**
+   * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
+   * `lengths[i]` is its size in bytes, `TRUNCATED` when it did not fit, 0 when it did not come from
+   * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
+   */
+  receive(fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number;
+  /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
+  send(fd: number, buffer: Uint8Array, length: number): number;
+  /**
+   * poll(2) over what `pollSet` made. Returns how many are ready, 0 on time-out, -1 on a signal or an
+   * error.
+   */
+  wait(pollSet: Int32Array, timeoutMs: number): number;
+  /** The socket that `probe` sends from; open it before the tile confines itself. */
+  openProbe(): number;
+  /**
+   * Sends an empty UDP datagram to the discard port of `address` (host order), out of interface
+   * `ifindex` as if it were on-link there: the kernel resolves the neighbour, no capability needed.
+   * 0, or -errno. `fd` is from `openProbe`.
+   */
+  probe(fd: number, ifindex: number, address: number): number;
+  /**
+   * Has the calling thread run at once when it wakes, also where others never pause (Linux 6.12).
+   * 0, or -errno.
+   */
+  bePrompt(): number;
+  /** Closes a descriptor of this library. */
+  close(fd: number): void;
+}
+
+/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
+export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
+  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
+}
+
+/** Opens the library at `path`. */
+export function openNetlink(path = libraryPath()): NetlinkLibrary {
+  const { symbols } = Deno.dlopen(path, {
+    tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_netlink_receive: {
+      parameters: ["i32", "buffer", "buffer", "i32", "u32"],
+      result: "i32",
+    },
+    tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
+    tegula_netlink_be_prompt: { parameters: [], result: "i32" },
+    // libc's
+    setsockopt: SETSOCKOPT,
+    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    close: { parameters: ["i32"], result: "i32" },
+  });
+  return {
+    open({ groups, receiveBuffer, strict }) {
+      const { setsockopt, tegula_netlink_open: open } = symbols;
+      const fd = checked(open(Int32Array.from(groups), groups.length), "open a netlink socket");
+      sizeBuffers(setsockopt, { fd, receive: receiveBuffer });
+      if (strict) {
+        setNumber(setsockopt, { fd, level: SOL_NETLINK, option: NETLINK_GET_STRICT_CHK, value: 1 });
+      }
+      return fd;
+    },
+    portId(fd) {
+      const address = new Uint32Array(SOCKADDR_NL_WORDS);
+      const length = Uint32Array.of(address.byteLength);
+      const isKnown = symbols.getsockname(fd, address, length) === 0;
+      return isKnown && (address[0] & 0xffff) === AF_NETLINK ? address[1] : 0;
+    },
+    receive: (fd, buffer, lengths, slotBytes) =>
+      symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
+    send: (fd, buffer, length) =>
+      Number(symbols.sendto(fd, buffer, BigInt(length), 0, KERNEL, KERNEL.byteLength)),
+    wait: (pollSet, timeoutMs) => symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
+    openProbe() {
+      const fd = symbols.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+      if (fd < 0) throw new Error("cannot open a probe socket");
+      return fd;
+    },
+    probe: symbols.tegula_netlink_probe,
+    bePrompt: symbols.tegula_netlink_be_prompt,
+    close(fd) {
+      symbols.close(fd);
+    },
+  };
+}

@@ -1,0 +1,154 @@
+/**
+ * Whether the appliance is well. The master tells what it sees, about every second and at each event;
+ * here it is decided what that means, when it began, and who has to know. Clocks are arguments.
+ */
+
+import type { Health, HealthState, Reason, UNWELL } from "../tiles/runtime/health.ts";
+import type { TileKind } from "../tiles/runtime/tile.ts";
+
+/** Milliseconds without progress until a tile is unwell. A dump of a million routes may keep netlink busy. */
+const STALLED_MILLIS: { readonly [kind in TileKind]: number } = {
+  ...{ net: 3000, app: 3000 },
+  ...{ netlink: 10_000, status: 10_000 },
+};
+/**
+ * What lasts shorter than this is no reason. An app or an appliance that ends is replaced sooner, and
+ * datagrams wait meanwhile: to withdraw a route for it would lose more than it saves.
+ */
+const GRACE_MILLIS = 1000;
+const OUT_OF_SYNC_SECONDS = 5;
+/** Restarts of one thing within a minute. One is a failure that was repaired. */
+const [RESTARTS, RESTARTS_MILLIS] = [2, 60_000];
+/** Reasons that are listed. */
+const MOST_REASONS = 64;
+
+/** What the master sees. */
+export interface Observed {
+  /** Whether nothing has served yet. */
+  readonly starting: boolean;
+  /** Whether an appliance serves. */
+  readonly hasAppliance: boolean;
+  /** Tiles that run. What is read of a tile moves while it makes progress. */
+  readonly tiles: readonly { kind: TileKind; name: string; progress: number }[];
+  /** How often each process, or tile that is started again in place, was started again. */
+  readonly restarts: readonly { name: string; count: number }[];
+  /** The apps of each port, or range of ports, and whether one of them is ready. */
+  readonly ports: readonly { name: string; apps: string; ready: boolean }[];
+  /** Interfaces that had AF_XDP and have it no more. */
+  readonly lostXdp: readonly string[];
+  readonly unsyncedSeconds: number;
+  readonly neighborsFull: boolean;
+}
+
+/** Evaluates what the master sees. */
+export class HealthMonitor {
+  readonly #observers: ((health: Health) => void)[] = [];
+  readonly #progress = new Map<string, { value: number; since: number }>();
+  /** Since when each condition has held, by reason and what it is about. */
+  #held = new Map<string, number>();
+  /** How often each thing was started again, and when last. */
+  readonly #restarts = new Map<string, { count: number; recent: number[] }>();
+  #isDraining: boolean;
+  #health: Health;
+
+  constructor(now: number, { isDraining = false } = {}) {
+    this.#isDraining = isDraining;
+    this.#health = { state: "starting", since: now, reasons: [] };
+  }
+
+  /** As it was evaluated last. */
+  get health(): Health {
+    return this.#health;
+  }
+
+  get isDraining(): boolean {
+    return this.#isDraining;
+  }
+
+  /** Whether it is to be without new traffic, although it serves. */
+  setDraining(isDraining: boolean): void {
+    this.#isDraining = isDraining;
+  }
+
+  /** `observer` hears of each change of the state or the reasons, once it is evaluated. */
+  observe(observer: (health: Health) => void): void {
+    this.#observers.push(observer);
+  }
+
+  /** Evaluates what is seen at `now`, milliseconds since the epoch. */
+  evaluate(now: number, observed: Observed): Health {
+    const before = this.#health;
+    const reasons = observed.starting ? [] : this.#reasons(now, observed);
+    const state: HealthState = observed.starting
+      ? "starting"
+      : this.#isDraining
+      ? "draining"
+      : reasons.length > 0
+      ? "unwell"
+      : "ready";
+    const isSame = state === before.state &&
+      JSON.stringify(reasons) === JSON.stringify(before.reasons);
+    if (isSame) return before;
+    const since = state === before.state ? before.since : now;
+    this.#health = { state, since, reasons };
+    for (const observer of this.#observers) observer(this.#health);
+    return this.#health;
+  }
+
+  #reasons(now: number, seen: Observed): Reason[] {
+    const held = new Map<string, number>();
+    const reasons: Reason[] = [];
+    /** Adds a reason once it has held for `millis`. */
+    const add = (reason: keyof typeof UNWELL, about: string, text: string, millis = 0) => {
+      const key = `${reason} ${about}`;
+      const since = this.#held.get(key) ?? now;
+      held.set(key, since);
+      if (now - since >= millis) reasons.push({ reason, about, text });
+    };
+    if (!seen.hasAppliance) add("no_appliance", "appliance", "no appliance runs", GRACE_MILLIS);
+    for (const { kind, name, progress } of seen.tiles) {
+      if (now - this.#movedAt(name, progress, now) < STALLED_MILLIS[kind]) continue;
+      add("no_progress", name, `${name} makes no progress`);
+    }
+    for (const { name, count } of seen.restarts) {
+      const recent = this.#restartsLately(name, count, now);
+      if (recent.length < RESTARTS || now - recent[0] >= RESTARTS_MILLIS) continue;
+      add("restarts", name, `${name} was started again ${RESTARTS} times within a minute`);
+    }
+    for (const name of seen.lostXdp) {
+      add("af_xdp_lost", name, `AF_XDP is lost on ${name}`, GRACE_MILLIS);
+    }
+    if (seen.unsyncedSeconds >= OUT_OF_SYNC_SECONDS) {
+      add("not_in_sync", "mirror", "the mirror is not in sync with the kernel");
+    }
+    if (seen.neighborsFull) {
+      add("neighbor_table_full", "neighbors", "the neighbour table is full");
+    }
+    for (const { name, apps, ready } of seen.ports) {
+      if (ready) continue;
+      add("no_ready_app", name, `no app is ready for port ${name} (${apps})`, GRACE_MILLIS);
+    }
+    this.#held = held;
+    const names = new Set(seen.tiles.map(({ name }) => name));
+    for (const name of this.#progress.keys()) if (!names.has(name)) this.#progress.delete(name);
+    return reasons.slice(0, MOST_REASONS);
+  }
+
+  /** When `name`, which was started again `count` times in all, was so last. */
+  #restartsLately(name: string, count: number, now: number): number[] {
+    // What is counted anew, or was counted for another program, was not now.
+    const { count: before, recent } = this.#restarts.get(name) ?? { count, recent: [] };
+    for (let i = before; i < count; i++) recent.push(now);
+    const last = recent.slice(-RESTARTS);
+    this.#restarts.set(name, { count, recent: last });
+    return last;
+  }
+
+  /** When the tile was last seen to have moved. */
+  #movedAt(name: string, value: number, now: number): number {
+    const seen = this.#progress.get(name);
+    if (seen !== undefined && seen.value === value) return seen.since;
+    this.#progress.set(name, { value, since: now });
+    return now;
+  }
+}

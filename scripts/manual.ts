@@ -1,0 +1,274 @@
+/**
+ * Writes the man pages and the shells' completions below a folder, from the declarations of the commands and
+ * of the configuration's keys:
+ *
+ *     deno run --allow-read --allow-env --allow-write scripts/manual.ts FOLDER
+ */
+
+import { dirname } from "node:path";
+import project from "../deno.json" with { type: "json" };
+import { type Declaration, EXIT_STATUSES, HELP_OPTION, optionText } from "../cli/command.ts";
+import { announceSchema, appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
+import { ABOUT, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
+
+/** A command, with its line of `tegula --help`. */
+type Named = Declaration & { readonly summary: string };
+/** Names, each with what it means. */
+type List = readonly (readonly [name: string, help: string])[];
+
+/** All files, by their paths below /usr/share. */
+export async function manual(): Promise<Record<string, string>> {
+  const commands = await Promise.all(
+    Object.values(COMMANDS).map(async ([summary, load]) => {
+      const { declaration } = await load();
+      return { ...declaration, options: { ...declaration.options, help: HELP_OPTION }, summary };
+    }),
+  );
+  const pages = commands.map((one) => [`man/man8/tegula-${one.name}.8`, commandPage(one)]);
+  return {
+    ...Object.fromEntries(pages),
+    "man/man8/tegula.8": programPage(commands),
+    "man/man5/tegula.toml.5": configPage(),
+    "bash-completion/completions/tegula": bash(commands),
+    "zsh/vendor-completions/_tegula": zsh(commands),
+    "fish/vendor_completions.d/tegula.fish": fish(commands),
+  };
+}
+
+/** Escapes a text for troff: no character is a request, and `-` is the ASCII one. */
+function roff(text: string): string {
+  return text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replaceAll("…", "...")
+    .replaceAll(/^([.'])/gm, "\\&$1");
+}
+
+function page(
+  name: string,
+  section: number,
+  sections: readonly (readonly [heading: string, body: string])[],
+): string {
+  const date = new Date(Number(Deno.env.get("SOURCE_DATE_EPOCH") ?? 0) * 1000).toISOString();
+  const title = `.TH ${roff(name.toUpperCase())} ${section} ${date.slice(0, 10)}`;
+  const parts = sections.map(([heading, body]) => `.SH ${heading}\n${body}`);
+  return [`${title} "Tegula ${project.version}" Tegula`, ...parts].join("\n") + "\n";
+}
+
+function paragraphs(text: string): string {
+  return text.split("\n\n").map(roff).join("\n.PP\n");
+}
+
+function list(entries: List): string {
+  return entries.map(([name, help]) => `.TP\n.B ${roff(name)}\n${roff(help)}`).join("\n");
+}
+
+/** References to pages of section 8, and to others. */
+function seeAlso(names: readonly string[]): string {
+  return names.map((name) => `.BR ${roff(name)}`).join(" ,\n");
+}
+
+function commandPage({ name, usage, about, words = {}, options, status, summary }: Named): string {
+  const ways = usage.map((each) => `.B tegula ${name}\n${roff(each)}`).join("\n.br\n");
+  const exits = status ?? "0 done, else that of the error, as in tegula(8).";
+  return page(`tegula-${name}`, 8, [
+    ["NAME", `tegula\\-${name} \\- ${roff(summary)}`],
+    ["SYNOPSIS", ways],
+    ["DESCRIPTION", [paragraphs(about), list(Object.entries(words))].filter(Boolean).join("\n")],
+    ["OPTIONS", list(optionList(options))],
+    ["EXIT STATUS", roff(exits)],
+    ["SEE ALSO", seeAlso(["tegula (8)", "tegula.toml (5)"])],
+  ]);
+}
+
+function optionList(options: Declaration["options"]): List {
+  return Object.entries(options).map(([name, option]) => [optionText(name, option), option.help]);
+}
+
+function programPage(commands: readonly Named[]): string {
+  return page("tegula", 8, [
+    ["NAME", `tegula \\- ${roff(ABOUT)}`],
+    ["SYNOPSIS", ".B tegula\nCOMMAND [OPTIONS]"],
+    [
+      "DESCRIPTION",
+      paragraphs(
+        "Tegula answers UDP past the kernel's socket layer. Interfaces, addresses, routes and neighbours " +
+          "stay where the administrator keeps them. Everything that is not for its ports goes on to the " +
+          "kernel untouched.\n\nNames of commands and of what they show may be abbreviated, as for ip(8).",
+      ),
+    ],
+    [
+      "COMMANDS",
+      list([
+        ...commands.map(({ name, summary }) => [name, `${summary}: tegula-${name}(8)`] as const),
+        ...Object.entries(OTHER_COMMANDS),
+      ]),
+    ],
+    ["EXIT STATUS", list(EXIT_STATUSES.map((means, status) => [`${status}`, means]))],
+    [
+      "FILES",
+      list([
+        ["/etc/tegula/tegula.toml", "the configuration of the service"],
+        ["/run/tegula/*.sock", "control sockets"],
+        ["/usr/share/doc/tegula", "the documentation"],
+      ]),
+    ],
+    [
+      "SEE ALSO",
+      seeAlso(["tegula.toml (5)", ...commands.map(({ name }) => `tegula-${name} (8)`), "ip (8)"]),
+    ],
+  ]);
+}
+
+function configPage(): string {
+  const helpOf = (key: string) =>
+    Object.entries(CONFIG_OPTIONS).find(([option]) => keyOf(option) === key)?.[1].help;
+  const keys = (shape: Readonly<Record<string, { description?: string }>>): List =>
+    Object.entries(shape).map(([key, type]) => [
+      { apps: "[apps.NAME]", announce: "[announce]" }[key] ?? key,
+      type.description ?? helpOf(key) ?? "",
+    ]);
+  const example = Deno.readTextFileSync(new URL("../packaging/tegula.toml", import.meta.url));
+  return page("tegula.toml", 5, [
+    ["NAME", "tegula.toml \\- configuration of tegula(8)"],
+    [
+      "DESCRIPTION",
+      paragraphs(
+        "A file in TOML, that 'tegula run --config FILE' reads. Options of tegula-run(8) override it, " +
+          "except that interfaces and ports are added to its own. Relative paths begin at the file's " +
+          "folder. 'tegula check --config FILE' says what is wrong in it; 'tegula reload' applies it.",
+      ),
+    ],
+    ["KEYS", list(keys(configSchema.shape))],
+    ["KEYS OF [announce]", list(keys(announceSchema.shape))],
+    ["KEYS OF AN APP", list(keys(appSchema.shape))],
+    ["EXAMPLE", `.nf\n${roff(example.trim())}\n.fi`],
+    ["SEE ALSO", seeAlso(["tegula (8)", "tegula\\-run (8)", "tegula\\-check (8)"])],
+  ]);
+}
+
+/** How a value is completed: by the names of files, of interfaces, by one of a few words, or not. */
+function valuesOf(value: string): "files" | "interfaces" | readonly string[] {
+  if (/^(PATH|FILE)$/.test(value)) return "files";
+  if (value === "IF") return "interfaces";
+  return /^[a-z]/.test(value) ? value.split("|") : [];
+}
+
+/** The beginning of a sentence that is short enough for a line of completions, without quotes. */
+function brief(help: string): string {
+  return help.split(/[;.:(]/)[0].replaceAll(/['"`\[\]\\]/g, "").trim();
+}
+
+function bash(commands: readonly Named[]): string {
+  const values = commands.flatMap(({ name, options }) =>
+    Object.entries(options).flatMap(([option, { short, value }]) => {
+      if (value === undefined) return [];
+      const names = short === undefined ? [`--${option}`] : [`--${option}`, `-${short}`];
+      const pattern = names.map((each) => `"${name} ${each}"`).join(" | ");
+      const kind = valuesOf(value);
+      const words = kind === "interfaces" ? "$(ls /sys/class/net)" : [...kind].join(" ");
+      return kind === "files"
+        ? [`    ${pattern}) compopt -o filenames; COMPREPLY=($(compgen -f -- "$word")); return ;;`]
+        : [`    ${pattern}) COMPREPLY=($(compgen -W "${words}" -- "$word")); return ;;`];
+    })
+  );
+  const words = commands.map(({ name, words = {}, options }) =>
+    `    ${name}) words="${
+      [...Object.keys(words), ...Object.keys(options).map((each) => `--${each}`)].join(" ")
+    }" ;;`
+  );
+  const names = [...commands.map(({ name }) => name), ...Object.keys(OTHER_COMMANDS)].join(" ");
+  return `# bash completion for tegula
+_tegula() {
+  local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} words
+  case "\${COMP_WORDS[1]} $before" in
+${values.join("\n")}
+  esac
+  case "\${COMP_WORDS[1]}" in
+${words.join("\n")}
+    *) words="${names}" ;;
+  esac
+  ((COMP_CWORD > 1)) || words="${names}"
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -F _tegula tegula
+`;
+}
+
+function zsh(commands: readonly Named[]): string {
+  const summaries = [
+    ...commands.map(({ name, summary }) => [name, summary]),
+    ...Object.entries(OTHER_COMMANDS),
+  ].map(([name, summary]) => `    '${name}:${brief(summary)}'`);
+  const cases = commands.map(({ name, words, options }) => {
+    const specs = Object.entries(options).flatMap(([option, { short, value, multiple, help }]) => {
+      const kind = value === undefined ? null : valuesOf(value);
+      const action = kind === null
+        ? ""
+        : `:${value}:${
+          kind === "files"
+            ? "_files"
+            : kind === "interfaces"
+            ? "_net_interfaces"
+            : kind.length > 0
+            ? `(${kind.join(" ")})`
+            : " "
+        }`;
+      const star = multiple ? "*" : "";
+      const names = short === undefined ? [`--${option}`] : [`--${option}`, `-${short}`];
+      return names.map((each) => `'${star}${each}[${brief(help)}]${action}'`);
+    });
+    if (words !== undefined) specs.push(`'1:what:(${Object.keys(words).join(" ")})'`);
+    return `    ${name}) _arguments ${specs.join(" \\\n      ")} ;;`;
+  });
+  return `#compdef tegula
+_tegula() {
+  local -a commands=(
+${summaries.join("\n")}
+  )
+  if ((CURRENT == 2)); then
+    _describe command commands
+    return
+  fi
+  shift words
+  ((CURRENT--))
+  case $words[1] in
+${cases.join("\n")}
+  esac
+}
+_tegula "$@"
+`;
+}
+
+function fish(commands: readonly Named[]): string {
+  const line = (condition: string, ...rest: string[]) =>
+    ["complete -c tegula -n", `'${condition}'`, ...rest].join(" ");
+  const lines = [
+    ...commands.map(({ name, summary }) => [name, summary] as const),
+    ...Object.entries(OTHER_COMMANDS),
+  ].map(([name, summary]) => line("__fish_use_subcommand", "-a", name, `-d '${brief(summary)}'`));
+  for (const { name, words = {}, options } of commands) {
+    const within = `__fish_seen_subcommand_from ${name}`;
+    for (const [word, help] of Object.entries(words)) {
+      lines.push(line(within, "-a", word, `-d '${brief(help)}'`));
+    }
+    for (const [option, { short, value, help }] of Object.entries(options)) {
+      const kind = value === undefined ? null : valuesOf(value);
+      const takes = kind === null
+        ? []
+        : kind === "files"
+        ? ["-r", "-F"]
+        : kind === "interfaces"
+        ? ["-x", "-a", "'(ls /sys/class/net)'"]
+        : ["-x", ...kind.length > 0 ? ["-a", `'${kind.join(" ")}'`] : []];
+      const names = short === undefined ? ["-l", option] : ["-s", short, "-l", option];
+      lines.push(line(within, ...names, ...takes, `-d '${brief(help)}'`));
+    }
+  }
+  return ["# fish completion for tegula", "complete -c tegula -f", ...lines].join("\n") + "\n";
+}
+
+if (import.meta.main) {
+  for (const [path, text] of Object.entries(await manual())) {
+    const file = `${Deno.args[0]}/${path}`;
+    Deno.mkdirSync(dirname(file), { recursive: true });
+    Deno.writeTextFileSync(file, text);
+  }
+}

@@ -1,0 +1,169 @@
+/** When an appliance is well, and the region by which that is reported. */
+
+import assert from "node:assert/strict";
+import { heapView } from "../../../ffi/region.ts";
+import { HealthMonitor, type Observed } from "../../../master/health.ts";
+import {
+  HEALTH_BYTES,
+  HealthReader,
+  type HealthReport,
+  HealthWriter,
+} from "../../../tiles/runtime/health.ts";
+
+const BEGIN = 1_000_000;
+
+const PORTS = [{ name: "53", apps: "dns", ready: true }];
+
+/** What is seen when all is well: each tile has moved since it was seen last. */
+function allWell(moves: number): Observed {
+  return {
+    ...{ starting: false, hasAppliance: true, lostXdp: [], unsyncedSeconds: 0 },
+    ...{ neighborsFull: false, restarts: [] },
+    tiles: (["netlink", "net", "app", "status"] as const).map((kind) => (
+      { kind, name: kind === "app" ? "dns" : kind, progress: moves }
+    )),
+    ports: PORTS,
+  };
+}
+
+/** A monitor that is looked at every second, and what it has said at each change. */
+function watched() {
+  const monitor = new HealthMonitor(BEGIN);
+  const changes: string[] = [];
+  let seconds = 0;
+  monitor.observe(({ state, reasons }) =>
+    changes.push([`${seconds}: ${state}`, ...reasons.map(({ text }) => text)].join(", "))
+  );
+  const look = (seen: Partial<Observed> = {}) => {
+    monitor.evaluate(BEGIN + 1000 * seconds, { ...allWell(seconds), ...seen });
+    seconds++;
+  };
+  return { monitor, changes, look };
+}
+
+/** Looks `times` times at `seen`, and then until the monitor is well again, or at most a minute. */
+function changesOf(seen: (i: number) => Partial<Observed>, times: number): string[] {
+  const { changes, look } = watched();
+  look();
+  for (let i = 0; i < times; i++) look(seen(i));
+  for (let i = 0; i < 60; i++) look();
+  return changes;
+}
+
+Deno.test("it is starting, then ready, and draining for as long as it is told to", () => {
+  const { monitor, changes, look } = watched();
+  look({ starting: true, hasAppliance: false });
+  assert.equal(monitor.health.state, "starting");
+  look();
+  look();
+  monitor.setDraining(true);
+  look();
+  look({ lostXdp: ["eth0"] });
+  look({ lostXdp: ["eth0"] });
+  look();
+  monitor.setDraining(false);
+  look();
+  assert.deepEqual(changes, [
+    "1: ready",
+    "3: draining",
+    "5: draining, AF_XDP is lost on eth0",
+    "6: draining",
+    "7: ready",
+  ]);
+  assert.equal(monitor.health.since, BEGIN + 7000);
+});
+
+Deno.test("each thing that is wrong makes it unwell once it lasts, and no longer than that", () => {
+  const stuck = (name: string) => (i: number) => ({
+    tiles: allWell(i + 100).tiles.map((tile) =>
+      tile.name === name ? { ...tile, progress: 1000 } : tile
+    ),
+  });
+  const cases: [seen: (i: number) => Partial<Observed>, after: number, text: string][] = [
+    [() => ({ hasAppliance: false, tiles: [] }), 1, "no appliance runs"],
+    [stuck("net"), 3, "net makes no progress"],
+    [stuck("dns"), 3, "dns makes no progress"],
+    [stuck("netlink"), 10, "netlink makes no progress"],
+    [stuck("status"), 10, "status makes no progress"],
+    [() => ({ lostXdp: ["eth1"] }), 1, "AF_XDP is lost on eth1"],
+    [
+      (i) => ({ unsyncedSeconds: i }),
+      5,
+      "the mirror is not in sync with the kernel",
+    ],
+    [() => ({ neighborsFull: true }), 0, "the neighbour table is full"],
+    [
+      () => ({ ports: [{ name: "53", apps: "dns", ready: false }] }),
+      1,
+      "no app is ready for port 53 (dns)",
+    ],
+  ];
+  for (const [seen, after, text] of cases) {
+    assert.deepEqual(changesOf(seen, after), ["0: ready"], `${text}: too soon`);
+    assert.deepEqual(changesOf(seen, after + 1), [
+      "0: ready",
+      `${1 + after}: unwell, ${text}`,
+      `${2 + after}: ready`,
+    ]);
+  }
+});
+
+Deno.test("what is interrupted begins anew", () => {
+  const seen = (i: number) => ({ lostXdp: i % 2 === 0 ? ["eth0"] : [] });
+  assert.deepEqual(changesOf(seen, 20), ["0: ready"]);
+});
+
+Deno.test("two restarts of one thing within a minute are wrong until that minute is over", () => {
+  const { changes, look } = watched();
+  // What was counted before it is looked at was long ago.
+  const counts = { dns: 5, ntp: 0 };
+  const lookOn = (seconds: number) => {
+    for (let i = 0; i < seconds; i++) {
+      look({ restarts: Object.entries(counts).map(([name, count]) => ({ name, count })) });
+    }
+  };
+  lookOn(1);
+  counts.dns++;
+  counts.ntp++;
+  lookOn(31);
+  counts.dns++;
+  lookOn(60);
+  counts.ntp += 2;
+  lookOn(1);
+  counts.ntp = 0;
+  lookOn(1);
+  assert.deepEqual(changes, [
+    "0: ready",
+    "32: unwell, dns was started again 2 times within a minute",
+    "61: ready",
+    "92: unwell, ntp was started again 2 times within a minute",
+  ]);
+});
+
+Deno.test("a report is read as it was written last, however long", () => {
+  const view = heapView(HEALTH_BYTES);
+  const [writer, reader] = [new HealthWriter(view), new HealthReader(view)];
+  assert.equal(reader.read(), null);
+  const report = {
+    ...{ state: "ready", since: 1, reasons: [], at: 2, version: "1", started: 0 },
+    ...{ config: null, netns: 3, processes: [] },
+  } satisfies HealthReport;
+  const process = { name: "größe", pid: 1 };
+  for (const count of [1, 300, 2]) {
+    const processes = new Array(count).fill(process);
+    writer.write({ ...report, processes });
+    assert.deepEqual(reader.read(), { ...report, processes });
+  }
+  writer.write({ ...report, processes: new Array(5000).fill(process) });
+  assert.deepEqual(reader.read(), report);
+});
+
+Deno.test("a report is stale when none was written for five seconds", () => {
+  const view = heapView(HEALTH_BYTES);
+  const [writer, reader] = [new HealthWriter(view), new HealthReader(view)];
+  assert.equal(reader.isFresh(10_000), true);
+  assert.equal(reader.isFresh(14_999), true);
+  assert.equal(reader.isFresh(15_000), false);
+  writer.write({} as HealthReport);
+  assert.equal(reader.isFresh(16_000), true);
+});

@@ -1,0 +1,127 @@
+/**
+ * How the appliance is: the master evaluates it (`master/health.ts`) and writes it, as JSON, into a region of its
+ * own. The status tile reads it when it is asked: `/live`, `/ready`, the metrics and `tegula status`.
+ */
+
+import { slice, u32, u8, type View } from "../../ffi/region.ts";
+
+/** Why Tegula is unwell, by the label of the metric `tegula_unwell`. */
+export const UNWELL = {
+  no_appliance: "No appliance runs.",
+  no_progress: "A tile or an app makes no progress.",
+  restarts: "A process or a tile was started again at least twice within a minute.",
+  af_xdp_lost: "An interface has lost AF_XDP.",
+  not_in_sync: "The mirror of the kernel's tables has not been in sync for 5 s.",
+  neighbor_table_full: "There is no room for another neighbour.",
+  no_ready_app: "A port has no app that is ready.",
+} as const;
+
+/** One reason: what about it, and a clause for operators. */
+export interface Reason {
+  readonly reason: keyof typeof UNWELL;
+  /** The tile, app, interface or port that it is about. */
+  readonly about: string;
+  readonly text: string;
+}
+
+/** `draining`: it serves, and wants no more traffic. Only `ready` is ready. */
+export type HealthState = "starting" | "ready" | "draining" | "unwell";
+
+/** What is known of the appliance's health. While it drains, there may be reasons as well. */
+export interface Health {
+  readonly state: HealthState;
+  /** When it became so, milliseconds since the epoch. */
+  readonly since: number;
+  readonly reasons: readonly Reason[];
+}
+
+/** A process, as `tegula status` shows it. */
+export interface ProcessReport {
+  readonly name: string;
+  /** 0: it does not run. */
+  readonly pid: number;
+}
+
+/** What the master reports, about every second. */
+export interface HealthReport extends Health {
+  /** When it was written, milliseconds since the epoch. */
+  readonly at: number;
+  readonly version: string;
+  /** When the master was started, milliseconds since the epoch; an upgrade does not change it. */
+  readonly started: number;
+  /** The configuration file; null: there is none. */
+  readonly config: string | null;
+  /** The inode of the master's network namespace. */
+  readonly netns: number;
+  readonly processes: readonly ProcessReport[];
+}
+
+/** The region: a sequence word, which is odd while the text is written, its length, and the text. */
+export const HEALTH = "health";
+export const HEALTH_BYTES = 1 << 17;
+const [SEQUENCE, LENGTH, TEXT_AT] = [0, 1, 64];
+
+/** The master's side. */
+export class HealthWriter {
+  readonly #words: Uint32Array;
+  readonly #text: Uint8Array;
+
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
+  }
+
+  /** Replaces the report. Of one that is too long, the processes are left out. */
+  write(report: HealthReport): void {
+    let text = new TextEncoder().encode(JSON.stringify(report));
+    if (text.length > this.#text.length) {
+      text = new TextEncoder().encode(JSON.stringify({ ...report, processes: [] }));
+    }
+    // A master that was killed in the middle of this takes everything with it.
+    Atomics.add(this.#words, SEQUENCE, 1);
+    this.#text.set(text);
+    this.#words[LENGTH] = text.length;
+    Atomics.add(this.#words, SEQUENCE, 1);
+  }
+}
+
+/** The master writes every second. */
+const STALE_MILLIS = 5000;
+/** Times that a report is read while it is being written, until the last one is used instead. */
+const MOST_READS = 100;
+
+/** The status tile's side. */
+export class HealthReader {
+  readonly #words: Uint32Array;
+  readonly #text: Uint8Array;
+  #last: HealthReport | null = null;
+  /** The sequence word, and when it was first seen so. */
+  #seen = { sequence: -1, at: 0 };
+
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
+  }
+
+  /**
+   * Whether a report was written lately. To be called now and then, with a monotonic clock: the master's
+   * clock and this one may differ.
+   */
+  isFresh(nowMillis: number): boolean {
+    const sequence = Atomics.load(this.#words, SEQUENCE);
+    if (sequence !== this.#seen.sequence) this.#seen = { sequence, at: nowMillis };
+    return nowMillis - this.#seen.at < STALE_MILLIS;
+  }
+
+  /** The last report that was written; null: none was. */
+  read(): HealthReport | null {
+    for (let i = 0; i < MOST_READS; i++) {
+      const sequence = Atomics.load(this.#words, SEQUENCE);
+      const text = this.#text.slice(0, this.#words[LENGTH]);
+      if ((sequence & 1) !== 0 || Atomics.load(this.#words, SEQUENCE) !== sequence) continue;
+      if (text.length === 0) return null;
+      return this.#last = JSON.parse(new TextDecoder().decode(text));
+    }
+    return this.#last;
+  }
+}
