@@ -16,7 +16,10 @@ export interface ShippedApp {
 /** All of them, in the order in which help and errors list them. */
 export const APPS: Readonly<Record<string, ShippedApp>> = {
   discard: { module: "apps/discard.ts", options: [] },
-  dns: { module: "apps/dns/dns.ts", options: ["rrl_ratelimit", "rrl_slip", "zone"] },
+  dns: {
+    module: "apps/dns/dns.ts",
+    options: ["nsid", "rrl_ratelimit", "rrl_slip", "version", "zone"],
+  },
   echo: { module: "apps/echo.ts", options: [] },
   ntp: { module: "apps/ntp.ts", options: ["reference", "stratum"], clock: true },
   statsd: { module: "apps/statsd.ts", options: ["interval"] },

@@ -53,6 +53,7 @@ const NO_TILE: TileLibrary = {
   wake() {},
   wait: () => 0,
   thread: () => 0,
+  nameThread() {},
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",

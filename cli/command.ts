@@ -6,7 +6,9 @@
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
 import { ROOT } from "../ffi/library.ts";
+import { prefix } from "../master/log.ts";
 import { parseAddress } from "../netbase/route.ts";
+import { Level } from "../tiles/runtime/log.ts";
 
 /** An option, as parseArgs takes it, with what the help says of it. */
 interface Option {
@@ -256,7 +258,7 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     try {
-      console.error(`tegula: ${error.message}`);
+      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
     } catch {
       // Standard error cannot be written. The status remains.
     }

@@ -47,7 +47,7 @@ const PATIENCE_MILLIS = 5000;
 const MOST_ASKED = 8;
 
 /** The connection was closed before the answer. */
-class EndedError extends UserError {}
+export class EndedError extends UserError {}
 
 /**
  * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status
@@ -81,7 +81,8 @@ export async function askForChange(
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
-  readonly #path: string;
+  /** The path of the socket. */
+  readonly path: string;
   readonly #patienceMillis: number;
   /** What has come and was not taken yet. */
   #lines: string[] = [];
@@ -89,7 +90,7 @@ export class Control {
   private constructor(connection: Deno.UnixConn, path: string, patienceMillis: number) {
     this.#writer = connection.writable.getWriter();
     this.#batches = lineBatches(connection.readable);
-    this.#path = path;
+    this.path = path;
     this.#patienceMillis = patienceMillis;
   }
 
@@ -163,9 +164,9 @@ export class Control {
     if (this.#lines.length > 0) return this.#lines.splice(0);
     const batch = this.#batches.next().catch(() => ({ value: undefined }));
     while (!await within(batch, this.#patienceMillis)) {
-      if (await isAnswering(this.#path, this.#patienceMillis)) continue;
+      if (await isAnswering(this.path, this.#patienceMillis)) continue;
       throw new UserError(
-        `the tegula at ${this.#path} does not answer: it hangs, or was stopped (SIGSTOP); ` +
+        `the tegula at ${this.path} does not answer: it hangs, or was stopped (SIGSTOP); ` +
           "continue it (SIGCONT) or restart it",
         Exit.failure,
       );
@@ -173,7 +174,7 @@ export class Control {
     const { value } = await batch;
     if (value) return value;
     throw new EndedError(
-      `the tegula at ${this.#path} closed the connection before the answer`,
+      `the tegula at ${this.path} closed the connection before the answer`,
       Exit.failure,
     );
   }

@@ -56,6 +56,10 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<Comm
     "compare the mirror of a running tegula with the kernel",
     async () => (await import("./control.ts")).audit,
   ],
+  top: [
+    "watch the rates, drops and load of a running tegula",
+    async () => (await import("./top.ts")).default,
+  ],
   capture: [
     "show the frames that a running tegula receives, sends and drops",
     async () => (await import("./capture.ts")).default,

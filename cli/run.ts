@@ -17,10 +17,13 @@ import {
   becomeConfined,
   checkConfinement,
   isConfined,
+  leave,
   type MainLibraries,
   openLibraries,
+  takeCarried,
 } from "../master/confinement.ts";
-import { leave, log, type Run, serve, takeCarried } from "../master/master.ts";
+import { log } from "../master/log.ts";
+import { type Run, serve } from "../master/master.ts";
 import { command, type Given } from "./command.ts";
 
 export default command({
@@ -41,6 +44,7 @@ async function start(
   args: readonly string[],
 ): Promise<number> {
   const libraries = openLibraries();
+  libraries.tile.nameThread("tegula");
   const first = takeCarried(libraries) ?? await planRun(values, { libraries });
   if (!("appliance" in first) && !isConfined()) {
     const { carried, fd } = leave(first, libraries);

@@ -318,7 +318,7 @@ export function openProcesses(path = libraryPath()): Processes {
       };
       const deno = Deno.execPath().replace(/ \(deleted\)$/, "");
       const strings = stringLists(
-        [deno, deno, ...args],
+        [deno, `tegula: ${name}`, ...args],
         Object.entries(variables).map(([variable, value]) => `${variable}=${value}`),
         own.execute,
         [...own.read, ...read],

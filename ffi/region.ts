@@ -113,7 +113,8 @@ const PROT_WRITE = 2;
 /** A page-aligned buffer of `pages` pages, with address space of its own. Throws RangeError. */
 function reserve(pages: number): SharedArrayBuffer {
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  return memory.buffer as SharedArrayBuffer;
+  // A browser's types, which the status page is checked with, know no shared memory here.
+  return memory.buffer as ArrayBufferLike as SharedArrayBuffer;
 }
 
 /** Opens the library at `path`. */

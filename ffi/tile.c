@@ -191,6 +191,8 @@ static void write_line(struct slot *slot)
 	}
 	if (++slot->lines > most || !slot->now.verbatim)
 		used = (size_t)sprintf(out, "%s: ", slot->now.name);
+	else if (*slot->now.name == '<') /* the level of its lines, as the journal wants it */
+		used = (size_t)sprintf(out, "%.3s", slot->now.name);
 	if (slot->lines > most) {
 		used += (size_t)sprintf(out + used, "it writes more than %d lines in a second: the rest is left out",
 					most);

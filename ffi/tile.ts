@@ -15,6 +15,7 @@ export type Role = "netlink" | "net" | "status";
 
 const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, status: 2 };
 
+const PR_SET_NAME = 15;
 const F_DUPFD_CLOEXEC = 1030;
 const POLLIN = 1;
 const SIG_SETMASK = 2;
@@ -71,6 +72,8 @@ export interface TileLibrary {
    * own: by it another process, too, can see whether it still runs.
    */
   thread(): number;
+  /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
+  nameThread(name: string): void;
   /**
    * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
    * where the kernel has it) and every system call that the role does not need. Refused calls fail
@@ -92,7 +95,8 @@ export interface Observer {
   /**
    * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
    * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
-   * as it is and 1,000, where the lines name themselves, as an appliance's do. The observer has copies of
+   * as it is and 1,000, where the lines name themselves, as an appliance's do. Where the name begins with a
+   * level for the journal, as in `<3>dns`, so do the lines. The observer has copies of
    * both descriptors, which it closes when the process has ended: they stay the caller's, to close or to
    * hand on. The slot may have been that of a process that has ended. Throws SystemError where it was not
    * started, or the process can have no more descriptors.
@@ -128,6 +132,7 @@ export function openTile(path = libraryPath()): TileLibrary {
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    prctl: { parameters: ["i32", "buffer", "usize", "usize", "usize"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
@@ -155,6 +160,10 @@ export function openTile(path = libraryPath()): TileLibrary {
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
     thread: symbols.tegula_tile_thread,
+    nameThread(name) {
+      const text = encode(`${name.replace(/.*\//, "")}\0`);
+      symbols.prctl(PR_SET_NAME, text, 0n, 0n, 0n);
+    },
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0);

@@ -35,11 +35,15 @@ import {
   bounded,
   firstLine,
   inName,
+  isLevel,
+  Level,
+  type Log,
   LONGEST_LINE,
   sentenceOf,
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import type { TileReader } from "../tiles/runtime/tile.ts";
+import { prefix } from "./log.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import { residentMib, ticks } from "./proc.ts";
 
@@ -82,7 +86,7 @@ export interface AppProcessParts {
   /** The region `tile NAME`. */
   readonly tile: TileReader;
   /** Whole lines, in the app's name. */
-  log(line: string): void;
+  readonly log: Log;
   /** It ended by itself, is started again, or runs again. */
   changed(what: "ended" | "restarts" | "runs"): void;
 }
@@ -144,7 +148,7 @@ class Child {
   readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
-  readonly #log: (...said: unknown[]) => void;
+  readonly #log: (level: number | undefined, line: string) => void;
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<void>();
   readonly #ended = Promise.withResolvers<string>();
@@ -236,14 +240,15 @@ class Child {
     this.#parts = parts;
     this.#process = process;
     this.#controlFd = control;
-    this.#log = bounded((line) => log(inName(name, line)));
+    this.#log = bounded((line, level) => log(inName(name, line), level));
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;
     this.ended = this.#ended.promise;
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     const { listener, words, channel, pidfd, missing } = process;
     this.missing = missing;
-    observer.hear({ name, slot: parts.slot, listener, words });
+    // What it writes itself are the last words of V8 or libc.
+    observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
     this.#channel = openChannel(channel);
@@ -335,7 +340,7 @@ class Child {
     if (typeof text !== "string" || text.length > LONGEST_LINE + 1) {
       return this.kill(`it sent a malformed message of type ${type}`);
     }
-    if (type === "log") return this.#log(text);
+    if (type === "log" && isLevel(message.level)) return this.#log(message.level, text);
     if (type === "failed") {
       this.#reason ??= firstLine(text);
       return;
@@ -414,7 +419,7 @@ class Child {
       this.kill(isRunning ? "it hangs" : "its start hangs");
     }
     if (this.stage !== "loading") return;
-    if (this.#age === LATE_POLLS) log(inName(name, "its start has not ended yet"));
+    if (this.#age === LATE_POLLS) log(inName(name, "its start has not ended yet"), Level.warning);
     if (this.#age >= START_POLLS) this.kill("it did not start in time");
   }
 }
@@ -496,6 +501,7 @@ function argumentsOf(
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),
     String(setupBytes),
+    name,
   ];
 }
 
@@ -672,7 +678,7 @@ export class AppProcess {
     let isLate = false;
     const late = setTimeout(() => {
       isLate = true;
-      this.#parts.log(inName(this.name, "killed: it hangs, and was to end"));
+      this.#parts.log(inName(this.name, "killed: it hangs, and was to end"), Level.error);
       child.kill();
     }, LEAVE_MILLIS);
     await child.ended;
@@ -749,7 +755,8 @@ export class AppProcess {
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
     this.#parts.changed("ended");
-    this.#parts.log(inName(this.name, `${how}; starting it again in ${pause} ms`));
+    const line = `${how}; starting it again in ${pause} ms`;
+    this.#parts.log(inName(this.name, line), Level.error);
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
 

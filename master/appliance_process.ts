@@ -14,7 +14,15 @@ import {
   type Request,
   REQUESTS,
 } from "../tiles/runtime/handed.ts";
-import { bounded, firstLine, LONGEST_LINE, spelledOut } from "../tiles/runtime/log.ts";
+import {
+  bounded,
+  firstLine,
+  isLevel,
+  Level,
+  type Log,
+  LONGEST_LINE,
+  spelledOut,
+} from "../tiles/runtime/log.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
 /** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
@@ -48,7 +56,7 @@ export class ApplianceError extends Error {
 
 /** What the master hears of an appliance. */
 export interface ApplianceEvents {
-  log(line: string): void;
+  readonly log: Log;
   /** An operator asks for something, with a number of the asker's. */
   ask(what: Request, number: number): void;
 }
@@ -65,7 +73,7 @@ const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<str
   running: {},
   beat: {},
   left: { orderly: isFlag },
-  log: { line: isLine },
+  log: { line: isLine, level: isLevel },
   ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
   failed: {
     message: isLine,
@@ -101,7 +109,7 @@ export class ApplianceProcess {
   readonly #watcher: Watcher;
   readonly #events: ApplianceEvents;
   readonly #messages: Messages<ApplianceOrder, ApplianceReport>;
-  readonly #log: (line: string) => void;
+  readonly #log: (level: number | undefined, line: string) => void;
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<void>();
   readonly #left = Promise.withResolvers<boolean>();
@@ -127,8 +135,8 @@ export class ApplianceProcess {
     this.#watcher = watcher;
     this.#events = events;
     this.#messages = messagesBy(openChannel(process.channel));
-    const write = (text: string) =>
-      text.split("\n").forEach((line) => events.log(spelledOut(line)));
+    const write: Log = (text, level) =>
+      text.split("\n").forEach((line) => events.log(spelledOut(line), level));
     this.#log = bounded(write, undefined, MOST_LINES);
     this.pid = process.pid;
     this.ready = this.#ready.promise;
@@ -225,7 +233,7 @@ export class ApplianceProcess {
     else if (report.type === "left") {
       if (!this.#isLeaving) return this.#refuse();
       this.#left.resolve(report.orderly);
-    } else if (report.type === "log") this.#log(report.line);
+    } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
     else if (report.type === "ask") this.#events.ask(report.what, report.number);
     else if (report.type === "failed") {
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };

@@ -10,11 +10,11 @@ import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
 import { exists, type Host, openHost } from "../ffi/host.ts";
 import { describeErrno, libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
-import { openRegions } from "../ffi/region.ts";
+import { openRegions, u8 } from "../ffi/region.ts";
 import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
-import type { Run } from "./master.ts";
+import type { Carried, Run } from "./master.ts";
 
 /** In the environment of a confined master: what it may. */
 const CONFINED = "TEGULA_CONFINED";
@@ -99,6 +99,33 @@ export function checkConfinement(run: Run): void {
       "loses what comes meanwhile",
     Exit.usage,
   );
+}
+
+// What the master leaves to the program that it becomes: a memfd with JSON, and open descriptors.
+
+/** The variable with the descriptor and length of the memfd. */
+const CARRIED = "TEGULA_CARRIED";
+
+/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
+export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared("carried", text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+}
+
+/** What a predecessor has left to this program; null: it is started anew. */
+export function takeCarried(
+  { regions }: Pick<MainLibraries, "regions">,
+): Run | Carried | null {
+  const text = Deno.env.get(CARRIED);
+  if (text === undefined) return null;
+  Deno.env.delete(CARRIED);
+  const [fd, bytes] = text.split(" ").map(Number);
+  const { buffer } = regions.mapShared(fd, bytes, { readOnly: true });
+  regions.close(fd);
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 0, bytes).slice()));
 }
 
 // The parts of the shared library that the master uses.

@@ -1,12 +1,26 @@
 /**
- * What the master holds for the others, by name: regions, eventfds, sockets. It hands copies of the
- * descriptors to processes (`tiles/runtime/handed.ts`) and keeps its own, so that whoever ends leaves
- * everything to a successor.
+ * What the master holds for the others: regions, eventfds, sockets, slots of apps. It hands copies of the
+ * descriptors to processes (`tiles/runtime/handed.ts`) and keeps its own, so that a process that ends leaves
+ * everything to its successor. An `Inventory` has the regions and eventfds that go with one set of tiles, and
+ * `Holdings` all that outlasts it.
  */
 
 import type { Host } from "../ffi/host.ts";
 import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts";
+import { Exit, UserError } from "../cli/command.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
+import { APP_SLOTS } from "../tiles/runtime/master_region.ts";
+import type { ApplianceSetup } from "../tiles/runtime/wiring.ts";
+import type { MainLibraries } from "./confinement.ts";
+import {
+  listenControl,
+  listenMetrics,
+  reasonOf,
+  removeControl,
+  type StatusAddresses,
+  takePorts,
+} from "./preflight.ts";
 
 /** A region that the master holds. */
 interface HeldRegion extends SharedRegion {
@@ -31,13 +45,18 @@ export interface Order {
   close(): void;
 }
 
+/** How a descriptor that is no region is handed over. */
+export function handing(name: string, fd: number): Handing {
+  return { name, fd, bytes: 0, readOnly: false };
+}
+
 /** An inventory's descriptors by name: for the program that the master becomes. */
 export interface InventoryState {
   readonly regions: readonly (readonly [name: string, region: SharedRegion & { bytes: number }])[];
   readonly eventfds: readonly (readonly [name: string, fd: number])[];
 }
 
-/** The master's descriptors. */
+/** Regions and eventfds by their names. */
 export class Inventory {
   readonly #regions: Regions;
   readonly #host: Pick<Host, "eventfd">;
@@ -121,7 +140,7 @@ export class Inventory {
   eventfd(name: string): Handing {
     const fd = this.#eventfds.get(name) ?? this.#host.eventfd();
     this.#eventfds.set(name, fd);
-    return { name: `eventfd ${name}`, fd, bytes: 0, readOnly: false };
+    return handing(`eventfd ${name}`, fd);
   }
 
   /** Lets go of everything. Who has it keeps it. */
@@ -152,5 +171,183 @@ export class Inventory {
       bytes: text.length,
       close: () => void this.#regions.close(readOnly),
     };
+  }
+}
+
+/**
+ * If the master may choose, its processes have users that no distribution assigns (systemd's "Users, Groups,
+ * UIDs and GIDs"). They are counted from its own PID, because the kernel counts threads by user, and another
+ * Tegula may run here.
+ */
+const FIRST_UID = 0x7000_0000;
+/** Users of one master; the appliance has the first. Of a PID the last 20 bits count. */
+const USERS = 256;
+/** The slot of the appliance, after those of all apps. */
+export const APPLIANCE_SLOT = APP_SLOTS - 1;
+
+/** The name of an app's state. While a successor with another size takes over there are two of them. */
+export function stateName(app: string, bytes: number): string {
+  return `state ${bytes} ${app}`;
+}
+
+/** Holdings as plain data: for the program that the master becomes. */
+export interface HoldingsState {
+  readonly own: InventoryState;
+  readonly udp: readonly (readonly [port: number, fd: number])[];
+  readonly listening: readonly (readonly [address: string, fd: number])[];
+  readonly slots: readonly (readonly [name: string, slot: number])[];
+  readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
+}
+
+/** What an appliance and its apps use of the holdings. */
+interface Used {
+  readonly run: { readonly addresses: StatusAddresses };
+  readonly setup: Pick<ApplianceSetup, "apps" | "sockets">;
+  /** Apps that are processes, by name. */
+  readonly apps: ReadonlyMap<string, unknown>;
+}
+
+/** What outlasts an appliance. */
+export class Holdings {
+  /** Regions that the master writes, and the states of apps. */
+  readonly own: Inventory;
+  readonly #libraries: MainLibraries;
+  readonly #firstUid: number;
+  /** Kernel sockets of served ports. */
+  readonly #udp: Map<number, number>;
+  /** Listening sockets of the status tile, by address. */
+  readonly #listening: Map<string, number>;
+  /** By app: the slot in which its refused calls are counted, and by which it has its user. */
+  readonly #slots: Map<string, number>;
+  /** What tiles counted whose regions were replaced. */
+  readonly #past: Map<string, Float64Array>;
+
+  /** `user`: the first user, if the configuration names it. `before`: what `state` was in this process before. */
+  constructor(
+    libraries: MainLibraries,
+    { user, before }: { user?: number; before?: HoldingsState },
+  ) {
+    this.#libraries = libraries;
+    this.#firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
+    this.own = new Inventory(libraries, before?.own);
+    this.#udp = new Map(before?.udp);
+    this.#listening = new Map(before?.listening);
+    this.#slots = new Map(before?.slots);
+    this.#past = new Map(before?.past.map(([name, past]) => [name, Float64Array.from(past)]));
+  }
+
+  get state(): HoldingsState {
+    return {
+      own: this.own.state,
+      udp: [...this.#udp],
+      listening: [...this.#listening],
+      slots: [...this.#slots],
+      past: [...this.#past].map(([name, past]) => [name, [...past]]),
+    };
+  }
+
+  /** Every descriptor. */
+  get descriptors(): number[] {
+    return [...this.own.descriptors, ...this.#udp.values(), ...this.#listening.values()];
+  }
+
+  /** The user of the appliance (0) or of the app with slot `n - 1`. Apps share users if there are too few. */
+  uid(n: number): number {
+    return this.#firstUid + (n === 0 ? 0 : 1 + (n - 1) % (USERS - 1));
+  }
+
+  /** The slots of all apps that are processes. */
+  get slots(): ReadonlyMap<string, number> {
+    return this.#slots;
+  }
+
+  /** The slot of an app, which it gets with its first call. Throws UserError. */
+  slot(name: string): number {
+    const known = this.#slots.get(name);
+    if (known !== undefined) return known;
+    const taken = new Set(this.#slots.values());
+    let slot = 0;
+    while (taken.has(slot)) slot++;
+    if (slot >= APPLIANCE_SLOT) {
+      throw new UserError(`more than ${slot} instances of apps are too many`, Exit.usage);
+    }
+    this.#slots.set(name, slot);
+    return slot;
+  }
+
+  /** Opens kernel sockets for the `wanted` ports. Returns those that have one. */
+  takePorts(wanted: readonly number[]): number[] {
+    const missing = wanted.filter((port) => !this.#udp.has(port));
+    for (const { port, fd } of takePorts(missing, { libraries: this.#libraries })) {
+      this.#udp.set(port, fd);
+    }
+    return wanted.filter((port) => this.#udp.has(port));
+  }
+
+  /** The kernel sockets of `ports`. */
+  sockets(ports: readonly number[]): Handing[] {
+    return ports.map((port) => handing(`udp ${port}`, this.#udp.get(port)!));
+  }
+
+  /** The listening sockets at these addresses. Throws UserError. */
+  listeners({ control, metrics }: StatusAddresses): Handing[] {
+    const { host } = this.#libraries;
+    const addresses = [
+      // What is to be removed at the end is made last.
+      ["metrics", metrics, () => listenMetrics(host, metrics!)],
+      ["control", control, () => listenControl(host, control!)],
+    ] as const;
+    return addresses.flatMap(([name, address, make]) => {
+      if (address === null) return [];
+      try {
+        const fd = this.#listening.get(address) ?? make();
+        this.#listening.set(address, fd);
+        return [handing(`listen ${name}`, fd)];
+      } catch (error) {
+        throw new UserError(
+          `cannot listen at ${address} (--${name}): ${reasonOf(error)}`,
+          Exit.port,
+        );
+      }
+    });
+  }
+
+  /** Adds what a tile has counted, before its region is replaced. */
+  keepCounters(tile: string, counters: Float64Array): void {
+    const past = this.#past.get(tile) ?? new Float64Array(counters.length);
+    this.#past.set(tile, past.map((count, i) => count + counters[i]));
+  }
+
+  /** What a tile counted in regions before the present one. */
+  pastCounters(tile: string): ArrayLike<number> {
+    return this.#past.get(tile) ?? [];
+  }
+
+  /** Closes and forgets what `used` does not need, which may be nothing. Returns the slots that are free now. */
+  release(used?: Used): number[] {
+    const { control = null, metrics = null } = used?.run.addresses ?? {};
+    for (const [address, fd] of this.#listening) {
+      if (address === control || address === metrics) continue;
+      this.#libraries.host.close(fd);
+      this.#listening.delete(address);
+      if (address.includes("/")) removeControl(address);
+    }
+    const states = new Set(
+      used?.setup.apps.map(({ name, stateBytes }) =>
+        stateName(name, stateBytes === undefined ? 0 : stateRegionBytes(stateBytes))
+      ),
+    );
+    for (const [name] of this.own.state.regions) {
+      if (name.startsWith("state ") && !states.has(name)) this.own.drop(name);
+    }
+    const served = new Set(used?.setup.sockets);
+    for (const [port, fd] of this.#udp) {
+      if (served.has(port)) continue;
+      this.#libraries.udpSetup.close(fd);
+      this.#udp.delete(port);
+    }
+    const gone = [...this.#slots].filter(([name]) => !used?.apps.has(name));
+    for (const [name] of gone) this.#slots.delete(name);
+    return gone.map(([, slot]) => slot);
   }
 }

@@ -14,7 +14,7 @@ import type { RunConfig } from "../cli/config.ts";
 import { Watcher } from "../ffi/host.ts";
 import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { slice, u32, u8 } from "../ffi/region.ts";
+import { slice, u32 } from "../ffi/region.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
 import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
@@ -22,8 +22,8 @@ import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
 import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
-import { AppError } from "../tiles/runtime/log.ts";
-import { APP_SLOTS, MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
+import { AppError, Level } from "../tiles/runtime/log.ts";
+import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
   FRAME_BYTES,
   permissionFlags,
@@ -31,7 +31,7 @@ import {
   portsOf,
   rangeText,
 } from "../tiles/runtime/plan.ts";
-import { spinTurnsFor, TILE_COUNTERS, TileReader, within } from "../tiles/runtime/tile.ts";
+import { spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
@@ -65,17 +65,21 @@ import {
   RingWatch,
   socketsOf,
 } from "./attachment.ts";
-import type { MainLibraries } from "./confinement.ts";
+import { leave, type MainLibraries } from "./confinement.ts";
 import { HealthMonitor, type Observed } from "./health.ts";
-import { type Handing, Inventory, type InventoryState } from "./inventory.ts";
-import * as preflight from "./preflight.ts";
+import { log, logBy, prefix } from "./log.ts";
 import {
-  listenControl,
-  listenMetrics,
-  reasonOf,
-  removeControl,
-  type StatusAddresses,
-} from "./preflight.ts";
+  APPLIANCE_SLOT,
+  type Handing,
+  handing,
+  Holdings,
+  type HoldingsState,
+  Inventory,
+  type InventoryState,
+  stateName,
+} from "./inventory.ts";
+import * as preflight from "./preflight.ts";
+import type { StatusAddresses } from "./preflight.ts";
 import { processValues } from "./proc.ts";
 
 /** What is to be served, read and checked. */
@@ -130,11 +134,10 @@ interface Serving {
 }
 
 /** What a master leaves to the program that it becomes. Plain data. */
-export interface Carried {
+export interface Carried extends HoldingsState {
   readonly regionsVersion: number;
   readonly run: Run;
   readonly setup: ApplianceSetup;
-  readonly own: InventoryState;
   readonly inventory: InventoryState;
   readonly attachments: readonly {
     readonly name: string;
@@ -144,10 +147,6 @@ export interface Carried {
   }[];
   readonly appliance: KnownProcess;
   readonly apps: readonly (readonly [name: string, app: KnownApp])[];
-  readonly udp: readonly (readonly [port: number, fd: number])[];
-  readonly listening: readonly (readonly [address: string, fd: number])[];
-  readonly slots: readonly (readonly [name: string, slot: number])[];
-  readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
   /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
   readonly folder: string | null;
   readonly lock?: number;
@@ -163,48 +162,13 @@ export interface Carried {
   readonly descriptors: readonly number[];
 }
 
-/** By which variable the program finds it: the memfd's descriptor and length. */
-const CARRIED = "TEGULA_CARRIED";
-
-/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
-export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
-  const text = new TextEncoder().encode(JSON.stringify(what));
-  const { writable, readOnly } = regions.createShared("carried", text.length);
-  u8(regions.mapShared(writable, text.length)).set(text);
-  regions.close(writable);
-  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
-}
-
-/** What a predecessor has left to this program; null: it is started anew. */
-export function takeCarried(
-  { regions }: Pick<MainLibraries, "regions">,
-): Run | Carried | null {
-  const text = Deno.env.get(CARRIED);
-  if (text === undefined) return null;
-  Deno.env.delete(CARRIED);
-  const [fd, bytes] = text.split(" ").map(Number);
-  const { buffer } = regions.mapShared(fd, bytes, { readOnly: true });
-  regions.close(fd);
-  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 0, bytes).slice()));
-}
-
 /** An app that is started anew, or for the first time. */
 interface ChangedApp {
   readonly process: AppProcess;
   readonly plan: AppProcessPlan;
 }
 
-/**
- * Where the master may choose, its processes have users that no distribution gives to anyone (systemd's
- * "Users, Groups, UIDs and GIDs"), counted from its own PID: the kernel counts threads by user, and
- * another Tegula may run here.
- */
-const FIRST_UID = 0x7000_0000;
-/** Users of one master, of which the appliance has the first. Of a PID the last 20 bits count. */
-const USERS = 256;
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
-/** How the observer hears an appliance: its lines name their tiles themselves. */
-const APPLIANCE_WORDS = { name: "appliance", slot: APP_SLOTS - 1, verbatim: true };
 /** How long an appliance has to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
@@ -228,7 +192,7 @@ export async function serve(
     args: readonly string[];
   },
 ): Promise<number> {
-  write = libraries.host.log;
+  logBy(libraries.host.log);
   const ending = Promise.withResolvers<number>();
   const carried = "appliance" in first ? first : undefined;
   const { user } = ("appliance" in first ? first.run : first).config;
@@ -253,18 +217,9 @@ class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
   readonly #args: readonly string[];
-  /** The first user that the configuration names, if it does. */
-  readonly #user: number | undefined;
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
-  /** Regions that the master itself writes. */
-  readonly #own: Inventory;
-  /** Kernel sockets of served ports. */
-  readonly #udp = new Map<number, number>();
-  /** Slots and users of apps, by name. */
-  readonly #slots = new Map<string, number>();
-  /** Listening sockets, by their address. */
-  readonly #listening = new Map<string, number>();
+  readonly #holdings: Holdings;
   /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
   readonly #tried = new Map<string, number>();
   /** Interfaces that are not to be tried in zero-copy again. */
@@ -272,8 +227,6 @@ class Master {
   /** When interfaces that were made again are polled for next, and the pause after a failure. */
   #nextPoll = 0;
   #pollPause = POLL_MILLIS;
-  /** What tiles have counted whose regions were replaced, by name. */
-  readonly #past = new Map<string, Float64Array>();
   /** Settles when the last appliance that left has ended. */
   #leaving: Promise<unknown> = Promise.resolve();
   /** What the log has named once. */
@@ -319,32 +272,33 @@ class Master {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#args = args;
-    this.#user = user;
     this.#watcher = new Watcher(libraries.host, libraries.tile);
+    this.#holdings = new Holdings(libraries, { user, before: carried });
     this.#files = new AppFiles({
       ...{ host: libraries.host, processes: libraries.processes },
-      uid: this.#uid(0),
+      uid: this.#holdings.uid(0),
       ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
     });
-    this.#own = new Inventory(libraries, carried?.own);
-    for (const [name, bytes] of KEPT_REGIONS) this.#own.ensure(name, bytes);
-    this.#region = new MasterRegion(this.#own.view(MASTER_REGION, { writable: true }));
-    libraries.observer.start(u32(this.#own.view(APP_REFUSALS, { writable: true })));
-    this.#refusedCalls = new RefusedCalls(this.#own.view(APP_REFUSALS));
+    const { own } = this.#holdings;
+    for (const [name, bytes] of KEPT_REGIONS) own.ensure(name, bytes);
+    this.#region = new MasterRegion(own.view(MASTER_REGION, { writable: true }));
+    libraries.observer.start(u32(own.view(APP_REFUSALS, { writable: true })));
+    this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
     this.#timers.push(setInterval(() => {
       this.#nameRefusedCalls();
       this.#measure();
       this.#checkHealth();
       this.#announcer.update();
     }, POLL_MILLIS));
-    this.#report = new HealthWriter(this.#own.view(HEALTH, { writable: true }));
+    this.#report = new HealthWriter(this.#holdings.own.view(HEALTH, { writable: true }));
     this.#started = carried?.health?.started ?? now();
     this.#hadXdp = carried?.health?.hadXdp ?? [];
     this.#health = new HealthMonitor(now(), carried?.health);
     this.#health.observe(({ state, reasons }) => {
       if (this.#stopping) return;
-      if (reasons.length > 0) log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`);
-      else if (state === "ready" && this.#wasUnwell) log("well again");
+      if (reasons.length > 0) {
+        log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
+      } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
     this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
@@ -362,7 +316,7 @@ class Master {
     this.#loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
-    log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`);
+    log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`, Level.notice);
     host.notify("READY=1");
   }
 
@@ -472,24 +426,18 @@ class Master {
         isDraining: this.#health.isDraining,
         hadXdp: this.#hadXdp,
       },
-      own: this.#own.state,
+      ...this.#holdings.state,
       inventory: inventory.state,
       attachments: states as Carried["attachments"],
       appliance: appliance.known,
       apps: known.map(([name, app]) => [name, app!.known]),
-      udp: [...this.#udp],
-      listening: [...this.#listening],
-      slots: [...this.#slots],
-      past: [...this.#past].map(([name, past]) => [name, [...past]]),
       ...{ folder, lock },
       descriptors: [
-        ...this.#own.descriptors,
+        ...this.#holdings.descriptors,
         ...inventory.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
         ...[pidfd, channel, words, listener, lock].filter((fd) => fd >= 0),
         ...known.flatMap(([, app]) => app!.descriptors),
-        ...this.#udp.values(),
-        ...this.#listening.values(),
       ],
     };
   }
@@ -499,9 +447,6 @@ class Master {
     const { run, setup, number } = carried;
     const { processes, observer, regions, xskSetup, host } = this.#libraries;
     host.closeOnExec(carried.descriptors);
-    for (const [port, fd] of carried.udp) this.#udp.set(port, fd);
-    for (const [address, fd] of carried.listening) this.#listening.set(address, fd);
-    for (const [name, slot] of carried.slots) this.#slots.set(name, slot);
     for (const name of run.config.interfaces) {
       this.#tried.set(name, this.#libraries.host.ifindex(name));
     }
@@ -514,13 +459,12 @@ class Master {
       })
     );
     const process = processes.adopt(carried.appliance);
-    observer.hear({ ...APPLIANCE_WORDS, listener: process.listener, words: process.words });
+    observer.hear({ ...applianceWords(), listener: process.listener, words: process.words });
     const appliance = this.#watched(process, true);
     const apps = new Map(carried.apps.map(([name, known]) => [
       name,
       AppProcess.adopt(known, this.#appParts(name, inventory)),
     ]));
-    for (const [name, past] of carried.past) this.#past.set(name, Float64Array.from(past));
     const tiles = readersOf(setup, inventory);
     const handed = socketsOf(attachments);
     const serving = {
@@ -542,12 +486,13 @@ class Master {
         try {
           const next = await this.#changeTo(await this.#plan(run), { isCold });
           const line = `upgraded to ${VERSION}: ${next}`;
-          log(line);
+          log(line, Level.notice);
           return line;
         } catch (error) {
           this.#region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
+            Level.error,
           );
           throw error;
         }
@@ -563,12 +508,13 @@ class Master {
           throw new UserError(NOT_NOW, Exit.usage);
         }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
-        log(line);
+        log(line, Level.notice);
         return line;
       } catch (error) {
         this.#region.refused();
         const isAsItWas = error instanceof UserError;
-        log(`${what} failed${isAsItWas ? ", it goes on as it was" : ""}: ${messageOf(error)}`);
+        const says = isAsItWas ? ", it goes on as it was" : "";
+        log(`${what} failed${says}: ${messageOf(error)}`, Level.error);
         throw error;
       }
     });
@@ -579,7 +525,7 @@ class Master {
     this.#health.setDraining(isDraining);
     this.#checkHealth();
     const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
-    log(line);
+    log(line, Level.notice);
     return { ok: true, line };
   }
 
@@ -634,12 +580,12 @@ class Master {
   /** How often each process, and each tile that is started again in place, was started again. */
   #restarts(): Observed["restarts"] {
     const { inventory, apps, tiles = [] } = this.#serving ?? {};
-    const region = new MasterReader(this.#own.view(MASTER_REGION));
+    const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
     const control = inventory && new ControlReader(inventory.view("control"));
     return [
       { name: "appliance", count: region.restarts("appliance") },
       ...[...apps?.keys() ?? []].map((name) => (
-        { name, count: region.restarts(this.#slot(name)) }
+        { name, count: region.restarts(this.#holdings.slot(name)) }
       )),
       ...tiles.flatMap(({ kind, name }, slot) =>
         control !== undefined && (kind === "netlink" || kind === "status")
@@ -681,7 +627,10 @@ class Master {
         if (error instanceof Retry) {
           attempt = { ...attempt, ...error.changes };
         } else if (error instanceof ApplianceError && error.ringsLost && !attempt.isCold) {
-          log(`the rings cannot be taken over (${error.message}): AF_XDP is opened anew`);
+          log(
+            `the rings cannot be taken over (${error.message}): AF_XDP is opened anew`,
+            Level.warning,
+          );
           attempt = { ...attempt, isCold: true };
         } else {
           // Its predecessor has left: whoever started this program may start it again.
@@ -703,7 +652,7 @@ class Master {
     this.#checkGoesOn();
     const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
       // Without a predecessor what was taken is for the next try.
-      if (before !== undefined) this.#closeUnused(before);
+      if (before !== undefined) this.#release(before);
       throw error;
     });
     try {
@@ -713,7 +662,7 @@ class Master {
       if (isFree) this.#attach(next);
     } catch (error) {
       await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
-      this.#closeUnused(before);
+      this.#release(before);
       throw error;
     } finally {
       this.#starting = undefined;
@@ -744,8 +693,8 @@ class Master {
   /** Starts an appliance, and says which apps are to be started. Throws Retry. */
   async #startSuccessor(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
-    const ports = this.#takePorts(run);
-    const listeners = this.#listeners(run.addresses);
+    const ports = this.#holdings.takePorts(portsOfRun(run));
+    const listeners = this.#holdings.listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     const staged: StagedApp[] = [];
@@ -841,7 +790,7 @@ class Master {
     for (const app of setup.apps.filter(({ inline }) => !inline)) {
       const plan = this.#appPlan(app, setup);
       if (plan.stateBytes !== undefined) {
-        this.#own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
+        this.#holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
       }
       const process = before?.apps.get(app.name) ??
         new AppProcess(plan, this.#appParts(app.name, inventory));
@@ -857,7 +806,7 @@ class Master {
    * `staged`. Throws AppError.
    */
   async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
-    const uid = this.#uid(0);
+    const uid = this.#holdings.uid(0);
     const all = await Promise.allSettled(apps.map(async (app) => {
       if (!app.inline) return app;
       const made = await this.#files.stage({ name: app.name, service: app, uid });
@@ -939,10 +888,9 @@ class Master {
     const isCold = before.inventory !== next.inventory;
     for (const { name, reader } of before.tiles) {
       if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
-      const past = this.#past.get(name) ?? new Float64Array(TILE_COUNTERS);
-      this.#past.set(name, past.map((count, i) => count + reader.counters[i]));
+      this.#holdings.keepCounters(name, reader.counters);
     }
-    for (const { name, past } of next.tiles) past.set(this.#past.get(name) ?? []);
+    for (const { name, past } of next.tiles) past.set(this.#holdings.pastCounters(name));
   }
 
   /** All run: frames come to the net tiles from now on, and what nobody uses is let go. */
@@ -954,12 +902,12 @@ class Master {
       this.#served = attachments;
     }
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
-      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`);
+      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
     }
     this.#announcer.configure(next.run.config.announce);
     this.#rememberXdp(next);
     this.#notifyAttached();
-    this.#closeUnused(next);
+    this.#release(next);
     for (const { process } of changed) this.#lack("apps", process);
     this.#measure();
   }
@@ -971,7 +919,10 @@ class Master {
     } catch (error) {
       // The reason why the kernel's sockets do instead is in the log already.
       if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
-        log(`AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`);
+        log(
+          `AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`,
+          Level.error,
+        );
       }
       for (const { name } of next.attachments) this.#tried.delete(name);
       const changes = { before: undefined, awaited: [], isSocketsOnly: true };
@@ -1027,13 +978,14 @@ class Master {
     this.#failures++;
     this.#region.restarted("appliance");
     this.#checkHealth();
-    log(`appliance: ${message}; starting the next one${pause === 0 ? "" : ` in ${pause} ms`}`);
+    const when = pause === 0 ? "" : ` in ${pause} ms`;
+    log(`appliance: ${message}; starting the next one${when}`, Level.error);
     setTimeout(() => {
       void this.#exclusively(async () => {
         if (this.#stopping || this.#serving !== serving) return;
         try {
           await this.#handOver(sameAgain(serving));
-          log("appliance: the next one serves");
+          log("appliance: the next one serves", Level.notice);
         } catch (error) {
           if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
         }
@@ -1053,7 +1005,7 @@ class Master {
     this.#nextPoll = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: there again; AF_XDP is opened anew`);
+      log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
       await this.#handOver(sameAgain(serving));
     }).then(() => {
       this.#pollPause = POLL_MILLIS;
@@ -1068,6 +1020,7 @@ class Master {
           again.join(", ")
         }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
           messageOf(error),
+        Level.error,
       );
     });
   }
@@ -1079,11 +1032,14 @@ class Master {
       xskSetup,
       exists: host.exists,
       gone: ({ name }) => {
-        log(`${name}: it is gone, and AF_XDP with it; should it come back, it is served again`);
+        log(
+          `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
+          Level.error,
+        );
         this.#notifyAttached();
       },
       log: (line) => {
-        log(line);
+        log(line, Level.error);
         this.#notifyAttached();
       },
     });
@@ -1129,7 +1085,7 @@ class Master {
       isBeside,
       sockets: ports,
       slots: Object.fromEntries(
-        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#slot(name)]),
+        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#holdings.slot(name)]),
       ),
       build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
@@ -1137,83 +1093,9 @@ class Master {
     };
   }
 
-  /** The slot of an app: its refused calls are counted there, and its user goes by it. */
-  #slot(name: string): number {
-    const taken = new Set(this.#slots.values());
-    let slot = this.#slots.get(name) ?? 0;
-    while (!this.#slots.has(name) && taken.has(slot)) slot++;
-    if (slot >= APPLIANCE_WORDS.slot) {
-      throw new UserError(`more than ${slot} instances of apps are too many`, Exit.usage);
-    }
-    this.#slots.set(name, slot);
-    return slot;
-  }
-
-  /** Takes the ports that a kernel socket can have; which those are. */
-  #takePorts(run: Run): number[] {
-    const wanted = portsOfRun(run);
-    const taken = preflight.takePorts(wanted.filter((port) => !this.#udp.has(port)), {
-      libraries: this.#libraries,
-    });
-    for (const { port, fd } of taken) this.#udp.set(port, fd);
-    return wanted.filter((port) => this.#udp.has(port));
-  }
-
-  /** Lets go of the sockets and states that `serving` has no use for. */
-  #closeUnused(serving?: Serving): void {
-    this.#closeListeners(serving?.run.addresses ?? { control: null, metrics: null });
-    // Of an app that is gone nobody remembers anything.
-    for (const name of [...this.#slots.keys()].filter((each) => !serving?.apps.has(each))) {
-      this.#region.clear(this.#slots.get(name)!);
-      this.#slots.delete(name);
-    }
-    const states = new Set(
-      serving?.setup.apps.map(({ name, stateBytes }) =>
-        stateName(name, stateBytes === undefined ? 0 : stateRegionBytes(stateBytes))
-      ),
-    );
-    for (const [name] of this.#own.state.regions) {
-      if (name.startsWith("state ") && !states.has(name)) this.#own.drop(name);
-    }
-    const served = new Set(serving?.setup.sockets);
-    for (const [port, fd] of this.#udp) {
-      if (served.has(port)) continue;
-      this.#libraries.udpSetup.close(fd);
-      this.#udp.delete(port);
-    }
-  }
-
-  /** The listening sockets of the status tile, made where they are not there yet. Throws UserError. */
-  #listeners({ control, metrics }: StatusAddresses): Handing[] {
-    const { host } = this.#libraries;
-    const addresses = [
-      // What is to be removed at the end is made last.
-      ["metrics", metrics, () => listenMetrics(host, metrics!)],
-      ["control", control, () => listenControl(host, control!)],
-    ] as const;
-    return addresses.flatMap(([name, address, make]) => {
-      if (address === null) return [];
-      try {
-        const fd = this.#listening.get(address) ?? make();
-        this.#listening.set(address, fd);
-        return [handing(`listen ${name}`, fd)];
-      } catch (error) {
-        throw new UserError(
-          `cannot listen at ${address} (--${name}): ${reasonOf(error)}`,
-          Exit.port,
-        );
-      }
-    });
-  }
-
-  /** Closes the listening sockets that `addresses` does not name. */
-  #closeListeners({ control, metrics }: StatusAddresses): void {
-    for (const [address, fd] of this.#listening) {
-      if (address === control || address === metrics) continue;
-      this.#libraries.host.close(fd);
-      this.#listening.delete(address);
-      if (address.includes("/")) removeControl(address);
-    }
+  /** Closes what `serving` does not need. */
+  #release(serving?: Serving): void {
+    for (const slot of this.#holdings.release(serving)) this.#region.clear(slot);
   }
 
   #startAppliance(
@@ -1227,11 +1109,11 @@ class Master {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#own.region(name) : inventory.region(name),
+        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : inventory.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => inventory.eventfd(name)),
-      ...setup.sockets.map((port) => handing(`udp ${port}`, this.#udp.get(port)!)),
+      ...this.#holdings.sockets(setup.sockets),
       ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
         ...handing(name, fd),
         ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),
@@ -1261,11 +1143,11 @@ class Master {
         descriptors: order.descriptors,
         read: [program, library, ...read],
         clock,
-        uid: this.#uid(0),
+        uid: this.#holdings.uid(0),
         netAdmin: true,
       });
       const { listener, words } = child;
-      this.#libraries.observer.hear({ ...APPLIANCE_WORDS, listener, words });
+      this.#libraries.observer.hear({ ...applianceWords(), listener, words });
       this.#lack("appliance", child);
       return this.#watched(child);
     } finally {
@@ -1303,7 +1185,7 @@ class Master {
       grants: app.grants,
       memoryMib: app.memoryMib!,
       ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
-      uid: this.#uid(1 + this.#slot(app.name)),
+      uid: this.#holdings.uid(1 + this.#holdings.slot(app.name)),
     };
   }
 
@@ -1311,9 +1193,9 @@ class Master {
     const { processes, regions, observer, tile } = this.#libraries;
     return {
       ...{ processes, regions, observer, log },
-      slot: this.#slot(name),
+      slot: this.#holdings.slot(name),
       changed: (what) => {
-        if (what === "restarts") this.#region.restarted(this.#slot(name));
+        if (what === "restarts") this.#region.restarted(this.#holdings.slot(name));
         this.#checkHealth();
       },
       tileLibrary: tile,
@@ -1324,16 +1206,10 @@ class Master {
         descriptor: (each, readOnly, bytes) =>
           bytes === undefined
             ? inventory.descriptor(each, readOnly)
-            : this.#own.descriptor(stateName(name, bytes), readOnly),
+            : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
-  }
-
-  /** The user of a process: the appliance's is the first, and each app has its own, where they suffice. */
-  #uid(n: number): number {
-    const user = n === 0 ? 0 : 1 + (n - 1) % (USERS - 1);
-    return (this.#user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS) + user;
   }
 
   /** Tells the status tile that `run` is served. */
@@ -1349,14 +1225,14 @@ class Master {
     const { appliance, apps } = this.#serving;
     this.#region.set("appliance", appliance.over ? null : processValues(appliance.pid));
     for (const [name, { pid }] of apps) {
-      this.#region.set(this.#slot(name), pid === 0 ? null : processValues(pid));
+      this.#region.set(this.#holdings.slot(name), pid === 0 ? null : processValues(pid));
     }
   }
 
   /** Names each system call that was refused to an app's process, once. */
   #nameRefusedCalls(): void {
     const { tile } = this.#libraries;
-    for (const [name, slot] of this.#slots) {
+    for (const [name, slot] of this.#holdings.slots) {
       for (const { call } of this.#refusedCalls.of(slot)) {
         const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
         this.#logOnce(line);
@@ -1370,10 +1246,10 @@ class Master {
     if (missing.length > 0) this.#logOnce(line);
   }
 
-  #logOnce(line: string): void {
+  #logOnce(line: string, level: number = Level.warning): void {
     if (this.#named.has(line)) return;
     this.#named.add(line);
-    log(line);
+    log(line, level);
   }
 
   /** Every tile's counters by its name. */
@@ -1400,9 +1276,14 @@ class Master {
     await this.#starting?.appliance.kill("it is told to stop");
     await this.#change;
     if (this.#serving !== undefined) await this.#stopServing(this.#serving);
-    this.#closeUnused();
+    this.#release();
     this.#files.close();
   }
+}
+
+/** How the observer hears an appliance: its lines name their tiles themselves. */
+function applianceWords() {
+  return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
 }
 
 /** Milliseconds since the epoch, by a clock that nobody sets. */
@@ -1418,11 +1299,6 @@ function netns(): number {
 /** Ports that are served, each once. */
 function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
-}
-
-/** What the master calls the state of an app: until a successor with another size takes over there are two. */
-function stateName(app: string, bytes: number): string {
-  return `state ${bytes} ${app}`;
 }
 
 /** A handover to the same once more. */
@@ -1490,34 +1366,14 @@ function detach(attachment: Attachment): void {
   log(
     `${attachment.name}: its program stays in libxdp's dispatcher, and passes everything on ` +
       `(${describeErrno(failed)})`,
+    Level.warning,
   );
-}
-
-function handing(name: string, fd: number): Handing {
-  return { name, fd, bytes: 0, readOnly: false };
 }
 
 /** Lets go of what no process uses any more. */
 function discard(attachments: readonly Attachment[], inventory: Inventory): void {
   for (const attachment of attachments) attachment.close();
   inventory.close();
-}
-
-/** How a line is written; false where it is lost. */
-let write = (line: string): boolean => {
-  console.error(line);
-  return true;
-};
-/** Lines that could not be written since the last one that could. */
-let lost = 0;
-
-/**
- * One line for whoever watches: stderr, so that stdout stays free. Once it serves, the master waits for no
- * reader of it, and what is lost is counted.
- */
-export function log(line: string): void {
-  if (lost > 0 && write(`${lost} lines of the log were lost: it could not be written`)) lost = 0;
-  if (!write(line)) lost++;
 }
 
 // Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the

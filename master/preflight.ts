@@ -11,14 +11,13 @@ import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
 import * as native from "../ffi/host.ts";
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
-import type { AppError } from "../tiles/runtime/log.ts";
+import { type AppError, Level, type Log } from "../tiles/runtime/log.ts";
 import { FRAME_BYTES, planTiles, portsOf, portsText, type Trouble } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
 
 type Host = native.Host;
-type Log = (line: string) => void;
 
 /**
  * Drivers whose frames may have come from this host or a guest of it, and then carry a partial UDP
@@ -266,6 +265,7 @@ export function checkPorts(
     log(
       `${says}: only AF_XDP serves ${ports.length === 1 ? "it" : "them"}, what else the ` +
         "kernel receives goes to that program",
+      Level.warning,
     );
   }
 }
@@ -468,7 +468,7 @@ export function fallBack(
       errno !== 0 ? Exit.system : Exit.xdp,
     );
   }
-  for (const name of interfaces) log(`${name}: kernel sockets (${error.message})`);
+  for (const name of interfaces) log(`${name}: kernel sockets (${error.message})`, Level.warning);
 }
 
 function occupied({ interface: name, program }: OccupiedError): UserError {
@@ -494,7 +494,7 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
  */
 export function pollBusily(
   attachments: readonly Attachment[],
-  { xskSetup, log }: { xskSetup: XskSetup; log: (line: string) => void },
+  { xskSetup, log }: { xskSetup: XskSetup; log: Log },
 ): void {
   for (const { name, sockets } of attachments) {
     for (const { fd, queue } of sockets) {

@@ -19,7 +19,11 @@ import project from "../deno.json" with { type: "json" };
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
 /** What of these folders and of npm's is not needed to run: C, types, sources, modules for tests. */
-const LEFT_OUT = ["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"];
+const LEFT_OUT = [
+  ...["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"],
+  // What browsers get of it is among the program's files.
+  ...["uplot@*", "node_modules/uplot"],
+];
 
 /** Runs a program to its end; throws Error with what it said when it failed. */
 function run(program: string, args: string[]): void {

@@ -5,15 +5,19 @@
  *
  *     build/program/apps/… ffi/… netbase/… tiles/…    each module, its imports naming .js
  *     build/program/npm/NAME.js                an import map's package; beside it node_modules/
+ *     build/program/tiles/status/page/         what a browser gets of the status page, with uPlot
  */
 
 import { dirname, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PLACE = `${ROOT}build/program`;
 const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
+/** What browsers get. Its modules import packages as files beside them. */
+const PAGE = "tiles/status/page";
 /** Names of packages by which a module may import; a path within the package may follow. */
 const PACKAGES = Object.keys(project.imports);
 
@@ -36,6 +40,7 @@ function* filesBelow(folder: string): Generator<string> {
 function rewritten(path: string, text: string, packages: Set<string>): string {
   return text.replaceAll(/^((?:import|export)\b.*from |import )"(.*)";$/gm, (all, before, name) => {
     if (name.startsWith(".")) return `${before}"${name.replace(/\.ts$/, ".js")}";`;
+    if (path.startsWith(`${fresh}/${PAGE}/`)) return `${before}"./${name}.js";`;
     if (!PACKAGES.includes(name.split("/")[0])) return all;
     packages.add(name);
     return `${before}"${relative(dirname(path), `${fresh}/${wrapper(name)}`)}";`;
@@ -69,8 +74,24 @@ function addPackages(packages: ReadonlySet<string>): void {
           `export default createRequire(import.meta.url)("${name}");\n`,
       );
     }
+    addPage(`${temporary}/node_modules/uplot/dist`);
   } finally {
     Deno.removeSync(temporary, { recursive: true });
+  }
+}
+
+/** Adds to the page's modules its other files, and uPlot, minified, as a module; and each compressed. */
+function addPage(uplot: string): void {
+  const page = `${fresh}/${PAGE}`;
+  for (const name of ["index.html", "page.css"]) {
+    Deno.copyFileSync(`${ROOT}${PAGE}/${name}`, `${page}/${name}`);
+  }
+  Deno.copyFileSync(`${uplot}/../LICENSE`, `${page}/uplot.LICENSE`);
+  Deno.copyFileSync(`${uplot}/uPlot.min.css`, `${page}/uplot.css`);
+  const script = Deno.readTextFileSync(`${uplot}/uPlot.iife.min.js`);
+  Deno.writeTextFileSync(`${page}/uplot.js`, `${script}export default uPlot;\n`);
+  for (const path of [...filesBelow(page)].filter((path) => /\.(html|css|js)$/.test(path))) {
+    Deno.writeFileSync(`${path}.gz`, gzipSync(Deno.readFileSync(path), { level: 9 }));
   }
 }
 

@@ -19,6 +19,8 @@ export const [RESPONSE, OPCODE, RECURSION_DESIRED] = [0x80, 0x78, 0x01];
 const LEAST_PAYLOAD = 512;
 const [MOST_LABEL_BYTES, MOST_NAME_BYTES, MOST_LABELS] = [63, 255, 127];
 const OPT_TYPE = 41;
+/** The DNSSEC OK bit in the upper half of an OPT record's flags (RFC 3225), and an option (RFC 5001). */
+const [DNSSEC_OK, NSID] = [0x80, 3];
 
 /** Lower case of every octet. Lengths of labels are smaller than letters, so they are unchanged. */
 export const LOWER = Uint8Array.from(
@@ -40,6 +42,10 @@ export class Question {
   isMalformed = false;
   hasEdns = false;
   ednsVersion = 0;
+  /** The DNSSEC OK bit as it was sent, 0x80 or 0. */
+  dnssecOk = 0;
+  /** Whether the client asks which server it has reached. */
+  wantsNsid = false;
   /** The largest answer that the client accepts. */
   payloadBytes = LEAST_PAYLOAD;
 
@@ -52,8 +58,14 @@ export class Question {
     this.end = HEADER_BYTES;
     this.hasEdns = false;
     this.ednsVersion = 0;
+    this.dnssecOk = 0;
+    this.wantsNsid = false;
     this.payloadBytes = LEAST_PAYLOAD;
-    this.isMalformed = !this.#readQuestion(size) || !this.#readEdns(size);
+    const isQuestion = this.#readQuestion(size);
+    // An OPT record is answered by one also if the question is malformed (RFC 6891 §6.1.1).
+    const isEdns = this.#readEdns(isQuestion ? this.end : this.#endOfQuestions(size), size);
+    this.isMalformed = !isQuestion || !isEdns;
+    if (this.isMalformed) this.wantsNsid = false;
     return true;
   }
 
@@ -66,6 +78,13 @@ export class Question {
   }
   get classCode(): number {
     return this.#word(this.end - 2);
+  }
+
+  /** Whether its name is `name`, in wire format and lower case. */
+  asksFor(name: Uint8Array): boolean {
+    const { bytes, offset } = this;
+    if (this.end !== HEADER_BYTES + name.length + 4) return false;
+    return name.every((octet, i) => LOWER[bytes[offset + HEADER_BYTES + i]] === octet);
   }
 
   /** Finds the labels of the only question. Returns false if it is malformed. */
@@ -87,23 +106,42 @@ export class Question {
     return true;
   }
 
-  /** Looks for an OPT record after the question. Returns false if a record is malformed. */
-  #readEdns(size: number): boolean {
-    let at = this.end;
-    for (let left = this.#word(8) + this.#word(10); left > 0; left--) {
+  /** The end of all questions of a malformed query, or a number beyond `size`. */
+  #endOfQuestions(size: number): number {
+    let at = HEADER_BYTES;
+    for (let left = this.#word(4); left > 0 && at < size; left--) {
+      at = this.#endOfName(at, size) + 4;
+    }
+    return at;
+  }
+
+  /** Looks for an OPT record in the records from `at` on. Returns false if a record is malformed. */
+  #readEdns(at: number, size: number): boolean {
+    let isGood = true;
+    for (let left = this.#word(6) + this.#word(8) + this.#word(10); left > 0; left--) {
       const fixed = this.#endOfName(at, size);
       const next = fixed + 10 + this.#word(fixed + 8);
       if (next > size) return false;
       if (this.#word(fixed) === OPT_TYPE) {
-        // RFC 6891 §6.1.1: its owner is the root, and there is only one.
-        if (this.hasEdns || fixed !== at + 1) return false;
+        // RFC 6891 §6.1.1: there is only one, an additional record of the root.
+        if (this.hasEdns || fixed !== at + 1 || left > this.#word(10)) isGood = false;
         this.hasEdns = true;
         this.payloadBytes = Math.max(LEAST_PAYLOAD, this.#word(fixed + 2));
         this.ednsVersion = this.bytes[this.offset + fixed + 5];
+        this.dnssecOk = this.bytes[this.offset + fixed + 6] & DNSSEC_OK;
+        if (!this.#readOptions(fixed + 10, next)) isGood = false;
       }
       at = next;
     }
-    return true;
+    return isGood;
+  }
+
+  /** Reads the options from `at` to `end`. Returns false if one is longer than the record. */
+  #readOptions(at: number, end: number): boolean {
+    for (; at + 4 <= end; at += 4 + this.#word(at + 2)) {
+      if (this.#word(at) === NSID) this.wantsNsid = true;
+    }
+    return at === end;
   }
 
   /** The end of the name at `at`, or a number beyond `size`. */
@@ -350,9 +388,15 @@ class Compressor {
   }
 }
 
-/** Our OPT record, and the offset of the upper bits of the response code in it. */
-const OPT = Uint8Array.of(0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0, 0, 0);
-const RCODE_AT = 5;
+/** Offsets in an OPT record: the upper bits of the response code, and the flags. */
+const [RCODE_AT, FLAGS_AT] = [5, 7];
+
+/** Our OPT record with `options`. */
+function optRecord(...options: readonly number[]): Uint8Array {
+  const fixed = [0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0];
+  return Uint8Array.of(...fixed, 0, options.length, ...options);
+}
+const OPT = optRecord();
 
 /**
  * Writes answers: the header, the question as it was asked, the records that fit, and an OPT record if the
@@ -361,10 +405,14 @@ const RCODE_AT = 5;
 export class Writer {
   readonly #halves: Uint16Array;
   readonly #bytes: Uint8Array;
+  /** The OPT record for clients that ask for the server's identifier (NSID, RFC 5001). */
+  readonly #named: Uint8Array;
 
-  constructor({ halves, bytes }: Memory) {
+  /** `nsid`: the server's identifier, at most 128 bytes; empty for none. */
+  constructor({ halves, bytes }: Memory, nsid: Uint8Array) {
     this.#halves = halves;
     this.#bytes = bytes;
+    this.#named = nsid.length === 0 ? OPT : optRecord(0, 3, 0, nsid.length, ...nsid);
   }
 
   /**
@@ -374,7 +422,8 @@ export class Writer {
   reply(question: Question, answer: number, out: Answers, isCut: boolean): void {
     const halves = this.#halves;
     const { end, hasEdns } = question;
-    const fixed = end + (hasEdns ? OPT.length : 0);
+    const edns = question.wantsNsid ? this.#named : OPT;
+    const fixed = end + (hasEdns ? edns.length : 0);
     const room = Math.min(question.payloadBytes, PAYLOAD_BYTES) - fixed;
     // RFC 2181 §9: leave out optional records before truncating. The records of a truncated answer would
     // be ignored, so it has none.
@@ -390,8 +439,9 @@ export class Writer {
     this.#records(answer, size, bytes, at, end);
     if (hasEdns) {
       const opt = at + end + size;
-      copy(OPT, 0, bytes, opt, OPT.length);
+      copy(edns, 0, bytes, opt, edns.length);
       bytes[opt + RCODE_AT] = halves[answer + Field.rcode] >>> 4;
+      bytes[opt + FLAGS_AT] = question.dnssecOk;
     }
     out.reply(at, fixed + size);
   }

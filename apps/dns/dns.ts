@@ -7,16 +7,26 @@
  * Answers to one network are limited. Options: `rrl_ratelimit`, answers of one kind a
  * second to a /24, 200 by default, 0 for no limit; `rrl_slip`, 2 by default: one in so many limited answers
  * is sent truncated, 0 for none.
+ *
+ * Options `nsid`, the text that identifies this server to a client that asks for it (RFC 5001), and
+ * `version`, the text for `version.bind` and `version.server` of class CH. Without them it tells neither.
  */
 
+import { Buffer } from "node:buffer";
+import packet from "dns-packet";
 import type { App, AppContext } from "../../tiles/app/contract.ts";
-import { keepCode, Memory, OPCODE, Question, Writer } from "./answer.ts";
+import { keepCode, keepReply, Memory, OPCODE, Question, Writer } from "./answer.ts";
 import { Names } from "./names.ts";
 import { parseZoneFile, Zone } from "./zone.ts";
 
-const [CLASS_IN, FIRST_META_TYPE, ANY] = [1, 128, 255];
+const [CLASS_IN, CLASS_CHAOS, TXT, IXFR, AXFR, ANY] = [1, 3, 16, 251, 252, 255];
 /** Response codes (RFC 6895 §2.3). */
 const [FORMERR, NOTIMP, REFUSED, BADVERS] = [1, 4, 5, 16];
+
+/** Names of class CH that ask for the version. */
+const VERSION_NAMES = ["version.bind", "version.server"];
+/** The longest text of an option, in bytes: so an answer without records always fits. */
+const MOST_TEXT_BYTES = 128;
 
 /** Makes the name server. It reads the zone files at its start, and needs a grant for them (`read`). */
 export default async function create(context: AppContext): Promise<App> {
@@ -27,16 +37,23 @@ export default async function create(context: AppContext): Promise<App> {
   const queries = context.metric("dns.queries", "counter")!;
   const dropped = context.metric("dns.rrl_dropped", "counter")!;
   const truncated = context.metric("dns.rrl_truncated", "counter")!;
-  const writer = new Writer(memory);
+  const versions = keepVersions(memory, textOption(context.options, "version"));
+  const writer = new Writer(memory, textOption(context.options, "nsid"));
   const question = new Question();
+
+  const answerTo = (question: Question): number => {
+    const complaint = complaintAbout(question);
+    if (complaint > 0) return codes[complaint];
+    if (question.classCode === CLASS_IN) return names.find(question);
+    return versions.find(({ name }) => question.asksFor(name))?.answer ?? codes[REFUSED];
+  };
 
   return {
     receive(requests, out) {
       while (requests.next()) {
         if (!question.read(requests) || context.refuses(requests)) continue;
         queries.value++;
-        const complaint = complaintAbout(question);
-        const answer = complaint > 0 ? codes[complaint] : names.find(question);
+        const answer = answerTo(question);
         const second = Math.floor(requests.receivedAt / 1e9);
         const verdict = limit?.judge(requests.sourceAddress, answer, second) ?? Verdict.send;
         if (verdict === Verdict.drop) {
@@ -67,10 +84,36 @@ function complaintAbout(question: Question): number {
   if ((question.flags & OPCODE) !== 0) return NOTIMP;
   if (question.isMalformed) return FORMERR;
   if (question.ednsVersion !== 0) return BADVERS;
-  if (question.classCode !== CLASS_IN) return REFUSED;
-  // Types of questions only (RFC 6895 §3.1). AXFR, one of them, does not use UDP (RFC 5936 §4.2).
-  const { type } = question;
-  return type >= FIRST_META_TYPE && type < ANY ? NOTIMP : 0;
+  const { type, classCode } = question;
+  if (classCode === CLASS_CHAOS && (type === TXT || type === ANY)) return 0;
+  if (classCode !== CLASS_IN) return REFUSED;
+  // Zone transfers: AXFR does not use UDP (RFC 5936 §4.2).
+  return type === IXFR || type === AXFR ? NOTIMP : 0;
+}
+
+/** The answers that tell the version, and the names in wire format that ask for it; none without a text. */
+function keepVersions(memory: Memory, text: Uint8Array) {
+  return VERSION_NAMES.slice(0, text.length === 0 ? 0 : undefined).map((name) => {
+    const record = { line: 0, name, ttl: 0, type: "TXT", class: "CH", data: Buffer.from(text) };
+    const reply = {
+      rcode: "NOERROR",
+      authoritative: false,
+      authorities: [],
+      additionals: [],
+    } as const;
+    return {
+      name: packet.name.encode(name),
+      answer: keepReply(memory, { ...reply, answers: [record] }, name),
+    };
+  });
+}
+
+/** The bytes of a text option, none if it is not set. Throws TypeError if it is no text, or too long. */
+function textOption(options: AppContext["options"], name: string): Uint8Array {
+  const { [name]: value = "" } = options;
+  const bytes = new TextEncoder().encode(String(value));
+  if (typeof value === "string" && bytes.length <= MOST_TEXT_BYTES) return bytes;
+  throw new TypeError(`options.${name}: must be a text of at most ${MOST_TEXT_BYTES} bytes`);
 }
 
 async function loadZones({ options, log }: AppContext): Promise<Zone[]> {

@@ -4,6 +4,9 @@
  */
 
 import { Buffer } from "node:buffer";
+import { isIPv4, isIPv6 } from "node:net";
+import packet from "dns-packet";
+import types from "dns-packet/types.js";
 
 /** An answer. Records are in the form of npm's dns-packet. */
 export interface Reply {
@@ -21,6 +24,9 @@ export interface Replies {
   readonly others: Reply;
 }
 
+const DS = rawType(43);
+/** SVCB and HTTPS, and where the target's name is in their data (RFC 9460 §2.2). */
+const [SERVICE_TYPES, SERVICE_TARGET] = [[rawType(64), rawType(65)], 2];
 /** The most aliases that are followed. */
 const LONGEST_CHAIN = 8;
 
@@ -108,7 +114,13 @@ export class Zone {
       const { node, delegation } = this.#find(asked);
       if (delegation !== null) {
         // RFC 4035 §3.1.4.1: DS records belong to the parent side of a zone cut.
-        if (delegation[0].name.toLowerCase() === asked) byType.set("DS", after(links, this.empty));
+        if (delegation[0].name.toLowerCase() === asked) {
+          const signers = this.#nodes.get(asked)?.get(DS);
+          const reply = signers === undefined
+            ? after(links, this.empty)
+            : this.#positive([...links, ...signers]);
+          byType.set(DS, reply);
+        }
         return { byType, others: this.#referral(links, delegation) };
       }
       if (node === null) return { byType, others: after(links, this.missing) };
@@ -182,11 +194,15 @@ function tidy(node: Map<string, ZoneRecord[]>): void {
   }
 }
 
-/** The host that a record names for who will ask for its address next. */
+/** The host that a record names, whose address a client needs next. */
 function hostOf({ type, data }: ZoneRecord): string | null {
   if (type === "NS") return data as string;
   if (type === "MX") return (data as { exchange: string }).exchange;
-  return type === "SRV" ? (data as { target: string }).target : null;
+  if (type === "SRV") return (data as { target: string }).target;
+  if (!SERVICE_TYPES.includes(type)) return null;
+  // The root stands for the record's owner (RFC 9460 §2.5.2).
+  const target = packet.name.decode(data, SERVICE_TARGET);
+  return target === "." ? null : target;
 }
 
 /** The name that `name` is right below; of the root and of what is below it the root, "". */
@@ -303,12 +319,9 @@ function record({ words, owned, line }: Entry, state: State): ZoneRecord | null 
     else if (!CLASSES.includes(text.toUpperCase())) break;
     else if (text.toUpperCase() !== "IN") throw new Error(`class ${text} is not served, only IN`);
   }
-  const type = rest.shift()?.text.toUpperCase() ?? "";
-  const read = TYPES[type];
-  if (read === undefined) {
-    throw new Error(`type '${type}' is not known; known are ${Object.keys(TYPES).join(", ")}`);
-  }
-  const data = read(new Fields(rest, state));
+  const { type, read } = typeOf(rest.shift()?.text.toUpperCase() ?? "");
+  const fields = new Fields(rest, state);
+  const data = rest[0]?.text === "\\#" ? unknownForm(type, fields) : read(fields);
   if (rest.length > 0) throw new Error(`'${rest[0].text}' is too much for type ${type}`);
   // A missing TTL is that of $TTL (RFC 2308 §4), else that of the last record (RFC 1035 §5.1).
   const used = ttl ?? state.ttl ?? state.lastTtl;
@@ -348,6 +361,17 @@ function seconds(text: string): number {
   return parts.reduce((sum, part) => sum + parseInt(part) * (UNITS[part.at(-1)!] ?? 1), 0);
 }
 
+/** The octets of a text (RFC 1035 §5.1): \\DDD is the octet with that number, \\X is X itself. */
+function octets(text: string): Buffer {
+  const parts = text.match(/\\\d{3}|\\[^]|[^\\]+/g) ?? [];
+  return Buffer.concat(parts.map((part) => {
+    if (!/^\\\d/.test(part)) return Buffer.from(part.replace(/^\\/, ""));
+    const octet = Number(part.slice(1));
+    if (octet > 255) throw new Error(`'${part}' is no octet`);
+    return Buffer.of(octet);
+  }));
+}
+
 /** The words of a record's data, taken one by one. */
 class Fields {
   readonly #words: Word[];
@@ -373,14 +397,9 @@ class Fields {
     this.#words[0] = { text: word.text.slice(dots.length), quoted: word.quoted };
     return dots + this.name();
   }
-  /** A character string (RFC 1035 §5.1): \\DDD is the octet with that number, \\X is X itself. */
+  /** A character string (RFC 1035 §3.3). */
   text(): Buffer {
-    const { text } = this.#next("a text");
-    const parts = text.match(/\\\d{3}|\\[^]|[^\\]+/g) ?? [];
-    const bytes = Buffer.concat(parts.map((part) => {
-      const octet = /^\\\d/.test(part);
-      return octet ? Buffer.of(Number(part.slice(1))) : Buffer.from(part.replace(/^\\/, ""));
-    }));
+    const bytes = octets(this.#next("a text").text);
     if (bytes.length > 255) throw new Error("a text is longer than 255 bytes");
     return bytes;
   }
@@ -401,20 +420,191 @@ class Fields {
     if (!TTL.test(text)) throw new Error(`'${text}' is no time`);
     return seconds(text);
   }
-  matching(pattern: RegExp, what: string): string {
+  matching(isGood: (text: string) => boolean, what: string): string {
     const { text } = this.#next(what);
-    if (!pattern.test(text)) throw new Error(`'${text}' is no ${what}`);
+    if (!isGood(text)) throw new Error(`'${text}' is no ${what}`);
     return text;
+  }
+  /** Hexadecimal digits, which may be split into words, up to the end. */
+  hex(): Buffer {
+    let digits = this.#next("hexadecimal data").text;
+    while (!this.isEmpty) digits += this.#next("").text;
+    if (/^([\da-f]{2})+$/i.test(digits)) return Buffer.from(digits, "hex");
+    throw new Error(`'${digits}' are no hexadecimal digits of whole bytes`);
+  }
+  /** A key with a value, or alone; the value may be quoted, which makes it a word of its own. */
+  parameter(): { key: string; value: ServiceValue } {
+    const { text } = this.#next("a parameter");
+    const [, key, equals, plain] = /^([^=]*)(=?)([^]*)$/.exec(text)!;
+    const isQuoted = equals !== "" && plain === "" && this.#words[0]?.quoted;
+    const value = isQuoted ? this.#words.shift()!.text : plain;
+    return { key: key.toLowerCase(), value: new ServiceValue(value) };
+  }
+  get isEmpty(): boolean {
+    return this.#words.length === 0;
   }
 }
 
-const OCTET = "(25[0-5]|2[0-4]\\d|1?\\d?\\d)";
-const IPV4 = new RegExp(`^${OCTET}(\\.${OCTET}){3}$`);
+/** A type as npm's dns-packet names it, and how its data is read. */
+interface RecordType {
+  readonly type: string;
+  readonly read: (fields: Fields) => unknown;
+}
+
+/** Type codes that no zone has: OPT and those of questions (RFC 6895 §3.1). */
+const isMeta = (code: number) => code === 0 || code === 41 || (code >= 128 && code <= 255);
+
+/** The type that `text` names: by its mnemonic, or by its number as TYPE65 (RFC 3597 §5). */
+function typeOf(text: string): RecordType {
+  const code = Number(/^TYPE(\d{1,5})$/.exec(text)?.[1] ?? -1);
+  if (code > 0xffff || isMeta(code)) throw new Error(`'${text}' is no type of a record`);
+  const name = code < 0
+    ? text
+    : Object.keys(RAW_TYPES).find((name) => RAW_TYPES[name].code === code) ?? types.toString(code);
+  if (Object.hasOwn(TYPES, name)) return { type: name, read: TYPES[name] };
+  if (Object.hasOwn(RAW_TYPES, name)) {
+    const { code, read } = RAW_TYPES[name];
+    return { type: rawType(code), read };
+  }
+  if (code < 0) {
+    const known = [...Object.keys(TYPES), ...Object.keys(RAW_TYPES)].join(", ");
+    throw new Error(
+      `type '${text}' is not known; known are ${known}, and others as TYPE and number`,
+    );
+  }
+  const read = () => {
+    throw new Error(`the data of ${text} must be written as \\# (RFC 3597)`);
+  };
+  return { type: rawType(code), read };
+}
+
+/** The name under which dns-packet takes data of any type as bytes. */
+export function rawType(code: number): string {
+  return `UNKNOWN_${code}`;
+}
+
+/** Data in the form for unknown types, \# and a length and hexadecimal digits (RFC 3597 §5). */
+function unknownForm(type: string, fields: Fields): unknown {
+  fields.text();
+  const length = fields.number();
+  const bytes = length === 0 ? Buffer.alloc(0) : fields.hex();
+  if (bytes.length !== length) throw new Error(`\\# says ${length} bytes, but has ${bytes.length}`);
+  if (type.startsWith("UNKNOWN_")) return bytes;
+  const whole = Buffer.concat([u16(length), bytes]);
+  const codec = packet.record(type);
+  let data: unknown;
+  try {
+    data = codec.decode(whole, 0);
+  } catch {
+    // Reported below.
+  }
+  if (data !== undefined && codec.encode(data).equals(whole)) return data;
+  throw new Error(`the data is none of type ${type}`);
+}
+
+/** Reads a service binding (RFC 9460 §2.1): priority, target and parameters in the order of their keys. */
+function serviceBinding(fields: Fields): Buffer {
+  const head = [u16(fields.number()), wireName(fields.name())];
+  const parameters = new Map<number, Buffer>();
+  while (!fields.isEmpty) {
+    const { key, value } = fields.parameter();
+    const code = serviceKey(key);
+    if (parameters.has(code)) throw new Error(`${key} comes twice`);
+    parameters.set(code, SERVICE_VALUES[code]?.(value) ?? value.bytes());
+  }
+  const sorted = [...parameters].sort(([a], [b]) => a - b);
+  return Buffer.concat([
+    ...head,
+    ...sorted.flatMap(([code, value]) => [u16(code), u16(value.length), value]),
+  ]);
+}
+
+/** Keys of service parameters by their number (RFC 9460 §14.3.2, RFC 9461, RFC 9540). */
+const SERVICE_KEYS = [
+  ...["mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint", "dohpath"],
+  "ohttp",
+];
+
+function serviceKey(name: string): number {
+  const known = SERVICE_KEYS.indexOf(name);
+  const code = known >= 0 ? known : Number(/^key(\d{1,5})$/.exec(name)?.[1] ?? NaN);
+  if (code < 0xffff) return code;
+  throw new Error(
+    `'${name}' is no key of a service parameter; others are written as key and number`,
+  );
+}
+
+/** The value of a service parameter. */
+class ServiceValue {
+  readonly #text: string;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+  bytes(): Buffer {
+    return octets(this.#text);
+  }
+  /** The items of a list, at least one. A comma in an item is escaped twice (RFC 9460 §A.1). */
+  list(): Buffer[] {
+    const items = `${this.#text},`.match(/(?:\\\\.|\\[^]|[^\\,])+(?=,)/g) ?? [];
+    if (items.join(",") !== this.#text || items.length === 0) {
+      throw new Error(`'${this.#text}' is no list`);
+    }
+    return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
+  }
+  /** The text of a list of addresses, or of a number. */
+  words(isGood: (text: string) => boolean, what: string): string[] {
+    const words = this.#text.split(",");
+    const wrong = words.find((word) => !isGood(word));
+    if (wrong !== undefined) throw new Error(`'${wrong}' is no ${what}`);
+    return words;
+  }
+}
+
+/** How the values of known keys are made, by number; others are taken as bytes. */
+const SERVICE_VALUES: Record<number, (value: ServiceValue) => Buffer> = {
+  0: (value) =>
+    Buffer.concat(value.list().map((key) => u16(serviceKey(`${key}`))).sort(Buffer.compare)),
+  1: (value) => Buffer.concat(value.list().flatMap((id) => [Buffer.of(id.length), id])),
+  2: (value) => empty(value, "no-default-alpn"),
+  3: (value) =>
+    u16(Number(value.words((text) => /^\d+$/.test(text) && Number(text) <= 0xffff, "port")[0])),
+  4: (value) =>
+    Buffer.concat(
+      value.words(isIPv4, "IPv4 address").map((text) => packet.a.encode(text).subarray(2)),
+    ),
+  5: (value) => Buffer.from(`${value.bytes()}`, "base64"),
+  6: (value) =>
+    Buffer.concat(
+      value.words(isAddress6, "IPv6 address").map((text) => packet.aaaa.encode(text).subarray(2)),
+    ),
+  8: (value) => empty(value, "ohttp"),
+};
+
+function empty(value: ServiceValue, key: string): Buffer {
+  const bytes = value.bytes();
+  if (bytes.length > 0) throw new Error(`${key} takes no value`);
+  return bytes;
+}
+
+/** A name in wire format. dns-packet leaves a byte too many after the root. */
+function wireName(name: string): Buffer {
+  return packet.name.encode(name).subarray(0, packet.name.encode.bytes);
+}
+
+/** Whether `text` is an IPv6 address without a zone. */
+function isAddress6(text: string): boolean {
+  return isIPv6(text) && !text.includes("%");
+}
+
+function u16(number: number): Buffer {
+  return Buffer.of(number >>> 8, number & 0xff);
+}
 
 /** How the data of each type is read. */
 const TYPES: Record<string, (fields: Fields) => unknown> = {
-  A: (fields) => fields.matching(IPV4, "IPv4 address"),
-  AAAA: (fields) => fields.matching(/^[\da-f:]*:[\da-f:.]*$/i, "IPv6 address"),
+  A: (fields) => fields.matching(isIPv4, "IPv4 address"),
+  AAAA: (fields) => fields.matching(isAddress6, "IPv6 address"),
   NS: (fields) => fields.name(),
   CNAME: (fields) => fields.name(),
   PTR: (fields) => fields.name(),
@@ -440,4 +630,35 @@ const TYPES: Record<string, (fields: Fields) => unknown> = {
     expire: fields.seconds(),
     minimum: fields.seconds(),
   }),
+};
+
+/** Types whose data dns-packet does not know, or not whole: their code, and how their bytes are made. */
+const RAW_TYPES: Record<string, { code: number; read: (fields: Fields) => Buffer }> = {
+  // RFC 4034 §5.3
+  DS: {
+    code: 43,
+    read: (fields) =>
+      Buffer.concat([
+        u16(fields.number()),
+        Buffer.of(fields.number(255), fields.number(255)),
+        fields.hex(),
+      ]),
+  },
+  // RFC 4255 §3.2
+  SSHFP: {
+    code: 44,
+    read: (fields) =>
+      Buffer.concat([Buffer.of(fields.number(255), fields.number(255)), fields.hex()]),
+  },
+  // RFC 6698 §2.2
+  TLSA: {
+    code: 52,
+    read: (fields) =>
+      Buffer.concat([
+        Buffer.of(fields.number(255), fields.number(255), fields.number(255)),
+        fields.hex(),
+      ]),
+  },
+  SVCB: { code: 64, read: serviceBinding },
+  HTTPS: { code: 65, read: serviceBinding },
 };

@@ -9,7 +9,7 @@ import { hash } from "../../netbase/hash_table.ts";
 import { formatAddress } from "../../netbase/route.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { AppError, bounded, readThrown, wordsOf } from "../runtime/log.ts";
+import { AppError, bounded, Level, type Log, readThrown, wordsOf } from "../runtime/log.ts";
 import type { PortRange } from "../runtime/plan.ts";
 import { TileReader, Waker } from "../runtime/tile.ts";
 import type {
@@ -46,7 +46,8 @@ export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "optio
 }
 
 /** What the host gives an app. */
-export interface ServiceHost extends Pick<AppContext, "clock" | "state" | "log"> {
+export interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
+  readonly log: Log;
   /** Of the tile region that stands for the app, in the order of `APP`. */
   readonly counters: Float64Array;
   /** Where its metrics are, if not yet in the region for them. */
@@ -78,6 +79,7 @@ export async function makeService(
   host: ServiceHost,
 ): Promise<Service> {
   const metrics = host.metrics ?? new MetricsWriter(setup.metrics);
+  const say = bounded(host.log, host.now);
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,
@@ -86,7 +88,7 @@ export async function makeService(
     ...(host.state && { state: host.state }),
     ...refusals(setup, host.counters),
     metric: (name, kind) => metrics.metric(name, kind),
-    log: bounded(host.log, host.now),
+    log: (...said) => say(Level.info, ...said),
   };
   const isMade = typeof module.default === "function";
   const made: object = isMade ? await (module.default as AppFactory)(context) : module;
@@ -232,7 +234,7 @@ export class Service {
   #say(kind: string, line: string): void {
     if (this.#seen.has(kind)) return;
     this.#seen.add(kind);
-    this.#host.log(line);
+    this.#host.log(line, Level.error);
   }
 
   /** Counts an error of the app, and logs it the first time that it comes from this place. */

@@ -8,12 +8,15 @@
 
 import { libraryPath } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
+import { openTile } from "../../ffi/tile.ts";
 import type { WorkerMessage } from "./process_worker.ts";
 
 const channel = openChannel(CHANNEL_DESCRIPTOR);
 const { symbols } = Deno.dlopen(libraryPath(), {
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
 });
+// The name that the kernel gives the process is that of its first thread.
+openTile().nameThread(Deno.args[1]);
 const POLLIN = 1;
 /** How long one wait for `go` lasts; the process may outlive the worker by that. */
 const POLL_MILLIS = 500;

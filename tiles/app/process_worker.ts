@@ -18,6 +18,8 @@ import {
   AppError,
   clipped,
   consoleTo,
+  Level,
+  type Log,
   sentenceOf,
   takeAway,
   uncaught,
@@ -52,7 +54,7 @@ export type WorkerMessage =
   /** It is still being made, and its event loop runs. */
   | { readonly type: "loading" }
   | { readonly type: "failed"; readonly message: string }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
@@ -88,12 +90,13 @@ async function start(): Promise<() => void> {
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
   const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
   const region = new TileRegion(handed.view(`tile ${name}`));
   const control = new ControlReader(handed.view(`control ${name}`));
-  const log = (line: string) => post({ type: "log", line: clipped(line) });
+  const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
@@ -259,7 +262,8 @@ function watchTimers(): Timers {
 }
 
 /** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(log: (line: string) => void, timers?: Timers): void {
+function nameUnsettled(say: Log, timers?: Timers): void {
+  const log = (line: string) => say(line, Level.warning);
   const [left] = timers?.pending() ?? [];
   if (left !== undefined) {
     log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);

@@ -133,7 +133,7 @@ async function makeInline(
     counters,
     ...(clock && { clock }),
     ...(metrics && { metrics }),
-    log: (line) => log(`${setup.name}: ${line}`),
+    log: (line, level) => log(`${setup.name}: ${line}`, level),
   });
   return { setup, service, counters, metrics };
 }

@@ -20,7 +20,17 @@ import {
   messagesBy,
   REQUESTS,
 } from "./handed.ts";
-import { AppError, bounded, clipped, firstLine, inName, LONGEST_LINE, sentenceOf } from "./log.ts";
+import {
+  AppError,
+  bounded,
+  clipped,
+  firstLine,
+  inName,
+  isLevel,
+  Level,
+  LONGEST_LINE,
+  sentenceOf,
+} from "./log.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import {
   type BootMessage,
@@ -80,6 +90,7 @@ class Appliance {
 
   /** Starts, and does from then on what the master says. Ends with the process. */
   run(): void {
+    this.#tile.nameThread("appliance");
     openObserver().start(u32(this.#wiring.refusedCalls.writer));
     new Watcher(this.#host, this.#tile).watch(CHANNEL_DESCRIPTOR, () => this.#follow());
     setInterval(() => this.#messages.send({ type: "beat" }), BEAT_MILLIS);
@@ -157,7 +168,7 @@ class Appliance {
       permissions: workerPermissions(read),
       threads: this.#threads,
       events: {
-        log: (text) => this.#log(inName(name, text)),
+        log: (text, level) => this.#log(inName(name, text), level),
         ask: (request) => this.#ask(request),
         failed: (message) => {
           const isCurrent = this.#workers.get(name) === worker;
@@ -292,11 +303,12 @@ class Appliance {
     return await Promise.race([all, delay(millis).then(() => false)]);
   }
 
-  #log(text: string): void {
+  /** Of what the appliance and its tiles say, all is for operators to see; apps choose levels. */
+  #log(text: string, level: number = Level.warning): void {
     for (const line of text.split("\n")) {
       const lost = `${this.#lost} lines of the log were lost`;
-      if (this.#lost > 0 && this.#messages.send({ type: "log", line: lost })) this.#lost = 0;
-      if (!this.#messages.send({ type: "log", line: clipped(line) })) this.#lost++;
+      if (this.#lost > 0 && this.#messages.send({ type: "log", line: lost, level })) this.#lost = 0;
+      if (!this.#messages.send({ type: "log", line: clipped(line), level })) this.#lost++;
     }
   }
 
@@ -327,7 +339,7 @@ class Appliance {
 
 /** What main wants to hear of. */
 export interface TileEvents {
-  log(line: string): void;
+  log(line: string, level?: number): void;
   /** An error that nobody caught ended the tile's loop or its start. */
   failed(message: string): void;
   /** It has been starting for long. */
@@ -455,7 +467,7 @@ export class TileWorker {
   readonly #events: TileEvents;
   readonly #threads: Threads;
   readonly #reports: Reports;
-  readonly #log: (line: string) => void;
+  readonly #log: (level: number | undefined, line: string) => void;
   readonly #worker: Worker;
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<Confined>();
@@ -488,7 +500,7 @@ export class TileWorker {
     this.#events = events;
     this.#threads = threads;
     this.#reports = new Reports(boot);
-    this.#log = bounded((line) => events.log(line));
+    this.#log = bounded((line, level) => events.log(line, level));
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;
     this.ended = this.#ended.promise;
@@ -531,7 +543,7 @@ export class TileWorker {
       return this.#refuse(sentenceOf(error));
     }
     const { kind } = this.#boot;
-    if (report.type === "log") this.#log(report.line);
+    if (report.type === "log") this.#log(report.level, report.line);
     else if (report.type === "ask") this.#events.ask?.(report.request);
     else if (report.type === "started") {
       if (!this.#threads.take(report.thread)) {
@@ -677,7 +689,7 @@ const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
   started: isShaped({ thread: isNumber }),
   ready: isShaped({}),
   running: isShaped({ landlock: isFlag, observed: isFlag }),
-  log: isShaped({ line: isText }),
+  log: isShaped({ line: isText, level: isLevel }),
   ask: isShaped({ request: isRequest }),
   stopped: isShaped({}),
   failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),

@@ -118,7 +118,7 @@ export type ApplianceReport =
   | { readonly type: "running" }
   /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
   | { readonly type: "left"; readonly orderly: boolean }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
   /** An operator asks for something, by a number of its own. */

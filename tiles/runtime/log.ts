@@ -5,6 +5,22 @@
  * it can neither forge a line nor control a terminal.
  */
 
+/** How much a line matters to operators: priorities of syslog(3). */
+export const Level = { error: 3, warning: 4, notice: 5, info: 6, debug: 7 } as const;
+
+/** Takes lines for the log. What an app or its author says has another level than what is said of it. */
+export type Log = (text: string, level?: number) => void;
+
+/** Whether something that came in a message is a level; left out it is another's to choose. */
+export function isLevel(value: unknown): value is number | undefined {
+  return value === undefined || Object.values<unknown>(Level).includes(value);
+}
+
+/** Levels of the methods of a console; of others it is `info`. */
+const LEVELS: { readonly [method: string]: number } = {
+  ...{ error: Level.error, assert: Level.error, warn: Level.warning, debug: Level.debug },
+};
+
 /** Lines that are said within a second; further ones of that second are left out. */
 const LINES_A_SECOND = 50;
 /** The longest line, in UTF-16 units. */
@@ -26,25 +42,28 @@ const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
   c: () => "",
 };
 
-/** Says by `log` what it is given, as Deno's console would, within those bounds, or `most` lines a second. */
+/**
+ * Says by `log`, at a level, what it is given, as Deno's console would, within those bounds, or `most` lines a
+ * second.
+ */
 export function bounded(
-  log: (line: string) => void,
+  log: Log,
   now: () => number = () => performance.now(),
   most = LINES_A_SECOND,
-): (...said: unknown[]) => void {
+): (level: number | undefined, ...said: unknown[]) => void {
   let begun = -Infinity;
   let lines = 0;
-  return (...said) => {
+  return (level, ...said) => {
     const time = now();
     if (time - begun >= 1000) [begun, lines] = [time, 0];
     if (lines > most) return;
     const text = clipped(formatted(said)).split("\n");
     const fits = text.slice(0, most - lines);
     lines += text.length;
-    if (fits.length > 0) log(fits.join("\n"));
+    if (fits.length > 0) log(fits.join("\n"), level);
     if (fits.length === text.length) return;
     lines = most + 1;
-    log(`it says more than ${most} lines in a second: the rest is left out`);
+    log(`it says more than ${most} lines in a second: the rest is left out`, Level.warning);
   };
 }
 
@@ -55,7 +74,7 @@ export function clipped(line: string): string {
 
 /** Every method of a console, to be put in place of Deno's. */
 export function consoleTo(
-  log: (line: string) => void,
+  log: Log,
   now?: () => number,
 ): Record<string, (...said: unknown[]) => void> {
   const say = bounded(log, now);
@@ -64,12 +83,17 @@ export function consoleTo(
   );
   return {
     // Counting, timing and the like would only be half of it: they do nothing.
-    ...Object.fromEntries(methods.map((name) => [name, SAYING.includes(name) ? say : () => {}])),
+    ...Object.fromEntries(methods.map((name) => [
+      name,
+      SAYING.includes(name)
+        ? (...said: unknown[]) => say(LEVELS[name] ?? Level.info, ...said)
+        : () => {},
+    ])),
     assert: (condition, ...said) => {
       const [first, ...rest] = said;
       if (condition) return;
-      if (typeof first === "string") say(`assertion failed: ${first}`, ...rest);
-      else say("assertion failed:", ...said);
+      if (typeof first === "string") say(Level.error, `assertion failed: ${first}`, ...rest);
+      else say(Level.error, "assertion failed:", ...said);
     },
   };
 }

@@ -31,7 +31,7 @@ export interface TileContext<Setup> {
   readonly region: TileRegion;
   readonly libraries: Libraries;
   /** A line for the log, in the tile's name. Never on the data path. */
-  log(line: string): void;
+  log(line: string, level?: number): void;
   /** Has main put a request into the control region: the status tile's. */
   ask(request: ControlRequest): void;
   /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
@@ -120,7 +120,7 @@ export type TileReport =
   | { readonly type: "ready" }
   /** It has confined its thread: `observed` where refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
   | { readonly type: "ask"; readonly request: ControlRequest }
   | { readonly type: "stopped" }
   /** Its start failed; `app`: because of that app. */

@@ -7,7 +7,16 @@
 import { openNetlink, openUdp } from "../../ffi/sockets.ts";
 import { openClock, openTile } from "../../ffi/tile.ts";
 import { openXsk } from "../../ffi/xsk.ts";
-import { AppError, clipped, consoleTo, sentenceOf, takeAway, uncaught, wordsOf } from "./log.ts";
+import {
+  AppError,
+  clipped,
+  consoleTo,
+  type Log,
+  sentenceOf,
+  takeAway,
+  uncaught,
+  wordsOf,
+} from "./log.ts";
 import { ControlReader } from "./control.ts";
 import { COUNTERS } from "./counters.ts";
 import {
@@ -75,6 +84,7 @@ interface Started {
 async function start(boot: BootMessage): Promise<Started> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
+  libraries.tile.nameThread(boot.name);
   post({ type: "started", thread });
   revoke({ name: "ffi" });
   const region = new TileRegion(boot.region);
@@ -83,7 +93,7 @@ async function start(boot: BootMessage): Promise<Started> {
     region.life = Life.booting;
   };
   if (!boot.beside) join();
-  const log = (line: string) => post({ type: "log", line: clipped(line) });
+  const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();

@@ -108,11 +108,11 @@ export class Connection {
     return done ? null : value;
   }
 
-  /** Writes all of `text`. Rejects at the deadline. */
-  write(text: string): Promise<void> {
+  /** Writes all of `data`. Rejects at the deadline. */
+  write(data: string | Uint8Array): Promise<void> {
     return this.#wait(
       new Promise((resolve, reject) =>
-        this.#socket.write(text, (error) => error ? reject(error) : resolve())
+        this.#socket.write(data, (error) => error ? reject(error) : resolve())
       ),
     );
   }

@@ -52,6 +52,8 @@ export interface ApplianceView {
   /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
   change(kind: number, number: number): Promise<Outcome>;
   readonly captures: Captures;
+  /** The metrics as of now, in Prometheus's text format. */
+  metrics(): string;
   /** Names of the interfaces that AF_XDP was requested for. */
   readonly interfaces: readonly string[];
   readonly control: ControlReader;
@@ -127,6 +129,7 @@ async function converse(
 const VERBS: Readonly<Record<string, (appliance: ApplianceView, request: Request) => Answer>> = {
   status,
   counters: ({ tiles }) => jsonLine(countersOf(tiles)),
+  metrics: ({ metrics }) => jsonLine({ text: metrics() }),
   show,
   route,
   audit,

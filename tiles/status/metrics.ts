@@ -1,8 +1,11 @@
 /**
- * Over HTTP: whether Tegula lives and is ready, and all metrics (`../runtime/metrics.ts`) in Prometheus's text format.
- * https://prometheus.io/docs/instrumenting/exposition_formats/
+ * Over HTTP: whether Tegula lives and is ready, all metrics (`../runtime/metrics.ts`) in Prometheus's text format
+ * (https://prometheus.io/docs/instrumenting/exposition_formats/), and the status page, which makes its tables
+ * and plots of the same text (`page/`).
  */
 
+import { Buffer } from "node:buffer";
+import { PROGRAM } from "../../ffi/library.ts";
 import type { MetricsReader } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
 import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
@@ -35,6 +38,30 @@ const NOT_LIVE: ReadonlySet<string> = new Set(["no_appliance", "no_progress"]);
 
 const latin1 = new TextDecoder("latin1");
 
+const CONTENT_TYPES: Readonly<Record<string, string>> = {
+  html: "text/html; charset=utf-8",
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+};
+/** The page uses nothing from elsewhere, and nothing inline but its icon. */
+const PAGE_FIELDS = {
+  "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  // Another program may serve another page.
+  "cache-control": "no-store",
+  "content-encoding": "gzip",
+};
+
+/** Reads the files of the status page, compressed, as `scripts/program.ts` makes them; by name. */
+export function readPage(): ReadonlyMap<string, Uint8Array> {
+  const folder = `${PROGRAM}/tiles/status/page`;
+  const names = [...Deno.readDirSync(folder)].map(({ name }) => name)
+    .filter((name) => name.endsWith(".gz"));
+  return new Map(names.map((name) => [name.slice(0, -3), Deno.readFileSync(`${folder}/${name}`)]));
+}
+
 /** What the metrics are made from. */
 export interface Measured
   extends Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health"> {
@@ -48,9 +75,11 @@ export interface Measured
   callName(number: number): string;
   /** Metrics that apps define, by tile. */
   readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
+  /** The status page (`readPage`). */
+  readonly page: ReadonlyMap<string, Uint8Array>;
 }
 
-/** Serves `/metrics`, `/live` and `/ready` until the listener is closed. */
+/** Serves the status page, `/metrics`, `/live` and `/ready` until the listener is closed. */
 export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
@@ -86,23 +115,38 @@ function isComplete(head: string): boolean {
 }
 
 /** The answer to a request. Only its first line matters. */
-function answer(head: string, measured: Measured): string {
+function answer(head: string, measured: Measured): Buffer {
   const [, method, target] = /^([A-Z]+) (\S+) HTTP\/1\.[01]\r?\n/.exec(head) ?? [];
   if (method === undefined) return response("400 Bad Request", "no HTTP/1 request\n");
   if (!isComplete(head)) {
     return response("431 Request Header Fields Too Large", `more than ${MOST_REQUEST} bytes\n`);
   }
   // The absolute form of a target is for proxies, but servers must accept it.
-  const [, path = ""] = /^(?:http:\/\/[^/?]*)?\/(metrics|live|ready)(?:\?|$)/.exec(target) ?? [];
-  if (path === "") return response("404 Not Found", "see /metrics, /live, /ready\n");
+  const [, path] = /^(?:http:\/\/[^/?]*)?(\/[^?]*)/.exec(target) ?? [];
+  const respond = responderTo(path, measured);
+  if (respond === undefined) {
+    return response("404 Not Found", "see /, /metrics, /live, /ready\n");
+  }
   if (method !== "GET" && method !== "HEAD") {
     return response("405 Method Not Allowed", "", { allow: "GET, HEAD" });
   }
-  const whole = path === "metrics" ? metrics(measured) : probe(path, measured);
-  return method === "GET" ? whole : whole.slice(0, whole.indexOf("\r\n\r\n") + 4);
+  const whole = respond();
+  return method === "GET" ? whole : whole.subarray(0, whole.indexOf("\r\n\r\n") + 4);
 }
 
-function metrics(measured: Measured): string {
+/** Makes the response to a path; undefined: there is nothing at this path. */
+function responderTo(path: string, measured: Measured): (() => Buffer) | undefined {
+  if (path === "/metrics") return () => metrics(measured);
+  if (path === "/live" || path === "/ready") return () => probe(path, measured);
+  const name = path === "/" ? "index.html" : path?.slice(1);
+  const file = measured.page.get(name);
+  if (file === undefined) return undefined;
+  const type = CONTENT_TYPES[name.slice(name.lastIndexOf(".") + 1)];
+  // Who sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser takes this one.
+  return () => response("200 OK", file, { ...PAGE_FIELDS, "content-type": type });
+}
+
+function metrics(measured: Measured): Buffer {
   measured.counters[STATUS.index.scrapes]++;
   const type = "text/plain; version=0.0.4; charset=utf-8";
   return response("200 OK", metricsText(measured), { "content-type": type });
@@ -112,29 +156,35 @@ function metrics(measured: Measured): string {
  * `/live`: whether it makes progress. `/ready`: whether it is to have traffic. Of what is wrong a probe shows
  * everything, a line each.
  */
-function probe(path: string, { health }: Pick<Measured, "health">): string {
+function probe(path: "/live" | "/ready", { health }: Pick<Measured, "health">): Buffer {
   const report = health.read();
   if (report === null || !health.isFresh(performance.now())) {
     return response("503 Service Unavailable", "the main process makes no progress\n");
   }
   const { state, reasons } = report;
   const stuck = reasons.filter(({ reason }) => NOT_LIVE.has(reason));
-  const isGood = path === "live" ? stuck.length === 0 : state === "ready";
-  const lines = (path === "live" ? stuck : reasons).map(({ text }) => `${text}\n`);
-  return isGood
-    ? response("200 OK", path === "live" ? "live\n" : "ready\n")
-    : response("503 Service Unavailable", [path === "live" ? "" : `${state}\n`, ...lines].join(""));
+  const isGood = path === "/live" ? stuck.length === 0 : state === "ready";
+  const lines = (path === "/live" ? stuck : reasons).map(({ text }) => `${text}\n`);
+  return isGood ? response("200 OK", `${path.slice(1)}\n`) : response(
+    "503 Service Unavailable",
+    [path === "/live" ? "" : `${state}\n`, ...lines].join(""),
+  );
 }
 
-function response(status: string, body: string, fields: Record<string, string> = {}): string {
+function response(
+  status: string,
+  body: string | Uint8Array,
+  fields: Readonly<Record<string, string>> = {},
+): Buffer {
+  const bytes = Buffer.from(body);
   const all = Object.entries({
     date: new Date().toUTCString(),
     "content-type": "text/plain",
     ...fields,
-    "content-length": new TextEncoder().encode(body).length,
+    "content-length": bytes.length,
     connection: "close",
   }).map(([name, value]) => `${name}: ${value}`);
-  return [`HTTP/1.1 ${status}`, ...all, "", body].join("\r\n");
+  return Buffer.concat([Buffer.from([`HTTP/1.1 ${status}`, ...all, "", ""].join("\r\n")), bytes]);
 }
 
 type Labels = Readonly<Record<string, string>>;
@@ -230,7 +280,7 @@ function addMaster({ build, master, tiles, control }: Measured, add: Add): void 
 }
 
 /** The metrics as of now, in the text format. */
-function metricsText(measured: Measured): string {
+export function metricsText(measured: Measured): string {
   return collect(measured).map(familyText).join("");
 }
 

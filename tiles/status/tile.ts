@@ -24,7 +24,7 @@ import type { ApplianceSetup } from "../runtime/wiring.ts";
 import { Captures, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
-import { serveMetrics } from "./metrics.ts";
+import { metricsText, readPage, serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
@@ -90,6 +90,7 @@ export async function create(
     ...{ netbase, read, counters, control, health, interfaces, listen },
     tiles,
     question: new Question(setup, ask),
+    metrics: () => metricsText(measured),
     captures: new Captures(setup.captures, listen, {
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
@@ -116,6 +117,7 @@ export async function create(
     callName: (number: number) => libraries.tile.callName(number),
     ...{ build: setup.build, master: new MasterReader(setup.master) },
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
+    page: listeners.metrics === null ? new Map() : readPage(),
   };
   const [controlListener, metricsListener] = await Promise.all(
     [listeners.control, listeners.metrics].map((fd) =>

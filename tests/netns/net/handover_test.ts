@@ -94,6 +94,7 @@ class Host {
           wake() {},
           wait: () => 0,
           thread: () => 0,
+          nameThread() {},
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,

@@ -319,12 +319,55 @@ Deno.test("of all that a name has ANY gets one type, and of a delegation the way
   assert.deepEqual(short(ask(harness, "sub.example.org", "ANY").authorities).length, 2);
 });
 
-Deno.test("a delegation's DS is what this side of it says, and there is none", async () => {
+Deno.test("a delegation's DS is what this side of it says", async () => {
   const harness = await server();
   const cut = ask(harness, "sub.example.org", "DS");
   assert.ok(cut.flag_aa && cut.rcode === "NOERROR");
-  assert.match(short(cut.authorities)[0], /^example\.org 300 SOA /);
+  assert.equal(cut.answers[0].data.keyTag, 60485);
+  assert.match(
+    short(ask(harness, "sub2.example.org", "DS").authorities)[0],
+    /^example\.org 300 SOA /,
+  );
   assert.match(short(ask(harness, "x.sub.example.org", "DS").authorities)[0], / NS /);
+});
+
+Deno.test("the DO bit comes back, and an OPT record also if the question is malformed", async () => {
+  const harness = await server();
+  const flagsOf = (questions: object[], flags: number) => {
+    const opt = { type: "OPT", name: ".", udpPayloadSize: 1232, flags };
+    const reply = raw(harness, packet.encode({ type: "query", questions, additionals: [opt] }));
+    return [reply.rcode, reply.additionals[0]?.flags];
+  };
+  const question = { name: "web.example.org", type: "A" };
+  assert.deepEqual(flagsOf([question], packet.DNSSEC_OK), ["NOERROR", packet.DNSSEC_OK]);
+  assert.deepEqual(flagsOf([question], 0x7fff), ["NOERROR", 0]);
+  assert.deepEqual(flagsOf([], packet.DNSSEC_OK), ["FORMERR", packet.DNSSEC_OK]);
+  assert.deepEqual(flagsOf([question, question], 0), ["FORMERR", 0]);
+});
+
+Deno.test("it says who it is only if it is asked, and told to", async () => {
+  const told = { zone: ZONE, rrl_ratelimit: 0, nsid: "here", version: "1.0" };
+  for (const options of [told, { zone: ZONE, rrl_ratelimit: 0 }]) {
+    const harness = await AppHarness.start(dns, { ports: [53], options });
+    const says = options === told;
+    const opt = { type: "OPT", name: ".", options: [{ code: 3, data: Buffer.alloc(0) }] };
+    const questions = [{ name: "web.example.org", type: "A" }];
+    const reply = raw(harness, packet.encode({ type: "query", questions, additionals: [opt] }));
+    const nsid = reply.additionals[0].options.map(({ data }: { data: Buffer }) => `${data}`);
+    assert.deepEqual(nsid, says ? ["here"] : []);
+    assert.deepEqual(
+      ask(harness, "web.example.org", "A", { edns: 1232 }).additionals[0].options,
+      [],
+    );
+    for (const name of ["version.bind", "VERSION.SERVER"]) {
+      const chaos = [{ name, type: "TXT", class: "CH" }];
+      const { rcode, answers } = raw(harness, packet.encode({ type: "query", questions: chaos }));
+      assert.equal(rcode, says ? "NOERROR" : "REFUSED");
+      assert.equal(says ? `${answers[0].data}` : "1.0", "1.0");
+    }
+  }
+  const long = { zone: ZONE, nsid: "x".repeat(129) };
+  await assert.rejects(AppHarness.start(dns, { ports: [53], options: long }), /options\.nsid/);
 });
 
 Deno.test("nothing that is not there is kept as such for longer than the SOA record", async () => {

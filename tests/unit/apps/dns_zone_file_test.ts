@@ -24,3 +24,56 @@ Deno.test("a zone file that is wrong is refused with its line", () => {
     );
   }
 });
+
+Deno.test("data of later types is that of their RFCs, and any type may be written as bytes", () => {
+  const soa = "$ORIGIN a.\n@ 60 SOA ns x 1 1 1 1 1\n";
+  const hex = (line: string) => {
+    const { type, data } = parseZoneFile(`${soa}x ${line}`)[1];
+    return `${type} ${data instanceof Uint8Array ? data.toHex() : data}`;
+  };
+  // RFC 9460, appendix D
+  assert.equal(hex("SVCB 0 foo.example.com."), "UNKNOWN_64 000003666f6f076578616d706c6503636f6d00");
+  assert.equal(hex("HTTPS 1 ."), "UNKNOWN_65 000100");
+  assert.equal(
+    hex("SVCB 16 foo.example.com. port=53"),
+    "UNKNOWN_64 001003666f6f076578616d706c6503636f6d00000300020035",
+  );
+  assert.equal(
+    hex('SVCB 1 foo.example.com. key667="hello\\210qoo"'),
+    "UNKNOWN_64 000103666f6f076578616d706c6503636f6d00029b000968656c6c6fd2716f6f",
+  );
+  assert.equal(
+    hex('SVCB 1 . ipv6hint="2001:db8::1,2001:db8::53:1"'),
+    "UNKNOWN_64 0001000006002020010db800000000000000000000000120010db8000000000000000000530001",
+  );
+  assert.equal(
+    hex('SVCB 16 . alpn="f\\\\oo\\,bar,h2" mandatory=ipv4hint,alpn ipv4hint=192.0.2.1'),
+    "UNKNOWN_64 001000000000040001000400" + "01000c08665c6f6f2c626172026832" + "00040004c0000201",
+  );
+  assert.equal(hex("DS 60485 5 1 2BB183 AF"), "UNKNOWN_43 ec4505012bb183af");
+  assert.equal(hex("SSHFP 2 1 1234"), "UNKNOWN_44 02011234");
+  assert.equal(hex("TLSA 3 1 1 abcd"), "UNKNOWN_52 030101abcd");
+  // RFC 3597, section 5
+  assert.equal(hex("TYPE62347 \\# 4 0A 000001"), "UNKNOWN_62347 0a000001");
+  assert.equal(hex("TYPE62347 \\# 0"), "UNKNOWN_62347 ");
+  assert.equal(hex("TYPE1 198.18.0.1"), "A 198.18.0.1");
+  assert.equal(hex("A \\# 4 C6120001"), "A 198.18.0.1");
+  assert.equal(hex("TYPE65 1 ."), "UNKNOWN_65 000100");
+  for (
+    const [line, sentence] of [
+      ["HTTPS 1 . port=65536", /'65536' is no port/],
+      ["HTTPS 1 . alpn", /'' is no list/],
+      ["HTTPS 1 . no-default-alpn=x", /no-default-alpn takes no value/],
+      ["HTTPS 1 . ipv4hint=198.18.0.256", /is no IPv4 address/],
+      ["HTTPS 1 . color=red", /'color' is no key of a service parameter/],
+      ["HTTPS 1 . port=1 port=2", /port comes twice/],
+      ["A \\# 3 C61200", /the data is none of type A/],
+      ["TYPE777 x", /the data of TYPE777 must be written as \\#/],
+      ["TYPE777 \\# 2 aa", /says 2 bytes, but has 1/],
+      ["TYPE252 \\# 0", /'TYPE252' is no type of a record/],
+      ["TYPE65536 \\# 0", /'TYPE65536' is no type of a record/],
+      ["TLSA 3 1 1 abc", /are no hexadecimal digits of whole bytes/],
+      ["AAAA fe80::1%eth0", /is no IPv6 address/],
+    ] as const
+  ) assert.throws(() => hex(line), sentence);
+});

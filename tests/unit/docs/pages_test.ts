@@ -15,7 +15,10 @@ function* pagesIn(folder: string): Generator<string> {
   }
 }
 
-const PAGES = [join(ROOT, "README.md"), ...pagesIn(join(ROOT, "docs"))];
+const PAGES = [
+  ...["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map((name) => join(ROOT, name)),
+  ...pagesIn(join(ROOT, "docs")),
+];
 
 /** The anchors of a page's headings, as GitHub makes them. */
 function anchors(text: string): string[] {

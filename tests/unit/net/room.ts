@@ -270,6 +270,7 @@ export class Room {
           wake() {},
           wait: () => 0,
           thread: () => 0,
+          nameThread() {},
           duplicate: (fd) => fd,
           readable: () => false,
           callName: () => "",

@@ -15,7 +15,7 @@ import {
 import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
-import { type Measured, serveMetrics } from "../../../tiles/status/metrics.ts";
+import { type Measured, readPage, serveMetrics } from "../../../tiles/status/metrics.ts";
 
 /** What the master reports; tests change it. */
 const health: { current: unknown; isFresh: boolean } = {
@@ -49,6 +49,7 @@ async function serving(
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
     custom: [{ name: tile, reader: new MetricsReader(view) }],
+    page: readPage(),
   };
   const served = serveMetrics(listener, parts as unknown as Measured);
   await use((listener.address as AddressInfo).port, counters);
@@ -200,7 +201,10 @@ Deno.test("HTTP is answered as far as a scraper needs it, and then closed", asyn
     assert.match(begin, /^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n$/s);
     assert.match(begin, new RegExp(`^content-length: ${body.length}$`, "m"));
     const others: [request: string, status: number][] = [
-      ["GET / HTTP/1.1\r\n\r\n", 404],
+      ["GET /page.ts HTTP/1.1\r\n\r\n", 404],
+      ["GET //index.html HTTP/1.1\r\n\r\n", 404],
+      ["GET /../page.js HTTP/1.1\r\n\r\n", 404],
+      ["POST / HTTP/1.1\r\n\r\n", 405],
       ["GET /metricsx HTTP/1.1\r\n\r\n", 404],
       ["POST /metrics HTTP/1.1\r\n\r\n", 405],
       ["hello\r\n\r\n", 400],
@@ -210,5 +214,40 @@ Deno.test("HTTP is answered as far as a scraper needs it, and then closed", asyn
     for (const [request, status] of others) {
       assert.ok((await say(port, request)).startsWith(`HTTP/1.1 ${status} `), request.slice(0, 40));
     }
+  });
+});
+
+Deno.test("the status page has nothing inline, nothing from elsewhere, and less than 80 kB", async () => {
+  await serving("echo", {}, async (port) => {
+    const root = `http://127.0.0.1:${port}/`;
+    const answer = await fetch(root);
+    assert.equal(answer.headers.get("content-type"), "text/html; charset=utf-8");
+    assert.match(answer.headers.get("content-security-policy")!, /^default-src 'none'; /);
+    assert.doesNotMatch(answer.headers.get("content-security-policy")!, /unsafe|\*|https?:/);
+    const html = await answer.text();
+    assert.doesNotMatch(html, /<style|<script(?![^>]* src=)| style=| on\w+=/);
+    const whole = await say(port, "GET / HTTP/1.1\r\n\r\n");
+    let bytes = Number(/^content-length: (\d+)$/m.exec(whole)![1]);
+    const seen = new Set<string>();
+    const load = async (name: string) => {
+      assert.match(name, /^[\w.]+$/);
+      if (seen.has(name)) return;
+      seen.add(name);
+      const answer = await fetch(root + name);
+      assert.equal(answer.status, 200, name);
+      bytes += readPage().get(name)!.length;
+      const text = await answer.text();
+      for (const [, module] of text.matchAll(/^import\b[^;]* from "\.\/([^"]+)";/gm)) {
+        await load(module);
+      }
+    };
+    const files = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, name]) => name);
+    for (const name of files.filter((name) => !["data:,", "metrics"].includes(name))) {
+      await load(name);
+    }
+    assert.deepEqual([...seen].sort(), [
+      ...["overview.js", "page.css", "page.js", "uplot.css", "uplot.js"],
+    ]);
+    assert.ok(bytes > 10_000 && bytes < 80_000, `${bytes} bytes`);
   });
 });

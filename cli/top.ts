@@ -1,0 +1,321 @@
+/**
+ * `tegula top`: shows what a running tegula does, each second: rates, drops, latency, saturation and health.
+ * The tables are those of the status page (`../tiles/status/page/overview.ts`).
+ */
+
+import {
+  cellText,
+  latencyText,
+  type Overview,
+  overview,
+  Scrape,
+  type Sort,
+  SORTS,
+  type Table,
+} from "../tiles/status/page/overview.ts";
+import { delay } from "../tiles/runtime/tile.ts";
+import { Control, CONTROL_OPTION, EndedError } from "./control.ts";
+import { command, Exit, type Given, oneOf, say, UserError, wholeNumber, write } from "./command.ts";
+
+const OPTIONS = {
+  once: { type: "boolean", help: "print one block and end; the same as --count 1" },
+  count: { type: "string", value: "N", help: "print N blocks and end" },
+  sort: {
+    type: "string",
+    value: SORTS.join("|"),
+    help: "the order of interfaces, ports and apps; by default packets",
+  },
+  control: CONTROL_OPTION,
+} as const;
+
+const PERIOD_MILLIS = 1000;
+/** Connections that may end one after the other before there is an answer: a handover ends one. */
+const MOST_ENDED = 8;
+/** Rows of a table in a printed block. */
+const BLOCK_ROWS = 10;
+
+export default command({
+  name: "top",
+  usage: ["[--once | --count N] [--sort WHICH]"],
+  about:
+    `Shows, each second, rates by interface, port and app, drops by reason, how long datagrams stay inside,
+how busy tiles and processes are, and what is wrong. Goes on through a reload or an upgrade, and ends with the
+running tegula.
+
+In a terminal, q or Ctrl-C ends it, s changes the order, p pauses. Elsewhere, or with --count, it prints a
+block each second, as 'top -b' does.`,
+  options: OPTIONS,
+  status: "0 ended as asked, 1 the tegula has ended or does not answer, 2 none runs here, 3 not " +
+    "permitted.",
+}, run);
+
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  const count = values.count === undefined
+    ? values.once ? 1 : Infinity
+    : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
+  const sort = oneOf(values.sort ?? "packets", { option: "sort", allowed: SORTS });
+  const source = new Source(values.control);
+  const first = await source.scrape();
+  if (count < Infinity || !Deno.stdout.isTerminal()) {
+    await printBlocks(source, { first, sort, count });
+  } else await new Screen(source, first, sort).run();
+  return Exit.ok;
+}
+
+/** Where the metrics come from: the status tile, or after a reload its successor. */
+class Source {
+  /** The path of its socket; undefined: the only one. */
+  #path: string | undefined;
+  #control: Control | null = null;
+  #isConnected = false;
+
+  constructor(path: string | undefined) {
+    this.#path = path;
+  }
+
+  /** The metrics now. Throws UserError if the tegula has ended. */
+  async scrape(): Promise<Scrape> {
+    for (let ended = 0;; ended++) {
+      try {
+        this.#control ??= await this.#connect();
+        const { text } = await this.#control.one({ do: "metrics" });
+        return new Scrape(String(text), performance.now());
+      } catch (error) {
+        this.#control = null;
+        if (!(error instanceof EndedError) || ended === MOST_ENDED) throw error;
+      }
+    }
+  }
+
+  async #connect(): Promise<Control> {
+    try {
+      const control = await Control.connect(this.#path);
+      this.#path = control.path;
+      this.#isConnected = true;
+      return control;
+    } catch (error) {
+      if (!this.#isConnected) throw error;
+      throw new UserError("the tegula has ended", Exit.failure);
+    }
+  }
+}
+
+/** Prints `count` blocks, each of the second since the last one. */
+async function printBlocks(
+  source: Source,
+  { first, sort, count }: { first: Scrape; sort: Sort; count: number },
+): Promise<void> {
+  for (let before = first; count > 0; count--) {
+    await delay(before.atMillis + PERIOD_MILLIS - performance.now());
+    const now = await source.scrape();
+    const shown = overview(before, now, { nowSeconds: Date.now() / 1000, sort });
+    const rows = shown.tables.map((table) => Math.min(table.rows.length, BLOCK_ROWS));
+    const head = headLines(shown, Infinity).map(plain);
+    say([...head, ...tableLines(shown.tables, rows, Infinity).map(plain), ""].join("\n"));
+    before = now;
+  }
+}
+
+/** A terminal, and what is shown in it. */
+class Screen {
+  readonly #source: Source;
+  #before: Scrape | null = null;
+  #now: Scrape;
+  #sort: Sort;
+  #paused = false;
+  #ended = Promise.withResolvers<void>();
+
+  constructor(source: Source, first: Scrape, sort: Sort) {
+    this.#source = source;
+    this.#now = first;
+    this.#sort = sort;
+  }
+
+  /** Shows it until the user ends it. Throws UserError when the tegula ends. */
+  async run(): Promise<void> {
+    // Deno.exit dispatches this too, so the terminal is restored however this ends.
+    globalThis.addEventListener("unload", leaveScreen);
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      Deno.addSignalListener(signal, () => this.#ended.resolve());
+    }
+    Deno.addSignalListener("SIGWINCH", () => this.#draw());
+    // Ctrl-Z.
+    Deno.addSignalListener("SIGTSTP", () => {
+      leaveScreen();
+      Deno.kill(Deno.pid, "SIGSTOP");
+    });
+    Deno.addSignalListener("SIGCONT", () => {
+      enterScreen();
+      this.#draw();
+    });
+    enterScreen();
+    this.#draw();
+    try {
+      await Promise.race([this.#ended.promise, this.#refresh(), this.#readKeys()]);
+    } finally {
+      globalThis.removeEventListener("unload", leaveScreen);
+      leaveScreen();
+    }
+  }
+
+  async #refresh(): Promise<never> {
+    for (;;) {
+      await delay(Math.max(0, this.#now.atMillis + PERIOD_MILLIS - performance.now()));
+      const now = await this.#source.scrape();
+      if (this.#paused) {
+        await delay(PERIOD_MILLIS);
+        continue;
+      }
+      [this.#before, this.#now] = [this.#now, now];
+      this.#draw();
+    }
+  }
+
+  /** Resolves at q. Without a terminal there are no keys. */
+  async #readKeys(): Promise<void> {
+    if (Deno.stdin.isTerminal()) {
+      const buffer = new Uint8Array(64);
+      for (let n = await Deno.stdin.read(buffer); n !== null; n = await Deno.stdin.read(buffer)) {
+        const keys = new TextDecoder().decode(buffer.subarray(0, n));
+        if (keys.includes("q")) return;
+        if (keys.includes("s")) {
+          this.#sort = SORTS[(SORTS.indexOf(this.#sort) + 1) % SORTS.length];
+        }
+        if (keys.includes("p")) this.#paused = !this.#paused;
+        this.#draw();
+      }
+    }
+    return await new Promise(() => {});
+  }
+
+  #draw(): void {
+    const size = Deno.consoleSize();
+    // A serial line has no size.
+    const [columns, rows] = [size.columns || 80, size.rows || 24];
+    const nowSeconds = Date.now() / 1000;
+    const shown = overview(this.#before, this.#now, { nowSeconds, sort: this.#sort });
+    const keys = `q ends, s sorts (by ${this.#sort}), p ${this.#paused ? "goes on" : "pauses"}`;
+    const head = headLines(shown, columns);
+    const counts = rowCounts(shown.tables, rows - head.length - 1);
+    const lines = [...head, ...tableLines(shown.tables, counts, columns)].slice(0, rows - 1);
+    while (lines.length < rows - 1) lines.push({ text: "" });
+    lines.push({ text: keys, style: this.#paused ? BOLD : DIM });
+    write(encoder.encode(HOME + lines.map((line) => styled(line, columns)).join("\r\n")));
+  }
+}
+
+const encoder = new TextEncoder();
+
+/** Control sequences (ECMA-48) and xterm's private modes. */
+const [HOME, ERASE_LINE, RESET] = ["\x1b[H", "\x1b[K", "\x1b[m"];
+const [BOLD, DIM, RED] = ["\x1b[1m", "\x1b[2m", "\x1b[1;31m"];
+/** The alternate screen, the cursor, and wrapping at the right edge. */
+const [ENTER, LEAVE] = ["\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"];
+
+function enterScreen(): void {
+  // Keys come at once and are not echoed, but Ctrl-C and Ctrl-Z are signals.
+  if (Deno.stdin.isTerminal()) Deno.stdin.setRaw(true, { cbreak: true });
+  write(encoder.encode(ENTER));
+}
+
+function leaveScreen(): void {
+  try {
+    if (Deno.stdin.isTerminal()) Deno.stdin.setRaw(false);
+    Deno.stdout.writeSync(encoder.encode(LEAVE));
+  } catch {
+    // The terminal is gone.
+  }
+}
+
+/** A line, in which names may have any character, and a control sequence for how it looks. */
+interface Line {
+  readonly text: string;
+  readonly style?: string;
+}
+
+function plain({ text }: Line): string {
+  return text.trimEnd().replaceAll(/\p{Cc}/gu, "?");
+}
+
+function styled(line: Line, columns: number): string {
+  const { style = "" } = line;
+  return `${style}${plain(line).slice(0, columns)}${style && RESET}${ERASE_LINE}`;
+}
+
+/** What runs and how it is, in as many lines as that takes, and the rates of the whole. */
+function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number): Line[] {
+  const bad = facts.filter(({ isBad }) => isBad);
+  const good = facts.filter(({ isBad }) => !isBad);
+  const rate = (value: number) => cellText("packets", value);
+  const rates = [
+    `rx ${rate(rx.packets)} pkt/s ${rate(rx.bytes)} B/s`,
+    `tx ${rate(tx.packets)} pkt/s ${rate(tx.bytes)} B/s`,
+    `drops ${rate(drops)}/s`,
+    `inside p50 ${latencyText(latency.p50)} p99 ${latencyText(latency.p99)}`,
+  ];
+  return [
+    ...wrapped(good.map(({ text }) => text), columns).map((text) => ({ text })),
+    ...wrapped(bad.map(({ text }) => text), columns).map((text) => ({ text, style: RED })),
+    ...wrapped(rates, columns).map((text) => ({ text, style: BOLD })),
+  ];
+}
+
+/** Words in as few lines as they fit in. */
+function wrapped(words: readonly string[], columns: number): string[] {
+  const lines: string[] = [];
+  for (const word of words) {
+    const longer = `${lines.at(-1)}, ${word}`;
+    if (lines.length > 0 && longer.length <= columns) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+/** How many rows of each table fit into `room` lines: each table that has any gets one in turn. */
+function rowCounts(tables: readonly Table[], room: number): number[] {
+  const counts = tables.map(() => 0);
+  for (let isFull = false; !isFull;) {
+    isFull = true;
+    for (const [i, { rows }] of tables.entries()) {
+      // The first row brings the line with the titles.
+      const cost = counts[i] === 0 ? 2 : 1;
+      if (counts[i] === rows.length || cost > room) continue;
+      counts[i]++;
+      room -= cost;
+      isFull = false;
+    }
+  }
+  return counts;
+}
+
+const [NAME_WIDTH, WIDTH] = [16, 9];
+
+/** The first `counts` rows of each table, without the columns that do not fit. */
+function tableLines(
+  tables: readonly Table[],
+  counts: readonly number[],
+  columns: number,
+): Line[] {
+  return tables.flatMap((table, i) => {
+    if (counts[i] === 0) return [];
+    const fitting = table.columns.slice(0, 1 + Math.floor((columns - NAME_WIDTH) / WIDTH));
+    const left = table.rows.length - counts[i];
+    const titles = fitting.map(({ title }) => title.toUpperCase());
+    if (left > 0) titles[0] += ` +${left}`;
+    const rows = table.rows.slice(0, counts[i]);
+    const row = (cells: readonly string[]) => cells.map((cell, j) => placed(cell, j)).join("");
+    return [
+      { text: row(titles), style: DIM },
+      ...rows.map((cells) => ({
+        text: row(fitting.map(({ kind }, j) => cellText(kind, cells[j]))),
+      })),
+    ];
+  });
+}
+
+/** A cell in its column: the name to the left, others to the right; cut off where it is too long. */
+function placed(cell: string, column: number): string {
+  const width = column === 0 ? NAME_WIDTH : WIDTH;
+  const cut = cell.length < width ? cell : `${cell.slice(0, width - 2)}…`;
+  return column === 0 ? cut.padEnd(width) : cut.padStart(width);
+}

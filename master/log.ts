@@ -1,0 +1,45 @@
+/**
+ * The log: standard error, so that stdout stays free. If systemd reads it for the journal, each line begins with
+ * its level, as sd-daemon(3) says; anywhere else with nothing.
+ */
+
+import { Level } from "../tiles/runtime/log.ts";
+
+/** How a line is written; false where it is lost. */
+let write = (line: string): boolean => {
+  console.error(line);
+  return true;
+};
+/** Lines that could not be written since the last one that could. */
+let lost = 0;
+
+/** From now on lines are written by `writer`, which waits for no reader; what is lost is counted. */
+export function logBy(writer: (line: string) => boolean): void {
+  write = writer;
+}
+
+/** Writes the lines of `text`. */
+export function log(text: string, level: number = Level.info): void {
+  for (const line of text.split("\n")) {
+    const words = `${lost} lines of the log were lost: it could not be written`;
+    if (lost > 0 && write(`${prefix(Level.warning)}${words}`)) lost = 0;
+    if (!write(`${prefix(level)}${line}`)) lost++;
+  }
+}
+
+/** What a line of this level begins with. */
+export function prefix(level: number): string {
+  return isJournal ? `<${level}>` : "";
+}
+
+/** Whether standard error is the stream that systemd has opened to the journal (systemd.exec(5)). */
+const isJournal = (() => {
+  const stream = Deno.env.get("JOURNAL_STREAM");
+  if (stream === undefined) return false;
+  try {
+    const { dev, ino } = Deno.statSync("/proc/self/fd/2");
+    return stream === `${dev}:${ino}`;
+  } catch {
+    return false;
+  }
+})();

@@ -1,0 +1,230 @@
+/// <reference lib="dom" />
+/**
+ * The status page, as it runs in a browser: reads the metrics every second, and shows what `overview.ts`
+ * makes of them as tables, and as plots of the last minutes. The history is in this page alone.
+ */
+
+import uPlot from "uplot";
+import {
+  cellText,
+  type Column,
+  type Fact,
+  latencyText,
+  type Overview,
+  overview,
+  Scrape,
+  type Sort,
+  SORTS,
+  type Table,
+} from "./overview.ts";
+
+/** How often the metrics are read. Those of thousands of ports are read less often: 1 s for each 128 KiB. */
+const PERIOD_MILLIS = 1000;
+const BYTES_PER_PERIOD = 1 << 17;
+/** How long an answer may take. */
+const PATIENCE_MILLIS = 10_000;
+/** Points of a plot: five minutes. */
+const MOST_POINTS = 300;
+/** Lines of a plot, each with a colour of its own (`page.css`). */
+const MOST_LINES = 8;
+/** Rows of a table. */
+const MOST_ROWS = 20;
+const PLOT_HEIGHT = 150;
+
+function element<Name extends keyof HTMLElementTagNameMap>(
+  name: Name,
+  properties: Partial<HTMLElementTagNameMap[Name]> = {},
+  ...children: readonly (Node | string)[]
+): HTMLElementTagNameMap[Name] {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function byId<Element extends HTMLElement>(id: string): Element {
+  return document.getElementById(id) as Element;
+}
+
+function colour(name: string): string {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+}
+
+/** A plot of lines over time. A line appears with its first value. */
+class Plot {
+  readonly #place: HTMLElement;
+  readonly #text: (value: number) => string;
+  readonly #names: string[] = [];
+  /** The times, and each line's values. */
+  #data: [number[], ...(number | null)[][]] = [[]];
+  #plot: uPlot | null = null;
+
+  constructor(title: string, text: (value: number) => string) {
+    this.#text = text;
+    this.#place = element("div", {}, element("h2", {}, title));
+    byId("plots").append(this.#place);
+    new ResizeObserver(() => this.#plot?.setSize(this.#size)).observe(this.#place);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
+  }
+
+  /** Adds a point to each line; NaN is a gap. */
+  add(seconds: number, values: ReadonlyMap<string, number>): void {
+    const [times, ...lines] = this.#data;
+    const added = [...values.keys()].filter((name) => !this.#names.includes(name))
+      .slice(0, MOST_LINES - this.#names.length);
+    this.#names.push(...added);
+    lines.push(...added.map(() => times.map(() => null)));
+    times.push(seconds);
+    lines.forEach((line, i) => {
+      const value = values.get(this.#names[i]) ?? NaN;
+      line.push(Number.isNaN(value) ? null : value);
+    });
+    const from = Math.max(0, times.length - MOST_POINTS);
+    this.#data = [times.slice(from), ...lines.map((line) => line.slice(from))];
+    if (added.length > 0 || this.#plot === null) this.#draw();
+    else this.#plot.setData(this.#data);
+    this.#nameLatest();
+  }
+
+  /** Has the legend say the latest values, unless the cursor is at others. */
+  #nameLatest(): void {
+    if ((this.#plot?.cursor.left ?? 0) < 0) {
+      this.#plot!.setLegend({ idx: this.#data[0].length - 1 });
+    }
+  }
+
+  get #size() {
+    return { width: this.#place.clientWidth, height: PLOT_HEIGHT };
+  }
+
+  #draw(): void {
+    this.#plot?.destroy();
+    const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 } };
+    const text = (value: number | null) => value === null ? "–" : this.#text(value);
+    this.#plot = new uPlot(
+      {
+        ...this.#size,
+        cursor: { drag: { x: false, y: false } },
+        hooks: { setCursor: [() => this.#nameLatest()] },
+        scales: { y: { range: (_, _least, most) => [0, most > 0 ? most * 1.1 : 1] } },
+        axes: [
+          { ...axis, values: (_, ticks) => ticks.map(timeText), size: 30, space: 80 },
+          { ...axis, values: (_, ticks) => ticks.map(text), size: 60 },
+        ],
+        series: [
+          { label: "time", value: (_, value) => value === null ? "–" : timeText(value) },
+          ...this.#names.map((label, i) => ({
+            ...{ label, width: 1.5, stroke: colour(`series-${i + 1}`), points: { show: false } },
+            value: (_: uPlot, value: number | null) => text(value),
+          })),
+        ],
+      },
+      this.#data,
+      this.#place,
+    );
+  }
+}
+
+function timeText(seconds: number): string {
+  return new Date(seconds * 1000).toTimeString().slice(0, 8);
+}
+
+/** A column's class: text, a number, or a total, which has no place on a phone. */
+function classOf({ kind }: Column): string {
+  return kind === "text" ? "text" : kind === "count" ? "total" : "";
+}
+
+function tableElement({ columns, rows }: Table): HTMLElement {
+  const head = columns.map((column) => element("th", { className: classOf(column) }, column.title));
+  const body = rows.slice(0, MOST_ROWS).map((row) =>
+    element(
+      "tr",
+      {},
+      ...row.map((value, i) => {
+        const { kind } = columns[i];
+        const title = typeof value === "string" ? "" : String(value);
+        return element("td", { className: classOf(columns[i]), title }, cellText(kind, value));
+      }),
+    )
+  );
+  const table = element(
+    "table",
+    { className: "rows" },
+    element("thead", {}, element("tr", {}, ...head)),
+    element("tbody", {}, ...body),
+  );
+  if (rows.length > MOST_ROWS) table.createCaption().append(`and ${rows.length - MOST_ROWS} more`);
+  return element("div", { id: `table-${columns[0].title}` }, table);
+}
+
+function factElement({ text, isBad }: Fact): HTMLElement {
+  return element("li", { className: isBad ? "bad" : "" }, text);
+}
+
+const rate = (value: number) => cellText("packets", value);
+const plots = {
+  packets: new Plot("Packets per second", rate),
+  bytes: new Plot("Payload bytes per second", rate),
+  latency: new Plot("Time inside", latencyText),
+  busy: new Plot("Busy share of tiles", (value) => cellText("share", value)),
+  drops: new Plot("Drops per second", rate),
+};
+
+/** Adds a point to each plot; without an overview there was no answer. */
+function plot({ rx, tx, latency, busy, drops }: Partial<Overview>): void {
+  const seconds = Date.now() / 1000;
+  const [in_, out] = [rx, tx];
+  plots.packets.add(seconds, lines({ rx: in_?.packets, tx: out?.packets }));
+  plots.bytes.add(seconds, lines({ rx: in_?.bytes, tx: out?.bytes }));
+  plots.latency.add(seconds, lines({ ...latency }));
+  plots.busy.add(seconds, busy ?? new Map());
+  plots.drops.add(seconds, lines({ drops }));
+}
+
+function lines(values: Readonly<Record<string, number | undefined>>): Map<string, number> {
+  return new Map(Object.entries(values).map(([name, value]) => [name, value ?? NaN]));
+}
+
+function say(text: string, { isBad = false } = {}): void {
+  byId("state").textContent = text;
+  byId("state").className = isBad ? "bad" : "";
+}
+
+let before: Scrape | null = null;
+let answered = "";
+
+/** Reads the metrics and shows them. Returns for how long that is to do. */
+async function refresh(): Promise<number> {
+  let text: string;
+  let scrape: Scrape;
+  let nowSeconds: number;
+  try {
+    const answer = await fetch("metrics", { signal: AbortSignal.timeout(PATIENCE_MILLIS) });
+    const atMillis = performance.now();
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    nowSeconds = Date.parse(answer.headers.get("date") ?? "") / 1000;
+    text = await answer.text();
+    scrape = new Scrape(text, atMillis);
+  } catch {
+    say(`No answer since ${answered || "the start"}; trying again.`, { isBad: true });
+    plot({});
+    return PERIOD_MILLIS;
+  }
+  const sort = byId<HTMLSelectElement>("sort").value as Sort;
+  const shown = overview(before, scrape, { nowSeconds, sort });
+  byId("facts").replaceChildren(...shown.facts.map(factElement));
+  byId("tables").replaceChildren(
+    ...shown.tables.filter(({ rows }) => rows.length > 0).map(tableElement),
+  );
+  if (before !== null) plot(shown);
+  before = scrape;
+  answered = timeText(Date.now() / 1000);
+  say(`As of ${answered}.`);
+  return PERIOD_MILLIS * Math.max(1, text.length / BYTES_PER_PERIOD);
+}
+
+byId("sort").append(...SORTS.map((sort) => element("option", {}, sort)));
+for (;;) {
+  const begun = performance.now();
+  const period = await refresh();
+  await new Promise((resolve) => setTimeout(resolve, begun + period - performance.now()));
+}
