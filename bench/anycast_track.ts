@@ -68,7 +68,11 @@ export class AnycastTrack implements AsyncDisposable {
       // The client does not answer ARP while its XDP program has the interface.
       `neighbor replace ${CLIENT} lladdr ${await mac(client, "g0")} dev c0 nud permanent`,
     ]);
-    await router.sysctl({ "ip_forward": 1, "fib_multipath_hash_policy": 1 });
+    // A host that was drained still answers what it has, from an address that is routed elsewhere by then.
+    await router.sysctl({
+      ...{ "ip_forward": 1, "fib_multipath_hash_policy": 1 },
+      ...{ "conf/all/rp_filter": 0, "conf/default/rp_filter": 0 },
+    });
     const namespaces: Namespace[] = [];
     for (const n of HOSTS) {
       const namespace = await lab.namespace(`host${n}`);
