@@ -476,7 +476,10 @@ async function checkRunning({ control, interfaces: names }: RunConfig): Promise<
 /** What a running tegula says of itself; null if none runs, or it may not be asked. */
 async function askRunning(control: string | undefined): Promise<Running | null> {
   try {
-    const status = await (await Control.connect(control)).one({ do: "status" });
+    const running = await Control.connect(control, { says() {} });
+    // What it has is none of this host's.
+    if (running.isElsewhere) return null;
+    const status = await running.one({ do: "status" });
     // An older one does not say which interfaces have XDP.
     const { interfaces, xdp = interfaces, listen } = status;
     return { interfaces, xdp, listen } as Running;

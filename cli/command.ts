@@ -231,6 +231,10 @@ export const Exit = {
   xdp: 6,
   system: 7,
   warning: 8,
+  starting: 9,
+  draining: 10,
+  unwell: 11,
+  notRunning: 12,
 } as const;
 
 /** What they mean, in their order. */
@@ -244,6 +248,10 @@ export const EXIT_STATUSES = [
   "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
   "the system lacks something: a library, /proc, memory, or a limit is too low",
   "tegula check has found warnings, and no failure",
+  "tegula status: it is starting",
+  "tegula status: it is draining",
+  "tegula status: it is unwell",
+  "tegula status: no tegula runs here",
 ] as const;
 
 /** The message of a thrown value. */

@@ -297,6 +297,7 @@ export type Announce = z.output<typeof announceSchema>;
 
 const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
 const firstUser = wants("the number of the first of 64 users that nobody else has");
+const drainSeconds = wants("a number of seconds, from 0 to 3600");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
 /** The keys of the file. Those that have no option of the same name have a description. */
@@ -320,6 +321,8 @@ export const configSchema = z.strictObject({
   busy_poll: z.boolean(wants("true or false")).optional(),
   dispatcher: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
+  drain_seconds: z.number(drainSeconds).min(0, drainSeconds).max(3600, drainSeconds).optional()
+    .describe("how long it drains after SIGTERM before it ends; by default 0"),
   user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional()
     .describe(
       "the first of 64 user numbers for its processes, if it runs as root; nobody else may have them",

@@ -4,6 +4,7 @@
  */
 
 import type { Health, HealthState, Reason, UNWELL } from "../tiles/runtime/health.ts";
+import { type CountedTile, COUNTERS, totalsOf } from "../tiles/runtime/counters.ts";
 import type { TileKind } from "../tiles/runtime/tile.ts";
 
 /** Milliseconds without progress until a tile is unwell. A dump of a million routes may keep netlink busy. */
@@ -151,4 +152,53 @@ export class HealthMonitor {
     this.#progress.set(name, { value, since: now });
     return now;
   }
+}
+
+/** How often rates are told while nothing else changes. */
+const RATES_MILLIS = 10_000;
+/** Counters of net tiles and apps, by what they are in the line. */
+const RATES = {
+  in: /^rx_(frames|socket)$/,
+  out: /^tx_(frames|socket)$/,
+  dropped: /^(xdp_)?[rt]x_drop_/,
+} as const;
+
+/** A line for `systemctl status`: the state, what is wrong, and rates. */
+export class StatusLine {
+  #state = "";
+  #line = "";
+  /** When rates were told last, and the counts then. */
+  #at = -Infinity;
+  #counts: readonly number[] = [];
+
+  /** The line as of now; null: what was told last is good enough. */
+  next(
+    now: number,
+    { state, reasons }: Health,
+    tiles: readonly Omit<CountedTile, "name">[],
+  ): string | null {
+    const words = [state, ...reasons.map(({ text }) => text)].join(": ");
+    if (words === this.#state && now - this.#at < RATES_MILLIS) return null;
+    const seconds = (now - this.#at) / 1000;
+    const counts = Object.values(RATES).map((pattern) => sum(tiles, pattern));
+    const rates = Object.keys(RATES).map((name, i) =>
+      `${Math.round((counts[i] - this.#counts[i]) / seconds)}/s ${name}`
+    );
+    // Between two changes that are close to each other there is nothing to measure.
+    const isMeasured = this.#counts.length > 0 && seconds >= 1;
+    if (isMeasured || this.#counts.length === 0) [this.#at, this.#counts] = [now, counts];
+    const line = isMeasured && tiles.length > 0 ? `${words}; ${rates.join(", ")}` : words;
+    const isSame = line === this.#line;
+    [this.#state, this.#line] = [words, line];
+    return isSame ? null : line;
+  }
+}
+
+/** The sum of the counters of net tiles and apps whose names match. */
+function sum(tiles: readonly Omit<CountedTile, "name">[], pattern: RegExp): number {
+  return tiles.filter(({ kind }) => kind === "net" || kind === "app").reduce((sum, tile) => {
+    const totals = totalsOf(tile);
+    const names = Object.keys(COUNTERS[tile.kind].help);
+    return names.reduce((sum, name, i) => pattern.test(name) ? sum + totals[i] : sum, sum);
+  }, 0);
 }

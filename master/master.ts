@@ -66,7 +66,7 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed } from "./health.ts";
+import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
 import { log, logBy, prefix } from "./log.ts";
 import {
   APPLIANCE_SLOT,
@@ -198,7 +198,7 @@ export async function serve(
   const { user } = ("appliance" in first ? first.run : first).config;
   const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
+    Deno.addSignalListener(signal, () => master.drainFirst(() => ending.resolve(Exit.ok)));
   }
   Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
@@ -245,6 +245,7 @@ class Master {
   /** Whether all is well; observers are added in the constructor. */
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
+  readonly #statusLine = new StatusLine();
   /** When this master was started, before any upgrade. */
   readonly #started: number;
   /** Interfaces that have had AF_XDP and are to have it. */
@@ -257,6 +258,8 @@ class Master {
   /** Rejects when nothing serves and nothing is to be done about it. */
   readonly failed = Promise.withResolvers<never>();
   #failures = 0;
+  /** Whether it drains before it ends. */
+  #isEnding = false;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
 
@@ -302,6 +305,7 @@ class Master {
       this.#wasUnwell = reasons.length > 0;
     });
     this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
+    this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -520,6 +524,16 @@ class Master {
     });
   }
 
+  /** Calls `end` after it has drained for as long as is configured; asked again, at once. */
+  drainFirst(end: () => void): void {
+    const { drain_seconds: seconds = 0 } = this.#serving?.run.config ?? {};
+    if (seconds === 0 || this.#isEnding) return end();
+    this.#isEnding = true;
+    this.drain(true);
+    log(`it ends in ${seconds} s; another signal ends it at once`, Level.notice);
+    setTimeout(end, 1000 * seconds);
+  }
+
   /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
   drain(isDraining: boolean): Outcome {
     this.#health.setDraining(isDraining);
@@ -535,6 +549,8 @@ class Master {
     const health = this.#health.evaluate(at, this.#observe());
     const serving = this.#serving;
     const { appliance } = serving ?? {};
+    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
+    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     this.#report.write({
       ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
       config: serving?.run.config.file ?? null,
@@ -1288,7 +1304,7 @@ function applianceWords() {
 
 /** Milliseconds since the epoch, by a clock that nobody sets. */
 function now(): number {
-  return performance.timeOrigin + performance.now();
+  return Math.floor(performance.timeOrigin + performance.now());
 }
 
 /** The inode of this thread's network namespace. */
