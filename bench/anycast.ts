@@ -107,6 +107,10 @@ export async function drained(
 const DONE: Readonly<Record<string, (track: AnycastTrack, i: number) => Promise<void>>> = {
   "drain, undrain": (track, i) => drained(track, i, ({ service }) => service.command("undrain")),
   "drain, restart": (track, i) => drained(track, i, ({ service }) => service.restart()),
+  "restart, drain_seconds = 1": async (track, i) => {
+    await track.hosts[i].service.restart();
+    await track.routed(track.hosts.map((_, n) => n + 1));
+  },
   reload: (track, i) => track.hosts[i].service.command("reload"),
   upgrade: (track, i) => track.hosts[i].service.command("upgrade"),
 };
@@ -152,9 +156,10 @@ export async function run(report: Report, selection: Selection): Promise<void> {
 async function once(
   programs: Programs,
   body: (track: AnycastTrack, asker: Asker) => Promise<void>,
+  drainSeconds: number,
 ): Promise<Seen> {
   await using lab = new Lab();
-  const track = await AnycastTrack.lay(lab, programs);
+  const track = await AnycastTrack.lay(lab, programs, { drainSeconds });
   const asker = await Asker.start(track, RATE);
   await body(track, asker);
   const { phases, missed, mismatched } = await asker.stop();
@@ -189,7 +194,8 @@ if (import.meta.main) {
     const runs = selection.runs ?? RUNS;
     const measure = async (name: string, body: Parameters<typeof once>[1]) => {
       const all: Seen[] = [];
-      for (let i = 0; i < runs; i++) all.push(await once(programs, body));
+      const drainSeconds = Number(/drain_seconds = (\d)/.exec(name)?.[1] ?? 0);
+      for (let i = 0; i < runs; i++) all.push(await once(programs, body, drainSeconds));
       const tell = (what: "lost" | "losing", unit: "requests" | "ms") => {
         const figures = all.map((seen) => seen[what]);
         const samples = new Map([[TEGULA, figures], ["worst", [Math.max(...figures)]]]);

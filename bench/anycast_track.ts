@@ -53,7 +53,11 @@ export class AnycastTrack implements AsyncDisposable {
   }
 
   /** Lays the track, and waits until the router has a route to every host. */
-  static async lay(lab: Lab, programs: Programs): Promise<AnycastTrack> {
+  static async lay(
+    lab: Lab,
+    programs: Programs,
+    { drainSeconds = 0 } = {},
+  ): Promise<AnycastTrack> {
     const [client, router] = [await lab.namespace("client"), await lab.namespace("router")];
     const track = new AnycastTrack(client, router, programs);
     await lab.join(
@@ -86,7 +90,12 @@ export class AnycastTrack implements AsyncDisposable {
       namespaces.push(namespace);
     }
     track.#birds.use(await Bird.start(birdFile("router.conf"), { namespace: router }));
-    const said = { listen: [`${PORT}=echo`], netTiles: 1, announced: `${SERVICE}/32` };
+    const said = {
+      listen: [`${PORT}=echo`],
+      netTiles: 1,
+      announced: `${SERVICE}/32`,
+      drainSeconds,
+    };
     for (const namespace of namespaces) {
       const bird = track.#birds.use(await Bird.start(birdFile("bgp.conf"), { namespace }));
       track.hosts.push({ namespace, bird, service: await Service.start(namespace, said) });

@@ -100,8 +100,9 @@ export interface Said {
   /** Paths of modules by the names of their apps, and a text that is among their options. */
   readonly modules?: Readonly<Record<string, string>>;
   readonly option?: string;
-  /** The prefix that is announced. */
+  /** The prefix that is announced, and how long a service that is told to end goes on without it. */
   readonly announced?: string;
+  readonly drainSeconds?: number;
 }
 
 /** A module whose app echoes; `version` makes its text another. */
@@ -235,7 +236,7 @@ export class Service {
 
 function write(
   folder: string,
-  { listen, netTiles, modules = {}, option = "", announced }: Said,
+  { listen, netTiles, modules = {}, option = "", announced, drainSeconds = 0 }: Said,
 ): void {
   const apps = Object.entries(modules).map(([name, module]) =>
     `[apps.${name}]\nmodule = ${JSON.stringify(module)}\noptions = { text = "${option}" }\n`
@@ -247,6 +248,7 @@ function write(
       `listen = ${JSON.stringify(listen)}`,
       'provider = "xdp"',
       `control = "${folder}/control.sock"`,
+      ...(drainSeconds === 0 ? [] : [`drain_seconds = ${drainSeconds}`]),
       ...(netTiles === undefined ? [] : [`net_tiles = ${netTiles}`]),
       ...apps,
       ...(announced === undefined ? [] : ["[announce]", `addresses = ["${announced}"]`]),

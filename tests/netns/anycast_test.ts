@@ -53,7 +53,5 @@ Deno.test("BIRD and FRR can read the files that operators get", () => {
   for (const name of ["bgp.conf", "ospf.conf", "router.conf"]) {
     mustRun(["bird", "-p", "-c", packaging(`bird/${name}`)]);
   }
-  for (const name of ["bgp.conf", "ospf.conf"]) {
-    mustRun(["vtysh", "--dryrun", "--inputfile", packaging(`frr/${name}`)]);
-  }
+  mustRun(["vtysh", "--dryrun", "--inputfile", packaging("frr/bgp.conf")]);
 });
