@@ -428,11 +428,7 @@ function checkProgram(
   return fail(
     name,
     `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
-    joins
-      ? again("run", { dispatcher: true })
-      : holder === null
-      ? `${fix}   # a bpf link: bpftool link`
-      : `${fix}   # or stop its holder`,
+    joins ? again("run", { dispatcher: true }) : fix,
   );
 }
 

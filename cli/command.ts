@@ -5,7 +5,7 @@
 
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
-import { ROOT } from "../ffi/library.ts";
+import { inWords, ROOT } from "../ffi/library.ts";
 import { prefix } from "../master/log.ts";
 import { parseAddress } from "../netbase/route.ts";
 import { Level } from "../tiles/runtime/log.ts";
@@ -256,7 +256,17 @@ export const EXIT_STATUSES = [
 
 /** The message of a thrown value. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return error instanceof Error ? inWords(error.message) : String(error);
+}
+
+/** What is wrong with a file that the user named, and what to do. `error` is that of Deno. */
+export function fileTrouble(error: unknown): string {
+  const next = error instanceof Deno.errors.PermissionDenied
+    ? "; run this as root, or as a user who may use it"
+    : error instanceof Deno.errors.NotFound
+    ? "; check the path"
+    : "";
+  return `${messageOf(error)}${next}`;
 }
 
 /** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */

@@ -3,6 +3,7 @@
  * is changed. Errors name the place and what is allowed.
  */
 
+import { isIPv4, isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";
@@ -22,7 +23,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Exit, type Given, messageOf, UserError } from "./command.ts";
+import { Exit, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -59,6 +60,13 @@ export function parseListen(text: string): Listen {
   const [, range = "", app, instances = "1", placement] = parts;
   const ports = parseRange(range, 1);
   const turned = range.split("-").reverse().join("-");
+  const high = /^\d+(-\d+)?$/.test(range) && range.split("-").find((port) => Number(port) > 65_535);
+  if (high) {
+    throw new UserError(
+      `${JSON.stringify(text)}: a port is at most 65535, not ${high}`,
+      Exit.usage,
+    );
+  }
   if (
     !app || (ports ?? parseRange(turned, 1)) === null ||
     !isNumberWithin(instances, 1, MAX_INSTANCES) ||
@@ -99,10 +107,11 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
   return /^[0-9]{1,5}$/.test(text) && Number(text) >= least && Number(text) <= most;
 }
 
-/** Whether `text` is `ADDRESS:PORT`. */
+/** Whether `text` is `ADDRESS:PORT`, `[IPV6]:PORT` or `localhost:PORT`. */
 function isPlace(text: string): boolean {
-  const [address, port, ...more] = text.split(":");
-  return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
+  const [, v6, name = "", port = ""] = /^(?:\[(.*)\]|([^:]*)):(\d+)$/.exec(text) ?? [];
+  const isAddress = v6 === undefined ? name === "localhost" || isIPv4(name) : isIPv6(v6);
+  return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
 /** The configuration of an app. */
@@ -295,7 +304,9 @@ export const announceSchema = z.strictObject({
 /** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
 export type Announce = z.output<typeof announceSchema>;
 
-const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
+const metricsPlace = wants(
+  "ADDRESS:PORT, for example 127.0.0.1:9464, localhost:9464 or [::1]:9464; a port is at most 65535",
+);
 const firstUser = wants("the number of the first of 64 users that nobody else has");
 const drainSeconds = wants("a number of seconds, from 0 to 3600");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
@@ -331,6 +342,12 @@ export const configSchema = z.strictObject({
   announce: announceSchema.optional()
     .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
 });
+
+/** Sections of the file whose keys are other ones. */
+const SECTIONS: Readonly<Record<string, z.ZodObject>> = {
+  apps: appSchema,
+  announce: announceSchema,
+};
 
 /** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
@@ -488,7 +505,10 @@ async function readFile(path: string): Promise<unknown> {
     return parseToml(await Deno.readTextFile(path));
   } catch (error) {
     if (!(error instanceof TomlError)) {
-      throw new UserError(`cannot read the configuration file: ${messageOf(error)}`, Exit.usage);
+      throw new UserError(
+        `cannot read the configuration file ${fileTrouble(error)}`,
+        Exit.usage,
+      );
     }
     const reason = error.message.split("\n")[0].replace("Invalid TOML document: ", "");
     throw new UserError(`${path}:${error.line}:${error.column}: ${reason}`, Exit.usage);
@@ -500,27 +520,44 @@ function checked(said: unknown, path?: string): z.output<typeof configSchema> {
   const { data, error } = configSchema.safeParse(said);
   if (data !== undefined) return data;
   const [issue] = error.issues;
+  const option = Object.keys(CONFIG_OPTIONS).find((each) => keyOf(each) === issue.path[0]);
   const sentence = path === undefined
-    ? `--${
-      Object.keys(CONFIG_OPTIONS).find((each) => keyOf(each) === issue.path[0])
-    }: ${issue.message}`
-    : `${path}: ${explain(issue)}`;
+    ? `--${option}: ${issue.message}`
+    : issue.code !== "unrecognized_keys"
+    ? `${placeOf(path, issue.path)}: ${issue.message}`
+    : `${placeOf(path, [...issue.path, issue.keys[0]])}: unknown key; known are ${
+      Object.keys((SECTIONS[String(issue.path[0])] ?? configSchema).shape).join(", ")
+    }`;
   throw new UserError(sentence, Exit.usage);
 }
 
-/** Describes an issue, with its place in the file. */
-function explain(issue: z.core.$ZodIssue): string {
-  if (issue.code === "unrecognized_keys") {
-    const { shape } = { apps: appSchema, announce: announceSchema }[String(issue.path[0])] ??
-      configSchema;
-    const known = Object.keys(shape);
-    const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
-    return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
-  }
-  const place = issue.path.map((step, i) =>
+/** Names a key or a value of the file: `tegula.toml:7: apps.dns.read[0]`. */
+export function placeOf(file: string, key: readonly PropertyKey[]): string {
+  const name = key.map((step, i) =>
     typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
   ).join("");
-  return `${place}: ${issue.message}`;
+  return `${file}:${lineOf(Deno.readTextFileSync(file), key)}: ${name}`;
+}
+
+/**
+ * The number of the first line up to which a TOML document has `key`, or if it has no such key, what that would
+ * be in. If an array goes on after that line, it is closed there.
+ */
+function lineOf(text: string, key: readonly PropertyKey[]): number {
+  const lines = text.split("\n");
+  const has = (document: string) => {
+    try {
+      // deno-lint-ignore no-explicit-any -- any TOML
+      return key.reduce((value: any, step) => value?.[step], parseToml(document)) !== undefined;
+    } catch {
+      return false;
+    }
+  };
+  const line = lines.findIndex((_, i) => {
+    const before = lines.slice(0, i + 1).join("\n");
+    return has(before) || has(`${before}\n]`);
+  });
+  return line < 0 ? lineOf(text, key.slice(0, -1)) : line + 1;
 }
 
 /** The default memory of an app's process, in MiB. */
@@ -536,7 +573,7 @@ export function planApps(
 ): AppPlan[] {
   const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
   if (unused !== undefined) {
-    throw new UserError(`${file}: apps.${unused}: no port is given to it`, Exit.usage);
+    throw new UserError(`${placeOf(file!, ["apps", unused])}: no port is given to it`, Exit.usage);
   }
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   return [...groups.values()].flatMap((group) => {
@@ -564,7 +601,7 @@ function planApp(
   const unknown = Object.keys(options).find((each) => !known.includes(each));
   if (unknown !== undefined) {
     throw new UserError(
-      `${file}: apps.${app}.options.${unknown}: ${module} has no such option; ` +
+      `${placeOf(file!, ["apps", app, "options", unknown])}: ${module} has no such option; ` +
         (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
       Exit.usage,
     );
@@ -596,8 +633,10 @@ function appModule(app: string): string {
     );
   }
   try {
-    return pathToFileURL(Deno.realPathSync(app)).href;
-  } catch {
-    throw new UserError(`cannot read the app module ${app}; check the path`, Exit.usage);
+    const path = Deno.realPathSync(app);
+    if (Deno.statSync(path).isFile) return pathToFileURL(path).href;
+  } catch (error) {
+    throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
   }
+  throw new UserError(`cannot read the app module ${app}: it is not a file`, Exit.usage);
 }

@@ -11,7 +11,7 @@ import { decide, type Decision, emptyDecision, type NetbaseReader } from "../net
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
 import { formatAddress, formatPrefix } from "../netbase/route.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer, Solicits } from "../tiles/net/arp_queue.ts";
 import { flowHash } from "../tiles/net/rings.ts";
 import {
   Devices,
@@ -31,7 +31,6 @@ import {
   routeEntry,
 } from "../tiles/netlink/entries.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import {
   address,

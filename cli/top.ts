@@ -253,10 +253,10 @@ function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number)
   const good = facts.filter(({ isBad }) => !isBad);
   const rate = (value: number) => cellText("packets", value);
   const rates = [
-    `rx ${rate(rx.packets)} pkt/s ${rate(rx.bytes)} B/s`,
-    `tx ${rate(tx.packets)} pkt/s ${rate(tx.bytes)} B/s`,
+    `rx ${rate(rx.packets)}/s ${rate(rx.bytes)} B/s`,
+    `tx ${rate(tx.packets)}/s ${rate(tx.bytes)} B/s`,
     `drops ${rate(drops)}/s`,
-    `inside p50 ${latencyText(latency.p50)} p99 ${latencyText(latency.p99)}`,
+    `p50 ${latencyText(latency.p50)} p99 ${latencyText(latency.p99)}`,
   ];
   return [
     ...wrapped(good.map(({ text }) => text), columns).map((text) => ({ text })),

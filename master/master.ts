@@ -15,10 +15,10 @@ import { Watcher } from "../ffi/host.ts";
 import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
 import { slice, u32 } from "../ffi/region.ts";
+import { FILTER_BYTES } from "../ffi/shared.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
 import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
 import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
@@ -67,7 +67,6 @@ import {
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
 import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
-import { log, logBy, prefix } from "./log.ts";
 import {
   APPLIANCE_SLOT,
   type Handing,
@@ -78,6 +77,7 @@ import {
   type InventoryState,
   stateName,
 } from "./inventory.ts";
+import { log, logBy, prefix } from "./log.ts";
 import * as preflight from "./preflight.ts";
 import type { StatusAddresses } from "./preflight.ts";
 import { processValues } from "./proc.ts";

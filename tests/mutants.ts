@@ -173,7 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/lossy_rings.ts", ["unit/runtime/solicit_link"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
       in: "SolicitConsumer.take",
@@ -890,7 +890,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket sender: frames of what goes to the kernel's socket are lost",
       in: "SocketSender.#finish",
-      from: "if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);",
+      from: "if (isInUmem) this.#umem.give(this.#batch[at + UdpDescriptor.offset]);",
       to: "void isInUmem;",
     },
     {
