@@ -429,6 +429,7 @@ export async function readConfig(
 ) {
   const folder = dirname(path ?? "");
   const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
+  if (path !== undefined) checkRepeated(path, inFile);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
@@ -493,6 +494,29 @@ export function checkListen(listen: readonly Listen[]): void {
     `${count} ports are too many: one Tegula serves at most ${MOST_PORTS_SERVED}`,
     Exit.usage,
   );
+}
+
+/** Names the place in the file of what it gives twice. Throws UserError. */
+function checkRepeated(
+  file: string,
+  { interfaces, listen }: Pick<z.output<typeof configSchema>, "interfaces" | "listen">,
+): void {
+  const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
+  if (at >= 0) {
+    const place = placeOf(file, ["interfaces", at]);
+    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`, Exit.usage);
+  }
+  const wrong = (count: number) => {
+    try {
+      checkListen(listen.slice(0, count));
+      return null;
+    } catch (error) {
+      return messageOf(error);
+    }
+  };
+  if (wrong(listen.length) === null) return;
+  const first = listen.findIndex((_, i) => wrong(i + 1) !== null);
+  throw new UserError(`${placeOf(file, ["listen", first])}: ${wrong(first + 1)}`, Exit.usage);
 }
 
 /** The first value that occurs more than once. */

@@ -215,8 +215,8 @@ Deno.test("readConfig() names the place of what is wrong", async () => {
 Deno.test("readConfig() names the line, also within an array and a table", async () => {
   const lines = (...all: string[]) => () => load(all.join("\n"));
   await assertRefused(lines("# one", "", "provider = 'dpdk'", "user = 1"), /\.toml:3: provider: /);
-  const ports = ["listen = [", "  '7=echo', # first", "  '8',", "  '9=echo',", "]"];
-  await assertRefused(lines(...ports), /\.toml:3: listen\[1\]: "8" is not PORT=APP/);
+  const wrong = ["listen = [", "  '7=echo', # first", "  '8',", "  '9=echo',", "]"];
+  await assertRefused(lines(...wrong), /\.toml:3: listen\[1\]: "8" is not PORT=APP/);
   const app = [
     "interfaces = ['eth0']",
     "[apps.echo]",
@@ -226,6 +226,13 @@ Deno.test("readConfig() names the line, also within an array and a table", async
     "keep = true",
   ];
   await assertRefused(lines(...app), /\.toml:5: apps\.echo\.clok: unknown key/);
+  const twice = ["interfaces = ['eth0', 'eth1',", "  'eth0']", "listen = ['7=echo', '9=echo',"];
+  await assertRefused(
+    lines(...twice, "'1-8=time']"),
+    /:2: interfaces\[2\]: interface eth0 is given/,
+  );
+  const ports = ["listen = ['7=echo', '9=echo',", " '1-8=time', '20=dns']"];
+  await assertRefused(lines(...ports), /:2: listen\[2\]: port 7 is given twice/);
 });
 
 Deno.test("readConfig() says of a file that it is missing, or may not be read", async () => {
