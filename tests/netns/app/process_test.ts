@@ -306,10 +306,9 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
   }).output();
   assert.ok(copied.success);
   Deno.mkdirSync(`${folder}/tests/netns/app`, { recursive: true });
-  Deno.copyFileSync(
-    new URL("./echo_link.ts", import.meta.url),
-    `${folder}/tests/netns/app/echo_link.ts`,
-  );
+  for (const test of ["tests/netns/app/echo_link.ts", "tests/no_grants.ts"]) {
+    Deno.copyFileSync(ROOT + test, `${folder}/${test}`);
+  }
   Deno.writeTextFileSync(
     `${folder}/start.ts`,
     `import { closeFiles, EchoLink } from "./tests/netns/app/echo_link.ts";
