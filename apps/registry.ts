@@ -21,7 +21,11 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
     options: ["nsid", "rrl_ratelimit", "rrl_slip", "version", "zone"],
   },
   echo: { module: "apps/echo.ts", options: [] },
-  ntp: { module: "apps/ntp.ts", options: ["reference", "stratum"], clock: true },
+  ntp: {
+    module: "apps/ntp.ts",
+    options: ["burst", "ratelimit", "reference", "stratum"],
+    clock: true,
+  },
   statsd: { module: "apps/statsd.ts", options: ["interval"] },
   time: { module: "apps/time.ts", options: [] },
 };
