@@ -189,7 +189,9 @@ class Screen {
   }
 
   #draw(): void {
-    const { columns, rows } = Deno.consoleSize();
+    const size = Deno.consoleSize();
+    // A serial line has no size.
+    const [columns, rows] = [size.columns || 80, size.rows || 24];
     const nowSeconds = Date.now() / 1000;
     const shown = overview(this.#before, this.#now, { nowSeconds, sort: this.#sort });
     const keys = `q ends, s sorts (by ${this.#sort}), p ${this.#paused ? "goes on" : "pauses"}`;
@@ -225,18 +227,19 @@ function leaveScreen(): void {
   }
 }
 
-/** A line, and a control sequence for how it looks. */
+/** A line, in which names may have any character, and a control sequence for how it looks. */
 interface Line {
   readonly text: string;
   readonly style?: string;
 }
 
 function plain({ text }: Line): string {
-  return text.trimEnd();
+  return text.trimEnd().replaceAll(/\p{Cc}/gu, "?");
 }
 
-function styled({ text, style = "" }: Line, columns: number): string {
-  return `${style}${text.slice(0, columns)}${style && RESET}${ERASE_LINE}`;
+function styled(line: Line, columns: number): string {
+  const { style = "" } = line;
+  return `${style}${plain(line).slice(0, columns)}${style && RESET}${ERASE_LINE}`;
 }
 
 /** What runs and how it is, in as many lines as that takes, and the rates of the whole. */

@@ -140,6 +140,30 @@ for (const [signal, status] of [["SIGINT", 0], ["SIGTERM", 0], ["SIGHUP", 0]] as
   });
 }
 
+labTest("top gives the terminal back while it is suspended, and comes back", async (lab) => {
+  const { host, control } = await busy(lab);
+  const process = inTerminal(host, control, "rows 24 cols 80");
+  const pid = await topUnder(host, control);
+  const modes = async () => {
+    const text = await host.run(["stty", "-F", Deno.readLinkSync(`/proc/${pid}/fd/0`), "-a"]);
+    return /(?<!-)\bicanon\b/.test(text) ? "lines" : "keys";
+  };
+  await eventually("keys", async () => await modes() === "keys" ? true : undefined);
+  Deno.kill(pid, "SIGTSTP");
+  await eventually("that it is stopped", () => {
+    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+    return Promise.resolve(/\) T /.test(stat) ? true : undefined);
+  });
+  assert.equal(await modes(), "lines");
+  Deno.kill(pid, "SIGCONT");
+  await eventually("keys again", async () => await modes() === "keys" ? true : undefined);
+  await process.write("q");
+  await process.ended();
+  // deno-lint-ignore no-control-regex -- as above
+  const entered = printed(process).match(/\x1b\[\?1049[hl]/g);
+  assert.deepEqual(entered, [ENTER, LEAVE, ENTER, LEAVE]);
+});
+
 /** The screen was left once, after it was entered, and keys are echoed and come line by line again. */
 function assertRestored(text: string, status: number): void {
   assert.equal(text.split(ENTER).length, 2);

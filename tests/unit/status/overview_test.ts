@@ -77,6 +77,19 @@ Deno.test("without an earlier scrape rates are unknown, totals are not", () => {
   assert.ok(Number.isNaN(shown.latency.p99));
 });
 
+Deno.test("ports that apps have no metric of their own for are a row for each app", () => {
+  const other = (app: string, packets: number) =>
+    `tegula_port_packets_total{app="${app}",port="other",direction="rx"} ${packets}\n`;
+  const { rows } = tableOf(
+    "port",
+    between(other("a", 0) + other("b", 0), other("a", 4) + other("b", 6)),
+  );
+  assert.deepEqual(rows.map(([name, app, rate]) => [name, app, rate]), [
+    ["other b", "b", 3],
+    ["other a", "a", 2],
+  ]);
+});
+
 Deno.test("rows are in the order that was asked for", () => {
   const port = (name: number, packets: number, bytes: number) =>
     `tegula_port_packets_total{app="a",port="${name}",direction="tx"} ${packets}\n` +

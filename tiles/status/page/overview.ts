@@ -22,15 +22,21 @@ export class Scrape {
 
   constructor(text: string, atMillis: number) {
     this.atMillis = atMillis;
-    for (const [, series, name, inside = "", number] of text.matchAll(SAMPLE)) {
-      const labels = Object.fromEntries(
-        [...inside.matchAll(LABEL)].map(([, label, value]) => [label, unquoted(value)]),
-      );
-      const sample = { series, labels, value: Number(number) };
+    // There may be tens of thousands of lines: this takes half the time of regular expressions.
+    for (let at = 0, end; at < text.length; at = end + 1) {
+      end = text.indexOf("\n", at);
+      if (end < 0) end = text.length;
+      const space = text.lastIndexOf(" ", end);
+      if (text[at] === "#" || space < at) continue;
+      const series = text.slice(at, space);
+      const brace = series.indexOf("{");
+      const name = brace < 0 ? series : series.slice(0, brace);
+      const labels = brace < 0 ? {} : labelsOf(series.slice(brace + 1, -1));
+      const value = Number(text.slice(space + 1, end));
       const others = this.#samples.get(name);
-      if (others === undefined) this.#samples.set(name, [sample]);
-      else others.push(sample);
-      this.#values.set(series, sample.value);
+      if (others === undefined) this.#samples.set(name, [{ series, labels, value }]);
+      else others.push({ series, labels, value });
+      this.#values.set(series, value);
     }
   }
 
@@ -45,8 +51,18 @@ export class Scrape {
   }
 }
 
-const SAMPLE = /^((\w+)(?:\{(.*)\})?) (\S+)$/gm;
-const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
+/** The labels between the braces. */
+function labelsOf(inside: string): Labels {
+  const labels: Record<string, string> = {};
+  for (let at = 0, end; at < inside.length; at = end + 2) {
+    const from = inside.indexOf('="', at) + 2;
+    for (end = from; inside[end] !== '"' && end < inside.length; end++) {
+      if (inside[end] === "\\") end++;
+    }
+    labels[inside.slice(at, from - 2)] = unquoted(inside.slice(from, end));
+  }
+  return labels;
+}
 
 function unquoted(text: string): string {
   return text.includes("\\")
@@ -96,10 +112,13 @@ export interface Overview {
 /** Chooses samples and gives each the name of the row that it belongs to. */
 type Key = (labels: Labels) => string | undefined;
 
+/** The value of a label, where others are as `only` says. Ports without a metric of their own go by their app. */
 function by(label: string, only: Labels = {}): Key {
   const wanted = Object.entries(only);
-  return (labels) =>
-    wanted.every(([name, value]) => labels[name] === value) ? labels[label] : undefined;
+  return (labels) => {
+    if (!wanted.every(([name, value]) => labels[name] === value)) return undefined;
+    return label === "port" && labels.port === "other" ? `other ${labels.app}` : labels[label];
+  };
 }
 
 /** Two scrapes, and what happened between them. */
@@ -298,8 +317,9 @@ function interfaces(interval: Interval): Table {
 
 /** The app of each port. */
 function appOf(now: Scrape): ReadonlyMap<string, string> {
+  const port = by("port");
   return new Map(
-    now.samples("tegula_port_packets_total").map(({ labels }) => [labels.port, labels.app]),
+    now.samples("tegula_port_packets_total").map(({ labels }) => [port(labels)!, labels.app]),
   );
 }
 
