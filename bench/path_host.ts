@@ -135,6 +135,9 @@ export class MemoryXsk implements XskSlots {
   prefetch(words: Int32Array, at: Uint32Array, count: number): void {
     library.prefetch(words, at, count);
   }
+  ticks(): number {
+    return library.ticks();
+  }
   fill(_slot: number, frames: Uint32Array, count: number): number {
     const filled = this.#filled;
     const head = this.#fillHead;

@@ -10,6 +10,7 @@ import { loadService, NetSide, type Service, type ServiceSetup } from "../tiles/
 import { METRICS_BYTES } from "../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
+import { TRAFFIC_BYTES } from "../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
@@ -83,6 +84,7 @@ function hostSetup(
     netbase: makeNetbase(size),
     umem,
     record: heapView(frameRecordBytes(frameCount())),
+    traffic: heapView(TRAFFIC_BYTES),
     routeCache,
     frameBytes: plan.FRAME_BYTES,
     frames: frameCount(),

@@ -550,6 +550,15 @@ EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint3
 		__builtin_prefetch(words + at[i]);
 }
 
+/* Now, by the clock of `stamp`, in units of 256 ns modulo 2^32. */
+EXPORT int32_t tegula_xsk_ticks(void)
+{
+	uint32_t now[2];
+
+	stamp(now);
+	return (int32_t)(now[1] << 24 | now[0] >> 8);
+}
+
 /*
  * Has the kernel send what it has not taken off the ring, as long as each call gets it further. Many
  * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: only after as many

@@ -172,6 +172,8 @@ export interface Xsk {
   receive(slot: number, descriptors: Uint32Array, most: number): number;
   /** Has the cache lines of `words` at the first `count` indices of `at` on their way. */
   prefetch(words: Int32Array, at: Uint32Array, count: number): void;
+  /** Now, by the clock of `receive`, in units of 256 ns: a signed word. */
+  ticks(): number;
   /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
   fill(slot: number, frames: Uint32Array, count: number): number;
   /**
@@ -392,6 +394,7 @@ export function openXsk(path = libraryPath()): XskSlots {
     tegula_xsk_fd: { parameters: ["i32"], result: "i32" },
     tegula_xsk_receive: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_prefetch: { parameters: ["buffer", "buffer", "u32"], result: "void" },
+    tegula_xsk_ticks: { parameters: [], result: "i32" },
     tegula_xsk_fill: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_transmit: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_complete: { parameters: ["i32", "buffer", "u32", "u32"], result: "i32" },
@@ -410,6 +413,7 @@ export function openXsk(path = libraryPath()): XskSlots {
     fd: symbols.tegula_xsk_fd,
     receive: symbols.tegula_xsk_receive,
     prefetch: symbols.tegula_xsk_prefetch,
+    ticks: symbols.tegula_xsk_ticks,
     fill: symbols.tegula_xsk_fill,
     transmit: symbols.tegula_xsk_transmit,
     complete: symbols.tegula_xsk_complete,

@@ -14,8 +14,9 @@
 
 import { Buffer } from "node:buffer";
 import packet from "dns-packet";
-import type { App, AppContext } from "../../tiles/app/contract.ts";
-import { keepCode, keepReply, Memory, OPCODE, Question, Writer } from "./answer.ts";
+import types from "dns-packet/types.js";
+import type { App, AppContext, Metric } from "../../tiles/app/contract.ts";
+import { Field, keepCode, keepReply, Memory, OPCODE, Question, Writer } from "./answer.ts";
 import { Names } from "./names.ts";
 import { parseZoneFile, Zone } from "./zone.ts";
 
@@ -34,7 +35,7 @@ export default async function create(context: AppContext): Promise<App> {
   const memory = new Memory();
   const codes = Array.from({ length: BADVERS + 1 }, (_, rcode) => keepCode(memory, rcode));
   const names = new Names(memory, await loadZones(context), codes[REFUSED]);
-  const queries = context.metric("dns.queries", "counter")!;
+  const counts = new Counts(context);
   const dropped = context.metric("dns.rrl_dropped", "counter")!;
   const truncated = context.metric("dns.rrl_truncated", "counter")!;
   const versions = keepVersions(memory, textOption(context.options, "version"));
@@ -52,7 +53,7 @@ export default async function create(context: AppContext): Promise<App> {
     receive(requests, out) {
       while (requests.next()) {
         if (!question.read(requests) || context.refuses(requests)) continue;
-        queries.value++;
+        counts.asked(question.type);
         const answer = answerTo(question);
         const second = Math.floor(requests.receivedAt / 1e9);
         const verdict = limit?.judge(requests.sourceAddress, answer, second) ?? Verdict.send;
@@ -62,10 +63,41 @@ export default async function create(context: AppContext): Promise<App> {
         }
         const isCut = verdict === Verdict.truncate;
         if (isCut) truncated.value++;
+        counts.answered(memory.halves[answer + Field.rcode]);
         writer.reply(question, answer, out, isCut);
       }
     },
   };
+}
+
+/** Types that are counted by their names; the others are `other`. */
+const TYPES = "A NS CNAME SOA PTR MX TXT AAAA SRV DS DNSKEY SVCB HTTPS ANY".split(" ");
+/** Response codes by their numbers; no other is given. */
+const CODES = ["NOERROR", "FORMERR", "", "NXDOMAIN", "NOTIMP", "REFUSED"];
+
+/** Queries by type, and answers by response code. */
+class Counts {
+  readonly #types: readonly Metric[];
+  /** Which of these counts a type, by its number below 256. */
+  readonly #byType = new Uint8Array(256).fill(TYPES.length);
+  readonly #codes: readonly Metric[];
+
+  constructor({ metric }: Pick<AppContext, "metric">) {
+    this.#types = [...TYPES, "other"].map((type) => metric("dns.queries", "counter", { type })!);
+    TYPES.forEach((name, i) => this.#byType[types.toType(name)] = i);
+    this.#codes = Array.from({ length: BADVERS + 1 }, (_, code) => {
+      const rcode = CODES[code] || (code === BADVERS ? "BADVERS" : "");
+      return rcode === "" ? { value: 0 } : metric("dns.answers", "counter", { rcode })!;
+    });
+  }
+
+  asked(type: number): void {
+    this.#types[type < this.#byType.length ? this.#byType[type] : TYPES.length].value++;
+  }
+
+  answered(rcode: number): void {
+    this.#codes[rcode].value++;
+  }
 }
 
 /** Makes the limit that the options describe; null for none. Throws TypeError for a wrong option. */

@@ -155,6 +155,18 @@ export interface Metric {
   value: number;
 }
 
+/** How often values fell into each of some ranges. */
+export interface Histogram {
+  /** Counts a value. */
+  observe(value: number): void;
+}
+
+/**
+ * Labels of a metric: letters, digits and underscores for the names, except `app`, `tile`, `name` and `le`;
+ * any text for the values. Each combination is a metric of its own, so values are to be few.
+ */
+export type MetricLabels = Readonly<Record<string, string>>;
+
 /**
  * Memory of an app's own that its successor finds unchanged, after a reload, a crash or a kill. Its
  * content survives neither a restart of Tegula nor a change of its size. It may be used from `begin` on.
@@ -211,10 +223,16 @@ export interface AppContext {
    */
   mayLoop(requests: Datagrams): boolean;
   /**
-   * The metric `name`: a counter, which only grows, or a gauge. The same name and kind give the same
-   * metric. Null when the app already has 4,096 metrics, or when `name` has more than 112 bytes.
+   * The metric `name`: a counter, which only grows, or a gauge. The same name, kind and labels give the same
+   * metric. Null when the app already has 4,096 metrics, or when name and labels have more than 112 bytes.
+   * Throws TypeError for a label that is not allowed.
    */
-  metric(name: string, kind: "counter" | "gauge"): Metric | null;
+  metric(name: string, kind: "counter" | "gauge", labels?: MetricLabels): Metric | null;
+  /**
+   * The histogram `name` with these upper bounds, 1 to 32 and ascending; what is above the last is counted
+   * too. It takes the place of up to six metrics. Otherwise as `metric`. Throws RangeError for other bounds.
+   */
+  histogram(name: string, bounds: readonly number[], labels?: MetricLabels): Histogram | null;
   /** Writes a line to the log, in the app's name; at most 50 a second, as `console` does. */
   log(message: string): void;
 }

@@ -168,9 +168,21 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Counters of the tile, drops of its net tile, and the app's own metrics, by name. */
+  /**
+   * Counters of the tile, drops of its net tile, and the app's own metrics, by name: `rate`, with labels
+   * `rate{zone="a"}`; of a histogram each bucket, `size ≤ 64` and `size ≤ ∞`, and `size sum`.
+   */
   get counters(): Record<string, number> {
-    const own = new MetricsReader(this.#metrics).read().map(({ name, value }) => [name, value]);
+    const own = new MetricsReader(this.#metrics).read().flatMap((metric) => {
+      const labels = Object.entries(metric.labels).map(([label, value]) => `${label}="${value}"`);
+      const shown = labels.length === 0 ? "" : `{${labels}}`;
+      if (metric.kind !== "histogram") return [[`${metric.name}${shown}`, metric.value]];
+      const { name, bounds, counts, sum } = metric;
+      return [
+        ...counts.map((count, i) => [`${name}${shown} ≤ ${bounds[i] ?? "∞"}`, count]),
+        [`${name}${shown} sum`, sum],
+      ];
+    });
     return { ...readCounters("app", this.#counters), ...this.#dropped, ...Object.fromEntries(own) };
   }
 

@@ -87,7 +87,8 @@ export async function makeService(
     ...(host.clock && { clock: host.clock }),
     ...(host.state && { state: host.state }),
     ...refusals(setup, host.counters),
-    metric: (name, kind) => metrics.metric(name, kind),
+    metric: (name, kind, labels) => metrics.metric(name, kind, labels),
+    histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
     log: (...said) => say(Level.info, ...said),
   };
   const isMade = typeof module.default === "function";

@@ -2,11 +2,14 @@
  * The regions of an app's own: its metrics and its state.
  *
  * Metrics: the app tile writes them and the status tile reads them. A header with the number of records,
- * then the records; a record is written before the count that includes it is published, and its name never
- * changes.
+ * then the records; a record is written before the count that includes it is published, and its key never
+ * changes. The bounds and buckets of a histogram are in the records that follow its own.
  *
  *     word 0       number of records
- *     byte 64 …    records: value (double) │ kind << 16 | bytes of the name │ (free) │ name, UTF-8
+ *     byte 64 …    records: value (double) │ kind << 16 | bytes of the key │ bounds │ key, UTF-8
+ *     histogram    sum as its value; then, in whole records, its bounds and its counts (doubles)
+ *
+ * A key is the name, then each label's name and value, with NUL between all.
  *
  * State: it lives longer than the app's process.
  *
@@ -15,32 +18,59 @@
  */
 
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
-import type { Metric, State } from "./contract.ts";
+import type { Histogram, Metric, MetricLabels, State } from "./contract.ts";
 
 /** Most metrics of an app. */
 const MOST_METRICS = 4096;
+/** Most bounds of a histogram. */
+const MOST_BOUNDS = 32;
 
 const RECORDS_AT = 64;
 const RECORD_BYTES = 128;
+const RECORD_DOUBLES = RECORD_BYTES / 8;
 const HEAD_AT = 8;
-const NAME_AT = 16;
-const LONGEST_NAME = RECORD_BYTES - NAME_AT;
+const BOUNDS_AT = 12;
+const KEY_AT = 16;
+const LONGEST_KEY = RECORD_BYTES - KEY_AT;
 
 /** Bytes of the metrics region. Untouched pages cost nothing. */
 export const METRICS_BYTES = RECORDS_AT + MOST_METRICS * RECORD_BYTES;
 
-const KINDS = ["counter", "gauge"] as const;
-/** A counter only grows. */
-export type MetricKind = typeof KINDS[number];
+const KINDS = ["counter", "gauge", "histogram"] as const;
 
-/** A metric in the region. */
-class Cell implements Metric {
+/** Names of labels that Tegula has taken. */
+const TAKEN = ["app", "tile", "name", "le"];
+const LABEL = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
+
+function isLabel(name: string): boolean {
+  return LABEL.test(name) && !name.startsWith("__") && !TAKEN.includes(name);
+}
+
+/** Records of a histogram, its own included. */
+function recordsOf(bounds: number): number {
+  return 1 + Math.ceil((2 * bounds + 1) / RECORD_DOUBLES);
+}
+
+/** The key of a metric; null: it has a NUL in it. Throws TypeError. */
+function keyOf(name: string, labels: MetricLabels = {}): string | null {
+  const wrong = Object.keys(labels).find((label) => !isLabel(label));
+  if (wrong !== undefined) {
+    throw new TypeError(`a metric must not have a label called ${JSON.stringify(wrong)}`);
+  }
+  const parts = [name, ...Object.entries(labels).sort(([a], [b]) => a < b ? -1 : 1).flat()];
+  return parts.some((part) => part.includes("\0")) ? null : parts.join("\0");
+}
+
+/** A metric in the region: a value, and of a histogram its buckets. */
+class Cell implements Metric, Histogram {
   #values: Float64Array;
   #at: number;
+  #bounds: readonly number[];
 
-  constructor(values: Float64Array, at: number) {
+  constructor(values: Float64Array, at: number, bounds: readonly number[] = []) {
     this.#values = values;
     this.#at = at;
+    this.#bounds = bounds;
   }
   get value(): number {
     return this.#values[this.#at];
@@ -49,19 +79,53 @@ class Cell implements Metric {
     this.#values[this.#at] = value;
   }
 
-  /** Moves to where `other` is. */
-  become(other: Cell): void {
+  observe(value: number): void {
+    const bounds = this.#bounds;
+    let bucket = 0;
+    while (bucket < bounds.length && value > bounds[bucket]) bucket++;
+    this.#values[this.#at] += value;
+    this.#values[this.#counts + bucket]++;
+  }
+
+  /** Where the counts begin. */
+  get #counts(): number {
+    return this.#at + RECORD_DOUBLES + this.#bounds.length;
+  }
+
+  /** Moves to where `other` is, and adds to what is there; a gauge replaces that. */
+  become(other: Cell, isGauge: boolean): void {
+    other.value = this.value + (isGauge ? 0 : other.value);
+    if (this.#bounds.length > 0) {
+      for (let i = 0; i <= this.#bounds.length; i++) {
+        other.#values[other.#counts + i] += this.#values[this.#counts + i];
+      }
+    }
     this.#values = other.#values;
     this.#at = other.#at;
   }
 }
+
+/** A metric of an app, as the status tile reads it. */
+export type AppMetric =
+  & { readonly name: string; readonly labels: MetricLabels }
+  & (
+    | { readonly kind: "counter" | "gauge"; readonly value: number }
+    | {
+      readonly kind: "histogram";
+      readonly bounds: readonly number[];
+      readonly counts: readonly number[];
+      readonly sum: number;
+    }
+  );
 
 /** The app tile's side. A successor goes on with the metrics in the region. */
 export class MetricsWriter {
   #words!: Uint32Array;
   #bytes!: Uint8Array;
   #values!: Float64Array;
-  readonly #cells = new Map<string, Cell>();
+  /** By kind, bounds and key. */
+  readonly #cells = new Map<string, { cell: Cell; open: () => Cell | null; isGauge: boolean }>();
+  #records = 0;
 
   constructor(view: View) {
     this.#join(view);
@@ -71,46 +135,69 @@ export class MetricsWriter {
     this.#words = u32(view);
     this.#bytes = u8(view);
     this.#values = f64(view);
-    for (const { name, kind } of new MetricsReader(view).read()) this.#open(name, kind);
-  }
-
-  /**
-   * Moves to the region at `view`, which a predecessor has left: counters are added to those there,
-   * gauges replace them.
-   */
-  move(view: View): void {
-    const early = [...this.#cells];
-    this.#cells.clear();
-    this.#join(view);
-    for (const [key, cell] of early) {
-      const [kind] = key.split(" ", 1);
-      const there = this.metric(key.slice(kind.length + 1), kind as MetricKind);
-      if (there === null) continue;
-      there.value = cell.value + (kind === "counter" ? there.value : 0);
-      cell.become(there);
+    this.#records = 0;
+    for (const metric of new MetricsReader(view).all()) {
+      const { kind, key } = metric;
+      this.#open(kind, key, metric.kind === "histogram" ? metric.bounds : []);
     }
   }
 
-  /** The metric of this name and kind; null when the name is too long or there are too many. */
-  metric(name: string, kind: MetricKind): Cell | null {
-    const known = this.#cells.get(`${kind} ${name}`);
-    if (known !== undefined) return known;
-    const bytes = new TextEncoder().encode(name);
-    const count = this.#cells.size;
-    if (bytes.length > LONGEST_NAME || count === MOST_METRICS) return null;
-    const at = RECORDS_AT + count * RECORD_BYTES;
-    this.#values[at >>> 3] = 0;
+  /**
+   * Moves to the region at `view`, which a predecessor has left: counters and histograms are added to those
+   * there, gauges replace them.
+   */
+  move(view: View): void {
+    const early = [...this.#cells.values()];
+    this.#cells.clear();
+    this.#join(view);
+    for (const { cell, open, isGauge } of early) {
+      const there = open();
+      if (there !== null) cell.become(there, isGauge);
+    }
+  }
+
+  /** As `AppContext.metric`. */
+  metric(name: string, kind: "counter" | "gauge", labels?: MetricLabels): Cell | null {
+    const key = keyOf(name, labels);
+    return key === null ? null : this.#cell(kind, key, []);
+  }
+
+  /** As `AppContext.histogram`. */
+  histogram(name: string, bounds: readonly number[], labels?: MetricLabels): Cell | null {
+    const isAscending = bounds.every((bound, i) =>
+      Number.isFinite(bound) && (i === 0 || bound > bounds[i - 1])
+    );
+    if (!isAscending || bounds.length === 0 || bounds.length > MOST_BOUNDS) {
+      throw new RangeError(`the bounds of ${name} are to be 1 to ${MOST_BOUNDS} ascending numbers`);
+    }
+    const key = keyOf(name, labels);
+    return key === null ? null : this.#cell("histogram", key, [...bounds]);
+  }
+
+  #cell(kind: AppMetric["kind"], key: string, bounds: readonly number[]): Cell | null {
+    const known = this.#cells.get(`${kind} ${bounds} ${key}`);
+    if (known !== undefined) return known.cell;
+    const bytes = new TextEncoder().encode(key);
+    const records = kind === "histogram" ? recordsOf(bounds.length) : 1;
+    if (bytes.length > LONGEST_KEY || this.#records + records > MOST_METRICS) return null;
+    const at = RECORDS_AT + this.#records * RECORD_BYTES;
+    const doubles = this.#values.subarray(at >>> 3, (at >>> 3) + records * RECORD_DOUBLES);
+    doubles.fill(0);
+    doubles.set(bounds, RECORD_DOUBLES);
     this.#words[(at + HEAD_AT) >>> 2] = (KINDS.indexOf(kind) << 16) | bytes.length;
-    this.#bytes.set(bytes, at + NAME_AT);
-    const cell = this.#open(name, kind);
-    Atomics.store(this.#words, 0, count + 1);
+    this.#words[(at + BOUNDS_AT) >>> 2] = bounds.length;
+    this.#bytes.set(bytes, at + KEY_AT);
+    const cell = this.#open(kind, key, bounds);
+    Atomics.store(this.#words, 0, this.#records);
     return cell;
   }
 
-  #open(name: string, kind: MetricKind): Cell {
-    const at = RECORDS_AT + this.#cells.size * RECORD_BYTES;
-    const cell = new Cell(this.#values, at >>> 3);
-    this.#cells.set(`${kind} ${name}`, cell);
+  #open(kind: AppMetric["kind"], key: string, bounds: readonly number[]): Cell {
+    const at = RECORDS_AT + this.#records * RECORD_BYTES;
+    this.#records += kind === "histogram" ? recordsOf(bounds.length) : 1;
+    const cell = new Cell(this.#values, at >>> 3, bounds);
+    const open = () => this.#cell(kind, key, bounds);
+    this.#cells.set(`${kind} ${bounds} ${key}`, { cell, open, isGauge: kind === "gauge" });
     return cell;
   }
 }
@@ -127,17 +214,45 @@ export class MetricsReader {
     this.#values = f64(view);
   }
 
-  /** All metrics as of now. */
-  read(): { name: string; kind: MetricKind; value: number }[] {
+  /** All metrics as of now. Of histograms that differ in their bounds alone the newest. */
+  read(): AppMetric[] {
+    const metrics = this.all().map(({ key, ...metric }) =>
+      [`${metric.kind} ${key}`, metric] as const
+    );
+    return [...new Map(metrics).values()];
+  }
+
+  /** Every record, with its key. */
+  all(): (AppMetric & { readonly key: string })[] {
     const count = Math.min(Atomics.load(this.#words, 0), MOST_METRICS);
-    return Array.from({ length: count }, (_, i) => {
+    const metrics: (AppMetric & { key: string })[] = [];
+    for (let i = 0; i < count;) {
       const at = RECORDS_AT + i * RECORD_BYTES;
       const head = this.#words[(at + HEAD_AT) >>> 2];
-      const end = at + NAME_AT + Math.min(head & 0xffff, LONGEST_NAME);
+      const end = at + KEY_AT + Math.min(head & 0xffff, LONGEST_KEY);
       // A copy: decoders do not take shared memory.
-      const name = new TextDecoder().decode(this.#bytes.slice(at + NAME_AT, end));
-      return { name, kind: KINDS[head >>> 16] ?? "gauge", value: this.#values[at >>> 3] };
-    });
+      const key = new TextDecoder().decode(this.#bytes.slice(at + KEY_AT, end));
+      const [name, ...parts] = key.split("\0");
+      const labels = Object.fromEntries(
+        parts.flatMap((label, j) => j % 2 === 0 && isLabel(label) ? [[label, parts[j + 1]]] : [])
+          .map(([label, value = ""]) => [label, value]),
+      );
+      const kind = KINDS[head >>> 16] ?? "gauge";
+      const value = this.#values[at >>> 3];
+      if (kind !== "histogram") {
+        metrics.push({ key, name, labels, kind, value });
+        i++;
+        continue;
+      }
+      const length = Math.min(this.#words[(at + BOUNDS_AT) >>> 2], MOST_BOUNDS);
+      i += recordsOf(length);
+      if (i > count) break;
+      const first = (at >>> 3) + RECORD_DOUBLES;
+      const bounds = [...this.#values.subarray(first, first + length)];
+      const counts = [...this.#values.subarray(first + length, first + 2 * length + 1)];
+      metrics.push({ key, name, labels, kind, bounds, counts, sum: value });
+    }
+    return metrics;
   }
 }
 

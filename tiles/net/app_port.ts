@@ -13,6 +13,7 @@ import { TileReader, Waker } from "../runtime/tile.ts";
 import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
 import * as cached from "./route_cache.ts";
+import { ticksOf } from "./traffic.ts";
 import type { Recipient, RxBatch } from "./rx.ts";
 import type { Sender } from "./tx.ts";
 
@@ -326,6 +327,11 @@ export class AppPort implements Recipient, Sender {
     return (this.#requests.pushed - this.#reclaimed) >>> 0;
   }
 
+  /** The share of the link to the app that it has not passed. */
+  get fill(): number {
+    return this.outstanding / this.#requests.depth;
+  }
+
   /** Cursors of the app, in either direction, that could not be true. */
   get corrupt(): number {
     return this.answers.corrupt + this.#requests.corrupt;
@@ -416,6 +422,10 @@ export class AppPort implements Recipient, Sender {
     packets[p + Packet.local] = words[at + Descriptor.destination];
     packets[p + Packet.ports] = words[at + Descriptor.ports];
     packets[p + Packet.route] = this.#out[(place << OUT_SHIFT) + Out.route];
+    packets[p + Packet.arrival] = ticksOf(
+      words[at + Descriptor.timeLow],
+      words[at + Descriptor.timeHigh],
+    );
   }
 
   /** As `Recipient` says. The app sees them after `publish`. */

@@ -454,7 +454,8 @@ class InlineAnswers implements Answers {
     const count = this.#count;
     if (count === 0) return;
     this.#counters[COUNT.answers] += count;
-    this.#transmitter.send(this.#sender, count);
+    const { batch, count: requests } = this.#requests;
+    this.#transmitter.send(this.#sender, count, requests > 0 ? batch.arrival : 0);
     this.#count = 0;
   }
 

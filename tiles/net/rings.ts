@@ -13,6 +13,7 @@
 import { u8, type View } from "../../ffi/region.ts";
 import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
 import {
+  RECEIVE_HEADER_WORDS,
   VISIBLE_HEADER_WORDS,
   XSK_CURSORS,
   XSK_STATISTICS,
@@ -125,6 +126,8 @@ export const Packet = {
   sum: 8,
   /** To be sent: its frame, payload at `PAYLOAD_AT`. -1: it has none. */
   frame: 9,
+  /** To be sent, out of a link: when what it answers arrived, in ticks (`traffic.ts`); 0: it answers nothing. */
+  arrival: 10,
 } as const;
 
 /** As a route: no cached route can be used. The packet takes the slow path. */
@@ -340,6 +343,19 @@ export class Umem {
   }
 }
 
+/** Doubles of a socket's record in the traffic region (`traffic.ts`). */
+export const SocketCell = {
+  rxPackets: 0,
+  rxBytes: 1,
+  txPackets: 2,
+  txBytes: 3,
+  rxRing: 4,
+  txRing: 5,
+  fillRing: 6,
+  /** ifindex and queue: another socket's counts are not continued. */
+  key: 7,
+} as const;
+
 /** The most ports of a net tile: as many as an entry of the route cache can name. */
 export const MOST_PORTS = 127;
 
@@ -378,6 +394,7 @@ export class XdpPort {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
+  readonly #cells: Float64Array;
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
@@ -385,13 +402,20 @@ export class XdpPort {
   /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
   constructor(
     setup: XdpSocketSetup,
-    { xsk, umem, slot }: { xsk: XskSlots; umem: Umem; slot: number },
+    { xsk, umem, slot, cells }: {
+      xsk: XskSlots;
+      umem: Umem;
+      slot: number;
+      /** Where it is counted, by `SocketCell`. */
+      cells: Float64Array;
+    },
   ) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
     this.#xsk = xsk;
     this.#umem = umem;
     this.#slot = slot;
+    this.#cells = cells;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
     this.#batch = new Uint32Array(2 * setup.tx);
@@ -441,10 +465,13 @@ export class XdpPort {
     return this.#cursors;
   }
 
-  /** Frees the frames that are still queued, and returns how many there were. */
-  dropQueued(): number {
+  /** Frees the frames that are still queued, calls `visit` with where each begins, and returns how many. */
+  dropQueued(visit: (offset: number) => void): number {
     const count = this.#queued;
-    for (let i = 0; i < count; i++) this.#umem.give(this.#batch[2 * i]);
+    for (let i = 0; i < count; i++) {
+      visit(this.#batch[2 * i]);
+      this.#umem.give(this.#batch[2 * i]);
+    }
     this.#queued = 0;
     return count;
   }
@@ -464,6 +491,10 @@ export class XdpPort {
     const count = this.#xsk.receive(this.#slot, frames, BATCH);
     if (count <= 0) return 0;
     this.#filled -= count;
+    let bytes = 0;
+    for (let i = 0; i < count; i++) bytes += frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+    this.#cells[SocketCell.rxPackets] += count;
+    this.#cells[SocketCell.rxBytes] += bytes;
     return count;
   }
 
@@ -500,6 +531,11 @@ export class XdpPort {
     const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
     this.#transmitting += taken;
     this.#queued -= taken;
+    const batch = this.#batch;
+    let bytes = 0;
+    for (let i = 0; i < taken; i++) bytes += batch[2 * i + 1];
+    this.#cells[SocketCell.txPackets] += taken;
+    this.#cells[SocketCell.txBytes] += bytes;
     if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
     return taken;
   }
@@ -529,6 +565,18 @@ export class XdpPort {
   unfinished(): boolean {
     if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
     return this.#queued > 0;
+  }
+
+  /** Notes how full the rings are. */
+  measure(): void {
+    const cursors = this.#readCursors();
+    const share = (producer: number, consumer: number, entries: number) =>
+      ((cursors[producer] - cursors[consumer]) >>> 0) / entries;
+    const { rxProducer, rxConsumer, txProducer, txConsumer } = XskCursor;
+    this.#cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, this.#fill);
+    this.#cells[SocketCell.txRing] = share(txProducer, txConsumer, this.#tx);
+    const { fillProducer, fillConsumer } = XskCursor;
+    this.#cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, this.#fill);
   }
 
   /**

@@ -17,11 +17,12 @@
 import * as xsk from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
-import { NET } from "../runtime/counters.ts";
+import { HISTOGRAMS, NET } from "../runtime/counters.ts";
 import type { Capture } from "./capture.ts";
 import * as frame from "./rings.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
+import { countBatch, PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
 
 // Own constants, see rings.ts.
 const { RECEIVE_HEADER_WORDS } = xsk;
@@ -33,6 +34,7 @@ const { IP_DESTINATION, IP_PROTOCOL, IP_SOURCE, IPPROTO_UDP, IPV4_BYTES, VERSION
 const { PACKET_HEADER_BYTES, PAYLOAD, UDP_BYTES, UDP_CONSTANT_SUM, UDP_PORTS } = frame;
 const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
 const COUNT = NET.index;
+const BATCHES = HISTOGRAMS.rx_batch;
 
 /** EtherType of IPv4, read little-endian. */
 const ETH_P_IP_LE = swap16(ETH_P_IP);
@@ -65,6 +67,8 @@ export class RxBatch {
   readonly packets = frame.makePackets();
   /** `RouteCache.changes` when their routes were found. */
   changes = 0;
+  /** When it came, in ticks (`traffic.ts`). */
+  arrival = 0;
 }
 
 /** An app as the way in knows it: its link, or itself if it is in this tile. */
@@ -161,6 +165,7 @@ export class Receiver {
   readonly #apps: readonly Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
+  readonly #traffic: TrafficCounter;
   readonly #trustChecksums: boolean;
   /** Where in the route cache each packet's route is looked for first. */
   readonly #slots = new Uint32Array(BATCH);
@@ -184,6 +189,7 @@ export class Receiver {
       apps: readonly Recipient[];
       capture: Capture;
       counters: Float64Array;
+      traffic: TrafficCounter;
       trustChecksums?: boolean;
     },
   ) {
@@ -199,6 +205,7 @@ export class Receiver {
     this.#apps = parts.apps;
     this.#capture = parts.capture;
     this.#counters = parts.counters;
+    this.#traffic = parts.traffic;
     this.#trustChecksums = parts.trustChecksums ?? false;
   }
 
@@ -210,6 +217,7 @@ export class Receiver {
     const batch = this.#batch;
     const count = port.receive(batch.frames);
     if (count === 0) return 0;
+    batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
     this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;
     let dropped = 0;
@@ -221,11 +229,17 @@ export class Receiver {
       }
       dropped++;
       this.#counters[-app]++;
+      if (app === -COUNT.rx_drop_app_link_full) {
+        const port = packets[(i << PACKET_SHIFT) + Packet.ports] & 0xffff;
+        this.#traffic.dropped(port, PortCell.rxDrops);
+      }
       this.#umem.give(batch.frames[RECEIVE_HEADER_WORDS + 2 * i]);
       i++;
     }
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
+    countBatch(this.#counters, BATCHES, count);
+    this.#traffic.received(batch, count);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;

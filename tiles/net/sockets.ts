@@ -17,6 +17,14 @@ import { Descriptor } from "../runtime/link.ts";
 import type { Capture } from "./capture.ts";
 import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem } from "./rings.ts";
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
+import { PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
+
+/** Why a datagram for an app is dropped, once it is known to be one. */
+const AFTER_CHECKS: ReadonlySet<number> = new Set([
+  NET.index.rx_drop_truncated,
+  NET.index.rx_drop_no_buffer,
+  NET.index.rx_drop_app_link_full,
+]);
 
 /**
  * Receives from kernel sockets. Datagrams are received into large buffers, since one can be as long as
@@ -31,6 +39,7 @@ export class SocketReceiver {
   readonly #apps: readonly Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
+  readonly #traffic: TrafficCounter;
   readonly #batch = new RxBatch();
   /** Large buffers that the next datagrams go into. */
   readonly #buffers: Uint32Array;
@@ -47,6 +56,7 @@ export class SocketReceiver {
       apps: readonly Recipient[];
       capture: Capture;
       counters: Float64Array;
+      traffic: TrafficCounter;
     },
   ) {
     const { umem, apps } = parts;
@@ -57,6 +67,7 @@ export class SocketReceiver {
     this.#apps = apps;
     this.#capture = parts.capture;
     this.#counters = parts.counters;
+    this.#traffic = parts.traffic;
     // So many are never out with an app: a successor of this tile finds them free, too.
     const own = Math.max(1, Math.min(UDP_BURST, umem.largeBuffers >>> 1));
     this.#buffers = Uint32Array.from({ length: own }, () => umem.takeLarge());
@@ -77,6 +88,7 @@ export class SocketReceiver {
     if (count <= 0) return 0;
     this.#counters[NET.index.rx_socket] += count;
     frames.set(received.subarray(0, RECEIVE_HEADER_WORDS));
+    this.#batch.arrival = ticksOf(frames[0], frames[1]);
     for (let i = 0; i < count; i++) {
       const at = RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS;
       const p = i << PACKET_SHIFT;
@@ -91,10 +103,13 @@ export class SocketReceiver {
       const isCut = (received[at + Descriptor.length] & UDP_TRUNCATED) !== 0;
       const refused = isCut ? NET.index.rx_drop_truncated : this.#deliver(i, p);
       this.#counters[refused === 0 ? NET.index.rx_delivered : refused]++;
+      if (refused !== 0) packets[p + Packet.app] = -refused;
+      if (AFTER_CHECKS.has(refused)) this.#traffic.dropped(port, PortCell.rxDrops);
       if (this.#capture.wanted) {
         this.#capture.datagram(0, refused, received.subarray(at), bytes);
       }
     }
+    this.#traffic.received(this.#batch, count);
     return count;
   }
 
@@ -156,23 +171,26 @@ export class SocketSender {
   readonly #umem: Pick<Umem, "bytes" | "give">;
   readonly #capture: Capture;
   readonly #counters: Float64Array;
+  readonly #traffic: Pick<TrafficCounter, "dropped">;
   readonly #batch = new Uint32Array(UDP_BURST * UDP_DESCRIPTOR_WORDS);
   #fd = -1;
   #memory: Uint8Array = new Uint8Array();
   #count = 0;
 
   constructor(
-    { udp, umem, capture, counters }: {
+    { udp, umem, capture, counters, traffic }: {
       udp: Udp;
       umem: Pick<Umem, "bytes" | "give">;
       capture: Capture;
       counters: Float64Array;
+      traffic: Pick<TrafficCounter, "dropped">;
     },
   ) {
     this.#udp = udp;
     this.#umem = umem;
     this.#capture = capture;
     this.#counters = counters;
+    this.#traffic = traffic;
   }
 
   /**
@@ -226,6 +244,9 @@ export class SocketSender {
       if (this.#capture.wanted) {
         const descriptor = this.#batch.subarray(at);
         this.#capture.datagram(CaptureFlag.out, reason, descriptor, this.#memory);
+      }
+      if (reason !== 0) {
+        this.#traffic.dropped(this.#batch[at + Descriptor.ports] >>> 16, PortCell.txDrops);
       }
       if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);
     }

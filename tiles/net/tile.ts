@@ -14,7 +14,7 @@ import { NetbaseReader } from "../../netbase/netbase.ts";
 import { loadService, type Service } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
-import { NET } from "../runtime/counters.ts";
+import { HISTOGRAMS, NET } from "../runtime/counters.ts";
 import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
 import {
   Life,
@@ -29,10 +29,20 @@ import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
 import { Capture } from "./capture.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
-import { MOST_PORTS, Umem, XdpPort, type XdpSocketSetup } from "./rings.ts";
+import {
+  ETH_P_IP,
+  ETHERNET_BYTES,
+  MOST_PORTS,
+  TAG_BYTES,
+  UDP_PORTS,
+  Umem,
+  XdpPort,
+  type XdpSocketSetup,
+} from "./rings.ts";
 import { Devices, Resolver, RouteCache } from "./route_cache.ts";
 import { Dispatch, Receiver, RxBatch, type UdpSocketSetup } from "./rx.ts";
 import { PollSet, SocketReceiver, SocketSender } from "./sockets.ts";
+import { countBatch, PortCell, TrafficCounter } from "./traffic.ts";
 import { Transmitter } from "./tx.ts";
 
 /**
@@ -42,6 +52,7 @@ import { Transmitter } from "./tx.ts";
 const POLL_TURNS = 16;
 /** How many totals the kernel has of an AF_XDP socket. */
 const XDP_STATISTICS = 6;
+const BATCHES = HISTOGRAMS.tx_batch;
 
 /** What a net tile is made with. */
 export interface NetSetup {
@@ -51,6 +62,8 @@ export interface NetSetup {
   readonly umem: View;
   /** What a net tile on this UMEM leaves its successor about its frames (`handover.ts`). */
   readonly record: View;
+  /** What it counts by socket and port (`traffic.ts`). */
+  readonly traffic: View;
   /** The memory of its route cache. */
   readonly routeCache: View;
   readonly frameBytes: number;
@@ -188,6 +201,13 @@ export function framesNeeded(setup: Pick<NetSetup, "sockets" | "apps">): number 
   return rings + links + ARP_QUEUE_LIMITS.total;
 }
 
+/** The UDP source port of the frame that begins at `offset`. */
+function sourcePort(view: DataView, offset: number): number {
+  let ip = offset + ETHERNET_BYTES;
+  while (view.getUint16(ip - 2) !== ETH_P_IP) ip += TAG_BYTES;
+  return view.getUint16(ip + UDP_PORTS);
+}
+
 class NetTile implements Tile {
   readonly descriptors: readonly number[];
   readonly #umem: Umem;
@@ -209,6 +229,7 @@ class NetTile implements Tile {
   readonly #pollSet: PollSet;
   readonly #counters: Float64Array;
   readonly #record: FrameRecord;
+  readonly #traffic: TrafficCounter;
   /** What predecessors counted in `link_corrupt`. */
   readonly #corruptBefore: number;
   #generation = -1;
@@ -230,8 +251,9 @@ class NetTile implements Tile {
     const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
     const cache = new RouteCache(setup.routeCache, seed);
     const devices = new Devices(reader, setup.sockets);
+    const traffic = new TrafficCounter({ traffic: setup.traffic, dispatch, counters, xsk });
     const ports = setup.sockets.map((socket, i) =>
-      new XdpPort(socket, { xsk, umem, slot: slots[i] })
+      new XdpPort(socket, { xsk, umem, slot: slots[i], cells: traffic.socket(i, socket) })
     );
     const capture = new Capture(
       new ControlReader(setup.control),
@@ -239,8 +261,9 @@ class NetTile implements Tile {
     );
     const solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
-    const sockets = new SocketSender({ udp, umem, capture, counters });
-    const all = { umem, reader, dispatch, cache, devices, capture, counters, seed };
+    const sockets = new SocketSender({ udp, umem, capture, counters, traffic });
+    const all = { umem, reader, dispatch, cache, devices, capture, counters, traffic, seed };
+    this.#traffic = traffic;
     this.#umem = umem;
     this.#counters = counters;
     this.#reader = reader;
@@ -304,8 +327,13 @@ class NetTile implements Tile {
     for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i]);
     this.#socketSender.flush();
     let sent = 0;
-    for (let i = 0; i < ports.length; i++) sent += ports[i].flush();
+    for (let i = 0; i < ports.length; i++) {
+      const count = ports[i].flush();
+      if (count > 0) countBatch(this.#counters, BATCHES, count);
+      sent += count;
+    }
     this.#counters[NET.index.tx_frames] += sent;
+    this.#traffic.settle();
     // Last: no answer waits for the kernel to have free frames.
     for (let i = 0; i < ports.length; i++) ports[i].refill();
     this.#askNetlink();
@@ -349,6 +377,8 @@ class NetTile implements Tile {
     if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
     this.#counters[NET.index.arp_queue] = this.#transmitter.queue.count;
+    for (const port of this.#ports) port.measure();
+    this.#apps.forEach((app, i) => this.#traffic.links[i] = app.fill);
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce(
       (sum, app) => sum + app.corrupt,
       this.#corruptBefore,
@@ -377,7 +407,9 @@ class NetTile implements Tile {
     for (const app of this.#inline) app.relinquish();
     for (const port of this.#ports) {
       this.#counters[NET.index.tx_frames] += port.flush();
-      this.#counters[NET.index.tx_drop_ring_full] += port.dropQueued();
+      this.#counters[NET.index.tx_drop_ring_full] += port.dropQueued((offset) =>
+        this.#traffic.dropped(sourcePort(this.#umem.view, offset), PortCell.txDrops)
+      );
     }
     this.housekeeping();
     this.#record.write(this.#umem, this.#apps);

@@ -22,6 +22,7 @@ import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 import type { SocketSender } from "./sockets.ts";
+import { PortCell, type TrafficCounter } from "./traffic.ts";
 
 // Own constants, see rings.ts.
 const { Descriptor, REFLECTED } = link;
@@ -42,6 +43,9 @@ const RING_FULL = REFUSED - COUNT.tx_drop_ring_full;
 const UNTAGGED_BEGIN = LINK_BYTES - ETHERNET_BYTES;
 /** All of a batch, in order, as `reflect` takes them. */
 const ALL = Int32Array.from({ length: BATCH }, (_, i) => i << PACKET_SHIFT);
+
+/** Where requests to be sent back are described; `arrival` 0: each has its own. */
+type ReflectedBatch = Pick<RxBatch, "packets" | "changes" | "arrival">;
 
 /** Who sends: an app, and the memory that its payloads are in. */
 export interface Sender {
@@ -69,10 +73,12 @@ export class Transmitter {
   readonly #dispatch: Dispatch;
   readonly #capture: Capture;
   readonly #counters: Float64Array;
+  readonly #traffic: TrafficCounter;
   /** Requests that go back as they came, taken from a link. */
-  readonly #returned: Pick<RxBatch, "packets" | "changes"> = {
+  readonly #returned: ReflectedBatch = {
     packets: frame.makePackets(),
     changes: -1,
+    arrival: 0,
   };
   /** The packet on the slow path, and one out of the ARP queue. */
   readonly #packet = new Int32Array(PACKET_WORDS);
@@ -91,6 +97,7 @@ export class Transmitter {
       dispatch: Dispatch;
       capture: Capture;
       counters: Float64Array;
+      traffic: TrafficCounter;
       random: () => number;
       seed: number;
     },
@@ -106,6 +113,7 @@ export class Transmitter {
     this.#dispatch = parts.dispatch;
     this.#capture = parts.capture;
     this.#counters = parts.counters;
+    this.#traffic = parts.traffic;
     const { solicits, random, seed } = parts;
     const drop = (packet: Int32Array, counter: number) => {
       this.#drop(packet, 0, counter, this.#umem.bytes);
@@ -154,19 +162,21 @@ export class Transmitter {
    */
   reflect(
     from: Sender,
-    batch: Pick<RxBatch, "packets" | "changes">,
+    batch: ReflectedBatch,
     picked: Int32Array,
     count: number,
   ): void {
+    const { packets, arrival } = batch;
     for (let done = 0; done < count; done++) {
       const first = done;
       done = this.#turnRound(from, batch, picked, first, count);
       this.#counters[COUNT.tx_accepted] += done - first;
+      this.#traffic.sent(from.index, packets, picked, first, done, arrival);
       if (done === count) return;
-      copyPacket(batch.packets, picked[done], this.packets);
+      copyPacket(packets, picked[done], this.packets);
       const offset = this.packets[Packet.offset];
       this.packets[Packet.frame] = this.#umem.isLarge(offset) ? -1 : offset - PAYLOAD_AT;
-      this.send(from, 1);
+      this.send(from, 1, arrival);
     }
   }
 
@@ -175,6 +185,7 @@ export class Transmitter {
     const { packets } = this;
     const count = this.#read(app, from, end);
     this.#classify(app, count);
+    this.#traffic.sent(app.index, packets, ALL, 0, count, 0);
     this.#takeFrames(count);
     copyPayloads(app.view, this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(app, count);
@@ -185,10 +196,12 @@ export class Transmitter {
   /**
    * Sends the first `count` of `packets`, payload in place in the UMEM. Each has a frame, or a large
    * buffer (`frame` is -1 then), which is given away by that. Kernel sockets send with their next flush.
+   * `arrival` is as in `TrafficCounter.sent`.
    */
-  send(from: Sender, count: number): void {
+  send(from: Sender, count: number, arrival: number): void {
     const { packets } = this;
     this.#classify(from, count);
+    this.#traffic.sent(from.index, packets, ALL, 0, count, arrival);
     sumPayloads(this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(from, count);
     this.#counters[COUNT.tx_accepted] += count;
@@ -215,9 +228,12 @@ export class Transmitter {
         packets[p + Packet.local] = words[at + Descriptor.source];
         packets[p + Packet.ports] = (ports << 16) | (ports >>> 16);
         packets[p + Packet.route] = LOOK_UP;
+        packets[p + Packet.arrival] = 0;
       } else if (!app.answerTo(request - 1, packets, p)) {
         // The request is not there. -1 is no length.
         packets[p + Packet.length] = -1;
+        packets[p + Packet.ports] = 0;
+        packets[p + Packet.arrival] = 0;
       }
     }
     return i - from;
@@ -314,7 +330,7 @@ export class Transmitter {
    */
   #turnRound(
     { index }: Sender,
-    { packets, changes }: Pick<RxBatch, "packets" | "changes">,
+    { packets, changes }: ReflectedBatch,
     picked: Int32Array,
     from: number,
     end: number,
@@ -382,7 +398,8 @@ export class Transmitter {
       if (r >= 0) continue;
       const counter = r === UNROUTED ? this.#sendSlowly(from, p) : REFUSED - r;
       if (counter === GONE) continue;
-      this.#drop(packets, p, counter, from.bytes);
+      const port = this.#traffic.portOf(from.index, packets[p + Packet.ports] & 0xffff);
+      this.#drop(packets, p, counter, from.bytes, port);
       if (from.bytes === this.#umem.bytes) this.#umem.give(packets[p + Packet.offset]);
       else if (packets[p + Packet.frame] >= 0) this.#umem.give(packets[p + Packet.frame]);
     }
@@ -507,8 +524,15 @@ export class Transmitter {
   }
 
   /** Counts, and shows, that the packet at word `p` is dropped. Its payload is in `memory`. */
-  #drop(packets: Int32Array, p: number, counter: number, memory: Uint8Array): void {
+  #drop(
+    packets: Int32Array,
+    p: number,
+    counter: number,
+    memory: Uint8Array,
+    port = packets[p + Packet.ports] & 0xffff,
+  ): void {
     this.#counters[counter]++;
+    this.#traffic.dropped(port, PortCell.txDrops);
     if (this.#capture.wanted) this.#capture.dropped(counter, packets.subarray(p), memory);
   }
 }

@@ -27,6 +27,7 @@ import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../r
 import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { BATCH } from "./rings.ts";
+import { TRAFFIC_BYTES } from "./traffic.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
@@ -73,6 +74,7 @@ export async function warmUp(
     netbase: makeNetbase(),
     umem,
     record: heapView(frameRecordBytes(frames)),
+    traffic: heapView(TRAFFIC_BYTES),
     routeCache: heapView(ROUTE_CACHE_BYTES),
     sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
     udp: [],

@@ -142,6 +142,43 @@ export const STATUS = table({
   connections_timed_out: "Connections closed because the peer took too long.",
 });
 
+/** A histogram of a net tile among its counters: a bucket for each bound, one for what is above, and the sum. */
+interface HistogramPlace {
+  /** Index of its first bucket, and of its sum. */
+  readonly at: number;
+  readonly sum: number;
+  /** Upper bounds, inclusive. */
+  readonly bounds: readonly number[];
+}
+
+/** Counters of a tile by name come before these. */
+const HISTOGRAMS_AT = 256;
+
+function histograms<const Name extends string>(
+  bounds: Readonly<Record<Name, readonly number[]>>,
+): Readonly<Record<Name, HistogramPlace>> {
+  let at = HISTOGRAMS_AT;
+  const places = Object.entries<readonly number[]>(bounds).map(([name, bounds]) => {
+    const place = { at, sum: at + bounds.length + 1, bounds };
+    at = place.sum + 1;
+    return [name, place];
+  });
+  return Object.fromEntries(places);
+}
+
+const BATCH_BOUNDS = [1, 2, 4, 8, 16, 32, 64];
+
+/** Histograms of a net tile. */
+export const HISTOGRAMS = histograms({
+  // Two for each power of two (`tiles/net/traffic.ts`), in seconds.
+  latency: [
+    1.024e-6,
+    ...Array.from({ length: 40 }, (_, i) => (i % 2 === 0 ? 1.5 : 2) * 2 ** (10 + (i >> 1)) / 1e9),
+  ],
+  rx_batch: BATCH_BOUNDS,
+  tx_batch: BATCH_BOUNDS,
+});
+
 /** The tables, by kind of tile. */
 export const COUNTERS = { netlink: NETLINK, net: NET, app: APP, status: STATUS } as const;
 
@@ -182,6 +219,15 @@ export function totalsOf(
 ): Float64Array {
   const names = Object.keys(COUNTERS[kind].help);
   return Float64Array.from(names, (name, i) => counters[i] + (GAUGES.has(name) ? 0 : past[i]));
+}
+
+/** A net tile's histogram, with what those before it have counted. */
+export function histogramOf(
+  { reader: { counters }, past }: Pick<CountedTile, "reader" | "past">,
+  { at, sum, bounds }: HistogramPlace,
+): { bounds: readonly number[]; counts: Float64Array; sum: number } {
+  const counts = counters.slice(at, sum).map((count, i) => count + past[at + i]);
+  return { bounds, counts, sum: counters[sum] + past[sum] };
 }
 
 /** The same of each of `tiles`, by its name and theirs. */

@@ -13,6 +13,7 @@ import { METRICS_BYTES } from "../app/regions.ts";
 import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
+import { TRAFFIC_BYTES } from "../net/traffic.ts";
 import type { NetSetup } from "../net/tile.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
@@ -231,6 +232,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, umemBytes(frames[n])),
       lasting(`frames ${net}`, frameRecordBytes(frames[n])),
+      lasting(`traffic ${net}`, TRAFFIC_BYTES),
       fresh(`routes ${net}`, ROUTE_CACHE_BYTES),
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
@@ -350,6 +352,13 @@ export class Wiring {
       refusedCalls: this.refusedCalls.reader,
       master: this.#region(MASTER_REGION).reader,
       build: this.#setup.build,
+      nets: this.nets.map(({ name }, n) => ({
+        name,
+        traffic: this.#region(`traffic ${name}`).reader,
+        sockets: this.#setup.plan.shares.filter(({ netTile }) => netTile === n)
+          .map(({ interface: i, queue }) => ({ interface: attached[i]?.name, queue }))
+          .filter(({ interface: name }) => name !== undefined),
+      })),
       captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
       health: this.#region(HEALTH).reader,
       refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
@@ -375,6 +384,7 @@ export class Wiring {
       netbase: this.netbase.reader,
       umem: own("umem"),
       record: own("frames"),
+      traffic: own("traffic"),
       routeCache: own("routes"),
       frameBytes: FRAME_BYTES,
       frames: frames[n],

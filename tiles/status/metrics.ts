@@ -10,16 +10,27 @@ import type { MetricsReader } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
 import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
 import { ARP_QUEUE_LIMITS } from "../net/arp_queue.ts";
-import { type CountedTile, COUNTERS, STATUS, totalsOf } from "../runtime/counters.ts";
+import { SocketCell } from "../net/rings.ts";
+import { PortCell, type Traffic } from "../net/traffic.ts";
+import {
+  type CountedTile,
+  COUNTERS,
+  histogramOf,
+  HISTOGRAMS,
+  STATUS,
+  totalsOf,
+} from "../runtime/counters.ts";
 import { UNWELL } from "../runtime/health.ts";
+import { type PortRange, portsOf } from "../runtime/plan.ts";
 import type { MasterReader, ProcessValues } from "../runtime/master_region.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
 import type { ApplianceSetup } from "../runtime/wiring.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile.ts";
-import { baseName } from "./capture.ts";
+import { appNames, baseName, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 import type { ApplianceView } from "./control.ts";
+import type { StatusSetup } from "./tile.ts";
 
 /** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
@@ -29,6 +40,9 @@ const MOST_REQUEST = 1 << 13;
 const MOST_UNREAD = 1 << 16;
 /** How long a request may take to arrive, and its answer to be read. */
 const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
+
+/** Ports of an app that have samples of their own: Prometheus keeps a series for each. */
+const MOST_SINGLE_PORTS = 1000;
 
 /** What fits into the tables of netbase, by the names of `tegula_table_entries`. */
 const LIMITS = { neighbors: NEIGHBORS, next_hops: NEXT_HOPS, tbl8s: TBL8S };
@@ -64,9 +78,13 @@ export function readPage(): ReadonlyMap<string, Uint8Array> {
 
 /** What the metrics are made from. */
 export interface Measured
-  extends Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health"> {
+  extends
+    Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health" | "listen"> {
   /** All tiles; `slot`: of an app that is a process. */
   readonly tiles: readonly (CountedTile & { readonly slot?: number })[];
+  readonly nets: readonly (Omit<StatusSetup["nets"][number], "traffic"> & {
+    readonly traffic: Traffic;
+  })[];
   readonly build: ApplianceSetup["build"];
   readonly master: Pick<MasterReader, "config" | "process" | "restarts">;
   /** System calls that the filters of `tiles` refused, by index. */
@@ -233,6 +251,11 @@ export function collect(measured: Measured): Family[] {
     const labels = tileLabels(tile);
     add("tegula_tile_running", labels, Number(tile.reader.life === Life.running));
     if (tile.kind === "net") {
+      add("tegula_latency_seconds", labels, histogramOf(tile, HISTOGRAMS.latency));
+      for (const direction of ["rx", "tx"] as const) {
+        const batches = histogramOf(tile, HISTOGRAMS[`${direction}_batch`]);
+        add("tegula_batch_packets", { ...labels, direction }, batches);
+      }
       add("tegula_arp_queue_limit_datagrams", labels, ARP_QUEUE_LIMITS.total);
     }
     for (const { call, count } of measured.refusedCalls.of(i)) {
@@ -244,10 +267,14 @@ export function collect(measured: Measured): Family[] {
       put(metric.name, { ...labels, ...metric.labels }, totals[j]);
     }
   }
+  addTraffic(measured, add);
   for (const { name: tile, reader } of custom) {
-    for (const { kind, name, value } of reader.read()) {
-      const labels = { ...tileLabels({ kind: "app", name: tile }), name };
-      add(kind === "counter" ? "tegula_app_custom_total" : "tegula_app_custom", labels, value);
+    for (const metric of reader.read()) {
+      const { kind, name } = metric;
+      const labels = { ...tileLabels({ kind: "app", name: tile }), name, ...metric.labels };
+      if (metric.kind === "histogram") add("tegula_app_custom_distribution", labels, metric);
+      else if (kind === "counter") add("tegula_app_custom_total", labels, metric.value);
+      else add("tegula_app_custom", labels, metric.value);
     }
   }
   return [...families.values()];
@@ -277,6 +304,65 @@ function addMaster({ build, master, tiles, control }: Measured, add: Add): void 
     if (kind !== "netlink" && kind !== "status") continue;
     add("tegula_restarts_total", { process: name }, control.restarts(slot));
   }
+}
+
+/** What the traffic regions have: sums over all net tiles, and how full their rings and links are. */
+function addTraffic({ nets, interfaces, tiles, listen }: Measured, add: Add): void {
+  const sockets = nets.flatMap(({ traffic, sockets }) =>
+    sockets.map((socket, i) => ({ ...socket, cells: traffic.socket(i) }))
+  );
+  for (const name of interfaces) {
+    const own = sockets.filter((socket) => socket.interface === name);
+    const sum = (cell: number) => own.reduce((sum, { cells }) => sum + cells[cell], 0);
+    for (const direction of ["rx", "tx"] as const) {
+      const labels = { interface: name, direction };
+      add("tegula_interface_packets_total", labels, sum(SocketCell[`${direction}Packets`]));
+      add("tegula_interface_bytes_total", labels, sum(SocketCell[`${direction}Bytes`]));
+    }
+  }
+  for (const { interface: name, queue, cells } of sockets) {
+    for (const ring of ["rx", "tx", "fill"] as const) {
+      const labels = { interface: name, queue: String(queue), ring };
+      add("tegula_ring_fill_ratio", labels, cells[SocketCell[`${ring}Ring`]]);
+    }
+  }
+  const apps = tiles.filter(({ slot }) => slot !== undefined);
+  for (const { name: net, traffic } of nets) {
+    apps.forEach((app, i) => {
+      add("tegula_link_fill_ratio", { ...tileLabels(app), net }, traffic.links[i]);
+    });
+  }
+  for (const { app, port, ports } of portGroups(listen)) {
+    const sum = (cell: number) =>
+      nets.reduce(
+        (sum, { traffic }) => ports.reduce((sum, each) => sum + traffic.port(each)[cell], sum),
+        0,
+      );
+    for (const direction of ["rx", "tx"] as const) {
+      const labels = { app, port, direction };
+      add("tegula_port_packets_total", labels, sum(PortCell[`${direction}Packets`]));
+      add("tegula_port_bytes_total", labels, sum(PortCell[`${direction}Bytes`]));
+      add("tegula_port_drops_total", labels, sum(PortCell[`${direction}Drops`]));
+    }
+  }
+}
+
+/** Served ports, each by itself up to `MOST_SINGLE_PORTS` of an app, and the others of that app together. */
+export function portGroups(
+  listen: readonly Listening[],
+): { readonly app: string; readonly port: string; readonly ports: readonly number[] }[] {
+  return appNames(listen).flatMap((app) => {
+    const own = listen.filter((each) => baseName(each.app) === app);
+    const ports = [
+      ...new Set(portsOf(own.map(({ port, last = port }): PortRange => [port, last]))),
+    ];
+    const single = ports.slice(0, MOST_SINGLE_PORTS);
+    const others = ports.slice(MOST_SINGLE_PORTS);
+    return [
+      ...single.map((port) => ({ app, port: String(port), ports: [port] })),
+      ...others.length === 0 ? [] : [{ app, port: "other", ports: others }],
+    ];
+  });
 }
 
 /** The metrics as of now, in the text format. */

@@ -11,6 +11,7 @@ import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
+import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
 import { MasterReader } from "../runtime/master_region.ts";
 import {
@@ -47,6 +48,12 @@ export interface StatusSetup {
   /** What the master tells (`master_region.ts`). */
   readonly master: View;
   readonly build: ApplianceSetup["build"];
+  /** What each net tile counts (`../net/traffic.ts`), and its AF_XDP sockets in their order. */
+  readonly nets: readonly {
+    readonly name: string;
+    readonly traffic: View;
+    readonly sockets: readonly { readonly interface: string; readonly queue: number }[];
+  }[];
   /** The capture ring of each net tile. */
   readonly captures: readonly View[];
   readonly tiles: readonly {
@@ -115,6 +122,7 @@ export async function create(
       },
     },
     callName: (number: number) => libraries.tile.callName(number),
+    nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
     ...{ build: setup.build, master: new MasterReader(setup.master) },
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
     page: listeners.metrics === null ? new Map() : readPage(),

@@ -10,6 +10,7 @@ import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
+import { TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
 import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
@@ -61,6 +62,7 @@ class Host {
       netbase,
       umem: this.#umem,
       record: heapView(frameRecordBytes(FRAMES)),
+      traffic: heapView(TRAFFIC_BYTES),
       routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,

@@ -24,7 +24,7 @@ import {
   socketPath,
 } from "../lab.ts";
 import { temporaryFile } from "../config_file.ts";
-import { applianceOf } from "../processes.ts";
+import { applianceOf, processesOf } from "../processes.ts";
 
 /** Runs `tegula ARGS…` in a namespace and returns what it printed. */
 function tegula(namespace: Namespace, ...args: string[]): Promise<string> {
@@ -275,6 +275,20 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   assert.equal(samples.get('tegula_mirror_entries{tile="netlink",table="interfaces"}'), 2);
   assert.ok(samples.get('tegula_net_frames_free{tile="net0"}')! > 0, "no counter: it goes down");
   assert.equal(samples.get('tegula_interface_xdp{interface="eth0"}'), 1);
+  for (const direction of ["rx", "tx"]) {
+    const port = `{app="echo",port="7",direction="${direction}"}`;
+    const own = `{interface="eth0",direction="${direction}"}`;
+    assert.equal(samples.get(`tegula_port_packets_total${port}`), 3);
+    assert.equal(samples.get(`tegula_port_bytes_total${port}`), 3 * "hello".length);
+    assert.equal(samples.get(`tegula_port_drops_total${port}`), 0);
+    assert.equal(samples.get(`tegula_interface_packets_total${own}`), 3);
+    assert.ok(samples.get(`tegula_interface_bytes_total${own}`)! >= 3 * (42 + "hello".length));
+    assert.ok(samples.get(`tegula_batch_packets_sum{tile="net0",direction="${direction}"}`) === 3);
+  }
+  assert.equal(samples.get('tegula_latency_seconds_count{tile="net0"}'), 3);
+  assert.ok(samples.get('tegula_latency_seconds_sum{tile="net0"}')! < 3, "answers took no second");
+  assert.ok(samples.get('tegula_ring_fill_ratio{interface="eth0",queue="0",ring="fill"}')! > 0.5);
+  assert.equal(samples.get('tegula_link_fill_ratio{app="echo",tile="echo",net="net0"}'), 0);
   assert.equal(samples.get("tegula_config_last_reload_successful"), 1);
   assert.ok(Date.now() / 1000 - samples.get(LOADED_AT)! < 60, "it was loaded just now");
   const [build] = [...samples.keys()].filter((name) => name.startsWith("tegula_build_info{"));
@@ -481,17 +495,34 @@ labTest("reload answers when it is done, with status 2 where nothing was changed
   const module = temporaryFile('export const answer = () => "one";', ".ts");
   await Appliance.start(host, [
     ...["--interface", "eth0", "--listen", `7=${module}`, "--control", control],
+    ...["--metrics", `${HOST}:9464`],
   ]);
+  const loading = async () => {
+    const [, text] = await get(host, "/metrics");
+    const value = (name: string) =>
+      Number(new RegExp(`^tegula_config_${name} (.*)$`, "m").exec(text)![1]);
+    return {
+      isGood: value("last_reload_successful"),
+      at: value("last_reload_success_timestamp_seconds"),
+      hash: value("hash"),
+    };
+  };
+  const first = await loading();
+  assert.equal(first.isGood, 1);
   assert.equal((await ask(asker)).text, "one");
   Deno.writeTextFileSync(module, 'export const answer = () => "two";');
   assert.match(await tegula(host, "reload", "--control", control), /^reloaded/);
   assert.equal((await ask(asker)).text, "two");
+  const second = await loading();
+  assert.ok(second.at > first.at);
+  assert.deepEqual(second, { isGood: 1, at: second.at, hash: first.hash });
   Deno.writeTextFileSync(module, "throw new Error('not today');");
   const reload = [...selfCommand(), "reload", "--control", control];
   const { code, said } = await refusal(host.spawn(reload));
   assert.equal(code, 2);
   assert.match(said, /not today/);
   assert.equal((await ask(asker)).text, "two");
+  assert.deepEqual(await loading(), { ...second, isGood: 0 });
 });
 
 /** Reads the metrics over and over until its input ends; says how often, and fails where it cannot. */
@@ -518,6 +549,9 @@ labTest("counters go on through a reload and the appliance's death", async (lab)
     const packets = (way: string) => `packets_total{tile="net0",direction="${way}",path="af_xdp"}`;
     return [
       ...[packets("rx"), packets("tx"), "app_requests_total{.*}", "app_answers_total{.*}"],
+      ...["rx", "tx"].map((way) => `port_packets_total{app="echo",port="7",direction="${way}"}`),
+      ...["rx", "tx"].map((way) => `interface_packets_total{interface="eth0",direction="${way}"}`),
+      'latency_seconds_count{tile="net0"}',
     ].map((name) => Number(new RegExp(`^tegula_${name} (.*)$`, "m").exec(text)?.[1]));
   };
   const after = (count: number) =>
@@ -541,4 +575,16 @@ labTest("counters go on through a reload and the appliance's death", async (lab)
   await after(5);
   assert.equal(JSON.parse((await converse(control, ['{"do":"status"}']))[0]).sync, "synced");
   assert.notEqual(applianceOf(appliance.process.pid), killed);
+  const restarts = async (process: string) => {
+    const [, text] = await get(host, "/metrics");
+    const line = new RegExp(`^tegula_restarts_total{process="${process}"} (.*)$`, "m").exec(text);
+    return Number(line![1]);
+  };
+  assert.equal(await restarts("appliance"), 1);
+  assert.equal(await restarts("echo"), 0);
+  const app = processesOf(appliance.process.pid).find(({ role }) => role === "app")!;
+  Deno.kill(app.pid, "SIGKILL");
+  await eventually("a restart of the app", async () => {
+    return await restarts("echo") === 1 ? true : undefined;
+  });
 });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { heapView } from "../../../ffi/region.ts";
+import { heapView, u32 } from "../../../ffi/region.ts";
 import type { Answers, App, AppContext, Request } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
 import { makeService } from "../../../tiles/app/host.ts";
@@ -261,7 +261,9 @@ Deno.test("metrics are read as they were written, and a successor carries on wit
     names.forEach((name, i) => second.metric(name, i % 2 ? "gauge" : "counter")!.value++);
     assert.deepEqual(
       new MetricsReader(view).read(),
-      names.map((name, i) => ({ name, kind: i % 2 ? "gauge" : "counter", value: i + 1 })),
+      names.map((name, i) => ({
+        ...{ name, labels: {}, kind: i % 2 ? "gauge" : "counter", value: i + 1 },
+      })),
     );
   }));
 });
@@ -275,6 +277,8 @@ Deno.test("what a successor counts before its turn is added, and its gauges begi
     early.metric("set twice", "gauge")!,
     early.metric("its own", "counter")!,
   ];
+  early.histogram("took", [1, 2])!.observe(2);
+  old.histogram("took", [1, 2])!.observe(0.5);
   old.metric("later", "counter")!.value = 5;
   old.metric("set twice", "gauge")!.value = 7;
   old.metric("counted", "counter")!.value = 3;
@@ -285,8 +289,75 @@ Deno.test("what a successor counts before its turn is added, and its gauges begi
   added.value++;
   set.value += 2;
   early.metric("later", "counter")!.value++;
-  const values = new MetricsReader(view).read().map(({ name, value }) => [name, value]);
-  assert.deepEqual(values, [["later", 6], ["set twice", 4], ["counted", 5], ["its own", 1]]);
+  early.histogram("took", [1, 2])!.observe(3);
+  const values = new MetricsReader(view).read().map((each) =>
+    each.kind === "histogram" ? [each.name, each.sum, ...each.counts] : [each.name, each.value]
+  );
+  assert.deepEqual(values, [
+    ["took", 5.5, 1, 1, 1],
+    ["later", 6],
+    ["set twice", 4],
+    ["counted", 5],
+    ["its own", 1],
+  ]);
+});
+
+Deno.test("labels tell metrics of one name apart, in whatever order they are given", () => {
+  const view = heapView(METRICS_BYTES);
+  const writer = new MetricsWriter(view);
+  writer.metric("asked", "counter", { type: "A", class: "IN" })!.value = 1;
+  writer.metric("asked", "counter", { class: "IN", type: "A" })!.value++;
+  writer.metric("asked", "counter", { class: "IN", type: 'A"\n,x="' })!.value = 5;
+  writer.metric("asked", "counter")!.value = 7;
+  assert.deepEqual(new MetricsReader(view).read(), [
+    { name: "asked", labels: { class: "IN", type: "A" }, kind: "counter", value: 2 },
+    { name: "asked", labels: { class: "IN", type: 'A"\n,x="' }, kind: "counter", value: 5 },
+    { name: "asked", labels: {}, kind: "counter", value: 7 },
+  ]);
+  for (const label of ["app", "tile", "name", "le", "", "1st", "a-b", "__proto__", "größe"]) {
+    const labels = Object.fromEntries([[label, "x"]]);
+    assert.throws(() => writer.metric("asked", "gauge", labels), TypeError, label);
+  }
+  assert.equal(writer.metric("asked", "gauge", { a: "\0b" }), null);
+  assert.equal(writer.metric("asked", "gauge", { a: "x".repeat(105) }), null);
+});
+
+Deno.test("a histogram counts what is up to each bound, and what is above the last", () => {
+  const view = heapView(METRICS_BYTES);
+  const writer = new MetricsWriter(view);
+  const bounds = Array.from({ length: 32 }, (_, i) => i);
+  writer.histogram("wide", bounds, { a: "b" })!.observe(40);
+  const histogram = writer.histogram("size", [1, 10])!;
+  for (const value of [-1, 1, 1.5, 10, 10.5, 1000]) histogram.observe(value);
+  assert.equal(writer.histogram("size", [1, 10]), histogram);
+  const [wide, size] = new MetricsReader(view).read();
+  assert.deepEqual(size, {
+    ...{ name: "size", labels: {}, kind: "histogram", bounds: [1, 10], counts: [2, 2, 2] },
+    sum: 1022,
+  });
+  assert.ok(wide.kind === "histogram");
+  assert.deepEqual([wide.bounds, wide.counts], [bounds, [...bounds.map(() => 0), 1]]);
+  // With other bounds it is another one; readers are shown the newest.
+  writer.histogram("size", [5])!.observe(1);
+  const [, newest, ...others] = new MetricsReader(view).read();
+  assert.deepEqual([newest.kind === "histogram" && newest.counts, others], [[1, 0], []]);
+  for (const bad of [[], [2, 1], [1, 1], [NaN], Array.from({ length: 33 }, (_, i) => i)]) {
+    assert.throws(() => writer.histogram("size", bad), RangeError);
+  }
+});
+
+Deno.test("a region that an app has scribbled into is read within its bounds", () => {
+  const view = heapView(METRICS_BYTES);
+  new MetricsWriter(view).histogram("size", [1, 2, 3]);
+  const words = u32(view);
+  for (const word of [0, 1, 0xffff, 0x2ffff, 0xffff_ffff]) {
+    words.fill(word);
+    const metrics = new MetricsReader(view).read();
+    assert.ok(metrics.length <= 4096);
+    for (const metric of metrics) {
+      assert.ok(metric.kind !== "histogram" || metric.bounds.length <= 32);
+    }
+  }
 });
 
 Deno.test("a metric whose name is too long, or one too many, is not to be had", () => {
@@ -294,5 +365,6 @@ Deno.test("a metric whose name is too long, or one too many, is not to be had", 
   assert.equal(writer.metric("x".repeat(113), "gauge"), null);
   for (let i = 0; i < 4096; i++) assert.ok(writer.metric(`${i}`, "gauge"));
   assert.equal(writer.metric("one more", "gauge"), null);
+  assert.equal(writer.histogram("one more", [1]), null);
   assert.ok(writer.metric("17", "gauge"));
 });

@@ -229,7 +229,9 @@ Deno.test("names are compared whatever their letters, and come back in those of 
   }
   const { answers } = ask(harness, "X.wILd.ExAmPlE.oRg", "A");
   assert.equal(answers[0].name, "X.wILd.ExAmPlE.oRg");
-  assert.equal(harness.counters["dns.queries"], 9);
+  assert.equal(harness.counters['dns.queries{type="A"}'], 9);
+  assert.equal(harness.counters['dns.answers{rcode="NOERROR"}'], 7);
+  assert.equal(harness.counters['dns.answers{rcode="NXDOMAIN"}'], 2);
 });
 
 Deno.test("whatever bytes come, the answer has their number and their question, or there is none", async () => {

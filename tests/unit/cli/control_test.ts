@@ -148,7 +148,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       health: heapView(HEALTH_BYTES),
       ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
-      ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
+      ...{ captures: [], nets: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },
     region: new TileRegion(heapView(TILE_REGION_BYTES)),

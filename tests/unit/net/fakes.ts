@@ -8,6 +8,7 @@ import { Buffer } from "node:buffer";
 import { u8, type View } from "../../../ffi/region.ts";
 import { type Udp, UDP_BUFFER_BYTES } from "../../../ffi/sockets.ts";
 import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../../ffi/xsk.ts";
+import { ticksOf } from "../../../tiles/net/traffic.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 
 /** XDP_PACKET_HEADROOM. */
@@ -157,6 +158,11 @@ export class FakeXsk implements XskSlots {
   }
 
   prefetch(): void {}
+
+  /** What `receive` says, 10 µs later. */
+  ticks(): number {
+    return ticksOf(0x1234, 0x5678) + 40;
+  }
 
   fill(slot: number, frames: Uint32Array, count: number): number {
     this.#step();

@@ -1,5 +1,6 @@
 /** A net tile in the host of `host.ts`: rings faked, an app whose ends are at hand. */
 
+import assert from "node:assert/strict";
 import { heapView, slice, u8, type View } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
@@ -11,9 +12,11 @@ import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/n
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import type { InlineSetup } from "../../../tiles/net/inline_app.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
+import { SocketCell } from "../../../tiles/net/rings.ts";
+import { PortCell, Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
-import { NET } from "../../../tiles/runtime/counters.ts";
+import { GAUGES, NET } from "../../../tiles/runtime/counters.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -189,6 +192,7 @@ export class Room {
   readonly margins: readonly Uint8Array[];
   now = 1000;
   #counted: Float64Array;
+  #wasKilled = false;
 
   constructor(
     {
@@ -230,6 +234,7 @@ export class Room {
       netbase: this.netbase,
       umem,
       record: heapView(frameRecordBytes(FRAMES)),
+      traffic: heapView(TRAFFIC_BYTES),
       routeCache: heapView(ROUTE_CACHE_BYTES),
       frameBytes: FRAME_BYTES,
       frames: FRAMES,
@@ -291,6 +296,7 @@ export class Room {
    */
   handOver({ isKilled = false, isCold = false, apps = this.apps } = {}): void {
     if (!isKilled) this.tile.relinquish!();
+    this.#wasKilled ||= isKilled || isCold;
     if (isCold) this.xsk = new FakeXsk(this.setup.umem, this.#frames);
     this.#succeed(apps);
     this.#start(this.#create() as Tile);
@@ -397,7 +403,7 @@ export class Room {
     this.#counted = this.counters.slice();
     return Object.fromEntries(
       names.map((name, i) => [name, this.counters[i] - before[i]] as const)
-        .filter(([name, by]) => by !== 0 && name !== "frames_free"),
+        .filter(([name, by]) => by !== 0 && !GAUGES.has(name)),
     );
   }
 
@@ -417,7 +423,40 @@ export class Room {
     const accounted = all.filter(([name]) =>
       name.startsWith("tx_drop_") || name === "tx_frames" || name === "tx_socket"
     ).reduce((sum, [, count]) => sum + count, 0);
+    // What a tile that is killed had not counted yet is in one of both alone.
+    if (!this.#wasKilled) this.#expectPortsAddUp();
     return { accepted: this.counters[NET.index.tx_accepted], accounted };
+  }
+
+  /** By port and by socket the same is counted as by the tile. */
+  #expectPortsAddUp(): void {
+    const traffic = new Traffic(this.setup.traffic);
+    const { ports } = traffic;
+    const sum = (cell: number) => {
+      let sum = 0;
+      for (let at = cell; at < ports.length; at += 8) sum += ports[at];
+      return sum;
+    };
+    const counted = (names: RegExp) =>
+      Object.entries(NET.index).filter(([name]) => names.test(name))
+        .reduce((sum, [, i]) => sum + this.counters[i], 0);
+    const sockets = (cell: number) =>
+      this.setup.sockets.reduce((sum, _, i) => sum + traffic.socket(i)[cell], 0);
+    assert.deepEqual({
+      rxPackets: sum(PortCell.rxPackets),
+      rxDrops: sum(PortCell.rxDrops),
+      txPackets: sum(PortCell.txPackets),
+      txDrops: sum(PortCell.txDrops),
+      rxFrames: sockets(SocketCell.rxPackets),
+      txFrames: sockets(SocketCell.txPackets),
+    }, {
+      rxPackets: counted(/^rx_delivered$/),
+      rxDrops: counted(/^rx_drop_(app_link_full|no_buffer|truncated)$/),
+      txPackets: counted(/^tx_accepted$/),
+      txDrops: counted(/^tx_drop_/),
+      rxFrames: counted(/^rx_frames$/),
+      txFrames: counted(/^tx_frames$/),
+    });
   }
 }
 

@@ -37,7 +37,7 @@ Deno.test("every datagram is sent or counted as dropped, in order, whatever the 
       udp.room = room;
       const counters = new Float64Array(Object.keys(NET.help).length);
       const umem = { bytes: new Uint8Array(new SharedArrayBuffer(0)), give() {} };
-      const sender = new SocketSender({ udp, umem, capture, counters });
+      const sender = new SocketSender({ udp, umem, capture, counters, traffic: { dropped() {} } });
       const memory = Uint8Array.from({ length: 256 }, (_, i) => i);
       datagrams.forEach(({ fd, to }, i) => sender.send(fd, memory, packet(to, i)));
       sender.flush();

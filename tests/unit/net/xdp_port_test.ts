@@ -13,7 +13,11 @@ function makePort() {
   const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames: FRAMES, largeBuffers: 0 });
   const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
   const setup = { fd: 100, ifindex: 2, queue: 0, fill: FILL, tx: FRAMES, partialChecksums: false };
-  return { umem, xsk, port: new XdpPort(setup, { xsk, umem, slot: 0 }) };
+  return {
+    umem,
+    xsk,
+    port: new XdpPort(setup, { xsk, umem, slot: 0, cells: new Float64Array(8) }),
+  };
 }
 
 /** `count` frames come in by `port` and go out again, 40 bytes into what came. */
@@ -74,7 +78,7 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     const ports = Array.from({ length: queues }, (_, slot) =>
       new XdpPort(
         { fd: 100 + slot, ifindex: 2, queue: slot, fill: FILL, tx, partialChecksums: false },
-        { xsk, umem, slot },
+        { xsk, umem, slot, cells: new Float64Array(8) },
       ));
     for (const port of ports) port.refill();
     const apps: number[] = [];

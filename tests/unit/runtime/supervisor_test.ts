@@ -306,7 +306,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       health: heapView(HEALTH_BYTES),
       ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
-      ...{ captures: [], tiles: [], metrics: [], interfaces: [], listen: [] },
+      ...{ captures: [], nets: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: null, metrics: null },
     },
     region: new TileRegion(view),

@@ -12,7 +12,8 @@ import {
   MasterReader,
   MasterRegion,
 } from "../../../tiles/runtime/master_region.ts";
-import { COUNTERS, STATUS } from "../../../tiles/runtime/counters.ts";
+import { Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
+import { COUNTERS, HISTOGRAMS, STATUS } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
 import { type Measured, readPage, serveMetrics } from "../../../tiles/status/metrics.ts";
@@ -34,17 +35,30 @@ async function serving(
   for (const [name, value] of Object.entries(own)) writer.metric(name, "gauge")!.value = value;
   const counters = new Float64Array(Object.keys(STATUS.help).length);
   const reader = { counters: new Float64Array(TILE_COUNTERS), life: 0 };
+  const { at, sum, bounds } = HISTOGRAMS.latency;
+  for (const [i, count] of [[0, 1], [2, 2], [bounds.length, 1]]) reader.counters[at + i] = count;
+  reader.counters[sum] = 7.5;
   const told = heapView(MASTER_REGION_BYTES);
   new MasterRegion(told).set("master", processValues(Deno.pid));
+  const traffic = new Traffic(heapView(TRAFFIC_BYTES));
+  traffic.socket(0).set([3, 180, 2, 120, 0.25, 0, 1]);
+  traffic.links[0] = 0.5;
+  traffic.port(53).set([5, 500, 4, 4000, 1, 2]);
+  traffic.port(7000).set([1, 10, 0, 0, 0, 0]);
+  traffic.port(7001).set([1, 20, 0, 0, 0, 0]);
   const fd = openHost().listenTcp("127.0.0.1", 0);
   const listener = await listenOn(fd, openTile());
   const parts = {
     ...{ netbase: { syncState: 2 }, interfaces: ["eth0"], counters },
     control: { xdp: () => true, restarts: () => 0 },
     ...{ build: { version: "0.1.0", commit: "abc" }, master: new MasterReader(told) },
-    tiles: Object.keys(COUNTERS).map((kind) => (
-      { kind, name: kind === "app" ? tile : kind, reader, past: new Float64Array(TILE_COUNTERS) }
-    )),
+    nets: [{ name: "net0", traffic, sockets: [{ interface: "eth0", queue: 3 }] }],
+    listen: [{ port: 53, app: tile }, { port: 6000, last: 7001, app: tile }],
+    tiles: Object.keys(COUNTERS).map((kind) => ({
+      ...{ kind, name: kind === "app" ? tile : kind, reader },
+      past: new Float64Array(TILE_COUNTERS),
+      ...(kind === "app" && { slot: 0 }),
+    })),
     health: { read: () => health.current, isFresh: () => health.isFresh },
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
@@ -126,6 +140,55 @@ Deno.test("a drop is a sample of one metric, by tile, direction and reason", asy
     );
     assert.deepEqual(drops.map(labelsOf), counters);
     assert.equal(new Set(drops).size, drops.length);
+  });
+});
+
+/** The samples of a metric, by their labels as text. */
+async function samplesOf(port: number, name: string): Promise<Record<string, number>> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  return Object.fromEntries(
+    text.split("\n").filter((line) => line.startsWith(`${name}{`)).map((line) => {
+      const [, labels, value] = /^\w+\{(.*)\} (\S+)$/.exec(line)!;
+      return [labels, Number(value)] as const;
+    }),
+  );
+}
+
+Deno.test("traffic is told by interface, by port, and by ring and link", async () => {
+  await serving("dns.1", {}, async (port) => {
+    assert.deepEqual(await samplesOf(port, "tegula_interface_bytes_total"), {
+      'interface="eth0",direction="rx"': 180,
+      'interface="eth0",direction="tx"': 120,
+    });
+    assert.deepEqual(await samplesOf(port, "tegula_ring_fill_ratio"), {
+      'interface="eth0",queue="3",ring="rx"': 0.25,
+      'interface="eth0",queue="3",ring="tx"': 0,
+      'interface="eth0",queue="3",ring="fill"': 1,
+    });
+    assert.deepEqual(await samplesOf(port, "tegula_link_fill_ratio"), {
+      'app="dns",tile="dns.1",net="net0"': 0.5,
+    });
+    const [packets, drops] = await Promise.all(
+      ["packets", "drops"].map((what) => samplesOf(port, `tegula_port_${what}_total`)),
+    );
+    assert.equal(packets['app="dns",port="53",direction="rx"'], 5);
+    assert.equal(packets['app="dns",port="53",direction="tx"'], 4);
+    assert.equal(drops['app="dns",port="53",direction="tx"'], 2);
+    // 1,003 ports are more than have samples of their own.
+    assert.equal(Object.keys(packets).length, 2 * 1001);
+    assert.equal(packets['app="dns",port="other",direction="rx"'], 2);
+  });
+});
+
+Deno.test("a histogram is told by cumulative buckets, their sum and their count", async () => {
+  await serving("dns.1", {}, async (port) => {
+    const buckets = Object.entries(await samplesOf(port, "tegula_latency_seconds_bucket"));
+    assert.equal(buckets.length, 42);
+    assert.deepEqual(buckets[0], ['tile="net",le="0.000001024"', 1]);
+    assert.deepEqual(buckets[2], ['tile="net",le="0.000002048"', 3]);
+    assert.deepEqual(buckets.at(-1), ['tile="net",le="+Inf"', 4]);
+    assert.deepEqual(await samplesOf(port, "tegula_latency_seconds_count"), { 'tile="net"': 4 });
+    assert.deepEqual(await samplesOf(port, "tegula_latency_seconds_sum"), { 'tile="net"': 7.5 });
   });
 });
 
