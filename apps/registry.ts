@@ -15,6 +15,13 @@ export interface ShippedApp {
 
 /** All of them, in the order in which help and errors list them. */
 export const APPS: Readonly<Record<string, ShippedApp>> = {
+  balance: {
+    module: "apps/balance.ts",
+    options: [
+      ...["allow", "backends", "burst", "idle_timeout", "probe", "probe_failures", "probe_seconds"],
+      ...["ratelimit", "upstream"],
+    ],
+  },
   discard: { module: "apps/discard.ts", options: [] },
   dns: {
     module: "apps/dns/dns.ts",
