@@ -4,8 +4,9 @@
  */
 
 import { Lines } from "../demo/lab.ts";
+import { pollSet } from "../ffi/library.ts";
 import { openRegions } from "../ffi/region.ts";
-import { openNetlink, pollSet } from "../ffi/sockets.ts";
+import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";

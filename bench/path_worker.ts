@@ -9,13 +9,14 @@ import type { TileLibrary } from "../ffi/tile.ts";
 import { loadService, NetSide, type Service, type ServiceSetup } from "../tiles/app/host.ts";
 import { METRICS_BYTES } from "../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
+import { SOLICIT_LINK_BYTES } from "../tiles/net/arp_queue.ts";
+import { CAPTURE_BYTES } from "../tiles/net/capture.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";
 import { TRAFFIC_BYTES } from "../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../tiles/net/tile.ts";
 import { CONTROL_BYTES } from "../tiles/runtime/control.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { appLinkBytes, netLinkBytes, requestRing } from "../tiles/runtime/link.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 import {

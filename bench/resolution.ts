@@ -4,11 +4,10 @@
  */
 
 import { heapView } from "../ffi/region.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer, Solicits } from "../tiles/net/arp_queue.ts";
 import * as frame from "../tiles/net/rings.ts";
 import { Devices, Resolver, ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { headers } from "../tiles/net/tx.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 import { IFINDEX, type Lan, OUR_ADDRESS } from "./lan.ts";
 

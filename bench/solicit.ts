@@ -13,14 +13,14 @@
 import { fileURLToPath } from "node:url";
 import { openHost } from "../ffi/host.ts";
 import { heapView, openRegions } from "../ffi/region.ts";
+import { FILTER_BYTES } from "../ffi/shared.ts";
 import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { formatAddress } from "../netbase/route.ts";
+import { SOLICIT_LINK_BYTES } from "../tiles/net/arp_queue.ts";
 import { NeighborTablePoll } from "../tiles/netlink/neighbor_resolver.ts";
 import { Dumper } from "../tiles/netlink/rtnetlink.ts";
-import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
-import { SOLICIT_LINK_BYTES } from "../tiles/runtime/lossy_rings.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile.ts";
 import { type Report, resultOf, type Selection, TEGULA, type Unit } from "./harness.ts";
 import { inLaboratory, runInLaboratory } from "./laboratory.ts";

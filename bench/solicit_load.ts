@@ -9,9 +9,9 @@ import { openNetlink } from "../ffi/sockets.ts";
 import { openTile } from "../ffi/tile.ts";
 import { NUD_REACHABLE, NUD_STALE } from "../netbase/neighbors.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
+import { SolicitProducer } from "../tiles/net/arp_queue.ts";
 import * as nl from "../tiles/netlink/rtnetlink.ts";
 import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/rtnetlink.ts";
-import { SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { TileReader, Waker } from "../tiles/runtime/tile.ts";
 import { Random } from "./routes.ts";
 

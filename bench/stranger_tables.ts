@@ -22,11 +22,17 @@ import type { AppContext } from "../tiles/app/contract.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/app_port.ts";
-import { ARP_QUEUE_LIMITS, ArpQueue, Rank, Solicits } from "../tiles/net/arp_queue.ts";
+import {
+  ARP_QUEUE_LIMITS,
+  ArpQueue,
+  Rank,
+  SOLICIT_LINK_BYTES,
+  SolicitProducer,
+  Solicits,
+} from "../tiles/net/arp_queue.ts";
 import { PACKET_WORDS } from "../tiles/net/rings.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
 import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */

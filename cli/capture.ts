@@ -10,8 +10,8 @@ import { Control, CONTROL_OPTION } from "./control.ts";
 import {
   command,
   Exit,
+  fileTrouble,
   type Given,
-  messageOf,
   oneOf,
   say,
   UserError,
@@ -120,7 +120,7 @@ function create(path: string): Deno.FsFile {
   try {
     return Deno.openSync(path, { write: true, create: true, truncate: true });
   } catch (error) {
-    throw new UserError(`cannot write ${path}: ${messageOf(error)}`, Exit.failure);
+    throw new UserError(`cannot write ${fileTrouble(error)}`, Exit.failure);
   }
 }
 

@@ -12,6 +12,7 @@ import { AppFiles } from "../master/app_files.ts";
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
+import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts";
 import {
   appTrouble,
   checkInterfaces,
@@ -196,6 +197,7 @@ function checkHost(config: RunConfig, again: Again): Finding[] {
       : [ok("without --interface and --config", findDefaults(host, live).says)],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
+    ...checkAnnounce(config),
     ...checkFilters(wantedNames, again),
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
@@ -295,6 +297,23 @@ function checkMultipath(routes: Iterable<Route>): Finding[] {
     ));
   }
   return findings;
+}
+
+/** Names prefixes that are not announced, since the host has no address in them. */
+function checkAnnounce({ announce }: RunConfig): Finding[] {
+  if (announce === undefined) return [];
+  const { addresses, table } = announce;
+  const missing = missingAddresses(addresses);
+  const found = missing.map((prefix) =>
+    warn(
+      "announce",
+      `this host has no address in ${prefixText(prefix)}, so it is not announced`,
+      addressFix(prefix),
+    )
+  );
+  return found.length > 0
+    ? found
+    : [ok("announce", `${addresses.map(prefixText).join(" ")} in table ${table}`)];
 }
 
 /**
@@ -409,11 +428,7 @@ function checkProgram(
   return fail(
     name,
     `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
-    joins
-      ? again("run", { dispatcher: true })
-      : holder === null
-      ? `${fix}   # a bpf link: bpftool link`
-      : `${fix}   # or stop its holder`,
+    joins ? again("run", { dispatcher: true }) : fix,
   );
 }
 
@@ -457,7 +472,10 @@ async function checkRunning({ control, interfaces: names }: RunConfig): Promise<
 /** What a running tegula says of itself; null if none runs, or it may not be asked. */
 async function askRunning(control: string | undefined): Promise<Running | null> {
   try {
-    const status = await (await Control.connect(control)).one({ do: "status" });
+    const running = await Control.connect(control, { says() {} });
+    // What it has is none of this host's.
+    if (running.isElsewhere) return null;
+    const status = await running.one({ do: "status" });
     // An older one does not say which interfaces have XDP.
     const { interfaces, xdp = interfaces, listen } = status;
     return { interfaces, xdp, listen } as Running;

@@ -5,7 +5,7 @@
 
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
-import { ROOT } from "../ffi/library.ts";
+import { inWords, ROOT } from "../ffi/library.ts";
 import { prefix } from "../master/log.ts";
 import { parseAddress } from "../netbase/route.ts";
 import { Level } from "../tiles/runtime/log.ts";
@@ -231,6 +231,10 @@ export const Exit = {
   xdp: 6,
   system: 7,
   warning: 8,
+  starting: 9,
+  draining: 10,
+  unwell: 11,
+  notRunning: 12,
 } as const;
 
 /** What they mean, in their order. */
@@ -244,11 +248,25 @@ export const EXIT_STATUSES = [
   "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
   "the system lacks something: a library, /proc, memory, or a limit is too low",
   "tegula check has found warnings, and no failure",
+  "tegula status: it is starting",
+  "tegula status: it is draining",
+  "tegula status: it is unwell",
+  "tegula status: no tegula runs here",
 ] as const;
 
 /** The message of a thrown value. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return error instanceof Error ? inWords(error.message) : String(error);
+}
+
+/** What is wrong with a file that the user named, and what to do. `error` is that of Deno. */
+export function fileTrouble(error: unknown): string {
+  const next = error instanceof Deno.errors.PermissionDenied
+    ? "; run this as root, or as a user who may use it"
+    : error instanceof Deno.errors.NotFound
+    ? "; check the path"
+    : "";
+  return `${messageOf(error)}${next}`;
 }
 
 /** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */

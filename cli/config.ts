@@ -3,11 +3,13 @@
  * is changed. Errors name the place and what is allowed.
  */
 
+import { isIPv4, isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
+import { MARKER_TABLE } from "../master/announcer.ts";
 import { parseAddress, parsePrefix } from "../netbase/route.ts";
 import {
   countPorts,
@@ -21,7 +23,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Exit, type Given, messageOf, UserError } from "./command.ts";
+import { Exit, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -58,6 +60,13 @@ export function parseListen(text: string): Listen {
   const [, range = "", app, instances = "1", placement] = parts;
   const ports = parseRange(range, 1);
   const turned = range.split("-").reverse().join("-");
+  const high = /^\d+(-\d+)?$/.test(range) && range.split("-").find((port) => Number(port) > 65_535);
+  if (high) {
+    throw new UserError(
+      `${JSON.stringify(text)}: a port is at most 65535, not ${high}`,
+      Exit.usage,
+    );
+  }
   if (
     !app || (ports ?? parseRange(turned, 1)) === null ||
     !isNumberWithin(instances, 1, MAX_INSTANCES) ||
@@ -98,10 +107,11 @@ function isNumberWithin(text: string, least: number, most: number): boolean {
   return /^[0-9]{1,5}$/.test(text) && Number(text) >= least && Number(text) <= most;
 }
 
-/** Whether `text` is `ADDRESS:PORT`. */
+/** Whether `text` is `ADDRESS:PORT`, `[IPV6]:PORT` or `localhost:PORT`. */
 function isPlace(text: string): boolean {
-  const [address, port, ...more] = text.split(":");
-  return more.length === 0 && parseAddress(address) >= 0 && isNumberWithin(port ?? "", 1, 65535);
+  const [, v6, name = "", port = ""] = /^(?:\[(.*)\]|([^:]*)):(\d+)$/.exec(text) ?? [];
+  const isAddress = v6 === undefined ? name === "localhost" || isIPv4(name) : isIPv6(v6);
+  return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
 /** The configuration of an app. */
@@ -249,8 +259,56 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 );
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
-const metricsPlace = wants("ADDRESS:PORT, for example 127.0.0.1:9464");
+/** Tables that the kernel itself uses. */
+const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
+/** The shortest prefix that can be announced. */
+const SHORTEST_PREFIX = 8;
+
+const announced = wants(
+  `an IPv4 address or prefix without further bits, such as "203.0.113.53/32" (/${SHORTEST_PREFIX} to /32)`,
+);
+const markerTable = wants(
+  "the number of a routing table of its own, from 1 to 4294967295 and none of the kernel's " +
+    `(253 to 255), for example ${MARKER_TABLE}`,
+);
+
+/** The keys of `[announce]`. */
+export const announceSchema = z.strictObject({
+  addresses: z.array(
+    z.string(announced).transform((text, context) => {
+      const prefix = parsePrefix(text);
+      const length = Number(text.split("/")[1] ?? 32);
+      const address = parseAddress(text.split("/")[0]);
+      if (prefix !== null && prefix.address === (address | 0) && length >= SHORTEST_PREFIX) {
+        return { address, length };
+      }
+      context.addIssue({ code: "custom", message: announced.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["203.0.113.53/32"]'),
+  ).min(1, {
+    error: 'must name an address, for example ["203.0.113.53/32"], or leave [announce] out',
+  })
+    .refine(
+      (all) =>
+        new Set(all.map(({ address, length }) => `${address}/${length}`)).size === all.length,
+      { error: "must name each address once" },
+    ).describe(
+      'IPv4 addresses or prefixes, for example ["203.0.113.53/32"]; the addresses are on lo',
+    ),
+  table: z.int(markerTable).min(1, markerTable).max(2 ** 32 - 1, markerTable)
+    .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE)
+    .describe("the routing table of the markers, which nothing else may use"),
+}, wants("a table"));
+
+/** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
+export type Announce = z.output<typeof announceSchema>;
+
+const metricsPlace = wants(
+  "ADDRESS:PORT, for example 127.0.0.1:9464, localhost:9464 or [::1]:9464; a port is at most 65535",
+);
 const firstUser = wants("the number of the first of 64 users that nobody else has");
+const drainSeconds = wants("a number of seconds, from 0 to 3600");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
 /** The keys of the file. Those that have no option of the same name have a description. */
@@ -274,12 +332,22 @@ export const configSchema = z.strictObject({
   busy_poll: z.boolean(wants("true or false")).optional(),
   dispatcher: z.boolean(wants("true or false")).optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
+  drain_seconds: z.number(drainSeconds).min(0, drainSeconds).max(3600, drainSeconds).optional()
+    .describe("how long it drains after SIGTERM before it ends; by default 0"),
   user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional()
     .describe(
       "the first of 64 user numbers for its processes, if it runs as root; nobody else may have them",
     ),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
+  announce: announceSchema.optional()
+    .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
 });
+
+/** Sections of the file whose keys are other ones. */
+const SECTIONS: Readonly<Record<string, z.ZodObject>> = {
+  apps: appSchema,
+  announce: announceSchema,
+};
 
 /** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
@@ -361,6 +429,7 @@ export async function readConfig(
 ) {
   const folder = dirname(path ?? "");
   const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
+  if (path !== undefined) checkRepeated(path, inFile);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
@@ -427,6 +496,29 @@ export function checkListen(listen: readonly Listen[]): void {
   );
 }
 
+/** Names the place in the file of what it gives twice. Throws UserError. */
+function checkRepeated(
+  file: string,
+  { interfaces, listen }: Pick<z.output<typeof configSchema>, "interfaces" | "listen">,
+): void {
+  const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
+  if (at >= 0) {
+    const place = placeOf(file, ["interfaces", at]);
+    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`, Exit.usage);
+  }
+  const wrong = (count: number) => {
+    try {
+      checkListen(listen.slice(0, count));
+      return null;
+    } catch (error) {
+      return messageOf(error);
+    }
+  };
+  if (wrong(listen.length) === null) return;
+  const first = listen.findIndex((_, i) => wrong(i + 1) !== null);
+  throw new UserError(`${placeOf(file, ["listen", first])}: ${wrong(first + 1)}`, Exit.usage);
+}
+
 /** The first value that occurs more than once. */
 function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
@@ -437,7 +529,10 @@ async function readFile(path: string): Promise<unknown> {
     return parseToml(await Deno.readTextFile(path));
   } catch (error) {
     if (!(error instanceof TomlError)) {
-      throw new UserError(`cannot read the configuration file: ${messageOf(error)}`, Exit.usage);
+      throw new UserError(
+        `cannot read the configuration file ${fileTrouble(error)}`,
+        Exit.usage,
+      );
     }
     const reason = error.message.split("\n")[0].replace("Invalid TOML document: ", "");
     throw new UserError(`${path}:${error.line}:${error.column}: ${reason}`, Exit.usage);
@@ -449,25 +544,44 @@ function checked(said: unknown, path?: string): z.output<typeof configSchema> {
   const { data, error } = configSchema.safeParse(said);
   if (data !== undefined) return data;
   const [issue] = error.issues;
+  const option = Object.keys(CONFIG_OPTIONS).find((each) => keyOf(each) === issue.path[0]);
   const sentence = path === undefined
-    ? `--${
-      Object.keys(CONFIG_OPTIONS).find((each) => keyOf(each) === issue.path[0])
-    }: ${issue.message}`
-    : `${path}: ${explain(issue)}`;
+    ? `--${option}: ${issue.message}`
+    : issue.code !== "unrecognized_keys"
+    ? `${placeOf(path, issue.path)}: ${issue.message}`
+    : `${placeOf(path, [...issue.path, issue.keys[0]])}: unknown key; known are ${
+      Object.keys((SECTIONS[String(issue.path[0])] ?? configSchema).shape).join(", ")
+    }`;
   throw new UserError(sentence, Exit.usage);
 }
 
-/** Describes an issue, with its place in the file. */
-function explain(issue: z.core.$ZodIssue): string {
-  if (issue.code === "unrecognized_keys") {
-    const known = Object.keys(issue.path[0] === "apps" ? appSchema.shape : configSchema.shape);
-    const where = issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
-    return `${where}unknown key ${issue.keys.join(", ")}; known are ${known.join(", ")}`;
-  }
-  const place = issue.path.map((step, i) =>
+/** Names a key or a value of the file: `tegula.toml:7: apps.dns.read[0]`. */
+export function placeOf(file: string, key: readonly PropertyKey[]): string {
+  const name = key.map((step, i) =>
     typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
   ).join("");
-  return `${place}: ${issue.message}`;
+  return `${file}:${lineOf(Deno.readTextFileSync(file), key)}: ${name}`;
+}
+
+/**
+ * The number of the first line up to which a TOML document has `key`, or if it has no such key, what that would
+ * be in. If an array goes on after that line, it is closed there.
+ */
+function lineOf(text: string, key: readonly PropertyKey[]): number {
+  const lines = text.split("\n");
+  const has = (document: string) => {
+    try {
+      // deno-lint-ignore no-explicit-any -- any TOML
+      return key.reduce((value: any, step) => value?.[step], parseToml(document)) !== undefined;
+    } catch {
+      return false;
+    }
+  };
+  const line = lines.findIndex((_, i) => {
+    const before = lines.slice(0, i + 1).join("\n");
+    return has(before) || has(`${before}\n]`);
+  });
+  return line < 0 ? lineOf(text, key.slice(0, -1)) : line + 1;
 }
 
 /** The default memory of an app's process, in MiB. */
@@ -483,7 +597,7 @@ export function planApps(
 ): AppPlan[] {
   const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
   if (unused !== undefined) {
-    throw new UserError(`${file}: apps.${unused}: no port is given to it`, Exit.usage);
+    throw new UserError(`${placeOf(file!, ["apps", unused])}: no port is given to it`, Exit.usage);
   }
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   return [...groups.values()].flatMap((group) => {
@@ -511,7 +625,7 @@ function planApp(
   const unknown = Object.keys(options).find((each) => !known.includes(each));
   if (unknown !== undefined) {
     throw new UserError(
-      `${file}: apps.${app}.options.${unknown}: ${module} has no such option; ` +
+      `${placeOf(file!, ["apps", app, "options", unknown])}: ${module} has no such option; ` +
         (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
       Exit.usage,
     );
@@ -543,8 +657,10 @@ function appModule(app: string): string {
     );
   }
   try {
-    return pathToFileURL(Deno.realPathSync(app)).href;
-  } catch {
-    throw new UserError(`cannot read the app module ${app}; check the path`, Exit.usage);
+    const path = Deno.realPathSync(app);
+    if (Deno.statSync(path).isFile) return pathToFileURL(path).href;
+  } catch (error) {
+    throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
   }
+  throw new UserError(`cannot read the app module ${app}: it is not a file`, Exit.usage);
 }

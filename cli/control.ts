@@ -5,6 +5,7 @@
 
 import type { AuditReport } from "../tiles/netlink/audit.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
+import type { Request } from "../tiles/runtime/handed.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
 import { command, Exit, JSON_OPTION, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
@@ -46,6 +47,9 @@ const PATIENCE_MILLIS = 5000;
 /** How often one change is asked for, if connections close before the answer. A successful one needs two. */
 const MOST_ASKED = 8;
 
+/** No tegula runs, at that path or in the usual folder. */
+export class NotRunningError extends UserError {}
+
 /** The connection was closed before the answer. */
 export class EndedError extends UserError {}
 
@@ -55,7 +59,7 @@ export class EndedError extends UserError {}
  * number, which is done once. Throws UserError if it was not done.
  */
 export async function askForChange(
-  verb: "reload" | "upgrade",
+  verb: Request,
   control: string | undefined,
 ): Promise<string> {
   const path = await findControl(control);
@@ -83,6 +87,8 @@ export class Control {
   readonly #batches: AsyncGenerator<string[]>;
   /** The path of the socket. */
   readonly path: string;
+  /** Whether it runs in another network namespace than this process. */
+  readonly isElsewhere: boolean;
   readonly #patienceMillis: number;
   /** What has come and was not taken yet. */
   #lines: string[] = [];
@@ -91,27 +97,40 @@ export class Control {
     this.#writer = connection.writable.getWriter();
     this.#batches = lineBatches(connection.readable);
     this.path = path;
+    this.isElsewhere = isElsewhere(path);
     this.#patienceMillis = patienceMillis;
   }
 
-  /** Connects to `path`, or to the only appliance that runs. Throws UserError. */
+  /**
+   * Connects to `path`, or to the only appliance that runs, of several to the only one in this network
+   * namespace. `says` tells the user if it runs in another. Throws UserError.
+   */
   static async connect(
     asked: string | undefined,
-    { patienceMillis = PATIENCE_MILLIS } = {},
+    {
+      patienceMillis = PATIENCE_MILLIS,
+      says = (line: string) => console.error(`tegula: ${line}`),
+    } = {},
   ): Promise<Control> {
     const path = await findControl(asked);
+    let connection: Deno.UnixConn;
     try {
-      const connection = await Deno.connect({ transport: "unix", path });
-      return new Control(connection, path, patienceMillis);
+      connection = await Deno.connect({ transport: "unix", path });
     } catch (error) {
-      const [next, status] = error instanceof Deno.errors.PermissionDenied
-        ? ["run this as root, or as its user or group", Exit.privilege]
-        : ["none listens there; a running one names its socket in its line 'ready: …'", Exit.usage];
-      throw new UserError(
-        `cannot connect to the tegula at ${path}: ${messageOf(error)}; ${next}`,
-        status,
+      const says = `cannot connect to the tegula at ${path}: ${messageOf(error)}`;
+      if (error instanceof Deno.errors.PermissionDenied) {
+        throw new UserError(`${says}; run this as root, or as its user or group`, Exit.privilege);
+      }
+      throw new NotRunningError(
+        `${says}; none listens there; a running one names its socket in its line 'ready: …'`,
+        Exit.usage,
       );
     }
+    const control = new Control(connection, path, patienceMillis);
+    if (control.isElsewhere) {
+      says(`the tegula at ${path} runs in another network namespace, which this is about`);
+    }
+    return control;
   }
 
   /** Sends a request that has one object as its answer. Throws UserError if that is an error. */
@@ -212,11 +231,40 @@ async function findControl(asked: string | undefined): Promise<string> {
   if (asked !== undefined) return asked;
   const served: string[] = [];
   for (const path of socketsIn(CONTROL_FOLDER)) if (await isServed(path)) served.push(path);
-  if (served.length === 1) return served[0];
-  const found = served.length === 0
-    ? `no running tegula found in ${CONTROL_FOLDER}`
-    : `several are running: ${served.join(", ")}`;
-  throw new UserError(`${found}; name its socket with --control PATH`, Exit.usage);
+  const here = served.filter((path) => !isElsewhere(path));
+  if (here.length === 1 || served.length === 1) return here[0] ?? served[0];
+  const next = "name its socket with --control PATH";
+  if (served.length > 0) {
+    throw new UserError(`several are running: ${served.join(", ")}; ${next}`, Exit.usage);
+  }
+  throw new NotRunningError(`no running tegula found in ${CONTROL_FOLDER}; ${next}`, Exit.usage);
+}
+
+/** Of /proc/net/unix (proc_net_unix(5)): the path of a socket that listens, as its flags say. */
+const LISTENING = /^\S+ \S+ \S+ 00010000 .* (\/.*)$/gm;
+
+/**
+ * Whether the socket at `path` was made in another network namespace: /proc/net/unix has those of its reader's
+ * alone, beside connections from there. False where that cannot be read.
+ */
+function isElsewhere(path: string): boolean {
+  try {
+    const [real, name] = [Deno.realPathSync(path), path.replace(/.*\//, "")];
+    const bound = Deno.readTextFileSync("/proc/net/unix").matchAll(LISTENING);
+    return !Array.from(bound, ([, each]) => each)
+      .some((each) => each.endsWith(`/${name}`) && isAt(each, real));
+  } catch {
+    return false;
+  }
+}
+
+function isAt(path: string, real: string): boolean {
+  try {
+    return Deno.realPathSync(path) === real;
+  } catch {
+    // It was removed, or is in a folder that this process does not see.
+    return false;
+  }
 }
 
 function socketsIn(folder: string): string[] {
@@ -246,7 +294,16 @@ If the new program does not start, nothing changes. If it starts but cannot repl
 these go on under the new master.`,
 );
 
-function changeCommand(name: "reload" | "upgrade", about: string) {
+/** `tegula drain` and `tegula undrain`. */
+export const drain = changeCommand(
+  "drain",
+  `The running tegula is not ready any more: /ready answers 503, and its marker route, if it has one, is
+withdrawn, so that balancers and routers send traffic elsewhere. It serves on whatever comes. That lasts until
+'tegula undrain', through reloads and upgrades, or until it is started again.`,
+);
+export const undrain = changeCommand("undrain", `Ends what 'tegula drain' has begun.`);
+
+function changeCommand(name: Request, about: string) {
   return command({
     name,
     usage: ["[--control PATH]"],

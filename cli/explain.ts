@@ -11,7 +11,7 @@ import { decide, type Decision, emptyDecision, type NetbaseReader } from "../net
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
 import { formatAddress, formatPrefix } from "../netbase/route.ts";
-import { Solicits } from "../tiles/net/arp_queue.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer, Solicits } from "../tiles/net/arp_queue.ts";
 import { flowHash } from "../tiles/net/rings.ts";
 import {
   Devices,
@@ -31,9 +31,17 @@ import {
   routeEntry,
 } from "../tiles/netlink/entries.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../tiles/runtime/lossy_rings.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
-import { address, command, Exit, type Given, JSON_OPTION, say, wholeNumber } from "./command.ts";
+import {
+  address,
+  command,
+  Exit,
+  type Given,
+  JSON_OPTION,
+  say,
+  UserError,
+  wholeNumber,
+} from "./command.ts";
 import { CONTROL_OPTION, liveControl } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
 import { openMirror } from "./snapshot.ts";
@@ -78,6 +86,13 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     destinationPort: portOf(values.dport, "dport"),
   };
   const running = await liveControl(values);
+  if (running?.isElsewhere) {
+    throw new UserError(
+      `the tegula at ${running.path} runs in another network namespace, whose routes are not read here; ` +
+        "run this in that one ('ip netns exec', 'nsenter --net')",
+      Exit.usage,
+    );
+  }
   const attached = (await running?.one({ do: "status" }))?.interfaces as string[] | undefined;
   const { outcome, steps } = ask(flow, attached ?? null);
   if (values.json) say(JSON.stringify({ outcome, steps }));

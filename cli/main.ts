@@ -32,6 +32,18 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<Comm
     "explain what happens to a packet to an address, and why",
     async () => (await import("./explain.ts")).default,
   ],
+  status: [
+    "print how a running tegula is, and what it does",
+    async () => (await import("./status.ts")).default,
+  ],
+  drain: [
+    "have a running tegula be not ready, and serve on",
+    async () => (await import("./control.ts")).drain,
+  ],
+  undrain: [
+    "have a drained tegula be ready again",
+    async () => (await import("./control.ts")).undrain,
+  ],
   reload: [
     "load the configuration and apps of a running tegula anew",
     async () => (await import("./control.ts")).reload,
@@ -39,6 +51,10 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<Comm
   upgrade: [
     "switch a running tegula to the program that is installed now",
     async () => (await import("./control.ts")).upgrade,
+  ],
+  withdraw: [
+    "remove the markers of a tegula that was killed (the unit does)",
+    async () => (await import("./withdraw.ts")).default,
   ],
   check: [
     "find problems of this host and its configuration, and their fixes",

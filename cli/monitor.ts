@@ -3,7 +3,7 @@
  * `ip monitor` does, and also routes that the kernel removes without an event.
  */
 
-import { pollSet } from "../ffi/sockets.ts";
+import { pollSet } from "../ffi/library.ts";
 import type { InterfaceEntry } from "../netbase/interfaces.ts";
 import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";

@@ -63,7 +63,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 }
 
 /** Where the metrics come from: the status tile, or after a reload its successor. */
-class Source {
+export class Source {
   /** The path of its socket; undefined: the only one. */
   #path: string | undefined;
   #control: Control | null = null;
@@ -71,6 +71,11 @@ class Source {
 
   constructor(path: string | undefined) {
     this.#path = path;
+  }
+
+  /** The path of the socket, once it was asked. */
+  get path(): string | undefined {
+    return this.#path;
   }
 
   /** The metrics now. Throws UserError if the tegula has ended. */
@@ -233,7 +238,7 @@ interface Line {
   readonly style?: string;
 }
 
-function plain({ text }: Line): string {
+export function plain({ text }: Line): string {
   return text.trimEnd().replaceAll(/\p{Cc}/gu, "?");
 }
 
@@ -248,10 +253,10 @@ function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number)
   const good = facts.filter(({ isBad }) => !isBad);
   const rate = (value: number) => cellText("packets", value);
   const rates = [
-    `rx ${rate(rx.packets)} pkt/s ${rate(rx.bytes)} B/s`,
-    `tx ${rate(tx.packets)} pkt/s ${rate(tx.bytes)} B/s`,
+    `rx ${rate(rx.packets)}/s ${rate(rx.bytes)} B/s`,
+    `tx ${rate(tx.packets)}/s ${rate(tx.bytes)} B/s`,
     `drops ${rate(drops)}/s`,
-    `inside p50 ${latencyText(latency.p50)} p99 ${latencyText(latency.p99)}`,
+    `p50 ${latencyText(latency.p50)} p99 ${latencyText(latency.p99)}`,
   ];
   return [
     ...wrapped(good.map(({ text }) => text), columns).map((text) => ({ text })),
@@ -291,7 +296,7 @@ function rowCounts(tables: readonly Table[], room: number): number[] {
 const [NAME_WIDTH, WIDTH] = [16, 9];
 
 /** The first `counts` rows of each table, without the columns that do not fit. */
-function tableLines(
+export function tableLines(
   tables: readonly Table[],
   counts: readonly number[],
   columns: number,

@@ -174,13 +174,6 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 	return error;
 }
 
-/* How tegula_host_exec() confines the process; as in host.ts. */
-struct confinement {
-	uint32_t capabilities[2]; /* at most these */
-	uint32_t tcp; /* LANDLOCK_ACCESS_NET_* that are left */
-};
-_Static_assert(sizeof(struct confinement) == 3 * sizeof(uint32_t), "as in host.ts");
-
 /*
  * Restricts this thread, and what it executes, to write in the folders `write` alone, and to no TCP but
  * `tcp`. Reading and executing stay. 0, also where the kernel has no landlock, or -errno.
@@ -271,7 +264,9 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	if (!error)
 		error = keep_open(fds, count, 1);
 	if (!error && confinement) {
-		error = limit_capabilities(confinement->capabilities);
+		const uint32_t most[] = { confinement->capabilities_low, confinement->capabilities_high };
+
+		error = limit_capabilities(most);
 		if (!error)
 			error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 		if (!error)

@@ -3,7 +3,8 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { checked, ENOENT, libraryPath } from "./library.ts";
+import { checked, ENOENT, libraryPath, pollSet } from "./library.ts";
+import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
 /** Capability numbers of capability.h. */
@@ -64,7 +65,7 @@ const LONGEST_PATH = 107;
  * How a program is confined that is executed in this one's place: all of its threads, and its children,
  * too. So it leaves what any of these will ever be granted; execution cannot give it back.
  */
-export interface MasterConfinement {
+interface MasterConfinement {
   /** Files and folders that exist, where it may write, make and remove. It may read and execute everywhere. */
   readonly write: readonly string[];
   /** Whether TCP sockets may be bound, and connected. Those that were handed over go on. */
@@ -241,9 +242,11 @@ export function openHost(path = libraryPath()): Host {
     const strings = cString(
       lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
     );
-    const confined = new Uint32Array(3);
-    for (const each of capabilities) confined[each >> 5] |= 1 << (each & 31);
-    confined[2] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
+    const confined = new Uint32Array(Object.keys(Confinement).length);
+    for (const each of capabilities) {
+      confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
+    }
+    confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
     return symbols.tegula_host_exec(
       strings,
       strings.length,
@@ -330,8 +333,6 @@ export function openHost(path = libraryPath()): Host {
   };
 }
 
-const POLLIN = 1;
-
 /** Calls back when descriptors are readable: one thread of Deno's pool waits for all of them. */
 export class Watcher {
   /** By which a wait is ended, to take in what is new. */
@@ -367,7 +368,7 @@ export class Watcher {
     this.#isWaiting = true;
     while (this.#callbacks.size > 0) {
       const fds = [this.#eventfd, ...this.#callbacks.keys()];
-      const set = Int32Array.from(fds.flatMap((fd) => [fd, POLLIN]));
+      const set = pollSet(fds);
       await this.#host.waitAny(set, -1);
       if (set[1] >>> 16 !== 0) this.#tile.wait(this.#eventfd, 0);
       for (const [i, fd] of fds.entries()) {

@@ -33,7 +33,7 @@ export function sealPath(root = ROOT): string {
  */
 const ERRORS: { readonly [number: number]: readonly [name: string, meaning: string] } = {
   1: ["EPERM", "operation not permitted"],
-  2: ["ENOENT", "no such file or directory"],
+  2: ["ENOENT", "not found"],
   3: ["ESRCH", "no such process"],
   4: ["EINTR", "interrupted system call"],
   5: ["EIO", "i/o error"],
@@ -48,6 +48,8 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
   16: ["EBUSY", "resource busy or locked"],
   17: ["EEXIST", "file already exists"],
   19: ["ENODEV", "no such device"],
+  20: ["ENOTDIR", "not a folder"],
+  21: ["EISDIR", "it is a folder"],
   22: ["EINVAL", "invalid argument"],
   23: ["ENFILE", "file table overflow"],
   24: ["EMFILE", "too many open files"],
@@ -75,6 +77,7 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
 /** The errors that the code asks for by name; compare with what a native function returned, negated. */
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const E2BIG = 7;
 export const EBADF = 9;
 export const EAGAIN = 11;
@@ -102,6 +105,20 @@ export function describeErrno(n: number): string {
   return ERRORS[Math.abs(n)]?.join(", ") ?? errnoName(n);
 }
 
+/**
+ * The message of an error of Deno's in our words:
+ * `inWords("No such file or directory (os error 2): open '/x'")` is `"/x: not found"`.
+ */
+export function inWords(message: string): string {
+  return message.replace(
+    /( ?)([^:]+) \(os error (\d+)\)(?:: \w+ '(.*?)')?/,
+    (_, space: string, text: string, errno: string, path?: string) => {
+      const meaning = ERRORS[Number(errno)]?.[1] ?? text.toLowerCase();
+      return `${space}${path === undefined ? "" : `${path}: `}${meaning}`;
+    },
+  );
+}
+
 /** A native call that failed where failing is not expected: what was tried, and the system's word. */
 export class SystemError extends Error {
   override readonly name = "SystemError";
@@ -113,6 +130,14 @@ export class SystemError extends Error {
     super(`cannot ${tried}: ${describeErrno(errno)}`);
     this.errno = Math.abs(errno);
   }
+}
+
+/** Events of poll(2). */
+export const [POLLIN, POLLOUT] = [1, 4];
+
+/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
+export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
+  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }
 
 /** Hands `result` on, or throws a {@linkcode SystemError} when it is -errno. */

@@ -53,9 +53,7 @@
 #endif
 
 /* What a tile may keep besides; as in tile.ts. */
-enum keep { KEEP_NET_ADMIN = 1, KEEP_CLOCK = 2 };
 
-enum role { NETLINK, NET, STATUS }; /* as ROLES in tile.ts */
 
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
@@ -233,9 +231,9 @@ static const struct {
 	{ SYS_close, EPERM, -1 },
 	/* The control socket's listener, as its tile ends: the master removes the file. */
 #ifdef SYS_unlink
-	{ SYS_unlink, EPERM, STATUS },
+	{ SYS_unlink, EPERM, ROLE_STATUS },
 #endif
-	{ SYS_unlinkat, EPERM, STATUS },
+	{ SYS_unlinkat, EPERM, ROLE_STATUS },
 };
 
 /* Beginnings of paths of files that are looked for as a matter of course; the caller goes on without. */
@@ -341,16 +339,16 @@ static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
 static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
 /* The whole policy of a role. */
-static inline void make_policy(struct policy *p, enum role role, int keep, int32_t *fds, int count,
+static inline void make_policy(struct policy *p, int role, int keep, int32_t *fds, int count,
 			int32_t *eventfds, int eventfd_count)
 {
 	begin_policy(p);
 	observe_words(p);
-	if (role == NET)
+	if (role == ROLE_NET)
 		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
-	if (role == NETLINK)
+	if (role == ROLE_NETLINK)
 		allow_ranges(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
-	if (role == STATUS) {
+	if (role == ROLE_STATUS) {
 		allow(p, STATUS_CALLS, COUNT(STATUS_CALLS));
 		allow_only(p, SYS_sendto, 5, NO_ADDRESS, COUNT(NO_ADDRESS));
 		allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
@@ -517,10 +515,6 @@ static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 	RETURN(p, SECCOMP_RET_ALLOW);
 	RETURN(p, p->refuse == SECCOMP_RET_TRACE ? p->refuse : SECCOMP_RET_ERRNO | EACCES);
 }
-
-/* Whose process it is, and what it was granted; as in process.ts. */
-enum process { PROCESS_APP, PROCESS_APPLIANCE };
-enum grant { GRANT_NET = 1, GRANT_CLOCK = 2, GRANT_WRITE = 4, GRANT_NET_ADMIN = 8 };
 
 /* What policies of app and appliance have in common. */
 static inline void allow_process(struct policy *p, int grants)

@@ -55,49 +55,6 @@
 /* A thread's own (signal(7)), which no process can do without; as in tile.ts. */
 static const int OWN_SIGNALS[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS };
 
-/* Walls that may be missing; as WALLS in process.ts. */
-enum wall {
-	WALL_NETWORK = 1, /* namespaces */
-	WALL_PROCESSES = 2,
-	WALL_IPC = 4, /* with UTS and cgroup */
-	WALL_USER = 8, /* a user of its own */
-	WALL_THREADS = 16, /* RLIMIT_NPROC */
-	WALL_FILES = 32, /* landlock */
-	WALL_TCP = 64,
-	WALL_SCOPES = 128,
-	WALL_OBSERVER = 256, /* refused calls are refused, but nobody counts them */
-};
-
-/* Steps that may fail; as STEPS in process.ts. */
-enum step {
-	PREPARE, GRANT, CLONE, USER_NAMESPACE, DESCRIPTORS, LIMITS, USER, PRIVILEGES, LANDLOCK, SEAL, FILTER, EXEC,
-	START,
-};
-
-/* What is wanted; as in process.ts. */
-struct order {
-	int32_t process, grants; /* of policy.h */
-	int32_t uid, gid; /* where the caller may choose */
-	int32_t threads;
-	int32_t spare; /* descriptors that it may have beside the given ones */
-	int32_t data_mib;
-	int32_t count;
-	int32_t fds[];
-};
-_Static_assert(offsetof(struct order, fds) == 8 * sizeof(int32_t), "as in process.ts");
-
-/* What the caller gets; as in process.ts. */
-struct started {
-	int32_t pid, pidfd;
-	int32_t channel; /* SOCK_SEQPACKET, not blocking, as the child's end, which is its descriptor 3 */
-	int32_t words; /* what the child writes to 1 and 2, not blocking */
-	int32_t listener; /* or -1 */
-	int32_t missing; /* of WALL_* */
-	int32_t step; /* where it failed */
-};
-_Static_assert(sizeof(struct started) == 7 * sizeof(int32_t), "as in process.ts");
-_Static_assert(START == 12 && WALL_OBSERVER == 256, "as STEPS and WALLS in process.ts");
-
 /* What the child says of itself before execve. */
 struct report {
 	int32_t step, error, missing;
@@ -181,7 +138,7 @@ static int write_file(const char *path, const char *text)
 }
 
 /* Says to the caller how far the child is, with the filter's listener, and ends where that is an error. */
-static void report(int setup, enum step step, int error, int missing, int listener)
+static void report(int setup, int step, int error, int missing, int listener)
 {
 	struct report said = { (int32_t)step, error, missing };
 	struct iovec part = { &said, sizeof(said) };
@@ -356,18 +313,18 @@ static _Noreturn void child(struct plan *plan)
 		if (!error)
 			error = write_file("/proc/self/gid_map", plan->gid_map);
 		if (error)
-			report(plan->setup, USER_NAMESPACE, error, 0, -1);
+			report(plan->setup, STEP_USER_NAMESPACE, error, 0, -1);
 	}
 	go_first(order);
 	/* A parent's session may have a terminal, by which it could send signals. */
 	setsid();
 	error = chdir("/") < 0 ? -errno : place_descriptors(plan);
 	if (error)
-		report(plan->setup, DESCRIPTORS, error, 0, -1);
+		report(plan->setup, STEP_DESCRIPTORS, error, 0, -1);
 
 	error = become_another(plan);
 	if (error)
-		report(plan->setup, USER, error, 0, -1);
+		report(plan->setup, STEP_USER, error, 0, -1);
 	if (!error)
 		error = limit(RLIMIT_CORE, 0);
 	if (!error)
@@ -384,11 +341,11 @@ static _Noreturn void child(struct plan *plan)
 	else
 		plan->missing |= WALL_THREADS;
 	if (error)
-		report(plan->setup, LIMITS, error, 0, -1);
+		report(plan->setup, STEP_LIMITS, error, 0, -1);
 
 	error = give_up_capabilities(order);
 	if (error || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		report(plan->setup, PRIVILEGES, error ? error : -errno, 0, -1);
+		report(plan->setup, STEP_PRIVILEGES, error ? error : -errno, 0, -1);
 	if (has_caller(plan->setup) < 0) /* it ended before that could kill this one */
 		syscall(SYS_exit_group, 127);
 
@@ -404,23 +361,23 @@ static _Noreturn void child(struct plan *plan)
 		if (!error)
 			error = result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0));
 		if (error)
-			report(plan->setup, LANDLOCK, error, 0, -1);
+			report(plan->setup, STEP_LANDLOCK, error, 0, -1);
 		close(plan->ruleset);
 	}
 	/* The loader goes on without a library that it cannot open: that must not be the seal. */
 	snprintf(seal, sizeof(seal), "/proc/self/fd/%d", plan->seal);
 	error = open(seal, O_RDONLY | O_CLOEXEC);
 	if (error < 0)
-		report(plan->setup, SEAL, -errno, 0, -1);
+		report(plan->setup, STEP_SEAL, -errno, 0, -1);
 	close(error);
 
 	error = install_filters(plan, &listener);
-	report(plan->setup, FILTER, error, plan->missing, listener);
+	report(plan->setup, STEP_FILTER, error, plan->missing, listener);
 	if (plan->by_path) /* before Linux 6.14 the process had a number for its name without */
 		execve(plan->argv[0], plan->argv + 1, plan->envp);
 	if (!plan->by_path || errno == EACCES) /* a folder on its way may be closed to this user, the file is not */
 		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
-	report(plan->setup, EXEC, -errno, 0, -1);
+	report(plan->setup, STEP_EXEC, -errno, 0, -1);
 	__builtin_unreachable();
 }
 
@@ -453,7 +410,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	sigset_t all, faults, before;
 	long pid;
 
-	out->step = PREPARE;
+	out->step = STEP_PREPARE;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
@@ -463,7 +420,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	faults = all;
 	for (size_t i = 0; i < COUNT(OWN_SIGNALS); i++)
 		sigdelset(&faults, OWN_SIGNALS[i]);
-	out->step = CLONE;
+	out->step = STEP_CLONE;
 	pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of the caller's runs in the child */
 	pid = syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
 	if (pid == 0) {
@@ -481,15 +438,15 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	out->pid = (int32_t)pid;
 	out->pidfd = pidfd;
 	error = hear(pair[0], &said, &out->listener);
-	if (error > 0 && said.step == FILTER && !said.error) {
+	if (error > 0 && said.step == STEP_FILTER && !said.error) {
 		out->missing = said.missing;
 		error = hear(pair[0], &said, &out->listener); /* 0: the socket closed as it executed */
 	}
-	if (error == 0 && said.step != FILTER) {
-		out->step = START; /* it was killed before it could say why */
+	if (error == 0 && said.step != STEP_FILTER) {
+		out->step = STEP_START; /* it was killed before it could say why */
 		error = -ECHILD;
 	} else if (error) {
-		out->step = error < 0 ? START : said.step;
+		out->step = error < 0 ? STEP_START : said.step;
 		error = error < 0 ? error : said.error;
 	}
 	if (error) {
@@ -527,7 +484,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
 
-	*out = (struct started){ .listener = -1, .step = PREPARE };
+	*out = (struct started){ .listener = -1, .step = STEP_PREPARE };
 	plan.from = calloc((size_t)order->count + FIRST_PLACES + 1 + OWN_PLACES, sizeof(*plan.from));
 	plan.shared = calloc((size_t)order->count + 1, sizeof(*plan.shared));
 	if (!lists || !plan.from || !plan.shared) {
@@ -552,16 +509,16 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 		       program.st_dev == at_path.st_dev && program.st_ino == at_path.st_ino;
 	plan.words = words[1];
 	plan.channel = channel[1];
-	out->step = GRANT;
+	out->step = STEP_GRANT;
 	error = plan.ruleset = make_rules(&plan, list[2], list[3], list[4]);
 	if (error < -1)
 		goto out;
 
 	plan.missing |= WALL_USER;
 	error = start(&plan, flags, out);
-	if (error && out->step == CLONE && !appliance)
+	if (error && out->step == STEP_CLONE && !appliance)
 		error = start(&plan, flags | CLONE_NEWUSER, out);
-	if (error && (out->step == CLONE || out->step == USER_NAMESPACE)) {
+	if (error && (out->step == STEP_CLONE || out->step == STEP_USER_NAMESPACE)) {
 		plan.missing |= WALL_PROCESSES | WALL_IPC | (net ? 0 : WALL_NETWORK);
 		error = start(&plan, 0, out);
 	}

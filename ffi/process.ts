@@ -31,7 +31,8 @@
  */
 
 import { exists, stringLists } from "./host.ts";
-import { checked, ENOENT, libraryPath, sealPath, SystemError } from "./library.ts";
+import { checked, ENOENT, libraryPath, POLLIN, POLLOUT, sealPath, SystemError } from "./library.ts";
+import { Grant, Order, Process, Started, Step, Wall } from "./shared.ts";
 
 /** The child's end of the channel. */
 export const CHANNEL_DESCRIPTOR = 3;
@@ -80,35 +81,35 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
  */
 const RESERVED_MIB = 530;
 
-/** Walls by the bit that says it is missing, and what that means. As `enum wall` in `process.c`. */
-const WALLS = [
-  [1, "it is in the host's network namespace"],
-  [2, "it is in the host's PID namespace"],
-  [4, "it is in the host's IPC, UTS and cgroup namespaces"],
-  [8, "it has the user of the process that started it"],
-  [16, "its threads are not limited"],
-  [32, "landlock does not bound its files"],
-  [64, "landlock does not keep it from TCP"],
-  [128, "landlock does not keep it from others' signals and abstract sockets"],
-  [256, "nobody counts what it is refused"],
-] as const;
+/** What it means that a wall is missing. */
+const WALLS: { readonly [wall in keyof typeof Wall]: string } = {
+  network: "it is in the host's network namespace",
+  processes: "it is in the host's PID namespace",
+  ipc: "it is in the host's IPC, UTS and cgroup namespaces",
+  user: "it has the user of the process that started it",
+  threads: "its threads are not limited",
+  files: "landlock does not bound its files",
+  tcp: "landlock does not keep it from TCP",
+  scopes: "landlock does not keep it from others' signals and abstract sockets",
+  observer: "nobody counts what it is refused",
+};
 
-/** What the child was doing when it failed. As `enum step` in `process.c`. */
-const STEPS = [
-  "prepare pipes and sockets",
-  "grant its files",
-  "clone",
-  "map a user namespace",
-  "put its descriptors in place",
-  "set its limits",
-  "change to its user",
-  "give up privileges",
-  "restrict its files",
-  "open the library that seals it",
-  "install its filter",
-  "execute Deno",
-  "see it execute Deno",
-] as const;
+/** What the child was doing when it failed. */
+const STEPS: { readonly [step in keyof typeof Step]: string } = {
+  prepare: "prepare pipes and sockets",
+  grant: "grant its files",
+  clone: "clone",
+  userNamespace: "map a user namespace",
+  descriptors: "put its descriptors in place",
+  limits: "set its limits",
+  user: "change to its user",
+  privileges: "give up privileges",
+  landlock: "restrict its files",
+  seal: "open the library that seals it",
+  filter: "install its filter",
+  exec: "execute Deno",
+  start: "see it execute Deno",
+};
 
 /** What a process is started with. */
 export interface ProcessOptions {
@@ -236,8 +237,6 @@ export const MESSAGE_BYTES = 65_536;
 const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
 
-const POLLIN = 1;
-const POLLOUT = 4;
 const ESRCH = 3;
 
 /** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
@@ -324,26 +323,29 @@ export function openProcesses(path = libraryPath()): Processes {
         [...own.read, ...read],
         write,
       );
-      const grants = (net ? 1 : 0) | (clock ? 2 : 0) | (write.length > 0 ? 4 : 0) |
-        (role === "appliance" && netAdmin ? 8 : 0);
-      const data = memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB * isolates;
-      const order = Int32Array.of(
-        role === "app" ? 0 : 1,
-        grants,
-        uid,
-        gid,
-        threads,
-        spareDescriptors,
-        data,
-        descriptors.length,
-        ...descriptors,
-      );
-      const started = new Int32Array(7);
-      const error = symbols.tegula_process_start(strings, strings.length, seal, order, started);
-      const [pid, pidfd, channel, words, listener, missing, step] = started;
-      if (error < 0) throw new SystemError(`start the process of ${name} (${STEPS[step]})`, error);
-      const walls = WALLS.filter(([bit]) => (missing & bit) !== 0).map(([, says]) => says);
-      return adopt({ name, pid, pidfd, channel, words, listener, missing: walls });
+      const grants = (net ? Grant.net : 0) | (clock ? Grant.clock : 0) |
+        (write.length > 0 ? Grant.write : 0) |
+        (role === "appliance" && netAdmin ? Grant.netAdmin : 0);
+      const words: { readonly [word in keyof typeof Order]: number } = {
+        ...{ process: Process[role], grants, uid, gid, threads, spare: spareDescriptors },
+        dataMib: memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB * isolates,
+        count: descriptors.length,
+      };
+      const head = Object.entries(Order).map(([word]) => words[word as keyof typeof Order]);
+      const order = Int32Array.of(...head, ...descriptors);
+      const out = new Int32Array(Object.keys(Started).length);
+      const error = symbols.tegula_process_start(strings, strings.length, seal, order, out);
+      const started = Object.fromEntries(
+        Object.entries(Started).map(([word, at]) => [word, out[at]]),
+      ) as { [word in keyof typeof Started]: number };
+      if (error < 0) {
+        const step = Object.values(STEPS)[started.step];
+        throw new SystemError(`start the process of ${name} (${step})`, error);
+      }
+      const missing = Object.entries(Wall).filter(([, bit]) => (started.missing & bit) !== 0)
+        .map(([wall]) => WALLS[wall as keyof typeof Wall]);
+      const { step: _, ...known } = started;
+      return adopt({ name, ...known, missing });
     },
   };
 }

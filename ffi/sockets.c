@@ -15,16 +15,6 @@
 
 #include "native.h"
 
-#define BURST 64
-#define BUFFER_BYTES 65536
-#define TRUNCATED 0x80000000u
-
-/* A datagram as sockets.ts describes it; addresses and ports in host order. */
-struct descriptor {
-	uint32_t offset, length, source, destination, ports, interface, unused[2];
-};
-_Static_assert(sizeof(struct descriptor) == 8 * sizeof(uint32_t), "UDP_DESCRIPTOR_WORDS of sockets.ts");
-
 /* What one call moves. IP_PKTINFO is the one control message that is asked for or sent. */
 struct burst {
 	struct mmsghdr messages[BURST];
@@ -106,7 +96,7 @@ static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 }
 
 /* What is known of the i-th datagram, which was received at `offset` for `port`. */
-static struct descriptor describe(struct burst *b, int i, int port, uint32_t offset)
+static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t offset)
 {
 	const struct msghdr *message = &b->messages[i].msg_hdr;
 	const struct cmsghdr *control = CMSG_FIRSTHDR(message);
@@ -114,9 +104,9 @@ static struct descriptor describe(struct burst *b, int i, int port, uint32_t off
 
 	if (control && control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_PKTINFO)
 		memcpy(&info, CMSG_DATA(control), sizeof(info));
-	return (struct descriptor){
+	return (struct udp_descriptor){
 		.offset = offset,
-		.length = b->messages[i].msg_len | (message->msg_flags & MSG_TRUNC ? TRUNCATED : 0),
+		.length = b->messages[i].msg_len | (message->msg_flags & MSG_TRUNC ? UDP_TRUNCATED : 0),
 		.source = ntohl(b->peers[i].sin_addr.s_addr), .destination = ntohl(info.ipi_addr.s_addr),
 		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | (uint16_t)port,
 		.interface = (uint32_t)info.ipi_ifindex,
@@ -124,7 +114,7 @@ static struct descriptor describe(struct burst *b, int i, int port, uint32_t off
 }
 
 /*
- * Receives up to `count` datagrams for `port`, each into BUFFER_BYTES at its offset in `memory`. `out`
+ * Receives up to `count` datagrams for `port`, each into UDP_BUFFER_BYTES at its offset in `memory`. `out`
  * has two words for the time, then `count` descriptors. How many, 0 when none waits, or -errno.
  */
 EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t *buffers, int count,
@@ -135,18 +125,18 @@ EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t 
 
 	count = count < BURST ? count : BURST;
 	for (int i = 0; i < count; i++)
-		lay_out(&b, i, memory + buffers[i], BUFFER_BYTES);
+		lay_out(&b, i, memory + buffers[i], UDP_BUFFER_BYTES);
 	received = recvmmsg(fd, b.messages, (unsigned)count, MSG_DONTWAIT, NULL);
 	if (received <= 0)
 		return received == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	stamp(out);
 	for (int i = 0; i < received; i++)
-		((struct descriptor *)(out + 2))[i] = describe(&b, i, port, buffers[i]);
+		((struct udp_descriptor *)(out + RECEIVE_HEADER_WORDS))[i] = describe(&b, i, port, buffers[i]);
 	return received;
 }
 
 /* Addresses the i-th message to where `d` says, from the source address and interface it says. */
-static void address(struct burst *b, int i, const struct descriptor *d)
+static void address(struct burst *b, int i, const struct udp_descriptor *d)
 {
 	struct cmsghdr *control = b->messages[i].msg_hdr.msg_control;
 	const struct in_pktinfo info = {
@@ -165,7 +155,7 @@ static void address(struct burst *b, int i, const struct descriptor *d)
  * Sends up to `count` datagrams of `list` from `memory`, BURST at most. Returns how many the kernel
  * took from the start, 0 when its buffer is full, or -errno when it refused the first.
  */
-EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct descriptor *list, int count)
+EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor *list, int count)
 {
 	struct burst b;
 	int sent;
@@ -179,7 +169,6 @@ EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct descriptor *lis
 	return sent == -EAGAIN || sent == -EINTR ? 0 : sent;
 }
 
-#define DID_NOT_FIT 0xffffffffu
 #define DISCARD_PORT 9 /* RFC 863 */
 #define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
 
@@ -206,7 +195,7 @@ EXPORT int tegula_netlink_open(const int32_t *groups, int count)
 
 /*
  * Receives up to `count` datagrams into slots of `slot_bytes` in `buffer`, which has `count` of them,
- * and their sizes into `lengths`: DID_NOT_FIT for one that did not fit, 0 for one that another process
+ * and their sizes into `lengths`: NETLINK_TRUNCATED for one that did not fit, 0 for one that another process
  * sent (any may). Returns how many, 0 when none waits, or -errno, ENOBUFS after an overrun.
  */
 EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, int count,
@@ -232,7 +221,7 @@ EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, in
 		if (from[i].nl_pid != 0)
 			lengths[i] = 0;
 		else if (messages[i].msg_hdr.msg_flags & MSG_TRUNC)
-			lengths[i] = DID_NOT_FIT;
+			lengths[i] = NETLINK_TRUNCATED;
 		else
 			lengths[i] = messages[i].msg_len;
 	}

@@ -5,18 +5,6 @@
 
 import { checked, libraryPath } from "./library.ts";
 
-/** Words of a datagram's descriptor: those of a link (`tiles/runtime/link.ts`), times left out. */
-export const UDP_DESCRIPTOR_WORDS = 8;
-
-/** In the length word: the datagram was longer than its buffer. */
-export const UDP_TRUNCATED = 0x80000000;
-
-/** Bytes a receive buffer must have. */
-export const UDP_BUFFER_BYTES = 65536;
-
-/** Datagrams in a burst, at most. */
-export const UDP_BURST = 64;
-
 /**
  * Bytes of a socket's buffers, and of those of all sockets together: with many ports each has less, but
  * room for a few of the largest datagrams.
@@ -30,7 +18,7 @@ function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number
 }
 
 /** Main's side. */
-export interface UdpSetup {
+interface UdpSetup {
   /**
    * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
    * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
@@ -44,10 +32,9 @@ export interface UdpSetup {
 /** The net tile's side. Addresses and ports in host order. */
 export interface Udp {
   /**
-   * Takes up to `count` (at most `UDP_BURST`) datagrams for `port`, the i-th into `memory` at byte
+   * Takes up to `count` (at most `BURST`) datagrams for `port`, the i-th into `memory` at byte
    * `buffers[i]`, `UDP_BUFFER_BYTES` long. `out` gets the time (CLOCK_REALTIME ns, low, high), then
-   * per datagram 8 words: offset, length (| UDP_TRUNCATED), source, destination, source port << 16 |
-   * destination port, ifindex, 0, 0. Returns how many; 0 when none waits; -errno.
+   * per datagram a `UdpDescriptor`. Returns how many; 0 when none waits; -errno.
    */
   receive(
     fd: number,
@@ -58,7 +45,7 @@ export interface Udp {
     out: Uint32Array,
   ): number;
   /**
-   * Sends up to `count` (at most `UDP_BURST`) datagrams of `descriptors`, the same 8 words each: from
+   * Sends up to `count` (at most `BURST`) datagrams of `descriptors`, a `UdpDescriptor` each: from
    * source (0: as the kernel chooses) out of interface (0: as the kernel routes). Returns how many
    * from the start the kernel took, 0 when it takes none now, or -errno when it refused the first:
    * skip that one and go on.
@@ -68,7 +55,7 @@ export interface Udp {
   watch(fds: Int32Array): number;
   /**
    * Stores which of the sockets of a `watch` have something, by their index in its list: at most `most`,
-   * and `UDP_BURST`, others the next time. Returns how many, or -errno; never blocks.
+   * and `BURST`, others the next time. Returns how many, or -errno; never blocks.
    */
   ready(watch: number, indices: Uint32Array, most: number): number;
 }
@@ -120,7 +107,7 @@ export const SETSOCKOPT = {
 } as const;
 
 /** The call: descriptor, level, option, value and its size. 0, or -1. */
-export type SetSocketOption = (
+type SetSocketOption = (
   fd: number,
   level: number,
   option: number,
@@ -136,7 +123,7 @@ const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 
 /** Sets an option that is a number. Whether it was taken. */
-export function setNumber(
+function setNumber(
   set: SetSocketOption,
   { fd, level, option, value }: { fd: number; level: number; option: number; value: number },
 ): boolean {
@@ -157,9 +144,6 @@ export function sizeBuffers(
   size(send, SO_SNDBUFFORCE, SO_SNDBUF);
 }
 
-/** In `lengths`: the message did not fit its slot. */
-export const TRUNCATED = 0xffffffff;
-
 /** Numbers of sys/socket.h; struct sockaddr_nl is its family, then the port id, then groups. */
 const AF_INET = 2;
 const AF_NETLINK = 16;
@@ -170,8 +154,6 @@ const SOCKADDR_NL_WORDS = 3;
 /** Of linux/netlink.h. */
 const SOL_NETLINK = 270;
 const NETLINK_GET_STRICT_CHK = 12;
-/** POLLIN (poll.h). */
-const POLLIN = 1;
 /** The kernel's address. */
 const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
 
@@ -193,7 +175,7 @@ export interface NetlinkLibrary {
   portId(fd: number): number;
   /**
    * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
-   * `lengths[i]` is its size in bytes, `TRUNCATED` when it did not fit, 0 when it did not come from
+   * `lengths[i]` is its size in bytes, `NETLINK_TRUNCATED` when it did not fit, 0 when it did not come from
    * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
    */
   receive(fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number;
@@ -219,11 +201,6 @@ export interface NetlinkLibrary {
   bePrompt(): number;
   /** Closes a descriptor of this library. */
   close(fd: number): void;
-}
-
-/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
-export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
-  return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }
 
 /** Opens the library at `path`. */

@@ -43,7 +43,6 @@
 #define EVENTFDS 512
 
 /* What tegula_tile_confine() has done; as in tile.ts. */
-enum done { DONE_LANDLOCK = 1, DONE_OBSERVED = 2 };
 
 /* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
 EXPORT void tegula_tile_wake(int fd)
@@ -134,7 +133,6 @@ static int forbid_files(void)
  * and its name. It runs no JavaScript, blocks all signals, and ends with the process.
  */
 #define SLOTS 256
-#define CALLS 512 /* counters of a slot; the last is for numbers beyond, and other architectures */
 #define NAME_BYTES 64
 #define LINES_A_SECOND 50
 #define VERBATIM_LINES_A_SECOND 1000
@@ -360,8 +358,9 @@ static void answer(int pipe[2], const struct listener *listener)
 	} else if (listener->kind == THREAD && is_expected(pipe, call)) {
 		out.answer.error = -EPERM;
 	} else {
-		uint32_t number = call->arch == ARCHITECTURE ? (uint32_t)call->nr : CALLS;
-		uint32_t *counter = &counters[listener->slot * CALLS + (number < CALLS ? number : CALLS - 1)];
+		/* The last counter is for numbers beyond, and other architectures. */
+		uint32_t last = OBSERVED_CALLS - 1, number = call->arch == ARCHITECTURE ? (uint32_t)call->nr : last;
+		uint32_t *counter = &counters[listener->slot * OBSERVED_CALLS + (number < last ? number : last)];
 
 		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
 		/* As Deno has it where a permission is not given (process.c). */
@@ -461,7 +460,7 @@ static void *observe(void *pipe)
 }
 
 /*
- * Starts the observer, once in a process and before any tile confines itself. `memory` has CALLS
+ * Starts the observer, once in a process and before any tile confines itself. `memory` has OBSERVED_CALLS
  * counters for each of `count` slots, and is kept. 0, or -errno.
  */
 EXPORT int tegula_tile_observe(uint32_t *memory, int count)
@@ -491,13 +490,13 @@ EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 /* The name of system call `number` into `name`, or its number where the headers know none. */
 EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 {
-	static const char *const NAMES[CALLS] = {
+	static const char *const NAMES[OBSERVED_CALLS] = {
 #include "system_calls.inc"
 	};
 
-	if (number >= 0 && number < CALLS - 1 && NAMES[number])
+	if (number >= 0 && number < OBSERVED_CALLS - 1 && NAMES[number])
 		snprintf(name, size, "%s", NAMES[number]);
-	else if (number == CALLS - 1)
+	else if (number == OBSERVED_CALLS - 1)
 		snprintf(name, size, "another architecture's, or beyond 510");
 	else
 		snprintf(name, size, "number %d", number);
@@ -596,7 +595,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	if (observable)
 		snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	policy.refuse = observable ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ERRNO | EPERM;
-	make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
+	make_policy(&policy, role, keep, fds, count, eventfds, found);
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
 	error = drop_capabilities(keep & KEEP_NET_ADMIN);
@@ -608,10 +607,10 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	observed = filter(&policy, slot);
 	if (observed < 0 && observable) { /* no listener to be had: the same filter, which just refuses */
 		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
-		make_policy(&policy, (enum role)role, keep, fds, count, eventfds, found);
+		make_policy(&policy, role, keep, fds, count, eventfds, found);
 		observed = filter(&policy, slot);
 	}
 	if (observed < 0)
 		return observed;
-	return (landlock ? DONE_LANDLOCK : 0) | (observed ? DONE_OBSERVED : 0);
+	return (landlock ? CONFINED_LANDLOCK : 0) | (observed ? CONFINED_OBSERVED : 0);
 }

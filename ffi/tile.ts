@@ -4,20 +4,18 @@
  */
 
 import type { Clock } from "../tiles/app/contract.ts";
-import { checked, EMFILE, libraryPath } from "./library.ts";
+import { checked, EMFILE, libraryPath, POLLIN } from "./library.ts";
 import { u32, type View } from "./region.ts";
+import { Confined, Keep, OBSERVED_CALLS, Role as RoleNumber } from "./shared.ts";
 
 /** Taken before an app's code runs, which may put another in its place. */
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 
 /** What kind of tile confines itself; decides which system calls remain. */
-export type Role = "netlink" | "net" | "status";
-
-const ROLES: { readonly [role in Role]: number } = { netlink: 0, net: 1, status: 2 };
+export type Role = keyof typeof RoleNumber;
 
 const PR_SET_NAME = 15;
 const F_DUPFD_CLOEXEC = 1030;
-const POLLIN = 1;
 const SIG_SETMASK = 2;
 /** SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS: a thread's own (signal(7)). */
 const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 27, 31];
@@ -32,8 +30,6 @@ function foreignSignals(): Uint32Array<ArrayBuffer> {
   return set;
 }
 
-/** Counters of a slot that the observer keeps: one for each system call, by its number. */
-export const OBSERVED_CALLS = 512;
 /** Bytes of a slot's counters. */
 export const SLOT_BYTES = OBSERVED_CALLS * 4;
 
@@ -166,13 +162,16 @@ export function openTile(path = libraryPath()): TileLibrary {
     },
     confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false }) {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
-      const keep = (keepNetAdmin ? 1 : 0) | (keepClock ? 2 : 0);
+      const keep = (keepNetAdmin ? Keep.netAdmin : 0) | (keepClock ? Keep.clock : 0);
       const label = encode(`${name}\0`);
       const done = checked(
-        symbols.tegula_tile_confine(ROLES[role], fds, fds.length, keep, label, slot),
+        symbols.tegula_tile_confine(RoleNumber[role], fds, fds.length, keep, label, slot),
         `confine the ${role} tile`,
       );
-      return { landlock: (done & 1) !== 0, observed: (done & 2) !== 0 };
+      return {
+        landlock: (done & Confined.landlock) !== 0,
+        observed: (done & Confined.observed) !== 0,
+      };
     },
   };
 }
@@ -212,7 +211,7 @@ export function refusedCallsBytes(slots: number): number {
 }
 
 /** A call that was refused. */
-export interface RefusedCall {
+interface RefusedCall {
   /** Its number on this architecture. */
   readonly call: number;
   readonly count: number;

@@ -16,15 +16,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define ADDRESS_SLOTS 4096 /* a power of two; the hash yields as many bits */
-#define PROBES 16
+#include "shared.h"
+
+#define ADDRESS_SLOTS (1 << FILTER_SLOT_BITS)
 #define VLAN_TAGS 2
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 
 /*
- * What is ours; written by tiles/netlink/xdp_filter.ts, whose offsets these are. Bitmaps are by VLAN id and by port.
- * `addresses` is open-addressed, in host order, 0 for empty; all PROBES slots from the hash are always
- * looked at, so that adding and removing an address are one store.
+ * What is ours; written by tiles/netlink/xdp_filter.ts. Bitmaps are by VLAN id and by port. `addresses` is
+ * open-addressed, in host order, 0 for empty; all FILTER_PROBES slots from the hash are always looked at, so that adding and removing an address are one store.
  */
 struct filter {
 	__u16 mac[3]; /* in network order */
@@ -33,10 +33,13 @@ struct filter {
 	__u32 ports[65536 / 32];
 	__u32 addresses[ADDRESS_SLOTS];
 };
-_Static_assert(__builtin_offsetof(struct filter, seed) == 8 && __builtin_offsetof(struct filter, vlans) == 12 &&
-	       __builtin_offsetof(struct filter, ports) == 12 + 512 &&
-	       __builtin_offsetof(struct filter, addresses) == 12 + 512 + 8192, "as in xdp_filter.ts");
-_Static_assert(sizeof(struct filter) <= 28672, "FILTER_BYTES of xdp_filter.ts");
+#define IS_AT(part, at) _Static_assert(__builtin_offsetof(struct filter, part) == (at), "FilterAt in shared.ts")
+IS_AT(mac, FILTER_AT_MAC);
+IS_AT(seed, FILTER_AT_SEED);
+IS_AT(vlans, FILTER_AT_VLANS);
+IS_AT(ports, FILTER_AT_PORTS);
+IS_AT(addresses, FILTER_AT_ADDRESSES);
+_Static_assert(sizeof(struct filter) <= FILTER_BYTES, "FILTER_BYTES in shared.ts");
 
 struct vlan_tag {
 	__be16 id;
@@ -74,9 +77,9 @@ static __always_inline int has_bit(const __u32 *words, __u32 bit)
 
 static __always_inline int is_our_address(const struct filter *ours, __u32 address)
 {
-	__u32 first = (address * 0x9e3779b1u ^ ours->seed) >> 20;
+	__u32 first = (address * FILTER_MULTIPLIER ^ ours->seed) >> (32 - FILTER_SLOT_BITS);
 
-	for (__u32 i = 0; i < PROBES; i++)
+	for (__u32 i = 0; i < FILTER_PROBES; i++)
 		if (ours->addresses[(first + i) & (ADDRESS_SLOTS - 1)] == address)
 			return address != 0;
 	return 0;

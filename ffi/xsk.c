@@ -18,6 +18,7 @@
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -280,6 +281,10 @@ static int kernel_statistics(int fd, uint64_t out[6])
 {
 	socklen_t length = sizeof(struct xdp_statistics);
 
+	_Static_assert(offsetof(struct xdp_statistics, rx_dropped) == 8 * XSK_STATISTIC_RX_DROPPED &&
+		       offsetof(struct xdp_statistics, rx_ring_full) == 8 * XSK_STATISTIC_RX_RING_FULL &&
+		       offsetof(struct xdp_statistics, tx_ring_empty_descs) == 8 * XSK_STATISTIC_TX_RING_EMPTY,
+		       "as the kernel has them");
 	return result(getsockopt(fd, SOL_XDP, XDP_STATISTICS, out, &length));
 }
 
@@ -287,14 +292,14 @@ static int kernel_statistics(int fd, uint64_t out[6])
  * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
  * 2^32), which is `mapped`. 0, or -errno: EBUSY when it is not.
  */
-EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[7])
+EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[XSK_STATISTICS])
 {
 	struct xdp_mmap_offsets at;
 	socklen_t length = sizeof(at);
 
 	if (!*mapped || getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0)
 		return *mapped ? -errno : -EBUSY;
-	out[6] = __atomic_load_n((const uint32_t *)((const char *)*mapped + at.rx.producer),
+	out[XSK_STATISTIC_RECEIVED] = __atomic_load_n((const uint32_t *)((const char *)*mapped + at.rx.producer),
 				 __ATOMIC_RELAXED);
 	return kernel_statistics(fd, out);
 }
@@ -473,15 +478,21 @@ EXPORT int tegula_xsk_inject(int slot, uint32_t *pairs, uint32_t count)
 }
 
 /* Stores producer and consumer of the rings for fill, receive, transmit, completion. */
-EXPORT void tegula_xsk_cursors(int slot, uint32_t out[8])
+EXPORT void tegula_xsk_cursors(int slot, uint32_t out[XSK_CURSORS])
 {
 	struct socket *s = &sockets[slot];
-	const uint32_t *const words[] = {
-		s->fill.producer, s->fill.consumer, s->rx.producer,	    s->rx.consumer,
-		s->tx.producer,	  s->tx.consumer,   s->completion.producer, s->completion.consumer,
+	const uint32_t *const words[XSK_CURSORS] = {
+		[XSK_CURSOR_FILL_PRODUCER] = s->fill.producer,
+		[XSK_CURSOR_FILL_CONSUMER] = s->fill.consumer,
+		[XSK_CURSOR_RX_PRODUCER] = s->rx.producer,
+		[XSK_CURSOR_RX_CONSUMER] = s->rx.consumer,
+		[XSK_CURSOR_TX_PRODUCER] = s->tx.producer,
+		[XSK_CURSOR_TX_CONSUMER] = s->tx.consumer,
+		[XSK_CURSOR_COMPLETION_PRODUCER] = s->completion.producer,
+		[XSK_CURSOR_COMPLETION_CONSUMER] = s->completion.consumer,
 	};
 
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < XSK_CURSORS; i++)
 		out[i] = __atomic_load_n(words[i], __ATOMIC_ACQUIRE);
 }
 
@@ -495,17 +506,17 @@ EXPORT int tegula_xsk_visible(int slot, uint32_t *out)
 	struct socket *s = &sockets[slot];
 	const uint64_t *const addresses[] = { s->fill.ring, NULL, NULL, s->completion.ring };
 	const struct xdp_desc *const frames[] = { NULL, s->rx.ring, s->tx.ring, NULL };
-	uint32_t cursors[8], total = 0;
+	uint32_t cursors[XSK_CURSORS], total = 0;
 
 	tegula_xsk_cursors(slot, cursors);
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < VISIBLE_HEADER_WORDS; i++) {
 		out[i] = cursors[2 * i] - cursors[2 * i + 1];
 		if (out[i] > s->fill.size)
 			return -EINVAL;
 		for (uint32_t j = 0; j < out[i]; j++) {
 			uint32_t at = (cursors[2 * i + 1] + j) & s->fill.mask;
 
-			out[4 + total++] = (uint32_t)(addresses[i] ? addresses[i][at] : frames[i][at].addr);
+			out[VISIBLE_HEADER_WORDS + total++] = (uint32_t)(addresses[i] ? addresses[i][at] : frames[i][at].addr);
 		}
 	}
 	return (int)total;
@@ -536,8 +547,8 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(&s->rx, at + i);
 
 		__builtin_prefetch((const char *)s->area + frame->addr); /* another CPU has it */
-		out[2 + 2 * i] = (uint32_t)frame->addr;
-		out[3 + 2 * i] = frame->len;
+		out[RECEIVE_HEADER_WORDS + 2 * i] = (uint32_t)frame->addr;
+		out[RECEIVE_HEADER_WORDS + 2 * i + 1] = frame->len;
 	}
 	xsk_ring_cons__release(&s->rx, count);
 	return (int)count;
@@ -635,11 +646,11 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32
  * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
  * are, and then how many frames the kernel put on the receive ring (modulo 2^32). 0, or -errno.
  */
-EXPORT int tegula_xsk_statistics(int slot, uint64_t out[7])
+EXPORT int tegula_xsk_statistics(int slot, uint64_t out[XSK_STATISTICS])
 {
 	struct socket *s = &sockets[slot];
 
-	out[6] = __atomic_load_n(s->rx.producer, __ATOMIC_RELAXED);
+	out[XSK_STATISTIC_RECEIVED] = __atomic_load_n(s->rx.producer, __ATOMIC_RELAXED);
 	return kernel_statistics(s->fd, out);
 }
 

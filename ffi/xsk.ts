@@ -18,24 +18,6 @@ import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, libraryPath } from "./library.t
 import { u8, type View } from "./region.ts";
 import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
-/** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
-export const RECEIVE_HEADER_WORDS = 2;
-
-/** Values that `statistics` writes, by index. The first six are those of XDP_STATISTICS. */
-export const XskStatistic = {
-  rxDropped: 0,
-  rxInvalidDescriptors: 1,
-  txInvalidDescriptors: 2,
-  rxRingFull: 3,
-  rxFillRingEmpty: 4,
-  txRingEmpty: 5,
-  /** Frames that the kernel put on the receive ring, modulo 2³². */
-  received: 6,
-} as const;
-
-/** How many values `statistics` writes. */
-export const XSK_STATISTICS = 7;
-
 /** A loaded XDP program with maps of its own; all are descriptors. */
 export interface XdpProgram {
   readonly program: number;
@@ -47,26 +29,8 @@ export interface XdpProgram {
   readonly redirected: number;
 }
 
-/** What `Xsk.cursors` writes, by index: of each ring where its producer is, and its consumer. */
-export const XskCursor = {
-  fillProducer: 0,
-  fillConsumer: 1,
-  rxProducer: 2,
-  rxConsumer: 3,
-  txProducer: 4,
-  txConsumer: 5,
-  completionProducer: 6,
-  completionConsumer: 7,
-} as const;
-
-/** How many words `Xsk.cursors` writes. */
-export const XSK_CURSORS = 8;
-
-/** Words that `Xsk.visible` writes before the offsets: how many there are of each ring. */
-export const VISIBLE_HEADER_WORDS = 4;
-
 /** How memory is cut into frames, and how long rings are. */
-export interface SocketOptions {
+interface SocketOptions {
   /** Bytes of a frame: 2048 or 4096. */
   readonly frameBytes: number;
   /** Bytes that the kernel leaves free before each received frame, besides its own 256. */
@@ -76,7 +40,7 @@ export interface SocketOptions {
 }
 
 /** Which queue a socket is bound to, and how. */
-export interface BindOptions {
+interface BindOptions {
   readonly ifindex: number;
   readonly queue: number;
   readonly mode: "zero-copy" | "copy";

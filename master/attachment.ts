@@ -20,8 +20,9 @@
 
 import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/library.ts";
 import { u64, type View } from "../ffi/region.ts";
-import { type XdpProgram, XSK_STATISTICS, type XskSetup, XskStatistic } from "../ffi/xsk.ts";
-import { FILTER_BYTES, seedFilter } from "../tiles/netlink/xdp_filter.ts";
+import { FILTER_BYTES, XSK_STATISTICS, XskStatistic } from "../ffi/shared.ts";
+import type { XdpProgram, XskSetup } from "../ffi/xsk.ts";
+import { seedFilter } from "../tiles/netlink/xdp_filter.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 
 /** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */

@@ -4,6 +4,7 @@
  */
 
 import type { Health, HealthState, Reason, UNWELL } from "../tiles/runtime/health.ts";
+import { type CountedTile, COUNTERS, totalsOf } from "../tiles/runtime/counters.ts";
 import type { TileKind } from "../tiles/runtime/tile.ts";
 
 /** Milliseconds without progress until a tile is unwell. A dump of a million routes may keep netlink busy. */
@@ -50,19 +51,19 @@ export class HealthMonitor {
   readonly #restarts = new Map<string, { count: number; recent: number[] }>();
   #isDraining: boolean;
   #health: Health;
+  /** As the program before this one has evaluated it. */
+  #carried?: Pick<Health, "state" | "since">;
 
-  constructor(now: number, { isDraining = false } = {}) {
-    this.#isDraining = isDraining;
+  /** `carried`: what a master leaves to the program that it becomes. Its observers hear the state anew. */
+  constructor(now: number, carried?: Pick<Health, "state" | "since">) {
+    this.#carried = carried;
+    this.#isDraining = carried?.state === "draining";
     this.#health = { state: "starting", since: now, reasons: [] };
   }
 
   /** As it was evaluated last. */
   get health(): Health {
     return this.#health;
-  }
-
-  get isDraining(): boolean {
-    return this.#isDraining;
   }
 
   /** Whether it is to be without new traffic, although it serves. */
@@ -89,7 +90,8 @@ export class HealthMonitor {
     const isSame = state === before.state &&
       JSON.stringify(reasons) === JSON.stringify(before.reasons);
     if (isSame) return before;
-    const since = state === before.state ? before.since : now;
+    const since = [before, this.#carried].find((each) => each?.state === state)?.since ?? now;
+    this.#carried = undefined;
     this.#health = { state, since, reasons };
     for (const observer of this.#observers) observer(this.#health);
     return this.#health;
@@ -151,4 +153,53 @@ export class HealthMonitor {
     this.#progress.set(name, { value, since: now });
     return now;
   }
+}
+
+/** How often rates are told while nothing else changes. */
+const RATES_MILLIS = 10_000;
+/** Counters of net tiles and apps, by what they are in the line. */
+const RATES = {
+  in: /^rx_(frames|socket)$/,
+  out: /^tx_(frames|socket)$/,
+  dropped: /^(xdp_)?[rt]x_drop_/,
+} as const;
+
+/** A line for `systemctl status`: the state, what is wrong, and rates. */
+export class StatusLine {
+  #state = "";
+  #line = "";
+  /** When rates were told last, and the counts then. */
+  #at = -Infinity;
+  #counts: readonly number[] = [];
+
+  /** The line as of now; null: what was told last is good enough. */
+  next(
+    now: number,
+    { state, reasons }: Health,
+    tiles: readonly Omit<CountedTile, "name">[],
+  ): string | null {
+    const words = [state, ...reasons.map(({ text }) => text)].join(": ");
+    if (words === this.#state && now - this.#at < RATES_MILLIS) return null;
+    const seconds = (now - this.#at) / 1000;
+    const counts = Object.values(RATES).map((pattern) => sum(tiles, pattern));
+    const rates = Object.keys(RATES).map((name, i) =>
+      `${Math.round((counts[i] - this.#counts[i]) / seconds)}/s ${name}`
+    );
+    // Between two changes that are close to each other there is nothing to measure.
+    const isMeasured = this.#counts.length > 0 && seconds >= 1;
+    if (isMeasured || this.#counts.length === 0) [this.#at, this.#counts] = [now, counts];
+    const line = isMeasured && tiles.length > 0 ? `${words}; ${rates.join(", ")}` : words;
+    const isSame = line === this.#line;
+    [this.#state, this.#line] = [words, line];
+    return isSame ? null : line;
+  }
+}
+
+/** The sum of the counters of net tiles and apps whose names match. */
+function sum(tiles: readonly Omit<CountedTile, "name">[], pattern: RegExp): number {
+  return tiles.filter(({ kind }) => kind === "net" || kind === "app").reduce((sum, tile) => {
+    const totals = totalsOf(tile);
+    const names = Object.keys(COUNTERS[tile.kind].help);
+    return names.reduce((sum, name, i) => pattern.test(name) ? sum + totals[i] : sum, sum);
+  }, 0);
 }

@@ -15,13 +15,13 @@ import { Watcher } from "../ffi/host.ts";
 import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
 import { slice, u32 } from "../ffi/region.ts";
+import { FILTER_BYTES } from "../ffi/shared.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
 import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import { FILTER_BYTES } from "../tiles/netlink/xdp_filter.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { HEALTH, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
 import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
@@ -48,6 +48,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
+import { Announcer } from "./announcer.ts";
 import { AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import {
   AppProcess,
@@ -65,8 +66,7 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed } from "./health.ts";
-import { log, logBy, prefix } from "./log.ts";
+import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
 import {
   APPLIANCE_SLOT,
   type Handing,
@@ -77,6 +77,7 @@ import {
   type InventoryState,
   stateName,
 } from "./inventory.ts";
+import { log, logBy, prefix } from "./log.ts";
 import * as preflight from "./preflight.ts";
 import type { StatusAddresses } from "./preflight.ts";
 import { processValues } from "./proc.ts";
@@ -152,7 +153,8 @@ export interface Carried extends HoldingsState {
   /** Left out by programs that had no health. */
   readonly health?: {
     readonly started: number;
-    readonly isDraining: boolean;
+    readonly state: HealthState;
+    readonly since: number;
     readonly hadXdp: readonly string[];
   };
   /** The operator's number for this upgrade. */
@@ -197,7 +199,7 @@ export async function serve(
   const { user } = ("appliance" in first ? first.run : first).config;
   const master = new Master(libraries, { plan, args, user, carried });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    Deno.addSignalListener(signal, () => ending.resolve(Exit.ok));
+    Deno.addSignalListener(signal, () => master.drainFirst(() => ending.resolve(Exit.ok)));
   }
   Deno.addSignalListener("SIGHUP", () => master.hangUp());
   Deno.addSignalListener("SIGUSR2", () => log(`counters: ${JSON.stringify(master.counters())}`));
@@ -244,17 +246,23 @@ class Master {
   /** Whether all is well; observers are added in the constructor. */
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
+  readonly #statusLine = new StatusLine();
+  /** The inode of its network namespace. */
+  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   /** When this master was started, before any upgrade. */
   readonly #started: number;
   /** Interfaces that have had AF_XDP and are to have it. */
   #hadXdp: readonly string[];
   #wasUnwell = false;
   readonly #changes = new Changes();
+  readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
   /** Rejects when nothing serves and nothing is to be done about it. */
   readonly failed = Promise.withResolvers<never>();
   #failures = 0;
+  /** Whether it drains before it ends. */
+  #isEnding = false;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
 
@@ -286,6 +294,7 @@ class Master {
       this.#nameRefusedCalls();
       this.#measure();
       this.#checkHealth();
+      this.#announcer.update();
     }, POLL_MILLIS));
     this.#report = new HealthWriter(this.#holdings.own.view(HEALTH, { writable: true }));
     this.#started = carried?.health?.started ?? now();
@@ -298,6 +307,9 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
+    this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
+    // What the program before this one has reported is good until this one knows better.
+    if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -305,6 +317,7 @@ class Master {
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
     const { config, answering, addresses } = run;
+    this.#announcer.start(config.announce);
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
@@ -374,12 +387,15 @@ class Master {
     return this.#exclusively(async () => {
       const { host, observer, regions } = this.#libraries;
       const [program, ...flags] = selfCommand();
-      const { success, stderr } = await new Deno.Command(program, {
-        args: [...flags, "--version"],
-        stdin: "null",
-      }).output();
-      if (!success) {
-        const [line] = new TextDecoder().decode(stderr).split("\n");
+      let tried: Deno.CommandOutput;
+      try {
+        tried = await new Deno.Command(program, { args: [...flags, "--version"], stdin: "null" })
+          .output();
+      } catch (error) {
+        throw new UserError(`no program is installed: ${messageOf(error)}`, Exit.usage);
+      }
+      if (!tried.success) {
+        const [line] = new TextDecoder().decode(tried.stderr).split("\n");
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
       // Of one that has left nothing may be left open.
@@ -418,7 +434,8 @@ class Master {
       ...{ run, setup, number },
       health: {
         started: this.#started,
-        isDraining: this.#health.isDraining,
+        state: this.#health.health.state,
+        since: this.#health.health.since,
         hadXdp: this.#hadXdp,
       },
       ...this.#holdings.state,
@@ -472,6 +489,8 @@ class Master {
     this.#served = attachments;
     this.#rememberXdp(serving);
     this.#startTimers();
+    // Not before it is known whether it is ready, or what is announced would be withdrawn.
+    this.#announcer.configure(run.config.announce);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
@@ -513,6 +532,16 @@ class Master {
     });
   }
 
+  /** Calls `end` after it has drained for as long as is configured; asked again, at once. */
+  drainFirst(end: () => void): void {
+    const { drain_seconds: seconds = 0 } = this.#serving?.run.config ?? {};
+    if (seconds === 0 || this.#isEnding) return end();
+    this.#isEnding = true;
+    this.drain(true);
+    log(`it ends in ${seconds} s; another signal ends it at once`, Level.notice);
+    setTimeout(end, 1000 * seconds);
+  }
+
   /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
   drain(isDraining: boolean): Outcome {
     this.#health.setDraining(isDraining);
@@ -528,8 +557,10 @@ class Master {
     const health = this.#health.evaluate(at, this.#observe());
     const serving = this.#serving;
     const { appliance } = serving ?? {};
+    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
+    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     this.#report.write({
-      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
       config: serving?.run.config.file ?? null,
       processes: [
         { name: "master", pid: Deno.pid },
@@ -544,6 +575,8 @@ class Master {
     const hasAppliance = serving !== undefined && !serving.appliance.over;
     const { tiles = [], apps, attachments = [], run } = serving ?? {};
     const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
+    const instances = Map.groupBy(run?.apps ?? [], keyOf);
     const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
     return {
       starting: !this.#booted,
@@ -557,10 +590,9 @@ class Master {
         progress: reader.burst + reader.sleepSequence +
           (kind === "app" ? reader.counters[APP.index.answers] : 0),
       })),
-      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
-        ...{ name: rangeText(ports), apps: app },
-        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
-          .slice(0, instances).some(isReady),
+      ports: (run?.config.listen ?? []).map((one) => ({
+        ...{ name: rangeText(one.ports), apps: one.app },
+        ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
       })),
       lostXdp: this.#hadXdp.filter((name) =>
         !attachments.some((each) => each.name === name && each.attached)
@@ -897,6 +929,7 @@ class Master {
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
     }
+    this.#announcer.configure(next.run.config.announce);
     this.#rememberXdp(next);
     this.#notifyAttached();
     this.#release(next);
@@ -1280,12 +1313,7 @@ function applianceWords() {
 
 /** Milliseconds since the epoch, by a clock that nobody sets. */
 function now(): number {
-  return performance.timeOrigin + performance.now();
-}
-
-/** The inode of this thread's network namespace. */
-function netns(): number {
-  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
+  return Math.floor(performance.timeOrigin + performance.now());
 }
 
 /** Ports that are served, each once. */

@@ -6,7 +6,7 @@
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
 import { Exit, UserError } from "../cli/command.ts";
-import type { RunConfig } from "../cli/config.ts";
+import { placeOf, type RunConfig } from "../cli/config.ts";
 import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
 import * as native from "../ffi/host.ts";
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
@@ -67,11 +67,11 @@ const UNPRIVILEGED_PORT_START = 1024;
 /** The capabilities that AF_XDP, the dispatcher or low ports need and this process lacks. */
 export function missingCapabilities(
   host: Host,
-  { xdp = false, dispatcher = false, lowPorts = false },
+  { xdp = false, announce = false, dispatcher = false, lowPorts = false },
 ): string[] {
   const has = host.capabilities();
   const wanted: [name: string, isWanted: boolean, ...anyOf: number[]][] = [
-    ["CAP_NET_ADMIN", xdp, native.CAP_NET_ADMIN],
+    ["CAP_NET_ADMIN", xdp || announce, native.CAP_NET_ADMIN],
     ["CAP_NET_RAW", xdp, native.CAP_NET_RAW],
     ["CAP_BPF", xdp, native.CAP_BPF, native.CAP_SYS_ADMIN],
     // libxdp opens programs by their ids.
@@ -86,10 +86,14 @@ export function missingCapabilities(
 }
 
 /** Throws UserError if a capability that the configuration needs is missing. */
-export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
+export function checkPrivileges(
+  host: Host,
+  { provider, dispatcher, listen, announce }: RunConfig,
+): void {
   const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
+    announce: announce !== undefined,
     dispatcher,
     lowPorts: listen.some(({ ports: [first] }) => first < unprivileged),
   });
@@ -98,8 +102,10 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
         ? "(docs/operating/configure.md: Beside other XDP programs), or leave --dispatcher out"
-        : "(scripts/install), or use --provider socket and ports from " +
-          unprivileged),
+        : `(scripts/install), or use ${
+          announce === undefined ? "" : "no [announce], "
+        }--provider ` +
+          `socket and ports from ${unprivileged}`),
     Exit.privilege,
   );
 }
@@ -206,9 +212,11 @@ export function appTrouble(
   { apps, file }: { apps: readonly Pick<AppPlan, "app" | "name">[]; file: string | null },
 ): UserError {
   const app = apps.find(({ name }) => name === instance)?.app ?? instance;
-  const sentence = message.startsWith("options.")
-    ? `${file}: apps.${app}.${message}`
-    : `the app ${app}: ${message}; see docs/apps.md`;
+  const [, option] = /^options\.([^:]*): /.exec(message) ?? [];
+  const key = ["apps", app, "options", ...option?.split(".") ?? []];
+  const sentence = option === undefined
+    ? `the app ${app}: ${message}; see docs/apps.md`
+    : `${file === null ? key.join(".") : placeOf(file, key)}${message.slice(8 + option.length)}`;
   return new UserError(sentence, Exit.usage);
 }
 
@@ -289,9 +297,10 @@ function describeHolder(holder?: string): string {
 
 /**
  * The bpf_link by which an XDP program is attached, and the process that holds it, from /proc/PID/fdinfo
- * (proc(5)). Null if there is none, or none that this process may see.
+ * (proc(5)). A link that is pinned, or held where this process does not see it, only bpftool can find. Null if
+ * there is none, or none is found.
  */
-function linkOf(program: number): { readonly id: string; readonly holder: string } | null {
+function linkOf(program: number): { readonly id: string; readonly holder: string | null } | null {
   for (const pid of processes()) {
     try {
       for (const { name: fd } of Deno.readDirSync(`/proc/${pid}/fd`)) {
@@ -305,7 +314,15 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
       // It has ended, or is another user's.
     }
   }
-  return null;
+  try {
+    const { stdout } = new Deno.Command("bpftool", { args: ["--json", "link"] }).outputSync();
+    const links = JSON.parse(new TextDecoder().decode(stdout)) as { id: number; prog_id: number }[];
+    const link = links.find(({ prog_id }) => prog_id === program);
+    return link === undefined ? null : { id: `${link.id}`, holder: null };
+  } catch {
+    // bpftool is missing, or may not be run.
+    return null;
+  }
 }
 
 /** The pids of all processes that this one may see. */
@@ -319,7 +336,7 @@ function processes(): string[] {
   }
 }
 
-/** The holder of an XDP program on `name`, if it can be seen, and the command that detaches it. */
+/** Who holds an XDP program on `name`, if that can be seen, and the command that detaches it. */
 export function whoOccupies(
   name: string,
   program: number,
@@ -327,9 +344,13 @@ export function whoOccupies(
   const link = linkOf(program);
   if (link === null) {
     const fix = `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off`;
-    return { holder: null, fix };
+    const note = "ip cannot detach a bpf_link: 'bpftool link' lists them; or stop its holder";
+    return { holder: null, fix: `${fix}   # ${note}` };
   }
-  return { holder: describeHolder(link.holder), fix: `bpftool link detach id ${link.id}` };
+  const fix = `bpftool link detach id ${link.id}`;
+  return link.holder === null
+    ? { holder: null, fix }
+    : { holder: describeHolder(link.holder), fix: `${fix}   # or stop its holder` };
 }
 
 /** Throws UserError if another XDP program is attached to one of the interfaces. */
@@ -467,6 +488,7 @@ export function fallBack(
 
 function occupied({ interface: name, program }: OccupiedError): UserError {
   const { holder, fix } = whoOccupies(name, program.id);
+  const [command, note] = fix.split(/ +# /);
   const also = holder !== null
     ? `, held by ${holder}`
     : program.name === OUR_PROGRAM
@@ -475,8 +497,10 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   const instead = program.name === DISPATCHER ? ", join it with --dispatcher," : "";
   return new UserError(
     `cannot attach XDP to ${name}: another program is attached (${program.name}, id ${program.id})` +
-      `${also}; ${holder === null ? "" : "stop that, "}detach it ('${fix}')${instead} or use ` +
-      "--provider socket",
+      `${also}; ${holder === null ? "" : "stop that, "}detach it ` +
+      `('${command}'${
+        holder === null && note ? `; ${note}` : ""
+      })${instead} or use --provider socket`,
     Exit.xdp,
   );
 }
@@ -520,7 +544,7 @@ const NO_CONTROL = "none";
 export interface StatusAddresses {
   /** Path of the control socket. */
   readonly control: string | null;
-  /** `address:port` of the metrics. */
+  /** `address:port` of the metrics, an IPv6 address in brackets. */
   readonly metrics: string | null;
 }
 
@@ -529,10 +553,10 @@ export function listenControl(host: Pick<Host, "listenUnix">, path: string): num
   return host.listenUnix(path, CONTROL_MODE);
 }
 
-/** A socket that listens at `endpoint`, `address:port`. Throws SystemError. */
+/** A socket that listens at `endpoint`: `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`. Throws SystemError. */
 export function listenMetrics(host: Pick<Host, "listenTcp">, endpoint: string): number {
-  const [address, port] = endpoint.split(":");
-  return host.listenTcp(address, Number(port));
+  const [, address, port] = /^\[?(.*?)\]?:(\d+)$/.exec(endpoint)!;
+  return host.listenTcp(address === "localhost" ? "127.0.0.1" : address, Number(port));
 }
 
 /** Removes the control socket that this process has made. */

@@ -40,9 +40,9 @@ export const NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE |
 
 const USABLE = NUD_VALID;
 /** Bit of the state word: the netlink tile wants a solicit when a net tile uses this neighbour. */
-export const REFRESH_WANTED = 0x100;
-export const STATE_MASK = 0xff;
-export const FLAGS_SHIFT = 16;
+const REFRESH_WANTED = 0x100;
+const STATE_MASK = 0xff;
+const FLAGS_SHIFT = 16;
 
 /** A neighbour as in RTM_NEWNEIGH. Mutable, so that a decoder can reuse one. */
 export interface NeighborEntry {
@@ -122,7 +122,7 @@ export function emptyNeighbor(): NeighborEntry {
 }
 
 /** Fills an entry from a record's words. */
-export function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
+function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
   const state = words[record + Neighbor.state];
   into.ifindex = words[record + Neighbor.ifindex];
   into.address = words[record + Neighbor.address];

@@ -32,7 +32,7 @@ export interface ListenerSlot {
 }
 
 /** What a writer is given. */
-export interface WriterOptions {
+interface WriterOptions {
   /** All readers of the region; memory is reused a grace period after it was let go of. */
   readonly readers: readonly Reader[];
   /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */

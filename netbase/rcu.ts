@@ -68,7 +68,7 @@ export class Grace {
 }
 
 /** An allocator of items that are freed through {@linkcode DeferredFree}. */
-export interface Pool {
+interface Pool {
   /** No reader holds `item` any more. */
   reclaim(item: number): void;
 }

@@ -29,19 +29,24 @@ $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json de
 	$(DENO) run --allow-all --no-check scripts/program.ts
 
 build/libtegula.so: $(foreach name,host process region sockets tile xsk,ffi/$(name).c) \
-		ffi/native.h ffi/policy.h build/system_calls.inc $(FILTER) scripts/build.mk | build
+		ffi/native.h ffi/policy.h build/shared.h build/system_calls.inc $(FILTER) scripts/build.mk | build
 	gcc $(CFLAGS) -Ibuild -DFILTER_OBJECT='"$(abspath $(FILTER))"' $(filter %.c,$^) -Wl,--wrap=stderr \
 		-Wl,-Bstatic -lxdp -lbpf -lelf -lz -lzstd -Wl,-Bdynamic $(LDFLAGS) $(INTO_PLACE)
 
-build/libtegula_seal.so: ffi/seal.c scripts/build.mk | build
-	gcc $(CFLAGS) $< $(LDFLAGS) $(INTO_PLACE)
+build/libtegula_seal.so: ffi/seal.c build/shared.h scripts/build.mk | build
+	gcc $(CFLAGS) -Ibuild $< $(LDFLAGS) $(INTO_PLACE)
 
 # The names of this architecture's system calls, by number.
 build/system_calls.inc: scripts/build.mk | build
 	echo '#include <asm/unistd.h>' | gcc -dM -E - >$@.$$$$ && \
 		sed -n 's/^#define __NR_\([a-z_0-9]*\) .*/[__NR_\1] = "\1",/p' $@.$$$$ >$@ && rm $@.$$$$
-$(FILTER): ffi/xdp_filter.bpf.c scripts/build.mk | build
-	clang -target bpf -O2 -g $(WARNINGS) $(NO_PATHS) -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
+
+# What C and TypeScript share.
+build/shared.h: ffi/shared.ts | build
+	$(DENO) run --no-check $< >$@.$$$$ && mv $@.$$$$ $@
+
+$(FILTER): ffi/xdp_filter.bpf.c build/shared.h scripts/build.mk | build
+	clang -target bpf -O2 -g $(WARNINGS) $(NO_PATHS) -Ibuild -I/usr/include/$$(gcc -print-multiarch) -c $< $(INTO_PLACE)
 
 build:
 	mkdir -p build

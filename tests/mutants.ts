@@ -173,7 +173,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/lossy_rings.ts", ["unit/runtime/solicit_link"], [
+  ...mutantsOf("tiles/net/arp_queue.ts", ["unit/net/solicit_link"], [
     {
       name: "solicit link: what was overwritten while it was read is believed",
       in: "SolicitConsumer.take",
@@ -890,7 +890,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket sender: frames of what goes to the kernel's socket are lost",
       in: "SocketSender.#finish",
-      from: "if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);",
+      from: "if (isInUmem) this.#umem.give(this.#batch[at + UdpDescriptor.offset]);",
       to: "void isInUmem;",
     },
     {
@@ -1409,7 +1409,34 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("master/health.ts", ["unit/master/health"], [
+    {
+      name: "health: what is interrupted goes on",
+      in: "HealthMonitor.#reasons",
+      from: "this.#held = held;",
+      to: "for (const [key, since] of held) this.#held.set(key, since);",
+    },
+    {
+      name: "health: what was counted before it is looked at has just happened",
+      in: "HealthMonitor.#restartsLately",
+      from: "{ count, recent: [] }",
+      to: "{ count: 0, recent: [] }",
+    },
+  ]),
+
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status/metrics"], [
+    {
+      name: "probes: what the master said is good for ever",
+      in: "probe",
+      from: "report === null || !health.isFresh(performance.now())",
+      to: "report === null",
+    },
+    {
+      name: "probes: unwell is ready",
+      in: "probe",
+      from: 'state === "ready"',
+      to: 'state !== "starting"',
+    },
     {
       name: "metrics: labels are not quoted",
       in: "labelsText",

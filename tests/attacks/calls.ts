@@ -6,7 +6,8 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { OBSERVED_CALLS, openTile } from "../../ffi/tile.ts";
+import { OBSERVED_CALLS } from "../../ffi/shared.ts";
+import { openTile } from "../../ffi/tile.ts";
 
 /** Whom it is tried on, as the thread's own PID namespace does not name them. */
 export interface Place {

@@ -18,7 +18,8 @@ import {
   RUN_FLAGS,
 } from "../../ffi/process.ts";
 import { openRegions } from "../../ffi/region.ts";
-import { OBSERVED_CALLS, openObserver, openTile } from "../../ffi/tile.ts";
+import { OBSERVED_CALLS } from "../../ffi/shared.ts";
+import { openObserver, openTile } from "../../ffi/tile.ts";
 import { eventually } from "../eventually.ts";
 import {
   allowedErrors,

@@ -96,3 +96,64 @@ export class BareRoot implements Disposable {
     Deno.removeSync(this.path);
   }
 }
+
+/**
+ * Puts a Debian system into `folder` that has this machine's versions of `packages`, of the essential ones, and
+ * of what these need, and whose dpkg knows of no other.
+ */
+export function bareDebian(folder: string, packages: readonly string[]): void {
+  const paragraphs = new Map(
+    Deno.readTextFileSync("/var/lib/dpkg/status").split("\n\n")
+      .filter((text) => /^Status: .* installed$/m.test(text))
+      .map((text) => [/^Package: (.*)$/m.exec(text)?.[1] ?? "", text]),
+  );
+  const field = (name: string, field: string) =>
+    new RegExp(`^${field}: (.*)$`, "m").exec(paragraphs.get(name) ?? "")?.[1] ?? "";
+  const names = (list: string) => list.split(/[,|]/).map((one) => one.trim().split(/[ :(]/)[0]);
+  const essential = [...paragraphs.keys()].filter((name) => field(name, "Essential") === "yes");
+  const wanted = new Set([...essential, ...packages]);
+  for (const name of wanted) {
+    for (const depends of [field(name, "Pre-Depends"), field(name, "Depends")]) {
+      for (const needed of names(depends)) if (paragraphs.has(needed)) wanted.add(needed);
+    }
+  }
+  const files = mustRun(["dpkg-query", "--listfiles", ...wanted]).split("\n")
+    .filter((path) => path.startsWith("/") && path !== "/.");
+  const info = [...Deno.readDirSync("/var/lib/dpkg/info")].map(({ name }) => name)
+    .filter((name) =>
+      wanted.has(name.split(/[.:]/)[0]) || wanted.has(name.replace(/\.[^.]*$/, ""))
+    );
+  // Made by maintainer scripts, which do not run here.
+  const made = ["/etc/passwd", "/etc/group", "/etc/shadow", "/var/lib/dpkg/info/format"];
+  const list = [...files, ...made, ...info.map((name) => `/var/lib/dpkg/info/${name}`)]
+    .filter((path) => exists(path));
+  const listed = `${folder}/list`;
+  Deno.writeTextFileSync(listed, list.join("\0"));
+  mustRun([
+    "sh",
+    "-c",
+    'tar -C / -c --no-recursion --null -T "$1" | tar -C "$2" -x',
+    "sh",
+    listed,
+    folder,
+  ]);
+  Deno.removeSync(listed);
+  const folders = "dev mnt proc root run sys tmp var/cache var/log var/tmp".split(" ");
+  for (const name of [...folders, "var/lib/dpkg/updates", "var/lib/dpkg/triggers"]) {
+    Deno.mkdirSync(`${folder}/${name}`, { recursive: true });
+  }
+  const status = [...wanted].filter((name) => paragraphs.has(name)).map((name) =>
+    paragraphs.get(name)
+  );
+  Deno.writeTextFileSync(`${folder}/var/lib/dpkg/status`, status.join("\n\n") + "\n");
+  mustRun(["ldconfig", "-r", folder]);
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -56,14 +56,18 @@ const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
  * stopped: their books must balance, too (`wire_balance.ts`). Each appliance must have ended with
  * status 0 unless the test said otherwise, and no other program may have crashed. No tile may have been
  * refused a system call that nobody expected, unless the test is about that (`refusedCalls`). Where the
- * kernel has no devices of the kind `needs` the test is skipped, which `tests/skips.txt` has to list.
+ * kernel has no devices of the kind `needs`, or with `ignore`, the test is skipped, which `tests/skips.txt`
+ * has to list.
  */
 export function labTest(
   name: string,
   body: (lab: Lab, t: Deno.TestContext) => Promise<void>,
-  { needs, refusedCalls = false }: { needs?: string; refusedCalls?: boolean } = {},
+  { needs, ignore = needs !== undefined && !hasDeviceKind(needs), refusedCalls = false }: {
+    needs?: string;
+    ignore?: boolean;
+    refusedCalls?: boolean;
+  } = {},
 ): void {
-  const ignore = needs !== undefined && !hasDeviceKind(needs);
   Deno.test({ name, ignore }, async (t) => {
     refuseOutsideNamespaces();
     await using lab = new Lab();

@@ -21,6 +21,7 @@ import {
   appLinkBytes,
   Descriptor,
   DESCRIPTOR_WORDS,
+  LARGEST_PAYLOAD,
   LinkConsumer,
   LinkProducer,
   linkWords,
@@ -36,8 +37,6 @@ import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regi
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
 /** Distance between the payloads of a burst in the memory that stands for a UMEM. */
 const SLOT_BYTES = 65_536;
-/** The largest UDP payload over IPv4. */
-const LARGEST_PAYLOAD = 65_507;
 /** Answers that a net tile would drop, by its counters. */
 const NOT_DROPPED = {
   tx_drop_invalid_descriptor: 0,

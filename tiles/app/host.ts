@@ -4,14 +4,16 @@
  * links with net tiles (`NetSide`).
  */
 
+import { inWords } from "../../ffi/library.ts";
 import { u32, u8, type View } from "../../ffi/region.ts";
+import type { TileLibrary } from "../../ffi/tile.ts";
 import { hash } from "../../netbase/hash_table.ts";
 import { formatAddress } from "../../netbase/route.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { AppError, bounded, Level, type Log, readThrown, wordsOf } from "../runtime/log.ts";
 import type { PortRange } from "../runtime/plan.ts";
-import { TileReader, Waker } from "../runtime/tile.ts";
+import { type Tile, TileReader, Waker } from "../runtime/tile.ts";
 import type {
   Answers,
   App,
@@ -263,27 +265,28 @@ const NEVER_GRANTED =
   /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
 /** What the system refuses: by the confinement of the process, or by a file's mode. */
 const REFUSED =
-  /((?:Permission denied|Operation not permitted) \(os error (?:1|13)\))(?:: (\w+) '(.*?)')?/;
+  /(?:Permission denied|Operation not permitted) \(os error (?:1|13)\)(?:: (\w+) '(.*?)')?/;
 
 /**
  * Replaces Deno's and the system's words for what an app was denied by what an operator can do. `grant`
  * is that for a permission: $1 its kind, $2 what it is for.
  */
 function explainDenials(text: string, grant: string): string {
-  return text
+  const explained = text
     .replace(NEVER_GRANTED, (_, kind, what) => {
       const access = what === undefined ? "" : ` to ${what}`;
       return `it has no ${kind} access${access}, which no app can be granted`;
     })
     .replace(
       REFUSED,
-      (_, refusal, call, path) =>
+      (_, call, path) =>
         path === undefined
-          ? `${refusal}: what it does is not within what [apps] grants it`
-          : `${refusal}: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
+          ? "permission denied: what it does is not within what [apps] grants it"
+          : `permission denied: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
             "be allowed it by the file's mode",
     )
     .replace(DENIED, `it has no $1 access to $2: ${grant}`);
+  return inWords(explained);
 }
 
 /** A handler that returned a promise, as a function can that is not declared `async`. */
@@ -419,13 +422,12 @@ export class RecentAnswers {
 // passes.
 
 // V8 folds a module's own constants into the code; imported ones it loads and checks at each use.
-const { Descriptor, DESCRIPTOR_WORDS, NO_DESCRIPTOR, PAYLOAD_MARGIN, REFLECTED } = link;
+const { Descriptor, DESCRIPTOR_WORDS, LARGEST_PAYLOAD, NO_DESCRIPTOR, PAYLOAD_MARGIN } = link;
+const { REFLECTED } = link;
 const COUNT = APP.index;
 
 /** The longest batch given to an app at once. */
 const BATCH = 64;
-/** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers. */
-const LARGEST_PAYLOAD = 65_507;
 
 /** One net tile, as an app tile is joined to it. */
 export interface NetJoin {
@@ -731,4 +733,34 @@ export class NetSide {
     this.requests.end();
     if (published) this.#waker.published();
   }
+}
+
+/** The app as a tile's loop sees it, with a side for each net tile. */
+export function appTile(
+  service: Service,
+  sides: readonly NetSide[],
+  { library, eventfd }: { library: TileLibrary; eventfd: number },
+): Tile {
+  return {
+    descriptors: [eventfd],
+    turn() {
+      let work = 0;
+      for (const side of sides) {
+        const count = side.take();
+        if (count === 0) continue;
+        work += count;
+        service.receive(side.requests, side.answers);
+        side.finish();
+      }
+      return work;
+    },
+    pending: () => sides.some((side) => side.waiting),
+    wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
+    nextDue: (nowMillis) => service.nextDue(nowMillis),
+    clock(nowMillis) {
+      const [side] = sides;
+      side.answers.refresh();
+      if (service.clock(nowMillis, side.answers)) side.finish();
+    },
+  };
 }

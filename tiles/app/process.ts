@@ -6,7 +6,7 @@
  * The process ends when the worker has ended: nothing else keeps its event loop alive.
  */
 
-import { libraryPath } from "../../ffi/library.ts";
+import { libraryPath, pollSet } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openTile } from "../../ffi/tile.ts";
 import type { WorkerMessage } from "./process_worker.ts";
@@ -17,7 +17,6 @@ const { symbols } = Deno.dlopen(libraryPath(), {
 });
 // The name that the kernel gives the process is that of its first thread.
 openTile().nameThread(Deno.args[1]);
-const POLLIN = 1;
 /** How long one wait for `go` lasts; the process may outlive the worker by that. */
 const POLL_MILLIS = 500;
 /** Lets the event loop end though a promise is pending. */
@@ -53,7 +52,7 @@ async function hearGo(): Promise<boolean | undefined> {
       const { type, handedOver } = JSON.parse(new TextDecoder().decode(message));
       if (type === "go") return handedOver;
     }
-    const polled = symbols.poll(Int32Array.of(CHANNEL_DESCRIPTOR, POLLIN), 1n, POLL_MILLIS);
+    const polled = symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, POLL_MILLIS);
     unref(polled);
     await polled;
   }

@@ -9,7 +9,7 @@
  */
 
 import { heapView, openRegions } from "../../ffi/region.ts";
-import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
+import { openClock, openTile } from "../../ffi/tile.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
 import { Handed } from "../runtime/handed.ts";
@@ -25,8 +25,8 @@ import {
   uncaught,
   wordsOf,
 } from "../runtime/log.ts";
-import { Life, runLoop, type Tile, TileRegion } from "../runtime/tile.ts";
-import { loadService, NetSide, type Service, type ServiceSetup } from "./host.ts";
+import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
+import { appTile, loadService, NetSide, type ServiceSetup } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
 /** What an app's process is told, besides its descriptors. */
@@ -142,36 +142,6 @@ async function start(): Promise<() => void> {
   post({ type: "running" });
   nameUnsettled(log, timers);
   return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
-}
-
-/** The app as a tile's loop sees it, with a side for each net tile. */
-function appTile(
-  service: Service,
-  sides: readonly NetSide[],
-  { library, eventfd }: { library: TileLibrary; eventfd: number },
-): Tile {
-  return {
-    descriptors: [eventfd],
-    turn() {
-      let work = 0;
-      for (const side of sides) {
-        const count = side.take();
-        if (count === 0) continue;
-        work += count;
-        service.receive(side.requests, side.answers);
-        side.finish();
-      }
-      return work;
-    },
-    pending: () => sides.some((side) => side.waiting),
-    wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
-    nextDue: (nowMillis) => service.nextDue(nowMillis),
-    clock(nowMillis) {
-      const [side] = sides;
-      side.answers.refresh();
-      if (service.clock(nowMillis, side.answers)) side.finish();
-    },
-  };
 }
 
 /** Reports ready and waits for the master's `go`. Returns whether a predecessor handed over. */

@@ -7,10 +7,10 @@
  * dropped before they had a frame, are shown as bare IPv4 packets with headers made for them.
  */
 
-import { RECEIVE_HEADER_WORDS } from "../../ffi/xsk.ts";
-import { CaptureFlag, type CaptureWriter, MOST_CAPTURED } from "../runtime/lossy_rings.ts";
+import { u32, u8, type View } from "../../ffi/region.ts";
+import { RECEIVE_HEADER_WORDS, UDP_DESCRIPTOR_WORDS, UdpDescriptor } from "../../ffi/shared.ts";
+import { fence } from "../../netbase/rcu.ts";
 import { CaptureMode, type ControlReader } from "../runtime/control.ts";
-import { Descriptor, DESCRIPTOR_WORDS } from "../runtime/link.ts";
 import {
   fold,
   IPPROTO_UDP,
@@ -61,28 +61,28 @@ export class Capture {
   /** A packet that an app sent and that is dropped, its payload in `memory`. */
   dropped(reason: number, packet: Int32Array, memory: Uint8Array): void {
     const ports = packet[Packet.ports];
-    const words = new Uint32Array(DESCRIPTOR_WORDS);
-    words[Descriptor.offset] = packet[Packet.offset];
-    words[Descriptor.length] = packet[Packet.length];
-    words[Descriptor.source] = packet[Packet.local];
-    words[Descriptor.destination] = packet[Packet.peer];
-    words[Descriptor.ports] = (ports << 16) | (ports >>> 16);
+    const words = new Uint32Array(UDP_DESCRIPTOR_WORDS);
+    words[UdpDescriptor.offset] = packet[Packet.offset];
+    words[UdpDescriptor.length] = packet[Packet.length];
+    words[UdpDescriptor.source] = packet[Packet.local];
+    words[UdpDescriptor.destination] = packet[Packet.peer];
+    words[UdpDescriptor.ports] = (ports << 16) | (ports >>> 16);
     this.datagram(CaptureFlag.out, reason, words, memory);
   }
 
   /** A datagram from or to a kernel's socket, by its descriptor; its payload is in `memory`. */
   datagram(flags: number, reason: number, words: Uint32Array, memory: Uint8Array): void {
     if (this.#dropsOnly && reason === 0) return;
-    const offset = words[Descriptor.offset];
-    const length = words[Descriptor.length] & 0xffff;
+    const offset = words[UdpDescriptor.offset];
+    const length = words[UdpDescriptor.length] & 0xffff;
     const { bytes, at } = this.#ring;
-    writePacketHeader(new DataView(bytes.buffer, bytes.byteOffset + at), words, length);
+    writeBareHeaders(new DataView(bytes.buffer, bytes.byteOffset + at), words, length);
     const shown = Math.min(length, MOST_CAPTURED - PACKET_HEADER_BYTES);
     const to = at + PACKET_HEADER_BYTES;
     if (offset + shown <= memory.length) bytes.set(memory.subarray(offset, offset + shown), to);
     else bytes.fill(0, to, to + shown);
     const size = PACKET_HEADER_BYTES + length;
-    const ifindex = words[Descriptor.interface];
+    const ifindex = words[UdpDescriptor.interface];
     this.#ring.publish(flags | CaptureFlag.bare, reason, ifindex, size, nowMillis());
   }
 
@@ -100,16 +100,144 @@ function nowMillis(): number {
 }
 
 /** IPv4 and UDP headers for the datagram of a descriptor, without a UDP checksum. */
-function writePacketHeader(view: DataView, words: Uint32Array, length: number): void {
+function writeBareHeaders(view: DataView, words: Uint32Array, length: number): void {
   const total = PACKET_HEADER_BYTES + length;
   view.setUint32(0, 0x45000000 | (total & 0xffff));
   view.setUint32(4, 0);
   view.setUint32(8, (64 << 24) | (IPPROTO_UDP << 16));
-  view.setUint32(12, words[Descriptor.source]);
-  view.setUint32(16, words[Descriptor.destination]);
+  view.setUint32(12, words[UdpDescriptor.source]);
+  view.setUint32(16, words[UdpDescriptor.destination]);
   let sum = 0;
   for (let i = 0; i < IPV4_BYTES; i += 2) sum += view.getUint16(i);
   view.setUint16(10, ~fold(sum) & 0xffff);
-  view.setUint32(IPV4_BYTES, words[Descriptor.ports]);
+  view.setUint32(IPV4_BYTES, words[UdpDescriptor.ports]);
   view.setUint32(IPV4_BYTES + 4, ((UDP_BYTES + length) & 0xffff) << 16);
+}
+
+// The capture ring has the frames that a net tile has dealt with, each with what became of it. The net tile
+// writes it while a capture is on (`control.ts`), waits for nobody and overwrites the oldest record. The
+// status tile reads it, and finds by the cursor how many records it has lost. A record may be overwritten
+// while it is read, so the reader copies it and then reads the cursor again.
+//
+//     word 0  records written so far, runs freely through 32 bits; moves once a record is whole
+//     byte 2048·n  record n − 1: eight words (flags, reason, interface, size, seconds, microseconds: see
+//                  `Captured`), then the first bytes of the frame
+
+/** Records that a ring keeps. */
+export const CAPTURE_RECORDS = 512;
+const RECORD_BYTES = 2048;
+const HEADER_WORDS = 8;
+/** Bytes of a frame that are kept: all of it but where a datagram came by the kernel's sockets. */
+export const MOST_CAPTURED = RECORD_BYTES - HEADER_WORDS * 4;
+/** Bytes of the region. */
+export const CAPTURE_BYTES = RECORD_BYTES * (CAPTURE_RECORDS + 1);
+
+/** Flags of a record. */
+export const CaptureFlag = {
+  /** On its way out. */
+  out: 1,
+  /** It begins with the IPv4 header: there is no Ethernet header, or none yet. */
+  bare: 2,
+} as const;
+
+const WRITTEN = 0;
+
+/** A record as it is read. */
+export interface Captured {
+  /** Of {@linkcode CaptureFlag}. */
+  readonly flags: number;
+  /** Index of the counter (`NET`) that says why it was dropped; 0: it was not. */
+  readonly reason: number;
+  /** 0: not known. */
+  readonly ifindex: number;
+  /** Bytes on the wire, of which `bytes` may be the first. */
+  readonly size: number;
+  /** Since the epoch. */
+  readonly seconds: number;
+  readonly micros: number;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** The net tile's end. */
+export class CaptureWriter {
+  /** The whole region, for the bytes of the record at hand, which begin at `at`. */
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  readonly #words: Uint32Array;
+  #written: number;
+
+  constructor(view: View) {
+    this.bytes = u8(view);
+    this.#words = u32(view);
+    this.#written = this.#words[WRITTEN];
+  }
+
+  /** Where the frame of the record at hand is to be put: up to `MOST_CAPTURED` bytes. */
+  get at(): number {
+    return this.#record * RECORD_BYTES + HEADER_WORDS * 4;
+  }
+
+  get #record(): number {
+    return 1 + this.#written % CAPTURE_RECORDS;
+  }
+
+  /** Finishes the record at hand, whose frame of `size` bytes is in place as far as there is room. */
+  publish(flags: number, reason: number, ifindex: number, size: number, millis: number): void {
+    const seconds = Math.floor(millis / 1000);
+    const head = [flags, reason, ifindex, size, seconds, (millis - seconds * 1000) * 1000];
+    this.#words.set(head, this.#record * RECORD_BYTES >>> 2);
+    this.#written = (this.#written + 1) >>> 0;
+    Atomics.store(this.#words, WRITTEN, this.#written);
+    // What is written into the next record must not be seen before the cursor is.
+    fence(this.#words, WRITTEN);
+  }
+}
+
+/** The status tile's end; any number of them. */
+export class CaptureReader {
+  /** Records that were overwritten before they were read. */
+  lost = 0;
+  readonly #words: Uint32Array;
+  readonly #bytes: Uint8Array;
+  /** For `fence()`: the region cannot be written. */
+  readonly #own = new Uint32Array(new SharedArrayBuffer(4));
+  #read: number;
+
+  /** Begins with what is written from now on. */
+  constructor(view: View) {
+    this.#words = u32(view);
+    this.#bytes = u8(view);
+    this.#read = Atomics.load(this.#words, WRITTEN);
+  }
+
+  /** The next record; null when there is none. */
+  next(): Captured | null {
+    for (;;) {
+      let waiting = this.#waiting();
+      // The writer may be at the slot of the oldest before its cursor moves: that one is never safe.
+      if (waiting >= CAPTURE_RECORDS) {
+        const skipped = waiting - CAPTURE_RECORDS / 2;
+        this.lost += skipped;
+        this.#read = (this.#read + skipped) >>> 0;
+        waiting = CAPTURE_RECORDS / 2;
+      }
+      if (waiting === 0) return null;
+      const record = this.#copy(1 + this.#read % CAPTURE_RECORDS);
+      fence(this.#own, 0);
+      if (this.#waiting() >= CAPTURE_RECORDS) continue;
+      this.#read = (this.#read + 1) >>> 0;
+      return record;
+    }
+  }
+
+  #waiting(): number {
+    return (Atomics.load(this.#words, WRITTEN) - this.#read) >>> 0;
+  }
+
+  #copy(record: number): Captured {
+    const at = record * RECORD_BYTES;
+    const [flags, reason, ifindex, size, seconds, micros] = this.#words.subarray(at >>> 2);
+    const begin = at + HEADER_WORDS * 4;
+    const bytes = new Uint8Array(this.#bytes.slice(begin, begin + Math.min(size, MOST_CAPTURED)));
+    return { flags, reason, ifindex, size, seconds, micros, bytes };
+  }
 }

@@ -19,6 +19,7 @@ import type { View } from "../../ffi/region.ts";
 import type { Answers, Datagrams, Destination } from "../app/contract.ts";
 import { checkWithin, noDatagram, type Service, type ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
+import * as link from "../runtime/link.ts";
 import { AllowedPeers, type PeerSetup } from "./app_port.ts";
 import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
@@ -27,7 +28,8 @@ import type { Recipient, RxBatch } from "./rx.ts";
 import type { Sender, Transmitter } from "./tx.ts";
 
 // Own constants, see rings.ts.
-const { BATCH, LARGEST_PAYLOAD, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } = frame;
+const { LARGEST_PAYLOAD } = link;
+const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } = frame;
 const COUNT = APP.index;
 
 /** The description of no packet, see `makePackets`. */

@@ -11,15 +11,15 @@
  */
 
 import { u8, type View } from "../../ffi/region.ts";
-import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
 import {
   RECEIVE_HEADER_WORDS,
+  UDP_BUFFER_BYTES,
   VISIBLE_HEADER_WORDS,
   XSK_CURSORS,
   XSK_STATISTICS,
   XskCursor,
-  type XskSlots,
-} from "../../ffi/xsk.ts";
+} from "../../ffi/shared.ts";
+import type { XskSlots } from "../../ffi/xsk.ts";
 
 /*
  * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and
@@ -55,8 +55,6 @@ export const IPV4_BYTES = 20;
 export const UDP_BYTES = 8;
 /** Bytes of IPv4 and UDP headers. */
 export const PACKET_HEADER_BYTES = IPV4_BYTES + UDP_BYTES;
-/** The largest UDP payload over IPv4: 65,535 bytes less both headers. */
-export const LARGEST_PAYLOAD = 65_507;
 
 /** EtherTypes (linux/if_ether.h). */
 export const ETH_P_IP = 0x0800;
@@ -208,7 +206,7 @@ export function flowHash(a: number, b: number, ports: number): number {
 }
 
 /** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
-export interface UmemShape {
+interface UmemShape {
   readonly frameBytes: number;
   readonly frames: number;
   readonly largeBuffers: number;

@@ -268,7 +268,7 @@ export class RouteCache {
 }
 
 /** Where frames of an interface go: made anew for each generation. */
-export interface Egress {
+interface Egress {
   /** Indices of the ports on the device below, one for each of its queues that is ours and can send. */
   readonly ports: readonly number[];
   /** VLAN protocol << 16 | id of each tag, the outermost first. */

@@ -14,7 +14,8 @@
  * that is small and calls nothing, and not out of others.
  */
 
-import * as xsk from "../../ffi/xsk.ts";
+import * as shared from "../../ffi/shared.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
@@ -25,7 +26,7 @@ import * as cached from "./route_cache.ts";
 import { countBatch, PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
 
 // Own constants, see rings.ts.
-const { RECEIVE_HEADER_WORDS } = xsk;
+const { RECEIVE_HEADER_WORDS } = shared;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;
 const { BATCH, CHECKSUM_PARTIAL, CHECKSUM_VALID, Packet, PACKET_SHIFT } = frame;
@@ -161,7 +162,7 @@ export class Receiver {
   readonly #devices: cached.Devices;
   readonly #cache: cached.RouteCache;
   readonly #dispatch: Dispatch;
-  readonly #xsk: Pick<xsk.Xsk, "prefetch">;
+  readonly #xsk: Pick<Xsk, "prefetch">;
   readonly #apps: readonly Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
@@ -185,7 +186,7 @@ export class Receiver {
       devices: cached.Devices;
       cache: cached.RouteCache;
       dispatch: Dispatch;
-      xsk: Pick<xsk.Xsk, "prefetch">;
+      xsk: Pick<Xsk, "prefetch">;
       apps: readonly Recipient[];
       capture: Capture;
       counters: Float64Array;

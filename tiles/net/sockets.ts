@@ -5,16 +5,21 @@
  * incoming packets; only broadcast and multicast are still to be kept out.
  */
 
-import { checked } from "../../ffi/library.ts";
-import { type Udp, UDP_BURST, UDP_DESCRIPTOR_WORDS, UDP_TRUNCATED } from "../../ffi/sockets.ts";
+import { checked, pollSet } from "../../ffi/library.ts";
+import {
+  BURST,
+  RECEIVE_HEADER_WORDS,
+  UDP_DESCRIPTOR_WORDS,
+  UDP_TRUNCATED,
+  UdpDescriptor,
+} from "../../ffi/shared.ts";
+import type { Udp } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import { RECEIVE_HEADER_WORDS, type Xsk } from "../../ffi/xsk.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
-import { CaptureFlag } from "../runtime/lossy_rings.ts";
 import { NET } from "../runtime/counters.ts";
-import { Descriptor } from "../runtime/link.ts";
-import type { Capture } from "./capture.ts";
+import { type Capture, CaptureFlag } from "./capture.ts";
 import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem } from "./rings.ts";
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 import { PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
@@ -43,7 +48,7 @@ export class SocketReceiver {
   readonly #batch = new RxBatch();
   /** Large buffers that the next datagrams go into. */
   readonly #buffers: Uint32Array;
-  readonly #received = new Uint32Array(RECEIVE_HEADER_WORDS + UDP_BURST * UDP_DESCRIPTOR_WORDS);
+  readonly #received = new Uint32Array(RECEIVE_HEADER_WORDS + BURST * UDP_DESCRIPTOR_WORDS);
   /** Large buffers that one app may keep. */
   readonly #share: number;
 
@@ -69,7 +74,7 @@ export class SocketReceiver {
     this.#counters = parts.counters;
     this.#traffic = parts.traffic;
     // So many are never out with an app: a successor of this tile finds them free, too.
-    const own = Math.max(1, Math.min(UDP_BURST, umem.largeBuffers >>> 1));
+    const own = Math.max(1, Math.min(BURST, umem.largeBuffers >>> 1));
     this.#buffers = Uint32Array.from({ length: own }, () => umem.takeLarge());
     const others = umem.largeBuffers - own;
     this.#share = Math.max(1, Math.floor(others / Math.max(1, apps.length)));
@@ -92,15 +97,15 @@ export class SocketReceiver {
     for (let i = 0; i < count; i++) {
       const at = RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS;
       const p = i << PACKET_SHIFT;
-      packets[p + Packet.offset] = received[at + Descriptor.offset];
-      packets[p + Packet.length] = received[at + Descriptor.length] & ~UDP_TRUNCATED;
-      packets[p + Packet.peer] = received[at + Descriptor.source];
-      packets[p + Packet.local] = received[at + Descriptor.destination];
-      packets[p + Packet.ports] = received[at + Descriptor.ports];
-      packets[p + Packet.interface] = received[at + Descriptor.interface];
+      packets[p + Packet.offset] = received[at + UdpDescriptor.offset];
+      packets[p + Packet.length] = received[at + UdpDescriptor.length] & ~UDP_TRUNCATED;
+      packets[p + Packet.peer] = received[at + UdpDescriptor.source];
+      packets[p + Packet.local] = received[at + UdpDescriptor.destination];
+      packets[p + Packet.ports] = received[at + UdpDescriptor.ports];
+      packets[p + Packet.interface] = received[at + UdpDescriptor.interface];
       packets[p + Packet.route] = LOOK_UP;
       packets[p + Packet.sum] = CHECKSUM_PARTIAL;
-      const isCut = (received[at + Descriptor.length] & UDP_TRUNCATED) !== 0;
+      const isCut = (received[at + UdpDescriptor.length] & UDP_TRUNCATED) !== 0;
       const refused = isCut ? NET.index.rx_drop_truncated : this.#deliver(i, p);
       this.#counters[refused === 0 ? NET.index.rx_delivered : refused]++;
       if (refused !== 0) packets[p + Packet.app] = -refused;
@@ -172,7 +177,7 @@ export class SocketSender {
   readonly #capture: Capture;
   readonly #counters: Float64Array;
   readonly #traffic: Pick<TrafficCounter, "dropped">;
-  readonly #batch = new Uint32Array(UDP_BURST * UDP_DESCRIPTOR_WORDS);
+  readonly #batch = new Uint32Array(BURST * UDP_DESCRIPTOR_WORDS);
   #fd = -1;
   #memory: Uint8Array = new Uint8Array();
   #count = 0;
@@ -198,17 +203,17 @@ export class SocketSender {
    * Until then the memory must stay.
    */
   send(fd: number, memory: Uint8Array, packet: Int32Array): void {
-    if (fd !== this.#fd || memory !== this.#memory || this.#count === UDP_BURST) this.flush();
+    if (fd !== this.#fd || memory !== this.#memory || this.#count === BURST) this.flush();
     this.#fd = fd;
     this.#memory = memory;
     const at = this.#count++ * UDP_DESCRIPTOR_WORDS;
     const ports = packet[Packet.ports];
-    this.#batch[at + Descriptor.offset] = packet[Packet.offset];
-    this.#batch[at + Descriptor.length] = packet[Packet.length];
-    this.#batch[at + Descriptor.source] = packet[Packet.local];
-    this.#batch[at + Descriptor.destination] = packet[Packet.peer];
-    this.#batch[at + Descriptor.ports] = (ports << 16) | (ports >>> 16);
-    this.#batch[at + Descriptor.interface] = 0;
+    this.#batch[at + UdpDescriptor.offset] = packet[Packet.offset];
+    this.#batch[at + UdpDescriptor.length] = packet[Packet.length];
+    this.#batch[at + UdpDescriptor.source] = packet[Packet.local];
+    this.#batch[at + UdpDescriptor.destination] = packet[Packet.peer];
+    this.#batch[at + UdpDescriptor.ports] = (ports << 16) | (ports >>> 16);
+    this.#batch[at + UdpDescriptor.interface] = 0;
   }
 
   /** Sends what was gathered. What the kernel refuses, or has no room for now, is dropped. */
@@ -246,15 +251,12 @@ export class SocketSender {
         this.#capture.datagram(CaptureFlag.out, reason, descriptor, this.#memory);
       }
       if (reason !== 0) {
-        this.#traffic.dropped(this.#batch[at + Descriptor.ports] >>> 16, PortCell.txDrops);
+        this.#traffic.dropped(this.#batch[at + UdpDescriptor.ports] >>> 16, PortCell.txDrops);
       }
-      if (isInUmem) this.#umem.give(this.#batch[at + Descriptor.offset]);
+      if (isInUmem) this.#umem.give(this.#batch[at + UdpDescriptor.offset]);
     }
   }
 }
-
-/** poll(2): something to be read. */
-const POLLIN = 0x1;
 
 /**
  * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives on.
@@ -263,7 +265,7 @@ const POLLIN = 0x1;
  */
 export class PollSet {
   /** Indices of kernel sockets that have something to receive: the first {@linkcode readyCount}. */
-  readonly ready = new Uint32Array(UDP_BURST);
+  readonly ready = new Uint32Array(BURST);
   readyCount = 0;
   /** Whether the last poll filled `ready`, so that other sockets may be waiting for their turn. */
   full = false;
@@ -292,7 +294,7 @@ export class PollSet {
     this.#watch = sockets.length === 0
       ? -1
       : checked(udp.watch(Int32Array.from(sockets)), `watch ${sockets.length} sockets`);
-    this.#all = Int32Array.from([eventfd, this.#watch, ...ports].flatMap((fd) => [fd, POLLIN]));
+    this.#all = pollSet([eventfd, this.#watch, ...ports]);
   }
 
   /** Blocks until something is ready or `timeoutMs` passed; empties the eventfd. */

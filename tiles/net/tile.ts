@@ -15,7 +15,6 @@ import { loadService, type Service } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
-import { CaptureWriter, SolicitProducer } from "../runtime/lossy_rings.ts";
 import {
   Life,
   type Tile,
@@ -25,8 +24,8 @@ import {
   Waker,
 } from "../runtime/tile.ts";
 import { AppPort, type AppSetup } from "./app_port.ts";
-import { ARP_QUEUE_LIMITS, Solicits } from "./arp_queue.ts";
-import { Capture } from "./capture.ts";
+import { ARP_QUEUE_LIMITS, SolicitProducer, Solicits } from "./arp_queue.ts";
+import { Capture, CaptureWriter } from "./capture.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
 import { InlineApp, type InlineSetup } from "./inline_app.ts";
 import {

@@ -25,11 +25,11 @@ import type { SocketSender } from "./sockets.ts";
 import { PortCell, type TrafficCounter } from "./traffic.ts";
 
 // Own constants, see rings.ts.
-const { Descriptor, REFLECTED } = link;
+const { Descriptor, LARGEST_PAYLOAD, REFLECTED } = link;
 const { appBit, BEGIN_BITS, layout: { MOST_WORDS, Route }, LINK_BYTES, TICK_BITS } = cached;
 const { dropCounter, Outcome, UNRESOLVED } = cached;
 const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } = frame;
-const { REFUSED, UNROUTED, LARGEST_PAYLOAD, PAYLOAD_AT, MOST_BYTES } = frame;
+const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
 const { fold, halves, sumWords, swap16 } = frame;
 const { FRAGMENT_WORD, PROTOCOL_WORD, VERSION_WORD } = frame;

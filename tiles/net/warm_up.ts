@@ -22,9 +22,10 @@ import {
   netLinkBytes,
   REFLECTED,
 } from "../runtime/link.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../runtime/lossy_rings.ts";
 import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
+import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
+import { CAPTURE_BYTES } from "./capture.ts";
 import { frameRecordBytes } from "./handover.ts";
 import { BATCH } from "./rings.ts";
 import { TRAFFIC_BYTES } from "./traffic.ts";

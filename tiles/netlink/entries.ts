@@ -100,7 +100,7 @@ const NEIGHBOR_FLAGS: readonly (readonly [number, string])[] = [
 ];
 
 /** Name of a route type or of what becomes of a packet. */
-export function typeName(type: number): string {
+function typeName(type: number): string {
   return TYPES[type] ?? String(type);
 }
 

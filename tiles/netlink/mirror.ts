@@ -10,8 +10,8 @@
  * netlink tile. It runs in any thread, as any user.
  */
 
-import { EINVAL, errnoName, SystemError } from "../../ffi/library.ts";
-import { type NetlinkLibrary, pollSet } from "../../ffi/sockets.ts";
+import { EINVAL, errnoName, pollSet, SystemError } from "../../ffi/library.ts";
+import type { NetlinkLibrary } from "../../ffi/sockets.ts";
 import { Sync } from "../../netbase/layout.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import * as nl from "./rtnetlink.ts";

@@ -41,8 +41,8 @@ import {
 } from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
+import { SolicitConsumer } from "../net/arp_queue.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import { SolicitConsumer } from "../runtime/lossy_rings.ts";
 import {
   decodeNeighborTable,
   type Dumper,

@@ -14,7 +14,8 @@
  */
 
 import { EBUSY, ENOBUFS, SystemError } from "../../ffi/library.ts";
-import { type NetlinkLibrary, type NetlinkOptions, TRUNCATED } from "../../ffi/sockets.ts";
+import { NETLINK_TRUNCATED } from "../../ffi/shared.ts";
+import type { NetlinkLibrary, NetlinkOptions } from "../../ffi/sockets.ts";
 import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";
 import { emptyNeighbor, type NeighborEntry } from "../../netbase/neighbors.ts";
 import {
@@ -24,36 +25,39 @@ import {
   NLM_F_EXCL,
   NLM_F_REPLACE,
   type Route,
+  RT_SCOPE_UNIVERSE,
+  RTN_BLACKHOLE,
 } from "../../netbase/route.ts";
 
 /** Address families (socket.h). */
-export const AF_UNSPEC = 0;
+const AF_UNSPEC = 0;
 export const AF_INET = 2;
 
 /** Message types of netlink itself (linux/netlink.h). */
-export const NLMSG_NOOP = 1;
+const NLMSG_NOOP = 1;
 export const NLMSG_ERROR = 2;
 export const NLMSG_DONE = 3;
 
 /** Bytes of `struct nlmsghdr`, and of `struct nlattr` alike. */
 export const NLMSG_HDRLEN = 16;
-export const NLA_HDRLEN = 4;
+const NLA_HDRLEN = 4;
 /** Bytes of the family headers that requests and messages begin with. */
-export const IFINFOMSG_BYTES = 16;
-export const IFADDRMSG_BYTES = 8;
-export const RTMSG_BYTES = 12;
-export const NDMSG_BYTES = 12;
-export const NDTMSG_BYTES = 4;
-export const NHMSG_BYTES = 8;
-export const FIB_RULE_HDR_BYTES = 12;
+const IFINFOMSG_BYTES = 16;
+const IFADDRMSG_BYTES = 8;
+const RTMSG_BYTES = 12;
+const NDMSG_BYTES = 12;
+const NDTMSG_BYTES = 4;
+const NHMSG_BYTES = 8;
+const FIB_RULE_HDR_BYTES = 12;
 /** Padded, as NETLINK_GET_STRICT_CHK requires. */
-export const NETCONFMSG_BYTES = 4;
+const NETCONFMSG_BYTES = 4;
 /** Masks NLA_F_NESTED and NLA_F_NET_BYTEORDER out of an attribute's type. */
-export const NLA_TYPE_MASK = 0x3fff;
+const NLA_TYPE_MASK = 0x3fff;
 
 /** Flags of `nlmsg_flags` (linux/netlink.h). Those after NLM_F_DUMP apply to RTM_NEW… only. */
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_MULTI = 0x2;
+export const NLM_F_ACK = 0x4;
 export const NLM_F_DUMP_INTR = 0x10;
 export const NLM_F_DUMP = 0x300;
 export { NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE };
@@ -64,24 +68,24 @@ export const RTM_DELLINK = 17;
 export const RTM_GETLINK = 18;
 export const RTM_NEWADDR = 20;
 export const RTM_DELADDR = 21;
-export const RTM_GETADDR = 22;
+const RTM_GETADDR = 22;
 export const RTM_NEWROUTE = 24;
 export const RTM_DELROUTE = 25;
 export const RTM_GETROUTE = 26;
 export const RTM_NEWNEIGH = 28;
 export const RTM_DELNEIGH = 29;
-export const RTM_GETNEIGH = 30;
+const RTM_GETNEIGH = 30;
 export const RTM_NEWRULE = 32;
 export const RTM_DELRULE = 33;
-export const RTM_GETRULE = 34;
+const RTM_GETRULE = 34;
 export const RTM_NEWNEIGHTBL = 64;
-export const RTM_GETNEIGHTBL = 66;
+const RTM_GETNEIGHTBL = 66;
 export const RTM_NEWNETCONF = 80;
 export const RTM_DELNETCONF = 81;
-export const RTM_GETNETCONF = 82;
+const RTM_GETNETCONF = 82;
 export const RTM_NEWNEXTHOP = 104;
 export const RTM_DELNEXTHOP = 105;
-export const RTM_GETNEXTHOP = 106;
+const RTM_GETNEXTHOP = 106;
 
 /** Multicast groups (enum rtnetlink_groups). NEXTHOP is beyond the bitmask of bind(2). */
 export const RTNLGRP_LINK = 1;
@@ -116,14 +120,14 @@ export const IFA_FLAGS = 8;
 export const IFA_F_SECONDARY = 0x01;
 
 /** Attributes of an interface's settings, and the two special indices (linux/netconf.h). */
-export const NETCONFA_IFINDEX = 1;
-export const NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN = 6;
+const NETCONFA_IFINDEX = 1;
+const NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN = 6;
 export const NETCONFA_IFINDEX_ALL = -1;
 export const NETCONFA_IFINDEX_DEFAULT = -2;
 
 /** Attributes of routes (linux/rtnetlink.h), and the one metric that Tegula uses. */
 export const RTA_DST = 1;
-export const RTA_SRC = 2;
+const RTA_SRC = 2;
 export const RTA_OIF = 4;
 export const RTA_GATEWAY = 5;
 export const RTA_PRIORITY = 6;
@@ -132,9 +136,12 @@ export const RTA_METRICS = 8;
 export const RTA_MULTIPATH = 9;
 export const RTA_TABLE = 15;
 export const RTA_VIA = 18;
-export const RTA_ENCAP = 22;
+const RTA_ENCAP = 22;
 export const RTA_NH_ID = 30;
 export const RTAX_MTU = 2;
+
+/** `rtm_protocol` of markers (master/announcer.ts): a number that neither the kernel nor a daemon uses. */
+export const RTPROT_TEGULA = 153;
 
 /**
  * Flags of `rtm_flags`: an entry of the route cache; report the table of the route; return the
@@ -148,45 +155,45 @@ export const RTM_F_FIB_MATCH = 0x2000;
 export const NDA_DST = 1;
 export const NDA_LLADDR = 2;
 export const NDA_CACHEINFO = 3;
-export const NDA_FLAGS_EXT = 15;
+const NDA_FLAGS_EXT = 15;
 
 /** Flags of `ndm_flags` (linux/neighbour.h); NTF_EXT_* are above those eight bits, as in the kernel. */
 export const NTF_USE = 0x01;
-export const NTF_PROXY = 0x08;
+const NTF_PROXY = 0x08;
 export const NTF_EXT_LEARNED = 0x10;
 const NTF_MANAGED = 0x100;
 /** Flags of an entry that a control plane, or the kernel on its behalf, keeps. */
 export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 
 /** Attributes of neighbour tables and their NDTA_PARMS (linux/neighbour.h). */
-export const NDTA_THRESH3 = 4;
-export const NDTA_CONFIG = 5;
-export const NDTA_PARMS = 6;
-export const NDTA_STATS = 7;
+const NDTA_THRESH3 = 4;
+const NDTA_CONFIG = 5;
+const NDTA_PARMS = 6;
+const NDTA_STATS = 7;
 /** In struct ndt_stats: the last of its 64-bit counters, ndts_table_fulls. */
 const TABLE_FULLS_AT = 80;
-export const NDTPA_IFINDEX = 1;
-export const NDTPA_REACHABLE_TIME = 3;
-export const NDTPA_DELAY_PROBE_TIME = 7;
+const NDTPA_IFINDEX = 1;
+const NDTPA_REACHABLE_TIME = 3;
+const NDTPA_DELAY_PROBE_TIME = 7;
 
 /** Attributes of next-hop objects (linux/nexthop.h). */
 export const NHA_ID = 1;
 export const NHA_GROUP = 2;
-export const NHA_BLACKHOLE = 4;
-export const NHA_OIF = 5;
-export const NHA_GATEWAY = 6;
-export const NHA_ENCAP = 8;
-export const NHA_FDB = 11;
+const NHA_BLACKHOLE = 4;
+const NHA_OIF = 5;
+const NHA_GATEWAY = 6;
+const NHA_ENCAP = 8;
+const NHA_FDB = 11;
 
 /** Attributes of policy rules (linux/fib_rules.h). */
-export const FRA_PRIORITY = 6;
-export const FRA_SUPPRESS_IFGROUP = 13;
-export const FRA_SUPPRESS_PREFIXLEN = 14;
-export const FRA_TABLE = 15;
-export const FRA_PAD = 18;
-export const FRA_PROTOCOL = 21;
+const FRA_PRIORITY = 6;
+const FRA_SUPPRESS_IFGROUP = 13;
+const FRA_SUPPRESS_PREFIXLEN = 14;
+const FRA_TABLE = 15;
+const FRA_PAD = 18;
+const FRA_PROTOCOL = 21;
 export const FR_ACT_TO_TBL = 1;
-export const FIB_RULE_INVERT = 0x2;
+const FIB_RULE_INVERT = 0x2;
 
 /** The codec's one error: a message that the kernel cannot have sent. */
 export class MalformedMessage extends Error {
@@ -295,7 +302,7 @@ const text = new TextDecoder();
  * demand. The last of each type counts; a missing one reads as 0 or "". Reused where messages are
  * many. All methods throw `MalformedMessage`.
  */
-export class Attributes {
+class Attributes {
   #bytes!: MessageBytes;
   /** Offset of each attribute's header; 0: missing. */
   readonly #offsets = new Uint32Array(SLOTS);
@@ -757,7 +764,7 @@ function decodeMembers(bytes: Uint8Array): GroupMember[] {
 }
 
 /** A policy rule as a message has it. */
-export interface RuleMessage {
+interface RuleMessage {
   readonly priority: number;
   readonly table: number;
   /** FR_ACT_* */
@@ -841,6 +848,29 @@ export function writeGetRoute(
   writer.address(RTA_DST, address);
   if (source !== 0) writer.address(RTA_SRC, source);
   return writer.finish();
+}
+
+/** A marker's table and prefix. The address in host order. */
+export interface Marker {
+  readonly table: number;
+  readonly address: number;
+  readonly length: number;
+}
+
+/**
+ * Writes RTM_NEWROUTE or RTM_DELROUTE of a marker, or, with `address` and `length` 0, RTM_GETROUTE for all
+ * in its table, which takes NETLINK_GET_STRICT_CHK. Returns its length.
+ */
+export function writeMarker(
+  writer: MessageWriter,
+  { table, address, length }: Marker,
+  header: { readonly type: number; readonly flags: number; readonly sequence: number },
+): number {
+  writer.begin({ ...header, flags: NLM_F_REQUEST | header.flags });
+  writer.u8(AF_INET).u8(length).u8(0).u8(0); // family, lengths, tos
+  writer.u8(0).u8(RTPROT_TEGULA).u8(RT_SCOPE_UNIVERSE).u8(RTN_BLACKHOLE).u32(0);
+  if (length > 0) writer.address(RTA_DST, address);
+  return writer.word(RTA_TABLE, table).finish();
 }
 
 /** The key of a neighbour. The address in host order. */
@@ -934,7 +964,7 @@ export class NetlinkSocket {
     if (count < 0) throw new SystemError("read a netlink socket", count);
     for (let i = 0; i < count; i++) {
       const length = this.#lengths[i];
-      if (length === TRUNCATED) handler.malformed("a datagram larger than 32 KiB");
+      if (length === NETLINK_TRUNCATED) handler.malformed("a datagram larger than 32 KiB");
       else this.#handle(i * SLOT_BYTES, length, handler);
     }
     return count;

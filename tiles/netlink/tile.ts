@@ -3,8 +3,9 @@
  * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
  */
 
+import { pollSet } from "../../ffi/library.ts";
 import type { View } from "../../ffi/region.ts";
-import { type NetlinkLibrary, pollSet } from "../../ffi/sockets.ts";
+import type { NetlinkLibrary } from "../../ffi/sockets.ts";
 import { randomSeed } from "../../netbase/hash_table.ts";
 import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";

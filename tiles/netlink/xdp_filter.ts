@@ -4,35 +4,33 @@
  * interface answers for the addresses of every interface, but for loopback's.
  */
 
+import {
+  FILTER_BYTES,
+  FILTER_MULTIPLIER,
+  FILTER_PROBES,
+  FILTER_SLOT_BITS,
+  FilterAt,
+} from "../../ffi/shared.ts";
 import type { View } from "../../ffi/region.ts";
 import { IFF_UP, type InterfaceWriter } from "../../netbase/interfaces.ts";
 import { formatAddress } from "../../netbase/route.ts";
 
-/*
- * The XDP program's filter as TypeScript writes it: which frames are ours. It is a memory-mapped BPF
- * array of one element (`struct filter` in `xdp_filter.bpf.c`, whose layout is repeated here); the
- * program reads it for every frame, so every change is one store and takes effect with it.
- */
-
-const MAC = 0;
-const SEED = 8;
-const VLANS = 12;
-const PORTS = VLANS + 512;
-const ADDRESSES = PORTS + 8192;
-const ADDRESS_SLOTS = 4096;
-const PROBES = 16;
-
-/** Bytes of the map to be given to `Regions.mapShared`: the struct, filled up to whole pages. */
-export const FILTER_BYTES = 28672;
+const ADDRESS_SLOTS = 1 << FILTER_SLOT_BITS;
 
 /** Gives a new filter's hash a seed of its own, before anyone reads or writes it. */
 export function seedFilter({ buffer, byteOffset }: View): void {
   // Not into shared memory directly, which this takes for a mistake.
   const [seed] = crypto.getRandomValues(new Uint32Array(1));
-  new DataView(buffer, byteOffset).setUint32(SEED, seed, true);
+  new DataView(buffer, byteOffset).setUint32(FilterAt.seed, seed, true);
 }
 
-/** Writes the filter; one writer at a time. A second one that joins finds what the first wrote. */
+/**
+ * The XDP program's filter: which frames are ours. It is a memory-mapped BPF array of one element (`struct
+ * filter` in `xdp_filter.bpf.c`). The program reads it for every frame, so every change is one store and takes
+ * effect with it.
+ *
+ * Writes the filter; one writer at a time. A second one that joins finds what the first wrote.
+ */
 export class Filter {
   readonly #bytes: DataView;
   readonly #vlans: Uint32Array;
@@ -44,17 +42,17 @@ export class Filter {
   constructor(view: View) {
     const { buffer, byteOffset } = view;
     this.#bytes = new DataView(buffer, byteOffset, FILTER_BYTES);
-    this.#vlans = new Uint32Array(buffer, byteOffset + VLANS, 128);
-    this.#ports = new Uint32Array(buffer, byteOffset + PORTS, 2048);
-    this.#addresses = new Uint32Array(buffer, byteOffset + ADDRESSES, ADDRESS_SLOTS);
-    this.#seed = this.#bytes.getUint32(SEED, true);
+    this.#vlans = new Uint32Array(buffer, byteOffset + FilterAt.vlans, 128);
+    this.#ports = new Uint32Array(buffer, byteOffset + FilterAt.ports, 2048);
+    this.#addresses = new Uint32Array(buffer, byteOffset + FilterAt.addresses, ADDRESS_SLOTS);
+    this.#seed = this.#bytes.getUint32(FilterAt.seed, true);
   }
 
   /** Frames are ours only when sent to this MAC address (6 bytes). */
   setMac(mac: ArrayLike<number>): void {
     // Two stores: in between a frame can only fail to match, and the kernel takes it.
-    this.#bytes.setUint32(MAC, mac[0] | mac[1] << 8 | mac[2] << 16 | mac[3] << 24, true);
-    this.#bytes.setUint16(MAC + 4, mac[4] | mac[5] << 8, true);
+    this.#bytes.setUint32(FilterAt.mac, mac[0] | mac[1] << 8 | mac[2] << 16 | mac[3] << 24, true);
+    this.#bytes.setUint16(FilterAt.mac + 4, mac[4] | mac[5] << 8, true);
   }
 
   /** These UDP destination ports are ours, and no others. */
@@ -96,8 +94,8 @@ export class Filter {
 
   /** The first of the slots that `address` may stand in that holds `wanted`, or -1. */
   #probe(address: number, wanted: number): number {
-    const first = (Math.imul(address, 0x9e3779b1) ^ this.#seed) >>> 20;
-    for (let i = 0; i < PROBES; i++) {
+    const first = (Math.imul(address, FILTER_MULTIPLIER) ^ this.#seed) >>> (32 - FILTER_SLOT_BITS);
+    for (let i = 0; i < FILTER_PROBES; i++) {
       const slot = (first + i) & (ADDRESS_SLOTS - 1);
       if (this.#addresses[slot] === wanted) return slot;
     }

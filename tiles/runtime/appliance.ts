@@ -99,7 +99,7 @@ class Appliance {
 
   /** From nothing to running tiles. The net tiles wait for the end of each predecessor, or for `go`. */
   async #boot(): Promise<void> {
-    const { setup: { interfaces, attached } } = this.#handed;
+    const { setup: { interfaces, attached, isBeside } } = this.#handed;
     const { netlink, nets, status } = this.#wiring;
     const mirror = this.#start(netlink, this.#wiring.netlinkSetup());
     // The others load meanwhile.
@@ -108,13 +108,16 @@ class Appliance {
       others.push(this.#start(status, this.#wiring.statusSetup(), { held: true }));
     }
     await mirror.running;
+    // Without a predecessor nobody else says that this one is starting.
+    const early = isBeside ? undefined : this.#workers.get("status");
+    early?.make();
     // Main is no reader that the netlink tile waits for. But the net tiles are, and do not move on before they
     // run, so nothing of the mirror is freed until then.
     const netbase = new NetbaseReader(this.#wiring.netbase.reader);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
     checkMtus(netbase, attached.map(({ name }) => name));
-    for (const worker of others) worker.make();
+    for (const worker of others) if (worker !== early) worker.make();
     const running = Promise.all(others.map((worker) => worker.running));
     running.catch(() => {});
     // A tile that fails before it is ready rejects `running`.

@@ -26,7 +26,7 @@ const RESTARTS_AT = SERVES + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
 const XDP_AT = RESTARTS_AT + 2;
 
-/** What net tiles put into their capture rings (`lossy_rings.ts`). */
+/** What net tiles put into their capture rings (`tiles/net/capture.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
 
 /** What the netlink tile can be asked for. Answers come in the snapshot region. */

@@ -5,7 +5,7 @@
  */
 
 import { libraryPath } from "../../ffi/library.ts";
-import { UDP_BUFFER_BYTES } from "../../ffi/sockets.ts";
+import { UDP_BUFFER_BYTES } from "../../ffi/shared.ts";
 import { IFF_UP, type InterfaceReader } from "../../netbase/interfaces.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import type { LinkShape } from "./link.ts";

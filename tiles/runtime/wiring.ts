@@ -11,6 +11,8 @@ import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import type { ServiceSetup } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
+import { SOLICIT_LINK_BYTES } from "../net/arp_queue.ts";
+import { CAPTURE_BYTES } from "../net/capture.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
 import { TRAFFIC_BYTES } from "../net/traffic.ts";
@@ -21,7 +23,6 @@ import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "./lossy_rings.ts";
 import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
 import {
   APART_LINK_SHAPE,

@@ -5,13 +5,13 @@
 
 import type { View } from "../../ffi/region.ts";
 import { formatAddress } from "../../netbase/route.ts";
+import { type Captured, CaptureFlag, CaptureReader } from "../net/capture.ts";
 import { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, IPPROTO_UDP } from "../net/rings.ts";
 import { type Entry, jsonLine } from "../netlink/entries.ts";
-import { type Captured, CaptureFlag, CaptureReader } from "../runtime/lossy_rings.ts";
 import { CaptureMode } from "../runtime/control.ts";
 import { NET } from "../runtime/counters.ts";
-import { delay } from "../runtime/tile.ts";
 import { portsOf } from "../runtime/plan.ts";
+import { delay } from "../runtime/tile.ts";
 
 /** Pause between two polls of empty rings. A ring has 512 records, so this allows 50,000 a second. */
 const POLL_MILLIS = 10;

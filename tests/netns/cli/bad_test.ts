@@ -75,7 +75,7 @@ labTest("help that cannot be written is said to be, status 1", async (lab) => {
   const command = [...selfCommand(), "--help"].join(" ");
   const { code, said } = await refused(host, ["sh", "-c", `${command} > /dev/full`]);
   assert.equal(code, 1);
-  assert.match(said, /cannot write standard output: No space left/);
+  assert.match(said, /cannot write standard output: no space left/);
 });
 
 labTest("a missing capability is named, status 3", async (lab) => {
@@ -182,6 +182,10 @@ labTest("a second start on an interface is refused and the first not disturbed",
   const link = info.map((text) => /^link_id:\s*(\d+)/m.exec(text)?.[1]).find(Boolean);
   assert.match(said, new RegExp(`eth0.*tegula, id \\d+.*held by another tegula \\(pid ${pid}: `));
   assert.match(said, new RegExp(`'bpftool link detach id ${link}'`));
+  const apart = ["unshare", "--pid", "--fork", "--mount-proc", ...selfCommand(), "run"];
+  const third = host.spawn([...apart, "--interface", "eth0", "--listen", "9=discard"]);
+  const { said: unseen } = await refusal(third);
+  assert.match(unseen, new RegExp(`detach it \\('bpftool link detach id ${link}'\\) or use`));
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
   assert.equal((await xdpProgram(host))?.id, program?.id);

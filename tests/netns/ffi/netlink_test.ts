@@ -2,7 +2,8 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { ENOBUFS } from "../../../ffi/library.ts";
-import { openNetlink, TRUNCATED } from "../../../ffi/sockets.ts";
+import { NETLINK_TRUNCATED } from "../../../ffi/shared.ts";
+import { openNetlink } from "../../../ffi/sockets.ts";
 import { command, inNamespace, Wire } from "../wire.ts";
 
 const RTM_NEWLINK = 16;
@@ -165,7 +166,7 @@ Deno.test("a message that does not fit its slot is said to be truncated", () => 
   socket.request(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1);
   const lengths = new Uint32Array(1);
   equal(netlink.receive(socket.fd, new Uint8Array(64), lengths, 64), 1);
-  equal(lengths[0], TRUNCATED);
+  equal(lengths[0], NETLINK_TRUNCATED);
 });
 
 Deno.test("what another process sends is given as nothing", () => {

@@ -11,14 +11,9 @@ import { createServer } from "node:net";
 import { openHost } from "../../../ffi/host.ts";
 import { CHANNEL_DESCRIPTOR, FIRST_DESCRIPTOR } from "../../../ffi/process.ts";
 import { openRegions, u32 } from "../../../ffi/region.ts";
+import { OBSERVED_CALLS } from "../../../ffi/shared.ts";
 import { openNetlink, openUdp } from "../../../ffi/sockets.ts";
-import {
-  OBSERVED_CALLS,
-  openObserver,
-  openTile,
-  type Role,
-  SLOT_BYTES,
-} from "../../../ffi/tile.ts";
+import { openObserver, openTile, type Role, SLOT_BYTES } from "../../../ffi/tile.ts";
 import { openXsk } from "../../../ffi/xsk.ts";
 
 /** In this order from `FIRST_DESCRIPTOR` on; UDP sockets follow. */

@@ -12,8 +12,9 @@ import {
   RUN_FLAGS,
 } from "../../../ffi/process.ts";
 import { openRegions, u32 } from "../../../ffi/region.ts";
+import { OBSERVED_CALLS } from "../../../ffi/shared.ts";
 import { openUdpSetup } from "../../../ffi/sockets.ts";
-import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
 import { openXskSetup } from "../../../ffi/xsk.ts";
 
 export interface Task {

@@ -30,7 +30,7 @@ function makeFolder(): string {
   Deno.copyFileSync(`${HERE}process_child.js`, `${folder}/process_child.js`);
   Deno.copyFileSync(libraryPath(), `${folder}/libtegula.so`);
   // Plain JavaScript, as an app's process gets it.
-  const modules = ["region", "errno", "paths", "view"].map((name) => `${ROOT}ffi/${name}.ts`);
+  const modules = ["region", "library"].map((name) => `${ROOT}ffi/${name}.ts`);
   run(Deno.execPath(), "transpile", "--quiet", "--outdir", folder, ...modules);
   for (const { name } of Deno.readDirSync(`${folder}/ffi`)) {
     const text = Deno.readTextFileSync(`${folder}/ffi/${name}`);

@@ -13,7 +13,8 @@ import {
   openProcesses,
   RUN_FLAGS,
 } from "../../../ffi/process.ts";
-import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
+import { OBSERVED_CALLS } from "../../../ffi/shared.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
 
 export interface Upgraded {
   /** Its number before and after. */

@@ -2,13 +2,8 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { EADDRINUSE } from "../../../ffi/library.ts";
-import {
-  openUdp,
-  openUdpSetup,
-  UDP_BUFFER_BYTES,
-  UDP_BURST,
-  UDP_DESCRIPTOR_WORDS,
-} from "../../../ffi/sockets.ts";
+import { BURST, UDP_BUFFER_BYTES, UDP_DESCRIPTOR_WORDS } from "../../../ffi/shared.ts";
+import { openUdp, openUdpSetup } from "../../../ffi/sockets.ts";
 import { openXsk } from "../../../ffi/xsk.ts";
 import { carries, command, frame, Wire } from "../wire.ts";
 
@@ -20,8 +15,8 @@ const LARGEST = 65_507;
 const setup = openUdpSetup();
 const udp = openUdp();
 const { wait } = openXsk();
-const memory = new Uint8Array(UDP_BURST * UDP_BUFFER_BYTES);
-const buffers = Uint32Array.from({ length: UDP_BURST }, (_, i) => i * UDP_BUFFER_BYTES);
+const memory = new Uint8Array(BURST * UDP_BUFFER_BYTES);
+const buffers = Uint32Array.from({ length: BURST }, (_, i) => i * UDP_BUFFER_BYTES);
 
 interface Datagram {
   offset: number;
@@ -34,13 +29,15 @@ interface Datagram {
 }
 
 /** What waits on `fd`, once anything does. */
-function receive(fd: number, count = UDP_BURST, port = 7002): Datagram[] {
+function receive(fd: number, count = BURST, port = 7002): Datagram[] {
   wait(Int32Array.of(fd, 1), 1, 20_000);
   const words = new Uint32Array(2 + count * UDP_DESCRIPTOR_WORDS);
   const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
   return Array.from({ length: received }, (_, i) => {
-    const [offset, length, source, destination, ports, ifindex] = words.subarray(2 + i * 8);
+    const [offset, length, source, destination, ports, ifindex] = words.subarray(
+      2 + i * UDP_DESCRIPTOR_WORDS,
+    );
     const [sourcePort, destinationPort] = [ports >>> 16, ports & 0xffff];
     return { offset, length, source, destination, sourcePort, destinationPort, ifindex };
   });
@@ -50,7 +47,7 @@ function receive(fd: number, count = UDP_BURST, port = 7002): Datagram[] {
 function descriptor(
   { offset = 0, length = 4, source = 0, destination = LOOPBACK, from = 0, to = 0, ifindex = 0 },
 ): number[] {
-  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex, 0, 0];
+  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex];
 }
 
 /** Sends one datagram, and waits while the socket's buffer is full. */
@@ -124,9 +121,9 @@ Deno.test("a burst is received by one call, in order, each datagram in its buffe
     memory[i] = i;
     words.push(...descriptor({ offset: i, length: 1, to: 7002 }));
   }
-  equal(send(sockets.one, words), UDP_BURST);
-  equal(send(sockets.one, words.slice(UDP_BURST * UDP_DESCRIPTOR_WORDS)), UDP_BURST);
-  equal(send(sockets.one, words.slice(2 * UDP_BURST * UDP_DESCRIPTOR_WORDS)), 22);
+  equal(send(sockets.one, words), BURST);
+  equal(send(sockets.one, words.slice(BURST * UDP_DESCRIPTOR_WORDS)), BURST);
+  equal(send(sockets.one, words.slice(2 * BURST * UDP_DESCRIPTOR_WORDS)), 22);
   const counts = [receive(sockets.two), receive(sockets.two), receive(sockets.two)];
   deepEqual(counts.map((burst) => burst.length), [64, 64, 22]);
   counts[0].forEach(({ offset }, i) => equal(offset, buffers[i]));
@@ -160,8 +157,8 @@ Deno.test("a port that is taken is refused, also by one of our own", () => {
 Deno.test("watch() is readable while one of many sockets is, and ready() tells them all in turn", () => {
   const fds = Int32Array.from({ length: 150 }, (_, i) => setup.open(20_000 + i, 150));
   const watch = udp.watch(fds);
-  const indices = new Uint32Array(UDP_BURST);
-  const found = (most = UDP_BURST) => [...indices.subarray(0, udp.ready(watch, indices, most))];
+  const indices = new Uint32Array(BURST);
+  const found = (most = BURST) => [...indices.subarray(0, udp.ready(watch, indices, most))];
   equal(wait(Int32Array.of(watch, 1), 1, 0), 0);
   deepEqual(found(), []);
   for (const fd of fds.toReversed()) {

@@ -4,8 +4,9 @@
  */
 
 import { openRegions } from "../../../ffi/region.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
-import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 
 const [ifindex, mac] = Deno.args;
 const regions = openRegions();

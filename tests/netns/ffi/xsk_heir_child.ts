@@ -4,7 +4,8 @@
  */
 
 import { openRegions, u8 } from "../../../ffi/region.ts";
-import { openXsk, VISIBLE_HEADER_WORDS, XSK_CURSORS, XskCursor } from "../../../ffi/xsk.ts";
+import { VISIBLE_HEADER_WORDS, XSK_CURSORS, XskCursor } from "../../../ffi/shared.ts";
+import { openXsk } from "../../../ffi/xsk.ts";
 
 const [socket, umem, frames, frameBytes, ring] = Deno.args.map(Number);
 const memory = openRegions().mapShared(umem, frames * frameBytes);

@@ -10,15 +10,14 @@ import { linesOf } from "../../../cli/command.ts";
 import { EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from "../../../ffi/library.ts";
 import { openRegions, u64, u8, type View } from "../../../ffi/region.ts";
 import {
-  openXsk,
-  openXskSetup,
+  FILTER_BYTES,
   VISIBLE_HEADER_WORDS,
-  type XdpProgram,
   XSK_CURSORS,
   XSK_STATISTICS,
   XskStatistic,
-} from "../../../ffi/xsk.ts";
-import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+} from "../../../ffi/shared.ts";
+import { openXsk, openXskSetup, type XdpProgram } from "../../../ffi/xsk.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { otherProgram } from "../other_program.ts";
 import {
   carries,

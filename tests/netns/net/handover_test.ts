@@ -2,20 +2,22 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { heapView, openRegions, slice } from "../../../ffi/region.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
+import { SOLICIT_LINK_BYTES } from "../../../tiles/net/arp_queue.ts";
+import { CAPTURE_BYTES } from "../../../tiles/net/capture.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
 import { TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { create, type NetSetup } from "../../../tiles/net/tile.ts";
-import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
-import { CAPTURE_BYTES, SOLICIT_LINK_BYTES } from "../../../tiles/runtime/lossy_rings.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { buildFrame } from "../../unit/net/frames.ts";
 import { ETH0, fillNetbase, ip, macWords } from "../../unit/net/host.ts";

@@ -5,9 +5,9 @@
  */
 
 import assert from "node:assert/strict";
-import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../../ffi/library.ts";
+import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, pollSet } from "../../../ffi/library.ts";
 import { heapView } from "../../../ffi/region.ts";
-import { openNetlink, pollSet } from "../../../ffi/sockets.ts";
+import { openNetlink } from "../../../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { decide, type Decision, emptyDecision, NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";

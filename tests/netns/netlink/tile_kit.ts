@@ -6,14 +6,14 @@
 import assert from "node:assert/strict";
 import { openHost } from "../../../ffi/host.ts";
 import { heapView, type View } from "../../../ffi/region.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
+import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../../tiles/net/arp_queue.ts";
 import { create, type NetlinkSetup } from "../../../tiles/netlink/tile.ts";
-import { FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES, ControlWriter, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
 import { NETLINK } from "../../../tiles/runtime/counters.ts";
-import { SOLICIT_LINK_BYTES, SolicitProducer } from "../../../tiles/runtime/lossy_rings.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { cleanSlate, indexOf, ip, ipBatch, library, tryIp } from "./kit.ts";
 

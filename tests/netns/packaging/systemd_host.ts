@@ -1,6 +1,6 @@
 /**
- * A host that systemd has booted, as PID 1 of namespaces of its own: this machine's files below a
- * layer that is thrown away, one of the laboratory's network namespaces, and a control group.
+ * A host that systemd has booted, as PID 1 of namespaces of its own: this machine's files, or some of
+ * them, below a layer that is thrown away, one of the laboratory's network namespaces, and a control group.
  */
 
 import { basename } from "node:path";
@@ -18,14 +18,14 @@ export const PROJECT = "/mnt";
 const BOOT_MILLIS = 60_000;
 
 /**
- * Makes a root below $1, with the project, $2, in it, and becomes its init. /sys is read-only: that
+ * Makes a root below $1 over the files of $3, with the project, $2, in it, and becomes its init. /sys is read-only: that
  * tells systemd that devices are none of its business. Caches and logs are no layer over this
  * machine's, as systemd renames the folders in there.
  */
 const BOOT = `
 mount --make-rprivate /
 mkdir $1/upper $1/work $1/root
-mount -t overlay none -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" $1/root
+mount -t overlay none -o "lowerdir=$3,upperdir=$1/upper,workdir=$1/work" $1/root
 cd $1/root
 mount --bind "$2" .${PROJECT}
 mount -t proc none proc
@@ -46,7 +46,7 @@ exec env --ignore-environment container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin 
 const START = `
 echo $$ > $1/cgroup.procs
 shift
-exec unshare --cgroup --mount --pid --uts --ipc --fork --kill-child sh -euc "$3" boot "$1" "$2"`;
+exec unshare --cgroup --mount --pid --uts --ipc --fork --kill-child sh -euc "$4" boot "$1" "$2" "$3"`;
 
 /** Enters the init whose parent is $1, and runs $2. /proc shows processes as we number them. */
 const ENTER = `
@@ -59,7 +59,7 @@ export class SystemdHost implements AsyncDisposable {
   readonly #group: string;
   readonly #init: LabProcess;
 
-  private constructor(namespace: Namespace) {
+  private constructor(namespace: Namespace, files: string) {
     this.#folder = Deno.makeTempDirSync({ prefix: "tegula-systemd-" });
     mustRun(["mount", "-t", "tmpfs", "none", this.#folder]);
     const groups = `${this.#folder}/cgroup`;
@@ -67,13 +67,16 @@ export class SystemdHost implements AsyncDisposable {
     mustRun(["mount", "-t", "cgroup2", "none", groups]);
     this.#group = `${groups}/${basename(this.#folder)}`;
     Deno.mkdirSync(this.#group);
-    const command = ["sh", "-euc", START, "start", this.#group, this.#folder, ROOT, BOOT];
+    const command = ["sh", "-euc", START, "start", this.#group, this.#folder, ROOT, files, BOOT];
     this.#init = namespace.spawn(command);
   }
 
-  /** Boots it with the network of `namespace`, and waits until it is up. */
-  static async boot(namespace: Namespace): Promise<SystemdHost> {
-    const host = new SystemdHost(namespace);
+  /**
+   * Boots it with the network of `namespace` and this machine's files, or those below `files`, and waits until
+   * it is up.
+   */
+  static async boot(namespace: Namespace, files = "/"): Promise<SystemdHost> {
+    const host = new SystemdHost(namespace, files);
     try {
       const up = () => host.run("systemctl is-active basic.target").catch(() => undefined);
       await eventually("systemd", up, { timeoutMs: BOOT_MILLIS });
@@ -94,6 +97,21 @@ export class SystemdHost implements AsyncDisposable {
     const [printed, said] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes).trim());
     if (!success) throw new Error(`"${line}" failed: ${printed}\n${said}`);
     return printed;
+  }
+
+  /** Puts lines beside the service's unit. */
+  async configure(name: string, lines: string[]): Promise<void> {
+    const folder = "/etc/systemd/system/tegula.service.d";
+    const text = lines.join("\\n");
+    await this.run(`mkdir -p ${folder} && printf '${text}\\n' > ${folder}/${name}.conf`);
+    await this.run("systemctl daemon-reload");
+  }
+
+  /** Gives the service CAP_IPC_LOCK where the root of this machine may not raise LimitMEMLOCK. */
+  async allowLocking(): Promise<void> {
+    if (run(["prlimit", "--memlock=unlimited:unlimited", "true"]).code === 0) return;
+    const sets = ["AmbientCapabilities", "CapabilityBoundingSet"];
+    await this.configure("lock", ["[Service]", ...sets.map((set) => `${set}=CAP_IPC_LOCK`)]);
   }
 
   /** A property of the service, as `systemctl show` has it. */

@@ -217,7 +217,7 @@ labTest("where it cannot listen is named with its option, status 2 or 5", async 
   const folder = Deno.makeTempDirSync();
   Deno.writeTextFileSync(`${folder}/file`, "");
   const places: [option: string, place: string, why: RegExp, status: number][] = [
-    ["--control", `${folder}/none/x.sock`, /ENOENT, no such file/, 2],
+    ["--control", `${folder}/none/x.sock`, /ENOENT, not found/, 2],
     ["--control", `${folder}/file`, /no socket/, 2],
     ["--control", `${folder}/${"x".repeat(108)}`, /ENAMETOOLONG, the path is too long/, 2],
     ["--metrics", "192.0.2.7:9464", /EADDRNOTAVAIL, address not available/, 5],
@@ -234,8 +234,8 @@ labTest("where it cannot listen is named with its option, status 2 or 5", async 
 });
 
 /** Head and body of what HTTP gives at `path` of the metrics' address. */
-async function get(namespace: Namespace, path: string): Promise<string[]> {
-  const program = `const connection = await Deno.connect({ hostname: "${HOST}", port: 9464 });
+async function get(namespace: Namespace, path: string, hostname = HOST): Promise<string[]> {
+  const program = `const connection = await Deno.connect({ hostname: "${hostname}", port: 9464 });
     const request = "GET ${path} HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n";
     await connection.write(new TextEncoder().encode(request));
     await connection.readable.pipeTo(Deno.stdout.writable);`;
@@ -325,6 +325,15 @@ for asker in crowd:
         while asker.recv(4096): pass
     except ConnectionError: pass
 print("all closed", flush=True)`;
+
+labTest("metrics may be at an IPv6 address, and at localhost", async (lab) => {
+  const { host } = await pair(lab);
+  for (const [place, hostname] of [["[::1]", "::1"], ["localhost", "127.0.0.1"]]) {
+    const appliance = await Appliance.start(host, [...ECHO, "--metrics", `${place}:9464`]);
+    assert.match((await get(host, "/metrics", hostname))[0], /^HTTP\/1.1 200 /);
+    assert.equal((await appliance.stop()).code, 0);
+  }
+});
 
 labTest("metrics are read while a crowd holds connections with half a request", async (lab) => {
   const { host, client } = await pair(lab);

@@ -150,7 +150,10 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
       return true;
     });
   const listen = `listen = ["7=echo"]\n`;
-  await refused(`${listen}[apps.echo]\nrun = []`, /apps.echo: unknown key run; known are module,/);
+  await refused(
+    `${listen}[apps.echo]\nrun = []`,
+    /:3: apps.echo.run: unknown key; known are module,/,
+  );
   await refused(`${listen}[apps.echo]\nread = "x"`, /apps\.echo\.read: must be a list such as/);
   await refused(`${listen}[apps.echo]\nsend_to = [1]`, /apps\.echo\.send_to\[0\]: must be a text/);
   await refused(`${listen}[apps]\necho = 1`, /apps\.echo: must be a table, not 1/);
@@ -164,7 +167,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await load(`${listen}[apps.echo]\nnet = ["a-b.example", "[2001:db8::1]:53", "192.0.2.1"]`);
   await refused(
     `listen = ["7=statsd"]\n[apps.statsd.options]\nintervall = 3`,
-    /\.toml: apps.statsd.options.intervall: statsd has no such option; it has interval$/,
+    /\.toml:3: apps.statsd.options.intervall: statsd has no such option; it has interval$/,
   );
   await refused(
     `${listen}[apps.echo.options]\nx = 1`,
@@ -186,7 +189,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
       /apps\.echo\.most_per_second: must be a whole number, 1 or more, or 0 for no limit, not /,
     );
   }
-  await refused(`${listen}[apps.ecco]\nclock = true`, /apps.ecco: no port is given to it/);
+  await refused(`${listen}[apps.ecco]\nclock = true`, /:2: apps.ecco: no port is given to it/);
   for (const name of ["nothing", "constructor", "__proto__"]) {
     const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
     await refused(`listen = ["7=${name}"]`, why);

@@ -106,19 +106,22 @@ Deno.test("parseListen() says what is wrong and what is allowed", async () => {
   const wrong = [
     "echo",
     "0=echo",
-    "65536=echo",
     "7.5=echo",
     "=echo",
     "7=",
     "7=echo*0",
     "7=echo*65",
   ];
-  const ranges = ["7-=echo", "-7=echo", "0-7=echo", "7-65536=echo", "7-8-9=echo", "a-b=echo"];
+  const ranges = ["7-=echo", "-7=echo", "0-7=echo", "7-8-9=echo", "a-b=echo"];
   for (const text of [...wrong, ...ranges, "7=echo*many", "7=echo*", "7=echo@"]) {
     const said = `"${
       RegExp.escape(text)
     }" is not PORT=APP, for example 7=echo, .* to 65535 .* to 64$`;
     await assertRefused(() => parseListen(text), new RegExp(said));
+  }
+  for (const ports of ["65536", "7-65536", "70000-80000"]) {
+    const says = /"[\d-]+=echo": a port is at most 65535, not (65536|70000)$/;
+    await assertRefused(() => parseListen(`${ports}=echo`), says);
   }
 });
 
@@ -187,7 +190,10 @@ Deno.test("readConfig() seeks an app's module from the file's own folder", async
 });
 
 Deno.test("readConfig() names the place of what is wrong", async () => {
-  await assertRefused(() => load(`interface = "eth0"`), /unknown key interface; known are interf/);
+  await assertRefused(
+    () => load(`interface = "eth0"`),
+    /:1: interface: unknown key; known are interf/,
+  );
   await assertRefused(() => load(`interfaces = "eth0"`), /interfaces: must be a list such as/);
   await assertRefused(() => load(`interfaces = ["a b"]`), /interfaces\[0\]: must be the name/);
   await assertRefused(() => load(`interfaces = ["${"x".repeat(16)}"]`), /at most 15 characters/);
@@ -206,12 +212,48 @@ Deno.test("readConfig() names the place of what is wrong", async () => {
   await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
 });
 
+Deno.test("readConfig() names the line, also within an array and a table", async () => {
+  const lines = (...all: string[]) => () => load(all.join("\n"));
+  await assertRefused(lines("# one", "", "provider = 'dpdk'", "user = 1"), /\.toml:3: provider: /);
+  const wrong = ["listen = [", "  '7=echo', # first", "  '8',", "  '9=echo',", "]"];
+  await assertRefused(lines(...wrong), /\.toml:3: listen\[1\]: "8" is not PORT=APP/);
+  const app = [
+    "interfaces = ['eth0']",
+    "[apps.echo]",
+    "read = []",
+    "",
+    "clok = true",
+    "keep = true",
+  ];
+  await assertRefused(lines(...app), /\.toml:5: apps\.echo\.clok: unknown key/);
+  const twice = ["interfaces = ['eth0', 'eth1',", "  'eth0']", "listen = ['7=echo', '9=echo',"];
+  await assertRefused(
+    lines(...twice, "'1-8=time']"),
+    /:2: interfaces\[2\]: interface eth0 is given/,
+  );
+  const ports = ["listen = ['7=echo', '9=echo',", " '1-8=time', '20=dns']"];
+  await assertRefused(lines(...ports), /:2: listen\[2\]: port 7 is given twice/);
+});
+
+Deno.test("readConfig() says of a file that it is missing, or may not be read", async () => {
+  await assertRefused(
+    () => readConfig({ config: "/nonexistent/tegula.toml" }),
+    /^cannot read the configuration file \/nonexistent\/tegula\.toml: not found; check the path$/,
+  );
+  await assertRefused(() => readConfig({ config: "/tmp" }), /file \/tmp: it is a folder$/);
+});
+
 Deno.test("readConfig() holds options to the same, and lets them say it instead of the file", async () => {
   await assertRefused(() => readConfig({ provider: "dpdk" }), /--provider: .* socket, not "dpdk"/);
   await assertRefused(() => readConfig({ "net-tiles": "1e1" }), /--net-tiles: .* to 64, not "1e1"/);
   await assertRefused(() => readConfig({ interface: ["a/b"] }), /--interface: must be the name/);
   await assertRefused(() => readConfig({ listen: ["echo"] }), /--listen: "echo" is not PORT=APP/);
-  await assertRefused(() => readConfig({ metrics: "[::1]:1" }), /--metrics: must be ADDRESS:PORT/);
+  for (const metrics of ["::1:1", "[127.0.0.1]:1", "there:1", "127.0.0.1:65536", "localhost"]) {
+    await assertRefused(() => readConfig({ metrics }), /--metrics: must be ADDRESS:PORT.*65535/);
+  }
+  for (const metrics of ["127.0.0.1:65535", "localhost:9464", "[::1]:9464", "[::]:1"]) {
+    assert.equal((await readConfig({ metrics })).metrics, metrics);
+  }
   const folder = await Deno.makeTempDir({ prefix: "tegula-config-" });
   try {
     const config = join(folder, "tegula.toml");
@@ -235,6 +277,48 @@ Deno.test("readConfig() says that a file cannot be read", async () => {
     () => readConfig({ config: "/nowhere/tegula.toml" }),
     /cannot read the configuration .*no/i,
   );
+});
+
+Deno.test("readConfig() reads what to announce, in the default table unless one is named", async () => {
+  const { config } = await load(
+    `[announce]\naddresses = ["203.0.113.53", "203.0.113.52/31", "203.0.113.0/24"]`,
+  );
+  assert.deepEqual(config.announce, {
+    addresses: [
+      { address: 0xcb007135, length: 32 },
+      { address: 0xcb007134, length: 31 },
+      { address: 0xcb007100, length: 24 },
+    ],
+    table: 5353,
+  });
+  const named = await load(`[announce]\naddresses = ["203.0.113.53/32"]\ntable = 252`);
+  assert.equal(named.config.announce?.table, 252);
+  assert.equal((await load("")).config.announce, undefined);
+});
+
+Deno.test("readConfig() refuses an announcement that would not be what it says", async () => {
+  const refused = (lines: string, sentence: RegExp) =>
+    assertRefused(() => load(`[announce]\n${lines}`), sentence);
+  const one = `addresses = ["203.0.113.53/32"]`;
+  for (const table of [0, 253, 254, 255, -1, 2 ** 32]) {
+    await refused(
+      `${one}\ntable = ${table}`,
+      /announce\.table: must be the number of .* 5353, not /,
+    );
+  }
+  for (const prefix of ["203.0.113.53/24", "0.0.0.0/0", "10.0.0.0/7", "203.0.113", "::1", "a/32"]) {
+    await refused(
+      `addresses = ["${prefix}"]`,
+      /announce\.addresses\[0\]: must be an IPv4 address or prefix .*"203\.0\.113\.53\/32"/,
+    );
+  }
+  await refused(
+    "addresses = []",
+    /announce\.addresses: must name an address, .*leave \[announce\] out/,
+  );
+  await refused("table = 1", /announce\.addresses: must be a list such as/);
+  await refused(`addresses = ["203.0.113.53", "203.0.113.53/32"]`, /must name each address once/);
+  await refused(`${one}\ntables = 1`, /announce\.tables: unknown key; known are addresses, table$/);
 });
 
 Deno.test("checkConfig() wants a port, and ports and interfaces once each", async () => {

@@ -29,7 +29,7 @@ for (const name of libraries) {
       ),
       "",
     );
-    const flags = ["-std=gnu11", "-fPIC", "-D_FORTIFY_SOURCE=2", `-I${FOLDER}`];
+    const flags = ["-std=gnu11", "-fPIC", "-D_FORTIFY_SOURCE=2", `-I${FOLDER}`, "-Ibuild"];
     // The headers of libxdp and libbpf are the same for all; libc's of aarch64 go before.
     const headers = ["-idirafter", "/usr/include", `-DFILTER_OBJECT='"build/xdp_filter.bpf.o"'`];
     const command = ["aarch64-linux-gnu-gcc", ...flags, ...WARNINGS, ...headers];
@@ -38,7 +38,7 @@ for (const name of libraries) {
 }
 
 Deno.test("the XDP program compiles with the headers of aarch64", () => {
-  const headers = ["-D__aarch64__", "-I/usr/aarch64-linux-gnu/include"];
+  const headers = ["-D__aarch64__", "-Ibuild", "-I/usr/aarch64-linux-gnu/include"];
   const command = ["clang", "-target", "bpf", "-g", ...WARNINGS, ...headers];
   equal(run([...command, "-c", "-o", "/dev/null", "ffi/xdp_filter.bpf.c"].join(" ")), "");
 });

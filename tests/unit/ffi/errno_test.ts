@@ -1,7 +1,7 @@
 /** Error numbers in messages. */
 
 import { equal, throws } from "node:assert/strict";
-import { checked, describeErrno, errnoName, SystemError } from "../../../ffi/library.ts";
+import { checked, describeErrno, errnoName, inWords, SystemError } from "../../../ffi/library.ts";
 
 Deno.test("errnoName() and describeErrno() take either sign", () => {
   equal(errnoName(-16), "EBUSY");
@@ -24,4 +24,19 @@ Deno.test("checked() hands a count on and throws for -errno, saying what was tri
       error instanceof SystemError && error.errno === 12 &&
       error.message === "cannot open it: ENOMEM, not enough memory",
   );
+});
+
+Deno.test("inWords() replaces Deno's words for what the system refused", () => {
+  for (
+    const [tried, says] of [
+      [() => Deno.readTextFileSync("/none"), "/none: not found"],
+      [() => Deno.readTextFileSync("/tmp"), "/tmp: it is a folder"],
+      [() => Deno.readDirSync("/etc/passwd"), "/etc/passwd: not a folder"],
+      [() => new Deno.Command("/none").outputSync(), "Failed to spawn '/none': not found"],
+    ] as const
+  ) {
+    throws(tried, (error: Error) => inWords(error.message) === says);
+  }
+  equal(inWords("Strange Thing (os error 4000)"), "strange thing");
+  equal(inWords("nothing of the system"), "nothing of the system");
 });

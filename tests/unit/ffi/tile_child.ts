@@ -4,7 +4,8 @@
  */
 
 import { openHost } from "../../../ffi/host.ts";
-import { OBSERVED_CALLS, openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
+import { OBSERVED_CALLS } from "../../../ffi/shared.ts";
+import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
 import type { Task } from "./tile_worker.ts";
 
 /** What is said of a task; `thread` and `main` are lines of /proc/…/status. */

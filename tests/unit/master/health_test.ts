@@ -1,8 +1,10 @@
 /** When an appliance is well, and the region by which that is reported. */
 
 import assert from "node:assert/strict";
+import { APP, NET } from "../../../tiles/runtime/counters.ts";
+import { TILE_COUNTERS, TileReader } from "../../../tiles/runtime/tile.ts";
 import { heapView } from "../../../ffi/region.ts";
-import { HealthMonitor, type Observed } from "../../../master/health.ts";
+import { HealthMonitor, type Observed, StatusLine } from "../../../master/health.ts";
 import {
   HEALTH_BYTES,
   HealthReader,
@@ -71,6 +73,22 @@ Deno.test("it is starting, then ready, and draining for as long as it is told to
     "7: ready",
   ]);
   assert.equal(monitor.health.since, BEGIN + 7000);
+});
+
+Deno.test("the program that a master becomes goes on with its state, and tells observers anew", () => {
+  for (const state of ["ready", "draining"] as const) {
+    const monitor = new HealthMonitor(BEGIN, { state, since: BEGIN - 500 });
+    const heard: string[] = [];
+    monitor.observe((health) => heard.push(health.state));
+    assert.equal(monitor.evaluate(BEGIN, allWell(0)).since, BEGIN - 500);
+    assert.deepEqual(heard, [state]);
+    monitor.evaluate(BEGIN, { ...allWell(0), neighborsFull: true });
+    monitor.setDraining(false);
+    monitor.evaluate(BEGIN + 1, { ...allWell(0), neighborsFull: true });
+    assert.equal(monitor.evaluate(BEGIN + 2, allWell(0)).since, BEGIN + 2);
+  }
+  const unwell = new HealthMonitor(BEGIN, { state: "unwell", since: BEGIN - 500 });
+  assert.equal(unwell.evaluate(BEGIN, allWell(0)).since, BEGIN);
 });
 
 Deno.test("each thing that is wrong makes it unwell once it lasts, and no longer than that", () => {
@@ -166,4 +184,33 @@ Deno.test("a report is stale when none was written for five seconds", () => {
   assert.equal(reader.isFresh(15_000), false);
   writer.write({} as HealthReport);
   assert.equal(reader.isFresh(16_000), true);
+});
+
+Deno.test("systemd is told each change at once, and rates every ten seconds", () => {
+  const reader = { counters: new Float64Array(TILE_COUNTERS) } as TileReader;
+  const app = { counters: new Float64Array(TILE_COUNTERS) } as TileReader;
+  const past = new Float64Array(TILE_COUNTERS);
+  const tiles = [
+    { kind: "net", reader, past },
+    { kind: "app", reader: app, past },
+  ] as const;
+  const line = new StatusLine();
+  const lost = { reason: "af_xdp_lost", about: "eth0", text: "AF_XDP is lost on eth0" } as const;
+  const health = { state: "ready", since: 0, reasons: [] } as const;
+  const unwell = { state: "unwell", since: 0, reasons: [lost] } as const;
+  assert.equal(line.next(0, health, tiles), "ready");
+  for (let second = 1; second < 10; second++) {
+    reader.counters[NET.index.rx_frames] += 1000;
+    reader.counters[NET.index.rx_socket] += 10;
+    reader.counters[NET.index.tx_frames] += 900;
+    app.counters[APP.index.rx_drop_rate_limited] += 100;
+    assert.equal(line.next(1000 * second, health, tiles), null);
+  }
+  assert.equal(
+    line.next(9500, unwell, tiles),
+    "unwell: AF_XDP is lost on eth0; 957/s in, 853/s out, 95/s dropped",
+  );
+  assert.equal(line.next(9600, health, tiles), "ready");
+  assert.equal(line.next(19_600, health, tiles), "ready; 0/s in, 0/s out, 0/s dropped");
+  assert.equal(line.next(29_600, health, tiles), null);
 });

@@ -11,7 +11,7 @@ import {
   CaptureReader,
   CaptureWriter,
   MOST_CAPTURED,
-} from "../../../tiles/runtime/lossy_rings.ts";
+} from "../../../tiles/net/capture.ts";
 import { CaptureMode, ControlWriter } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import { appNames, Captures, parseUdp } from "../../../tiles/status/capture.ts";

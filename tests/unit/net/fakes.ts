@@ -6,8 +6,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { u8, type View } from "../../../ffi/region.ts";
-import { type Udp, UDP_BUFFER_BYTES } from "../../../ffi/sockets.ts";
-import { VISIBLE_HEADER_WORDS, type XskSlots } from "../../../ffi/xsk.ts";
+import {
+  RECEIVE_HEADER_WORDS,
+  UDP_BUFFER_BYTES,
+  UDP_DESCRIPTOR_WORDS,
+  VISIBLE_HEADER_WORDS,
+} from "../../../ffi/shared.ts";
+import type { Udp } from "../../../ffi/sockets.ts";
+import type { XskSlots } from "../../../ffi/xsk.ts";
 import { ticksOf } from "../../../tiles/net/traffic.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 
@@ -270,7 +276,10 @@ export class FakeUdp implements Udp {
       memory.set(datagram.payload.subarray(0, fits), buffers[i]);
       const { source, destination, sourcePort, destinationPort } = datagram;
       const ports = sourcePort * 0x10000 + destinationPort;
-      out.set([buffers[i], fits, source, destination, ports, 1, 0, 0], 2 + 8 * i);
+      out.set(
+        [buffers[i], fits, source, destination, ports, 1],
+        RECEIVE_HEADER_WORDS + UDP_DESCRIPTOR_WORDS * i,
+      );
     });
     return datagrams.length;
   }
@@ -293,7 +302,9 @@ export class FakeUdp implements Udp {
 
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {
     for (let i = 0; i < count; i++) {
-      const [offset, length, source, destination, ports] = descriptors.subarray(8 * i);
+      const [offset, length, source, destination, ports] = descriptors.subarray(
+        UDP_DESCRIPTOR_WORDS * i,
+      );
       if (this.refused.has(destination)) return i > 0 ? i : -13;
       if (this.room === 0) return i;
       this.room--;

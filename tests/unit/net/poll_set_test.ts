@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UDP_BURST } from "../../../ffi/sockets.ts";
+import { BURST } from "../../../ffi/shared.ts";
 import type { TileLibrary } from "../../../ffi/tile.ts";
 import type { Xsk } from "../../../ffi/xsk.ts";
 import { PollSet } from "../../../tiles/net/sockets.ts";
@@ -35,7 +35,7 @@ function make(count: number) {
 Deno.test("a socket that goes on having something is told once", () => {
   const { set, udp, ready } = make(3);
   udp.arrive(101, DATAGRAM);
-  for (let i = 0; i < 2 * UDP_BURST; i++) set.poll();
+  for (let i = 0; i < 2 * BURST; i++) set.poll();
   udp.arrive(102, DATAGRAM);
   set.poll();
   assert.deepEqual(ready(), [1, 2]);
@@ -52,7 +52,7 @@ Deno.test("a socket that was emptied is told again, and the others stay", () => 
 });
 
 Deno.test("sockets beyond those that one look finds get their turn, however busy the others stay", () => {
-  const count = UDP_BURST + 1;
+  const count = BURST + 1;
   const { set, udp, ready } = make(count);
   for (let i = 0; i < count; i++) udp.arrive(100 + i, DATAGRAM);
   const told = new Map<number, number>();
@@ -61,15 +61,15 @@ Deno.test("sockets beyond those that one look finds get their turn, however busy
     assert.equal(set.full, true);
     for (const index of ready()) told.set(index, (told.get(index) ?? 0) + 1);
   }
-  assert.deepEqual(new Set(told.values()), new Set([UDP_BURST]), "each in 64 of 65 looks");
+  assert.deepEqual(new Set(told.values()), new Set([BURST]), "each in 64 of 65 looks");
   assert.equal(told.size, count);
 });
 
 Deno.test("one look finds as many sockets as a burst has datagrams, and fewer are not full", () => {
-  const { set, udp, ready } = make(UDP_BURST);
-  for (let i = 1; i < UDP_BURST; i++) udp.arrive(100 + i, DATAGRAM);
+  const { set, udp, ready } = make(BURST);
+  for (let i = 1; i < BURST; i++) udp.arrive(100 + i, DATAGRAM);
   set.poll();
-  assert.deepEqual([ready().length, set.full], [UDP_BURST - 1, false]);
+  assert.deepEqual([ready().length, set.full], [BURST - 1, false]);
 });
 
 Deno.test("wait() empties the eventfd when that was written, and looks at sockets when one has something", () => {

@@ -9,6 +9,8 @@ import * as route from "../../../netbase/route.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../../tiles/net/arp_queue.ts";
+import { CAPTURE_BYTES } from "../../../tiles/net/capture.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";
 import type { InlineSetup } from "../../../tiles/net/inline_app.ts";
 import { ROUTE_CACHE_BYTES } from "../../../tiles/net/route_cache.ts";
@@ -28,11 +30,6 @@ import {
   payloadRing,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
-import {
-  CAPTURE_BYTES,
-  SOLICIT_LINK_BYTES,
-  SolicitConsumer,
-} from "../../../tiles/runtime/lossy_rings.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 import {
   type Tile,

@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
-import { Capture } from "../../../tiles/net/capture.ts";
+import { Capture, CAPTURE_BYTES, CaptureWriter } from "../../../tiles/net/capture.ts";
 import { Packet, PACKET_WORDS } from "../../../tiles/net/rings.ts";
 import { SocketSender } from "../../../tiles/net/sockets.ts";
-import { CAPTURE_BYTES, CaptureWriter } from "../../../tiles/runtime/lossy_rings.ts";
 import { CONTROL_BYTES, ControlReader } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
 import fc from "../property.ts";

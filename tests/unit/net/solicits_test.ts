@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
-import { ASK_AGAIN_MILLIS, Solicits } from "../../../tiles/net/arp_queue.ts";
-import { NET } from "../../../tiles/runtime/counters.ts";
 import {
+  ASK_AGAIN_MILLIS,
   SOLICIT_LINK_BYTES,
   SolicitConsumer,
   SolicitProducer,
-} from "../../../tiles/runtime/lossy_rings.ts";
+  Solicits,
+} from "../../../tiles/net/arp_queue.ts";
+import { NET } from "../../../tiles/runtime/counters.ts";
 
 function room() {
   const view = heapView(SOLICIT_LINK_BYTES);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UDP_BURST } from "../../../ffi/sockets.ts";
+import { BURST } from "../../../ffi/shared.ts";
 import { create, framesNeeded } from "../../../tiles/net/tile.ts";
 import fc from "../property.ts";
 import { buildFrame } from "./frames.ts";
@@ -51,10 +51,10 @@ Deno.test("of thousands of kernel sockets all that have something are heard, eac
 });
 
 Deno.test("more kernel sockets that stay busy than one look finds are all served", () => {
-  const ports = Array.from({ length: UDP_BURST + 1 }, (_, i) => 5000 + i);
+  const ports = Array.from({ length: BURST + 1 }, (_, i) => 5000 + i);
   const room = new Room({ ports: [ports] });
   const { udp } = room;
-  const ENOUGH = 10 * UDP_BURST;
+  const ENOUGH = 10 * BURST;
   for (const port of ports) {
     const datagram = { ...REQUEST, destinationPort: port, payload: new Uint8Array(1) };
     for (let i = 0; i < ENOUGH; i++) udp.arrive(1000 + port, datagram);

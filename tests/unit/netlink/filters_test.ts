@@ -5,10 +5,11 @@
 
 import assert from "node:assert/strict";
 import { heapView, u32, type View } from "../../../ffi/region.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { IFF_UP, type InterfaceLink } from "../../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { Filter, FILTER_BYTES, Filters } from "../../../tiles/netlink/xdp_filter.ts";
+import { Filter, Filters } from "../../../tiles/netlink/xdp_filter.ts";
 
 const LINK: InterfaceLink = {
   ifindex: 3,

@@ -5,7 +5,8 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { heapView, u32, u8, type View } from "../../../ffi/region.ts";
-import { Filter, FILTER_BYTES } from "../../../tiles/netlink/xdp_filter.ts";
+import { FILTER_BYTES } from "../../../ffi/shared.ts";
+import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import fc from "../property.ts";
 
 /** An empty filter as the loader leaves it: zero but for the seed. */

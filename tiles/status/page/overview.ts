@@ -403,7 +403,7 @@ function facts(interval: Interval, nowSeconds: number): Fact[] {
   const isRestarted = sum(restarts.map((sample) => interval.growth(sample))) > 0;
   add(`restarts ${sum(restarts.map(({ value }) => value))}`, isRestarted);
   const loaded = value("tegula_config_last_reload_success_timestamp_seconds");
-  if (loaded !== undefined) add(`configuration loaded ${age(loaded)} ago`);
+  if (loaded !== undefined) add(`configured ${age(loaded)} ago`);
   if (value("tegula_config_last_reload_successful") === 0) add("the last reload failed", true);
   return all;
 }

@@ -53,13 +53,15 @@ function colour(name: string): string {
 class Plot {
   readonly #place: HTMLElement;
   readonly #text: (value: number) => string;
+  readonly #isLog: boolean;
   readonly #names: string[] = [];
   /** The times, and each line's values. */
   #data: [number[], ...(number | null)[][]] = [[]];
   #plot: uPlot | null = null;
 
-  constructor(title: string, text: (value: number) => string) {
+  constructor(title: string, text: (value: number) => string, { isLog = false } = {}) {
     this.#text = text;
+    this.#isLog = isLog;
     this.#place = element("div", {}, element("h2", {}, title));
     byId("plots").append(this.#place);
     new ResizeObserver(() => this.#plot?.setSize(this.#size)).observe(this.#place);
@@ -98,20 +100,23 @@ class Plot {
 
   #draw(): void {
     this.#plot?.destroy();
-    const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 } };
-    const text = (value: number | null) => value === null ? "–" : this.#text(value);
+    const line = { stroke: colour("line"), width: 1 };
+    const axis = { stroke: colour("soft"), grid: line, ticks: line };
+    const filter = this.#isLog ? { filter: powersOfTen } : {};
+    const marks = { ...filter, grid: { ...line, ...filter }, ticks: { ...line, ...filter } };
+    const text = (value: number | null) => value === null ? "" : this.#text(value);
     this.#plot = new uPlot(
       {
         ...this.#size,
         cursor: { drag: { x: false, y: false } },
         hooks: { setCursor: [() => this.#nameLatest()] },
-        scales: { y: { range: (_, _least, most) => [0, most > 0 ? most * 1.1 : 1] } },
+        scales: { y: this.#isLog ? { distr: 3, range: decades } : { range: fromZero } },
         axes: [
           { ...axis, values: (_, ticks) => ticks.map(timeText), size: 30, space: 80 },
-          { ...axis, values: (_, ticks) => ticks.map(text), size: 60 },
+          { ...axis, ...marks, values: (_, ticks) => ticks.map(text), size: 60 },
         ],
         series: [
-          { label: "time", value: (_, value) => value === null ? "–" : timeText(value) },
+          { label: "time", value: (_, value) => value === null ? "" : timeText(value) },
           ...this.#names.map((label, i) => ({
             ...{ label, width: 1.5, stroke: colour(`series-${i + 1}`), points: { show: false } },
             value: (_: uPlot, value: number | null) => text(value),
@@ -122,6 +127,24 @@ class Plot {
       this.#place,
     );
   }
+}
+
+function fromZero(_: uPlot, _least: number, most: number): [number, number] {
+  return [0, most > 0 ? most * 1.1 : 1];
+}
+
+/** Powers of ten around all values; without any, a microsecond and a second. */
+function decades(_: uPlot, least: number, most: number): [number, number] {
+  if (!(least > 0)) return [1e-6, 1];
+  const low = 10 ** Math.floor(Math.log10(least));
+  return [low, Math.max(10 * low, 10 ** Math.ceil(Math.log10(most)))];
+}
+
+/** The ticks of a logarithmic axis that are shown; null: not this one. */
+function powersOfTen(_: uPlot, ticks: number[]): (number | null)[] {
+  return ticks.map((tick) =>
+    Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-6 ? tick : null
+  );
 }
 
 function timeText(seconds: number): string {
@@ -164,7 +187,7 @@ const rate = (value: number) => cellText("packets", value);
 const plots = {
   packets: new Plot("Packets per second", rate),
   bytes: new Plot("Payload bytes per second", rate),
-  latency: new Plot("Time inside", latencyText),
+  latency: new Plot("Time inside", latencyText, { isLog: true }),
   busy: new Plot("Busy share of tiles", (value) => cellText("share", value)),
   drops: new Plot("Drops per second", rate),
 };

@@ -5,7 +5,7 @@ import {
   SOLICIT_LINK_BYTES,
   SolicitConsumer,
   SolicitProducer,
-} from "../../../tiles/runtime/lossy_rings.ts";
+} from "../../../tiles/net/arp_queue.ts";
 import fc from "../property.ts";
 
 Deno.test("solicits arrive in order, and one that laps the reader costs only the lapped", () => {

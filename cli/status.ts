@@ -1,0 +1,129 @@
+/**
+ * `tegula status`: how a running tegula is, for a human on one screen, and for scripts by JSON and exit status.
+ */
+
+import type { HealthReport, HealthState } from "../tiles/runtime/health.ts";
+import { rangeText } from "../tiles/runtime/plan.ts";
+import { delay } from "../tiles/runtime/tile.ts";
+import { baseName } from "../tiles/status/capture.ts";
+import { cellText, type Overview, overview, type Table } from "../tiles/status/page/overview.ts";
+import { command, Exit, type Given, say, UserError } from "./command.ts";
+import { Control, CONTROL_OPTION, NotRunningError } from "./control.ts";
+import { plain, Source, tableLines } from "./top.ts";
+
+const OPTIONS = {
+  json: { type: "boolean", short: "j", help: "print JSON" },
+  control: CONTROL_OPTION,
+} as const;
+
+/** The exit status of each state. */
+const STATUSES: { readonly [state in HealthState]: number } = {
+  ready: Exit.ok,
+  starting: Exit.starting,
+  draining: Exit.draining,
+  unwell: Exit.unwell,
+};
+/** How long rates are measured. */
+const PERIOD_MILLIS = 1000;
+/** Columns if it is printed elsewhere than in a terminal. */
+const WIDTH = 120;
+/** Rows of each table. */
+const MOST_ROWS = 8;
+/** The tables that are shown, by the titles of their first columns. */
+const TABLES = ["interface", "port", "drops", "process"];
+
+export default command({
+  name: "status",
+  usage: ["[-j] [--control PATH]"],
+  about:
+    `Prints how the running tegula is: its state and since when, what is wrong, what it serves, rates of
+interfaces, ports and apps over a second, drops by reason, and its processes.`,
+  options: OPTIONS,
+  status:
+    `0 ready, 9 starting, 10 draining, 11 unwell, 12 no tegula runs here, 3 not permitted, 1 it does not
+answer.`,
+}, run);
+
+/** What a running tegula answers to `{"do":"status"}`. */
+interface Status {
+  readonly health: HealthReport | null;
+  readonly sync: string;
+  readonly listen: readonly { port: number; last?: number; app: string }[];
+  readonly xdp: readonly string[];
+}
+
+async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  try {
+    const source = new Source(values.control);
+    const before = await source.scrape();
+    await delay(PERIOD_MILLIS);
+    const shown = overview(before, await source.scrape(), {
+      nowSeconds: Date.now() / 1000,
+      sort: "packets",
+    });
+    const control = await Control.connect(source.path, { says() {} });
+    const status = await control.one({ do: "status" }) as unknown as Status;
+    const { health } = status;
+    if (health === null) throw new UserError("its main process has not reported yet", Exit.failure);
+    if (values.json) say(JSON.stringify(asJson(status, health, shown, control.path)));
+    else say(asText(status, health, shown, control.path));
+    return STATUSES[health.state];
+  } catch (error) {
+    if (!(error instanceof NotRunningError)) throw error;
+    throw new UserError(error.message, Exit.notRunning);
+  }
+}
+
+function asText(
+  { sync, listen, xdp }: Status,
+  { state, since, reasons, version, started, config, at }: HealthReport,
+  { rx, tx, drops, tables }: Overview,
+  path: string,
+): string {
+  const age = (millis: number) => cellText("seconds", (at - millis) / 1000);
+  const rate = (value: number) => cellText("packets", value);
+  const answering = new Set(
+    listen.map(({ port, last = port, app }) => `${rangeText([port, last])}=${baseName(app)}`),
+  );
+  const width = Deno.stdout.isTerminal() ? Deno.consoleSize().columns : WIDTH;
+  const chosen = tables.filter(({ columns: [{ title }] }) => TABLES.includes(title));
+  return [
+    `${state} for ${age(since)}`,
+    ...reasons.map(({ text }) => `  ${text}`),
+    `tegula ${version}, up ${age(started)}, asked at ${path}`,
+    `configuration ${config ?? "by options"}; answering ${[...answering].join(" ")}`,
+    `AF_XDP on ${xdp.join(" ") || "no interface"}; mirror ${sync}`,
+    `rx ${rate(rx.packets)} pkt/s, tx ${rate(tx.packets)} pkt/s, drops ${rate(drops)}/s`,
+    ...tableLines(chosen, chosen.map(({ rows }) => Math.min(rows.length, MOST_ROWS)), width)
+      .map(plain),
+  ].join("\n");
+}
+
+function asJson(
+  { sync, listen, xdp }: Status,
+  health: HealthReport,
+  { rx, tx, drops, tables }: Overview,
+  path: string,
+) {
+  return {
+    ...health,
+    ...{ control: path, sync, listen, xdp },
+    ...{ rx: rates(rx), tx: rates(tx), drops_per_second: drops },
+    ...Object.fromEntries(tables.map((table) => [table.columns[0].title, objects(table)])),
+  };
+}
+
+function rates({ packets, bytes }: Overview["rx"]) {
+  return { packets_per_second: packets, bytes_per_second: bytes };
+}
+
+/** The rows of a table as objects: `rx pkt/s` is `rx_packets_per_second`. What is unknown is null. */
+function objects({ columns, rows }: Table) {
+  const keys = columns.map(({ title }, i) =>
+    i === 0
+      ? "name"
+      : title.replace("pkt/s", "packets/s").replace("B/s", "bytes/s").replace("/s", " per second")
+        .replaceAll(" ", "_")
+  );
+  return rows.map((row) => Object.fromEntries(row.map((cell, i) => [keys[i], cell])));
+}

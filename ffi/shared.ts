@@ -1,0 +1,172 @@
+/**
+ * All that C and TypeScript share: structures, numbers of commands and results, sizes. It is declared here.
+ * Run as a program, this module writes `build/shared.h`, from which the C files have it (`scripts/build.mk`):
+ * a table becomes constants (`XskCursor.rxProducer` is XSK_CURSOR_RX_PRODUCER), and a table of words a
+ * structure (`Order` is `struct order`).
+ */
+
+import * as shared from "./shared.ts";
+
+/** Datagrams that one call receives or sends, at most. */
+export const BURST = 64;
+
+/** Words of a datagram's descriptor, that of a kernel's socket; addresses and ports are in host order. */
+export const UdpDescriptor = {
+  offset: 0,
+  length: 1,
+  source: 2,
+  destination: 3,
+  /** source port << 16 | destination port */
+  ports: 4,
+  interface: 5,
+} as const;
+export const UDP_DESCRIPTOR_WORDS = 6;
+/** In the length word: the datagram was longer than its buffer. */
+export const UDP_TRUNCATED = 0x80000000;
+/** Bytes a receive buffer must have. */
+export const UDP_BUFFER_BYTES = 65536;
+
+/** In `lengths` of a netlink socket: the message did not fit its slot. */
+export const NETLINK_TRUNCATED = 0xffffffff;
+
+/** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
+export const RECEIVE_HEADER_WORDS = 2;
+/** Words that `Xsk.visible` writes before the offsets: how many there are of each ring. */
+export const VISIBLE_HEADER_WORDS = 4;
+
+/** Values that `statistics` of AF_XDP writes, by index. The first six are those of XDP_STATISTICS. */
+export const XskStatistic = {
+  rxDropped: 0,
+  rxInvalidDescriptors: 1,
+  txInvalidDescriptors: 2,
+  rxRingFull: 3,
+  rxFillRingEmpty: 4,
+  txRingEmpty: 5,
+  /** Frames that the kernel put on the receive ring, modulo 2³². */
+  received: 6,
+} as const;
+export const XSK_STATISTICS = 7;
+
+/** What `Xsk.cursors` writes, by index: of each ring where its producer is, and its consumer. */
+export const XskCursor = {
+  fillProducer: 0,
+  fillConsumer: 1,
+  rxProducer: 2,
+  rxConsumer: 3,
+  txProducer: 4,
+  txConsumer: 5,
+  completionProducer: 6,
+  completionConsumer: 7,
+} as const;
+export const XSK_CURSORS = 8;
+
+/** Bytes of the XDP program's filter: where its parts begin. Bitmaps are by VLAN id and by port. */
+export const FilterAt = {
+  mac: 0,
+  seed: 8,
+  vlans: 12,
+  ports: 12 + 4096 / 8,
+  addresses: 12 + 4096 / 8 + 65536 / 8,
+} as const;
+/** Bytes of its map, to be given to `Regions.mapShared`: the structure, filled up to whole pages. */
+export const FILTER_BYTES = 28672;
+/** log2 of the slots for addresses: bits of an address's hash. And how many slots it may be in. */
+export const FILTER_SLOT_BITS = 12;
+export const FILTER_PROBES = 16;
+export const FILTER_MULTIPLIER = 0x9e3779b1;
+
+/** Counters of a slot that the observer keeps: one for each system call, by its number. */
+export const OBSERVED_CALLS = 512;
+/** What kind of tile confines itself; decides which system calls remain. */
+export const Role = { netlink: 0, net: 1, status: 2 } as const;
+/** What such a tile keeps besides, and what became of it: bits. */
+export const Keep = { netAdmin: 1, clock: 2 } as const;
+export const Confined = { landlock: 1, observed: 2 } as const;
+
+/** How a master confines the program that it becomes: capabilities and TCP that are left, as bits. */
+export const Confinement = { capabilitiesLow: 0, capabilitiesHigh: 1, tcp: 2 } as const;
+
+/** Whose process is started, and what it was granted: bits. */
+export const Process = { app: 0, appliance: 1 } as const;
+export const Grant = { net: 1, clock: 2, write: 4, netAdmin: 8 } as const;
+
+/** How a process is started: words, and behind them its descriptors. */
+export const Order = {
+  process: 0,
+  grants: 1,
+  /** Where the caller may choose. */
+  uid: 2,
+  gid: 3,
+  threads: 4,
+  /** Descriptors that it may have beside the given ones. */
+  spare: 5,
+  dataMib: 6,
+  count: 7,
+} as const;
+
+/** What the caller gets. */
+export const Started = {
+  pid: 0,
+  pidfd: 1,
+  /** SOCK_SEQPACKET, not blocking, as the child's end, which is its descriptor 3. */
+  channel: 2,
+  /** What the child writes to 1 and 2, not blocking. */
+  words: 3,
+  /** Of refused system calls, or -1. */
+  listener: 4,
+  /** Of `Wall`. */
+  missing: 5,
+  /** Where it failed. */
+  step: 6,
+} as const;
+
+/** Walls that may be missing: bits. */
+export const Wall = {
+  network: 1,
+  processes: 2,
+  ipc: 4,
+  user: 8,
+  threads: 16,
+  files: 32,
+  tcp: 64,
+  scopes: 128,
+  observer: 256,
+} as const;
+
+/** Steps of a start that may fail. */
+export const Step = {
+  prepare: 0,
+  grant: 1,
+  clone: 2,
+  userNamespace: 3,
+  descriptors: 4,
+  limits: 5,
+  user: 6,
+  privileges: 7,
+  landlock: 8,
+  seal: 9,
+  filter: 10,
+  exec: 11,
+  start: 12,
+} as const;
+
+if (import.meta.main) {
+  const snake = (name: string) => name.replace(/(?<=[a-z0-9])(?=[A-Z])/g, "_");
+  const define = (name: string, value: number) =>
+    console.log(`#define ${snake(name).toUpperCase()} ${value}${value > 0x7fffffff ? "u" : ""}`);
+  const structures = { UdpDescriptor, Confinement, Order, Started };
+  for (const [name, value] of Object.entries<number | object>(shared)) {
+    if (typeof value === "number") define(name, value);
+    else if (name in structures) {
+      const fields = Object.keys(value).map((word) =>
+        `${name === "Order" || name === "Started" ? "int" : "unsigned"} ${
+          snake(word).toLowerCase()
+        }; `
+      );
+      if (value === Order) fields.push("int fds[]; ");
+      console.log(`struct ${snake(name).toLowerCase()} { ${fields.join("")}};`);
+    } else {
+      for (const [key, number] of Object.entries(value)) define(`${name}_${key}`, number);
+    }
+  }
+}
