@@ -21,7 +21,7 @@ import { randomSeed } from "../netbase/hash_table.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, HealthWriter } from "../tiles/runtime/health.ts";
+import { HEALTH, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
 import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import {
@@ -152,7 +152,8 @@ export interface Carried extends HoldingsState {
   /** Left out by programs that had no health. */
   readonly health?: {
     readonly started: number;
-    readonly isDraining: boolean;
+    readonly state: HealthState;
+    readonly since: number;
     readonly hadXdp: readonly string[];
   };
   /** The operator's number for this upgrade. */
@@ -245,6 +246,8 @@ class Master {
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
   readonly #statusLine = new StatusLine();
+  /** The inode of its network namespace. */
+  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   /** When this master was started, before any upgrade. */
   readonly #started: number;
   /** Interfaces that have had AF_XDP and are to have it. */
@@ -301,7 +304,8 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
-    this.#checkHealth();
+    // What the program before this one has reported is good until this one knows better.
+    if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
 
@@ -378,12 +382,15 @@ class Master {
     return this.#exclusively(async () => {
       const { host, observer, regions } = this.#libraries;
       const [program, ...flags] = selfCommand();
-      const { success, stderr } = await new Deno.Command(program, {
-        args: [...flags, "--version"],
-        stdin: "null",
-      }).output();
-      if (!success) {
-        const [line] = new TextDecoder().decode(stderr).split("\n");
+      let tried: Deno.CommandOutput;
+      try {
+        tried = await new Deno.Command(program, { args: [...flags, "--version"], stdin: "null" })
+          .output();
+      } catch (error) {
+        throw new UserError(`no program is installed: ${messageOf(error)}`, Exit.usage);
+      }
+      if (!tried.success) {
+        const [line] = new TextDecoder().decode(tried.stderr).split("\n");
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
       // Of one that has left nothing may be left open.
@@ -422,7 +429,8 @@ class Master {
       ...{ run, setup, number },
       health: {
         started: this.#started,
-        isDraining: this.#health.isDraining,
+        state: this.#health.health.state,
+        since: this.#health.health.since,
         hadXdp: this.#hadXdp,
       },
       ...this.#holdings.state,
@@ -545,7 +553,7 @@ class Master {
     const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
     if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     this.#report.write({
-      ...{ ...health, at, version: VERSION, started: this.#started, netns: netns() },
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
       config: serving?.run.config.file ?? null,
       processes: [
         { name: "master", pid: Deno.pid },
@@ -560,6 +568,8 @@ class Master {
     const hasAppliance = serving !== undefined && !serving.appliance.over;
     const { tiles = [], apps, attachments = [], run } = serving ?? {};
     const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
+    const instances = Map.groupBy(run?.apps ?? [], keyOf);
     const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
     return {
       starting: !this.#booted,
@@ -573,10 +583,9 @@ class Master {
         progress: reader.burst + reader.sleepSequence +
           (kind === "app" ? reader.counters[APP.index.answers] : 0),
       })),
-      ports: (run?.config.listen ?? []).map(({ ports, app, inline, instances }) => ({
-        ...{ name: rangeText(ports), apps: app },
-        ready: run!.apps.filter((each) => each.app === app && each.inline === inline)
-          .slice(0, instances).some(isReady),
+      ports: (run?.config.listen ?? []).map((one) => ({
+        ...{ name: rangeText(one.ports), apps: one.app },
+        ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
       })),
       lostXdp: this.#hadXdp.filter((name) =>
         !attachments.some((each) => each.name === name && each.attached)
@@ -1297,11 +1306,6 @@ function applianceWords() {
 /** Milliseconds since the epoch, by a clock that nobody sets. */
 function now(): number {
   return Math.floor(performance.timeOrigin + performance.now());
-}
-
-/** The inode of this thread's network namespace. */
-function netns(): number {
-  return Deno.statSync("/proc/thread-self/ns/net").ino ?? 0;
 }
 
 /** Ports that are served, each once. */

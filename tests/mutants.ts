@@ -1409,7 +1409,34 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("master/health.ts", ["unit/master/health"], [
+    {
+      name: "health: what is interrupted goes on",
+      in: "HealthMonitor.#reasons",
+      from: "this.#held = held;",
+      to: "for (const [key, since] of held) this.#held.set(key, since);",
+    },
+    {
+      name: "health: what was counted before it is looked at has just happened",
+      in: "HealthMonitor.#restartsLately",
+      from: "{ count, recent: [] }",
+      to: "{ count: 0, recent: [] }",
+    },
+  ]),
+
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status/metrics"], [
+    {
+      name: "probes: what the master said is good for ever",
+      in: "probe",
+      from: "report === null || !health.isFresh(performance.now())",
+      to: "report === null",
+    },
+    {
+      name: "probes: unwell is ready",
+      in: "probe",
+      from: 'state === "ready"',
+      to: 'state !== "starting"',
+    },
     {
       name: "metrics: labels are not quoted",
       in: "labelsText",

@@ -85,6 +85,10 @@ labTest("an upgrade costs nobody a datagram, and leaves what apps remember", asy
   assert.equal((await ask(other, { port: PORT })).text, "3");
   assert.match(said, /does not start: it is broken$/);
   assert.deepEqual(childrenByUser(pid), before);
+  Deno.removeSync(path);
+  const missing = await upgrade(host);
+  assert.equal(missing.code, 2);
+  assert.match(missing.said, /no program is installed: Failed to spawn '\S+\.sh': not found$/);
 
   const { sent, answered, mismatched } = await asker.stop();
   assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });

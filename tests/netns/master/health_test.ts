@@ -1,6 +1,8 @@
 /** How a running appliance tells whether it is well: what goes wrong is said, and said to be over. */
 
 import assert from "node:assert/strict";
+import { NEIGHBORS } from "../../../netbase/layout.ts";
+import { formatAddress } from "../../../netbase/route.ts";
 import { type HealthReport } from "../../../tiles/runtime/health.ts";
 import {
   answeredAtLeast,
@@ -182,6 +184,23 @@ labTest("an interface that is deleted makes it unwell until it is served again",
   assert.equal(code, 11);
   assert.match(out, /^unwell for .*\n {2}AF_XDP is lost on eth1\n/);
   await secondLink(lab, both);
+  await becomes(control, "ready");
+});
+
+labTest("a full neighbour table makes it unwell until there is room", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  await Appliance.start(host, [...ECHO, "--control", control]);
+  // gc_thresh3 does not bound permanent ones.
+  const all = Array.from({ length: NEIGHBORS }, (_, i) => formatAddress(0xc6_12_00_00 + i));
+  await host.batch(
+    all.map((to) => `neigh replace ${to} lladdr 02:00:00:00:00:01 dev eth0 nud permanent`),
+  );
+  await eventually(
+    "a full table",
+    async () => /neighbor_table_full/.test(await stateOf(control)) || undefined,
+  );
+  await host.batch(all.slice(0, 100).map((to) => `neigh del ${to} dev eth0`));
   await becomes(control, "ready");
 });
 

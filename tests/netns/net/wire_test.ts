@@ -100,7 +100,13 @@ interface Sent {
 }
 
 /** Counters that go by the clock. */
-const OF_THE_CLOCK = new Set(["wakeups", "busy_seconds", "frames_free", "xdp_tx_ring_empty"]);
+const OF_THE_CLOCK = new Set([
+  "wakeups",
+  "busy_seconds",
+  "arp_queue",
+  "frames_free",
+  "xdp_tx_ring_empty",
+]);
 const WATCHED = Object.keys(NET.help).filter((name) => !OF_THE_CLOCK.has(name));
 
 /** The other end of the host's wire. */

@@ -44,9 +44,13 @@ Deno.test("a reserved run is not handed out", () => {
 Deno.test("a number is handed out once until it comes back", () => {
   const pool = new IdPool(2, 6);
   pool.reserve(3);
+  pool.reserve(3);
+  assert.equal(pool.count, 1);
   assert.deepEqual([1, 2, 3, 4].map(() => pool.allocate()), [2, 4, 5, -1]);
+  assert.equal(pool.count, 4);
   pool.reclaim(4);
   pool.reclaim(4);
+  assert.equal(pool.count, 3);
   assert.deepEqual([pool.allocate(), pool.allocate()], [4, -1]);
 });
 

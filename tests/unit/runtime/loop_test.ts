@@ -71,6 +71,33 @@ Deno.test("a successor whose predecessor was killed takes over when main says so
   assert.equal(pauses, 3);
 });
 
+Deno.test("time in turns with work is estimated from every 61st, and idle turns are none of it", () => {
+  const busy = (work: number) => {
+    const [view, region] = [heapView(CONTROL_BYTES), heapView(TILE_REGION_BYTES)];
+    let turns = 0;
+    runLoop({
+      tile: {
+        turn() {
+          if (++turns === 610) new ControlWriter(view).stop();
+          for (const end = performance.now() + 0.1; performance.now() < end;);
+          return turns < 610 ? work : 0;
+        },
+        pending: () => false,
+        wait() {},
+        descriptors: [],
+      },
+      region: new TileRegion(region),
+      control: new ControlReader(view),
+      index: { wakeups: 0, busy_seconds: 1 },
+      spinTurns: 1000,
+    });
+    return new TileReader(region).counters[1];
+  };
+  // Nine were timed that had work.
+  assert.ok(busy(1) >= 9 * 61 * 0.1e-3);
+  assert.equal(busy(0), 0);
+});
+
 Deno.test("a busy tile looks at the clock every 256 turns, and when main's pulse says so", () => {
   assert.deepEqual(run(600, () => {}), [256, 512, 601]);
   const looks = run(20, (turn, main) => {
