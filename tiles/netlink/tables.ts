@@ -469,6 +469,7 @@ export class RoutesTable implements Table {
     // An entry of the route cache says nothing about the tables.
     if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
     if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
+      if (route.protocol === nl.RTPROT_TEGULA) return null; // a marker
       this.#notices.unsupportedThing(
         `routes in table ${route.table}; lookups go to local, then main`,
       );
