@@ -17,7 +17,7 @@ import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "..
 import { slice, u32 } from "../ffi/region.ts";
 import { FILTER_BYTES } from "../ffi/shared.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
-import { randomSeed } from "../netbase/hash_table.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
