@@ -70,7 +70,7 @@ export interface Asked {
 }
 
 /** A datagram from the app. Addresses in host order. */
-interface Answered {
+export interface Answered {
   readonly payload: Uint8Array<ArrayBuffer>;
   readonly address: number;
   readonly port: number;
