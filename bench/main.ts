@@ -22,7 +22,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
-                       [memory] [OPTIONS]
+                       [anycast] [memory] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -34,11 +34,13 @@ const USAGE =
   collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
   handover  what clients see of every kind of change and death of a part, by a client that counts each
             answer, at 1,000 requests a second and at half of the maximum (as root)
+  anycast   what clients lose when something is done, or happens, to one of three hosts behind a router with
+            BGP and ECMP, at 3,000 requests a second (as root, with BIRD)
   memory    of the program and of each app more, and how long a start takes (as root)
   --json    one object a line
   --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
-  --runs N         echo and dns: rounds that count; handover and memory: runs of each case
+  --runs N         echo and dns: rounds that count; handover, anycast, memory: runs of each case
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`
   --against REF    this tree beside another commit, which is built in a temporary work tree: the two
                    take turns, figures of a round are a pair; a ratio above 1: this tree is better
@@ -62,6 +64,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   solicit: () => import("./solicit.ts"),
   collide: () => import("./collide.ts"),
   handover: () => import("./handover.ts"),
+  anycast: () => import("./anycast.ts"),
   memory: () => import("./memory.ts"),
 };
 

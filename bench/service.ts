@@ -100,6 +100,9 @@ export interface Said {
   /** Paths of modules by the names of their apps, and a text that is among their options. */
   readonly modules?: Readonly<Record<string, string>>;
   readonly option?: string;
+  /** The prefix that is announced, and how long a service that is told to end goes on without it. */
+  readonly announced?: string;
+  readonly drainSeconds?: number;
 }
 
 /** A module whose app echoes; `version` makes its text another. */
@@ -175,10 +178,23 @@ export class Service {
     return await this.#process.stderr.find(line, { from });
   }
 
-  /** Ends it by `signal`, waits for its end and `pauseMs`, and starts it again: it is ready. */
-  async restart(signal: Deno.Signal = "SIGTERM", pauseMs = 0): Promise<void> {
+  /**
+   * Ends it by `signal`, waits for its end and `pauseMs`, and starts it again: it is ready. `after` is what
+   * the unit does in between.
+   */
+  async restart(
+    signal: Deno.Signal = "SIGTERM",
+    pauseMs = 0,
+    after?: "withdraw",
+  ): Promise<void> {
     this.#process.kill(signal);
     await this.#process.ended();
+    if (after !== undefined) {
+      await this.#namespace.run([
+        ...programCommand(),
+        ...[after, "--config", `${this.#folder}/tegula.toml`],
+      ]);
+    }
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
     this.#process = this.#launch();
     await this.ready();
@@ -218,7 +234,10 @@ export class Service {
   }
 }
 
-function write(folder: string, { listen, netTiles, modules = {}, option = "" }: Said): void {
+function write(
+  folder: string,
+  { listen, netTiles, modules = {}, option = "", announced, drainSeconds = 0 }: Said,
+): void {
   const apps = Object.entries(modules).map(([name, module]) =>
     `[apps.${name}]\nmodule = ${JSON.stringify(module)}\noptions = { text = "${option}" }\n`
   );
@@ -229,8 +248,10 @@ function write(folder: string, { listen, netTiles, modules = {}, option = "" }: 
       `listen = ${JSON.stringify(listen)}`,
       'provider = "xdp"',
       `control = "${folder}/control.sock"`,
+      ...(drainSeconds === 0 ? [] : [`drain_seconds = ${drainSeconds}`]),
       ...(netTiles === undefined ? [] : [`net_tiles = ${netTiles}`]),
       ...apps,
+      ...(announced === undefined ? [] : ["[announce]", `addresses = ["${announced}"]`]),
     ].join("\n"),
   );
 }

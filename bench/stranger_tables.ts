@@ -14,9 +14,9 @@ import { Names as Domains } from "../apps/dns/names.ts";
 import { parseZoneFile, Zone } from "../apps/dns/zone.ts";
 import { Names as Series } from "../apps/statsd.ts";
 import { heapView } from "../ffi/region.ts";
-import { hash, type HashKey, keyOf, Use } from "../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
-import { NeighborMap, NeighborReader, NUD_REACHABLE, scramble } from "../netbase/neighbors.ts";
+import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
@@ -32,7 +32,12 @@ import {
 } from "../tiles/net/arp_queue.ts";
 import { PACKET_WORDS } from "../tiles/net/rings.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
-import { BackOff, DemandCounter } from "../tiles/netlink/neighbor_resolver.ts";
+import {
+  BackOff,
+  DemandCounter,
+  NeighborMap,
+  scramble,
+} from "../tiles/netlink/neighbor_resolver.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */

@@ -6,7 +6,7 @@
 
 import { heapView } from "../ffi/region.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
-import { NeighborMap, NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import { decide, type Decision, emptyDecision, type NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
@@ -30,6 +30,7 @@ import {
   neighborEntry,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
+import { NeighborMap } from "../tiles/netlink/neighbor_resolver.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import {

@@ -17,7 +17,7 @@ import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "..
 import { slice, u32 } from "../ffi/region.ts";
 import { FILTER_BYTES } from "../ffi/shared.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
-import { randomSeed } from "../netbase/hash_table.ts";
+import { randomSeed } from "../netbase/hash.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
 import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
@@ -48,6 +48,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
+import { Announcer } from "./announcer.ts";
 import { AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import {
   AppProcess,
@@ -254,6 +255,7 @@ class Master {
   #hadXdp: readonly string[];
   #wasUnwell = false;
   readonly #changes = new Changes();
+  readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has yet to begin. */
   #hungUp = false;
   /** Rejects when nothing serves and nothing is to be done about it. */
@@ -292,6 +294,7 @@ class Master {
       this.#nameRefusedCalls();
       this.#measure();
       this.#checkHealth();
+      this.#announcer.update();
     }, POLL_MILLIS));
     this.#report = new HealthWriter(this.#holdings.own.view(HEALTH, { writable: true }));
     this.#started = carried?.health?.started ?? now();
@@ -304,6 +307,7 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
+    this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
     // What the program before this one has reported is good until this one knows better.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
@@ -313,6 +317,7 @@ class Master {
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
     const { config, answering, addresses } = run;
+    this.#announcer.start(config.announce);
     await this.#exclusively(() =>
       this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
     );
@@ -484,6 +489,8 @@ class Master {
     this.#served = attachments;
     this.#rememberXdp(serving);
     this.#startTimers();
+    // Not before it is known whether it is ready, or what is announced would be withdrawn.
+    this.#announcer.configure(run.config.announce);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
@@ -922,6 +929,7 @@ class Master {
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
     }
+    this.#announcer.configure(next.run.config.announce);
     this.#rememberXdp(next);
     this.#notifyAttached();
     this.#release(next);

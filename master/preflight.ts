@@ -67,11 +67,11 @@ const UNPRIVILEGED_PORT_START = 1024;
 /** The capabilities that AF_XDP, the dispatcher or low ports need and this process lacks. */
 export function missingCapabilities(
   host: Host,
-  { xdp = false, dispatcher = false, lowPorts = false },
+  { xdp = false, announce = false, dispatcher = false, lowPorts = false },
 ): string[] {
   const has = host.capabilities();
   const wanted: [name: string, isWanted: boolean, ...anyOf: number[]][] = [
-    ["CAP_NET_ADMIN", xdp, native.CAP_NET_ADMIN],
+    ["CAP_NET_ADMIN", xdp || announce, native.CAP_NET_ADMIN],
     ["CAP_NET_RAW", xdp, native.CAP_NET_RAW],
     ["CAP_BPF", xdp, native.CAP_BPF, native.CAP_SYS_ADMIN],
     // libxdp opens programs by their ids.
@@ -86,10 +86,14 @@ export function missingCapabilities(
 }
 
 /** Throws UserError if a capability that the configuration needs is missing. */
-export function checkPrivileges(host: Host, { provider, dispatcher, listen }: RunConfig): void {
+export function checkPrivileges(
+  host: Host,
+  { provider, dispatcher, listen, announce }: RunConfig,
+): void {
   const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
+    announce: announce !== undefined,
     dispatcher,
     lowPorts: listen.some(({ ports: [first] }) => first < unprivileged),
   });
@@ -98,8 +102,10 @@ export function checkPrivileges(host: Host, { provider, dispatcher, listen }: Ru
     `missing ${missing.join(", ")}: run it as root or as a service that has them ` +
       (missing.includes("CAP_SYS_ADMIN")
         ? "(docs/operating/configure.md: Beside other XDP programs), or leave --dispatcher out"
-        : "(scripts/install), or use --provider socket and ports from " +
-          unprivileged),
+        : `(scripts/install), or use ${
+          announce === undefined ? "" : "no [announce], "
+        }--provider ` +
+          `socket and ports from ${unprivileged}`),
     Exit.privilege,
   );
 }

@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase/fib_test"], [
+  ...mutantsOf("netbase/netbase_writer.ts", ["unit/netbase/fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -282,7 +282,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase/store"], [
+  ...mutantsOf("netbase/netbase_writer.ts", ["unit/netbase/store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -334,7 +334,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -383,7 +383,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -407,7 +407,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase/interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",

@@ -8,9 +8,10 @@
  * Requests go to PORTS ports in turn, RATE a second in all, from 198.19.0.0 and the addresses after it,
  * whose answers have to be routed to IFNAME. Each line on standard input begins a phase of that name and
  * is answered by "began NAME"; a request belongs to the phase in which it was sent. At an empty line, or
- * the end of the input, it stops asking, waits a second for late answers, and prints one JSON object. Times are in
- * milliseconds. Where the machine did not let it run, `held` says for how long, and requests that were
- * due then are left out, not sent in a burst (`skipped`).
+ * the end of the input, it stops asking, waits a second for late answers, and prints one JSON object. Times
+ * are in milliseconds; `losing` is the time from the first to the last request without an answer. Where the
+ * machine did not let it run, `held` says for how long, and requests that were due then are left out, not
+ * sent in a burst (`skipped`).
  */
 #define _GNU_SOURCE
 #include "common.h"
@@ -300,7 +301,7 @@ static double milliseconds(uint64_t ns)
 static void report_port(const struct phase *of, unsigned port, uint32_t first, uint32_t last)
 {
 	uint64_t *took = malloc(((size_t)(last - first) + 1) * sizeof(*took));
-	uint64_t sent = 0, lost = 0, duplicates = 0;
+	uint64_t sent = 0, lost = 0, duplicates = 0, first_lost_ns = 0, last_lost_ns = 0;
 	size_t count = 0;
 
 	if (!took)
@@ -311,19 +312,23 @@ static void report_port(const struct phase *of, unsigned port, uint32_t first, u
 		if (which_port(i) != port)
 			continue;
 		sent++;
-		if (record->answers)
+		if (record->answers) {
 			took[count++] = record->answered_ns - record->sent_ns;
-		else
-			lost++;
+		} else if (!lost++) {
+			first_lost_ns = last_lost_ns = record->sent_ns;
+		} else {
+			last_lost_ns = record->sent_ns;
+		}
 		if (record->answers > 1)
 			duplicates += record->answers - 1;
 	}
 	qsort(took, count, sizeof(*took), compare);
 	printf("{\"sent\":%llu,\"lost\":%llu,\"duplicates\":%llu,\"gap\":%.3f,\"p50\":%.3f,\"p99\":%.3f,"
-	       "\"latest\":%.3f}",
+	       "\"latest\":%.3f,\"losing\":%.3f}",
 	       (unsigned long long)sent, (unsigned long long)lost, (unsigned long long)duplicates,
 	       milliseconds(of->gap_ns[port]), milliseconds(count ? took[count / 2] : 0),
-	       milliseconds(count ? took[count * 99 / 100] : 0), milliseconds(count ? took[count - 1] : 0));
+	       milliseconds(count ? took[count * 99 / 100] : 0), milliseconds(count ? took[count - 1] : 0),
+	       milliseconds(last_lost_ns - first_lost_ns));
 	free(took);
 }
 

@@ -7,7 +7,7 @@
 import { inWords } from "../../ffi/library.ts";
 import { u32, u8, type View } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import { hash } from "../../netbase/hash_table.ts";
+import { hash } from "../../netbase/hash.ts";
 import { formatAddress } from "../../netbase/route.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";

@@ -6,7 +6,7 @@
 
 import { f64, type Region, slice, type View } from "../../ffi/region.ts";
 import { refusedCallsBytes } from "../../ffi/tile.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import type { ServiceSetup } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
@@ -15,8 +15,8 @@ import { SOLICIT_LINK_BYTES } from "../net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../net/capture.ts";
 import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
-import { TRAFFIC_BYTES } from "../net/traffic.ts";
 import type { NetSetup } from "../net/tile.ts";
+import { TRAFFIC_BYTES } from "../net/traffic.ts";
 import type { NetlinkSetup } from "../netlink/tile.ts";
 import type { StatusSetup } from "../status/tile.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";

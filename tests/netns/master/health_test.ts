@@ -262,6 +262,7 @@ labTest("status says in JSON what it says in words, and of none that none runs",
   assert.ok(process.memory > 1e7 && process.restarts === 0, out);
   const [eth0] = status.interface;
   assert.deepEqual([eth0.name, eth0.mode], ["eth0", "xdp"]);
+  assert.ok(eth0.rx_packets_per_second > 100 && status.port[0].tx_packets_per_second > 100, out);
   const text = await run(host, "status", "--control", control);
   assert.match(text.out, /^ready for .*\ntegula .*, up .*, asked at .*\n/);
   assert.match(text.out, /\necho /);
