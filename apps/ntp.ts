@@ -2,10 +2,13 @@
  * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or a
  * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers. Options:
  * `stratum`, 3 by default, which is right if the host takes its time from a public server; `reference`, an
- * IPv4 address or, for stratum 1, up to four letters (RFC 5905 figure 12).
+ * IPv4 address or, for stratum 1, up to four letters (RFC 5905 figure 12); `ratelimit`, requests a second of
+ * one address, and `burst`, how many of them at once. Above, one request in four gets a kiss-o'-death packet
+ * with the code RATE (RFC 5905 §7.4), and the others nothing. 0, the default, is no limit.
  */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";
+import { TokenBuckets } from "./library/token_buckets.ts";
 
 /** Seconds from 1900 to the Unix epoch (RFC 868). */
 const UNIX_EPOCH = 2_208_988_800;
@@ -14,17 +17,23 @@ const PACKET_BYTES = 48;
 const [CLIENT, SERVER] = [3, 4];
 /** How a packet expresses stratum 16, unsynchronised (RFC 5905 §7.3). */
 const UNSYNCHRONISED = { leap: 3, stratum: 0 };
+/** Kiss codes (RFC 5905 §7.4), as reference IDs. */
+const [INIT, RATE] = [0x494e4954, 0x52415445];
+/** One limited request of so many gets a kiss-o'-death packet. */
+const KISS_EVERY = 4;
 /** About a microsecond, the time it takes to read the clock, as a power of two seconds. */
 const PRECISION = -20;
 
 /** Makes the time server. Throws TypeError if it was not granted the clock. */
-export default function create({ clock, options, refuses }: AppContext): App {
+export default function create({ clock, options, refuses, metric }: AppContext): App {
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
   if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
     throw new TypeError("options.stratum: must be a whole number from 1 to 15");
   }
   const referenceId = toReferenceId(String(reference), stratum);
+  const limit = makeLimit(options);
+  const limited = metric("ntp.limited", "counter")!;
   let state = clock.status();
   let updated = clock.now();
 
@@ -41,9 +50,13 @@ export default function create({ clock, options, refuses }: AppContext): App {
           continue;
         }
         if (refuses(requests)) continue;
+        const isLimited = limit !== null &&
+          !limit.take(requests.sourceAddress, requests.receivedAt / 1e6);
+        if (isLimited && limited.value++ % KISS_EVERY !== 0) continue;
         const at = out.reserve(PACKET_BYTES);
         if (at < 0) continue;
-        const { leap, stratum: told } = state.synchronised
+        const isServed = state.synchronised && !isLimited;
+        const { leap, stratum: told } = isServed
           ? { leap: state.leap === 1 ? 1 : state.leap === -1 ? 2 : 0, stratum }
           : UNSYNCHRONISED;
         out.bytes[at] = (leap << 6) | (version << 3) | SERVER;
@@ -52,8 +65,8 @@ export default function create({ clock, options, refuses }: AppContext): App {
         out.bytes[at + 3] = PRECISION;
         put(out.bytes, at + 4, 0); // root delay: only the sum of all errors is known
         put(out.bytes, at + 8, Math.min(state.maxErrorMicros / 1e6 * 0x10000, 0xffffffff));
-        put(out.bytes, at + 12, state.synchronised ? referenceId : 0);
-        if (state.synchronised) putTime(out.bytes, at + 16, updated);
+        put(out.bytes, at + 12, isLimited ? RATE : state.synchronised ? referenceId : INIT);
+        if (isServed) putTime(out.bytes, at + 16, updated);
         else out.bytes.fill(0, at + 16, at + 24);
         for (let i = 0; i < 8; i++) out.bytes[at + 24 + i] = bytes[offset + 40 + i];
         putTime(out.bytes, at + 32, requests.receivedAt);
@@ -62,6 +75,19 @@ export default function create({ clock, options, refuses }: AppContext): App {
       }
     },
   };
+}
+
+/** Makes the limit that the options describe; null for none. */
+function makeLimit({ ratelimit = 0, burst = 8 }: AppContext["options"]): TokenBuckets | null {
+  if (typeof ratelimit !== "number" || !(ratelimit >= 0 && ratelimit <= 1e6)) {
+    throw new TypeError(
+      "options.ratelimit: must be a number of requests a second from 0 to 1000000",
+    );
+  }
+  if (typeof burst !== "number" || burst % 1 !== 0 || burst < 1 || burst > 1e6) {
+    throw new TypeError("options.burst: must be a whole number from 1 to 1000000");
+  }
+  return ratelimit === 0 ? null : new TokenBuckets({ perSecond: ratelimit, burst });
 }
 
 /** Converts letters for stratum 1, else an address (RFC 5905 §7.3). */

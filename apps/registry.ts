@@ -4,7 +4,7 @@
  */
 
 /** An app that ships. */
-export interface ShippedApp {
+interface ShippedApp {
   /** Path of its module in the source tree. */
   readonly module: string;
   /** Names of the options that it takes from `[apps.NAME.options]`. */
@@ -15,13 +15,24 @@ export interface ShippedApp {
 
 /** All of them, in the order in which help and errors list them. */
 export const APPS: Readonly<Record<string, ShippedApp>> = {
+  balance: {
+    module: "apps/balance.ts",
+    options: [
+      ...["allow", "backends", "burst", "idle_timeout", "probe", "probe_failures", "probe_seconds"],
+      ...["ratelimit", "upstream"],
+    ],
+  },
   discard: { module: "apps/discard.ts", options: [] },
   dns: {
     module: "apps/dns/dns.ts",
     options: ["nsid", "rrl_ratelimit", "rrl_slip", "version", "zone"],
   },
   echo: { module: "apps/echo.ts", options: [] },
-  ntp: { module: "apps/ntp.ts", options: ["reference", "stratum"], clock: true },
+  ntp: {
+    module: "apps/ntp.ts",
+    options: ["burst", "ratelimit", "reference", "stratum"],
+    clock: true,
+  },
   statsd: { module: "apps/statsd.ts", options: ["interval"] },
   time: { module: "apps/time.ts", options: [] },
 };

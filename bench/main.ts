@@ -1,7 +1,6 @@
 /**
- * `deno task bench [NAME]… [--json]`: runs the benchmarks named, or all of them. With `--json` one
- * object a line and nothing else on stdout; without it a table, and a line on the machine, since a
- * figure without its machine says little.
+ * `deno task bench [NAME]… [--json]`: runs the named benchmarks, by default all. With `--json` it prints one object a
+ * line and nothing else to stdout; without it, a table and a line about the machine.
  */
 
 import { parseArgs } from "node:util";
@@ -22,7 +21,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
-                       [memory] [OPTIONS]
+                       [anycast] [memory] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -34,11 +33,13 @@ const USAGE =
   collide   nanoseconds per use of each table whose keys strangers choose, by keys made to collide
   handover  what clients see of every kind of change and death of a part, by a client that counts each
             answer, at 1,000 requests a second and at half of the maximum (as root)
+  anycast   what clients lose when something is done, or happens, to one of three hosts behind a router with
+            BGP and ECMP, at 3,000 requests a second (as root, with BIRD)
   memory    of the program and of each app more, and how long a start takes (as root)
   --json    one object a line
   --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
-  --runs N         echo and dns: rounds that count; handover and memory: runs of each case
+  --runs N         echo and dns: rounds that count; handover, anycast, memory: runs of each case
   --seconds N      echo: seconds of \`idle cpu\` and of the loads of \`echo gc\`
   --against REF    this tree beside another commit, which is built in a temporary work tree: the two
                    take turns, figures of a round are a pair; a ratio above 1: this tree is better
@@ -48,11 +49,11 @@ const USAGE =
 
 interface Bench {
   run(report: Report, selection: Selection): Promise<void>;
-  /** All results as a table, where one by one they are hard to read. */
+  /** Prints all results as a table, if single rows would be hard to read. */
   tableOf?(results: readonly Result[]): string;
 }
 
-/** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
+/** The benchmarks by name. Each is loaded on its own, so that a broken one does not stop the others. */
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   netbase: () => import("./netbase.ts"),
   path: () => import("./path.ts"),
@@ -62,10 +63,11 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   solicit: () => import("./solicit.ts"),
   collide: () => import("./collide.ts"),
   handover: () => import("./handover.ts"),
+  anycast: () => import("./anycast.ts"),
   memory: () => import("./memory.ts"),
 };
 
-/** Where the figures come from, in one line. */
+/** One line about the machine. */
 function machineText(): string {
   const { cpu, cores, pku, clocksource, kernel, deno, v8 } = machine();
   return `${cores} × ${cpu} (pku ${pku}, clocksource ${clocksource}), ` +
@@ -83,7 +85,7 @@ function printHuman(result: Result): void {
   }
 }
 
-/** How Tegula stands to a peer: the median of ratios, and the interval that it is in. */
+/** Tegula's ratio to a peer: the median, and its interval. */
 function ratioOf({ ratio, ratioLow, ratioHigh }: Result, name: string): string {
   if (!(name in ratio)) return "";
   const [middle, low, high] = [ratio, ratioLow, ratioHigh].map((all) => all[name].toFixed(2));
@@ -94,7 +96,7 @@ function printJson(result: Result): void {
   console.log(JSON.stringify(result));
 }
 
-/** What the options select. Throws Error when they do not make sense. */
+/** The selection by the options. Throws Error if they contradict. */
 function selectionOf(values: Partial<Record<keyof Selection, string>>): Selection {
   const { only, peers, runs, seconds } = values;
   if (only !== undefined) new RegExp(only);

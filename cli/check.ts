@@ -12,6 +12,7 @@ import { AppFiles } from "../master/app_files.ts";
 import { AppProcess, type Descriptors } from "../master/app_process.ts";
 import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
+import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts";
 import {
   appTrouble,
   checkInterfaces,
@@ -196,6 +197,7 @@ function checkHost(config: RunConfig, again: Again): Finding[] {
       : [ok("without --interface and --config", findDefaults(host, live).says)],
     ...checkRoutes(notices),
     ...checkMultipath(writer.rib.routes()),
+    ...checkAnnounce(config),
     ...checkFilters(wantedNames, again),
     ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
     ...checkQueues(facts, wantedNames),
@@ -295,6 +297,23 @@ function checkMultipath(routes: Iterable<Route>): Finding[] {
     ));
   }
   return findings;
+}
+
+/** Names prefixes that are not announced, since the host has no address in them. */
+function checkAnnounce({ announce }: RunConfig): Finding[] {
+  if (announce === undefined) return [];
+  const { addresses, table } = announce;
+  const missing = missingAddresses(addresses);
+  const found = missing.map((prefix) =>
+    warn(
+      "announce",
+      `this host has no address in ${prefixText(prefix)}, so it is not announced`,
+      addressFix(prefix),
+    )
+  );
+  return found.length > 0
+    ? found
+    : [ok("announce", `${addresses.map(prefixText).join(" ")} in table ${table}`)];
 }
 
 /**
@@ -482,7 +501,7 @@ export interface Finding {
 }
 
 /** What a running tegula says of itself. */
-export interface Running {
+interface Running {
   readonly interfaces: readonly string[];
   /** Those of them that have AF_XDP. */
   readonly xdp: readonly string[];
@@ -500,7 +519,7 @@ const START_MILLIS = 300_000;
  * Yields a finding for each phase as it ends. `askRunning` asks the tegula that is running, by the control
  * socket that is configured.
  */
-export async function* checkStart(
+async function* checkStart(
   values: Parameters<typeof readConfig>[0],
   askRunning: (control: string | undefined) => Promise<Running | null>,
 ): AsyncGenerator<Finding> {

@@ -9,7 +9,8 @@ import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
-import { parsePrefix } from "../netbase/route.ts";
+import { MARKER_TABLE } from "../master/announcer.ts";
+import { parseAddress, parsePrefix } from "../netbase/route.ts";
 import {
   countPorts,
   type Grants,
@@ -36,7 +37,7 @@ const MAX_NET_TILES = 64;
 const LONGEST_INTERFACE_NAME = 15;
 
 /** Ports, the app that answers on them, and how many of its instances share each. */
-export interface Listen {
+interface Listen {
   /** UDP ports, 1 to 65535. */
   readonly ports: PortRange;
   /** Name of an app that ships, or the path of a module. */
@@ -114,7 +115,7 @@ function isPlace(text: string): boolean {
 }
 
 /** The configuration of an app. */
-export type AppConfig = ReturnType<typeof toAppConfig>;
+type AppConfig = ReturnType<typeof toAppConfig>;
 
 /** The error for any value that is not `what`. */
 export function wants(what: string) {
@@ -203,7 +204,7 @@ export const appSchema = z.strictObject({
 }, wants("a table"));
 
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
-export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
+function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
   const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
   const { memory, state: stateBytes, ...others } = limits;
@@ -223,7 +224,7 @@ export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
 }
 
 /** The configuration of an app that the file does not mention. */
-export const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
+const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
 
 /** Whether `module` is a name and not a path, which has a slash or a dot. */
 function isName(module: string): boolean {
@@ -258,6 +259,51 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 );
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
+/** Tables that the kernel itself uses. */
+const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
+/** The shortest prefix that can be announced. */
+const SHORTEST_PREFIX = 8;
+
+const announced = wants(
+  `an IPv4 address or prefix without further bits, such as "203.0.113.53/32" (/${SHORTEST_PREFIX} to /32)`,
+);
+const markerTable = wants(
+  "the number of a routing table of its own, from 1 to 4294967295 and none of the kernel's " +
+    `(253 to 255), for example ${MARKER_TABLE}`,
+);
+
+/** The keys of `[announce]`. */
+export const announceSchema = z.strictObject({
+  addresses: z.array(
+    z.string(announced).transform((text, context) => {
+      const prefix = parsePrefix(text);
+      const length = Number(text.split("/")[1] ?? 32);
+      const address = parseAddress(text.split("/")[0]);
+      if (prefix !== null && prefix.address === (address | 0) && length >= SHORTEST_PREFIX) {
+        return { address, length };
+      }
+      context.addIssue({ code: "custom", message: announced.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants('a list such as ["203.0.113.53/32"]'),
+  ).min(1, {
+    error: 'must name an address, for example ["203.0.113.53/32"], or leave [announce] out',
+  })
+    .refine(
+      (all) =>
+        new Set(all.map(({ address, length }) => `${address}/${length}`)).size === all.length,
+      { error: "must name each address once" },
+    ).describe(
+      'IPv4 addresses or prefixes, for example ["203.0.113.53/32"]; the addresses are on lo',
+    ),
+  table: z.int(markerTable).min(1, markerTable).max(2 ** 32 - 1, markerTable)
+    .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE)
+    .describe("the routing table of the markers, which nothing else may use"),
+}, wants("a table"));
+
+/** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
+export type Announce = z.output<typeof announceSchema>;
+
 const metricsPlace = wants(
   "ADDRESS:PORT, for example 127.0.0.1:9464, localhost:9464 or [::1]:9464; a port is at most 65535",
 );
@@ -293,7 +339,15 @@ export const configSchema = z.strictObject({
       "the first of 64 user numbers for its processes, if it runs as root; nobody else may have them",
     ),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
+  announce: announceSchema.optional()
+    .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
 });
+
+/** Sections of the file whose keys are other ones. */
+const SECTIONS: Readonly<Record<string, z.ZodObject>> = {
+  apps: appSchema,
+  announce: announceSchema,
+};
 
 /** The options that override or add to the file, and --config, which names the file. */
 export const CONFIG_OPTIONS = {
@@ -375,6 +429,7 @@ export async function readConfig(
 ) {
   const folder = dirname(path ?? "");
   const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
+  if (path !== undefined) checkRepeated(path, inFile);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
@@ -441,6 +496,29 @@ export function checkListen(listen: readonly Listen[]): void {
   );
 }
 
+/** Names the place in the file of what it gives twice. Throws UserError. */
+function checkRepeated(
+  file: string,
+  { interfaces, listen }: Pick<z.output<typeof configSchema>, "interfaces" | "listen">,
+): void {
+  const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
+  if (at >= 0) {
+    const place = placeOf(file, ["interfaces", at]);
+    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`, Exit.usage);
+  }
+  const wrong = (count: number) => {
+    try {
+      checkListen(listen.slice(0, count));
+      return null;
+    } catch (error) {
+      return messageOf(error);
+    }
+  };
+  if (wrong(listen.length) === null) return;
+  const first = listen.findIndex((_, i) => wrong(i + 1) !== null);
+  throw new UserError(`${placeOf(file, ["listen", first])}: ${wrong(first + 1)}`, Exit.usage);
+}
+
 /** The first value that occurs more than once. */
 function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
@@ -472,7 +550,7 @@ function checked(said: unknown, path?: string): z.output<typeof configSchema> {
     : issue.code !== "unrecognized_keys"
     ? `${placeOf(path, issue.path)}: ${issue.message}`
     : `${placeOf(path, [...issue.path, issue.keys[0]])}: unknown key; known are ${
-      Object.keys(issue.path[0] === "apps" ? appSchema.shape : configSchema.shape).join(", ")
+      Object.keys((SECTIONS[String(issue.path[0])] ?? configSchema).shape).join(", ")
     }`;
   throw new UserError(sentence, Exit.usage);
 }

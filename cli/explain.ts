@@ -6,7 +6,7 @@
 
 import { heapView } from "../ffi/region.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
-import { NeighborMap, NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
 import { decide, type Decision, emptyDecision, type NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
@@ -30,6 +30,7 @@ import {
   neighborEntry,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
+import { NeighborMap } from "../tiles/netlink/neighbor_resolver.ts";
 import { NET } from "../tiles/runtime/counters.ts";
 import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import {
@@ -122,7 +123,7 @@ function portOf(text: string, option: string): number {
 }
 
 /** The datagram. Addresses in host order; source 0: to be chosen. */
-export interface Flow {
+interface Flow {
   readonly destination: number;
   readonly source: number;
   readonly sourcePort: number;
@@ -130,7 +131,7 @@ export interface Flow {
 }
 
 /** The mirror, and what else is known. */
-export interface Facts {
+interface Facts {
   readonly reader: NetbaseReader;
   readonly rib: Rib;
   /** Interfaces that net tiles send by; null: all with Ethernet headers. */
@@ -140,7 +141,7 @@ export interface Facts {
 }
 
 /** The steps of the decision as sentences, and the outcome in the form of `route get -j`. */
-export interface Explanation {
+interface Explanation {
   readonly outcome: Entry;
   readonly steps: readonly { readonly about: string; readonly says: string }[];
 }
@@ -150,7 +151,7 @@ type Step = Explanation["steps"][number];
 type Named = Facts & { readonly nameOf: (ifindex: number) => string };
 
 /** Explains what happens to a datagram. */
-export function explain(facts: Facts, flow: Flow): Explanation {
+function explain(facts: Facts, flow: Flow): Explanation {
   const { reader } = facts;
   const named = { ...facts, nameOf: interfaceNames(reader.interfaces) };
   const decision = emptyDecision();

@@ -52,6 +52,10 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<Comm
     "switch a running tegula to the program that is installed now",
     async () => (await import("./control.ts")).upgrade,
   ],
+  withdraw: [
+    "remove the markers of a tegula that was killed (the unit does)",
+    async () => (await import("./withdraw.ts")).default,
+  ],
   check: [
     "find problems of this host and its configuration, and their fixes",
     async () => (await import("./check.ts")).default,

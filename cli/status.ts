@@ -3,7 +3,9 @@
  */
 
 import type { HealthReport, HealthState } from "../tiles/runtime/health.ts";
+import { rangeText } from "../tiles/runtime/plan.ts";
 import { delay } from "../tiles/runtime/tile.ts";
+import { baseName } from "../tiles/status/capture.ts";
 import { cellText, type Overview, overview, type Table } from "../tiles/status/page/overview.ts";
 import { command, Exit, type Given, say, UserError } from "./command.ts";
 import { Control, CONTROL_OPTION, NotRunningError } from "./control.ts";
@@ -80,14 +82,16 @@ function asText(
 ): string {
   const age = (millis: number) => cellText("seconds", (at - millis) / 1000);
   const rate = (value: number) => cellText("packets", value);
-  const answering = listen.map(({ port, last, app }) => `${port}${last ? `-${last}` : ""}=${app}`);
+  const answering = new Set(
+    listen.map(({ port, last = port, app }) => `${rangeText([port, last])}=${baseName(app)}`),
+  );
   const width = Deno.stdout.isTerminal() ? Deno.consoleSize().columns : WIDTH;
   const chosen = tables.filter(({ columns: [{ title }] }) => TABLES.includes(title));
   return [
     `${state} for ${age(since)}`,
     ...reasons.map(({ text }) => `  ${text}`),
     `tegula ${version}, up ${age(started)}, asked at ${path}`,
-    `configuration ${config ?? "by options"}; answering ${answering.join(" ")}`,
+    `configuration ${config ?? "by options"}; answering ${[...answering].join(" ")}`,
     `AF_XDP on ${xdp.join(" ") || "no interface"}; mirror ${sync}`,
     `rx ${rate(rx.packets)} pkt/s, tx ${rate(tx.packets)} pkt/s, drops ${rate(drops)}/s`,
     ...tableLines(chosen, chosen.map(({ rows }) => Math.min(rows.length, MOST_ROWS)), width)

@@ -77,6 +77,7 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
 /** The errors that the code asks for by name; compare with what a native function returned, negated. */
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const E2BIG = 7;
 export const EBADF = 9;
 export const EAGAIN = 11;

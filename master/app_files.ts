@@ -9,6 +9,7 @@
 
 import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileTrouble } from "../cli/command.ts";
 import { exists, type Host } from "../ffi/host.ts";
 import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/library.ts";
 import type { Processes } from "../ffi/process.ts";
@@ -307,7 +308,7 @@ async function copyOf(
       for (let at = 0; at < bytes;) at += await copy.write(buffer.subarray(at, bytes));
     }
   } catch (error) {
-    throw new AppError(name, `its module cannot be read: ${(error as Error).message}`);
+    throw new AppError(name, `its module cannot be read: ${fileTrouble(error)}`);
   }
 }
 

@@ -51,19 +51,19 @@ export class HealthMonitor {
   readonly #restarts = new Map<string, { count: number; recent: number[] }>();
   #isDraining: boolean;
   #health: Health;
+  /** As the program before this one has evaluated it. */
+  #carried?: Pick<Health, "state" | "since">;
 
-  constructor(now: number, { isDraining = false } = {}) {
-    this.#isDraining = isDraining;
+  /** `carried`: what a master leaves to the program that it becomes. Its observers hear the state anew. */
+  constructor(now: number, carried?: Pick<Health, "state" | "since">) {
+    this.#carried = carried;
+    this.#isDraining = carried?.state === "draining";
     this.#health = { state: "starting", since: now, reasons: [] };
   }
 
   /** As it was evaluated last. */
   get health(): Health {
     return this.#health;
-  }
-
-  get isDraining(): boolean {
-    return this.#isDraining;
   }
 
   /** Whether it is to be without new traffic, although it serves. */
@@ -90,7 +90,8 @@ export class HealthMonitor {
     const isSame = state === before.state &&
       JSON.stringify(reasons) === JSON.stringify(before.reasons);
     if (isSame) return before;
-    const since = state === before.state ? before.since : now;
+    const since = [before, this.#carried].find((each) => each?.state === state)?.since ?? now;
+    this.#carried = undefined;
     this.#health = { state, since, reasons };
     for (const observer of this.#observers) observer(this.#health);
     return this.#health;

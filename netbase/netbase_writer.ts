@@ -1,18 +1,21 @@
 /**
- * The writer's side of netbase (`netbase.ts`). Apart from the readers', so that only the netlink tile loads
- * it: with all that it needs it takes some 260 KiB of a tile's heap.
+ * The writer's side of netbase (`netbase.ts`), and how it builds the FIB from the RIB. Apart from the
+ * readers', so that only the netlink tile loads it: with all that it needs it takes some 260 KiB of a
+ * tile's heap.
  */
 
 import { u32, type View } from "../ffi/region.ts";
-import { FibBuilder, NextHopWriter } from "./fib.ts";
-import { keyOf, Use } from "./hash_table.ts";
-import { type InterfaceEntry, InterfaceWriter } from "./interfaces.ts";
+import { FibReader, fibWords, NextHopReader } from "./fib.ts";
+import { keyOf, Use } from "./hash.ts";
+import type { InterfaceEntry } from "./interfaces.ts";
+import * as layout from "./layout.ts";
 import { Header, LAYOUT_VERSION, NETBASE_MAGIC } from "./layout.ts";
-import { type NeighborEntry, NeighborWriter } from "./neighbors.ts";
+import type { NeighborEntry } from "./neighbors.ts";
 import { checkRegion } from "./netbase.ts";
-import { DeferredFree, fence, Grace, type Reader } from "./rcu.ts";
-import { Rib } from "./rib.ts";
-import type { Route } from "./route.ts";
+import { DeferredFree, fence, Grace, IdPool, type Reader, RunPool } from "./rcu.ts";
+import { type LookupOrder, Node, Rib, ROOT, TOUCHED, type Trie } from "./rib.ts";
+import { KIND_GROUP, KIND_OVERFLOW, type Route, RTN_THROW } from "./route.ts";
+import { InterfaceWriter, NeighborWriter } from "./tables_writer.ts";
 
 /** What was done to an entry; "aged": only a neighbour's state has changed. */
 export type Change = "added" | "changed" | "removed" | "aged";
@@ -156,4 +159,836 @@ function waitForReaders({ readers, wait }: WriterOptions): void {
     }
     wait();
   }
+}
+
+// The FIB: next hops with the slot tables of ECMP groups, the stores into cells, and what to store where.
+
+// As in `fib.ts`.
+const { FIB_DEFAULT, TBL24_CELLS, TBL8_BIT, TBL8_CELLS, TBL8S } = layout;
+const { NEXT_HOP_OVERFLOW, NEXT_HOP_WORDS, NEXT_HOPS, NextHop } = layout;
+const { GROUP_MEMBERS, GROUP_SLOTS_LOG2, PATH_UNIT, PATH_UNITS } = layout;
+const TBL8_MASK = TBL8_BIT - 1;
+
+/** What the record of one next hop says. */
+export interface NextHopFields {
+  /** RTN_* or KIND_* */
+  readonly kind: number;
+  readonly scope: number;
+  /** `NextHopFlag` */
+  readonly flags: number;
+  readonly gateway: number;
+  readonly ifindex: number;
+  readonly source: number;
+  readonly mtu: number;
+}
+
+/** A member of a group to be published. */
+export interface GroupMember {
+  readonly fields: NextHopFields;
+  /** 1 or more */
+  readonly weight: number;
+}
+
+/**
+ * The one writer of next hops. Shares of a group's members follow their weights, and a flow stays with its
+ * member as long as that is there. A published next hop belongs to its publisher (routes with equal attributes
+ * share one, see `AttributeTable`), who releases it when no cell names it any more.
+ */
+export class NextHopWriter {
+  /** Counts ids that came free: what did not fit may fit now. */
+  reclaimed = 0;
+  readonly #reader: NextHopReader;
+  readonly #words: Uint32Array;
+  readonly #paths: Uint16Array;
+  readonly #deferred: DeferredFree;
+  readonly #ids = new IdPool(NEXT_HOP_OVERFLOW + 1, NEXT_HOPS);
+  readonly #runs = new RunPool(PATH_UNITS);
+  /** Ids that a predecessor left, without those of groups' members, by `contentKey`. */
+  readonly #inherited = new Map<string, number[]>();
+
+  /** Joins at `view`; with `joined` everything that a predecessor published is kept for now. */
+  constructor(view: View, deferred: DeferredFree, joined: boolean) {
+    this.#reader = new NextHopReader(view);
+    this.#words = this.#reader.words;
+    this.#paths = this.#reader.paths;
+    this.#deferred = deferred;
+    this.#words[NEXT_HOP_OVERFLOW * NEXT_HOP_WORDS + NextHop.kind] = KIND_OVERFLOW;
+    if (joined) this.#inherit();
+  }
+
+  /** Records in use. */
+  get used(): number {
+    return this.#ids.count;
+  }
+
+  /** RTN_* or KIND_* of a record; 0 for id 0. */
+  kind(id: number): number {
+    return this.#reader.kind(id);
+  }
+
+  /** The id of a new record with `fields`; NEXT_HOP_OVERFLOW when none is free. */
+  publish(fields: NextHopFields): number {
+    return this.#adopt(fields, []) || this.#create(fields);
+  }
+
+  /**
+   * The id of a new group; NEXT_HOP_OVERFLOW when it does not fit. `fields` are those of the whole
+   * route. Flows keep their members of the group `earlier`, if that id is one.
+   */
+  publishGroup(
+    fields: NextHopFields,
+    members: readonly GroupMember[],
+    earlier: number,
+  ): number {
+    if (members.length > GROUP_MEMBERS) return NEXT_HOP_OVERFLOW;
+    const weights = members.map((member) => Math.min(member.weight, 0x10000));
+    const adopted = this.#adopt(
+      fields,
+      members.map((member, i) => ({ fields: member.fields, weight: weights[i] })),
+    );
+    if (adopted !== 0) return adopted;
+    const ids = members.map((member) => this.#create(member.fields));
+    const keyed = ids.map((id, i) => ({ key: this.#memberKey(id), weight: weights[i] }));
+    const slots = fillSlots(distinct(keyed), this.#slotKeys(earlier));
+    const run = this.#runs.allocate(unitsOf(slots.length, ids.length));
+    const id = this.#allocate();
+    if (run < 0 || id === NEXT_HOP_OVERFLOW || ids.includes(NEXT_HOP_OVERFLOW)) {
+      if (run >= 0) this.#runs.reclaim(run);
+      for (const unused of [id, ...ids]) this.#free(unused);
+      return NEXT_HOP_OVERFLOW;
+    }
+    const base = run * PATH_UNIT;
+    slots.forEach((member, slot) => this.#paths[base + slot] = ids[member]);
+    ids.forEach((member, i) => {
+      this.#paths[base + slots.length + i * 2] = member;
+      this.#paths[base + slots.length + i * 2 + 1] = weights[i] - 1;
+    });
+    const log2 = 31 - Math.clz32(slots.length);
+    this.#write(id, fields, { run, shape: (log2 << 16) | ids.length });
+    return id;
+  }
+
+  /** Frees `id`, a group with its members, after a grace period. Nothing published names it any more. */
+  release(id: number): void {
+    this.#deferred.retire(this, id);
+  }
+
+  /** For `DeferredFree`: no reader has `id` any more. */
+  reclaim(id: number): void {
+    const members = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
+    if (members.length > 0) this.#runs.reclaim(this.#words[id * NEXT_HOP_WORDS + NextHop.paths]);
+    // The group goes first: a successor must find no group whose members are already reused.
+    for (const each of [id, ...members]) this.#free(each);
+    this.reclaimed++;
+  }
+
+  /** Releases a predecessor's records. The FIB must no longer name them. */
+  disinherit(): void {
+    for (const id of [...this.#inherited.values()].flat()) this.release(id);
+    this.#inherited.clear();
+  }
+
+  /**
+   * Takes over a predecessor's record with this content, since there may not be room for as many again
+   * while its records are still in the FIB. 0: there is none.
+   */
+  #adopt(fields: NextHopFields, members: readonly GroupMember[]): number {
+    if (this.#inherited.size === 0) return 0;
+    return this.#inherited.get(contentKey(fields, members))?.pop() ?? 0;
+  }
+
+  /** The id of a record that no one else uses; NEXT_HOP_OVERFLOW when none is free. */
+  #create(fields: NextHopFields): number {
+    const id = this.#allocate();
+    if (id !== NEXT_HOP_OVERFLOW) this.#write(id, fields, { run: 0, shape: 0 });
+    return id;
+  }
+
+  #free(id: number): void {
+    if (id === NEXT_HOP_OVERFLOW) return;
+    this.#words[id * NEXT_HOP_WORDS + NextHop.kind] = 0;
+    this.#ids.reclaim(id);
+  }
+
+  /** An id whose record is to be written; NEXT_HOP_OVERFLOW: there is none. */
+  #allocate(): number {
+    let id = this.#ids.allocate();
+    if (id < 0) {
+      this.#deferred.reclaim();
+      id = this.#ids.allocate();
+    }
+    return id < 0 ? NEXT_HOP_OVERFLOW : id;
+  }
+
+  /** Stores the kind last: a successor ignores a record whose kind is 0, as it may be half written. */
+  #write(id: number, fields: NextHopFields, { run, shape }: { run: number; shape: number }): void {
+    const at = id * NEXT_HOP_WORDS;
+    this.#words[at + NextHop.gateway] = fields.gateway;
+    this.#words[at + NextHop.ifindex] = fields.ifindex;
+    this.#words[at + NextHop.source] = fields.source;
+    this.#words[at + NextHop.mtu] = fields.mtu;
+    this.#words[at + NextHop.paths] = run;
+    this.#words[at + NextHop.shape] = shape;
+    this.#words[at + NextHop.kind] = fields.kind | (fields.scope << 8) | (fields.flags << 16);
+  }
+
+  /** Identifies a member across groups: those with the same gateway and interface are the same. */
+  #memberKey(id: number): string {
+    return `${this.#reader.gateway(id)}%${this.#reader.ifindex(id)}`;
+  }
+
+  #membersOf(id: number): number[] {
+    const length = this.#reader.memberCount(id);
+    return Array.from({ length }, (_, i) => this.#reader.memberId(id, i));
+  }
+
+  #slotCount(id: number): number {
+    return 1 << (this.#words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16);
+  }
+
+  /** For each slot of group `id` its member's key; none when `id` is not a group. */
+  #slotKeys(id: number): string[] {
+    if (id === 0 || this.kind(id) !== KIND_GROUP) return [];
+    const base = this.#words[id * NEXT_HOP_WORDS + NextHop.paths] * PATH_UNIT;
+    const slots = this.#paths.subarray(base, base + this.#slotCount(id));
+    return Array.from(slots, (member) => this.#memberKey(member));
+  }
+
+  /** Reserves a predecessor's records and the paths of its groups. */
+  #inherit(): void {
+    const members = new Set<number>();
+    const inherited: number[] = [];
+    for (let id = NEXT_HOP_OVERFLOW + 1; id < NEXT_HOPS; id++) {
+      if (this.kind(id) === 0) continue;
+      this.#ids.reserve(id);
+      inherited.push(id);
+      if (this.kind(id) !== KIND_GROUP) continue;
+      const ids = this.#membersOf(id);
+      for (const member of ids) members.add(member);
+      const run = this.#words[id * NEXT_HOP_WORDS + NextHop.paths];
+      this.#runs.reserve(run, unitsOf(this.#slotCount(id), ids.length));
+    }
+    for (const id of inherited) {
+      if (members.has(id)) continue;
+      const ids = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
+      const key = contentKey(
+        this.#fieldsOf(id),
+        ids.map((member, i) => ({
+          fields: this.#fieldsOf(member),
+          weight: this.#reader.memberWeight(id, i),
+        })),
+      );
+      const alike = this.#inherited.get(key);
+      if (alike === undefined) this.#inherited.set(key, [id]);
+      else alike.push(id);
+    }
+  }
+
+  #fieldsOf(id: number): NextHopFields {
+    const reader = this.#reader;
+    return {
+      kind: reader.kind(id),
+      scope: reader.scope(id),
+      flags: reader.flags(id),
+      gateway: reader.gateway(id),
+      ifindex: reader.ifindex(id),
+      source: reader.source(id),
+      mtu: reader.mtu(id),
+    };
+  }
+}
+
+/** What a next hop or a group says, as text: the same for records of equal content. */
+function contentKey(fields: NextHopFields, members: readonly GroupMember[]): string {
+  const { kind, scope, flags, gateway, ifindex, source, mtu } = fields;
+  const own = [kind, scope, flags, gateway, ifindex, source, mtu].join();
+  return [own, ...members.map((each) => `${each.weight}*${contentKey(each.fields, [])}`)].join(";");
+}
+
+/** Units of paths that a group takes. */
+function unitsOf(slots: number, members: number): number {
+  return Math.ceil((slots + members * 2) / PATH_UNIT);
+}
+
+/** A member as slots see it: what identifies it across groups, and its weight, 1 or more. */
+interface SlotMember {
+  readonly key: string;
+  readonly weight: number;
+}
+
+/** The kernel allows the same way twice in a route: the second gets a key of its own. */
+function distinct(members: readonly SlotMember[]): SlotMember[] {
+  const seen = new Map<string, number>();
+  return members.map(({ key, weight }) => {
+    const times = seen.get(key) ?? 0;
+    seen.set(key, times + 1);
+    return { key: times === 0 ? key : `${key}#${times}`, weight };
+  });
+}
+
+/** How far a member's share may be from its weight. */
+const BOUND = 0.02;
+/**
+ * Slots for the smallest share: enough that a share rounded to whole slots stays within the bound when
+ * a table grows, though shares then are a little smaller.
+ */
+const SLOTS_OF_SMALLEST = 52;
+const SMALLEST_LOG2 = 6;
+
+/**
+ * Log2 of how many slots a group needs so that each member's share is within 2 % of its weight, or
+ * as near as the largest table comes.
+ */
+function slotsLog2(members: readonly SlotMember[]): number {
+  const total = members.reduce((sum, member) => sum + member.weight, 0);
+  const least = members.reduce((min, member) => Math.min(min, member.weight), Infinity);
+  const log2 = Math.ceil(Math.log2((SLOTS_OF_SMALLEST * total) / least));
+  return Math.min(GROUP_SLOTS_LOG2, Math.max(SMALLEST_LOG2, log2));
+}
+
+/**
+ * Fills a slot table: for each slot the index of its member. `earlier` is the table that this one
+ * replaces, as the member's key of each slot (empty: none). As few slots move as possible:
+ *
+ * 1. Slots of members that are gone go to the member that lacks most.
+ * 2. Slots of the member with the largest excess go to new members, until those have their shares and all
+ *    others are as near to theirs as they have to be.
+ *
+ * The table is never smaller than the earlier one, and where it is larger each old slot becomes a
+ * row of new ones, since slots are picked by the hash's upper bits.
+ */
+function fillSlots(members: readonly SlotMember[], earlier: readonly string[]): Uint16Array {
+  const count = Math.max(1 << slotsLog2(members), earlier.length);
+  const total = members.reduce((sum, member) => sum + member.weight, 0);
+  const shares = members.map((member) => (count * member.weight) / total);
+  const known = new Set(earlier);
+  const spare = members.map(({ key }, i) => known.has(key) ? Math.max(1, shares[i] * BOUND) : 1);
+  const own: number[][] = members.map(() => []);
+  const open: number[] = [];
+  const indexOf = new Map(members.map((member, i) => [member.key, i]));
+  const rows = count / Math.max(1, earlier.length);
+  for (let slot = 0; slot < count; slot++) {
+    const member = indexOf.get(earlier[Math.floor(slot / rows)]);
+    (member === undefined ? open : own[member]).push(slot);
+  }
+  const lacks = (member: number) => shares[member] - own[member].length;
+  for (const slot of open) own[most(shares, lacks)].push(slot);
+  for (;;) {
+    let to = most(shares, (member) => lacks(member) - spare[member]);
+    let from = most(shares, (member) => -lacks(member) - spare[member]);
+    if (lacks(to) > spare[to]) from = most(shares, (member) => -lacks(member));
+    else if (-lacks(from) > spare[from]) to = most(shares, lacks);
+    else break;
+    // What is left is rounding to whole slots.
+    if (lacks(to) - lacks(from) <= 1) break;
+    own[to].push(own[from].pop()!);
+  }
+  const slots = new Uint16Array(count);
+  own.forEach((theirs, member) => theirs.forEach((slot) => slots[slot] = member));
+  return slots;
+}
+
+/** Index of the one of `all` for which `of` is largest. */
+function most(all: readonly unknown[], of: (index: number) => number): number {
+  let best = 0;
+  for (let i = 1; i < all.length; i++) if (of(i) > of(best)) best = i;
+  return best;
+}
+
+/** Stores into the FIB so that a reader is right at every moment. */
+class FibWriter {
+  /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
+  reclaimed = 0;
+  /** Counts stores that a reader can see. */
+  stores = 0;
+  /**
+   * While true no cell becomes 0, so that no address is without a route between a change of cells and
+   * a change of the default that cell 0 means.
+   */
+  keepCovered = false;
+  readonly #words: Uint16Array;
+  readonly #deferred: DeferredFree;
+  readonly #tbl8s = new IdPool(0, TBL8S);
+
+  /** Joins at `view`; with `joined` the tbl8s that a predecessor's cells name are in use. */
+  constructor(view: View, deferred: DeferredFree, joined: boolean) {
+    this.#words = fibWords(view);
+    this.#deferred = deferred;
+    if (!joined) return;
+    for (let i = 0; i < TBL24_CELLS; i++) {
+      const cell = this.#words[i];
+      if ((cell & TBL8_BIT) !== 0) this.#tbl8s.reserve(cell & TBL8_MASK);
+    }
+  }
+
+  /** Tbl8s in use. */
+  get used(): number {
+    return this.#tbl8s.count;
+  }
+
+  /** Next hop id of the default route, 0: none. */
+  get defaultRoute(): number {
+    return this.#words[FIB_DEFAULT];
+  }
+
+  /** Moves the default route by one store. */
+  set defaultRoute(id: number) {
+    Atomics.store(this.#words, FIB_DEFAULT, id);
+    this.stores++;
+  }
+
+  /** Routes the /24s from number `from` to below `to` through one next hop. */
+  fill(from: number, to: number, id: number): void {
+    if (id === 0 && this.keepCovered) return;
+    for (let i = from; i < to; i++) {
+      const old = this.#words[i];
+      if (old === id) continue;
+      this.#words[i] = id;
+      this.stores++;
+      if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);
+    }
+  }
+
+  /**
+   * Routes the 256 addresses of the /24 with number `cell` through `ids`. False: no tbl8 is free for it,
+   * and the whole /24 now has NEXT_HOP_OVERFLOW.
+   */
+  fillBlock(cell: number, ids: Uint16Array): boolean {
+    if (isUniform(ids)) {
+      this.fill(cell, cell + 1, ids[0]);
+      return true;
+    }
+    const old = this.#words[cell];
+    if ((old & TBL8_BIT) !== 0) {
+      this.#refill(old & TBL8_MASK, ids);
+      return true;
+    }
+    const tbl8 = this.#tbl8s.allocate();
+    if (tbl8 < 0) {
+      this.fill(cell, cell + 1, NEXT_HOP_OVERFLOW);
+      return false;
+    }
+    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
+    for (let i = 0; i < TBL8_CELLS; i++) {
+      this.#words[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
+    }
+    Atomics.store(this.#words, cell, TBL8_BIT | tbl8);
+    this.stores++;
+    return true;
+  }
+
+  /** For `DeferredFree`: no reader looks at `tbl8` any more. */
+  reclaim(tbl8: number): void {
+    this.#tbl8s.reclaim(tbl8);
+    this.reclaimed++;
+  }
+
+  #refill(tbl8: number, ids: Uint16Array): void {
+    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
+    for (let i = 0; i < TBL8_CELLS; i++) {
+      if (this.#words[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
+      this.#words[base + i] = ids[i];
+      this.stores++;
+    }
+  }
+}
+
+function isUniform(ids: Uint16Array): boolean {
+  const first = ids[0];
+  for (let i = 1; i < ids.length; i++) if (ids[i] !== first) return false;
+  return true;
+}
+
+/** A node's `best`: next hop id of `local` << 16 | of `main`, 0 for none. */
+const LOCAL_MASK = 0x7fff0000;
+const MAIN_MASK = 0x7fff;
+
+/** Which tables a change concerns. */
+const CHANGED_LOCAL = 1;
+const CHANGED_MAIN = 2;
+const BOTH = CHANGED_LOCAL | CHANGED_MAIN;
+/** Write every cell, whatever prefix is above. */
+const ALL = 4;
+
+/** Polls of the readers before a commit leaves the rest to the next one; some tens of microseconds. */
+const MOST_POLLS = 1000;
+/** Prefixes that did not fit and are retried in one commit, at most. */
+const MOST_RETRIES = 4096;
+
+/**
+ * Keeps the FIB as the RIB says. It works once per batch (`commit`), in three steps, so that each cell goes
+ * straight from what was right before the batch to what is right after it: first the best candidates of
+ * all touched prefixes are chosen and their next hops written; then cells are stored; then next hops that
+ * no cell names any more are released. A route that is deleted and added again within a batch is never
+ * seen to be gone.
+ *
+ * Cells under the default route alone are 0, and one word says what that means. When that word moves,
+ * first the cells are written that will need it no more, then it is moved, then those that become 0; with
+ * a grace period after each, so that no reader takes an old cell for a new default or the reverse.
+ */
+export class FibBuilder {
+  readonly #rib: Rib;
+  readonly #trie: Trie;
+  readonly #nextHops: NextHopWriter;
+  readonly #readers: readonly Reader[];
+  readonly #header: Uint32Array;
+  readonly #fib: FibWriter;
+  readonly #reader: FibReader;
+  readonly #block = new Uint16Array(TBL8_CELLS);
+  /** How far the batch has come. */
+  #stage: "idle" | "covering" | "uncovering" = "idle";
+  /** The nodes of the batch, and which tables changed for each. */
+  #nodes: number[] = [];
+  #changed: number[] = [];
+  /** Since cells were written last, and since the default was moved last. */
+  #sinceCells = new Grace([]);
+  #sinceMove = this.#sinceCells;
+  /** What the default is to become. */
+  #default = 0;
+  /** Every cell is to be written, and: what did not fit is retried. */
+  #rebuild: boolean;
+  #retrying = false;
+  /** The root's `best` at the last commit. */
+  #rootBest = 0;
+  #order: LookupOrder = "merged";
+  /** Separate tables, and `local` has a default route: it hides that of `main`. */
+  #localDefault = false;
+  /** Nodes without a next hop and /24s without a tbl8, for want of room. */
+  readonly #noNextHop = new Set<number>();
+  readonly #noTbl8 = new Set<number>();
+  /** `#reclaims` at the last retry, and how many of each kind have yet to be retried. */
+  #reclaimed = 0;
+  #untried = 0;
+
+  /** Joins at `view`. Until the RIB is whole, cells stay as a predecessor left them. */
+  constructor(view: View, { rib, nextHops, deferred, readers }: {
+    rib: Rib;
+    nextHops: NextHopWriter;
+    deferred: DeferredFree;
+    readers: readonly Reader[];
+  }) {
+    this.#rib = rib;
+    this.#trie = rib.trie;
+    this.#nextHops = nextHops;
+    this.#readers = readers;
+    this.#header = u32(view);
+    this.#fib = new FibWriter(view, deferred, !rib.whole);
+    this.#reader = new FibReader(view);
+    this.#rebuild = !rib.whole;
+  }
+
+  /** Counts stores that a reader can see. */
+  get stores(): number {
+    return this.#fib.stores;
+  }
+
+  /**
+   * Whether the last `commit()` left something to do: for a reader that has not ended its burst, or
+   * because something that did not fit is to be retried.
+   */
+  get pending(): boolean {
+    return this.#rib.whole &&
+      (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
+  }
+
+  /** Prefixes and /24s that do not fit just now. */
+  get overflow(): number {
+    return this.#noNextHop.size + this.#noTbl8.size;
+  }
+
+  /** Brings all touched prefixes into the FIB, or continues with what an earlier call had to leave. */
+  commit(): void {
+    if (!this.#rib.whole || (this.#stage !== "idle" && !this.#proceed())) return;
+    if (this.#begin()) this.#proceed();
+  }
+
+  /** Begins a batch and writes the cells that must not wait for the default. False: nothing to do. */
+  #begin(): boolean {
+    this.#retrying = this.#retryNextHops();
+    const { lookupOrder, touched } = this.#rib;
+    if (lookupOrder !== this.#order && this.#fib.stores > 0) this.#rebuild = true;
+    this.#order = lookupOrder;
+    if (touched.length === 0 && !this.#rebuild && !this.#retrying) return false;
+    this.#nodes = touched;
+    this.#rib.touched = [];
+    this.#changed = this.#nodes.map((node) => this.#choose(node));
+    this.#default = this.#chooseDefault();
+    this.#fence();
+    this.#stage = "uncovering";
+    if (this.#default !== this.#fib.defaultRoute) {
+      this.#stage = "covering";
+      this.#fib.keepCovered = true;
+      this.#write();
+      this.#fib.keepCovered = false;
+    }
+    return true;
+  }
+
+  /** Continues a batch as far as the readers allow. False: it is not done. */
+  #proceed(): boolean {
+    if (this.#stage === "covering") {
+      if (!isOver(this.#sinceCells)) return false;
+      this.#fib.defaultRoute = this.#default;
+      this.#sinceMove = new Grace(this.#readers);
+      this.#stage = "uncovering";
+    }
+    const cells = this.#rebuild || this.#retrying || this.#nodes.some((node) => node !== ROOT);
+    if (cells && !isOver(this.#sinceMove)) return false;
+    this.#write();
+    this.#stage = "idle";
+    this.#rebuild = false;
+    for (const node of this.#nodes) this.#trie.prune(node);
+    // A node touched since may have lost a next hop that cells still name.
+    if (this.#rib.touched.length === 0) this.#rib.attributes.sweep();
+    this.#nextHops.disinherit();
+    return true;
+  }
+
+  #fence(): void {
+    fence(this.#header, layout.Header.fence);
+  }
+
+  /** As in `NetbaseWriter`. */
+  get used() {
+    return { nextHops: this.#nextHops.used, tbl8s: this.#fib.used };
+  }
+
+  /** How often room has come free. */
+  get #reclaims(): number {
+    return this.#nextHops.reclaimed + this.#fib.reclaimed;
+  }
+
+  /** How many nodes, or /24s if they are more, are to be retried: all, once room has come free. */
+  get #retries(): number {
+    const most = Math.max(this.#noNextHop.size, this.#noTbl8.size);
+    return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
+  }
+
+  /** Touches nodes that found no next hop, where something is to be retried; whether it is. */
+  #retryNextHops(): boolean {
+    const retries = this.#retries;
+    this.#reclaimed = this.#reclaims;
+    this.#untried = Math.max(0, retries - MOST_RETRIES);
+    if (retries === 0) return false;
+    for (const node of take(this.#noNextHop, MOST_RETRIES)) this.#rib.touch(node);
+    return true;
+  }
+
+  /** Publishes the next hops that `node` has now, and returns for which tables they are new. */
+  #choose(node: number): number {
+    const before = this.#trie.words[node + Node.best] & ~TOUCHED;
+    const local = this.#nextHopOf(node, Node.local, before >>> 16);
+    const main = this.#nextHopOf(node, Node.main, before & MAIN_MASK);
+    const best = (local << 16) | main;
+    this.#trie.words[node + Node.best] = best;
+    if (local === NEXT_HOP_OVERFLOW || main === NEXT_HOP_OVERFLOW) this.#noNextHop.add(node);
+    else this.#noNextHop.delete(node);
+    return tablesIn(before ^ best);
+  }
+
+  /** Next hop id of the first usable candidate in a node's list; 0: none. */
+  #nextHopOf(node: number, list: number, earlier: number): number {
+    const { candidates, attributes } = this.#rib;
+    const best = this.#rib.firstUsable(node + list);
+    if (node === ROOT && list === Node.main) {
+      return attributes.defaultNextHop(this.#rib.equalDefaults(best), earlier);
+    }
+    if (best === 0) return 0;
+    // A predecessor's flows keep their members, too.
+    const before = earlier === 0 && this.#rebuild
+      ? this.#reader.lookup(this.#trie.words[node + Node.prefix])
+      : earlier;
+    const length = this.#trie.words[node + Node.length];
+    return attributes.nextHop(candidates.attributes(best), length, before);
+  }
+
+  /** What cell 0 is to mean. */
+  #chooseDefault(): number {
+    const best = this.#trie.words[ROOT + Node.best];
+    const local = best >>> 16;
+    const main = best & MAIN_MASK;
+    const separate = this.#order === "separate";
+    const wins = local !== 0 && !(separate && this.#isThrow(local));
+    const hides = wins && separate;
+    // Where it hides `main`, cells that are 0 may have to change, and the reverse.
+    if (best !== this.#rootBest && (hides || this.#localDefault)) this.#rebuild = true;
+    this.#rootBest = best;
+    this.#localDefault = hides;
+    return wins ? local : main;
+  }
+
+  /** Writes the batch's cells. */
+  #write(): void {
+    const stores = this.#fib.stores;
+    if (this.#rebuild) this.#writeNode(ROOT, 0, ALL);
+    else this.#writeBatch();
+    const retries = this.#retrying ? take(this.#noTbl8, MOST_RETRIES) : [];
+    for (const cell of retries) this.#writeCell(cell);
+    if (this.#fib.stores === stores) return;
+    this.#fence();
+    this.#sinceCells = new Grace(this.#readers);
+  }
+
+  #writeBatch(): void {
+    const words = this.#trie.words;
+    let lastCell = -1;
+    for (let i = 0; i < this.#nodes.length; i++) {
+      const node = this.#nodes[i];
+      const changed = this.#changed[i];
+      if (changed === 0 || node === ROOT) continue;
+      const cell = words[node + Node.prefix] >>> 8;
+      const best = words[node + Node.best];
+      const length = words[node + Node.length];
+      // Most prefixes hide all that is above: no need to walk down to them and collect it.
+      const hides = this.#hides(best) === BOTH;
+      if (length < 24) {
+        const pair = this.#override(hides ? 0 : this.#inherited(node), best);
+        this.#writeNode(node, pair, changed);
+      } else if (cell !== lastCell) {
+        if (length === 24 && hides) this.#writeBlock(cell, 0, node);
+        else this.#writeCell(cell);
+        lastCell = cell;
+      }
+    }
+  }
+
+  /** The pair of the prefixes above `node`, without the default. */
+  #inherited(node: number): number {
+    const words = this.#trie.words;
+    const prefix = words[node + Node.prefix];
+    let pair = 0;
+    let current = this.#trie.step(ROOT, prefix);
+    while (current !== node) {
+      pair = this.#override(pair, words[current + Node.best]);
+      current = this.#trie.step(current, prefix);
+    }
+    return pair;
+  }
+
+  /**
+   * Writes a prefix shorter than /24 whose routes are `pair`: fills the gaps between more specific
+   * prefixes, and goes down into those through which a change of `tables` shows.
+   */
+  #writeNode(node: number, pair: number, tables: number): void {
+    const words = this.#trie.words;
+    const id = this.#effective(pair);
+    let cell = words[node + Node.prefix] >>> 8;
+    const end = cell + (TBL24_CELLS >>> words[node + Node.length]);
+    for (let side = 0; side < 2; side++) {
+      const child = words[node + Node.child0 + side];
+      if (child === 0) continue;
+      this.#fib.fill(cell, words[child + Node.prefix] >>> 8, id);
+      cell = this.#writeChild(child, pair, tables);
+    }
+    this.#fib.fill(cell, end, id);
+  }
+
+  /** Writes `child` of a prefix whose routes are `pair`, and returns the cell after it. */
+  #writeChild(child: number, pair: number, tables: number): number {
+    const best = this.#trie.words[child + Node.best];
+    const length = this.#trie.words[child + Node.length];
+    const cell = this.#trie.words[child + Node.prefix] >>> 8;
+    const shows = tables & ~this.#hides(best);
+    if (length > 24 || (length === 24 && shows !== 0)) this.#writeBlock(cell, pair, child);
+    else if (shows !== 0) this.#writeNode(child, this.#override(pair, best), shows);
+    return length >= 24 ? cell + 1 : cell + (TBL24_CELLS >>> length);
+  }
+
+  /** Writes one /24, whatever is in it. */
+  #writeCell(cell: number): void {
+    const words = this.#trie.words;
+    const address = (cell << 8) >>> 0;
+    let pair = 0;
+    let node = this.#trie.step(ROOT, address);
+    while (node !== 0 && words[node + Node.length] < 24) {
+      if (!this.#trie.covers(node, address)) node = 0;
+      else {
+        pair = this.#override(pair, words[node + Node.best]);
+        node = this.#trie.step(node, address);
+      }
+    }
+    const inside = node !== 0 && words[node + Node.prefix] >>> 8 === cell;
+    this.#writeBlock(cell, pair, inside ? node : 0);
+  }
+
+  /** Writes one /24 whose routes are `pair` except where `node` (/24 or longer; 0: none) covers it. */
+  #writeBlock(cell: number, pair: number, node: number): void {
+    if (this.#hasOneRoute(node)) {
+      const best = node === 0 ? 0 : this.#trie.words[node + Node.best];
+      this.#fib.fill(cell, cell + 1, this.#effective(this.#override(pair, best)));
+      this.#noTbl8.delete(cell);
+      return;
+    }
+    this.#block.fill(this.#effective(pair));
+    if (node !== 0) this.#overlay(node, pair);
+    if (this.#fib.fillBlock(cell, this.#block)) this.#noTbl8.delete(cell);
+    else this.#noTbl8.add(cell);
+  }
+
+  /** Whether all of a /24 has one route: the topmost prefix in it is that /24, with nothing below. */
+  #hasOneRoute(topmost: number): boolean {
+    const words = this.#trie.words;
+    if (topmost === 0) return true;
+    return words[topmost + Node.length] === 24 &&
+      (words[topmost + Node.child0] | words[topmost + Node.child1]) === 0;
+  }
+
+  #overlay(node: number, inherited: number): void {
+    const words = this.#trie.words;
+    const pair = this.#override(inherited, words[node + Node.best]);
+    const first = words[node + Node.prefix] & 0xff;
+    this.#block.fill(this.#effective(pair), first, first + 2 ** (32 - words[node + Node.length]));
+    const [child0, child1] = [words[node + Node.child0], words[node + Node.child1]];
+    if (child0 !== 0) this.#overlay(child0, pair);
+    if (child1 !== 0) this.#overlay(child1, pair);
+  }
+
+  /** The pair of a prefix that has `best` of its own below a prefix whose pair is `pair`. */
+  #override(pair: number, best: number): number {
+    if (this.#order === "merged") return (best & ~TOUCHED) !== 0 ? best & ~TOUCHED : pair;
+    const local = best & LOCAL_MASK;
+    const main = best & MAIN_MASK;
+    return (local !== 0 ? local : pair & LOCAL_MASK) | (main !== 0 ? main : pair & MAIN_MASK);
+  }
+
+  /** The tables whose routes above a prefix are hidden by its own `best`. */
+  #hides(best: number): number {
+    const own = tablesIn(best);
+    return this.#order === "merged" && own !== 0 ? BOTH : own;
+  }
+
+  /** The next hop id that a cell has for `pair`. */
+  #effective(pair: number): number {
+    const local = pair >>> 16;
+    const main = pair & MAIN_MASK;
+    if (local !== 0 && (this.#order === "merged" || !this.#isThrow(local))) return local;
+    if (!this.#localDefault) return main;
+    // The default of `local` hides `main`, unless a `throw` of `local` leads past it; to what `main`
+    // has, or to nothing, which the `throw` says as well.
+    if (local === 0) return 0;
+    return main || (this.#trie.words[ROOT + Node.best] & MAIN_MASK) || local;
+  }
+
+  #isThrow(id: number): boolean {
+    return this.#nextHops.kind(id) === RTN_THROW;
+  }
+}
+
+/** The tables for which a pair, or the difference of two, has something. */
+function tablesIn(pair: number): number {
+  return ((pair & LOCAL_MASK) !== 0 ? CHANGED_LOCAL : 0) |
+    ((pair & MAIN_MASK) !== 0 ? CHANGED_MAIN : 0);
+}
+
+/** Whether a grace period is over, polled for a little while. */
+function isOver(grace: Grace): boolean {
+  for (let poll = 0; poll < MOST_POLLS; poll++) if (grace.over) return true;
+  return false;
+}
+
+/** Removes at most `most` members of a set and returns them. */
+function take(set: Set<number>, most: number): number[] {
+  const taken = [...set.values().take(most)];
+  for (const one of taken) set.delete(one);
+  return taken;
 }

@@ -8,9 +8,8 @@
  *     AttributeTable   what routes say beyond their key, and the next hop published for it
  */
 
-import type { NextHopFields, NextHopWriter } from "./fib.ts";
 import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";
-import type { Change, ListenerSlot } from "./netbase_writer.ts";
+import type { Change, ListenerSlot, NextHopFields, NextHopWriter } from "./netbase_writer.ts";
 import {
   type Hop,
   isRefusal,

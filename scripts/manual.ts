@@ -8,7 +8,7 @@
 import { dirname } from "node:path";
 import project from "../deno.json" with { type: "json" };
 import { type Declaration, EXIT_STATUSES, HELP_OPTION, optionText } from "../cli/command.ts";
-import { appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
+import { announceSchema, appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
 import { ABOUT, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
 
 /** A command, with its line of `tegula --help`. */
@@ -120,9 +120,9 @@ function programPage(commands: readonly Named[]): string {
 function configPage(): string {
   const helpOf = (key: string) =>
     Object.entries(CONFIG_OPTIONS).find(([option]) => keyOf(option) === key)?.[1].help;
-  const keys = (shape: typeof configSchema.shape | typeof appSchema.shape): List =>
+  const keys = (shape: Readonly<Record<string, { description?: string }>>): List =>
     Object.entries(shape).map(([key, type]) => [
-      key === "apps" ? "[apps.NAME]" : key,
+      { apps: "[apps.NAME]", announce: "[announce]" }[key] ?? key,
       type.description ?? helpOf(key) ?? "",
     ]);
   const example = Deno.readTextFileSync(new URL("../packaging/tegula.toml", import.meta.url));
@@ -137,6 +137,7 @@ function configPage(): string {
       ),
     ],
     ["KEYS", list(keys(configSchema.shape))],
+    ["KEYS OF [announce]", list(keys(announceSchema.shape))],
     ["KEYS OF AN APP", list(keys(appSchema.shape))],
     ["EXAMPLE", `.nf\n${roff(example.trim())}\n.fi`],
     ["SEE ALSO", seeAlso(["tegula (8)", "tegula\\-run (8)", "tegula\\-check (8)"])],

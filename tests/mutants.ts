@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase/fib_test"], [
+  ...mutantsOf("netbase/netbase_writer.ts", ["unit/netbase/fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
       in: "FibWriter.fill",
@@ -282,7 +282,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/fib.ts", ["unit/netbase/store"], [
+  ...mutantsOf("netbase/netbase_writer.ts", ["unit/netbase/store"], [
     {
       name: "fib: the default moves before readers have let go of cells",
       in: "FibBuilder.#proceed",
@@ -334,7 +334,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/hash_table.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "hash table: its old place is used again without a grace period",
       in: "HashTableWriter.#rebuild",
@@ -383,7 +383,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/neighbors.ts", ["unit/netbase/neighbors_test"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/neighbors_test"], [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
@@ -407,7 +407,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("netbase/interfaces.ts", ["unit/netbase/interfaces"], [
+  ...mutantsOf("netbase/tables_writer.ts", ["unit/netbase/interfaces"], [
     {
       name: "interfaces: runs of addresses are lost",
       in: "InterfaceWriter.put",
@@ -1389,8 +1389,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "ntp: a clock that nobody keeps is told as kept",
       in: "create",
-      from: "told } = state.synchronised",
-      to: "told } = true",
+      from: "state.synchronised ? referenceId",
+      to: "true ? referenceId",
     },
   ]),
 
@@ -1409,7 +1409,34 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
+  ...mutantsOf("master/health.ts", ["unit/master/health"], [
+    {
+      name: "health: what is interrupted goes on",
+      in: "HealthMonitor.#reasons",
+      from: "this.#held = held;",
+      to: "for (const [key, since] of held) this.#held.set(key, since);",
+    },
+    {
+      name: "health: what was counted before it is looked at has just happened",
+      in: "HealthMonitor.#restartsLately",
+      from: "{ count, recent: [] }",
+      to: "{ count: 0, recent: [] }",
+    },
+  ]),
+
   ...mutantsOf("tiles/status/metrics.ts", ["unit/status/metrics"], [
+    {
+      name: "probes: what the master said is good for ever",
+      in: "probe",
+      from: "report === null || !health.isFresh(performance.now())",
+      to: "report === null",
+    },
+    {
+      name: "probes: unwell is ready",
+      in: "probe",
+      from: 'state === "ready"',
+      to: 'state !== "starting"',
+    },
     {
       name: "metrics: labels are not quoted",
       in: "labelsText",

@@ -1,16 +1,17 @@
 /*
- * A client that asks at a constant rate, whatever comes back, and knows of every request when it went,
- * when its answer came, and how many answers came: what an interruption of the service looks like from
- * outside. Each request carries its number; an answer counts for the request, however late it is.
+ * A client that sends requests at a constant rate, whatever comes back, and records when each was sent, when its
+ * answer came, and how many answers came: how an interruption of the service looks from outside. Each request
+ * carries its number; an answer counts for its request, however late it is.
  *
  *     client OBJECT IFNAME DESTINATION-MAC DESTINATION FIRST-PORT PORTS RATE
  *
  * Requests go to PORTS ports in turn, RATE a second in all, from 198.19.0.0 and the addresses after it,
  * whose answers have to be routed to IFNAME. Each line on standard input begins a phase of that name and
  * is answered by "began NAME"; a request belongs to the phase in which it was sent. At an empty line, or
- * the end of the input, it stops asking, waits a second for late answers, and prints one JSON object. Times are in
- * milliseconds. Where the machine did not let it run, `held` says for how long, and requests that were
- * due then are left out, not sent in a burst (`skipped`).
+ * the end of the input, it stops asking, waits a second for late answers, and prints one JSON object. Times
+ * are in milliseconds; `losing` is the time from the first to the last request without an answer. Where the
+ * machine did not let it run, `held` says for how long, and requests that were due then are left out, not
+ * sent in a burst (`skipped`).
  */
 #define _GNU_SOURCE
 #include "common.h"
@@ -43,7 +44,7 @@
 #define MOST_REQUESTS (64u << 20)
 #define LONGEST_SECONDS 900u
 #define PATIENCE_NS 1000000000u
-/* Slower than this it wakes for each answer; faster, once in so long. */
+/* At lower rates it wakes for each answer, at higher ones once in this time. */
 #define PROMPT_RATE 20000u
 #define TICK_NS 100000u
 /* Requests that are due for longer are skipped. */
@@ -206,7 +207,7 @@ static void begin_phase(const char *name)
 	fflush(stdout);
 }
 
-/* Takes what stands on standard input: names of phases, or its end. */
+/* Reads standard input: names of phases, or its end. */
 static void take_input(void)
 {
 	static char line[NAME_BYTES];
@@ -228,7 +229,7 @@ static void take_input(void)
 	client.done = true;
 }
 
-/* Waits for input, and for answers where each is waited for, for `ns` at most. */
+/* Waits at most `ns` for input, and for answers if each is waited for. */
 static void wait_for(uint64_t ns, bool answers_too)
 {
 	struct pollfd fds[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = client.port.fd, .events = POLLIN } };
@@ -300,7 +301,7 @@ static double milliseconds(uint64_t ns)
 static void report_port(const struct phase *of, unsigned port, uint32_t first, uint32_t last)
 {
 	uint64_t *took = malloc(((size_t)(last - first) + 1) * sizeof(*took));
-	uint64_t sent = 0, lost = 0, duplicates = 0;
+	uint64_t sent = 0, lost = 0, duplicates = 0, first_lost_ns = 0, last_lost_ns = 0;
 	size_t count = 0;
 
 	if (!took)
@@ -311,19 +312,23 @@ static void report_port(const struct phase *of, unsigned port, uint32_t first, u
 		if (which_port(i) != port)
 			continue;
 		sent++;
-		if (record->answers)
+		if (record->answers) {
 			took[count++] = record->answered_ns - record->sent_ns;
-		else
-			lost++;
+		} else if (!lost++) {
+			first_lost_ns = last_lost_ns = record->sent_ns;
+		} else {
+			last_lost_ns = record->sent_ns;
+		}
 		if (record->answers > 1)
 			duplicates += record->answers - 1;
 	}
 	qsort(took, count, sizeof(*took), compare);
 	printf("{\"sent\":%llu,\"lost\":%llu,\"duplicates\":%llu,\"gap\":%.3f,\"p50\":%.3f,\"p99\":%.3f,"
-	       "\"latest\":%.3f}",
+	       "\"latest\":%.3f,\"losing\":%.3f}",
 	       (unsigned long long)sent, (unsigned long long)lost, (unsigned long long)duplicates,
 	       milliseconds(of->gap_ns[port]), milliseconds(count ? took[count / 2] : 0),
-	       milliseconds(count ? took[count * 99 / 100] : 0), milliseconds(count ? took[count - 1] : 0));
+	       milliseconds(count ? took[count * 99 / 100] : 0), milliseconds(count ? took[count - 1] : 0),
+	       milliseconds(last_lost_ns - first_lost_ns));
 	free(took);
 }
 
@@ -332,7 +337,7 @@ static void report(void)
 	struct xdp_statistics kernel = { 0 };
 	socklen_t bytes = sizeof(kernel);
 
-	/* Where no answer came any more: a gap without an end. */
+	/* If no answer came any more: a gap without an end. */
 	for (unsigned i = 0; client.phase_count && i < client.ports; i++) {
 		const uint64_t last = client.last_answer_ns[i] ? client.last_answer_ns[i] : client.phases[0].begin_ns;
 
@@ -340,7 +345,7 @@ static void report(void)
 			phase()->gap_ns[i] = client.stop_ns - last;
 	}
 	getsockopt(client.port.fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes);
-	/* What this client itself lost of the answers, as its ring was full. */
+	/* Answers that this client lost because its ring was full. */
 	printf("{\"missed\":%llu,\"mismatched\":%llu,\"phases\":[",
 	       (unsigned long long)(kernel.rx_dropped + kernel.rx_ring_full),
 	       (unsigned long long)client.mismatched);

@@ -6,15 +6,15 @@
  */
 
 import { i32, slice, u32, u64, type View } from "../../ffi/region.ts";
-import { hash, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, keyOf, Use } from "../../netbase/hash.ts";
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { TileReader, Waker } from "../runtime/tile.ts";
 import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
 import * as cached from "./route_cache.ts";
-import { ticksOf } from "./traffic.ts";
 import type { Recipient, RxBatch } from "./rx.ts";
+import { ticksOf } from "./traffic.ts";
 import type { Sender } from "./tx.ts";
 
 // Own constants, see rings.ts.
@@ -500,7 +500,7 @@ export const RECENT_PEERS_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
  * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
- * hash is keyed, so nobody can choose addresses that collide (`netbase/hash_table.ts`). Its key is in the
+ * hash is keyed, so nobody can choose addresses that collide (`netbase/hash.ts`). Its key is in the
  * table's header, for the readers.
  *
  * Readers need no lock: a slot is one word, which is empty or holds an address, in host order, as a signed

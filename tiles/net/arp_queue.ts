@@ -11,7 +11,7 @@
  */
 
 import { u32, type View } from "../../ffi/region.ts";
-import { hash, type HashKey, keyOf, Use } from "../../netbase/hash_table.ts";
+import { hash, type HashKey, keyOf, Use } from "../../netbase/hash.ts";
 import { fence } from "../../netbase/rcu.ts";
 import { NET } from "../runtime/counters.ts";
 import { ARP_QUEUE_ENTRIES } from "../runtime/plan.ts";

@@ -8,11 +8,11 @@
  * The cache is a table of cache lines, open addressed: an entry is within `PROBES` slots of its hash. It
  * is private to the tile and of fixed size, so addresses that strangers make up can only evict others,
  * which then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
- * (`netbase/hash_table.ts`).
+ * (`netbase/hash.ts`).
  */
 
 import { i32, type View } from "../../ffi/region.ts";
-import * as hashing from "../../netbase/hash_table.ts";
+import * as hashing from "../../netbase/hash.ts";
 import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";

@@ -89,7 +89,7 @@ export interface NetSetup {
   readonly eventfd: number;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp?: boolean;
-  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash_table.ts`). */
+  /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
   readonly seed: number;
 }
 

@@ -9,7 +9,7 @@
  */
 
 import { heapView } from "../../ffi/region.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";

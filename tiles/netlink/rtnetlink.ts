@@ -25,6 +25,8 @@ import {
   NLM_F_EXCL,
   NLM_F_REPLACE,
   type Route,
+  RT_SCOPE_UNIVERSE,
+  RTN_BLACKHOLE,
 } from "../../netbase/route.ts";
 
 /** Address families (socket.h). */
@@ -55,6 +57,7 @@ const NLA_TYPE_MASK = 0x3fff;
 /** Flags of `nlmsg_flags` (linux/netlink.h). Those after NLM_F_DUMP apply to RTM_NEW… only. */
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_MULTI = 0x2;
+export const NLM_F_ACK = 0x4;
 export const NLM_F_DUMP_INTR = 0x10;
 export const NLM_F_DUMP = 0x300;
 export { NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE };
@@ -136,6 +139,9 @@ export const RTA_VIA = 18;
 const RTA_ENCAP = 22;
 export const RTA_NH_ID = 30;
 export const RTAX_MTU = 2;
+
+/** `rtm_protocol` of markers (master/announcer.ts): a number that neither the kernel nor a daemon uses. */
+export const RTPROT_TEGULA = 153;
 
 /**
  * Flags of `rtm_flags`: an entry of the route cache; report the table of the route; return the
@@ -842,6 +848,29 @@ export function writeGetRoute(
   writer.address(RTA_DST, address);
   if (source !== 0) writer.address(RTA_SRC, source);
   return writer.finish();
+}
+
+/** A marker's table and prefix. The address in host order. */
+export interface Marker {
+  readonly table: number;
+  readonly address: number;
+  readonly length: number;
+}
+
+/**
+ * Writes RTM_NEWROUTE or RTM_DELROUTE of a marker, or, with `address` and `length` 0, RTM_GETROUTE for all
+ * in its table, which takes NETLINK_GET_STRICT_CHK. Returns its length.
+ */
+export function writeMarker(
+  writer: MessageWriter,
+  { table, address, length }: Marker,
+  header: { readonly type: number; readonly flags: number; readonly sequence: number },
+): number {
+  writer.begin({ ...header, flags: NLM_F_REQUEST | header.flags });
+  writer.u8(AF_INET).u8(length).u8(0).u8(0); // family, lengths, tos
+  writer.u8(0).u8(RTPROT_TEGULA).u8(RT_SCOPE_UNIVERSE).u8(RTN_BLACKHOLE).u32(0);
+  if (length > 0) writer.address(RTA_DST, address);
+  return writer.word(RTA_TABLE, table).finish();
 }
 
 /** The key of a neighbour. The address in host order. */

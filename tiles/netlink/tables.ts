@@ -15,10 +15,8 @@ import {
   IFF_UP,
   type InterfaceEntry,
   type InterfaceLink,
-  withAddress,
-  withoutAddress,
 } from "../../netbase/interfaces.ts";
-import { NeighborMap, NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
+import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import {
@@ -44,6 +42,8 @@ import {
   RTNH_F_LINKDOWN,
   RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
+import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
+import { NeighborMap } from "./neighbor_resolver.ts";
 import * as nl from "./rtnetlink.ts";
 import type { DumpEnd, Dumper } from "./rtnetlink.ts";
 
@@ -469,6 +469,7 @@ export class RoutesTable implements Table {
     // An entry of the route cache says nothing about the tables.
     if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
     if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
+      if (route.protocol === nl.RTPROT_TEGULA) return null; // a marker
       this.#notices.unsupportedThing(
         `routes in table ${route.table}; lookups go to local, then main`,
       );

@@ -6,7 +6,7 @@
 import { pollSet } from "../../ffi/library.ts";
 import type { View } from "../../ffi/region.ts";
 import type { NetlinkLibrary } from "../../ffi/sockets.ts";
-import { randomSeed } from "../../netbase/hash_table.ts";
+import { randomSeed } from "../../netbase/hash.ts";
 import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";

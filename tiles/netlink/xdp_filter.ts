@@ -4,6 +4,7 @@
  * interface answers for the addresses of every interface, but for loopback's.
  */
 
+import type { View } from "../../ffi/region.ts";
 import {
   FILTER_BYTES,
   FILTER_MULTIPLIER,
@@ -11,9 +12,9 @@ import {
   FILTER_SLOT_BITS,
   FilterAt,
 } from "../../ffi/shared.ts";
-import type { View } from "../../ffi/region.ts";
-import { IFF_UP, type InterfaceWriter } from "../../netbase/interfaces.ts";
+import { IFF_UP } from "../../netbase/interfaces.ts";
 import { formatAddress } from "../../netbase/route.ts";
+import type { InterfaceWriter } from "../../netbase/tables_writer.ts";
 
 const ADDRESS_SLOTS = 1 << FILTER_SLOT_BITS;
 

@@ -3,6 +3,7 @@
  * accumulate nor keep others out.
  */
 
+import { Buffer } from "node:buffer";
 import { on, once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import type { TileLibrary } from "../../ffi/tile.ts";
@@ -110,9 +111,13 @@ export class Connection {
 
   /** Writes all of `data`. Rejects at the deadline. */
   write(data: string | Uint8Array): Promise<void> {
+    // Deno sends what is left of bytes by writev, which this tile may not use, and text by sendto.
+    const [text, encoding] = typeof data === "string"
+      ? [data, "utf8"] as const
+      : [Buffer.from(data).toString("latin1"), "latin1"] as const;
     return this.#wait(
       new Promise((resolve, reject) =>
-        this.#socket.write(data, (error) => error ? reject(error) : resolve())
+        this.#socket.write(text, encoding, (error) => error ? reject(error) : resolve())
       ),
     );
   }

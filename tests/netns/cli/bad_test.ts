@@ -75,7 +75,7 @@ labTest("help that cannot be written is said to be, status 1", async (lab) => {
   const command = [...selfCommand(), "--help"].join(" ");
   const { code, said } = await refused(host, ["sh", "-c", `${command} > /dev/full`]);
   assert.equal(code, 1);
-  assert.match(said, /cannot write standard output: No space left/);
+  assert.match(said, /cannot write standard output: no space left/);
 });
 
 labTest("a missing capability is named, status 3", async (lab) => {

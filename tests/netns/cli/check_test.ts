@@ -312,7 +312,7 @@ const REFUSALS: Record<string, {
 }> = {
   "a key that is wrong": {
     ...{ config: 'provider = "dpdk"', subject: "configuration", status: 2 },
-    says: /\.toml: provider: must be one of/,
+    says: /\.toml:3: provider: must be one of/,
   },
   "an app that there is not": {
     ...{ config: 'listen = ["7=nosuch"]', subject: "configuration", status: 2 },
@@ -357,7 +357,7 @@ const REFUSALS: Record<string, {
   },
   "an option that is wrong": {
     ...{ config: withZone(GOOD_ZONE, ", rrl_slip = 30"), subject: "app dns", status: 2 },
-    says: /\.toml: apps\.dns\.options\.rrl_slip: must be a whole number from 0 to 10$/,
+    says: /\.toml:6: apps\.dns\.options\.rrl_slip: must be a whole number from 0 to 10$/,
   },
   "a zone with a mistake": {
     ...{ config: withZone(BAD_ZONE), subject: "app dns", status: 2 },

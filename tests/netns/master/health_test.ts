@@ -1,6 +1,8 @@
 /** How a running appliance tells whether it is well: what goes wrong is said, and said to be over. */
 
 import assert from "node:assert/strict";
+import { NEIGHBORS } from "../../../netbase/layout.ts";
+import { formatAddress } from "../../../netbase/route.ts";
 import { type HealthReport } from "../../../tiles/runtime/health.ts";
 import {
   answeredAtLeast,
@@ -185,6 +187,23 @@ labTest("an interface that is deleted makes it unwell until it is served again",
   await becomes(control, "ready");
 });
 
+labTest("a full neighbour table makes it unwell until there is room", async (lab) => {
+  const { host } = await pair(lab);
+  const control = socketPath();
+  await Appliance.start(host, [...ECHO, "--control", control]);
+  // gc_thresh3 does not bound permanent ones.
+  const all = Array.from({ length: NEIGHBORS }, (_, i) => formatAddress(0xc6_12_00_00 + i));
+  await host.batch(
+    all.map((to) => `neigh replace ${to} lladdr 02:00:00:00:00:01 dev eth0 nud permanent`),
+  );
+  await eventually(
+    "a full table",
+    async () => /neighbor_table_full/.test(await stateOf(control)) || undefined,
+  );
+  await host.batch(all.slice(0, 100).map((to) => `neigh del ${to} dev eth0`));
+  await becomes(control, "ready");
+});
+
 labTest("what ends again and again makes it unwell, and a port without an app", async (lab) => {
   const { host } = await pair(lab);
   const control = socketPath();
@@ -243,6 +262,7 @@ labTest("status says in JSON what it says in words, and of none that none runs",
   assert.ok(process.memory > 1e7 && process.restarts === 0, out);
   const [eth0] = status.interface;
   assert.deepEqual([eth0.name, eth0.mode], ["eth0", "xdp"]);
+  assert.ok(eth0.rx_packets_per_second > 100 && status.port[0].tx_packets_per_second > 100, out);
   const text = await run(host, "status", "--control", control);
   assert.match(text.out, /^ready for .*\ntegula .*, up .*, asked at .*\n/);
   assert.match(text.out, /\necho /);

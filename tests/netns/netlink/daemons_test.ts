@@ -20,7 +20,7 @@ import {
   labTest,
   peer,
 } from "../lab.ts";
-import { Bird } from "./daemons_bird.ts";
+import { Bird } from "../../../demo/bird.ts";
 import type { ReaderResult, ReaderTask } from "./daemons_reader.ts";
 import { assertCurrent, cleanSlate, ipBatch, library, Mirrored } from "./kit.ts";
 

@@ -11,6 +11,7 @@ import {
   cleanSlate,
   indexOf,
   ip,
+  ipBatch,
   Mirrored,
   Oracle,
   twoPairs,
@@ -107,5 +108,35 @@ Deno.test("addresses keep the kernel's order, secondaries last and promoted when
     for (const address of ["198.18.0.9", "198.18.6.9", "198.18.8.2", "8.8.8.8"]) {
       assertDecides(mirrored, oracle, { address: addr(address) });
     }
+  }
+});
+
+Deno.test("devices that are made after the start carry thousands of routes until they go", () => {
+  twoPairs();
+  using mirrored = new Mirrored().sync();
+  using oracle = new Oracle(mirrored);
+  const routes = Array.from({ length: 2815 }, (_, i) => `198.19.${i >>> 8}.${i & 0xff}`);
+  const make = {
+    tunnel: ["tuntap add dev tunnel mode tun"],
+    late: ["link add late index 21975 type veth peer name far", "link set far up"],
+  };
+  for (const [name, commands] of Object.entries(make)) {
+    const before = mirrored.content().routes.length;
+    for (const command of [...commands, `link set ${name} up`]) ip(command);
+    ipBatch(routes.map((to) => `route add ${to} dev ${name}`));
+    mirrored.settle();
+    assertCurrent(mirrored, name);
+    for (const to of [...routes.slice(0, 5), ...routes.slice(-5)]) {
+      assertDecides(mirrored, oracle, { address: addr(to) });
+    }
+    assert.equal(mirrored.content().routes.length, before + routes.length);
+    ip(`link set ${name} down`);
+    mirrored.settle();
+    assertCurrent(mirrored, `${name} is down`);
+    assertDecides(mirrored, oracle, { address: addr(routes[0]) });
+    ip(`link del ${name}`);
+    mirrored.settle();
+    assertCurrent(mirrored, `${name} is gone`);
+    assert.equal(mirrored.content().routes.length, before);
   }
 });

@@ -75,6 +75,8 @@ labTest(
     await machine.run("systemctl start tegula");
     assert.equal(await machine.property("WatchdogUSec"), "10s");
     await machine.configure("watchdog", ["[Service]", "WatchdogSec=2"]);
+    await host.ip("address add 203.0.113.53/32 dev lo");
+    await machine.run(`printf '[announce]\\naddresses = ["203.0.113.53/32"]\\n' >> ${CONFIG}`);
     await machine.run("systemctl restart tegula");
     const first = await machine.property("MainPID");
     // Its appliance and its apps are its own to start again.
@@ -85,7 +87,10 @@ labTest(
     }
     assert.equal((await askUntilAnswered(asker)).text, "hello");
     assert.equal(await machine.property("MainPID"), first);
-    // One that hangs is noticed, as is one that dies.
+    const journal = () => machine.run("journalctl --no-pager --output=cat --unit=tegula");
+    const announced = async () => (await host.ip("route show table 5353")).trim();
+    await eventually("the marker", async () => await announced() !== "" ? true : undefined);
+    // One that hangs is noticed, as is one that dies. The unit withdraws what either announced.
     for (const [i, signal] of ["KILL", "STOP"].entries()) {
       const before = await machine.property("MainPID");
       await machine.run(`kill -${signal} ${before}`);
@@ -97,15 +102,18 @@ labTest(
       });
       assert.equal((await askUntilAnswered(asker)).text, "hello");
       assert.notEqual(await machine.property("MainPID"), before);
+      await eventually("the marker", async () => await announced() !== "" ? true : undefined);
+      assert.equal((await journal()).match(/^withdrawn: 203\.0\.113\.53\/32 in/gm)?.length, i + 1);
     }
+    assert.doesNotMatch(await journal(), /what an earlier run left/);
 
-    await machine.run(`echo 'provider = "dpdk"' >> ${CONFIG}`);
+    await machine.run(`sed -i '1i provider = "dpdk"' ${CONFIG}`);
     await assert.rejects(machine.run("systemctl restart tegula"));
+    assert.equal(await announced(), "");
     assert.equal(await machine.property("ExecMainStatus"), "2");
     assert.equal(await machine.property("ActiveState"), "failed");
     await eventually("its last words in the journal", async () => {
-      const journal = await machine.run("journalctl --no-pager --output=cat --unit=tegula");
-      return /provider: must be one of/.test(journal) ? true : undefined;
+      return /provider: must be one of/.test(await journal()) ? true : undefined;
     });
   },
 );

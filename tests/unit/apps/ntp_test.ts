@@ -52,6 +52,7 @@ Deno.test("what the kernel says of its clock is passed on: unsynchronised, a lea
   assert.equal(unsynchronised.getUint8(0) >>> 6, 3);
   assert.equal(unsynchronised.getUint8(1), 0);
   assert.equal(unsynchronised.getBigUint64(16), 0n, "never set");
+  assert.equal(unsynchronised.getUint32(12), 0x494e4954, "INIT");
   for (const [leap, bits] of [[1, 1], [-1, 2]]) {
     const answer = (await ask(request(), { clock: clock({ leap }) }))!;
     assert.equal(answer.getUint8(0) >>> 6, bits);
@@ -84,4 +85,23 @@ Deno.test("stratum and reference are as configured, and wrong ones are refused",
   );
   await assert.rejects(wrong({ reference: "here" }), /reference: must be an IPv4 address/);
   await assert.rejects(AppHarness.start(ntp), /not granted the clock/);
+});
+
+Deno.test("above its rate an address gets a kiss-o'-death now and then, and others are served", async () => {
+  const options = { ratelimit: 0.5, burst: 2 };
+  const harness = await AppHarness.start(ntp, { ports: [123], clock: clock(), options });
+  const strata = (sourceAddress: number, seconds: number) =>
+    harness.ask({ payload: request(), sourceAddress, receivedAt: NOW + seconds * 1e9 })
+      .map(({ payload }) => {
+        const view = new DataView(payload.buffer, payload.byteOffset);
+        assert.equal(view.getUint32(12) === 0x52415445, view.getUint8(1) === 0, "RATE");
+        assert.deepEqual([...payload.subarray(24, 32)], [1, 2, 3, 4, 5, 6, 7, 8]);
+        return view.getUint8(1);
+      });
+  assert.deepEqual([0, 0, 0, 0, 0, 0, 0].flatMap((at) => strata(1, at)), [3, 3, 0, 0]);
+  assert.equal(harness.counters["ntp.limited"], 5);
+  assert.deepEqual(strata(2, 0), [3]);
+  assert.deepEqual([2, 2].flatMap((at) => strata(1, at)), [3], "one more after two seconds");
+  const wrong = { clock: clock(), options: { ratelimit: -1 } };
+  await assert.rejects(AppHarness.start(ntp, wrong), /options.ratelimit: must be a number/);
 });

@@ -215,8 +215,8 @@ Deno.test("readConfig() names the place of what is wrong", async () => {
 Deno.test("readConfig() names the line, also within an array and a table", async () => {
   const lines = (...all: string[]) => () => load(all.join("\n"));
   await assertRefused(lines("# one", "", "provider = 'dpdk'", "user = 1"), /\.toml:3: provider: /);
-  const ports = ["listen = [", "  '7=echo', # first", "  '8',", "  '9=echo',", "]"];
-  await assertRefused(lines(...ports), /\.toml:3: listen\[1\]: "8" is not PORT=APP/);
+  const wrong = ["listen = [", "  '7=echo', # first", "  '8',", "  '9=echo',", "]"];
+  await assertRefused(lines(...wrong), /\.toml:3: listen\[1\]: "8" is not PORT=APP/);
   const app = [
     "interfaces = ['eth0']",
     "[apps.echo]",
@@ -226,6 +226,13 @@ Deno.test("readConfig() names the line, also within an array and a table", async
     "keep = true",
   ];
   await assertRefused(lines(...app), /\.toml:5: apps\.echo\.clok: unknown key/);
+  const twice = ["interfaces = ['eth0', 'eth1',", "  'eth0']", "listen = ['7=echo', '9=echo',"];
+  await assertRefused(
+    lines(...twice, "'1-8=time']"),
+    /:2: interfaces\[2\]: interface eth0 is given/,
+  );
+  const ports = ["listen = ['7=echo', '9=echo',", " '1-8=time', '20=dns']"];
+  await assertRefused(lines(...ports), /:2: listen\[2\]: port 7 is given twice/);
 });
 
 Deno.test("readConfig() says of a file that it is missing, or may not be read", async () => {
@@ -270,6 +277,48 @@ Deno.test("readConfig() says that a file cannot be read", async () => {
     () => readConfig({ config: "/nowhere/tegula.toml" }),
     /cannot read the configuration .*no/i,
   );
+});
+
+Deno.test("readConfig() reads what to announce, in the default table unless one is named", async () => {
+  const { config } = await load(
+    `[announce]\naddresses = ["203.0.113.53", "203.0.113.52/31", "203.0.113.0/24"]`,
+  );
+  assert.deepEqual(config.announce, {
+    addresses: [
+      { address: 0xcb007135, length: 32 },
+      { address: 0xcb007134, length: 31 },
+      { address: 0xcb007100, length: 24 },
+    ],
+    table: 5353,
+  });
+  const named = await load(`[announce]\naddresses = ["203.0.113.53/32"]\ntable = 252`);
+  assert.equal(named.config.announce?.table, 252);
+  assert.equal((await load("")).config.announce, undefined);
+});
+
+Deno.test("readConfig() refuses an announcement that would not be what it says", async () => {
+  const refused = (lines: string, sentence: RegExp) =>
+    assertRefused(() => load(`[announce]\n${lines}`), sentence);
+  const one = `addresses = ["203.0.113.53/32"]`;
+  for (const table of [0, 253, 254, 255, -1, 2 ** 32]) {
+    await refused(
+      `${one}\ntable = ${table}`,
+      /announce\.table: must be the number of .* 5353, not /,
+    );
+  }
+  for (const prefix of ["203.0.113.53/24", "0.0.0.0/0", "10.0.0.0/7", "203.0.113", "::1", "a/32"]) {
+    await refused(
+      `addresses = ["${prefix}"]`,
+      /announce\.addresses\[0\]: must be an IPv4 address or prefix .*"203\.0\.113\.53\/32"/,
+    );
+  }
+  await refused(
+    "addresses = []",
+    /announce\.addresses: must name an address, .*leave \[announce\] out/,
+  );
+  await refused("table = 1", /announce\.addresses: must be a list such as/);
+  await refused(`addresses = ["203.0.113.53", "203.0.113.53/32"]`, /must name each address once/);
+  await refused(`${one}\ntables = 1`, /announce\.tables: unknown key; known are addresses, table$/);
 });
 
 Deno.test("checkConfig() wants a port, and ports and interfaces once each", async () => {

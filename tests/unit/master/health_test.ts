@@ -75,6 +75,22 @@ Deno.test("it is starting, then ready, and draining for as long as it is told to
   assert.equal(monitor.health.since, BEGIN + 7000);
 });
 
+Deno.test("the program that a master becomes goes on with its state, and tells observers anew", () => {
+  for (const state of ["ready", "draining"] as const) {
+    const monitor = new HealthMonitor(BEGIN, { state, since: BEGIN - 500 });
+    const heard: string[] = [];
+    monitor.observe((health) => heard.push(health.state));
+    assert.equal(monitor.evaluate(BEGIN, allWell(0)).since, BEGIN - 500);
+    assert.deepEqual(heard, [state]);
+    monitor.evaluate(BEGIN, { ...allWell(0), neighborsFull: true });
+    monitor.setDraining(false);
+    monitor.evaluate(BEGIN + 1, { ...allWell(0), neighborsFull: true });
+    assert.equal(monitor.evaluate(BEGIN + 2, allWell(0)).since, BEGIN + 2);
+  }
+  const unwell = new HealthMonitor(BEGIN, { state: "unwell", since: BEGIN - 500 });
+  assert.equal(unwell.evaluate(BEGIN, allWell(0)).since, BEGIN);
+});
+
 Deno.test("each thing that is wrong makes it unwell once it lasts, and no longer than that", () => {
   const stuck = (name: string) => (i: number) => ({
     tiles: allWell(i + 100).tiles.map((tile) =>

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
-import { hash, keyOf, Use } from "../../../netbase/hash_table.ts";
+import { hash, keyOf, Use } from "../../../netbase/hash.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../../../tiles/net/app_port.ts";
 import fc from "../property.ts";
 

@@ -11,8 +11,8 @@ import {
   STRANGER_TABLES,
   type StrangerTable,
 } from "../../../bench/stranger_tables.ts";
-import { hash, keyOf, randomSeed, Use } from "../../../netbase/hash_table.ts";
-import { NeighborMap } from "../../../netbase/neighbors.ts";
+import { hash, keyOf, randomSeed, Use } from "../../../netbase/hash.ts";
+import { NeighborMap } from "../../../tiles/netlink/neighbor_resolver.ts";
 import fc from "../property.ts";
 import { Random } from "../random.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { COMMANDS, OTHER_COMMANDS } from "../../../cli/main.ts";
 import { Exit, EXIT_STATUSES } from "../../../cli/command.ts";
-import { appSchema, configSchema } from "../../../cli/config.ts";
+import { announceSchema, appSchema, configSchema } from "../../../cli/config.ts";
 import { manual } from "../../../scripts/manual.ts";
 
 const FILES = await manual();
@@ -75,8 +75,9 @@ Deno.test("man can read the pages", () => {
 
 Deno.test("tegula.toml(5) explains each key, and tegula(8) each exit status", () => {
   const page = FILES["man/man5/tegula.toml.5"].replaceAll("\\-", "-");
-  for (const key of [...Object.keys(configSchema.shape), ...Object.keys(appSchema.shape)]) {
-    const item = key === "apps" ? "[apps.NAME]" : key;
+  const shapes = [configSchema, announceSchema, appSchema].map(({ shape }) => Object.keys(shape));
+  for (const key of shapes.flat()) {
+    const item = { apps: "[apps.NAME]", announce: "[announce]" }[key] ?? key;
     assert.match(page, new RegExp(`^\\.B ${RegExp.escape(item)}\\n\\w.{9,}$`, "m"), key);
   }
   assert.deepEqual(Object.values(Exit), [...EXIT_STATUSES.keys()]);

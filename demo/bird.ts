@@ -1,9 +1,9 @@
 /**
- * BIRD, the routing daemon, as the tests run it: in the foreground, its configuration, socket and log
+ * BIRD, the routing daemon, as tests and benchmarks run it: in the foreground, its configuration and socket
  * in a folder of its own.
  */
 
-import { LabProcess, type Namespace } from "../../../demo/lab.ts";
+import { LabProcess, type Namespace } from "./lab.ts";
 
 /** How long BIRD may take to start or to do what it is told. */
 const PATIENCE_MILLIS = 60_000;

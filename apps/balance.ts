@@ -1,0 +1,414 @@
+/**
+ * A load balancer for UDP. A client's datagrams go to one backend as long as its session lasts, from a port
+ * of ours that is the session's own at this backend, so that the backend's answers find the client. New
+ * clients are spread by consistent hashing (Maglev), in proportion to weights.
+ *
+ * Options: `upstream`, the range of ports of this app that face the backends, the last one of them for
+ * probes; `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
+ * true: no new sessions); `idle_timeout` (60), the seconds without a datagram after which a session ends;
+ * `probe`, a payload in hexadecimal that a backend answers, `probe_seconds` (1), and `probe_failures` (3), the
+ * unanswered probes after which a backend is down; `allow`, the clients that are served; `ratelimit`
+ * (0: none) and `burst` (100), datagrams a second of one client address.
+ *
+ * With `state`, sessions survive a reload, a crash and a kill.
+ */
+
+import { Buffer } from "node:buffer";
+import { isIPv4 } from "node:net";
+import type { Answers, App, AppContext, Datagrams, Metric } from "../tiles/app/contract.ts";
+import { Maglev, mix } from "./library/maglev.ts";
+import { SessionTable } from "./library/session_table.ts";
+import { TokenBuckets } from "./library/token_buckets.ts";
+
+/** The most backends. */
+const MOST_BACKENDS = 256;
+/** Version of the state's layout: address and port of each backend, our address of each session, the table. */
+const LAYOUT = 1;
+/** Ports that a new session tries, if the first ones are taken. */
+const MOST_TRIES = 64;
+/** Sessions that one tick looks at: a fraction of a millisecond. */
+const EXPIRED_AT_ONCE = 1 << 16;
+/** What a port of ours is for, if it is not the port of sessions with its index. */
+const [LISTENER, PROBE] = [-1, -2];
+
+/** What of a backend is configured. Addresses in host order. */
+interface Configured {
+  readonly name: string;
+  readonly address: number;
+  readonly port: number;
+  readonly weight: number;
+  readonly drain: boolean;
+}
+
+/** A backend in its slot. */
+interface Backend extends Configured {
+  /** Probes that it has not answered, in a row. */
+  failures: number;
+  readonly requests: Metric;
+  readonly answers: Metric;
+  readonly sessions: Metric;
+  readonly up: Metric;
+}
+
+/** Makes the balancer. Throws TypeError for a wrong option. */
+export default function create(context: AppContext): App {
+  return new Balancer(context, parseOptions(context));
+}
+
+class Balancer implements App {
+  readonly tickMillis: number;
+  readonly #context: AppContext;
+  readonly #options: Options;
+  /** By port of ours: its index among the ports of sessions, `LISTENER` or `PROBE`. */
+  readonly #kinds = new Int32Array(0x10000).fill(LISTENER);
+  /** How many ports sessions have: session N is that of port N % #ports at backend N / #ports. */
+  readonly #ports: number;
+  readonly #limit: TokenBuckets | null;
+  readonly #maglev = new Maglev();
+  /** By slot; null: free. */
+  readonly #backends: (Backend | null)[] = Array(MOST_BACKENDS).fill(null);
+  /** Slots by address and port, as one number. */
+  readonly #slots = new Map<number, number>();
+  /** Slots that new sessions go to, in the order of Maglev's indices. */
+  #open: number[] = [];
+  #nextPort = 0;
+  #sessions!: SessionTable;
+  /** By session: our address that its client sends to. */
+  #ourAddresses!: Uint32Array;
+  /** Where the current datagram goes. */
+  readonly #to = { address: 0, port: 0, sourcePort: 0, sourceAddress: 0 };
+  readonly #drops: Readonly<Record<typeof DROPS[number], Metric>>;
+
+  constructor(context: AppContext, options: Options) {
+    this.#context = context;
+    this.#options = options;
+    this.tickMillis = options.probeSeconds * 1000;
+    this.#ports = options.upstream.length - 1;
+    for (const [i, port] of options.upstream.entries()) {
+      this.#kinds[port] = i < this.#ports ? i : PROBE;
+    }
+    const { ratelimit: perSecond, burst } = options;
+    this.#limit = perSecond > 0 ? new TokenBuckets({ perSecond, burst }) : null;
+    const drops = DROPS.map((reason) =>
+      [reason, context.metric("balance.dropped", "counter", { reason })!] as const
+    );
+    this.#drops = Object.fromEntries(drops) as Record<typeof DROPS[number], Metric>;
+  }
+
+  /** Takes over the sessions in the state, as far as their backends are still there. */
+  begin(): void {
+    const { state, metric, log } = this.#context;
+    const capacity = MOST_BACKENDS * this.#ports;
+    const head = 2 * MOST_BACKENDS + capacity;
+    const bytes = head * 4 + SessionTable.bytesFor(capacity);
+    if (state !== undefined && state.view.length < bytes) {
+      const needed = Math.ceil(bytes / 2 ** 20);
+      throw new TypeError(`state: ${this.#ports} ports for sessions need "${needed}M"`);
+    }
+    const memory = state?.view ?? new Uint8Array(bytes);
+    const layout = LAYOUT * 0x10000 + this.#ports;
+    if (state !== undefined && state.version !== layout) memory.fill(0);
+    state?.setVersion(layout);
+    const words = new Uint32Array(memory.buffer, memory.byteOffset, head);
+    const placed = words.subarray(0, 2 * MOST_BACKENDS);
+    this.#ourAddresses = words.subarray(2 * MOST_BACKENDS);
+    this.#sessions = new SessionTable(memory.subarray(head * 4), capacity);
+    const kept = new Map<number, number>();
+    for (let slot = 0; slot < MOST_BACKENDS; slot++) {
+      const [address, port] = placed.subarray(2 * slot);
+      const isKept = this.#options.backends.some((each) =>
+        each.address === address && each.port === port
+      );
+      if (isKept) kept.set(keyOf(address, port), slot);
+      else this.#endSessions(slot);
+    }
+    const free = [...this.#backends.keys()].filter((slot) => ![...kept.values()].includes(slot));
+    for (const configured of this.#options.backends) {
+      const { name, address, port } = configured;
+      const slot = kept.get(keyOf(address, port)) ?? free.shift()!;
+      placed.set([address, port], 2 * slot);
+      const metricOf = (of: string, kind: "counter" | "gauge") =>
+        metric(`balance.${of}`, kind, { backend: name })!;
+      const backend = {
+        ...{ ...configured, failures: 0 },
+        ...{ requests: metricOf("requests", "counter"), answers: metricOf("answers", "counter") },
+        ...{ sessions: metricOf("sessions", "gauge"), up: metricOf("up", "gauge") },
+      };
+      backend.sessions.value = 0;
+      for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) {
+        if (this.#sessions.usedAt(i) !== 0) backend.sessions.value++;
+      }
+      this.#backends[slot] = backend;
+      this.#slots.set(keyOf(address, port), slot);
+    }
+    if (this.#sessions.count > 0) log(`goes on with ${this.#sessions.count} sessions`);
+    this.#spread();
+  }
+
+  receive(requests: Datagrams, out: Answers): void {
+    while (requests.next()) {
+      const now = Math.floor(requests.receivedAt / 1e9);
+      const kind = this.#kinds[requests.destinationPort];
+      const isRouted = kind === LISTENER
+        ? this.#fromClient(requests, now)
+        : this.#fromBackend(requests, kind, now);
+      if (!isRouted) continue;
+      const at = out.reserve(requests.size);
+      if (at < 0) {
+        this.#drops.no_room.value++;
+        continue;
+      }
+      out.copy(at);
+      out.send(this.#to, at, requests.size);
+    }
+  }
+
+  tick(out: Answers): void {
+    const now = Math.floor(Date.now() / 1000);
+    const { idleSeconds, probe, probeFailures, upstream } = this.#options;
+    this.#sessions.expire(now - idleSeconds, EXPIRED_AT_ONCE, (session) => {
+      this.#backendOf(session)!.sessions.value--;
+    });
+    for (const backend of this.#backends) {
+      if (backend === null) continue;
+      if (probe.length > 0) {
+        if (++backend.failures === probeFailures + 1) {
+          this.#context.log(`${backend.name} is down: it did not answer ${probeFailures} probes`);
+          this.#spread();
+        }
+        const at = out.reserve(probe.length);
+        if (at >= 0) {
+          out.bytes.set(probe, at);
+          const { address, port } = backend;
+          out.send({ address, port, sourcePort: upstream[this.#ports] }, at, probe.length);
+        }
+      }
+      backend.up.value = Number(this.#isUp(backend));
+    }
+  }
+
+  /** Finds or begins the client's session. Returns whether `#to` is its backend. */
+  #fromClient(requests: Datagrams, now: number): boolean {
+    const { sourceAddress, sourcePort } = requests;
+    const { allow } = this.#options;
+    if (allow.length > 0 && !allow.some((prefix) => isIn(sourceAddress, prefix))) {
+      return this.#drop("not_allowed");
+    }
+    if (this.#limit?.take(sourceAddress, requests.receivedAt / 1e6) === false) {
+      return this.#drop("rate_limited");
+    }
+    const sessions = this.#sessions;
+    const ports = (sourcePort << 16 | requests.destinationPort) >>> 0;
+    let session = sessions.find(sourceAddress, ports);
+    if (session >= 0 && this.#isOver(session, now)) {
+      this.#end(session);
+      session = -1;
+    }
+    if (session < 0) {
+      const index = this.#maglev.find(mix(sourceAddress, sourcePort, 0));
+      if (index < 0) return this.#drop("no_backend");
+      session = this.#freeSession(this.#open[index], now);
+      if (session < 0) return this.#drop("no_port");
+      sessions.begin(session, sourceAddress, ports, now);
+      this.#backendOf(session)!.sessions.value++;
+    }
+    sessions.touch(session, now);
+    this.#ourAddresses[session] = requests.destinationAddress;
+    const backend = this.#backendOf(session)!;
+    const to = this.#to;
+    to.address = backend.address;
+    to.port = backend.port;
+    to.sourcePort = this.#options.upstream[session % this.#ports];
+    to.sourceAddress = 0;
+    backend.requests.value++;
+    return true;
+  }
+
+  /** Finds the session of a backend's answer. Returns whether `#to` is its client. */
+  #fromBackend(requests: Datagrams, kind: number, now: number): boolean {
+    const slot = this.#slots.get(keyOf(requests.sourceAddress, requests.sourcePort));
+    if (slot === undefined) return this.#drop("not_a_backend");
+    const backend = this.#backends[slot]!;
+    if (kind === PROBE) {
+      const wasUp = this.#isUp(backend);
+      backend.failures = 0;
+      if (!wasUp) {
+        this.#context.log(`${backend.name} is up`);
+        this.#spread();
+      }
+      return false;
+    }
+    const sessions = this.#sessions;
+    const session = slot * this.#ports + kind;
+    if (sessions.usedAt(session) === 0) return this.#drop("no_session");
+    sessions.touch(session, now);
+    const to = this.#to;
+    to.address = sessions.first(session);
+    to.port = sessions.second(session) >>> 16;
+    to.sourcePort = sessions.second(session) & 0xffff;
+    to.sourceAddress = this.#ourAddresses[session];
+    backend.answers.value++;
+    return true;
+  }
+
+  /** A session that is free at the backend of this slot; -1 if none of those that it tries is. */
+  #freeSession(slot: number, now: number): number {
+    for (let tries = Math.min(MOST_TRIES, this.#ports); tries > 0; tries--) {
+      const session = slot * this.#ports + this.#nextPort;
+      this.#nextPort = (this.#nextPort + 1) % this.#ports;
+      if (this.#sessions.usedAt(session) === 0) return session;
+      if (now - this.#sessions.usedAt(session) < this.#options.idleSeconds) continue;
+      this.#end(session);
+      return session;
+    }
+    return -1;
+  }
+
+  /** Whether a session has been idle for too long, or its backend is down. */
+  #isOver(session: number, now: number): boolean {
+    return now - this.#sessions.usedAt(session) >= this.#options.idleSeconds ||
+      !this.#isUp(this.#backendOf(session)!);
+  }
+
+  #end(session: number): void {
+    this.#sessions.end(session);
+    this.#backendOf(session)!.sessions.value--;
+  }
+
+  #endSessions(slot: number): void {
+    for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) this.#sessions.end(i);
+  }
+
+  #backendOf(session: number): Backend | null {
+    return this.#backends[Math.floor(session / this.#ports)];
+  }
+
+  #isUp({ failures }: Backend): boolean {
+    return failures <= this.#options.probeFailures;
+  }
+
+  /** Spreads new sessions over the backends that are up and not drained. */
+  #spread(): void {
+    this.#open = [...this.#backends.keys()].filter((slot) => {
+      const backend = this.#backends[slot];
+      return backend !== null && this.#isUp(backend) && !backend.drain;
+    });
+    this.#maglev.build(this.#open.map((slot) => this.#backends[slot]!));
+  }
+
+  #drop(reason: typeof DROPS[number]): false {
+    this.#drops[reason].value++;
+    return false;
+  }
+}
+
+/** Why a datagram goes nowhere. */
+const DROPS = [
+  ...["not_allowed", "rate_limited", "no_backend", "no_port", "no_room", "no_session"] as const,
+  "not_a_backend",
+] as const;
+
+interface Prefix {
+  readonly address: number;
+  readonly mask: number;
+}
+
+interface Options {
+  /** Ports in ascending order. */
+  readonly upstream: readonly number[];
+  readonly backends: readonly Configured[];
+  readonly allow: readonly Prefix[];
+  readonly idleSeconds: number;
+  readonly probe: Uint8Array;
+  readonly probeSeconds: number;
+  readonly probeFailures: number;
+  readonly ratelimit: number;
+  readonly burst: number;
+}
+
+function parseOptions({ options, ports }: AppContext): Options {
+  const number = (name: string, usual: number, least: number, most: number) => {
+    const { [name]: value = usual } = options;
+    if (typeof value === "number" && value >= least && value <= most) return value;
+    throw new TypeError(`options.${name}: must be a number from ${least} to ${most}`);
+  };
+  const [, from, to] = /^(\d+)-(\d+)$/.exec(String(options.upstream)) ?? [];
+  const upstream = Array.from(
+    { length: Math.max(0, Number(to) - Number(from) + 1) || 0 },
+    (_, i) => Number(from) + i,
+  );
+  if (upstream.length < 2 || upstream.some((port) => !ports.includes(port))) {
+    throw new TypeError(
+      'options.upstream: must be a range of this app\'s ports, such as "20000-20063"',
+    );
+  }
+  if (ports.length === upstream.length) {
+    throw new TypeError("listen: the app needs a port for clients, besides those of upstream");
+  }
+  const list = (name: string) => {
+    const { [name]: value = [] } = options;
+    if (Array.isArray(value)) return value as unknown[];
+    throw new TypeError(`options.${name}: must be a list`);
+  };
+  const backends = list("backends").map(parseBackend);
+  if (backends.length === 0 || backends.length > MOST_BACKENDS) {
+    throw new TypeError(`options.backends: must be 1 to ${MOST_BACKENDS} backends`);
+  }
+  const names = backends.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined) throw new TypeError(`options.backends: ${twice} comes twice`);
+  const { probe = "" } = options;
+  if (typeof probe !== "string" || !/^([\da-f]{2}){0,512}$/i.test(probe)) {
+    throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
+  }
+  return {
+    ...{ upstream, backends, allow: list("allow").map(parsePrefix) },
+    ...{ probe: Buffer.from(probe, "hex"), probeSeconds: number("probe_seconds", 1, 0.1, 60) },
+    probeFailures: number("probe_failures", 3, 1, 100),
+    idleSeconds: number("idle_timeout", 60, 1, 86_400),
+    ...{ ratelimit: number("ratelimit", 0, 0, 1e7), burst: number("burst", 100, 1, 1e7) },
+  };
+}
+
+function parseBackend(value: unknown): Configured {
+  const table = typeof value === "string" ? { address: value } : value as Record<string, unknown>;
+  const { address: name, weight = 1, drain = false, ...more } = table ?? {};
+  const [, host = "", port] = /^([\d.]+):(\d{1,5})$/.exec(String(name)) ?? [];
+  const address = parseAddress(host);
+  if (address === null || Number(port) < 1 || Number(port) > 0xffff) {
+    throw new TypeError(`options.backends: '${name}' is no address:port`);
+  }
+  if (typeof weight !== "number" || !(weight >= 0 && weight <= 1000)) {
+    throw new TypeError(`options.backends: the weight of ${name} must be a number from 0 to 1000`);
+  }
+  if (typeof drain !== "boolean" || Object.keys(more).length > 0) {
+    throw new TypeError(
+      `options.backends: ${name} takes weight and drain = true, not ${Object.keys(more)}`,
+    );
+  }
+  return { name: String(name), address, port: Number(port), weight, drain };
+}
+
+function parsePrefix(value: unknown): Prefix {
+  const [, host = "", length = "32"] = /^([\d.]+)(?:\/(\d{1,2}))?$/.exec(String(value)) ?? [];
+  const address = parseAddress(host);
+  if (address === null || Number(length) > 32) {
+    throw new TypeError(`options.allow: '${value}' is no IPv4 address or prefix`);
+  }
+  const mask = length === "0" ? 0 : (-1 << (32 - Number(length))) >>> 0;
+  return { address, mask };
+}
+
+/** An IPv4 address in host order; null for other text. */
+function parseAddress(text: string): number | null {
+  if (!isIPv4(text)) return null;
+  return text.split(".").reduce((word, octet) => word * 256 + Number(octet), 0);
+}
+
+function isIn(address: number, prefix: Prefix): boolean {
+  return ((address ^ prefix.address) & prefix.mask) === 0;
+}
+
+function keyOf(address: number, port: number): number {
+  return address * 0x10000 + port;
+}

@@ -1,0 +1,58 @@
+/**
+ * Consistent hashing with Maglev's lookup table: of N backends one that goes takes only its own clients
+ * along, and nearly all others keep theirs. Each machine with the same backends builds the same table.
+ * "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
+ */
+
+/** Slots of the table: a prime, so that every step visits all of them. */
+const SLOTS = 65_537;
+
+/** A backend. Its address decides which slots it prefers, so it keeps them whatever the order. */
+export interface Weighted {
+  /** IPv4 address, host order. */
+  readonly address: number;
+  readonly port: number;
+  /** Its share of the clients, relative to the others'; 0: none. */
+  readonly weight: number;
+}
+
+/** A table from the hash of a client to a backend. `build` allocates, `find` does not. */
+export class Maglev {
+  readonly #slots = new Int16Array(SLOTS).fill(-1);
+
+  /** Builds the table anew for these backends, at most 32,767. */
+  build(backends: readonly Weighted[]): void {
+    const slots = this.#slots.fill(-1);
+    const most = backends.reduce((most, { weight }) => Math.max(most, weight), 0);
+    const turns = backends.map(({ address, port, weight }, index) => ({
+      ...{ index, credit: 0, share: most > 0 ? weight / most : 0 },
+      next: mix(address, port, 0x2545f491) % SLOTS,
+      step: 1 + mix(address, port, 0x9e3779b1) % (SLOTS - 1),
+    })).filter(({ share }) => share > 0);
+    if (turns.length === 0) return;
+    for (let filled = 0; filled < SLOTS;) {
+      for (const turn of turns) {
+        // One with half of the largest weight takes a slot in every second round.
+        turn.credit += turn.share;
+        if (turn.credit < 1 || filled === SLOTS) continue;
+        turn.credit--;
+        while (slots[turn.next] >= 0) turn.next = (turn.next + turn.step) % SLOTS;
+        slots[turn.next] = turn.index;
+        filled++;
+      }
+    }
+  }
+
+  /** The index of the backend for a client with this hash, 32 bits; -1 if there is none. */
+  find(hash: number): number {
+    return this.#slots[(hash >>> 0) % SLOTS];
+  }
+}
+
+/** A hash of an address and a port, 32 bits. It is the same everywhere, so it has no key. */
+export function mix(address: number, port: number, salt: number): number {
+  let hash = Math.imul(address ^ salt, 0x85ebca6b) ^ Math.imul(port + salt, 0xc2b2ae35);
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return (hash ^ (hash >>> 16)) >>> 0;
+}

@@ -1,0 +1,173 @@
+/**
+ * A table of sessions in memory of fixed size, for example an app's `state`. A session has a number that
+ * its user chooses, is found by two words, and ends when nothing has come for some time.
+ */
+
+const HEADER_WORDS = 4;
+/** Words of the header: the version of the layout, the number of sessions, and the hash's key. */
+const Header = { version: 0, sessions: 1, multiplier: 2, count: 3 } as const;
+const VERSION = 1;
+
+/** Slots of the index: at least twice as many as sessions, so that searches stay short. */
+function slotsFor(sessions: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(2, sessions) * 2));
+}
+
+/** Sessions by two words. Nothing is allocated after the constructor. */
+export class SessionTable {
+  readonly #header: Uint32Array;
+  /** By session: its two words, and the second when it was last used; 0: it is free. */
+  readonly #first: Uint32Array;
+  readonly #second: Uint32Array;
+  readonly #used: Uint32Array;
+  /** Open-addressed with linear probing: number of a session plus one; 0: free. */
+  readonly #index: Int32Array;
+  readonly #mask: number;
+  /** Where `expire` goes on. */
+  #hand = 0;
+
+  /** Bytes of memory for so many sessions. */
+  static bytesFor(sessions: number): number {
+    return (HEADER_WORDS + 3 * sessions + slotsFor(sessions)) * 4;
+  }
+
+  /**
+   * Uses `memory`, a multiple of four bytes into its buffer and `bytesFor(sessions)` long. Sessions of a
+   * predecessor with as many are kept; other content is cleared. `key`: a random word for the hash.
+   */
+  constructor(
+    memory: Uint8Array,
+    sessions: number,
+    key: number = crypto.getRandomValues(new Uint32Array(1))[0],
+  ) {
+    const { buffer, byteOffset } = memory;
+    if (memory.length < SessionTable.bytesFor(sessions)) {
+      throw new RangeError(`${sessions} sessions take ${SessionTable.bytesFor(sessions)} bytes`);
+    }
+    const words = (at: number, length: number) =>
+      new Uint32Array(buffer, byteOffset + at * 4, length);
+    this.#header = words(0, HEADER_WORDS);
+    this.#first = words(HEADER_WORDS, sessions);
+    this.#second = words(HEADER_WORDS + sessions, sessions);
+    this.#used = words(HEADER_WORDS + 2 * sessions, sessions);
+    const slots = slotsFor(sessions);
+    this.#mask = slots - 1;
+    this.#index = new Int32Array(buffer, byteOffset + (HEADER_WORDS + 3 * sessions) * 4, slots);
+    const header = this.#header;
+    if (header[Header.version] === VERSION && header[Header.sessions] === sessions) {
+      this.#rebuild();
+      return;
+    }
+    memory.fill(0, 0, SessionTable.bytesFor(sessions));
+    header.set([VERSION, sessions, key | 1, 0]);
+  }
+
+  /** Makes the index anew: a predecessor may have ended in the middle of a change. */
+  #rebuild(): void {
+    this.#index.fill(0);
+    let count = 0;
+    for (let session = 0; session < this.#used.length; session++) {
+      if (this.#used[session] === 0) continue;
+      const slot = this.#slot(this.#first[session], this.#second[session]);
+      // Whatever the memory holds, no two sessions have the same words.
+      if (this.#index[slot] !== 0) this.#used[session] = 0;
+      else {
+        this.#index[slot] = session + 1;
+        count++;
+      }
+    }
+    this.#header[Header.count] = count;
+  }
+
+  /** How many sessions there are. */
+  get count(): number {
+    return this.#header[Header.count];
+  }
+
+  /** The session of these words; -1: none. */
+  find(first: number, second: number): number {
+    return this.#index[this.#slot(first, second)] - 1;
+  }
+
+  /** Begins a free session for words that have none, in this second since 1970. */
+  begin(session: number, first: number, second: number, now: number): void {
+    const slot = this.#slot(first, second);
+    if (this.#used[session] !== 0 || this.#index[slot] !== 0) {
+      throw new Error(`session ${session} is in use, or its words are`);
+    }
+    this.#first[session] = first;
+    this.#second[session] = second;
+    this.#used[session] = now;
+    this.#index[slot] = session + 1;
+    this.#header[Header.count]++;
+  }
+
+  /** Notes that a session was used in this second. */
+  touch(session: number, now: number): void {
+    this.#used[session] = now;
+  }
+
+  /** The second in which a session was last used; 0: it is free. */
+  usedAt(session: number): number {
+    return this.#used[session];
+  }
+
+  /** The first and the second word of a session. */
+  first(session: number): number {
+    return this.#first[session];
+  }
+  second(session: number): number {
+    return this.#second[session];
+  }
+
+  /** Ends a session, which is then free. */
+  end(session: number): void {
+    const index = this.#index;
+    let hole = this.#slot(this.#first[session], this.#second[session]);
+    if (this.#used[session] === 0 || index[hole] !== session + 1) return;
+    this.#used[session] = 0;
+    this.#header[Header.count]--;
+    // Move back what would not be found beyond the hole.
+    for (let slot = (hole + 1) & this.#mask; index[slot] !== 0; slot = (slot + 1) & this.#mask) {
+      const other = index[slot] - 1;
+      const home = this.#hash(this.#first[other], this.#second[other]);
+      if (((slot - home) & this.#mask) < ((slot - hole) & this.#mask)) continue;
+      index[hole] = index[slot];
+      hole = slot;
+    }
+    index[hole] = 0;
+  }
+
+  /**
+   * Looks at `budget` sessions, from where the last call ended, and ends those that were last used before
+   * this second. `ended` is called for each.
+   */
+  expire(before: number, budget: number, ended: (session: number) => void): void {
+    for (let left = Math.min(budget, this.#used.length); left > 0; left--) {
+      const session = this.#hand;
+      this.#hand = session + 1 === this.#used.length ? 0 : session + 1;
+      if (this.#used[session] === 0 || this.#used[session] >= before) continue;
+      this.end(session);
+      ended(session);
+    }
+  }
+
+  /** The slot of these words, or the free one where they would be. */
+  #slot(first: number, second: number): number {
+    const index = this.#index;
+    for (let slot = this.#hash(first, second);; slot = (slot + 1) & this.#mask) {
+      const session = index[slot] - 1;
+      if (session < 0) return slot;
+      if (this.#first[session] === first >>> 0 && this.#second[session] === second >>> 0) {
+        return slot;
+      }
+    }
+  }
+
+  #hash(first: number, second: number): number {
+    const multiplier = this.#header[Header.multiplier];
+    let hash = Math.imul(first ^ (first >>> 16), multiplier) ^ second;
+    hash = Math.imul(hash ^ (hash >>> 15), multiplier);
+    return (hash ^ (hash >>> 14)) & this.#mask;
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * Markers: a blackhole route for each announced prefix, in a table of its own, there while Tegula is ready.
+ * BIRD or FRR announces that table to routers (docs/operating/anycast.md). No packet follows a marker: no rule
+ * leads to the table, and the address itself is on `lo`. This is all that Tegula writes into the kernel's
+ * configuration.
+ */
+
+import { EEXIST, ENOENT, ESRCH, SystemError } from "../ffi/library.ts";
+import { openNetlink } from "../ffi/sockets.ts";
+import { emptyRoute, formatAddress, parseAddress, RTN_BLACKHOLE } from "../netbase/route.ts";
+import {
+  decodeRoute,
+  type Marker,
+  type MessageCursor,
+  type MessageHandler,
+  MessageWriter,
+  NetlinkSocket,
+  NLM_F_ACK,
+  NLM_F_CREATE,
+  NLM_F_DUMP,
+  NLMSG_DONE,
+  NLMSG_ERROR,
+  RTM_DELROUTE,
+  RTM_GETROUTE,
+  RTM_NEWROUTE,
+  RTPROT_TEGULA,
+  writeMarker,
+} from "../tiles/netlink/rtnetlink.ts";
+import type { Announce } from "../cli/config.ts";
+import { messageOf } from "../cli/command.ts";
+import { load } from "./confinement.ts";
+
+/** The table of the markers, unless the configuration names another. */
+export const MARKER_TABLE = 5353;
+
+type Prefix = Announce["addresses"][number];
+
+/** `203.0.113.53/32`. */
+export function prefixText({ address, length }: Prefix): string {
+  return `${formatAddress(address)}/${length}`;
+}
+
+/** `203.0.113.53/32 in table 5353`. */
+export function markerText(marker: Marker): string {
+  return `${prefixText(marker)} in table ${marker.table}`;
+}
+
+/** Those of the prefixes in which the host has no address. */
+export function missingAddresses<T extends Prefix>(prefixes: readonly T[]): T[] {
+  const own = Deno.networkInterfaces().filter(({ family }) => family === "IPv4")
+    .map(({ address }) => parseAddress(address));
+  return prefixes.filter(({ address, length }) =>
+    !own.some((each) => ((each ^ address) >>> (32 - length)) === 0)
+  );
+}
+
+/** What to do about an announced prefix in which the host has no address. */
+export function addressFix(prefix: Prefix): string {
+  return `ip address add ${prefix.length === 32 ? prefixText(prefix) : "ADDRESS/32"} dev lo`;
+}
+
+/** The markers in the kernel. Throws SystemError where the kernel refuses one. */
+export class Markers implements MessageHandler {
+  readonly #socket: NetlinkSocket;
+  readonly #writer = new MessageWriter();
+  #sequence = 0;
+  /** How the request ended: -errno or 0; null: it has not yet. */
+  #end: number | null = null;
+  #found: Marker[] = [];
+
+  constructor(library = load(openNetlink)) {
+    this.#socket = new NetlinkSocket(library, {
+      groups: [],
+      receiveBuffer: 1 << 16,
+      strict: true,
+      burst: 1,
+    });
+  }
+
+  /** Adds a marker. False: it is there. */
+  add(marker: Marker): boolean {
+    const flags = NLM_F_ACK | NLM_F_CREATE;
+    return this.#request(`announce ${markerText(marker)}`, marker, {
+      ...{ type: RTM_NEWROUTE, flags, unless: EEXIST },
+    });
+  }
+
+  /** Removes a marker. False: there is none. */
+  remove(marker: Marker): boolean {
+    return this.#request(`withdraw ${markerText(marker)}`, marker, {
+      ...{ type: RTM_DELROUTE, flags: NLM_F_ACK, unless: ESRCH },
+    });
+  }
+
+  /** Removes all markers in a table, whoever left them, and returns them. */
+  clear(table: number): Marker[] {
+    this.#found = [];
+    this.#request(`read routing table ${table}`, { table, address: 0, length: 0 }, {
+      ...{ type: RTM_GETROUTE, flags: NLM_F_DUMP, unless: ENOENT },
+    });
+    return this.#found.filter((marker) => marker.table === table && this.remove(marker));
+  }
+
+  /** Sends a request and takes the replies, which the kernel has ready at once. False: it said `unless`. */
+  #request(
+    tried: string,
+    marker: Marker,
+    { type, flags, unless }: { type: number; flags: number; unless: number },
+  ): boolean {
+    const sequence = ++this.#sequence;
+    this.#end = null;
+    const length = writeMarker(this.#writer, marker, { type, flags, sequence });
+    const sent = this.#socket.send(this.#writer.bytes, length);
+    if (sent < 0) throw new SystemError(tried, sent);
+    while (this.#end === null) {
+      if (this.#socket.receive(this) > 0) continue;
+      throw new Error(`cannot ${tried}: the kernel did not answer`);
+    }
+    if (this.#end < 0 && this.#end !== -unless) throw new SystemError(tried, this.#end);
+    return this.#end === 0;
+  }
+
+  message(message: MessageCursor): void {
+    if (message.sequence !== this.#sequence) return;
+    if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
+      this.#end = message.error;
+      return;
+    }
+    // Kernels before 4.20 dump all routes.
+    const route = emptyRoute();
+    if (!decodeRoute(message, route)) return;
+    const { table, protocol, type, destination: address, prefixLength: length } = route;
+    const isOurs = protocol === RTPROT_TEGULA && type === RTN_BLACKHOLE;
+    if (isOurs) this.#found.push({ table, address, length });
+  }
+
+  malformed(reason: string): void {
+    throw new Error(`a message of the kernel about routes is malformed: ${reason}`);
+  }
+}
+
+/** Keeps the markers as the configuration and the state of the service want them. */
+export class Announcer {
+  readonly #log: (line: string) => void;
+  #kernel?: Markers;
+  #isReady = false;
+  #configured: readonly Marker[] = [];
+  /** Those of earlier configurations that have yet to be removed. */
+  #stale: readonly Marker[] = [];
+  /** What is announced, and what keeps others from it, as the log has it. */
+  #announced: readonly string[] = [];
+  #complaints: readonly string[] = [];
+
+  constructor(log: (line: string) => void) {
+    this.#log = log;
+  }
+
+  /** Removes the markers that an earlier run left. Throws SystemError. */
+  start(announce: Announce | undefined): void {
+    if (announce === undefined) return;
+    const left = (this.#kernel ??= new Markers()).clear(announce.table).map(markerText);
+    if (left.length > 0) {
+      this.#log(`announce: removed what an earlier run left: ${left.join(", ")}`);
+    }
+  }
+
+  /** Goes on by another configuration. What both name stays announced all the time. */
+  configure(announce: Announce | undefined): void {
+    const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ?? [];
+    const names = next.map(markerText);
+    this.#stale = [...this.#stale, ...this.#configured]
+      .filter((each) => !names.includes(markerText(each)));
+    this.#configured = next;
+    this.update();
+  }
+
+  /** Announces, or withdraws. */
+  set(isReady: boolean): void {
+    this.#isReady = isReady;
+    this.update();
+  }
+
+  /**
+   * Adds and removes markers until they are as they should be, whoever changed them. A prefix in which the
+   * host has no address is not announced, since its packets would be lost here. To be called now and then.
+   */
+  update(): void {
+    if (this.#configured.length + this.#stale.length === 0) return;
+    const missing = missingAddresses(this.#configured);
+    const complaints = missing.map((prefix) =>
+      `${prefixText(prefix)} waits until this host has an address in it: ${addressFix(prefix)}`
+    );
+    const attempt = (work: (kernel: Markers) => unknown) => {
+      try {
+        work(this.#kernel ??= new Markers());
+        return true;
+      } catch (error) {
+        complaints.push(messageOf(error));
+        return false;
+      }
+    };
+    const isWanted = (marker: Marker) => this.#isReady && !missing.includes(marker);
+    const announced = this.#configured.filter(isWanted).filter((marker) =>
+      attempt((kernel) => {
+        const text = markerText(marker);
+        if (!kernel.add(marker) || !this.#announced.includes(text)) return;
+        this.#log(`announce: somebody removed the route ${text}; it is back`);
+      })
+    ).map(markerText);
+    for (const marker of this.#configured) {
+      if (!isWanted(marker)) attempt((kernel) => kernel.remove(marker));
+    }
+    this.#stale = this.#stale.filter((marker) => !attempt((kernel) => kernel.remove(marker)));
+    for (const line of complaints) {
+      if (!this.#complaints.includes(line)) this.#log(`announce: ${line}`);
+    }
+    this.#complaints = complaints;
+    if (`${announced}` !== `${this.#announced}`) {
+      this.#log(`announce: ${announced.length === 0 ? "withdrawn" : announced.join(", ")}`);
+    }
+    this.#announced = announced;
+  }
+}

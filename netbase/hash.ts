@@ -1,0 +1,72 @@
+/**
+ * The keyed hash of every table whose keys strangers choose, and the keys' seeds. In a file of its own, as
+ * an app's process and the master need it, and nothing else of netbase.
+ */
+
+/**
+ * A hash key: words that nobody outside knows. The multipliers are odd.
+ *
+ * Every table whose keys strangers choose has a keyed hash: who does not know the key cannot choose
+ * keys that collide. Each table draws its key from a random seed.
+ */
+export interface HashKey {
+  readonly add: number;
+  readonly first: number;
+  readonly second: number;
+}
+
+/** A random seed: a whole number below 2⁵³. */
+export function randomSeed(): number {
+  const [low, high] = crypto.getRandomValues(new Uint32Array(2));
+  return (high >>> 11) * 2 ** 32 + low;
+}
+
+/** The uses of a seed, so that tables with the same seed have different keys. */
+export const Use = {
+  interfaces: 1,
+  neighbors: 2,
+  netbase: 3,
+  routeCache: 4,
+  recentPeers: 5,
+  arpQueue: 6,
+  solicits: 7,
+  demand: 8,
+  backOff: 9,
+  neighborMap: 10,
+} as const;
+
+/** The key that `use`, one of {@linkcode Use}, draws from `seed`. */
+export function keyOf(seed: number, use: number): HashKey {
+  const [low, high] = [seed | 0, Math.floor(seed / 2 ** 32) | 0];
+  const word = (i: number) => finish(finish(low + Math.imul(4 * use + i, 0x9e3779b1)) + high + i);
+  return { add: word(0), first: word(1) | 1, second: word(2) | 1 };
+}
+
+/** The finaliser of MurmurHash3. */
+function finish(word: number): number {
+  word = Math.imul(word ^ (word >>> 16), 0x85ebca6b);
+  word = Math.imul(word ^ (word >>> 13), 0xc2b2ae35);
+  return word ^ (word >>> 16);
+}
+
+/**
+ * Hash of the words `a` and `b`, a signed word, all bits of which are fit to pick a slot. `b` is the
+ * word that strangers choose most freely; the others are a {@linkcode HashKey}, as numbers, since the
+ * data path keeps them in its own fields.
+ *
+ * Each of its two rounds multiplies by a secret odd number and folds the upper bits over the lower. One
+ * round alone crowds a whole arithmetic progression now and then; the second breaks those up. A seed
+ * that is XORed to the key before a known mixer would keep the differences of keys, and with them the
+ * pairs that collide. No bound is proven for the lower bits, which tables use. What is measured is in
+ * `tests/unit/netbase/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024
+ * slots about as often as chance has it.
+ *
+ * It is no cryptographic hash: its key can be worked out from its results, so those stay in memory
+ * that strangers cannot read.
+ */
+export function hash(a: number, b: number, add: number, first: number, second: number): number {
+  let mixed = Math.imul(b + add, first);
+  mixed = (mixed ^ (mixed >>> 15)) + Math.imul(a, second);
+  mixed = Math.imul(mixed ^ (mixed >>> 13), second);
+  return mixed ^ (mixed >>> 16);
+}

@@ -1,0 +1,97 @@
+/** The load balancer with real name servers behind it, and dnsperf in front. */
+
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import packet from "dns-packet";
+import { configured, temporaryFile } from "../config_file.ts";
+import { Appliance, eventually, growth, HOST, labTest, type Namespace, pair } from "../lab.ts";
+import type { LabProcess } from "../../../demo/lab.ts";
+
+const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
+const PROBE = packet.encode({ type: "query", questions: [{ name: "example.org", type: "SOA" }] });
+/** Questions a second, and for how many seconds, while a server goes and another one comes. */
+const [RATE, SECONDS] = [1000, 8];
+/** How soon a server that went is noticed: two probes of 0.2 s and the one that was under way. */
+const NOTICED_SECONDS = 0.6;
+
+/** Starts NSD on an address of the namespace. */
+async function nameServer(namespace: Namespace, address: string): Promise<LabProcess> {
+  const folder = await Deno.makeTempDir({ prefix: "tegula-nsd-" });
+  const config = temporaryFile(`server:
+  ip-address: ${address}
+  server-count: 1
+  username: ""
+  zonesdir: "${folder}"
+  pidfile: ""
+  xfrdfile: "${folder}/xfrd"
+  zonelistfile: "${folder}/list"
+  xfrdir: "${folder}"
+  rrl-ratelimit: 0
+remote-control:
+  control-enable: no
+zone:
+  name: example.org
+  zonefile: ${ZONE}
+`);
+  return namespace.spawn(["nsd", "-d", "-c", config]);
+}
+
+function configuration(backends: readonly string[]): string {
+  return `interfaces = ["eth0", "eth1"]
+listen = ["53=balance", "20000-20063=balance"]
+[apps.balance]
+send_to = ["198.18.5.0/24"]
+state = "1M"
+[apps.balance.options]
+upstream = "20000-20063"
+backends = ${JSON.stringify(backends.map((address) => `${address}:53`))}
+probe = "${PROBE.toString("hex")}"
+probe_seconds = 0.2
+probe_failures = 2
+`;
+}
+
+labTest("of three name servers one is killed and one is added, and answers go on", async (lab) => {
+  const { host, client } = await pair(lab);
+  const servers = await lab.namespace("servers");
+  const addresses = [1, 2, 3, 4].map((i) => `198.18.5.${i}`);
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
+    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
+  );
+  const running = await Promise.all(
+    addresses.map((address) => nameServer(servers, address)),
+  );
+  const [path] = configured("").slice(-1);
+  Deno.writeTextFileSync(path, configuration(addresses.slice(0, 3)));
+  const appliance = await Appliance.start(host, ["--config", path]);
+  await eventually("an answer", async () => {
+    const said = await client.run(["dig", `@${HOST}`, "+tries=1", "+timeout=1", "web.example.org"])
+      .catch(() => "");
+    return /198\.18\.0\.81/.test(said) || undefined;
+  });
+  const questions = temporaryFile(
+    ["web.example.org A", "www.example.org A", "example.org MX", "mail.example.org AAAA"].join(
+      "\n",
+    ),
+  );
+  const command =
+    `dnsperf -s ${HOST} -d ${questions} -l ${SECONDS} -c 30 -q 200 -t 2 -Q ${RATE} -O suppress=timeout`;
+  const dnsperf = client.spawn(command.split(" "));
+  const before = await appliance.counters();
+  await eventually("load", async () => {
+    return growth(before, await appliance.counters(), "rx_frames") > RATE || undefined;
+  });
+  running[0].kill("SIGKILL");
+  await appliance.process.stderr.find("balance: 198.18.5.1:53 is down");
+  Deno.writeTextFileSync(path, configuration(addresses.slice(1)));
+  appliance.process.kill("SIGHUP");
+  assert.match(await appliance.process.stderr.find("reload"), /^reloaded: /);
+  assert.equal((await dnsperf.ended()).code, 0);
+  const said = dnsperf.stdout.all.join("\n");
+  const [, completed] = /Queries completed: +(\d+)/.exec(said) ?? [];
+  const [, lost] = /Queries lost: +(\d+)/.exec(said) ?? [];
+  assert.match(said, /Response codes: +NOERROR \d+ \(100\.00%\)/, said);
+  assert.ok(Number(completed) > RATE * SECONDS / 2, said);
+  assert.ok(Number(lost) <= RATE * NOTICED_SECONDS, said);
+});

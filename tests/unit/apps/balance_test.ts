@@ -1,0 +1,172 @@
+import assert from "node:assert/strict";
+import * as balance from "../../../apps/balance.ts";
+import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
+
+const [CLIENT, BACKENDS] = [0xc6120002, 0xc6120500];
+const PORTS = [53, 20000, 20001, 20002, 20003, 20004];
+/** Port for probes: the last one of upstream. */
+const PROBE_PORT = 20004;
+
+function balancer(options: Record<string, unknown> = {}, more: HarnessOptions = {}) {
+  return AppHarness.start(balance, {
+    ports: PORTS,
+    sendTo: ["198.18.5.0/24"],
+    options: { upstream: "20000-20004", backends: ["198.18.5.1:53", "198.18.5.2:53"], ...options },
+    ...more,
+  });
+}
+
+/** What a client's datagram becomes. */
+function fromClient(harness: AppHarness, client: number, more: { at?: number } = {}): Answered[] {
+  const receivedAt = more.at ?? Date.now() * 1e6;
+  return harness.ask({
+    payload: `of ${client}`,
+    sourceAddress: CLIENT + client,
+    sourcePort: 4000 + client,
+    port: 53,
+    receivedAt,
+  });
+}
+
+/** What a backend's answer to a datagram becomes. */
+function answerTo(
+  harness: AppHarness,
+  { address, port, sourcePort, payload }: Answered,
+): Answered[] {
+  const answer = { payload, sourceAddress: address, sourcePort: port, port: sourcePort };
+  return harness.ask({ ...answer, receivedAt: Date.now() * 1e6 });
+}
+
+Deno.test("a client's datagrams go to one backend, and its answers to the client", async () => {
+  const harness = await balancer();
+  for (let client = 0; client < 6; client++) {
+    const [first] = fromClient(harness, client);
+    assert.ok([1, 2].includes(first.address - BACKENDS) && first.port === 53);
+    assert.ok(first.sourcePort >= 20000 && first.sourcePort < PROBE_PORT);
+    assert.equal(new TextDecoder().decode(first.payload), `of ${client}`);
+    const [again] = fromClient(harness, client);
+    assert.deepEqual([again.address, again.sourcePort], [first.address, first.sourcePort]);
+    const [answer] = answerTo(harness, first);
+    assert.deepEqual(
+      [answer.address, answer.port, answer.sourcePort],
+      [CLIENT + client, 4000 + client, 53],
+    );
+  }
+  assert.equal(sum(harness, "requests"), 12);
+  assert.equal(sum(harness, "answers"), 6);
+  assert.equal(sum(harness, "sessions"), 6);
+});
+
+/** The sum of a metric over all backends. */
+function sum({ counters }: AppHarness, name: string): number {
+  return Object.entries(counters).filter(([key]) => key.startsWith(`balance.${name}{`))
+    .reduce((sum, [, value]) => sum + value, 0);
+}
+
+/** Datagrams that went nowhere, by reason; those of which there were some. */
+function drops({ counters }: AppHarness): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(counters).flatMap(([key, value]) => {
+      const reason = /^balance\.dropped\{reason="(.*)"\}$/.exec(key)?.[1];
+      return reason === undefined || value === 0 ? [] : [[reason, value]];
+    }),
+  );
+}
+
+Deno.test("what belongs to no session goes nowhere and is counted", async () => {
+  const harness = await balancer({ backends: ["198.18.5.1:53"], allow: ["198.18.0.0/28"] });
+  const stray = { payload: "x", port: 20000 };
+  assert.deepEqual(harness.ask({ ...stray, sourceAddress: BACKENDS + 1, sourcePort: 53 }), []);
+  assert.deepEqual(harness.ask({ ...stray, sourceAddress: BACKENDS + 1, sourcePort: 54 }), []);
+  assert.deepEqual(harness.ask({ ...stray, sourceAddress: CLIENT, sourcePort: 53 }), []);
+  assert.deepEqual(fromClient(harness, 100), []);
+  for (let client = 0; client < 6; client++) fromClient(harness, client);
+  // Four ports are four sessions.
+  assert.deepEqual(drops(harness), { not_allowed: 1, no_port: 2, no_session: 1, not_a_backend: 2 });
+});
+
+Deno.test("a session that was idle for too long is another client's", async () => {
+  const harness = await balancer({ backends: ["198.18.5.1:53"], idle_timeout: 10 });
+  const begun = Date.now() * 1e6;
+  const at = (seconds: number) => begun + seconds * 1e9;
+  for (let client = 0; client < 4; client++) {
+    assert.ok(fromClient(harness, client, { at: at(0) })[0]);
+  }
+  assert.ok(fromClient(harness, 0, { at: at(9) })[0]);
+  assert.deepEqual(fromClient(harness, 4, { at: at(9) }), []);
+  const [taken] = fromClient(harness, 4, { at: at(11) });
+  const [kept] = fromClient(harness, 0, { at: at(11) });
+  assert.notEqual(taken.sourcePort, kept.sourcePort);
+  assert.equal(sum(harness, "sessions"), 4);
+});
+
+Deno.test("a successor goes on with the sessions, without those of a backend that was removed", async () => {
+  const first = await balancer({}, { state: 1 << 20 });
+  const before = [0, 1, 2, 3, 4, 5].map((client) => fromClient(first, client)[0]);
+  const options = {
+    upstream: "20000-20004",
+    backends: ["198.18.5.3:53", { address: "198.18.5.2:53", drain: true }],
+  };
+  const second = await balancer(options, { state: first.state });
+  assert.match(second.logged.join(), /goes on with \d sessions/);
+  for (const [client, was] of before.entries()) {
+    const [now] = fromClient(second, client);
+    if (was.address === BACKENDS + 2) assert.deepEqual(now, was, "drained, but it has the session");
+    else assert.equal(now?.address ?? BACKENDS + 3, BACKENDS + 3);
+  }
+  // The client need not have sent anything to this successor.
+  const third = await balancer(options, { state: second.state, sendTo: ["198.18.0.0/16"] });
+  const kept = before.find(({ address }) => address === BACKENDS + 2)!;
+  const [answer] = answerTo(third, kept);
+  assert.equal(answer.port, 4000 + (answer.address - CLIENT));
+});
+
+Deno.test("a backend that answers no probe gets nothing until it answers one", async () => {
+  const harness = await balancer({ probe: "beef", probe_failures: 2, probe_seconds: 1 });
+  const answerProbes = (probes: Answered[], dead: number) => {
+    for (const probe of probes) {
+      assert.deepEqual([...probe.payload], [0xbe, 0xef]);
+      assert.equal(probe.sourcePort, PROBE_PORT);
+      if (probe.address !== dead) assert.deepEqual(answerTo(harness, probe), []);
+    }
+  };
+  const [session] = fromClient(harness, 0);
+  for (let i = 0; i < 3; i++) {
+    const probes = harness.tick();
+    assert.equal(probes.length, 2);
+    answerProbes(probes, session.address);
+  }
+  assert.match(harness.logged.join(), /198\.18\.5\.\d:53 is down: it did not answer 2 probes/);
+  const [moved] = fromClient(harness, 0);
+  assert.notEqual(moved.address, session.address);
+  answerProbes(harness.tick(), 0);
+  assert.match(harness.logged.join(), /is up/);
+  const used = new Set(Array.from({ length: 7 }, (_, i) => fromClient(harness, i + 1)[0]?.address));
+  assert.ok(used.has(session.address));
+});
+
+Deno.test("a client's rate is limited, and others' is not", async () => {
+  const harness = await balancer({ ratelimit: 1, burst: 2 });
+  const at = Date.now() * 1e6;
+  const sent = [0, 0, 0, 1].map((client) => fromClient(harness, client, { at }).length);
+  assert.deepEqual(sent, [1, 1, 0, 1]);
+  assert.deepEqual(drops(harness), { rate_limited: 1 });
+});
+
+Deno.test("wrong options are refused by name", async () => {
+  const wrong: [Record<string, unknown>, RegExp][] = [
+    [{ upstream: "20000" }, /options\.upstream: must be a range/],
+    [{ upstream: "20003-20005" }, /options\.upstream: must be a range/],
+    [{ backends: [] }, /options\.backends: must be 1 to 256/],
+    [{ backends: ["198.18.5.1"] }, /'198\.18\.5\.1' is no address:port/],
+    [{ backends: ["198.18.5.1:0"] }, /is no address:port/],
+    [{ backends: ["198.18.5.1:53", "198.18.5.1:53"] }, /198\.18\.5\.1:53 comes twice/],
+    [{ backends: [{ address: "198.18.5.1:53", weigth: 2 }] }, /not weigth/],
+    [{ backends: [{ address: "198.18.5.1:53", weight: -1 }] }, /the weight of 198\.18\.5\.1:53/],
+    [{ probe: "abc" }, /options\.probe/],
+    [{ allow: ["198.18.0.0/33"] }, /options\.allow: '198\.18\.0\.0\/33' is no IPv4/],
+    [{ idle_timeout: 0 }, /options\.idle_timeout: must be a number from 1/],
+  ];
+  for (const [options, sentence] of wrong) await assert.rejects(balancer(options), sentence);
+  await assert.rejects(balancer({}, { state: 4096 }), /state: 4 ports for sessions need "1M"/);
+});

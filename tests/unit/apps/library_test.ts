@@ -1,0 +1,148 @@
+/** The library for authors of apps: each structure next to a model that is simple and slow. */
+
+import assert from "node:assert/strict";
+import { Maglev, mix } from "../../../apps/library/maglev.ts";
+import { SessionTable } from "../../../apps/library/session_table.ts";
+import { TokenBuckets } from "../../../apps/library/token_buckets.ts";
+import fc from "../property.ts";
+
+Deno.test("a token bucket lets through what one that counts tokens lets through", () => {
+  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(400)), { maxLength: 200 });
+  fc.assert(fc.property(asks, fc.integer({ min: 1, max: 20 }), (asks, burst) => {
+    const buckets = new TokenBuckets({ perSecond: 10, burst, entries: 64 });
+    const model = new Map<number, { tokens: number; at: number }>();
+    let now = 1e12;
+    for (const [address, elapsed] of asks) {
+      now += elapsed;
+      const bucket = model.get(address) ?? { tokens: burst, at: now };
+      // In hundredths of a token, which are exact: ten tokens a second are one a millisecond.
+      bucket.tokens = Math.min(burst, (bucket.tokens * 100 + (now - bucket.at)) / 100);
+      bucket.at = now;
+      model.set(address, bucket);
+      const expected = bucket.tokens >= 1 - 1e-9;
+      if (expected) bucket.tokens -= 1;
+      assert.equal(buckets.take(address, now), expected);
+    }
+  }));
+});
+
+Deno.test("of more addresses than entries the active ones stay limited", () => {
+  const buckets = new TokenBuckets({ perSecond: 1, burst: 1, entries: 1024 });
+  assert.ok(buckets.take(0xffff_ffff, 0));
+  for (let i = 0; i < 100_000; i++) {
+    // It asks between strangers that ask once, and gets one token a second.
+    const now = i / 10;
+    const granted = buckets.take(0xffff_ffff, now);
+    assert.equal(granted, now > 0 && Number.isInteger(now / 1000), `${now}`);
+    buckets.take(i, now - 1001);
+  }
+});
+
+Deno.test("the number of entries has to be a power of two", () => {
+  for (const entries of [0, 4, 24]) {
+    const make = () => new TokenBuckets({ perSecond: 1, burst: 1, entries });
+    assert.throws(make, /entries must be a power of two/);
+  }
+});
+
+function backendsOf(weights: readonly number[]) {
+  return weights.map((weight, i) => ({ address: 0xc6120500 + i, port: 53, weight }));
+}
+
+/** How many of the hashes each backend gets. */
+function sharesOf(maglev: Maglev, backends: number): number[] {
+  const shares = Array<number>(backends).fill(0);
+  for (let i = 0; i < 100_000; i++) shares[maglev.find(mix(i, 1, 0))]++;
+  return shares;
+}
+
+Deno.test("Maglev spreads clients evenly, or by weight, whatever the order of the backends", () => {
+  const maglev = new Maglev();
+  assert.equal(maglev.find(1), -1);
+  maglev.build(backendsOf(Array(10).fill(1)));
+  for (const share of sharesOf(maglev, 10)) assert.ok(share > 9000 && share < 11_000, `${share}`);
+  maglev.build(backendsOf([1, 2, 0, 1]));
+  const [one, two, none, other] = sharesOf(maglev, 4);
+  assert.equal(none, 0);
+  assert.ok(
+    Math.abs(two / one - 2) < 0.2 && Math.abs(other / one - 1) < 0.1,
+    `${one} ${two} ${other}`,
+  );
+  const backends = backendsOf(Array(100).fill(1));
+  maglev.build(backends);
+  const mine = Array.from({ length: 1000 }, (_, i) => backends[maglev.find(mix(i, 2, 0))]);
+  const turned = backends.toReversed();
+  const elsewhere = new Maglev();
+  elsewhere.build(turned);
+  const same = mine.filter((backend, i) => turned[elsewhere.find(mix(i, 2, 0))] === backend);
+  assert.ok(same.length > 950, `${same.length} of 1000 clients have the same backend`);
+});
+
+Deno.test("of 100 backends one that goes moves its own clients and at most one of a hundred others", () => {
+  const backends = backendsOf(Array(100).fill(1));
+  const [before, after] = [new Maglev(), new Maglev()];
+  before.build(backends);
+  fc.assert(
+    fc.property(fc.nat(99), (gone) => {
+      const left = backends.toSpliced(gone, 1);
+      after.build(left);
+      let [others, moved] = [0, 0];
+      for (let i = 0; i < 20_000; i++) {
+        const hash = mix(i, 3, 0);
+        const backend = backends[before.find(hash)];
+        if (backend === backends[gone]) continue;
+        others++;
+        if (left[after.find(hash)] !== backend) moved++;
+      }
+      assert.ok(moved <= others / 100, `${moved} of ${others}`);
+    }),
+    { numRuns: 20 },
+  );
+});
+
+Deno.test("a session table has the sessions that a map has, also for its successor", () => {
+  const sessions = 24;
+  const command = fc.tuple(
+    fc.constantFrom("find", "begin", "begin", "end", "expire", "succeed"),
+    fc.nat(sessions - 1),
+    fc.nat(40),
+  );
+  fc.assert(fc.property(fc.array(command, { maxLength: 300 }), fc.nat(), (commands, key) => {
+    const memory = new Uint8Array(SessionTable.bytesFor(sessions));
+    let table = new SessionTable(memory, sessions, key);
+    const model = new Map<number, { words: number; used: number }>();
+    let now = 1;
+    for (const [what, session, words] of commands) {
+      now++;
+      const known = [...model].find(([, each]) => each.words === words)?.[0] ?? -1;
+      assert.equal(table.find(words, words * 7), known);
+      if (what === "begin" && known < 0 && !model.has(session)) {
+        table.begin(session, words, words * 7, now);
+        model.set(session, { words, used: now });
+      } else if (what === "begin") {
+        assert.throws(() => table.begin(session, words, words * 7, now), /in use/);
+      } else if (what === "end") {
+        table.end(session);
+        model.delete(session);
+      } else if (what === "expire") {
+        const ended: number[] = [];
+        table.expire(now - 10, sessions, (session) => ended.push(session));
+        const over = [...model].filter(([, { used }]) => used < now - 10).map(([session]) =>
+          session
+        );
+        assert.deepEqual(ended.toSorted(), over.toSorted());
+        for (const session of over) model.delete(session);
+      } else if (what === "succeed") table = new SessionTable(memory, sessions);
+      assert.equal(table.count, model.size);
+    }
+  }));
+});
+
+Deno.test("memory that is too small, or of another shape, is refused or cleared", () => {
+  assert.throws(() => new SessionTable(new Uint8Array(64), 24), /24 sessions take \d+ bytes/);
+  const memory = new Uint8Array(SessionTable.bytesFor(32)).fill(0xff);
+  const table = new SessionTable(memory, 32);
+  assert.equal(table.count, 0);
+  table.begin(3, 1, 2, 5);
+  assert.equal(new SessionTable(memory, 16).count, 0);
+});
