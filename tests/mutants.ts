@@ -839,7 +839,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "transmit: in a burst a request from port 0 is sent back to it",
       in: "Transmitter.#turnRound",
-      from: "if (packets[p + Packet.ports] >>> 16 === 0) break;",
+      from: "if (ports >>> 16 === 0) break;",
       to: "",
     },
     {
